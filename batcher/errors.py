@@ -1,0 +1,98 @@
+"""Every error that `batcher` raises or answers.
+
+Two families. `RequestError` is how one request can end badly: `server/status.py` maps each of its
+subclasses to a gRPC status, and a test walks them all. `StartupError` is why a server, a model or a
+listener could not start: the command line turns it into an exit code.
+
+A message names the model, says what was expected and what arrived, and never carries a traceback
+or a tensor.
+"""
+
+from __future__ import annotations
+
+
+class BatcherError(Exception):
+    """The root of all errors raised on purpose."""
+
+
+class RequestError(BatcherError):
+    """A request that ends without an answer.
+
+    `retry_after_ns` is how long the caller should wait before it tries again (nanoseconds), or
+    None where trying again will not help.
+    """
+
+    def __init__(self, message: str, *, retry_after_ns: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ns = retry_after_ns
+
+
+class InvalidRequest(RequestError):
+    """The request can never be served as it is: wrong shape, dtype, name, parameter or size."""
+
+
+class UnknownModel(RequestError):
+    """No model of that name and version is configured."""
+
+
+class ModelUnavailable(RequestError):
+    """The model is configured but cannot serve now: loading, failed, or unloaded."""
+
+
+class Draining(RequestError):
+    """The server is shutting down and takes no new work."""
+
+
+class Overloaded(RequestError):
+    """Admission refused the request: a queue bound, a share, or a predicted miss."""
+
+
+class DeadlineExpired(RequestError):
+    """The caller's deadline or the queue timeout passed before the request was executed."""
+
+
+class RequestCancelled(RequestError):
+    """The caller went away."""
+
+
+class ExecutionFailed(RequestError):
+    """The executor failed on this request or on the batch it was in."""
+
+
+class DeviceLost(RequestError):
+    """The instance that was running the request went down, or none is up."""
+
+
+class NotPermitted(RequestError):
+    """The call changes what is served, and this listener does not allow that."""
+
+
+class NotSupported(RequestError):
+    """The protocol has this feature; this server does not offer it."""
+
+
+class StartupError(BatcherError):
+    """Something could not be started. The message is for the person who reads the terminal."""
+
+
+class ConfigError(StartupError):
+    """The configuration is wrong. Each problem names its path, the value and what is allowed."""
+
+    def __init__(self, problems: list[str], *, source: str | None = None) -> None:
+        self.problems = problems
+        self.source = source
+        head = f"{source}: " if source else ""
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        super().__init__("\n".join([f"{head}{count} in the configuration", *(f"  {p}" for p in problems)]))
+
+
+class ListenError(StartupError):
+    """An address could not be listened on."""
+
+
+class PluginError(StartupError):
+    """An executor plugin is unknown, broken or could not be imported."""
+
+
+class ModelLoadError(StartupError):
+    """An executor could not load its model."""

@@ -1,0 +1,159 @@
+"""The plugin contract: what a runtime must do to execute batches.
+
+An executor is plain blocking code. The runtime creates one `Executor` per instance and calls
+`load`, then `execute` any number of times, then `close`, all on that instance's own thread, so that
+device contexts and session objects stay where they were made. `AsyncExecutor` is the same contract
+with coroutines, called on the main event loop, for runtimes that live behind a network.
+
+A distribution announces its executor as an entry point of the group `batcher.executors`; the
+configuration names it. `batcher.testing.ExecutorContract` is the test suite to subclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from batcher.tensors import Array, Tensor, TensorSpec
+
+__all__ = [
+    "Array",
+    "AsyncExecutor",
+    "Batch",
+    "BatchResult",
+    "Capabilities",
+    "ExecutionError",
+    "Executor",
+    "LoadContext",
+    "ModelMetadata",
+    "ParameterValue",
+    "Tensor",
+    "TensorSpec",
+]
+
+ParameterValue = bool | int | float | str
+
+
+class ExecutionError(Exception):
+    """Raise from `execute` to say why a batch failed.
+
+    `cause` is `"device"` when the device itself is at fault (the batch could succeed elsewhere),
+    `"input"` when some row is, `"unknown"` otherwise. Any other exception counts as unknown.
+    """
+
+    def __init__(self, message: str, *, cause: str = "unknown") -> None:
+        if cause not in ("device", "input", "unknown"):
+            raise ValueError(f"cause must be 'device', 'input' or 'unknown', not {cause!r}")
+        super().__init__(message)
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an executor class can do; the contract tests skip by these, never by name."""
+
+    dynamic_rows: bool = True
+    """Accepts any number of rows from 1 to `max_batch_size`."""
+    dynamic_axes: bool = False
+    """Accepts models whose inputs have variable axes beside the row axis."""
+    max_in_flight: int = 1
+    """Batches one instance can take at once (more than 1 needs `AsyncExecutor`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadContext:
+    """All an executor is told when it loads: one model, one instance, one device."""
+
+    model: str
+    version: str
+    instance: int
+    device: str
+    max_batch_size: int
+    options: Mapping[str, Any]
+    """The model's `options` from the configuration, as parsed YAML. The executor validates them
+    and raises `ModelLoadError` (from `batcher.errors`) naming the option, the value and what is
+    allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a loaded model takes and gives. Every shape starts with the row axis, -1."""
+
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """Facts for people and logs, for example the execution provider in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one or more requests, gathered: one array per input, rows first.
+
+    `inputs` holds each input the requests gave (an optional input may be absent), of equal row
+    count `rows`. `outputs` is what the requests asked for; None means all.
+    """
+
+    inputs: Mapping[str, Array]
+    rows: int
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    outputs: frozenset[str] | None = None
+
+
+def _nothing() -> None:
+    """The default `release`: the arrays belong to nobody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The answer to a `Batch`: every output with axis 0 of length `rows`, in the batch's order.
+
+    `row_errors` maps a row number to the reason that row alone failed. `release` is called once,
+    when the arrays have been copied out; until then they must not be reused.
+    """
+
+    outputs: Mapping[str, Array]
+    row_errors: Mapping[int, str] = field(default_factory=dict)
+    release: Callable[[], None] = _nothing
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """A blocking runtime; one object per instance, every call on the same thread."""
+
+    capabilities: Capabilities
+
+    def load(self, context: LoadContext) -> ModelMetadata:
+        """Make the model ready to execute. Raises `ModelLoadError` with the reason."""
+        ...
+
+    def execute(self, batch: Batch) -> BatchResult:
+        """Run one batch. Raises `ExecutionError` (or anything) when the whole batch failed."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. Called once after a successful `load`, never during `execute`."""
+        ...
+
+
+@runtime_checkable
+class AsyncExecutor(Protocol):
+    """The same contract with coroutines, called on the main event loop.
+
+    `execute` may be called again before an earlier call ended, up to `max_in_flight` times.
+    """
+
+    capabilities: Capabilities
+
+    async def load(self, context: LoadContext) -> ModelMetadata:
+        """Make the model ready to execute. Raises `ModelLoadError` with the reason."""
+        ...
+
+    async def execute(self, batch: Batch) -> BatchResult:
+        """Run one batch. Raises `ExecutionError` (or anything) when the whole batch failed."""
+        ...
+
+    async def close(self) -> None:
+        """Free everything. Called once after a successful `load`."""
+        ...
