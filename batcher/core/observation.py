@@ -1,0 +1,44 @@
+"""What the scheduler shows of itself, live: for scrapes, autoscalers and health."""
+
+from __future__ import annotations
+
+from batcher.core.record import record
+
+
+@record
+class ModelObservation:
+    """One model's queue and executing work at the moment of `Observation.now_ns`.
+
+    Ages are of the oldest unanswered request in that stage, None when there is none; a stalled
+    queue keeps ageing between events.
+    """
+
+    model: str
+    waiting_requests: int
+    waiting_rows: int
+    waiting_bytes: int
+    executing_requests: int
+    oldest_waiting_ns: int | None
+    oldest_executing_ns: int | None
+    target_ns: int | None
+
+
+@record
+class InstanceObservation:
+    """One instance: its device, whether it takes batches, and how many it is running."""
+
+    instance: str
+    incarnation: int
+    model: str
+    device: str
+    draining: bool
+    in_flight: int
+
+
+@record
+class Observation:
+    """The scheduler at one moment; taking it changes nothing."""
+
+    now_ns: int
+    models: tuple[ModelObservation, ...]
+    instances: tuple[InstanceObservation, ...]
