@@ -30,6 +30,7 @@ __all__ = [
     "ParameterValue",
     "Tensor",
     "TensorSpec",
+    "nothing_to_release",
 ]
 
 ParameterValue = bool | int | float | str
@@ -101,7 +102,7 @@ class Batch:
     outputs: frozenset[str] | None = None
 
 
-def _nothing() -> None:
+def nothing_to_release() -> None:
     """The default `release`: the arrays belong to nobody else."""
 
 
@@ -115,7 +116,7 @@ class BatchResult:
 
     outputs: Mapping[str, Array]
     row_errors: Mapping[int, str] = field(default_factory=dict)
-    release: Callable[[], None] = _nothing
+    release: Callable[[], None] = nothing_to_release
 
 
 @runtime_checkable

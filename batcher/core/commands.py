@@ -20,7 +20,11 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a request ended that way."""
+    """Why a request ended that way. The first few are given by the gate, the rest by the core."""
+
+    INVALID = "invalid"
+    DRAINING = "draining"
+    UNAVAILABLE = "unavailable"
 
     NONE = ""
     UNKNOWN_MODEL = "unknown_model"
@@ -70,4 +74,12 @@ class Settle:
     retry_after_ns: int | None = None
 
 
-Command: TypeAlias = Dispatch | Settle
+@record
+class PolicyFailed:
+    """A policy broke its contract; its model runs without batching until it is configured again."""
+
+    model: str
+    error: str
+
+
+Command: TypeAlias = Dispatch | Settle | PolicyFailed

@@ -1,1 +1,55 @@
-""""""
+"""When a lane's waiting requests become a batch.
+
+A policy is asked only while an instance is free, so every batch is formed late, from all that has
+arrived by then. It answers `Take` (the first `count` requests of the lane, now) or `Wait` (ask
+again at `until_ns` at the latest). A policy is its settings plus explicit state; it may read the
+lane and must not change it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, assert_never
+
+from batcher.core.policies.fixed import FixedWindowPolicy
+from batcher.core.policies.none import NoBatchingPolicy
+from batcher.core.policies.verdict import Take, Verdict, Wait
+from batcher.core.queue import Lane
+from batcher.core.settings import FixedWindow, ModelSettings, NoBatching
+
+__all__ = [
+    "BatchPolicy",
+    "FixedWindowPolicy",
+    "NoBatchingPolicy",
+    "PolicyFactory",
+    "Take",
+    "Verdict",
+    "Wait",
+    "make_policy",
+]
+
+
+class BatchPolicy(Protocol):
+    """One model's batching policy."""
+
+    def decide(self, lane: Lane, now_ns: int) -> Verdict:
+        """What to do with a non-empty lane while an instance is free."""
+        ...
+
+
+class PolicyFactory(Protocol):
+    """Builds the policy that a model's settings ask for."""
+
+    def __call__(self, settings: ModelSettings) -> BatchPolicy:
+        """A fresh policy for these settings."""
+        ...
+
+
+def make_policy(settings: ModelSettings) -> BatchPolicy:
+    """The policy that a model's settings ask for."""
+    match settings.policy:
+        case FixedWindow():
+            return FixedWindowPolicy(settings.policy, settings.max_batch_size)
+        case NoBatching():
+            return NoBatchingPolicy()
+        case _ as unknown:
+            assert_never(unknown)

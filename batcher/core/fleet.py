@@ -1,0 +1,132 @@
+"""Instances, the devices they share, and the batches they run.
+
+An instance is one loaded copy of a model on a device. It may be lost and come back as a new
+incarnation; what the old one still reports is ignored, because its batches are gone from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from batcher.core.events import InstanceUp
+
+
+@dataclass(slots=True)
+class RunningBatch:
+    """A dispatched batch and the requests in it that have not been reported yet."""
+
+    batch_id: int
+    model: str
+    instance: str
+    dispatched_ns: int
+    unreported: set[int]
+
+
+@dataclass(slots=True)
+class Instance:
+    """One incarnation of an instance. `last_used` orders the idle ones, least recent first."""
+
+    up: InstanceUp
+    draining: bool = False
+    last_used: int = 0
+    batches: set[int] = field(default_factory=set)
+
+    @property
+    def free(self) -> bool:
+        """Whether it takes another batch, its device permitting."""
+        return not self.draining and len(self.batches) < self.up.max_in_flight
+
+
+class Fleet:
+    """All instances, devices and running batches."""
+
+    __slots__ = ("_by_model", "batches", "device_limits", "device_load", "dispatches", "instances")
+
+    def __init__(self) -> None:
+        self.instances: dict[str, Instance] = {}
+        self.batches: dict[int, RunningBatch] = {}
+        self.device_limits: dict[str, int] = {}
+        self.device_load: dict[str, int] = {}
+        self._by_model: dict[str, list[Instance]] = {}
+        self.dispatches = 0
+
+    def limit_device(self, device: str, max_in_flight: int | None) -> None:
+        """Bound how many batches run on a device at once; None lifts the bound."""
+        if max_in_flight is None:
+            self.device_limits.pop(device, None)
+        else:
+            self.device_limits[device] = max_in_flight
+
+    def up(self, event: InstanceUp) -> None:
+        """Add an incarnation; the one before it must be gone."""
+        assert event.instance not in self.instances
+        instance = Instance(event)
+        self.instances[event.instance] = instance
+        self._by_model.setdefault(event.model, []).append(instance)
+        self.device_load.setdefault(event.device, 0)
+
+    def remove(self, instance: Instance) -> list[RunningBatch]:
+        """Forget an incarnation; returns the batches it was running, oldest first."""
+        lost = [self.finish(batch_id) for batch_id in sorted(instance.batches)]
+        del self.instances[instance.up.instance]
+        peers = self._by_model[instance.up.model]
+        peers.remove(instance)
+        if not peers:
+            del self._by_model[instance.up.model]
+        return lost
+
+    def incarnation(self, name: str, incarnation: int) -> Instance | None:
+        """That very incarnation, or None when it is unknown or another one has its place."""
+        instance = self.instances.get(name)
+        return instance if instance and instance.up.incarnation == incarnation else None
+
+    def serves(self, model: str) -> bool:
+        """Whether any instance of the model is up and takes batches."""
+        return any(not i.draining for i in self._by_model.get(model, ()))
+
+    def free_instance(self, model: str) -> Instance | None:
+        """The idle instance to use next: least busy, then least recently used."""
+        best: Instance | None = None
+        for instance in self._by_model.get(model, ()):
+            if not instance.free or not self._device_free(instance.up.device):
+                continue
+            if best is None or (len(instance.batches), instance.last_used) < (
+                len(best.batches),
+                best.last_used,
+            ):
+                best = instance
+        return best
+
+    def _device_free(self, device: str) -> bool:
+        limit = self.device_limits.get(device)
+        return limit is None or self.device_load[device] < limit
+
+    def start(self, batch: RunningBatch) -> None:
+        """Put a batch on its instance."""
+        instance = self.instances[batch.instance]
+        self.dispatches += 1
+        instance.last_used = self.dispatches
+        instance.batches.add(batch.batch_id)
+        self.device_load[instance.up.device] += 1
+        self.batches[batch.batch_id] = batch
+
+    def finish(self, batch_id: int) -> RunningBatch:
+        """Take a batch off its instance."""
+        batch = self.batches.pop(batch_id)
+        instance = self.instances[batch.instance]
+        instance.batches.remove(batch_id)
+        self.device_load[instance.up.device] -= 1
+        return batch
+
+    def validate(self) -> None:
+        """Loads and limits agree with the batches that run."""
+        load = dict.fromkeys(self.device_load, 0)
+        for name, instance in self.instances.items():
+            assert instance.up.instance == name
+            assert len(instance.batches) <= instance.up.max_in_flight
+            assert instance in self._by_model[instance.up.model]
+            load[instance.up.device] += len(instance.batches)
+            for batch_id in instance.batches:
+                assert self.batches[batch_id].instance == name
+        assert load == self.device_load
+        assert sum(load.values()) == len(self.batches)

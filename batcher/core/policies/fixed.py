@@ -1,0 +1,61 @@
+"""The policy `fixed`: a delay, a maximum and preferred sizes.
+
+The rules are those that Triton users know:
+
+- Requests are taken from the head, in order, as long as their rows fit the maximum.
+- If some prefix of the lane has exactly a preferred number of rows, the longest such prefix is a
+  batch at once. Where the lane jumps over the largest preferred size without hitting one, the
+  prefix before the jump counts as preferred.
+- Otherwise the window stays open until the oldest request is `max_delay_ns` old, or until the
+  batch cannot grow; then all that fits goes.
+
+Without preferred sizes the maximum is the only one. The one difference: a batch is formed when an
+instance is free, so while all are busy it goes on growing up to the maximum.
+"""
+
+from __future__ import annotations
+
+from batcher.core.policies.verdict import Take, Verdict, Wait
+from batcher.core.queue import Lane
+from batcher.core.settings import FixedWindow
+
+
+class FixedWindowPolicy:
+    """Stateless: everything it needs is in the lane and the settings."""
+
+    __slots__ = ("_delay_ns", "_largest", "_max_rows", "_preferred", "_smallest")
+
+    def __init__(self, window: FixedWindow, max_batch_size: int) -> None:
+        self._delay_ns = window.max_delay_ns
+        self._max_rows = max_batch_size
+        self._preferred = frozenset(window.preferred_sizes or (max_batch_size,))
+        self._smallest = min(self._preferred)
+        self._largest = max(self._preferred)
+
+    def decide(self, lane: Lane, now_ns: int) -> Verdict:
+        """Take a preferred prefix, or all that fits once the window has closed."""
+        closes_ns = lane.head.arrived.arrival_ns + self._delay_ns
+        open_ = now_ns < closes_ns
+        if open_ and lane.rows < self._smallest:
+            return Wait(closes_ns)
+        count, rows, preferred, full = self._prefix(lane)
+        if preferred and (open_ or not self._delay_ns):
+            return Take(preferred)
+        if open_ and not full and rows < self._largest:
+            return Wait(closes_ns)
+        return Take(count)
+
+    def _prefix(self, lane: Lane) -> tuple[int, int, int, bool]:
+        """How many requests fit, their rows, how many make a preferred batch, and fullness."""
+        count = rows = preferred = 0
+        for request in lane:
+            grown = rows + request.rows
+            if count and not preferred and grown > self._largest:
+                preferred = count
+            if grown > self._max_rows:
+                return count, rows, preferred, True
+            rows = grown
+            count += 1
+            if rows in self._preferred:
+                preferred = count
+        return count, rows, preferred, False

@@ -1,0 +1,303 @@
+"""The scheduler's one door: events in, commands out.
+
+`handle` takes in all events first and decides once, so a burst that arrives together is batched
+together. Requests that have expired are settled before anything is dispatched; then batches are
+formed while instances are free and policies want to. Time is what the caller says it is, and never
+goes back. The caller obliges itself to carry out every command once, and to call `handle` again,
+with or without events, at `next_wakeup_ns()` at the latest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batcher.core.admission import QUEUE_FULL_RETRY_NS, UNAVAILABLE_RETRY_NS, refusal
+from batcher.core.batch_former import Proposal, form
+from batcher.core.commands import Command, Dispatch, Outcome, Part, PolicyFailed, Reason, Settle
+from batcher.core.events import (
+    BatchProgress,
+    CancelCause,
+    DeviceConfigured,
+    Event,
+    Failure,
+    FailureCause,
+    InstanceDown,
+    InstanceDraining,
+    InstanceUp,
+    ModelConfigured,
+    ModelRemoved,
+    RequestArrived,
+    RequestCancelled,
+)
+from batcher.core.expiry import ExpiryHeap
+from batcher.core.fleet import Fleet, RunningBatch
+from batcher.core.model import Model
+from batcher.core.observation import Observation
+from batcher.core.observe import observe
+from batcher.core.policies import PolicyFactory, make_policy
+from batcher.core.request import LiveRequest
+from batcher.core.snapshot import capture, rebuild
+from batcher.core.state import State
+
+FAILURE_REASONS = {
+    FailureCause.DEVICE: Reason.DEVICE_FAILURE,
+    FailureCause.INPUT: Reason.INPUT_FAILURE,
+    FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
+}
+
+
+class Scheduler:
+    """All models' queues, all instances, one decision at a time. Equal input, equal output."""
+
+    def __init__(self, policies: PolicyFactory = make_policy) -> None:
+        self.now_ns = 0
+        self.models: dict[str, Model] = {}
+        self.live: dict[int, LiveRequest] = {}
+        self.fleet = Fleet()
+        self.expiry = ExpiryHeap(self.live)
+        self.next_batch_id = 1
+        self.ask_again_ns: int | None = None
+        self._policies = policies
+        self._commands: list[Command] = []
+
+    # The door
+
+    def handle(self, events: Sequence[Event], now_ns: int) -> list[Command]:
+        """Take in all `events`, then decide once. Returns the commands, in order."""
+        self.now_ns = now_ns = max(now_ns, self.now_ns)
+        for event in events:
+            self._take_in(event)
+        self._expire(now_ns)
+        self._dispatch(now_ns)
+        commands, self._commands = self._commands, []
+        return commands
+
+    def next_wakeup_ns(self) -> int | None:
+        """When `handle` must be called again at the latest; None while only events matter."""
+        expires_ns = self.expiry.next_ns()
+        if self.ask_again_ns is None or expires_ns is None:
+            return self.ask_again_ns if expires_ns is None else expires_ns
+        return min(self.ask_again_ns, expires_ns)
+
+    def observe(self, now_ns: int) -> Observation:
+        """Depths and live ages at `now_ns`; changes nothing."""
+        return observe(self.models, self.fleet, self.live, max(now_ns, self.now_ns))
+
+    def snapshot(self) -> State:
+        """The whole state as a value; `restore` makes an equal scheduler of it."""
+        return capture(self)
+
+    @classmethod
+    def restore(cls, state: State, policies: PolicyFactory = make_policy) -> Scheduler:
+        """A scheduler that will do exactly what the one that gave `state` would do."""
+        scheduler = cls(policies)
+        rebuild(scheduler, state)
+        return scheduler
+
+    def validate(self) -> None:
+        """Raise `AssertionError` where an invariant does not hold; for tests."""
+        self.fleet.validate()
+        self.expiry.validate()
+        waiting: set[int] = set()
+        for model in self.models.values():
+            model.queue.validate()
+            ids = {r.id for r in model.queue}
+            assert len(ids) == model.queue.requests
+            assert not ids & waiting
+            waiting |= ids
+        assert waiting == {r.id for r in self.live.values() if r.batch_id is None}
+        for request in self.live.values():
+            if request.batch_id is not None:
+                assert request.id in self.fleet.batches[request.batch_id].unreported
+        assert not self._commands
+
+    # Events
+
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case RequestArrived():
+                self._arrive(event)
+            case BatchProgress():
+                self._progress(event)
+            case RequestCancelled():
+                self._cancel(event)
+            case InstanceUp():
+                self._instance_up(event)
+            case InstanceDraining():
+                instance = self.fleet.incarnation(event.instance, event.incarnation)
+                if instance is not None:
+                    instance.draining = True
+            case InstanceDown():
+                self._instance_down(event)
+            case ModelConfigured():
+                self._configure(event)
+            case ModelRemoved():
+                self._remove(event)
+            case DeviceConfigured():
+                self.fleet.limit_device(event.device, event.max_in_flight)
+
+    def _arrive(self, event: RequestArrived) -> None:
+        assert event.id not in self.live, f"request {event.id} arrived twice"
+        model = self.models.get(event.model)
+        if model is None:
+            self._settle((event.id,), Outcome.REJECTED, Reason.UNKNOWN_MODEL)
+            return
+        settings = model.settings
+        if not self.fleet.serves(event.model):
+            self._settle(
+                (event.id,), Outcome.REJECTED, Reason.NO_INSTANCE, retry_ns=UNAVAILABLE_RETRY_NS
+            )
+            return
+        reason = refusal(event, settings, model.queue)
+        if reason is not None:
+            retry_ns = None if reason is Reason.TOO_MANY_ROWS else QUEUE_FULL_RETRY_NS
+            self._settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
+            return
+        due_ns = event.due_ns
+        if due_ns is None and settings.target_ns is not None:
+            due_ns = event.arrival_ns + settings.target_ns
+        expires_ns = event.expires_ns
+        if settings.queue.timeout_ns is not None:
+            timeout_ns = event.arrival_ns + settings.queue.timeout_ns
+            expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
+        request = LiveRequest(event, due_ns, expires_ns)
+        self.live[event.id] = request
+        model.queue.add(request)
+        self.expiry.add(request)
+
+    def _cancel(self, event: RequestCancelled) -> None:
+        request = self.live.get(event.id)
+        if request is None:
+            return
+        self._forget(request)
+        if event.cause is CancelCause.DEADLINE:
+            self._settle((event.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+        else:
+            self._settle((event.id,), Outcome.CANCELLED, Reason.CALLER_CANCELLED)
+
+    def _progress(self, event: BatchProgress) -> None:
+        batch = self.fleet.batches.get(event.batch_id)
+        if batch is None:
+            return
+        done = tuple(i for i in event.done if i in batch.unreported)
+        batch.unreported.difference_update(done)
+        self._settle(self._end(done), Outcome.OK)
+        for failure in event.failed:
+            self._fail(batch, failure)
+        if event.last:
+            self.fleet.finish(event.batch_id)
+            # What an executor forgot to report has still ended.
+            missing = self._end(tuple(sorted(batch.unreported)))
+            self._settle(missing, Outcome.FAILED, Reason.UNKNOWN_FAILURE)
+
+    def _fail(self, batch: RunningBatch, failure: Failure) -> None:
+        if failure.id not in batch.unreported:
+            return
+        batch.unreported.remove(failure.id)
+        retry_ns = UNAVAILABLE_RETRY_NS if failure.cause is FailureCause.DEVICE else None
+        reason = FAILURE_REASONS[failure.cause]
+        self._settle(self._end((failure.id,)), Outcome.FAILED, reason, retry_ns=retry_ns)
+
+    def _instance_up(self, event: InstanceUp) -> None:
+        known = self.fleet.instances.get(event.instance)
+        if known is not None:
+            if known.up.incarnation >= event.incarnation:
+                return
+            self._instance_down(InstanceDown(event.instance, known.up.incarnation))
+        self.fleet.up(event)
+
+    def _instance_down(self, event: InstanceDown) -> None:
+        instance = self.fleet.incarnation(event.instance, event.incarnation)
+        if instance is None:
+            return
+        for batch in self.fleet.remove(instance):
+            lost = self._end(tuple(sorted(batch.unreported)))
+            self._settle(lost, Outcome.FAILED, Reason.INSTANCE_DOWN, retry_ns=UNAVAILABLE_RETRY_NS)
+
+    def _configure(self, event: ModelConfigured) -> None:
+        model = self.models.get(event.model)
+        if model is None:
+            self.models[event.model] = Model(event.model, event.settings, self._policies)
+        else:
+            model.configure(event.settings)
+
+    def _remove(self, event: ModelRemoved) -> None:
+        model = self.models.pop(event.model, None)
+        if model is None:
+            return
+        waiting = list(model.queue)
+        for request in waiting:
+            model.queue.discard(request)
+            del self.live[request.id]
+            self.expiry.discard(request)
+        self._settle(
+            tuple(r.id for r in waiting),
+            Outcome.REJECTED,
+            Reason.MODEL_REMOVED,
+            retry_ns=UNAVAILABLE_RETRY_NS,
+        )
+
+    # Decisions
+
+    def _expire(self, now_ns: int) -> None:
+        for request in self.expiry.due(now_ns):
+            by_caller = request.expires_ns == request.arrived.expires_ns
+            self._forget(request)
+            reason = Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT
+            self._settle((request.id,), Outcome.EXPIRED, reason)
+
+    def _dispatch(self, now_ns: int) -> None:
+        while True:
+            formation = form(self.models.values(), self.fleet, now_ns)
+            self.ask_again_ns = formation.ask_again_ns
+            for error in formation.errors:
+                self._commands.append(PolicyFailed(error.model, error.error))
+            if formation.proposal is None:
+                return
+            self._start(formation.proposal, now_ns)
+
+    def _start(self, proposal: Proposal, now_ns: int) -> None:
+        batch_id = self.next_batch_id
+        self.next_batch_id += 1
+        requests = proposal.requests
+        name = proposal.instance.up.instance
+        for request in requests:
+            proposal.model.queue.discard(request)
+            request.batch_id = batch_id
+            self.expiry.discard(request)
+        self.fleet.start(
+            RunningBatch(
+                batch_id, proposal.model.name, name, now_ns, {request.id for request in requests}
+            )
+        )
+        parts = tuple([Part(request.id, 0, request.rows) for request in requests])
+        bucket = requests[0].arrived.shapes
+        self._commands.append(Dispatch(batch_id, proposal.model.name, name, bucket, parts))
+
+    # Ends
+
+    def _forget(self, request: LiveRequest) -> None:
+        """Drop a live request; a batch that runs it goes on, and its result is dropped."""
+        del self.live[request.id]
+        if request.batch_id is None:
+            self.models[request.arrived.model].queue.discard(request)
+            self.expiry.discard(request)
+        else:
+            self.fleet.batches[request.batch_id].unreported.discard(request.id)
+
+    def _end(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Take executed requests out of the table."""
+        for request_id in ids:
+            del self.live[request_id]
+        return ids
+
+    def _settle(
+        self,
+        ids: tuple[int, ...],
+        outcome: Outcome,
+        reason: Reason = Reason.NONE,
+        *,
+        retry_ns: int | None = None,
+    ) -> None:
+        if ids:
+            self._commands.append(Settle(ids, outcome, reason, retry_ns))

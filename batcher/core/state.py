@@ -1,0 +1,62 @@
+"""A scheduler's whole state as one plain value, to be logged, compared and restored from."""
+
+from __future__ import annotations
+
+from batcher.core.events import InstanceUp, RequestArrived
+from batcher.core.record import record
+from batcher.core.settings import ModelSettings
+
+
+@record
+class RequestState:
+    """A live request; `batch_id` is None while it waits."""
+
+    arrived: RequestArrived
+    due_ns: int | None
+    expires_ns: int | None
+    batch_id: int | None
+
+
+@record
+class ModelState:
+    """A model and the ids of what waits for it, lane by lane, each in order."""
+
+    model: str
+    settings: ModelSettings
+    policy_failed: bool
+    lanes: tuple[tuple[int, ...], ...]
+
+
+@record
+class InstanceState:
+    """An incarnation and when it was last used (a count of dispatches)."""
+
+    up: InstanceUp
+    draining: bool
+    last_used: int
+
+
+@record
+class BatchState:
+    """A running batch and the requests it has not reported."""
+
+    batch_id: int
+    model: str
+    instance: str
+    dispatched_ns: int
+    unreported: tuple[int, ...]
+
+
+@record
+class State:
+    """Everything that decides what a scheduler does next."""
+
+    now_ns: int
+    next_batch_id: int
+    dispatches: int
+    wakeup_ns: int | None
+    models: tuple[ModelState, ...]
+    requests: tuple[RequestState, ...]
+    devices: tuple[tuple[str, int], ...]
+    instances: tuple[InstanceState, ...]
+    batches: tuple[BatchState, ...]
