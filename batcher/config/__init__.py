@@ -1,1 +1,39 @@
-""""""
+"""Settings: one YAML file, validated as a whole before anything starts, then frozen.
+
+The way in: `document` reads the text (strictly, knowing lines and the environment), the sections
+(`root`, `server`, `model`) validate it, `explain` turns what they found into problems that name the
+path, the value and what is allowed, and `loader` raises them all at once. Units live in `units`:
+text in the file, integer nanoseconds and bytes as attributes. `policies` is the one table of
+batching policies.
+"""
+
+from batcher.config.addresses import TcpAddress, UnixAddress, parse_address
+from batcher.config.loader import file_problems, load_config, parse_config
+from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
+from batcher.config.root import Config, DeviceConfig, device_limits
+from batcher.config.schema import json_schema
+from batcher.config.server import ServerConfig, TlsConfig
+from batcher.config.units import format_duration, format_size, parse_duration, parse_size
+
+__all__ = [
+    "BatchingConfig",
+    "Config",
+    "DeviceConfig",
+    "ModelConfig",
+    "QueueConfig",
+    "ServerConfig",
+    "TcpAddress",
+    "TlsConfig",
+    "UnixAddress",
+    "WarmupConfig",
+    "device_limits",
+    "file_problems",
+    "format_duration",
+    "format_size",
+    "json_schema",
+    "load_config",
+    "parse_address",
+    "parse_config",
+    "parse_duration",
+    "parse_size",
+]

@@ -1,0 +1,99 @@
+"""What pydantic found, in the words of someone who edits the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from batcher.config.section import CrossCheckError, KeyPath, Section, nearest, refusal
+
+_ALLOWED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "string_type": "text (in quotes, if it looks like a number)",
+    "path_type": "the path of a file",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping of names to settings",
+    "literal_error": "{expected}",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+}
+"""Kinds of pydantic error to what is allowed, with the error's own context filled in."""
+
+
+def explain(error: ValidationError, root: type[Section]) -> Iterator[tuple[KeyPath, str]]:
+    """Each problem with its path and what was got and is allowed."""
+    for details in error.errors(include_url=False):
+        path: KeyPath = details["loc"]
+        cause = details.get("ctx", {}).get("error")
+        if isinstance(cause, CrossCheckError):
+            for below, text in cause.problems:
+                yield (*path, *below), text
+        else:
+            yield path, _text(details, root)
+
+
+def _text(details: ErrorDetails, root: type[Section]) -> str:
+    kind, path, context = details["type"], details["loc"], details.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _unknown_key(str(path[-1]), _section_at(root, path[:-1]))
+    if kind == "missing":
+        section = _section_at(root, path[:-1])
+        what = section.model_fields[str(path[-1])].description if section else None
+        return f"missing; needed: {_first_sentence(what)}" if what else "missing"
+    if kind in ("model_type", "model_attributes_type"):
+        section = _section_at(root, path)
+        keys = ", ".join(section.model_fields) if section else ""
+        return refusal(details["input"], f"a mapping with the keys {keys}")
+    if kind == "value_error":
+        return refusal(details["input"], str(context["error"]))
+    template = _ALLOWED.get(kind)
+    allowed = template.format_map(context) if template else details["msg"]
+    return refusal(details["input"], allowed)
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"[.:;] ", " ".join(text.split()))[0].rstrip(".")
+
+
+def _unknown_key(key: str, section: type[Section] | None) -> str:
+    if section is None:
+        return "unknown key"
+    known = list(section.model_fields)
+    for name in known:
+        below = _section_at(section, (name,))
+        if below is not None and key in below.model_fields and not _is_repeated(section, name):
+            return f"unknown key; write it under {name}"
+    hint = nearest(key, known)
+    guess = f"did you mean {hint}? " if hint else ""
+    return f"unknown key; {guess}allowed: {', '.join(known)}"
+
+
+def _is_repeated(section: type[Section], name: str) -> bool:
+    return get_origin(section.model_fields[name].annotation) in (tuple, dict)
+
+
+def _section_at(root: type[Section], path: KeyPath) -> type[Section] | None:
+    """The section that describes what stands at `path`, None when that is no section."""
+    annotation: Any = root
+    for step in path:
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            field = annotation.model_fields.get(str(step))
+            annotation = field.annotation if field else None
+        elif get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+    return _as_section(annotation)
+
+
+def _as_section(annotation: Any) -> type[Section] | None:
+    for option in (annotation, *get_args(annotation)):
+        if isinstance(option, type) and issubclass(option, Section):
+            return option
+    return None

@@ -1,0 +1,89 @@
+"""From a file to a `Config`, or to everything that is wrong with it at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from batcher.config.document import Document, read_document
+from batcher.config.explain import explain
+from batcher.config.root import Config
+from batcher.config.section import KeyPath
+from batcher.errors import ConfigError
+
+
+def load_config(path: str | Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read and validate the file. Relative paths in it start at its folder.
+
+    Raises ConfigError with every problem found, also when the file cannot be read. Files that the
+    configuration names are not looked at: see `file_problems`.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"cannot be read: {error.strerror}"], source=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"not UTF-8 text, at byte {error.start}"], source=str(path)) from None
+    return parse_config(text, str(path), environ, base_dir=path.absolute().parent)
+
+
+def parse_config(
+    text: str,
+    source: str = "<text>",
+    environ: Mapping[str, str] = os.environ,
+    *,
+    base_dir: Path | None = None,
+) -> Config:
+    """Validate a YAML text; `source` names it in errors, `base_dir` is where its paths start.
+
+    Raises ConfigError with every problem found, in the order of the text's lines.
+    """
+    document = read_document(text, environ)
+    problems = list(document.problems)
+    config: Config | None = None
+    if not any(path == () for path, _ in problems):
+        try:
+            context = {"base_dir": base_dir} if base_dir is not None else None
+            config = Config.model_validate(
+                {} if document.value is None else document.value, context=context
+            )
+        except ValidationError as error:
+            known = {path for path, _ in problems}
+            problems += [found for found in explain(error, Config) if found[0] not in known]
+    if problems or config is None:
+        raise ConfigError(list(_render(document, problems)), source=source) from None
+    return config
+
+
+def file_problems(config: Config) -> list[str]:
+    """A problem for each file named by `server` that cannot be read; empty when all is well."""
+    tls = config.server.tls
+    if tls is None:
+        return []
+    problems = []
+    for key, path in (("cert", tls.cert), ("key", tls.key), ("client_ca", tls.client_ca)):
+        if path is None:
+            continue
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            got = f"got {path}, {error.strerror}"
+            problems.append(f"server.tls.{key}: {got}; allowed: a readable file")
+    return problems
+
+
+def _render(document: Document, problems: list[tuple[KeyPath, str]]) -> Iterator[str]:
+    for path, text in sorted(problems, key=lambda problem: document.line(problem[0]) or 0):
+        line = document.line(path)
+        place = f" (line {line})" if line else ""
+        yield f"{_dotted(path)}{place}: {text}"
+
+
+def _dotted(path: KeyPath) -> str:
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".") or "the document"

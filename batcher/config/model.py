@@ -1,0 +1,167 @@
+"""The sections below `models`: what is served, on what, and how it is batched."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from batcher.config.policies import POLICIES, keys_of_policies, policies_reading
+from batcher.config.section import (
+    Count,
+    CrossCheckError,
+    DeviceName,
+    KeyPath,
+    Name,
+    Section,
+    Version,
+    one_of,
+    refusal,
+)
+from batcher.config.units import Duration, DurationOrZero, Size
+from batcher.core.settings import ModelSettings, QueueLimits
+
+PolicyName = Annotated[
+    str,
+    AfterValidator(one_of(POLICIES)),
+    WithJsonSchema({"type": "string", "enum": list(POLICIES)}),
+]
+
+
+def _beyond(path: KeyPath, sizes: tuple[int, ...], most: int) -> list[tuple[KeyPath, str]]:
+    """A problem for each size that no batch can have."""
+    return [
+        ((*path, place), refusal(size, f"1 to max_batch_size, which is {most}"))
+        for place, size in enumerate(sizes)
+        if size > most
+    ]
+
+
+class BatchingConfig(Section):
+    """How a model's requests become batches."""
+
+    policy: PolicyName = "fixed"
+    """`fixed` waits for a full or preferred batch, at most `max_delay`; `none` executes every
+    request alone."""
+    max_batch_size: Count = 32
+    """The most rows in one batch. A request with more rows is refused."""
+    target_p99: Duration | None = None
+    """The latency goal, from arrival to reply. A goal, not a deadline: it refuses nothing. null
+    means that the model has none."""
+    max_delay: DurationOrZero = 0
+    """`fixed` only: the longest that the oldest request waits for company while an instance is
+    free. 0 means never wait: a batch is whatever queued while the instance was busy."""
+    preferred_batch_sizes: tuple[Count, ...] = ()
+    """`fixed` only: sizes (rows, ascending) that are executed at once, without waiting for
+    more."""
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        problems: list[tuple[KeyPath, str]] = []
+        sizes = self.preferred_batch_sizes
+        if list(sizes) != sorted(set(sizes)):
+            problems.append(
+                (("preferred_batch_sizes",), refusal(sizes, "ascending sizes, each once"))
+            )
+        problems += _beyond(("preferred_batch_sizes",), sizes, self.max_batch_size)
+        for key in sorted(keys_of_policies() - set(POLICIES[self.policy].keys)):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                readers = " or ".join(policies_reading(key))
+                problems.append(
+                    (
+                        (key,),
+                        f"the policy {self.policy} does not read it; allowed: policy {readers}",
+                    )
+                )
+        CrossCheckError.raise_any(problems)
+        return self
+
+
+class QueueConfig(Section):
+    """How much may wait. A request beyond a bound is refused at once, with a hint when to retry."""
+
+    max_requests: Count = 1024
+    """The most requests that wait."""
+    max_rows: Count | None = None
+    """The most rows that wait; null means no bound."""
+    max_bytes: Size | None = None
+    """The most input bytes that wait; null means no bound."""
+    timeout: Duration | None = None
+    """The longest a request waits before it is refused as expired; null means that the caller's
+    own deadline alone decides."""
+
+
+class WarmupConfig(Section):
+    """The batches that an instance executes before it is announced as ready."""
+
+    batch_sizes: tuple[Count, ...] | None = None
+    """Rows of each warm-up batch, in this order; null means 1, 2, 4, ... and `max_batch_size`;
+    [] means no warm-up."""
+    length: Count = 16
+    """The length used for every variable axis."""
+
+
+class ModelConfig(Section):
+    """One model: its executor, where it runs, how it is batched and queued."""
+
+    name: Name
+    """What callers ask for."""
+    version: Version = "1"
+    """A positive integer, in quotes. (name, version) is unique."""
+    executor: Name
+    """Which executor runs it: an entry point of the group `batcher.executors`. `emulated` comes
+    with batcher, others come with their plugin."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The executor's own settings, checked by the executor when it loads. Relative paths start at
+    the folder of the configuration file."""
+    instances: Count = 1
+    """How many copies of the model are loaded; each runs on its own thread."""
+    device: DeviceName = "cpu"
+    """Models that name the same device share it: see `devices`. The name is also handed to the
+    executor."""
+    isolation: Literal["thread"] = "thread"
+    """Where an instance runs: on its own thread of the server."""
+    max_in_flight: Count = 1
+    """Batches that one instance takes at once. More than 1 needs an executor that supports it."""
+    execute_timeout: Duration = 30_000_000_000
+    """How long one batch may execute. Then its requests fail, and the instance is abandoned and
+    replaced."""
+    batching: BatchingConfig = BatchingConfig()
+    """How requests become batches."""
+    queue: QueueConfig = QueueConfig()
+    """How much may wait."""
+    warmup: WarmupConfig = WarmupConfig()
+    """What runs before the model is announced as ready."""
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        CrossCheckError.raise_any(
+            _beyond(
+                ("warmup", "batch_sizes"),
+                self.warmup.batch_sizes or (),
+                self.batching.max_batch_size,
+            )
+        )
+        return self
+
+    def warmup_sizes(self) -> tuple[int, ...]:
+        """Rows of each warm-up batch: as configured, else powers of two and `max_batch_size`."""
+        if self.warmup.batch_sizes is not None:
+            return self.warmup.batch_sizes
+        most = self.batching.max_batch_size
+        powers = (1 << exponent for exponent in range(most.bit_length()))
+        return tuple(sorted({*powers, most}))
+
+    def scheduler_settings(self) -> ModelSettings:
+        """What the scheduler reads of this model. Times in nanoseconds."""
+        return ModelSettings(
+            max_batch_size=self.batching.max_batch_size,
+            policy=POLICIES[self.batching.policy].settings(self.batching),
+            queue=QueueLimits(
+                max_requests=self.queue.max_requests,
+                max_rows=self.queue.max_rows,
+                max_bytes=self.queue.max_bytes,
+                timeout_ns=self.queue.timeout,
+            ),
+            target_ns=self.batching.target_p99,
+        )

@@ -1,0 +1,62 @@
+"""The batching policies that a configuration can name: the one place to add another.
+
+An entry says which keys of `batching` that policy reads and how they become what the scheduler
+takes. A key that some policy reads is an error under a policy that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from batcher.config.units import format_duration
+from batcher.core.settings import FixedWindow, NoBatching, PolicySettings
+
+if TYPE_CHECKING:
+    from batcher.config.model import BatchingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """One policy: the keys it alone may use, its scheduler settings, and its window in words."""
+
+    keys: tuple[str, ...]
+    settings: Callable[[BatchingConfig], PolicySettings]
+    window: Callable[[BatchingConfig], str]
+
+
+def _fixed(batching: BatchingConfig) -> PolicySettings:
+    return FixedWindow(
+        max_delay_ns=batching.max_delay, preferred_sizes=batching.preferred_batch_sizes
+    )
+
+
+def _fixed_window(batching: BatchingConfig) -> str:
+    preferred = ", ".join(str(size) for size in batching.preferred_batch_sizes)
+    delay = format_duration(batching.max_delay)
+    return f"{delay}, prefers {preferred}" if preferred else delay
+
+
+def _none(_batching: BatchingConfig) -> PolicySettings:
+    return NoBatching()
+
+
+def _none_window(_batching: BatchingConfig) -> str:
+    return "none"
+
+
+POLICIES: Final[dict[str, PolicyEntry]] = {
+    "fixed": PolicyEntry(("max_delay", "preferred_batch_sizes"), _fixed, _fixed_window),
+    "none": PolicyEntry((), _none, _none_window),
+}
+
+
+def keys_of_policies() -> frozenset[str]:
+    """Every key of `batching` that only some policies read."""
+    return frozenset(key for entry in POLICIES.values() for key in entry.keys)
+
+
+def policies_reading(key: str) -> list[str]:
+    """The names of the policies that read `key`."""
+    return [name for name, entry in POLICIES.items() if key in entry.keys]

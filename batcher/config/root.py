@@ -1,0 +1,90 @@
+"""The whole configuration, and what follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from batcher.config.model import ModelConfig
+from batcher.config.section import (
+    AT_LEAST_ONE,
+    Count,
+    CrossCheckError,
+    DeviceName,
+    KeyPath,
+    Section,
+    nearest,
+)
+from batcher.config.server import ServerConfig
+
+
+class DeviceConfig(Section):
+    """A bound on what runs on one device at once."""
+
+    max_in_flight: Count
+    """Batches that run on the device at once, over all models and instances on it."""
+
+
+class Config(Section):
+    """A configuration file: validated whole, never changed."""
+
+    server: ServerConfig = ServerConfig()
+    """Where the server listens and how much it takes."""
+    models: Annotated[tuple[ModelConfig, ...], *AT_LEAST_ONE]
+    """What is served; at least one model."""
+    devices: dict[DeviceName, DeviceConfig] = Field(default_factory=dict)
+    """Bounds by device name. A device without an entry takes as many batches at once as the model
+    with the most `instances` times `max_in_flight` on it could run alone."""
+
+    _base_dir: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def base_dir(self) -> Path:
+        """The folder of the configuration file, where relative paths start; `.` without a file."""
+        return self._base_dir
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Keep the folder that the loader passes along."""
+        if context and "base_dir" in context:
+            self._base_dir = context["base_dir"]
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        problems: list[tuple[KeyPath, str]] = []
+        seen: set[tuple[str, str]] = set()
+        for place, model in enumerate(self.models):
+            identity = (model.name, model.version)
+            if identity in seen:
+                again = f"got {model.name} version {model.version} a second time"
+                problems.append(
+                    (("models", place, "name"), f"{again}; allowed: another name or version")
+                )
+            seen.add(identity)
+        used = sorted({model.device for model in self.models})
+        for device in self.devices:
+            if device not in used:
+                hint = nearest(device, used)
+                suffix = f" (did you mean {hint}?)" if hint else ""
+                problems.append(
+                    (
+                        ("devices", device),
+                        f"no model names this device; allowed: {', '.join(used)}{suffix}",
+                    )
+                )
+        CrossCheckError.raise_any(problems)
+        return self
+
+
+def device_limits(config: Config) -> dict[str, int]:
+    """How many batches may run at once on each device that a model names.
+
+    The bound in `devices`, else the largest `instances` times `max_in_flight` of any one model on
+    the device: a model alone gets what it asked for, and neighbours take turns.
+    """
+    limits: dict[str, int] = {}
+    for model in config.models:
+        alone = model.instances * model.max_in_flight
+        limits[model.device] = max(limits.get(model.device, 0), alone)
+    return limits | {name: device.max_in_flight for name, device in config.devices.items()}

@@ -1,0 +1,84 @@
+"""The section `server`: listeners, limits and the way out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, model_validator
+
+from batcher.config.addresses import Address, TcpAddress, UnixAddress, parse_address
+from batcher.config.section import AT_LEAST_ONE, Count, CrossCheckError, FilePath, KeyPath, Section
+from batcher.config.units import DurationOrZero, Size, format_size
+
+_INT32_MAX = (1 << 31) - 1
+
+
+def _fits_grpc(nbytes: int) -> int:
+    if nbytes > _INT32_MAX:
+        raise ValueError(
+            f"at most {format_size(_INT32_MAX)} (gRPC counts message bytes in 31 bits)"
+        )
+    return nbytes
+
+
+class TlsConfig(Section):
+    """Certificates for the TCP listeners of gRPC, PEM files."""
+
+    cert: FilePath
+    """The server's certificate chain."""
+    key: FilePath
+    """Its private key."""
+    client_ca: FilePath | None = None
+    """When given, clients must show a certificate that one of these authorities signed (mutual
+    TLS)."""
+
+
+class ServerConfig(Section):
+    """Where the server listens and how much it takes."""
+
+    grpc: Annotated[tuple[Address, ...], *AT_LEAST_ONE] = ("127.0.0.1:8001",)
+    """Data listeners, for inference: `host:port` or `unix:/path`."""
+    http: Address | None = "127.0.0.1:8002"
+    """The listener of `/metrics` and `/healthz`; null turns it off."""
+    admin: tuple[Address, ...] = ()
+    """Listeners of the RPCs that change what is served. Loading a model can mean running its code:
+    prefer a Unix socket, such as `unix:/run/batcher/admin.sock`."""
+    tls: TlsConfig | None = None
+    """TLS on the TCP listeners of `grpc` and `admin`; null means plain text. Unix sockets and
+    `http` stay plain."""
+    status_codes: Literal["standard", "triton"] = "standard"
+    """How refusals are named on the wire: gRPC's usual codes, or Triton's for callers written
+    against it."""
+    max_message: Annotated[Size, AfterValidator(_fits_grpc)] = 64 * 1024**2
+    """The largest message taken or sent."""
+    max_connections: Count = 1024
+    """Connections open at once, over all gRPC listeners."""
+    max_streams: Count = 4096
+    """Calls open at once on one connection; a client holds further ones back by itself."""
+    max_in_flight_per_stream: Count = 1024
+    """Requests of one `ModelStreamInfer` call that are being served at once; reading from the
+    stream pauses there."""
+    drain_timeout: DurationOrZero = 30_000_000_000
+    """After SIGTERM, how long accepted requests may take to be answered. 0 ends at once. Keep it
+    below the termination grace period of the supervisor."""
+
+    @model_validator(mode="after")
+    def _addresses_differ(self) -> Self:
+        named: list[tuple[KeyPath, str]] = [
+            *((("grpc", place), text) for place, text in enumerate(self.grpc)),
+            *([(("http",), self.http)] if self.http else []),
+            *((("admin", place), text) for place, text in enumerate(self.admin)),
+        ]
+        seen: dict[TcpAddress | UnixAddress, str] = {}
+        problems: list[tuple[KeyPath, str]] = []
+        for path, text in named:
+            address = parse_address(text)
+            if isinstance(address, TcpAddress) and address.port == 0:
+                continue  # each asks the kernel for another port
+            if address in seen:
+                problems.append(
+                    (path, f"got {text} a second time; allowed: one listener an address")
+                )
+            seen[address] = text
+        CrossCheckError.raise_any(problems)
+        return self

@@ -1,0 +1,143 @@
+"""Durations and sizes with units: text in the file, integers inside.
+
+A bare number is refused, because `50` is a second too short or a thousand times too long as often
+as not; only `0` needs no unit. Durations become nanoseconds and sizes bytes, exactly: a value finer
+than that is an error, never rounded.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_DURATION_UNITS: Final = {
+    "ns": 1,
+    "us": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60 * 1_000_000_000,
+    "h": 3_600 * 1_000_000_000,
+}
+_SIZE_UNITS: Final = {
+    "B": 1,
+    "kB": 1_000,
+    "KB": 1_000,
+    "MB": 1_000**2,
+    "GB": 1_000**3,
+    "KiB": 1_024,
+    "MiB": 1_024**2,
+    "GiB": 1_024**3,
+}
+_LONGEST_NS: Final = 365 * 24 * _DURATION_UNITS["h"]
+_LARGEST_BYTES: Final = 1 << 50
+
+_QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", re.ASCII)
+_DURATION_ALLOWED: Final = "a number with a unit (ns, us, ms, s, m or h), such as 50ms, 2s or 100us"
+_SIZE_ALLOWED: Final = "a number with a unit (B, kB, MB, GB, KiB, MiB or GiB), such as 64MiB"
+
+
+def parse_duration(value: object) -> int:
+    """Nanoseconds of a text such as `50ms`, `1.5s` or `100us`; 0 also without a unit.
+
+    Raises ValueError, its message being what is allowed.
+    """
+    if isinstance(value, str):
+        # The micro sign is what documentation often has.
+        value = value.strip().replace("µs", "us")
+    return _parse(value, _DURATION_UNITS, _LONGEST_NS, _DURATION_ALLOWED, "a nanosecond")
+
+
+def parse_size(value: object) -> int:
+    """Bytes of a text such as `64MiB` or `1.5GB`; 0 also without a unit.
+
+    Raises ValueError, its message being what is allowed.
+    """
+    if isinstance(value, str):
+        value = value.strip()
+    return _parse(value, _SIZE_UNITS, _LARGEST_BYTES, _SIZE_ALLOWED, "a byte")
+
+
+def _parse(value: object, units: dict[str, int], most: int, allowed: str, finest: str) -> int:
+    if value in (0, "0") and not isinstance(value, bool):
+        return 0
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] not in units:
+        raise ValueError(allowed)
+    amount = Fraction(match[1]) * units[match[2]]
+    if amount.denominator != 1:
+        raise ValueError(f"nothing finer than {finest}")
+    if amount > most:
+        raise ValueError(f"at most {_format(most, units)}")
+    return int(amount)
+
+
+def format_duration(duration_ns: int) -> str:
+    """The shortest text that `parse_duration` reads back as `duration_ns`."""
+    return _format(duration_ns, _DURATION_UNITS) if duration_ns else "0ms"
+
+
+def format_size(nbytes: int) -> str:
+    """The shortest text that `parse_size` reads back as `nbytes`."""
+    return _format(nbytes, _SIZE_UNITS) if nbytes else "0B"
+
+
+def _format(amount: int, units: dict[str, int]) -> str:
+    """Write `amount` in the unit that needs the fewest characters, the larger unit in a tie."""
+    texts = []
+    for unit, scale in sorted(units.items(), key=lambda item: (-item[1], item[0])):
+        value = Fraction(amount, scale)
+        decimal = f"{float(value):.3f}".rstrip("0").rstrip(".")
+        if Fraction(decimal) == value:
+            texts.append(decimal + unit)
+    return min(texts, key=len)
+
+
+def _duration_above_zero(value: object) -> int:
+    duration_ns = parse_duration(value)
+    if duration_ns == 0:
+        raise ValueError("longer than 0, such as 50ms or 2s")
+    return duration_ns
+
+
+def _size_above_zero(value: object) -> int:
+    nbytes = parse_size(value)
+    if nbytes == 0:
+        raise ValueError("more than 0, such as 64MiB")
+    return nbytes
+
+
+def _schema(units: dict[str, int], example: str, *, zero: bool) -> dict[str, Any]:
+    text: dict[str, Any] = {
+        "type": "string",
+        "pattern": rf"^\d+(\.\d+)? ?({'|'.join(units)})$",
+        "examples": [example],
+    }
+    return {"anyOf": [text, {"const": 0}]} if zero else text
+
+
+Duration = Annotated[
+    int,
+    BeforeValidator(_duration_above_zero),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema(_schema(_DURATION_UNITS, "50ms", zero=False)),
+]
+"""A duration above zero: `50ms` in the file, int nanoseconds as the attribute."""
+
+DurationOrZero = Annotated[
+    int,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema(_schema(_DURATION_UNITS, "2ms", zero=True)),
+]
+"""A duration, 0 included: `2ms` or `0` in the file, int nanoseconds as the attribute."""
+
+Size = Annotated[
+    int,
+    BeforeValidator(_size_above_zero),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema(_schema(_SIZE_UNITS, "64MiB", zero=False)),
+]
+"""A size above zero: `64MiB` in the file, int bytes as the attribute."""
