@@ -1,1 +1,27 @@
-""""""
+"""What the server tells about itself: metrics, statistics, event-loop lag and logs.
+
+Everything here runs on the event loop's thread, so recording takes no lock: a request costs a few
+additions and bisections on plain integers (`model.py`). Families are defined once (`families.py`)
+and turned into Prometheus samples only when somebody scrapes (`collector.py`). What is true now
+(queue ages and depths, a running execution) is asked for at that moment rather than remembered, so
+that a queue which stopped moving keeps ageing in front of the reader.
+"""
+
+from batcher.telemetry.collector import Telemetry
+from batcher.telemetry.lag import probe_loop_lag
+from batcher.telemetry.logs import configure_logging
+from batcher.telemetry.model import GateReason, ModelTelemetry
+from batcher.telemetry.stamps import Stamps
+from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
+
+__all__ = [
+    "BatchStatistics",
+    "Duration",
+    "GateReason",
+    "ModelStatisticsSnapshot",
+    "ModelTelemetry",
+    "Stamps",
+    "Telemetry",
+    "configure_logging",
+    "probe_loop_lag",
+]

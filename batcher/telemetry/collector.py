@@ -1,0 +1,190 @@
+"""`Telemetry`: the models' records and the live view, as one Prometheus collector."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from batcher import __version__
+from batcher.clock import SECOND, Clock, monotonic_ns
+from batcher.core.commands import Outcome, Reason
+from batcher.core.observation import ModelObservation, Observation
+from batcher.telemetry import families as f
+from batcher.telemetry.export import Labels, empty, histograms, single_values
+from batcher.telemetry.families import Family
+from batcher.telemetry.histogram import Histogram
+from batcher.telemetry.model import ModelTelemetry
+
+_NOTHING = Observation(now_ns=0, models=(), instances=())
+
+
+class Telemetry(Collector):
+    """Owns every metric of the server and registers itself with `registry`.
+
+    Recording and scraping happen on the event loop's thread. Set `draining` when the server begins
+    to shut down.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, clock: Clock = monotonic_ns) -> None:
+        self.draining = False
+        self._models: dict[str, ModelTelemetry] = {}
+        self._lag = Histogram(f.LATENCY)
+        self._unknown_model = 0
+        self._observe: Callable[[], Observation] = lambda: _NOTHING
+        self._clock = clock
+        registry.register(self)
+
+    def watch(self, observe: Callable[[], Observation]) -> None:
+        """Ask `observe` for the scheduler's live state at every scrape."""
+        self._observe = observe
+
+    def model(self, key: str, name: str, version: str) -> ModelTelemetry:
+        """The records of one model, made on first use and kept for as long as the server runs.
+
+        `key` is what `Observation` calls the model; `name` and `version` become its labels.
+        """
+        model = self._models.get(key)
+        if model is None:
+            model = self._models[key] = ModelTelemetry(name, version, clock=self._clock)
+        return model
+
+    def unknown_model(self) -> None:
+        """Count a request for a model that is not served; its name never becomes a label."""
+        self._unknown_model += 1
+
+    def loop_lag(self, seconds: float) -> None:
+        """Record how late the event loop was."""
+        self._lag.observe(seconds * SECOND)
+
+    def describe(self) -> Iterator[Metric]:
+        """Every family, without samples: what the registry checks for clashes."""
+        return (empty(family) for family in f.FAMILIES)
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family with its samples of this moment, in the order of `FAMILIES`."""
+        observation = self._observe()
+        yield from self._collect_server()
+        yield from self._collect_queues(observation)
+        yield from self._collect_instances(observation)
+        yield from self._collect_requests()
+        yield from self._collect_batches(observation)
+        yield from self._collect_loads()
+
+    def _collect_server(self) -> Iterator[Metric]:
+        build = (__version__, platform.python_version())
+        yield single_values(f.BUILD_INFO, [(build, 1)])
+        yield single_values(f.DRAINING, [((), int(self.draining))])
+        yield histograms(f.EVENT_LOOP_LAG, [((), self._lag)])
+
+    def _collect_queues(self, observation: Observation) -> Iterator[Metric]:
+        models = [(self._labels(model.model), model) for model in observation.models]
+        yield single_values(
+            f.QUEUE_OLDEST_AGE,
+            (
+                ((*labels, stage), (age_ns or 0) / SECOND)
+                for labels, model in models
+                for stage, age_ns in (
+                    ("waiting", model.oldest_waiting_ns),
+                    ("executing", model.oldest_executing_ns),
+                )
+            ),
+        )
+        yield single_values(
+            f.QUEUE_AGE_TARGET_RATIO,
+            (
+                (labels, _oldest_ns(model) / model.target_ns)
+                for labels, model in models
+                if model.target_ns
+            ),
+        )
+        yield single_values(f.QUEUE_REQUESTS, ((ls, m.waiting_requests) for ls, m in models))
+        yield single_values(f.QUEUE_ROWS, ((ls, m.waiting_rows) for ls, m in models))
+        yield single_values(f.QUEUE_BYTES, ((ls, m.waiting_bytes) for ls, m in models))
+        yield single_values(f.EXECUTING_REQUESTS, ((ls, m.executing_requests) for ls, m in models))
+
+    def _collect_instances(self, observation: Observation) -> Iterator[Metric]:
+        # A model whose instances are all gone must read 0: a series that vanishes raises no alert.
+        waiting = (model.model for model in observation.models)
+        running = (instance.model for instance in observation.instances)
+        keys = dict.fromkeys((*self._models, *waiting, *running))
+        counts = {key: {"up": 0, "draining": 0} for key in keys}
+        in_flight = dict.fromkeys(keys, 0)
+        for instance in observation.instances:
+            counts[instance.model]["draining" if instance.draining else "up"] += 1
+            in_flight[instance.model] += instance.in_flight
+        yield single_values(
+            f.INSTANCES,
+            (
+                ((*self._labels(key), state), count)
+                for key, states in counts.items()
+                for state, count in states.items()
+            ),
+        )
+        yield single_values(
+            f.BATCHES_IN_FLIGHT, ((self._labels(key), count) for key, count in in_flight.items())
+        )
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        models = self._models.values()
+        unknown = ("", "", Outcome.REJECTED, Reason.UNKNOWN_MODEL)
+        yield single_values(
+            f.REQUESTS,
+            [
+                (unknown, self._unknown_model),
+                *(((*m.labels, *key), count) for m in models for key, count in m.requests.items()),
+            ],
+        )
+        yield histograms(
+            f.REQUEST_DURATION,
+            (
+                ((*m.labels, outcome), histogram)
+                for m in models
+                for outcome, histogram in m.durations.items()
+                # Most models never see most outcomes, and each would cost thirty lines a scrape.
+                if outcome is Outcome.OK or histogram.total
+            ),
+        )
+        yield histograms(
+            f.STAGE_DURATION,
+            (((*m.labels, key), value) for m in models for key, value in m.stages.items()),
+        )
+        yield single_values(f.DEADLINE_MISSED, ((m.labels, m.deadline_missed) for m in models))
+
+    def _collect_batches(self, observation: Observation) -> Iterator[Metric]:
+        models = self._models.values()
+        yield self._histogram(f.BATCH_ROWS, lambda m: m.batch_rows)
+        yield self._histogram(f.BATCH_REQUESTS, lambda m: m.batch_requests)
+        yield self._histogram(f.BATCH_FILL_RATIO, lambda m: m.batch_fill)
+        for instance in observation.instances:
+            if instance.model in self._models:
+                self._models[instance.model].device_known(instance.device)
+        now_ns = self._clock()
+        yield single_values(
+            f.EXECUTOR_BUSY,
+            (
+                ((*m.labels, device), busy_ns / SECOND)
+                for m in models
+                for device, busy_ns in m.busy_ns(now_ns).items()
+            ),
+        )
+
+    def _collect_loads(self) -> Iterator[Metric]:
+        models = self._models.values()
+        yield self._histogram(f.MODEL_LOAD_DURATION, lambda m: m.load_duration)
+        yield single_values(f.MODEL_LOAD_FAILURES, ((m.labels, m.load_failures) for m in models))
+
+    def _histogram(self, family: Family, of: Callable[[ModelTelemetry], Histogram]) -> Metric:
+        return histograms(family, ((m.labels, of(m)) for m in self._models.values()))
+
+    def _labels(self, key: str) -> Labels:
+        """The labels of a model that the scheduler knows; it may know one that never recorded."""
+        model = self._models.get(key)
+        return model.labels if model is not None else (key, "")
+
+
+def _oldest_ns(model: ModelObservation) -> int:
+    return max(model.oldest_waiting_ns or 0, model.oldest_executing_ns or 0)

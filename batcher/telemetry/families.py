@@ -1,0 +1,231 @@
+"""Every metric family, defined once: name, kind, unit, labels, buckets and meaning.
+
+Names are Prometheus names in base units; a counter's name is written here without the `_total`
+that both text formats add. No label ever holds anything of a single request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from batcher.clock import SECOND
+from batcher.telemetry.histogram import Buckets
+
+_MODEL = ("model", "version")
+
+LATENCY = Buckets(
+    tuple(
+        round(milliseconds * 1_000_000)
+        for milliseconds in (
+            *(0.1, 0.2, 0.5, 1, 2, 3, 5, 7.5),
+            *(10, 15, 20, 30, 50, 75),
+            *(100, 150, 200, 300, 500, 750),
+            *(1_000, 2_000, 5_000, 10_000, 30_000, 60_000),
+        )
+    ),
+    scale=SECOND,
+)
+"""Recorded in nanoseconds, exported in seconds, 0.1 ms to 60 s; finest where targets lie."""
+
+LOAD = Buckets((0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600))
+ROWS = Buckets(tuple(2**power for power in range(13)))
+FILL = Buckets(tuple(tenth / 10 for tenth in range(1, 11)))
+
+
+class Stage(StrEnum):
+    """One hop of a request's latency budget; their boundaries are the `Stamps`."""
+
+    GATE = "gate"
+    QUEUE = "queue"
+    GATHER = "gather"
+    EXECUTE = "execute"
+    SCATTER = "scatter"
+    REPLY = "reply"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family. `buckets` is given for histograms alone."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    labels: tuple[str, ...]
+    help: str
+    buckets: Buckets | None = None
+
+    @property
+    def exported_name(self) -> str:
+        """The name that queries use (of a histogram, the name before `_bucket`)."""
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+
+BUILD_INFO = Family(
+    "batcher_build_info",
+    "gauge",
+    "",
+    ("version", "python"),
+    "Always 1; the labels say what is running.",
+)
+DRAINING = Family(
+    "batcher_draining",
+    "gauge",
+    "",
+    (),
+    "1 while the server shuts down and takes no new work, else 0.",
+)
+EVENT_LOOP_LAG = Family(
+    "batcher_event_loop_lag_seconds",
+    "histogram",
+    "seconds",
+    (),
+    "How late the event loop ran a timer: the sidecar's own health.",
+    LATENCY,
+)
+QUEUE_OLDEST_AGE = Family(
+    "batcher_queue_oldest_age_seconds",
+    "gauge",
+    "seconds",
+    (*_MODEL, "stage"),
+    "Age of the oldest unanswered request that is waiting or executing, at the moment of the "
+    "scrape; 0 when there is none.",
+)
+QUEUE_AGE_TARGET_RATIO = Family(
+    "batcher_queue_age_target_ratio",
+    "gauge",
+    "ratio",
+    _MODEL,
+    "Age of the oldest unanswered request, waiting or executing, over the model's latency target; "
+    "absent for a model without a target.",
+)
+QUEUE_REQUESTS = Family(
+    "batcher_queue_requests", "gauge", "requests", _MODEL, "Requests that wait for an instance."
+)
+QUEUE_ROWS = Family(
+    "batcher_queue_rows", "gauge", "rows", _MODEL, "Rows of the requests that wait."
+)
+QUEUE_BYTES = Family(
+    "batcher_queue_bytes", "gauge", "bytes", _MODEL, "Payload bytes of the requests that wait."
+)
+EXECUTING_REQUESTS = Family(
+    "batcher_executing_requests",
+    "gauge",
+    "requests",
+    _MODEL,
+    "Requests in batches that an instance is running.",
+)
+INSTANCES = Family(
+    "batcher_instances",
+    "gauge",
+    "instances",
+    (*_MODEL, "state"),
+    "Executor instances that are loaded: up (takes batches) or draining (finishes what it runs).",
+)
+BATCHES_IN_FLIGHT = Family(
+    "batcher_batches_in_flight",
+    "gauge",
+    "batches",
+    _MODEL,
+    "Batches that instances are running.",
+)
+REQUESTS = Family(
+    "batcher_requests",
+    "counter",
+    "requests",
+    (*_MODEL, "outcome", "reason"),
+    "Requests that ended: ok, rejected, expired, cancelled or failed, and why. A request for a "
+    "model that is not served has empty model and version.",
+)
+REQUEST_DURATION = Family(
+    "batcher_request_duration_seconds",
+    "histogram",
+    "seconds",
+    (*_MODEL, "outcome"),
+    "From a request's arrival to the end of its reply.",
+    LATENCY,
+)
+STAGE_DURATION = Family(
+    "batcher_stage_duration_seconds",
+    "histogram",
+    "seconds",
+    (*_MODEL, "stage"),
+    "One hop of a request: gate, queue, gather, execute, scatter, reply. A request that ends while "
+    "it waits counts in queue with the time it waited.",
+    LATENCY,
+)
+DEADLINE_MISSED = Family(
+    "batcher_deadline_missed",
+    "counter",
+    "requests",
+    _MODEL,
+    "Requests answered after they were due; those that expired unanswered are not among them.",
+)
+BATCH_ROWS = Family(
+    "batcher_batch_rows", "histogram", "rows", _MODEL, "Rows of an executed batch.", ROWS
+)
+BATCH_REQUESTS = Family(
+    "batcher_batch_requests",
+    "histogram",
+    "requests",
+    _MODEL,
+    "Requests that shared an executed batch.",
+    ROWS,
+)
+BATCH_FILL_RATIO = Family(
+    "batcher_batch_fill_ratio",
+    "histogram",
+    "ratio",
+    _MODEL,
+    "Rows of an executed batch over the model's maximum batch size.",
+    FILL,
+)
+EXECUTOR_BUSY = Family(
+    "batcher_executor_busy_seconds",
+    "counter",
+    "seconds",
+    (*_MODEL, "device"),
+    "Time during which at least one batch of the model was in hand on the device; overlaps count "
+    "once and a running batch counts up to the scrape. Its rate is the duty cycle.",
+)
+MODEL_LOAD_DURATION = Family(
+    "batcher_model_load_duration_seconds",
+    "histogram",
+    "seconds",
+    _MODEL,
+    "How long an instance took to load and warm up.",
+    LOAD,
+)
+MODEL_LOAD_FAILURES = Family(
+    "batcher_model_load_failures",
+    "counter",
+    "loads",
+    _MODEL,
+    "Loads of an instance that failed.",
+)
+
+FAMILIES = (
+    BUILD_INFO,
+    DRAINING,
+    EVENT_LOOP_LAG,
+    QUEUE_OLDEST_AGE,
+    QUEUE_AGE_TARGET_RATIO,
+    QUEUE_REQUESTS,
+    QUEUE_ROWS,
+    QUEUE_BYTES,
+    EXECUTING_REQUESTS,
+    INSTANCES,
+    BATCHES_IN_FLIGHT,
+    REQUESTS,
+    REQUEST_DURATION,
+    STAGE_DURATION,
+    DEADLINE_MISSED,
+    BATCH_ROWS,
+    BATCH_REQUESTS,
+    BATCH_FILL_RATIO,
+    EXECUTOR_BUSY,
+    MODEL_LOAD_DURATION,
+    MODEL_LOAD_FAILURES,
+)
+"""All of them, in the order in which they are exported and documented."""

@@ -1,0 +1,45 @@
+"""A histogram for one thread: a list of integers and a bisection."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Upper bounds of buckets, in the unit that is recorded.
+
+    `scale` divides them into the unit that is exported: 1e9 where nanoseconds are recorded and
+    seconds exported.
+    """
+
+    bounds: tuple[float, ...]
+    scale: float = 1.0
+
+    def limits(self) -> tuple[float, ...]:
+        """The upper bounds in the exported unit, without infinity."""
+        return tuple(bound / self.scale for bound in self.bounds)
+
+
+class Histogram:
+    """Counts values in buckets; a value equal to a bound belongs below it, as Prometheus wants."""
+
+    __slots__ = ("_bounds", "_counts", "total")
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._bounds = buckets.bounds
+        self._counts = [0] * (len(buckets.bounds) + 1)
+        self.total: float = 0
+        """The sum of all values, in the unit that is recorded."""
+
+    def observe(self, value: float) -> None:
+        """Record a value, in the unit that is recorded."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> Sequence[int]:
+        """How many values are at or below each bound, and last how many there are at all."""
+        return tuple(accumulate(self._counts))

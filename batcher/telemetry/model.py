@@ -1,0 +1,183 @@
+"""What one model's requests, batches and loads leave behind."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+
+from batcher.clock import Clock, monotonic_ns
+from batcher.core.commands import Outcome, Reason
+from batcher.telemetry.busy import BusyClock
+from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
+from batcher.telemetry.histogram import Histogram
+from batcher.telemetry.stamps import Stamps
+from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCounters
+
+_OK = Outcome.OK
+"""Reading a member from its enum costs more than recording a value."""
+
+
+class GateReason(StrEnum):
+    """Why a request was refused before the scheduler saw it."""
+
+    INVALID = "invalid"
+    UNAVAILABLE = "unavailable"
+    DRAINING = "draining"
+
+
+class ModelTelemetry:
+    """Records one model's events; the collector reads the attributes at a scrape.
+
+    Every method is called on the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        *,
+        clock: Clock = monotonic_ns,
+        epoch_clock: Clock = time.time_ns,
+    ) -> None:
+        self.labels = (name, version)
+        # The first answer of a model must show as an increase, so its series exists from the start.
+        self.requests: dict[tuple[Outcome, Reason | GateReason], int] = {
+            (Outcome.OK, Reason.NONE): 0
+        }
+        self.durations = {outcome: Histogram(LATENCY) for outcome in Outcome}
+        self.stages = {stage: Histogram(LATENCY) for stage in Stage}
+        self._gate = self.stages[Stage.GATE]
+        self._queue = self.stages[Stage.QUEUE]
+        self._gather = self.stages[Stage.GATHER]
+        self._execute = self.stages[Stage.EXECUTE]
+        self._scatter = self.stages[Stage.SCATTER]
+        self._reply = self.stages[Stage.REPLY]
+        self.batch_rows = Histogram(ROWS)
+        self.batch_requests = Histogram(ROWS)
+        self.batch_fill = Histogram(FILL)
+        self.load_duration = Histogram(LOAD)
+        self.load_failures = 0
+        self.deadline_missed = 0
+        self._busy: dict[str, BusyClock] = {}
+        self._running: dict[int, BusyClock] = {}
+        self._statistics = StatisticsCounters()
+        self._clock = clock
+        self._epoch_clock = epoch_clock
+
+    def request_ended(
+        self,
+        outcome: Outcome,
+        reason: Reason | GateReason,
+        rows: int,
+        stamps: Stamps,
+        due_ns: int | None,
+    ) -> None:
+        """Record a request, once, when its reply has ended.
+
+        `replied_ns` is set; where nobody was left to reply to, `settled_ns` takes its place. For
+        `Outcome.OK` every stamp is set. `enqueued_ns` is set only if the scheduler admitted the
+        request. `due_ns` is when it should have been answered, None where nothing says so.
+        """
+        key = (outcome, reason)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        ended_ns = stamps.replied_ns or stamps.settled_ns
+        duration_ns = ended_ns - stamps.arrival_ns
+        self.durations[outcome].observe(duration_ns)
+        if stamps.enqueued_ns:
+            self._observe_stages(stamps)
+        if outcome is not _OK:
+            self._statistics.failed(duration_ns)
+            return
+        self._statistics.answered(rows, stamps, duration_ns)
+        if due_ns is not None and ended_ns > due_ns:
+            self.deadline_missed += 1
+
+    def _observe_stages(self, stamps: Stamps) -> None:
+        """Record the stages that an admitted request went through."""
+        enqueued_ns = stamps.enqueued_ns
+        dispatched_ns = stamps.dispatched_ns
+        settled_ns = stamps.settled_ns
+        self._gate.observe(enqueued_ns - stamps.arrival_ns)
+        if dispatched_ns:
+            self._queue.observe(dispatched_ns - enqueued_ns)
+            start_ns = stamps.execute_start_ns
+            end_ns = stamps.execute_end_ns
+            if start_ns:
+                self._gather.observe(start_ns - dispatched_ns)
+            if end_ns:
+                self._execute.observe(end_ns - start_ns)
+                # A request given up while it ran was settled before its batch ended.
+                if settled_ns >= end_ns:
+                    self._scatter.observe(settled_ns - end_ns)
+        elif settled_ns:
+            # The time of those who waited in vain belongs to the queue: leaving it out would make
+            # an overloaded queue look quicker than it is.
+            self._queue.observe(settled_ns - enqueued_ns)
+        if settled_ns and stamps.replied_ns:
+            self._reply.observe(stamps.replied_ns - settled_ns)
+
+    def batch_finished(
+        self,
+        *,
+        rows: int,
+        requests: int,
+        max_batch_size: int,
+        started_ns: int,
+        execute_start_ns: int,
+        execute_end_ns: int,
+        scattered_ns: int,
+        failed: bool,
+    ) -> None:
+        """Record a batch, once, when it has been executed and its outputs scattered.
+
+        `started_ns` is when gathering began and `scattered_ns` when the last output was handed on.
+        A failed batch shows in the shapes of batches, not in the statistics.
+        """
+        self.batch_rows.observe(rows)
+        self.batch_requests.observe(requests)
+        self.batch_fill.observe(rows / max_batch_size)
+        if not failed:
+            self._statistics.executed(
+                rows,
+                execute_start_ns - started_ns,
+                execute_end_ns - execute_start_ns,
+                scattered_ns - execute_end_ns,
+            )
+
+    def execution_started(self, batch_id: int, device: str, now_ns: int) -> None:
+        """The device has this batch in hand from now on, until `execution_ended`."""
+        busy = self._busy_clock(device)
+        busy.started(now_ns)
+        self._running[batch_id] = busy
+
+    def execution_ended(self, batch_id: int, now_ns: int) -> None:
+        """The batch came back, failed or was abandoned. A second end of it changes nothing."""
+        busy = self._running.pop(batch_id, None)
+        if busy is not None:
+            busy.ended(now_ns)
+
+    def device_known(self, device: str) -> None:
+        """Export the device's busy time from now on, even before its first batch."""
+        self._busy_clock(device)
+
+    def busy_ns(self, now_ns: int) -> dict[str, int]:
+        """Device -> nanoseconds busy up to now."""
+        return {device: busy.read(now_ns) for device, busy in self._busy.items()}
+
+    def load_finished(self, seconds: float) -> None:
+        """An instance was loaded and warmed up in this time."""
+        self.load_duration.observe(seconds)
+
+    def load_failed(self) -> None:
+        """An instance could not be loaded."""
+        self.load_failures += 1
+
+    def statistics(self) -> ModelStatisticsSnapshot:
+        """The model's cumulative statistics now."""
+        return self._statistics.snapshot(self._clock(), self._epoch_clock())
+
+    def _busy_clock(self, device: str) -> BusyClock:
+        busy = self._busy.get(device)
+        if busy is None:
+            busy = self._busy[device] = BusyClock()
+        return busy
