@@ -37,7 +37,10 @@ demo: $(VENV)/.runtime ## run the sidecar on a sentence-embedding model and send
 	$(BIN)/python examples/minilm/demo.py $(FILE)
 
 test: $(VENV)/.test ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not conformance"
+
+conformance: $(VENV)/.test ## run other clients and libraries against this one, in their own environments
+	$(BIN)/python -m pytest -m conformance
 
 check: format lint types contracts drift examples test conformance ## all that CI runs
 

@@ -1,1 +1,38 @@
-""""""
+"""The public wire types: message classes, and the services they belong to.
+
+Each module below is one file of `protos/`. Their classes live in a descriptor pool of our own:
+other packages register the same message names in protobuf's default pool, and a process that holds
+both (a `tritonclient` inside a Python executor, say) could not import the second. A message of this
+package is therefore never an instance of anyone else's class of the same name; bytes are the common
+language.
+
+`methods`, `handlers` and `Stub` are a service's face for servers and for clients.
+"""
+
+from batcher.protocol._generated import google_rpc_error_details as error_details
+from batcher.protocol._generated import google_rpc_status as status
+from batcher.protocol._generated import grpc_health_v1_health as health
+from batcher.protocol._generated import grpc_reflection_v1_reflection as reflection
+from batcher.protocol._generated import grpc_reflection_v1alpha_reflection as reflection_v1alpha
+from batcher.protocol._generated import inference_model_config as model_config
+from batcher.protocol._generated import inference_service as inference
+from batcher.protocol.descriptors import file_and_imports, file_containing
+from batcher.protocol.services import HEALTH, INFERENCE, Method, Stub, handlers, methods
+
+__all__ = [
+    "HEALTH",
+    "INFERENCE",
+    "Method",
+    "Stub",
+    "error_details",
+    "file_and_imports",
+    "file_containing",
+    "handlers",
+    "health",
+    "inference",
+    "methods",
+    "model_config",
+    "reflection",
+    "reflection_v1alpha",
+    "status",
+]

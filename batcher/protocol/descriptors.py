@@ -1,0 +1,19 @@
+"""The compiled files themselves, as server reflection hands them out."""
+
+from __future__ import annotations
+
+from batcher.protocol import _pool
+from batcher.protocol._generated.descriptors import FILES
+
+
+def file_containing(symbol: str) -> str:
+    """The name of the file that defines a message, enum, field, service or method, or KeyError."""
+    return _pool.file_containing(symbol)
+
+
+def file_and_imports(name: str) -> list[bytes]:
+    """A file's serialized descriptor, then those of all it imports; KeyError for an unknown file."""
+    order = [name]
+    for each in order:
+        order += [dependency for dependency in _pool.dependencies(each) if dependency not in order]
+    return [FILES[each] for each in order]

@@ -1,0 +1,95 @@
+"""Services as tables of methods, and the gRPC handlers and stubs made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from batcher.protocol import _pool
+
+INFERENCE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One RPC of a service. `path` is how a call names it: `/service/method`."""
+
+    name: str
+    path: str
+    request: type[Message]
+    response: type[Message]
+    request_streaming: bool
+    response_streaming: bool
+
+    @property
+    def kind(self) -> str:
+        """`unary_unary`, `unary_stream`, `stream_unary` or `stream_stream`, as grpc says it."""
+        asks = "stream" if self.request_streaming else "unary"
+        answers = "stream" if self.response_streaming else "unary"
+        return f"{asks}_{answers}"
+
+
+@cache
+def methods(service: str) -> Mapping[str, Method]:
+    """Every RPC of the service of that full name, by name; KeyError for an unknown service."""
+    return {
+        method.name: Method(
+            name=method.name,
+            path=f"/{service}/{method.name}",
+            request=_pool.message_class(method.input_type),
+            response=_pool.message_class(method.output_type),
+            request_streaming=method.client_streaming,
+            response_streaming=method.server_streaming,
+        )
+        for method in _pool.service_descriptor(service).methods
+    }
+
+
+def handlers(
+    service: str,
+    implementations: Mapping[str, Callable[..., Any]],
+    *,
+    raw: Collection[str] = (),
+) -> grpc.GenericRpcHandler:
+    """The handler to add to a server: method name -> the function that answers it.
+
+    Methods that are left out are answered UNIMPLEMENTED. Those named in `raw` take and return
+    serialized messages (bytes) instead of messages. Raises KeyError for a method that the service
+    does not have.
+    """
+    table = methods(service)
+    rpcs = {}
+    for name, implementation in implementations.items():
+        method = table[name]
+        make = getattr(grpc, f"{method.kind}_rpc_method_handler")
+        if name in raw:
+            rpcs[name] = make(implementation)
+        else:
+            rpcs[name] = make(
+                implementation,
+                request_deserializer=method.request.FromString,
+                response_serializer=method.response.SerializeToString,
+            )
+    return grpc.method_handlers_generic_handler(service, rpcs)
+
+
+class Stub:
+    """A service's RPCs on a channel (of `grpc` or of `grpc.aio`), each an attribute by its name."""
+
+    def __init__(self, channel: Any, service: str) -> None:
+        for method in methods(service).values():
+            call = getattr(channel, method.kind)(
+                method.path,
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.response.FromString,
+            )
+            setattr(self, method.name, call)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the service has no method {name!r}")
