@@ -20,11 +20,7 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a request ended that way. The first few are given by the gate, the rest by the core."""
-
-    INVALID = "invalid"
-    DRAINING = "draining"
-    UNAVAILABLE = "unavailable"
+    """Why a request ended that way."""
 
     NONE = ""
     UNKNOWN_MODEL = "unknown_model"

@@ -1,0 +1,208 @@
+"""Instances: executors that are loaded, warm and replaced when they hang.
+
+An `Instance` lives as long as its model is served. What it holds, an executor on its worker, is an
+incarnation: one that does not come back from `execute` within `execute_timeout` is abandoned, the
+scheduler fails what it ran, and another is loaded in its place, again and again if need be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from batcher.clock import MILLISECOND, SECOND, Clock
+from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp
+from batcher.core.record import record
+from batcher.errors import BatcherError, ModelLoadError
+from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
+from batcher.runtime.dispatch import Executed, Slice
+from batcher.runtime.runner import Runner
+from batcher.runtime.warmup import WarmupPlan, warm_up
+from batcher.runtime.workers import Worker, make_worker
+from batcher.telemetry import ModelTelemetry
+
+log = logging.getLogger(__name__)
+
+FIRST_RESTART_DELAY_S = 0.5
+LONGEST_RESTART_DELAY_S = 30.0
+
+
+@record
+class InstancePlan:
+    """How to make one instance, again and again. `name` is unique in the process."""
+
+    name: str
+    key: str
+    """The scheduler's name of the model."""
+    context: LoadContext
+    make_executor: Callable[[], Executor | AsyncExecutor]
+    max_in_flight: int
+    execute_timeout_ns: int
+    warmup: WarmupPlan
+
+
+@record
+class Home:
+    """What all instances of a process share."""
+
+    runner: Runner
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+
+
+class Instance:
+    """One instance of a model: runs batches, and is the runner's `BatchRunner`."""
+
+    def __init__(self, plan: InstancePlan, home: Home, telemetry: ModelTelemetry) -> None:
+        self.plan = plan
+        self._home = home
+        self._telemetry = telemetry
+        self._incarnation = 0
+        self._worker: Worker | None = None
+        self._datatypes: dict[str, str] = {}
+        self._in_flight: dict[int, asyncio.TimerHandle] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._restart: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether it can take batches."""
+        return self._worker is not None
+
+    async def load(self) -> ModelMetadata:
+        """Load and warm up an incarnation and announce it. Raises `ModelLoadError`."""
+        plan, home = self.plan, self._home
+        started_ns = home.clock()
+        worker = make_worker(plan.make_executor(), plan.name, home.loop, home.clock)
+        try:
+            metadata = await worker.load(plan.context)
+            datatypes = {spec.name: spec.datatype for spec in metadata.outputs}
+            profile = await warm_up(worker, plan.context.model, metadata, datatypes, plan.warmup)
+        except BaseException as error:
+            self._telemetry.load_failed()
+            worker.abandon()
+            if isinstance(error, BatcherError) or not isinstance(error, Exception):
+                raise
+            raise ModelLoadError(
+                f"{plan.context.model}: could not be loaded: {type(error).__name__}: {error}"
+            ) from error
+        self._telemetry.load_finished((home.clock() - started_ns) / SECOND)
+        self._telemetry.device_known(plan.context.device)
+        self._worker = worker
+        self._datatypes = datatypes
+        self._incarnation += 1
+        home.runner.attach(plan.name, self)
+        home.runner.feed(
+            InstanceUp(
+                plan.name,
+                self._incarnation,
+                plan.key,
+                plan.context.device,
+                plan.max_in_flight,
+                profile,
+            )
+        )
+        return metadata
+
+    def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
+        """Execute a batch within `execute_timeout`."""
+        assert self._worker is not None  # noqa: S101 - the scheduler knows when it is down
+        incarnation = self._incarnation
+        self._in_flight[batch_id] = self._home.loop.call_later(
+            self.plan.execute_timeout_ns / SECOND, self._hung, batch_id
+        )
+        self._idle.clear()
+        self._telemetry.execution_started(batch_id, self.plan.context.device, self._home.clock())
+
+        def finished(executed: Executed) -> None:
+            if incarnation == self._incarnation and batch_id in self._in_flight:
+                self._finished(batch_id, slices, executed, done)
+
+        self._worker.run(slices, self._datatypes, finished)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Take no more batches, let the running ones end within `timeout_s`, close."""
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+        worker = self._worker
+        if worker is None:
+            return
+        self._home.runner.feed(InstanceDraining(self.plan.name, self._incarnation))
+        loop = self._home.loop
+        ends = loop.time() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("%s: still executing after %.1f s, abandoned", self.plan.name, timeout_s)
+            self._go_down()
+            return
+        self._go_down(abandon=False)
+        await worker.close(max(0.0, ends - loop.time()))
+
+    def _finished(
+        self,
+        batch_id: int,
+        slices: Sequence[Slice],
+        executed: Executed,
+        done: Callable[[Executed], None],
+    ) -> None:
+        self._in_flight.pop(batch_id).cancel()
+        if not self._in_flight:
+            self._idle.set()
+        self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
+        if executed.result is None:
+            log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)
+        done(executed)
+        self._telemetry.batch_finished(
+            rows=sum(s.stop - s.start for s in slices),
+            requests=len(slices),
+            max_batch_size=self.plan.context.max_batch_size,
+            started_ns=executed.started_ns,
+            execute_start_ns=executed.execute_start_ns,
+            execute_end_ns=executed.execute_end_ns,
+            scattered_ns=self._home.clock(),
+            failed=executed.result is None,
+        )
+
+    def _hung(self, batch_id: int) -> None:
+        if batch_id not in self._in_flight:
+            return
+        log.error(
+            "%s: a batch did not end within %d ms (execute_timeout), the instance is replaced",
+            self.plan.name,
+            self.plan.execute_timeout_ns // MILLISECOND,
+        )
+        self._go_down()
+        self._restart = self._home.loop.create_task(self._reload())
+
+    def _go_down(self, *, abandon: bool = True) -> None:
+        """Tell the scheduler that this incarnation is gone, and forget what it ran."""
+        worker, self._worker = self._worker, None
+        runner = self._home.runner
+        for batch_id, timer in self._in_flight.items():
+            timer.cancel()
+            self._telemetry.execution_ended(batch_id, self._home.clock())
+            runner.forget_batch(batch_id)
+        self._in_flight.clear()
+        self._idle.set()
+        runner.detach(self.plan.name)
+        runner.feed(InstanceDown(self.plan.name, self._incarnation))
+        if worker is not None and abandon:
+            worker.abandon()
+
+    async def _reload(self) -> None:
+        delay_s = FIRST_RESTART_DELAY_S
+        while True:
+            try:
+                await self.load()
+            except ModelLoadError as error:
+                log.error("%s: %s; next try in %.1f s", self.plan.name, error, delay_s)  # noqa: TRY400
+            else:
+                log.info("%s: up again, incarnation %d", self.plan.name, self._incarnation)
+                return
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)

@@ -1,0 +1,178 @@
+"""What is served: models, their state, and how a name finds one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+
+from batcher.core.events import ModelConfigured, ModelRemoved
+from batcher.core.settings import ModelSettings
+from batcher.errors import BatcherError, ModelUnavailable, UnknownModel
+from batcher.executor import ModelMetadata
+from batcher.runtime.instances import Home, Instance, InstancePlan
+from batcher.runtime.signature import Signature
+from batcher.telemetry import ModelTelemetry
+
+RETRY_LOADING_NS = 1_000_000_000
+"""What a caller is told to wait while a model loads."""
+
+
+class ModelState(StrEnum):
+    """Where a model is between its configuration and its service."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    UNLOADED = "unloaded"
+
+
+class ServedModel:
+    """One (name, version): settings, instances, and what they say of the model once loaded."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        settings: ModelSettings,
+        plans: Sequence[InstancePlan],
+        home: Home,
+        telemetry: ModelTelemetry,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.key = model_key(name, version)
+        self.settings = settings
+        self.telemetry = telemetry
+        self.state = ModelState.UNLOADED
+        self.why = "not loaded yet"
+        self.output_datatypes: dict[str, str] = {}
+        self._home = home
+        self._instances = [Instance(plan, home, telemetry) for plan in plans]
+        self._loaded: tuple[ModelMetadata, Signature] | None = None
+        self._changing = asyncio.Lock()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request could be executed: loaded, and some instance is up."""
+        return self.state is ModelState.READY and any(i.up for i in self._instances)
+
+    @property
+    def instance_count(self) -> int:
+        """How many instances are configured."""
+        return len(self._instances)
+
+    @property
+    def device(self) -> str:
+        """The device its instances are on."""
+        return self._instances[0].plan.context.device
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """What the executor said when it loaded. Raises `ModelUnavailable` before that."""
+        return self._require()[0]
+
+    @property
+    def signature(self) -> Signature:
+        """What a request must look like. Raises `ModelUnavailable` unless it can be served."""
+        loaded = self._require()
+        if self.state is not ModelState.READY:
+            raise self._unavailable()
+        return loaded[1]
+
+    async def load(self) -> None:
+        """Load every instance. Raises the first `ModelLoadError`, with the rest closed again."""
+        async with self._changing:
+            if self.state is ModelState.READY:
+                return
+            self.state, self.why = ModelState.LOADING, "loading"
+            self._home.runner.feed(ModelConfigured(self.key, self.settings))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(i.load()) for i in self._instances]
+            except BaseException as failures:
+                await self._fail(failures)
+                raise
+            metadata = tasks[0].result()
+            self.output_datatypes = {spec.name: spec.datatype for spec in metadata.outputs}
+            signature = Signature(self.name, metadata, self.settings.max_batch_size)
+            self._loaded = metadata, signature
+            self.state, self.why = ModelState.READY, ""
+
+    async def unload(self, timeout_s: float) -> None:
+        """Refuse what waits, let what runs end within `timeout_s`, close the instances."""
+        async with self._changing:
+            if self.state is ModelState.UNLOADED:
+                return
+            self.state, self.why = ModelState.UNLOADED, "unloaded"
+            self._home.runner.feed(ModelRemoved(self.key))
+            await self._stop_instances(timeout_s)
+
+    async def _fail(self, failures: BaseException) -> None:
+        first = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        self.state, self.why = ModelState.FAILED, str(first)
+        self._home.runner.feed(ModelRemoved(self.key))
+        await self._stop_instances(timeout_s=0.0)
+        if isinstance(first, BatcherError):
+            raise first
+
+    async def _stop_instances(self, timeout_s: float) -> None:
+        await asyncio.gather(*(i.stop(timeout_s) for i in self._instances))
+
+    def _require(self) -> tuple[ModelMetadata, Signature]:
+        if self._loaded is None:
+            raise self._unavailable()
+        return self._loaded
+
+    def _unavailable(self) -> ModelUnavailable:
+        retry_ns = RETRY_LOADING_NS if self.state is ModelState.LOADING else None
+        return ModelUnavailable(
+            f"{self.name}: version {self.version} is not ready: {self.why}",
+            retry_after_ns=retry_ns,
+        )
+
+
+def model_key(name: str, version: str) -> str:
+    """The scheduler's name of a model."""
+    return f"{name}/{version}"
+
+
+class ModelRegistry:
+    """All configured models, found by name and version; iterates in configuration order."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models = {(m.name, m.version): m for m in models}
+        self._versions: dict[str, list[ServedModel]] = {}
+        for model in models:
+            self._versions.setdefault(model.name, []).append(model)
+        for versions in self._versions.values():
+            versions.sort(key=lambda m: int(m.version), reverse=True)
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The model of that name; without a version, the newest ready one, else the newest.
+
+        Raises `UnknownModel` naming what there is.
+        """
+        if version:
+            model = self._models.get((name, version))
+            if model is not None:
+                return model
+        versions = self._versions.get(name)
+        if versions is None:
+            raise UnknownModel(f"unknown model {name!r}; served are {', '.join(self._versions)}")
+        if version:
+            known = ", ".join(m.version for m in versions)
+            raise UnknownModel(f"{name}: unknown version {version!r}; served are {known}")
+        if len(versions) == 1:
+            return versions[0]
+        return next((m for m in versions if m.ready), versions[0])
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model, newest first. Raises `UnknownModel`."""
+        self.find(name)
+        return [m.version for m in self._versions[name]]

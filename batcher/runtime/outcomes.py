@@ -1,0 +1,38 @@
+"""What the caller is told when the scheduler ends a request without an answer."""
+
+from __future__ import annotations
+
+from batcher import errors
+from batcher.core.commands import Outcome, Reason, Settle
+
+_REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
+    Reason.UNKNOWN_MODEL: (errors.ModelUnavailable, "is no longer served"),
+    Reason.MODEL_REMOVED: (errors.ModelUnavailable, "was unloaded while the request waited"),
+    Reason.NO_INSTANCE: (errors.DeviceLost, "has no instance up; one is being started"),
+    Reason.TOO_MANY_ROWS: (errors.InvalidRequest, "takes fewer rows in one request"),
+    Reason.QUEUE_REQUESTS: (errors.Overloaded, "queue is full (queue.max_requests)"),
+    Reason.QUEUE_ROWS: (errors.Overloaded, "queue is full (queue.max_rows)"),
+    Reason.QUEUE_BYTES: (errors.Overloaded, "queue is full (queue.max_bytes)"),
+    Reason.CALLER_DEADLINE: (
+        errors.DeadlineExpired,
+        "did not get to the request before the caller's deadline",
+    ),
+    Reason.QUEUE_TIMEOUT: (
+        errors.DeadlineExpired,
+        "did not get to the request within queue.timeout",
+    ),
+    Reason.CALLER_CANCELLED: (errors.RequestCancelled, "request was cancelled by the caller"),
+    Reason.INSTANCE_DOWN: (errors.DeviceLost, "lost the instance that ran the request"),
+    Reason.DEVICE_FAILURE: (errors.DeviceLost, "device failed"),
+    Reason.INPUT_FAILURE: (errors.ExecutionFailed, "executor refused the input"),
+    Reason.UNKNOWN_FAILURE: (errors.ExecutionFailed, "executor failed"),
+}
+"""Every reason but `NONE`, which is an answer."""
+
+
+def error_for(settle: Settle, model: str, failure: str | None) -> errors.RequestError:
+    """The error for one request of a `Settle`; `failure` is the executor's own word, if any."""
+    assert settle.outcome is not Outcome.OK  # noqa: S101 - an answer is not an error
+    kind, text = _REFUSALS[settle.reason]
+    message = f"{model}: {text}" if failure is None else f"{model}: {text}: {failure}"
+    return kind(message, retry_after_ns=settle.retry_after_ns)

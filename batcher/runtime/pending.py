@@ -1,0 +1,90 @@
+"""A request on its walk through the runtime, and the port its answer leaves by."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from batcher.core.commands import Outcome, Reason
+from batcher.errors import RequestError
+from batcher.executor import BatchResult
+from batcher.runtime.request import InferenceReply, InferenceRequest
+from batcher.runtime.signature import Measure
+from batcher.telemetry.stamps import Stamps
+
+
+class ReplyPort(Protocol):
+    """Where a request's answer goes. It is closed by `last=True` or by `fail`, exactly once."""
+
+    def send(self, part: InferenceReply, *, last: bool) -> None:
+        """Hand on one part of the answer."""
+        ...
+
+    def fail(self, error: RequestError) -> None:
+        """End without an answer (any further one)."""
+        ...
+
+
+class Pending:
+    """One request between the gate and its end.
+
+    `result` and `offset` (the first of its rows in the batch) are set once its batch is executed,
+    `failure` holds the executor's reason when that failed.
+    """
+
+    __slots__ = (
+        "failure",
+        "id",
+        "measure",
+        "offset",
+        "outcome",
+        "reason",
+        "reply",
+        "request",
+        "result",
+        "stamps",
+        "target",
+    )
+
+    def __init__(
+        self,
+        request_id: int,
+        request: InferenceRequest,
+        target: Target,
+        measure: Measure,
+        reply: ReplyPort,
+    ) -> None:
+        self.id = request_id
+        self.request = request
+        self.target = target
+        self.measure = measure
+        self.reply = reply
+        self.stamps = Stamps(request.arrival_ns)
+        self.result: BatchResult | None = None
+        self.offset = 0
+        self.failure: str | None = None
+        self.outcome: Outcome | None = None
+        self.reason = Reason.NONE
+
+
+class Target(Protocol):
+    """The served model a request is for, as far as the runner needs to know it."""
+
+    @property
+    def key(self) -> str:
+        """The scheduler's name of it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name callers use."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The version callers use."""
+        ...
+
+    @property
+    def output_datatypes(self) -> dict[str, str]:
+        """Output name -> protocol datatype, in the model's order."""
+        ...

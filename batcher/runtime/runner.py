@@ -1,0 +1,260 @@
+"""The asyncio shell around the scheduler: feeds it events, carries out its commands.
+
+Arrivals of one turn of the event loop are taken in together, so a burst is batched as a burst.
+Everything else is fed at once. When a batch ends, the scheduler's answer is carried out in two
+steps: dispatches first, so that the instance is busy again, then the replies. There is one timer,
+armed for `next_wakeup_ns()`, and every method runs on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from batcher.clock import Clock
+from batcher.core.commands import Command, Dispatch, Outcome, PolicyFailed, Settle
+from batcher.core.events import (
+    BatchProgress,
+    CancelCause,
+    Event,
+    Failure,
+    FailureCause,
+    RequestArrived,
+    RequestCancelled,
+    Timings,
+)
+from batcher.core.observation import Observation
+from batcher.core.scheduler import Scheduler
+from batcher.runtime.dispatch import Executed, Slice, scatter
+from batcher.runtime.outcomes import error_for
+from batcher.runtime.pending import Pending, ReplyPort, Target
+from batcher.runtime.request import InferenceReply, InferenceRequest
+from batcher.runtime.signature import Measure
+from batcher.runtime.timer import Timer
+
+log = logging.getLogger(__name__)
+
+
+class BatchRunner(Protocol):
+    """An instance, as the runner sees it."""
+
+    def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
+        """Execute a batch; `done` is called once, on the loop, unless the instance goes down."""
+        ...
+
+
+class Runner:
+    """Owns the scheduler and every pending request. `timer` gets the runner's `wake`."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        timer: Callable[[Callable[[], None]], Timer],
+        *,
+        on_policy_failed: Callable[[PolicyFailed], None] = lambda _: None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._loop = loop
+        self._clock = clock
+        self._timer = timer(self.wake)
+        self._on_policy_failed = on_policy_failed
+        self._ids = itertools.count(1)
+        self._pending: dict[int, Pending] = {}
+        self._instances: dict[str, BatchRunner] = {}
+        self._running: dict[int, list[Pending]] = {}
+        self._arrived: list[Event] = []
+
+    # Requests
+
+    def submit(
+        self, request: InferenceRequest, target: Target, measure: Measure, reply: ReplyPort
+    ) -> Pending:
+        """Hand a valid request to the scheduler; its end comes through `reply`."""
+        pending = Pending(next(self._ids), request, target, measure, reply)
+        self._pending[pending.id] = pending
+        expires_ns = request.deadline_ns
+        if request.timeout_ns is not None:
+            timeout_ns = request.arrival_ns + request.timeout_ns
+            expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
+        if not self._arrived:
+            self._loop.call_soon(self._take_in_arrivals)
+        self._arrived.append(
+            RequestArrived(
+                pending.id,
+                target.key,
+                measure.rows,
+                measure.nbytes,
+                measure.shapes,
+                measure.batch_key,
+                request.arrival_ns,
+                None,
+                expires_ns,
+                request.priority,
+                request.tenant,
+                request.sequence,
+            )
+        )
+        return pending
+
+    def cancel(self, pending: Pending, cause: CancelCause) -> None:
+        """The caller left. Its batch-mates notice nothing."""
+        if pending.outcome is None:
+            self.feed(RequestCancelled(pending.id, cause))
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that have not ended."""
+        return len(self._pending)
+
+    # Instances
+
+    def attach(self, name: str, instance: BatchRunner) -> None:
+        """Let batches for the instance of this name go there."""
+        self._instances[name] = instance
+
+    def detach(self, name: str) -> None:
+        """Forget an instance that is down."""
+        self._instances.pop(name, None)
+
+    # The scheduler's door
+
+    def feed(self, *events: Event) -> None:
+        """Give the scheduler events now, with everything that arrived before them."""
+        arrived, self._arrived = self._arrived, []
+        self._handle([*arrived, *events])
+
+    def wake(self) -> None:
+        """The moment that the scheduler asked for has come."""
+        self.feed()
+
+    def observe(self) -> Observation:
+        """The scheduler now: live depths and ages."""
+        return self._scheduler.observe(self._clock())
+
+    def close(self) -> None:
+        """Stop the timer. Nothing may be pending any more."""
+        self._timer.close()
+
+    def _take_in_arrivals(self) -> None:
+        if self._arrived:
+            self.feed()
+
+    def _handle(self, events: list[Event]) -> None:
+        now_ns = self._clock()
+        for event in events:
+            if isinstance(event, RequestArrived):
+                self._pending[event.id].stamps.enqueued_ns = now_ns
+        commands = self._scheduler.handle(events, now_ns)
+        self._carry_out(commands, now_ns)
+        self._timer.arm(self._scheduler.next_wakeup_ns())
+
+    def _carry_out(self, commands: list[Command], now_ns: int) -> None:
+        for command in commands:
+            if isinstance(command, Dispatch):
+                self._dispatch(command, now_ns)
+        for command in commands:
+            if isinstance(command, Settle):
+                self._settle(command)
+            elif isinstance(command, PolicyFailed):
+                log.error(
+                    "policy of %s failed, batching is off for it: %s", command.model, command.error
+                )
+                self._on_policy_failed(command)
+
+    # Batches
+
+    def _dispatch(self, command: Dispatch, now_ns: int) -> None:
+        batch: list[Pending] = []
+        slices: list[Slice] = []
+        rows = 0
+        for part in command.parts:
+            pending = self._pending[part.id]
+            pending.offset = rows
+            pending.stamps.dispatched_ns = now_ns
+            rows += part.stop - part.start
+            batch.append(pending)
+            slices.append(Slice(pending.request, part.start, part.stop))
+        for pending in batch:
+            pending.stamps.batch_rows = rows
+        batch_id = command.batch_id
+        self._running[batch_id] = batch
+        self._instances[command.instance].run(
+            batch_id, slices, lambda executed: self._executed(batch_id, executed)
+        )
+
+    def _executed(self, batch_id: int, executed: Executed) -> None:
+        batch = self._running.pop(batch_id, None)
+        if batch is None:
+            return
+        result = executed.result
+        failed: list[Failure] = []
+        done: list[int] = []
+        for pending in batch:
+            stamps = pending.stamps
+            stamps.execute_start_ns = executed.execute_start_ns
+            stamps.execute_end_ns = executed.execute_end_ns
+            if result is None:
+                pending.failure = executed.failure
+                failed.append(Failure(pending.id, executed.cause))
+            elif result.row_errors and (error := _row_error(pending, result.row_errors)):
+                pending.failure = error
+                failed.append(Failure(pending.id, FailureCause.INPUT))
+            else:
+                pending.result = result
+                done.append(pending.id)
+        self.feed(
+            BatchProgress(
+                batch_id,
+                tuple(done),
+                tuple(failed),
+                last=True,
+                timings=Timings(
+                    executed.started_ns, executed.execute_start_ns, executed.execute_end_ns
+                ),
+            )
+        )
+        if result is not None:
+            result.release()
+
+    def forget_batch(self, batch_id: int) -> None:
+        """A batch whose instance is down will never report; drop what was kept for it."""
+        self._running.pop(batch_id, None)
+
+    # Ends
+
+    def _settle(self, settle: Settle) -> None:
+        for request_id in settle.ids:
+            pending = self._pending.pop(request_id)
+            pending.outcome = settle.outcome
+            pending.reason = settle.reason
+            if settle.outcome is Outcome.OK:
+                self._answer(pending)
+            else:
+                pending.stamps.settled_ns = self._clock()
+                pending.reply.fail(error_for(settle, pending.target.name, pending.failure))
+
+    def _answer(self, pending: Pending) -> None:
+        request, target = pending.request, pending.target
+        assert pending.result is not None  # noqa: S101 - the core settled what was reported done
+        stop = pending.offset + pending.measure.rows
+        outputs = scatter(
+            pending.result, pending.offset, stop, request.outputs, target.output_datatypes
+        )
+        pending.result = None
+        pending.stamps.settled_ns = self._clock()
+        reply = InferenceReply(target.name, target.version, request.id, outputs, pending.stamps)
+        pending.reply.send(reply, last=True)
+
+
+def _row_error(pending: Pending, row_errors: Mapping[int, str]) -> str | None:
+    """The first error among a request's own rows, naming the row as the caller counts it."""
+    for row in range(pending.measure.rows):
+        message = row_errors.get(pending.offset + row)
+        if message is not None:
+            return f"row {row}: {message}"
+    return None

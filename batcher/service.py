@@ -1,0 +1,152 @@
+"""The middle of the house: a request comes in, passes the gate, and its answer goes out.
+
+Edges (gRPC now, others later) call `infer` or `stream` with a parsed request. The gate asks three
+questions in constant time: are we draining, is the model served, does the request fit it. What
+passes belongs to the scheduler until it ends; leaving early (cancelling the coroutine, closing the
+stream) gives the request up and touches nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from batcher.clock import Clock
+from batcher.core.commands import Outcome
+from batcher.core.events import CancelCause
+from batcher.errors import Draining, InvalidRequest, RequestError
+from batcher.runtime.models import ModelRegistry, ServedModel
+from batcher.runtime.pending import Pending
+from batcher.runtime.request import InferenceReply, InferenceRequest
+from batcher.runtime.runner import Runner
+from batcher.runtime.signature import Measure
+from batcher.telemetry import GateReason
+from batcher.telemetry.stamps import Stamps
+
+RETRY_DRAINING_NS = 1_000_000_000
+"""What a caller is told to wait when this server drains; another one may answer at once."""
+
+
+class SingleReply:
+    """A reply port for answers that come in one part: a future."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[InferenceReply]) -> None:
+        self.future = future
+
+    def send(self, part: InferenceReply, *, last: bool) -> None:  # noqa: ARG002 - the port's shape
+        """Resolve the future."""
+        if not self.future.done():
+            self.future.set_result(part)
+
+    def fail(self, error: RequestError) -> None:
+        """Fail the future."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class PartsReply:
+    """A reply port for answers in parts: a queue that ends with None or an error."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self) -> None:
+        self.parts: asyncio.Queue[InferenceReply | RequestError | None] = asyncio.Queue()
+
+    def send(self, part: InferenceReply, *, last: bool) -> None:
+        """Queue a part."""
+        self.parts.put_nowait(part)
+        if last:
+            self.parts.put_nowait(None)
+
+    def fail(self, error: RequestError) -> None:
+        """Queue the error; nothing follows it."""
+        self.parts.put_nowait(error)
+
+
+class Batcher:
+    """Answers inference requests. Every method runs on the event loop's thread."""
+
+    def __init__(self, models: ModelRegistry, runner: Runner, clock: Clock) -> None:
+        self.models = models
+        self.draining = False
+        self._runner = runner
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+
+    async def infer(self, request: InferenceRequest) -> InferenceReply:
+        """Answer one request in one part.
+
+        Raises a `RequestError` of the kind that says why not. Cancelling this coroutine cancels the
+        request.
+        """
+        model, measure = self._gate(request)
+        port = SingleReply(self._loop.create_future())
+        pending = self._runner.submit(request, model, measure, port)
+        try:
+            return await port.future
+        finally:
+            self._ended(pending, model)
+
+    async def stream(self, request: InferenceRequest) -> AsyncIterator[InferenceReply]:
+        """Answer one request in as many parts as its executor gives; else as `infer`."""
+        model, measure = self._gate(request)
+        port = PartsReply()
+        pending = self._runner.submit(request, model, measure, port)
+        try:
+            while (part := await port.parts.get()) is not None:
+                if isinstance(part, RequestError):
+                    raise part
+                yield part
+        finally:
+            self._ended(pending, model)
+
+    def refused(self, name: str, version: str, arrival_ns: int, reason: GateReason) -> None:
+        """Count a request that ended before or at the gate, if its model is known."""
+        try:
+            model = self.models.find(name, version)
+        except RequestError:
+            return
+        stamps = Stamps(arrival_ns)
+        stamps.settled_ns = self._clock()
+        model.telemetry.request_ended(Outcome.REJECTED, reason, 0, stamps, None)
+
+    @property
+    def unanswered(self) -> int:
+        """Accepted requests that have not ended."""
+        return self._runner.unanswered
+
+    def _gate(self, request: InferenceRequest) -> tuple[ServedModel, Measure]:
+        reason = GateReason.DRAINING
+        try:
+            if self.draining:
+                raise Draining(
+                    f"{request.model}: the server is shutting down",
+                    retry_after_ns=RETRY_DRAINING_NS,
+                )
+            reason = GateReason.UNAVAILABLE
+            model = self.models.find(request.model, request.version)
+            return model, model.signature.measure(request)
+        except RequestError as error:
+            if isinstance(error, InvalidRequest):
+                reason = GateReason.INVALID
+            self.refused(request.model, request.version, request.arrival_ns, reason)
+            raise
+
+    def _ended(self, pending: Pending, model: ServedModel) -> None:
+        """Give up what the caller left behind, and count the request."""
+        now_ns = self._clock()
+        if pending.outcome is None:
+            deadline_ns = pending.request.deadline_ns
+            late = deadline_ns is not None and now_ns >= deadline_ns
+            cause = CancelCause.DEADLINE if late else CancelCause.CANCELLED
+            self._runner.cancel(pending, cause)
+        stamps = pending.stamps
+        stamps.replied_ns = now_ns
+        target_ns = model.settings.target_ns
+        due_ns = None if target_ns is None else stamps.arrival_ns + target_ns
+        assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
+        model.telemetry.request_ended(
+            pending.outcome, pending.reason, pending.measure.rows, stamps, due_ns
+        )
