@@ -12,6 +12,7 @@ from batcher.config.loader import file_problems, load_config, parse_config
 from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
 from batcher.config.root import Config, DeviceConfig, device_limits
 from batcher.config.schema import json_schema
+from batcher.config.section import nearest
 from batcher.config.server import ServerConfig, TlsConfig
 from batcher.config.units import format_duration, format_size, parse_duration, parse_size
 
@@ -32,6 +33,7 @@ __all__ = [
     "format_size",
     "json_schema",
     "load_config",
+    "nearest",
     "parse_address",
     "parse_config",
     "parse_duration",

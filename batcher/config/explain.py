@@ -13,6 +13,10 @@ from batcher.config.section import CrossCheckError, KeyPath, Section, nearest, r
 
 _ALLOWED = {
     "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "finite_number": "a finite number",
     "int_from_float": "a whole number",
     "string_type": "text (in quotes, if it looks like a number)",
     "path_type": "the path of a file",
@@ -21,6 +25,8 @@ _ALLOWED = {
     "dict_type": "a mapping of names to settings",
     "literal_error": "{expected}",
     "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than": "less than {lt}",
     "less_than_equal": "{le} or less",
 }
 """Kinds of pydantic error to what is allowed, with the error's own context filled in."""

@@ -19,7 +19,7 @@ from batcher.config.section import (
     refusal,
 )
 from batcher.config.units import Duration, DurationOrZero, Size
-from batcher.core.settings import ModelSettings, QueueLimits
+from batcher.core.settings import ModelSettings, PolicySettings, QueueLimits
 
 PolicyName = Annotated[
     str,
@@ -75,6 +75,14 @@ class BatchingConfig(Section):
                 )
         CrossCheckError.raise_any(problems)
         return self
+
+    def policy_settings(self) -> PolicySettings:
+        """The policy as the scheduler takes it."""
+        return POLICIES[self.policy].settings(self)
+
+    def window(self) -> str:
+        """How long a request may wait for company, in words for a person."""
+        return POLICIES[self.policy].window(self)
 
 
 class QueueConfig(Section):
@@ -156,7 +164,7 @@ class ModelConfig(Section):
         """What the scheduler reads of this model. Times in nanoseconds."""
         return ModelSettings(
             max_batch_size=self.batching.max_batch_size,
-            policy=POLICIES[self.batching.policy].settings(self.batching),
+            policy=self.batching.policy_settings(),
             queue=QueueLimits(
                 max_requests=self.queue.max_requests,
                 max_rows=self.queue.max_rows,

@@ -6,6 +6,7 @@ from typing import Any
 
 from batcher.config.root import Config
 
+_SCALAR_CHECKS = ("type", "pattern", "enum", "const", "minimum", "maximum")
 _REFERENCE = {"$ref": "#/$defs/EnvironmentReference"}
 
 
@@ -16,34 +17,33 @@ def json_schema() -> dict[str, Any]:
     reads the environment passes unseen.
     """
     # Serialisation mode writes defaults the way the file has them: "30s", not 30000000000.
-    schema: dict[str, Any] = _with_references(Config.model_json_schema(mode="serialization"))
+    schema: dict[str, Any] = _for_editors(Config.model_json_schema(mode="serialization"))
     schema["$defs"]["EnvironmentReference"] = {
         "type": "string",
         "pattern": r"\$\{.+\}",
         "description": "A value that reads the environment: ${NAME} or ${NAME:-default}.",
     }
+    schema["title"] = "batcher configuration"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
-def _with_references(node: Any) -> Any:
-    """Let every scalar that is not free text be a reference to the environment as well."""
+def _for_editors(node: Any) -> Any:
+    """Let every scalar that is not free text be a reference to the environment as well.
+
+    Also drops the titles that pydantic makes up from the keys, and folds descriptions to one line.
+    """
     if isinstance(node, list):
-        return [_with_references(item) for item in node]
+        return [_for_editors(item) for item in node]
     if not isinstance(node, dict):
         return node
     checks = {key: node[key] for key in _SCALAR_CHECKS if key in node}
-    if checks and node.get("type") in ("string", "integer"):
-        notes = {key: value for key, value in node.items() if key not in checks}
-        return notes | {"anyOf": [checks, _REFERENCE]}
-    node = {
-        key: value for key, value in node.items() if key != "title" or node.get("type") == "object"
-    }
-    if isinstance(node.get("description"), str):
-        node["description"] = " ".join(node["description"].split())
-    return {
-        key: value if key in ("default", "examples") else _with_references(value)
-        for key, value in node.items()
-    }
-
-
-_SCALAR_CHECKS = ("type", "pattern", "enum", "const", "minimum", "maximum")
+    scalar = len(checks) > 1 or checks.get("type") == "integer"
+    result: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "description" and isinstance(value, str):
+            result[key] = " ".join(value.split())
+        elif key in ("default", "examples", "required"):
+            result[key] = value
+        elif not (key == "title" and isinstance(value, str)) and not (scalar and key in checks):
+            result[key] = _for_editors(value)
+    return result | {"anyOf": [checks, _REFERENCE]} if scalar else result

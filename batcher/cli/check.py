@@ -1,0 +1,121 @@
+"""`batcher check`: say what is wrong with a configuration, or sum up what it would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from batcher.cli.configuration import ConfigPath, checked_config
+from batcher.cli.exits import reported
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from batcher.config import Config, QueueConfig
+
+EPILOG = """
+Examples:
+
+`batcher check config.yaml`
+
+`MODEL_DIR=/models batcher check config.yaml` when the file reads `${MODEL_DIR}`.
+
+Exit codes: 0 when all is well, 2 when something is wrong: each problem names the path, the line,
+what was got and what is allowed.
+"""
+
+_COLUMNS = (
+    "model",
+    "executor",
+    "instances",
+    "device",
+    "policy",
+    "rows",
+    "window",
+    "target",
+    "queue",
+)
+
+_PIPE_WIDTH = 160
+"""Columns of the table where there is no terminal to fit into."""
+
+
+def check(config: ConfigPath) -> None:
+    """Validate a configuration without starting anything, and sum up what it would do.
+
+    Also looks for the TLS files and for the executors. What an executor makes of its `options`
+    (whether a model file is good) is known only when it loads: `batcher serve` says so before it
+    is ready.
+    """
+    with reported():
+        from rich.console import Console
+
+        settings = checked_config(config)
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=_PIPE_WIDTH)
+        for line in _listeners(settings):
+            typer.echo(line)
+        console.print(_models(settings))
+        typer.echo(_devices(settings))
+        typer.echo(f"{config}: ok")
+
+
+def _listeners(config: Config) -> list[str]:
+    server = config.server
+    secured = ""
+    if server.tls is not None:
+        secured = " (mutual TLS)" if server.tls.client_ca else " (TLS)"
+    lines = [f"grpc:  {', '.join(server.grpc)}{secured}"]
+    if server.http is not None:
+        lines.append(f"http:  {server.http}")
+    if server.admin:
+        lines.append(f"admin: {', '.join(server.admin)}{secured}")
+    return lines
+
+
+def _models(config: Config) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from batcher.config import format_duration
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in _COLUMNS:
+        table.add_column(heading, overflow="fold")
+    for model in config.models:
+        batching = model.batching
+        target = batching.target_p99
+        table.add_row(
+            f"{model.name}:{model.version}",
+            model.executor,
+            str(model.instances),
+            model.device,
+            batching.policy,
+            str(batching.max_batch_size),
+            batching.window(),
+            "-" if target is None else format_duration(target),
+            _queue(model.queue),
+        )
+    return table
+
+
+def _queue(queue: QueueConfig) -> str:
+    from batcher.config import format_duration, format_size
+
+    bounds = [f"{queue.max_requests} requests"]
+    if queue.max_rows is not None:
+        bounds.append(f"{queue.max_rows} rows")
+    if queue.max_bytes is not None:
+        bounds.append(format_size(queue.max_bytes))
+    if queue.timeout is not None:
+        bounds.append(format_duration(queue.timeout))
+    return ", ".join(bounds)
+
+
+def _devices(config: Config) -> str:
+    from batcher.config import device_limits
+
+    limits = device_limits(config)
+    return "batches at once: " + ", ".join(f"{name} {limit}" for name, limit in limits.items())

@@ -1,0 +1,39 @@
+"""Errors to exit codes: 2 for a wrong configuration, 1 for everything else that went wrong."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import typer
+
+from batcher.errors import BatcherError, ConfigError
+
+FAILED: Final = 1
+BAD_CONFIG: Final = 2
+"""Also what a wrong use of the command line ends with."""
+
+
+@contextmanager
+def reported(*, with_traceback: bool = False) -> Iterator[None]:
+    """Print an error of the block on standard error and end with its exit code.
+
+    The message alone is for whoever reads the terminal; `with_traceback` adds where it came from.
+    """
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(FAILED) from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, the terminal gets one line and a code
+        if with_traceback:
+            typer.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        if isinstance(error, BatcherError):
+            typer.echo(f"error: {error}", err=True)
+        else:
+            typer.echo(f"unexpected error: {type(error).__name__}: {error}", err=True)
+        raise typer.Exit(BAD_CONFIG if isinstance(error, ConfigError) else FAILED) from None

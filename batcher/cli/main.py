@@ -1,0 +1,51 @@
+"""The `batcher` command: what is common to all commands, and the list of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from batcher import __version__
+from batcher.cli import check, schema, serve
+
+EXAMPLES = """
+Examples:
+
+`batcher check config.yaml` says what is wrong with a configuration, or sums it up.
+
+`batcher serve config.yaml` serves it until SIGTERM or Ctrl-C.
+"""
+
+app = typer.Typer(
+    name="batcher",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"batcher {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=EXAMPLES)
+def _root(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Batches gRPC inference requests inside windows that a latency target bounds."""
+
+
+app.command(epilog=serve.EPILOG)(serve.serve)
+app.command(epilog=check.EPILOG)(check.check)
+app.command(epilog=schema.EPILOG)(schema.schema)

@@ -1,0 +1,69 @@
+"""`batcher serve`: run until told to stop."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from batcher.cli.configuration import ConfigPath, checked_config
+from batcher.cli.exits import reported
+
+EPILOG = """
+Examples:
+
+`batcher serve config.yaml`
+
+`batcher serve config.yaml --log-format json --log-level warning`
+
+`batcher check config.yaml` first says what is wrong without starting anything.
+
+Exit codes: 0 after a clean drain, 2 when the configuration is wrong, 1 when it could not start or
+not drain in time.
+"""
+
+
+class LogLevel(StrEnum):
+    """From which level on logs are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How a log line looks."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def serve(
+    config: ConfigPath,
+    log_level: Annotated[
+        LogLevel,
+        typer.Option(help="What to log on standard error; `debug` adds tracebacks to errors."),
+    ] = LogLevel.INFO,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="`text` for people, `json` for one object a line.")
+    ] = LogFormat.TEXT,
+) -> None:
+    """Serve the models of a configuration until SIGTERM or Ctrl-C.
+
+    Prints one line on standard output when it is ready. The first signal drains: new requests are
+    refused, accepted ones are answered, for at most `server.drain_timeout`. A second one ends at
+    once.
+    """
+    with reported(with_traceback=log_level is LogLevel.DEBUG):
+        from batcher.telemetry.logs import configure_logging
+
+        configure_logging(log_level.value, log_format.value)
+        settings = checked_config(config)
+
+        import uvloop
+
+        from batcher import app
+
+        uvloop.run(app.serve(settings))
