@@ -35,9 +35,10 @@ def empty(family: Family) -> Metric:
 def single_values(family: Family, points: Iterable[Point]) -> Metric:
     """A gauge or counter with one sample per point; labels in the family's order."""
     metric = empty(family)
-    suffix = family.exported_name
-    for values, value in points:
-        metric.add_sample(suffix, dict(zip(family.labels, values, strict=True)), value)
+    if not isinstance(metric, CounterMetricFamily | GaugeMetricFamily):
+        raise TypeError(f"{family.name} is a {family.kind}")
+    for labels, value in points:
+        metric.add_metric(labels, value)
     return metric
 
 
@@ -45,16 +46,12 @@ def histograms(family: Family, points: Iterable[tuple[Labels, Histogram]]) -> Me
     """A histogram family with one histogram per point; labels in the family's order."""
     metric = empty(family)
     buckets = family.buckets
-    if buckets is None:
-        raise TypeError(f"{family.name} has no buckets")
+    if not isinstance(metric, HistogramMetricFamily) or buckets is None:
+        raise TypeError(f"{family.name} is a {family.kind}")
     limits = _limits(buckets)
-    for values, histogram in points:
-        labels = dict(zip(family.labels, values, strict=True))
-        cumulative = histogram.cumulative()
-        for limit, count in zip(limits, cumulative, strict=True):
-            metric.add_sample(f"{family.name}_bucket", {**labels, "le": limit}, count)
-        metric.add_sample(f"{family.name}_count", labels, cumulative[-1])
-        metric.add_sample(f"{family.name}_sum", labels, histogram.total / buckets.scale)
+    for labels, histogram in points:
+        counts = list(zip(limits, histogram.cumulative(), strict=True))
+        metric.add_metric(labels, counts, histogram.total / buckets.scale)
     return metric
 
 

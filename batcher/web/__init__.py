@@ -1,1 +1,11 @@
-""""""
+"""The HTTP edge: metrics for scrapers, probes for orchestrators, a page for people.
+
+It shares the event loop with the data plane, so nothing here may hold the loop for long: the
+metrics are rendered a slice at a time, and no handler waits for anything.
+"""
+
+from batcher.web.app import build_app
+from batcher.web.health import HealthReport, ModelHealth
+from batcher.web.server import HttpServer
+
+__all__ = ["HealthReport", "HttpServer", "ModelHealth", "build_app"]

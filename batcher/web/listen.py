@@ -1,0 +1,95 @@
+"""Sockets for the HTTP server, with errors that name the address."""
+
+from __future__ import annotations
+
+import re
+import socket
+import stat
+from pathlib import Path
+
+from batcher.errors import ListenError
+
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
+_TCP = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>\d{1,5})")
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket for `host:port`, `[v6]:port` or `unix:/path`; port 0 takes a free one.
+
+    A Unix socket that nobody listens on any more is replaced. Raises `ListenError` naming the
+    address: it cannot be read, is in use, is not ours to bind, or its path is not a socket.
+    """
+    try:
+        if address.startswith("unix:"):
+            return _listen_unix(address.removeprefix("unix:"))
+        return _listen_tcp(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ListenError(f"cannot listen on {address}: {reason}") from error
+
+
+def bound_address(sock: socket.socket) -> str:
+    """Where the socket listens, in the form that `listen` takes."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host, port = name[:2]
+    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+
+
+def release(address: str) -> None:
+    """Clear away what a closed listener leaves behind: the path of a Unix socket."""
+    if address.startswith("unix:"):
+        Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+
+
+def _listen_tcp(address: str) -> socket.socket:
+    match = _TCP.fullmatch(address)
+    if match is None:
+        raise ListenError(
+            f"cannot listen on {address!r}: expected host:port, [v6 address]:port or unix:/path"
+        )
+    host, port = match["v6"] or match["host"], int(match["port"])
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, name = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        # Without it a restart has to wait until the last connections of the old process are gone.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(name)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Make way for a new socket at `path` if the one there has no listener."""
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"cannot listen on unix:{path}: the path exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+    raise ListenError(f"cannot listen on unix:{path}: another process listens there")

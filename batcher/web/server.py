@@ -1,0 +1,88 @@
+"""`HttpServer`: uvicorn as a guest in our event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from socket import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from batcher.web.listen import BACKLOG, bound_address, listen, release
+
+MAX_CONNECTIONS = 64
+"""Connections beyond this many are answered 503: probes and scrapers need a few."""
+
+STOP_TIMEOUT_SECONDS = 2
+"""How long `stop` waits for answers that are on their way."""
+
+
+class HttpServer:
+    """Serves an application on one address. `start` once, then `stop` once."""
+
+    def __init__(
+        self, address: str, app: ASGIApp, *, max_connections: int = MAX_CONNECTIONS
+    ) -> None:
+        self.address = address
+        """Where it listens; after `start` with the port that was taken for port 0."""
+        self._server = _Guest(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                http="h11",
+                ws="none",
+                proxy_headers=False,
+                server_header=False,
+                date_header=False,
+                backlog=BACKLOG,
+                # uvicorn refuses when the count, with the new one in it, reaches its limit.
+                limit_concurrency=max_connections + 1,
+                timeout_graceful_shutdown=STOP_TIMEOUT_SECONDS,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen and serve from now on. Raises `ListenError` if the address cannot be had."""
+        sock = listen(self.address)
+        self.address = bound_address(sock)
+        self._serving = asyncio.create_task(self._server.serve([sock]), name="http-server")
+        listening = asyncio.create_task(self._server.listening.wait())
+        await asyncio.wait((self._serving, listening), return_when=asyncio.FIRST_COMPLETED)
+        if not listening.done():
+            listening.cancel()
+            sock.close()
+            await self._serving
+
+    async def stop(self) -> None:
+        """Take no new connection, let running answers end, close the rest, free the address."""
+        if self._serving is None:
+            return
+        self._server.stopping.set()
+        await self._serving
+        release(self.address)
+
+
+class _Guest(uvicorn.Server):
+    """A uvicorn server that leaves signals to its host and waits instead of polling."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+        self.stopping = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    async def main_loop(self) -> None:
+        await self.stopping.wait()
