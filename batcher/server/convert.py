@@ -1,0 +1,307 @@
+"""Inference messages <-> our own types: pure functions, called once for each request.
+
+    data --parse--> WireRequest --to_request--> InferenceRequest
+    InferenceReply --to_response--> data
+
+A client's requests differ in their numbers far more than in their form, so what an input's or an
+output's header says is remembered by its bytes, within limits, in both directions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from google.protobuf.message import DecodeError
+
+from batcher.errors import ExecutionFailed, InvalidRequest
+from batcher.executor import ParameterValue
+from batcher.protocol import inference
+from batcher.runtime.request import InferenceReply, InferenceRequest
+from batcher.server.classification import top_classes
+from batcher.server.parameters import (
+    RequestParameters,
+    classification,
+    read_parameters,
+    refuse_shared_memory,
+)
+from batcher.server.raw import MalformedTensorError, from_raw, from_typed, to_raw
+from batcher.server.wire import WireRequest, encode_length, parse
+from batcher.tensors import DTYPES, Array, Tensor
+
+__all__ = [
+    "WireRequest",
+    "parse",
+    "stream_error",
+    "stream_response",
+    "to_request",
+    "to_response",
+]
+
+MAX_RANK = 32
+"""Axes of one tensor; numpy 1 allows no more."""
+
+REMEMBERED_HEADERS = 4096
+"""Headers of inputs remembered at most; then all are forgotten."""
+
+REMEMBERED_HEADER_BYTES = 256
+"""A longer header is read anew each time, so the memory held is bounded."""
+
+_MAX_TENSOR_BYTES = 2**63 - 1
+
+_NO_PARAMETERS = RequestParameters()
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """All that an input says beside its raw contents."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    elements: int
+    contents: inference.InferTensorContents | None
+
+
+_headers: dict[bytes, _Header] = {}
+
+
+def to_request(
+    wire: WireRequest,
+    *,
+    arrival_ns: int,
+    deadline_ns: int | None = None,
+    tenant: str = "",
+    priority: int = 0,
+) -> InferenceRequest:
+    """What the request asks for. `priority` (from the metadata) gives way to a parameter.
+
+    Arrays made from raw contents are read-only views of the message, not always aligned. Whether
+    the model takes such inputs is for the gate to say. The parameters `sequence_start` and
+    `sequence_end` are checked and then dropped. Raises InvalidRequest, naming the model and the
+    input, and NotSupported for shared memory.
+    """
+    model = wire.model
+    if not model:
+        raise InvalidRequest("the request names no model")
+    parameters = _parameters(wire) if wire.parameters else _NO_PARAMETERS
+    outputs: tuple[str, ...] | None = None
+    classifications: dict[str, int] | None = None
+    if wire.outputs:
+        outputs, classifications = _requested_outputs(wire)
+    return InferenceRequest(
+        model=model,
+        inputs=_inputs(wire),
+        arrival_ns=arrival_ns,
+        version=wire.version,
+        id=wire.id,
+        outputs=outputs,
+        classifications=classifications,
+        parameters=parameters.others or None,
+        priority=parameters.priority or priority,
+        timeout_ns=parameters.timeout_ns,
+        deadline_ns=deadline_ns,
+        tenant=tenant,
+        sequence=parameters.sequence,
+    )
+
+
+def _inputs(wire: WireRequest) -> dict[str, Tensor]:
+    if not wire.inputs:
+        raise InvalidRequest(f"model {wire.model!r}: the request has no inputs")
+    raw = wire.raw
+    inputs: dict[str, Tensor] = {}
+    if raw and len(raw) != len(wire.inputs):
+        raise InvalidRequest(
+            f"model {wire.model!r}: expected raw contents for each of {len(wire.inputs)} inputs, "
+            f"got {len(raw)}"
+        )
+    for index, chunk in enumerate(wire.inputs):
+        header = _headers.get(chunk) or _read_header(chunk, wire.model)
+        name = header.name
+        if name in inputs:
+            raise InvalidRequest(f"model {wire.model!r}: input {name!r} is given twice")
+        try:
+            array = _raw_input(wire.data, *raw[index], header) if raw else _typed_input(header)
+        except MalformedTensorError as error:
+            raise InvalidRequest(f"model {wire.model!r}: input {name!r}: {error}") from error
+        inputs[name] = Tensor(header.datatype, array)
+    return inputs
+
+
+def _raw_input(data: bytes, offset: int, length: int, header: _Header) -> Array:
+    if header.contents is not None:
+        raise MalformedTensorError(
+            "it has contents, and the request raw_input_contents; use only one"
+        )
+    return from_raw(data, offset, length, header.datatype, header.shape, header.elements)
+
+
+def _typed_input(header: _Header) -> Array:
+    contents = header.contents
+    if contents is None:
+        if header.elements:
+            raise MalformedTensorError("it has no contents, and the request no raw_input_contents")
+        contents = inference.InferTensorContents()
+    return from_typed(contents, header.datatype, header.shape, header.elements)
+
+
+def _read_header(chunk: bytes, model: str) -> _Header:
+    """Read and check one serialized InferInputTensor, and remember it if it may come again."""
+    try:
+        message = inference.ModelInferRequest.InferInputTensor.FromString(chunk)
+    except DecodeError as error:
+        raise InvalidRequest(f"model {model!r}: an input is not valid protobuf: {error}") from error
+    name = message.name
+    if not name:
+        raise InvalidRequest(f"model {model!r}: an input has no name")
+    where = f"model {model!r}: input {name!r}"
+    datatype = message.datatype
+    dtype = DTYPES.get(datatype)
+    if dtype is None:
+        raise InvalidRequest(
+            f"{where}: expected a datatype of {', '.join(DTYPES)}, got {datatype!r}"
+        )
+    if message.parameters:
+        refuse_shared_memory(message.parameters, where)
+    shape = tuple(message.shape)
+    _check_shape(shape, dtype.itemsize, where)
+    contents = message.contents if message.HasField("contents") else None
+    header = _Header(name, datatype, shape, math.prod(shape), contents)
+    if contents is None and len(chunk) <= REMEMBERED_HEADER_BYTES:
+        if len(_headers) >= REMEMBERED_HEADERS:
+            _headers.clear()
+        _headers[chunk] = header
+    return header
+
+
+def _check_shape(shape: tuple[int, ...], itemsize: int, where: str) -> None:
+    if not shape:
+        raise InvalidRequest(f"{where}: expected a shape whose first axis is the rows, got []")
+    if len(shape) > MAX_RANK:
+        raise InvalidRequest(f"{where}: expected at most {MAX_RANK} axes, got {len(shape)}")
+    if min(shape) < 0:
+        raise InvalidRequest(f"{where}: expected a shape without negative axes, got {list(shape)}")
+    # An axis of length 0 does not make the others harmless: numpy multiplies them all the same.
+    if itemsize * math.prod(axis or 1 for axis in shape) > _MAX_TENSOR_BYTES:
+        raise InvalidRequest(f"{where}: the shape {list(shape)} is larger than any memory")
+
+
+def _parameters(wire: WireRequest) -> RequestParameters:
+    try:
+        message = inference.ModelInferRequest.FromString(b"".join(wire.parameters))
+    except DecodeError as error:
+        raise InvalidRequest(
+            f"model {wire.model!r}: the parameters are not valid protobuf: {error}"
+        ) from error
+    return read_parameters(message.parameters, wire.model)
+
+
+def _requested_outputs(wire: WireRequest) -> tuple[tuple[str, ...], dict[str, int] | None]:
+    """The names of the requested outputs, and how many classes of which."""
+    classes: dict[str, int | None] = {}
+    for chunk in wire.outputs:
+        try:
+            name, count = _requested_output(chunk, wire.model)
+        except DecodeError as error:
+            raise InvalidRequest(
+                f"model {wire.model!r}: a requested output is not valid protobuf: {error}"
+            ) from error
+        if name in classes:
+            raise InvalidRequest(f"model {wire.model!r}: output {name!r} is requested twice")
+        classes[name] = count
+    asked = {name: count for name, count in classes.items() if count is not None}
+    return tuple(classes), asked or None
+
+
+@lru_cache(maxsize=1024)
+def _requested_output(chunk: bytes, model: str) -> tuple[str, int | None]:
+    message = inference.ModelInferRequest.InferRequestedOutputTensor.FromString(chunk)
+    if not message.name:
+        raise InvalidRequest(f"model {model!r}: a requested output has no name")
+    return message.name, classification(
+        message.parameters, f"model {model!r}: output {message.name!r}"
+    )
+
+
+_ID_TAG = b"\x1a"
+_RAW_OUTPUT_CONTENTS_TAG = b"\x32"
+_ERROR_MESSAGE_TAG = b"\x0a"
+_INFER_RESPONSE_TAG = b"\x12"
+
+
+def to_response(
+    reply: InferenceReply, *, classifications: Mapping[str, int] | None = None
+) -> bytes:
+    """The serialized `ModelInferResponse`, tensors in `raw_output_contents`.
+
+    `classifications` is the request's: those outputs are answered as BYTES `value:index`, the
+    highest values of each row first. Raises InvalidRequest where an output cannot be classified, and
+    ExecutionFailed where the executor's BYTES are not bytes.
+    """
+    parts: list[bytes | memoryview] = [_response_head(reply.model, reply.version)]
+    if reply.id:
+        content = reply.id.encode()
+        parts += (_ID_TAG, encode_length(len(content)), content)
+    if reply.parameters:
+        parts.append(_response_parameters(reply.parameters))
+    raw: list[bytes | memoryview] = []
+    for name, tensor in reply.outputs.items():
+        datatype, array = tensor.datatype, tensor.array
+        if classifications and name in classifications:
+            where = f"model {reply.model!r}: output {name!r}"
+            array = top_classes(datatype, array, classifications[name], where)
+            datatype = "BYTES"
+        parts.append(_output_header(name, datatype, array.shape))
+        try:
+            elements = to_raw(datatype, array)
+        except MalformedTensorError as error:
+            raise ExecutionFailed(f"model {reply.model!r}: output {name!r}: {error}") from error
+        raw += (_RAW_OUTPUT_CONTENTS_TAG, encode_length(len(elements)), elements)
+    # Protobuf merges what is concatenated, so a message can be written in parts.
+    return b"".join(parts + raw)
+
+
+def stream_response(response: bytes) -> bytes:
+    """The serialized `ModelStreamInferResponse` around a serialized `ModelInferResponse`."""
+    return b"".join((_INFER_RESPONSE_TAG, encode_length(len(response)), response))
+
+
+def stream_error(message: str, *, request_id: str = "") -> bytes:
+    """The serialized `ModelStreamInferResponse` that says what went wrong with which request."""
+    response = inference.ModelStreamInferResponse(error_message=message)
+    if request_id:
+        response.infer_response.id = request_id
+    return response.SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def _response_head(model: str, version: str) -> bytes:
+    return inference.ModelInferResponse(model_name=model, model_version=version).SerializeToString()
+
+
+@lru_cache(maxsize=4096)
+def _output_header(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    output = inference.ModelInferResponse.InferOutputTensor(
+        name=name, datatype=datatype, shape=shape
+    )
+    return inference.ModelInferResponse(outputs=[output]).SerializeToString()
+
+
+def _response_parameters(parameters: Mapping[str, ParameterValue]) -> bytes:
+    response = inference.ModelInferResponse()
+    for name, value in parameters.items():
+        parameter = response.parameters[name]
+        if isinstance(value, bool):
+            parameter.bool_param = value
+        elif isinstance(value, str):
+            parameter.string_param = value
+        elif isinstance(value, float):
+            parameter.double_param = value
+        elif value < 2**63:
+            parameter.int64_param = value
+        else:
+            parameter.uint64_param = value
+    return response.SerializeToString()

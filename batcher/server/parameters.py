@@ -1,0 +1,110 @@
+"""Request parameters: which are reserved, their types and ranges, and all others passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from batcher.clock import MICROSECOND
+from batcher.errors import InvalidRequest, NotSupported
+from batcher.executor import ParameterValue
+from batcher.protocol import inference
+
+_INT64 = "int64_param"
+_RESERVED = {
+    "sequence_id": ("int64_param", "string_param"),
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+    "priority": ("int64_param", "uint64_param"),
+    "timeout": (_INT64,),
+}
+"""Name -> the choices of InferParameter it may come as."""
+
+_SHARED_MEMORY = "shared_memory_"
+_RESERVED_PREFIX = "triton_"
+
+
+@dataclass(slots=True)
+class RequestParameters:
+    """What a request's parameters say. `others` is what goes on to the executor."""
+
+    sequence: int | str | None = None
+    priority: int = 0
+    timeout_ns: int | None = None
+    others: dict[str, ParameterValue] = field(default_factory=dict)
+
+
+def read_parameters(
+    parameters: Mapping[str, inference.InferParameter], model: str
+) -> RequestParameters:
+    """Take the reserved parameters out and check them.
+
+    Raises InvalidRequest for a wrong type, a value out of range, a parameter without a value or an
+    unknown name that begins with `triton_`.
+    """
+    found = RequestParameters()
+    for name, parameter in parameters.items():
+        where = f"model {model!r}: parameter {name!r}"
+        choice = parameter.WhichOneof("parameter_choice")
+        if choice is None:
+            raise InvalidRequest(f"{where} has no value")
+        value: ParameterValue = getattr(parameter, choice)
+        allowed = _RESERVED.get(name)
+        if allowed is None:
+            if name.startswith(_RESERVED_PREFIX):
+                raise InvalidRequest(
+                    f"{where} is unknown; names that begin with {_RESERVED_PREFIX!r} are reserved"
+                )
+            found.others[name] = value
+            continue
+        if choice not in allowed:
+            raise InvalidRequest(f"{where}: expected {' or '.join(allowed)}, got {choice}")
+        _take(found, name, value, where)
+    return found
+
+
+def _take(found: RequestParameters, name: str, value: ParameterValue, where: str) -> None:
+    """Note one reserved parameter, whose type is right."""
+    if name == "sequence_id":
+        # The protocol's "no sequence" is the zero of either type.
+        found.sequence = value if value and not isinstance(value, float) else None
+    elif name in {"priority", "timeout"}:
+        number = int(value)
+        if number < 0:
+            raise InvalidRequest(f"{where}: expected 0 or more, got {number}")
+        if name == "priority":
+            found.priority = number
+        elif number:
+            found.timeout_ns = number * MICROSECOND
+
+
+def classification(parameters: Mapping[str, inference.InferParameter], where: str) -> int | None:
+    """The number of classes a requested output asks for, or None.
+
+    Raises InvalidRequest unless it is an integer above 0, and NotSupported for shared memory.
+    """
+    refuse_shared_memory(parameters, where)
+    if "classification" not in parameters:
+        return None
+    parameter = parameters["classification"]
+    choice = parameter.WhichOneof("parameter_choice")
+    if choice != _INT64:
+        raise InvalidRequest(
+            f"{where}: parameter 'classification': expected {_INT64}, got {choice or 'no value'}"
+        )
+    if parameter.int64_param <= 0:
+        raise InvalidRequest(
+            f"{where}: parameter 'classification': expected more than 0, "
+            f"got {parameter.int64_param}"
+        )
+    return parameter.int64_param
+
+
+def refuse_shared_memory(parameters: Mapping[str, inference.InferParameter], where: str) -> None:
+    """Raise NotSupported if the parameters say that the tensor lies in shared memory."""
+    for name in parameters:
+        if name.startswith(_SHARED_MEMORY):
+            raise NotSupported(
+                f"{where}: parameter {name!r}: this server does not offer shared memory; "
+                "send the tensor in the message"
+            )

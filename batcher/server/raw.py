@@ -1,0 +1,170 @@
+"""Tensor elements on the wire <-> arrays: raw contents and typed contents.
+
+Raw contents are little-endian elements in row-major order; BYTES puts a four-byte length before
+each element. Arrays made from raw contents are read-only views of the message and may lie at any
+offset, so they are not always aligned (`array.flags.aligned`).
+
+What is wrong with a tensor is raised as MalformedTensorError; the caller knows the model and the
+tensor's name and says them (making that text for every good tensor would take longer than reading
+it).
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from batcher.protocol import inference
+from batcher.tensors import DTYPES, Array
+
+_LENGTH = struct.Struct("<I")
+
+_TYPED_FIELDS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Datatype -> the field of InferTensorContents that holds it; FP16 and BF16 have none."""
+
+
+class MalformedTensorError(ValueError):
+    """The elements do not fit what the tensor's header says."""
+
+
+def from_raw(
+    data: bytes,
+    offset: int,
+    length: int,
+    datatype: str,
+    shape: tuple[int, ...],
+    elements: int,
+) -> Array:
+    """The tensor of `elements` elements whose raw contents are `data[offset:offset + length]`.
+
+    Raises MalformedTensorError for contents that are too short or too long, and for malformed BYTES.
+    """
+    if datatype == "BYTES":
+        return _bytes_from_raw(data, offset, length, elements).reshape(shape)
+    dtype = DTYPES[datatype]
+    expected = elements * dtype.itemsize
+    if length != expected:
+        raise MalformedTensorError(
+            f"expected {expected} bytes of raw contents for {datatype} {list(shape)}, got {length}"
+        )
+    array: Array = np.ndarray(shape, dtype, data, offset)
+    if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
+        raise MalformedTensorError("raw BOOL elements must be the byte 0 or 1")
+    return array
+
+
+def _bytes_from_raw(data: bytes, offset: int, length: int, elements: int) -> Array:
+    """The flat object array of the length-prefixed elements in `data[offset:offset + length]`."""
+    if length < elements * _LENGTH.size:
+        raise MalformedTensorError(
+            f"expected {elements} BYTES elements, which take at least "
+            f"{elements * _LENGTH.size} bytes of raw contents, got {length} bytes"
+        )
+    array = np.empty(elements, np.object_)
+    position, end = offset, offset + length
+    for index in range(elements):
+        start = position + _LENGTH.size
+        if start > end:
+            raise MalformedTensorError(
+                f"the raw contents ({length} bytes) end after {index} of {elements} BYTES elements"
+            )
+        position = start + _LENGTH.unpack_from(data, position)[0]
+        if position > end:
+            raise MalformedTensorError(
+                f"BYTES element {index} says it has {position - start} bytes, but only "
+                f"{end - start} of the raw contents are left"
+            )
+        array[index] = data[start:position]
+    if position != end:
+        raise MalformedTensorError(
+            f"{end - position} of {length} bytes of raw contents are left after "
+            f"{elements} BYTES elements"
+        )
+    return array
+
+
+def from_typed(
+    contents: inference.InferTensorContents,
+    datatype: str,
+    shape: tuple[int, ...],
+    elements: int,
+) -> Array:
+    """The tensor of `elements` elements from typed contents.
+
+    Raises MalformedTensorError for elements in the wrong field, a wrong number of them, values out of the
+    datatype's range, and for a datatype that can only travel raw.
+    """
+    expected = _TYPED_FIELDS.get(datatype)
+    if expected is None:
+        raise MalformedTensorError(f"{datatype} has no typed contents; send it as raw contents")
+    for descriptor, _ in contents.ListFields():
+        if descriptor.name != expected:
+            raise MalformedTensorError(
+                f"{datatype} elements belong in {expected}, got {descriptor.name}"
+            )
+    values = getattr(contents, expected)
+    if len(values) != elements:
+        raise MalformedTensorError(
+            f"expected {elements} elements in {expected} for {datatype} {list(shape)}, "
+            f"got {len(values)}"
+        )
+    dtype = DTYPES[datatype]
+    if datatype == "BYTES":
+        array = np.empty(elements, np.object_)
+        array[:] = list(values)
+        return array.reshape(shape)
+    if dtype.itemsize < 4 and datatype != "BOOL":
+        limits = np.iinfo(dtype)
+        wide = np.array(values, np.int64)
+        if elements and (wide.min() < limits.min or wide.max() > limits.max):
+            raise MalformedTensorError(
+                f"{datatype} elements must be {limits.min} to {limits.max}, "
+                f"got {wide.min()} to {wide.max()}"
+            )
+        return wide.astype(dtype).reshape(shape)
+    return np.array(values, dtype).reshape(shape)
+
+
+def to_raw(datatype: str, array: Array) -> bytes | memoryview:
+    """The raw contents of a tensor: a view of its memory where that is possible.
+
+    Raises MalformedTensorError for an element of BYTES that is neither bytes nor text (text is UTF-8).
+    """
+    if datatype == "BYTES":
+        return _bytes_to_raw(array)
+    if array.nbytes > _COPY_LIMIT and array.flags.c_contiguous:
+        return array.data.cast("B")
+    return array.tobytes()
+
+
+_COPY_LIMIT = 4096
+"""Bytes up to which a copy costs less than a view."""
+
+
+def _bytes_to_raw(array: Array) -> bytes:
+    parts: list[bytes] = []
+    for element in array.flat:
+        if isinstance(element, str):
+            content = element.encode()
+        elif isinstance(element, (bytes, bytearray, memoryview)):
+            content = bytes(element)
+        else:
+            raise MalformedTensorError(
+                f"BYTES elements must be bytes or text, got {type(element).__name__}"
+            )
+        parts += (_LENGTH.pack(len(content)), content)
+    return b"".join(parts)
