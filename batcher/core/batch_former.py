@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
+from operator import index
+from typing import assert_never
 
 from batcher.core.fleet import Fleet, Instance
 from batcher.core.model import Model
-from batcher.core.policies import NoBatchingPolicy, Take
+from batcher.core.policies import Take, Wait
 from batcher.core.queue import Lane
 from batcher.core.record import record
 from batcher.core.request import LiveRequest
 
 NEVER_NS = 1 << 62
 """Later than any due time."""
+
+SPIN_NS = 1_000_000
+"""When a policy that waits for a moment in the past is asked again."""
 
 
 @record
@@ -77,20 +82,19 @@ def form(models: Iterable[Model], fleet: Fleet, now_ns: int) -> Formation:
 
 def _ask(model: Model, lane: Lane, now_ns: int) -> tuple[int, int, PolicyError | None]:
     """How many requests to take (0: none), when to ask again, and what went wrong."""
-    error: PolicyError | None = None
     try:
         verdict = model.policy.decide(lane, now_ns)
         if isinstance(verdict, Take):
             _check(lane, verdict.count, model.settings.max_batch_size)
+            return verdict.count, 0, None
+        if isinstance(verdict, Wait):
+            until_ns = index(verdict.until_ns)
+            # A policy that asks to be woken in the past would spin.
+            return 0, until_ns if until_ns > now_ns else now_ns + SPIN_NS, None
+        assert_never(verdict)
     except Exception as exc:  # noqa: BLE001 - whatever a policy does, nobody may hang
-        error = PolicyError(model.name, f"{type(exc).__name__}: {exc}")
-        model.policy = NoBatchingPolicy()
-        model.policy_failed = True
-        verdict = model.policy.decide(lane, now_ns)
-    if isinstance(verdict, Take):
-        return verdict.count, 0, error
-    # A policy that asks to be woken in the past would spin; it is asked a millisecond from now.
-    return 0, max(verdict.until_ns, now_ns + 1_000_000 * (verdict.until_ns <= now_ns)), error
+        model.fall_back()
+        return 1, 0, PolicyError(model.name, f"{type(exc).__name__}: {exc}")
 
 
 def _check(lane: Lane, count: int, max_rows: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.core.policies import BatchPolicy, PolicyFactory
+from batcher.core.policies import BatchPolicy, NoBatchingPolicy, PolicyFactory
 from batcher.core.queue import ModelQueue
 from batcher.core.settings import ModelSettings
 
@@ -14,12 +14,20 @@ class Model:
 
     def __init__(self, name: str, settings: ModelSettings, make_policy: PolicyFactory) -> None:
         self.name = name
+        self.settings = settings
         self.queue = ModelQueue()
+        self.policy: BatchPolicy = NoBatchingPolicy()
+        self.policy_failed = False
         self._make_policy = make_policy
-        self.configure(settings)
 
     def configure(self, settings: ModelSettings) -> None:
-        """Take new settings."""
+        """Take new settings and their policy; raises whatever the policy's factory raises."""
         self.settings = settings
-        self.policy: BatchPolicy = self._make_policy(settings)
+        self.fall_back()
+        self.policy = self._make_policy(settings)
         self.policy_failed = False
+
+    def fall_back(self) -> None:
+        """Run without batching from now on, because the policy broke its contract."""
+        self.policy = NoBatchingPolicy()
+        self.policy_failed = True

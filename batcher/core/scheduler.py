@@ -217,9 +217,12 @@ class Scheduler:
     def _configure(self, event: ModelConfigured) -> None:
         model = self.models.get(event.model)
         if model is None:
-            self.models[event.model] = Model(event.model, event.settings, self._policies)
-        else:
+            model = Model(event.model, event.settings, self._policies)
+            self.models[event.model] = model
+        try:
             model.configure(event.settings)
+        except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
+            self._commands.append(PolicyFailed(model.name, f"{type(exc).__name__}: {exc}"))
 
     def _remove(self, event: ModelRemoved) -> None:
         model = self.models.pop(event.model, None)

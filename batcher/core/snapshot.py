@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from batcher.core.events import ModelConfigured
 from batcher.core.fleet import RunningBatch
-from batcher.core.policies import NoBatchingPolicy
 from batcher.core.request import LiveRequest
 from batcher.core.state import BatchState, InstanceState, ModelState, RequestState, State
 
@@ -59,8 +58,7 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
     for model_state in state.models:
         model = scheduler.models[model_state.model]
         if model_state.policy_failed:
-            model.policy = NoBatchingPolicy()
-            model.policy_failed = True
+            model.fall_back()
         for lane in model_state.lanes:
             for request_id in lane:
                 model.queue.add(scheduler.live[request_id])
