@@ -83,7 +83,9 @@ class ConfigError(StartupError):
         self.source = source
         head = f"{source}: " if source else ""
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        super().__init__("\n".join([f"{head}{count} in the configuration", *(f"  {p}" for p in problems)]))
+        super().__init__(
+            "\n".join([f"{head}{count} in the configuration", *(f"  {p}" for p in problems)])
+        )
 
 
 class ListenError(StartupError):
@@ -96,3 +98,14 @@ class PluginError(StartupError):
 
 class ModelLoadError(StartupError):
     """An executor could not load its model."""
+
+
+_LONGEST_DESCRIPTION = 400
+
+
+def describe(error: BaseException) -> str:
+    """A foreign exception on one line, for a message of ours: its type and text, shortened."""
+    text = " ".join(str(error).split())
+    if len(text) > _LONGEST_DESCRIPTION:
+        text = f"{text[: _LONGEST_DESCRIPTION - 3]}..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

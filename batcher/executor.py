@@ -13,24 +13,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from batcher.tensors import Array, Tensor, TensorSpec
+from pydantic import ValidationError
+
+from batcher.config.explain import explain
+from batcher.config.section import FilePath, KeyPath
+from batcher.config.section import Section as Options
+from batcher.config.units import Duration, DurationOrZero, Size
+from batcher.errors import ModelLoadError
+from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
 
 __all__ = [
+    "DTYPES",
     "Array",
     "AsyncExecutor",
     "Batch",
     "BatchResult",
     "Capabilities",
+    "Duration",
+    "DurationOrZero",
     "ExecutionError",
     "Executor",
+    "FilePath",
     "LoadContext",
     "ModelMetadata",
+    "Options",
     "ParameterValue",
+    "Size",
     "Tensor",
     "TensorSpec",
     "nothing_to_release",
+    "read_options",
 ]
 
 ParameterValue = bool | int | float | str
@@ -72,9 +87,32 @@ class LoadContext:
     device: str
     max_batch_size: int
     options: Mapping[str, Any]
-    """The model's `options` from the configuration, as parsed YAML. The executor validates them
-    and raises `ModelLoadError` (from `batcher.errors`) naming the option, the value and what is
-    allowed."""
+    """The model's `options` from the configuration, as parsed YAML. The executor validates them:
+    see `read_options`."""
+    base_dir: Path = Path()
+    """Where relative paths in `options` start: the folder of the configuration file."""
+
+
+OptionsT = TypeVar("OptionsT", bound=Options)
+
+
+def read_options(context: LoadContext, model: type[OptionsT]) -> OptionsT:
+    """The context's `options` as an object of `model`, a subclass of `Options` (a pydantic model).
+
+    A field of type `FilePath` comes back against `base_dir`, a `Duration` in nanoseconds, a `Size`
+    in bytes. Raises `ModelLoadError`, which names the model and, for every wrong option, its name,
+    the value and what is allowed; an unknown option is an error with the nearest known name.
+    """
+    try:
+        return model.model_validate(dict(context.options), context={"base_dir": context.base_dir})
+    except ValidationError as error:
+        problems = [f"{_where(path)}: {text}" for path, text in explain(error, model)]
+    raise ModelLoadError(f"model {context.model!r}: {'; '.join(problems)}")
+
+
+def _where(path: KeyPath) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return f"option {''.join(steps).removeprefix('.')}" if path else "options"
 
 
 @dataclass(frozen=True, slots=True)
