@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -44,12 +45,14 @@ MAX_RANK = 32
 """Axes of one tensor; numpy 1 allows no more."""
 
 REMEMBERED_HEADERS = 4096
-"""Headers of inputs remembered at most; then all are forgotten."""
+"""Headers of inputs, and of requested outputs, remembered at most; then all are forgotten."""
 
 REMEMBERED_HEADER_BYTES = 256
 """A longer header is read anew each time, so the memory held is bounded."""
 
 _MAX_TENSOR_BYTES = 2**63 - 1
+
+T = TypeVar("T")
 
 _NO_PARAMETERS = RequestParameters()
 
@@ -66,6 +69,7 @@ class _Header:
 
 
 _headers: dict[bytes, _Header] = {}
+_requested: dict[bytes, tuple[str, int | None]] = {}
 
 
 def to_request(
@@ -170,10 +174,8 @@ def _read_header(chunk: bytes, model: str) -> _Header:
     _check_shape(shape, dtype.itemsize, where)
     contents = message.contents if message.HasField("contents") else None
     header = _Header(name, datatype, shape, math.prod(shape), contents)
-    if contents is None and len(chunk) <= REMEMBERED_HEADER_BYTES:
-        if len(_headers) >= REMEMBERED_HEADERS:
-            _headers.clear()
-        _headers[chunk] = header
+    if contents is None:
+        _remember(_headers, chunk, header)
     return header
 
 
@@ -203,12 +205,7 @@ def _requested_outputs(wire: WireRequest) -> tuple[tuple[str, ...], dict[str, in
     """The names of the requested outputs, and how many classes of which."""
     classes: dict[str, int | None] = {}
     for chunk in wire.outputs:
-        try:
-            name, count = _requested_output(chunk, wire.model)
-        except DecodeError as error:
-            raise InvalidRequest(
-                f"model {wire.model!r}: a requested output is not valid protobuf: {error}"
-            ) from error
+        name, count = _requested.get(chunk) or _read_requested_output(chunk, wire.model)
         if name in classes:
             raise InvalidRequest(f"model {wire.model!r}: output {name!r} is requested twice")
         classes[name] = count
@@ -216,14 +213,27 @@ def _requested_outputs(wire: WireRequest) -> tuple[tuple[str, ...], dict[str, in
     return tuple(classes), asked or None
 
 
-@lru_cache(maxsize=1024)
-def _requested_output(chunk: bytes, model: str) -> tuple[str, int | None]:
-    message = inference.ModelInferRequest.InferRequestedOutputTensor.FromString(chunk)
+def _read_requested_output(chunk: bytes, model: str) -> tuple[str, int | None]:
+    """Read and check one serialized InferRequestedOutputTensor, and remember it."""
+    try:
+        message = inference.ModelInferRequest.InferRequestedOutputTensor.FromString(chunk)
+    except DecodeError as error:
+        raise InvalidRequest(
+            f"model {model!r}: a requested output is not valid protobuf: {error}"
+        ) from error
     if not message.name:
         raise InvalidRequest(f"model {model!r}: a requested output has no name")
-    return message.name, classification(
-        message.parameters, f"model {model!r}: output {message.name!r}"
-    )
+    where = f"model {model!r}: output {message.name!r}"
+    requested = (message.name, classification(message.parameters, where))
+    _remember(_requested, chunk, requested)
+    return requested
+
+
+def _remember(memory: dict[bytes, T], chunk: bytes, value: T) -> None:
+    if len(chunk) <= REMEMBERED_HEADER_BYTES:
+        if len(memory) >= REMEMBERED_HEADERS:
+            memory.clear()
+        memory[chunk] = value
 
 
 _ID_TAG = b"\x1a"

@@ -1,0 +1,101 @@
+"""The standard gRPC health service: what probes ask, and what watchers are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+
+from batcher import protocol
+from batcher.protocol import health
+
+_Status: TypeAlias = health.HealthCheckResponse.ServingStatus
+_SERVING = health.HealthCheckResponse.SERVING
+_NOT_SERVING = health.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health.HealthCheckResponse.SERVICE_UNKNOWN
+
+SERVER = ""
+"""The name that stands for the server as a whole."""
+
+
+class HealthService:
+    """Whether each service is serving. The server as a whole is not, until `set` says so.
+
+    Everything is called on the event loop's thread.
+    """
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, _Status] = {SERVER: _NOT_SERVING}
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._closed = False
+
+    def set(self, service: str, serving: bool) -> None:
+        """Say whether a service is serving, and tell its watchers if that is a change.
+
+        Without effect after `close`.
+        """
+        status = _SERVING if serving else _NOT_SERVING
+        if not self._closed and self._statuses.get(service) != status:
+            self._statuses[service] = status
+            for wake in self._watchers.get(service, ()):
+                wake.set()
+
+    def close(self) -> None:
+        """Say for good that nothing is serving; every watcher is told, and its call ends."""
+        for service in self._statuses:
+            self.set(service, False)
+        self._closed = True
+        for watchers in self._watchers.values():
+            for wake in watchers:
+                wake.set()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The handler to add to a `grpc.aio` server."""
+        return protocol.handlers(
+            protocol.HEALTH, {"Check": self._check, "List": self._list, "Watch": self._watch}
+        )
+
+    async def _check(
+        self, request: health.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health.HealthCheckResponse:
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"service {request.service!r} is unknown"
+            )
+        return health.HealthCheckResponse(status=status)
+
+    async def _list(
+        self, _request: health.HealthListRequest, _context: grpc.aio.ServicerContext[Any, Any]
+    ) -> health.HealthListResponse:
+        return health.HealthListResponse(
+            statuses={
+                service: health.HealthCheckResponse(status=status)
+                for service, status in self._statuses.items()
+            }
+        )
+
+    async def _watch(
+        self, request: health.HealthCheckRequest, _context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[health.HealthCheckResponse]:
+        wake = asyncio.Event()
+        watchers = self._watchers.setdefault(request.service, set())
+        watchers.add(wake)
+        try:
+            told: _Status | None = None
+            while True:
+                wake.clear()
+                status = self._statuses.get(request.service, _SERVICE_UNKNOWN)
+                if status != told:
+                    told = status
+                    yield health.HealthCheckResponse(status=status)
+                elif self._closed:
+                    return
+                else:
+                    await wake.wait()
+        finally:
+            watchers.discard(wake)
+            if not watchers and self._watchers.get(request.service) is watchers:
+                del self._watchers[request.service]
