@@ -1,0 +1,152 @@
+import pytest
+from pydantic import ValidationError
+
+from batcher.config import BatchingConfig, Config, ModelConfig
+from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
+
+
+def test_the_defaults_of_a_model(model):
+    found = model()
+    assert (found.version, found.instances, found.device, found.isolation) == (
+        "1",
+        1,
+        "cpu",
+        "thread",
+    )
+    assert found.execute_timeout == 30_000_000_000
+    assert found.options == {}
+    assert found.scheduler_settings() == ModelSettings(
+        max_batch_size=32, policy=FixedWindow(), queue=QueueLimits(max_requests=1024)
+    )
+
+
+def test_the_scheduler_gets_nanoseconds_and_bytes(model):
+    found = model("""
+        batching: {max_batch_size: 64, target_p99: 50ms, max_delay: 2ms, preferred_batch_sizes: [8, 16]}
+        queue: {max_requests: 9, max_rows: 90, max_bytes: 1MiB, timeout: 3s}
+    """)
+    assert found.scheduler_settings() == ModelSettings(
+        max_batch_size=64,
+        policy=FixedWindow(max_delay_ns=2_000_000, preferred_sizes=(8, 16)),
+        queue=QueueLimits(max_requests=9, max_rows=90, max_bytes=1 << 20, timeout_ns=3_000_000_000),
+        target_ns=50_000_000,
+    )
+
+
+def test_the_policy_none(model):
+    found = model("batching: {policy: none}")
+    assert found.batching.policy_settings() == NoBatching()
+    assert found.batching.window() == "none"
+
+
+def test_the_window_in_words(model):
+    assert model("batching: {max_delay: 2ms}").batching.window() == "2ms"
+    described = model("batching: {max_delay: 2ms, preferred_batch_sizes: [4, 8]}").batching.window()
+    assert described == "2ms, prefers 4, 8"
+
+
+@pytest.mark.parametrize(
+    ("lines", "sizes"),
+    [
+        ("", (1, 2, 4, 8, 16, 32)),
+        ("batching: {max_batch_size: 1}", (1,)),
+        ("batching: {max_batch_size: 24}", (1, 2, 4, 8, 16, 24)),
+        ("warmup: {batch_sizes: [4, 1]}", (4, 1)),
+        ("warmup: {batch_sizes: []}", ()),
+    ],
+)
+def test_the_sizes_of_the_warm_up(model, lines, sizes):
+    assert model(lines).warmup_sizes() == sizes
+
+
+def test_options_stay_as_they_are(model):
+    found = model("options: {path: m.onnx, deep: {x: [1, 2.5, null, true]}, base: 5ms}")
+    assert found.options == {"path": "m.onnx", "deep": {"x": [1, 2.5, None, True]}, "base": "5ms"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("instances: 0", "instances: got 0; allowed: 1 or more"),
+        ("instances: true", "instances: got true; allowed: a whole number"),
+        ("instances: '2'", 'instances: got "2"; allowed: a whole number'),
+        ("instances: 1.0", "instances: got 1.0; allowed: a whole number"),
+        ("instances: 9999999999", "instances: got 9999999999; allowed: 1000000000 or less"),
+        ("max_in_flight: 0", "max_in_flight: got 0; allowed: 1 or more"),
+        ("version: 1", "version: got 1; allowed: text (in quotes, if it looks like a number)"),
+        ("version: v1", 'version: got "v1"; allowed: a positive whole number in quotes, such as "1"'),
+        ("version: '0'", 'version: got "0"; allowed: a positive whole number in quotes, such as "1"'),
+        ("version: '01'", 'version: got "01"; allowed: a positive whole number in quotes, such as "1"'),
+        ("isolation: process", "isolation: got \"process\"; allowed: 'thread'"),
+        ("execute_timeout: 30", "execute_timeout: got 30; allowed: a number with a unit"),
+        ("execute_timeout: 0", "execute_timeout: got 0; allowed: longer than 0"),
+        ("device: a b", 'device: got "a b"; allowed: letters, digits'),
+        ("options: 3", "options: got 3; allowed: a mapping of names to settings"),
+        ("options: null", "options: got null; allowed: a mapping of names to settings"),
+        ("batching: 3", "batching: got 3; allowed: a mapping with the keys policy, max_batch_size"),
+        ("queue: {max_requests: 0}", "queue.max_requests: got 0; allowed: 1 or more"),
+        ("queue: {max_bytes: 0}", "queue.max_bytes: got 0; allowed: more than 0"),
+        ("queue: {timeout: 0s}", 'queue.timeout: got "0s"; allowed: longer than 0'),
+        ("warmup: {length: 0}", "warmup.length: got 0; allowed: 1 or more"),
+        ("warmup: {batch_sizes: 3}", "warmup.batch_sizes: got 3; allowed: a list"),
+        ("warmup: {batch_sizes: [1, 64]}", "warmup.batch_sizes[1]: got 64; allowed: 1 to max_batch_size, which is 32"),
+        ("batching: {target_p99: 50}", "batching.target_p99: got 50; allowed: a number with a unit"),
+        ("batching: {max_delay: -1ms}", 'batching.max_delay: got "-1ms"; allowed: a number with a unit'),
+        ("batching: {policy: fixd}", 'batching.policy: got "fixd"; allowed: fixed, none (did you mean fixed?)'),
+        ("batching: {policy: adaptive}", 'batching.policy: got "adaptive"; allowed: fixed, none'),
+        ("batching: {preferred_batch_sizes: [8, 4]}", "batching.preferred_batch_sizes: got [8, 4]; allowed: ascending sizes, each once"),
+        ("batching: {preferred_batch_sizes: [4, 4]}", "batching.preferred_batch_sizes: got [4, 4]; allowed: ascending sizes, each once"),
+        (
+            "batching: {max_batch_size: 8, preferred_batch_sizes: [4, 16]}",
+            "batching.preferred_batch_sizes[1]: got 16; allowed: 1 to max_batch_size, which is 8",
+        ),
+        ("batching: {policy: none, max_delay: 2ms}", "batching.max_delay: the policy none does not read it; allowed: policy fixed"),
+        (
+            "batching: {policy: none, preferred_batch_sizes: [4]}",
+            "batching.preferred_batch_sizes: the policy none does not read it; allowed: policy fixed",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_names_path_value_and_what_is_allowed(model_problems, lines, expected):
+    (found,) = model_problems(lines)
+    assert found.startswith(f"models[0].{expected}")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "-x", "a b", "é", "x" * 129, '"x\\n"'])
+def test_names_are_safe(problems, name):
+    (found,) = problems(f"models:\n  - {{name: {name or chr(39) * 2}, executor: emulated}}")
+    assert found.startswith("models[0].name (line 2): got ")
+    assert "allowed: letters, digits, '.', '_' and '-'" in found
+
+
+@pytest.mark.parametrize(
+    "key", ["padding", "utilization_target", "when_late", "priority_levels", "tenants"]
+)
+def test_keys_of_features_that_are_not_there_are_unknown(model_problems, key):
+    for section in ("batching", "queue"):
+        (found,) = model_problems(f"{section}: {{{key}: 1}}")
+        assert found.startswith(f"models[0].{section}.{key}: unknown key;")
+
+
+def test_sections_are_frozen(model):
+    with pytest.raises(ValidationError, match="frozen"):
+        model().instances = 2
+
+
+def test_a_dumped_configuration_validates_to_an_equal_one(parse):
+    config = parse("""
+        server: {drain_timeout: 1.5s, max_message: 3MB}
+        models:
+          - {name: a, executor: e, batching: {policy: none, target_p99: 5ms}}
+          - {name: b, executor: e, device: gpu0, queue: {max_bytes: 5KiB, timeout: 1m}}
+        devices: {gpu0: {max_in_flight: 3}}
+    """)
+    assert Config.model_validate(config.model_dump()) == config
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_sections_can_be_made_in_code():
+    made = ModelConfig(name="m", executor="e", batching=BatchingConfig(max_delay="2ms"))
+    assert made.batching.max_delay == 2_000_000
+    with pytest.raises(ValidationError, match="the policy none does not read it"):
+        BatchingConfig(policy="none", max_delay="2ms")

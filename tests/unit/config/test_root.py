@@ -1,0 +1,74 @@
+import pytest
+
+from batcher.config import device_limits
+
+
+def test_a_name_may_have_several_versions(parse):
+    config = parse("""
+        models:
+          - {name: m, executor: e}
+          - {name: m, version: "2", executor: e}
+    """)
+    assert [model.version for model in config.models] == ["1", "2"]
+
+
+def test_a_name_and_version_given_twice(problems):
+    found = problems("""
+        models:
+          - {name: m, executor: e}
+          - {name: m, version: "1", executor: e}
+    """)
+    assert found == [
+        "models[1].name (line 4): got m version 1 a second time; allowed: another name or version"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "models: missing; needed: What is served"),
+        ("models: []", "models (line 1): got []; allowed: at least one"),
+        ("models: null", "models (line 1): got null; allowed: a list"),
+        ("models: {a: 1}", 'models (line 1): got {"a": 1}; allowed: a list'),
+        ("[1]", "the document (line 1): got [1]; allowed: a mapping with the keys server, models, devices"),
+        ("hello", 'the document (line 1): got "hello"; allowed: a mapping with the keys'),
+        ("models: [3]", "models[0] (line 1): got 3; allowed: a mapping with the keys name, version"),
+        ("models: [{name: m}]", "models[0].executor (line 1): missing; needed: Which executor runs it"),
+    ],
+)  # fmt: skip
+def test_what_a_document_must_have(problems, text, expected):
+    (found,) = problems(text)
+    assert found.startswith(expected)
+
+
+def test_a_device_without_an_entry_takes_what_its_largest_model_could_use(parse):
+    config = parse("""
+        models:
+          - {name: a, executor: e, device: gpu0, instances: 2, max_in_flight: 2}
+          - {name: b, executor: e, device: gpu0, instances: 3}
+          - {name: c, executor: e}
+    """)
+    assert device_limits(config) == {"gpu0": 4, "cpu": 1}
+
+
+def test_an_entry_bounds_its_device(parse):
+    config = parse("""
+        models: [{name: a, executor: e, device: gpu0, instances: 4}, {name: b, executor: e}]
+        devices: {gpu0: {max_in_flight: 1}}
+    """)
+    assert device_limits(config) == {"gpu0": 1, "cpu": 1}
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        ("{gpu1: {max_in_flight: 1}}", "devices.gpu1 (line 2): no model names this device; allowed: gpu0 (did you mean gpu0?)"),
+        ("{gpu0: {}}", "devices.gpu0.max_in_flight (line 2): missing"),
+        ("{gpu0: {max_in_flight: 0}}", "devices.gpu0.max_in_flight (line 2): got 0; allowed: 1 or more"),
+        ("{gpu0: {max: 1, max_in_flight: 1}}", "devices.gpu0.max (line 2): unknown key;"),
+        ("[gpu0]", 'devices (line 2): got ["gpu0"]; allowed: a mapping'),
+    ],
+)  # fmt: skip
+def test_a_wrong_device_entry(problems, devices, expected):
+    (found,) = problems(f"models: [{{name: a, executor: e, device: gpu0}}]\ndevices: {devices}")
+    assert found.startswith(expected)
