@@ -9,6 +9,7 @@ from __future__ import annotations
 from batcher.core.commands import Reason
 from batcher.core.events import RequestArrived
 from batcher.core.queue import ModelQueue
+from batcher.core.request import LiveRequest
 from batcher.core.settings import ModelSettings
 
 QUEUE_FULL_RETRY_NS = 100_000_000
@@ -30,3 +31,15 @@ def refusal(arrived: RequestArrived, settings: ModelSettings, queue: ModelQueue)
     if limits.max_bytes is not None and queue.nbytes + arrived.nbytes > limits.max_bytes:
         return Reason.QUEUE_BYTES
     return None
+
+
+def with_times(arrived: RequestArrived, settings: ModelSettings) -> LiveRequest:
+    """The request with its due time and its expiry, the earlier of deadline and queue timeout."""
+    due_ns = arrived.due_ns
+    if due_ns is None and settings.target_ns is not None:
+        due_ns = arrived.arrival_ns + settings.target_ns
+    expires_ns = arrived.expires_ns
+    if settings.queue.timeout_ns is not None:
+        timeout_ns = arrived.arrival_ns + settings.queue.timeout_ns
+        expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
+    return LiveRequest(arrived, due_ns, expires_ns)

@@ -39,14 +39,14 @@ class ExpiryHeap:
             return
         self._waiting -= 1
         if len(self._heap) > 2 * self._waiting + SLACK:
-            self._heap = [entry for entry in self._heap if self._is_waiting(entry[1])]
+            self._heap = [entry for entry in self._heap if self._is_waiting(*entry)]
             heapq.heapify(self._heap)
 
     def next_ns(self) -> int | None:
         """When the next waiting request expires, or None."""
         heap = self._heap
         while heap:
-            if self._is_waiting(heap[0][1]):
+            if self._is_waiting(*heap[0]):
                 return heap[0][0]
             heapq.heappop(heap)
         return None
@@ -56,9 +56,9 @@ class ExpiryHeap:
         while (next_ns := self.next_ns()) is not None and next_ns <= now_ns:
             yield self._live[self._heap[0][1]]
 
-    def _is_waiting(self, request_id: int) -> bool:
+    def _is_waiting(self, expires_ns: int, request_id: int) -> bool:
         request = self._live.get(request_id)
-        return request is not None and request.batch_id is None
+        return request is not None and request.batch_id is None and request.expires_ns == expires_ns
 
     def validate(self) -> None:
         """Every waiting request with an expiry is in the heap, and the heap is bounded."""

@@ -1,8 +1,8 @@
 """The scheduler's one door: events in, commands out.
 
-`handle` takes in all events first and decides once, so a burst that arrives together is batched
-together. Requests that have expired are settled before anything is dispatched; then batches are
-formed while instances are free and policies want to. Time is what the caller says it is, and never
+`handle` settles what has expired, takes in all events and then decides once, so a burst that
+arrives together is batched together: batches are formed while instances are free and policies want
+to. A request that has expired takes no room in a queue and is never dispatched. Time is what the caller says it is, and never
 goes back. The caller obliges itself to carry out every command once, and to call `handle` again,
 with or without events, at `next_wakeup_ns()` at the latest.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batcher.core.admission import QUEUE_FULL_RETRY_NS, UNAVAILABLE_RETRY_NS, refusal
+from batcher.core.admission import QUEUE_FULL_RETRY_NS, UNAVAILABLE_RETRY_NS, refusal, with_times
 from batcher.core.batch_former import Proposal, form
 from batcher.core.commands import Command, Dispatch, Outcome, Part, PolicyFailed, Reason, Settle
 from batcher.core.events import (
@@ -65,9 +65,10 @@ class Scheduler:
     def handle(self, events: Sequence[Event], now_ns: int) -> list[Command]:
         """Take in all `events`, then decide once. Returns the commands, in order."""
         self.now_ns = now_ns = max(now_ns, self.now_ns)
+        # First of all, so that nobody is refused for the sake of a request that is over.
+        self._expire(now_ns)
         for event in events:
             self._take_in(event)
-        self._expire(now_ns)
         self._dispatch(now_ns)
         commands, self._commands = self._commands, []
         return commands
@@ -109,6 +110,8 @@ class Scheduler:
         for request in self.live.values():
             if request.batch_id is not None:
                 assert request.id in self.fleet.batches[request.batch_id].unreported
+        for batch in self.fleet.batches.values():
+            assert all(self.live[i].batch_id == batch.batch_id for i in batch.unreported)
         assert not self._commands
 
     # Events
@@ -142,25 +145,20 @@ class Scheduler:
         if model is None:
             self._settle((event.id,), Outcome.REJECTED, Reason.UNKNOWN_MODEL)
             return
-        settings = model.settings
         if not self.fleet.serves(event.model):
             self._settle(
                 (event.id,), Outcome.REJECTED, Reason.NO_INSTANCE, retry_ns=UNAVAILABLE_RETRY_NS
             )
             return
-        reason = refusal(event, settings, model.queue)
+        request = with_times(event, model.settings)
+        if request.expires_ns is not None and request.expires_ns <= self.now_ns:
+            self._settle((event.id,), Outcome.EXPIRED, _expiry_reason(request))
+            return
+        reason = refusal(event, model.settings, model.queue)
         if reason is not None:
             retry_ns = None if reason is Reason.TOO_MANY_ROWS else QUEUE_FULL_RETRY_NS
             self._settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
             return
-        due_ns = event.due_ns
-        if due_ns is None and settings.target_ns is not None:
-            due_ns = event.arrival_ns + settings.target_ns
-        expires_ns = event.expires_ns
-        if settings.queue.timeout_ns is not None:
-            timeout_ns = event.arrival_ns + settings.queue.timeout_ns
-            expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
-        request = LiveRequest(event, due_ns, expires_ns)
         self.live[event.id] = request
         model.queue.add(request)
         self.expiry.add(request)
@@ -179,7 +177,8 @@ class Scheduler:
         batch = self.fleet.batches.get(event.batch_id)
         if batch is None:
             return
-        done = tuple(i for i in event.done if i in batch.unreported)
+        # A request that its caller left, or that is named twice, has ended already.
+        done = tuple(i for i in dict.fromkeys(event.done) if i in batch.unreported)
         batch.unreported.difference_update(done)
         self._settle(self._end(done), Outcome.OK)
         for failure in event.failed:
@@ -223,31 +222,40 @@ class Scheduler:
             model.configure(event.settings)
         except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
             self._commands.append(PolicyFailed(model.name, f"{type(exc).__name__}: {exc}"))
+        # What fits no batch any more would stand at the head of its lane for ever.
+        self._refuse(
+            model,
+            [r for r in model.queue if r.rows > event.settings.max_batch_size],
+            Reason.TOO_MANY_ROWS,
+        )
 
     def _remove(self, event: ModelRemoved) -> None:
         model = self.models.pop(event.model, None)
         if model is None:
             return
-        waiting = list(model.queue)
+        self._refuse(model, list(model.queue), Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
+
+    def _refuse(
+        self,
+        model: Model,
+        waiting: list[LiveRequest],
+        reason: Reason,
+        *,
+        retry_ns: int | None = None,
+    ) -> None:
+        """End requests that were admitted and can no longer be served."""
         for request in waiting:
             model.queue.discard(request)
             del self.live[request.id]
             self.expiry.discard(request)
-        self._settle(
-            tuple(r.id for r in waiting),
-            Outcome.REJECTED,
-            Reason.MODEL_REMOVED,
-            retry_ns=UNAVAILABLE_RETRY_NS,
-        )
+        self._settle(tuple(r.id for r in waiting), Outcome.REJECTED, reason, retry_ns=retry_ns)
 
     # Decisions
 
     def _expire(self, now_ns: int) -> None:
         for request in self.expiry.due(now_ns):
-            by_caller = request.expires_ns == request.arrived.expires_ns
             self._forget(request)
-            reason = Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT
-            self._settle((request.id,), Outcome.EXPIRED, reason)
+            self._settle((request.id,), Outcome.EXPIRED, _expiry_reason(request))
 
     def _dispatch(self, now_ns: int) -> None:
         while True:
@@ -304,3 +312,8 @@ class Scheduler:
     ) -> None:
         if ids:
             self._commands.append(Settle(ids, outcome, reason, retry_ns))
+
+
+def _expiry_reason(request: LiveRequest) -> Reason:
+    by_caller = request.expires_ns == request.arrived.expires_ns
+    return Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT

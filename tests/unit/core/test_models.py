@@ -1,0 +1,106 @@
+"""Models that appear, change and go while requests wait and run."""
+
+from __future__ import annotations
+
+import pytest
+
+from batcher.core.admission import UNAVAILABLE_RETRY_NS
+from batcher.core.commands import Outcome, Reason, Settle
+from batcher.core.events import ModelRemoved
+
+OK = (Outcome.OK, Reason.NONE)
+
+
+@pytest.fixture
+def running(play):
+    """Requests 1 to 4 run in batch 1; 5, 6 and 7 wait."""
+    play.fixed(max_rows=4)
+    play.up()
+    play.arrive(1, 2, 3, 4, 5, 6, 7)
+    return play
+
+
+def test_new_settings_hold_for_what_waits(running):
+    running.fixed(max_rows=2)
+
+    assert running.batches(running.done(1, 1, 2, 3, 4)) == [[5, 6]]
+
+
+def test_a_new_policy_is_asked_at_once(play):
+    play.fixed(delay=10)
+    play.up()
+    play.arrive(1, 2)
+
+    assert play.batches(play.none()) == [[1]]
+
+
+def test_what_no_longer_fits_a_batch_is_refused_and_its_neighbours_are_served(play):
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(0)
+    play.feed(play.request(1, rows=5), play.request(2, rows=4), play.request(3, rows=8))
+
+    assert play.fixed(max_rows=4) == [Settle((1, 3), Outcome.REJECTED, Reason.TOO_MANY_ROWS)]
+    assert play.batches(play.done(1, 0)) == [[2]]
+
+
+def test_what_runs_is_not_touched_by_smaller_limits(running):
+    running.fixed(max_rows=1)
+
+    assert running.ended(running.done(1, 1, 2, 3, 4)) == dict.fromkeys([1, 2, 3, 4], OK)
+
+
+def test_smaller_queue_bounds_refuse_newcomers_only(running):
+    running.fixed(max_rows=4, max_requests=1)
+
+    assert running.ended(running.arrive(8)) == {8: (Outcome.REJECTED, Reason.QUEUE_REQUESTS)}
+    assert running.batches(running.done(1, 1, 2, 3, 4)) == [[5, 6, 7]]
+
+
+def test_a_removed_model_refuses_its_queue_and_finishes_what_runs(running):
+    assert running.feed(ModelRemoved("m")) == [
+        Settle((5, 6, 7), Outcome.REJECTED, Reason.MODEL_REMOVED, UNAVAILABLE_RETRY_NS)
+    ]
+    assert running.ended(running.done(1, 1, 2, 3, 4)) == dict.fromkeys([1, 2, 3, 4], OK)
+
+
+def test_a_removed_model_is_unknown(running):
+    running.feed(ModelRemoved("m"))
+
+    assert running.ended(running.arrive(8)) == {8: (Outcome.REJECTED, Reason.UNKNOWN_MODEL)}
+
+
+def test_its_requests_no_longer_expire(running):
+    running.arrive(8, expires=10)
+    running.feed(ModelRemoved("m"))
+
+    assert running.wakeup is None
+    assert running.feed(at=20) == []
+
+
+def test_a_request_of_a_removed_model_may_still_be_cancelled(running):
+    running.feed(ModelRemoved("m"))
+
+    assert running.ended(running.cancel(1)) == {1: (Outcome.CANCELLED, Reason.CALLER_CANCELLED)}
+
+
+def test_a_model_may_come_back_while_its_old_batches_run(running):
+    running.feed(ModelRemoved("m"))
+    running.none()
+    running.arrive(8)
+
+    commands = running.done(1, 1, 2, 3, 4)
+
+    assert running.ended(commands) == dict.fromkeys([1, 2, 3, 4], OK)
+    assert running.batches(commands) == [[8]]
+
+
+def test_removing_what_is_not_there_is_no_news(play):
+    assert play.feed(ModelRemoved("?")) == []
+
+
+def test_an_instance_may_be_up_before_its_model(play):
+    play.up()
+    play.none()
+
+    assert play.batches(play.arrive(1)) == [[1]]
