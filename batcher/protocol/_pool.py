@@ -29,7 +29,15 @@ def message_class(descriptor: Descriptor) -> type[Message]:
 
 def file_containing(symbol: str) -> str:
     """The name of the file that defines the symbol, or KeyError."""
-    return _POOL.FindFileContainingSymbol(symbol).name
+    try:
+        return _POOL.FindFileContainingSymbol(symbol).name
+    except KeyError:
+        # Some versions of protobuf know no methods here.
+        service, _, method = symbol.rpartition(".")
+        descriptor = service_descriptor(service)
+        if method not in descriptor.methods_by_name:
+            raise
+        return descriptor.file.name
 
 
 def dependencies(file_name: str) -> list[str]:

@@ -1,0 +1,476 @@
+"""Requests from the wire and replies to the wire."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher.errors import ExecutionFailed, InvalidRequest, NotSupported
+from batcher.protocol import inference
+from batcher.runtime.request import InferenceReply
+from batcher.server import convert
+from batcher.telemetry.stamps import Stamps
+from batcher.tensors import DTYPES, Tensor
+
+
+def wire_input(name="X", datatype="FP32", shape=(1, 2), **contents):
+    fields = {"name": name, "datatype": datatype, "shape": shape}
+    if contents:
+        fields["contents"] = contents
+    return fields
+
+
+def message(*inputs, raw=(), **fields):
+    return inference.ModelInferRequest(
+        model_name="m", inputs=inputs, raw_input_contents=raw, **fields
+    )
+
+
+def read(request, **context):
+    return convert.to_request(
+        convert.parse(request.SerializeToString()), **{"arrival_ns": 1, **context}
+    )
+
+
+def one_raw_input(**fields):
+    return message(wire_input(), raw=[bytes(8)], **fields)
+
+
+def with_parameter(name, **value):
+    request = one_raw_input()
+    for choice, content in value.items():
+        setattr(request.parameters[name], choice, content)
+    return request
+
+
+def test_a_plain_request():
+    values = np.array([[1.5, -2.0]], np.float32)
+
+    request = read(
+        message(wire_input(), raw=[values.tobytes()], model_version="3", id="7"),
+        arrival_ns=5,
+        deadline_ns=9,
+        tenant="gold",
+        priority=2,
+    )
+
+    assert (request.model, request.version, request.id) == ("m", "3", "7")
+    assert (request.arrival_ns, request.deadline_ns) == (5, 9)
+    assert (request.tenant, request.priority) == ("gold", 2)
+    assert request.outputs is None
+    assert request.parameters is None
+    assert request.inputs["X"].datatype == "FP32"
+    np.testing.assert_array_equal(request.inputs["X"].array, values)
+
+
+def test_raw_inputs_are_views_of_the_message():
+    data = one_raw_input().SerializeToString()
+
+    array = convert.to_request(convert.parse(data), arrival_ns=1).inputs["X"].array
+
+    assert np.shares_memory(array, np.frombuffer(data, np.uint8))
+
+
+def test_raw_contents_belong_to_the_inputs_in_order():
+    first, second = np.arange(2, dtype=np.int64), np.arange(3, dtype=np.uint8)
+
+    request = read(
+        message(
+            wire_input("A", "INT64", (2,)),
+            wire_input("B", "UINT8", (3,)),
+            raw=[first.tobytes(), second.tobytes()],
+        )
+    )
+
+    np.testing.assert_array_equal(request.inputs["A"].array, first)
+    np.testing.assert_array_equal(request.inputs["B"].array, second)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "values"),
+    [
+        ("BOOL", "bool_contents", [True, False]),
+        ("INT8", "int_contents", [-128, 127]),
+        ("INT16", "int_contents", [-32768, 32767]),
+        ("INT32", "int_contents", [-(2**31), 2**31 - 1]),
+        ("INT64", "int64_contents", [-(2**63), 2**63 - 1]),
+        ("UINT8", "uint_contents", [0, 255]),
+        ("UINT16", "uint_contents", [0, 65535]),
+        ("UINT32", "uint_contents", [0, 2**32 - 1]),
+        ("UINT64", "uint64_contents", [0, 2**64 - 1]),
+        ("FP32", "fp32_contents", [0.5, -2.0]),
+        ("FP64", "fp64_contents", [0.1, -2.0]),
+        ("BYTES", "bytes_contents", [b"", b"\x00\xff"]),
+    ],
+)
+def test_typed_contents(datatype, field, values):
+    tensor = read(message(wire_input("X", datatype, (1, 2), **{field: values}))).inputs["X"]
+
+    assert tensor.datatype == datatype
+    assert tensor.array.dtype == DTYPES[datatype]
+    assert tensor.array.tolist() == [values]
+
+
+@pytest.mark.parametrize("contents", [{}, {"fp32_contents": []}])
+def test_zero_rows_need_no_contents(contents):
+    assert read(message(wire_input(shape=(0, 2), **contents))).inputs["X"].array.shape == (0, 2)
+
+
+MALFORMED = {
+    "raw too short": (message(wire_input(), raw=[bytes(7)]), "expected 8 bytes.*got 7"),
+    "raw too long": (message(wire_input(), raw=[bytes(9)]), "expected 8 bytes.*got 9"),
+    "raw missing": (
+        message(wire_input("A"), wire_input("X"), raw=[bytes(8)]),
+        "expected raw contents for each of 2 inputs, got 1",
+    ),
+    "raw superfluous": (
+        message(wire_input(), raw=[bytes(8), b""]),
+        "expected raw contents for each of 1 inputs, got 2",
+    ),
+    "no contents at all": (message(wire_input()), "no contents"),
+    "raw and typed mixed": (
+        message(wire_input(fp32_contents=[1, 2]), raw=[bytes(8)]),
+        "has contents, and the request raw_input_contents",
+    ),
+    "typed too short": (message(wire_input(fp32_contents=[1])), "expected 2 elements.*got 1"),
+    "typed too long": (message(wire_input(fp32_contents=[1] * 3)), "expected 2 elements.*got 3"),
+    "typed in the wrong field": (
+        message(wire_input(int_contents=[1, 2])),
+        "FP32 elements belong in fp32_contents, got int_contents",
+    ),
+    "typed in two fields": (
+        message(wire_input(fp32_contents=[1, 2], int_contents=[1])),
+        "got int_contents",
+    ),
+    "typed out of range": (
+        message(wire_input(datatype="INT8", int_contents=[1, 128])),
+        "INT8 elements must be -128 to 127, got 1 to 128",
+    ),
+    "typed FP16": (message(wire_input(datatype="FP16", fp32_contents=[1, 2])), "FP16 has no typed"),
+    "typed BF16": (message(wire_input(datatype="BF16", fp32_contents=[1, 2])), "BF16 has no typed"),
+    "raw BOOL of 2": (message(wire_input(datatype="BOOL"), raw=[b"\x01\x02"]), "0 or 1"),
+    "unknown datatype": (message(wire_input(datatype="FP8"), raw=[b""]), "got 'FP8'"),
+    "no datatype": (message(wire_input(datatype=""), raw=[b""]), "got ''"),
+    "negative axis": (
+        message(wire_input(shape=(1, -1)), raw=[b""]),
+        r"negative axes, got \[1, -1\]",
+    ),
+    "no axis": (message(wire_input(shape=()), raw=[bytes(4)]), r"first axis is the rows, got \[\]"),
+    "too many axes": (
+        message(wire_input(shape=[1] * 33), raw=[bytes(4)]),
+        "at most 32 axes, got 33",
+    ),
+    "too many elements": (message(wire_input(shape=[2**62] * 2), raw=[b""]), "larger than any"),
+    "too many of nothing": (message(wire_input(shape=[0, 2**62, 2**62]), raw=[b""]), "larger than"),
+    "many BYTES": (
+        message(wire_input(datatype="BYTES", shape=[2**50]), raw=[bytes(8)]),
+        "at least 4503599627370496 bytes.*got 8 bytes",
+    ),
+    "BYTES that end early": (
+        message(wire_input(datatype="BYTES"), raw=[b"\x02\x00\x00\x00ab\x01\x00"]),
+        r"\(8 bytes\) end after 1 of 2",
+    ),
+    "BYTES longer than the rest": (
+        message(wire_input(datatype="BYTES"), raw=[b"\x00\x00\x00\x00\x05\x00\x00\x00a"]),
+        "element 1 says it has 5 bytes, but only 1",
+    ),
+    "BYTES left over": (
+        message(wire_input(datatype="BYTES"), raw=[bytes(9)]),
+        "1 of 9 bytes of raw contents are left",
+    ),
+    "input twice": (message(wire_input(), wire_input(), raw=[bytes(8)] * 2), "'X' is given twice"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_inputs_are_named(case):
+    request, text = MALFORMED[case]
+
+    with pytest.raises(InvalidRequest, match=text) as caught:
+        read(request)
+
+    assert str(caught.value).startswith("model 'm': ")
+    assert "raw contents for each" in str(caught.value) or "input 'X'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (inference.ModelInferRequest(inputs=[wire_input()]), "names no model"),
+        (message(), "has no inputs"),
+        (message(wire_input(name=""), raw=[bytes(8)]), "an input has no name"),
+        (one_raw_input(outputs=[{}]), "a requested output has no name"),
+        (one_raw_input(outputs=[{"name": "Y"}, {"name": "Y"}]), "'Y' is requested twice"),
+    ],
+)
+def test_what_every_request_needs(request_, text):
+    with pytest.raises(InvalidRequest, match=text):
+        read(request_)
+
+
+@pytest.mark.parametrize("tag", [b"\x22", b"\x2a", b"\x32"])
+def test_corrupt_nested_messages_are_invalid(tag):
+    data = message(wire_input(fp32_contents=[1, 2])).SerializeToString() + tag + b"\x01\x0a"
+
+    with pytest.raises(InvalidRequest, match=r"model 'm': .* not valid protobuf"):
+        convert.to_request(convert.parse(data), arrival_ns=1)
+
+
+def test_requested_outputs_and_classification():
+    request = one_raw_input(outputs=[{"name": "Y"}, {"name": "Z"}])
+    request.outputs[1].parameters["classification"].int64_param = 3
+
+    parsed = read(request)
+
+    assert parsed.outputs == ("Y", "Z")
+    assert parsed.classifications == {"Z": 3}
+
+
+@pytest.mark.parametrize(
+    ("choice", "value", "text"),
+    [
+        ("int64_param", 0, "expected more than 0, got 0"),
+        ("string_param", "3", "expected int64_param, got string_param"),
+    ],
+)
+def test_classification_is_a_positive_integer(choice, value, text):
+    request = one_raw_input(outputs=[{"name": "Y"}])
+    setattr(request.outputs[0].parameters["classification"], choice, value)
+
+    with pytest.raises(InvalidRequest, match=f"output 'Y': parameter 'classification': {text}"):
+        read(request)
+
+
+@pytest.mark.parametrize("place", ["inputs", "outputs"])
+def test_shared_memory_is_refused(place):
+    request = one_raw_input(outputs=[{"name": "X"}])
+    getattr(request, place)[0].parameters["shared_memory_region"].string_param = "r"
+
+    with pytest.raises(NotSupported, match=r"model 'm': .*put 'X': .*shared memory"):
+        read(request)
+
+
+def test_parameters_of_ours_are_taken_out_and_others_passed_on():
+    request = one_raw_input()
+    request.parameters["priority"].uint64_param = 3
+    request.parameters["timeout"].int64_param = 250
+    request.parameters["sequence_id"].int64_param = 9
+    request.parameters["sequence_start"].bool_param = True
+    request.parameters["beam"].int64_param = -4
+    request.parameters["warm"].double_param = 0.5
+
+    parsed = read(request, priority=1)
+
+    assert parsed.priority == 3
+    assert parsed.timeout_ns == 250_000
+    assert parsed.sequence == 9
+    assert parsed.parameters == {"beam": -4, "warm": 0.5}
+
+
+@pytest.mark.parametrize("choice", ["int64_param", "string_param"])
+def test_the_zero_of_either_type_is_no_sequence(choice):
+    request = with_parameter("sequence_id", **{choice: 0 if choice == "int64_param" else ""})
+
+    assert read(request).sequence is None
+
+
+def test_a_sequence_may_be_named_by_text():
+    assert read(with_parameter("sequence_id", string_param="abc")).sequence == "abc"
+
+
+def test_a_timeout_of_zero_is_none():
+    assert read(with_parameter("timeout", int64_param=0)).timeout_ns is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("priority", {"int64_param": -1}, "expected 0 or more, got -1"),
+        ("priority", {"string_param": "1"}, "expected int64_param or uint64_param, got string"),
+        ("timeout", {"int64_param": -1}, "expected 0 or more, got -1"),
+        ("timeout", {"double_param": 1.0}, "expected int64_param, got double_param"),
+        ("sequence_id", {"bool_param": True}, "expected int64_param or string_param, got bool"),
+        ("sequence_start", {"int64_param": 1}, "expected bool_param, got int64_param"),
+        ("triton_other", {"bool_param": True}, "unknown"),
+    ],
+)
+def test_reserved_parameters_are_checked(name, value, text):
+    with pytest.raises(InvalidRequest, match=f"model 'm': parameter '{name}'.*{text}"):
+        read(with_parameter(name, **value))
+
+
+def test_a_parameter_without_a_value_is_invalid():
+    request = one_raw_input()
+    request.parameters["beam"].SetInParent()
+
+    with pytest.raises(InvalidRequest, match="parameter 'beam' has no value"):
+        read(request)
+
+
+def test_remembered_headers_are_bounded():
+    for number in range(convert.REMEMBERED_HEADERS + 10):
+        read(message(wire_input(f"input {number}"), raw=[bytes(8)]))
+
+    assert len(convert._headers) <= convert.REMEMBERED_HEADERS
+
+
+def test_long_headers_are_not_remembered():
+    name = "n" * convert.REMEMBERED_HEADER_BYTES
+
+    assert name in read(message(wire_input(name), raw=[bytes(8)])).inputs
+    assert not any(header.name == name for header in convert._headers.values())
+
+
+def reply(outputs, **fields):
+    return InferenceReply("m", "1", fields.pop("id", ""), outputs, Stamps(1), **fields)
+
+
+def written(answer, **context):
+    return inference.ModelInferResponse.FromString(convert.to_response(answer, **context))
+
+
+def test_a_plain_response():
+    array = np.array([[1, 2]], np.int32)
+
+    response = written(reply({"Y": Tensor("INT32", array)}, id="é" * 100))
+
+    assert response == inference.ModelInferResponse(
+        model_name="m",
+        model_version="1",
+        id="é" * 100,
+        outputs=[{"name": "Y", "datatype": "INT32", "shape": [1, 2]}],
+        raw_output_contents=[array.tobytes()],
+    )
+
+
+def test_response_parameters_keep_their_types():
+    parameters = {"a": True, "b": -1, "c": "x", "d": 0.5, "e": 2**64 - 1}
+
+    response = written(reply({}, parameters=parameters))
+
+    choices = {
+        name: each.WhichOneof("parameter_choice") for name, each in response.parameters.items()
+    }
+    assert choices == {
+        "a": "bool_param",
+        "b": "int64_param",
+        "c": "string_param",
+        "d": "double_param",
+        "e": "uint64_param",
+    }
+    assert response.parameters["e"].uint64_param == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((64, 64), np.float32)[:, ::2], np.arange(6.0).reshape(2, 3).T]
+)
+def test_outputs_are_written_in_row_major_order(array):
+    response = written(reply({"Y": Tensor("FP32", array)}))
+
+    assert response.raw_output_contents[0] == np.ascontiguousarray(array).tobytes()
+
+
+def test_text_is_written_as_utf8():
+    array = np.array([["é"]], np.object_)
+
+    assert written(reply({"Y": Tensor("BYTES", array)})).raw_output_contents == [
+        b"\x02\x00\x00\x00\xc3\xa9"
+    ]
+
+
+def test_an_executors_bytes_that_are_not_bytes_fail():
+    answer = reply({"Y": Tensor("BYTES", np.array([[7]], np.object_))})
+
+    with pytest.raises(ExecutionFailed, match=r"model 'm': output 'Y': .*got int"):
+        convert.to_response(answer)
+
+
+def test_classified_outputs_are_bytes():
+    answer = reply({"Y": Tensor("FP32", np.array([[0.25, 0.5]], np.float32))})
+
+    response = written(answer, classifications={"Y": 1})
+
+    assert (response.outputs[0].datatype, response.outputs[0].shape) == ("BYTES", [1, 1])
+    assert response.raw_output_contents == [b"\x0a\x00\x00\x000.500000:1"]
+
+
+def test_a_stream_response_wraps_a_response():
+    answer = reply({"Y": Tensor("UINT8", np.zeros((1, 300), np.uint8))}, id="7")
+
+    wrapped = inference.ModelStreamInferResponse.FromString(
+        convert.stream_response(convert.to_response(answer))
+    )
+
+    assert wrapped.infer_response == written(answer)
+    assert not wrapped.error_message
+
+
+def test_a_stream_error_names_the_request():
+    wrapped = inference.ModelStreamInferResponse.FromString(
+        convert.stream_error("no", request_id="7")
+    )
+
+    assert (wrapped.error_message, wrapped.infer_response.id) == ("no", "7")
+
+
+@st.composite
+def tensors(draw):
+    datatype = draw(st.sampled_from(sorted(DTYPES)))
+    shape = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=3)))
+    count = int(np.prod(shape))
+    if datatype == "BYTES":
+        array = np.empty(count, np.object_)
+        array[:] = draw(st.lists(st.binary(max_size=9), min_size=count, max_size=count))
+    elif datatype == "BOOL":
+        array = np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count)), np.bool_)
+    else:
+        size = count * DTYPES[datatype].itemsize
+        array = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), DTYPES[datatype])
+    return Tensor(datatype, array.reshape(shape))
+
+
+@pytest.mark.slow
+@given(st.dictionaries(st.text(min_size=1, max_size=5), tensors(), min_size=1, max_size=3))
+def test_every_tensor_survives_a_round_trip(tensors):
+    # A response read as a request: field by field, they carry tensors the same way.
+    response = written(reply(tensors))
+    request = message(
+        *(wire_input(each.name, each.datatype, each.shape) for each in response.outputs),
+        raw=response.raw_output_contents,
+    )
+
+    inputs = read(request).inputs
+
+    assert list(inputs) == list(tensors)
+    for name, tensor in tensors.items():
+        assert inputs[name].datatype == tensor.datatype
+        assert inputs[name].array.shape == tensor.array.shape
+        assert inputs[name].array.tolist() == tensor.array.tolist() or (
+            inputs[name].array.tobytes() == tensor.array.tobytes()
+        )
+
+
+def rich():
+    request = one_raw_input(outputs=[{"name": "Y"}], id="1")
+    request.inputs.add(name="B", datatype="BYTES", shape=[2])
+    request.raw_input_contents.append(b"\x01\x00\x00\x00a\x00\x00\x00\x00")
+    request.parameters["priority"].uint64_param = 1
+    request.outputs[0].parameters["classification"].int64_param = 1
+    return request.SerializeToString()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(rich()) - 1), st.integers(0, 255)), min_size=1, max_size=5
+    )
+)
+def test_mutated_requests_are_refused_or_read(changes):
+    data = bytearray(rich())
+    for at, value in changes:
+        data[at] = value
+
+    try:
+        request = convert.to_request(convert.parse(bytes(data)), arrival_ns=1)
+    except (InvalidRequest, NotSupported):
+        return
+    assert request.inputs
