@@ -71,8 +71,8 @@ class Telemetry(Collector):
         yield from self._collect_queues(observation)
         yield from self._collect_instances(observation)
         yield from self._collect_requests()
-        yield from self._collect_batches(observation)
-        yield from self._collect_loads()
+        yield from self._collect_batches()
+        yield from self._collect_failures()
 
     def _collect_server(self) -> Iterator[Metric]:
         build = (__version__, platform.python_version())
@@ -154,14 +154,11 @@ class Telemetry(Collector):
         )
         yield single_values(f.DEADLINE_MISSED, ((m.labels, m.deadline_missed) for m in models))
 
-    def _collect_batches(self, observation: Observation) -> Iterator[Metric]:
+    def _collect_batches(self) -> Iterator[Metric]:
         models = self._models.values()
         yield self._histogram(f.BATCH_ROWS, lambda m: m.batch_rows)
         yield self._histogram(f.BATCH_REQUESTS, lambda m: m.batch_requests)
         yield self._histogram(f.BATCH_FILL_RATIO, lambda m: m.batch_fill)
-        for instance in observation.instances:
-            if instance.model in self._models:
-                self._models[instance.model].device_known(instance.device)
         now_ns = self._clock()
         yield single_values(
             f.EXECUTOR_BUSY,
@@ -172,10 +169,11 @@ class Telemetry(Collector):
             ),
         )
 
-    def _collect_loads(self) -> Iterator[Metric]:
+    def _collect_failures(self) -> Iterator[Metric]:
         models = self._models.values()
         yield self._histogram(f.MODEL_LOAD_DURATION, lambda m: m.load_duration)
         yield single_values(f.MODEL_LOAD_FAILURES, ((m.labels, m.load_failures) for m in models))
+        yield single_values(f.POLICY_FAILURES, ((m.labels, m.policy_failures) for m in models))
 
     def _histogram(self, family: Family, of: Callable[[ModelTelemetry], Histogram]) -> Metric:
         return histograms(family, ((m.labels, of(m)) for m in self._models.values()))

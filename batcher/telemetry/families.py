@@ -151,8 +151,8 @@ STAGE_DURATION = Family(
     "histogram",
     "seconds",
     (*_MODEL, "stage"),
-    "One hop of a request: gate, queue, gather, execute, scatter, reply. A request that ends while "
-    "it waits counts in queue with the time it waited.",
+    "One hop of a request: gate, queue, gather, execute, scatter, reply. A request that expires or "
+    "is cancelled while it waits counts in queue with the time it waited.",
     LATENCY,
 )
 DEADLINE_MISSED = Family(
@@ -204,6 +204,13 @@ MODEL_LOAD_FAILURES = Family(
     _MODEL,
     "Loads of an instance that failed.",
 )
+POLICY_FAILURES = Family(
+    "batcher_policy_failures",
+    "counter",
+    "failures",
+    _MODEL,
+    "Times the model's batching policy broke its contract; the model then runs without batching.",
+)
 
 FAMILIES = (
     BUILD_INFO,
@@ -227,5 +234,6 @@ FAMILIES = (
     EXECUTOR_BUSY,
     MODEL_LOAD_DURATION,
     MODEL_LOAD_FAILURES,
+    POLICY_FAILURES,
 )
 """All of them, in the order in which they are exported and documented."""

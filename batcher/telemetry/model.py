@@ -13,8 +13,9 @@ from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCounters
 
+# Reading a member from its enum costs as much as recording a value.
 _OK = Outcome.OK
-"""Reading a member from its enum costs more than recording a value."""
+_REJECTED = Outcome.REJECTED
 
 
 class GateReason(StrEnum):
@@ -57,6 +58,7 @@ class ModelTelemetry:
         self.batch_fill = Histogram(FILL)
         self.load_duration = Histogram(LOAD)
         self.load_failures = 0
+        self.policy_failures = 0
         self.deadline_missed = 0
         self._busy: dict[str, BusyClock] = {}
         self._running: dict[int, BusyClock] = {}
@@ -74,9 +76,9 @@ class ModelTelemetry:
     ) -> None:
         """Record a request, once, when its reply has ended.
 
-        `replied_ns` is set; where nobody was left to reply to, `settled_ns` takes its place. For
-        `Outcome.OK` every stamp is set. `enqueued_ns` is set only if the scheduler admitted the
-        request. `due_ns` is when it should have been answered, None where nothing says so.
+        `settled_ns` is set, and `replied_ns` if there was somebody to reply to. For
+        `Outcome.OK` every stamp is set. `due_ns` is when it should have been answered, None where
+        nothing says so.
         """
         key = (outcome, reason)
         self.requests[key] = self.requests.get(key, 0) + 1
@@ -84,7 +86,7 @@ class ModelTelemetry:
         duration_ns = ended_ns - stamps.arrival_ns
         self.durations[outcome].observe(duration_ns)
         if stamps.enqueued_ns:
-            self._observe_stages(stamps)
+            self._observe_stages(stamps, outcome)
         if outcome is not _OK:
             self._statistics.failed(duration_ns)
             return
@@ -92,8 +94,8 @@ class ModelTelemetry:
         if due_ns is not None and ended_ns > due_ns:
             self.deadline_missed += 1
 
-    def _observe_stages(self, stamps: Stamps) -> None:
-        """Record the stages that an admitted request went through."""
+    def _observe_stages(self, stamps: Stamps, outcome: Outcome) -> None:
+        """Record the stages that a request went through after the gate."""
         enqueued_ns = stamps.enqueued_ns
         dispatched_ns = stamps.dispatched_ns
         settled_ns = stamps.settled_ns
@@ -109,11 +111,11 @@ class ModelTelemetry:
                 # A request given up while it ran was settled before its batch ended.
                 if settled_ns >= end_ns:
                     self._scatter.observe(settled_ns - end_ns)
-        elif settled_ns:
+        elif outcome is not _REJECTED:
             # The time of those who waited in vain belongs to the queue: leaving it out would make
-            # an overloaded queue look quicker than it is.
+            # an overloaded queue look quicker than it is. So would counting those who never got in.
             self._queue.observe(settled_ns - enqueued_ns)
-        if settled_ns and stamps.replied_ns:
+        if stamps.replied_ns:
             self._reply.observe(stamps.replied_ns - settled_ns)
 
     def batch_finished(
@@ -171,6 +173,10 @@ class ModelTelemetry:
     def load_failed(self) -> None:
         """An instance could not be loaded."""
         self.load_failures += 1
+
+    def policy_failed(self) -> None:
+        """The model's batching policy broke its contract."""
+        self.policy_failures += 1
 
     def statistics(self) -> ModelStatisticsSnapshot:
         """The model's cumulative statistics now."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from socket import socket
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from batcher.web.listen import BACKLOG, bound_address, listen, release
+from batcher.sockets import BACKLOG, UNIX, bound_address, listen
 
 MAX_CONNECTIONS = 64
 """Connections beyond this many are answered 503: probes and scrapers need a few."""
@@ -65,7 +66,13 @@ class HttpServer:
             return
         self._server.stopping.set()
         await self._serving
-        release(self.address)
+        _clear_away(self.address)
+
+
+def _clear_away(address: str) -> None:
+    """Remove the path of a Unix socket, which outlives its listener."""
+    if address.startswith(UNIX):
+        Path(address.removeprefix(UNIX)).unlink(missing_ok=True)
 
 
 class _Guest(uvicorn.Server):

@@ -1,0 +1,102 @@
+"""The families as others see them: on the wire and in the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from batcher.core.commands import Outcome, Reason
+from batcher.core.observation import ModelObservation, Observation
+from batcher.telemetry import GateReason
+from batcher.telemetry.families import FAMILIES, Stage
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parents[2] / "docs" / "metrics.md"
+
+
+@pytest.fixture
+def populated(registry, telemetry, model):
+    """A registry in which every family has a sample."""
+    model.device_known("cpu")
+    observed = ModelObservation("m:1", 0, 0, 0, 0, None, None, 1)
+    telemetry.watch(lambda: Observation(0, (observed,), ()))
+    return registry
+
+
+def described(text):
+    """One line a family, from the text of a scrape: name, type, labels, help."""
+    found = {}
+    labels = {}
+    for line in text.splitlines():
+        if match := re.match(r"# HELP (\S+) (.*)", line):
+            name = match[1]
+            found[name] = match[2]
+        elif match := re.match(r"# TYPE (\S+) (\S+)", line):
+            found[name] = f"{match[2]} | {{labels}} | {found[name]}"
+        else:
+            names = re.findall(r'(\w+)="', line)
+            labels.setdefault(name, names)
+    return "".join(
+        f"{name} | {line.format(labels=' '.join(n for n in labels[name] if n != 'le'))}\n"
+        for name, line in found.items()
+    )
+
+
+def test_the_family_list_is_the_one_on_file(populated):
+    assert described(generate_latest(populated).decode()) == (HERE / "families.txt").read_text()
+
+
+def test_every_definition_is_exported_once_and_in_order(populated):
+    assert [metric.name for metric in populated.collect()] == [family.name for family in FAMILIES]
+
+
+def test_every_sample_has_the_labels_of_its_definition(populated):
+    defined = {family.name: set(family.labels) for family in FAMILIES}
+    for metric in populated.collect():
+        assert metric.samples, metric.name
+        for sample in metric.samples:
+            assert set(sample.labels) - {"le"} == defined[metric.name], sample.name
+
+
+def test_openmetrics_text_parses(populated):
+    text = generate_openmetrics(populated).decode()
+    parsed = list(text_string_to_metric_families(text))
+    assert len(parsed) == len(FAMILIES)
+    assert {metric.unit for metric in parsed} >= {"seconds", "ratio", "bytes", "rows", "requests"}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_names_are_prometheus_names_in_base_units(family):
+    assert re.fullmatch(r"batcher_[a-z_]*[a-z]", family.name)
+    assert not family.name.endswith("_total")
+    assert (family.buckets is not None) == (family.kind == "histogram")
+    assert family.help.endswith(".")
+    if family.unit in {"seconds", "bytes", "ratio"}:
+        assert family.name.endswith(f"_{family.unit}")
+
+
+def test_the_document_has_the_table_of_the_definitions():
+    rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `batcher_")]
+    assert rows == [
+        f"| `{family.exported_name}` | {family.kind} | {family.unit or '-'} | "
+        f"{', '.join(f'`{label}`' for label in family.labels) or '-'} | {family.help} |"
+        for family in FAMILIES
+    ]
+
+
+def test_the_document_names_every_bucket():
+    text = DOCUMENT.read_text()
+    for family in FAMILIES:
+        if family.buckets is not None:
+            limits = ", ".join(f"{limit:g}" for limit in family.buckets.limits())
+            assert f"| {limits} |" in text, family.name
+
+
+@pytest.mark.parametrize("word", [*Outcome, *filter(None, Reason), *GateReason, *Stage])
+def test_the_document_explains_every_label_value(word):
+    assert f"`{word}`" in DOCUMENT.read_text()
