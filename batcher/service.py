@@ -1,15 +1,13 @@
 """The middle of the house: a request comes in, passes the gate, and its answer goes out.
 
-Edges (gRPC now, others later) call `infer` or `stream` with a parsed request. The gate asks three
-questions in constant time: are we draining, is the model served, does the request fit it. What
-passes belongs to the scheduler until it ends; leaving early (cancelling the coroutine, closing the
-stream) gives the request up and touches nobody else.
+An edge calls `infer` with a parsed request. The gate asks three questions in constant time: are we
+draining, is the model served, does the request fit it. What passes belongs to the scheduler until
+it ends; leaving early (cancelling the coroutine) gives the request up and touches nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 from batcher.clock import Clock
 from batcher.core.commands import Outcome
@@ -20,7 +18,7 @@ from batcher.runtime.pending import Pending
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.runtime.signature import Measure
-from batcher.telemetry import GateReason
+from batcher.telemetry import GateReason, Telemetry
 from batcher.telemetry.stamps import Stamps
 
 RETRY_DRAINING_NS = 1_000_000_000
@@ -46,32 +44,16 @@ class SingleReply:
             self.future.set_exception(error)
 
 
-class PartsReply:
-    """A reply port for answers in parts: a queue that ends with None or an error."""
-
-    __slots__ = ("parts",)
-
-    def __init__(self) -> None:
-        self.parts: asyncio.Queue[InferenceReply | RequestError | None] = asyncio.Queue()
-
-    def send(self, part: InferenceReply, *, last: bool) -> None:
-        """Queue a part."""
-        self.parts.put_nowait(part)
-        if last:
-            self.parts.put_nowait(None)
-
-    def fail(self, error: RequestError) -> None:
-        """Queue the error; nothing follows it."""
-        self.parts.put_nowait(error)
-
-
 class Batcher:
     """Answers inference requests. Every method runs on the event loop's thread."""
 
-    def __init__(self, models: ModelRegistry, runner: Runner, clock: Clock) -> None:
+    def __init__(
+        self, models: ModelRegistry, runner: Runner, telemetry: Telemetry, clock: Clock
+    ) -> None:
         self.models = models
         self.draining = False
         self._runner = runner
+        self._telemetry = telemetry
         self._clock = clock
         self._loop = asyncio.get_running_loop()
 
@@ -89,24 +71,12 @@ class Batcher:
         finally:
             self._ended(pending, model)
 
-    async def stream(self, request: InferenceRequest) -> AsyncIterator[InferenceReply]:
-        """Answer one request in as many parts as its executor gives; else as `infer`."""
-        model, measure = self._gate(request)
-        port = PartsReply()
-        pending = self._runner.submit(request, model, measure, port)
-        try:
-            while (part := await port.parts.get()) is not None:
-                if isinstance(part, RequestError):
-                    raise part
-                yield part
-        finally:
-            self._ended(pending, model)
-
     def refused(self, name: str, version: str, arrival_ns: int, reason: GateReason) -> None:
-        """Count a request that ended before or at the gate, if its model is known."""
+        """Count a request that ended before or at the gate."""
         try:
             model = self.models.find(name, version)
         except RequestError:
+            self._telemetry.unknown_model()
             return
         stamps = Stamps(arrival_ns)
         stamps.settled_ns = self._clock()

@@ -51,19 +51,24 @@ def gather(slices: Sequence[Slice]) -> Batch:
     """One array per input, rows in the order of the slices.
 
     All requests have the same inputs and parameters: the scheduler saw to that. A batch of one
-    whole request is passed on as it came, without a copy.
+    whole request is passed on as it came, without a copy, unless its memory is not aligned.
     """
     first = slices[0].request
     rows = sum(s.stop - s.start for s in slices)
     inputs: dict[str, Array] = {}
     for name in first.inputs:
         pieces = [_rows_of(s.request.inputs[name].array, s.start, s.stop) for s in slices]
-        inputs[name] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        inputs[name] = _aligned(pieces[0]) if len(pieces) == 1 else np.concatenate(pieces)
     return Batch(inputs, rows, first.parameters or {}, _wanted(slices))
 
 
 def _rows_of(array: Array, start: int, stop: int) -> Array:
     return array if stop - start == len(array) else array[start:stop]
+
+
+def _aligned(array: Array) -> Array:
+    """Views of a message start anywhere; runtimes may insist on aligned memory."""
+    return array if array.flags.aligned else array.copy()
 
 
 def _wanted(slices: Sequence[Slice]) -> frozenset[str] | None:

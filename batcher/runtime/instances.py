@@ -141,7 +141,10 @@ class Instance:
             self._go_down()
             return
         self._go_down(abandon=False)
-        await worker.close(max(0.0, ends - loop.time()))
+        try:
+            await worker.close(max(0.0, ends - loop.time()))
+        except TimeoutError as error:
+            log.warning("%s: %s, abandoned", self.plan.name, error)
 
     def _finished(
         self,

@@ -34,6 +34,7 @@ class ServedModel:
         self,
         name: str,
         version: str,
+        executor: str,
         settings: ModelSettings,
         plans: Sequence[InstancePlan],
         home: Home,
@@ -42,6 +43,7 @@ class ServedModel:
         self.name = name
         self.version = version
         self.key = model_key(name, version)
+        self.executor = executor
         self.settings = settings
         self.telemetry = telemetry
         self.state = ModelState.UNLOADED

@@ -68,6 +68,8 @@ class Runner:
         self._instances: dict[str, BatchRunner] = {}
         self._running: dict[int, list[Pending]] = {}
         self._arrived: list[Event] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     # Requests
 
@@ -105,6 +107,12 @@ class Runner:
         """The caller left. Its batch-mates notice nothing."""
         if pending.outcome is None:
             self.feed(RequestCancelled(pending.id, cause))
+
+    async def idle(self) -> None:
+        """Wait until no request is unanswered."""
+        while self._pending:
+            self._idle.clear()
+            await self._idle.wait()
 
     @property
     def unanswered(self) -> int:
@@ -237,6 +245,8 @@ class Runner:
             else:
                 pending.stamps.settled_ns = self._clock()
                 pending.reply.fail(error_for(settle, pending.target.name, pending.failure))
+        if not self._pending:
+            self._idle.set()
 
     def _answer(self, pending: Pending) -> None:
         request, target = pending.request, pending.target

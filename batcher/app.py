@@ -1,0 +1,235 @@
+"""The composition root: a `Config` becomes a running server. The only file that knows every room.
+
+Start: executors are found, listeners bound (so that a probe gets an answer and a port in use is
+said at once), models loaded and warmed up, and then the server calls itself ready. Stop: readiness
+goes first, new requests are refused with a hint when to retry, accepted ones are answered, and what
+was started is closed in the opposite order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from batcher import plugins
+from batcher.clock import SECOND, monotonic_ns
+from batcher.config import Config, ModelConfig, device_limits
+from batcher.core.events import DeviceConfigured
+from batcher.core.scheduler import Scheduler
+from batcher.errors import BatcherError
+from batcher.executor import AsyncExecutor, Executor, LoadContext
+from batcher.runtime.instances import Home, InstancePlan
+from batcher.runtime.models import ModelRegistry, ServedModel, model_key
+from batcher.runtime.runner import Runner
+from batcher.runtime.timer import TimerFd
+from batcher.runtime.warmup import WarmupPlan
+from batcher.server.edge import GrpcEdge
+from batcher.service import Batcher
+from batcher.telemetry import Telemetry, probe_loop_lag
+from batcher.web import HealthReport, HttpServer, ModelHealth, build_app
+
+log = logging.getLogger(__name__)
+
+
+class DrainTimeoutError(BatcherError):
+    """Accepted requests were still unanswered when `drain_timeout` was over."""
+
+
+class Application:
+    """A server made from a configuration. `start`, `drain`, `close`, each once, in this order."""
+
+    def __init__(self, config: Config) -> None:
+        """Find every executor. Raises `PluginError` before anything is started."""
+        self.config = config
+        loop = asyncio.get_running_loop()
+        self.registry = CollectorRegistry()
+        self.telemetry = Telemetry(self.registry)
+        self.runner = Runner(Scheduler(), loop, monotonic_ns, partial(TimerFd, loop))
+        self.telemetry.watch(self.runner.observe)
+        home = Home(self.runner, loop, monotonic_ns)
+        self.models = ModelRegistry([self._served(model, home) for model in config.models])
+        self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns)
+        self.grpc = GrpcEdge(self.batcher, config.server, monotonic_ns)
+        self.http: HttpServer | None = None
+        self._lag: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen, load every model, be ready. Raises `StartupError`; call `close` all the same."""
+        address = self.config.server.http
+        if address is not None:
+            http = HttpServer(address, build_app(self.registry, self.health))
+            await http.start()
+            self.http = http
+        await self.grpc.start()
+        for device, limit in device_limits(self.config).items():
+            self.runner.feed(DeviceConfigured(device, limit))
+        await self._load_models()
+        self._lag = asyncio.create_task(probe_loop_lag(self.telemetry.loop_lag), name="loop-lag")
+        self.grpc.set_ready(ready=True)
+        # What lives now lives for ever: keep the collector from walking over it again and again.
+        gc.collect()
+        gc.freeze()
+
+    async def drain(self) -> None:
+        """Refuse new requests and answer the accepted ones.
+
+        Raises `DrainTimeoutError` with their number when `drain_timeout` is over first.
+        """
+        self.batcher.draining = True
+        self.telemetry.draining = True
+        self.grpc.set_ready(ready=False)
+        self.grpc.end_streams()
+        timeout_s = self.config.server.drain_timeout / SECOND
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.runner.idle()
+        except TimeoutError:
+            count = self.runner.unanswered
+            raise DrainTimeoutError(
+                f"{count} request{'s' if count != 1 else ''} unanswered after {timeout_s:g} s"
+                " (server.drain_timeout)"
+            ) from None
+
+    async def close(self) -> None:
+        """Close what was started. Whatever is still unanswered fails."""
+        await self.grpc.stop()
+        if self._lag is not None:
+            self._lag.cancel()
+        await asyncio.gather(*(model.unload(timeout_s=1.0) for model in self.models))
+        self.runner.close()
+        if self.http is not None:
+            await self.http.stop()
+
+    def health(self) -> HealthReport:
+        """Whether the server wants traffic, and which models can serve."""
+        models = tuple(ModelHealth(m.name, m.version, m.ready, m.why) for m in self.models)
+        if self.batcher.draining:
+            return HealthReport(ready=False, models=models, reason="draining")
+        unready = [m.name for m in models if not m.ready]
+        reason = f"not ready: {', '.join(unready)}" if unready else ""
+        return HealthReport(ready=not unready, models=models, reason=reason)
+
+    def describe(self) -> str:
+        """The line that is printed when the server is ready."""
+        parts = [f"grpc {', '.join(self.grpc.addresses)}"]
+        if self.grpc.admin_addresses:
+            parts.append(f"admin {', '.join(self.grpc.admin_addresses)}")
+        if self.http is not None:
+            parts.append(f"metrics http://{self.http.address}/metrics")
+        parts.append(f"models {', '.join(m.name for m in self.models)}")
+        return f"batcher is ready: {'; '.join(parts)}"
+
+    async def _load_models(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for model in self.models:
+                    group.create_task(self._load(model))
+        except BaseExceptionGroup as failures:
+            first: BaseException = failures
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise first from None
+
+    async def _load(self, model: ServedModel) -> None:
+        started_ns = monotonic_ns()
+        await model.load()
+        seconds = (monotonic_ns() - started_ns) / SECOND
+        log.info("%s version %s is ready after %.2f s", model.name, model.version, seconds)
+
+    def _served(self, config: ModelConfig, home: Home) -> ServedModel:
+        executor = plugins.find_executor(config.executor)
+        key = model_key(config.name, config.version)
+        plans = [
+            instance_plan(config, index, executor, self.config.base_dir)
+            for index in range(config.instances)
+        ]
+        telemetry = self.telemetry.model(key, config.name, config.version)
+        settings = config.scheduler_settings()
+        return ServedModel(
+            config.name, config.version, config.executor, settings, plans, home, telemetry
+        )
+
+
+def instance_plan(
+    config: ModelConfig,
+    index: int,
+    executor: Callable[[], Executor | AsyncExecutor],
+    base_dir: Path,
+) -> InstancePlan:
+    """How to make one instance of a model."""
+    key = model_key(config.name, config.version)
+    return InstancePlan(
+        name=f"{key}#{index}",
+        key=key,
+        context=LoadContext(
+            model=config.name,
+            version=config.version,
+            instance=index,
+            device=config.device,
+            max_batch_size=config.batching.max_batch_size,
+            options=config.options,
+            base_dir=base_dir,
+        ),
+        make_executor=executor,
+        max_in_flight=config.max_in_flight,
+        execute_timeout_ns=config.execute_timeout,
+        warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length),
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Application]:
+    """A started application; leaving closes it, without draining."""
+    application = Application(config)
+    try:
+        await application.start()
+        yield application
+    finally:
+        await application.close()
+
+
+async def serve(config: Config) -> None:
+    """Run until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
+
+    Raises `StartupError` when it could not start and `DrainTimeoutError` when it could not drain.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, _on_signal, signum, stop)
+    starting = asyncio.create_task(_run_until(config, stop))
+    await starting
+
+
+async def _run_until(config: Config, stop: asyncio.Event) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        entering = asyncio.ensure_future(stack.enter_async_context(running(config)))
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((entering, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not entering.done():
+            entering.cancel()
+            log.info("stopped before it was ready")
+            return
+        application = entering.result()
+        print(application.describe(), flush=True)  # noqa: T201 - the line that supervisors wait for
+        await stopped
+        log.info("draining: %d requests unanswered", application.batcher.unanswered)
+        await application.drain()
+        log.info("drained")
+
+
+def _on_signal(signum: int, stop: asyncio.Event) -> None:
+    if stop.is_set():
+        log.warning("%s again: ending at once", signal.Signals(signum).name)
+        logging.shutdown()
+        os._exit(1)
+    stop.set()

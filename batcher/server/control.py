@@ -1,0 +1,204 @@
+"""The RPCs about the server and its models: health, metadata, configuration, statistics, index.
+
+Those that change what is served work on the admin listener only; the data listener names the way to
+allow them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+from grpc import aio
+
+from batcher import __version__
+from batcher.core.settings import FixedWindow
+from batcher.errors import BatcherError, ModelUnavailable, NotPermitted, RequestError, UnknownModel
+from batcher.protocol import inference
+from batcher.runtime.models import ModelState, ServedModel
+from batcher.server.describe import (
+    Batching,
+    model_config_response,
+    model_metadata_response,
+    statistics_response,
+)
+from batcher.server.status import Style, to_status
+from batcher.service import Batcher
+
+log = logging.getLogger(__name__)
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
+"""What works beyond the protocol's core, in the words that clients look for."""
+
+ADMIN_EXTENSIONS = (*EXTENSIONS, "model_repository")
+
+UNLOAD_TIMEOUT_S = 30.0
+"""How long running batches may take to end when their model is unloaded."""
+
+INDEX_STATES = {
+    ModelState.READY: "READY",
+    ModelState.LOADING: "LOADING",
+    ModelState.FAILED: "UNAVAILABLE",
+    ModelState.UNLOADED: "UNAVAILABLE",
+}
+
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class ControlEdge:
+    """Answers everything but inference, for one kind of listener."""
+
+    def __init__(self, batcher: Batcher, style: Style, *, admin: bool) -> None:
+        self._batcher = batcher
+        self._style = style
+        self._admin = admin
+
+    def methods(self) -> dict[str, Callable[[Any, Context], Awaitable[Any]]]:
+        """Method name -> handler."""
+        methods: dict[str, Callable[[Any], Awaitable[Any]]] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+        }
+        return {name: self._guarded(method) for name, method in methods.items()}
+
+    def _guarded(
+        self, method: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request, Context], Awaitable[Response]]:
+        async def answer(request: Request, context: Context) -> Response:
+            try:
+                return await method(request)
+            except RequestError as error:
+                status = to_status(error, self._style)
+                await context.abort(status.code, status.message, status.trailing_metadata)
+                raise AssertionError("abort raises") from error
+
+        return answer
+
+    async def _server_live(self, _: object) -> inference.ServerLiveResponse:
+        return inference.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _: object) -> inference.ServerReadyResponse:
+        ready = not self._batcher.draining and all(m.ready for m in self._batcher.models)
+        return inference.ServerReadyResponse(ready=ready)
+
+    async def _model_ready(
+        self, request: inference.ModelReadyRequest
+    ) -> inference.ModelReadyResponse:
+        model = self._batcher.models.find(request.name, request.version)
+        return inference.ModelReadyResponse(ready=model.ready and not self._batcher.draining)
+
+    async def _server_metadata(self, _: object) -> inference.ServerMetadataResponse:
+        extensions = ADMIN_EXTENSIONS if self._admin else EXTENSIONS
+        return inference.ServerMetadataResponse(
+            name="batcher", version=__version__, extensions=extensions
+        )
+
+    async def _model_metadata(
+        self, request: inference.ModelMetadataRequest
+    ) -> inference.ModelMetadataResponse:
+        model = self._batcher.models.find(request.name, request.version)
+        versions = self._batcher.models.versions(model.name)
+        return model_metadata_response(model.name, versions, model.metadata)
+
+    async def _model_config(
+        self, request: inference.ModelConfigRequest
+    ) -> inference.ModelConfigResponse:
+        model = self._batcher.models.find(request.name, request.version)
+        settings = model.settings
+        batching: Batching | None = None
+        if isinstance(settings.policy, FixedWindow):
+            batching = Batching(
+                preferred_sizes=settings.policy.preferred_sizes,
+                max_delay_ns=settings.policy.max_delay_ns,
+                queue_timeout_ns=settings.queue.timeout_ns,
+                max_queue_requests=settings.queue.max_requests,
+            )
+        return model_config_response(
+            model.name,
+            model.version,
+            model.metadata,
+            max_batch_size=settings.max_batch_size,
+            batching=batching,
+            executor=model.executor,
+            instances=model.instance_count,
+            device=model.device,
+        )
+
+    async def _model_statistics(
+        self, request: inference.ModelStatisticsRequest
+    ) -> inference.ModelStatisticsResponse:
+        models = self._batcher.models
+        if not request.name:
+            asked = [m for m in models if m.state is ModelState.READY]
+        elif request.version:
+            asked = [models.find(request.name, request.version)]
+        else:
+            asked = [models.find(request.name, v) for v in models.versions(request.name)]
+        return statistics_response((m.name, m.version, m.telemetry.statistics()) for m in asked)
+
+    async def _repository_index(
+        self, request: inference.RepositoryIndexRequest
+    ) -> inference.RepositoryIndexResponse:
+        response = inference.RepositoryIndexResponse()
+        for model in self._batcher.models:
+            if model.ready or not request.ready:
+                response.models.add(
+                    name=model.name,
+                    version=model.version,
+                    state=INDEX_STATES[model.state],
+                    reason=model.why,
+                )
+        return response
+
+    async def _load(
+        self, request: inference.RepositoryModelLoadRequest
+    ) -> inference.RepositoryModelLoadResponse:
+        for model in self._change(request.model_name, bool(request.parameters)):
+            try:
+                await model.load()
+            except BatcherError as error:
+                raise ModelUnavailable(str(error)) from error
+        return inference.RepositoryModelLoadResponse()
+
+    async def _unload(
+        self, request: inference.RepositoryModelUnloadRequest
+    ) -> inference.RepositoryModelUnloadResponse:
+        for model in self._change(request.model_name, overridden=False):
+            await model.unload(UNLOAD_TIMEOUT_S)
+            log.info("%s version %s was unloaded by an admin call", model.name, model.version)
+        return inference.RepositoryModelUnloadResponse()
+
+    def _change(self, name: str, overridden: bool) -> list[ServedModel]:
+        """Every version of a model that is about to be changed, if that is allowed here."""
+        if not self._admin:
+            raise NotPermitted(
+                "loading and unloading models is not permitted on a data listener;"
+                " configure server.admin and call it there"
+            )
+        if overridden:
+            raise NotPermitted(
+                f"{name}: a model is loaded as the configuration file says;"
+                " the parameters of this call are not supported"
+            )
+        models = self._batcher.models
+        if not name:
+            raise UnknownModel("the request names no model")
+        return [models.find(name, version) for version in models.versions(name)]

@@ -1,0 +1,233 @@
+"""The servicer of `ModelInfer` and `ModelStreamInfer`: the first and the last step of a request.
+
+Both take and return bytes: a message that does not parse gets a clear INVALID_ARGUMENT instead of
+whatever the library says, and an answer is serialized once, where its tensors are at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, TypeAlias
+
+from grpc import aio
+
+from batcher.clock import SECOND, Clock
+from batcher.errors import Draining, InvalidRequest, RequestError
+from batcher.server import convert
+from batcher.server.status import Style, to_status
+from batcher.service import RETRY_DRAINING_NS, Batcher
+from batcher.telemetry import GateReason, Stamps
+
+log = logging.getLogger(__name__)
+
+TENANT_KEYS = ("x-batcher-tenant", "x-llm-d-inference-fairness-id")
+PRIORITY_KEY = "x-batcher-priority"
+TIMINGS_KEY = "x-batcher-timings"
+STREAM_ORDER_KEY = "x-batcher-stream-order"
+
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
+
+
+class InferenceEdge:
+    """Answers inference calls of one listener."""
+
+    def __init__(
+        self, batcher: Batcher, clock: Clock, style: Style, max_in_flight_per_stream: int
+    ) -> None:
+        self._batcher = batcher
+        self._clock = clock
+        self._style = style
+        self._max_in_flight = max_in_flight_per_stream
+        self._streams: set[_StreamPump] = set()
+
+    async def model_infer(self, data: bytes, context: Context) -> bytes:
+        """One request, one answer, by way of `Batcher.infer`."""
+        arrival_ns = self._clock()
+        remaining_s = context.time_remaining()
+        deadline_ns = None if remaining_s is None else arrival_ns + int(remaining_s * SECOND)
+        metadata = _metadata(context)
+        try:
+            answer, stamps = await self._infer(data, arrival_ns, deadline_ns, metadata)
+        except RequestError as error:
+            await self._abort(context, error)
+        if TIMINGS_KEY in metadata:
+            context.set_trailing_metadata(timings(stamps))
+        return answer
+
+    async def model_stream_infer(self, _: Any, context: Context) -> None:
+        """Requests and answers on one call, many in flight.
+
+        Answers keep the order of their requests unless the caller's metadata says
+        `x-batcher-stream-order: any`. An error is an answer that carries `error_message`; the
+        stream goes on.
+        """
+        remaining_s = context.time_remaining()
+        deadline_ns = None if remaining_s is None else self._clock() + int(remaining_s * SECOND)
+        metadata = _metadata(context)
+
+        async def answer(data: bytes) -> bytes:
+            try:
+                response, _ = await self._infer(data, self._clock(), deadline_ns, metadata)
+                return convert.stream_response(response)
+            except RequestError as error:
+                message = to_status(error, self._style).message
+            except Exception:
+                log.exception("internal error while answering on a stream")
+                message = "internal error"
+            return convert.stream_error(message, request_id=_request_id(data))
+
+        ordered = metadata.get(STREAM_ORDER_KEY) != "any"
+        pump = _StreamPump(context, answer, self._max_in_flight, ordered=ordered)
+        self._streams.add(pump)
+        try:
+            await pump.run()
+        finally:
+            self._streams.discard(pump)
+        if pump.ended:
+            error = Draining("the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
+            await self._abort(context, error)
+
+    def end_streams(self) -> None:
+        """Read no more requests from open streams; each ends once it has answered."""
+        for pump in self._streams:
+            pump.end()
+
+    async def _infer(
+        self, data: bytes, arrival_ns: int, deadline_ns: int | None, metadata: dict[str, str]
+    ) -> tuple[bytes, Stamps]:
+        try:
+            wire = convert.parse(data)
+        except InvalidRequest:
+            self._batcher.refused("", "", arrival_ns, GateReason.INVALID)
+            raise
+        try:
+            request = convert.to_request(
+                wire,
+                arrival_ns=arrival_ns,
+                deadline_ns=deadline_ns,
+                tenant=_tenant(metadata),
+                priority=_priority(metadata),
+            )
+        except RequestError:
+            self._batcher.refused(wire.model, wire.version, arrival_ns, GateReason.INVALID)
+            raise
+        reply = await self._batcher.infer(request)
+        return convert.to_response(reply, classifications=request.classifications), reply.stamps
+
+    async def _abort(self, context: Context, error: RequestError) -> NoReturn:
+        status = to_status(error, self._style)
+        await context.abort(status.code, status.message, status.trailing_metadata)
+        raise AssertionError("abort raises")
+
+
+class _StreamPump:
+    """Reads requests and writes answers of one stream at the same time.
+
+    `answer` never raises. At most `max_in_flight` requests are being answered; reading pauses
+    there, which the peer feels as flow control.
+    """
+
+    def __init__(
+        self, context: Context, answer: Answer, max_in_flight: int, *, ordered: bool
+    ) -> None:
+        self._context = context
+        self._answer = answer
+        self._ordered = ordered
+        self._room = asyncio.Semaphore(max_in_flight)
+        self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        self._open: set[asyncio.Task[bytes]] = set()
+        self._reader: asyncio.Task[None] | None = None
+        self.ended = False
+        """Whether `end` cut the reading short."""
+
+    def end(self) -> None:
+        """Take in no more requests; `run` returns when those taken in are answered."""
+        self.ended = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def run(self) -> None:
+        """Pump until the caller has half-closed and every request is answered."""
+        self._reader = asyncio.create_task(self._read())
+        try:
+            while (task := await self._answers.get()) is not None:
+                await self._context.write(await task)
+                self._room.release()
+        finally:
+            self._reader.cancel()
+            for task in self._open:
+                task.cancel()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                await self._room.acquire()
+                data = await self._context.read()
+                if data is aio.EOF:
+                    break
+                self._begin(data)
+        finally:
+            if self._ordered or not self._open:
+                self._answers.put_nowait(None)
+            else:
+                last = asyncio.gather(*self._open, return_exceptions=True)
+                last.add_done_callback(lambda _: self._answers.put_nowait(None))
+
+    def _begin(self, data: bytes) -> None:
+        task = asyncio.create_task(self._answer(data))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+        if self._ordered:
+            self._answers.put_nowait(task)
+        else:
+            task.add_done_callback(self._answers.put_nowait)
+
+
+def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:
+    """A request's stages in microseconds, as trailing metadata."""
+    stages = {
+        "gate": stamps.enqueued_ns - stamps.arrival_ns,
+        "queue": stamps.dispatched_ns - stamps.enqueued_ns,
+        "gather": stamps.execute_start_ns - stamps.dispatched_ns,
+        "execute": stamps.execute_end_ns - stamps.execute_start_ns,
+        "scatter": stamps.settled_ns - stamps.execute_end_ns,
+        "reply": stamps.replied_ns - stamps.settled_ns,
+    }
+    text = ",".join(f"{stage}={nanoseconds // 1000}" for stage, nanoseconds in stages.items())
+    return ((TIMINGS_KEY, f"{text},batch_rows={stamps.batch_rows}"),)
+
+
+def _request_id(data: bytes) -> str:
+    """The caller's id of a request that failed, so that it can tell which."""
+    try:
+        return convert.parse(data).id
+    except InvalidRequest:
+        return ""
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    """The caller's metadata that we read: text keys of ours and of gateways we know."""
+    return {
+        key: value
+        for key, value in context.invocation_metadata() or ()
+        if key.startswith("x-") and isinstance(value, str)
+    }
+
+
+def _tenant(metadata: dict[str, str]) -> str:
+    for key in TENANT_KEYS if metadata else ():
+        if key in metadata:
+            return metadata[key]
+    return ""
+
+
+def _priority(metadata: dict[str, str]) -> int:
+    text = metadata.get(PRIORITY_KEY) if metadata else None
+    if text is None:
+        return 0
+    if not text.isdecimal():
+        raise InvalidRequest(f"metadata {PRIORITY_KEY} must be a whole number, got {text!r}")
+    return int(text)

@@ -1,0 +1,98 @@
+"""gRPC listeners: addresses, credentials and limits.
+
+A data listener answers inference; an admin listener also changes what is served. Each kind is one
+`grpc.aio` server on any number of addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+from grpc import aio
+
+from batcher.config import ServerConfig, TlsConfig
+from batcher.errors import ListenError, StartupError
+from batcher.sockets import check_free
+
+log = logging.getLogger(__name__)
+
+MAX_METADATA_BYTES = 16 * 1024
+"""Metadata of one call; more than that is no description of a request."""
+
+
+def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
+    """gRPC's own settings, from ours."""
+    return [
+        ("grpc.max_receive_message_length", config.max_message),
+        ("grpc.max_send_message_length", config.max_message),
+        ("grpc.max_concurrent_streams", config.max_streams),
+        ("grpc.max_allowed_incoming_connections", config.max_connections),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        # Two processes on one port would each get a share of the callers, by accident.
+        ("grpc.so_reuseport", 0),
+        # Long unary calls with client keepalive must not be cut off for pinging "too often".
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def credentials(tls: TlsConfig | None) -> grpc.ServerCredentials | None:
+    """Server credentials from PEM files; None for plain text. Raises `StartupError`."""
+    if tls is None:
+        return None
+    try:
+        key, cert = tls.key.read_bytes(), tls.cert.read_bytes()
+        client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
+    except OSError as error:
+        raise StartupError(f"server.tls: cannot read {error.filename}: {error.strerror}") from error
+    return grpc.ssl_server_credentials(
+        [(key, cert)], root_certificates=client_ca, require_client_auth=client_ca is not None
+    )
+
+
+class GrpcServer:
+    """One `grpc.aio` server on several addresses. `start` once, then `stop` once."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        handlers: Sequence[grpc.GenericRpcHandler],
+        config: ServerConfig,
+    ) -> None:
+        self.addresses = list(addresses)
+        """Where it listens; after `start` with the ports that were taken for port 0."""
+        self._config = config
+        self._server = aio.server(options=channel_options(config))
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    async def start(self) -> None:
+        """Listen on every address. Raises `ListenError` naming the one that cannot be had."""
+        secrets = credentials(self._config.tls)
+        self.addresses = [self._bind(address, secrets) for address in self.addresses]
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
+        await self._server.stop(grace_s)
+        for address in self.addresses:
+            if address.startswith("unix:"):
+                path = Path(address.removeprefix("unix:"))
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    def _bind(self, address: str, secrets: grpc.ServerCredentials | None) -> str:
+        # gRPC would take over a living socket's path, and says of a failed bind only that it failed.
+        check_free(address)
+        try:
+            if secrets is None or address.startswith("unix:"):
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, secrets)
+        except (RuntimeError, ValueError) as error:
+            raise ListenError(f"cannot listen on {address}: {error}") from error
+        if address.startswith("unix:"):
+            return address
+        return f"{address.rpartition(':')[0]}:{port}"

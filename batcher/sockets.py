@@ -1,0 +1,111 @@
+"""Addresses and the sockets behind them: is one free, and whose fault is it if not.
+
+Both edges listen here, so both refuse the same things in the same words: a port in use, a Unix
+socket that another process listens on, a path that is no socket at all. A Unix socket whose owner
+has died is removed and taken.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+from pathlib import Path
+
+from batcher.errors import ListenError
+
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
+UNIX = "unix:"
+
+_TCP = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>\d{1,5})")
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket for `host:port`, `[v6]:port` or `unix:/path`; port 0 takes a free one.
+
+    Raises `ListenError` naming the address: it cannot be read, is in use, is not ours to bind, or
+    its path is not a socket.
+    """
+    sock = _bound(address)
+    sock.listen(BACKLOG)
+    return sock
+
+
+def check_free(address: str) -> None:
+    """Raise the `ListenError` that `listen` would, and leave the address free.
+
+    For a server that binds by itself: afterwards nothing is in its way, short of a race.
+    """
+    _bound(address).close()
+    if address.startswith(UNIX):
+        Path(address.removeprefix(UNIX)).unlink()
+
+
+def bound_address(sock: socket.socket) -> str:
+    """Where the socket listens, in the form that `listen` takes."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"{UNIX}{name}"
+    host, port = name[:2]
+    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+
+
+def _bound(address: str) -> socket.socket:
+    try:
+        if address.startswith(UNIX):
+            return _bind_unix(address.removeprefix(UNIX))
+        return _bind_tcp(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ListenError(f"cannot listen on {address}: {reason}") from error
+
+
+def _bind_tcp(address: str) -> socket.socket:
+    match = _TCP.fullmatch(address)
+    if match is None:
+        raise ListenError(
+            f"cannot listen on {address!r}: expected host:port, [v6 address]:port or unix:/path"
+        )
+    host, port = match["v6"] or match["host"], int(match["port"])
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, name = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        # Without it a restart has to wait until the last connections of the old process are gone.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Make way for a new socket at `path` if the one there has no listener."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"cannot listen on unix:{path}: the path exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+    raise ListenError(f"cannot listen on unix:{path}: another process listens there")
