@@ -1,0 +1,131 @@
+"""`python bench/load`: load on a running server, and what it says about the server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import machine
+import overhead
+import poisson
+import uvloop
+
+from batcher.config.units import parse_duration
+
+DESCRIPTION = """Put load on the server over real gRPC and measure.
+
+  overhead   closed loop against a model that costs nothing, in turns with a raw echo server:
+             the share of gRPC's own throughput that is left after batching, on one core
+  poisson    open loop at a rate: latency from the moment a request was due to be sent, and
+             the share that was answered in time
+"""
+
+EXAMPLES = """examples:
+  python bench/load overhead
+  python bench/load overhead --rounds 2 --seconds 2 --streams 8
+  python bench/load poisson --rate 1350 --target 50ms
+  python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
+"""
+
+
+def duration(text: str) -> int:
+    """Nanoseconds."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"allowed: {error}") from None
+
+
+def parser() -> argparse.ArgumentParser:
+    """Both commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="python bench/load",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--floats", type=int, default=16, help="values in a request")
+    shared.add_argument(
+        "--connections", type=int, default=4, help="connections that share the load"
+    )
+    shared.add_argument(
+        "--max-batch-size",
+        type=int,
+        default=32,
+        help="rows in the largest batch of the server that is started",
+    )
+    shared.add_argument(
+        "--streams",
+        type=int,
+        default=0,
+        help="send over this many streams; 0: every request is a call",
+    )
+
+    closed = commands.add_parser(
+        "overhead",
+        parents=[shared],
+        formatter_class=formatter,
+        help="our throughput over the echo server's",
+        description=overhead.__doc__,
+    )
+    closed.add_argument("--rounds", type=int, default=5, help="rounds of each server")
+    closed.add_argument("--seconds", type=float, default=4.0, help="length of a round")
+    closed.add_argument("--in-flight", type=int, default=256, help="requests open at once")
+    closed.add_argument(
+        "--output",
+        type=Path,
+        default=machine.RESULTS / "overhead.json",
+        help="where the figures go",
+    )
+    closed.set_defaults(run=overhead.run)
+
+    opened = commands.add_parser(
+        "poisson",
+        parents=[shared],
+        formatter_class=formatter,
+        help="latency and on-time share at a rate",
+        description=poisson.__doc__,
+    )
+    opened.add_argument("--rate", type=float, required=True, help="requests a second")
+    opened.add_argument(
+        "--target", type=duration, default="50ms", help="an answer within this is on time"
+    )
+    opened.add_argument("--seconds", type=float, default=10.0, help="how long requests are sent")
+    opened.add_argument(
+        "--warmup", type=float, default=1.0, help="seconds at the start that do not count"
+    )
+    opened.add_argument(
+        "--deadline", type=duration, help="give every call this gRPC deadline; default: none"
+    )
+    opened.add_argument(
+        "--address", help="a running server; default: one is started on its own core"
+    )
+    opened.add_argument(
+        "--model", default="hello", help="the model to ask, which takes X FP32 [-1, FLOATS]"
+    )
+    opened.add_argument(
+        "--base", default="5ms", help="emulated cost of a batch, of the server that is started"
+    )
+    opened.add_argument("--per-row", default="0.5ms", help="emulated cost of each row")
+    opened.add_argument("--max-delay", default="0ms", help="longest wait for company")
+    opened.add_argument("--seed", type=int, default=0, help="of the arrivals")
+    opened.add_argument(
+        "--output", type=Path, default=machine.RESULTS / "poisson.json", help="where the figures go"
+    )
+    opened.set_defaults(run=poisson.run)
+    return top
+
+
+def main() -> None:
+    """Parse and run."""
+    options = parser().parse_args()
+    if getattr(options, "deadline", None) and options.streams:
+        parser().error("--deadline is for calls; a stream has one for all its requests")
+    uvloop.run(options.run(options))
+
+
+if __name__ == "__main__":
+    main()
