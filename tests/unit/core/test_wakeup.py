@@ -1,0 +1,125 @@
+"""When the scheduler wants to be called: never too late, and early calls are harmless."""
+
+from __future__ import annotations
+
+
+def test_nothing_to_wait_for(play):
+    assert play.wakeup is None
+    play.fixed(delay=10)
+    play.up()
+    assert play.wakeup is None
+
+
+def test_the_end_of_a_window(play):
+    play.fixed(delay=10)
+    play.up()
+    play.arrive(1, at=5)
+
+    assert play.wakeup == 15
+    assert play.batches(play.feed(at=15)) == [[1]]
+    assert play.wakeup is None
+
+
+def test_the_first_of_several_windows_and_expiries(play):
+    play.fixed("a", delay=10)
+    play.fixed("b", delay=20)
+    play.up("i", model="a")
+    play.up("j", model="b")
+    play.feed(
+        play.request(1, model="b", key="x", expires=7),
+        play.request(2, model="b", key="y"),
+        play.request(3, model="a"),
+    )
+
+    seen = []
+    while play.wakeup is not None:
+        seen.append(play.wakeup)
+        play.feed(at=play.wakeup)
+
+    assert seen == [7, 10, 20]
+
+
+def test_no_window_closes_while_every_instance_is_busy(play):
+    play.fixed(delay=10, max_rows=2)
+    play.up()
+    play.arrive(1, 2, 3)
+
+    assert play.wakeup is None
+
+
+def test_a_window_that_closed_in_the_meantime_is_acted_on_at_once(play):
+    play.fixed(delay=10, max_rows=2)
+    play.up()
+    play.arrive(1, 2, 3)
+
+    assert play.batches(play.done(1, 1, 2, at=11)) == [[3]]
+
+
+def test_a_window_that_is_still_open_when_an_instance_comes_free(play):
+    play.fixed(delay=10, max_rows=2)
+    play.up()
+    play.arrive(1, 2, 3)
+    play.done(1, 1, 2, at=4)
+
+    assert play.wakeup == 10
+
+
+def test_early_and_repeated_wakeups_change_nothing(play):
+    play.fixed(delay=10)
+    play.up()
+    play.arrive(1, expires=50)
+    before = play.scheduler.snapshot()
+
+    for _ in range(3):
+        assert play.feed() == []
+        assert play.wakeup == 10
+    assert play.scheduler.snapshot() == before
+
+    assert play.feed(at=9.999) == []
+    assert play.wakeup == 10
+    assert play.batches(play.feed(at=10)) == [[1]]
+    assert play.feed(at=10) == []
+
+
+def test_a_late_wakeup_does_all_that_is_due(play):
+    play.fixed(delay=10, max_rows=4)
+    play.up()
+    play.feed(play.request(1, expires=12), play.request(2))
+
+    commands = play.feed(at=30)
+
+    assert list(play.ended(commands)) == [1]
+    assert play.batches(commands) == [[2]]
+
+
+def test_time_does_not_go_back(play):
+    play.fixed(delay=10)
+    play.up()
+    play.feed(at=20)
+
+    assert play.arrive(1, at=15) == []
+    assert play.scheduler.now_ns == 20_000_000
+    assert play.wakeup == 25
+    assert play.feed(at=1) == []
+    assert play.scheduler.observe(0).now_ns == 20_000_000
+    assert play.batches(play.feed(at=25)) == [[1]]
+
+
+def test_what_expired_by_the_latest_time_has_expired_whatever_the_clock_says_next(play):
+    play.none()
+    play.up()
+    play.feed(at=20)
+
+    assert play.batches(play.feed(play.request(1, expires=18), at=10)) == []
+
+
+def test_asking_does_not_change_the_answer(play):
+    play.fixed(delay=10)
+    play.up()
+    play.arrive(1, expires=5)
+    play.cancel(1)
+    play.arrive(2, expires=8)
+    before = play.scheduler.snapshot()
+
+    assert [play.wakeup, play.wakeup] == [8, 8]
+    assert play.scheduler.snapshot() == before
