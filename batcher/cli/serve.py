@@ -64,6 +64,6 @@ def serve(
 
         import uvloop
 
-        from batcher import app
+        from batcher.app import serve as serve_until_stopped
 
-        uvloop.run(app.serve(settings))
+        uvloop.run(serve_until_stopped(settings))

@@ -1,0 +1,56 @@
+"""`--help` as snapshots, so that a change of the command line shows as a diff."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from batcher import __version__
+from batcher.cli.main import app
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+COMMANDS = ["serve", "check", "schema"]
+
+
+def words(text):
+    """The text without frames and line breaks, which change with the version of typer."""
+    return " ".join(re.sub(r"[╭╮╰╯│─]", " ", text).split())
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_the_help_is_as_recorded(run, command):
+    """Record it again with `COLUMNS=80 batcher COMMAND --help > tests/unit/cli/snapshots/...`."""
+    result = run(*([command] if command else []), "--help")
+    assert result.exit_code == 0
+    recorded = (SNAPSHOTS / f"batcher{command and '-'}{command}.txt").read_text(encoding="utf-8")
+    assert words(result.output) == words(recorded)
+
+
+def test_every_command_has_a_snapshot():
+    registered = [info.name or info.callback.__name__ for info in app.registered_commands]
+    assert registered == COMMANDS
+    names = {path.name for path in SNAPSHOTS.iterdir()}
+    assert names == {"batcher.txt", *(f"batcher-{command}.txt" for command in COMMANDS)}
+
+
+def test_every_command_shows_examples(run):
+    for command in COMMANDS:
+        assert f"batcher {command}" in words(run(command, "--help").output).split("Example")[-1]
+
+
+def test_no_arguments_show_the_help(run):
+    assert words(run().output) == words(run("--help").output)
+
+
+def test_the_version(run):
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.output == f"batcher {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("chek",), ("serve",), ("check", "--what"), ("serve", "x.yaml", "--log-level", "loud")],
+)
+def test_a_wrong_use_ends_with_2(run, arguments):
+    assert run(*arguments).exit_code == 2
