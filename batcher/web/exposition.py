@@ -34,7 +34,7 @@ async def render(registry: Collector, accept: str) -> tuple[bytes, str]:
     """Every sample of the registry, and the content type of that text.
 
     The format is OpenMetrics for a caller that names it in its `Accept` header, else the Prometheus
-    text format, also where the header makes no sense. The samples of one family are of one moment.
+    text format; a header without sense is no error. The samples of one family are of one moment.
     """
     try:
         encode, content_type = choose_encoder(accept)
