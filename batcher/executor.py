@@ -131,7 +131,8 @@ class Batch:
     """Rows of one or more requests, gathered: one array per input, rows first.
 
     `inputs` holds each input the requests gave (an optional input may be absent), of equal row
-    count `rows`. `outputs` is what the requests asked for; None means all.
+    count `rows`. The arrays are C-contiguous and belong to the requests: they may be read-only, and
+    an executor never writes into them. `outputs` is what the requests asked for; None means all.
     """
 
     inputs: Mapping[str, Array]

@@ -1,1 +1,29 @@
-""""""
+"""For tests of `batcher` and of plugins: the executor contract, fakes, a hand-turned clock.
+
+`ExecutorContract` is the suite that a plugin's tests subclass; it alone needs pytest, which is
+imported when the name is first used. The rest imports nothing beyond `batcher`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batcher.testing.clock import ManualClock
+from batcher.testing.fakes import Call, FakeExecutor, Hang
+
+if TYPE_CHECKING:
+    from batcher.testing.contract import ExecutorContract
+
+__all__ = ["Call", "ExecutorContract", "FakeExecutor", "Hang", "ManualClock"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ExecutorContract":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pytest  # noqa: PLC0415 - see the module's docstring
+
+    # Before the import: failed assertions of the suite then show their values, as in a test file.
+    pytest.register_assert_rewrite("batcher.testing.contract")
+    from batcher.testing.contract import ExecutorContract  # noqa: PLC0415 - as above
+
+    return ExecutorContract

@@ -1,0 +1,126 @@
+import re
+
+import pytest
+
+from batcher.errors import PluginError
+from batcher.executors.emulated import EmulatedExecutor
+from batcher.plugins import executor_names, find_executor, is_async
+
+BLOCKING = """
+from batcher.executor import Capabilities
+
+class Good:
+    capabilities = Capabilities()
+    def load(self, context): ...
+    def execute(self, batch): ...
+    def close(self): ...
+
+class Remote:
+    capabilities = Capabilities(max_in_flight=4)
+    async def load(self, context): ...
+    async def execute(self, batch): ...
+    async def close(self): ...
+
+class Mixed(Good):
+    async def execute(self, batch): ...
+
+class Unfinished:
+    capabilities = Capabilities()
+    def load(self, context): ...
+
+class Secretive(Good):
+    capabilities = None
+
+def function(): ...
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Puts a distribution on the path: `install(dist, module, source, name=attribute, ...)`."""
+
+    def install(dist, module, source, **names):
+        home = tmp_path / dist
+        info = home / f"{dist.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\n")
+        points = "\n".join(f"{name} = {module}:{value}" for name, value in names.items())
+        (info / "entry_points.txt").write_text(f"[batcher.executors]\n{points}\n")
+        (home / f"{module}.py").write_text(source)
+        monkeypatch.syspath_prepend(home)
+
+    return install
+
+
+def refusal(name):
+    with pytest.raises(PluginError) as caught:
+        find_executor(name)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_own_executor_is_found_by_name():
+    assert "emulated" in executor_names()
+    assert find_executor("emulated") is EmulatedExecutor
+
+
+def test_plugins_are_found_blocking_and_not(install):
+    install("dist-a", "plugin_found", BLOCKING, good="Good", remote="Remote")
+    assert {"good", "remote"} <= set(executor_names())
+    assert find_executor("good").__name__ == "Good"
+    assert not is_async(find_executor("good"))
+    assert is_async(find_executor("remote"))
+
+
+def test_unknown_name_lists_what_is_there_and_the_nearest():
+    message = refusal("emulatd")
+    assert "no executor named 'emulatd' (did you mean 'emulated'?)" in message
+    assert re.search(r"installed: .*emulated", message)
+    assert "did you mean" not in refusal("zzz")
+
+
+def test_failed_import_says_who_and_why(install):
+    install("dist-broken", "plugin_broken", "import there_is_no_such_module", broken="Executor")
+    message = refusal("broken")
+    assert "plugin_broken:Executor of dist-broken 1.0" in message
+    assert "could not be imported" in message
+    assert "No module named 'there_is_no_such_module'" in message
+
+
+def test_module_that_exits_does_not_end_the_server(install):
+    install("dist-exit", "plugin_exit", "raise SystemExit('bye\\nbye')", leaving="Executor")
+    assert "SystemExit: bye bye" in refusal("leaving")
+
+
+def test_missing_attribute_is_a_failed_import(install):
+    install("dist-typo", "plugin_typo", BLOCKING, typo="Goood")
+    assert "has no attribute 'Goood'" in refusal("typo")
+
+
+def test_broken_plugin_does_not_hinder_others(install):
+    install("dist-broken", "plugin_broken_too", "1 / 0", broken="Executor")
+    assert find_executor("emulated") is EmulatedExecutor
+
+
+def test_name_with_two_claimants_is_refused_with_both(install):
+    install("dist-one", "plugin_one", BLOCKING, twice="Good")
+    install("dist-two", "plugin_two", BLOCKING, twice="Good")
+    message = refusal("twice")
+    assert "plugin_one:Good of dist-one 1.0 and plugin_two:Good of dist-two 1.0" in message
+
+
+@pytest.mark.parametrize(
+    ("attribute", "problem"),
+    [
+        ("function", "expected a class, got function"),
+        ("Unfinished", "Unfinished has no method execute, close"),
+        ("Mixed", "Mixed mixes blocking methods and coroutines (execute)"),
+        ("Secretive", "Secretive.capabilities must be a class attribute"),
+    ],
+)
+def test_what_is_no_executor_is_refused_with_the_reason(install, attribute, problem):
+    install("dist-odd", "plugin_odd", BLOCKING, odd=attribute)
+    message = refusal("odd")
+    assert "is not an executor" in message
+    assert problem in message
