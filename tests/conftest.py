@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch, PolicyFailed, Settle
@@ -20,6 +21,16 @@ from batcher.core.events import (
 from batcher.core.policies import make_policy
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
+
+# The same examples every time; `--hypothesis-profile=explore` looks for new ones.
+settings.register_profile(
+    "check",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("explore", settings.get_profile("check"), derandomize=False)
+settings.load_profile("check")
 
 
 class Play:

@@ -1,0 +1,137 @@
+"""Hypothesis strategies for what a scheduler can be told (needs `hypothesis`).
+
+`timelines` makes whole stories: play one with `batcher.simulation.Driver`, which completes the
+batches. All sizes are small and all times a few milliseconds, so that bounds are hit, windows close
+and deadlines pass in a story of a few dozen events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from hypothesis import strategies as st
+
+from batcher.clock import MILLISECOND
+from batcher.core.events import (
+    CancelCause,
+    DeviceConfigured,
+    Event,
+    InstanceDown,
+    InstanceDraining,
+    InstanceUp,
+    ModelConfigured,
+    RequestArrived,
+    RequestCancelled,
+    Shapes,
+)
+from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
+
+Timeline: TypeAlias = list[tuple[int, Event]]
+"""`(at_ns, event)` pairs in order of time, as `Driver.run` takes them."""
+
+MODELS = ("a", "b")
+DEVICES = ("d", "e")
+INSTANCES = ("i", "j", "k")
+MAX_ROWS = 6
+
+
+def milliseconds(low: int, high: int) -> st.SearchStrategy[int]:
+    """A duration of `low` to `high` whole milliseconds, in nanoseconds."""
+    return st.integers(low, high).map(lambda n: n * MILLISECOND)
+
+
+@st.composite
+def model_settings(draw: st.DrawFn) -> ModelSettings:
+    """Settings of a model with tight limits, under any policy."""
+    max_batch_size = draw(st.integers(1, MAX_ROWS))
+    preferred = st.lists(st.integers(1, max_batch_size), max_size=2, unique=True).map(tuple)
+    policy = draw(
+        st.one_of(
+            st.builds(FixedWindow, milliseconds(0, 4), preferred),
+            st.just(NoBatching()),
+        )
+    )
+    limits = QueueLimits(
+        max_requests=draw(st.integers(1, 8)),
+        max_rows=draw(st.none() | st.integers(1, 12)),
+        max_bytes=draw(st.none() | st.integers(1, 12)),
+        timeout_ns=draw(st.none() | milliseconds(1, 8)),
+    )
+    return ModelSettings(max_batch_size, policy, limits, draw(st.none() | milliseconds(1, 8)))
+
+
+shapes: st.SearchStrategy[Shapes] = st.sampled_from([(), ((4,),), ((5,),)])
+"""Variable axes: few, so that requests share lanes."""
+
+batch_keys: st.SearchStrategy[str] = st.sampled_from(["", "k"])
+"""Batch keys: few, so that requests share lanes."""
+
+
+@st.composite
+def requests(
+    draw: st.DrawFn, request_id: int, now_ns: int, models: Sequence[str] = MODELS
+) -> RequestArrived:
+    """A request that arrives at `now_ns`; it may be too large, or over already."""
+    return RequestArrived(
+        request_id,
+        draw(st.sampled_from(models)),
+        rows=draw(st.integers(1, MAX_ROWS)),
+        nbytes=draw(st.integers(0, 4)),
+        shapes=draw(shapes),
+        batch_key=draw(batch_keys),
+        arrival_ns=now_ns,
+        due_ns=draw(st.none() | milliseconds(0, 8).map(now_ns.__add__)),
+        expires_ns=draw(st.none() | milliseconds(0, 8).map(now_ns.__add__)),
+    )
+
+
+@st.composite
+def timelines(draw: st.DrawFn, max_events: int = 40) -> Timeline:
+    """Two models on shared devices, then requests, cancels, and instances that come and go."""
+    story: Timeline = [(0, ModelConfigured(model, draw(model_settings()))) for model in MODELS]
+    story.append((0, DeviceConfigured(DEVICES[0], draw(st.none() | st.integers(1, 2)))))
+    incarnations = dict.fromkeys(INSTANCES, 0)
+    for instance in INSTANCES:
+        story.append((0, draw(_up(instance, incarnations))))
+    now_ns = request_id = 0
+    for _ in range(draw(st.integers(1, max_events))):
+        now_ns += draw(milliseconds(0, 3))
+        kind = draw(st.sampled_from("rrrrrrrrccim"))
+        event: Event
+        if kind == "r":
+            request_id += 1
+            event = draw(requests(request_id, now_ns))
+        elif kind == "c":
+            cause = draw(st.sampled_from(CancelCause))
+            event = RequestCancelled(max(1, request_id - draw(st.integers(0, 5))), cause)
+        elif kind == "i":
+            event = draw(_change(draw(st.sampled_from(INSTANCES)), incarnations))
+        else:
+            event = ModelConfigured(draw(st.sampled_from(MODELS)), draw(model_settings()))
+        story.append((now_ns, event))
+    return story
+
+
+@st.composite
+def _up(draw: st.DrawFn, instance: str, incarnations: dict[str, int]) -> InstanceUp:
+    incarnations[instance] += 1
+    return InstanceUp(
+        instance,
+        incarnations[instance],
+        draw(st.sampled_from(MODELS)),
+        draw(st.sampled_from(DEVICES)),
+        draw(st.integers(1, 2)),
+    )
+
+
+@st.composite
+def _change(draw: st.DrawFn, instance: str, incarnations: dict[str, int]) -> Event:
+    incarnation = incarnations[instance]
+    match draw(st.sampled_from(("up", "down", "draining"))):
+        case "up":
+            return draw(_up(instance, incarnations))
+        case "down":
+            return InstanceDown(instance, incarnation)
+        case _:
+            return InstanceDraining(instance, incarnation)

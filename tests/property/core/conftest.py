@@ -1,0 +1,267 @@
+"""A naive ledger of what a scheduler must do, for the property tests.
+
+`Ledger` knows the rules and none of the data structures: it recomputes everything from lists, at
+any cost. From the events it says how every request must end, and it checks each dispatch: the lane,
+the instance, the size of the batch, and that nothing ready was left lying.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from batcher.core.commands import Outcome, Reason
+from batcher.core.events import CancelCause, FailureCause, InstanceDown, RequestArrived
+from batcher.core.settings import NoBatching
+
+FAILED = {
+    FailureCause.DEVICE: Reason.DEVICE_FAILURE,
+    FailureCause.INPUT: Reason.INPUT_FAILURE,
+    FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
+}
+
+
+@dataclass
+class Waiting:
+    arrived: RequestArrived
+    due_ns: int | None
+    expires_ns: int | None
+
+    @property
+    def lane(self):
+        return self.arrived.model, self.arrived.batch_key, self.arrived.shapes
+
+
+@dataclass
+class Running:
+    instance: str
+    left: list[int]
+
+
+@dataclass
+class Ledger:
+    now_ns: int = 0
+    models: dict = field(default_factory=dict)
+    limits: dict = field(default_factory=dict)
+    instances: dict = field(default_factory=dict)  # name -> InstanceUp
+    draining: set = field(default_factory=set)
+    used: list = field(default_factory=list)  # (instance, incarnation), most recent last
+    waiting: dict = field(default_factory=dict)  # id -> Waiting, in order of arrival
+    running: dict = field(default_factory=dict)  # batch id -> Running
+    ended: dict = field(default_factory=dict)  # id -> how, for ever
+    last_batch: int = 0
+
+    # What the events must lead to
+
+    def take_in(self, events, now_ns):
+        """Returns how each request that ends by these events must end."""
+        self.now_ns = max(self.now_ns, now_ns)
+        before = dict(self.ended)
+        for request_id, request in list(self.waiting.items()):
+            if request.expires_ns is not None and request.expires_ns <= self.now_ns:
+                self.end(request_id, *self.expiry(request))
+        for event in events:
+            getattr(self, f"on_{type(event).__name__}")(event)
+        return {i: how for i, how in self.ended.items() if i not in before}
+
+    def end(self, request_id, outcome, reason=Reason.NONE):
+        assert request_id not in self.ended
+        self.ended[request_id] = outcome, reason
+        self.waiting.pop(request_id, None)
+        for batch in self.running.values():
+            if request_id in batch.left:
+                batch.left.remove(request_id)
+
+    @staticmethod
+    def expiry(request):
+        by_caller = request.expires_ns == request.arrived.expires_ns
+        return Outcome.EXPIRED, Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT
+
+    def on_RequestArrived(self, event):  # noqa: N802 - named after the event
+        model = self.models.get(event.model)
+        if model is None:
+            return self.end(event.id, Outcome.REJECTED, Reason.UNKNOWN_MODEL)
+        serving = [i for i in self.instances.values() if i.model == event.model]
+        if all(i.instance in self.draining for i in serving):
+            return self.end(event.id, Outcome.REJECTED, Reason.NO_INSTANCE)
+        due = [event.due_ns] if event.due_ns is not None else []
+        if not due and model.target_ns is not None:
+            due = [event.arrival_ns + model.target_ns]
+        expires = [event.expires_ns] if event.expires_ns is not None else []
+        if model.queue.timeout_ns is not None:
+            expires.append(event.arrival_ns + model.queue.timeout_ns)
+        request = Waiting(event, min(due, default=None), min(expires, default=None))
+        if request.expires_ns is not None and request.expires_ns <= self.now_ns:
+            return self.end(event.id, *self.expiry(request))
+        reason = self.refusal(event, model)
+        if reason is not None:
+            return self.end(event.id, Outcome.REJECTED, reason)
+        self.waiting[event.id] = request
+        return None
+
+    def refusal(self, event, model):
+        queue = [r.arrived for r in self.waiting.values() if r.arrived.model == event.model]
+        queue.append(event)
+        bounds = [
+            (event.rows, model.max_batch_size, Reason.TOO_MANY_ROWS),
+            (len(queue), model.queue.max_requests, Reason.QUEUE_REQUESTS),
+            (sum(r.rows for r in queue), model.queue.max_rows, Reason.QUEUE_ROWS),
+            (sum(r.nbytes for r in queue), model.queue.max_bytes, Reason.QUEUE_BYTES),
+        ]
+        broken = [why for size, bound, why in bounds if bound is not None and size > bound]
+        return broken[0] if broken else None
+
+    def on_RequestCancelled(self, event):  # noqa: N802
+        if event.id in self.waiting or any(event.id in b.left for b in self.running.values()):
+            if event.cause is CancelCause.DEADLINE:
+                self.end(event.id, Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+            else:
+                self.end(event.id, Outcome.CANCELLED, Reason.CALLER_CANCELLED)
+
+    def on_BatchProgress(self, event):  # noqa: N802
+        batch = self.running.get(event.batch_id)
+        if batch is None:
+            return
+        for request_id in event.done:
+            if request_id in batch.left:
+                self.end(request_id, Outcome.OK)
+        for failure in event.failed:
+            if failure.id in batch.left:
+                self.end(failure.id, Outcome.FAILED, FAILED[failure.cause])
+        if event.last:
+            for request_id in list(batch.left):
+                self.end(request_id, Outcome.FAILED, Reason.UNKNOWN_FAILURE)
+            del self.running[event.batch_id]
+
+    def on_InstanceUp(self, event):  # noqa: N802
+        known = self.instances.get(event.instance)
+        if known is None or known.incarnation < event.incarnation:
+            if known is not None:
+                self.on_InstanceDown(InstanceDown(event.instance, known.incarnation))
+            self.instances[event.instance] = event
+
+    def on_InstanceDraining(self, event):  # noqa: N802
+        known = self.instances.get(event.instance)
+        if known is not None and known.incarnation == event.incarnation:
+            self.draining.add(event.instance)
+
+    def on_InstanceDown(self, event):  # noqa: N802
+        known = self.instances.get(event.instance)
+        if known is None or known.incarnation != event.incarnation:
+            return
+        for batch_id, batch in list(self.running.items()):
+            if batch.instance == event.instance:
+                for request_id in list(batch.left):
+                    self.end(request_id, Outcome.FAILED, Reason.INSTANCE_DOWN)
+                del self.running[batch_id]
+        del self.instances[event.instance]
+        self.draining.discard(event.instance)
+
+    def on_ModelConfigured(self, event):  # noqa: N802
+        self.models[event.model] = event.settings
+        for request_id, request in list(self.waiting.items()):
+            arrived = request.arrived
+            if arrived.model == event.model and arrived.rows > event.settings.max_batch_size:
+                self.end(request_id, Outcome.REJECTED, Reason.TOO_MANY_ROWS)
+
+    def on_ModelRemoved(self, event):  # noqa: N802
+        self.models.pop(event.model, None)
+        for request_id, request in list(self.waiting.items()):
+            if request.arrived.model == event.model:
+                self.end(request_id, Outcome.REJECTED, Reason.MODEL_REMOVED)
+
+    def on_DeviceConfigured(self, event):  # noqa: N802
+        self.limits[event.device] = event.max_in_flight
+
+    # What may be dispatched
+
+    def load(self, instance):
+        return sum(b.instance == instance for b in self.running.values())
+
+    def free(self, model):
+        """Instances that may take a batch, the one to use first."""
+
+        def rank(up):
+            key = (up.instance, up.incarnation)
+            return self.load(up.instance), self.used.index(key) if key in self.used else -1
+
+        free = []
+        for up in self.instances.values():
+            limit = self.limits.get(up.device)
+            busy = sum(
+                self.instances[b.instance].device == up.device for b in self.running.values()
+            )
+            if (
+                up.model == model
+                and up.instance not in self.draining
+                and self.load(up.instance) < up.max_in_flight
+                and (limit is None or busy < limit)
+            ):
+                free.append(up)
+        return sorted(free, key=rank)
+
+    def lanes(self):
+        lanes = {}
+        for request in self.waiting.values():
+            lanes.setdefault(request.lane, []).append(request)
+        return list(lanes.values())
+
+    def ready(self, lane):
+        """How many requests of a lane make a batch now; 0 while its window is open."""
+        model = self.models[lane[0].arrived.model]
+        if isinstance(model.policy, NoBatching):
+            return 1
+        rows = [sum(r.arrived.rows for r in lane[:n]) for n in range(1, len(lane) + 1)]
+        fits = sum(r <= model.max_batch_size for r in rows)
+        preferred = model.policy.preferred_sizes or (model.max_batch_size,)
+        hits = [n for n in range(1, fits + 1) if rows[n - 1] in preferred]
+        jumps = [n for n in range(1, len(lane)) if rows[n] > max(preferred)]
+        overdue = self.now_ns >= lane[0].arrived.arrival_ns + model.policy.max_delay_ns
+        if (hits or jumps) and not (overdue and model.policy.max_delay_ns):
+            return max(hits) if hits else min(jumps)
+        can_grow = fits == len(lane) and rows[-1] < max(preferred)
+        return fits if overdue or not can_grow else 0
+
+    @staticmethod
+    def urgency(lane):
+        due_ns = float("inf") if lane[0].due_ns is None else lane[0].due_ns
+        return due_ns, lane[0].arrived.arrival_ns
+
+    def candidates(self):
+        return [a for a in self.lanes() if self.free(a[0].arrived.model) and self.ready(a)]
+
+    def dispatch(self, command):
+        ids = [part.id for part in command.parts]
+        lane = next(a for a in self.lanes() if a[0].arrived.id == ids[0])
+        assert command.model == lane[0].arrived.model
+        assert command.bucket == lane[0].arrived.shapes
+        assert ids == [r.arrived.id for r in lane[: self.ready(lane)]]
+        assert [(p.start, p.stop) for p in command.parts] == [
+            (0, r.arrived.rows) for r in lane[: len(ids)]
+        ]
+        assert self.urgency(lane) == min(map(self.urgency, self.candidates()))
+        up = self.free(command.model)[0]
+        assert command.instance == up.instance
+        assert command.batch_id > self.last_batch
+        self.last_batch = command.batch_id
+        key = (up.instance, up.incarnation)
+        self.used = [each for each in self.used if each != key] + [key]
+        for request_id in ids:
+            del self.waiting[request_id]
+        self.running[command.batch_id] = Running(up.instance, ids)
+
+    def wakeup_ns(self):
+        """When something changes by itself: an expiry, or the end of a window that is open."""
+        moments = [r.expires_ns for r in self.waiting.values() if r.expires_ns is not None]
+        for lane in self.lanes():
+            head = lane[0].arrived
+            if self.free(head.model):
+                moments.append(head.arrival_ns + self.models[head.model].policy.max_delay_ns)
+        return min(moments, default=None)
+
+
+@pytest.fixture
+def make_ledger():
+    """Empty ledgers."""
+    return Ledger
