@@ -58,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
         help="rows in the largest batch of the server that is started",
     )
     shared.add_argument(
+        "--max-delay",
+        default="0ms",
+        help="longest wait for company, of the server that is started",
+    )
+    shared.add_argument(
         "--streams",
         type=int,
         default=0,
@@ -110,7 +115,6 @@ def parser() -> argparse.ArgumentParser:
         "--base", default="5ms", help="emulated cost of a batch, of the server that is started"
     )
     opened.add_argument("--per-row", default="0.5ms", help="emulated cost of each row")
-    opened.add_argument("--max-delay", default="0ms", help="longest wait for company")
     opened.add_argument("--seed", type=int, default=0, help="of the arrivals")
     opened.add_argument(
         "--output", type=Path, default=machine.RESULTS / "poisson.json", help="where the figures go"

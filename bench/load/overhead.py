@@ -54,13 +54,17 @@ class Target:
         return median(done.load_cpu / done.seconds for done in self.rounds)
 
 
-def config(floats: int, max_batch_size: int) -> dict[str, Any]:
+def config(options: argparse.Namespace) -> dict[str, Any]:
     """A model that costs nothing."""
     model = {
         "name": MODEL,
         "executor": "emulated",
-        "options": {"base": "0ms", "per_row": "0ms", "columns": floats},
-        "batching": {"policy": "fixed", "max_batch_size": max_batch_size},
+        "options": {"base": "0ms", "per_row": "0ms", "columns": options.floats},
+        "batching": {
+            "policy": "fixed",
+            "max_batch_size": options.max_batch_size,
+            "max_delay": options.max_delay,
+        },
         "queue": {"max_requests": 4096},
     }
     return {"models": [model]}
@@ -136,6 +140,7 @@ def report(ours: Target, echo: Target, options: argparse.Namespace) -> dict[str,
                 "streams",
                 "floats",
                 "max_batch_size",
+                "max_delay",
             )
         },
         **{
@@ -157,9 +162,7 @@ async def run(options: argparse.Namespace) -> None:
     machine.stay_on(load_core)
     with ExitStack() as stack:
         with machine.children_on(server_core):
-            server = stack.enter_context(
-                ServerProcess(config(options.floats, options.max_batch_size))
-            )
+            server = stack.enter_context(ServerProcess(config(options)))
         payload = await probe(server.grpc, MODEL, options.floats)
         with machine.children_on(server_core):
             address, pid = stack.enter_context(echo_server(reply_bytes(payload, options.streams)))
