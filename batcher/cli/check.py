@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from batcher.config import Config, QueueConfig
 
 EPILOG = """
-Examples:
-
-`batcher check config.yaml`
-
-`MODEL_DIR=/models batcher check config.yaml` when the file reads `${MODEL_DIR}`.
-
 Exit codes: 0 when all is well, 2 when something is wrong: each problem names the path, the line,
 what was got and what is allowed.
+
+Examples:
+
+- `batcher check config.yaml`
+
+- `MODEL_DIR=/models batcher check config.yaml` when the file reads `${MODEL_DIR}`.
 """
 
 _COLUMNS = (

@@ -12,9 +12,9 @@ from batcher.cli import check, schema, serve
 EXAMPLES = """
 Examples:
 
-`batcher check config.yaml` says what is wrong with a configuration, or sums it up.
+- `batcher check config.yaml` says what is wrong with a configuration, or sums it up.
 
-`batcher serve config.yaml` serves it until SIGTERM or Ctrl-C.
+- `batcher serve config.yaml` serves it until SIGTERM or Ctrl-C.
 """
 
 app = typer.Typer(

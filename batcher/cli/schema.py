@@ -9,8 +9,8 @@ from batcher.cli.exits import reported
 EPILOG = """
 Example:
 
-`batcher schema > batcher.schema.json`, and as the first line of the configuration
-`# yaml-language-server: $schema=batcher.schema.json`.
+- `batcher schema > batcher.schema.json`, and as the first line of the configuration
+  `# yaml-language-server: $schema=batcher.schema.json`.
 """
 
 

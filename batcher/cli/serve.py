@@ -11,16 +11,16 @@ from batcher.cli.configuration import ConfigPath, checked_config
 from batcher.cli.exits import reported
 
 EPILOG = """
-Examples:
-
-`batcher serve config.yaml`
-
-`batcher serve config.yaml --log-format json --log-level warning`
-
-`batcher check config.yaml` first says what is wrong without starting anything.
-
 Exit codes: 0 after a clean drain, 2 when the configuration is wrong, 1 when it could not start or
 not drain in time.
+
+Examples:
+
+- `batcher serve config.yaml`
+
+- `batcher serve config.yaml --log-format json --log-level warning`
+
+- `batcher check config.yaml` first says what is wrong without starting anything.
 """
 
 

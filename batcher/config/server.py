@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
 from batcher.config.addresses import Address, TcpAddress, UnixAddress, parse_address
-from batcher.config.section import AT_LEAST_ONE, Count, CrossCheckError, FilePath, KeyPath, Section
+from batcher.config.section import (
+    AT_LEAST_ONE,
+    Count,
+    CrossCheckError,
+    FilePath,
+    KeyPath,
+    Section,
+    refusal,
+)
 from batcher.config.units import DurationOrZero, Size, format_size
 
 _INT32_MAX = (1 << 31) - 1
-
-
-def _fits_grpc(nbytes: int) -> int:
-    if nbytes > _INT32_MAX:
-        raise ValueError(
-            f"at most {format_size(_INT32_MAX)} (gRPC counts message bytes in 31 bits)"
-        )
-    return nbytes
 
 
 class TlsConfig(Section):
@@ -49,7 +49,7 @@ class ServerConfig(Section):
     status_codes: Literal["standard", "triton"] = "standard"
     """How refusals are named on the wire: gRPC's usual codes, or Triton's for callers written
     against it."""
-    max_message: Annotated[Size, AfterValidator(_fits_grpc)] = 64 * 1024**2
+    max_message: Size = 64 * 1024**2
     """The largest message taken or sent."""
     max_connections: Count = 1024
     """Connections open at once, over all gRPC listeners."""
@@ -63,14 +63,19 @@ class ServerConfig(Section):
     below the termination grace period of the supervisor."""
 
     @model_validator(mode="after")
-    def _addresses_differ(self) -> Self:
+    def _keys_go_together(self) -> Self:
+        problems: list[tuple[KeyPath, str]] = []
         named: list[tuple[KeyPath, str]] = [
             *((("grpc", place), text) for place, text in enumerate(self.grpc)),
             *([(("http",), self.http)] if self.http else []),
             *((("admin", place), text) for place, text in enumerate(self.admin)),
         ]
+        if self.max_message > _INT32_MAX:
+            allowed = (
+                f"at most {format_size(_INT32_MAX)} (gRPC counts a message's bytes in 31 bits)"
+            )
+            problems.append((("max_message",), refusal(format_size(self.max_message), allowed)))
         seen: dict[TcpAddress | UnixAddress, str] = {}
-        problems: list[tuple[KeyPath, str]] = []
         for path, text in named:
             address = parse_address(text)
             if isinstance(address, TcpAddress) and address.port == 0:

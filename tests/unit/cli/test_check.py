@@ -22,10 +22,31 @@ models:
     assert ["grpc:", "127.0.0.1:8001,", "unix:/run/a.sock"] in lines
     assert ["http:", "127.0.0.1:8002"] in lines
     assert ["admin:", "unix:/run/b.sock"] in lines
-    assert ["model", "executor", "instances", "device", "policy", "rows", "window", "target", "queue"] in lines
+    assert [
+        "model",
+        "executor",
+        "instances",
+        "device",
+        "policy",
+        "rows",
+        "window",
+        "target",
+        "queue",
+    ] in lines
     ranker = "ranker:3 emulated 2 gpu0 fixed 64 2ms, prefers 8 50ms 9 requests, 70 rows, 1MiB, 1s"
     assert ranker.split() in lines
-    assert ["tagger:1", "emulated", "1", "cpu", "none", "32", "none", "-", "1024", "requests"] in lines
+    assert [
+        "tagger:1",
+        "emulated",
+        "1",
+        "cpu",
+        "none",
+        "32",
+        "none",
+        "-",
+        "1024",
+        "requests",
+    ] in lines
     assert ["batches", "at", "once:", "gpu0", "2,", "cpu", "1"] in lines
     assert [f"{path}:", "ok"] in lines
     assert result.stderr == ""

@@ -45,7 +45,7 @@ def served(monkeypatch):
 
 def test_a_clean_run_ends_with_0_on_uvloop(run, write, served):
     result = run("serve", write(MODELS))
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert served.config.models[0].name == "m"
     assert served.loop == "uvloop"
 
