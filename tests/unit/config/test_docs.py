@@ -32,7 +32,9 @@ SECTIONS = {
 
 def told_by_the_page(section):
     """Key -> (default, meaning), from the table below the section's heading."""
-    (body,) = re.findall(rf"^##+ `{re.escape(section)}`\n(.*?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    (body,) = re.findall(
+        rf"^##+ `{re.escape(section)}`\n(.*?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL
+    )
     rows = re.findall(r"^\| `(\w+)` \| .+? \| (.+?) \| (.+) \|$", body, re.MULTILINE)
     return {key: (default, meaning) for key, default, meaning in rows}
 
