@@ -52,7 +52,7 @@ class ServerConfig(Section):
     max_message: Size = 64 * 1024**2
     """The largest message taken or sent."""
     max_connections: Count = 1024
-    """Connections open at once, over all gRPC listeners."""
+    """Connections open at once on each gRPC listener."""
     max_streams: Count = 4096
     """Calls open at once on one connection; a client holds further ones back by itself."""
     max_in_flight_per_stream: Count = 1024
