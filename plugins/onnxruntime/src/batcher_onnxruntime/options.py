@@ -1,0 +1,42 @@
+"""What the configuration may say below a model's `options`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, StrictBool
+
+from batcher.executor import FilePath, Options, ParameterValue
+
+Threads: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=1024)]
+
+
+class ThreadOptions(Options):
+    """Sizes of the session's thread pools."""
+
+    intra_op: Threads = 0
+    """Threads inside one operator; 0 means one for each physical core."""
+    inter_op: Threads = 0
+    """Operators that run side by side, when more than 1; 0 means one after the other."""
+
+
+class OnnxRuntimeOptions(Options):
+    """The options of one model."""
+
+    path: FilePath
+    """The model file, `.onnx` or `.ort`."""
+    providers: Annotated[tuple[str, ...], Field(min_length=1)] = ("cpu",)
+    """Execution providers in order of preference: `cpu`, `cuda`, `tensorrt` and so on, or ONNX
+    Runtime's full names. What a provider cannot run goes to the next one, and last to the CPU."""
+    provider_options: dict[str, dict[str, ParameterValue]] = Field(default_factory=dict)
+    """Provider -> its own options, as ONNX Runtime names them, such as
+    `{cuda: {gpu_mem_limit: 4294967296}}`."""
+    allow_fallback: StrictBool = False
+    """Serve even though a provider that was asked for is not in use; else that is an error."""
+    threads: ThreadOptions = ThreadOptions()
+    """Sizes of the session's thread pools."""
+    spinning: StrictBool = False
+    """Whether idle pool threads spin for a while before they sleep. Quicker where ONNX Runtime has
+    cores to itself; a sidecar shares them."""
+    graph_optimization: Literal["none", "basic", "extended", "all"] = "all"
+    """How far ONNX Runtime rewrites the graph when it loads it."""

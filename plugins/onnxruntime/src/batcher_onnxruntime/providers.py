@@ -1,0 +1,111 @@
+"""Execution providers: from names in the configuration to those that a session really uses.
+
+ONNX Runtime goes on without a provider that it does not have, that cannot start, or that can run
+no part of the model, and says so at most in its log. Here each of the three is a finding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final
+
+import onnxruntime as ort
+
+from batcher_onnxruntime.options import OnnxRuntimeOptions
+
+CPU: Final = "CPUExecutionProvider"
+_SUFFIX: Final = "ExecutionProvider"
+_NUMBERED_DEVICE: Final = re.compile(r".*?(\d+)")
+_TAKES_DEVICE_ID: Final = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A provider as the configuration asks for it, by its full name."""
+
+    name: str
+    options: Mapping[str, str]
+
+
+class ProviderError(ValueError):
+    """An option names a provider that there is not. The message names the option."""
+
+
+def wanted(options: OnnxRuntimeOptions, device: str) -> list[Wanted]:
+    """The providers that the options ask for, in their order.
+
+    A device whose name ends in a number (`cuda:1`, `gpu0`) is that GPU, unless `provider_options`
+    sets `device_id`. Raises `ProviderError`.
+    """
+    names = [
+        _full_name(name, f"providers[{place}]") for place, name in enumerate(options.providers)
+    ]
+    settings = {
+        _full_name(name, f"provider_options.{name}"): values
+        for name, values in options.provider_options.items()
+    }
+    for name in settings.keys() - set(names):
+        raise ProviderError(f"option provider_options: {short(name)} is not one of the providers")
+    number = _NUMBERED_DEVICE.fullmatch(device)
+    found = []
+    for name in dict.fromkeys(names):
+        given = {key: _text(value) for key, value in settings.get(name, {}).items()}
+        if number and name in _TAKES_DEVICE_ID:
+            given.setdefault("device_id", number[1])
+        found.append(Wanted(name, given))
+    return found
+
+
+def unused(
+    asked: Sequence[str], registered: Sequence[str], assigned: Mapping[str, int] | None
+) -> str:
+    """Why the session does not use what was asked for; empty when it does.
+
+    `registered` is what the session reports, `assigned` how many nodes each provider runs (None
+    where this onnxruntime does not tell). The first provider must run something; the others need
+    only be there.
+    """
+    available = ort.get_available_providers()
+    for name in asked:
+        if name not in available:
+            return f"{short(name)} is not in this onnxruntime ({', '.join(map(short, available))})"
+        if name not in registered:
+            return f"{short(name)} could not start; onnxruntime has logged the reason above"
+    if assigned and asked[0] != CPU and not assigned.get(asked[0]):
+        return f"{short(asked[0])} can run no part of this model"
+    return ""
+
+
+def assigned_nodes(session: Any) -> dict[str, int] | None:
+    """Provider -> nodes of the graph that it runs; None where onnxruntime does not tell."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    counts: dict[str, int] = {}
+    for subgraph in session.get_provider_graph_assignment_info():
+        counts[subgraph.ep_name] = counts.get(subgraph.ep_name, 0) + len(subgraph.get_nodes())
+    return counts
+
+
+def short(name: str) -> str:
+    """The name as the configuration has it: `cuda` for CUDAExecutionProvider."""
+    return name.removesuffix(_SUFFIX).lower()
+
+
+def _full_name(name: str, option: str) -> str:
+    known: dict[str, str] = {
+        short(full): full for full in (*ort.get_all_providers(), *ort.get_available_providers())
+    }
+    full = known.get(short(name)) or known.get(name.lower())
+    if full is None:
+        hint = get_close_matches(name.lower(), known, n=1)
+        guess = f" (did you mean {hint[0]}?)" if hint else ""
+        raise ProviderError(f"option {option}: got {name!r}; allowed: {', '.join(known)}{guess}")
+    return full
+
+
+def _text(value: object) -> str:
+    """ONNX Runtime's provider options are text; its booleans are 1 and 0."""
+    return str(int(value)) if isinstance(value, bool) else str(value)

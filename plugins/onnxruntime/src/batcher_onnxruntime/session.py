@@ -1,0 +1,119 @@
+"""From options to an ONNX Runtime session, or to a `ModelLoadError` in plain words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime as ort
+
+from batcher.errors import ModelLoadError
+from batcher.executor import LoadContext
+from batcher_onnxruntime import providers
+from batcher_onnxruntime.messages import load_problem
+from batcher_onnxruntime.options import OnnxRuntimeOptions
+
+_log = logging.getLogger(__name__)
+
+_OPTIMIZATION: Final = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+QUIET: Final = 4
+"""Severity "fatal": what goes wrong is reported here, once, and not on the terminal as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session and facts about it, for people."""
+
+    session: Any
+    properties: dict[str, str]
+
+
+def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> Opened:
+    """Load the file. Raises `ModelLoadError` naming the model, and the file or the option."""
+    who = f"model {context.model!r}"
+    check_file(options.path, who)
+    try:
+        asked = providers.wanted(options, context.device)
+    except providers.ProviderError as error:
+        raise ModelLoadError(f"{who}: {error}") from None
+    available = ort.get_available_providers()
+    missing = providers.unused([w.name for w in asked], available, None)
+    if missing and not options.allow_fallback:
+        raise ModelLoadError(_refusal(who, missing))
+    usable = [(w.name, dict(w.options)) for w in asked if w.name in available]
+    try:
+        # enable_fallback is ONNX Runtime's own, which would hide why a provider failed.
+        session = ort.InferenceSession(
+            os.fspath(options.path),
+            _session_options(options),
+            providers=usable or [(providers.CPU, {})],
+            enable_fallback=0,
+        )
+    except Exception as error:
+        raise ModelLoadError(f"{who}: the file {options.path} {load_problem(error)}") from error
+    registered = session.get_providers()
+    assigned = providers.assigned_nodes(session)
+    problem = providers.unused([w.name for w in asked], registered, assigned)
+    if problem and not options.allow_fallback:
+        raise ModelLoadError(_refusal(who, problem))
+    properties = {
+        "runtime": f"onnxruntime {ort.__version__}",
+        "providers": ", ".join(map(providers.short, registered)),
+    }
+    if assigned:
+        counts = (f"{providers.short(name)} {count}" for name, count in assigned.items())
+        properties["nodes"] = ", ".join(counts)
+    if problem:
+        _log.warning("%s: falls back: %s", who, problem)
+        properties["fallback"] = problem
+    return Opened(session, properties)
+
+
+def check_file(path: Path, who: str) -> None:
+    """Raise `ModelLoadError` unless there is a file at `path` that can be read and holds anything.
+
+    Without this, ONNX Runtime would call a folder a damaged model, and wait for ever on a pipe.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelLoadError(f"{who}: option path: {path} is not a file")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ModelLoadError(
+            f"{who}: option path: cannot read the model file {path}: {reason}"
+        ) from None
+    if status.st_size == 0:
+        raise ModelLoadError(f"{who}: option path: the model file {path} is empty")
+
+
+def _session_options(options: OnnxRuntimeOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = QUIET
+    settings.intra_op_num_threads = options.threads.intra_op
+    settings.graph_optimization_level = _OPTIMIZATION[options.graph_optimization]
+    if options.threads.inter_op > 1:
+        settings.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+        settings.inter_op_num_threads = options.threads.inter_op
+    spinning = str(int(options.spinning))
+    settings.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    settings.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return settings
+
+
+def _refusal(who: str, problem: str) -> str:
+    return (
+        f"{who}: option providers: {problem}; set option allow_fallback to true to serve without it"
+    )

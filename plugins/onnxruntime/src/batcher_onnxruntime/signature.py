@@ -1,0 +1,94 @@
+"""What a model takes and gives, read from its session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from batcher.errors import ModelLoadError
+from batcher.executor import TensorSpec
+
+_DATATYPES: Final = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_BFLOAT16: Final = "tensor(bfloat16)"
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Inputs and outputs with the row axis first.
+
+    `fixed_rows` is the length that the model file fixes that axis to, None where it may vary.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    fixed_rows: int | None
+
+
+def read_signature(session: Any, who: str, max_batch_size: int) -> Signature:
+    """The session's signature. Raises `ModelLoadError` naming the input or output at fault."""
+    inputs = tuple(_spec(node, f"{who}: input {node.name!r}") for node in session.get_inputs())
+    outputs = tuple(_spec(node, f"{who}: output {node.name!r}") for node in session.get_outputs())
+    if not inputs:
+        raise ModelLoadError(f"{who}: the model has no inputs, so there are no rows to batch")
+    fixed = _fixed_rows(inputs, who)
+    if fixed is not None and fixed < max_batch_size:
+        raise ModelLoadError(
+            f"{who}: the model file fixes the first axis to {fixed}, so a batch can have at most "
+            f"{fixed} rows, and max_batch_size is {max_batch_size}: set batching.max_batch_size to "
+            f"{fixed}, or export the model with a variable first axis"
+        )
+    for spec in outputs:
+        if spec.shape[0] not in (-1, fixed):
+            raise ModelLoadError(
+                f"{who}: output {spec.name!r} has shape {list(spec.shape)}; its first axis must be "
+                "the rows, as in the inputs"
+            )
+    return Signature(_with_row_axis(inputs), _with_row_axis(outputs), fixed)
+
+
+def _spec(node: Any, what: str) -> TensorSpec:
+    datatype = _DATATYPES.get(node.type)
+    if node.type == _BFLOAT16:
+        raise ModelLoadError(
+            f"{what} is bfloat16, which onnxruntime's Python interface cannot hand over: add a Cast "
+            "to float or float16 to the model"
+        )
+    if datatype is None:
+        raise ModelLoadError(
+            f"{what} is of type {node.type}, which no protocol datatype stands for; supported: "
+            f"{', '.join(_DATATYPES)}"
+        )
+    if not node.shape:
+        raise ModelLoadError(
+            f"{what} has no axes (or does not say which); the first must be the rows"
+        )
+    shape = tuple(length if isinstance(length, int) else -1 for length in node.shape)
+    return TensorSpec(node.name, datatype, shape)
+
+
+def _fixed_rows(inputs: Iterable[TensorSpec], who: str) -> int | None:
+    lengths = {spec.name: spec.shape[0] for spec in inputs if spec.shape[0] != -1}
+    if len(set(lengths.values())) > 1:
+        raise ModelLoadError(
+            f"{who}: the first axis must be the rows, but inputs fix it to {lengths}"
+        )
+    return next(iter(lengths.values()), None)
+
+
+def _with_row_axis(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(spec.name, spec.datatype, (-1, *spec.shape[1:])) for spec in specs)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from batcher.testing import ExecutorContract
+from batcher_onnxruntime import OnnxRuntimeExecutor
+
+
+class Contract(ExecutorContract):
+    max_batch_size = 5
+
+    def make_executor(self):
+        return OnnxRuntimeExecutor()
+
+
+class TestMatMul(Contract):
+    def make_inputs(self, rows, rng):
+        return {"X": rng.standard_normal((rows, 3), np.float32)}
+
+    @pytest.fixture
+    def options(self, models):
+        return {"path": models.matmul().name}
+
+    @pytest.fixture
+    def bad_options(self, options):
+        def wrong(**values):
+            return {**options, **values}
+
+        return {
+            "path": {},
+            "pth": wrong(pth="x"),
+            "providers[1]": wrong(providers=["cpu", "cudda"]),
+            "providers": wrong(providers=[]),
+            "provider_options.cudda": wrong(provider_options={"cudda": {}}),
+            "threads.intra_op": wrong(threads={"intra_op": -1}),
+            "threads.inter": wrong(threads={"inter": 1}),
+            "spinning": wrong(spinning="yes"),
+            "allow_fallback": wrong(allow_fallback=1),
+            "graph_optimization": wrong(graph_optimization="most"),
+        }
+
+
+class TestFixedRows(TestMatMul):
+    """A file whose first axis is fixed to the largest batch: shorter batches are filled up."""
+
+    @pytest.fixture
+    def options(self, models):
+        return {"path": models.matmul(rows=5).name}
+
+
+class TestStrings(Contract):
+    def make_inputs(self, rows, rng):
+        words = np.array([b"", "\N{SNOWMAN}".encode(), b"a\0b", b"plain"], np.object_)
+        return {"X": rng.choice(words, (rows, 2))}
+
+    def bad_inputs(self):
+        return {"X": np.array([[b"fine", b"\xff"], [b"also", b"fine"]], np.object_)}
+
+    @pytest.fixture
+    def options(self, models):
+        return {"path": models.identity(TensorProto.STRING).name}
+
+
+class TestSeveralInputsAndOutputs(Contract):
+    def make_inputs(self, rows, rng):
+        return {
+            "A": rng.standard_normal((rows, 2, 2), np.float32),
+            "B": rng.standard_normal((rows, 2, 2), np.float32),
+            "C": rng.integers(-9, 9, rows),
+        }
+
+    @pytest.fixture
+    def options(self, models):
+        return {"path": models.several().name, "threads": {"intra_op": 1, "inter_op": 2}}
+
+
+class TestVariableAxis(Contract):
+    def make_inputs(self, rows, rng):
+        return {"IDS": rng.integers(0, 5, (rows, 3))}
+
+    def bad_inputs(self):
+        return {"IDS": np.array([[1, 77]])}
+
+    @pytest.fixture
+    def options(self, models):
+        return {"path": models.lookup().name, "graph_optimization": "none", "spinning": True}

@@ -1,0 +1,181 @@
+import os
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from batcher.errors import ModelLoadError
+from batcher.executor import TensorSpec
+
+
+@pytest.fixture
+def refusal(load, capfd):
+    """Why a file cannot be loaded; the reason is one line, and nothing else is printed."""
+
+    def refusal(path, **rest):
+        with pytest.raises(ModelLoadError) as caught:
+            load(path, **rest)
+        message = str(caught.value)
+        assert message.startswith("model 'm'")
+        assert "\n" not in message
+        assert capfd.readouterr() == ("", "")
+        return message
+
+    return refusal
+
+
+def test_signature_is_read_from_the_file(models, load):
+    _, metadata = load(models.lookup())
+    assert metadata.platform == "onnxruntime_onnx"
+    assert metadata.inputs == (TensorSpec("IDS", "INT64", (-1, -1)),)
+    assert metadata.outputs == (TensorSpec("EMBEDDED", "FP32", (-1, -1, 2)),)
+    assert metadata.properties["runtime"] == f"onnxruntime {ort.__version__}"
+    assert metadata.properties["providers"] == "cpu"
+    assert "fallback" not in metadata.properties
+
+
+def test_relative_paths_start_at_the_base_dir(models, load):
+    load(models.matmul().name)
+
+
+def test_missing_file_is_named(tmp_path, refusal):
+    path = tmp_path / "none.onnx"
+    assert refusal(path).endswith(
+        f"option path: cannot read the model file {path}: no such file or directory"
+    )
+
+
+def test_folder_is_not_a_file(tmp_path, refusal):
+    assert f"{tmp_path} is not a file" in refusal(tmp_path)
+
+
+def test_pipe_is_not_a_file(tmp_path, refusal):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a file" in refusal(tmp_path / "pipe")
+
+
+def test_empty_file_is_told(tmp_path, refusal):
+    (tmp_path / "empty.onnx").touch()
+    assert "is empty" in refusal(tmp_path / "empty.onnx")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.95])
+def test_truncated_file_is_told(models, refusal, share):
+    path = models.matmul()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    message = refusal(path)
+    assert str(path) in message
+    assert "not a whole ONNX model: truncated" in message
+
+
+def test_file_of_another_format_is_told(tmp_path, refusal):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"<html>not found</html>" * 20)
+    assert "of another format" in refusal(path)
+
+
+def test_operator_set_that_is_not_there_is_named_with_the_newest(models, refusal):
+    message = refusal(models.matmul(opset=99))
+    assert "needs operator set 99 of ai.onnx" in message
+    assert f"onnxruntime {ort.__version__} knows up to " in message
+
+
+def test_ir_version_that_is_not_there_is_named(models, refusal):
+    assert "needs IR version 99" in refusal(models.matmul(ir=99))
+
+
+@pytest.mark.parametrize("domain", ["", "com.example"])
+def test_operator_that_is_not_there_is_named(models, refusal, domain):
+    path = models.identity(TensorProto.FLOAT)
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "Frobnicate"
+    model.graph.node[0].domain = domain
+    if domain:
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    path.write_bytes(model.SerializeToString())
+    message = refusal(path)
+    assert "uses the operator" in message
+    assert "Frobnicate" in message
+
+
+def test_other_troubles_keep_onnxruntimes_words_but_not_its_source_lines(models, refusal):
+    path = models.write(
+        "unbound",
+        [helper.make_node("Add", ["X", "NOWHERE"], ["Y"])],
+        {"X": (TensorProto.FLOAT, ["rows", 2])},
+        {"Y": (TensorProto.FLOAT, ["rows", 2])},
+    )
+    message = refusal(path)
+    assert "could not be loaded by onnxruntime" in message
+    assert "NOWHERE" in message
+    assert "ONNXRuntimeError" not in message
+    assert "::" not in message
+
+
+def test_more_rows_than_the_file_takes_is_refused_with_both_numbers(models, refusal, load):
+    path = models.matmul(rows=1)
+    message = refusal(path, max_batch_size=8)
+    assert "fixes the first axis to 1" in message
+    assert "max_batch_size is 8" in message
+    _, metadata = load(path, max_batch_size=1)
+    assert metadata.inputs[0].shape == (-1, 3)
+    assert metadata.outputs[0].shape == (-1, 2)
+
+
+def test_input_without_axes_is_refused(models, refusal):
+    path = models.identity(TensorProto.FLOAT, shape=())
+    assert "input 'X' has no axes" in refusal(path)
+
+
+def test_output_without_rows_is_refused(models, refusal):
+    path = models.write(
+        "total",
+        [helper.make_node("ReduceSum", ["X"], ["TOTAL"], keepdims=0)],
+        {"X": (TensorProto.FLOAT, ["rows", 2])},
+        {"TOTAL": (TensorProto.FLOAT, [])},
+    )
+    assert "output 'TOTAL' has no axes" in refusal(path)
+
+
+def test_output_whose_first_axis_is_not_the_rows_is_refused(models, refusal):
+    path = models.write(
+        "turned",
+        [helper.make_node("Transpose", ["X"], ["Y"])],
+        {"X": (TensorProto.FLOAT, ["rows", 2])},
+        {"Y": (TensorProto.FLOAT, [2, "rows"])},
+    )
+    assert "output 'Y' has shape [2, -1]; its first axis must be the rows" in refusal(path)
+
+
+def test_inputs_that_fix_different_rows_are_refused(models, refusal):
+    path = models.write(
+        "uneven",
+        [helper.make_node("Add", ["A", "B"], ["Y"])],
+        {"A": (TensorProto.FLOAT, [2, 3]), "B": (TensorProto.FLOAT, [1, 3])},
+        {"Y": (TensorProto.FLOAT, [2, 3])},
+    )
+    assert "inputs fix it to {'A': 2, 'B': 1}" in refusal(path, max_batch_size=1)
+
+
+def test_model_without_inputs_is_refused(models, refusal):
+    path = models.write(
+        "constant",
+        [helper.make_node("Identity", ["W"], ["Y"])],
+        {},
+        {"Y": (TensorProto.FLOAT, [2])},
+        weights={"W": np.zeros(2, np.float32)},
+    )
+    assert "has no inputs" in refusal(path)
+
+
+def test_bfloat16_is_refused_with_the_way_out(models, refusal):
+    message = refusal(models.identity(TensorProto.BFLOAT16))
+    assert "input 'X' is bfloat16" in message
+    assert "Cast" in message
+
+
+def test_type_without_a_datatype_is_refused(models, refusal):
+    assert "tensor(complex64)" in refusal(models.identity(TensorProto.COMPLEX64))

@@ -1,0 +1,132 @@
+import logging
+
+import onnxruntime as ort
+import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
+
+from batcher.errors import ModelLoadError
+from batcher_onnxruntime.executor import _cause
+from batcher_onnxruntime.messages import one_line
+from batcher_onnxruntime.options import OnnxRuntimeOptions
+from batcher_onnxruntime.providers import ProviderError, Wanted, unused, wanted
+
+CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
+
+without_cuda = pytest.mark.skipif(
+    CUDA in ort.get_available_providers(), reason="this onnxruntime has CUDA"
+)
+with_azure = pytest.mark.skipif(
+    "AzureExecutionProvider" not in ort.get_available_providers()
+    or not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"),
+    reason="needs a provider that registers and runs nothing",
+)
+
+
+def options(**given):
+    return OnnxRuntimeOptions.model_validate({"path": "m.onnx", **given})
+
+
+@without_cuda
+@pytest.mark.parametrize("name", ["cuda", "CUDA", CUDA])
+def test_provider_that_is_not_there_is_refused(models, load, name):
+    with pytest.raises(ModelLoadError) as caught:
+        load(models.matmul(), providers=[name, "cpu"])
+    message = str(caught.value)
+    assert "option providers: cuda is not in this onnxruntime" in message
+    assert "allow_fallback" in message
+
+
+@without_cuda
+def test_allowed_fallback_is_told_in_the_metadata_and_the_log(models, load, caplog):
+    with caplog.at_level(logging.WARNING):
+        _, metadata = load(models.matmul(), providers=["cuda"], allow_fallback=True)
+    assert metadata.properties["fallback"].startswith("cuda is not in this onnxruntime")
+    assert metadata.properties["providers"] == "cpu"
+    assert "falls back: cuda" in caplog.text
+
+
+@with_azure
+def test_provider_that_runs_nothing_is_refused(models, load):
+    with pytest.raises(ModelLoadError, match="azure can run no part of this model"):
+        load(models.matmul(), providers=["azure", "cpu"])
+    _, metadata = load(models.matmul(), providers=["azure", "cpu"], allow_fallback=True)
+    assert metadata.properties["fallback"] == "azure can run no part of this model"
+    assert metadata.properties["nodes"] == "cpu 1"
+
+
+@with_azure
+def test_second_provider_may_be_idle(models, load):
+    _, metadata = load(models.matmul(), providers=["cpu", "azure"])
+    assert "fallback" not in metadata.properties
+
+
+def test_use_is_judged_by_what_is_registered_and_assigned(monkeypatch):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    assert not unused([CUDA, CPU], [CUDA, CPU], {CUDA: 9, CPU: 1})
+    assert not unused([CUDA, CPU], [CUDA, CPU], None)
+    assert not unused([TENSORRT, CUDA], [TENSORRT, CUDA, CPU], {TENSORRT: 1})
+    assert unused([CUDA, CPU], [CPU], {CPU: 9}).startswith("cuda could not start")
+    assert unused([TENSORRT, CUDA], [TENSORRT, CUDA, CPU], {CUDA: 9}).startswith("tensorrt can run")
+    assert not unused([CPU], [CPU], {})
+
+
+def test_providers_keep_their_order_and_get_their_options():
+    asked = wanted(
+        options(
+            providers=["tensorrt", "CUDAExecutionProvider", "cpu", "cuda"],
+            provider_options={"cuda": {"gpu_mem_limit": 1024, "do_copy_in_default_stream": True}},
+        ),
+        "gpu",
+    )
+    assert asked == [
+        Wanted(TENSORRT, {}),
+        Wanted(CUDA, {"gpu_mem_limit": "1024", "do_copy_in_default_stream": "1"}),
+        Wanted(CPU, {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "expected"),
+    [
+        ("cuda:1", {}, {"device_id": "1"}),
+        ("gpu0", {}, {"device_id": "0"}),
+        ("gpu", {}, {}),
+        ("cuda:1", {"device_id": 3}, {"device_id": "3"}),
+    ],
+)
+def test_numbered_device_is_that_gpu_unless_told_otherwise(device, given, expected):
+    asked = wanted(options(providers=["cuda", "cpu"], provider_options={"cuda": given}), device)
+    assert asked == [Wanted(CUDA, expected), Wanted(CPU, {})]
+
+
+def test_unknown_provider_is_refused_with_the_nearest():
+    with pytest.raises(ProviderError) as caught:
+        wanted(options(providers=["cudda"]), "cpu")
+    assert "option providers[0]: got 'cudda'" in str(caught.value)
+    assert "did you mean cuda?" in str(caught.value)
+
+
+def test_options_of_a_provider_that_is_not_asked_for_are_refused():
+    with pytest.raises(ProviderError, match="cuda is not one of the providers"):
+        wanted(options(provider_options={"cuda": {}}), "cpu")
+
+
+def test_failure_of_the_provider_is_the_devices_fault():
+    assert _cause(EPFail("[ONNXRuntimeError] : 11 : EP_FAIL : gone")) == "device"
+    assert _cause(RuntimeError("CUDA failure 700: an illegal memory access")) == "device"
+    assert _cause(RuntimeError("odd")) == "unknown"
+
+
+def test_long_and_many_lined_errors_become_one_short_line():
+    line = one_line(
+        RuntimeError(
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code\n returned by "
+            "/src/core/providers/cuda/cuda_call.cc:129 std::conditional_t<F, void, Status> "
+            "onnxruntime::CudaCall(ERRTYPE, const char *, int) CUDA failure 2: out of memory "
+            + "x"
+            * 1000
+        )
+    )
+    assert line.startswith("Non-zero status code returned by CUDA failure 2: out of memory")
+    assert len(line) == 300
+    assert one_line(RuntimeError()) == "RuntimeError"
