@@ -52,7 +52,7 @@ def test_values_come_back_in_plain_units_and_paths_against_the_base_dir():
 
 
 def test_missing_option_says_what_it_is():
-    assert "option path: missing; needed: The model file." in refusal()
+    assert "option path: missing; needed: The model file" in refusal()
 
 
 def test_unknown_option_says_the_nearest():
