@@ -1,0 +1,151 @@
+"""A client of the sidecar: one sentence a request, many requests in flight.
+
+Any client of the Open Inference Protocol would do; this one uses the message classes that come with
+`batcher`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tokens import Encoded
+
+from batcher.protocol import INFERENCE, Stub, inference
+
+Embedding = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a closed loop saw."""
+
+    in_flight: int
+    seconds: float
+    latencies_ms: NDArray[np.float64]
+    """Of each answer, from the call to the answer."""
+
+    @property
+    def throughput(self) -> float:
+        """Answers a second."""
+        return len(self.latencies_ms) / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """The latency in milliseconds that `share` percent of the answers stayed within."""
+        return float(np.percentile(self.latencies_ms, share))
+
+
+class Client:
+    """One channel to the sidecar, as an asynchronous context manager."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = grpc.aio.insecure_channel(target)
+        self._stub = Stub(self._channel, INFERENCE)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._channel.close()
+
+    async def embed(
+        self,
+        model: str,
+        sentences: Sequence[Encoded],
+        in_flight: int,
+        on_answer: Callable[[], None],
+    ) -> Embedding:
+        """The embeddings of all sentences, `[sentences, 384]`, in their order.
+
+        Sends one request a sentence, keeps `in_flight` of them unanswered, and calls `on_answer`
+        after each. Raises grpc.aio.AioRpcError at the first that fails.
+        """
+        rows: list[Embedding | None] = [None] * len(sentences)
+        waiting = iter(range(len(sentences)))
+
+        async def caller() -> None:
+            for place in waiting:
+                rows[place] = _embedding(await self._infer(_request(model, sentences[place])))
+                on_answer()
+
+        await _all(caller, min(in_flight, len(sentences)))
+        return np.stack([row for row in rows if row is not None])
+
+    async def measure(
+        self,
+        model: str,
+        sentences: Sequence[Encoded],
+        in_flight: int,
+        seconds: float,
+        on_answer: Callable[[], None],
+    ) -> Measurement:
+        """A closed loop: each of `in_flight` callers sends its next sentence when it has an answer.
+
+        The sentences are sent over and over, in order, for `seconds`; answers that arrive later are
+        awaited and not counted. Raises grpc.aio.AioRpcError at the first that fails.
+        """
+        requests = itertools.cycle([_request(model, sentence) for sentence in sentences])
+        latencies: list[float] = []
+        start = time.perf_counter()
+        end = start + seconds
+
+        async def caller() -> None:
+            while (sent := time.perf_counter()) < end:
+                await self._infer(next(requests))
+                answered = time.perf_counter()
+                if answered < end:
+                    latencies.append((answered - sent) * 1e3)
+                    on_answer()
+
+        await _all(caller, in_flight)
+        return Measurement(in_flight, seconds, np.array(latencies))
+
+    async def batches(self, model: str) -> dict[int, int]:
+        """Sentences in a batch -> how many such batches the server has executed so far."""
+        request = inference.ModelStatisticsRequest(name=model)
+        answer = await self._stub.ModelStatistics(request)
+        return {
+            batch.batch_size: batch.compute_infer.count
+            for batch in answer.model_stats[0].batch_stats
+        }
+
+    async def _infer(self, request: Any) -> Any:
+        return await self._stub.ModelInfer(request)
+
+
+async def _all(caller: Callable[[], Any], count: int) -> None:
+    """Run `count` callers; the first error ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(caller())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def _request(model: str, sentence: Encoded) -> Any:
+    request = inference.ModelInferRequest(model_name=model)
+    for name, array in (
+        ("input_ids", sentence.input_ids),
+        ("attention_mask", sentence.attention_mask),
+    ):
+        request.inputs.add(name=name, datatype="INT64", shape=array.shape)
+        request.raw_input_contents.append(array.astype("<i8").tobytes())
+    return request
+
+
+def _embedding(answer: Any) -> Embedding:
+    return np.frombuffer(answer.raw_output_contents[0], dtype="<f4")

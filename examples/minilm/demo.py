@@ -1,0 +1,171 @@
+"""The main job on real input: the lines of a file, embedded through the sidecar.
+
+Builds the model if need be, starts the sidecar on `examples/minilm.yaml`, sends it every line as a
+request of its own with many in flight, and shows that the answers make sense, which batches
+formed, and what batching is worth on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import document
+import grpc
+import model
+import report
+import tokens
+from client import Client, Measurement
+from options import Options, read_options
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from sidecar import Sidecar, SidecarError
+from weights import WeightsMissingError
+
+CONFIG = Path(__file__).parents[1] / "minilm.yaml"
+BATCHED, UNBATCHED = "minilm", "minilm-unbatched"
+"""The two models of the configuration: one file, two policies."""
+
+_ALONE_SHARE = 0.25
+"""How long one caller alone is measured, as a share of the time that many are."""
+
+
+class Demo:
+    """The steps, in the order in which they are shown."""
+
+    def __init__(self, options: Options, console: Console) -> None:
+        self._options = options
+        self._console = console
+
+    def run(self) -> None:
+        """All of it. Raises what can go wrong as the errors of the modules that do the work."""
+        options, console = self._options, self._console
+        found = document.read(options.file, options.lines)
+        model.ensure(say=console.print)
+        console.print(f"server: starting batcher on {_shown(CONFIG)} ...")
+        with Sidecar(CONFIG) as sidecar:
+            console.print(f"server: ready; live metrics while this runs: {sidecar.metrics}")
+            try:
+                asyncio.run(self._talk(sidecar, found))
+            except grpc.aio.AioRpcError as error:
+                detail = f"{error.code().name}: {error.details()}"
+                raise SidecarError(f"a request failed, {detail}\n{sidecar.log()}") from None
+        self._say_goodbye()
+
+    async def _talk(self, sidecar: Sidecar, found: document.Document) -> None:
+        queries = self._options.queries or found.queries()
+        encoded = tokens.encode([*found.lines, *queries])
+        lines = encoded[: len(found.lines)]
+        self._describe_input(found, lines)
+        async with Client(sidecar.grpc) as client:
+            with self._progress("embedding", len(encoded)) as (progress, task):
+                vectors = await client.embed(
+                    BATCHED, encoded, self._options.concurrency, lambda: progress.advance(task)
+                )
+            self._heading("Nearest lines (cosine of the embeddings)")
+            self._console.print(
+                report.nearest(queries, vectors[len(lines) :], found.lines, vectors[: len(lines)])
+            )
+            await self._compare(client, lines)
+
+    async def _compare(self, client: Client, lines: list[tokens.Encoded]) -> None:
+        many, seconds = self._options.concurrency, self._options.seconds
+        self._heading(f"With and without batching, {seconds:g} s each")
+        plan = [("batching", BATCHED, many, seconds), ("no batching", UNBATCHED, many, seconds)]
+        if many > 1:
+            alone = max(1.0, seconds * _ALONE_SHARE)
+            plan += [("batching", BATCHED, 1, alone), ("no batching", UNBATCHED, 1, alone)]
+        rows = [
+            report.Row(name, *await self._measure(client, served, lines, in_flight, duration))
+            for name, served, in_flight, duration in plan
+        ]
+        self._console.print(report.comparison(rows))
+        batched, unbatched = (row.measurement.throughput for row in rows[:2])
+        self._console.print(
+            f"\nWith {many} in flight, batching answers {batched / unbatched:.2f} times as many"
+            " sentences a second. The loop is closed: each caller sends its next sentence when it"
+            " has its answer, so a latency includes the wait behind the other callers, and the"
+            f" load never exceeds what the server takes. Client and server share {os.cpu_count()}"
+            " CPUs with whatever else runs here."
+        )
+        self._heading(f"Batches that formed with {many} in flight")
+        self._console.print(report.batch_sizes(rows[0].batches))
+
+    async def _measure(
+        self,
+        client: Client,
+        served: str,
+        lines: list[tokens.Encoded],
+        in_flight: int,
+        seconds: float,
+    ) -> tuple[Measurement, Mapping[int, int]]:
+        before = await client.batches(served)
+        with self._progress(f"{served}, {in_flight} in flight", None) as (progress, task):
+            measured = await client.measure(
+                served, lines, in_flight, seconds, lambda: progress.advance(task)
+            )
+        if not measured.latencies_ms.size:
+            raise SidecarError(f"{served} gave no answer within {seconds:g} s; try --seconds 60")
+        after = await client.batches(served)
+        return measured, Counter(after) - Counter(before)
+
+    @contextmanager
+    def _progress(self, what: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+        count = "{task.completed} sentences" if total is None else "{task.completed}/{task.total}"
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn(count))
+        with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
+            yield progress, progress.add_task(what, total=total)
+
+    def _describe_input(self, found: document.Document, lines: list[tokens.Encoded]) -> None:
+        lengths = Counter(line.length for line in lines)
+        padded = ", ".join(f"{count} to {length}" for length, count in sorted(lengths.items()))
+        waste = 1 - sum(line.tokens for line in lines) / sum(line.length for line in lines)
+        self._console.print(f"text: {len(lines)} distinct lines of {_shown(found.path)}")
+        if found.left_out:
+            self._console.print(f"text: {found.left_out} more are left out (--lines takes more)")
+        self._console.print(
+            f"tokens: this client pads the lines, {padded} tokens; {waste:.0%} of them is padding"
+            " (the server batches only requests of equal shape)"
+        )
+
+    def _heading(self, text: str) -> None:
+        self._console.print(f"\n{text}", style="bold cyan")
+
+    def _say_goodbye(self) -> None:
+        self._console.print(
+            "\nThe same server, left running, and its live metrics:\n"
+            f"  .venv/bin/batcher serve {_shown(CONFIG)}\n"
+            "  curl http://127.0.0.1:8002/metrics"
+        )
+
+
+def _shown(path: Path) -> str:
+    """The path as a person at the current folder would write it, where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    options = read_options()
+    # SIGTERM and a closed terminal then end the server as Ctrl-C does: by unwinding.
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler)
+    try:
+        Demo(options, Console(highlight=False, markup=False)).run()
+    except (document.DocumentError, WeightsMissingError, SidecarError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the server has ended", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
