@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from batcher import plugins
 from batcher.clock import SECOND, monotonic_ns
 from batcher.config import Config, ModelConfig, device_limits
+from batcher.core.commands import PolicyFailed
 from batcher.core.events import DeviceConfigured
 from batcher.core.scheduler import Scheduler
 from batcher.errors import BatcherError
@@ -40,6 +41,13 @@ from batcher.web import HealthReport, HttpServer, ModelHealth, build_app
 log = logging.getLogger(__name__)
 
 
+LAST_WRITES_S = 5.0
+"""How long answers that are ready may take to leave when the server stops."""
+
+CLOSE_TIMEOUT_S = 1.0
+"""How long an instance may take to end its batch and to close when the server stops."""
+
+
 class DrainTimeoutError(BatcherError):
     """Accepted requests were still unanswered when `drain_timeout` was over."""
 
@@ -53,7 +61,13 @@ class Application:
         loop = asyncio.get_running_loop()
         self.registry = CollectorRegistry()
         self.telemetry = Telemetry(self.registry)
-        self.runner = Runner(Scheduler(), loop, monotonic_ns, partial(TimerFd, loop))
+        self.runner = Runner(
+            Scheduler(),
+            loop,
+            monotonic_ns,
+            partial(TimerFd, loop),
+            on_policy_failed=self._policy_failed,
+        )
         self.telemetry.watch(self.runner.observe)
         home = Home(self.runner, loop, monotonic_ns)
         self.models = ModelRegistry([self._served(model, home) for model in config.models])
@@ -61,6 +75,7 @@ class Application:
         self.grpc = GrpcEdge(self.batcher, config.server, monotonic_ns)
         self.http: HttpServer | None = None
         self._lag: asyncio.Task[None] | None = None
+        self._last_writes_s = LAST_WRITES_S
 
     async def start(self) -> None:
         """Listen, load every model, be ready. Raises `StartupError`; call `close` all the same."""
@@ -75,9 +90,6 @@ class Application:
         await self._load_models()
         self._lag = asyncio.create_task(probe_loop_lag(self.telemetry.loop_lag), name="loop-lag")
         self.grpc.set_ready(ready=True)
-        # What lives now lives for ever: keep the collector from walking over it again and again.
-        gc.collect()
-        gc.freeze()
 
     async def drain(self) -> None:
         """Refuse new requests and answer the accepted ones.
@@ -88,23 +100,29 @@ class Application:
         self.telemetry.draining = True
         self.grpc.set_ready(ready=False)
         self.grpc.end_streams()
+        loop = asyncio.get_running_loop()
         timeout_s = self.config.server.drain_timeout / SECOND
+        ends = loop.time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(ends):
                 await self.runner.idle()
+                await self.grpc.streams_ended()
         except TimeoutError:
-            count = self.runner.unanswered
             raise DrainTimeoutError(
-                f"{count} request{'s' if count != 1 else ''} unanswered after {timeout_s:g} s"
+                f"{_unfinished(self.runner.unanswered)} after {timeout_s:g} s"
                 " (server.drain_timeout)"
             ) from None
+        self._last_writes_s = min(LAST_WRITES_S, ends - loop.time())
 
     async def close(self) -> None:
-        """Close what was started. Whatever is still unanswered fails."""
-        await self.grpc.stop()
+        """Close what was started, last things first. Whatever is still unanswered fails."""
+        self.grpc.set_ready(ready=False)
+        await self.grpc.end_changes()
         if self._lag is not None:
             self._lag.cancel()
-        await asyncio.gather(*(model.unload(timeout_s=1.0) for model in self.models))
+        # Before the listeners: callers of requests that are lost now are told so.
+        await asyncio.gather(*(model.unload(CLOSE_TIMEOUT_S) for model in self.models))
+        await self.grpc.stop(self._last_writes_s)
         self.runner.close()
         if self.http is not None:
             await self.http.stop()
@@ -127,6 +145,11 @@ class Application:
             parts.append(f"metrics http://{self.http.address}/metrics")
         parts.append(f"models {', '.join(m.name for m in self.models)}")
         return f"batcher is ready: {'; '.join(parts)}"
+
+    def _policy_failed(self, failure: PolicyFailed) -> None:
+        for model in self.models:
+            if model.key == failure.model:
+                model.telemetry.policy_failed()
 
     async def _load_models(self) -> None:
         try:
@@ -206,8 +229,7 @@ async def serve(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _on_signal, signum, stop)
-    starting = asyncio.create_task(_run_until(config, stop))
-    await starting
+    await _run_until(config, stop)
 
 
 async def _run_until(config: Config, stop: asyncio.Event) -> None:
@@ -217,14 +239,24 @@ async def _run_until(config: Config, stop: asyncio.Event) -> None:
         await asyncio.wait((entering, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():
             entering.cancel()
+            await asyncio.wait((entering,))
             log.info("stopped before it was ready")
             return
         application = entering.result()
+        # What lives now lives for ever: keep the collector from walking over it again and again.
+        gc.collect()
+        gc.freeze()
         print(application.describe(), flush=True)  # noqa: T201 - the line that supervisors wait for
         await stopped
         log.info("draining: %d requests unanswered", application.batcher.unanswered)
         await application.drain()
         log.info("drained")
+
+
+def _unfinished(unanswered: int) -> str:
+    if not unanswered:
+        return "answers on open streams were not read"
+    return f"{unanswered} request{'s' if unanswered != 1 else ''} unanswered"
 
 
 def _on_signal(signum: int, stop: asyncio.Event) -> None:

@@ -7,7 +7,6 @@ has died is removed and taken.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import stat
@@ -97,15 +96,19 @@ def _bind_unix(path: str) -> socket.socket:
 def _remove_stale(path: str) -> None:
     """Make way for a new socket at `path` if the one there has no listener."""
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
         raise ListenError(f"cannot listen on unix:{path}: the path exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A listener whose backlog is full would make a blocking connect wait for it.
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             Path(path).unlink()
             return
+        except BlockingIOError:
+            pass
     raise ListenError(f"cannot listen on unix:{path}: another process listens there")

@@ -14,8 +14,8 @@ from batcher.runtime.instances import Home, Instance, InstancePlan
 from batcher.runtime.signature import Signature
 from batcher.telemetry import ModelTelemetry
 
-RETRY_LOADING_NS = 1_000_000_000
-"""What a caller is told to wait while a model loads."""
+RETRY_UNAVAILABLE_NS = 1_000_000_000
+"""What a caller is told to wait while a model is not served: it may be loaded by then."""
 
 
 class ModelState(StrEnum):
@@ -129,10 +129,9 @@ class ServedModel:
         return self._loaded
 
     def _unavailable(self) -> ModelUnavailable:
-        retry_ns = RETRY_LOADING_NS if self.state is ModelState.LOADING else None
         return ModelUnavailable(
             f"{self.name}: version {self.version} is not ready: {self.why}",
-            retry_after_ns=retry_ns,
+            retry_after_ns=RETRY_UNAVAILABLE_NS,
         )
 
 

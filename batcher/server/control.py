@@ -6,16 +6,27 @@ allow them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeAlias
 
+import grpc
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from batcher import __version__
 from batcher.core.settings import FixedWindow
-from batcher.errors import BatcherError, ModelUnavailable, NotPermitted, RequestError, UnknownModel
-from batcher.protocol import inference
+from batcher.errors import (
+    BatcherError,
+    Draining,
+    InvalidRequest,
+    ModelUnavailable,
+    NotPermitted,
+    RequestError,
+    UnknownModel,
+)
+from batcher.protocol import INFERENCE, inference, methods
 from batcher.runtime.models import ModelState, ServedModel
 from batcher.server.describe import (
     Batching,
@@ -43,6 +54,9 @@ ADMIN_EXTENSIONS = (*EXTENSIONS, "model_repository")
 UNLOAD_TIMEOUT_S = 30.0
 """How long running batches may take to end when their model is unloaded."""
 
+INTERNAL_ERROR = "internal error while answering a call"
+"""All that a caller learns of a mistake of ours; the log has the rest."""
+
 INDEX_STATES = {
     ModelState.READY: "READY",
     ModelState.LOADING: "LOADING",
@@ -51,8 +65,6 @@ INDEX_STATES = {
 }
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
-Request = TypeVar("Request")
-Response = TypeVar("Response")
 
 
 class ControlEdge:
@@ -62,10 +74,11 @@ class ControlEdge:
         self._batcher = batcher
         self._style = style
         self._admin = admin
+        self._changes: set[asyncio.Task[None]] = set()
 
-    def methods(self) -> dict[str, Callable[[Any, Context], Awaitable[Any]]]:
-        """Method name -> handler."""
-        methods: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    def methods(self) -> dict[str, Callable[[bytes, Context], Awaitable[bytes]]]:
+        """Method name -> handler, which takes and returns serialized messages."""
+        answers: dict[str, Callable[[Any], Awaitable[Message]]] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -77,18 +90,30 @@ class ControlEdge:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        return {name: self._guarded(method) for name, method in methods.items()}
+        return {name: self._guarded(name, method) for name, method in answers.items()}
+
+    async def end_changes(self) -> None:
+        """Give up loads and unloads that are under way."""
+        for change in self._changes:
+            change.cancel()
+        await asyncio.gather(*self._changes, return_exceptions=True)
 
     def _guarded(
-        self, method: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request, Context], Awaitable[Response]]:
-        async def answer(request: Request, context: Context) -> Response:
+        self, name: str, method: Callable[[Any], Awaitable[Message]]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        request_type = methods(INFERENCE)[name].request
+
+        async def answer(data: bytes, context: Context) -> bytes:
             try:
-                return await method(request)
+                response = await method(_parse(request_type, data))
+                return response.SerializeToString()
             except RequestError as error:
                 status = to_status(error, self._style)
                 await context.abort(status.code, status.message, status.trailing_metadata)
-                raise AssertionError("abort raises") from error
+            except Exception:
+                log.exception(INTERNAL_ERROR)
+                await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
+            raise AssertionError("abort raises")
 
         return answer
 
@@ -171,20 +196,23 @@ class ControlEdge:
     async def _load(
         self, request: inference.RepositoryModelLoadRequest
     ) -> inference.RepositoryModelLoadResponse:
-        for model in self._change(request.model_name, bool(request.parameters)):
-            try:
-                await model.load()
-            except BatcherError as error:
-                raise ModelUnavailable(str(error)) from error
+        models = self._change(request.model_name, bool(request.parameters))
+        await self._carried_out(_load_all(models))
         return inference.RepositoryModelLoadResponse()
 
     async def _unload(
         self, request: inference.RepositoryModelUnloadRequest
     ) -> inference.RepositoryModelUnloadResponse:
-        for model in self._change(request.model_name, overridden=False):
-            await model.unload(UNLOAD_TIMEOUT_S)
-            log.info("%s version %s was unloaded by an admin call", model.name, model.version)
+        models = self._change(request.model_name, overridden=False)
+        await self._carried_out(_unload_all(models))
         return inference.RepositoryModelUnloadResponse()
+
+    async def _carried_out(self, change: Coroutine[Any, Any, None]) -> None:
+        """Wait for a change that goes on when its caller leaves: half of one serves nobody."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
 
     def _change(self, name: str, overridden: bool) -> list[ServedModel]:
         """Every version of a model that is about to be changed, if that is allowed here."""
@@ -198,7 +226,33 @@ class ControlEdge:
                 f"{name}: a model is loaded as the configuration file says;"
                 " the parameters of this call are not supported"
             )
+        if self._batcher.draining:
+            raise Draining("the server is shutting down")
         models = self._batcher.models
         if not name:
             raise UnknownModel("the request names no model")
         return [models.find(name, version) for version in models.versions(name)]
+
+
+async def _load_all(models: Sequence[ServedModel]) -> None:
+    for model in models:
+        try:
+            await model.load()
+        except BatcherError as error:
+            log.warning("an admin call could not load %s: %s", model.name, error)
+            raise ModelUnavailable(str(error)) from error
+
+
+async def _unload_all(models: Sequence[ServedModel]) -> None:
+    for model in models:
+        await model.unload(UNLOAD_TIMEOUT_S)
+        log.info("%s version %s was unloaded by an admin call", model.name, model.version)
+
+
+def _parse(request_type: type[Message], data: bytes) -> Message:
+    try:
+        return request_type.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(
+            f"the request ({len(data)} bytes) is not a valid {request_type.__name__}: {error}"
+        ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 
 from batcher.clock import Clock
@@ -14,12 +16,9 @@ from batcher.server.listeners import GrpcServer
 from batcher.server.reflection import reflection_handlers
 from batcher.service import Batcher
 
-LAST_WRITES_S = 1.0
-"""How long answers that are ready may take to leave when the server stops."""
-
 
 class GrpcEdge:
-    """Everything that speaks gRPC. `start`, `set_ready`, `end_streams`, `stop`."""
+    """Everything that speaks gRPC. `start` first, `stop` last."""
 
     def __init__(self, batcher: Batcher, config: ServerConfig, clock: Clock) -> None:
         self._health = HealthService()
@@ -28,6 +27,7 @@ class GrpcEdge:
         self._inference = InferenceEdge(
             batcher, clock, config.status_codes, config.max_in_flight_per_stream
         )
+        self._controls: list[ControlEdge] = []
         self._servers = [
             GrpcServer(addresses, self._handlers(batcher, config, admin=admin), config)
             for addresses, admin in ((config.grpc, False), (config.admin, True))
@@ -59,23 +59,29 @@ class GrpcEdge:
         """Read no more from open streams; each ends when what it took in is answered."""
         self._inference.end_streams()
 
-    async def stop(self) -> None:
-        """Stop listening, let answers leave, end every call."""
+    async def streams_ended(self) -> None:
+        """Wait until every stream has written its last answer."""
+        await self._inference.streams_ended()
+
+    async def end_changes(self) -> None:
+        """Give up the loads and unloads of admin calls that are under way."""
+        for control in self._controls:
+            await control.end_changes()
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop listening, let answers leave for at most `grace_s` seconds, end every call."""
         self._health.close()
-        for server in self._servers:
-            await server.stop(LAST_WRITES_S)
+        await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
 
     def _handlers(
         self, batcher: Batcher, config: ServerConfig, *, admin: bool
     ) -> list[grpc.GenericRpcHandler]:
         control = ControlEdge(batcher, config.status_codes, admin=admin)
-        inference = handlers(
-            INFERENCE,
-            {
-                "ModelInfer": self._inference.model_infer,
-                "ModelStreamInfer": self._inference.model_stream_infer,
-                **control.methods(),
-            },
-            raw=("ModelInfer", "ModelStreamInfer"),
-        )
+        self._controls.append(control)
+        methods = {
+            "ModelInfer": self._inference.model_infer,
+            "ModelStreamInfer": self._inference.model_stream_infer,
+            **control.methods(),
+        }
+        inference = handlers(INFERENCE, methods, raw=methods)
         return [inference, self._health.handler(), *reflection_handlers((INFERENCE, HEALTH))]

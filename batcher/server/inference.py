@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeAlias
 
+import grpc
 from grpc import aio
 
 from batcher.clock import SECOND, Clock
@@ -24,8 +25,14 @@ log = logging.getLogger(__name__)
 
 TENANT_KEYS = ("x-batcher-tenant", "x-llm-d-inference-fairness-id")
 PRIORITY_KEY = "x-batcher-priority"
+PRIORITY_DIGITS = 20
+"""As many as the largest priority has that a request parameter can hold."""
+
 TIMINGS_KEY = "x-batcher-timings"
 STREAM_ORDER_KEY = "x-batcher-stream-order"
+
+INTERNAL_ERROR = "internal error while answering a request"
+"""All that a caller learns of a mistake of ours; the log has the rest."""
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
@@ -42,6 +49,7 @@ class InferenceEdge:
         self._style = style
         self._max_in_flight = max_in_flight_per_stream
         self._streams: set[_StreamPump] = set()
+        self._no_streams = asyncio.Event()
 
     async def model_infer(self, data: bytes, context: Context) -> bytes:
         """One request, one answer, by way of `Batcher.infer`."""
@@ -53,6 +61,9 @@ class InferenceEdge:
             answer, stamps = await self._infer(data, arrival_ns, deadline_ns, metadata)
         except RequestError as error:
             await self._abort(context, error)
+        except Exception:
+            log.exception(INTERNAL_ERROR)
+            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
         if TIMINGS_KEY in metadata:
             context.set_trailing_metadata(timings(stamps))
         return answer
@@ -64,6 +75,8 @@ class InferenceEdge:
         `x-batcher-stream-order: any`. An error is an answer that carries `error_message`; the
         stream goes on.
         """
+        if self._batcher.draining:
+            await self._abort(context, _draining())
         remaining_s = context.time_remaining()
         deadline_ns = None if remaining_s is None else self._clock() + int(remaining_s * SECOND)
         metadata = _metadata(context)
@@ -75,8 +88,8 @@ class InferenceEdge:
             except RequestError as error:
                 message = to_status(error, self._style).message
             except Exception:
-                log.exception("internal error while answering on a stream")
-                message = "internal error"
+                log.exception(INTERNAL_ERROR)
+                message = INTERNAL_ERROR
             return convert.stream_error(message, request_id=_request_id(data))
 
         ordered = metadata.get(STREAM_ORDER_KEY) != "any"
@@ -86,14 +99,21 @@ class InferenceEdge:
             await pump.run()
         finally:
             self._streams.discard(pump)
+            if not self._streams:
+                self._no_streams.set()
         if pump.ended:
-            error = Draining("the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
-            await self._abort(context, error)
+            await self._abort(context, _draining())
 
     def end_streams(self) -> None:
         """Read no more requests from open streams; each ends once it has answered."""
         for pump in self._streams:
             pump.end()
+
+    async def streams_ended(self) -> None:
+        """Wait until no stream is open."""
+        while self._streams:
+            self._no_streams.clear()
+            await self._no_streams.wait()
 
     async def _infer(
         self, data: bytes, arrival_ns: int, deadline_ns: int | None, metadata: dict[str, str]
@@ -200,6 +220,10 @@ def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:
     return ((TIMINGS_KEY, f"{text},batch_rows={stamps.batch_rows}"),)
 
 
+def _draining() -> Draining:
+    return Draining("the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
+
+
 def _request_id(data: bytes) -> str:
     """The caller's id of a request that failed, so that it can tell which."""
     try:
@@ -228,6 +252,9 @@ def _priority(metadata: dict[str, str]) -> int:
     text = metadata.get(PRIORITY_KEY) if metadata else None
     if text is None:
         return 0
-    if not text.isdecimal():
-        raise InvalidRequest(f"metadata {PRIORITY_KEY} must be a whole number, got {text!r}")
+    if not text.isdecimal() or len(text) > PRIORITY_DIGITS:
+        raise InvalidRequest(
+            f"metadata {PRIORITY_KEY} must be a whole number of at most {PRIORITY_DIGITS} digits,"
+            f" got {text[:PRIORITY_DIGITS]!r}"
+        )
     return int(text)

@@ -6,8 +6,6 @@ A data listener answers inference; an admin listener also changes what is served
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,16 +14,14 @@ from grpc import aio
 
 from batcher.config import ServerConfig, TlsConfig
 from batcher.errors import ListenError, StartupError
-from batcher.sockets import check_free
-
-log = logging.getLogger(__name__)
+from batcher.sockets import UNIX, check_free
 
 MAX_METADATA_BYTES = 16 * 1024
 """Metadata of one call; more than that is no description of a request."""
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
-    """gRPC's own settings, from ours."""
+    """The settings of gRPC itself, from ours."""
     return [
         ("grpc.max_receive_message_length", config.max_message),
         ("grpc.max_send_message_length", config.max_message),
@@ -66,6 +62,7 @@ class GrpcServer:
         self.addresses = list(addresses)
         """Where it listens; after `start` with the ports that were taken for port 0."""
         self._config = config
+        self._bound: list[Path] = []
         self._server = aio.server(options=channel_options(config))
         self._server.add_generic_rpc_handlers(tuple(handlers))
 
@@ -78,21 +75,21 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
         await self._server.stop(grace_s)
-        for address in self.addresses:
-            if address.startswith("unix:"):
-                path = Path(address.removeprefix("unix:"))
-                await asyncio.to_thread(path.unlink, missing_ok=True)
+        # Only what this server has bound: a path that it was refused belongs to somebody else.
+        for path in self._bound:
+            path.unlink(missing_ok=True)
 
     def _bind(self, address: str, secrets: grpc.ServerCredentials | None) -> str:
         # gRPC would take over a living socket's path, and says of a failed bind only that it failed.
         check_free(address)
         try:
-            if secrets is None or address.startswith("unix:"):
+            if secrets is None or address.startswith(UNIX):
                 port = self._server.add_insecure_port(address)
             else:
                 port = self._server.add_secure_port(address, secrets)
         except (RuntimeError, ValueError) as error:
             raise ListenError(f"cannot listen on {address}: {error}") from error
-        if address.startswith("unix:"):
+        if address.startswith(UNIX):
+            self._bound.append(Path(address.removeprefix(UNIX)))
             return address
         return f"{address.rpartition(':')[0]}:{port}"

@@ -1,10 +1,18 @@
-"""A real server for each test that asks: `serve(config)` starts one, the teardown ends it."""
+"""Real servers for tests that ask, in a process of their own or in this one, and their clients."""
 
-from contextlib import ExitStack
+import json
+from contextlib import AsyncExitStack, ExitStack
 from signal import Signals
 
+import numpy as np
 import pytest
+from grpc import aio
 
+from batcher import plugins, protocol
+from batcher.app import running
+from batcher.config import parse_config
+from batcher.testing import FakeExecutor
+from batcher.testing.messages import infer_request
 from batcher.testing.server import ServerProcess
 
 
@@ -27,3 +35,80 @@ def serve(tmp_path):
             return server
 
         yield start
+
+
+@pytest.fixture
+def hello():
+    """A function that makes the document of one emulated model `hello`, X FP32 [-1, 4]."""
+
+    def make(*, server=None, base="0ms", **model):
+        options = {"columns": 4, "base": base}
+        entry = {"name": "hello", "executor": "emulated", "options": options}
+        quick = {"warmup": {"batch_sizes": []}}
+        return {"server": server or {}, "models": [entry | quick | model]}
+
+    return make
+
+
+@pytest.fixture
+async def start():
+    """A function from a document to a started application in this process, its ports free ones."""
+    async with AsyncExitStack() as stack:
+
+        async def start(document):
+            listeners = {"grpc": ["127.0.0.1:0"], "http": None}
+            server = listeners | document.get("server", {})
+            config = parse_config(json.dumps(document | {"server": server}), "test", {})
+            return await stack.enter_async_context(running(config))
+
+        yield start
+
+
+@pytest.fixture
+async def dial():
+    """A function from an address to a stub of a service, each on a connection of its own."""
+    async with AsyncExitStack() as stack:
+
+        async def dial(address, service=protocol.INFERENCE, *, credentials=None, options=()):
+            own = [("grpc.use_local_subchannel_pool", 1), *options]
+            if credentials is None:
+                channel = aio.insecure_channel(address, options=own)
+            else:
+                channel = aio.secure_channel(address, credentials, options=own)
+            await stack.enter_async_context(channel)
+            return protocol.Stub(channel, service)
+
+        yield dial
+
+
+class Fakes(list):
+    """Every `FakeExecutor` that was made so far, and the `options` that the next one gets."""
+
+    def __init__(self):
+        self.options = {"columns": 4}
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """Makes the executor name `fake` known, and holds what was made of it."""
+    made = Fakes()
+    real = plugins.find_executor
+
+    def make():
+        made.append(FakeExecutor(**made.options))
+        return made[-1]
+
+    monkeypatch.setattr(
+        plugins, "find_executor", lambda name: make if name == "fake" else real(name)
+    )
+    return made
+
+
+@pytest.fixture
+def request_of():
+    """A function that makes a request for `hello`: some rows of one value."""
+
+    def make(value=1.0, *, rows=1, model="hello", **fields):
+        return infer_request(model, {"X": np.full((rows, 4), value, np.float32)}, **fields)
+
+    return make
