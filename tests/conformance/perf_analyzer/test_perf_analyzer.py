@@ -1,0 +1,71 @@
+"""The unmodified `perf_analyzer` measures the server and prints what the server counted."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batcher.testing.server import ServerProcess
+
+FETCH = Path(__file__).parents[3] / "tools" / "fetch_perf_analyzer.py"
+CONFIG = {
+    "models": [
+        {
+            "name": "hello",
+            "executor": "emulated",
+            "options": {"base": "1ms", "per_row": "100us", "columns": 16},
+            "batching": {"policy": "fixed", "max_batch_size": 8},
+        }
+    ]
+}
+# One short window is enough: the question is whether the two understand each other.
+SHORT = ["--measurement-interval", "300", "--max-trials", "1", "--stability-percentage", "99"]
+
+pytestmark = [pytest.mark.conformance, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def perf_analyzer():
+    """Its path; skips with the reason where it cannot be had."""
+    done = subprocess.run(
+        [sys.executable, FETCH], capture_output=True, text=True, check=False, timeout=300
+    )
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ServerProcess(CONFIG) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [[], ["--async"], ["--streaming"], ["-b", "4"], ["--request-rate-range", "200"]],
+    ids=["calls", "async", "streaming", "rows", "rate"],
+)
+def test_a_run_completes_with_server_side_statistics(perf_analyzer, server, mode):
+    load = [] if "--request-rate-range" in mode else ["--concurrency-range", "4"]
+    done = subprocess.run(
+        [perf_analyzer, "-m", "hello", "-u", server.grpc, "-i", "grpc", *SHORT, *load, *mode],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    said = f"{done.stdout}\n{done.stderr}\n{server.log()}"
+    # 3 says that the figures did not settle, which one short trial on a busy machine may not.
+    assert done.returncode == 0, said
+    counted = re.search(r"Server:\s+Inference count: (\d+)\s+Execution count: (\d+)", said)
+    assert counted, said
+    inferences, executions = map(int, counted.groups())
+    assert inferences >= executions > 0
+    parts = re.search(
+        r"queue (\d+) usec \+ compute input \d+ usec \+ compute infer (\d+) usec", said
+    )
+    assert parts, said
+    assert int(parts[2]) >= 1000, "an execution costs more than 1 ms"

@@ -1,0 +1,139 @@
+"""A server with small models, and what unmodified Triton clients report of it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from batcher.testing.server import ServerProcess
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+CLIENTS = Path(__file__).with_name("clients")
+ONNX_TYPES = {
+    "BOOL": "BOOL",
+    "UINT8": "UINT8",
+    "UINT16": "UINT16",
+    "UINT32": "UINT32",
+    "UINT64": "UINT64",
+    "INT8": "INT8",
+    "INT16": "INT16",
+    "INT32": "INT32",
+    "INT64": "INT64",
+    "FP16": "FLOAT16",
+    "FP32": "FLOAT",
+    "FP64": "DOUBLE",
+    "BYTES": "STRING",
+}
+
+
+def save_model(path, nodes, inputs, outputs):
+    """Write an ONNX file whose tensors are given as (name, ONNX type, columns)."""
+
+    def described(tensors):
+        return [
+            onnx.helper.make_tensor_value_info(
+                name, getattr(onnx.TensorProto, kind), ["batch", columns]
+            )
+            for name, kind, columns in tensors
+        ]
+
+    graph = onnx.helper.make_graph(nodes, path.stem, described(inputs), described(outputs))
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+
+
+def save_types(path):
+    """Every datatype but BF16, which ONNX Runtime cannot hand over in Python: from `IN_<type>` to `OUT_<type>` unchanged, three columns each."""
+    node = onnx.helper.make_node
+    save_model(
+        path,
+        [node("Identity", [f"IN_{name}"], [f"OUT_{name}"]) for name in ONNX_TYPES],
+        [(f"IN_{name}", kind, 3) for name, kind in ONNX_TYPES.items()],
+        [(f"OUT_{name}", kind, 3) for name, kind in ONNX_TYPES.items()],
+    )
+
+
+def save_sums(path):
+    """Two inputs of four columns, their sum and their difference."""
+    node = onnx.helper.make_node
+    save_model(
+        path,
+        [node("Add", ["A", "B"], ["SUM"]), node("Sub", ["A", "B"], ["DIFFERENCE"])],
+        [("A", "FLOAT", 4), ("B", "FLOAT", 4)],
+        [("SUM", "FLOAT", 4), ("DIFFERENCE", "FLOAT", 4)],
+    )
+
+
+def config():
+    """`hello` and `slow` are emulated, `types` and `sums` are ONNX files beside the document."""
+    batching = {"policy": "fixed", "max_batch_size": 8, "max_delay": "1ms"}
+    return {
+        "models": [
+            {
+                "name": "hello",
+                "executor": "emulated",
+                "options": {"base": "1ms", "columns": 16},
+                "batching": batching,
+            },
+            {
+                "name": "slow",
+                "executor": "emulated",
+                "options": {"base": "400ms", "columns": 1},
+                "device": "elsewhere",
+                "batching": batching,
+                "warmup": {"batch_sizes": []},
+            },
+            *(
+                {
+                    "name": name,
+                    "executor": "onnxruntime",
+                    "options": {"path": f"{name}.onnx"},
+                    "batching": batching,
+                }
+                for name in ("types", "sums")
+            ),
+        ]
+    }
+
+
+@pytest.fixture(scope="session")
+def triton_server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("triton")
+    save_types(folder / "types.onnx")
+    save_sums(folder / "sums.onnx")
+    admin = f"unix:{folder}/admin.sock"
+    with ServerProcess(config() | {"server": {"admin": [admin]}}, folder=folder) as server:
+        yield server
+        assert server.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def client_report(triton_server, tritonclient_python):
+    """A function from a client's name to what it printed: check -> result. Runs each once."""
+    reports = {}
+
+    def report(name, address=triton_server.grpc):
+        if name not in reports:
+            done = subprocess.run(
+                [tritonclient_python, CLIENTS / f"{name}.py", address],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 0, f"{done.stderr}\n{triton_server.log()}"
+            reports[name] = json.loads(done.stdout)
+        return reports[name]
+
+    return report
+
+
+@pytest.fixture(autouse=True)
+def server_log(triton_server):
+    """Shown with the tests that failed."""
+    before = len(triton_server.log())
+    yield
+    print(triton_server.log()[before:])  # noqa: T201  # pytest shows it for tests that failed
