@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from weights import Shape, Weights
+from weights import Shape, Weights, load, shape
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -77,6 +77,12 @@ class Reference:
         scaled = centred / np.sqrt(variance + self._shape.norm_epsilon)
         moved: Matrix = scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
         return moved
+
+
+def embed_all(sentences: Sequence[Sequence[int]]) -> Matrix:
+    """The embeddings `[sentences, hidden]` of several token lists, by the published weights."""
+    network = Reference(load(), shape())
+    return np.stack([network.embed(token_ids) for token_ids in sentences])
 
 
 def _softmax(scores: Matrix) -> Matrix:
