@@ -20,8 +20,9 @@ CONFIG = {
         }
     ]
 }
-# One short window is enough: the question is whether the two understand each other.
-SHORT = ["--measurement-interval", "300", "--max-trials", "1", "--stability-percentage", "99"]
+# Short windows are enough: the question is whether the two understand each other. It takes three
+# that agree, so the tolerance is wide, for busy machines.
+SHORT = ["--measurement-interval", "300", "--max-trials", "10", "--stability-percentage", "400"]
 
 pytestmark = [pytest.mark.conformance, pytest.mark.slow]
 
@@ -58,7 +59,6 @@ def test_a_run_completes_with_server_side_statistics(perf_analyzer, server, mode
         timeout=120,
     )
     said = f"{done.stdout}\n{done.stderr}\n{server.log()}"
-    # 3 says that the figures did not settle, which one short trial on a busy machine may not.
     assert done.returncode == 0, said
     counted = re.search(r"Server:\s+Inference count: (\d+)\s+Execution count: (\d+)", said)
     assert counted, said
