@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 FILE   ?= docs/demo.txt
+BENCH  ?= overhead
 
 PROJECTS := pyproject.toml plugins/onnxruntime/pyproject.toml
 
@@ -42,7 +43,7 @@ test: $(VENV)/.test ## run the tests
 conformance: $(VENV)/.test ## run other clients and libraries against this one, in their own environments
 	$(BIN)/python -m pytest -m conformance
 
-check: format lint types contracts drift test conformance ## all that CI runs
+check: format lint types contracts drift test conformance floors ## all that CI runs
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format --check .
@@ -58,6 +59,20 @@ contracts: $(VENV)/.lint
 
 drift: $(VENV)/.lint
 	$(BIN)/python tools/generate_protocol.py --check
+
+floors: .venv-floors/.ready ## run the unit tests with the lowest versions that are declared
+	.venv-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit plugins
+
+.venv-floors/.ready: $(PROJECTS) tools/floors.py
+	$(PYTHON) -m venv --clear .venv-floors
+	.venv-floors/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PYTHON) tools/floors.py > .venv-floors/floors.txt
+	.venv-floors/bin/python -m pip install --quiet --constraint .venv-floors/floors.txt \
+		--editable . --editable 'plugins/onnxruntime[cpu]' --group test --group demo
+	@touch $@
+
+bench: $(VENV)/.test ## measure the server against a raw echo server (BENCH="poisson --rate 400 ...")
+	$(BIN)/python bench/load $(BENCH)
 
 clean: ## remove the environments and caches
 	rm -rf .venv* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
