@@ -6,6 +6,7 @@ A data listener answers inference; an admin listener also changes what is served
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,10 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
 
 
 def credentials(tls: TlsConfig | None) -> grpc.ServerCredentials | None:
-    """Server credentials from PEM files; None for plain text. Raises `StartupError`."""
+    """Server credentials from PEM files; None for plain text. Raises `StartupError`.
+
+    What gRPC itself says of files that it cannot use is that an address could not be bound.
+    """
     if tls is None:
         return None
     try:
@@ -45,9 +49,35 @@ def credentials(tls: TlsConfig | None) -> grpc.ServerCredentials | None:
         client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
     except OSError as error:
         raise StartupError(f"server.tls: cannot read {error.filename}: {error.strerror}") from error
+    _check(tls)
     return grpc.ssl_server_credentials(
         [(key, cert)], root_certificates=client_ca, require_client_auth=client_ca is not None
     )
+
+
+def _check(tls: TlsConfig) -> None:
+    """Raise `StartupError` where the files are not what their keys say."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # An empty password: OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(tls.cert, tls.key, password="")
+    except ssl.SSLError as error:
+        raise StartupError(
+            f"server.tls: {tls.cert} and {tls.key} must be a certificate chain and its private key,"
+            f" PEM and not encrypted: {_reason(error)}"
+        ) from error
+    if tls.client_ca is not None:
+        try:
+            context.load_verify_locations(tls.client_ca)
+        except ssl.SSLError as error:
+            raise StartupError(
+                f"server.tls: {tls.client_ca} (client_ca) must hold certificates of authorities,"
+                f" PEM: {_reason(error)}"
+            ) from error
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).lower().replace("_", " ")
 
 
 class GrpcServer:

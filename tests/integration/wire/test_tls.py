@@ -1,0 +1,131 @@
+"""TLS and mutual TLS on the TCP listeners, plain text on Unix sockets beside them."""
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives import serialization
+from grpc import aio
+
+from batcher.errors import StartupError
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+async def refusal(stub, request):
+    """The error of a call that the server must not answer."""
+    with pytest.raises(aio.AioRpcError) as caught:
+        await stub.ModelInfer(request)
+    assert caught.value.code() is UNAVAILABLE
+    return caught.value
+
+
+@pytest.fixture
+async def with_tls(start, hello, tls_files):
+    """A function that starts a server whose TCP listeners speak TLS, mutual or not."""
+
+    async def make(*, mutual=False, grpc=("127.0.0.1:0",), admin=()):
+        tls = dict(tls_files) if mutual else {k: tls_files[k] for k in ("cert", "key")}
+        return await start(hello(server={"tls": tls, "grpc": list(grpc), "admin": list(admin)}))
+
+    return make
+
+
+async def test_a_client_that_trusts_the_authority_is_served(with_tls, dial, authority, request_of):
+    application = await with_tls()
+    credentials = grpc.ssl_channel_credentials(authority.cert)
+    stub = await dial(application.grpc.addresses[0], credentials=credentials)
+    assert (await stub.ModelInfer(request_of())).model_name == "hello"
+
+
+async def test_a_plain_client_is_not_served(with_tls, dial, authority, request_of):
+    application = await with_tls()
+    plain = await dial(application.grpc.addresses[0])
+    await refusal(plain, request_of())
+
+    credentials = grpc.ssl_channel_credentials(authority.cert)
+    stub = await dial(application.grpc.addresses[0], credentials=credentials)
+    assert (await stub.ModelInfer(request_of())).model_name == "hello"
+
+
+async def test_a_client_that_trusts_another_authority_refuses(with_tls, dial, stranger, request_of):
+    application = await with_tls()
+    credentials = grpc.ssl_channel_credentials(stranger.ca.cert)
+    stub = await dial(application.grpc.addresses[0], credentials=credentials)
+    error = await refusal(stub, request_of())
+    assert "certificate" in error.details().lower()
+
+
+async def test_mutual_tls_serves_only_clients_of_the_authority(
+    with_tls, dial, authority, client, stranger, request_of
+):
+    application = await with_tls(mutual=True)
+    address = application.grpc.addresses[0]
+
+    def credentials(who=None):
+        return grpc.ssl_channel_credentials(
+            authority.cert, who.key if who else None, who.cert if who else None
+        )
+
+    known = await dial(address, credentials=credentials(client))
+    nobody = await dial(address, credentials=credentials())
+    strange = await dial(address, credentials=credentials(stranger.client))
+
+    await refusal(nobody, request_of())
+    await refusal(strange, request_of())
+    assert (await known.ModelInfer(request_of())).model_name == "hello"
+
+
+async def test_unix_sockets_stay_plain_beside_tls(with_tls, dial, authority, request_of, tmp_path):
+    data, admin = f"unix:{tmp_path}/data.sock", f"unix:{tmp_path}/admin.sock"
+    application = await with_tls(grpc=["127.0.0.1:0", data, "127.0.0.1:0"], admin=[admin])
+    first, _, second = application.grpc.addresses
+    assert application.grpc.addresses[1] == data
+    credentials = grpc.ssl_channel_credentials(authority.cert)
+
+    for stub in (
+        await dial(first, credentials=credentials),
+        await dial(second, credentials=credentials),
+        await dial(data),
+        await dial(admin),
+    ):
+        assert (await stub.ModelInfer(request_of())).model_name == "hello"
+
+
+async def test_the_admin_listener_speaks_tls_too(with_tls, dial, authority, request_of):
+    application = await with_tls(admin=["127.0.0.1:0"])
+    address = application.grpc.admin_addresses[0]
+    await refusal(await dial(address), request_of())
+    stub = await dial(address, credentials=grpc.ssl_channel_credentials(authority.cert))
+    assert (await stub.ModelInfer(request_of())).model_name == "hello"
+
+
+@pytest.mark.parametrize("broken", ["cert", "key", "client_ca"])
+async def test_a_file_that_is_no_pem_stops_the_start(start, hello, tls_files, tmp_path, broken):
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("not a certificate")
+    document = hello(server={"tls": tls_files | {broken: str(garbage)}})
+    with pytest.raises(StartupError, match=rf"server\.tls: .*{garbage}.* PEM"):
+        await start(document)
+
+
+async def test_a_key_of_another_certificate_stops_the_start(
+    start, hello, tls_files, client, tmp_path
+):
+    other = tmp_path / "other.key"
+    other.write_bytes(client.key)
+    document = hello(server={"tls": tls_files | {"key": str(other)}})
+    with pytest.raises(StartupError, match=r"server\.tls: .*other\.key.*key values mismatch"):
+        await start(document)
+
+
+async def test_an_encrypted_key_stops_the_start(start, hello, tls_files, client, tmp_path):
+    encrypted = tmp_path / "encrypted.key"
+    encrypted.write_bytes(
+        client.private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    document = hello(server={"tls": tls_files | {"key": str(encrypted)}})
+    with pytest.raises(StartupError, match=r"encrypted\.key .* not encrypted"):
+        await start(document)
