@@ -88,6 +88,13 @@ class ConfigError(StartupError):
         )
 
 
+class InputError(StartupError):
+    """What the command line was given cannot be used: an option's value, a trace, a profile.
+
+    The message names the option or the file and line, what was got and what is allowed.
+    """
+
+
 class ListenError(StartupError):
     """An address could not be listened on."""
 
@@ -105,7 +112,13 @@ _LONGEST_DESCRIPTION = 400
 
 def describe(error: BaseException) -> str:
     """A foreign exception on one line, for a message of ours: its type and text, shortened."""
-    text = " ".join(str(error).split())
+    text = on_one_line(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def on_one_line(text: str) -> str:
+    """A foreign text, shortened, for a message of ours."""
+    text = " ".join(text.split())
     if len(text) > _LONGEST_DESCRIPTION:
         text = f"{text[: _LONGEST_DESCRIPTION - 3]}..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text

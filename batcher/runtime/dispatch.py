@@ -7,23 +7,31 @@ of the result.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from batcher.clock import Clock
 from batcher.core.events import FailureCause
+from batcher.errors import describe, on_one_line
 from batcher.executor import (
+    DTYPES,
     Array,
+    AsyncExecutor,
     Batch,
     BatchResult,
     ExecutionError,
     Executor,
+    ModelMetadata,
     nothing_to_release,
 )
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,10 @@ class Slice:
 
 @dataclass(slots=True)
 class Executed:
-    """How a batch ended: a result, or a failure with its cause. Stamps in monotonic nanoseconds."""
+    """How a batch ended: a result, or a failure with its cause. Stamps in monotonic nanoseconds.
+
+    Whoever has it last owes one call of `release`.
+    """
 
     started_ns: int
     execute_start_ns: int = 0
@@ -46,29 +57,37 @@ class Executed:
     cause: FailureCause = FailureCause.UNKNOWN
     failure: str = ""
 
+    def release(self) -> None:
+        """Give the executor its buffers back: the arrays of the result are not read any more."""
+        if self.result is not None:
+            release(self.result)
+
+
+def output_datatypes(metadata: ModelMetadata) -> dict[str, str]:
+    """Output name -> protocol datatype, in the model's order."""
+    return {spec.name: spec.datatype for spec in metadata.outputs}
+
 
 def gather(slices: Sequence[Slice]) -> Batch:
     """One array per input, rows in the order of the slices.
 
     All requests have the same inputs and parameters: the scheduler saw to that. A batch of one
-    whole request is passed on as it came, without a copy, unless its memory is not aligned.
+    whole request is passed on as it came, without a copy, where its memory is what runtimes insist
+    on: aligned and contiguous. A view of a message may start anywhere.
     """
     first = slices[0].request
     rows = sum(s.stop - s.start for s in slices)
     inputs: dict[str, Array] = {}
     for name in first.inputs:
         pieces = [_rows_of(s.request.inputs[name].array, s.start, s.stop) for s in slices]
-        inputs[name] = _aligned(pieces[0]) if len(pieces) == 1 else np.concatenate(pieces)
+        array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        flags = array.flags
+        inputs[name] = array if flags.aligned and flags.c_contiguous else array.copy()
     return Batch(inputs, rows, first.parameters or {}, _wanted(slices))
 
 
 def _rows_of(array: Array, start: int, stop: int) -> Array:
     return array if stop - start == len(array) else array[start:stop]
-
-
-def _aligned(array: Array) -> Array:
-    """Views of a message start anywhere; runtimes may insist on aligned memory."""
-    return array if array.flags.aligned else array.copy()
 
 
 def _wanted(slices: Sequence[Slice]) -> frozenset[str] | None:
@@ -91,35 +110,72 @@ def execute(
         executed.execute_start_ns = clock()
         result = executor.execute(batch)
         executed.execute_end_ns = clock()
-        check(result, batch, datatypes)
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything
-        executed.execute_end_ns = executed.execute_end_ns or clock()
-        blame(executed, error)
-    else:
-        executed.result = result
+        executed.result = accept(result, batch, datatypes)
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
+        blame(executed, error, clock)
     return executed
 
 
-def blame(executed: Executed, error: BaseException) -> None:
-    """Note why a batch failed, in one line and without a traceback."""
+async def execute_async(
+    executor: AsyncExecutor, slices: Sequence[Slice], datatypes: Mapping[str, str], clock: Clock
+) -> Executed:
+    """The same for a coroutine executor, on the event loop; a cancelled call has failed, too."""
+    executed = Executed(clock())
+    try:
+        batch = gather(slices)
+        executed.execute_start_ns = clock()
+        result = await executor.execute(batch)
+        executed.execute_end_ns = clock()
+        executed.result = accept(result, batch, datatypes)
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
+        blame(executed, error, clock)
+    return executed
+
+
+def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
+    """Note why a batch failed, in one line and without a traceback, and when."""
+    executed.execute_end_ns = executed.execute_end_ns or clock()
     if isinstance(error, ExecutionError):
         executed.cause = FailureCause(error.cause)
-        executed.failure = str(error)
+        executed.failure = on_one_line(str(error))
     else:
-        executed.failure = f"{type(error).__name__}: {error}".splitlines()[0]
+        executed.failure = describe(error)
 
 
-def check(result: BatchResult, batch: Batch, datatypes: Mapping[str, str]) -> None:
-    """Hold an executor to its contract; raises `ExecutionError` naming the output."""
+def accept(result: object, batch: Batch, datatypes: Mapping[str, str]) -> BatchResult:
+    """Hold an executor to its contract: what it returned, if every output is as it should be.
+
+    Raises `ExecutionError` naming the fault otherwise; the result is released then.
+    """
+    if not isinstance(result, BatchResult):
+        kind = type(result).__name__
+        raise ExecutionError(f"the executor returned {kind}, not a BatchResult")
     for name in datatypes if batch.outputs is None else batch.outputs:
-        array = result.outputs.get(name)
-        if array is None:
-            raise ExecutionError(f"the executor returned no output {name!r}")
-        if array.ndim == 0 or array.shape[0] != batch.rows:
-            got = list(array.shape)
-            raise ExecutionError(
-                f"the executor returned output {name!r} of shape {got} for {batch.rows} rows"
-            )
+        fault = _fault(result.outputs.get(name), DTYPES[datatypes[name]], batch.rows)
+        if fault is not None:
+            release(result)
+            raise ExecutionError(f"the executor returned a wrong output {name!r}: {fault}")
+    return result
+
+
+def _fault(array: object, dtype: np.dtype[Any], rows: int) -> str | None:
+    if array is None:
+        return "it is missing"
+    if not isinstance(array, np.ndarray):
+        return f"it is of type {type(array).__name__}, not a numpy array"
+    if array.dtype != dtype:
+        return f"its dtype is {array.dtype}, not {dtype}"
+    if array.ndim == 0 or array.shape[0] != rows:
+        return f"its shape is {list(array.shape)} for {rows} rows"
+    return None
+
+
+def release(result: BatchResult) -> None:
+    """Give the executor its buffers back. What it raises is logged: the batch has ended."""
+    try:
+        result.release()
+    except Exception:
+        log.exception("an executor raised when a result was released")
 
 
 def scatter(

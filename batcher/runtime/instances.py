@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from batcher.clock import MILLISECOND, SECOND, Clock
 from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp
 from batcher.core.record import record
-from batcher.errors import BatcherError, ModelLoadError
+from batcher.errors import ModelLoadError, describe
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
-from batcher.runtime.dispatch import Executed, Slice
+from batcher.runtime.dispatch import Executed, Slice, output_datatypes
 from batcher.runtime.runner import Runner
-from batcher.runtime.warmup import WarmupPlan, warm_up
+from batcher.runtime.warmup import Profile, WarmupPlan, warm_up
 from batcher.runtime.workers import Worker, make_worker
 from batcher.telemetry import ModelTelemetry
 
@@ -64,6 +64,7 @@ class Instance:
         self._in_flight: dict[int, asyncio.TimerHandle] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self._stopping = False
         self._restart: asyncio.Task[None] | None = None
 
     @property
@@ -72,64 +73,52 @@ class Instance:
         return self._worker is not None
 
     async def load(self) -> ModelMetadata:
-        """Load and warm up an incarnation and announce it. Raises `ModelLoadError`."""
-        plan, home = self.plan, self._home
-        started_ns = home.clock()
-        worker = make_worker(plan.make_executor(), plan.name, home.loop, home.clock)
+        """Load and warm up an incarnation and announce it.
+
+        Raises `ModelLoadError`, whatever went wrong. Whether it failed or was cancelled, nothing is
+        left behind.
+        """
+        started_ns = self._home.clock()
         try:
-            metadata = await worker.load(plan.context)
-            datatypes = {spec.name: spec.datatype for spec in metadata.outputs}
-            profile = await warm_up(worker, plan.context.model, metadata, datatypes, plan.warmup)
-        except BaseException as error:
+            worker, metadata, profile = await self._make_incarnation()
+        except Exception as error:
             self._telemetry.load_failed()
-            worker.abandon()
-            if isinstance(error, BatcherError) or not isinstance(error, Exception):
+            if isinstance(error, ModelLoadError):
                 raise
             raise ModelLoadError(
-                f"{plan.context.model}: could not be loaded: {type(error).__name__}: {error}"
+                f"{self.plan.context.model}: could not be loaded: {describe(error)}"
             ) from error
-        self._telemetry.load_finished((home.clock() - started_ns) / SECOND)
-        self._telemetry.device_known(plan.context.device)
-        self._worker = worker
-        self._datatypes = datatypes
-        self._incarnation += 1
-        home.runner.attach(plan.name, self)
-        home.runner.feed(
-            InstanceUp(
-                plan.name,
-                self._incarnation,
-                plan.key,
-                plan.context.device,
-                plan.max_in_flight,
-                profile,
-            )
-        )
+        self._telemetry.load_finished((self._home.clock() - started_ns) / SECOND)
+        self._telemetry.device_known(self.plan.context.device)
+        self._come_up(worker, metadata, profile)
         return metadata
 
     def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
         """Execute a batch within `execute_timeout`."""
         assert self._worker is not None  # noqa: S101 - the scheduler knows when it is down
-        incarnation = self._incarnation
         self._in_flight[batch_id] = self._home.loop.call_later(
-            self.plan.execute_timeout_ns / SECOND, self._hung, batch_id
+            self.plan.execute_timeout_ns / SECOND, self._hung
         )
         self._idle.clear()
         self._telemetry.execution_started(batch_id, self.plan.context.device, self._home.clock())
-
-        def finished(executed: Executed) -> None:
-            if incarnation == self._incarnation and batch_id in self._in_flight:
-                self._finished(batch_id, slices, executed, done)
-
-        self._worker.run(slices, self._datatypes, finished)
+        self._worker.run(
+            slices,
+            self._datatypes,
+            lambda executed: self._finished(batch_id, slices, executed, done),
+        )
 
     async def stop(self, timeout_s: float) -> None:
-        """Take no more batches, let the running ones end within `timeout_s`, close."""
-        if self._restart is not None:
-            self._restart.cancel()
-            self._restart = None
-        worker = self._worker
-        if worker is None:
+        """Take no more batches, let the running ones end within `timeout_s`, close.
+
+        What is not over by then is abandoned; so it is at once when the caller is cancelled.
+        """
+        restart, self._restart = self._restart, None
+        if restart is not None:
+            restart.cancel()
+            await asyncio.wait((restart,), timeout=timeout_s)
+        if self._worker is None:
             return
+        self._stopping = True
         self._home.runner.feed(InstanceDraining(self.plan.name, self._incarnation))
         loop = self._home.loop
         ends = loop.time() + timeout_s
@@ -138,13 +127,90 @@ class Instance:
                 await self._idle.wait()
         except TimeoutError:
             log.warning("%s: still executing after %.1f s, abandoned", self.plan.name, timeout_s)
-            self._go_down()
-            return
-        self._go_down(abandon=False)
+            self._give_up()
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
+        if not self.up:
+            return  # given up, here or because its last batch hung
         try:
-            await worker.close(max(0.0, ends - loop.time()))
+            await self._go_down().close(max(0.0, ends - loop.time()))
         except TimeoutError as error:
-            log.warning("%s: %s, abandoned", self.plan.name, error)
+            log.warning("%s, abandoned", error)
+
+    # An incarnation's life
+
+    async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, Profile]:
+        plan, home = self.plan, self._home
+        worker = make_worker(plan.make_executor(), plan.name, home.loop, home.clock)
+        try:
+            metadata = await worker.load(plan.context)
+            datatypes = output_datatypes(metadata)
+            profile = await warm_up(worker, plan.context.model, metadata, datatypes, plan.warmup)
+        except BaseException:
+            worker.abandon()
+            raise
+        return worker, metadata, profile
+
+    def _come_up(self, worker: Worker, metadata: ModelMetadata, profile: Profile) -> None:
+        plan = self.plan
+        self._worker = worker
+        self._datatypes = output_datatypes(metadata)
+        self._stopping = False
+        self._incarnation += 1
+        up = InstanceUp(
+            plan.name,
+            self._incarnation,
+            plan.key,
+            plan.context.device,
+            plan.max_in_flight,
+            profile,
+        )
+        self._home.runner.instance_up(up, self)
+
+    def _go_down(self) -> Worker:
+        """End this incarnation. Its worker comes back, to be closed or abandoned."""
+        worker, self._worker = self._worker, None
+        assert worker is not None  # noqa: S101 - callers know that it is up
+        now_ns = self._home.clock()
+        for batch_id, timer in self._in_flight.items():
+            timer.cancel()
+            self._telemetry.execution_ended(batch_id, now_ns)
+        self._in_flight.clear()
+        self._idle.set()
+        self._home.runner.instance_down(InstanceDown(self.plan.name, self._incarnation))
+        return worker
+
+    def _give_up(self) -> None:
+        """End this incarnation, if none has done so, without waiting for anything."""
+        if self._worker is not None:
+            self._go_down().abandon()
+
+    def _hung(self) -> None:
+        """A batch has been running for `execute_timeout`, and nobody can make it stop."""
+        log.error(
+            "%s: a batch did not end within %d ms (execute_timeout), the instance is abandoned",
+            self.plan.name,
+            self.plan.execute_timeout_ns // MILLISECOND,
+        )
+        self._give_up()
+        if not self._stopping:
+            self._restart = self._home.loop.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        delay_s = FIRST_RESTART_DELAY_S
+        while True:
+            try:
+                await self.load()
+            except ModelLoadError as error:
+                log.error("%s: %s; next try in %.1f s", self.plan.name, error, delay_s)  # noqa: TRY400
+            else:
+                log.info("%s: up again, incarnation %d", self.plan.name, self._incarnation)
+                return
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)
+
+    # A batch's end
 
     def _finished(
         self,
@@ -170,42 +236,3 @@ class Instance:
             scattered_ns=self._home.clock(),
             failed=executed.result is None,
         )
-
-    def _hung(self, batch_id: int) -> None:
-        if batch_id not in self._in_flight:
-            return
-        log.error(
-            "%s: a batch did not end within %d ms (execute_timeout), the instance is replaced",
-            self.plan.name,
-            self.plan.execute_timeout_ns // MILLISECOND,
-        )
-        self._go_down()
-        self._restart = self._home.loop.create_task(self._reload())
-
-    def _go_down(self, *, abandon: bool = True) -> None:
-        """Tell the scheduler that this incarnation is gone, and forget what it ran."""
-        worker, self._worker = self._worker, None
-        runner = self._home.runner
-        for batch_id, timer in self._in_flight.items():
-            timer.cancel()
-            self._telemetry.execution_ended(batch_id, self._home.clock())
-            runner.forget_batch(batch_id)
-        self._in_flight.clear()
-        self._idle.set()
-        runner.detach(self.plan.name)
-        runner.feed(InstanceDown(self.plan.name, self._incarnation))
-        if worker is not None and abandon:
-            worker.abandon()
-
-    async def _reload(self) -> None:
-        delay_s = FIRST_RESTART_DELAY_S
-        while True:
-            try:
-                await self.load()
-            except ModelLoadError as error:
-                log.error("%s: %s; next try in %.1f s", self.plan.name, error, delay_s)  # noqa: TRY400
-            else:
-                log.info("%s: up again, incarnation %d", self.plan.name, self._incarnation)
-                return
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)

@@ -8,14 +8,18 @@ from enum import StrEnum
 
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
-from batcher.errors import BatcherError, ModelUnavailable, UnknownModel
+from batcher.errors import ModelLoadError, ModelUnavailable, UnknownModel
 from batcher.executor import ModelMetadata
+from batcher.runtime.dispatch import output_datatypes
 from batcher.runtime.instances import Home, Instance, InstancePlan
 from batcher.runtime.signature import Signature
 from batcher.telemetry import ModelTelemetry
 
 RETRY_UNAVAILABLE_NS = 1_000_000_000
 """What a caller is told to wait while a model is not served: it may be loaded by then."""
+
+CLOSE_TIMEOUT_S = 1.0
+"""How long an instance may take to close because another one of its model could not load."""
 
 
 class ModelState(StrEnum):
@@ -83,20 +87,21 @@ class ServedModel:
         return loaded[1]
 
     async def load(self) -> None:
-        """Load every instance. Raises the first `ModelLoadError`, with the rest closed again."""
+        """Load every instance. Raises the first `ModelLoadError`, with the rest closed again.
+
+        A model that is ready stays as it is. Loads and unloads take turns.
+        """
         async with self._changing:
             if self.state is ModelState.READY:
                 return
             self.state, self.why = ModelState.LOADING, "loading"
             self._home.runner.feed(ModelConfigured(self.key, self.settings))
             try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(i.load()) for i in self._instances]
-            except BaseException as failures:
-                await self._fail(failures)
+                metadata = await self._load_instances()
+            except (ModelLoadError, asyncio.CancelledError) as error:
+                await self._fail(str(error) or "loading was given up")
                 raise
-            metadata = tasks[0].result()
-            self.output_datatypes = {spec.name: spec.datatype for spec in metadata.outputs}
+            self.output_datatypes = output_datatypes(metadata)
             signature = Signature(self.name, metadata, self.settings.max_batch_size)
             self._loaded = metadata, signature
             self.state, self.why = ModelState.READY, ""
@@ -110,15 +115,19 @@ class ServedModel:
             self._home.runner.feed(ModelRemoved(self.key))
             await self._stop_instances(timeout_s)
 
-    async def _fail(self, failures: BaseException) -> None:
-        first = failures
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        self.state, self.why = ModelState.FAILED, str(first)
+    async def _load_instances(self) -> ModelMetadata:
+        tasks = [asyncio.create_task(instance.load()) for instance in self._instances]
+        try:
+            return (await asyncio.gather(*tasks))[0]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _fail(self, why: str) -> None:
+        self.state, self.why = ModelState.FAILED, why
         self._home.runner.feed(ModelRemoved(self.key))
-        await self._stop_instances(timeout_s=0.0)
-        if isinstance(first, BatcherError):
-            raise first
+        await self._stop_instances(CLOSE_TIMEOUT_S)
 
     async def _stop_instances(self, timeout_s: float) -> None:
         await asyncio.gather(*(i.stop(timeout_s) for i in self._instances))

@@ -22,11 +22,14 @@ from batcher.core.events import (
     Event,
     Failure,
     FailureCause,
+    InstanceDown,
+    InstanceUp,
     RequestArrived,
     RequestCancelled,
     Timings,
 )
 from batcher.core.observation import Observation
+from batcher.core.record import record
 from batcher.core.scheduler import Scheduler
 from batcher.runtime.dispatch import Executed, Slice, scatter
 from batcher.runtime.outcomes import error_for
@@ -42,8 +45,16 @@ class BatchRunner(Protocol):
     """An instance, as the runner sees it."""
 
     def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
-        """Execute a batch; `done` is called once, on the loop, unless the instance goes down."""
+        """Execute a batch. `done` is called on the loop, once, and never after the instance went down."""
         ...
+
+
+@record
+class _RunningBatch:
+    """A dispatched batch: where it went, and whose rows are in it, in order."""
+
+    instance: str
+    pendings: list[Pending]
 
 
 class Runner:
@@ -66,7 +77,7 @@ class Runner:
         self._ids = itertools.count(1)
         self._pending: dict[int, Pending] = {}
         self._instances: dict[str, BatchRunner] = {}
-        self._running: dict[int, list[Pending]] = {}
+        self._running: dict[int, _RunningBatch] = {}
         self._arrived: list[Event] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -121,13 +132,18 @@ class Runner:
 
     # Instances
 
-    def attach(self, name: str, instance: BatchRunner) -> None:
-        """Let batches for the instance of this name go there."""
-        self._instances[name] = instance
+    def instance_up(self, event: InstanceUp, instance: BatchRunner) -> None:
+        """Announce an incarnation; its batches go to `instance`."""
+        self._instances[event.instance] = instance
+        self.feed(event)
 
-    def detach(self, name: str) -> None:
-        """Forget an instance that is down."""
-        self._instances.pop(name, None)
+    def instance_down(self, event: InstanceDown) -> None:
+        """An incarnation is gone and will report nothing more: what it ran has failed."""
+        del self._instances[event.instance]
+        lost = [i for i, batch in self._running.items() if batch.instance == event.instance]
+        for batch_id in lost:
+            del self._running[batch_id]
+        self.feed(event)
 
     # The scheduler's door
 
@@ -190,15 +206,14 @@ class Runner:
         for pending in batch:
             pending.stamps.batch_rows = rows
         batch_id = command.batch_id
-        self._running[batch_id] = batch
+        self._running[batch_id] = _RunningBatch(command.instance, batch)
         self._instances[command.instance].run(
             batch_id, slices, lambda executed: self._executed(batch_id, executed)
         )
 
     def _executed(self, batch_id: int, executed: Executed) -> None:
-        batch = self._running.pop(batch_id, None)
-        if batch is None:
-            return
+        """Report a batch; the answers leave while its result is held."""
+        batch = self._running.pop(batch_id).pendings
         result = executed.result
         failed: list[Failure] = []
         done: list[int] = []
@@ -226,12 +241,7 @@ class Runner:
                 ),
             )
         )
-        if result is not None:
-            result.release()
-
-    def forget_batch(self, batch_id: int) -> None:
-        """A batch whose instance is down will never report; drop what was kept for it."""
-        self._running.pop(batch_id, None)
+        executed.release()
 
     # Ends
 

@@ -70,6 +70,10 @@ class Signature:
             nbytes += array.nbytes if spec.datatype != "BYTES" else _bytes_size(tensor)
         if present != len(inputs):
             raise self._unknown_input(inputs)
+        if not present:
+            raise InvalidRequest(
+                f"{self.model}: the request has no inputs; the inputs are {', '.join(self.inputs)}"
+            )
         if request.outputs is not None:
             self._check_outputs(request.outputs)
         return Measure(rows, nbytes, tuple(shapes), self._batch_key(request))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from batcher.runtime.dispatch import Executed, Slice
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.workers import Worker
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
+
+Profile: TypeAlias = tuple[tuple[int, int], ...]
+"""Service times: (rows, nanoseconds) pairs."""
 
 
 @record
@@ -30,28 +34,35 @@ async def warm_up(
     metadata: ModelMetadata,
     datatypes: Mapping[str, str],
     plan: WarmupPlan,
-) -> tuple[tuple[int, int], ...]:
+) -> Profile:
     """Execute a batch of zeros of every size, twice: the first warms up, the second is timed.
 
-    Returns (rows, nanoseconds) pairs. Raises `ModelLoadError` when a batch fails.
+    Raises `ModelLoadError` when a batch fails.
     """
     profile: list[tuple[int, int]] = []
     for rows in plan.batch_sizes:
         slices = [Slice(_zeros(model, metadata.inputs, rows, plan.length), 0, rows)]
         for _ in range(2):
             executed = await _run(worker, slices, datatypes)
+            executed.release()
             if executed.result is None:
                 raise ModelLoadError(
                     f"{model}: the warm-up batch of {rows} rows failed: {executed.failure}"
                 )
-            executed.result.release()
         profile.append((rows, executed.execute_end_ns - executed.started_ns))
     return tuple(profile)
 
 
 async def _run(worker: Worker, slices: Sequence[Slice], datatypes: Mapping[str, str]) -> Executed:
     future: asyncio.Future[Executed] = asyncio.get_running_loop().create_future()
-    worker.run(slices, datatypes, lambda e: None if future.done() else future.set_result(e))
+
+    def done(executed: Executed) -> None:
+        if future.cancelled():
+            executed.release()
+        else:
+            future.set_result(executed)
+
+    worker.run(slices, datatypes, done)
     return await future
 
 

@@ -7,14 +7,20 @@ this file nobody knows which.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
+import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from batcher.clock import Clock
-from batcher.core.events import FailureCause
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
-from batcher.runtime.dispatch import Executed, Slice, blame, check, execute, gather
+from batcher.runtime.dispatch import Executed, Slice, execute, execute_async
+
+log = logging.getLogger(__name__)
 
 Done = Callable[[Executed], None]
 
@@ -23,19 +29,27 @@ class Worker(Protocol):
     """An executor that can be loaded, run and closed; every method is called on the loop."""
 
     async def load(self, context: LoadContext) -> ModelMetadata:
-        """Load the model. Raises `ModelLoadError`."""
+        """Load the model, once. Raises `ModelLoadError`, or what a coroutine executor raises."""
         ...
 
     def run(self, slices: Sequence[Slice], datatypes: Mapping[str, str], done: Done) -> None:
-        """Execute one batch; `done` is called on the loop, whatever happens."""
+        """Execute one batch. `done` is called on the loop, once, however the batch ends.
+
+        The exception: once the worker is abandoned, `done` is never called, and a result that
+        comes late is released here.
+        """
         ...
 
     async def close(self, timeout_s: float) -> None:
-        """Free everything; a call that hangs is left behind after `timeout_s` seconds."""
+        """Let the running batches end, close the executor, free everything.
+
+        Raises TimeoutError when that takes longer than `timeout_s` seconds; the worker is then
+        abandoned. What the executor's `close` raises is logged.
+        """
         ...
 
     def abandon(self) -> None:
-        """Never wait for it again: a call hangs."""
+        """Wait for nothing any more: a call hangs. The executor is closed if ever that ends."""
         ...
 
 
@@ -47,6 +61,8 @@ class ThreadWorker:
     ) -> None:
         self._clock = clock
         self._thread = ThreadedExecutor(executor, name, loop)
+        self._ended: deque[Executed] = deque()  # on the thread, and not handed on by the loop yet
+        self._abandoned = False
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the thread."""
@@ -54,10 +70,8 @@ class ThreadWorker:
 
     def run(self, slices: Sequence[Slice], datatypes: Mapping[str, str], done: Done) -> None:
         """Execute on the thread."""
-        clock = self._clock
         self._thread.submit(
-            lambda executor: execute(executor, slices, datatypes, clock),
-            lambda outcome: done(self._executed(outcome)),
+            partial(self._execute, slices, datatypes), lambda _: done(self._ended.popleft())
         )
 
     async def close(self, timeout_s: float) -> None:
@@ -66,70 +80,90 @@ class ThreadWorker:
 
     def abandon(self) -> None:
         """Leave the thread to its call."""
+        # The thread sees the mark when its call returns, so one of the two releases each result,
+        # and before the executor is closed.
+        self._abandoned = True
+        self._release_ended()
         self._thread.abandon()
 
-    def _executed(self, outcome: Executed | BaseException) -> Executed:
-        if isinstance(outcome, Executed):
-            return outcome
-        executed = Executed(self._clock())
-        blame(executed, outcome)
-        executed.cause = FailureCause.DEVICE
-        return executed
+    def _execute(
+        self, slices: Sequence[Slice], datatypes: Mapping[str, str], executor: Executor
+    ) -> None:
+        self._ended.append(execute(executor, slices, datatypes, self._clock))
+        if self._abandoned:
+            self._release_ended()
+
+    def _release_ended(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._ended.popleft().release()
 
 
 class LoopWorker:
     """A coroutine executor on the event loop."""
 
     def __init__(
-        self, executor: AsyncExecutor, loop: asyncio.AbstractEventLoop, clock: Clock
+        self, executor: AsyncExecutor, name: str, loop: asyncio.AbstractEventLoop, clock: Clock
     ) -> None:
         self._executor = executor
+        self._name = name
         self._loop = loop
         self._clock = clock
         self._tasks: set[asyncio.Task[Executed]] = set()
+        self._to_close = False
+        self._last: asyncio.Task[None] | None = None
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the loop."""
-        return await self._executor.load(context)
+        metadata = await self._executor.load(context)
+        self._to_close = True
+        return metadata
 
     def run(self, slices: Sequence[Slice], datatypes: Mapping[str, str], done: Done) -> None:
         """Execute as a task."""
-        task = self._loop.create_task(self._execute(slices, datatypes))
+        task = self._loop.create_task(
+            execute_async(self._executor, slices, datatypes, self._clock), name=self._name
+        )
         self._tasks.add(task)
 
-        def finished(task: asyncio.Task[Executed]) -> None:
+        def ended(task: asyncio.Task[Executed]) -> None:
             self._tasks.discard(task)
-            if not task.cancelled():
+            if task.cancelled():
+                return  # before it began; a call that has begun ends with a result
+            if self._last is None:
                 done(task.result())
+            else:
+                task.result().release()
 
-        task.add_done_callback(finished)
+        task.add_done_callback(ended)
 
     async def close(self, timeout_s: float) -> None:
         """Wait for what runs, then close."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
-        self.abandon()
-        await self._executor.close()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._end()
+        except TimeoutError:
+            self.abandon()
+            raise TimeoutError(f"{self._name} did not close within {timeout_s:g} s") from None
 
     def abandon(self) -> None:
-        """Cancel what runs."""
+        """Cancel what runs, and close behind everybody's back."""
+        if self._last is not None:
+            return
         for task in self._tasks:
             task.cancel()
+        self._last = self._loop.create_task(self._end(), name=f"{self._name} abandoned")
 
-    async def _execute(self, slices: Sequence[Slice], datatypes: Mapping[str, str]) -> Executed:
-        executed = Executed(self._clock())
+    async def _end(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if not self._to_close:
+            return
+        self._to_close = False
         try:
-            batch = gather(slices)
-            executed.execute_start_ns = self._clock()
-            result = await self._executor.execute(batch)
-            executed.execute_end_ns = self._clock()
-            check(result, batch, datatypes)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
-            executed.execute_end_ns = executed.execute_end_ns or self._clock()
-            blame(executed, error)
-        else:
-            executed.result = result
-        return executed
+            await self._executor.close()
+        except Exception:
+            log.exception("%s: the executor raised when it was closed", self._name)
 
 
 def make_worker(
@@ -139,6 +173,6 @@ def make_worker(
     clock: Clock,
 ) -> Worker:
     """The worker for an executor, by the kind of its `execute`."""
-    if asyncio.iscoroutinefunction(executor.execute):
-        return LoopWorker(executor, loop, clock)  # type: ignore[arg-type] # Protocols differ in async only
+    if inspect.iscoroutinefunction(executor.execute):
+        return LoopWorker(executor, name, loop, clock)  # type: ignore[arg-type] # Protocols differ in async only
     return ThreadWorker(executor, name, loop, clock)  # type: ignore[arg-type] # see above

@@ -153,9 +153,10 @@ def test_equal_logs(policy: FixedWindow | NoBatching, seed: int) -> None:
 
     world = World()
     for event in setup(settings):
-        world.runner.feed(event)
-    for name in (f"{MODEL}#0", f"{MODEL}#1"):
-        world.runner.attach(name, world)
+        if isinstance(event, InstanceUp):
+            world.runner.instance_up(event, world)
+        else:
+            world.runner.feed(event)
     pendings: list[Pending] = []
     ports: list[Port] = []
 
