@@ -17,6 +17,8 @@ _RESERVED = {
     "sequence_end": ("bool_param",),
     "priority": ("int64_param", "uint64_param"),
     "timeout": (_INT64,),
+    # Asks for a closing empty answer where answers come in parts; an answer in one part has none.
+    "triton_enable_empty_final_response": ("bool_param",),
 }
 """Name -> the choices of InferParameter it may come as."""
 
