@@ -59,6 +59,10 @@ class ExecutionFailed(RequestError):
     """The executor failed on this request or on the batch it was in."""
 
 
+class AnswerTooLarge(RequestError):
+    """The answer is ready and larger than any message that this server sends."""
+
+
 class DeviceLost(RequestError):
     """The instance that was running the request went down, or none is up."""
 

@@ -1,6 +1,6 @@
 """Prints the lowest version of every dependency that the projects here declare, as pip constraints.
 
-    python tools/floors.py > floors.txt && pip install -c floors.txt ...
+Write them to a file, and give it to `pip install --constraint`.
 """
 
 from __future__ import annotations

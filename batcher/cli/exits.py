@@ -1,4 +1,4 @@
-"""Errors to exit codes: 2 for a wrong configuration, 1 for everything else that went wrong."""
+"""Errors to exit codes: 2 for a wrong configuration or other input, 1 for everything else that went wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from batcher.errors import BatcherError, ConfigError
+from batcher.errors import BatcherError, ConfigError, InputError
 
 FAILED: Final = 1
 BAD_CONFIG: Final = 2
@@ -36,4 +36,5 @@ def reported(*, with_traceback: bool = False) -> Iterator[None]:
             typer.echo(f"error: {error}", err=True)
         else:
             typer.echo(f"unexpected error: {type(error).__name__}: {error}", err=True)
-        raise typer.Exit(BAD_CONFIG if isinstance(error, ConfigError) else FAILED) from None
+        wrong_input = isinstance(error, (ConfigError, InputError))
+        raise typer.Exit(BAD_CONFIG if wrong_input else FAILED) from None

@@ -24,9 +24,7 @@ class GrpcEdge:
         self._health = HealthService()
         self._health.set("", serving=False)
         self._health.set(INFERENCE, serving=False)
-        self._inference = InferenceEdge(
-            batcher, clock, config.status_codes, config.max_in_flight_per_stream
-        )
+        self._inference = InferenceEdge(batcher, clock, config)
         self._controls: list[ControlEdge] = []
         self._servers = [
             GrpcServer(addresses, self._handlers(batcher, config, admin=admin), config)

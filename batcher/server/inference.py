@@ -15,7 +15,8 @@ import grpc
 from grpc import aio
 
 from batcher.clock import SECOND, Clock
-from batcher.errors import Draining, InvalidRequest, RequestError
+from batcher.config import ServerConfig
+from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
 from batcher.server import convert
 from batcher.server.status import Style, to_status
 from batcher.service import RETRY_DRAINING_NS, Batcher
@@ -31,6 +32,9 @@ PRIORITY_DIGITS = 20
 TIMINGS_KEY = "x-batcher-timings"
 STREAM_ORDER_KEY = "x-batcher-stream-order"
 
+STREAM_WRAPPING = 6
+"""Bytes that a stream's message has around an answer: a tag and the length."""
+
 INTERNAL_ERROR = "internal error while answering a request"
 """All that a caller learns of a mistake of ours; the log has the rest."""
 
@@ -41,13 +45,12 @@ Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
 class InferenceEdge:
     """Answers inference calls of one listener."""
 
-    def __init__(
-        self, batcher: Batcher, clock: Clock, style: Style, max_in_flight_per_stream: int
-    ) -> None:
+    def __init__(self, batcher: Batcher, clock: Clock, config: ServerConfig) -> None:
         self._batcher = batcher
         self._clock = clock
-        self._style = style
-        self._max_in_flight = max_in_flight_per_stream
+        self._style: Style = config.status_codes
+        self._max_in_flight = config.max_in_flight_per_stream
+        self._max_answer = config.max_message - STREAM_WRAPPING
         self._streams: set[_StreamPump] = set()
         self._no_streams = asyncio.Event()
 
@@ -135,7 +138,14 @@ class InferenceEdge:
             self._batcher.refused(wire.model, wire.version, arrival_ns, GateReason.INVALID)
             raise
         reply = await self._batcher.infer(request)
-        return convert.to_response(reply, classifications=request.classifications), reply.stamps
+        answer = convert.to_response(reply, classifications=request.classifications)
+        # gRPC would refuse it too, but by ending a stream with all that is still open on it.
+        if len(answer) > self._max_answer:
+            raise AnswerTooLarge(
+                f"{request.model}: the answer has {len(answer)} bytes, at most {self._max_answer}"
+                " (server.max_message) can be sent"
+            )
+        return answer, reply.stamps
 
     async def _abort(self, context: Context, error: RequestError) -> NoReturn:
         status = to_status(error, self._style)

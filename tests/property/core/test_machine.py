@@ -88,19 +88,22 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.incarnations[instance] = 1
             self.pending.append(InstanceUp(instance, 1, model, DEVICES[0]))
 
-    @rule(
-        delta_ns=milliseconds(0, 4),
-        exact=st.booleans(),
-        back_ns=st.sampled_from((0, 0, 0, MILLISECOND)),
-    )
-    def time_passes(self, delta_ns, exact, back_ns):
-        self.now_ns += delta_ns
-        if exact:
-            self.pass_time(self.now_ns)
+    def tell_pending(self, now_ns):
         pending, self.pending = self.pending, []
-        self.tell(pending, self.now_ns - back_ns)
+        self.tell(pending, now_ns)
 
-    @rule(data=st.data(), count=st.integers(1, 3))
+    @rule(delta_ns=milliseconds(0, 4))
+    def time_passes(self, delta_ns):
+        self.now_ns += delta_ns
+        self.pass_time(self.now_ns)
+        self.tell_pending(self.now_ns)
+
+    @rule(delta_ns=milliseconds(-1, 8))
+    def time_passes_and_the_timer_is_late(self, delta_ns):
+        self.now_ns += max(0, delta_ns)
+        self.tell_pending(self.now_ns + min(0, delta_ns))
+
+    @rule(data=st.data(), count=st.integers(1, 5))
     def arrive(self, data, count):
         for _ in range(count):
             self.pending.append(data.draw(requests(self.next_id, self.now_ns)))
@@ -127,37 +130,28 @@ class SchedulerMachine(RuleBasedStateMachine):
             ids = tuple(self.ledger.running[batch_id].left)
             self.pending.append(BatchProgress(batch_id, ids))
 
-    @rule(
-        instance=st.sampled_from(INSTANCES),
-        older=st.sampled_from((0, 0, 0, 1)),
-        model=st.sampled_from(MODELS),
-        device=st.sampled_from(DEVICES),
-        max_in_flight=st.integers(1, 2),
-    )
-    def instance_up(self, instance, older, model, device, max_in_flight):
-        self.incarnations[instance] += 1
-        incarnation = self.incarnations[instance] - 2 * older
-        self.pending.append(InstanceUp(instance, incarnation, model, device, max_in_flight))
-
-    @rule(
-        instance=st.sampled_from(INSTANCES),
-        older=st.sampled_from((0, 0, 0, 1)),
-        event=st.sampled_from((InstanceDown, InstanceDraining)),
-    )
-    def instance_leaves(self, instance, older, event):
-        self.pending.append(event(instance, self.incarnations[instance] - older))
-
-    @rule(model=st.sampled_from(MODELS), settings=model_settings())
-    def configure(self, model, settings):
-        self.pending.append(ModelConfigured(model, settings))
-
-    @rule(model=st.sampled_from(MODELS))
-    def remove(self, model):
-        self.pending.append(ModelRemoved(model))
-
-    @rule(device=st.sampled_from(DEVICES), limit=st.none() | st.integers(0, 2))
-    def limit_device(self, device, limit):
-        self.pending.append(DeviceConfigured(device, limit))
+    @rule(data=st.data(), kind=st.sampled_from(("up", "leave", "device", "configure", "remove")))
+    def change(self, data, kind):
+        instance = data.draw(st.sampled_from(INSTANCES))
+        model = data.draw(st.sampled_from(MODELS))
+        device = data.draw(st.sampled_from(DEVICES))
+        match kind:
+            case "up":
+                self.incarnations[instance] += 1
+                incarnation = self.incarnations[instance] - data.draw(st.sampled_from((0, 0, 1, 2)))
+                max_in_flight = data.draw(st.integers(1, 2))
+                event = InstanceUp(instance, incarnation, model, device, max_in_flight)
+            case "leave":
+                leaves = data.draw(st.sampled_from((InstanceDown, InstanceDraining)))
+                older = data.draw(st.sampled_from((0, 0, 1)))
+                event = leaves(instance, self.incarnations[instance] - older)
+            case "device":
+                event = DeviceConfigured(device, data.draw(st.none() | st.integers(0, 2)))
+            case "configure":
+                event = ModelConfigured(model, data.draw(model_settings()))
+            case _:
+                event = ModelRemoved(model)
+        self.pending.append(event)
 
     @rule()
     def snapshot(self):

@@ -39,6 +39,7 @@ def test_every_error_has_a_code(style):
         (errors.DeadlineExpired, Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE),
         (errors.RequestCancelled, Code.CANCELLED, Code.CANCELLED),
         (errors.ExecutionFailed, Code.INTERNAL, Code.INTERNAL),
+        (errors.AnswerTooLarge, Code.RESOURCE_EXHAUSTED, Code.RESOURCE_EXHAUSTED),
         (errors.DeviceLost, Code.UNAVAILABLE, Code.UNAVAILABLE),
         (errors.NotPermitted, Code.PERMISSION_DENIED, Code.PERMISSION_DENIED),
         (errors.NotSupported, Code.UNIMPLEMENTED, Code.UNIMPLEMENTED),

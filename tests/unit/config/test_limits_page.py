@@ -1,0 +1,56 @@
+"""The page of limits says what the configuration says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from batcher.config import (
+    BatchingConfig,
+    ModelConfig,
+    QueueConfig,
+    ServerConfig,
+    format_duration,
+    format_size,
+)
+from batcher.server.listeners import MAX_METADATA_BYTES
+from batcher.web.server import MAX_CONNECTIONS
+
+PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| `?([^|`]+)`? \| ([^|]+) \|", PAGE, re.MULTILINE)
+SECTIONS = {
+    "server": ServerConfig,
+    "models[]": ModelConfig,
+    "models[].batching": BatchingConfig,
+    "models[].queue": QueueConfig,
+}
+
+
+def shown(default: object) -> set[str]:
+    if default is None:
+        return {"none"}
+    assert isinstance(default, int)
+    return {str(default), format_duration(default), format_size(default)}
+
+
+def test_every_key_of_the_page_has_its_default() -> None:
+    checked = 0
+    for name, default in ROWS:
+        section, _, key = name.rpartition(".")
+        if section in SECTIONS:
+            assert default in shown(SECTIONS[section].model_fields[key].default), name
+            checked += 1
+    assert checked >= 12
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_bound_of_the_configuration_is_on_the_page(section: str) -> None:
+    bounds = re.compile(r"max_(?!delay)|.*timeout$")
+    keys = [key for key in SECTIONS[section].model_fields if bounds.match(key)]
+    assert [key for key in keys if f"`{section}.{key}`" not in PAGE] == []
+
+
+def test_the_bounds_that_no_key_changes() -> None:
+    rows = dict(ROWS)
+    assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
+    assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
