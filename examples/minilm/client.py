@@ -7,9 +7,9 @@ Any client of the Open Inference Protocol would do; this one uses the message cl
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -26,12 +26,22 @@ Embedding = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a closed loop saw."""
+    """What a closed loop saw, in one go or in several."""
 
     in_flight: int
     seconds: float
+    """From the first request to the last answer, summed over the goes."""
     latencies_ms: NDArray[np.float64]
     """Of each answer, from the call to the answer."""
+
+    @classmethod
+    def together(cls, goes: Sequence[Measurement]) -> Measurement:
+        """Several goes with as many in flight, as one."""
+        return cls(
+            goes[0].in_flight,
+            sum(go.seconds for go in goes),
+            np.concatenate([go.latencies_ms for go in goes]),
+        )
 
     @property
     def throughput(self) -> float:
@@ -78,7 +88,7 @@ class Client:
 
         async def caller() -> None:
             for place in waiting:
-                rows[place] = _embedding(await self._infer(_request(model, sentences[place])))
+                rows[place] = _embedding(await self._infer(request_for(model, sentences[place])))
                 on_answer()
 
         await _all(caller, min(in_flight, len(sentences)))
@@ -86,41 +96,42 @@ class Client:
 
     async def measure(
         self,
-        model: str,
-        sentences: Sequence[Encoded],
+        requests: Iterator[Any],
         in_flight: int,
         seconds: float,
         on_answer: Callable[[], None],
     ) -> Measurement:
         """A closed loop: each of `in_flight` callers sends its next sentence when it has an answer.
 
-        The sentences are sent over and over, in order, for `seconds`; answers that arrive later are
-        awaited and not counted. Raises grpc.aio.AioRpcError at the first that fails.
+        `requests` never ends (see `request_for`). After `seconds` nothing more is taken from it,
+        and what is in flight is awaited and counted. Raises grpc.aio.AioRpcError at the first that
+        fails.
         """
-        requests = itertools.cycle([_request(model, sentence) for sentence in sentences])
         latencies: list[float] = []
         start = time.perf_counter()
-        end = start + seconds
 
         async def caller() -> None:
-            while (sent := time.perf_counter()) < end:
+            sent = time.perf_counter()
+            while sent < start + seconds:
                 await self._infer(next(requests))
                 answered = time.perf_counter()
-                if answered < end:
-                    latencies.append((answered - sent) * 1e3)
-                    on_answer()
+                latencies.append((answered - sent) * 1e3)
+                on_answer()
+                sent = answered
 
         await _all(caller, in_flight)
-        return Measurement(in_flight, seconds, np.array(latencies))
+        return Measurement(in_flight, time.perf_counter() - start, np.array(latencies))
 
-    async def batches(self, model: str) -> dict[int, int]:
+    async def batches(self, model: str) -> Counter[int]:
         """Sentences in a batch -> how many such batches the server has executed so far."""
         request = inference.ModelStatisticsRequest(name=model)
         answer = await self._stub.ModelStatistics(request)
-        return {
-            batch.batch_size: batch.compute_infer.count
-            for batch in answer.model_stats[0].batch_stats
-        }
+        return Counter(
+            {
+                batch.batch_size: batch.compute_infer.count
+                for batch in answer.model_stats[0].batch_stats
+            }
+        )
 
     async def _infer(self, request: Any) -> Any:
         return await self._stub.ModelInfer(request)
@@ -136,7 +147,8 @@ async def _all(caller: Callable[[], Any], count: int) -> None:
         raise errors.exceptions[0] from None
 
 
-def _request(model: str, sentence: Encoded) -> Any:
+def request_for(model: str, sentence: Encoded) -> Any:
+    """The `ModelInferRequest` that asks for one sentence's embedding."""
     request = inference.ModelInferRequest(model_name=model)
     for name, array in (
         ("input_ids", sentence.input_ids),

@@ -12,25 +12,22 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
+import compare
 import document
 import grpc
 import model
 import report
 import tokens
-from client import Client, Measurement
+from client import Client
 from options import Options, read_options
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sidecar import Sidecar, SidecarError
 from weights import WeightsMissingError
 
 CONFIG = Path(__file__).parents[1] / "minilm.yaml"
-BATCHED, UNBATCHED = "minilm", "minilm-unbatched"
-"""The two models of the configuration: one file, two policies."""
 
 _ALONE_SHARE = 0.25
 """How long one caller alone is measured, as a share of the time that many are."""
@@ -64,9 +61,13 @@ class Demo:
         lines = encoded[: len(found.lines)]
         self._describe_input(found, lines)
         async with Client(sidecar.grpc) as client:
-            with self._progress("embedding", len(encoded)) as (progress, task):
+            with self._progress("{task.completed}/{task.total}") as progress:
+                task = progress.add_task("embedding", total=len(encoded))
                 vectors = await client.embed(
-                    BATCHED, encoded, self._options.concurrency, lambda: progress.advance(task)
+                    compare.MODELS["batching"],
+                    encoded,
+                    self._options.concurrency,
+                    lambda: progress.advance(task),
                 )
             self._heading("Nearest lines (cosine of the embeddings)")
             self._console.print(
@@ -76,51 +77,38 @@ class Demo:
 
     async def _compare(self, client: Client, lines: list[tokens.Encoded]) -> None:
         many, seconds = self._options.concurrency, self._options.seconds
-        self._heading(f"With and without batching, {seconds:g} s each")
-        plan = [("batching", BATCHED, many, seconds), ("no batching", UNBATCHED, many, seconds)]
+        self._heading(f"With and without batching, {seconds:g} s each, taking turns")
+        batched, unbatched = await self._take_turns(client, lines, many, seconds)
+        rows = [batched, unbatched]
         if many > 1:
-            alone = max(1.0, seconds * _ALONE_SHARE)
-            plan += [("batching", BATCHED, 1, alone), ("no batching", UNBATCHED, 1, alone)]
-        rows = [
-            report.Row(name, *await self._measure(client, served, lines, in_flight, duration))
-            for name, served, in_flight, duration in plan
-        ]
+            rows += await self._take_turns(client, lines, 1, seconds * _ALONE_SHARE)
         self._console.print(report.comparison(rows))
-        batched, unbatched = (row.measurement.throughput for row in rows[:2])
+        ratio = batched.measurement.throughput / unbatched.measurement.throughput
         self._console.print(
-            f"\nWith {many} in flight, batching answers {batched / unbatched:.2f} times as many"
-            " sentences a second. The loop is closed: each caller sends its next sentence when it"
-            " has its answer, so a latency includes the wait behind the other callers, and the"
-            f" load never exceeds what the server takes. Client and server share {os.cpu_count()}"
-            " CPUs with whatever else runs here."
+            f"\nWith {many} in flight, batching answers {ratio:.2f} times as many sentences a"
+            " second. The loop is closed: each caller sends its next sentence when it has its"
+            " answer, so a latency includes the wait behind the other callers, and the load never"
+            f" exceeds what the server takes. Client and server share {os.cpu_count()} CPUs with"
+            " whatever else runs here."
         )
         self._heading(f"Batches that formed with {many} in flight")
-        self._console.print(report.batch_sizes(rows[0].batches))
+        self._console.print(report.batch_sizes(batched.batches))
 
-    async def _measure(
-        self,
-        client: Client,
-        served: str,
-        lines: list[tokens.Encoded],
-        in_flight: int,
-        seconds: float,
-    ) -> tuple[Measurement, Mapping[int, int]]:
-        before = await client.batches(served)
-        with self._progress(f"{served}, {in_flight} in flight", None) as (progress, task):
-            measured = await client.measure(
-                served, lines, in_flight, seconds, lambda: progress.advance(task)
+    async def _take_turns(
+        self, client: Client, lines: list[tokens.Encoded], in_flight: int, seconds: float
+    ) -> list[report.Row]:
+        with self._progress("{task.completed} sentences") as progress:
+            tasks = {
+                name: progress.add_task(f"{name}, {in_flight} in flight", total=None)
+                for name in compare.MODELS
+            }
+            return await compare.take_turns(
+                client, lines, in_flight, seconds, lambda name: progress.advance(tasks[name])
             )
-        if not measured.latencies_ms.size:
-            raise SidecarError(f"{served} gave no answer within {seconds:g} s; try --seconds 60")
-        after = await client.batches(served)
-        return measured, Counter(after) - Counter(before)
 
-    @contextmanager
-    def _progress(self, what: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
-        count = "{task.completed} sentences" if total is None else "{task.completed}/{task.total}"
+    def _progress(self, count: str) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn(count))
-        with Progress(*columns, TimeElapsedColumn(), console=self._console) as progress:
-            yield progress, progress.add_task(what, total=total)
+        return Progress(*columns, TimeElapsedColumn(), console=self._console)
 
     def _describe_input(self, found: document.Document, lines: list[tokens.Encoded]) -> None:
         lengths = Counter(line.length for line in lines)

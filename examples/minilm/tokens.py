@@ -14,7 +14,7 @@ import weights
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-LENGTHS = (16, 32, 48, 64, 96, 128)
+LENGTHS = (16, 24, 32, 48, 64, 96, 128)
 """The lengths that sentences are padded to, in tokens. Fewer lengths make larger batches, more
 lengths less padding. A sentence longer than the last is cut there."""
 

@@ -50,6 +50,13 @@ def test_a_measurement_is_counted_over_its_time():
     assert [measured.percentile(share) for share in (50, 95, 99)] == [51, 96, 100]
 
 
+def test_goes_add_up():
+    goes = [Measurement(8, 1.0, np.array([1.0])), Measurement(8, 3.0, np.array([5.0, 6.0, 7.0]))]
+    both = Measurement.together(goes)
+    assert (both.in_flight, both.seconds, both.throughput) == (8, 4.0, 1.0)
+    assert both.latencies_ms.tolist() == [1, 5, 6, 7]
+
+
 def test_the_comparison_has_a_line_for_each_measurement(shown):
     measured = Measurement(64, 2.0, np.array([10.0, 20.0, 30.0]))
     found = shown(report.comparison([report.Row("batching", measured, {1: 1, 2: 1})]))

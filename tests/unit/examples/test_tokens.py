@@ -4,7 +4,9 @@ import pytest
 import tokens
 
 
-@pytest.mark.parametrize(("count", "length"), [(2, 16), (16, 16), (17, 32), (97, 128), (128, 128)])
+@pytest.mark.parametrize(
+    ("count", "length"), [(2, 16), (16, 16), (17, 24), (25, 32), (97, 128), (128, 128)]
+)
 def test_padding_goes_to_the_next_length(count, length):
     encoded = tokens.pad(range(1, count + 1))
     assert encoded.input_ids.shape == encoded.attention_mask.shape == (1, length)
