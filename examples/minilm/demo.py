@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import compare
@@ -31,6 +33,7 @@ CONFIG = Path(__file__).parents[1] / "minilm.yaml"
 
 _ALONE_SHARE = 0.25
 """How long one caller alone is measured, as a share of the time that many are."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Demo:
@@ -58,9 +61,19 @@ class Demo:
     async def _talk(self, sidecar: Sidecar, found: document.Document) -> None:
         queries = self._options.queries or found.queries()
         encoded = tokens.encode([*found.lines, *queries])
+        self._describe_input(found, encoded[: len(found.lines)])
+        with _cancelled_by_signals():
+            await self._show(sidecar.grpc, found, queries, encoded)
+
+    async def _show(
+        self,
+        target: str,
+        found: document.Document,
+        queries: list[str],
+        encoded: list[tokens.Encoded],
+    ) -> None:
         lines = encoded[: len(found.lines)]
-        self._describe_input(found, lines)
-        async with Client(sidecar.grpc) as client:
+        async with Client(target) as client:
             with self._progress("{task.completed}/{task.total}") as progress:
                 task = progress.add_task("embedding", total=len(encoded))
                 vectors = await client.embed(
@@ -133,6 +146,26 @@ class Demo:
         )
 
 
+@contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """Inside, a signal that asks for the end cancels the running task.
+
+    The loop's own handlers, because an exception raised between two instructions of the gRPC
+    library can crash the process, which would leave the server behind. Afterwards those signals are
+    ignored: all that follows is ending the server, which takes seconds.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for signum in _ENDING:
+        loop.add_signal_handler(signum, task.cancel)
+    try:
+        yield
+    finally:
+        for signum in _ENDING:
+            loop.remove_signal_handler(signum)
+            signal.signal(signum, signal.SIG_IGN)
+
+
 def _shown(path: Path) -> str:
     """The path as a person at the current folder would write it, where that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)
@@ -141,15 +174,15 @@ def _shown(path: Path) -> str:
 def main() -> int:
     """The command line; returns the exit code."""
     options = read_options()
-    # SIGTERM and a closed terminal then end the server as Ctrl-C does: by unwinding.
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    # All of them unwind, and so end the server, as Ctrl-C does.
+    for signum in _ENDING:
         signal.signal(signum, signal.default_int_handler)
     try:
         Demo(options, Console(highlight=False, markup=False)).run()
     except (document.DocumentError, WeightsMissingError, SidecarError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; the server has ended", file=sys.stderr)
         return 130
     return 0

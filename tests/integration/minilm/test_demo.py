@@ -58,14 +58,19 @@ def test_a_small_file_from_start_to_end(demo, tmp_path):
     assert "batcher serve" in out
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_being_stopped_ends_the_server_too(demo, signum):
+@pytest.mark.parametrize(
+    "signals",
+    [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGINT, signal.SIGINT)],
+    ids=lambda signals: "+".join(signum.name for signum in signals),
+)
+def test_being_stopped_ends_the_server_too(demo, signals):
     process = demo("--seconds", 60)
     lines = iter(process.stdout.readline, "")
     ready = next(line for line in lines if "server: ready" in line)
     # What follows is printed when the demo is past its start and among its requests.
     next(line for line in lines if "tokens:" in line)
-    process.send_signal(signum)
+    for signum in signals:
+        process.send_signal(signum)
     assert process.wait(30) == 130
     with pytest.raises(urllib.error.URLError, match="refused"):
         urllib.request.urlopen(metrics_address(ready))
