@@ -1,12 +1,16 @@
 """Real servers for tests that ask, in a process of their own or in this one, and their clients."""
 
+import asyncio
+import inspect
 import json
+import urllib.request
 from contextlib import AsyncExitStack, ExitStack
 from signal import Signals
 
 import numpy as np
 import pytest
 from grpc import aio
+from prometheus_client.parser import text_string_to_metric_families
 
 from batcher import plugins, protocol
 from batcher.app import running
@@ -35,6 +39,50 @@ def serve(tmp_path):
             return server
 
         yield start
+
+
+class Metrics:
+    """One scrape of `/metrics`."""
+
+    def __init__(self, text):
+        families = text_string_to_metric_families(text)
+        self.samples = [sample for family in families for sample in family.samples]
+
+    def sum(self, name, **labels):
+        """The sum of every sample of this name that has these labels, at least one."""
+        wanted = labels.items()
+        found = [s.value for s in self.samples if s.name == name and wanted <= s.labels.items()]
+        assert found, f"no sample {name} {labels}"
+        return sum(found)
+
+
+@pytest.fixture
+def scrape():
+    """A function from the `host:port` of a server's HTTP side to its `Metrics`."""
+
+    def read(address):
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            return Metrics(answer.read().decode())
+
+    async def scrape(address):
+        return await asyncio.to_thread(read, address)
+
+    return scrape
+
+
+@pytest.fixture
+def eventually():
+    """A function that returns once a condition (a function, or a coroutine's) holds, or fails."""
+
+    async def eventually(condition, *, within_s=30):
+        async with asyncio.timeout(within_s):
+            while True:
+                held = condition()
+                if await held if inspect.isawaitable(held) else held:
+                    return
+                await asyncio.sleep(0.01)
+
+    return eventually
 
 
 @pytest.fixture
