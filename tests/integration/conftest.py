@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import json
+import urllib.error
 import urllib.request
 from contextlib import AsyncExitStack, ExitStack
 from signal import Signals
@@ -57,15 +58,29 @@ class Metrics:
 
 
 @pytest.fixture
-def scrape():
+def fetch():
+    """A function from the `host:port` of a server's HTTP side and a path to (status, text)."""
+
+    def read(address, path):
+        try:
+            with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    async def fetch(address, path):
+        return await asyncio.to_thread(read, address, path)
+
+    return fetch
+
+
+@pytest.fixture
+def scrape(fetch):
     """A function from the `host:port` of a server's HTTP side to its `Metrics`."""
 
-    def read(address):
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-            return Metrics(answer.read().decode())
-
     async def scrape(address):
-        return await asyncio.to_thread(read, address)
+        return Metrics((await fetch(address, "/metrics"))[1])
 
     return scrape
 
