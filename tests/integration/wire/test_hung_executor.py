@@ -1,0 +1,113 @@
+"""An `execute` that never returns costs its own batch, and one `execute_timeout`."""
+
+import asyncio
+
+import grpc
+import pytest
+from grpc import aio
+
+from batcher.protocol import inference
+from batcher.testing.messages import output_arrays
+
+LABELS = {"model": "hello", "version": "1"}
+
+
+@pytest.fixture
+async def served(start, hello, fakes, dial):
+    """A function from settings of the model to (application, stub)."""
+
+    async def make(**model):
+        application = await start(hello(executor="fake", options={}, **model))
+        return application, await dial(application.grpc.addresses[0])
+
+    return make
+
+
+@pytest.mark.slow
+async def test_the_batch_fails_and_the_instance_is_replaced(served, fakes, request_of, eventually):
+    application, stub = await served(execute_timeout="300ms")
+    hang = fakes[0].hang_next()
+    lost = [stub.ModelInfer(request_of(n)) for n in range(3)]
+    await asyncio.to_thread(hang.wait_entered)
+    waiting = stub.ModelInfer(request_of(8.0))
+
+    ends = await asyncio.gather(*lost, return_exceptions=True)
+    errors = [end for end in ends if isinstance(end, aio.AioRpcError)]
+    # Those that were not in the first batch were served by the replacement.
+    assert errors
+    for error in errors:
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert error.details() == "hello: lost the instance that ran the request"
+        assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+    assert output_arrays(await waiting)["Y"].max() == 16
+
+    assert len(fakes) == 2
+    assert (await stub.ModelReady(inference.ModelReadyRequest(name="hello"))).ready
+    assert output_arrays(await stub.ModelInfer(request_of(5.0)))["Y"].max() == 10
+    count = application.registry.get_sample_value
+    assert count("batcher_instances", LABELS | {"state": "up"}) == 1
+    failed = LABELS | {"outcome": "failed", "reason": "instance_down"}
+    assert count("batcher_requests_total", failed) == len(errors)
+
+    # The call that was given up comes back at last: its answer is dropped, its executor closed.
+    hang.release()
+    await eventually(lambda: fakes[0].calls[-1].method == "close")
+    assert fakes[0].released == 1
+    assert count("batcher_requests_total", failed) == len(errors)
+    assert count("batcher_batches_in_flight", LABELS) == 0
+
+
+@pytest.mark.slow
+async def test_a_hung_instance_does_not_hold_up_another(served, fakes, request_of):
+    _, stub = await served(execute_timeout="1s", instances=2, batching={"policy": "none"})
+    hangs = [fake.hang_next() for fake in fakes]
+    calls = [asyncio.ensure_future(stub.ModelInfer(request_of(n))) for n in range(10)]
+    for hang in hangs:
+        await asyncio.to_thread(hang.wait_entered)
+    hangs[0].release()
+
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    failed = [answer for answer in answers if isinstance(answer, aio.AioRpcError)]
+    assert [error.code() for error in failed] == [grpc.StatusCode.UNAVAILABLE]
+    for number, answer in enumerate(answers):
+        if answer not in failed:
+            assert output_arrays(answer)["Y"].max() == 2 * number
+    hangs[1].release()
+
+
+@pytest.mark.slow
+async def test_a_replacement_that_cannot_load_is_tried_again(served, fakes, request_of, eventually):
+    application, stub = await served(execute_timeout="100ms")
+    hang = fakes[0].hang_next()
+    fakes.options["load_error"] = RuntimeError("the device is lost")
+    with pytest.raises(aio.AioRpcError) as caught:
+        await stub.ModelInfer(request_of())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    await eventually(lambda: len(fakes) == 2)
+    with pytest.raises(aio.AioRpcError) as caught:
+        await stub.ModelInfer(request_of())
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "no instance up" in caught.value.details()
+    assert not application.health().ready
+
+    del fakes.options["load_error"]
+    await eventually(lambda: application.health().ready)
+    assert (await stub.ModelInfer(request_of())).model_name == "hello"
+    hang.release()
+
+
+async def test_timings_are_told_to_those_who_ask(served, request_of):
+    _, stub = await served()
+    call = stub.ModelInfer(request_of(rows=3), metadata=[("x-batcher-timings", "1")])
+    await call
+    trailers = dict(await call.trailing_metadata())
+    told = dict(part.split("=") for part in trailers["x-batcher-timings"].split(","))
+    stages = ["gate", "queue", "gather", "execute", "scatter", "reply"]
+    assert list(told) == [*stages, "batch_rows"]
+    assert all(int(told[stage]) >= 0 for stage in stages)
+    assert told["batch_rows"] == "3"
+
+    call = stub.ModelInfer(request_of())
+    await call
+    assert "x-batcher-timings" not in dict(await call.trailing_metadata())
