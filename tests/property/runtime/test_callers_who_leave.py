@@ -1,0 +1,354 @@
+"""One caller that leaves never delays, fails or hangs another, whatever happens in between.
+
+Everything from `Batcher.infer` down to the instances is real and runs on an event loop. The clock,
+the timers and the executor are turned by hand: each story is a list of acts, with as many turns of
+the loop after each act as the story says, so that callers leave between any two steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import FixedWindow, ModelSettings
+from batcher.errors import DeadlineExpired, DeviceLost, ExecutionFailed
+from batcher.executor import BatchResult, Capabilities, LoadContext, ModelMetadata, TensorSpec
+from batcher.runtime.instances import Home, InstancePlan
+from batcher.runtime.models import ModelRegistry, ServedModel
+from batcher.runtime.request import InferenceRequest
+from batcher.runtime.runner import Runner
+from batcher.runtime.warmup import WarmupPlan
+from batcher.service import Batcher
+from batcher.telemetry import Telemetry
+from batcher.tensors import Tensor
+from batcher.testing import ManualClock
+
+MAX_ROWS = 6
+EXECUTE_TIMEOUT_NS = 30 * MILLISECOND
+ENOUGH_TURNS = 15
+METADATA = ModelMetadata(
+    "by hand", (TensorSpec("X", "FP32", (-1, 1)),), (TensorSpec("Y", "FP32", (-1, 1)),)
+)
+
+
+class Loop:
+    """The running loop, but its timers go by a hand-turned clock."""
+
+    def __init__(self, clock):
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._timers = []
+
+    def __getattr__(self, name):
+        return getattr(self._loop, name)
+
+    def call_later(self, delay_s, callback):
+        timer = [self._clock() + round(delay_s * SECOND), callback]
+        self._timers.append(timer)
+        return Handle(self._timers, timer)
+
+    def fire(self):
+        for timer in [timer for timer in self._timers if timer[0] <= self._clock()]:
+            if timer in self._timers:
+                self._timers.remove(timer)
+                timer[1]()
+
+
+class Handle:
+    def __init__(self, timers, timer):
+        self._timers, self._timer = timers, timer
+
+    def cancel(self):
+        if self._timer in self._timers:
+            self._timers.remove(self._timer)
+
+
+class Wakeup:
+    """The runner's one timer."""
+
+    def __init__(self, callback):
+        self.callback = callback
+        self.at_ns = None
+
+    def arm(self, at_ns):
+        self.at_ns = at_ns
+
+    def close(self):
+        self.at_ns = None
+
+    def fire(self, now_ns):
+        if self.at_ns is not None and self.at_ns <= now_ns:
+            self.at_ns = None
+            self.callback()
+
+
+@dataclass(eq=False)
+class Run:
+    """A batch that an executor has in hand."""
+
+    rows: np.ndarray
+    end: asyncio.Future
+
+    @property
+    def values(self):
+        return set(self.rows[:, 0].tolist())
+
+
+@dataclass(eq=False)
+class Caller:
+    value: float
+    rows: int
+    arrival_ns: int
+    deadline_ns: int | None
+    task: asyncio.Task | None = None
+    entered: bool = False
+    left: bool = False
+
+
+@dataclass(eq=False)
+class House:
+    """A server without its edge, its callers, and what became of their rows."""
+
+    instances: int
+    delay_ns: int
+    clock: ManualClock = field(default_factory=ManualClock)
+    callers: list = field(default_factory=list)
+    running: list = field(default_factory=list)
+    answered: set = field(default_factory=set)
+    failed: set = field(default_factory=set)
+    lost: set = field(default_factory=set)
+    problems: list = field(default_factory=list)
+    held: int = 0
+
+    async def open(self):
+        asyncio.get_running_loop().set_exception_handler(lambda _, c: self.problems.append(c))
+        self.loop = Loop(self.clock)
+        self.scheduler = Scheduler()
+        self.runner = Runner(self.scheduler, self.loop, self.clock, self._wakeup)
+        telemetry = Telemetry(CollectorRegistry(), clock=self.clock)
+        self.model = ServedModel(
+            "m",
+            "1",
+            "by hand",
+            ModelSettings(MAX_ROWS, FixedWindow(self.delay_ns)),
+            [self._plan(number) for number in range(self.instances)],
+            Home(self.runner, self.loop, self.clock),
+            telemetry.model("m/1", "m", "1"),
+        )
+        await self.model.load()
+        self.batcher = Batcher(ModelRegistry([self.model]), self.runner, telemetry, self.clock)
+
+    def _wakeup(self, callback):
+        self.wakeup = Wakeup(callback)
+        return self.wakeup
+
+    def _plan(self, number):
+        return InstancePlan(
+            name=f"m#{number}",
+            key="m/1",
+            context=LoadContext("m", "1", number, "cpu", MAX_ROWS, {}),
+            make_executor=lambda: ByHand(self),
+            max_in_flight=1,
+            execute_timeout_ns=EXECUTE_TIMEOUT_NS,
+            warmup=WarmupPlan((), 1),
+        )
+
+    # Acts: the caller's side
+
+    async def arrive(self, rows, patience_ms):
+        now_ns = self.clock()
+        deadline_ns = None if patience_ms is None else now_ns + patience_ms * MILLISECOND
+        caller = Caller(float(len(self.callers) + 1), rows, now_ns, deadline_ns)
+        self.callers.append(caller)
+        caller.task = asyncio.create_task(self._call(caller))
+
+    async def _call(self, caller):
+        caller.entered = True
+        rows = np.full((caller.rows, 1), caller.value, np.float32)
+        request = InferenceRequest(
+            "m", {"X": Tensor("FP32", rows)}, caller.arrival_ns, deadline_ns=caller.deadline_ns
+        )
+        return await self.batcher.infer(request)
+
+    async def leave(self, which):
+        """Several at once are callers of one connection."""
+        waiting = self.open_callers()
+        for caller in [waiting[n % len(waiting)] for n in which] if waiting else ():
+            caller.left = True
+            caller.task.cancel()
+
+    # Acts: time and the executors' side
+
+    async def passing(self, ms, edge):
+        """Time passes. The edge notices a missed deadline before the timer does, or after, or not."""
+        self.clock.advance(ms * MILLISECOND)
+        if edge == "first":
+            self._miss()
+        self.wakeup.fire(self.clock())
+        if edge == "last":
+            self._miss()
+        self.loop.fire()
+
+    def _miss(self):
+        for caller in self.open_callers():
+            if caller.deadline_ns is not None and caller.deadline_ns <= self.clock():
+                caller.left = True
+                caller.task.cancel()
+
+    async def stall(self):
+        """Executors hang: what they run is lost, and they are replaced."""
+        await self.settle()
+        await self.passing(EXECUTE_TIMEOUT_NS // MILLISECOND, "first")
+        await self.settle()
+
+    async def finish(self, which, how):
+        in_hand = [run for run in self.running if not run.end.done()]
+        if not in_hand:
+            return
+        run = in_hand[which % len(in_hand)]
+        if how == "fail":
+            self.failed |= run.values
+            run.end.set_exception(RuntimeError("no luck"))
+            return
+        row_errors = {}
+        if how == "fail a row":
+            row_errors = {which % len(run.rows): "no luck"}
+            self.failed.add(run.rows[which % len(run.rows), 0])
+        self.answered |= run.values - self.failed
+        self.held += 1
+        run.end.set_result(BatchResult({"Y": 2 * run.rows}, row_errors, self._release))
+
+    def _release(self):
+        self.held -= 1
+
+    # What must hold
+
+    def open_callers(self):
+        return [caller for caller in self.callers if not caller.task.done()]
+
+    async def settle(self):
+        for _ in range(ENOUGH_TURNS):
+            await asyncio.sleep(0)
+
+    def check(self):
+        """Once the loop has settled: who is open has a reason to be, and who has ended, too."""
+        assert self.problems == []
+        assert self.held == 0, "a result was not released"
+        in_hand = set().union(*(run.values for run in self.running))
+        still_open = self.open_callers()
+        assert not any(caller.left for caller in still_open), "a caller could not leave"
+        waiting = [caller for caller in still_open if caller.value not in in_hand]
+        (model,) = self.runner.observe().models
+        assert model.waiting_requests == len(waiting)
+        assert model.executing_requests == len(still_open) - len(waiting)
+        assert self.runner.unanswered == len(still_open)
+        if len(self.running) < self.instances and waiting:
+            assert sum(caller.rows for caller in waiting) < MAX_ROWS, "a full batch waits"
+            oldest_ns = min(caller.arrival_ns for caller in waiting)
+            assert self.clock() < oldest_ns + self.delay_ns, "somebody waits for nothing"
+        for caller in self.callers:
+            if caller.task.done():
+                self._check_end(caller)
+        self.scheduler.validate()
+
+    def _check_end(self, caller):
+        if caller.task.cancelled():
+            assert caller.left, "a caller that stayed was cancelled"
+            return
+        match caller.task.exception():
+            case None:
+                rows = caller.task.result().outputs["Y"].array
+                assert rows.shape == (caller.rows, 1)
+                assert (rows == 2 * caller.value).all(), "somebody else's rows"
+                assert caller.value in self.answered
+            case ExecutionFailed():
+                assert caller.value in self.failed
+            case DeviceLost():
+                assert caller.value in self.lost
+            case DeadlineExpired():
+                assert caller.deadline_ns is not None
+                assert caller.deadline_ns <= self.clock()
+            case error:
+                raise AssertionError(f"ended with {error!r}")
+
+    async def close(self):
+        """With executors that answer, everybody is answered, once."""
+        await self.settle()
+        for _ in range(len(self.callers) + 1):
+            for run in range(len(self.running)):
+                await self.finish(run, "answer")
+            await self.settle()
+            await self.passing(self.delay_ns // MILLISECOND, "never")
+            await self.settle()
+            self.check()
+        assert self.open_callers() == []
+        counts = self.model.telemetry.requests
+        assert sum(counts.values()) == sum(caller.entered for caller in self.callers)
+        await self.model.unload(1.0)
+        self.runner.close()
+
+
+class ByHand:
+    """An executor whose batches end when the story says so."""
+
+    capabilities = Capabilities()
+
+    def __init__(self, house):
+        self._house = house
+
+    async def load(self, context):
+        return METADATA
+
+    async def execute(self, batch):
+        run = Run(batch.inputs["X"].copy(), asyncio.get_running_loop().create_future())
+        self._house.running.append(run)
+        try:
+            return await run.end
+        except asyncio.CancelledError:
+            self._house.lost |= run.values
+            raise
+        finally:
+            self._house.running.remove(run)
+
+    async def close(self):
+        pass
+
+
+rows = st.integers(1, 4)
+which = st.integers(0, 7)
+acts = st.one_of(
+    st.tuples(st.just("arrive"), rows, st.none()),
+    st.tuples(st.just("arrive"), rows, st.none() | st.integers(0, 8)),
+    st.tuples(st.just("leave"), st.lists(which, min_size=1, max_size=3)),
+    st.tuples(st.just("passing"), st.integers(0, 5), st.sampled_from(("first", "last", "never"))),
+    st.tuples(st.just("finish"), which, st.sampled_from(("answer", "fail", "fail a row"))),
+    st.tuples(st.just("stall")),
+)
+stories = st.lists(st.tuples(acts, st.integers(0, 4)), min_size=5, max_size=40)
+
+
+async def play(house, story):
+    await house.open()
+    for (act, *details), turns in story:
+        await getattr(house, act)(*details)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if turns == 4:
+            await house.settle()
+            house.check()
+    await house.close()
+
+
+@pytest.mark.slow
+@settings(max_examples=400)
+@given(st.integers(1, 2), st.sampled_from((0, 3 * MILLISECOND)), stories)
+def test_callers_who_leave_harm_nobody_else(instances, delay_ns, story):
+    asyncio.run(play(House(instances, delay_ns), story))
