@@ -13,6 +13,9 @@ from batcher.app import DrainTimeoutError
 from batcher.protocol import health, inference
 from batcher.testing.messages import output_arrays
 
+WAIT_S = 20
+"""A call that takes this long has failed: so a mistake is no hanging test."""
+
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 SERVING = health.HealthCheckResponse.SERVING
 NOT_SERVING = health.HealthCheckResponse.NOT_SERVING
@@ -48,7 +51,10 @@ class TestWhileDraining:
         application, stub, accepted, hang = held
         probe = await dial(application.grpc.addresses[0], protocol.HEALTH)
         services = ("", protocol.INFERENCE)
-        watches = [probe.Watch(health.HealthCheckRequest(service=each)) for each in services]
+        watches = [
+            probe.Watch(health.HealthCheckRequest(service=each), timeout=WAIT_S)
+            for each in services
+        ]
         assert [(await watch.read()).status for watch in watches] == [SERVING, SERVING]
         http = application.http.address
         assert (await fetch(http, "/readyz"))[0] == 200
@@ -78,8 +84,10 @@ class TestWhileDraining:
         stranger = await dial(application.grpc.addresses[0])
 
         for each in (stub, stranger):
-            assert refused_for_draining(await refusal(each.ModelInfer(request_of())))
-            call = each.ModelStreamInfer()
+            assert refused_for_draining(
+                await refusal(each.ModelInfer(request_of(), timeout=WAIT_S))
+            )
+            call = each.ModelStreamInfer(timeout=WAIT_S)
             assert refused_for_draining(await refusal(call.read()))
         assert not draining.done()
 
@@ -89,7 +97,7 @@ class TestWhileDraining:
 
     async def test_open_streams_answer_and_end(self, held, request_of, eventually):
         application, stub, accepted, hang = held
-        busy, idle = stub.ModelStreamInfer(), stub.ModelStreamInfer()
+        busy, idle = stub.ModelStreamInfer(timeout=WAIT_S), stub.ModelStreamInfer(timeout=WAIT_S)
         for number in range(3):
             await busy.write(request_of(number, id=str(number)))
         await idle.write(request_of(model="unknown"))
@@ -117,7 +125,7 @@ class TestWhileDraining:
         stub = await dial(
             application.grpc.addresses[0], options=[("grpc.http2.lookahead_bytes", 65536)]
         )
-        call = stub.ModelStreamInfer()
+        call = stub.ModelStreamInfer(timeout=WAIT_S)
         for _ in range(64):  # far more than the two sides hold for a reader who does not read
             await call.write(request_of(rows=4096))
         await eventually(lambda: application.batcher.unanswered == 0)

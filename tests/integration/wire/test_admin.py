@@ -8,6 +8,7 @@ from grpc import aio
 
 from batcher.protocol import inference
 
+WAIT_S = 20
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -47,7 +48,7 @@ async def test_a_data_listener_changes_nothing(served, request_of):
         error = await refusal(call)
         assert error.code() is DENIED
         assert "server.admin" in error.details()
-    assert (await data.ModelInfer(request_of())).model_name == "hello"
+    assert (await data.ModelInfer(request_of(), timeout=WAIT_S)).model_name == "hello"
 
 
 async def test_a_data_listener_does_not_say_which_models_it_could_change(served):
@@ -66,16 +67,16 @@ async def test_an_admin_listener_unloads_and_loads(served, fakes, request_of):
     ready = inference.ModelReadyRequest(name="hello")
     assert not (await data.ModelReady(ready)).ready
     assert not (await data.ServerReady(inference.ServerReadyRequest())).ready
-    error = await refusal(data.ModelInfer(request_of()))
+    error = await refusal(data.ModelInfer(request_of(), timeout=WAIT_S))
     assert error.code() is UNAVAILABLE
     assert "unloaded" in error.details()
     assert int(dict(error.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
-    assert (await data.ModelInfer(request_of(model="other"))).model_name == "other"
+    assert (await data.ModelInfer(request_of(model="other"), timeout=WAIT_S)).model_name == "other"
 
     await admin.RepositoryModelLoad(load())
 
     assert await index(data) == [("hello", "READY", ""), ("other", "READY", "")]
-    assert (await data.ModelInfer(request_of())).model_name == "hello"
+    assert (await data.ModelInfer(request_of(), timeout=WAIT_S)).model_name == "hello"
     assert len(fakes) == 3
     assert [call.method for call in fakes[0].calls] == ["load", "close"]
 
@@ -85,9 +86,9 @@ async def test_an_unload_answers_what_runs_and_refuses_what_waits(
 ):
     application, data, admin = served
     hang = fakes[0].hang_next()
-    running = asyncio.ensure_future(data.ModelInfer(request_of()))
+    running = asyncio.ensure_future(data.ModelInfer(request_of(), timeout=WAIT_S))
     await asyncio.to_thread(hang.wait_entered)
-    waiting = asyncio.ensure_future(data.ModelInfer(request_of()))
+    waiting = asyncio.ensure_future(data.ModelInfer(request_of(), timeout=WAIT_S))
     await eventually(lambda: application.batcher.unanswered == 2)
 
     unloading = asyncio.ensure_future(admin.RepositoryModelUnload(unload()))
@@ -115,7 +116,7 @@ async def test_a_model_that_cannot_load_says_why(served, fakes, request_of):
 
     del fakes.options["load_error"]
     await admin.RepositoryModelLoad(load())
-    assert (await data.ModelInfer(request_of())).model_name == "hello"
+    assert (await data.ModelInfer(request_of(), timeout=WAIT_S)).model_name == "hello"
 
 
 async def test_unknown_models_and_overrides_are_refused(served):

@@ -11,6 +11,7 @@ from batcher.app import Application
 from batcher.protocol import health, reflection
 
 Answer = health.HealthCheckResponse
+WAIT_S = 20
 REFLECTION = "grpc.reflection.v1.ServerReflection"
 
 
@@ -24,7 +25,7 @@ async def test_a_ready_server_is_serving(address, dial):
     for service in ("", protocol.INFERENCE):
         question = health.HealthCheckRequest(service=service)
         assert (await probe.Check(question)).status == Answer.SERVING
-        watch = probe.Watch(question)
+        watch = probe.Watch(question, timeout=WAIT_S)
         assert (await watch.read()).status == Answer.SERVING
         watch.cancel()
 
@@ -35,7 +36,7 @@ async def test_a_service_that_is_not_there_is_unknown(address, dial):
     with pytest.raises(aio.AioRpcError) as caught:
         await probe.Check(question)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    watch = probe.Watch(question)
+    watch = probe.Watch(question, timeout=WAIT_S)
     assert (await watch.read()).status == Answer.SERVICE_UNKNOWN
     watch.cancel()
 
@@ -59,7 +60,7 @@ class TestReflection:
     async def ask(self, address, dial):
         """A function from the fields of a question to its answer, on one call for all."""
         stub = await dial(address, REFLECTION)
-        call = stub.ServerReflectionInfo()
+        call = stub.ServerReflectionInfo(timeout=WAIT_S)
 
         async def ask(**fields):
             await call.write(reflection.ServerReflectionRequest(**fields))

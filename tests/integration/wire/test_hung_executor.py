@@ -9,6 +9,7 @@ from grpc import aio
 from batcher.protocol import inference
 from batcher.testing.messages import output_arrays
 
+WAIT_S = 20
 LABELS = {"model": "hello", "version": "1"}
 
 
@@ -27,9 +28,9 @@ async def served(start, hello, fakes, dial):
 async def test_the_batch_fails_and_the_instance_is_replaced(served, fakes, request_of, eventually):
     application, stub = await served(execute_timeout="300ms")
     hang = fakes[0].hang_next()
-    lost = [stub.ModelInfer(request_of(n)) for n in range(3)]
+    lost = [stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(3)]
     await asyncio.to_thread(hang.wait_entered)
-    waiting = stub.ModelInfer(request_of(8.0))
+    waiting = stub.ModelInfer(request_of(8.0), timeout=WAIT_S)
 
     ends = await asyncio.gather(*lost, return_exceptions=True)
     errors = [end for end in ends if isinstance(end, aio.AioRpcError)]
@@ -43,7 +44,7 @@ async def test_the_batch_fails_and_the_instance_is_replaced(served, fakes, reque
 
     assert len(fakes) == 2
     assert (await stub.ModelReady(inference.ModelReadyRequest(name="hello"))).ready
-    assert output_arrays(await stub.ModelInfer(request_of(5.0)))["Y"].max() == 10
+    assert output_arrays(await stub.ModelInfer(request_of(5.0), timeout=WAIT_S))["Y"].max() == 10
     count = application.registry.get_sample_value
     assert count("batcher_instances", LABELS | {"state": "up"}) == 1
     failed = LABELS | {"outcome": "failed", "reason": "instance_down"}
@@ -61,7 +62,9 @@ async def test_the_batch_fails_and_the_instance_is_replaced(served, fakes, reque
 async def test_a_hung_instance_does_not_hold_up_another(served, fakes, request_of):
     _, stub = await served(execute_timeout="1s", instances=2, batching={"policy": "none"})
     hangs = [fake.hang_next() for fake in fakes]
-    calls = [asyncio.ensure_future(stub.ModelInfer(request_of(n))) for n in range(10)]
+    calls = [
+        asyncio.ensure_future(stub.ModelInfer(request_of(n), timeout=WAIT_S)) for n in range(10)
+    ]
     for hang in hangs:
         await asyncio.to_thread(hang.wait_entered)
     hangs[0].release()
@@ -81,19 +84,19 @@ async def test_a_replacement_that_cannot_load_is_tried_again(served, fakes, requ
     hang = fakes[0].hang_next()
     fakes.options["load_error"] = RuntimeError("the device is lost")
     with pytest.raises(aio.AioRpcError) as caught:
-        await stub.ModelInfer(request_of())
+        await stub.ModelInfer(request_of(), timeout=WAIT_S)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
     await eventually(lambda: len(fakes) == 2)
     with pytest.raises(aio.AioRpcError) as caught:
-        await stub.ModelInfer(request_of())
+        await stub.ModelInfer(request_of(), timeout=WAIT_S)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "no instance up" in caught.value.details()
     assert not application.health().ready
 
     del fakes.options["load_error"]
     await eventually(lambda: application.health().ready)
-    assert (await stub.ModelInfer(request_of())).model_name == "hello"
+    assert (await stub.ModelInfer(request_of(), timeout=WAIT_S)).model_name == "hello"
     hang.release()
 
 
@@ -108,6 +111,6 @@ async def test_timings_are_told_to_those_who_ask(served, request_of):
     assert all(int(told[stage]) >= 0 for stage in stages)
     assert told["batch_rows"] == "3"
 
-    call = stub.ModelInfer(request_of())
+    call = stub.ModelInfer(request_of(), timeout=WAIT_S)
     await call
     assert "x-batcher-timings" not in dict(await call.trailing_metadata())

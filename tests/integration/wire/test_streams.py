@@ -9,6 +9,9 @@ from grpc import aio
 from batcher.protocol import inference
 from batcher.testing.messages import output_arrays
 
+WAIT_S = 20
+"""A call that takes this long has failed: so a mistake is no hanging test."""
+
 NUMBERS = [str(n) for n in range(4)]
 
 
@@ -43,7 +46,7 @@ def first_of(fakes, value):
 async def test_answers_keep_the_order_of_the_requests(served, fakes, both_hang, request_of):
     _, stub = served
     hangs = both_hang()
-    call = stub.ModelStreamInfer()
+    call = stub.ModelStreamInfer(timeout=WAIT_S)
     for number in NUMBERS:
         await call.write(request_of(float(number), id=number))
     await call.done_writing()
@@ -64,7 +67,7 @@ async def test_answers_keep_the_order_of_the_requests(served, fakes, both_hang, 
 async def test_answers_of_any_order_come_as_they_are_ready(served, fakes, both_hang, request_of):
     _, stub = served
     hangs = both_hang()
-    call = stub.ModelStreamInfer(metadata=[("x-batcher-stream-order", "any")])
+    call = stub.ModelStreamInfer(timeout=WAIT_S, metadata=[("x-batcher-stream-order", "any")])
     for number in NUMBERS:
         await call.write(request_of(float(number), id=number))
     await call.done_writing()
@@ -87,7 +90,7 @@ async def test_an_error_is_an_answer_with_its_request_id(served, fakes, request_
     _, stub = served
     for fake in fakes:
         fake.fail_next(RuntimeError("the device is on fire"))
-    call = stub.ModelStreamInfer()
+    call = stub.ModelStreamInfer(timeout=WAIT_S)
 
     await call.write(request_of(id="wrong", model="unknown"))
     answer = await call.read()
@@ -111,7 +114,7 @@ async def test_an_error_is_an_answer_with_its_request_id(served, fakes, request_
 async def test_half_close_ends_the_stream_after_the_last_answer(served, both_hang, request_of):
     _, stub = served
     hangs = both_hang()
-    call = stub.ModelStreamInfer()
+    call = stub.ModelStreamInfer(timeout=WAIT_S)
     for number in ("0", "1"):
         await call.write(request_of(id=number))
     await call.done_writing()
@@ -127,7 +130,7 @@ async def test_half_close_ends_the_stream_after_the_last_answer(served, both_han
 @pytest.mark.parametrize("order", ["any", "kept"])
 async def test_a_stream_without_requests_ends_well(served, order):
     _, stub = served
-    call = stub.ModelStreamInfer(metadata=[("x-batcher-stream-order", order)])
+    call = stub.ModelStreamInfer(timeout=WAIT_S, metadata=[("x-batcher-stream-order", order)])
     await call.done_writing()
     assert await call.read() is aio.EOF
     assert await call.code() is grpc.StatusCode.OK
@@ -138,7 +141,7 @@ async def test_a_cancelled_stream_gives_up_its_requests_alone(
 ):
     application, stub = served
     hangs = both_hang()
-    leaving, staying = stub.ModelStreamInfer(), stub.ModelStreamInfer()
+    leaving, staying = stub.ModelStreamInfer(timeout=WAIT_S), stub.ModelStreamInfer(timeout=WAIT_S)
     await leaving.write(request_of(50.0, id="executing"))
     await staying.write(request_of(1.0, id="executing"))
     await entered(hangs)

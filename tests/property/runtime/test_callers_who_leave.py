@@ -290,6 +290,7 @@ class House:
             await self.settle()
             self.check()
         assert self.open_callers() == []
+        assert self.runner._running == {}
         counts = self.model.telemetry.requests
         assert sum(counts.values()) == sum(caller.entered for caller in self.callers)
         await self.model.unload(1.0)
