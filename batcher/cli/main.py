@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from batcher import __version__
-from batcher.cli import check, schema, serve
+from batcher.cli import check, schema, serve, simulate
 
 EXAMPLES = """
 Examples:
@@ -48,4 +48,5 @@ def _root(
 
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=check.EPILOG)(check.check)
+app.command(epilog=simulate.EPILOG)(simulate.simulate)
 app.command(epilog=schema.EPILOG)(schema.schema)

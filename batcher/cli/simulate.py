@@ -1,0 +1,370 @@
+"""`batcher simulate`: what a configuration would do with some arrivals, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from batcher.cli.configuration import ConfigPath
+from batcher.cli.exits import reported
+
+if TYPE_CHECKING:
+    from batcher.config import Config
+    from batcher.simulation.arrivals import Closed, Process
+    from batcher.simulation.deployment import Deployment
+    from batcher.simulation.experiment import Cell, Experiment, Told
+    from batcher.simulation.scenario import Costs
+    from batcher.simulation.simulation import Conditions
+    from batcher.simulation.workload import Mix, Traffic
+
+EPILOG = """
+Arrivals: `poisson:RATE`, `gamma:RATE:CV`, `mmpp:RATE:RATIO:SHARE:CYCLE`,
+`closed:CALLERS:THINK`, or a file: seconds one a line, or a CSV with a timestamp column.
+
+Exit codes: 0 when it ran, 2 when the configuration, an option or a file is wrong.
+
+Examples:
+
+- `batcher simulate config.yaml --arrivals poisson --load 0.8`: what the configured policy does
+  with 80 % of what the device could serve.
+
+- `batcher simulate config.yaml --arrivals gamma:900:3 --policy none --policy fixed:2ms
+  --policy greedy --seeds 5`: policies side by side, five runs each.
+
+- `batcher simulate config.yaml --arrivals trace.csv --load 0.5,0.8,1.0 --plot out.png`: a recorded
+  trace at three rates, with a picture.
+
+- `batcher profile config.yaml -o profile.json`, then `batcher simulate config.yaml --profile
+  profile.json --arrivals poisson:200`: with service times measured on the real executor.
+"""
+
+Parsed = TypeVar("Parsed")
+
+_ARRIVALS = "What arrives"
+_TIMES = "What a batch takes"
+_LOADS = "Scale the arrivals to this share of capacity; several as `0.5,0.8,1.0`."
+
+
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """The options that say what arrives."""
+
+    arrivals: str
+    models: Mix[str] | None
+    rows: str
+    tenants: str
+    priorities: str
+
+
+def simulate(
+    config: ConfigPath,
+    *,
+    arrivals: Annotated[
+        str, typer.Option(rich_help_panel=_ARRIVALS, metavar="PROCESS|FILE", help="When requests arrive; see below.")
+    ],
+    requests: Annotated[
+        int | None,
+        typer.Option(metavar="N", rich_help_panel=_ARRIVALS, 
+            min=1,
+            help="Requests of one run. [default: 30000, or all of a trace]",
+            show_default=False,
+        ),
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option(rich_help_panel=_ARRIVALS, metavar="TIME", help="End arrivals after this, such as `60s`.")
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar="RATES", rich_help_panel=_ARRIVALS, 
+            help="Scale the arrivals to so many requests a second; several as `800,1200`."
+        ),
+    ] = None,
+    load: Annotated[str | None, typer.Option(metavar="SHARES", rich_help_panel=_ARRIVALS, help=_LOADS)] = None,
+    seed: Annotated[int, typer.Option(metavar="N", rich_help_panel=_ARRIVALS, min=0, help="Equal seeds give equal runs.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", rich_help_panel=_ARRIVALS, min=1, help="Pool runs of so many seeds, from `--seed` on.")
+    ] = 1,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A policy to compare, repeatable: `configured`, a policy of the configuration"
+            " file, or a baseline (see the documentation). [default: configured]",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Replace `target_p99`, such as `50ms`.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_ARRIVALS, 
+            metavar="MIX",
+            help="The model that gets the requests, or shares as `a=1,b=4`. [default: all alike]",
+            show_default=False,
+        ),
+    ] = None,
+    service_times: Annotated[
+        list[str] | None,
+        typer.Option(rich_help_panel=_TIMES, 
+            metavar="[MODEL=]FILE",
+            help='What batches take, in milliseconds by rows: `{"1": 5.5, "8": 9}`. [default: the'
+            " options of the executor `emulated`]",
+            show_default=False,
+        ),
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(rich_help_panel=_TIMES, metavar="FILE", help="The same, as `batcher profile` wrote it.")
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_TIMES, 
+            metavar="SPREAD", help="Random service times: `0.1`, `uniform:0.1`, `lognormal:0.1`."
+        ),
+    ] = None,
+    lateness: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_TIMES, 
+            metavar="TIME", help="How late timers fire: mean `50us`, or always `constant:50us`."
+        ),
+    ] = None,
+    slow_spell: Annotated[
+        list[str] | None,
+        typer.Option(rich_help_panel=_TIMES, 
+            metavar="SPELL", help="A slow device, repeatable: `12x@5s-7s`, or `12x@5s-7s@DEVICE`."
+        ),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_ARRIVALS, metavar="TIME", help="Callers give up after this; without it, never."),
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", rich_help_panel=_TIMES, help="Start without the service times that warm-up measures.")
+    ] = False,
+    rows: Annotated[
+        str, typer.Option(rich_help_panel=_ARRIVALS, metavar="MIX", help="Rows of a request: `1`, or shares as `1=8,4=2`.")
+    ] = "1",
+    tenants: Annotated[
+        str | None, typer.Option(rich_help_panel=_ARRIVALS, metavar="MIX", help="Who asks: shares as `gold=1,default=4`.")
+    ] = None,
+    priorities: Annotated[
+        str, typer.Option(rich_help_panel=_ARRIVALS, metavar="MIX", help="How urgent: shares as `1=1,3=9`; 0: unsaid.")
+    ] = "0",
+    optimum: Annotated[
+        bool,
+        typer.Option(help="Also find out what a scheduler that knows the future would serve."),
+    ] = True,
+    json: Annotated[
+        bool, typer.Option("--json", , help="Print one JSON object a line for each policy and rate.")
+    ] = False,
+) -> None:
+    """Run the production scheduler on a configuration in virtual time.
+
+    Nothing is loaded and nobody waits: what a batch takes is a function. Policies get the same
+    requests, and next to them stands the optimum: the most requests that any schedule could answer
+    on time, had it known all arrivals. One model on one device that runs one batch at a time has
+    one, if it has a target and requests have one row.
+    """
+    with reported():
+        from batcher.config import load_config
+        from batcher.simulation.experiment import Experiment
+        from batcher.simulation.policies import parse_policy
+        from batcher.simulation.workload import parse_mix
+
+        settings = load_config(config)
+        wanted = _Requests(
+            arrivals,
+            None if model is None else _read("--model", model, parse_mix),
+            rows,
+            "" if tenants is None else tenants,
+            priorities,
+        )
+        target_ns = _duration("--target", target)
+        traffic = _traffic(settings, wanted)
+        deployment = _deployment(
+            settings, traffic, _costs(service_times or [], profile, noise), target_ns
+        )
+        experiment = Experiment(
+            deployment=deployment,
+            traffic=traffic,
+            arrivals=_process(arrivals),
+            policies=tuple(
+                _read("--policy", name, parse_policy) for name in policy or ["configured"]
+            ),
+            rates=_rates(rate, load, deployment.capacity(traffic)),
+            seeds=tuple(range(seed, seed + seeds)),
+            requests=requests,
+            duration_ns=_duration("--duration", duration),
+            conditions=_conditions(slow_spell or [], lateness, deadline, cold=cold),
+        )
+        _run(experiment, arrivals, optimum=optimum, json=json)
+
+
+def _run(experiment: Experiment, arrivals: str, *, optimum: bool, json: bool) -> None:
+    from batcher.cli.results import print_json, print_table
+    from batcher.simulation.experiment import cells, optimum_missing
+    from batcher.simulation.report import summarize
+
+    capacity = experiment.deployment.capacity(experiment.traffic)
+    found: list[Cell] = []
+    with _progress(experiment.expected()) as told:
+        found.extend(cells(experiment, told, optimum=optimum))
+    summaries = [summarize(cell, capacity) for cell in found]
+    if json:
+        print_json(summaries)
+    else:
+        missing = optimum_missing(experiment) if optimum else "--no-optimum"
+        print_table(experiment, arrivals, summaries, missing)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Told]:
+    """A bar on standard error while the block runs, where somebody looks at it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda what, through: bar.update(task, description=what, advance=through)
+
+
+def _read(option: str, text: str, parse: Callable[[str], Parsed]) -> Parsed:
+    """An option's value; what is wrong with it is told with the option's name."""
+    from batcher.errors import InputError
+
+    try:
+        return parse(text)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from None
+
+
+def _duration(option: str, text: str | None) -> int | None:
+    from batcher.config import parse_duration
+    from batcher.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        duration_ns = parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"{option}: got {text!r}; allowed: {error}") from None
+    if not duration_ns:
+        raise InputError(f"{option}: got {text!r}; allowed: longer than 0")
+    return duration_ns
+
+
+def _process(text: str) -> Process | Closed:
+    from batcher.simulation.arrivals import is_process, parse_process
+    from batcher.simulation.traces import read_trace
+
+    path = Path(text)
+    if is_process(text) or not (path.exists() or path.suffix or "/" in text):
+        return _read("--arrivals", text, parse_process)
+    return _read("--arrivals", text, lambda name: read_trace(Path(name)))
+
+
+def _traffic(config: Config, wanted: _Requests) -> Traffic:
+    from batcher.errors import InputError
+    from batcher.simulation.scenario import model_names, models_of
+    from batcher.simulation.workload import Mix, Traffic, parse_mix, parse_whole_mix
+
+    models = models_of(config, wanted.models)
+    sizes = _read("--rows", wanted.rows, lambda text: parse_whole_mix(text, least=1))
+    known = model_names(config)
+    for name in models.values:
+        most = known[name].batching.max_batch_size
+        if max(sizes.values) > most:
+            raise InputError(
+                f"--rows: got {wanted.rows!r}; allowed: at most {most}, the max_batch_size of {name}"
+            )
+    return Traffic(
+        models,
+        sizes,
+        _read("--tenants", wanted.tenants, parse_mix) if wanted.tenants else Mix(("",), (1.0,)),
+        _read("--priorities", wanted.priorities, lambda text: parse_whole_mix(text, least=0)),
+    )
+
+
+def _deployment(
+    config: Config, traffic: Traffic, costs: Costs, target_ns: int | None
+) -> Deployment:
+    from batcher.simulation.scenario import deployment_of
+
+    return deployment_of(config, traffic.models, costs, target_ns)
+
+
+def _costs(tables: list[str], profile: Path | None, noise: str | None) -> Costs:
+    from batcher.simulation.profile import read_object, read_profile
+    from batcher.simulation.scenario import Costs
+    from batcher.simulation.service_time import parse_noise, table_of
+
+    read: dict[str, dict[int, int]] = {}
+    for text in tables:
+        name, equals, file = text.rpartition("=")
+        read[name if equals else ""] = table_of(read_object(Path(file)), file)
+    return Costs(
+        read,
+        {} if profile is None else read_profile(profile),
+        None if noise is None else _read("--noise", noise, parse_noise),
+    )
+
+
+def _conditions(
+    spells: list[str], lateness: str | None, deadline: str | None, *, cold: bool
+) -> Conditions:
+    from batcher.simulation.service_time import parse_lateness, parse_slow_spell
+    from batcher.simulation.simulation import Conditions
+
+    return Conditions(
+        spells=tuple(_read("--slow-spell", text, parse_slow_spell) for text in spells),
+        lateness=None if lateness is None else _read("--lateness", lateness, parse_lateness),
+        deadline_ns=_duration("--deadline", deadline),
+        cold=cold,
+    )
+
+
+def _rates(rate: str | None, load: str | None, capacity: float) -> tuple[float | None, ...]:
+    from batcher.errors import InputError
+
+    if rate is not None and load is not None:
+        raise InputError(f"got --rate {rate} and --load {load}; allowed: one of them")
+    if rate is not None:
+        return tuple(_numbers("--rate", rate, "requests a second above 0, as 800 or 800,1200"))
+    if load is not None:
+        shares = _numbers("--load", load, "shares of capacity above 0, as 0.8 or 0.5,0.8,1.0")
+        return tuple(share * capacity for share in shares)
+    return (None,)
+
+
+def _numbers(option: str, text: str, allowed: str) -> list[float]:
+    from math import isfinite
+
+    from batcher.errors import InputError
+
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0.0]
+    if not all(isfinite(number) and number > 0 for number in numbers):
+        raise InputError(f"{option}: got {text!r}; allowed: {allowed}")
+    return numbers

@@ -1,0 +1,266 @@
+"""Runs requests through a deployment under one policy and keeps what became of each.
+
+Arrivals, mixes, noise and lateness draw from generators of their own, seeded by one number, so that
+two policies meet the same requests and the same devices.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batcher.clock import MILLISECOND
+from batcher.core.commands import Command, Dispatch, Outcome, PolicyFailed, Reason, Settle
+from batcher.core.events import RequestArrived
+from batcher.core.scheduler import Scheduler
+from batcher.simulation.deployment import Deployment
+from batcher.simulation.driver import Driver
+from batcher.simulation.policies import NamedPolicy
+from batcher.simulation.service_time import Devices, Lateness, SlowSpell
+from batcher.simulation.workload import Progress, Workload
+
+OUTCOMES: Final = tuple(Outcome)
+REASONS: Final = tuple(Reason)
+UNSETTLED: Final = -1
+"""The outcome of a request that was never settled: a bug of the scheduler's."""
+
+_OUTCOME_CODES: Final = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+_REASON_CODES: Final = {reason: code for code, reason in enumerate(REASONS)}
+_SHORTEST_RETRY_NS: Final = MILLISECOND
+"""A caller that is refused without being told how long to wait comes back after this."""
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """A stream of random numbers for one purpose; streams of one seed are independent."""
+    return np.random.default_rng([seed, *purpose.encode()])
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What else happens: slow devices, late timers, impatient callers, a cold start."""
+
+    seed: int = 0
+    spells: tuple[SlowSpell, ...] = ()
+    lateness: Lateness | None = None
+    deadline_ns: int | None = None
+    cold: bool = False
+    """Whether instances come up without having measured anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """Callers that send a request, wait for its end, think, and send the next.
+
+    They send the requests of `workload` in order (its times are not read), until there are none
+    left or `until_ns` has come. A refused caller waits as long as it was told to.
+    """
+
+    callers: int
+    workload: Workload
+    think_ns: int = 0
+    until_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of every request, a request a place, and what the devices did."""
+
+    policy: str
+    deployment: Deployment
+    workload: Workload
+    settled_ns: NDArray[np.int64]
+    outcome: NDArray[np.int8]
+    """A place in `OUTCOMES`, or `UNSETTLED`."""
+    reason: NDArray[np.int8]
+    """A place in `REASONS`."""
+    batch_rows: NDArray[np.int64]
+    """Rows of the batch that the request ran in, 0 when it never ran."""
+    batches: NDArray[np.int64]
+    """Rows of every batch, in order of dispatch."""
+    busy_ns: dict[str, int]
+    """By device: the time its batches took, added up."""
+    ended_ns: int
+    """When the last thing happened."""
+    errors: tuple[str, ...]
+    """Policies that broke their contract."""
+
+
+class Recorder:
+    """Keeps commands in flat arrays: next to nothing for each request while time runs."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self._settled = array("q")
+        self._settle_of = (array("q"), array("q"), array("b"), array("b"))
+        self._dispatched = array("q")
+        self._dispatch_of = (array("q"), array("q"))
+
+    def __call__(self, now_ns: int, commands: list[Command]) -> None:
+        """Take note of what the scheduler commands."""
+        for command in commands:
+            if type(command) is Settle:
+                ids = command.ids
+                self._settled.extend(ids)
+                counts, times, outcomes, reasons = self._settle_of
+                counts.append(len(ids))
+                times.append(now_ns)
+                outcomes.append(_OUTCOME_CODES[command.outcome])
+                reasons.append(_REASON_CODES[command.reason])
+            elif type(command) is Dispatch:
+                parts = command.parts
+                self._dispatched.extend([part.id for part in parts])
+                counts, sizes = self._dispatch_of
+                counts.append(len(parts))
+                sizes.append(sum([part.stop - part.start for part in parts]))
+            elif type(command) is PolicyFailed:
+                self.errors.append(f"{command.model}: {command.error}")
+
+    def run(
+        self, policy: str, deployment: Deployment, workload: Workload, devices: Devices, end_ns: int
+    ) -> Run:
+        """All that was noted, request by request."""
+        requests = len(workload)
+        ids = np.array(self._settled, np.int64)
+        counts, times, outcomes, reasons = (np.array(a) for a in self._settle_of)
+        settled_ns = np.zeros(requests, np.int64)
+        outcome = np.full(requests, UNSETTLED, np.int8)
+        reason = np.zeros(requests, np.int8)
+        settled_ns[ids] = np.repeat(times, counts)
+        outcome[ids] = np.repeat(outcomes, counts)
+        reason[ids] = np.repeat(reasons, counts)
+        batch_rows = np.zeros(requests, np.int64)
+        counts, sizes = (np.array(a, np.int64) for a in self._dispatch_of)
+        batch_rows[np.array(self._dispatched, np.int64)] = np.repeat(sizes, counts)
+        return Run(
+            policy=policy,
+            deployment=deployment,
+            workload=workload,
+            settled_ns=settled_ns,
+            outcome=outcome,
+            reason=reason,
+            batch_rows=batch_rows,
+            batches=sizes,
+            busy_ns={device: use.busy_ns for device, use in devices.use.items()},
+            ended_ns=end_ns,
+            errors=tuple(self.errors),
+        )
+
+
+def simulate(
+    deployment: Deployment,
+    policy: NamedPolicy,
+    load: Workload | ClosedLoop,
+    conditions: Conditions | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Play the requests to their end. Equal arguments give equal runs."""
+    conditions = conditions or Conditions()
+    deployment = deployment.under(policy)
+    scheduler = Scheduler(policy.factory)
+    devices = _devices(deployment, conditions, lambda: scheduler.now_ns)
+    lateness = conditions.lateness
+    late_ns = None if lateness is None else lateness.draws(generator(conditions.seed, "late"))
+    recorder = Recorder()
+    callers: _Callers | None = None
+    if isinstance(load, ClosedLoop):
+        callers = _Callers(load, recorder, conditions.deadline_ns, progress)
+    driver = Driver(scheduler, devices, observe=callers or recorder, lateness=late_ns)
+    driver.step(list(deployment.events(None if conditions.cold else devices)), 0)
+    if callers is not None:
+        callers.begin(driver)
+        driver.run(())
+        workload = callers.sent()
+        if progress is not None:
+            progress(len(workload))
+    elif isinstance(load, Workload):
+        workload = load
+        driver.run(load.events(deadline_ns=conditions.deadline_ns, progress=progress))
+    return recorder.run(policy.name, deployment, workload, devices, scheduler.now_ns)
+
+
+def _devices(deployment: Deployment, conditions: Conditions, clock: Callable[[], int]) -> Devices:
+    return Devices(
+        curves={m.name: m.curve for m in deployment.models},
+        device_of={
+            name: m.device for m in deployment.models for name in deployment.instance_names(m)
+        },
+        exclusive=deployment.exclusive,
+        noise={m.name: m.noise for m in deployment.models},
+        spells=conditions.spells,
+        draw=generator(conditions.seed, "noise"),
+        clock=clock,
+    )
+
+
+class _Callers:
+    """The closed loop: every end of a request is the cause of the next one's arrival."""
+
+    def __init__(
+        self,
+        loop: ClosedLoop,
+        record: Recorder,
+        deadline_ns: int | None,
+        progress: Progress | None,
+    ) -> None:
+        self._loop = loop
+        self._record = record
+        self._deadline_ns = deadline_ns
+        self._progress = progress
+        self._rows = loop.workload.rows.tolist()
+        self._kinds = [loop.workload.kinds[kind] for kind in loop.workload.kind.tolist()]
+        self._sent_ns: list[int] = []
+        self._driver: Driver | None = None
+
+    def begin(self, driver: Driver) -> None:
+        """Send the first request of every caller, all at once."""
+        self._driver = driver
+        for _ in range(self._loop.callers):
+            self._send(0)
+
+    def sent(self) -> Workload:
+        """The requests that were sent, with their times, in the order in which callers decided."""
+        count = len(self._sent_ns)
+        given = self._loop.workload
+        at_ns = np.array(self._sent_ns, np.int64)
+        return replace(given, at_ns=at_ns, rows=given.rows[:count], kind=given.kind[:count])
+
+    def __call__(self, now_ns: int, commands: list[Command]) -> None:
+        """Take note, and let whoever got an answer go on."""
+        self._record(now_ns, commands)
+        for command in commands:
+            if type(command) is Settle:
+                wait_ns = self._loop.think_ns
+                if command.outcome is not Outcome.OK:
+                    wait_ns += command.retry_after_ns or _SHORTEST_RETRY_NS
+                for _ in command.ids:
+                    self._send(now_ns + wait_ns)
+
+    def _send(self, at_ns: int) -> None:
+        request_id = len(self._sent_ns)
+        until_ns = self._loop.until_ns
+        if request_id >= len(self._rows) or (until_ns is not None and at_ns > until_ns):
+            return
+        if self._progress is not None and request_id % 1024 == 0:
+            self._progress(request_id)
+        self._sent_ns.append(at_ns)
+        kind = self._kinds[request_id]
+        expires_ns = None if self._deadline_ns is None else at_ns + self._deadline_ns
+        arrived = RequestArrived(
+            request_id,
+            kind.model,
+            self._rows[request_id],
+            0,
+            (),
+            "",
+            at_ns,
+            expires_ns=expires_ns,
+            priority=kind.priority,
+            tenant=kind.tenant,
+        )
+        if self._driver is not None:
+            self._driver.post(at_ns, arrived)

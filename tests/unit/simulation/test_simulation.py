@@ -1,0 +1,155 @@
+import numpy as np
+
+from batcher.clock import MILLISECOND
+from batcher.core.commands import Outcome, Reason
+from batcher.core.policies import Take
+from batcher.core.settings import QueueLimits
+from batcher.simulation.arrivals import Poisson, arrival_times
+from batcher.simulation.deployment import Deployment
+from batcher.simulation.policies import NamedPolicy, parse_policy
+from batcher.simulation.service_time import Lateness, Noise, SlowSpell
+from batcher.simulation.simulation import (
+    OUTCOMES,
+    REASONS,
+    ClosedLoop,
+    Conditions,
+    generator,
+    simulate,
+)
+from batcher.simulation.workload import Kind, Traffic, Workload, parse_mix
+
+GREEDY = parse_policy("greedy")
+ONE = Traffic(parse_mix("m"))
+
+
+def at(*moments_ms):
+    """One-row requests of model m at these moments."""
+    times = np.array([round(ms * MILLISECOND) for ms in moments_ms], np.int64)
+    return Workload.of(times, ONE, generator(0, "x"))
+
+
+def poisson(rate, count, seed=1):
+    times = arrival_times(Poisson(rate), generator(seed, "arrivals"), requests=count)
+    return Workload.of(times, ONE, generator(seed, "traffic"))
+
+
+def ms(run):
+    return (run.settled_ns / MILLISECOND).tolist()
+
+
+def test_batches_form_late_and_take_what_the_curve_says(deployment):
+    run = simulate(deployment, GREEDY, at(0, 1, 2, 20))
+    assert ms(run) == [6, 13, 13, 26]
+    assert run.batches.tolist() == [1, 2, 1]
+    assert run.batch_rows.tolist() == [1, 2, 2, 1]
+    assert run.busy_ns == {"device": 19 * MILLISECOND}
+    assert run.ended_ns == 26 * MILLISECOND
+    assert run.errors == ()
+
+
+def test_a_window_waits(deployment):
+    run = simulate(deployment, parse_policy("fixed:4ms"), at(0, 1))
+    assert ms(run) == [11, 11]
+
+
+def test_late_timers_make_the_window_longer(deployment):
+    late = Conditions(lateness=Lateness(MILLISECOND, "constant"))
+    assert ms(simulate(deployment, parse_policy("fixed:4ms"), at(0), late)) == [11]
+
+
+def test_what_is_refused_and_what_expires_is_told_apart(model):
+    full = Deployment((model(queue=QueueLimits(max_requests=1)),), {})
+    run = simulate(full, GREEDY, at(0, 1, 2), Conditions(deadline_ns=4 * MILLISECOND))
+    assert [OUTCOMES[code] for code in run.outcome] == [
+        Outcome.OK,
+        Outcome.EXPIRED,
+        Outcome.REJECTED,
+    ]
+    assert [REASONS[code] for code in run.reason] == [
+        Reason.NONE,
+        Reason.CALLER_DEADLINE,
+        Reason.QUEUE_REQUESTS,
+    ]
+    assert run.batch_rows.tolist() == [1, 0, 0]
+
+
+def test_a_slow_spell_slows(deployment):
+    spell = Conditions(spells=(SlowSpell(0, 10 * MILLISECOND, 2.0),))
+    assert ms(simulate(deployment, GREEDY, at(0, 20), spell)) == [12, 26]
+
+
+def test_equal_seeds_give_equal_runs_and_noise_is_in_them(model):
+    noisy = Deployment((model(noise=Noise("uniform", 0.3)),), {})
+    load = poisson(300, 200)
+    runs = [simulate(noisy, GREEDY, load, Conditions(seed=seed)) for seed in (1, 1, 2)]
+    assert ms(runs[0]) == ms(runs[1])
+    assert ms(runs[0]) != ms(runs[2])
+
+
+def test_several_instances_work_at_once(model):
+    two = Deployment((model(instances=2),), {})
+    assert ms(simulate(two, parse_policy("none"), at(0, 0, 0))) == [6, 6, 12]
+
+
+def test_models_have_their_own_queues(model):
+    both = Deployment((model("a", device="x"), model("b", device="y")), {})
+    kinds = (Kind("a", "", 0), Kind("b", "", 0))
+    load = Workload(np.zeros(3, np.int64), np.ones(3, np.int64), np.array([0, 1, 1]), kinds)
+    run = simulate(both, GREEDY, load)
+    assert ms(run) == [6, 7, 7]
+    assert run.busy_ns == {"x": 6 * MILLISECOND, "y": 7 * MILLISECOND}
+
+
+def test_every_request_is_settled_once_under_overload(deployment):
+    run = simulate(deployment, GREEDY, poisson(2000, 3000))
+    assert set(run.outcome.tolist()) == {
+        OUTCOMES.index(Outcome.OK),
+        OUTCOMES.index(Outcome.REJECTED),
+    }
+    assert run.batches.sum() == (run.outcome == OUTCOMES.index(Outcome.OK)).sum()
+
+
+def test_progress_is_told_to_the_end(deployment):
+    told = []
+    simulate(deployment, GREEDY, poisson(300, 5000), progress=told.append)
+    assert told == [0, 4096, 5000]
+
+
+class TestClosedLoop:
+    def test_a_caller_asks_again_when_it_has_its_answer(self, deployment):
+        loop = ClosedLoop(1, at(0, 0, 0), think_ns=2 * MILLISECOND)
+        run = simulate(deployment, GREEDY, loop)
+        assert (run.workload.at_ns / MILLISECOND).tolist() == [0, 8, 16]
+        assert ms(run) == [6, 14, 22]
+
+    def test_time_ends_it(self, deployment):
+        loop = ClosedLoop(2, at(*[0] * 100), until_ns=20 * MILLISECOND)
+        run = simulate(deployment, GREEDY, loop)
+        assert (run.workload.at_ns / MILLISECOND).tolist() == [0, 0, 7, 7, 14, 14]
+
+    def test_a_refused_caller_waits_as_long_as_it_was_told(self, model):
+        full = Deployment((model(queue=QueueLimits(max_requests=1)),), {})
+        run = simulate(full, GREEDY, ClosedLoop(3, at(*[0] * 5)))
+        sent_ms = (run.workload.at_ns / MILLISECOND).tolist()
+        assert run.outcome.tolist().count(OUTCOMES.index(Outcome.REJECTED)) == 3
+        assert sent_ms == [0, 0, 0, 100, 100]  # QUEUE_FULL_RETRY_NS later
+
+    def test_progress(self, deployment):
+        told = []
+        simulate(deployment, GREEDY, ClosedLoop(4, at(*[0] * 2000)), progress=told.append)
+        assert told == [0, 1024, 2000]
+
+
+def test_a_policy_that_breaks_its_contract_is_told(deployment):
+    class Wrong:
+        def decide(self, lane, now_ns):
+            return Take(99)
+
+    run = simulate(deployment, NamedPolicy("wrong", lambda s: s, lambda settings: Wrong()), at(0))
+    assert len(run.errors) == 1
+    assert run.errors[0].startswith("m: ValueError: took 99 of 1")
+
+
+def test_streams_of_one_seed_differ_by_purpose():
+    assert generator(1, "a").random() != generator(1, "b").random()
+    assert generator(1, "a").random() == generator(1, "a").random()
