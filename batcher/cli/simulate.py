@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batcher.simulation.arrivals import Closed, Process
     from batcher.simulation.deployment import Deployment
     from batcher.simulation.experiment import Cell, Experiment, Told
+    from batcher.simulation.report import Summary
     from batcher.simulation.scenario import Costs
     from batcher.simulation.simulation import Conditions
     from batcher.simulation.workload import Mix, Traffic
@@ -65,29 +66,56 @@ def simulate(
     config: ConfigPath,
     *,
     arrivals: Annotated[
-        str, typer.Option(rich_help_panel=_ARRIVALS, metavar="PROCESS|FILE", help="When requests arrive; see below.")
+        str,
+        typer.Option(
+            rich_help_panel=_ARRIVALS,
+            metavar="PROCESS|FILE",
+            help="When requests arrive; see below.",
+        ),
     ],
     requests: Annotated[
         int | None,
-        typer.Option(metavar="N", rich_help_panel=_ARRIVALS, 
+        typer.Option(
+            metavar="N",
+            rich_help_panel=_ARRIVALS,
             min=1,
             help="Requests of one run. [default: 30000, or all of a trace]",
             show_default=False,
         ),
     ] = None,
     duration: Annotated[
-        str | None, typer.Option(rich_help_panel=_ARRIVALS, metavar="TIME", help="End arrivals after this, such as `60s`.")
+        str | None,
+        typer.Option(
+            rich_help_panel=_ARRIVALS,
+            metavar="TIME",
+            help="End arrivals after this, such as `60s`.",
+        ),
     ] = None,
     rate: Annotated[
         str | None,
-        typer.Option(metavar="RATES", rich_help_panel=_ARRIVALS, 
-            help="Scale the arrivals to so many requests a second; several as `800,1200`."
+        typer.Option(
+            metavar="RATES",
+            rich_help_panel=_ARRIVALS,
+            help="Scale the arrivals to so many requests a second; several as `800,1200`.",
         ),
     ] = None,
-    load: Annotated[str | None, typer.Option(metavar="SHARES", rich_help_panel=_ARRIVALS, help=_LOADS)] = None,
-    seed: Annotated[int, typer.Option(metavar="N", rich_help_panel=_ARRIVALS, min=0, help="Equal seeds give equal runs.")] = 0,
+    load: Annotated[
+        str | None, typer.Option(metavar="SHARES", rich_help_panel=_ARRIVALS, help=_LOADS)
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", rich_help_panel=_ARRIVALS, min=0, help="Equal seeds give equal runs."
+        ),
+    ] = 0,
     seeds: Annotated[
-        int, typer.Option(metavar="N", rich_help_panel=_ARRIVALS, min=1, help="Pool runs of so many seeds, from `--seed` on.")
+        int,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=_ARRIVALS,
+            min=1,
+            help="Pool runs of so many seeds, from `--seed` on.",
+        ),
     ] = 1,
     policy: Annotated[
         list[str] | None,
@@ -103,7 +131,8 @@ def simulate(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(rich_help_panel=_ARRIVALS, 
+        typer.Option(
+            rich_help_panel=_ARRIVALS,
             metavar="MIX",
             help="The model that gets the requests, or shares as `a=1,b=4`. [default: all alike]",
             show_default=False,
@@ -111,7 +140,8 @@ def simulate(
     ] = None,
     service_times: Annotated[
         list[str] | None,
-        typer.Option(rich_help_panel=_TIMES, 
+        typer.Option(
+            rich_help_panel=_TIMES,
             metavar="[MODEL=]FILE",
             help='What batches take, in milliseconds by rows: `{"1": 5.5, "8": 9}`. [default: the'
             " options of the executor `emulated`]",
@@ -119,48 +149,87 @@ def simulate(
         ),
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option(rich_help_panel=_TIMES, metavar="FILE", help="The same, as `batcher profile` wrote it.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=_TIMES, metavar="FILE", help="The same, as `batcher profile` wrote it."
+        ),
     ] = None,
     noise: Annotated[
         str | None,
-        typer.Option(rich_help_panel=_TIMES, 
-            metavar="SPREAD", help="Random service times: `0.1`, `uniform:0.1`, `lognormal:0.1`."
+        typer.Option(
+            rich_help_panel=_TIMES,
+            metavar="SPREAD",
+            help="Random service times: `0.1`, `uniform:0.1`, `lognormal:0.1`.",
         ),
     ] = None,
     lateness: Annotated[
         str | None,
-        typer.Option(rich_help_panel=_TIMES, 
-            metavar="TIME", help="How late timers fire: mean `50us`, or always `constant:50us`."
+        typer.Option(
+            rich_help_panel=_TIMES,
+            metavar="TIME",
+            help="How late timers fire: mean `50us`, or always `constant:50us`.",
         ),
     ] = None,
     slow_spell: Annotated[
         list[str] | None,
-        typer.Option(rich_help_panel=_TIMES, 
-            metavar="SPELL", help="A slow device, repeatable: `12x@5s-7s`, or `12x@5s-7s@DEVICE`."
+        typer.Option(
+            rich_help_panel=_TIMES,
+            metavar="SPELL",
+            help="A slow device, repeatable: `12x@5s-7s`, or `12x@5s-7s@DEVICE`.",
         ),
     ] = None,
     deadline: Annotated[
         str | None,
-        typer.Option(rich_help_panel=_ARRIVALS, metavar="TIME", help="Callers give up after this; without it, never."),
+        typer.Option(
+            rich_help_panel=_ARRIVALS,
+            metavar="TIME",
+            help="Callers give up after this; without it, never.",
+        ),
     ] = None,
     cold: Annotated[
-        bool, typer.Option("--cold", rich_help_panel=_TIMES, help="Start without the service times that warm-up measures.")
+        bool,
+        typer.Option(
+            "--cold",
+            rich_help_panel=_TIMES,
+            help="Start without the service times that warm-up measures.",
+        ),
     ] = False,
     rows: Annotated[
-        str, typer.Option(rich_help_panel=_ARRIVALS, metavar="MIX", help="Rows of a request: `1`, or shares as `1=8,4=2`.")
+        str,
+        typer.Option(
+            rich_help_panel=_ARRIVALS,
+            metavar="MIX",
+            help="Rows of a request: `1`, or shares as `1=8,4=2`.",
+        ),
     ] = "1",
     tenants: Annotated[
-        str | None, typer.Option(rich_help_panel=_ARRIVALS, metavar="MIX", help="Who asks: shares as `gold=1,default=4`.")
+        str | None,
+        typer.Option(
+            rich_help_panel=_ARRIVALS, metavar="MIX", help="Who asks: shares as `gold=1,default=4`."
+        ),
     ] = None,
     priorities: Annotated[
-        str, typer.Option(rich_help_panel=_ARRIVALS, metavar="MIX", help="How urgent: shares as `1=1,3=9`; 0: unsaid.")
+        str,
+        typer.Option(
+            rich_help_panel=_ARRIVALS,
+            metavar="MIX",
+            help="How urgent: shares as `1=1,3=9`; 0: unsaid.",
+        ),
     ] = "0",
     optimum: Annotated[
         bool,
         typer.Option(help="Also find out what a scheduler that knows the future would serve."),
     ] = True,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw latency, and over several rates goodput and busy time: `out.png`. Needs the"
+            " extra `plot`.",
+        ),
+    ] = None,
     json: Annotated[
-        bool, typer.Option("--json", , help="Print one JSON object a line for each policy and rate.")
+        bool, typer.Option("--json", help="Print one JSON object a line for each policy and rate.")
     ] = False,
 ) -> None:
     """Run the production scheduler on a configuration in virtual time.
@@ -202,15 +271,19 @@ def simulate(
             duration_ns=_duration("--duration", duration),
             conditions=_conditions(slow_spell or [], lateness, deadline, cold=cold),
         )
-        _run(experiment, arrivals, optimum=optimum, json=json)
+        _run(experiment, arrivals, optimum=optimum, json=json, plot=plot)
 
 
-def _run(experiment: Experiment, arrivals: str, *, optimum: bool, json: bool) -> None:
+def _run(
+    experiment: Experiment, arrivals: str, *, optimum: bool, json: bool, plot: Path | None
+) -> None:
     from batcher.cli.results import print_json, print_table
     from batcher.simulation.experiment import cells, optimum_missing
+    from batcher.simulation.plot import image_path
     from batcher.simulation.report import summarize
 
     capacity = experiment.deployment.capacity(experiment.traffic)
+    picture = None if plot is None else image_path(plot)
     found: list[Cell] = []
     with _progress(experiment.expected()) as told:
         found.extend(cells(experiment, told, optimum=optimum))
@@ -220,6 +293,32 @@ def _run(experiment: Experiment, arrivals: str, *, optimum: bool, json: bool) ->
     else:
         missing = optimum_missing(experiment) if optimum else "--no-optimum"
         print_table(experiment, arrivals, summaries, missing)
+    if picture is not None:
+        _draw(experiment, arrivals, found, summaries, picture)
+
+
+def _draw(
+    experiment: Experiment,
+    arrivals: str,
+    found: Sequence[Cell],
+    summaries: Sequence[Summary],
+    picture: Path,
+) -> None:
+    from batcher.clock import MILLISECOND
+    from batcher.simulation.plot import Plotted, draw
+    from batcher.simulation.report import latencies_ms
+
+    targets = {model.settings.target_ns for model in experiment.deployment.models}
+    target_ns = targets.pop() if len(targets) == 1 else None
+    draw(
+        [
+            Plotted(summary, latencies_ms(cell.runs))
+            for cell, summary in zip(found, summaries, strict=True)
+        ],
+        None if target_ns is None else target_ns / MILLISECOND,
+        f"{', '.join(model.name for model in experiment.deployment.models)}, {Path(arrivals).name}",
+        picture,
+    )
 
 
 @contextmanager
