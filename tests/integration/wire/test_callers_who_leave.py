@@ -142,7 +142,7 @@ def live(metrics):
 async def test_every_request_that_arrived_ends_once(serve, hello, request_of, scrape, eventually):
     """Each wave leaves when all of it has arrived, so the server's counts are known exactly."""
     batching = {"max_batch_size": 16}
-    server = serve(hello(base="40ms", batching=batching))
+    server = serve(hello(base="80ms", batching=batching))
 
     async with Crowd(1, server.grpc, request_of) as crowd:
 
@@ -155,7 +155,7 @@ async def test_every_request_that_arrived_ends_once(serve, hello, request_of, sc
 
         before = 0
         for _ in range(5):
-            calls = crowd.send(KINDS, 80, (0.3, 0.6))
+            calls = crowd.send(KINDS, 80, (0.7, 1.0))
             await eventually(arrived)
             await crowd.leave(calls)
             await asyncio.gather(*(task for _, _, task in calls))
@@ -229,10 +229,11 @@ async def test_what_expires_in_the_queue_is_never_executed(
     first = asyncio.ensure_future(stub.ModelInfer(request_of(rows=1)))
     await asyncio.to_thread(hang.wait_entered)
 
-    by_caller = [stub.ModelInfer(request_of(rows=2), timeout=0.2) for _ in range(5)]
+    by_caller = [stub.ModelInfer(request_of(rows=2), timeout=1.0) for _ in range(5)]
     request = request_of(rows=3)
-    request.parameters["timeout"].int64_param = 100_000  # microseconds
+    request.parameters["timeout"].int64_param = 500_000  # microseconds
     in_queue = [stub.ModelInfer(request) for _ in range(5)]
+    await eventually(lambda: application.batcher.unanswered == 11)
     for call in (*by_caller, *in_queue):
         with pytest.raises(aio.AioRpcError) as caught:
             await call
