@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from batcher import __version__
-from batcher.cli import check, schema, serve, simulate
+from batcher.cli import check, profile, schema, serve, simulate
 
 EXAMPLES = """
 Examples:
@@ -15,6 +15,8 @@ Examples:
 - `batcher check config.yaml` says what is wrong with a configuration, or sums it up.
 
 - `batcher serve config.yaml` serves it until SIGTERM or Ctrl-C.
+
+- `batcher simulate config.yaml --arrivals poisson --load 0.8` says what it would do.
 """
 
 app = typer.Typer(
@@ -49,4 +51,5 @@ def _root(
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=check.EPILOG)(check.check)
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
+app.command(epilog=profile.EPILOG)(profile.profile)
 app.command(epilog=schema.EPILOG)(schema.schema)

@@ -83,18 +83,19 @@ def _print_remarks(summary: Summary) -> None:
         typer.echo(f"{summary.policy} FAILED and went on without batching: {error}")
 
 
-def _table(*headings: str, texts: int) -> Table:
+def table(*headings: str, texts: int) -> Table:
+    """An empty table; all columns but the first `texts` hold numbers."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
+    made = Table(box=box.SIMPLE_HEAD)
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < texts else "right", no_wrap=True)
-    return table
+        made.add_column(heading, justify="left" if place < texts else "right", no_wrap=True)
+    return made
 
 
 def _policies(cells: Sequence[Summary]) -> Table:
-    table = _table(
+    found = table(
         "policy",
         "on time %",
         "goodput/s",
@@ -109,7 +110,7 @@ def _policies(cells: Sequence[Summary]) -> Table:
     )
     for cell in cells:
         counts = cell.counts
-        table.add_row(
+        found.add_row(
             cell.policy,
             _percent(counts.on_time, counts.requests),
             f"{cell.goodput:,.1f}",
@@ -123,16 +124,16 @@ def _policies(cells: Sequence[Summary]) -> Table:
         )
     best = cells[0]
     if best.optimum_on_time is not None:
-        table.add_row(
+        found.add_row(
             "(optimum)",
             _percent(best.optimum_on_time, best.counts.requests),
             f"{best.optimum_goodput:,.1f}",
         )
-    return table
+    return found
 
 
 def _groups(cells: Sequence[Summary]) -> Table:
-    table = _table(
+    found = table(
         "policy",
         "model",
         "tenant",
@@ -147,7 +148,7 @@ def _groups(cells: Sequence[Summary]) -> Table:
     )
     for cell in cells:
         for kind, counts in cell.groups.items():
-            table.add_row(
+            found.add_row(
                 cell.policy,
                 kind.model,
                 kind.tenant or "-",
@@ -155,7 +156,7 @@ def _groups(cells: Sequence[Summary]) -> Table:
                 f"{counts.requests:,}",
                 *_outcome(counts),
             )
-    return table
+    return found
 
 
 def _outcome(counts: Counts) -> tuple[str, ...]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from batcher.cli.configuration import ConfigPath
 from batcher.cli.exits import reported
+from batcher.cli.simulation_options import (
+    read,
+    read_arrivals,
+    read_conditions,
+    read_costs,
+    read_duration,
+    read_rates,
+    read_traffic,
+)
 
 if TYPE_CHECKING:
-    from batcher.config import Config
-    from batcher.simulation.arrivals import Closed, Process
-    from batcher.simulation.deployment import Deployment
-    from batcher.simulation.experiment import Cell, Experiment, Told
+    from collections.abc import Sequence
+
+    from batcher.simulation.experiment import Cell, Experiment
     from batcher.simulation.report import Summary
-    from batcher.simulation.scenario import Costs
-    from batcher.simulation.simulation import Conditions
-    from batcher.simulation.workload import Mix, Traffic
 
 EPILOG = """
 Arrivals: `poisson:RATE`, `gamma:RATE:CV`, `mmpp:RATE:RATIO:SHARE:CYCLE`,
@@ -44,22 +46,9 @@ Examples:
   profile.json --arrivals poisson:200`: with service times measured on the real executor.
 """
 
-Parsed = TypeVar("Parsed")
-
 _ARRIVALS = "What arrives"
 _TIMES = "What a batch takes"
 _LOADS = "Scale the arrivals to this share of capacity; several as `0.5,0.8,1.0`."
-
-
-@dataclass(frozen=True, slots=True)
-class _Requests:
-    """The options that say what arrives."""
-
-    arrivals: str
-    models: Mix[str] | None
-    rows: str
-    tenants: str
-    priorities: str
 
 
 def simulate(
@@ -243,33 +232,28 @@ def simulate(
         from batcher.config import load_config
         from batcher.simulation.experiment import Experiment
         from batcher.simulation.policies import parse_policy
-        from batcher.simulation.workload import parse_mix
+        from batcher.simulation.scenario import deployment_of
 
         settings = load_config(config)
-        wanted = _Requests(
-            arrivals,
-            None if model is None else _read("--model", model, parse_mix),
-            rows,
-            "" if tenants is None else tenants,
-            priorities,
-        )
-        target_ns = _duration("--target", target)
-        traffic = _traffic(settings, wanted)
-        deployment = _deployment(
-            settings, traffic, _costs(service_times or [], profile, noise), target_ns
+        traffic = read_traffic(settings, model, rows, tenants, priorities)
+        deployment = deployment_of(
+            settings,
+            traffic.models,
+            read_costs(service_times or [], profile, noise),
+            read_duration("--target", target),
         )
         experiment = Experiment(
             deployment=deployment,
             traffic=traffic,
-            arrivals=_process(arrivals),
+            arrivals=read_arrivals(arrivals),
             policies=tuple(
-                _read("--policy", name, parse_policy) for name in policy or ["configured"]
+                read("--policy", name, parse_policy) for name in policy or ["configured"]
             ),
-            rates=_rates(rate, load, deployment.capacity(traffic)),
+            rates=read_rates(rate, load, deployment.capacity(traffic)),
             seeds=tuple(range(seed, seed + seeds)),
             requests=requests,
-            duration_ns=_duration("--duration", duration),
-            conditions=_conditions(slow_spell or [], lateness, deadline, cold=cold),
+            duration_ns=read_duration("--duration", duration),
+            conditions=read_conditions(slow_spell or [], lateness, deadline, cold=cold),
         )
         _run(experiment, arrivals, optimum=optimum, json=json, plot=plot)
 
@@ -277,6 +261,7 @@ def simulate(
 def _run(
     experiment: Experiment, arrivals: str, *, optimum: bool, json: bool, plot: Path | None
 ) -> None:
+    from batcher.cli.progress import progress
     from batcher.cli.results import print_json, print_table
     from batcher.simulation.experiment import cells, optimum_missing
     from batcher.simulation.plot import image_path
@@ -285,7 +270,7 @@ def _run(
     capacity = experiment.deployment.capacity(experiment.traffic)
     picture = None if plot is None else image_path(plot)
     found: list[Cell] = []
-    with _progress(experiment.expected()) as told:
+    with progress(experiment.expected()) as told:
         found.extend(cells(experiment, told, optimum=optimum))
     summaries = [summarize(cell, capacity) for cell in found]
     if json:
@@ -319,151 +304,3 @@ def _draw(
         f"{', '.join(model.name for model in experiment.deployment.models)}, {Path(arrivals).name}",
         picture,
     )
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Told]:
-    """A bar on standard error while the block runs, where somebody looks at it."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda what, through: bar.update(task, description=what, advance=through)
-
-
-def _read(option: str, text: str, parse: Callable[[str], Parsed]) -> Parsed:
-    """An option's value; what is wrong with it is told with the option's name."""
-    from batcher.errors import InputError
-
-    try:
-        return parse(text)
-    except InputError as error:
-        raise InputError(f"{option}: {error}") from None
-
-
-def _duration(option: str, text: str | None) -> int | None:
-    from batcher.config import parse_duration
-    from batcher.errors import InputError
-
-    if text is None:
-        return None
-    try:
-        duration_ns = parse_duration(text)
-    except ValueError as error:
-        raise InputError(f"{option}: got {text!r}; allowed: {error}") from None
-    if not duration_ns:
-        raise InputError(f"{option}: got {text!r}; allowed: longer than 0")
-    return duration_ns
-
-
-def _process(text: str) -> Process | Closed:
-    from batcher.simulation.arrivals import is_process, parse_process
-    from batcher.simulation.traces import read_trace
-
-    path = Path(text)
-    if is_process(text) or not (path.exists() or path.suffix or "/" in text):
-        return _read("--arrivals", text, parse_process)
-    return _read("--arrivals", text, lambda name: read_trace(Path(name)))
-
-
-def _traffic(config: Config, wanted: _Requests) -> Traffic:
-    from batcher.errors import InputError
-    from batcher.simulation.scenario import model_names, models_of
-    from batcher.simulation.workload import Mix, Traffic, parse_mix, parse_whole_mix
-
-    models = models_of(config, wanted.models)
-    sizes = _read("--rows", wanted.rows, lambda text: parse_whole_mix(text, least=1))
-    known = model_names(config)
-    for name in models.values:
-        most = known[name].batching.max_batch_size
-        if max(sizes.values) > most:
-            raise InputError(
-                f"--rows: got {wanted.rows!r}; allowed: at most {most}, the max_batch_size of {name}"
-            )
-    return Traffic(
-        models,
-        sizes,
-        _read("--tenants", wanted.tenants, parse_mix) if wanted.tenants else Mix(("",), (1.0,)),
-        _read("--priorities", wanted.priorities, lambda text: parse_whole_mix(text, least=0)),
-    )
-
-
-def _deployment(
-    config: Config, traffic: Traffic, costs: Costs, target_ns: int | None
-) -> Deployment:
-    from batcher.simulation.scenario import deployment_of
-
-    return deployment_of(config, traffic.models, costs, target_ns)
-
-
-def _costs(tables: list[str], profile: Path | None, noise: str | None) -> Costs:
-    from batcher.simulation.profile import read_object, read_profile
-    from batcher.simulation.scenario import Costs
-    from batcher.simulation.service_time import parse_noise, table_of
-
-    read: dict[str, dict[int, int]] = {}
-    for text in tables:
-        name, equals, file = text.rpartition("=")
-        read[name if equals else ""] = table_of(read_object(Path(file)), file)
-    return Costs(
-        read,
-        {} if profile is None else read_profile(profile),
-        None if noise is None else _read("--noise", noise, parse_noise),
-    )
-
-
-def _conditions(
-    spells: list[str], lateness: str | None, deadline: str | None, *, cold: bool
-) -> Conditions:
-    from batcher.simulation.service_time import parse_lateness, parse_slow_spell
-    from batcher.simulation.simulation import Conditions
-
-    return Conditions(
-        spells=tuple(_read("--slow-spell", text, parse_slow_spell) for text in spells),
-        lateness=None if lateness is None else _read("--lateness", lateness, parse_lateness),
-        deadline_ns=_duration("--deadline", deadline),
-        cold=cold,
-    )
-
-
-def _rates(rate: str | None, load: str | None, capacity: float) -> tuple[float | None, ...]:
-    from batcher.errors import InputError
-
-    if rate is not None and load is not None:
-        raise InputError(f"got --rate {rate} and --load {load}; allowed: one of them")
-    if rate is not None:
-        return tuple(_numbers("--rate", rate, "requests a second above 0, as 800 or 800,1200"))
-    if load is not None:
-        shares = _numbers("--load", load, "shares of capacity above 0, as 0.8 or 0.5,0.8,1.0")
-        return tuple(share * capacity for share in shares)
-    return (None,)
-
-
-def _numbers(option: str, text: str, allowed: str) -> list[float]:
-    from math import isfinite
-
-    from batcher.errors import InputError
-
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = [0.0]
-    if not all(isfinite(number) and number > 0 for number in numbers):
-        raise InputError(f"{option}: got {text!r}; allowed: {allowed}")
-    return numbers

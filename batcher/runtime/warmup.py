@@ -41,9 +41,9 @@ async def warm_up(
     """
     profile: list[tuple[int, int]] = []
     for rows in plan.batch_sizes:
-        slices = [Slice(_zeros(model, metadata.inputs, rows, plan.length), 0, rows)]
+        slices = [Slice(zeros(model, metadata.inputs, rows, plan.length), 0, rows)]
         for _ in range(2):
-            executed = await _run(worker, slices, datatypes)
+            executed = await run_batch(worker, slices, datatypes)
             executed.release()
             if executed.result is None:
                 raise ModelLoadError(
@@ -53,7 +53,10 @@ async def warm_up(
     return tuple(profile)
 
 
-async def _run(worker: Worker, slices: Sequence[Slice], datatypes: Mapping[str, str]) -> Executed:
+async def run_batch(
+    worker: Worker, slices: Sequence[Slice], datatypes: Mapping[str, str]
+) -> Executed:
+    """Execute one batch and wait for its end; whoever gets the result owes its release."""
     future: asyncio.Future[Executed] = asyncio.get_running_loop().create_future()
 
     def done(executed: Executed) -> None:
@@ -66,7 +69,8 @@ async def _run(worker: Worker, slices: Sequence[Slice], datatypes: Mapping[str, 
     return await future
 
 
-def _zeros(model: str, specs: Sequence[TensorSpec], rows: int, length: int) -> InferenceRequest:
+def zeros(model: str, specs: Sequence[TensorSpec], rows: int, length: int) -> InferenceRequest:
+    """A request of zeros, or of empty texts; every variable axis has this length."""
     inputs = {
         spec.name: Tensor(spec.datatype, _zero_array(spec, rows, length))
         for spec in specs

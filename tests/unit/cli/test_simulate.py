@@ -185,3 +185,16 @@ def test_a_wrong_configuration(run, write):
     result = run("simulate", write("models: []"), "--arrivals", "poisson:9")
     assert result.exit_code == 2
     assert "models" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_picture(simulated, tmp_path):
+    path = tmp_path / "out.png"
+    simulated("--arrivals", "poisson", "--load", "0.2,0.4", "--plot", path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_written_is_told_at_once(run, write):
+    result = run("simulate", write(HELLO), "--arrivals", "poisson:9", "--plot", "out.csv")
+    assert result.exit_code == 2
+    assert "--plot: got out.csv; allowed: a file that ends in" in result.stderr

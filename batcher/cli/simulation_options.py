@@ -1,0 +1,142 @@
+"""The options of `batcher simulate`, from text to what the simulation takes.
+
+Whatever is wrong is an `InputError` that names the option, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from batcher.config import Config
+    from batcher.simulation.arrivals import Closed, Process
+    from batcher.simulation.scenario import Costs
+    from batcher.simulation.simulation import Conditions
+    from batcher.simulation.workload import Traffic
+
+Parsed = TypeVar("Parsed")
+
+
+def read(option: str, text: str, parse: Callable[[str], Parsed]) -> Parsed:
+    """An option's value; what is wrong with it is told with the option's name."""
+    from batcher.errors import InputError
+
+    try:
+        return parse(text)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from None
+
+
+def read_duration(option: str, text: str | None) -> int | None:
+    """Nanoseconds above 0."""
+    from batcher.config import parse_duration
+    from batcher.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        duration_ns = parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"{option}: got {text!r}; allowed: {error}") from None
+    if not duration_ns:
+        raise InputError(f"{option}: got {text!r}; allowed: longer than 0")
+    return duration_ns
+
+
+def read_arrivals(text: str) -> Process | Closed:
+    """A process, or the trace in a file."""
+    from batcher.simulation.arrivals import is_process, parse_process
+    from batcher.simulation.traces import read_trace
+
+    path = Path(text)
+    if is_process(text) or not (path.exists() or path.suffix or "/" in text):
+        return read("--arrivals", text, parse_process)
+    return read("--arrivals", text, lambda name: read_trace(Path(name)))
+
+
+def read_traffic(
+    config: Config, models: str | None, rows: str, tenants: str | None, priorities: str
+) -> Traffic:
+    """What requests are like."""
+    from batcher.errors import InputError
+    from batcher.simulation.scenario import model_names, models_of
+    from batcher.simulation.workload import Mix, Traffic, parse_mix, parse_whole_mix
+
+    wanted = models_of(config, None if models is None else read("--model", models, parse_mix))
+    sizes = read("--rows", rows, lambda text: parse_whole_mix(text, least=1))
+    known = model_names(config)
+    for name in wanted.values:
+        most = known[name].batching.max_batch_size
+        if max(sizes.values) > most:
+            raise InputError(
+                f"--rows: got {rows!r}; allowed: at most {most}, the max_batch_size of {name}"
+            )
+    nobody = Mix(("",), (1.0,))
+    return Traffic(
+        wanted,
+        sizes,
+        nobody if tenants is None else read("--tenants", tenants, parse_mix),
+        read("--priorities", priorities, lambda text: parse_whole_mix(text, least=0)),
+    )
+
+
+def read_costs(tables: list[str], profile: Path | None, noise: str | None) -> Costs:
+    """What batches take."""
+    from batcher.simulation.profile import read_object, read_profile
+    from batcher.simulation.scenario import Costs
+    from batcher.simulation.service_time import parse_noise, table_of
+
+    found: dict[str, dict[int, int]] = {}
+    for text in tables:
+        name, equals, file = text.rpartition("=")
+        found[name if equals else ""] = table_of(read_object(Path(file)), file)
+    return Costs(
+        found,
+        {} if profile is None else read_profile(profile),
+        None if noise is None else read("--noise", noise, parse_noise),
+    )
+
+
+def read_conditions(
+    spells: list[str], lateness: str | None, deadline: str | None, *, cold: bool
+) -> Conditions:
+    """What else happens."""
+    from batcher.simulation.service_time import parse_lateness, parse_slow_spell
+    from batcher.simulation.simulation import Conditions
+
+    return Conditions(
+        spells=tuple(read("--slow-spell", text, parse_slow_spell) for text in spells),
+        lateness=None if lateness is None else read("--lateness", lateness, parse_lateness),
+        deadline_ns=read_duration("--deadline", deadline),
+        cold=cold,
+    )
+
+
+def read_rates(rate: str | None, load: str | None, capacity: float) -> tuple[float | None, ...]:
+    """Requests a second; None is the rate that the arrivals have of themselves."""
+    from batcher.errors import InputError
+
+    if rate is not None and load is not None:
+        raise InputError(f"got --rate {rate} and --load {load}; allowed: one of them")
+    if rate is not None:
+        return tuple(_numbers("--rate", rate, "requests a second above 0, as 800 or 800,1200"))
+    if load is not None:
+        shares = _numbers("--load", load, "shares of capacity above 0, as 0.8 or 0.5,0.8,1.0")
+        return tuple(share * capacity for share in shares)
+    return (None,)
+
+
+def _numbers(option: str, text: str, allowed: str) -> list[float]:
+    from math import isfinite
+
+    from batcher.errors import InputError
+
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0.0]
+    if not all(isfinite(number) and number > 0 for number in numbers):
+        raise InputError(f"{option}: got {text!r}; allowed: {allowed}")
+    return numbers

@@ -1,0 +1,70 @@
+"""Measures what batches take on an executor: loaded and warmed up as for service, then timed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from batcher.clock import SECOND, Clock
+from batcher.errors import ModelLoadError, describe
+from batcher.runtime.dispatch import Slice, output_datatypes
+from batcher.runtime.instances import InstancePlan
+from batcher.runtime.warmup import WarmupPlan, run_batch, warm_up, zeros
+from batcher.runtime.workers import Worker, make_worker
+
+
+async def measure(
+    plan: InstancePlan,
+    sizes: Sequence[int],
+    repeats: int,
+    clock: Clock,
+    told: Callable[[], None],
+) -> dict[int, list[int]]:
+    """Execute `repeats` batches of every size on an instance of its own, one at a time.
+
+    Returns nanoseconds by rows, from the moment a batch is handed over until its result is back on
+    the event loop: what the scheduler sees. Sizes take turns, so that a device that drifts does so
+    for all of them. `told` is called after each batch. Raises `ModelLoadError`.
+    """
+    loop = asyncio.get_running_loop()
+    worker = make_worker(plan.make_executor(), plan.name, loop, clock)
+    try:
+        measured = await _measure(worker, plan, sizes, repeats, clock, told)
+    except ModelLoadError:
+        worker.abandon()
+        raise
+    except Exception as error:
+        worker.abandon()
+        raise ModelLoadError(
+            f"{plan.context.model}: could not be loaded: {describe(error)}"
+        ) from error
+    await worker.close(plan.execute_timeout_ns / SECOND)
+    return measured
+
+
+async def _measure(
+    worker: Worker,
+    plan: InstancePlan,
+    sizes: Sequence[int],
+    repeats: int,
+    clock: Clock,
+    told: Callable[[], None],
+) -> dict[int, list[int]]:
+    model, length = plan.context.model, plan.warmup.length
+    metadata = await worker.load(plan.context)
+    datatypes = output_datatypes(metadata)
+    await warm_up(worker, model, metadata, datatypes, WarmupPlan(tuple(sizes), length))
+    batches = {
+        rows: [Slice(zeros(model, metadata.inputs, rows, length), 0, rows)] for rows in sizes
+    }
+    measured: dict[int, list[int]] = {rows: [] for rows in sizes}
+    for _ in range(repeats):
+        for rows, slices in batches.items():
+            began_ns = clock()
+            executed = await run_batch(worker, slices, datatypes)
+            measured[rows].append(clock() - began_ns)
+            executed.release()
+            if executed.result is None:
+                raise ModelLoadError(f"{model}: a batch of {rows} rows failed: {executed.failure}")
+            told()
+    return measured

@@ -1,0 +1,69 @@
+import json
+
+import pytest
+
+TWO = """
+models:
+  - {name: a, executor: emulated, batching: {max_batch_size: 6}}
+  - {name: b, executor: emulated, options: {base: 1ms}, batching: {max_batch_size: 2}}
+"""
+
+
+def test_every_model_is_measured_and_the_simulator_reads_it(run, write, tmp_path):
+    config, output = write(TWO), tmp_path / "profile.json"
+    result = run("profile", config, "-o", output, "--repeats", "2")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    rows = [line.split()[:2] for line in result.stdout.splitlines()]
+    for row in (["a", "1"], ["a", "4"], ["a", "6"], ["b", "1"], ["b", "2"]):
+        assert row in rows
+    document = json.loads(output.read_text())
+    assert document["version"] == 1
+    a, b = document["models"]
+    assert (a["model"], a["model_version"], a["executor"], a["device"]) == (
+        "a",
+        "1",
+        "emulated",
+        "cpu",
+    )
+    assert list(a["sizes"]) == ["1", "2", "4", "6"]
+    assert b["sizes"]["2"]["samples"] == 2
+    assert 1 <= b["sizes"]["2"]["p50"] <= b["sizes"]["2"]["p95"]
+
+    simulated = run("simulate", config, *("--profile", output, "--requests", "9"), "--json",
+                    *("--arrivals", "poisson:1", "--model", "b"))  # fmt: skip
+    assert json.loads(simulated.stdout)["p50_ms"] == pytest.approx(
+        b["sizes"]["1"]["p50"], abs=0.001
+    )
+
+
+def test_one_model_and_some_sizes(run, write, tmp_path):
+    output = tmp_path / "profile.json"
+    options = ("--model", "a", "--sizes", "6, 2", "--repeats", "1")
+    assert run("profile", write(TWO), "-o", output, *options).exit_code == 0
+    (model,) = json.loads(output.read_text())["models"]
+    assert list(model["sizes"]) == ["2", "6"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--model", "c"), "--model: got 'c'; allowed: a, b"),
+        (("--sizes", "0"), "--sizes: got '0'; allowed: 1 to 6, the max_batch_size of a"),
+        (("--sizes", "3"), "--sizes: got '3'; allowed: 1 to 2, the max_batch_size of b"),
+        (("--sizes", "1,x"), "--sizes: got '1,x'"),
+        (("-o", "/none/of/these.json"), "allowed: a file in a folder that exists"),
+    ],
+)
+def test_what_is_wrong_ends_with_2(run, write, tmp_path, options, told):
+    result = run("profile", write(TWO), "-o", tmp_path / "p.json", *options)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_a_model_that_does_not_load_ends_with_1(run, write, tmp_path):
+    config = write("models: [{name: m, executor: emulated, options: {bas: 1ms}}]")
+    result = run("profile", config, "-o", tmp_path / "p.json")
+    assert result.exit_code == 1
+    assert "did you mean base" in result.stderr
