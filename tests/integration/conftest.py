@@ -56,6 +56,10 @@ class Metrics:
         assert found, f"no sample {name} {labels}"
         return sum(found)
 
+    def values(self, name, label):
+        """Every value that this label has among the samples of this name."""
+        return {s.labels[label] for s in self.samples if s.name == name}
+
 
 @pytest.fixture
 def fetch():
