@@ -147,7 +147,7 @@ def test_a_policy_that_breaks_its_contract_is_told(deployment):
 
     run = simulate(deployment, NamedPolicy("wrong", lambda s: s, lambda settings: Wrong()), at(0))
     assert len(run.errors) == 1
-    assert run.errors[0].startswith("m: ValueError: took 99 of 1")
+    assert run.errors[0].startswith("m: ValueError: took 99 behind 0 of 1")
 
 
 def test_streams_of_one_seed_differ_by_purpose():
