@@ -1,38 +1,47 @@
 """Which batch comes next: the door between policies and the fleet.
 
-While some instance is free, every lane of its model is put to the policy; of all batches that are
-ready, the one whose oldest request is most urgent goes first, over all models, because they may
-share a device. What is not ready says when to ask again.
+While some instance is free, every lane of its model is put to the policy. Of all batches that are
+ready, the one that must start first goes first, over all models, because they may share a device.
+What is not ready says when to ask again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import index
 from typing import assert_never
 
 from batcher.core.fleet import Fleet, Instance
 from batcher.core.model import Model
-from batcher.core.policies import Take, Wait
+from batcher.core.policies import Choose, Situation, Take, Wait
 from batcher.core.queue import Lane
 from batcher.core.record import record
-from batcher.core.request import LiveRequest
-
-NEVER_NS = 1 << 62
-"""Later than any due time."""
+from batcher.core.request import NEVER_NS, LiveRequest
 
 SPIN_NS = 1_000_000
 """When a policy that waits for a moment in the past is asked again."""
 
+LEAST_EXPECTED_ROWS = 0.01
+"""A model that gets fewer rows than this in a target's time is not waited for."""
 
-@record
+NOBODY: tuple[LiveRequest, ...] = ()
+
+
+@dataclass(slots=True)
 class Proposal:
     """A batch that could be dispatched now."""
 
     model: Model
     instance: Instance
-    requests: tuple[LiveRequest, ...]
+    lane: Lane
+    requests: Sequence[LiveRequest]
+    rows: int
+    takes_ns: float
+    """What it is expected to take; 0 where nothing is known of that."""
+    must_start_ns: float
+    """Later than this, its most urgent request would be late."""
 
 
 @record
@@ -43,70 +52,155 @@ class PolicyError:
     error: str
 
 
-@record
+@dataclass(slots=True)
 class Formation:
-    """The most urgent batch, if any is ready; and when a lane wants to be asked again."""
+    """The batch that comes next, if any is ready; whom policies gave up; when to ask again."""
 
-    proposal: Proposal | None
-    ask_again_ns: int | None
-    errors: tuple[PolicyError, ...]
-
-
-def form(models: Iterable[Model], fleet: Fleet, now_ns: int) -> Formation:
-    """Ask every policy that has something waiting and an instance to run it on."""
-    best: tuple[tuple[int, int], Model, Instance, Lane, int] | None = None
+    proposal: Proposal | None = None
     ask_again_ns: int | None = None
-    errors: list[PolicyError] = []
-    for model in models:
-        if not model.queue.requests:
+    given_up: list[tuple[Model, Sequence[LiveRequest]]] = field(default_factory=list)
+    errors: list[PolicyError] = field(default_factory=list)
+
+
+def form(models: Mapping[str, Model], fleet: Fleet, now_ns: int) -> Formation:
+    """Ask every policy that has something waiting and an instance to run it on."""
+    formation = Formation()
+    ready: list[Proposal] = []
+    for model in models.values():
+        if model.stalled or not model.queue.requests:
             continue
         instance = fleet.free_instance(model.name)
         if instance is None:
+            model.stalled = True
             continue
+        free_ns = fleet.free_ns(model.name, now_ns)
+        longest_ns = None
+        if fleet.sharing(instance.up.device) and len(models) > 1:
+            longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device)
         for lane in model.queue.lanes.values():
-            count, until_ns, error = _ask(model, lane, now_ns)
-            if error is not None:
-                errors.append(error)
-            if not count:
-                ask_again_ns = until_ns if ask_again_ns is None else min(ask_again_ns, until_ns)
-                continue
-            urgency = _urgency(lane.head)
-            if best is None or urgency < best[0]:
-                best = urgency, model, instance, lane, count
-    if best is None:
-        return Formation(None, ask_again_ns, tuple(errors))
-    _, model, instance, lane, count = best
-    proposal = Proposal(model, instance, tuple(islice(lane, count)))
-    return Formation(proposal, ask_again_ns, tuple(errors))
+            situation = Situation(
+                now_ns, free_ns, model.times_of(lane.key[1]), model.reachable, longest_ns
+            )
+            proposal = _ask(model, instance, lane, situation, formation)
+            if proposal is not None:
+                ready.append(proposal)
+    if ready:
+        formation.proposal = ready[0] if len(ready) == 1 else _first(ready, now_ns)
+    return formation
 
 
-def _ask(model: Model, lane: Lane, now_ns: int) -> tuple[int, int, PolicyError | None]:
-    """How many requests to take (0: none), when to ask again, and what went wrong."""
+def _ask(
+    model: Model, instance: Instance, lane: Lane, situation: Situation, formation: Formation
+) -> Proposal | None:
+    """The lane's batch, if its policy wants one now; the rest is noted in `formation`."""
     try:
-        verdict = model.policy.decide(lane, now_ns)
-        if isinstance(verdict, Take):
-            _check(lane, verdict.count, model.settings.max_batch_size)
-            return verdict.count, 0, None
-        if isinstance(verdict, Wait):
-            until_ns = index(verdict.until_ns)
-            # A policy that asks to be woken in the past would spin.
-            return 0, until_ns if until_ns > now_ns else now_ns + SPIN_NS, None
-        assert_never(verdict)
+        take, drop, until_ns = _verdict(model, lane, situation)
     except Exception as exc:  # noqa: BLE001 - whatever a policy does, nobody may hang
         model.fall_back()
-        return 1, 0, PolicyError(model.name, f"{type(exc).__name__}: {exc}")
+        formation.errors.append(PolicyError(model.name, f"{type(exc).__name__}: {exc}"))
+        take, drop, until_ns = (lane.head,), NOBODY, None
+    if drop:
+        formation.given_up.append((model, drop))
+    if until_ns is not None and until_ns < NEVER_NS:
+        # A policy that asks to be woken in the past would spin.
+        until_ns = until_ns if until_ns > situation.now_ns else situation.now_ns + SPIN_NS
+        again_ns = formation.ask_again_ns
+        formation.ask_again_ns = until_ns if again_ns is None else min(again_ns, until_ns)
+    if not take:
+        return None
+    rows = sum([request.rows for request in take])
+    curve = situation.times.curve
+    takes_ns = curve[rows] if curve else 0.0
+    return Proposal(model, instance, lane, take, rows, takes_ns, _must_start_ns(take, takes_ns))
 
 
-def _check(lane: Lane, count: int, max_rows: int) -> None:
-    """Hold a policy to its contract before anything is dispatched."""
-    if not 1 <= count <= len(lane):
-        raise ValueError(f"took {count} of {len(lane)} waiting requests")
-    rows = sum(r.rows for r in islice(lane, count))
-    if rows > max_rows:
-        raise ValueError(f"took {rows} rows for a batch of at most {max_rows}")
+def _must_start_ns(take: Sequence[LiveRequest], takes_ns: float) -> float:
+    """When the batch must start for its most urgent request; `NEVER_NS` if none is due."""
+    due_ns = [request.due_ns for request in take if request.due_ns is not None]
+    return min(due_ns) - takes_ns if due_ns else NEVER_NS
 
 
-def _urgency(request: LiveRequest) -> tuple[int, int]:
-    """Earliest due first; without a due time, oldest first after all that have one."""
-    due_ns = NEVER_NS if request.due_ns is None else request.due_ns
-    return due_ns, request.arrived.arrival_ns
+def _verdict(
+    model: Model, lane: Lane, situation: Situation
+) -> tuple[Sequence[LiveRequest], Sequence[LiveRequest], int | None]:
+    """Whom to take, whom to give up, and when to ask again, held to the contract."""
+    verdict = model.policy.decide(lane, situation)
+    if isinstance(verdict, Take):
+        count, drop = index(verdict.count), index(verdict.drop)
+        if count < 1 or drop < 0 or drop + count > len(lane):
+            raise ValueError(f"took {count} behind {drop} of {len(lane)} waiting requests")
+        chosen = _first_of(lane, drop + count)
+        take = chosen[drop:]
+        rows = sum([request.rows for request in take])
+        if rows > model.settings.max_batch_size:
+            raise ValueError(
+                f"took {rows} rows for a batch of at most {model.settings.max_batch_size}"
+            )
+        return take, chosen[:drop], None
+    if isinstance(verdict, Wait):
+        if not 0 <= verdict.drop <= len(lane):
+            raise ValueError(f"gave up {verdict.drop} of {len(lane)} waiting requests")
+        return NOBODY, _first_of(lane, verdict.drop), index(verdict.until_ns)
+    if isinstance(verdict, Choose):
+        _check_choice(model, lane, verdict)
+        return verdict.take, verdict.drop, verdict.until_ns
+    assert_never(verdict)
+
+
+def _first_of(lane: Lane, count: int) -> Sequence[LiveRequest]:
+    first = lane.lines[0].requests
+    return first[:count] if len(first) >= count else list(islice(lane, count))
+
+
+def _check_choice(model: Model, lane: Lane, choice: Choose) -> None:
+    named = {request.id for request in choice.take} | {request.id for request in choice.drop}
+    if len(named) != len(choice.take) + len(choice.drop):
+        raise ValueError("named a request twice")
+    waiting = {request.id for request in lane}
+    if not named <= waiting:
+        raise ValueError("named a request that does not wait in this lane")
+    rows = sum(request.rows for request in choice.take)
+    if rows > model.settings.max_batch_size:
+        raise ValueError(f"took {rows} rows for a batch of at most {model.settings.max_batch_size}")
+    if not choice.take and choice.until_ns is None and len(choice.drop) < len(waiting):
+        raise ValueError("took nothing, and did not say when to ask again")
+
+
+def _first(ready: list[Proposal], now_ns: int) -> Proposal:
+    """Of batches that could all go now, the one that goes first."""
+    ready.sort(key=_must_start)
+    first = ready[0]
+    for other in ready[1:]:
+        if other.instance.up.device != first.instance.up.device or other.model is first.model:
+            continue
+        if now_ns + first.takes_ns <= other.must_start_ns:
+            continue
+        # The other cannot wait for the first. If the first cannot wait either, the device goes to
+        # the model that had less of it.
+        waits = now_ns + other.takes_ns <= first.must_start_ns
+        if waits or other.model.used_ns < first.model.used_ns:
+            first = other
+    return first
+
+
+def _must_start(proposal: Proposal) -> tuple[float, int]:
+    return proposal.must_start_ns, proposal.requests[0].arrived.arrival_ns
+
+
+def _longest_ns(model: Model, models: Iterable[Model], fleet: Fleet, device: str) -> float | None:
+    """The longest batch that lets what the device's other models expect be in time."""
+    longest_ns: float | None = None
+    for other in models:
+        policy = other.adaptive
+        if other is model or policy is None or not policy.target_ns or not other.reachable:
+            continue
+        if not fleet.on_device(other.name, device):
+            continue
+        times = next((t for t in other.times.values() if t), None)
+        if times is None or policy.pace.rate * policy.target_ns < LEAST_EXPECTED_ROWS:
+            continue
+        expected = min(times.max_rows, 1 + int(policy.pace.rate * policy.target_ns / 2))
+        room_ns = policy.target_ns - times.curve[expected] * times.margin
+        if room_ns > 0.0:
+            longest_ns = room_ns if longest_ns is None else min(longest_ns, room_ns)
+    return longest_ns

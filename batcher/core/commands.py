@@ -30,6 +30,7 @@ class Reason(StrEnum):
     QUEUE_REQUESTS = "queue_requests"
     QUEUE_ROWS = "queue_rows"
     QUEUE_BYTES = "queue_bytes"
+    PREDICTED_LATE = "predicted_late"
     CALLER_DEADLINE = "caller_deadline"
     QUEUE_TIMEOUT = "queue_timeout"
     CALLER_CANCELLED = "caller_cancelled"

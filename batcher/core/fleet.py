@@ -6,20 +6,28 @@ incarnation; what the old one still reports is ignored, because its batches are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from batcher.core.events import InstanceUp
+from batcher.core.events import InstanceUp, Shapes
 
 
 @dataclass(slots=True)
 class RunningBatch:
-    """A dispatched batch and the requests in it that have not been reported yet."""
+    """A dispatched batch and the requests in it that have not been reported yet.
+
+    `expected_ns` is when it should be done, `dispatched_ns` where nothing is known of what it takes.
+    """
 
     batch_id: int
     model: str
     instance: str
     dispatched_ns: int
     unreported: set[int]
+    rows: int = 0
+    expected_ns: float = 0.0
+    probe: bool = False
+    shapes: Shapes = ()
 
 
 @dataclass(slots=True)
@@ -40,7 +48,16 @@ class Instance:
 class Fleet:
     """All instances, devices and running batches."""
 
-    __slots__ = ("_by_model", "batches", "device_limits", "device_load", "dispatches", "instances")
+    __slots__ = (
+        "_by_model",
+        "_ends",
+        "_serving",
+        "batches",
+        "device_limits",
+        "device_load",
+        "dispatches",
+        "instances",
+    )
 
     def __init__(self) -> None:
         self.instances: dict[str, Instance] = {}
@@ -49,6 +66,13 @@ class Fleet:
         self.device_load: dict[str, int] = {}
         self._by_model: dict[str, list[Instance]] = {}
         self.dispatches = 0
+        self._ends: dict[str, Sequence[float]] = {}
+        self._serving: dict[str, bool] = {}
+
+    def changed(self) -> None:
+        """Instances came, went or began to drain."""
+        self._ends.clear()
+        self._serving.clear()
 
     def limit_device(self, device: str, max_in_flight: int | None) -> None:
         """Bound how many batches run on a device at once; None lifts the bound."""
@@ -56,6 +80,7 @@ class Fleet:
             self.device_limits.pop(device, None)
         else:
             self.device_limits[device] = max_in_flight
+        self.changed()
 
     def up(self, event: InstanceUp) -> None:
         """Add an incarnation; the one before it must be gone."""
@@ -64,6 +89,7 @@ class Fleet:
         self.instances[event.instance] = instance
         self._by_model.setdefault(event.model, []).append(instance)
         self.device_load.setdefault(event.device, 0)
+        self.changed()
 
     def remove(self, instance: Instance) -> list[RunningBatch]:
         """Forget an incarnation; returns the batches it was running, oldest first."""
@@ -73,6 +99,7 @@ class Fleet:
         peers.remove(instance)
         if not peers:
             del self._by_model[instance.up.model]
+        self.changed()
         return lost
 
     def incarnation(self, name: str, incarnation: int) -> Instance | None:
@@ -82,7 +109,67 @@ class Fleet:
 
     def serves(self, model: str) -> bool:
         """Whether any instance of the model is up and takes batches."""
-        return any(not i.draining for i in self._by_model.get(model, ()))
+        serving = self._serving.get(model)
+        if serving is None:
+            serving = any(not i.draining for i in self._by_model.get(model, ()))
+            self._serving[model] = serving
+        return serving
+
+    def free_ns(self, model: str, now_ns: int) -> Sequence[float]:
+        """When each place of the model's instances can take a batch, the soonest first.
+
+        A batch that should have ended is taken to need as long again as it is late.
+        """
+        ends = self._ends.get(model)
+        if ends is None:
+            ends = self._ends[model] = self._sorted_ends(model)
+        if ends[-1] <= 0.0:
+            return [now_ns] * len(ends)
+        return sorted(
+            [now_ns if end <= 0.0 else end if end >= now_ns else 2 * now_ns - end for end in ends]
+        )
+
+    def soonest(self, model: str, now_ns: int) -> tuple[int, float]:
+        """How many batches the model's instances take at once, and when they take the next."""
+        ends = self._ends.get(model)
+        if ends is None:
+            ends = self._ends[model] = self._sorted_ends(model)
+        end = ends[0]
+        if end <= 0.0:
+            return len(ends), now_ns
+        return len(ends), end if end >= now_ns else 2 * now_ns - end
+
+    def _sorted_ends(self, model: str) -> Sequence[float]:
+        """The expected ends of what keeps each place busy, 0 for a free one; never empty."""
+        ends: list[float] = []
+        slots: dict[str, int] = {}
+        for instance in self._by_model.get(model, ()):
+            if instance.draining:
+                continue
+            device, places = instance.up.device, instance.up.max_in_flight
+            limit = self.device_limits.get(device)
+            if limit is None:
+                busy = [self.batches[i].expected_ns for i in instance.batches]
+                ends += busy + [0.0] * (places - len(busy))
+            else:
+                slots[device] = min(slots.get(device, 0) + places, limit)
+        for device, places in slots.items():
+            on_device = sorted(
+                batch.expected_ns
+                for batch in self.batches.values()
+                if self.instances[batch.instance].up.device == device
+            )
+            free = self.device_limits[device] - len(on_device)
+            ends += ([0.0] * free + on_device)[:places]
+        return sorted(ends) or [0.0]
+
+    def on_device(self, model: str, device: str) -> bool:
+        """Whether an instance of the model is on the device."""
+        return any(i.up.device == device for i in self._by_model.get(model, ()))
+
+    def sharing(self, device: str) -> bool:
+        """Whether batches on the device keep each other out."""
+        return device in self.device_limits
 
     def free_instance(self, model: str) -> Instance | None:
         """The idle instance to use next: least busy, then least recently used."""
@@ -109,6 +196,7 @@ class Fleet:
         instance.batches.add(batch.batch_id)
         self.device_load[instance.up.device] += 1
         self.batches[batch.batch_id] = batch
+        self._ends.clear()
 
     def finish(self, batch_id: int) -> RunningBatch:
         """Take a batch off its instance."""
@@ -116,6 +204,7 @@ class Fleet:
         instance = self.instances[batch.instance]
         instance.batches.remove(batch_id)
         self.device_load[instance.up.device] -= 1
+        self._ends.clear()
         return batch
 
     def validate(self) -> None:

@@ -1,48 +1,140 @@
 """Where requests wait: one queue per model, one lane per batch key and shape signature.
 
-A lane is in order of arrival, and everything in it may share a batch. Lanes exist only while
-something waits in them. Removal from the middle (cancel, expiry) is constant time: a request that
-has gone leaves nothing behind.
+A lane is made of lines, the most valuable first: what must be served before anything else, then
+each priority level (tenants within their share before those over it), then what is late. A line is
+in the order in which its requests are due. Lanes and lines exist only while something waits in
+them, and a request that has gone leaves nothing behind.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
-from batcher.core.request import LaneKey, LiveRequest
+from batcher.core.request import NEVER_NS, LaneKey, LiveRequest
+
+AGED: Final = 0
+"""The rank of what has waited for too long, whatever it was before."""
+
+LATE: Final = 1 << 20
+"""The rank of what can only be late."""
 
 
-class Lane:
-    """Requests that may share a batch, oldest first. Iterating yields them in order."""
+def rank_of(level: int, *, over_share: bool) -> int:
+    """The rank of a priority level (1 is the most urgent) and of a tenant's standing in it."""
+    return 2 * level + over_share
 
-    __slots__ = ("_requests", "key", "rows")
 
-    def __init__(self, key: LaneKey) -> None:
-        self.key = key
+class Line:
+    """Requests of one rank, in the order in which they are due: two lists that go together."""
+
+    __slots__ = ("orders", "rank", "requests", "rows")
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.requests: list[LiveRequest] = []
+        self.orders: list[int] = []
         self.rows = 0
-        self._requests: OrderedDict[int, LiveRequest] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._requests)
-
-    def __iter__(self) -> Iterator[LiveRequest]:
-        return iter(self._requests.values())
-
-    @property
-    def head(self) -> LiveRequest:
-        """The oldest request; a lane is never empty."""
-        return next(iter(self._requests.values()))
+        return len(self.requests)
 
     def add(self, request: LiveRequest) -> None:
-        """Append at the end."""
-        self._requests[request.id] = request
+        """Insert behind everything that is due no later."""
+        orders = self.orders
+        order = request.order
+        if not orders or orders[-1] <= order:
+            orders.append(order)
+            self.requests.append(request)
+        else:
+            place = bisect_right(orders, order)
+            orders.insert(place, order)
+            self.requests.insert(place, request)
         self.rows += request.rows
 
     def discard(self, request: LiveRequest) -> None:
         """Take out, from anywhere."""
-        del self._requests[request.id]
+        place = bisect_left(self.orders, request.order)
+        requests = self.requests
+        while requests[place] is not request:
+            place += 1
+        del requests[place]
+        del self.orders[place]
         self.rows -= request.rows
+
+
+class Lane:
+    """Requests that may share a batch. Iterating yields them in the order of their worth."""
+
+    __slots__ = ("key", "lines", "promotes_ns", "rows")
+
+    def __init__(self, key: LaneKey) -> None:
+        self.key = key
+        self.rows = 0
+        self.lines: list[Line] = []
+        self.promotes_ns = NEVER_NS
+
+    def __len__(self) -> int:
+        lines = self.lines
+        if len(lines) == 1:
+            return len(lines[0].requests)
+        return sum(len(line) for line in lines)
+
+    def __iter__(self) -> Iterator[LiveRequest]:
+        for line in self.lines:
+            yield from line.requests
+
+    @property
+    def head(self) -> LiveRequest:
+        """The request that is served first; a lane is never empty."""
+        return self.lines[0].requests[0]
+
+    def add(self, request: LiveRequest) -> None:
+        """Insert into the line of its rank."""
+        rank = request.rank
+        for line in self.lines:
+            if line.rank == rank:
+                break
+        else:
+            line = Line(rank)
+            self.lines.append(line)
+            self.lines.sort(key=_rank)
+        line.add(request)
+        self.rows += request.rows
+        self.promotes_ns = min(self.promotes_ns, request.promotes_ns)
+
+    def discard(self, request: LiveRequest) -> None:
+        """Take out, from anywhere."""
+        rank = request.rank
+        for line in self.lines:
+            if line.rank == rank:
+                line.discard(request)
+                if not line.requests:
+                    self.lines.remove(line)
+                break
+        self.rows -= request.rows
+
+    def pop_front(self, count: int) -> list[LiveRequest]:
+        """Take out the first `count` requests, all from the first line."""
+        line = self.lines[0]
+        taken = line.requests[:count]
+        del line.requests[:count]
+        del line.orders[:count]
+        rows = sum([request.rows for request in taken])
+        line.rows -= rows
+        self.rows -= rows
+        if not line.requests:
+            del self.lines[0]
+        return taken
+
+
+def _rank(line: Line) -> int:
+    return line.rank
+
+
+def _worth(request: LiveRequest) -> tuple[int, int]:
+    return request.rank, request.order
 
 
 class ModelQueue:
@@ -57,7 +149,7 @@ class ModelQueue:
         self.nbytes = 0
 
     def add(self, request: LiveRequest) -> None:
-        """Enqueue at the end of the request's lane."""
+        """Enqueue in the request's lane, where its rank and its due time put it."""
         key = request.lane_key
         lane = self.lanes.get(key)
         if lane is None:
@@ -72,11 +164,39 @@ class ModelQueue:
         key = request.lane_key
         lane = self.lanes[key]
         lane.discard(request)
-        if not lane:
+        if not lane.lines:
             del self.lanes[key]
         self.requests -= 1
         self.rows -= request.rows
         self.nbytes -= request.nbytes
+
+    def take(self, lane: Lane, requests: Sequence[LiveRequest]) -> None:
+        """Take waiting requests of one lane out; quick where they are its first ones."""
+        count = len(requests)
+        first = lane.lines[0].requests
+        if first[0] is requests[0] and first[:count] == list(requests):
+            lane.pop_front(count)
+            if not lane.lines:
+                del self.lanes[lane.key]
+            self.requests -= count
+            self.rows -= sum([request.rows for request in requests])
+            self.nbytes -= sum([request.nbytes for request in requests])
+        else:
+            for request in requests:
+                self.discard(request)
+
+    def rerank(self, request: LiveRequest, rank: int) -> None:
+        """Move a waiting request to another line."""
+        self.discard(request)
+        request.rank = rank
+        self.add(request)
+
+    def worst_first(self) -> Iterator[LiveRequest]:
+        """What waits, the least valuable first: by rank, then by when it is due."""
+        lines = [line for lane in self.lanes.values() for line in lane.lines]
+        if len(lines) == 1:
+            return reversed(lines[0].requests)
+        return iter(sorted(self, key=_worth, reverse=True))
 
     def __iter__(self) -> Iterator[LiveRequest]:
         for lane in self.lanes.values():
@@ -84,17 +204,26 @@ class ModelQueue:
 
     def oldest_arrival_ns(self) -> int | None:
         """When the request that has waited longest arrived."""
-        if not self.lanes:
-            return None
-        return min(lane.head.arrived.arrival_ns for lane in self.lanes.values())
+        return min((r.arrived.arrival_ns for r in self), default=None)
 
     def validate(self) -> None:
-        """Totals equal what is there, and no lane is empty."""
+        """Totals equal what is there, nothing is empty, and lines are in order."""
         for key, lane in self.lanes.items():
-            assert len(lane) > 0, f"empty lane {key}"
+            assert lane.lines, f"empty lane {key}"
             assert lane.key == key
             assert lane.rows == sum(r.rows for r in lane)
             assert all(r.batch_id is None and r.lane_key == key for r in lane)
+            ranks = [line.rank for line in lane.lines]
+            assert ranks == sorted(set(ranks))
+            for line in lane.lines:
+                assert line.requests
+                assert line.orders == [r.order for r in line.requests] == sorted(line.orders)
+                assert all(r.rank == line.rank for r in line.requests)
+                assert line.rows == _rows(line.requests)
         assert self.requests == sum(len(lane) for lane in self.lanes.values())
         assert self.rows == sum(lane.rows for lane in self.lanes.values())
         assert self.nbytes == sum(r.nbytes for r in self)
+
+
+def _rows(requests: Iterable[LiveRequest]) -> int:
+    return sum(request.rows for request in requests)

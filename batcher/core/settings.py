@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeAlias
 
 from batcher.core.record import record
+
+
+class WhenLate(StrEnum):
+    """What becomes of a request that can only be late, but whose caller still waits."""
+
+    REFUSE = "refuse"
+    SERVE = "serve"
+
+
+@record
+class Adaptive:
+    """The policy `adaptive`: windows that follow from the target and from what was measured.
+
+    While the device would be less busy than `utilization_target`, nothing waits for company.
+    """
+
+    utilization_target: float = 0.8
+    when_late: WhenLate = WhenLate.REFUSE
 
 
 @record
@@ -24,17 +43,27 @@ class NoBatching:
     """The policy `none`: every request is executed alone, in order of arrival."""
 
 
-PolicySettings: TypeAlias = FixedWindow | NoBatching
+PolicySettings: TypeAlias = Adaptive | FixedWindow | NoBatching
 
 
 @record
 class QueueLimits:
-    """How much may wait. `timeout_ns` is the longest time in the queue; None means no limit."""
+    """How much may wait, and who goes first.
+
+    `timeout_ns` is the longest time in the queue; None means no limit. Level 1 of
+    `priority_levels` is the most urgent; a request that names none has `default_priority`, and a
+    waiting one gains a level for every `ageing_ns`. `tenants` holds (name, weight) pairs; without
+    any, tenants are not told apart, and one that is not named shares the weight of `default`.
+    """
 
     max_requests: int = 1024
     max_rows: int | None = None
     max_bytes: int | None = None
     timeout_ns: int | None = None
+    priority_levels: int = 3
+    default_priority: int = 2
+    ageing_ns: int = 1_000_000_000
+    tenants: tuple[tuple[str, float], ...] = ()
 
 
 @record

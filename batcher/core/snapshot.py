@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batcher.core.estimator import ServiceTimes
 from batcher.core.events import ModelConfigured
 from batcher.core.fleet import RunningBatch
+from batcher.core.model import Model
 from batcher.core.request import LiveRequest
 from batcher.core.state import BatchState, InstanceState, ModelState, RequestState, State
 
@@ -21,17 +23,18 @@ def capture(scheduler: Scheduler) -> State:
         next_batch_id=scheduler.next_batch_id,
         dispatches=fleet.dispatches,
         wakeup_ns=scheduler.ask_again_ns,
-        models=tuple(
-            ModelState(
-                name,
-                model.settings,
-                model.policy_failed,
-                tuple(tuple(r.id for r in lane) for lane in model.queue.lanes.values()),
-            )
-            for name, model in scheduler.models.items()
-        ),
+        models=tuple(_model(model) for model in scheduler.models.values()),
         requests=tuple(
-            RequestState(r.arrived, r.due_ns, r.expires_ns, r.batch_id)
+            RequestState(
+                r.arrived,
+                r.due_ns,
+                r.expires_ns,
+                r.batch_id,
+                r.order,
+                r.rank,
+                r.promotes_ns,
+                r.probe,
+            )
             for r in scheduler.live.values()
         ),
         devices=tuple(fleet.device_limits.items()),
@@ -40,10 +43,35 @@ def capture(scheduler: Scheduler) -> State:
         ),
         batches=tuple(
             BatchState(
-                b.batch_id, b.model, b.instance, b.dispatched_ns, tuple(sorted(b.unreported))
+                b.batch_id,
+                b.model,
+                b.instance,
+                b.dispatched_ns,
+                tuple(sorted(b.unreported)),
+                b.rows,
+                b.expected_ns,
+                b.probe,
+                b.shapes,
             )
             for b in fleet.batches.values()
         ),
+    )
+
+
+def _model(model: Model) -> ModelState:
+    return ModelState(
+        model.name,
+        model.settings,
+        model.policy_failed,
+        tuple(tuple(r.id for r in lane) for lane in model.queue.lanes.values()),
+        model.stalled,
+        model.reachable,
+        model.hopeless_since_ns,
+        model.last_dispatch_ns,
+        model.used_ns,
+        None if model.adaptive is None else model.adaptive.capture(),
+        tuple((shapes, times.capture()) for shapes, times in model.times.items()),
+        model.shares.capture(),
     )
 
 
@@ -54,17 +82,34 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
     for saved in state.requests:
         request = LiveRequest(saved.arrived, saved.due_ns, saved.expires_ns)
         request.batch_id = saved.batch_id
+        request.order, request.rank = saved.order, saved.rank
+        request.promotes_ns = saved.promotes_ns
+        request.probe = saved.probe
         scheduler.live[request.id] = request
     for model_state in state.models:
-        model = scheduler.models[model_state.model]
-        if model_state.policy_failed:
-            model.fall_back()
-        for lane in model_state.lanes:
-            for request_id in lane:
-                model.queue.add(scheduler.live[request_id])
-                scheduler.expiry.add(scheduler.live[request_id])
+        _rebuild_model(scheduler, model_state)
     scheduler.next_batch_id = state.next_batch_id
     scheduler.ask_again_ns = state.wakeup_ns
+
+
+def _rebuild_model(scheduler: Scheduler, state: ModelState) -> None:
+    model = scheduler.models[state.model]
+    if state.policy_failed:
+        model.fall_back()
+    for lane in state.lanes:
+        for request_id in lane:
+            model.queue.add(scheduler.live[request_id])
+            scheduler.expiry.add(scheduler.live[request_id])
+    model.running = sum(batch.model == state.model for batch in scheduler.fleet.batches.values())
+    model.stalled = state.stalled
+    model.reachable = state.reachable
+    model.hopeless_since_ns = state.hopeless_since_ns
+    model.last_dispatch_ns = state.last_dispatch_ns
+    model.used_ns = state.used_ns
+    if model.adaptive is not None and state.pace is not None:
+        model.adaptive.restore(state.pace)
+    model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}
+    model.shares.restore(state.shares)
 
 
 def _rebuild_fleet(scheduler: Scheduler, state: State) -> None:
@@ -81,6 +126,10 @@ def _rebuild_fleet(scheduler: Scheduler, state: State) -> None:
                 batch.instance,
                 batch.dispatched_ns,
                 set(batch.unreported),
+                batch.rows,
+                batch.expected_ns,
+                batch.probe,
+                batch.shapes,
             )
         )
     for saved in state.instances:

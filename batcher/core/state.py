@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.core.events import InstanceUp, RequestArrived
+from batcher.core.events import InstanceUp, RequestArrived, Shapes
 from batcher.core.record import record
 from batcher.core.settings import ModelSettings
 
@@ -15,16 +15,31 @@ class RequestState:
     due_ns: int | None
     expires_ns: int | None
     batch_id: int | None
+    order: int
+    rank: int
+    promotes_ns: int
+    probe: bool
 
 
 @record
 class ModelState:
-    """A model and the ids of what waits for it, lane by lane, each in order."""
+    """A model and the ids of what waits for it, lane by lane, each in order.
+
+    `pace`, `times` and `shares` are what was learned, each as its owner captured it.
+    """
 
     model: str
     settings: ModelSettings
     policy_failed: bool
     lanes: tuple[tuple[int, ...], ...]
+    stalled: bool
+    reachable: bool
+    hopeless_since_ns: int | None
+    last_dispatch_ns: int | None
+    used_ns: float
+    pace: tuple[object, ...] | None
+    times: tuple[tuple[Shapes, tuple[object, ...]], ...]
+    shares: tuple[tuple[str, float, int], ...]
 
 
 @record
@@ -45,6 +60,10 @@ class BatchState:
     instance: str
     dispatched_ns: int
     unreported: tuple[int, ...]
+    rows: int
+    expected_ns: float
+    probe: bool
+    shapes: Shapes
 
 
 @record

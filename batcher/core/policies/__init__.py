@@ -1,26 +1,31 @@
 """When a lane's waiting requests become a batch.
 
 A policy is asked only while an instance is free, so every batch is formed late, from all that has
-arrived by then. It answers `Take` (the first `count` requests of the lane, now) or `Wait` (ask
-again at `until_ns` at the latest). A policy is its settings plus explicit state; it may read the
-lane and must not change it.
+arrived by then. It is told the `Situation` and answers `Take` (the first `count` requests of the
+lane, now), `Wait` (ask again at `until_ns` at the latest) or `Choose`; each can also name requests
+to give up, because they would be late whatever happens or because others would be. A policy is its
+settings plus explicit state; it may read the lane and must not change it.
 """
 
 from __future__ import annotations
 
 from typing import Protocol, assert_never
 
+from batcher.core.policies.adaptive import AdaptivePolicy
 from batcher.core.policies.fixed import FixedWindowPolicy
 from batcher.core.policies.none import NoBatchingPolicy
-from batcher.core.policies.verdict import Take, Verdict, Wait
+from batcher.core.policies.verdict import Choose, Situation, Take, Verdict, Wait
 from batcher.core.queue import Lane
-from batcher.core.settings import FixedWindow, ModelSettings, NoBatching
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching
 
 __all__ = [
+    "AdaptivePolicy",
     "BatchPolicy",
+    "Choose",
     "FixedWindowPolicy",
     "NoBatchingPolicy",
     "PolicyFactory",
+    "Situation",
     "Take",
     "Verdict",
     "Wait",
@@ -31,7 +36,7 @@ __all__ = [
 class BatchPolicy(Protocol):
     """One model's batching policy."""
 
-    def decide(self, lane: Lane, now_ns: int) -> Verdict:
+    def decide(self, lane: Lane, situation: Situation) -> Verdict:
         """What to do with a non-empty lane while an instance is free."""
         ...
 
@@ -47,6 +52,8 @@ class PolicyFactory(Protocol):
 def make_policy(settings: ModelSettings) -> BatchPolicy:
     """The policy that a model's settings ask for."""
     match settings.policy:
+        case Adaptive():
+            return AdaptivePolicy(settings.policy, settings.max_batch_size, settings.target_ns)
         case FixedWindow():
             return FixedWindowPolicy(settings.policy, settings.max_batch_size)
         case NoBatching():

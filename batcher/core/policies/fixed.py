@@ -15,7 +15,7 @@ instance is free, so while all are busy it goes on growing up to the maximum.
 
 from __future__ import annotations
 
-from batcher.core.policies.verdict import Take, Verdict, Wait
+from batcher.core.policies.verdict import Situation, Take, Verdict, Wait
 from batcher.core.queue import Lane
 from batcher.core.settings import FixedWindow
 
@@ -32,8 +32,9 @@ class FixedWindowPolicy:
         self._smallest = min(self._preferred)
         self._largest = max(self._preferred)
 
-    def decide(self, lane: Lane, now_ns: int) -> Verdict:
+    def decide(self, lane: Lane, situation: Situation) -> Verdict:
         """Take a preferred prefix, or all that fits once the window has closed."""
+        now_ns = situation.now_ns
         closes_ns = lane.head.arrived.arrival_ns + self._delay_ns
         open_ = now_ns < closes_ns
         if open_ and lane.rows < self._smallest:

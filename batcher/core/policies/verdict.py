@@ -1,24 +1,59 @@
-"""What a policy can answer."""
+"""What a policy is told, and what it can answer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
+from batcher.core.estimator import ServiceTimes
 from batcher.core.record import record
+from batcher.core.request import LiveRequest
+
+
+@record
+class Situation:
+    """The moment of a decision.
+
+    `free_ns` says when each place of the model's instances can take a batch, the soonest first:
+    one that is free now stands there with `now_ns`. `times` predicts what a batch takes; it may
+    know nothing yet. `reachable` is False when not even one row can be done inside the target: then
+    there is nothing to be in time for. A batch that takes longer than `longest_ns` would harm a
+    model that shares the device.
+    """
+
+    now_ns: int
+    free_ns: Sequence[float]
+    times: ServiceTimes
+    reachable: bool = True
+    longest_ns: float | None = None
 
 
 @record
 class Take:
-    """Form a batch now from the first `count` requests of the lane."""
+    """Refuse the first `drop` requests of the lane, and form a batch of the next `count`, now."""
 
     count: int
+    drop: int = 0
 
 
 @record
 class Wait:
-    """Nothing yet; ask again at `until_ns`, or whenever something changes."""
+    """Refuse the first `drop` requests; form nothing before `until_ns`, or something changes."""
 
     until_ns: int
+    drop: int = 0
 
 
-Verdict: TypeAlias = Take | Wait
+@record
+class Choose:
+    """Refuse `drop` and form a batch of `take`, both from anywhere in the lane.
+
+    With nothing to take, ask again at `until_ns`.
+    """
+
+    take: tuple[LiveRequest, ...]
+    drop: tuple[LiveRequest, ...] = ()
+    until_ns: int | None = None
+
+
+Verdict: TypeAlias = Take | Wait | Choose

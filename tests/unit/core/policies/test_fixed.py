@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from batcher.core.events import RequestArrived
-from batcher.core.policies import FixedWindowPolicy, Take, Wait
+from batcher.core.estimator import ServiceTimes
+from batcher.core.policies import Situation, FixedWindowPolicy, Take, Wait
 from batcher.core.queue import Lane
 from batcher.core.request import LiveRequest
 from batcher.core.settings import FixedWindow
@@ -21,9 +22,13 @@ def lane_of(*rows, arrival_ns=0):
     return lane
 
 
+def situation(now_ns):
+    return Situation(now_ns, (now_ns,), ServiceTimes(8))
+
+
 def decide(rows, *, preferred=(), max_rows=8, delay=DELAY, now_ns=50):
     policy = FixedWindowPolicy(FixedWindow(delay, preferred), max_rows)
-    return policy.decide(lane_of(*rows), now_ns)
+    return policy.decide(lane_of(*rows), situation(now_ns))
 
 
 @pytest.mark.parametrize(
@@ -110,8 +115,8 @@ def test_the_window_closes_at_the_very_nanosecond():
 def test_the_window_is_that_of_the_oldest_request():
     policy = FixedWindowPolicy(FixedWindow(DELAY), 8)
 
-    assert policy.decide(lane_of(1, 1, arrival_ns=1_000), 1_050) == Wait(1_100)
-    assert policy.decide(lane_of(1, 1, arrival_ns=1_000), 1_100) == Take(2)
+    assert policy.decide(lane_of(1, 1, arrival_ns=1_000), situation(1_050)) == Wait(1_100)
+    assert policy.decide(lane_of(1, 1, arrival_ns=1_000), situation(1_100)) == Take(2)
 
 
 def test_preferred_sizes_may_come_in_any_order():

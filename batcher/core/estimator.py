@@ -1,0 +1,244 @@
+"""What a batch will take: learned from every batch, seeded by the warm-up.
+
+One estimator serves one model (and one shape bucket). It keeps three things apart, because they
+move at different speeds:
+
+- the *curve*: the mean time of each batch size, monotone, interpolated between sizes that were seen
+  and continued as a line beyond them. It moves slowly.
+- the *drift*: one factor on the whole curve, for a device that has become slower or faster. It
+  follows a sudden change after a few samples in a row, and a slow one with every sample.
+- the *margin*: an upper quantile of how much longer than predicted recent batches took. What must
+  not be late is planned with it; what is merely added up is not.
+
+With times that do not vary, the drift and the margin are exactly 1 and the curve is exact.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+MEAN_SAMPLES = 32
+"""A size's mean follows a new sample with at least one part in so many."""
+
+DRIFT_SAMPLES = 32
+"""The drift follows a new sample with one part in so many."""
+
+MARGIN_SAMPLES = 64
+"""Recent samples that the margin is a quantile of."""
+
+MARGIN_QUANTILE = 0.95
+"""Which quantile."""
+
+JUMP = 1.3
+"""Samples off by more than this factor, several in a row, are a change and not noise."""
+
+JUMP_SAMPLES = 3
+"""How many in a row."""
+
+FORGET_NS = 10_000_000_000
+"""Samples older than this say nothing about noise any more."""
+
+
+class ServiceTimes:
+    """Predicts batch times, in nanoseconds, by rows. `max_rows` is the largest batch.
+
+    `curve[b]` is the expected time of `b` rows (`curve[0]` is 0), None until something was
+    measured; it is replaced, never changed. `margin` is at least 1.
+    """
+
+    __slots__ = (
+        "_base",
+        "_counts",
+        "_drift",
+        "_means",
+        "_off",
+        "_ratios",
+        "_recent",
+        "curve",
+        "margin",
+        "max_rows",
+    )
+
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        self.curve: Sequence[float] = ()
+        self.margin = 1.0
+        self._means: dict[int, float] = {}
+        self._counts: dict[int, int] = {}
+        self._base: list[float] = []
+        self._drift = 1.0
+        self._off: list[float] = []
+        self._recent: list[tuple[int, float]] = []
+        self._ratios: list[float] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.curve)
+
+    def seed(self, profile: Iterable[tuple[int, int]]) -> None:
+        """Take in what a warm-up measured: (rows, nanoseconds) pairs."""
+        for rows, took_ns in profile:
+            if 1 <= rows <= self.max_rows and took_ns > 0:
+                self._learn(rows, took_ns / self._drift)
+        self._rebuild()
+
+    def resize(self, max_rows: int) -> None:
+        """Predict up to another largest batch."""
+        self.max_rows = max_rows
+        for size in [size for size in self._means if size > max_rows]:
+            if len(self._means) > 1:
+                del self._means[size], self._counts[size]
+        self._rebuild()
+
+    def observe(self, rows: int, took_ns: int, now_ns: int, *, trust: bool = False) -> None:
+        """Learn from a batch. `trust`: one sample is enough to believe in a change."""
+        if not 1 <= rows <= self.max_rows or took_ns <= 0:
+            return
+        base = self._base
+        if base:
+            ratio = took_ns / base[rows]
+            if self._jumped(ratio, 1 if trust else JUMP_SAMPLES):
+                self.curve = [self._drift * time for time in base]
+                return
+            if self._off:
+                # A first sample far off: noise, unless more follow.
+                return
+            self._note(ratio / self._drift, now_ns)
+            before = self._drift
+            self._drift += (ratio - before) / DRIFT_SAMPLES
+        if self._learn(rows, took_ns / self._drift):
+            self._rebuild()
+        elif base and self._drift != before:
+            self.curve = [self._drift * time for time in self._base]
+
+    def _jumped(self, ratio: float, needed: int) -> bool:
+        off = ratio / self._drift
+        if 1 / JUMP < off < JUMP:
+            self._off.clear()
+            return False
+        if self._off and (self._off[0] > self._drift) != (ratio > self._drift):
+            self._off.clear()
+        self._off.append(ratio)
+        if len(self._off) < needed:
+            return False
+        self._drift = sorted(self._off)[len(self._off) // 2]
+        self._off.clear()
+        self._recent.clear()
+        self._ratios.clear()
+        self.margin = 1.0
+        return True
+
+    def _note(self, off: float, now_ns: int) -> None:
+        """One more sample of the noise; old ones leave."""
+        recent, ratios = self._recent, self._ratios
+        recent.append((now_ns, off))
+        insort(ratios, off)
+        while len(recent) > MARGIN_SAMPLES or recent[0][0] < now_ns - FORGET_NS:
+            _, gone = recent.pop(0)
+            del ratios[bisect_right(ratios, gone) - 1]
+        place = min(len(ratios) - 1, int(MARGIN_QUANTILE * len(ratios)))
+        self.margin = max(1.0, ratios[place])
+
+    def _learn(self, rows: int, took_ns: float) -> bool:
+        """Move a size's mean; returns whether it moved."""
+        count = self._counts.get(rows, 0) + 1
+        self._counts[rows] = min(count, MEAN_SAMPLES)
+        mean = self._means.get(rows, took_ns)
+        moved = mean + (took_ns - mean) / min(count, MEAN_SAMPLES)
+        self._means[rows] = moved
+        return count == 1 or moved != mean
+
+    def _rebuild(self) -> None:
+        if not self._means:
+            return
+        sizes = sorted(self._means)
+        times = _isotonic(
+            [self._means[size] for size in sizes], [self._counts[size] for size in sizes]
+        )
+        self._base = _through(sizes, times, self.max_rows)
+        drift = self._drift
+        self.curve = self._base if drift == 1.0 else [drift * time for time in self._base]
+
+    def capture(self) -> tuple[object, ...]:
+        """The whole state as a plain value, for `restored`."""
+        return (
+            self.max_rows,
+            self.margin,
+            self._drift,
+            tuple((size, self._means[size], self._counts[size]) for size in self._means),
+            tuple(self._off),
+            tuple(self._recent),
+        )
+
+    @classmethod
+    def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
+        """An estimator that predicts and learns as the one that was captured."""
+        max_rows, margin, drift, means, off, recent = state
+        assert isinstance(max_rows, int)
+        assert isinstance(margin, float)
+        assert isinstance(drift, float)
+        assert isinstance(means, tuple)
+        assert isinstance(off, tuple)
+        assert isinstance(recent, tuple)
+        times = cls(max_rows)
+        times.margin, times._drift = margin, drift
+        for size, mean, count in means:
+            times._means[size] = mean
+            times._counts[size] = count
+        times._off = list(off)
+        times._recent = list(recent)
+        times._ratios = sorted(ratio for _, ratio in recent)
+        times._rebuild()
+        return times
+
+
+def _isotonic(values: list[float], weights: list[int]) -> list[float]:
+    """The nearest values that never sink (pool adjacent violators)."""
+    pools: list[tuple[float, int, int]] = []
+    for value, weight in zip(values, weights, strict=True):
+        pool = (value, weight, 1)
+        while pools and pools[-1][0] > pool[0]:
+            mean, heavy, count = pools.pop()
+            total = heavy + pool[1]
+            pool = ((mean * heavy + pool[0] * pool[1]) / total, total, count + pool[2])
+        pools.append(pool)
+    return [value for value, _, count in pools for _ in range(count)]
+
+
+def _through(sizes: list[int], times: list[float], max_rows: int) -> list[float]:
+    """A curve over 0..max_rows through points: straight between them, a fitted line beyond."""
+    slope, base = _line(sizes, times)
+    curve = [0.0]
+    place = 0
+    for rows in range(1, max_rows + 1):
+        while place < len(sizes) and sizes[place] < rows:
+            place += 1
+        if place < len(sizes) and sizes[place] == rows:
+            curve.append(times[place])
+        elif place == 0:
+            curve.append(min(times[0], max(base + slope * rows, times[0] * rows / sizes[0])))
+        elif place == len(sizes):
+            curve.append(times[-1] + slope * (rows - sizes[-1]))
+        else:
+            left, right = sizes[place - 1], sizes[place]
+            share = (rows - left) / (right - left)
+            curve.append(times[place - 1] + share * (times[place] - times[place - 1]))
+    return list(accumulate(curve, max))
+
+
+def _line(sizes: list[int], times: list[float]) -> tuple[float, float]:
+    """Least squares, (slope, intercept), neither below zero.
+
+    One size alone is taken for half overhead, half rows: the truth is in between.
+    """
+    if len(sizes) == 1:
+        return times[0] / 2 / sizes[0], times[0] / 2
+    mean_size = sum(sizes) / len(sizes)
+    mean_time = sum(times) / len(times)
+    spread = sum((size - mean_size) ** 2 for size in sizes)
+    slope = (
+        sum((s - mean_size) * (t - mean_time) for s, t in zip(sizes, times, strict=True)) / spread
+    )
+    slope = max(0.0, min(slope, mean_time / mean_size))
+    return slope, mean_time - slope * mean_size

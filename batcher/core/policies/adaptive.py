@@ -1,0 +1,354 @@
+"""The policy `adaptive`: windows that follow from a target, not from a setting.
+
+With a backlog it works without pause: `reach.plan` cuts the backlog into the batches that serve
+most in time, and says whom to give up so that the others are. With an idle instance and a short
+queue it may wait, for two reasons only: because another request is likely to come so soon that
+serving both together takes less of the device than serving them apart; or until the smallest batch
+that keeps the device less busy than the set point is there. It never waits past the moment at which
+the first request would be late, and not at all for callers who send nothing while they wait.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import fields
+from itertools import accumulate
+
+from batcher.core.estimator import ServiceTimes
+from batcher.core.policies.pace import Pace
+from batcher.core.policies.reach import TOLERANCE_NS, Plan, Price, plan
+from batcher.core.policies.verdict import Choose, Situation, Take, Verdict, Wait
+from batcher.core.queue import AGED, LATE, Lane, Line
+from batcher.core.request import NEVER_NS, LiveRequest
+from batcher.core.settings import Adaptive
+
+SOFTNESS = 0.2
+"""How gently the price of time bends, in targets."""
+
+SHIFT = -0.05
+"""How much earlier than the fluid limit it bends, in targets."""
+
+MOST_LOAD = 0.95
+"""The price takes a higher load for this one: beyond it every plan would be at the bend."""
+
+MERGE_AGE = 0.8
+"""Waiting for the next request ends when the first is so old, in what merging saves."""
+
+WINDOW_AGE = 0.45
+"""Waiting for a batch ends when the first could just be done at this age, in targets."""
+
+BURST_CAUTION = 0.2
+"""How much shorter such waits are for each unit of burstiness."""
+
+PATIENCE = 1.5
+"""How much longer than expected the wait for a batch may last."""
+
+AGED_PART = 4
+"""Of a batch, one part in so many is for what has waited too long."""
+
+
+class AdaptivePolicy:
+    """One model's windows. Its state is the model's pace and where the last wait began."""
+
+    __slots__ = (
+        "_best",
+        "_curve",
+        "_max_rows",
+        "_rates",
+        "_set_point",
+        "_waits_from",
+        "pace",
+        "target_ns",
+    )
+
+    def __init__(self, settings: Adaptive, max_batch_size: int, target_ns: int | None) -> None:
+        self.target_ns = target_ns
+        self.pace = Pace(target_ns or 1)
+        self._set_point = settings.utilization_target
+        self._max_rows = max_batch_size
+        self._waits_from: int | None = None
+        self._curve: Sequence[float] = ()
+        self._rates: list[float] = []
+        self._best = 0.0
+
+    def arrived(self, rows: int, now_ns: int, *, active: bool) -> None:
+        """Count an arrival."""
+        if self.target_ns is not None:
+            self.pace.arrived(rows, now_ns, active=active)
+
+    def ended(self, now_ns: int) -> None:
+        """Take note that a batch ended."""
+        if self.target_ns is not None:
+            self.pace.tick(now_ns)
+
+    def decide(self, lane: Lane, situation: Situation) -> Verdict:
+        """Plan the backlog; wait only where waiting buys something."""
+        line = lane.lines[0]
+        if line.requests[0].probe:
+            return Take(1)
+        if self.target_ns is None or not situation.times or not situation.reachable:
+            return self._take_what_is_there(lane, situation)
+        self.pace.fold(situation.now_ns)
+        if len(lane.lines) == 1 and AGED < line.rank < LATE:
+            return self._one_line(line, situation)
+        return self._several_lines(lane, situation)
+
+    # Without a target
+
+    def _take_what_is_there(self, lane: Lane, situation: Situation) -> Verdict:
+        """Late formation: all that fits, less what its caller would not wait for."""
+        curve = situation.times.curve
+        margin = situation.times.margin
+        take: list[LiveRequest] = []
+        drop: list[LiveRequest] = []
+        rows = 0
+        last_ns = NEVER_NS
+        for request in lane:
+            grown = rows + request.rows
+            if grown > self._max_rows:
+                break
+            expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
+            if curve and situation.now_ns + curve[request.rows] * margin > expires_ns:
+                drop.append(request)
+                continue
+            last_ns = min(last_ns, expires_ns)
+            if take and curve and situation.now_ns + curve[grown] * margin > last_ns:
+                break
+            take.append(request)
+            rows = grown
+        return Choose(tuple(take), tuple(drop))
+
+    # One line: the common case
+
+    def _one_line(self, line: Line, situation: Situation) -> Verdict:
+        chosen = self._plan(line.orders, line.requests, line.rows, situation)
+        until_ns = self._wait(line.requests, chosen, situation)
+        if until_ns is not None:
+            return Wait(until_ns, chosen.drop)
+        if not chosen.take:
+            return Wait(NEVER_NS, chosen.drop)
+        return Take(chosen.take, chosen.drop)
+
+    def _plan(
+        self,
+        orders: Sequence[int],
+        requests: Sequence[LiveRequest],
+        rows: int,
+        situation: Situation,
+        after_ns: float = 0.0,
+        most_rows: int | None = None,
+    ) -> Plan:
+        """What to give up and what to take, if the instance were free `after_ns` later."""
+        times = situation.times
+        curve = times.curve
+        free_ns = situation.free_ns
+        self._know(curve)
+        if situation.longest_ns is not None:
+            curve = curve[: max(2, bisect_right(curve, situation.longest_ns))]
+        if most_rows is not None:
+            curve = curve[: most_rows + 1]
+        if after_ns:
+            free_ns = sorted((free_ns[0] + after_ns, *free_ns[1:]))
+        before = None
+        if rows != len(requests):
+            before = [0, *accumulate([request.rows for request in requests])]
+        price = self._price(len(free_ns), times)
+        return plan(orders, before, free_ns, curve, times.margin, price, situation.now_ns)
+
+    def _know(self, curve: Sequence[float]) -> None:
+        """Rates of the batch sizes, each at least that of the smaller ones."""
+        if curve is self._curve:
+            return
+        self._curve = curve
+        self._rates = list(accumulate([b / ns if ns else 0.0 for b, ns in enumerate(curve)], max))
+        inside = bisect_right(curve, self.target_ns or 0) - 1
+        self._best = self._rates[max(1, inside)]
+
+    def _price(self, instances: int, times: ServiceTimes) -> Price:
+        target_ns = self.target_ns or 0
+        rate = min(self.pace.rate / instances, MOST_LOAD * self._best)
+        size = min(bisect_left(self._rates, rate), len(self._rates) - 1)
+        bend_ns = target_ns - times.curve[size] + SHIFT * target_ns
+        return Price(rate * instances / self.pace.rows_each, bend_ns, SOFTNESS * target_ns)
+
+    # Waiting
+
+    def _wait(
+        self, requests: Sequence[LiveRequest], chosen: Plan, situation: Situation
+    ) -> int | None:
+        """When to ask again if everything left fits one batch that may still grow; else None."""
+        drop, take = chosen.drop, chosen.take
+        left = len(requests) - drop
+        if not take or take < left:
+            self._waits_from = None
+            return None
+        rows = sum([request.rows for request in requests[drop:]])
+        if rows >= self._max_rows:
+            self._waits_from = None
+            return None
+        now_ns = situation.now_ns
+        first = requests[drop]
+        times = situation.times
+        curve = times.curve
+        grown_ns = curve[rows + 1] * times.margin
+        pace = self.pace
+        instances = len(situation.free_ns)
+        began_ns = now_ns if self._waits_from is None else self._waits_from
+        merge_ns = curve[1] + curve[rows] - curve[rows + 1]
+        until_ns = 0.0
+        gap_ns = pace.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns)
+        if gap_ns is not None:
+            until_ns = min(gap_ns, first.arrived.arrival_ns + MERGE_AGE * merge_ns)
+        rate = pace.steady_rate / instances
+        if rate > 0.0:
+            wanted = bisect_left(self._rates, rate / self._set_point)
+            if rows < min(wanted, self._max_rows):
+                expected_ns = PATIENCE * (wanted - 1) / (rate * instances)
+                age = WINDOW_AGE / (1.0 + BURST_CAUTION * pace.burstiness)
+                age_ns = first.arrived.arrival_ns + age * (self.target_ns or 0) - grown_ns
+                until_ns = max(until_ns, min(began_ns + expected_ns, age_ns))
+        until_ns = min(until_ns, first.order - grown_ns - TOLERANCE_NS)
+        if until_ns <= now_ns + TOLERANCE_NS:
+            self._waits_from = None
+            return None
+        self._waits_from = began_ns
+        return int(until_ns)
+
+    # Several lines: priorities, tenants over their share, the late and the aged
+
+    def _several_lines(self, lane: Lane, situation: Situation) -> Verdict:
+        normal = [line for line in lane.lines if AGED < line.rank < LATE]
+        take: list[LiveRequest] = []
+        drop: list[LiveRequest] = []
+        most = self._most_rows(normal, situation)
+        self._add_aged(lane, most, take)
+        if normal:
+            until_ns = self._add_in_time(normal, most, take, drop, situation)
+            if until_ns is not None and not take:
+                return Choose((), tuple(drop), until_ns)
+        self._waits_from = None
+        late = lane.lines[-1]
+        if late.rank == LATE:
+            self._fill(late.requests, most, take, situation)
+        return Choose(tuple(take), tuple(drop), None if take else NEVER_NS)
+
+    def _most_rows(self, normal: Sequence[Line], situation: Situation) -> int:
+        """A batch that lets the requests that come while it runs be in time."""
+        curve = situation.times.curve
+        self._know(curve)
+        target_ns = (self.target_ns or 0) / situation.times.margin
+        rate = self.pace.rate / len(situation.free_ns) * self._top_share(normal)
+        most = len(curve) - 1
+        while most > 1:
+            coming = rate * curve[most]
+            rows = min(len(curve) - 1, int(coming + 2.0 * coming**0.5) + 1)
+            if curve[most] + curve[rows] <= target_ns:
+                break
+            most -= 1
+        return most
+
+    def _top_share(self, normal: Sequence[Line]) -> float:
+        """The part of what waits in time that is of the best rank."""
+        waiting = sum(line.rows for line in normal)
+        return normal[0].rows / waiting if waiting and len(normal) > 1 else 1.0 if waiting else 0.5
+
+    def _add_aged(self, lane: Lane, most: int, take: list[LiveRequest]) -> None:
+        line = lane.lines[0]
+        if line.rank != AGED:
+            return
+        rows = 0
+        for request in line.requests:
+            if take and rows + request.rows > max(1, most // AGED_PART):
+                break
+            take.append(request)
+            rows += request.rows
+
+    def _add_in_time(
+        self,
+        normal: Sequence[Line],
+        most: int,
+        take: list[LiveRequest],
+        drop: list[LiveRequest],
+        situation: Situation,
+    ) -> int | None:
+        """Everybody if everybody can be in time; else line by line, the most valuable first."""
+        merged = sorted([r for line in normal for r in line.requests], key=_order)
+        orders = [request.order for request in merged]
+        rows = sum(line.rows for line in normal)
+        curve = situation.times.curve
+        taken_rows = sum(request.rows for request in take)
+        after_ns = curve[min(taken_rows + 1, len(curve) - 1)] - curve[1]
+        room = max(1, most - taken_rows)
+        chosen = self._plan(orders, merged, rows, situation, after_ns, room)
+        if not chosen.drop:
+            if not take:
+                until_ns = self._wait(merged, chosen, situation)
+                if until_ns is not None:
+                    return until_ns
+            take.extend(merged[: chosen.take])
+            return None
+        for line in normal:
+            taken_rows = sum(request.rows for request in take)
+            room = most - taken_rows
+            if room < 1:
+                break
+            after_ns = curve[min(taken_rows + 1, len(curve) - 1)] - curve[1]
+            chosen = self._plan(line.orders, line.requests, line.rows, situation, after_ns, room)
+            drop.extend(line.requests[: chosen.drop])
+            self._fill(
+                line.requests[chosen.drop : chosen.drop + chosen.take], most, take, situation
+            )
+            if chosen.drop + chosen.take < len(line.requests):
+                break
+        return None
+
+    def _fill(
+        self,
+        requests: Sequence[LiveRequest],
+        most: int,
+        take: list[LiveRequest],
+        situation: Situation,
+    ) -> None:
+        """Add what neither is late nor makes anybody late who is in the batch already."""
+        times = situation.times
+        rows = sum(request.rows for request in take)
+        last_ns = min((_last_ns(request) for request in take), default=NEVER_NS)
+        for request in requests:
+            grown = rows + request.rows
+            if grown > max(most, 1 if take else request.rows) or grown > self._max_rows:
+                break
+            must_ns = min(last_ns, _last_ns(request))
+            done_ns = situation.now_ns + times.curve[grown] * times.margin
+            if done_ns > must_ns + TOLERANCE_NS:
+                if must_ns == last_ns:
+                    break
+                continue
+            take.append(request)
+            rows, last_ns = grown, must_ns
+
+    # State
+
+    def capture(self) -> tuple[object, ...]:
+        """The whole state as a plain value, for `restore`."""
+        values = [getattr(self.pace, f.name) for f in fields(Pace)]
+        return (self._waits_from, *(tuple(v) if isinstance(v, list) else v for v in values))
+
+    def restore(self, state: tuple[object, ...]) -> None:
+        """Go on where the policy that was captured stood."""
+        waits_from, *values = state
+        assert waits_from is None or isinstance(waits_from, int)
+        self._waits_from = waits_from
+        for f, value in zip(fields(Pace), values, strict=True):
+            setattr(self.pace, f.name, list(value) if isinstance(value, tuple) else value)
+
+
+def _order(request: LiveRequest) -> int:
+    return request.order
+
+
+def _last_ns(request: LiveRequest) -> int:
+    """When a request must be done: in time, or at least before its caller leaves."""
+    if request.rank in (AGED, LATE):
+        return NEVER_NS if request.expires_ns is None else request.expires_ns
+    return request.order

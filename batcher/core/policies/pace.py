@@ -1,0 +1,153 @@
+"""How requests arrive at one model, as far as waiting for them depends on it.
+
+Two rates: of all arrivals, and of those that came while something was waiting or running. Callers
+that wait for their answers send nothing while nothing is answered, so the second rate tells them
+from an open stream, and no window is opened for them. The dispersion of counts tells bursts from a
+steady stream. And the gaps that were waited for are remembered: whether waiting a little longer for
+the next request has been worth it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import exp
+
+RATE_TARGETS = 10.0
+"""The rate of all arrivals is an average over about so many targets."""
+
+ACTIVE_TARGETS = 20.0
+"""The rate while active, over so many targets of activity."""
+
+BURST_WEIGHT = 0.02
+"""The dispersion follows the counts of a window (one target long) with this weight."""
+
+GAPS = (0.1, 0.2, 0.4)
+"""Gaps that waiting is tried with, as parts of what merging two batches saves."""
+
+GAP_WEIGHT = 0.02
+"""How fast the gain of a gap follows what happened."""
+
+MOST_WINDOWS = 200
+"""After a silence of more windows than this, all is forgotten but the averages."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """Counts of one model's arrivals. Times in nanoseconds, rates in rows a nanosecond."""
+
+    target_ns: int
+    rate: float = 0.0
+    rows_each: float = 1.0
+    _folded_ns: int = 0
+    _rows: int = 0
+    _requests: int = 0
+    _active_rows: float = 0.0
+    _active_ns: float = 0.0
+    _new_active_rows: int = 0
+    _new_active_ns: int = 0
+    _last_ns: int = 0
+    _window_ends_ns: int = 0
+    _window_rows: int = 0
+    _windows: int = 0
+    _window_mean: float = 0.0
+    _window_variance: float = 0.0
+    gap_since_ns: int | None = None
+    _gap_of_ns: int = -1
+    _merge_ns: float = 0.0
+    _gains: list[float] = field(default_factory=lambda: [0.0] * len(GAPS))
+
+    def arrived(self, rows: int, now_ns: int, *, active: bool) -> None:
+        """Count a request. `active`: something was waiting or running when it came."""
+        self._rows += rows
+        self._requests += 1
+        if active:
+            self._new_active_rows += rows
+            self._new_active_ns += now_ns - self._last_ns
+        self._last_ns = now_ns
+        if now_ns >= self._window_ends_ns:
+            self._next_window(now_ns)
+        self._window_rows += rows
+        if self.gap_since_ns is not None:
+            self._gap_ended(now_ns - self.gap_since_ns)
+
+    def tick(self, now_ns: int) -> None:
+        """Something else happened while the model was active."""
+        self._new_active_ns += now_ns - self._last_ns
+        self._last_ns = now_ns
+
+    def fold(self, now_ns: int) -> None:
+        """Bring the averages up to now, before they are read."""
+        passed_ns = now_ns - self._folded_ns
+        if passed_ns > 0:
+            kept = exp(-passed_ns / (RATE_TARGETS * self.target_ns))
+            self.rate = self.rate * kept + self._rows / passed_ns * (1.0 - kept)
+            if self._requests:
+                self.rows_each += 0.1 * (self._rows / self._requests - self.rows_each)
+            self._rows = self._requests = 0
+            self._folded_ns = now_ns
+        if self._new_active_ns:
+            kept = exp(-self._new_active_ns / (ACTIVE_TARGETS * self.target_ns))
+            self._active_rows = self._active_rows * kept + self._new_active_rows
+            self._active_ns = self._active_ns * kept + self._new_active_ns
+            self._new_active_rows = self._new_active_ns = 0
+        if now_ns >= self._window_ends_ns:
+            self._next_window(now_ns)
+
+    @property
+    def steady_rate(self) -> float:
+        """The lower of the two rates: what may be counted on while waiting."""
+        if self._active_ns <= 0.0:
+            return 0.0
+        seen = self._active_rows / max(self._active_ns, self.target_ns)
+        return min(seen, self.rate)
+
+    @property
+    def burstiness(self) -> float:
+        """How far counts are more dispersed than those of a steady stream; 0 for one."""
+        if self._window_mean <= 0.0:
+            return 0.0
+        return max(0.0, self._window_variance / self._window_mean / self.rows_each - 1.0)
+
+    def gap(self, last_ns: int, now_ns: int, merge_ns: float) -> float | None:
+        """When to stop waiting for the next request; None where such waits have not been worth it.
+
+        `last_ns` is when the last one came, and `merge_ns` what serving two together saves.
+        """
+        if self._gap_of_ns != last_ns and self.gap_since_ns is None:
+            self.gap_since_ns = now_ns
+            self._gap_of_ns = last_ns
+        self._merge_ns = merge_ns
+        if self.gap_since_ns is None:
+            return None
+        gain = max(self._gains)
+        if gain <= 0.0:
+            return None
+        return self.gap_since_ns + GAPS[self._gains.index(gain)] * merge_ns
+
+    def _gap_ended(self, waited_ns: int) -> None:
+        """What each gap would have brought: a merge less the wait, or the wait in vain."""
+        merge_ns = self._merge_ns
+        for place, part in enumerate(GAPS):
+            gap_ns = part * merge_ns
+            gain = merge_ns - waited_ns if waited_ns < gap_ns else -gap_ns
+            self._gains[place] += GAP_WEIGHT * (gain - self._gains[place])
+        self.gap_since_ns = None
+
+    def _next_window(self, now_ns: int) -> None:
+        width_ns = self.target_ns
+        passed = (now_ns - self._window_ends_ns) // width_ns + 1
+        if self._window_ends_ns == 0 or passed > MOST_WINDOWS:
+            self._window_ends_ns = now_ns + width_ns
+            self._window_rows = 0
+            return
+        for _ in range(passed):
+            counted = self._window_rows
+            self._window_rows = 0
+            self._windows += 1
+            if self._windows == 1:
+                self._window_mean = self._window_variance = float(counted)
+            weight = max(BURST_WEIGHT, 1.0 / (self._windows + 1))
+            off = counted - self._window_mean
+            self._window_mean += weight * off
+            self._window_variance += weight * (off * off - self._window_variance)
+        self._window_ends_ns += passed * width_ns
