@@ -16,6 +16,7 @@ from batcher.config.policies import POLICIES
 from batcher.core.policies import PolicyFactory, make_policy
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.errors import InputError
+from batcher.simulation.baselines import BASELINES, Nexus
 
 CONFIGURED: Final = "configured"
 """Each model's own policy, as the configuration has it."""
@@ -39,7 +40,7 @@ def _as_configured(spelling: str, _parameters: str) -> NamedPolicy:
 
 
 def _greedy(spelling: str, _parameters: str) -> NamedPolicy:
-    return NamedPolicy(spelling, lambda settings: replace(settings, policy=FixedWindow()))
+    return NamedPolicy(spelling, _plain)
 
 
 def _fixed(spelling: str, parameters: str) -> NamedPolicy:
@@ -70,11 +71,31 @@ def _built_in(name: str) -> Reader:
     return lambda spelling, _parameters: NamedPolicy(spelling, with_policy)
 
 
+def _baseline(name: str) -> Reader:
+    """A policy of the simulator's own. Nothing that a built-in policy asks for happens beside it."""
+    return lambda spelling, _parameters: NamedPolicy(spelling, _plain, BASELINES[name])
+
+
+def _nexus(spelling: str, parameters: str) -> NamedPolicy:
+    if not parameters:
+        return NamedPolicy(spelling, _plain, Nexus)
+    if not (parameters.isascii() and parameters.isdecimal() and int(parameters)):
+        raise ValueError("BATCH being a whole number from 1 on")
+    batch = int(parameters)
+    return NamedPolicy(spelling, _plain, lambda settings: Nexus(settings, batch))
+
+
+def _plain(settings: ModelSettings) -> ModelSettings:
+    return replace(settings, policy=FixedWindow())
+
+
 _READERS: Final[dict[str, tuple[str, Reader]]] = {
     CONFIGURED: (CONFIGURED, _as_configured),
     **{name: (name, _built_in(name)) for name in POLICIES},
     "fixed": ("fixed[:DELAY]", _fixed),
     "greedy": ("greedy", _greedy),
+    **{name: (name, _baseline(name)) for name in BASELINES},
+    "nexus": ("nexus[:BATCH]", _nexus),
 }
 """Spelling and reader of every policy, by name."""
 

@@ -1,8 +1,10 @@
 import pytest
 
 from batcher.clock import MILLISECOND
+from batcher.config.policies import POLICIES
 from batcher.core.settings import FixedWindow, ModelSettings, NoBatching
 from batcher.errors import InputError
+from batcher.simulation.baselines import Nexus
 from batcher.simulation.policies import parse_policy, policy_spellings
 
 PREFERRED = ModelSettings(8, FixedWindow(7, (4,)), target_ns=50 * MILLISECOND)
@@ -36,6 +38,8 @@ def test_fixed_without_a_window_of_the_models_own():
         ("greedy:1", "got 'greedy:1'"),
         ("fixed:", "got 'fixed:'"),
         ("fixed:2", "fixed[:DELAY], with a number with a unit"),
+        ("lazy-drop:1", "got 'lazy-drop:1'"),
+        ("nexus:0", "nexus[:BATCH], with BATCH being a whole number from 1 on"),
     ],
 )
 def test_wrong_names_are_told_with_the_right_ones(name, told):
@@ -45,4 +49,22 @@ def test_wrong_names_are_told_with_the_right_ones(name, told):
 
 
 def test_every_spelling_is_listed():
-    assert {"configured", "fixed[:DELAY]", "greedy", "none"} <= set(policy_spellings())
+    assert set(policy_spellings()) == {
+        "configured",
+        *(name for name in POLICIES if name != "fixed"),
+        "fixed[:DELAY]",
+        "greedy",
+        "lazy-drop",
+        "nexus[:BATCH]",
+        "defer",
+        "full-clear",
+        "roll-out",
+        "bento",
+    }
+
+
+@pytest.mark.parametrize("name", ["lazy-drop", "nexus", "nexus:4", "bento"])
+def test_a_baseline_is_all_there_is_of_a_policy(name):
+    named = parse_policy(name)
+    assert named.settings(PREFERRED).policy == FixedWindow()
+    assert isinstance(named.factory(PREFERRED), Nexus) == name.startswith("nexus")
