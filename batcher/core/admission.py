@@ -8,13 +8,17 @@ enqueueing would, so no bound can be overrun between a check and its use.
 
 from __future__ import annotations
 
-from batcher.core.commands import Reason
+from typing import Final
+
+from batcher.core.ageing import make_late
+from batcher.core.commands import Outcome, Reason
 from batcher.core.events import RequestArrived
+from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.policies.reach import TOLERANCE_NS
-from batcher.core.queue import LATE, ModelQueue, rank_of
+from batcher.core.queue import rank_of
+from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
-from batcher.core.settings import Adaptive, ModelSettings
 
 QUEUE_FULL_RETRY_NS = 100_000_000
 """What a caller is told to wait when a queue is full: long against a window, short for a person."""
@@ -22,40 +26,128 @@ QUEUE_FULL_RETRY_NS = 100_000_000
 UNAVAILABLE_RETRY_NS = 1_000_000_000
 """What a caller is told to wait when no instance is up: about the time a small model loads in."""
 
-
 PROBE_NS = 1_000_000_000
 """While every prediction says late, one request this often runs all the same, to see."""
 
+SHORTEST_RETRY_NS = 1_000_000
+"""Nobody is told to come back sooner."""
 
-def refusal(arrived: RequestArrived, settings: ModelSettings, queue: ModelQueue) -> Reason | None:
-    """The bound that this request would break, or None when it may enter."""
-    limits = settings.queue
-    if arrived.rows > settings.max_batch_size:
-        return Reason.TOO_MANY_ROWS
+
+@record
+class Refusal:
+    """A request that does not enter, and why."""
+
+    outcome: Outcome
+    reason: Reason
+    retry_ns: int | None = None
+
+
+UNKNOWN_MODEL: Final = Refusal(Outcome.REJECTED, Reason.UNKNOWN_MODEL)
+NO_INSTANCE: Final = Refusal(Outcome.REJECTED, Reason.NO_INSTANCE, UNAVAILABLE_RETRY_NS)
+TOO_MANY_ROWS: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_ROWS)
+
+
+def admit(
+    arrived: RequestArrived, model: Model | None, fleet: Fleet, now_ns: int
+) -> LiveRequest | Refusal:
+    """The request with its times and its line if it may wait, bounds aside; else why not."""
+    if model is None:
+        return UNKNOWN_MODEL
+    if not fleet.serves(model.name):
+        return NO_INSTANCE
+    due_ns, expires_ns = arrived.due_ns, arrived.expires_ns
+    if due_ns is None and model.target_ns is not None:
+        due_ns = arrived.arrival_ns + model.target_ns
+    if model.timeout_ns is not None:
+        timeout_ns = arrived.arrival_ns + model.timeout_ns
+        expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
+    if expires_ns is not None and expires_ns <= now_ns:
+        return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
+    if arrived.rows > model.settings.max_batch_size:
+        return TOO_MANY_ROWS
+    request = LiveRequest(arrived, due_ns, expires_ns)
+    if model.adaptive is None:
+        # In the order in which they came, which is not always that of their stamps.
+        request.order = NEVER_NS + now_ns
+        return request
+    if due_ns is None and expires_ns is None:
+        request.order = NEVER_NS + now_ns
+    return _foresee(request, model, fleet, now_ns)
+
+
+def _foresee(
+    request: LiveRequest, model: Model, fleet: Fleet, now_ns: int
+) -> LiveRequest | Refusal:
+    """Count an arrival, and give it its line; refuse it if it can only be late."""
+    arrived, rows = request.arrived, request.rows
+    if model.pace is not None:
+        model.pace.arrived(rows, now_ns, model.running > 0 or model.queue.requests > 0)
+    if arrived.priority or model.shares:
+        request.rank = _rank(request, model, fleet, now_ns)
+    else:
+        request.rank = model.default_rank
+    if request.rank != model.best_rank:
+        request.promotes_ns = arrived.arrival_ns + model.settings.queue.ageing_ns
+    times = model.times.get(arrived.shapes)
+    if times is None or not times.curve:
+        return request
+    soonest_ns = fleet.soonest_ns(model.name, now_ns)
+    done_ns = soonest_ns + times.curve[rows] * times.margin - TOLERANCE_NS
+    if done_ns <= request.order:
+        return request
+    expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
+    if not model.reachable and done_ns <= expires_ns:
+        return request
+    if model.serves_late and done_ns <= expires_ns:
+        make_late(request, model)
+        return request
+    if _may_probe(model, now_ns):
+        request.probe = True
+        return request
+    retry_ns = until_clear_ns(model, fleet, now_ns)
+    return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
+
+
+def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
+    """The request's line: its priority level, and whether its tenant is over its share."""
+    limits = model.settings.queue
+    level = min(request.arrived.priority or limits.default_priority, limits.priority_levels)
+    over_share = False
+    if model.shares:
+        capacity = model.best_rate() * fleet.places(model.name)
+        over_share = model.shares.over(request.arrived.tenant, request.rows, capacity, now_ns)
+    return rank_of(level, over_share=over_share)
+
+
+def _may_probe(model: Model, now_ns: int) -> bool:
+    """Whether it is time to see if predictions still hold: nothing runs, nothing has lately."""
+    idle = not model.running and not model.queue.requests
+    last_ns = model.last_dispatch_ns
+    return idle and (last_ns is None or now_ns - last_ns >= PROBE_NS)
+
+
+def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
+    """How long what waits and runs now keeps the model busy: when a retry makes sense."""
+    rate = model.best_rate()
+    waiting_ns = model.queue.rows / rate if rate else 0.0
+    return max(SHORTEST_RETRY_NS, int(fleet.soonest_ns(model.name, now_ns) - now_ns + waiting_ns))
+
+
+def expiry_reason(arrived: RequestArrived, expires_ns: int | None) -> Reason:
+    """Whose clock ran out: the caller's, or the queue's."""
+    return Reason.CALLER_DEADLINE if expires_ns == arrived.expires_ns else Reason.QUEUE_TIMEOUT
+
+
+def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
+    """The bound that this request would break, or None when there is room for it."""
+    limits, queue = model.settings.queue, model.queue
     if queue.requests >= limits.max_requests:
         return Reason.QUEUE_REQUESTS
-    if limits.max_rows is not None and queue.rows + arrived.rows > limits.max_rows:
+    if limits.max_rows is not None and queue.rows + request.rows > limits.max_rows:
         return Reason.QUEUE_ROWS
-    if limits.max_bytes is not None and queue.nbytes + arrived.nbytes > limits.max_bytes:
+    if limits.max_bytes is not None and queue.nbytes + request.nbytes > limits.max_bytes:
         return Reason.QUEUE_BYTES
     return None
-
-
-def with_times(arrived: RequestArrived, settings: ModelSettings, now_ns: int) -> LiveRequest:
-    """The request with its due time and its expiry, the earlier of deadline and queue timeout."""
-    due_ns = arrived.due_ns
-    if due_ns is None and settings.target_ns is not None:
-        due_ns = arrived.arrival_ns + settings.target_ns
-    expires_ns = arrived.expires_ns
-    if settings.queue.timeout_ns is not None:
-        timeout_ns = arrived.arrival_ns + settings.queue.timeout_ns
-        expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
-    request = LiveRequest(arrived, due_ns, expires_ns)
-    # In the order in which they came, which is not always that of their stamps.
-    request.order = NEVER_NS + now_ns
-    if type(settings.policy) is Adaptive:
-        request.order_by_due()
-    return request
 
 
 def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
@@ -78,29 +170,3 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
         rows -= victim.rows
         nbytes -= victim.nbytes
     return victims if requests <= 0 and rows <= 0 and nbytes <= 0 else []
-
-
-def rank(request: LiveRequest, model: Model, instances: int, now_ns: int) -> int:
-    """The request's line: its priority level, and whether its tenant is over its share."""
-    limits = model.settings.queue
-    level = request.arrived.priority or limits.default_priority
-    level = min(level, limits.priority_levels)
-    over_share = False
-    if model.shares:
-        capacity = model.best_rate() * instances
-        over_share = model.shares.over(request.arrived.tenant, request.rows, capacity, now_ns)
-    return rank_of(level, over_share=over_share)
-
-
-def done_ns(request: LiveRequest, model: Model, soonest_ns: float) -> float | None:
-    """When the request would be done at best, None where nothing is known of what it takes."""
-    times = model.times.get(request.arrived.shapes)
-    if times is None or not times.curve:
-        return None
-    return soonest_ns + times.curve[request.rows] * times.margin - TOLERANCE_NS
-
-
-def late_rank(request: LiveRequest, model: Model, done_ns: float) -> int | None:
-    """The rank of a request that can only be late: `LATE` where it is served, None where not."""
-    expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
-    return LATE if model.serves_late and done_ns <= expires_ns else None

@@ -26,6 +26,10 @@ class ExpiryHeap:
         self._heap: list[tuple[int, int]] = []
         self._waiting = 0
 
+    def __bool__(self) -> bool:
+        """Whether there may be anything to expire."""
+        return bool(self._heap)
+
     def add(self, request: LiveRequest) -> None:
         """Watch a request that has begun to wait."""
         if request.expires_ns is None:

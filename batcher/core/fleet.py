@@ -129,15 +129,19 @@ class Fleet:
             [now_ns if end <= 0.0 else end if end >= now_ns else 2 * now_ns - end for end in ends]
         )
 
-    def soonest(self, model: str, now_ns: int) -> tuple[int, float]:
-        """How many batches the model's instances take at once, and when they take the next."""
+    def soonest_ns(self, model: str, now_ns: int) -> float:
+        """When the model's instances take the next batch; `free_ns` says the others."""
         ends = self._ends.get(model)
         if ends is None:
             ends = self._ends[model] = self._sorted_ends(model)
         end = ends[0]
-        if end <= 0.0:
-            return len(ends), now_ns
-        return len(ends), end if end >= now_ns else 2 * now_ns - end
+        if end >= now_ns:
+            return end
+        return now_ns if end <= 0.0 else 2 * now_ns - end
+
+    def places(self, model: str) -> int:
+        """How many batches the model's instances take at once."""
+        return len(self.free_ns(model, 0))
 
     def _sorted_ends(self, model: str) -> Sequence[float]:
         """The expected ends of what keeps each place busy, 0 for a free one; never empty."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from batcher.core.estimator import ServiceTimes
 from batcher.core.events import Shapes
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
+from batcher.core.policies.pace import Pace
 from batcher.core.queue import ModelQueue, rank_of
 from batcher.core.settings import Adaptive, ModelSettings, WhenLate
 from batcher.core.shares import Shares
@@ -21,18 +24,25 @@ class Model:
 
     __slots__ = (
         "_make_policy",
+        "_rate",
+        "_rated",
         "adaptive",
+        "default_rank",
         "hopeless_since_ns",
         "last_dispatch_ns",
         "name",
+        "pace",
         "policy",
         "policy_failed",
         "queue",
         "reachable",
         "running",
+        "serves_late",
         "settings",
         "shares",
         "stalled",
+        "target_ns",
+        "timeout_ns",
         "times",
         "used_ns",
     )
@@ -44,6 +54,12 @@ class Model:
         self.policy: BatchPolicy = NoBatchingPolicy()
         self.policy_failed = False
         self.adaptive: AdaptivePolicy | None = None
+        self.pace: Pace | None = None
+        self.target_ns: int | None = None
+        self.timeout_ns: int | None = None
+        self.default_rank = self.best_rank
+        self.serves_late = False
+        """Whether a request that can only be late is served all the same."""
         self.shares = Shares((), None)
         self.times: dict[Shapes, ServiceTimes] = {}
         self.running = 0
@@ -56,12 +72,8 @@ class Model:
         self.hopeless_since_ns: int | None = None
         self.last_dispatch_ns: int | None = None
         self._make_policy = make_policy
-
-    @property
-    def serves_late(self) -> bool:
-        """Whether a request that can only be late is served all the same."""
-        policy = self.settings.policy
-        return isinstance(policy, Adaptive) and policy.when_late is WhenLate.SERVE
+        self._rate = 0.0
+        self._rated: Sequence[float] | None = None
 
     best_rank = rank_of(1, over_share=False)
 
@@ -75,15 +87,25 @@ class Model:
                 times.resize(settings.max_batch_size)
         self.shares = Shares(settings.queue.tenants, settings.target_ns)
         self.fall_back()
+        self.target_ns = settings.target_ns
+        self._rated = None
+        self.timeout_ns = settings.queue.timeout_ns
+        limits = settings.queue
+        level = min(limits.default_priority, limits.priority_levels)
+        self.default_rank = rank_of(level, over_share=False)
+        wanted = settings.policy
+        self.serves_late = isinstance(wanted, Adaptive) and wanted.when_late is WhenLate.SERVE
         self.policy = self._make_policy(settings)
-        self.adaptive = self.policy if isinstance(self.policy, AdaptivePolicy) else None
+        if isinstance(self.policy, AdaptivePolicy):
+            self.adaptive = self.policy
+            self.pace = None if settings.target_ns is None else self.policy.pace
         self.policy_failed = False
         self.judge_target(0)
 
     def fall_back(self) -> None:
         """Run without batching from now on, because the policy broke its contract."""
         self.policy = NoBatchingPolicy()
-        self.adaptive = None
+        self.adaptive = self.pace = None
         self.policy_failed = True
 
     def times_of(self, shapes: Shapes) -> ServiceTimes:
@@ -119,10 +141,14 @@ class Model:
 
     def best_rate(self) -> float:
         """Rows a nanosecond that one instance can serve inside the target; 0 while unknown."""
-        target_ns = self.settings.target_ns
+        curves = [times.curve for times in self.times.values()]
+        if len(curves) == 1 and curves[0] is self._rated:
+            return self._rate
+        target_ns = self.target_ns
         best = 0.0
-        for times in self.times.values():
-            for rows, took_ns in enumerate(times.curve):
+        for curve in curves:
+            for rows, took_ns in enumerate(curve):
                 if took_ns and (target_ns is None or rows == 1 or took_ns <= target_ns):
                     best = max(best, rows / took_ns)
+        self._rated, self._rate = curves[0] if len(curves) == 1 else None, best
         return best

@@ -102,7 +102,8 @@ class Lane:
             self.lines.sort(key=_rank)
         line.add(request)
         self.rows += request.rows
-        self.promotes_ns = min(self.promotes_ns, request.promotes_ns)
+        if request.promotes_ns < self.promotes_ns:  # noqa: PLR1730 - for each request
+            self.promotes_ns = request.promotes_ns
 
     def discard(self, request: LiveRequest) -> None:
         """Take out, from anywhere."""
@@ -150,7 +151,8 @@ class ModelQueue:
 
     def add(self, request: LiveRequest) -> None:
         """Enqueue in the request's lane, where its rank and its due time put it."""
-        key = request.lane_key
+        arrived = request.arrived
+        key = arrived.batch_key, arrived.shapes
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(key)

@@ -46,15 +46,17 @@ class LiveRequest:
         self.rank = 0
         self.promotes_ns = NEVER_NS
         self.probe = False
-        self.order = NEVER_NS + arrived.arrival_ns
+        self.order_by_due()
 
     def order_by_due(self) -> None:
-        """Have the request's own times say when its turn is, if it has any."""
+        """Have the request's own times say when its turn is, or its arrival if it has none."""
         due_ns, expires_ns = self.due_ns, self.expires_ns
         if due_ns is not None:
             self.order = due_ns if expires_ns is None or due_ns < expires_ns else expires_ns
         elif expires_ns is not None:
             self.order = expires_ns
+        else:
+            self.order = NEVER_NS + self.arrived.arrival_ns
 
     @property
     def lane_key(self) -> LaneKey:

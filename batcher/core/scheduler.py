@@ -13,16 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batcher.core.admission import (
-    PROBE_NS,
     QUEUE_FULL_RETRY_NS,
     UNAVAILABLE_RETRY_NS,
-    done_ns,
-    late_rank,
-    rank,
-    refusal,
+    Refusal,
+    admit,
+    broken_bound,
+    expiry_reason,
     room_for,
-    with_times,
+    until_clear_ns,
 )
+from batcher.core.ageing import make_late, promote, reorder
 from batcher.core.batch_former import Proposal, form
 from batcher.core.commands import Command, Dispatch, Outcome, Part, PolicyFailed, Reason, Settle
 from batcher.core.events import (
@@ -45,10 +45,9 @@ from batcher.core.fleet import Fleet, RunningBatch
 from batcher.core.model import Model
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
-from batcher.core.policies import AdaptivePolicy, PolicyFactory, make_policy
-from batcher.core.queue import AGED, LATE, Lane
+from batcher.core.policies import PolicyFactory, make_policy
+from batcher.core.queue import AGED, LATE
 from batcher.core.request import NEVER_NS, LiveRequest
-from batcher.core.settings import Adaptive
 from batcher.core.snapshot import capture, rebuild
 from batcher.core.state import State
 
@@ -58,9 +57,6 @@ FAILURE_REASONS = {
     FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
 }
 
-
-SHORTEST_RETRY_NS = 1_000_000
-"""Nobody is told to come back sooner."""
 
 USED_NS = 1_000_000_000.0
 """How much time on a device is remembered, where models compete for it."""
@@ -87,7 +83,8 @@ class Scheduler:
         """Take in all `events`, then decide once. Returns the commands, in order."""
         self.now_ns = now_ns = max(now_ns, self.now_ns)
         # First of all, so that nobody is refused for the sake of a request that is over.
-        self._expire(now_ns)
+        if self.expiry:
+            self._expire(now_ns)
         for event in events:
             if type(event) is RequestArrived:
                 self._arrive(event)
@@ -102,7 +99,7 @@ class Scheduler:
 
     def next_wakeup_ns(self) -> int | None:
         """When `handle` must be called again at the latest; None while only events matter."""
-        expires_ns = self.expiry.next_ns()
+        expires_ns = self.expiry.next_ns() if self.expiry else None
         if self.ask_again_ns is None or expires_ns is None:
             return self.ask_again_ns if expires_ns is None else expires_ns
         return min(self.ask_again_ns, expires_ns)
@@ -185,25 +182,13 @@ class Scheduler:
     def _arrive(self, event: RequestArrived) -> None:
         assert event.id not in self.live, f"request {event.id} arrived twice"
         model = self.models.get(event.model)
-        if model is None:
-            self._settle((event.id,), Outcome.REJECTED, Reason.UNKNOWN_MODEL)
+        request = admit(event, model, self.fleet, self.now_ns)
+        if type(request) is Refusal:
+            self._settle((event.id,), request.outcome, request.reason, retry_ns=request.retry_ns)
             return
-        if not self.fleet.serves(event.model):
-            self._settle(
-                (event.id,), Outcome.REJECTED, Reason.NO_INSTANCE, retry_ns=UNAVAILABLE_RETRY_NS
-            )
-            return
-        now_ns = self.now_ns
-        request = with_times(event, model.settings, now_ns)
-        if request.expires_ns is not None and request.expires_ns <= now_ns:
-            self._settle((event.id,), Outcome.EXPIRED, _expiry_reason(request))
-            return
-        reason = refusal(event, model.settings, model.queue)
-        if reason is Reason.TOO_MANY_ROWS:
-            self._settle((event.id,), Outcome.REJECTED, reason)
-            return
-        if model.adaptive is not None and not self._foresee(request, model, model.adaptive):
-            return
+        assert model is not None
+        assert type(request) is LiveRequest
+        reason = broken_bound(request, model)
         if reason is not None:
             victims = room_for(request, model)
             if not victims:
@@ -211,50 +196,12 @@ class Scheduler:
                 self._settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
                 return
             self._refuse(model, victims, reason, retry_ns=QUEUE_FULL_RETRY_NS)
-        self.live[event.id] = request
+        self.live[request.id] = request
         model.queue.add(request)
-        self.expiry.add(request)
+        if request.expires_ns is not None:
+            self.expiry.add(request)
         if not model.stalled:
             self._undecided = True
-
-    def _foresee(self, request: LiveRequest, model: Model, policy: AdaptivePolicy) -> bool:
-        """Count an arrival, and give it its line; refuse it if it can only be late."""
-        now_ns = self.now_ns
-        policy.arrived(request.rows, now_ns, active=bool(model.running or model.queue.requests))
-        instances, soonest_ns = self.fleet.soonest(model.name, now_ns)
-        request.rank = rank(request, model, instances, now_ns)
-        if request.rank != model.best_rank:
-            request.promotes_ns = request.arrived.arrival_ns + model.settings.queue.ageing_ns
-        best_ns = done_ns(request, model, soonest_ns)
-        must_ns = request.order if model.reachable else request.expires_ns
-        if best_ns is None or must_ns is None or best_ns <= must_ns:
-            return True
-        late = late_rank(request, model, best_ns)
-        if late is not None:
-            make_late(request, model)
-            return True
-        if self._may_probe(model):
-            request.probe = True
-            return True
-        self._settle(
-            (request.id,),
-            Outcome.REJECTED,
-            Reason.PREDICTED_LATE,
-            retry_ns=self._until_clear_ns(model, soonest_ns),
-        )
-        return False
-
-    def _may_probe(self, model: Model) -> bool:
-        """Whether it is time to see if predictions still hold: nothing runs, nothing has lately."""
-        idle = not model.running and not model.queue.requests
-        last_ns = model.last_dispatch_ns
-        return idle and (last_ns is None or self.now_ns - last_ns >= PROBE_NS)
-
-    def _until_clear_ns(self, model: Model, soonest_ns: float) -> int:
-        """How long what waits and runs now keeps the model busy: when a retry makes sense."""
-        rate = model.best_rate()
-        waiting_ns = model.queue.rows / rate if rate else 0.0
-        return max(SHORTEST_RETRY_NS, int(soonest_ns - self.now_ns + waiting_ns))
 
     def _cancel(self, event: RequestCancelled) -> None:
         request = self.live.get(event.id)
@@ -295,8 +242,8 @@ class Scheduler:
             took_ns = now_ns - batch.dispatched_ns
             times.observe(batch.rows, took_ns, now_ns, trust=batch.probe)
             model.judge_target(now_ns)
-        if model.adaptive is not None:
-            model.adaptive.ended(now_ns)
+        if model.pace is not None:
+            model.pace.tick(now_ns)
         model.running -= 1
 
     def _unstall(self) -> None:
@@ -381,7 +328,9 @@ class Scheduler:
         for request in self.expiry.due(now_ns):
             self._undecided = True
             self._forget(request)
-            self._settle((request.id,), Outcome.EXPIRED, _expiry_reason(request))
+            self._settle(
+                (request.id,), Outcome.EXPIRED, expiry_reason(request.arrived, request.expires_ns)
+            )
 
     def _dispatch(self, now_ns: int) -> None:
         for model in self.models.values():
@@ -413,8 +362,7 @@ class Scheduler:
             else:
                 refused.append(request)
         if refused:
-            _, soonest_ns = self.fleet.soonest(model.name, self.now_ns)
-            retry_ns = self._until_clear_ns(model, soonest_ns)
+            retry_ns = until_clear_ns(model, self.fleet, self.now_ns)
             self._refuse(model, refused, Reason.PREDICTED_LATE, retry_ns=retry_ns)
 
     def _start(self, proposal: Proposal, now_ns: int) -> None:
@@ -477,46 +425,3 @@ class Scheduler:
     ) -> None:
         if ids:
             self._commands.append(Settle(ids, outcome, reason, retry_ns))
-
-
-def _expiry_reason(request: LiveRequest) -> Reason:
-    by_caller = request.expires_ns == request.arrived.expires_ns
-    return Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT
-
-
-def reorder(model: Model) -> None:
-    """Put what waits where a changed policy would have put it."""
-    for request in list(model.queue):
-        model.queue.discard(request)
-        request.order = NEVER_NS + request.arrived.arrival_ns
-        if isinstance(model.settings.policy, Adaptive):
-            request.order_by_due()
-        model.queue.add(request)
-
-
-def make_late(request: LiveRequest, model: Model) -> None:
-    """Put a request among those that can only be late, until it has waited for too long."""
-    limits = model.settings.queue
-    request.rank = LATE
-    request.promotes_ns = request.arrived.arrival_ns + limits.ageing_ns * limits.priority_levels
-
-
-def promote(lane: Lane, model: Model, now_ns: int) -> None:
-    """Move what has waited for long enough a level up; what is late, to the front."""
-    limits = model.settings.queue
-    lane.promotes_ns = NEVER_NS
-    for request in list(lane):
-        if request.promotes_ns > now_ns:
-            lane.promotes_ns = min(lane.promotes_ns, request.promotes_ns)
-            continue
-        lane.discard(request)
-        if request.rank == LATE:
-            request.rank, request.promotes_ns = AGED, NEVER_NS
-        else:
-            # Over its share or not, a level is two ranks.
-            gained = 1 + (now_ns - request.promotes_ns) // limits.ageing_ns
-            request.rank = max(model.best_rank, request.rank - 2 * gained)
-            request.promotes_ns += gained * limits.ageing_ns
-            if request.rank == model.best_rank:
-                request.promotes_ns = NEVER_NS
-        lane.add(request)

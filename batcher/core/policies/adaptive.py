@@ -72,16 +72,6 @@ class AdaptivePolicy:
         self._rates: list[float] = []
         self._best = 0.0
 
-    def arrived(self, rows: int, now_ns: int, *, active: bool) -> None:
-        """Count an arrival."""
-        if self.target_ns is not None:
-            self.pace.arrived(rows, now_ns, active=active)
-
-    def ended(self, now_ns: int) -> None:
-        """Take note that a batch ended."""
-        if self.target_ns is not None:
-            self.pace.tick(now_ns)
-
     def decide(self, lane: Lane, situation: Situation) -> Verdict:
         """Plan the backlog; wait only where waiting buys something."""
         line = lane.lines[0]

@@ -56,7 +56,7 @@ class Pace:
     _merge_ns: float = 0.0
     _gains: list[float] = field(default_factory=lambda: [0.0] * len(GAPS))
 
-    def arrived(self, rows: int, now_ns: int, *, active: bool) -> None:
+    def arrived(self, rows: int, now_ns: int, active: bool) -> None:
         """Count a request. `active`: something was waiting or running when it came."""
         self._rows += rows
         self._requests += 1
