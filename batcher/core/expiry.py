@@ -17,38 +17,37 @@ SLACK = 64
 
 
 class ExpiryHeap:
-    """Waiting requests by hard expiry. `live` is the scheduler's own table of requests."""
+    """Waiting requests by hard expiry. `live` is the scheduler's own table of requests.
 
-    __slots__ = ("_heap", "_live", "_waiting")
+    While `heap` is empty there is nothing to expire.
+    """
+
+    __slots__ = ("_live", "_waiting", "heap")
 
     def __init__(self, live: Mapping[int, LiveRequest]) -> None:
         self._live = live
-        self._heap: list[tuple[int, int]] = []
+        self.heap: list[tuple[int, int]] = []
         self._waiting = 0
-
-    def __bool__(self) -> bool:
-        """Whether there may be anything to expire."""
-        return bool(self._heap)
 
     def add(self, request: LiveRequest) -> None:
         """Watch a request that has begun to wait."""
         if request.expires_ns is None:
             return
         self._waiting += 1
-        heapq.heappush(self._heap, (request.expires_ns, request.id))
+        heapq.heappush(self.heap, (request.expires_ns, request.id))
 
     def discard(self, request: LiveRequest) -> None:
         """Forget a request that no longer waits (already so in the scheduler's table)."""
         if request.expires_ns is None:
             return
         self._waiting -= 1
-        if len(self._heap) > 2 * self._waiting + SLACK:
-            self._heap = [entry for entry in self._heap if self._is_waiting(*entry)]
-            heapq.heapify(self._heap)
+        if len(self.heap) > 2 * self._waiting + SLACK:
+            self.heap = [entry for entry in self.heap if self._is_waiting(*entry)]
+            heapq.heapify(self.heap)
 
     def next_ns(self) -> int | None:
         """When the next waiting request expires, or None."""
-        heap = self._heap
+        heap = self.heap
         while heap:
             if self._is_waiting(*heap[0]):
                 return heap[0][0]
@@ -58,7 +57,7 @@ class ExpiryHeap:
     def due(self, now_ns: int) -> Iterator[LiveRequest]:
         """Waiting requests that have expired by `now_ns`; the caller discards each one."""
         while (next_ns := self.next_ns()) is not None and next_ns <= now_ns:
-            yield self._live[self._heap[0][1]]
+            yield self._live[self.heap[0][1]]
 
     def _is_waiting(self, expires_ns: int, request_id: int) -> bool:
         request = self._live.get(request_id)
@@ -66,10 +65,10 @@ class ExpiryHeap:
 
     def validate(self) -> None:
         """Every waiting request with an expiry is in the heap, and the heap is bounded."""
-        listed = {request_id for _, request_id in self._heap}
+        listed = {request_id for _, request_id in self.heap}
         expected = {
             r.id for r in self._live.values() if r.batch_id is None and r.expires_ns is not None
         }
         assert expected <= listed, f"not watched: {expected - listed}"
         assert self._waiting == len(expected)
-        assert len(self._heap) <= 2 * self._waiting + SLACK + 1
+        assert len(self.heap) <= 2 * self._waiting + SLACK + 1

@@ -156,7 +156,19 @@ class ModelQueue:
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(key)
-        lane.add(request)
+            lane.add(request)
+        else:
+            line = lane.lines[0]
+            orders, order = line.orders, request.order
+            if line.rank == request.rank and orders[-1] <= order:
+                # The common case, without a call: behind everybody of the only line.
+                orders.append(order)
+                line.requests.append(request)
+                line.rows += request.rows
+                lane.rows += request.rows
+                lane.promotes_ns = min(lane.promotes_ns, request.promotes_ns)
+            else:
+                lane.add(request)
         self.requests += 1
         self.rows += request.rows
         self.nbytes += request.nbytes

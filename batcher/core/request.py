@@ -46,7 +46,10 @@ class LiveRequest:
         self.rank = 0
         self.promotes_ns = NEVER_NS
         self.probe = False
-        self.order_by_due()
+        if due_ns is not None and expires_ns is None:
+            self.order = due_ns
+        else:
+            self.order_by_due()
 
     def order_by_due(self) -> None:
         """Have the request's own times say when its turn is, or its arrival if it has none."""

@@ -81,9 +81,11 @@ class Scheduler:
 
     def handle(self, events: Sequence[Event], now_ns: int) -> list[Command]:
         """Take in all `events`, then decide once. Returns the commands, in order."""
-        self.now_ns = now_ns = max(now_ns, self.now_ns)
+        if now_ns < self.now_ns:  # noqa: PLR1730 - for each request
+            now_ns = self.now_ns
+        self.now_ns = now_ns
         # First of all, so that nobody is refused for the sake of a request that is over.
-        if self.expiry:
+        if self.expiry.heap:
             self._expire(now_ns)
         for event in events:
             if type(event) is RequestArrived:
@@ -99,7 +101,7 @@ class Scheduler:
 
     def next_wakeup_ns(self) -> int | None:
         """When `handle` must be called again at the latest; None while only events matter."""
-        expires_ns = self.expiry.next_ns() if self.expiry else None
+        expires_ns = self.expiry.next_ns() if self.expiry.heap else None
         if self.ask_again_ns is None or expires_ns is None:
             return self.ask_again_ns if expires_ns is None else expires_ns
         return min(self.ask_again_ns, expires_ns)
@@ -348,6 +350,9 @@ class Scheduler:
                 self._give_up(model, requests)
             if formation.proposal is None and not formation.given_up:
                 return
+            if all(model.stalled or not model.queue.requests for model in self.models.values()):
+                self.ask_again_ns = None
+                return
 
     def _give_up(self, model: Model, requests: Sequence[LiveRequest]) -> None:
         """Requests that cannot be in time, or only at the cost of others: late, or refused."""
@@ -395,6 +400,7 @@ class Scheduler:
                 shapes,
             )
         )
+        model.stalled = self.fleet.free_instance(model.name) is None
         parts = tuple([Part(request.id, 0, request.rows) for request in requests])
         self._commands.append(Dispatch(batch_id, model.name, name, shapes, parts))
 

@@ -70,14 +70,15 @@ class Driver:
         """
         posted = self._posted
         pop = heapq.heappop
-        step = self.step
         scheduler = self.scheduler
+        handle = scheduler.handle
+        wakeup = scheduler.next_wakeup_ns if self._lateness is None else self._wakeup_ns
         source = iter(events)
         end: tuple[int, Event | None] = (NEVER_NS, None)
         at_ns, event = next(source, end)
         while True:
-            now_ns = self._wakeup_ns()
-            if at_ns < now_ns:  # noqa: PLR1730 - `min` costs more than all of this loop's own work
+            now_ns = wakeup()
+            if now_ns is None or at_ns < now_ns:
                 now_ns = at_ns
             if posted and posted[0][0] < now_ns:
                 now_ns = posted[0][0]
@@ -91,11 +92,17 @@ class Driver:
             while event is not None and at_ns <= now_ns:
                 batch.append(event)
                 at_ns, event = next(source, end)
-            step(batch, now_ns)
+            commands = handle(batch, now_ns)
+            if commands or self._observe is None:
+                self._carry_out(commands, now_ns)
 
     def step(self, events: list[Event], now_ns: int) -> list[Command]:
         """Feed events at one moment and start what the scheduler dispatches."""
         commands = self.scheduler.handle(events, now_ns)
+        self._carry_out(commands, now_ns)
+        return commands
+
+    def _carry_out(self, commands: list[Command], now_ns: int) -> None:
         if self._observe is None:
             self.log.append(LoggedStep(now_ns, tuple(commands)))
         elif commands:
@@ -106,14 +113,11 @@ class Driver:
                 ids = tuple([part.id for part in command.parts])
                 timings = Timings(now_ns, now_ns, done_ns)
                 self.post(done_ns, BatchProgress(command.batch_id, ids, timings=timings))
-        return commands
 
-    def _wakeup_ns(self) -> int:
+    def _wakeup_ns(self) -> int | None:
         """When the shell's timer fires: as the scheduler asked, or late by a draw for each ask."""
         asked_ns = self.scheduler.next_wakeup_ns()
-        if asked_ns is None:
-            return NEVER_NS
-        if self._lateness is None:
+        if asked_ns is None or self._lateness is None:
             return asked_ns
         if asked_ns != self._asked_ns:
             self._asked_ns = asked_ns

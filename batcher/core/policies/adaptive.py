@@ -112,13 +112,25 @@ class AdaptivePolicy:
     # One line: the common case
 
     def _one_line(self, line: Line, situation: Situation) -> Verdict:
-        chosen = self._plan(line.orders, line.requests, line.rows, situation)
-        until_ns = self._wait(line.requests, chosen, situation)
-        if until_ns is not None:
-            return Wait(until_ns, chosen.drop)
-        if not chosen.take:
-            return Wait(NEVER_NS, chosen.drop)
-        return Take(chosen.take, chosen.drop)
+        times, requests = situation.times, line.requests
+        slack_ns = line.orders[0] - situation.now_ns + TOLERANCE_NS
+        fits = line.rows <= self._max_rows and situation.longest_ns is None
+        if fits and times.curve[line.rows] * times.margin <= slack_ns:
+            # One batch, in time: nothing to plan.
+            self._know(times.curve)
+            until_ns = self._wait(requests, line.rows, situation)
+            return Take(len(requests)) if until_ns is None else Wait(until_ns)
+        chosen = self._plan(line.orders, requests, line.rows, situation)
+        drop, take = chosen.drop, chosen.take
+        until_ns = None
+        if take and drop + take == len(requests):
+            left = requests[drop:]
+            until_ns = self._wait(left, sum([request.rows for request in left]), situation)
+        else:
+            self._waits_from = None
+        if until_ns is None:
+            return Take(take, drop) if take else Wait(NEVER_NS, drop)
+        return Wait(until_ns, drop)
 
     def _plan(
         self,
@@ -164,21 +176,13 @@ class AdaptivePolicy:
 
     # Waiting
 
-    def _wait(
-        self, requests: Sequence[LiveRequest], chosen: Plan, situation: Situation
-    ) -> int | None:
-        """When to ask again if everything left fits one batch that may still grow; else None."""
-        drop, take = chosen.drop, chosen.take
-        left = len(requests) - drop
-        if not take or take < left:
-            self._waits_from = None
-            return None
-        rows = sum([request.rows for request in requests[drop:]])
+    def _wait(self, requests: Sequence[LiveRequest], rows: int, situation: Situation) -> int | None:
+        """When to ask again about requests that fit one batch; None if they go at once."""
         if rows >= self._max_rows:
             self._waits_from = None
             return None
         now_ns = situation.now_ns
-        first = requests[drop]
+        first = requests[0]
         times = situation.times
         curve = times.curve
         grown_ns = curve[rows + 1] * times.margin
@@ -273,7 +277,9 @@ class AdaptivePolicy:
         chosen = self._plan(orders, merged, rows, situation, after_ns, room)
         if not chosen.drop:
             if not take:
-                until_ns = self._wait(merged, chosen, situation)
+                until_ns = None
+                if chosen.take == len(merged):
+                    until_ns = self._wait(merged, rows, situation)
                 if until_ns is not None:
                     return until_ns
             take.extend(merged[: chosen.take])

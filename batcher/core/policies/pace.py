@@ -15,6 +15,9 @@ from math import exp
 RATE_TARGETS = 10.0
 """The rate of all arrivals is an average over about so many targets."""
 
+FOLDS = 50
+"""The averages are brought up to date at most this often in a target's time."""
+
 ACTIVE_TARGETS = 20.0
 """The rate while active, over so many targets of activity."""
 
@@ -78,6 +81,8 @@ class Pace:
     def fold(self, now_ns: int) -> None:
         """Bring the averages up to now, before they are read."""
         passed_ns = now_ns - self._folded_ns
+        if passed_ns * FOLDS < self.target_ns:
+            return
         if passed_ns > 0:
             kept = exp(-passed_ns / (RATE_TARGETS * self.target_ns))
             self.rate = self.rate * kept + self._rows / passed_ns * (1.0 - kept)

@@ -114,11 +114,11 @@ def test_the_heap_stays_bounded_while_callers_come_and_go(busy):
     for request_id in range(1, 5_000):
         play.arrive(request_id, expires=1e6)
         play.cancel(request_id)
-        sizes.append(len(play.scheduler.expiry._heap))
+        sizes.append(len(play.scheduler.expiry.heap))
 
     assert max(sizes) <= SLACK + 2
     assert play.wakeup is None
-    assert play.scheduler.expiry._heap == []
+    assert play.scheduler.expiry.heap == []
 
 
 def test_the_heap_stays_bounded_while_one_with_an_early_expiry_stays(busy):
@@ -127,7 +127,7 @@ def test_the_heap_stays_bounded_while_one_with_an_early_expiry_stays(busy):
     for request_id in range(2, 2_000):
         play.arrive(request_id, expires=1e6)
         play.cancel(request_id)
-        assert len(play.scheduler.expiry._heap) <= SLACK + 4
+        assert len(play.scheduler.expiry.heap) <= SLACK + 4
 
     assert play.wakeup == 10
 
