@@ -80,12 +80,15 @@ def _foresee(
 ) -> LiveRequest | Refusal:
     """Count an arrival, and give it its line; refuse it if it can only be late."""
     arrived, rows = request.arrived, request.rows
-    if model.pace is not None:
-        model.pace.arrived(rows, now_ns, model.running > 0 or model.queue.requests > 0)
+    pace = model.pace
+    if pace is not None:
+        pace.arrived(rows, now_ns, model.running > 0 or model.queue.requests > 0)
     if arrived.priority or model.shares:
         request.rank = _rank(request, model, fleet, now_ns)
     else:
         request.rank = model.default_rank
+    if pace is not None and (pace.ranks or request.rank != model.default_rank):
+        pace.count_rank(request.rank, rows)
     if request.rank != model.best_rank:
         request.promotes_ns = arrived.arrival_ns + model.settings.queue.ageing_ns
     times = model.times.get(arrived.shapes)

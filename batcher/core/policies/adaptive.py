@@ -44,8 +44,11 @@ BURST_CAUTION = 0.2
 PATIENCE = 1.5
 """How much longer than expected the wait for a batch may last."""
 
-AGED_PART = 4
-"""Of a batch, one part in so many is for what has waited too long."""
+AGED_PART = 32.0
+"""Of all rows, one in so many is for what has waited too long, whatever else there is to do."""
+
+LATE_PART = 0.33
+"""What can only be late runs in batches that take no longer than this, in targets."""
 
 
 class AdaptivePolicy:
@@ -55,6 +58,7 @@ class AdaptivePolicy:
         "_best",
         "_curve",
         "_max_rows",
+        "_owed",
         "_rates",
         "_set_point",
         "_waits_from",
@@ -68,6 +72,7 @@ class AdaptivePolicy:
         self._set_point = settings.utilization_target
         self._max_rows = max_batch_size
         self._waits_from: int | None = None
+        self._owed = 0.0
         self._curve: Sequence[float] = ()
         self._rates: list[float] = []
         self._best = 0.0
@@ -80,7 +85,7 @@ class AdaptivePolicy:
         if self.target_ns is None or not situation.times or not situation.reachable:
             return self._take_what_is_there(lane, situation)
         self.pace.fold(situation.now_ns)
-        if len(lane.lines) == 1 and AGED < line.rank < LATE:
+        if len(lane.lines) == 1 and AGED < line.rank < LATE and not self.pace.ranks:
             return self._one_line(line, situation)
         return self._several_lines(lane, situation)
 
@@ -212,28 +217,73 @@ class AdaptivePolicy:
     # Several lines: priorities, tenants over their share, the late and the aged
 
     def _several_lines(self, lane: Lane, situation: Situation) -> Verdict:
+        """What is in time comes first; what is late gets the time that would be waited away."""
         normal = [line for line in lane.lines if AGED < line.rank < LATE]
+        late = [r for line in lane.lines if line.rank in (AGED, LATE) for r in line.requests]
         take: list[LiveRequest] = []
         drop: list[LiveRequest] = []
+        ranked = len(normal) == 1 and self.pace.share_up_to(normal[0].rank - 1) > 0.0
+        if len(normal) == 1 and lane.lines[0] is normal[0] and not ranked:
+            verdict = self._one_line(normal[0], situation)
+            if isinstance(verdict, Take):
+                return verdict
+            assert isinstance(verdict, Wait)
+            drop += normal[0].requests[: verdict.drop]
+            take += normal[0].requests[verdict.drop :]
+            until_ns: int | None = verdict.until_ns
+        else:
+            until_ns = self._in_time(lane, normal, take, drop, situation)
+        if until_ns is None and take:
+            return Choose(tuple(take), tuple(drop))
+        # While those in time wait, what is late may run, if it is done by then.
+        waiting_ns = until_ns if until_ns is not None and until_ns < NEVER_NS else None
+        if waiting_ns is None:
+            most = self._rows_within(LATE_PART * (self.target_ns or 0), situation)
+            most = max(most, late[0].rows) if late else 0
+        else:
+            most = self._rows_within(waiting_ns - situation.now_ns, situation)
+        filling: list[LiveRequest] = []
+        self._fill(late, most, filling, situation)
+        if filling:
+            return Choose(tuple(filling), tuple(drop))
+        return Choose((), tuple(drop), NEVER_NS if waiting_ns is None else waiting_ns)
+
+    def _rows_within(self, spare_ns: float, situation: Situation) -> int:
+        """The largest batch that takes no longer than this."""
+        return bisect_right(situation.times.curve, spare_ns / situation.times.margin) - 1
+
+    def _in_time(
+        self,
+        lane: Lane,
+        normal: Sequence[Line],
+        take: list[LiveRequest],
+        drop: list[LiveRequest],
+        situation: Situation,
+    ) -> int | None:
+        """Choose among several ranks. Returns when to ask again if nothing is better sent yet."""
+        if not normal:
+            return None
         most = self._most_rows(normal, situation)
-        self._add_aged(lane, most, take)
-        if normal:
-            until_ns = self._add_in_time(normal, most, take, drop, situation)
-            if until_ns is not None and not take:
-                return Choose((), tuple(drop), until_ns)
-        self._waits_from = None
-        late = lane.lines[-1]
-        if late.rank == LATE:
-            self._fill(late.requests, most, take, situation)
-        return Choose(tuple(take), tuple(drop), None if take else NEVER_NS)
+        first = lane.lines[0]
+        if first.rank == AGED and self._owed >= first.requests[0].rows:
+            take.append(first.requests[0])
+            self._owed -= first.requests[0].rows
+        until_ns = self._add_in_time(normal, most, take, drop, situation)
+        if first.rank == AGED and take:
+            self._owed += sum(request.rows for request in take) / AGED_PART
+        return until_ns
 
     def _most_rows(self, normal: Sequence[Line], situation: Situation) -> int:
-        """A batch that lets the requests that come while it runs be in time."""
+        """A batch that lets what is worth more, and comes while it runs, be in time."""
         curve = situation.times.curve
         self._know(curve)
-        target_ns = (self.target_ns or 0) / situation.times.margin
-        rate = self.pace.rate / len(situation.free_ns) * self._top_share(normal)
         most = len(curve) - 1
+        first = normal[0].rank
+        share = self.pace.share_up_to(first if len(normal) > 1 else first - 1)
+        if share <= 0.0:
+            return most
+        target_ns = (self.target_ns or 0) / situation.times.margin
+        rate = self.pace.rate / len(situation.free_ns) * share
         while most > 1:
             coming = rate * curve[most]
             rows = min(len(curve) - 1, int(coming + 2.0 * coming**0.5) + 1)
@@ -241,22 +291,6 @@ class AdaptivePolicy:
                 break
             most -= 1
         return most
-
-    def _top_share(self, normal: Sequence[Line]) -> float:
-        """The part of what waits in time that is of the best rank."""
-        waiting = sum(line.rows for line in normal)
-        return normal[0].rows / waiting if waiting and len(normal) > 1 else 1.0 if waiting else 0.5
-
-    def _add_aged(self, lane: Lane, most: int, take: list[LiveRequest]) -> None:
-        line = lane.lines[0]
-        if line.rank != AGED:
-            return
-        rows = 0
-        for request in line.requests:
-            if take and rows + request.rows > max(1, most // AGED_PART):
-                break
-            take.append(request)
-            rows += request.rows
 
     def _add_in_time(
         self,
@@ -312,7 +346,7 @@ class AdaptivePolicy:
         last_ns = min((_last_ns(request) for request in take), default=NEVER_NS)
         for request in requests:
             grown = rows + request.rows
-            if grown > max(most, 1 if take else request.rows) or grown > self._max_rows:
+            if grown > most or grown > self._max_rows:
                 break
             must_ns = min(last_ns, _last_ns(request))
             done_ns = situation.now_ns + times.curve[grown] * times.margin
@@ -328,15 +362,29 @@ class AdaptivePolicy:
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restore`."""
         values = [getattr(self.pace, f.name) for f in fields(Pace)]
-        return (self._waits_from, *(tuple(v) if isinstance(v, list) else v for v in values))
+        return (
+            self._waits_from,
+            self._owed,
+            *(tuple(v) if isinstance(v, list) else v for v in values),
+        )
 
     def restore(self, state: tuple[object, ...]) -> None:
         """Go on where the policy that was captured stood."""
-        waits_from, *values = state
+        waits_from, owed, *values = state
         assert waits_from is None or isinstance(waits_from, int)
-        self._waits_from = waits_from
+        assert isinstance(owed, float)
+        self._waits_from, self._owed = waits_from, owed
         for f, value in zip(fields(Pace), values, strict=True):
-            setattr(self.pace, f.name, list(value) if isinstance(value, tuple) else value)
+            if f.name == "ranks" and isinstance(value, tuple):
+                self.pace.ranks = dict(value)
+            else:
+                setattr(self.pace, f.name, list(value) if isinstance(value, tuple) else value)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _order(request: LiveRequest) -> int:

@@ -30,6 +30,9 @@ GAPS = (0.1, 0.2, 0.4)
 GAP_WEIGHT = 0.02
 """How fast the gain of a gap follows what happened."""
 
+RANKED_ROWS = 512.0
+"""Shares of ranks are those among about so many rows."""
+
 MOST_WINDOWS = 200
 """After a silence of more windows than this, all is forgotten but the averages."""
 
@@ -54,6 +57,9 @@ class Pace:
     _windows: int = 0
     _window_mean: float = 0.0
     _window_variance: float = 0.0
+    ranks: dict[int, float] = field(default_factory=dict)
+    """Rows that came lately, by rank; empty while nobody names a priority and no tenants are told
+    apart."""
     gap_since_ns: int | None = None
     _gap_of_ns: int = -1
     _merge_ns: float = 0.0
@@ -72,6 +78,21 @@ class Pace:
         self._window_rows += rows
         if self.gap_since_ns is not None:
             self._gap_ended(now_ns - self.gap_since_ns)
+
+    def count_rank(self, rank: int, rows: int) -> None:
+        """Note the rank of an arrival, where there is more than one."""
+        ranks = self.ranks
+        ranks[rank] = ranks.get(rank, 0.0) + rows
+        if sum(ranks.values()) > RANKED_ROWS:
+            for each in ranks:
+                ranks[each] /= 2.0
+
+    def share_up_to(self, rank: int) -> float:
+        """The part of recent arrivals that were of this rank or a better one."""
+        if not self.ranks:
+            return 0.0
+        counted = sum(rows for each, rows in self.ranks.items() if each <= rank)
+        return counted / sum(self.ranks.values())
 
     def tick(self, now_ns: int) -> None:
         """Something else happened while the model was active."""
