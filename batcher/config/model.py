@@ -28,6 +28,12 @@ PolicyName = Annotated[
 ]
 
 
+Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Levels = Annotated[int, Field(strict=True, ge=1, le=16)]
+WhenLateName = Literal["refuse", "serve"]
+
+
 def _beyond(path: KeyPath, sizes: tuple[int, ...], most: int) -> list[tuple[KeyPath, str]]:
     """A problem for each size that no batch can have."""
     return [
@@ -40,14 +46,21 @@ def _beyond(path: KeyPath, sizes: tuple[int, ...], most: int) -> list[tuple[KeyP
 class BatchingConfig(Section):
     """How a model's requests become batches."""
 
-    policy: PolicyName = "fixed"
-    """`fixed` waits for a full or preferred batch, at most `max_delay`; `none` executes every
-    request alone."""
+    policy: PolicyName = "adaptive"
+    """`adaptive` derives its windows from `target_p99` and from what batches take; `fixed` waits
+    for a full or preferred batch, at most `max_delay`; `none` executes every request alone."""
     max_batch_size: Count = 32
     """The most rows in one batch. A request with more rows is refused."""
     target_p99: Duration | None = None
-    """The latency goal, from arrival to reply. A goal, not a deadline: it refuses nothing. null
-    means that the model has none."""
+    """The latency goal, from arrival to reply. A goal, not a deadline: only `adaptive` plans by it,
+    and `when_late` says what becomes of a request that must miss it. null means that the model has
+    none: then a batch is whatever queued while the instance was busy."""
+    utilization_target: Share = 0.8
+    """`adaptive` only: with time to spare, wait for the smallest batch that keeps the device no
+    busier than this, so that busy time follows the load. 1 waits least."""
+    when_late: WhenLateName = "refuse"
+    """`adaptive` only: a request that can only be late, but whose caller still waits, is refused at
+    once (`refuse`) or served when that delays nobody who can be in time (`serve`)."""
     max_delay: DurationOrZero = 0
     """`fixed` only: the longest that the oldest request waits for company while an instance is
     free. 0 means never wait: a batch is whatever queued while the instance was busy."""
@@ -86,7 +99,7 @@ class BatchingConfig(Section):
 
 
 class QueueConfig(Section):
-    """How much may wait. A request beyond a bound is refused at once, with a hint when to retry."""
+    """How much may wait, and who goes first. Beyond a bound, what is worth least is refused."""
 
     max_requests: Count = 1024
     """The most requests that wait."""
@@ -97,6 +110,39 @@ class QueueConfig(Section):
     timeout: Duration | None = None
     """The longest a request waits before it is refused as expired; null means that the caller's
     own deadline alone decides."""
+    priority_levels: Levels = 3
+    """`adaptive` only: how many levels there are; 1 is the most urgent, and a request that names a
+    higher number has the last."""
+    default_priority: Levels | None = None
+    """`adaptive` only: the level of a request that names none; null means the middle one."""
+    ageing: Duration = 1_000_000_000
+    """`adaptive` only: a waiting request gains a level for each time this long, so that none
+    starves."""
+    tenants: dict[Name, Weight] = Field(default_factory=dict)
+    """`adaptive` only: tenants and their weights. A tenant over its share is served from what the
+    others leave. `default` stands for all that are not named; {} tells no tenants apart."""
+
+    @model_validator(mode="after")
+    def _levels_go_together(self) -> Self:
+        if self.default_priority is not None and self.default_priority > self.priority_levels:
+            allowed = f"1 to priority_levels, which is {self.priority_levels}"
+            CrossCheckError.raise_any(
+                [(("default_priority",), refusal(self.default_priority, allowed))]
+            )
+        return self
+
+    def limits(self) -> QueueLimits:
+        """The bounds as the scheduler takes them."""
+        return QueueLimits(
+            max_requests=self.max_requests,
+            max_rows=self.max_rows,
+            max_bytes=self.max_bytes,
+            timeout_ns=self.timeout,
+            priority_levels=self.priority_levels,
+            default_priority=self.default_priority or (self.priority_levels + 1) // 2,
+            ageing_ns=self.ageing,
+            tenants=tuple(self.tenants.items()),
+        )
 
 
 class WarmupConfig(Section):
@@ -165,11 +211,6 @@ class ModelConfig(Section):
         return ModelSettings(
             max_batch_size=self.batching.max_batch_size,
             policy=self.batching.policy_settings(),
-            queue=QueueLimits(
-                max_requests=self.queue.max_requests,
-                max_rows=self.queue.max_rows,
-                max_bytes=self.queue.max_bytes,
-                timeout_ns=self.queue.timeout,
-            ),
+            queue=self.queue.limits(),
             target_ns=self.batching.target_p99,
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from batcher.config.units import format_duration
-from batcher.core.settings import FixedWindow, NoBatching, PolicySettings
+from batcher.core.settings import Adaptive, FixedWindow, NoBatching, PolicySettings, WhenLate
 
 if TYPE_CHECKING:
     from batcher.config.model import BatchingConfig
@@ -24,6 +24,18 @@ class PolicyEntry:
     keys: tuple[str, ...]
     settings: Callable[[BatchingConfig], PolicySettings]
     window: Callable[[BatchingConfig], str]
+
+
+def _adaptive(batching: BatchingConfig) -> PolicySettings:
+    return Adaptive(
+        utilization_target=batching.utilization_target, when_late=WhenLate(batching.when_late)
+    )
+
+
+def _adaptive_window(batching: BatchingConfig) -> str:
+    if batching.target_p99 is None:
+        return "none: no target to wait for"
+    return f"from the target, to {batching.utilization_target:.0%} busy"
 
 
 def _fixed(batching: BatchingConfig) -> PolicySettings:
@@ -47,6 +59,7 @@ def _none_window(_batching: BatchingConfig) -> str:
 
 
 POLICIES: Final[dict[str, PolicyEntry]] = {
+    "adaptive": PolicyEntry(("utilization_target", "when_late"), _adaptive, _adaptive_window),
     "fixed": PolicyEntry(("max_delay", "preferred_batch_sizes"), _fixed, _fixed_window),
     "none": PolicyEntry((), _none, _none_window),
 }

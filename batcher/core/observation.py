@@ -10,7 +10,9 @@ class ModelObservation:
     """One model's queue and executing work at the moment of `Observation.now_ns`.
 
     Ages are of the oldest unanswered request in that stage, None when there is none; a stalled
-    queue keeps ageing between events.
+    queue keeps ageing between events. `work_ns` is what serving the rows that wait would take, in
+    the batches that serve most, 0 while that is unknown; `reachable` says whether one row alone can
+    be done inside the target.
     """
 
     model: str
@@ -21,6 +23,8 @@ class ModelObservation:
     oldest_waiting_ns: int | None
     oldest_executing_ns: int | None
     target_ns: int | None
+    work_ns: float = 0.0
+    reachable: bool = True
 
 
 @record

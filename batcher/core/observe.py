@@ -38,6 +38,7 @@ def observe(
 def _model(model: Model, executing_arrivals_ns: list[int], now_ns: int) -> ModelObservation:
     queue = model.queue
     waiting_ns = queue.oldest_arrival_ns()
+    rate = model.best_rate()
     return ModelObservation(
         model=model.name,
         waiting_requests=queue.requests,
@@ -49,4 +50,6 @@ def _model(model: Model, executing_arrivals_ns: list[int], now_ns: int) -> Model
             max(0, now_ns - min(executing_arrivals_ns)) if executing_arrivals_ns else None
         ),
         target_ns=model.settings.target_ns,
+        work_ns=queue.rows / rate if rate else 0.0,
+        reachable=model.reachable,
     )

@@ -13,6 +13,10 @@ _REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
     Reason.QUEUE_REQUESTS: (errors.Overloaded, "queue is full (queue.max_requests)"),
     Reason.QUEUE_ROWS: (errors.Overloaded, "queue is full (queue.max_rows)"),
     Reason.QUEUE_BYTES: (errors.Overloaded, "queue is full (queue.max_bytes)"),
+    Reason.PREDICTED_LATE: (
+        errors.Overloaded,
+        "cannot answer in time: the target or the caller's deadline would be missed",
+    ),
     Reason.CALLER_DEADLINE: (
         errors.DeadlineExpired,
         "did not get to the request before the caller's deadline",

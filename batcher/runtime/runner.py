@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from batcher.clock import Clock
+from batcher.clock import MILLISECOND, Clock
 from batcher.core.commands import Command, Dispatch, Outcome, PolicyFailed, Settle
 from batcher.core.events import (
     BatchProgress,
@@ -136,6 +136,16 @@ class Runner:
         """Announce an incarnation; its batches go to `instance`."""
         self._instances[event.instance] = instance
         self.feed(event)
+        for model in self.observe().models:
+            if model.model == event.model and not model.reachable:
+                took_ms = min((took_ns for _, took_ns in event.profile), default=0) / MILLISECOND
+                log.warning(
+                    "%s cannot meet its target of %.3g ms: one row alone takes %.3g ms;"
+                    " it is served late rather than refused",
+                    model.model,
+                    (model.target_ns or 0) / MILLISECOND,
+                    took_ms,
+                )
 
     def instance_down(self, event: InstanceDown) -> None:
         """An incarnation is gone and will report nothing more: what it ran has failed."""

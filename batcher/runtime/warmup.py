@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from statistics import median
+from time import monotonic_ns
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +20,13 @@ from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
 
 Profile: TypeAlias = tuple[tuple[int, int], ...]
 """Service times: (rows, nanoseconds) pairs."""
+
+
+TIMED_BATCHES = 3
+"""How often a batch of each size is timed, after one that is not."""
+
+TIMED_NS = 1_000_000_000
+"""A size that has taken so long already is not timed again."""
 
 
 @record
@@ -35,21 +44,28 @@ async def warm_up(
     datatypes: Mapping[str, str],
     plan: WarmupPlan,
 ) -> Profile:
-    """Execute a batch of zeros of every size, twice: the first warms up, the second is timed.
+    """Execute batches of zeros of every size: the first warms up, the others are timed.
 
-    Raises `ModelLoadError` when a batch fails.
+    The time of a size is the median, from handing the batch over until its result is back, as the
+    scheduler will see it. Raises `ModelLoadError` when a batch fails.
     """
     profile: list[tuple[int, int]] = []
     for rows in plan.batch_sizes:
         slices = [Slice(zeros(model, metadata.inputs, rows, plan.length), 0, rows)]
-        for _ in range(2):
+        took_ns: list[int] = []
+        for repeat in range(1 + TIMED_BATCHES):
+            began_ns = monotonic_ns()
             executed = await run_batch(worker, slices, datatypes)
             executed.release()
             if executed.result is None:
                 raise ModelLoadError(
                     f"{model}: the warm-up batch of {rows} rows failed: {executed.failure}"
                 )
-        profile.append((rows, executed.execute_end_ns - executed.started_ns))
+            if repeat:
+                took_ns.append(monotonic_ns() - began_ns)
+                if sum(took_ns) >= TIMED_NS:
+                    break
+        profile.append((rows, int(median(took_ns))))
     return tuple(profile)
 
 

@@ -104,6 +104,10 @@ class Telemetry(Collector):
         yield single_values(f.QUEUE_REQUESTS, ((ls, m.waiting_requests) for ls, m in models))
         yield single_values(f.QUEUE_ROWS, ((ls, m.waiting_rows) for ls, m in models))
         yield single_values(f.QUEUE_BYTES, ((ls, m.waiting_bytes) for ls, m in models))
+        yield single_values(f.QUEUE_WORK, ((ls, m.work_ns / SECOND) for ls, m in models))
+        yield single_values(
+            f.TARGET_REACHABLE, ((ls, int(m.reachable)) for ls, m in models if m.target_ns)
+        )
         yield single_values(f.EXECUTING_REQUESTS, ((ls, m.executing_requests) for ls, m in models))
 
     def _collect_instances(self, observation: Observation) -> Iterator[Metric]:

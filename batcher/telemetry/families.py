@@ -109,6 +109,22 @@ QUEUE_ROWS = Family(
 QUEUE_BYTES = Family(
     "batcher_queue_bytes", "gauge", "bytes", _MODEL, "Payload bytes of the requests that wait."
 )
+QUEUE_WORK = Family(
+    "batcher_queue_work_seconds",
+    "gauge",
+    "seconds",
+    _MODEL,
+    "Predicted time that one instance needs for the rows that wait, in the batches that serve most; "
+    "0 while nothing was measured.",
+)
+TARGET_REACHABLE = Family(
+    "batcher_target_reachable",
+    "gauge",
+    "",
+    _MODEL,
+    "1 while one row alone can be done inside the model's latency target, else 0: then requests are "
+    "served late rather than refused; absent for a model without a target.",
+)
 EXECUTING_REQUESTS = Family(
     "batcher_executing_requests",
     "gauge",
@@ -221,6 +237,8 @@ FAMILIES = (
     QUEUE_REQUESTS,
     QUEUE_ROWS,
     QUEUE_BYTES,
+    QUEUE_WORK,
+    TARGET_REACHABLE,
     EXECUTING_REQUESTS,
     INSTANCES,
     BATCHES_IN_FLIGHT,

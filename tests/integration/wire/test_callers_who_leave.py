@@ -15,7 +15,13 @@ from batcher import protocol
 from batcher.core.commands import Outcome, Reason
 from batcher.testing.messages import output_arrays
 
-GONE = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+GONE = (
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,
+    # Nobody could have answered in time: said at once, before the deadline itself passes.
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
 KINDS = ("stay", "cancel", "deadline", "close", "abort")
 
 

@@ -52,7 +52,7 @@ def test_a_size_has_its_own_units(schema):
 
 def test_the_known_policies_are_listed(schema):
     names, _ = branches(schema["$defs"]["BatchingConfig"]["properties"]["policy"])
-    assert names["enum"] == ["fixed", "none"]
+    assert names["enum"] == ["adaptive", "fixed", "none"]
 
 
 def test_every_section_refuses_unknown_keys(schema):

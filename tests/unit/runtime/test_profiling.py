@@ -26,8 +26,8 @@ async def test_every_size_is_warmed_up_and_then_timed_in_turns():
     found = await measure(plan(fake), (1, 4), 3, Clock(), lambda: told.append(1))
     assert list(found) == [1, 4]
     assert all(len(times) == 3 and min(times) > 0 for times in found.values())
-    assert fake.batch_sizes == [1, 1, 4, 4, 1, 4, 1, 4, 1, 4]
-    assert fake.released == 10
+    assert fake.batch_sizes == [1] * 4 + [4] * 4 + [1, 4, 1, 4, 1, 4]
+    assert fake.released == 14
     assert fake.calls[-1].method == "close"
     assert len(told) == 6
 

@@ -34,7 +34,7 @@ def test_fixed_without_a_window_of_the_models_own():
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("eager", "got 'eager'; allowed: configured, fixed[:DELAY], "),
+        ("eager", "got 'eager'; allowed: configured, adaptive, fixed[:DELAY], "),
         ("greedy:1", "got 'greedy:1'"),
         ("fixed:", "got 'fixed:'"),
         ("fixed:2", "fixed[:DELAY], with a number with a unit"),

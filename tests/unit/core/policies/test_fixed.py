@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.core.events import RequestArrived
 from batcher.core.estimator import ServiceTimes
-from batcher.core.policies import Situation, FixedWindowPolicy, Take, Wait
+from batcher.core.events import RequestArrived
+from batcher.core.policies import FixedWindowPolicy, Situation, Take, Wait
 from batcher.core.queue import Lane
 from batcher.core.request import LiveRequest
 from batcher.core.settings import FixedWindow
