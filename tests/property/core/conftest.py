@@ -223,10 +223,18 @@ class Ledger:
         can_grow = fits == len(lane) and rows[-1] < max(preferred)
         return fits if overdue or not can_grow else 0
 
-    @staticmethod
-    def urgency(lane):
-        due_ns = float("inf") if lane[0].due_ns is None else lane[0].due_ns
-        return due_ns, lane[0].arrived.arrival_ns
+    def is_due(self, lane):
+        """Whether anybody in the lane's next batch is due at some time."""
+        return any(r.due_ns is not None for r in lane[: self.ready(lane)])
+
+    def check_turn(self, lane):
+        """What is due goes before what is not; among those it is a matter of what they take."""
+        candidates = self.candidates()
+        assert lane in candidates
+        if any(map(self.is_due, candidates)):
+            assert self.is_due(lane)
+        else:
+            assert lane[0].arrived.arrival_ns == min(a[0].arrived.arrival_ns for a in candidates)
 
     def candidates(self):
         return [a for a in self.lanes() if self.free(a[0].arrived.model) and self.ready(a)]
@@ -240,7 +248,7 @@ class Ledger:
         assert [(p.start, p.stop) for p in command.parts] == [
             (0, r.arrived.rows) for r in lane[: len(ids)]
         ]
-        assert self.urgency(lane) == min(map(self.urgency, self.candidates()))
+        self.check_turn(lane)
         up = self.free(command.model)[0]
         assert command.instance == up.instance
         assert command.batch_id > self.last_batch
