@@ -361,12 +361,8 @@ class AdaptivePolicy:
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restore`."""
-        values = [getattr(self.pace, f.name) for f in fields(Pace)]
-        return (
-            self._waits_from,
-            self._owed,
-            *(tuple(v) if isinstance(v, list) else v for v in values),
-        )
+        values = [_plain(getattr(self.pace, f.name)) for f in fields(Pace)]
+        return (self._waits_from, self._owed, *values)
 
     def restore(self, state: tuple[object, ...]) -> None:
         """Go on where the policy that was captured stood."""
