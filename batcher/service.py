@@ -112,6 +112,8 @@ class Batcher:
             late = deadline_ns is not None and now_ns >= deadline_ns
             cause = CancelCause.DEADLINE if late else CancelCause.CANCELLED
             self._runner.cancel(pending, cause)
+        elif pending.outcome is Outcome.OK:
+            self._runner.replied(pending, now_ns)
         stamps = pending.stamps
         stamps.replied_ns = now_ns
         target_ns = model.settings.target_ns

@@ -95,7 +95,7 @@ def _foresee(
     if times is None or not times.curve:
         return request
     soonest_ns = fleet.soonest_ns(model.name, now_ns)
-    done_ns = soonest_ns + times.curve[rows] * times.margin - TOLERANCE_NS
+    done_ns = soonest_ns + times.answered[rows] - TOLERANCE_NS
     if done_ns <= request.order:
         return request
     expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns

@@ -200,7 +200,7 @@ def _longest_ns(model: Model, models: Iterable[Model], fleet: Fleet, device: str
         if times is None or policy.pace.rate * policy.target_ns < LEAST_EXPECTED_ROWS:
             continue
         expected = min(times.max_rows, 1 + int(policy.pace.rate * policy.target_ns / 2))
-        room_ns = policy.target_ns - times.curve[expected] * times.margin
+        room_ns = policy.target_ns - times.answered[expected]
         if room_ns > 0.0:
             longest_ns = room_ns if longest_ns is None else min(longest_ns, room_ns)
     return longest_ns

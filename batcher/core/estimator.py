@@ -9,6 +9,8 @@ move at different speeds:
   follows a sudden change after a few samples in a row, and a slow one with every sample.
 - the *margin*: an upper quantile of how much longer than predicted recent batches took. What must
   not be late is planned with it; what is merely added up is not.
+- the *reply time* of a row: what handing on a batch's answers takes after the instance is free. An
+  instance does not wait for it, but a caller does.
 
 With times that do not vary, the drift and the margin are exactly 1 and the curve is exact.
 """
@@ -37,6 +39,9 @@ JUMP = 1.3
 JUMP_SAMPLES = 3
 """How many in a row."""
 
+REPLY_RISE, REPLY_FALL = 0.2, 0.02
+"""How fast the reply time follows a longer and a shorter one: it stays among the longer ones."""
+
 FORGET_NS = 10_000_000_000
 """Samples older than this say nothing about noise any more."""
 
@@ -44,8 +49,9 @@ FORGET_NS = 10_000_000_000
 class ServiceTimes:
     """Predicts batch times, in nanoseconds, by rows. `max_rows` is the largest batch.
 
-    `curve[b]` is the expected time of `b` rows (`curve[0]` is 0), None until something was
-    measured; it is replaced, never changed. `margin` is at least 1.
+    `curve[b]` is the expected time of `b` rows (`curve[0]` is 0), empty until something was
+    measured. `answered[b]` is the time by which the last of them has most likely been answered.
+    Both are replaced, never changed. `margin` is at least 1.
     """
 
     __slots__ = (
@@ -56,6 +62,8 @@ class ServiceTimes:
         "_off",
         "_ratios",
         "_recent",
+        "_reply_ns",
+        "answered",
         "curve",
         "margin",
         "max_rows",
@@ -64,7 +72,9 @@ class ServiceTimes:
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows
         self.curve: Sequence[float] = ()
+        self.answered: Sequence[float] = ()
         self.margin = 1.0
+        self._reply_ns = 0.0
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
         self._base: list[float] = []
@@ -95,22 +105,27 @@ class ServiceTimes:
         """Learn from a batch. `trust`: one sample is enough to believe in a change."""
         if not 1 <= rows <= self.max_rows or took_ns <= 0:
             return
-        base = self._base
+        base, before, margin = self._base, self._drift, self.margin
         if base:
             ratio = took_ns / base[rows]
             if self._jumped(ratio, 1 if trust else JUMP_SAMPLES):
-                self.curve = [self._drift * time for time in base]
+                self._publish()
                 return
             if self._off:
                 # A first sample far off: noise, unless more follow.
                 return
             self._note(ratio / self._drift, now_ns)
-            before = self._drift
             self._drift += (ratio - before) / DRIFT_SAMPLES
         if self._learn(rows, took_ns / self._drift):
             self._rebuild()
-        elif base and self._drift != before:
-            self.curve = [self._drift * time for time in self._base]
+        elif self._drift != before or self.margin != margin:
+            self._publish()
+
+    def observe_replies(self, rows: int, took_ns: int) -> None:
+        """Learn from how long it took to hand on the answers of a batch."""
+        off = took_ns / rows - self._reply_ns
+        self._reply_ns += (REPLY_RISE if off > 0.0 else REPLY_FALL) * off
+        self._publish()
 
     def _jumped(self, ratio: float, needed: int) -> bool:
         off = ratio / self._drift
@@ -157,8 +172,15 @@ class ServiceTimes:
             [self._means[size] for size in sizes], [self._counts[size] for size in sizes]
         )
         self._base = _through(sizes, times, self.max_rows)
-        drift = self._drift
-        self.curve = self._base if drift == 1.0 else [drift * time for time in self._base]
+        self._publish()
+
+    def _publish(self) -> None:
+        """Make the predictions from what is known now."""
+        base, drift, margin, reply_ns = self._base, self._drift, self.margin, self._reply_ns
+        curve = base if drift == 1.0 else [drift * time for time in base]
+        self.curve = self.answered = curve
+        if margin != 1.0 or reply_ns:
+            self.answered = [margin * time + reply_ns * b for b, time in enumerate(curve)]
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restored`."""
@@ -166,6 +188,7 @@ class ServiceTimes:
             self.max_rows,
             self.margin,
             self._drift,
+            self._reply_ns,
             tuple((size, self._means[size], self._counts[size]) for size in self._means),
             tuple(self._off),
             tuple(self._recent),
@@ -174,15 +197,16 @@ class ServiceTimes:
     @classmethod
     def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
         """An estimator that predicts and learns as the one that was captured."""
-        max_rows, margin, drift, means, off, recent = state
+        max_rows, margin, drift, reply_ns, means, off, recent = state
         assert isinstance(max_rows, int)
         assert isinstance(margin, float)
         assert isinstance(drift, float)
+        assert isinstance(reply_ns, float)
         assert isinstance(means, tuple)
         assert isinstance(off, tuple)
         assert isinstance(recent, tuple)
         times = cls(max_rows)
-        times.margin, times._drift = margin, drift
+        times.margin, times._drift, times._reply_ns = margin, drift, reply_ns
         for size, mean, count in means:
             times._means[size] = mean
             times._counts[size] = count

@@ -91,6 +91,15 @@ class BatchProgress:
 
 
 @record
+class RepliesTook:
+    """The answers of a batch of `rows` rows have left, `took_ns` after it was reported done."""
+
+    model: str
+    rows: int
+    took_ns: int
+
+
+@record
 class InstanceUp:
     """An incarnation of an instance is loaded, warm and ready for `max_in_flight` batches.
 
@@ -148,6 +157,7 @@ Event: TypeAlias = (
     RequestArrived
     | RequestCancelled
     | BatchProgress
+    | RepliesTook
     | InstanceUp
     | InstanceDraining
     | InstanceDown

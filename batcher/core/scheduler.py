@@ -37,6 +37,7 @@ from batcher.core.events import (
     InstanceUp,
     ModelConfigured,
     ModelRemoved,
+    RepliesTook,
     RequestArrived,
     RequestCancelled,
 )
@@ -150,6 +151,11 @@ class Scheduler:
                 self._progress(event)
             case RequestCancelled():
                 self._cancel(event)
+            case RepliesTook():
+                model = self.models.get(event.model)
+                if model is not None:
+                    for times in model.times.values():
+                        times.observe_replies(event.rows, event.took_ns)
             case _:
                 self._take_in_fleet(event)
         self._undecided = True

@@ -24,10 +24,22 @@ class ReplyPort(Protocol):
         ...
 
 
+class Replies:
+    """The answers of one batch on their way out: how many are left, of how many rows, since when."""
+
+    __slots__ = ("done_ns", "left", "rows")
+
+    def __init__(self, left: int, rows: int, done_ns: int) -> None:
+        self.left = left
+        self.rows = rows
+        self.done_ns = done_ns
+
+
 class Pending:
     """One request between the gate and its end.
 
-    `result` and `offset` (the first of its rows in the batch) are set once its batch is executed,
+    `result`, `offset` (the first of its rows in the batch) and `replies` are set once its batch is
+    executed,
     `failure` holds the executor's reason when that failed.
     """
 
@@ -38,6 +50,7 @@ class Pending:
         "offset",
         "outcome",
         "reason",
+        "replies",
         "reply",
         "request",
         "result",
@@ -61,6 +74,7 @@ class Pending:
         self.stamps = Stamps(request.arrival_ns)
         self.result: BatchResult | None = None
         self.offset = 0
+        self.replies: Replies | None = None
         self.failure: str | None = None
         self.outcome: Outcome | None = None
         self.reason = Reason.NONE

@@ -24,6 +24,7 @@ from batcher.core.events import (
     FailureCause,
     InstanceDown,
     InstanceUp,
+    RepliesTook,
     RequestArrived,
     RequestCancelled,
     Timings,
@@ -33,7 +34,7 @@ from batcher.core.record import record
 from batcher.core.scheduler import Scheduler
 from batcher.runtime.dispatch import Executed, Slice, scatter
 from batcher.runtime.outcomes import error_for
-from batcher.runtime.pending import Pending, ReplyPort, Target
+from batcher.runtime.pending import Pending, Replies, ReplyPort, Target
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.signature import Measure
 from batcher.runtime.timer import Timer
@@ -118,6 +119,16 @@ class Runner:
         """The caller left. Its batch-mates notice nothing."""
         if pending.outcome is None:
             self.feed(RequestCancelled(pending.id, cause))
+
+    def replied(self, pending: Pending, now_ns: int) -> None:
+        """An answer has left; after the last of its batch, the scheduler learns what that took."""
+        replies = pending.replies
+        if replies is None:
+            return
+        replies.left -= 1
+        if not replies.left:
+            took_ns = now_ns - replies.done_ns
+            self.feed(RepliesTook(pending.target.key, replies.rows, took_ns))
 
     async def idle(self) -> None:
         """Wait until no request is unanswered."""
@@ -240,6 +251,11 @@ class Runner:
             else:
                 pending.result = result
                 done.append(pending.id)
+        if done:
+            rows = batch[0].stamps.batch_rows
+            replies = Replies(len(done), rows, self._clock())
+            for pending in batch:
+                pending.replies = replies
         self.feed(
             BatchProgress(
                 batch_id,

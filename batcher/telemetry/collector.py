@@ -134,6 +134,8 @@ class Telemetry(Collector):
 
     def _collect_requests(self) -> Iterator[Metric]:
         models = self._models.values()
+        for model in models:
+            model.fold()
         unknown = ("", "", Outcome.REJECTED, Reason.UNKNOWN_MODEL)
         yield single_values(
             f.REQUESTS,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
@@ -39,6 +42,13 @@ class Histogram:
         """Record a value, in the unit that is recorded."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def observe_all(self, values: NDArray[np.int64]) -> None:
+        """Record many values at once."""
+        places = np.searchsorted(self._bounds, values)
+        for place, count in enumerate(np.bincount(places, minlength=len(self._counts)).tolist()):
+            self._counts[place] += count
+        self.total += int(values.sum())
 
     def cumulative(self) -> Sequence[int]:
         """How many values are at or below each bound, and last how many there are at all."""

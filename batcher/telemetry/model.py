@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from enum import StrEnum
 
+import numpy as np
+
 from batcher.clock import Clock, monotonic_ns
 from batcher.core.commands import Outcome, Reason
 from batcher.telemetry.busy import BusyClock
@@ -16,6 +18,13 @@ from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCoun
 # Reading a member from its enum costs as much as recording a value.
 _OK = Outcome.OK
 _REJECTED = Outcome.REJECTED
+_ANSWERED = (Outcome.OK, Reason.NONE)
+
+NEVER_NS = 1 << 62
+"""Later than any due time."""
+
+FOLD = 512
+"""Answers that are noted before they are counted."""
 
 
 class GateReason(StrEnum):
@@ -42,9 +51,7 @@ class ModelTelemetry:
     ) -> None:
         self.labels = (name, version)
         # The first answer of a model must show as an increase, so its series exists from the start.
-        self.requests: dict[tuple[Outcome, Reason | GateReason], int] = {
-            (Outcome.OK, Reason.NONE): 0
-        }
+        self.requests: dict[tuple[Outcome, Reason | GateReason], int] = {_ANSWERED: 0}
         self.durations = {outcome: Histogram(LATENCY) for outcome in Outcome}
         self.stages = {stage: Histogram(LATENCY) for stage in Stage}
         self._gate = self.stages[Stage.GATE]
@@ -53,6 +60,15 @@ class ModelTelemetry:
         self._execute = self.stages[Stage.EXECUTE]
         self._scatter = self.stages[Stage.SCATTER]
         self._reply = self.stages[Stage.REPLY]
+        self._walk = (
+            self._gate,
+            self._queue,
+            self._gather,
+            self._execute,
+            self._scatter,
+            self._reply,
+        )
+        self._answered: list[tuple[int, Stamps, int]] = []
         self.batch_rows = Histogram(ROWS)
         self.batch_requests = Histogram(ROWS)
         self.batch_fill = Histogram(FILL)
@@ -80,19 +96,56 @@ class ModelTelemetry:
         `Outcome.OK` every stamp is set. `due_ns` is when it should have been answered, None where
         nothing says so.
         """
+        if outcome is _OK:
+            self._answered.append((rows, stamps, NEVER_NS if due_ns is None else due_ns))
+            if len(self._answered) >= FOLD:
+                self.fold()
+            return
         key = (outcome, reason)
         self.requests[key] = self.requests.get(key, 0) + 1
-        ended_ns = stamps.replied_ns or stamps.settled_ns
-        duration_ns = ended_ns - stamps.arrival_ns
+        duration_ns = (stamps.replied_ns or stamps.settled_ns) - stamps.arrival_ns
         self.durations[outcome].observe(duration_ns)
         if stamps.enqueued_ns:
             self._observe_stages(stamps, outcome)
-        if outcome is not _OK:
-            self._statistics.failed(duration_ns)
+        self._statistics.failed(duration_ns)
+
+    def fold(self) -> None:
+        """Count the answers that were only noted so far; to be called before anything is read.
+
+        Many at once cost a tenth of what each would cost alone, between two replies.
+        """
+        answered, self._answered = self._answered, []
+        if not answered:
             return
-        self._statistics.answered(rows, stamps, duration_ns)
-        if due_ns is not None and ended_ns > due_ns:
-            self.deadline_missed += 1
+        moments = np.array(
+            [
+                (
+                    s.arrival_ns,
+                    s.enqueued_ns,
+                    s.dispatched_ns,
+                    s.execute_start_ns,
+                    s.execute_end_ns,
+                    s.settled_ns,
+                    s.replied_ns,
+                    due_ns,
+                )
+                for _, s, due_ns in answered
+            ],
+            np.int64,
+        )
+        replied_ns = moments[:, 6]
+        spent_ns = np.diff(moments[:, :7])
+        self.requests[_ANSWERED] += len(answered)
+        self.durations[_OK].observe_all(replied_ns - moments[:, 0])
+        for stage, column in zip(self._walk, spent_ns.T, strict=True):
+            stage.observe_all(column)
+        self._statistics.answered(
+            sum([rows for rows, _, _ in answered]),
+            len(answered),
+            spent_ns.sum(axis=0).tolist(),
+            int(moments[-1, 0]),
+        )
+        self.deadline_missed += int((replied_ns > moments[:, 7]).sum())
 
     def _observe_stages(self, stamps: Stamps, outcome: Outcome) -> None:
         """Record the stages that a request went through after the gate."""
@@ -180,6 +233,7 @@ class ModelTelemetry:
 
     def statistics(self) -> ModelStatisticsSnapshot:
         """The model's cumulative statistics now."""
+        self.fold()
         return self._statistics.snapshot(self._clock(), self._epoch_clock())
 
     def _busy_clock(self, device: str) -> BusyClock:

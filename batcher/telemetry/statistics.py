@@ -6,9 +6,8 @@ Requests count in the durations once each, rows in `inference_count`, executed b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from batcher.telemetry.stamps import Stamps
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +90,21 @@ class StatisticsCounters:
         self._last_arrival_ns = 0
         self._batches: dict[int, _Executions] = {}
 
-    def answered(self, rows: int, stamps: Stamps, duration_ns: int) -> None:
-        """Count a request that was answered; all its stamps are set."""
-        start_ns = stamps.execute_start_ns
-        end_ns = stamps.execute_end_ns
-        dispatched_ns = stamps.dispatched_ns
+    def answered(self, rows: int, requests: int, spent_ns: Sequence[int], last_ns: int) -> None:
+        """Count requests that were answered.
+
+        `spent_ns` adds up what they spent in the gate, the queue, gathering, executing, scattering
+        and replying; the last of them arrived at `last_ns`.
+        """
+        _, queue_ns, gather_ns, execute_ns, scatter_ns, _ = spent_ns
         self._rows += rows
-        self._answered += 1
-        self._success_ns += duration_ns
-        self._queue_ns += dispatched_ns - stamps.enqueued_ns
-        self._input_ns += start_ns - dispatched_ns
-        self._infer_ns += end_ns - start_ns
-        self._output_ns += stamps.settled_ns - end_ns
-        self._last_arrival_ns = stamps.arrival_ns
+        self._answered += requests
+        self._success_ns += sum(spent_ns)
+        self._queue_ns += queue_ns
+        self._input_ns += gather_ns
+        self._infer_ns += execute_ns
+        self._output_ns += scatter_ns
+        self._last_arrival_ns = last_ns
 
     def failed(self, duration_ns: int) -> None:
         """Count a request that ended in any other way."""

@@ -204,12 +204,13 @@ def config(options: argparse.Namespace) -> dict[str, Any]:
         "executor": "emulated",
         "options": {"base": options.base, "per_row": options.per_row, "columns": options.floats},
         "batching": {
-            "policy": "fixed",
+            "policy": options.policy,
             "max_batch_size": options.max_batch_size,
-            "max_delay": options.max_delay,
             "target_p99": f"{options.target / MILLISECOND:g}ms",
         },
     }
+    if options.policy == "fixed":
+        model["batching"]["max_delay"] = options.max_delay
     return {"models": [model]}
 
 

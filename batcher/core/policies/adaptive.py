@@ -94,7 +94,7 @@ class AdaptivePolicy:
     def _take_what_is_there(self, lane: Lane, situation: Situation) -> Verdict:
         """Late formation: all that fits, less what its caller would not wait for."""
         curve = situation.times.curve
-        margin = situation.times.margin
+        answered = situation.times.answered
         take: list[LiveRequest] = []
         drop: list[LiveRequest] = []
         rows = 0
@@ -104,11 +104,11 @@ class AdaptivePolicy:
             if grown > self._max_rows:
                 break
             expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
-            if curve and situation.now_ns + curve[request.rows] * margin > expires_ns:
+            if curve and situation.now_ns + answered[request.rows] > expires_ns:
                 drop.append(request)
                 continue
             last_ns = min(last_ns, expires_ns)
-            if take and curve and situation.now_ns + curve[grown] * margin > last_ns:
+            if take and curve and situation.now_ns + answered[grown] > last_ns:
                 break
             take.append(request)
             rows = grown
@@ -120,7 +120,7 @@ class AdaptivePolicy:
         times, requests = situation.times, line.requests
         slack_ns = line.orders[0] - situation.now_ns + TOLERANCE_NS
         fits = line.rows <= self._max_rows and situation.longest_ns is None
-        if fits and times.curve[line.rows] * times.margin <= slack_ns:
+        if fits and times.answered[line.rows] <= slack_ns:
             # One batch, in time: nothing to plan.
             self._know(times.curve)
             until_ns = self._wait(requests, line.rows, situation)
@@ -161,7 +161,7 @@ class AdaptivePolicy:
         if rows != len(requests):
             before = [0, *accumulate([request.rows for request in requests])]
         price = self._price(len(free_ns), times)
-        return plan(orders, before, free_ns, curve, times.margin, price, situation.now_ns)
+        return plan(orders, before, free_ns, curve, times.answered, price, situation.now_ns)
 
     def _know(self, curve: Sequence[float]) -> None:
         """Rates of the batch sizes, each at least that of the smaller ones."""
@@ -190,7 +190,7 @@ class AdaptivePolicy:
         first = requests[0]
         times = situation.times
         curve = times.curve
-        grown_ns = curve[rows + 1] * times.margin
+        grown_ns = times.answered[rows + 1]
         pace = self.pace
         instances = len(situation.free_ns)
         began_ns = now_ns if self._waits_from is None else self._waits_from
@@ -250,7 +250,7 @@ class AdaptivePolicy:
 
     def _rows_within(self, spare_ns: float, situation: Situation) -> int:
         """The largest batch that takes no longer than this."""
-        return bisect_right(situation.times.curve, spare_ns / situation.times.margin) - 1
+        return bisect_right(situation.times.answered, spare_ns) - 1
 
     def _in_time(
         self,
@@ -282,12 +282,13 @@ class AdaptivePolicy:
         share = self.pace.share_up_to(first if len(normal) > 1 else first - 1)
         if share <= 0.0:
             return most
-        target_ns = (self.target_ns or 0) / situation.times.margin
+        target_ns = self.target_ns or 0
+        answered = situation.times.answered
         rate = self.pace.rate / len(situation.free_ns) * share
         while most > 1:
             coming = rate * curve[most]
             rows = min(len(curve) - 1, int(coming + 2.0 * coming**0.5) + 1)
-            if curve[most] + curve[rows] <= target_ns:
+            if curve[most] + answered[rows] <= target_ns:
                 break
             most -= 1
         return most
@@ -349,7 +350,7 @@ class AdaptivePolicy:
             if grown > most or grown > self._max_rows:
                 break
             must_ns = min(last_ns, _last_ns(request))
-            done_ns = situation.now_ns + times.curve[grown] * times.margin
+            done_ns = situation.now_ns + times.answered[grown]
             if done_ns > must_ns + TOLERANCE_NS:
                 if must_ns == last_ns:
                     break

@@ -64,24 +64,26 @@ def plan(
     rows_before: Sequence[int] | None,
     free_ns: Sequence[float],
     curve: Sequence[float],
-    margin: float,
+    answered: Sequence[float],
     price: Price,
     now_ns: int,
 ) -> Plan:
     """The best first step.
 
     `orders` says when each request must be done; `rows_before[i]` is the rows of the first i
-    requests, None where every request has one row. `free_ns` is sorted, the soonest first.
+    requests, None where every request has one row. `free_ns` is sorted, the soonest first. An
+    instance is busy with b rows for `curve[b]`, the largest batch being the last of the curve, and
+    the last of them is answered after `answered[b]`.
     """
     count = min(len(orders), MOST_REQUESTS)
     # What cannot even be done alone, at once, is given up first.
     rows = 1 if rows_before is None else min(rows_before[1], len(curve) - 1)
-    hopeless = bisect_left(orders, free_ns[0] + curve[rows] * margin - TOLERANCE_NS, 0, count)
+    hopeless = bisect_left(orders, free_ns[0] + answered[rows] - TOLERANCE_NS, 0, count)
     if hopeless == count:
         return Plan(count, 0)
     if len(free_ns) == 1 and rows_before is None:
-        return _plan_one(orders, count, hopeless, free_ns[0], curve, margin, price, now_ns)
-    return _plan_many(orders, rows_before, count, hopeless, free_ns, curve, margin, price, now_ns)
+        return _plan_one(orders, count, hopeless, free_ns[0], curve, answered, price, now_ns)
+    return _plan_many(orders, rows_before, count, hopeless, free_ns, curve, answered, price, now_ns)
 
 
 def _plan_one(
@@ -90,7 +92,7 @@ def _plan_one(
     hopeless: int,
     start_ns: float,
     curve: Sequence[float],
-    margin: float,
+    answered: Sequence[float],
     price: Price,
     now_ns: int,
 ) -> Plan:
@@ -118,7 +120,8 @@ def _plan_one(
                 then_ns = at_ns[batches]
                 via = firsts[batches]
             if position < count:
-                fit = bisect_right(curve, (orders[position] - time_ns + TOLERANCE_NS) / margin) - 1
+                fit = bisect_right(answered, orders[position] - time_ns + TOLERANCE_NS) - 1
+                fit = min(fit, largest)
                 fit = min(fit, count - position)
                 if fit > 0:
                     done_ns = time_ns + curve[fit]
@@ -155,7 +158,7 @@ def _plan_many(
     hopeless: int,
     free_ns: Sequence[float],
     curve: Sequence[float],
-    margin: float,
+    answered: Sequence[float],
     price: Price,
     now_ns: int,
 ) -> Plan:
@@ -183,7 +186,7 @@ def _plan_many(
                 step = min(further + 1, count), then, via
             if position < count:
                 slack_ns = orders[position] - free[0] + TOLERANCE_NS
-                most_rows = bisect_right(curve, slack_ns / margin) - 1
+                most_rows = min(largest, bisect_right(answered, slack_ns) - 1)
                 end = bisect_right(before, before[position] + most_rows, 0, count + 1) - 1
                 if end > position:
                     done_ns = free[0] + curve[before[end] - before[position]]
