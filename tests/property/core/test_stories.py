@@ -1,0 +1,220 @@
+"""Random stories, told to a scheduler with every kind of policy: what must hold whatever happens."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from batcher.clock import MILLISECOND
+from batcher.core.commands import Dispatch, Settle
+from batcher.core.events import (
+    BatchProgress,
+    CancelCause,
+    DeviceConfigured,
+    Failure,
+    FailureCause,
+    InstanceDown,
+    InstanceUp,
+    ModelConfigured,
+    RepliesTook,
+    RequestArrived,
+    RequestCancelled,
+)
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import (
+    Adaptive,
+    FixedWindow,
+    ModelSettings,
+    NoBatching,
+    QueueLimits,
+    WhenLate,
+)
+
+STORIES = 300
+
+
+class Story:
+    """A scheduler, devices with moods, and callers without patience; all from one seed."""
+
+    def __init__(self, seed):
+        self.draw = random.Random(seed)
+        self.scheduler = Scheduler()
+        self.twin = None
+        self.now_ns = 0
+        self.requests = 0
+        self.live = {}
+        self.ran = set()
+        self.running = {}
+        self.incarnations = {}
+        self.settings = {}
+
+    def settings_of_a_model(self):
+        draw = self.draw
+        policy = draw.choice(
+            [
+                Adaptive(draw.choice([0.3, 0.8, 1.0]), draw.choice(list(WhenLate))),
+                Adaptive(),
+                FixedWindow(draw.choice([0, 2 * MILLISECOND])),
+                NoBatching(),
+            ]
+        )
+        limits = QueueLimits(
+            max_requests=draw.choice([3, 20, 1000]),
+            max_rows=draw.choice([None, 30]),
+            timeout_ns=draw.choice([None, 50 * MILLISECOND]),
+            priority_levels=draw.choice([1, 3]),
+            default_priority=1,
+            ageing_ns=draw.choice([20, 1000]) * MILLISECOND,
+            tenants=draw.choice([(), (("default", 1.0), ("gold", 4.0))]),
+        )
+        target = draw.choice([None, 3, 20, 50])
+        return ModelSettings(
+            draw.choice([1, 4, 8, 32]),
+            policy,
+            limits,
+            None if target is None else target * MILLISECOND,
+        )
+
+    def tell(self, *events):
+        scheduler = self.scheduler
+        commands = scheduler.handle(events, self.now_ns)
+        if self.twin is not None:
+            assert self.twin.handle(events, self.now_ns) == commands
+            assert self.twin.snapshot() == scheduler.snapshot()
+            assert self.twin.next_wakeup_ns() == scheduler.next_wakeup_ns()
+        scheduler.validate()
+        for command in commands:
+            if isinstance(command, Dispatch):
+                self.start(command)
+            else:
+                assert isinstance(command, Settle)
+                for request_id in command.ids:
+                    del self.live[request_id]
+        wakeup_ns = scheduler.next_wakeup_ns()
+        assert wakeup_ns is None or wakeup_ns > scheduler.now_ns
+        for model in scheduler.models.values():
+            if model.queue.requests and scheduler.fleet.free_instance(model.name):
+                assert wakeup_ns is not None, f"{model.name} waits for nothing"
+
+    def start(self, command):
+        rows = sum(part.stop - part.start for part in command.parts)
+        assert rows <= self.settings[command.model].max_batch_size
+        ids = [part.id for part in command.parts]
+        assert not self.ran.intersection(ids)
+        self.ran.update(ids)
+        for request_id in ids:
+            expires_ns = self.live[request_id].expires_ns
+            assert expires_ns is None or expires_ns > self.now_ns
+        took_ms = (4 + self.draw.random() * rows) * self.draw.choice([1, 1, 1, 1, 10])
+        ends_ns = self.now_ns + int(took_ms * MILLISECOND)
+        self.running[command.batch_id] = ends_ns, ids, command.instance, command.model, rows
+
+    def configure(self, model):
+        self.settings[model] = self.settings_of_a_model()
+        self.tell(ModelConfigured(model, self.settings[model]))
+
+    def up(self, instance, model, device):
+        incarnation = self.incarnations[instance] = self.incarnations.get(instance, 0) + 1
+        profile = self.draw.choice([(), ((1, 5 * MILLISECOND), (4, 7 * MILLISECOND))])
+        slots = self.draw.choice([1, 2])
+        self.tell(InstanceUp(instance, incarnation, model, device, slots, profile))
+
+    def down_and_up(self):
+        instance = self.draw.choice(list(self.incarnations))
+        for batch_id in [b for b, batch in self.running.items() if batch[2] == instance]:
+            del self.running[batch_id]
+        self.tell(InstanceDown(instance, self.incarnations[instance]))
+        self.up(instance, instance[0], "d")
+
+    def arrive(self):
+        draw = self.draw
+        events = []
+        for _ in range(draw.choice([1, 1, 1, 5, 30])):
+            self.requests += 1
+            patience_ms = draw.choice([None, None, draw.randint(1, 80)])
+            request = RequestArrived(
+                self.requests,
+                draw.choice("aab"),
+                draw.choice([1, 1, 1, 2, 5, 33]),
+                draw.choice([0, 10]),
+                draw.choice([(), (), ((4,),)]),
+                "",
+                self.now_ns,
+                None,
+                None if patience_ms is None else self.now_ns + patience_ms * MILLISECOND,
+                draw.choice([0, 0, 1, 2, 3, 9]),
+                draw.choice(["", "gold", "x"]),
+            )
+            self.live[request.id] = request
+            events.append(request)
+        self.tell(*events)
+
+    def leave(self):
+        if self.live:
+            request_id = self.draw.choice(list(self.live))
+            self.tell(RequestCancelled(request_id, self.draw.choice(list(CancelCause))))
+
+    def moments(self):
+        wakeup_ns = self.scheduler.next_wakeup_ns()
+        ends = [batch[0] for batch in self.running.values()]
+        return ends if wakeup_ns is None else [wakeup_ns, *ends]
+
+    def pass_time(self, until_ns, *, failures=0.0):
+        self.now_ns = max(self.now_ns, until_ns)
+        events = []
+        for batch_id in [b for b, batch in self.running.items() if batch[0] <= self.now_ns]:
+            _, ids, _, model, rows = self.running.pop(batch_id)
+            failed = {i for i in ids if self.draw.random() < failures}
+            events.append(
+                BatchProgress(
+                    batch_id,
+                    tuple(i for i in ids if i not in failed),
+                    tuple(Failure(i, FailureCause.INPUT) for i in sorted(failed)),
+                )
+            )
+            events.append(RepliesTook(model, rows, self.draw.randrange(MILLISECOND)))
+        self.tell(*events)
+
+    def step(self):
+        chance = self.draw.random()
+        if chance < 0.5:
+            self.arrive()
+        elif chance < 0.6:
+            self.leave()
+        elif chance < 0.62:
+            self.configure(self.draw.choice("ab"))
+        elif chance < 0.64:
+            self.down_and_up()
+        elif chance < 0.66:
+            self.twin = Scheduler.restore(self.scheduler.snapshot())
+            assert self.twin.snapshot() == self.scheduler.snapshot()
+        else:
+            moments = self.moments()
+            if self.draw.random() < 0.3 or not moments:
+                skipped_ns = self.draw.choice([0, 1, 5, 30, 300]) * MILLISECOND
+                self.pass_time(self.now_ns + skipped_ns, failures=0.02)
+            else:
+                self.pass_time(min(moments), failures=0.02)
+
+    def play(self):
+        for model in "ab":
+            self.configure(model)
+        if self.draw.random() < 0.5:
+            self.tell(DeviceConfigured("d", self.draw.choice([1, 2])))
+        self.up("a0", "a", "d")
+        self.up("b0", "b", self.draw.choice("de"))
+        if self.draw.random() < 0.5:
+            self.up("a1", "a", "e")
+        for _ in range(self.draw.choice([50, 200])):
+            self.step()
+        while self.moments():
+            self.pass_time(min(self.moments()))
+        assert self.live == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_every_request_ends_once_and_a_restored_scheduler_goes_on_alike(part):
+    for seed in range(part, STORIES, 4):
+        Story(seed).play()

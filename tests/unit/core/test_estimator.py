@@ -1,0 +1,153 @@
+"""What a batch will take, learned from what batches took."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.estimator import JUMP_SAMPLES, MARGIN_SAMPLES, ServiceTimes
+
+PROFILE = tuple((rows, (5 + rows) * MILLISECOND) for rows in (1, 2, 4, 8, 16, 32))
+
+
+def line(rows):
+    return (5 + rows) * MILLISECOND
+
+
+@pytest.fixture
+def times():
+    warmed = ServiceTimes(32)
+    warmed.seed(PROFILE)
+    return warmed
+
+
+def test_it_knows_nothing_at_first():
+    assert not ServiceTimes(8)
+
+
+def test_a_profile_of_a_line_gives_the_line_exactly(times):
+    assert list(times.curve) == [0] + [line(rows) for rows in range(1, 33)]
+    assert times.answered is times.curve
+
+
+def test_times_that_never_vary_are_predicted_exactly_for_ever(times):
+    before = list(times.curve)
+    for moment in range(500):
+        rows = moment % 32 + 1
+        times.observe(rows, line(rows), moment * MILLISECOND)
+    assert list(times.curve) == before
+    assert times.margin == 1.0
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8])
+def test_one_size_alone_is_taken_for_half_overhead(rows):
+    times = ServiceTimes(8)
+    times.observe(rows, 8 * MILLISECOND, 0)
+    assert times.curve[rows] == 8 * MILLISECOND
+    assert times.curve[8] == pytest.approx(4 * MILLISECOND * (1 + 8 / rows))
+
+
+def test_sizes_beyond_the_largest_follow_the_fitted_line():
+    times = ServiceTimes(64)
+    times.seed(PROFILE)
+    assert times.curve[64] == pytest.approx(line(64))
+
+
+def test_a_larger_batch_is_never_predicted_to_be_faster(times):
+    draw = random.Random(0)
+    for moment in range(300):
+        rows = draw.randint(1, 32)
+        times.observe(rows, int(line(rows) * draw.uniform(0.8, 1.2)), moment * MILLISECOND)
+    assert list(times.curve) == sorted(times.curve)
+    assert times.curve[16] == pytest.approx(line(16), rel=0.08)
+
+
+def test_the_margin_covers_nearly_all_of_the_noise(times):
+    draw = random.Random(0)
+    for moment in range(1000):
+        rows = draw.randint(1, 32)
+        times.observe(rows, int(line(rows) * draw.uniform(0.9, 1.1)), moment * MILLISECOND)
+    assert 1.04 < times.margin < 1.16
+    assert times.answered[16] == pytest.approx(times.curve[16] * times.margin)
+
+
+def test_noise_of_long_ago_is_forgotten(times):
+    draw = random.Random(0)
+    for moment in range(MARGIN_SAMPLES):
+        times.observe(8, int(line(8) * draw.uniform(0.9, 1.1)), moment * MILLISECOND)
+    assert times.margin > 1.0
+    for moment in range(3):
+        times.observe(8, int(times.curve[8]), 60 * SECOND + moment)
+    assert times.margin == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_device_that_became_slow_is_believed_after_a_few_batches(times):
+    for _ in range(JUMP_SAMPLES - 1):
+        times.observe(8, 12 * line(8), 0)
+        assert times.curve[8] == line(8)
+    times.observe(8, 12 * line(8), 0)
+    assert times.curve[8] == 12 * line(8)
+    assert times.curve[1] == 12 * line(1)
+
+
+def test_a_single_outlier_changes_nothing(times):
+    before = list(times.curve)
+    times.observe(8, 20 * line(8), 0)
+    times.observe(8, line(8), 1)
+    assert list(times.curve) == before
+
+
+def test_a_probe_is_believed_at_once(times):
+    for _ in range(JUMP_SAMPLES):
+        times.observe(8, 12 * line(8), 0)
+    times.observe(1, line(1), 1, trust=True)
+    assert list(times.curve) == pytest.approx([0] + [line(rows) for rows in range(1, 33)])
+
+
+def test_a_slow_drift_is_followed(times):
+    for moment in range(400):
+        rows = moment % 32 + 1
+        times.observe(rows, int(line(rows) * (1 + moment / 2000)), moment)
+    assert times.curve[16] == pytest.approx(1.2 * line(16), rel=0.06)
+
+
+def test_replies_count_for_callers_and_not_for_the_instance(times):
+    for _ in range(200):
+        times.observe_replies(10, 2 * MILLISECOND)
+    assert times.curve[10] == line(10)
+    assert times.answered[10] == pytest.approx(line(10) + 2 * MILLISECOND)
+
+
+def test_nonsense_is_ignored(times):
+    before = times.capture()
+    times.observe(0, 5, 0)
+    times.observe(33, 5, 0)
+    times.observe(1, 0, 0)
+    assert times.capture() == before
+
+
+def test_another_largest_batch_keeps_what_was_learned(times):
+    times.resize(8)
+    assert list(times.curve) == [0] + [line(rows) for rows in range(1, 9)]
+    times.resize(12)
+    assert times.curve[12] == pytest.approx(line(12))
+
+
+def test_a_restored_estimator_goes_on_alike(times):
+    draw = random.Random(3)
+
+    def sample(moment):
+        rows = draw.randint(1, 32)
+        return rows, int(line(rows) * draw.choice([0.95, 1.0, 1.07, 3.0])), moment
+
+    for moment in range(200):
+        times.observe(*sample(moment))
+    twin = ServiceTimes.restored(times.capture())
+    for moment in range(200, 400):
+        observed = sample(moment)
+        times.observe(*observed)
+        twin.observe(*observed)
+        assert twin.capture() == times.capture()
+        assert list(twin.answered) == list(times.answered)
