@@ -39,7 +39,7 @@ class ModelState:
     used_ns: float
     pace: tuple[object, ...] | None
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
-    shares: tuple[tuple[str, float, int], ...]
+    shares: tuple[tuple[str, float, float | None, int, int], ...]
 
 
 @record

@@ -319,16 +319,18 @@ class AdaptivePolicy:
                     return until_ns
             take.extend(merged[: chosen.take])
             return None
+        first_most = self._most_rows(normal[:1], situation)
         for line in normal:
             taken_rows = sum(request.rows for request in take)
-            room = most - taken_rows
+            limit = first_most if line is normal[0] else most
+            room = limit - taken_rows
             if room < 1:
                 break
             after_ns = curve[min(taken_rows + 1, len(curve) - 1)] - curve[1]
             chosen = self._plan(line.orders, line.requests, line.rows, situation, after_ns, room)
             drop.extend(line.requests[: chosen.drop])
             self._fill(
-                line.requests[chosen.drop : chosen.drop + chosen.take], most, take, situation
+                line.requests[chosen.drop : chosen.drop + chosen.take], limit, take, situation
             )
             if chosen.drop + chosen.take < len(line.requests):
                 break

@@ -41,7 +41,8 @@ def test_a_tenant_that_floods_is_over_its_share_and_the_other_is_not(shares):
         flood += shares.over("noisy", 1, CAPACITY, now_ns)
         gold += n % 2 and shares.over("gold", 1, CAPACITY, now_ns)
     assert gold == 0
-    assert flood / 5000 == pytest.approx(0.8, abs=0.03)
+    # It gets what is left of 0.8 of the capacity beside the 500 a second of the other.
+    assert flood / 5000 == pytest.approx(0.7, abs=0.05)
 
 
 def test_a_share_that_nobody_uses_any_more_is_everybodys(shares):
