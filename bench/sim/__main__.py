@@ -1,0 +1,71 @@
+"""Measure the scheduler in virtual time: `python bench/sim grid`, `python bench/sim overload`, ..."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import grid
+import scenes
+from rich.console import Console
+from rich.progress import Progress
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python bench/sim", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    top.add_argument("scene", choices=("grid", *scenes.names()), help="what to measure")
+    top.add_argument("--seeds", type=int, default=5, help="arrivals to repeat it on (5)")
+    top.add_argument("--requests", type=int, default=30_000, help="requests of each run (30000)")
+    top.add_argument("--steps", type=int, default=8, help="steps of each search for a rate (8)")
+    top.add_argument("--jobs", type=int, default=2, help="processes of the grid (2)")
+    top.add_argument("--noise", type=float, default=0.0, help="spread of service times (0)")
+    top.add_argument("--cold", action="store_true", help="start without a warm-up's profile")
+    top.add_argument("--traces", default="traces", help="folder of recorded arrivals, CSV")
+    top.add_argument("--output", type=Path, help="where the figures go")
+    return top
+
+
+def shown(value: Any) -> str:
+    """A figure for a person."""
+    if isinstance(value, bool):
+        return "ok" if value else "MISSED"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> int:
+    """Measure, print, write."""
+    options = parser().parse_args()
+    console = Console()
+    if options.scene == "grid":
+        with Progress(console=console) as progress:
+            task = progress.add_task("cells", total=None)
+            found = grid.run(options, lambda total: progress.update(task, total=total, advance=1))
+    else:
+        found = scenes.SCENES[options.scene](options)
+    for label, row in found.items():
+        parts = row.items() if isinstance(row, dict) else [("", row)]
+        text = "  ".join(
+            f"{key} {shown(value)}" for key, value in parts if not isinstance(value, dict)
+        )
+        if text:
+            console.print(f"[bold]{label}[/]  {text}", highlight=False)
+        else:
+            console.print_json(json.dumps(row))
+    name = f"sim-{options.scene}" + ("-noise" if options.noise else "")
+    output = options.output or RESULTS / f"{name}.json"
+    settings = {"seeds": options.seeds, "requests": options.requests, "noise": options.noise}
+    output.write_text(json.dumps({"settings": settings, **found}, indent=2, default=float) + "\n")
+    console.print(f"written to {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""What a serving team asks of a scheduler beside its capacity, one scene each."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import world
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.config import BatchingConfig
+from batcher.core.settings import Adaptive, QueueLimits, WhenLate
+from batcher.simulation.arrivals import Closed
+from batcher.simulation.deployment import Deployment, SimulatedModel
+from batcher.simulation.optimum import on_time_optimum
+from batcher.simulation.policies import NamedPolicy, parse_policy
+from batcher.simulation.simulation import ClosedLoop, simulate
+from batcher.simulation.traces import read_trace
+from batcher.simulation.workload import Mix, Traffic, Workload
+
+SERVES_LATE = NamedPolicy(
+    "adaptive, serve",
+    lambda settings: replace(settings, policy=Adaptive(when_late=WhenLate.SERVE)),
+)
+
+
+def _poisson(rate: float, seconds: float, seed: int, start_s: float = 0.0) -> list[int]:
+    draw = np.random.default_rng([seed, 11])
+    gaps = draw.exponential(SECOND / rate, int(rate * seconds * 1.3) + 100)
+    moments = gaps.cumsum()
+    kept = moments[moments < seconds * SECOND] + start_s * SECOND
+    found: list[int] = kept.astype(np.int64).tolist()
+    return found
+
+
+def overload(options: argparse.Namespace) -> dict[str, Any]:
+    """Goodput at 1.5 x and 3 x what can be served, and the time after it."""
+    found: dict[str, Any] = {}
+    for name, profile in world.PROFILES.items():
+        for factor in (1.5, 3.0):
+            shares = []
+            for seed in range(options.seeds):
+                at_ns = _poisson(factor * profile.rate, 10, seed)
+                served = world.Served(profile, world.ADAPTIVE)
+                played = world.play([world.Stream(at_ns)], {"m": served})
+                best = on_time_optimum(at_ns, profile.curve, profile.target_ns)
+                shares.append(played.in_time(0, profile.target_ns).sum() / best)
+            share = statistics.fmean(shares)
+            found[f"{name} at {factor} x"] = {"goodput_of_optimum": share, "ok": share >= 0.95}
+    profile = world.PROFILES["linear50"]
+    after_ns = 4 * SECOND + 2 * profile.target_ns
+    for policy in (world.ADAPTIVE, SERVES_LATE):
+        for factor in (1.5, 3.0):
+            fractions = []
+            for seed in range(options.seeds):
+                at_ns = sorted(
+                    _poisson(0.8 * profile.rate, 2, seed)
+                    + _poisson(factor * profile.rate, 2, seed + 100, 2)
+                    + _poisson(0.75 * profile.rate, 6, seed + 200, 4)
+                )
+                played = world.play([world.Stream(at_ns)], {"m": world.Served(profile, policy)})
+                came = played.arrived[0]
+                window = (came >= after_ns) & (came < after_ns + 5 * SECOND)
+                fractions.append(played.in_time(0, profile.target_ns)[window].mean())
+            fraction = statistics.fmean(fractions)
+            found[f"after {factor} x, {policy.name}"] = {
+                "on_time": fraction,
+                "ok": fraction >= 0.99,
+            }
+        recovered = []
+        for seed in range(options.seeds):
+            at_ns = _poisson(0.75 * profile.rate, 12, seed)
+            slow = (4 * SECOND, 6 * SECOND, 12.0)
+            served = world.Served(profile, policy)
+            played = world.play([world.Stream(at_ns)], {"m": served}, slow=slow)
+            came = played.arrived[0]
+            window = (came >= 8 * SECOND) & (came < 10 * SECOND)
+            recovered.append(played.in_time(0, profile.target_ns)[window].mean())
+        fraction = statistics.fmean(recovered)
+        found[f"2 s after a device was 12 x slower, {policy.name}"] = {
+            "on_time": fraction,
+            "ok": fraction >= 0.98,
+        }
+    return found
+
+
+def closed(options: argparse.Namespace) -> dict[str, Any]:
+    """Callers that wait for their answers: windows must cost them nothing."""
+    profile = world.PROFILES["linear50"]
+    found: dict[str, Any] = {}
+    for callers in (1, 2, 4, 8, 16):
+        measured = {}
+        for name in ("adaptive", "greedy"):
+            batching = BatchingConfig(max_batch_size=32, target_p99="50ms")
+            settings = world.ModelSettings(
+                32, batching.policy_settings(), QueueLimits(), profile.target_ns
+            )
+            model = SimulatedModel("m", settings, profile.curve, warmup_sizes=world.WARMUP)
+            traffic = Traffic(Mix(("m",), (1.0,)))
+            draw = np.random.default_rng(0)
+            times = np.zeros(options.requests // 2, np.int64)
+            loop = ClosedLoop(Closed(callers).callers, Workload.of(times, traffic, draw))
+            run = simulate(Deployment((model,), {}), parse_policy(name), loop)
+            took_ns = run.settled_ns - run.workload.at_ns
+            measured[name] = (
+                len(took_ns) * SECOND / run.ended_ns,
+                float(np.percentile(took_ns, 99)) / MILLISECOND,
+            )
+        throughput = measured["adaptive"][0] / measured["greedy"][0]
+        p99 = measured["adaptive"][1] / measured["greedy"][1]
+        found[f"{callers} callers"] = {
+            "throughput_ratio": throughput,
+            "p99_ratio": p99,
+            "ok": throughput >= 0.97 and p99 <= 1.1,
+        }
+    return found
+
+
+def utilization(options: argparse.Namespace) -> dict[str, Any]:
+    """Busy time must follow the load."""
+    profile = world.PROFILES["linear100"]
+    found: dict[str, Any] = {}
+    for load, bar in ((0.1, 0.50), (0.3, 0.68), (0.5, 0.78), (0.7, 0.85)):
+        row: dict[str, Any] = {}
+        for name in ("adaptive", "greedy"):
+            busy, on_time = [], []
+            for seed in range(options.seeds):
+                unit = world.unit_arrivals("poisson", seed, options.requests)
+                stream = world.Stream(world.at_rate(unit, load * profile.rate))
+                served = world.Served(profile, parse_policy(name))
+                played = world.play([stream], {"m": served})
+                busy.append(played.busy_ns / played.ended_ns)
+                on_time.append(played.in_time(0, profile.target_ns).mean())
+            row[f"busy_{name}"] = statistics.fmean(busy)
+            row[f"on_time_{name}"] = statistics.fmean(on_time)
+        row["ok"] = round(row["busy_adaptive"], 3) <= bar and row["on_time_adaptive"] >= 0.999
+        found[f"{load:.0%} of capacity, at most {bar}"] = row
+    return found
+
+
+def instances(options: argparse.Namespace) -> dict[str, Any]:
+    """Four instances, 25 ms: the highest rate with 99 % on time."""
+    profile = world.PROFILES["linear25"]
+    found: dict[str, Any] = {}
+    for process in ("poisson", "gamma"):
+        rates: dict[str, float] = {}
+        for name in ("adaptive", "greedy", "lazy-drop", "defer"):
+            per_seed = []
+            for seed in range(options.seeds):
+                unit = world.unit_arrivals(process, seed, options.requests)
+                low, high = 0.0, 4.4 * profile.rate
+                for _ in range(options.steps):
+                    rate = (low + high) / 2
+                    served = world.Served(profile, parse_policy(name), instances=4)
+                    stream = world.Stream(world.at_rate(unit, rate))
+                    played = world.play([stream], {"m": served})
+                    if played.in_time(0, profile.target_ns).mean() >= 0.99:
+                        low = rate
+                    else:
+                        high = rate
+                per_seed.append(low)
+            rates[name] = statistics.fmean(per_seed)
+        best = max(rate for name, rate in rates.items() if name != "adaptive")
+        found[process] = {**rates, "ok": rates["adaptive"] > best}
+    return found
+
+
+def neighbours(options: argparse.Namespace) -> dict[str, Any]:
+    """Tenants, priorities, and models that share a device."""
+    profile = world.PROFILES["linear50"]
+    share = profile.rate / 5
+    found: dict[str, Any] = {}
+    tenants = QueueLimits(tenants=(*((name, 1.0) for name in "abcd"), ("default", 1.0)))
+    for part in (0.8, 0.9):
+        on_time = []
+        for seed in range(options.seeds):
+            streams = [
+                world.Stream(_poisson(part * share, 20, 10 * seed + place), tenant=name)
+                for place, name in enumerate("abcd")
+            ]
+            streams.append(world.Stream(_poisson(5 * share, 20, 10 * seed + 9), tenant="flood"))
+            served = world.Served(profile, world.ADAPTIVE, tenants)
+            played = world.play(streams, {"m": served})
+            on_time += [played.in_time(place, profile.target_ns).mean() for place in range(4)]
+        found[f"one tenant floods, four ask for {part} of their share"] = {
+            "on_time_mean": statistics.fmean(on_time),
+            "on_time_least": min(on_time),
+            "ok": statistics.fmean(on_time) >= 0.99,
+        }
+    for part in (0.3, 0.6):
+        on_time = []
+        for seed in range(options.seeds):
+            streams = [
+                world.Stream(_poisson(part * profile.rate, 20, seed), priority=1),
+                world.Stream(_poisson(1.5 * profile.rate, 20, seed + 50), priority=3),
+            ]
+            played = world.play(streams, {"m": world.Served(profile, world.ADAPTIVE)})
+            on_time.append(played.in_time(0, profile.target_ns).mean())
+        fraction = statistics.fmean(on_time)
+        found[f"top level at {part}, lowest at 1.5"] = {"on_time": fraction, "ok": fraction >= 0.99}
+    urgent = world.Profile(
+        "urgent", world.linear(2 * MILLISECOND, MILLISECOND // 5, 32), 50 * MILLISECOND
+    )
+    patient = world.Profile("patient", profile.curve, 200 * MILLISECOND)
+    on_time = []
+    for seed in range(options.seeds):
+        streams = [
+            world.Stream(_poisson(400, 20, seed), model="urgent"),
+            world.Stream(_poisson(1.5 * patient.rate, 20, seed + 50), model="patient"),
+        ]
+        models = {
+            "urgent": world.Served(urgent, world.ADAPTIVE, device="gpu"),
+            "patient": world.Served(patient, world.ADAPTIVE, device="gpu"),
+        }
+        played = world.play(streams, models, device_limit=1)
+        on_time.append(played.in_time(0, urgent.target_ns).mean())
+    fraction = statistics.fmean(on_time)
+    found["the urgent of two models on a device"] = {"on_time": fraction, "ok": fraction >= 0.99}
+    return found
+
+
+def traces(options: argparse.Namespace) -> dict[str, Any]:
+    """Recorded arrivals at 80 % of capacity: every policy beside the optimum."""
+    found: dict[str, Any] = {}
+    names = ("adaptive", "greedy", "lazy-drop", "nexus", "defer", "full-clear", "roll-out", "bento")
+    for path in sorted(Path(options.traces).glob("*.csv")):
+        recorded = read_trace(path)
+        unit = np.asarray(recorded.recorded_s[: options.requests]) * 1.0
+        unit *= (len(unit) - 1) / unit[-1]
+        for profile_name, profile in world.PROFILES.items():
+            unit_at = world.at_rate(unit / 1.0, 0.8 * profile.rate)
+            row: dict[str, Any] = {}
+            for name in names:
+                served = world.Served(profile, parse_policy(name))
+                played = world.play([world.Stream(unit_at)], {"m": served})
+                row[name] = 100 * played.in_time(0, profile.target_ns).mean()
+            best = on_time_optimum(unit_at, profile.curve, profile.target_ns)
+            row["optimum"] = 100 * best / len(unit_at)
+            row["ok"] = row["adaptive"] >= max(row[name] for name in names) - 0.5
+            found[f"{path.stem}, {profile_name}"] = row
+    return found
+
+
+def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Simulated requests a second of one core's time."""
+    profile = world.PROFILES["linear100"]
+    found: dict[str, Any] = {}
+    for load, bar in ((0.8, 100_000), (1.5, 30_000)):
+        rates = []
+        for seed in range(max(5, options.seeds)):
+            unit = world.unit_arrivals("poisson", seed, 100_000)
+            stream = world.Stream(world.at_rate(unit, load * profile.rate))
+            began_s = time.process_time()
+            world.play([stream], {"m": world.Served(profile, world.ADAPTIVE)})
+            rates.append(100_000 / (time.process_time() - began_s))
+        middle = statistics.median(rates)
+        found[f"{load} of capacity"] = {"requests_per_second": middle, "ok": middle >= bar}
+    return found
+
+
+SCENES = {
+    each.__name__: each
+    for each in (overload, closed, utilization, instances, neighbours, traces, speed)
+}
+
+
+def names() -> Sequence[str]:
+    """What can be asked for."""
+    return tuple(SCENES)

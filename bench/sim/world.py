@@ -1,0 +1,207 @@
+"""What the scheduling benchmarks share: profiles, arrivals, and one run of the production scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.commands import Command, Dispatch, Outcome, Settle
+from batcher.core.events import DeviceConfigured, Event, InstanceUp, ModelConfigured, RequestArrived
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
+from batcher.simulation import Driver
+from batcher.simulation.arrivals import Gamma, Mmpp, Poisson, Process
+from batcher.simulation.policies import NamedPolicy, parse_policy
+from batcher.simulation.service_time import Curve, best_rate, from_table, linear
+
+TOLERANCE_NS = 1_000
+"""Answers this much later than their target still count: predictions are floats."""
+
+WARMUP = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a batch takes, and by when a request must be answered."""
+
+    name: str
+    curve: Curve
+    target_ns: int
+
+    @property
+    def rate(self) -> float:
+        """Requests a second of one row each, at best, in batches that fit the target."""
+        fitting = [took_ns for took_ns in self.curve if took_ns <= self.target_ns]
+        return best_rate(tuple(fitting))
+
+
+def _line(target_ms: int) -> Profile:
+    curve = linear(5 * MILLISECOND, MILLISECOND, 32)
+    return Profile(f"linear, {target_ms} ms", curve, target_ms * MILLISECOND)
+
+
+_VGG16_MS = {1: 6.4, 2: 9.0, 4: 14.0, 8: 23.0, 16: 41.5, 24: 60.0, 32: 75.0}
+PROFILES = {
+    "linear25": _line(25),
+    "linear50": _line(50),
+    "linear100": _line(100),
+    "vgg100": Profile(
+        "VGG16 table, 100 ms",
+        from_table({size: round(ms * MILLISECOND) for size, ms in _VGG16_MS.items()}, 32),
+        100 * MILLISECOND,
+    ),
+}
+PROCESSES: dict[str, Process] = {
+    "poisson": Poisson(),
+    "mmpp": Mmpp(ratio=4.0, share=0.5, cycle_s=0.4),
+    "gamma": Gamma(cv=3.0),
+}
+
+
+def unit_arrivals(process: str, seed: int, requests: int) -> NDArray[np.float64]:
+    """Arrivals at a mean rate of one a second, to be squeezed to any rate."""
+    draw = np.random.default_rng([seed, *process.encode()])
+    if process == "mmpp":
+        # Spells are counted in requests, so that they mean the same at every rate.
+        times = Mmpp(1.0, 4.0, 0.5, 400.0).seconds(requests, draw)
+    else:
+        times = PROCESSES[process].at_rate(1.0).seconds(requests, draw)
+    return np.asarray(times, np.float64)
+
+
+def at_rate(unit: NDArray[np.float64], rate: float) -> list[int]:
+    """Nanoseconds, at so many requests a second."""
+    moments: list[int] = np.rint(unit * (SECOND / rate)).astype(np.int64).tolist()
+    return moments
+
+
+@dataclass
+class Stream:
+    """Requests of one kind, one row each, at ascending moments."""
+
+    at_ns: Sequence[int]
+    model: str = "m"
+    tenant: str = ""
+    priority: int = 0
+
+
+@dataclass
+class Served:
+    """One simulated model."""
+
+    profile: Profile
+    policy: NamedPolicy
+    limits: QueueLimits = field(default_factory=QueueLimits)
+    instances: int = 1
+    device: str = ""
+    cold: bool = False
+
+
+@dataclass
+class Played:
+    """What became of the requests, by stream; times in nanoseconds."""
+
+    arrived: list[NDArray[np.int64]]
+    answered: list[NDArray[np.int64]]
+    """-1 where a request was refused."""
+    busy_ns: int
+    ended_ns: int
+
+    def in_time(self, stream: int, target_ns: int) -> NDArray[np.bool_]:
+        """Whether each request of a stream was answered within the target."""
+        done, came = self.answered[stream], self.arrived[stream]
+        late: NDArray[np.bool_] = (done < 0) | (done > came + target_ns + TOLERANCE_NS)
+        return ~late
+
+
+ADAPTIVE = parse_policy("adaptive")
+
+
+def play(
+    streams: Sequence[Stream],
+    models: dict[str, Served],
+    *,
+    noise: float = 0.0,
+    slow: tuple[int, int, float] | None = None,
+    device_limit: int | None = None,
+    seed: int = 0,
+) -> Played:
+    """Run the production scheduler through the streams, under virtual time."""
+    factories = {name: served.policy.factory for name, served in models.items()}
+    factory = next(iter(factories.values()))
+    scheduler = Scheduler(factory)
+    draw = np.random.default_rng([seed, 7])
+    curves = {name: served.profile.curve for name, served in models.items()}
+    busy_ns = 0
+
+    def takes_ns(dispatch: Dispatch) -> int:
+        nonlocal busy_ns
+        took_ns = curves[dispatch.model][len(dispatch.parts)]
+        if noise:
+            took_ns = round(took_ns * draw.uniform(1 - noise, 1 + noise))
+        if slow is not None and slow[0] <= scheduler.now_ns < slow[1]:
+            took_ns = round(took_ns * slow[2])
+        busy_ns += took_ns
+        return took_ns
+
+    order = sorted(
+        (at_ns, place, number)
+        for place, stream in enumerate(streams)
+        for number, at_ns in enumerate(stream.at_ns)
+    )
+    answered_ns = np.full(len(order), -1, np.int64)
+
+    def observe(now_ns: int, commands: list[Command]) -> None:
+        for command in commands:
+            if type(command) is Settle and command.outcome is Outcome.OK:
+                answered_ns[list(command.ids)] = now_ns
+
+    def arrivals() -> Iterable[tuple[int, Event]]:
+        for request_id, (at_ns, place, _) in enumerate(order):
+            stream = streams[place]
+            yield (
+                at_ns,
+                RequestArrived(
+                    request_id,
+                    stream.model,
+                    1,
+                    0,
+                    (),
+                    "",
+                    at_ns,
+                    None,
+                    None,
+                    stream.priority,
+                    stream.tenant,
+                ),
+            )
+
+    driver = Driver(scheduler, takes_ns, observe=observe)
+    driver.step(list(_begin(models, device_limit)), 0)
+    driver.run(arrivals())
+    places = np.array([place for _, place, _ in order])
+    came_ns = np.array([at_ns for at_ns, _, _ in order])
+    return Played(
+        [came_ns[places == place] for place in range(len(streams))],
+        [answered_ns[places == place] for place in range(len(streams))],
+        busy_ns,
+        scheduler.now_ns,
+    )
+
+
+def _begin(models: dict[str, Served], device_limit: int | None) -> Iterable[Event]:
+    for name, served in models.items():
+        curve = served.profile.curve
+        asked = ModelSettings(len(curve) - 1, Adaptive(), served.limits, served.profile.target_ns)
+        settings = served.policy.settings(asked)
+        yield ModelConfigured(name, settings)
+        profile = () if served.cold else tuple((rows, curve[rows]) for rows in WARMUP)
+        for number in range(served.instances):
+            device = served.device or f"{name}{number}"
+            if served.device and device_limit is not None:
+                yield DeviceConfigured(device, device_limit)
+            yield InstanceUp(f"{name}#{number}", 1, name, device, 1, profile)
