@@ -41,7 +41,7 @@ WINDOW_AGE = 0.45
 BURST_CAUTION = 0.2
 """How much shorter such waits are for each unit of burstiness."""
 
-PATIENCE = 1.5
+PATIENCE = 2.0
 """How much longer than expected the wait for a batch may last."""
 
 AGED_PART = 32.0
