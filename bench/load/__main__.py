@@ -59,8 +59,8 @@ def parser() -> argparse.ArgumentParser:
     )
     shared.add_argument(
         "--max-delay",
-        default="0ms",
-        help="longest wait for company, of the server that is started",
+        default="5ms",
+        help="longest wait for company, of the server that is started, where its policy is fixed",
     )
     shared.add_argument(
         "--streams",
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         default=machine.RESULTS / "overhead.json",
         help="where the figures go",
     )
-    closed.set_defaults(run=overhead.run)
+    closed.set_defaults(run=overhead.run, max_batch_size=128, max_delay="10ms")
 
     opened = commands.add_parser(
         "poisson",
@@ -93,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         help="latency and on-time share at a rate",
         description=poisson.__doc__,
+    )
+    opened.add_argument(
+        "--policy",
+        choices=("adaptive", "fixed", "none"),
+        default="adaptive",
+        help="batching policy of the server that is started",
     )
     opened.add_argument("--rate", type=float, required=True, help="requests a second")
     opened.add_argument(
