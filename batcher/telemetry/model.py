@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 
 import numpy as np
@@ -51,7 +52,7 @@ class ModelTelemetry:
     ) -> None:
         self.labels = (name, version)
         # The first answer of a model must show as an increase, so its series exists from the start.
-        self.requests: dict[tuple[Outcome, Reason | GateReason], int] = {_ANSWERED: 0}
+        self._requests: dict[tuple[Outcome, Reason | GateReason], int] = {_ANSWERED: 0}
         self.durations = {outcome: Histogram(LATENCY) for outcome in Outcome}
         self.stages = {stage: Histogram(LATENCY) for stage in Stage}
         self._gate = self.stages[Stage.GATE]
@@ -82,6 +83,12 @@ class ModelTelemetry:
         self._clock = clock
         self._epoch_clock = epoch_clock
 
+    @property
+    def requests(self) -> Mapping[tuple[Outcome, Reason | GateReason], int]:
+        """Requests that have ended, by how."""
+        self.fold()
+        return self._requests
+
     def request_ended(
         self,
         outcome: Outcome,
@@ -102,7 +109,7 @@ class ModelTelemetry:
                 self.fold()
             return
         key = (outcome, reason)
-        self.requests[key] = self.requests.get(key, 0) + 1
+        self._requests[key] = self._requests.get(key, 0) + 1
         duration_ns = (stamps.replied_ns or stamps.settled_ns) - stamps.arrival_ns
         self.durations[outcome].observe(duration_ns)
         if stamps.enqueued_ns:
@@ -135,7 +142,7 @@ class ModelTelemetry:
         )
         replied_ns = moments[:, 6]
         spent_ns = np.diff(moments[:, :7])
-        self.requests[_ANSWERED] += len(answered)
+        self._requests[_ANSWERED] += len(answered)
         self.durations[_OK].observe_all(replied_ns - moments[:, 0])
         for stage, column in zip(self._walk, spent_ns.T, strict=True):
             stage.observe_all(column)
