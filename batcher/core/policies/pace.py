@@ -52,6 +52,7 @@ class Pace:
     _new_active_rows: int = 0
     _new_active_ns: int = 0
     _last_ns: int = 0
+    _woken_ns: int = -1
     _window_ends_ns: int = 0
     _window_rows: int = 0
     _windows: int = 0
@@ -69,7 +70,10 @@ class Pace:
         """Count a request. `active`: something was waiting or running when it came."""
         self._rows += rows
         self._requests += 1
-        if active:
+        if not active:
+            self._woken_ns = now_ns
+        elif now_ns != self._woken_ns:
+            # Who comes in the moment that ends an idle spell was not waited with.
             self._new_active_rows += rows
             self._new_active_ns += now_ns - self._last_ns
         self._last_ns = now_ns
