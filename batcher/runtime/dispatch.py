@@ -8,7 +8,7 @@ of the result.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,13 +101,21 @@ def _wanted(slices: Sequence[Slice]) -> frozenset[str] | None:
 
 
 def execute(
-    executor: Executor, slices: Sequence[Slice], datatypes: Mapping[str, str], clock: Clock
+    executor: Executor,
+    slices: Sequence[Slice],
+    datatypes: Mapping[str, str],
+    clock: Clock,
+    begun: Callable[[], None],
 ) -> Executed:
-    """Gather and run one batch, on the instance's thread. Never raises: a failure is a result."""
+    """Gather and run one batch, on the instance's thread. Never raises: a failure is a result.
+
+    `begun` is called when the executor gets the batch, unless it cannot be gathered.
+    """
     executed = Executed(clock())
     try:
         batch = gather(slices)
         executed.execute_start_ns = clock()
+        begun()
         result = executor.execute(batch)
         executed.execute_end_ns = clock()
         executed.result = accept(result, batch, datatypes)

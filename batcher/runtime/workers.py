@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,6 +24,9 @@ from batcher.runtime.dispatch import Executed, Slice, execute, execute_async
 log = logging.getLogger(__name__)
 
 Done = Callable[[Executed], None]
+
+HANDOVER_S = 0.002
+"""How long the loop waits for an idle thread to begin with a batch. It takes a twentieth of that."""
 
 
 class Worker(Protocol):
@@ -54,7 +58,12 @@ class Worker(Protocol):
 
 
 class ThreadWorker:
-    """A blocking executor on its own thread."""
+    """A blocking executor on its own thread.
+
+    After handing a batch to an idle thread the loop stands still until the executor has it. Else it
+    would go on holding the interpreter, and on one core the processor: it has the last batch's
+    answers to send, and the device would wait for that (1 ms for 32 answers).
+    """
 
     def __init__(
         self, executor: Executor, name: str, loop: asyncio.AbstractEventLoop, clock: Clock
@@ -63,6 +72,7 @@ class ThreadWorker:
         self._thread = ThreadedExecutor(executor, name, loop)
         self._ended: deque[Executed] = deque()  # on the thread, and not handed on by the loop yet
         self._abandoned = False
+        self._in_hand = 0
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the thread."""
@@ -70,9 +80,17 @@ class ThreadWorker:
 
     def run(self, slices: Sequence[Slice], datatypes: Mapping[str, str], done: Done) -> None:
         """Execute on the thread."""
-        self._thread.submit(
-            partial(self._execute, slices, datatypes), lambda _: done(self._ended.popleft())
-        )
+        begun = threading.Lock()
+        begun.acquire()
+
+        def ended(_: object) -> None:
+            self._in_hand -= 1
+            done(self._ended.popleft())
+
+        self._thread.submit(partial(self._execute, slices, datatypes, begun.release), ended)
+        self._in_hand += 1
+        if self._in_hand == 1:
+            begun.acquire(timeout=HANDOVER_S)
 
     async def close(self, timeout_s: float) -> None:
         """Close on the thread and join it."""
@@ -87,9 +105,13 @@ class ThreadWorker:
         self._thread.abandon()
 
     def _execute(
-        self, slices: Sequence[Slice], datatypes: Mapping[str, str], executor: Executor
+        self,
+        slices: Sequence[Slice],
+        datatypes: Mapping[str, str],
+        begun: Callable[[], None],
+        executor: Executor,
     ) -> None:
-        self._ended.append(execute(executor, slices, datatypes, self._clock))
+        self._ended.append(execute(executor, slices, datatypes, self._clock, begun))
         if self._abandoned:
             self._release_ended()
 
