@@ -105,17 +105,19 @@ class ServiceTimes:
         """Learn from a batch. `trust`: one sample is enough to believe in a change."""
         if not 1 <= rows <= self.max_rows or took_ns <= 0:
             return
-        base, before, margin = self._base, self._drift, self.margin
-        if base:
-            ratio = took_ns / base[rows]
+        before, margin = self._drift, self.margin
+        # A size that was never seen says more about the curve than about the device.
+        if rows in self._means or len(self._means) > 1:
+            ratio = took_ns / self._base[rows]
             if self._jumped(ratio, 1 if trust else JUMP_SAMPLES):
                 self._publish()
                 return
             if self._off:
                 # A first sample far off: noise, unless more follow.
                 return
-            self._note(ratio / self._drift, now_ns)
-            self._drift += (ratio - before) / DRIFT_SAMPLES
+            if rows in self._means:
+                self._note(ratio / self._drift, now_ns)
+                self._drift += (ratio - before) / DRIFT_SAMPLES
         if self._learn(rows, took_ns / self._drift):
             self._rebuild()
         elif self._drift != before or self.margin != margin:
