@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import agreement
 import machine
 import overhead
 import poisson
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   python bench/load overhead
   python bench/load overhead --rounds 2 --seconds 2 --streams 8
   python bench/load poisson --rate 1350 --target 50ms
+  python bench/load agreement --seeds 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
 """
 
@@ -37,7 +39,7 @@ def duration(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Both commands and their options."""
+    """The commands and their options."""
     top = argparse.ArgumentParser(
         prog="python bench/load",
         description=DESCRIPTION,
@@ -126,6 +128,23 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=machine.RESULTS / "poisson.json", help="where the figures go"
     )
     opened.set_defaults(run=poisson.run)
+
+    beside = commands.add_parser(
+        "agreement",
+        parents=[shared],
+        formatter_class=formatter,
+        help="the server and the simulator on the same arrivals",
+        description=agreement.__doc__,
+    )
+    beside.add_argument("--seeds", type=int, default=3, help="runs of each rate")
+    beside.add_argument("--seconds", type=float, default=10.0, help="length of a run")
+    beside.add_argument(
+        "--output",
+        type=Path,
+        default=machine.RESULTS / "agreement.json",
+        help="where the figures go",
+    )
+    beside.set_defaults(run=agreement.run)
     return top
 
 

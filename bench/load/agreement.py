@@ -1,0 +1,163 @@
+"""The server beside the simulator: the same arrivals, over real gRPC and in virtual time.
+
+What batches take is measured first, with `batcher profile` on the server's core. Then requests are
+sent at several rates, some seeds each, and `batcher simulate` replays their moments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import machine
+from closed import connections
+from payload import probe
+from poisson import Calls, Record, arrivals_ns, drive, summary
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.testing.server import ServerProcess
+
+BASE_MS, ROW_MS, MOST_ROWS, TARGET_MS = 5.0, 0.5, 32, 50.0
+CAPACITY = MOST_ROWS / (BASE_MS + ROW_MS * MOST_ROWS) * 1e3
+LATENESS = "80us"
+"""How late the server's timer fires."""
+
+P99_BAR, REFUSED_BAR = 0.15, 0.01
+"""How far the simulator may be off: a share of the p99, and a part of all requests."""
+
+ON_TIME_RATE, ON_TIME_BAR = 1350, 0.99
+OVERLOAD_RATE, GOODPUT_BAR = 1800, 1420
+LOADS = (0.5, 0.8, 0.95)
+
+
+def config() -> dict[str, Any]:
+    """One emulated device, as in the bars."""
+    return {
+        "models": [
+            {
+                "name": "hello",
+                "executor": "emulated",
+                "options": {"base": f"{BASE_MS}ms", "per_row": f"{ROW_MS}ms", "columns": 16},
+                "batching": {"max_batch_size": MOST_ROWS, "target_p99": f"{TARGET_MS:g}ms"},
+            }
+        ]
+    }
+
+
+class Simulator:
+    """`batcher simulate` on the same configuration, with service times of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._config = folder / "config.yaml"
+        self._profile = folder / "profile.json"
+        self._config.write_text(json.dumps(config()))
+        _batcher("profile", str(self._config), "-o", str(self._profile))
+
+    def replay(self, due_ns: list[int]) -> dict[str, Any]:
+        """What it says of these arrivals."""
+        trace = self._folder / "arrivals.txt"
+        trace.write_text("".join(f"{at / SECOND:.9f}\n" for at in due_ns))
+        options = ("--profile", str(self._profile), "--lateness", LATENESS, "--json")
+        said = _batcher("simulate", str(self._config), "--arrivals", str(trace), *options)
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+
+def _batcher(*arguments: str) -> str:
+    command = [sys.executable, "-m", "batcher", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603 - our own command
+
+
+async def _serve(address: str, due_ns: list[int], options: argparse.Namespace) -> dict[str, Any]:
+    """One open-loop run on a server that is warm."""
+    payload = await probe(address, "hello", 16)
+    record = Record()
+    load = Calls(payload, record, None)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    async with connections(address, options.connections) as channels:
+        await load.open(channels)
+        await drive(load, due_ns, record)
+    gc.enable()
+    return summary(record, due_ns, argparse.Namespace(warmup=0, target=TARGET_MS * MILLISECOND))
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Every rate, `--seeds` times, in turns."""
+    server_core, load_core = machine.cores()
+    rates = [*(load * CAPACITY for load in LOADS), ON_TIME_RATE, OVERLOAD_RATE]
+    found: dict[float, list[dict[str, float]]] = {rate: [] for rate in rates}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with machine.children_on(server_core):
+            simulator = Simulator(folder)
+            server = stack.enter_context(ServerProcess(config()))
+        machine.stay_on(load_core)
+        await _serve(server.grpc, arrivals_ns(CAPACITY / 2, 2.0, 99), options)
+        for seed in range(options.seeds):
+            for rate in rates:
+                due_ns = arrivals_ns(rate, options.seconds, seed)
+                real = await _serve(server.grpc, due_ns, options)
+                found[rate].append(compared(real, simulator.replay(due_ns), due_ns))
+                print(f"seed {seed}, {rate:7.1f}/s: {_line(found[rate][-1])}", flush=True)
+    result = {_name(rate): judged(rate, runs) for rate, runs in found.items()}
+    for name, row in result.items():
+        print(f"{name:24} {_line(row)}  {'ok' if row['ok'] else 'MISSED'}")
+    kept = {"seeds": options.seeds, "seconds": options.seconds, "connections": options.connections}
+    machine.save(options.output, {"settings": kept, **result})
+
+
+def compared(
+    real: dict[str, Any], simulated: dict[str, Any], due_ns: list[int]
+) -> dict[str, float]:
+    """The figures of one run of both. Goodput is per second at the rate that was asked for."""
+    requests = real["requests"]
+    return {
+        "offered": requests * SECOND / due_ns[-1],
+        "on_time": real["on_time"] / requests,
+        "simulated_on_time": simulated["on_time"] / simulated["requests"],
+        "p99_ms": real["latency_ms"]["p99"],
+        "simulated_p99_ms": simulated["p99_ms"],
+        "refused": 1 - real["answered"] / requests,
+        "simulated_refused": simulated["dropped"] / simulated["requests"],
+    }
+
+
+def judged(rate: float, runs: list[dict[str, float]]) -> dict[str, Any]:
+    """Medians over the runs, and whether they hold."""
+    row: dict[str, Any] = {name: statistics.median(r[name] for r in runs) for name in runs[0]}
+    if rate == ON_TIME_RATE:
+        row["ok"] = row["on_time"] >= ON_TIME_BAR
+    elif rate == OVERLOAD_RATE:
+        row["goodput"] = row["on_time"] * rate
+        row["ok"] = row["goodput"] >= GOODPUT_BAR
+    else:
+        off = abs(row["simulated_p99_ms"] / row["p99_ms"] - 1)
+        refused = abs(row["simulated_refused"] - row["refused"])
+        row["ok"] = off <= P99_BAR and refused <= REFUSED_BAR
+    return row
+
+
+def _name(rate: float) -> str:
+    if rate in (ON_TIME_RATE, OVERLOAD_RATE):
+        return f"{rate} a second"
+    return f"{rate / CAPACITY:.0%} of capacity"
+
+
+def _line(row: dict[str, Any]) -> str:
+    goodput = f", goodput {row['goodput']:.0f}/s" if "goodput" in row else ""
+    return (
+        f"on time {row['on_time']:.4f} ({row['simulated_on_time']:.4f}),"
+        f" p99 {row['p99_ms']:.2f} ms ({row['simulated_p99_ms']:.2f}),"
+        f" refused {row['refused']:.4f} ({row['simulated_refused']:.4f}){goodput}"
+    )
