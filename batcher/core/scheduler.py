@@ -350,10 +350,11 @@ class Scheduler:
             self.ask_again_ns = formation.ask_again_ns
             for error in formation.errors:
                 self._commands.append(PolicyFailed(error.model, error.error))
-            if formation.proposal is not None:
-                self._start(formation.proposal, now_ns)
+            # Whoever is given up stood before the batch: without them it is its line's front.
             for model, requests in formation.given_up:
                 self._give_up(model, requests)
+            if formation.proposal is not None:
+                self._start(formation.proposal, now_ns)
             if formation.proposal is None and not formation.given_up:
                 return
             if all(model.stalled or not model.queue.requests for model in self.models.values()):

@@ -98,8 +98,10 @@ def _plan_one(
 ) -> Plan:
     """One instance, one row a request: the common case, in few steps each."""
     best = float("-inf")
+    found = False
     drop, take = count, 0
-    largest = len(curve) - 1
+    ends = len(curve)
+    largest = ends - 1
     row_ns = min([curve[rows] / rows for rows in (largest, max(1, largest // 2))])
     offset_ns = start_ns - now_ns
     reached: list[int] = []
@@ -107,7 +109,7 @@ def _plan_one(
     firsts: list[tuple[int, int]] = []
     for given_up in range(hopeless, count):
         left = count - given_up
-        if left - price(offset_ns + left * row_ns) <= best + 1e-9:
+        if found and left - price(offset_ns + left * row_ns) <= best + 1e-9:
             break
         position, time_ns, first = given_up, start_ns, (given_up, 0)
         known = len(reached)
@@ -120,18 +122,21 @@ def _plan_one(
                 then_ns = at_ns[batches]
                 via = firsts[batches]
             if position < count:
-                fit = bisect_right(answered, orders[position] - time_ns + TOLERANCE_NS) - 1
-                fit = min(fit, largest)
-                fit = min(fit, count - position)
+                # Comparisons, not `min`: this is most of a decision in overload.
+                fit = bisect_right(answered, orders[position] - time_ns + TOLERANCE_NS, 0, ends) - 1
                 if fit > 0:
-                    done_ns = time_ns + curve[fit]
                     further = position + fit
+                    if further > count:
+                        further = count
+                        fit = count - position
+                    done_ns = time_ns + curve[fit]
                     if further > place or (further == place and done_ns < then_ns):
                         place, then_ns = further, done_ns
                         via = first if batches else (given_up, fit)
             if place < 0:
                 break
-            place = min(place, count)
+            if place > count:
+                place = count
             if batches < known:
                 reached[batches], at_ns[batches], firsts[batches] = place, then_ns, via
             else:
@@ -143,6 +148,7 @@ def _plan_one(
                 worth = left - price(then_ns - now_ns)
                 if worth > best + 1e-9:
                     best = worth
+                    found = True
                     drop, take = via
                 del reached[batches + 1 :], at_ns[batches + 1 :], firsts[batches + 1 :]
                 break
