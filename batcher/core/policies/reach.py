@@ -86,7 +86,7 @@ def plan(
     return _plan_many(orders, rows_before, count, hopeless, free_ns, curve, answered, price, now_ns)
 
 
-def _plan_one(
+def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double what a decision costs
     orders: Sequence[int],
     count: int,
     hopeless: int,
@@ -135,8 +135,7 @@ def _plan_one(
                         via = first if batches else (given_up, fit)
             if place < 0:
                 break
-            if place > count:
-                place = count
+            place = min(place, count)
             if batches < known:
                 reached[batches], at_ns[batches], firsts[batches] = place, then_ns, via
             else:
