@@ -159,6 +159,14 @@ def simulate(
             help="How late timers fire: mean `50us`, or always `constant:50us`.",
         ),
     ] = None,
+    reply: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_TIMES,
+            metavar="TIME",
+            help="How long after the one before each answer of a batch leaves, such as `40us`.",
+        ),
+    ] = None,
     slow_spell: Annotated[
         list[str] | None,
         typer.Option(
@@ -253,7 +261,7 @@ def simulate(
             seeds=tuple(range(seed, seed + seeds)),
             requests=requests,
             duration_ns=read_duration("--duration", duration),
-            conditions=read_conditions(slow_spell or [], lateness, deadline, cold=cold),
+            conditions=read_conditions(slow_spell or [], lateness, deadline, reply, cold=cold),
         )
         _run(experiment, arrivals, optimum=optimum, json=json, plot=plot)
 

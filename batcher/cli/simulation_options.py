@@ -100,7 +100,12 @@ def read_costs(tables: list[str], profile: Path | None, noise: str | None) -> Co
 
 
 def read_conditions(
-    spells: list[str], lateness: str | None, deadline: str | None, *, cold: bool
+    spells: list[str],
+    lateness: str | None,
+    deadline: str | None,
+    reply: str | None,
+    *,
+    cold: bool,
 ) -> Conditions:
     """What else happens."""
     from batcher.simulation.service_time import parse_lateness, parse_slow_spell
@@ -111,6 +116,7 @@ def read_conditions(
         lateness=None if lateness is None else read("--lateness", lateness, parse_lateness),
         deadline_ns=read_duration("--deadline", deadline),
         cold=cold,
+        reply_ns=read_duration("--reply", reply) or 0,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from batcher.core.commands import Command, Dispatch
-from batcher.core.events import BatchProgress, Event, Timings
+from batcher.core.events import BatchProgress, Event, RepliesTook, Timings
 from batcher.core.record import record
 from batcher.core.scheduler import Scheduler
 
@@ -37,7 +37,9 @@ class Driver:
 
     `service_time` returns how many nanoseconds pass until a dispatched batch is done. `observe` is
     told what the scheduler commands; without one, every step is kept in `log`. `lateness` draws how
-    many nanoseconds late the shell's timer fires; without it timers are exact.
+    many nanoseconds late the shell's timer fires; without it timers are exact. The answers of a batch
+    leave one after the other, each `reply_ns` after the one before, and the scheduler is told when
+    the last one has, as by the runtime.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Driver:
         *,
         observe: Observer | None = None,
         lateness: Callable[[], int] | None = None,
+        reply_ns: int = 0,
     ) -> None:
         self.scheduler = scheduler
         self.log: list[LoggedStep] = []
         self._service_time = service_time
         self._observe = observe
         self._lateness = lateness
+        self._reply_ns = reply_ns
         self._posted: list[tuple[int, int, Event]] = []
         self._posts = 0
         self._asked_ns: int | None = None
@@ -113,6 +117,10 @@ class Driver:
                 ids = tuple([part.id for part in command.parts])
                 timings = Timings(now_ns, now_ns, done_ns)
                 self.post(done_ns, BatchProgress(command.batch_id, ids, timings=timings))
+                if self._reply_ns:
+                    rows = sum([part.stop - part.start for part in command.parts])
+                    took_ns = len(ids) * self._reply_ns
+                    self.post(done_ns + took_ns, RepliesTook(command.model, rows, took_ns))
 
     def _wakeup_ns(self) -> int | None:
         """When the shell's timer fires: as the scheduler asked, or late by a draw for each ask."""

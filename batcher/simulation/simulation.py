@@ -50,6 +50,8 @@ class Conditions:
     deadline_ns: int | None = None
     cold: bool = False
     """Whether instances come up without having measured anything."""
+    reply_ns: int = 0
+    """How long after the one before each answer of a batch leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,9 @@ class Run:
 class Recorder:
     """Keeps commands in flat arrays: next to nothing for each request while time runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, reply_ns: int = 0) -> None:
         self.errors: list[str] = []
+        self._reply_ns = reply_ns
         self._settled = array("q")
         self._settle_of = (array("q"), array("q"), array("b"), array("b"))
         self._dispatched = array("q")
@@ -131,6 +134,10 @@ class Recorder:
         outcome = np.full(requests, UNSETTLED, np.int8)
         reason = np.zeros(requests, np.int8)
         settled_ns[ids] = np.repeat(times, counts)
+        if self._reply_ns:
+            answered = np.repeat(outcomes == _OUTCOME_CODES[Outcome.OK], counts)
+            places = np.arange(1, len(ids) + 1) - np.repeat(np.cumsum(counts) - counts, counts)
+            settled_ns[ids] += answered * places * self._reply_ns
         outcome[ids] = np.repeat(outcomes, counts)
         reason[ids] = np.repeat(reasons, counts)
         batch_rows = np.zeros(requests, np.int64)
@@ -165,11 +172,14 @@ def simulate(
     devices = _devices(deployment, conditions, lambda: scheduler.now_ns)
     lateness = conditions.lateness
     late_ns = None if lateness is None else lateness.draws(generator(conditions.seed, "late"))
-    recorder = Recorder()
+    reply_ns = conditions.reply_ns
+    recorder = Recorder(reply_ns)
     callers: _Callers | None = None
     if isinstance(load, ClosedLoop):
-        callers = _Callers(load, recorder, conditions.deadline_ns, progress)
-    driver = Driver(scheduler, devices, observe=callers or recorder, lateness=late_ns)
+        callers = _Callers(load, recorder, conditions, progress)
+    driver = Driver(
+        scheduler, devices, observe=callers or recorder, lateness=late_ns, reply_ns=reply_ns
+    )
     driver.step(list(deployment.events(None if conditions.cold else devices)), 0)
     if callers is not None:
         callers.begin(driver)
@@ -204,12 +214,13 @@ class _Callers:
         self,
         loop: ClosedLoop,
         record: Recorder,
-        deadline_ns: int | None,
+        conditions: Conditions,
         progress: Progress | None,
     ) -> None:
         self._loop = loop
         self._record = record
-        self._deadline_ns = deadline_ns
+        self._deadline_ns = conditions.deadline_ns
+        self._reply_ns = conditions.reply_ns
         self._progress = progress
         self._rows = loop.workload.rows.tolist()
         self._kinds = [loop.workload.kinds[kind] for kind in loop.workload.kind.tolist()]
@@ -234,11 +245,12 @@ class _Callers:
         self._record(now_ns, commands)
         for command in commands:
             if type(command) is Settle:
-                wait_ns = self._loop.think_ns
+                wait_ns, each_ns = self._loop.think_ns, self._reply_ns
                 if command.outcome is not Outcome.OK:
                     wait_ns += command.retry_after_ns or _SHORTEST_RETRY_NS
-                for _ in command.ids:
-                    self._send(now_ns + wait_ns)
+                    each_ns = 0
+                for place, _ in enumerate(command.ids, 1):
+                    self._send(now_ns + place * each_ns + wait_ns)
 
     def _send(self, at_ns: int) -> None:
         request_id = len(self._sent_ns)

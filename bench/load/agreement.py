@@ -1,26 +1,33 @@
 """The server beside the simulator: the same arrivals, over real gRPC and in virtual time.
 
-What batches take is measured first, with `batcher profile` on the server's core. Then requests are
-sent at several rates, some seeds each, and `batcher simulate` replays their moments.
+What batches take is measured first, with `batcher profile` on the server's core; the server's own
+part of a batch and of an answer is read from its metrics in a warm-up with more than it can serve.
+Then requests are sent at several rates, some seeds each, and `batcher simulate` replays their
+moments.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import machine
+import numpy as np
 from closed import connections
 from payload import probe
 from poisson import Calls, Record, arrivals_ns, drive, summary
+from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.testing.server import ServerProcess
@@ -52,22 +59,70 @@ def config() -> dict[str, Any]:
     }
 
 
+class Figures:
+    """The server's metrics at one moment."""
+
+    def __init__(self, http: str) -> None:
+        self.at_s = time.monotonic()
+        with urllib.request.urlopen(f"http://{http}/metrics") as answer:
+            self._families = list(text_string_to_metric_families(answer.read().decode()))
+
+    def __call__(self, name: str, stage: str | None = None) -> float:
+        """A family's sum over its series."""
+        return sum(
+            sample.value
+            for family in self._families
+            for sample in family.samples
+            if sample.name == name and sample.labels.get("stage") == stage
+        )
+
+
 class Simulator:
     """`batcher simulate` on the same configuration, with service times of this machine."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._config = folder / "config.yaml"
-        self._profile = folder / "profile.json"
+        self._times = folder / "times.json"
         self._config.write_text(json.dumps(config()))
-        _batcher("profile", str(self._config), "-o", str(self._profile))
+        profile = folder / "profile.json"
+        _batcher("profile", str(self._config), "-o", str(profile))
+        sizes = json.loads(profile.read_text())["models"][0]["sizes"]
+        self._idle_ms = {int(rows): size["p50"] for rows, size in sizes.items()}
+        self.overhead_ms = self.reply_ms = 0.0
+
+    def learn(self, before: Figures, after: Figures) -> None:
+        """Take from the metrics of an overloaded server what an idle one does not show.
+
+        That is its own part of a batch (the decision, the way to the thread): its device is never
+        idle then, so what a batch takes longer than alone is the server's. And what each answer
+        takes on its way out, one after the other.
+        """
+
+        def grown(name: str, stage: str | None = None) -> float:
+            return after(name, stage) - before(name, stage)
+
+        batches = grown("batcher_batch_rows_count")
+        rows = grown("batcher_batch_rows_sum") / batches
+        sizes = sorted(self._idle_ms)
+        idle_ms = float(np.interp(rows, sizes, [self._idle_ms[size] for size in sizes]))
+        self.overhead_ms = 1e3 * (after.at_s - before.at_s) / batches - idle_ms
+        stage = "batcher_stage_duration_seconds"
+        # Half of a batch's answers leave before the one in the middle.
+        replied_s = grown(f"{stage}_sum", "reply") / grown(f"{stage}_count", "scatter")
+        self.reply_ms = 1e3 * replied_s * 2 / (rows + 1)
+        times = {rows: took_ms + self.overhead_ms for rows, took_ms in self._idle_ms.items()}
+        self._times.write_text(json.dumps(times))
 
     def replay(self, due_ns: list[int]) -> dict[str, Any]:
         """What it says of these arrivals."""
         trace = self._folder / "arrivals.txt"
         trace.write_text("".join(f"{at / SECOND:.9f}\n" for at in due_ns))
-        options = ("--profile", str(self._profile), "--lateness", LATENESS, "--json")
-        said = _batcher("simulate", str(self._config), "--arrivals", str(trace), *options)
+        said = _batcher(
+            *("simulate", str(self._config), "--arrivals", str(trace), "--json"),
+            *("--service-times", str(self._times), "--lateness", LATENESS),
+            *("--reply", f"{self.reply_ms:.4f}ms"),
+        )
         found: dict[str, Any] = json.loads(said)
         return found
 
@@ -92,6 +147,23 @@ async def _serve(address: str, due_ns: list[int], options: argparse.Namespace) -
     return summary(record, due_ns, argparse.Namespace(warmup=0, target=TARGET_MS * MILLISECOND))
 
 
+async def _overloaded(
+    server: ServerProcess, options: argparse.Namespace
+) -> tuple[Figures, Figures]:
+    """The metrics at two moments between which the device was never idle."""
+    assert server.http is not None
+    seconds = 6.0
+    load = asyncio.create_task(
+        _serve(server.grpc, arrivals_ns(OVERLOAD_RATE, seconds, 99), options)
+    )
+    await asyncio.sleep(seconds / 3)
+    before = await asyncio.to_thread(Figures, server.http)
+    await asyncio.sleep(seconds / 2)
+    after = await asyncio.to_thread(Figures, server.http)
+    await load
+    return before, after
+
+
 async def run(options: argparse.Namespace) -> None:
     """Every rate, `--seeds` times, in turns."""
     server_core, load_core = machine.cores()
@@ -103,7 +175,11 @@ async def run(options: argparse.Namespace) -> None:
             simulator = Simulator(folder)
             server = stack.enter_context(ServerProcess(config()))
         machine.stay_on(load_core)
-        await _serve(server.grpc, arrivals_ns(CAPACITY / 2, 2.0, 99), options)
+        simulator.learn(*await _overloaded(server, options))
+        print(
+            f"under load a batch takes {simulator.overhead_ms:.3f} ms more than alone,"
+            f" an answer {simulator.reply_ms:.4f} ms on its way out"
+        )
         for seed in range(options.seeds):
             for rate in rates:
                 due_ns = arrivals_ns(rate, options.seconds, seed)
@@ -113,7 +189,8 @@ async def run(options: argparse.Namespace) -> None:
     result = {_name(rate): judged(rate, runs) for rate, runs in found.items()}
     for name, row in result.items():
         print(f"{name:24} {_line(row)}  {'ok' if row['ok'] else 'MISSED'}")
-    kept = {"seeds": options.seeds, "seconds": options.seconds, "connections": options.connections}
+    kept = {name: getattr(options, name) for name in ("seeds", "seconds", "connections")}
+    kept |= {"overhead_ms": simulator.overhead_ms, "reply_ms": simulator.reply_ms}
     machine.save(options.output, {"settings": kept, **result})
 
 

@@ -57,6 +57,19 @@ def test_late_timers_make_the_window_longer(deployment):
     assert ms(simulate(deployment, parse_policy("fixed:4ms"), at(0), late)) == [11]
 
 
+def test_answers_leave_one_after_the_other(deployment):
+    slow = Conditions(reply_ns=2 * MILLISECOND)
+    run = simulate(deployment, GREEDY, at(0, 1, 2, 20), slow)
+    assert ms(run) == [8, 15, 17, 28]
+    assert run.busy_ns == {"device": 19 * MILLISECOND}
+
+
+def test_a_caller_asks_again_when_its_answer_has_left(deployment):
+    loop = ClosedLoop(2, at(*[0] * 4))
+    run = simulate(deployment, GREEDY, loop, Conditions(reply_ns=MILLISECOND))
+    assert (run.workload.at_ns // MILLISECOND).tolist() == [0, 0, 8, 9]
+
+
 def test_what_is_refused_and_what_expires_is_told_apart(model):
     full = Deployment((model(queue=QueueLimits(max_requests=1)),), {})
     run = simulate(full, GREEDY, at(0, 1, 2), Conditions(deadline_ns=4 * MILLISECOND))
