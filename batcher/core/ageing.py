@@ -1,9 +1,16 @@
-"""How waiting changes a request's worth: levels gained, and the way out for what is late."""
+"""How waiting changes a request's worth: levels gained, and the way out for what is late.
+
+What is late waits for time that nobody else needs. When it has waited for as long as its levels last
+it comes first, in the part of all rows that is kept for such requests. Those that would have to wait
+for that part for another level's time are over: their callers are told. So nobody waits for longer
+than `(priority_levels + 1) * ageing`.
+"""
 
 from __future__ import annotations
 
+from batcher.core.fleet import Fleet
 from batcher.core.model import Model
-from batcher.core.queue import AGED, LATE, Lane
+from batcher.core.queue import AGED, AGED_PART, LATE, Lane
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import Adaptive
 
@@ -15,14 +22,25 @@ def make_late(request: LiveRequest, model: Model) -> None:
     request.promotes_ns = request.arrived.arrival_ns + limits.ageing_ns * limits.priority_levels
 
 
-def promote(lane: Lane, model: Model, now_ns: int) -> None:
-    """Move what has waited for long enough a level up; what is late, to the front."""
+def promote(lane: Lane, model: Model, fleet: Fleet, now_ns: int) -> list[LiveRequest]:
+    """Move what has waited for long enough a level up; what is late, to the front.
+
+    Returns the late ones for which there is no room at the front. They still wait.
+    """
     limits = model.settings.queue
     lane.promotes_ns = NEVER_NS
+    over: list[LiveRequest] = []
+    aged = sum(line.rows for line in lane.lines if line.rank == AGED)
+    room = _aged_rows(model, fleet)
     for request in list(lane):
         if request.promotes_ns > now_ns:
             lane.promotes_ns = min(lane.promotes_ns, request.promotes_ns)
             continue
+        if request.rank == LATE:
+            if aged + request.rows > room and aged:
+                over.append(request)
+                continue
+            aged += request.rows
         lane.discard(request)
         if request.rank == LATE:
             request.rank, request.promotes_ns = AGED, NEVER_NS
@@ -34,6 +52,16 @@ def promote(lane: Lane, model: Model, now_ns: int) -> None:
             if request.rank == model.best_rank:
                 request.promotes_ns = NEVER_NS
         lane.add(request)
+    return over
+
+
+def _aged_rows(model: Model, fleet: Fleet) -> float:
+    """How many rows of what has waited too long are surely served within a level's time.
+
+    Half of what could be, because batches are not always those that serve most.
+    """
+    rate = model.best_rate() * fleet.places(model.name)
+    return rate * model.settings.queue.ageing_ns / AGED_PART / 2 if rate else float("inf")
 
 
 def reorder(model: Model) -> None:

@@ -17,6 +17,9 @@ from batcher.core.request import NEVER_NS, LaneKey, LiveRequest
 AGED: Final = 0
 """The rank of what has waited for too long, whatever it was before."""
 
+AGED_PART: Final = 32.0
+"""Of all rows, one in so many is for those, whatever else there is to do."""
+
 LATE: Final = 1 << 20
 """The rank of what can only be late."""
 

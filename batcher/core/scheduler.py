@@ -344,7 +344,10 @@ class Scheduler:
         for model in self.models.values():
             for lane in list(model.queue.lanes.values()):
                 if lane.promotes_ns <= now_ns:
-                    promote(lane, model, now_ns)
+                    over = promote(lane, model, self.fleet, now_ns)
+                    if over:
+                        retry_ns = until_clear_ns(model, self.fleet, now_ns)
+                        self._refuse(model, over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
         while True:
             formation = form(self.models, self.fleet, now_ns)
             self.ask_again_ns = formation.ask_again_ns

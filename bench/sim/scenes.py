@@ -46,7 +46,8 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
         for factor in (1.5, 3.0):
             shares = []
             for seed in range(options.seeds):
-                at_ns = _poisson(factor * profile.rate, 10, seed)
+                seconds = options.requests / (factor * profile.rate)
+                at_ns = _poisson(factor * profile.rate, seconds, seed)
                 served = world.Served(profile, world.ADAPTIVE)
                 played = world.play([world.Stream(at_ns)], {"m": served})
                 best = on_time_optimum(at_ns, profile.curve, profile.target_ns)
@@ -204,6 +205,7 @@ def neighbours(options: argparse.Namespace) -> dict[str, Any]:
             on_time.append(played.in_time(0, profile.target_ns).mean())
         fraction = statistics.fmean(on_time)
         found[f"top level at {part}, lowest at 1.5"] = {"on_time": fraction, "ok": fraction >= 0.99}
+    found |= _ageing(options, profile)
     urgent = world.Profile(
         "urgent", world.linear(2 * MILLISECOND, MILLISECOND // 5, 32), 50 * MILLISECOND
     )
@@ -222,6 +224,33 @@ def neighbours(options: argparse.Namespace) -> dict[str, Any]:
         on_time.append(played.in_time(0, urgent.target_ns).mean())
     fraction = statistics.fmean(on_time)
     found["the urgent of two models on a device"] = {"on_time": fraction, "ok": fraction >= 0.99}
+    return found
+
+
+def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
+    """Whoever may be late is still served, or told, within the bound of ageing."""
+    found: dict[str, Any] = {}
+    limits = QueueLimits()
+    bound_s = (limits.priority_levels + 1) * limits.ageing_ns / SECOND
+    for policy in (world.ADAPTIVE, SERVES_LATE):
+        on_time, longest_s = [], 0.0
+        for seed in range(options.seeds):
+            streams = [
+                world.Stream(_poisson(0.6 * profile.rate, 20, seed), priority=1),
+                world.Stream(_poisson(1.5 * profile.rate, 20, seed + 50), priority=3),
+            ]
+            played = world.play(streams, {"m": world.Served(profile, policy, limits)})
+            on_time.append(played.in_time(0, profile.target_ns).mean())
+            waits = np.concatenate(
+                [done - came for done, came in zip(played.ended, played.arrived, strict=True)]
+            )
+            longest_s = max(longest_s, float(waits.max()) / SECOND)
+        fraction = statistics.fmean(on_time)
+        found[f"{policy.name}: top level at 0.6, lowest at 1.5, bound {bound_s:g} s"] = {
+            "on_time": fraction,
+            "longest_wait_s": longest_s,
+            "ok": fraction >= 0.99 and longest_s <= bound_s,
+        }
     return found
 
 

@@ -108,6 +108,8 @@ class Played:
     arrived: list[NDArray[np.int64]]
     answered: list[NDArray[np.int64]]
     """-1 where a request was refused."""
+    ended: list[NDArray[np.int64]]
+    """When each request was answered or refused."""
     busy_ns: int
     ended_ns: int
 
@@ -154,11 +156,15 @@ def play(
         for number, at_ns in enumerate(stream.at_ns)
     )
     answered_ns = np.full(len(order), -1, np.int64)
+    ended_ns = np.zeros(len(order), np.int64)
 
     def observe(now_ns: int, commands: list[Command]) -> None:
         for command in commands:
-            if type(command) is Settle and command.outcome is Outcome.OK:
-                answered_ns[list(command.ids)] = now_ns
+            if type(command) is Settle:
+                ids = list(command.ids)
+                ended_ns[ids] = now_ns
+                if command.outcome is Outcome.OK:
+                    answered_ns[ids] = now_ns
 
     def arrivals() -> Iterable[tuple[int, Event]]:
         for request_id, (at_ns, place, _) in enumerate(order):
@@ -188,6 +194,7 @@ def play(
     return Played(
         [came_ns[places == place] for place in range(len(streams))],
         [answered_ns[places == place] for place in range(len(streams))],
+        [ended_ns[places == place] for place in range(len(streams))],
         busy_ns,
         scheduler.now_ns,
     )

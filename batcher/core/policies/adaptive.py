@@ -19,7 +19,7 @@ from batcher.core.estimator import ServiceTimes
 from batcher.core.policies.pace import Pace
 from batcher.core.policies.reach import TOLERANCE_NS, Plan, Price, plan
 from batcher.core.policies.verdict import Choose, Situation, Take, Verdict, Wait
-from batcher.core.queue import AGED, LATE, Lane, Line
+from batcher.core.queue import AGED, AGED_PART, LATE, Lane, Line
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import Adaptive
 
@@ -43,9 +43,6 @@ BURST_CAUTION = 0.2
 
 PATIENCE = 2.0
 """How much longer than expected the wait for a batch may last."""
-
-AGED_PART = 32.0
-"""Of all rows, one in so many is for what has waited too long, whatever else there is to do."""
 
 LATE_PART = 0.33
 """What can only be late runs in batches that take no longer than this, in targets."""
