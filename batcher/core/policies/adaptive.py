@@ -29,7 +29,7 @@ SOFTNESS = 0.2
 SHIFT = -0.05
 """How much earlier than the fluid limit it bends, in targets."""
 
-MOST_LOAD = 0.95
+MOST_LOAD = 0.93
 """The price takes a higher load for this one: beyond it every plan would be at the bend."""
 
 MERGE_AGE = 0.8
