@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
-from batcher.core.queue import AGED, AGED_PART, LATE, Lane
+from batcher.core.queue import AGED, AGED_PART, LATE, Lane, rank_of
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import Adaptive
 
@@ -66,10 +66,26 @@ def _aged_rows(model: Model, fleet: Fleet) -> float:
 
 def reorder(model: Model) -> None:
     """Put what waits where a changed policy would have put it."""
+    adaptive = isinstance(model.settings.policy, Adaptive)
     for request in list(model.queue):
         model.queue.discard(request)
-        if isinstance(model.settings.policy, Adaptive):
-            request.order_by_due()
-        else:
+        if not adaptive:
+            # One line for all, in the order in which they came.
             request.order = NEVER_NS + request.arrived.arrival_ns
+            request.rank, request.promotes_ns = AGED, NEVER_NS
+        else:
+            request.order_by_due()
+            if request.rank in (AGED, LATE):
+                # Other settings have put it there; these may refuse it, or make it late again.
+                enter_level(request, model)
         model.queue.add(request)
+
+
+def enter_level(request: LiveRequest, model: Model) -> None:
+    """Give a request the rank of its level, and the moment at which it has earned a better one."""
+    limits = model.settings.queue
+    level = min(request.arrived.priority or limits.default_priority, limits.priority_levels)
+    request.rank = rank_of(level, over_share=False)
+    request.promotes_ns = NEVER_NS
+    if request.rank != model.best_rank:
+        request.promotes_ns = request.arrived.arrival_ns + limits.ageing_ns
