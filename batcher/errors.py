@@ -71,6 +71,10 @@ class NotPermitted(RequestError):
     """The call changes what is served, and this listener does not allow that."""
 
 
+class ChangeFailed(RequestError):
+    """A change of settings was valid and could not be applied; the old ones are in force."""
+
+
 class NotSupported(RequestError):
     """The protocol has this feature; this server does not offer it."""
 

@@ -64,12 +64,15 @@ class Batcher:
         request.
         """
         model, measure = self._gate(request)
+        # What it is admitted with counts, whatever the settings are when it is answered.
+        target_ns = model.settings.target_ns
+        due_ns = None if target_ns is None else request.arrival_ns + target_ns
         port = SingleReply(self._loop.create_future())
         pending = self._runner.submit(request, model, measure, port)
         try:
             return await port.future
         finally:
-            self._ended(pending, model)
+            self._ended(pending, model, due_ns)
 
     def refused(self, name: str, version: str, arrival_ns: int, reason: GateReason) -> None:
         """Count a request that ended before or at the gate."""
@@ -104,7 +107,7 @@ class Batcher:
             self.refused(request.model, request.version, request.arrival_ns, reason)
             raise
 
-    def _ended(self, pending: Pending, model: ServedModel) -> None:
+    def _ended(self, pending: Pending, model: ServedModel, due_ns: int | None) -> None:
         """Give up what the caller left behind, and count the request."""
         now_ns = self._clock()
         if pending.outcome is None:
@@ -116,8 +119,6 @@ class Batcher:
             self._runner.replied(pending, now_ns)
         stamps = pending.stamps
         stamps.replied_ns = now_ns
-        target_ns = model.settings.target_ns
-        due_ns = None if target_ns is None else stamps.arrival_ns + target_ns
         assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
         model.telemetry.request_ended(
             pending.outcome, pending.reason, pending.measure.rows, stamps, due_ns

@@ -16,9 +16,10 @@ from batcher.core.events import RequestArrived
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.policies.reach import TOLERANCE_NS
-from batcher.core.queue import rank_of
+from batcher.core.queue import ModelQueue, rank_of
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
+from batcher.core.settings import QueueLimits
 
 QUEUE_FULL_RETRY_NS = 100_000_000
 """What a caller is told to wait when a queue is full: long against a window, short for a person."""
@@ -156,9 +157,12 @@ def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
 def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
     """Waiting requests that are worth less than this one, and whose room it needs.
 
-    Empty when they would not make enough room; then the newcomer is the one to be refused.
+    Empty when they would not make enough room; then the newcomer is the one to be refused. So it is
+    while more waits than a bound that was lowered allows: what waits is not refused for a change.
     """
     limits, queue = model.settings.queue, model.queue
+    if _over_a_bound(queue, limits):
+        return []
     requests = queue.requests + 1 - limits.max_requests
     rows = 0 if limits.max_rows is None else queue.rows + request.rows - limits.max_rows
     nbytes = 0 if limits.max_bytes is None else queue.nbytes + request.nbytes - limits.max_bytes
@@ -173,3 +177,12 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
         rows -= victim.rows
         nbytes -= victim.nbytes
     return victims if requests <= 0 and rows <= 0 and nbytes <= 0 else []
+
+
+def _over_a_bound(queue: ModelQueue, limits: QueueLimits) -> bool:
+    """Whether more waits than may: only a changed bound makes that so."""
+    return (
+        queue.requests > limits.max_requests
+        or (limits.max_rows is not None and queue.rows > limits.max_rows)
+        or (limits.max_bytes is not None and queue.nbytes > limits.max_bytes)
+    )

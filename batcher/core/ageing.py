@@ -12,7 +12,6 @@ from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.queue import AGED, AGED_PART, LATE, Lane, rank_of
 from batcher.core.request import NEVER_NS, LiveRequest
-from batcher.core.settings import Adaptive
 
 
 def make_late(request: LiveRequest, model: Model) -> None:
@@ -64,28 +63,37 @@ def _aged_rows(model: Model, fleet: Fleet) -> float:
     return rate * model.settings.queue.ageing_ns / AGED_PART / 2 if rate else float("inf")
 
 
-def reorder(model: Model) -> None:
-    """Put what waits where a changed policy would have put it."""
-    adaptive = isinstance(model.settings.policy, Adaptive)
+def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
+    """Put what waits where the model's new settings want it.
+
+    Its own times stay as they were when it was admitted. Only who has no due time gets one where
+    the settings now have a target, counted from now: nobody is late because of the change.
+    """
+    adaptive, target_ns = model.adaptive is not None, model.target_ns
     for request in list(model.queue):
         model.queue.discard(request)
-        if not adaptive:
-            # One line for all, in the order in which they came.
+        if request.due_ns is None and target_ns is not None:
+            request.due_ns = now_ns + target_ns
+        if adaptive:
+            request.order_by_due()
+            _rank_anew(request, model, now_ns, was_adaptive=was_adaptive)
+        else:
             request.order = NEVER_NS + request.arrived.arrival_ns
             request.rank, request.promotes_ns = AGED, NEVER_NS
-        else:
-            request.order_by_due()
-            if request.rank in (AGED, LATE):
-                # Other settings have put it there; these may refuse it, or make it late again.
-                enter_level(request, model)
         model.queue.add(request)
 
 
-def enter_level(request: LiveRequest, model: Model) -> None:
-    """Give a request the rank of its level, and the moment at which it has earned a better one."""
+def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:
+    """A request's line under new settings; it waits for a better one no longer than they say."""
     limits = model.settings.queue
-    level = min(request.arrived.priority or limits.default_priority, limits.priority_levels)
-    request.rank = rank_of(level, over_share=False)
-    request.promotes_ns = NEVER_NS
-    if request.rank != model.best_rank:
-        request.promotes_ns = request.arrived.arrival_ns + limits.ageing_ns
+    if was_adaptive:
+        request.rank = model.rank_now(request.rank)
+    else:
+        # Other policies know no ranks.
+        level = min(request.arrived.priority or limits.default_priority, limits.priority_levels)
+        request.rank = rank_of(level, over_share=False)
+    if request.rank in (AGED, model.best_rank):
+        request.promotes_ns = NEVER_NS
+    else:
+        levels = limits.priority_levels if request.rank == LATE else 1
+        request.promotes_ns = min(request.promotes_ns, now_ns + limits.ageing_ns * levels)

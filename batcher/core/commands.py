@@ -79,4 +79,12 @@ class PolicyFailed:
     error: str
 
 
-Command: TypeAlias = Dispatch | Settle | PolicyFailed
+@record
+class SettingsRefused:
+    """The policy of a known model's new settings could not be made: the old ones stay in force."""
+
+    model: str
+    error: str
+
+
+Command: TypeAlias = Dispatch | Settle | PolicyFailed | SettingsRefused

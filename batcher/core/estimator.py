@@ -94,11 +94,8 @@ class ServiceTimes:
         self._rebuild()
 
     def resize(self, max_rows: int) -> None:
-        """Predict up to another largest batch."""
+        """Predict up to another largest batch. What larger ones took is remembered."""
         self.max_rows = max_rows
-        for size in [size for size in self._means if size > max_rows]:
-            if len(self._means) > 1:
-                del self._means[size], self._counts[size]
         self._rebuild()
 
     def observe(self, rows: int, took_ns: int, now_ns: int, *, trust: bool = False) -> None:

@@ -132,7 +132,12 @@ class InstanceDown:
 
 @record
 class ModelConfigured:
-    """A model appears, or its settings change. Queued requests stay queued."""
+    """A model appears, or its settings change.
+
+    Queued requests stay queued, with the times that they were admitted with; what was learned of
+    arrivals and service times stays, too. All of the settings hold from here on, or none
+    (`SettingsRefused`).
+    """
 
     model: str
     settings: ModelSettings

@@ -8,7 +8,7 @@ from batcher.core.estimator import ServiceTimes
 from batcher.core.events import Shapes
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
 from batcher.core.policies.pace import Pace
-from batcher.core.queue import ModelQueue, rank_of
+from batcher.core.queue import AGED, LATE, ModelQueue, rank_of
 from batcher.core.settings import Adaptive, ModelSettings, WhenLate
 from batcher.core.shares import Shares
 
@@ -20,7 +20,7 @@ UNREACHABLE_NS = 10_000_000_000
 
 
 class Model:
-    """Settings may change at any time; the queue stays and the policy is made anew."""
+    """Settings may change at any time; the queue and what was learned stay."""
 
     __slots__ = (
         "_make_policy",
@@ -77,30 +77,59 @@ class Model:
 
     best_rank = rank_of(1, over_share=False)
 
-    def configure(self, settings: ModelSettings) -> None:
-        """Take new settings and their policy; raises whatever the policy's factory raises."""
-        before = self.settings
+    def configure(self, settings: ModelSettings, now_ns: int) -> None:
+        """Take new settings and their policy, which goes on with what the last one learned.
+
+        Raises whatever the policy's factory raises; then nothing has changed.
+        """
+        policy = self._make_policy(settings)
+        before, known = self.adaptive, self.pace
+        self._read(settings)
+        self.fall_back()
+        self.policy, self.policy_failed = policy, False
+        if isinstance(policy, AdaptivePolicy):
+            if before is not None:
+                policy.go_on_from(before)
+            self.adaptive = policy
+            self.pace = None if settings.target_ns is None else policy.pace
+        if self.pace is not None and self.pace is known and known.ranks:
+            moved = {rank: self.rank_now(rank) for rank in known.ranks}
+            known.rank_anew(moved, self.default_rank)
+        self.judge_target(now_ns, measured=True)
+
+    def start_without_policy(self, settings: ModelSettings) -> None:
+        """Take the first settings although their policy cannot be made."""
+        self._read(settings)
+        self.fall_back()
+
+    def _read(self, settings: ModelSettings) -> None:
+        """Derive from new settings all that is not the policy's."""
+        limits, before = settings.queue, self.settings
         self.settings = settings
         self.stalled = False
         if before.max_batch_size != settings.max_batch_size:
             for times in self.times.values():
                 times.resize(settings.max_batch_size)
-        self.shares = Shares(settings.queue.tenants, settings.target_ns)
-        self.fall_back()
+        self.shares = self.shares.among(limits.tenants, settings.target_ns)
         self.target_ns = settings.target_ns
         self._rated = None
-        self.timeout_ns = settings.queue.timeout_ns
-        limits = settings.queue
+        self.timeout_ns = limits.timeout_ns
         level = min(limits.default_priority, limits.priority_levels)
         self.default_rank = rank_of(level, over_share=False)
         wanted = settings.policy
         self.serves_late = isinstance(wanted, Adaptive) and wanted.when_late is WhenLate.SERVE
-        self.policy = self._make_policy(settings)
-        if isinstance(self.policy, AdaptivePolicy):
-            self.adaptive = self.policy
-            self.pace = None if settings.target_ns is None else self.policy.pace
-        self.policy_failed = False
-        self.judge_target(0)
+
+    def rank_now(self, rank: int) -> int:
+        """What a rank from before the last change is under the settings of now.
+
+        A level that is gone is the last one that is left, and without tenants nobody is over a
+        share.
+        """
+        if not AGED < rank < LATE:
+            return rank
+        level, over_share = divmod(rank, 2)
+        level = min(level, self.settings.queue.priority_levels)
+        return rank_of(level, over_share=bool(over_share and self.shares))
 
     def fall_back(self) -> None:
         """Run without batching from now on, because the policy broke its contract."""
@@ -124,8 +153,9 @@ class Model:
     def judge_target(self, now_ns: int, *, measured: bool = False) -> None:
         """Whether one row alone can be done inside the target.
 
-        At the warm-up (`measured`) the answer is believed at once. Later, a device that has become
-        slow may recover, so the target is given up only after `UNREACHABLE_NS`.
+        At the warm-up and for new settings (`measured`) the answer is believed at once. Later, a
+        device that has become slow may recover, so the target is given up only after
+        `UNREACHABLE_NS`.
         """
         target_ns = self.settings.target_ns
         fastest_ns = min((t.curve[1] for t in self.times.values() if t), default=0.0)

@@ -24,7 +24,16 @@ from batcher.core.admission import (
 )
 from batcher.core.ageing import make_late, promote, reorder
 from batcher.core.batch_former import Proposal, form
-from batcher.core.commands import Command, Dispatch, Outcome, Part, PolicyFailed, Reason, Settle
+from batcher.core.commands import (
+    Command,
+    Dispatch,
+    Outcome,
+    Part,
+    PolicyFailed,
+    Reason,
+    Settle,
+    SettingsRefused,
+)
 from batcher.core.events import (
     BatchProgress,
     CancelCause,
@@ -291,17 +300,24 @@ class Scheduler:
 
     def _configure(self, event: ModelConfigured) -> None:
         model = self.models.get(event.model)
+        known = model is not None
         if model is None:
             model = Model(event.model, event.settings, self._policies)
             # What an earlier model of this name still runs is this one's now.
             running = self.fleet.batches.values()
             model.running = sum(batch.model == event.model for batch in running)
             self.models[event.model] = model
+        was_adaptive = model.adaptive is not None
         try:
-            model.configure(event.settings)
+            model.configure(event.settings, self.now_ns)
         except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
-            self._commands.append(PolicyFailed(model.name, f"{type(exc).__name__}: {exc}"))
-        reorder(model)
+            error = f"{type(exc).__name__}: {exc}"
+            if known:
+                self._commands.append(SettingsRefused(model.name, error))
+                return
+            model.start_without_policy(event.settings)
+            self._commands.append(PolicyFailed(model.name, error))
+        reorder(model, self.now_ns, was_adaptive=was_adaptive)
         # What fits no batch any more would stand at the head of its lane for ever.
         self._refuse(
             model,
@@ -358,6 +374,8 @@ class Scheduler:
                 self._give_up(model, requests)
             if formation.proposal is not None:
                 self._start(formation.proposal, now_ns)
+            for error in formation.errors:
+                reorder(self.models[error.model], now_ns, was_adaptive=True)
             if formation.proposal is None and not formation.given_up:
                 return
             if all(model.stalled or not model.queue.requests for model in self.models.values()):

@@ -102,6 +102,12 @@ class Shares:
                 weight += self.weights[each]
         return max(0.0, IN_TIME * capacity - asked) / weight
 
+    def among(self, tenants: Iterable[tuple[str, float]], target_ns: int | None) -> Shares:
+        """Shares among other tenants, or by other weights: who stays is known as before."""
+        shares = Shares(tenants, target_ns)
+        shares.restore(known for known in self.capture() if known[0] in shares.weights)
+        return shares
+
     def capture(self) -> tuple[tuple[str, float, float | None, int, int], ...]:
         """What is known of each tenant as a plain value, for `restore`."""
         return tuple(

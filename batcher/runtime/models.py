@@ -86,6 +86,24 @@ class ServedModel:
             raise self._unavailable()
         return loaded[1]
 
+    @property
+    def largest_batch(self) -> int:
+        """The most rows that its instances were made for: `max_batch_size` cannot exceed it."""
+        return min(i.plan.context.max_batch_size for i in self._instances)
+
+    def configure(self, settings: ModelSettings) -> None:
+        """Take new settings: the scheduler, the gate and the records, in one turn of the loop.
+
+        Raises `ChangeFailed` when that cannot be; then nothing has changed.
+        """
+        loaded = self._loaded
+        if loaded is not None:
+            metadata = loaded[0]
+            loaded = metadata, Signature(self.name, metadata, settings.max_batch_size)
+        if self.state in {ModelState.LOADING, ModelState.READY}:
+            self._home.runner.configure(ModelConfigured(self.key, settings))
+        self.settings, self._loaded = settings, loaded
+
     async def load(self) -> None:
         """Load every instance. Raises the first `ModelLoadError`, with the rest closed again.
 

@@ -15,7 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from batcher.clock import MILLISECOND, Clock
-from batcher.core.commands import Command, Dispatch, Outcome, PolicyFailed, Settle
+from batcher.core.commands import (
+    Command,
+    Dispatch,
+    Outcome,
+    PolicyFailed,
+    Settle,
+    SettingsRefused,
+)
 from batcher.core.events import (
     BatchProgress,
     CancelCause,
@@ -24,6 +31,7 @@ from batcher.core.events import (
     FailureCause,
     InstanceDown,
     InstanceUp,
+    ModelConfigured,
     RepliesTook,
     RequestArrived,
     RequestCancelled,
@@ -32,6 +40,7 @@ from batcher.core.events import (
 from batcher.core.observation import Observation
 from batcher.core.record import record
 from batcher.core.scheduler import Scheduler
+from batcher.errors import ChangeFailed
 from batcher.runtime.dispatch import Executed, Slice, scatter
 from batcher.runtime.outcomes import error_for
 from batcher.runtime.pending import Pending, Replies, ReplyPort, Target
@@ -147,16 +156,8 @@ class Runner:
         """Announce an incarnation; its batches go to `instance`."""
         self._instances[event.instance] = instance
         self.feed(event)
-        for model in self.observe().models:
-            if model.model == event.model and not model.reachable:
-                took_ms = min((took_ns for _, took_ns in event.profile), default=0) / MILLISECOND
-                log.warning(
-                    "%s cannot meet its target of %.3g ms: one row alone takes %.3g ms;"
-                    " it is served late rather than refused",
-                    model.model,
-                    (model.target_ns or 0) / MILLISECOND,
-                    took_ms,
-                )
+        took_ms = min((took_ns for _, took_ns in event.profile), default=0) / MILLISECOND
+        self._warn_of_target(event.model, f"{took_ms:.3g} ms")
 
     def instance_down(self, event: InstanceDown) -> None:
         """An incarnation is gone and will report nothing more: what it ran has failed."""
@@ -166,12 +167,38 @@ class Runner:
             del self._running[batch_id]
         self.feed(event)
 
+    # Models
+
+    def configure(self, event: ModelConfigured) -> None:
+        """Change a model's settings; what arrived before is taken in under the old ones.
+
+        Raises `ChangeFailed` when the scheduler cannot take them: the old ones stay in force.
+        """
+        for command in self.feed(event):
+            if isinstance(command, SettingsRefused):
+                raise ChangeFailed(f"{event.model}: its policy could not be made: {command.error}")
+        self._warn_of_target(event.model)
+
+    def _warn_of_target(self, key: str, took: str = "longer") -> None:
+        for model in self.observe().models:
+            if model.model == key and not model.reachable:
+                log.warning(
+                    "%s cannot meet its target of %.3g ms: one row alone takes %s;"
+                    " it is served late rather than refused",
+                    key,
+                    (model.target_ns or 0) / MILLISECOND,
+                    took,
+                )
+
     # The scheduler's door
 
-    def feed(self, *events: Event) -> None:
-        """Give the scheduler events now, with everything that arrived before them."""
+    def feed(self, *events: Event) -> list[Command]:
+        """Give the scheduler events now, with everything that arrived before them.
+
+        Returns its commands, which have been carried out.
+        """
         arrived, self._arrived = self._arrived, []
-        self._handle([*arrived, *events])
+        return self._handle([*arrived, *events])
 
     def wake(self) -> None:
         """The moment that the scheduler asked for has come."""
@@ -189,7 +216,7 @@ class Runner:
         if self._arrived:
             self.feed()
 
-    def _handle(self, events: list[Event]) -> None:
+    def _handle(self, events: list[Event]) -> list[Command]:
         now_ns = self._clock()
         for event in events:
             if isinstance(event, RequestArrived):
@@ -197,6 +224,7 @@ class Runner:
         commands = self._scheduler.handle(events, now_ns)
         self._carry_out(commands, now_ns)
         self._timer.arm(self._scheduler.next_wakeup_ns())
+        return commands
 
     def _carry_out(self, commands: list[Command], now_ns: int) -> None:
         for command in commands:

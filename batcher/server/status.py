@@ -36,6 +36,7 @@ _STANDARD = {
     errors.AnswerTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
     errors.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
+    errors.ChangeFailed: grpc.StatusCode.INTERNAL,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
 }
 

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batcher.clock import MILLISECOND
-from batcher.core.commands import Command, Dispatch, Outcome, PolicyFailed, Reason, Settle
+from batcher.core.commands import (
+    Command,
+    Dispatch,
+    Outcome,
+    PolicyFailed,
+    Reason,
+    Settle,
+    SettingsRefused,
+)
 from batcher.core.events import RequestArrived
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.deployment import Deployment
@@ -120,7 +128,7 @@ class Recorder:
                 counts, sizes = self._dispatch_of
                 counts.append(len(parts))
                 sizes.append(sum([part.stop - part.start for part in parts]))
-            elif type(command) is PolicyFailed:
+            elif type(command) is PolicyFailed or type(command) is SettingsRefused:
                 self.errors.append(f"{command.model}: {command.error}")
 
     def run(

@@ -359,6 +359,14 @@ class AdaptivePolicy:
 
     # State
 
+    def go_on_from(self, before: AdaptivePolicy) -> None:
+        """Keep what the model's policy before this one has learned, and the wait it was in."""
+        self._waits_from, self._owed = before._waits_from, before._owed
+        # Without a target nothing is learned of arrivals.
+        if self.target_ns is not None and before.target_ns is not None:
+            self.pace = before.pace
+            self.pace.retarget(self.target_ns)
+
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restore`."""
         values = [_plain(getattr(self.pace, f.name)) for f in fields(Pace)]

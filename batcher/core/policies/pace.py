@@ -9,6 +9,7 @@ the next request has been worth it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp
 
@@ -122,6 +123,28 @@ class Pace:
             self._new_active_rows = self._new_active_ns = 0
         if now_ns >= self._window_ends_ns:
             self._next_window(now_ns)
+
+    def retarget(self, target_ns: int) -> None:
+        """Go on with another target. Counts of windows, which are one target long, are converted.
+
+        The window that is open is given up: it has neither length.
+        """
+        if target_ns == self.target_ns:
+            return
+        longer = target_ns / self.target_ns
+        self.target_ns = target_ns
+        self._window_mean *= longer
+        # As of a process whose dispersion does not depend on the length of the window.
+        self._window_variance *= longer
+        self._window_ends_ns = 0
+
+    def rank_anew(self, moved: Mapping[int, int], default_rank: int) -> None:
+        """Take counts of ranks over into ranks that changed settings have moved."""
+        ranks: dict[int, float] = {}
+        for rank, rows in self.ranks.items():
+            to = moved.get(rank, rank)
+            ranks[to] = ranks.get(to, 0.0) + rows
+        self.ranks = {} if set(ranks) <= {default_rank} else ranks
 
     @property
     def steady_rate(self) -> float:
