@@ -14,7 +14,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from batcher.runtime.warmup import WarmupPlan
 from batcher.server.edge import GrpcEdge
 from batcher.service import Batcher
 from batcher.telemetry import Telemetry, probe_loop_lag
+from batcher.tuning import FileFollower, Tuner
 from batcher.web import HealthReport, HttpServer, ModelHealth, build_app
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,14 @@ class DrainTimeoutError(BatcherError):
 class Application:
     """A server made from a configuration. `start`, `drain`, `close`, each once, in this order."""
 
-    def __init__(self, config: Config) -> None:
-        """Find every executor. Raises `PluginError` before anything is started."""
+    def __init__(
+        self, config: Config, path: Path | None = None, hangup: asyncio.Event | None = None
+    ) -> None:
+        """Find every executor. Raises `PluginError` before anything is started.
+
+        `path` is the file that the configuration came from: its changes are followed, and it is
+        read again when `hangup` is set.
+        """
         self.config = config
         loop = asyncio.get_running_loop()
         self.registry = CollectorRegistry()
@@ -72,9 +79,15 @@ class Application:
         home = Home(self.runner, loop, monotonic_ns)
         self.models = ModelRegistry([self._served(model, home) for model in config.models])
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns)
-        self.grpc = GrpcEdge(self.batcher, config.server, monotonic_ns)
+        self.tuner = Tuner(config, list(self.models), self.telemetry.settings, path)
+        self._follower = (
+            None
+            if path is None
+            else FileFollower(path, config.server.watch, self.tuner.reload, hangup)
+        )
+        self.grpc = GrpcEdge(self.batcher, self.tuner, config.server, monotonic_ns)
         self.http: HttpServer | None = None
-        self._lag: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self._last_writes_s = LAST_WRITES_S
 
     async def start(self) -> None:
@@ -88,7 +101,9 @@ class Application:
         for device, limit in device_limits(self.config).items():
             self.runner.feed(DeviceConfigured(device, limit))
         await self._load_models()
-        self._lag = asyncio.create_task(probe_loop_lag(self.telemetry.loop_lag), name="loop-lag")
+        self._run("loop-lag", probe_loop_lag(self.telemetry.loop_lag))
+        if self._follower is not None:
+            self._run("settings", self._follower.run())
         self.grpc.set_ready(ready=True)
 
     async def drain(self) -> None:
@@ -118,8 +133,8 @@ class Application:
         """Close what was started, last things first. Whatever is still unanswered fails."""
         self.grpc.set_ready(ready=False)
         await self.grpc.end_changes()
-        if self._lag is not None:
-            self._lag.cancel()
+        for task in self._background:
+            task.cancel()
         # Before the listeners: callers of requests that are lost now are told so.
         await asyncio.gather(*(model.unload(CLOSE_TIMEOUT_S) for model in self.models))
         await self.grpc.stop(self._last_writes_s)
@@ -145,6 +160,9 @@ class Application:
             parts.append(f"metrics http://{self.http.address}/metrics")
         parts.append(f"models {', '.join(m.name for m in self.models)}")
         return f"batcher is ready: {'; '.join(parts)}"
+
+    def _run(self, name: str, work: Coroutine[None, None, None]) -> None:
+        self._background.append(asyncio.create_task(work, name=name))
 
     def _policy_failed(self, failure: PolicyFailed) -> None:
         for model in self.models:
@@ -210,9 +228,11 @@ def instance_plan(
 
 
 @contextlib.asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Application]:
+async def running(
+    config: Config, path: Path | None = None, hangup: asyncio.Event | None = None
+) -> AsyncIterator[Application]:
     """A started application; leaving closes it, without draining."""
-    application = Application(config)
+    application = Application(config, path, hangup)
     try:
         await application.start()
         yield application
@@ -220,21 +240,25 @@ async def running(config: Config) -> AsyncIterator[Application]:
         await application.close()
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, path: Path | None = None) -> None:
     """Run until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
 
-    Raises `StartupError` when it could not start and `DrainTimeoutError` when it could not drain.
+    SIGHUP has the file at `path`, where the configuration came from, read again. Raises
+    `StartupError` when it could not start and `DrainTimeoutError` when it could not drain.
     """
-    stop = asyncio.Event()
+    stop, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _on_signal, signum, stop)
-    await _run_until(config, stop)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    await _run_until(config, path, stop, hangup)
 
 
-async def _run_until(config: Config, stop: asyncio.Event) -> None:
+async def _run_until(
+    config: Config, path: Path | None, stop: asyncio.Event, hangup: asyncio.Event
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        entering = asyncio.ensure_future(stack.enter_async_context(running(config)))
+        entering = asyncio.ensure_future(stack.enter_async_context(running(config, path, hangup)))
         stopped = asyncio.ensure_future(stop.wait())
         await asyncio.wait((entering, stopped), return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():

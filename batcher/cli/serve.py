@@ -66,4 +66,4 @@ def serve(
 
         from batcher.app import serve as serve_until_stopped
 
-        uvloop.run(serve_until_stopped(settings))
+        uvloop.run(serve_until_stopped(settings, config))

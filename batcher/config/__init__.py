@@ -4,10 +4,19 @@ The way in: `document` reads the text (strictly, knowing lines and the environme
 (`root`, `server`, `model`) validate it, `explain` turns what they found into problems that name the
 path, the value and what is allowed, and `loader` raises them all at once. Units live in `units`:
 text in the file, integer nanoseconds and bytes as attributes. `policies` is the one table of
-batching policies.
+batching policies. `changes` says how two configurations differ and what of that a running server
+takes.
 """
 
 from batcher.config.addresses import TcpAddress, UnixAddress, parse_address
+from batcher.config.changes import (
+    TUNABLE,
+    Change,
+    Difference,
+    difference,
+    tunable_settings,
+    with_changes,
+)
 from batcher.config.loader import file_problems, load_config, parse_config
 from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
 from batcher.config.root import Config, DeviceConfig, device_limits
@@ -17,9 +26,12 @@ from batcher.config.server import ServerConfig, TlsConfig
 from batcher.config.units import format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
+    "TUNABLE",
     "BatchingConfig",
+    "Change",
     "Config",
     "DeviceConfig",
+    "Difference",
     "ModelConfig",
     "QueueConfig",
     "ServerConfig",
@@ -28,6 +40,7 @@ __all__ = [
     "UnixAddress",
     "WarmupConfig",
     "device_limits",
+    "difference",
     "file_problems",
     "format_duration",
     "format_size",
@@ -38,4 +51,6 @@ __all__ = [
     "parse_config",
     "parse_duration",
     "parse_size",
+    "tunable_settings",
+    "with_changes",
 ]

@@ -47,13 +47,13 @@ def explain(error: ValidationError, root: type[Section]) -> Iterator[tuple[KeyPa
 def _text(details: ErrorDetails, root: type[Section]) -> str:
     kind, path, context = details["type"], details["loc"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_key(str(path[-1]), _section_at(root, path[:-1]))
+        return _unknown_key(str(path[-1]), section_at(root, path[:-1]))
     if kind == "missing":
-        section = _section_at(root, path[:-1])
+        section = section_at(root, path[:-1])
         what = section.model_fields[str(path[-1])].description if section else None
         return f"missing; needed: {_first_sentence(what)}" if what else "missing"
     if kind in ("model_type", "model_attributes_type"):
-        section = _section_at(root, path)
+        section = section_at(root, path)
         keys = ", ".join(section.model_fields) if section else ""
         return refusal(details["input"], f"a mapping with the keys {keys}")
     if kind == "value_error":
@@ -72,7 +72,7 @@ def _unknown_key(key: str, section: type[Section] | None) -> str:
         return "unknown key"
     known = list(section.model_fields)
     for name in known:
-        below = _section_at(section, (name,))
+        below = section_at(section, (name,))
         if below is not None and key in below.model_fields and not _is_repeated(section, name):
             return f"unknown key; write it under {name}"
     hint = nearest(key, known)
@@ -84,7 +84,7 @@ def _is_repeated(section: type[Section], name: str) -> bool:
     return get_origin(section.model_fields[name].annotation) in (tuple, dict)
 
 
-def _section_at(root: type[Section], path: KeyPath) -> type[Section] | None:
+def section_at(root: type[Section], path: KeyPath) -> type[Section] | None:
     """The section that describes what stands at `path`, None when that is no section."""
     annotation: Any = root
     for step in path:

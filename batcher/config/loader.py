@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from batcher.config.document import Document, read_document
 from batcher.config.explain import explain
 from batcher.config.root import Config
-from batcher.config.section import KeyPath
+from batcher.config.section import KeyPath, dotted
 from batcher.errors import ConfigError
 
 
@@ -81,9 +81,4 @@ def _render(document: Document, problems: list[tuple[KeyPath, str]]) -> Iterator
     for path, text in sorted(problems, key=lambda problem: document.line(problem[0]) or 0):
         line = document.line(path)
         place = f" (line {line})" if line else ""
-        yield f"{_dotted(path)}{place}: {text}"
-
-
-def _dotted(path: KeyPath) -> str:
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return text.removeprefix(".") or "the document"
+        yield f"{dotted(path)}{place}: {text}"

@@ -198,6 +198,10 @@ class ModelConfig(Section):
         )
         return self
 
+    def document(self) -> dict[str, Any]:
+        """The section as the file would have it, every key written out."""
+        return self.model_dump(mode="json", exclude={"options"}) | {"options": self.options}
+
     def warmup_sizes(self) -> tuple[int, ...]:
         """Rows of each warm-up batch: as configured, else powers of two and `max_batch_size`."""
         if self.warmup.batch_sizes is not None:

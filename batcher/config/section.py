@@ -61,6 +61,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def dotted(path: KeyPath) -> str:
+    """A path as messages name it: `models[0].batching.target_p99`."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".") or "the document"
+
+
 def refusal(value: object, allowed: str) -> str:
     """What was got and what is allowed, the one form of every complaint about a value."""
     return f"got {shown(value)}; allowed: {allowed}"

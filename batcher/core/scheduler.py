@@ -31,8 +31,8 @@ from batcher.core.commands import (
     Part,
     PolicyFailed,
     Reason,
-    Settle,
     SettingsRefused,
+    Settle,
 )
 from batcher.core.events import (
     BatchProgress,

@@ -9,6 +9,7 @@ language.
 `methods`, `handlers` and `Stub` are a service's face for servers and for clients.
 """
 
+from batcher.protocol._generated import batcher_admin_v1_admin as admin
 from batcher.protocol._generated import google_rpc_error_details as error_details
 from batcher.protocol._generated import google_rpc_status as status
 from batcher.protocol._generated import grpc_health_v1_health as health
@@ -17,13 +18,15 @@ from batcher.protocol._generated import grpc_reflection_v1alpha_reflection as re
 from batcher.protocol._generated import inference_model_config as model_config
 from batcher.protocol._generated import inference_service as inference
 from batcher.protocol.descriptors import file_and_imports, file_containing
-from batcher.protocol.services import HEALTH, INFERENCE, Method, Stub, handlers, methods
+from batcher.protocol.services import ADMIN, HEALTH, INFERENCE, Method, Stub, handlers, methods
 
 __all__ = [
+    "ADMIN",
     "HEALTH",
     "INFERENCE",
     "Method",
     "Stub",
+    "admin",
     "error_details",
     "file_and_imports",
     "file_containing",

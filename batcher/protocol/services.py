@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from batcher.protocol import _pool
 
 INFERENCE = "inference.GRPCInferenceService"
+ADMIN = "batcher.admin.v1.Admin"
 HEALTH = "grpc.health.v1.Health"
 
 

@@ -20,8 +20,8 @@ from batcher.core.commands import (
     Dispatch,
     Outcome,
     PolicyFailed,
-    Settle,
     SettingsRefused,
+    Settle,
 )
 from batcher.core.events import (
     BatchProgress,

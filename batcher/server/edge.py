@@ -8,23 +8,26 @@ import grpc
 
 from batcher.clock import Clock
 from batcher.config import ServerConfig
-from batcher.protocol import HEALTH, INFERENCE, handlers
+from batcher.protocol import ADMIN, HEALTH, INFERENCE, handlers
 from batcher.server.control import ControlEdge
 from batcher.server.health import HealthService
 from batcher.server.inference import InferenceEdge
 from batcher.server.listeners import GrpcServer
 from batcher.server.reflection import reflection_handlers
+from batcher.server.settings import SettingsEdge
 from batcher.service import Batcher
+from batcher.tuning import Tuner
 
 
 class GrpcEdge:
     """Everything that speaks gRPC. `start` first, `stop` last."""
 
-    def __init__(self, batcher: Batcher, config: ServerConfig, clock: Clock) -> None:
+    def __init__(self, batcher: Batcher, tuner: Tuner, config: ServerConfig, clock: Clock) -> None:
         self._health = HealthService()
         self._health.set("", serving=False)
         self._health.set(INFERENCE, serving=False)
         self._inference = InferenceEdge(batcher, clock, config)
+        self._settings = SettingsEdge(tuner, config.status_codes)
         self._controls: list[ControlEdge] = []
         self._servers = [
             GrpcServer(addresses, self._handlers(batcher, config, admin=admin), config)
@@ -81,5 +84,9 @@ class GrpcEdge:
             "ModelStreamInfer": self._inference.model_stream_infer,
             **control.methods(),
         }
-        inference = handlers(INFERENCE, methods, raw=methods)
-        return [inference, self._health.handler(), *reflection_handlers((INFERENCE, HEALTH))]
+        served = [handlers(INFERENCE, methods, raw=methods), self._health.handler()]
+        services = [INFERENCE, HEALTH]
+        if admin:
+            served.append(handlers(ADMIN, self._settings.methods()))
+            services.append(ADMIN)
+        return [*served, *reflection_handlers(services)]

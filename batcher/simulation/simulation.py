@@ -21,8 +21,8 @@ from batcher.core.commands import (
     Outcome,
     PolicyFailed,
     Reason,
-    Settle,
     SettingsRefused,
+    Settle,
 )
 from batcher.core.events import RequestArrived
 from batcher.core.scheduler import Scheduler

@@ -11,15 +11,19 @@ from batcher.telemetry.collector import Telemetry
 from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
 from batcher.telemetry.model import GateReason, ModelTelemetry
+from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
 
 __all__ = [
     "BatchStatistics",
+    "ChangeResult",
+    "ChangeSource",
     "Duration",
     "GateReason",
     "ModelStatisticsSnapshot",
     "ModelTelemetry",
+    "SettingsTelemetry",
     "Stamps",
     "Telemetry",
     "configure_logging",

@@ -18,6 +18,7 @@ from batcher.telemetry.export import Labels, empty, histograms, single_values
 from batcher.telemetry.families import Family
 from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.model import ModelTelemetry
+from batcher.telemetry.settings import SettingsTelemetry
 
 _NOTHING = Observation(now_ns=0, models=(), instances=())
 
@@ -31,6 +32,7 @@ class Telemetry(Collector):
 
     def __init__(self, registry: CollectorRegistry, *, clock: Clock = monotonic_ns) -> None:
         self.draining = False
+        self.settings = SettingsTelemetry()
         self._models: dict[str, ModelTelemetry] = {}
         self._lag = Histogram(f.LATENCY)
         self._unknown_model = 0
@@ -79,6 +81,9 @@ class Telemetry(Collector):
         yield single_values(f.BUILD_INFO, [(build, 1)])
         yield single_values(f.DRAINING, [((), int(self.draining))])
         yield histograms(f.EVENT_LOOP_LAG, [((), self._lag)])
+        yield single_values(f.SETTINGS_CHANGES, self.settings.changes.items())
+        yield single_values(f.SETTINGS_GENERATION, [((), self.settings.generation)])
+        yield single_values(f.SETTINGS_CHANGED_AT, [((), self.settings.changed_at_s)])
 
     def _collect_queues(self, observation: Observation) -> Iterator[Metric]:
         models = [(self._labels(model.model), model) for model in observation.models]

@@ -84,6 +84,29 @@ EVENT_LOOP_LAG = Family(
     "How late the event loop ran a timer: the sidecar's own health.",
     LATENCY,
 )
+SETTINGS_CHANGES = Family(
+    "batcher_settings_changes",
+    "counter",
+    "changes",
+    ("source", "result"),
+    "Changes of settings that were asked for: by the configuration file (file, signal) or an admin "
+    "call (rpc), and whether they were applied, unchanged, rejected (wrong, or needing a restart) or "
+    "failed (right, and could not be applied).",
+)
+SETTINGS_GENERATION = Family(
+    "batcher_settings_generation",
+    "gauge",
+    "",
+    (),
+    "Which settings are in force: 1 at the start, one more for each change that was applied.",
+)
+SETTINGS_CHANGED_AT = Family(
+    "batcher_settings_last_change_timestamp_seconds",
+    "gauge",
+    "seconds",
+    (),
+    "When the settings in force were applied, as seconds of Unix time.",
+)
 QUEUE_OLDEST_AGE = Family(
     "batcher_queue_oldest_age_seconds",
     "gauge",
@@ -232,6 +255,9 @@ FAMILIES = (
     BUILD_INFO,
     DRAINING,
     EVENT_LOOP_LAG,
+    SETTINGS_CHANGES,
+    SETTINGS_GENERATION,
+    SETTINGS_CHANGED_AT,
     QUEUE_OLDEST_AGE,
     QUEUE_AGE_TARGET_RATIO,
     QUEUE_REQUESTS,

@@ -1,0 +1,163 @@
+"""How two configurations differ, and a model's section with some of its values changed.
+
+`TUNABLE` says what may change while a server runs; everything else needs a restart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from batcher.config.document import read_document
+from batcher.config.explain import explain, section_at
+from batcher.config.model import ModelConfig
+from batcher.config.policies import POLICIES, keys_of_policies
+from batcher.config.root import Config
+from batcher.config.section import KeyPath, dotted, refusal
+from batcher.errors import ConfigError
+
+TUNABLE: Final = tuple(
+    key for key in ("batching", "queue", "padding") if key in ModelConfig.model_fields
+)
+"""Keys of a model whose values may change while it is served."""
+
+_ABSENT: Final = object()
+_STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d{1,6})\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A value of one model that differs; `path` starts below the model. Values as the file has them."""
+
+    model: str
+    version: str
+    path: KeyPath
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.version} {dotted(self.path)}: {self.old} -> {self.new}"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What makes one configuration of another: changes, and paths that only a restart changes."""
+
+    changes: tuple[Change, ...] = ()
+    restart: tuple[str, ...] = ()
+
+
+def difference(old: Config, new: Config) -> Difference:
+    """What turns `old` into `new`. Models are told apart by name and version, not by place."""
+    changes: list[Change] = []
+    restart: list[str] = []
+    for key in Config.model_fields:
+        if key != "models" and getattr(old, key) != getattr(new, key):
+            before, after = old.model_dump(mode="json")[key], new.model_dump(mode="json")[key]
+            restart += [dotted(path) for path, _, _ in _walk((key,), before, after)]
+    known = {(model.name, model.version): model for model in old.models}
+    for place, model in enumerate(new.models):
+        before_it = known.pop((model.name, model.version), None)
+        if before_it is None:
+            restart.append(f"models[{place}] ({model.name} version {model.version} is new)")
+        elif before_it != model:
+            for path, was, now in _walk((), before_it.document(), model.document()):
+                if path[0] in TUNABLE:
+                    found = Change(model.name, model.version, path, _shown(was), _shown(now))
+                    changes.append(found)
+                else:
+                    restart.append(dotted(("models", place, *path)))
+    restart += [f"models ({name} version {version} is gone)" for name, version in known]
+    return Difference(tuple(changes), tuple(restart))
+
+
+def with_changes(model: ModelConfig, changes: Mapping[str, str]) -> ModelConfig:
+    """The model's section with other values: path below the model -> value in YAML.
+
+    A path may name a whole section; then keys that the value leaves out get their defaults. Raises
+    ConfigError with every problem found, each with its path.
+    """
+    document = model.document()
+    problems: list[str] = []
+    for text, value in sorted(changes.items(), key=lambda change: (len(change[0]), change[0])):
+        try:
+            path = _parse_path(text)
+            read = read_document(value, {})
+            if read.problems:
+                problems += [f"{text}: {problem}" for _, problem in read.problems]
+            else:
+                _put(document, path, read.value)
+        except ValueError as error:
+            problems.append(f"{text}: {error}")
+    if not problems:
+        try:
+            return ModelConfig.model_validate(document)
+        except ValidationError as error:
+            problems = [f"{dotted(path)}: {text}" for path, text in explain(error, ModelConfig)]
+    raise ConfigError(problems, source=f"{model.name} version {model.version}")
+
+
+def tunable_settings(model: ModelConfig) -> dict[str, Any]:
+    """The values that may change, as the file would have them, without keys that nothing reads."""
+    document = model.document()
+    unread = keys_of_policies() - set(POLICIES[model.batching.policy].keys)
+    settings: dict[str, Any] = {key: document[key] for key in TUNABLE}
+    settings["batching"] = {k: v for k, v in document["batching"].items() if k not in unread}
+    return settings
+
+
+def _walk(path: KeyPath, old: object, new: object) -> Iterator[tuple[KeyPath, object, object]]:
+    """Every path at which two documents differ: of mappings their keys, of lists the whole."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old | new:
+            yield from _walk((*path, key), old.get(key, _ABSENT), new.get(key, _ABSENT))
+    elif old != new:
+        yield path, old, new
+
+
+def _shown(value: object) -> str:
+    if value is _ABSENT:
+        return "absent"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _parse_path(text: str) -> KeyPath:
+    """`batching.target_p99`, `padding[0].buckets`: raises ValueError for what cannot change."""
+    path: list[str | int] = []
+    end = 0
+    while end < len(text):
+        match = _STEP.match(text, end)
+        if match is None:
+            raise ValueError(f"not a path; allowed: keys such as {TUNABLE[0]}.max_batch_size")
+        path.append(match[1] if match[2] is None else int(match[2]))
+        end = match.end()
+    tunable = ", ".join(TUNABLE)
+    if not path:
+        raise ValueError(f"an empty path; allowed: keys below {tunable}")
+    if path[0] in ModelConfig.model_fields and path[0] not in TUNABLE:
+        raise ValueError(f"needs a restart; what can change while the server runs: {tunable}")
+    return tuple(path)
+
+
+def _put(document: dict[str, Any], path: KeyPath, value: object) -> None:
+    """Set the value at `path`; keys that no section knows are left to its own validation."""
+    node: Any = document
+    for place, step in enumerate(path):
+        if isinstance(node, list):
+            if not isinstance(step, int) or step >= len(node):
+                raise ValueError(refusal(step, f"a place in a list of {len(node)}"))
+        elif not isinstance(node, dict):
+            raise ValueError(f"{dotted(path[:place])} is a value; it has no keys")  # noqa: TRY004 - text from a caller
+        elif section_at(ModelConfig, path[:place]) is None:
+            # Names in a mapping of the user's own may have dots.
+            node[".".join(map(str, path[place:]))] = value
+            return
+        if place == len(path) - 1 or (isinstance(node, dict) and step not in node):
+            node[step] = value
+            return
+        node = node[step]

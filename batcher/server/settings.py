@@ -1,0 +1,98 @@
+"""The admin RPCs about settings: what is in force, a change by path, the file read again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
+
+import grpc
+import yaml
+from google.protobuf.message import Message
+from grpc import aio
+
+from batcher.config import Change
+from batcher.config.section import dotted
+from batcher.errors import ConfigError, InvalidRequest, RequestError
+from batcher.protocol import admin
+from batcher.server.control import INTERNAL_ERROR
+from batcher.server.status import Style, to_status
+from batcher.telemetry import ChangeSource
+from batcher.tuning import Tuner
+
+log = logging.getLogger(__name__)
+
+Context: TypeAlias = "aio.ServicerContext[Any, Any]"
+
+
+class SettingsEdge:
+    """Answers `batcher.admin.v1.Admin` as far as it is about settings."""
+
+    def __init__(self, tuner: Tuner, style: Style) -> None:
+        self._tuner = tuner
+        self._style = style
+
+    def methods(self) -> dict[str, Callable[[Any, Context], Awaitable[Message]]]:
+        """Method name -> handler, which takes and returns messages."""
+        answers: dict[str, Callable[[Any], Awaitable[Message]]] = {
+            "GetSettings": self._get,
+            "UpdateSettings": self._update,
+            "Reload": self._reload,
+        }
+        return {name: self._guarded(method) for name, method in answers.items()}
+
+    def _guarded(
+        self, method: Callable[[Any], Awaitable[Message]]
+    ) -> Callable[[Any, Context], Awaitable[Message]]:
+        async def answer(request: Any, context: Context) -> Message:
+            try:
+                return await method(request)
+            except RequestError as error:
+                status = to_status(error, self._style)
+                await context.abort(status.code, status.message, status.trailing_metadata)
+            except Exception:
+                log.exception(INTERNAL_ERROR)
+                await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
+            raise AssertionError("abort raises")
+
+        return answer
+
+    async def _get(self, request: admin.GetSettingsRequest) -> admin.GetSettingsResponse:
+        response = admin.GetSettingsResponse(generation=self._tuner.generation)
+        for name, version, settings in self._tuner.settings(request.model, request.version):
+            text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+            response.models.add(model=name, version=version, settings=text)
+        return response
+
+    async def _update(self, request: admin.UpdateSettingsRequest) -> admin.UpdateSettingsResponse:
+        applied = self._tuner.update(
+            request.model,
+            request.version,
+            dict(request.changes),
+            validate_only=request.validate_only,
+        )
+        return admin.UpdateSettingsResponse(
+            generation=applied.generation, changes=_messages(applied.changes)
+        )
+
+    async def _reload(self, _: admin.ReloadRequest) -> admin.ReloadResponse:
+        try:
+            applied = await self._tuner.reload(ChangeSource.RPC)
+        except ConfigError as error:
+            raise InvalidRequest("; ".join(error.problems)) from error
+        return admin.ReloadResponse(
+            generation=applied.generation, changes=_messages(applied.changes)
+        )
+
+
+def _messages(changes: Iterable[Change]) -> list[admin.SettingChange]:
+    return [
+        admin.SettingChange(
+            model=change.model,
+            version=change.version,
+            path=dotted(change.path),
+            old=change.old,
+            new=change.new,
+        )
+        for change in changes
+    ]

@@ -1,0 +1,264 @@
+"""The configuration in force, and the one way to change it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from batcher.config import (
+    Change,
+    Config,
+    Difference,
+    ModelConfig,
+    difference,
+    tunable_settings,
+    with_changes,
+)
+from batcher.core.settings import ModelSettings
+from batcher.errors import (
+    BatcherError,
+    ChangeFailed,
+    ConfigError,
+    InvalidRequest,
+    UnknownModel,
+    describe,
+)
+from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
+from batcher.tuning.watch import read_settled
+
+log = logging.getLogger(__name__)
+
+
+class Tunable(Protocol):
+    """A served model, as far as changing its settings goes."""
+
+    name: str
+    version: str
+    settings: ModelSettings
+
+    @property
+    def largest_batch(self) -> int:
+        """The most rows that its instances were made for."""
+        ...
+
+    def configure(self, settings: ModelSettings) -> None:
+        """Take new settings at once, or raise and keep the old ones."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a change did, or would do; the generation of the settings in force."""
+
+    changes: tuple[Change, ...]
+    generation: int
+
+
+class Tuner:
+    """Changes the settings of served models. Every method runs on the event loop's thread.
+
+    `path` is the configuration file, None for a server that was made without one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        models: Sequence[Tunable],
+        telemetry: SettingsTelemetry,
+        path: Path | None = None,
+    ) -> None:
+        self.config = config
+        """What is in force."""
+        self._from_file = config
+        self._models = {(model.name, model.version): model for model in models}
+        self._telemetry = telemetry
+        self._path = path
+        self._reading = asyncio.Lock()
+
+    @property
+    def generation(self) -> int:
+        """Which settings are in force: 1 at the start, one more after each change."""
+        return self._telemetry.generation
+
+    def settings(self, name: str = "", version: str = "") -> list[tuple[str, str, dict[str, Any]]]:
+        """(name, version, tunable values) of the models asked for; of all without a name.
+
+        Raises `UnknownModel`.
+        """
+        wanted = [
+            model
+            for model in self.config.models
+            if name in {"", model.name} and version in {"", model.version}
+        ]
+        if not wanted:
+            raise self._unknown(name, version)
+        return [(model.name, model.version, tunable_settings(model)) for model in wanted]
+
+    def update(
+        self, name: str, version: str, changes: Mapping[str, str], *, validate_only: bool = False
+    ) -> Applied:
+        """Change values of one model: path below the model -> value in YAML. All of them or none.
+
+        Raises `UnknownModel`, `InvalidRequest` naming every path that is wrong, and `ChangeFailed`
+        when a right change could not be applied; then everything is as before.
+        """
+        source = ChangeSource.RPC
+        try:
+            config = self._updated(self._model(name, version), changes)
+            found = self._checked(config, in_file=False)
+        except BatcherError as error:
+            if not validate_only:
+                self._telemetry.count(source, ChangeResult.REJECTED)
+                log.warning("an admin call's change was refused: %s", _on_one_line(error))
+            if isinstance(error, ConfigError):
+                raise InvalidRequest(_on_one_line(error)) from error
+            raise
+        if validate_only:
+            return Applied(found.changes, self.generation)
+        return self._take(config, found, source)
+
+    async def reload(self, source: ChangeSource) -> Applied:
+        """Read the file and put its settings in force; what admin calls changed is undone.
+
+        A watched file (`ChangeSource.FILE`) that says what it said before changes nothing. Raises
+        `ConfigError` naming every path that is wrong or needs a restart, and `ChangeFailed`;
+        either is logged and counted, and everything is as before.
+        """
+        async with self._reading:
+            try:
+                config = await self._read()
+                if source is ChangeSource.FILE and config == self._from_file:
+                    self._telemetry.count(source, ChangeResult.UNCHANGED)
+                    return Applied((), self.generation)
+                found = self._checked(config, in_file=True)
+            except ConfigError as error:
+                self._telemetry.count(source, ChangeResult.REJECTED)
+                log.error(  # noqa: TRY400 - the message is for whoever wrote the file
+                    "the configuration file was not taken, the settings stay as they are: %s",
+                    _on_one_line(error),
+                )
+                raise
+            applied = self._take(config, found, source)
+            self._from_file = config
+            return applied
+
+    # How a change is made
+
+    def _model(self, name: str, version: str) -> ModelConfig:
+        if not name:
+            raise InvalidRequest("model: the request names no model; allowed: a model's name")
+        versions = [
+            model
+            for model in self.config.models
+            if model.name == name and version in {"", model.version}
+        ]
+        if not versions:
+            raise self._unknown(name, version)
+        if len(versions) > 1:
+            several = ", ".join(model.version for model in versions)
+            raise InvalidRequest(f"version: {name} has several; allowed: one of {several}")
+        return versions[0]
+
+    def _updated(self, model: ModelConfig, changes: Mapping[str, str]) -> Config:
+        if not changes:
+            raise InvalidRequest("changes: none given; allowed: at least one path and its value")
+        changed = with_changes(model, changes)
+        models = tuple(changed if each is model else each for each in self.config.models)
+        return self.config.model_copy(update={"models": models})
+
+    async def _read(self) -> Config:
+        if self._path is None:
+            raise ConfigError(["the server was started without a file"])
+        return await asyncio.to_thread(read_settled, self._path)
+
+    def _checked(self, config: Config, *, in_file: bool) -> Difference:
+        """How a configuration differs from the one in force, if it can be put in force.
+
+        Raises ConfigError otherwise; paths start at the file's top, or at the one model that is
+        being changed.
+        """
+        found = difference(self.config, config)
+        problems = [f"{path}: needs a restart" for path in found.restart]
+        for place, model in enumerate(config.models):
+            served = self._models.get((model.name, model.version))
+            rows = model.batching.max_batch_size
+            if served is not None and rows > served.largest_batch:
+                above = f"models[{place}]." if in_file else ""
+                problems.append(
+                    f"{above}batching.max_batch_size: got {rows}; allowed: at most"
+                    f" {served.largest_batch}, what its instances were loaded and warmed up for;"
+                    " more needs a restart"
+                )
+        if problems:
+            raise ConfigError(problems, source=None if self._path is None else str(self._path))
+        return found
+
+    def _take(self, config: Config, found: Difference, source: ChangeSource) -> Applied:
+        """Put a checked configuration in force, in this turn of the event loop."""
+        if not found.changes:
+            self.config = config
+            self._telemetry.count(source, ChangeResult.UNCHANGED)
+            log.info("settings: nothing to change (%s)", source.value)
+            return Applied((), self.generation)
+        undone = difference(self._from_file, self.config).changes
+        try:
+            self._configure_all(config)
+        except ChangeFailed as error:
+            self._telemetry.count(source, ChangeResult.FAILED)
+            log.error("settings: a change failed, the old ones are in force: %s", error)  # noqa: TRY400 - the reason is in the message
+            raise
+        self.config = config
+        self._telemetry.count(source, ChangeResult.APPLIED)
+        by_call = {(change.model, change.version, change.path) for change in undone}
+        for change in found.changes:
+            undoes = source is not ChangeSource.RPC and (
+                (change.model, change.version, change.path) in by_call
+            )
+            log.info(
+                "settings: %s (%s%s, generation %d)",
+                change,
+                source.value,
+                ", undoes an admin call" if undoes else "",
+                self.generation,
+            )
+        return Applied(found.changes, self.generation)
+
+    def _configure_all(self, config: Config) -> None:
+        """All models or none. Raises `ChangeFailed`."""
+        done: list[tuple[Tunable, ModelSettings]] = []
+        for wanted in config.models:
+            model = self._models[wanted.name, wanted.version]
+            settings, before = wanted.scheduler_settings(), model.settings
+            if settings == before:
+                continue
+            try:
+                model.configure(settings)
+            except Exception as error:
+                for other, previous in reversed(done):
+                    _put_back(other, previous)
+                if isinstance(error, ChangeFailed):
+                    raise
+                raise ChangeFailed(f"{wanted.name}: {describe(error)}") from error
+            done.append((model, before))
+
+    def _unknown(self, name: str, version: str) -> UnknownModel:
+        known = ", ".join(f"{model.name} version {model.version}" for model in self.config.models)
+        wanted = f"{name} version {version}" if version else name
+        return UnknownModel(f"model: got {wanted}; served are {known}")
+
+
+def _put_back(model: Tunable, settings: ModelSettings) -> None:
+    try:
+        model.configure(settings)
+    except Exception:
+        log.exception("%s: its old settings could not be put back", model.name)
+
+
+def _on_one_line(error: BatcherError) -> str:
+    if isinstance(error, ConfigError):
+        return "; ".join(error.problems)
+    return str(error)
