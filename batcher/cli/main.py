@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from batcher import __version__
-from batcher.cli import check, profile, schema, serve, simulate
+from batcher.cli import check, profile, schema, serve, simulate, tune
 
 EXAMPLES = """
 Examples:
@@ -52,4 +52,5 @@ app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=check.EPILOG)(check.check)
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
 app.command(epilog=profile.EPILOG)(profile.profile)
+app.command(epilog=tune.EPILOG)(tune.tune)
 app.command(epilog=schema.EPILOG)(schema.schema)

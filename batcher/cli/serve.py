@@ -20,6 +20,9 @@ Examples:
 
 - `batcher serve config.yaml --log-format json --log-level warning`
 
+- `kill -HUP PID` has the file read again; so does a change of it. What cannot change while the
+  server runs is refused, and says so in the log.
+
 - `batcher check config.yaml` first says what is wrong without starting anything.
 """
 

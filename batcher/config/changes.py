@@ -94,11 +94,13 @@ def with_changes(model: ModelConfig, changes: Mapping[str, str]) -> ModelConfig:
                 _put(document, path, read.value)
         except ValueError as error:
             problems.append(f"{text}: {error}")
-    if not problems:
-        try:
-            return ModelConfig.model_validate(document)
-        except ValidationError as error:
-            problems = [f"{dotted(path)}: {text}" for path, text in explain(error, ModelConfig)]
+    try:
+        changed = ModelConfig.model_validate(document)
+    except ValidationError as error:
+        problems += [f"{dotted(path)}: {text}" for path, text in explain(error, ModelConfig)]
+    else:
+        if not problems:
+            return changed
     raise ConfigError(problems, source=f"{model.name} version {model.version}")
 
 

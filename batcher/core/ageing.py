@@ -70,14 +70,15 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
     the settings now have a target, counted from now: nobody is late because of the change.
     """
     adaptive, target_ns = model.adaptive is not None, model.target_ns
-    for request in list(model.queue):
-        model.queue.discard(request)
-        if request.due_ns is None and target_ns is not None:
+    for request in model.queue.take_all():
+        due_ns = request.due_ns
+        if due_ns is None and target_ns is not None:
             request.due_ns = now_ns + target_ns
         if adaptive:
-            request.order_by_due()
+            if request.due_ns != due_ns or not was_adaptive:
+                request.order_by_due()
             _rank_anew(request, model, now_ns, was_adaptive=was_adaptive)
-        else:
+        elif was_adaptive:
             request.order = NEVER_NS + request.arrived.arrival_ns
             request.rank, request.promotes_ns = AGED, NEVER_NS
         model.queue.add(request)

@@ -83,7 +83,7 @@ class Model:
         Raises whatever the policy's factory raises; then nothing has changed.
         """
         policy = self._make_policy(settings)
-        before, known = self.adaptive, self.pace
+        before, known, target_ns = self.adaptive, self.pace, self.target_ns
         self._read(settings)
         self.fall_back()
         self.policy, self.policy_failed = policy, False
@@ -95,7 +95,8 @@ class Model:
         if self.pace is not None and self.pace is known and known.ranks:
             moved = {rank: self.rank_now(rank) for rank in known.ranks}
             known.rank_anew(moved, self.default_rank)
-        self.judge_target(now_ns, measured=True)
+        if self.target_ns != target_ns:
+            self.judge_target(now_ns, measured=True)
 
     def start_without_policy(self, settings: ModelSettings) -> None:
         """Take the first settings although their policy cannot be made."""
@@ -153,7 +154,7 @@ class Model:
     def judge_target(self, now_ns: int, *, measured: bool = False) -> None:
         """Whether one row alone can be done inside the target.
 
-        At the warm-up and for new settings (`measured`) the answer is believed at once. Later, a
+        At the warm-up and for a new target (`measured`) the answer is believed at once. Later, a
         device that has become slow may recover, so the target is given up only after
         `UNREACHABLE_NS`.
         """

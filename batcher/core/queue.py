@@ -202,6 +202,13 @@ class ModelQueue:
             for request in requests:
                 self.discard(request)
 
+    def take_all(self) -> list[LiveRequest]:
+        """Take out everything that waits, lane by lane, the most valuable of each first."""
+        waiting = list(self)
+        self.lanes.clear()
+        self.requests = self.rows = self.nbytes = 0
+        return waiting
+
     def rerank(self, request: LiveRequest, rank: int) -> None:
         """Move a waiting request to another line."""
         self.discard(request)

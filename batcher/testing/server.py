@@ -62,6 +62,8 @@ class ServerProcess:
         """Where `/metrics` and `/healthz` are, `host:port`."""
         self.admin: str | None = next(iter(server.get("admin", ())), None)
         """The first admin listener, as a gRPC target."""
+        self.path = Path()
+        """The configuration file, once the server was started; changes of it are followed."""
         self.ready_line = ""
         """What the server printed when it was ready."""
         self._folder = folder
@@ -80,10 +82,10 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        path = folder / f"server-{id(self):x}.yaml"
-        path.write_text(json.dumps(self.config, indent=2))
-        self._log = path.with_suffix(".log")
-        command = [*self._prefix, sys.executable, "-m", "batcher", "serve", str(path)]
+        self.path = folder / f"server-{id(self):x}.yaml"
+        self.path.write_text(json.dumps(self.config, indent=2))
+        self._log = self.path.with_suffix(".log")
+        command = [*self._prefix, sys.executable, "-m", "batcher", "serve", str(self.path)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own interpreter
                 command, stdout=subprocess.PIPE, stderr=log, env=self._environ

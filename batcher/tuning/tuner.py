@@ -18,6 +18,7 @@ from batcher.config import (
     tunable_settings,
     with_changes,
 )
+from batcher.config.section import KeyPath
 from batcher.core.settings import ModelSettings
 from batcher.errors import (
     BatcherError,
@@ -113,7 +114,7 @@ class Tuner:
         except BatcherError as error:
             if not validate_only:
                 self._telemetry.count(source, ChangeResult.REJECTED)
-                log.warning("an admin call's change was refused: %s", _on_one_line(error))
+                log.warning("settings: an admin call's change was refused: %s", _on_one_line(error))
             if isinstance(error, ConfigError):
                 raise InvalidRequest(_on_one_line(error)) from error
             raise
@@ -138,11 +139,12 @@ class Tuner:
             except ConfigError as error:
                 self._telemetry.count(source, ChangeResult.REJECTED)
                 log.error(  # noqa: TRY400 - the message is for whoever wrote the file
-                    "the configuration file was not taken, the settings stay as they are: %s",
+                    "settings: %s was not taken, the old ones are in force: %s",
+                    self._path,
                     _on_one_line(error),
                 )
                 raise
-            applied = self._take(config, found, source)
+            applied = self._take(config, found, source, whole_file=True)
             self._from_file = config
             return applied
 
@@ -197,14 +199,16 @@ class Tuner:
             raise ConfigError(problems, source=None if self._path is None else str(self._path))
         return found
 
-    def _take(self, config: Config, found: Difference, source: ChangeSource) -> Applied:
+    def _take(
+        self, config: Config, found: Difference, source: ChangeSource, *, whole_file: bool = False
+    ) -> Applied:
         """Put a checked configuration in force, in this turn of the event loop."""
         if not found.changes:
             self.config = config
             self._telemetry.count(source, ChangeResult.UNCHANGED)
             log.info("settings: nothing to change (%s)", source.value)
             return Applied((), self.generation)
-        undone = difference(self._from_file, self.config).changes
+        by_call = self._changed_by_calls() if whole_file else set()
         try:
             self._configure_all(config)
         except ChangeFailed as error:
@@ -213,11 +217,8 @@ class Tuner:
             raise
         self.config = config
         self._telemetry.count(source, ChangeResult.APPLIED)
-        by_call = {(change.model, change.version, change.path) for change in undone}
         for change in found.changes:
-            undoes = source is not ChangeSource.RPC and (
-                (change.model, change.version, change.path) in by_call
-            )
+            undoes = (change.model, change.version, change.path) in by_call
             log.info(
                 "settings: %s (%s%s, generation %d)",
                 change,
@@ -226,6 +227,11 @@ class Tuner:
                 self.generation,
             )
         return Applied(found.changes, self.generation)
+
+    def _changed_by_calls(self) -> set[tuple[str, str, KeyPath]]:
+        """Where what is in force is not what the file said."""
+        changes = difference(self._from_file, self.config).changes
+        return {(change.model, change.version, change.path) for change in changes}
 
     def _configure_all(self, config: Config) -> None:
         """All models or none. Raises `ChangeFailed`."""

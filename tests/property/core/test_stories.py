@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batcher.clock import MILLISECOND
-from batcher.core.commands import Dispatch, Settle
+from batcher.core.commands import Dispatch, Outcome, Reason, Settle
 from batcher.core.events import (
     BatchProgress,
     CancelCause,
@@ -22,6 +25,7 @@ from batcher.core.events import (
     RequestCancelled,
 )
 from batcher.core.policies.reach import TOLERANCE_NS
+from batcher.core.queue import AGED, LATE
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import (
     Adaptive,
@@ -124,7 +128,8 @@ class Story:
         ends_ns = self.now_ns + times.answered[rows]
         for part in command.parts:
             request = self.scheduler.live[part.id]
-            if not request.probe:
+            # Who was late already when the settings said so is served as those promised.
+            if not request.probe and request.rank not in {AGED, LATE}:
                 self.foretold += 1
                 assert ends_ns <= request.order + TOLERANCE_NS
 
@@ -231,6 +236,82 @@ class Story:
         assert self.live == {}
 
 
+class Restless(Story):
+    """Every third thing that happens is a change of settings."""
+
+    def step(self):
+        if self.draw.random() < 0.5:
+            self.configure(self.draw.choice("ab"))
+        super().step()
+
+    def configure(self, model):
+        waiting = self.waiting()
+        due = {i: self.scheduler.live[i].due_ns for i in waiting}
+        super().configure(model)
+        for request_id in self.waiting() & waiting:
+            if due[request_id] is not None:
+                assert self.scheduler.live[request_id].due_ns == due[request_id]
+
+    def waiting(self):
+        return {r.id for r in self.scheduler.live.values() if r.batch_id is None}
+
+
+class Bounds(Restless):
+    """Settings that differ in the bounds of the queue alone: nobody is refused for a change."""
+
+    def settings_of_a_model(self):
+        fresh = super().settings_of_a_model()
+        if not hasattr(self, "first"):
+            self.first = fresh
+        first = self.first
+        return ModelSettings(first.max_batch_size, first.policy, fresh.queue, first.target_ns)
+
+    def configure(self, model):
+        told = []
+        tell = self.scheduler.handle
+        self.scheduler.handle = lambda *given: told.append(tell(*given)) or told[-1]
+        super().configure(model)
+        self.scheduler.handle = tell
+        for command in told[-1]:
+            assert not isinstance(command, Settle) or (
+                command.outcome is not Outcome.REJECTED or command.reason is Reason.PREDICTED_LATE
+            )
+
+
+class Unmoved(Story):
+    """A twin is told its own settings again every now and then, and does exactly the same."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.unmoved = Scheduler()
+
+    @staticmethod
+    def state(scheduler):
+        """All but what is only a note that there is nothing to decide."""
+        state = scheduler.snapshot()
+        return replace(state, models=tuple(replace(m, stalled=False) for m in state.models))
+
+    def tell(self, *events):
+        # Where something is decided anyway: a change has the policy asked once more.
+        decided = any(not isinstance(event, RequestArrived) for event in events)
+        again = [
+            ModelConfigured(name, self.settings[name])
+            for name in self.unmoved.models
+            if decided and self.draw.random() < 0.5
+        ]
+        commands = self.unmoved.handle([*events, *again], self.now_ns)
+        assert self.scheduler.handle(events, self.now_ns) == commands
+        self.unmoved.validate()
+        assert self.state(self.unmoved) == self.state(self.scheduler)
+        handle = self.scheduler.handle
+        self.scheduler.handle = lambda *_: commands
+        try:
+            self.twin = None
+            super().tell(*events)
+        finally:
+            self.scheduler.handle = handle
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_every_request_ends_once_and_a_restored_scheduler_goes_on_alike(part):
@@ -240,3 +321,24 @@ def test_every_request_ends_once_and_a_restored_scheduler_goes_on_alike(part):
         story.play()
         foretold += story.foretold
     assert foretold > STORIES, "too few of the stories plan"
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(st.integers(0, 1 << 32))
+def test_every_request_ends_once_however_often_settings_change(seed):
+    Restless(seed).play()
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(st.integers(0, 1 << 32))
+def test_a_changed_bound_refuses_nobody_who_waits(seed):
+    Bounds(seed).play()
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(st.integers(0, 1 << 32))
+def test_settings_that_are_told_again_change_nothing(seed):
+    Unmoved(seed).play()

@@ -1,0 +1,362 @@
+"""Settings that change under load: what waits, what was learned, and what cannot be taken."""
+
+from __future__ import annotations
+
+import pytest
+
+from batcher.clock import MILLISECOND
+from batcher.core.commands import Dispatch, Outcome, PolicyFailed, Reason, SettingsRefused
+from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
+from batcher.core.policies import make_policy
+from batcher.core.queue import AGED, LATE, rank_of
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
+
+OK = (Outcome.OK, Reason.NONE)
+PROFILE = tuple(
+    (rows, (5 * MILLISECOND) + rows * MILLISECOND // 2) for rows in (1, 2, 4, 8, 16, 32)
+)
+
+
+def settings(policy=None, *, rows=32, target=50, **limits):
+    target_ns = None if target is None else target * MILLISECOND
+    return ModelSettings(rows, policy or Adaptive(), QueueLimits(**limits), target_ns)
+
+
+class Served:
+    """A model under `adaptive` on one instance, whose times are known from a warm-up."""
+
+    def __init__(self, scheduler, first=None):
+        self.scheduler = scheduler
+        self.now_ns = 0
+        self.tell(ModelConfigured("m", first or settings()))
+        self.tell(InstanceUp("i", 1, "m", "d", 1, PROFILE))
+
+    def tell(self, *events):
+        return self.scheduler.handle(events, self.now_ns)
+
+    def pass_ms(self, milliseconds):
+        self.now_ns += int(milliseconds * MILLISECOND)
+
+    def arrive(self, *ids, priority=0, tenant="", rows=1):
+        key, shapes = "", ()
+        return self.tell(
+            *[
+                RequestArrived(
+                    i, "m", rows, 0, shapes, key, self.now_ns, None, None, priority, tenant
+                )
+                for i in ids
+            ]
+        )
+
+    def configure(self, *given, **fields):
+        return self.tell(ModelConfigured("m", settings(*given, **fields)))
+
+    @property
+    def model(self):
+        return self.scheduler.models["m"]
+
+    def waiting(self, request_id):
+        request = self.scheduler.live[request_id]
+        assert request.batch_id is None
+        return request
+
+    def busy(self):
+        """Have the instance run request 0, so that what arrives waits."""
+        self.arrive(0)
+        self.pass_ms(1)
+        assert self.scheduler.live[0].batch_id is not None
+
+
+@pytest.fixture
+def served(scheduler):
+    return Served(scheduler)
+
+
+@pytest.fixture
+def busy(served):
+    served.busy()
+    return served
+
+
+# What was learned
+
+
+def test_the_pace_of_arrivals_is_kept(served):
+    for request_id in range(200):
+        served.pass_ms(1)
+        served.arrive(request_id)
+    pace = served.model.pace
+    rate, burstiness, mean = pace.rate, pace.burstiness, pace._window_mean
+    assert rate > 0.0
+    assert mean > 0.0
+
+    served.configure(target=25)
+
+    assert served.model.pace is pace
+    assert pace.target_ns == 25 * MILLISECOND
+    assert pace.rate == rate
+    assert pace.burstiness == pytest.approx(burstiness)
+    assert pace._window_mean == pytest.approx(mean / 2)
+
+
+def test_the_pace_is_learned_anew_where_there_was_no_target(scheduler):
+    served = Served(scheduler, settings(target=None))
+    served.configure(target=50)
+    assert served.model.pace.target_ns == 50 * MILLISECOND
+
+
+def test_what_is_owed_to_the_aged_and_the_wait_that_is_on_are_kept(served):
+    served.model.adaptive._owed = 0.5
+    served.model.adaptive._waits_from = 7
+    served.configure(target=40)
+    assert (served.model.adaptive._owed, served.model.adaptive._waits_from) == (0.5, 7)
+
+
+def test_service_times_of_large_batches_survive_a_smaller_maximum(served):
+    times = served.model.times_of(())
+    curve = list(times.curve)
+
+    served.configure(rows=4)
+    assert list(times.curve) == curve[:5]
+    served.configure(rows=32)
+
+    assert list(times.curve) == curve
+
+
+def test_tenants_who_stay_are_known_as_before(scheduler):
+    served = Served(scheduler, settings(tenants=(("gold", 4.0), ("gone", 1.0))))
+    served.arrive(1, tenant="gold")
+    served.arrive(2, tenant="gone")
+    gold = served.model.shares.capture()[0]
+
+    served.configure(tenants=(("gold", 2.0), ("new", 1.0)))
+
+    assert served.model.shares.capture() == (gold,)
+    assert served.model.shares.weights == {"gold": 2.0, "new": 1.0, "default": 1.0}
+
+
+def test_ranks_of_arrivals_follow_the_levels(served):
+    served.arrive(1, priority=3)
+    served.arrive(2, priority=1)
+    assert set(served.model.pace.ranks) == {
+        rank_of(3, over_share=False),
+        rank_of(1, over_share=False),
+    }
+
+    served.configure(priority_levels=1, default_priority=1)
+
+    assert served.model.pace.ranks == {}
+
+
+# What waits
+
+
+def test_what_waits_keeps_its_due_time(busy):
+    busy.arrive(1)
+    due_ns = busy.waiting(1).due_ns
+
+    busy.configure(target=20)
+    busy.arrive(2)
+
+    assert busy.waiting(1).due_ns == due_ns
+    assert busy.waiting(2).due_ns == busy.now_ns + 20 * MILLISECOND
+
+
+def test_who_has_no_due_time_is_due_a_target_after_the_change(scheduler):
+    served = Served(scheduler, settings(target=None))
+    served.busy()
+    served.arrive(1)
+    served.pass_ms(500)
+
+    commands = served.configure(target=50)
+
+    assert commands == []
+    assert served.waiting(1).due_ns == served.now_ns + 50 * MILLISECOND
+    assert served.waiting(1).order == served.waiting(1).due_ns
+
+
+def test_what_waits_keeps_its_expiry(scheduler):
+    served = Served(scheduler, settings(timeout_ns=80 * MILLISECOND))
+    served.busy()
+    served.arrive(1)
+    expires_ns = served.waiting(1).expires_ns
+
+    served.configure(timeout_ns=1 * MILLISECOND)
+
+    assert served.waiting(1).expires_ns == expires_ns
+
+
+def test_levels_that_are_gone_become_the_last_one(busy):
+    busy.arrive(1, priority=3)
+
+    busy.configure(priority_levels=2)
+
+    assert busy.waiting(1).rank == rank_of(2, over_share=False)
+
+
+def test_a_shorter_ageing_holds_for_what_waits(busy):
+    busy.arrive(1, priority=3)
+
+    busy.configure(ageing_ns=10 * MILLISECOND)
+
+    assert busy.waiting(1).promotes_ns == busy.now_ns + 10 * MILLISECOND
+
+
+def test_nobody_is_over_a_share_that_is_gone(scheduler):
+    served = Served(scheduler, settings(tenants=(("gold", 4.0),)))
+    served.busy()
+    served.arrive(1)
+    served.scheduler.models["m"].queue.rerank(served.waiting(1), rank_of(2, over_share=True))
+
+    served.configure()
+
+    assert served.waiting(1).rank == rank_of(2, over_share=False)
+
+
+@pytest.mark.parametrize("rank", [AGED, LATE])
+def test_the_aged_and_the_late_stay_so(busy, rank):
+    busy.arrive(1)
+    busy.model.queue.rerank(busy.waiting(1), rank)
+
+    busy.configure(priority_levels=1, default_priority=1)
+
+    assert busy.waiting(1).rank == rank
+
+
+def test_another_policy_serves_in_the_order_of_arrival(busy, play_with):
+    busy.arrive(1, priority=3)
+    busy.pass_ms(1)
+    busy.arrive(2, priority=1)
+
+    busy.configure(FixedWindow(0))
+    busy.pass_ms(1)
+    busy.arrive(3)
+
+    (lane,) = busy.model.queue.lanes.values()
+    assert [request.id for request in lane] == [1, 2, 3]
+
+
+def test_adaptive_gives_what_waits_its_level(scheduler):
+    served = Served(scheduler, settings(FixedWindow(0)))
+    served.busy()
+    served.arrive(1)
+    served.arrive(2, priority=1)
+    served.arrive(3, priority=9)
+
+    served.configure()
+
+    levels = {i: served.waiting(i).rank for i in (1, 2, 3)}
+    assert levels == {
+        i: rank_of(level, over_share=False) for i, level in {1: 2, 2: 1, 3: 3}.items()
+    }
+    assert served.waiting(1).order == served.waiting(1).due_ns
+
+
+# Bounds
+
+
+def test_nobody_who_waits_makes_room_where_a_bound_was_lowered(busy):
+    busy.arrive(1, 2, 3, priority=3)
+
+    assert busy.configure(max_requests=2) == []
+    (settle,) = busy.arrive(4, priority=1)
+
+    assert (settle.ids, settle.reason) == ((4,), Reason.QUEUE_REQUESTS)
+    assert busy.model.queue.requests == 3
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [({"max_rows": 5}, Reason.QUEUE_ROWS), ({"max_requests": 2}, Reason.QUEUE_REQUESTS)],
+)
+def test_a_queue_that_is_full_and_not_too_full_makes_room_as_ever(busy, limits, reason):
+    busy.arrive(1, rows=3, priority=3)
+    busy.arrive(2, rows=2, priority=3)
+    busy.configure(**limits)
+
+    (settle,) = busy.arrive(3, priority=1)
+
+    assert (settle.ids, settle.reason) == ((2,), reason)
+
+
+# What cannot be taken
+
+
+def failing(made):
+    """A factory that raises after its first policy."""
+
+    def make(wanted):
+        made.append(wanted)
+        if len(made) > 1:
+            raise ValueError("no such window")
+        return make_policy(wanted)
+
+    return make
+
+
+def test_settings_whose_policy_cannot_be_made_change_nothing(make_scheduler):
+    served = Served(make_scheduler(failing([])))
+    served.busy()
+    served.arrive(1, priority=3)
+    state = served.scheduler.snapshot()
+    policy = served.model.policy
+
+    commands = served.configure(rows=1, target=10, max_requests=1, priority_levels=1)
+
+    assert commands == [SettingsRefused("m", "ValueError: no such window")]
+    assert served.scheduler.snapshot() == state
+    assert served.model.policy is policy
+
+
+def test_a_model_that_comes_back_and_cannot_be_made_runs_without_batching(make_scheduler):
+    served = Served(make_scheduler(failing([0])), settings(rows=8))
+    assert served.model.policy_failed
+    assert served.model.target_ns == 50 * MILLISECOND
+    assert [type(c) for c in served.configure()] == [SettingsRefused]
+    restored = Scheduler.restore(served.scheduler.snapshot(), failing([0]))
+    assert restored.snapshot() == served.scheduler.snapshot()
+
+
+def test_after_a_policy_failed_what_waits_goes_before_what_comes(make_scheduler):
+    class Broken:
+        def decide(self, lane, situation):
+            raise RuntimeError
+
+    served = Served(make_scheduler())
+    served.busy()
+    served.arrive(1, 2, priority=3)
+    served.model.policy = Broken()
+    commands = served.tell(InstanceUp("j", 1, "m", "d", 1, PROFILE))
+    assert [type(c) for c in commands] == [PolicyFailed, Dispatch]
+    served.arrive(3)
+
+    (lane,) = served.model.queue.lanes.values()
+    assert [request.id for request in lane] == [2, 3]
+
+
+# The target
+
+
+def test_a_target_out_of_reach_is_known_at_once(served):
+    served.configure(target=3)
+    assert not served.model.reachable
+    assert served.arrive(1)[0].parts
+
+    served.configure(target=50)
+    assert served.model.reachable
+
+
+def test_settings_that_do_not_touch_the_target_leave_its_judgement(served):
+    served.configure(target=3)
+    served.model.hopeless_since_ns, served.model.reachable = 5, True
+    served.configure(target=3, max_requests=7)
+    assert (served.model.reachable, served.model.hopeless_since_ns) == (True, 5)
+
+
+def test_what_is_admitted_under_no_batching_and_then_adaptive_is_answered(scheduler):
+    served = Served(scheduler, settings(NoBatching(), target=None))
+    served.busy()
+    served.arrive(*range(1, 40))
+    served.configure()
+    assert served.model.queue.requests == 39
