@@ -9,6 +9,7 @@ import agreement
 import machine
 import overhead
 import poisson
+import tuning
 import uvloop
 
 from batcher.config.units import parse_duration
@@ -19,6 +20,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
              the share of gRPC's own throughput that is left after batching, on one core
   poisson    open loop at a rate: latency from the moment a request was due to be sent, and
              the share that was answered in time
+  tuning     open loop below capacity while settings change, by file and by admin call, beside
+             the same arrivals without changes
 """
 
 EXAMPLES = """examples:
@@ -26,6 +29,7 @@ EXAMPLES = """examples:
   python bench/load overhead --rounds 2 --seconds 2 --streams 8
   python bench/load poisson --rate 1350 --target 50ms
   python bench/load agreement --seeds 5
+  python bench/load tuning --rounds 3
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
 """
 
@@ -145,6 +149,28 @@ def parser() -> argparse.ArgumentParser:
         help="where the figures go",
     )
     beside.set_defaults(run=agreement.run)
+
+    changed = commands.add_parser(
+        "tuning",
+        formatter_class=formatter,
+        help="lost, refused and late requests while settings change",
+        description=tuning.__doc__,
+    )
+    changed.add_argument("--load", type=float, default=0.8, help="share of capacity")
+    changed.add_argument("--changes", type=int, default=100, help="changes in each run")
+    changed.add_argument("--seconds", type=float, default=20.0, help="length of a run")
+    changed.add_argument("--rounds", type=int, default=2, help="rounds of both")
+    changed.add_argument(
+        "--target", type=duration, default="50ms", help="an answer after this is late"
+    )
+    changed.add_argument(
+        "--connections", type=int, default=4, help="connections that share the load"
+    )
+    changed.add_argument("--seed", type=int, default=0, help="of the arrivals")
+    changed.add_argument(
+        "--output", type=Path, default=machine.RESULTS / "tuning.json", help="where the figures go"
+    )
+    changed.set_defaults(run=tuning.run)
     return top
 
 

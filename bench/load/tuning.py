@@ -1,0 +1,258 @@
+"""Open loop at a share of capacity, with and without changes of settings, on the same arrivals."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import re
+import sys
+import time
+import urllib.request
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import machine
+import numpy as np
+import yaml
+from closed import connections
+from payload import probe
+from poisson import Calls, Record, arrivals_ns, drive, percentiles
+
+from batcher.clock import MILLISECOND
+from batcher.protocol import ADMIN, Stub, admin
+from batcher.testing.server import ServerProcess, free_address
+
+MODEL = "hello"
+BASE_MS, PER_ROW_MS, ROWS = 5.0, 0.5, 32
+CAPACITY = ROWS / (BASE_MS + PER_ROW_MS * ROWS) * 1_000
+"""Requests a second that the emulated device can serve, in full batches."""
+
+SETTLED_S = 1.0
+"""By then the last change of the file has been noticed."""
+
+VALID: tuple[dict[str, str], ...] = (
+    {"batching": "{target_p99: 46ms}"},
+    {"batching": "{target_p99: 50ms, utilization_target: 0.75}", "queue.max_requests": "512"},
+    {"batching": "{target_p99: 50ms, max_batch_size: 28}"},
+    {"queue.priority_levels": "1"},
+    {"queue.tenants": "{gold: 4, default: 1}"},
+    {"batching": "{target_p99: 48ms, when_late: serve}"},
+    {"batching": "{target_p99: 50ms, policy: fixed, max_delay: 2ms}"},
+    {"queue.timeout": "2s", "queue.ageing": "500ms"},
+    {"batching": "{target_p99: 50ms, utilization_target: 0.85}"},
+    {"batching": "{target_p99: 47ms}", "queue.max_rows": "4096"},
+)
+INVALID: tuple[tuple[dict[str, str], str], ...] = (
+    ({"batching.target_p99": "40"}, "batching.target_p99"),
+    ({"batching.max_batch_size": "64"}, "batching.max_batch_size"),
+    ({"queue.max_request": "12"}, "queue.max_request"),
+    ({"instances": "2"}, "instances"),
+    ({"queue.default_priority": "9"}, "queue.default_priority"),
+)
+"""What is wrong, and the path that the refusal must name."""
+
+
+def document(load_admin: str) -> dict[str, Any]:
+    """The file at the start."""
+    model = {
+        "name": MODEL,
+        "executor": "emulated",
+        "options": {"base": f"{BASE_MS:g}ms", "per_row": f"{PER_ROW_MS:g}ms", "columns": 16},
+        "batching": {"max_batch_size": ROWS, "target_p99": "50ms"},
+    }
+    return {"server": {"admin": [load_admin], "watch": "100ms"}, "models": [model]}
+
+
+class ConfigMap:
+    """The server's file as Kubernetes mounts it: a link into a folder that a link stands for."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._document = server.config
+        self._folder = server.path.parent
+        self._name = server.path.name
+        self._turn = 0
+        self.swap(server.path.read_text())
+        link = self._folder / "link"
+        link.symlink_to(Path("..data") / self._name)
+        link.replace(server.path)
+
+    def swap(self, text: str) -> None:
+        """Replace the file: another folder, and one rename of the link to it."""
+        self._turn += 1
+        folder = self._folder / f"..{self._turn}"
+        folder.mkdir()
+        (folder / self._name).write_text(text)
+        link = self._folder / "..data_tmp"
+        link.symlink_to(folder.name)
+        os.replace(link, self._folder / "..data")  # noqa: PTH105 - as Kubernetes does it
+
+    def write(self, changes: dict[str, str]) -> None:
+        """The file of the start with other values."""
+        document = json.loads(json.dumps(self._document))
+        for path, value in changes.items():
+            node = document["models"][0]
+            *sections, key = path.split(".")
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[key] = yaml.safe_load(value)
+        self.swap(json.dumps(document))
+
+
+@dataclass(slots=True)
+class Told:
+    """How many changes were asked for, by source and what should become of them; surprises."""
+
+    asked: Counter[tuple[str, str]] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def ask(self, source: str, result: str) -> None:
+        """One more."""
+        self.asked[source, result] += 1
+
+
+async def change_settings(
+    server: ServerProcess, files: ConfigMap, changes: int, seconds: float, told: Told
+) -> None:
+    """Changes at even distances, by file and by call in turns, every third of them wrong."""
+    assert server.admin is not None
+    async with grpc.aio.insecure_channel(server.admin) as channel:
+        stub = Stub(channel, ADMIN)
+        began = time.monotonic()
+        for turn in range(changes):
+            await asyncio.sleep(max(0.0, began + turn * seconds / changes - time.monotonic()))
+            wrong = turn % 3 == 2
+            wanted, path = INVALID[turn % len(INVALID)] if wrong else (VALID[turn % len(VALID)], "")
+            if turn % 2 == 0:
+                told.ask("file", "rejected" if wrong else "applied")
+                files.write(wanted)
+            else:
+                told.ask("rpc", "rejected" if wrong else "applied")
+                await call(stub, wanted, path, told)
+
+
+async def call(stub: Any, wanted: dict[str, str], path: str, told: Told) -> None:
+    """One change by call; `path` is what a refusal must name, empty where there must be none."""
+    request = admin.UpdateSettingsRequest(model=MODEL, changes=wanted)
+    try:
+        await stub.UpdateSettings(request)
+    except grpc.aio.AioRpcError as error:
+        text = error.details() or ""
+        if not path or path not in text or error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+            told.wrong.append(f"{wanted}: {error.code().name}: {text}")
+    else:
+        if path:
+            told.wrong.append(f"{wanted}: was taken")
+
+
+async def counted(server: ServerProcess) -> dict[tuple[str, str], int]:
+    """What the server's metric says of changes, by source and result."""
+
+    def scrape() -> str:
+        with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+    found = re.findall(
+        r'^batcher_settings_changes_total{result="(\w+)",source="(\w+)"} (\S+)$',
+        await asyncio.to_thread(scrape),
+        re.MULTILINE,
+    )
+    return {(source, result): int(float(count)) for result, source, count in found}
+
+
+async def play(
+    options: argparse.Namespace, due_ns: list[int], *, changing: bool, server_core: int
+) -> dict[str, Any]:
+    """One run on a server of its own."""
+    record, told = Record(), Told()
+    with ExitStack() as stack:
+        with machine.children_on(server_core):
+            server = stack.enter_context(ServerProcess(document(free_address())))
+        files = ConfigMap(server)
+        payload = await probe(server.grpc, MODEL, 16)
+        async with connections(server.grpc, options.connections) as channels:
+            load = Calls(payload, record, None)
+            await load.open(channels)
+            before = await counted(server)
+            cpu = machine.cpu_seconds(server.process.pid)
+            tuning = None
+            if changing:
+                tuning = asyncio.create_task(
+                    change_settings(server, files, options.changes, options.seconds, told)
+                )
+            seconds = await drive(load, due_ns, record)
+            busy = (machine.cpu_seconds(server.process.pid) - cpu) / seconds
+        if tuning is not None:
+            await tuning
+            await asyncio.sleep(SETTLED_S)
+        after = await counted(server)
+        got = {key: after[key] - before.get(key, 0) for key in after}
+        for key, wanted in told.asked.items():
+            if got[key] != wanted:
+                told.wrong.append(f"{key}: {got[key]} counted of {wanted}")
+    return figures(record, due_ns, options) | {
+        "changing": changing,
+        "server_busy": round(busy, 3),
+        "changes": {f"{source} {result}": n for (source, result), n in sorted(told.asked.items())},
+        "wrong": told.wrong,
+    }
+
+
+def figures(record: Record, due_ns: list[int], options: argparse.Namespace) -> dict[str, Any]:
+    """What became of the requests."""
+    latencies = np.array(list(record.latency_ns.values()))
+    return {
+        "requests": len(due_ns),
+        "lost": len(due_ns) - len(latencies) - len(record.failed),
+        "refused": dict(Counter(record.failed.values())),
+        "late": int(np.count_nonzero(latencies > options.target)),
+        "latency_ms": percentiles(latencies / MILLISECOND),
+        "sent_late_ms": percentiles(np.array(record.sent_late_ns) / MILLISECOND),
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """One line for the person who watches."""
+    latency = result["latency_ms"]
+    refused = sum(result["refused"].values())
+    return (
+        f"{'changing' if result['changing'] else 'constant':10}{result['requests']:8}"
+        f"{result['lost']:6}{refused:9}{result['late']:6}"
+        f"{latency['p50']:9.2f}{latency['p99']:9.2f}{latency['p99.9']:9.2f}{latency['max']:9.2f}"
+        f"{result['sent_late_ms']['p99.9']:12.2f}{result['server_busy']:7.2f}"
+    )
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Rounds of both, in turns; the order changes with each round."""
+    server_core, load_core = machine.cores()
+    machine.stay_on(load_core)
+    rate = options.load * CAPACITY
+    gc.freeze()
+    gc.disable()
+    results: list[dict[str, Any]] = []
+    print(f"{rate:.0f} requests/s, {options.load:.0%} of capacity, {options.changes} changes")
+    print(
+        f"{'settings':10}{'requests':>8}{'lost':>6}{'refused':>9}{'late':>6}{'p50 ms':>9}"
+        f"{'p99':>9}{'p99.9':>9}{'max':>9}{'sent p99.9':>12}{'busy':>7}"
+    )
+    for turn in range(options.rounds):
+        due_ns = arrivals_ns(rate, options.seconds, options.seed + turn)
+        for changing in (False, True) if turn % 2 == 0 else (True, False):
+            result = await play(options, due_ns, changing=changing, server_core=server_core)
+            results.append(result)
+            print(describe(result), flush=True)
+            for text in result["wrong"]:
+                print(f"  wrong: {text}")
+    kept = {
+        name: getattr(options, name) for name in ("load", "changes", "seconds", "rounds", "seed")
+    }
+    machine.save(options.output, {"settings": kept, "runs": results})
+    if any(result["wrong"] for result in results):
+        sys.exit("a change was not taken, or not refused, as it should be")
