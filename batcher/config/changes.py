@@ -94,13 +94,15 @@ def with_changes(model: ModelConfig, changes: Mapping[str, str]) -> ModelConfig:
                 _put(document, path, read.value)
         except ValueError as error:
             problems.append(f"{text}: {error}")
+    # Instances have been warmed up: a smaller maximum may be below those batches now.
+    del document["warmup"]
     try:
         changed = ModelConfig.model_validate(document)
     except ValidationError as error:
         problems += [f"{dotted(path)}: {text}" for path, text in explain(error, ModelConfig)]
     else:
         if not problems:
-            return changed
+            return changed.model_copy(update={"warmup": model.warmup})
     raise ConfigError(problems, source=f"{model.name} version {model.version}")
 
 

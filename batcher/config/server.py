@@ -16,13 +16,7 @@ from batcher.config.section import (
     Section,
     refusal,
 )
-from batcher.config.units import (
-    Duration,
-    DurationOrZero,
-    Size,
-    format_duration,
-    format_size,
-)
+from batcher.config.units import DurationOrZero, Size, format_duration, format_size
 
 _INT32_MAX = (1 << 31) - 1
 _SHORTEST_WATCH_NS = 100_000_000
@@ -65,10 +59,10 @@ class ServerConfig(Section):
     max_in_flight_per_stream: Count = 1024
     """Requests of one `ModelStreamInfer` call that are being served at once; reading from the
     stream pauses there."""
-    watch: Duration | None = 1_000_000_000
-    """How often the configuration file is looked at; when it has changed, so do the settings that
-    can change while the server runs. At least 100ms; null: only SIGHUP and an admin call have it read
-    again."""
+    watch: DurationOrZero = 1_000_000_000
+    """How often the configuration file is looked at, at least 100ms: when it has changed, so do the
+    settings that can change while the server runs. 0 never looks: only SIGHUP and an admin call
+    have the file read again."""
     drain_timeout: DurationOrZero = 30_000_000_000
     """After SIGTERM, how long accepted requests may take to be answered. 0 ends at once. Keep it
     below the termination grace period of the supervisor."""
@@ -86,8 +80,8 @@ class ServerConfig(Section):
                 f"at most {format_size(_INT32_MAX)} (gRPC counts a message's bytes in 31 bits)"
             )
             problems.append((("max_message",), refusal(format_size(self.max_message), allowed)))
-        if self.watch is not None and self.watch < _SHORTEST_WATCH_NS:
-            allowed = f"at least {format_duration(_SHORTEST_WATCH_NS)}, or null"
+        if 0 < self.watch < _SHORTEST_WATCH_NS:
+            allowed = f"at least {format_duration(_SHORTEST_WATCH_NS)}, or 0"
             problems.append((("watch",), refusal(format_duration(self.watch), allowed)))
         seen: dict[TcpAddress | UnixAddress, str] = {}
         for path, text in named:

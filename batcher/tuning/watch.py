@@ -112,12 +112,12 @@ class FileFollower:
     def __init__(
         self,
         path: Path,
-        interval_ns: int | None,
+        interval_ns: int,
         reload: Callable[[ChangeSource], Awaitable[object]],
         hangup: asyncio.Event | None = None,
     ) -> None:
-        """Look every `interval_ns` (never, if that is None); read at once when `hangup` is set."""
-        self._interval_s = None if interval_ns is None else interval_ns / SECOND
+        """Look every `interval_ns` (never, if that is 0); read at once when `hangup` is set."""
+        self._interval_s = interval_ns / SECOND if interval_ns else None
         self._watch = FileWatch(path)
         self._reload = reload
         self._hangup = asyncio.Event() if hangup is None else hangup

@@ -9,14 +9,16 @@ def test_the_defaults_of_the_server(parse):
     assert server.tls is None
     assert server.max_message == 64 * 1024**2
     assert server.drain_timeout == 30_000_000_000
+    assert server.watch == 1_000_000_000
 
 
 def test_http_can_be_turned_off_and_a_drain_can_be_instant(parse):
     server = parse(
-        "server: {http: null, drain_timeout: 0}\nmodels: [{name: m, executor: e}]"
+        "server: {http: null, drain_timeout: 0, watch: 0}\nmodels: [{name: m, executor: e}]"
     ).server
     assert server.http is None
     assert server.drain_timeout == 0
+    assert server.watch == 0
 
 
 def test_port_0_may_be_asked_for_several_times(parse):
@@ -28,6 +30,7 @@ def test_port_0_may_be_asked_for_several_times(parse):
     ("flow", "expected"),
     [
         ("{grpc: 127.0.0.1:1}", 'grpc: got "127.0.0.1:1"; allowed: a list'),
+        ("{watch: 50ms}", 'watch: got "50ms"; allowed: at least 0.1s, or 0'),
         ("{grpc: []}", "grpc: got []; allowed: at least one"),
         ("{grpc: [8001]}", "grpc[0]: got 8001; allowed: text (in quotes"),
         ("{grpc: [host]}", 'grpc[0]: got "host"; allowed: host:port'),

@@ -1,0 +1,288 @@
+"""Changes of settings: validated, applied to all models or none, logged and counted."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from batcher.config import load_config
+from batcher.errors import ChangeFailed, ConfigError, InvalidRequest, UnknownModel
+from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
+from batcher.tuning import Tuner
+
+FILE, SIGNAL, RPC = ChangeSource
+TEXT = """
+models:
+  - name: a
+    executor: emulated
+    batching: {target_p99: 50ms}
+  - name: b
+    executor: emulated
+  - name: b
+    version: "2"
+    executor: emulated
+"""
+
+
+class Model:
+    """A served model that takes what it is given, or raises."""
+
+    def __init__(self, config):
+        self.name, self.version = config.name, config.version
+        self.settings = config.scheduler_settings()
+        self.largest_batch = config.batching.max_batch_size
+        self.raises = []
+
+    def configure(self, settings):
+        if self.raises:
+            raise self.raises.pop()
+        self.settings = settings
+
+
+class World:
+    def __init__(self, path):
+        self.path = path
+        self.write(TEXT)
+        config = load_config(path)
+        self.models = [Model(model) for model in config.models]
+        self.telemetry = SettingsTelemetry(epoch=lambda: 7.0)
+        self.tuner = Tuner(config, self.models, self.telemetry, path)
+
+    def write(self, text):
+        self.path.write_text(text, encoding="utf-8")
+
+    def rewrite(self, old, new):
+        text = self.path.read_text(encoding="utf-8")
+        assert old in text
+        self.write(text.replace(old, new, 1))
+
+    @property
+    def counts(self):
+        return {key: count for key, count in self.telemetry.changes.items() if count}
+
+    @property
+    def settings(self):
+        return [model.settings for model in self.models]
+
+
+@pytest.fixture
+def world(tmp_path, caplog):
+    caplog.set_level("INFO")
+    return World(tmp_path / "config.yaml")
+
+
+def told(applied):
+    return [str(change) for change in applied.changes]
+
+
+class TestUpdate:
+    def test_a_change_is_applied_logged_and_counted(self, world, caplog):
+        applied = world.tuner.update("a", "", {"batching.target_p99": "40ms"})
+        assert told(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
+        assert applied.generation == world.tuner.generation == 2
+        assert world.models[0].settings.target_ns == 40_000_000
+        assert world.counts == {("rpc", "applied"): 1}
+        assert "a/1 batching.target_p99: 50ms -> 40ms (rpc, generation 2)" in caplog.text
+        assert world.tuner.settings("a")[0][2]["batching"]["target_p99"] == "40ms"
+
+    def test_changes_build_on_each_other(self, world):
+        world.tuner.update("a", "1", {"batching.target_p99": "40ms"})
+        world.tuner.update("a", "1", {"queue.max_requests": "5"})
+        settings = world.models[0].settings
+        assert (settings.target_ns, settings.queue.max_requests) == (40_000_000, 5)
+
+    def test_validating_changes_and_counts_nothing(self, world):
+        before = world.settings
+        applied = world.tuner.update("a", "", {"queue.max_rows": "9"}, validate_only=True)
+        assert told(applied) == ["a/1 queue.max_rows: null -> 9"]
+        with pytest.raises(InvalidRequest):
+            world.tuner.update("a", "", {"queue.max_rows": "0"}, validate_only=True)
+        assert (world.settings, world.counts, world.tuner.generation) == (before, {}, 1)
+
+    def test_the_values_of_now_are_no_change(self, world):
+        applied = world.tuner.update("a", "", {"batching.target_p99": "0.05s"})
+        assert (told(applied), applied.generation) == ([], 1)
+        assert world.counts == {("rpc", "unchanged"): 1}
+
+    @pytest.mark.parametrize(
+        ("name", "version", "changes", "kind", "text"),
+        [
+            ("a", "", {"batching.target_p99": "4"}, InvalidRequest, "batching.target_p99: got 4"),
+            (
+                "a",
+                "",
+                {"batching.max_batch_size": "33"},
+                InvalidRequest,
+                "got 33; allowed: at most 32",
+            ),
+            ("a", "", {}, InvalidRequest, "changes: none given"),
+            ("", "", {"queue.max_rows": "1"}, InvalidRequest, "model: the request names no model"),
+            ("b", "", {"queue.max_rows": "1"}, InvalidRequest, "version: b has several"),
+            (
+                "x",
+                "",
+                {"queue.max_rows": "1"},
+                UnknownModel,
+                "model: got x; served are a version 1",
+            ),
+            ("a", "2", {"queue.max_rows": "1"}, UnknownModel, "got a version 2"),
+        ],
+    )
+    def test_what_is_wrong_changes_nothing(self, world, caplog, name, version, changes, kind, text):
+        before = world.settings
+        with pytest.raises(kind) as caught:
+            world.tuner.update(name, version, changes)
+        assert text in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert text in caplog.text
+        assert (world.settings, world.counts) == (before, {("rpc", "rejected"): 1})
+
+    def test_a_smaller_maximum_may_grow_again_up_to_what_was_loaded(self, world):
+        for rows in ("16", "32"):
+            world.tuner.update("a", "", {"batching.max_batch_size": rows})
+        assert world.models[0].settings.max_batch_size == 32
+
+    @pytest.mark.parametrize(
+        "error", [ChangeFailed("a: no policy"), ZeroDivisionError("a: no policy")]
+    )
+    def test_a_change_that_fails_leaves_the_old_settings(self, world, caplog, error):
+        before = world.settings
+        world.models[0].raises = [error]
+        with pytest.raises(ChangeFailed, match="a: no policy"):
+            world.tuner.update("a", "", {"queue.max_rows": "9"})
+        assert world.settings == before
+        assert world.counts == {("rpc", "failed"): 1}
+        assert "a: no policy" in caplog.text
+        assert world.tuner.update("a", "", {"queue.max_rows": "9"}).generation == 2
+
+
+class TestReload:
+    async def test_the_file_is_put_in_force(self, world, caplog):
+        world.rewrite("50ms", "40ms")
+        applied = await world.tuner.reload(SIGNAL)
+        assert told(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
+        assert world.models[0].settings.target_ns == 40_000_000
+        assert world.counts == {("signal", "applied"): 1}
+        assert "(signal, generation 2)" in caplog.text
+
+    async def test_all_models_change_or_none(self, world):
+        before = world.settings
+        world.rewrite("50ms", "40ms")
+        world.write(world.path.read_text() + "    queue: {max_rows: 3}\n")
+        world.models[2].raises = [ChangeFailed("b: no policy")]
+        with pytest.raises(ChangeFailed):
+            await world.tuner.reload(FILE)
+        assert world.settings == before
+        assert world.counts == {("file", "failed"): 1}
+        assert (await world.tuner.reload(FILE)).generation == 2
+
+    async def test_an_old_setting_that_cannot_be_put_back_is_told(self, world, caplog):
+        world.rewrite("50ms", "40ms")
+        world.write(world.path.read_text() + "    queue: {max_rows: 3}\n")
+        taken = world.models[0].configure
+        world.models[0].configure = lambda settings: (
+            setattr(world.models[0], "raises", [ZeroDivisionError()]) or taken_once(settings)
+        )
+
+        def taken_once(settings):
+            world.models[0].configure = taken
+
+        world.models[2].raises = [ChangeFailed("b: no policy")]
+        with pytest.raises(ChangeFailed, match="b: no policy"):
+            await world.tuner.reload(FILE)
+        assert "a: its old settings could not be put back" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("old", "new", "problem"),
+        [
+            ("50ms", "50", "models[0].batching.target_p99 (line 5): got 50"),
+            ("executor: emulated", "{", "not valid YAML"),
+            (
+                "target_p99",
+                "max_batch_size: 64, target_p99",
+                "models[0].batching.max_batch_size: got 64",
+            ),
+            (
+                "executor: emulated",
+                "executor: emulated\n    instances: 2",
+                "models[0].instances: needs a",
+            ),
+            ("models:", "server: {http: null}\nmodels:", "server.http: needs a restart"),
+        ],
+    )
+    async def test_a_file_that_is_wrong_changes_nothing(self, world, caplog, old, new, problem):
+        before = world.settings
+        world.rewrite("target_p99: 50ms", "target_p99: 50ms, utilization_target: 0.5")
+        world.rewrite(old, new)
+        with pytest.raises(ConfigError) as caught:
+            await world.tuner.reload(FILE)
+        assert problem in str(caught.value)
+        assert problem in caplog.text
+        assert (world.settings, world.counts) == (before, {("file", "rejected"): 1})
+
+    async def test_a_file_that_is_gone_changes_nothing(self, world):
+        world.path.unlink()
+        with pytest.raises(ConfigError, match="No such file"):
+            await world.tuner.reload(SIGNAL)
+        assert world.counts == {("signal", "rejected"): 1}
+
+    async def test_without_a_file_there_is_nothing_to_read(self, world):
+        tuner = Tuner(world.tuner.config, world.models, world.telemetry)
+        with pytest.raises(ConfigError, match="without a file"):
+            await tuner.reload(RPC)
+
+    async def test_two_at_once_take_turns(self, world):
+        world.rewrite("50ms", "40ms")
+        first, second = await asyncio.gather(world.tuner.reload(RPC), world.tuner.reload(RPC))
+        assert (len(first.changes), len(second.changes)) == (1, 0)
+
+
+class TestAfterAnAdminCall:
+    @pytest.fixture
+    def called(self, world):
+        world.tuner.update("a", "", {"batching.target_p99": "40ms"})
+        return world
+
+    async def test_a_watched_file_that_says_the_same_undoes_nothing(self, called):
+        called.write(TEXT + "# another comment\n")
+        assert (await called.tuner.reload(FILE)).changes == ()
+        assert called.models[0].settings.target_ns == 40_000_000
+        assert called.counts[FILE, "unchanged"] == 1
+
+    @pytest.mark.parametrize("source", [SIGNAL, RPC])
+    async def test_a_reload_that_was_asked_for_undoes_it(self, called, caplog, source):
+        assert told(await called.tuner.reload(source)) == ["a/1 batching.target_p99: 40ms -> 50ms"]
+        assert f"40ms -> 50ms ({source}, undoes an admin call, generation 3)" in caplog.text
+
+    async def test_a_file_that_has_changed_wins_as_a_whole(self, called, caplog):
+        called.write(TEXT + "    queue: {max_rows: 3}\n")
+        assert len((await called.tuner.reload(FILE)).changes) == 2
+        assert called.models[0].settings.target_ns == 50_000_000
+        assert "40ms -> 50ms (file, undoes an admin call" in caplog.text
+        assert "queue.max_rows: null -> 3 (file, generation 3)" in caplog.text
+
+
+class TestSettings:
+    def test_of_all_models_in_the_order_of_the_file(self, world):
+        assert [each[:2] for each in world.tuner.settings()] == [("a", "1"), ("b", "1"), ("b", "2")]
+
+    def test_of_one(self, world):
+        assert [each[:2] for each in world.tuner.settings("b", "2")] == [("b", "2")]
+        with pytest.raises(UnknownModel):
+            world.tuner.settings("c")
+
+
+def test_the_time_and_the_generation_move_with_what_is_applied():
+    now = [1.0]
+    telemetry = SettingsTelemetry(epoch=lambda: now[0])
+    now[0] = 5.0
+    telemetry.count(RPC, ChangeResult.REJECTED)
+    assert (telemetry.generation, telemetry.changed_at_s) == (1, 1.0)
+    telemetry.count(RPC, ChangeResult.APPLIED)
+    assert (telemetry.generation, telemetry.changed_at_s) == (2, 5.0)
+
+
+def test_settings_that_the_scheduler_reads_alike_are_a_change_all_the_same(world):
+    before = replace(world.models[0].settings)
+    assert world.tuner.update("a", "", {"queue.default_priority": "2"}).generation == 2
+    assert world.models[0].settings == before
