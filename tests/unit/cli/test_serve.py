@@ -24,15 +24,16 @@ def served(monkeypatch):
 
     class Served:
         config = None
+        path = None
         error = None
         loop = None
 
     served = Served()
 
-    async def serve(config):
+    async def serve(config, path):
         import asyncio
 
-        served.config = config
+        served.config, served.path = config, path
         served.loop = type(asyncio.get_running_loop()).__module__
         served.formatters = [type(handler.formatter) for handler in logging.getLogger().handlers]
         served.level = logging.getLogger().level
