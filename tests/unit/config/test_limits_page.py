@@ -14,6 +14,7 @@ from batcher.config import (
     format_size,
 )
 from batcher.server.listeners import MAX_METADATA_BYTES
+from batcher.tuning.watch import MOST_READS
 from batcher.web.server import MAX_CONNECTIONS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
@@ -53,4 +54,5 @@ def test_every_bound_of_the_configuration_is_on_the_page(section: str) -> None:
 def test_the_bounds_that_no_key_changes() -> None:
     rows = dict(ROWS)
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
+    assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
