@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 from closed import connections
 from payload import probe
-from poisson import Calls, Record, arrivals_ns, drive, percentiles
+from poisson import LATE_GENERATOR_MS, Calls, Record, arrivals_ns, drive, percentiles
 
 from batcher.clock import MILLISECOND
 from batcher.protocol import ADMIN, Stub, admin
@@ -248,6 +248,8 @@ async def run(options: argparse.Namespace) -> None:
             result = await play(options, due_ns, changing=changing, server_core=server_core)
             results.append(result)
             print(describe(result), flush=True)
+            if result["sent_late_ms"]["p99.9"] > LATE_GENERATOR_MS:
+                print("  note: the load was sent late; the machine was too busy for this run")
             for text in result["wrong"]:
                 print(f"  wrong: {text}")
     kept = {

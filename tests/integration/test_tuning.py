@@ -16,7 +16,6 @@ from batcher.config import load_config
 from batcher.core.policies import make_policy
 from batcher.protocol import ADMIN, INFERENCE, admin
 from batcher.testing.messages import output_arrays
-from batcher.testing.server import free_address
 
 WAIT_S = 20
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -183,6 +182,26 @@ class TestByCall:
         assert error.code() is INVALID
 
 
+async def test_a_request_is_late_by_the_target_it_was_admitted_with(
+    hello, fakes, tmp_path, dial, request_of
+):
+    server = {"grpc": ["127.0.0.1:0"], "http": None}
+    document = hello(server=server, executor="fake", options={}, batching={"target_p99": "1h"})
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(document))
+    async with running(load_config(path), path) as application:
+        hang = fakes[0].hang_next()
+        data = await dial(application.grpc.addresses[0], INFERENCE)
+        call = asyncio.ensure_future(data.ModelInfer(request_of(), timeout=WAIT_S))
+        await asyncio.to_thread(hang.wait_entered)
+        application.tuner.update("hello", "", {"batching.target_p99": "1us"})
+        hang.release()
+        await call
+        labels = {"model": "hello", "version": "1"}
+        value = application.registry.get_sample_value
+        assert value("batcher_deadline_missed_total", labels) == 0
+
+
 def protocol_yaml(text):
     """Section -> its text, as values for a call."""
     sections, name = {}, ""
@@ -278,8 +297,7 @@ async def test_under_load_nobody_is_lost_or_refused(served, tune, data, request_
 
 
 async def test_a_signal_has_the_file_read(document, serve, scrape, eventually):
-    document["server"] |= {"grpc": [free_address()], "http": free_address(), "watch": "0"}
-    server = serve(document)
+    server = serve(document | {"server": {"watch": "0"}})
     changed = json.loads(server.path.read_text())
     changed["models"][0]["batching"]["target_p99"] = "40ms"
     server.path.write_text(json.dumps(changed))

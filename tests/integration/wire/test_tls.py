@@ -1,10 +1,13 @@
 """TLS and mutual TLS on the TCP listeners, plain text on Unix sockets beside them."""
 
+import asyncio
+
 import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
 from grpc import aio
 
+from batcher.cli.main import app
 from batcher.errors import StartupError
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -96,6 +99,24 @@ async def test_the_admin_listener_speaks_tls_too(with_tls, dial, authority, requ
     await refusal(await dial(address), request_of())
     stub = await dial(address, credentials=grpc.ssl_channel_credentials(authority.cert))
     assert (await stub.ModelInfer(request_of())).model_name == "hello"
+
+
+async def test_settings_are_tuned_over_mutual_tls(with_tls, authority, client, tmp_path, capsys):
+    application = await with_tls(mutual=True, admin=("127.0.0.1:0",))
+    for name, text in (("ca", authority.cert), ("cert", client.cert), ("key", client.key)):
+        (tmp_path / name).write_bytes(text)
+    address = application.grpc.admin_addresses[0]
+    arguments = ["tune", address, "--model", "hello", "--set", "queue.max_rows=7"]
+    for name in ("ca", "cert", "key"):
+        arguments += [f"--{name}", str(tmp_path / name)]
+
+    def tune():
+        with pytest.raises(SystemExit) as ended:
+            app(arguments, prog_name="batcher")
+        return ended.value.code
+
+    assert await asyncio.to_thread(tune) == 0
+    assert "queue.max_rows: null -> 7" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("broken", ["cert", "key", "client_ca"])
