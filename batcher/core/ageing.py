@@ -95,6 +95,6 @@ def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive:
         request.rank = rank_of(level, over_share=False)
     if request.rank in (AGED, model.best_rank):
         request.promotes_ns = NEVER_NS
-    else:
-        levels = limits.priority_levels if request.rank == LATE else 1
-        request.promotes_ns = min(request.promotes_ns, now_ns + limits.ageing_ns * levels)
+    elif request.rank != LATE:
+        # Who is late keeps the time that it was given.
+        request.promotes_ns = min(request.promotes_ns, now_ns + limits.ageing_ns)
