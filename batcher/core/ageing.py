@@ -85,16 +85,26 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
 
 
 def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:
-    """A request's line under new settings; it waits for a better one no longer than they say."""
-    limits = model.settings.queue
-    if was_adaptive:
-        request.rank = model.rank_now(request.rank)
-    else:
-        # Other policies know no ranks.
-        level = min(request.arrived.priority or limits.default_priority, limits.priority_levels)
-        request.rank = rank_of(level, over_share=False)
+    """A request's line under new settings; it waits for a better one no longer than they say.
+
+    Who is late is served as the settings of then have promised.
+    """
+    if not was_adaptive:
+        enter_level(request, model)
+        return
+    request.rank = model.rank_now(request.rank)
     if request.rank in (AGED, model.best_rank):
         request.promotes_ns = NEVER_NS
     elif request.rank != LATE:
-        # Who is late keeps the time that it was given.
-        request.promotes_ns = min(request.promotes_ns, now_ns + limits.ageing_ns)
+        ageing_ns = model.settings.queue.ageing_ns
+        request.promotes_ns = min(request.promotes_ns, now_ns + ageing_ns)
+
+
+def enter_level(request: LiveRequest, model: Model) -> None:
+    """Give a request the rank of its level, and the moment at which it has earned a better one."""
+    limits = model.settings.queue
+    level = min(request.arrived.priority or limits.default_priority, limits.priority_levels)
+    request.rank = rank_of(level, over_share=False)
+    request.promotes_ns = NEVER_NS
+    if request.rank != model.best_rank:
+        request.promotes_ns = request.arrived.arrival_ns + limits.ageing_ns

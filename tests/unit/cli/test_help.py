@@ -14,8 +14,8 @@ COMMANDS = ["serve", "check", "simulate", "profile", "tune", "schema"]
 
 def words(text):
     """The text as typer's versions agree on it: no frames, line breaks or notation of types."""
-    text = re.sub(r"[╭╮╰╯│─•{}]", " ", text.lower())
-    text = re.sub(r"<bool>|<path>|\bpath\b", " ", text)
+    text = re.sub(r"[╭╮╰╯│─•{}]|\bTEXT\b", " ", text).lower()
+    text = re.sub(r"<bool>|<path>|<str>|\bpath\b", " ", text)
     text = re.sub(r"\[(\w+(?:\|\w+)+)\]", r"<\1>", text)
     return " ".join(text.split())
 
