@@ -5,15 +5,30 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import grid
 import scenes
+import world
 from rich.console import Console
 from rich.progress import Progress
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def _names(known: Collection[str]) -> Callable[[str], list[str]]:
+    """A reader of names with commas between them."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r}; allowed: {', '.join(known)}")
+        return names
+
+    return read
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--seeds", type=int, default=5, help="arrivals to repeat it on (5)")
     top.add_argument("--requests", type=int, default=30_000, help="requests of each run (30000)")
     top.add_argument("--steps", type=int, default=8, help="steps of each search for a rate (8)")
+    top.add_argument(
+        "--profiles", type=_names(world.PROFILES), help="devices of the grid, by comma (all)"
+    )
+    top.add_argument(
+        "--processes", type=_names(world.PROCESSES), help="arrivals of the grid, by comma (all)"
+    )
     top.add_argument("--jobs", type=int, default=2, help="processes of the grid (2)")
     top.add_argument("--noise", type=float, default=0.0, help="spread of service times (0)")
     top.add_argument("--cold", action="store_true", help="start without a warm-up's profile")
@@ -43,6 +64,8 @@ def shown(value: Any) -> str:
 def main() -> int:
     """Measure, print, write."""
     options = parser().parse_args()
+    options.profiles = options.profiles or list(world.PROFILES)
+    options.processes = options.processes or list(world.PROCESSES)
     console = Console()
     if options.scene == "grid":
         with Progress(console=console) as progress:

@@ -30,10 +30,16 @@ BAR_CELL = -1.0
 """Points that no cell may be further below the best baseline in that cell."""
 
 
+LOWEST, HIGHEST = 0.01, 1.2
+"""Where the optimum's rate is looked for, in parts of the rate of full speed."""
+OPTIMUM_STEPS = 3
+"""Steps that this search has more than the policies', because its range is wider."""
+
+
 def _highest(low: float, high: float, steps: int, holds: Any) -> float:
-    """The highest rate that holds, by bisection."""
+    """The highest rate that holds, by bisection; relative, because rates differ by orders."""
     for _ in range(steps):
-        middle = (low + high) / 2
+        middle = (low * high) ** 0.5
         if holds(middle):
             low = middle
         else:
@@ -53,7 +59,8 @@ def cell(task: tuple[str, str, int, dict[str, Any]]) -> dict[str, Any]:
         needed = drops_needed(world.at_rate(unit, rate), curve, target_ns, allowed)
         return needed is not None
 
-    best = _highest(0.2 * profile.rate, 1.2 * profile.rate, options["steps"], optimum)
+    steps = options["steps"] + OPTIMUM_STEPS
+    best = _highest(LOWEST * profile.rate, HIGHEST * profile.rate, steps, optimum)
     shares = {}
     for policy in options["policies"]:
         served = world.Served(profile, parse_policy(policy), cold=options["cold"])
@@ -63,7 +70,7 @@ def cell(task: tuple[str, str, int, dict[str, Any]]) -> dict[str, Any]:
             played = world.play([stream], {"m": served}, noise=options["noise"], seed=seed)
             return bool(played.in_time(0, target_ns).mean() >= ON_TIME)
 
-        rate = _highest(0.2 * best, 1.02 * best, options["steps"], holds)
+        rate = _highest(0.1 * best, 1.02 * best, options["steps"], holds)
         shares[policy] = 100 * rate / best
     return {"profile": name, "process": process, "seed": seed, "optimum": best, "shares": shares}
 
@@ -80,7 +87,7 @@ def run(options: argparse.Namespace, advance: Any) -> dict[str, Any]:
     }
     tasks = [
         (profile, process, seed, common)
-        for profile, process in itertools.product(world.PROFILES, world.PROCESSES)
+        for profile, process in itertools.product(options.profiles, options.processes)
         for seed in range(options.seeds)
     ]
     results = []
