@@ -20,6 +20,7 @@ from batcher.core.queue import ModelQueue, rank_of
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import QueueLimits
+from batcher.core.splitting import rest_ns, split, start_by, too_many_rows
 
 QUEUE_FULL_RETRY_NS = 100_000_000
 """What a caller is told to wait when a queue is full: long against a window, short for a person."""
@@ -64,9 +65,11 @@ def admit(
         expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
     if expires_ns is not None and expires_ns <= now_ns:
         return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
-    if arrived.rows > model.settings.max_batch_size:
-        return TOO_MANY_ROWS
     request = LiveRequest(arrived, due_ns, expires_ns)
+    if arrived.rows > model.settings.max_batch_size:
+        if too_many_rows(arrived, model):
+            return TOO_MANY_ROWS
+        split(request, model)
     if model.adaptive is None:
         # In the order in which they came, which is not always that of their stamps.
         request.order = NEVER_NS + now_ns
@@ -80,7 +83,7 @@ def _foresee(
     request: LiveRequest, model: Model, fleet: Fleet, now_ns: int
 ) -> LiveRequest | Refusal:
     """Count an arrival, and give it its line; refuse it if it can only be late."""
-    arrived, rows = request.arrived, request.rows
+    arrived, rows = request.arrived, request.arrived.rows
     pace = model.pace
     if pace is not None:
         pace.arrived(rows, now_ns, model.running > 0 or model.queue.requests > 0)
@@ -96,10 +99,14 @@ def _foresee(
     if times is None or not times.curve:
         return request
     soonest_ns = fleet.soonest_ns(model.name, now_ns)
-    done_ns = soonest_ns + times.answered[rows] - TOLERANCE_NS
+    done_ns = soonest_ns + times.answered[request.rows] - TOLERANCE_NS
+    after_ns = 0.0
+    if request.split is not None:
+        after_ns = rest_ns(request, model, times, fleet.places(model.name))
+        start_by(request, after_ns)
     if done_ns <= request.order:
         return request
-    expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
+    expires_ns = (NEVER_NS if request.expires_ns is None else request.expires_ns) - after_ns
     if not model.reachable and done_ns <= expires_ns:
         return request
     if model.serves_late and done_ns <= expires_ns:
@@ -119,7 +126,9 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
     over_share = False
     if model.shares:
         capacity = model.best_rate() * fleet.places(model.name)
-        over_share = model.shares.over(request.arrived.tenant, request.rows, capacity, now_ns)
+        over_share = model.shares.over(
+            request.arrived.tenant, request.arrived.rows, capacity, now_ns
+        )
     return rank_of(level, over_share=over_share)
 
 
@@ -133,7 +142,7 @@ def _may_probe(model: Model, now_ns: int) -> bool:
 def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
     """How long what waits and runs now keeps the model busy: when a retry makes sense."""
     rate = model.best_rate()
-    waiting_ns = model.queue.rows / rate if rate else 0.0
+    waiting_ns = model.queue.all_rows / rate if rate else 0.0
     return max(SHORTEST_RETRY_NS, int(fleet.soonest_ns(model.name, now_ns) - now_ns + waiting_ns))
 
 
@@ -147,7 +156,7 @@ def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
     limits, queue = model.settings.queue, model.queue
     if queue.requests >= limits.max_requests:
         return Reason.QUEUE_REQUESTS
-    if limits.max_rows is not None and queue.rows + request.rows > limits.max_rows:
+    if limits.max_rows is not None and queue.all_rows + request.arrived.rows > limits.max_rows:
         return Reason.QUEUE_ROWS
     if limits.max_bytes is not None and queue.nbytes + request.nbytes > limits.max_bytes:
         return Reason.QUEUE_BYTES
@@ -164,7 +173,9 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
     if _over_a_bound(queue, limits):
         return []
     requests = queue.requests + 1 - limits.max_requests
-    rows = 0 if limits.max_rows is None else queue.rows + request.rows - limits.max_rows
+    rows = 0
+    if limits.max_rows is not None:
+        rows = queue.all_rows + request.arrived.rows - limits.max_rows
     nbytes = 0 if limits.max_bytes is None else queue.nbytes + request.nbytes - limits.max_bytes
     victims: list[LiveRequest] = []
     for victim in queue.worst_first():
@@ -172,9 +183,12 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
             return victims
         if (victim.rank, victim.order) <= (request.rank, request.order):
             return []
+        if victim.start:
+            # Some of its rows have run already, or run now.
+            continue
         victims.append(victim)
         requests -= 1
-        rows -= victim.rows
+        rows -= victim.arrived.rows
         nbytes -= victim.nbytes
     return victims if requests <= 0 and rows <= 0 and nbytes <= 0 else []
 
@@ -183,6 +197,6 @@ def _over_a_bound(queue: ModelQueue, limits: QueueLimits) -> bool:
     """Whether more waits than may: only a changed bound makes that so."""
     return (
         queue.requests > limits.max_requests
-        or (limits.max_rows is not None and queue.rows > limits.max_rows)
+        or (limits.max_rows is not None and queue.all_rows > limits.max_rows)
         or (limits.max_bytes is not None and queue.nbytes > limits.max_bytes)
     )

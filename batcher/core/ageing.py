@@ -12,6 +12,7 @@ from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.queue import AGED, AGED_PART, LATE, Lane, rank_of
 from batcher.core.request import NEVER_NS, LiveRequest
+from batcher.core.splitting import split
 
 
 def make_late(request: LiveRequest, model: Model) -> None:
@@ -36,7 +37,7 @@ def promote(lane: Lane, model: Model, fleet: Fleet, now_ns: int) -> list[LiveReq
             lane.promotes_ns = min(lane.promotes_ns, request.promotes_ns)
             continue
         if request.rank == LATE:
-            if aged + request.rows > room and aged:
+            if aged + request.rows > room and aged and not request.start:
                 over.append(request)
                 continue
             aged += request.rows
@@ -67,10 +68,12 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
     """Put what waits where the model's new settings want it.
 
     Its own times stay as they were when it was admitted. Only who has no due time gets one where
-    the settings now have a target, counted from now: nobody is late because of the change.
+    the settings now have a target, counted from now: nobody is late because of the change. What fits
+    no batch any more is cut into pieces that do.
     """
     adaptive, target_ns = model.adaptive is not None, model.target_ns
     for request in model.queue.take_all():
+        split(request, model)
         due_ns = request.due_ns
         if due_ns is None and target_ns is not None:
             request.due_ns = now_ns + target_ns
@@ -79,7 +82,9 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
                 request.order_by_due()
             _rank_anew(request, model, now_ns, was_adaptive=was_adaptive)
         elif was_adaptive:
-            request.order = NEVER_NS + request.arrived.arrival_ns
+            # In the order in which they came, or in which it is their turn again.
+            if not request.start or request.order < NEVER_NS:
+                request.order = NEVER_NS + request.arrived.arrival_ns
             request.rank, request.promotes_ns = AGED, NEVER_NS
         model.queue.add(request)
 

@@ -13,12 +13,15 @@ from itertools import islice
 from operator import index
 from typing import assert_never
 
+from batcher.core.bisecting import Group
+from batcher.core.events import Shapes
 from batcher.core.fleet import Fleet, Instance
 from batcher.core.model import Model
 from batcher.core.policies import Choose, Situation, Take, Wait
 from batcher.core.queue import Lane
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
+from batcher.core.splitting import fill
 
 SPIN_NS = 1_000_000
 """When a policy that waits for a moment in the past is asked again."""
@@ -31,17 +34,23 @@ NOBODY: tuple[LiveRequest, ...] = ()
 
 @dataclass(slots=True)
 class Proposal:
-    """A batch that could be dispatched now."""
+    """A batch that could be dispatched now: requests of a lane, or a group that runs again.
+
+    `filled` is a split request whose rows fill the room that is left, and how many of them.
+    """
 
     model: Model
     instance: Instance
-    lane: Lane
+    lane: Lane | None
+    shapes: Shapes
     requests: Sequence[LiveRequest]
     rows: int
     takes_ns: float
     """What it is expected to take; 0 where nothing is known of that."""
     must_start_ns: float
     """Later than this, its most urgent request would be late."""
+    filled: tuple[LiveRequest, int] | None = None
+    group: Group | None = None
 
 
 @record
@@ -62,12 +71,15 @@ class Formation:
     errors: list[PolicyError] = field(default_factory=list)
 
 
-def form(models: Mapping[str, Model], fleet: Fleet, now_ns: int) -> Formation:
+def form(
+    models: Mapping[str, Model], fleet: Fleet, live: Mapping[int, LiveRequest], now_ns: int
+) -> Formation:
     """Ask every policy that has something waiting and an instance to run it on."""
     formation = Formation()
     ready: list[Proposal] = []
+    again: list[Proposal] = []
     for model in models.values():
-        if model.stalled or not model.queue.requests:
+        if model.stalled or not (model.queue.requests or model.bisecting.groups):
             continue
         instance = fleet.free_instance(model.name)
         if instance is None:
@@ -78,15 +90,63 @@ def form(models: Mapping[str, Model], fleet: Fleet, now_ns: int) -> Formation:
         if fleet.sharing(instance.up.device) and len(models) > 1:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device)
         for lane in model.queue.lanes.values():
-            situation = Situation(
-                now_ns, free_ns, model.times_of(lane.key[1]), model.reachable, longest_ns
-            )
+            times = model.times_of(lane.key[1])
+            most_ns = longest_ns
+            if model.bisecting.faults:
+                most_ns = _risked_ns(model, lane, times.curve, longest_ns)
+            situation = Situation(now_ns, free_ns, times, model.reachable, most_ns)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:
                 ready.append(proposal)
+        if model.bisecting.groups:
+            again.append(_again(model, instance, live))
     if ready:
         formation.proposal = ready[0] if len(ready) == 1 else _first(ready, now_ns)
+    for proposal in again:
+        if _goes_before(proposal, formation.proposal, now_ns):
+            formation.proposal = proposal
     return formation
+
+
+def _risked_ns(
+    model: Model, lane: Lane, curve: Sequence[float], longest_ns: float | None
+) -> float | None:
+    """The longest batch, where some requests make the batches fail that they are in."""
+    most = model.bisecting.most_rows()
+    # A request of several rows fits no batch that is too short for it.
+    if most >= len(curve) or lane.rows > len(lane):
+        return longest_ns
+    return curve[most] if longest_ns is None else min(curve[most], longest_ns)
+
+
+def _again(model: Model, instance: Instance, live: Mapping[int, LiveRequest]) -> Proposal:
+    """The group of a failed batch that has waited longest."""
+    group = model.bisecting.groups[0]
+    requests = [live[part.id] for part in group.parts]
+    rows = sum([part.stop - part.start for part in group.parts])
+    times = model.times.get(group.shapes)
+    takes_ns = times.curve[rows] if times and times.curve else 0.0
+    must_start_ns = _must_start_ns(requests, takes_ns)
+    return Proposal(
+        model, instance, None, group.shapes, requests, rows, takes_ns, must_start_ns, group=group
+    )
+
+
+def _goes_before(again: Proposal, other: Proposal | None, now_ns: int) -> bool:
+    """Whether what runs again goes before another batch.
+
+    It does unless the other cannot wait for it, but it can wait for the other, or can only be late.
+    Nothing has to give way for longer than it takes to gain a level.
+    """
+    if other is None:
+        return True
+    group = again.group
+    assert group is not None
+    if now_ns - group.since_ns >= again.model.settings.queue.ageing_ns:
+        return True
+    if now_ns + again.takes_ns <= other.must_start_ns:
+        return True
+    return now_ns <= again.must_start_ns < now_ns + other.takes_ns
 
 
 def _ask(
@@ -109,9 +169,16 @@ def _ask(
     if not take:
         return None
     rows = sum([request.rows for request in take])
+    filled = None
+    if model.queue.splits and rows < model.settings.max_batch_size:
+        filled = fill(lane, take, drop, rows, model, situation)
+        if filled is not None:
+            rows += filled[1]
     curve = situation.times.curve
     takes_ns = curve[rows] if curve else 0.0
-    return Proposal(model, instance, lane, take, rows, takes_ns, _must_start_ns(take, takes_ns))
+    must_start_ns = _must_start_ns(take, takes_ns)
+    shapes = lane.key[1]
+    return Proposal(model, instance, lane, shapes, take, rows, takes_ns, must_start_ns, filled)
 
 
 def _must_start_ns(take: Sequence[LiveRequest], takes_ns: float) -> float:

@@ -87,4 +87,12 @@ class SettingsRefused:
     error: str
 
 
-Command: TypeAlias = Dispatch | Settle | PolicyFailed | SettingsRefused
+@record
+class FailureStorm:
+    """So many batches of a model fail that none is bisected any more; or, later, that is `over`."""
+
+    model: str
+    over: bool = False
+
+
+Command: TypeAlias = Dispatch | Settle | PolicyFailed | SettingsRefused | FailureStorm

@@ -81,13 +81,19 @@ class Timings:
 
 @record
 class BatchProgress:
-    """An instance reports on a batch: requests done, requests failed, and whether that was all."""
+    """An instance reports on a batch: requests done, requests failed, and whether that was all.
+
+    Of a request that is split, what is reported are its rows in this batch. `error` says that the
+    execution failed as a whole, so that nobody knows which rows were at fault; then it is the last
+    report, and all that is not reported yet has failed.
+    """
 
     batch_id: int
     done: tuple[int, ...]
     failed: tuple[Failure, ...] = ()
     last: bool = True
     timings: Timings | None = None
+    error: FailureCause | None = None
 
 
 @record

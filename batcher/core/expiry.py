@@ -42,7 +42,8 @@ class ExpiryHeap:
             return
         self._waiting -= 1
         if len(self.heap) > 2 * self._waiting + SLACK:
-            self.heap = [entry for entry in self.heap if self._is_waiting(*entry)]
+            # A request that waits again after its batch failed may be in it twice.
+            self.heap = list({entry for entry in self.heap if self._is_waiting(*entry)})
             heapq.heapify(self.heap)
 
     def next_ns(self) -> int | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from batcher.core.bisecting import Group
+from batcher.core.commands import Part
 from batcher.core.events import InstanceUp, Shapes
 
 
@@ -17,6 +19,8 @@ class RunningBatch:
     """A dispatched batch and the requests in it that have not been reported yet.
 
     `expected_ns` is when it should be done, `dispatched_ns` where nothing is known of what it takes.
+    `group` is what of a failed batch it runs again, and `split` says whether some request in it has
+    further rows elsewhere; the rows of `filled` only took room that was left.
     """
 
     batch_id: int
@@ -28,6 +32,10 @@ class RunningBatch:
     expected_ns: float = 0.0
     probe: bool = False
     shapes: Shapes = ()
+    parts: tuple[Part, ...] = ()
+    split: bool = False
+    group: Group | None = None
+    filled: int | None = None
 
 
 @dataclass(slots=True)

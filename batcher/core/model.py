@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batcher.core.bisecting import Bisecting
 from batcher.core.estimator import ServiceTimes
 from batcher.core.events import Shapes
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
@@ -27,6 +28,7 @@ class Model:
         "_rate",
         "_rated",
         "adaptive",
+        "bisecting",
         "default_rank",
         "hopeless_since_ns",
         "last_dispatch_ns",
@@ -62,6 +64,7 @@ class Model:
         """Whether a request that can only be late is served all the same."""
         self.shares = Shares((), None)
         self.times: dict[Shapes, ServiceTimes] = {}
+        self.bisecting = Bisecting()
         self.running = 0
         self.used_ns = 0.0
         """Time on its devices lately: what its batches were expected to take, halved now and then."""
@@ -74,6 +77,11 @@ class Model:
         self._make_policy = make_policy
         self._rate = 0.0
         self._rated: Sequence[float] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits for an instance."""
+        return bool(self.queue.requests or self.bisecting.groups)
 
     best_rank = rank_of(1, over_share=False)
 

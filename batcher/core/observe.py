@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.observation import InstanceObservation, ModelObservation, Observation
-from batcher.core.request import LiveRequest
+from batcher.core.request import LiveRequest, queued
 
 
 def observe(
     models: Mapping[str, Model], fleet: Fleet, live: Mapping[int, LiveRequest], now_ns: int
 ) -> Observation:
     """Depths, live ages and instances at `now_ns`."""
-    executing: dict[str, list[int]] = {}
+    executing: dict[str, set[int]] = {}
     for batch in fleet.batches.values():
-        arrivals = executing.setdefault(batch.model, [])
-        arrivals.extend(live[i].arrived.arrival_ns for i in batch.unreported)
+        executing.setdefault(batch.model, set()).update(batch.unreported)
     return Observation(
         now_ns,
-        tuple(_model(m, executing.get(name, []), now_ns) for name, m in models.items()),
+        tuple(_model(m, executing.get(name, ()), live, now_ns) for name, m in models.items()),
         tuple(
             InstanceObservation(
                 name,
@@ -35,21 +34,34 @@ def observe(
     )
 
 
-def _model(model: Model, executing_arrivals_ns: list[int], now_ns: int) -> ModelObservation:
-    queue = model.queue
+def _model(
+    model: Model, executing: Collection[int], live: Mapping[int, LiveRequest], now_ns: int
+) -> ModelObservation:
+    queue, bisecting = model.queue, model.bisecting
+    again = list(bisecting.waiting_parts())
+    rows = queue.all_rows + sum(part.stop - part.start for part in again)
+    # A split request may wait in the queue and to be run again.
+    again_ids = {part.id for part in again if not queued(live[part.id])}
+    arrivals_ns = [live[i].arrived.arrival_ns for i in again_ids]
     waiting_ns = queue.oldest_arrival_ns()
+    if arrivals_ns:
+        waiting_ns = min(arrivals_ns) if waiting_ns is None else min(waiting_ns, *arrivals_ns)
+    executing_arrivals_ns = [live[i].arrived.arrival_ns for i in executing]
     rate = model.best_rate()
     return ModelObservation(
         model=model.name,
-        waiting_requests=queue.requests,
-        waiting_rows=queue.rows,
-        waiting_bytes=queue.nbytes,
+        waiting_requests=queue.requests + len(again_ids),
+        waiting_rows=rows,
+        waiting_bytes=queue.nbytes + sum(live[i].nbytes for i in again_ids),
         executing_requests=len(executing_arrivals_ns),
         oldest_waiting_ns=None if waiting_ns is None else max(0, now_ns - waiting_ns),
         oldest_executing_ns=(
             max(0, now_ns - min(executing_arrivals_ns)) if executing_arrivals_ns else None
         ),
         target_ns=model.settings.target_ns,
-        work_ns=queue.rows / rate if rate else 0.0,
+        work_ns=rows / rate if rate else 0.0,
         reachable=model.reachable,
+        bisected_batches=bisecting.bisected,
+        bisect_executions=bisecting.reruns,
+        storm=bisecting.storm_ns is not None,
     )

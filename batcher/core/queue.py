@@ -142,15 +142,26 @@ def _worth(request: LiveRequest) -> tuple[int, int]:
 
 
 class ModelQueue:
-    """All that waits for one model: its lanes and their totals."""
+    """All that waits for one model: its lanes and their totals.
 
-    __slots__ = ("lanes", "nbytes", "requests", "rows")
+    `rows` counts what may go into the next batches; `behind` counts the further rows of the
+    `splits` requests that are split.
+    """
+
+    __slots__ = ("behind", "lanes", "nbytes", "requests", "rows", "splits")
 
     def __init__(self) -> None:
         self.lanes: dict[LaneKey, Lane] = {}
         self.requests = 0
         self.rows = 0
         self.nbytes = 0
+        self.splits = 0
+        self.behind = 0
+
+    @property
+    def all_rows(self) -> int:
+        """Every row that waits."""
+        return self.rows + self.behind
 
     def add(self, request: LiveRequest) -> None:
         """Enqueue in the request's lane, where its rank and its due time put it."""
@@ -175,6 +186,10 @@ class ModelQueue:
         self.requests += 1
         self.rows += request.rows
         self.nbytes += request.nbytes
+        if request.split is not None:
+            request.split.queued = True
+            self.splits += 1
+            self.behind += request.behind
 
     def discard(self, request: LiveRequest) -> None:
         """Take a waiting request out; its lane goes with the last one."""
@@ -186,6 +201,13 @@ class ModelQueue:
         self.requests -= 1
         self.rows -= request.rows
         self.nbytes -= request.nbytes
+        self._dequeued(request)
+
+    def _dequeued(self, request: LiveRequest) -> None:
+        if request.split is not None:
+            request.split.queued = False
+            self.splits -= 1
+            self.behind -= request.behind
 
     def take(self, lane: Lane, requests: Sequence[LiveRequest]) -> None:
         """Take waiting requests of one lane out; quick where they are its first ones."""
@@ -198,6 +220,9 @@ class ModelQueue:
             self.requests -= count
             self.rows -= sum([request.rows for request in requests])
             self.nbytes -= sum([request.nbytes for request in requests])
+            if self.splits:
+                for request in requests:
+                    self._dequeued(request)
         else:
             for request in requests:
                 self.discard(request)
@@ -207,6 +232,8 @@ class ModelQueue:
         waiting = list(self)
         self.lanes.clear()
         self.requests = self.rows = self.nbytes = 0
+        for request in waiting:
+            self._dequeued(request)
         return waiting
 
     def rerank(self, request: LiveRequest, rank: int) -> None:
@@ -247,6 +274,9 @@ class ModelQueue:
         assert self.requests == sum(len(lane) for lane in self.lanes.values())
         assert self.rows == sum(lane.rows for lane in self.lanes.values())
         assert self.nbytes == sum(r.nbytes for r in self)
+        assert self.splits == sum(r.split is not None for r in self)
+        assert self.behind == sum(r.behind for r in self)
+        assert all(r.split.queued for r in self if r.split is not None)
 
 
 def _rows(requests: Iterable[LiveRequest]) -> int:

@@ -13,8 +13,28 @@ NEVER_NS: Final = 1 << 62
 """Later than any due time."""
 
 
+class Split:
+    """How far a request is whose rows fit no single batch.
+
+    `left` counts its rows that are not done. `queued` says whether some of them wait in the queue:
+    those from the request's `start` on, `rows` of which may go into the next batch. `batches` are
+    the ones that run some of its rows.
+    """
+
+    __slots__ = ("batches", "left", "queued")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.queued = False
+        self.batches: set[int] = set()
+
+
 class LiveRequest:
     """A request between its arrival and its `Settle`: waiting, or executing in `batch_id`.
+
+    `rows` and `start` are the rows that may go into one batch next: all of them, unless it is
+    `split`. `retries` counts the parts of it that wait to be executed again, because the batch they
+    were in failed. While any of its rows waits, `batch_id` is None.
 
     `order` is its place in a line: when it must be done at the latest (the earlier of due and
     expiry), or, after every real time, its turn of arrival. `rank` is its line in the lane, the most
@@ -32,7 +52,10 @@ class LiveRequest:
         "probe",
         "promotes_ns",
         "rank",
+        "retries",
         "rows",
+        "split",
+        "start",
     )
 
     def __init__(self, arrived: RequestArrived, due_ns: int | None, expires_ns: int | None) -> None:
@@ -46,6 +69,9 @@ class LiveRequest:
         self.rank = 0
         self.promotes_ns = NEVER_NS
         self.probe = False
+        self.start = 0
+        self.retries = 0
+        self.split: Split | None = None
         if due_ns is not None and expires_ns is None:
             self.order = due_ns
         else:
@@ -62,6 +88,11 @@ class LiveRequest:
             self.order = NEVER_NS + self.arrived.arrival_ns
 
     @property
+    def behind(self) -> int:
+        """Rows that wait behind those which may go into one batch next."""
+        return 0 if self.split is None else self.arrived.rows - self.start - self.rows
+
+    @property
     def lane_key(self) -> LaneKey:
         """The lane this request waits in."""
         return self.arrived.batch_key, self.arrived.shapes
@@ -69,3 +100,10 @@ class LiveRequest:
     def __repr__(self) -> str:
         where = "waiting" if self.batch_id is None else f"in batch {self.batch_id}"
         return f"<request {self.id} of {self.arrived.model}, {self.rows} rows, {where}>"
+
+
+def queued(request: LiveRequest) -> bool:
+    """Whether some of a request's rows wait in the queue, and not only to be executed again."""
+    if request.split is not None:
+        return request.split.queued
+    return request.batch_id is None and not request.retries

@@ -10,7 +10,7 @@ with or without events, at `next_wakeup_ns()` at the latest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from batcher.core.admission import (
     QUEUE_FULL_RETRY_NS,
@@ -24,9 +24,11 @@ from batcher.core.admission import (
 )
 from batcher.core.ageing import make_late, promote, reorder
 from batcher.core.batch_former import Proposal, form
+from batcher.core.bisecting import Group
 from batcher.core.commands import (
     Command,
     Dispatch,
+    FailureStorm,
     Outcome,
     Part,
     PolicyFailed,
@@ -57,9 +59,11 @@ from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
 from batcher.core.queue import AGED, LATE
-from batcher.core.request import NEVER_NS, LiveRequest
+from batcher.core.request import NEVER_NS, LiveRequest, queued
 from batcher.core.snapshot import capture, rebuild
+from batcher.core.splitting import next_turn, part_done, piece_rows, runs
 from batcher.core.state import State
+from batcher.core.validate import validate_requests
 
 FAILURE_REASONS = {
     FailureCause.DEVICE: Reason.DEVICE_FAILURE,
@@ -135,19 +139,7 @@ class Scheduler:
         """Raise `AssertionError` where an invariant does not hold; for tests."""
         self.fleet.validate()
         self.expiry.validate()
-        waiting: set[int] = set()
-        for model in self.models.values():
-            model.queue.validate()
-            ids = {r.id for r in model.queue}
-            assert len(ids) == model.queue.requests
-            assert not ids & waiting
-            waiting |= ids
-        assert waiting == {r.id for r in self.live.values() if r.batch_id is None}
-        for request in self.live.values():
-            if request.batch_id is not None:
-                assert request.id in self.fleet.batches[request.batch_id].unreported
-        for batch in self.fleet.batches.values():
-            assert all(self.live[i].batch_id == batch.batch_id for i in batch.unreported)
+        validate_requests(self.models, self.live, self.fleet)
         assert not self._commands
 
     # Events
@@ -212,7 +204,7 @@ class Scheduler:
                 retry_ns = QUEUE_FULL_RETRY_NS
                 self._settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
                 return
-            self._refuse(model, victims, reason, retry_ns=QUEUE_FULL_RETRY_NS)
+            self._refuse(victims, reason, retry_ns=QUEUE_FULL_RETRY_NS)
         self.live[request.id] = request
         model.queue.add(request)
         if request.expires_ns is not None:
@@ -237,14 +229,93 @@ class Scheduler:
         # A request that its caller left, or that is named twice, has ended already.
         done = tuple(i for i in dict.fromkeys(event.done) if i in batch.unreported)
         batch.unreported.difference_update(done)
+        if batch.split:
+            done = self._all_done(batch, done)
         self._settle(self._end(done), Outcome.OK)
         for failure in event.failed:
             self._fail(batch, failure)
-        if event.last:
-            self._finish(batch, failed=bool(event.failed))
-            # What an executor forgot to report has still ended.
-            missing = self._end(tuple(sorted(batch.unreported)))
-            self._settle(missing, Outcome.FAILED, Reason.UNKNOWN_FAILURE)
+        if event.last or event.error is not None:
+            failed = bool(event.failed) or event.error is not None
+            if batch.unreported or batch.group is not None:
+                self._last_report(batch, event)
+            self._finish(batch, failed=failed)
+
+    def _all_done(self, batch: RunningBatch, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the requests whose rows in a batch are done that have no other rows left."""
+        rows = {part.id: part.stop - part.start for part in batch.parts}
+        done: list[int] = []
+        for request_id in ids:
+            request = self.live[request_id]
+            split = request.split
+            if split is None or part_done(request, split, batch.batch_id, rows[request_id]):
+                done.append(request_id)
+            elif split.queued and request_id != batch.filled:
+                # Whoever came while these rows ran goes before the others.
+                queue = self.models[batch.model].queue
+                queue.discard(request)
+                next_turn(request, self.models[batch.model], self.now_ns)
+                queue.add(request)
+        return tuple(done)
+
+    def _last_report(self, batch: RunningBatch, event: BatchProgress) -> None:
+        """What a batch leaves has failed; where it failed as a whole, it may be run again."""
+        model, group, now_ns = self.models.get(batch.model), batch.group, self.now_ns
+        cause = event.error or FailureCause.UNKNOWN
+        for request_id in sorted(batch.unreported):
+            request = self.live[request_id]
+            if request.expires_ns is not None and request.expires_ns <= now_ns:
+                self._forget(request)
+                reason = expiry_reason(request.arrived, request.expires_ns)
+                self._settle((request_id,), Outcome.EXPIRED, reason)
+        left = [part for part in batch.parts if part.id in batch.unreported]
+        lost: Sequence[Part] = left
+        if model is not None:
+            bisecting = model.bisecting
+            again = event.error not in (None, FailureCause.DEVICE)
+            again = again and bool(left) and self.fleet.serves(model.name)
+            if group is not None and again:
+                lost = bisecting.failed(group, left, cause, now_ns)
+            elif group is not None and event.error is None:
+                lost = (*lost, *bisecting.succeeded(group, wholly=not event.failed and not left))
+            elif group is not None:
+                bisecting.lost(group)
+            elif again and bisecting.begin(batch.batch_id, left, batch.shapes, cause, now_ns):
+                lost = ()
+            # The largest batch may have become smaller than the one that failed.
+            lost = (*lost, *bisecting.refit(model.settings.max_batch_size))
+            self._tell_storm(model)
+        gone = {part.id for part in lost}
+        for part in left:
+            if part.id not in gone:
+                self._waits_again(self.live[part.id], batch)
+        self._fail_all(gone, cause)
+
+    def _waits_again(self, request: LiveRequest, batch: RunningBatch) -> None:
+        """A part of a request has been put into a group of its failed batch."""
+        request.retries += 1
+        if request.split is not None:
+            request.split.batches.discard(batch.batch_id)
+        if request.batch_id is not None:
+            request.batch_id = None
+            if request.expires_ns is not None:
+                self.expiry.add(request)
+
+    def _fail_all(self, ids: Iterable[int], cause: FailureCause) -> None:
+        """End requests with a failure, and whatever of them still waits or runs elsewhere."""
+        failed = tuple(sorted(ids))
+        for request_id in failed:
+            self._forget(self.live[request_id])
+        retry_ns = UNAVAILABLE_RETRY_NS if cause is FailureCause.DEVICE else None
+        self._settle(failed, Outcome.FAILED, FAILURE_REASONS[cause], retry_ns=retry_ns)
+
+    def _tell_storm(self, model: Model, *, succeeded: bool = False) -> None:
+        """Say that a storm has begun, or that it is over because a batch succeeded."""
+        bisecting = model.bisecting
+        if succeeded and bisecting.calm(self.now_ns):
+            self._commands.append(FailureStorm(model.name, over=True))
+        elif bisecting.untold:
+            bisecting.untold = False
+            self._commands.append(FailureStorm(model.name))
 
     def _finish(self, batch: RunningBatch, *, failed: bool) -> None:
         """Take a batch off its instance, and learn from what it took."""
@@ -259,8 +330,12 @@ class Scheduler:
             took_ns = now_ns - batch.dispatched_ns
             times.observe(batch.rows, took_ns, now_ns, trust=batch.probe)
             model.judge_target(now_ns)
+            if model.bisecting.storm_ns is not None:
+                self._tell_storm(model, succeeded=True)
         if model.pace is not None:
             model.pace.tick(now_ns)
+        if batch.group is None:
+            model.bisecting.count(batch.rows)
         model.running -= 1
 
     def _unstall(self) -> None:
@@ -270,10 +345,7 @@ class Scheduler:
     def _fail(self, batch: RunningBatch, failure: Failure) -> None:
         if failure.id not in batch.unreported:
             return
-        batch.unreported.remove(failure.id)
-        retry_ns = UNAVAILABLE_RETRY_NS if failure.cause is FailureCause.DEVICE else None
-        reason = FAILURE_REASONS[failure.cause]
-        self._settle(self._end((failure.id,)), Outcome.FAILED, reason, retry_ns=retry_ns)
+        self._fail_all((failure.id,), failure.cause)
 
     def _instance_up(self, event: InstanceUp) -> None:
         known = self.fleet.instances.get(event.instance)
@@ -295,7 +367,12 @@ class Scheduler:
             model = self.models.get(batch.model)
             if model is not None:
                 model.running -= 1
-            lost = self._end(tuple(sorted(batch.unreported)))
+                if batch.group is not None:
+                    model.bisecting.lost(batch.group)
+            # Of a split request, what waits or runs elsewhere is given up, too.
+            lost = tuple(sorted(i for i in batch.unreported if i in self.live))
+            for request_id in lost:
+                self._forget(self.live[request_id])
             self._settle(lost, Outcome.FAILED, Reason.INSTANCE_DOWN, retry_ns=UNAVAILABLE_RETRY_NS)
 
     def _configure(self, event: ModelConfigured) -> None:
@@ -318,32 +395,27 @@ class Scheduler:
             model.start_without_policy(event.settings)
             self._commands.append(PolicyFailed(model.name, error))
         reorder(model, self.now_ns, was_adaptive=was_adaptive)
-        # What fits no batch any more would stand at the head of its lane for ever.
-        self._refuse(
-            model,
-            [r for r in model.queue if r.rows > event.settings.max_batch_size],
-            Reason.TOO_MANY_ROWS,
-        )
+        lost = model.bisecting.refit(event.settings.max_batch_size)
+        self._fail_all({part.id for part in lost}, FailureCause.UNKNOWN)
 
     def _remove(self, event: ModelRemoved) -> None:
-        model = self.models.pop(event.model, None)
+        model = self.models.get(event.model)
         if model is None:
             return
-        self._refuse(model, list(model.queue), Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
+        again = {part.id: self.live[part.id] for part in model.bisecting.waiting_parts()}
+        waiting = list(({request.id: request for request in model.queue} | again).values())
+        self._refuse(waiting, Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
+        for batch in self.fleet.batches.values():
+            if batch.model == event.model:
+                batch.group = None
+        del self.models[event.model]
 
     def _refuse(
-        self,
-        model: Model,
-        waiting: list[LiveRequest],
-        reason: Reason,
-        *,
-        retry_ns: int | None = None,
+        self, waiting: list[LiveRequest], reason: Reason, *, retry_ns: int | None = None
     ) -> None:
         """End requests that were admitted and can no longer be served."""
         for request in waiting:
-            model.queue.discard(request)
-            del self.live[request.id]
-            self.expiry.discard(request)
+            self._forget(request)
         self._settle(tuple(r.id for r in waiting), Outcome.REJECTED, reason, retry_ns=retry_ns)
 
     # Decisions
@@ -363,9 +435,9 @@ class Scheduler:
                     over = promote(lane, model, self.fleet, now_ns)
                     if over:
                         retry_ns = until_clear_ns(model, self.fleet, now_ns)
-                        self._refuse(model, over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
+                        self._refuse(over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
         while True:
-            formation = form(self.models, self.fleet, now_ns)
+            formation = form(self.models, self.fleet, self.live, now_ns)
             self.ask_again_ns = formation.ask_again_ns
             for error in formation.errors:
                 self._commands.append(PolicyFailed(error.model, error.error))
@@ -378,7 +450,7 @@ class Scheduler:
                 reorder(self.models[error.model], now_ns, was_adaptive=True)
             if formation.proposal is None and not formation.given_up:
                 return
-            if all(model.stalled or not model.queue.requests for model in self.models.values()):
+            if all(model.stalled or not model.waits for model in self.models.values()):
                 self.ask_again_ns = None
                 return
 
@@ -387,7 +459,8 @@ class Scheduler:
         refused: list[LiveRequest] = []
         for request in requests:
             expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
-            waits = model.serves_late and AGED < request.rank < LATE
+            # What has begun to run is not given up for the sake of others.
+            waits = (model.serves_late or request.start > 0) and AGED < request.rank < LATE
             if waits and expires_ns > request.order:
                 model.queue.discard(request)
                 make_late(request, model)
@@ -396,19 +469,29 @@ class Scheduler:
                 refused.append(request)
         if refused:
             retry_ns = until_clear_ns(model, self.fleet, self.now_ns)
-            self._refuse(model, refused, Reason.PREDICTED_LATE, retry_ns=retry_ns)
+            self._refuse(refused, Reason.PREDICTED_LATE, retry_ns=retry_ns)
 
     def _start(self, proposal: Proposal, now_ns: int) -> None:
         batch_id = self.next_batch_id
         self.next_batch_id += 1
         requests, model = proposal.requests, proposal.model
         name = proposal.instance.up.instance
-        shapes = proposal.lane.key[1]
-        model.queue.take(proposal.lane, requests)
-        for request in requests:
-            request.batch_id = batch_id
-            if request.expires_ns is not None:
-                self.expiry.discard(request)
+        group = proposal.group
+        split = False
+        if group is not None:
+            parts = self._take_again(proposal, group, batch_id)
+            split = any(request.split is not None for request in requests)
+        elif model.queue.splits:
+            parts = self._take_pieces(proposal, batch_id)
+            split = True
+        else:
+            assert proposal.lane is not None
+            model.queue.take(proposal.lane, requests)
+            for request in requests:
+                request.batch_id = batch_id
+                if request.expires_ns is not None:
+                    self.expiry.discard(request)
+            parts = tuple([Part(request.id, 0, request.rows) for request in requests])
         model.running += 1
         model.last_dispatch_ns = now_ns
         model.used_ns += proposal.takes_ns
@@ -421,16 +504,55 @@ class Scheduler:
                 model.name,
                 name,
                 now_ns,
-                {request.id for request in requests},
+                {part.id for part in parts},
                 proposal.rows,
                 now_ns + proposal.takes_ns,
                 requests[0].probe,
-                shapes,
+                proposal.shapes,
+                parts,
+                split,
+                group,
+                None if proposal.filled is None else proposal.filled[0].id,
             )
         )
         model.stalled = self.fleet.free_instance(model.name) is None
-        parts = tuple([Part(request.id, 0, request.rows) for request in requests])
-        self._commands.append(Dispatch(batch_id, model.name, name, shapes, parts))
+        attempt = 1 if group is None else group.attempt
+        self._commands.append(Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt))
+
+    def _take_pieces(self, proposal: Proposal, batch_id: int) -> tuple[Part, ...]:
+        """Take a batch out where some request may be split; its rest waits for another turn."""
+        model = proposal.model
+        parts: list[Part] = []
+        sizes = [(request, request.rows, True) for request in proposal.requests]
+        if proposal.filled is not None:
+            sizes.append((*proposal.filled, False))
+        for request, rows, turn in sizes:
+            model.queue.discard(request)
+            parts.append(Part(request.id, request.start, request.start + rows))
+            left = 0
+            if request.split is not None:
+                request.start += rows
+                left = request.arrived.rows - request.start
+            if left:
+                request.rows = min(left, piece_rows(model, proposal.shapes))
+                if turn:
+                    next_turn(request, model, self.now_ns)
+                model.queue.add(request)
+            if runs(request, batch_id) and request.expires_ns is not None:
+                self.expiry.discard(request)
+        return tuple(parts)
+
+    def _take_again(self, proposal: Proposal, group: Group, batch_id: int) -> tuple[Part, ...]:
+        """Take a group of a failed batch out."""
+        model = proposal.model
+        places = self.fleet.places(model.name)
+        model.bisecting.start(group, proposal.takes_ns, places, self.now_ns)
+        self._tell_storm(model)
+        for request in proposal.requests:
+            request.retries -= 1
+            if runs(request, batch_id) and request.expires_ns is not None:
+                self.expiry.discard(request)
+        return group.parts
 
     # Ends
 
@@ -438,10 +560,16 @@ class Scheduler:
         """Drop a live request; a batch that runs it goes on, and its result is dropped."""
         del self.live[request.id]
         if request.batch_id is None:
-            self.models[request.arrived.model].queue.discard(request)
+            model = self.models[request.arrived.model]
+            if queued(request):
+                model.queue.discard(request)
+            if request.retries:
+                model.bisecting.discard(request.id)
             self.expiry.discard(request)
-        else:
-            self.fleet.batches[request.batch_id].unreported.discard(request.id)
+        batches = (request.batch_id,) if request.split is None else request.split.batches
+        for batch_id in batches:
+            if batch_id in self.fleet.batches:
+                self.fleet.batches[batch_id].unreported.discard(request.id)
 
     def _end(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         """Take executed requests out of the table."""

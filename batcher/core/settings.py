@@ -50,6 +50,7 @@ PolicySettings: TypeAlias = Adaptive | FixedWindow | NoBatching
 class QueueLimits:
     """How much may wait, and who goes first.
 
+    One request has at most the rows of `max_request_batches` batches of the maximum size.
     `timeout_ns` is the longest time in the queue; None means no limit. Level 1 of
     `priority_levels` is the most urgent; a request that names none has `default_priority`, and a
     waiting one gains a level for every `ageing_ns`. `tenants` holds (name, weight) pairs; without
@@ -57,6 +58,7 @@ class QueueLimits:
     """
 
     max_requests: int = 1024
+    max_request_batches: int = 32
     max_rows: int | None = None
     max_bytes: int | None = None
     timeout_ns: int | None = None
@@ -74,3 +76,8 @@ class ModelSettings:
     policy: PolicySettings
     queue: QueueLimits = QueueLimits()
     target_ns: int | None = None
+
+    @property
+    def max_request_rows(self) -> int:
+        """The most rows of one request; those beyond one batch are split over several."""
+        return self.max_batch_size * self.queue.max_request_batches

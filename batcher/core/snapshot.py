@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from batcher.core.bisecting import Bisection, Group
 from batcher.core.estimator import ServiceTimes
 from batcher.core.events import ModelConfigured
 from batcher.core.fleet import RunningBatch
 from batcher.core.model import Model
-from batcher.core.request import LiveRequest
-from batcher.core.state import BatchState, InstanceState, ModelState, RequestState, State
+from batcher.core.request import LiveRequest, Split, queued
+from batcher.core.state import (
+    BatchState,
+    BisectionState,
+    GroupState,
+    InstanceState,
+    ModelState,
+    RequestState,
+    State,
+)
 
 if TYPE_CHECKING:
     from batcher.core.scheduler import Scheduler
@@ -34,10 +44,15 @@ def capture(scheduler: Scheduler) -> State:
                 r.rank,
                 r.promotes_ns,
                 r.probe,
+                r.start,
+                r.rows,
+                r.retries,
+                None if r.split is None else (r.split.left, tuple(sorted(r.split.batches))),
             )
             for r in scheduler.live.values()
         ),
         devices=tuple(fleet.device_limits.items()),
+        bisections=_bisections(scheduler),
         instances=tuple(
             InstanceState(i.up, i.draining, i.last_used) for i in fleet.instances.values()
         ),
@@ -52,6 +67,10 @@ def capture(scheduler: Scheduler) -> State:
                 b.expected_ns,
                 b.probe,
                 b.shapes,
+                b.parts,
+                b.split,
+                None if b.group is None else _group(b.group),
+                b.filled,
             )
             for b in fleet.batches.values()
         ),
@@ -72,27 +91,81 @@ def _model(model: Model) -> ModelState:
         None if model.adaptive is None else model.adaptive.capture(),
         tuple((shapes, times.capture()) for shapes, times in model.times.items()),
         model.shares.capture(),
+        model.bisecting.capture(),
+        tuple(_group(group) for group in model.bisecting.groups),
+    )
+
+
+def _group(group: Group) -> GroupState:
+    return GroupState(
+        group.of.batch_id,
+        group.number,
+        group.parts,
+        group.shapes,
+        group.cause,
+        group.attempt,
+        group.since_ns,
+        group.other,
+        group.put_by,
+    )
+
+
+def _bisections(scheduler: Scheduler) -> tuple[BisectionState, ...]:
+    groups = [group for model in scheduler.models.values() for group in model.bisecting.groups]
+    groups += [b.group for b in scheduler.fleet.batches.values() if b.group is not None]
+    found = {group.of.batch_id: group.of for group in groups}
+    return tuple(
+        BisectionState(
+            b.batch_id, b.executions_left, b.hopeless_after, b.failures, b.saved, b.groups, b.open
+        )
+        for _, b in sorted(found.items())
     )
 
 
 def rebuild(scheduler: Scheduler, state: State) -> None:
     """Fill a new scheduler with a captured state."""
     scheduler.handle([ModelConfigured(m.model, m.settings) for m in state.models], state.now_ns)
-    _rebuild_fleet(scheduler, state)
+    bisections = {
+        b.batch_id: Bisection(
+            b.batch_id, b.executions_left, b.hopeless_after, b.failures, b.saved, b.groups, b.open
+        )
+        for b in state.bisections
+    }
+    _rebuild_fleet(scheduler, state, bisections)
     for saved in state.requests:
         request = LiveRequest(saved.arrived, saved.due_ns, saved.expires_ns)
         request.batch_id = saved.batch_id
         request.order, request.rank = saved.order, saved.rank
         request.promotes_ns = saved.promotes_ns
         request.probe = saved.probe
+        request.start, request.rows, request.retries = saved.start, saved.rows, saved.retries
+        if saved.split is not None:
+            request.split = Split(saved.split[0])
+            request.split.batches.update(saved.split[1])
         scheduler.live[request.id] = request
     for model_state in state.models:
-        _rebuild_model(scheduler, model_state)
+        _rebuild_model(scheduler, model_state, bisections)
     scheduler.next_batch_id = state.next_batch_id
     scheduler.ask_again_ns = state.wakeup_ns
 
 
-def _rebuild_model(scheduler: Scheduler, state: ModelState) -> None:
+def _rebuild_group(state: GroupState, bisections: Mapping[int, Bisection]) -> Group:
+    return Group(
+        bisections[state.of],
+        state.number,
+        state.parts,
+        state.shapes,
+        state.cause,
+        state.attempt,
+        state.since_ns,
+        state.other,
+        state.put_by,
+    )
+
+
+def _rebuild_model(
+    scheduler: Scheduler, state: ModelState, bisections: Mapping[int, Bisection]
+) -> None:
     model = scheduler.models[state.model]
     if state.policy_failed:
         model.fall_back()
@@ -100,6 +173,17 @@ def _rebuild_model(scheduler: Scheduler, state: ModelState) -> None:
         for request_id in lane:
             model.queue.add(scheduler.live[request_id])
             scheduler.expiry.add(scheduler.live[request_id])
+    groups = [_rebuild_group(group, bisections) for group in state.again]
+    for request_id in {part.id for group in groups for part in group.parts}:
+        if not queued(scheduler.live[request_id]):
+            scheduler.expiry.add(scheduler.live[request_id])
+    open_ = {group.of for group in state.again}
+    open_ |= {
+        batch.group.of.batch_id
+        for batch in scheduler.fleet.batches.values()
+        if batch.model == state.model and batch.group is not None
+    }
+    model.bisecting.restore(state.bisecting, groups, len(open_))
     model.running = sum(batch.model == state.model for batch in scheduler.fleet.batches.values())
     model.stalled = state.stalled
     model.reachable = state.reachable
@@ -112,7 +196,7 @@ def _rebuild_model(scheduler: Scheduler, state: ModelState) -> None:
     model.shares.restore(state.shares)
 
 
-def _rebuild_fleet(scheduler: Scheduler, state: State) -> None:
+def _rebuild_fleet(scheduler: Scheduler, state: State, bisections: Mapping[int, Bisection]) -> None:
     fleet = scheduler.fleet
     for device, limit in state.devices:
         fleet.limit_device(device, limit)
@@ -130,6 +214,10 @@ def _rebuild_fleet(scheduler: Scheduler, state: State) -> None:
                 batch.expected_ns,
                 batch.probe,
                 batch.shapes,
+                batch.parts,
+                batch.split,
+                None if batch.group is None else _rebuild_group(batch.group, bisections),
+                batch.filled,
             )
         )
     for saved in state.instances:

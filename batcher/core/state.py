@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from batcher.core.events import InstanceUp, RequestArrived, Shapes
+from batcher.core.commands import Part
+from batcher.core.events import FailureCause, InstanceUp, RequestArrived, Shapes
 from batcher.core.record import record
 from batcher.core.settings import ModelSettings
 
@@ -19,6 +20,39 @@ class RequestState:
     rank: int
     promotes_ns: int
     probe: bool
+    start: int
+    rows: int
+    retries: int
+    split: tuple[int, tuple[int, ...]] | None
+    """Rows that are not done, and the batches that run some."""
+
+
+@record
+class GroupState:
+    """What of a failed batch runs again together; `of` is the batch."""
+
+    of: int
+    number: int
+    parts: tuple[Part, ...]
+    shapes: Shapes
+    cause: FailureCause
+    attempt: int
+    since_ns: int
+    other: int | None
+    put_by: bool
+
+
+@record
+class BisectionState:
+    """A failed batch that is being bisected."""
+
+    batch_id: int
+    executions_left: int
+    hopeless_after: int
+    failures: int
+    saved: bool
+    groups: int
+    open: int
 
 
 @record
@@ -40,6 +74,8 @@ class ModelState:
     pace: tuple[object, ...] | None
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
     shares: tuple[tuple[str, float, float | None, int, int], ...]
+    bisecting: tuple[object, ...]
+    again: tuple[GroupState, ...]
 
 
 @record
@@ -64,6 +100,10 @@ class BatchState:
     expected_ns: float
     probe: bool
     shapes: Shapes
+    parts: tuple[Part, ...]
+    split: bool
+    group: GroupState | None
+    filled: int | None
 
 
 @record
@@ -77,5 +117,6 @@ class State:
     models: tuple[ModelState, ...]
     requests: tuple[RequestState, ...]
     devices: tuple[tuple[str, int], ...]
+    bisections: tuple[BisectionState, ...]
     instances: tuple[InstanceState, ...]
     batches: tuple[BatchState, ...]

@@ -32,6 +32,12 @@ class LoggedStep:
     commands: tuple[Command, ...]
 
 
+def succeed(dispatch: Dispatch, timings: Timings) -> BatchProgress:
+    """A batch whose requests are all done."""
+    ids = tuple([part.id for part in dispatch.parts])
+    return BatchProgress(dispatch.batch_id, ids, timings=timings)
+
+
 class Driver:
     """Feeds timed events to a scheduler and completes its batches after their service time.
 
@@ -39,7 +45,8 @@ class Driver:
     told what the scheduler commands; without one, every step is kept in `log`. `lateness` draws how
     many nanoseconds late the shell's timer fires; without it timers are exact. The answers of a batch
     leave one after the other, each `reply_ns` after the one before, and the scheduler is told when
-    the last one has, as by the runtime.
+    the last one has, as by the runtime. `outcome` says what a batch reports in the end; without it
+    every batch succeeds.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Driver:
         observe: Observer | None = None,
         lateness: Callable[[], int] | None = None,
         reply_ns: int = 0,
+        outcome: Callable[[Dispatch, Timings], BatchProgress] = succeed,
     ) -> None:
         self.scheduler = scheduler
         self.log: list[LoggedStep] = []
@@ -57,6 +65,7 @@ class Driver:
         self._observe = observe
         self._lateness = lateness
         self._reply_ns = reply_ns
+        self._outcome = outcome
         self._posted: list[tuple[int, int, Event]] = []
         self._posts = 0
         self._asked_ns: int | None = None
@@ -114,12 +123,11 @@ class Driver:
         for command in commands:
             if type(command) is Dispatch:
                 done_ns = now_ns + self._service_time(command)
-                ids = tuple([part.id for part in command.parts])
-                timings = Timings(now_ns, now_ns, done_ns)
-                self.post(done_ns, BatchProgress(command.batch_id, ids, timings=timings))
-                if self._reply_ns:
+                progress = self._outcome(command, Timings(now_ns, now_ns, done_ns))
+                self.post(done_ns, progress)
+                if self._reply_ns and progress.done:
                     rows = sum([part.stop - part.start for part in command.parts])
-                    took_ns = len(ids) * self._reply_ns
+                    took_ns = len(progress.done) * self._reply_ns
                     self.post(done_ns + took_ns, RepliesTook(command.model, rows, took_ns))
 
     def _wakeup_ns(self) -> int | None:

@@ -305,7 +305,9 @@ class AdaptivePolicy:
         curve = situation.times.curve
         taken_rows = sum(request.rows for request in take)
         after_ns = curve[min(taken_rows + 1, len(curve) - 1)] - curve[1]
-        room = max(1, most - taken_rows)
+        room = most - taken_rows
+        if room < 1:
+            return None
         chosen = self._plan(orders, merged, rows, situation, after_ns, room)
         if not chosen.drop:
             if not take:

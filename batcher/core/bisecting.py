@@ -1,0 +1,393 @@
+"""Finds the requests at fault in a batch that failed as a whole, so that its mates are answered.
+
+The batch is halved, and the first half runs again as it is, without newcomers. If it fails, it is
+halved in its turn, and the other half, most likely without a fault, is put by. If it succeeds, the
+fault is in the other half, which is halved without being run. Once a request has failed alone, all
+that was put by runs together; should it fail, it is the next to be halved. So a batch of n requests,
+one of which is at fault, costs at most log2(n) + 2 further executions.
+
+Three bounds keep a failing device from being bisected to death. A batch gets the executions that
+`MOST_FAULTS` requests at fault need. It is given up when `HOPELESS` searches saved nobody. And there
+is the storm: after `HOPELESS_BATCHES` such batches in a row, while more than `MOST_BATCHES` are being
+bisected, or when bisecting has lately taken more than `STORM_SHARE` of the model's instances, batches
+fail as a whole for `STORM_NS`. The first batch after that which fails is bisected to see whether the
+storm is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import exp
+
+from batcher.core.commands import Part
+from batcher.core.events import FailureCause, Shapes
+
+MOST_FAULTS = 4
+"""Every batch gets the executions that so many requests at fault need; a small one all it needs."""
+
+HOPELESS = 2
+"""A batch is given up when so many searches for a fault, each down to one request, saved nobody."""
+
+SURE_ATTEMPT = 3
+"""A request in which the fault must be is not run alone when it has failed so often, less one."""
+
+HOPELESS_BATCHES = 3
+"""So many batches given up in a row are a storm."""
+
+MOST_BATCHES = 32
+"""More batches of one model are not bisected at once."""
+
+STORM_SHARE = 0.5
+"""Bisecting that takes more of the model's instances than this is a storm."""
+
+WINDOW_NS = 2_000_000_000.0
+"""What bisecting takes is averaged over about so long."""
+
+FAULT_CHANCE = 0.125
+"""While requests at fault come one by one, batches are kept so small that this part of them fails."""
+
+FAULT_ROWS = 4096.0
+"""How many rows back requests at fault are remembered."""
+
+STORM_NS = 1_000_000_000
+"""How long batches fail as a whole before one is bisected again."""
+
+
+@dataclass(slots=True, eq=False)
+class Bisection:
+    """One batch that failed as a whole. `open` counts its groups that wait or run."""
+
+    batch_id: int
+    executions_left: int
+    hopeless_after: int
+    failures: int = 0
+    saved: bool = False
+    groups: int = 0
+    open: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Parts of a failed batch that run together again, or are halved when their turn comes.
+
+    `other` is the number of the group that is at fault if this one is not. A group that is `put_by`
+    waits until the fault is found.
+    """
+
+    of: Bisection
+    number: int
+    parts: tuple[Part, ...]
+    shapes: Shapes
+    cause: FailureCause
+    attempt: int
+    since_ns: int
+    other: int | None = None
+    put_by: bool = False
+
+
+def _turn(group: Group) -> tuple[int, int, bool, int]:
+    return group.since_ns, group.of.batch_id, group.put_by, group.number
+
+
+def executions(parts: int) -> int:
+    """How many further executions a batch of so many parts gets."""
+    return MOST_FAULTS * (2 * (parts - 1).bit_length() + 1)
+
+
+class Bisecting:
+    """One model's failed batches: the groups that wait to run again, oldest first, and the storm.
+
+    `storm_ns` is when the next batch may be bisected after a storm began, None while there is none.
+    `bisected` and `reruns` count batches and further executions, for ever.
+    """
+
+    __slots__ = (
+        "_hopeless",
+        "_spent_ns",
+        "_spent_since_ns",
+        "bisected",
+        "faults",
+        "groups",
+        "open",
+        "reruns",
+        "rows",
+        "storm_ns",
+        "untold",
+    )
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.open = 0
+        self.bisected = 0
+        self.reruns = 0
+        self.storm_ns: int | None = None
+        self._hopeless = 0
+        self._spent_ns = 0.0
+        self._spent_since_ns = 0
+        self.rows = FAULT_ROWS / 2.0
+        self.faults = 0.0
+        self.untold = False
+        """Whether a storm began of which nobody was told."""
+
+    # What a batch's end means
+
+    def begin(
+        self,
+        batch_id: int,
+        parts: Sequence[Part],
+        shapes: Shapes,
+        cause: FailureCause,
+        now_ns: int,
+    ) -> bool:
+        """Bisect a batch that failed as a whole; False where it has to fail as it is."""
+        if len(parts) == 1 or (self.storm_ns is not None and (now_ns < self.storm_ns or self.open)):
+            return False
+        if self.open >= MOST_BATCHES:
+            self._storm(now_ns)
+            return False
+        self.open += 1
+        self.bisected += 1
+        hopeless_after = HOPELESS * ((len(parts) - 1).bit_length() + 1)
+        of = Bisection(batch_id, executions(len(parts)), hopeless_after)
+        self._halve(of, parts, shapes, cause, 2, now_ns)
+        return True
+
+    def succeeded(self, group: Group, *, wholly: bool) -> tuple[Part, ...]:
+        """A group was executed; if `wholly` without a fault, the fault is in its other half.
+
+        Returns the part that must be at fault.
+        """
+        of = group.of
+        of.saved = True
+        self._hopeless = 0
+        place = self._place(of, group.other) if wholly else None
+        at_fault: tuple[Part, ...] = ()
+        if place is not None:
+            other = self.groups[place]
+            if len(other.parts) > 1 and of.executions_left >= of.open:
+                self._take(place)
+                self._halve(
+                    of, other.parts, other.shapes, other.cause, other.attempt, other.since_ns
+                )
+            elif len(other.parts) == 1 and other.attempt >= SURE_ATTEMPT:
+                at_fault = self._take(place).parts
+                self.faults += 1.0
+        self._close(group)
+        return at_fault
+
+    def failed(
+        self, group: Group, parts: Sequence[Part], cause: FailureCause, now_ns: int
+    ) -> tuple[Part, ...]:
+        """A group has failed again; returns the parts that have failed for good.
+
+        `parts` are those whose callers still wait. What else of the group is to run again waits now.
+        """
+        of = group.of
+        of.failures += 1
+        lost: tuple[Part, ...] = ()
+        place = self._place(of, group.other)
+        if place is not None:
+            self._put_by(self._take(place))
+        if not of.saved and of.failures >= of.hopeless_after:
+            lost = (*parts, *self._given_up(of))
+            self._hopeless += 1
+            if self._hopeless >= HOPELESS_BATCHES:
+                self._storm(now_ns)
+        elif len(parts) == 1:
+            self.faults += 1.0
+            lost = tuple(parts)
+        elif (
+            not parts
+            or of.executions_left <= of.open
+            or (self.storm_ns is not None and now_ns < self.storm_ns)
+        ):
+            lost = tuple(parts)
+        else:
+            self._halve(of, parts, group.shapes, cause, group.attempt + 1, group.since_ns)
+        self._close(group)
+        return lost
+
+    def count(self, rows: int) -> None:
+        """Note a batch's first execution."""
+        self.rows += rows
+        if self.rows > FAULT_ROWS:
+            self.rows /= 2.0
+            self.faults /= 2.0
+
+    def most_rows(self) -> int:
+        """The largest batch that is worth its risk; asked only while there are `faults`."""
+        return max(1, int(FAULT_CHANCE * self.rows / self.faults))
+
+    def lost(self, group: Group) -> None:
+        """A group's instance went down, its device failed, or nobody waits for it any more."""
+        self._close(group)
+
+    def calm(self, now_ns: int) -> bool:
+        """A batch succeeded: whether a storm is over by that."""
+        if self.storm_ns is None or now_ns < self.storm_ns:
+            return False
+        self.storm_ns = None
+        self._hopeless = 0
+        return True
+
+    # What runs next
+
+    def start(self, group: Group, takes_ns: float, places: int, now_ns: int) -> None:
+        """Take a group out to run it. Bisecting that takes too much is noticed here."""
+        self.groups.remove(group)
+        self.reruns += 1
+        kept = exp((self._spent_since_ns - now_ns) / WINDOW_NS)
+        self._spent_ns = self._spent_ns * kept + takes_ns / places
+        self._spent_since_ns = now_ns
+        if self._spent_ns > STORM_SHARE * WINDOW_NS:
+            self._storm(now_ns)
+        group.of.executions_left -= 1
+
+    def discard(self, request_id: int) -> None:
+        """Take a request out of every group; an empty group goes with it."""
+        for group in list(self.groups):
+            parts = tuple([part for part in group.parts if part.id != request_id])
+            if not parts:
+                self.groups.remove(group)
+                self._close(group)
+            else:
+                group.parts = parts
+
+    def refit(self, max_rows: int) -> tuple[Part, ...]:
+        """Halve groups that fit no batch any more; returns the parts that fit none even alone."""
+        lost: list[Part] = []
+        waiting, self.groups = self.groups, []
+        while waiting:
+            group = waiting.pop(0)
+            if sum(part.stop - part.start for part in group.parts) <= max_rows:
+                self.groups.append(group)
+                continue
+            group.of.open -= 1
+            if len(group.parts) > 1:
+                waiting[:0] = self._halves(
+                    group.of,
+                    group.parts,
+                    group.shapes,
+                    group.cause,
+                    group.attempt,
+                    group.since_ns,
+                )
+                for half in waiting[:2]:
+                    half.put_by, half.other = group.put_by, None
+            else:
+                lost += group.parts
+                self._end_if_over(group.of)
+        return tuple(lost)
+
+    # Groups
+
+    def _halve(
+        self,
+        of: Bisection,
+        parts: Sequence[Part],
+        shapes: Shapes,
+        cause: FailureCause,
+        attempt: int,
+        since_ns: int,
+    ) -> None:
+        self.groups += self._halves(of, parts, shapes, cause, attempt, since_ns)
+        self.groups.sort(key=_turn)
+
+    def _take(self, place: int) -> Group:
+        group = self.groups.pop(place)
+        group.of.open -= 1
+        return group
+
+    def _put_by(self, group: Group) -> None:
+        """Have a group wait until the fault is found, together with others of its batch."""
+        for other in self.groups:
+            if other.of is group.of and other.put_by:
+                other.parts += group.parts
+                other.attempt = max(other.attempt, group.attempt)
+                return
+        group.put_by, group.of.open = True, group.of.open + 1
+        self.groups.append(group)
+        self.groups.sort(key=_turn)
+
+    def _halves(
+        self,
+        of: Bisection,
+        parts: Sequence[Part],
+        shapes: Shapes,
+        cause: FailureCause,
+        attempt: int,
+        since_ns: int,
+    ) -> list[Group]:
+        middle = len(parts) // 2
+        number = of.groups
+        of.groups += 2
+        of.open += 2
+        first, second = tuple(parts[:middle]), tuple(parts[middle:])
+        return [
+            Group(of, number, first, shapes, cause, attempt, since_ns, number + 1),
+            Group(of, number + 1, second, shapes, cause, attempt, since_ns),
+        ]
+
+    def _place(self, of: Bisection, number: int | None) -> int | None:
+        for place, group in enumerate(self.groups):
+            if group.of is of and group.number == number:
+                return place
+        return None
+
+    def _given_up(self, of: Bisection) -> tuple[Part, ...]:
+        """Parts of a batch's groups that wait, and do not any more."""
+        gone = [group for group in self.groups if group.of is of]
+        self.groups = [group for group in self.groups if group.of is not of]
+        of.open -= len(gone)
+        return tuple([part for group in gone for part in group.parts])
+
+    def _close(self, group: Group) -> None:
+        group.of.open -= 1
+        self._end_if_over(group.of)
+
+    def _end_if_over(self, of: Bisection) -> None:
+        if not of.open:
+            self.open -= 1
+
+    def _storm(self, now_ns: int) -> None:
+        self.untold = self.untold or self.storm_ns is None
+        self.storm_ns = now_ns + STORM_NS
+
+    # State
+
+    def capture(self) -> tuple[object, ...]:
+        """The state as a plain value, for `restore`; groups and batches are captured elsewhere."""
+        return (
+            self.bisected,
+            self.reruns,
+            self.storm_ns,
+            self._hopeless,
+            self._spent_ns,
+            self._spent_since_ns,
+            self.rows,
+            self.faults,
+        )
+
+    def restore(self, state: Iterable[object], groups: Iterable[Group], open_: int) -> None:
+        """Go on where the one that was captured stood."""
+        bisected, reruns, storm_ns, hopeless, spent_ns, spent_since_ns, rows, faults = state
+        assert isinstance(rows, float)
+        assert isinstance(faults, float)
+        self.rows, self.faults = rows, faults
+        assert isinstance(bisected, int)
+        assert isinstance(reruns, int)
+        assert storm_ns is None or isinstance(storm_ns, int)
+        assert isinstance(hopeless, int)
+        assert isinstance(spent_ns, float)
+        assert isinstance(spent_since_ns, int)
+        self.bisected, self.reruns, self.storm_ns = bisected, reruns, storm_ns
+        self._hopeless, self._spent_ns = hopeless, spent_ns
+        self._spent_since_ns = spent_since_ns
+        self.groups = list(groups)
+        self.open = open_
+
+    def waiting_parts(self) -> Iterator[Part]:
+        """Every part that waits to run again."""
+        for group in self.groups:
+            yield from group.parts

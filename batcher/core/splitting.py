@@ -1,0 +1,147 @@
+"""Requests with more rows than a batch holds: their pieces, and whose turn it is after each.
+
+A split request has one place in its lane, with as many rows as may go into one batch. When these
+have run, the rest of it takes a new place, as if it had just arrived: so whoever came meanwhile
+goes first, whoever comes later waits for at most one batch of it, and it starves no more than
+anybody else. What room others' batches have is filled with its rows, where that makes nobody late.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from batcher.core.estimator import ServiceTimes
+from batcher.core.events import RequestArrived, Shapes
+from batcher.core.model import Model
+from batcher.core.policies.none import NoBatchingPolicy
+from batcher.core.policies.reach import TOLERANCE_NS
+from batcher.core.policies.verdict import Situation
+from batcher.core.queue import AGED, LATE, Lane
+from batcher.core.request import NEVER_NS, LiveRequest, Split
+
+PIECE_PART = 0.5
+"""A piece takes no longer than this, in targets: whoever comes while it runs is still in time."""
+
+
+def piece_rows(model: Model, shapes: Shapes) -> int:
+    """The most rows of one piece: a whole batch, or what leaves others time to be in time."""
+    most = model.settings.max_batch_size
+    times = model.times.get(shapes)
+    if model.pace is None or model.target_ns is None or not model.reachable or not times:
+        return most
+    return min(most, max(1, bisect_right(times.curve, PIECE_PART * model.target_ns) - 1))
+
+
+def split(request: LiveRequest, model: Model) -> None:
+    """Cut the first piece off a request that waits, where it fits no batch as a whole."""
+    left = request.arrived.rows - request.start
+    if request.split is None:
+        if left <= model.settings.max_batch_size:
+            return
+        request.split = Split(left)
+    request.rows = min(left, piece_rows(model, request.arrived.shapes))
+
+
+def rest_ns(request: LiveRequest, model: Model, times: ServiceTimes, places: int) -> float:
+    """What the batches after the first one take, on all `places` at once."""
+    piece = request.rows
+    batches = 1 + -(-request.behind // piece)
+    rounds = -(-batches // places) - 1
+    return rounds * times.curve[min(piece, model.settings.max_batch_size)]
+
+
+def start_by(request: LiveRequest, after_ns: float) -> None:
+    """Have the first piece be done early enough for those that come after it."""
+    if request.order < NEVER_NS:
+        request.order -= int(after_ns)
+
+
+def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
+    """Give the rest of a request the place of one that arrives now."""
+    request.probe = False
+    if model.adaptive is None:
+        request.order = NEVER_NS + now_ns
+        return
+    target_ns, expires_ns = model.target_ns, request.expires_ns
+    request.order = NEVER_NS + now_ns if target_ns is None else now_ns + target_ns
+    if expires_ns is not None and expires_ns < request.order:
+        request.order = expires_ns
+    if request.rank in (AGED, LATE):
+        # One piece was served because it had waited for so long; the next has not.
+        request.rank = LATE
+        request.promotes_ns = now_ns + model.settings.queue.ageing_ns
+
+
+def fill(
+    lane: Lane,
+    take: Sequence[LiveRequest],
+    drop: Sequence[LiveRequest],
+    rows: int,
+    model: Model,
+    situation: Situation,
+) -> tuple[LiveRequest, int] | None:
+    """Whose rows fill the room that a batch has left, and how many of them.
+
+    `drop` is given up by the policy. None where a policy left others waiting, for whom the batch would become longer.
+    """
+    if isinstance(model.policy, NoBatchingPolicy):
+        return None
+    rest: LiveRequest | None = None
+    taken = {request.id for request in take}
+    given_up = {request.id for request in drop}
+    for request in lane:
+        if request.id in given_up:
+            continue
+        if request.id in taken:
+            if request.split is not None:
+                return None
+        elif request.split is None:
+            return None
+        elif rest is None:
+            rest = request
+    if rest is None:
+        return None
+    most = max(rows, piece_rows(model, lane.key[1]))
+    if situation.times and model.adaptive is not None:
+        curve, answered = situation.times.curve, situation.times.answered
+        last_ns = min(_last_ns(request, model) for request in (*take, rest))
+        most = min(most, bisect_right(answered, last_ns - situation.now_ns + TOLERANCE_NS) - 1)
+        if situation.longest_ns is not None:
+            most = min(most, bisect_right(curve, situation.longest_ns) - 1)
+    room = min(most - rows, rest.arrived.rows - rest.start)
+    return (rest, room) if room > 0 else None
+
+
+def _last_ns(request: LiveRequest, model: Model) -> int:
+    """When a request must be done: in time, or at least before its caller leaves."""
+    if request.split is None and model.target_ns is not None and AGED < request.rank < LATE:
+        return request.order
+    return NEVER_NS if request.expires_ns is None else request.expires_ns
+
+
+def runs(request: LiveRequest, batch_id: int) -> bool:
+    """Some rows of a request run in a batch; returns whether none of it waits any more."""
+    split = request.split
+    if split is not None:
+        split.batches.add(batch_id)
+        if split.queued or request.retries:
+            return False
+    if request.retries:
+        return False
+    request.batch_id = batch_id
+    return True
+
+
+def part_done(request: LiveRequest, split: Split, batch_id: int, rows: int) -> bool:
+    """Some rows of a split request are done; returns whether all of them are."""
+    split.left -= rows
+    split.batches.discard(batch_id)
+    if split.left and request.batch_id == batch_id:
+        request.batch_id = min(split.batches)
+    return not split.left
+
+
+def too_many_rows(arrived: RequestArrived, model: Model) -> bool:
+    """Whether a request has more rows than one may have."""
+    return arrived.rows > model.settings.max_request_rows
