@@ -224,6 +224,7 @@ def instance_plan(
         max_in_flight=config.max_in_flight,
         execute_timeout_ns=config.execute_timeout,
         warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length),
+        fail_nan=config.on_nan == "fail",
     )
 
 

@@ -50,7 +50,7 @@ class BatchingConfig(Section):
     """`adaptive` derives its windows from `target_p99` and from what batches take; `fixed` waits
     for a full or preferred batch, at most `max_delay`; `none` executes every request alone."""
     max_batch_size: Count = 32
-    """The most rows in one batch. A request with more rows is refused."""
+    """The most rows in one batch. A request with more rows is split over several."""
     target_p99: Duration | None = None
     """The latency goal, from arrival to reply. A goal, not a deadline: only `adaptive` plans by it,
     and `when_late` says what becomes of a request that must miss it. null means that the model has
@@ -103,6 +103,9 @@ class QueueConfig(Section):
 
     max_requests: Count = 1024
     """The most requests that wait."""
+    max_request_batches: Count = 32
+    """The most rows of one request, in batches of `max_batch_size` rows. A request that fits no
+    single batch is split, and others go between its batches. 1 means that none is split."""
     max_rows: Count | None = None
     """The most rows that wait; null means no bound."""
     max_bytes: Size | None = None
@@ -135,6 +138,7 @@ class QueueConfig(Section):
         """The bounds as the scheduler takes them."""
         return QueueLimits(
             max_requests=self.max_requests,
+            max_request_batches=self.max_request_batches,
             max_rows=self.max_rows,
             max_bytes=self.max_bytes,
             timeout_ns=self.timeout,
@@ -180,6 +184,9 @@ class ModelConfig(Section):
     execute_timeout: Duration = 30_000_000_000
     """How long one batch may execute. Then its requests fail, and the instance is abandoned and
     replaced."""
+    on_nan: Literal["serve", "fail"] = "serve"
+    """What becomes of a request with NaN in a floating-point output: it is answered like any other,
+    or fails alone, as one whose input is at fault."""
     batching: BatchingConfig = BatchingConfig()
     """How requests become batches."""
     queue: QueueConfig = QueueConfig()

@@ -203,3 +203,12 @@ def scatter(
         rows = result.outputs[name][start:stop]
         outputs[name] = Tensor(datatypes[name], rows.copy() if reused else rows)
     return outputs
+
+
+def join(pieces: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One request's outputs out of those of its pieces, each under its first row."""
+    ordered = [pieces[start] for start in sorted(pieces)]
+    return {
+        name: Tensor(tensor.datatype, np.concatenate([piece[name].array for piece in ordered]))
+        for name, tensor in ordered[0].items()
+    }

@@ -40,6 +40,8 @@ class InstancePlan:
     max_in_flight: int
     execute_timeout_ns: int
     warmup: WarmupPlan
+    fail_nan: bool = False
+    """Whether rows whose answer holds NaN have failed."""
 
 
 @record
@@ -142,7 +144,9 @@ class Instance:
 
     async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, Profile]:
         plan, home = self.plan, self._home
-        worker = make_worker(plan.make_executor(), plan.name, home.loop, home.clock)
+        worker = make_worker(
+            plan.make_executor(), plan.name, home.loop, home.clock, fail_nan=plan.fail_nan
+        )
         try:
             metadata = await worker.load(plan.context)
             datatypes = output_datatypes(metadata)

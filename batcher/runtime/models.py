@@ -120,7 +120,7 @@ class ServedModel:
                 await self._fail(str(error) or "loading was given up")
                 raise
             self.output_datatypes = output_datatypes(metadata)
-            signature = Signature(self.name, metadata, self.settings.max_batch_size)
+            signature = Signature(self.name, metadata, self.settings.max_request_rows)
             self._loaded = metadata, signature
             self.state, self.why = ModelState.READY, ""
 

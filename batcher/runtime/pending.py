@@ -10,6 +10,7 @@ from batcher.executor import BatchResult
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.signature import Measure
 from batcher.telemetry.stamps import Stamps
+from batcher.tensors import Tensor
 
 
 class ReplyPort(Protocol):
@@ -39,8 +40,8 @@ class Pending:
     """One request between the gate and its end.
 
     `result`, `offset` (the first of its rows in the batch) and `replies` are set once its batch is
-    executed,
-    `failure` holds the executor's reason when that failed.
+    executed, `failure` holds the executor's reason when that failed. Of a request whose rows run in
+    several batches, `pieces` holds the outputs of those that are done, by their first row.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Pending:
         "measure",
         "offset",
         "outcome",
+        "pieces",
         "reason",
         "replies",
         "reply",
@@ -73,6 +75,7 @@ class Pending:
         self.reply = reply
         self.stamps = Stamps(request.arrival_ns)
         self.result: BatchResult | None = None
+        self.pieces: dict[int, dict[str, Tensor]] | None = None
         self.offset = 0
         self.replies: Replies | None = None
         self.failure: str | None = None

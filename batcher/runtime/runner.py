@@ -18,7 +18,9 @@ from batcher.clock import MILLISECOND, Clock
 from batcher.core.commands import (
     Command,
     Dispatch,
+    FailureStorm,
     Outcome,
+    Part,
     PolicyFailed,
     SettingsRefused,
     Settle,
@@ -41,7 +43,8 @@ from batcher.core.observation import Observation
 from batcher.core.record import record
 from batcher.core.scheduler import Scheduler
 from batcher.errors import ChangeFailed
-from batcher.runtime.dispatch import Executed, Slice, scatter
+from batcher.executor import BatchResult
+from batcher.runtime.dispatch import Executed, Slice, join, scatter
 from batcher.runtime.outcomes import error_for
 from batcher.runtime.pending import Pending, Replies, ReplyPort, Target
 from batcher.runtime.request import InferenceReply, InferenceRequest
@@ -61,10 +64,12 @@ class BatchRunner(Protocol):
 
 @record
 class _RunningBatch:
-    """A dispatched batch: where it went, and whose rows are in it, in order."""
+    """A dispatched batch: where it went, and which rows of whom are in it, in order."""
 
     instance: str
     pendings: list[Pending]
+    parts: tuple[Part, ...]
+    rows: int
 
 
 class Runner:
@@ -238,6 +243,8 @@ class Runner:
                     "policy of %s failed, batching is off for it: %s", command.model, command.error
                 )
                 self._on_policy_failed(command)
+            elif isinstance(command, FailureStorm):
+                _log_storm(command)
 
     # Batches
 
@@ -247,42 +254,51 @@ class Runner:
         rows = 0
         for part in command.parts:
             pending = self._pending[part.id]
-            pending.offset = rows
-            pending.stamps.dispatched_ns = now_ns
+            # Rows that run later, or again, count as executing since the first ones.
+            if not pending.stamps.dispatched_ns:
+                pending.stamps.dispatched_ns = now_ns
+            pending.failure = None
             rows += part.stop - part.start
             batch.append(pending)
             slices.append(Slice(pending.request, part.start, part.stop))
         for pending in batch:
             pending.stamps.batch_rows = rows
         batch_id = command.batch_id
-        self._running[batch_id] = _RunningBatch(command.instance, batch)
+        self._running[batch_id] = _RunningBatch(command.instance, batch, command.parts, rows)
         self._instances[command.instance].run(
             batch_id, slices, lambda executed: self._executed(batch_id, executed)
         )
 
     def _executed(self, batch_id: int, executed: Executed) -> None:
         """Report a batch; the answers leave while its result is held."""
-        batch = self._running.pop(batch_id).pendings
+        batch = self._running.pop(batch_id)
         result = executed.result
         failed: list[Failure] = []
         done: list[int] = []
-        for pending in batch:
+        whole: list[Pending] = []
+        offset = 0
+        for pending, part in zip(batch.pendings, batch.parts, strict=True):
             stamps = pending.stamps
-            stamps.execute_start_ns = executed.execute_start_ns
+            if not stamps.execute_start_ns:
+                stamps.execute_start_ns = executed.execute_start_ns
             stamps.execute_end_ns = executed.execute_end_ns
+            stop = offset + part.stop - part.start
             if result is None:
                 pending.failure = executed.failure
-                failed.append(Failure(pending.id, executed.cause))
-            elif result.row_errors and (error := _row_error(pending, result.row_errors)):
+            elif result.row_errors and (error := _row_error(part, offset, result.row_errors)):
                 pending.failure = error
                 failed.append(Failure(pending.id, FailureCause.INPUT))
             else:
-                pending.result = result
                 done.append(pending.id)
-        if done:
-            rows = batch[0].stamps.batch_rows
-            replies = Replies(len(done), rows, self._clock())
-            for pending in batch:
+                if stop - offset == pending.measure.rows:
+                    pending.result, pending.offset = result, offset
+                    whole.append(pending)
+                else:
+                    _keep(pending, part.start, result, offset, stop)
+            offset = stop
+        if whole:
+            replies = Replies(len(whole), batch.rows, self._clock())
+            for pending in whole:
                 pending.replies = replies
         self.feed(
             BatchProgress(
@@ -293,6 +309,7 @@ class Runner:
                 timings=Timings(
                     executed.started_ns, executed.execute_start_ns, executed.execute_end_ns
                 ),
+                error=executed.cause if result is None else None,
             )
         )
         executed.release()
@@ -314,21 +331,44 @@ class Runner:
 
     def _answer(self, pending: Pending) -> None:
         request, target = pending.request, pending.target
-        assert pending.result is not None  # noqa: S101 - the core settled what was reported done
-        stop = pending.offset + pending.measure.rows
-        outputs = scatter(
-            pending.result, pending.offset, stop, request.outputs, target.output_datatypes
-        )
-        pending.result = None
+        if pending.pieces is not None:
+            outputs = join(pending.pieces)
+            pending.pieces = None
+        else:
+            assert pending.result is not None  # noqa: S101 - the core settled what was reported done
+            stop = pending.offset + pending.measure.rows
+            outputs = scatter(
+                pending.result, pending.offset, stop, request.outputs, target.output_datatypes
+            )
+            pending.result = None
         pending.stamps.settled_ns = self._clock()
         reply = InferenceReply(target.name, target.version, request.id, outputs, pending.stamps)
         pending.reply.send(reply, last=True)
 
 
-def _row_error(pending: Pending, row_errors: Mapping[int, str]) -> str | None:
+def _log_storm(storm: FailureStorm) -> None:
+    if storm.over:
+        log.info("%s: batches succeed again; those that fail are bisected again", storm.model)
+    else:
+        log.error(
+            "%s: too many batches fail to look for the requests at fault;"
+            " batches fail as a whole until it calms",
+            storm.model,
+        )
+
+
+def _keep(pending: Pending, start: int, result: BatchResult, offset: int, stop: int) -> None:
+    """Hold the outputs of some of a request's rows until all of them are done."""
+    if pending.pieces is None:
+        pending.pieces = {}
+    wanted, datatypes = pending.request.outputs, pending.target.output_datatypes
+    pending.pieces[start] = scatter(result, offset, stop, wanted, datatypes)
+
+
+def _row_error(part: Part, offset: int, row_errors: Mapping[int, str]) -> str | None:
     """The first error among a request's own rows, naming the row as the caller counts it."""
-    for row in range(pending.measure.rows):
-        message = row_errors.get(pending.offset + row)
+    for row in range(part.start, part.stop):
+        message = row_errors.get(offset + row - part.start)
         if message is not None:
             return f"row {row}: {message}"
     return None

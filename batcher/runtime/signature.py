@@ -31,9 +31,9 @@ class Measure:
 class Signature:
     """One loaded model's inputs and outputs."""
 
-    def __init__(self, model: str, metadata: ModelMetadata, max_batch_size: int) -> None:
+    def __init__(self, model: str, metadata: ModelMetadata, max_rows: int) -> None:
         self.model = model
-        self.max_batch_size = max_batch_size
+        self.max_rows = max_rows
         self.inputs = {spec.name: spec for spec in metadata.inputs}
         self.outputs = {spec.name: spec for spec in metadata.outputs}
         self._specs = metadata.inputs
@@ -98,10 +98,10 @@ class Signature:
             raise InvalidRequest(
                 f"{self.model}: input {spec.name!r} has zero rows; a request needs at least one"
             )
-        if got > self.max_batch_size:
+        if got > self.max_rows:
             raise InvalidRequest(
-                f"{self.model}: {got} rows in one request,"
-                f" at most {self.max_batch_size} (max_batch_size) can be served"
+                f"{self.model}: {got} rows in one request, at most {self.max_rows}"
+                " (max_batch_size x queue.max_request_batches) can be served"
             )
         return got
 

@@ -20,6 +20,7 @@ from batcher.clock import Clock
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.dispatch import Executed, Slice, execute, execute_async
+from batcher.runtime.nan import fail_nan_rows
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +67,16 @@ class ThreadWorker:
     """
 
     def __init__(
-        self, executor: Executor, name: str, loop: asyncio.AbstractEventLoop, clock: Clock
+        self,
+        executor: Executor,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        *,
+        fail_nan: bool = False,
     ) -> None:
         self._clock = clock
+        self._fail_nan = fail_nan
         self._thread = ThreadedExecutor(executor, name, loop)
         self._ended: deque[Executed] = deque()  # on the thread, and not handed on by the loop yet
         self._abandoned = False
@@ -111,7 +119,10 @@ class ThreadWorker:
         begun: Callable[[], None],
         executor: Executor,
     ) -> None:
-        self._ended.append(execute(executor, slices, datatypes, self._clock, begun))
+        executed = execute(executor, slices, datatypes, self._clock, begun)
+        if self._fail_nan:
+            fail_nan_rows(executed, datatypes)
+        self._ended.append(executed)
         if self._abandoned:
             self._release_ended()
 
@@ -125,12 +136,19 @@ class LoopWorker:
     """A coroutine executor on the event loop."""
 
     def __init__(
-        self, executor: AsyncExecutor, name: str, loop: asyncio.AbstractEventLoop, clock: Clock
+        self,
+        executor: AsyncExecutor,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        *,
+        fail_nan: bool = False,
     ) -> None:
         self._executor = executor
         self._name = name
         self._loop = loop
         self._clock = clock
+        self._fail_nan = fail_nan
         self._tasks: set[asyncio.Task[Executed]] = set()
         self._to_close = False
         self._last: asyncio.Task[None] | None = None
@@ -143,9 +161,7 @@ class LoopWorker:
 
     def run(self, slices: Sequence[Slice], datatypes: Mapping[str, str], done: Done) -> None:
         """Execute as a task."""
-        task = self._loop.create_task(
-            execute_async(self._executor, slices, datatypes, self._clock), name=self._name
-        )
+        task = self._loop.create_task(self._execute(slices, datatypes), name=self._name)
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[Executed]) -> None:
@@ -158,6 +174,12 @@ class LoopWorker:
                 task.result().release()
 
         task.add_done_callback(ended)
+
+    async def _execute(self, slices: Sequence[Slice], datatypes: Mapping[str, str]) -> Executed:
+        executed = await execute_async(self._executor, slices, datatypes, self._clock)
+        if self._fail_nan:
+            fail_nan_rows(executed, datatypes)
+        return executed
 
     async def close(self, timeout_s: float) -> None:
         """Wait for what runs, then close."""
@@ -193,8 +215,13 @@ def make_worker(
     name: str,
     loop: asyncio.AbstractEventLoop,
     clock: Clock,
+    *,
+    fail_nan: bool = False,
 ) -> Worker:
-    """The worker for an executor, by the kind of its `execute`."""
+    """The worker for an executor, by the kind of its `execute`.
+
+    With `fail_nan`, rows of an answer that hold NaN count as failed.
+    """
     if inspect.iscoroutinefunction(executor.execute):
-        return LoopWorker(executor, name, loop, clock)  # type: ignore[arg-type] # Protocols differ in async only
-    return ThreadWorker(executor, name, loop, clock)  # type: ignore[arg-type] # see above
+        return LoopWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # Protocols differ in async only
+    return ThreadWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # see above

@@ -74,7 +74,7 @@ class Telemetry(Collector):
         yield from self._collect_instances(observation)
         yield from self._collect_requests()
         yield from self._collect_batches()
-        yield from self._collect_failures()
+        yield from self._collect_failures(observation)
 
     def _collect_server(self) -> Iterator[Metric]:
         build = (__version__, platform.python_version())
@@ -180,11 +180,15 @@ class Telemetry(Collector):
             ),
         )
 
-    def _collect_failures(self) -> Iterator[Metric]:
+    def _collect_failures(self, observation: Observation) -> Iterator[Metric]:
         models = self._models.values()
         yield self._histogram(f.MODEL_LOAD_DURATION, lambda m: m.load_duration)
         yield single_values(f.MODEL_LOAD_FAILURES, ((m.labels, m.load_failures) for m in models))
         yield single_values(f.POLICY_FAILURES, ((m.labels, m.policy_failures) for m in models))
+        observed = [(self._labels(model.model), model) for model in observation.models]
+        yield single_values(f.BISECTED_BATCHES, ((ls, m.bisected_batches) for ls, m in observed))
+        yield single_values(f.BISECT_EXECUTIONS, ((ls, m.bisect_executions) for ls, m in observed))
+        yield single_values(f.FAILURE_STORM, ((ls, int(m.storm)) for ls, m in observed))
 
     def _histogram(self, family: Family, of: Callable[[ModelTelemetry], Histogram]) -> Metric:
         return histograms(family, ((m.labels, of(m)) for m in self._models.values()))

@@ -251,6 +251,29 @@ POLICY_FAILURES = Family(
     "Times the model's batching policy broke its contract; the model then runs without batching.",
 )
 
+BISECTED_BATCHES = Family(
+    "batcher_bisected_batches",
+    "counter",
+    "batches",
+    _MODEL,
+    "Batches that failed as a whole and were run again in parts, to find the requests at fault.",
+)
+BISECT_EXECUTIONS = Family(
+    "batcher_bisect_executions",
+    "counter",
+    "executions",
+    _MODEL,
+    "Executions of such parts: the extra work that failing requests make.",
+)
+FAILURE_STORM = Family(
+    "batcher_failure_storm",
+    "gauge",
+    "",
+    _MODEL,
+    "1 while so many batches fail that they fail as a whole, without a search for the requests at "
+    "fault, else 0.",
+)
+
 FAMILIES = (
     BUILD_INFO,
     DRAINING,
@@ -279,5 +302,8 @@ FAMILIES = (
     MODEL_LOAD_DURATION,
     MODEL_LOAD_FAILURES,
     POLICY_FAILURES,
+    BISECTED_BATCHES,
+    BISECT_EXECUTIONS,
+    FAILURE_STORM,
 )
 """All of them, in the order in which they are exported and documented."""

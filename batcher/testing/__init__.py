@@ -9,12 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batcher.testing.clock import ManualClock
-from batcher.testing.fakes import Call, FakeExecutor, Hang
+from batcher.testing.fakes import Call, FakeExecutor, Hang, nan_on, raise_on
 
 if TYPE_CHECKING:
     from batcher.testing.contract import ExecutorContract
 
-__all__ = ["Call", "ExecutorContract", "FakeExecutor", "Hang", "ManualClock"]
+__all__ = [
+    "Call",
+    "ExecutorContract",
+    "FakeExecutor",
+    "Hang",
+    "ManualClock",
+    "nan_on",
+    "raise_on",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -155,6 +155,29 @@ class FakeExecutor:
         self.calls.append(Call(method, threading.get_ident(), batch))
 
 
+def raise_on(value: float, answer: Answer | None = None) -> Answer:
+    """An answer that raises when some value of `X` is `value`: such a row poisons its batch."""
+
+    def poisoned(batch: Batch) -> BatchResult:
+        if (batch.inputs["X"] == value).any():
+            raise ValueError("poison")
+        return (answer or double)(batch)
+
+    return poisoned
+
+
+def nan_on(value: float, answer: Answer | None = None) -> Answer:
+    """An answer with NaN in `Y` for every row of `X` that holds `value`."""
+
+    def poisoned(batch: Batch) -> BatchResult:
+        result = (answer or double)(batch)
+        outputs = {name: array.copy() for name, array in result.outputs.items()}
+        outputs["Y"][(batch.inputs["X"] == value).any(axis=1)] = np.nan
+        return BatchResult(outputs, result.row_errors, result.release)
+
+    return poisoned
+
+
 def double(batch: Batch) -> BatchResult:
     """`Y = 2 * X`, in X's dtype."""
     inputs = batch.inputs["X"]

@@ -54,6 +54,7 @@ def model_settings(draw: st.DrawFn) -> ModelSettings:
     )
     limits = QueueLimits(
         max_requests=draw(st.integers(1, 8)),
+        max_request_batches=draw(st.sampled_from((1, 2, 6))),
         max_rows=draw(st.none() | st.integers(1, 12)),
         max_bytes=draw(st.none() | st.integers(1, 12)),
         timeout_ns=draw(st.none() | milliseconds(1, 8)),
