@@ -11,6 +11,7 @@ from batcher.core.events import (
     BatchProgress,
     CancelCause,
     DeviceConfigured,
+    FailureCause,
     InstanceDown,
     InstanceDraining,
     InstanceUp,
@@ -112,6 +113,10 @@ class Play:
     def cancel(self, request_id, cause=CancelCause.CANCELLED, *, at=None):
         return self.feed(RequestCancelled(request_id, cause), at=at)
 
+    def error(self, batch_id, cause=FailureCause.UNKNOWN, *, at=None):
+        """A batch failed as a whole."""
+        return self.feed(BatchProgress(batch_id, (), error=cause), at=at)
+
     def done(self, batch_id, *ids, at=None, failed=(), last=True):
         return self.feed(BatchProgress(batch_id, ids, tuple(failed), last), at=at)
 
@@ -127,6 +132,13 @@ class Play:
     def batches(commands):
         """The ids of each dispatched batch."""
         return [[p.id for p in c.parts] for c in commands if isinstance(c, Dispatch)]
+
+    @staticmethod
+    def parts(commands):
+        """The rows of each dispatched batch, as `(id, start, stop)`."""
+        return [
+            [(p.id, p.start, p.stop) for p in c.parts] for c in commands if isinstance(c, Dispatch)
+        ]
 
     @staticmethod
     def ended(commands):

@@ -17,7 +17,7 @@ EXPECTED = {
     "wrong_columns": ("INVALID_ARGUMENT", "[1, 15]"),
     "wrong_rank": ("INVALID_ARGUMENT", "[16]"),
     "no_rows": ("INVALID_ARGUMENT", "zero rows"),
-    "too_many_rows": ("INVALID_ARGUMENT", "9 rows"),
+    "too_many_rows": ("INVALID_ARGUMENT", "257 rows"),
     "unequal_rows": ("INVALID_ARGUMENT", "rows"),
     "unknown_output": ("INVALID_ARGUMENT", "'W'"),
     "reserved_parameter": ("INVALID_ARGUMENT", "triton_secret"),

@@ -118,3 +118,45 @@ async def test_through_the_server_one_at_a_time_and_unbatched(
     assert_close(alone, expected[some])
     assert_close(unbatched, expected[some])
     assert set(batches) == {1}
+
+
+async def test_a_split_request_gets_the_answers_of_an_unsplit_one(serve, model_path, pytestconfig):
+    """96 sentences in one request: whole, in pieces of 16, and in pieces beside others."""
+    import asyncio
+
+    from grpc import aio
+
+    from batcher import protocol
+    from batcher.testing.messages import infer_request, output_arrays
+
+    (first, *_) = load_config(pytestconfig.rootpath / CONFIG).model_dump(mode="json")["models"]
+    first["options"]["path"] = str(model_path)
+    whole = first | {"name": "whole", "batching": {"max_batch_size": 96}}
+    split = first | {"name": "split", "batching": {"max_batch_size": 16}}
+    for each in (whole, split):
+        each["warmup"] = {"batch_sizes": []}
+    served = serve({"models": [whole, split]})
+    ids = np.random.default_rng(3).integers(1000, 30_000, (96, 12))
+    ids[:, 0], ids[:, -1] = 101, 102
+
+    def request(model, rows):
+        return infer_request(
+            model, {"input_ids": ids[rows], "attention_mask": np.ones_like(ids[rows])}
+        )
+
+    async with aio.insecure_channel(served.grpc) as channel:
+        stub = protocol.Stub(channel, protocol.INFERENCE)
+
+        async def embedding(model, rows):
+            reply = await stub.ModelInfer(request(model, rows))
+            return output_arrays(reply)["embedding"]
+
+        unsplit = await embedding("whole", slice(0, 96))
+        alone = await embedding("split", slice(0, 96))
+        mixed, *others = await asyncio.gather(
+            embedding("split", slice(0, 96)),
+            *(embedding("split", slice(n, n + 1)) for n in range(40)),
+        )
+    assert np.abs(alone - unsplit).max() < 1e-5
+    assert np.abs(mixed - unsplit).max() < 1e-5
+    assert np.abs(np.concatenate(others) - unsplit[:40]).max() < 1e-5

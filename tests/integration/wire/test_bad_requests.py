@@ -90,7 +90,12 @@ BAD = {
     "typed too short": (typed(3), INVALID, "'X'", "expected 4 elements", "got 3"),
     "malformed BYTES": (malformed_bytes(), INVALID, "'X'", "BYTES element 0", "255 bytes"),
     "zero rows": (inputs(X=np.ones((0, 4), np.float32)), INVALID, "'X' has zero rows"),
-    "too many rows": (inputs(X=np.ones((33, 4), np.float32)), INVALID, "33 rows", "at most 32"),
+    "too many rows": (
+        inputs(X=np.ones((1025, 4), np.float32)),
+        INVALID,
+        "1025 rows",
+        "at most 1024",
+    ),
     "unknown reserved parameter": (parameter("triton_x", bool_param=True), INVALID, "'triton_x'"),
     "wrong parameter type": (parameter("priority", string_param="1"), INVALID, "'priority'"),
 }

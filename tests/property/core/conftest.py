@@ -27,6 +27,12 @@ class Waiting:
     arrived: RequestArrived
     due_ns: int | None
     expires_ns: int | None
+    start: int = 0
+    """The first of the rows that wait; those before it run, or are done."""
+
+    @property
+    def left(self):
+        return self.arrived.rows - self.start
 
     @property
     def lane(self):
@@ -37,6 +43,8 @@ class Waiting:
 class Running:
     instance: str
     left: list[int]
+    rows: dict[int, int]
+    filled: int | None
 
 
 @dataclass
@@ -49,6 +57,10 @@ class Ledger:
     used: list = field(default_factory=list)  # (instance, incarnation), most recent last
     waiting: dict = field(default_factory=dict)  # id -> Waiting, in order of arrival
     running: dict = field(default_factory=dict)  # batch id -> Running
+    split: set = field(default_factory=set)  # ids of requests that have not fitted one batch
+    known: dict = field(default_factory=dict)  # id -> Waiting, for ever
+    done: dict = field(default_factory=dict)  # id -> rows
+    total: dict = field(default_factory=dict)  # id -> rows
     ended: dict = field(default_factory=dict)  # id -> how, for ever
     last_batch: int = 0
 
@@ -97,16 +109,20 @@ class Ledger:
         reason = self.refusal(event, model)
         if reason is not None:
             return self.end(event.id, Outcome.REJECTED, reason)
-        self.waiting[event.id] = request
+        self.waiting[event.id] = self.known[event.id] = request
+        self.total[event.id] = event.rows
+        if event.rows > model.max_batch_size:
+            self.split.add(event.id)
         return None
 
     def refusal(self, event, model):
         queue = [r.arrived for r in self.waiting.values() if r.arrived.model == event.model]
         queue.append(event)
+        begun = sum(r.start for r in self.waiting.values() if r.arrived.model == event.model)
         bounds = [
-            (event.rows, model.max_batch_size, Reason.TOO_MANY_ROWS),
+            (event.rows, model.max_request_rows, Reason.TOO_MANY_ROWS),
             (len(queue), model.queue.max_requests, Reason.QUEUE_REQUESTS),
-            (sum(r.rows for r in queue), model.queue.max_rows, Reason.QUEUE_ROWS),
+            (sum(r.rows for r in queue) - begun, model.queue.max_rows, Reason.QUEUE_ROWS),
             (sum(r.nbytes for r in queue), model.queue.max_bytes, Reason.QUEUE_BYTES),
         ]
         broken = [why for size, bound, why in bounds if bound is not None and size > bound]
@@ -125,14 +141,28 @@ class Ledger:
             return
         for request_id in event.done:
             if request_id in batch.left:
-                self.end(request_id, Outcome.OK)
+                batch.left.remove(request_id)
+                rows = self.done.get(request_id, 0) + batch.rows[request_id]
+                self.done[request_id] = rows
+                if rows == self.total[request_id]:
+                    self.end(request_id, Outcome.OK)
+                elif request_id in self.waiting and request_id != batch.filled:
+                    self.waiting[request_id] = self.waiting.pop(request_id)  # the last place
         for failure in event.failed:
             if failure.id in batch.left:
                 self.end(failure.id, Outcome.FAILED, FAILED[failure.cause])
-        if event.last:
+        if event.last or event.error is not None:
             for request_id in list(batch.left):
-                self.end(request_id, Outcome.FAILED, Reason.UNKNOWN_FAILURE)
+                cause = event.error or FailureCause.UNKNOWN
+                self.end(request_id, *self.over(request_id, cause))
             del self.running[event.batch_id]
+
+    def over(self, request_id, cause):
+        """How a request ends that its batch leaves: it may be too late for it in any case."""
+        request = self.known[request_id]
+        if request.expires_ns is not None and request.expires_ns <= self.now_ns:
+            return self.expiry(request)
+        return Outcome.FAILED, FAILED[cause]
 
     def on_InstanceUp(self, event):  # noqa: N802
         known = self.instances.get(event.instance)
@@ -160,10 +190,10 @@ class Ledger:
 
     def on_ModelConfigured(self, event):  # noqa: N802
         self.models[event.model] = event.settings
-        for request_id, request in list(self.waiting.items()):
-            arrived = request.arrived
-            if arrived.model == event.model and arrived.rows > event.settings.max_batch_size:
-                self.end(request_id, Outcome.REJECTED, Reason.TOO_MANY_ROWS)
+        for request_id, request in self.waiting.items():
+            mine = request.arrived.model == event.model
+            if mine and request.left > event.settings.max_batch_size:
+                self.split.add(request_id)
 
     def on_ModelRemoved(self, event):  # noqa: N802
         self.models.pop(event.model, None)
@@ -207,12 +237,30 @@ class Ledger:
             lanes.setdefault(request.lane, []).append(request)
         return list(lanes.values())
 
+    def piece(self, request):
+        """The rows of a request that may go into one batch."""
+        return min(request.left, self.models[request.arrived.model].max_batch_size)
+
+    def filled(self, lane, count, rows):
+        """What room a batch has is filled by one request that is split, if nobody else waits."""
+        model = self.models[lane[0].arrived.model]
+        room = model.max_batch_size - rows
+        rest = lane[count:]
+        if isinstance(model.policy, NoBatching) or not rest or not room:
+            return None
+        if any(r.arrived.id in self.split for r in lane[:count]):
+            return None
+        if any(r.arrived.id not in self.split for r in rest):
+            return None
+        return rest[0], min(room, rest[0].left)
+
     def ready(self, lane):
         """How many requests of a lane make a batch now; 0 while its window is open."""
         model = self.models[lane[0].arrived.model]
         if isinstance(model.policy, NoBatching):
             return 1
-        rows = [sum(r.arrived.rows for r in lane[:n]) for n in range(1, len(lane) + 1)]
+        sizes = [self.piece(r) for r in lane]
+        rows = [sum(sizes[:n]) for n in range(1, len(lane) + 1)]
         fits = sum(r <= model.max_batch_size for r in rows)
         preferred = model.policy.preferred_sizes or (model.max_batch_size,)
         hits = [n for n in range(1, fits + 1) if rows[n - 1] in preferred]
@@ -244,10 +292,13 @@ class Ledger:
         lane = next(a for a in self.lanes() if a[0].arrived.id == ids[0])
         assert command.model == lane[0].arrived.model
         assert command.bucket == lane[0].arrived.shapes
-        assert ids == [r.arrived.id for r in lane[: self.ready(lane)]]
-        assert [(p.start, p.stop) for p in command.parts] == [
-            (0, r.arrived.rows) for r in lane[: len(ids)]
+        taken = [(r, self.piece(r)) for r in lane[: self.ready(lane)]]
+        filled = self.filled(lane, len(taken), sum(rows for _, rows in taken))
+        parts = [*taken, filled] if filled else taken
+        assert [(p.id, p.start, p.stop) for p in command.parts] == [
+            (r.arrived.id, r.start, r.start + rows) for r, rows in parts
         ]
+        assert command.attempt == 1
         self.check_turn(lane)
         up = self.free(command.model)[0]
         assert command.instance == up.instance
@@ -255,9 +306,17 @@ class Ledger:
         self.last_batch = command.batch_id
         key = (up.instance, up.incarnation)
         self.used = [each for each in self.used if each != key] + [key]
-        for request_id in ids:
-            del self.waiting[request_id]
-        self.running[command.batch_id] = Running(up.instance, ids)
+        for request, rows in parts:
+            request.start += rows
+            if request.left and (request, rows) == filled:
+                continue  # it keeps its place
+            del self.waiting[request.arrived.id]
+            if request.left:
+                self.waiting[request.arrived.id] = request  # the last place
+        rows = {r.arrived.id: n for r, n in parts}
+        self.running[command.batch_id] = Running(
+            up.instance, ids, rows, filled[0].arrived.id if filled else None
+        )
 
     def wakeup_ns(self):
         """When something changes by itself: an expiry, or the end of a window that is open."""

@@ -123,6 +123,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         failed = data.draw(st.lists(failures, max_size=2))
         self.pending.append(BatchProgress(batch_id, tuple(data.draw(ids)), tuple(failed), last))
 
+    @rule(data=st.data(), cause=st.sampled_from(FailureCause))
+    def fail(self, data, cause):
+        """A batch fails as a whole, in which there is nothing to bisect."""
+        if self.ledger.running:
+            batch_id = data.draw(st.sampled_from(list(self.ledger.running)))
+            if len(self.ledger.running[batch_id].left) > 1:
+                cause = FailureCause.DEVICE
+            self.pending.append(BatchProgress(batch_id, (), error=cause))
+
     @rule(data=st.data())
     def finish(self, data):
         if self.ledger.running:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batcher.clock import MILLISECOND
-from batcher.core.commands import Dispatch, Outcome, Reason, Settle
+from batcher.core.commands import Dispatch, FailureStorm, Outcome, Reason, Settle
 from batcher.core.events import (
     BatchProgress,
     CancelCause,
@@ -49,7 +49,10 @@ class Story:
         self.now_ns = 0
         self.requests = 0
         self.live = {}
-        self.ran = set()
+        self.poison = set()
+        self.poison_share = self.draw.choice([0.0, 0.02, 0.4])
+        self.undone = {}  # id -> rows that are not done
+        self.stormy = dict.fromkeys("ab", False)
         self.running = {}
         self.incarnations = {}
         self.settings = {}
@@ -93,43 +96,66 @@ class Story:
         for command in commands:
             if isinstance(command, Dispatch):
                 self.start(command)
+            elif isinstance(command, FailureStorm):
+                assert self.stormy[command.model] == command.over
+                self.stormy[command.model] = not command.over
             else:
-                assert isinstance(command, Settle)
+                assert isinstance(command, Settle), command
                 for request_id in command.ids:
                     del self.live[request_id]
+                    assert command.outcome is not Outcome.OK or not self.undone[request_id]
         wakeup_ns = scheduler.next_wakeup_ns()
         assert wakeup_ns is None or wakeup_ns > scheduler.now_ns
         for model in scheduler.models.values():
             if model.queue.requests and scheduler.fleet.free_instance(model.name):
                 assert wakeup_ns is not None, f"{model.name} waits for nothing"
+            if scheduler.fleet.free_instance(model.name):
+                assert not model.bisecting.groups
 
     def start(self, command):
         rows = sum(part.stop - part.start for part in command.parts)
         assert rows <= self.settings[command.model].max_batch_size
         ids = [part.id for part in command.parts]
-        assert not self.ran.intersection(ids)
-        self.ran.update(ids)
-        for request_id in ids:
-            expires_ns = self.live[request_id].expires_ns
+        assert len(set(ids)) == len(ids)
+        in_hand = [p for batch in self.running.values() for p in batch[1]]
+        for part in command.parts:
+            wanted = set(range(part.start, part.stop))
+            assert wanted <= self.undone[part.id], "rows that are done run again"
+            assert not any(
+                p.id == part.id and wanted & set(range(p.start, p.stop)) for p in in_hand
+            ), "rows run twice at once"
+            expires_ns = self.live[part.id].expires_ns
             assert expires_ns is None or expires_ns > self.now_ns
         self.check_that_it_is_in_time(command, rows)
         took_ms = (4 + self.draw.random() * rows) * self.draw.choice([1, 1, 1, 1, 10])
         ends_ns = self.now_ns + int(took_ms * MILLISECOND)
-        self.running[command.batch_id] = ends_ns, ids, command.instance, command.model, rows
+        self.running[command.batch_id] = (
+            ends_ns,
+            command.parts,
+            command.instance,
+            command.model,
+            rows,
+        )
 
     def check_that_it_is_in_time(self, command, rows):
-        """Nothing runs that the estimator says will be late, where late means refused."""
+        """Nothing runs that the estimator says will be late, where late means refused.
+
+        But for what runs again, and for a request that is split, once it has begun.
+        """
         model = self.scheduler.models[command.model]
         times = model.times.get(command.bucket)
         policy = model.settings.policy
         refuses = isinstance(policy, Adaptive) and policy.when_late is WhenLate.REFUSE
         if not refuses or model.target_ns is None or not model.reachable or not times:
             return
+        if command.attempt > 1:
+            return
         ends_ns = self.now_ns + times.answered[rows]
         for part in command.parts:
             request = self.scheduler.live[part.id]
             # Who was late already when the settings said so is served as those promised.
-            if not request.probe and request.rank not in {AGED, LATE}:
+            promised = request.rank in {AGED, LATE}
+            if not (request.probe or promised or request.split is not None):
                 self.foretold += 1
                 assert ends_ns <= request.order + TOLERANCE_NS
 
@@ -159,7 +185,7 @@ class Story:
             request = RequestArrived(
                 self.requests,
                 draw.choice("aab"),
-                draw.choice([1, 1, 1, 2, 5, 33]),
+                draw.choice([1, 1, 1, 2, 5, 33, 90]),
                 draw.choice([0, 10]),
                 draw.choice([(), (), ((4,),)]),
                 "",
@@ -170,6 +196,9 @@ class Story:
                 draw.choice(["", "gold", "x"]),
             )
             self.live[request.id] = request
+            self.undone[request.id] = set(range(request.rows))
+            if draw.random() < self.poison_share:
+                self.poison.add(request.id)
             events.append(request)
         self.tell(*events)
 
@@ -187,8 +216,17 @@ class Story:
         self.now_ns = max(self.now_ns, until_ns)
         events = []
         for batch_id in [b for b, batch in self.running.items() if batch[0] <= self.now_ns]:
-            _, ids, _, model, rows = self.running.pop(batch_id)
+            _, parts, _, model, rows = self.running.pop(batch_id)
+            ids = [part.id for part in parts]
+            chance = self.draw.random()
+            if self.poison.intersection(ids) or chance < failures:
+                cause = FailureCause.DEVICE if chance < 0.1 else FailureCause.UNKNOWN
+                events.append(BatchProgress(batch_id, (), error=cause))
+                continue
             failed = {i for i in ids if self.draw.random() < failures}
+            for part in parts:
+                if part.id not in failed:
+                    self.undone[part.id] -= set(range(part.start, part.stop))
             events.append(
                 BatchProgress(
                     batch_id,

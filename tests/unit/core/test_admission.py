@@ -50,11 +50,11 @@ def test_max_bytes(busy):
     assert play.arrive(3, nbytes=40) == []
 
 
-def test_max_rows_of_a_batch(busy):
-    play = busy()
+def test_max_request_batches(busy):
+    play = busy(max_request_batches=2)
 
-    assert play.arrive(1, rows=4) == []
-    assert play.arrive(2, rows=5) == refused(2, Reason.TOO_MANY_ROWS, None)
+    assert play.arrive(1, rows=8) == []
+    assert play.arrive(2, rows=9) == refused(2, Reason.TOO_MANY_ROWS, None)
 
 
 def test_what_runs_does_not_count(busy):

@@ -34,16 +34,6 @@ def test_a_new_policy_is_asked_at_once(play):
     assert play.batches(play.none()) == [[1]]
 
 
-def test_what_no_longer_fits_a_batch_is_refused_and_its_neighbours_are_served(play):
-    play.fixed(max_rows=8)
-    play.up()
-    play.arrive(0)
-    play.feed(play.request(1, rows=5), play.request(2, rows=4), play.request(3, rows=8))
-
-    assert play.fixed(max_rows=4) == [Settle((1, 3), Outcome.REJECTED, Reason.TOO_MANY_ROWS)]
-    assert play.batches(play.done(1, 0)) == [[2]]
-
-
 def test_what_runs_is_not_touched_by_smaller_limits(running):
     running.fixed(max_rows=1)
 

@@ -77,7 +77,7 @@ def no_rows(client):
 
 @check
 def too_many_rows(client):
-    return answered(client, "hello", [row(rows=9)])
+    return answered(client, "hello", [row(rows=257)])
 
 
 @check

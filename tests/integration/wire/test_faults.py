@@ -1,0 +1,138 @@
+"""Requests that make their batch fail, and requests that fit no batch, over the wire."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+from grpc import aio
+
+from batcher.testing import nan_on, raise_on
+from batcher.testing.messages import infer_request, output_arrays
+
+POISON = 13.0
+INTERNAL = grpc.StatusCode.INTERNAL
+
+
+@pytest.fixture
+async def together(start, hello, fakes, dial, request_of, eventually):
+    """Sends requests of these values so that all are in one batch; returns their ends in order."""
+
+    async def run(values, answer, **model):
+        fakes.options["answer"] = answer
+        document = hello(executor="fake", options={}, **model)
+        application = await start(document)
+        stub = await dial(application.grpc.addresses[0])
+        hang = fakes[0].hang_next()
+        first = stub.ModelInfer(request_of(0.0))
+        await asyncio.to_thread(hang.wait_entered)
+        calls = [stub.ModelInfer(request_of(value)) for value in values]
+        await eventually(lambda: application.batcher.unanswered == len(values) + 1)
+        hang.release()
+        await first
+        return application, await asyncio.gather(*calls, return_exceptions=True)
+
+    return run
+
+
+def check(values, ends, text):
+    for value, end in zip(values, ends, strict=True):
+        if value == POISON:
+            assert isinstance(end, aio.AioRpcError)
+            assert end.code() is INTERNAL
+            assert text in end.details()
+        else:
+            assert (output_arrays(end)["Y"] == 2 * value).all()
+
+
+async def test_a_request_that_makes_the_executor_raise_fails_alone(together, fakes):
+    values = [1.0, 2.0, 3.0, POISON, 5.0, 6.0, 7.0, 8.0]
+
+    application, ends = await together(values, raise_on(POISON))
+
+    check(values, ends, "ValueError: poison")
+    assert fakes[0].batch_sizes[:2] == [1, 8]
+    extra = len(fakes[0].batch_sizes) - 2
+    assert extra < 2 * 3 + 1
+    labels = {"model": "hello", "version": "1"}
+    value = application.registry.get_sample_value
+    assert value("batcher_bisected_batches_total", labels) == 1
+    assert value("batcher_bisect_executions_total", labels) == extra
+    assert value("batcher_failure_storm", labels) == 0
+
+
+async def test_a_request_with_nan_fails_alone_and_nothing_is_run_again(together, fakes):
+    values = [1.0, POISON, 3.0, 4.0]
+
+    _, ends = await together(values, nan_on(POISON), on_nan="fail")
+
+    check(values, ends, "row 0: output 'Y' holds NaN")
+    assert fakes[0].batch_sizes == [1, 4]
+
+
+async def test_nan_is_served_unless_it_is_a_failure(together):
+    _, (end,) = await together([POISON], nan_on(POISON))
+    assert np.isnan(output_arrays(end)["Y"]).all()
+
+
+async def test_a_storm_is_logged_once_and_shows(together, caplog):
+    batching = {"max_batch_size": 16}
+
+    application, ends = await together([POISON] * 64, raise_on(POISON), batching=batching)
+
+    assert all(isinstance(end, aio.AioRpcError) for end in ends)
+    assert "batches fail as a whole until it calms" in caplog.text
+    assert caplog.text.count("too many batches fail") == 1
+    labels = {"model": "hello", "version": "1"}
+    assert application.registry.get_sample_value("batcher_failure_storm", labels) == 1
+
+
+class TestSplitting:
+    @pytest.mark.parametrize("reused", [False, True])
+    async def test_a_request_of_ten_batches_comes_back_whole(
+        self, start, hello, fakes, dial, request_of, reused
+    ):
+        executor = {"executor": "fake", "options": {}} if reused else {}
+        document = hello(batching={"max_batch_size": 8}, **executor)
+        application = await start(document)
+        stub = await dial(application.grpc.addresses[0])
+        rows = np.arange(79 * 4, dtype=np.float32).reshape(79, 4)
+
+        large = stub.ModelInfer(infer_request("hello", {"X": rows}))
+        small = [stub.ModelInfer(request_of(float(n))) for n in range(20)]
+
+        assert (output_arrays(await large)["Y"] == 2 * rows).all()
+        for n, call in enumerate(small):
+            assert (output_arrays(await call)["Y"] == 2 * n).all()
+        if reused:
+            assert max(fakes[0].batch_sizes) <= 8
+            assert fakes[0].released == len(fakes[0].batch_sizes)
+
+    async def test_a_row_that_fails_is_named_as_the_caller_counts_it(
+        self, start, hello, fakes, dial
+    ):
+        document = hello(executor="fake", options={}, batching={"max_batch_size": 8})
+        application = await start(document)
+        fakes[0].hang_next().release()
+        fakes[0].fail_rows_next({3: "no luck"})
+        stub = await dial(application.grpc.addresses[0])
+
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.ModelInfer(infer_request("hello", {"X": np.ones((20, 4), np.float32)}))
+
+        assert "row 11: no luck" in caught.value.details()
+        assert len(fakes[0].batch_sizes) == 2
+
+    async def test_max_request_batches_is_the_most(self, start, hello, dial):
+        document = hello(batching={"max_batch_size": 4}, queue={"max_request_batches": 3})
+        stub = await dial((await start(document)).grpc.addresses[0])
+
+        twelve, thirteen = (
+            infer_request("hello", {"X": np.ones((rows, 4), np.float32)}) for rows in (12, 13)
+        )
+        assert output_arrays(await stub.ModelInfer(twelve))["Y"].shape == (12, 4)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.ModelInfer(thirteen)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "13 rows in one request, at most 12" in caught.value.details()
+        assert "queue.max_request_batches" in caught.value.details()

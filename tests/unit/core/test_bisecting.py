@@ -1,0 +1,268 @@
+"""Batches that fail as a whole, and the search for the requests at fault."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.bisecting import HOPELESS_BATCHES, STORM_NS, executions
+from batcher.core.commands import Dispatch, FailureStorm, Outcome, Reason, Settle
+from batcher.core.events import (
+    BatchProgress,
+    FailureCause,
+    InstanceUp,
+    ModelConfigured,
+    ModelRemoved,
+    RequestArrived,
+)
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import FixedWindow, ModelSettings
+from batcher.simulation import Driver
+from batcher.simulation.driver import succeed
+
+OK = (Outcome.OK, Reason.NONE)
+INPUT = (Outcome.FAILED, Reason.INPUT_FAILURE)
+UNKNOWN = (Outcome.FAILED, Reason.UNKNOWN_FAILURE)
+DEVICE = (Outcome.FAILED, Reason.DEVICE_FAILURE)
+
+
+class World:
+    """One instance and bursts of requests, some of which fail whatever batch they are in."""
+
+    def __init__(self, poison, *, rows=1, cause=FailureCause.UNKNOWN, max_rows=64):
+        self.poison = poison
+        self.rows = rows
+        self.cause = cause
+        self.dispatches = []
+        self.commands = []
+        self.scheduler = Scheduler()
+        self.driver = Driver(
+            self.scheduler,
+            lambda _: MILLISECOND,
+            observe=lambda _, commands: self.take(commands),
+            outcome=self.outcome,
+        )
+        settings = ModelSettings(max_rows, FixedWindow())
+        self.driver.step([ModelConfigured("m", settings), InstanceUp("i", 1, "m", "d")], 0)
+
+    def take(self, commands):
+        self.commands += commands
+        self.dispatches += [c for c in commands if isinstance(c, Dispatch)]
+
+    def outcome(self, dispatch, timings):
+        if self.poison.intersection(part.id for part in dispatch.parts):
+            return BatchProgress(dispatch.batch_id, (), error=self.cause)
+        return succeed(dispatch, timings)
+
+    def burst(self, first, count, at_ns=0):
+        """These requests arrive together, and everything runs to its end."""
+        ids = range(first, first + count)
+        self.driver.run([(at_ns, RequestArrived(i, "m", self.rows, 0, (), "", at_ns)) for i in ids])
+        self.scheduler.validate()
+        assert not self.scheduler.live
+        return {
+            i: (c.outcome, c.reason)
+            for c in self.commands
+            if isinstance(c, Settle)
+            for i in c.ids
+            if i in ids
+        }
+
+    @property
+    def extra(self):
+        return sum(d.attempt > 1 for d in self.dispatches)
+
+    @property
+    def storms(self):
+        return [c.over for c in self.commands if isinstance(c, FailureStorm)]
+
+
+@given(st.integers(2, 64), st.data())
+def test_the_poison_fails_alone_within_the_bound(count, data):
+    at_fault = data.draw(st.integers(0, count - 1))
+    world = World({at_fault})
+
+    ends = world.burst(0, count)
+
+    assert ends == {i: UNKNOWN if i == at_fault else OK for i in range(count)}
+    assert world.extra < 2 * math.log2(count) + 1
+
+
+@given(st.integers(2, 64), st.data())
+def test_a_few_at_fault_are_all_found(count, data):
+    poison = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=3))
+    world = World(poison)
+
+    ends = world.burst(0, count)
+
+    assert all(ends[i] == UNKNOWN for i in poison)
+    assert world.extra <= executions(count)
+    assert world.extra < (2 * math.log2(count) + 1) * len(poison)
+    innocents = {i: ends[i] for i in range(count) if i not in poison}
+    assert innocents == dict.fromkeys(innocents, OK)
+
+
+@given(st.integers(2, 64), st.data())
+def test_whatever_is_at_fault_the_work_is_bounded_and_all_end(count, data):
+    poison = data.draw(st.sets(st.integers(0, count - 1)))
+    world = World(poison)
+
+    ends = world.burst(0, count)
+
+    assert set(ends) == set(range(count))
+    assert all(ends[i] == UNKNOWN for i in poison)
+    assert world.extra <= executions(count)
+
+
+def test_a_failure_that_does_not_come_again_harms_nobody(play):
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.done(1, 0)
+    assert play.batches(play.error(2)) == [[1, 2]]
+    assert play.batches(play.done(3, 1, 2)) == [[3]]
+    assert play.batches(play.done(4, 3)) == [[4]]
+    assert play.ended(play.done(5, 4)) == {4: OK}
+
+
+def test_groups_run_as_they_are_before_newcomers(play):
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.done(1, 0)
+    play.arrive(5)
+
+    (again,) = (c for c in play.error(2) if isinstance(c, Dispatch))
+    assert ([p.id for p in again.parts], again.attempt) == ([1, 2], 2)
+    assert play.batches(play.error(3)) == [[1]]  # 3 and 4 are put by
+    assert play.ended(commands := play.error(4)) == {1: UNKNOWN}
+    assert play.batches(commands) == [[3, 4, 2]]
+    assert play.batches(play.done(5, 3, 4, 2)) == [[5]]
+
+
+@pytest.fixture
+def failed(play):
+    """Requests 1 to 4 failed together; 1 and 2 run again, 3 and 4 wait."""
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(0)
+    play.feed(*(play.request(i, expires=9 if i == 4 else None) for i in (1, 2, 3, 4)))
+    play.done(1, 0)
+    play.error(2)
+    return play
+
+
+def test_a_request_alone_is_not_run_again(play):
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(1, rows=8)
+    assert play.ended(play.error(1, FailureCause.INPUT)) == {1: INPUT}
+
+
+def test_a_device_at_fault_is_not_bisected(play):
+    play.fixed(max_rows=2)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, 2)
+    play.done(1, 0)
+    assert play.error(2, FailureCause.DEVICE) == [
+        Settle((1, 2), Outcome.FAILED, Reason.DEVICE_FAILURE, SECOND)
+    ]
+
+
+def test_a_device_that_fails_in_the_search_fails_what_it_ran(failed):
+    commands = failed.error(3, FailureCause.DEVICE)
+    assert failed.ended(commands) == {1: DEVICE, 2: DEVICE}
+    assert failed.batches(commands) == [[3, 4]]
+
+
+def test_what_waits_to_run_again_expires_and_can_be_cancelled(failed):
+    assert failed.scheduler.observe(0).models[0].waiting_requests == 2
+    assert failed.ended(failed.feed(at=9)) == {4: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
+    assert failed.ended(failed.cancel(3)) == {3: (Outcome.CANCELLED, Reason.CALLER_CANCELLED)}
+    assert failed.ended(failed.done(3, 1, 2)) == {1: OK, 2: OK}
+    assert failed.scheduler.models["m"].bisecting.open == 0
+
+
+def test_nobody_whose_deadline_has_passed_is_run_again(failed):
+    failed.done(3, 1, 2)
+    failed.done(4, 3)
+    assert failed.ended(failed.error(5, at=12)) == {4: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
+
+
+def test_an_instance_that_goes_down_fails_what_it_ran(failed):
+    failed.up("j")
+    down = (Outcome.FAILED, Reason.INSTANCE_DOWN)
+    assert failed.ended(failed.down("i")) == {1: down, 2: down}
+    assert failed.ended(failed.done(4, 3, 4)) == {3: OK, 4: OK}
+
+
+def test_without_an_instance_that_could_run_it_again_a_batch_fails(failed):
+    failed.draining()
+    assert failed.ended(failed.error(3)) == {1: UNKNOWN, 2: UNKNOWN}
+
+
+def test_a_model_that_is_removed_refuses_what_waits_to_run_again(failed):
+    removed = (Outcome.REJECTED, Reason.MODEL_REMOVED)
+    assert failed.ended(failed.feed(ModelRemoved("m"))) == {3: removed, 4: removed}
+    assert failed.ended(failed.error(3)) == {1: UNKNOWN, 2: UNKNOWN}
+
+
+def test_a_smaller_maximum_halves_what_waits_to_run_again(failed):
+    failed.fixed(max_rows=1)
+    assert failed.batches(failed.done(3, 1, 2)) == [[3]]
+    assert failed.batches(failed.done(4, 3)) == [[4]]
+    assert failed.ended(failed.done(5, 4)) == {4: OK}
+
+
+def test_a_failed_batch_teaches_nothing(failed):
+    times = failed.scheduler.models["m"].times_of(())
+    before = times.capture()
+    failed.error(3, at=5000)
+    assert times.capture() == before
+
+
+def test_pieces_of_a_split_request_are_units_too(play):
+    play.fixed(max_rows=4)
+    play.up()
+    play.arrive(1, rows=6)
+    play.arrive(2)
+    play.done(1, 1)  # batch 2: request 2, and rows 4 and 5 of request 1
+    assert play.parts(play.error(2)) == [[(2, 0, 1)]]
+    assert play.parts(play.done(3, 2)) == [[(1, 4, 6)]]
+    assert play.ended(play.done(4, 1)) == {1: OK}
+
+
+class TestStorm:
+    def test_a_device_that_fails_all_is_not_bisected_to_death(self):
+        world = World(set(range(10_000)), max_rows=32)
+        at_ns = MILLISECOND
+        for burst in range(40):
+            ends = world.burst(100 * burst, 32, at_ns)
+            assert set(ends.values()) == {UNKNOWN}
+            at_ns = world.scheduler.now_ns
+        assert world.storms == [False]
+        assert world.scheduler.observe(0).models[0].storm
+        assert world.extra <= (HOPELESS_BATCHES + 1) * 12
+
+    def test_it_is_over_once_batches_succeed(self):
+        world = World(set(range(10_000)), max_rows=32)
+        for burst in range(HOPELESS_BATCHES):
+            world.burst(100 * burst, 33, world.scheduler.now_ns)
+        assert world.storms == [False]
+        before = world.extra
+        world.poison = {10_001}
+
+        ends = world.burst(10_000, 32, world.scheduler.now_ns)
+        assert (ends[10_001], world.extra) == (UNKNOWN, before)
+        later_ns = world.scheduler.now_ns + STORM_NS
+        world.poison = {11_001}
+        ends = world.burst(11_000, 33, later_ns)
+        assert list(ends.values()).count(OK) == 32
+        assert world.storms == [False, True]

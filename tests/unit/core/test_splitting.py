@@ -1,0 +1,174 @@
+"""Requests that fit no single batch."""
+
+from __future__ import annotations
+
+import pytest
+
+from batcher.clock import MILLISECOND
+from batcher.core.commands import Outcome, Reason
+from batcher.core.events import Failure, FailureCause, InstanceUp, ModelConfigured, ModelRemoved
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits, WhenLate
+
+OK = (Outcome.OK, Reason.NONE)
+
+
+@pytest.fixture
+def four(play):
+    """A model of four rows a batch, one instance."""
+    play.fixed(max_rows=4)
+    play.up()
+    return play
+
+
+def test_it_is_executed_in_pieces_and_ends_with_the_last(four):
+    assert four.parts(four.arrive(1, rows=10)) == [[(1, 0, 4)]]
+    assert four.parts(four.done(1, 1)) == [[(1, 4, 8)]]
+    assert four.parts(four.done(2, 1)) == [[(1, 8, 10)]]
+
+    assert four.ended(four.done(3, 1)) == {1: OK}
+    assert four.scheduler.live == {}
+
+
+def test_whoever_comes_meanwhile_goes_between_its_batches(four):
+    four.arrive(1, rows=12)
+    four.arrive(2, 3, rows=2)
+
+    assert four.batches(four.done(1, 1)) == [[2, 3]]
+    four.arrive(4)
+    assert four.parts(four.done(2, 2, 3)) == [[(1, 4, 8)]]
+    four.arrive(5, rows=4)
+    # 4 and 5 came behind that piece, and wait for no other one.
+    assert four.batches(four.done(3, 1)) == [[4]]
+    assert four.batches(four.done(4, 4)) == [[5]]
+    assert four.parts(four.done(5, 5)) == [[(1, 8, 12)]]
+
+
+def test_its_rows_fill_the_room_that_others_leave(four):
+    four.arrive(1, rows=10)
+    four.arrive(2)
+
+    assert four.parts(four.done(1, 1)) == [[(2, 0, 1), (1, 4, 7)]]
+    assert four.ended(commands := four.done(2, 2, 1)) == {2: OK}
+    assert four.parts(commands) == [[(1, 7, 10)]]
+    assert four.ended(four.done(3, 1)) == {1: OK}
+
+
+def test_instances_share_its_pieces(four):
+    four.up("j")
+    assert four.parts(four.arrive(1, rows=10)) == [[(1, 0, 4)], [(1, 4, 8)]]
+    assert four.parts(four.done(2, 1)) == [[(1, 8, 10)]]
+    assert four.ended(four.done(3, 1)) == {}
+    assert four.ended(four.done(1, 1)) == {1: OK}
+
+
+@pytest.mark.parametrize("how", ["row", "device", "down", "cancelled", "expired"])
+def test_its_end_ends_what_waits_and_drops_what_runs(four, how):
+    four.up("j")
+    four.arrive(1, rows=14, expires=9)
+    match how:
+        case "row":
+            commands = four.done(1, failed=[Failure(1, FailureCause.INPUT)])
+            end = Outcome.FAILED, Reason.INPUT_FAILURE
+        case "device":
+            commands = four.error(1, FailureCause.DEVICE)
+            end = Outcome.FAILED, Reason.DEVICE_FAILURE
+        case "down":
+            commands = four.down("i")
+            end = Outcome.FAILED, Reason.INSTANCE_DOWN
+        case "cancelled":
+            commands = four.cancel(1)
+            end = Outcome.CANCELLED, Reason.CALLER_CANCELLED
+        case _:
+            commands = four.feed(at=9)
+            end = Outcome.EXPIRED, Reason.CALLER_DEADLINE
+
+    assert four.ended(commands) == {1: end}
+    assert four.batches(commands) == []
+    assert four.ended(four.done(2, 1)) == {}
+    assert four.scheduler.live == {}
+
+
+def test_a_request_has_at_most_so_many_batches(play):
+    play.fixed(max_rows=4, max_request_batches=3)
+    play.up()
+
+    assert play.parts(play.arrive(1, rows=12)) == [[(1, 0, 4)]]
+    refused = Outcome.REJECTED, Reason.TOO_MANY_ROWS
+    assert play.ended(play.arrive(2, rows=13)) == {2: refused}
+
+
+def test_all_its_rows_count_against_the_bound_of_the_queue(play):
+    limits = QueueLimits(max_rows=20)
+    play.feed(ModelConfigured("m", ModelSettings(4, Adaptive(), limits)))
+    play.up()
+    play.arrive(1)
+    play.arrive(2, rows=12)
+    assert play.scheduler.observe(0).models[0].waiting_rows == 12
+
+    assert play.ended(play.arrive(3, rows=9)) == {3: (Outcome.REJECTED, Reason.QUEUE_ROWS)}
+    assert play.ended(play.arrive(4, rows=8)) == {}
+
+
+def test_a_smaller_maximum_cuts_what_waits_anew(play):
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(1)
+    play.arrive(2, rows=7)
+    play.fixed(max_rows=3)
+
+    assert play.parts(play.done(1, 1)) == [[(2, 0, 3)]]
+    assert play.parts(play.done(2, 2)) == [[(2, 3, 6)]]
+
+
+def test_a_model_that_is_removed_refuses_the_rest(four):
+    four.arrive(1, rows=9)
+
+    removed = {1: (Outcome.REJECTED, Reason.MODEL_REMOVED)}
+    assert four.ended(four.feed(ModelRemoved("m"))) == removed
+    assert four.ended(four.done(1, 1)) == {}
+
+
+class TestWithATarget:
+    """l(b) = 2 + b milliseconds, 20 ms target, at most 8 rows a batch."""
+
+    @pytest.fixture
+    def adaptive(self, play):
+        def begin(when_late=WhenLate.REFUSE):
+            settings = ModelSettings(8, Adaptive(when_late=when_late), target_ns=20 * MILLISECOND)
+            profile = tuple((rows, (2 + rows) * MILLISECOND) for rows in (1, 2, 4, 8))
+            play.feed(ModelConfigured("m", settings), InstanceUp("i", 1, "m", "d", profile=profile))
+            return play
+
+        return begin
+
+    def test_a_piece_takes_half_a_target_at_most(self, adaptive):
+        play = adaptive()
+        play.model("m", Adaptive(), 8, target=12)
+        assert play.parts(play.arrive(1, rows=9, due=40)) == [[(1, 0, 4)]]
+
+    def test_all_its_batches_are_foreseen(self, adaptive):
+        play = adaptive()
+        assert play.parts(play.arrive(1, rows=16)) == [[(1, 0, 8)]]
+        late = Outcome.REJECTED, Reason.PREDICTED_LATE
+        assert play.ended(play.arrive(2, rows=17)) == {2: late}
+
+    def test_it_is_served_late_where_the_settings_say_so(self, adaptive):
+        play = adaptive(WhenLate.SERVE)
+        assert play.ended(play.arrive(1, rows=40)) == {}
+        for batch in range(1, 6):
+            commands = play.done(batch, 1, at=10.0 * batch)
+        assert play.ended(commands) == {1: OK}
+
+    def test_what_has_begun_is_not_given_up_for_others(self, adaptive):
+        play = adaptive()
+        play.arrive(1, rows=16)
+        # At 10 ms the second piece could not be done before 20 ms if 2 to 9 went first.
+        play.arrive(*range(2, 18), at=9)
+        ended = {}
+        now, batch = 10.0, 1
+        while play.scheduler.live:
+            running = play.scheduler.fleet.batches.get(batch)
+            commands = play.done(batch, *(running.unreported if running else ()), at=now)
+            ended |= play.ended(commands)
+            now, batch = now + 10, batch + (running is not None)
+        assert ended[1] == OK
