@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faults
 import numpy as np
 import world
 
@@ -295,7 +296,10 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 SCENES = {
     each.__name__: each
-    for each in (overload, closed, utilization, instances, neighbours, traces, speed)
+    for each in (
+        *(overload, closed, utilization, instances, neighbours, traces, speed),
+        *(faults.poison, faults.failing, faults.oversized),
+    )
 }
 
 
