@@ -152,7 +152,10 @@ class Story:
             return
         ends_ns = self.now_ns + times.answered[rows]
         for part in command.parts:
-            request = self.scheduler.live[part.id]
+            request = self.scheduler.live.get(part.id)
+            if request is None:
+                # The rest of a split request was given up in the same step.
+                continue
             # Who was late already when the settings said so is served as those promised.
             promised = request.rank in {AGED, LATE}
             if not (request.probe or promised or request.split is not None):
