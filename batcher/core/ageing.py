@@ -73,7 +73,8 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
     """
     adaptive, target_ns = model.adaptive is not None, model.target_ns
     for request in model.queue.take_all():
-        split(request, model)
+        if request.rows > model.settings.max_batch_size:
+            split(request, model)
         due_ns = request.due_ns
         if due_ns is None and target_ns is not None:
             request.due_ns = now_ns + target_ns
