@@ -177,8 +177,9 @@ class TestByCall:
         await tune.UpdateSettings(update({"batching.max_batch_size": "2"}))
         await control.RepositoryModelLoad(protocol.inference.RepositoryModelLoadRequest(**name))
         assert served.core.max_batch_size == 2
-        assert (await data.ModelInfer(request_of(rows=2), timeout=WAIT_S)).model_name == "hello"
-        error = await refusal(data.ModelInfer(request_of(rows=3), timeout=WAIT_S))
+        assert (await data.ModelInfer(request_of(rows=3), timeout=WAIT_S)).model_name == "hello"
+        most_rows = 2 * served.core.queue.max_request_batches
+        error = await refusal(data.ModelInfer(request_of(rows=most_rows + 1), timeout=WAIT_S))
         assert error.code() is INVALID
 
 
