@@ -17,6 +17,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -26,18 +27,20 @@ from batcher.config import Config, ModelConfig, device_limits
 from batcher.core.commands import PolicyFailed
 from batcher.core.events import DeviceConfigured
 from batcher.core.scheduler import Scheduler
-from batcher.errors import BatcherError
+from batcher.errors import BatcherError, NotSupported, RequestError
 from batcher.executor import AsyncExecutor, Executor, LoadContext
+from batcher.journal import Reason, Recording
 from batcher.runtime.instances import Home, InstancePlan
 from batcher.runtime.models import ModelRegistry, ServedModel, model_key
 from batcher.runtime.runner import Runner
 from batcher.runtime.timer import TimerFd
 from batcher.runtime.warmup import WarmupPlan
 from batcher.server.edge import GrpcEdge
+from batcher.server.flight import FlightEdge
 from batcher.service import Batcher
 from batcher.telemetry import Telemetry, probe_loop_lag
 from batcher.tuning import FileFollower, Tuner
-from batcher.web import HealthReport, HttpServer, ModelHealth, build_app
+from batcher.web import HealthReport, HttpServer, ModelHealth, build_app, render
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +71,9 @@ class Application:
         loop = asyncio.get_running_loop()
         self.registry = CollectorRegistry()
         self.telemetry = Telemetry(self.registry)
+        scheduler = Scheduler()
         self.runner = Runner(
-            Scheduler(),
+            scheduler,
             loop,
             monotonic_ns,
             partial(TimerFd, loop),
@@ -85,7 +89,12 @@ class Application:
             if path is None
             else FileFollower(path, config.server.watch, self.tuner.reload, hangup)
         )
-        self.grpc = GrpcEdge(self.batcher, self.tuner, config.server, monotonic_ns)
+        self.recording = Recording(
+            config, scheduler.snapshot, recorded_settings(config), self._exposition
+        )
+        self.telemetry.watch_recording(self.recording.statistics)
+        flight = FlightEdge(self._write_on_request, config.server.status_codes)
+        self.grpc = GrpcEdge(self.batcher, self.tuner, flight, config.server, monotonic_ns)
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []
         self._last_writes_s = LAST_WRITES_S
@@ -98,12 +107,17 @@ class Application:
             await http.start()
             self.http = http
         await self.grpc.start()
+        record = self.recording.start()
+        if record is not None:
+            self.runner.record_with(record)
         for device, limit in device_limits(self.config).items():
             self.runner.feed(DeviceConfigured(device, limit))
         await self._load_models()
         self._run("loop-lag", probe_loop_lag(self.telemetry.loop_lag))
         if self._follower is not None:
             self._run("settings", self._follower.run())
+        if self.recording.flight is not None:
+            self._run("flight-recorder", self.recording.flight.watch(self.telemetry.tallies))
         self.grpc.set_ready(ready=True)
 
     async def drain(self) -> None:
@@ -139,8 +153,23 @@ class Application:
         await asyncio.gather(*(model.unload(CLOSE_TIMEOUT_S) for model in self.models))
         await self.grpc.stop(self._last_writes_s)
         self.runner.close()
+        await asyncio.to_thread(self.recording.close)
         if self.http is not None:
             await self.http.stop()
+
+    async def write_flight_record(self, reason: Reason, detail: str) -> Path:
+        """Write what the flight recorder has in memory.
+
+        Raises `NotSupported` where none is configured, and what `FlightRecorder.write` raises.
+        """
+        flight = self.recording.flight
+        if flight is None:
+            raise NotSupported("there is no flight recorder; configure flight_recorder")
+        return await flight.write(reason, detail)
+
+    def on_signal(self) -> None:
+        """Write a flight record because a signal asked for it; what is wrong is logged."""
+        self._run("flight-record", self._write_on_signal())
 
     def health(self) -> HealthReport:
         """Whether the server wants traffic, and which models can serve."""
@@ -161,8 +190,22 @@ class Application:
         parts.append(f"models {', '.join(m.name for m in self.models)}")
         return f"batcher is ready: {'; '.join(parts)}"
 
-    def _run(self, name: str, work: Coroutine[None, None, None]) -> None:
-        self._background.append(asyncio.create_task(work, name=name))
+    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._background.append(task)
+        task.add_done_callback(self._background.remove)
+
+    async def _write_on_request(self, detail: str) -> Path:
+        return await self.write_flight_record(Reason.REQUEST, detail)
+
+    async def _write_on_signal(self) -> None:
+        try:
+            await self.write_flight_record(Reason.SIGNAL, "SIGUSR2")
+        except RequestError as error:
+            log.warning("SIGUSR2: %s", error)
+
+    async def _exposition(self) -> bytes:
+        return (await render(self.registry, ""))[0]
 
     def _policy_failed(self, failure: PolicyFailed) -> None:
         for model in self.models:
@@ -198,6 +241,15 @@ class Application:
         return ServedModel(
             config.name, config.version, config.executor, settings, plans, home, telemetry
         )
+
+
+def recorded_settings(config: Config) -> dict[str, dict[str, Any]]:
+    """What a recorded log says of each model's settings: what decides how it is scheduled."""
+    kept = {"batching", "queue"}
+    return {
+        model_key(model.name, model.version): model.model_dump(mode="json", include=kept)
+        for model in config.models
+    }
 
 
 def instance_plan(
@@ -252,6 +304,7 @@ async def serve(config: Config, path: Path | None = None) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _on_signal, signum, stop)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    loop.add_signal_handler(signal.SIGUSR2, log.warning, "SIGUSR2: not ready yet")
     await _run_until(config, path, stop, hangup)
 
 
@@ -271,6 +324,7 @@ async def _run_until(
         # What lives now lives for ever: keep the collector from walking over it again and again.
         gc.collect()
         gc.freeze()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, application.on_signal)
         print(application.describe(), flush=True)  # noqa: T201 - the line that supervisors wait for
         await stopped
         log.info("draining: %d requests unanswered", application.batcher.unanswered)

@@ -79,6 +79,14 @@ class NotSupported(RequestError):
     """The protocol has this feature; this server does not offer it."""
 
 
+class TooSoon(RequestError):
+    """The call does something that is limited in frequency, and the last time is not long ago."""
+
+
+class FlightRecordFailed(RequestError):
+    """The file of a flight record could not be written."""
+
+
 class StartupError(BatcherError):
     """Something could not be started. The message is for the person who reads the terminal."""
 

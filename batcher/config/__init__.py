@@ -19,6 +19,7 @@ from batcher.config.changes import (
 )
 from batcher.config.loader import file_problems, load_config, parse_config
 from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
+from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.root import Config, DeviceConfig, device_limits
 from batcher.config.schema import json_schema
 from batcher.config.section import nearest
@@ -32,6 +33,8 @@ __all__ = [
     "Config",
     "DeviceConfig",
     "Difference",
+    "FlightRecorderConfig",
+    "JournalConfig",
     "ModelConfig",
     "QueueConfig",
     "ServerConfig",

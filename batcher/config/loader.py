@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -47,7 +48,9 @@ def parse_config(
     config: Config | None = None
     if not any(path == () for path, _ in problems):
         try:
-            context = {"base_dir": base_dir} if base_dir is not None else None
+            context: dict[str, Any] = {"text": text}
+            if base_dir is not None:
+                context["base_dir"] = base_dir
             config = Config.model_validate(
                 {} if document.value is None else document.value, context=context
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
 from batcher.config.model import ModelConfig
+from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.section import (
     AT_LEAST_ONE,
     Count,
@@ -27,6 +29,13 @@ class DeviceConfig(Section):
     """Batches that run on the device at once, over all models and instances on it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a configuration came from; equal ones may come from different texts."""
+
+    text: str = field(default="", compare=False)
+
+
 class Config(Section):
     """A configuration file: validated whole, never changed."""
 
@@ -37,7 +46,12 @@ class Config(Section):
     devices: dict[DeviceName, DeviceConfig] = Field(default_factory=dict)
     """Bounds by device name. A device without an entry takes as many batches at once as the model
     with the most `instances` times `max_in_flight` on it could run alone."""
+    journal: JournalConfig | None = None
+    """The event log on disk, for `batcher replay`; null writes none."""
+    flight_recorder: FlightRecorderConfig | None = None
+    """The last minutes in memory, written to a file when something goes wrong; null keeps none."""
 
+    _source: _Source = PrivateAttr(default_factory=_Source)
     _base_dir: Path = PrivateAttr(default_factory=Path)
 
     @property
@@ -45,10 +59,16 @@ class Config(Section):
         """The folder of the configuration file, where relative paths start; `.` without a file."""
         return self._base_dir
 
+    @property
+    def text(self) -> str:
+        """The text of the file, its references to the environment as they stand there."""
+        return self._source.text
+
     def model_post_init(self, context: Any, /) -> None:
-        """Keep the folder that the loader passes along."""
-        if context and "base_dir" in context:
-            self._base_dir = context["base_dir"]
+        """Keep the folder and the text that the loader passes along."""
+        if context:
+            self._base_dir = context.get("base_dir", self._base_dir)
+            self._source = _Source(context.get("text", ""))
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:

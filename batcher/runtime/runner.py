@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from batcher.clock import MILLISECOND, Clock
 from batcher.core.commands import (
@@ -53,6 +53,9 @@ from batcher.runtime.timer import Timer
 
 log = logging.getLogger(__name__)
 
+Record: TypeAlias = Callable[[int, Sequence[Event], Sequence[Command]], None]
+"""Told the moment of a step, what went in and what came out; it changes none of it."""
+
 
 class BatchRunner(Protocol):
     """An instance, as the runner sees it."""
@@ -89,6 +92,7 @@ class Runner:
         self._clock = clock
         self._timer = timer(self.wake)
         self._on_policy_failed = on_policy_failed
+        self._record: Record | None = None
         self._ids = itertools.count(1)
         self._pending: dict[int, Pending] = {}
         self._instances: dict[str, BatchRunner] = {}
@@ -209,6 +213,10 @@ class Runner:
         """The moment that the scheduler asked for has come."""
         self.feed()
 
+    def record_with(self, record: Record) -> None:
+        """Tell `record` of every step from now on, before its commands are carried out."""
+        self._record = record
+
     def observe(self) -> Observation:
         """The scheduler now: live depths and ages."""
         return self._scheduler.observe(self._clock())
@@ -227,6 +235,8 @@ class Runner:
             if isinstance(event, RequestArrived):
                 self._pending[event.id].stamps.enqueued_ns = now_ns
         commands = self._scheduler.handle(events, now_ns)
+        if self._record is not None:
+            self._record(now_ns, events, commands)
         self._carry_out(commands, now_ns)
         self._timer.arm(self._scheduler.next_wakeup_ns())
         return commands

@@ -10,6 +10,7 @@ from batcher.clock import Clock
 from batcher.config import ServerConfig
 from batcher.protocol import ADMIN, HEALTH, INFERENCE, handlers
 from batcher.server.control import ControlEdge
+from batcher.server.flight import FlightEdge
 from batcher.server.health import HealthService
 from batcher.server.inference import InferenceEdge
 from batcher.server.listeners import GrpcServer
@@ -22,12 +23,20 @@ from batcher.tuning import Tuner
 class GrpcEdge:
     """Everything that speaks gRPC. `start` first, `stop` last."""
 
-    def __init__(self, batcher: Batcher, tuner: Tuner, config: ServerConfig, clock: Clock) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        tuner: Tuner,
+        flight: FlightEdge,
+        config: ServerConfig,
+        clock: Clock,
+    ) -> None:
         self._health = HealthService()
         self._health.set("", serving=False)
         self._health.set(INFERENCE, serving=False)
         self._inference = InferenceEdge(batcher, clock, config)
         self._settings = SettingsEdge(tuner, config.status_codes)
+        self._flight = flight
         self._controls: list[ControlEdge] = []
         self._servers = [
             GrpcServer(addresses, self._handlers(batcher, config, admin=admin), config)
@@ -87,6 +96,6 @@ class GrpcEdge:
         served = [handlers(INFERENCE, methods, raw=methods), self._health.handler()]
         services = [INFERENCE, HEALTH]
         if admin:
-            served.append(handlers(ADMIN, self._settings.methods()))
+            served.append(handlers(ADMIN, self._settings.methods() | self._flight.methods()))
             services.append(ADMIN)
         return [*served, *reflection_handlers(services)]

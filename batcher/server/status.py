@@ -38,6 +38,8 @@ _STANDARD = {
     errors.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     errors.ChangeFailed: grpc.StatusCode.INTERNAL,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
+    errors.TooSoon: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.FlightRecordFailed: grpc.StatusCode.INTERNAL,
 }
 
 CODES: Mapping[Style, Mapping[type[errors.RequestError], grpc.StatusCode]] = {

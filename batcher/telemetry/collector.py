@@ -13,12 +13,15 @@ from batcher import __version__
 from batcher.clock import SECOND, Clock, monotonic_ns
 from batcher.core.commands import Outcome, Reason
 from batcher.core.observation import ModelObservation, Observation
+from batcher.journal import Reason as IncidentReason
+from batcher.journal import RecordingStatistics, Tally
 from batcher.telemetry import families as f
 from batcher.telemetry.export import Labels, empty, histograms, single_values
 from batcher.telemetry.families import Family
 from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.settings import SettingsTelemetry
+from batcher.telemetry.tally import tally
 
 _NOTHING = Observation(now_ns=0, models=(), instances=())
 
@@ -37,12 +40,21 @@ class Telemetry(Collector):
         self._lag = Histogram(f.LATENCY)
         self._unknown_model = 0
         self._observe: Callable[[], Observation] = lambda: _NOTHING
+        self._recording: Callable[[], RecordingStatistics] = RecordingStatistics
         self._clock = clock
         registry.register(self)
 
     def watch(self, observe: Callable[[], Observation]) -> None:
         """Ask `observe` for the scheduler's live state at every scrape."""
         self._observe = observe
+
+    def watch_recording(self, statistics: Callable[[], RecordingStatistics]) -> None:
+        """Ask `statistics` for what was recorded at every scrape."""
+        self._recording = statistics
+
+    def tallies(self) -> dict[str, Tally]:
+        """What the flight recorder looks at, by the scheduler's name of each model."""
+        return {key: tally(model) for key, model in self._models.items()}
 
     def model(self, key: str, name: str, version: str) -> ModelTelemetry:
         """The records of one model, made on first use and kept for as long as the server runs.
@@ -75,6 +87,7 @@ class Telemetry(Collector):
         yield from self._collect_requests()
         yield from self._collect_batches()
         yield from self._collect_failures(observation)
+        yield from self._collect_recording()
 
     def _collect_server(self) -> Iterator[Metric]:
         build = (__version__, platform.python_version())
@@ -189,6 +202,16 @@ class Telemetry(Collector):
         yield single_values(f.BISECTED_BATCHES, ((ls, m.bisected_batches) for ls, m in observed))
         yield single_values(f.BISECT_EXECUTIONS, ((ls, m.bisect_executions) for ls, m in observed))
         yield single_values(f.FAILURE_STORM, ((ls, int(m.storm)) for ls, m in observed))
+
+    def _collect_recording(self) -> Iterator[Metric]:
+        recorded = self._recording()
+        yield single_values(f.JOURNAL_BYTES, [((), recorded.written_bytes)])
+        yield single_values(f.JOURNAL_LOST_SEGMENTS, [((), recorded.lost_segments)])
+        yield single_values(f.FLIGHT_RECORDER_MEMORY, [((), recorded.memory_bytes)])
+        yield single_values(
+            f.INCIDENTS,
+            (((reason,), recorded.incidents.get(reason, 0)) for reason in IncidentReason),
+        )
 
     def _histogram(self, family: Family, of: Callable[[ModelTelemetry], Histogram]) -> Metric:
         return histograms(family, ((m.labels, of(m)) for m in self._models.values()))

@@ -273,6 +273,35 @@ FAILURE_STORM = Family(
     "1 while so many batches fail that they fail as a whole, without a search for the requests at "
     "fault, else 0.",
 )
+JOURNAL_BYTES = Family(
+    "batcher_journal_written_bytes",
+    "counter",
+    "bytes",
+    (),
+    "Bytes of the event log that were written to the journal's files.",
+)
+JOURNAL_LOST_SEGMENTS = Family(
+    "batcher_journal_lost_segments",
+    "counter",
+    "segments",
+    (),
+    "Segments of the event log that were lost, in part or as a whole, because the disk failed or "
+    "did not keep up, or the recorder itself did not.",
+)
+FLIGHT_RECORDER_MEMORY = Family(
+    "batcher_flight_recorder_memory_bytes",
+    "gauge",
+    "bytes",
+    (),
+    "What the flight recorder holds in memory.",
+)
+INCIDENTS = Family(
+    "batcher_incidents",
+    "counter",
+    "incidents",
+    ("reason",),
+    "Flight records that were written: on_time, executor_failure, signal or request.",
+)
 
 FAMILIES = (
     BUILD_INFO,
@@ -305,5 +334,9 @@ FAMILIES = (
     BISECTED_BATCHES,
     BISECT_EXECUTIONS,
     FAILURE_STORM,
+    JOURNAL_BYTES,
+    JOURNAL_LOST_SEGMENTS,
+    FLIGHT_RECORDER_MEMORY,
+    INCIDENTS,
 )
 """All of them, in the order in which they are exported and documented."""

@@ -5,7 +5,8 @@ metrics are rendered a slice at a time, and no handler waits for anything.
 """
 
 from batcher.web.app import build_app
+from batcher.web.exposition import render
 from batcher.web.health import HealthReport, ModelHealth
 from batcher.web.server import HttpServer
 
-__all__ = ["HealthReport", "HttpServer", "ModelHealth", "build_app"]
+__all__ = ["HealthReport", "HttpServer", "ModelHealth", "build_app", "render"]

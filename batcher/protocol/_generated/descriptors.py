@@ -21,13 +21,17 @@ FILES: dict[str, bytes] = {
         b'(\x0b2\x1f.batcher.admin.v1.SettingChangeR\x07changes"\x0f\n\r'
         b'ReloadRequest"k\n\x0eReloadResponse\x12\x1e\n\ngeneration\x18\x01 '
         b'\x01(\x04R\ngeneration\x129\n\x07changes\x18\x02 \x03(\x0b2\x1f.batcher.admin'
-        b'.v1.SettingChangeR\x07changes2\x95\x02\n\x05Admin\x12Z\n\x0bGetSetti'
-        b'ngs\x12$.batcher.admin.v1.GetSettingsRequest\x1a%.batc'
-        b'her.admin.v1.GetSettingsResponse\x12c\n\x0eUpdateSettin'
-        b"gs\x12'.batcher.admin.v1.UpdateSettingsRequest\x1a(.ba"
-        b'tcher.admin.v1.UpdateSettingsResponse\x12K\n\x06Reload\x12'
-        b'\x1f.batcher.admin.v1.ReloadRequest\x1a .batcher.admin'
-        b'.v1.ReloadResponseb\x06proto3'
+        b'.v1.SettingChangeR\x07changes"2\n\x18WriteFlightRecordR'
+        b'equest\x12\x16\n\x06detail\x18\x01 \x01(\tR\x06detail"/\n\x19WriteFlightRec'
+        b'ordResponse\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path2\x83\x03\n\x05Admin\x12Z\n\x0bGet'
+        b'Settings\x12$.batcher.admin.v1.GetSettingsRequest\x1a%'
+        b'.batcher.admin.v1.GetSettingsResponse\x12c\n\x0eUpdateS'
+        b"ettings\x12'.batcher.admin.v1.UpdateSettingsRequest"
+        b'\x1a(.batcher.admin.v1.UpdateSettingsResponse\x12K\n\x06Re'
+        b'load\x12\x1f.batcher.admin.v1.ReloadRequest\x1a .batcher.'
+        b'admin.v1.ReloadResponse\x12l\n\x11WriteFlightRecord\x12*.b'
+        b'atcher.admin.v1.WriteFlightRecordRequest\x1a+.batch'
+        b'er.admin.v1.WriteFlightRecordResponseb\x06proto3'
     ),
     "google/protobuf/duration.proto": (
         b'\n\x1egoogle/protobuf/duration.proto\x12\x0fgoogle.protobu'

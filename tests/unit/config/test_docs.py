@@ -7,6 +7,8 @@ import pytest
 from batcher.config import (
     BatchingConfig,
     DeviceConfig,
+    FlightRecorderConfig,
+    JournalConfig,
     ModelConfig,
     QueueConfig,
     ServerConfig,
@@ -27,6 +29,8 @@ SECTIONS = {
     "models[].queue": QueueConfig,
     "models[].warmup": WarmupConfig,
     "devices": DeviceConfig,
+    "journal": JournalConfig,
+    "flight_recorder": FlightRecorderConfig,
 }
 
 

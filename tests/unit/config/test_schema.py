@@ -58,7 +58,7 @@ def test_the_known_policies_are_listed(schema):
 def test_every_section_refuses_unknown_keys(schema):
     sections = [schema, *schema["$defs"].values()]
     closed = [node.get("title") for node in sections if node.get("additionalProperties") is False]
-    assert len(closed) == 8
+    assert len(closed) == 10
 
 
 def test_every_key_is_described(schema):
@@ -79,5 +79,11 @@ def test_every_reference_leads_somewhere(schema):
 
 
 def test_internals_are_not_offered(schema):
-    assert set(schema["properties"]) == {"server", "models", "devices"}
+    assert set(schema["properties"]) == {
+        "server",
+        "models",
+        "devices",
+        "journal",
+        "flight_recorder",
+    }
     assert schema["required"] == ["models"]

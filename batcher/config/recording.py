@@ -1,0 +1,70 @@
+"""The sections `journal` and `flight_recorder`: what is kept of what happened."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from batcher.config.section import Count, CrossCheckError, FilePath, KeyPath, Section, refusal
+from batcher.config.units import Duration, Size, format_duration, format_size
+
+LEAST_SIZE = 1024**2
+"""Of a journal and of a flight recorder's memory, in bytes: a few segments must fit."""
+
+Fraction = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+
+
+class JournalConfig(Section):
+    """The event log on disk, for `batcher replay`."""
+
+    folder: FilePath
+    """A folder of its own for the log's files; it is made if it is not there. Files of earlier
+    servers in it count."""
+    segment: Duration = 10_000_000_000
+    """How long a segment is: a replay can start at each, and a bad one spoils no other."""
+    max_segments: Count = 360
+    """Segments that are kept; the oldest are deleted."""
+    max_size: Size = 1024**3
+    """Bytes that the folder's segments may take; the oldest are deleted. At least 1MiB."""
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        CrossCheckError.raise_any(_too_small("max_size", self.max_size))
+        return self
+
+
+class FlightRecorderConfig(Section):
+    """The last minutes in memory, written to a file when something goes wrong."""
+
+    folder: FilePath
+    """Where the files of incidents go; it is made if it is not there."""
+    duration: Duration = 180_000_000_000
+    """How far back the memory reaches."""
+    memory: Size = 32 * 1024**2
+    """Bytes that it may take; beyond them it reaches less far back. At least 1MiB."""
+    on_time: Fraction | None = 0.9
+    """A file is written when, over 10 s, less than this part of a model's requests was answered in
+    time; null never does so for that reason."""
+    max_files: Count = 10
+    """Files that are kept; the oldest are deleted."""
+    min_interval: Duration = 60_000_000_000
+    """The shortest time between two files. An incident that comes sooner is written when it is
+    over; no longer than `duration`, so that it is remembered by then."""
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        problems = _too_small("memory", self.memory)
+        if self.min_interval > self.duration:
+            allowed = f"at most duration, which is {format_duration(self.duration)}"
+            problems.append(
+                (("min_interval",), refusal(format_duration(self.min_interval), allowed))
+            )
+        CrossCheckError.raise_any(problems)
+        return self
+
+
+def _too_small(key: str, nbytes: int) -> list[tuple[KeyPath, str]]:
+    if nbytes >= LEAST_SIZE:
+        return []
+    return [((key,), refusal(format_size(nbytes), f"at least {format_size(LEAST_SIZE)}"))]

@@ -1,0 +1,307 @@
+"""Events, commands and states of the core as msgpack, and back, exactly.
+
+Nothing here names a field. What can be recorded is whatever the dataclasses of `batcher.core` that
+are reachable from `Event`, `Command` and `State` declare, so a new field needs no work. A record is
+an array: its code, then its fields in their order. The codes and the names of the fields are the
+`schema` that every segment carries, so a log of another version is read by name: a field that it
+lacks gets its default (`Decoder.lacking` says so), and one that this version does not know is
+refused.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from batcher.core.commands import Command
+from batcher.core.events import Event
+from batcher.core.state import State
+from batcher.errors import BatcherError
+
+Schema: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
+"""The name and the fields of each record, by code."""
+
+Read: TypeAlias = Callable[[Any], Any]
+
+_SCALARS: Final = (int, float, str, bool, type(None))
+
+
+class CodecError(BatcherError):
+    """A value that cannot be recorded, or bytes that are none of ours."""
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """The types that a hint is made of."""
+    if get_origin(hint) is None:
+        yield hint
+    for part in get_args(hint):
+        yield from _parts(part)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+@cache
+def _records() -> tuple[type, ...]:
+    """Every record that can be in a log; its place is its code."""
+    found: dict[type, None] = {}
+    left = [part for root in (*get_args(Event), *get_args(Command), State) for part in _parts(root)]
+    while left:
+        cls = left.pop(0)
+        if isinstance(cls, type) and is_dataclass(cls) and cls not in found:
+            found[cls] = None
+            left += [part for hint in _hints(cls).values() for part in _parts(hint)]
+    return tuple(found)
+
+
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(cls))
+
+
+def schema() -> Schema:
+    """What this version writes."""
+    return tuple((cls.__name__, _names(cls)) for cls in _records())
+
+
+class Encoder:
+    """Packs records and plain values. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        flatten = {cls: _flattener(code, _names(cls)) for code, cls in enumerate(_records())}
+
+        def default(value: object) -> tuple[object, ...]:
+            try:
+                return flatten[type(value)](value)
+            except KeyError:
+                raise CodecError(f"a {type(value).__name__} cannot be recorded") from None
+
+        self._packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
+
+    def pack(self, value: object) -> bytes:
+        """The bytes of a value. Raises `CodecError` for what no record may hold."""
+        try:
+            packed: bytes = self._packer.pack(value)
+        except CodecError:
+            self._packer.reset()
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            self._packer.reset()
+            raise CodecError(f"cannot be recorded: {error}") from error
+        return packed
+
+
+def _flattener(code: int, names: tuple[str, ...]) -> Callable[[Any], tuple[object, ...]]:
+    if not names:
+        return lambda _: (code,)
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda value: (code, only(value))
+    every = attrgetter(*names)
+    return lambda value: (code, *every(value))
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """Plain values, with tuples for arrays. Raises `CodecError`."""
+    try:
+        return msgpack.unpackb(
+            data, use_list=False, unicode_errors="surrogatepass", strict_map_key=False
+        )
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise CodecError(f"is not msgpack: {error}") from None
+
+
+class Decoder:
+    """Makes records of plain values, as a log's own schema says.
+
+    Raises `CodecError` where the log has fields that this version does not know, or lacks one that
+    has no default.
+    """
+
+    def __init__(self, recorded: Schema) -> None:
+        self.lacking: tuple[str, ...]
+        """Fields of this version that the log does not have, as `Record.field`."""
+        known = {cls.__name__: cls for cls in _records()}
+        lacking: list[str] = []
+        self._readers: dict[type, Read] = {}
+        self._by_code: dict[int, Read] = {}
+        self._class_of: dict[int, type] = {}
+        self._recorded_names = {code: name for code, (name, _) in enumerate(recorded)}
+        for code, (name, _) in enumerate(recorded):
+            if name in known:
+                self._class_of[code] = known[name]
+        for code, cls in self._class_of.items():
+            self._by_code[code] = self._record(cls, recorded[code][1], lacking)
+        self.lacking = tuple(lacking)
+        self._event = self._one_of(get_args(Event))
+        self._command = self._one_of(get_args(Command))
+        self._state = self._one_of((State,))
+
+    def events(self, values: Any) -> list[Event]:
+        """The events of a step."""
+        return [self._event(value) for value in values]
+
+    def commands(self, values: Any) -> list[Command]:
+        """The commands of a step."""
+        return [self._command(value) for value in values]
+
+    def state(self, value: Any) -> State:
+        """The state that a segment opens with."""
+        state: State = self._state(value)
+        return state
+
+    # Readers
+
+    def _record(self, cls: type, recorded: tuple[str, ...], lacking: list[str]) -> Read:
+        mine = {field.name: field for field in fields(cls)}
+        unknown = [name for name in recorded if name not in mine]
+        if unknown:
+            raise CodecError(
+                f"it has {cls.__name__}.{unknown[0]}, which this version does not know"
+            )
+        for name, field in mine.items():
+            if name not in recorded:
+                if field.default is MISSING and field.default_factory is MISSING:
+                    raise CodecError(f"it lacks {cls.__name__}.{name}, which has no default")
+                lacking.append(f"{cls.__name__}.{name}")
+        hints = _hints(cls)
+        readers = [self._reader(hints[name]) for name in recorded]
+        count = len(recorded) + 1
+        in_order = recorded == tuple(mine)[: len(recorded)]
+
+        def read(value: Any) -> Any:
+            if len(value) != count:
+                raise CodecError(f"a {cls.__name__} of {len(value) - 1} fields, not {count - 1}")
+            try:
+                given = [read(field) for read, field in zip(readers, value[1:], strict=True)]
+            except CodecError as error:
+                raise CodecError(f"{cls.__name__}: {error}") from None
+            if in_order:
+                return cls(*given)
+            return cls(**dict(zip(recorded, given, strict=True)))
+
+        return read
+
+    def _one_of(self, classes: tuple[Any, ...]) -> Read:
+        """A reader of records of these classes; they tell which one they are."""
+        allowed = {
+            code: self._by_code.get(code) for code, cls in self._class_of.items() if cls in classes
+        }
+
+        def read(value: Any) -> Any:
+            code: Any = value[0] if type(value) is tuple and value else None
+            if type(code) is not int or code not in allowed:
+                raise self._misplaced(code)
+            reader = allowed[code]
+            if reader is None:
+                # Records that were not known yet when this reader was made.
+                reader = allowed[code] = self._by_code[code]
+            return reader(value)
+
+        return read
+
+    def _misplaced(self, code: object) -> CodecError:
+        name = self._recorded_names.get(code) if type(code) is int else None
+        if name is None:
+            return CodecError(f"got {code!r} where a record's code belongs")
+        if type(code) is int and code in self._class_of:
+            return CodecError(f"a {name} has no place there")
+        return CodecError(f"it has a {name}, which this version does not know")
+
+    def _reader(self, hint: Any) -> Read:
+        origin = get_origin(hint)
+        if origin is tuple:
+            return self._tuple(get_args(hint))
+        if origin in (Union, types.UnionType):
+            return self._union(get_args(hint))
+        if is_dataclass(hint):
+            return self._one_of((hint,))
+        if hint is object:
+            return _plain
+        if isinstance(hint, type) and issubclass(hint, Enum):
+            return _enum(hint)
+        if hint in _SCALARS:
+            return _scalar(_kinds(hint))
+        raise TypeError(f"no codec for {hint}")
+
+    def _tuple(self, parts: tuple[Any, ...]) -> Read:
+        if len(parts) == 2 and parts[1] is Ellipsis:
+            each = self._reader(parts[0])
+
+            def read_all(value: Any) -> Any:
+                if type(value) is not tuple:
+                    raise CodecError(f"got {value!r} where an array belongs")
+                return tuple([each(item) for item in value])
+
+            return read_all
+        readers = [self._reader(part) for part in parts]
+
+        def read(value: Any) -> Any:
+            if type(value) is not tuple or len(value) != len(readers):
+                raise CodecError(f"got {value!r} where {len(readers)} values belong")
+            return tuple([read(item) for read, item in zip(readers, value, strict=True)])
+
+        return read
+
+    def _union(self, options: tuple[Any, ...]) -> Read:
+        scalars = [option for option in options if option in _SCALARS]
+        kinds: frozenset[type] = frozenset().union(*(_kinds(option) for option in scalars))
+        others = [option for option in options if option not in _SCALARS]
+        if not others:
+            return _scalar(kinds)
+        if all(is_dataclass(option) for option in others):
+            other = self._one_of(tuple(others))
+        elif len(others) == 1:
+            other = self._reader(others[0])
+        else:
+            raise TypeError(f"no codec for a union of {options}")
+
+        def read(value: Any) -> Any:
+            return value if type(value) in kinds else other(value)
+
+        return read
+
+
+def _kinds(hint: Any) -> frozenset[type]:
+    """The types of values that a scalar hint allows; a float may be a whole number."""
+    return frozenset((int, float)) if hint is float else frozenset((hint,))
+
+
+def _scalar(kinds: frozenset[type]) -> Read:
+    def read(value: Any) -> Any:
+        if type(value) not in kinds:
+            wanted = " or ".join(sorted(kind.__name__ for kind in kinds))
+            raise CodecError(f"got {value!r} where {wanted} belongs")
+        return value
+
+    return read
+
+
+def _enum(cls: type[Enum]) -> Read:
+    known = {member.value: member for member in cls}
+
+    def read(value: Any) -> Any:
+        try:
+            return known[value]
+        except (KeyError, TypeError):
+            raise CodecError(f"{value!r} is no {cls.__name__} that this version knows") from None
+
+    return read
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, texts, truths, nothing, and tuples of them."""
+    if type(value) is tuple:
+        for item in value:
+            _plain(item)
+    elif type(value) not in _SCALARS:
+        raise CodecError(f"got {value!r} where a plain value belongs")
+    return value

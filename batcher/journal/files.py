@@ -1,0 +1,160 @@
+"""The journal's files: one a segment, written on a thread of their own, the oldest deleted.
+
+The disk may be as slow as it likes: bytes that wait for it are bounded, and beyond the bound the rest
+of the segment is let go. The next one begins with a state of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final, TypeAlias
+
+from batcher.journal.reader import JOURNAL, SUFFIX
+
+log = logging.getLogger(__name__)
+
+MOST_QUEUED: Final = 16 * 1024**2
+"""Bytes that wait for the disk; beyond it the rest of a segment is lost."""
+
+SEGMENTS_IN_SIZE: Final = 8
+"""A segment may take this part of the whole size; the oldest files go to leave room for two."""
+
+CLOSE_TIMEOUT_S: Final = 5.0
+"""How long the last bytes may take to be written."""
+
+PRIVATE: Final = 0o600
+"""Tenants and settings are nobody else's business."""
+
+_Job: TypeAlias = tuple[bool, bytes]
+"""Whether a segment begins, and bytes of it."""
+
+
+class Files:
+    """A recorder's sink that writes each segment to a file in `folder`.
+
+    At most `most_files` files and `most_bytes` bytes are kept, those of earlier servers among them.
+    """
+
+    def __init__(self, folder: Path, most_files: int, most_bytes: int) -> None:
+        self.written_bytes = 0
+        self.lost_segments = 0
+        """Segments that were not written to their end."""
+        self._folder = folder
+        self._most_files = most_files
+        self._most_bytes = most_bytes
+        self._began = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
+        self._number = 0
+        self._put_bytes = 0
+        self._taken_bytes = 0
+        self._skipping = False
+        self._file: int | None = None
+        self._failing = False
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    # On the recorder's thread
+
+    def begin(self, now_ns: int, opening: bytes) -> None:  # noqa: ARG002 - a sink's face
+        """A segment begins, if the disk has caught up."""
+        self._skipping = self._waiting > MOST_QUEUED // 2
+        if self._skipping:
+            self.lost_segments += 1
+        else:
+            self._put(opening, begins=True)
+
+    def add(self, frame: bytes) -> None:
+        """A frame of it, if the disk keeps up."""
+        if self._skipping:
+            return
+        if self._waiting + len(frame) > MOST_QUEUED:
+            self._skipping = True
+            self.lost_segments += 1
+            log.error(
+                "the journal's disk is behind by %d bytes: the rest of the segment is not written",
+                self._waiting,
+            )
+            return
+        self._put(frame, begins=False)
+
+    def close(self) -> None:
+        """Write what waits, and end the thread; a disk that takes longer than a while is left."""
+        self._jobs.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.error("%s: the disk is too slow: the journal's end is not written", self._folder)
+
+    @property
+    def _waiting(self) -> int:
+        return self._put_bytes - self._taken_bytes
+
+    def _put(self, data: bytes, *, begins: bool) -> None:
+        self._put_bytes += len(data)
+        self._jobs.put((begins, data))
+
+    # On the thread of the files
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            begins, data = job
+            try:
+                if begins:
+                    self._next_file()
+                if self._file is not None:
+                    write_all(self._file, data)
+                    self.written_bytes += len(data)
+                    self._failing = False
+            except OSError as error:
+                self._failed(error)
+            self._taken_bytes += len(data)
+        self._close_file()
+
+    def _next_file(self) -> None:
+        self._close_file()
+        make_room(
+            self._folder,
+            f"{JOURNAL}-*{SUFFIX}",
+            self._most_files,
+            self._most_bytes - 2 * (self._most_bytes // SEGMENTS_IN_SIZE),
+        )
+        path = self._folder / f"{JOURNAL}-{self._began}-{self._number:08d}{SUFFIX}"
+        self._number += 1
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+
+    def _failed(self, error: OSError) -> None:
+        self.lost_segments += 1
+        self._close_file()
+        if not self._failing:
+            log.error("%s: the journal cannot be written: %s", self._folder, error.strerror)
+        self._failing = True
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+
+def write_all(file: int, data: bytes) -> None:
+    """All of it, in as many writes as the kernel makes of it. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def make_room(folder: Path, pattern: str, most_files: int, most_bytes: int | None) -> None:
+    """Delete the oldest files, so that there is room for one more. Raises `OSError`.
+
+    Names say the age.
+    """
+    files = sorted(folder.glob(pattern))
+    sizes = {file: file.stat().st_size for file in files}
+    total = sum(sizes.values())
+    while files and (len(files) >= most_files or (most_bytes is not None and total > most_bytes)):
+        oldest = files.pop(0)
+        oldest.unlink(missing_ok=True)
+        total -= sizes[oldest]

@@ -1,0 +1,229 @@
+"""Reading a log: a file, or a folder of them, as segments that replay one by one.
+
+What cannot be read is told and left out: `Log.faults` names the file, the segment and the byte, and
+the rest of the log is as good as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from batcher.core.commands import Command
+from batcher.core.events import Event
+from batcher.core.record import record
+from batcher.core.state import State
+from batcher.errors import InputError
+from batcher.journal.codec import CodecError, Decoder, Schema
+from batcher.journal.format import (
+    Frame,
+    FrameKind,
+    Incident,
+    Opening,
+    Piece,
+    counts,
+    payload,
+    pieces,
+)
+
+SUFFIX: Final = ".batcherlog"
+"""How the files of a log, and flight records, end."""
+
+JOURNAL: Final = "journal"
+"""How the files of a journal begin."""
+
+
+@record
+class Step:
+    """One call of `Scheduler.handle`: when, what went in, what came out."""
+
+    now_ns: int
+    events: list[Event]
+    commands: list[Command]
+
+
+@dataclass(slots=True)
+class Segment:
+    """A stretch of the log that replays from its own beginning. `steps` reads it from the file."""
+
+    path: Path
+    start: int
+    """Its first byte in the file."""
+    opening: Opening
+    decoder: Decoder
+    _state: Frame
+    _blocks: list[Frame]
+    steps_count: int
+    requests: int
+    """Requests that arrived in it."""
+    last_ns: int
+    """The moment of its last step."""
+    ended: bool
+    """Whether its end was written: not in the last segment of a flight record or of a running
+    server."""
+    complete: bool
+    """Whether it ends where it should; else what follows it is another story."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"segment {self.opening.number} ({self.path.name})"
+
+    def state(self) -> State:
+        """The scheduler's state before the first step. Raises `CodecError`."""
+        found = self._state
+        return self.decoder.state(payload(self._read(found, found), found, found.start))
+
+    def steps(self) -> Iterator[Step]:
+        """Everything that happened, in order. Raises `CodecError`."""
+        blocks = self._blocks
+        if not blocks:
+            return
+        data, base = self._read(blocks[0], blocks[-1]), blocks[0].start
+        events, commands = self.decoder.events, self.decoder.commands
+        for block in blocks:
+            for now_ns, told, answered in payload(data, block, base):
+                yield Step(now_ns, events(told), commands(answered))
+
+    def _read(self, first: Frame, last: Frame) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(first.start)
+                return file.read(last.stop - first.start)
+        except OSError as error:
+            raise CodecError(f"cannot be read any more: {error.strerror}") from None
+
+    def follows(self, before: Segment) -> bool:
+        """Whether it goes on where `before` ends."""
+        mine, its = self.opening, before.opening
+        return before.complete and mine.log == its.log and mine.number == its.number + 1
+
+
+@dataclass(slots=True)
+class Log:
+    """What is readable of a log, in order of time."""
+
+    segments: list[Segment] = field(default_factory=list)
+    incident: Incident | None = None
+    """Why it was written, if it is a flight record."""
+    faults: list[str] = field(default_factory=list)
+    """What could not be read, or was never written."""
+
+
+def read_log(path: Path) -> Log:
+    """Index a log. Raises `InputError` where nothing in it can be replayed."""
+    files = _files(path)
+    log = Log()
+    for file in files:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            log.faults.append(f"{file}: cannot be read: {error.strerror}")
+            continue
+        for number, piece in enumerate(pieces(data)):
+            _take(log, file, data, piece, f"{file.name}, piece {number} at byte {piece.start}")
+    _put_in_order(log.segments)
+    for before, after in pairwise(log.segments):
+        if before.opening.log == after.opening.log:
+            missing = after.opening.number - before.opening.number - 1
+            if missing:
+                log.faults.append(f"{before.name}: {missing} segments after it are missing")
+            if not before.ended:
+                log.faults.append(f"{before.name}: it has no end: the rest was not written")
+    if not log.segments:
+        told = "".join(f"\n  {fault}" for fault in log.faults)
+        raise InputError(f"{path}: no segment of an event log can be read in it{told}")
+    return log
+
+
+def _put_in_order(segments: list[Segment]) -> None:
+    """Logs by their beginning, segments by their number: clocks on the wall are set back at times."""
+    began: dict[str, int] = {}
+    for segment in segments:
+        opening = segment.opening
+        began[opening.log] = min(opening.wall_ns, began.get(opening.log, opening.wall_ns))
+    segments.sort(key=lambda each: (began[each.opening.log], each.opening.log, each.opening.number))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file or folder")
+        return [path]
+    files = sorted(path.glob(f"{JOURNAL}-*{SUFFIX}"))
+    if not files:
+        raise InputError(
+            f"{path}: the folder has no journal; allowed: a folder with files {JOURNAL}-*{SUFFIX},"
+            " or the file of a flight record"
+        )
+    return files
+
+
+def _take(log: Log, path: Path, data: bytes, piece: Piece, name: str) -> None:
+    frames = {each.kind: each for each in reversed(piece.frames)}
+    try:
+        if FrameKind.INCIDENT in frames:
+            log.incident = Incident.of(payload(data, frames[FrameKind.INCIDENT]))
+        elif FrameKind.OPENING in frames and FrameKind.STATE in frames:
+            segment, lost = _segment(path, data, piece, frames)
+            log.segments.append(segment)
+            name = segment.name
+            if lost:
+                log.faults.append(f"{name}: {lost} steps after it were not recorded")
+        elif not piece.fault:
+            log.faults.append(f"{name}: no state to start from")
+    except CodecError as error:
+        log.faults.append(f"{name}: {error}")
+    if piece.fault:
+        log.faults.append(f"{name}: {piece.fault}")
+
+
+def _segment(
+    path: Path, data: bytes, piece: Piece, frames: dict[FrameKind, Frame]
+) -> tuple[Segment, int]:
+    """The segment, and how many steps after it were lost."""
+    opening = Opening.of(payload(data, frames[FrameKind.OPENING]))
+    blocks = [each for each in piece.frames if each.kind is FrameKind.STEPS]
+    steps = requests = lost = 0
+    last_ns = opening.now_ns
+    for block in blocks:
+        held = counts(data, block)
+        steps, requests, last_ns = steps + held.steps, requests + held.requests, held.last_ns
+    complete = False
+    if FrameKind.END in frames:
+        counted, lost = payload(data, frames[FrameKind.END])
+        complete = counted == steps and not lost
+    return (
+        Segment(
+            path=path,
+            start=piece.start,
+            opening=opening,
+            decoder=_decoder(opening.schema),
+            _state=frames[FrameKind.STATE],
+            _blocks=blocks,
+            steps_count=steps,
+            requests=requests,
+            last_ns=last_ns,
+            ended=FrameKind.END in frames or bool(piece.fault),
+            complete=complete,
+        ),
+        lost,
+    )
+
+
+@lru_cache
+def _decoder(schema: Schema) -> Decoder:
+    return Decoder(schema)
+
+
+def plain(value: Any) -> Any:
+    """A read value with lists for tuples, as JSON and configuration documents have them."""
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value

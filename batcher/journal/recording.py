@@ -1,0 +1,119 @@
+"""What a configuration asks to be recorded, as one object to start and to close."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from batcher.config import Config
+from batcher.core.commands import Command
+from batcher.core.events import Event
+from batcher.core.state import State
+from batcher.errors import StartupError
+from batcher.journal.files import SEGMENTS_IN_SIZE, Files
+from batcher.journal.incidents import FlightRecorder
+from batcher.journal.memory import Memory
+from batcher.journal.recorder import Recorder, Sink
+
+SEGMENT_NS: Final = 10_000_000_000
+"""How long a segment is where there is a flight recorder alone."""
+
+Record = Callable[[int, Sequence[Event], Sequence[Command]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingStatistics:
+    """What `/metrics` says of it."""
+
+    written_bytes: int = 0
+    lost_segments: int = 0
+    memory_bytes: int = 0
+    incidents: Mapping[str, int] = field(default_factory=dict)
+    """Files written, by reason."""
+
+
+class Recording:
+    """The journal and the flight recorder of one server; either, both or none."""
+
+    def __init__(
+        self,
+        config: Config,
+        snapshot: Callable[[], State],
+        models: Mapping[str, Mapping[str, Any]],
+        metrics: Callable[[], Awaitable[bytes]],
+    ) -> None:
+        self.flight: FlightRecorder | None = None
+        """Once started, where one is configured."""
+        self._config = config
+        self._snapshot = snapshot
+        self._models = models
+        self._metrics = metrics
+        self._files: Files | None = None
+        self._memory: Memory | None = None
+        self._recorder: Recorder | None = None
+
+    def start(self) -> Record | None:
+        """Begin with an empty log. Returns what to call after every step, None for nothing.
+
+        Raises `StartupError` where a folder cannot be used.
+        """
+        journal, flight = self._config.journal, self._config.flight_recorder
+        sinks: list[Sink] = []
+        lengths: list[int] = []
+        sizes: list[int] = []
+        if journal is not None:
+            _make_folder(journal.folder, "journal.folder")
+            self._files = Files(journal.folder, journal.max_segments, journal.max_size)
+            sinks.append(self._files)
+            lengths.append(journal.segment)
+            sizes.append(journal.max_size // SEGMENTS_IN_SIZE)
+        if flight is not None:
+            _make_folder(flight.folder, "flight_recorder.folder")
+            self._memory = Memory(flight.duration, flight.memory)
+            sinks.append(self._memory)
+            lengths.append(min(SEGMENT_NS, max(1, flight.duration // SEGMENTS_IN_SIZE)))
+            sizes.append(flight.memory // SEGMENTS_IN_SIZE)
+        if not sinks:
+            return None
+        recorder = self._recorder = Recorder(
+            self._snapshot,
+            sinks,
+            segment_ns=min(lengths),
+            most_bytes=min(sizes),
+            models=self._models,
+        )
+        if flight is not None and self._memory is not None:
+            self.flight = FlightRecorder(
+                flight, self._memory, recorder.mark, self._metrics, self._config.text
+            )
+        return recorder.record
+
+    def close(self) -> None:
+        """Write what is left. Nothing may be recorded any more."""
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def statistics(self) -> RecordingStatistics:
+        """Counts up to now."""
+        files, recorder = self._files, self._recorder
+        return RecordingStatistics(
+            written_bytes=files.written_bytes if files else 0,
+            lost_segments=(files.lost_segments if files else 0)
+            + (recorder.lost_segments if recorder else 0),
+            memory_bytes=self._memory.nbytes if self._memory else 0,
+            incidents=dict(self.flight.written) if self.flight else {},
+        )
+
+
+def _make_folder(folder: Path, key: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StartupError(
+            f"{key}: got {folder}, {error.strerror}; allowed: a folder that can be written to"
+        ) from None
