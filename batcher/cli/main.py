@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from batcher import __version__
-from batcher.cli import check, profile, schema, serve, simulate, tune
+from batcher.cli import check, profile, replay, schema, serve, simulate, tune
 
 EXAMPLES = """
 Examples:
@@ -17,6 +17,8 @@ Examples:
 - `batcher serve config.yaml` serves it until SIGTERM or Ctrl-C.
 
 - `batcher simulate config.yaml --arrivals poisson --load 0.8` says what it would do.
+
+- `batcher replay LOG --set batching.target_p99=40ms` says what it would have done.
 """
 
 app = typer.Typer(
@@ -51,6 +53,7 @@ def _root(
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=check.EPILOG)(check.check)
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
+app.command(epilog=replay.EPILOG)(replay.replay)
 app.command(epilog=profile.EPILOG)(profile.profile)
 app.command(epilog=tune.EPILOG)(tune.tune)
 app.command(epilog=schema.EPILOG)(schema.schema)

@@ -56,11 +56,11 @@ def print_table(
     for place in range(0, len(summaries), policies):
         cells = summaries[place : place + policies]
         typer.echo(f"\n{arrivals}: {_offered(experiment, cells[0])}")
-        console.print(_policies(cells))
+        console.print(policies_table(cells))
         if cells[0].groups:
-            console.print(_groups(cells))
+            console.print(groups_table(cells))
         for summary in cells:
-            _print_remarks(summary)
+            print_remarks(summary)
     if missing is not None:
         typer.echo(f"no optimum: {missing}")
 
@@ -75,7 +75,8 @@ def _offered(experiment: Experiment, cell: Summary) -> str:
     return f"{text}, {cell.seeds} seeds" if cell.seeds > 1 else text
 
 
-def _print_remarks(summary: Summary) -> None:
+def print_remarks(summary: Summary) -> None:
+    """What was dropped and why, and policies that failed."""
     if summary.dropped_by:
         reasons = ", ".join(f"{why} {count:,}" for why, count in summary.dropped_by.items())
         typer.echo(f"{summary.policy} dropped: {reasons}")
@@ -94,7 +95,8 @@ def table(*headings: str, texts: int) -> Table:
     return made
 
 
-def _policies(cells: Sequence[Summary]) -> Table:
+def policies_table(cells: Sequence[Summary]) -> Table:
+    """A row for each summary, and one for the optimum."""
     found = table(
         "policy",
         "on time %",
@@ -132,7 +134,8 @@ def _policies(cells: Sequence[Summary]) -> Table:
     return found
 
 
-def _groups(cells: Sequence[Summary]) -> Table:
+def groups_table(cells: Sequence[Summary]) -> Table:
+    """A row for each summary and kind of request."""
     found = table(
         "policy",
         "model",

@@ -19,6 +19,7 @@ from batcher.config.changes import (
 )
 from batcher.config.loader import file_problems, load_config, parse_config
 from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
+from batcher.config.overrides import changed_model
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.root import Config, DeviceConfig, device_limits
 from batcher.config.schema import json_schema
@@ -42,6 +43,7 @@ __all__ = [
     "TlsConfig",
     "UnixAddress",
     "WarmupConfig",
+    "changed_model",
     "device_limits",
     "difference",
     "file_problems",

@@ -10,8 +10,9 @@ does not see them.
 """
 
 from batcher.journal.codec import CodecError
+from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.journal.incidents import FlightRecorder, Reason, Tally
-from batcher.journal.reader import Log, Segment, Step, read_log
+from batcher.journal.reader import Log, Segment, Step, plain, read_log
 from batcher.journal.recording import Recording, RecordingStatistics
 
 __all__ = [
@@ -24,5 +25,7 @@ __all__ = [
     "Segment",
     "Step",
     "Tally",
+    "plain",
     "read_log",
+    "scheduler_fingerprint",
 ]

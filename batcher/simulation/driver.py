@@ -122,13 +122,17 @@ class Driver:
             self._observe(now_ns, commands)
         for command in commands:
             if type(command) is Dispatch:
-                done_ns = now_ns + self._service_time(command)
-                progress = self._outcome(command, Timings(now_ns, now_ns, done_ns))
-                self.post(done_ns, progress)
-                if self._reply_ns and progress.done:
-                    rows = sum([part.stop - part.start for part in command.parts])
-                    took_ns = len(progress.done) * self._reply_ns
-                    self.post(done_ns + took_ns, RepliesTook(command.model, rows, took_ns))
+                self.start(command, now_ns)
+
+    def start(self, dispatch: Dispatch, now_ns: int) -> None:
+        """Post what will come of a batch that starts now."""
+        done_ns = now_ns + self._service_time(dispatch)
+        progress = self._outcome(dispatch, Timings(now_ns, now_ns, done_ns))
+        self.post(done_ns, progress)
+        if self._reply_ns and progress.done:
+            rows = sum([part.stop - part.start for part in dispatch.parts])
+            took_ns = len(progress.done) * self._reply_ns
+            self.post(done_ns + took_ns, RepliesTook(dispatch.model, rows, took_ns))
 
     def _wakeup_ns(self) -> int | None:
         """When the shell's timer fires: as the scheduler asked, or late by a draw for each ask."""

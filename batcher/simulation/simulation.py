@@ -7,7 +7,7 @@ two policies meet the same requests and the same devices.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -29,7 +29,7 @@ from batcher.core.scheduler import Scheduler
 from batcher.simulation.deployment import Deployment
 from batcher.simulation.driver import Driver
 from batcher.simulation.policies import NamedPolicy
-from batcher.simulation.service_time import Devices, Lateness, SlowSpell
+from batcher.simulation.service_time import Devices, DeviceUse, Lateness, SlowSpell
 from batcher.simulation.workload import Progress, Workload
 
 OUTCOMES: Final = tuple(Outcome)
@@ -98,6 +98,8 @@ class Run:
     """When the last thing happened."""
     errors: tuple[str, ...]
     """Policies that broke their contract."""
+    due_ns: NDArray[np.int64] | None = None
+    """When each request should be answered; None: as its model's target says."""
 
 
 class Recorder:
@@ -132,11 +134,20 @@ class Recorder:
                 self.errors.append(f"{command.model}: {command.error}")
 
     def run(
-        self, policy: str, deployment: Deployment, workload: Workload, devices: Devices, end_ns: int
+        self,
+        policy: str,
+        deployment: Deployment,
+        workload: Workload,
+        use: Mapping[str, DeviceUse],
+        end_ns: int,
+        known: NDArray[np.int64] | None = None,
     ) -> Run:
-        """All that was noted, request by request."""
+        """All that was noted, request by request.
+
+        `known` holds the requests' ids, ascending; without it they are their places.
+        """
         requests = len(workload)
-        ids = np.array(self._settled, np.int64)
+        ids = _places(self._settled, known)
         counts, times, outcomes, reasons = (np.array(a) for a in self._settle_of)
         settled_ns = np.zeros(requests, np.int64)
         outcome = np.full(requests, UNSETTLED, np.int8)
@@ -150,7 +161,7 @@ class Recorder:
         reason[ids] = np.repeat(reasons, counts)
         batch_rows = np.zeros(requests, np.int64)
         counts, sizes = (np.array(a, np.int64) for a in self._dispatch_of)
-        batch_rows[np.array(self._dispatched, np.int64)] = np.repeat(sizes, counts)
+        batch_rows[_places(self._dispatched, known)] = np.repeat(sizes, counts)
         return Run(
             policy=policy,
             deployment=deployment,
@@ -160,10 +171,15 @@ class Recorder:
             reason=reason,
             batch_rows=batch_rows,
             batches=sizes,
-            busy_ns={device: use.busy_ns for device, use in devices.use.items()},
+            busy_ns={device: used.busy_ns for device, used in use.items()},
             ended_ns=end_ns,
             errors=tuple(self.errors),
         )
+
+
+def _places(ids: array[int], known: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    found = np.array(ids, np.int64)
+    return found if known is None else np.searchsorted(known, found)
 
 
 def simulate(
@@ -198,7 +214,7 @@ def simulate(
     elif isinstance(load, Workload):
         workload = load
         driver.run(load.events(deadline_ns=conditions.deadline_ns, progress=progress))
-    return recorder.run(policy.name, deployment, workload, devices, scheduler.now_ns)
+    return recorder.run(policy.name, deployment, workload, devices.use, scheduler.now_ns)
 
 
 def _devices(deployment: Deployment, conditions: Conditions, clock: Callable[[], int]) -> Devices:

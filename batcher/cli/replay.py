@@ -1,0 +1,293 @@
+"""`batcher replay`: what was recorded, played again, and what other settings would have made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batcher.cli.exits import FAILED, reported
+from batcher.cli.simulation_options import read, read_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batcher.journal import Log, Segment
+    from batcher.simulation.experiment import Cell
+    from batcher.simulation.report import Summary
+    from batcher.simulation.whatif import Variant
+
+EPILOG = """
+Exit codes: 0 when the replay was identical, 1 when the scheduler did something else than was
+recorded, 2 when an option is wrong or nothing in the log can be read. What cannot be read of a log
+is told on standard error, and the rest is replayed.
+
+Examples:
+
+- `batcher replay /var/lib/batcher/journal`: what is in it, and whether it replays.
+
+- `batcher replay incident.batcherlog --set batching.target_p99=40ms`: what another target would
+  have made of the last minutes.
+
+- `batcher replay journal --from 30s --to 90s --policy fixed:2ms --policy greedy --plot out.png`:
+  other policies, on a part of it.
+"""
+
+_PART = "Which part of the log"
+_CHANGES = "What to change"
+
+
+def replay(
+    log: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LOG",
+            show_default=False,
+            help="The folder of a journal, one of its files, or a flight record.",
+        ),
+    ],
+    *,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_CHANGES,
+            help="A policy to try, repeatable, as `batcher simulate` has them.",
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            rich_help_panel=_CHANGES,
+            help="A setting to try, repeatable, with the keys of `batching` and `queue`.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_CHANGES,
+            help="Change and report on this model alone.",
+        ),
+    ] = None,
+    segment: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            rich_help_panel=_PART,
+            min=0,
+            help="This segment, by its number; repeatable.",
+        ),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            rich_help_panel=_PART,
+            help="Begin with the segment of this moment, counted from the log's beginning.",
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", rich_help_panel=_PART, help="End at this moment, counted the same."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Equal seeds give equal runs.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Pool runs of so many seeds, from `--seed` on.")
+    ] = 1,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw latency: `out.png`. Needs the extra `plot`."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON objects, one a line, instead of tables.")
+    ] = False,
+) -> None:
+    """Play a recorded event log through the scheduler again.
+
+    Says what is in the log, plays every segment from its own snapshot, and compares each command
+    with the recorded one. With `--set` or `--policy`, the recorded requests then meet the scheduler
+    under those settings in virtual time, with batches that take what recorded ones took, beside what
+    was recorded and what the recorded settings come to in the same way.
+    """
+    with reported():
+        from batcher.journal import read_log
+        from batcher.simulation.plot import image_path
+
+        picture = None if plot is None else image_path(plot)
+        found = read_log(log)
+        part = _part(found, segment or [], from_, to)
+        what_if = _variants(part, policy or [], assignments or [], model)
+        played = _replay(found, part, json=json)
+        if what_if:
+            lateness = played.late_ns
+            _compare(part, what_if, lateness, range(seed, seed + seeds), picture, json=json)
+        if played.first is not None:
+            raise typer.Exit(FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The segments that were asked for, up to a moment, and the models of which to report."""
+
+    segments: list[Segment]
+    until_ns: int
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is to be tried, on which models, and the largest batch that any of it allows."""
+
+    variants: list[Variant]
+    models: frozenset[str]
+    max_rows: int
+
+
+def _part(log: Log, numbers: list[int], from_: str | None, to: str | None) -> _Part:
+    from batcher.clock import SECOND
+    from batcher.config import format_duration
+    from batcher.errors import InputError
+    from batcher.simulation.replay import NEVER_NS
+
+    segments = log.segments
+    first = segments[0]
+    if numbers:
+        segments = [each for each in segments if each.opening.number in numbers]
+        missing = set(numbers) - {each.opening.number for each in segments}
+        if missing:
+            known = f"{first.opening.number} to {log.segments[-1].opening.number}"
+            raise InputError(f"--segment: got {min(missing)}; allowed: {known}")
+    began_ns = first.opening.now_ns
+    from_ns = began_ns + (read_duration("--from", from_) or 0)
+    to_ns = read_duration("--to", to)
+    until_ns = NEVER_NS if to_ns is None else began_ns + to_ns
+    chosen = [each for each in segments if each.last_ns >= from_ns]
+    chosen = [each for each in chosen if each.opening.now_ns <= until_ns]
+    if not chosen or until_ns < from_ns:
+        length = format_duration(round((log.segments[-1].last_ns - began_ns) / SECOND) * SECOND)
+        raise InputError(
+            f"--from {from_ or '0s'} --to {to or 'the end'}: nothing of the log is there; it is"
+            f" {length} long"
+        )
+    return _Part(chosen, until_ns, first.path)
+
+
+def _variants(
+    part: _Part, policies: list[str], assignments: list[str], model: str | None
+) -> _Asked | None:
+    """What is to be tried; None where nothing is. Everything wrong with it is told before a run."""
+    from batcher.config import changed_model
+    from batcher.errors import InputError
+    from batcher.journal import plain
+    from batcher.simulation.policies import CONFIGURED, parse_policy
+    from batcher.simulation.variants import variants
+
+    sections = {
+        name: plain(value)
+        for segment in part.segments
+        for name, value in segment.opening.models.items()
+    }
+    models = frozenset(sections)
+    if model is not None:
+        models = frozenset(name for name in sections if model in (name, name.rpartition("/")[0]))
+        if not models:
+            raise InputError(f"--model: got {model!r}; allowed: {', '.join(sections)}")
+    if not policies and not assignments:
+        return None
+    wanted = [read("--policy", name, parse_policy) for name in policies or [CONFIGURED]]
+    made = variants(sections, models, assignments, wanted)
+    largest = [
+        changed_model(sections[name], change).batching.max_batch_size
+        for name in sections
+        for change in (assignments if name in models else [], [])
+    ]
+    return _Asked(made, models, max(largest, default=1))
+
+
+def _replay(log: Log, part: _Part, *, json: bool) -> Replayed:
+    """Play it as it was, and say how that went."""
+    from batcher.cli.progress import progress
+    from batcher.cli.replayed import print_contents, print_faults, print_replayed
+    from batcher.clock import monotonic_ns
+    from batcher.simulation.replay import replay as play
+
+    print_contents(log, part.segments, json=json)
+    print_faults(log.faults)
+    began_ns = monotonic_ns()
+    with progress(sum(each.steps_count for each in part.segments)) as told:
+        played = play(part.segments, until_ns=part.until_ns, told=told)
+    print_faults(played.faults)
+    print_replayed(played, part.segments, monotonic_ns() - began_ns, json=json)
+    return played
+
+
+def _compare(
+    part: _Part,
+    asked: _Asked,
+    late_ns: list[int],
+    seeds: range,
+    picture: Path | None,
+    *,
+    json: bool,
+) -> None:
+    """Play it as it might have been."""
+    from batcher.cli.progress import progress
+    from batcher.cli.replayed import print_comparison
+    from batcher.cli.results import print_json
+    from batcher.errors import InputError
+    from batcher.simulation.experiment import Cell
+    from batcher.simulation.report import summarize
+    from batcher.simulation.story import Lessons, stories
+    from batcher.simulation.whatif import REPLAYED, Variant, WhatIf
+
+    lessons = Lessons(asked.max_rows)
+    told_of = list(stories(part.segments, part.until_ns, lessons))
+    learned = lessons.learned(late_ns)
+    every = [WhatIf(story, learned, asked.models) for story in told_of]
+    played = [each for each in every if each.requests]
+    if not played:
+        raise InputError("no request came to an end in this part of the log; allowed: more of it")
+    cells = [Cell(None, tuple(each.recorded() for each in played))]
+    variants = [Variant(REPLAYED), *asked.variants]
+    with progress(len(variants) * len(seeds) * len(played)) as told:
+        for variant in variants:
+            runs = []
+            for seed in seeds:
+                for each in played:
+                    runs.append(each.play(variant, seed))
+                    told(variant.name, 1)
+            cells.append(Cell(None, tuple(runs)))
+    capacity = played[0].capacity()
+    summaries = [summarize(cell, capacity) for cell in cells]
+    if json:
+        print_json(summaries)
+    else:
+        print_comparison(summaries, len(played), len(seeds))
+    if picture is not None:
+        _draw(part, cells, summaries, picture)
+
+
+def _draw(part: _Part, cells: Sequence[Cell], summaries: Sequence[Summary], picture: Path) -> None:
+    from batcher.clock import MILLISECOND
+    from batcher.simulation.plot import Plotted, draw
+    from batcher.simulation.report import latencies_ms
+
+    targets = {m.settings.target_ns for m in cells[0].runs[0].deployment.models}
+    target_ns = targets.pop() if len(targets) == 1 else None
+    draw(
+        [
+            Plotted(summary, latencies_ms(cell.runs))
+            for cell, summary in zip(cells, summaries, strict=True)
+        ],
+        None if target_ns is None else target_ns / MILLISECOND,
+        part.log.name,
+        picture,
+    )

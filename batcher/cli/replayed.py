@@ -1,0 +1,202 @@
+"""What `batcher replay` prints: the log's contents, how its replay went, and what might have been."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batcher.journal import Log, Segment
+    from batcher.simulation.replay import Difference, Replayed
+    from batcher.simulation.report import Summary
+
+_MOST_SHOWN = 2_000
+"""Characters of a difference's two sides."""
+
+
+def print_contents(log: Log, segments: Sequence[Segment], *, json: bool) -> None:
+    """What is in the log, or in the part of it that was asked for."""
+    first, last = segments[0].opening, segments[-1]
+    seconds = (last.last_ns - first.now_ns) / 1e9
+    requests = sum(segment.requests for segment in segments)
+    if json:
+        _print_contents_json(log, segments, seconds)
+        return
+    typer.echo(
+        f"{_count(len(segments), 'segment')} ({first.number} to {last.opening.number}),"
+        f" {seconds:.1f} s from {_moment(first.wall_ns)}, {_count(requests, 'request')}"
+    )
+    for version, scheduler in _writers(segments):
+        typer.echo(f"recorded by batcher {version}, scheduler {scheduler or 'unknown'}")
+    for model, sections in last.opening.models.items():
+        typer.echo(f"model {model}: {_settings(sections)}")
+    incident = log.incident
+    if incident is not None:
+        detail = f": {incident.detail}" if incident.detail else ""
+        typer.echo(f"incident at {_moment(incident.wall_ns)}: {incident.reason}{detail}")
+    for warning in _warnings(segments):
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def print_faults(faults: Sequence[str]) -> None:
+    """What could not be read or played, on standard error."""
+    for fault in faults:
+        typer.echo(f"fault: {fault}", err=True)
+
+
+def print_replayed(
+    played: Replayed, segments: Sequence[Segment], took_ns: int, *, json: bool
+) -> None:
+    """How the replay went."""
+    difference = played.first
+    if json:
+        _print_json(
+            {
+                "replay": {
+                    "identical": difference is None,
+                    "segments": played.segments,
+                    "differing": played.differing,
+                    "steps": played.steps,
+                    "seconds": round(took_ns / 1e9, 3),
+                    "faults": played.faults,
+                    "difference": None if difference is None else _difference_json(difference),
+                }
+            }
+        )
+        return
+    took = f"{_count(played.steps, 'step')} in {took_ns / 1e9:.2f} s"
+    if difference is None:
+        typer.echo(f"replay: identical, {took}")
+        return
+    seconds = (difference.now_ns - segments[0].opening.now_ns) / 1e9
+    typer.echo(
+        f"replay: DIFFERENT in {played.differing} of {_count(played.segments, 'segment')}, {took}\n"
+        f"first difference: {difference.segment}, step {difference.step}, at {seconds:.6f} s,"
+        f" in its {difference.what}\n"
+        f"  expected {_shown(difference.expected)}\n"
+        f"  got      {_shown(difference.got)}"
+    )
+
+
+def print_comparison(summaries: Sequence[Summary], stretches: int, seeds: int) -> None:
+    """Recorded, replayed and changed, side by side."""
+    from batcher.cli.results import groups_table, policies_table, print_remarks, wide_console
+
+    console = wide_console()
+    counts = summaries[0].counts
+    notes = [f"{_count(counts.requests, 'request')} at {summaries[0].rate:,.1f}/s"]
+    if stretches > 1:
+        notes.append(f"{stretches} stretches without a gap")
+    if seeds > 1:
+        notes.append(f"{seeds} seeds")
+    typer.echo(f"\n{', '.join(notes)}")
+    console.print(policies_table(summaries))
+    if summaries[0].groups:
+        console.print(groups_table(summaries))
+    for summary in summaries:
+        print_remarks(summary)
+
+
+def _print_contents_json(log: Log, segments: Sequence[Segment], seconds: float) -> None:
+    from dataclasses import asdict
+
+    from batcher.journal import plain
+
+    first, last = segments[0].opening, segments[-1].opening
+    incident = None
+    if log.incident is not None:
+        incident = asdict(log.incident)
+    _print_json(
+        {
+            "log": {
+                "segments": [segment.opening.number for segment in segments],
+                "began": _moment(first.wall_ns),
+                "seconds": round(seconds, 3),
+                "requests": sum(segment.requests for segment in segments),
+                "steps": sum(segment.steps_count for segment in segments),
+                "recorded_by": [
+                    {"version": version, "scheduler": scheduler}
+                    for version, scheduler in _writers(segments)
+                ],
+                "models": plain(last.models),
+                "incident": plain(incident),
+                "faults": log.faults,
+                "warnings": _warnings(segments),
+            }
+        }
+    )
+
+
+def _print_json(document: object) -> None:
+    import json
+
+    typer.echo(json.dumps(document))
+
+
+def _writers(segments: Sequence[Segment]) -> list[tuple[str, str]]:
+    found = ((each.opening.version, each.opening.scheduler) for each in segments)
+    return list(dict.fromkeys(found))
+
+
+def _warnings(segments: Sequence[Segment]) -> list[str]:
+    from batcher import __version__
+    from batcher.journal import scheduler_fingerprint
+
+    mine = scheduler_fingerprint()
+    found = [
+        f"the scheduler of batcher {version} ({scheduler}) is not this one ({__version__}, {mine}):"
+        " it may decide otherwise"
+        for version, scheduler in _writers(segments)
+        if scheduler != mine
+    ]
+    lacking = dict.fromkeys(name for each in segments for name in each.decoder.lacking)
+    if lacking:
+        found.append(f"the log lacks {', '.join(lacking)}, which get their defaults")
+    return found
+
+
+def _settings(sections: object) -> str:
+    """The settings of a model that are not the default, in the words of the file."""
+    from batcher.config import changed_model
+    from batcher.errors import ConfigError
+    from batcher.journal import plain
+
+    try:
+        model = changed_model(plain(sections), ())
+    except ConfigError:
+        return "settings that this version does not know"
+    batching, target = model.batching, None
+    texts = [batching.policy]
+    target = batching.model_dump(mode="json")["target_p99"]
+    texts.append("no target" if target is None else f"target {target}")
+    texts.append(f"at most {batching.max_batch_size} rows")
+    return ", ".join(texts)
+
+
+def _difference_json(difference: Difference) -> dict[str, object]:
+    return {
+        "segment": difference.segment,
+        "step": difference.step,
+        "now_ns": difference.now_ns,
+        "what": difference.what,
+        "expected": repr(difference.expected),
+        "got": repr(difference.got),
+    }
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def _moment(wall_ns: int) -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(wall_ns / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

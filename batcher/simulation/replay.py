@@ -1,0 +1,116 @@
+"""Plays a recorded log to the scheduler again: the same events must give the same commands.
+
+Each segment starts from its own snapshot, so that one which cannot be read, or which differs, spoils
+no other. Where one goes on from another, the state that the scheduler has come to must be the state
+that was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from batcher.core.commands import Command
+from batcher.core.scheduler import Scheduler
+from batcher.errors import describe
+from batcher.journal import CodecError, Segment, Step
+
+NEVER_NS: Final = 1 << 62
+"""Later than any step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where the scheduler did not do what was recorded."""
+
+    segment: str
+    step: int
+    """From 0; the segment's end for a state."""
+    now_ns: int
+    what: Literal["commands", "state"]
+    expected: object
+    got: object
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What a replay came to."""
+
+    segments: int = 0
+    steps: int = 0
+    requests: int = 0
+    first: Difference | None = None
+    differing: int = 0
+    """Segments with a difference; each is played up to its first."""
+    faults: list[str] = field(default_factory=list)
+    """Segments that could not be played to their end, and why."""
+    late_ns: list[int] = field(default_factory=list)
+    """How late each wakeup came that nothing else came with."""
+
+
+def replay(
+    segments: Iterable[Segment],
+    *,
+    until_ns: int = NEVER_NS,
+    told: Callable[[str, int], None] = lambda _what, _steps: None,
+) -> Replayed:
+    """Play the segments up to `until_ns`. `told` hears of progress, in steps."""
+    found = Replayed()
+    before: Segment | None = None
+    scheduler = Scheduler()
+    for segment in segments:
+        if segment.opening.now_ns > until_ns:
+            break
+        expects = before is not None and segment.follows(before)
+        try:
+            state = segment.state()
+            if expects and scheduler.snapshot() != state:
+                step = before.steps_count if before else 0
+                name = before.name if before else segment.name
+                _differs(
+                    found,
+                    Difference(name, step, state.now_ns, "state", state, scheduler.snapshot()),
+                )
+            scheduler = Scheduler.restore(state)
+            whole = _play(scheduler, segment, until_ns, found)
+        except CodecError as error:
+            found.faults.append(f"{segment.name}: {error}")
+            whole = False
+        except Exception as error:  # noqa: BLE001 - a state of another version may break anything
+            found.faults.append(f"{segment.name}: this version cannot play it: {describe(error)}")
+            whole = False
+        before = segment if whole else None
+        found.segments += 1
+        found.requests += segment.requests
+        told("replay", segment.steps_count)
+    return found
+
+
+def _play(scheduler: Scheduler, segment: Segment, until_ns: int, found: Replayed) -> bool:
+    """Play one segment; says whether that went well up to its end."""
+    handle, wakeup_ns, late_ns = scheduler.handle, scheduler.next_wakeup_ns, found.late_ns
+    for place, step in enumerate(segment.steps()):
+        now_ns, events = step.now_ns, step.events
+        if now_ns > until_ns:
+            return False
+        if not events:
+            asked_ns = wakeup_ns()
+            if asked_ns is not None and asked_ns <= now_ns:
+                late_ns.append(now_ns - asked_ns)
+        got = handle(events, now_ns)
+        found.steps += 1
+        if got != step.commands:
+            _differs(found, _difference(segment, place, step, got))
+            return False
+    return True
+
+
+def _difference(segment: Segment, place: int, step: Step, got: Sequence[Command]) -> Difference:
+    return Difference(segment.name, place, step.now_ns, "commands", step.commands, got)
+
+
+def _differs(found: Replayed, difference: Difference) -> None:
+    found.differing += 1
+    if found.first is None:
+        found.first = difference

@@ -1,0 +1,227 @@
+"""What happened in a recorded log, taken apart into causes and consequences.
+
+Causes happen again whatever the scheduler does: arrivals, callers who leave, instances and models
+that come and go. Consequences (batches, how long they took, the ends of requests) are what was
+recorded of the scheduler that was there; from them a what-if learns what batches take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from batcher.core.commands import Dispatch, Settle
+from batcher.core.events import (
+    BatchProgress,
+    DeviceConfigured,
+    Event,
+    FailureCause,
+    InstanceDown,
+    InstanceUp,
+    ModelConfigured,
+    RepliesTook,
+    RequestArrived,
+)
+from batcher.core.settings import ModelSettings
+from batcher.core.state import State
+from batcher.errors import InputError
+from batcher.journal import CodecError, Segment, Step
+from batcher.simulation.learned import BatchKind, Kinds, Learned, Sample
+from batcher.simulation.service_time import DeviceUse
+from batcher.simulation.simulation import Recorder
+
+MOST_REQUESTS: Final = 2_000_000
+"""Of one what-if: a part of the log has to do for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A batch that was dispatched in the log."""
+
+    dispatch: Dispatch
+    at_ns: int
+    rows: int
+    device: str
+    beside: int
+
+
+@dataclass(slots=True)
+class Story:
+    """A stretch of the log without a gap."""
+
+    state: State
+    """Where it begins."""
+    begins_ns: int
+    """The moment that it begins; a scheduler that was told nothing yet has no time of its own."""
+    causes: list[tuple[int, Event]] = field(default_factory=list)
+    """What happens again, in order of time."""
+    requests: list[RequestArrived] = field(default_factory=list)
+    """Those that waited or ran at the beginning, then all that arrived."""
+    settled: set[int] = field(default_factory=set)
+    """Requests whose end was recorded."""
+    poison: set[int] = field(default_factory=set)
+    """Requests that failed because of what was in them."""
+    settings: dict[str, ModelSettings] = field(default_factory=dict)
+    """Of every model: the last that was configured."""
+    instances: dict[str, InstanceUp] = field(default_factory=dict)
+    """Every instance that was ever up."""
+    devices: dict[str, int | None] = field(default_factory=dict)
+    """Bounds by device."""
+    commands: Recorder = field(default_factory=Recorder)
+    """What the scheduler commanded."""
+    use: dict[str, DeviceUse] = field(default_factory=dict)
+    """What the devices did."""
+    ended_ns: int = 0
+
+
+class Lessons:
+    """Samples of all stories, as they are told."""
+
+    def __init__(self, max_rows: int) -> None:
+        self.batches: Kinds[BatchKind] = Kinds(max_rows)
+        self.replies: Kinds[str] = Kinds(max_rows)
+        self.profiles: dict[str, dict[int, int]] = {}
+
+    def learned(self, late_ns: list[int]) -> Learned:
+        """What they come to."""
+        return Learned(self.batches, self.replies, self.profiles, late_ns)
+
+
+def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Iterator[Story]:
+    """The stretches of these segments up to `until_ns`, what they teach added to `lessons`.
+
+    A segment that cannot be read to its end ends a stretch. Raises `InputError` where there are too
+    many requests.
+    """
+    teller: _Teller | None = None
+    before: Segment | None = None
+    requests = 0
+    for segment in segments:
+        if segment.opening.now_ns > until_ns:
+            break
+        if teller is None or before is None or not segment.follows(before):
+            if teller is not None:
+                yield teller.story
+            try:
+                teller = _Teller(segment, lessons)
+            except CodecError:
+                teller = before = None
+                continue
+        requests += segment.requests
+        if requests > MOST_REQUESTS:
+            raise InputError(
+                f"got more than {MOST_REQUESTS:,} requests; allowed: a part of the log, with"
+                " --segment, --from or --to"
+            )
+        before = segment
+        try:
+            for step in segment.steps():
+                if step.now_ns > until_ns:
+                    break
+                teller.take(step)
+        except CodecError:
+            before = None
+    if teller is not None:
+        yield teller.story
+
+
+class _Teller:
+    """Tells causes from consequences, step by step."""
+
+    def __init__(self, segment: Segment, lessons: Lessons) -> None:
+        state = segment.state()
+        story = self.story = Story(state, segment.opening.now_ns)
+        self._lessons = lessons
+        self._running: dict[int, _Running] = {}
+        self._on_device: dict[str, int] = {}
+        self._first_batches = {batch.batch_id for batch in state.batches}
+        for request in state.requests:
+            story.requests.append(request.arrived)
+        for model in state.models:
+            story.settings[model.model] = model.settings
+        for instance in state.instances:
+            self._up(instance.up)
+        story.devices.update(dict(state.devices))
+
+    def take(self, step: Step) -> None:
+        """One step."""
+        now_ns, story = step.now_ns, self.story
+        story.ended_ns = now_ns
+        for event in step.events:
+            self._event(now_ns, event)
+        if step.commands:
+            story.commands(now_ns - story.begins_ns, step.commands)
+        for command in step.commands:
+            if type(command) is Dispatch:
+                self._dispatched(now_ns, command)
+            elif type(command) is Settle:
+                story.settled.update(command.ids)
+
+    def _event(self, now_ns: int, event: Event) -> None:
+        story = self.story
+        if type(event) is RequestArrived:
+            story.requests.append(event)
+        elif type(event) is BatchProgress:
+            if event.batch_id not in self._first_batches:
+                self._progress(now_ns, event)
+                return
+            # It ran when the story began, and ends when it ended.
+        elif type(event) is RepliesTook:
+            sample = Sample(now_ns - event.took_ns, event.rows, event.took_ns)
+            self._lessons.replies.add(sample, event.model)
+            return
+        elif type(event) is ModelConfigured:
+            story.settings[event.model] = event.settings
+        elif type(event) is InstanceUp:
+            self._up(event)
+        elif type(event) is InstanceDown:
+            self._down(event)
+        elif type(event) is DeviceConfigured:
+            story.devices[event.device] = event.max_in_flight
+        story.causes.append((now_ns, event))
+
+    def _up(self, up: InstanceUp) -> None:
+        self.story.instances[up.instance] = up
+        self._on_device.setdefault(up.device, 0)
+        if up.profile:
+            self._lessons.profiles[up.model] = dict(up.profile)
+
+    def _down(self, down: InstanceDown) -> None:
+        lost = [
+            batch_id
+            for batch_id, running in self._running.items()
+            if running.dispatch.instance == down.instance
+        ]
+        for batch_id in lost:
+            self._on_device[self._running.pop(batch_id).device] -= 1
+
+    def _dispatched(self, now_ns: int, dispatch: Dispatch) -> None:
+        device = self.story.instances[dispatch.instance].device
+        rows = sum([part.stop - part.start for part in dispatch.parts])
+        beside = self._on_device[device]
+        self._on_device[device] = beside + 1
+        self._running[dispatch.batch_id] = _Running(dispatch, now_ns, rows, device, beside)
+
+    def _progress(self, now_ns: int, event: BatchProgress) -> None:
+        story = self.story
+        bad = [failure for failure in event.failed if failure.cause is FailureCause.INPUT]
+        story.poison.update([failure.id for failure in bad])
+        if not event.last:
+            return
+        running = self._running.pop(event.batch_id, None)
+        if running is None:
+            return
+        self._on_device[running.device] -= 1
+        took_ns = now_ns - running.at_ns
+        use = story.use.setdefault(running.device, DeviceUse())
+        use.busy_ns += took_ns
+        whole = None if event.done else event.failed
+        cause = next((f.cause for f in whole or () if f.cause is not FailureCause.INPUT), None)
+        model, shapes = running.dispatch.model, running.dispatch.bucket
+        self._lessons.batches.add(
+            Sample(running.at_ns, running.rows, took_ns, cause),
+            (model, shapes, running.beside),
+            (model, shapes, None),
+            (model, None, None),
+        )
