@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from batcher.journal import Log, Segment
     from batcher.simulation.experiment import Cell
+    from batcher.simulation.replay import Replayed
     from batcher.simulation.report import Summary
     from batcher.simulation.whatif import Variant
 

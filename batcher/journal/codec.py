@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from operator import attrgetter
 from typing import Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -100,13 +99,10 @@ class Encoder:
 
 
 def _flattener(code: int, names: tuple[str, ...]) -> Callable[[Any], tuple[object, ...]]:
-    if not names:
-        return lambda _: (code,)
-    if len(names) == 1:
-        only = attrgetter(names[0])
-        return lambda value: (code, only(value))
-    every = attrgetter(*names)
-    return lambda value: (code, *every(value))
+    """A function from a record to its code and fields, as fast as if it were written by hand."""
+    values = "".join(f", v.{name}" for name in names)
+    made: Callable[[Any], tuple[object, ...]] = eval(f"lambda v: ({code}, {values[2:]})")  # noqa: S307 - of our own names
+    return made
 
 
 def unpack(data: bytes | memoryview) -> Any:

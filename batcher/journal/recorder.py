@@ -33,10 +33,10 @@ from batcher.journal.format import Counts, Opening, end_frame, opening_bytes, st
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING: Final = 65_536
-"""Events and commands that wait for the thread; beyond it steps are lost."""
+MOST_WAITING: Final = 8_192
+"""Steps that wait for the thread; beyond it they are lost."""
 
-BLOCK: Final = 64
+BLOCK: Final = 128
 """Steps that are packed at once: the event loop waits for the interpreter for no longer than that."""
 
 GATHER_S: Final = 0.05
@@ -110,8 +110,6 @@ class Recorder:
         self._buffer: list[_Step | _Opened | _Mark] = []
         self._ends_ns = 0
         self._number = 0
-        self._put = 0
-        self._taken = 0
         self._lost = 0
         self._sleeping = False
         self._awake = threading.Event()
@@ -125,11 +123,11 @@ class Recorder:
 
     def record(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
         """Take note of a step that the scheduler has just made."""
-        if self._lost or self._put - self._taken > MOST_WAITING:
+        buffer = self._buffer
+        if self._lost or len(buffer) > MOST_WAITING:
             self._let_go(now_ns)
             return
-        self._put += len(events) + len(commands) + 1
-        self._buffer.append((now_ns, events, commands))
+        buffer.append((now_ns, events, commands))
         if self._sleeping:
             self._awake.set()
         if now_ns >= self._ends_ns:
@@ -155,7 +153,7 @@ class Recorder:
             self.lost_segments += 1
             log.error("the recorder is behind: steps are not recorded until it has caught up")
         self._lost += 1
-        if self._put - self._taken <= MOST_WAITING // 2:
+        if len(self._buffer) <= MOST_WAITING // 2:
             log.warning("the recorder has caught up: %d steps were lost", self._lost)
             self._open(now_ns)
 
@@ -189,7 +187,11 @@ class Recorder:
                 return
 
     def _take(self, items: list[_Step | _Opened | _Mark]) -> None:
-        steps: list[_Step] = []
+        steps = [item for item in items if type(item) is tuple]
+        if len(steps) == len(items):
+            self._pack(steps)
+            return
+        steps = []
         for item in items:
             if type(item) is tuple:
                 steps.append(item)
@@ -205,16 +207,14 @@ class Recorder:
     def _pack(self, steps: list[_Step]) -> None:
         if not steps:
             return
-        records = requests = 0
-        for _, events, commands in steps:
-            records += len(events) + len(commands) + 1
-            for event in events:
-                if type(event) is RequestArrived:
-                    requests += 1
-        self._taken += records
         writing = self._writing
         if writing.broken:
             return
+        requests = 0
+        for _, events, _ in steps:
+            for event in events:
+                if type(event) is RequestArrived:
+                    requests += 1
         try:
             packed = writing.encoder.pack(steps)
         except CodecError:

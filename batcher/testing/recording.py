@@ -1,0 +1,64 @@
+"""A scheduler that writes down what it does, for logs that are made under virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from batcher.core.commands import Command
+from batcher.core.events import Event
+from batcher.core.policies import PolicyFactory, make_policy
+from batcher.core.scheduler import Scheduler
+from batcher.journal.files import Files
+from batcher.journal.recorder import MOST_WAITING, Recorder
+
+_NO_BOUND: Final = 1 << 40
+
+
+class RecordedScheduler(Scheduler):
+    """The production scheduler with the production recorder behind it, as a context manager.
+
+    The log goes to `folder`; leaving the block writes what is left. Virtual time runs faster than
+    the recorder's thread, so this one is waited for now and then, and nothing is lost.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        segment_ns: int,
+        models: Mapping[str, Mapping[str, Any]] | None = None,
+        policies: PolicyFactory = make_policy,
+    ) -> None:
+        super().__init__(policies)
+        self.recorder = Recorder(
+            self.snapshot,
+            [Files(folder, _NO_BOUND, _NO_BOUND)],
+            segment_ns=segment_ns,
+            most_bytes=_NO_BOUND,
+            models=models,
+            clock=lambda: self.now_ns,
+        )
+        self._steps = 0
+
+    def handle(self, events: Sequence[Event], now_ns: int) -> list[Command]:
+        """As the scheduler does, and recorded."""
+        commands = super().handle(events, now_ns)
+        self.recorder.record(self.now_ns, events, commands)
+        self._steps += 1
+        if self._steps % (MOST_WAITING // 2) == 0:
+            self.recorder.mark().result()
+        return commands
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.recorder.close()

@@ -1,0 +1,276 @@
+"""Measure the event log: `python bench/replay speed`, `overhead`, `whatif`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+BENCH = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(BENCH / "load"))
+
+import machine  # noqa: E402
+import overhead  # noqa: E402
+import poisson  # noqa: E402
+from closed import connections  # noqa: E402
+from payload import probe  # noqa: E402
+
+from batcher.clock import MILLISECOND, SECOND  # noqa: E402
+from batcher.core.settings import Adaptive, ModelSettings  # noqa: E402
+from batcher.journal import Segment, read_log  # noqa: E402
+from batcher.simulation.deployment import Deployment, SimulatedModel  # noqa: E402
+from batcher.simulation.driver import Driver  # noqa: E402
+from batcher.simulation.experiment import Cell  # noqa: E402
+from batcher.simulation.policies import parse_policy  # noqa: E402
+from batcher.simulation.replay import NEVER_NS, replay  # noqa: E402
+from batcher.simulation.report import summarize  # noqa: E402
+from batcher.simulation.service_time import Devices, linear  # noqa: E402
+from batcher.simulation.story import Lessons, stories  # noqa: E402
+from batcher.simulation.variants import variants  # noqa: E402
+from batcher.simulation.whatif import REPLAYED, Variant, WhatIf  # noqa: E402
+from batcher.simulation.workload import Mix, Traffic, Workload  # noqa: E402
+from batcher.testing.recording import RecordedScheduler  # noqa: E402
+from batcher.testing.server import ServerProcess  # noqa: E402
+
+MODEL = "hello/1"
+
+
+def record_minute(folder: Path, rate: float, seconds: float, seed: int) -> float:
+    """A Poisson stream in virtual time, recorded in segments of 10 s; returns what it took."""
+    draw = np.random.default_rng(seed)
+    at_ns = np.cumsum(draw.exponential(SECOND / rate, int(rate * seconds))).astype(np.int64)
+    settings = ModelSettings(32, Adaptive(), target_ns=50 * MILLISECOND)
+    model = SimulatedModel(MODEL, settings, linear(5 * MILLISECOND, MILLISECOND // 2, 32))
+    deployment = Deployment((model,), {"device": 1})
+    workload = Workload.of(at_ns, Traffic(Mix((MODEL,), (1.0,))), draw)
+    began = time.monotonic()
+    with RecordedScheduler(folder, segment_ns=10 * SECOND) as scheduler:
+        devices = Devices(
+            curves={MODEL: model.curve},
+            device_of={f"{MODEL}#0": "device"},
+            exclusive=frozenset(),
+            noise={},
+            spells=(),
+            draw=draw,
+            clock=lambda: scheduler.now_ns,
+        )
+        driver = Driver(scheduler, devices, observe=lambda _now, _commands: None)
+        driver.step(list(deployment.events()), 0)
+        driver.run(workload.events())
+    return time.monotonic() - began
+
+
+def speed(options: argparse.Namespace) -> dict[str, Any]:
+    """Replay of a recorded minute, from each of its segments on."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recorded_s = record_minute(folder, options.rate, options.seconds, options.seed)
+        began = time.monotonic()
+        segments = read_log(folder).segments
+        index_s = time.monotonic() - began
+        rows = []
+        for place in range(len(segments)):
+            best = min(_replayed(segments[place:]) for _ in range(options.rounds))
+            rows.append({"segment": place, "seconds": round(best, 3)})
+            print(f"from segment {place}: {best:.3f} s, identical")
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        command = time.monotonic()
+        code = asyncio.run(_command(folder))
+        command_s = time.monotonic() - command
+    print(f"`batcher replay` of all, start included: {command_s:.2f} s, exit code {code}")
+    return {
+        "requests": sum(each.requests for each in segments),
+        "bytes_a_request": round(size / sum(each.requests for each in segments), 1),
+        "recorded_seconds": round(recorded_s, 3),
+        "index_seconds": round(index_s, 3),
+        "command_seconds": round(command_s, 3),
+        "replay_from": rows,
+    }
+
+
+def _replayed(segments: Sequence[Segment]) -> float:
+    began = time.monotonic()
+    found = replay(segments)
+    if found.first is not None or found.faults:
+        sys.exit(f"not identical: {found.first} {found.faults}")
+    return time.monotonic() - began
+
+
+async def _command(folder: Path) -> int:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "batcher", "replay", str(folder)),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    return await process.wait()
+
+
+def cost(options: argparse.Namespace) -> dict[str, Any]:
+    """Processor time of an answer with and without the journal, in turns on one core."""
+    return asyncio.run(_cost(options))
+
+
+async def _cost(options: argparse.Namespace) -> dict[str, Any]:
+    server_core, load_core = machine.cores()
+    machine.stay_on(load_core)
+    plain = overhead.config(options)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        recorded = plain | {"journal": {"folder": str(folder / "journal")}}
+        if options.flight_recorder:
+            recorded["flight_recorder"] = {"folder": str(folder / "incidents")}
+        targets = []
+        with machine.children_on(server_core):
+            # Two that are alike say how much of a difference is chance.
+            for name, config in (("plain", plain), ("again", plain), ("recorded", recorded)):
+                server = stack.enter_context(ServerProcess(config))
+                targets.append(overhead.Target(name, server.grpc, server.process.pid))
+        payload = await probe(targets[0].address, overhead.MODEL, options.floats)
+        for target in targets:
+            await overhead.measure(target, payload, 1.0, options)
+        for turn in range(options.rounds):
+            for target in targets if turn % 2 == 0 else reversed(targets):
+                target.rounds.append(
+                    await overhead.measure(target, payload, options.seconds, options)
+                )
+    ratios, chance = (_ratios(targets[0], other) for other in (targets[2], targets[1]))
+    for target in targets:
+        print(f"{target.name:9} {target.cpu_us:7.2f} us an answer, {target.per_second:6.0f}/s")
+    print(f"recording costs {median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})")
+    print(f"nothing costs   {median(chance):.1%} ({min(chance):.1%} to {max(chance):.1%})")
+    return {
+        "cost": round(median(ratios), 4),
+        "cost_of_nothing": round(median(chance), 4),
+        "cost_of_rounds": [round(ratio, 4) for ratio in ratios],
+        **{target.name: {"cpu_us_each": round(target.cpu_us, 2)} for target in targets},
+        "per_second": {target.name: round(target.per_second, 1) for target in targets},
+        "in_flight": options.in_flight,
+        "streams": options.streams,
+    }
+
+
+def _ratios(one: overhead.Target, other: overhead.Target) -> list[float]:
+    """By how much the other needs more, round by round."""
+    pairs = zip(one.rounds, other.rounds, strict=True)
+    return [theirs.cpu_us / ours.cpu_us - 1 for ours, theirs in pairs]
+
+
+def whatif(options: argparse.Namespace) -> dict[str, Any]:
+    """A what-if from one real run against a second real run under those settings."""
+    core, load_core = machine.cores()
+    machine.stay_on(load_core)
+    with tempfile.TemporaryDirectory() as name:
+        logs = {}
+        for target in (options.target, options.other):
+            logs[target] = Path(name) / target
+            asyncio.run(_real(options, target, logs[target], core))
+        recorded = _summaries(logs[options.target], options.other, options.seed)
+        real = _summaries(logs[options.other], None, options.seed)[0]
+    for summary in (*recorded, real):
+        counts = summary.counts
+        print(
+            f"{summary.policy:30} p50 {counts.p50_ms:6.2f}  p95 {counts.p95_ms:6.2f}"
+            f"  p99 {counts.p99_ms:6.2f} ms  on time {counts.on_time / counts.requests:7.2%}"
+            f"  batches {summary.batches}  rows {summary.mean_batch:.2f}"
+        )
+    off = recorded[2].counts.p99_ms / real.counts.p99_ms - 1
+    print(f"p99 of the what-if against the real run: {off:+.1%}")
+    return {
+        "p99_off": round(off, 4),
+        "recorded": recorded[0].as_json(),
+        "replayed": recorded[1].as_json(),
+        "what_if": recorded[2].as_json(),
+        "real": real.as_json(),
+    }
+
+
+async def _real(options: argparse.Namespace, target: str, folder: Path, core: int) -> None:
+    model = {
+        "name": "hello",
+        "executor": "emulated",
+        "options": {"base": "5ms", "per_row": "0.5ms", "columns": 16, "jitter": options.jitter},
+        "batching": {"target_p99": target},
+    }
+    document = {"models": [model], "journal": {"folder": str(folder)}}
+    due_ns = poisson.arrivals_ns(options.rate, options.seconds, options.seed)
+    with ExitStack() as stack:
+        with machine.children_on(core):
+            server = stack.enter_context(ServerProcess(document))
+        payload = await probe(server.grpc, "hello", 16)
+        record = poisson.Record()
+        load = poisson.Calls(payload, record, None)
+        async with connections(server.grpc, 4) as channels:
+            await load.open(channels)
+            await poisson.drive(load, due_ns, record)
+
+
+def _summaries(folder: Path, other: str | None, seed: int) -> list[Any]:
+    """Recorded, replayed, and with another target."""
+    segments = read_log(folder).segments
+    lessons = Lessons(32)
+    (story,) = stories(segments, NEVER_NS, lessons)
+    found = replay(segments)
+    if found.first is not None:
+        sys.exit(f"not identical: {found.first}")
+    plot = WhatIf(story, lessons.learned(found.late_ns), None)
+    runs = [plot.recorded()]
+    if other is not None:
+        sections = segments[0].opening.models
+        changes = [f"batching.target_p99={other}"]
+        tried = variants(sections, sections, changes, [parse_policy("configured")])
+        runs += [plot.play(each, seed) for each in (Variant(REPLAYED), *tried)]
+    return [summarize(Cell(None, (run,)), plot.capacity()) for run in runs]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python bench/replay", description=__doc__)
+    scenes = top.add_subparsers(dest="scene", required=True)
+    each = scenes.add_parser("speed", help=speed.__doc__)
+    each.add_argument("--rate", type=float, default=1000.0)
+    each.add_argument("--seconds", type=float, default=60.0)
+    each.add_argument("--rounds", type=int, default=3)
+    each.set_defaults(run=speed)
+    each = scenes.add_parser("overhead", help=cost.__doc__)
+    each.add_argument("--rounds", type=int, default=8)
+    each.add_argument("--seconds", type=float, default=2.0)
+    each.add_argument("--in-flight", type=int, default=64)
+    each.add_argument("--connections", type=int, default=4)
+    each.add_argument("--streams", type=int, default=0)
+    each.add_argument("--floats", type=int, default=16)
+    each.add_argument("--max-batch-size", type=int, default=32)
+    each.add_argument("--max-delay", default="5ms")
+    each.add_argument("--flight-recorder", action="store_true")
+    each.set_defaults(run=cost)
+    each = scenes.add_parser("whatif", help=whatif.__doc__)
+    each.add_argument("--rate", type=float, default=1000.0)
+    each.add_argument("--seconds", type=float, default=15.0)
+    each.add_argument("--target", default="50ms")
+    each.add_argument("--other", default="40ms")
+    each.add_argument("--jitter", type=float, default=0.0)
+    each.set_defaults(run=whatif)
+    for each in scenes.choices.values():
+        each.add_argument("--seed", type=int, default=0)
+        each.add_argument("--output", type=Path, help="where the figures go")
+    return top
+
+
+def main() -> int:
+    """Measure, print, write."""
+    options = parser().parse_args()
+    figures = options.run(options)
+    output = options.output or machine.RESULTS / f"replay-{options.scene}.json"
+    machine.save(output, figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
