@@ -1,0 +1,180 @@
+import json
+
+import pytest
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.events import DeviceConfigured, InstanceUp, ModelConfigured, RequestArrived
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import Adaptive, ModelSettings
+from batcher.simulation import Driver
+from batcher.testing.recording import RecordedScheduler
+
+MODELS = {
+    "hello/1": {
+        "batching": {"policy": "adaptive", "target_p99": "50ms", "max_batch_size": 8},
+        "queue": {"max_requests": 1024},
+    }
+}
+
+
+def story():
+    yield 0, DeviceConfigured("d", 1)
+    yield 0, ModelConfigured("hello/1", ModelSettings(8, Adaptive(), target_ns=50 * MILLISECOND))
+    yield 0, InstanceUp("hello/1#0", 1, "hello/1", "d")
+    for number in range(1, 601):
+        at_ns = number * 5 * MILLISECOND
+        yield at_ns, RequestArrived(number, "hello/1", 1, 16, (), "", at_ns)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A journal of 3 s in segments of one."""
+    path = tmp_path / "journal"
+    path.mkdir()
+    with RecordedScheduler(path, segment_ns=SECOND, models=MODELS) as scheduler:
+        Driver(scheduler, lambda dispatch: 4 * MILLISECOND, observe=lambda n, c: None).run(story())
+    return path
+
+
+@pytest.fixture
+def replayed(run, folder):
+    """A function that replays the journal; returns the JSON objects."""
+
+    def call(*options, code=0):
+        result = run("replay", folder, "--json", *options)
+        assert result.exit_code == code, result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    return call
+
+
+def test_the_contents_come_first_and_then_the_verdict(run, folder):
+    result = run("replay", folder)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("4 segments (0 to 3), 3.0 s from 20")
+    assert lines[0].endswith(" UTC, 600 requests")
+    assert lines[1].startswith("recorded by batcher 0.")
+    assert lines[2] == "model hello/1: adaptive, target 50ms, at most 8 rows"
+    assert lines[3].startswith("replay: identical, ")
+    assert len(lines) == 4
+    assert result.stderr == ""
+
+
+def test_as_json(replayed):
+    contents, verdict = replayed()
+    assert contents["log"]["requests"] == 600
+    assert contents["log"]["segments"] == [0, 1, 2, 3]
+    assert contents["log"]["models"]["hello/1"]["batching"]["target_p99"] == "50ms"
+    assert contents["log"]["incident"] is None
+    assert verdict["replay"]["identical"] is True
+    assert verdict["replay"]["difference"] is None
+
+
+def test_other_settings_stand_beside_what_was(replayed):
+    options = ("--set", "batching.target_p99=40ms", "--policy", "configured", "--policy", "none")
+    *_, recorded, replay, changed, none = replayed(*options)
+    assert [each["policy"] for each in (recorded, replay, changed, none)] == [
+        "recorded",
+        "replayed",
+        "batching.target_p99=40ms",
+        "none, batching.target_p99=40ms",
+    ]
+    assert all(each["requests"] == 600 for each in (recorded, replay, changed, none))
+    assert none["mean_batch"] == 1
+
+
+def test_the_table(run, folder):
+    result = run("replay", folder, "--policy", "greedy", "--seeds", "2")
+    assert result.exit_code == 0
+    rows = [line.split()[0] for line in result.stdout.splitlines()[5:] if line.strip()]
+    assert rows[-3:] == ["recorded", "replayed", "greedy"]
+    assert "600 requests at 200.0/s, 2 seeds" in result.stdout
+
+
+def test_a_part_of_the_log(replayed):
+    assert replayed("--segment", "1")[0]["log"]["segments"] == [1]
+    assert replayed("--segment", "0", "--segment", "2")[0]["log"]["segments"] == [0, 2]
+    assert replayed("--from", "1500ms")[0]["log"]["segments"] == [1, 2, 3]
+    assert replayed("--to", "1500ms")[0]["log"]["segments"] == [0, 1]
+    recorded = replayed("--from", "1100ms", "--to", "2s", "--policy", "none")[2]
+    assert recorded["requests"] == pytest.approx(200, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--segment", "7"), "--segment: got 7; allowed: 0 to 3"),
+        (("--from", "10m"), "nothing of the log is there; it is 3s long"),
+        (("--from", "2s", "--to", "1s"), "nothing of the log is there"),
+        (("--from", "soon"), "--from: got 'soon'; allowed: a number with a unit"),
+        (("--model", "hallo", "--policy", "none"), "--model: got 'hallo'; allowed: hello/1"),
+        (("--policy", "gredy"), "--policy: got 'gredy'; allowed: configured"),
+        (("--set", "batching.target_p99=40"), "batching.target_p99: got 40; allowed: a number with"),
+        (("--set", "queue.max_request=4"), "queue.max_request: unknown key; did you mean"),
+        (("--set", "instances=4"), 'got "instances=4"; allowed: batching.KEY=VALUE'),
+        (("--plot", "x.nope"), "--plot: got x.nope"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_played(run, folder, options, message):
+    result = run("replay", folder, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_model_goes_by_its_name_or_its_key(replayed):
+    for name in ("hello", "hello/1"):
+        assert replayed("--model", name, "--set", "batching.max_batch_size=4")[-1]["requests"] == 600
+
+
+def test_what_is_no_log_is_wrong_input(run, tmp_path):
+    result = run("replay", tmp_path / "nothing")
+    assert result.exit_code == 2
+    assert "there is no such file or folder" in result.stderr
+
+
+def test_a_corrupt_segment_is_told_and_the_rest_replays(run, folder):
+    second = sorted(folder.iterdir())[1]
+    data = bytearray(second.read_bytes())
+    data[len(data) // 2] ^= 1
+    second.write_bytes(data)
+    result = run("replay", folder, "--policy", "none")
+    assert result.exit_code == 0
+    assert f"fault: segment 1 ({second.name}): it is corrupt at byte" in result.stderr
+    assert "replay: identical" in result.stdout
+    assert "2 stretches without a gap" in result.stdout
+
+
+def test_a_difference_is_shown_and_ends_with_1(run, folder, monkeypatch):
+    handle = Scheduler.handle
+
+    def other(self, events, now_ns):
+        commands = handle(self, events, now_ns)
+        return commands if now_ns < 1500 * MILLISECOND else []
+
+    monkeypatch.setattr(Scheduler, "handle", other)
+    result = run("replay", folder)
+    assert result.exit_code == 1
+    assert "replay: DIFFERENT in 3 of 4 segments" in result.stdout
+    assert "first difference: segment 1 (journal-" in result.stdout
+    assert "at 1.500000 s, in its commands" in result.stdout
+    assert "expected [Dispatch(" in result.stdout
+    assert "got      []" in result.stdout
+    verdict = json.loads(run("replay", folder, "--json").stdout.splitlines()[1])["replay"]
+    assert verdict["identical"] is False
+    assert verdict["difference"]["what"] == "commands"
+
+
+def test_a_log_of_another_scheduler_is_warned_of(run, folder, monkeypatch):
+    monkeypatch.setattr("batcher.journal.scheduler_fingerprint", lambda: "another")
+    result = run("replay", folder)
+    assert result.exit_code == 0
+    assert "is not this one" in result.stderr
+    assert "it may decide otherwise" in result.stderr
+
+
+def test_a_picture(run, folder, tmp_path):
+    picture = tmp_path / "out.png"
+    assert run("replay", folder, "--policy", "none", "--plot", picture).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,61 @@
+import pytest
+
+from batcher.config import changed_model
+from batcher.errors import ConfigError
+
+SECTIONS = {
+    "batching": {"policy": "fixed", "target_p99": "50ms", "max_delay": "2ms"},
+    "queue": {"max_requests": 100, "tenants": {"gold": 4}},
+}
+
+
+def test_without_assignments_it_is_what_it_was():
+    model = changed_model(SECTIONS, ())
+    assert model.batching.max_delay == 2_000_000
+    assert model.queue.max_requests == 100
+
+
+def test_values_are_read_as_the_file_has_them():
+    model = changed_model(
+        SECTIONS,
+        [
+            "batching.target_p99=40ms",
+            "batching.preferred_batch_sizes=[4, 8]",
+            "queue.timeout=null",
+            "queue.tenants.gold=2",
+            "queue.tenants.default=1",
+        ],
+    )
+    assert model.batching.target_p99 == 40_000_000
+    assert model.batching.preferred_batch_sizes == (4, 8)
+    assert model.queue.timeout is None
+    assert model.queue.tenants == {"gold": 2, "default": 1}
+    assert SECTIONS["queue"]["tenants"] == {"gold": 4}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("batching.target_p99=40", "batching.target_p99: got 40; allowed: a number with a unit"),
+        ("batching.traget_p99=40ms", "batching.traget_p99: unknown key; did you mean target_p99?"),
+        ("queue.max_requests=0", "queue.max_requests: got 0; allowed: 1 or more"),
+        ("batching.utilization_target=0.5", "the policy fixed does not read it"),
+        ("instances=2", 'got "instances=2"; allowed: batching.KEY=VALUE or queue.KEY=VALUE'),
+        ("server.http=null", 'got "server.http=null"; allowed: batching.KEY=VALUE'),
+        ("batching.target_p99", 'got "batching.target_p99"; allowed: batching.KEY=VALUE'),
+        ("batching.=1", 'got "batching.=1"; allowed'),
+        ("batching.policy.name=x", "batching.policy.name: policy is no mapping"),
+        ("queue.timeout=[1", 'queue.timeout: got "[1": not valid YAML'),
+        ("queue.timeout=${HOME}", "HOME is not set in the environment"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_path(assignment, message):
+    with pytest.raises(ConfigError) as told:
+        changed_model(SECTIONS, [assignment])
+    assert message in str(told.value)
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(ConfigError) as told:
+        changed_model(SECTIONS, ["queue.max_requests=0", "queue.max_rows=0"])
+    assert len(told.value.problems) == 2

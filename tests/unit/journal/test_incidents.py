@@ -1,0 +1,189 @@
+import asyncio
+import stat
+from concurrent.futures import Future
+
+import pytest
+
+from batcher.clock import SECOND
+from batcher.config import FlightRecorderConfig
+from batcher.errors import FlightRecordFailed, TooSoon
+from batcher.journal import FlightRecorder, Reason, Tally, read_log
+from batcher.journal.incidents import LEAST_REQUESTS, WINDOW
+from batcher.journal.memory import Memory
+from batcher.testing import ManualClock
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def make(tmp_path, recorded, clock):
+    """A function that makes a flight recorder whose memory holds a recorded log."""
+
+    def make(**options):
+        memory = Memory(1 << 60, 1 << 40)
+        for file in sorted(recorded(50).iterdir()):
+            memory.begin(0, file.read_bytes())
+        folder = tmp_path / "incidents"
+        folder.mkdir()
+        marks = []
+
+        def mark():
+            marks.append(Future())
+            marks[-1].set_result(None)
+            return marks[-1]
+
+        async def metrics():
+            return b"batcher_draining 0.0\n"
+
+        config = FlightRecorderConfig(folder=folder, **options)
+        flight = FlightRecorder(config, memory, mark, metrics, "key: ${SECRET}", clock=clock)
+        flight.marks = marks
+        flight.folder = folder
+        return flight
+
+    return make
+
+
+def files(flight):
+    return sorted(flight.folder.iterdir())
+
+
+async def test_a_flight_record_holds_all_that_there_was(make):
+    flight = make()
+    path = await flight.write(Reason.REQUEST, "a look")
+    assert files(flight) == [path]
+    assert path.name.startswith("incident-")
+    assert path.name.endswith("-request.batcherlog")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    log = read_log(path)
+    assert log.faults == []
+    assert len(log.segments) == 1
+    incident = log.incident
+    assert (incident.reason, incident.detail) == ("request", "a look")
+    assert incident.metrics == "batcher_draining 0.0\n"
+    assert incident.config == "key: ${SECRET}"
+    assert {"grpcio", "msgpack"} <= set(incident.packages)
+    assert flight.written == {"on_time": 0, "executor_failure": 0, "signal": 0, "request": 1}
+    assert len(flight.marks) == 1  # all that had happened was in memory
+
+
+async def test_files_are_limited_in_frequency(make, clock):
+    flight = make(min_interval="1m")
+    await flight.write(Reason.SIGNAL)
+    clock.advance(59 * SECOND)
+    with pytest.raises(TooSoon, match=r"less than 60 s ago \(flight_recorder.min_interval") as told:
+        await flight.write(Reason.SIGNAL)
+    assert told.value.retry_after_ns == SECOND
+    clock.advance(1 * SECOND)
+    await flight.write(Reason.SIGNAL)
+    assert len(files(flight)) == 2
+
+
+async def test_two_at_once_are_one_file(make):
+    flight = make()
+    done = await asyncio.gather(
+        flight.write(Reason.SIGNAL), flight.write(Reason.REQUEST), return_exceptions=True
+    )
+    assert [type(each).__name__ for each in done[1:]] == ["TooSoon"]
+    assert len(files(flight)) == 1
+
+
+async def test_files_are_limited_in_number(make, clock):
+    flight = make(max_files=3)
+    for _ in range(5):
+        await flight.write(Reason.SIGNAL)
+        clock.advance(60 * SECOND)
+    assert len(files(flight)) == 3
+
+
+async def test_a_folder_that_cannot_be_written_to_is_told_and_tried_again(make):
+    flight = make()
+    flight.folder.rmdir()
+    for _ in range(2):
+        with pytest.raises(FlightRecordFailed, match="cannot be written: No such file"):
+            await flight.write(Reason.SIGNAL)
+    flight.folder.mkdir()
+    await flight.write(Reason.SIGNAL)
+
+
+def seconds(*tallies):
+    """Counts of each second, as they would be read."""
+    total = Tally()
+    for ended, on_time, failures in tallies:
+        total = Tally(
+            total.ended + ended, total.on_time + on_time, total.failures + failures
+        )
+        yield {"m/1": total}
+
+
+async def live(flight, clock, story):
+    """Let the seconds of a story pass; returns the incidents written in each."""
+    found = []
+    for tallies in story:
+        clock.advance(1 * SECOND)
+        before = len(files(flight))
+        flight.look(tallies)
+        await flight.write_noticed()
+        found.append(len(files(flight)) - before)
+    return found
+
+
+async def test_too_few_in_time_is_an_incident_once(make, clock):
+    flight = make(on_time=0.9, min_interval="1s")
+    well, ill = (100, 100, 0), (100, 50, 0)
+    # 50 of 300 late is the first time that less than 90 % of the window is in time.
+    story = [well] * 4 + [ill] * 20
+    found = await live(flight, clock, seconds(*story))
+    assert sum(found) == 1
+    assert found.index(1) < 8
+    (path,) = files(flight)
+    incident = read_log(path).incident
+    assert incident.reason == "on_time"
+    assert incident.detail.startswith("m/1: 8")
+    assert "were answered in time" in incident.detail
+
+
+async def test_after_it_has_been_well_the_next_one_counts(make, clock):
+    flight = make(on_time=0.9, min_interval="1s")
+    well, ill = (100, 100, 0), (100, 0, 0)
+    story = [well] * 3 + [ill] * 5 + [well] * (2 * WINDOW + 3) + [ill] * 5
+    assert sum(await live(flight, clock, seconds(*story))) == 2
+
+
+async def test_few_requests_say_nothing(make, clock):
+    flight = make(on_time=0.9)
+    each = (LEAST_REQUESTS - 1) // WINDOW
+    assert not any(await live(flight, clock, seconds(*[(each, 0, 0)] * 20)))
+
+
+async def test_without_a_threshold_nobody_is_late(make, clock):
+    flight = make(on_time=None)
+    assert not any(await live(flight, clock, seconds(*[(1000, 0, 0)] * 20)))
+
+
+async def test_an_executor_that_fails_is_an_incident_once(make, clock):
+    flight = make(min_interval="1s")
+    story = [(10, 10, 0), (10, 10, 0), (10, 0, 10), (10, 0, 10), (10, 0, 10)]
+    found = await live(flight, clock, seconds(*story))
+    assert found == [0, 0, 1, 0, 0]
+    assert read_log(files(flight)[0]).incident.detail == "m/1: 10 requests failed"
+
+
+async def test_an_incident_that_comes_too_soon_is_written_later(make, clock):
+    flight = make(min_interval="5s", duration="10s")
+    await flight.write(Reason.SIGNAL)
+    story = [(1, 1, 0), (1, 0, 1), *[(1, 1, 0)] * 5]
+    found = await live(flight, clock, seconds(*story))
+    assert found == [0, 0, 0, 0, 1, 0, 0]
+
+
+async def test_an_incident_that_cannot_be_written_is_logged(make, clock, caplog):
+    flight = make()
+    flight.folder.rmdir()
+    flight.look({"m/1": Tally()})
+    flight.look({"m/1": Tally(failures=1)})
+    await flight.write_noticed()
+    assert "the flight record cannot be written" in caplog.text

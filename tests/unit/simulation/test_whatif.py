@@ -1,0 +1,294 @@
+"""What a log says of other settings, against what those settings really do."""
+
+import numpy as np
+import pytest
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.events import (
+    BatchProgress,
+    CancelCause,
+    DeviceConfigured,
+    Failure,
+    FailureCause,
+    InstanceUp,
+    ModelConfigured,
+    RequestArrived,
+    RequestCancelled,
+)
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits
+from batcher.errors import InputError
+from batcher.journal import read_log
+from batcher.simulation import Driver
+from batcher.simulation.experiment import Cell
+from batcher.simulation.policies import parse_policy
+from batcher.simulation.replay import NEVER_NS, replay
+from batcher.simulation.report import summarize
+from batcher.simulation.story import Lessons, stories
+from batcher.simulation.variants import merged, variants
+from batcher.simulation.whatif import MOST_KINDS, REPLAYED, Variant, WhatIf
+from batcher.testing.recording import RecordedScheduler
+
+ADAPTIVE = ModelSettings(32, Adaptive(), target_ns=50 * MILLISECOND)
+SECTIONS = {"m/1": {"batching": {"target_p99": "50ms"}, "queue": {}}}
+
+
+def cost(rows):
+    return 5 * MILLISECOND + rows * MILLISECOND // 2
+
+
+def device(noise=0.0, seed=0):
+    """A service time: the cost, times a factor."""
+    draw = np.random.default_rng(seed)
+
+    def took(dispatch):
+        rows = sum(part.stop - part.start for part in dispatch.parts)
+        return round(cost(rows) * max(0.5, draw.normal(1.0, noise)))
+
+    return took
+
+
+def arrivals(rate, seconds, settings=ADAPTIVE, seed=0, **fields):
+    draw = np.random.default_rng(seed)
+    at = np.cumsum(draw.exponential(SECOND / rate, int(rate * seconds))).astype(int).tolist()
+    yield 0, DeviceConfigured("d", 1)
+    yield 0, ModelConfigured("m/1", settings)
+    profile = tuple((rows, cost(rows)) for rows in (1, 8, 32))
+    yield 0, InstanceUp("m/1#0", 1, "m/1", "d", 1, profile)
+    for number, at_ns in enumerate(at, 1):
+        yield at_ns, RequestArrived(number, "m/1", 1, 16, (), "", at_ns, **fields)
+
+
+@pytest.fixture
+def record(tmp_path):
+    """A function that plays a story and returns the log; or what-ifs of it."""
+    made = iter(range(100))
+
+    def record(story, took=None, segment_ns=SECOND):
+        path = tmp_path / f"log{next(made)}"
+        path.mkdir()
+        with RecordedScheduler(path, segment_ns=segment_ns, models=SECTIONS) as scheduler:
+            Driver(scheduler, took or device(), observe=lambda now, commands: None).run(story)
+        return read_log(path)
+
+    return record
+
+
+def plots(log, models=None, until_ns=NEVER_NS):
+    lessons = Lessons(64)
+    told = list(stories(log.segments, until_ns, lessons))
+    learned = lessons.learned(replay(log.segments, until_ns=until_ns).late_ns)
+    return [WhatIf(story, learned, models) for story in told]
+
+
+def summary(plot, run):
+    return summarize(Cell(None, (run,)), plot.capacity())
+
+
+def of(log, *policies, assignments=(), seed=0):
+    """Summaries: recorded, replayed, and one for each policy."""
+    (plot,) = plots(log)
+    asked = variants(SECTIONS, SECTIONS, assignments, [parse_policy(p) for p in policies])
+    runs = [plot.recorded(), *(plot.play(v, seed) for v in (Variant(REPLAYED), *asked))]
+    return [summary(plot, run) for run in runs]
+
+
+def test_without_noise_the_replayed_run_is_as_the_recorded_one(record):
+    recorded, replayed = of(record(arrivals(900, 5)))
+    assert recorded.counts.requests == 4500
+    assert replayed.counts.on_time == recorded.counts.on_time
+    # Sizes that were seen a few times share a median: next to nothing.
+    for name in ("p50_ms", "p95_ms", "p99_ms"):
+        wanted = getattr(recorded.counts, name)
+        assert getattr(replayed.counts, name) == pytest.approx(wanted, rel=0.01)
+    assert replayed.batches == pytest.approx(recorded.batches, rel=0.01)
+    assert replayed.busy_fraction == pytest.approx(recorded.busy_fraction, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("policy", "assignments", "really"),
+    [
+        ("configured", ["batching.target_p99=25ms"], {"target_ns": 25 * MILLISECOND}),
+        ("configured", ["batching.max_batch_size=8"], {"max_batch_size": 8}),
+        ("fixed:3ms", [], {"policy": FixedWindow(3 * MILLISECOND)}),
+        ("greedy", [], {"policy": FixedWindow()}),
+    ],
+)
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_what_if_is_what_the_settings_really_do(record, policy, assignments, really, noise):
+    log = record(arrivals(800, 10), device(noise, seed=1))
+    *_, guessed = of(log, policy, assignments=assignments)
+    settings = ModelSettings(
+        **{"max_batch_size": 32, "policy": Adaptive(), "target_ns": 50 * MILLISECOND} | really
+    )
+    real, _ = of(record(arrivals(800, 10, settings), device(noise, seed=2)))
+    assert guessed.counts.p99_ms == pytest.approx(real.counts.p99_ms, rel=0.1)
+    assert guessed.counts.p50_ms == pytest.approx(real.counts.p50_ms, rel=0.1)
+    assert guessed.mean_batch == pytest.approx(real.mean_batch, rel=0.05)
+    assert guessed.counts.on_time / 8000 == pytest.approx(real.counts.on_time / 8000, abs=0.02)
+
+
+def test_equal_seeds_give_equal_runs(record):
+    log = record(arrivals(800, 3), device(0.2))
+    one, two, other = (of(log, "greedy", seed=seed)[2] for seed in (1, 1, 2))
+    assert one == two
+    assert one != other
+
+
+def test_it_begins_where_a_segment_does(record):
+    log = record(arrivals(1200, 6), device(0.05))
+    log.segments = log.segments[3:]
+    recorded, replayed = of(log)
+    assert 3000 < recorded.counts.requests < 3700
+    assert replayed.counts.p99_ms == pytest.approx(recorded.counts.p99_ms, rel=0.1)
+    assert recorded.rate == pytest.approx(1200, rel=0.1)
+
+
+def test_a_gap_makes_two_stretches(record):
+    log = record(arrivals(800, 5))
+    del log.segments[2]
+    both = plots(log)
+    assert len(both) == 2
+    runs = [plot.recorded() for plot in both]
+    assert sum(len(run.workload) for run in runs) == pytest.approx(3200, rel=0.1)
+    pooled = summarize(Cell(None, tuple(runs)), 1000)
+    assert pooled.rate == pytest.approx(800, rel=0.1)
+
+
+def test_callers_who_leave_leave_again(record):
+    def story():
+        for at_ns, event in arrivals(500, 2):
+            yield at_ns, event
+            if type(event) is RequestArrived and event.id % 10 == 0:
+                yield at_ns, RequestCancelled(event.id, CancelCause.CANCELLED)
+
+    recorded, replayed = of(record(story()))
+    assert recorded.dropped_by == replayed.dropped_by == {"cancelled:caller_cancelled": 100}
+
+
+def test_deadlines_and_refusals_are_part_of_it(record):
+    settings = ModelSettings(32, FixedWindow(), QueueLimits(max_requests=20, timeout_ns=10 * MILLISECOND))
+    recorded, replayed = of(record(arrivals(3000, 2, settings)))
+    assert {"rejected:queue_requests", "expired:queue_timeout"} <= set(recorded.dropped_by)
+    assert replayed.dropped_by == pytest.approx(recorded.dropped_by, rel=0.05)
+
+
+def test_own_due_times_count_before_the_target(record):
+    story = arrivals(100, 1, due_ns=1)
+    (plot,) = plots(record(story))
+    assert summary(plot, plot.recorded()).counts.on_time == 0
+
+
+class Failing(Driver):
+    """Fails requests for a reason of theirs, and batches for one of the device's."""
+
+    def start(self, dispatch, now_ns):
+        ids = [part.id for part in dispatch.parts]
+        poison = [i for i in ids if i % 50 == 0]
+        slow = SECOND < now_ns < 3 * SECOND // 2
+        cause = FailureCause.DEVICE if slow else FailureCause.INPUT
+        bad = ids if slow else poison
+        failed = tuple(Failure(i, cause) for i in bad)
+        done = tuple(i for i in ids if i not in bad)
+        self.post(now_ns + cost(len(ids)), BatchProgress(dispatch.batch_id, done, failed))
+
+
+def test_what_failed_fails_again(tmp_path):
+    path = tmp_path / "log"
+    path.mkdir()
+    with RecordedScheduler(path, segment_ns=SECOND, models=SECTIONS) as scheduler:
+        Failing(scheduler, cost, observe=lambda now, commands: None).run(arrivals(500, 3))
+    recorded, replayed = of(read_log(path))
+    assert recorded.dropped_by["failed:input"] == replayed.dropped_by["failed:input"]
+    broke = "failed:device"
+    assert replayed.dropped_by[broke] == pytest.approx(recorded.dropped_by[broke], rel=0.2)
+
+
+def test_what_was_not_seen_to_end_is_not_reported(record):
+    log = record(arrivals(500, 2))
+    cut_ns = SECOND // 2
+    (plot,) = plots(log, until_ns=cut_ns)
+    run = plot.recorded()
+    assert run.workload.at_ns.max() < cut_ns
+    assert (run.settled_ns <= cut_ns).all()
+    assert (run.outcome >= 0).all()
+    replayed = plot.play(Variant(REPLAYED), 0)
+    assert len(replayed.workload) == len(run.workload)
+
+
+def test_one_model_of_two(record):
+    def story():
+        for at_ns, event in arrivals(500, 1):
+            yield at_ns, event
+            if type(event) is ModelConfigured:
+                yield at_ns, ModelConfigured("n/1", event.settings)
+            elif type(event) is InstanceUp:
+                yield at_ns, InstanceUp("n/1#0", 1, "n/1", "d")
+            elif type(event) is RequestArrived and event.id % 4 == 0:
+                yield (
+                    at_ns,
+                    RequestArrived(event.id + 10_000, "n/1", 1, 0, (), "", at_ns, tenant="t"),
+                )
+
+    log = record(story())
+    (both,) = plots(log)
+    found = summary(both, both.recorded())
+    assert {kind.model: counts.requests for kind, counts in found.groups.items()} == {
+        "m/1": 500,
+        "n/1": 125,
+    }
+    (one,) = plots(log, frozenset({"n/1"}))
+    assert one.requests == 125
+    assert summary(one, one.recorded()).counts.requests == 125
+
+
+def test_many_kinds_are_told_by_model_alone(record):
+    def story():
+        for at_ns, event in arrivals(500, 1):
+            if type(event) is RequestArrived:
+                tenant = f"t{event.id % (MOST_KINDS + 1)}"
+                event = RequestArrived(event.id, "m/1", 1, 0, (), "", at_ns, tenant=tenant)
+            yield at_ns, event
+
+    (plot,) = plots(record(story()))
+    assert [kind.tenant for kind in plot.recorded().workload.kinds] == [""]
+
+
+def test_a_model_that_never_ran_has_no_times(record):
+    def story():
+        yield 0, ModelConfigured("m/1", ADAPTIVE)
+        yield 5, RequestArrived(1, "m/1", 1, 0, (), "", 5)
+
+    (plot,) = plots(record(story()))
+    with pytest.raises(InputError, match="what its batches take is not known"):
+        plot.recorded()
+
+
+def test_too_many_requests_are_refused(record, monkeypatch):
+    monkeypatch.setattr("batcher.simulation.story.MOST_REQUESTS", 50)
+    with pytest.raises(InputError, match="got more than 50 requests; allowed: a part of the log"):
+        plots(record(arrivals(500, 1)))
+
+
+def test_assignments_change_what_they_name_and_nothing_else():
+    tuned = ModelSettings(16, Adaptive(0.5), QueueLimits(max_requests=7), 30 * MILLISECOND)
+    (variant,) = variants(
+        SECTIONS,
+        SECTIONS,
+        ["queue.max_requests=9", "batching.utilization_target=0.6"],
+        [parse_policy("configured")],
+    )
+    assert variant.name == "queue.max_requests=9, batching.utilization_target=0.6"
+    assert variant.settings("m/1", tuned) == ModelSettings(
+        16, Adaptive(0.6), QueueLimits(max_requests=9), 30 * MILLISECOND
+    )
+    assert variant.settings("other/1", tuned) == tuned
+
+
+def test_another_policy_replaces_the_whole():
+    assert merged(FixedWindow(5), Adaptive(), FixedWindow(3)) == FixedWindow(3)
+    assert merged(FixedWindow(5, (2,)), FixedWindow(1), FixedWindow(3)) == FixedWindow(3, (2,))
+
+
+def test_a_model_of_which_nothing_is_said_cannot_be_changed():
+    with pytest.raises(InputError, match="--set: the log does not say how n/1 was configured"):
+        variants(SECTIONS, ["n/1"], ["queue.max_requests=9"], [parse_policy("configured")])
