@@ -72,6 +72,10 @@ def _listeners(config: Config) -> list[str]:
         lines.append(f"http:  {server.http}")
     if server.admin:
         lines.append(f"admin: {', '.join(server.admin)}{secured}")
+    if config.journal is not None:
+        lines.append(f"journal: {config.journal.folder}")
+    if config.flight_recorder is not None:
+        lines.append(f"flight recorder: {config.flight_recorder.folder}")
     return lines
 
 

@@ -95,7 +95,7 @@ class FlightRecorder:
         self._config = config
         self._clock = clock
         self._last_ns: int | None = None
-        self._past: deque[Mapping[str, Tally]] = deque(maxlen=WINDOW + 1)
+        self._past: deque[Mapping[str, Tally]] = deque([{}], maxlen=WINDOW + 1)
         self._unwell: dict[tuple[Reason, str], int] = {}
         self._noticed: list[tuple[Reason, str]] = []
 
@@ -155,8 +155,6 @@ class FlightRecorder:
             self._unwell[kind] += 1
             if self._unwell[kind] > WINDOW:
                 del self._unwell[kind]
-        if len(self._past) < 2:
-            return
         for model, now in tallies.items():
             last = self._past[-2].get(model, Tally())
             failures = now.failures - last.failures

@@ -84,6 +84,7 @@ def test_other_settings_stand_beside_what_was(replayed):
     assert none["mean_batch"] == 1
 
 
+@pytest.mark.slow
 def test_the_table(run, folder):
     result = run("replay", folder, "--policy", "greedy", "--seeds", "2")
     assert result.exit_code == 0
@@ -92,6 +93,7 @@ def test_the_table(run, folder):
     assert "600 requests at 200.0/s, 2 seeds" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_part_of_the_log(replayed):
     assert replayed("--segment", "1")[0]["log"]["segments"] == [1]
     assert replayed("--segment", "0", "--segment", "2")[0]["log"]["segments"] == [0, 2]
@@ -110,7 +112,10 @@ def test_a_part_of_the_log(replayed):
         (("--from", "soon"), "--from: got 'soon'; allowed: a number with a unit"),
         (("--model", "hallo", "--policy", "none"), "--model: got 'hallo'; allowed: hello/1"),
         (("--policy", "gredy"), "--policy: got 'gredy'; allowed: configured"),
-        (("--set", "batching.target_p99=40"), "batching.target_p99: got 40; allowed: a number with"),
+        (
+            ("--set", "batching.target_p99=40"),
+            "batching.target_p99: got 40; allowed: a number with",
+        ),
         (("--set", "queue.max_request=4"), "queue.max_request: unknown key; did you mean"),
         (("--set", "instances=4"), 'got "instances=4"; allowed: batching.KEY=VALUE'),
         (("--plot", "x.nope"), "--plot: got x.nope"),
@@ -123,9 +128,12 @@ def test_a_wrong_option_is_told_before_anything_is_played(run, folder, options, 
     assert result.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_model_goes_by_its_name_or_its_key(replayed):
     for name in ("hello", "hello/1"):
-        assert replayed("--model", name, "--set", "batching.max_batch_size=4")[-1]["requests"] == 600
+        assert (
+            replayed("--model", name, "--set", "batching.max_batch_size=4")[-1]["requests"] == 600
+        )
 
 
 def test_what_is_no_log_is_wrong_input(run, tmp_path):
@@ -174,6 +182,7 @@ def test_a_log_of_another_scheduler_is_warned_of(run, folder, monkeypatch):
     assert "it may decide otherwise" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_picture(run, folder, tmp_path):
     picture = tmp_path / "out.png"
     assert run("replay", folder, "--policy", "none", "--plot", picture).exit_code == 0

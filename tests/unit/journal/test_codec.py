@@ -58,6 +58,7 @@ def decoder():
     return Decoder(schema())
 
 
+@pytest.mark.slow
 @given(st.lists(events), st.lists(commands))
 def test_events_and_commands_come_back_as_they_were(told, answered):
     decoder = Decoder(schema())
@@ -66,6 +67,7 @@ def test_events_and_commands_come_back_as_they_were(told, answered):
     assert decoder.commands(read[1]) == answered
 
 
+@pytest.mark.slow
 @given(timelines())
 def test_a_scheduler_restored_from_bytes_does_what_the_first_one_does(story):
     first = Scheduler()

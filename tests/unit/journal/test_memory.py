@@ -33,9 +33,7 @@ def test_a_segment_that_is_too_large_alone_goes_as_a_whole():
     assert memory.frames() == [b"d"]
 
 
-@given(
-    st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60), st.integers(1, 100)
-)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60), st.integers(1, 100))
 def test_the_bound_is_never_passed(parts, most_bytes):
     memory = Memory(duration_ns=20, most_bytes=most_bytes)
     for now_ns, (begins, size) in enumerate(parts):

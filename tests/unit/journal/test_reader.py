@@ -23,7 +23,9 @@ def test_a_log_says_what_is_in_it(recorded):
     assert [segment.opening.number for segment in log.segments] == list(range(len(log.segments)))
     assert len(log.segments) == 5
     assert sum(segment.requests for segment in log.segments) == 400
-    assert all(after.follows(before) for before, after in zip(log.segments, log.segments[1:], strict=False))
+    assert all(
+        after.follows(before) for before, after in zip(log.segments, log.segments[1:], strict=False)
+    )
     first = log.segments[0]
     assert first.opening.now_ns == 0
     assert first.steps_count == len(list(first.steps()))
@@ -47,7 +49,10 @@ def test_segments_in_one_file_are_the_same_log(recorded, tmp_path):
         (lambda p: write(p / "empty", b""), "no segment of an event log can be read"),
         (lambda p: write(p / "text", b"hello " * 100), "no segment begins here"),
         (lambda p: write(p / "magic", MAGIC), "it is of format nothing, and this version reads 1"),
-        (lambda p: write(p / "new", MAGIC + b"\x07"), "it is of format 7, and this version reads 1"),
+        (
+            lambda p: write(p / "new", MAGIC + b"\x07"),
+            "it is of format 7, and this version reads 1",
+        ),
         (lambda p: write(p / "head", MAGIC + bytes([FORMAT])), "no state to start from"),
     ],
 )
@@ -78,6 +83,7 @@ def one_file(recorded, tmp_path):
     return joined(recorded(60, 20), tmp_path / "one").read_bytes()
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(data=st.data())
 def test_a_log_that_was_cut_off_replays_up_to_there(one_file, tmp_path, data):
@@ -92,6 +98,7 @@ def test_a_log_that_was_cut_off_replays_up_to_there(one_file, tmp_path, data):
         assert faults or cut_at_a_frame
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(data=st.data())
 def test_a_bit_that_flips_costs_one_segment_and_is_told(one_file, tmp_path, data):
@@ -107,7 +114,9 @@ def test_a_bit_that_flips_costs_one_segment_and_is_told(one_file, tmp_path, data
 
 @pytest.mark.parametrize("kind", FrameKind)
 def test_a_flipped_bit_in_each_kind_of_frame(one_file, tmp_path, kind):
-    (piece, *_) = [p for p in list(pieces(one_file))[1:] if any(f.kind is kind for f in p.frames)] or [None]
+    (piece, *_) = [
+        p for p in list(pieces(one_file))[1:] if any(f.kind is kind for f in p.frames)
+    ] or [None]
     if piece is None:
         assert kind is FrameKind.INCIDENT
         return

@@ -107,6 +107,7 @@ class Stuck:
         pass
 
 
+@pytest.mark.slow
 def test_a_recorder_that_is_behind_loses_a_stretch_and_what_follows_replays(
     start, sink, tmp_path, caplog
 ):

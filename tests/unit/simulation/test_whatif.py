@@ -92,6 +92,7 @@ def of(log, *policies, assignments=(), seed=0):
     return [summary(plot, run) for run in runs]
 
 
+@pytest.mark.slow
 def test_without_noise_the_replayed_run_is_as_the_recorded_one(record):
     recorded, replayed = of(record(arrivals(900, 5)))
     assert recorded.counts.requests == 4500
@@ -104,6 +105,7 @@ def test_without_noise_the_replayed_run_is_as_the_recorded_one(record):
     assert replayed.busy_fraction == pytest.approx(recorded.busy_fraction, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "assignments", "really"),
     [
@@ -127,6 +129,7 @@ def test_a_what_if_is_what_the_settings_really_do(record, policy, assignments, r
     assert guessed.counts.on_time / 8000 == pytest.approx(real.counts.on_time / 8000, abs=0.02)
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_runs(record):
     log = record(arrivals(800, 3), device(0.2))
     one, two, other = (of(log, "greedy", seed=seed)[2] for seed in (1, 1, 2))
@@ -134,6 +137,7 @@ def test_equal_seeds_give_equal_runs(record):
     assert one != other
 
 
+@pytest.mark.slow
 def test_it_begins_where_a_segment_does(record):
     log = record(arrivals(1200, 6), device(0.05))
     log.segments = log.segments[3:]
@@ -143,6 +147,7 @@ def test_it_begins_where_a_segment_does(record):
     assert recorded.rate == pytest.approx(1200, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_gap_makes_two_stretches(record):
     log = record(arrivals(800, 5))
     del log.segments[2]
@@ -165,8 +170,11 @@ def test_callers_who_leave_leave_again(record):
     assert recorded.dropped_by == replayed.dropped_by == {"cancelled:caller_cancelled": 100}
 
 
+@pytest.mark.slow
 def test_deadlines_and_refusals_are_part_of_it(record):
-    settings = ModelSettings(32, FixedWindow(), QueueLimits(max_requests=20, timeout_ns=10 * MILLISECOND))
+    settings = ModelSettings(
+        32, FixedWindow(), QueueLimits(max_requests=20, timeout_ns=10 * MILLISECOND)
+    )
     recorded, replayed = of(record(arrivals(3000, 2, settings)))
     assert {"rejected:queue_requests", "expired:queue_timeout"} <= set(recorded.dropped_by)
     assert replayed.dropped_by == pytest.approx(recorded.dropped_by, rel=0.05)
@@ -192,6 +200,7 @@ class Failing(Driver):
         self.post(now_ns + cost(len(ids)), BatchProgress(dispatch.batch_id, done, failed))
 
 
+@pytest.mark.slow
 def test_what_failed_fails_again(tmp_path):
     path = tmp_path / "log"
     path.mkdir()
@@ -246,8 +255,9 @@ def test_many_kinds_are_told_by_model_alone(record):
         for at_ns, event in arrivals(500, 1):
             if type(event) is RequestArrived:
                 tenant = f"t{event.id % (MOST_KINDS + 1)}"
-                event = RequestArrived(event.id, "m/1", 1, 0, (), "", at_ns, tenant=tenant)
-            yield at_ns, event
+                yield at_ns, RequestArrived(event.id, "m/1", 1, 0, (), "", at_ns, tenant=tenant)
+            else:
+                yield at_ns, event
 
     (plot,) = plots(record(story()))
     assert [kind.tenant for kind in plot.recorded().workload.kinds] == [""]

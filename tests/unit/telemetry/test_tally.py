@@ -9,7 +9,9 @@ from batcher.telemetry.tally import tally
 
 def end(model, outcome, reason, *, due_ms=None):
     stamps = Stamps(1, 2, 3, 4, 5, 6, 10 * MILLISECOND)
-    model.request_ended(outcome, reason, 1, stamps, None if due_ms is None else due_ms * MILLISECOND)
+    model.request_ended(
+        outcome, reason, 1, stamps, None if due_ms is None else due_ms * MILLISECOND
+    )
 
 
 def test_nothing_has_happened_yet(model):
