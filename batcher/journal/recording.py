@@ -95,6 +95,11 @@ class Recording:
         if self._recorder is not None:
             self._recorder.close()
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is recorded."""
+        return self._recorder is not None
+
     def statistics(self) -> RecordingStatistics:
         """Counts up to now."""
         files, recorder = self._files, self._recorder

@@ -138,9 +138,10 @@ async def _cost(options: argparse.Namespace) -> dict[str, Any]:
             await overhead.measure(target, payload, 1.0, options)
         for turn in range(options.rounds):
             for target in targets if turn % 2 == 0 else reversed(targets):
-                target.rounds.append(
-                    await overhead.measure(target, payload, options.seconds, options)
-                )
+                before_ns = _cpu_ns(target.pid)
+                done = await overhead.measure(target, payload, options.seconds, options)
+                done.server_cpu = (_cpu_ns(target.pid) - before_ns) / SECOND
+                target.rounds.append(done)
     ratios, chance = (_ratios(targets[0], other) for other in (targets[2], targets[1]))
     for target in targets:
         print(f"{target.name:9} {target.cpu_us:7.2f} us an answer, {target.per_second:6.0f}/s")
@@ -155,6 +156,12 @@ async def _cost(options: argparse.Namespace) -> dict[str, Any]:
         "in_flight": options.in_flight,
         "streams": options.streams,
     }
+
+
+def _cpu_ns(pid: int) -> int:
+    """Processor time of all threads of a process, to the nanosecond."""
+    tasks = Path(f"/proc/{pid}/task")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
 
 
 def _ratios(one: overhead.Target, other: overhead.Target) -> list[float]:
@@ -240,8 +247,8 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--rounds", type=int, default=3)
     each.set_defaults(run=speed)
     each = scenes.add_parser("overhead", help=cost.__doc__)
-    each.add_argument("--rounds", type=int, default=8)
-    each.add_argument("--seconds", type=float, default=2.0)
+    each.add_argument("--rounds", type=int, default=40)
+    each.add_argument("--seconds", type=float, default=0.5)
     each.add_argument("--in-flight", type=int, default=64)
     each.add_argument("--connections", type=int, default=4)
     each.add_argument("--streams", type=int, default=0)
