@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from batcher.config.document import read_document
 from batcher.config.explain import explain
-from batcher.config.section import dotted
 from batcher.config.model import ModelConfig
+from batcher.config.section import dotted
 from batcher.errors import ConfigError
 
 SECTIONS: Final = ("batching", "queue")
