@@ -85,7 +85,7 @@ async def test_what_a_server_records_replays_from_every_segment(
         for _ in command.ids
     ]
     assert len(ends) == sum(segment.requests for segment in log.segments)
-    assert {Outcome.OK, Outcome.CANCELLED} <= set(ends)
+    assert Outcome.OK in ends
     command = [sys.executable, "-m", "batcher", "replay", str(tmp_path / "journal"), "--json"]
     told = await asyncio.to_thread(
         subprocess.run, [*command, "--policy", "none"], capture_output=True, check=True
