@@ -216,8 +216,13 @@ class _Teller:
         took_ns = now_ns - running.at_ns
         use = story.use.setdefault(running.device, DeviceUse())
         use.busy_ns += took_ns
-        whole = None if event.done else event.failed
-        cause = next((f.cause for f in whole or () if f.cause is not FailureCause.INPUT), None)
+        cause = _blame(event)
+        if cause not in (None, FailureCause.DEVICE):
+            # One of its requests is at fault; which one, is known where there is no other.
+            cause = None
+            whom = {part.id for part in running.dispatch.parts}
+            if len(whom) == 1:
+                story.poison.update(whom)
         model, shapes = running.dispatch.model, running.dispatch.bucket
         self._lessons.batches.add(
             Sample(running.at_ns, running.rows, took_ns, cause),
@@ -225,3 +230,11 @@ class _Teller:
             (model, shapes, None),
             (model, None, None),
         )
+
+
+def _blame(event: BatchProgress) -> FailureCause | None:
+    """Why a batch failed as a whole, if it did."""
+    if event.error is not None or event.done:
+        return event.error
+    causes = {failure.cause for failure in event.failed} - {FailureCause.INPUT}
+    return causes.pop() if len(causes) == 1 else None

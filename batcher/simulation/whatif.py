@@ -280,13 +280,13 @@ class _Devices:
         ids = tuple([part.id for part in dispatch.parts])
         failed: tuple[Failure, ...] = ()
         if cause is not None:
-            failed, ids = tuple(Failure(each, cause) for each in ids), ()
+            ids = ()
         elif not self._poison.isdisjoint(ids):
             bad = self._poison.intersection(ids)
             failed = tuple(Failure(each, FailureCause.INPUT) for each in ids if each in bad)
             ids = tuple([each for each in ids if each not in bad])
         timings = Timings(now_ns, now_ns, done_ns)
-        progress = BatchProgress(dispatch.batch_id, ids, failed, timings=timings)
+        progress = BatchProgress(dispatch.batch_id, ids, failed, timings=timings, error=cause)
         return done_ns, progress, self._replies(dispatch.model, done_ns, rows) if ids else None
 
     def _took(
