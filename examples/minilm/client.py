@@ -122,6 +122,30 @@ class Client:
         await _all(caller, in_flight)
         return Measurement(in_flight, time.perf_counter() - start, np.array(latencies))
 
+    async def arrive(
+        self, requests: Iterator[Any], rate: float, seconds: float, on_answer: Callable[[], None]
+    ) -> None:
+        """An open loop: `rate` requests a second at random moments, whether or not answers come.
+
+        Awaits what is in flight after `seconds`. Raises grpc.aio.AioRpcError at the first that
+        fails.
+        """
+        draw = np.random.default_rng(0)
+        loop = asyncio.get_running_loop()
+        start = at = loop.time()
+
+        async def ask() -> None:
+            await self._infer(next(requests))
+            on_answer()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                while (at := at + float(draw.exponential(1 / rate))) < start + seconds:
+                    await asyncio.sleep(at - loop.time())
+                    group.create_task(ask())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
     async def batches(self, model: str) -> Counter[int]:
         """Sentences in a batch -> how many such batches the server has executed so far."""
         request = inference.ModelStatisticsRequest(name=model)

@@ -2,12 +2,14 @@
 
 Builds the model if need be, starts the sidecar on `examples/minilm.yaml`, sends it every line as a
 request of its own with many in flight, and shows that the answers make sense, which batches
-formed, and what batching is worth on this machine.
+formed, and what batching is worth on this machine. At the end it replays its own event log under
+another setting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -22,8 +24,9 @@ import grpc
 import model
 import report
 import tokens
-from client import Client
+from client import Client, request_for
 from options import Options, read_options
+from replaying import LOAD, PICTURE, SETTING, Log, ReplayError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sidecar import Sidecar, SidecarError
@@ -33,6 +36,8 @@ CONFIG = Path(__file__).parents[1] / "minilm.yaml"
 
 _ALONE_SHARE = 0.25
 """How long one caller alone is measured, as a share of the time that many are."""
+OPEN_S = 6.0
+"""How long the last requests arrive."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -51,19 +56,21 @@ class Demo:
         console.print(f"server: starting batcher on {_shown(CONFIG)} ...")
         with Sidecar(CONFIG) as sidecar:
             console.print(f"server: ready; live metrics while this runs: {sidecar.metrics}")
+            log = Log(sidecar.log_folder)
             try:
-                asyncio.run(self._talk(sidecar, found))
+                asyncio.run(self._talk(sidecar, found, log))
             except grpc.aio.AioRpcError as error:
                 detail = f"{error.code().name}: {error.details()}"
                 raise SidecarError(f"a request failed, {detail}\n{sidecar.log()}") from None
+            self._replay(sidecar, log)
         self._say_goodbye()
 
-    async def _talk(self, sidecar: Sidecar, found: document.Document) -> None:
+    async def _talk(self, sidecar: Sidecar, found: document.Document, log: Log) -> None:
         queries = self._options.queries or found.queries()
         encoded = tokens.encode([*found.lines, *queries])
         self._describe_input(found, encoded[: len(found.lines)])
         with _cancelled_by_signals():
-            await self._show(sidecar.grpc, found, queries, encoded)
+            await self._show(sidecar.grpc, found, queries, encoded, log)
 
     async def _show(
         self,
@@ -71,6 +78,7 @@ class Demo:
         found: document.Document,
         queries: list[str],
         encoded: list[tokens.Encoded],
+        log: Log,
     ) -> None:
         lines = encoded[: len(found.lines)]
         async with Client(target) as client:
@@ -86,9 +94,10 @@ class Demo:
             self._console.print(
                 report.nearest(queries, vectors[len(lines) :], found.lines, vectors[: len(lines)])
             )
-            await self._compare(client, lines)
+            throughput = await self._compare(client, lines)
+            await self._arrive(client, lines, LOAD * throughput, log)
 
-    async def _compare(self, client: Client, lines: list[tokens.Encoded]) -> None:
+    async def _compare(self, client: Client, lines: list[tokens.Encoded]) -> float:
         many, seconds = self._options.concurrency, self._options.seconds
         self._heading(f"With and without batching, {seconds:g} s each, taking turns")
         batched, unbatched = await self._take_turns(client, lines, many, seconds)
@@ -106,6 +115,26 @@ class Demo:
         )
         self._heading(f"Batches that formed with {many} in flight")
         self._console.print(report.batch_sizes(batched.batches))
+        return batched.measurement.throughput
+
+    async def _arrive(
+        self, client: Client, lines: list[tokens.Encoded], rate: float, log: Log
+    ) -> None:
+        """Requests at random moments, for the log that is replayed."""
+        self._heading(f"{rate:.0f} sentences a second at random moments, {OPEN_S:g} s")
+        model = compare.MODELS["batching"]
+        requests = itertools.cycle([request_for(model, line) for line in lines])
+        log.begin()
+        with self._progress("{task.completed} sentences") as progress:
+            task = progress.add_task("arriving", total=None)
+            await client.arrive(requests, rate, OPEN_S, lambda: progress.advance(task))
+
+    def _replay(self, sidecar: Sidecar, log: Log) -> None:
+        """What another window would have made of these last requests."""
+        sidecar.stop()
+        self._heading(f"The event log of these, replayed as it was and with {SETTING}")
+        self._console.print(log.replay(compare.MODELS["batching"]))
+        self._console.print(f"\nBoth latency curves are in {_shown(PICTURE)}.")
 
     async def _take_turns(
         self, client: Client, lines: list[tokens.Encoded], in_flight: int, seconds: float
@@ -179,7 +208,13 @@ def main() -> int:
         signal.signal(signum, signal.default_int_handler)
     try:
         Demo(options, Console(highlight=False, markup=False)).run()
-    except (document.DocumentError, WeightsMissingError, SidecarError, OSError) as error:
+    except (
+        document.DocumentError,
+        WeightsMissingError,
+        SidecarError,
+        ReplayError,
+        OSError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -26,7 +26,8 @@ class SidecarError(Exception):
 class Sidecar:
     """`batcher serve CONFIG` on free loopback ports, as a context manager.
 
-    The configuration has to take its listeners from `BATCHER_GRPC` and `BATCHER_HTTP`. Entering
+    The configuration has to take its listeners from `BATCHER_GRPC` and `BATCHER_HTTP`, and the
+    folder of its event log, `log_folder`, from `BATCHER_JOURNAL`. Entering
     returns when the server is ready and raises SidecarError when it is not within a minute;
     leaving ends it: SIGTERM, and SIGKILL if it has not drained within ten seconds.
     """
@@ -37,6 +38,8 @@ class Sidecar:
         """The gRPC target."""
         self.metrics = ""
         """Where the live metrics are."""
+        self.log_folder = Path()
+        """Where the event log is written, while this runs."""
         self._process: subprocess.Popen[str] | None = None
         self._stack = ExitStack()
         self._log: IO[str] | None = None
@@ -44,6 +47,7 @@ class Sidecar:
     def __enter__(self) -> Self:
         log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._log = self._stack.enter_context(log)
+        self.log_folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         http = free_address()
         self.metrics = f"http://{http}/metrics"
         self._process = subprocess.Popen(
@@ -51,7 +55,12 @@ class Sidecar:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, "BATCHER_GRPC": self.grpc, "BATCHER_HTTP": http},
+            env={
+                **os.environ,
+                "BATCHER_GRPC": self.grpc,
+                "BATCHER_HTTP": http,
+                "BATCHER_JOURNAL": str(self.log_folder),
+            },
             # Its own process group, so that Ctrl-C reaches the demo alone and it ends the server.
             start_new_session=True,
         )
@@ -95,16 +104,20 @@ class Sidecar:
                 f"the server ended with exit code {code} before it was ready\n{self.log()}"
             )
 
+    def stop(self) -> None:
+        """End the server; what it wrote stays until the context ends."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
     def _end(self) -> None:
         with self._stack:
-            process = self._process
-            if process is None:
-                return
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            self.stop()

@@ -55,6 +55,10 @@ def test_a_small_file_from_start_to_end(demo, tmp_path):
                 rf"^{batching}, {in_flight} in flight( +[\d.]+){{5}}", out, re.MULTILINE
             )
     assert "Batches that formed with 8 in flight" in out
+    assert "replay: identical" in out
+    for row in ("recorded", "replayed", "batching.max_delay=40ms"):
+        assert re.search(rf"^ *{re.escape(row)}( +[\d.,]+){{3}}", out, re.MULTILINE)
+    assert "replay.png" in out
     assert "batcher serve" in out
 
 
