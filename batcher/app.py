@@ -32,6 +32,7 @@ from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.journal import Reason, Recording
 from batcher.runtime.instances import Home, InstancePlan
 from batcher.runtime.models import ModelRegistry, ServedModel, model_key
+from batcher.runtime.padding import rules_of
 from batcher.runtime.runner import Runner
 from batcher.runtime.timer import TimerFd
 from batcher.runtime.warmup import WarmupPlan
@@ -85,7 +86,9 @@ class Application:
         )
         self.telemetry.watch(self.runner.observe)
         home = Home(self.runner, loop, monotonic_ns)
-        self.models = ModelRegistry([self._served(model, home) for model in config.models])
+        self.models = ModelRegistry(
+            [self._served(model, f"models[{i}].", home) for i, model in enumerate(config.models)]
+        )
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns)
         self.tuner = Tuner(config, list(self.models), self.telemetry.settings, path)
         self._follower = (
@@ -233,7 +236,7 @@ class Application:
         seconds = (monotonic_ns() - started_ns) / SECOND
         log.info("%s version %s is ready after %.2f s", model.name, model.version, seconds)
 
-    def _served(self, config: ModelConfig, home: Home) -> ServedModel:
+    def _served(self, config: ModelConfig, path: str, home: Home) -> ServedModel:
         executor = plugins.find_executor(config.executor)
         key = model_key(config.name, config.version)
         plans = [
@@ -243,7 +246,14 @@ class Application:
         telemetry = self.telemetry.model(key, config.name, config.version)
         settings = config.scheduler_settings()
         return ServedModel(
-            config.name, config.version, config.executor, settings, plans, home, telemetry
+            config.name,
+            config.version,
+            config.executor,
+            settings,
+            plans,
+            home,
+            telemetry,
+            rules_of(config, path),
         )
 
 

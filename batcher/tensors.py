@@ -47,10 +47,12 @@ class TensorSpec:
     """What a model says of one input or output.
 
     `shape` includes the row axis first; -1 marks an axis whose length varies. `optional` inputs may
-    be left out of a request.
+    be left out of a request. `dims` are the names of the axes, as many as in `shape`, where the
+    model has any: variable axes of one name are equally long in every request and its answer.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     optional: bool = False
+    dims: tuple[str | None, ...] = ()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from batcher import __version__
-from batcher.cli import check, profile, replay, schema, serve, simulate, tune
+from batcher.cli import buckets, check, profile, replay, schema, serve, simulate, tune
 
 EXAMPLES = """
 Examples:
@@ -55,5 +55,6 @@ app.command(epilog=check.EPILOG)(check.check)
 app.command(epilog=simulate.EPILOG)(simulate.simulate)
 app.command(epilog=replay.EPILOG)(replay.replay)
 app.command(epilog=profile.EPILOG)(profile.profile)
+app.command(epilog=buckets.EPILOG)(buckets.buckets)
 app.command(epilog=tune.EPILOG)(tune.tune)
 app.command(epilog=schema.EPILOG)(schema.schema)

@@ -20,6 +20,7 @@ from batcher.config.changes import (
 from batcher.config.loader import file_problems, load_config, parse_config
 from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
 from batcher.config.overrides import changed_model
+from batcher.config.padding import LikeConfig, OutputConfig, PaddingConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.root import Config, DeviceConfig, device_limits
 from batcher.config.schema import json_schema
@@ -36,7 +37,10 @@ __all__ = [
     "Difference",
     "FlightRecorderConfig",
     "JournalConfig",
+    "LikeConfig",
     "ModelConfig",
+    "OutputConfig",
+    "PaddingConfig",
     "QueueConfig",
     "ServerConfig",
     "TcpAddress",

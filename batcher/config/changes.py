@@ -22,7 +22,7 @@ from batcher.config.section import KeyPath, dotted, refusal
 from batcher.errors import ConfigError
 
 TUNABLE: Final = tuple(
-    key for key in ("batching", "queue", "padding") if key in ModelConfig.model_fields
+    key for key in ("batching", "queue", "padding", "outputs") if key in ModelConfig.model_fields
 )
 """Keys of a model whose values may change while it is served."""
 

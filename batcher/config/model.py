@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from batcher.config.padding import OutputConfig, PaddingConfig, padding_problems
 from batcher.config.policies import POLICIES, keys_of_policies, policies_reading
 from batcher.config.section import (
     Count,
@@ -156,7 +157,8 @@ class WarmupConfig(Section):
     """Rows of each warm-up batch, in this order; null means 1, 2, 4, ... and `max_batch_size`;
     [] means no warm-up."""
     length: Count = 16
-    """The length used for every variable axis."""
+    """The length used for every variable axis that is not padded. Of a padded one each bucket is
+    warmed up."""
 
 
 class ModelConfig(Section):
@@ -189,6 +191,10 @@ class ModelConfig(Section):
     or fails alone, as one whose input is at fault."""
     batching: BatchingConfig = BatchingConfig()
     """How requests become batches."""
+    padding: tuple[PaddingConfig, ...] = ()
+    """Variable axes that are padded, so that requests of different lengths share batches."""
+    outputs: tuple[OutputConfig, ...] = ()
+    """Which outputs follow padded axes, where the model itself does not say so."""
     queue: QueueConfig = QueueConfig()
     """How much may wait."""
     warmup: WarmupConfig = WarmupConfig()
@@ -196,13 +202,9 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
-        CrossCheckError.raise_any(
-            _beyond(
-                ("warmup", "batch_sizes"),
-                self.warmup.batch_sizes or (),
-                self.batching.max_batch_size,
-            )
-        )
+        sizes, most = self.warmup.batch_sizes or (), self.batching.max_batch_size
+        problems = _beyond(("warmup", "batch_sizes"), sizes, most)
+        CrossCheckError.raise_any(problems + padding_problems(self.padding, self.outputs))
         return self
 
     def document(self) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def admit(
     if expires_ns is not None and expires_ns <= now_ns:
         return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
     request = LiveRequest(arrived, due_ns, expires_ns)
+    if model.buckets is not None:
+        request.bucket = model.buckets.of(arrived.shapes)
     if arrived.rows > model.settings.max_batch_size:
         if too_many_rows(arrived, model):
             return TOO_MANY_ROWS
@@ -95,7 +97,7 @@ def _foresee(
         pace.count_rank(request.rank, rows)
     if request.rank != model.best_rank:
         request.promotes_ns = arrived.arrival_ns + model.settings.queue.ageing_ns
-    times = model.times.get(arrived.shapes)
+    times = model.times.get(request.bucket)
     if times is None or not times.curve:
         return request
     soonest_ns = fleet.soonest_ns(model.name, now_ns)
@@ -141,8 +143,7 @@ def _may_probe(model: Model, now_ns: int) -> bool:
 
 def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
     """How long what waits and runs now keeps the model busy: when a retry makes sense."""
-    rate = model.best_rate()
-    waiting_ns = model.queue.all_rows / rate if rate else 0.0
+    waiting_ns = model.work_ns(model.queue.all_rows)
     return max(SHORTEST_RETRY_NS, int(fleet.soonest_ns(model.name, now_ns) - now_ns + waiting_ns))
 
 

@@ -73,6 +73,7 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
     """
     adaptive, target_ns = model.adaptive is not None, model.target_ns
     for request in model.queue.take_all():
+        request.bucket = model.bucket_of(request.arrived.shapes)
         if request.rows > model.settings.max_batch_size:
             split(request, model)
         due_ns = request.due_ns

@@ -2,7 +2,8 @@
 
 While some instance is free, every lane of its model is put to the policy. Of all batches that are
 ready, the one that must start first goes first, over all models, because they may share a device.
-What is not ready says when to ask again.
+What is not ready says when to ask again. Where shapes are padded, the batch that goes is filled up
+from other lanes (`fill.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import assert_never
 
 from batcher.core.bisecting import Group
 from batcher.core.events import Shapes
+from batcher.core.fill import Chosen, fill_up
 from batcher.core.fleet import Fleet, Instance
 from batcher.core.model import Model
 from batcher.core.policies import Choose, Situation, Take, Wait
@@ -51,6 +53,10 @@ class Proposal:
     """Later than this, its most urgent request would be late."""
     filled: tuple[LiveRequest, int] | None = None
     group: Group | None = None
+    longest_ns: float | None = None
+    """What it may take beside the models that share the device."""
+    extra: tuple[LiveRequest, ...] = ()
+    """Requests of other lanes that come along."""
 
 
 @record
@@ -103,9 +109,27 @@ def form(
     if ready:
         formation.proposal = ready[0] if len(ready) == 1 else _first(ready, now_ns)
     for proposal in again:
-        if _goes_before(proposal, formation.proposal, now_ns):
+        if _goes_before(proposal, formation, now_ns):
             formation.proposal = proposal
+    _fill(formation, fleet, now_ns)
     return formation
+
+
+def _fill(formation: Formation, fleet: Fleet, now_ns: int) -> None:
+    """Take requests of other buckets along, where another place does not take them at once."""
+    proposal = formation.proposal
+    if proposal is None or proposal.model.buckets is None or len(proposal.model.queue.lanes) < 2:
+        return
+    model, lane = proposal.model, proposal.lane
+    free_ns = fleet.free_ns(model.name, now_ns)
+    if lane is None or proposal.filled is not None or (len(free_ns) > 1 and free_ns[1] <= now_ns):
+        return
+    given_up = {r.id for _, requests in formation.given_up for r in requests}
+    chosen = Chosen(lane, proposal.requests, proposal.rows, given_up, proposal.longest_ns, now_ns)
+    filling = fill_up(model, chosen)
+    if filling is not None:
+        proposal.shapes, proposal.extra = filling.bucket, filling.extra
+        proposal.rows, proposal.takes_ns = filling.rows, filling.takes_ns
 
 
 def _risked_ns(
@@ -132,12 +156,15 @@ def _again(model: Model, instance: Instance, live: Mapping[int, LiveRequest]) ->
     )
 
 
-def _goes_before(again: Proposal, other: Proposal | None, now_ns: int) -> bool:
+def _goes_before(again: Proposal, formation: Formation, now_ns: int) -> bool:
     """Whether what runs again goes before another batch.
 
     It does unless the other cannot wait for it, but it can wait for the other, or can only be late.
     Nothing has to give way for longer than it takes to gain a level.
     """
+    if any(r in again.requests for _, given_up in formation.given_up for r in given_up):
+        return False  # Its group will not be the same without them: ask again.
+    other = formation.proposal
     if other is None:
         return True
     group = again.group
@@ -178,7 +205,18 @@ def _ask(
     takes_ns = curve[rows] if curve else 0.0
     must_start_ns = _must_start_ns(take, takes_ns)
     shapes = lane.key[1]
-    return Proposal(model, instance, lane, shapes, take, rows, takes_ns, must_start_ns, filled)
+    return Proposal(
+        model,
+        instance,
+        lane,
+        shapes,
+        take,
+        rows,
+        takes_ns,
+        must_start_ns,
+        filled,
+        longest_ns=situation.longest_ns,
+    )
 
 
 def _must_start_ns(take: Sequence[LiveRequest], takes_ns: float) -> float:

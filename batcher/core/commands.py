@@ -51,7 +51,7 @@ class Part:
 
 @record
 class Dispatch:
-    """Gather these parts, in this order, and execute them on the instance."""
+    """Gather these parts, in this order, padded to `bucket`, and execute them on the instance."""
 
     batch_id: int
     model: str

@@ -120,6 +120,17 @@ class ServiceTimes:
         elif self._drift != before or self.margin != margin:
             self._publish()
 
+    @property
+    def drift(self) -> float:
+        """How much slower (or faster) the device has become than the curve was measured with."""
+        return self._drift
+
+    def follow(self, factor: float) -> None:
+        """The device has changed, as batches of another bucket have shown."""
+        self._drift *= factor
+        self._off.clear()
+        self._publish()
+
     def observe_replies(self, rows: int, took_ns: int) -> None:
         """Learn from how long it took to hand on the answers of a batch."""
         off = took_ns / rows - self._reply_ns

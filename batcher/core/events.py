@@ -14,7 +14,12 @@ from batcher.core.record import record
 from batcher.core.settings import ModelSettings
 
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
-"""The variable axes of a request's inputs, in the model's input order; () for a fixed model."""
+"""The axes of a request's inputs beside the rows, in the model's input order; () for a model whose
+axes are all fixed. An optional input that is absent has ()."""
+
+
+Profile: TypeAlias = tuple[tuple[int, int], ...]
+"""Service times: (rows, nanoseconds) pairs."""
 
 
 class CancelCause(StrEnum):
@@ -109,7 +114,7 @@ class RepliesTook:
 class InstanceUp:
     """An incarnation of an instance is loaded, warm and ready for `max_in_flight` batches.
 
-    `profile` holds service times measured at warm-up: (rows, nanoseconds) pairs.
+    `profile` holds service times measured at warm-up, `buckets` one for each bucket that was measured, where a model's axes are padded.
     """
 
     instance: str
@@ -117,7 +122,8 @@ class InstanceUp:
     model: str
     device: str
     max_in_flight: int = 1
-    profile: tuple[tuple[int, int], ...] = ()
+    profile: Profile = ()
+    buckets: tuple[tuple[Shapes, Profile], ...] = ()
 
 
 @record

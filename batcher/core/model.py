@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from batcher.core.bisecting import Bisecting
-from batcher.core.estimator import ServiceTimes
+from batcher.core.buckets import Buckets, estimate, volume
+from batcher.core.estimator import JUMP, ServiceTimes
 from batcher.core.events import Shapes
+from batcher.core.fleet import RunningBatch
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
 from batcher.core.policies.pace import Pace
 from batcher.core.queue import AGED, LATE, ModelQueue, rank_of
@@ -29,6 +31,7 @@ class Model:
         "_rated",
         "adaptive",
         "bisecting",
+        "buckets",
         "default_rank",
         "hopeless_since_ns",
         "last_dispatch_ns",
@@ -63,6 +66,8 @@ class Model:
         self.serves_late = False
         """Whether a request that can only be late is served all the same."""
         self.shares = Shares((), None)
+        self.buckets: Buckets | None = None
+        """None where nothing is padded."""
         self.times: dict[Shapes, ServiceTimes] = {}
         self.bisecting = Bisecting()
         self.running = 0
@@ -122,6 +127,7 @@ class Model:
         self.shares = self.shares.among(limits.tenants, settings.target_ns)
         self.target_ns = settings.target_ns
         self._rated = None
+        self.buckets = Buckets(settings.padding) if settings.padding else None
         self.timeout_ns = limits.timeout_ns
         level = min(limits.default_priority, limits.priority_levels)
         self.default_rank = rank_of(level, over_share=False)
@@ -146,11 +152,21 @@ class Model:
         self.adaptive = self.pace = None
         self.policy_failed = True
 
+    def bucket_of(self, shapes: Shapes) -> Shapes:
+        """The shape that a request of these shapes is padded to."""
+        return shapes if self.buckets is None else self.buckets.of(shapes)
+
+    def holds(self, bucket: Shapes, other: Shapes) -> bool:
+        """Whether what belongs to the bucket `other` can be padded to `bucket` as well."""
+        return self.buckets is not None and self.buckets.holds(bucket, other)
+
     def times_of(self, shapes: Shapes) -> ServiceTimes:
-        """What batches of this shape signature take."""
+        """What batches of this bucket take; one never measured is estimated from the others."""
         times = self.times.get(shapes)
         if times is None:
             times = ServiceTimes(self.settings.max_batch_size)
+            if self.buckets is not None:
+                times.seed(self._estimated(shapes))
             while len(self.times) >= MOST_SHAPES:
                 del self.times[next(iter(self.times))]
             self.times[shapes] = times
@@ -158,6 +174,57 @@ class Model:
             del self.times[shapes]
             self.times[shapes] = times
         return times
+
+    def observe(self, batch: RunningBatch, now_ns: int) -> None:
+        """Learn from a batch that has ended.
+
+        Where there are buckets, a device that has suddenly changed has changed for all of them.
+        """
+        times = self.times_of(batch.shapes)
+        before = times.drift
+        times.observe(batch.rows, now_ns - batch.dispatched_ns, now_ns, trust=batch.probe)
+        factor = times.drift / before
+        if self.buckets is not None and not 1 / JUMP < factor < JUMP:
+            for other in self.times.values():
+                if other is not times:
+                    other.follow(factor)
+
+    def seed(self, bucket: Shapes, profile: Iterable[tuple[int, int]]) -> None:
+        """Take in what a warm-up measured of a bucket."""
+        times = self.times.get(bucket)
+        if times is None and len(self.times) < MOST_SHAPES:
+            times = self.times[bucket] = ServiceTimes(self.settings.max_batch_size)
+        if times is not None:
+            times.seed(profile)
+
+    def _estimated(self, shapes: Shapes) -> list[tuple[int, int]]:
+        """(rows, nanoseconds) of a bucket, by its volume among those that were measured."""
+        known = [(volume(each), times.curve) for each, times in self.times.items() if times]
+        if not known:
+            return []
+        most = self.settings.max_batch_size
+        at = volume(shapes)
+        return [
+            (rows, int(estimate(at, [(each, curve[rows]) for each, curve in known])))
+            for rows in sorted({1, (most + 1) // 2, most})
+        ]
+
+    def work_ns(self, rows: int) -> float:
+        """What serving so many rows would take, in the batches that serve most.
+
+        Where there are buckets, the rows are taken to be like those that have a place in the queue.
+        """
+        queued = self.queue.rows
+        if len(self.times) <= 1 or self.buckets is None or not queued:
+            rate = self.best_rate()
+            return rows / rate if rate else 0.0
+        work_ns = 0.0
+        for lane in self.queue.lanes.values():
+            times = self.times.get(lane.key[1])
+            if times:
+                curve = times.curve
+                work_ns += lane.rows * min([curve[b] / b for b in range(1, len(curve))])
+        return work_ns * rows / queued
 
     def judge_target(self, now_ns: int, *, measured: bool = False) -> None:
         """Whether one row alone can be done inside the target.

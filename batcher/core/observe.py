@@ -47,7 +47,6 @@ def _model(
     if arrivals_ns:
         waiting_ns = min(arrivals_ns) if waiting_ns is None else min(waiting_ns, *arrivals_ns)
     executing_arrivals_ns = [live[i].arrived.arrival_ns for i in executing]
-    rate = model.best_rate()
     return ModelObservation(
         model=model.name,
         waiting_requests=queue.requests + len(again_ids),
@@ -59,7 +58,7 @@ def _model(
             max(0, now_ns - min(executing_arrivals_ns)) if executing_arrivals_ns else None
         ),
         target_ns=model.settings.target_ns,
-        work_ns=rows / rate if rate else 0.0,
+        work_ns=model.work_ns(rows),
         reachable=model.reachable,
         bisected_batches=bisecting.bisected,
         bisect_executions=bisecting.reruns,

@@ -1,4 +1,4 @@
-"""Where requests wait: one queue per model, one lane per batch key and shape signature.
+"""Where requests wait: one queue per model, one lane per batch key and bucket of shapes.
 
 A lane is made of lines, the most valuable first: what must be served before anything else, then
 each priority level (tenants within their share before those over it), then what is late. A line is
@@ -165,8 +165,7 @@ class ModelQueue:
 
     def add(self, request: LiveRequest) -> None:
         """Enqueue in the request's lane, where its rank and its due time put it."""
-        arrived = request.arrived
-        key = arrived.batch_key, arrived.shapes
+        key = request.arrived.batch_key, request.bucket
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(key)

@@ -38,12 +38,14 @@ class LiveRequest:
 
     `order` is its place in a line: when it must be done at the latest (the earlier of due and
     expiry), or, after every real time, its turn of arrival. `rank` is its line in the lane, the most
-    valuable one first, and `promotes_ns` when waiting will have earned it a better one.
+    valuable one first, and `promotes_ns` when waiting will have earned it a better one. `bucket` is
+    the shape that it is padded to, its own where nothing is padded.
     """
 
     __slots__ = (
         "arrived",
         "batch_id",
+        "bucket",
         "due_ns",
         "expires_ns",
         "id",
@@ -66,6 +68,7 @@ class LiveRequest:
         self.due_ns = due_ns
         self.expires_ns = expires_ns
         self.batch_id: int | None = None
+        self.bucket = arrived.shapes
         self.rank = 0
         self.promotes_ns = NEVER_NS
         self.probe = False
@@ -95,7 +98,7 @@ class LiveRequest:
     @property
     def lane_key(self) -> LaneKey:
         """The lane this request waits in."""
-        return self.arrived.batch_key, self.arrived.shapes
+        return self.arrived.batch_key, self.bucket
 
     def __repr__(self) -> str:
         where = "waiting" if self.batch_id is None else f"in batch {self.batch_id}"

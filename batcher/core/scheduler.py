@@ -326,9 +326,7 @@ class Scheduler:
             return
         now_ns = self.now_ns
         if not failed:
-            times = model.times_of(batch.shapes)
-            took_ns = now_ns - batch.dispatched_ns
-            times.observe(batch.rows, took_ns, now_ns, trust=batch.probe)
+            model.observe(batch, now_ns)
             model.judge_target(now_ns)
             if model.bisecting.storm_ns is not None:
                 self._tell_storm(model, succeeded=True)
@@ -355,8 +353,11 @@ class Scheduler:
             self._instance_down(InstanceDown(event.instance, known.up.incarnation))
         self.fleet.up(event)
         model = self.models.get(event.model)
-        if model is not None and event.profile:
-            model.times_of(()).seed(event.profile)
+        if model is not None and (event.profile or event.buckets):
+            if event.profile:
+                model.seed((), event.profile)
+            for bucket, profile in event.buckets:
+                model.seed(bucket, profile)
             model.judge_target(self.now_ns, measured=True)
 
     def _instance_down(self, event: InstanceDown) -> None:
@@ -487,6 +488,10 @@ class Scheduler:
         else:
             assert proposal.lane is not None
             model.queue.take(proposal.lane, requests)
+            if proposal.extra:
+                for request in proposal.extra:
+                    model.queue.discard(request)
+                requests = [*requests, *proposal.extra]
             for request in requests:
                 request.batch_id = batch_id
                 if request.expires_ns is not None:
@@ -523,7 +528,7 @@ class Scheduler:
         """Take a batch out where some request may be split; its rest waits for another turn."""
         model = proposal.model
         parts: list[Part] = []
-        sizes = [(request, request.rows, True) for request in proposal.requests]
+        sizes = [(r, r.rows, True) for r in (*proposal.requests, *proposal.extra)]
         if proposal.filled is not None:
             sizes.append((*proposal.filled, False))
         for request, rows, turn in sizes:
@@ -534,7 +539,7 @@ class Scheduler:
                 request.start += rows
                 left = request.arrived.rows - request.start
             if left:
-                request.rows = min(left, piece_rows(model, proposal.shapes))
+                request.rows = min(left, piece_rows(model, request.bucket))
                 if turn:
                     next_turn(request, model, self.now_ns)
                 model.queue.add(request)

@@ -69,6 +69,19 @@ class QueueLimits:
 
 
 @record
+class PaddedAxis:
+    """An axis that is padded to the least of `buckets` (ascending) that holds it.
+
+    `input` is the input's place in `RequestArrived.shapes`; `axis` counts as in the tensor, where 0
+    is the rows.
+    """
+
+    input: int
+    axis: int
+    buckets: tuple[int, ...]
+
+
+@record
 class ModelSettings:
     """What one model asks of the scheduler. `target_ns` is the soft latency target."""
 
@@ -76,6 +89,7 @@ class ModelSettings:
     policy: PolicySettings
     queue: QueueLimits = QueueLimits()
     target_ns: int | None = None
+    padding: tuple[PaddedAxis, ...] = ()
 
     @property
     def max_request_rows(self) -> int:

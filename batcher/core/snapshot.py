@@ -135,6 +135,9 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
     for saved in state.requests:
         request = LiveRequest(saved.arrived, saved.due_ns, saved.expires_ns)
         request.batch_id = saved.batch_id
+        model = scheduler.models.get(saved.arrived.model)
+        if model is not None:
+            request.bucket = model.bucket_of(saved.arrived.shapes)
         request.order, request.rank = saved.order, saved.rank
         request.promotes_ns = saved.promotes_ns
         request.probe = saved.probe

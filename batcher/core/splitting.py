@@ -40,7 +40,7 @@ def split(request: LiveRequest, model: Model) -> None:
         if left <= model.settings.max_batch_size:
             return
         request.split = Split(left)
-    request.rows = min(left, piece_rows(model, request.arrived.shapes))
+    request.rows = min(left, piece_rows(model, request.bucket))
 
 
 def rest_ns(request: LiveRequest, model: Model, times: ServiceTimes, places: int) -> float:

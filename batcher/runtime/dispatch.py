@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from batcher.executor import (
     ModelMetadata,
     nothing_to_release,
 )
+from batcher.runtime.padding import Padded
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor
 
@@ -36,11 +38,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows `start` to `stop` (exclusive) of one request."""
+    """Rows `start` to `stop` (exclusive) of one request, and the shape of the batch they go into.
+
+    `padded` is the same for all slices of a batch, None for a model without padding.
+    """
 
     request: InferenceRequest
     start: int
     stop: int
+    padded: Padded | None = None
 
 
 @dataclass(slots=True)
@@ -73,14 +79,18 @@ def gather(slices: Sequence[Slice]) -> Batch:
 
     All requests have the same inputs and parameters: the scheduler saw to that. A batch of one
     whole request is passed on as it came, without a copy, where its memory is what runtimes insist
-    on: aligned and contiguous. A view of a message may start anywhere.
+    on: aligned and contiguous. A view of a message may start anywhere. An input that is shorter than
+    the batch's bucket is filled up; where all have its length, nothing is.
     """
-    first = slices[0].request
+    first, padded = slices[0].request, slices[0].padded
     rows = sum(s.stop - s.start for s in slices)
     inputs: dict[str, Array] = {}
     for name in first.inputs:
         pieces = [_rows_of(s.request.inputs[name].array, s.start, s.stop) for s in slices]
-        array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        if padded is None or _fit(pieces, padded.shapes[name]):
+            array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        else:
+            array = _filled_up(pieces, rows, padded.shapes[name], padded.values[name])
         flags = array.flags
         inputs[name] = array if flags.aligned and flags.c_contiguous else array.copy()
     return Batch(inputs, rows, first.parameters or {}, _wanted(slices))
@@ -88,6 +98,39 @@ def gather(slices: Sequence[Slice]) -> Batch:
 
 def _rows_of(array: Array, start: int, stop: int) -> Array:
     return array if stop - start == len(array) else array[start:stop]
+
+
+def _fit(pieces: Sequence[Array], shape: tuple[int, ...]) -> bool:
+    return all(piece.shape[1:] == shape for piece in pieces)
+
+
+def _filled_up(pieces: Sequence[Array], rows: int, shape: tuple[int, ...], value: Any) -> Array:
+    """The pieces below each other in an array of that shape, the rest of it `value`."""
+    array = np.full((rows, *shape), value, pieces[0].dtype)
+    start = 0
+    for piece in pieces:
+        stop = start + len(piece)
+        array[(slice(start, stop), *map(slice, piece.shape[1:]))] = piece
+        start = stop
+    return array
+
+
+def elements(slices: Sequence[Slice]) -> tuple[int, int]:
+    """Elements of the padded inputs of a batch: the requests' own, and those that fill up."""
+    padded = slices[0].padded
+    if padded is None:
+        return 0, 0
+    own = filled = 0
+    for name in padded.values:
+        if name not in slices[0].request.inputs:
+            continue
+        size = prod(padded.shapes[name])
+        for s in slices:
+            rows = s.stop - s.start
+            row = prod(s.request.inputs[name].array.shape[1:])
+            own += rows * row
+            filled += rows * (size - row)
+    return own, filled
 
 
 def _wanted(slices: Sequence[Slice]) -> frozenset[str] | None:
@@ -118,7 +161,7 @@ def execute(
         begun()
         result = executor.execute(batch)
         executed.execute_end_ns = clock()
-        executed.result = accept(result, batch, datatypes)
+        executed.result = accept(result, batch, datatypes, slices[0].padded)
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         blame(executed, error, clock)
     return executed
@@ -134,7 +177,7 @@ async def execute_async(
         executed.execute_start_ns = clock()
         result = await executor.execute(batch)
         executed.execute_end_ns = clock()
-        executed.result = accept(result, batch, datatypes)
+        executed.result = accept(result, batch, datatypes, slices[0].padded)
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         blame(executed, error, clock)
     return executed
@@ -150,16 +193,22 @@ def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
         executed.failure = describe(error)
 
 
-def accept(result: object, batch: Batch, datatypes: Mapping[str, str]) -> BatchResult:
+def accept(
+    result: object, batch: Batch, datatypes: Mapping[str, str], padded: Padded | None = None
+) -> BatchResult:
     """Hold an executor to its contract: what it returned, if every output is as it should be.
 
+    An output that will be cut back with an input must be as long as that input was padded to.
     Raises `ExecutionError` naming the fault otherwise; the result is released then.
     """
     if not isinstance(result, BatchResult):
         kind = type(result).__name__
         raise ExecutionError(f"the executor returned {kind}, not a BatchResult")
     for name in datatypes if batch.outputs is None else batch.outputs:
-        fault = _fault(result.outputs.get(name), DTYPES[datatypes[name]], batch.rows)
+        array = result.outputs.get(name)
+        fault = _fault(array, DTYPES[datatypes[name]], batch.rows)
+        if fault is None and padded is not None and array is not None:
+            fault = _length_fault(array, padded.outputs.get(name, ()))
         if fault is not None:
             release(result)
             raise ExecutionError(f"the executor returned a wrong output {name!r}: {fault}")
@@ -178,6 +227,16 @@ def _fault(array: object, dtype: np.dtype[Any], rows: int) -> str | None:
     return None
 
 
+def _length_fault(array: Array, lengths: Sequence[tuple[int, int]]) -> str | None:
+    for axis, length in lengths:
+        if array.ndim <= axis or array.shape[axis] != length:
+            return (
+                f"its shape is {list(array.shape)}, and axis {axis} should be {length} long, as the"
+                " input that it follows (models[].outputs says which)"
+            )
+    return None
+
+
 def release(result: BatchResult) -> None:
     """Give the executor its buffers back. What it raises is logged: the batch has ended."""
     try:
@@ -192,8 +251,9 @@ def scatter(
     stop: int,
     wanted: Sequence[str] | None,
     datatypes: Mapping[str, str],
+    cuts: Mapping[str, tuple[slice, ...]] | None = None,
 ) -> dict[str, Tensor]:
-    """One request's rows of every output it asked for.
+    """One request's rows of every output it asked for, without what `cuts` leaves out of each.
 
     Views of the batch's arrays, or copies where the executor will use its buffers again.
     """
@@ -201,6 +261,8 @@ def scatter(
     outputs: dict[str, Tensor] = {}
     for name in datatypes if wanted is None else wanted:
         rows = result.outputs[name][start:stop]
+        if cuts is not None and name in cuts:
+            rows = rows[cuts[name]]
         outputs[name] = Tensor(datatypes[name], rows.copy() if reused else rows)
     return outputs
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import field
 
 from batcher.clock import MILLISECOND, SECOND, Clock
-from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp
+from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp, Profile, Shapes
 from batcher.core.record import record
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
-from batcher.runtime.dispatch import Executed, Slice, output_datatypes
+from batcher.runtime.dispatch import Executed, Slice, elements, output_datatypes
+from batcher.runtime.padding import Padding
 from batcher.runtime.runner import Runner
-from batcher.runtime.warmup import Profile, WarmupPlan, warm_up
+from batcher.runtime.warmup import WarmupPlan, warm_up, warm_up_buckets
 from batcher.runtime.workers import Worker, make_worker
 from batcher.telemetry import ModelTelemetry
 
@@ -51,13 +53,34 @@ class Home:
     runner: Runner
     loop: asyncio.AbstractEventLoop
     clock: Clock
+    measuring: dict[str, asyncio.Lock] = field(default_factory=dict)
+    """By device: buckets are measured in turns, so that they measure the device and not each other."""
+
+
+@record
+class _Measured:
+    """What a warm-up found out: of the model, or of each bucket where it is padded."""
+
+    profile: Profile = ()
+    buckets: tuple[tuple[Shapes, Profile], ...] = ()
 
 
 class Instance:
-    """One instance of a model: runs batches, and is the runner's `BatchRunner`."""
+    """One instance of a model: runs batches, and is the runner's `BatchRunner`.
 
-    def __init__(self, plan: InstancePlan, home: Home, telemetry: ModelTelemetry) -> None:
+    `pad` is told what the executor says of the model, before anything is executed, and answers how
+    the model is padded.
+    """
+
+    def __init__(
+        self,
+        plan: InstancePlan,
+        home: Home,
+        telemetry: ModelTelemetry,
+        pad: Callable[[ModelMetadata], Padding | None],
+    ) -> None:
         self.plan = plan
+        self._pad = pad
         self._home = home
         self._telemetry = telemetry
         self._incarnation = 0
@@ -82,7 +105,7 @@ class Instance:
         """
         started_ns = self._home.clock()
         try:
-            worker, metadata, profile = await self._make_incarnation()
+            worker, metadata, measured = await self._make_incarnation()
         except Exception as error:
             self._telemetry.load_failed()
             if isinstance(error, ModelLoadError):
@@ -92,7 +115,7 @@ class Instance:
             ) from error
         self._telemetry.load_finished((self._home.clock() - started_ns) / SECOND)
         self._telemetry.device_known(self.plan.context.device)
-        self._come_up(worker, metadata, profile)
+        self._come_up(worker, metadata, measured)
         return metadata
 
     def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
@@ -142,7 +165,7 @@ class Instance:
 
     # An incarnation's life
 
-    async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, Profile]:
+    async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _Measured]:
         plan, home = self.plan, self._home
         worker = make_worker(
             plan.make_executor(), plan.name, home.loop, home.clock, fail_nan=plan.fail_nan
@@ -150,13 +173,19 @@ class Instance:
         try:
             metadata = await worker.load(plan.context)
             datatypes = output_datatypes(metadata)
-            profile = await warm_up(worker, plan.context.model, metadata, datatypes, plan.warmup)
+            padding = self._pad(metadata)
+            told = worker, plan.context.model, metadata, datatypes, plan.warmup
+            if padding is None:
+                measured = _Measured(profile=await warm_up(*told))
+            else:
+                async with home.measuring.setdefault(plan.context.device, asyncio.Lock()):
+                    measured = _Measured(buckets=await warm_up_buckets(*told, padding))
         except BaseException:
             worker.abandon()
             raise
-        return worker, metadata, profile
+        return worker, metadata, measured
 
-    def _come_up(self, worker: Worker, metadata: ModelMetadata, profile: Profile) -> None:
+    def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _Measured) -> None:
         plan = self.plan
         self._worker = worker
         self._datatypes = output_datatypes(metadata)
@@ -168,7 +197,8 @@ class Instance:
             plan.key,
             plan.context.device,
             plan.max_in_flight,
-            profile,
+            measured.profile,
+            measured.buckets,
         )
         self._home.runner.instance_up(up, self)
 
@@ -230,6 +260,7 @@ class Instance:
         if executed.result is None:
             log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)
         done(executed)
+        own, filled = elements(slices)
         self._telemetry.batch_finished(
             rows=sum(s.stop - s.start for s in slices),
             requests=len(slices),
@@ -239,4 +270,6 @@ class Instance:
             execute_end_ns=executed.execute_end_ns,
             scattered_ns=self._home.clock(),
             failed=executed.result is None,
+            elements=own,
+            padding=filled,
         )

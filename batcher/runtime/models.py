@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from batcher.core.events import ModelConfigured, ModelRemoved
@@ -12,6 +13,7 @@ from batcher.errors import ModelLoadError, ModelUnavailable, UnknownModel
 from batcher.executor import ModelMetadata
 from batcher.runtime.dispatch import output_datatypes
 from batcher.runtime.instances import Home, Instance, InstancePlan
+from batcher.runtime.padding import NOTHING_PADDED, Padding, PaddingRules, resolve
 from batcher.runtime.signature import Signature
 from batcher.telemetry import ModelTelemetry
 
@@ -43,6 +45,7 @@ class ServedModel:
         plans: Sequence[InstancePlan],
         home: Home,
         telemetry: ModelTelemetry,
+        padding: PaddingRules = NOTHING_PADDED,
     ) -> None:
         self.name = name
         self.version = version
@@ -53,8 +56,11 @@ class ServedModel:
         self.state = ModelState.UNLOADED
         self.why = "not loaded yet"
         self.output_datatypes: dict[str, str] = {}
+        self.padding: Padding | None = None
+        """How its variable axes are padded; None where they are not, or nothing is loaded yet."""
+        self.rules = padding
         self._home = home
-        self._instances = [Instance(plan, home, telemetry) for plan in plans]
+        self._instances = [Instance(plan, home, telemetry, self._pad) for plan in plans]
         self._loaded: tuple[ModelMetadata, Signature] | None = None
         self._changing = asyncio.Lock()
 
@@ -91,18 +97,33 @@ class ServedModel:
         """The most rows that its instances were made for: `max_batch_size` cannot exceed it."""
         return min(i.plan.context.max_batch_size for i in self._instances)
 
-    def configure(self, settings: ModelSettings) -> None:
+    def check_padding(self, rules: PaddingRules) -> None:
+        """Raise `ModelLoadError` naming what of the rules does not fit the model, once it is known."""
+        if self._loaded is not None:
+            resolve(self.name, rules, self._loaded[0])
+
+    def configure(self, settings: ModelSettings, rules: PaddingRules | None = None) -> None:
         """Take new settings: the scheduler, the gate and the records, in one turn of the loop.
 
-        Raises `ChangeFailed` when that cannot be; then nothing has changed.
+        `rules` say how variable axes are padded from now on (None: as before); requests that wait
+        move to their new buckets. Raises `ChangeFailed` or `ModelLoadError` when that cannot be;
+        then nothing has changed.
         """
-        loaded = self._loaded
+        if rules is None:
+            rules = self.rules
+        loaded, before, padding = self._loaded, self.padding, None
         if loaded is not None:
-            metadata = loaded[0]
-            loaded = metadata, Signature(self.name, metadata, settings.max_batch_size)
-        if self.state in {ModelState.LOADING, ModelState.READY}:
-            self._home.runner.configure(ModelConfigured(self.key, settings))
-        self.settings, self._loaded = settings, loaded
+            padding = resolve(self.name, rules, loaded[0])
+        self.padding = padding
+        try:
+            if self.state in {ModelState.LOADING, ModelState.READY}:
+                self._home.runner.configure(self._configured(settings))
+        except BaseException:
+            self.padding = before
+            raise
+        self.settings, self.rules = settings, rules
+        if loaded is not None:
+            self._loaded = loaded[0], self._signature(loaded[0])
 
     async def load(self) -> None:
         """Load every instance. Raises the first `ModelLoadError`, with the rest closed again.
@@ -113,15 +134,14 @@ class ServedModel:
             if self.state is ModelState.READY:
                 return
             self.state, self.why = ModelState.LOADING, "loading"
-            self._home.runner.feed(ModelConfigured(self.key, self.settings))
+            self._home.runner.feed(self._configured(self.settings))
             try:
                 metadata = await self._load_instances()
             except (ModelLoadError, asyncio.CancelledError) as error:
                 await self._fail(str(error) or "loading was given up")
                 raise
             self.output_datatypes = output_datatypes(metadata)
-            signature = Signature(self.name, metadata, self.settings.max_request_rows)
-            self._loaded = metadata, signature
+            self._loaded = metadata, self._signature(metadata)
             self.state, self.why = ModelState.READY, ""
 
     async def unload(self, timeout_s: float) -> None:
@@ -132,6 +152,24 @@ class ServedModel:
             self.state, self.why = ModelState.UNLOADED, "unloaded"
             self._home.runner.feed(ModelRemoved(self.key))
             await self._stop_instances(timeout_s)
+
+    def _pad(self, metadata: ModelMetadata) -> Padding | None:
+        """How an instance that is loading is padded; the scheduler knows before its first batch."""
+        before = self._configured(self.settings)
+        self.padding = resolve(self.name, self.rules, metadata)
+        after = self._configured(self.settings)
+        if after != before:
+            self._home.runner.feed(after)
+        return self.padding
+
+    def _configured(self, settings: ModelSettings) -> ModelConfigured:
+        """Settings as the scheduler takes them: with the axes that are padded."""
+        if self.padding is not None:
+            settings = replace(settings, padding=self.padding.axes)
+        return ModelConfigured(self.key, settings)
+
+    def _signature(self, metadata: ModelMetadata) -> Signature:
+        return Signature(self.name, metadata, self.settings.max_request_rows, self.padding)
 
     async def _load_instances(self) -> ModelMetadata:
         tasks = [asyncio.create_task(instance.load()) for instance in self._instances]

@@ -7,6 +7,7 @@ from typing import Protocol
 from batcher.core.commands import Outcome, Reason
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
+from batcher.runtime.padding import Padding
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.signature import Measure
 from batcher.telemetry.stamps import Stamps
@@ -39,6 +40,7 @@ class Replies:
 class Pending:
     """One request between the gate and its end.
 
+    `padding` is that of the batch that its rows were last in, None where nothing is padded.
     `result`, `offset` (the first of its rows in the batch) and `replies` are set once its batch is
     executed, `failure` holds the executor's reason when that failed. Of a request whose rows run in
     several batches, `pieces` holds the outputs of those that are done, by their first row.
@@ -50,6 +52,7 @@ class Pending:
         "measure",
         "offset",
         "outcome",
+        "padding",
         "pieces",
         "reason",
         "replies",
@@ -77,6 +80,7 @@ class Pending:
         self.result: BatchResult | None = None
         self.pieces: dict[int, dict[str, Tensor]] | None = None
         self.offset = 0
+        self.padding: Padding | None = None
         self.replies: Replies | None = None
         self.failure: str | None = None
         self.outcome: Outcome | None = None
@@ -99,6 +103,11 @@ class Target(Protocol):
     @property
     def version(self) -> str:
         """The version callers use."""
+        ...
+
+    @property
+    def padding(self) -> Padding | None:
+        """How its variable axes are padded; None where they are not."""
         ...
 
     @property

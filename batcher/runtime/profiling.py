@@ -9,7 +9,7 @@ from batcher.clock import SECOND, Clock
 from batcher.errors import ModelLoadError, describe
 from batcher.runtime.dispatch import Slice, output_datatypes
 from batcher.runtime.instances import InstancePlan
-from batcher.runtime.warmup import WarmupPlan, run_batch, warm_up, zeros
+from batcher.runtime.warmup import WarmupPlan, run_batch, warm_up, zero_shapes, zeros
 from batcher.runtime.workers import Worker, make_worker
 
 
@@ -54,8 +54,9 @@ async def _measure(
     metadata = await worker.load(plan.context)
     datatypes = output_datatypes(metadata)
     await warm_up(worker, model, metadata, datatypes, WarmupPlan(tuple(sizes), length))
+    shapes = zero_shapes(metadata.inputs, length)
     batches = {
-        rows: [Slice(zeros(model, metadata.inputs, rows, length), 0, rows)] for rows in sizes
+        rows: [Slice(zeros(model, metadata.inputs, rows, shapes), 0, rows)] for rows in sizes
     }
     measured: dict[int, list[int]] = {rows: [] for rows in sizes}
     for _ in range(repeats):

@@ -46,6 +46,7 @@ from batcher.errors import ChangeFailed
 from batcher.executor import BatchResult
 from batcher.runtime.dispatch import Executed, Slice, join, scatter
 from batcher.runtime.outcomes import error_for
+from batcher.runtime.padding import Padding
 from batcher.runtime.pending import Pending, Replies, ReplyPort, Target
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.signature import Measure
@@ -73,6 +74,7 @@ class _RunningBatch:
     pendings: list[Pending]
     parts: tuple[Part, ...]
     rows: int
+    padding: Padding | None
 
 
 class Runner:
@@ -165,8 +167,9 @@ class Runner:
         """Announce an incarnation; its batches go to `instance`."""
         self._instances[event.instance] = instance
         self.feed(event)
-        took_ms = min((took_ns for _, took_ns in event.profile), default=0) / MILLISECOND
-        self._warn_of_target(event.model, f"{took_ms:.3g} ms")
+        profiles = [event.profile, *(profile for _, profile in event.buckets)]
+        took_ns = min((ns for profile in profiles for _, ns in profile), default=0)
+        self._warn_of_target(event.model, f"{took_ns / MILLISECOND:.3g} ms")
 
     def instance_down(self, event: InstanceDown) -> None:
         """An incarnation is gone and will report nothing more: what it ran has failed."""
@@ -262,19 +265,26 @@ class Runner:
         batch: list[Pending] = []
         slices: list[Slice] = []
         rows = 0
+        first = self._pending[command.parts[0].id]
+        # What runs again is padded as it was: its bucket is that of the batch that failed.
+        padding = first.target.padding if command.attempt == 1 else first.padding
+        padded = None if padding is None else padding.of(command.bucket)
         for part in command.parts:
             pending = self._pending[part.id]
             # Rows that run later, or again, count as executing since the first ones.
             if not pending.stamps.dispatched_ns:
                 pending.stamps.dispatched_ns = now_ns
+            pending.padding = padding
             pending.failure = None
             rows += part.stop - part.start
             batch.append(pending)
-            slices.append(Slice(pending.request, part.start, part.stop))
+            slices.append(Slice(pending.request, part.start, part.stop, padded))
         for pending in batch:
             pending.stamps.batch_rows = rows
         batch_id = command.batch_id
-        self._running[batch_id] = _RunningBatch(command.instance, batch, command.parts, rows)
+        self._running[batch_id] = _RunningBatch(
+            command.instance, batch, command.parts, rows, padding
+        )
         self._instances[command.instance].run(
             batch_id, slices, lambda executed: self._executed(batch_id, executed)
         )
@@ -302,9 +312,11 @@ class Runner:
                 done.append(pending.id)
                 if stop - offset == pending.measure.rows:
                     pending.result, pending.offset = result, offset
+                    # What the answer is cut by is what its batch was padded by.
+                    pending.padding = batch.padding
                     whole.append(pending)
                 else:
-                    _keep(pending, part.start, result, offset, stop)
+                    _keep(pending, part.start, result, offset, stop, batch.padding)
             offset = stop
         if whole:
             replies = Replies(len(whole), batch.rows, self._clock())
@@ -348,7 +360,12 @@ class Runner:
             assert pending.result is not None  # noqa: S101 - the core settled what was reported done
             stop = pending.offset + pending.measure.rows
             outputs = scatter(
-                pending.result, pending.offset, stop, request.outputs, target.output_datatypes
+                pending.result,
+                pending.offset,
+                stop,
+                request.outputs,
+                target.output_datatypes,
+                _cuts(pending, pending.padding),
             )
             pending.result = None
         pending.stamps.settled_ns = self._clock()
@@ -367,12 +384,25 @@ def _log_storm(storm: FailureStorm) -> None:
         )
 
 
-def _keep(pending: Pending, start: int, result: BatchResult, offset: int, stop: int) -> None:
+def _cuts(pending: Pending, padding: Padding | None) -> dict[str, tuple[slice, ...]] | None:
+    """What of an answer is the request's own."""
+    return None if padding is None else padding.cuts(pending.measure.shapes)
+
+
+def _keep(
+    pending: Pending,
+    start: int,
+    result: BatchResult,
+    offset: int,
+    stop: int,
+    padding: Padding | None,
+) -> None:
     """Hold the outputs of some of a request's rows until all of them are done."""
     if pending.pieces is None:
         pending.pieces = {}
     wanted, datatypes = pending.request.outputs, pending.target.output_datatypes
-    pending.pieces[start] = scatter(result, offset, stop, wanted, datatypes)
+    cuts = _cuts(pending, padding)
+    pending.pieces[start] = scatter(result, offset, stop, wanted, datatypes, cuts)
 
 
 def _row_error(part: Part, offset: int, row_errors: Mapping[int, str]) -> str | None:

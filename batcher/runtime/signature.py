@@ -11,6 +11,7 @@ from batcher.core.events import Shapes
 from batcher.core.record import record
 from batcher.errors import InvalidRequest
 from batcher.executor import ModelMetadata
+from batcher.runtime.padding import Padding
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor, TensorSpec
 
@@ -29,14 +30,17 @@ class Measure:
 
 
 class Signature:
-    """One loaded model's inputs and outputs."""
+    """One loaded model's inputs and outputs, and what its variable axes are padded to."""
 
-    def __init__(self, model: str, metadata: ModelMetadata, max_rows: int) -> None:
+    def __init__(
+        self, model: str, metadata: ModelMetadata, max_rows: int, padding: Padding | None = None
+    ) -> None:
         self.model = model
         self.max_rows = max_rows
         self.inputs = {spec.name: spec for spec in metadata.inputs}
         self.outputs = {spec.name: spec for spec in metadata.outputs}
         self._specs = metadata.inputs
+        self._padding = padding
         self._varies = any(-1 in spec.shape[1:] for spec in metadata.inputs)
         self._optional = any(spec.optional for spec in metadata.inputs)
 
@@ -51,6 +55,8 @@ class Signature:
             tensor = inputs.get(spec.name)
             if tensor is None:
                 if spec.optional:
+                    if self._varies:
+                        shapes.append(())
                     continue
                 raise self._missing(spec)
             present += 1
@@ -68,15 +74,14 @@ class Signature:
             if self._varies:
                 shapes.append(shape[1:])
             nbytes += array.nbytes if spec.datatype != "BYTES" else _bytes_size(tensor)
-        if present != len(inputs):
-            raise self._unknown_input(inputs)
-        if not present:
-            raise InvalidRequest(
-                f"{self.model}: the request has no inputs; the inputs are {', '.join(self.inputs)}"
-            )
+        if present != len(inputs) or not present:
+            raise self._wrong_inputs(inputs)
         if request.outputs is not None:
             self._check_outputs(request.outputs)
-        return Measure(rows, nbytes, tuple(shapes), self._batch_key(request))
+        own = tuple(shapes)
+        if self._padding is not None:
+            self._padding.check(own)
+        return Measure(rows, nbytes, own, self._batch_key(request))
 
     def _check_shape(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
         fits = len(shape) == len(spec.shape) and all(
@@ -111,11 +116,10 @@ class Signature:
             f" expected {spec.datatype} of shape {list(spec.shape)}"
         )
 
-    def _unknown_input(self, inputs: dict[str, Tensor]) -> InvalidRequest:
-        name = next(name for name in inputs if name not in self.inputs)
-        return InvalidRequest(
-            f"{self.model}: unknown input {name!r}; the inputs are {', '.join(self.inputs)}"
-        )
+    def _wrong_inputs(self, inputs: dict[str, Tensor]) -> InvalidRequest:
+        name = next((name for name in inputs if name not in self.inputs), None)
+        what = "the request has no inputs" if name is None else f"unknown input {name!r}"
+        return InvalidRequest(f"{self.model}: {what}; the inputs are {', '.join(self.inputs)}")
 
     def _check_outputs(self, names: tuple[str, ...]) -> None:
         for name in names:

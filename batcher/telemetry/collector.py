@@ -183,6 +183,10 @@ class Telemetry(Collector):
         yield self._histogram(f.BATCH_ROWS, lambda m: m.batch_rows)
         yield self._histogram(f.BATCH_REQUESTS, lambda m: m.batch_requests)
         yield self._histogram(f.BATCH_FILL_RATIO, lambda m: m.batch_fill)
+        yield single_values(
+            f.BATCH_ELEMENTS,
+            (((*m.labels, kind), n) for m in models for kind, n in m.elements.items()),
+        )
         now_ns = self._clock()
         yield single_values(
             f.EXECUTOR_BUSY,

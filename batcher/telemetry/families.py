@@ -220,6 +220,14 @@ BATCH_FILL_RATIO = Family(
     "Rows of an executed batch over the model's maximum batch size.",
     FILL,
 )
+BATCH_ELEMENTS = Family(
+    "batcher_batch_elements",
+    "counter",
+    "elements",
+    (*_MODEL, "kind"),
+    "Elements of the padded inputs of executed batches: the requests' own (request) and what filled "
+    "them up (padding); absent for a model without padding.",
+)
 EXECUTOR_BUSY = Family(
     "batcher_executor_busy_seconds",
     "counter",
@@ -327,6 +335,7 @@ FAMILIES = (
     BATCH_ROWS,
     BATCH_REQUESTS,
     BATCH_FILL_RATIO,
+    BATCH_ELEMENTS,
     EXECUTOR_BUSY,
     MODEL_LOAD_DURATION,
     MODEL_LOAD_FAILURES,

@@ -73,6 +73,8 @@ class ModelTelemetry:
         self.batch_rows = Histogram(ROWS)
         self.batch_requests = Histogram(ROWS)
         self.batch_fill = Histogram(FILL)
+        self.elements: dict[str, int] = {}
+        """Input elements of executed batches, by kind; empty for a model without padding."""
         self.load_duration = Histogram(LOAD)
         self.load_failures = 0
         self.policy_failures = 0
@@ -189,15 +191,22 @@ class ModelTelemetry:
         execute_end_ns: int,
         scattered_ns: int,
         failed: bool,
+        elements: int = 0,
+        padding: int = 0,
     ) -> None:
         """Record a batch, once, when it has been executed and its outputs scattered.
 
         `started_ns` is when gathering began and `scattered_ns` when the last output was handed on.
-        A failed batch shows in the shapes of batches, not in the statistics.
+        A failed batch shows in the shapes of batches, not in the statistics. `elements` of the
+        padded inputs are the requests' own, and `padding` fill them up.
         """
         self.batch_rows.observe(rows)
         self.batch_requests.observe(requests)
         self.batch_fill.observe(rows / max_batch_size)
+        if elements:
+            counts = self.elements
+            counts["request"] = counts.get("request", 0) + elements
+            counts["padding"] = counts.get("padding", 0) + padding
         if not failed:
             self._statistics.executed(
                 rows,

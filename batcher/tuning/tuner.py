@@ -25,9 +25,11 @@ from batcher.errors import (
     ChangeFailed,
     ConfigError,
     InvalidRequest,
+    ModelLoadError,
     UnknownModel,
     describe,
 )
+from batcher.runtime.padding import PaddingRules, rules_of
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning.watch import read_settled
 
@@ -40,13 +42,18 @@ class Tunable(Protocol):
     name: str
     version: str
     settings: ModelSettings
+    rules: PaddingRules
 
     @property
     def largest_batch(self) -> int:
         """The most rows that its instances were made for."""
         ...
 
-    def configure(self, settings: ModelSettings) -> None:
+    def check_padding(self, rules: PaddingRules) -> None:
+        """Raise `ModelLoadError` where the rules do not fit the model."""
+        ...
+
+    def configure(self, settings: ModelSettings, rules: PaddingRules) -> None:
         """Take new settings at once, or raise and keep the old ones."""
         ...
 
@@ -195,6 +202,11 @@ class Tuner:
                     f" {served.largest_batch}, what its instances were loaded and warmed up for;"
                     " more needs a restart"
                 )
+            if served is not None:
+                try:
+                    served.check_padding(rules_of(model, f"models[{place}]." if in_file else ""))
+                except ModelLoadError as error:
+                    problems.append(str(error))
         if problems:
             raise ConfigError(problems, source=None if self._path is None else str(self._path))
         return found
@@ -235,21 +247,22 @@ class Tuner:
 
     def _configure_all(self, config: Config) -> None:
         """All models or none. Raises `ChangeFailed`."""
-        done: list[tuple[Tunable, ModelSettings]] = []
-        for wanted in config.models:
+        done: list[tuple[Tunable, ModelSettings, PaddingRules]] = []
+        for place, wanted in enumerate(config.models):
             model = self._models[wanted.name, wanted.version]
             settings, before = wanted.scheduler_settings(), model.settings
-            if settings == before:
+            rules, padded = rules_of(wanted, f"models[{place}]."), model.rules
+            if (settings, rules) == (before, padded):
                 continue
             try:
-                model.configure(settings)
+                model.configure(settings, rules)
             except Exception as error:
-                for other, previous in reversed(done):
-                    _put_back(other, previous)
+                for other, previous, rules_before in reversed(done):
+                    _put_back(other, previous, rules_before)
                 if isinstance(error, ChangeFailed):
                     raise
                 raise ChangeFailed(f"{wanted.name}: {describe(error)}") from error
-            done.append((model, before))
+            done.append((model, before, padded))
 
     def _unknown(self, name: str, version: str) -> UnknownModel:
         known = ", ".join(f"{model.name} version {model.version}" for model in self.config.models)
@@ -257,9 +270,9 @@ class Tuner:
         return UnknownModel(f"model: got {wanted}; served are {known}")
 
 
-def _put_back(model: Tunable, settings: ModelSettings) -> None:
+def _put_back(model: Tunable, settings: ModelSettings, rules: PaddingRules) -> None:
     try:
-        model.configure(settings)
+        model.configure(settings, rules)
     except Exception:
         log.exception("%s: its old settings could not be put back", model.name)
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import agreement
+import lengths
 import machine
 import overhead
 import poisson
@@ -22,6 +23,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
              the share that was answered in time
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
+  lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
+             buckets and without
 """
 
 EXAMPLES = """examples:
@@ -30,6 +33,7 @@ EXAMPLES = """examples:
   python bench/load poisson --rate 1350 --target 50ms
   python bench/load agreement --seeds 5
   python bench/load tuning --rounds 3
+  python bench/load lengths --count 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
 """
 
@@ -171,13 +175,22 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=machine.RESULTS / "tuning.json", help="where the figures go"
     )
     changed.set_defaults(run=tuning.run)
+
+    mixed = commands.add_parser(
+        "lengths",
+        formatter_class=formatter,
+        help="padding, with buckets and without",
+        description=lengths.__doc__,
+    )
+    lengths.add_options(mixed)
+    mixed.set_defaults(run=lengths.run)
     return top
 
 
 def main() -> None:
     """Parse and run."""
     options = parser().parse_args()
-    if getattr(options, "deadline", None) and options.streams:
+    if getattr(options, "deadline", None) and getattr(options, "streams", 0):
         parser().error("--deadline is for calls; a stream has one for all its requests")
     uvloop.run(options.run(options))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import faults
+import lengths
 import numpy as np
 import world
 
@@ -298,6 +299,7 @@ SCENES = {
     each.__name__: each
     for each in (
         *(overload, closed, utilization, instances, neighbours, traces, speed),
+        lengths.lengths,
         *(faults.poison, faults.failing, faults.oversized),
     )
 }

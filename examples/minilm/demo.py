@@ -13,7 +13,6 @@ import itertools
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,18 +69,18 @@ class Demo:
         encoded = tokens.encode([*found.lines, *queries])
         self._describe_input(found, encoded[: len(found.lines)])
         with _cancelled_by_signals():
-            await self._show(sidecar.grpc, found, queries, encoded, log)
+            await self._show(sidecar, found, queries, encoded, log)
 
     async def _show(
         self,
-        target: str,
+        sidecar: Sidecar,
         found: document.Document,
         queries: list[str],
         encoded: list[tokens.Encoded],
         log: Log,
     ) -> None:
         lines = encoded[: len(found.lines)]
-        async with Client(target) as client:
+        async with Client(sidecar.grpc) as client:
             with self._progress("{task.completed}/{task.total}") as progress:
                 task = progress.add_task("embedding", total=len(encoded))
                 vectors = await client.embed(
@@ -94,10 +93,12 @@ class Demo:
             self._console.print(
                 report.nearest(queries, vectors[len(lines) :], found.lines, vectors[: len(lines)])
             )
-            throughput = await self._compare(client, lines)
+            throughput = await self._compare(client, sidecar, lines)
             await self._arrive(client, lines, LOAD * throughput, log)
 
-    async def _compare(self, client: Client, lines: list[tokens.Encoded]) -> float:
+    async def _compare(
+        self, client: Client, sidecar: Sidecar, lines: list[tokens.Encoded]
+    ) -> float:
         many, seconds = self._options.concurrency, self._options.seconds
         self._heading(f"With and without batching, {seconds:g} s each, taking turns")
         batched, unbatched = await self._take_turns(client, lines, many, seconds)
@@ -115,6 +116,8 @@ class Demo:
         )
         self._heading(f"Batches that formed with {many} in flight")
         self._console.print(report.batch_sizes(batched.batches))
+        padding = await asyncio.to_thread(sidecar.padding, compare.MODELS["batching"])
+        self._console.print(f"{padding:.0%} of the tokens in all batches so far was padding")
         return batched.measurement.throughput
 
     async def _arrive(
@@ -153,15 +156,13 @@ class Demo:
         return Progress(*columns, TimeElapsedColumn(), console=self._console)
 
     def _describe_input(self, found: document.Document, lines: list[tokens.Encoded]) -> None:
-        lengths = Counter(line.length for line in lines)
-        padded = ", ".join(f"{count} to {length}" for length, count in sorted(lengths.items()))
-        waste = 1 - sum(line.tokens for line in lines) / sum(line.length for line in lines)
+        lengths = [line.length for line in lines]
         self._console.print(f"text: {len(lines)} distinct lines of {_shown(found.path)}")
         if found.left_out:
             self._console.print(f"text: {found.left_out} more are left out (--lines takes more)")
         self._console.print(
-            f"tokens: this client pads the lines, {padded} tokens; {waste:.0%} of them is padding"
-            " (the server batches only requests of equal shape)"
+            f"tokens: {min(lengths)} to {max(lengths)} a line, sent as they are; the server pads"
+            " them to a few lengths, so that different ones share batches"
         )
 
     def _heading(self, text: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +80,15 @@ class Sidecar:
         traceback: TracebackType | None,
     ) -> None:
         self._end()
+
+    def padding(self, model: str) -> float:
+        """The share of padding in the tokens that the model has executed, by the live metrics."""
+        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+            text = answer.read().decode()
+        found = re.findall(r"^batcher_batch_elements_total\{(.*)\} (\S+)$", text, re.MULTILINE)
+        mine = [(labels, float(n)) for labels, n in found if f'model="{model}"' in labels]
+        padding = sum(n for labels, n in mine if 'kind="padding"' in labels)
+        return padding / max(1.0, sum(n for _, n in mine))
 
     def log(self) -> str:
         """The last lines that the server wrote to standard error."""

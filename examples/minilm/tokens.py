@@ -1,12 +1,12 @@
-"""Sentences to padded token ids, the way all-MiniLM-L6-v2 was trained to read them.
+"""Sentences to token ids, the way all-MiniLM-L6-v2 was trained to read them.
 
-The server batches only requests of equal shape, so the client pads: every sentence to the next of a
-few lengths. The mask tells the model which tokens are padding, and the embedding does not change.
+Nothing is padded here: the server does that (`padding` in examples/minilm.yaml), the mask with 0, so
+that the model knows which tokens are not the sentence's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,8 @@ import weights
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-LENGTHS = (16, 24, 32, 48, 64, 96, 128)
-"""The lengths that sentences are padded to, in tokens. Fewer lengths make larger batches, more
-lengths less padding. A sentence longer than the last is cut there."""
+MOST_TOKENS = 128
+"""A longer sentence is cut there: the last of the server's buckets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +27,20 @@ class Encoded:
 
     @property
     def length(self) -> int:
-        """The padded length."""
+        """How many tokens."""
         return int(self.input_ids.shape[1])
-
-    @property
-    def tokens(self) -> int:
-        """How many of them are not padding."""
-        return int(self.attention_mask.sum())
 
 
 def encode(sentences: Iterable[str]) -> list[Encoded]:
-    """Each sentence, padded to one of `LENGTHS`. Raises WeightsMissingError."""
-    return [pad(ids) for ids in token_ids(sentences)]
+    """Each sentence as long as it is. Raises WeightsMissingError."""
+    encoded = [np.array([ids], np.int64) for ids in token_ids(sentences)]
+    return [Encoded(ids, np.ones_like(ids)) for ids in encoded]
 
 
 def token_ids(sentences: Iterable[str]) -> list[list[int]]:
-    """Each sentence's tokens without padding, at most as many as the last of `LENGTHS`."""
+    """Each sentence's tokens, at most `MOST_TOKENS`."""
     tokenizer = Tokenizer.from_file(str(weights.folder() / "tokenizer.json"))
     # The file asks for 128 tokens whatever the sentence, which would be mostly padding.
     tokenizer.no_padding()
-    tokenizer.enable_truncation(LENGTHS[-1])
+    tokenizer.enable_truncation(MOST_TOKENS)
     return [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]
-
-
-def pad(ids: Sequence[int]) -> Encoded:
-    """The tokens with zeros after them, up to the next of `LENGTHS`; at most that many tokens."""
-    length = next(length for length in LENGTHS if len(ids) <= length)
-    padded = np.zeros((2, 1, length), dtype=np.int64)
-    padded[0, 0, : len(ids)] = ids
-    padded[1, 0, : len(ids)] = 1
-    return Encoded(padded[0], padded[1])

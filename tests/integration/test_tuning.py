@@ -106,8 +106,8 @@ class TestByCall:
         ]
         assert served.core == served.settings
         assert (served.core.max_batch_size, served.core.target_ns) == (2, 40_000_000)
-        error = await refusal(data.ModelInfer(request_of(rows=3), timeout=WAIT_S))
-        assert (error.code(), "at most 2" in error.details()) == (INVALID, True)
+        error = await refusal(data.ModelInfer(request_of(rows=65), timeout=WAIT_S))
+        assert (error.code(), "at most 64" in error.details()) == (INVALID, True)
         config = await data.ModelConfig(protocol.inference.ModelConfigRequest(name="hello"))
         assert config.config.max_batch_size == 2
 
@@ -208,8 +208,8 @@ def protocol_yaml(text):
     sections, name = {}, ""
     for line in text.splitlines():
         if not line.startswith(" "):
-            name = line.removesuffix(":")
-            sections[name] = ""
+            name, _, value = line.partition(":")
+            sections[name] = value
         else:
             sections[name] += f"{line}\n"
     return sections

@@ -9,6 +9,8 @@ from onnx import TensorProto, helper
 from batcher.errors import ModelLoadError
 from batcher.executor import TensorSpec
 
+IDS = ("rows", "seq")
+
 
 @pytest.fixture
 def refusal(load, capfd):
@@ -29,8 +31,8 @@ def refusal(load, capfd):
 def test_signature_is_read_from_the_file(models, load):
     _, metadata = load(models.lookup())
     assert metadata.platform == "onnxruntime_onnx"
-    assert metadata.inputs == (TensorSpec("IDS", "INT64", (-1, -1)),)
-    assert metadata.outputs == (TensorSpec("EMBEDDED", "FP32", (-1, -1, 2)),)
+    assert metadata.inputs == (TensorSpec("IDS", "INT64", (-1, -1), dims=IDS),)
+    assert metadata.outputs == (TensorSpec("EMBEDDED", "FP32", (-1, -1, 2), dims=(*IDS, None)),)
     assert metadata.properties["runtime"] == f"onnxruntime {ort.__version__}"
     assert metadata.properties["providers"] == "cpu"
     assert "fallback" not in metadata.properties

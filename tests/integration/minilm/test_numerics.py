@@ -40,16 +40,6 @@ def test_each_sentence_alone_without_padding(session, sentences, expected, asser
     assert_close(np.stack(found), expected)
 
 
-def test_each_sentence_alone_in_the_clients_padding(session, sentences, expected, assert_close):
-    import tokens
-
-    found = [
-        session.run(None, {"input_ids": e.input_ids, "attention_mask": e.attention_mask})[0][0]
-        for e in tokens.encode(sentences)
-    ]
-    assert_close(np.stack(found), expected)
-
-
 @pytest.mark.parametrize("size", [2, 7, 32])
 def test_mixed_lengths_in_one_padded_batch(session, sentences, expected, assert_close, size):
     import tokens
@@ -101,6 +91,22 @@ async def test_through_the_server_many_in_flight(served, sentences, expected, as
     assert_close(found, expected)
     assert max(batches) > 1, "nothing was batched, so nothing was shown"
     assert sum(size * count for size, count in batches.items()) == len(sentences)
+
+
+@pytest.mark.parametrize("in_flight", [1, 7, 48])
+async def test_padding_by_the_server_changes_no_answer(served, session, sentences, in_flight):
+    """Whatever a sentence was batched with, its answer is that of it alone, to 1e-5."""
+    import tokens
+    from client import Client
+
+    alone = np.stack([run(session, [ids])[0] for ids in tokens.token_ids(sentences)])
+    order = list(range(len(sentences)))
+    random.Random(in_flight).shuffle(order)
+    encoded = tokens.encode(sentences)
+    async with Client(served.grpc) as client:
+        shuffled = [encoded[place] for place in order]
+        found = await client.embed("minilm", shuffled, in_flight, lambda: None)
+    np.testing.assert_allclose(found, alone[order], rtol=0, atol=1e-5)
 
 
 async def test_through_the_server_one_at_a_time_and_unbatched(

@@ -32,11 +32,27 @@ from batcher.core.settings import (
     FixedWindow,
     ModelSettings,
     NoBatching,
+    PaddedAxis,
     QueueLimits,
     WhenLate,
 )
 
 STORIES = 300
+
+PADDING = (
+    (),
+    (PaddedAxis(0, 1, (2, 4, 8)),),
+    (PaddedAxis(0, 1, (3, 8)), PaddedAxis(1, 1, (3, 8)), PaddedAxis(1, 2, (2, 5))),
+)
+SHAPES = (
+    (),
+    ((4,),),
+    ((4,), (4, 3)),
+    ((1,), (1, 1)),
+    ((8,), (8, 5)),
+    ((9,), (9, 1)),
+)
+"""Of fixed models, of one input or two; the last is longer than any bucket."""
 
 
 class Story:
@@ -83,6 +99,7 @@ class Story:
             policy,
             limits,
             None if target is None else target * MILLISECOND,
+            draw.choice(PADDING),
         )
 
     def tell(self, *events):
@@ -118,14 +135,24 @@ class Story:
         ids = [part.id for part in command.parts]
         assert len(set(ids)) == len(ids)
         in_hand = [p for batch in self.running.values() for p in batch[1]]
+        padded = {(a.input, a.axis - 1) for a in self.settings[command.model].padding}
+        keys = set()
         for part in command.parts:
             wanted = set(range(part.start, part.stop))
             assert wanted <= self.undone[part.id], "rows that are done run again"
             assert not any(
                 p.id == part.id and wanted & set(range(p.start, p.stop)) for p in in_hand
             ), "rows run twice at once"
-            expires_ns = self.live[part.id].expires_ns
-            assert expires_ns is None or expires_ns > self.now_ns
+            request = self.live[part.id]
+            assert request.expires_ns is None or request.expires_ns > self.now_ns
+            keys.add(request.batch_key)
+            for place, (own, bucket) in enumerate(zip(request.shapes, command.bucket, strict=True)):
+                for axis, (length, most) in enumerate(zip(own, bucket, strict=True)):
+                    # What runs again is padded as it was, under whatever settings that was.
+                    again = command.attempt > 1 and length < most
+                    fits = length < most and (place, axis) in padded
+                    assert again or fits or length == most
+        assert len(keys) == 1
         self.check_that_it_is_in_time(command, rows)
         took_ms = (4 + self.draw.random() * rows) * self.draw.choice([1, 1, 1, 1, 10])
         ends_ns = self.now_ns + int(took_ms * MILLISECOND)
@@ -169,8 +196,11 @@ class Story:
     def up(self, instance, model, device):
         incarnation = self.incarnations[instance] = self.incarnations.get(instance, 0) + 1
         profile = self.draw.choice([(), ((1, 5 * MILLISECOND), (4, 7 * MILLISECOND))])
+        buckets = ()
+        if self.draw.random() < 0.5:
+            buckets = ((((4,),), profile), (((8,),), profile), (((8,), (8, 5)), profile))
         slots = self.draw.choice([1, 2])
-        self.tell(InstanceUp(instance, incarnation, model, device, slots, profile))
+        self.tell(InstanceUp(instance, incarnation, model, device, slots, profile, buckets))
 
     def down_and_up(self):
         instance = self.draw.choice(list(self.incarnations))
@@ -190,8 +220,8 @@ class Story:
                 draw.choice("aab"),
                 draw.choice([1, 1, 1, 2, 5, 33, 90]),
                 draw.choice([0, 10]),
-                draw.choice([(), (), ((4,),)]),
-                "",
+                draw.choice([(), draw.choice(SHAPES)]),
+                draw.choice(["", "", "k"]),
                 self.now_ns,
                 None,
                 None if patience_ms is None else self.now_ns + patience_ms * MILLISECOND,

@@ -9,7 +9,7 @@ from batcher import __version__
 from batcher.cli.main import app
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-COMMANDS = ["serve", "check", "simulate", "replay", "profile", "tune", "schema"]
+COMMANDS = ["serve", "check", "simulate", "replay", "profile", "buckets", "tune", "schema"]
 
 
 def words(text):

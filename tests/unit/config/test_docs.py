@@ -9,7 +9,10 @@ from batcher.config import (
     DeviceConfig,
     FlightRecorderConfig,
     JournalConfig,
+    LikeConfig,
     ModelConfig,
+    OutputConfig,
+    PaddingConfig,
     QueueConfig,
     ServerConfig,
     TlsConfig,
@@ -27,6 +30,9 @@ SECTIONS = {
     "models[]": ModelConfig,
     "models[].batching": BatchingConfig,
     "models[].queue": QueueConfig,
+    "models[].padding[]": PaddingConfig,
+    "models[].outputs[]": OutputConfig,
+    "models[].outputs[].like": LikeConfig,
     "models[].warmup": WarmupConfig,
     "devices": DeviceConfig,
     "journal": JournalConfig,
@@ -68,7 +74,7 @@ def test_the_page_tells_every_key_as_the_models_do(section):
 
 def test_the_examples_of_the_page_are_right():
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         parse_config(example, "docs/configuration.md", {})
 

@@ -13,6 +13,9 @@ from batcher.config import (
     format_duration,
     format_size,
 )
+from batcher.config.padding import MOST_BUCKETS
+from batcher.runtime.padding import MOST_WARM_BUCKETS
+from batcher.runtime.warmup import BUCKETS_NS
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.tuning.watch import MOST_READS
 from batcher.web.server import MAX_CONNECTIONS
@@ -56,3 +59,6 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
     assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
+    assert rows["buckets of one axis"] == str(MOST_BUCKETS)
+    assert rows["buckets that are warmed up"] == str(MOST_WARM_BUCKETS)
+    assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)

@@ -1,18 +1,14 @@
-"""Sentences become token ids of a few lengths."""
+"""Sentences become token ids."""
 
-import pytest
 import tokens
 
 
-@pytest.mark.parametrize(
-    ("count", "length"), [(2, 16), (16, 16), (17, 24), (25, 32), (97, 128), (128, 128)]
-)
-def test_padding_goes_to_the_next_length(count, length):
-    encoded = tokens.pad(range(1, count + 1))
-    assert encoded.input_ids.shape == encoded.attention_mask.shape == (1, length)
-    assert encoded.input_ids[0].tolist() == [*range(1, count + 1), *[0] * (length - count)]
-    assert encoded.attention_mask[0].tolist() == [1] * count + [0] * (length - count)
-    assert (encoded.tokens, encoded.length) == (count, length)
+def test_a_sentence_is_sent_as_long_as_it_is():
+    (encoded,) = tokens.encode(["Hello world!"])
+    assert encoded.input_ids.tolist() == [[101, 7592, 2088, 999, 102]]
+    assert encoded.attention_mask.tolist() == [[1] * 5]
+    assert encoded.input_ids.dtype == encoded.attention_mask.dtype == "int64"
+    assert encoded.length == 5
 
 
 def test_known_sentences():

@@ -57,6 +57,7 @@ class Target:
     name = "hello"
     version = "1"
     output_datatypes: ClassVar = {"Y": "FP32"}
+    padding = None
 
 
 class Port:

@@ -23,6 +23,18 @@ DOCUMENT = HERE.parents[2] / "docs" / "metrics.md"
 def populated(registry, telemetry, model):
     """A registry in which every family has a sample."""
     model.device_known("cpu")
+    model.batch_finished(
+        rows=1,
+        requests=1,
+        max_batch_size=1,
+        started_ns=1,
+        execute_start_ns=2,
+        execute_end_ns=3,
+        scattered_ns=4,
+        failed=False,
+        elements=3,
+        padding=1,
+    )
     observed = ModelObservation("m:1", 0, 0, 0, 0, None, None, 1)
     telemetry.watch(lambda: Observation(0, (observed,), ()))
     return registry

@@ -6,7 +6,14 @@ from dataclasses import replace
 import pytest
 
 from batcher.config import load_config
-from batcher.errors import ChangeFailed, ConfigError, InvalidRequest, UnknownModel
+from batcher.errors import (
+    ChangeFailed,
+    ConfigError,
+    InvalidRequest,
+    ModelLoadError,
+    UnknownModel,
+)
+from batcher.runtime.padding import AxisRule, rules_of
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning import Tuner
 
@@ -30,13 +37,18 @@ class Model:
     def __init__(self, config):
         self.name, self.version = config.name, config.version
         self.settings = config.scheduler_settings()
+        self.rules = rules_of(config, "models[0].")
         self.largest_batch = config.batching.max_batch_size
         self.raises = []
 
-    def configure(self, settings):
+    def check_padding(self, rules):
+        if any(rule.buckets == (13,) for rule in rules.axes):
+            raise ModelLoadError(f"{rules.path}padding[0].buckets: not on a Friday")
+
+    def configure(self, settings, rules):
         if self.raises:
             raise self.raises.pop()
-        self.settings = settings
+        self.settings, self.rules = settings, rules
 
 
 class World:
@@ -90,6 +102,18 @@ class TestUpdate:
         world.tuner.update("a", "1", {"queue.max_requests": "5"})
         settings = world.models[0].settings
         assert (settings.target_ns, settings.queue.max_requests) == (40_000_000, 5)
+
+    def test_padding_changes_with_its_outputs_or_not_at_all(self, world):
+        rule = "[{input: x, axis: 1, buckets: [4, 8]}]"
+        applied = world.tuner.update(
+            "a", "", {"padding": rule, "outputs": "[{output: y, axis: 1, like: null}]"}
+        )
+        assert [text.split(":")[0] for text in told(applied)] == ["a/1 padding", "a/1 outputs"]
+        (axis,) = world.models[0].rules.axes
+        assert axis == AxisRule("x", 1, None, (4, 8))
+        with pytest.raises(InvalidRequest, match=r"^.*padding\[0\]\.buckets: not on a Friday"):
+            world.tuner.update("a", "", {"padding[0].buckets": "[13]"})
+        assert world.models[0].rules.axes == (axis,)
 
     def test_validating_changes_and_counts_nothing(self, world):
         before = world.settings
@@ -180,7 +204,7 @@ class TestReload:
         world.rewrite("50ms", "40ms")
         world.write(world.path.read_text() + "    queue: {max_rows: 3}\n")
         taken = world.models[0].configure
-        world.models[0].configure = lambda settings: (
+        world.models[0].configure = lambda settings, _: (
             setattr(world.models[0], "raises", [ZeroDivisionError()]) or taken_once(settings)
         )
 

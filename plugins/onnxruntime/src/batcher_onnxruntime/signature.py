@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from batcher.errors import ModelLoadError
@@ -78,7 +78,9 @@ def _spec(node: Any, what: str) -> TensorSpec:
             f"{what} has no axes (or does not say which); the first must be the rows"
         )
     shape = tuple(length if isinstance(length, int) else -1 for length in node.shape)
-    return TensorSpec(node.name, datatype, shape)
+    # An axis without a name is None here, and a name is the same axis wherever it stands.
+    names = tuple(name if isinstance(name, str) and name else None for name in node.shape)
+    return TensorSpec(node.name, datatype, shape, dims=names if any(names[1:]) else ())
 
 
 def _fixed_rows(inputs: Iterable[TensorSpec], who: str) -> int | None:
@@ -91,4 +93,4 @@ def _fixed_rows(inputs: Iterable[TensorSpec], who: str) -> int | None:
 
 
 def _with_row_axis(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(spec.name, spec.datatype, (-1, *spec.shape[1:])) for spec in specs)
+    return tuple(replace(spec, shape=(-1, *spec.shape[1:])) for spec in specs)

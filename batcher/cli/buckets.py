@@ -1,0 +1,134 @@
+"""`batcher buckets`: which lengths to pad to, from lengths that were seen."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from batcher.cli.exits import reported
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from batcher.simulation.buckets import Buckets
+
+EPILOG = """
+LENGTHS holds a length a line, or a length and how often it was seen (`17,320`); `-` reads standard
+input. The lengths of what? Of one variable axis of your requests, for example the tokens of every
+sentence of a day.
+
+What is padding: a batch's requests are filled up to the length of their bucket, and the device
+computes what fills them up as well. More buckets pad less, but fewer requests share each of them:
+take the smallest number behind which the padding hardly shrinks any more.
+
+Exit codes: 0 when it found some, 2 when the file or an option is wrong.
+
+Examples:
+
+- `batcher buckets lengths.txt`: the best 1 to 8 buckets, and evenly spaced ones to compare with.
+
+- `batcher buckets lengths.txt --count 5 --longest 512 --multiple 8`: five, of which the last takes
+  requests of up to 512, all of them multiples of 8.
+
+- `batcher buckets lengths.txt --count 5 --json`: for a program.
+"""
+
+
+def buckets(
+    lengths: Annotated[
+        Path, typer.Argument(metavar="LENGTHS", help="The file of lengths, or -.", allow_dash=True)
+    ],
+    *,
+    count: Annotated[
+        int, typer.Option(metavar="N", min=1, max=32, help="The most buckets to propose.")
+    ] = 8,
+    multiple: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, max=65536, help="Propose only multiples of this, such as 8."
+        ),
+    ] = 1,
+    longest: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1_000_000_000,
+            help="The longest request to be served: longer ones are refused. [default: the longest"
+            " of the file]",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Propose the buckets with the least padding for lengths that were observed.
+
+    The proposal is exact: no other buckets of that number pad those lengths less. Write it under
+    `padding` in the configuration.
+    """
+    with reported():
+        from batcher.simulation.buckets import evenly_spaced, propose
+
+        counts = _read(lengths)
+        found = propose(counts, count, multiple=multiple, longest=longest)
+        even = [
+            evenly_spaced(counts, len(each.lengths), multiple=multiple, longest=longest)
+            for each in found
+        ]
+        if json:
+            _print_json(counts, found, even)
+        else:
+            _print(counts, found, even)
+
+
+def _read(path: Path) -> Counter[int]:
+    from batcher.errors import InputError
+    from batcher.simulation.buckets import read_lengths
+
+    try:
+        piped = path == Path("-")
+        text = sys.stdin.read() if piped else path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text, at byte {error.start}") from None
+    return read_lengths(text, "standard input" if piped else str(path))
+
+
+def _as_json(buckets: Buckets) -> dict[str, object]:
+    return {"buckets": list(buckets.lengths), "waste": round(buckets.waste, 6)}
+
+
+def _print_json(counts: Counter[int], found: list[Buckets], even: list[Buckets]) -> None:
+    from json import dumps
+
+    document = {
+        "requests": counts.total(),
+        "longest": max(counts),
+        "proposed": _as_json(found[-1]),
+        "evenly_spaced": _as_json(even[-1]),
+        "one_bucket": _as_json(found[0]),
+        "by_count": [_as_json(each) for each in found],
+    }
+    typer.echo(dumps(document))
+
+
+def _print(counts: Counter[int], found: list[Buckets], even: list[Buckets]) -> None:
+    from batcher.cli.results import table, wide_console
+
+    total = counts.total()
+    mean = sum(length * seen for length, seen in counts.items()) / total
+    typer.echo(f"{total:,} requests, lengths {min(counts)} to {max(counts)}, {mean:.1f} on average")
+    rows = table("buckets", "padding", "evenly spaced", "proposed", texts=0)
+    for best, other in zip(found, even, strict=True):
+        rows.add_row(
+            str(len(best.lengths)),
+            f"{best.waste:.1%}",
+            f"{other.waste:.1%}",
+            ", ".join(map(str, best.lengths)),
+        )
+    wide_console().print(rows)
+    typer.echo(f"buckets: [{', '.join(map(str, found[-1].lengths))}]")
