@@ -20,7 +20,7 @@ from batcher.core.fill import Chosen, fill_up
 from batcher.core.fleet import Fleet, Instance
 from batcher.core.model import Model
 from batcher.core.policies import Choose, Situation, Take, Wait
-from batcher.core.queue import Lane
+from batcher.core.queue import LATE, Lane
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.splitting import fill
@@ -94,7 +94,7 @@ def form(
         free_ns = fleet.free_ns(model.name, now_ns)
         longest_ns = None
         if fleet.sharing(instance.up.device) and len(models) > 1:
-            longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device)
+            longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
         for lane in model.queue.lanes.values():
             times = model.times_of(lane.key[1])
             most_ns = longest_ns
@@ -137,8 +137,13 @@ def _risked_ns(
 ) -> float | None:
     """The longest batch, where some requests make the batches fail that they are in."""
     most = model.bisecting.most_rows()
-    # A request of several rows fits no batch that is too short for it.
-    if most >= len(curve) or lane.rows > len(lane):
+    if lane.rows > len(lane):
+        # A request of several rows fits no batch that is too short for it, and must fit some.
+        if longest_ns is None or not curve:
+            return longest_ns
+        largest = max(request.rows for request in lane)
+        return max(longest_ns, curve[min(largest, len(curve) - 1)])
+    if most >= len(curve):
         return longest_ns
     return curve[most] if longest_ns is None else min(curve[most], longest_ns)
 
@@ -220,8 +225,8 @@ def _ask(
 
 
 def _must_start_ns(take: Sequence[LiveRequest], takes_ns: float) -> float:
-    """When the batch must start for its most urgent request; `NEVER_NS` if none is due."""
-    due_ns = [request.due_ns for request in take if request.due_ns is not None]
+    """When the batch must start for its most urgent request; `NEVER_NS` if none can be in time."""
+    due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != LATE]
     return min(due_ns) - takes_ns if due_ns else NEVER_NS
 
 
@@ -276,23 +281,34 @@ def _first(ready: list[Proposal], now_ns: int) -> Proposal:
     ready.sort(key=_must_start)
     first = ready[0]
     for other in ready[1:]:
-        if other.instance.up.device != first.instance.up.device or other.model is first.model:
+        if other.instance.up.device != first.instance.up.device:
             continue
         if now_ns + first.takes_ns <= other.must_start_ns:
             continue
         # The other cannot wait for the first. If the first cannot wait either, the device goes to
-        # the model that had less of it.
+        # the model that had less of it, and within a model to what is worth more.
         waits = now_ns + other.takes_ns <= first.must_start_ns
-        if waits or other.model.used_ns < first.model.used_ns:
+        if other.model is first.model:
+            comes_first = _worth(other) < _worth(first)
+        else:
+            comes_first = other.model.used_ns < first.model.used_ns
+        if waits or comes_first:
             first = other
     return first
+
+
+def _worth(proposal: Proposal) -> tuple[int, int]:
+    """The best line that a batch has somebody of, and when the first of these is due."""
+    return min([(request.rank, request.order) for request in proposal.requests])
 
 
 def _must_start(proposal: Proposal) -> tuple[float, int]:
     return proposal.must_start_ns, proposal.requests[0].arrived.arrival_ns
 
 
-def _longest_ns(model: Model, models: Iterable[Model], fleet: Fleet, device: str) -> float | None:
+def _longest_ns(
+    model: Model, models: Iterable[Model], fleet: Fleet, device: str, now_ns: int
+) -> float | None:
     """The longest batch that lets what the device's other models expect be in time."""
     longest_ns: float | None = None
     for other in models:
@@ -301,6 +317,7 @@ def _longest_ns(model: Model, models: Iterable[Model], fleet: Fleet, device: str
             continue
         if not fleet.on_device(other.name, device):
             continue
+        policy.pace.fold(now_ns)
         times = next((t for t in other.times.values() if t), None)
         if times is None or policy.pace.rate * policy.target_ns < LEAST_EXPECTED_ROWS:
             continue

@@ -36,6 +36,9 @@ MARGIN_QUANTILE = 0.95
 JUMP = 1.3
 """Samples off by more than this factor, several in a row, are a change and not noise."""
 
+MOST_OFF = 2.0
+"""A sample that is off by more counts as this much in the margin."""
+
 JUMP_SAMPLES = 3
 """How many in a row."""
 
@@ -110,7 +113,12 @@ class ServiceTimes:
                 self._publish()
                 return
             if self._off:
-                # A first sample far off: noise, unless more follow.
+                # A first sample far off: noise, unless more follow. Where it is no longer rare it
+                # belongs to the margin, up to a bound: a few stalls must not lock everybody out.
+                if rows in self._means and len(self._ratios) >= MARGIN_SAMPLES // 2:
+                    self._note(min(ratio / self._drift, MOST_OFF), now_ns)
+                    if self.margin != margin:
+                        self._publish()
                 return
             if rows in self._means:
                 self._note(ratio / self._drift, now_ns)
