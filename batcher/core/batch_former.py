@@ -98,8 +98,8 @@ def form(
         for lane in model.queue.lanes.values():
             times = model.times_of(lane.key[1])
             most_ns = longest_ns
-            if model.bisecting.faults:
-                most_ns = _risked_ns(model, lane, times.curve, longest_ns)
+            if model.bisecting.faults or longest_ns is not None:
+                most_ns = _most_ns(model, lane, times.curve, longest_ns)
             situation = Situation(now_ns, free_ns, times, model.reachable, most_ns)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:
@@ -132,17 +132,19 @@ def _fill(formation: Formation, fleet: Fleet, now_ns: int) -> None:
         proposal.rows, proposal.takes_ns = filling.rows, filling.takes_ns
 
 
-def _risked_ns(
+def _most_ns(
     model: Model, lane: Lane, curve: Sequence[float], longest_ns: float | None
 ) -> float | None:
-    """The longest batch, where some requests make the batches fail that they are in."""
-    most = model.bisecting.most_rows()
+    """The longest batch, where neighbours or requests that make their batches fail bound it."""
     if lane.rows > len(lane):
         # A request of several rows fits no batch that is too short for it, and must fit some.
         if longest_ns is None or not curve:
             return longest_ns
         largest = max(request.rows for request in lane)
         return max(longest_ns, curve[min(largest, len(curve) - 1)])
+    if not model.bisecting.faults:
+        return longest_ns
+    most = model.bisecting.most_rows()
     if most >= len(curve):
         return longest_ns
     return curve[most] if longest_ns is None else min(curve[most], longest_ns)

@@ -84,10 +84,19 @@ def main() -> int:
             console.print_json(json.dumps(row))
     name = f"sim-{options.scene}" + ("-noise" if options.noise else "")
     output = options.output or RESULTS / f"{name}.json"
-    settings = {"seeds": options.seeds, "requests": options.requests, "noise": options.noise}
+    names = ("seeds", "requests", "steps", "noise", "cold")
+    settings = {name: getattr(options, name) for name in names}
     output.write_text(json.dumps({"settings": settings, **found}, indent=2, default=float) + "\n")
     console.print(f"written to {output}")
-    return 0
+    return 1 if missed(found) else 0
+
+
+def missed(found: Any) -> bool:
+    """Whether any bar was missed, in however nested a result."""
+    if isinstance(found, dict):
+        checks = found.get("checks", {}).values()
+        return found.get("ok") is False or not all(checks) or any(map(missed, found.values()))
+    return False
 
 
 if __name__ == "__main__":

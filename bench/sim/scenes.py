@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -259,8 +260,21 @@ def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, An
 def traces(options: argparse.Namespace) -> dict[str, Any]:
     """Recorded arrivals at 80 % of capacity: every policy beside the optimum."""
     found: dict[str, Any] = {}
-    names = ("adaptive", "greedy", "lazy-drop", "nexus", "defer", "full-clear", "roll-out", "bento")
-    for path in sorted(Path(options.traces).glob("*.csv")):
+    names = (
+        "adaptive",
+        "greedy",
+        "fixed:5ms",
+        "lazy-drop",
+        "nexus",
+        "defer",
+        "full-clear",
+        "roll-out",
+        "bento",
+    )
+    paths = sorted(Path(options.traces).glob("*.csv"))
+    if not paths:
+        sys.exit(f"--traces: no CSV files in {options.traces}")
+    for path in paths:
         recorded = read_trace(path)
         unit = np.asarray(recorded.recorded_s[: options.requests]) * 1.0
         unit *= (len(unit) - 1) / unit[-1]
@@ -273,7 +287,7 @@ def traces(options: argparse.Namespace) -> dict[str, Any]:
                 row[name] = 100 * played.in_time(0, profile.target_ns).mean()
             best = on_time_optimum(unit_at, profile.curve, profile.target_ns)
             row["optimum"] = 100 * best / len(unit_at)
-            row["ok"] = row["adaptive"] >= max(row[name] for name in names) - 0.5
+            row["ok"] = bool(row["adaptive"] >= max(row[name] for name in names) - 0.5)
             found[f"{path.stem}, {profile_name}"] = row
     return found
 

@@ -151,3 +151,20 @@ def test_a_restored_estimator_goes_on_alike(times):
         twin.observe(*observed)
         assert twin.capture() == times.capture()
         assert list(twin.answered) == list(times.answered)
+
+
+def test_outliers_that_are_no_longer_rare_belong_to_the_margin(times):
+    times.seed([(16, 10 * MILLISECOND)])
+    for batch in range(200):
+        slow = batch % 8 == 7
+        times.observe(16, (15 if slow else 10) * MILLISECOND, batch * MILLISECOND)
+    assert times.margin == pytest.approx(1.5, rel=0.05)
+    assert times.curve[16] == pytest.approx(10 * MILLISECOND, rel=0.02)
+
+
+def test_a_rare_stall_is_not_planned_for(times):
+    times.seed([(16, 10 * MILLISECOND)])
+    for batch in range(200):
+        stalls = batch % 50 == 49
+        times.observe(16, (120 if stalls else 10) * MILLISECOND, batch * MILLISECOND)
+    assert times.margin == pytest.approx(1.0, abs=0.01)
