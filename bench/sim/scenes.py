@@ -23,7 +23,7 @@ from batcher.simulation.arrivals import Closed
 from batcher.simulation.deployment import Deployment, SimulatedModel
 from batcher.simulation.optimum import on_time_optimum
 from batcher.simulation.policies import NamedPolicy, parse_policy
-from batcher.simulation.simulation import ClosedLoop, simulate
+from batcher.simulation.simulation import ClosedLoop, Conditions, simulate
 from batcher.simulation.traces import read_trace
 from batcher.simulation.workload import Mix, Traffic, Workload
 
@@ -98,7 +98,10 @@ def closed(options: argparse.Namespace) -> dict[str, Any]:
     """Callers that wait for their answers: windows must cost them nothing."""
     profile = world.PROFILES["linear50"]
     found: dict[str, Any] = {}
-    for callers in (1, 2, 4, 8, 16):
+    cases = [(callers, 0, 0) for callers in (1, 2, 4, 8, 16)]
+    # Answers that leave one after the other, and callers that think, come back one by one.
+    cases += [(callers, think_ms, 40) for callers in (4, 16) for think_ms in (0, 20, 40)]
+    for callers, think_ms, reply_us in cases:
         measured = {}
         for name in ("adaptive", "greedy"):
             batching = BatchingConfig(max_batch_size=32, target_p99="50ms")
@@ -109,8 +112,10 @@ def closed(options: argparse.Namespace) -> dict[str, Any]:
             traffic = Traffic(Mix(("m",), (1.0,)))
             draw = np.random.default_rng(0)
             times = np.zeros(options.requests // 2, np.int64)
-            loop = ClosedLoop(Closed(callers).callers, Workload.of(times, traffic, draw))
-            run = simulate(Deployment((model,), {}), parse_policy(name), loop)
+            work = Workload.of(times, traffic, draw)
+            loop = ClosedLoop(Closed(callers).callers, work, think_ns=think_ms * MILLISECOND)
+            conditions = Conditions(reply_ns=reply_us * 1000)
+            run = simulate(Deployment((model,), {}), parse_policy(name), loop, conditions)
             took_ns = run.settled_ns - run.workload.at_ns
             measured[name] = (
                 len(took_ns) * SECOND / run.ended_ns,
@@ -118,7 +123,10 @@ def closed(options: argparse.Namespace) -> dict[str, Any]:
             )
         throughput = measured["adaptive"][0] / measured["greedy"][0]
         p99 = measured["adaptive"][1] / measured["greedy"][1]
-        found[f"{callers} callers"] = {
+        label = f"{callers} callers"
+        if reply_us:
+            label += f" that think for {think_ms} ms, an answer every {reply_us} us"
+        found[label] = {
             "throughput_ratio": throughput,
             "p99_ratio": p99,
             "ok": throughput >= 0.97 and p99 <= 1.1,
