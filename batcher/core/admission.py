@@ -123,15 +123,13 @@ def _foresee(
 
 def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
     """The request's line: its priority level, and whether its tenant is over its share."""
-    limits = model.settings.queue
-    level = min(request.arrived.priority or limits.default_priority, limits.priority_levels)
     over_share = False
     if model.shares:
         capacity = model.best_rate() * fleet.places(model.name)
         over_share = model.shares.over(
             request.arrived.tenant, request.arrived.rows, capacity, now_ns
         )
-    return rank_of(level, over_share=over_share)
+    return rank_of(model.level(request.arrived.priority), over_share=over_share)
 
 
 def _may_probe(model: Model, now_ns: int) -> bool:

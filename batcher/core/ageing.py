@@ -109,9 +109,8 @@ def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive:
 
 def enter_level(request: LiveRequest, model: Model) -> None:
     """Give a request the rank of its level, and the moment at which it has earned a better one."""
-    limits = model.settings.queue
-    level = min(request.arrived.priority or limits.default_priority, limits.priority_levels)
-    request.rank = rank_of(level, over_share=False)
+    request.rank = rank_of(model.level(request.arrived.priority), over_share=False)
     request.promotes_ns = NEVER_NS
     if request.rank != model.best_rank:
-        request.promotes_ns = request.arrived.arrival_ns + limits.ageing_ns
+        ageing_ns = model.settings.queue.ageing_ns
+        request.promotes_ns = request.arrived.arrival_ns + ageing_ns

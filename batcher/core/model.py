@@ -160,6 +160,11 @@ class Model:
         """Whether what belongs to the bucket `other` can be padded to `bucket` as well."""
         return self.buckets is not None and self.buckets.holds(bucket, other)
 
+    def level(self, priority: int) -> int:
+        """The level of a request that names this priority; 0 names none."""
+        limits = self.settings.queue
+        return min(priority or limits.default_priority, limits.priority_levels)
+
     def times_of(self, shapes: Shapes) -> ServiceTimes:
         """What batches of this bucket take; one never measured is estimated from the others."""
         times = self.times.get(shapes)
