@@ -182,7 +182,7 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
             return victims
         if (victim.rank, victim.order) <= (request.rank, request.order):
             return []
-        if victim.start:
+        if victim.begun:
             # Some of its rows have run already, or run now.
             continue
         victims.append(victim)

@@ -37,7 +37,7 @@ def promote(lane: Lane, model: Model, fleet: Fleet, now_ns: int) -> list[LiveReq
             lane.promotes_ns = min(lane.promotes_ns, request.promotes_ns)
             continue
         if request.rank == LATE:
-            if aged + request.rows > room and aged and not request.start:
+            if aged + request.rows > room and aged and not request.begun:
                 over.append(request)
                 continue
             aged += request.rows
@@ -89,6 +89,17 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
                 request.order = NEVER_NS + request.arrived.arrival_ns
             request.rank, request.promotes_ns = AGED, NEVER_NS
         model.queue.add(request)
+
+
+def come_back(request: LiveRequest, model: Model) -> None:
+    """Give a request that has run in vain the place that it would have had it never left."""
+    request.returns += 1
+    request.bucket = model.bucket_of(request.arrived.shapes)
+    if model.adaptive is None:
+        request.order = NEVER_NS + request.arrived.arrival_ns
+        request.rank, request.promotes_ns = AGED, NEVER_NS
+    else:
+        request.rank = model.rank_now(request.rank)
 
 
 def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:

@@ -100,7 +100,8 @@ def form(
             most_ns = longest_ns
             if model.bisecting.faults or longest_ns is not None:
                 most_ns = _most_ns(model, lane, times.curve, longest_ns)
-            situation = Situation(now_ns, free_ns, times, model.reachable, most_ns)
+            hurry = model.bisecting.faults > 0.0 and model.bisecting.most_rows() < model.settings.max_batch_size
+            situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:
                 ready.append(proposal)
@@ -180,7 +181,16 @@ def _goes_before(again: Proposal, formation: Formation, now_ns: int) -> bool:
         return True
     if now_ns + again.takes_ns <= other.must_start_ns:
         return True
-    return now_ns <= again.must_start_ns < now_ns + other.takes_ns
+    if now_ns + other.takes_ns <= again.must_start_ns:
+        return False
+    return _made_late(other, again, now_ns) <= _made_late(again, other, now_ns)
+
+
+def _made_late(waits: Proposal, other: Proposal, now_ns: int) -> int:
+    """How many of a batch's requests would be late if it waited for another, and else are not."""
+    done_ns = now_ns + waits.takes_ns
+    due_ns = [r.due_ns for r in waits.requests if r.due_ns is not None and r.rank != LATE]
+    return sum([done_ns <= due < done_ns + other.takes_ns for due in due_ns])
 
 
 def _ask(

@@ -1,10 +1,15 @@
 """Finds the requests at fault in a batch that failed as a whole, so that its mates are answered.
 
 The batch is halved, and the first half runs again as it is, without newcomers. If it fails, it is
-halved in its turn, and the other half, most likely without a fault, is put by. If it succeeds, the
-fault is in the other half, which is halved without being run. Once a request has failed alone, all
-that was put by runs together; should it fail, it is the next to be halved. So a batch of n requests,
-one of which is at fault, costs at most log2(n) + 2 further executions.
+halved in its turn, and the other half is cleared: it is no more likely to hold a fault than whoever
+has never run, so it goes back to the queue. If it succeeds, the fault is in the other half, which is
+halved without being run. So a batch of n requests, one of which is at fault, costs at most
+log2(n) + 1 further executions.
+
+Nobody is cleared while it is in doubt whether the fault is a request's at all: when no batch has
+succeeded since `MOST_DOUBTS` batches failed, when a request has come back `MOST_RETURNS` times, or
+where requests are split. The other half is put by then. Once a request has failed alone, all that
+was put by runs together; should it fail, it is the next to be halved.
 
 Three bounds keep a failing device from being bisected to death. A batch gets the executions that
 `MOST_FAULTS` requests at fault need. It is given up when `HOPELESS` searches saved nobody. And there
@@ -44,8 +49,15 @@ STORM_SHARE = 0.5
 WINDOW_NS = 2_000_000_000.0
 """What bisecting takes is averaged over about so long."""
 
-FAULT_CHANCE = 0.125
-"""While requests at fault come one by one, batches are kept so small that this part of them fails."""
+MOST_DOUBTS = 2
+"""While so many batches in a row have failed, a half that is cleared is not put among others."""
+
+MOST_RETURNS = 3
+"""A request is put among others again so often."""
+
+FAULT_CHANCE = 0.1
+"""While requests at fault come one by one, batches are kept so small that this part of them fails,
+and none is waited for."""
 
 FAULT_ROWS = 4096.0
 """How many rows back requests at fault are remembered."""
@@ -56,11 +68,15 @@ STORM_NS = 1_000_000_000
 
 @dataclass(slots=True, eq=False)
 class Bisection:
-    """One batch that failed as a whole. `open` counts its groups that wait or run."""
+    """One batch that failed as a whole. `open` counts its groups that wait or run.
+
+    `returns` says whether requests that are cleared may go back to the queue.
+    """
 
     batch_id: int
     executions_left: int
     hopeless_after: int
+    returns: bool
     failures: int = 0
     saved: bool = False
     groups: int = 0
@@ -107,6 +123,7 @@ class Bisecting:
         "_spent_ns",
         "_spent_since_ns",
         "bisected",
+        "doubts",
         "faults",
         "groups",
         "open",
@@ -127,6 +144,8 @@ class Bisecting:
         self._spent_since_ns = 0
         self.rows = FAULT_ROWS / 2.0
         self.faults = 0.0
+        self.doubts = 0
+        """Batches that failed as a whole since one succeeded."""
         self.untold = False
         """Whether a storm began of which nobody was told."""
 
@@ -139,8 +158,14 @@ class Bisecting:
         shapes: Shapes,
         cause: FailureCause,
         now_ns: int,
+        *,
+        returns: bool = False,
     ) -> bool:
-        """Bisect a batch that failed as a whole; False where it has to fail as it is."""
+        """Bisect a batch that failed as a whole; False where it has to fail as it is.
+
+        `returns`: what is cleared of the fault may go back to the queue.
+        """
+        self.doubts += 1
         if len(parts) == 1 or (self.storm_ns is not None and (now_ns < self.storm_ns or self.open)):
             return False
         if self.open >= MOST_BATCHES:
@@ -149,7 +174,7 @@ class Bisecting:
         self.open += 1
         self.bisected += 1
         hopeless_after = HOPELESS * ((len(parts) - 1).bit_length() + 1)
-        of = Bisection(batch_id, executions(len(parts)), hopeless_after)
+        of = Bisection(batch_id, executions(len(parts)), hopeless_after, returns)
         self._halve(of, parts, shapes, cause, 2, now_ns)
         return True
 
@@ -178,17 +203,22 @@ class Bisecting:
 
     def failed(
         self, group: Group, parts: Sequence[Part], cause: FailureCause, now_ns: int
-    ) -> tuple[Part, ...]:
-        """A group has failed again; returns the parts that have failed for good.
+    ) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+        """A group has failed again. Returns the parts that have failed for good, and the cleared.
 
         `parts` are those whose callers still wait. What else of the group is to run again waits now.
         """
         of = group.of
         of.failures += 1
         lost: tuple[Part, ...] = ()
+        cleared: tuple[Part, ...] = ()
         place = self._place(of, group.other)
         if place is not None:
-            self._put_by(self._take(place))
+            other = self._take(place)
+            if of.returns and self.doubts <= MOST_DOUBTS and self.storm_ns is None:
+                cleared = other.parts
+            else:
+                self._put_by(other)
         if not of.saved and of.failures >= of.hopeless_after:
             lost = (*parts, *self._given_up(of))
             self._hopeless += 1
@@ -206,7 +236,7 @@ class Bisecting:
         else:
             self._halve(of, parts, group.shapes, cause, group.attempt + 1, group.since_ns)
         self._close(group)
-        return lost
+        return lost, cleared
 
     def count(self, rows: int) -> None:
         """Note a batch's first execution."""
@@ -367,14 +397,16 @@ class Bisecting:
             self._spent_since_ns,
             self.rows,
             self.faults,
+            self.doubts,
         )
 
     def restore(self, state: Iterable[object], groups: Iterable[Group], open_: int) -> None:
         """Go on where the one that was captured stood."""
-        bisected, reruns, storm_ns, hopeless, spent_ns, spent_since_ns, rows, faults = state
+        bisected, reruns, storm_ns, hopeless, spent_ns, spent_since_ns, rows, faults, doubts = state
         assert isinstance(rows, float)
         assert isinstance(faults, float)
         self.rows, self.faults = rows, faults
+        assert isinstance(doubts, int)
         assert isinstance(bisected, int)
         assert isinstance(reruns, int)
         assert storm_ns is None or isinstance(storm_ns, int)
@@ -382,6 +414,7 @@ class Bisecting:
         assert isinstance(spent_ns, float)
         assert isinstance(spent_since_ns, int)
         self.bisected, self.reruns, self.storm_ns = bisected, reruns, storm_ns
+        self.doubts = doubts
         self._hopeless, self._spent_ns = hopeless, spent_ns
         self._spent_since_ns = spent_since_ns
         self.groups = list(groups)

@@ -34,7 +34,8 @@ class LiveRequest:
 
     `rows` and `start` are the rows that may go into one batch next: all of them, unless it is
     `split`. `retries` counts the parts of it that wait to be executed again, because the batch they
-    were in failed. While any of its rows waits, `batch_id` is None.
+    were in failed; `returns` how often it came back to the queue from such a batch, whose failure
+    was another's fault. While any of its rows waits, `batch_id` is None.
 
     `order` is its place in a line: when it must be done at the latest (the earlier of due and
     expiry), or, after every real time, its turn of arrival. `rank` is its line in the lane, the most
@@ -55,6 +56,7 @@ class LiveRequest:
         "promotes_ns",
         "rank",
         "retries",
+        "returns",
         "rows",
         "split",
         "start",
@@ -74,6 +76,7 @@ class LiveRequest:
         self.probe = False
         self.start = 0
         self.retries = 0
+        self.returns = 0
         self.split: Split | None = None
         if due_ns is not None and expires_ns is None:
             self.order = due_ns
@@ -89,6 +92,11 @@ class LiveRequest:
             self.order = expires_ns
         else:
             self.order = NEVER_NS + self.arrived.arrival_ns
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of its rows have run, so that it is not given up for the sake of others."""
+        return self.start > 0 or self.returns > 0
 
     @property
     def behind(self) -> int:

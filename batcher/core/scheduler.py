@@ -22,9 +22,9 @@ from batcher.core.admission import (
     room_for,
     until_clear_ns,
 )
-from batcher.core.ageing import make_late, promote, reorder
+from batcher.core.ageing import come_back, make_late, promote, reorder
 from batcher.core.batch_former import Proposal, form
-from batcher.core.bisecting import Group
+from batcher.core.bisecting import MOST_RETURNS, Group
 from batcher.core.commands import (
     Command,
     Dispatch,
@@ -269,17 +269,20 @@ class Scheduler:
                 self._settle((request_id,), Outcome.EXPIRED, reason)
         left = [part for part in batch.parts if part.id in batch.unreported]
         lost: Sequence[Part] = left
+        free: Sequence[Part] = ()
         if model is not None:
             bisecting = model.bisecting
             again = event.error not in (None, FailureCause.DEVICE)
             again = again and bool(left) and self.fleet.serves(model.name)
             if group is not None and again:
-                lost = bisecting.failed(group, left, cause, now_ns)
+                lost, free = bisecting.failed(group, left, cause, now_ns)
             elif group is not None and event.error is None:
                 lost = (*lost, *bisecting.succeeded(group, wholly=not event.failed and not left))
             elif group is not None:
                 bisecting.lost(group)
-            elif again and bisecting.begin(batch.batch_id, left, batch.shapes, cause, now_ns):
+            elif again and bisecting.begin(
+                batch.batch_id, left, batch.shapes, cause, now_ns, returns=self._may_return(batch)
+            ):
                 lost = ()
             # The largest batch may have become smaller than the one that failed.
             lost = (*lost, *bisecting.refit(model.settings.max_batch_size))
@@ -288,7 +291,20 @@ class Scheduler:
         for part in left:
             if part.id not in gone:
                 self._waits_again(self.live[part.id], batch)
+        for part in free:
+            self._comes_back(self.live[part.id], model)
         self._fail_all(gone, cause)
+
+    def _may_return(self, batch: RunningBatch) -> bool:
+        """Whether what is cleared of a failed batch's fault may share a batch with newcomers."""
+        waiting = [self.live[i] for i in batch.unreported]
+        return not batch.split and all(r.returns < MOST_RETURNS for r in waiting)
+
+    def _comes_back(self, request: LiveRequest, model: Model) -> None:
+        """A request of a failed batch is cleared of its fault: it waits as before."""
+        request.retries -= 1
+        come_back(request, model)
+        model.queue.add(request)
 
     def _waits_again(self, request: LiveRequest, batch: RunningBatch) -> None:
         """A part of a request has been put into a group of its failed batch."""
@@ -326,6 +342,7 @@ class Scheduler:
             return
         now_ns = self.now_ns
         if not failed:
+            model.bisecting.doubts = 0
             model.observe(batch, now_ns)
             model.judge_target(now_ns)
             if model.bisecting.storm_ns is not None:
@@ -461,7 +478,7 @@ class Scheduler:
         for request in requests:
             expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
             # What has begun to run is not given up for the sake of others.
-            waits = (model.serves_late or request.start > 0) and AGED < request.rank < LATE
+            waits = (model.serves_late or request.begun) and AGED < request.rank < LATE
             if waits and expires_ns > request.order:
                 model.queue.discard(request)
                 make_late(request, model)

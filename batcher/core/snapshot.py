@@ -47,6 +47,7 @@ def capture(scheduler: Scheduler) -> State:
                 r.start,
                 r.rows,
                 r.retries,
+                r.returns,
                 None if r.split is None else (r.split.left, tuple(sorted(r.split.batches))),
             )
             for r in scheduler.live.values()
@@ -116,7 +117,14 @@ def _bisections(scheduler: Scheduler) -> tuple[BisectionState, ...]:
     found = {group.of.batch_id: group.of for group in groups}
     return tuple(
         BisectionState(
-            b.batch_id, b.executions_left, b.hopeless_after, b.failures, b.saved, b.groups, b.open
+            b.batch_id,
+            b.executions_left,
+            b.hopeless_after,
+            b.failures,
+            b.saved,
+            b.returns,
+            b.groups,
+            b.open,
         )
         for _, b in sorted(found.items())
     )
@@ -127,7 +135,14 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
     scheduler.handle([ModelConfigured(m.model, m.settings) for m in state.models], state.now_ns)
     bisections = {
         b.batch_id: Bisection(
-            b.batch_id, b.executions_left, b.hopeless_after, b.failures, b.saved, b.groups, b.open
+            b.batch_id,
+            b.executions_left,
+            b.hopeless_after,
+            b.returns,
+            b.failures,
+            b.saved,
+            b.groups,
+            b.open,
         )
         for b in state.bisections
     }
@@ -141,7 +156,8 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
         request.order, request.rank = saved.order, saved.rank
         request.promotes_ns = saved.promotes_ns
         request.probe = saved.probe
-        request.start, request.rows, request.retries = saved.start, saved.rows, saved.retries
+        request.start, request.rows = saved.start, saved.rows
+        request.retries, request.returns = saved.retries, saved.returns
         if saved.split is not None:
             request.split = Split(saved.split[0])
             request.split.batches.update(saved.split[1])

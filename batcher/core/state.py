@@ -23,6 +23,7 @@ class RequestState:
     start: int
     rows: int
     retries: int
+    returns: int
     split: tuple[int, tuple[int, ...]] | None
     """Rows that are not done, and the batches that run some."""
 
@@ -51,6 +52,7 @@ class BisectionState:
     hopeless_after: int
     failures: int
     saved: bool
+    returns: bool
     groups: int
     open: int
 

@@ -18,7 +18,8 @@ class Situation:
     one that is free now stands there with `now_ns`. `times` predicts what a batch takes; it may
     know nothing yet. `reachable` is False when not even one row can be done inside the target: then
     there is nothing to be in time for. A batch that takes longer than `longest_ns` would harm a
-    model that shares the device.
+    model that shares the device, or fail too likely. In a `hurry` no batch is worth waiting for,
+    because it may well have to run again.
     """
 
     now_ns: int
@@ -26,6 +27,7 @@ class Situation:
     times: ServiceTimes
     reachable: bool = True
     longest_ns: float | None = None
+    hurry: bool = False
 
 
 @record

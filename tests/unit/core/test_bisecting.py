@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.bisecting import HOPELESS_BATCHES, STORM_NS, executions
+from batcher.core.bisecting import (
+    HOPELESS_BATCHES,
+    MOST_DOUBTS,
+    MOST_RETURNS,
+    STORM_NS,
+    executions,
+)
 from batcher.core.commands import Dispatch, FailureStorm, Outcome, Reason, Settle
 from batcher.core.events import (
     BatchProgress,
@@ -20,7 +26,7 @@ from batcher.core.events import (
     RequestArrived,
 )
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import FixedWindow, ModelSettings
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, WhenLate
 from batcher.simulation import Driver
 from batcher.simulation.driver import succeed
 
@@ -100,7 +106,6 @@ def test_a_few_at_fault_are_all_found(count, data):
     ends = world.burst(0, count)
 
     assert all(ends[i] == UNKNOWN for i in poison)
-    assert world.extra <= executions(count)
     assert world.extra < (2 * math.log2(count) + 1) * len(poison)
     innocents = {i: ends[i] for i in range(count) if i not in poison}
     assert innocents == dict.fromkeys(innocents, OK)
@@ -108,14 +113,15 @@ def test_a_few_at_fault_are_all_found(count, data):
 
 @given(st.integers(2, 64), st.data())
 def test_whatever_is_at_fault_the_work_is_bounded_and_all_end(count, data):
-    poison = data.draw(st.sets(st.integers(0, count - 1)))
+    poison = data.draw(st.sets(st.integers(0, count - 1), min_size=1))
     world = World(poison)
 
     ends = world.burst(0, count)
 
     assert set(ends) == set(range(count))
     assert all(ends[i] == UNKNOWN for i in poison)
-    assert world.extra <= executions(count)
+    assert world.extra < (2 * math.log2(count) + 1) * len(poison)
+    assert world.extra <= (MOST_DOUBTS + 1) * executions(count)
 
 
 def test_a_failure_that_does_not_come_again_harms_nobody(play):
@@ -130,20 +136,93 @@ def test_a_failure_that_does_not_come_again_harms_nobody(play):
     assert play.ended(play.done(5, 4)) == {4: OK}
 
 
-def test_groups_run_as_they_are_before_newcomers(play):
+def test_suspects_run_as_they_are_and_the_cleared_with_newcomers(play):
     play.fixed(max_rows=8)
     play.up()
     play.arrive(0)
     play.arrive(1, 2, 3, 4)
     play.done(1, 0)
-    play.arrive(5)
+    play.arrive(5, at=1)
 
-    (again,) = (c for c in play.error(2) if isinstance(c, Dispatch))
+    (again,) = (c for c in play.error(2, at=2) if isinstance(c, Dispatch))
     assert ([p.id for p in again.parts], again.attempt) == ([1, 2], 2)
-    assert play.batches(play.error(3)) == [[1]]  # 3 and 4 are put by
-    assert play.ended(commands := play.error(4)) == {1: UNKNOWN}
-    assert play.batches(commands) == [[3, 4, 2]]
-    assert play.batches(play.done(5, 3, 4, 2)) == [[5]]
+    assert play.batches(play.error(3, at=3)) == [[1]]  # 3 and 4 are cleared
+    commands = play.error(4, at=4)  # and 2 is, too
+    assert play.ended(commands) == {1: UNKNOWN}
+    (together,) = (c for c in commands if isinstance(c, Dispatch))
+    assert ([p.id for p in together.parts], together.attempt) == ([3, 4, 2, 5], 1)
+
+
+def test_while_nothing_succeeds_the_cleared_are_put_by(play):
+    play.fixed(max_rows=8)
+    play.up()
+    for alone in range(MOST_DOUBTS):
+        play.arrive(10 + alone)
+        play.error(1 + alone)
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.error(3)  # 0 fails
+    play.arrive(5)
+    assert play.batches(play.error(4)) == [[1, 2]]
+    assert play.batches(play.error(5)) == [[1]]
+    assert play.batches(play.error(6)) == [[3, 4, 2]]
+    assert play.batches(play.done(7, 3, 4, 2)) == [[5]]
+
+
+def test_who_came_back_often_is_put_by(failed):
+    failed.scheduler.live[3].returns = MOST_RETURNS
+    failed.error(3)
+    failed.error(4)
+    assert failed.batches(failed.feed()) == []
+    failed.scheduler.validate()
+
+
+def test_who_is_cleared_is_served_late_rather_than_refused(play):
+    play.model("m", Adaptive(when_late=WhenLate.REFUSE), 8, target=20)
+    profile = tuple((rows, 5 * MILLISECOND) for rows in (1, 2, 4, 8))
+    play.feed(InstanceUp("i", 1, "m", "d", 1, profile))
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.done(1, 0, at=5)
+    play.error(2, at=15)
+    assert not play.ended(play.error(3, at=25))  # 3 and 4 can only be late now
+    commands = play.error(4, at=30)  # and 2 is cleared, too
+    assert play.ended(commands) == {1: UNKNOWN}
+    served = []
+    while play.scheduler.live:
+        (batch,) = (c for c in commands if isinstance(c, Dispatch))
+        served += (ids := [part.id for part in batch.parts])
+        commands = play.done(batch.batch_id, *ids)
+    assert sorted(served) == [2, 3, 4]
+
+
+def test_bounds_hold_for_newcomers_and_not_for_who_comes_back(play):
+    play.fixed(max_rows=8, max_requests=4)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.done(1, 0)
+    play.error(2)
+    play.arrive(5, 6, 7)
+    play.error(3)  # 3 and 4 come back to three others
+    assert play.scheduler.observe(0).models[0].waiting_requests == 6
+    assert play.ended(play.arrive(8)) == {8: (Outcome.REJECTED, Reason.QUEUE_REQUESTS)}
+
+
+def test_the_state_in_the_middle_of_a_search_is_whole(play):
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.done(1, 0)
+    play.error(2)
+    play.error(3)
+    state = play.scheduler.snapshot()
+    twin = Scheduler.restore(state)
+    twin.validate()
+    assert twin.snapshot() == state
+    event = BatchProgress(4, (), error=FailureCause.UNKNOWN)
+    assert twin.handle([event], 0) == play.feed(event)
 
 
 @pytest.fixture
