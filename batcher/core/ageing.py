@@ -69,37 +69,39 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
 
     Its own times stay as they were when it was admitted. Only who has no due time gets one where
     the settings now have a target, counted from now: nobody is late because of the change. What fits
-    no batch any more is cut into pieces that do.
+    no batch any more is cut into pieces that do, and what was cut goes on in pieces of the new size.
     """
-    adaptive, target_ns = model.adaptive is not None, model.target_ns
     for request in model.queue.take_all():
-        request.bucket = model.bucket_of(request.arrived.shapes)
-        if request.rows > model.settings.max_batch_size:
-            split(request, model)
-        due_ns = request.due_ns
-        if due_ns is None and target_ns is not None:
-            request.due_ns = now_ns + target_ns
-        if adaptive:
-            if request.due_ns != due_ns or not was_adaptive:
-                request.order_by_due()
-            _rank_anew(request, model, now_ns, was_adaptive=was_adaptive)
-        elif was_adaptive:
-            # In the order in which they came, or in which it is their turn again.
-            if not request.start or request.order < NEVER_NS:
-                request.order = NEVER_NS + request.arrived.arrival_ns
-            request.rank, request.promotes_ns = AGED, NEVER_NS
+        _place(request, model, now_ns, was_adaptive=was_adaptive)
+        split(request, model)
         model.queue.add(request)
 
 
-def come_back(request: LiveRequest, model: Model) -> None:
-    """Give a request that has run in vain the place that it would have had it never left."""
+def come_back(request: LiveRequest, model: Model, now_ns: int) -> None:
+    """Have a request that has run in vain wait again, where it would stand had it never left.
+
+    The settings may have changed meanwhile.
+    """
     request.returns += 1
+    _place(request, model, now_ns, was_adaptive=True)
+    model.queue.add(request)
+
+
+def _place(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:
+    adaptive, target_ns = model.adaptive is not None, model.target_ns
     request.bucket = model.bucket_of(request.arrived.shapes)
-    if model.adaptive is None:
-        request.order = NEVER_NS + request.arrived.arrival_ns
+    due_ns = request.due_ns
+    if due_ns is None and target_ns is not None:
+        request.due_ns = now_ns + target_ns
+    if adaptive:
+        if request.due_ns != due_ns or not was_adaptive:
+            request.order_by_due()
+        _rank_anew(request, model, now_ns, was_adaptive=was_adaptive)
+    elif was_adaptive:
+        # In the order in which they came, or in which it is their turn again.
+        if not request.start or request.order < NEVER_NS:
+            request.order = NEVER_NS + request.arrived.arrival_ns
         request.rank, request.promotes_ns = AGED, NEVER_NS
-    else:
-        request.rank = model.rank_now(request.rank)
 
 
 def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:

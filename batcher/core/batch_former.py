@@ -100,7 +100,10 @@ def form(
             most_ns = longest_ns
             if model.bisecting.faults or longest_ns is not None:
                 most_ns = _most_ns(model, lane, times.curve, longest_ns)
-            hurry = model.bisecting.faults > 0.0 and model.bisecting.most_rows() < model.settings.max_batch_size
+            hurry = (
+                model.bisecting.faults > 0.0
+                and model.bisecting.most_rows() < model.settings.max_batch_size
+            )
             situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:

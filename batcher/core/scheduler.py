@@ -269,13 +269,15 @@ class Scheduler:
                 self._settle((request_id,), Outcome.EXPIRED, reason)
         left = [part for part in batch.parts if part.id in batch.unreported]
         lost: Sequence[Part] = left
-        free: Sequence[Part] = ()
         if model is not None:
             bisecting = model.bisecting
             again = event.error not in (None, FailureCause.DEVICE)
             again = again and bool(left) and self.fleet.serves(model.name)
             if group is not None and again:
-                lost, free = bisecting.failed(group, left, cause, now_ns)
+                lost, cleared = bisecting.failed(group, left, cause, now_ns)
+                for request in [self.live[part.id] for part in cleared]:
+                    request.retries -= 1
+                    come_back(request, model, now_ns)
             elif group is not None and event.error is None:
                 lost = (*lost, *bisecting.succeeded(group, wholly=not event.failed and not left))
             elif group is not None:
@@ -291,20 +293,12 @@ class Scheduler:
         for part in left:
             if part.id not in gone:
                 self._waits_again(self.live[part.id], batch)
-        for part in free:
-            self._comes_back(self.live[part.id], model)
         self._fail_all(gone, cause)
 
     def _may_return(self, batch: RunningBatch) -> bool:
         """Whether what is cleared of a failed batch's fault may share a batch with newcomers."""
         waiting = [self.live[i] for i in batch.unreported]
         return not batch.split and all(r.returns < MOST_RETURNS for r in waiting)
-
-    def _comes_back(self, request: LiveRequest, model: Model) -> None:
-        """A request of a failed batch is cleared of its fault: it waits as before."""
-        request.retries -= 1
-        come_back(request, model)
-        model.queue.add(request)
 
     def _waits_again(self, request: LiveRequest, batch: RunningBatch) -> None:
         """A part of a request has been put into a group of its failed batch."""

@@ -109,6 +109,16 @@ def test_all_its_rows_count_against_the_bound_of_the_queue(play):
     assert play.ended(play.arrive(4, rows=8)) == {}
 
 
+def test_what_was_cut_goes_on_in_pieces_of_a_larger_maximum(play):
+    play.fixed(max_rows=2)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, rows=9)
+    play.fixed(max_rows=5)
+    assert play.parts(play.done(1, 0)) == [[(1, 0, 5)]]
+    assert play.parts(play.done(2, 1)) == [[(1, 5, 9)]]
+
+
 def test_a_smaller_maximum_cuts_what_waits_anew(play):
     play.fixed(max_rows=8)
     play.up()
