@@ -12,12 +12,8 @@ from batcher.cli.exits import FAILED, reported
 from batcher.cli.simulation_options import read, read_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from batcher.journal import Log, Segment
-    from batcher.simulation.experiment import Cell
     from batcher.simulation.replay import Replayed
-    from batcher.simulation.report import Summary
     from batcher.simulation.whatif import Variant
 
 EPILOG = """
@@ -155,8 +151,8 @@ class _Asked:
 def _part(log: Log, numbers: list[int], from_: str | None, to: str | None) -> _Part:
     from batcher.clock import SECOND
     from batcher.config import format_duration
+    from batcher.core.request import NEVER_NS
     from batcher.errors import InputError
-    from batcher.simulation.replay import NEVER_NS
 
     segments = log.segments
     first = segments[0]
@@ -245,6 +241,7 @@ def _compare(
     from batcher.cli.results import print_json
     from batcher.errors import InputError
     from batcher.simulation.experiment import Cell
+    from batcher.simulation.plot import draw_cells
     from batcher.simulation.report import summarize
     from batcher.simulation.story import Lessons, stories
     from batcher.simulation.whatif import REPLAYED, Variant, WhatIf
@@ -273,22 +270,5 @@ def _compare(
     else:
         print_comparison(summaries, len(played), len(seeds))
     if picture is not None:
-        _draw(part, cells, summaries, picture)
-
-
-def _draw(part: _Part, cells: Sequence[Cell], summaries: Sequence[Summary], picture: Path) -> None:
-    from batcher.clock import MILLISECOND
-    from batcher.simulation.plot import Plotted, draw
-    from batcher.simulation.report import latencies_ms
-
-    targets = {m.settings.target_ns for m in cells[0].runs[0].deployment.models}
-    target_ns = targets.pop() if len(targets) == 1 else None
-    draw(
-        [
-            Plotted(summary, latencies_ms(cell.runs))
-            for cell, summary in zip(cells, summaries, strict=True)
-        ],
-        None if target_ns is None else target_ns / MILLISECOND,
-        part.log.name,
-        picture,
-    )
+        deployment = cells[0].runs[0].deployment
+        draw_cells(cells, summaries, deployment, part.log.name, picture)

@@ -20,10 +20,7 @@ from batcher.cli.simulation_options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from batcher.simulation.experiment import Cell, Experiment
-    from batcher.simulation.report import Summary
 
 EPILOG = """
 Arrivals: `poisson:RATE`, `gamma:RATE:CV`, `mmpp:RATE:RATIO:SHARE:CYCLE`,
@@ -272,7 +269,7 @@ def _run(
     from batcher.cli.progress import progress
     from batcher.cli.results import print_json, print_table
     from batcher.simulation.experiment import cells, optimum_missing
-    from batcher.simulation.plot import image_path
+    from batcher.simulation.plot import draw_cells, image_path
     from batcher.simulation.report import summarize
 
     capacity = experiment.deployment.capacity(experiment.traffic)
@@ -287,28 +284,6 @@ def _run(
         missing = optimum_missing(experiment) if optimum else "--no-optimum"
         print_table(experiment, arrivals, summaries, missing)
     if picture is not None:
-        _draw(experiment, arrivals, found, summaries, picture)
-
-
-def _draw(
-    experiment: Experiment,
-    arrivals: str,
-    found: Sequence[Cell],
-    summaries: Sequence[Summary],
-    picture: Path,
-) -> None:
-    from batcher.clock import MILLISECOND
-    from batcher.simulation.plot import Plotted, draw
-    from batcher.simulation.report import latencies_ms
-
-    targets = {model.settings.target_ns for model in experiment.deployment.models}
-    target_ns = targets.pop() if len(targets) == 1 else None
-    draw(
-        [
-            Plotted(summary, latencies_ms(cell.runs))
-            for cell, summary in zip(found, summaries, strict=True)
-        ],
-        None if target_ns is None else target_ns / MILLISECOND,
-        f"{', '.join(model.name for model in experiment.deployment.models)}, {Path(arrivals).name}",
-        picture,
-    )
+        names = ", ".join(model.name for model in experiment.deployment.models)
+        title = f"{names}, {Path(arrivals).name}"
+        draw_cells(found, summaries, experiment.deployment, title, picture)

@@ -6,20 +6,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from batcher.config.document import read_document
-from batcher.config.explain import explain, section_at
+from batcher.config.edit import edited
 from batcher.config.model import ModelConfig
 from batcher.config.policies import POLICIES, keys_of_policies
 from batcher.config.root import Config
-from batcher.config.section import KeyPath, dotted, refusal
-from batcher.errors import ConfigError
+from batcher.config.section import KeyPath, dotted
 
 TUNABLE: Final = tuple(
     key for key in ("batching", "queue", "padding", "outputs") if key in ModelConfig.model_fields
@@ -27,7 +22,6 @@ TUNABLE: Final = tuple(
 """Keys of a model whose values may change while it is served."""
 
 _ABSENT: Final = object()
-_STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d{1,6})\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,27 +77,12 @@ def with_changes(model: ModelConfig, changes: Mapping[str, str]) -> ModelConfig:
     ConfigError with every problem found, each with its path.
     """
     document = model.document()
-    problems: list[str] = []
-    for text, value in sorted(changes.items(), key=lambda change: (len(change[0]), change[0])):
-        try:
-            path = _parse_path(text)
-            read = read_document(value, {})
-            if read.problems:
-                problems += [f"{text}: {problem}" for _, problem in read.problems]
-            else:
-                _put(document, path, read.value)
-        except ValueError as error:
-            problems.append(f"{text}: {error}")
     # Instances have been warmed up: a smaller maximum may be below those batches now.
     del document["warmup"]
-    try:
-        changed = ModelConfig.model_validate(document)
-    except ValidationError as error:
-        problems += [f"{dotted(path)}: {text}" for path, text in explain(error, ModelConfig)]
-    else:
-        if not problems:
-            return changed.model_copy(update={"warmup": model.warmup})
-    raise ConfigError(problems, source=f"{model.name} version {model.version}")
+    in_order = sorted(changes.items(), key=lambda change: (len(change[0]), change[0]))
+    source = f"{model.name} version {model.version}"
+    changed = edited(document, in_order, _check_tunable, source)
+    return changed.model_copy(update={"warmup": model.warmup})
 
 
 def tunable_settings(model: ModelConfig) -> dict[str, Any]:
@@ -130,38 +109,10 @@ def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _parse_path(text: str) -> KeyPath:
-    """`batching.target_p99`, `padding[0].buckets`: raises ValueError for what cannot change."""
-    path: list[str | int] = []
-    end = 0
-    while end < len(text):
-        match = _STEP.match(text, end)
-        if match is None:
-            raise ValueError(f"not a path; allowed: keys such as {TUNABLE[0]}.max_batch_size")
-        path.append(match[1] if match[2] is None else int(match[2]))
-        end = match.end()
+def _check_tunable(path: KeyPath) -> None:
+    """Raise ValueError for what cannot change."""
     tunable = ", ".join(TUNABLE)
     if not path:
         raise ValueError(f"an empty path; allowed: keys below {tunable}")
     if path[0] in ModelConfig.model_fields and path[0] not in TUNABLE:
         raise ValueError(f"needs a restart; what can change while the server runs: {tunable}")
-    return tuple(path)
-
-
-def _put(document: dict[str, Any], path: KeyPath, value: object) -> None:
-    """Set the value at `path`; keys that no section knows are left to its own validation."""
-    node: Any = document
-    for place, step in enumerate(path):
-        if isinstance(node, list):
-            if not isinstance(step, int) or step >= len(node):
-                raise ValueError(refusal(step, f"a place in a list of {len(node)}"))
-        elif not isinstance(node, dict):
-            raise ValueError(f"{dotted(path[:place])} is a value; it has no keys")  # noqa: TRY004 - text from a caller
-        elif section_at(ModelConfig, path[:place]) is None:
-            # Names in a mapping of the user's own may have dots.
-            node[".".join(map(str, path[place:]))] = value
-            return
-        if place == len(path) - 1 or (isinstance(node, dict) and step not in node):
-            node[step] = value
-            return
-        node = node[step]

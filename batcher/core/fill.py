@@ -17,7 +17,7 @@ from batcher.core.estimator import ServiceTimes
 from batcher.core.events import Shapes
 from batcher.core.model import Model
 from batcher.core.policies import NoBatchingPolicy
-from batcher.core.queue import AGED, LATE, Lane
+from batcher.core.queue import Lane, must_end_ns
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import FixedWindow
@@ -101,7 +101,9 @@ def _filled(
         return nothing
     # Who would be late anyway is not waited for.
     in_time_ns = now_ns + own.answered[rows]
-    must_ns = min([at for at in map(_last_ns, chosen.take) if at >= in_time_ns], default=NEVER_NS)
+    must_ns = min(
+        [at for at in map(must_end_ns, chosen.take) if at >= in_time_ns], default=NEVER_NS
+    )
     if chosen.longest_ns is not None:
         most = min(most, bisect_right(times.curve, chosen.longest_ns) - 1)
     extra: list[LiveRequest] = []
@@ -152,7 +154,7 @@ def _pick(
         done_ns = chosen.now_ns + times.answered[grown]
         if done_ns > must_ns:
             break
-        last_ns = _last_ns(request)
+        last_ns = must_end_ns(request)
         if done_ns > last_ns:
             continue
         picked.append(request)
@@ -187,14 +189,7 @@ def _harms(
         times = model.times_of(mate.key[1])
         if first is None or not times:
             continue
-        start_ns = _last_ns(first) - times.answered[first.rows]
+        start_ns = must_end_ns(first) - times.answered[first.rows]
         if chosen.now_ns + alone_ns <= start_ns < chosen.now_ns + takes_ns:
             return True
     return False
-
-
-def _last_ns(request: LiveRequest) -> int:
-    """When a request must be done: in time, or at least before its caller leaves."""
-    if request.rank in (AGED, LATE) or request.order >= NEVER_NS:
-        return NEVER_NS if request.expires_ns is None else request.expires_ns
-    return request.order

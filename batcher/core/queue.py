@@ -29,6 +29,14 @@ def rank_of(level: int, *, over_share: bool) -> int:
     return 2 * level + over_share
 
 
+def must_end_ns(request: LiveRequest) -> int:
+    """When a request must be done: in time, or at least before its caller leaves."""
+    # From `NEVER_NS` on, an order is no moment, only a place among others.
+    if request.rank in (AGED, LATE) or request.order >= NEVER_NS:
+        return NEVER_NS if request.expires_ns is None else request.expires_ns
+    return request.order
+
+
 class Line:
     """Requests of one rank, in the order in which they are due: two lists that go together."""
 

@@ -17,7 +17,7 @@ from batcher.core.model import Model
 from batcher.core.policies.none import NoBatchingPolicy
 from batcher.core.policies.reach import TOLERANCE_NS
 from batcher.core.policies.verdict import Situation
-from batcher.core.queue import AGED, LATE, Lane
+from batcher.core.queue import AGED, LATE, Lane, must_end_ns
 from batcher.core.request import NEVER_NS, LiveRequest, Split
 
 PIECE_PART = 0.5
@@ -105,19 +105,14 @@ def fill(
     most = max(rows, piece_rows(model, lane.key[1]))
     if situation.times and model.adaptive is not None:
         curve, answered = situation.times.curve, situation.times.answered
-        last_ns = min(_last_ns(request, model) for request in (*take, rest))
+        # The rest itself is only early: its order is its turn.
+        leaves_ns = NEVER_NS if rest.expires_ns is None else rest.expires_ns
+        last_ns = min(leaves_ns, *map(must_end_ns, take))
         most = min(most, bisect_right(answered, last_ns - situation.now_ns + TOLERANCE_NS) - 1)
         if situation.longest_ns is not None:
             most = min(most, bisect_right(curve, situation.longest_ns) - 1)
     room = min(most - rows, rest.arrived.rows - rest.start)
     return (rest, room) if room > 0 else None
-
-
-def _last_ns(request: LiveRequest, model: Model) -> int:
-    """When a request must be done: in time, or at least before its caller leaves."""
-    if request.split is None and model.target_ns is not None and AGED < request.rank < LATE:
-        return request.order
-    return NEVER_NS if request.expires_ns is None else request.expires_ns
 
 
 def runs(request: LiveRequest, batch_id: int) -> bool:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError, Message
-from grpc import aio
 
 from batcher import __version__
 from batcher.core.settings import FixedWindow
@@ -23,18 +21,18 @@ from batcher.errors import (
     InvalidRequest,
     ModelUnavailable,
     NotPermitted,
-    RequestError,
     UnknownModel,
 )
 from batcher.protocol import INFERENCE, inference, methods
 from batcher.runtime.models import ModelState, ServedModel
+from batcher.server.calls import Context, answered
 from batcher.server.describe import (
     Batching,
     model_config_response,
     model_metadata_response,
     statistics_response,
 )
-from batcher.server.status import Style, to_status
+from batcher.server.status import Style
 from batcher.service import Batcher
 
 log = logging.getLogger(__name__)
@@ -54,17 +52,12 @@ ADMIN_EXTENSIONS = (*EXTENSIONS, "model_repository")
 UNLOAD_TIMEOUT_S = 30.0
 """How long running batches may take to end when their model is unloaded."""
 
-INTERNAL_ERROR = "internal error while answering a call"
-"""All that a caller learns of a mistake of ours; the log has the rest."""
-
 INDEX_STATES = {
     ModelState.READY: "READY",
     ModelState.LOADING: "LOADING",
     ModelState.FAILED: "UNAVAILABLE",
     ModelState.UNLOADED: "UNAVAILABLE",
 }
-
-Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 
 class ControlEdge:
@@ -103,17 +96,12 @@ class ControlEdge:
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         request_type = methods(INFERENCE)[name].request
 
+        async def made(data: bytes) -> bytes:
+            response = await method(_parse(request_type, data))
+            return response.SerializeToString()
+
         async def answer(data: bytes, context: Context) -> bytes:
-            try:
-                response = await method(_parse(request_type, data))
-                return response.SerializeToString()
-            except RequestError as error:
-                status = to_status(error, self._style)
-                await context.abort(status.code, status.message, status.trailing_metadata)
-            except Exception:
-                log.exception(INTERNAL_ERROR)
-                await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
-            raise AssertionError("abort raises")
+            return await answered(made(data), context, self._style)
 
         return answer
 

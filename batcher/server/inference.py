@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from grpc import aio
@@ -18,6 +18,7 @@ from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
 from batcher.server import convert
+from batcher.server.calls import Context, abort
 from batcher.server.status import Style, to_status
 from batcher.service import RETRY_DRAINING_NS, Batcher
 from batcher.telemetry import GateReason, Stamps
@@ -38,7 +39,6 @@ STREAM_WRAPPING = 6
 INTERNAL_ERROR = "internal error while answering a request"
 """All that a caller learns of a mistake of ours; the log has the rest."""
 
-Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
 
 
@@ -63,7 +63,7 @@ class InferenceEdge:
         try:
             answer, stamps = await self._infer(data, arrival_ns, deadline_ns, metadata)
         except RequestError as error:
-            await self._abort(context, error)
+            await abort(context, error, self._style)
         except Exception:
             log.exception(INTERNAL_ERROR)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
@@ -79,7 +79,7 @@ class InferenceEdge:
         stream goes on.
         """
         if self._batcher.draining:
-            await self._abort(context, _draining())
+            await abort(context, _draining(), self._style)
         remaining_s = context.time_remaining()
         deadline_ns = None if remaining_s is None else self._clock() + int(remaining_s * SECOND)
         metadata = _metadata(context)
@@ -105,7 +105,7 @@ class InferenceEdge:
             if not self._streams:
                 self._no_streams.set()
         if pump.ended:
-            await self._abort(context, _draining())
+            await abort(context, _draining(), self._style)
 
     def end_streams(self) -> None:
         """Read no more requests from open streams; each ends once it has answered."""
@@ -146,11 +146,6 @@ class InferenceEdge:
                 " (server.max_message) can be sent"
             )
         return answer, reply.stamps
-
-    async def _abort(self, context: Context, error: RequestError) -> NoReturn:
-        status = to_status(error, self._style)
-        await context.abort(status.code, status.message, status.trailing_metadata)
-        raise AssertionError("abort raises")
 
 
 class _StreamPump:

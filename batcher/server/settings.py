@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
-import grpc
 import yaml
 from google.protobuf.message import Message
-from grpc import aio
 
 from batcher.config import Change
 from batcher.config.section import dotted
-from batcher.errors import ConfigError, InvalidRequest, RequestError
+from batcher.errors import ConfigError, InvalidRequest
 from batcher.protocol import admin
-from batcher.server.control import INTERNAL_ERROR
-from batcher.server.status import Style, to_status
+from batcher.server.calls import Context, answered
+from batcher.server.status import Style
 from batcher.telemetry import ChangeSource
 from batcher.tuning import Tuner
-
-log = logging.getLogger(__name__)
-
-Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 
 
 class SettingsEdge:
@@ -45,15 +38,7 @@ class SettingsEdge:
         self, method: Callable[[Any], Awaitable[Message]]
     ) -> Callable[[Any, Context], Awaitable[Message]]:
         async def answer(request: Any, context: Context) -> Message:
-            try:
-                return await method(request)
-            except RequestError as error:
-                status = to_status(error, self._style)
-                await context.abort(status.code, status.message, status.trailing_metadata)
-            except Exception:
-                log.exception(INTERNAL_ERROR)
-                await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
-            raise AssertionError("abort raises")
+            return await answered(method(request), context, self._style)
 
         return answer
 

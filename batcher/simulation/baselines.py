@@ -23,9 +23,8 @@ from typing import Final
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.policies import PolicyFactory, Situation, Take, Verdict, Wait
 from batcher.core.queue import Lane
+from batcher.core.request import NEVER_NS
 from batcher.core.settings import ModelSettings
-
-_NO_DUE_NS: Final = 1 << 62
 
 _TICK_NS: Final = MILLISECOND
 """How long `bento` sleeps before it looks again."""
@@ -46,7 +45,7 @@ class Backlog:
         self.now_ns = situation.now_ns
         self.max_rows = max_rows
         self.size = len(requests)
-        self.due_ns = [_NO_DUE_NS if r.due_ns is None else r.due_ns for r in requests]
+        self.due_ns = [NEVER_NS if r.due_ns is None else r.due_ns for r in requests]
         self.arrivals_ns = [r.arrived.arrival_ns for r in requests]
         self.before = [0, *accumulate(r.rows for r in requests)]
         times = situation.times
@@ -94,7 +93,7 @@ class _Planner:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._max_rows = settings.max_batch_size
-        self._target_ns = _NO_DUE_NS if settings.target_ns is None else settings.target_ns
+        self._target_ns = NEVER_NS if settings.target_ns is None else settings.target_ns
 
     def decide(self, lane: Lane, situation: Situation) -> Verdict:
         """Plan the lane as it is now."""

@@ -15,13 +15,11 @@ from typing import TypeAlias
 from batcher.core.commands import Command, Dispatch
 from batcher.core.events import BatchProgress, Event, RepliesTook, Timings
 from batcher.core.record import record
+from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 
 Observer: TypeAlias = Callable[[int, list[Command]], None]
 """Called after each step that gave commands, with its moment in nanoseconds and the commands."""
-
-NEVER_NS = 1 << 62
-"""Later than anything that happens."""
 
 
 @record

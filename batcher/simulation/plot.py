@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from batcher.clock import MILLISECOND
 from batcher.errors import InputError
-from batcher.simulation.report import Summary
+from batcher.simulation.deployment import Deployment
+from batcher.simulation.experiment import Cell
+from batcher.simulation.report import Summary, latencies_ms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,6 +53,23 @@ def image_path(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise InputError(f"--plot: got {path}; allowed: a file in a folder that exists")
     return path
+
+
+def draw_cells(
+    cells: Sequence[Cell],
+    summaries: Sequence[Summary],
+    deployment: Deployment,
+    title: str,
+    path: Path,
+) -> None:
+    """Write the picture of cells and their summaries, with the target if all models have the same."""
+    targets = {model.settings.target_ns for model in deployment.models}
+    target_ns = targets.pop() if len(targets) == 1 else None
+    plotted = [
+        Plotted(summary, latencies_ms(cell.runs))
+        for cell, summary in zip(cells, summaries, strict=True)
+    ]
+    draw(plotted, None if target_ns is None else target_ns / MILLISECOND, title, path)
 
 
 def draw(cells: Sequence[Plotted], target_ms: float | None, title: str, path: Path) -> None:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from batcher.core.commands import Command
+from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.errors import describe
 from batcher.journal import CodecError, Segment, Step
-
-NEVER_NS: Final = 1 << 62
-"""Later than any step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome
+from batcher.core.request import NEVER_NS
 from batcher.simulation.experiment import Cell
 from batcher.simulation.simulation import OUTCOMES, REASONS, UNSETTLED, Run
 from batcher.simulation.workload import Kind
@@ -25,7 +26,6 @@ from batcher.simulation.workload import Kind
 Mask: TypeAlias = NDArray[np.bool_]
 
 _OK: Final = OUTCOMES.index(Outcome.OK)
-_NO_LIMIT_NS: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def due_ns(run: Run) -> NDArray[np.int64]:
     targets = {model.name: model.settings.target_ns for model in run.deployment.models}
     of_kind = np.array(
         [
-            _NO_LIMIT_NS if targets[kind.model] is None else targets[kind.model]
+            NEVER_NS if targets[kind.model] is None else targets[kind.model]
             for kind in run.workload.kinds
         ],
         np.int64,

@@ -28,6 +28,7 @@ from batcher.core.events import (
     Timings,
 )
 from batcher.core.policies import PolicyFactory, make_policy
+from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings
 from batcher.errors import InputError
@@ -45,8 +46,6 @@ REPLAYED: Final = "replayed"
 
 MOST_KINDS: Final = 32
 """Kinds of requests that are told apart in a report; with more, only models are."""
-
-_NEVER_NS: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +179,7 @@ class _Requests:
         ]
         self.workload = self._workload(story.begins_ns)
         self._own_due_ns = np.array(
-            [_NEVER_NS if r.due_ns is None else r.due_ns - story.begins_ns for r in self.every],
+            [NEVER_NS if r.due_ns is None else r.due_ns - story.begins_ns for r in self.every],
             np.int64,
         )
 
@@ -212,7 +211,7 @@ class _Requests:
             given.at_ns[mask], given.rows[mask], np.searchsorted(used, reported), kinds
         )
         targets = [settings[kind.model].target_ns for kind in kinds]
-        of_kind = np.array([_NEVER_NS if t is None else t for t in targets], np.int64)
+        of_kind = np.array([NEVER_NS if t is None else t for t in targets], np.int64)
         target_due_ns: NDArray[np.int64] = workload.at_ns + of_kind[workload.kind]
         own_ns = self._own_due_ns[mask]
         return replace(
@@ -222,7 +221,7 @@ class _Requests:
             outcome=run.outcome[mask],
             reason=run.reason[mask],
             batch_rows=run.batch_rows[mask],
-            due_ns=np.where(own_ns == _NEVER_NS, target_due_ns, own_ns),
+            due_ns=np.where(own_ns == NEVER_NS, target_due_ns, own_ns),
         )
 
 

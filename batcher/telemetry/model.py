@@ -10,6 +10,7 @@ import numpy as np
 
 from batcher.clock import Clock, monotonic_ns
 from batcher.core.commands import Outcome, Reason
+from batcher.core.request import NEVER_NS
 from batcher.telemetry.busy import BusyClock
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram
@@ -20,9 +21,6 @@ from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCoun
 _OK = Outcome.OK
 _REJECTED = Outcome.REJECTED
 _ANSWERED = (Outcome.OK, Reason.NONE)
-
-NEVER_NS = 1 << 62
-"""Later than any due time."""
 
 FOLD = 512
 """Answers that are noted before they are counted."""

@@ -201,19 +201,26 @@ def compared(
 ) -> dict[str, float]:
     """The figures of one run of both. Goodput is per second at the rate that was asked for."""
     requests = real["requests"]
+    refused = 1 - real["answered"] / requests
+    simulated_refused = simulated["dropped"] / simulated["requests"]
     return {
         "offered": requests * SECOND / due_ns[-1],
         "on_time": real["on_time"] / requests,
         "simulated_on_time": simulated["on_time"] / simulated["requests"],
         "p99_ms": real["latency_ms"]["p99"],
         "simulated_p99_ms": simulated["p99_ms"],
-        "refused": 1 - real["answered"] / requests,
-        "simulated_refused": simulated["dropped"] / simulated["requests"],
+        "refused": refused,
+        "simulated_refused": simulated_refused,
+        "refused_difference": refused - simulated_refused,
     }
 
 
 def judged(rate: float, runs: list[dict[str, float]]) -> dict[str, Any]:
-    """Medians over the runs, and whether they hold."""
+    """Medians over the runs, and whether they hold.
+
+    Both met the same arrivals in a run, so what is refused is compared run by run: how much it is
+    differs more from seed to seed than from one to the other.
+    """
     row: dict[str, Any] = {name: statistics.median(r[name] for r in runs) for name in runs[0]}
     if rate == ON_TIME_RATE:
         row["ok"] = row["on_time"] >= ON_TIME_BAR
@@ -222,8 +229,7 @@ def judged(rate: float, runs: list[dict[str, float]]) -> dict[str, Any]:
         row["ok"] = row["goodput"] >= GOODPUT_BAR
     else:
         off = abs(row["simulated_p99_ms"] / row["p99_ms"] - 1)
-        refused = abs(row["simulated_refused"] - row["refused"])
-        row["ok"] = off <= P99_BAR and refused <= REFUSED_BAR
+        row["ok"] = off <= P99_BAR and abs(row["refused_difference"]) <= REFUSED_BAR
     return row
 
 
@@ -238,5 +244,6 @@ def _line(row: dict[str, Any]) -> str:
     return (
         f"on time {row['on_time']:.4f} ({row['simulated_on_time']:.4f}),"
         f" p99 {row['p99_ms']:.2f} ms ({row['simulated_p99_ms']:.2f}),"
-        f" refused {row['refused']:.4f} ({row['simulated_refused']:.4f}){goodput}"
+        f" refused {row['refused']:.4f} ({row['simulated_refused']:.4f},"
+        f" {row['refused_difference']:+.4f}){goodput}"
     )

@@ -25,13 +25,14 @@ from closed import connections  # noqa: E402
 from payload import probe  # noqa: E402
 
 from batcher.clock import MILLISECOND, SECOND  # noqa: E402
+from batcher.core.request import NEVER_NS  # noqa: E402
 from batcher.core.settings import Adaptive, ModelSettings  # noqa: E402
 from batcher.journal import Segment, read_log  # noqa: E402
 from batcher.simulation.deployment import Deployment, SimulatedModel  # noqa: E402
 from batcher.simulation.driver import Driver  # noqa: E402
 from batcher.simulation.experiment import Cell  # noqa: E402
 from batcher.simulation.policies import parse_policy  # noqa: E402
-from batcher.simulation.replay import NEVER_NS, replay  # noqa: E402
+from batcher.simulation.replay import replay  # noqa: E402
 from batcher.simulation.report import summarize  # noqa: E402
 from batcher.simulation.service_time import Devices, linear  # noqa: E402
 from batcher.simulation.story import Lessons, stories  # noqa: E402

@@ -15,7 +15,8 @@ import world
 from rich.console import Console
 from rich.progress import Progress
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+REQUESTS = {"speed": 100_000}
+"""Requests of each run, where they are not 30,000."""
 
 
 def _names(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("scene", choices=("grid", *scenes.names()), help="what to measure")
     top.add_argument("--seeds", type=int, default=5, help="arrivals to repeat it on (5)")
-    top.add_argument("--requests", type=int, default=30_000, help="requests of each run (30000)")
+    top.add_argument("--requests", type=int, help="requests of each run (30000; speed: 100000)")
     top.add_argument("--steps", type=int, default=8, help="steps of each search for a rate (8)")
     top.add_argument(
         "--profiles", type=_names(world.PROFILES), help="devices of the grid, by comma (all)"
@@ -47,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
         "--processes", type=_names(world.PROCESSES), help="arrivals of the grid, by comma (all)"
     )
     top.add_argument("--jobs", type=int, default=2, help="processes of the grid (2)")
-    top.add_argument("--noise", type=float, default=0.0, help="spread of service times (0)")
-    top.add_argument("--cold", action="store_true", help="start without a warm-up's profile")
+    top.add_argument("--noise", type=float, default=0.0, help="spread of service times, grid (0)")
+    top.add_argument("--cold", action="store_true", help="start without a warm-up, grid")
     top.add_argument("--traces", default="traces", help="folder of recorded arrivals, CSV")
     top.add_argument("--output", type=Path, help="where the figures go")
     return top
@@ -63,7 +64,11 @@ def shown(value: Any) -> str:
 
 def main() -> int:
     """Measure, print, write."""
-    options = parser().parse_args()
+    command_line = parser()
+    options = command_line.parse_args()
+    if options.scene != "grid" and (options.noise or options.cold):
+        command_line.error("--noise and --cold are for the grid")
+    options.requests = options.requests or REQUESTS.get(options.scene, 30_000)
     options.profiles = options.profiles or list(world.PROFILES)
     options.processes = options.processes or list(world.PROCESSES)
     console = Console()
@@ -82,11 +87,10 @@ def main() -> int:
             console.print(f"[bold]{label}[/]  {text}", highlight=False)
         else:
             console.print_json(json.dumps(row))
-    name = f"sim-{options.scene}" + ("-noise" if options.noise else "")
-    output = options.output or RESULTS / f"{name}.json"
-    names = ("seeds", "requests", "steps", "noise", "cold")
-    settings = {name: getattr(options, name) for name in names}
-    output.write_text(json.dumps({"settings": settings, **found}, indent=2, default=float) + "\n")
+    name = f"sim-{options.scene}" + ("-noise" if options.noise or options.cold else "")
+    output = options.output or world.RESULTS / f"{name}.json"
+    kept = {"settings": world.settings(options), **found}
+    output.write_text(json.dumps(kept, indent=2, default=float) + "\n")
     console.print(f"written to {output}")
     return 1 if missed(found) else 0
 

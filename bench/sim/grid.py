@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -28,7 +29,11 @@ BAR_GAIN = 1.0
 """Points that the mean and the worst cell must be above the best single baseline's."""
 BAR_CELL = -1.0
 """Points that no cell may be further below the best baseline in that cell."""
-
+BAR_NOISE = -2.0
+"""Points that the mean with noise, or cold, may be below the mean without."""
+EVEN = "even"
+"""The default policy with even service times and a warm start, beside a grid without them."""
+KEPT = world.RESULTS / "sim-grid.json"
 
 LOWEST, HIGHEST = 0.01, 1.2
 """Where the optimum's rate is looked for, in parts of the rate of full speed."""
@@ -36,19 +41,8 @@ OPTIMUM_STEPS = 3
 """Steps that this search has more than the policies', because its range is wider."""
 
 
-def _highest(low: float, high: float, steps: int, holds: Any) -> float:
-    """The highest rate that holds, by bisection; relative, because rates differ by orders."""
-    for _ in range(steps):
-        middle = (low * high) ** 0.5
-        if holds(middle):
-            low = middle
-        else:
-            high = middle
-    return low
-
-
 def cell(task: tuple[str, str, int, dict[str, Any]]) -> dict[str, Any]:
-    """One cell under one seed: the optimum's rate, and each policy's share of it."""
+    """One cell under one seed: the optimum's rate, and each entry's share of it."""
     name, process, seed, options = task
     profile = world.PROFILES[name]
     unit = world.unit_arrivals(process, seed, options["requests"])
@@ -60,42 +54,75 @@ def cell(task: tuple[str, str, int, dict[str, Any]]) -> dict[str, Any]:
         return needed is not None
 
     steps = options["steps"] + OPTIMUM_STEPS
-    best = _highest(LOWEST * profile.rate, HIGHEST * profile.rate, steps, optimum)
+    best = world.highest(LOWEST * profile.rate, HIGHEST * profile.rate, steps, optimum)
     shares = {}
-    for policy in options["policies"]:
-        served = world.Served(profile, parse_policy(policy), cold=options["cold"])
+    for label, (policy, noise, cold) in options["entries"].items():
+        served = world.Served(profile, parse_policy(policy), cold=cold)
 
-        def holds(rate: float, served: world.Served = served) -> bool:
+        def holds(rate: float, served: world.Served = served, noise: float = noise) -> bool:
             stream = world.Stream(world.at_rate(unit, rate))
-            played = world.play([stream], {"m": served}, noise=options["noise"], seed=seed)
+            played = world.play([stream], {"m": served}, noise=noise, seed=seed)
             return bool(played.in_time(0, target_ns).mean() >= ON_TIME)
 
-        rate = _highest(0.1 * best, 1.02 * best, options["steps"], holds)
-        shares[policy] = 100 * rate / best
+        rate = world.highest(0.1 * best, 1.02 * best, options["steps"], holds)
+        shares[label] = 100 * rate / best
     return {"profile": name, "process": process, "seed": seed, "optimum": best, "shares": shares}
 
 
 def run(options: argparse.Namespace, advance: Any) -> dict[str, Any]:
-    """All cells; means over seeds."""
-    policies = ["adaptive"] if options.noise or options.cold else ["adaptive", *BASELINES]
-    common = {
-        "requests": options.requests,
-        "steps": options.steps,
-        "policies": policies,
-        "noise": options.noise,
-        "cold": options.cold,
-    }
-    tasks = [
-        (profile, process, seed, common)
-        for profile, process in itertools.product(options.profiles, options.processes)
-        for seed in range(options.seeds)
-    ]
+    """All cells; means over seeds. With noise or cold, what that costs the default policy."""
+    uneven = bool(options.noise or options.cold)
+    entries = {"adaptive": ("adaptive", options.noise, options.cold)}
+    kept = _kept(options) if uneven else None
+    if uneven:
+        if kept is None:
+            entries[EVEN] = ("adaptive", 0.0, False)
+    else:
+        entries |= {policy: (policy, 0.0, False) for policy in BASELINES}
+    common = {"requests": options.requests, "steps": options.steps, "entries": entries}
+    cells = list(itertools.product(options.profiles, options.processes))
+    tasks = [(*each, seed, common) for each in cells for seed in range(options.seeds)]
     results = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for result in pool.map(cell, tasks):
             results.append(result)
             advance(len(tasks))
-    return summarise(results, policies)
+    summary = summarise(results, list(entries))
+    if uneven:
+        if kept is not None:
+            for label, shares in summary["cells"].items():
+                shares[EVEN] = kept[label]["adaptive"]
+        summary["cost"] = _cost(summary["cells"])
+    return summary
+
+
+def _kept(options: argparse.Namespace) -> dict[str, dict[str, float]] | None:
+    """The cells of the grid that is kept, if it was played like this one, but even and warm."""
+    if not KEPT.exists():
+        return None
+    grid = json.loads(KEPT.read_text())
+    wanted = world.settings(options) | {"noise": 0.0, "cold": False}
+    labels = {_label(*each) for each in itertools.product(options.profiles, options.processes)}
+    found: dict[str, dict[str, float]] = grid["cells"]
+    return found if grid["settings"] == wanted and labels <= found.keys() else None
+
+
+def _cost(cells: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """How far the mean is below that of even service times and a warm start, on the same arrivals."""
+    mean = statistics.fmean(shares["adaptive"] for shares in cells.values())
+    even = statistics.fmean(shares[EVEN] for shares in cells.values())
+    worst = min(shares["adaptive"] - shares[EVEN] for shares in cells.values())
+    return {
+        "mean": mean,
+        f"mean_{EVEN}": even,
+        "difference": mean - even,
+        "largest_difference_of_a_cell": worst,
+        "ok": mean - even >= BAR_NOISE,
+    }
+
+
+def _label(profile: str, process: str) -> str:
+    return f"{profile} {process}"
 
 
 def summarise(results: list[dict[str, Any]], policies: list[str]) -> dict[str, Any]:
@@ -104,7 +131,7 @@ def summarise(results: list[dict[str, Any]], policies: list[str]) -> dict[str, A
     spread: dict[str, float] = {}
     for key, group in itertools.groupby(results, key=lambda r: (r["profile"], r["process"])):
         members = list(group)
-        label = " ".join(key)
+        label = _label(*key)
         cells[label] = {p: statistics.fmean(m["shares"][p] for m in members) for p in policies}
         rates = [m["optimum"] for m in members]
         spread[label] = 100 * (max(rates) - min(rates)) / statistics.fmean(rates)
@@ -116,7 +143,7 @@ def summarise(results: list[dict[str, Any]], policies: list[str]) -> dict[str, A
         "worst": worst,
         "optimum_spread_percent": spread,
     }
-    baselines = [p for p in policies if p != "adaptive"]
+    baselines = [p for p in policies if p not in ("adaptive", EVEN)]
     if baselines:
         gaps = {k: c["adaptive"] - max(c[p] for p in baselines) for k, c in cells.items()}
         summary["gap_to_best_baseline_of_the_cell"] = gaps

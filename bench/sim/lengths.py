@@ -109,19 +109,20 @@ def highest_rate(
     options: argparse.Namespace, device: str, buckets: tuple[int, ...], policy: Any
 ) -> dict[str, float]:
     """The highest rate with 99 % in time (each answered within the target), and its figures."""
-    low, high = 0.0, 20_000.0
     found: dict[str, float] = {}
-    for _ in range(options.steps + 4):
-        rate = (low + high) / 2
+
+    def holds(rate: float) -> bool:
         runs = [
             play(device, rate, options.requests, seed, buckets, policy)
             for seed in range(options.seeds)
         ]
         mean = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
-        if mean["on_time"] >= 0.99:
-            low, found = rate, {"rate": rate, **mean}
-        else:
-            high = rate
+        held = mean["on_time"] >= 0.99
+        if held:
+            found.update({"rate": rate, **mean})
+        return held
+
+    world.highest(20.0, 20_000.0, options.steps + 4, holds)
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import sys
 import time
@@ -12,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import faults
+import grid
 import lengths
 import numpy as np
 import world
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.config import BatchingConfig
+from batcher.config import BatchingConfig, parse_config
 from batcher.core.settings import Adaptive, QueueLimits, WhenLate
-from batcher.simulation.arrivals import Closed
+from batcher.simulation.arrivals import Closed, Poisson
 from batcher.simulation.deployment import Deployment, SimulatedModel
+from batcher.simulation.experiment import Experiment, cells
 from batcher.simulation.optimum import on_time_optimum
 from batcher.simulation.policies import NamedPolicy, parse_policy
+from batcher.simulation.scenario import Costs, deployment_of
 from batcher.simulation.simulation import ClosedLoop, Conditions, simulate
 from batcher.simulation.traces import read_trace
 from batcher.simulation.workload import Mix, Traffic, Workload
@@ -33,13 +38,13 @@ SERVES_LATE = NamedPolicy(
 )
 
 
-def _poisson(rate: float, seconds: float, seed: int, start_s: float = 0.0) -> list[int]:
-    draw = np.random.default_rng([seed, 11])
-    gaps = draw.exponential(SECOND / rate, int(rate * seconds * 1.3) + 100)
-    moments = gaps.cumsum()
-    kept = moments[moments < seconds * SECOND] + start_s * SECOND
-    found: list[int] = kept.astype(np.int64).tolist()
-    return found
+_poisson = world.poisson
+
+
+def _least(name: str, by_seed: Sequence[float], bar: float) -> dict[str, Any]:
+    """A share's mean over the seeds, which the bar is for, and beside it that of the worst seed."""
+    mean = statistics.fmean(by_seed)
+    return {name: mean, f"{name}_least": min(by_seed), "ok": mean >= bar}
 
 
 def overload(options: argparse.Namespace) -> dict[str, Any]:
@@ -55,8 +60,7 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
                 played = world.play([world.Stream(at_ns)], {"m": served})
                 best = on_time_optimum(at_ns, profile.curve, profile.target_ns)
                 shares.append(played.in_time(0, profile.target_ns).sum() / best)
-            share = statistics.fmean(shares)
-            found[f"{name} at {factor} x"] = {"goodput_of_optimum": share, "ok": share >= 0.95}
+            found[f"{name} at {factor} x"] = _least("goodput_of_optimum", shares, 0.95)
     profile = world.PROFILES["linear50"]
     after_ns = 4 * SECOND + 2 * profile.target_ns
     for policy in (world.ADAPTIVE, SERVES_LATE):
@@ -72,11 +76,7 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
                 came = played.arrived[0]
                 window = (came >= after_ns) & (came < after_ns + 5 * SECOND)
                 fractions.append(played.in_time(0, profile.target_ns)[window].mean())
-            fraction = statistics.fmean(fractions)
-            found[f"after {factor} x, {policy.name}"] = {
-                "on_time": fraction,
-                "ok": fraction >= 0.99,
-            }
+            found[f"after {factor} x, {policy.name}"] = _least("on_time", fractions, 0.99)
         recovered = []
         for seed in range(options.seeds):
             at_ns = _poisson(0.75 * profile.rate, 12, seed)
@@ -86,11 +86,8 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
             came = played.arrived[0]
             window = (came >= 8 * SECOND) & (came < 10 * SECOND)
             recovered.append(played.in_time(0, profile.target_ns)[window].mean())
-        fraction = statistics.fmean(recovered)
-        found[f"2 s after a device was 12 x slower, {policy.name}"] = {
-            "on_time": fraction,
-            "ok": fraction >= 0.98,
-        }
+        label = f"2 s after a device was 12 x slower, {policy.name}"
+        found[label] = _least("on_time", recovered, 0.98)
     return found
 
 
@@ -166,17 +163,16 @@ def instances(options: argparse.Namespace) -> dict[str, Any]:
             per_seed = []
             for seed in range(options.seeds):
                 unit = world.unit_arrivals(process, seed, options.requests)
-                low, high = 0.0, 4.4 * profile.rate
-                for _ in range(options.steps):
-                    rate = (low + high) / 2
-                    served = world.Served(profile, parse_policy(name), instances=4)
+                served = world.Served(profile, parse_policy(name), instances=4)
+
+                def holds(rate: float, unit: Any = unit, served: world.Served = served) -> bool:
                     stream = world.Stream(world.at_rate(unit, rate))
                     played = world.play([stream], {"m": served})
-                    if played.in_time(0, profile.target_ns).mean() >= 0.99:
-                        low = rate
-                    else:
-                        high = rate
-                per_seed.append(low)
+                    return bool(played.in_time(0, profile.target_ns).mean() >= 0.99)
+
+                # As fine as half a percent: the range is wide, for whoever fails under bursts.
+                low, high = 0.04 * profile.rate, 4.4 * profile.rate
+                per_seed.append(world.highest(low, high, options.steps + 2, holds))
             rates[name] = statistics.fmean(per_seed)
         best = max(rate for name, rate in rates.items() if name != "adaptive")
         found[process] = {**rates, "ok": rates["adaptive"] > best}
@@ -268,17 +264,7 @@ def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, An
 def traces(options: argparse.Namespace) -> dict[str, Any]:
     """Recorded arrivals at 80 % of capacity: every policy beside the optimum."""
     found: dict[str, Any] = {}
-    names = (
-        "adaptive",
-        "greedy",
-        "fixed:5ms",
-        "lazy-drop",
-        "nexus",
-        "defer",
-        "full-clear",
-        "roll-out",
-        "bento",
-    )
+    names = ("adaptive", *grid.BASELINES)
     paths = sorted(Path(options.traces).glob("*.csv"))
     if not paths:
         sys.exit(f"--traces: no CSV files in {options.traces}")
@@ -301,18 +287,37 @@ def traces(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
-    """Simulated requests a second of one core's time."""
-    profile = world.PROFILES["linear100"]
-    found: dict[str, Any] = {}
+    """Simulated requests a second of one core's time, as `batcher simulate` plays a configuration."""
+    batching = {"max_batch_size": 32, "target_p99": "100ms", "policy": "adaptive"}
+    model = {
+        "name": "m",
+        "executor": "emulated",
+        "options": {"base": "5ms", "per_row": "1ms", "columns": 16},
+        "batching": batching,
+    }
+    models = Mix(("m",), (1.0,))
+    deployment = deployment_of(parse_config(json.dumps({"models": [model]})), models, Costs())
+    traffic = Traffic(models)
+    rate = deployment.capacity(traffic)
+    found: dict[str, Any] = {"load average before": os.getloadavg()[0]}
     for load, bar in ((0.8, 100_000), (1.5, 30_000)):
         rates = []
-        for seed in range(max(5, options.seeds)):
-            unit = world.unit_arrivals("poisson", seed, 100_000)
-            stream = world.Stream(world.at_rate(unit, load * profile.rate))
+        # The first run warms up.
+        for seed in (0, *range(options.seeds)):
+            experiment = Experiment(
+                deployment,
+                traffic,
+                Poisson(),
+                (parse_policy("configured"),),
+                rates=(load * rate,),
+                seeds=(seed,),
+                requests=options.requests,
+            )
             began_s = time.process_time()
-            world.play([stream], {"m": world.Served(profile, world.ADAPTIVE)})
-            rates.append(100_000 / (time.process_time() - began_s))
-        middle = statistics.median(rates)
+            for _ in cells(experiment, lambda _name, _count: None, optimum=False):
+                pass
+            rates.append(options.requests / (time.process_time() - began_s))
+        middle = statistics.median(rates[1:])
         found[f"{load} of capacity"] = {"requests_per_second": middle, "ok": middle >= bar}
     return found
 

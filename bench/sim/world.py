@@ -1,9 +1,12 @@
-"""What the scheduling benchmarks share: profiles, arrivals, and one run of the production scheduler."""
+"""What the scheduling benchmarks share: profiles, arrivals, searches, a run of the production scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import argparse
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +16,24 @@ from batcher.core.commands import Command, Dispatch, Outcome, Settle
 from batcher.core.events import DeviceConfigured, Event, InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
+from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.simulation import Driver
-from batcher.simulation.arrivals import Gamma, Mmpp, Poisson, Process
+from batcher.simulation.arrivals import Gamma, Mmpp, Poisson, Process, arrival_times
 from batcher.simulation.policies import NamedPolicy, parse_policy
 from batcher.simulation.service_time import Curve, best_rate, from_table, linear
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 TOLERANCE_NS = 1_000
 """Answers this much later than their target still count: predictions are floats."""
 
 WARMUP = (1, 2, 4, 8, 16, 32)
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What a result depends on beside the scene, to be kept with it."""
+    names = ("seeds", "requests", "steps", "noise", "cold")
+    return {name: getattr(options, name) for name in names} | {"scheduler": scheduler_fingerprint()}
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,30 @@ def at_rate(unit: NDArray[np.float64], rate: float) -> list[int]:
     """Nanoseconds, at so many requests a second."""
     moments: list[int] = np.rint(unit * (SECOND / rate)).astype(np.int64).tolist()
     return moments
+
+
+def poisson(rate: float, seconds: float, seed: int, start_s: float = 0.0) -> list[int]:
+    """Nanoseconds of Poisson arrivals for so long, from a moment on."""
+    draw = np.random.default_rng([seed, 11])
+    found = arrival_times(
+        Poisson(rate),
+        draw,
+        requests=int(rate * seconds * 1.3) + 100,
+        duration_ns=round(seconds * SECOND),
+    )
+    moments: list[int] = (found + round(start_s * SECOND)).tolist()
+    return moments
+
+
+def highest(low: float, high: float, steps: int, holds: Callable[[float], bool]) -> float:
+    """The highest rate that holds, by bisection; relative, because rates differ by orders."""
+    for _ in range(steps):
+        middle = (low * high) ** 0.5
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 @dataclass

@@ -19,7 +19,7 @@ from batcher.core.estimator import ServiceTimes
 from batcher.core.policies.pace import Pace
 from batcher.core.policies.reach import TOLERANCE_NS, Plan, Price, plan
 from batcher.core.policies.verdict import Choose, Situation, Take, Verdict, Wait
-from batcher.core.queue import AGED, AGED_PART, LATE, Lane, Line
+from batcher.core.queue import AGED, AGED_PART, LATE, Lane, Line, must_end_ns
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import Adaptive
 
@@ -345,12 +345,12 @@ class AdaptivePolicy:
         """Add what neither is late nor makes anybody late who is in the batch already."""
         times = situation.times
         rows = sum(request.rows for request in take)
-        last_ns = min((_last_ns(request) for request in take), default=NEVER_NS)
+        last_ns = min((must_end_ns(request) for request in take), default=NEVER_NS)
         for request in requests:
             grown = rows + request.rows
             if grown > most or grown > self._max_rows:
                 break
-            must_ns = min(last_ns, _last_ns(request))
+            must_ns = min(last_ns, must_end_ns(request))
             done_ns = situation.now_ns + times.answered[grown]
             if done_ns > must_ns + TOLERANCE_NS:
                 if must_ns == last_ns:
@@ -394,11 +394,4 @@ def _plain(value: object) -> object:
 
 
 def _order(request: LiveRequest) -> int:
-    return request.order
-
-
-def _last_ns(request: LiveRequest) -> int:
-    """When a request must be done: in time, or at least before its caller leaves."""
-    if request.rank in (AGED, LATE):
-        return NEVER_NS if request.expires_ns is None else request.expires_ns
     return request.order

@@ -43,9 +43,12 @@ def test_values_are_read_as_the_file_has_them():
         ("instances=2", 'got "instances=2"; allowed: batching.KEY=VALUE or queue.KEY=VALUE'),
         ("server.http=null", 'got "server.http=null"; allowed: batching.KEY=VALUE'),
         ("batching.target_p99", 'got "batching.target_p99"; allowed: batching.KEY=VALUE'),
+        ("batching=1", 'got "batching=1"; allowed'),
+        ("batching..policy=none", "batching..policy: not a path; allowed: keys such as"),
+        ("queue.max_rows.x=1", 'queue.max_rows: got {"x": 1}; allowed: a whole'),
         ("batching.=1", 'got "batching.=1"; allowed'),
-        ("batching.policy.name=x", "batching.policy.name: policy is no mapping"),
-        ("queue.timeout=[1", 'queue.timeout: got "[1": not valid YAML'),
+        ("batching.policy.name=x", "batching.policy.name: batching.policy is a value"),
+        ("queue.timeout=[1", "queue.timeout: not valid YAML"),
         ("queue.timeout=${HOME}", "HOME is not set in the environment"),
     ],
 )
@@ -59,3 +62,8 @@ def test_every_problem_is_told_at_once():
     with pytest.raises(ConfigError) as told:
         changed_model(SECTIONS, ["queue.max_requests=0", "queue.max_rows=0"])
     assert len(told.value.problems) == 2
+
+
+def test_names_of_tenants_may_have_dots_and_may_be_the_first():
+    model = changed_model({"queue": {}}, ["queue.tenants.a.b=2"])
+    assert model.queue.tenants == {"a.b": 2}

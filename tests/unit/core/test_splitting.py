@@ -182,3 +182,14 @@ class TestWithATarget:
             ended |= play.ended(commands)
             now, batch = now + 10, batch + (running is not None)
         assert ended[1] == OK
+
+
+def test_its_rows_make_nobody_late_who_has_a_time_of_their_own(play):
+    """l(b) = 2 + b milliseconds, and no target of the model's."""
+    profile = tuple((rows, (2 + rows) * MILLISECOND) for rows in (1, 2, 4, 8))
+    play.model("m", Adaptive(), 8)
+    play.feed(InstanceUp("i", 1, "m", "d", profile=profile))
+    play.arrive(1, rows=20)
+    play.arrive(2, due=15)
+
+    assert play.parts(play.done(1, 1, at=10)) == [[(2, 0, 1), (1, 8, 10)]]

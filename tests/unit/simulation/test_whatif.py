@@ -15,13 +15,14 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
+from batcher.core.request import NEVER_NS
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits
 from batcher.errors import InputError
 from batcher.journal import read_log
 from batcher.simulation import Driver
 from batcher.simulation.experiment import Cell
 from batcher.simulation.policies import parse_policy
-from batcher.simulation.replay import NEVER_NS, replay
+from batcher.simulation.replay import replay
 from batcher.simulation.report import summarize
 from batcher.simulation.story import Lessons, stories
 from batcher.simulation.variants import merged, variants
