@@ -64,16 +64,18 @@ def _aged_rows(model: Model, fleet: Fleet) -> float:
     return rate * model.settings.queue.ageing_ns / AGED_PART / 2 if rate else float("inf")
 
 
-def reorder(model: Model, now_ns: int, *, was_adaptive: bool) -> None:
+def reorder(model: Model, now_ns: int, *, was_adaptive: bool, resized: bool = False) -> None:
     """Put what waits where the model's new settings want it.
 
     Its own times stay as they were when it was admitted. Only who has no due time gets one where
     the settings now have a target, counted from now: nobody is late because of the change. What fits
-    no batch any more is cut into pieces that do, and what was cut goes on in pieces of the new size.
+    no batch any more is cut into pieces that do; where the largest batch was `resized`, what was cut
+    goes on in pieces of the new size.
     """
     for request in model.queue.take_all():
         _place(request, model, now_ns, was_adaptive=was_adaptive)
-        split(request, model)
+        if resized or request.rows > model.settings.max_batch_size:
+            split(request, model)
         model.queue.add(request)
 
 

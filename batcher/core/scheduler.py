@@ -156,7 +156,7 @@ class Scheduler:
                 model = self.models.get(event.model)
                 if model is not None:
                     for times in model.times.values():
-                        times.observe_replies(event.rows, event.took_ns)
+                        times.observe_replies(event.rows, event.took_ns, event.first_ns)
             case _:
                 self._take_in_fleet(event)
         self._undecided = True
@@ -397,6 +397,7 @@ class Scheduler:
             model.running = sum(batch.model == event.model for batch in running)
             self.models[event.model] = model
         was_adaptive = model.adaptive is not None
+        max_rows = model.settings.max_batch_size
         try:
             model.configure(event.settings, self.now_ns)
         except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
@@ -406,7 +407,8 @@ class Scheduler:
                 return
             model.start_without_policy(event.settings)
             self._commands.append(PolicyFailed(model.name, error))
-        reorder(model, self.now_ns, was_adaptive=was_adaptive)
+        resized = max_rows != event.settings.max_batch_size
+        reorder(model, self.now_ns, was_adaptive=was_adaptive, resized=resized)
         lost = model.bisecting.refit(event.settings.max_batch_size)
         self._fail_all({part.id for part in lost}, FailureCause.UNKNOWN)
 
