@@ -9,8 +9,8 @@ move at different speeds:
   follows a sudden change after a few samples in a row, and a slow one with every sample.
 - the *margin*: an upper quantile of how much longer than predicted recent batches took. What must
   not be late is planned with it; what is merely added up is not.
-- the *reply times*: when the first of a batch's answers leaves after the instance is free, and how
-  much later each further row's. An instance does not wait for them, but a caller does.
+- the *reply time* of a row: what handing on a batch's answers takes after the instance is free. An
+  instance does not wait for it, but a caller does.
 
 With times that do not vary, the drift and the margin are exactly 1 and the curve is exact.
 """
@@ -53,9 +53,8 @@ class ServiceTimes:
     """Predicts batch times, in nanoseconds, by rows. `max_rows` is the largest batch.
 
     `curve[b]` is the expected time of `b` rows (`curve[0]` is 0), empty until something was
-    measured. `answered[b]` is the time by which the last of them has most likely been answered, and
-    `first_answered[b]` the first; they are equal for one row. All are replaced, never changed.
-    `margin` is at least 1.
+    measured. `answered[b]` is the time by which the last of them has most likely been answered.
+    Both are replaced, never changed. `margin` is at least 1.
     """
 
     __slots__ = (
@@ -67,10 +66,8 @@ class ServiceTimes:
         "_ratios",
         "_recent",
         "_reply_ns",
-        "_row_reply_ns",
         "answered",
         "curve",
-        "first_answered",
         "margin",
         "max_rows",
     )
@@ -79,10 +76,8 @@ class ServiceTimes:
         self.max_rows = max_rows
         self.curve: Sequence[float] = ()
         self.answered: Sequence[float] = ()
-        self.first_answered: Sequence[float] = ()
         self.margin = 1.0
         self._reply_ns = 0.0
-        self._row_reply_ns = 0.0
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
         self._base: list[float] = []
@@ -144,13 +139,10 @@ class ServiceTimes:
         self._off.clear()
         self._publish()
 
-    def observe_replies(self, rows: int, took_ns: int, first_ns: int) -> None:
-        """Learn from how long it took to hand on the answers of a batch, and the first of them."""
-        off = first_ns - self._reply_ns
+    def observe_replies(self, rows: int, took_ns: int) -> None:
+        """Learn from how long it took to hand on the answers of a batch."""
+        off = took_ns / rows - self._reply_ns
         self._reply_ns += (REPLY_RISE if off > 0.0 else REPLY_FALL) * off
-        if rows > 1:
-            off = (took_ns - first_ns) / (rows - 1) - self._row_reply_ns
-            self._row_reply_ns += (REPLY_RISE if off > 0.0 else REPLY_FALL) * off
         self._publish()
 
     def _jumped(self, ratio: float, needed: int) -> bool:
@@ -204,15 +196,9 @@ class ServiceTimes:
         """Make the predictions from what is known now."""
         base, drift, margin, reply_ns = self._base, self._drift, self.margin, self._reply_ns
         curve = base if drift == 1.0 else [drift * time for time in base]
-        self.curve = self.answered = self.first_answered = curve
-        if curve and (margin != 1.0 or reply_ns):
-            first = [margin * time + reply_ns for time in curve]
-            first[0] = 0.0
-            self.first_answered = self.answered = first
-        row_ns = self._row_reply_ns
-        if row_ns:
-            first = self.first_answered
-            self.answered = [time + row_ns * (b - 1 if b else 0) for b, time in enumerate(first)]
+        self.curve = self.answered = curve
+        if margin != 1.0 or reply_ns:
+            self.answered = [margin * time + reply_ns * b for b, time in enumerate(curve)]
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restored`."""
@@ -221,7 +207,6 @@ class ServiceTimes:
             self.margin,
             self._drift,
             self._reply_ns,
-            self._row_reply_ns,
             tuple((size, self._means[size], self._counts[size]) for size in self._means),
             tuple(self._off),
             tuple(self._recent),
@@ -230,18 +215,16 @@ class ServiceTimes:
     @classmethod
     def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
         """An estimator that predicts and learns as the one that was captured."""
-        max_rows, margin, drift, reply_ns, row_reply_ns, means, off, recent = state
+        max_rows, margin, drift, reply_ns, means, off, recent = state
         assert isinstance(max_rows, int)
         assert isinstance(margin, float)
         assert isinstance(drift, float)
         assert isinstance(reply_ns, float)
-        assert isinstance(row_reply_ns, float)
         assert isinstance(means, tuple)
         assert isinstance(off, tuple)
         assert isinstance(recent, tuple)
         times = cls(max_rows)
-        times.margin, times._drift = margin, drift
-        times._reply_ns, times._row_reply_ns = reply_ns, row_reply_ns
+        times.margin, times._drift, times._reply_ns = margin, drift, reply_ns
         for size, mean, count in means:
             times._means[size] = mean
             times._counts[size] = count

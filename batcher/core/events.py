@@ -103,15 +103,11 @@ class BatchProgress:
 
 @record
 class RepliesTook:
-    """The answers of a batch of `rows` rows have left.
-
-    The first one left `first_ns` after the batch was reported done, the last one `took_ns` after it.
-    """
+    """The answers of a batch of `rows` rows have left, `took_ns` after it was reported done."""
 
     model: str
     rows: int
     took_ns: int
-    first_ns: int
 
 
 @record

@@ -156,7 +156,7 @@ class Scheduler:
                 model = self.models.get(event.model)
                 if model is not None:
                     for times in model.times.values():
-                        times.observe_replies(event.rows, event.took_ns, event.first_ns)
+                        times.observe_replies(event.rows, event.took_ns)
             case _:
                 self._take_in_fleet(event)
         self._undecided = True

@@ -27,18 +27,14 @@ class ReplyPort(Protocol):
 
 
 class Replies:
-    """The answers of one batch on their way out: how many are left, of how many rows, since when.
+    """The answers of one batch on their way out: how many are left, of how many rows, since when."""
 
-    `first_ns` is how long the first one took, 0 while none has left.
-    """
-
-    __slots__ = ("done_ns", "first_ns", "left", "rows")
+    __slots__ = ("done_ns", "left", "rows")
 
     def __init__(self, left: int, rows: int, done_ns: int) -> None:
         self.left = left
         self.rows = rows
         self.done_ns = done_ns
-        self.first_ns = 0
 
 
 class Pending:

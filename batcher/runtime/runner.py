@@ -146,11 +146,9 @@ class Runner:
         if replies is None:
             return
         replies.left -= 1
-        if not replies.first_ns:
-            replies.first_ns = now_ns - replies.done_ns
         if not replies.left:
             took_ns = now_ns - replies.done_ns
-            self.feed(RepliesTook(pending.target.key, replies.rows, took_ns, replies.first_ns))
+            self.feed(RepliesTook(pending.target.key, replies.rows, took_ns))
 
     async def idle(self) -> None:
         """Wait until no request is unanswered."""

@@ -130,7 +130,7 @@ class Driver:
         if self._reply_ns and progress.done:
             rows = sum([part.stop - part.start for part in dispatch.parts])
             took_ns = len(progress.done) * self._reply_ns
-            self.post(done_ns + took_ns, RepliesTook(dispatch.model, rows, took_ns, self._reply_ns))
+            self.post(done_ns + took_ns, RepliesTook(dispatch.model, rows, took_ns))
 
     def _wakeup_ns(self) -> int | None:
         """When the shell's timer fires: as the scheduler asked, or late by a draw for each ask."""

@@ -155,8 +155,6 @@ class Learned:
     batches: Kinds[BatchKind]
     replies: Kinds[str]
     """From a batch's end until its answers had left, by model."""
-    firsts: Mapping[str, tuple[int, int]]
-    """By model: until the first of them had left, and until the last, each summed up."""
     profiles: Mapping[str, Mapping[int, int]]
     """By model, rows to nanoseconds: what instances measured when they came up."""
     late_ns: list[int]

@@ -81,12 +81,11 @@ class Lessons:
     def __init__(self, max_rows: int) -> None:
         self.batches: Kinds[BatchKind] = Kinds(max_rows)
         self.replies: Kinds[str] = Kinds(max_rows)
-        self.firsts: dict[str, tuple[int, int]] = {}
         self.profiles: dict[str, dict[int, int]] = {}
 
     def learned(self, late_ns: list[int]) -> Learned:
         """What they come to."""
-        return Learned(self.batches, self.replies, self.firsts, self.profiles, late_ns)
+        return Learned(self.batches, self.replies, self.profiles, late_ns)
 
 
 def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Iterator[Story]:
@@ -171,8 +170,6 @@ class _Teller:
         elif type(event) is RepliesTook:
             sample = Sample(now_ns - event.took_ns, event.rows, event.took_ns)
             self._lessons.replies.add(sample, event.model)
-            first_ns, took_ns = self._lessons.firsts.get(event.model, (0, 0))
-            self._lessons.firsts[event.model] = first_ns + event.first_ns, took_ns + event.took_ns
             return
         elif type(event) is ModelConfigured:
             story.settings[event.model] = event.settings

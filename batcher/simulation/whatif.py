@@ -296,11 +296,6 @@ class _Devices:
             return _curve(self._learned, dispatch.model, rows)[rows], None
         return sampler.draw(now_ns, rows, self._chance)
 
-    def first_share(self, model: str) -> float:
-        """What part of the time that a batch's answers take passes until the first has left."""
-        first_ns, took_ns = self._learned.firsts.get(model, (0, 1))
-        return first_ns / took_ns if took_ns else 0.0
-
     def _replies(self, model: str, now_ns: int, rows: int) -> int | None:
         sampler = self._learned.replies.find(model)
         return None if sampler is None else sampler.draw(now_ns, rows, self._chance)[0]
@@ -325,6 +320,5 @@ class _Replaying(Driver):
         self.post(done_ns, progress)
         if replies_ns is not None:
             rows = sum([part.stop - part.start for part in dispatch.parts])
-            first_ns = round(replies_ns * self._devices.first_share(dispatch.model))
-            took = RepliesTook(dispatch.model, rows, replies_ns, first_ns)
+            took = RepliesTook(dispatch.model, rows, replies_ns)
             self.post(done_ns + replies_ns, took)

@@ -158,7 +158,7 @@ class AdaptivePolicy:
         if rows != len(requests):
             before = [0, *accumulate([request.rows for request in requests])]
         price = self._price(len(free_ns), times)
-        return plan(orders, before, free_ns, curve, times, price, situation.now_ns)
+        return plan(orders, before, free_ns, curve, times.answered, price, situation.now_ns)
 
     def _know(self, curve: Sequence[float]) -> None:
         """Rates of the batch sizes, each at least that of the smaller ones."""

@@ -18,7 +18,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from math import exp, log1p
 
-from batcher.core.estimator import ServiceTimes
 from batcher.core.record import record
 
 MOST_REQUESTS = 2048
@@ -65,7 +64,7 @@ def plan(
     rows_before: Sequence[int] | None,
     free_ns: Sequence[float],
     curve: Sequence[float],
-    times: ServiceTimes,
+    answered: Sequence[float],
     price: Price,
     now_ns: int,
 ) -> Plan:
@@ -73,10 +72,9 @@ def plan(
 
     `orders` says when each request must be done; `rows_before[i]` is the rows of the first i
     requests, None where every request has one row. `free_ns` is sorted, the soonest first. An
-    instance is busy with b rows for `curve[b]`, the largest batch being the last of the curve.
-    `times` says when they are answered: the first, who is due first, before the last.
+    instance is busy with b rows for `curve[b]`, the largest batch being the last of the curve, and
+    the last of them is answered after `answered[b]`.
     """
-    answered = times.answered
     count = min(len(orders), MOST_REQUESTS)
     # What cannot even be done alone, at once, is given up first.
     rows = 1 if rows_before is None else min(rows_before[1], len(curve) - 1)
@@ -84,8 +82,8 @@ def plan(
     if hopeless == count:
         return Plan(count, 0)
     if len(free_ns) == 1 and rows_before is None:
-        return _plan_one(orders, count, hopeless, free_ns[0], curve, times, price, now_ns)
-    return _plan_many(orders, rows_before, count, hopeless, free_ns, curve, times, price, now_ns)
+        return _plan_one(orders, count, hopeless, free_ns[0], curve, answered, price, now_ns)
+    return _plan_many(orders, rows_before, count, hopeless, free_ns, curve, answered, price, now_ns)
 
 
 def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double what a decision costs
@@ -94,7 +92,7 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
     hopeless: int,
     start_ns: float,
     curve: Sequence[float],
-    times: ServiceTimes,
+    answered: Sequence[float],
     price: Price,
     now_ns: int,
 ) -> Plan:
@@ -103,8 +101,6 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
     found = False
     drop, take = count, 0
     ends = len(curve)
-    first_answered, answered = times.first_answered, times.answered
-    apart = answered is not first_answered
     largest = ends - 1
     row_ns = min([curve[rows] / rows for rows in (largest, max(1, largest // 2))])
     offset_ns = start_ns - now_ns
@@ -127,17 +123,12 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
                 via = firsts[batches]
             if position < count:
                 # Comparisons, not `min`: this is most of a decision in overload.
-                slack_ns = orders[position] - time_ns + TOLERANCE_NS
-                fit = bisect_right(first_answered, slack_ns, 0, ends) - 1
+                fit = bisect_right(answered, orders[position] - time_ns + TOLERANCE_NS, 0, ends) - 1
                 if fit > 0:
                     further = position + fit
                     if further > count:
                         further = count
                         fit = count - position
-                    if apart:
-                        while answered[fit] > orders[further - 1] - time_ns + TOLERANCE_NS:
-                            further -= 1
-                            fit -= 1
                     done_ns = time_ns + curve[fit]
                     if further > place or (further == place and done_ns < then_ns):
                         place, then_ns = further, done_ns
@@ -165,20 +156,19 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
     return Plan(drop, take)
 
 
-def _plan_many(  # noqa: C901, PLR0912 - as above
+def _plan_many(
     orders: Sequence[int],
     rows_before: Sequence[int] | None,
     count: int,
     hopeless: int,
     free_ns: Sequence[float],
     curve: Sequence[float],
-    times: ServiceTimes,
+    answered: Sequence[float],
     price: Price,
     now_ns: int,
 ) -> Plan:
     """The same with several instances, and with requests of several rows."""
     before = range(count + 1) if rows_before is None else rows_before
-    first_answered, answered = times.first_answered, times.answered
     instances = len(free_ns)
     largest = len(curve) - 1
     row_ns = min(curve[rows] / rows for rows in (largest, max(1, largest // 2))) / instances
@@ -201,13 +191,8 @@ def _plan_many(  # noqa: C901, PLR0912 - as above
                 step = min(further + 1, count), then, via
             if position < count:
                 slack_ns = orders[position] - free[0] + TOLERANCE_NS
-                most_rows = min(largest, bisect_right(first_answered, slack_ns) - 1)
+                most_rows = min(largest, bisect_right(answered, slack_ns) - 1)
                 end = bisect_right(before, before[position] + most_rows, 0, count + 1) - 1
-                while end > position + 1 and (
-                    answered[before[end] - before[position]]
-                    > orders[end - 1] - free[0] + TOLERANCE_NS
-                ):
-                    end -= 1
                 if end > position:
                     done_ns = free[0] + curve[before[end] - before[position]]
                     then = tuple(sorted((*free[1:], done_ns)))

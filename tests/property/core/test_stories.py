@@ -177,9 +177,8 @@ class Story:
             return
         if command.attempt > 1:
             return
-        first_ns = self.now_ns + times.first_answered[rows]
-        last_ns = self.now_ns + times.answered[rows]
-        for place, part in enumerate(command.parts, 1):
+        ends_ns = self.now_ns + times.answered[rows]
+        for part in command.parts:
             request = self.scheduler.live.get(part.id)
             if request is None:
                 # The rest of a split request was given up in the same step.
@@ -188,7 +187,6 @@ class Story:
             promised = request.rank in {AGED, LATE}
             if not (request.probe or promised or request.split is not None):
                 self.foretold += 1
-                ends_ns = last_ns if place == len(command.parts) else first_ns
                 assert ends_ns <= request.order + TOLERANCE_NS
 
     def configure(self, model):
@@ -269,12 +267,8 @@ class Story:
                     tuple(Failure(i, FailureCause.INPUT) for i in sorted(failed)),
                 )
             )
-            events.append(RepliesTook(model, rows, *self.replies()))
+            events.append(RepliesTook(model, rows, self.draw.randrange(MILLISECOND)))
         self.tell(*events)
-
-    def replies(self):
-        took_ns = self.draw.randrange(MILLISECOND)
-        return took_ns, self.draw.randrange(took_ns + 1)
 
     def step(self):
         chance = self.draw.random()

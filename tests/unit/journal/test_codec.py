@@ -38,7 +38,7 @@ events = st.one_of(
         *(ints, ids, st.lists(failures, max_size=2).map(tuple), st.booleans()),
         st.none() | st.builds(Timings, ints, ints, ints),
     ),
-    st.builds(RepliesTook, texts, ints, ints, ints),
+    st.builds(RepliesTook, texts, ints, ints),
     st.builds(ModelConfigured, texts, st.builds(ModelSettings, ints, st.just(NoBatching()))),
 )
 commands = st.one_of(
@@ -122,8 +122,8 @@ def test_a_log_without_a_field_gets_its_default():
 def test_fields_are_found_by_name():
     names = dict(schema())["RepliesTook"]
     decoder = Decoder(changed("RepliesTook", names[::-1]))
-    code, *values = unpack(Encoder().pack(RepliesTook("m", 1, 2, 1)))
-    assert decoder.events([(code, *values[::-1])]) == [RepliesTook("m", 1, 2, 1)]
+    code, *values = unpack(Encoder().pack(RepliesTook("m", 1, 2)))
+    assert decoder.events([(code, *values[::-1])]) == [RepliesTook("m", 1, 2)]
 
 
 def test_a_log_with_a_field_that_is_not_known_is_refused():
@@ -140,7 +140,7 @@ def test_a_log_without_a_field_that_has_no_default_is_refused():
 def test_a_record_that_is_not_known_is_refused_where_it_appears():
     decoder = Decoder(changed("RepliesTook", rename="RepliesWent"))
     with pytest.raises(CodecError, match="it has a RepliesWent, which this version does not know"):
-        decoder.events(unpack(Encoder().pack([RepliesTook("m", 1, 2, 1)])))
+        decoder.events(unpack(Encoder().pack([RepliesTook("m", 1, 2)])))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from functools import cache
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,11 +15,6 @@ FREE = Price(0.0, 0.0, 1.0)
 
 def curve(base, each, largest):
     return [0.0] + [float((base + each * rows) * UNIT) for rows in range(1, largest + 1)]
-
-
-def at_once(times):
-    """All answers of a batch leave when it is done."""
-    return SimpleNamespace(first_answered=times, answered=times)
 
 
 def most_in_time(orders, rows, free, times):
@@ -55,7 +49,7 @@ def served_by_following(orders, rows, free, times):
         for each in rows:
             before.append(before[-1] + each)
         ones = all(each == 1 for each in rows)
-        step = plan(orders, None if ones else before, sorted(free), times, at_once(times), FREE, 0)
+        step = plan(orders, None if ones else before, sorted(free), times, times, FREE, 0)
         end = step.drop + step.take
         if not step.take:
             return served
@@ -92,21 +86,21 @@ def test_several_rows_and_instances_are_planned_nearly_as_well(seed):
 
 def test_what_cannot_be_in_time_is_given_up():
     times = curve(5, 1, 8)
-    step = plan([4 * UNIT, 5 * UNIT, 100 * UNIT], None, [0], times, at_once(times), FREE, 0)
+    step = plan([4 * UNIT, 5 * UNIT, 100 * UNIT], None, [0], times, times, FREE, 0)
     assert (step.drop, step.take) == (2, 1)
 
 
 def test_nothing_is_taken_when_nothing_can_be_in_time():
     times = curve(5, 1, 8)
-    step = plan([1 * UNIT, 2 * UNIT], None, [0], times, at_once(times), FREE, 0)
+    step = plan([1 * UNIT, 2 * UNIT], None, [0], times, times, FREE, 0)
     assert (step.drop, step.take) == (2, 0)
 
 
 def test_time_that_is_worth_more_than_a_request_is_not_spent_on_it():
     times = curve(1, 4, 8)
     orders = [5 * UNIT, 30 * UNIT, 30 * UNIT]
-    cheap = plan(orders, None, [0], times, at_once(times), FREE, 0)
-    dear = plan(orders, None, [0], times, at_once(times), Price(0.5 / UNIT, 0.0, 0.1 * UNIT), 0)
+    cheap = plan(orders, None, [0], times, times, FREE, 0)
+    dear = plan(orders, None, [0], times, times, Price(0.5 / UNIT, 0.0, 0.1 * UNIT), 0)
     assert cheap.drop == 0
     assert dear.drop > cheap.drop
 
@@ -115,16 +109,3 @@ def test_a_price_is_flat_before_its_bend_and_a_line_after_it():
     price = Price(2.0, 100.0, 1.0)
     assert price(50.0) == pytest.approx(0.0, abs=1e-9)
     assert price(160.0) - price(150.0) == pytest.approx(20.0)
-
-
-@pytest.mark.parametrize("free", [[0], [0, 50 * UNIT]])
-def test_answers_that_leave_later_are_due_later(free):
-    """Each further row's answer leaves a unit after the one before."""
-    times = curve(5, 1, 8)
-    last = [time + max(0, rows - 1) * UNIT for rows, time in enumerate(times)]
-    leaving = SimpleNamespace(first_answered=times, answered=last)
-
-    step = plan([9 * UNIT, 10 * UNIT, 11 * UNIT, 12 * UNIT], None, free, times, leaving, FREE, 0)
-    assert (step.drop, step.take) == (0, 4)
-    step = plan([9 * UNIT] * 4, None, free, times, leaving, FREE, 0)
-    assert (step.drop, step.take) == (0, 2)
