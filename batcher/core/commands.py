@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from batcher.core.events import Shapes
+from batcher.core.events import FailureCause, Shapes
 from batcher.core.record import record
 
 
@@ -38,6 +38,13 @@ class Reason(StrEnum):
     DEVICE_FAILURE = "device"
     INPUT_FAILURE = "input"
     UNKNOWN_FAILURE = "unknown"
+
+
+FAILURE_REASONS: Final = {
+    FailureCause.DEVICE: Reason.DEVICE_FAILURE,
+    FailureCause.INPUT: Reason.INPUT_FAILURE,
+    FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
+}
 
 
 @record

@@ -4,8 +4,8 @@
 arrives together is batched together: batches are formed while instances are free and policies want
 to. A request that has expired takes no room in a queue and is never dispatched; one that can only
 be late is refused at once, where the model's settings say so, but for a probe now and then. Time is
-what the caller says it is, and never goes back. The caller obliges itself to carry out every command once, and to call `handle` again,
-with or without events, at `next_wakeup_ns()` at the latest.
+what the caller says it is, and never goes back. The caller obliges itself to carry out every command
+once, and to call `handle` again, with or without events, at `next_wakeup_ns()` at the latest.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from batcher.core.ageing import come_back, make_late, promote, reorder
 from batcher.core.batch_former import Proposal, form
 from batcher.core.bisecting import MOST_RETURNS, Group
 from batcher.core.commands import (
+    FAILURE_REASONS,
     Command,
     Dispatch,
     FailureStorm,
@@ -64,13 +65,6 @@ from batcher.core.snapshot import capture, rebuild
 from batcher.core.splitting import next_turn, part_done, piece_rows, runs
 from batcher.core.state import State
 from batcher.core.validate import validate_requests
-
-FAILURE_REASONS = {
-    FailureCause.DEVICE: Reason.DEVICE_FAILURE,
-    FailureCause.INPUT: Reason.INPUT_FAILURE,
-    FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
-}
-
 
 USED_NS = 1_000_000_000.0
 """How much time on a device is remembered, where models compete for it."""
