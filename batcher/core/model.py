@@ -18,6 +18,9 @@ from batcher.core.shares import Shares
 MOST_SHAPES = 64
 """Shape signatures whose service times are remembered; the one used least recently goes."""
 
+USED_NS = 1_000_000_000.0
+"""How much time on a device is remembered, where models compete for it."""
+
 UNREACHABLE_NS = 10_000_000_000
 """A target that was out of reach for so long is given up until it is in reach again."""
 

@@ -55,7 +55,7 @@ from batcher.core.events import (
 )
 from batcher.core.expiry import ExpiryHeap
 from batcher.core.fleet import Fleet, RunningBatch
-from batcher.core.model import Model
+from batcher.core.model import USED_NS, Model
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
@@ -65,9 +65,6 @@ from batcher.core.snapshot import capture, rebuild
 from batcher.core.splitting import next_turn, part_done, piece_rows, runs
 from batcher.core.state import State
 from batcher.core.validate import validate_requests
-
-USED_NS = 1_000_000_000.0
-"""How much time on a device is remembered, where models compete for it."""
 
 
 class Scheduler:
