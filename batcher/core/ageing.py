@@ -90,6 +90,10 @@ def come_back(request: LiveRequest, model: Model, now_ns: int) -> None:
 
 
 def _place(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:
+    """Give a request that is not in the queue its bucket, order and rank under the settings of now.
+
+    `was_adaptive`: it waited under the adaptive policy, so that its order and rank mean something.
+    """
     adaptive, target_ns = model.adaptive is not None, model.target_ns
     request.bucket = model.bucket_of(request.arrived.shapes)
     due_ns = request.due_ns

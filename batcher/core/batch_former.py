@@ -95,15 +95,13 @@ def form(
         longest_ns = None
         if fleet.sharing(instance.up.device) and len(models) > 1:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
+        most_rows = model.bisecting.most_rows() if model.bisecting.faults else None
+        hurry = most_rows is not None and most_rows < model.settings.max_batch_size
         for lane in model.queue.lanes.values():
             times = model.times_of(lane.key[1])
             most_ns = longest_ns
-            if model.bisecting.faults or longest_ns is not None:
-                most_ns = _most_ns(model, lane, times.curve, longest_ns)
-            hurry = (
-                model.bisecting.faults > 0.0
-                and model.bisecting.most_rows() < model.settings.max_batch_size
-            )
+            if most_rows is not None or longest_ns is not None:
+                most_ns = _most_ns(lane, times.curve, longest_ns, most_rows)
             situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:
@@ -137,7 +135,7 @@ def _fill(formation: Formation, fleet: Fleet, now_ns: int) -> None:
 
 
 def _most_ns(
-    model: Model, lane: Lane, curve: Sequence[float], longest_ns: float | None
+    lane: Lane, curve: Sequence[float], longest_ns: float | None, most_rows: int | None
 ) -> float | None:
     """The longest batch, where neighbours or requests that make their batches fail bound it."""
     if lane.rows > len(lane):
@@ -146,12 +144,9 @@ def _most_ns(
             return longest_ns
         largest = max(request.rows for request in lane)
         return max(longest_ns, curve[min(largest, len(curve) - 1)])
-    if not model.bisecting.faults:
+    if most_rows is None or most_rows >= len(curve):
         return longest_ns
-    most = model.bisecting.most_rows()
-    if most >= len(curve):
-        return longest_ns
-    return curve[most] if longest_ns is None else min(curve[most], longest_ns)
+    return curve[most_rows] if longest_ns is None else min(curve[most_rows], longest_ns)
 
 
 def _again(model: Model, instance: Instance, live: Mapping[int, LiveRequest]) -> Proposal:

@@ -70,13 +70,13 @@ STORM_NS = 1_000_000_000
 class Bisection:
     """One batch that failed as a whole. `open` counts its groups that wait or run.
 
-    `returns` says whether requests that are cleared may go back to the queue.
+    `may_return` says whether requests that are cleared may go back to the queue.
     """
 
     batch_id: int
     executions_left: int
     hopeless_after: int
-    returns: bool
+    may_return: bool
     failures: int = 0
     saved: bool = False
     groups: int = 0
@@ -159,11 +159,11 @@ class Bisecting:
         cause: FailureCause,
         now_ns: int,
         *,
-        returns: bool = False,
+        may_return: bool = False,
     ) -> bool:
         """Bisect a batch that failed as a whole; False where it has to fail as it is.
 
-        `returns`: what is cleared of the fault may go back to the queue.
+        `may_return`: what is cleared of the fault may go back to the queue.
         """
         self.doubts += 1
         if len(parts) == 1 or (self.storm_ns is not None and (now_ns < self.storm_ns or self.open)):
@@ -174,7 +174,7 @@ class Bisecting:
         self.open += 1
         self.bisected += 1
         hopeless_after = HOPELESS * ((len(parts) - 1).bit_length() + 1)
-        of = Bisection(batch_id, executions(len(parts)), hopeless_after, returns)
+        of = Bisection(batch_id, executions(len(parts)), hopeless_after, may_return)
         self._halve(of, parts, shapes, cause, 2, now_ns)
         return True
 
@@ -215,7 +215,7 @@ class Bisecting:
         place = self._place(of, group.other)
         if place is not None:
             other = self._take(place)
-            if of.returns and self.doubts <= MOST_DOUBTS and self.storm_ns is None:
+            if of.may_return and self.doubts <= MOST_DOUBTS and self.storm_ns is None:
                 cleared = other.parts
             else:
                 self._put_by(other)

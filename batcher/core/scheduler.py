@@ -274,7 +274,12 @@ class Scheduler:
             elif group is not None:
                 bisecting.lost(group)
             elif again and bisecting.begin(
-                batch.batch_id, left, batch.shapes, cause, now_ns, returns=self._may_return(batch)
+                batch.batch_id,
+                left,
+                batch.shapes,
+                cause,
+                now_ns,
+                may_return=self._may_return(batch),
             ):
                 lost = ()
             # The largest batch may have become smaller than the one that failed.

@@ -122,7 +122,7 @@ def _bisections(scheduler: Scheduler) -> tuple[BisectionState, ...]:
             b.hopeless_after,
             b.failures,
             b.saved,
-            b.returns,
+            b.may_return,
             b.groups,
             b.open,
         )
@@ -138,7 +138,7 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
             b.batch_id,
             b.executions_left,
             b.hopeless_after,
-            b.returns,
+            b.may_return,
             b.failures,
             b.saved,
             b.groups,

@@ -52,7 +52,7 @@ class BisectionState:
     hopeless_after: int
     failures: int
     saved: bool
-    returns: bool
+    may_return: bool
     groups: int
     open: int
 

@@ -38,9 +38,6 @@ SERVES_LATE = NamedPolicy(
 )
 
 
-_poisson = world.poisson
-
-
 def _least(name: str, by_seed: Sequence[float], bar: float) -> dict[str, Any]:
     """A share's mean over the seeds, which the bar is for, and beside it that of the worst seed."""
     mean = statistics.fmean(by_seed)
@@ -55,7 +52,7 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
             shares = []
             for seed in range(options.seeds):
                 seconds = options.requests / (factor * profile.rate)
-                at_ns = _poisson(factor * profile.rate, seconds, seed)
+                at_ns = world.poisson(factor * profile.rate, seconds, seed)
                 served = world.Served(profile, world.ADAPTIVE)
                 played = world.play([world.Stream(at_ns)], {"m": served})
                 best = on_time_optimum(at_ns, profile.curve, profile.target_ns)
@@ -68,9 +65,9 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
             fractions = []
             for seed in range(options.seeds):
                 at_ns = sorted(
-                    _poisson(0.8 * profile.rate, 2, seed)
-                    + _poisson(factor * profile.rate, 2, seed + 100, 2)
-                    + _poisson(0.75 * profile.rate, 6, seed + 200, 4)
+                    world.poisson(0.8 * profile.rate, 2, seed)
+                    + world.poisson(factor * profile.rate, 2, seed + 100, 2)
+                    + world.poisson(0.75 * profile.rate, 6, seed + 200, 4)
                 )
                 played = world.play([world.Stream(at_ns)], {"m": world.Served(profile, policy)})
                 came = played.arrived[0]
@@ -79,7 +76,7 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
             found[f"after {factor} x, {policy.name}"] = _least("on_time", fractions, 0.99)
         recovered = []
         for seed in range(options.seeds):
-            at_ns = _poisson(0.75 * profile.rate, 12, seed)
+            at_ns = world.poisson(0.75 * profile.rate, 12, seed)
             slow = (4 * SECOND, 6 * SECOND, 12.0)
             served = world.Served(profile, policy)
             played = world.play([world.Stream(at_ns)], {"m": served}, slow=slow)
@@ -189,10 +186,12 @@ def neighbours(options: argparse.Namespace) -> dict[str, Any]:
         on_time = []
         for seed in range(options.seeds):
             streams = [
-                world.Stream(_poisson(part * share, 20, 10 * seed + place), tenant=name)
+                world.Stream(world.poisson(part * share, 20, 10 * seed + place), tenant=name)
                 for place, name in enumerate("abcd")
             ]
-            streams.append(world.Stream(_poisson(5 * share, 20, 10 * seed + 9), tenant="flood"))
+            streams.append(
+                world.Stream(world.poisson(5 * share, 20, 10 * seed + 9), tenant="flood")
+            )
             served = world.Served(profile, world.ADAPTIVE, tenants)
             played = world.play(streams, {"m": served})
             on_time += [played.in_time(place, profile.target_ns).mean() for place in range(4)]
@@ -205,8 +204,8 @@ def neighbours(options: argparse.Namespace) -> dict[str, Any]:
         on_time = []
         for seed in range(options.seeds):
             streams = [
-                world.Stream(_poisson(part * profile.rate, 20, seed), priority=1),
-                world.Stream(_poisson(1.5 * profile.rate, 20, seed + 50), priority=3),
+                world.Stream(world.poisson(part * profile.rate, 20, seed), priority=1),
+                world.Stream(world.poisson(1.5 * profile.rate, 20, seed + 50), priority=3),
             ]
             played = world.play(streams, {"m": world.Served(profile, world.ADAPTIVE)})
             on_time.append(played.in_time(0, profile.target_ns).mean())
@@ -220,8 +219,8 @@ def neighbours(options: argparse.Namespace) -> dict[str, Any]:
     on_time = []
     for seed in range(options.seeds):
         streams = [
-            world.Stream(_poisson(400, 20, seed), model="urgent"),
-            world.Stream(_poisson(1.5 * patient.rate, 20, seed + 50), model="patient"),
+            world.Stream(world.poisson(400, 20, seed), model="urgent"),
+            world.Stream(world.poisson(1.5 * patient.rate, 20, seed + 50), model="patient"),
         ]
         models = {
             "urgent": world.Served(urgent, world.ADAPTIVE, device="gpu"),
@@ -243,8 +242,8 @@ def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, An
         on_time, longest_s = [], 0.0
         for seed in range(options.seeds):
             streams = [
-                world.Stream(_poisson(0.6 * profile.rate, 20, seed), priority=1),
-                world.Stream(_poisson(1.5 * profile.rate, 20, seed + 50), priority=3),
+                world.Stream(world.poisson(0.6 * profile.rate, 20, seed), priority=1),
+                world.Stream(world.poisson(1.5 * profile.rate, 20, seed + 50), priority=3),
             ]
             played = world.play(streams, {"m": world.Served(profile, policy, limits)})
             on_time.append(played.in_time(0, profile.target_ns).mean())
