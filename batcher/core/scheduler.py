@@ -10,7 +10,7 @@ once, and to call `handle` again, with or without events, at `next_wakeup_ns()` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from batcher.core.admission import (
     QUEUE_FULL_RETRY_NS,
@@ -22,20 +22,17 @@ from batcher.core.admission import (
     room_for,
     until_clear_ns,
 )
-from batcher.core.ageing import come_back, make_late, promote, reorder
+from batcher.core.ageing import make_late, promote, reorder
 from batcher.core.batch_former import Proposal, form
-from batcher.core.bisecting import MOST_RETURNS, Group
+from batcher.core.bisecting import Group
 from batcher.core.commands import (
-    FAILURE_REASONS,
     Command,
     Dispatch,
-    FailureStorm,
     Outcome,
     Part,
     PolicyFailed,
     Reason,
     SettingsRefused,
-    Settle,
 )
 from batcher.core.events import (
     BatchProgress,
@@ -53,14 +50,15 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.expiry import ExpiryHeap
+from batcher.core.failures import last_report, tell_storm
 from batcher.core.fleet import Fleet, RunningBatch
+from batcher.core.ledger import Ledger
 from batcher.core.model import USED_NS, Model
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
 from batcher.core.queue import AGED, LATE
-from batcher.core.request import NEVER_NS, LiveRequest, queued
+from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.snapshot import capture, rebuild
 from batcher.core.splitting import next_turn, part_done, piece_rows, runs
 from batcher.core.state import State
@@ -73,14 +71,13 @@ class Scheduler:
     def __init__(self, policies: PolicyFactory = make_policy) -> None:
         self.now_ns = 0
         self.models: dict[str, Model] = {}
-        self.live: dict[int, LiveRequest] = {}
         self.fleet = Fleet()
-        self.expiry = ExpiryHeap(self.live)
+        self._ledger = Ledger(self.models, self.fleet)
+        self.live, self.expiry = self._ledger.live, self._ledger.expiry
         self.next_batch_id = 1
         self.ask_again_ns: int | None = None
         self._policies = policies
         self._undecided = False
-        self._commands: list[Command] = []
 
     # The door
 
@@ -101,8 +98,7 @@ class Scheduler:
         if self._undecided or (again_ns is not None and again_ns <= now_ns):
             self._undecided = False
             self._dispatch(now_ns)
-        commands, self._commands = self._commands, []
-        return commands
+        return self._ledger.take_commands()
 
     def next_wakeup_ns(self) -> int | None:
         """When `handle` must be called again at the latest; None while only events matter."""
@@ -131,7 +127,7 @@ class Scheduler:
         self.fleet.validate()
         self.expiry.validate()
         validate_requests(self.models, self.live, self.fleet)
-        assert not self._commands
+        assert not self._ledger.commands
 
     # Events
 
@@ -184,7 +180,9 @@ class Scheduler:
         model = self.models.get(event.model)
         request = admit(event, model, self.fleet, self.now_ns)
         if type(request) is Refusal:
-            self._settle((event.id,), request.outcome, request.reason, retry_ns=request.retry_ns)
+            self._ledger.settle(
+                (event.id,), request.outcome, request.reason, retry_ns=request.retry_ns
+            )
             return
         assert model is not None
         assert type(request) is LiveRequest
@@ -193,9 +191,9 @@ class Scheduler:
             victims = room_for(request, model)
             if not victims:
                 retry_ns = QUEUE_FULL_RETRY_NS
-                self._settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
+                self._ledger.settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
                 return
-            self._refuse(victims, reason, retry_ns=QUEUE_FULL_RETRY_NS)
+            self._ledger.refuse(victims, reason, retry_ns=QUEUE_FULL_RETRY_NS)
         self.live[request.id] = request
         model.queue.add(request)
         if request.expires_ns is not None:
@@ -207,11 +205,11 @@ class Scheduler:
         request = self.live.get(event.id)
         if request is None:
             return
-        self._forget(request)
+        self._ledger.forget(request)
         if event.cause is CancelCause.DEADLINE:
-            self._settle((event.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+            self._ledger.settle((event.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
         else:
-            self._settle((event.id,), Outcome.CANCELLED, Reason.CALLER_CANCELLED)
+            self._ledger.settle((event.id,), Outcome.CANCELLED, Reason.CALLER_CANCELLED)
 
     def _progress(self, event: BatchProgress) -> None:
         batch = self.fleet.batches.get(event.batch_id)
@@ -222,13 +220,14 @@ class Scheduler:
         batch.unreported.difference_update(done)
         if batch.split:
             done = self._all_done(batch, done)
-        self._settle(self._end(done), Outcome.OK)
+        self._ledger.done(done)
         for failure in event.failed:
             self._fail(batch, failure)
         if event.last or event.error is not None:
             failed = bool(event.failed) or event.error is not None
             if batch.unreported or batch.group is not None:
-                self._last_report(batch, event)
+                model = self.models.get(batch.model)
+                last_report(batch, event, model, self._ledger, now_ns=self.now_ns)
             self._finish(batch, failed=failed)
 
     def _all_done(self, batch: RunningBatch, ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -248,81 +247,6 @@ class Scheduler:
                 queue.add(request)
         return tuple(done)
 
-    def _last_report(self, batch: RunningBatch, event: BatchProgress) -> None:
-        """What a batch leaves has failed; where it failed as a whole, it may be run again."""
-        model, group, now_ns = self.models.get(batch.model), batch.group, self.now_ns
-        cause = event.error or FailureCause.UNKNOWN
-        for request_id in sorted(batch.unreported):
-            request = self.live[request_id]
-            if request.expires_ns is not None and request.expires_ns <= now_ns:
-                self._forget(request)
-                reason = expiry_reason(request.arrived, request.expires_ns)
-                self._settle((request_id,), Outcome.EXPIRED, reason)
-        left = [part for part in batch.parts if part.id in batch.unreported]
-        lost: Sequence[Part] = left
-        if model is not None:
-            bisecting = model.bisecting
-            again = event.error not in (None, FailureCause.DEVICE)
-            again = again and bool(left) and self.fleet.serves(model.name)
-            if group is not None and again:
-                lost, cleared = bisecting.failed(group, left, cause, now_ns)
-                for request in [self.live[part.id] for part in cleared]:
-                    request.retries -= 1
-                    come_back(request, model, now_ns)
-            elif group is not None and event.error is None:
-                lost = (*lost, *bisecting.succeeded(group, wholly=not event.failed and not left))
-            elif group is not None:
-                bisecting.lost(group)
-            elif again and bisecting.begin(
-                batch.batch_id,
-                left,
-                batch.shapes,
-                cause,
-                now_ns,
-                may_return=self._may_return(batch),
-            ):
-                lost = ()
-            # The largest batch may have become smaller than the one that failed.
-            lost = (*lost, *bisecting.refit(model.settings.max_batch_size))
-            self._tell_storm(model)
-        gone = {part.id for part in lost}
-        for part in left:
-            if part.id not in gone:
-                self._waits_again(self.live[part.id], batch)
-        self._fail_all(gone, cause)
-
-    def _may_return(self, batch: RunningBatch) -> bool:
-        """Whether what is cleared of a failed batch's fault may share a batch with newcomers."""
-        waiting = [self.live[i] for i in batch.unreported]
-        return not batch.split and all(r.returns < MOST_RETURNS for r in waiting)
-
-    def _waits_again(self, request: LiveRequest, batch: RunningBatch) -> None:
-        """A part of a request has been put into a group of its failed batch."""
-        request.retries += 1
-        if request.split is not None:
-            request.split.batches.discard(batch.batch_id)
-        if request.batch_id is not None:
-            request.batch_id = None
-            if request.expires_ns is not None:
-                self.expiry.add(request)
-
-    def _fail_all(self, ids: Iterable[int], cause: FailureCause) -> None:
-        """End requests with a failure, and whatever of them still waits or runs elsewhere."""
-        failed = tuple(sorted(ids))
-        for request_id in failed:
-            self._forget(self.live[request_id])
-        retry_ns = UNAVAILABLE_RETRY_NS if cause is FailureCause.DEVICE else None
-        self._settle(failed, Outcome.FAILED, FAILURE_REASONS[cause], retry_ns=retry_ns)
-
-    def _tell_storm(self, model: Model, *, succeeded: bool = False) -> None:
-        """Say that a storm has begun, or that it is over because a batch succeeded."""
-        bisecting = model.bisecting
-        if succeeded and bisecting.calm(self.now_ns):
-            self._commands.append(FailureStorm(model.name, over=True))
-        elif bisecting.untold:
-            bisecting.untold = False
-            self._commands.append(FailureStorm(model.name))
-
     def _finish(self, batch: RunningBatch, *, failed: bool) -> None:
         """Take a batch off its instance, and learn from what it took."""
         self.fleet.finish(batch.batch_id)
@@ -336,7 +260,7 @@ class Scheduler:
             model.observe(batch, now_ns)
             model.judge_target(now_ns)
             if model.bisecting.storm_ns is not None:
-                self._tell_storm(model, succeeded=True)
+                tell_storm(model, self._ledger, self.now_ns, succeeded=True)
         if model.pace is not None:
             model.pace.tick(now_ns)
         if batch.group is None:
@@ -350,7 +274,7 @@ class Scheduler:
     def _fail(self, batch: RunningBatch, failure: Failure) -> None:
         if failure.id not in batch.unreported:
             return
-        self._fail_all((failure.id,), failure.cause)
+        self._ledger.fail((failure.id,), failure.cause)
 
     def _instance_up(self, event: InstanceUp) -> None:
         known = self.fleet.instances.get(event.instance)
@@ -380,8 +304,10 @@ class Scheduler:
             # Of a split request, what waits or runs elsewhere is given up, too.
             lost = tuple(sorted(i for i in batch.unreported if i in self.live))
             for request_id in lost:
-                self._forget(self.live[request_id])
-            self._settle(lost, Outcome.FAILED, Reason.INSTANCE_DOWN, retry_ns=UNAVAILABLE_RETRY_NS)
+                self._ledger.forget(self.live[request_id])
+            self._ledger.settle(
+                lost, Outcome.FAILED, Reason.INSTANCE_DOWN, retry_ns=UNAVAILABLE_RETRY_NS
+            )
 
     def _configure(self, event: ModelConfigured) -> None:
         model = self.models.get(event.model)
@@ -399,14 +325,14 @@ class Scheduler:
         except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
             error = f"{type(exc).__name__}: {exc}"
             if known:
-                self._commands.append(SettingsRefused(model.name, error))
+                self._ledger.commands.append(SettingsRefused(model.name, error))
                 return
             model.start_without_policy(event.settings)
-            self._commands.append(PolicyFailed(model.name, error))
+            self._ledger.commands.append(PolicyFailed(model.name, error))
         resized = max_rows != event.settings.max_batch_size
         reorder(model, self.now_ns, was_adaptive=was_adaptive, resized=resized)
         lost = model.bisecting.refit(event.settings.max_batch_size)
-        self._fail_all({part.id for part in lost}, FailureCause.UNKNOWN)
+        self._ledger.fail({part.id for part in lost}, FailureCause.UNKNOWN)
 
     def _remove(self, event: ModelRemoved) -> None:
         model = self.models.get(event.model)
@@ -414,27 +340,19 @@ class Scheduler:
             return
         again = {part.id: self.live[part.id] for part in model.bisecting.waiting_parts()}
         waiting = list(({request.id: request for request in model.queue} | again).values())
-        self._refuse(waiting, Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
+        self._ledger.refuse(waiting, Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
         for batch in self.fleet.batches.values():
             if batch.model == event.model:
                 batch.group = None
         del self.models[event.model]
-
-    def _refuse(
-        self, waiting: list[LiveRequest], reason: Reason, *, retry_ns: int | None = None
-    ) -> None:
-        """End requests that were admitted and can no longer be served."""
-        for request in waiting:
-            self._forget(request)
-        self._settle(tuple(r.id for r in waiting), Outcome.REJECTED, reason, retry_ns=retry_ns)
 
     # Decisions
 
     def _expire(self, now_ns: int) -> None:
         for request in self.expiry.due(now_ns):
             self._undecided = True
-            self._forget(request)
-            self._settle(
+            self._ledger.forget(request)
+            self._ledger.settle(
                 (request.id,), Outcome.EXPIRED, expiry_reason(request.arrived, request.expires_ns)
             )
 
@@ -445,12 +363,12 @@ class Scheduler:
                     over = promote(lane, model, self.fleet, now_ns)
                     if over:
                         retry_ns = until_clear_ns(model, self.fleet, now_ns)
-                        self._refuse(over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
+                        self._ledger.refuse(over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
         while True:
             formation = form(self.models, self.fleet, self.live, now_ns)
             self.ask_again_ns = formation.ask_again_ns
             for error in formation.errors:
-                self._commands.append(PolicyFailed(error.model, error.error))
+                self._ledger.commands.append(PolicyFailed(error.model, error.error))
             # Whoever is given up stood before the batch: without them it is its line's front.
             for model, requests in formation.given_up:
                 self._give_up(model, requests)
@@ -479,7 +397,7 @@ class Scheduler:
                 refused.append(request)
         if refused:
             retry_ns = until_clear_ns(model, self.fleet, self.now_ns)
-            self._refuse(refused, Reason.PREDICTED_LATE, retry_ns=retry_ns)
+            self._ledger.refuse(refused, Reason.PREDICTED_LATE, retry_ns=retry_ns)
 
     def _start(self, proposal: Proposal, now_ns: int) -> None:
         batch_id = self.next_batch_id
@@ -531,7 +449,9 @@ class Scheduler:
         )
         model.stalled = self.fleet.free_instance(model.name) is None
         attempt = 1 if group is None else group.attempt
-        self._commands.append(Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt))
+        self._ledger.commands.append(
+            Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
+        )
 
     def _take_pieces(self, proposal: Proposal, batch_id: int) -> tuple[Part, ...]:
         """Take a batch out where some request may be split; its rest waits for another turn."""
@@ -561,43 +481,9 @@ class Scheduler:
         model = proposal.model
         places = self.fleet.places(model.name)
         model.bisecting.start(group, proposal.takes_ns, places, self.now_ns)
-        self._tell_storm(model)
+        tell_storm(model, self._ledger, self.now_ns)
         for request in proposal.requests:
             request.retries -= 1
             if runs(request, batch_id) and request.expires_ns is not None:
                 self.expiry.discard(request)
         return group.parts
-
-    # Ends
-
-    def _forget(self, request: LiveRequest) -> None:
-        """Drop a live request; a batch that runs it goes on, and its result is dropped."""
-        del self.live[request.id]
-        if request.batch_id is None:
-            model = self.models[request.arrived.model]
-            if queued(request):
-                model.queue.discard(request)
-            if request.retries:
-                model.bisecting.discard(request.id)
-            self.expiry.discard(request)
-        batches = (request.batch_id,) if request.split is None else request.split.batches
-        for batch_id in batches:
-            if batch_id in self.fleet.batches:
-                self.fleet.batches[batch_id].unreported.discard(request.id)
-
-    def _end(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        """Take executed requests out of the table."""
-        for request_id in ids:
-            del self.live[request_id]
-        return ids
-
-    def _settle(
-        self,
-        ids: tuple[int, ...],
-        outcome: Outcome,
-        reason: Reason = Reason.NONE,
-        *,
-        retry_ns: int | None = None,
-    ) -> None:
-        if ids:
-            self._commands.append(Settle(ids, outcome, reason, retry_ns))

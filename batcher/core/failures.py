@@ -1,0 +1,104 @@
+"""What becomes of the requests that a batch leaves without an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batcher.core.admission import expiry_reason
+from batcher.core.ageing import come_back
+from batcher.core.bisecting import MOST_RETURNS
+from batcher.core.commands import FailureStorm, Outcome, Part
+from batcher.core.events import BatchProgress, FailureCause
+from batcher.core.fleet import RunningBatch
+from batcher.core.ledger import Ledger
+from batcher.core.model import Model
+
+
+def last_report(
+    batch: RunningBatch, event: BatchProgress, model: Model | None, ledger: Ledger, *, now_ns: int
+) -> None:
+    """What a batch leaves has failed; where it failed as a whole, it may be run again.
+
+    `model` is None where it was removed meanwhile.
+    """
+    cause = event.error or FailureCause.UNKNOWN
+    left = _still_wanted(batch, ledger, now_ns)
+    lost: Sequence[Part] = left
+    if model is not None:
+        lost = _search(batch, event, left, model, ledger, now_ns)
+        # The largest batch may have become smaller than the one that failed.
+        lost = (*lost, *model.bisecting.refit(model.settings.max_batch_size))
+        tell_storm(model, ledger, now_ns)
+    gone = {part.id for part in lost}
+    for part in left:
+        if part.id not in gone:
+            _waits_again(part.id, batch, ledger)
+    ledger.fail(gone, cause)
+
+
+def tell_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = False) -> None:
+    """Say that a storm has begun, or that it is over because a batch succeeded."""
+    bisecting = model.bisecting
+    if succeeded and bisecting.calm(now_ns):
+        ledger.commands.append(FailureStorm(model.name, over=True))
+    elif bisecting.untold:
+        bisecting.untold = False
+        ledger.commands.append(FailureStorm(model.name))
+
+
+def _still_wanted(batch: RunningBatch, ledger: Ledger, now_ns: int) -> list[Part]:
+    """The parts that were not reported, less those whose callers have left meanwhile."""
+    for request_id in sorted(batch.unreported):
+        request = ledger.live[request_id]
+        if request.expires_ns is not None and request.expires_ns <= now_ns:
+            ledger.forget(request)
+            reason = expiry_reason(request.arrived, request.expires_ns)
+            ledger.settle((request_id,), Outcome.EXPIRED, reason)
+    return [part for part in batch.parts if part.id in batch.unreported]
+
+
+def _search(
+    batch: RunningBatch,
+    event: BatchProgress,
+    left: list[Part],
+    model: Model,
+    ledger: Ledger,
+    now_ns: int,
+) -> Sequence[Part]:
+    """Go on with the search that a batch belongs to, or begin one. Returns what failed for good."""
+    bisecting, group = model.bisecting, batch.group
+    cause = event.error or FailureCause.UNKNOWN
+    again = event.error not in (None, FailureCause.DEVICE)
+    again = again and bool(left) and ledger.fleet.serves(model.name)
+    if group is None:
+        may_return = not batch.split and all(
+            ledger.live[part.id].returns < MOST_RETURNS for part in left
+        )
+        begun = again and bisecting.begin(
+            batch.batch_id, left, batch.shapes, cause, now_ns, may_return=may_return
+        )
+        return () if begun else left
+    if again:
+        lost, cleared = bisecting.failed(group, left, cause, now_ns)
+        for part in cleared:
+            request = ledger.live[part.id]
+            request.retries -= 1
+            come_back(request, model, now_ns)
+        return lost
+    if event.error is None:
+        at_fault = bisecting.succeeded(group, wholly=not event.failed and not left)
+        return (*left, *at_fault)
+    bisecting.lost(group)
+    return left
+
+
+def _waits_again(request_id: int, batch: RunningBatch, ledger: Ledger) -> None:
+    """A part of a request has been put into a group of its failed batch."""
+    request = ledger.live[request_id]
+    request.retries += 1
+    if request.split is not None:
+        request.split.batches.discard(batch.batch_id)
+    if request.batch_id is not None:
+        request.batch_id = None
+        if request.expires_ns is not None:
+            ledger.expiry.add(request)
