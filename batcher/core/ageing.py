@@ -8,6 +8,8 @@ than `(priority_levels + 1) * ageing`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.queue import AGED, AGED_PART, LATE, Lane, rank_of
@@ -53,6 +55,20 @@ def promote(lane: Lane, model: Model, fleet: Fleet, now_ns: int) -> list[LiveReq
                 request.promotes_ns = NEVER_NS
         lane.add(request)
     return over
+
+
+def ages_ns(models: Iterable[Model]) -> int:
+    """When the first of those who are late has waited for long enough.
+
+    Gaining a level needs no such moment: it tells only when the next batch is formed.
+    """
+    soonest_ns = NEVER_NS
+    for model in models:
+        for lane in model.queue.lanes.values():
+            line = lane.lines[-1]
+            if line.rank == LATE:
+                soonest_ns = min(soonest_ns, min([r.promotes_ns for r in line.requests]))
+    return soonest_ns
 
 
 def _aged_rows(model: Model, fleet: Fleet) -> float:

@@ -22,7 +22,7 @@ from batcher.core.admission import (
     room_for,
     until_clear_ns,
 )
-from batcher.core.ageing import make_late, promote, reorder
+from batcher.core.ageing import ages_ns, make_late, promote, reorder
 from batcher.core.batch_former import Proposal, form
 from batcher.core.bisecting import Group
 from batcher.core.commands import (
@@ -76,6 +76,8 @@ class Scheduler:
         self.live, self.expiry = self._ledger.live, self._ledger.expiry
         self.next_batch_id = 1
         self.ask_again_ns: int | None = None
+        self.ages_ns = NEVER_NS
+        """When somebody who is late has waited for long enough, at the soonest."""
         self._policies = policies
         self._undecided = False
 
@@ -96,16 +98,21 @@ class Scheduler:
                 self._take_in(event)
         again_ns = self.ask_again_ns
         if self._undecided or (again_ns is not None and again_ns <= now_ns):
-            self._undecided = False
-            self._dispatch(now_ns)
+            self._decide(now_ns)
+        while self.ages_ns <= now_ns:
+            # Somebody may be late only since then, and have waited for long enough before.
+            self._decide(now_ns)
         return self._ledger.take_commands()
 
     def next_wakeup_ns(self) -> int | None:
         """When `handle` must be called again at the latest; None while only events matter."""
         expires_ns = self.expiry.next_ns() if self.expiry.heap else None
-        if self.ask_again_ns is None or expires_ns is None:
-            return self.ask_again_ns if expires_ns is None else expires_ns
-        return min(self.ask_again_ns, expires_ns)
+        wakeup_ns = self.ages_ns
+        if self.ask_again_ns is not None and self.ask_again_ns < wakeup_ns:
+            wakeup_ns = self.ask_again_ns
+        if expires_ns is not None and expires_ns < wakeup_ns:
+            wakeup_ns = expires_ns
+        return wakeup_ns if wakeup_ns < NEVER_NS else None
 
     def observe(self, now_ns: int) -> Observation:
         """Depths and live ages at `now_ns`; changes nothing."""
@@ -200,6 +207,8 @@ class Scheduler:
             self.expiry.add(request)
         if not model.stalled:
             self._undecided = True
+        elif request.rank == LATE:
+            self.ages_ns = min(self.ages_ns, request.promotes_ns)
 
     def _cancel(self, event: RequestCancelled) -> None:
         request = self.live.get(event.id)
@@ -355,6 +364,11 @@ class Scheduler:
             self._ledger.settle(
                 (request.id,), Outcome.EXPIRED, expiry_reason(request.arrived, request.expires_ns)
             )
+
+    def _decide(self, now_ns: int) -> None:
+        self._undecided = False
+        self._dispatch(now_ns)
+        self.ages_ns = ages_ns(self.models.values())
 
     def _dispatch(self, now_ns: int) -> None:
         for model in self.models.values():

@@ -33,6 +33,7 @@ def capture(scheduler: Scheduler) -> State:
         next_batch_id=scheduler.next_batch_id,
         dispatches=fleet.dispatches,
         wakeup_ns=scheduler.ask_again_ns,
+        ages_ns=scheduler.ages_ns,
         models=tuple(_model(model) for model in scheduler.models.values()),
         requests=tuple(
             RequestState(
@@ -165,7 +166,7 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
     for model_state in state.models:
         _rebuild_model(scheduler, model_state, bisections)
     scheduler.next_batch_id = state.next_batch_id
-    scheduler.ask_again_ns = state.wakeup_ns
+    scheduler.ask_again_ns, scheduler.ages_ns = state.wakeup_ns, state.ages_ns
 
 
 def _rebuild_group(state: GroupState, bisections: Mapping[int, Bisection]) -> Group:
@@ -188,8 +189,8 @@ def _rebuild_model(
     model = scheduler.models[state.model]
     if state.policy_failed:
         model.fall_back()
-    for lane in state.lanes:
-        for request_id in lane:
+    for ids in state.lanes:
+        for request_id in ids:
             model.queue.add(scheduler.live[request_id])
             scheduler.expiry.add(scheduler.live[request_id])
     groups = [_rebuild_group(group, bisections) for group in state.again]

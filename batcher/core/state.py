@@ -116,6 +116,7 @@ class State:
     next_batch_id: int
     dispatches: int
     wakeup_ns: int | None
+    ages_ns: int
     models: tuple[ModelState, ...]
     requests: tuple[RequestState, ...]
     devices: tuple[tuple[str, int], ...]

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from batcher.clock import MILLISECOND
+from batcher.core.commands import Outcome, Reason
+from batcher.core.events import InstanceUp
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import Adaptive, WhenLate
+
 
 def test_nothing_to_wait_for(play):
     assert play.wakeup is None
@@ -123,3 +129,19 @@ def test_asking_does_not_change_the_answer(play):
 
     assert [play.wakeup, play.wakeup] == [8, 8]
     assert play.scheduler.snapshot() == before
+
+
+def test_somebody_late_has_waited_for_long_enough(play):
+    limits = {"priority_levels": 1, "ageing_ns": 100 * MILLISECOND}
+    play.model("m", Adaptive(when_late=WhenLate.SERVE), 8, target=20, **limits)
+    play.feed(InstanceUp("i", 1, "m", "d", 1, ((1, 5 * MILLISECOND), (8, 5 * MILLISECOND))))
+    play.arrive(0)
+    play.arrive(1, 2, 3, at=40)  # Late: the batch before them has not come back for so long.
+
+    assert play.wakeup == 140
+    twin = Scheduler.restore(play.scheduler.snapshot())
+    assert twin.next_wakeup_ns() == play.scheduler.next_wakeup_ns()
+    # There is room for two at the front; the third is told.
+    assert play.ended(play.feed(at=140)) == {3: (Outcome.REJECTED, Reason.PREDICTED_LATE)}
+    assert play.wakeup is None
+    assert play.batches(play.done(1, 0, at=200)) == [[1, 2]]
