@@ -12,11 +12,12 @@ from typing import Final
 
 from batcher.core.ageing import make_late
 from batcher.core.commands import Outcome, Reason
+from batcher.core.estimator import ServiceTimes
 from batcher.core.events import RequestArrived
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.policies.reach import TOLERANCE_NS
-from batcher.core.queue import ModelQueue, rank_of
+from batcher.core.queue import ModelQueue, gains_levels, rank_of
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import QueueLimits
@@ -30,6 +31,9 @@ UNAVAILABLE_RETRY_NS = 1_000_000_000
 
 PROBE_NS = 1_000_000_000
 """While every prediction says late, one request this often runs all the same, to see."""
+
+PROBE_PART = 0.02
+"""Where others are served meanwhile, seeing takes no more of the time than this."""
 
 SHORTEST_RETRY_NS = 1_000_000
 """Nobody is told to come back sooner."""
@@ -95,13 +99,13 @@ def _foresee(
         request.rank = model.default_rank
     if pace is not None and (pace.ranks or request.rank != model.default_rank):
         pace.count_rank(request.rank, rows)
-    if request.rank != model.best_rank:
+    if gains_levels(request.rank):
         request.promotes_ns = arrived.arrival_ns + model.settings.queue.ageing_ns
     times = model.times.get(request.bucket)
     if times is None or not times.curve:
         return request
     soonest_ns = fleet.soonest_ns(model.name, now_ns)
-    done_ns = soonest_ns + times.answered[request.rows] - TOLERANCE_NS
+    done_ns = soonest_ns + times.typical[request.rows] - TOLERANCE_NS
     after_ns = 0.0
     if request.split is not None:
         after_ns = rest_ns(request, model, times, fleet.places(model.name))
@@ -111,13 +115,19 @@ def _foresee(
     expires_ns = (NEVER_NS if request.expires_ns is None else request.expires_ns) - after_ns
     if not model.reachable and done_ns <= expires_ns:
         return request
-    if model.serves_late and done_ns <= expires_ns:
+    if (model.serves_late or not times.reachable) and done_ns <= expires_ns:
         make_late(request, model)
         return request
-    if _may_probe(model, now_ns):
-        request.probe = True
-        return request
     retry_ns = until_clear_ns(model, fleet, now_ns)
+    idle = not model.running and not model.queue.requests
+    if idle or now_ns + times.typical[request.rows] - TOLERANCE_NS > request.order:
+        # It is not for others that it must be refused, but for a prediction, which may be wrong.
+        probe_ns = _next_probe_ns(request, times, now_ns, idle=idle)
+        if probe_ns <= now_ns:
+            request.probe = True
+            times.tried_ns = now_ns
+            return request
+        retry_ns = max(retry_ns, probe_ns - now_ns)
     return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
 
 
@@ -125,18 +135,19 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
     """The request's line: its priority level, and whether its tenant is over its share."""
     over_share = False
     if model.shares:
-        capacity = model.best_rate() * fleet.places(model.name)
+        capacity = model.best_rate() * fleet.places(model.name) * model.part
         over_share = model.shares.over(
             request.arrived.tenant, request.arrived.rows, capacity, now_ns
         )
     return rank_of(model.level(request.arrived.priority), over_share=over_share)
 
 
-def _may_probe(model: Model, now_ns: int) -> bool:
-    """Whether it is time to see if predictions still hold: nothing runs, nothing has lately."""
-    idle = not model.running and not model.queue.requests
-    last_ns = model.last_dispatch_ns
-    return idle and (last_ns is None or now_ns - last_ns >= PROBE_NS)
+def _next_probe_ns(request: LiveRequest, times: ServiceTimes, now_ns: int, *, idle: bool) -> int:
+    """When it is time to see whether predictions for this bucket still hold: not tried lately."""
+    if times.tried_ns is None:
+        return now_ns
+    takes_ns = 0.0 if idle else times.curve[request.rows] / PROBE_PART
+    return times.tried_ns + max(PROBE_NS, int(takes_ns))
 
 
 def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
-from batcher.core.queue import AGED, AGED_PART, LATE, Lane, rank_of
+from batcher.core.queue import AGED, AGED_PART, LATE, Lane, gains_levels, rank_of
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.splitting import split
 
@@ -47,11 +47,11 @@ def promote(lane: Lane, model: Model, fleet: Fleet, now_ns: int) -> list[LiveReq
         if request.rank == LATE:
             request.rank, request.promotes_ns = AGED, NEVER_NS
         else:
-            # Over its share or not, a level is two ranks.
+            # A level is two ranks.
             gained = 1 + (now_ns - request.promotes_ns) // limits.ageing_ns
             request.rank = max(model.best_rank, request.rank - 2 * gained)
             request.promotes_ns += gained * limits.ageing_ns
-            if request.rank == model.best_rank:
+            if not gains_levels(request.rank):
                 request.promotes_ns = NEVER_NS
         lane.add(request)
     return over
@@ -67,7 +67,8 @@ def ages_ns(models: Iterable[Model]) -> int:
         for lane in model.queue.lanes.values():
             line = lane.lines[-1]
             if line.rank == LATE:
-                soonest_ns = min(soonest_ns, min([r.promotes_ns for r in line.requests]))
+                promotes_ns = min([request.promotes_ns for request in line.requests])
+                soonest_ns = min(soonest_ns, promotes_ns)
     return soonest_ns
 
 
@@ -102,6 +103,8 @@ def come_back(request: LiveRequest, model: Model, now_ns: int) -> None:
     """
     request.returns += 1
     _place(request, model, now_ns, was_adaptive=True)
+    if request.rows > model.settings.max_batch_size:
+        split(request, model)
     model.queue.add(request)
 
 
@@ -135,17 +138,17 @@ def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive:
         enter_level(request, model)
         return
     request.rank = model.rank_now(request.rank)
-    if request.rank in (AGED, model.best_rank):
-        request.promotes_ns = NEVER_NS
-    elif request.rank != LATE:
+    if gains_levels(request.rank):
         ageing_ns = model.settings.queue.ageing_ns
         request.promotes_ns = min(request.promotes_ns, now_ns + ageing_ns)
+    elif request.rank != LATE:
+        request.promotes_ns = NEVER_NS
 
 
 def enter_level(request: LiveRequest, model: Model) -> None:
     """Give a request the rank of its level, and the moment at which it has earned a better one."""
     request.rank = rank_of(model.level(request.arrived.priority), over_share=False)
     request.promotes_ns = NEVER_NS
-    if request.rank != model.best_rank:
+    if gains_levels(request.rank):
         ageing_ns = model.settings.queue.ageing_ns
         request.promotes_ns = request.arrived.arrival_ns + ageing_ns

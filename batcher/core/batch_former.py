@@ -15,6 +15,7 @@ from operator import index
 from typing import assert_never
 
 from batcher.core.bisecting import Group
+from batcher.core.estimator import ServiceTimes
 from batcher.core.events import Shapes
 from batcher.core.fill import Chosen, fill_up
 from batcher.core.fleet import Fleet, Instance
@@ -30,6 +31,10 @@ SPIN_NS = 1_000_000
 
 LEAST_EXPECTED_ROWS = 0.01
 """A model that gets fewer rows than this in a target's time is not waited for."""
+
+PATIENT_PART = 0.125
+"""A model that has no target, or none that can be met, gets so much of the device for each part of
+one that has, while neither can wait."""
 
 NOBODY: tuple[LiveRequest, ...] = ()
 
@@ -107,7 +112,7 @@ def form(
             if proposal is not None:
                 ready.append(proposal)
         if model.bisecting.groups:
-            again.append(_again(model, instance, live))
+            again.append(_again(model, instance, live, now_ns))
     if ready:
         formation.proposal = ready[0] if len(ready) == 1 else _first(ready, now_ns)
     for proposal in again:
@@ -149,14 +154,16 @@ def _most_ns(
     return curve[most_rows] if longest_ns is None else min(curve[most_rows], longest_ns)
 
 
-def _again(model: Model, instance: Instance, live: Mapping[int, LiveRequest]) -> Proposal:
+def _again(
+    model: Model, instance: Instance, live: Mapping[int, LiveRequest], now_ns: int
+) -> Proposal:
     """The group of a failed batch that has waited longest."""
     group = model.bisecting.groups[0]
     requests = [live[part.id] for part in group.parts]
     rows = sum([part.stop - part.start for part in group.parts])
     times = model.times.get(group.shapes)
     takes_ns = times.curve[rows] if times and times.curve else 0.0
-    must_start_ns = _must_start_ns(requests, takes_ns)
+    must_start_ns = _must_start_ns(model, requests, takes_ns, now_ns)
     return Proposal(
         model, instance, None, group.shapes, requests, rows, takes_ns, must_start_ns, group=group
     )
@@ -218,7 +225,7 @@ def _ask(
             rows += filled[1]
     curve = situation.times.curve
     takes_ns = curve[rows] if curve else 0.0
-    must_start_ns = _must_start_ns(take, takes_ns)
+    must_start_ns = _must_start_ns(model, take, takes_ns, situation.now_ns)
     shapes = lane.key[1]
     return Proposal(
         model,
@@ -234,10 +241,28 @@ def _ask(
     )
 
 
-def _must_start_ns(take: Sequence[LiveRequest], takes_ns: float) -> float:
-    """When the batch must start for its most urgent request; `NEVER_NS` if none can be in time."""
-    due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != LATE]
-    return min(due_ns) - takes_ns if due_ns else NEVER_NS
+def _must_start_ns(
+    model: Model, take: Sequence[LiveRequest], takes_ns: float, now_ns: int
+) -> float:
+    """When the batch must start for its most urgent request; `NEVER_NS` if it can wait for others.
+
+    Who is late can. So can who has no due time, or none that could be met, until it has given way
+    for as long as it takes to gain a level, or for half of its caller's patience.
+    """
+    must_ns: float = NEVER_NS
+    for request in take:
+        if request.rank == LATE:
+            continue
+        if request.due_ns is not None and model.reachable:
+            must_ns = min(must_ns, request.due_ns - takes_ns)
+            continue
+        came_ns = request.arrived.arrival_ns
+        until_ns = came_ns + model.settings.queue.ageing_ns
+        if request.expires_ns is not None:
+            until_ns = min(until_ns, (came_ns + request.expires_ns) // 2)
+        if until_ns <= now_ns:
+            must_ns = min(must_ns, until_ns)
+    return must_ns
 
 
 def _verdict(
@@ -301,10 +326,16 @@ def _first(ready: list[Proposal], now_ns: int) -> Proposal:
         if other.model is first.model:
             comes_first = _worth(other) < _worth(first)
         else:
-            comes_first = other.model.used_ns < first.model.used_ns
+            comes_first = _used_ns(other.model) < _used_ns(first.model)
         if waits or comes_first:
             first = other
     return first
+
+
+def _used_ns(model: Model) -> float:
+    """What a model had of the device; one without a target that it could meet has a small part."""
+    patient = model.target_ns is None or not model.reachable
+    return model.used_ns / PATIENT_PART if patient else model.used_ns
 
 
 def _worth(proposal: Proposal) -> tuple[int, int]:
@@ -331,8 +362,20 @@ def _longest_ns(
         times = next((t for t in other.times.values() if t), None)
         if times is None or policy.pace.rate * policy.target_ns < LEAST_EXPECTED_ROWS:
             continue
-        expected = min(times.max_rows, 1 + int(policy.pace.rate * policy.target_ns / 2))
-        room_ns = policy.target_ns - times.answered[expected]
+        room_ns = _room_ns(policy.pace.rate, policy.target_ns, times)
         if room_ns > 0.0:
             longest_ns = room_ns if longest_ns is None else min(longest_ns, room_ns)
     return longest_ns
+
+
+def _room_ns(rate: float, target_ns: int, times: ServiceTimes) -> float:
+    """The longest wait for the device after which all that came meanwhile can be done in time.
+
+    Of what comes, two standard deviations more than the mean is reckoned with.
+    """
+    for rows in range(1, times.max_rows + 1):
+        room_ns = target_ns - times.answered[rows]
+        coming = rate * max(0.0, room_ns)
+        if 1.0 + coming + 2.0 * coming**0.5 <= rows + 1.0:
+            return room_ns
+    return target_ns - times.answered[times.max_rows]

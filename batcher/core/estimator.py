@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from math import exp
 
 MEAN_SAMPLES = 32
 """A size's mean follows a new sample with at least one part in so many."""
@@ -45,6 +46,21 @@ JUMP_SAMPLES = 3
 REPLY_RISE, REPLY_FALL = 0.2, 0.02
 """How fast the reply time follows a longer and a shorter one: it stays among the longer ones."""
 
+REPLY_FORGET_NS = 1_000_000_000
+"""Where batches are rare, it sinks so fast."""
+
+REPLY_LEAP, REPLY_LEAP_NS = 4.0, 200_000.0
+"""What is longer than so many reply times and so much is a stall, and counts as this."""
+
+MARGIN_PART = 0.5
+"""The margin takes at most this part of the time that one row alone leaves of the target."""
+
+LEAST_SAMPLES = 2
+"""So many batches of a size that was never seen say that it is the curve that is off there."""
+
+FOLLOWED = 1.05
+"""A change that others have shown is taken over from this factor on."""
+
 FORGET_NS = 10_000_000_000
 """Samples older than this say nothing about noise any more."""
 
@@ -53,8 +69,10 @@ class ServiceTimes:
     """Predicts batch times, in nanoseconds, by rows. `max_rows` is the largest batch.
 
     `curve[b]` is the expected time of `b` rows (`curve[0]` is 0), empty until something was
-    measured. `answered[b]` is the time by which the last of them has most likely been answered.
-    Both are replaced, never changed. `margin` is at least 1.
+    measured. `typical[b]` is when the last of them should have been answered, `answered[b]` when it
+    most likely has: with the margin. They are replaced, never changed. `margin` is at least 1. `tried_ns` is when the last batch began
+    of which more may be learned. `reachable` is False when one row alone cannot be done inside the
+    target, `hopeless_since_ns` when that began to look so.
     """
 
     __slots__ = (
@@ -63,26 +81,45 @@ class ServiceTimes:
         "_drift",
         "_means",
         "_off",
+        "_off_ns",
         "_ratios",
         "_recent",
+        "_replied_ns",
         "_reply_ns",
+        "_target_ns",
+        "_trailing",
+        "_unseen",
         "answered",
         "curve",
+        "hopeless_since_ns",
         "margin",
         "max_rows",
+        "reachable",
+        "tried_ns",
+        "typical",
     )
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_rows: int, target_ns: int | None = None) -> None:
         self.max_rows = max_rows
+        self.tried_ns: int | None = None
+        self.reachable = True
+        self.hopeless_since_ns: int | None = None
         self.curve: Sequence[float] = ()
         self.answered: Sequence[float] = ()
+        self.typical: Sequence[float] = ()
         self.margin = 1.0
+        self._target_ns = target_ns
         self._reply_ns = 0.0
+        self._replied_ns = 0
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
         self._base: list[float] = []
         self._drift = 1.0
         self._off: list[float] = []
+        self._off_ns = 0
+        self._trailing = 1.0
+        self._unseen: dict[int, tuple[float, int]] = {}
+        """(shortest time, count) of sizes that were never seen and did not lie on the curve."""
         self._recent: list[tuple[int, float]] = []
         self._ratios: list[float] = []
 
@@ -101,6 +138,12 @@ class ServiceTimes:
         self.max_rows = max_rows
         self._rebuild()
 
+    def aim(self, target_ns: int | None) -> None:
+        """Bound the margin by another target."""
+        if target_ns != self._target_ns:
+            self._target_ns = target_ns
+            self._publish()
+
     def observe(self, rows: int, took_ns: int, now_ns: int, *, trust: bool = False) -> None:
         """Learn from a batch. `trust`: one sample is enough to believe in a change."""
         if not 1 <= rows <= self.max_rows or took_ns <= 0:
@@ -109,10 +152,17 @@ class ServiceTimes:
         # A size that was never seen says more about the curve than about the device.
         if rows in self._means or len(self._means) > 1:
             ratio = took_ns / self._base[rows]
-            if self._jumped(ratio, 1 if trust else JUMP_SAMPLES):
+            off = self._is_off(ratio)
+            if off and self._off and now_ns - took_ns < self._off_ns and not trust:
+                # It ran beside one that was as far off: one moment is one sample.
+                return
+            if off and self._jumped(ratio, now_ns, 1 if trust else JUMP_SAMPLES):
                 self._publish()
                 return
-            if self._off:
+            if off and rows not in self._means:
+                shortest_ns, count = self._unseen.get(rows, (took_ns / before, 0))
+                self._unseen[rows] = min(shortest_ns, took_ns / before), count + 1
+            if off:
                 # A first sample far off: noise, unless more follow. Where it is no longer rare it
                 # belongs to the margin, up to a bound: a few stalls must not lock everybody out.
                 if rows in self._means and len(self._ratios) >= MARGIN_SAMPLES // 2:
@@ -120,10 +170,13 @@ class ServiceTimes:
                     if self.margin != margin:
                         self._publish()
                 return
+            self._off.clear()
             if rows in self._means:
                 self._note(ratio / self._drift, now_ns)
                 self._drift += (ratio - before) / DRIFT_SAMPLES
-        if self._learn(rows, took_ns / self._drift):
+        # The device is as it was: what was off is the curve.
+        moved = self._learn_unseen()
+        if self._learn(rows, took_ns / self._drift) or moved:
             self._rebuild()
         elif self._drift != before or self.margin != margin:
             self._publish()
@@ -134,29 +187,42 @@ class ServiceTimes:
         return self._drift
 
     def follow(self, factor: float) -> None:
-        """The device has changed, as batches of another bucket have shown."""
-        self._drift *= factor
+        """The device has changed, as batches of other shapes have shown."""
+        self._trailing *= factor
+        if 1 / FOLLOWED < self._trailing < FOLLOWED:
+            return
+        self._drift *= self._trailing
+        self._trailing = 1.0
         self._off.clear()
+        self._unseen.clear()
         self._publish()
 
-    def observe_replies(self, rows: int, took_ns: int) -> None:
+    def observe_replies(self, rows: int, took_ns: int, now_ns: int) -> None:
         """Learn from how long it took to hand on the answers of a batch."""
-        off = took_ns / rows - self._reply_ns
-        self._reply_ns += (REPLY_RISE if off > 0.0 else REPLY_FALL) * off
+        known_ns = self._reply_ns
+        each_ns = min(took_ns / rows, REPLY_LEAP * known_ns + REPLY_LEAP_NS)
+        follows = REPLY_RISE
+        if each_ns < known_ns:
+            kept = exp((self._replied_ns - now_ns) / REPLY_FORGET_NS)
+            follows = max(REPLY_FALL, 1.0 - kept)
+        self._reply_ns += follows * (each_ns - known_ns)
+        self._replied_ns = now_ns
         self._publish()
 
-    def _jumped(self, ratio: float, needed: int) -> bool:
-        off = ratio / self._drift
-        if 1 / JUMP < off < JUMP:
-            self._off.clear()
-            return False
+    def _is_off(self, ratio: float) -> bool:
+        return not 1 / JUMP < ratio / self._drift < JUMP
+
+    def _jumped(self, ratio: float, now_ns: int, needed: int) -> bool:
+        """One more sample that is far off; returns whether the device has changed."""
         if self._off and (self._off[0] > self._drift) != (ratio > self._drift):
             self._off.clear()
         self._off.append(ratio)
+        self._off_ns = now_ns
         if len(self._off) < needed:
             return False
         self._drift = sorted(self._off)[len(self._off) // 2]
         self._off.clear()
+        self._unseen.clear()
         self._recent.clear()
         self._ratios.clear()
         self.margin = 1.0
@@ -182,6 +248,15 @@ class ServiceTimes:
         self._means[rows] = moved
         return count == 1 or moved != mean
 
+    def _learn_unseen(self) -> bool:
+        """Take in sizes that turned out not to lie on the curve; returns whether there were any."""
+        known = [rows for rows, (_, count) in self._unseen.items() if count >= LEAST_SAMPLES]
+        for rows in known:
+            shortest_ns, _ = self._unseen.pop(rows)
+            if rows not in self._means:
+                self._learn(rows, shortest_ns)
+        return bool(known)
+
     def _rebuild(self) -> None:
         if not self._means:
             return
@@ -196,7 +271,12 @@ class ServiceTimes:
         """Make the predictions from what is known now."""
         base, drift, margin, reply_ns = self._base, self._drift, self.margin, self._reply_ns
         curve = base if drift == 1.0 else [drift * time for time in base]
-        self.curve = self.answered = curve
+        self.curve = self.answered = self.typical = curve
+        if margin != 1.0 and self._target_ns is not None:
+            room = self._target_ns / curve[1] if len(curve) > 1 else 1.0
+            margin = max(1.0, min(margin, 1.0 + MARGIN_PART * (room - 1.0)))
+        if reply_ns:
+            self.typical = [time + reply_ns * b for b, time in enumerate(curve)]
         if margin != 1.0 or reply_ns:
             self.answered = [margin * time + reply_ns * b for b, time in enumerate(curve)]
 
@@ -210,12 +290,15 @@ class ServiceTimes:
             tuple((size, self._means[size], self._counts[size]) for size in self._means),
             tuple(self._off),
             tuple(self._recent),
+            tuple((rows, *seen) for rows, seen in self._unseen.items()),
+            (self._target_ns, self._replied_ns, self._off_ns, self._trailing),
+            (self.tried_ns, self.reachable, self.hopeless_since_ns),
         )
 
     @classmethod
     def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
         """An estimator that predicts and learns as the one that was captured."""
-        max_rows, margin, drift, reply_ns, means, off, recent = state
+        max_rows, margin, drift, reply_ns, means, off, recent, unseen, aims, notes = state
         assert isinstance(max_rows, int)
         assert isinstance(margin, float)
         assert isinstance(drift, float)
@@ -223,7 +306,13 @@ class ServiceTimes:
         assert isinstance(means, tuple)
         assert isinstance(off, tuple)
         assert isinstance(recent, tuple)
+        assert isinstance(unseen, tuple)
+        assert isinstance(aims, tuple)
+        assert isinstance(notes, tuple)
         times = cls(max_rows)
+        times._target_ns, times._replied_ns, times._off_ns, times._trailing = aims
+        times.tried_ns, times.reachable, times.hopeless_since_ns = notes
+        times._unseen = {rows: (shortest_ns, count) for rows, shortest_ns, count in unseen}
         times.margin, times._drift, times._reply_ns = margin, drift, reply_ns
         for size, mean, count in means:
             times._means[size] = mean

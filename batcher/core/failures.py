@@ -26,14 +26,32 @@ def last_report(
     lost: Sequence[Part] = left
     if model is not None:
         lost = _search(batch, event, left, model, ledger, now_ns)
-        # The largest batch may have become smaller than the one that failed.
-        lost = (*lost, *model.bisecting.refit(model.settings.max_batch_size))
         tell_storm(model, ledger, now_ns)
     gone = {part.id for part in lost}
     for part in left:
         if part.id not in gone:
             _waits_again(part.id, batch, ledger)
     ledger.fail(gone, cause)
+    if model is not None:
+        # The largest batch may have become smaller than the one that failed.
+        refit(model, ledger, cause, now_ns)
+
+
+def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> None:
+    """Have what waits to run again fit the largest batch of now.
+
+    A request that does not even do so alone goes back to the queue, to be split. Rows of one that
+    is split already cannot: it fails with the `cause`.
+    """
+    lost: set[int] = set()
+    for part in model.bisecting.refit(model.settings.max_batch_size):
+        request = ledger.live[part.id]
+        if request.split is None:
+            request.retries -= 1
+            come_back(request, model, now_ns)
+        else:
+            lost.add(part.id)
+    ledger.fail(lost, cause)
 
 
 def tell_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = False) -> None:

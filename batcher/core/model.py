@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from batcher.core.bisecting import Bisecting
 from batcher.core.buckets import Buckets, estimate, volume
-from batcher.core.estimator import JUMP, ServiceTimes
+from batcher.core.estimator import ServiceTimes
 from batcher.core.events import Shapes
 from batcher.core.fleet import RunningBatch
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
@@ -24,6 +24,9 @@ USED_NS = 1_000_000_000.0
 UNREACHABLE_NS = 10_000_000_000
 """A target that was out of reach for so long is given up until it is in reach again."""
 
+STALE_NS = 1_000_000_000
+"""What was not tried for so long changes as the device does, where others are served."""
+
 
 class Model:
     """Settings may change at any time; the queue and what was learned stay."""
@@ -36,10 +39,9 @@ class Model:
         "bisecting",
         "buckets",
         "default_rank",
-        "hopeless_since_ns",
-        "last_dispatch_ns",
         "name",
         "pace",
+        "part",
         "policy",
         "policy_failed",
         "queue",
@@ -75,13 +77,15 @@ class Model:
         self.bisecting = Bisecting()
         self.running = 0
         self.used_ns = 0.0
-        """Time on its devices lately: what its batches were expected to take, halved now and then."""
+        """Work done on its devices lately, halved now and then: what the rows of its batches take in
+        the batches that serve most."""
+        self.part = 1.0
+        """Its part of the device that it shares, as far as it goes by what was used lately."""
         self.stalled = False
         """Nothing can be decided until an instance is free, or something else than an arrival
         happens."""
         self.reachable = True
-        self.hopeless_since_ns: int | None = None
-        self.last_dispatch_ns: int | None = None
+        """Whether one row alone can be done inside the target, in some bucket."""
         self._make_policy = make_policy
         self._rate = 0.0
         self._rated: Sequence[float] | None = None
@@ -112,6 +116,8 @@ class Model:
             moved = {rank: self.rank_now(rank) for rank in known.ranks}
             known.rank_anew(moved, self.default_rank)
         if self.target_ns != target_ns:
+            for times in self.times.values():
+                times.aim(self.target_ns)
             self.judge_target(now_ns, measured=True)
 
     def start_without_policy(self, settings: ModelSettings) -> None:
@@ -172,7 +178,7 @@ class Model:
         """What batches of this bucket take; one never measured is estimated from the others."""
         times = self.times.get(shapes)
         if times is None:
-            times = ServiceTimes(self.settings.max_batch_size)
+            times = ServiceTimes(self.settings.max_batch_size, self.target_ns)
             if self.buckets is not None:
                 times.seed(self._estimated(shapes))
             while len(self.times) >= MOST_SHAPES:
@@ -186,22 +192,24 @@ class Model:
     def observe(self, batch: RunningBatch, now_ns: int) -> None:
         """Learn from a batch that has ended.
 
-        Where there are buckets, a device that has suddenly changed has changed for all of them.
+        A device that has changed has changed for other shapes, too; those that run show it
+        themselves.
         """
         times = self.times_of(batch.shapes)
         before = times.drift
         times.observe(batch.rows, now_ns - batch.dispatched_ns, now_ns, trust=batch.probe)
-        factor = times.drift / before
-        if self.buckets is not None and not 1 / JUMP < factor < JUMP:
+        if len(self.times) > 1 and times.drift != before:
             for other in self.times.values():
-                if other is not times:
-                    other.follow(factor)
+                tried_ns = other.tried_ns
+                if other is not times and (tried_ns is None or now_ns - tried_ns >= STALE_NS):
+                    other.follow(times.drift / before)
 
     def seed(self, bucket: Shapes, profile: Iterable[tuple[int, int]]) -> None:
         """Take in what a warm-up measured of a bucket."""
         times = self.times.get(bucket)
         if times is None and len(self.times) < MOST_SHAPES:
-            times = self.times[bucket] = ServiceTimes(self.settings.max_batch_size)
+            most = self.settings.max_batch_size
+            times = self.times[bucket] = ServiceTimes(most, self.target_ns)
         if times is not None:
             times.seed(profile)
 
@@ -234,24 +242,41 @@ class Model:
                 work_ns += lane.rows * min([curve[b] / b for b in range(1, len(curve))])
         return work_ns * rows / queued
 
+    def cost_ns(self, bucket: Shapes, rows: int) -> float:
+        """What so many rows take in the batches that serve most inside the target; 0 if unknown.
+
+        It does not grow where others leave a model no time for batches of that size.
+        """
+        times = self.times.get(bucket)
+        if not times:
+            return 0.0
+        target_ns = self.target_ns
+        each_ns = times.curve[1]
+        for size, took_ns in enumerate(times.curve):
+            if size and (target_ns is None or took_ns <= target_ns):
+                each_ns = min(each_ns, took_ns / size)
+        return rows * each_ns
+
     def judge_target(self, now_ns: int, *, measured: bool = False) -> None:
-        """Whether one row alone can be done inside the target.
+        """Whether one row alone can be done inside the target, for each bucket.
 
         At the warm-up and for a new target (`measured`) the answer is believed at once. Later, a
         device that has become slow may recover, so the target is given up only after
         `UNREACHABLE_NS`.
         """
         target_ns = self.settings.target_ns
-        fastest_ns = min((t.curve[1] for t in self.times.values() if t), default=0.0)
-        if target_ns is None or fastest_ns <= target_ns:
-            self.reachable = True
-            self.hopeless_since_ns = None
-        elif measured:
-            self.reachable = False
-        elif self.hopeless_since_ns is None:
-            self.hopeless_since_ns = now_ns
-        elif now_ns - self.hopeless_since_ns >= UNREACHABLE_NS:
-            self.reachable = False
+        reachable = [True]
+        for times in filter(None, self.times.values()):
+            if target_ns is None or times.curve[1] <= target_ns:
+                times.reachable, times.hopeless_since_ns = True, None
+            elif measured:
+                times.reachable = False
+            elif times.hopeless_since_ns is None:
+                times.hopeless_since_ns = now_ns
+            elif now_ns - times.hopeless_since_ns >= UNREACHABLE_NS:
+                times.reachable = False
+            reachable.append(times.reachable)
+        self.reachable = any(reachable[1:]) or len(reachable) == 1
 
     def best_rate(self) -> float:
         """Rows a nanosecond that one instance can serve inside the target; 0 while unknown."""

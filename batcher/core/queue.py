@@ -29,6 +29,14 @@ def rank_of(level: int, *, over_share: bool) -> int:
     return 2 * level + over_share
 
 
+def gains_levels(rank: int) -> bool:
+    """Whether who waits in this line is worth more after a while.
+
+    What is over its tenant's share is not: it is served from what the others leave.
+    """
+    return AGED < rank < LATE and rank > rank_of(1, over_share=False) and rank % 2 == 0
+
+
 def must_end_ns(request: LiveRequest) -> int:
     """When a request must be done: in time, or at least before its caller leaves."""
     # From `NEVER_NS` on, an order is no moment, only a place among others.

@@ -50,7 +50,7 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.failures import last_report, tell_storm
+from batcher.core.failures import last_report, refit, tell_storm
 from batcher.core.fleet import Fleet, RunningBatch
 from batcher.core.ledger import Ledger
 from batcher.core.model import USED_NS, Model
@@ -150,7 +150,7 @@ class Scheduler:
                 model = self.models.get(event.model)
                 if model is not None:
                     for times in model.times.values():
-                        times.observe_replies(event.rows, event.took_ns)
+                        times.observe_replies(event.rows, event.took_ns, self.now_ns)
             case _:
                 self._take_in_fleet(event)
         self._undecided = True
@@ -340,8 +340,7 @@ class Scheduler:
             self._ledger.commands.append(PolicyFailed(model.name, error))
         resized = max_rows != event.settings.max_batch_size
         reorder(model, self.now_ns, was_adaptive=was_adaptive, resized=resized)
-        lost = model.bisecting.refit(event.settings.max_batch_size)
-        self._ledger.fail({part.id for part in lost}, FailureCause.UNKNOWN)
+        refit(model, self._ledger, FailureCause.UNKNOWN, self.now_ns)
 
     def _remove(self, event: ModelRemoved) -> None:
         model = self.models.get(event.model)
@@ -439,11 +438,11 @@ class Scheduler:
                     self.expiry.discard(request)
             parts = tuple([Part(request.id, 0, request.rows) for request in requests])
         model.running += 1
-        model.last_dispatch_ns = now_ns
-        model.used_ns += proposal.takes_ns
-        if model.used_ns > USED_NS:
-            for other in self.models.values():
-                other.used_ns /= 2
+        times = model.times.get(proposal.shapes)
+        if times is not None:
+            times.tried_ns = now_ns
+        if len(self.models) > 1:
+            self._charge(proposal)
         self.fleet.start(
             RunningBatch(
                 batch_id,
@@ -466,6 +465,19 @@ class Scheduler:
         self._ledger.commands.append(
             Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
         )
+
+    def _charge(self, proposal: Proposal) -> None:
+        """Note what a batch costs the device that its model may share."""
+        model, device = proposal.model, proposal.instance.up.device
+        model.used_ns += model.cost_ns(proposal.shapes, proposal.rows)
+        if model.used_ns > USED_NS:
+            for other in self.models.values():
+                other.used_ns /= 2
+        if self.fleet.sharing(device):
+            sharing = [m for m in self.models.values() if self.fleet.on_device(m.name, device)]
+            used_ns = sum([each.used_ns for each in sharing])
+            for each in sharing:
+                each.part = max(each.used_ns / used_ns if used_ns else 1.0, 1 / len(sharing))
 
     def _take_pieces(self, proposal: Proposal, batch_id: int) -> tuple[Part, ...]:
         """Take a batch out where some request may be split; its rest waits for another turn."""

@@ -87,9 +87,8 @@ def _model(model: Model) -> ModelState:
         tuple(tuple(r.id for r in lane) for lane in model.queue.lanes.values()),
         model.stalled,
         model.reachable,
-        model.hopeless_since_ns,
-        model.last_dispatch_ns,
         model.used_ns,
+        model.part,
         None if model.adaptive is None else model.adaptive.capture(),
         tuple((shapes, times.capture()) for shapes, times in model.times.items()),
         model.shares.capture(),
@@ -207,9 +206,7 @@ def _rebuild_model(
     model.running = sum(batch.model == state.model for batch in scheduler.fleet.batches.values())
     model.stalled = state.stalled
     model.reachable = state.reachable
-    model.hopeless_since_ns = state.hopeless_since_ns
-    model.last_dispatch_ns = state.last_dispatch_ns
-    model.used_ns = state.used_ns
+    model.used_ns, model.part = state.used_ns, state.part
     if model.adaptive is not None and state.pace is not None:
         model.adaptive.restore(state.pace)
     model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}

@@ -70,9 +70,8 @@ class ModelState:
     lanes: tuple[tuple[int, ...], ...]
     stalled: bool
     reachable: bool
-    hopeless_since_ns: int | None
-    last_dispatch_ns: int | None
     used_ns: float
+    part: float
     pace: tuple[object, ...] | None
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
     shares: tuple[tuple[str, float, float | None, int, int], ...]

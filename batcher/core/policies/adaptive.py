@@ -96,9 +96,10 @@ class AdaptivePolicy:
         drop: list[LiveRequest] = []
         rows = 0
         last_ns = NEVER_NS
+        most = self._most_beside(situation)
         for request in lane:
             grown = rows + request.rows
-            if grown > self._max_rows:
+            if grown > self._max_rows or (take and grown > most):
                 break
             expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
             if curve and situation.now_ns + answered[request.rows] > expires_ns:
@@ -123,6 +124,8 @@ class AdaptivePolicy:
             until_ns = self._wait(requests, line.rows, situation)
             return Take(len(requests)) if until_ns is None else Wait(until_ns)
         chosen = self._plan(line.orders, requests, line.rows, situation)
+        if not chosen.take:
+            chosen = _last_hope(line, situation)
         drop, take = chosen.drop, chosen.take
         until_ns = None
         if take and drop + take == len(requests):
@@ -260,7 +263,9 @@ class AdaptivePolicy:
         """Choose among several ranks. Returns when to ask again if nothing is better sent yet."""
         if not normal:
             return None
-        most = self._most_rows(normal, situation)
+        # What has more rows than such a batch fits none that is short enough, and must fit some.
+        largest = max([request.rows for line in normal for request in line.requests])
+        most = max(self._most_rows(normal, situation), min(largest, self._most_beside(situation)))
         first = lane.lines[0]
         if first.rank == AGED and self._owed >= first.requests[0].rows:
             take.append(first.requests[0])
@@ -269,6 +274,12 @@ class AdaptivePolicy:
         if first.rank == AGED and take:
             self._owed += sum(request.rows for request in take) / AGED_PART
         return until_ns
+
+    def _most_beside(self, situation: Situation) -> int:
+        """The largest batch that the models which share the device leave time for."""
+        if situation.longest_ns is None:
+            return self._max_rows
+        return max(1, bisect_right(situation.times.curve, situation.longest_ns) - 1)
 
     def _most_rows(self, normal: Sequence[Line], situation: Situation) -> int:
         """A batch that lets what is worth more, and comes while it runs, be in time."""
@@ -385,6 +396,18 @@ class AdaptivePolicy:
                 self.pace.ranks = dict(value)
             else:
                 setattr(self.pace, f.name, list(value) if isinstance(value, tuple) else value)
+
+
+def _last_hope(line: Line, situation: Situation) -> Plan:
+    """Whom to serve of those who are late as likely as not, when nobody else waits.
+
+    It costs nobody anything: the instance is free, and the plan has given up all.
+    """
+    for place, request in enumerate(line.requests):
+        slack_ns = line.orders[place] - situation.free_ns[0] + TOLERANCE_NS
+        if situation.times.typical[request.rows] <= slack_ns:
+            return Plan(place, 1)
+    return Plan(len(line.requests), 0)
 
 
 def _plain(value: object) -> object:

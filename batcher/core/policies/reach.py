@@ -23,6 +23,9 @@ from batcher.core.record import record
 MOST_REQUESTS = 2048
 """A longer backlog is planned by its first so many; the others are looked at in their turn."""
 
+MOST_EXACT = 128
+"""For several instances, a longer backlog is planned as for one that is so many times as fast."""
+
 TOLERANCE_NS = 1_000.0
 """What a prediction may be off without anybody being late."""
 
@@ -83,6 +86,11 @@ def plan(
         return Plan(count, 0)
     if len(free_ns) == 1 and rows_before is None:
         return _plan_one(orders, count, hopeless, free_ns[0], curve, answered, price, now_ns)
+    if rows_before is None and count - hopeless > MOST_EXACT:
+        instances = len(free_ns)
+        faster = [time / instances for time in curve]
+        return _plan_one(orders, count, hopeless, free_ns[0], faster, answered, price, now_ns)
+    count = min(count, hopeless + 2 * MOST_EXACT)
     return _plan_many(orders, rows_before, count, hopeless, free_ns, curve, answered, price, now_ns)
 
 

@@ -177,7 +177,7 @@ class Story:
             return
         if command.attempt > 1:
             return
-        ends_ns = self.now_ns + times.answered[rows]
+        ends_ns = self.now_ns + times.typical[rows]
         for part in command.parts:
             request = self.scheduler.live.get(part.id)
             if request is None:

@@ -315,10 +315,41 @@ def test_a_smaller_maximum_halves_what_waits_to_run_again(failed):
     assert failed.ended(failed.done(5, 4)) == {4: OK}
 
 
+def test_a_request_that_fits_no_batch_any_more_is_split(play):
+    play.fixed(max_rows=32)
+    play.up()
+    play.arrive(0)
+    play.feed(*(play.request(i, rows=8) for i in (1, 2, 3, 4)))
+    play.done(1, 0)
+    play.error(2)
+    assert not play.ended(play.fixed(max_rows=4))
+    play.scheduler.validate()
+    commands, rows = play.done(3, 1, 2), {3: 0, 4: 0}
+    while play.scheduler.live:
+        ((batch,),) = (play.parts(commands),)
+        for request_id, start, stop in batch:
+            rows[request_id] += stop - start
+        commands = play.done(play.scheduler.next_batch_id - 1, *{part[0] for part in batch})
+    assert rows == {3: 8, 4: 8}
+
+
+def test_a_batch_that_fails_after_the_largest_became_smaller_is_split(play):
+    play.fixed(max_rows=32)
+    play.up()
+    play.arrive(0)
+    play.feed(*(play.request(i, rows=8) for i in (1, 2)))
+    play.done(1, 0)
+    play.fixed(max_rows=4)
+    assert not play.ended(play.error(2))
+    play.scheduler.validate()
+    assert set(play.scheduler.live) == {1, 2}
+
+
 def test_a_failed_batch_teaches_nothing(failed):
     times = failed.scheduler.models["m"].times_of(())
     before = times.capture()
     failed.error(3, at=5000)
+    times.tried_ns = 0  # All that the next batch, which has begun, notes.
     assert times.capture() == before
 
 

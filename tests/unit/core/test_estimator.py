@@ -84,10 +84,11 @@ def test_noise_of_long_ago_is_forgotten(times):
 
 
 def test_a_device_that_became_slow_is_believed_after_a_few_batches(times):
-    for _ in range(JUMP_SAMPLES - 1):
-        times.observe(8, 12 * line(8), 0)
+    slow_ns = 12 * line(8)
+    for batch in range(1, JUMP_SAMPLES):
+        times.observe(8, slow_ns, batch * slow_ns)
         assert times.curve[8] == line(8)
-    times.observe(8, 12 * line(8), 0)
+    times.observe(8, slow_ns, JUMP_SAMPLES * slow_ns)
     assert times.curve[8] == 12 * line(8)
     assert times.curve[1] == 12 * line(1)
 
@@ -100,9 +101,9 @@ def test_a_single_outlier_changes_nothing(times):
 
 
 def test_a_probe_is_believed_at_once(times):
-    for _ in range(JUMP_SAMPLES):
-        times.observe(8, 12 * line(8), 0)
-    times.observe(1, line(1), 1, trust=True)
+    for batch in range(JUMP_SAMPLES):
+        times.observe(8, 12 * line(8), batch * 12 * line(8))
+    times.observe(1, line(1), SECOND, trust=True)
     assert list(times.curve) == pytest.approx([0] + [line(rows) for rows in range(1, 33)])
 
 
@@ -114,8 +115,8 @@ def test_a_slow_drift_is_followed(times):
 
 
 def test_replies_count_for_callers_and_not_for_the_instance(times):
-    for _ in range(200):
-        times.observe_replies(10, 2 * MILLISECOND)
+    for batch in range(200):
+        times.observe_replies(10, 2 * MILLISECOND, batch * MILLISECOND)
     assert times.curve[10] == line(10)
     assert times.answered[10] == pytest.approx(line(10) + 2 * MILLISECOND)
 
@@ -157,7 +158,7 @@ def test_outliers_that_are_no_longer_rare_belong_to_the_margin(times):
     times.seed([(16, 10 * MILLISECOND)])
     for batch in range(200):
         slow = batch % 8 == 7
-        times.observe(16, (15 if slow else 10) * MILLISECOND, batch * MILLISECOND)
+        times.observe(16, (15 if slow else 10) * MILLISECOND, batch * 20 * MILLISECOND)
     assert times.margin == pytest.approx(1.5, rel=0.05)
     assert times.curve[16] == pytest.approx(10 * MILLISECOND, rel=0.02)
 
@@ -166,5 +167,66 @@ def test_a_rare_stall_is_not_planned_for(times):
     times.seed([(16, 10 * MILLISECOND)])
     for batch in range(200):
         stalls = batch % 50 == 49
-        times.observe(16, (120 if stalls else 10) * MILLISECOND, batch * MILLISECOND)
+        times.observe(16, (120 if stalls else 10) * MILLISECOND, batch * 20 * MILLISECOND)
     assert times.margin == pytest.approx(1.0, abs=0.01)
+
+
+def test_batches_that_were_off_together_are_one_sample(times):
+    before = list(times.curve)
+    for batch in range(3 * JUMP_SAMPLES):
+        times.observe(8, 20 * line(8), 20 * line(8) + batch)
+    assert list(times.curve) == before
+
+
+def test_a_size_that_does_not_lie_on_the_line_is_learned_from_two_batches():
+    times = ServiceTimes(32)
+    times.seed([(8, line(8)), (16, line(16)), (32, line(32))])
+    for batch, (rows, took_ns) in enumerate(
+        [(20, 1.45 * line(20)), (8, line(8)), (20, 1.4 * line(20)), (8, line(8))]
+    ):
+        times.observe(rows, int(took_ns), (batch + 1) * SECOND)
+    assert times.curve[20] == pytest.approx(1.4 * line(20))
+    assert times.curve[8] == line(8)
+
+
+def test_a_size_that_was_never_seen_is_not_learned_from_a_single_stall():
+    times = ServiceTimes(32)
+    times.seed([(8, line(8)), (32, line(32))])
+    before = list(times.curve)
+    times.observe(20, 10 * line(20), SECOND)
+    times.observe(8, line(8), 2 * SECOND)
+    assert list(times.curve) == before
+
+
+def test_the_margin_leaves_half_of_what_one_row_leaves_of_the_target():
+    times = ServiceTimes(32, target_ns=50 * MILLISECOND)
+    times.seed([(1, 30 * MILLISECOND)])
+    for batch in range(200):
+        slow = batch % 8 == 7
+        times.observe(1, (60 if slow else 30) * MILLISECOND, batch * 60 * MILLISECOND)
+    assert times.margin == pytest.approx(2.0)
+    assert times.answered[1] == pytest.approx(40 * MILLISECOND)
+    assert times.typical[1] == pytest.approx(30 * MILLISECOND)
+    times.aim(None)
+    assert times.answered[1] == pytest.approx(60 * MILLISECOND)
+
+
+def test_a_change_that_others_show_is_followed_once_it_counts(times):
+    for _ in range(10):
+        times.follow(1.01)
+    assert times.drift == pytest.approx(1.01**10, rel=0.05)
+    assert times.drift > 1.0
+
+
+def test_a_long_hand_over_of_replies_is_a_stall(times):
+    times.observe_replies(1, 300 * MILLISECOND, 0)
+    assert times.answered[1] < line(1) + MILLISECOND
+
+
+def test_replies_that_were_slow_are_forgotten_where_batches_are_rare(times):
+    for batch in range(100):
+        times.observe_replies(1, 300 * MILLISECOND, batch * MILLISECOND)
+    assert times.answered[1] > line(1) + 200 * MILLISECOND
+    for second in range(1, 9):
+        times.observe_replies(1, 0, second * SECOND)
+    assert times.answered[1] < line(1) + MILLISECOND

@@ -1,0 +1,186 @@
+"""Nobody is refused for ever because of a prediction, and no request for another's sake alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.admission import PROBE_NS
+from batcher.core.commands import Outcome
+from batcher.core.events import DeviceConfigured, RepliesTook
+from batcher.core.settings import Adaptive, QueueLimits, WhenLate
+
+SHORT, LONG = ((10,),), ((20,),)
+
+
+def refused_while_idle(ends, *, since=0):
+    return sum(e.outcome is Outcome.REJECTED and e.idle and e.at_ns >= since * SECOND for e in ends)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_shape_comes_back_after_the_device_was_slow(stage, arrivals, in_time, seed):
+    stage.model()
+    stage.up(sizes=())
+    stage.takes_ns = lambda _, rows, now_ns: (
+        stage.usual_ns(rows) * (12 if 3 * SECOND <= now_ns < 5 * SECOND else 1)
+    )
+    one, other = stage.play(
+        arrivals(100, 9, 2 * seed, shapes=SHORT), arrivals(100, 9, 2 * seed + 1, shapes=LONG)
+    )
+    assert in_time(one, since=7) >= 0.99
+    assert in_time(other, since=7) >= 0.99
+
+
+def test_a_shape_that_is_refused_follows_slow_changes_that_others_show(stage, arrivals, in_time):
+    """It takes three times as long for a while, by and by; then all is as it was."""
+    stage.model()
+    buckets = [
+        (shape, ((1, (5 + ms) * MILLISECOND), (32, (5 + 32 * ms) * MILLISECOND)))
+        for shape, ms in ((SHORT, 1), (LONG, 12))
+    ]
+    stage.up(sizes=(), buckets=buckets)
+
+    def takes_ns(dispatch, rows, now_ns):
+        slow = 1 + 2 * max(0.0, 1 - abs(now_ns / SECOND - 6) / 4)
+        return slow * (5 + rows * (12 if dispatch.bucket == LONG else 1)) * MILLISECOND
+
+    stage.takes_ns = takes_ns
+    _, long = stage.play(arrivals(60, 14, 1, shapes=SHORT), arrivals(5, 14, 2, shapes=LONG))
+    assert in_time(long, since=11) >= 0.8
+
+
+def test_a_bucket_whose_rows_cannot_be_in_time_is_served_late(stage, arrivals, in_time):
+    stage.model()
+    stage.up(sizes=(), buckets=[(SHORT, ((1, 6 * MILLISECOND),)), (LONG, ((1, 65 * MILLISECOND),))])
+    stage.takes_ns = lambda dispatch, *_: (65 if dispatch.bucket == LONG else 6) * MILLISECOND
+    short, long = stage.play(arrivals(50, 10, 1, shapes=SHORT), arrivals(1, 10, 2, shapes=LONG))
+    assert all(end.outcome is Outcome.OK for end in long)
+    assert in_time(short) >= 0.95
+
+
+@pytest.mark.parametrize("stall_ms", [300, 1000])
+def test_one_slow_hand_over_of_replies_refuses_nobody(stage, arrivals, stall_ms):
+    stage.model()
+    stage.up()
+    stage.later = [(3 * SECOND, RepliesTook("m", 1, stall_ms * MILLISECOND))]
+    (ends,) = stage.play(arrivals(20, 10, 1))
+    assert all(end.outcome is Outcome.OK for end in ends)
+
+
+def test_replies_that_are_slow_for_a_while_are_forgotten(stage, arrivals, in_time):
+    stage.model()
+    stage.up()
+    stage.later = [
+        (3 * SECOND + batch * MILLISECOND, RepliesTook("m", 1, 300 * MILLISECOND))
+        for batch in range(100)
+    ] + [(at_ms * MILLISECOND, RepliesTook("m", 1, 90_000)) for at_ms in range(4000, 12_000, 1000)]
+    (ends,) = stage.play(arrivals(20, 12, 1))
+    assert in_time(ends, since=10) == 1.0
+
+
+def test_a_stall_of_all_instances_at_once_is_one_stall(stage, arrivals, in_time):
+    stage.model()
+    for place in range(4):
+        stage.up(device=f"d{place}", name=f"m#{place}")
+
+    def takes_ns(_, rows, now_ns):
+        stalls = now_ns < 2.2 * SECOND and now_ns + stage.usual_ns(rows) > 2 * SECOND
+        return stage.usual_ns(rows) + (200 * MILLISECOND if stalls else 0)
+
+    stage.takes_ns = takes_ns
+    (ends,) = stage.play(arrivals(1600, 4, 1))
+    assert in_time([end for end in ends if end.at_ns >= 2.5 * SECOND]) >= 0.99
+    assert not refused_while_idle(ends)
+
+
+def test_a_margin_does_not_refuse_what_an_idle_device_may_well_do(stage, arrivals, in_time):
+    """One row takes over half of the target, and every 20th batch twice as long."""
+    stage.model()
+    stage.up(sizes=())
+    batches = iter(range(1, 1 << 30))
+    stage.takes_ns = lambda _, rows, __: (
+        (29 + rows) * MILLISECOND * (2.2 if next(batches) % 20 == 0 else 1)
+    )
+    (ends,) = stage.play(arrivals(20, 40, 1))
+    assert in_time(ends) >= 0.65
+
+
+def test_a_request_of_many_rows_and_little_worth_is_served_where_there_is_room(stage):
+    stage.model()
+    stage.up()
+    urgent = [(10 * MILLISECOND * each, {"priority": 1}) for each in range(300)]
+    large = [
+        (500 * MILLISECOND * each + 9 * MILLISECOND, {"priority": 3, "rows": 32})
+        for each in range(1, 6)
+    ]
+    urgent, large = stage.play(urgent, large)
+    assert all(end.outcome is Outcome.OK for end in urgent + large)
+
+
+def test_whoever_is_refused_for_a_prediction_is_told_when_it_is_tried_again(stage):
+    stage.model(target=3)
+    stage.model("n", target=50)
+    stage.up("n")
+    stage.takes_ns = lambda *_: 80 * MILLISECOND
+    slow = [(100 * MILLISECOND * each, {"model": "n"}) for each in range(60)]
+    (ends,) = stage.play(slow)
+    hints = [e.retry_ns for e in ends if e.outcome is Outcome.REJECTED and e.idle]
+    assert hints
+    assert all(MILLISECOND < hint <= PROBE_NS for hint in hints)
+
+
+class TestSharedDevice:
+    @pytest.fixture
+    def shared(self, stage):
+        stage.begin.append(DeviceConfigured("d", 1))
+        return stage
+
+    @pytest.mark.parametrize("when_late", WhenLate)
+    def test_a_model_without_a_target_is_not_starved(self, shared, arrivals, when_late):
+        shared.model(policy=Adaptive(when_late=when_late))
+        shared.model("batch", target=None)
+        shared.up()
+        shared.up("batch")
+        _, batch = shared.play(arrivals(1300, 6, 1), arrivals(10, 6, 2, model="batch"))
+        assert all(end.outcome is Outcome.OK for end in batch)
+        assert max(end.took_ns for end in batch) <= 2 * QueueLimits().ageing_ns
+
+    @pytest.mark.parametrize("target", [None, 200, 3])
+    def test_the_urgent_keeps_its_target_beside_one_that_wants_all(
+        self, shared, arrivals, in_time, target
+    ):
+        shared.model()
+        shared.model("other", target=target)
+        shared.up()
+        shared.up("other")
+        urgent, _ = shared.play(arrivals(260, 8, 1), arrivals(1300, 8, 2, model="other"))
+        assert in_time(urgent) >= 0.99
+
+    def test_tenants_keep_their_share_of_what_the_model_gets(self, shared, arrivals, in_time):
+        limits = {"tenants": (("a", 1.0), ("flood", 1.0))}
+        shared.model(**limits)
+        shared.model("other")
+        shared.up()
+        shared.up("other")
+        a, _, _ = shared.play(
+            arrivals(120, 8, 1, tenant="a"),
+            arrivals(1500, 8, 2, tenant="flood"),
+            arrivals(1300, 8, 3, model="other"),
+        )
+        assert in_time(a, since=2) >= 0.8
+
+
+def test_waiting_makes_nobody_who_floods_worth_more_than_the_others(stage, arrivals):
+    stage.model(target=None, tenants=(("a", 1.0), ("flood", 1.0)))
+    stage.up()
+    a, _ = stage.play(arrivals(340, 9, 1, tenant="a"), arrivals(2000, 9, 2, tenant="flood"))
+    later = sorted(end.took_ns for end in a if end.at_ns >= 6 * SECOND)
+    assert later[len(later) // 2] <= 100 * MILLISECOND
+
+
+def test_others_wait_for_one_batch_of_a_split_request_however_long_it_waits(stage, arrivals):
+    stage.model(target=None)
+    stage.up()
+    stage.takes_ns = lambda _, rows, __: (21 + 4 * rows) * MILLISECOND
+    _, others = stage.play([(0, {"rows": 320})], arrivals(60, 3, 1))
+    assert max(end.took_ns for end in others) <= 3 * 149 * MILLISECOND
