@@ -26,6 +26,9 @@ MOST_REQUESTS = 2048
 MOST_EXACT = 128
 """For several instances, a longer backlog is planned as for one that is so many times as fast."""
 
+FINE = 128
+"""Of a long backlog requests are given up several at a time: a part in so many."""
+
 TOLERANCE_NS = 1_000.0
 """What a prediction may be off without anybody being late."""
 
@@ -115,7 +118,8 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
     reached: list[int] = []
     at_ns: list[float] = []
     firsts: list[tuple[int, int]] = []
-    for given_up in range(hopeless, count):
+    step = max(1, (count - hopeless) // FINE)
+    for given_up in range(hopeless, count, step):
         left = count - given_up
         if found and left - price(offset_ns + left * row_ns) <= best + 1e-9:
             break
@@ -125,8 +129,8 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
         while True:
             place = -1
             if batches < known:
-                # One more given up, behind what the same batches reached before.
-                place = reached[batches] + 1
+                # Some more given up, behind what the same batches reached before.
+                place = reached[batches] + step
                 then_ns = at_ns[batches]
                 via = firsts[batches]
             if position < count:
