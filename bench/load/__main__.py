@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-import agreement
-import lengths
-import machine
-import overhead
-import poisson
-import tuning
-import uvloop
+BENCH = Path(__file__).resolve().parents[1]
+sys.path.append(str(BENCH))
 
-from batcher.config.units import parse_duration
+import agreement  # noqa: E402
+import lengths  # noqa: E402
+import machine  # noqa: E402
+import overhead  # noqa: E402
+import poisson  # noqa: E402
+import tuning  # noqa: E402
+import uvloop  # noqa: E402
+from bars import missed  # noqa: E402
+
+from batcher.config.units import parse_duration  # noqa: E402
 
 DESCRIPTION = """Put load on the server over real gRPC and measure.
 
@@ -187,13 +192,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main() -> None:
-    """Parse and run."""
+def main() -> int:
+    """Parse and run; 1 where a bar was missed."""
     options = parser().parse_args()
     if getattr(options, "deadline", None) and getattr(options, "streams", 0):
         parser().error("--deadline is for calls; a stream has one for all its requests")
-    uvloop.run(options.run(options))
+    return 1 if missed(uvloop.run(options.run(options))) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,6 +24,7 @@ from typing import Any
 
 import machine
 import numpy as np
+from bars import verdict
 from closed import connections
 from payload import probe
 from poisson import Calls, Record, arrivals_ns, drive, summary
@@ -166,8 +167,8 @@ async def _overloaded(
     return before, after
 
 
-async def run(options: argparse.Namespace) -> None:
-    """Every rate, `--seeds` times, in turns."""
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Every rate, `--seeds` times, in turns; returns what is kept."""
     server_core, load_core = machine.cores()
     rates = [*(load * CAPACITY for load in LOADS), ON_TIME_RATE, OVERLOAD_RATE]
     found: dict[float, list[dict[str, float]]] = {rate: [] for rate in rates}
@@ -190,10 +191,12 @@ async def run(options: argparse.Namespace) -> None:
                 print(f"seed {seed}, {rate:7.1f}/s: {_line(found[rate][-1])}", flush=True)
     result = {_name(rate): judged(rate, runs) for rate, runs in found.items()}
     for name, row in result.items():
-        print(f"{name:24} {_line(row)}  {'ok' if row['ok'] else 'MISSED'}")
+        print(f"{name:24} {_line(row)}  {verdict(row['ok'])}")
     kept = {name: getattr(options, name) for name in ("seeds", "seconds", "connections")}
     kept |= {"overhead_ms": simulator.overhead_ms, "reply_ms": simulator.reply_ms}
-    machine.save(options.output, {"settings": kept, **result})
+    found = {"settings": kept, **result}
+    machine.save(options.output, found)
+    return found
 
 
 def compared(

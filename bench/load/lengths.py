@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import bars
 import machine
 import numpy as np
 from closed import connections
@@ -230,8 +231,25 @@ def summary(variant: Variant) -> dict[str, Any]:
     }
 
 
-async def run(options: argparse.Namespace) -> None:
-    """All variants in turns, in an order that changes with each round."""
+def judged(results: list[dict[str, Any]]) -> dict[str, bool]:
+    """The bars, of which the last is about buckets alone: what is computed, and what it takes."""
+    by_name = {each["name"]: each for each in results}
+    first, even, proposed = (by_name[n] for n in ("first come", "evenly spaced", "proposed"))
+    return {
+        "proposed buckets pad at most half of what first come does": (
+            proposed["waste"] <= first["waste"] / 2
+        ),
+        "they answer more than first come, at a p99 that is no worse": (
+            proposed["per_second"] > first["per_second"] and proposed["p99_ms"] <= first["p99_ms"]
+        ),
+        "they pad less than evenly spaced ones, and take less processor time": (
+            proposed["waste"] < even["waste"] and proposed["cpu_ms_each"] < even["cpu_ms_each"]
+        ),
+    }
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All variants in turns, in an order that changes with each round; returns what is kept."""
     all_ids = token_ids(texts())
     made = variants(all_ids, options.count)
     with ExitStack() as stack:
@@ -250,8 +268,12 @@ async def run(options: argparse.Namespace) -> None:
                     await take_turn(channel, server, variant, options)
     results = [summary(variant) for variant in made]
     report(all_ids, results)
+    checks = judged(results)
+    bars.show(checks)
     settings = {k: v for k, v in vars(options).items() if k not in ("run", "output", "command")}
-    machine.save(options.output, {"settings": settings, "variants": results})
+    found = {"settings": settings, "checks": checks, "variants": results}
+    machine.save(options.output, found)
+    return found
 
 
 def report(all_ids: list[list[int]], results: list[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import bars
 import machine
 from closed import ClosedLoop, Round, connections
 from payload import Payload, probe
@@ -22,6 +23,8 @@ from batcher.testing.server import ServerProcess, free_address
 MODEL = "zero"
 ECHO = Path(__file__).with_name("echo.py")
 SATURATED = 0.9
+BAR = 0.8
+"""The least share of the echo server's throughput."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,14 @@ def report(ours: Target, echo: Target, options: argparse.Namespace) -> dict[str,
     throughput, cpu = ours.per_second / echo.per_second, echo.cpu_us / ours.cpu_us
     print(f"\nthroughput ratio   {throughput:.3f}   (rounds {min(pairs):.3f} to {max(pairs):.3f})")
     print(f"ratio by cpu time  {cpu:.3f}")
-    for target in (ours, echo):
-        if target.server_busy < SATURATED:
-            print(f"note: {target.name} had idle time; the ratio by cpu time is the one to read")
+    idle = [target.name for target in (ours, echo) if target.server_busy < SATURATED]
+    for name in idle:
+        print(f"note: {name} had idle time; the ratio by cpu time is the one to read")
+    ratio, of = (cpu, "cpu time") if idle else (throughput, "throughput")
+    checks = {f"the ratio by {of} is at least {BAR}": ratio >= BAR}
+    bars.show(checks)
     return {
+        "checks": checks,
         "throughput_ratio": round(throughput, 4),
         "throughput_ratio_of_rounds": [round(pair, 4) for pair in pairs],
         "cpu_time_ratio": round(cpu, 4),
@@ -156,8 +163,8 @@ def report(ours: Target, echo: Target, options: argparse.Namespace) -> dict[str,
     }
 
 
-async def run(options: argparse.Namespace) -> None:
-    """The whole comparison."""
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole comparison; returns what is kept."""
     server_core, load_core = machine.cores()
     machine.stay_on(load_core)
     with ExitStack() as stack:
@@ -175,4 +182,6 @@ async def run(options: argparse.Namespace) -> None:
                 done = await measure(target, payload, options.seconds, options)
                 target.rounds.append(done)
                 print(f"round {turn + 1}  {target.name:8}{done.per_second:8.0f} per second")
-    machine.save(options.output, report(*targets, options))
+    found = report(*targets, options)
+    machine.save(options.output, found)
+    return found

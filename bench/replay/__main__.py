@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 BENCH = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(BENCH / "load"))
+sys.path[:0] = [str(BENCH / "load"), str(BENCH)]
 
+import bars  # noqa: E402
 import machine  # noqa: E402
 import overhead  # noqa: E402
 import poisson  # noqa: E402
@@ -43,6 +44,18 @@ from batcher.testing.recording import RecordedScheduler  # noqa: E402
 from batcher.testing.server import ServerProcess  # noqa: E402
 
 MODEL = "hello/1"
+
+SPEED_BAR_S = 2.0
+"""A minute at 1,000 requests a second is replayed in less, from each of its segments on."""
+
+COST_BAR = 0.03
+"""The most processor time that recording adds to a request's."""
+
+P99_BAR = 0.15
+"""How far the p99 of a what-if may be from the real one, as a share of that."""
+
+MOVED = 0.25
+"""By so much the p99 must move in one of the cases: what stays where it was is easily foretold."""
 
 
 def record_minute(folder: Path, rate: float, seconds: float, seed: int) -> float:
@@ -82,13 +95,22 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         for place in range(len(segments)):
             best = min(_replayed(segments[place:]) for _ in range(options.rounds))
             rows.append({"segment": place, "seconds": round(best, 3)})
-            print(f"from segment {place}: {best:.3f} s, identical")
+            held = bars.verdict(best < SPEED_BAR_S)
+            print(f"from segment {place}: {best:.3f} s, identical  {held}")
         size = sum(file.stat().st_size for file in folder.iterdir())
         command = time.monotonic()
         code = asyncio.run(_command(folder))
         command_s = time.monotonic() - command
     print(f"`batcher replay` of all, start included: {command_s:.2f} s, exit code {code}")
+    checks = {
+        f"from each segment on in less than {SPEED_BAR_S:g} s": all(
+            row["seconds"] < SPEED_BAR_S for row in rows
+        ),
+        "`batcher replay` says that all is identical": code == 0,
+    }
+    bars.show(checks)
     return {
+        "checks": checks,
         "requests": sum(each.requests for each in segments),
         "bytes_a_request": round(size / sum(each.requests for each in segments), 1),
         "recorded_seconds": round(recorded_s, 3),
@@ -148,7 +170,10 @@ async def _cost(options: argparse.Namespace) -> dict[str, Any]:
         print(f"{target.name:9} {target.cpu_us:7.2f} us an answer, {target.per_second:6.0f}/s")
     print(f"recording costs {median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})")
     print(f"nothing costs   {median(chance):.1%} ({min(chance):.1%} to {max(chance):.1%})")
+    checks = {f"recording costs at most {COST_BAR:.0%} more": median(ratios) <= COST_BAR}
+    bars.show(checks)
     return {
+        "checks": checks,
         "cost": round(median(ratios), 4),
         "cost_of_nothing": round(median(chance), 4),
         "cost_of_rounds": [round(ratio, 4) for ratio in ratios],
@@ -172,16 +197,29 @@ def _ratios(one: overhead.Target, other: overhead.Target) -> list[float]:
 
 
 def whatif(options: argparse.Namespace) -> dict[str, Any]:
-    """A what-if from one real run against a second real run under those settings."""
+    """What-ifs from one real run, each against another real run under those settings."""
     core, load_core = machine.cores()
     machine.stay_on(load_core)
     with tempfile.TemporaryDirectory() as name:
         logs = {}
-        for target in (options.target, options.other):
+        for target in (options.target, *options.other):
             logs[target] = Path(name) / target
             asyncio.run(_real(options, target, logs[target], core))
-        recorded = _summaries(logs[options.target], options.other, options.seed)
-        real = _summaries(logs[options.other], None, options.seed)[0]
+        found = {
+            f"{options.target} to {other}": _case(
+                _summaries(logs[options.target], other, options.seed),
+                _summaries(logs[other], None, options.seed)[0],
+            )
+            for other in options.other
+        }
+    farthest = max(abs(case["p99_moved"]) for case in found.values())
+    checks = {f"p99 moves by {MOVED:.0%} in one case at least": farthest >= MOVED}
+    bars.show(checks)
+    return {"checks": checks, **found}
+
+
+def _case(recorded: Sequence[Any], real: Any) -> dict[str, Any]:
+    """What one run's log says of other settings, beside what a run under those did."""
     for summary in (*recorded, real):
         counts = summary.counts
         print(
@@ -190,9 +228,16 @@ def whatif(options: argparse.Namespace) -> dict[str, Any]:
             f"  batches {summary.batches}  rows {summary.mean_batch:.2f}"
         )
     off = recorded[2].counts.p99_ms / real.counts.p99_ms - 1
-    print(f"p99 of the what-if against the real run: {off:+.1%}")
+    moved = real.counts.p99_ms / recorded[0].counts.p99_ms - 1
+    held = abs(off) <= P99_BAR
+    print(
+        f"p99 of the what-if against the real run: {off:+.1%}, where it moved by {moved:+.1%}"
+        f"  {bars.verdict(held)}"
+    )
     return {
+        "ok": held,
         "p99_off": round(off, 4),
+        "p99_moved": round(moved, 4),
         "recorded": recorded[0].as_json(),
         "replayed": recorded[1].as_json(),
         "what_if": recorded[2].as_json(),
@@ -259,10 +304,12 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--flight-recorder", action="store_true")
     each.set_defaults(run=cost)
     each = scenes.add_parser("whatif", help=whatif.__doc__)
-    each.add_argument("--rate", type=float, default=1000.0)
+    each.add_argument("--rate", type=float, default=1200.0)
     each.add_argument("--seconds", type=float, default=15.0)
     each.add_argument("--target", default="50ms")
-    each.add_argument("--other", default="40ms")
+    each.add_argument(
+        "--other", nargs="+", default=["40ms", "25ms"], help="one real run and one what-if for each"
+    )
     each.add_argument("--jitter", type=float, default=0.0)
     each.set_defaults(run=whatif)
     for each in scenes.choices.values():
@@ -272,12 +319,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Measure, print, write."""
+    """Measure, print, write; 1 where a bar was missed."""
     options = parser().parse_args()
     figures = options.run(options)
     output = options.output or machine.RESULTS / f"replay-{options.scene}.json"
     machine.save(output, figures)
-    return 0
+    return 1 if bars.missed(figures) else 0
 
 
 if __name__ == "__main__":

@@ -9,11 +9,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import grid
-import scenes
-import world
-from rich.console import Console
-from rich.progress import Progress
+BENCH = Path(__file__).resolve().parents[1]
+sys.path.append(str(BENCH))
+
+import grid  # noqa: E402
+import scenes  # noqa: E402
+import world  # noqa: E402
+from bars import missed, verdict  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import Progress  # noqa: E402
 
 REQUESTS = {"speed": 100_000}
 """Requests of each run, where they are not 30,000."""
@@ -58,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def shown(value: Any) -> str:
     """A figure for a person."""
     if isinstance(value, bool):
-        return "ok" if value else "MISSED"
+        return verdict(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -93,14 +97,6 @@ def main() -> int:
     output.write_text(json.dumps(kept, indent=2, default=float) + "\n")
     console.print(f"written to {output}")
     return 1 if missed(found) else 0
-
-
-def missed(found: Any) -> bool:
-    """Whether any bar was missed, in however nested a result."""
-    if isinstance(found, dict):
-        checks = found.get("checks", {}).values()
-        return found.get("ok") is False or not all(checks) or any(map(missed, found.values()))
-    return False
 
 
 if __name__ == "__main__":
