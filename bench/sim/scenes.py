@@ -9,33 +9,28 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import faults
 import grid
 import lengths
+import neighbours
 import numpy as np
 import world
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.config import BatchingConfig, parse_config
-from batcher.core.settings import Adaptive, QueueLimits, WhenLate
+from batcher.core.settings import QueueLimits
 from batcher.simulation.arrivals import Closed, Poisson
 from batcher.simulation.deployment import Deployment, SimulatedModel
 from batcher.simulation.experiment import Experiment, cells
 from batcher.simulation.optimum import on_time_optimum
-from batcher.simulation.policies import NamedPolicy, parse_policy
+from batcher.simulation.policies import parse_policy
 from batcher.simulation.scenario import Costs, deployment_of
 from batcher.simulation.simulation import ClosedLoop, Conditions, simulate
 from batcher.simulation.traces import read_trace
 from batcher.simulation.workload import Mix, Traffic, Workload
-
-SERVES_LATE = NamedPolicy(
-    "adaptive, serve",
-    lambda settings: replace(settings, policy=Adaptive(when_late=WhenLate.SERVE)),
-)
 
 
 def _least(name: str, by_seed: Sequence[float], bar: float) -> dict[str, Any]:
@@ -60,7 +55,7 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
             found[f"{name} at {factor} x"] = _least("goodput_of_optimum", shares, 0.95)
     profile = world.PROFILES["linear50"]
     after_ns = 4 * SECOND + 2 * profile.target_ns
-    for policy in (world.ADAPTIVE, SERVES_LATE):
+    for policy in (world.ADAPTIVE, world.SERVES_LATE):
         for factor in (1.5, 3.0):
             fractions = []
             for seed in range(options.seeds):
@@ -85,7 +80,26 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
             recovered.append(played.in_time(0, profile.target_ns)[window].mean())
         label = f"2 s after a device was 12 x slower, {policy.name}"
         found[label] = _least("on_time", recovered, 0.98)
-    return found
+    return found | _two_shapes(options, profile)
+
+
+def _two_shapes(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
+    """The same slow spell, with requests of two shapes that share no batch: each must recover."""
+    on_time: dict[str, list[float]] = {"first": [], "second": []}
+    for seed in range(options.seeds):
+        streams = [
+            world.Stream(world.poisson(100, 12, 10 * seed + place), shapes=((place + 1,),))
+            for place in range(len(on_time))
+        ]
+        slow = (4 * SECOND, 6 * SECOND, 12.0)
+        served = world.Served(profile, world.ADAPTIVE)
+        played = world.play(streams, {"m": served}, slow=slow)
+        for place, shares in enumerate(on_time.values()):
+            came = played.arrived[place]
+            window = (came >= 8 * SECOND) & (came < 10 * SECOND)
+            shares.append(played.in_time(place, profile.target_ns)[window].mean())
+    label = f"2 s after a device was 12 x slower, {world.ADAPTIVE.name}, the {{}} of two shapes"
+    return {label.format(name): _least("on_time", each, 0.98) for name, each in on_time.items()}
 
 
 def closed(options: argparse.Namespace) -> dict[str, Any]:
@@ -94,6 +108,7 @@ def closed(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     cases = [(callers, 0, 0) for callers in (1, 2, 4, 8, 16)]
     # Answers that leave one after the other, and callers that think, come back one by one.
+    cases += [(callers, 0, 90) for callers in (2, 4, 8, 16)]
     cases += [(callers, think_ms, 40) for callers in (4, 16) for think_ms in (0, 20, 40)]
     for callers, think_ms, reply_us in cases:
         measured = {}
@@ -176,90 +191,6 @@ def instances(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def neighbours(options: argparse.Namespace) -> dict[str, Any]:
-    """Tenants, priorities, and models that share a device."""
-    profile = world.PROFILES["linear50"]
-    share = profile.rate / 5
-    found: dict[str, Any] = {}
-    tenants = QueueLimits(tenants=(*((name, 1.0) for name in "abcd"), ("default", 1.0)))
-    for part in (0.8, 0.9):
-        on_time = []
-        for seed in range(options.seeds):
-            streams = [
-                world.Stream(world.poisson(part * share, 20, 10 * seed + place), tenant=name)
-                for place, name in enumerate("abcd")
-            ]
-            streams.append(
-                world.Stream(world.poisson(5 * share, 20, 10 * seed + 9), tenant="flood")
-            )
-            served = world.Served(profile, world.ADAPTIVE, tenants)
-            played = world.play(streams, {"m": served})
-            on_time += [played.in_time(place, profile.target_ns).mean() for place in range(4)]
-        found[f"one tenant floods, four ask for {part} of their share"] = {
-            "on_time_mean": statistics.fmean(on_time),
-            "on_time_least": min(on_time),
-            "ok": statistics.fmean(on_time) >= 0.99,
-        }
-    for part in (0.3, 0.6):
-        on_time = []
-        for seed in range(options.seeds):
-            streams = [
-                world.Stream(world.poisson(part * profile.rate, 20, seed), priority=1),
-                world.Stream(world.poisson(1.5 * profile.rate, 20, seed + 50), priority=3),
-            ]
-            played = world.play(streams, {"m": world.Served(profile, world.ADAPTIVE)})
-            on_time.append(played.in_time(0, profile.target_ns).mean())
-        fraction = statistics.fmean(on_time)
-        found[f"top level at {part}, lowest at 1.5"] = {"on_time": fraction, "ok": fraction >= 0.99}
-    found |= _ageing(options, profile)
-    urgent = world.Profile(
-        "urgent", world.linear(2 * MILLISECOND, MILLISECOND // 5, 32), 50 * MILLISECOND
-    )
-    patient = world.Profile("patient", profile.curve, 200 * MILLISECOND)
-    on_time = []
-    for seed in range(options.seeds):
-        streams = [
-            world.Stream(world.poisson(400, 20, seed), model="urgent"),
-            world.Stream(world.poisson(1.5 * patient.rate, 20, seed + 50), model="patient"),
-        ]
-        models = {
-            "urgent": world.Served(urgent, world.ADAPTIVE, device="gpu"),
-            "patient": world.Served(patient, world.ADAPTIVE, device="gpu"),
-        }
-        played = world.play(streams, models, device_limit=1)
-        on_time.append(played.in_time(0, urgent.target_ns).mean())
-    fraction = statistics.fmean(on_time)
-    found["the urgent of two models on a device"] = {"on_time": fraction, "ok": fraction >= 0.99}
-    return found
-
-
-def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
-    """Whoever may be late is still served, or told, within the bound of ageing."""
-    found: dict[str, Any] = {}
-    limits = QueueLimits()
-    bound_s = (limits.priority_levels + 1) * limits.ageing_ns / SECOND
-    for policy in (world.ADAPTIVE, SERVES_LATE):
-        on_time, longest_s = [], 0.0
-        for seed in range(options.seeds):
-            streams = [
-                world.Stream(world.poisson(0.6 * profile.rate, 20, seed), priority=1),
-                world.Stream(world.poisson(1.5 * profile.rate, 20, seed + 50), priority=3),
-            ]
-            played = world.play(streams, {"m": world.Served(profile, policy, limits)})
-            on_time.append(played.in_time(0, profile.target_ns).mean())
-            waits = np.concatenate(
-                [done - came for done, came in zip(played.ended, played.arrived, strict=True)]
-            )
-            longest_s = max(longest_s, float(waits.max()) / SECOND)
-        fraction = statistics.fmean(on_time)
-        found[f"{policy.name}: top level at 0.6, lowest at 1.5, bound {bound_s:g} s"] = {
-            "on_time": fraction,
-            "longest_wait_s": longest_s,
-            "ok": fraction >= 0.99 and longest_s <= bound_s,
-        }
-    return found
-
-
 def traces(options: argparse.Namespace) -> dict[str, Any]:
     """Recorded arrivals at 80 % of capacity: every policy beside the optimum."""
     found: dict[str, Any] = {}
@@ -324,7 +255,8 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 SCENES = {
     each.__name__: each
     for each in (
-        *(overload, closed, utilization, instances, neighbours, traces, speed),
+        *(overload, closed, utilization, instances, traces, speed),
+        neighbours.neighbours,
         lengths.lengths,
         *(faults.poison, faults.failing, faults.oversized),
     )

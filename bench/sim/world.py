@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Command, Dispatch, Outcome, Settle
-from batcher.core.events import DeviceConfigured, Event, InstanceUp, ModelConfigured, RequestArrived
+from batcher.core.events import (
+    DeviceConfigured,
+    Event,
+    InstanceUp,
+    ModelConfigured,
+    RequestArrived,
+    Shapes,
+)
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits, WhenLate
 from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.simulation import Driver
 from batcher.simulation.arrivals import Gamma, Mmpp, Poisson, Process, arrival_times
@@ -123,6 +130,7 @@ class Stream:
     model: str = "m"
     tenant: str = ""
     priority: int = 0
+    shapes: Shapes = ()
 
 
 @dataclass
@@ -135,6 +143,8 @@ class Served:
     instances: int = 1
     device: str = ""
     cold: bool = False
+    aims: bool = True
+    """Whether it has its profile's target, or none."""
 
 
 @dataclass
@@ -157,6 +167,10 @@ class Played:
 
 
 ADAPTIVE = parse_policy("adaptive")
+SERVES_LATE = NamedPolicy(
+    "adaptive, serve",
+    lambda settings: replace(settings, policy=Adaptive(when_late=WhenLate.SERVE)),
+)
 
 
 def play(
@@ -212,7 +226,7 @@ def play(
                     stream.model,
                     1,
                     0,
-                    (),
+                    stream.shapes,
                     "",
                     at_ns,
                     None,
@@ -239,7 +253,8 @@ def play(
 def _begin(models: dict[str, Served], device_limit: int | None) -> Iterable[Event]:
     for name, served in models.items():
         curve = served.profile.curve
-        asked = ModelSettings(len(curve) - 1, Adaptive(), served.limits, served.profile.target_ns)
+        target_ns = served.profile.target_ns if served.aims else None
+        asked = ModelSettings(len(curve) - 1, Adaptive(), served.limits, target_ns)
         settings = served.policy.settings(asked)
         yield ModelConfigured(name, settings)
         profile = () if served.cold else tuple((rows, curve[rows]) for rows in WARMUP)

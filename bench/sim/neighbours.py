@@ -1,0 +1,193 @@
+"""Tenants, priorities, and models that share a device: who asks for much must not cost the others."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+import numpy as np
+import world
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.settings import QueueLimits
+
+SECONDS = 20
+
+URGENT = world.Profile(
+    "urgent", world.linear(2 * MILLISECOND, MILLISECOND // 5, 32), 50 * MILLISECOND
+)
+PARTS = (0.15, 0.3, 0.4)
+"""What the urgent model asks of the device, in batches of full size."""
+
+
+def neighbours(options: argparse.Namespace) -> dict[str, Any]:
+    """Tenants, priorities, and models that share a device."""
+    profile = world.PROFILES["linear50"]
+    return {
+        **_tenants(options, profile),
+        **_levels(options, profile),
+        **_ageing(options, profile),
+        **_models(options, profile),
+        **_without_target(options, profile),
+    }
+
+
+def _tenants(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
+    """Four within their share, beside one that asks for five times its own."""
+    share = profile.rate / 5
+    found: dict[str, Any] = {}
+    tenants = QueueLimits(tenants=(*((name, 1.0) for name in "abcd"), ("default", 1.0)))
+    for part in (0.8, 0.9):
+        on_time = []
+        for seed in range(options.seeds):
+            streams = [
+                world.Stream(world.poisson(part * share, SECONDS, 10 * seed + place), tenant=name)
+                for place, name in enumerate("abcd")
+            ]
+            streams.append(
+                world.Stream(world.poisson(5 * share, SECONDS, 10 * seed + 9), tenant="flood")
+            )
+            served = world.Served(profile, world.ADAPTIVE, tenants)
+            played = world.play(streams, {"m": served})
+            on_time += [played.in_time(place, profile.target_ns).mean() for place in range(4)]
+        found[f"one tenant floods, four ask for {part} of their share"] = {
+            "on_time_mean": statistics.fmean(on_time),
+            "on_time_least": min(on_time),
+            "ok": statistics.fmean(on_time) >= 0.99,
+        }
+    return found
+
+
+def _levels(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
+    """The most urgent level, beside more of the lowest than can be served."""
+    found: dict[str, Any] = {}
+    for part in (0.3, 0.6):
+        on_time = []
+        for seed in range(options.seeds):
+            streams = _two_levels(profile, part, seed)
+            played = world.play(streams, {"m": world.Served(profile, world.ADAPTIVE)})
+            on_time.append(played.in_time(0, profile.target_ns).mean())
+        fraction = statistics.fmean(on_time)
+        found[f"top level at {part}, lowest at 1.5"] = {"on_time": fraction, "ok": fraction >= 0.99}
+    return found
+
+
+def _two_levels(profile: world.Profile, part: float, seed: int) -> list[world.Stream]:
+    return [
+        world.Stream(world.poisson(part * profile.rate, SECONDS, seed), priority=1),
+        world.Stream(world.poisson(1.5 * profile.rate, SECONDS, seed + 50), priority=3),
+    ]
+
+
+def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
+    """Whoever may be late is still served, or told, within the bound of ageing.
+
+    Where late ones are served, somebody of the lowest level must have been answered after the time
+    that its levels last: being told is an end, too, and alone would be no way out.
+    """
+    found: dict[str, Any] = {}
+    limits = QueueLimits()
+    levels_ns = limits.priority_levels * limits.ageing_ns
+    bound_s = _bound_ns(limits) / SECOND
+    for policy in (world.ADAPTIVE, world.SERVES_LATE):
+        on_time, longest_s, answered, aged = [], 0.0, [], 0
+        for seed in range(options.seeds):
+            streams = _two_levels(profile, 0.6, seed)
+            played = world.play(streams, {"m": world.Served(profile, policy, limits)})
+            on_time.append(played.in_time(0, profile.target_ns).mean())
+            waits = np.concatenate(
+                [done - came for done, came in zip(played.ended, played.arrived, strict=True)]
+            )
+            longest_s = max(longest_s, float(waits.max()) / SECOND)
+            lowest = played.answered[1]
+            answered.append(float((lowest >= 0).mean()))
+            aged += int((lowest - played.arrived[1] >= levels_ns).sum())
+        fraction = statistics.fmean(on_time)
+        held = fraction >= 0.99 and longest_s <= bound_s
+        found[f"{policy.name}: top level at 0.6, lowest at 1.5, bound {bound_s:g} s"] = {
+            "on_time": fraction,
+            "longest_wait_s": longest_s,
+            "lowest_answered": statistics.fmean(answered),
+            "lowest_answered_after_all_levels": aged,
+            "ok": held and (policy is not world.SERVES_LATE or aged > 0),
+        }
+    return found
+
+
+def _bound_ns(limits: QueueLimits) -> int:
+    """Nobody waits for longer."""
+    return (limits.priority_levels + 1) * limits.ageing_ns
+
+
+def _models(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
+    """An urgent model, beside one that asks for one and a half times the device."""
+    patient = world.Profile("patient", profile.curve, 200 * MILLISECOND)
+    hopeless = world.Profile("hopeless", profile.curve, MILLISECOND)
+    others = {
+        "with a target": world.Served(patient, world.ADAPTIVE, device="gpu"),
+        "without a target": world.Served(patient, world.ADAPTIVE, device="gpu", aims=False),
+        "with a target that one row cannot meet": world.Served(
+            hopeless, world.ADAPTIVE, device="gpu"
+        ),
+    }
+    cells = [(400 / URGENT.rate, "with a target")]
+    cells += [(part, label) for label in others for part in PARTS]
+    found: dict[str, Any] = {}
+    for part, label in cells:
+        on_time = []
+        for seed in range(options.seeds):
+            streams = [
+                world.Stream(world.poisson(part * URGENT.rate, SECONDS, seed), model="urgent"),
+                world.Stream(
+                    world.poisson(1.5 * patient.rate, SECONDS, seed + 50), model="patient"
+                ),
+            ]
+            models = {
+                "urgent": world.Served(URGENT, world.ADAPTIVE, device="gpu"),
+                "patient": others[label],
+            }
+            played = world.play(streams, models, device_limit=1)
+            on_time.append(played.in_time(0, URGENT.target_ns).mean())
+        fraction = statistics.fmean(on_time)
+        found[f"an urgent model at {part:.0%} of a device that one {label} fills"] = {
+            "on_time": fraction,
+            "on_time_least": min(on_time),
+            "ok": fraction >= 0.99,
+        }
+    return found
+
+
+def _without_target(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
+    """A model without a target, beside one with a target that asks for too much.
+
+    It may be slow, but not starve: whatever the moment, somebody of it is answered within the bound
+    of ageing.
+    """
+    limits = QueueLimits()
+    bound_s = _bound_ns(limits) / SECOND
+    longest_s, answered = 0.0, []
+    for seed in range(options.seeds):
+        streams = [
+            world.Stream(world.poisson(0.1 * profile.rate, SECONDS, seed), model="batch"),
+            world.Stream(world.poisson(1.5 * profile.rate, SECONDS, seed + 50), model="busy"),
+        ]
+        models = {
+            "batch": world.Served(profile, world.ADAPTIVE, limits, device="gpu", aims=False),
+            "busy": world.Served(profile, world.ADAPTIVE, device="gpu"),
+        }
+        played = world.play(streams, models, device_limit=1)
+        done = np.sort(played.answered[0][played.answered[0] >= 0])
+        asked = played.arrived[0]
+        # Only while the neighbour asks: later everybody is served.
+        moments = [asked[0], *done[done < asked[-1]], asked[-1]]
+        longest_s = max(longest_s, float(np.diff(moments).max()) / SECOND)
+        answered.append(float((played.answered[0] >= 0).mean()))
+    label = f"a model without a target at 10% beside one that fills the device, bound {bound_s:g} s"
+    return {
+        label: {
+            "answered": statistics.fmean(answered),
+            "longest_without_an_answer_s": longest_s,
+            "ok": longest_s <= bound_s,
+        }
+    }
