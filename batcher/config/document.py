@@ -20,6 +20,10 @@ from batcher.config.section import KeyPath
 _TAG: Final = "tag:yaml.org,2002:"
 _MOST_VALUES: Final = 100_000
 
+MOST_DEPTH: Final = 64
+"""Brackets inside each other. The parser looks at all open ones with each word that it reads, so that
+a few thousand of them would take it seconds."""
+
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{(?P<body>[^}]*)\}|\$\{")
 _BODY: Final = re.compile(
     r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<fallback>:-(?P<default>.*))?", re.DOTALL
@@ -41,8 +45,18 @@ class Document:
         return self.lines.get(path)
 
 
+class _TooDeepError(Exception):
+    """More brackets are open than any value needs."""
+
+
 class _CoreSchemaLoader(yaml.SafeLoader):
-    """PyYAML's parser with the scalar types of YAML 1.2's core schema."""
+    """PyYAML's parser with the scalar types of YAML 1.2's core schema, and a bound on brackets."""
+
+    def fetch_flow_collection_start(self, token_class: type[yaml.Token]) -> None:
+        """Open a bracket, as the parser calls it. Raises `_TooDeepError`."""
+        if self.flow_level >= MOST_DEPTH:
+            raise _TooDeepError
+        super().fetch_flow_collection_start(token_class)
 
 
 _CoreSchemaLoader.yaml_implicit_resolvers = {}
@@ -84,6 +98,8 @@ def read_document(text: str, environ: Mapping[str, str]) -> Document:
         document.problems.append(((), f"not valid YAML: {' '.join(str(error).split())}"))
     except RecursionError:
         document.problems.append(((), "nested too deeply, or an alias inside its own anchor"))
+    except _TooDeepError:
+        document.problems.append(((), f"nested too deeply; allowed: {MOST_DEPTH} open brackets"))
     except _TooLargeError:
         document.problems.append(((), f"more than {_MOST_VALUES} values, aliases counted"))
     return document

@@ -50,7 +50,7 @@ class SettingsEdge:
         return response
 
     async def _update(self, request: admin.UpdateSettingsRequest) -> admin.UpdateSettingsResponse:
-        applied = self._tuner.update(
+        applied = await self._tuner.update(
             request.model,
             request.version,
             dict(request.changes),

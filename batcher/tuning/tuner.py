@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from batcher.config import (
     Change,
@@ -34,6 +34,10 @@ from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning.watch import read_settled
 
 log = logging.getLogger(__name__)
+
+MOST_BYTES: Final = 16 * 1024
+"""Paths and values of one admin call. Reading so much takes a few tenths of a second, on another
+thread, but one that the event loop has to share the interpreter with."""
 
 
 class Tunable(Protocol):
@@ -69,7 +73,8 @@ class Applied:
 class Tuner:
     """Changes the settings of served models. Every method runs on the event loop's thread.
 
-    `path` is the configuration file, None for a server that was made without one.
+    What is asked for is read and validated on another one, and put in force on this one; changes take
+    turns, in the order in which they were asked for. `path` is the configuration file, None for a server that was made without one.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Tuner:
         self._models = {(model.name, model.version): model for model in models}
         self._telemetry = telemetry
         self._path = path
-        self._reading = asyncio.Lock()
+        self._changing = asyncio.Lock()
 
     @property
     def generation(self) -> int:
@@ -106,28 +111,32 @@ class Tuner:
             raise self._unknown(name, version)
         return [(model.name, model.version, tunable_settings(model)) for model in wanted]
 
-    def update(
+    async def update(
         self, name: str, version: str, changes: Mapping[str, str], *, validate_only: bool = False
     ) -> Applied:
         """Change values of one model: path below the model -> value in YAML. All of them or none.
 
-        Raises `UnknownModel`, `InvalidRequest` naming every path that is wrong, and `ChangeFailed`
-        when a right change could not be applied; then everything is as before.
+        Raises `UnknownModel`, `InvalidRequest` naming every path that is wrong (or the size, above
+        `MOST_BYTES`), and `ChangeFailed` when a right change could not be applied; then everything
+        is as before, as it is when this is cancelled.
         """
         source = ChangeSource.RPC
-        try:
-            config = self._updated(self._model(name, version), changes)
-            found = self._checked(config, in_file=False)
-        except BatcherError as error:
-            if not validate_only:
-                self._telemetry.count(source, ChangeResult.REJECTED)
-                log.warning("settings: an admin call's change was refused: %s", _on_one_line(error))
-            if isinstance(error, ConfigError):
-                raise InvalidRequest(_on_one_line(error)) from error
-            raise
-        if validate_only:
-            return Applied(found.changes, self.generation)
-        return self._take(config, found, source)
+        async with self._changing:
+            try:
+                config = await self._updated(self._model(name, version), changes)
+                found = self._checked(config, in_file=False)
+            except BatcherError as error:
+                if not validate_only:
+                    self._telemetry.count(source, ChangeResult.REJECTED)
+                    log.warning(
+                        "settings: an admin call's change was refused: %s", _on_one_line(error)
+                    )
+                if isinstance(error, ConfigError):
+                    raise InvalidRequest(_on_one_line(error)) from error
+                raise
+            if validate_only:
+                return Applied(found.changes, self.generation)
+            return self._take(config, found, source)
 
     async def reload(self, source: ChangeSource) -> Applied:
         """Read the file and put its settings in force; what admin calls changed is undone.
@@ -136,7 +145,7 @@ class Tuner:
         `ConfigError` naming every path that is wrong or needs a restart, and `ChangeFailed`;
         either is logged and counted, and everything is as before.
         """
-        async with self._reading:
+        async with self._changing:
             try:
                 config = await self._read()
                 if source is ChangeSource.FILE and config == self._from_file:
@@ -172,10 +181,16 @@ class Tuner:
             raise InvalidRequest(f"version: {name} has several; allowed: one of {several}")
         return versions[0]
 
-    def _updated(self, model: ModelConfig, changes: Mapping[str, str]) -> Config:
+    async def _updated(self, model: ModelConfig, changes: Mapping[str, str]) -> Config:
         if not changes:
             raise InvalidRequest("changes: none given; allowed: at least one path and its value")
-        changed = with_changes(model, changes)
+        size = sum(len(path.encode()) + len(value.encode()) for path, value in changes.items())
+        if size > MOST_BYTES:
+            raise InvalidRequest(
+                f"changes: got {size} bytes of paths and values; allowed: at most {MOST_BYTES};"
+                " larger ones go into the file"
+            )
+        changed = await asyncio.to_thread(with_changes, model, changes)
         models = tuple(changed if each is model else each for each in self.config.models)
         return self.config.model_copy(update={"models": models})
 

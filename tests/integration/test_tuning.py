@@ -195,7 +195,7 @@ async def test_a_request_is_late_by_the_target_it_was_admitted_with(
         data = await dial(application.grpc.addresses[0], INFERENCE)
         call = asyncio.ensure_future(data.ModelInfer(request_of(), timeout=WAIT_S))
         await asyncio.to_thread(hang.wait_entered)
-        application.tuner.update("hello", "", {"batching.target_p99": "1us"})
+        await application.tuner.update("hello", "", {"batching.target_p99": "1us"})
         hang.release()
         await call
         labels = {"model": "hello", "version": "1"}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from batcher.config.document import read_document
+from batcher.config.document import MOST_DEPTH, read_document
 
 
 @pytest.fixture
@@ -138,6 +138,12 @@ def test_a_text_that_would_explode_is_refused(wrong):
 def test_a_text_that_never_ends_is_refused(wrong):
     assert "nested too deeply" in wrong("a: &a [*a]")[0][1]
     assert "nested too deeply" in wrong("- " * 1500 + "x")[0][1]
+
+
+def test_brackets_are_bounded_because_the_parser_is_slow_with_many(read, wrong):
+    assert read(MOST_DEPTH * "[" + MOST_DEPTH * "]")
+    for bracket in "[{":
+        assert "allowed: 64 open brackets" in wrong(10_000 * bracket)[0][1]
 
 
 @pytest.mark.parametrize(

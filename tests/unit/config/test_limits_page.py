@@ -13,10 +13,12 @@ from batcher.config import (
     format_duration,
     format_size,
 )
+from batcher.config.document import MOST_DEPTH
 from batcher.config.padding import MOST_BUCKETS
 from batcher.runtime.padding import MOST_WARM_BUCKETS
 from batcher.runtime.warmup import BUCKETS_NS
 from batcher.server.listeners import MAX_METADATA_BYTES
+from batcher.tuning.tuner import MOST_BYTES
 from batcher.tuning.watch import MOST_READS
 from batcher.web.server import MAX_CONNECTIONS
 
@@ -58,6 +60,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     rows = dict(ROWS)
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
     assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
+    assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
+    assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
     assert rows["buckets that are warmed up"] == str(MOST_WARM_BUCKETS)

@@ -1,6 +1,7 @@
 """Changes of settings: validated, applied to all models or none, logged and counted."""
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,8 @@ from batcher.errors import (
 )
 from batcher.runtime.padding import AxisRule, rules_of
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
-from batcher.tuning import Tuner
+from batcher.tuning import Tuner, tuner
+from batcher.tuning.tuner import MOST_BYTES
 
 FILE, SIGNAL, RPC = ChangeSource
 TEXT = """
@@ -88,8 +90,8 @@ def told(applied):
 
 
 class TestUpdate:
-    def test_a_change_is_applied_logged_and_counted(self, world, caplog):
-        applied = world.tuner.update("a", "", {"batching.target_p99": "40ms"})
+    async def test_a_change_is_applied_logged_and_counted(self, world, caplog):
+        applied = await world.tuner.update("a", "", {"batching.target_p99": "40ms"})
         assert told(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
         assert applied.generation == world.tuner.generation == 2
         assert world.models[0].settings.target_ns == 40_000_000
@@ -97,34 +99,34 @@ class TestUpdate:
         assert "a/1 batching.target_p99: 50ms -> 40ms (rpc, generation 2)" in caplog.text
         assert world.tuner.settings("a")[0][2]["batching"]["target_p99"] == "40ms"
 
-    def test_changes_build_on_each_other(self, world):
-        world.tuner.update("a", "1", {"batching.target_p99": "40ms"})
-        world.tuner.update("a", "1", {"queue.max_requests": "5"})
+    async def test_changes_build_on_each_other(self, world):
+        await world.tuner.update("a", "1", {"batching.target_p99": "40ms"})
+        await world.tuner.update("a", "1", {"queue.max_requests": "5"})
         settings = world.models[0].settings
         assert (settings.target_ns, settings.queue.max_requests) == (40_000_000, 5)
 
-    def test_padding_changes_with_its_outputs_or_not_at_all(self, world):
+    async def test_padding_changes_with_its_outputs_or_not_at_all(self, world):
         rule = "[{input: x, axis: 1, buckets: [4, 8]}]"
-        applied = world.tuner.update(
+        applied = await world.tuner.update(
             "a", "", {"padding": rule, "outputs": "[{output: y, axis: 1, like: null}]"}
         )
         assert [text.split(":")[0] for text in told(applied)] == ["a/1 padding", "a/1 outputs"]
         (axis,) = world.models[0].rules.axes
         assert axis == AxisRule("x", 1, None, (4, 8))
         with pytest.raises(InvalidRequest, match=r"^.*padding\[0\]\.buckets: not on a Friday"):
-            world.tuner.update("a", "", {"padding[0].buckets": "[13]"})
+            await world.tuner.update("a", "", {"padding[0].buckets": "[13]"})
         assert world.models[0].rules.axes == (axis,)
 
-    def test_validating_changes_and_counts_nothing(self, world):
+    async def test_validating_changes_and_counts_nothing(self, world):
         before = world.settings
-        applied = world.tuner.update("a", "", {"queue.max_rows": "9"}, validate_only=True)
+        applied = await world.tuner.update("a", "", {"queue.max_rows": "9"}, validate_only=True)
         assert told(applied) == ["a/1 queue.max_rows: null -> 9"]
         with pytest.raises(InvalidRequest):
-            world.tuner.update("a", "", {"queue.max_rows": "0"}, validate_only=True)
+            await world.tuner.update("a", "", {"queue.max_rows": "0"}, validate_only=True)
         assert (world.settings, world.counts, world.tuner.generation) == (before, {}, 1)
 
-    def test_the_values_of_now_are_no_change(self, world):
-        applied = world.tuner.update("a", "", {"batching.target_p99": "0.05s"})
+    async def test_the_values_of_now_are_no_change(self, world):
+        applied = await world.tuner.update("a", "", {"batching.target_p99": "0.05s"})
         assert (told(applied), applied.generation) == ([], 1)
         assert world.counts == {("rpc", "unchanged"): 1}
 
@@ -152,32 +154,64 @@ class TestUpdate:
             ("a", "2", {"queue.max_rows": "1"}, UnknownModel, "got a version 2"),
         ],
     )
-    def test_what_is_wrong_changes_nothing(self, world, caplog, name, version, changes, kind, text):
+    async def test_what_is_wrong_changes_nothing(
+        self, world, caplog, name, version, changes, kind, text
+    ):
         before = world.settings
         with pytest.raises(kind) as caught:
-            world.tuner.update(name, version, changes)
+            await world.tuner.update(name, version, changes)
         assert text in str(caught.value)
         assert "\n" not in str(caught.value)
         assert text in caplog.text
         assert (world.settings, world.counts) == (before, {("rpc", "rejected"): 1})
 
-    def test_a_smaller_maximum_may_grow_again_up_to_what_was_loaded(self, world):
+    async def test_a_smaller_maximum_may_grow_again_up_to_what_was_loaded(self, world):
         for rows in ("16", "32"):
-            world.tuner.update("a", "", {"batching.max_batch_size": rows})
+            await world.tuner.update("a", "", {"batching.max_batch_size": rows})
         assert world.models[0].settings.max_batch_size == 32
+
+    async def test_what_is_too_large_is_refused_by_its_size(self, world):
+        comment = "#" * (MOST_BYTES - len("queue.max_rows" + "9 "))
+        await world.tuner.update("a", "", {"queue.max_rows": f"9 {comment}"})
+        with pytest.raises(InvalidRequest, match=r"got 16385 bytes .* allowed: at most 16384"):
+            await world.tuner.update("a", "", {"queue.max_rows": f"8 {comment}#"})
+        assert world.models[0].settings.queue.max_rows == 9
+        assert world.counts == {("rpc", "applied"): 1, ("rpc", "rejected"): 1}
+
+    async def test_changes_are_read_beside_the_loop_and_applied_in_order(self, world, monkeypatch):
+        read, go_on = tuner.with_changes, threading.Event()
+
+        def slowly(model, changes):
+            assert go_on.wait(20)
+            return read(model, changes)
+
+        monkeypatch.setattr(tuner, "with_changes", slowly)
+        world.rewrite("50ms", "45ms")
+        asked = [
+            asyncio.ensure_future(world.tuner.update("a", "", {"batching.target_p99": "40ms"})),
+            asyncio.ensure_future(world.tuner.reload(RPC)),
+            asyncio.ensure_future(world.tuner.update("a", "", {"batching.target_p99": "30ms"})),
+        ]
+        # Who is read in a thread leaves the loop to others: the event is set by it.
+        asyncio.get_running_loop().call_soon(go_on.set)
+        assert [told(await each)[0].split(" ", 1)[1] for each in asked] == [
+            "batching.target_p99: 50ms -> 40ms",
+            "batching.target_p99: 40ms -> 45ms",
+            "batching.target_p99: 45ms -> 30ms",
+        ]
 
     @pytest.mark.parametrize(
         "error", [ChangeFailed("a: no policy"), ZeroDivisionError("a: no policy")]
     )
-    def test_a_change_that_fails_leaves_the_old_settings(self, world, caplog, error):
+    async def test_a_change_that_fails_leaves_the_old_settings(self, world, caplog, error):
         before = world.settings
         world.models[0].raises = [error]
         with pytest.raises(ChangeFailed, match="a: no policy"):
-            world.tuner.update("a", "", {"queue.max_rows": "9"})
+            await world.tuner.update("a", "", {"queue.max_rows": "9"})
         assert world.settings == before
         assert world.counts == {("rpc", "failed"): 1}
         assert "a: no policy" in caplog.text
-        assert world.tuner.update("a", "", {"queue.max_rows": "9"}).generation == 2
+        assert (await world.tuner.update("a", "", {"queue.max_rows": "9"})).generation == 2
 
 
 class TestReload:
@@ -251,9 +285,9 @@ class TestReload:
         assert world.counts == {("signal", "rejected"): 1}
 
     async def test_without_a_file_there_is_nothing_to_read(self, world):
-        tuner = Tuner(world.tuner.config, world.models, world.telemetry)
+        without = Tuner(world.tuner.config, world.models, world.telemetry)
         with pytest.raises(ConfigError, match="without a file"):
-            await tuner.reload(RPC)
+            await without.reload(RPC)
 
     async def test_two_at_once_take_turns(self, world):
         world.rewrite("50ms", "40ms")
@@ -263,8 +297,8 @@ class TestReload:
 
 class TestAfterAnAdminCall:
     @pytest.fixture
-    def called(self, world):
-        world.tuner.update("a", "", {"batching.target_p99": "40ms"})
+    async def called(self, world):
+        await world.tuner.update("a", "", {"batching.target_p99": "40ms"})
         return world
 
     async def test_a_watched_file_that_says_the_same_undoes_nothing(self, called):
@@ -306,7 +340,7 @@ def test_the_time_and_the_generation_move_with_what_is_applied():
     assert (telemetry.generation, telemetry.changed_at_s) == (2, 5.0)
 
 
-def test_settings_that_the_scheduler_reads_alike_are_a_change_all_the_same(world):
+async def test_settings_that_the_scheduler_reads_alike_are_a_change_all_the_same(world):
     before = replace(world.models[0].settings)
-    assert world.tuner.update("a", "", {"queue.default_priority": "2"}).generation == 2
+    assert (await world.tuner.update("a", "", {"queue.default_priority": "2"})).generation == 2
     assert world.models[0].settings == before
