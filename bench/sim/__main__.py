@@ -76,6 +76,8 @@ def main() -> int:
     options.profiles = options.profiles or list(world.PROFILES)
     options.processes = options.processes or list(world.PROCESSES)
     console = Console()
+    # Before the run: that is the code that has been imported.
+    settings = world.settings(options)
     if options.scene == "grid":
         with Progress(console=console) as progress:
             task = progress.add_task("cells", total=None)
@@ -93,7 +95,7 @@ def main() -> int:
             console.print_json(json.dumps(row))
     name = f"sim-{options.scene}" + ("-noise" if options.noise or options.cold else "")
     output = options.output or world.RESULTS / f"{name}.json"
-    kept = {"settings": world.settings(options), **found}
+    kept = {"settings": settings, **found}
     output.write_text(json.dumps(kept, indent=2, default=float) + "\n")
     console.print(f"written to {output}")
     return 1 if missed(found) else 0
