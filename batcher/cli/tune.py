@@ -90,9 +90,9 @@ def tune(
 ) -> None:
     """Show or change the settings of a running server, without a restart.
 
-    Whatever stands under `batching` and `queue` can change. All values of one call change together,
-    between two batches, or none does. What is changed here lasts until the configuration file
-    changes or the server ends.
+    Whatever stands under `batching`, `queue`, `padding` and `outputs` can change. All values of one
+    call change together, between two batches, or none does. What is changed here lasts until the
+    configuration file changes or the server ends.
     """
     with reported():
         import grpc
