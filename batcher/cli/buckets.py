@@ -57,8 +57,8 @@ def buckets(
             metavar="N",
             min=1,
             max=1_000_000_000,
-            help="The longest request to be served: longer ones are refused. [default: the longest"
-            " of the file]",
+            help="The longest request to be served: longer ones would be refused, and do not count."
+            " [default: the longest of the file]",
             show_default=False,
         ),
     ] = None,
@@ -66,22 +66,24 @@ def buckets(
 ) -> None:
     """Propose the buckets with the least padding for lengths that were observed.
 
-    The proposal is exact: no other buckets of that number pad those lengths less. Write it under
-    `padding` in the configuration.
+    No other buckets of that number pad those lengths less; of more than 8,192 different lengths,
+    neighbours are put together first, and the proposal is close to that. Write it under `padding`
+    in the configuration.
     """
     with reported():
-        from batcher.simulation.buckets import evenly_spaced, propose
+        from batcher.simulation.buckets import evenly_spaced, propose, served
 
-        counts = _read(lengths)
+        observed = _read(lengths)
+        counts = observed if longest is None else served(observed, longest, multiple)
         found = propose(counts, count, multiple=multiple, longest=longest)
         even = [
             evenly_spaced(counts, len(each.lengths), multiple=multiple, longest=longest)
             for each in found
         ]
         if json:
-            _print_json(counts, found, even)
+            _print_json(observed, counts, found, even)
         else:
-            _print(counts, found, even)
+            _print(observed, counts, found, even)
 
 
 def _read(path: Path) -> Counter[int]:
@@ -102,11 +104,14 @@ def _as_json(buckets: Buckets) -> dict[str, object]:
     return {"buckets": list(buckets.lengths), "waste": round(buckets.waste, 6)}
 
 
-def _print_json(counts: Counter[int], found: list[Buckets], even: list[Buckets]) -> None:
+def _print_json(
+    observed: Counter[int], counts: Counter[int], found: list[Buckets], even: list[Buckets]
+) -> None:
     from json import dumps
 
     document = {
         "requests": counts.total(),
+        "refused": observed.total() - counts.total(),
         "longest": max(counts),
         "proposed": _as_json(found[-1]),
         "evenly_spaced": _as_json(even[-1]),
@@ -116,12 +121,17 @@ def _print_json(counts: Counter[int], found: list[Buckets], even: list[Buckets])
     typer.echo(dumps(document))
 
 
-def _print(counts: Counter[int], found: list[Buckets], even: list[Buckets]) -> None:
+def _print(
+    observed: Counter[int], counts: Counter[int], found: list[Buckets], even: list[Buckets]
+) -> None:
     from batcher.cli.results import table, wide_console
 
     total = counts.total()
     mean = sum(length * seen for length, seen in counts.items()) / total
     typer.echo(f"{total:,} requests, lengths {min(counts)} to {max(counts)}, {mean:.1f} on average")
+    refused = observed.total() - total
+    if refused:
+        typer.echo(f"{refused:,} longer ones would be refused and do not count")
     rows = table("buckets", "padding", "evenly spaced", "proposed", texts=0)
     for best, other in zip(found, even, strict=True):
         rows.add_row(

@@ -58,6 +58,20 @@ def read_lengths(text: str, source: str) -> Counter[int]:
     return counts
 
 
+def served(counts: Mapping[int, int], longest: int, multiple: int = 1) -> Counter[int]:
+    """What of the lengths fits the last bucket, if that is to hold `longest`.
+
+    Raises `InputError` where nothing does.
+    """
+    last = _up(longest, multiple)
+    found = Counter({length: seen for length, seen in counts.items() if length <= last})
+    if not found:
+        raise InputError(
+            f"--longest: got {longest}; allowed: at least {min(counts)}, the shortest length"
+        )
+    return found
+
+
 def waste(counts: Mapping[int, int], buckets: Sequence[int]) -> float:
     """The share of the padded volume that is padding; the last bucket holds every length."""
     lengths, seen = _arrays(counts)
@@ -70,7 +84,7 @@ def propose(
 ) -> list[Buckets]:
     """The best 1, 2, ... `most` buckets, all multiples of `multiple`.
 
-    The last one holds `longest` (or the longest observed). Fewer come back where there are fewer
+    Of more than `MOST_LENGTHS` lengths, neighbours are put together, and they are close to the best. The last one holds `longest` (or the longest observed). Fewer come back where there are fewer
     lengths to tell apart.
     """
     top = max(longest or 0, *counts)

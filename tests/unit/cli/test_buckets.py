@@ -25,6 +25,23 @@ def test_json_with_multiples_and_a_longest_request(run, tmp_path):
     assert (document["requests"], document["longest"]) == (3, 9)
 
 
+def test_what_is_longer_than_the_longest_does_not_count(run, tmp_path):
+    path = tmp_path / "lengths.txt"
+    path.write_text("3,10\n50,10\n51\n100\n")
+    result = run("buckets", path, "--count", "2", "--longest", "50")
+    assert "20 requests, lengths 3 to 50, 26.5 on average" in result.stdout
+    assert "2 longer ones would be refused and do not count" in result.stdout
+    assert result.stdout.splitlines()[-1] == "buckets: [3, 50]"
+    # The last bucket holds 56.
+    result = run("buckets", path, "--json", "--longest", "50", "--multiple", "8")
+    document = json.loads(result.stdout)
+    assert (document["requests"], document["refused"]) == (21, 1)
+    assert document["proposed"]["buckets"][-1] == 56
+    result = run("buckets", path, "--longest", "2")
+    assert result.exit_code == 2
+    assert "--longest: got 2; allowed: at least 3, the shortest length" in result.stderr
+
+
 def test_lengths_from_standard_input(run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("7\n"))
     result = run("buckets", "-", "--json")
