@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from batcher.simulation.deployment import Deployment
     from batcher.simulation.experiment import Experiment
     from batcher.simulation.report import Counts, Summary
 
@@ -33,6 +34,20 @@ def print_json(summaries: Sequence[Summary]) -> None:
 
     for summary in summaries:
         typer.echo(json.dumps(summary.as_json()))
+
+
+def warn_of_targets(deployment: Deployment) -> None:
+    """Say on standard error which targets cannot be met, whatever the policy."""
+    from batcher.clock import MILLISECOND
+
+    for model in deployment.models:
+        if not model.reachable:
+            typer.echo(
+                f"warning: {model.name} cannot meet its target of"
+                f" {(model.settings.target_ns or 0) / MILLISECOND:.3g} ms: one row alone takes"
+                f" {model.curve[1] / MILLISECOND:.3g} ms, so nothing is on time",
+                err=True,
+            )
 
 
 def print_table(

@@ -193,7 +193,7 @@ def simulate(
         typer.Option(
             rich_help_panel=_ARRIVALS,
             metavar="MIX",
-            help="Rows of a request: `1`, or shares as `1=8,4=2`.",
+            help="Rows of a request: `1`, or shares as `1=8,4=2`. More than fit a batch are split.",
         ),
     ] = "1",
     tenants: Annotated[
@@ -267,13 +267,14 @@ def _run(
     experiment: Experiment, arrivals: str, *, optimum: bool, json: bool, plot: Path | None
 ) -> None:
     from batcher.cli.progress import progress
-    from batcher.cli.results import print_json, print_table
+    from batcher.cli.results import print_json, print_table, warn_of_targets
     from batcher.simulation.experiment import cells, optimum_missing
     from batcher.simulation.plot import draw_cells, image_path
     from batcher.simulation.report import summarize
 
     capacity = experiment.deployment.capacity(experiment.traffic)
     picture = None if plot is None else image_path(plot)
+    warn_of_targets(experiment.deployment)
     found: list[Cell] = []
     with progress(experiment.expected()) as told:
         found.extend(cells(experiment, told, optimum=optimum))

@@ -68,10 +68,11 @@ def read_traffic(
     sizes = read("--rows", rows, lambda text: parse_whole_mix(text, least=1))
     known = model_names(config)
     for name in wanted.values:
-        most = known[name].batching.max_batch_size
+        most = known[name].scheduler_settings().max_request_rows
         if max(sizes.values) > most:
             raise InputError(
-                f"--rows: got {rows!r}; allowed: at most {most}, the max_batch_size of {name}"
+                f"--rows: got {rows!r}; allowed: at most {most}"
+                f" (max_batch_size x queue.max_request_batches of {name})"
             )
     nobody = Mix(("",), (1.0,))
     return Traffic(

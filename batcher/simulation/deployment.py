@@ -32,6 +32,11 @@ class SimulatedModel:
         return self.instances * self.max_in_flight
 
     @property
+    def reachable(self) -> bool:
+        """Whether one row alone is done inside the target; without a target it is."""
+        return self.settings.target_ns is None or self.curve[1] <= self.settings.target_ns
+
+    @property
     def row_cost_s(self) -> float:
         """Seconds of one instance that a row takes in the batch size that serves most."""
         return min(took_ns / rows for rows, took_ns in enumerate(self.curve) if rows) / 1e9

@@ -89,7 +89,7 @@ class Run:
     reason: NDArray[np.int8]
     """A place in `REASONS`."""
     batch_rows: NDArray[np.int64]
-    """Rows of the batch that the request ran in, 0 when it never ran."""
+    """Rows of the batch that the request ran in (of several the last), 0 when it never ran."""
     batches: NDArray[np.int64]
     """Rows of every batch, in order of dispatch."""
     busy_ns: dict[str, int]

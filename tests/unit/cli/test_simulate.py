@@ -119,6 +119,27 @@ def test_several_models_tenants_and_priorities(simulated, tmp_path):
     assert 260 < on_a < 340
 
 
+@pytest.mark.parametrize("policy", ["configured", "fixed:2ms", "none", "lazy-drop", "bento"])
+def test_requests_of_more_rows_than_a_batch_are_split(simulated, policy):
+    (found,) = simulated(
+        *("--arrivals", "poisson:1", "--rows", "40", "--target", "1s", "--policy", policy)
+    )
+    # One batch of 32 rows and one of 8, by far the most often with nobody else about.
+    assert (found["requests"], found["dropped"], found["p50_ms"]) == (400, 0, 21.0 + 9.0)
+    assert found["batches"] > 700
+
+
+def test_a_target_that_one_row_cannot_meet_is_told(run, write):
+    arguments = ("simulate", write(HELLO), "--arrivals", "poisson:9", "--requests", "9")
+    warning = (
+        "warning: hello cannot meet its target of 1 ms: one row alone takes 5.5 ms,"
+        " so nothing is on time\n"
+    )
+    for options in ((), ("--json",)):
+        assert run(*arguments, *options, "--target", "1ms").stderr == warning
+    assert run(*arguments, "--target", "5.5ms").stderr == ""
+
+
 def test_groups_are_in_the_table(run, write):
     result = run(
         "simulate", write(HELLO), "--arrivals", "poisson:99", "--requests", "50", "--tenants", "x,y"
@@ -159,7 +180,7 @@ def test_callers_can_give_up(simulated):
         (("--target", "0"), "--target: got '0'; allowed: longer than 0"),
         (("--duration", "5"), "--duration: got '5'; allowed: a number with a unit"),
         (("--model", "q"), "--model: got 'q'; allowed: hello"),
-        (("--rows", "64"), "--rows: got '64'; allowed: at most 32, the max_batch_size of hello"),
+        (("--rows", "1025"), "--rows: got '1025'; allowed: at most 1024 (max_batch_size x"),
         (("--rows", "0"), "--rows: got '0'; allowed: whole numbers from 1 on"),
         (("--priorities", "x"), "--priorities: got 'x'"),
         (("--tenants", "a=0"), "--tenants: got 'a=0'"),
