@@ -19,8 +19,11 @@ from bars import missed, verdict  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
-REQUESTS = {"speed": 100_000}
+REQUESTS = {"speed": 100_000, "unknowable": 4_000}
 """Requests of each run, where they are not 30,000."""
+
+NOISE = {"grid": 0.0, "unknowable": 0.1}
+"""The scenes with service times that may scatter, and how far they do where nothing is asked for."""
 
 
 def _names(known: Collection[str]) -> Callable[[str], list[str]]:
@@ -43,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("scene", choices=("grid", *scenes.names()), help="what to measure")
     top.add_argument("--seeds", type=int, default=5, help="arrivals to repeat it on (5)")
-    top.add_argument("--requests", type=int, help="requests of each run (30000; speed: 100000)")
+    few = ", ".join(f"{scene}: {number}" for scene, number in REQUESTS.items())
+    top.add_argument("--requests", type=int, help=f"requests of each run (30000; {few})")
     top.add_argument("--steps", type=int, default=8, help="steps of each search for a rate (8)")
     top.add_argument(
         "--profiles", type=_names(world.PROFILES), help="devices of the grid, by comma (all)"
@@ -52,8 +56,10 @@ def parser() -> argparse.ArgumentParser:
         "--processes", type=_names(world.PROCESSES), help="arrivals of the grid, by comma (all)"
     )
     top.add_argument("--jobs", type=int, default=2, help="processes of the grid (2)")
-    top.add_argument("--noise", type=float, default=0.0, help="spread of service times, grid (0)")
-    top.add_argument("--cold", action="store_true", help="start without a warm-up, grid")
+    top.add_argument(
+        "--noise", type=float, help="spread of service times (grid: 0, unknowable: 0.1)"
+    )
+    top.add_argument("--cold", action="store_true", help="start without a warm-up, these two")
     top.add_argument("--traces", default="traces", help="folder of recorded arrivals, CSV")
     top.add_argument("--output", type=Path, help="where the figures go")
     return top
@@ -70,8 +76,9 @@ def main() -> int:
     """Measure, print, write."""
     command_line = parser()
     options = command_line.parse_args()
-    if options.scene != "grid" and (options.noise or options.cold):
-        command_line.error("--noise and --cold are for the grid")
+    if options.scene not in NOISE and (options.noise or options.cold):
+        command_line.error(f"--noise and --cold are for {' and '.join(NOISE)}")
+    options.noise = options.noise or NOISE.get(options.scene, 0.0)
     options.requests = options.requests or REQUESTS.get(options.scene, 30_000)
     options.profiles = options.profiles or list(world.PROFILES)
     options.processes = options.processes or list(world.PROCESSES)
@@ -93,7 +100,8 @@ def main() -> int:
             console.print(f"[bold]{label}[/]  {text}", highlight=False)
         else:
             console.print_json(json.dumps(row))
-    name = f"sim-{options.scene}" + ("-noise" if options.noise or options.cold else "")
+    uneven = options.scene == "grid" and (options.noise or options.cold)
+    name = f"sim-{options.scene}" + ("-noise" if uneven else "")
     output = options.output or world.RESULTS / f"{name}.json"
     kept = {"settings": settings, **found}
     output.write_text(json.dumps(kept, indent=2, default=float) + "\n")

@@ -17,6 +17,7 @@ import grid
 import lengths
 import neighbours
 import numpy as np
+import unknowable
 import world
 
 from batcher.clock import MILLISECOND, SECOND
@@ -258,6 +259,7 @@ SCENES = {
         *(overload, closed, utilization, instances, traces, speed),
         neighbours.neighbours,
         lengths.lengths,
+        unknowable.unknowable,
         *(faults.poison, faults.failing, faults.oversized),
     )
 }
