@@ -152,7 +152,7 @@ def _next_probe_ns(request: LiveRequest, times: ServiceTimes, now_ns: int, *, id
 
 def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
     """How long what waits and runs now keeps the model busy: when a retry makes sense."""
-    waiting_ns = model.work_ns(model.queue.all_rows)
+    waiting_ns = model.work_ns(model.queue.all_rows) / fleet.places(model.name)
     return max(SHORTEST_RETRY_NS, int(fleet.soonest_ns(model.name, now_ns) - now_ns + waiting_ns))
 
 

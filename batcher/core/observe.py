@@ -60,6 +60,7 @@ def _model(
         target_ns=model.settings.target_ns,
         work_ns=model.work_ns(rows),
         reachable=model.reachable,
+        late_buckets=sum(not times.reachable for times in model.times.values()),
         bisected_batches=bisecting.bisected,
         bisect_executions=bisecting.reruns,
         storm=bisecting.storm_ns is not None,

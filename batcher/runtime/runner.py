@@ -193,12 +193,23 @@ class Runner:
 
     def _warn_of_target(self, key: str, took: str = "longer") -> None:
         for model in self.observe().models:
-            if model.model == key and not model.reachable:
+            if model.model != key:
+                continue
+            target_ms = (model.target_ns or 0) / MILLISECOND
+            if model.reachable and model.late_buckets:
+                log.warning(
+                    "%s cannot meet its target of %.3g ms in %d of its buckets, where one row alone"
+                    " takes longer; such requests are served late rather than refused",
+                    key,
+                    target_ms,
+                    model.late_buckets,
+                )
+            if not model.reachable:
                 log.warning(
                     "%s cannot meet its target of %.3g ms: one row alone takes %s;"
                     " it is served late rather than refused",
                     key,
-                    (model.target_ns or 0) / MILLISECOND,
+                    target_ms,
                     took,
                 )
 
