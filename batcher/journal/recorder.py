@@ -79,6 +79,11 @@ class _Mark:
 
     reached: Future[None]
 
+    def reach(self) -> None:
+        """Tell whoever waits, once."""
+        if not self.reached.done():
+            self.reached.set_result(None)
+
 
 class Recorder:
     """The hot end, on the event loop's thread, and the thread behind it.
@@ -99,7 +104,7 @@ class Recorder:
         wall: Clock = time.time_ns,
     ) -> None:
         self.lost_segments = 0
-        """Segments that miss steps because the thread was too far behind."""
+        """Segments that miss steps: the thread was too far behind, or could not record them."""
         self._snapshot = snapshot
         self._sinks = sinks
         self._segment_ns = segment_ns
@@ -134,8 +139,9 @@ class Recorder:
             self._open(now_ns)
 
     def mark(self) -> Future[None]:
-        """Done when all that was recorded so far is with the sinks."""
+        """Done when all that was recorded so far is with the sinks. Nobody can cancel it."""
         mark = _Mark(Future())
+        mark.reached.set_running_or_notify_cancel()
         self._buffer.append(mark)
         self._awake.set()
         return mark.reached
@@ -180,11 +186,23 @@ class Recorder:
             while buffer:
                 items = buffer[:BLOCK]
                 del buffer[: len(items)]
-                self._take(items)
+                self._try_to_take(items)
                 time.sleep(0)  # the event loop goes first
             if closing.is_set() and not buffer:
                 self._end(0)
                 return
+
+    def _try_to_take(self, items: list[_Step | _Opened | _Mark]) -> None:
+        """Take them; whatever goes wrong costs the rest of the segment, not those after it."""
+        try:
+            self._take(items)
+        except Exception:
+            log.exception("steps cannot be recorded: the rest of their segment is lost")
+            self._writing.broken = True
+            self.lost_segments += 1
+            for item in items:
+                if isinstance(item, _Mark):
+                    item.reach()
 
     def _take(self, items: list[_Step | _Opened | _Mark]) -> None:
         steps = [item for item in items if type(item) is tuple]
@@ -201,7 +219,7 @@ class Recorder:
             if isinstance(item, _Opened):
                 self._begin(item)
             elif isinstance(item, _Mark):
-                item.reached.set_result(None)
+                item.reach()
         self._pack(steps)
 
     def _pack(self, steps: list[_Step]) -> None:

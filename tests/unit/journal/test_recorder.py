@@ -1,3 +1,4 @@
+import asyncio
 import threading
 
 import pytest
@@ -149,6 +150,49 @@ def test_a_step_that_cannot_be_recorded_ends_its_segment(start, sink, tmp_path, 
     assert [[s.now_ns for s in segment.steps()] for segment in log.segments] == [[1], [4]]
     assert recorder.lost_segments == 1
     assert "its segment ends there" in caplog.text
+
+
+def test_who_waits_for_a_mark_may_leave(start, sink, tmp_path):
+    scheduler = Scheduler()
+    recorder = start(scheduler)
+
+    async def leave():
+        waiting = asyncio.wrap_future(recorder.mark())
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    step(recorder, scheduler, 1, arrival(1, 1))
+    asyncio.run(leave())
+    assert not recorder.mark().cancel()
+    step(recorder, scheduler, 2, arrival(2, 2))
+    recorder.mark().result(10)
+    assert recorder._thread.is_alive()
+    (segment,) = read(sink, tmp_path).segments
+    assert [s.now_ns for s in segment.steps()] == [1, 2]
+    assert recorder.lost_segments == 0
+
+
+def test_an_unexpected_failure_costs_a_segment_and_not_the_recorder(
+    start, sink, tmp_path, caplog, monkeypatch
+):
+    scheduler = Scheduler()
+    recorder = start(scheduler)
+    step(recorder, scheduler, 1, arrival(1, 1))
+    recorder.mark().result(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(sink, "add", lambda frame: 1 / 0)
+        step(recorder, scheduler, 2, arrival(2, 2))
+        recorder.mark().result(10)  # told, though what it waited for is lost
+    step(recorder, scheduler, 10_000, arrival(3, 10_000))
+    step(recorder, scheduler, 10_001, arrival(4, 10_001))
+    recorder.close()
+    log = read(sink, tmp_path)
+    assert [[s.now_ns for s in segment.steps()] for segment in log.segments] == [[1], [10_001]]
+    assert any("it has no end" in fault for fault in log.faults)
+    assert replay(log.segments).first is None
+    assert recorder.lost_segments == 1
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_the_settings_of_models_and_the_scheduler_are_in_each_opening(start, sink, tmp_path):
