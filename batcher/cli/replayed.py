@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from batcher.journal import Log, Segment
-    from batcher.simulation.replay import Difference, Replayed
+    from batcher.simulation.replay import Changed, Difference, Replayed
     from batcher.simulation.report import Summary
+
+_MOST_CHANGES = 20
+"""Values that changed while it was recorded; `--json` has all."""
 
 _MOST_SHOWN = 2_000
 """Characters of a difference's two sides."""
@@ -31,7 +34,7 @@ def print_contents(log: Log, segments: Sequence[Segment], *, json: bool) -> None
     )
     for version, scheduler in _writers(segments):
         typer.echo(f"recorded by batcher {version}, scheduler {scheduler or 'unknown'}")
-    for model, sections in last.opening.models.items():
+    for model, sections in first.models.items():
         typer.echo(f"model {model}: {_settings(sections)}")
     incident = log.incident
     if incident is not None:
@@ -52,6 +55,12 @@ def print_replayed(
 ) -> None:
     """How the replay went."""
     difference = played.first
+    began_ns = segments[0].opening.now_ns
+    changes = [
+        ((changed.now_ns - began_ns) / 1e9, changed.model, *values)
+        for changed in played.changes
+        for values in _changed_values(changed)
+    ]
     if json:
         _print_json(
             {
@@ -62,16 +71,24 @@ def print_replayed(
                     "steps": played.steps,
                     "seconds": round(took_ns / 1e9, 3),
                     "faults": played.faults,
+                    "changes": [
+                        {"at": round(at, 6), "model": model, "path": path, "old": old, "new": new}
+                        for at, model, path, old, new in changes
+                    ],
                     "difference": None if difference is None else _difference_json(difference),
                 }
             }
         )
         return
+    for at, model, path, old, new in changes[:_MOST_CHANGES]:
+        typer.echo(f"model {model}: {path} {_value(old)} -> {_value(new)} at {at:.3f} s")
+    if len(changes) > _MOST_CHANGES:
+        typer.echo(f"and {_count(len(changes) - _MOST_CHANGES, 'more change')} of settings")
     took = f"{_count(played.steps, 'step')} in {took_ns / 1e9:.2f} s"
     if difference is None:
         typer.echo(f"replay: identical, {took}")
         return
-    seconds = (difference.now_ns - segments[0].opening.now_ns) / 1e9
+    seconds = (difference.now_ns - began_ns) / 1e9
     typer.echo(
         f"replay: DIFFERENT in {played.differing} of {_count(played.segments, 'segment')}, {took}\n"
         f"first difference: {difference.segment}, step {difference.step}, at {seconds:.6f} s,"
@@ -105,7 +122,7 @@ def _print_contents_json(log: Log, segments: Sequence[Segment], seconds: float) 
 
     from batcher.journal import plain
 
-    first, last = segments[0].opening, segments[-1].opening
+    first = segments[0].opening
     incident = None
     if log.incident is not None:
         incident = asdict(log.incident)
@@ -121,7 +138,7 @@ def _print_contents_json(log: Log, segments: Sequence[Segment], seconds: float) 
                     {"version": version, "scheduler": scheduler}
                     for version, scheduler in _writers(segments)
                 ],
-                "models": plain(last.models),
+                "models": plain(first.models),
                 "incident": plain(incident),
                 "faults": log.faults,
                 "warnings": _warnings(segments),
@@ -174,6 +191,24 @@ def _settings(sections: object) -> str:
     texts.append("no target" if target is None else f"target {target}")
     texts.append(f"at most {batching.max_batch_size} rows")
     return ", ".join(texts)
+
+
+def _changed_values(changed: Changed) -> Iterator[tuple[str, object, object]]:
+    """Path, old and new value of everything that a change of settings changed."""
+    from batcher.config import sections_of
+
+    before, after = sections_of(changed.before), sections_of(changed.after)
+    for name in before:
+        for key in before[name] | after[name]:
+            old, new = before[name].get(key), after[name].get(key)
+            if old != new:
+                yield f"{name}.{key}", old, new
+
+
+def _value(value: object) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _difference_json(difference: Difference) -> dict[str, object]:

@@ -19,7 +19,7 @@ from batcher.config.changes import (
 )
 from batcher.config.loader import file_problems, load_config, parse_config
 from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
-from batcher.config.overrides import changed_model
+from batcher.config.overrides import changed_model, sections_in_force, sections_of
 from batcher.config.padding import LikeConfig, OutputConfig, PaddingConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.root import Config, DeviceConfig, device_limits
@@ -60,6 +60,8 @@ __all__ = [
     "parse_config",
     "parse_duration",
     "parse_size",
+    "sections_in_force",
+    "sections_of",
     "tunable_settings",
     "with_changes",
 ]

@@ -1,14 +1,20 @@
-"""A model's settings with some changed as a command line has them: `batching.target_p99=40ms`."""
+"""The sections that decide how a model is scheduled: of settings, and with some values changed.
+
+A command line changes values as `batching.target_p99=40ms`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
 from batcher.config.edit import edited
 from batcher.config.model import ModelConfig
+from batcher.config.policies import policy_section
+from batcher.config.units import format_duration, format_size
+from batcher.core.settings import ModelSettings
 from batcher.errors import ConfigError
 
 SECTIONS: Final = ("batching", "queue")
@@ -31,3 +37,51 @@ def changed_model(sections: Mapping[str, Any], assignments: Sequence[str]) -> Mo
     document |= {name: deepcopy(sections.get(name, {})) for name in SECTIONS}
     pairs = [text.partition("=") for text in assignments]
     return edited(document, [(path.strip(), value) for path, _, value in pairs])
+
+
+def sections_of(settings: ModelSettings) -> dict[str, dict[str, Any]]:
+    """Sections that make these settings, every key written out but for those nothing reads."""
+    queue = settings.queue
+    return {
+        "batching": {
+            "max_batch_size": settings.max_batch_size,
+            "target_p99": _text(settings.target_ns, format_duration),
+            **policy_section(settings.policy),
+        },
+        "queue": {
+            "max_requests": queue.max_requests,
+            "max_request_batches": queue.max_request_batches,
+            "max_rows": queue.max_rows,
+            "max_bytes": _text(queue.max_bytes, format_size),
+            "timeout": _text(queue.timeout_ns, format_duration),
+            "priority_levels": queue.priority_levels,
+            "default_priority": queue.default_priority,
+            "ageing": format_duration(queue.ageing_ns),
+            "tenants": dict(queue.tenants),
+        },
+    }
+
+
+def sections_in_force(
+    sections: Mapping[str, Any], settings: ModelSettings
+) -> dict[str, dict[str, Any]]:
+    """The sections of a model that has these settings by now, where it began with `sections`.
+
+    What did not change stays as it was written, also where it was left out. Raises `ConfigError`
+    where `sections` are wrong.
+    """
+    began = sections_of(changed_model(sections, ()).scheduler_settings())
+    now = sections_of(settings)
+    found: dict[str, dict[str, Any]] = {}
+    for name in SECTIONS:
+        keys = found[name] = dict(sections.get(name, {}))
+        for key in began[name] | now[name]:
+            if key not in now[name]:
+                keys.pop(key, None)
+            elif key not in began[name] or began[name][key] != now[name][key]:
+                keys[key] = now[name][key]
+    return found
+
+
+def _text(value: int | None, formatted: Callable[[int], str]) -> str | None:
+    return None if value is None else formatted(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from batcher.config.units import format_duration
 from batcher.core.settings import Adaptive, FixedWindow, NoBatching, PolicySettings, WhenLate
@@ -63,6 +63,25 @@ POLICIES: Final[dict[str, PolicyEntry]] = {
     "fixed": PolicyEntry(("max_delay", "preferred_batch_sizes"), _fixed, _fixed_window),
     "none": PolicyEntry((), _none, _none_window),
 }
+
+
+def policy_section(policy: PolicySettings) -> dict[str, Any]:
+    """The keys of `batching` that make this policy, as the file has them."""
+    match policy:
+        case Adaptive():
+            return {
+                "policy": "adaptive",
+                "utilization_target": policy.utilization_target,
+                "when_late": policy.when_late.value,
+            }
+        case FixedWindow():
+            return {
+                "policy": "fixed",
+                "max_delay": format_duration(policy.max_delay_ns),
+                "preferred_batch_sizes": list(policy.preferred_sizes),
+            }
+        case NoBatching():
+            return {"policy": "none"}
 
 
 def keys_of_policies() -> frozenset[str]:

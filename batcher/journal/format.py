@@ -67,7 +67,8 @@ class Opening:
     """A fingerprint of the scheduler's own code: only an equal one must give equal commands."""
     schema: Schema
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The sections `batching` and `queue` of each model by its name in events, as configured."""
+    """The sections `batching` and `queue` of each model by its name in events, as they are in force
+    when the segment begins."""
 
     @classmethod
     def of(cls, value: Any) -> Self:

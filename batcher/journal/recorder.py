@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from batcher import __version__
 from batcher.clock import Clock, monotonic_ns
+from batcher.config import sections_in_force
 from batcher.core.commands import Command
 from batcher.core.events import Event, RequestArrived
 from batcher.core.state import State
@@ -89,7 +90,8 @@ class Recorder:
     """The hot end, on the event loop's thread, and the thread behind it.
 
     `snapshot` gives the scheduler's state between two steps. A segment is `segment_ns` long, or
-    `most_bytes` large. `models` is what the opening of each segment says of the models' settings.
+    `most_bytes` large. `models` are the sections of the models' settings at the start; the opening of each segment
+    has those that are in force when it begins.
     """
 
     def __init__(
@@ -254,7 +256,7 @@ class Recorder:
             version=__version__,
             scheduler=scheduler_fingerprint(),
             schema=schema(),
-            models=self._models,
+            models=self._in_force(opened.state),
         )
         writing = self._writing = _Writing(self._writing.encoder, begun=True)
         try:
@@ -266,6 +268,13 @@ class Recorder:
         writing.nbytes = len(begins)
         for sink in self._sinks:
             sink.begin(opened.now_ns, begins)
+
+    def _in_force(self, state: State) -> Mapping[str, Mapping[str, Any]]:
+        now = {model.model: model.settings for model in state.models}
+        return {
+            name: sections_in_force(sections, now[name]) if name in now else sections
+            for name, sections in self._models.items()
+        }
 
     def _end(self, lost: int) -> None:
         writing = self._writing

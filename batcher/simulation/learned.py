@@ -118,7 +118,8 @@ class Kinds(Generic[Kind]):
     """Samplers by kind, from the narrowest to the widest."""
 
     def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
+        self.max_rows = max_rows
+        """The largest batch that is asked for; may grow before the first `find`."""
         self._samples: dict[Kind, list[Sample]] = {}
         self._made: dict[Kind, Sampler] = {}
 
@@ -140,7 +141,7 @@ class Kinds(Generic[Kind]):
             return None
         sampler = self._made.get(found)
         if sampler is None:
-            sampler = self._made[found] = Sampler(self._samples[found], self._max_rows)
+            sampler = self._made[found] = Sampler(self._samples[found], self.max_rows)
         return sampler
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from batcher.core.commands import Command
+from batcher.core.events import ModelConfigured
 from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
+from batcher.core.settings import ModelSettings
 from batcher.errors import describe
 from batcher.journal import CodecError, Segment, Step
 
@@ -31,6 +33,16 @@ class Difference:
     got: object
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A model's settings became others."""
+
+    now_ns: int
+    model: str
+    before: ModelSettings
+    after: ModelSettings
+
+
 @dataclass(slots=True)
 class Replayed:
     """What a replay came to."""
@@ -45,6 +57,17 @@ class Replayed:
     """Segments that could not be played to their end, and why."""
     late_ns: list[int] = field(default_factory=list)
     """How late each wakeup came that nothing else came with."""
+    changes: list[Changed] = field(default_factory=list)
+    """Of settings that were in force before."""
+    settings: dict[str, ModelSettings] = field(default_factory=dict)
+    """What was in force in the end, by model."""
+
+    def configured(self, now_ns: int, model: str, settings: ModelSettings) -> None:
+        """Take note of a model's settings."""
+        before = self.settings.get(model, settings)
+        if before != settings:
+            self.changes.append(Changed(now_ns, model, before, settings))
+        self.settings[model] = settings
 
 
 def replay(
@@ -71,6 +94,8 @@ def replay(
                     Difference(name, step, state.now_ns, "state", state, scheduler.snapshot()),
                 )
             scheduler = Scheduler.restore(state)
+            for model in state.models:
+                found.configured(segment.opening.now_ns, model.model, model.settings)
             whole = _play(scheduler, segment, until_ns, found)
         except CodecError as error:
             found.faults.append(f"{segment.name}: {error}")
@@ -96,6 +121,9 @@ def _play(scheduler: Scheduler, segment: Segment, until_ns: int, found: Replayed
             asked_ns = wakeup_ns()
             if asked_ns is not None and asked_ns <= now_ns:
                 late_ns.append(now_ns - asked_ns)
+        for event in events:
+            if type(event) is ModelConfigured:
+                found.configured(now_ns, event.model, event.settings)
         got = handle(events, now_ns)
         found.steps += 1
         if got != step.commands:

@@ -83,6 +83,11 @@ class Lessons:
         self.replies: Kinds[str] = Kinds(max_rows)
         self.profiles: dict[str, dict[int, int]] = {}
 
+    def allowed(self, settings: ModelSettings) -> None:
+        """Batches of such a size were allowed."""
+        for kinds in (self.batches, self.replies):
+            kinds.max_rows = max(kinds.max_rows, settings.max_batch_size)
+
     def learned(self, late_ns: list[int]) -> Learned:
         """What they come to."""
         return Learned(self.batches, self.replies, self.profiles, late_ns)
@@ -139,7 +144,7 @@ class _Teller:
         for request in state.requests:
             story.requests.append(request.arrived)
         for model in state.models:
-            story.settings[model.model] = model.settings
+            self._configured(model.model, model.settings)
         for instance in state.instances:
             self._up(instance.up)
         story.devices.update(dict(state.devices))
@@ -172,7 +177,7 @@ class _Teller:
             self._lessons.replies.add(sample, event.model)
             return
         elif type(event) is ModelConfigured:
-            story.settings[event.model] = event.settings
+            self._configured(event.model, event.settings)
         elif type(event) is InstanceUp:
             self._up(event)
         elif type(event) is InstanceDown:
@@ -180,6 +185,10 @@ class _Teller:
         elif type(event) is DeviceConfigured:
             story.devices[event.device] = event.max_in_flight
         story.causes.append((now_ns, event))
+
+    def _configured(self, model: str, settings: ModelSettings) -> None:
+        self.story.settings[model] = settings
+        self._lessons.allowed(settings)
 
     def _up(self, up: InstanceUp) -> None:
         self.story.instances[up.instance] = up

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from batcher.config import changed_model
+from batcher.config import changed_model, sections_in_force
 from batcher.core.settings import ModelSettings
 from batcher.errors import InputError
 from batcher.simulation.policies import CONFIGURED, NamedPolicy
@@ -23,8 +23,10 @@ def variants(
 ) -> list[Variant]:
     """One variant for each policy, all with the assignments, of `models` alone.
 
-    `sections` says how each model was configured. Raises `ConfigError` for an assignment that is
-    wrong, and `InputError` for a model of which nothing is said.
+    What an assignment names is what it says all the time, whatever the log changes; the rest follows
+    the log. `sections` says how each model was configured. Raises `ConfigError` for an assignment
+    that is wrong, and `InputError` for a model of which nothing is said. What a variant makes of
+    settings that the log changed to raises `ConfigError` where these do not go together with it.
     """
     assign = _assigned(sections, models, assignments)
     made = []
@@ -44,20 +46,18 @@ def _changing(models: Collection[str], assign: Change, policy: NamedPolicy) -> C
 def _assigned(
     sections: Mapping[str, Mapping[str, Any]], models: Collection[str], assignments: Sequence[str]
 ) -> Change:
-    """What the assignments change of a model's settings, whatever these have become since."""
+    """What the assignments make of a model's settings, whatever these have become since."""
     if not assignments:
         return lambda _model, settings: settings
-    pairs: dict[str, tuple[ModelSettings, ModelSettings]] = {}
     for model in models:
         if model not in sections:
             raise InputError(f"--set: the log does not say how {model} was configured")
-        before = changed_model(sections[model], ())
-        after = changed_model(sections[model], assignments)
-        pairs[model] = before.scheduler_settings(), after.scheduler_settings()
+        changed_model(sections[model], assignments)
 
     def change(model: str, settings: ModelSettings) -> ModelSettings:
-        before, after = pairs[model]
-        changed = merged(settings, before, after)
+        now = sections_in_force(sections[model], settings)
+        before, after = changed_model(now, ()), changed_model(now, assignments)
+        changed = merged(settings, before.scheduler_settings(), after.scheduler_settings())
         assert isinstance(changed, ModelSettings)  # noqa: S101 - it is of the type of `settings`
         return changed
 

@@ -17,6 +17,10 @@ MODELS = {
 }
 
 
+def at(each):
+    return each[0]
+
+
 def story():
     yield 0, DeviceConfigured("d", 1)
     yield 0, ModelConfigured("hello/1", ModelSettings(8, Adaptive(), target_ns=50 * MILLISECOND))
@@ -82,6 +86,33 @@ def test_other_settings_stand_beside_what_was(replayed):
     ]
     assert all(each["requests"] == 600 for each in (recorded, replay, changed, none))
     assert none["mean_batch"] == 1
+
+
+def test_settings_that_changed_meanwhile_are_told(run, tmp_path):
+    path = tmp_path / "changed"
+    path.mkdir()
+    tuned = ModelSettings(4, Adaptive(), target_ns=20 * MILLISECOND)
+    events = sorted([*story(), (1250 * MILLISECOND, ModelConfigured("hello/1", tuned))], key=at)
+    with RecordedScheduler(path, segment_ns=SECOND, models=MODELS) as scheduler:
+        Driver(scheduler, lambda dispatch: 4 * MILLISECOND, observe=lambda n, c: None).run(events)
+    lines = run("replay", path).stdout.splitlines()
+    assert lines[2:5] == [
+        "model hello/1: adaptive, target 50ms, at most 8 rows",
+        "model hello/1: batching.max_batch_size 8 -> 4 at 1.250 s",
+        "model hello/1: batching.target_p99 50ms -> 20ms at 1.250 s",
+    ]
+    assert lines[5].startswith("replay: identical, ")
+    lines = run("replay", path, "--from", "2100ms").stdout.splitlines()
+    assert lines[2] == "model hello/1: adaptive, target 20ms, at most 4 rows"
+    assert lines[3].startswith("replay: identical, ")
+    replayed = json.loads(run("replay", path, "--json").stdout.splitlines()[1])["replay"]
+    assert replayed["changes"][1] == {
+        "at": 1.25,
+        "model": "hello/1",
+        "path": "batching.target_p99",
+        "old": "50ms",
+        "new": "20ms",
+    }
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 import pytest
 
-from batcher.config import changed_model
+from batcher.config import changed_model, sections_in_force, sections_of
 from batcher.errors import ConfigError
 
 SECTIONS = {
@@ -67,3 +67,47 @@ def test_every_problem_is_told_at_once():
 def test_names_of_tenants_may_have_dots_and_may_be_the_first():
     model = changed_model({"queue": {}}, ["queue.tenants.a.b=2"])
     assert model.queue.tenants == {"a.b": 2}
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        SECTIONS,
+        {"batching": {"policy": "none", "max_batch_size": 7}},
+        {"batching": {"policy": "fixed", "max_delay": "1us", "preferred_batch_sizes": [2, 4]}},
+        {
+            "batching": {"target_p99": "1.5s", "utilization_target": 0.5, "when_late": "serve"},
+            "queue": {
+                "max_requests": 1,
+                "max_request_batches": 2,
+                "max_rows": 3,
+                "max_bytes": "1MB",
+                "timeout": "5ns",
+                "priority_levels": 4,
+                "default_priority": 4,
+                "ageing": "6ms",
+                "tenants": {"a": 0.5, "default": 2},
+            },
+        },
+    ],
+)
+def test_settings_have_sections_that_make_them(sections):
+    settings = changed_model(sections, ()).scheduler_settings()
+    assert changed_model(sections_of(settings), ()).scheduler_settings() == settings
+
+
+def test_what_is_in_force_is_what_was_written_but_for_what_changed():
+    assert sections_in_force(SECTIONS, changed_model(SECTIONS, ()).scheduler_settings()) == SECTIONS
+    tuned = changed_model(SECTIONS, ["batching.max_delay=3ms", "queue.timeout=1s"])
+    now = sections_in_force(SECTIONS, tuned.scheduler_settings())
+    assert now["batching"] == SECTIONS["batching"] | {"max_delay": "3ms"}
+    assert now["queue"] == SECTIONS["queue"] | {"timeout": "1s"}
+
+
+def test_keys_of_a_policy_that_is_gone_are_gone():
+    other = changed_model({"batching": {"target_p99": "50ms"}}, ()).scheduler_settings()
+    now = sections_in_force(SECTIONS, other)["batching"]
+    assert "max_delay" not in now
+    assert now["policy"] == "adaptive"
+    assert changed_model({"batching": now}, ()).scheduler_settings().policy == other.policy

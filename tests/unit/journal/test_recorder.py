@@ -3,8 +3,9 @@ import threading
 
 import pytest
 
-from batcher.core.events import RequestArrived, RequestCancelled
+from batcher.core.events import ModelConfigured, RequestArrived, RequestCancelled
 from batcher.core.scheduler import Scheduler
+from batcher.core.settings import ModelSettings, NoBatching
 from batcher.journal import read_log
 from batcher.journal.recorder import BLOCK, MOST_WAITING, Recorder
 from batcher.simulation.replay import replay
@@ -203,3 +204,20 @@ def test_the_settings_of_models_and_the_scheduler_are_in_each_opening(start, sin
     one, two = read(sink, tmp_path).segments
     assert one.opening.models == two.opening.models == {"m/1": {"batching": {"policy": "none"}}}
     assert len(one.opening.scheduler) == 16
+
+
+def test_each_opening_has_the_settings_that_are_in_force(start, sink, tmp_path):
+    scheduler = Scheduler()
+    began = {"batching": {"policy": "none", "max_batch_size": 4}, "queue": {}}
+    recorder = start(scheduler, models={"m/1": began})
+    step(recorder, scheduler, 1, ModelConfigured("m/1", ModelSettings(4, NoBatching())))
+    step(recorder, scheduler, 10_000)
+    step(recorder, scheduler, 10_001, ModelConfigured("m/1", ModelSettings(2, NoBatching())))
+    step(recorder, scheduler, 20_000)
+    recorder.close()
+    openings = [segment.opening.models["m/1"] for segment in read(sink, tmp_path).segments]
+    assert openings == [
+        began,
+        began,
+        {"batching": {"policy": "none", "max_batch_size": 2}, "queue": {}},
+    ]

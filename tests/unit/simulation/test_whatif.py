@@ -1,9 +1,12 @@
 """What a log says of other settings, against what those settings really do."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.core.commands import Dispatch
 from batcher.core.events import (
     BatchProgress,
     CancelCause,
@@ -16,6 +19,7 @@ from batcher.core.events import (
     RequestCancelled,
 )
 from batcher.core.request import NEVER_NS
+from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits
 from batcher.errors import InputError
 from batcher.journal import read_log
@@ -146,6 +150,59 @@ def test_it_begins_where_a_segment_does(record):
     assert 3000 < recorded.counts.requests < 3700
     assert replayed.counts.p99_ms == pytest.approx(recorded.counts.p99_ms, rel=0.1)
     assert recorded.rate == pytest.approx(1200, rel=0.1)
+
+
+def changing(rate, seconds, *targets_ms):
+    """Arrivals, and a second later each a target."""
+    yield from sorted(
+        [
+            *arrivals(rate, seconds, replace(ADAPTIVE, target_ns=targets_ms[0] * MILLISECOND)),
+            *(
+                (n * SECOND, ModelConfigured("m/1", replace(ADAPTIVE, target_ns=t * MILLISECOND)))
+                for n, t in enumerate(targets_ms[1:], 1)
+            ),
+        ],
+        key=lambda each: each[0],
+    )
+
+
+def targets_in_force(log, *assignments):
+    """Of a what-if's batches, in milliseconds: those that are different from the one before."""
+    (plot,) = plots(log)
+    (variant,) = variants(SECTIONS, SECTIONS, assignments, [parse_policy("configured")])
+    found = []
+
+    class Watched(Scheduler):
+        def handle(self, events, now_ns):
+            commands = super().handle(events, now_ns)
+            if any(type(command) is Dispatch for command in commands):
+                target = self.models["m/1"].settings.target_ns // MILLISECOND
+                if found[-1:] != [target]:
+                    found.append(target)
+            return commands
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("batcher.simulation.whatif.Scheduler", Watched)
+        plot.play(variant, 0)
+    return found
+
+
+def test_what_is_set_holds_all_the_time_whatever_the_log_changed(record):
+    log = record(changing(200, 3, 50, 20, 40))
+    assert targets_in_force(log) == [50, 20, 40]
+    for wanted in (50, 20, 45):  # that of the start among them
+        assert targets_in_force(log, f"batching.target_p99={wanted}ms") == [wanted]
+    assert targets_in_force(log, "queue.max_requests=9") == [50, 20, 40]
+
+
+def test_what_is_set_holds_from_the_middle_of_a_log_on(record):
+    log = record(arrivals(200, 3))
+    log.segments = log.segments[2:]
+    assert not any(type(e) is ModelConfigured for s in log.segments[0].steps() for e in s.events)
+    assert targets_in_force(log, "batching.target_p99=25ms") == [25]
+    recorded, _, tried = of(log, "none")
+    assert recorded.mean_batch > 1
+    assert tried.mean_batch == 1
 
 
 @pytest.mark.slow
