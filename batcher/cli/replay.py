@@ -158,18 +158,25 @@ def _part(log: Log, numbers: list[int], from_: str | None, to: str | None) -> _P
     first = segments[0]
     if numbers:
         segments = [each for each in segments if each.opening.number in numbers]
+        several = [n for n in numbers if sum(each.opening.number == n for each in segments) > 1]
+        if several:
+            raise InputError(
+                f"--segment: got {several[0]}, which several logs in {first.path.parent} have;"
+                " allowed: --from and --to, or the segment's own file in place of the folder"
+            )
         missing = set(numbers) - {each.opening.number for each in segments}
         if missing:
-            known = f"{first.opening.number} to {log.segments[-1].opening.number}"
+            there = [each.opening.number for each in log.segments]
+            known = f"{min(there)} to {max(there)}"
             raise InputError(f"--segment: got {min(missing)}; allowed: {known}")
-    began_ns = first.opening.now_ns
-    from_ns = began_ns + (read_duration("--from", from_) or 0)
+    from_ns = read_duration("--from", from_, or_zero=True) or 0
     to_ns = read_duration("--to", to)
-    until_ns = NEVER_NS if to_ns is None else began_ns + to_ns
-    chosen = [each for each in segments if each.last_ns >= from_ns]
-    chosen = [each for each in chosen if each.opening.now_ns <= until_ns]
+    until_ns = NEVER_NS if to_ns is None else to_ns
+    chosen = [each for each in segments if each.since(each.last_ns) >= from_ns]
+    chosen = [each for each in chosen if each.since(each.opening.now_ns) <= until_ns]
     if not chosen or until_ns < from_ns:
-        length = format_duration(round((log.segments[-1].last_ns - began_ns) / SECOND) * SECOND)
+        length_ns = max(each.since(each.last_ns) for each in log.segments)
+        length = format_duration(round(length_ns / SECOND) * SECOND)
         raise InputError(
             f"--from {from_ or '0s'} --to {to or 'the end'}: nothing of the log is there; it is"
             f" {length} long"
@@ -222,7 +229,7 @@ def _replay(log: Log, part: _Part, *, json: bool) -> Replayed:
     with progress(sum(each.steps_count for each in part.segments)) as told:
         played = play(part.segments, until_ns=part.until_ns, told=told)
     print_faults(played.faults)
-    print_replayed(played, part.segments, monotonic_ns() - began_ns, json=json)
+    print_replayed(played, monotonic_ns() - began_ns, json=json)
     return played
 
 

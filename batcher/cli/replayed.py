@@ -22,19 +22,21 @@ _MOST_SHOWN = 2_000
 
 def print_contents(log: Log, segments: Sequence[Segment], *, json: bool) -> None:
     """What is in the log, or in the part of it that was asked for."""
-    first, last = segments[0].opening, segments[-1]
-    seconds = (last.last_ns - first.now_ns) / 1e9
-    requests = sum(segment.requests for segment in segments)
     if json:
-        _print_contents_json(log, segments, seconds)
+        _print_contents_json(log, segments)
         return
-    typer.echo(
-        f"{_count(len(segments), 'segment')} ({first.number} to {last.opening.number}),"
-        f" {seconds:.1f} s from {_moment(first.wall_ns)}, {_count(requests, 'request')}"
-    )
+    logs = _logs(segments)
+    for place, mine in enumerate(logs, 1):
+        head = f"log {place} of {len(logs)}: " if len(logs) > 1 else ""
+        first, last = mine[0].opening, mine[-1].opening
+        requests = sum(segment.requests for segment in mine)
+        typer.echo(
+            f"{head}{_count(len(mine), 'segment')} ({first.number} to {last.number}),"
+            f" {_seconds(mine):.1f} s from {_moment(first.wall_ns)}, {_count(requests, 'request')}"
+        )
     for version, scheduler in _writers(segments):
         typer.echo(f"recorded by batcher {version}, scheduler {scheduler or 'unknown'}")
-    for model, sections in first.models.items():
+    for model, sections in segments[0].opening.models.items():
         typer.echo(f"model {model}: {_settings(sections)}")
     incident = log.incident
     if incident is not None:
@@ -50,14 +52,11 @@ def print_faults(faults: Sequence[str]) -> None:
         typer.echo(f"fault: {fault}", err=True)
 
 
-def print_replayed(
-    played: Replayed, segments: Sequence[Segment], took_ns: int, *, json: bool
-) -> None:
+def print_replayed(played: Replayed, took_ns: int, *, json: bool) -> None:
     """How the replay went."""
     difference = played.first
-    began_ns = segments[0].opening.now_ns
     changes = [
-        ((changed.now_ns - began_ns) / 1e9, changed.model, *values)
+        (changed.at_ns / 1e9, changed.model, *values)
         for changed in played.changes
         for values in _changed_values(changed)
     ]
@@ -88,7 +87,7 @@ def print_replayed(
     if difference is None:
         typer.echo(f"replay: identical, {took}")
         return
-    seconds = (difference.now_ns - began_ns) / 1e9
+    seconds = difference.at_ns / 1e9
     typer.echo(
         f"replay: DIFFERENT in {played.differing} of {_count(played.segments, 'segment')}, {took}\n"
         f"first difference: {difference.segment}, step {difference.step}, at {seconds:.6f} s,"
@@ -117,7 +116,20 @@ def print_comparison(summaries: Sequence[Summary], stretches: int, seeds: int) -
         print_remarks(summary)
 
 
-def _print_contents_json(log: Log, segments: Sequence[Segment], seconds: float) -> None:
+def _logs(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """The segments of each log: of each start of a server."""
+    found: dict[str, list[Segment]] = {}
+    for segment in segments:
+        found.setdefault(segment.opening.log, []).append(segment)
+    return list(found.values())
+
+
+def _seconds(segments: Sequence[Segment]) -> float:
+    """From the first of one log's segments to the end of the last."""
+    return (segments[-1].last_ns - segments[0].opening.now_ns) / 1e9
+
+
+def _print_contents_json(log: Log, segments: Sequence[Segment]) -> None:
     from dataclasses import asdict
 
     from batcher.journal import plain
@@ -131,7 +143,15 @@ def _print_contents_json(log: Log, segments: Sequence[Segment], seconds: float) 
             "log": {
                 "segments": [segment.opening.number for segment in segments],
                 "began": _moment(first.wall_ns),
-                "seconds": round(seconds, 3),
+                "seconds": round(sum(_seconds(mine) for mine in _logs(segments)), 3),
+                "logs": [
+                    {
+                        "segments": [segment.opening.number for segment in mine],
+                        "began": _moment(mine[0].opening.wall_ns),
+                        "seconds": round(_seconds(mine), 3),
+                    }
+                    for mine in _logs(segments)
+                ],
                 "requests": sum(segment.requests for segment in segments),
                 "steps": sum(segment.steps_count for segment in segments),
                 "recorded_by": [

@@ -29,8 +29,8 @@ def read(option: str, text: str, parse: Callable[[str], Parsed]) -> Parsed:
         raise InputError(f"{option}: {error}") from None
 
 
-def read_duration(option: str, text: str | None) -> int | None:
-    """Nanoseconds above 0."""
+def read_duration(option: str, text: str | None, *, or_zero: bool = False) -> int | None:
+    """Nanoseconds above 0, or 0 where it may be."""
     from batcher.config import parse_duration
     from batcher.errors import InputError
 
@@ -40,7 +40,7 @@ def read_duration(option: str, text: str | None) -> int | None:
         duration_ns = parse_duration(text)
     except ValueError as error:
         raise InputError(f"{option}: got {text!r}; allowed: {error}") from None
-    if not duration_ns:
+    if not duration_ns and not or_zero:
         raise InputError(f"{option}: got {text!r}; allowed: longer than 0")
     return duration_ns
 

@@ -67,6 +67,12 @@ class Segment:
     server."""
     complete: bool
     """Whether it ends where it should; else what follows it is another story."""
+    began_ns: int = 0
+    """What its clock said, or would have said, when the first of the logs that were read began."""
+
+    def since(self, now_ns: int) -> int:
+        """From that beginning to a moment of its clock. Such times compare between logs."""
+        return now_ns - self.began_ns
 
     @property
     def name(self) -> str:
@@ -141,12 +147,27 @@ def read_log(path: Path) -> Log:
 
 
 def _put_in_order(segments: list[Segment]) -> None:
-    """Logs by their beginning, segments by their number: clocks on the wall are set back at times."""
-    began: dict[str, int] = {}
+    """Logs by their beginning, segments by their number: clocks on the wall are set back at times.
+
+    Each log has a monotonic clock of its own; the one on the wall says when each began.
+    """
+    firsts: dict[str, Opening] = {}
     for segment in segments:
         opening = segment.opening
-        began[opening.log] = min(opening.wall_ns, began.get(opening.log, opening.wall_ns))
-    segments.sort(key=lambda each: (began[each.opening.log], each.opening.log, each.opening.number))
+        first = firsts.setdefault(opening.log, opening)
+        if opening.number < first.number:
+            firsts[opening.log] = opening
+    began = min((first.wall_ns for first in firsts.values()), default=0)
+    for segment in segments:
+        first = firsts[segment.opening.log]
+        segment.began_ns = first.now_ns - (first.wall_ns - began)
+    segments.sort(
+        key=lambda each: (
+            firsts[each.opening.log].wall_ns,
+            each.opening.log,
+            each.opening.number,
+        )
+    )
 
 
 def _files(path: Path) -> list[Path]:

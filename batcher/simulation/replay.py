@@ -7,17 +7,16 @@ that was recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from batcher.core.commands import Command
 from batcher.core.events import ModelConfigured
 from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings
 from batcher.errors import describe
-from batcher.journal import CodecError, Segment, Step
+from batcher.journal import CodecError, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,8 @@ class Difference:
     step: int
     """From 0; the segment's end for a state."""
     now_ns: int
+    at_ns: int
+    """The same, counted from the beginning of the logs."""
     what: Literal["commands", "state"]
     expected: object
     got: object
@@ -35,9 +36,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A model's settings became others."""
+    """A model's settings became others. `at_ns` counts from the beginning of the logs."""
 
-    now_ns: int
+    at_ns: int
     model: str
     before: ModelSettings
     after: ModelSettings
@@ -62,11 +63,11 @@ class Replayed:
     settings: dict[str, ModelSettings] = field(default_factory=dict)
     """What was in force in the end, by model."""
 
-    def configured(self, now_ns: int, model: str, settings: ModelSettings) -> None:
+    def configured(self, at_ns: int, model: str, settings: ModelSettings) -> None:
         """Take note of a model's settings."""
         before = self.settings.get(model, settings)
         if before != settings:
-            self.changes.append(Changed(now_ns, model, before, settings))
+            self.changes.append(Changed(at_ns, model, before, settings))
         self.settings[model] = settings
 
 
@@ -76,26 +77,30 @@ def replay(
     until_ns: int = NEVER_NS,
     told: Callable[[str, int], None] = lambda _what, _steps: None,
 ) -> Replayed:
-    """Play the segments up to `until_ns`. `told` hears of progress, in steps."""
+    """Play the segments up to `until_ns` after the beginning of their logs. `told` hears of progress, in steps."""
     found = Replayed()
     before: Segment | None = None
     scheduler = Scheduler()
     for segment in segments:
-        if segment.opening.now_ns > until_ns:
-            break
+        if segment.since(segment.opening.now_ns) > until_ns:
+            continue
         expects = before is not None and segment.follows(before)
         try:
             state = segment.state()
             if expects and scheduler.snapshot() != state:
                 step = before.steps_count if before else 0
-                name = before.name if before else segment.name
                 _differs(
                     found,
-                    Difference(name, step, state.now_ns, "state", state, scheduler.snapshot()),
+                    before or segment,
+                    step,
+                    state.now_ns,
+                    "state",
+                    state,
+                    scheduler.snapshot(),
                 )
             scheduler = Scheduler.restore(state)
             for model in state.models:
-                found.configured(segment.opening.now_ns, model.model, model.settings)
+                found.configured(segment.since(segment.opening.now_ns), model.model, model.settings)
             whole = _play(scheduler, segment, until_ns, found)
         except CodecError as error:
             found.faults.append(f"{segment.name}: {error}")
@@ -115,7 +120,7 @@ def _play(scheduler: Scheduler, segment: Segment, until_ns: int, found: Replayed
     handle, wakeup_ns, late_ns = scheduler.handle, scheduler.next_wakeup_ns, found.late_ns
     for place, step in enumerate(segment.steps()):
         now_ns, events = step.now_ns, step.events
-        if now_ns > until_ns:
+        if segment.since(now_ns) > until_ns:
             return False
         if not events:
             asked_ns = wakeup_ns()
@@ -123,20 +128,25 @@ def _play(scheduler: Scheduler, segment: Segment, until_ns: int, found: Replayed
                 late_ns.append(now_ns - asked_ns)
         for event in events:
             if type(event) is ModelConfigured:
-                found.configured(now_ns, event.model, event.settings)
+                found.configured(segment.since(now_ns), event.model, event.settings)
         got = handle(events, now_ns)
         found.steps += 1
         if got != step.commands:
-            _differs(found, _difference(segment, place, step, got))
+            _differs(found, segment, place, now_ns, "commands", step.commands, got)
             return False
     return True
 
 
-def _difference(segment: Segment, place: int, step: Step, got: Sequence[Command]) -> Difference:
-    return Difference(segment.name, place, step.now_ns, "commands", step.commands, got)
-
-
-def _differs(found: Replayed, difference: Difference) -> None:
+def _differs(
+    found: Replayed,
+    segment: Segment,
+    step: int,
+    now_ns: int,
+    what: Literal["commands", "state"],
+    expected: object,
+    got: object,
+) -> None:
     found.differing += 1
     if found.first is None:
-        found.first = difference
+        at_ns = segment.since(now_ns)
+        found.first = Difference(segment.name, step, now_ns, at_ns, what, expected, got)

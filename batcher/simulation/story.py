@@ -54,6 +54,8 @@ class Story:
     """Where it begins."""
     begins_ns: int
     """The moment that it begins; a scheduler that was told nothing yet has no time of its own."""
+    clock_ns: int = 0
+    """What its clock said when the logs began: samples of all logs are on one time base."""
     causes: list[tuple[int, Event]] = field(default_factory=list)
     """What happens again, in order of time."""
     requests: list[RequestArrived] = field(default_factory=list)
@@ -94,7 +96,7 @@ class Lessons:
 
 
 def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Iterator[Story]:
-    """The stretches of these segments up to `until_ns`, what they teach added to `lessons`.
+    """The stretches of these segments up to `until_ns` after the beginning of their logs, what they teach added to `lessons`.
 
     A segment that cannot be read to its end ends a stretch. Raises `InputError` where there are too
     many requests.
@@ -103,8 +105,8 @@ def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Ite
     before: Segment | None = None
     requests = 0
     for segment in segments:
-        if segment.opening.now_ns > until_ns:
-            break
+        if segment.since(segment.opening.now_ns) > until_ns:
+            continue
         if teller is None or before is None or not segment.follows(before):
             if teller is not None:
                 yield teller.story
@@ -122,7 +124,7 @@ def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Ite
         before = segment
         try:
             for step in segment.steps():
-                if step.now_ns > until_ns:
+                if segment.since(step.now_ns) > until_ns:
                     break
                 teller.take(step)
         except CodecError:
@@ -136,7 +138,7 @@ class _Teller:
 
     def __init__(self, segment: Segment, lessons: Lessons) -> None:
         state = segment.state()
-        story = self.story = Story(state, segment.opening.now_ns)
+        story = self.story = Story(state, segment.opening.now_ns, segment.began_ns)
         self._lessons = lessons
         self._running: dict[int, _Running] = {}
         self._on_device: dict[str, int] = {}
@@ -173,7 +175,7 @@ class _Teller:
                 return
             # It ran when the story began, and ends when it ended.
         elif type(event) is RepliesTook:
-            sample = Sample(now_ns - event.took_ns, event.rows, event.took_ns)
+            sample = Sample(now_ns - event.took_ns - story.clock_ns, event.rows, event.took_ns)
             self._lessons.replies.add(sample, event.model)
             return
         elif type(event) is ModelConfigured:
@@ -234,7 +236,7 @@ class _Teller:
                 story.poison.update(whom)
         model, shapes = running.dispatch.model, running.dispatch.bucket
         self._lessons.batches.add(
-            Sample(running.at_ns, running.rows, took_ns, cause),
+            Sample(running.at_ns - story.clock_ns, running.rows, took_ns, cause),
             (model, shapes, running.beside),
             (model, shapes, None),
             (model, None, None),

@@ -260,6 +260,7 @@ class _Devices:
     def __init__(self, story: Story, learned: Learned, draw: np.random.Generator) -> None:
         self.use: dict[str, DeviceUse] = {}
         self._learned = learned
+        self._clock_ns = story.clock_ns
         self._poison = story.poison
         self._device_of = {name: up.device for name, up in story.instances.items()}
         self._ends_ns: dict[str, list[int]] = {}
@@ -294,11 +295,15 @@ class _Devices:
         sampler = self._learned.batch(dispatch.model, dispatch.bucket, beside)
         if sampler is None:
             return _curve(self._learned, dispatch.model, rows)[rows], None
-        return sampler.draw(now_ns, rows, self._chance)
+        return sampler.draw(now_ns - self._clock_ns, rows, self._chance)
 
     def _replies(self, model: str, now_ns: int, rows: int) -> int | None:
         sampler = self._learned.replies.find(model)
-        return None if sampler is None else sampler.draw(now_ns, rows, self._chance)[0]
+        return (
+            None
+            if sampler is None
+            else sampler.draw(now_ns - self._clock_ns, rows, self._chance)[0]
+        )
 
 
 class _Replaying(Driver):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,8 @@ class RecordedScheduler(Scheduler):
     """The production scheduler with the production recorder behind it, as a context manager.
 
     The log goes to `folder`; leaving the block writes what is left. Virtual time runs faster than
-    the recorder's thread, so this one is waited for now and then, and nothing is lost.
+    the recorder's thread, so this one is waited for now and then, and nothing is lost. The log
+    begins at `begins_ns` of the virtual clock, and at `wall_ns` of the one on the wall: now, without.
     """
 
     def __init__(
@@ -31,8 +33,11 @@ class RecordedScheduler(Scheduler):
         segment_ns: int,
         models: Mapping[str, Mapping[str, Any]] | None = None,
         policies: PolicyFactory = make_policy,
+        begins_ns: int = 0,
+        wall_ns: int | None = None,
     ) -> None:
         super().__init__(policies)
+        self.now_ns = begins_ns
         self.recorder = Recorder(
             self.snapshot,
             [Files(folder, _NO_BOUND, _NO_BOUND)],
@@ -40,6 +45,7 @@ class RecordedScheduler(Scheduler):
             most_bytes=_NO_BOUND,
             models=models,
             clock=lambda: self.now_ns,
+            wall=time.time_ns if wall_ns is None else lambda: wall_ns + self.now_ns - begins_ns,
         )
         self._steps = 0
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -113,6 +114,73 @@ def test_settings_that_changed_meanwhile_are_told(run, tmp_path):
         "old": "50ms",
         "new": "20ms",
     }
+
+
+HOUR_NS = 3600 * SECOND
+WALL_NS = 1_700_000_000 * SECOND
+
+
+@pytest.fixture
+def restarted(tmp_path, monkeypatch):
+    """A function that makes a journal of two logs whose monotonic clocks began at these moments."""
+    path = tmp_path / "restarted"
+    path.mkdir()
+
+    def record(name, begins_ns, wall_ns, requests):
+        mine = tmp_path / name
+        mine.mkdir()
+        events = [later(begins_ns, *each) for each in story()][: 3 + requests]
+        with RecordedScheduler(
+            mine, segment_ns=SECOND, models=MODELS, begins_ns=begins_ns, wall_ns=wall_ns
+        ) as scheduler:
+            driver = Driver(scheduler, lambda dispatch: 4 * MILLISECOND, observe=lambda n, c: None)
+            driver.run(events)
+        for place, file in enumerate(sorted(mine.iterdir())):
+            file.rename(path / f"journal-{name}-{place}.batcherlog")
+
+    def make(first_ns, second_ns):
+        record("a", first_ns, WALL_NS, 600)
+        record("b", second_ns, WALL_NS + HOUR_NS, 300)
+        return path
+
+    return make
+
+
+def later(by_ns, at_ns, event):
+    if type(event) is RequestArrived:
+        event = replace(event, arrival_ns=event.arrival_ns + by_ns)
+    return at_ns + by_ns, event
+
+
+@pytest.mark.parametrize("clocks", [(5_000_000 * SECOND, 20 * SECOND), (0, 5_000_000 * SECOND)])
+def test_each_log_of_a_folder_is_on_a_clock_of_its_own(run, restarted, clocks):
+    path = restarted(*clocks)
+    lines = run("replay", path).stdout.splitlines()
+    head = "2023-11-14 22:13:20 UTC, 600 requests"
+    assert lines[0] == f"log 1 of 2: 4 segments (0 to 3), 3.0 s from {head}"
+    later = "2023-11-14 23:13:20 UTC, 300 requests"
+    assert lines[1] == f"log 2 of 2: 2 segments (0 to 1), 1.5 s from {later}"
+    assert lines[-1].startswith("replay: identical, ")
+    first = run("replay", path, "--to", "1m", "--from", "0s").stdout.splitlines()
+    assert first[0] == lines[0].removeprefix("log 1 of 2: ")
+    second = run("replay", path, "--from", "1h", "--policy", "none")
+    assert second.stdout.splitlines()[0] == lines[1].removeprefix("log 2 of 2: ")
+    assert "300 requests at 200" in second.stdout
+    both = run("replay", path, "--policy", "none", "--to", "3601s")
+    assert "799 requests at 2" in both.stdout  # the last one had not ended by then
+    assert (
+        "nothing of the log is there; it is 3602s long"
+        in run("replay", path, "--from", "2h").stderr
+    )
+
+
+def test_a_segment_of_two_logs_is_not_taken_for_one(run, restarted):
+    path = restarted(0, SECOND)
+    result = run("replay", path, "--segment", "1")
+    assert result.exit_code == 2
+    assert "--segment: got 1, which several logs in" in result.stderr
+    assert run("replay", path, "--segment", "3").stdout.startswith("1 segment (3 to 3)")
+    assert run("replay", path / "journal-b-1.batcherlog").exit_code == 0
 
 
 @pytest.mark.slow
