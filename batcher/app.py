@@ -97,7 +97,11 @@ class Application:
             else FileFollower(path, config.server.watch, self.tuner.reload, hangup)
         )
         self.recording = Recording(
-            config, scheduler.snapshot, recorded_settings(config), self._exposition
+            config,
+            scheduler.snapshot,
+            recorded_settings(config),
+            self._exposition,
+            self.tuner.in_force,
         )
         self.telemetry.watch_recording(self.recording.statistics)
         flight = FlightEdge(self._write_on_request, config.server.status_codes)

@@ -42,6 +42,8 @@ def print_contents(log: Log, segments: Sequence[Segment], *, json: bool) -> None
     if incident is not None:
         detail = f": {incident.detail}" if incident.detail else ""
         typer.echo(f"incident at {_moment(incident.wall_ns)}: {incident.reason}{detail}")
+        for change in incident.changes:
+            typer.echo(f"changed by a call, not in its configuration file: {change}")
     for warning in _warnings(segments):
         typer.echo(f"warning: {warning}", err=True)
 

@@ -11,13 +11,14 @@ does not see them.
 
 from batcher.journal.codec import CodecError
 from batcher.journal.fingerprint import scheduler_fingerprint
-from batcher.journal.incidents import FlightRecorder, Reason, Tally
+from batcher.journal.incidents import FlightRecorder, InForce, Reason, Tally
 from batcher.journal.reader import Log, Segment, Step, plain, read_log
 from batcher.journal.recording import Recording, RecordingStatistics
 
 __all__ = [
     "CodecError",
     "FlightRecorder",
+    "InForce",
     "Log",
     "Reason",
     "Recording",

@@ -100,9 +100,12 @@ class Incident:
     platform: str
     packages: Mapping[str, str]
     config: str
-    """The text of the configuration file; references to the environment are as they stand in it."""
+    """The text of the configuration file that was applied last; references to the environment are
+    as they stand in it."""
     metrics: str
     """What `/metrics` said."""
+    changes: tuple[str, ...] = ()
+    """What was in force in place of what that text says, because of admin calls."""
 
     @classmethod
     def of(cls, value: Any) -> Self:

@@ -69,11 +69,21 @@ class Tally:
     """Those that failed because an executor or its device did."""
 
 
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The settings in force."""
+
+    text: str
+    """Of the configuration file that was applied last."""
+    changes: tuple[str, ...] = ()
+    """What admin calls have changed since, as `MODEL/VERSION PATH: VALUE`."""
+
+
 class FlightRecorder:
     """Writes incidents. Every method runs on the event loop's thread.
 
     `mark` gives a future that is done when all that has happened is in `memory`; `metrics` renders
-    the text of `/metrics`; `config` is the text of the configuration file.
+    the text of `/metrics`; `in_force` says what settings are in force.
     """
 
     def __init__(
@@ -82,7 +92,7 @@ class FlightRecorder:
         memory: Memory,
         mark: Callable[[], Future[None]],
         metrics: Callable[[], Awaitable[bytes]],
-        config: str,
+        in_force: Callable[[], InForce],
         *,
         clock: Clock = monotonic_ns,
     ) -> None:
@@ -92,7 +102,7 @@ class FlightRecorder:
         self._settings = settings
         self._mark = mark
         self._metrics = metrics
-        self._config = config
+        self._in_force = in_force
         self._clock = clock
         self._last_ns: int | None = None
         self._past: deque[Mapping[str, Tally]] = deque([{}], maxlen=WINDOW + 1)
@@ -115,6 +125,7 @@ class FlightRecorder:
             )
         self._last_ns = self._clock()
         try:
+            in_force = self._in_force()
             incident = Incident(
                 reason=reason.value,
                 detail=detail,
@@ -123,8 +134,9 @@ class FlightRecorder:
                 python=platform.python_version(),
                 platform=platform.platform(),
                 packages=_versions(),
-                config=self._config,
+                config=in_force.text,
                 metrics=(await self._metrics()).decode("utf-8", "replace"),
+                changes=in_force.changes,
             )
             await asyncio.wrap_future(self._mark())
             path = await asyncio.to_thread(self._write_file, incident)

@@ -13,7 +13,7 @@ from batcher.core.events import Event
 from batcher.core.state import State
 from batcher.errors import StartupError
 from batcher.journal.files import SEGMENTS_IN_SIZE, Files
-from batcher.journal.incidents import FlightRecorder
+from batcher.journal.incidents import FlightRecorder, InForce
 from batcher.journal.memory import Memory
 from batcher.journal.recorder import Recorder, Sink
 
@@ -43,6 +43,7 @@ class Recording:
         snapshot: Callable[[], State],
         models: Mapping[str, Mapping[str, Any]],
         metrics: Callable[[], Awaitable[bytes]],
+        in_force: Callable[[], InForce],
     ) -> None:
         self.flight: FlightRecorder | None = None
         """Once started, where one is configured."""
@@ -50,6 +51,7 @@ class Recording:
         self._snapshot = snapshot
         self._models = models
         self._metrics = metrics
+        self._in_force = in_force
         self._files: Files | None = None
         self._memory: Memory | None = None
         self._recorder: Recorder | None = None
@@ -86,7 +88,7 @@ class Recording:
         )
         if flight is not None and self._memory is not None:
             self.flight = FlightRecorder(
-                flight, self._memory, recorder.mark, self._metrics, self._config.text
+                flight, self._memory, recorder.mark, self._metrics, self._in_force
             )
         return recorder.record
 

@@ -18,7 +18,7 @@ from batcher.config import (
     tunable_settings,
     with_changes,
 )
-from batcher.config.section import KeyPath
+from batcher.config.section import KeyPath, dotted
 from batcher.core.settings import ModelSettings
 from batcher.errors import (
     BatcherError,
@@ -29,6 +29,7 @@ from batcher.errors import (
     UnknownModel,
     describe,
 )
+from batcher.journal import InForce
 from batcher.runtime.padding import PaddingRules, rules_of
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning.watch import read_settled
@@ -96,6 +97,14 @@ class Tuner:
     def generation(self) -> int:
         """Which settings are in force: 1 at the start, one more after each change."""
         return self._telemetry.generation
+
+    def in_force(self) -> InForce:
+        """The file that was applied last, and what admin calls have changed since."""
+        changes = difference(self._from_file, self.config).changes
+        return InForce(
+            self._from_file.text,
+            tuple(f"{c.model}/{c.version} {dotted(c.path)}: {c.new}" for c in changes),
+        )
 
     def settings(self, name: str = "", version: str = "") -> list[tuple[str, str, dict[str, Any]]]:
         """(name, version, tunable values) of the models asked for; of all without a name.

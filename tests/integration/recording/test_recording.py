@@ -153,6 +153,16 @@ async def test_an_admin_call_writes_a_file_that_replays(served, document, reques
     assert sample("batcher_incidents_total", {"reason": "request"}) == 1
 
 
+async def test_a_flight_record_says_what_calls_have_changed(served, document, tmp_path):
+    _, _, admin = await served(document())
+    changes = {"batching.target_p99": "125ms"}
+    await admin.UpdateSettings(
+        protocol.admin.UpdateSettingsRequest(model="hello", changes=changes), timeout=WAIT_S
+    )
+    log = identical(tmp_path / await write(admin))
+    assert log.incident.changes == ("hello/1 batching.target_p99: 125ms",)
+
+
 async def refusal(call):
     with pytest.raises(aio.AioRpcError) as caught:
         await call

@@ -7,7 +7,7 @@ import pytest
 from batcher.clock import SECOND
 from batcher.config import FlightRecorderConfig
 from batcher.errors import FlightRecordFailed, TooSoon
-from batcher.journal import FlightRecorder, Reason, Tally, read_log
+from batcher.journal import FlightRecorder, InForce, Reason, Tally, read_log
 from batcher.journal.incidents import LEAST_REQUESTS, WINDOW
 from batcher.journal.memory import Memory
 from batcher.testing import ManualClock
@@ -38,8 +38,11 @@ def make(tmp_path, recorded, clock):
         async def metrics():
             return b"batcher_draining 0.0\n"
 
+        def in_force():
+            return InForce("key: ${SECRET}", ("m/1 queue.timeout: 1s",))
+
         config = FlightRecorderConfig(folder=folder, **options)
-        flight = FlightRecorder(config, memory, mark, metrics, "key: ${SECRET}", clock=clock)
+        flight = FlightRecorder(config, memory, mark, metrics, in_force, clock=clock)
         flight.marks = marks
         flight.folder = folder
         return flight
@@ -65,6 +68,7 @@ async def test_a_flight_record_holds_all_that_there_was(make):
     assert (incident.reason, incident.detail) == ("request", "a look")
     assert incident.metrics == "batcher_draining 0.0\n"
     assert incident.config == "key: ${SECRET}"
+    assert incident.changes == ("m/1 queue.timeout: 1s",)
     assert {"grpcio", "msgpack"} <= set(incident.packages)
     assert flight.written == {"on_time": 0, "executor_failure": 0, "signal": 0, "request": 1}
     assert len(flight.marks) == 1  # all that had happened was in memory

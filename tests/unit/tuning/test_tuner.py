@@ -14,6 +14,7 @@ from batcher.errors import (
     ModelLoadError,
     UnknownModel,
 )
+from batcher.journal import InForce
 from batcher.runtime.padding import AxisRule, rules_of
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning import Tuner, tuner
@@ -328,6 +329,21 @@ class TestSettings:
         assert [each[:2] for each in world.tuner.settings("b", "2")] == [("b", "2")]
         with pytest.raises(UnknownModel):
             world.tuner.settings("c")
+
+
+async def test_what_is_in_force_is_the_file_that_was_applied_and_what_calls_changed_since(world):
+    assert world.tuner.in_force() == InForce(TEXT)
+    await world.tuner.update("b", "2", {"queue.max_rows": "9"})
+    world.rewrite("50ms", "'${TARGET:-40ms}'")
+    assert world.tuner.in_force() == InForce(TEXT, ("b/2 queue.max_rows: 9",))
+    await world.tuner.reload(SIGNAL)
+    text = TEXT.replace("50ms", "'${TARGET:-40ms}'")
+    assert world.tuner.in_force() == InForce(text)
+    await world.tuner.update("a", "", {"batching.target_p99": "30ms"})
+    world.rewrite("'${TARGET:-40ms}'", "nothing")
+    with pytest.raises(ConfigError):
+        await world.tuner.reload(FILE)
+    assert world.tuner.in_force() == InForce(text, ("a/1 batching.target_p99: 30ms",))
 
 
 def test_the_time_and_the_generation_move_with_what_is_applied():
