@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from batcher.core.commands import Dispatch, Settle
+from batcher.core.commands import Dispatch, Reason, Settle
 from batcher.core.events import (
     BatchProgress,
     DeviceConfigured,
@@ -63,7 +63,10 @@ class Story:
     settled: set[int] = field(default_factory=set)
     """Requests whose end was recorded."""
     poison: set[int] = field(default_factory=set)
-    """Requests that failed because of what was in them."""
+    """Requests that failed because of what was in them, and spared their mates."""
+    spoilers: dict[int, FailureCause] = field(default_factory=dict)
+    """Requests that failed alone, or must be at fault because all their mates did not fail: every
+    batch fails that they are in. With the cause that was recorded."""
     settings: dict[str, ModelSettings] = field(default_factory=dict)
     """Of every model: the last that was configured."""
     instances: dict[str, InstanceUp] = field(default_factory=dict)
@@ -96,9 +99,9 @@ class Lessons:
 
 
 def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Iterator[Story]:
-    """The stretches of these segments up to `until_ns` after the beginning of their logs, what they teach added to `lessons`.
+    """The stretches of these segments, and what they teach added to `lessons`.
 
-    A segment that cannot be read to its end ends a stretch. Raises `InputError` where there are too
+    They end `until_ns` after the beginning of their logs. A segment that cannot be read to its end ends a stretch. Raises `InputError` where there are too
     many requests.
     """
     teller: _Teller | None = None
@@ -142,6 +145,8 @@ class _Teller:
         self._lessons = lessons
         self._running: dict[int, _Running] = {}
         self._on_device: dict[str, int] = {}
+        self._suspects: dict[int, FailureCause] = {}
+        """Requests of batches that failed as a whole."""
         self._first_batches = {batch.batch_id for batch in state.batches}
         for request in state.requests:
             story.requests.append(request.arrived)
@@ -159,6 +164,8 @@ class _Teller:
             self._event(now_ns, event)
         if step.commands:
             story.commands(now_ns - story.begins_ns, step.commands)
+        if self._suspects:
+            self._convict(step)
         for command in step.commands:
             if type(command) is Dispatch:
                 self._dispatched(now_ns, command)
@@ -230,10 +237,11 @@ class _Teller:
         cause = _blame(event)
         if cause not in (None, FailureCause.DEVICE):
             # One of its requests is at fault; which one, is known where there is no other.
-            cause = None
-            whom = {part.id for part in running.dispatch.parts}
+            whom = {part.id: cause for part in running.dispatch.parts}
+            self._suspects.update(whom)
             if len(whom) == 1:
-                story.poison.update(whom)
+                story.spoilers.update(whom)
+            cause = None
         model, shapes = running.dispatch.model, running.dispatch.bucket
         self._lessons.batches.add(
             Sample(running.at_ns - story.clock_ns, running.rows, took_ns, cause),
@@ -241,6 +249,22 @@ class _Teller:
             (model, shapes, None),
             (model, None, None),
         )
+
+    def _convict(self, step: Step) -> None:
+        """Find suspects that failed in a step in which no batch did: it must be their fault."""
+        reported: set[int] = set()
+        for event in step.events:
+            if type(event) is ModelConfigured:
+                return
+            if type(event) is BatchProgress:
+                if _blame(event) is not None:
+                    return
+                reported.update([failure.id for failure in event.failed])
+        for command in step.commands:
+            if type(command) is Settle and command.reason is Reason.UNKNOWN_FAILURE:
+                for request_id in command.ids:
+                    if request_id in self._suspects and request_id not in reported:
+                        self.story.spoilers[request_id] = self._suspects[request_id]
 
 
 def _blame(event: BatchProgress) -> FailureCause | None:

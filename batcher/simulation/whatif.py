@@ -262,6 +262,7 @@ class _Devices:
         self._learned = learned
         self._clock_ns = story.clock_ns
         self._poison = story.poison
+        self._spoilers = story.spoilers
         self._device_of = {name: up.device for name, up in story.instances.items()}
         self._ends_ns: dict[str, list[int]] = {}
         self._chance = uniform(draw)
@@ -278,6 +279,8 @@ class _Devices:
         heapq.heappush(ends_ns, done_ns)
         self.use.setdefault(device, DeviceUse()).busy_ns += took_ns
         ids = tuple([part.id for part in dispatch.parts])
+        if cause is None and not self._spoilers.keys().isdisjoint(ids):
+            cause = next(self._spoilers[each] for each in ids if each in self._spoilers)
         failed: tuple[Failure, ...] = ()
         if cause is not None:
             ids = ()

@@ -24,6 +24,7 @@ from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLim
 from batcher.errors import InputError
 from batcher.journal import read_log
 from batcher.simulation import Driver
+from batcher.simulation.driver import succeed
 from batcher.simulation.experiment import Cell
 from batcher.simulation.policies import parse_policy
 from batcher.simulation.replay import replay
@@ -268,6 +269,50 @@ def test_what_failed_fails_again(tmp_path):
     assert recorded.dropped_by["failed:input"] == replayed.dropped_by["failed:input"]
     broke = "failed:device"
     assert replayed.dropped_by[broke] == pytest.approx(recorded.dropped_by[broke], rel=0.2)
+
+
+def spoilt(rate, seconds, at_fault, path, segment_ns=SECOND):
+    """A log of an executor that fails every batch with one of these requests, and its recorder."""
+
+    def outcome(dispatch, timings):
+        if at_fault.intersection(part.id for part in dispatch.parts):
+            return BatchProgress(dispatch.batch_id, (), timings=timings, error=FailureCause.UNKNOWN)
+        return succeed(dispatch, timings)
+
+    path.mkdir()
+    with RecordedScheduler(path, segment_ns=segment_ns, models=SECTIONS) as scheduler:
+        driver = Driver(scheduler, device(), observe=lambda now, commands: None, outcome=outcome)
+        driver.run(arrivals(rate, seconds))
+    return read_log(path)
+
+
+@pytest.mark.slow
+def test_a_request_at_fault_spoils_its_batch_and_is_searched_for_again(tmp_path):
+    at_fault = set(range(40, 3000, 90))
+    log = spoilt(600, 5, at_fault, tmp_path / "log")
+    recorded, replayed = of(log)
+    assert recorded.dropped_by == replayed.dropped_by == {"failed:unknown": len(at_fault)}
+    assert replayed.batches == pytest.approx(recorded.batches, rel=0.01)
+    assert replayed.counts.p99_ms == pytest.approx(recorded.counts.p99_ms, rel=0.02)
+    # Without them there is nobody to wait for.
+    without, _ = of(spoilt(600, 5, set(), tmp_path / "well"))
+    assert without.counts.p99_ms < 0.7 * recorded.counts.p99_ms
+
+
+def test_who_is_at_fault_is_known_of_those_that_did_not_run_alone_as_well(tmp_path):
+    at_fault = set(range(10, 500, 30))
+    log = spoilt(600, 1, at_fault, tmp_path / "log")
+    alone = {
+        command.parts[0].id
+        for segment in log.segments
+        for step in segment.steps()
+        for command in step.commands
+        if type(command) is Dispatch and len(command.parts) == 1 and command.attempt > 1
+    }
+    assert 0 < len(at_fault & alone) < len(at_fault)
+    (story,) = stories(log.segments, NEVER_NS, Lessons(32))
+    assert story.spoilers == dict.fromkeys(at_fault, FailureCause.UNKNOWN)
+    assert story.poison == set()
 
 
 def test_what_was_not_seen_to_end_is_not_reported(record):
