@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,16 +130,23 @@ def read_log(path: Path) -> Log:
         except OSError as error:
             log.faults.append(f"{file}: cannot be read: {error.strerror}")
             continue
+        if not data:
+            log.faults.append(f"{file}: it is empty")
         for number, piece in enumerate(pieces(data)):
             _take(log, file, data, piece, f"{file.name}, piece {number} at byte {piece.start}")
     _put_in_order(log.segments)
-    for before, after in pairwise(log.segments):
-        if before.opening.log == after.opening.log:
+    _leave_copies_out(log)
+    for before, after in zip_longest(log.segments, log.segments[1:]):
+        if after is not None and before.opening.log == after.opening.log:
             missing = after.opening.number - before.opening.number - 1
             if missing:
                 log.faults.append(f"{before.name}: {missing} segments after it are missing")
             if not before.ended:
                 log.faults.append(f"{before.name}: it has no end: the rest was not written")
+        elif not before.ended and log.incident is None:
+            log.faults.append(
+                f"{before.name}: it has no end: its server still runs, or the rest was not written"
+            )
     if not log.segments:
         told = "".join(f"\n  {fault}" for fault in log.faults)
         raise InputError(f"{path}: no segment of an event log can be read in it{told}")
@@ -166,8 +173,27 @@ def _put_in_order(segments: list[Segment]) -> None:
             firsts[each.opening.log].wall_ns,
             each.opening.log,
             each.opening.number,
+            not each.complete,
+            -each.steps_count,
         )
     )
+
+
+def _leave_copies_out(log: Log) -> None:
+    """Of segments that are there more than once, keep those with the most steps, which come first."""
+    kept: list[Segment] = []
+    for segment in log.segments:
+        opening = segment.opening
+        if kept and (opening.log, opening.number) == (
+            kept[-1].opening.log,
+            kept[-1].opening.number,
+        ):
+            log.faults.append(
+                f"{segment.name}: it is left out: {kept[-1].path.name} has it as well"
+            )
+        else:
+            kept.append(segment)
+    log.segments = kept
 
 
 def _files(path: Path) -> list[Path]:

@@ -91,11 +91,7 @@ def test_a_log_that_was_cut_off_replays_up_to_there(one_file, tmp_path, data):
     whole, faults, _ = whole_segments(write(tmp_path / "cut", one_file[:size]))
     starts = [piece.start for piece in pieces(one_file)]
     assert whole == sum(1 for start in [*starts[1:], len(one_file)] if start <= size)
-    if size not in starts and whole < len(starts) - 1:
-        cut_at_a_frame = any(
-            size == frame.stop for piece in pieces(one_file) for frame in piece.frames
-        )
-        assert faults or cut_at_a_frame
+    assert size in starts or faults
 
 
 @pytest.mark.slow
@@ -139,6 +135,41 @@ def test_a_truncated_file_of_a_journal_is_told_and_the_rest_replays(recorded):
     found = replay(log.segments)
     assert found.first is None
     assert found.segments == 5
+
+
+def test_a_last_file_that_ends_between_two_frames_is_told(recorded):
+    folder = recorded()
+    last = max(folder.iterdir())
+    data = last.read_bytes()
+    (piece,) = pieces(data)
+    assert piece.frames[-1].kind is FrameKind.END
+    last.write_bytes(data[: piece.frames[-2].stop])
+    (fault,) = read_log(folder).faults
+    assert last.name in fault
+    assert "no end: its server still runs, or the rest was not written" in fault
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_an_empty_file_is_told(recorded, place):
+    folder = recorded()
+    empty = sorted(folder.iterdir())[place]
+    empty.write_bytes(b"")
+    assert f"{empty}: it is empty" in read_log(folder).faults
+
+
+def test_a_copy_of_a_segment_is_left_out(recorded):
+    folder = recorded()
+    segments = read_log(folder).segments
+    second = sorted(folder.iterdir())[1]
+    half = second.read_bytes()[: segments[1]._blocks[0].stop]
+    (folder / "journal-9.batcherlog").write_bytes(second.read_bytes())
+    second.write_bytes(half)
+    log = read_log(folder)
+    assert [s.opening.number for s in log.segments] == [s.opening.number for s in segments]
+    assert log.segments[1].path.name == "journal-9.batcherlog"
+    (fault,) = log.faults
+    assert f"({second.name}): it is left out: journal-9.batcherlog has it as well" in fault
+    assert replay(log.segments).first is None
 
 
 def test_a_missing_segment_is_told(recorded):
