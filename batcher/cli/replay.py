@@ -115,6 +115,7 @@ def replay(
     was recorded and what the recorded settings come to in the same way.
     """
     with reported():
+        from batcher.errors import InputError
         from batcher.journal import read_log
         from batcher.simulation.plot import image_path
 
@@ -122,6 +123,11 @@ def replay(
         found = read_log(log)
         part = _part(found, segment or [], from_, to)
         what_if = _variants(part, policy or [], assignments or [], model)
+        if picture is not None and what_if is None:
+            raise InputError(
+                f"--plot: got {plot}, and nothing to draw; allowed: with --set or --policy,"
+                " as --policy configured"
+            )
         played = _replay(found, part, json=json)
         if what_if:
             lateness = played.late_ns

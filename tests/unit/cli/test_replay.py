@@ -218,6 +218,7 @@ def test_a_part_of_the_log(replayed):
         (("--set", "queue.max_request=4"), "queue.max_request: unknown key; did you mean"),
         (("--set", "instances=4"), 'got "instances=4"; allowed: batching.KEY=VALUE'),
         (("--plot", "x.nope"), "--plot: got x.nope"),
+        (("--plot", "x.png"), "--plot: got x.png, and nothing to draw; allowed: with --set or"),
     ],
 )
 def test_a_wrong_option_is_told_before_anything_is_played(run, folder, options, message):
