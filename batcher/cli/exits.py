@@ -21,10 +21,12 @@ def reported(*, with_traceback: bool = False) -> Iterator[None]:
     """Print an error of the block on standard error and end with its exit code.
 
     The message alone is for whoever reads the terminal; `with_traceback` adds where it came from.
+    Nothing is said where nobody reads the output any more.
     """
     try:
         yield
-    except typer.Exit:
+    except (typer.Exit, BrokenPipeError):
+        # typer ends the process quietly for either.
         raise
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

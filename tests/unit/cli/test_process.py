@@ -26,6 +26,24 @@ def test_a_wrong_configuration_ends_the_process_with_2(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", [["schema"], ["check", "config.yaml"]])
+def test_a_reader_that_leaves_is_no_error(tmp_path, command):
+    (tmp_path / "config.yaml").write_text("models: [{name: m, executor: emulated}]")
+    code = (
+        "import os, sys\n"
+        "from batcher.__main__ import main\n"
+        "r, w = os.pipe(); os.close(r); os.dup2(w, 1)\n"
+        f"sys.argv = {['batcher', *command]!r}\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == b""
+
+
+@pytest.mark.slow
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['batcher', '--help']\n"
