@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -29,6 +29,10 @@ PolicyName = Annotated[
 ]
 
 
+MOST_BATCH_ROWS: Final = 65_536
+"""The largest `max_batch_size`: a time is kept for every size up to it."""
+
+BatchRows = Annotated[int, Field(strict=True, ge=1, le=MOST_BATCH_ROWS)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Levels = Annotated[int, Field(strict=True, ge=1, le=16)]
@@ -50,8 +54,8 @@ class BatchingConfig(Section):
     policy: PolicyName = "adaptive"
     """`adaptive` derives its windows from `target_p99` and from what batches take; `fixed` waits
     for a full or preferred batch, at most `max_delay`; `none` executes every request alone."""
-    max_batch_size: Count = 32
-    """The most rows in one batch. A request with more rows is split over several."""
+    max_batch_size: BatchRows = 32
+    """The most rows in one batch, 65,536 at most. A request with more rows is split over several."""
     target_p99: Duration | None = None
     """The latency goal, from arrival to reply. A goal, not a deadline: only `adaptive` plans by it,
     and `when_late` says what becomes of a request that must miss it. null means that the model has

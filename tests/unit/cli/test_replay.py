@@ -215,6 +215,10 @@ def test_a_part_of_the_log(replayed):
             ("--set", "batching.target_p99=40"),
             "batching.target_p99: got 40; allowed: a number with",
         ),
+        (
+            ("--set", "batching.max_batch_size=9999999"),
+            "batching.max_batch_size: got 9999999; allowed: 65536 or less",
+        ),
         (("--set", "queue.max_request=4"), "queue.max_request: unknown key; did you mean"),
         (("--set", "instances=4"), 'got "instances=4"; allowed: batching.KEY=VALUE'),
         (("--plot", "x.nope"), "--plot: got x.nope"),

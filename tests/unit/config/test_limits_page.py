@@ -14,6 +14,7 @@ from batcher.config import (
     format_size,
 )
 from batcher.config.document import MOST_DEPTH
+from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
 from batcher.runtime.padding import MOST_WARM_BUCKETS
 from batcher.runtime.warmup import BUCKETS_NS
@@ -63,6 +64,7 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
     assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
+    assert rows["rows of a batch that can be asked for"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
     assert rows["buckets that are warmed up"] == str(MOST_WARM_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)

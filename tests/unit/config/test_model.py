@@ -110,6 +110,10 @@ def test_options_stay_as_they_are(model):
         ("device: a b", 'device: got "a b"; allowed: letters, digits'),
         ("options: 3", "options: got 3; allowed: a mapping of names to settings"),
         ("options: null", "options: got null; allowed: a mapping of names to settings"),
+        (
+            "batching: {max_batch_size: 65537}",
+            "batching.max_batch_size: got 65537; allowed: 65536 or less",
+        ),
         ("batching: 3", "batching: got 3; allowed: a mapping with the keys policy, max_batch_size"),
         ("queue: {max_requests: 0}", "queue.max_requests: got 0; allowed: 1 or more"),
         ("queue: {max_bytes: 0}", "queue.max_bytes: got 0; allowed: more than 0"),
