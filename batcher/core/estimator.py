@@ -240,13 +240,13 @@ class ServiceTimes:
         self.margin = max(1.0, ratios[place])
 
     def _learn(self, rows: int, took_ns: float) -> bool:
-        """Move a size's mean; returns whether it moved."""
+        """Move a size's mean; returns whether it moved, or weighs more among others."""
         count = self._counts.get(rows, 0) + 1
         self._counts[rows] = min(count, MEAN_SAMPLES)
         mean = self._means.get(rows, took_ns)
         moved = mean + (took_ns - mean) / min(count, MEAN_SAMPLES)
         self._means[rows] = moved
-        return count == 1 or moved != mean
+        return count <= MEAN_SAMPLES or moved != mean
 
     def _learn_unseen(self) -> bool:
         """Take in sizes that turned out not to lie on the curve; returns whether there were any."""

@@ -136,6 +136,15 @@ def test_another_largest_batch_keeps_what_was_learned(times):
     assert times.curve[12] == pytest.approx(line(12))
 
 
+def test_an_estimator_restored_at_any_moment_predicts_alike():
+    times = ServiceTimes(4)
+    times.seed([(1, 7 * MILLISECOND), (4, 2 * MILLISECOND)])
+    # Sizes that are pooled, whose means stand still while their weights grow.
+    for moment, (rows, took) in enumerate([(3, 5)] * 3 + [(2, 3)] * 5):
+        times.observe(rows, took * MILLISECOND, moment * MILLISECOND)
+        assert ServiceTimes.restored(times.capture()).curve == times.curve
+
+
 def test_a_restored_estimator_goes_on_alike(times):
     draw = random.Random(3)
 
