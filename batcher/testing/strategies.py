@@ -21,11 +21,21 @@ from batcher.core.events import (
     InstanceDraining,
     InstanceUp,
     ModelConfigured,
+    Profile,
     RequestArrived,
     RequestCancelled,
     Shapes,
 )
-from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
+from batcher.core.settings import (
+    Adaptive,
+    FixedWindow,
+    ModelSettings,
+    NoBatching,
+    PaddedAxis,
+    PolicySettings,
+    QueueLimits,
+    WhenLate,
+)
 
 Timeline: TypeAlias = list[tuple[int, Event]]
 """`(at_ns, event)` pairs in order of time, as `Driver.run` takes them."""
@@ -43,7 +53,7 @@ def milliseconds(low: int, high: int) -> st.SearchStrategy[int]:
 
 @st.composite
 def model_settings(draw: st.DrawFn) -> ModelSettings:
-    """Settings of a model with tight limits, under any policy."""
+    """Settings of a model with tight limits, under a policy that predicts nothing."""
     max_batch_size = draw(st.integers(1, MAX_ROWS))
     preferred = st.lists(st.integers(1, max_batch_size), max_size=2, unique=True).map(tuple)
     policy = draw(
@@ -61,6 +71,71 @@ def model_settings(draw: st.DrawFn) -> ModelSettings:
     )
     return ModelSettings(max_batch_size, policy, limits, draw(st.none() | milliseconds(1, 8)))
 
+
+_POLICIES: tuple[PolicySettings, ...] = (
+    NoBatching(),
+    FixedWindow(),
+    FixedWindow(2 * MILLISECOND),
+    Adaptive(),
+    Adaptive(0.3),
+    Adaptive(when_late=WhenLate.SERVE),
+    Adaptive(1.0, WhenLate.SERVE),
+)
+_LEVELS = ((3, 2, 100), (1, 1, 1000), (3, 1, 5))
+"""Levels, the default one, and milliseconds until one is gained."""
+
+_BOUNDS = ((100, None, None), (100, None, None), (3, None, None), (100, 12, None), (100, None, 12))
+"""Requests, rows and bytes that may wait."""
+
+_TARGETS = (None, *(ms * MILLISECOND for ms in (20, 50, 20, 3, 1000)))
+
+_PADDING = ((), (PaddedAxis(0, 1, (8,)),), (PaddedAxis(0, 1, (4, 8)),))
+
+TENANTS = ("", "gold", "x")
+"""Nobody in particular, one who is named in some settings, and one who is in none."""
+
+
+@st.composite
+def any_model_settings(draw: st.DrawFn) -> ModelSettings:
+    """Settings of a model under any policy: each value is one of few, so that failures shrink."""
+    requests, rows, nbytes = draw(st.sampled_from(_BOUNDS))
+    levels, default, ageing_ms = draw(st.sampled_from(_LEVELS))
+    limits = QueueLimits(
+        max_requests=requests,
+        max_request_batches=draw(st.sampled_from((3, 3, 1))),
+        max_rows=rows,
+        max_bytes=nbytes,
+        timeout_ns=draw(st.sampled_from((None, None, 6 * MILLISECOND, 100 * MILLISECOND))),
+        priority_levels=levels,
+        default_priority=default,
+        ageing_ns=ageing_ms * MILLISECOND,
+        tenants=draw(st.sampled_from(((), (("default", 1.0), ("gold", 4.0))))),
+    )
+    return ModelSettings(
+        draw(st.sampled_from((8, 8, 4, 1))),
+        draw(st.sampled_from(_POLICIES)),
+        limits,
+        draw(st.sampled_from(_TARGETS)),
+        draw(st.sampled_from(_PADDING)),
+    )
+
+
+profiles: st.SearchStrategy[Profile] = st.sampled_from(
+    [
+        (),
+        *(
+            tuple((rows, ms * MILLISECOND) for rows, ms in profile)
+            for profile in (
+                ((1, 3), (8, 10)),
+                ((1, 2),),
+                ((1, 2), (4, 2), (8, 20)),
+                ((1, 6), (2, 10), (8, 11)),
+                ((1, 300), (8, 400)),
+            )
+        ),
+    ]
+)
+"""Service times: none, straight, of one size, of a bend upwards and downwards, and very slow."""
 
 shapes: st.SearchStrategy[Shapes] = st.sampled_from([(), ((4,),), ((5,),)])
 """Variable axes: few, so that requests share lanes."""

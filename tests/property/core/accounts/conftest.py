@@ -1,0 +1,362 @@
+"""Accounts of a scheduler under any policy: they predict little, and let nothing be lost.
+
+`Accounts` says how a request must end where the events alone decide it, who may end otherwise, and
+what no dispatch may do. It knows the rows of each request and nothing of how the scheduler chooses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from batcher.core.bisecting import executions
+from batcher.core.commands import (
+    FAILURE_REASONS,
+    Dispatch,
+    FailureStorm,
+    Outcome,
+    Reason,
+    Settle,
+)
+from batcher.core.events import (
+    BatchProgress,
+    CancelCause,
+    DeviceConfigured,
+    FailureCause,
+    InstanceDown,
+    InstanceDraining,
+    InstanceUp,
+    ModelConfigured,
+    ModelRemoved,
+    RequestArrived,
+    RequestCancelled,
+)
+from batcher.core.policies.reach import TOLERANCE_NS
+from batcher.core.queue import AGED, LATE
+from batcher.core.settings import Adaptive, NoBatching
+
+FULL = {Reason.QUEUE_REQUESTS, Reason.QUEUE_ROWS, Reason.QUEUE_BYTES}
+
+
+@dataclass
+class Request:
+    arrived: RequestArrived
+    expires_ns: int | None
+    undone: set[int]
+    begun: bool = False
+    suspect: bool = False
+    """Whether it was in a batch that failed as a whole."""
+
+
+@dataclass
+class Batch:
+    command: Dispatch
+    dispatched_ns: int
+    left: set[int]
+
+    @property
+    def rows(self):
+        return sum(part.stop - part.start for part in self.command.parts)
+
+
+@dataclass
+class Accounts:
+    now_ns: int = 0
+    models: dict = field(default_factory=dict)
+    limits: dict = field(default_factory=dict)
+    instances: dict = field(default_factory=dict)  # name -> InstanceUp
+    draining: set = field(default_factory=set)
+    live: dict = field(default_factory=dict)  # id -> Request
+    ended: set = field(default_factory=set)  # ids, for ever
+    running: dict = field(default_factory=dict)  # batch id -> Batch
+    failed: dict = field(default_factory=dict)  # batch id -> Dispatch, for ever
+    reruns: dict = field(default_factory=dict)  # batch id -> how often something of it ran again
+    stormy: set = field(default_factory=set)
+    last_batch: int = 0
+    must: dict = field(default_factory=dict)  # id -> how it ends in this step
+    fresh: set = field(default_factory=set)  # ids that came in this step
+    unbound: set = field(default_factory=set)  # models whose queues this step may overfill
+
+    # Rows
+
+    def in_hand(self, request_id):
+        """The rows of a request that run now."""
+        return {
+            row
+            for batch in self.running.values()
+            if request_id in batch.left
+            for part in batch.command.parts
+            if part.id == request_id
+            for row in range(part.start, part.stop)
+        }
+
+    def waiting(self, request_id):
+        return self.live[request_id].undone - self.in_hand(request_id)
+
+    # What events must lead to
+
+    def take_in(self, events, now_ns):
+        self.now_ns = max(self.now_ns, now_ns)
+        self.must, self.fresh, self.unbound = {}, set(), set()
+        for request_id in self.live:
+            self.end_if_expired(request_id, waits=bool(self.waiting(request_id)))
+        for event in events:
+            match event:
+                case RequestArrived():
+                    self.arrive(event)
+                case RequestCancelled():
+                    self.cancel(event)
+                case BatchProgress():
+                    self.progress(event)
+                case ModelConfigured():
+                    self.models[event.model] = event.settings
+                    self.unbound.add(event.model)
+                case ModelRemoved():
+                    self.remove(event.model)
+                case _:
+                    self.take_in_fleet(event)
+
+    def take_in_fleet(self, event):
+        match event:
+            case DeviceConfigured():
+                self.limits[event.device] = event.max_in_flight
+            case InstanceUp():
+                known = self.instances.get(event.instance)
+                if known is None or known.incarnation < event.incarnation:
+                    self.down(event.instance)
+                    self.instances[event.instance] = event
+            case InstanceDraining() if self.is_up(event):
+                self.draining.add(event.instance)
+            case InstanceDown() if self.is_up(event):
+                self.down(event.instance)
+
+    def remove(self, model):
+        self.models.pop(model, None)
+        for request_id, request in self.live.items():
+            if request.arrived.model == model and self.waiting(request_id):
+                self.end(request_id, Outcome.REJECTED, Reason.MODEL_REMOVED)
+
+    def is_up(self, event):
+        known = self.instances.get(event.instance)
+        return known is not None and known.incarnation == event.incarnation
+
+    def end(self, request_id, outcome, reason=Reason.NONE):
+        """Note how a request must end, unless it has ended in this step already."""
+        if request_id in self.live:
+            self.must.setdefault(request_id, (outcome, reason))
+            for batch in self.running.values():
+                batch.left.discard(request_id)
+
+    def end_if_expired(self, request_id, *, waits):
+        request = self.live[request_id]
+        if waits and request.expires_ns is not None and request.expires_ns <= self.now_ns:
+            by_caller = request.expires_ns == request.arrived.expires_ns
+            reason = Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT
+            self.end(request_id, Outcome.EXPIRED, reason)
+
+    def serves(self, model):
+        serving = [i for i in self.instances.values() if i.model == model]
+        return any(i.instance not in self.draining for i in serving)
+
+    def arrive(self, event):
+        model = self.models.get(event.model)
+        expires = [event.expires_ns] if event.expires_ns is not None else []
+        if model is not None and model.queue.timeout_ns is not None:
+            expires.append(event.arrival_ns + model.queue.timeout_ns)
+        expires_ns = min(expires, default=None)
+        self.live[event.id] = Request(event, expires_ns, set(range(event.rows)))
+        self.fresh.add(event.id)
+        if model is None:
+            self.end(event.id, Outcome.REJECTED, Reason.UNKNOWN_MODEL)
+        elif not self.serves(event.model):
+            self.end(event.id, Outcome.REJECTED, Reason.NO_INSTANCE)
+        else:
+            self.end_if_expired(event.id, waits=True)
+            if event.rows > model.max_request_rows:
+                self.end(event.id, Outcome.REJECTED, Reason.TOO_MANY_ROWS)
+
+    def cancel(self, event):
+        if event.cause is CancelCause.DEADLINE:
+            self.end(event.id, Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+        else:
+            self.end(event.id, Outcome.CANCELLED, Reason.CALLER_CANCELLED)
+
+    def progress(self, event):
+        batch = self.running.get(event.batch_id)
+        if batch is None:
+            return
+        for part in batch.command.parts:
+            if part.id in event.done and part.id in batch.left:
+                batch.left.remove(part.id)
+                self.live[part.id].undone -= set(range(part.start, part.stop))
+                if not self.live[part.id].undone:
+                    self.end(part.id, Outcome.OK)
+        for failure in event.failed:
+            if failure.id in batch.left:
+                self.end(failure.id, Outcome.FAILED, FAILURE_REASONS[failure.cause])
+        if event.last or event.error is not None:
+            self.finish(event, batch)
+
+    def finish(self, event, batch):
+        """A last report: what is not reported has failed, or may run again if nobody knows why."""
+        del self.running[event.batch_id]
+        model = batch.command.model
+        for request_id in batch.left:
+            self.end_if_expired(request_id, waits=True)
+        left = batch.left - set(self.must)
+        if event.error is not None:
+            self.failed[event.batch_id] = batch.command
+            self.unbound.add(model)
+        known = event.error in {None, FailureCause.DEVICE} or len(left) == 1
+        if known or model not in self.models or not self.serves(model):
+            for request_id in left:
+                reason = FAILURE_REASONS[event.error or FailureCause.UNKNOWN]
+                self.end(request_id, Outcome.FAILED, reason)
+        for request_id in left:
+            self.live[request_id].suspect = True
+
+    def down(self, instance):
+        lost = [i for i, b in self.running.items() if b.command.instance == instance]
+        for batch_id in lost:
+            for request_id in list(self.running[batch_id].left):
+                self.end(request_id, Outcome.FAILED, Reason.INSTANCE_DOWN)
+            del self.running[batch_id]
+        self.instances.pop(instance, None)
+        self.draining.discard(instance)
+
+    # What commands may say
+
+    def check(self, commands, scheduler):
+        for command in commands:
+            match command:
+                case Settle():
+                    for request_id in command.ids:
+                        self.settle(request_id, (command.outcome, command.reason))
+                case Dispatch():
+                    self.dispatch(command, scheduler)
+                case FailureStorm():
+                    assert (command.model in self.stormy) == command.over
+                    self.stormy ^= {command.model}
+                case _:
+                    raise AssertionError(command)
+        assert set(self.must) <= self.ended
+        assert set(self.live) == set(scheduler.live)
+        self.stormy &= set(self.models)
+        self.check_queues(scheduler)
+
+    def settle(self, request_id, how):
+        assert request_id not in self.ended
+        if self.must.get(request_id) != how:
+            self.check_choice(request_id, *how)
+        self.ended.add(request_id)
+        del self.live[request_id]
+        for batch in self.running.values():
+            batch.left.discard(request_id)
+
+    def check_choice(self, request_id, outcome, reason):
+        """A request may end so, although it need not."""
+        request = self.live[request_id]
+        if outcome is Outcome.FAILED:
+            assert request.suspect
+            assert reason in {Reason.INPUT_FAILURE, Reason.UNKNOWN_FAILURE}
+        else:
+            assert outcome is Outcome.REJECTED
+            assert reason is Reason.PREDICTED_LATE or (reason in FULL and not request.begun)
+
+    def dispatch(self, command, scheduler):
+        model = self.models[command.model]
+        up = self.instances[command.instance]
+        assert up.model == command.model
+        assert command.instance not in self.draining
+        busy = [self.instances[b.command.instance] for b in self.running.values()]
+        assert busy.count(up) < up.max_in_flight
+        limit = self.limits.get(up.device)
+        assert limit is None or sum(other.device == up.device for other in busy) < limit
+        assert command.batch_id > self.last_batch
+        self.last_batch = command.batch_id
+        batch = Batch(command, self.now_ns, {part.id for part in command.parts})
+        assert 1 <= batch.rows <= model.max_batch_size
+        assert len(batch.left) == len(command.parts)
+        assert len({self.live[part.id].arrived.batch_key for part in command.parts}) == 1
+        for part in command.parts:
+            request = self.live[part.id]
+            assert request.arrived.model == command.model
+            assert set(range(part.start, part.stop)) <= self.waiting(part.id)
+            assert request.expires_ns is None or request.expires_ns > self.now_ns
+            self.check_padding(request.arrived.shapes, command)
+            request.begun = True
+        if command.attempt > 1:
+            self.check_attempt(command, scheduler)
+        elif isinstance(model.policy, NoBatching):
+            assert len(command.parts) == 1
+        elif isinstance(model.policy, Adaptive):
+            self.check_that_it_is_in_time(batch, scheduler)
+        self.running[command.batch_id] = batch
+
+    def check_padding(self, own, command):
+        # What runs again is padded as it was, under whatever settings that was.
+        again = command.attempt > 1
+        padded = {(a.input, a.axis - 1) for a in self.models[command.model].padding}
+        for place, (shape, bucket) in enumerate(zip(own, command.bucket, strict=True)):
+            for axis, (length, most) in enumerate(zip(shape, bucket, strict=True)):
+                assert length == most or (length < most and (again or (place, axis) in padded))
+
+    def check_attempt(self, command, scheduler):
+        """Nobody joins what runs again, and it does not run again for ever."""
+        batch = scheduler.fleet.batches[command.batch_id]
+        first = self.failed[batch.group.of.batch_id]
+        assert first.attempt == 1
+        assert set(command.parts) <= set(first.parts)
+        assert command.bucket == first.bucket
+        self.reruns[first.batch_id] = self.reruns.get(first.batch_id, 0) + 1
+        assert self.reruns[first.batch_id] <= executions(len(first.parts))
+
+    def check_that_it_is_in_time(self, batch, scheduler):
+        """Nothing runs that the estimator says will be late, or later than its caller waits.
+
+        But for a probe, for what has waited for too long, and for what has begun.
+        """
+        model = scheduler.models[batch.command.model]
+        times = model.times.get(batch.command.bucket)
+        if not times:
+            return
+        ends_ns = self.now_ns + times.answered[batch.rows] - TOLERANCE_NS
+        for part in batch.command.parts:
+            # The rest of a split request may have been given up in the same step.
+            request = scheduler.live.get(part.id)
+            if request is None or request.split or request.probe or request.rank == AGED:
+                continue
+            assert request.expires_ns is None or ends_ns <= request.expires_ns
+            if model.target_ns is not None and model.reachable and request.rank != LATE:
+                assert ends_ns <= request.order
+
+    def check_queues(self, scheduler):
+        """What is said of queues is what waits, and newcomers do not overfill them."""
+        observed = {each.model: each for each in scheduler.observe(self.now_ns).models}
+        assert set(observed) == set(self.models)
+        waiting = {i: len(self.waiting(i)) for i in self.live}
+        running = {i for batch in self.running.values() for i in batch.left}
+        for name, settings_ in self.models.items():
+            mine = {i for i, request in self.live.items() if request.arrived.model == name}
+            seen, model = observed[name], scheduler.models[name]
+            assert seen.waiting_requests == sum(waiting[i] > 0 for i in mine)
+            assert seen.waiting_rows == sum(waiting[i] for i in mine)
+            assert seen.executing_requests == len(mine & running)
+            batches = [b for b in self.running.values() if b.command.model == name]
+            assert model.running == len(batches)
+            queue, limits = model.queue, settings_.queue
+            overfull = queue.requests > limits.max_requests
+            overfull |= limits.max_rows is not None and queue.all_rows > limits.max_rows
+            overfull |= limits.max_bytes is not None and queue.nbytes > limits.max_bytes
+            if overfull and name not in self.unbound:
+                assert not self.fresh & mine
+            if scheduler.fleet.free_instance(name) is not None:
+                assert not model.bisecting.groups
+                assert not queue.requests or scheduler.next_wakeup_ns() is not None
+
+
+@pytest.fixture
+def make_accounts():
+    """Empty accounts."""
+    return Accounts
