@@ -177,7 +177,9 @@ class Story:
             return
         if command.attempt > 1:
             return
-        ends_ns = self.now_ns + times.typical[rows]
+        # A request alone may be let try where only the margin says no.
+        alone = len(command.parts) == 1
+        ends_ns = self.now_ns + (times.typical if alone else times.answered)[rows]
         for part in command.parts:
             request = self.scheduler.live.get(part.id)
             if request is None:
