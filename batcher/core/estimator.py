@@ -55,6 +55,9 @@ REPLY_LEAP, REPLY_LEAP_NS = 4.0, 200_000.0
 MARGIN_PART = 0.5
 """The margin takes at most this part of the time that one row alone leaves of the target."""
 
+UNREACHABLE_NS = 10_000_000_000
+"""A target that was out of reach for so long is given up until it is in reach again."""
+
 LEAST_SAMPLES = 2
 """So many batches of a size that was never seen say that it is the curve that is off there."""
 
@@ -70,9 +73,10 @@ class ServiceTimes:
 
     `curve[b]` is the expected time of `b` rows (`curve[0]` is 0), empty until something was
     measured. `typical[b]` is when the last of them should have been answered, `answered[b]` when it
-    most likely has: with the margin. They are replaced, never changed. `margin` is at least 1. `tried_ns` is when the last batch began
-    of which more may be learned. `reachable` is False when one row alone cannot be done inside the
-    target, `hopeless_since_ns` when that began to look so.
+    most likely has: with the margin, which is at least 1. They are replaced, never changed.
+
+    `tried_ns` is when the last batch began of which more may be learned. `reachable` is False where
+    one row alone cannot be done inside the target, `hopeless_since_ns` when that began to look so.
     """
 
     __slots__ = (
@@ -143,6 +147,22 @@ class ServiceTimes:
         if target_ns != self._target_ns:
             self._target_ns = target_ns
             self._publish()
+
+    def judge_target(self, now_ns: int, *, measured: bool) -> None:
+        """Whether one row alone can be done inside the target.
+
+        After a warm-up and for a new target (`measured`) the answer is believed at once. Later, a
+        device that has become slow may recover, so the target is given up only after
+        `UNREACHABLE_NS`.
+        """
+        if self._target_ns is None or self.curve[1] <= self._target_ns:
+            self.reachable, self.hopeless_since_ns = True, None
+        elif measured:
+            self.reachable = False
+        elif self.hopeless_since_ns is None:
+            self.hopeless_since_ns = now_ns
+        elif now_ns - self.hopeless_since_ns >= UNREACHABLE_NS:
+            self.reachable = False
 
     def observe(self, rows: int, took_ns: int, now_ns: int, *, trust: bool = False) -> None:
         """Learn from a batch. `trust`: one sample is enough to believe in a change."""

@@ -21,9 +21,6 @@ MOST_SHAPES = 64
 USED_NS = 1_000_000_000.0
 """How much time on a device is remembered, where models compete for it."""
 
-UNREACHABLE_NS = 10_000_000_000
-"""A target that was out of reach for so long is given up until it is in reach again."""
-
 STALE_NS = 1_000_000_000
 """What was not tried for so long changes as the device does, where others are served."""
 
@@ -258,25 +255,11 @@ class Model:
         return rows * each_ns
 
     def judge_target(self, now_ns: int, *, measured: bool = False) -> None:
-        """Whether one row alone can be done inside the target, for each bucket.
-
-        At the warm-up and for a new target (`measured`) the answer is believed at once. Later, a
-        device that has become slow may recover, so the target is given up only after
-        `UNREACHABLE_NS`.
-        """
-        target_ns = self.settings.target_ns
-        reachable = [True]
-        for times in filter(None, self.times.values()):
-            if target_ns is None or times.curve[1] <= target_ns:
-                times.reachable, times.hopeless_since_ns = True, None
-            elif measured:
-                times.reachable = False
-            elif times.hopeless_since_ns is None:
-                times.hopeless_since_ns = now_ns
-            elif now_ns - times.hopeless_since_ns >= UNREACHABLE_NS:
-                times.reachable = False
-            reachable.append(times.reachable)
-        self.reachable = any(reachable[1:]) or len(reachable) == 1
+        """Whether one row alone can be done inside the target, for each bucket."""
+        known = [times for times in self.times.values() if times]
+        for times in known:
+            times.judge_target(now_ns, measured=measured)
+        self.reachable = not known or any(times.reachable for times in known)
 
     def best_rate(self) -> float:
         """Rows a nanosecond that one instance can serve inside the target; 0 while unknown."""

@@ -353,6 +353,8 @@ class Scheduler:
             if batch.model == event.model:
                 batch.group = None
         del self.models[event.model]
+        for other in self.models.values():
+            other.part = 1.0
 
     # Decisions
 
@@ -473,6 +475,7 @@ class Scheduler:
         if model.used_ns > USED_NS:
             for other in self.models.values():
                 other.used_ns /= 2
+        model.part = 1.0
         if self.fleet.sharing(device):
             sharing = [m for m in self.models.values() if self.fleet.on_device(m.name, device)]
             used_ns = sum([each.used_ns for each in sharing])
