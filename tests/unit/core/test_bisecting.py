@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.bisecting import (
     HOPELESS_BATCHES,
+    MOST_BATCHES,
     MOST_DOUBTS,
     MOST_RETURNS,
     STORM_NS,
+    STORM_SHARE,
+    WINDOW_NS,
+    Bisecting,
     executions,
 )
-from batcher.core.commands import Dispatch, FailureStorm, Outcome, Reason, Settle
+from batcher.core.commands import Dispatch, FailureStorm, Outcome, Part, Reason, Settle
 from batcher.core.events import (
     BatchProgress,
     FailureCause,
@@ -364,7 +368,47 @@ def test_pieces_of_a_split_request_are_units_too(play):
     assert play.ended(play.done(4, 1)) == {1: OK}
 
 
+def test_a_group_gives_way_to_newcomers_no_longer_than_a_level_takes(stage, arrivals):
+    """Newcomers that cannot wait go before a group that is late already, but not for ever."""
+    stage.model(target=20, ageing_ns=300 * MILLISECOND)
+    stage.up()
+    stage.outcome = lambda dispatch, timings: (
+        BatchProgress(dispatch.batch_id, (), error=FailureCause.UNKNOWN)
+        if any(part.id == 0 for part in dispatch.parts)
+        else succeed(dispatch, timings)
+    )
+    first = [(0, {}), (0, {}), (0, {}), (0, {})]
+    mates, _ = stage.play(first, arrivals(1500, 3, 1))
+    assert [end.outcome for end in mates] == [Outcome.FAILED] + 3 * [Outcome.OK]
+    assert max(end.took_ns for end in mates) <= 4 * 300 * MILLISECOND
+
+
 class TestStorm:
+    @pytest.mark.parametrize(("places", "storms"), [(1, True), (2, False)])
+    def test_searches_that_take_half_of_the_instances_are_one(self, places, storms):
+        bisecting = Bisecting()
+        parts = (Part(1, 0, 1), Part(2, 0, 1))
+        assert bisecting.begin(1, parts, (), FailureCause.UNKNOWN, 0)
+        bisecting.start(bisecting.groups[0], 1.01 * STORM_SHARE * WINDOW_NS, places, 0)
+        assert (bisecting.storm_ns is not None) == storms
+
+    def test_what_searches_took_long_ago_counts_no_more(self):
+        bisecting = Bisecting()
+        for batch in range(6):
+            parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
+            now_ns = int(3 * WINDOW_NS * batch)
+            assert bisecting.begin(batch, parts, (), FailureCause.UNKNOWN, now_ns)
+            bisecting.start(bisecting.groups[0], 0.9 * STORM_SHARE * WINDOW_NS, 1, now_ns)
+        assert bisecting.storm_ns is None
+
+    def test_more_batches_at_once_are_one(self):
+        bisecting = Bisecting()
+        for batch in range(MOST_BATCHES + 1):
+            parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
+            begun = bisecting.begin(batch, parts, (), FailureCause.UNKNOWN, 0)
+            assert begun == (batch < MOST_BATCHES)
+        assert bisecting.storm_ns == STORM_NS
+
     def test_a_device_that_fails_all_is_not_bisected_to_death(self):
         world = World(set(range(10_000)), max_rows=32)
         at_ns = MILLISECOND
