@@ -272,8 +272,16 @@ class Ledger:
         return fits if overdue or not can_grow else 0
 
     def is_due(self, lane):
-        """Whether anybody in the lane's next batch is due at some time."""
-        return any(r.due_ns is not None for r in lane[: self.ready(lane)])
+        """Whether anybody in the lane's next batch is due at some time, or gives way no longer."""
+        return any(r.due_ns is not None or self.gave_way(r) for r in lane[: self.ready(lane)])
+
+    def gave_way(self, request):
+        """Whether a request has waited for as long as a level takes, or half of its patience."""
+        came_ns = request.arrived.arrival_ns
+        until_ns = came_ns + self.models[request.arrived.model].queue.ageing_ns
+        if request.expires_ns is not None:
+            until_ns = min(until_ns, (came_ns + request.expires_ns) // 2)
+        return until_ns <= self.now_ns
 
     def check_turn(self, lane):
         """What is due goes before what is not; among those it is a matter of what they take."""
