@@ -10,14 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from batcher.clock import MILLISECOND
 from batcher.core.events import (
@@ -331,9 +325,7 @@ class AccountsMachine(RuleBasedStateMachine):
         assert not any(model.bisecting.open for model in self.scheduler.models.values())
 
 
-@pytest.mark.slow
-def test_nothing_is_lost_nor_late_nor_out_of_bounds_under_any_policy(make_accounts):
-    run_state_machine_as_test(
-        lambda: AccountsMachine(make_accounts()),
-        settings=settings(max_examples=300, stateful_step_count=30),
-    )
+@pytest.fixture
+def make_machine(make_accounts):
+    """Machines to which nothing has happened yet, each with accounts of its own."""
+    return lambda: AccountsMachine(make_accounts())
