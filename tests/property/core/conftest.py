@@ -63,6 +63,7 @@ class Ledger:
     total: dict = field(default_factory=dict)  # id -> rows
     ended: dict = field(default_factory=dict)  # id -> how, for ever
     last_batch: int = 0
+    out_of_reach: set = field(default_factory=set)  # models whose target cannot be met
 
     # What the events must lead to
 
@@ -273,7 +274,11 @@ class Ledger:
 
     def is_due(self, lane):
         """Whether anybody in the lane's next batch is due at some time, or gives way no longer."""
-        return any(r.due_ns is not None or self.gave_way(r) for r in lane[: self.ready(lane)])
+        hopeless = lane[0].arrived.model in self.out_of_reach
+        return any(
+            (r.due_ns is not None and not hopeless) or self.gave_way(r)
+            for r in lane[: self.ready(lane)]
+        )
 
     def gave_way(self, request):
         """Whether a request has waited for as long as a level takes, or half of its patience."""

@@ -57,6 +57,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         ]
         assert len(ended) == len(must_end)
         assert dict(ended) == must_end
+        # What batches take, and so what targets are worth, is nothing that the ledger knows.
+        models = self.scheduler.models.items()
+        self.ledger.out_of_reach = {name for name, model in models if not model.reachable}
         for command in commands:
             if isinstance(command, Dispatch):
                 self.ledger.dispatch(command)
