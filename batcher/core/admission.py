@@ -17,7 +17,7 @@ from batcher.core.events import RequestArrived
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.policies.reach import TOLERANCE_NS
-from batcher.core.queue import ModelQueue, gains_levels, rank_of
+from batcher.core.queue import ModelQueue, promotes_ns, rank_of
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import QueueLimits
@@ -34,6 +34,12 @@ PROBE_NS = 1_000_000_000
 
 PROBE_PART = 0.02
 """Where others are served meanwhile, seeing takes no more of the time than this."""
+
+UNREACHABLE_PART = 0.125
+"""Beside others, requests of a bucket whose target is out of reach take no more than this."""
+
+UNREACHABLE_BURST = 4
+"""So many of them may come at once."""
 
 SHORTEST_RETRY_NS = 1_000_000
 """Nobody is told to come back sooner."""
@@ -99,8 +105,8 @@ def _foresee(
         request.rank = model.default_rank
     if pace is not None and (pace.ranks or request.rank != model.default_rank):
         pace.count_rank(request.rank, rows)
-    if gains_levels(request.rank):
-        request.promotes_ns = arrived.arrival_ns + model.settings.queue.ageing_ns
+    if request.rank != model.best_rank:
+        request.promotes_ns = promotes_ns(request, arrived.arrival_ns, model.settings.queue)
     times = model.times.get(request.bucket)
     if times is None or not times.curve:
         return request
@@ -115,20 +121,44 @@ def _foresee(
     expires_ns = (NEVER_NS if request.expires_ns is None else request.expires_ns) - after_ns
     if not model.reachable and done_ns <= expires_ns:
         return request
-    if (model.serves_late or not times.reachable) and done_ns <= expires_ns:
+    if model.serves_late and done_ns <= expires_ns:
         make_late(request, model)
         return request
+    return _late(request, model, times, fleet, now_ns, can_be_served=done_ns <= expires_ns)
+
+
+def _late(
+    request: LiveRequest,
+    model: Model,
+    times: ServiceTimes,
+    fleet: Fleet,
+    now_ns: int,
+    *,
+    can_be_served: bool,
+) -> LiveRequest | Refusal:
+    """A request that can only be late, where such are refused: but for one now and then.
+
+    `can_be_served`: before its caller leaves.
+    """
     retry_ns = until_clear_ns(model, fleet, now_ns)
     idle = not model.running and not model.queue.requests
-    if idle or now_ns + times.typical[request.rows] - TOLERANCE_NS > request.order:
-        # It is not for others that it must be refused, but for a prediction, which may be wrong.
-        probe_ns = _next_probe_ns(request, times, now_ns, idle=idle)
-        if probe_ns <= now_ns:
-            request.probe = True
-            times.tried_ns = now_ns
+    if not idle and now_ns + times.typical[request.rows] - TOLERANCE_NS <= request.order:
+        return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
+    # It is not for others that it must be refused, but for a prediction, which may be wrong.
+    quiet = _quiet(model, times, fleet, now_ns)
+    if not times.reachable and can_be_served:
+        from_ns = _late_from_ns(request, times, now_ns, quiet=quiet)
+        if from_ns <= now_ns:
+            make_late(request, model)
             return request
-        retry_ns = max(retry_ns, probe_ns - now_ns)
-    return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
+    else:
+        from_ns = _probe_ns(request, times, now_ns, quiet=quiet)
+        if from_ns <= now_ns:
+            times.probed_ns = now_ns
+            request.probe = True
+            return request
+        times.refused_rows = request.rows
+    return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, max(retry_ns, from_ns - now_ns))
 
 
 def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
@@ -142,12 +172,35 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
     return rank_of(model.level(request.arrived.priority), over_share=over_share)
 
 
-def _next_probe_ns(request: LiveRequest, times: ServiceTimes, now_ns: int, *, idle: bool) -> int:
-    """When it is time to see whether predictions for this bucket still hold: not tried lately."""
-    if times.tried_ns is None:
+def _quiet(model: Model, times: ServiceTimes, fleet: Fleet, now_ns: int) -> bool:
+    """Whether nobody else was served lately who would have to wait for a batch that is long."""
+    return not fleet.shares(model.name) and all(
+        each.tried_ns is None or now_ns - each.tried_ns >= PROBE_NS
+        for each in model.times.values()
+        if each is not times or each.tried_ns != times.probed_ns
+    )
+
+
+def _probe_ns(request: LiveRequest, times: ServiceTimes, now_ns: int, *, quiet: bool) -> int:
+    """When it is time to see whether predictions for such a request still hold."""
+    if times.probed_ns is None:
         return now_ns
-    takes_ns = 0.0 if idle else times.curve[request.rows] / PROBE_PART
-    return times.tried_ns + max(PROBE_NS, int(takes_ns))
+    takes_ns = 0 if quiet else int(times.curve[request.rows] / PROBE_PART)
+    return times.probed_ns + max(PROBE_NS, takes_ns)
+
+
+def _late_from_ns(request: LiveRequest, times: ServiceTimes, now_ns: int, *, quiet: bool) -> int:
+    """When a request whose bucket cannot meet the target is served late.
+
+    All of them are, where nobody else is served; else so many that they have their part of the time.
+    """
+    if quiet:
+        return now_ns
+    takes_ns = int(times.curve[request.rows] / UNREACHABLE_PART)
+    from_ns = times.late_until_ns - UNREACHABLE_BURST * takes_ns
+    if from_ns <= now_ns:
+        times.late_until_ns = max(times.late_until_ns, now_ns) + takes_ns
+    return from_ns
 
 
 def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:

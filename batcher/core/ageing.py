@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
-from batcher.core.queue import AGED, AGED_PART, LATE, Lane, gains_levels, rank_of
+from batcher.core.queue import AGED, AGED_PART, LATE, Lane, promotes_ns, rank_of
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.splitting import split
 
@@ -47,12 +47,12 @@ def promote(lane: Lane, model: Model, fleet: Fleet, now_ns: int) -> list[LiveReq
         if request.rank == LATE:
             request.rank, request.promotes_ns = AGED, NEVER_NS
         else:
-            # A level is two ranks.
+            # A level is two ranks; who was over its share gains all at once.
             gained = 1 + (now_ns - request.promotes_ns) // limits.ageing_ns
-            request.rank = max(model.best_rank, request.rank - 2 * gained)
-            request.promotes_ns += gained * limits.ageing_ns
-            if not gains_levels(request.rank):
-                request.promotes_ns = NEVER_NS
+            since_ns = request.promotes_ns + (gained - 1) * limits.ageing_ns
+            better = 0 if request.rank % 2 else request.rank - 2 * gained
+            request.rank = max(model.best_rank, better)
+            request.promotes_ns = promotes_ns(request, since_ns, limits)
         lane.add(request)
     return over
 
@@ -67,8 +67,8 @@ def ages_ns(models: Iterable[Model]) -> int:
         for lane in model.queue.lanes.values():
             line = lane.lines[-1]
             if line.rank == LATE:
-                promotes_ns = min([request.promotes_ns for request in line.requests])
-                soonest_ns = min(soonest_ns, promotes_ns)
+                moment_ns = min([request.promotes_ns for request in line.requests])
+                soonest_ns = min(soonest_ns, moment_ns)
     return soonest_ns
 
 
@@ -138,17 +138,15 @@ def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive:
         enter_level(request, model)
         return
     request.rank = model.rank_now(request.rank)
-    if gains_levels(request.rank):
-        ageing_ns = model.settings.queue.ageing_ns
-        request.promotes_ns = min(request.promotes_ns, now_ns + ageing_ns)
-    elif request.rank != LATE:
-        request.promotes_ns = NEVER_NS
+    if request.rank != LATE:
+        moment_ns = promotes_ns(request, now_ns, model.settings.queue)
+        request.promotes_ns = min(request.promotes_ns, moment_ns)
+        if moment_ns == NEVER_NS:
+            request.promotes_ns = NEVER_NS
 
 
 def enter_level(request: LiveRequest, model: Model) -> None:
     """Give a request the rank of its level, and the moment at which it has earned a better one."""
     request.rank = rank_of(model.level(request.arrived.priority), over_share=False)
-    request.promotes_ns = NEVER_NS
-    if gains_levels(request.rank):
-        ageing_ns = model.settings.queue.ageing_ns
-        request.promotes_ns = request.arrived.arrival_ns + ageing_ns
+    came_ns = request.arrived.arrival_ns
+    request.promotes_ns = promotes_ns(request, came_ns, model.settings.queue)

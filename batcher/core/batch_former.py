@@ -373,9 +373,14 @@ def _room_ns(rate: float, target_ns: int, times: ServiceTimes) -> float:
 
     Of what comes, two standard deviations more than the mean is reckoned with.
     """
-    for rows in range(1, times.max_rows + 1):
-        room_ns = target_ns - times.answered[rows]
-        coming = rate * max(0.0, room_ns)
-        if 1.0 + coming + 2.0 * coming**0.5 <= rows + 1.0:
-            return room_ns
-    return target_ns - times.answered[times.max_rows]
+    room_ns = 0.0
+    for rows, answered_ns in enumerate(times.answered):
+        if not rows:
+            continue
+        if answered_ns >= target_ns:
+            break
+        room_ns = target_ns - answered_ns
+        coming = rate * room_ns
+        if coming + 2.0 * coming**0.5 <= rows:
+            break
+    return room_ns

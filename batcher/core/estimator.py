@@ -58,8 +58,9 @@ MARGIN_PART = 0.5
 UNREACHABLE_NS = 10_000_000_000
 """A target that was out of reach for so long is given up until it is in reach again."""
 
-LEAST_SAMPLES = 2
-"""So many batches of a size that was never seen say that it is the curve that is off there."""
+LEAST_UNSEEN, LEAST_KNOWN = 2, 3
+"""So many batches of a size in a row that are off alike, while others are not, say that it is the
+curve that is off there: of a size that was never seen, and of one that was."""
 
 FOLLOWED = 1.05
 """A change that others have shown is taken over from this factor on."""
@@ -75,7 +76,10 @@ class ServiceTimes:
     measured. `typical[b]` is when the last of them should have been answered, `answered[b]` when it
     most likely has: with the margin, which is at least 1. They are replaced, never changed.
 
-    `tried_ns` is when the last batch began of which more may be learned. `reachable` is False where
+    `tried_ns` is when the last batch began, `probed_ns` the last one of as many rows as a request
+    had that was refused for a prediction (`refused_rows`). `steady` counts batches that were as
+    predicted. `late_until_ns` is when those that can only be late have had their part of the time.
+    `reachable` is False where
     one row alone cannot be done inside the target, `hopeless_since_ns` when that began to look so.
     """
 
@@ -90,15 +94,19 @@ class ServiceTimes:
         "_recent",
         "_replied_ns",
         "_reply_ns",
+        "_stray",
         "_target_ns",
         "_trailing",
-        "_unseen",
         "answered",
         "curve",
         "hopeless_since_ns",
+        "late_until_ns",
         "margin",
         "max_rows",
+        "probed_ns",
         "reachable",
+        "refused_rows",
+        "steady",
         "tried_ns",
         "typical",
     )
@@ -106,6 +114,10 @@ class ServiceTimes:
     def __init__(self, max_rows: int, target_ns: int | None = None) -> None:
         self.max_rows = max_rows
         self.tried_ns: int | None = None
+        self.probed_ns: int | None = None
+        self.refused_rows = 1
+        self.steady = 0
+        self.late_until_ns = 0
         self.reachable = True
         self.hopeless_since_ns: int | None = None
         self.curve: Sequence[float] = ()
@@ -122,8 +134,8 @@ class ServiceTimes:
         self._off: list[float] = []
         self._off_ns = 0
         self._trailing = 1.0
-        self._unseen: dict[int, tuple[float, int]] = {}
-        """(shortest time, count) of sizes that were never seen and did not lie on the curve."""
+        self._stray: dict[int, list[tuple[int, float]]] = {}
+        """(moment, time) of the last batches of a size, while they are off the curve."""
         self._recent: list[tuple[int, float]] = []
         self._ratios: list[float] = []
 
@@ -179,10 +191,9 @@ class ServiceTimes:
             if off and self._jumped(ratio, now_ns, 1 if trust else JUMP_SAMPLES):
                 self._publish()
                 return
-            if off and rows not in self._means:
-                shortest_ns, count = self._unseen.get(rows, (took_ns / before, 0))
-                self._unseen[rows] = min(shortest_ns, took_ns / before), count + 1
             if off:
+                self._stray.setdefault(rows, []).append((now_ns, took_ns / before))
+                del self._stray[rows][:-LEAST_KNOWN]
                 # A first sample far off: noise, unless more follow. Where it is no longer rare it
                 # belongs to the margin, up to a bound: a few stalls must not lock everybody out.
                 if rows in self._means and len(self._ratios) >= MARGIN_SAMPLES // 2:
@@ -191,11 +202,13 @@ class ServiceTimes:
                         self._publish()
                 return
             self._off.clear()
+            self._stray.pop(rows, None)
+            self.steady += 1
             if rows in self._means:
                 self._note(ratio / self._drift, now_ns)
                 self._drift += (ratio - before) / DRIFT_SAMPLES
         # The device is as it was: what was off is the curve.
-        moved = self._learn_unseen()
+        moved = self._learn_strays(now_ns)
         if self._learn(rows, took_ns / self._drift) or moved:
             self._rebuild()
         elif self._drift != before or self.margin != margin:
@@ -214,7 +227,7 @@ class ServiceTimes:
         self._drift *= self._trailing
         self._trailing = 1.0
         self._off.clear()
-        self._unseen.clear()
+        self._stray.clear()
         self._publish()
 
     def observe_replies(self, rows: int, took_ns: int, now_ns: int) -> None:
@@ -242,7 +255,7 @@ class ServiceTimes:
             return False
         self._drift = sorted(self._off)[len(self._off) // 2]
         self._off.clear()
-        self._unseen.clear()
+        self._stray.clear()
         self._recent.clear()
         self._ratios.clear()
         self.margin = 1.0
@@ -268,14 +281,20 @@ class ServiceTimes:
         self._means[rows] = moved
         return count <= MEAN_SAMPLES or moved != mean
 
-    def _learn_unseen(self) -> bool:
+    def _learn_strays(self, now_ns: int) -> bool:
         """Take in sizes that turned out not to lie on the curve; returns whether there were any."""
-        known = [rows for rows, (_, count) in self._unseen.items() if count >= LEAST_SAMPLES]
-        for rows in known:
-            shortest_ns, _ = self._unseen.pop(rows)
-            if rows not in self._means:
-                self._learn(rows, shortest_ns)
-        return bool(known)
+        learned: list[int] = []
+        for rows, samples in self._stray.items():
+            times = [took_ns for _, took_ns in samples]
+            enough = LEAST_KNOWN if rows in self._means else LEAST_UNSEEN
+            alike = max(times) < JUMP * min(times) and samples[0][0] >= now_ns - FORGET_NS
+            if len(times) >= enough and alike:
+                self._means[rows] = min(times)
+                self._counts[rows] = 1
+                learned.append(rows)
+        for rows in learned:
+            del self._stray[rows]
+        return bool(learned)
 
     def _rebuild(self) -> None:
         if not self._means:
@@ -310,15 +329,16 @@ class ServiceTimes:
             tuple((size, self._means[size], self._counts[size]) for size in self._means),
             tuple(self._off),
             tuple(self._recent),
-            tuple((rows, *seen) for rows, seen in self._unseen.items()),
+            tuple((rows, tuple(samples)) for rows, samples in self._stray.items()),
             (self._target_ns, self._replied_ns, self._off_ns, self._trailing),
-            (self.tried_ns, self.reachable, self.hopeless_since_ns),
+            (self.reachable, self.hopeless_since_ns, self.steady),
+            (self.tried_ns, self.probed_ns, self.refused_rows, self.late_until_ns),
         )
 
     @classmethod
     def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
         """An estimator that predicts and learns as the one that was captured."""
-        max_rows, margin, drift, reply_ns, means, off, recent, unseen, aims, notes = state
+        max_rows, margin, drift, reply_ns, means, off, recent, strays, aims, notes, tries = state
         assert isinstance(max_rows, int)
         assert isinstance(margin, float)
         assert isinstance(drift, float)
@@ -326,13 +346,15 @@ class ServiceTimes:
         assert isinstance(means, tuple)
         assert isinstance(off, tuple)
         assert isinstance(recent, tuple)
-        assert isinstance(unseen, tuple)
+        assert isinstance(strays, tuple)
         assert isinstance(aims, tuple)
         assert isinstance(notes, tuple)
+        assert isinstance(tries, tuple)
         times = cls(max_rows)
         times._target_ns, times._replied_ns, times._off_ns, times._trailing = aims
-        times.tried_ns, times.reachable, times.hopeless_since_ns = notes
-        times._unseen = {rows: (shortest_ns, count) for rows, shortest_ns, count in unseen}
+        times.reachable, times.hopeless_since_ns, times.steady = notes
+        times.tried_ns, times.probed_ns, times.refused_rows, times.late_until_ns = tries
+        times._stray = {rows: list(samples) for rows, samples in strays}
         times.margin, times._drift, times._reply_ns = margin, drift, reply_ns
         for size, mean, count in means:
             times._means[size] = mean

@@ -179,6 +179,16 @@ class Fleet:
         """Whether an instance of the model is on the device."""
         return any(i.up.device == device for i in self._by_model.get(model, ()))
 
+    def shares(self, model: str) -> bool:
+        """Whether another model's batches keep those of this one out."""
+        return any(
+            self.sharing(i.up.device) and self._others_on(i.up.device, model)
+            for i in self._by_model.get(model, ())
+        )
+
+    def _others_on(self, device: str, model: str) -> bool:
+        return any(self.on_device(other, device) for other in self._by_model if other != model)
+
     def sharing(self, device: str) -> bool:
         """Whether batches on the device keep each other out."""
         return device in self.device_limits

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from batcher.core.bisecting import Bisecting
 from batcher.core.buckets import Buckets, estimate, volume
-from batcher.core.estimator import ServiceTimes
+from batcher.core.estimator import JUMP_SAMPLES, ServiceTimes
 from batcher.core.events import Shapes
 from batcher.core.fleet import RunningBatch
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
@@ -190,12 +190,12 @@ class Model:
         """Learn from a batch that has ended.
 
         A device that has changed has changed for other shapes, too; those that run show it
-        themselves.
+        themselves. A shape that was not as predicted before says nothing of others.
         """
         times = self.times_of(batch.shapes)
-        before = times.drift
+        before, steady = times.drift, times.steady >= JUMP_SAMPLES
         times.observe(batch.rows, now_ns - batch.dispatched_ns, now_ns, trust=batch.probe)
-        if len(self.times) > 1 and times.drift != before:
+        if len(self.times) > 1 and times.drift != before and steady:
             for other in self.times.values():
                 tried_ns = other.tried_ns
                 if other is not times and (tried_ns is None or now_ns - tried_ns >= STALE_NS):
@@ -209,6 +209,7 @@ class Model:
             times = self.times[bucket] = ServiceTimes(most, self.target_ns)
         if times is not None:
             times.seed(profile)
+            times.steady = JUMP_SAMPLES
 
     def _estimated(self, shapes: Shapes) -> list[tuple[int, int]]:
         """(rows, nanoseconds) of a bucket, by its volume among those that were measured."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from batcher.core.request import NEVER_NS, LaneKey, LiveRequest
+from batcher.core.settings import QueueLimits
 
 AGED: Final = 0
 """The rank of what has waited for too long, whatever it was before."""
@@ -29,12 +30,20 @@ def rank_of(level: int, *, over_share: bool) -> int:
     return 2 * level + over_share
 
 
-def gains_levels(rank: int) -> bool:
-    """Whether who waits in this line is worth more after a while.
+def promotes_ns(request: LiveRequest, since_ns: int, limits: QueueLimits) -> int:
+    """When waiting has earned a request a better line; `NEVER_NS` if it never does.
 
-    What is over its tenant's share is not: it is served from what the others leave.
+    What is over its tenant's share is served from what the others leave. It comes to the front only
+    where nothing else ends its wait, and when it has waited for longer than anybody should.
     """
-    return AGED < rank < LATE and rank > rank_of(1, over_share=False) and rank % 2 == 0
+    rank = request.rank
+    if not rank_of(1, over_share=False) < rank < LATE:
+        return NEVER_NS
+    if rank % 2 == 0:
+        return since_ns + limits.ageing_ns
+    if request.order < NEVER_NS:
+        return NEVER_NS
+    return since_ns + (limits.priority_levels + 1) * limits.ageing_ns
 
 
 def must_end_ns(request: LiveRequest) -> int:

@@ -181,6 +181,7 @@ class Scheduler:
                 self._remove(event)
             case DeviceConfigured():
                 self.fleet.limit_device(event.device, event.max_in_flight)
+                self._forget_parts()
 
     def _arrive(self, event: RequestArrived) -> None:
         assert event.id not in self.live, f"request {event.id} arrived twice"
@@ -353,8 +354,7 @@ class Scheduler:
             if batch.model == event.model:
                 batch.group = None
         del self.models[event.model]
-        for other in self.models.values():
-            other.part = 1.0
+        self._forget_parts()
 
     # Decisions
 
@@ -443,7 +443,9 @@ class Scheduler:
         times = model.times.get(proposal.shapes)
         if times is not None:
             times.tried_ns = now_ns
-        if len(self.models) > 1:
+            if proposal.rows >= times.refused_rows:
+                times.probed_ns = now_ns
+        if len(self.models) > 1 and self.fleet.sharing(proposal.instance.up.device):
             self._charge(proposal)
         self.fleet.start(
             RunningBatch(
@@ -469,18 +471,21 @@ class Scheduler:
         )
 
     def _charge(self, proposal: Proposal) -> None:
-        """Note what a batch costs the device that its model may share."""
+        """Note what a batch costs the device that its model shares."""
         model, device = proposal.model, proposal.instance.up.device
         model.used_ns += model.cost_ns(proposal.shapes, proposal.rows)
         if model.used_ns > USED_NS:
             for other in self.models.values():
                 other.used_ns /= 2
-        model.part = 1.0
-        if self.fleet.sharing(device):
-            sharing = [m for m in self.models.values() if self.fleet.on_device(m.name, device)]
-            used_ns = sum([each.used_ns for each in sharing])
-            for each in sharing:
-                each.part = max(each.used_ns / used_ns if used_ns else 1.0, 1 / len(sharing))
+        sharing = [m for m in self.models.values() if self.fleet.on_device(m.name, device)]
+        used_ns = sum([each.used_ns for each in sharing])
+        for each in sharing:
+            each.part = max(each.used_ns / used_ns if used_ns else 1.0, 1 / len(sharing))
+
+    def _forget_parts(self) -> None:
+        """Who shares a device with whom has changed."""
+        for model in self.models.values():
+            model.part = 1.0
 
     def _take_pieces(self, proposal: Proposal, batch_id: int) -> tuple[Part, ...]:
         """Take a batch out where some request may be split; its rest waits for another turn."""

@@ -53,7 +53,7 @@ class QueueLimits:
     One request has at most the rows of `max_request_batches` batches of the maximum size.
     `timeout_ns` is the longest time in the queue; None means no limit. Level 1 of
     `priority_levels` is the most urgent; a request that names none has `default_priority`, and a
-    waiting one gains a level for every `ageing_ns`. `tenants` holds (name, weight) pairs; without
+    waiting one gains a level for every `ageing_ns`, unless its tenant is over its share. `tenants` holds (name, weight) pairs; without
     any, tenants are not told apart, and one that is not named shares the weight of `default`.
     """
 

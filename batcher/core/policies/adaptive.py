@@ -91,7 +91,7 @@ class AdaptivePolicy:
     def _take_what_is_there(self, lane: Lane, situation: Situation) -> Verdict:
         """Late formation: all that fits, less what its caller would not wait for."""
         curve = situation.times.curve
-        answered = situation.times.answered
+        answered, typical = situation.times.answered, situation.times.typical
         take: list[LiveRequest] = []
         drop: list[LiveRequest] = []
         rows = 0
@@ -102,7 +102,7 @@ class AdaptivePolicy:
             if grown > self._max_rows or (take and grown > most):
                 break
             expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
-            if curve and situation.now_ns + answered[request.rows] > expires_ns:
+            if curve and situation.now_ns + typical[request.rows] > expires_ns:
                 drop.append(request)
                 continue
             last_ns = min(last_ns, expires_ns)
@@ -233,6 +233,8 @@ class AdaptivePolicy:
             until_ns: int | None = verdict.until_ns
         else:
             until_ns = self._in_time(lane, normal, take, drop, situation)
+            if drop and not take and until_ns is None:
+                _try_one(normal, take, drop, situation)
         if until_ns is None and take:
             return Choose(tuple(take), tuple(drop))
         # While those in time wait, what is late may run, if it is done by then.
@@ -362,7 +364,9 @@ class AdaptivePolicy:
             if grown > most or grown > self._max_rows:
                 break
             must_ns = min(last_ns, must_end_ns(request))
-            done_ns = situation.now_ns + times.answered[grown]
+            # Who begins a batch may be let try where only the margin says no.
+            takes_ns = (times.answered if take else times.typical)[grown]
+            done_ns = situation.now_ns + takes_ns
             if done_ns > must_ns + TOLERANCE_NS:
                 if must_ns == last_ns:
                     break
@@ -399,15 +403,31 @@ class AdaptivePolicy:
 
 
 def _last_hope(line: Line, situation: Situation) -> Plan:
-    """Whom to serve of those who are late as likely as not, when nobody else waits.
+    """Whom to serve of a line that a plan has given up: who would be in time without the margin.
 
-    It costs nobody anything: the instance is free, and the plan has given up all.
+    The instance is free, and so one of them may try.
     """
     for place, request in enumerate(line.requests):
         slack_ns = line.orders[place] - situation.free_ns[0] + TOLERANCE_NS
         if situation.times.typical[request.rows] <= slack_ns:
             return Plan(place, 1)
     return Plan(len(line.requests), 0)
+
+
+def _try_one(
+    normal: Sequence[Line],
+    take: list[LiveRequest],
+    drop: list[LiveRequest],
+    situation: Situation,
+) -> None:
+    """Have one of those whom the plans gave up run all the same, the most valuable first."""
+    given_up = {request.id for request in drop}
+    for line in normal:
+        hope = _last_hope(line, situation)
+        if hope.take and line.requests[hope.drop].id in given_up:
+            take.append(line.requests[hope.drop])
+            drop.remove(line.requests[hope.drop])
+            return
 
 
 def _plain(value: object) -> object:

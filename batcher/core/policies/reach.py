@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from math import exp, log1p
 
 from batcher.core.record import record
@@ -83,7 +84,10 @@ def plan(
     """
     count = min(len(orders), MOST_REQUESTS)
     # What cannot even be done alone, at once, is given up first.
-    rows = 1 if rows_before is None else min(rows_before[1], len(curve) - 1)
+    rows = 1
+    if rows_before is not None:
+        least = min([after - before for before, after in pairwise(rows_before)])
+        rows = min(least, len(curve) - 1)
     hopeless = bisect_left(orders, free_ns[0] + answered[rows] - TOLERANCE_NS, 0, count)
     if hopeless == count:
         return Plan(count, 0)
@@ -118,7 +122,9 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
     reached: list[int] = []
     at_ns: list[float] = []
     firsts: list[tuple[int, int]] = []
-    step = max(1, (count - hopeless) // FINE)
+    # A step is small beside a batch, or it would miss plans that serve only few.
+    fits = bisect_right(answered, orders[count - 1] - start_ns + TOLERANCE_NS, 0, ends) - 1
+    step = max(1, min((count - hopeless) // FINE, fits // 4))
     for given_up in range(hopeless, count, step):
         left = count - given_up
         if found and left - price(offset_ns + left * row_ns) <= best + 1e-9:

@@ -239,3 +239,23 @@ def test_replies_that_were_slow_are_forgotten_where_batches_are_rare(times):
     for second in range(1, 9):
         times.observe_replies(1, 0, second * SECOND)
     assert times.answered[1] < line(1) + MILLISECOND
+
+
+def test_stalls_of_a_rare_size_do_not_bend_the_curve_for_good():
+    times = ServiceTimes(32)
+    times.seed([(size, line(size)) for size in (1, 2, 4)])
+    for batch in range(1, 200):
+        rows = 7 if batch % 2 else 4
+        stalls = rows == 7 and batch < 6
+        times.observe(rows, line(rows) * (3 if stalls else 1), batch * SECOND // 2)
+    assert list(times.curve) == pytest.approx([0] + [line(rows) for rows in range(1, 33)])
+
+
+def test_a_size_that_has_changed_is_learned_anew():
+    times = ServiceTimes(32)
+    times.seed([(size, line(size)) for size in (8, 16, 32)])
+    for batch in range(1, 20):
+        rows = (8, 32)[batch % 2]
+        times.observe(rows, 2 * line(8) if rows == 8 else line(32), batch * SECOND // 2)
+    assert times.curve[8] == pytest.approx(2 * line(8), rel=0.03)
+    assert times.curve[32] == pytest.approx(line(32), rel=0.03)

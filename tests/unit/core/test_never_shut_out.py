@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
@@ -175,7 +177,7 @@ def test_waiting_makes_nobody_who_floods_worth_more_than_the_others(stage, arriv
     stage.up()
     a, _ = stage.play(arrivals(340, 9, 1, tenant="a"), arrivals(2000, 9, 2, tenant="flood"))
     later = sorted(end.took_ns for end in a if end.at_ns >= 6 * SECOND)
-    assert later[len(later) // 2] <= 100 * MILLISECOND
+    assert later[len(later) // 2] <= 200 * MILLISECOND
 
 
 def test_others_wait_for_one_batch_of_a_split_request_however_long_it_waits(stage, arrivals):
@@ -184,3 +186,115 @@ def test_others_wait_for_one_batch_of_a_split_request_however_long_it_waits(stag
     stage.takes_ns = lambda _, rows, __: (21 + 4 * rows) * MILLISECOND
     _, others = stage.play([(0, {"rows": 320})], arrivals(60, 3, 1))
     assert max(end.took_ns for end in others) <= 3 * 149 * MILLISECOND
+
+
+class TestMargin:
+    """Requests of 38 rows, which take 43 ms of 50; one batch in five took a little longer lately."""
+
+    LARGE = tuple((500 * MILLISECOND * each, {"rows": 38}) for each in range(24, 60))
+
+    @pytest.fixture
+    def noisy(self, stage):
+        draw = random.Random(3)
+
+        def takes_ns(_, rows, now_ns):
+            slow = now_ns < 10 * SECOND and draw.random() < 0.2
+            return stage.usual_ns(rows) * (1.28 if slow else 1)
+
+        stage.takes_ns = takes_ns
+        return stage
+
+    @pytest.mark.parametrize(
+        ("target", "when_late"),
+        [
+            (None, WhenLate.REFUSE),
+            (50, WhenLate.REFUSE),
+            (50, WhenLate.SERVE),
+            (20, WhenLate.SERVE),
+        ],
+    )
+    def test_callers_with_deadlines_are_served(self, noisy, arrivals, target, when_late):
+        noisy.model(target=target, policy=Adaptive(when_late=when_late), max_rows=64)
+        noisy.up()
+        large = [
+            (at_ns, what | {"expires_ns": at_ns + 50 * MILLISECOND}) for at_ns, what in self.LARGE
+        ]
+        _, ends = noisy.play(arrivals(80, 10, 1), large)
+        assert all(end.outcome is Outcome.OK for end in ends)
+
+    def test_so_are_those_of_a_level_among_others(self, noisy, arrivals, in_time):
+        noisy.model(max_rows=64)
+        noisy.up()
+        large = [(at_ns, what | {"priority": 2}) for at_ns, what in self.LARGE]
+        _, _, ends = noisy.play(
+            arrivals(40, 10, 1, priority=1), arrivals(40, 10, 2, priority=2), large
+        )
+        assert in_time(ends) == 1.0
+
+
+class TestUnreachableBucket:
+    @pytest.fixture
+    def unlike(self, stage):
+        """A bucket that is quick, and one whose rows take 400 ms; neither is known beforehand."""
+        stage.model()
+        stage.up()
+        stage.takes_ns = lambda dispatch, rows, _: (
+            400 * MILLISECOND if dispatch.bucket == LONG else stage.usual_ns(rows)
+        )
+        return stage
+
+    @pytest.mark.parametrize("rate", [1, 4])
+    def test_it_takes_no_more_than_its_part_of_the_time(self, unlike, arrivals, in_time, rate):
+        short, long = unlike.play(
+            arrivals(40, 30, 1, shapes=SHORT), arrivals(rate, 30, 2, shapes=LONG)
+        )
+        assert in_time(short, since=12) >= 0.8
+        assert sum(e.outcome is Outcome.OK and e.at_ns >= 12 * SECOND for e in long) >= 3
+
+    def test_probes_take_less_where_callers_would_not_wait_for_it(self, unlike, arrivals, in_time):
+        long = [
+            (at_ns, what | {"expires_ns": at_ns + 100 * MILLISECOND})
+            for at_ns, what in arrivals(4, 30, 2, shapes=LONG)
+        ]
+        short, _ = unlike.play(arrivals(40, 30, 1, shapes=SHORT), long)
+        assert in_time(short, since=3) >= 0.95
+
+
+def test_a_first_batch_that_was_slow_says_nothing_of_other_shapes(stage, arrivals):
+    stage.model()
+    stage.up(sizes=())
+    first = []
+
+    def takes_ns(dispatch, rows, _):
+        if dispatch.bucket == LONG and not first:
+            first.append(dispatch)
+            return 400 * MILLISECOND
+        return stage.usual_ns(rows)
+
+    stage.takes_ns = takes_ns
+    period = 3 * SECOND
+    short = [x for x in arrivals(150, 24, 1, shapes=SHORT) if x[0] % period < SECOND // 2]
+    long = [
+        x for x in arrivals(150, 24, 2, shapes=LONG) if period // 2 < x[0] % period < 2 * SECOND
+    ]
+    short, long = stage.play(short, long)
+    assert all(end.outcome is Outcome.OK for end in short)
+    assert all(end.outcome is Outcome.OK for end in long if end.at_ns >= 6 * SECOND)
+
+
+def test_a_tenant_that_was_over_its_share_comes_to_the_front_at_last(stage, arrivals):
+    tenants = (("x", 1.0), ("y", 9.0))
+    stage.model(target=None, max_requests=50_000, tenants=tenants, ageing_ns=SECOND // 2)
+    stage.up()
+    x, _ = stage.play(arrivals(300, 3, 1, since=1, tenant="x"), arrivals(855, 12, 2, tenant="y"))
+    assert max(end.took_ns for end in x) <= 2.5 * SECOND
+
+
+def test_a_trickle_of_small_requests_keeps_no_large_ones_out(stage):
+    stage.model()
+    stage.up(sizes=())
+    stage.takes_ns = lambda _, rows, __: (10 + 0.1 * rows) * MILLISECOND
+    small = [(500 * MILLISECOND * each, {}) for each in range(1, 80)]
+    large = [(2 * SECOND * each + 250 * MILLISECOND, {"rows": 16}) for each in range(1, 20)]
+    _, large = stage.play(small, large)
+    assert all(end.outcome is Outcome.OK for end in large[3:])

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from batcher.core.policies.reach import TOLERANCE_NS, Price, plan
+from batcher.core.policies.reach import TOLERANCE_NS, Plan, Price, plan
 
 UNIT = 1_000_000
 FREE = Price(0.0, 0.0, 1.0)
@@ -109,3 +109,19 @@ def test_a_price_is_flat_before_its_bend_and_a_line_after_it():
     price = Price(2.0, 100.0, 1.0)
     assert price(50.0) == pytest.approx(0.0, abs=1e-9)
     assert price(160.0) - price(150.0) == pytest.approx(20.0)
+
+
+@pytest.mark.parametrize(("largest", "target", "most"), [(32, 10, 5), (4, 50, 20), (32, 50, 40)])
+@pytest.mark.parametrize("count", [1024, 2048])
+def test_a_long_backlog_is_planned_nearly_as_well(largest, target, most, count):
+    """All are due at once, and only a few of them can be in time."""
+    times = curve(5, 1, largest)
+    orders = [target * UNIT] * count
+    assert served_by_following(orders, [1] * count, [0.0], times) >= 0.9 * most
+
+
+def test_a_large_request_that_cannot_be_in_time_hides_no_small_ones():
+    times = curve(5, 1, 32)
+    orders = [10 * UNIT] + [20 * UNIT] * 8
+    rows_before = [0, *range(24, 33)]
+    assert plan(orders, rows_before, (0.0,), times, times, FREE, 0) == Plan(drop=1, take=8)
