@@ -250,11 +250,13 @@ def _must_start_ns(
     for as long as it takes to gain a level, or for half of its caller's patience.
     """
     must_ns: float = NEVER_NS
+    if model.reachable:
+        due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != LATE]
+        must_ns = min(due_ns) - takes_ns if due_ns else NEVER_NS
+        if len(due_ns) == len(take):
+            return must_ns
     for request in take:
-        if request.rank == LATE:
-            continue
-        if request.due_ns is not None and model.reachable:
-            must_ns = min(must_ns, request.due_ns - takes_ns)
+        if request.rank == LATE or (request.due_ns is not None and model.reachable):
             continue
         came_ns = request.arrived.arrival_ns
         until_ns = came_ns + model.settings.queue.ageing_ns

@@ -90,6 +90,7 @@ class ServiceTimes:
         "_means",
         "_off",
         "_off_ns",
+        "_pooled",
         "_ratios",
         "_recent",
         "_replied_ns",
@@ -133,6 +134,8 @@ class ServiceTimes:
         self._drift = 1.0
         self._off: list[float] = []
         self._off_ns = 0
+        self._pooled = False
+        """Whether some sizes share a time, to which they count by their samples."""
         self._trailing = 1.0
         self._stray: dict[int, list[tuple[int, float]]] = {}
         """(moment, time) of the last batches of a size, while they are off the curve."""
@@ -279,7 +282,7 @@ class ServiceTimes:
         mean = self._means.get(rows, took_ns)
         moved = mean + (took_ns - mean) / min(count, MEAN_SAMPLES)
         self._means[rows] = moved
-        return count <= MEAN_SAMPLES or moved != mean
+        return count == 1 or moved != mean or (self._pooled and count <= MEAN_SAMPLES)
 
     def _learn_strays(self, now_ns: int) -> bool:
         """Take in sizes that turned out not to lie on the curve; returns whether there were any."""
@@ -300,9 +303,9 @@ class ServiceTimes:
         if not self._means:
             return
         sizes = sorted(self._means)
-        times = _isotonic(
-            [self._means[size] for size in sizes], [self._counts[size] for size in sizes]
-        )
+        means = [self._means[size] for size in sizes]
+        times = _isotonic(means, [self._counts[size] for size in sizes])
+        self._pooled = times != means
         self._base = _through(sizes, times, self.max_rows)
         self._publish()
 
