@@ -376,9 +376,7 @@ def _room_ns(rate: float, target_ns: int, times: ServiceTimes) -> float:
     Of what comes, two standard deviations more than the mean is reckoned with.
     """
     room_ns = 0.0
-    for rows, answered_ns in enumerate(times.answered):
-        if not rows:
-            continue
+    for rows, answered_ns in enumerate(times.answered[1:], 1):
         if answered_ns >= target_ns:
             break
         room_ns = target_ns - answered_ns

@@ -47,7 +47,7 @@ REPLY_RISE, REPLY_FALL = 0.2, 0.02
 """How fast the reply time follows a longer and a shorter one: it stays among the longer ones."""
 
 REPLY_FORGET_NS = 1_000_000_000
-"""Where batches are rare, it sinks so fast."""
+"""Where batches are rare, the reply time sinks by time, over about so long: not by their number."""
 
 REPLY_LEAP, REPLY_LEAP_NS = 4.0, 200_000.0
 """What is longer than so many reply times and so much is a stall, and counts as this."""
@@ -79,8 +79,8 @@ class ServiceTimes:
     `tried_ns` is when the last batch began, `probed_ns` the last one of as many rows as a request
     had that was refused for a prediction (`refused_rows`). `steady` counts batches that were as
     predicted. `late_until_ns` is when those that can only be late have had their part of the time.
-    `reachable` is False where
-    one row alone cannot be done inside the target, `hopeless_since_ns` when that began to look so.
+    `reachable` is False where one row alone cannot be done inside the target, `hopeless_since_ns`
+    when that began to look so.
     """
 
     __slots__ = (
