@@ -144,16 +144,11 @@ def test_whatever_is_at_fault_the_work_is_bounded_and_all_end(count, data):
     world.assert_searches_are_bounded()
 
 
-def test_a_failure_that_does_not_come_again_harms_nobody(play):
-    play.fixed(max_rows=8)
-    play.up()
-    play.arrive(0)
-    play.arrive(1, 2, 3, 4)
-    play.done(1, 0)
-    assert play.batches(play.error(2)) == [[1, 2]]
-    assert play.batches(play.done(3, 1, 2)) == [[3]]
-    assert play.batches(play.done(4, 3)) == [[4]]
-    assert play.ended(play.done(5, 4)) == {4: OK}
+def test_a_failure_that_does_not_come_again_harms_nobody(together):
+    assert together.batches(together.error(2)) == [[1, 2]]
+    assert together.batches(together.done(3, 1, 2)) == [[3]]
+    assert together.batches(together.done(4, 3)) == [[4]]
+    assert together.ended(together.done(5, 4)) == {4: OK}
 
 
 def test_suspects_run_as_they_are_and_the_cleared_with_newcomers(failed):
@@ -181,19 +176,14 @@ def test_while_nothing_succeeds_the_cleared_are_put_by(play):
     assert play.batches(play.done(7, 3, 4, 2)) == [[5]]
 
 
-def test_who_came_back_often_is_put_by(play):
-    play.fixed(max_rows=8)
-    play.up()
-    play.arrive(0)
-    play.arrive(1, 2, 3, 4)
-    play.done(1, 0)
-    play.scheduler.live[3].returns = MOST_RETURNS
-    play.error(2)
-    play.arrive(5)
-    play.error(3)
-    (put_by,) = (c for c in play.error(4) if isinstance(c, Dispatch))
+def test_who_came_back_often_is_put_by(together):
+    together.scheduler.live[3].returns = MOST_RETURNS
+    together.error(2)
+    together.arrive(5)
+    together.error(3)
+    (put_by,) = (c for c in together.error(4) if isinstance(c, Dispatch))
     assert ([p.id for p in put_by.parts], put_by.attempt) == ([3, 4, 2], 3)
-    assert play.batches(play.done(5, 3, 4, 2)) == [[5]]
+    assert together.batches(together.done(5, 3, 4, 2)) == [[5]]
 
 
 def test_who_is_cleared_is_served_late_rather_than_refused(play):
@@ -228,20 +218,26 @@ def test_bounds_hold_for_newcomers_and_not_for_who_comes_back(play):
     assert play.ended(play.arrive(8)) == {8: (Outcome.REJECTED, Reason.QUEUE_REQUESTS)}
 
 
-def test_the_state_in_the_middle_of_a_search_is_whole(play):
+def test_the_state_in_the_middle_of_a_search_is_whole(together):
+    together.error(2)
+    together.error(3)
+    state = together.scheduler.snapshot()
+    twin = Scheduler.restore(state)
+    twin.validate()
+    assert twin.snapshot() == state
+    event = BatchProgress(4, (), error=FailureCause.UNKNOWN)
+    assert twin.handle([event], 0) == together.feed(event)
+
+
+@pytest.fixture
+def together(play):
+    """Requests 1 to 4 run in one batch, the second; the first has succeeded."""
     play.fixed(max_rows=8)
     play.up()
     play.arrive(0)
     play.arrive(1, 2, 3, 4)
     play.done(1, 0)
-    play.error(2)
-    play.error(3)
-    state = play.scheduler.snapshot()
-    twin = Scheduler.restore(state)
-    twin.validate()
-    assert twin.snapshot() == state
-    event = BatchProgress(4, (), error=FailureCause.UNKNOWN)
-    assert twin.handle([event], 0) == play.feed(event)
+    return play
 
 
 @pytest.fixture
