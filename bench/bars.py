@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+Held = bool | str
+"""Whether a bar was held, or why that could not be judged."""
 
-def verdict(held: bool) -> str:
-    """The word that stands beside a bar."""
+
+def verdict(held: Held) -> str:
+    """What stands beside a bar."""
+    if isinstance(held, str):
+        return held
     return "ok" if held else "MISSED"
 
 
-def show(checks: Mapping[str, bool]) -> None:
+def show(checks: Mapping[str, Held]) -> None:
     """A line for each bar."""
     for bar, held in checks.items():
         print(f"{verdict(held):7} {bar}")
 
 
-def missed(found: Any) -> bool:
-    """Whether a bar was missed, in however nested a result: an `ok`, or one of `checks`."""
+def every(found: Any) -> Iterator[Held]:
+    """The bars in however nested a result: each `ok`, and those of `checks`."""
     if isinstance(found, dict):
-        checks = found.get("checks", {}).values()
-        return found.get("ok") is False or not all(checks) or any(map(missed, found.values()))
-    return False
+        yield from found.get("checks", {}).values()
+        if "ok" in found:
+            yield found["ok"]
+        for each in found.values():
+            yield from every(each)
+
+
+def exit_code(found: Any) -> int:
+    """1 where a bar was missed, or could not be judged, which is said."""
+    bars = list(every(found))
+    unknown = sum(isinstance(held, str) for held in bars)
+    if unknown:
+        print(f"{unknown} not judged: a bar that could not be judged is not a bar that holds")
+    return 1 if unknown or not all(bars) else 0

@@ -14,9 +14,10 @@ import lengths  # noqa: E402
 import machine  # noqa: E402
 import overhead  # noqa: E402
 import poisson  # noqa: E402
+import quiet  # noqa: E402
 import tuning  # noqa: E402
 import uvloop  # noqa: E402
-from bars import missed  # noqa: E402
+from bars import exit_code  # noqa: E402
 
 from batcher.config.units import parse_duration  # noqa: E402
 
@@ -26,6 +27,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
              the share of gRPC's own throughput that is left after batching, on one core
   poisson    open loop at a rate: latency from the moment a request was due to be sent, and
              the share that was answered in time
+  agreement  the same open loop at several rates, beside `batcher simulate` on the same arrivals
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
@@ -104,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
 
     opened = commands.add_parser(
         "poisson",
-        parents=[shared],
+        parents=[shared, quiet.options()],
         formatter_class=formatter,
         help="latency and on-time share at a rate",
         description=poisson.__doc__,
@@ -138,13 +140,19 @@ def parser() -> argparse.ArgumentParser:
     opened.add_argument("--per-row", default="0.5ms", help="emulated cost of each row")
     opened.add_argument("--seed", type=int, default=0, help="of the arrivals")
     opened.add_argument(
+        "--client",
+        choices=tuple(poisson.CLIENTS),
+        default="http2",
+        help="what sends the calls: HTTP/2 as it is, or the gRPC client, which costs more",
+    )
+    opened.add_argument(
         "--output", type=Path, default=machine.RESULTS / "poisson.json", help="where the figures go"
     )
     opened.set_defaults(run=poisson.run)
 
     beside = commands.add_parser(
         "agreement",
-        parents=[shared],
+        parents=[shared, quiet.options()],
         formatter_class=formatter,
         help="the server and the simulator on the same arrivals",
         description=agreement.__doc__,
@@ -161,6 +169,7 @@ def parser() -> argparse.ArgumentParser:
 
     changed = commands.add_parser(
         "tuning",
+        parents=[quiet.options()],
         formatter_class=formatter,
         help="lost, refused and late requests while settings change",
         description=tuning.__doc__,
@@ -193,11 +202,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Parse and run; 1 where a bar was missed."""
+    """Parse and run; 1 where a bar was missed or could not be judged."""
     options = parser().parse_args()
     if getattr(options, "deadline", None) and getattr(options, "streams", 0):
         parser().error("--deadline is for calls; a stream has one for all its requests")
-    return 1 if missed(uvloop.run(options.run(options))) else 0
+    return exit_code(uvloop.run(options.run(options)))
 
 
 if __name__ == "__main__":

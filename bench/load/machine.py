@@ -6,11 +6,12 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 RESULTS = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "results"))
 PACKAGES = ("batcher-serve", "grpcio", "numpy", "protobuf", "uvloop")
@@ -62,6 +63,36 @@ def cpu_seconds(pid: int) -> float:
     # The program's name, in parentheses, may hold spaces; the fields are counted after it.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+
+def steal_seconds(core: int, stat: Path = Path("/proc/stat")) -> float:
+    """For how long the host has taken that core away since the start, in steps of 10 ms."""
+    for line in stat.read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{core}":
+            return int(ticks[7]) / _TICKS_PER_SECOND
+    raise ValueError(f"{stat}: no core {core}")
+
+
+class Steal:
+    """What part of the time inside the host takes each of some cores away."""
+
+    def __init__(self, cores: Mapping[str, int]) -> None:
+        self._cores = cores
+        self._before: dict[str, float] = {}
+        self._began = 0.0
+        self.shares: dict[str, float] = {}
+        """By the cores' names, once it is over. Stalls of some milliseconds may be missing."""
+
+    def __enter__(self) -> Self:
+        self._before = {name: steal_seconds(core) for name, core in self._cores.items()}
+        self._began = time.monotonic()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        seconds = time.monotonic() - self._began
+        for name, core in self._cores.items():
+            self.shares[name] = round((steal_seconds(core) - self._before[name]) / seconds, 4)
 
 
 def save(path: Path, result: dict[str, Any]) -> None:

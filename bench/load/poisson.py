@@ -7,24 +7,22 @@ import asyncio
 import gc
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 import machine
 import numpy as np
-from closed import connections
-from payload import STREAM, UNARY, Payload, probe
+import quiet
+from clients import Calls, GrpcCalls, Record, Streams
+from payload import Payload, probe
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.runtime.timer import TimerFd
 from batcher.testing.server import ServerProcess
 
-PATIENCE_S = 30.0
 PERCENTILES = (50, 95, 99, 99.9)
-LATE_GENERATOR_MS = 5.0
+CLIENTS = {"http2": Calls, "grpc": GrpcCalls}
 
 
 def arrivals_ns(rate: float, seconds: float, seed: int) -> list[int]:
@@ -58,98 +56,7 @@ class Pacer:
             self._waiter.set_result(None)
 
 
-@dataclass(slots=True)
-class Record:
-    """What became of the requests, by their place in the order of arrival."""
-
-    latency_ns: dict[int, int] = field(default_factory=dict)
-    sent_late_ns: list[int] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
-
-
-class Calls:
-    """Every request is a call."""
-
-    def __init__(self, payload: Payload, record: Record, deadline_ns: int | None) -> None:
-        self._request = payload.request
-        self._record = record
-        self._timeout = deadline_ns / SECOND if deadline_ns else None
-        self._stubs: list[grpc.aio.UnaryUnaryMultiCallable] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def open(self, channels: list[grpc.aio.Channel]) -> None:
-        """Be ready to send."""
-        self._stubs = [channel.unary_unary(UNARY) for channel in channels]
-
-    def send(self, place: int, due_ns: int) -> None:
-        """Send one request; does not wait."""
-        task = asyncio.create_task(self._one(place, due_ns))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def finish(self) -> None:
-        """Wait for the answers that are still open."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=PATIENCE_S)
-
-    async def _one(self, place: int, due_ns: int) -> None:
-        try:
-            await self._stubs[place % len(self._stubs)](self._request, timeout=self._timeout)
-        except grpc.aio.AioRpcError as error:
-            self._record.failed[place] = error.code().name
-        else:
-            self._record.latency_ns[place] = time.monotonic_ns() - due_ns
-
-
-class Streams:
-    """Requests go round a few streams; the server answers each stream in order."""
-
-    def __init__(self, payload: Payload, record: Record, count: int) -> None:
-        self._request = payload.request
-        self._reply_bytes = payload.stream_reply_bytes
-        self._record = record
-        self._count = count
-        self._outboxes: list[asyncio.Queue[tuple[int, int] | None]] = []
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def open(self, channels: list[grpc.aio.Channel]) -> None:
-        """Open the streams."""
-        for number in range(self._count):
-            call = channels[number % len(channels)].stream_stream(STREAM)()
-            outbox: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
-            sent: deque[tuple[int, int]] = deque()
-            self._outboxes.append(outbox)
-            self._tasks.append(asyncio.create_task(self._write(call, outbox, sent)))
-            self._tasks.append(asyncio.create_task(self._read(call, sent)))
-
-    def send(self, place: int, due_ns: int) -> None:
-        """Send one request; does not wait."""
-        self._outboxes[place % self._count].put_nowait((place, due_ns))
-
-    async def finish(self) -> None:
-        """Wait for the answers that are still open."""
-        for outbox in self._outboxes:
-            outbox.put_nowait(None)
-        await asyncio.wait(self._tasks, timeout=PATIENCE_S)
-
-    async def _write(
-        self, call: grpc.aio.StreamStreamCall, outbox: asyncio.Queue, sent: deque
-    ) -> None:
-        while (item := await outbox.get()) is not None:
-            sent.append(item)
-            await call.write(self._request)
-        await call.done_writing()
-
-    async def _read(self, call: grpc.aio.StreamStreamCall, sent: deque) -> None:
-        while (reply := await call.read()) is not grpc.aio.EOF:
-            place, due_ns = sent.popleft()
-            if len(reply) == self._reply_bytes:
-                self._record.latency_ns[place] = time.monotonic_ns() - due_ns
-            else:
-                self._record.failed[place] = "error message on the stream"
-
-
-async def drive(load: Calls | Streams, due_ns: list[int], record: Record) -> float:
+async def drive(load: Calls | GrpcCalls | Streams, due_ns: list[int], record: Record) -> float:
     """Send every request at its moment; return the seconds until the last was answered."""
     pacer = Pacer()
     start_ns = time.monotonic_ns() + 50 * MILLISECOND
@@ -220,34 +127,54 @@ async def run(options: argparse.Namespace) -> None:
     if not due_ns:
         sys.exit("no request falls into this time: raise --rate or --seconds")
     with ExitStack() as stack:
-        address, pid = options.address, None
+        address, pid, cores = options.address, None, {}
         if address is None:
             server_core, load_core = machine.cores()
+            cores = {"server": server_core, "load": load_core}
             machine.stay_on(load_core)
             with machine.children_on(server_core):
                 server = stack.enter_context(ServerProcess(config(options)))
             address, pid = server.grpc, server.process.pid
         payload = await probe(address, options.model, options.floats)
-        record = Record()
-        load = (
-            Streams(payload, record, options.streams)
-            if options.streams
-            else Calls(payload, record, options.deadline)
-        )
         # A collection in the middle would be measured as the server's latency.
         gc.freeze()
         gc.disable()
-        async with connections(address, options.connections) as channels:
-            await load.open(channels)
-            cpu = machine.cpu_seconds(pid) if pid else 0.0
-            load_cpu = time.process_time()
-            seconds = await drive(load, due_ns, record)
-            busy = {"load_busy": round((time.process_time() - load_cpu) / seconds, 3)}
-            if pid:
-                busy["server_busy"] = round((machine.cpu_seconds(pid) - cpu) / seconds, 3)
-    result = summary(record, due_ns, options) | busy
+        runs = await quiet.until_quiet(
+            lambda: offer(options, due_ns, payload, address, pid, cores), options.repeats
+        )
+    result = runs[-1] | {"repeats": len(runs) - 1, "not_judged": quiet.sent_late(runs[-1])}
     report(result, options)
     machine.save(options.output, {"settings": settings(options), **result})
+
+
+async def offer(
+    options: argparse.Namespace,
+    due_ns: list[int],
+    payload: Payload,
+    address: str,
+    pid: int | None,
+    cores: dict[str, int],
+) -> dict[str, Any]:
+    """The requests once, on connections of their own; `pid` is the server's, if it is ours."""
+    record = Record()
+    load: Calls | GrpcCalls | Streams
+    if options.streams:
+        load = Streams(payload, record, options.streams)
+    else:
+        load = CLIENTS[options.client](payload, record, options.deadline)
+    await load.open(address, options.connections)
+    cpu = machine.cpu_seconds(pid) if pid else 0.0
+    load_cpu = time.process_time()
+    with machine.Steal(cores) as steal:
+        seconds = await drive(load, due_ns, record)
+    used = {"load": time.process_time() - load_cpu}
+    if pid:
+        used["server"] = machine.cpu_seconds(pid) - cpu
+    return summary(record, due_ns, options) | {
+        **{f"{name}_busy": round(each / seconds, 3) for name, each in used.items()},
+        "cpu_us_each": {name: round(each / len(due_ns) * 1e6, 1) for name, each in used.items()},
+        "steal": steal.shares,
+    }
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -266,13 +193,5 @@ def report(result: dict[str, Any], options: argparse.Namespace) -> None:
         print(f"{title:10}" + "  ".join(f"{p} {value:.2f} ms" for p, value in result[name].items()))
     for what, count in result["failed"].items():
         print(f"failed    {count} x {what}")
-    print(
-        "busy      "
-        + "  ".join(
-            f"{name.removesuffix('_busy')} {result[name]:.2f}"
-            for name in sorted(result)
-            if name.endswith("_busy")
-        )
-    )
-    if result["sent_late_ms"].get("p99", 0) > LATE_GENERATOR_MS:
-        print("note: the load was sent late; its own core was too busy for this rate")
+    for name, each_us in result["cpu_us_each"].items():
+        print(f"{name:10}{result[f'{name}_busy']:.2f} of its core, {each_us:.1f} us a request")

@@ -15,7 +15,7 @@ sys.path.append(str(BENCH))
 import grid  # noqa: E402
 import scenes  # noqa: E402
 import world  # noqa: E402
-from bars import missed, verdict  # noqa: E402
+from bars import exit_code, verdict  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
@@ -106,7 +106,7 @@ def main() -> int:
     kept = {"settings": settings, **found}
     output.write_text(json.dumps(kept, indent=2, default=float) + "\n")
     console.print(f"written to {output}")
-    return 1 if missed(found) else 0
+    return exit_code(found)
 
 
 if __name__ == "__main__":

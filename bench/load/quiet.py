@@ -1,0 +1,54 @@
+"""Whether the machine let a run be judged.
+
+A load that was sent late met another server than the one it was meant for: the moments are wrong at
+which the requests came, and latencies count from the right ones. That is told by when requests were
+*sent*, never by what came back, so that no server can be measured until it looks well.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+LATE_MS = 5.0
+"""A load that was sent later than this, at the percentile that counts, says nothing."""
+
+
+def options() -> argparse.ArgumentParser:
+    """A parent of commands whose runs may be repeated."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="play a run whose load was sent late again, on the same arrivals, so often at most",
+    )
+    return parent
+
+
+def sent_late(run: dict[str, Any], percentile: str = "p99") -> str:
+    """Why a run is not judged, from its `sent_late_ms`; empty where it can be."""
+    late_ms = run["sent_late_ms"][percentile]
+    if late_ms <= LATE_MS:
+        return ""
+    return f"not judged: the load was sent late ({percentile} {late_ms:.1f} ms)"
+
+
+async def until_quiet(
+    play: Callable[[], Awaitable[dict[str, Any]]], repeats: int, percentile: str = "p99"
+) -> list[dict[str, Any]]:
+    """Play a run, and again while its load is sent late; all of them, of which the last counts."""
+    runs = [await play()]
+    while (why := sent_late(runs[-1], percentile)) and len(runs) <= repeats:
+        print(f"  {why}{_stolen(runs[-1])}; repeat {len(runs)} of {repeats}", flush=True)
+        runs.append(await play())
+    if why:
+        print(f"  {why}{_stolen(runs[-1])}", flush=True)
+    return runs
+
+
+def _stolen(run: dict[str, Any]) -> str:
+    """What the host took of the cores meanwhile, where that is known."""
+    shares = run.get("steal", {})
+    return "".join(f", {share:.1%} of the {name}'s core stolen" for name, share in shares.items())
