@@ -56,6 +56,8 @@ class Proposal:
     """What it is expected to take; 0 where nothing is known of that."""
     must_start_ns: float
     """Later than this, its most urgent request would be late."""
+    begins_ns: int
+    """When it begins: at once, or when its instance is done with what it runs."""
     filled: tuple[LiveRequest, int] | None = None
     group: Group | None = None
     longest_ns: float | None = None
@@ -90,11 +92,11 @@ def form(
     ready: list[Proposal] = []
     again: list[Proposal] = []
     for model in models.values():
-        if model.stalled or not (model.queue.requests or model.bisecting.groups):
+        if not (model.queue.requests or model.bisecting.groups):
             continue
-        instance = fleet.free_instance(model.name)
+        instance = None if model.stalled else fleet.free_instance(model.name)
         if instance is None:
-            model.stalled = True
+            ready += _beforehand(model, fleet, formation, now_ns)
             continue
         free_ns = fleet.free_ns(model.name, now_ns)
         longest_ns = None
@@ -122,17 +124,68 @@ def form(
     return formation
 
 
+def stall(model: Model, fleet: Fleet) -> None:
+    """Nothing can begin until a batch ends; the next may be in its instance's hand before."""
+    model.stalled = True
+    model.opens_ns = NEVER_NS
+    if model.handover.gap_ns:
+        instance = fleet.opening(model.name)
+        if instance is not None:
+            model.opens_ns = fleet.opens_ns(instance)
+
+
+def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -> list[Proposal]:
+    """Batches that the instance which is free soonest may have in hand until it is.
+
+    The policy is asked what it will do at that moment. If nobody who comes until then would be in
+    its batch, because that is full or leaves somebody behind, it may as well be done now.
+    """
+    if not model.stalled:
+        stall(model, fleet)
+    if model.opens_ns > now_ns:
+        return []
+    opens_ns, model.opens_ns = model.opens_ns, NEVER_NS
+    instance = fleet.opening(model.name)
+    if instance is None or not model.fills_a_batch:
+        return []
+    free_ns = fleet.free_ns(model.name, now_ns)
+    begins_ns = int(free_ns[0])
+    found = Formation()
+    ready: list[Proposal] = []
+    for lane in model.queue.lanes.values():
+        times = model.times_of(lane.key[1])
+        left = lane.rows
+        situation = Situation(begins_ns, free_ns, times, model.reachable)
+        proposal = _ask(model, instance, lane, situation, found)
+        if proposal is None or proposal.requests[0].probe:
+            continue
+        if found.given_up:
+            left -= sum([r.rows for r in found.given_up[-1][1] if r.lane_key == lane.key])
+        if proposal.rows >= model.settings.max_batch_size or proposal.rows < left:
+            ready.append(proposal)
+    formation.errors += found.errors
+    if ready:
+        # What they give up goes with them; else it may still be asked at the moment itself.
+        formation.given_up += found.given_up
+        model.opens_ns = opens_ns
+    return ready
+
+
 def _fill(formation: Formation, fleet: Fleet, now_ns: int) -> None:
     """Take requests of other buckets along, where another place does not take them at once."""
     proposal = formation.proposal
     if proposal is None or proposal.model.buckets is None or len(proposal.model.queue.lanes) < 2:
         return
     model, lane = proposal.model, proposal.lane
+    begins_ns = proposal.begins_ns
     free_ns = fleet.free_ns(model.name, now_ns)
-    if lane is None or proposal.filled is not None or (len(free_ns) > 1 and free_ns[1] <= now_ns):
+    elsewhere = len(free_ns) > 1 and free_ns[1] <= begins_ns
+    if lane is None or proposal.filled is not None or elsewhere:
         return
     given_up = {r.id for _, requests in formation.given_up for r in requests}
-    chosen = Chosen(lane, proposal.requests, proposal.rows, given_up, proposal.longest_ns, now_ns)
+    chosen = Chosen(
+        lane, proposal.requests, proposal.rows, given_up, proposal.longest_ns, begins_ns
+    )
     filling = fill_up(model, chosen)
     if filling is not None:
         proposal.shapes, proposal.extra = filling.bucket, filling.extra
@@ -165,7 +218,16 @@ def _again(
     takes_ns = times.curve[rows] if times and times.curve else 0.0
     must_start_ns = _must_start_ns(model, requests, takes_ns, now_ns)
     return Proposal(
-        model, instance, None, group.shapes, requests, rows, takes_ns, must_start_ns, group=group
+        model,
+        instance,
+        None,
+        group.shapes,
+        requests,
+        rows,
+        takes_ns,
+        must_start_ns,
+        now_ns,
+        group=group,
     )
 
 
@@ -236,6 +298,7 @@ def _ask(
         rows,
         takes_ns,
         must_start_ns,
+        situation.now_ns,
         filled,
         longest_ns=situation.longest_ns,
     )

@@ -114,7 +114,8 @@ class RepliesTook:
 class InstanceUp:
     """An incarnation of an instance is loaded, warm and ready for `max_in_flight` batches.
 
-    `profile` holds service times measured at warm-up, `buckets` one for each bucket that was measured, where a model's axes are padded.
+    `queues` says that it may get one more in hand, which it begins when it is done with the one that
+    it runs. `profile` holds service times measured at warm-up, `buckets` one for each bucket that was measured, where a model's axes are padded.
     """
 
     instance: str
@@ -124,6 +125,7 @@ class InstanceUp:
     max_in_flight: int = 1
     profile: Profile = ()
     buckets: tuple[tuple[Shapes, Profile], ...] = ()
+    queues: bool = False
 
 
 @record

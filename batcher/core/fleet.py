@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from batcher.core.bisecting import Group
 from batcher.core.commands import Part
 from batcher.core.events import InstanceUp, Shapes
+from batcher.core.request import NEVER_NS
 
 
 @dataclass(slots=True)
@@ -19,7 +20,8 @@ class RunningBatch:
     """A dispatched batch and the requests in it that have not been reported yet.
 
     `expected_ns` is when it should be done, `dispatched_ns` where nothing is known of what it takes.
-    `group` is what of a failed batch it runs again, and `split` says whether some request in it has
+    One that its instance got `in_hand` while it ran another counts from when it should begin, or did.
+    From `opens_ns` on its instance may get the next in hand. `group` is what of a failed batch it runs again, and `split` says whether some request in it has
     further rows elsewhere; the rows of `filled` only took room that was left.
     """
 
@@ -36,16 +38,22 @@ class RunningBatch:
     split: bool = False
     group: Group | None = None
     filled: int | None = None
+    in_hand: bool = False
+    opens_ns: int = NEVER_NS
 
 
 @dataclass(slots=True)
 class Instance:
-    """One incarnation of an instance. `last_used` orders the idle ones, least recent first."""
+    """One incarnation of an instance. `last_used` orders the idle ones, least recent first.
+
+    `batches` run; `next` is the one in hand, that begins when one of them is done.
+    """
 
     up: InstanceUp
     draining: bool = False
     last_used: int = 0
     batches: set[int] = field(default_factory=set)
+    next: int | None = None
 
     @property
     def free(self) -> bool:
@@ -100,8 +108,9 @@ class Fleet:
         self.changed()
 
     def remove(self, instance: Instance) -> list[RunningBatch]:
-        """Forget an incarnation; returns the batches it was running, oldest first."""
-        lost = [self.finish(batch_id) for batch_id in sorted(instance.batches)]
+        """Forget an incarnation; returns the batches it had, oldest first."""
+        held = {*instance.batches} if instance.next is None else {*instance.batches, instance.next}
+        lost = [self.finish(batch_id, 0) for batch_id in sorted(held, reverse=True)][::-1]
         del self.instances[instance.up.instance]
         peers = self._by_model[instance.up.model]
         peers.remove(instance)
@@ -161,19 +170,26 @@ class Fleet:
             device, places = instance.up.device, instance.up.max_in_flight
             limit = self.device_limits.get(device)
             if limit is None:
-                busy = [self.batches[i].expected_ns for i in instance.batches]
+                busy = self._busy_until_ns(instance)
                 ends += busy + [0.0] * (places - len(busy))
             else:
                 slots[device] = min(slots.get(device, 0) + places, limit)
         for device, places in slots.items():
             on_device = sorted(
-                batch.expected_ns
-                for batch in self.batches.values()
-                if self.instances[batch.instance].up.device == device
+                end
+                for instance in self.instances.values()
+                if instance.up.device == device
+                for end in self._busy_until_ns(instance)
             )
             free = self.device_limits[device] - len(on_device)
             ends += ([0.0] * free + on_device)[:places]
         return sorted(ends) or [0.0]
+
+    def _busy_until_ns(self, instance: Instance) -> list[float]:
+        """The expected ends of an instance's batches; the one in hand stands for the one before."""
+        if instance.next is not None:
+            return [self.batches[instance.next].expected_ns]
+        return [self.batches[i].expected_ns for i in instance.batches]
 
     def on_device(self, model: str, device: str) -> bool:
         """Whether an instance of the model is on the device."""
@@ -206,38 +222,82 @@ class Fleet:
                 best = instance
         return best
 
+    def opening(self, model: str) -> Instance | None:
+        """The busy instance that may soonest get a batch in hand, from its batch's `opens_ns` on.
+
+        None where there is none, or where another model might need the device more urgently then.
+        """
+        best: Instance | None = None
+        best_ns = NEVER_NS
+        for instance in self._by_model.get(model, ()):
+            opens_ns = self.opens_ns(instance)
+            if opens_ns < best_ns:
+                best, best_ns = instance, opens_ns
+        return None if best is None or self.shares(model) else best
+
+    def opens_ns(self, instance: Instance) -> int:
+        """When an instance may get its next batch in hand; `NEVER_NS` if it may not."""
+        queues = instance.up.queues and instance.up.max_in_flight == 1 and not instance.draining
+        if not queues or instance.next is not None or not instance.batches:
+            return NEVER_NS
+        return min(self.batches[i].opens_ns for i in instance.batches)
+
     def _device_free(self, device: str) -> bool:
         limit = self.device_limits.get(device)
         return limit is None or self.device_load[device] < limit
 
     def start(self, batch: RunningBatch) -> None:
-        """Put a batch on its instance."""
+        """Put a batch on its instance, or in its hand while it runs as many as it can."""
         instance = self.instances[batch.instance]
         self.dispatches += 1
         instance.last_used = self.dispatches
-        instance.batches.add(batch.batch_id)
-        self.device_load[instance.up.device] += 1
         self.batches[batch.batch_id] = batch
         self._ends.clear()
+        if batch.in_hand and len(instance.batches) >= instance.up.max_in_flight:
+            instance.next = batch.batch_id
+        else:
+            self._run(instance, batch.batch_id)
 
-    def finish(self, batch_id: int) -> RunningBatch:
-        """Take a batch off its instance."""
+    def _run(self, instance: Instance, batch_id: int) -> None:
+        instance.batches.add(batch_id)
+        self.device_load[instance.up.device] += 1
+
+    def finish(self, batch_id: int, now_ns: int) -> RunningBatch:
+        """Take a batch off its instance, which begins with the one that it has in hand."""
         batch = self.batches.pop(batch_id)
         instance = self.instances[batch.instance]
+        self._ends.clear()
+        if batch_id == instance.next:
+            instance.next = None
+            return batch
         instance.batches.remove(batch_id)
         self.device_load[instance.up.device] -= 1
-        self._ends.clear()
+        if instance.next is not None:
+            begins = self.batches[instance.next]
+            instance.next = None
+            self._run(instance, begins.batch_id)
+            later_ns = now_ns - begins.dispatched_ns
+            begins.dispatched_ns = now_ns
+            begins.expected_ns += later_ns
+            begins.opens_ns += later_ns
         return batch
 
     def validate(self) -> None:
         """Loads and limits agree with the batches that run."""
         load = dict.fromkeys(self.device_load, 0)
+        in_hand = 0
         for name, instance in self.instances.items():
             assert instance.up.instance == name
             assert len(instance.batches) <= instance.up.max_in_flight
             assert instance in self._by_model[instance.up.model]
+            if instance.next is not None:
+                assert len(instance.batches) == instance.up.max_in_flight
+                assert instance.next not in instance.batches
+                assert self.batches[instance.next].instance == name
+                assert self.batches[instance.next].in_hand
+                in_hand += 1
             load[instance.up.device] += len(instance.batches)
             for batch_id in instance.batches:
                 assert self.batches[batch_id].instance == name
         assert load == self.device_load
-        assert sum(load.values()) == len(self.batches)
+        assert sum(load.values()) + in_hand == len(self.batches)

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from batcher.core.bisecting import Bisecting
 from batcher.core.buckets import Buckets, estimate, volume
 from batcher.core.estimator import JUMP_SAMPLES, ServiceTimes
-from batcher.core.events import Shapes
+from batcher.core.events import Shapes, Timings
 from batcher.core.fleet import RunningBatch
+from batcher.core.handover import Handover
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
 from batcher.core.policies.pace import Pace
 from batcher.core.queue import AGED, LATE, ModelQueue, rank_of
+from batcher.core.request import NEVER_NS
 from batcher.core.settings import Adaptive, ModelSettings, WhenLate
 from batcher.core.shares import Shares
 
@@ -36,7 +38,9 @@ class Model:
         "bisecting",
         "buckets",
         "default_rank",
+        "handover",
         "name",
+        "opens_ns",
         "pace",
         "part",
         "policy",
@@ -81,6 +85,9 @@ class Model:
         self.stalled = False
         """Nothing can be decided until an instance is free, or something else than an arrival
         happens."""
+        self.handover = Handover()
+        self.opens_ns = NEVER_NS
+        """While it is stalled: when an instance may get its next batch in hand, if one is full."""
         self.reachable = True
         """Whether one row alone can be done inside the target, in some bucket."""
         self._make_policy = make_policy
@@ -91,6 +98,20 @@ class Model:
     def waits(self) -> bool:
         """Whether anything waits for an instance."""
         return bool(self.queue.requests or self.bisecting.groups)
+
+    def asleep(self, now_ns: int) -> bool:
+        """Whether there is nothing to decide now."""
+        return not self.waits or (self.stalled and self.opens_ns > now_ns)
+
+    @property
+    def fills_a_batch(self) -> bool:
+        """Whether what waits is enough for the largest batch, so that who comes later changes nothing.
+
+        While failed batches run again, or long requests piece by piece, the end of a batch decides
+        what comes next.
+        """
+        enough = self.queue.rows >= self.settings.max_batch_size
+        return enough and not (self.queue.splits or self.bisecting.groups)
 
     best_rank = rank_of(1, over_share=False)
 
@@ -186,15 +207,18 @@ class Model:
             self.times[shapes] = times
         return times
 
-    def observe(self, batch: RunningBatch, now_ns: int) -> None:
-        """Learn from a batch that has ended.
+    def observe(self, batch: RunningBatch, timings: Timings | None, now_ns: int) -> None:
+        """Learn from a batch that has ended; `timings` where its instance takes the next in hand.
 
         A device that has changed has changed for other shapes, too; those that run show it
         themselves. A shape that was not as predicted before says nothing of others.
         """
         times = self.times_of(batch.shapes)
         before, steady = times.drift, times.steady >= JUMP_SAMPLES
-        times.observe(batch.rows, now_ns - batch.dispatched_ns, now_ns, trust=batch.probe)
+        took_ns = now_ns - batch.dispatched_ns
+        if timings is not None:
+            took_ns = self.handover.observe(took_ns, timings, in_hand=batch.in_hand)
+        times.observe(batch.rows, took_ns, now_ns, trust=batch.probe)
         if len(self.times) > 1 and times.drift != before and steady:
             for other in self.times.values():
                 tried_ns = other.tried_ns

@@ -23,7 +23,7 @@ from batcher.core.admission import (
     until_clear_ns,
 )
 from batcher.core.ageing import ages_ns, make_late, promote, reorder
-from batcher.core.batch_former import Proposal, form
+from batcher.core.batch_former import Proposal, form, stall
 from batcher.core.bisecting import Group
 from batcher.core.commands import (
     Command,
@@ -49,6 +49,7 @@ from batcher.core.events import (
     RepliesTook,
     RequestArrived,
     RequestCancelled,
+    Timings,
 )
 from batcher.core.failures import last_report, refit, tell_storm
 from batcher.core.fleet import Fleet, RunningBatch
@@ -208,8 +209,11 @@ class Scheduler:
             self.expiry.add(request)
         if not model.stalled:
             self._undecided = True
-        elif request.rank == LATE:
-            self.ages_ns = min(self.ages_ns, request.promotes_ns)
+        else:
+            if request.rank == LATE:
+                self.ages_ns = min(self.ages_ns, request.promotes_ns)
+            if model.opens_ns < NEVER_NS:
+                self._ask_at_opening(model)
 
     def _cancel(self, event: RequestCancelled) -> None:
         request = self.live.get(event.id)
@@ -238,7 +242,7 @@ class Scheduler:
             if batch.unreported or batch.group is not None:
                 model = self.models.get(batch.model)
                 last_report(batch, event, model, self._ledger, now_ns=self.now_ns)
-            self._finish(batch, failed=failed)
+            self._finish(batch, event.timings, failed=failed)
 
     def _all_done(self, batch: RunningBatch, ids: tuple[int, ...]) -> tuple[int, ...]:
         """Those of the requests whose rows in a batch are done that have no other rows left."""
@@ -257,9 +261,9 @@ class Scheduler:
                 queue.add(request)
         return tuple(done)
 
-    def _finish(self, batch: RunningBatch, *, failed: bool) -> None:
+    def _finish(self, batch: RunningBatch, timings: Timings | None, *, failed: bool) -> None:
         """Take a batch off its instance, and learn from what it took."""
-        self.fleet.finish(batch.batch_id)
+        self.fleet.finish(batch.batch_id, self.now_ns)
         self._unstall()
         model = self.models.get(batch.model)
         if model is None:
@@ -267,7 +271,8 @@ class Scheduler:
         now_ns = self.now_ns
         if not failed:
             model.bisecting.doubts = 0
-            model.observe(batch, now_ns)
+            queues = self.fleet.instances[batch.instance].up.queues
+            model.observe(batch, timings if queues else None, now_ns)
             model.judge_target(now_ns)
             if model.bisecting.storm_ns is not None:
                 tell_storm(model, self._ledger, self.now_ns, succeeded=True)
@@ -370,6 +375,15 @@ class Scheduler:
         self._undecided = False
         self._dispatch(now_ns)
         self.ages_ns = ages_ns(self.models.values())
+        for model in self.models.values():
+            if model.opens_ns < NEVER_NS:
+                self._ask_at_opening(model)
+
+    def _ask_at_opening(self, model: Model) -> None:
+        """Decide when an instance of the model may get a batch in hand, if there is a full one."""
+        if model.stalled and model.fills_a_batch:
+            again_ns, opens_ns = self.ask_again_ns, model.opens_ns
+            self.ask_again_ns = opens_ns if again_ns is None else min(again_ns, opens_ns)
 
     def _dispatch(self, now_ns: int) -> None:
         for model in self.models.values():
@@ -393,7 +407,7 @@ class Scheduler:
                 reorder(self.models[error.model], now_ns, was_adaptive=True)
             if formation.proposal is None and not formation.given_up:
                 return
-            if all(model.stalled or not model.waits for model in self.models.values()):
+            if all(model.asleep(now_ns) for model in self.models.values()):
                 self.ask_again_ns = None
                 return
 
@@ -447,24 +461,27 @@ class Scheduler:
                 times.probed_ns = now_ns
         if len(self.models) > 1 and self.fleet.sharing(proposal.instance.up.device):
             self._charge(proposal)
-        self.fleet.start(
-            RunningBatch(
-                batch_id,
-                model.name,
-                name,
-                now_ns,
-                {part.id for part in parts},
-                proposal.rows,
-                now_ns + proposal.takes_ns,
-                requests[0].probe,
-                proposal.shapes,
-                parts,
-                split,
-                group,
-                None if proposal.filled is None else proposal.filled[0].id,
-            )
+        batch = RunningBatch(
+            batch_id,
+            model.name,
+            name,
+            proposal.begins_ns,
+            {part.id for part in parts},
+            proposal.rows,
+            proposal.begins_ns + proposal.takes_ns,
+            requests[0].probe,
+            proposal.shapes,
+            parts,
+            split,
+            group,
+            None if proposal.filled is None else proposal.filled[0].id,
+            not proposal.instance.free,
         )
-        model.stalled = self.fleet.free_instance(model.name) is None
+        model.handover.foresee(batch, 1.0 if times is None else times.margin)
+        self.fleet.start(batch)
+        model.stalled = False
+        if self.fleet.free_instance(model.name) is None:
+            stall(model, self.fleet)
         attempt = 1 if group is None else group.attempt
         self._ledger.commands.append(
             Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)

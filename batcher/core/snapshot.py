@@ -73,6 +73,8 @@ def capture(scheduler: Scheduler) -> State:
                 b.split,
                 None if b.group is None else _group(b.group),
                 b.filled,
+                b.in_hand,
+                b.opens_ns,
             )
             for b in fleet.batches.values()
         ),
@@ -94,6 +96,8 @@ def _model(model: Model) -> ModelState:
         model.shares.capture(),
         model.bisecting.capture(),
         tuple(_group(group) for group in model.bisecting.groups),
+        model.handover.capture(),
+        model.opens_ns,
     )
 
 
@@ -211,6 +215,8 @@ def _rebuild_model(
         model.adaptive.restore(state.pace)
     model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}
     model.shares.restore(state.shares)
+    model.handover.restore(state.handover)
+    model.opens_ns = state.opens_ns
 
 
 def _rebuild_fleet(scheduler: Scheduler, state: State, bisections: Mapping[int, Bisection]) -> None:
@@ -235,6 +241,8 @@ def _rebuild_fleet(scheduler: Scheduler, state: State, bisections: Mapping[int, 
                 batch.split,
                 None if batch.group is None else _rebuild_group(batch.group, bisections),
                 batch.filled,
+                batch.in_hand,
+                batch.opens_ns,
             )
         )
     for saved in state.instances:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from batcher.core.commands import Part
 from batcher.core.events import FailureCause, InstanceUp, RequestArrived, Shapes
 from batcher.core.record import record
+from batcher.core.request import NEVER_NS
 from batcher.core.settings import ModelSettings
 
 
@@ -77,6 +78,8 @@ class ModelState:
     shares: tuple[tuple[str, float, float | None, int, int], ...]
     bisecting: tuple[object, ...]
     again: tuple[GroupState, ...]
+    handover: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
+    opens_ns: int = NEVER_NS
 
 
 @record
@@ -105,6 +108,8 @@ class BatchState:
     split: bool
     group: GroupState | None
     filled: int | None
+    in_hand: bool = False
+    opens_ns: int = NEVER_NS
 
 
 @record

@@ -199,6 +199,7 @@ class Instance:
             plan.max_in_flight,
             measured.profile,
             measured.buckets,
+            worker.queues,
         )
         self._home.runner.instance_up(up, self)
 

@@ -31,7 +31,12 @@ HANDOVER_S = 0.002
 
 
 class Worker(Protocol):
-    """An executor that can be loaded, run and closed; every method is called on the loop."""
+    """An executor that can be loaded, run and closed; every method is called on the loop.
+
+    `queues` says whether a batch that it gets while it executes waits until that is over.
+    """
+
+    queues: bool
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load the model, once. Raises `ModelLoadError`, or what a coroutine executor raises."""
@@ -65,6 +70,8 @@ class ThreadWorker:
     would go on holding the interpreter, and on one core the processor: it has the last batch's
     answers to send, and the device would wait for that (1 ms for 32 answers).
     """
+
+    queues = True
 
     def __init__(
         self,
@@ -134,6 +141,8 @@ class ThreadWorker:
 
 class LoopWorker:
     """A coroutine executor on the event loop."""
+
+    queues = False
 
     def __init__(
         self,

@@ -35,15 +35,16 @@ MOST_REQUESTS: Final = 2_000_000
 """Of one what-if: a part of the log has to do for more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
-    """A batch that was dispatched in the log."""
+    """A batch that was dispatched in the log. One that its instance had in hand begins later."""
 
     dispatch: Dispatch
     at_ns: int
     rows: int
     device: str
     beside: int
+    in_hand: bool
 
 
 @dataclass(slots=True)
@@ -215,11 +216,15 @@ class _Teller:
             self._on_device[self._running.pop(batch_id).device] -= 1
 
     def _dispatched(self, now_ns: int, dispatch: Dispatch) -> None:
-        device = self.story.instances[dispatch.instance].device
+        up = self.story.instances[dispatch.instance]
         rows = sum([part.stop - part.start for part in dispatch.parts])
-        beside = self._on_device[device]
-        self._on_device[device] = beside + 1
-        self._running[dispatch.batch_id] = _Running(dispatch, now_ns, rows, device, beside)
+        running = [b for b in self._running.values() if b.dispatch.instance == up.instance]
+        in_hand = len(running) >= up.max_in_flight
+        beside = self._on_device[up.device]
+        self._on_device[up.device] = beside + 1
+        self._running[dispatch.batch_id] = _Running(
+            dispatch, now_ns, rows, up.device, beside - in_hand, in_hand
+        )
 
     def _progress(self, now_ns: int, event: BatchProgress) -> None:
         story = self.story
@@ -231,6 +236,9 @@ class _Teller:
         if running is None:
             return
         self._on_device[running.device] -= 1
+        for other in self._running.values():
+            if other.in_hand and other.dispatch.instance == running.dispatch.instance:
+                other.at_ns, other.in_hand = now_ns, False
         took_ns = now_ns - running.at_ns
         use = story.use.setdefault(running.device, DeviceUse())
         use.busy_ns += took_ns

@@ -23,6 +23,7 @@ from batcher.core.events import (
     Event,
     Failure,
     FailureCause,
+    InstanceUp,
     ModelConfigured,
     RepliesTook,
     Timings,
@@ -31,6 +32,7 @@ from batcher.core.policies import PolicyFactory, make_policy
 from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings
+from batcher.core.state import State
 from batcher.errors import InputError
 from batcher.simulation.deployment import Deployment, SimulatedModel
 from batcher.simulation.driver import Driver, Observer
@@ -90,7 +92,7 @@ class WhatIf:
         settings = {
             model: variant.settings(model, recorded) for model, recorded in story.settings.items()
         }
-        scheduler = Scheduler.restore(story.state, variant.factory)
+        scheduler = Scheduler.restore(_one_by_one(story.state), variant.factory)
         devices = _Devices(story, self._learned, generator(seed, "noise"))
         recorder = Recorder()
         driver = _Replaying(
@@ -238,11 +240,22 @@ def _curve(learned: Learned, model: str, max_rows: int) -> Curve:
     )
 
 
+def _one_by_one(state: State) -> State:
+    """The state, with instances that get a batch when the last is over.
+
+    What is saved where they have it in hand before is in what batches took, as it was recorded.
+    """
+    instances = [replace(each, up=replace(each.up, queues=False)) for each in state.instances]
+    return replace(state, instances=tuple(instances))
+
+
 def _causes(story: Story, variant: Variant) -> Iterator[tuple[int, Event]]:
     for at_ns, event in story.causes:
         if type(event) is ModelConfigured:
             wanted = variant.settings(event.model, event.settings)
             yield at_ns, ModelConfigured(event.model, wanted)
+        elif type(event) is InstanceUp:
+            yield at_ns, replace(event, queues=False)
         else:
             yield at_ns, event
 

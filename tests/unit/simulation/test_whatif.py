@@ -32,6 +32,7 @@ from batcher.simulation.report import summarize
 from batcher.simulation.story import Lessons, stories
 from batcher.simulation.variants import merged, variants
 from batcher.simulation.whatif import MOST_KINDS, REPLAYED, Variant, WhatIf
+from batcher.testing.handover import SlowHandover
 from batcher.testing.recording import RecordedScheduler
 
 ADAPTIVE = ModelSettings(32, Adaptive(), target_ns=50 * MILLISECOND)
@@ -53,13 +54,13 @@ def device(noise=0.0, seed=0):
     return took
 
 
-def arrivals(rate, seconds, settings=ADAPTIVE, seed=0, **fields):
+def arrivals(rate, seconds, settings=ADAPTIVE, seed=0, queues=False, **fields):
     draw = np.random.default_rng(seed)
     at = np.cumsum(draw.exponential(SECOND / rate, int(rate * seconds))).astype(int).tolist()
     yield 0, DeviceConfigured("d", 1)
     yield 0, ModelConfigured("m/1", settings)
     profile = tuple((rows, cost(rows)) for rows in (1, 8, 32))
-    yield 0, InstanceUp("m/1#0", 1, "m/1", "d", 1, profile)
+    yield 0, InstanceUp("m/1#0", 1, "m/1", "d", 1, profile, queues=queues)
     for number, at_ns in enumerate(at, 1):
         yield at_ns, RequestArrived(number, "m/1", 1, 16, (), "", at_ns, **fields)
 
@@ -69,11 +70,15 @@ def record(tmp_path):
     """A function that plays a story and returns the log; or what-ifs of it."""
     made = iter(range(100))
 
-    def record(story, took=None, segment_ns=SECOND):
+    def record(story, took=None, segment_ns=SECOND, driver=None):
         path = tmp_path / f"log{next(made)}"
         path.mkdir()
         with RecordedScheduler(path, segment_ns=segment_ns, models=SECTIONS) as scheduler:
-            Driver(scheduler, took or device(), observe=lambda now, commands: None).run(story)
+            if driver is None:
+                played = Driver(scheduler, took or device(), observe=lambda now, commands: None)
+            else:
+                played = driver(scheduler)
+            played.run(story)
         return read_log(path)
 
     return record
@@ -109,6 +114,24 @@ def test_without_noise_the_replayed_run_is_as_the_recorded_one(record):
         assert getattr(replayed.counts, name) == pytest.approx(wanted, rel=0.01)
     assert replayed.batches == pytest.approx(recorded.batches, rel=0.01)
     assert replayed.busy_fraction == pytest.approx(recorded.busy_fraction, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [1400, 1800])
+def test_what_an_instance_had_in_hand_began_when_the_batch_before_it_was_over(record, rate):
+    played = []
+
+    def driver(scheduler):
+        played.append(SlowHandover(scheduler, cost, MILLISECOND, lambda now, commands: None))
+        return played[0]
+
+    recorded, replayed = of(record(arrivals(rate, 5, queues=True), driver=driver))
+    assert played[0].in_hand > 20
+    # A little less than one batch after the other: what gaps are left belong to their batches.
+    assert recorded.busy_fraction <= 1.0
+    assert replayed.busy_fraction == pytest.approx(recorded.busy_fraction, rel=0.03)
+    assert replayed.counts.on_time == pytest.approx(recorded.counts.on_time, rel=0.03)
+    assert replayed.counts.p99_ms == pytest.approx(recorded.counts.p99_ms, rel=0.05)
 
 
 @pytest.mark.slow

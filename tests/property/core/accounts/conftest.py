@@ -54,6 +54,8 @@ class Batch:
     command: Dispatch
     dispatched_ns: int
     left: set[int]
+    next: bool = False
+    """Whether it is in its instance's hand, and begins when the one before is over."""
 
     @property
     def rows(self):
@@ -201,6 +203,9 @@ class Accounts:
     def finish(self, event, batch):
         """A last report: what is not reported has failed, or may run again if nobody knows why."""
         del self.running[event.batch_id]
+        for other in self.running.values():
+            if other.next and other.command.instance == batch.command.instance:
+                other.next, other.dispatched_ns = False, self.now_ns
         model = batch.command.model
         for request_id in batch.left:
             self.end_if_expired(request_id, waits=True)
@@ -269,14 +274,22 @@ class Accounts:
         up = self.instances[command.instance]
         assert up.model == command.model
         assert command.instance not in self.draining
-        busy = [self.instances[b.command.instance] for b in self.running.values()]
-        assert busy.count(up) < up.max_in_flight
+        busy = [self.instances[b.command.instance] for b in self.running.values() if not b.next]
+        in_hand = up.queues and busy.count(up) == up.max_in_flight == 1
         limit = self.limits.get(up.device)
-        assert limit is None or sum(other.device == up.device for other in busy) < limit
+        if in_hand:
+            assert not any(
+                b.next and b.command.instance == up.instance for b in self.running.values()
+            )
+        else:
+            assert busy.count(up) < up.max_in_flight
+            assert limit is None or sum(other.device == up.device for other in busy) < limit
         assert command.batch_id > self.last_batch
         self.last_batch = command.batch_id
-        batch = Batch(command, self.now_ns, {part.id for part in command.parts})
+        batch = Batch(command, self.now_ns, {part.id for part in command.parts}, in_hand)
         assert 1 <= batch.rows <= model.max_batch_size
+        if in_hand:
+            self.check_that_nobody_could_join(batch, up, scheduler)
         assert len(batch.left) == len(command.parts)
         assert len({self.live[part.id].arrived.batch_key for part in command.parts}) == 1
         for part in command.parts:
@@ -293,6 +306,17 @@ class Accounts:
         elif isinstance(model.policy, Adaptive):
             self.check_that_it_is_in_time(batch, scheduler)
         self.running[command.batch_id] = batch
+
+    def check_that_nobody_could_join(self, batch, up, scheduler):
+        """An instance gets a batch in hand only where who comes until it begins would wait anyway."""
+        command, model = batch.command, scheduler.models[batch.command.model]
+        others = [i for i in self.instances.values() if i.device == up.device]
+        assert self.limits.get(up.device) is None or all(i.model == up.model for i in others)
+        assert command.attempt == 1
+        assert not model.bisecting.groups
+        key = self.live[command.parts[0].id].arrived.batch_key
+        mates = [r for r in model.queue if r.arrived.batch_key == key]
+        assert batch.rows == self.models[command.model].max_batch_size or mates
 
     def check_padding(self, own, command):
         # What runs again is padded as it was, under whatever settings that was.
@@ -324,7 +348,9 @@ class Accounts:
         # A request alone may be let try where only the margin says no.
         alone = len(batch.command.parts) == 1
         takes_ns = (times.typical if alone else times.answered)[batch.rows]
-        ends_ns = self.now_ns + takes_ns - TOLERANCE_NS
+        begins_ns = scheduler.fleet.batches[batch.command.batch_id].dispatched_ns
+        assert begins_ns == self.now_ns or (batch.next and begins_ns > self.now_ns)
+        ends_ns = begins_ns + takes_ns - TOLERANCE_NS
         for part in batch.command.parts:
             # The rest of a split request may have been given up in the same step.
             request = scheduler.live.get(part.id)

@@ -28,6 +28,7 @@ from batcher.core.events import (
     RepliesTook,
     RequestArrived,
     RequestCancelled,
+    Timings,
 )
 from batcher.core.scheduler import Scheduler
 from batcher.testing.strategies import (
@@ -42,6 +43,9 @@ from batcher.testing.strategies import (
 
 KINDS = 4
 """Of requests, in one story: so few that they share batches."""
+
+GAP_NS = MILLISECOND
+"""How long after it was given a batch an instance begins it."""
 
 MOST_STEPS = 5000
 """Whatever has happened, nobody waits for longer than so many steps of the clock."""
@@ -77,6 +81,7 @@ class AccountsMachine(RuleBasedStateMachine):
         self.pending = []
         self.next_id = 1
         self.poison = set()
+        self.in_hand = set()
         self.incarnations = dict.fromkeys(INSTANCES, 0)
 
     # What happens in one moment piles up in `pending`, until the scheduler is told.
@@ -108,11 +113,12 @@ class AccountsMachine(RuleBasedStateMachine):
 
     def up(self, instance, model, device, slots=1, profile=()):
         incarnation = self.incarnations[instance] = self.incarnations[instance] + 1
+        queues = slots == 1
         if model != "b":
-            return InstanceUp(instance, incarnation, model, device, slots, profile)
+            return InstanceUp(instance, incarnation, model, device, slots, profile, (), queues)
         # Of one bucket more is known than of the other.
         buckets = (((4,),), profile[:1]), (((8,),), profile)
-        return InstanceUp(instance, incarnation, model, device, slots, buckets=buckets)
+        return InstanceUp(instance, incarnation, model, device, slots, (), buckets, queues)
 
     def burst(self, kind, count, *, poison=False):
         """Requests that are equal but for lengths and rows by turns; one may be at fault."""
@@ -147,10 +153,14 @@ class AccountsMachine(RuleBasedStateMachine):
 
     def answer(self, batch_id, cause=FailureCause.UNKNOWN):
         """What an instance says of a batch in the end: it fails if some request is at fault."""
-        left = self.accounts.running[batch_id].left
-        if left & self.poison:
+        batch = self.accounts.running[batch_id]
+        if batch.left & self.poison:
             return BatchProgress(batch_id, (), error=cause)
-        return BatchProgress(batch_id, tuple(sorted(left)))
+        began_ns = batch.dispatched_ns
+        # An instance begins a while after it was given a batch, but for one that it had in hand.
+        gap_ns = 0 if batch_id in self.in_hand else min(GAP_NS, (self.now_ns - began_ns) // 2)
+        timings = Timings(began_ns, began_ns + gap_ns, self.now_ns)
+        return BatchProgress(batch_id, tuple(sorted(batch.left)), timings=timings)
 
     def pass_time(self, delta_ms, row_ms=None):
         """Time passes with an exact timer; batches are answered if a row takes `row_ms`."""
@@ -159,6 +169,9 @@ class AccountsMachine(RuleBasedStateMachine):
             ends = {}
             if row_ms is not None:
                 for batch_id, batch in self.accounts.running.items():
+                    if batch.next:
+                        self.in_hand.add(batch_id)
+                        continue
                     took_ms = 2 + row_ms * batch.rows
                     ends[batch_id] = max(self.now_ns, batch.dispatched_ns + took_ms * MILLISECOND)
             wakeup_ns = self.scheduler.next_wakeup_ns()

@@ -1,0 +1,79 @@
+"""What a device waits for between two batches, and what is saved of that.
+
+From the end of a batch to the beginning of the next there are two changes of thread, a decision and
+the gathering of inputs. Where a backlog waits that fills the next batch whoever else comes, nothing
+is won by deciding only then: the instance gets its next batch in hand a little before it is free.
+"""
+
+from __future__ import annotations
+
+from batcher.core.events import Timings
+from batcher.core.fleet import RunningBatch
+
+LEAD_GAPS = 3.0
+"""How long before an instance is free it may get its next batch, in gaps."""
+
+MOST_LEAD = 0.2
+"""And at most in parts of what its batch takes."""
+
+FOLLOWED_SAMPLES = 16
+"""The averages follow a new sample with one part in so many."""
+
+LEAP, LEAP_NS = 4.0, 1_000_000.0
+"""What is longer than so many gaps and so much is a stall, and counts as this."""
+
+
+class Handover:
+    """Averages over one model's batches, in nanoseconds.
+
+    `gap_ns` is what a batch that was given to an idle instance takes beyond its execution, `saved_ns`
+    how much less of that there is for one that the instance had in hand.
+    """
+
+    __slots__ = ("_gaps", "_savings", "gap_ns", "saved_ns")
+
+    def __init__(self) -> None:
+        self.gap_ns = 0.0
+        self.saved_ns = 0.0
+        self._gaps = self._savings = 0
+
+    def foresee(self, batch: RunningBatch, margin: float) -> None:
+        """Say when a batch ends that is about to start, and when it may get a successor in hand.
+
+        It may end sooner than expected, by as much as the `margin` says that it may end later.
+        """
+        if not self.gap_ns:
+            return
+        takes_ns = batch.expected_ns - batch.dispatched_ns
+        if batch.in_hand:
+            batch.expected_ns -= self.saved_ns
+        lead_ns = LEAD_GAPS * self.gap_ns + (margin - 1.0) * takes_ns
+        batch.opens_ns = int(batch.expected_ns - min(lead_ns, MOST_LEAD * takes_ns))
+
+    def observe(self, took_ns: int, timings: Timings, *, in_hand: bool) -> int:
+        """Learn from a batch; returns what it would have taken on an instance that was idle.
+
+        `took_ns` counts from when the instance could begin: when it was given the batch or, where
+        it had that `in_hand`, when the one before was reported.
+        """
+        executed_ns = timings.execute_end_ns - timings.execute_start_ns
+        if executed_ns <= 0:
+            return took_ns
+        if not in_hand:
+            sample_ns = min(max(0.0, took_ns - executed_ns), LEAP * self.gap_ns + LEAP_NS)
+            self._gaps = min(self._gaps + 1, FOLLOWED_SAMPLES)
+            self.gap_ns += (sample_ns - self.gap_ns) / self._gaps
+            return took_ns
+        alone_ns = executed_ns + self.gap_ns
+        saved_ns = min(max(0.0, alone_ns - took_ns), self.gap_ns)
+        self._savings = min(self._savings + 1, FOLLOWED_SAMPLES)
+        self.saved_ns += (saved_ns - self.saved_ns) / self._savings
+        return round(alone_ns)
+
+    def capture(self) -> tuple[float, float, int, int]:
+        """The whole state as a plain value, for `restore`."""
+        return self.gap_ns, self.saved_ns, self._gaps, self._savings
+
+    def restore(self, state: tuple[float, float, int, int]) -> None:
+        """Go on where the captured one stood."""
+        self.gap_ns, self.saved_ns, self._gaps, self._savings = state
