@@ -53,8 +53,9 @@ CLOSE_TIMEOUT_S = 1.0
 """How long an instance may take to end its batch and to close when the server stops."""
 
 
-RECORDED_GARBAGE = 20_000
-"""Objects that are made before the collector looks for garbage, while steps are recorded."""
+GARBAGE = 20_000
+"""Objects that are made before the collector looks for garbage. What waits for its answer, or to be
+recorded, is none, and would be walked over many times a second."""
 
 
 class DrainTimeoutError(BatcherError):
@@ -342,9 +343,7 @@ async def _run_until(
         # What lives now lives for ever: keep the collector from walking over it again and again.
         gc.collect()
         gc.freeze()
-        if application.recording.active:
-            # What waits to be written is no garbage, and would be walked over many times a second.
-            gc.set_threshold(RECORDED_GARBAGE)
+        gc.set_threshold(GARBAGE)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, application.on_signal)
         print(application.describe(), flush=True)  # noqa: T201 - the line that supervisors wait for
         await stopped

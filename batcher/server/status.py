@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import grpc
@@ -73,9 +74,10 @@ def to_status(error: errors.RequestError, style: Style = "standard") -> Status:
     delay_ns = error.retry_after_ns
     if style == "triton" or delay_ns is None:
         return Status(code, message)
-    metadata: list[tuple[str, str | bytes]] = [(PUSHBACK_KEY, str(-(-delay_ns // MILLISECOND)))]
+    delay_ms = -(-delay_ns // MILLISECOND)
+    metadata: list[tuple[str, str | bytes]] = [(PUSHBACK_KEY, str(delay_ms))]
     if isinstance(error, errors.Overloaded):
-        metadata.append((DETAILS_KEY, _retry_info(code, message, delay_ns)))
+        metadata.append((DETAILS_KEY, _retry_info(code, message, delay_ms)))
     return Status(code, message, tuple(metadata))
 
 
@@ -92,10 +94,14 @@ def _shortened(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 3]}..."
 
 
-def _retry_info(code: grpc.StatusCode, message: str, delay_ns: int) -> bytes:
-    """A serialized google.rpc.Status with RetryInfo as its one detail."""
+@lru_cache(maxsize=4096)
+def _retry_info(code: grpc.StatusCode, message: str, delay_ms: int) -> bytes:
+    """A serialized google.rpc.Status with RetryInfo as its one detail.
+
+    Under overload the same few are sent again and again, when time is shortest.
+    """
     info = protocol.error_details.RetryInfo()
-    info.retry_delay.seconds, info.retry_delay.nanos = divmod(delay_ns, SECOND)
+    info.retry_delay.seconds, info.retry_delay.nanos = divmod(delay_ms * MILLISECOND, SECOND)
     status = protocol.status.Status(code=code.value[0], message=message)
     status.details.add().Pack(info)
     return status.SerializeToString()

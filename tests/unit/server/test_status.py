@@ -94,6 +94,18 @@ def test_overload_carries_retry_info():
     assert info.retry_delay.ToNanoseconds() == 1_500_000_000
 
 
+def test_retry_info_is_in_whole_milliseconds_rounded_up_so_that_refusals_share_it():
+    first, second = (
+        dict(to_status(errors.Overloaded("full", retry_after_ns=ns)).trailing_metadata)
+        for ns in (1, 999_999)
+    )
+
+    assert first[DETAILS_KEY] is second[DETAILS_KEY]
+    info = protocol.error_details.RetryInfo()
+    protocol.status.Status.FromString(first[DETAILS_KEY]).details[0].Unpack(info)
+    assert info.retry_delay.ToNanoseconds() == 1_000_000
+
+
 @given(st.text(max_size=3000), st.sampled_from(["standard", "triton"]))
 def test_messages_are_short_enough_for_a_header(text, style):
     assert len(to_status(errors.Overloaded(text), style).message) <= MAX_MESSAGE
