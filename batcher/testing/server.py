@@ -38,7 +38,8 @@ class ServerProcess:
     `config` is the document that a configuration file would hold. Listeners that it does not name
     are put on free loopback ports: `server.grpc` and `server.http`. The file is written into
     `folder`, where relative paths of the configuration start; without one, into a temporary folder.
-    `prefix` is a command to run the server under, such as `("taskset", "-c", "0")`.
+    `prefix` is a command to run the server under, such as `("taskset", "-c", "0")`, and `program` what
+    is run.
 
     Entering returns when the server has said that it is ready, and raises `ServerFailedError` when
     it ends first or takes more than a minute. Leaving sends SIGTERM and waits.
@@ -50,6 +51,7 @@ class ServerProcess:
         *,
         folder: Path | None = None,
         prefix: Sequence[str] = (),
+        program: Sequence[str] = (sys.executable, "-m", "batcher"),
         environ: Mapping[str, str] | None = None,
     ) -> None:
         listeners = {"grpc": [free_address()], "http": free_address()}
@@ -67,7 +69,7 @@ class ServerProcess:
         self.ready_line = ""
         """What the server printed when it was ready."""
         self._folder = folder
-        self._prefix = tuple(prefix)
+        self._command = (*prefix, *program)
         self._environ = {**os.environ, **(environ or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Path | None = None
@@ -85,7 +87,7 @@ class ServerProcess:
         self.path = folder / f"server-{id(self):x}.yaml"
         self.path.write_text(json.dumps(self.config, indent=2))
         self._log = self.path.with_suffix(".log")
-        command = [*self._prefix, sys.executable, "-m", "batcher", "serve", str(self.path)]
+        command = [*self._command, "serve", str(self.path)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  # our own interpreter
                 command, stdout=subprocess.PIPE, stderr=log, env=self._environ

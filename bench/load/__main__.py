@@ -10,6 +10,7 @@ BENCH = Path(__file__).resolve().parents[1]
 sys.path.append(str(BENCH))
 
 import agreement  # noqa: E402
+import handover  # noqa: E402
 import lengths  # noqa: E402
 import machine  # noqa: E402
 import overhead  # noqa: E402
@@ -28,6 +29,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   poisson    open loop at a rate: latency from the moment a request was due to be sent, and
              the share that was answered in time
   agreement  the same open loop at several rates, beside `batcher simulate` on the same arrivals
+  handover   more than the device can serve, with batches in hand beforehand and without: what it
+             waits for between two batches
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
@@ -39,6 +42,7 @@ EXAMPLES = """examples:
   python bench/load overhead --rounds 2 --seconds 2 --streams 8
   python bench/load poisson --rate 1350 --target 50ms
   python bench/load agreement --seeds 5
+  python bench/load handover --rounds 5
   python bench/load tuning --rounds 3
   python bench/load lengths --count 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
@@ -157,15 +161,18 @@ def parser() -> argparse.ArgumentParser:
         help="the server and the simulator on the same arrivals",
         description=agreement.__doc__,
     )
-    beside.add_argument("--seeds", type=int, default=3, help="runs of each rate")
-    beside.add_argument("--seconds", type=float, default=10.0, help="length of a run")
-    beside.add_argument(
-        "--output",
-        type=Path,
-        default=machine.RESULTS / "agreement.json",
-        help="where the figures go",
-    )
+    agreement.add_options(beside)
     beside.set_defaults(run=agreement.run)
+
+    between = commands.add_parser(
+        "handover",
+        parents=[quiet.options()],
+        formatter_class=formatter,
+        help="what the device waits for between two batches",
+        description=handover.__doc__,
+    )
+    handover.add_options(between)
+    between.set_defaults(run=handover.run)
 
     changed = commands.add_parser(
         "tuning",

@@ -137,11 +137,27 @@ def _batcher(*arguments: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-async def _serve(
-    address: str, due_ns: list[int], options: argparse.Namespace, cores: dict[str, int]
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this benchmark can be told."""
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each rate")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a run")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=machine.RESULTS / "agreement.json",
+        help="where the figures go",
+    )
+
+
+async def serve(
+    address: str,
+    due_ns: list[int],
+    options: argparse.Namespace,
+    cores: dict[str, int],
+    rows: int = 1,
 ) -> dict[str, Any]:
-    """One open-loop run on a server that is warm."""
-    payload = await probe(address, "hello", 16)
+    """One open-loop run on a server that is warm, with so many rows in each request."""
+    payload = await probe(address, "hello", 16, rows)
     record = Record()
     load = Calls(payload, record, None)
     gc.collect()
@@ -162,7 +178,7 @@ async def _overloaded(
     assert server.http is not None
     seconds = 6.0
     load = asyncio.create_task(
-        _serve(server.grpc, arrivals_ns(WARMUP_LOAD * CAPACITY, seconds, 99), options, {})
+        serve(server.grpc, arrivals_ns(WARMUP_LOAD * CAPACITY, seconds, 99), options, {})
     )
     await asyncio.sleep(seconds / 3)
     before = await asyncio.to_thread(Figures, server.http)
@@ -193,7 +209,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             for rate in rates:
                 due_ns = arrivals_ns(rate, options.seconds, seed)
                 runs = await quiet.until_quiet(
-                    partial(_serve, server.grpc, due_ns, options, cores), options.repeats
+                    partial(serve, server.grpc, due_ns, options, cores), options.repeats
                 )
                 figures = compared(runs[-1], simulator.replay(due_ns), due_ns)
                 found[rate].append(figures | {"repeats": len(runs) - 1})

@@ -22,26 +22,26 @@ class Payload:
     stream_reply_bytes: int
 
 
-def make_request(model: str, floats: int) -> bytes:
-    """One row of `X`, FP32 [1, floats], in raw form."""
-    row = np.arange(floats, dtype="<f4")
-    request = inference.ModelInferRequest(model_name=model, raw_input_contents=[row.tobytes()])
-    request.inputs.add(name="X", datatype="FP32", shape=[1, floats])
+def make_request(model: str, floats: int, rows: int = 1) -> bytes:
+    """Rows of `X`, FP32 [rows, floats], in raw form."""
+    values = np.arange(rows * floats, dtype="<f4")
+    request = inference.ModelInferRequest(model_name=model, raw_input_contents=[values.tobytes()])
+    request.inputs.add(name="X", datatype="FP32", shape=[rows, floats])
     return request.SerializeToString()
 
 
-async def probe(address: str, model: str, floats: int) -> Payload:
+async def probe(address: str, model: str, floats: int, rows: int = 1) -> Payload:
     """Send the request once, check the answer (`Y` is twice `X`), and return what to expect.
 
     Every answer has the same length, because nothing in it varies: tensors are raw.
     """
-    request = make_request(model, floats)
+    request = make_request(model, floats, rows)
     async with grpc.aio.insecure_channel(address) as channel:
         reply = await channel.unary_unary(UNARY)(request)
     answer = inference.ModelInferResponse.FromString(reply)
     place = next(i for i, output in enumerate(answer.outputs) if output.name == "Y")
     got = np.frombuffer(answer.raw_output_contents[place], "<f4")
-    if not np.array_equal(got, 2 * np.arange(floats, dtype="<f4")):
+    if not np.array_equal(got, 2 * np.arange(rows * floats, dtype="<f4")):
         raise SystemExit(f"{address}: the answer is wrong: {got}")
     wrapped = inference.ModelStreamInferResponse(infer_response=answer)
     return Payload(request, len(reply), wrapped.ByteSize())

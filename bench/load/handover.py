@@ -1,0 +1,128 @@
+"""What the device waits for between two batches under a backlog, and what becomes of that.
+
+Two servers in turns on one core, with the same arrivals: one whose instances get the next full batch in
+hand before they are free, and one whose instances get it when they are. Requests have several rows, so
+that it is not the server's processor time that counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import bars
+import machine
+import quiet
+from agreement import BASE_MS, CAPACITY, ROW_MS, Figures, config, serve
+from poisson import arrivals_ns
+
+from batcher.testing.server import ServerProcess
+
+PROGRAMS: dict[str, Sequence[str]] = {
+    "in hand": (sys.executable, "-m", "batcher"),
+    "one by one": (sys.executable, str(Path(__file__).with_name("one_by_one.py"))),
+}
+LOAD = 1.15
+"""More than can be served, so that there always is a backlog; the rest is refused."""
+
+FIGURES = ("gap_ms", "in_time_per_second", "rows", "answered_per_second", "p99_ms")
+WARMUP_S = 2.0
+GAP_BAR = 0.5
+"""The most that may be left of the wait between two batches."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this benchmark can be told."""
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of both servers")
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of a run")
+    parser.add_argument("--rows", type=int, default=4, help="rows in a request")
+    parser.add_argument(
+        "--connections", type=int, default=4, help="connections that share the load"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=machine.RESULTS / "handover.json",
+        help="where the figures go",
+    )
+
+
+async def measure(
+    server: ServerProcess, seed: int, options: argparse.Namespace, cores: dict[str, int]
+) -> dict[str, Any]:
+    """One run: milliseconds between two batches, and requests in time a second."""
+    assert server.http is not None
+    rate = LOAD * CAPACITY / options.rows
+    warmup_ns = arrivals_ns(rate, WARMUP_S, seed + 1000)
+    await serve(server.grpc, warmup_ns, options, cores, options.rows)
+    before = Figures(server.http)
+    due_ns = arrivals_ns(rate, options.seconds, seed)
+    done = await serve(server.grpc, due_ns, options, cores, options.rows)
+    after = Figures(server.http)
+
+    def grown(name: str) -> float:
+        return after(name) - before(name)
+
+    batches = grown("batcher_batch_rows_count")
+    rows = grown("batcher_batch_rows_sum") / batches
+    return {
+        "gap_ms": 1e3 * options.seconds / batches - BASE_MS - ROW_MS * rows,
+        "in_time_per_second": done["on_time"] / options.seconds,
+        "rows": rows,
+        "answered_per_second": done["answered"] / options.seconds,
+        "p99_ms": done["latency_ms"]["p99"],
+        "sent_late_ms": done["sent_late_ms"],
+        "steal": done["steal"],
+    }
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Every round of both servers; returns what is kept."""
+    server_core, load_core = machine.cores()
+    cores = {"server": server_core, "load": load_core}
+    machine.stay_on(load_core)
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in PROGRAMS}
+    with ExitStack() as stack:
+        with machine.children_on(server_core):
+            servers = {
+                name: stack.enter_context(ServerProcess(config(), program=program))
+                for name, program in PROGRAMS.items()
+            }
+        for turn in range(options.rounds):
+            for name in PROGRAMS if turn % 2 == 0 else reversed(PROGRAMS):
+                play = partial(measure, servers[name], turn, options, cores)
+                done = (await quiet.until_quiet(play, options.repeats))[-1]
+                rounds[name].append(done)
+                print(f"round {turn + 1}  {name:10}  {_line(done)}", flush=True)
+    found: dict[str, Any] = {
+        name: {figure: median(each[figure] for each in runs) for figure in FIGURES}
+        for name, runs in rounds.items()
+    }
+    for name, middle in found.items():
+        print(f"median   {name:10}  {_line(middle)}")
+    in_hand, alone = found["in hand"], found["one by one"]
+    left = in_hand["gap_ms"] / alone["gap_ms"]
+    more = in_hand["in_time_per_second"] / alone["in_time_per_second"]
+    print(f"of the wait {left:.2f} is left; in time {more:.3f} x as many")
+    checks = {f"at most {GAP_BAR} of the wait is left": left <= GAP_BAR}
+    bars.show(checks)
+    asked = ("rounds", "seconds", "rows", "connections", "repeats")
+    kept = {name: getattr(options, name) for name in asked}
+    found |= {"settings": kept, "checks": checks, "gap_left": left, "in_time_ratio": more}
+    found["rounds"] = rounds
+    machine.save(options.output, found)
+    return found
+
+
+def _line(done: dict[str, Any]) -> str:
+    return (
+        f"{done['gap_ms']:6.3f} ms between batches of {done['rows']:4.1f} rows,"
+        f" {done['in_time_per_second']:6.1f} in time a second"
+        f" of {done['answered_per_second']:.1f}, p99 {done['p99_ms']:.1f} ms"
+    )
