@@ -17,6 +17,7 @@ from batcher.core.events import RequestArrived
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.policies.reach import TOLERANCE_NS
+from batcher.core.probes import PROBE_NS
 from batcher.core.queue import ModelQueue, promotes_ns, rank_of
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
@@ -28,18 +29,6 @@ QUEUE_FULL_RETRY_NS = 100_000_000
 
 UNAVAILABLE_RETRY_NS = 1_000_000_000
 """What a caller is told to wait when no instance is up: about the time a small model loads in."""
-
-PROBE_NS = 1_000_000_000
-"""While every prediction says late, one request this often runs all the same, to see."""
-
-PROBE_PART = 0.02
-"""Where others are served meanwhile, seeing takes no more of the time than this."""
-
-UNREACHABLE_PART = 0.125
-"""Beside others, requests of a bucket whose target is out of reach take no more than this."""
-
-UNREACHABLE_BURST = 4
-"""So many of them may come at once."""
 
 SHORTEST_RETRY_NS = 1_000_000
 """Nobody is told to come back sooner."""
@@ -148,19 +137,19 @@ def _late(
     if not idle and now_ns + times.typical[request.rows] - TOLERANCE_NS <= request.order:
         return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
     # It is not for others that it must be refused, but for a prediction, which may be wrong.
+    probes, takes_ns = times.probes, times.curve[request.rows]
     quiet = _quiet(model, times, fleet, now_ns)
     if not times.reachable and can_be_served:
-        from_ns = _late_from_ns(request, times, now_ns, quiet=quiet)
+        from_ns = probes.let_in_late(takes_ns, now_ns, quiet=quiet)
         if from_ns <= now_ns:
             make_late(request, model)
             return request
     else:
-        from_ns = _probe_ns(request, times, now_ns, quiet=quiet)
+        from_ns = probes.let_in(takes_ns, now_ns, quiet=quiet)
         if from_ns <= now_ns:
-            times.probed_ns = now_ns
             request.probe = True
             return request
-        times.refused_rows = request.rows
+        probes.refused_rows = request.rows
     return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, max(retry_ns, from_ns - now_ns))
 
 
@@ -178,32 +167,10 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
 def _quiet(model: Model, times: ServiceTimes, fleet: Fleet, now_ns: int) -> bool:
     """Whether nobody else was served lately who would have to wait for a batch that is long."""
     return not fleet.shares(model.name) and all(
-        each.tried_ns is None or now_ns - each.tried_ns >= PROBE_NS
+        each.probes.untried(now_ns - PROBE_NS)
         for each in model.times.values()
-        if each is not times or each.tried_ns != times.probed_ns
+        if each is not times or not times.probes.only_probed
     )
-
-
-def _probe_ns(request: LiveRequest, times: ServiceTimes, now_ns: int, *, quiet: bool) -> int:
-    """When it is time to see whether predictions for such a request still hold."""
-    if times.probed_ns is None:
-        return now_ns
-    takes_ns = 0 if quiet else int(times.curve[request.rows] / PROBE_PART)
-    return times.probed_ns + max(PROBE_NS, takes_ns)
-
-
-def _late_from_ns(request: LiveRequest, times: ServiceTimes, now_ns: int, *, quiet: bool) -> int:
-    """When a request whose bucket cannot meet the target is served late.
-
-    All of them are, where nobody else is served; else so many that they have their part of the time.
-    """
-    if quiet:
-        return now_ns
-    takes_ns = int(times.curve[request.rows] / UNREACHABLE_PART)
-    from_ns = times.late_until_ns - UNREACHABLE_BURST * takes_ns
-    if from_ns <= now_ns:
-        times.late_until_ns = max(times.late_until_ns, now_ns) + takes_ns
-    return from_ns
 
 
 def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import exp
 
+from batcher.core.probes import Probes
+
 MEAN_SAMPLES = 32
 """A size's mean follows a new sample with at least one part in so many."""
 
@@ -76,11 +78,9 @@ class ServiceTimes:
     measured. `typical[b]` is when the last of them should have been answered, `answered[b]` when it
     most likely has: with the margin, which is at least 1. They are replaced, never changed.
 
-    `tried_ns` is when the last batch began, `probed_ns` the last one of as many rows as a request
-    had that was refused for a prediction (`refused_rows`). `steady` counts batches that were as
-    predicted. `late_until_ns` is when those that can only be late have had their part of the time.
-    `reachable` is False where one row alone cannot be done inside the target, `hopeless_since_ns`
-    when that began to look so.
+    `steady` counts batches that were as predicted. `reachable` is False where one row alone cannot be
+    done inside the target, `hopeless_since_ns` when that began to look so. `probes` are admission's
+    notes of the same bucket.
     """
 
     __slots__ = (
@@ -101,24 +101,18 @@ class ServiceTimes:
         "answered",
         "curve",
         "hopeless_since_ns",
-        "late_until_ns",
         "margin",
         "max_rows",
-        "probed_ns",
+        "probes",
         "reachable",
-        "refused_rows",
         "steady",
-        "tried_ns",
         "typical",
     )
 
     def __init__(self, max_rows: int, target_ns: int | None = None) -> None:
         self.max_rows = max_rows
-        self.tried_ns: int | None = None
-        self.probed_ns: int | None = None
-        self.refused_rows = 1
+        self.probes = Probes()
         self.steady = 0
-        self.late_until_ns = 0
         self.reachable = True
         self.hopeless_since_ns: int | None = None
         self.curve: Sequence[float] = ()
@@ -335,13 +329,13 @@ class ServiceTimes:
             tuple((rows, tuple(samples)) for rows, samples in self._stray.items()),
             (self._target_ns, self._replied_ns, self._off_ns, self._trailing),
             (self.reachable, self.hopeless_since_ns, self.steady),
-            (self.tried_ns, self.probed_ns, self.refused_rows, self.late_until_ns),
+            self.probes.capture(),
         )
 
     @classmethod
     def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
         """An estimator that predicts and learns as the one that was captured."""
-        max_rows, margin, drift, reply_ns, means, off, recent, strays, aims, notes, tries = state
+        max_rows, margin, drift, reply_ns, means, off, recent, strays, aims, notes, probes = state
         assert isinstance(max_rows, int)
         assert isinstance(margin, float)
         assert isinstance(drift, float)
@@ -352,11 +346,11 @@ class ServiceTimes:
         assert isinstance(strays, tuple)
         assert isinstance(aims, tuple)
         assert isinstance(notes, tuple)
-        assert isinstance(tries, tuple)
+        assert isinstance(probes, tuple)
         times = cls(max_rows)
         times._target_ns, times._replied_ns, times._off_ns, times._trailing = aims
         times.reachable, times.hopeless_since_ns, times.steady = notes
-        times.tried_ns, times.probed_ns, times.refused_rows, times.late_until_ns = tries
+        times.probes = Probes(*probes)
         times._stray = {rows: list(samples) for rows, samples in strays}
         times.margin, times._drift, times._reply_ns = margin, drift, reply_ns
         for size, mean, count in means:

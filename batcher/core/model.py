@@ -221,8 +221,7 @@ class Model:
         times.observe(batch.rows, took_ns, now_ns, trust=batch.probe)
         if len(self.times) > 1 and times.drift != before and steady:
             for other in self.times.values():
-                tried_ns = other.tried_ns
-                if other is not times and (tried_ns is None or now_ns - tried_ns >= STALE_NS):
+                if other is not times and other.probes.untried(now_ns - STALE_NS):
                     other.follow(times.drift / before)
 
     def seed(self, bucket: Shapes, profile: Iterable[tuple[int, int]]) -> None:

@@ -456,9 +456,7 @@ class Scheduler:
         model.running += 1
         times = model.times.get(proposal.shapes)
         if times is not None:
-            times.tried_ns = now_ns
-            if proposal.rows >= times.refused_rows:
-                times.probed_ns = now_ns
+            times.probes.began(proposal.rows, now_ns)
         if len(self.models) > 1 and self.fleet.sharing(proposal.instance.up.device):
             self._charge(proposal)
         batch = RunningBatch(

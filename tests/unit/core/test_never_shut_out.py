@@ -7,9 +7,9 @@ import random
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.admission import PROBE_NS
 from batcher.core.commands import Outcome
 from batcher.core.events import DeviceConfigured, RepliesTook
+from batcher.core.probes import PROBE_NS
 from batcher.core.settings import Adaptive, QueueLimits, WhenLate
 
 SHORT, LONG = ((10,),), ((20,),)
