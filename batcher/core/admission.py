@@ -18,7 +18,7 @@ from batcher.core.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.policies.reach import TOLERANCE_NS
 from batcher.core.probes import PROBE_NS
-from batcher.core.queue import ModelQueue, promotes_ns, rank_of
+from batcher.core.queue import ModelQueue, next_promotion_ns, rank_of
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import QueueLimits
@@ -95,7 +95,7 @@ def _foresee(
     if pace is not None and (pace.ranks or request.rank != model.default_rank):
         pace.count_rank(request.rank, rows)
     if request.rank % 2:
-        request.promotes_ns = promotes_ns(request, arrived.arrival_ns, model.settings.queue)
+        request.promotes_ns = next_promotion_ns(request, arrived.arrival_ns, model.settings.queue)
     elif request.rank != model.best_rank:
         # The same without a call, for each request.
         request.promotes_ns = arrived.arrival_ns + model.settings.queue.ageing_ns

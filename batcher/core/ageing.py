@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from batcher.core.fleet import Fleet
 from batcher.core.model import Model
-from batcher.core.queue import AGED, AGED_PART, LATE, Lane, promotes_ns, rank_of
+from batcher.core.queue import AGED, AGED_PART, LATE, Lane, next_promotion_ns, rank_of
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.splitting import split
 
@@ -52,7 +52,7 @@ def promote(lane: Lane, model: Model, fleet: Fleet, now_ns: int) -> list[LiveReq
             since_ns = request.promotes_ns + (gained - 1) * limits.ageing_ns
             better = 0 if request.rank % 2 else request.rank - 2 * gained
             request.rank = max(model.best_rank, better)
-            request.promotes_ns = promotes_ns(request, since_ns, limits)
+            request.promotes_ns = next_promotion_ns(request, since_ns, limits)
         lane.add(request)
     return over
 
@@ -139,7 +139,7 @@ def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive:
         return
     request.rank = model.rank_now(request.rank)
     if request.rank != LATE:
-        moment_ns = promotes_ns(request, now_ns, model.settings.queue)
+        moment_ns = next_promotion_ns(request, now_ns, model.settings.queue)
         request.promotes_ns = min(request.promotes_ns, moment_ns)
         if moment_ns == NEVER_NS:
             request.promotes_ns = NEVER_NS
@@ -149,4 +149,4 @@ def enter_level(request: LiveRequest, model: Model) -> None:
     """Give a request the rank of its level, and the moment at which it has earned a better one."""
     request.rank = rank_of(model.level(request.arrived.priority), over_share=False)
     came_ns = request.arrived.arrival_ns
-    request.promotes_ns = promotes_ns(request, came_ns, model.settings.queue)
+    request.promotes_ns = next_promotion_ns(request, came_ns, model.settings.queue)

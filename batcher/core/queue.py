@@ -30,7 +30,7 @@ def rank_of(level: int, *, over_share: bool) -> int:
     return 2 * level + over_share
 
 
-def promotes_ns(request: LiveRequest, since_ns: int, limits: QueueLimits) -> int:
+def next_promotion_ns(request: LiveRequest, since_ns: int, limits: QueueLimits) -> int:
     """When waiting has earned a request a better line; `NEVER_NS` if it never does.
 
     What is over its tenant's share is served from what the others leave. It comes to the front only

@@ -17,7 +17,7 @@ from batcher.core.model import Model
 from batcher.core.policies.none import NoBatchingPolicy
 from batcher.core.policies.reach import TOLERANCE_NS
 from batcher.core.policies.verdict import Situation
-from batcher.core.queue import AGED, LATE, Lane, must_end_ns, promotes_ns, rank_of
+from batcher.core.queue import AGED, LATE, Lane, must_end_ns, next_promotion_ns, rank_of
 from batcher.core.request import NEVER_NS, LiveRequest, Split
 
 PIECE_PART = 0.5
@@ -75,7 +75,7 @@ def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
     # Levels that its first rows have gained by waiting are not the rest's.
     over_share = bool(request.rank % 2)
     request.rank = rank_of(model.level(request.arrived.priority), over_share=over_share)
-    request.promotes_ns = promotes_ns(request, now_ns, model.settings.queue)
+    request.promotes_ns = next_promotion_ns(request, now_ns, model.settings.queue)
 
 
 def fill(
