@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from batcher.core.settings import ModelSettings
     from batcher.journal import Log, Segment
     from batcher.simulation.replay import Changed, Difference, Replayed
     from batcher.simulation.report import Summary
@@ -225,6 +226,16 @@ def _changed_values(changed: Changed) -> Iterator[tuple[str, object, object]]:
             old, new = before[name].get(key), after[name].get(key)
             if old != new:
                 yield f"{name}.{key}", old, new
+    if changed.before.padding != changed.after.padding:
+        yield "padding", _padding(changed.before), _padding(changed.after)
+
+
+def _padding(settings: ModelSettings) -> list[dict[str, object]]:
+    """As the file has it, but for the inputs: they have their places among the model's."""
+    return [
+        {"input": each.input, "axis": each.axis, "buckets": list(each.buckets)}
+        for each in settings.padding
+    ]
 
 
 def _value(value: object) -> str:

@@ -6,7 +6,7 @@ import pytest
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.events import DeviceConfigured, InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, ModelSettings
+from batcher.core.settings import Adaptive, ModelSettings, PaddedAxis
 from batcher.simulation import Driver
 from batcher.testing.recording import RecordedScheduler
 
@@ -114,6 +114,23 @@ def test_settings_that_changed_meanwhile_are_told(run, tmp_path):
         "old": "50ms",
         "new": "20ms",
     }
+
+
+def test_padding_that_changed_meanwhile_is_told(run, tmp_path):
+    path = tmp_path / "changed"
+    path.mkdir()
+    padding = (PaddedAxis(0, 1, (64, 128)),)
+    padded = ModelSettings(8, Adaptive(), target_ns=50 * MILLISECOND, padding=padding)
+    events = sorted([*story(), (1250 * MILLISECOND, ModelConfigured("hello/1", padded))], key=at)
+    with RecordedScheduler(path, segment_ns=SECOND, models=MODELS) as scheduler:
+        Driver(scheduler, lambda dispatch: 4 * MILLISECOND, observe=lambda n, c: None).run(events)
+    lines = run("replay", path).stdout.splitlines()
+    now = [{"input": 0, "axis": 1, "buckets": [64, 128]}]
+    assert lines[3] == f"model hello/1: padding [] -> {json.dumps(now)} at 1.250 s"
+    (change,) = json.loads(run("replay", path, "--json").stdout.splitlines()[1])["replay"][
+        "changes"
+    ]
+    assert (change["path"], change["old"], change["new"]) == ("padding", [], now)
 
 
 HOUR_NS = 3600 * SECOND
