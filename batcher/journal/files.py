@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import SimpleQueue
@@ -117,8 +118,7 @@ class Files:
     def _next_file(self) -> None:
         self._close_file()
         make_room(
-            self._folder,
-            f"{JOURNAL}-*{SUFFIX}",
+            self._folder.glob(f"{JOURNAL}-*{SUFFIX}"),
             self._most_files,
             self._most_bytes - 2 * (self._most_bytes // SEGMENTS_IN_SIZE),
         )
@@ -146,12 +146,12 @@ def write_all(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
-def make_room(folder: Path, pattern: str, most_files: int, most_bytes: int | None) -> None:
+def make_room(found: Iterable[Path], most_files: int, most_bytes: int | None = None) -> None:
     """Delete the oldest files, so that there is room for one more. Raises `OSError`.
 
     Names say the age.
     """
-    files = sorted(folder.glob(pattern))
+    files = sorted(found)
     sizes = {file: file.stat().st_size for file in files}
     total = sum(sizes.values())
     while files and (len(files) >= most_files or (most_bytes is not None and total > most_bytes)):

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import platform
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
 """How often incidents are looked for."""
+
+PART: Final = ".part"
+"""How a file ends that is not written to its end."""
 
 WINDOW: Final = 10
 """The last so many ticks are what `on_time` is about; and so long must be well between incidents."""
@@ -105,6 +109,8 @@ class FlightRecorder:
         self._in_force = in_force
         self._clock = clock
         self._last_ns: int | None = None
+        self._writing: set[asyncio.Task[Path]] = set()
+        self._one_at_a_time = threading.Lock()
         self._past: deque[Mapping[str, Tally]] = deque([{}], maxlen=WINDOW + 1)
         self._unwell: dict[tuple[Reason, str], int] = {}
         self._noticed: list[tuple[Reason, str]] = []
@@ -112,10 +118,10 @@ class FlightRecorder:
     async def write(self, reason: Reason, detail: str = "") -> Path:
         """Write a file now, and return its path.
 
-        Raises `TooSoon` when the last one is younger than `min_interval`, and `FlightRecordFailed`
-        when the file cannot be written.
+        What was begun is written to its end, also where the caller is cancelled meanwhile. Raises
+        `TooSoon` when the last one is younger than `min_interval`, and `FlightRecordFailed` when the
+        file cannot be written.
         """
-        before_ns = self._last_ns
         wait_ns = self._wait_ns()
         if wait_ns:
             raise TooSoon(
@@ -123,7 +129,14 @@ class FlightRecorder:
                 f" {self._settings.min_interval / SECOND:g} s ago (flight_recorder.min_interval)",
                 retry_after_ns=wait_ns,
             )
-        self._last_ns = self._clock()
+        before_ns, self._last_ns = self._last_ns, self._clock()
+        writing = asyncio.create_task(self._write(reason, detail, before_ns), name="flight-record")
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        return await asyncio.shield(writing)
+
+    async def _write(self, reason: Reason, detail: str, before_ns: int | None) -> Path:
+        """`before_ns` is when the last file was begun, should nothing come of this one."""
         try:
             in_force = self._in_force()
             incident = Incident(
@@ -211,17 +224,23 @@ class FlightRecorder:
         return max(0, self._last_ns + self._settings.min_interval - self._clock())
 
     def _write_file(self, incident: Incident) -> Path:
+        with self._one_at_a_time:
+            return self._write_one(incident)
+
+    def _write_one(self, incident: Incident) -> Path:
         folder = self._settings.folder
-        make_room(folder, f"incident-*{SUFFIX}", self._settings.max_files, None)
+        # What a server left that ended while it wrote counts, too.
+        files = [*folder.glob(f"incident-*{SUFFIX}"), *folder.glob(f"incident-*{PART}")]
+        make_room(files, self._settings.max_files)
         moment = datetime.fromtimestamp(incident.wall_ns / SECOND, UTC)
         name = f"incident-{moment:%Y%m%dT%H%M%S.%f}-{incident.reason}"
-        part = folder / f"{name}.part"
+        part = folder / f"{name}{PART}"
         file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
         try:
             write_all(file, incident_bytes(incident))
             for frame in self.memory.frames():
                 write_all(file, frame)
-        except OSError:
+        except BaseException:
             part.unlink(missing_ok=True)
             raise
         finally:

@@ -1,5 +1,6 @@
 import asyncio
 import stat
+import threading
 from concurrent.futures import Future
 
 import pytest
@@ -101,6 +102,70 @@ async def test_files_are_limited_in_number(make, clock):
         await flight.write(Reason.SIGNAL)
         clock.advance(60 * SECOND)
     assert len(files(flight)) == 3
+
+
+async def test_a_file_that_was_never_finished_counts(make, clock):
+    flight = make(max_files=3)
+    (flight.folder / "incident-20200101T000000.000000-signal.part").touch()
+    for count in (2, 3, 3):
+        await flight.write(Reason.SIGNAL)
+        clock.advance(60 * SECOND)
+        assert len(files(flight)) == count
+    assert all(file.suffix == ".batcherlog" for file in files(flight))
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """A function that has a recorder's next files wait while they are written.
+
+    Returns what is set once one waits, and what lets them go on.
+    """
+
+    def hold(flight):
+        begun, go_on = threading.Event(), threading.Event()
+        frames = flight.memory.frames
+
+        def held_up():
+            begun.set()
+            assert go_on.wait(10)
+            return frames()
+
+        monkeypatch.setattr(flight.memory, "frames", held_up)
+        return begun, go_on
+
+    return hold
+
+
+async def test_a_file_is_written_and_counted_though_its_caller_leaves(make, held):
+    flight = make()
+    begun, go_on = held(flight)
+    caller = asyncio.create_task(flight.write(Reason.REQUEST))
+    await asyncio.to_thread(begun.wait, 10)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    with pytest.raises(TooSoon):
+        await flight.write(Reason.REQUEST)
+    (writing,) = asyncio.all_tasks() - {asyncio.current_task()}
+    go_on.set()
+    path = await writing
+    assert files(flight) == [path]
+    assert flight.written[Reason.REQUEST] == 1
+
+
+async def test_files_are_written_one_after_the_other(make, held, clock):
+    flight = make(max_files=1, min_interval="1s")
+    begun, go_on = held(flight)
+    first = asyncio.create_task(flight.write(Reason.SIGNAL))
+    await asyncio.to_thread(begun.wait, 10)
+    clock.advance(1 * SECOND)
+    second = asyncio.create_task(flight.write(Reason.REQUEST))
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert len(flight.marks) == 2
+    go_on.set()
+    _, last = await asyncio.gather(first, second)
+    assert files(flight) == [last]
 
 
 async def test_a_folder_that_cannot_be_written_to_is_told_and_tried_again(make):
