@@ -91,10 +91,15 @@ def _offered(experiment: Experiment, cell: Summary) -> str:
 
 
 def print_remarks(summary: Summary) -> None:
-    """What was dropped and why, and policies that failed."""
+    """What was dropped and why, batches that nobody spoilt, and policies that failed."""
     if summary.dropped_by:
         reasons = ", ".join(f"{why} {count:,}" for why, count in summary.dropped_by.items())
         typer.echo(f"{summary.policy} dropped: {reasons}")
+    if summary.failed_batches:
+        typer.echo(
+            f"{summary.policy} batches that failed, with no request known to be at fault:"
+            f" {summary.failed_batches:,}"
+        )
     for error in dict.fromkeys(summary.errors):
         typer.echo(f"{summary.policy} FAILED and went on without batching: {error}")
 

@@ -128,6 +128,10 @@ class Kinds(Generic[Kind]):
         for kind in kinds:
             self._samples.setdefault(kind, []).append(sample)
 
+    def __contains__(self, kind: Kind) -> bool:
+        """Whether there are any of this kind."""
+        return kind in self._samples
+
     def find(self, *kinds: Kind) -> Sampler | None:
         """The sampler of the first kind that has enough samples, else of the last that has any."""
         found: Kind | None = None

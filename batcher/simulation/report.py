@@ -62,6 +62,8 @@ class Summary:
     batches: int
     mean_batch: float
     """Rows of the average batch; 0 when none ran."""
+    failed_batches: int
+    """Those that failed as a whole though no request was at fault."""
     dropped_by: dict[str, int]
     """Dropped requests by outcome and reason, the most frequent first."""
     groups: dict[Kind, Counts]
@@ -89,6 +91,7 @@ class Summary:
             "busy_fraction": round(self.busy_fraction, 4),
             "batches": self.batches,
             "mean_batch": round(self.mean_batch, 3),
+            "failed_batches": self.failed_batches,
             "dropped_by": self.dropped_by,
             "optimum_on_time": self.optimum_on_time,
             "groups": [
@@ -136,6 +139,7 @@ def summarize(cell: Cell, capacity: float) -> Summary:
         busy_fraction=_busy_fraction(runs),
         batches=len(sizes),
         mean_batch=float(sizes.mean()) if len(sizes) else 0.0,
+        failed_batches=sum(run.failed_batches for run in runs),
         dropped_by=_dropped_by(runs),
         groups={kind: _counts(runs, answered, on_time, place) for place, kind in enumerate(kinds)}
         if len(kinds) > 1

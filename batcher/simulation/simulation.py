@@ -98,6 +98,8 @@ class Run:
     """When the last thing happened."""
     errors: tuple[str, ...]
     """Policies that broke their contract."""
+    failed_batches: int = 0
+    """Batches that failed as a whole though no request was at fault."""
     due_ns: NDArray[np.int64] | None = None
     """When each request should be answered; None: as its model's target says."""
 

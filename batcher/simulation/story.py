@@ -8,7 +8,7 @@ recorded of the scheduler that was there; from them a what-if learns what batche
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from batcher.core.commands import Dispatch, Reason, Settle
@@ -31,6 +31,10 @@ from batcher.simulation.learned import BatchKind, Kinds, Learned, Sample
 from batcher.simulation.service_time import DeviceUse
 from batcher.simulation.simulation import Recorder
 
+LEAST_APART: Final = 3
+"""So many batches that failed in a row on an instance, none with requests of another, are an outage
+and no request's fault."""
+
 MOST_REQUESTS: Final = 2_000_000
 """Of one what-if: a part of the log has to do for more."""
 
@@ -45,6 +49,16 @@ class _Running:
     device: str
     beside: int
     in_hand: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A batch that failed as a whole, maybe because of one of its requests."""
+
+    whom: frozenset[int]
+    cause: FailureCause
+    sample: Sample
+    kinds: tuple[BatchKind, ...]
 
 
 @dataclass(slots=True)
@@ -68,6 +82,11 @@ class Story:
     spoilers: dict[int, FailureCause] = field(default_factory=dict)
     """Requests that failed alone, or must be at fault because all their mates did not fail: every
     batch fails that they are in. With the cause that was recorded."""
+    outages: dict[str, list[tuple[int, Sample | None]]] = field(default_factory=dict)
+    """By instance, in order of time: from when on every batch failed as this one did, or none did
+    for that reason. Moments as samples have them."""
+    failed_batches: int = 0
+    """Batches that failed as a whole though none of their requests is known to be at fault."""
     settings: dict[str, ModelSettings] = field(default_factory=dict)
     """Of every model: the last that was configured."""
     instances: dict[str, InstanceUp] = field(default_factory=dict)
@@ -88,14 +107,21 @@ class Lessons:
         self.batches: Kinds[BatchKind] = Kinds(max_rows)
         self.replies: Kinds[str] = Kinds(max_rows)
         self.profiles: dict[str, dict[int, int]] = {}
+        self._in_outages: list[tuple[Sample, tuple[BatchKind, ...]]] = []
 
     def allowed(self, settings: ModelSettings) -> None:
         """Batches of such a size were allowed."""
         for kinds in (self.batches, self.replies):
             kinds.max_rows = max(kinds.max_rows, settings.max_batch_size)
 
+    def failed(self, sample: Sample, kinds: tuple[BatchKind, ...]) -> None:
+        """A batch failed in an outage: it says nothing of others, unless there are none."""
+        self._in_outages.append((sample, kinds))
+
     def learned(self, late_ns: list[int]) -> Learned:
         """What they come to."""
+        for sample, kinds in [each for each in self._in_outages if each[1][-1] not in self.batches]:
+            self.batches.add(sample, *kinds)
         return Learned(self.batches, self.replies, self.profiles, late_ns)
 
 
@@ -113,7 +139,7 @@ def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Ite
             continue
         if teller is None or before is None or not segment.follows(before):
             if teller is not None:
-                yield teller.story
+                yield teller.finish()
             try:
                 teller = _Teller(segment, lessons)
             except CodecError:
@@ -134,7 +160,7 @@ def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Ite
         except CodecError:
             before = None
     if teller is not None:
-        yield teller.story
+        yield teller.finish()
 
 
 class _Teller:
@@ -148,6 +174,10 @@ class _Teller:
         self._on_device: dict[str, int] = {}
         self._suspects: dict[int, FailureCause] = {}
         """Requests of batches that failed as a whole."""
+        self._in_a_row: dict[str, list[_Failed]] = {}
+        """By instance, batches that failed since one succeeded."""
+        self._failed: list[_Failed] = []
+        """Those before, of which some request may be at fault."""
         self._first_batches = {batch.batch_id for batch in state.batches}
         for request in state.requests:
             story.requests.append(request.arrived)
@@ -172,6 +202,47 @@ class _Teller:
                 self._dispatched(now_ns, command)
             elif type(command) is Settle:
                 story.settled.update(command.ids)
+
+    def finish(self) -> Story:
+        """The whole story. What failed through no request's fault did so because of its moment."""
+        for instance in list(self._in_a_row):
+            self._end_row(instance)
+        for outages in self.story.outages.values():
+            outages.sort(key=lambda each: each[0])
+        spoilers = self.story.spoilers
+        for failed in self._failed:
+            if spoilers.keys().isdisjoint(failed.whom):
+                self._blame_nobody(failed.sample, failed.kinds)
+            else:
+                self._lessons.batches.add(replace(failed.sample, cause=None), *failed.kinds)
+        return self.story
+
+    def _end_row(self, instance: str) -> None:
+        """No more batches fail in a row: it was an outage, or requests that failed alone did it."""
+        in_a_row = self._in_a_row.pop(instance, [])
+        seen: set[int] = set()
+        apart = 0
+        for failed in in_a_row:
+            if seen.isdisjoint(failed.whom):
+                apart += 1
+                seen |= failed.whom
+        if apart >= LEAST_APART:
+            moments: list[tuple[int, Sample | None]]
+            moments = [(failed.sample.at_ns, failed.sample) for failed in in_a_row]
+            moments.append((max(at_ns for at_ns, _ in moments) + 1, None))
+            self.story.outages.setdefault(instance, []).extend(moments)
+            self.story.failed_batches += len(in_a_row)
+            for failed in in_a_row:
+                self._lessons.failed(failed.sample, failed.kinds)
+            return
+        self._failed += in_a_row
+        for failed in in_a_row:
+            if len(failed.whom) == 1:
+                self.story.spoilers.update(dict.fromkeys(failed.whom, failed.cause))
+
+    def _blame_nobody(self, sample: Sample, kinds: tuple[BatchKind, ...]) -> None:
+        self.story.failed_batches += 1
+        self._lessons.batches.add(sample, *kinds)
 
     def _event(self, now_ns: int, event: Event) -> None:
         story = self.story
@@ -243,20 +314,19 @@ class _Teller:
         use = story.use.setdefault(running.device, DeviceUse())
         use.busy_ns += took_ns
         cause = _blame(event)
-        if cause not in (None, FailureCause.DEVICE):
-            # One of its requests is at fault; which one, is known where there is no other.
-            whom = {part.id: cause for part in running.dispatch.parts}
-            self._suspects.update(whom)
-            if len(whom) == 1:
-                story.spoilers.update(whom)
-            cause = None
         model, shapes = running.dispatch.model, running.dispatch.bucket
-        self._lessons.batches.add(
-            Sample(running.at_ns - story.clock_ns, running.rows, took_ns, cause),
-            (model, shapes, running.beside),
-            (model, shapes, None),
-            (model, None, None),
-        )
+        kinds = (model, shapes, running.beside), (model, shapes, None), (model, None, None)
+        sample = Sample(running.at_ns - story.clock_ns, running.rows, took_ns, cause)
+        if cause is None:
+            self._end_row(running.dispatch.instance)
+            self._lessons.batches.add(sample, *kinds)
+        elif cause is FailureCause.DEVICE:
+            self._blame_nobody(sample, kinds)
+        else:
+            whom = frozenset(part.id for part in running.dispatch.parts)
+            self._suspects.update(dict.fromkeys(whom, cause))
+            in_a_row = self._in_a_row.setdefault(running.dispatch.instance, [])
+            in_a_row.append(_Failed(whom, cause, sample, kinds))
 
     def _convict(self, step: Step) -> None:
         """Find suspects that failed in a step in which no batch did: it must be their fault."""

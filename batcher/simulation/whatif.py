@@ -9,6 +9,7 @@ Callers are taken for an open stream: they send what they sent, whatever they ar
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ from batcher.core.state import State
 from batcher.errors import InputError
 from batcher.simulation.deployment import Deployment, SimulatedModel
 from batcher.simulation.driver import Driver, Observer
-from batcher.simulation.learned import Learned, uniform
+from batcher.simulation.learned import Learned, Sample, uniform
 from batcher.simulation.service_time import Curve, DeviceUse, from_table
 from batcher.simulation.simulation import Recorder, Run, generator
 from batcher.simulation.story import Story
@@ -83,6 +84,7 @@ class WhatIf:
             story.ended_ns - story.begins_ns,
             self._requests.ids,
         )
+        run = replace(run, failed_batches=story.failed_batches)
         return self._requests.chosen(run, story.settings)
 
     def play(self, variant: Variant, seed: int) -> Run:
@@ -117,6 +119,7 @@ class WhatIf:
             scheduler.now_ns - begins_ns,
             self._requests.ids,
         )
+        run = replace(run, failed_batches=devices.failed_batches)
         return self._requests.chosen(run, settings)
 
     @property
@@ -272,10 +275,13 @@ class _Devices:
 
     def __init__(self, story: Story, learned: Learned, draw: np.random.Generator) -> None:
         self.use: dict[str, DeviceUse] = {}
+        self.failed_batches = 0
+        """Those that failed through no request's fault."""
         self._learned = learned
         self._clock_ns = story.clock_ns
         self._poison = story.poison
         self._spoilers = story.spoilers
+        self._outages = story.outages
         self._device_of = {name: up.device for name, up in story.instances.items()}
         self._ends_ns: dict[str, list[int]] = {}
         self._chance = uniform(draw)
@@ -292,7 +298,9 @@ class _Devices:
         heapq.heappush(ends_ns, done_ns)
         self.use.setdefault(device, DeviceUse()).busy_ns += took_ns
         ids = tuple([part.id for part in dispatch.parts])
-        if cause is None and not self._spoilers.keys().isdisjoint(ids):
+        if cause is not None:
+            self.failed_batches += 1
+        elif not self._spoilers.keys().isdisjoint(ids):
             cause = next(self._spoilers[each] for each in ids if each in self._spoilers)
         failed: tuple[Failure, ...] = ()
         if cause is not None:
@@ -308,10 +316,19 @@ class _Devices:
     def _took(
         self, dispatch: Dispatch, now_ns: int, rows: int, beside: int
     ) -> tuple[int, FailureCause | None]:
+        failed = self._outage(dispatch.instance, now_ns - self._clock_ns)
+        if failed is not None:
+            return failed.took_ns, failed.cause
         sampler = self._learned.batch(dispatch.model, dispatch.bucket, beside)
         if sampler is None:
             return _curve(self._learned, dispatch.model, rows)[rows], None
         return sampler.draw(now_ns - self._clock_ns, rows, self._chance)
+
+    def _outage(self, instance: str, at_ns: int) -> Sample | None:
+        """The batch of an outage at this moment of the log."""
+        outages = self._outages.get(instance, [])
+        place = bisect_right(outages, at_ns, key=lambda each: each[0])
+        return outages[place - 1][1] if place else None
 
     def _replies(self, model: str, now_ns: int, rows: int) -> int | None:
         sampler = self._learned.replies.find(model)

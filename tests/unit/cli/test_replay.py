@@ -4,10 +4,18 @@ from dataclasses import replace
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.events import DeviceConfigured, InstanceUp, ModelConfigured, RequestArrived
+from batcher.core.events import (
+    BatchProgress,
+    DeviceConfigured,
+    FailureCause,
+    InstanceUp,
+    ModelConfigured,
+    RequestArrived,
+)
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, PaddedAxis
 from batcher.simulation import Driver
+from batcher.simulation.driver import succeed
 from batcher.testing.recording import RecordedScheduler
 
 MODELS = {
@@ -131,6 +139,27 @@ def test_padding_that_changed_meanwhile_is_told(run, tmp_path):
         "changes"
     ]
     assert (change["path"], change["old"], change["new"]) == ("padding", [], now)
+
+
+def test_batches_that_nobody_spoilt_are_told(run, tmp_path):
+    path = tmp_path / "failed"
+    path.mkdir()
+
+    def outcome(dispatch, timings):
+        if 1 <= timings.started_ns / SECOND < 1.5:
+            return BatchProgress(dispatch.batch_id, (), timings=timings, error=FailureCause.UNKNOWN)
+        return succeed(dispatch, timings)
+
+    with RecordedScheduler(path, segment_ns=SECOND, models=MODELS) as scheduler:
+        took = 4 * MILLISECOND
+        Driver(scheduler, lambda _: took, observe=lambda n, c: None, outcome=outcome).run(story())
+    text = run("replay", path, "--policy", "none").stdout
+    told = "batches that failed, with no request known to be at fault: "
+    counts = [int(line.rpartition(told)[2]) for line in text.splitlines() if told in line]
+    assert len(counts) == 3
+    assert min(counts) > 50
+    rows = run("replay", path, "--policy", "none", "--json").stdout.splitlines()[2:]
+    assert [json.loads(row)["failed_batches"] for row in rows] == counts
 
 
 HOUR_NS = 3600 * SECOND

@@ -107,6 +107,7 @@ def test_the_json_has_the_keys_that_programs_read(run_of):
         "busy_fraction": 0.5556,
         "batches": 2,
         "mean_batch": 1.5,
+        "failed_batches": 0,
         "dropped_by": {},
         "optimum_on_time": 2,
         "groups": [

@@ -295,10 +295,19 @@ def test_what_failed_fails_again(tmp_path):
 
 
 def spoilt(rate, seconds, at_fault, path, segment_ns=SECOND):
-    """A log of an executor that fails every batch with one of these requests, and its recorder."""
+    """A log of an executor that fails every batch with one of these requests."""
+
+    def fails(dispatch, timings):
+        return at_fault.intersection(part.id for part in dispatch.parts)
+
+    return failing(rate, seconds, fails, path, segment_ns)
+
+
+def failing(rate, seconds, fails, path, segment_ns=SECOND):
+    """A log of an executor that fails batches as a whole."""
 
     def outcome(dispatch, timings):
-        if at_fault.intersection(part.id for part in dispatch.parts):
+        if fails(dispatch, timings):
             return BatchProgress(dispatch.batch_id, (), timings=timings, error=FailureCause.UNKNOWN)
         return succeed(dispatch, timings)
 
@@ -336,6 +345,38 @@ def test_who_is_at_fault_is_known_of_those_that_did_not_run_alone_as_well(tmp_pa
     (story,) = stories(log.segments, NEVER_NS, Lessons(32))
     assert story.spoilers == dict.fromkeys(at_fault, FailureCause.UNKNOWN)
     assert story.poison == set()
+
+
+@pytest.mark.slow
+def test_an_outage_is_one_again_and_no_request_is_blamed(tmp_path):
+    """The executor fails whatever it gets for a second."""
+    begins_ns, ends_ns = SECOND, 2 * SECOND
+    log = failing(
+        500, 4, lambda _, timings: begins_ns <= timings.started_ns < ends_ns, tmp_path / "log"
+    )
+    recorded, replayed, tried = of(log, "fixed:3ms")
+    assert recorded.dropped_by["failed:unknown"] > 100
+    assert replayed.dropped_by == recorded.dropped_by
+    assert recorded.failed_batches > 50
+    assert replayed.failed_batches == pytest.approx(recorded.failed_batches, rel=0.1)
+    assert replayed.counts.p99_ms == pytest.approx(recorded.counts.p99_ms, rel=0.05)
+    assert tried.failed_batches > 50
+    (story,) = stories(log.segments, NEVER_NS, Lessons(32))
+    assert story.spoilers == {}
+
+
+@pytest.mark.slow
+def test_a_batch_that_failed_once_fails_now_and_then(tmp_path):
+    log = failing(500, 4, lambda dispatch, _: dispatch.batch_id % 20 == 0, tmp_path / "log")
+    recorded, replayed = of(log)
+    assert recorded.failed_batches == recorded.batches // 20
+    assert replayed.failed_batches == pytest.approx(recorded.failed_batches, rel=0.6)
+    assert replayed.counts.p99_ms == pytest.approx(recorded.counts.p99_ms, rel=0.1)
+
+
+def test_where_all_failed_it_is_taken_to_fail_again(tmp_path):
+    recorded, replayed = of(failing(100, 1, lambda *_: True, tmp_path / "log"))
+    assert recorded.counts.dropped == replayed.counts.dropped == 100
 
 
 def test_what_was_not_seen_to_end_is_not_reported(record):
