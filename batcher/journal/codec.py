@@ -5,7 +5,8 @@ are reachable from `Event`, `Command` and `State` declare, so a new field needs 
 an array: its code, then its fields in their order. The codes and the names of the fields are the
 `schema` that every segment carries, so a log of another version is read by name: a field that it
 lacks gets its default (`Decoder.lacking` says so), and one that this version does not know is
-refused.
+refused. In the records of the state only what no older scheduler had has a default: what decides what a
+scheduler does next is not guessed.
 """
 
 from __future__ import annotations

@@ -234,6 +234,11 @@ def _segment(
 ) -> tuple[Segment, int]:
     """The segment, and how many steps after it were lost."""
     opening = Opening.of(payload(data, frames[FrameKind.OPENING]))
+    try:
+        decoder = _decoder(opening.schema)
+    except CodecError as error:
+        by = f"batcher {opening.version}, scheduler {opening.scheduler or 'unknown'}"
+        raise CodecError(f"it is from another version ({by}): {error}") from None
     blocks = [each for each in piece.frames if each.kind is FrameKind.STEPS]
     steps = requests = lost = 0
     last_ns = opening.now_ns
@@ -249,7 +254,7 @@ def _segment(
             path=path,
             start=piece.start,
             opening=opening,
-            decoder=_decoder(opening.schema),
+            decoder=decoder,
             _state=frames[FrameKind.STATE],
             _blocks=blocks,
             steps_count=steps,

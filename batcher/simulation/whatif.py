@@ -34,7 +34,7 @@ from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings
 from batcher.core.state import State
-from batcher.errors import InputError
+from batcher.errors import InputError, describe
 from batcher.simulation.deployment import Deployment, SimulatedModel
 from batcher.simulation.driver import Driver, Observer
 from batcher.simulation.learned import Learned, Sample, uniform
@@ -88,13 +88,16 @@ class WhatIf:
         return self._requests.chosen(run, story.settings)
 
     def play(self, variant: Variant, seed: int) -> Run:
-        """The same under these settings. Raises `InputError` where a time is not known."""
+        """The same under these settings.
+
+        Raises `InputError` where a time is not known, or the scheduler cannot begin from the story.
+        """
         story = self._story
         begins_ns = story.begins_ns
         settings = {
             model: variant.settings(model, recorded) for model, recorded in story.settings.items()
         }
-        scheduler = Scheduler.restore(_one_by_one(story.state), variant.factory)
+        scheduler = _restored(_one_by_one(story.state), variant.factory)
         devices = _Devices(story, self._learned, generator(seed, "noise"))
         recorder = Recorder()
         driver = _Replaying(
@@ -250,6 +253,16 @@ def _one_by_one(state: State) -> State:
     """
     instances = [replace(each, up=replace(each.up, queues=False)) for each in state.instances]
     return replace(state, instances=tuple(instances))
+
+
+def _restored(state: State, factory: PolicyFactory) -> Scheduler:
+    try:
+        return Scheduler.restore(state, factory)
+    except Exception as error:
+        raise InputError(
+            f"this version cannot restore the scheduler's state in the log: {describe(error)};"
+            " allowed: a log of this version"
+        ) from error
 
 
 def _causes(story: Story, variant: Variant) -> Iterator[tuple[int, Event]]:

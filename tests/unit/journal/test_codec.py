@@ -1,4 +1,5 @@
 import math
+from dataclasses import MISSING, fields
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,15 @@ from batcher.core.events import (
 )
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, NoBatching, QueueLimits, WhenLate
+from batcher.core.state import (
+    BatchState,
+    BisectionState,
+    GroupState,
+    InstanceState,
+    ModelState,
+    RequestState,
+    State,
+)
 from batcher.journal.codec import CodecError, Decoder, Encoder, schema, unpack
 from batcher.simulation import Driver
 from batcher.testing.strategies import timelines
@@ -135,6 +145,41 @@ def test_a_log_with_a_field_that_is_not_known_is_refused():
 def test_a_log_without_a_field_that_has_no_default_is_refused():
     with pytest.raises(CodecError, match=r"it lacks InstanceUp\.device, which has no default"):
         Decoder(changed("InstanceUp", ("instance", "incarnation", "model")))
+
+
+STATE = (State, ModelState, RequestState, GroupState, BisectionState, InstanceState, BatchState)
+
+
+@pytest.mark.parametrize(
+    ("record", "field"), [(record, field) for record in STATE for field in fields(record)]
+)
+def test_a_state_without_a_field_gets_its_default_or_is_refused(record, field):
+    name = record.__name__
+    rest = tuple(each for each in dict(schema())[name] if each != field.name)
+    if field.default is MISSING:
+        with pytest.raises(CodecError, match=rf"it lacks {name}\.{field.name}, which has no def"):
+            Decoder(changed(name, rest))
+    else:
+        assert Decoder(changed(name, rest)).lacking == (f"{name}.{field.name}",)
+
+
+def test_settings_in_a_state_get_their_defaults():
+    first = Scheduler()
+    first.handle([ModelConfigured("m", ModelSettings(4, NoBatching()))], 0)
+    state = first.snapshot()
+    names = dict(schema())["ModelSettings"]
+    assert names[-1] == "padding"
+    decoder = Decoder(changed("ModelSettings", names[:-1]))
+    assert decoder.lacking == ("ModelSettings.padding",)
+    code = [name for name, _ in schema()].index("ModelSettings")
+
+    def older(value):
+        if not isinstance(value, tuple):
+            return value
+        mine = value[:-1] if value[:1] == (code,) and len(value) == len(names) + 1 else value
+        return tuple(older(each) for each in mine)
+
+    assert decoder.state(older(unpack(Encoder().pack(state)))) == state
 
 
 def test_a_record_that_is_not_known_is_refused_where_it_appears():

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from batcher.errors import InputError
 from batcher.journal import read_log
+from batcher.journal.codec import schema
 from batcher.journal.format import FORMAT, MAGIC, FrameKind, pieces
 from batcher.simulation.replay import replay
 
@@ -30,6 +31,23 @@ def test_a_log_says_what_is_in_it(recorded):
     assert first.opening.now_ns == 0
     assert first.steps_count == len(list(first.steps()))
     assert first.last_ns == list(first.steps())[-1].now_ns
+
+
+def test_a_log_whose_state_lacks_a_field_is_from_another_version(recorded, monkeypatch):
+    older = tuple(
+        (name, tuple(field for field in fields if (name, field) != ("RequestState", "returns")))
+        for name, fields in schema()
+    )
+    monkeypatch.setattr("batcher.journal.recorder.schema", lambda: older)
+    monkeypatch.setattr("batcher.journal.recorder.__version__", "0.0.7")
+    monkeypatch.setattr("batcher.journal.recorder.scheduler_fingerprint", lambda: "0123456789")
+    folder = recorded(20)
+    wanted = (
+        r"it is from another version \(batcher 0\.0\.7, scheduler 0123456789\):"
+        r" it lacks RequestState\.returns, which has no default"
+    )
+    with pytest.raises(InputError, match=wanted):
+        read_log(folder)
 
 
 def test_segments_in_one_file_are_the_same_log(recorded, tmp_path):

@@ -440,6 +440,18 @@ def test_a_model_that_never_ran_has_no_times(record):
         plot.recorded()
 
 
+def test_a_state_that_this_version_lays_out_otherwise_is_told(record):
+    log = record(arrivals(100, 2))
+    log.segments = log.segments[1:]
+    (plot,) = plots(log)
+    (model,) = plot._story.state.models
+    ((shapes, times),) = model.times
+    older = replace(model, times=((shapes, times[:-1]),))
+    plot._story.state = replace(plot._story.state, models=(older,))
+    with pytest.raises(InputError, match="cannot restore the scheduler's state in the log: Value"):
+        plot.play(Variant(REPLAYED), 0)
+
+
 def test_too_many_requests_are_refused(record, monkeypatch):
     monkeypatch.setattr("batcher.simulation.story.MOST_REQUESTS", 50)
     with pytest.raises(InputError, match="got more than 50 requests; allowed: a part of the log"):
