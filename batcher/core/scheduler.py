@@ -277,7 +277,7 @@ class Scheduler:
             if model.bisecting.storm_ns is not None:
                 tell_storm(model, self._ledger, self.now_ns, succeeded=True)
         if model.pace is not None:
-            model.pace.tick(now_ns)
+            model.pace.ended(batch.rows, now_ns)
         if batch.group is None:
             model.bisecting.count(batch.rows)
         model.running -= 1

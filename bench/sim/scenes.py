@@ -109,7 +109,7 @@ def closed(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     cases = [(callers, 0, 0) for callers in (1, 2, 4, 8, 16)]
     # Answers that leave one after the other, and callers that think, come back one by one.
-    cases += [(callers, 0, 90) for callers in (2, 4, 8, 16)]
+    cases += [(callers, 0, 90) for callers in (2, 3, 4, 5, 6, 7, 8, 12, 16, 24)]
     cases += [(callers, think_ms, 40) for callers in (4, 16) for think_ms in (0, 20, 40)]
     for callers, think_ms, reply_us in cases:
         measured = {}

@@ -196,9 +196,15 @@ class AdaptivePolicy:
         began_ns = now_ns if self._waits_from is None else self._waits_from
         merge_ns = curve[1] + curve[rows] - curve[rows + 1]
         until_ns = 0.0
-        gap_ns = pace.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns)
+        since_ns = first.arrived.arrival_ns
+        behind = len(requests) if since_ns < began_ns else 0
+        gap_ns = pace.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns, behind)
         if gap_ns is not None:
-            until_ns = min(gap_ns, first.arrived.arrival_ns + MERGE_AGE * merge_ns)
+            until_ns = min(gap_ns, since_ns + MERGE_AGE * merge_ns)
+        if behind:
+            gap_ns = pace.gap_behind()
+            if gap_ns is not None and self._all_fit(requests, began_ns, situation):
+                until_ns = max(until_ns, min(gap_ns, began_ns + MERGE_AGE * merge_ns))
         rate = pace.steady_rate / instances
         if rate > 0.0:
             wanted = bisect_left(self._rates, rate / self._set_point)
@@ -213,6 +219,17 @@ class AdaptivePolicy:
             return None
         self._waits_from = began_ns
         return int(until_ns)
+
+    def _all_fit(
+        self, requests: Sequence[LiveRequest], since_ns: int, situation: Situation
+    ) -> bool:
+        """Whether a batch would be in time for who waited then and as many rows as ended then."""
+        waited = [request.rows for request in requests if request.arrived.arrival_ns <= since_ns]
+        rows = sum(waited) + self.pace.ended_rows
+        if rows > self._max_rows:
+            return False
+        done_ns = since_ns + situation.times.answered[rows]
+        return done_ns <= requests[0].order + TOLERANCE_NS
 
     # Several lines: priorities, tenants over their share, the late and the aged
 

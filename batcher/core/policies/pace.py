@@ -2,7 +2,8 @@
 
 Two rates: of all arrivals, and of those that came while something was waiting or running. Callers
 that wait for their answers send nothing while nothing is answered, so the second rate tells them
-from an open stream, and no window is opened for them. The dispersion of counts tells bursts from a
+from an open stream, and no window is opened for them. Answers leave one after the other, so
+who follows close on the end of a batch is not counted in it, and neither is that time. The dispersion of counts tells bursts from a
 steady stream. And the gaps that were waited for are remembered: whether waiting a little longer for
 the next request has been worth it.
 """
@@ -25,8 +26,12 @@ ACTIVE_TARGETS = 20.0
 BURST_WEIGHT = 0.02
 """The dispersion follows the counts of a window (one target long) with this weight."""
 
-GAPS = (0.1, 0.2, 0.4)
+GAPS = (0.1, 0.2, 0.4, 0.8)
 """Gaps that waiting is tried with, as parts of what merging two batches saves."""
+
+CALLED_BACK = 0.2
+"""Who follows so soon on the end of a batch, or on others who did, may come because of its answers;
+in what merging two batches saves."""
 
 GAP_WEIGHT = 0.02
 """How fast the gain of a gap follows what happened."""
@@ -54,6 +59,8 @@ class Pace:
     _new_active_ns: int = 0
     _last_ns: int = 0
     _woken_ns: int = -1
+    _called_back: bool = False
+    """Since the last batch ended, requests have followed close on one another."""
     _window_ends_ns: int = 0
     _window_rows: int = 0
     _windows: int = 0
@@ -62,10 +69,14 @@ class Pace:
     ranks: dict[int, float] = field(default_factory=dict)
     """Rows that came lately, by rank; empty while nobody names a priority and no tenants are told
     apart."""
+    ended_rows: int = 0
+    """Rows of the batch that ended last."""
     gap_since_ns: int | None = None
     _gap_of_ns: int = -1
+    _gap_behind: int = 0
     _merge_ns: float = 0.0
     _gains: list[float] = field(default_factory=lambda: [0.0] * len(GAPS))
+    _gains_behind: list[float] = field(default_factory=lambda: [0.0] * len(GAPS))
 
     def arrived(self, rows: int, now_ns: int, active: bool) -> None:
         """Count a request. `active`: something was waiting or running when it came."""
@@ -75,8 +86,9 @@ class Pace:
             self._woken_ns = now_ns
         elif now_ns != self._woken_ns:
             # Who comes in the moment that ends an idle spell was not waited with.
-            self._new_active_rows += rows
-            self._new_active_ns += now_ns - self._last_ns
+            self._pass(now_ns)
+            if not self._called_back:
+                self._new_active_rows += rows
         self._last_ns = now_ns
         if now_ns >= self._window_ends_ns:
             self._next_window(now_ns)
@@ -99,10 +111,22 @@ class Pace:
         counted = sum(rows for each, rows in self.ranks.items() if each <= rank)
         return counted / sum(self.ranks.values())
 
-    def tick(self, now_ns: int) -> None:
-        """Something else happened while the model was active."""
-        self._new_active_ns += now_ns - self._last_ns
+    def ended(self, rows: int, now_ns: int) -> None:
+        """A batch of so many rows has ended."""
+        self._pass(now_ns)
         self._last_ns = now_ns
+        self._called_back = True
+        self.ended_rows = rows
+
+    def _pass(self, now_ns: int) -> None:
+        """Count the time since the last event, but for that in which callers come back."""
+        passed_ns = now_ns - self._last_ns
+        if self._called_back:
+            passed_ns -= int(CALLED_BACK * self._merge_ns)
+            if passed_ns <= 0:
+                return
+            self._called_back = False
+        self._new_active_ns += passed_ns
 
     def fold(self, now_ns: int) -> None:
         """Bring the averages up to now, before they are read."""
@@ -161,30 +185,43 @@ class Pace:
             return 0.0
         return max(0.0, self._window_variance / self._window_mean / self.rows_each - 1.0)
 
-    def gap(self, last_ns: int, now_ns: int, merge_ns: float) -> float | None:
+    def gap(self, last_ns: int, now_ns: int, merge_ns: float, behind: int) -> float | None:
         """When to stop waiting for the next request; None where such waits have not been worth it.
 
         `last_ns` is when the last one came, and `merge_ns` what serving two together saves.
+        `behind`: how many wait, if the first had to wait for an instance; else 0.
         """
         if self._gap_of_ns != last_ns and self.gap_since_ns is None:
             self.gap_since_ns = now_ns
             self._gap_of_ns = last_ns
+            self._gap_behind = behind
         self._merge_ns = merge_ns
-        if self.gap_since_ns is None:
+        return self._gap_ends(self._gains, 1)
+
+    def gap_behind(self) -> float | None:
+        """The same where requests waited for an instance: each of them pays for the gap."""
+        return self._gap_ends(self._gains_behind, self._gap_behind) if self._gap_behind else None
+
+    def _gap_ends(self, gains: list[float], paid_by: int) -> float | None:
+        gain = max(gains)
+        if self.gap_since_ns is None or gain <= 0.0:
             return None
-        gain = max(self._gains)
-        if gain <= 0.0:
-            return None
-        return self.gap_since_ns + GAPS[self._gains.index(gain)] * merge_ns
+        return self.gap_since_ns + GAPS[gains.index(gain)] * self._merge_ns / paid_by
 
     def _gap_ended(self, waited_ns: int) -> None:
         """What each gap would have brought: a merge less the wait, or the wait in vain."""
+        self._learn(self._gains, waited_ns)
+        if self._gap_behind:
+            self._learn(self._gains_behind, waited_ns * self._gap_behind)
+        self.gap_since_ns = None
+
+    def _learn(self, gains: list[float], cost_ns: int) -> None:
+        """`cost_ns` is what the wait cost those who pay for it."""
         merge_ns = self._merge_ns
         for place, part in enumerate(GAPS):
-            gap_ns = part * merge_ns
-            gain = merge_ns - waited_ns if waited_ns < gap_ns else -gap_ns
-            self._gains[place] += GAP_WEIGHT * (gain - self._gains[place])
-        self.gap_since_ns = None
+            most_ns = part * merge_ns
+            gain = merge_ns - cost_ns if cost_ns < most_ns else -most_ns
+            gains[place] += GAP_WEIGHT * (gain - gains[place])
 
     def _next_window(self, now_ns: int) -> None:
         width_ns = self.target_ns

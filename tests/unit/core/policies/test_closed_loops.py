@@ -1,0 +1,87 @@
+"""Callers that ask again when they have their answers, which leave one after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from batcher.clock import MILLISECOND
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
+from batcher.simulation.deployment import Deployment, SimulatedModel
+from batcher.simulation.policies import parse_policy
+from batcher.simulation.service_time import linear
+from batcher.simulation.simulation import ClosedLoop, Conditions, simulate
+from batcher.simulation.workload import Mix, Traffic, Workload
+
+REQUESTS = 800
+REPLY_NS = 90_000
+
+
+def rate_and_p99(policy, callers, *, base=5.0, each=1.0, target=50, way=0.0):
+    """Answers a millisecond and the 99th percentile in milliseconds, after a first quarter.
+
+    A batch takes `base` and `each` a row; between an answer and the next request lies `way`.
+    """
+    settings = ModelSettings(32, Adaptive(), QueueLimits(), target * MILLISECOND)
+    curve = linear(round(base * MILLISECOND), round(each * MILLISECOND), 32)
+    model = SimulatedModel("m", settings, curve, warmup_sizes=(1, 2, 4, 8, 16, 32))
+    work = Workload.of(
+        np.zeros(REQUESTS, np.int64), Traffic(Mix.of(("m", 1.0))), np.random.default_rng(0)
+    )
+    loop = ClosedLoop(callers, work, think_ns=round(way * MILLISECOND))
+    conditions = Conditions(reply_ns=REPLY_NS)
+    run = simulate(Deployment((model,), {}), parse_policy(policy), loop, conditions)
+    came, done = (
+        times[REQUESTS // 4 :] / MILLISECOND for times in (run.workload.at_ns, run.settled_ns)
+    )
+    return len(came) / (done.max() - came.min()), float(np.percentile(done - came, 99))
+
+
+def over_greedy(callers, **device):
+    """Throughput and 99th percentile over those of batches that are formed greedily."""
+    (rate, p99), (greedy_rate, greedy_p99) = (
+        rate_and_p99(policy, callers, **device) for policy in ("adaptive", "greedy")
+    )
+    return rate / greedy_rate, p99 / greedy_p99
+
+
+@pytest.mark.parametrize("callers", [2, 3, 5, 8, 12, 16])
+def test_they_come_back_into_one_batch(callers):
+    rate, p99 = over_greedy(callers)
+    assert rate > 1.1
+    assert p99 < 0.9
+
+
+@pytest.mark.parametrize("target", [50, 100])
+def test_no_window_is_open_for_them_once_all_are_back(target):
+    _, p99 = rate_and_p99("adaptive", 12, target=target)
+    alone = 5 + 12 + 12 * REPLY_NS / MILLISECOND
+    assert p99 < alone + 12 * REPLY_NS / MILLISECOND + 0.5
+
+
+@pytest.mark.parametrize(("callers", "target"), [(24, 50), (8, 25), (16, 25)])
+def test_nobody_waits_for_those_who_could_not_come_along_in_time(callers, target):
+    rate, p99 = over_greedy(callers, target=target)
+    assert rate >= 0.97
+    assert p99 <= 1.1
+
+
+@pytest.mark.parametrize("way", [0.3, 1.0])
+def test_the_way_there_and_back_makes_no_stream_of_them(way):
+    rate, p99 = over_greedy(8, way=way)
+    assert rate > 1.1
+    assert p99 < 0.9
+
+
+@pytest.mark.parametrize("callers", [1, 2, 4, 8, 16])
+def test_where_rows_cost_little(callers):
+    rate, p99 = over_greedy(callers, each=0.1)
+    assert rate >= 0.99
+    assert p99 <= 1.0
+
+
+@pytest.mark.parametrize("callers", [2, 4, 6, 8])
+def test_on_a_fast_device(callers):
+    rate, p99 = over_greedy(callers, base=1.0, each=0.1, target=20)
+    assert rate > 1.05
+    assert p99 < 0.97
