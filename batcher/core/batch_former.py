@@ -100,7 +100,8 @@ def form(
             continue
         free_ns = fleet.free_ns(model.name, now_ns)
         longest_ns = None
-        if fleet.sharing(instance.up.device) and len(models) > 1:
+        alone = len(models) == 1 or not fleet.sharing(instance.up.device)
+        if not alone:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
         most_rows = model.bisecting.most_rows() if model.bisecting.faults else None
         hurry = most_rows is not None and most_rows < model.settings.max_batch_size
@@ -109,7 +110,7 @@ def form(
             most_ns = longest_ns
             if most_rows is not None or longest_ns is not None:
                 most_ns = _most_ns(lane, times.curve, longest_ns, most_rows)
-            situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry)
+            situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry, alone)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:
                 ready.append(proposal)

@@ -201,7 +201,7 @@ class AdaptivePolicy:
         gap_ns = pace.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns, behind)
         if gap_ns is not None:
             until_ns = min(gap_ns, since_ns + MERGE_AGE * merge_ns)
-        if behind:
+        if behind and situation.alone:
             gap_ns = pace.gap_behind()
             if gap_ns is not None and self._all_fit(requests, began_ns, situation):
                 until_ns = max(until_ns, min(gap_ns, began_ns + MERGE_AGE * merge_ns))

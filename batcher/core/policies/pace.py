@@ -3,9 +3,9 @@
 Two rates: of all arrivals, and of those that came while something was waiting or running. Callers
 that wait for their answers send nothing while nothing is answered, so the second rate tells them
 from an open stream, and no window is opened for them. Answers leave one after the other, so
-who follows close on the end of a batch is not counted in it, and neither is that time. The dispersion of counts tells bursts from a
-steady stream. And the gaps that were waited for are remembered: whether waiting a little longer for
-the next request has been worth it.
+who follows close on the end of a batch is not counted in it, and neither is that time. The
+dispersion of counts tells bursts from a steady stream. And the gaps that were waited for are
+remembered: whether waiting a little longer for the next request has been worth it.
 """
 
 from __future__ import annotations

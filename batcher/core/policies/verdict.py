@@ -19,7 +19,8 @@ class Situation:
     know nothing yet. `reachable` is False when not even one row can be done inside the target: then
     there is nothing to be in time for. A batch that takes longer than `longest_ns` would harm a
     model that shares the device, or fail too likely. In a `hurry` no batch is worth waiting for,
-    because it may well have to run again.
+    because it may well have to run again. Where the model is not `alone`, others may take the device
+    while it waits.
     """
 
     now_ns: int
@@ -28,6 +29,7 @@ class Situation:
     reachable: bool = True
     longest_ns: float | None = None
     hurry: bool = False
+    alone: bool = True
 
 
 @record
