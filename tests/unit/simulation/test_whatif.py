@@ -168,12 +168,19 @@ def test_equal_seeds_give_equal_runs(record):
 
 @pytest.mark.slow
 def test_it_begins_where_a_segment_does(record):
-    log = record(arrivals(1200, 6), device(0.05))
-    log.segments = log.segments[3:]
-    recorded, replayed = of(log)
-    assert 3000 < recorded.counts.requests < 3700
-    assert replayed.counts.p99_ms == pytest.approx(recorded.counts.p99_ms, rel=0.1)
-    assert recorded.rate == pytest.approx(1200, rel=0.1)
+    found = []
+    for seed in range(3):
+        log = record(arrivals(1200, 6, seed=seed), device(0.05, seed=seed))
+        log.segments = log.segments[3:]
+        found.append(of(log))
+    for recorded, _ in found:
+        assert 3000 < recorded.counts.requests < 3700
+        assert recorded.rate == pytest.approx(1200, rel=0.1)
+    # The p99 of one run of 3 s is off by up to 10 % by chance.
+    real_ms, replayed_ms = (
+        sum(run.counts.p99_ms for run in runs) for runs in zip(*found, strict=True)
+    )
+    assert replayed_ms == pytest.approx(real_ms, rel=0.05)
 
 
 def changing(rate, seconds, *targets_ms):
