@@ -86,7 +86,10 @@ class Pace:
             self._woken_ns = now_ns
         elif now_ns != self._woken_ns:
             # Who comes in the moment that ends an idle spell was not waited with.
-            self._pass(now_ns)
+            if self._called_back:
+                self._pass(now_ns)
+            else:
+                self._new_active_ns += now_ns - self._last_ns
             if not self._called_back:
                 self._new_active_rows += rows
         self._last_ns = now_ns
