@@ -86,7 +86,8 @@ class Instance:
         self._incarnation = 0
         self._worker: Worker | None = None
         self._datatypes: dict[str, str] = {}
-        self._in_flight: dict[int, asyncio.TimerHandle] = {}
+        self._in_flight: dict[int, asyncio.TimerHandle | None] = {}
+        """Oldest first; one that waits for the end of another has no timer yet."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
@@ -119,11 +120,10 @@ class Instance:
         return metadata
 
     def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
-        """Execute a batch within `execute_timeout`."""
+        """Execute a batch within `execute_timeout`, which counts from when it can begin."""
         assert self._worker is not None  # noqa: S101 - the scheduler knows when it is down
-        self._in_flight[batch_id] = self._home.loop.call_later(
-            self.plan.execute_timeout_ns / SECOND, self._hung
-        )
+        waits = self._worker.queues and bool(self._in_flight)
+        self._in_flight[batch_id] = None if waits else self._watch()
         self._idle.clear()
         self._telemetry.execution_started(batch_id, self.plan.context.device, self._home.clock())
         self._worker.run(
@@ -209,7 +209,8 @@ class Instance:
         assert worker is not None  # noqa: S101 - callers know that it is up
         now_ns = self._home.clock()
         for batch_id, timer in self._in_flight.items():
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             self._telemetry.execution_ended(batch_id, now_ns)
         self._in_flight.clear()
         self._idle.set()
@@ -220,6 +221,10 @@ class Instance:
         """End this incarnation, if none has done so, without waiting for anything."""
         if self._worker is not None:
             self._go_down().abandon()
+
+    def _watch(self) -> asyncio.TimerHandle:
+        """Give up the instance unless the batch that begins now ends within `execute_timeout`."""
+        return self._home.loop.call_later(self.plan.execute_timeout_ns / SECOND, self._hung)
 
     def _hung(self) -> None:
         """A batch has been running for `execute_timeout`, and nobody can make it stop."""
@@ -254,9 +259,15 @@ class Instance:
         executed: Executed,
         done: Callable[[Executed], None],
     ) -> None:
-        self._in_flight.pop(batch_id).cancel()
+        timer = self._in_flight.pop(batch_id)
+        if timer is not None:
+            timer.cancel()
         if not self._in_flight:
             self._idle.set()
+        else:
+            oldest = next(iter(self._in_flight))
+            if self._in_flight[oldest] is None:
+                self._in_flight[oldest] = self._watch()
         self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
         if executed.result is None:
             log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)

@@ -59,6 +59,19 @@ async def test_the_batch_fails_and_the_instance_is_replaced(served, fakes, reque
 
 
 @pytest.mark.slow
+async def test_waiting_for_the_batch_before_is_not_hanging(served, fakes, request_of):
+    """`execute_timeout` counts from when a batch can begin."""
+    _, stub = await served(execute_timeout="1s", max_in_flight=2, batching={"policy": "none"})
+    calls = []
+    for number, hang in enumerate([fakes[0].hang_next(), fakes[0].hang_next()]):
+        calls.append(asyncio.ensure_future(stub.ModelInfer(request_of(number), timeout=WAIT_S)))
+        asyncio.get_running_loop().call_later(0.7 * (number + 1), hang.release)
+    answers = await asyncio.gather(*calls)
+    assert [output_arrays(answer)["Y"].max() for answer in answers] == [0, 2]
+    assert len(fakes) == 1
+
+
+@pytest.mark.slow
 async def test_a_hung_instance_does_not_hold_up_another(served, fakes, request_of):
     _, stub = await served(execute_timeout="1s", instances=2, batching={"policy": "none"})
     hangs = [fake.hang_next() for fake in fakes]
