@@ -125,29 +125,33 @@ def form(
     return formation
 
 
-def stall(model: Model, fleet: Fleet) -> None:
+def stall(model: Model, fleet: Fleet, now_ns: int) -> None:
     """Nothing can begin until a batch ends; the next may be in its instance's hand before."""
     model.stalled = True
     model.opens_ns = NEVER_NS
     if model.handover.gap_ns:
-        instance = fleet.opening(model.name)
+        instance = fleet.opening(model.name, now_ns)
         if instance is not None:
             model.opens_ns = fleet.opens_ns(instance)
 
 
 def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -> list[Proposal]:
-    """Batches that the instance which is free soonest may have in hand until it is.
+    """The batch, if any, that the instance which is free soonest may have in hand until it is.
 
     The policy is asked what it will do at that moment. If nobody who comes until then would be in
     its batch, because that is full or leaves somebody behind, it may as well be done now.
     """
     if not model.stalled:
-        stall(model, fleet)
+        stall(model, fleet, now_ns)
     if model.opens_ns > now_ns:
         return []
     opens_ns, model.opens_ns = model.opens_ns, NEVER_NS
-    instance = fleet.opening(model.name)
+    instance = fleet.opening(model.name, now_ns)
     if instance is None or not model.fills_a_batch:
+        return []
+    if fleet.opens_ns(instance) > now_ns:
+        # It was another that was to be free first, which takes longer than expected.
+        model.opens_ns = fleet.opens_ns(instance)
         return []
     free_ns = fleet.free_ns(model.name, now_ns)
     begins_ns = int(free_ns[0])
@@ -155,21 +159,35 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     ready: list[Proposal] = []
     for lane in model.queue.lanes.values():
         times = model.times_of(lane.key[1])
-        left = lane.rows
         situation = Situation(begins_ns, free_ns, times, model.reachable)
         proposal = _ask(model, instance, lane, situation, found)
-        if proposal is None or proposal.requests[0].probe:
-            continue
-        if found.given_up:
-            left -= sum([r.rows for r in found.given_up[-1][1] if r.lane_key == lane.key])
-        if proposal.rows >= model.settings.max_batch_size or proposal.rows < left:
+        if proposal is not None:
             ready.append(proposal)
     formation.errors += found.errors
-    if ready:
-        # What they give up goes with them; else it may still be asked at the moment itself.
-        formation.given_up += found.given_up
-        model.opens_ns = opens_ns
-    return ready
+    if not ready:
+        return []
+    first = ready[0] if len(ready) == 1 else _first(ready, begins_ns)
+    if not _settled(first, found):
+        return []
+    # Whom the policy gives up goes with it; else it may still be asked at the moment itself.
+    formation.given_up += found.given_up
+    model.opens_ns = opens_ns
+    return [first]
+
+
+def _settled(proposal: Proposal, found: Formation) -> bool:
+    """Whether a batch that begins later is the same whoever comes, or leaves, until then."""
+    lane, requests = proposal.lane, proposal.requests
+    assert lane is not None
+    begins_ns = proposal.begins_ns
+    if requests[0].probe or any(
+        r.expires_ns is not None and r.expires_ns <= begins_ns for r in requests
+    ):
+        return False
+    left = lane.rows
+    for _, given_up in found.given_up:
+        left -= sum([r.rows for r in given_up if r.lane_key == lane.key])
+    return proposal.rows >= proposal.model.settings.max_batch_size or proposal.rows < left
 
 
 def _fill(formation: Formation, fleet: Fleet, now_ns: int) -> None:

@@ -173,8 +173,19 @@ class ServiceTimes:
         elif now_ns - self.hopeless_since_ns >= UNREACHABLE_NS:
             self.reachable = False
 
-    def observe(self, rows: int, took_ns: int, now_ns: int, *, trust: bool = False) -> None:
-        """Learn from a batch. `trust`: one sample is enough to believe in a change."""
+    def observe(
+        self,
+        rows: int,
+        took_ns: int,
+        now_ns: int,
+        began_ns: int | None = None,
+        *,
+        trust: bool = False,
+    ) -> None:
+        """Learn from a batch. `trust`: one sample is enough to believe in a change.
+
+        `began_ns`: when it began, if that is not `took_ns` ago.
+        """
         if not 1 <= rows <= self.max_rows or took_ns <= 0:
             return
         before, margin = self._drift, self.margin
@@ -182,7 +193,9 @@ class ServiceTimes:
         if rows in self._means or len(self._means) > 1:
             ratio = took_ns / self._base[rows]
             off = self._is_off(ratio)
-            if off and self._off and now_ns - took_ns < self._off_ns and not trust:
+            if began_ns is None:
+                began_ns = now_ns - took_ns
+            if off and self._off and began_ns < self._off_ns and not trust:
                 # It ran beside one that was as far off: one moment is one sample.
                 return
             if off and self._jumped(ratio, now_ns, 1 if trust else JUMP_SAMPLES):

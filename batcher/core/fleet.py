@@ -222,18 +222,20 @@ class Fleet:
                 best = instance
         return best
 
-    def opening(self, model: str) -> Instance | None:
-        """The busy instance that may soonest get a batch in hand, from its batch's `opens_ns` on.
+    def opening(self, model: str, now_ns: int) -> Instance | None:
+        """The busy instance that is free soonest, if it may get a batch in hand before it is.
 
-        None where there is none, or where another model might need the device more urgently then.
+        None where it may not, where another place is free sooner, or where another model might need
+        the device more urgently then.
         """
-        best: Instance | None = None
-        best_ns = NEVER_NS
+        soonest_ns = self.free_ns(model, now_ns)[0]
         for instance in self._by_model.get(model, ()):
-            opens_ns = self.opens_ns(instance)
-            if opens_ns < best_ns:
-                best, best_ns = instance, opens_ns
-        return None if best is None or self.shares(model) else best
+            if self.opens_ns(instance) == NEVER_NS:
+                continue
+            [end_ns] = self._busy_until_ns(instance)
+            if (end_ns if end_ns >= now_ns else 2 * now_ns - end_ns) <= soonest_ns:
+                return None if self.shares(model) else instance
+        return None
 
     def opens_ns(self, instance: Instance) -> int:
         """When an instance may get its next batch in hand; `NEVER_NS` if it may not."""
@@ -279,7 +281,8 @@ class Fleet:
             later_ns = now_ns - begins.dispatched_ns
             begins.dispatched_ns = now_ns
             begins.expected_ns += later_ns
-            begins.opens_ns += later_ns
+            if begins.opens_ns < NEVER_NS:
+                begins.opens_ns += later_ns
         return batch
 
     def validate(self) -> None:

@@ -27,24 +27,27 @@ class Handover:
     """Averages over one model's batches, in nanoseconds.
 
     `gap_ns` is what a batch that was given to an idle instance takes beyond its execution, `saved_ns`
-    how much less of that there is for one that the instance had in hand.
+    how much less of that there is for one that the instance had in hand. Where all are in hand, a gap
+    that has grown shows only in what is left of it: it is at least that.
     """
 
-    __slots__ = ("_gaps", "_savings", "gap_ns", "saved_ns")
+    __slots__ = ("_alone_ns", "_alones", "_held_ns", "_helds", "gap_ns", "saved_ns")
 
     def __init__(self) -> None:
         self.gap_ns = 0.0
         self.saved_ns = 0.0
-        self._gaps = self._savings = 0
+        self._alone_ns = self._held_ns = 0.0
+        self._alones = self._helds = 0
 
     def foresee(self, batch: RunningBatch, margin: float) -> None:
         """Say when a batch ends that is about to start, and when it may get a successor in hand.
 
         It may end sooner than expected, by as much as the `margin` says that it may end later.
+        While nothing is known of what it takes, it has no successor before it ends.
         """
-        if not self.gap_ns:
-            return
         takes_ns = batch.expected_ns - batch.dispatched_ns
+        if not self.gap_ns or takes_ns <= 0:
+            return
         if batch.in_hand:
             batch.expected_ns -= self.saved_ns
         lead_ns = LEAD_GAPS * self.gap_ns + (margin - 1.0) * takes_ns
@@ -59,21 +62,29 @@ class Handover:
         executed_ns = timings.execute_end_ns - timings.execute_start_ns
         if executed_ns <= 0:
             return took_ns
+        beyond_ns = max(0.0, took_ns - executed_ns)
+        sample_ns = min(beyond_ns, LEAP * self.gap_ns + LEAP_NS)
+        if in_hand:
+            self._helds = min(self._helds + 1, FOLLOWED_SAMPLES)
+            self._held_ns += (sample_ns - self._held_ns) / self._helds
+        else:
+            self._alones = min(self._alones + 1, FOLLOWED_SAMPLES)
+            self._alone_ns += (sample_ns - self._alone_ns) / self._alones
+        self._sum_up()
         if not in_hand:
-            sample_ns = min(max(0.0, took_ns - executed_ns), LEAP * self.gap_ns + LEAP_NS)
-            self._gaps = min(self._gaps + 1, FOLLOWED_SAMPLES)
-            self.gap_ns += (sample_ns - self.gap_ns) / self._gaps
             return took_ns
-        alone_ns = executed_ns + self.gap_ns
-        saved_ns = min(max(0.0, alone_ns - took_ns), self.gap_ns)
-        self._savings = min(self._savings + 1, FOLLOWED_SAMPLES)
-        self.saved_ns += (saved_ns - self.saved_ns) / self._savings
-        return round(alone_ns)
+        # Where two are reported at once, the second seems to have taken no time.
+        return executed_ns + round(max(self.gap_ns, beyond_ns + self.saved_ns))
+
+    def _sum_up(self) -> None:
+        self.gap_ns = max(self._alone_ns, self._held_ns)
+        self.saved_ns = self.gap_ns - self._held_ns if self._helds else 0.0
 
     def capture(self) -> tuple[float, float, int, int]:
         """The whole state as a plain value, for `restore`."""
-        return self.gap_ns, self.saved_ns, self._gaps, self._savings
+        return self._alone_ns, self._held_ns, self._alones, self._helds
 
     def restore(self, state: tuple[float, float, int, int]) -> None:
         """Go on where the captured one stood."""
-        self.gap_ns, self.saved_ns, self._gaps, self._savings = state
+        self._alone_ns, self._held_ns, self._alones, self._helds = state
+        self._sum_up()

@@ -108,10 +108,12 @@ class Model:
         """Whether what waits is enough for the largest batch, so that who comes later changes nothing.
 
         While failed batches run again, or long requests piece by piece, the end of a batch decides
-        what comes next.
+        what comes next. While requests at fault keep batches small, none is as large as may be.
         """
-        enough = self.queue.rows >= self.settings.max_batch_size
-        return enough and not (self.queue.splits or self.bisecting.groups)
+        queue, bisecting, most = self.queue, self.bisecting, self.settings.max_batch_size
+        if queue.rows < most or queue.splits or bisecting.open:
+            return False
+        return not bisecting.faults or bisecting.most_rows() >= most
 
     best_rank = rank_of(1, over_share=False)
 
@@ -218,7 +220,7 @@ class Model:
         took_ns = now_ns - batch.dispatched_ns
         if timings is not None:
             took_ns = self.handover.observe(took_ns, timings, in_hand=batch.in_hand)
-        times.observe(batch.rows, took_ns, now_ns, trust=batch.probe)
+        times.observe(batch.rows, took_ns, now_ns, batch.dispatched_ns, trust=batch.probe)
         if len(self.times) > 1 and times.drift != before and steady:
             for other in self.times.values():
                 if other is not times and other.probes.untried(now_ns - STALE_NS):

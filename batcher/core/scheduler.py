@@ -479,7 +479,7 @@ class Scheduler:
         self.fleet.start(batch)
         model.stalled = False
         if self.fleet.free_instance(model.name) is None:
-            stall(model, self.fleet)
+            stall(model, self.fleet, now_ns)
         attempt = 1 if group is None else group.attempt
         self._ledger.commands.append(
             Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)

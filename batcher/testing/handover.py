@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from batcher.core.commands import Dispatch
-from batcher.core.events import InstanceUp, Timings
+from batcher.core.events import BatchProgress, InstanceUp, Timings
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.driver import Driver, Observer, succeed
 
@@ -23,14 +23,15 @@ class SlowHandover(Driver):
         executes_ns: Callable[[int], int],
         gap_ns: int,
         observe: Observer,
+        outcome: Callable[[Dispatch, Timings], BatchProgress] = succeed,
     ) -> None:
-        super().__init__(scheduler, lambda _: 0, observe=observe)
+        super().__init__(scheduler, lambda _: 0, observe=observe, outcome=outcome)
         self.executed: list[tuple[int, int]] = []
         """When each batch began and ended."""
         self.in_hand = 0
         """How many batches an instance got while it ran another."""
         self._executes_ns = executes_ns
-        self._gap_ns = gap_ns
+        self.gap_ns = gap_ns
         self._free_ns: dict[InstanceUp, int] = {}
 
     def start(self, dispatch: Dispatch, now_ns: int) -> None:
@@ -39,8 +40,8 @@ class SlowHandover(Driver):
         up = self.scheduler.fleet.instances[dispatch.instance].up
         free_ns = self._free_ns.get(up, 0)
         self.in_hand += free_ns > now_ns
-        begins_ns = max(now_ns + self._gap_ns // 2, free_ns)
+        begins_ns = max(now_ns + self.gap_ns // 2, free_ns)
         ends_ns = self._free_ns[up] = begins_ns + self._executes_ns(rows)
         self.executed.append((begins_ns, ends_ns))
-        progress = succeed(dispatch, Timings(begins_ns, begins_ns, ends_ns))
-        self.post(ends_ns + self._gap_ns // 2, progress)
+        progress = self._outcome(dispatch, Timings(begins_ns, begins_ns, ends_ns))
+        self.post(ends_ns + self.gap_ns // 2, progress)

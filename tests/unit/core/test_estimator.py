@@ -259,3 +259,12 @@ def test_a_size_that_has_changed_is_learned_anew():
         times.observe(rows, 2 * line(8) if rows == 8 else line(32), batch * SECOND // 2)
     assert times.curve[8] == pytest.approx(2 * line(8), rel=0.03)
     assert times.curve[32] == pytest.approx(line(32), rel=0.03)
+
+
+def test_batches_that_began_when_the_last_ended_are_samples_of_their_own():
+    """Also where each would have taken longer on an instance that was idle."""
+    times = ServiceTimes(32)
+    times.seed([(32, 21_000)])
+    for count in range(1, JUMP_SAMPLES + 1):
+        times.observe(32, 61_000, count * 60_000, began_ns=(count - 1) * 60_000)
+    assert times.curve[32] == pytest.approx(61_000)
