@@ -179,6 +179,7 @@ class _Teller:
         self._failed: list[_Failed] = []
         """Those before, of which some request may be at fault."""
         self._first_batches = {batch.batch_id for batch in state.batches}
+        self._first_running = {batch.batch_id: batch.instance for batch in state.batches}
         for request in state.requests:
             story.requests.append(request.arrived)
         for model in state.models:
@@ -253,6 +254,8 @@ class _Teller:
                 self._progress(now_ns, event)
                 return
             # It ran when the story began, and ends when it ended.
+            if event.last and event.batch_id in self._first_running:
+                self._begin_next(self._first_running.pop(event.batch_id), now_ns)
         elif type(event) is RepliesTook:
             sample = Sample(now_ns - event.took_ns - story.clock_ns, event.rows, event.took_ns)
             self._lessons.replies.add(sample, event.model)
@@ -283,6 +286,8 @@ class _Teller:
             for batch_id, running in self._running.items()
             if running.dispatch.instance == down.instance
         ]
+        first = self._first_running
+        self._first_running = {i: name for i, name in first.items() if name != down.instance}
         for batch_id in lost:
             self._on_device[self._running.pop(batch_id).device] -= 1
 
@@ -290,11 +295,12 @@ class _Teller:
         up = self.story.instances[dispatch.instance]
         rows = sum([part.stop - part.start for part in dispatch.parts])
         running = [b for b in self._running.values() if b.dispatch.instance == up.instance]
-        in_hand = len(running) >= up.max_in_flight
+        first = [name for name in self._first_running.values() if name == up.instance]
+        in_hand = len(running) + len(first) >= up.max_in_flight
         beside = self._on_device[up.device]
         self._on_device[up.device] = beside + 1
         self._running[dispatch.batch_id] = _Running(
-            dispatch, now_ns, rows, up.device, beside - in_hand, in_hand
+            dispatch, now_ns, rows, up.device, beside - (in_hand and bool(running)), in_hand
         )
 
     def _progress(self, now_ns: int, event: BatchProgress) -> None:
@@ -307,9 +313,7 @@ class _Teller:
         if running is None:
             return
         self._on_device[running.device] -= 1
-        for other in self._running.values():
-            if other.in_hand and other.dispatch.instance == running.dispatch.instance:
-                other.at_ns, other.in_hand = now_ns, False
+        self._begin_next(running.dispatch.instance, now_ns)
         took_ns = now_ns - running.at_ns
         use = story.use.setdefault(running.device, DeviceUse())
         use.busy_ns += took_ns
@@ -327,6 +331,12 @@ class _Teller:
             self._suspects.update(dict.fromkeys(whom, cause))
             in_a_row = self._in_a_row.setdefault(running.dispatch.instance, [])
             in_a_row.append(_Failed(whom, cause, sample, kinds))
+
+    def _begin_next(self, instance: str, now_ns: int) -> None:
+        """A batch is over, and the instance begins with the one that it has in hand."""
+        for other in self._running.values():
+            if other.in_hand and other.dispatch.instance == instance:
+                other.at_ns, other.in_hand = now_ns, False
 
     def _convict(self, step: Step) -> None:
         """Find suspects that failed in a step in which no batch did: it must be their fault."""

@@ -248,6 +248,19 @@ def test_a_gap_makes_two_stretches(record):
     assert pooled.rate == pytest.approx(800, rel=0.1)
 
 
+def test_what_is_in_hand_behind_a_batch_from_before_the_log_begins_after_it(record):
+    def driver(scheduler):
+        return SlowHandover(scheduler, cost, MILLISECOND, lambda now, commands: None)
+
+    log = record(arrivals(1800, 2, queues=True), driver=driver)
+    for segment in log.segments[1:]:
+        assert segment.state().batches
+        lessons = Lessons(32)
+        list(stories([segment], NEVER_NS, lessons))
+        samples = lessons.batches._samples["m/1", None, None]
+        assert max(sample.took_ns for sample in samples) <= cost(32) + MILLISECOND
+
+
 def test_callers_who_leave_leave_again(record):
     def story():
         for at_ns, event in arrivals(500, 2):
