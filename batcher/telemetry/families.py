@@ -153,7 +153,7 @@ EXECUTING_REQUESTS = Family(
     "gauge",
     "requests",
     _MODEL,
-    "Requests in batches that an instance is running.",
+    "Requests in batches that an instance is running, or has in hand to run next.",
 )
 INSTANCES = Family(
     "batcher_instances",

@@ -313,7 +313,10 @@ class Accounts:
         others = [i for i in self.instances.values() if i.device == up.device]
         assert self.limits.get(up.device) is None or all(i.model == up.model for i in others)
         assert command.attempt == 1
-        assert not model.bisecting.groups
+        assert not model.bisecting.open
+        begins_ns = scheduler.fleet.batches[command.batch_id].dispatched_ns
+        ends = [self.live[part.id].expires_ns for part in command.parts]
+        assert all(expires_ns is None or expires_ns > begins_ns for expires_ns in ends)
         key = self.live[command.parts[0].id].arrived.batch_key
         mates = [r for r in model.queue if r.arrived.batch_key == key]
         assert batch.rows == self.models[command.model].max_batch_size or mates
