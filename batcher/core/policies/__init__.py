@@ -1,10 +1,13 @@
 """When a lane's waiting requests become a batch.
 
 A policy is asked only while an instance is free, so every batch is formed late, from all that has
-arrived by then. It is told the `Situation` and answers `Take` (the first `count` requests of the
-lane, now), `Wait` (ask again at `until_ns` at the latest) or `Choose`; each can also name requests
-to give up, because they would be late whatever happens or because others would be. A policy is its
-settings plus explicit state; it may read the lane and must not change it.
+arrived by then; or, where a full batch waits, shortly before, for the moment at which one will be. So
+the moment of a decision may lie ahead of the arrivals, and what was decided need not happen.
+
+A policy is told the `Situation` and answers `Take` (the first `count` requests of the lane, now),
+`Wait` (ask again at `until_ns` at the latest) or `Choose`; each can also name requests to give up,
+because they would be late whatever happens or because others would be. A policy is its settings
+plus explicit state; it may read the lane and must not change it.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ class BatchPolicy(Protocol):
     """One model's batching policy."""
 
     def decide(self, lane: Lane, situation: Situation) -> Verdict:
-        """What to do with a non-empty lane while an instance is free."""
+        """What to do with a non-empty lane while an instance is free, or when it will be."""
         ...
 
 
