@@ -116,7 +116,7 @@ class LazyDrop(_Planner):
 
 
 class Defer(_Planner):
-    """As `LazyDrop`, but wait for company until the head's last safe start."""
+    """As `LazyDrop`, but wait for company until the head's last safe start, if it has a due time."""
 
     __slots__ = ()
 
@@ -128,7 +128,8 @@ class Defer(_Planner):
         count, whole = backlog.fitting(i, backlog.now_ns), backlog.all_from(i)
         full = i + whole < backlog.size or backlog.before[-1] - backlog.before[i] >= self._max_rows
         latest_ns = int(backlog.due_ns[i] - backlog.time_ns(i, whole))
-        if count == whole and not full and latest_ns > backlog.now_ns:
+        due = backlog.due_ns[i] < NEVER_NS
+        if due and count == whole and not full and latest_ns > backlog.now_ns:
             return Wait(latest_ns, i)
         return Take(count, i)
 

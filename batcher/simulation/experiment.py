@@ -61,13 +61,20 @@ class Experiment:
         if isinstance(arrivals, Closed):
             if self.rates != (None,):
                 raise InputError("--rate and --load: callers in a closed loop set their own rate")
-        elif not arrivals.rate and None in self.rates:
+        elif None in self.rates and not (arrivals.rate or isinstance(arrivals, Recorded)):
             raise InputError(
                 "--arrivals: got no rate; allowed: poisson:800 with 800 requests a second, or"
                 " --rate, or --load with a share of capacity"
             )
         if self.requests is not None and self.requests > MOST_REQUESTS:
             raise InputError(f"--requests: got {self.requests}; allowed: at most {MOST_REQUESTS}")
+        devices = dict.fromkeys(model.device for model in self.deployment.models)
+        for spell in self.conditions.spells:
+            if spell.device is not None and spell.device not in devices:
+                allowed = ", ".join(devices)
+                raise InputError(
+                    f"--slow-spell: got the device {spell.device!r}; allowed: {allowed}"
+                )
 
     def expected(self) -> int:
         """Requests of all runs together, about."""

@@ -198,7 +198,7 @@ def _latencies_ms(runs: Sequence[Run], among: Sequence[Mask]) -> NDArray[np.floa
 
 def _offered_ns(run: Run) -> int:
     # What arrives all at once is offered over the time it takes to serve it.
-    return int(run.workload.at_ns.max()) or max(1, run.ended_ns)
+    return int(run.workload.at_ns.max()) or max(1, int(run.settled_ns.max()))
 
 
 def _busy_fraction(runs: Sequence[Run]) -> float:

@@ -7,7 +7,7 @@ two policies meet the same requests and the same devices.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,7 +24,7 @@ from batcher.core.commands import (
     SettingsRefused,
     Settle,
 )
-from batcher.core.events import RequestArrived
+from batcher.core.events import CancelCause, Event, RequestArrived, RequestCancelled
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.deployment import Deployment
 from batcher.simulation.driver import Driver
@@ -56,6 +56,7 @@ class Conditions:
     spells: tuple[SlowSpell, ...] = ()
     lateness: Lateness | None = None
     deadline_ns: int | None = None
+    """How long a caller waits; then it leaves, whether or not its request runs."""
     cold: bool = False
     """Whether instances come up without having measured anything."""
     reply_ns: int = 0
@@ -215,7 +216,8 @@ def simulate(
             progress(len(workload))
     elif isinstance(load, Workload):
         workload = load
-        driver.run(load.events(deadline_ns=conditions.deadline_ns, progress=progress))
+        arrivals = load.events(deadline_ns=conditions.deadline_ns, progress=progress)
+        driver.run(arrivals if conditions.deadline_ns is None else _with_ends(arrivals, driver))
     return recorder.run(policy.name, deployment, workload, devices.use, scheduler.now_ns)
 
 
@@ -231,6 +233,23 @@ def _devices(deployment: Deployment, conditions: Conditions, clock: Callable[[],
         draw=generator(conditions.seed, "noise"),
         clock=clock,
     )
+
+
+def _with_ends(
+    arrivals: Iterable[tuple[int, Event]], driver: Driver
+) -> Iterator[tuple[int, Event]]:
+    """The same arrivals, each with its caller's deadline posted."""
+    for at_ns, event in arrivals:
+        if isinstance(event, RequestArrived):
+            _post_end(event, driver)
+        yield at_ns, event
+
+
+def _post_end(arrived: RequestArrived, driver: Driver) -> None:
+    """Have the caller leave at its deadline; an answer at that very moment still reaches it."""
+    if arrived.expires_ns is not None:
+        left = RequestCancelled(arrived.id, CancelCause.DEADLINE)
+        driver.post(arrived.expires_ns + 1, left)
 
 
 class _Callers:
@@ -302,3 +321,4 @@ class _Callers:
         )
         if self._driver is not None:
             self._driver.post(at_ns, arrived)
+            _post_end(arrived, self._driver)

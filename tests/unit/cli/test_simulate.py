@@ -190,6 +190,7 @@ def test_callers_can_give_up(simulated):
         (("--noise", "2"), "--noise: got '2'"),
         (("--lateness", "2"), "--lateness: got '2'"),
         (("--slow-spell", "2"), "--slow-spell: got '2'"),
+        (("--slow-spell", "2x@1s-2s@gpu"), "--slow-spell: got the device 'gpu'; allowed: cpu"),
         (("--service-times", "none.json"), "none.json: cannot be read"),
         (("--profile", "none.json"), "none.json: cannot be read"),
     ],

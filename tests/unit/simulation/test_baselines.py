@@ -75,6 +75,8 @@ def test_defer_starts_at_the_last_safe_moment():
     assert ask(policy, 60, 100, 150) == wait(93)
     assert ask(policy, 93, 100, 150) == Take(2)
     assert ask(policy, 96, 100, 150) == wait(144, drop=1)
+    # Without a due time no moment is the last one.
+    assert ask(policy, 60, None) == Take(1)
     # A batch that its head does not leave time for goes at once.
     assert ask(policy, 92, 100, 150, 150, 150) == Take(3)
 

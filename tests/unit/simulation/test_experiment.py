@@ -6,7 +6,9 @@ from batcher.errors import InputError
 from batcher.simulation.arrivals import Closed, Gamma, Poisson, Recorded
 from batcher.simulation.deployment import Deployment
 from batcher.simulation.experiment import DEFAULT_REQUESTS, cells, optimum_missing
-from batcher.simulation.simulation import ClosedLoop
+from batcher.simulation.report import summarize
+from batcher.simulation.service_time import SlowSpell
+from batcher.simulation.simulation import ClosedLoop, Conditions
 from batcher.simulation.workload import Traffic, parse_mix, parse_whole_mix
 
 
@@ -81,12 +83,27 @@ def test_a_closed_loop_has_callers_and_an_end(experiment):
         ({"arrivals": Poisson()}, "--arrivals: got no rate"),
         ({"arrivals": Closed(1), "rates": (5.0,)}, "callers in a closed loop set their own rate"),
         ({"requests": 10**9}, "--requests: got 1000000000; allowed: at most 100000000"),
+        (
+            {"conditions": Conditions(spells=(SlowSpell(0, 5, 2.0, "gpu"),))},
+            "--slow-spell: got the device 'gpu'; allowed: device",
+        ),
     ],
 )
 def test_what_cannot_be_run(experiment, given, told):
     with pytest.raises(InputError) as error:
         experiment(**given)
     assert told in str(error.value)
+
+
+def test_a_trace_without_a_length_is_played_as_it_is(experiment):
+    one = experiment(arrivals=Recorded.of(np.zeros(3)), requests=None)
+    (cell,) = cells(one, nothing)
+    found = summarize(cell, 1.0)
+    assert found.counts.on_time == 3
+    # Over the 8 ms of its one batch.
+    assert found.rate == found.goodput == pytest.approx(3 / 0.008)
+    with pytest.raises(InputError, match="no rate to scale"):
+        experiment(arrivals=one.arrivals, rates=(5.0,)).load(5.0, 1)
 
 
 def test_a_duration_has_bounds_both_ways(experiment):

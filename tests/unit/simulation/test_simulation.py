@@ -74,16 +74,32 @@ def test_what_is_refused_and_what_expires_is_told_apart(model):
     full = Deployment((model(queue=QueueLimits(max_requests=1)),), {})
     run = simulate(full, GREEDY, at(0, 1, 2), Conditions(deadline_ns=4 * MILLISECOND))
     assert [OUTCOMES[code] for code in run.outcome] == [
-        Outcome.OK,
+        Outcome.EXPIRED,
         Outcome.EXPIRED,
         Outcome.REJECTED,
     ]
     assert [REASONS[code] for code in run.reason] == [
-        Reason.NONE,
+        Reason.CALLER_DEADLINE,
         Reason.CALLER_DEADLINE,
         Reason.QUEUE_REQUESTS,
     ]
+    # The first left while its request ran.
     assert run.batch_rows.tolist() == [1, 0, 0]
+
+
+def test_a_caller_leaves_at_its_deadline_whether_or_not_its_request_runs(deployment):
+    # The second runs from 6 to 12 ms; an answer at the very moment still reaches the first.
+    run = simulate(deployment, GREEDY, at(0, 5, 30), Conditions(deadline_ns=6 * MILLISECOND))
+    assert [OUTCOMES[code] for code in run.outcome] == [Outcome.OK, Outcome.EXPIRED, Outcome.OK]
+    assert run.reason[1] == REASONS.index(Reason.CALLER_DEADLINE)
+    assert run.batch_rows.tolist() == [1, 1, 1]
+    assert run.busy_ns == {"device": 18 * MILLISECOND}
+
+
+def test_a_caller_that_left_asks_again(deployment):
+    loop = ClosedLoop(1, at(0, 0))
+    run = simulate(deployment, GREEDY, loop, Conditions(deadline_ns=4 * MILLISECOND))
+    assert run.workload.at_ns.tolist() == [0, 5 * MILLISECOND + 1]
 
 
 def test_a_slow_spell_slows(deployment):
