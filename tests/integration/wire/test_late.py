@@ -1,0 +1,92 @@
+"""Requests that can only be late, and targets that cannot be met, as a client and a scrape see them."""
+
+import asyncio
+import logging
+
+import grpc
+import pytest
+from grpc import aio
+
+from batcher import protocol
+from batcher.testing.messages import output_arrays
+
+WAIT_S = 20
+LABELS = {"model": "hello", "version": "1"}
+WARM = {"batch_sizes": [1]}
+BASE_MS = 300
+
+
+@pytest.fixture
+async def served(start, hello, dial):
+    """A function from a target to (application, stub); a batch takes 300 ms."""
+
+    async def make(target, **batching):
+        batching |= {"target_p99": target}
+        made = hello(base=f"{BASE_MS}ms", batching=batching, warmup=WARM)
+        application = await start(made)
+        return application, await dial(application.grpc.addresses[0])
+
+    return make
+
+
+async def refusal(call):
+    with pytest.raises(aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+@pytest.mark.slow
+async def test_who_can_only_be_late_is_told_at_once_and_when_to_retry(
+    served, request_of, eventually
+):
+    application, stub = await served("450ms")
+    running = asyncio.ensure_future(stub.ModelInfer(request_of(1.0), timeout=WAIT_S))
+    count = application.registry.get_sample_value
+    await eventually(lambda: count("batcher_batches_in_flight", LABELS) == 1)
+
+    error = await refusal(stub.ModelInfer(request_of(2.0), timeout=WAIT_S))
+
+    assert not running.done()
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "cannot answer in time" in error.details()
+    metadata = dict(error.trailing_metadata())
+    assert 0 < int(metadata["grpc-retry-pushback-ms"]) <= 2 * BASE_MS
+    details = protocol.status.Status.FromString(metadata["grpc-status-details-bin"])
+    info = protocol.error_details.RetryInfo()
+    assert details.details[0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == int(metadata["grpc-retry-pushback-ms"])
+    assert output_arrays(await running)["Y"].max() == 2
+    late = LABELS | {"outcome": "rejected", "reason": "predicted_late"}
+    assert count("batcher_requests_total", late) == 1
+
+
+@pytest.mark.slow
+async def test_a_callers_deadline_counts_on_arrival_whatever_the_target(
+    served, request_of, eventually
+):
+    application, stub = await served("5s", when_late="serve")
+    running = asyncio.ensure_future(stub.ModelInfer(request_of(1.0), timeout=WAIT_S))
+    count = application.registry.get_sample_value
+    await eventually(lambda: count("batcher_batches_in_flight", LABELS) == 1)
+
+    error = await refusal(stub.ModelInfer(request_of(2.0), timeout=1.4 * BASE_MS / 1000))
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "the caller's deadline" in error.details()
+    await running
+
+
+@pytest.mark.slow
+async def test_a_target_that_one_row_cannot_meet_is_told_and_shuts_nobody_out(
+    served, request_of, caplog
+):
+    caplog.set_level(logging.WARNING, "batcher")
+    application, stub = await served("100ms")
+    assert "hello/1 cannot meet its target of 100 ms: one row alone takes" in caplog.text
+    count = application.registry.get_sample_value
+    assert count("batcher_target_reachable", LABELS) == 0
+
+    calls = [stub.ModelInfer(request_of(float(n)), timeout=WAIT_S) for n in range(1, 4)]
+    answers = await asyncio.gather(*calls)
+
+    assert [output_arrays(answer)["Y"].max() for answer in answers] == [2, 4, 6]
