@@ -112,6 +112,8 @@ def _latency(
     told: bool,
 ) -> None:
     """The share of all requests that had an answer by then: what was dropped never comes."""
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - an extra
+
     for cell in cells:
         answered = np.sort(cell.latencies_ms)
         if not len(answered):
@@ -125,6 +127,9 @@ def _latency(
     if target_ms is not None:
         panel.axvline(target_ms, color="grey", linestyle="--", linewidth=1, label="target")
     panel.set_xscale("log")
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_ylim(0, 1.02)
     panel.set_xlabel("latency, ms")
     panel.set_ylabel("share of requests answered by then")

@@ -1,4 +1,5 @@
 import builtins
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def test_a_picture_of_one_rate_is_narrower_than_one_of_several(plotted, tmp_path
     several = plotted("greedy", "none", rates=(100.0, 400.0))
     draw(several, None, "several", tmp_path / "several.png")
     assert size(tmp_path / "one.png") < size(tmp_path / "several.png")
+
+
+@pytest.mark.slow
+def test_latencies_are_told_in_plain_numbers(plotted, tmp_path):
+    path = tmp_path / "one.svg"
+    draw(plotted("greedy"), 50.0, "one", path)
+    labels = re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
+    assert {"10", "20", "50"} <= set(labels)
+    assert not any("10^" in label for label in labels)
 
 
 def test_what_cannot_be_written_is_refused_before_anything_runs(tmp_path):
