@@ -117,8 +117,7 @@ class QueueConfig(Section):
     """The most input bytes that wait; null means no bound."""
     timeout: Duration | None = None
     """The longest a request waits before it is refused as expired; null means that the caller's
-    own deadline alone decides. Under `adaptive` it counts like that deadline: what cannot be answered
-    by then is refused, so it must be longer than a batch takes."""
+    own deadline alone decides. What has begun by then is answered, however long that takes."""
     priority_levels: Levels = 3
     """`adaptive` only: how many levels there are; 1 is the most urgent, and a request that names a
     higher number has the last."""

@@ -62,6 +62,9 @@ def admit(
     if model.timeout_ns is not None:
         timeout_ns = arrived.arrival_ns + model.timeout_ns
         expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
+    if arrived.queue_until_ns is not None:
+        until_ns = arrived.queue_until_ns
+        expires_ns = until_ns if expires_ns is None else min(expires_ns, until_ns)
     if expires_ns is not None and expires_ns <= now_ns:
         return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
     request = LiveRequest(arrived, due_ns, expires_ns)
@@ -75,7 +78,7 @@ def admit(
         # In the order in which they came, which is not always that of their stamps.
         request.order = NEVER_NS + now_ns
         return request
-    if due_ns is None and expires_ns is None:
+    if due_ns is None and request.leaves_ns is None:
         request.order = NEVER_NS + now_ns
     return _foresee(request, model, fleet, now_ns)
 
@@ -110,13 +113,13 @@ def _foresee(
         start_by(request, after_ns)
     if done_ns <= request.order:
         return request
-    expires_ns = (NEVER_NS if request.expires_ns is None else request.expires_ns) - after_ns
-    if not model.reachable and done_ns <= expires_ns:
+    leaves_ns = (NEVER_NS if request.leaves_ns is None else request.leaves_ns) - after_ns
+    if not model.reachable and done_ns <= leaves_ns:
         return request
-    if model.serves_late and done_ns <= expires_ns:
+    if model.serves_late and done_ns <= leaves_ns:
         make_late(request, model)
         return request
-    return _late(request, model, times, fleet, now_ns, can_be_served=done_ns <= expires_ns)
+    return _late(request, model, times, fleet, now_ns, can_be_served=done_ns <= leaves_ns)
 
 
 def _late(

@@ -42,7 +42,8 @@ class RequestArrived:
     """A request that passed the gate. It is queued or refused, in one atomic step.
 
     `due_ns` is soft (the caller's own target; None means arrival plus the model's target) and
-    `expires_ns` is hard (the caller's deadline; None means none).
+    `expires_ns` is hard (the caller's deadline; None means none). `queue_until_ns` is how long the
+    caller lets it wait: it ends then if it has not begun, and may be answered later if it has.
     """
 
     id: int
@@ -57,6 +58,7 @@ class RequestArrived:
     priority: int = 0
     tenant: str = ""
     sequence: int | str | None = None
+    queue_until_ns: int | None = None
 
 
 @record

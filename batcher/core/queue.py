@@ -50,7 +50,7 @@ def must_end_ns(request: LiveRequest) -> int:
     """When a request must be done: in time, or at least before its caller leaves."""
     # From `NEVER_NS` on, an order is no moment, only a place among others.
     if request.rank in (AGED, LATE) or request.order >= NEVER_NS:
-        return NEVER_NS if request.expires_ns is None else request.expires_ns
+        return NEVER_NS if request.leaves_ns is None else request.leaves_ns
     return request.order
 
 

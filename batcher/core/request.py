@@ -37,8 +37,9 @@ class LiveRequest:
     were in failed; `returns` how often it came back to the queue from such a batch, whose failure
     was another's fault. While any of its rows waits, `batch_id` is None.
 
-    `order` is its place in a line: when it must be done at the latest (the earlier of due and
-    expiry), or, after every real time, its turn of arrival. `rank` is its line in the lane, the most
+    `expires_ns` is when it ends if it has not begun, `leaves_ns` when its caller does not wait for the
+    answer any more. `order` is its place in a line: when it must be done at the latest (the earlier
+    of due and the caller's leaving), or, after every real time, its turn of arrival. `rank` is its line in the lane, the most
     valuable one first, and `promotes_ns` when waiting will have earned it a better one. `bucket` is
     the shape that it is padded to, its own where nothing is padded.
     """
@@ -50,6 +51,7 @@ class LiveRequest:
         "due_ns",
         "expires_ns",
         "id",
+        "leaves_ns",
         "nbytes",
         "order",
         "probe",
@@ -69,6 +71,7 @@ class LiveRequest:
         self.nbytes = arrived.nbytes
         self.due_ns = due_ns
         self.expires_ns = expires_ns
+        self.leaves_ns = arrived.expires_ns
         self.batch_id: int | None = None
         self.bucket = arrived.shapes
         self.rank = 0
@@ -78,18 +81,18 @@ class LiveRequest:
         self.retries = 0
         self.returns = 0
         self.split: Split | None = None
-        if due_ns is not None and expires_ns is None:
+        if due_ns is not None and self.leaves_ns is None:
             self.order = due_ns
         else:
             self.order_by_due()
 
     def order_by_due(self) -> None:
         """Have the request's own times say when its turn is, or its arrival if it has none."""
-        due_ns, expires_ns = self.due_ns, self.expires_ns
+        due_ns, leaves_ns = self.due_ns, self.leaves_ns
         if due_ns is not None:
-            self.order = due_ns if expires_ns is None or due_ns < expires_ns else expires_ns
-        elif expires_ns is not None:
-            self.order = expires_ns
+            self.order = due_ns if leaves_ns is None or due_ns < leaves_ns else leaves_ns
+        elif leaves_ns is not None:
+            self.order = leaves_ns
         else:
             self.order = NEVER_NS + self.arrived.arrival_ns
 

@@ -415,10 +415,10 @@ class Scheduler:
         """Requests that cannot be in time, or only at the cost of others: late, or refused."""
         refused: list[LiveRequest] = []
         for request in requests:
-            expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
+            leaves_ns = NEVER_NS if request.leaves_ns is None else request.leaves_ns
             # What has begun to run is not given up for the sake of others.
             waits = (model.serves_late or request.begun) and AGED < request.rank < LATE
-            if waits and expires_ns > request.order:
+            if waits and leaves_ns > request.order:
                 model.queue.discard(request)
                 make_late(request, model)
                 model.queue.add(request)

@@ -63,10 +63,10 @@ def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
     if model.adaptive is None:
         request.order = NEVER_NS + now_ns
         return
-    target_ns, expires_ns = model.target_ns, request.expires_ns
+    target_ns, leaves_ns = model.target_ns, request.leaves_ns
     request.order = NEVER_NS + now_ns if target_ns is None else now_ns + target_ns
-    if expires_ns is not None and expires_ns < request.order:
-        request.order = expires_ns
+    if leaves_ns is not None and leaves_ns < request.order:
+        request.order = leaves_ns
     if request.rank in (AGED, LATE):
         # One piece was served because it had waited for so long; the next has not.
         request.rank = LATE
@@ -112,7 +112,7 @@ def fill(
     if situation.times and model.adaptive is not None:
         curve, answered = situation.times.curve, situation.times.answered
         # The rest itself is only early: its order is its turn.
-        leaves_ns = NEVER_NS if rest.expires_ns is None else rest.expires_ns
+        leaves_ns = NEVER_NS if rest.leaves_ns is None else rest.leaves_ns
         last_ns = min(leaves_ns, *map(must_end_ns, take))
         most = min(most, bisect_right(answered, last_ns - situation.now_ns + TOLERANCE_NS) - 1)
         if situation.longest_ns is not None:

@@ -23,7 +23,7 @@ _REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
     ),
     Reason.QUEUE_TIMEOUT: (
         errors.DeadlineExpired,
-        "did not get to the request within queue.timeout",
+        "did not get to the request within queue.timeout, or its own timeout",
     ),
     Reason.CALLER_CANCELLED: (errors.RequestCancelled, "request was cancelled by the caller"),
     Reason.INSTANCE_DOWN: (errors.DeviceLost, "lost the instance that ran the request"),

@@ -111,10 +111,9 @@ class Runner:
         """Hand a valid request to the scheduler; its end comes through `reply`."""
         pending = Pending(next(self._ids), request, target, measure, reply)
         self._pending[pending.id] = pending
-        expires_ns = request.deadline_ns
+        queue_until_ns = None
         if request.timeout_ns is not None:
-            timeout_ns = request.arrival_ns + request.timeout_ns
-            expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
+            queue_until_ns = request.arrival_ns + request.timeout_ns
         if not self._arrived:
             self._loop.call_soon(self._take_in_arrivals)
         self._arrived.append(
@@ -127,10 +126,11 @@ class Runner:
                 measure.batch_key,
                 request.arrival_ns,
                 None,
-                expires_ns,
+                request.deadline_ns,
                 request.priority,
                 request.tenant,
                 request.sequence,
+                queue_until_ns,
             )
         )
         return pending

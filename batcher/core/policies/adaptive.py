@@ -48,6 +48,11 @@ LATE_PART = 0.33
 """What can only be late runs in batches that take no longer than this, in targets."""
 
 
+TIMER_NS = 1_000_000
+"""Nobody is waited for up to the moment at which a request has waited for too long: the timer that
+ends the wait may be so late."""
+
+
 class AdaptivePolicy:
     """One model's windows. Its state is the model's pace and where the last wait began."""
 
@@ -101,11 +106,11 @@ class AdaptivePolicy:
             grown = rows + request.rows
             if grown > self._max_rows or (take and grown > most):
                 break
-            expires_ns = NEVER_NS if request.expires_ns is None else request.expires_ns
-            if curve and situation.now_ns + typical[request.rows] > expires_ns:
+            leaves_ns = NEVER_NS if request.leaves_ns is None else request.leaves_ns
+            if curve and situation.now_ns + typical[request.rows] > leaves_ns:
                 drop.append(request)
                 continue
-            last_ns = min(last_ns, expires_ns)
+            last_ns = min(last_ns, leaves_ns)
             if take and curve and situation.now_ns + answered[grown] > last_ns:
                 break
             take.append(request)
@@ -214,6 +219,10 @@ class AdaptivePolicy:
                 age_ns = first.arrived.arrival_ns + age * (self.target_ns or 0) - grown_ns
                 until_ns = max(until_ns, min(began_ns + expected_ns, age_ns))
         until_ns = min(until_ns, first.order - grown_ns - TOLERANCE_NS)
+        if until_ns > now_ns + TOLERANCE_NS:
+            for request in requests:
+                if request.expires_ns is not None:
+                    until_ns = min(until_ns, request.expires_ns - TIMER_NS)
         if until_ns <= now_ns + TOLERANCE_NS:
             self._waits_from = None
             return None

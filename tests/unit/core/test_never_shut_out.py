@@ -298,3 +298,28 @@ def test_a_trickle_of_small_requests_keeps_no_large_ones_out(stage):
     large = [(2 * SECOND * each + 250 * MILLISECOND, {"rows": 16}) for each in range(1, 20)]
     _, large = stage.play(small, large)
     assert all(end.outcome is Outcome.OK for end in large[3:])
+
+
+@pytest.mark.parametrize("target", [None, 50])
+@pytest.mark.parametrize("own", [False, True])
+def test_who_may_not_wait_for_long_may_run_for_long(stage, arrivals, target, own):
+    """Batches take longer than anybody may wait: at a low load hardly anybody has to."""
+    stage.model(target=target, **({} if own else {"timeout_ns": 5 * MILLISECOND}))
+    stage.up()
+    requests = arrivals(10, 20, 1)
+    if own:
+        requests = [(at, {"queue_until_ns": at + 5 * MILLISECOND}) for at, _ in requests]
+    (ends,) = stage.play(requests)
+    served = [end for end in ends if end.outcome is Outcome.OK]
+    assert len(served) > 0.95 * len(ends)
+    assert all(end.took_ns >= 6 * MILLISECOND for end in served)
+    assert {end.outcome for end in ends} <= {Outcome.OK, Outcome.EXPIRED}
+
+
+def test_nobody_waits_for_company_for_longer_than_it_may_wait(stage, arrivals):
+    """A window of up to 45 ms is worth it here, but for the timeout."""
+    stage.model(target=100, timeout_ns=20 * MILLISECOND)
+    stage.up()
+    (ends,) = stage.play(arrivals(150, 20, 1))
+    assert sum(end.outcome is Outcome.OK for end in ends) > 0.999 * len(ends)
+    assert max(end.took_ns for end in ends) > 20 * MILLISECOND

@@ -359,7 +359,7 @@ class Accounts:
             request = scheduler.live.get(part.id)
             if request is None or request.split or request.probe or request.rank == AGED:
                 continue
-            assert request.expires_ns is None or ends_ns <= request.expires_ns
+            assert request.leaves_ns is None or ends_ns <= request.leaves_ns
             if model.target_ns is not None and model.reachable and request.rank != LATE:
                 assert ends_ns <= request.order
 
