@@ -144,10 +144,12 @@ class Recorder:
         use: Mapping[str, DeviceUse],
         end_ns: int,
         known: NDArray[np.int64] | None = None,
+        counted: NDArray[np.bool_] | None = None,
     ) -> Run:
         """All that was noted, request by request.
 
-        `known` holds the requests' ids, ascending; without it they are their places.
+        `known` holds the requests' ids, ascending; without it they are their places. `counted` says
+        of each request whether a batch that it leads is one of the run's; without it all are.
         """
         requests = len(workload)
         ids = _places(self._settled, known)
@@ -164,7 +166,9 @@ class Recorder:
         reason[ids] = np.repeat(reasons, counts)
         batch_rows = np.zeros(requests, np.int64)
         counts, sizes = (np.array(a, np.int64) for a in self._dispatch_of)
-        batch_rows[_places(self._dispatched, known)] = np.repeat(sizes, counts)
+        dispatched = _places(self._dispatched, known)
+        batch_rows[dispatched] = np.repeat(sizes, counts)
+        leaders = dispatched[np.cumsum(counts) - counts]
         return Run(
             policy=policy,
             deployment=deployment,
@@ -173,7 +177,7 @@ class Recorder:
             outcome=outcome,
             reason=reason,
             batch_rows=batch_rows,
-            batches=sizes,
+            batches=sizes if counted is None else sizes[counted[leaders]],
             busy_ns={device: used.busy_ns for device, used in use.items()},
             ended_ns=end_ns,
             errors=tuple(self.errors),

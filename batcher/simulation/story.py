@@ -7,6 +7,7 @@ recorded of the scheduler that was there; from them a what-if learns what batche
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -85,8 +86,9 @@ class Story:
     outages: dict[str, list[tuple[int, Sample | None]]] = field(default_factory=dict)
     """By instance, in order of time: from when on every batch failed as this one did, or none did
     for that reason. Moments as samples have them."""
-    failed_batches: int = 0
-    """Batches that failed as a whole though none of their requests is known to be at fault."""
+    failed_batches: Counter[str] = field(default_factory=Counter)
+    """By model, batches that failed as a whole though none of their requests is known to be at
+    fault."""
     settings: dict[str, ModelSettings] = field(default_factory=dict)
     """Of every model: the last that was configured."""
     instances: dict[str, InstanceUp] = field(default_factory=dict)
@@ -232,8 +234,8 @@ class _Teller:
             moments = [(failed.sample.at_ns, failed.sample) for failed in in_a_row]
             moments.append((max(at_ns for at_ns, _ in moments) + 1, None))
             self.story.outages.setdefault(instance, []).extend(moments)
-            self.story.failed_batches += len(in_a_row)
             for failed in in_a_row:
+                self._count(failed.kinds)
                 self._lessons.failed(failed.sample, failed.kinds)
             return
         self._failed += in_a_row
@@ -242,8 +244,13 @@ class _Teller:
                 self.story.spoilers.update(dict.fromkeys(failed.whom, failed.cause))
 
     def _blame_nobody(self, sample: Sample, kinds: tuple[BatchKind, ...]) -> None:
-        self.story.failed_batches += 1
+        self._count(kinds)
         self._lessons.batches.add(sample, *kinds)
+
+    def _count(self, kinds: tuple[BatchKind, ...]) -> None:
+        """One more that failed through no request's fault."""
+        model, *_ = kinds[0]
+        self.story.failed_batches[model] += 1
 
     def _event(self, now_ns: int, event: Event) -> None:
         story = self.story

@@ -66,6 +66,7 @@ class WhatIf:
     def __init__(self, story: Story, learned: Learned, models: frozenset[str] | None) -> None:
         self._story = story
         self._learned = learned
+        self._models = models
         self._requests = _Requests(story, models)
 
     @property
@@ -83,8 +84,9 @@ class WhatIf:
             story.use,
             story.ended_ns - story.begins_ns,
             self._requests.ids,
+            self._requests.of_models,
         )
-        run = replace(run, failed_batches=story.failed_batches)
+        run = replace(run, failed_batches=self._failed(story.failed_batches))
         return self._requests.chosen(run, story.settings)
 
     def play(self, variant: Variant, seed: int) -> Run:
@@ -121,9 +123,16 @@ class WhatIf:
             devices.use,
             scheduler.now_ns - begins_ns,
             self._requests.ids,
+            self._requests.of_models,
         )
-        run = replace(run, failed_batches=devices.failed_batches)
+        run = replace(run, failed_batches=self._failed(devices.failed_batches))
         return self._requests.chosen(run, settings)
+
+    def _failed(self, batches: Counter[str]) -> int:
+        """Those of the models that are reported on."""
+        return sum(
+            n for model, n in batches.items() if self._models is None or model in self._models
+        )
 
     @property
     def traffic(self) -> Traffic:
@@ -173,13 +182,12 @@ class _Requests:
         self.every = sorted(story.requests, key=lambda request: request.id)
         self.ids = np.array([request.id for request in self.every], np.int64)
         known = story.settings
-        self._mask = np.array(
-            [
-                request.id in story.settled
-                and request.model in known
-                and (models is None or request.model in models)
-                for request in self.every
-            ],
+        self.of_models = np.array(
+            [models is None or request.model in models for request in self.every], np.bool_
+        )
+        """Which are of the models that are reported on."""
+        self._mask = self.of_models & np.array(
+            [request.id in story.settled and request.model in known for request in self.every],
             np.bool_,
         )
         self.reported = [
@@ -288,8 +296,8 @@ class _Devices:
 
     def __init__(self, story: Story, learned: Learned, draw: np.random.Generator) -> None:
         self.use: dict[str, DeviceUse] = {}
-        self.failed_batches = 0
-        """Those that failed through no request's fault."""
+        self.failed_batches: Counter[str] = Counter()
+        """By model, those that failed through no request's fault."""
         self._learned = learned
         self._clock_ns = story.clock_ns
         self._poison = story.poison
@@ -312,7 +320,7 @@ class _Devices:
         self.use.setdefault(device, DeviceUse()).busy_ns += took_ns
         ids = tuple([part.id for part in dispatch.parts])
         if cause is not None:
-            self.failed_batches += 1
+            self.failed_batches[dispatch.model] += 1
         elif not self._spoilers.keys().isdisjoint(ids):
             cause = next(self._spoilers[each] for each in ids if each in self._spoilers)
         failed: tuple[Failure, ...] = ()

@@ -435,6 +435,20 @@ def test_one_model_of_two(record):
     (one,) = plots(log, frozenset({"n/1"}))
     assert one.requests == 125
     assert summary(one, one.recorded()).counts.requests == 125
+    (other,) = plots(log, frozenset({"m/1"}))
+    for run in (WhatIf.recorded, lambda plot: plot.play(Variant(REPLAYED), 0)):
+        all_, mine, its = (summary(plot, run(plot)) for plot in (both, one, other))
+        assert 0 < mine.batches < its.batches
+        assert mine.batches + its.batches == all_.batches
+        assert mine.mean_batch * mine.batches == pytest.approx(125)
+
+
+def test_failed_batches_are_those_of_the_models_that_are_asked_for(tmp_path):
+    log = failing(100, 1, lambda *_: True, tmp_path / "log")
+    for models, some in ((None, True), (frozenset({"m/1"}), True), (frozenset({"n/1"}), False)):
+        (plot,) = plots(log, models)
+        assert bool(plot.recorded().failed_batches) is some
+        assert bool(plot.play(Variant(REPLAYED), 0).failed_batches) is some
 
 
 def test_many_kinds_are_told_by_model_alone(record):
