@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 
     from batcher.simulation.buckets import Buckets
 
+_OF_A_LOG = "Which axis of an event log"
+
 EPILOG = """
 LENGTHS holds a length a line, or a length and how often it was seen (`17,320`); `-` reads standard
 input. The lengths of what? Of one variable axis of your requests, for example the tokens of every
 sentence of a day.
+
+Or LENGTHS is an event log, as `batcher replay` takes it: the folder of a journal, one of its files,
+or a flight record. Then a length counts once for each row. Requests that were too long to be served
+are not in it.
 
 What is padding: a batch's requests are filled up to the length of their bucket, and the device
 computes what fills them up as well. More buckets pad less, but fewer requests share each of them:
@@ -34,12 +40,17 @@ Examples:
   requests of up to 512, all of them multiples of 8.
 
 - `batcher buckets lengths.txt --count 5 --json`: for a program.
+
+- `batcher buckets /var/lib/batcher/journal --model minilm`: from what a server was asked.
 """
 
 
 def buckets(
     lengths: Annotated[
-        Path, typer.Argument(metavar="LENGTHS", help="The file of lengths, or -.", allow_dash=True)
+        Path,
+        typer.Argument(
+            metavar="LENGTHS", help="The file of lengths, -, or an event log.", allow_dash=True
+        ),
     ],
     *,
     count: Annotated[
@@ -62,6 +73,26 @@ def buckets(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", rich_help_panel=_OF_A_LOG, help="Requests of this model."),
+    ] = None,
+    place: Annotated[
+        int | None,
+        typer.Option(
+            "--input",
+            metavar="N",
+            min=0,
+            rich_help_panel=_OF_A_LOG,
+            help="This input, by its place in the model, from 0.",
+        ),
+    ] = None,
+    axis: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, rich_help_panel=_OF_A_LOG, help="This axis; 1 follows the rows."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Propose the buckets with the least padding for lengths that were observed.
@@ -73,7 +104,7 @@ def buckets(
     with reported():
         from batcher.simulation.buckets import evenly_spaced, propose, served
 
-        observed = _read(lengths)
+        observed, what = _observed(lengths, model, place, axis)
         counts = observed if longest is None else served(observed, longest, multiple)
         found = propose(counts, count, multiple=multiple, longest=longest)
         even = [
@@ -81,9 +112,40 @@ def buckets(
             for each in found
         ]
         if json:
-            _print_json(observed, counts, found, even)
+            _print_json(what, observed, counts, found, even)
         else:
-            _print(observed, counts, found, even)
+            _print(what, observed, counts, found, even)
+
+
+def _observed(
+    path: Path, model: str | None, place: int | None, axis: int | None
+) -> tuple[Counter[int], str]:
+    """Length -> how often, and of what. The options are for event logs alone."""
+    from batcher.errors import InputError
+    from batcher.journal import is_log
+
+    if is_log(path):
+        return _logged(path, model, place, axis), "rows"
+    if (model, place, axis) != (None, None, None):
+        raise InputError(f"--model, --input and --axis: {path} is no event log; allowed: with one")
+    return _read(path), "requests"
+
+
+def _logged(path: Path, model: str | None, place: int | None, axis: int | None) -> Counter[int]:
+    from batcher.cli.progress import progress
+    from batcher.cli.replayed import print_faults
+    from batcher.errors import InputError
+    from batcher.journal import read_log
+    from batcher.simulation.lengths import logged_lengths, the_axis
+
+    log = read_log(path)
+    with progress(sum(each.steps_count for each in log.segments)) as told:
+        found = logged_lengths(log, told)
+    print_faults(log.faults)
+    try:
+        return the_axis(found, model, place, axis)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _read(path: Path) -> Counter[int]:
@@ -105,12 +167,16 @@ def _as_json(buckets: Buckets) -> dict[str, object]:
 
 
 def _print_json(
-    observed: Counter[int], counts: Counter[int], found: list[Buckets], even: list[Buckets]
+    what: str,
+    observed: Counter[int],
+    counts: Counter[int],
+    found: list[Buckets],
+    even: list[Buckets],
 ) -> None:
     from json import dumps
 
     document = {
-        "requests": counts.total(),
+        what: counts.total(),
         "refused": observed.total() - counts.total(),
         "longest": max(counts),
         "proposed": _as_json(found[-1]),
@@ -122,13 +188,17 @@ def _print_json(
 
 
 def _print(
-    observed: Counter[int], counts: Counter[int], found: list[Buckets], even: list[Buckets]
+    what: str,
+    observed: Counter[int],
+    counts: Counter[int],
+    found: list[Buckets],
+    even: list[Buckets],
 ) -> None:
     from batcher.cli.results import table, wide_console
 
     total = counts.total()
     mean = sum(length * seen for length, seen in counts.items()) / total
-    typer.echo(f"{total:,} requests, lengths {min(counts)} to {max(counts)}, {mean:.1f} on average")
+    typer.echo(f"{total:,} {what}, lengths {min(counts)} to {max(counts)}, {mean:.1f} on average")
     refused = observed.total() - total
     if refused:
         typer.echo(f"{refused:,} longer ones would be refused and do not count")

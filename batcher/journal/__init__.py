@@ -12,7 +12,7 @@ does not see them.
 from batcher.journal.codec import CodecError
 from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.journal.incidents import FlightRecorder, InForce, Reason, Tally
-from batcher.journal.reader import Log, Segment, Step, plain, read_log
+from batcher.journal.reader import Log, Segment, Step, is_log, plain, read_log
 from batcher.journal.recording import Recording, RecordingStatistics
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Segment",
     "Step",
     "Tally",
+    "is_log",
     "plain",
     "read_log",
     "scheduler_fingerprint",

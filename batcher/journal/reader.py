@@ -20,6 +20,7 @@ from batcher.core.state import State
 from batcher.errors import InputError
 from batcher.journal.codec import CodecError, Decoder, Schema
 from batcher.journal.format import (
+    MAGIC,
     Frame,
     FrameKind,
     Incident,
@@ -118,6 +119,17 @@ class Log:
     """Why it was written, if it is a flight record."""
     faults: list[str] = field(default_factory=list)
     """What could not be read, or was never written."""
+
+
+def is_log(path: Path) -> bool:
+    """Whether it is a folder, or a file that begins or is named as those of a log are."""
+    if path.is_dir() or path.suffix == SUFFIX:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
 
 def read_log(path: Path) -> Log:

@@ -1,6 +1,14 @@
 import io
 import json
 
+import pytest
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.events import DeviceConfigured, InstanceUp, ModelConfigured, RequestArrived
+from batcher.core.settings import FixedWindow, ModelSettings
+from batcher.simulation import Driver
+from batcher.testing.recording import RecordedScheduler
+
 
 def test_a_table_and_the_line_for_the_configuration(run, tmp_path):
     path = tmp_path / "lengths.txt"
@@ -57,3 +65,82 @@ def test_what_is_wrong_ends_with_2(run, tmp_path):
     missing = run("buckets", tmp_path / "none.txt")
     assert missing.exit_code == 2
     assert "cannot be read: No such file" in missing.stderr
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """A log of two models: tokens, their mask and a column; and an image of two axes."""
+    path = tmp_path / "journal"
+    path.mkdir()
+    with RecordedScheduler(path, segment_ns=SECOND) as scheduler:
+        driver = Driver(scheduler, lambda _: MILLISECOND, observe=lambda _now, _commands: None)
+        driver.run(requests())
+    return path
+
+
+def requests():
+    yield 0, DeviceConfigured("d", 1)
+    for model in ("text/1", "image/1"):
+        yield 0, ModelConfigured(model, ModelSettings(8, FixedWindow()))
+        yield 0, InstanceUp(f"{model}#0", 1, model, "d")
+    shapes = [((3,), (3,), (1,)), ((4,), (4,), (1,)), ((20,), (20,), (1,))]
+    for number in range(300):
+        at_ns = number * 10 * MILLISECOND
+        rows = 10 if number % 3 == 2 else 1
+        shape = shapes[number % 3]
+        yield at_ns, RequestArrived(2 * number, "text/1", rows, 0, shape, "", at_ns)
+        shape = ((number % 5 + 1, number % 7 + 1),)
+        yield at_ns, RequestArrived(2 * number + 1, "image/1", 1, 0, shape, "", at_ns)
+
+
+def test_the_lengths_of_an_event_log(run, journal):
+    result = run("buckets", journal, "--model", "text", "--count", "2")
+    assert result.exit_code == 0, result.stderr
+    assert "1,200 rows, lengths 3 to 20, 17.2 on average" in result.stdout
+    assert result.stdout.splitlines()[-1] == "buckets: [4, 20]"
+    result = run("buckets", journal, "--model", "image/1", "--axis", "2", "--json")
+    document = json.loads(result.stdout)
+    assert (document["rows"], document["longest"]) == (300, 7)
+    assert document["proposed"]["buckets"] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "several variable axes; allowed: one of --model text/1 --input 0 --axis 1; --model"),
+        (("--model", "image"), "allowed: one of --model image/1 --input 0 --axis 1; --model image"),
+        (("--model", "audio"), "no such axis; allowed: --model text/1 --input 0 --axis 1; --model"),
+        (("--input", "3"), "no such axis; allowed: --model text/1 --input 0 --axis 1; --model"),
+    ],
+)
+def test_which_axis_of_a_log_is_asked_for_where_there_are_several(run, journal, options, message):
+    result = run("buckets", journal, *options)
+    assert result.exit_code == 2
+    assert f"error: {journal}: the log has " in result.stderr
+    assert message in result.stderr
+
+
+def test_what_of_a_log_cannot_be_read_is_told_and_the_rest_counts(run, journal):
+    second = sorted(journal.iterdir())[1]
+    second.write_bytes(second.read_bytes()[:-40])
+    result = run("buckets", journal, "--model", "text", "--count", "2")
+    assert result.exit_code == 0
+    assert "fault: segment 1 (" in result.stderr
+    assert result.stdout.splitlines()[-1] == "buckets: [4, 20]"
+
+
+def test_a_log_of_fixed_axes_has_no_lengths(run, tmp_path):
+    with RecordedScheduler(tmp_path, segment_ns=SECOND) as scheduler:
+        scheduler.handle([RequestArrived(1, "m/1", 1, 0, (), "", 0)], 0)
+    result = run("buckets", next(iter(tmp_path.iterdir())))
+    assert result.exit_code == 2
+    assert "the log has no request of a model with variable axes" in result.stderr
+
+
+def test_options_about_axes_are_for_logs(run, tmp_path):
+    path = tmp_path / "lengths.txt"
+    path.write_text("3\n")
+    result = run("buckets", path, "--axis", "1")
+    assert result.exit_code == 2
+    assert "--model, --input and --axis: " in result.stderr
+    assert "lengths.txt is no event log; allowed: with one" in result.stderr
