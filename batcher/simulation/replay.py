@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from batcher.core.events import ModelConfigured
+from batcher.core.events import Event, InstanceUp, ModelConfigured
 from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings
+from batcher.core.state import State
 from batcher.errors import describe
 from batcher.journal import CodecError, Segment
 
@@ -79,6 +80,7 @@ def replay(
 ) -> Replayed:
     """Play the segments up to `until_ns` after the beginning of their logs. `told` hears of progress, in steps."""
     found = Replayed()
+    in_force = _InForce(found)
     before: Segment | None = None
     scheduler = Scheduler()
     for segment in segments:
@@ -99,9 +101,8 @@ def replay(
                     scheduler.snapshot(),
                 )
             scheduler = Scheduler.restore(state)
-            for model in state.models:
-                found.configured(segment.since(segment.opening.now_ns), model.model, model.settings)
-            whole = _play(scheduler, segment, until_ns, found)
+            in_force.begin(segment, state)
+            whole = _play(scheduler, segment, until_ns, found, in_force)
         except CodecError as error:
             found.faults.append(f"{segment.name}: {error}")
             whole = False
@@ -115,7 +116,48 @@ def replay(
     return found
 
 
-def _play(scheduler: Scheduler, segment: Segment, until_ns: int, found: Replayed) -> bool:
+class _InForce:
+    """Tells `Replayed` what comes into force.
+
+    Before the first instance of a model is up nothing is: which of its axes are padded is only known once
+    it is loaded.
+    """
+
+    def __init__(self, found: Replayed) -> None:
+        self._found = found
+        self._log = ""
+        self._served: set[str] = set()
+        self._waiting: dict[str, ModelSettings] = {}
+
+    def begin(self, segment: Segment, state: State) -> None:
+        """A segment begins with this state."""
+        if segment.opening.log != self._log:
+            self._log = segment.opening.log
+            self._served = set()
+        self._served.update([instance.up.model for instance in state.instances])
+        at_ns = segment.since(segment.opening.now_ns)
+        for model in state.models:
+            self._configured(at_ns, model.model, model.settings)
+
+    def take(self, at_ns: int, event: Event) -> None:
+        """One event."""
+        if type(event) is ModelConfigured:
+            self._configured(at_ns, event.model, event.settings)
+        elif type(event) is InstanceUp and event.model not in self._served:
+            self._served.add(event.model)
+            if event.model in self._waiting:
+                self._found.configured(at_ns, event.model, self._waiting.pop(event.model))
+
+    def _configured(self, at_ns: int, model: str, settings: ModelSettings) -> None:
+        if model in self._served:
+            self._found.configured(at_ns, model, settings)
+        else:
+            self._waiting[model] = settings
+
+
+def _play(
+    scheduler: Scheduler, segment: Segment, until_ns: int, found: Replayed, in_force: _InForce
+) -> bool:
     """Play one segment; says whether that went well up to its end."""
     handle, wakeup_ns, late_ns = scheduler.handle, scheduler.next_wakeup_ns, found.late_ns
     for place, step in enumerate(segment.steps()):
@@ -127,8 +169,8 @@ def _play(scheduler: Scheduler, segment: Segment, until_ns: int, found: Replayed
             if asked_ns is not None and asked_ns <= now_ns:
                 late_ns.append(now_ns - asked_ns)
         for event in events:
-            if type(event) is ModelConfigured:
-                found.configured(segment.since(now_ns), event.model, event.settings)
+            if type(event) is ModelConfigured or type(event) is InstanceUp:
+                in_force.take(segment.since(now_ns), event)
         got = handle(events, now_ns)
         found.steps += 1
         if got != step.commands:

@@ -141,6 +141,16 @@ def test_padding_that_changed_meanwhile_is_told(run, tmp_path):
     assert (change["path"], change["old"], change["new"]) == ("padding", [], now)
 
 
+def test_what_a_model_is_loaded_with_is_no_change(run, restarted):
+    """A server says which axes are padded when the model is loaded, at each of its starts."""
+    padding = (PaddedAxis(0, 1, (64, 128)),)
+    padded = ModelSettings(8, Adaptive(), target_ns=50 * MILLISECOND, padding=padding)
+    path = restarted(0, SECOND, (0, ModelConfigured("hello/1", padded)))
+    replayed = json.loads(run("replay", path, "--json").stdout.splitlines()[1])["replay"]
+    assert replayed["identical"]
+    assert replayed["changes"] == []
+
+
 def test_batches_that_nobody_spoilt_are_told(run, tmp_path):
     path = tmp_path / "failed"
     path.mkdir()
@@ -168,14 +178,19 @@ WALL_NS = 1_700_000_000 * SECOND
 
 @pytest.fixture
 def restarted(tmp_path, monkeypatch):
-    """A function that makes a journal of two logs whose monotonic clocks began at these moments."""
+    """A function that makes a journal of two logs whose monotonic clocks began at these moments.
+
+    Events after these come before the instance is up.
+    """
     path = tmp_path / "restarted"
     path.mkdir()
 
-    def record(name, begins_ns, wall_ns, requests):
+    def record(name, begins_ns, wall_ns, requests, loaded):
         mine = tmp_path / name
         mine.mkdir()
-        events = [later(begins_ns, *each) for each in story()][: 3 + requests]
+        device, configured, *others = story()
+        events = [device, configured, *loaded, *others[: 1 + requests]]
+        events = [later(begins_ns, *each) for each in events]
         with RecordedScheduler(
             mine, segment_ns=SECOND, models=MODELS, begins_ns=begins_ns, wall_ns=wall_ns
         ) as scheduler:
@@ -184,9 +199,9 @@ def restarted(tmp_path, monkeypatch):
         for place, file in enumerate(sorted(mine.iterdir())):
             file.rename(path / f"journal-{name}-{place}.batcherlog")
 
-    def make(first_ns, second_ns):
-        record("a", first_ns, WALL_NS, 600)
-        record("b", second_ns, WALL_NS + HOUR_NS, 300)
+    def make(first_ns, second_ns, *loaded):
+        record("a", first_ns, WALL_NS, 600, loaded)
+        record("b", second_ns, WALL_NS + HOUR_NS, 300, loaded)
         return path
 
     return make
