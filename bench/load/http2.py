@@ -244,6 +244,9 @@ class Connection:
                 self._out.append(frame(Frame.PING, ACK, 0, payload))
             case Frame.WINDOW_UPDATE if not stream:
                 self._window += int.from_bytes(payload, "big")
+            case Frame.RST_STREAM if _error(payload) == "REFUSED_STREAM" and stream in self._open:
+                # It was not looked at: the server still counted a call that had ended.
+                self._waiting.appendleft(self._open.pop(stream))
             case Frame.RST_STREAM:
                 self._end(stream, f"RST_STREAM {_error(payload)}", settled)
             case Frame.GOAWAY:

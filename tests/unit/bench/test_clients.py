@@ -78,7 +78,8 @@ async def test_a_deadline_is_sent(serving, client):
 
     async with serving(tell) as address:
         await offer(client(Payload(REQUEST, len(REPLY), 0), Record(), 60 * SECOND), address, 1)
-    assert 50 < left[0] <= 60
+    # Some versions count from a clock of their own.
+    assert 50 < left[0] < 61
 
 
 async def test_a_reply_of_another_length_is_a_failure(serving):
@@ -92,7 +93,7 @@ async def test_it_waits_where_the_server_takes_few_calls_at_once(serving):
     record = Record()
     async with serving(echo, options=[("grpc.max_concurrent_streams", 2)]) as address:
         await offer(Calls(Payload(REQUEST, len(REPLY), 0), record, None), address, 50)
-    assert len(record.latency_ns) == 50
+    assert (len(record.latency_ns), record.failed) == (50, {})
 
 
 async def test_what_is_due_at_once_leaves_in_one_write(serving, monkeypatch):

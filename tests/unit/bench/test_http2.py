@@ -184,6 +184,13 @@ def test_what_is_no_answer_fails_by_name(connect, data, failure):
     assert not connection.receive(answer(1))
 
 
+def test_a_call_that_was_refused_unseen_is_made_again(connect):
+    connection = connect()
+    connection.send(Call(0, 0))
+    assert not connection.receive(error(Frame.RST_STREAM, 1, 7))
+    assert settled(connection.receive(answer(3))) == [(0, "")]
+
+
 def test_after_goaway_what_was_taken_is_answered_and_nothing_is_begun(connect):
     connection = connect()
     connection.receive(settings((3, 2)))
