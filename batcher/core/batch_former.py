@@ -100,7 +100,7 @@ def form(
             continue
         free_ns = fleet.free_ns(model.name, now_ns)
         longest_ns = None
-        alone = len(models) == 1 or not fleet.sharing(instance.up.device)
+        alone = len(models) == 1 or not fleet.shares(model.name)
         if not alone:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
         most_rows = model.bisecting.most_rows() if model.bisecting.faults else None

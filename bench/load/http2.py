@@ -244,14 +244,18 @@ class Connection:
                 self._out.append(frame(Frame.PING, ACK, 0, payload))
             case Frame.WINDOW_UPDATE if not stream:
                 self._window += int.from_bytes(payload, "big")
-            case Frame.RST_STREAM if _error(payload) == "REFUSED_STREAM" and stream in self._open:
-                # It was not looked at: the server still counted a call that had ended.
-                self._waiting.appendleft(self._open.pop(stream))
             case Frame.RST_STREAM:
-                self._end(stream, f"RST_STREAM {_error(payload)}", settled)
+                self._reset(stream, _error(payload), settled)
             case Frame.GOAWAY:
                 last = int.from_bytes(payload[:4], "big") & WINDOW
                 settled += self.leave(f"GOAWAY {_error(payload[4:8])}", last)
+
+    def _reset(self, stream: int, error: str, settled: Settled) -> None:
+        if error == "REFUSED_STREAM" and stream in self._open and not self.gone:
+            # It was not looked at: the server still counted a call that had ended.
+            self._waiting.appendleft(self._open.pop(stream))
+        else:
+            self._end(stream, f"RST_STREAM {error}", settled)
 
     def _settings(self, payload: bytes) -> None:
         self.greeted = True

@@ -191,6 +191,16 @@ def test_a_call_that_was_refused_unseen_is_made_again(connect):
     assert settled(connection.receive(answer(3))) == [(0, "")]
 
 
+def test_after_goaway_what_is_refused_unseen_has_failed(connect):
+    connection = connect()
+    connection.send(Call(0, 0))
+    connection.take()
+    connection.receive(error(Frame.GOAWAY, 0, 1, 0))
+    refused = connection.receive(error(Frame.RST_STREAM, 1, 7))
+    assert settled(refused) == [(0, "RST_STREAM REFUSED_STREAM")]
+    assert not connection.take()
+
+
 def test_after_goaway_what_was_taken_is_answered_and_nothing_is_begun(connect):
     connection = connect()
     connection.receive(settings((3, 2)))

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
+from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch
-from batcher.core.events import BatchProgress
+from batcher.core.events import (
+    BatchProgress,
+    DeviceConfigured,
+    InstanceUp,
+    ModelConfigured,
+    RequestArrived,
+)
+from batcher.core.policies import Take
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import FixedWindow, ModelSettings
 
 
 def shared(play, *models, **settings):
@@ -146,3 +158,21 @@ def test_batch_ids_are_never_used_again(play):
     ids += [c.batch_id for c in play.arrive(4)]
 
     assert ids == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("devices", "alone"), [("dd", False), ("de", True)])
+def test_a_policy_is_told_whether_others_may_take_its_device(devices, alone):
+    told = []
+
+    class Policy:
+        def decide(self, lane, situation):
+            told.append(situation.alone)
+            return Take(1)
+
+    scheduler = Scheduler(lambda settings: Policy())
+    events = [DeviceConfigured(device, 1) for device in devices]
+    for model, device in zip("ab", devices, strict=True):
+        events.append(ModelConfigured(model, ModelSettings(8, FixedWindow())))
+        events.append(InstanceUp(f"{model}/0", 1, model, device))
+    scheduler.handle([*events, RequestArrived(1, "a", 1, 0, (), "", 0)], MILLISECOND)
+    assert told == [alone]

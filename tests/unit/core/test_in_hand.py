@@ -63,6 +63,14 @@ def poisson(rate, seconds, seed=1, model="m", first_id=0):
     return found
 
 
+def both(arrivals):
+    """What becomes of them where batches are in hand beforehand, and where not."""
+    shells = Shell(), Shell(queues=False)
+    for shell in shells:
+        shell.run(arrivals)
+    return shells
+
+
 def in_time(shell, arrivals, target=50):
     ends = [(shell.outcomes[event.id], at_ns) for at_ns, event in arrivals]
     assert len(ends) == len(shell.outcomes)
@@ -72,9 +80,7 @@ def in_time(shell, arrivals, target=50):
 
 def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
     arrivals = poisson(2000, 4)
-    shell, before = Shell(), Shell(queues=False)
-    shell.run(arrivals)
-    before.run(arrivals)
+    shell, before = both(arrivals)
     assert before.in_hand == 0
     assert before.idle_ns() == pytest.approx(GAP_NS, rel=0.01)
     assert shell.in_hand > 0.9 * len(shell.executed)
@@ -88,9 +94,7 @@ def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
 def test_nothing_is_late_that_was_not_before():
     """Near what can be served, batches are full in one moment and not in the next."""
     arrivals = poisson(1300, 10)
-    shell, before = Shell(), Shell(queues=False)
-    shell.run(arrivals)
-    before.run(arrivals)
+    shell, before = both(arrivals)
     assert 0.05 < shell.in_hand / len(shell.executed) < 0.95
     assert in_time(shell, arrivals) >= in_time(before, arrivals)
     answered = [event.id for _, event in arrivals if shell.outcomes[event.id][0] is Outcome.OK]
@@ -100,9 +104,7 @@ def test_nothing_is_late_that_was_not_before():
 
 def test_where_batches_are_not_full_they_form_when_the_instance_is_free():
     arrivals = poisson(400, 4)
-    shell, before = Shell(), Shell(queues=False)
-    shell.run(arrivals)
-    before.run(arrivals)
+    shell, before = both(arrivals)
     assert shell.in_hand == 0
     assert shell.executed == before.executed
 
