@@ -13,7 +13,7 @@ from batcher.server.control import ControlEdge
 from batcher.server.flight import FlightEdge
 from batcher.server.health import HealthService
 from batcher.server.inference import InferenceEdge
-from batcher.server.listeners import GrpcServer
+from batcher.server.listeners import BuiltinServer, GrpcServer
 from batcher.server.reflection import reflection_handlers
 from batcher.server.settings import SettingsEdge
 from batcher.service import Batcher
@@ -38,8 +38,9 @@ class GrpcEdge:
         self._settings = SettingsEdge(tuner, config.status_codes)
         self._flight = flight
         self._controls: list[ControlEdge] = []
+        kind = GrpcServer if config.transport == "grpcio" else BuiltinServer
         self._servers = [
-            GrpcServer(addresses, self._handlers(batcher, config, admin=admin), config)
+            kind(addresses, self._handlers(batcher, config, admin=admin), config)
             for addresses, admin in ((config.grpc, False), (config.admin, True))
             if addresses
         ]

@@ -15,7 +15,8 @@ from grpc import aio
 
 from batcher.config import ServerConfig, TlsConfig
 from batcher.errors import ListenError, StartupError
-from batcher.sockets import UNIX, check_free
+from batcher.http2.server import Server
+from batcher.sockets import UNIX, bound_address, check_free, listen
 
 MAX_METADATA_BYTES = 16 * 1024
 """Metadata of one call; more than that is no description of a request."""
@@ -49,15 +50,16 @@ def credentials(tls: TlsConfig | None) -> grpc.ServerCredentials | None:
         client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
     except OSError as error:
         raise StartupError(f"server.tls: cannot read {error.filename}: {error.strerror}") from error
-    _check(tls)
+    _context(tls)
     return grpc.ssl_server_credentials(
         [(key, cert)], root_certificates=client_ca, require_client_auth=client_ca is not None
     )
 
 
-def _check(tls: TlsConfig) -> None:
+def _context(tls: TlsConfig) -> ssl.SSLContext:
     """Raise `StartupError` where the files are not what their keys say."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2"])
     try:
         # An empty password: OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(tls.cert, tls.key, password="")
@@ -74,10 +76,51 @@ def _check(tls: TlsConfig) -> None:
                 f"server.tls: {tls.client_ca} (client_ca) must hold certificates of authorities,"
                 f" PEM: {_reason(error)}"
             ) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _reason(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).lower().replace("_", " ")
+
+
+class BuiltinServer:
+    """One server of `batcher.http2` on several addresses. `start` once, then `stop` once."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        handlers: Sequence[grpc.GenericRpcHandler],
+        config: ServerConfig,
+    ) -> None:
+        self.addresses = list(addresses)
+        """Where it listens; after `start` with the ports that were taken for port 0."""
+        self._tls = config.tls
+        self._bound: list[Path] = []
+        self._server = Server(
+            handlers,
+            max_message=config.max_message,
+            max_streams=config.max_streams,
+            max_connections=config.max_connections,
+            max_headers=MAX_METADATA_BYTES,
+        )
+
+    async def start(self) -> None:
+        """Listen on every address. Raises `ListenError` naming the one that cannot be had."""
+        secrets = _context(self._tls) if self._tls else None
+        for place, address in enumerate(self.addresses):
+            sock = listen(address)
+            self.addresses[place] = bound_address(sock)
+            if address.startswith(UNIX):
+                self._bound.append(Path(address.removeprefix(UNIX)))
+            await self._server.listen(sock, None if address.startswith(UNIX) else secrets)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
+        await self._server.stop(grace_s)
+        # Only what this server has bound: a path that it was refused belongs to somebody else.
+        for path in self._bound:
+            path.unlink(missing_ok=True)
 
 
 class GrpcServer:

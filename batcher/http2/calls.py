@@ -1,0 +1,166 @@
+"""gRPC over HTTP/2 (PROTOCOL-HTTP2 of gRPC): what a call's headers say, its messages, its status."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import grpc
+
+from batcher.clock import MICROSECOND, MILLISECOND, SECOND
+from batcher.http2.headers import Header, Headers, encode, listed_bytes
+
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+CONTENT_TYPE = ("content-type", "application/grpc")
+PREFIX_BYTES = 5
+"""Whether a message is compressed, and its length."""
+
+_UNITS_NS = {
+    "H": 3600 * SECOND,
+    "M": 60 * SECOND,
+    "S": SECOND,
+    "m": MILLISECOND,
+    "u": MICROSECOND,
+    "n": 1,
+}
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_ENCODINGS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+"""Names of compressions, and what tells them to zlib."""
+_ACCEPTED = ("grpc-accept-encoding", ",".join(("identity", *_ENCODINGS)))
+_PLAIN = re.compile(r"[^ -$&-~]")
+"""What a status message may not contain as it is."""
+
+
+class MalformedCallError(Exception):
+    """A call that cannot be answered: its HTTP status, or 200 and a status of gRPC."""
+
+    def __init__(self, code: grpc.StatusCode, text: str, http: int = 200) -> None:
+        super().__init__(text)
+        self.code = code
+        self.http = http
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the headers of a call say."""
+
+    path: str
+    timeout_ns: int | None
+    encoding: str
+    metadata: Metadata
+
+
+@lru_cache(1024)
+def read_head(headers: Headers, most: int) -> Head:
+    """Read a call's headers, of at most that many bytes. Raises `MalformedCallError`."""
+    size = listed_bytes(headers)
+    if size > most:
+        raise MalformedCallError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, f"metadata size of {size} bytes; at most {most}"
+        )
+    pseudo: dict[str, str] = {}
+    timeout_ns, encoding, content_type = None, "identity", ""
+    metadata: list[tuple[str, str | bytes]] = []
+    for name, value in headers:
+        if name.startswith(":"):
+            pseudo[name] = value
+        elif name == "content-type":
+            content_type = value
+        elif name == "grpc-timeout":
+            timeout_ns = _timeout_ns(value)
+        elif name == "grpc-encoding":
+            encoding = value
+        elif name.endswith("-bin"):
+            metadata += ((name, part) for part in _binary(name, value))
+        elif name != "te" and not name.startswith("grpc-"):
+            metadata.append((name, value))
+    if pseudo.get(":method") != "POST":
+        raise MalformedCallError(grpc.StatusCode.INTERNAL, "gRPC calls are POST", 405)
+    if not content_type.startswith("application/grpc"):
+        raise MalformedCallError(
+            grpc.StatusCode.UNKNOWN, "content-type must be application/grpc", 415
+        )
+    if encoding != "identity" and encoding not in _ENCODINGS:
+        raise MalformedCallError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            f"grpc-encoding {encoding!r} is not supported; supported: {_ACCEPTED[1]}",
+        )
+    return Head(pseudo.get(":path", ""), timeout_ns, encoding, tuple(metadata))
+
+
+def _timeout_ns(text: str) -> int:
+    found = _TIMEOUT.fullmatch(text)
+    if found is None:
+        raise MalformedCallError(grpc.StatusCode.INVALID_ARGUMENT, f"grpc-timeout {text[:20]!r}")
+    return int(found[1]) * _UNITS_NS[found[2]]
+
+
+def _binary(name: str, text: str) -> Iterable[bytes]:
+    for part in text.split(","):
+        try:
+            yield base64.b64decode(part + "=" * (-len(part) % 4), validate=True)
+        except binascii.Error:
+            raise MalformedCallError(
+                grpc.StatusCode.INVALID_ARGUMENT, f"metadata {name[:40]} is not base64"
+            ) from None
+
+
+def inflate(data: bytes, encoding: str, most: int) -> bytes:
+    """A compressed message. Raises `MalformedCallError`, also where it has more than `most` bytes."""
+    if encoding not in _ENCODINGS:
+        raise MalformedCallError(
+            grpc.StatusCode.INTERNAL, "a compressed message, but no grpc-encoding"
+        )
+    decompressor = zlib.decompressobj(_ENCODINGS[encoding])
+    try:
+        message = decompressor.decompress(data, most + 1)
+    except zlib.error as error:
+        raise MalformedCallError(grpc.StatusCode.INTERNAL, f"{encoding}: {error}") from error
+    if len(message) > most:
+        raise too_large(len(message), most)
+    if not decompressor.eof:
+        raise MalformedCallError(grpc.StatusCode.INTERNAL, f"{encoding}: the message is cut short")
+    return message
+
+
+def too_large(size: int, most: int) -> MalformedCallError:
+    """What a message is answered that is larger than allowed."""
+    return MalformedCallError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f"Received message larger than max ({size} vs. {most})",
+    )
+
+
+def status(
+    code: grpc.StatusCode, message: str, metadata: Sequence[tuple[str, str | bytes]]
+) -> list[Header]:
+    """The fields that end a call."""
+    fields = [("grpc-status", str(code.value[0]))]
+    if message:
+        fields.append(("grpc-message", _PLAIN.sub(_percent, message)))
+    for name, value in metadata:
+        text = value if isinstance(value, str) else base64.b64encode(value).rstrip(b"=").decode()
+        fields.append((name, text))
+    return fields
+
+
+def _percent(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode())
+
+
+OPENING = encode(((":status", "200"), CONTENT_TYPE, _ACCEPTED))
+"""The block of headers before the first message of an answer."""
+OK = encode((("grpc-status", "0"),))
+"""The block of trailers of a call that was answered."""
+
+
+def alone(fields: Iterable[Header], http: int = 200) -> bytes:
+    """The block of a call that ends without a message."""
+    return encode(((":status", str(http)), CONTENT_TYPE, _ACCEPTED, *fields))

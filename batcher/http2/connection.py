@@ -1,0 +1,550 @@
+"""The server's half of an HTTP/2 connection (RFC 9113): bytes in, bytes out, no socket, no clock.
+
+`receive` takes what the client sent and says what became of its streams; the `send_` methods put
+frames into what `take` returns. A client that breaks the rules loses the stream, or the connection:
+`closing` then says so, and what `take` returns last tells the client why.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batcher.http2.frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    FIRST_WINDOW,
+    HEAD,
+    LARGEST_FRAME_SIZE,
+    LARGEST_WINDOW,
+    LEAST_FRAME_SIZE,
+    PADDED,
+    PREFACE,
+    PRIORITY,
+    SETTING,
+    Error,
+    Frame,
+    Setting,
+    frame,
+    number,
+)
+from batcher.http2.headers import BlockError, Blocks, Headers
+
+BEYOND = 4
+GRANTED = LARGEST_WINDOW // 2
+"""Bytes after which the connection's window is opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may ask of the server."""
+
+    max_streams: int
+    """Open at once."""
+    max_headers: int
+    """Bytes of the fields of one block, with 32 for each. Up to `BEYOND` times as many are read, so
+    that the call can be told; more end the connection."""
+    stream_window: int
+    """Bytes that a stream may send before some are taken from it."""
+
+
+class ConnectionFailedError(Exception):
+    """The client broke the rules of the connection."""
+
+    def __init__(self, error: Error, text: str) -> None:
+        super().__init__(text)
+        self.error = error
+
+
+class Stream:
+    """One request and its answer."""
+
+    __slots__ = ("ended", "finished", "id", "outbox", "received", "taken", "trailers", "window")
+
+    def __init__(self, stream: int, window: int) -> None:
+        self.id = stream
+        self.window = window
+        """Bytes that may be sent."""
+        self.received = 0
+        """Bytes that came and were not granted again."""
+        self.taken = 0
+        """Bytes of those that somebody has taken from the stream."""
+        self.ended = False
+        """Whether the client has sent all."""
+        self.finished = False
+        """Whether the answer is complete, or the stream reset."""
+        self.outbox: deque[bytes] = deque()
+        """Data that waits for the client's window."""
+        self.trailers: bytes | None = None
+        """What goes out after it."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """A request has begun."""
+
+    stream: Stream
+    headers: Headers
+
+
+@dataclass(slots=True)
+class Received:
+    """Bytes of its body; `take_in` grants them again."""
+
+    stream: Stream
+    data: bytes
+
+
+@dataclass(slots=True)
+class Ended:
+    """The body is complete."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
+class Reset:
+    """The client wants no answer any more."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
+class Drained:
+    """All that waited for the client's window has left."""
+
+    stream: Stream
+
+
+Event: TypeAlias = Opened | Received | Ended | Reset | Drained
+
+
+class Connection:
+    """One client's connection."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.closing = False
+        """Nothing more is read; the last bytes are to be written, then the socket closed."""
+        self.streams: dict[int, Stream] = {}
+        """Those that are open, by number."""
+        self._limits = limits
+        self._blocks = Blocks(BEYOND * limits.max_headers)
+        self._rest = b""
+        self.greeted = False
+        """Whether the client has shown that it speaks HTTP/2."""
+        self._last = 0
+        """The highest stream that the client has opened."""
+        self._leaving = False
+        self._window = FIRST_WINDOW
+        self._stream_window = FIRST_WINDOW
+        self._frame_size = LEAST_FRAME_SIZE
+        self._received = 0
+        self._block: list[bytes] | None = None
+        """The parts of a header block that goes on in the next frame."""
+        self._block_stream = self._block_flags = 0
+        self._blocked: deque[Stream] = deque()
+        """Streams that wait for the connection's window, in their order."""
+        settings = (
+            (Setting.HEADER_TABLE_SIZE, 0),
+            (Setting.MAX_CONCURRENT_STREAMS, limits.max_streams),
+            (Setting.INITIAL_WINDOW_SIZE, limits.stream_window),
+            (Setting.MAX_HEADER_LIST_SIZE, limits.max_headers),
+        )
+        self._out = [
+            frame(Frame.SETTINGS, 0, 0, b"".join(SETTING.pack(*each) for each in settings)),
+            frame(Frame.WINDOW_UPDATE, 0, 0, (LARGEST_WINDOW - FIRST_WINDOW).to_bytes(4, "big")),
+        ]
+
+    def take(self) -> bytes:
+        """What is to be written now."""
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Bytes that the client sent: what they say of its streams, in order."""
+        events: list[Event] = []
+        if self.closing:
+            return events
+        try:
+            self._receive(self._rest + data if self._rest else data, events)
+        except ConnectionFailedError as failure:
+            self.fail(failure.error, str(failure))
+        return events
+
+    def take_in(self, stream: Stream, size: int) -> None:
+        """Bytes of its body were used: the client may send as many more."""
+        stream.taken += size
+        if stream.taken * 2 > self._limits.stream_window and not stream.ended:
+            self._grant(stream.id, stream.taken)
+            stream.received -= stream.taken
+            stream.taken = 0
+
+    def send_all(self, stream: Stream, block: bytes, data: bytes, trailers: bytes) -> None:
+        """The whole answer at once."""
+        size = len(data)
+        if not stream.ended or size > min(self._window, stream.window, LEAST_FRAME_SIZE):
+            self.send_headers(stream, block)
+            self.send_data(stream, data)
+            self.send_trailers(stream, trailers)
+        elif not stream.finished:
+            stream.finished = True
+            self._window -= size
+            name = stream.id
+            self._out += (
+                HEAD.pack(0, len(block), Frame.HEADERS, END_HEADERS, name),
+                block,
+                HEAD.pack(0, size, Frame.DATA, 0, name),
+                data,
+                HEAD.pack(0, len(trailers), Frame.HEADERS, END_HEADERS | END_STREAM, name),
+                trailers,
+            )
+
+    def send_headers(self, stream: Stream, block: bytes) -> None:
+        """Begin the answer."""
+        if not stream.finished:
+            self._send_block(stream.id, block, 0)
+
+    def send_data(self, stream: Stream, data: bytes) -> None:
+        """Go on with it. What the client's window does not hold waits; see `Drained`."""
+        if stream.finished:
+            return
+        size = len(data)
+        if not stream.outbox and size <= min(self._window, stream.window, self._frame_size):
+            self._window -= size
+            stream.window -= size
+            self._out.append(frame(Frame.DATA, 0, stream.id, data))
+        else:
+            stream.outbox.append(data)
+            self._advance(stream)
+
+    def send_trailers(self, stream: Stream, block: bytes) -> None:
+        """End it, as soon as all its data has left."""
+        if stream.finished:
+            return
+        if stream.outbox:
+            stream.trailers = block
+        else:
+            self._finish(stream, block)
+
+    def reset(self, stream: Stream, error: Error) -> None:
+        """End a stream without an answer, or without the rest of it."""
+        if not stream.finished:
+            stream.finished = True
+            stream.outbox.clear()
+            self._out.append(_reset(stream.id, error))
+
+    def release(self, stream: Stream) -> None:
+        """Nobody works on it any more: another may be opened in its place.
+
+        Call it once for each `Opened`, and after the answer or the reset.
+        """
+        if stream.finished:
+            self.streams.pop(stream.id, None)
+        else:
+            self.reset(stream, Error.INTERNAL_ERROR)
+            self.streams.pop(stream.id, None)
+
+    def leave(self) -> None:
+        """Ask the client to open no more streams; those that it opens nevertheless are refused."""
+        if not self._leaving:
+            self._leaving = True
+            self._out.append(_goaway(self._last, Error.NO_ERROR, ""))
+
+    def fail(self, error: Error, text: str) -> None:
+        """End the connection, and say why."""
+        if not self.closing:
+            self.closing = True
+            self._out.append(_goaway(self._last, error, text))
+
+    # --- what comes in ---
+
+    def _receive(self, data: bytes, events: list[Event]) -> None:
+        at, end = 0, len(data)
+        if not self.greeted:
+            if data[: len(PREFACE)] != PREFACE[: len(data)]:
+                raise ConnectionFailedError(Error.PROTOCOL_ERROR, "this port speaks HTTP/2")
+            if end < len(PREFACE) + HEAD.size:
+                self._rest = data
+                return
+            at = len(PREFACE)
+            if data[at + 3] != Frame.SETTINGS or data[at + 4] & ACK:
+                raise ConnectionFailedError(Error.PROTOCOL_ERROR, "SETTINGS come first")
+            self.greeted = True
+        while end - at >= HEAD.size:
+            high, low, kind, flags, number_ = HEAD.unpack_from(data, at)
+            size = high << 16 | low
+            if size > LEAST_FRAME_SIZE:
+                raise ConnectionFailedError(
+                    Error.FRAME_SIZE_ERROR, f"a frame of {size} bytes; at most {LEAST_FRAME_SIZE}"
+                )
+            start = at + HEAD.size
+            if start + size > end:
+                break
+            at = start + size
+            self._frame(kind, flags, number_ & LARGEST_WINDOW, data[start:at], events)
+        self._rest = data[at:]
+
+    def _frame(
+        self, kind: int, flags: int, stream: int, payload: bytes, events: list[Event]
+    ) -> None:
+        if self._block is not None:
+            if kind != Frame.CONTINUATION or stream != self._block_stream:
+                raise ConnectionFailedError(Error.PROTOCOL_ERROR, "a header block is cut short")
+            self._go_on(flags, payload, events)
+        elif kind == Frame.DATA:
+            self._data(flags, stream, payload, events)
+        elif kind == Frame.HEADERS:
+            self._headers(flags, stream, payload, events)
+        elif stream == 0:
+            self._of_connection(kind, flags, payload, events)
+        else:
+            self._of_stream(kind, stream, payload, events)
+
+    def _of_connection(self, kind: int, flags: int, payload: bytes, events: list[Event]) -> None:
+        if kind == Frame.SETTINGS:
+            self._settings(flags, payload, events)
+        elif kind == Frame.PING:
+            _expect_size(payload, 8)
+            if not flags & ACK:
+                self._out.append(frame(Frame.PING, ACK, 0, payload))
+        elif kind == Frame.WINDOW_UPDATE:
+            self._window += _step(payload)
+            if self._window > LARGEST_WINDOW:
+                raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "the window is too large")
+            self._unblock(events)
+        elif kind in _NEED_STREAM:
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frame {kind} needs a stream")
+
+    def _of_stream(self, kind: int, stream: int, payload: bytes, events: list[Event]) -> None:
+        if kind == Frame.WINDOW_UPDATE:
+            self._widen(stream, payload, events)
+        elif kind == Frame.RST_STREAM:
+            _expect_size(payload, 4)
+            self._check_begun(stream)
+            known = self.streams.get(stream)
+            if known is not None and not known.finished:
+                known.finished = known.ended = True
+                known.outbox.clear()
+                events.append(Reset(known))
+        elif kind == Frame.PRIORITY:
+            _expect_size(payload, 5)
+        elif kind in _NEED_CONNECTION:
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frame {kind} has no stream")
+
+    def _headers(self, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
+        payload = _unpadded(flags, payload)
+        if flags & PRIORITY:
+            if len(payload) < 5:
+                raise ConnectionFailedError(Error.FRAME_SIZE_ERROR, "HEADERS are too short")
+            payload = payload[5:]
+        if flags & END_HEADERS:
+            self._opened(flags, stream, payload, events)
+        else:
+            self._block, self._block_stream, self._block_flags = [payload], stream, flags
+
+    def _go_on(self, flags: int, payload: bytes, events: list[Event]) -> None:
+        parts = self._block = [*(self._block or ()), payload]
+        if sum(map(len, parts)) > BEYOND * self._limits.max_headers or not payload:
+            raise ConnectionFailedError(
+                Error.ENHANCE_YOUR_CALM, f"headers take at most {self._limits.max_headers} bytes"
+            )
+        if flags & END_HEADERS:
+            block, self._block = b"".join(parts), None
+            self._opened(self._block_flags, self._block_stream, block, events)
+
+    def _opened(self, flags: int, number_: int, block: bytes, events: list[Event]) -> None:
+        try:
+            # Also of a stream that is refused: the next block may build on this one.
+            headers = self._blocks.decode(block)
+        except BlockError as error:
+            raise ConnectionFailedError(Error.COMPRESSION_ERROR, str(error)) from error
+        known = self.streams.get(number_)
+        if known is not None and not known.ended:
+            if not flags & END_STREAM:
+                raise ConnectionFailedError(Error.PROTOCOL_ERROR, "trailers end a stream")
+            known.ended = True
+            events.append(Ended(known))
+            return
+        if number_ % 2 == 0 or number_ <= self._last:
+            raise ConnectionFailedError(
+                Error.STREAM_CLOSED if number_ % 2 else Error.PROTOCOL_ERROR,
+                f"stream {number_} cannot be opened",
+            )
+        self._last = number_
+        if self._leaving or len(self.streams) >= self._limits.max_streams:
+            self._out.append(_reset(number_, Error.REFUSED_STREAM))
+            return
+        stream = Stream(number_, self._stream_window)
+        self.streams[number_] = stream
+        events.append(Opened(stream, headers))
+        if flags & END_STREAM:
+            stream.ended = True
+            events.append(Ended(stream))
+
+    def _data(self, flags: int, number_: int, payload: bytes, events: list[Event]) -> None:
+        size = len(payload)
+        self._received += size
+        if self._received > GRANTED:
+            self._grant(0, self._received)
+            self._received = 0
+        self._check_begun(number_)
+        data = _unpadded(flags, payload) if flags & PADDED else payload
+        stream = self.streams.get(number_)
+        if stream is None or stream.finished:
+            return  # it was on its way when the stream ended
+        if stream.ended:
+            raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {number_} had ended")
+        stream.received += size
+        if stream.received > self._limits.stream_window:
+            raise ConnectionFailedError(
+                Error.FLOW_CONTROL_ERROR, f"stream {number_} sent more than its window"
+            )
+        stream.taken += size - len(data)
+        if data:
+            events.append(Received(stream, data))
+        if flags & END_STREAM:
+            stream.ended = True
+            events.append(Ended(stream))
+
+    def _settings(self, flags: int, payload: bytes, events: list[Event]) -> None:
+        if flags & ACK:
+            _expect_size(payload, 0)
+            self._blocks.acknowledged()
+            return
+        if len(payload) % SETTING.size:
+            raise ConnectionFailedError(Error.FRAME_SIZE_ERROR, "SETTINGS are cut short")
+        for name, value in SETTING.iter_unpack(payload):
+            self._setting(name, value)
+        self._out.append(frame(Frame.SETTINGS, ACK, 0))
+        for stream in list(self.streams.values()):
+            self._advance_and_tell(stream, events)
+
+    def _setting(self, name: int, value: int) -> None:
+        if name == Setting.INITIAL_WINDOW_SIZE:
+            if value > LARGEST_WINDOW:
+                raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, f"a window of {value} bytes")
+            grown = value - self._stream_window
+            self._stream_window = value
+            for stream in self.streams.values():
+                stream.window += grown
+                if stream.window > LARGEST_WINDOW:
+                    raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "a window is too large")
+        elif name == Setting.MAX_FRAME_SIZE:
+            if not LEAST_FRAME_SIZE <= value <= LARGEST_FRAME_SIZE:
+                raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frames of {value} bytes")
+            self._frame_size = value
+        elif name == Setting.ENABLE_PUSH and value > 1:
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
+
+    def _widen(self, number_: int, payload: bytes, events: list[Event]) -> None:
+        self._check_begun(number_)
+        step = _step(payload)
+        stream = self.streams.get(number_)
+        if stream is None or stream.finished:
+            return
+        stream.window += step
+        if stream.window > LARGEST_WINDOW:
+            self.reset(stream, Error.FLOW_CONTROL_ERROR)
+            events.append(Reset(stream))
+        else:
+            self._advance_and_tell(stream, events)
+
+    def _check_begun(self, number_: int) -> None:
+        if number_ == 0 or number_ % 2 == 0 or number_ > self._last:
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {number_} is not open")
+
+    # --- what goes out ---
+
+    def _grant(self, number_: int, size: int) -> None:
+        self._out.append(frame(Frame.WINDOW_UPDATE, 0, number_, size.to_bytes(4, "big")))
+
+    def _send_block(self, number_: int, block: bytes, flags: int) -> None:
+        most = self._frame_size
+        if len(block) <= most:
+            self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, number_, block))
+            return
+        self._out.append(frame(Frame.HEADERS, flags, number_, block[:most]))
+        for start in range(most, len(block), most):
+            last = END_HEADERS if start + most >= len(block) else 0
+            self._out.append(frame(Frame.CONTINUATION, last, number_, block[start : start + most]))
+
+    def _finish(self, stream: Stream, block: bytes) -> None:
+        stream.finished = True
+        self._send_block(stream.id, block, END_STREAM)
+        if not stream.ended:
+            # The answer does not depend on the rest of the request.
+            self._out.append(_reset(stream.id, Error.NO_ERROR))
+
+    def _advance(self, stream: Stream) -> None:
+        """Send of its data what both windows hold; then the trailers."""
+        outbox = stream.outbox
+        while outbox:
+            room = min(self._window, stream.window, self._frame_size)
+            if room <= 0:
+                if self._window <= 0 and stream not in self._blocked:
+                    self._blocked.append(stream)
+                return
+            data = outbox[0]
+            if len(data) > room:
+                outbox[0] = data[room:]
+                data = data[:room]
+            else:
+                outbox.popleft()
+            self._window -= len(data)
+            stream.window -= len(data)
+            self._out.append(frame(Frame.DATA, 0, stream.id, data))
+        if stream.trailers is not None:
+            self._finish(stream, stream.trailers)
+
+    def _advance_and_tell(self, stream: Stream, events: list[Event]) -> None:
+        if stream.outbox:
+            self._advance(stream)
+            if not stream.outbox:
+                events.append(Drained(stream))
+
+    def _unblock(self, events: list[Event]) -> None:
+        for _ in range(len(self._blocked)):
+            if self._window <= 0:
+                break
+            self._advance_and_tell(self._blocked.popleft(), events)
+
+
+_NEED_STREAM = frozenset((Frame.PRIORITY, Frame.RST_STREAM, Frame.PUSH_PROMISE, Frame.CONTINUATION))
+_NEED_CONNECTION = frozenset(
+    (Frame.SETTINGS, Frame.PUSH_PROMISE, Frame.PING, Frame.GOAWAY, Frame.CONTINUATION)
+)
+
+
+def _unpadded(flags: int, payload: bytes) -> bytes:
+    if not flags & PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise ConnectionFailedError(Error.PROTOCOL_ERROR, "more padding than payload")
+    return payload[1 : len(payload) - payload[0]]
+
+
+def _expect_size(payload: bytes, size: int) -> None:
+    if len(payload) != size:
+        raise ConnectionFailedError(
+            Error.FRAME_SIZE_ERROR, f"a payload of {len(payload)} bytes where {size} belong"
+        )
+
+
+def _step(payload: bytes) -> int:
+    _expect_size(payload, 4)
+    step = number(payload)
+    if not step:
+        raise ConnectionFailedError(Error.PROTOCOL_ERROR, "a window grows by 0")
+    return step
+
+
+def _reset(stream: int, error: Error) -> bytes:
+    return frame(Frame.RST_STREAM, 0, stream, int(error).to_bytes(4, "big"))
+
+
+def _goaway(last: int, error: Error, text: str) -> bytes:
+    payload = last.to_bytes(4, "big") + int(error).to_bytes(4, "big") + text.encode()
+    return frame(Frame.GOAWAY, 0, 0, payload)

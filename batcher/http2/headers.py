@@ -1,0 +1,147 @@
+"""Header blocks (HPACK, RFC 7541): read with a table that stays empty, written without one.
+
+The server asks for a table of size 0, so that once a client has heard of it each of its blocks
+stands for itself: `Blocks.decode` then only walks over the fields, and looks each one up among those
+it has seen. What is new, and all that comes before, `hpack` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TypeAlias
+
+from hpack import Decoder, HPACKError
+
+Header: TypeAlias = tuple[str, str]
+Headers: TypeAlias = tuple[Header, ...]
+
+_FIELD_BYTES = 32
+"""What each field counts for beside its text."""
+_KNOWN_FIELDS = 4096
+_LONGEST_KNOWN = 256
+"""Bytes up to which a field is remembered; more is hardly the same twice."""
+
+
+class BlockError(Exception):
+    """A header block that cannot be read; the connection's state of compression is lost."""
+
+
+class _UnusualError(Exception):
+    """The block needs the table, or is malformed: `hpack` shall say."""
+
+
+class Blocks:
+    """Reads the header blocks of one connection, in their order."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._decoder = Decoder(max_header_list_size=max_bytes)
+        self._max_bytes = max_bytes
+
+    def acknowledged(self) -> None:
+        """The client has heard that the table shall be empty."""
+        self._decoder.max_allowed_table_size = 0
+
+    def decode(self, block: bytes) -> Headers:
+        """Its fields. Raises `BlockError`."""
+        try:
+            return self._walk(block)
+        except (_UnusualError, IndexError):
+            pass
+        try:
+            return tuple((str(name), str(value)) for name, value in self._decoder.decode(block))
+        except HPACKError as error:
+            raise BlockError(str(error)) from error
+
+    def _walk(self, block: bytes) -> Headers:
+        headers: list[Header] = []
+        at, end = 0, len(block)
+        table_is_empty = self._decoder.header_table.maxsize == 0
+        while at < end:
+            first = block[at]
+            if first & 0x80:
+                stop = at + 1
+            else:
+                if first & 0x40:
+                    if not table_is_empty:
+                        raise _UnusualError
+                    named = first & 0x3F
+                    longest = 0x3F
+                elif first & 0x20:
+                    raise _UnusualError
+                else:
+                    named = first & 0x0F
+                    longest = 0x0F
+                stop = at + 1
+                if named == 0:
+                    stop = _past_text(block, stop)
+                elif named == longest:
+                    stop += 1
+                    if block[stop - 1] & 0x80:
+                        raise _UnusualError
+                stop = _past_text(block, stop)
+            if stop > end:
+                raise _UnusualError
+            field = block[at:stop]
+            header = _known(field) if stop - at <= _LONGEST_KNOWN else _field(field)
+            headers.append(header)
+            at = stop
+        if listed_bytes(headers) > self._max_bytes:
+            raise _UnusualError
+        return tuple(headers)
+
+
+def _past_text(block: bytes, at: int) -> int:
+    """The position behind a string, whose length stands at `at`."""
+    length = block[at] & 0x7F
+    at += 1
+    if length == 0x7F:
+        shift = 0
+        while True:
+            byte = block[at]
+            at += 1
+            length += (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return at + length
+            if shift > 21:
+                raise _UnusualError
+    return at + length
+
+
+def _field(field: bytes) -> Header:
+    """One field that needs no table. Raises HPACKError."""
+    decoder = Decoder()
+    decoder.header_table_size = decoder.max_allowed_table_size = 0
+    ((name, value),) = decoder.decode(field)
+    return str(name), str(value)
+
+
+_known = lru_cache(_KNOWN_FIELDS)(_field)
+
+
+def listed_bytes(headers: Iterable[Header]) -> int:
+    """Their size as the settings count it."""
+    return sum(_FIELD_BYTES + len(name) + len(value) for name, value in headers)
+
+
+def encode(headers: Iterable[Header]) -> bytes:
+    """The block of these fields, which enter no table and use no code."""
+    return b"".join(_literal(*header) for header in headers)
+
+
+def _literal(name: str, value: str) -> bytes:
+    raw_name, raw_value = name.encode(), value.encode()
+    return b"".join((b"\0", _length(len(raw_name)), raw_name, _length(len(raw_value)), raw_value))
+
+
+def _length(length: int) -> bytes:
+    if length < 0x7F:
+        return length.to_bytes(1, "big")
+    parts = bytearray(b"\x7f")
+    length -= 0x7F
+    while length >= 0x80:
+        parts.append(length & 0x7F | 0x80)
+        length >>= 7
+    parts.append(length)
+    return bytes(parts)
