@@ -16,6 +16,7 @@ import machine  # noqa: E402
 import overhead  # noqa: E402
 import poisson  # noqa: E402
 import quiet  # noqa: E402
+import transports  # noqa: E402
 import tuning  # noqa: E402
 import uvloop  # noqa: E402
 from bars import exit_code  # noqa: E402
@@ -92,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
 
     closed = commands.add_parser(
         "overhead",
-        parents=[shared],
+        parents=[shared, transports.options()],
         formatter_class=formatter,
         help="our throughput over the echo server's",
         description=overhead.__doc__,
@@ -110,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
 
     opened = commands.add_parser(
         "poisson",
-        parents=[shared, quiet.options()],
+        parents=[shared, quiet.options(), transports.options()],
         formatter_class=formatter,
         help="latency and on-time share at a rate",
         description=poisson.__doc__,
@@ -156,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
 
     beside = commands.add_parser(
         "agreement",
-        parents=[shared, quiet.options()],
+        parents=[shared, quiet.options(), transports.options()],
         formatter_class=formatter,
         help="the server and the simulator on the same arrivals",
         description=agreement.__doc__,
@@ -166,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
 
     between = commands.add_parser(
         "handover",
-        parents=[quiet.options()],
+        parents=[quiet.options(), transports.options()],
         formatter_class=formatter,
         help="what the device waits for between two batches",
         description=handover.__doc__,
@@ -176,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
 
     changed = commands.add_parser(
         "tuning",
-        parents=[quiet.options()],
+        parents=[quiet.options(), transports.options()],
         formatter_class=formatter,
         help="lost, refused and late requests while settings change",
         description=tuning.__doc__,
@@ -199,6 +200,7 @@ def parser() -> argparse.ArgumentParser:
 
     mixed = commands.add_parser(
         "lengths",
+        parents=[transports.options()],
         formatter_class=formatter,
         help="padding, with buckets and without",
         description=lengths.__doc__,

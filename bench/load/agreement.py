@@ -50,9 +50,10 @@ WARMUP_LOAD = 1.05
 """Enough that the device is never idle, and hardly more: a longer backlog takes longer to plan."""
 
 
-def config() -> dict[str, Any]:
+def config(transport: str) -> dict[str, Any]:
     """One emulated device, as in the bars."""
     return {
+        "server": {"transport": transport},
         "models": [
             {
                 "name": "hello",
@@ -60,7 +61,7 @@ def config() -> dict[str, Any]:
                 "options": {"base": f"{BASE_MS}ms", "per_row": f"{ROW_MS}ms", "columns": 16},
                 "batching": {"max_batch_size": MOST_ROWS, "target_p99": f"{TARGET_MS:g}ms"},
             }
-        ]
+        ],
     }
 
 
@@ -85,11 +86,11 @@ class Figures:
 class Simulator:
     """`batcher simulate` on the same configuration, with service times of this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self._folder = folder
         self._config = folder / "config.yaml"
         self._times = folder / "times.json"
-        self._config.write_text(json.dumps(config()))
+        self._config.write_text(json.dumps(config))
         profile = folder / "profile.json"
         _batcher("profile", str(self._config), "-o", str(profile))
         sizes = json.loads(profile.read_text())["models"][0]["sizes"]
@@ -197,8 +198,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with machine.children_on(server_core):
-            simulator = Simulator(folder)
-            server = stack.enter_context(ServerProcess(config()))
+            simulator = Simulator(folder, config(options.transport))
+            server = stack.enter_context(ServerProcess(config(options.transport)))
         machine.stay_on(load_core)
         simulator.learn(*await _overloaded(server, options))
         print(
@@ -217,7 +218,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     result = {_name(rate): judged(rate, runs) for rate, runs in found.items()}
     for name, row in result.items():
         print(f"{name:24} {_line(row)}  {verdict(row['ok'])}")
-    kept = {name: getattr(options, name) for name in ("seeds", "seconds", "connections", "repeats")}
+    asked = ("seeds", "seconds", "connections", "repeats", "transport")
+    kept = {name: getattr(options, name) for name in asked}
     kept |= {"overhead_ms": simulator.overhead_ms, "reply_ms": simulator.reply_ms}
     found = {"settings": kept, **result}
     machine.save(options.output, found)

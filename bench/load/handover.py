@@ -91,7 +91,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         with machine.children_on(server_core):
             servers = {
-                name: stack.enter_context(ServerProcess(config(), program=program))
+                name: stack.enter_context(ServerProcess(config(options.transport), program=program))
                 for name, program in PROGRAMS.items()
             }
         for turn in range(options.rounds):
@@ -112,7 +112,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     print(f"of the wait {left:.2f} is left; in time {more:.3f} x as many")
     checks = {f"at most {GAP_BAR} of the wait is left": left <= GAP_BAR}
     bars.show(checks)
-    asked = ("rounds", "seconds", "rows", "connections", "repeats")
+    asked = ("rounds", "seconds", "rows", "connections", "repeats", "transport")
     kept = {name: getattr(options, name) for name in asked}
     found |= {"settings": kept, "checks": checks, "gap_left": left, "in_time_ratio": more}
     found["rounds"] = rounds

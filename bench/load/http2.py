@@ -8,58 +8,34 @@ the trailers are read, and its length is counted; credit for more is granted in 
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import lru_cache
 
 import grpc
 from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
 
 from batcher.clock import MICROSECOND, MILLISECOND
-
-
-class Frame(IntEnum):
-    """Types of frames."""
-
-    DATA = 0
-    HEADERS = 1
-    RST_STREAM = 3
-    SETTINGS = 4
-    PING = 6
-    GOAWAY = 7
-    WINDOW_UPDATE = 8
-    CONTINUATION = 9
-
-
-ACK = END_STREAM = 0x1
-END_HEADERS = 0x4
-PADDED = 0x8
-PRIORITY = 0x20
-
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 1, 2, 3, 4
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-FIRST_WINDOW = 65_535
-"""What each side may send, to the connection and to a stream, before it is told otherwise."""
-WINDOW = 2**31 - 1
-LARGEST_FRAME = 16_384
-STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
-ERRORS = (
-    *("NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT"),
-    *("STREAM_CLOSED", "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR"),
-    *("CONNECT_ERROR", "ENHANCE_YOUR_CALM", "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED"),
+from batcher.http2.frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    FIRST_WINDOW,
+    HEAD,
+    LARGEST_WINDOW,
+    LEAST_FRAME_SIZE,
+    PADDED,
+    PREFACE,
+    PRIORITY,
+    SETTING,
+    Error,
+    Frame,
+    Setting,
+    frame,
 )
 
-_HEAD = struct.Struct(">BHBBI")
-_SETTING = struct.Struct(">HI")
-
-
-def frame(kind: Frame, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """The bytes of one frame."""
-    size = len(payload)
-    return _HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
+_ERRORS = frozenset(Error)
+STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +64,8 @@ class Request:
         block = Encoder().encode([NeverIndexedHeaderTuple(*each) for each in headers])
         body = b"\0" + len(message).to_bytes(4, "big") + message
         frames = [(Frame.HEADERS, END_HEADERS, block)]
-        for start in range(0, len(body), LARGEST_FRAME):
-            stop = start + LARGEST_FRAME
+        for start in range(0, len(body), LEAST_FRAME_SIZE):
+            stop = start + LEAST_FRAME_SIZE
             frames.append((Frame.DATA, END_STREAM if stop >= len(body) else 0, body[start:stop]))
         pieces = [b""]
         for kind, flags, payload in frames:
@@ -154,14 +130,18 @@ class Connection:
         self._waiting: deque[Call] = deque()
         self._next = 1
         self._window = FIRST_WINDOW
-        self._most = WINDOW
+        self._most = LARGEST_WINDOW
         self._received = 0
         self._rest = b""
-        settings = ((HEADER_TABLE_SIZE, 0), (ENABLE_PUSH, 0), (INITIAL_WINDOW_SIZE, WINDOW))
+        settings = (
+            (Setting.HEADER_TABLE_SIZE, 0),
+            (Setting.ENABLE_PUSH, 0),
+            (Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW),
+        )
         self._out = [
             PREFACE,
-            frame(Frame.SETTINGS, 0, 0, b"".join(_SETTING.pack(*each) for each in settings)),
-            frame(Frame.WINDOW_UPDATE, 0, 0, (WINDOW - FIRST_WINDOW).to_bytes(4, "big")),
+            frame(Frame.SETTINGS, 0, 0, b"".join(SETTING.pack(*each) for each in settings)),
+            frame(Frame.WINDOW_UPDATE, 0, 0, (LARGEST_WINDOW - FIRST_WINDOW).to_bytes(4, "big")),
         ]
 
     def send(self, call: Call) -> None:
@@ -180,12 +160,12 @@ class Connection:
         data = self._rest + data if self._rest else data
         settled: Settled = []
         at, end = 0, len(data)
-        while end - at >= _HEAD.size:
-            high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
-            start = at + _HEAD.size
+        while end - at >= HEAD.size:
+            high, low, kind, flags, stream = HEAD.unpack_from(data, at)
+            start = at + HEAD.size
             at = start + (high << 16 | low)
             if at > end:
-                at = start - _HEAD.size
+                at = start - HEAD.size
                 break
             if kind == Frame.DATA:
                 self._data(stream, flags, data, start, at, settled)
@@ -219,7 +199,7 @@ class Connection:
         self, stream: int, flags: int, data: bytes, start: int, stop: int, settled: Settled
     ) -> None:
         self._received += stop - start
-        if self._received > WINDOW // 2:
+        if self._received > LARGEST_WINDOW // 2:
             self._out.append(frame(Frame.WINDOW_UPDATE, 0, 0, self._received.to_bytes(4, "big")))
             self._received = 0
         call = self._open.get(stream)
@@ -247,7 +227,7 @@ class Connection:
             case Frame.RST_STREAM:
                 self._reset(stream, _error(payload), settled)
             case Frame.GOAWAY:
-                last = int.from_bytes(payload[:4], "big") & WINDOW
+                last = int.from_bytes(payload[:4], "big") & LARGEST_WINDOW
                 settled += self.leave(f"GOAWAY {_error(payload[4:8])}", last)
 
     def _reset(self, stream: int, error: str, settled: Settled) -> None:
@@ -259,10 +239,10 @@ class Connection:
 
     def _settings(self, payload: bytes) -> None:
         self.greeted = True
-        for name, value in _SETTING.iter_unpack(payload):
-            if name == MAX_CONCURRENT_STREAMS:
+        for name, value in SETTING.iter_unpack(payload):
+            if name == Setting.MAX_CONCURRENT_STREAMS:
                 self._most = value
-            elif name == INITIAL_WINDOW_SIZE:
+            elif name == Setting.INITIAL_WINDOW_SIZE:
                 self.stream_window = value
         self._out.append(frame(Frame.SETTINGS, ACK, 0))
 
@@ -277,4 +257,4 @@ def _trailers(flags: int, payload: bytes) -> str:
 
 def _error(code: bytes) -> str:
     number = int.from_bytes(code, "big")
-    return ERRORS[number] if number < len(ERRORS) else str(number)
+    return Error(number).name if number in _ERRORS else str(number)

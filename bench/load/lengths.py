@@ -168,7 +168,7 @@ def config(made: list[Variant], path: Path, options: argparse.Namespace) -> dict
                 for name in ("input_ids", "attention_mask")
             ]
         models.append(model)
-    return {"models": models}
+    return {"server": {"transport": options.transport}, "models": models}
 
 
 def executed(http: str, model: str) -> tuple[float, float]:

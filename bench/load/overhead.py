@@ -70,7 +70,7 @@ def config(options: argparse.Namespace) -> dict[str, Any]:
         },
         "queue": {"max_requests": 4096},
     }
-    return {"models": [model]}
+    return {"server": {"transport": options.transport}, "models": [model]}
 
 
 @contextmanager
@@ -148,6 +148,7 @@ def report(ours: Target, echo: Target, options: argparse.Namespace) -> dict[str,
                 "floats",
                 "max_batch_size",
                 "max_delay",
+                "transport",
             )
         },
         **{

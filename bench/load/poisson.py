@@ -118,7 +118,7 @@ def config(options: argparse.Namespace) -> dict[str, Any]:
     }
     if options.policy == "fixed":
         model["batching"]["max_delay"] = options.max_delay
-    return {"models": [model]}
+    return {"server": {"transport": options.transport}, "models": [model]}
 
 
 async def run(options: argparse.Namespace) -> None:

@@ -71,7 +71,7 @@ INVALID: tuple[tuple[dict[str, str], str], ...] = (
 """What is wrong, and the path that the refusal must name."""
 
 
-def document(load_admin: str) -> dict[str, Any]:
+def document(load_admin: str, transport: str) -> dict[str, Any]:
     """The file at the start."""
     model = {
         "name": MODEL,
@@ -79,7 +79,8 @@ def document(load_admin: str) -> dict[str, Any]:
         "options": {"base": f"{BASE_MS:g}ms", "per_row": f"{PER_ROW_MS:g}ms", "columns": 16},
         "batching": {"max_batch_size": ROWS, "target_p99": "50ms"},
     }
-    return {"server": {"admin": [load_admin], "watch": "100ms"}, "models": [model]}
+    server = {"admin": [load_admin], "watch": "100ms", "transport": transport}
+    return {"server": server, "models": [model]}
 
 
 class ConfigMap:
@@ -197,7 +198,7 @@ async def play(
     record, told = Record(), Told()
     with ExitStack() as stack:
         with machine.children_on(cores["server"]):
-            server = stack.enter_context(ServerProcess(document(free_address())))
+            server = stack.enter_context(ServerProcess(document(free_address(), options.transport)))
         files = ConfigMap(server)
         payload = await probe(server.grpc, MODEL, 16)
         load = Calls(payload, record, None)
@@ -327,7 +328,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             )
             rounds[-1][changing] = tries[-1]
             runs += [run | {"repeat": number} for number, run in enumerate(tries)]
-    names = ("load", "changes", "seconds", "rounds", "seed", "repeats")
+    names = ("load", "changes", "seconds", "rounds", "seed", "repeats", "transport")
     kept = {name: getattr(options, name) for name in names}
     checks = judged(rounds, runs)
     bars.show(checks)
