@@ -50,7 +50,7 @@ class ServerConfig(Section):
     status_codes: Literal["standard", "triton"] = "standard"
     """How refusals are named on the wire: gRPC's usual codes, or Triton's for callers written
     against it."""
-    transport: Literal["grpcio", "builtin"] = "builtin"
+    transport: Literal["grpcio", "builtin"] = "grpcio"
     """Who speaks HTTP/2 on the gRPC listeners: the library `grpcio`, or the server's own
     implementation, which needs about half of the processor time for a request."""
     max_message: Size = 64 * 1024**2

@@ -30,11 +30,18 @@ def _end(server):
 
 
 @pytest.fixture
-def serve(tmp_path):
+def transport():
+    """Who speaks HTTP/2 in the servers of this test; tests of the wire ask for each."""
+    return "grpcio"
+
+
+@pytest.fixture
+def serve(tmp_path, transport):
     """A function from a configuration document (and options of `ServerProcess`) to a started one."""
     with ExitStack() as stack:
 
         def start(config, **options):
+            config = config | {"server": {"transport": transport} | config.get("server", {})}
             server = stack.enter_context(ServerProcess(config, folder=tmp_path, **options))
             stack.callback(_end, server)
             return server
@@ -118,12 +125,12 @@ def hello():
 
 
 @pytest.fixture
-async def start():
+async def start(transport):
     """A function from a document to a started application in this process, its ports free ones."""
     async with AsyncExitStack() as stack:
 
         async def start(document):
-            listeners = {"grpc": ["127.0.0.1:0"], "http": None}
+            listeners = {"transport": transport, "grpc": ["127.0.0.1:0"], "http": None}
             server = listeners | document.get("server", {})
             config = parse_config(json.dumps(document | {"server": server}), "test", {})
             return await stack.enter_async_context(running(config))

@@ -38,9 +38,9 @@ def perf_analyzer():
     return done.stdout.strip()
 
 
-@pytest.fixture(scope="module")
-def server():
-    with ServerProcess(CONFIG) as running:
+@pytest.fixture(scope="module", params=("grpcio", "builtin"))
+def server(request):
+    with ServerProcess(CONFIG | {"server": {"transport": request.param}}) as running:
         yield running
 
 

@@ -11,6 +11,8 @@ from batcher.testing.server import ServerProcess
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+TRANSPORTS = ("grpcio", "builtin")
+"""Clients notice no difference."""
 CLIENTS = Path(__file__).with_name("clients")
 ONNX_TYPES = {
     "BOOL": "BOOL",
@@ -99,13 +101,14 @@ def config():
     }
 
 
-@pytest.fixture(scope="session")
-def triton_server(tmp_path_factory):
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def triton_server(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton")
     save_types(folder / "types.onnx")
     save_sums(folder / "sums.onnx")
     admin = f"unix:{folder}/admin.sock"
-    with ServerProcess(config() | {"server": {"admin": [admin]}}, folder=folder) as server:
+    section = {"admin": [admin], "transport": request.param}
+    with ServerProcess(config() | {"server": section}, folder=folder) as server:
         yield server
         assert server.stop() == 0
 
