@@ -33,8 +33,11 @@ from batcher.http2.frames import (
 from batcher.http2.headers import BlockError, Blocks, Headers
 
 BEYOND = 4
-GRANTED = LARGEST_WINDOW // 2
-"""Bytes after which the connection's window is opened again."""
+"""Times as many bytes of headers as are allowed are read, so that the call can be told."""
+_PARTS = 64
+"""Frames of one header block."""
+_GRANTED = LARGEST_WINDOW // 2
+"""Bytes after which the connection's window is opened again. Those of its streams are what bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Limits:
     """Bytes of the fields of one block, with 32 for each. Up to `BEYOND` times as many are read, so
     that the call can be told; more end the connection."""
     stream_window: int
-    """Bytes that a stream may send before some are taken from it."""
+    """Bytes that a stream may send before some are taken from it, unless more are expected."""
 
 
 class ConnectionFailedError(Exception):
@@ -61,16 +64,16 @@ class ConnectionFailedError(Exception):
 class Stream:
     """One request and its answer."""
 
-    __slots__ = ("ended", "finished", "id", "outbox", "received", "taken", "trailers", "window")
+    __slots__ = ("credit", "ended", "finished", "held", "id", "outbox", "trailers", "window")
 
-    def __init__(self, stream: int, window: int) -> None:
-        self.id = stream
+    def __init__(self, name: int, window: int, credit: int) -> None:
+        self.id = name
         self.window = window
         """Bytes that may be sent."""
-        self.received = 0
-        """Bytes that came and were not granted again."""
-        self.taken = 0
-        """Bytes of those that somebody has taken from the stream."""
+        self.credit = credit
+        """Bytes that the client may send."""
+        self.held = 0
+        """Bytes that came and were not taken in."""
         self.ended = False
         """Whether the client has sent all."""
         self.finished = False
@@ -91,7 +94,7 @@ class Opened:
 
 @dataclass(slots=True)
 class Received:
-    """Bytes of its body; `take_in` grants them again."""
+    """Bytes of its body; say `take_in` when they are used."""
 
     stream: Stream
     data: bytes
@@ -141,9 +144,9 @@ class Connection:
         self._stream_window = FIRST_WINDOW
         self._frame_size = LEAST_FRAME_SIZE
         self._received = 0
-        self._block: list[bytes] | None = None
-        """The parts of a header block that goes on in the next frame."""
-        self._block_stream = self._block_flags = 0
+        self._block: bytearray | None = None
+        """The beginning of a header block that goes on in the next frame."""
+        self._block_stream = self._block_flags = self._parts = 0
         self._blocked: deque[Stream] = deque()
         """Streams that wait for the connection's window, in their order."""
         settings = (
@@ -175,12 +178,17 @@ class Connection:
         return events
 
     def take_in(self, stream: Stream, size: int) -> None:
-        """Bytes of its body were used: the client may send as many more."""
-        stream.taken += size
-        if stream.taken * 2 > self._limits.stream_window and not stream.ended:
-            self._grant(stream.id, stream.taken)
-            stream.received -= stream.taken
-            stream.taken = 0
+        """Bytes of its body were used: others may take their place."""
+        stream.held -= size
+        window = self._limits.stream_window
+        room = window - stream.held - stream.credit
+        if room * 2 >= window:
+            self._grant(stream, room)
+
+    def expect(self, stream: Stream, size: int) -> None:
+        """So many bytes have yet to come before any can be used."""
+        if size > stream.credit:
+            self._grant(stream, size - stream.credit)
 
     def send_all(self, stream: Stream, block: bytes, data: bytes, trailers: bytes) -> None:
         """The whole answer at once."""
@@ -222,12 +230,18 @@ class Connection:
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
         """End it, as soon as all its data has left."""
-        if stream.finished:
+        if stream.finished or stream.trailers is not None:
             return
         if stream.outbox:
             stream.trailers = block
         else:
             self._finish(stream, block)
+
+    def abandon(self, stream: Stream) -> None:
+        """Send none of the data that waits for the client's window."""
+        if not stream.finished:
+            stream.outbox.clear()
+            stream.trailers = None
 
     def reset(self, stream: Stream, error: Error) -> None:
         """End a stream without an answer, or without the rest of it."""
@@ -239,13 +253,10 @@ class Connection:
     def release(self, stream: Stream) -> None:
         """Nobody works on it any more: another may be opened in its place.
 
-        Call it once for each `Opened`, and after the answer or the reset.
+        Call it once for each `Opened`, after the answer or the reset.
         """
-        if stream.finished:
-            self.streams.pop(stream.id, None)
-        else:
-            self.reset(stream, Error.INTERNAL_ERROR)
-            self.streams.pop(stream.id, None)
+        self.reset(stream, Error.INTERNAL_ERROR)
+        del self.streams[stream.id]
 
     def leave(self) -> None:
         """Ask the client to open no more streams; those that it opens nevertheless are refused."""
@@ -274,7 +285,7 @@ class Connection:
                 raise ConnectionFailedError(Error.PROTOCOL_ERROR, "SETTINGS come first")
             self.greeted = True
         while end - at >= HEAD.size:
-            high, low, kind, flags, number_ = HEAD.unpack_from(data, at)
+            high, low, kind, flags, name = HEAD.unpack_from(data, at)
             size = high << 16 | low
             if size > LEAST_FRAME_SIZE:
                 raise ConnectionFailedError(
@@ -284,7 +295,7 @@ class Connection:
             if start + size > end:
                 break
             at = start + size
-            self._frame(kind, flags, number_ & LARGEST_WINDOW, data[start:at], events)
+            self._frame(kind, flags, name & LARGEST_WINDOW, data[start:at], events)
         self._rest = data[at:]
 
     def _frame(
@@ -293,7 +304,8 @@ class Connection:
         if self._block is not None:
             if kind != Frame.CONTINUATION or stream != self._block_stream:
                 raise ConnectionFailedError(Error.PROTOCOL_ERROR, "a header block is cut short")
-            self._go_on(flags, payload, events)
+            self._block += payload
+            self._go_on(flags, self._block, events)
         elif kind == Frame.DATA:
             self._data(flags, stream, payload, events)
         elif kind == Frame.HEADERS:
@@ -343,66 +355,68 @@ class Connection:
         if flags & END_HEADERS:
             self._opened(flags, stream, payload, events)
         else:
-            self._block, self._block_stream, self._block_flags = [payload], stream, flags
+            self._block, self._block_stream, self._block_flags = bytearray(payload), stream, flags
 
-    def _go_on(self, flags: int, payload: bytes, events: list[Event]) -> None:
-        parts = self._block = [*(self._block or ()), payload]
-        if sum(map(len, parts)) > BEYOND * self._limits.max_headers or not payload:
+    def _go_on(self, flags: int, block: bytearray, events: list[Event]) -> None:
+        self._parts += 1
+        if len(block) > BEYOND * self._limits.max_headers or self._parts > _PARTS:
             raise ConnectionFailedError(
-                Error.ENHANCE_YOUR_CALM, f"headers take at most {self._limits.max_headers} bytes"
+                Error.ENHANCE_YOUR_CALM,
+                f"headers take at most {self._limits.max_headers} bytes in {_PARTS} frames",
             )
         if flags & END_HEADERS:
-            block, self._block = b"".join(parts), None
-            self._opened(self._block_flags, self._block_stream, block, events)
+            self._block, self._parts = None, 0
+            self._opened(self._block_flags, self._block_stream, bytes(block), events)
 
-    def _opened(self, flags: int, number_: int, block: bytes, events: list[Event]) -> None:
+    def _opened(self, flags: int, name: int, block: bytes, events: list[Event]) -> None:
         try:
             # Also of a stream that is refused: the next block may build on this one.
             headers = self._blocks.decode(block)
         except BlockError as error:
             raise ConnectionFailedError(Error.COMPRESSION_ERROR, str(error)) from error
-        known = self.streams.get(number_)
+        known = self.streams.get(name)
         if known is not None and not known.ended:
             if not flags & END_STREAM:
                 raise ConnectionFailedError(Error.PROTOCOL_ERROR, "trailers end a stream")
             known.ended = True
             events.append(Ended(known))
             return
-        if number_ % 2 == 0 or number_ <= self._last:
-            raise ConnectionFailedError(
-                Error.STREAM_CLOSED if number_ % 2 else Error.PROTOCOL_ERROR,
-                f"stream {number_} cannot be opened",
-            )
-        self._last = number_
+        if name % 2 == 0:
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is not a client's")
+        if name <= self._last:
+            if known is not None:
+                raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {name} had ended")
+            return  # trailers that were on their way when the stream ended
+        self._last = name
         if self._leaving or len(self.streams) >= self._limits.max_streams:
-            self._out.append(_reset(number_, Error.REFUSED_STREAM))
+            self._out.append(_reset(name, Error.REFUSED_STREAM))
             return
-        stream = Stream(number_, self._stream_window)
-        self.streams[number_] = stream
+        stream = Stream(name, self._stream_window, self._limits.stream_window)
+        self.streams[name] = stream
         events.append(Opened(stream, headers))
         if flags & END_STREAM:
             stream.ended = True
             events.append(Ended(stream))
 
-    def _data(self, flags: int, number_: int, payload: bytes, events: list[Event]) -> None:
+    def _data(self, flags: int, name: int, payload: bytes, events: list[Event]) -> None:
         size = len(payload)
         self._received += size
-        if self._received > GRANTED:
-            self._grant(0, self._received)
+        if self._received > _GRANTED:
+            self._out.append(_wider(0, self._received))
             self._received = 0
-        self._check_begun(number_)
+        self._check_begun(name)
         data = _unpadded(flags, payload) if flags & PADDED else payload
-        stream = self.streams.get(number_)
+        stream = self.streams.get(name)
         if stream is None or stream.finished:
             return  # it was on its way when the stream ended
         if stream.ended:
-            raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {number_} had ended")
-        stream.received += size
-        if stream.received > self._limits.stream_window:
+            raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {name} had ended")
+        stream.credit -= size
+        if stream.credit < 0:
             raise ConnectionFailedError(
-                Error.FLOW_CONTROL_ERROR, f"stream {number_} sent more than its window"
+                Error.FLOW_CONTROL_ERROR, f"stream {name} sent more than its window"
             )
-        stream.taken += size - len(data)
+        stream.held += len(data)
         if data:
             events.append(Received(stream, data))
         if flags & END_STREAM:
@@ -439,10 +453,10 @@ class Connection:
         elif name == Setting.ENABLE_PUSH and value > 1:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
 
-    def _widen(self, number_: int, payload: bytes, events: list[Event]) -> None:
-        self._check_begun(number_)
+    def _widen(self, name: int, payload: bytes, events: list[Event]) -> None:
+        self._check_begun(name)
         step = _step(payload)
-        stream = self.streams.get(number_)
+        stream = self.streams.get(name)
         if stream is None or stream.finished:
             return
         stream.window += step
@@ -452,24 +466,26 @@ class Connection:
         else:
             self._advance_and_tell(stream, events)
 
-    def _check_begun(self, number_: int) -> None:
-        if number_ == 0 or number_ % 2 == 0 or number_ > self._last:
-            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {number_} is not open")
+    def _check_begun(self, name: int) -> None:
+        if name == 0 or name % 2 == 0 or name > self._last:
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is not open")
 
     # --- what goes out ---
 
-    def _grant(self, number_: int, size: int) -> None:
-        self._out.append(frame(Frame.WINDOW_UPDATE, 0, number_, size.to_bytes(4, "big")))
+    def _grant(self, stream: Stream, size: int) -> None:
+        if not stream.ended and not stream.finished:
+            stream.credit += size
+            self._out.append(_wider(stream.id, size))
 
-    def _send_block(self, number_: int, block: bytes, flags: int) -> None:
+    def _send_block(self, name: int, block: bytes, flags: int) -> None:
         most = self._frame_size
         if len(block) <= most:
-            self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, number_, block))
+            self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, name, block))
             return
-        self._out.append(frame(Frame.HEADERS, flags, number_, block[:most]))
+        self._out.append(frame(Frame.HEADERS, flags, name, block[:most]))
         for start in range(most, len(block), most):
             last = END_HEADERS if start + most >= len(block) else 0
-            self._out.append(frame(Frame.CONTINUATION, last, number_, block[start : start + most]))
+            self._out.append(frame(Frame.CONTINUATION, last, name, block[start : start + most]))
 
     def _finish(self, stream: Stream, block: bytes) -> None:
         stream.finished = True
@@ -539,6 +555,10 @@ def _step(payload: bytes) -> int:
     if not step:
         raise ConnectionFailedError(Error.PROTOCOL_ERROR, "a window grows by 0")
     return step
+
+
+def _wider(stream: int, size: int) -> bytes:
+    return frame(Frame.WINDOW_UPDATE, 0, stream, size.to_bytes(4, "big"))
 
 
 def _reset(stream: int, error: Error) -> bytes:

@@ -55,7 +55,7 @@ class Blocks:
 
     def _walk(self, block: bytes) -> Headers:
         headers: list[Header] = []
-        at, end = 0, len(block)
+        size, at, end = 0, 0, len(block)
         table_is_empty = self._decoder.header_table.maxsize == 0
         while at < end:
             first = block[at]
@@ -85,9 +85,10 @@ class Blocks:
             field = block[at:stop]
             header = _known(field) if stop - at <= _LONGEST_KNOWN else _field(field)
             headers.append(header)
+            size += _FIELD_BYTES + len(header[0]) + len(header[1])
+            if size > self._max_bytes:
+                raise _UnusualError
             at = stop
-        if listed_bytes(headers) > self._max_bytes:
-            raise _UnusualError
         return tuple(headers)
 
 

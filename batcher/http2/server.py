@@ -34,7 +34,7 @@ from batcher.http2.connection import (
     Reset,
     Stream,
 )
-from batcher.http2.frames import LARGEST_WINDOW, Error
+from batcher.http2.frames import Error
 from batcher.http2.headers import Headers, encode
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,11 @@ Message: TypeAlias = tuple[bytes, int]
 
 GREETING_S = 20.0
 """How long a client may take for its first frames, and for the handshake of TLS before them."""
+
+CLOSING_S = 5.0
+"""How long a client may take to read the last that is said to it."""
+STREAM_WINDOW = 2**17
+"""Bytes of messages that wait to be read from one call. A larger message may come whole."""
 
 _LONGEST_TIMER_S = 30 * 24 * 3600.0
 """A longer deadline than any call; further away, a timer would overflow."""
@@ -74,8 +79,7 @@ class Server:
         self.limits = Limits(
             max_streams=max_streams,
             max_headers=max_headers,
-            # A whole message needs no permission to go on, and so nobody waits for another.
-            stream_window=min(max(max_message + PREFIX_BYTES, 2**16), LARGEST_WINDOW),
+            stream_window=STREAM_WINDOW,
         )
         self.clients: set[Client] = set()
         self._handlers = handlers
@@ -225,8 +229,9 @@ class Client(asyncio.Protocol):
         data = self.connection.take()
         if data:
             self._transport.write(data)
-        if self.connection.closing:
+        if self.connection.closing and not self._transport.is_closing():
             self._transport.close()
+            self.loop.call_later(CLOSING_S, self._transport.abort)
 
     def done(self, call: Call) -> None:
         """A call has ended, and nothing of it goes on."""
@@ -358,8 +363,7 @@ class Call:
         client.connection.send_data(stream, data)
         client.flush_soon()
         if stream.outbox:
-            self._writer = client.loop.create_future()
-            await self._writer
+            await self._all_sent()
         if not client.writable.is_set():
             await client.writable.wait()
 
@@ -420,6 +424,7 @@ class Call:
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> None:
         """Send the status. Does nothing where one was sent."""
+        self._client.connection.abandon(self.stream)
         fields = calls.status(code, details, metadata)
         block = encode(fields) if self._opened else calls.alone(fields)
         self._client.connection.send_trailers(self.stream, block)
@@ -453,6 +458,9 @@ class Call:
         connection = self._client.connection
         trailers = self._trailers()
         connection.send_all(self.stream, calls.OPENING, data, trailers)
+        if self.stream.outbox:
+            self._client.flush_soon()
+            await self._all_sent()
 
     async def _stream(self, request: Any) -> None:
         method = self._method
@@ -494,16 +502,21 @@ class Call:
                 raise calls.too_large(size, most)
             start = at + PREFIX_BYTES
             if start + size > end:
+                self._client.connection.expect(self.stream, start + size - end)
                 break
             compressed = buffer[at]
             at = start + size
-            message = bytes(buffer[start:at])
+            message = bytes(memoryview(buffer)[start:at])
             if compressed:
                 message = calls.inflate(message, self._head.encoding, most)
             self._messages.append((message, PREFIX_BYTES + size))
             self._wake()
         if at:
             self._buffer = buffer[at:]
+
+    async def _all_sent(self) -> None:
+        self._writer = self._client.loop.create_future()
+        await self._writer
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
