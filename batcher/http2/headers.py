@@ -21,6 +21,8 @@ _FIELD_BYTES = 32
 _KNOWN_FIELDS = 4096
 _LONGEST_KNOWN = 256
 """Bytes up to which a field is remembered; more is hardly the same twice."""
+_KNOWN_BLOCKS = 1024
+_LONGEST_KNOWN_BLOCK = 1024
 
 
 class BlockError(Exception):
@@ -45,51 +47,57 @@ class Blocks:
     def decode(self, block: bytes) -> Headers:
         """Its fields. Raises `BlockError`."""
         try:
-            return self._walk(block)
-        except (_UnusualError, IndexError):
+            walk = _walk_again if len(block) <= _LONGEST_KNOWN_BLOCK else _walk
+            empty = self._decoder.header_table.maxsize == 0
+            return walk(block, self._max_bytes, table_is_empty=empty)
+        except (_UnusualError, IndexError, HPACKError):
             pass
         try:
             return tuple((str(name), str(value)) for name, value in self._decoder.decode(block))
         except HPACKError as error:
             raise BlockError(str(error)) from error
 
-    def _walk(self, block: bytes) -> Headers:
-        headers: list[Header] = []
-        size, at, end = 0, 0, len(block)
-        table_is_empty = self._decoder.header_table.maxsize == 0
-        while at < end:
-            first = block[at]
-            if first & 0x80:
-                stop = at + 1
-            else:
-                if first & 0x40:
-                    if not table_is_empty:
-                        raise _UnusualError
-                    named = first & 0x3F
-                    longest = 0x3F
-                elif first & 0x20:
+
+def _walk(block: bytes, max_bytes: int, *, table_is_empty: bool) -> Headers:
+    """The fields of a block that needs no table."""
+    headers: list[Header] = []
+    size, at, end = 0, 0, len(block)
+    while at < end:
+        first = block[at]
+        if first & 0x80:
+            stop = at + 1
+        else:
+            if first & 0x40:
+                if not table_is_empty:
                     raise _UnusualError
-                else:
-                    named = first & 0x0F
-                    longest = 0x0F
-                stop = at + 1
-                if named == 0:
-                    stop = _past_text(block, stop)
-                elif named == longest:
-                    stop += 1
-                    if block[stop - 1] & 0x80:
-                        raise _UnusualError
+                named = first & 0x3F
+                longest = 0x3F
+            elif first & 0x20:
+                raise _UnusualError
+            else:
+                named = first & 0x0F
+                longest = 0x0F
+            stop = at + 1
+            if named == 0:
                 stop = _past_text(block, stop)
-            if stop > end:
-                raise _UnusualError
-            field = block[at:stop]
-            header = _known(field) if stop - at <= _LONGEST_KNOWN else _field(field)
-            headers.append(header)
-            size += _FIELD_BYTES + len(header[0]) + len(header[1])
-            if size > self._max_bytes:
-                raise _UnusualError
-            at = stop
-        return tuple(headers)
+            elif named == longest:
+                stop += 1
+                if block[stop - 1] & 0x80:
+                    raise _UnusualError
+            stop = _past_text(block, stop)
+        if stop > end:
+            raise _UnusualError
+        field = block[at:stop]
+        header = _known(field) if stop - at <= _LONGEST_KNOWN else _field(field)
+        headers.append(header)
+        size += _FIELD_BYTES + len(header[0]) + len(header[1])
+        if size > max_bytes:
+            raise _UnusualError
+        at = stop
+    return tuple(headers)
+
+
+_walk_again = lru_cache(_KNOWN_BLOCKS)(_walk)
 
 
 def _past_text(block: bytes, at: int) -> int:
