@@ -38,7 +38,7 @@ class GrpcEdge:
         self._settings = SettingsEdge(tuner, config.status_codes)
         self._flight = flight
         self._controls: list[ControlEdge] = []
-        kind = GrpcServer if config.transport == "grpcio" else BuiltinServer
+        kind = BuiltinServer if config.transport == "builtin" else GrpcServer
         self._servers = [
             kind(addresses, self._handlers(batcher, config, admin=admin), config)
             for addresses, admin in ((config.grpc, False), (config.admin, True))

@@ -32,7 +32,7 @@ def _end(server):
 @pytest.fixture
 def transport():
     """Who speaks HTTP/2 in the servers of this test; tests of the wire ask for each."""
-    return "grpcio"
+    return "builtin"
 
 
 @pytest.fixture
