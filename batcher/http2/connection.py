@@ -34,7 +34,7 @@ from batcher.http2.headers import BlockError, Blocks, Headers
 
 BEYOND = 4
 """Times as many bytes of headers as are allowed are read, so that the call can be told."""
-_PARTS = 64
+PARTS = 64
 """Frames of one header block."""
 _GRANTED = LARGEST_WINDOW // 2
 """Bytes after which the connection's window is opened again. Those of its streams are what bounds."""
@@ -359,10 +359,10 @@ class Connection:
 
     def _go_on(self, flags: int, block: bytearray, events: list[Event]) -> None:
         self._parts += 1
-        if len(block) > BEYOND * self._limits.max_headers or self._parts > _PARTS:
+        if len(block) > BEYOND * self._limits.max_headers or self._parts > PARTS:
             raise ConnectionFailedError(
                 Error.ENHANCE_YOUR_CALM,
-                f"headers take at most {self._limits.max_headers} bytes in {_PARTS} frames",
+                f"headers take at most {self._limits.max_headers} bytes in {PARTS} frames",
             )
         if flags & END_HEADERS:
             self._block, self._parts = None, 0

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+
 @pytest.fixture(params=("grpcio", "builtin"))
 def transport(request):
     """Both: a caller notices no difference."""

@@ -16,6 +16,8 @@ from batcher.config import (
 from batcher.config.document import MOST_DEPTH
 from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
+from batcher.http2.connection import BEYOND, PARTS
+from batcher.http2.server import CLOSING_S, GREETING_S, STREAM_WINDOW
 from batcher.runtime.padding import MOST_WARM_BUCKETS
 from batcher.runtime.warmup import BUCKETS_NS
 from batcher.server.listeners import MAX_METADATA_BYTES
@@ -24,7 +26,7 @@ from batcher.tuning.watch import MOST_READS
 from batcher.web.server import MAX_CONNECTIONS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| `?([^|`]+)`? \| ([^|]+) \|", PAGE, re.MULTILINE)
+ROWS = re.findall(r"^\| `?([^|`]+(?:\(`builtin`\))?)`? \| ([^|]+) \|", PAGE, re.MULTILINE)
 SECTIONS = {
     "server": ServerConfig,
     "models[]": ModelConfig,
@@ -60,6 +62,12 @@ def test_every_bound_of_the_configuration_is_on_the_page(section: str) -> None:
 def test_the_bounds_that_no_key_changes() -> None:
     rows = dict(ROWS)
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
+    headers = f"{BEYOND * MAX_METADATA_BYTES // 1024} KiB, {PARTS} frames"
+    assert rows["headers of a call (`builtin`)"] == headers
+    unread = rows["messages of a call that wait to be read (`builtin`)"]
+    assert unread == f"{STREAM_WINDOW // 1024} KiB"
+    assert rows["time until a client greets (`builtin`)"] == f"{GREETING_S:g}s"
+    assert rows["time to read the server's last words (`builtin`)"] == f"{CLOSING_S:g}s"
     assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
     assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
     assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
