@@ -32,6 +32,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   agreement  the same open loop at several rates, beside `batcher simulate` on the same arrivals
   handover   more than the device can serve, with batches in hand beforehand and without: what it
              waits for between two batches
+  transports the same requests by either transport in turns: processor time for each
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
@@ -44,6 +45,7 @@ EXAMPLES = """examples:
   python bench/load poisson --rate 1350 --target 50ms
   python bench/load agreement --seeds 5
   python bench/load handover --rounds 5
+  python bench/load transports --rate 600
   python bench/load tuning --rounds 3
   python bench/load lengths --count 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
@@ -93,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
     closed = commands.add_parser(
         "overhead",
-        parents=[shared, transports.options()],
+        parents=[shared, transports.option()],
         formatter_class=formatter,
         help="our throughput over the echo server's",
         description=overhead.__doc__,
@@ -111,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
 
     opened = commands.add_parser(
         "poisson",
-        parents=[shared, quiet.options(), transports.options()],
+        parents=[shared, quiet.options(), transports.option()],
         formatter_class=formatter,
         help="latency and on-time share at a rate",
         description=poisson.__doc__,
@@ -157,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
 
     beside = commands.add_parser(
         "agreement",
-        parents=[shared, quiet.options(), transports.options()],
+        parents=[shared, quiet.options(), transports.option()],
         formatter_class=formatter,
         help="the server and the simulator on the same arrivals",
         description=agreement.__doc__,
@@ -167,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
 
     between = commands.add_parser(
         "handover",
-        parents=[quiet.options(), transports.options()],
+        parents=[quiet.options(), transports.option()],
         formatter_class=formatter,
         help="what the device waits for between two batches",
         description=handover.__doc__,
@@ -175,9 +177,19 @@ def parser() -> argparse.ArgumentParser:
     handover.add_options(between)
     between.set_defaults(run=handover.run)
 
+    compared = commands.add_parser(
+        "transports",
+        parents=[quiet.options()],
+        formatter_class=formatter,
+        help="processor time of a request with either transport",
+        description=transports.__doc__,
+    )
+    transports.add_options(compared)
+    compared.set_defaults(run=transports.run)
+
     changed = commands.add_parser(
         "tuning",
-        parents=[quiet.options(), transports.options()],
+        parents=[quiet.options(), transports.option()],
         formatter_class=formatter,
         help="lost, refused and late requests while settings change",
         description=tuning.__doc__,
@@ -200,7 +212,7 @@ def parser() -> argparse.ArgumentParser:
 
     mixed = commands.add_parser(
         "lengths",
-        parents=[transports.options()],
+        parents=[transports.option()],
         formatter_class=formatter,
         help="padding, with buckets and without",
         description=lengths.__doc__,

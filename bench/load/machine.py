@@ -95,6 +95,17 @@ class Steal:
             self.shares[name] = round((steal_seconds(core) - self._before[name]) / seconds, 4)
 
 
+def switches(pid: int) -> int:
+    """How often threads of a process have left a core, to wait or for another."""
+    kinds = ("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")
+    return sum(
+        int(value)
+        for status in Path(f"/proc/{pid}/task").glob("*/status")
+        for name, _, value in (line.partition(":") for line in status.read_text().splitlines())
+        if name in kinds
+    )
+
+
 def save(path: Path, result: dict[str, Any]) -> None:
     """Write a result with the machine's facts beside it, and say where."""
     path.parent.mkdir(parents=True, exist_ok=True)

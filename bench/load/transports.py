@@ -1,19 +1,113 @@
-"""Who speaks HTTP/2 in the server that a benchmark starts."""
+"""What a request costs the server's process with either transport.
+
+A server of each, in turns on one core and with the same arrivals, below what the device can serve. What counts is
+processor time, and how often a thread of the server leaves the core: latencies are those of a device that takes
+time, and of a core that is not full.
+"""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-TRANSPORTS = ("grpcio", "builtin")
+import bars
+import machine
+import quiet
+from agreement import config, serve
+from poisson import arrivals_ns
+
+from batcher.testing.server import ServerProcess
+
+TRANSPORTS = ("builtin", "grpcio")
+FIGURES = ("cpu_us", "switches", "in_time", "p99_ms")
+COST_BAR = 0.6
+"""The most that a request may cost with `builtin`, where it costs 1 with `grpcio`."""
 
 
-def options() -> argparse.ArgumentParser:
-    """The option of every benchmark that starts a server."""
+def option() -> argparse.ArgumentParser:
+    """That of every benchmark that starts one server."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
-        "--transport",
-        choices=TRANSPORTS,
-        default="builtin",
-        help="the server's `transport`",
+        "--transport", choices=TRANSPORTS, default="builtin", help="the server's `transport`"
     )
     return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this benchmark can be told."""
+    parser.add_argument("--rate", type=float, default=1000.0, help="requests a second")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of both servers")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a run")
+    parser.add_argument(
+        "--connections", type=int, default=4, help="connections that share the load"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=machine.RESULTS / "transports.json",
+        help="where the figures go",
+    )
+
+
+async def measure(
+    server: ServerProcess, seed: int, options: argparse.Namespace, cores: dict[str, int]
+) -> dict[str, Any]:
+    """One run."""
+    due_ns = arrivals_ns(options.rate, options.seconds, seed)
+    pid = server.process.pid
+    cpu_s, switches = machine.cpu_seconds(pid), machine.switches(pid)
+    done = await serve(server.grpc, due_ns, options, cores)
+    return {
+        "cpu_us": 1e6 * (machine.cpu_seconds(pid) - cpu_s) / len(due_ns),
+        "switches": (machine.switches(pid) - switches) / len(due_ns),
+        "in_time": done["on_time_fraction"],
+        "p99_ms": done["latency_ms"]["p99"],
+        "sent_late_ms": done["sent_late_ms"],
+        "steal": done["steal"],
+    }
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Every round of both; returns what is kept."""
+    server_core, load_core = machine.cores()
+    cores = {"server": server_core, "load": load_core}
+    machine.stay_on(load_core)
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in TRANSPORTS}
+    with ExitStack() as stack:
+        with machine.children_on(server_core):
+            servers = {
+                name: stack.enter_context(ServerProcess(config(name))) for name in TRANSPORTS
+            }
+        for turn in range(options.rounds):
+            for name in TRANSPORTS if turn % 2 == 0 else reversed(TRANSPORTS):
+                play = partial(measure, servers[name], turn, options, cores)
+                done = (await quiet.until_quiet(play, options.repeats))[-1]
+                rounds[name].append(done)
+                print(f"round {turn + 1:2}  {name:8} {_line(done)}", flush=True)
+    found: dict[str, Any] = {
+        name: {figure: median(each[figure] for each in runs) for figure in FIGURES}
+        for name, runs in rounds.items()
+    }
+    for name, middle in found.items():
+        print(f"median    {name:8} {_line(middle)}")
+    pairs = zip(rounds["builtin"], rounds["grpcio"], strict=True)
+    cost = median(ours["cpu_us"] / theirs["cpu_us"] for ours, theirs in pairs)
+    print(f"processor time by round: {cost:.3f}")
+    checks = {f"a request costs at most {COST_BAR} of what it costs with grpcio": cost <= COST_BAR}
+    bars.show(checks)
+    asked = ("rate", "rounds", "seconds", "connections", "repeats")
+    found |= {"settings": {name: getattr(options, name) for name in asked}}
+    found |= {"checks": checks, "cost": cost, "rounds": rounds}
+    machine.save(options.output, found)
+    return found
+
+
+def _line(done: dict[str, Any]) -> str:
+    return (
+        f"{done['cpu_us']:6.1f} us a request, {done['switches']:5.1f} switches of threads,"
+        f" in time {done['in_time']:.4f}, p99 {done['p99_ms']:.1f} ms"
+    )
