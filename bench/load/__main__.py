@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from types import ModuleType
 
 BENCH = Path(__file__).resolve().parents[1]
 sys.path.append(str(BENCH))
@@ -157,35 +158,23 @@ def parser() -> argparse.ArgumentParser:
     )
     opened.set_defaults(run=poisson.run)
 
-    beside = commands.add_parser(
-        "agreement",
-        parents=[shared, quiet.options(), transports.option()],
-        formatter_class=formatter,
-        help="the server and the simulator on the same arrivals",
-        description=agreement.__doc__,
+    own = transports.option()
+    modules: tuple[tuple[ModuleType, str, list[argparse.ArgumentParser]], ...] = (
+        (agreement, "the server and the simulator on the same arrivals", [shared, own]),
+        (handover, "what the device waits for between two batches", [own]),
+        (transports, "processor time of a request with either transport", []),
     )
-    agreement.add_options(beside)
-    beside.set_defaults(run=agreement.run)
-
-    between = commands.add_parser(
-        "handover",
-        parents=[quiet.options(), transports.option()],
-        formatter_class=formatter,
-        help="what the device waits for between two batches",
-        description=handover.__doc__,
-    )
-    handover.add_options(between)
-    between.set_defaults(run=handover.run)
-
-    compared = commands.add_parser(
-        "transports",
-        parents=[quiet.options()],
-        formatter_class=formatter,
-        help="processor time of a request with either transport",
-        description=transports.__doc__,
-    )
-    transports.add_options(compared)
-    compared.set_defaults(run=transports.run)
+    for module, what, parents in modules:
+        name = module.__name__
+        command = commands.add_parser(
+            name,
+            parents=[*parents, quiet.options()],
+            formatter_class=formatter,
+            help=what,
+            description=module.__doc__,
+        )
+        module.add_options(command)
+        command.set_defaults(run=module.run)
 
     changed = commands.add_parser(
         "tuning",
