@@ -113,6 +113,9 @@ class TestHead:
         assert (error.code, error.http) == (grpc.StatusCode.INVALID_ARGUMENT, 200)
         assert str(error) == "metadata x-bin is not base64"
 
+    def test_binary_metadata_is_ascii(self):
+        assert refused(("x-bin", "Yé")).code is grpc.StatusCode.INVALID_ARGUMENT
+
     @pytest.mark.parametrize("method", ["GET", "post", ""])
     def test_a_call_is_a_post(self, method):
         assert refused(method=method).http == 405
@@ -235,6 +238,12 @@ class TestStatus:
     def test_a_message_is_written_in_visible_ascii(self, message, written):
         fields = status(grpc.StatusCode.UNAVAILABLE, message, ())
         assert fields == [("grpc-status", "14"), ("grpc-message", written)]
+
+    def test_a_message_may_name_a_file_that_is_no_text(self):
+        undecodable = b"/tmp/\xff".decode(errors="surrogateescape")
+        (_, (_, written)) = status(grpc.StatusCode.UNKNOWN, undecodable, ())
+        assert written.startswith("/tmp/")
+        assert written.isascii()
 
     def test_metadata_follows_and_bytes_are_base64_without_padding(self):
         metadata = (("a", "1"), ("x-bin", b"a"), ("a", "2"), ("y-bin", b""))

@@ -399,6 +399,12 @@ class TestNumbersOfStreams:
         played.receive(opening(5))
         assert played.failed(5) is Error.STREAM_CLOSED
 
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_their_numbers_rise(self, played, number):
+        played.open(5)
+        played.receive(opening(number))
+        assert played.failed(5) is Error.PROTOCOL_ERROR
+
     @pytest.mark.parametrize("number", [3, 2])
     def test_a_stream_is_opened_by_headers_alone(self, number):
         for piece in (data(number, b"x"), reset(number), widen(number, 1)):
@@ -564,6 +570,10 @@ class TestAnswers:
         ]
         assert max(len(each[3]) for each in written) == LEAST_FRAME_SIZE
         assert Decoder().decode(b"".join(each[3] for each in written)) == fields
+
+    def test_long_trailers_of_a_whole_answer_go_on_in_other_frames(self, played):
+        played.connection.send_all(played.open(), OPENING, b"x", encode([("x", "v" * 40_000)]))
+        assert max(len(each[3]) for each in played.written()) == LEAST_FRAME_SIZE
 
     def test_nothing_follows_an_answer(self, played):
         stream = played.open()
@@ -750,6 +760,14 @@ class TestTheEnd:
         assert played.connection.closing
         assert played.receive(opening(7)) == []
 
+    def test_the_last_stream_that_is_answered_never_rises(self, played):
+        played.open()
+        played.connection.leave()
+        played.receive(opening(3))
+        played.connection.fail(Error.NO_ERROR, "")
+        written = played.written()
+        assert [each for each in written if each[0] is Frame.GOAWAY] == [goodbye(1), goodbye(1)]
+
 
 class TestWhatIsLateOrOdd:
     def test_trailers_that_were_on_their_way_when_the_stream_ended_count_for_nothing(self, played):
@@ -773,6 +791,15 @@ class TestWhatIsLateOrOdd:
         )
         assert events == [Opened(played.connection.streams[1], HEADERS)]
 
+    def test_a_client_whose_table_shrinks_is_told_that_it_has(self):
+        played = Played((Setting.HEADER_TABLE_SIZE, 0))
+        decoder = Decoder()
+        decoder.max_allowed_table_size = 0
+        played.answer(played.open(), b"x")
+        blocks = [each[3] for each in played.written() if each[0] is Frame.HEADERS]
+        assert decoder.decode(blocks[0]) == [(":status", "200")]
+        assert decoder.decode(blocks[1]) == [("grpc-status", "0")]
+
     def test_credit_is_for_open_streams(self, played):
         stream = played.open(flags=0)
         played.receive(data(1, bytes(10_000)) * 6)
@@ -789,6 +816,14 @@ class TestWhatIsLateOrOdd:
         played.connection.send_trailers(stream, encode([("grpc-status", "1")]))
         played.receive(widen(1, 5))
         assert played.written()[-1][3] == TRAILERS
+
+    def test_no_data_follows_trailers(self):
+        played = Played((Setting.INITIAL_WINDOW_SIZE, 5))
+        stream = played.open()
+        played.answer(stream, b"0123456789")
+        played.connection.send_data(stream, b"more")
+        played.receive(widen(1, 100))
+        assert [each[3] for each in played.written()] == [OPENING, b"01234", b"56789", TRAILERS]
 
     def test_data_that_is_abandoned_does_not_leave(self):
         played = Played((Setting.INITIAL_WINDOW_SIZE, 5))

@@ -512,6 +512,20 @@ class TestWhatAHandlerGets:
             assert "of the handler" in error.details()
         assert len([each for each in caplog.records if each.exc_info]) == 2
 
+    async def test_an_exception_that_names_a_file_that_is_no_text(self, serve, dial):
+        async def behave(request, context):
+            raise FileNotFoundError(2, "No such file", b"\xff".decode(errors="surrogateescape"))
+
+        async def said(request, context):
+            await context.abort(grpc.StatusCode.NOT_FOUND, b"\xff".decode(errors="surrogateescape"))
+
+        _, address = await serve(Open=unary(behave), Say=unary(said))
+        channel = await dial(address)
+        error = await refusal(channel.unary_unary("/s/Open")(b""))
+        assert error.code() is grpc.StatusCode.UNKNOWN
+        error = await refusal(channel.unary_unary("/s/Say")(b""))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+
     async def test_requests_that_cannot_be_parsed(self, serve, dial, caplog):
         async def first(requests, context):
             return await anext(aiter(requests))
@@ -528,6 +542,21 @@ class TestWhatAHandlerGets:
         )
         error = await refusal(channel.stream_unary("/s/Stream")(iter([b"x"])))
         assert error.code() is grpc.StatusCode.UNKNOWN
+
+    async def test_a_call_that_was_refused_has_no_deadline_left(self, serve, raw, problems):
+        held = Held()
+        _, address = await serve(Parse=unary(echo, request_deserializer=int), Hold=unary(held))
+        client = await raw(address)
+        soon_over = ("grpc-timeout", "20m")
+        client.open(1, "Parse", soon_over)
+        client.send(1, b"x")
+        client.open(3, "Parse", soon_over)
+        client.send(3)
+        client.open(5, "Hold", soon_over)
+        client.send(5, b"")
+        statuses = [(await client.answer(number))[0]["grpc-status"] for number in (1, 3, 5)]
+        assert statuses == ["13", "12", "4"]
+        assert problems == []
 
 
 class TestCallsThatCannotBeAnswered:
@@ -567,6 +596,12 @@ class TestCallsThatCannotBeAnswered:
         client.open(3, "Echo")
         client.send(3, b"x")
         assert (await client.answer(3))[1] == b"\0\0\0\0\1x"
+
+    async def test_binary_metadata_that_is_no_ascii(self, serve, raw):
+        _, address = await serve(Echo=unary(echo))
+        client = await raw(address)
+        client.open(1, "Echo", ("x-bin", "é"))
+        assert (await client.answer(1))[0]["grpc-status"] == "3"
 
     async def test_a_block_that_cannot_be_read_ends_the_connection(self, serve, raw):
         _, address = await serve(Echo=unary(echo))
@@ -693,6 +728,19 @@ class TestDeadlines:
         fields, reset = await client.answer(1)
         assert fields.get("grpc-status", "4") == "4"
         assert reset is not Error.INTERNAL_ERROR
+
+    async def test_trailers_after_a_part_of_an_answer_are_trailers(self, serve, raw):
+        _, address = await serve(Echo=unary(echo))
+        client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
+        client.open(1, "Echo", ("grpc-timeout", "20m"))
+        client.send(1, bytes(100))
+        (*_, opening) = await client.until(Frame.HEADERS, 1)
+        (*_, trailers) = await client.until(Frame.HEADERS, 1)
+        assert (":status", "200") in client.decoder.decode(opening)
+        assert client.decoder.decode(trailers) == [
+            ("grpc-status", "4"),
+            ("grpc-message", "Deadline Exceeded"),
+        ]
 
 
 class TestCallersWhoLeave:
@@ -935,6 +983,12 @@ class TestConnections:
         assert fields["grpc-status"] == "0"
         assert len(body) == flood.COUNT * 100_005
         assert flood.written == flood.COUNT
+
+    async def test_what_a_slow_reader_has_not_read_is_bounded(self, flooded):
+        _, client, flood = flooded
+        flood.turns = 0
+        await client.until(Frame.HEADERS, 1)
+        assert flood.written < flood.COUNT
 
     async def test_a_slow_reader_that_leaves(self, flooded):
         made, client, flood = flooded
