@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -34,6 +33,7 @@ _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _ENCODINGS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 """Names of compressions, and what tells them to zlib."""
 _ACCEPTED = ("grpc-accept-encoding", ",".join(("identity", *_ENCODINGS)))
+_CONTENT_TYPE = re.compile(r"application/grpc($|[+;])")
 _PLAIN = re.compile(r"[^ -$&-~]")
 """What a status message may not contain as it is."""
 
@@ -83,7 +83,7 @@ def read_head(headers: Headers, most: int) -> Head:
             metadata.append((name, value))
     if pseudo.get(":method") != "POST":
         raise MalformedCallError(grpc.StatusCode.INTERNAL, "gRPC calls are POST", 405)
-    if not content_type.startswith("application/grpc"):
+    if _CONTENT_TYPE.match(content_type) is None:
         raise MalformedCallError(
             grpc.StatusCode.UNKNOWN, "content-type must be application/grpc", 415
         )
@@ -106,7 +106,7 @@ def _binary(name: str, text: str) -> Iterable[bytes]:
     for part in text.split(","):
         try:
             yield base64.b64decode(part + "=" * (-len(part) % 4), validate=True)
-        except binascii.Error:
+        except ValueError:
             raise MalformedCallError(
                 grpc.StatusCode.INVALID_ARGUMENT, f"metadata {name[:40]} is not base64"
             ) from None
@@ -146,13 +146,15 @@ def status(
     if message:
         fields.append(("grpc-message", _PLAIN.sub(_percent, message)))
     for name, value in metadata:
-        text = value if isinstance(value, str) else base64.b64encode(value).rstrip(b"=").decode()
-        fields.append((name, text))
+        if isinstance(value, bytes):
+            fields.append((name, base64.b64encode(value).rstrip(b"=").decode()))
+        else:
+            fields.append((name, value))
     return fields
 
 
 def _percent(found: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in found[0].encode())
+    return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="replace"))
 
 
 OPENING = encode(((":status", "200"), CONTENT_TYPE, _ACCEPTED))

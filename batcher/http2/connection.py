@@ -140,6 +140,10 @@ class Connection:
         self._last = 0
         """The highest stream that the client has opened."""
         self._leaving = False
+        self._answered = 0
+        """The highest that came before it was asked to open no more."""
+        self._shrunk = b""
+        """What the next block says of the table first."""
         self._window = FIRST_WINDOW
         self._stream_window = FIRST_WINDOW
         self._frame_size = LEAST_FRAME_SIZE
@@ -165,6 +169,11 @@ class Connection:
         out = b"".join(self._out)
         self._out.clear()
         return out
+
+    @property
+    def frames_to_write(self) -> int:
+        """How many `take` would return, or more."""
+        return len(self._out)
 
     def receive(self, data: bytes) -> list[Event]:
         """Bytes that the client sent: what they say of its streams, in order."""
@@ -193,7 +202,8 @@ class Connection:
     def send_all(self, stream: Stream, block: bytes, data: bytes, trailers: bytes) -> None:
         """The whole answer at once."""
         size = len(data)
-        if not stream.ended or size > min(self._window, stream.window, LEAST_FRAME_SIZE):
+        most = min(self._window, stream.window, LEAST_FRAME_SIZE)
+        if not stream.ended or self._shrunk or size > most or len(trailers) > LEAST_FRAME_SIZE:
             self.send_headers(stream, block)
             self.send_data(stream, data)
             self.send_trailers(stream, trailers)
@@ -217,7 +227,7 @@ class Connection:
 
     def send_data(self, stream: Stream, data: bytes) -> None:
         """Go on with it. What the client's window does not hold waits; see `Drained`."""
-        if stream.finished:
+        if stream.finished or stream.trailers is not None:
             return
         size = len(data)
         if not stream.outbox and size <= min(self._window, stream.window, self._frame_size):
@@ -262,13 +272,13 @@ class Connection:
         """Ask the client to open no more streams; those that it opens nevertheless are refused."""
         if not self._leaving:
             self._leaving = True
-            self._out.append(_goaway(self._last, Error.NO_ERROR, ""))
+            self._out.append(_goaway(self._answered, Error.NO_ERROR, ""))
 
     def fail(self, error: Error, text: str) -> None:
         """End the connection, and say why."""
         if not self.closing:
             self.closing = True
-            self._out.append(_goaway(self._last, error, text))
+            self._out.append(_goaway(self._answered, error, text))
 
     # --- what comes in ---
 
@@ -386,8 +396,12 @@ class Connection:
         if name <= self._last:
             if known is not None:
                 raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {name} had ended")
+            if any(field.startswith(":") for field, _ in headers):
+                raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is too low")
             return  # trailers that were on their way when the stream ended
         self._last = name
+        if not self._leaving:
+            self._answered = name
         if self._leaving or len(self.streams) >= self._limits.max_streams:
             self._out.append(_reset(name, Error.REFUSED_STREAM))
             return
@@ -450,6 +464,8 @@ class Connection:
             if not LEAST_FRAME_SIZE <= value <= LARGEST_FRAME_SIZE:
                 raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frames of {value} bytes")
             self._frame_size = value
+        elif name == Setting.HEADER_TABLE_SIZE:
+            self._shrunk = b"\x20"
         elif name == Setting.ENABLE_PUSH and value > 1:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
 
@@ -479,6 +495,8 @@ class Connection:
 
     def _send_block(self, name: int, block: bytes, flags: int) -> None:
         most = self._frame_size
+        if self._shrunk:
+            block, self._shrunk = self._shrunk + block, b""
         if len(block) <= most:
             self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, name, block))
             return

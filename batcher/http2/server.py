@@ -50,6 +50,7 @@ CLOSING_S = 5.0
 STREAM_WINDOW = 2**17
 """Bytes of messages that wait to be read from one call. A larger message may come whole."""
 
+_FRAMES_AT_ONCE = 16
 _LONGEST_TIMER_S = 30 * 24 * 3600.0
 """A longer deadline than any call; further away, a timer would overflow."""
 
@@ -361,7 +362,11 @@ class Call:
             self._opened = True
             client.connection.send_headers(stream, calls.OPENING)
         client.connection.send_data(stream, data)
-        client.flush_soon()
+        # A handler that never waits gives the loop no turn to write in.
+        if client.connection.frames_to_write > _FRAMES_AT_ONCE:
+            client.flush()
+        else:
+            client.flush_soon()
         if stream.outbox:
             await self._all_sent()
         if not client.writable.is_set():
@@ -398,12 +403,12 @@ class Call:
                 request = deserialize(message) if deserialize else message
             except Exception:  # noqa: BLE001  # whatever a parser raises
                 self.end(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
-                self._client.done(self)
+                self._close()
                 return
             self._begin(request)
         else:
             self.end(grpc.StatusCode.UNIMPLEMENTED, "a unary call has one message")
-            self._client.done(self)
+            self._close()
 
     def sent(self) -> None:
         """All that it wrote has left."""
@@ -457,6 +462,7 @@ class Call:
         data = self._framed(await behave(request, self))
         connection = self._client.connection
         trailers = self._trailers()
+        self._opened = True
         connection.send_all(self.stream, calls.OPENING, data, trailers)
         if self.stream.outbox:
             self._client.flush_soon()
