@@ -1,0 +1,101 @@
+"""Connections, servers and clients. What the tests import themselves is in `by_hand`, on the path."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from grpc import aio
+
+from batcher.http2.frames import PREFACE
+from batcher.http2.server import Server
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("by_hand")
+
+from by_hand import MAX_MESSAGE, WAIT_S, Handlers, Played, Raw  # noqa: E402  # found by the path above
+
+
+@pytest.fixture
+def played():
+    return Played()
+
+
+@pytest.fixture
+async def no_test_hangs():
+    async with asyncio.timeout(3 * WAIT_S):
+        yield
+
+
+@pytest.fixture
+async def problems():
+    """What went wrong where nobody waits for it."""
+    found = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
+    yield found
+    assert found == []
+
+
+@pytest.fixture
+async def serve(problems):
+    """Servers of methods, on loopback: `server, address`."""
+    servers = []
+
+    async def start(limits=None, **methods):
+        made = Server(
+            [Handlers(methods)],
+            **{
+                "max_message": MAX_MESSAGE,
+                "max_streams": 10,
+                "max_connections": 10,
+                "max_headers": 16_384,
+                **(limits or {}),
+            },
+        )
+        servers.append(made)
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        await made.listen(sock, None)
+        return made, f"127.0.0.1:{port}"
+
+    yield start
+    for each in servers:
+        await each.stop(0)
+
+
+@pytest.fixture
+async def dial():
+    """Channels of grpc's own client."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def connect(address, *options, **rest):
+            sizes = [
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+            ]
+            channel = aio.insecure_channel(address, options=[*sizes, *options], **rest)
+            return await stack.enter_async_context(channel)
+
+        yield connect
+
+
+@pytest.fixture
+async def raw():
+    """Clients that write frames by hand."""
+    clients = []
+
+    async def connect(address, *settings, greet=True, **rest):
+        host, port = address.split(":")
+        client = Raw(*await asyncio.open_connection(host, int(port), **rest))
+        clients.append(client)
+        if greet:
+            client.write(PREFACE, client.settings(*settings))
+        return client
+
+    yield connect
+    for client in clients:
+        client.writer.close()

@@ -1,0 +1,436 @@
+"""The server's half of a connection: what a client sends, and which events come of it."""
+
+import struct
+
+import pytest
+from by_hand import (
+    HEADERS,
+    LIMITS,
+    REQUEST,
+    TRAILERS,
+    Played,
+    data,
+    frames,
+    goodbye,
+    numbers,
+    opening,
+    reset,
+    settings,
+    widen,
+)
+from hpack import Encoder
+
+from batcher.http2.connection import BEYOND, PARTS, Connection, Ended, Opened, Received, Reset
+from batcher.http2.frames import (
+    ACK,
+    END_HEADERS,
+    END_STREAM,
+    FIRST_WINDOW,
+    LARGEST_FRAME_SIZE,
+    LARGEST_WINDOW,
+    LEAST_FRAME_SIZE,
+    PADDED,
+    PREFACE,
+    PRIORITY,
+    Error,
+    Frame,
+    Setting,
+    frame,
+)
+from batcher.http2.headers import encode
+
+
+class TestGreeting:
+    def test_the_server_speaks_first(self, played):
+        (first, second) = played.greeting
+        assert first[:3] == (Frame.SETTINGS, 0, 0)
+        assert dict(struct.iter_unpack(">HI", first[3])) == {
+            Setting.HEADER_TABLE_SIZE: 0,
+            Setting.MAX_CONCURRENT_STREAMS: 4,
+            Setting.INITIAL_WINDOW_SIZE: 100_000,
+            Setting.MAX_HEADER_LIST_SIZE: 1000,
+        }
+        assert second == (
+            Frame.WINDOW_UPDATE,
+            0,
+            0,
+            numbers(LARGEST_WINDOW - FIRST_WINDOW),
+        )
+
+    def test_the_client_is_greeted_with_its_first_frame(self):
+        connection = Connection(LIMITS)
+        whole = PREFACE + settings()
+        for byte in whole[:-1]:
+            connection.receive(bytes([byte]))
+            assert not connection.greeted
+        connection.receive(whole[-1:])
+        assert connection.greeted
+        assert not connection.closing
+
+    @pytest.mark.parametrize(
+        "start",
+        [b"GET / HTTP/1.1\r\n\r\n", b"X", PREFACE[:-1] + b"X", b"\x16\x03\x01"],
+    )
+    def test_another_protocol_is_told_which_one_is_spoken(self, start):
+        connection = Connection(LIMITS)
+        connection.take()
+        assert connection.receive(start) == []
+        assert frames(connection.take()) == [
+            goodbye(0, Error.PROTOCOL_ERROR, "this port speaks HTTP/2")
+        ]
+        assert connection.closing
+        assert not connection.greeted
+
+    @pytest.mark.parametrize(
+        "first",
+        [opening(1), frame(Frame.PING, 0, 0, bytes(8)), frame(Frame.SETTINGS, ACK, 0)],
+    )
+    def test_settings_come_first(self, first):
+        connection = Connection(LIMITS)
+        connection.take()
+        assert connection.receive(PREFACE + first) == []
+        assert frames(connection.take()) == [
+            goodbye(0, Error.PROTOCOL_ERROR, "SETTINGS come first")
+        ]
+
+
+class TestConnectionFrames:
+    def test_a_ping_is_answered_but_not_an_answer(self, played):
+        played.receive(frame(Frame.PING, 0, 0, b"12345678"), frame(Frame.PING, ACK, 0, b"87654321"))
+        assert played.written() == [(Frame.PING, ACK, 0, b"12345678")]
+
+    def test_settings_are_acknowledged_each_time(self, played):
+        played.receive(settings((Setting.MAX_CONCURRENT_STREAMS, 7), (99, 99)), settings())
+        assert played.written() == [(Frame.SETTINGS, ACK, 0, b"")] * 2
+
+    def test_an_acknowledgement_is_not_answered(self, played):
+        played.receive(frame(Frame.SETTINGS, ACK, 0))
+        assert played.written() == []
+
+    def test_the_table_is_gone_once_the_client_has_acknowledged_it(self, played):
+        encoder = Encoder()
+        played.receive(opening(1, 0, encoder.encode([("a", "b")])))
+        played.receive(frame(Frame.SETTINGS, ACK, 0))
+        played.receive(opening(3, 0, encoder.encode([("c", "d")])))
+        assert played.failed(1) is Error.COMPRESSION_ERROR
+
+    def test_unknown_frames_count_for_nothing(self, played):
+        for stream in (0, 1, 2):
+            assert played.receive(frame(0xEE, 0xFF, stream, b"anything")) == []
+        assert played.written() == []
+
+    def test_a_client_may_say_that_it_will_leave(self, played):
+        stream = played.open()
+        assert played.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 0))) == []
+        played.answer(stream, b"x")
+        assert len(played.written()) == 3
+
+    def test_the_reserved_bit_of_a_stream_counts_for_nothing(self, played):
+        (opened,) = played.receive(opening(2**31 + 1))
+        assert opened.stream.id == 1
+
+    @pytest.mark.parametrize(
+        ("broken", "error"),
+        [
+            (frame(Frame.PING, 0, 0, b"1234567"), Error.FRAME_SIZE_ERROR),
+            (frame(Frame.PING, 0, 1, bytes(8)), Error.PROTOCOL_ERROR),
+            (frame(Frame.SETTINGS, ACK, 0, bytes(6)), Error.FRAME_SIZE_ERROR),
+            (frame(Frame.SETTINGS, 0, 0, bytes(7)), Error.FRAME_SIZE_ERROR),
+            (frame(Frame.SETTINGS, 0, 1), Error.PROTOCOL_ERROR),
+            (settings((Setting.ENABLE_PUSH, 2)), Error.PROTOCOL_ERROR),
+            (settings((Setting.INITIAL_WINDOW_SIZE, 2**31)), Error.FLOW_CONTROL_ERROR),
+            (settings((Setting.MAX_FRAME_SIZE, LEAST_FRAME_SIZE - 1)), Error.PROTOCOL_ERROR),
+            (settings((Setting.MAX_FRAME_SIZE, LARGEST_FRAME_SIZE + 1)), Error.PROTOCOL_ERROR),
+            (widen(0, 0), Error.PROTOCOL_ERROR),
+            (widen(0, LARGEST_WINDOW), Error.FLOW_CONTROL_ERROR),
+            (frame(Frame.WINDOW_UPDATE, 0, 0, bytes(3)), Error.FRAME_SIZE_ERROR),
+            (frame(Frame.PRIORITY, 0, 0, bytes(5)), Error.PROTOCOL_ERROR),
+            (frame(Frame.PRIORITY, 0, 1, bytes(4)), Error.FRAME_SIZE_ERROR),
+            (frame(Frame.RST_STREAM, 0, 0, bytes(4)), Error.PROTOCOL_ERROR),
+            (frame(Frame.CONTINUATION, 0, 0, b""), Error.PROTOCOL_ERROR),
+            (frame(Frame.CONTINUATION, 0, 1, b""), Error.PROTOCOL_ERROR),
+            (frame(Frame.PUSH_PROMISE, 0, 0, bytes(4)), Error.PROTOCOL_ERROR),
+            (frame(Frame.PUSH_PROMISE, 0, 1, bytes(4)), Error.PROTOCOL_ERROR),
+            (frame(Frame.GOAWAY, 0, 1, bytes(8)), Error.PROTOCOL_ERROR),
+            (data(0, b""), Error.PROTOCOL_ERROR),
+            (opening(0), Error.PROTOCOL_ERROR),
+        ],
+    )
+    def test_a_broken_frame_ends_the_connection(self, played, broken, error):
+        assert played.receive(broken) == []
+        assert played.failed() is error
+
+    @pytest.mark.parametrize("kind", [Frame.DATA, Frame.SETTINGS, 0xEE])
+    def test_a_frame_may_be_as_large_as_the_least_that_peers_take(self, played, kind):
+        head = struct.pack(">BHBBI", 0, LEAST_FRAME_SIZE + 1, kind, 0, 0)
+        played.receive(frame(0xEE, 0, 0, bytes(LEAST_FRAME_SIZE)))
+        assert not played.connection.closing
+        played.receive(head)
+        assert played.failed() is Error.FRAME_SIZE_ERROR
+
+    def test_what_came_before_the_fault_counts(self, played):
+        events = played.receive(opening(1, END_STREAM), widen(0, 0), opening(3))
+        assert [type(event) for event in events] == [Opened, Ended]
+        assert played.failed(1) is Error.PROTOCOL_ERROR
+
+    def test_a_priority_counts_for_nothing(self, played):
+        assert played.receive(frame(Frame.PRIORITY, 0, 7, bytes(5))) == []
+        assert played.written() == []
+
+
+class TestRequests:
+    def test_a_request_opens_is_received_and_ends(self, played):
+        events = played.receive(
+            opening(1), data(1, b"ab"), data(1, b""), data(1, b"c"), data(1, b"d", END_STREAM)
+        )
+        stream = played.connection.streams[1]
+        assert events == [
+            Opened(stream, HEADERS),
+            Received(stream, b"ab"),
+            Received(stream, b"c"),
+            Received(stream, b"d"),
+            Ended(stream),
+        ]
+        assert stream.ended
+
+    def test_a_request_may_have_no_body(self, played):
+        (opened, ended) = played.receive(opening(1, END_STREAM))
+        assert ended == Ended(opened.stream)
+
+    def test_an_empty_frame_may_end_it(self, played):
+        stream = played.open(flags=0)
+        assert played.receive(data(1, b"", END_STREAM)) == [Ended(stream)]
+
+    def test_requests_come_side_by_side(self, played):
+        events = played.receive(opening(1), opening(7), data(7, b"7"), data(1, b"1"))
+        assert [event.stream.id for event in events] == [1, 7, 7, 1]
+
+    def test_trailers_end_a_request(self, played):
+        stream = played.open(flags=0)
+        assert played.receive(opening(1, END_STREAM, TRAILERS)) == [Ended(stream)]
+
+    def test_trailers_that_do_not_end_it_are_a_fault(self, played):
+        played.open(flags=0)
+        assert played.receive(opening(1, 0, TRAILERS)) == []
+        assert played.failed(1) is Error.PROTOCOL_ERROR
+
+    def test_a_block_may_go_on_in_other_frames(self, played):
+        block = encode(HEADERS)
+        events = played.receive(
+            frame(Frame.HEADERS, END_STREAM, 1, block[:3]),
+            frame(Frame.CONTINUATION, 0, 1, block[3:9]),
+            frame(Frame.CONTINUATION, END_HEADERS, 1, block[9:]),
+        )
+        stream = played.connection.streams[1]
+        assert events == [Opened(stream, HEADERS), Ended(stream)]
+        assert played.receive(opening(3)) == [Opened(played.connection.streams[3], HEADERS)]
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            data(1, b"x"),
+            opening(3),
+            settings(),
+            frame(0xEE, 0, 0),
+            frame(Frame.CONTINUATION, END_HEADERS, 3, b"x"),
+        ],
+    )
+    def test_nothing_comes_between_its_frames(self, played, other):
+        assert played.receive(frame(Frame.HEADERS, 0, 1, b"\x82"), other) == []
+        assert played.failed() is Error.PROTOCOL_ERROR
+
+    def test_a_block_has_an_end(self, played):
+        played.receive(frame(Frame.HEADERS, 0, 1, b"\0"))
+        part = frame(Frame.CONTINUATION, 0, 1, bytes(500))
+        for _ in range(BEYOND * LIMITS.max_headers // 500 - 1):
+            played.receive(part)
+            assert not played.connection.closing
+        played.receive(part)
+        assert played.failed() is Error.ENHANCE_YOUR_CALM
+
+    def test_a_block_has_so_many_frames(self, played):
+        empty = frame(Frame.CONTINUATION, 0, 1, b"")
+        played.receive(frame(Frame.HEADERS, 0, 1, REQUEST), empty * PARTS)
+        assert not played.connection.closing
+        played.receive(empty)
+        assert played.failed() is Error.ENHANCE_YOUR_CALM
+
+    def test_the_next_block_has_as_many_again(self, played):
+        parts = frame(Frame.CONTINUATION, 0, 1, b"") * (PARTS - 1)
+        for number in (1, 3):
+            events = played.receive(
+                frame(Frame.HEADERS, 0, number, REQUEST),
+                parts.replace(b"\x00\x00\x00\x01", bytes([0, 0, 0, number])),
+                frame(Frame.CONTINUATION, END_HEADERS, number, b""),
+            )
+            assert events == [Opened(played.connection.streams[number], HEADERS)]
+
+    def test_fields_over_the_limit_are_read_so_that_the_call_can_be_told(self, played):
+        headers = (("x", "v" * (BEYOND * LIMITS.max_headers - 33)),)
+        assert played.receive(opening(1, 0, encode(headers)))[0].headers == headers
+        played.receive(opening(3, 0, encode((*headers, ("", "")))))
+        assert played.failed(1) is Error.COMPRESSION_ERROR
+
+    def test_a_block_that_cannot_be_read_ends_the_connection(self, played):
+        played.receive(opening(1, 0, b"\0\x05a"))
+        assert played.failed() is Error.COMPRESSION_ERROR
+
+    @pytest.mark.parametrize("padding", [0, 1, 255])
+    def test_padding_and_priority_count_for_nothing(self, played, padding):
+        before, after = bytes([padding]), bytes(padding)
+        flags = END_HEADERS | PADDED
+        (opened, received) = played.receive(
+            frame(Frame.HEADERS, flags | PRIORITY, 1, before + bytes(5) + encode(HEADERS) + after),
+            data(1, before + b"body" + after, PADDED),
+        )
+        assert opened.headers == HEADERS
+        assert received.data == b"body"
+        assert played.receive(data(1, before + after, PADDED)) == []
+
+    @pytest.mark.parametrize("payload", [b"", b"\x01", b"\x05abcd", b"\xff" + bytes(200)])
+    @pytest.mark.parametrize("kind", [Frame.DATA, Frame.HEADERS])
+    def test_padding_is_not_more_than_there_is(self, played, kind, payload):
+        played.open(flags=0)
+        assert played.receive(frame(kind, PADDED | END_HEADERS, 1, payload)) == []
+        assert played.failed(1) is Error.PROTOCOL_ERROR
+
+    def test_a_priority_is_whole(self, played):
+        played.receive(frame(Frame.HEADERS, PRIORITY | END_HEADERS, 1, bytes(4)))
+        assert played.failed() is Error.FRAME_SIZE_ERROR
+
+
+class TestNumbersOfStreams:
+    def test_a_client_opens_odd_streams(self, played):
+        played.receive(opening(2))
+        assert played.failed() is Error.PROTOCOL_ERROR
+
+    def test_a_request_that_has_ended_has_no_trailers(self, played):
+        played.open(5)
+        played.receive(opening(5))
+        assert played.failed(5) is Error.STREAM_CLOSED
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_their_numbers_rise(self, played, number):
+        played.open(5)
+        played.receive(opening(number))
+        assert played.failed(5) is Error.PROTOCOL_ERROR
+
+    @pytest.mark.parametrize("number", [3, 2])
+    def test_a_stream_is_opened_by_headers_alone(self, number):
+        for piece in (data(number, b"x"), reset(number), widen(number, 1)):
+            played = Played()
+            played.open(1)
+            assert played.receive(piece) == []
+            assert played.failed(1) is Error.PROTOCOL_ERROR
+
+    def test_a_request_that_has_ended_does_not_go_on(self, played):
+        played.open(1)
+        assert played.receive(data(1, b"x")) == []
+        assert played.failed(1) is Error.STREAM_CLOSED
+
+    def test_more_than_may_be_open_are_refused(self, played):
+        opened = [played.open(number) for number in (1, 3, 5, 7)]
+        assert played.receive(opening(9), data(9, b"x")) == []
+        assert played.written() == [(Frame.RST_STREAM, 0, 9, numbers(Error.REFUSED_STREAM))]
+
+        played.answer(opened[1], b"x")
+        assert played.receive(opening(11)) == []
+        played.connection.release(opened[1])
+        assert [type(event) for event in played.receive(opening(13))] == [Opened]
+
+    def test_the_fields_of_a_refused_stream_enter_the_table(self, played):
+        encoder = Encoder()
+        for number in (1, 3, 5, 7):
+            played.open(number)
+        assert played.receive(opening(9, 0, encoder.encode([("a", "b")]))) == []
+        played.connection.release(played.connection.streams[1])
+        (opened,) = played.receive(opening(11, 0, encoder.encode([("c", "d"), ("a", "b")])))
+        assert opened.headers == (("c", "d"), ("a", "b"))
+
+    def test_a_client_may_reset_streams_as_fast_as_it_likes_but_opens_no_more(self, played):
+        for number in (1, 3, 5, 7):
+            stream = played.open(number)
+            assert played.receive(reset(number)) == [Reset(stream)]
+        assert played.receive(opening(9)) == []
+        assert played.written()[-1][0] is Frame.RST_STREAM
+
+
+class TestTheClientsData:
+    def test_a_stream_may_send_its_window_and_no_more(self, played):
+        stream = played.open(flags=0)
+        part = LIMITS.stream_window // 10
+        for _ in range(10):
+            assert played.receive(data(1, bytes(part))) == [Received(stream, bytes(part))]
+        assert played.receive(data(1, b"x")) == []
+        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+
+    def test_padding_counts_against_the_window(self, played):
+        played.open(flags=0)
+        padded = data(1, b"\xff" + bytes(255 + 744), PADDED)
+        played.receive(padded * 100)
+        assert not played.connection.closing
+        played.receive(data(1, b"x"))
+        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+
+    def test_what_was_taken_is_granted_once_it_is_half_the_window(self, played):
+        stream = played.open(flags=0)
+        played.receive(data(1, bytes(10_000)) * 6)
+        played.connection.take_in(stream, 49_999)
+        assert played.written() == []
+        played.connection.take_in(stream, 1)
+        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(50_000))]
+        played.receive(data(1, bytes(10_000)) * 9)
+        assert not played.connection.closing
+        played.receive(data(1, bytes(1)))
+        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+
+    def test_what_is_expected_may_come_whole(self, played):
+        stream = played.open(flags=0)
+        played.receive(data(1, bytes(10_000)))
+        played.connection.expect(stream, 90_000)
+        assert played.written() == []
+        played.connection.expect(stream, 150_000)
+        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(60_000))]
+        played.receive(data(1, bytes(10_000)) * 15)
+        assert not played.connection.closing
+        played.connection.take_in(stream, 160_000)
+        assert played.granted(1) == LIMITS.stream_window
+
+    def test_a_padded_message_of_the_windows_size_gets_through(self, played):
+        stream = played.open(flags=0)
+        window = left = LIMITS.stream_window
+        while left > 1000:
+            size = 744
+            padding = min(255, window - size - 1)
+            assert padding > 0
+            played.receive(data(1, bytes([padding]) + bytes(size + padding), PADDED))
+            left -= size
+            played.connection.expect(stream, left)
+            window += played.granted(1) - size - padding - 1
+        assert window >= left
+
+    def test_a_request_that_has_ended_gets_no_more_credit(self, played):
+        stream = played.open(flags=0)
+        for flags in (0, 0, 0, 0, 0, 0, END_STREAM):
+            played.receive(data(1, bytes(10_000), flags))
+        played.connection.take_in(stream, 70_000)
+        assert played.written() == []
+
+    def test_credit_of_the_connection_comes_back_before_it_is_used_up(self, played, monkeypatch):
+        monkeypatch.setattr("batcher.http2.connection._GRANTED", 30_000)
+        played.open(flags=0)
+        played.connection.reset(played.connection.streams[1], Error.CANCEL)
+        played.written()
+        for _ in range(3):
+            played.receive(data(1, bytes(10_000)))
+        assert played.written() == []
+        played.receive(data(1, bytes(10_000)))
+        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 0, numbers(40_000))]
+
+    def test_data_that_was_on_its_way_when_the_stream_ended_counts_for_nothing(self, played):
+        stream = played.open(flags=0)
+        played.connection.reset(stream, Error.CANCEL)
+        assert played.receive(data(1, bytes(10_000))) == []
+        played.connection.release(stream)
+        assert played.receive(data(1, bytes(10_000)) * 20, data(1, b"", END_STREAM)) == []
+        assert not played.connection.closing

@@ -1,0 +1,224 @@
+"""Connections of a real server on loopback, and how it stops."""
+
+import asyncio
+import socket
+
+import grpc
+import pytest
+from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
+
+from batcher.http2 import server as server_module
+from batcher.http2.frames import PREFACE, Error, Frame, Setting
+
+pytestmark = pytest.mark.usefixtures("no_test_hangs")
+
+
+class TestConnections:
+    async def test_one_over_the_maximum_is_closed(self, serve, raw):
+        made, address = await serve({"max_connections": 1}, Echo=unary(echo))
+        first = await raw(address)
+        await first.ping()
+        second = await raw(address)
+        assert await second.ended() == []
+        await first.ping()
+        first.writer.close()
+        await gone(made)
+        await (await raw(address)).ping()
+
+    async def test_the_maximum_is_for_each_listener(self, serve, raw):
+        made, address = await serve({"max_connections": 1}, Echo=unary(echo))
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        await made.listen(sock, None)
+        for each in (address, f"127.0.0.1:{port}"):
+            await (await raw(each)).ping()
+
+    @pytest.mark.parametrize("sent", [b"", PREFACE[:10], PREFACE + bytes(3)])
+    async def test_a_client_that_never_greets_is_cut(self, serve, raw, monkeypatch, sent):
+        monkeypatch.setattr(server_module, "GREETING_S", 0.02)
+        made, address = await serve()
+        silent = await raw(address, greet=False)
+        silent.write(sent)
+        await silent.ended()
+        await gone(made)
+
+    async def test_a_client_that_has_greeted_may_be_silent(self, serve, raw, monkeypatch):
+        monkeypatch.setattr(server_module, "GREETING_S", 0.02)
+        _, address = await serve()
+        client = await raw(address)
+        await client.ping()
+        await (await raw(address, greet=False)).ended()
+        await client.ping()
+
+    async def test_another_protocol_is_told_so(self, serve, raw):
+        made, address = await serve()
+        client = await raw(address, greet=False)
+        client.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        (*_, last) = await client.ended()
+        assert last[0] is Frame.GOAWAY
+        assert last[3].endswith(b"this port speaks HTTP/2")
+        await gone(made)
+
+    async def test_a_client_that_breaks_the_rules_loses_its_calls(self, serve, raw):
+        held = Held()
+        made, address = await serve(Hold=unary(held))
+        client = await raw(address)
+        client.open(1, "Hold")
+        client.send(1, b"")
+        await soon(held.entered)
+        client.widen(0, 0)
+        (*_, last) = await client.ended()
+        assert last[0] is Frame.GOAWAY
+        await soon(held.cancelled)
+        await gone(made)
+
+    async def test_frames_may_come_byte_by_byte(self, serve, raw):
+        _, address = await serve(Echo=unary(echo))
+        client = await raw(address, greet=False)
+        written = []
+        client.write = lambda *pieces: written.extend(pieces)
+        client.write(PREFACE, client.settings())
+        client.open(1, "Echo")
+        client.send(1, b"x")
+        for byte in b"".join(written):
+            client.writer.write(bytes([byte]))
+            await client.writer.drain()
+        assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
+
+    @pytest.fixture
+    async def flooded(self, serve, raw):
+        """A client that does not read what a handler writes: `server, client, handler`."""
+        flood = Flood()
+        made, address = await serve(Flood=grpc.unary_stream_rpc_method_handler(flood))
+        client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 2**26), limit=2**16)
+        client.widen(0, 2**26)
+        client.open(1, "Flood")
+        client.send(1, b"")
+        return made, client, flood
+
+    @pytest.mark.slow
+    async def test_a_slow_reader_is_waited_for(self, flooded):
+        made, client, flood = flooded
+        await client.until(Frame.HEADERS, 1)
+        (server_side,) = made.clients
+        await turns(lambda: not server_side.writable.is_set() or flood.left.is_set())
+        assert flood.written < flood.COUNT
+        fields, body = await client.answer(1)
+        assert fields["grpc-status"] == "0"
+        assert len(body) == flood.COUNT * 100_005
+        assert flood.written == flood.COUNT
+
+    async def test_what_a_slow_reader_has_not_read_is_bounded(self, flooded):
+        _, client, flood = flooded
+        flood.turns = 0
+        await client.until(Frame.HEADERS, 1)
+        assert flood.written < flood.COUNT
+
+    async def test_a_slow_reader_that_leaves(self, flooded):
+        made, client, flood = flooded
+        await client.until(Frame.HEADERS, 1)
+        (server_side,) = made.clients
+        await turns(lambda: not server_side.writable.is_set())
+        client.writer.transport.abort()
+        await soon(flood.left)
+        await gone(made)
+        assert flood.written < flood.COUNT
+
+    async def test_a_slow_reader_is_cut_as_well(self, flooded):
+        made, client, flood = flooded
+        await client.until(Frame.HEADERS, 1)
+        (server_side,) = made.clients
+        await turns(lambda: not server_side.writable.is_set())
+        await made.stop(0)
+        assert flood.left.is_set()
+        assert flood.written < flood.COUNT
+
+    async def test_a_slow_reader_that_breaks_the_rules_is_gone(self, flooded, monkeypatch):
+        monkeypatch.setattr(server_module, "CLOSING_S", 0.02)
+        made, client, _ = flooded
+        await client.until(Frame.HEADERS, 1)
+        (server_side,) = made.clients
+        await turns(lambda: not server_side.writable.is_set())
+        server_side.connection.fail(Error.PROTOCOL_ERROR, "by hand")
+        server_side.flush()
+        await gone(made)
+
+
+class TestStop:
+    async def test_it_takes_no_more_connections(self, serve, raw):
+        made, address = await serve()
+        await (await raw(address)).ping()
+        await made.stop(0)
+        with pytest.raises(ConnectionError):
+            await raw(address)
+
+    async def test_idle_connections_are_closed_at_once(self, serve, raw):
+        made, address = await serve()
+        clients = [await raw(address) for _ in range(2)]
+        for client in clients:
+            await client.ping()
+        async with asyncio.timeout(WAIT_S):
+            await made.stop(10 * WAIT_S)
+        for client in clients:
+            assert {each[0] for each in await client.ended()} == {Frame.GOAWAY}
+        assert not made.clients
+
+    async def test_within_the_grace_open_calls_are_answered(self, serve, dial):
+        held = Held()
+        made, address = await serve(Hold=unary(held))
+        call = (await dial(address)).unary_unary("/s/Hold")(b"x")
+        await soon(held.entered)
+        stopping = asyncio.ensure_future(made.stop(WAIT_S))
+        held.release.set()
+        assert await call == b"x"
+        await stopping
+        assert not made.clients
+
+    async def test_within_the_grace_newcomers_are_refused_unseen(self, serve, raw):
+        held = Held()
+        made, address = await serve(Hold=unary(held))
+        client = await raw(address)
+        client.open(1, "Hold")
+        client.send(1, b"x")
+        await soon(held.entered)
+        stopping = asyncio.ensure_future(made.stop(WAIT_S))
+        await client.until(Frame.GOAWAY)
+        client.open(3, "Hold")
+        client.send(3, b"x")
+        assert await client.answer(3) == ({}, Error.REFUSED_STREAM)
+        held.release.set()
+        assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
+        assert [each[0] for each in await client.ended()] == [Frame.GOAWAY]
+        await stopping
+
+    @pytest.mark.parametrize("grace_s", [0, 0.02])
+    async def test_after_the_grace_open_calls_are_cut(self, serve, dial, grace_s):
+        held = Held()
+        made, address = await serve(Hold=unary(held), Echo=unary(echo))
+        channel = await dial(address)
+        call = channel.unary_unary("/s/Hold")(b"x")
+        await soon(held.entered)
+        await made.stop(grace_s)
+        assert held.cancelled.is_set()
+        error = await refusal(call)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "shutting down" in error.details()
+        await gone(made)
+
+    async def test_calls_whose_message_has_not_come_are_cut(self, serve, raw):
+        made, address = await serve(Echo=unary(echo))
+        client = await raw(address)
+        client.open(1, "Echo")
+        await client.ping()
+        await made.stop(0)
+        assert (await client.answer(1))[0]["grpc-status"] == "14"
+        await gone(made)
+
+    async def test_a_client_that_has_not_greeted_is_closed(self, serve, raw):
+        made, address = await serve()
+        client = await raw(address, greet=False)
+        await client.until(Frame.SETTINGS)
+        await made.stop(WAIT_S)
+        await client.ended()
+        assert not made.clients
