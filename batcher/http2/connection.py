@@ -66,10 +66,10 @@ class Stream:
 
     __slots__ = ("credit", "ended", "finished", "held", "id", "outbox", "trailers", "window")
 
-    def __init__(self, name: int, window: int, credit: int) -> None:
+    def __init__(self, name: int, credit: int) -> None:
         self.id = name
-        self.window = window
-        """Bytes that may be sent."""
+        self.window = 0
+        """Bytes that may be sent, beyond those of the client's initial window."""
         self.credit = credit
         """Bytes that the client may send."""
         self.held = 0
@@ -78,7 +78,7 @@ class Stream:
         """Whether the client has sent all."""
         self.finished = False
         """Whether the answer is complete, or the stream reset."""
-        self.outbox: deque[bytes] = deque()
+        self.outbox: deque[memoryview] = deque()
         """Data that waits for the client's window."""
         self.trailers: bytes | None = None
         """What goes out after it."""
@@ -146,13 +146,15 @@ class Connection:
         """What the next block says of the table first."""
         self._window = FIRST_WINDOW
         self._stream_window = FIRST_WINDOW
+        self._widest = 0
+        """No stream's window is larger, beyond the initial one."""
         self._frame_size = LEAST_FRAME_SIZE
         self._received = 0
         self._block: bytearray | None = None
         """The beginning of a header block that goes on in the next frame."""
         self._block_stream = self._block_flags = self._parts = 0
-        self._blocked: deque[Stream] = deque()
-        """Streams that wait for the connection's window, in their order."""
+        self._waiting: dict[Stream, None] = {}
+        """Streams with data that waits for a window, in their order."""
         settings = (
             (Setting.HEADER_TABLE_SIZE, 0),
             (Setting.MAX_CONCURRENT_STREAMS, limits.max_streams),
@@ -202,7 +204,7 @@ class Connection:
     def send_all(self, stream: Stream, block: bytes, data: bytes, trailers: bytes) -> None:
         """The whole answer at once."""
         size = len(data)
-        most = min(self._window, stream.window, LEAST_FRAME_SIZE)
+        most = min(self._room(stream), LEAST_FRAME_SIZE)
         if not stream.ended or self._shrunk or size > most or len(trailers) > LEAST_FRAME_SIZE:
             self.send_headers(stream, block)
             self.send_data(stream, data)
@@ -230,12 +232,12 @@ class Connection:
         if stream.finished or stream.trailers is not None:
             return
         size = len(data)
-        if not stream.outbox and size <= min(self._window, stream.window, self._frame_size):
+        if not stream.outbox and size <= min(self._room(stream), self._frame_size):
             self._window -= size
             stream.window -= size
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
         else:
-            stream.outbox.append(data)
+            stream.outbox.append(memoryview(data))
             self._advance(stream)
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
@@ -250,14 +252,14 @@ class Connection:
     def abandon(self, stream: Stream) -> None:
         """Send none of the data that waits for the client's window."""
         if not stream.finished:
-            stream.outbox.clear()
+            self._forget(stream)
             stream.trailers = None
 
     def reset(self, stream: Stream, error: Error) -> None:
         """End a stream without an answer, or without the rest of it."""
         if not stream.finished:
             stream.finished = True
-            stream.outbox.clear()
+            self._forget(stream)
             self._out.append(_reset(stream.id, error))
 
     def release(self, stream: Stream) -> None:
@@ -336,7 +338,7 @@ class Connection:
             self._window += _step(payload)
             if self._window > LARGEST_WINDOW:
                 raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "the window is too large")
-            self._unblock(events)
+            self._advance_all(events)
         elif kind in _NEED_STREAM:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frame {kind} needs a stream")
 
@@ -349,7 +351,7 @@ class Connection:
             known = self.streams.get(stream)
             if known is not None and not known.finished:
                 known.finished = known.ended = True
-                known.outbox.clear()
+                self._forget(known)
                 events.append(Reset(known))
         elif kind == Frame.PRIORITY:
             _expect_size(payload, 5)
@@ -405,7 +407,7 @@ class Connection:
         if self._leaving or len(self.streams) >= self._limits.max_streams:
             self._out.append(_reset(name, Error.REFUSED_STREAM))
             return
-        stream = Stream(name, self._stream_window, self._limits.stream_window)
+        stream = Stream(name, self._limits.stream_window)
         self.streams[name] = stream
         events.append(Opened(stream, headers))
         if flags & END_STREAM:
@@ -447,19 +449,17 @@ class Connection:
         for name, value in SETTING.iter_unpack(payload):
             self._setting(name, value)
         self._out.append(frame(Frame.SETTINGS, ACK, 0))
-        for stream in list(self.streams.values()):
-            self._advance_and_tell(stream, events)
+        self._advance_all(events)
 
     def _setting(self, name: int, value: int) -> None:
         if name == Setting.INITIAL_WINDOW_SIZE:
             if value > LARGEST_WINDOW:
                 raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, f"a window of {value} bytes")
-            grown = value - self._stream_window
             self._stream_window = value
-            for stream in self.streams.values():
-                stream.window += grown
-                if stream.window > LARGEST_WINDOW:
-                    raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "a window is too large")
+            if value + self._widest > LARGEST_WINDOW:
+                self._widest = max((each.window for each in self.streams.values()), default=0)
+            if value + self._widest > LARGEST_WINDOW:
+                raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "a window is too large")
         elif name == Setting.MAX_FRAME_SIZE:
             if not LEAST_FRAME_SIZE <= value <= LARGEST_FRAME_SIZE:
                 raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frames of {value} bytes")
@@ -476,10 +476,11 @@ class Connection:
         if stream is None or stream.finished:
             return
         stream.window += step
-        if stream.window > LARGEST_WINDOW:
+        if stream.window + self._stream_window > LARGEST_WINDOW:
             self.reset(stream, Error.FLOW_CONTROL_ERROR)
             events.append(Reset(stream))
         else:
+            self._widest = max(self._widest, stream.window)
             self._advance_and_tell(stream, events)
 
     def _check_begun(self, name: int) -> None:
@@ -512,14 +513,17 @@ class Connection:
             # The answer does not depend on the rest of the request.
             self._out.append(_reset(stream.id, Error.NO_ERROR))
 
+    def _room(self, stream: Stream) -> int:
+        """Bytes that may be sent on a stream now; below 0 where a window has shrunk."""
+        return min(self._window, self._stream_window + stream.window)
+
     def _advance(self, stream: Stream) -> None:
         """Send of its data what both windows hold; then the trailers."""
         outbox = stream.outbox
         while outbox:
-            room = min(self._window, stream.window, self._frame_size)
+            room = min(self._room(stream), self._frame_size)
             if room <= 0:
-                if self._window <= 0 and stream not in self._blocked:
-                    self._blocked.append(stream)
+                self._waiting[stream] = None
                 return
             data = outbox[0]
             if len(data) > room:
@@ -530,6 +534,7 @@ class Connection:
             self._window -= len(data)
             stream.window -= len(data)
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
+        self._waiting.pop(stream, None)
         if stream.trailers is not None:
             self._finish(stream, stream.trailers)
 
@@ -539,11 +544,18 @@ class Connection:
             if not stream.outbox:
                 events.append(Drained(stream))
 
-    def _unblock(self, events: list[Event]) -> None:
-        for _ in range(len(self._blocked)):
+    def _advance_all(self, events: list[Event]) -> None:
+        # Whoever has sent now comes after those who have not.
+        for stream in list(self._waiting):
             if self._window <= 0:
                 break
-            self._advance_and_tell(self._blocked.popleft(), events)
+            if self._room(stream) > 0:
+                del self._waiting[stream]
+                self._advance_and_tell(stream, events)
+
+    def _forget(self, stream: Stream) -> None:
+        stream.outbox.clear()
+        self._waiting.pop(stream, None)
 
 
 _NEED_STREAM = frozenset((Frame.PRIORITY, Frame.RST_STREAM, Frame.PUSH_PROMISE, Frame.CONTINUATION))

@@ -69,7 +69,7 @@ HEAD = struct.Struct(">BHBBI")
 SETTING = struct.Struct(">HI")
 
 
-def frame(kind: Frame, flags: int, stream: int, payload: bytes = b"") -> bytes:
+def frame(kind: Frame, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
     """The bytes of one frame."""
     size = len(payload)
     return HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload

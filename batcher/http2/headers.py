@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeAlias
 
-from hpack import Decoder, HPACKError
+from hpack import Decoder, HeaderTuple, HPACKError
 
 Header: TypeAlias = tuple[str, str]
 Headers: TypeAlias = tuple[Header, ...]
@@ -53,7 +53,7 @@ class Blocks:
         except (_UnusualError, IndexError, HPACKError):
             pass
         try:
-            return tuple((str(name), str(value)) for name, value in self._decoder.decode(block))
+            return tuple(map(_readable, self._decoder.decode(block, raw=True)))
         except HPACKError as error:
             raise BlockError(str(error)) from error
 
@@ -122,8 +122,14 @@ def _field(field: bytes) -> Header:
     """One field that needs no table. Raises HPACKError."""
     decoder = Decoder()
     decoder.header_table_size = decoder.max_allowed_table_size = 0
-    ((name, value),) = decoder.decode(field)
-    return str(name), str(value)
+    (header,) = decoder.decode(field, raw=True)
+    return _readable(header)
+
+
+def _readable(header: HeaderTuple) -> Header:
+    """Text, whatever the client sent: one odd value is not the end of everybody's connection."""
+    name, value = header
+    return bytes(name).decode(errors="replace"), bytes(value).decode(errors="replace")
 
 
 _known = lru_cache(_KNOWN_FIELDS)(_field)

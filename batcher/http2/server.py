@@ -39,14 +39,14 @@ from batcher.http2.headers import Headers, encode
 
 log = logging.getLogger(__name__)
 
-Message: TypeAlias = tuple[bytes, int]
-"""A message, and how many bytes it had on the wire."""
+Message: TypeAlias = tuple[int, bytes]
+"""Whether it is compressed, and a message as it came: what waits to be read takes no more memory."""
 
 GREETING_S = 20.0
 """How long a client may take for its first frames, and for the handshake of TLS before them."""
 
 CLOSING_S = 5.0
-"""How long a client may take to read the last that is said to it."""
+"""How long a client may read nothing of the last that is said to it, and leave the socket open."""
 STREAM_WINDOW = 2**17
 """Bytes of messages that wait to be read from one call. A larger message may come whole."""
 
@@ -87,6 +87,8 @@ class Server:
         self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._listeners: list[asyncio.Server] = []
         self._idle = asyncio.Event()
+        self.stopping = False
+        """Whoever connects from now on, or whose handshake ends, comes too late."""
 
     async def listen(self, sock: socket, secrets: ssl.SSLContext | None) -> None:
         """Answer on this bound socket, with TLS where there are secrets."""
@@ -104,6 +106,7 @@ class Server:
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connection or call, let open ones end for `grace_s` seconds, then cut them."""
+        self.stopping = True
         for listener in self._listeners:
             listener.close()
         for client in list(self.clients):
@@ -153,15 +156,14 @@ class Client(asyncio.Protocol):
         self.connection = Connection(server.limits)
         self._transport: asyncio.Transport | None = None
         self._greeting: asyncio.TimerHandle | None = None
-        self._flushing = False
-        self._leaving = False
+        self._flushing = self._leaving = self._closing = False
 
     # --- of the transport ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = transport = cast("asyncio.Transport", transport)
-        if len(self.neighbours) >= self.server.max_connections:
+        if self.server.stopping or len(self.neighbours) >= self.server.max_connections:
             transport.abort()
             return
         self.neighbours.add(self)
@@ -225,14 +227,35 @@ class Client(asyncio.Protocol):
     def flush(self) -> None:
         """Write what is to be written."""
         self._flushing = False
-        if self._transport is None:
+        if self._transport is None or self._closing:
             return
         data = self.connection.take()
         if data:
             self._transport.write(data)
-        if self.connection.closing and not self._transport.is_closing():
-            self._transport.close()
-            self.loop.call_later(CLOSING_S, self._transport.abort)
+        if self.connection.closing:
+            self._closing = True
+            if self._transport.can_write_eof():
+                # What the client still sends is read: closed upon it, a socket forgets what it
+                # has not sent.
+                with contextlib.suppress(OSError):  # the client has left already
+                    self._transport.write_eof()
+                self._linger(self._transport.get_write_buffer_size())
+            else:
+                self._transport.close()
+                self.loop.call_later(CLOSING_S, self._transport.abort)
+
+    def _linger(self, left: int) -> None:
+        """The client may read what is left and close, as long as it goes on reading."""
+        self.loop.call_later(CLOSING_S, self._end_unless_read, left)
+
+    def _end_unless_read(self, before: int) -> None:
+        if self._transport is None:
+            return
+        left = self._transport.get_write_buffer_size()
+        if left < before:
+            self._linger(left)
+        else:
+            self._transport.abort()
 
     def done(self, call: Call) -> None:
         """A call has ended, and nothing of it goes on."""
@@ -257,6 +280,8 @@ class Client(asyncio.Protocol):
             call.cancel()
         self.connection.fail(Error.NO_ERROR, "")
         self.flush()
+        if self._transport is not None:
+            self._transport.close()
 
     def _open(self, stream: Stream, headers: Headers) -> None:
         try:
@@ -348,11 +373,13 @@ class Call:
                 return aio.EOF
             self._reader = self._client.loop.create_future()
             await self._reader
-        data, size = self._messages.popleft()
-        self._client.connection.take_in(self.stream, size)
+        message = self._messages.popleft()
+        self._client.connection.take_in(self.stream, PREFIX_BYTES + len(message[1]))
         self._client.flush_soon()
-        deserialize = self._method.request_deserializer
-        return deserialize(data) if deserialize else data
+        try:
+            return self._request(message)
+        except MalformedCallError as error:
+            await self.abort(error.code, str(error))
 
     async def write(self, message: Any) -> None:
         """Send a message; returns when the client's window and the socket have taken it."""
@@ -397,15 +424,13 @@ class Call:
         elif self.task is not None:
             self._wake()
         elif len(self._messages) == 1:
-            message = self._messages.popleft()[0]
-            deserialize = self._method.request_deserializer
             try:
-                request = deserialize(message) if deserialize else message
-            except Exception:  # noqa: BLE001  # whatever a parser raises
-                self.end(grpc.StatusCode.INTERNAL, "Exception deserializing request!")
+                request = self._request(self._messages.popleft())
+            except MalformedCallError as error:
+                self.end(error.code, str(error))
                 self._close()
-                return
-            self._begin(request)
+            else:
+                self._begin(request)
         else:
             self.end(grpc.StatusCode.UNIMPLEMENTED, "a unary call has one message")
             self._close()
@@ -512,10 +537,7 @@ class Call:
                 break
             compressed = buffer[at]
             at = start + size
-            message = bytes(memoryview(buffer)[start:at])
-            if compressed:
-                message = calls.inflate(message, self._head.encoding, most)
-            self._messages.append((message, PREFIX_BYTES + size))
+            self._messages.append((compressed, bytes(memoryview(buffer)[start:at])))
             self._wake()
         if at:
             self._buffer = buffer[at:]
@@ -523,6 +545,19 @@ class Call:
     async def _all_sent(self) -> None:
         self._writer = self._client.loop.create_future()
         await self._writer
+
+    def _request(self, message: Message) -> Any:
+        compressed, data = message
+        if compressed:
+            data = calls.inflate(data, self._head.encoding, self._client.server.max_message)
+        deserialize = self._method.request_deserializer
+        if deserialize is None:
+            return data
+        try:
+            return deserialize(data)
+        except Exception:  # noqa: BLE001  # whatever a parser raises
+            text = "Exception deserializing request!"
+            raise MalformedCallError(grpc.StatusCode.INTERNAL, text) from None
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

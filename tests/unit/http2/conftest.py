@@ -15,7 +15,7 @@ from batcher.http2.server import Server
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("by_hand")
 
-from by_hand import MAX_MESSAGE, WAIT_S, Handlers, Played, Raw  # noqa: E402  # found by the path above
+from by_hand import MAX_MESSAGE, Handlers, Played, Raw  # noqa: E402  # found by the path above
 
 
 @pytest.fixture
@@ -23,10 +23,9 @@ def played():
     return Played()
 
 
-@pytest.fixture
-async def no_test_hangs():
-    async with asyncio.timeout(3 * WAIT_S):
-        yield
+@pytest.fixture(autouse=True)
+def _nobody_lingers(monkeypatch):
+    monkeypatch.setattr("batcher.http2.server.CLOSING_S", 0.1)
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
 from batcher.http2 import server as server_module
 from batcher.http2.frames import PREFACE, Error, Frame, Setting
 
-pytestmark = pytest.mark.usefixtures("no_test_hangs")
-
 
 class TestConnections:
     async def test_one_over_the_maximum_is_closed(self, serve, raw):

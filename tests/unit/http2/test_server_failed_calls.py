@@ -10,8 +10,6 @@ from by_hand import MAX_MESSAGE, WAIT_S, Held, echo, gone, refusal, soon, unary
 from batcher.http2.frames import END_HEADERS, END_STREAM, Error, Frame, Setting, frame
 from batcher.http2.headers import encode
 
-pytestmark = pytest.mark.usefixtures("no_test_hangs")
-
 
 class TestCallsThatCannotBeAnswered:
     async def test_an_unknown_method(self, serve, dial):
