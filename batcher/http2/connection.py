@@ -173,6 +173,11 @@ class Connection:
         return out
 
     @property
+    def waiting(self) -> int:
+        """Streams with data that waits for a window."""
+        return len(self._waiting)
+
+    @property
     def frames_to_write(self) -> int:
         """How many `take` would return, or more."""
         return len(self._out)
@@ -433,6 +438,8 @@ class Connection:
                 Error.FLOW_CONTROL_ERROR, f"stream {name} sent more than its window"
             )
         stream.held += len(data)
+        if flags & PADDED:
+            self.take_in(stream, 0)
         if data:
             events.append(Received(stream, data))
         if flags & END_STREAM:

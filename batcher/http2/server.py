@@ -267,6 +267,9 @@ class Client(asyncio.Protocol):
 
     def leave(self) -> None:
         """Take no more calls; close when those that are open have ended."""
+        if self._transport is not None and not self.connection.greeted:
+            self._transport.abort()
+            return
         self._leaving = True
         self.connection.leave()
         if not self.calls:

@@ -23,6 +23,7 @@ from batcher.http2.frames import (
     FIRST_WINDOW,
     LARGEST_WINDOW,
     LEAST_FRAME_SIZE,
+    PADDED,
     Error,
     Frame,
     Setting,
@@ -241,6 +242,40 @@ class TestTheClientsWindows:
         played.open()
         played.receive(frame(Frame.RST_STREAM, 0, 1, bytes(3)))
         assert played.failed(1) is Error.FRAME_SIZE_ERROR
+
+
+class TestFloods:
+    """What a client may ask for in few bytes takes little of the server's time and memory."""
+
+    def test_streams_that_are_reset_do_not_wait_for_a_window(self, played):
+        played.connection.send_data(played.open(1), bytes(FIRST_WINDOW))
+        for number in range(3, 103, 2):
+            stream = played.open(number)
+            played.connection.send_data(stream, b"more")
+            assert played.receive(reset(number)) == [Reset(stream)]
+            played.connection.release(stream)
+        assert played.connection.waiting == 0
+
+    def test_a_stream_waits_once_for_a_window(self, played):
+        stream = played.open()
+        played.connection.send_data(stream, bytes(FIRST_WINDOW))
+        for _ in range(3):
+            played.connection.send_data(stream, b"more")
+        assert played.connection.waiting == 1
+        played.receive(widen(0, 100), widen(1, 100))
+        assert played.connection.waiting == 0
+
+    def test_data_that_waits_is_not_copied(self, played):
+        stream = played.open()
+        body = bytes(3 * FIRST_WINDOW)
+        played.connection.send_data(stream, body)
+        assert [each.obj is body for each in stream.outbox] == [True]
+
+    def test_padding_alone_does_not_use_a_window_up(self, played):
+        played.open(flags=0)
+        padded = frame(Frame.DATA, PADDED, 1, bytes((255,)) + bytes(255))
+        granted = sum(played.granted(1) for _ in range(1000) if played.receive(padded) == [])
+        assert 256_000 - 100_000 <= granted <= 256_000
 
 
 class TestTheEnd:

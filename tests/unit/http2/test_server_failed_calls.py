@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 
 import grpc
 import pytest
@@ -121,6 +122,20 @@ class TestCallsThatCannotBeAnswered:
             error = await refusal(failed)
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "Sent message larger than max" in error.details()
+
+    async def test_what_waits_to_be_read_is_not_inflated(self, serve, raw, monkeypatch):
+        inflated = []
+        monkeypatch.setattr("batcher.http2.calls.inflate", lambda *each: inflated.append(each))
+        held = Held()
+        _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(held))
+        client = await raw(address)
+        client.open(1, "Hold", ("grpc-encoding", "gzip"))
+        small = gzip.compress(bytes(10_000), mtime=0)
+        messages = 3 * (b"\1" + len(small).to_bytes(4, "big") + small)
+        client.write(frame(Frame.DATA, END_STREAM, 1, messages))
+        await client.ping()
+        assert held.entered.is_set()
+        assert inflated == []
 
     @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
     async def test_compressed_messages(self, serve, dial, compression):
