@@ -24,6 +24,7 @@ import machine  # noqa: E402
 import overhead  # noqa: E402
 import poisson  # noqa: E402
 import quiet  # noqa: E402
+import transports  # noqa: E402
 from clients import Calls, Record  # noqa: E402
 from payload import probe  # noqa: E402
 
@@ -319,7 +320,7 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--seconds", type=float, default=60.0)
     each.add_argument("--rounds", type=int, default=3)
     each.set_defaults(run=speed)
-    each = scenes.add_parser("overhead", help=cost.__doc__)
+    each = scenes.add_parser("overhead", parents=[transports.option()], help=cost.__doc__)
     each.add_argument("--rounds", type=int, default=40)
     each.add_argument("--seconds", type=float, default=0.5)
     each.add_argument("--in-flight", type=int, default=64)

@@ -251,17 +251,18 @@ class AdaptivePolicy:
         ranked = len(normal) == 1 and self.pace.share_up_to(normal[0].rank - 1) > 0.0
         if len(normal) == 1 and lane.lines[0] is normal[0] and not ranked:
             verdict = self._one_line(normal[0], situation)
-            if isinstance(verdict, Take):
-                return verdict
-            assert isinstance(verdict, Wait)
+            assert isinstance(verdict, Take | Wait)
             drop += normal[0].requests[: verdict.drop]
-            take += normal[0].requests[verdict.drop :]
-            until_ns: int | None = verdict.until_ns
+            stop = verdict.drop + verdict.count if isinstance(verdict, Take) else None
+            take += normal[0].requests[verdict.drop : stop]
+            until_ns: int | None = None if isinstance(verdict, Take) else verdict.until_ns
         else:
             until_ns = self._in_time(lane, normal, take, drop, situation)
             if drop and not take and until_ns is None:
                 _try_one(normal, take, drop, situation)
         if until_ns is None and take:
+            if late and len(take) + len(drop) == sum(len(line.requests) for line in normal):
+                self._fill(late, self._most_rows_for(situation, 1.0), take, situation)
             return Choose(tuple(take), tuple(drop))
         # While those in time wait, what is late may run, if it is done by then.
         waiting_ns = until_ns if until_ns is not None and until_ns < NEVER_NS else None
@@ -311,11 +312,15 @@ class AdaptivePolicy:
 
     def _most_rows(self, normal: Sequence[Line], situation: Situation) -> int:
         """A batch that lets what is worth more, and comes while it runs, be in time."""
-        curve = situation.times.curve
-        self._know(curve)
-        most = len(curve) - 1
+        self._know(situation.times.curve)
         first = normal[0].rank
         share = self.pace.share_up_to(first if len(normal) > 1 else first - 1)
+        return self._most_rows_for(situation, share)
+
+    def _most_rows_for(self, situation: Situation, share: float) -> int:
+        """The largest batch that lets this share of all that comes meanwhile be in time."""
+        curve = situation.times.curve
+        most = len(curve) - 1
         if share <= 0.0:
             return most
         target_ns = self.target_ns or 0

@@ -60,6 +60,22 @@ def test_a_bucket_whose_rows_cannot_be_in_time_is_served_late(stage, arrivals, i
     assert in_time(short) >= 0.95
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_who_is_late_is_served_soon_after_a_short_stall(stage, arrivals, in_time, seed):
+    """The device has time to spare: who is late goes along in the batches of those who are not."""
+    stage.model(target=100, policy=Adaptive(when_late=WhenLate.SERVE))
+    stage.up()
+    stage.takes_ns = lambda _, rows, now_ns: (
+        stage.usual_ns(rows) * (4 if 3 * SECOND <= now_ns < 3.15 * SECOND else 1)
+    )
+    (ends,) = stage.play(arrivals(650, 8, seed))
+    answered = [end for end in ends if end.outcome is Outcome.OK]
+    late = [end.took_ns for end in answered if end.took_ns > 100 * MILLISECOND]
+    assert late
+    assert max(late) <= SECOND
+    assert in_time(ends, since=4) >= 0.99
+
+
 @pytest.mark.parametrize("stall_ms", [300, 1000])
 def test_one_slow_hand_over_of_replies_refuses_nobody(stage, arrivals, stall_ms):
     stage.model()
