@@ -261,8 +261,8 @@ class AdaptivePolicy:
             if drop and not take and until_ns is None:
                 _try_one(normal, take, drop, situation)
         if until_ns is None and take:
-            if late and len(take) + len(drop) == sum(len(line.requests) for line in normal):
-                self._fill(late, self._most_rows_for(situation, 1.0), take, situation)
+            if late:
+                self._take_along(late, normal, take, drop, situation)
             return Choose(tuple(take), tuple(drop))
         # While those in time wait, what is late may run, if it is done by then.
         waiting_ns = until_ns if until_ns is not None and until_ns < NEVER_NS else None
@@ -276,6 +276,21 @@ class AdaptivePolicy:
         if filling:
             return Choose(tuple(filling), tuple(drop))
         return Choose((), tuple(drop), NEVER_NS if waiting_ns is None else waiting_ns)
+
+    def _take_along(
+        self,
+        late: Sequence[LiveRequest],
+        normal: Sequence[Line],
+        take: list[LiveRequest],
+        drop: Sequence[LiveRequest],
+        situation: Situation,
+    ) -> None:
+        """Fill a batch of all who are in time with who is late, as far as nobody else needs it."""
+        aged = [request for request in take if request.rank == AGED]
+        if len(take) - len(aged) + len(drop) < sum(len(line.requests) for line in normal):
+            return
+        most = min(self._most_rows_for(situation, 1.0), self._most_beside(situation))
+        self._fill([each for each in late if each not in aged], most, take, situation)
 
     def _rows_within(self, spare_ns: float, situation: Situation) -> int:
         """The largest batch that takes no longer than this."""

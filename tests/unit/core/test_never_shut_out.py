@@ -76,6 +76,20 @@ def test_who_is_late_is_served_soon_after_a_short_stall(stage, arrivals, in_time
     assert in_time(ends, since=4) >= 0.99
 
 
+def test_who_has_waited_for_too_long_is_in_a_batch_once(stage, arrivals):
+    """After an overload the aged, the late and those in time share batches."""
+    stage.model(policy=Adaptive(when_late=WhenLate.SERVE), ageing_ns=SECOND // 4)
+    stage.up()
+
+    def takes_ns(dispatch, rows, _):
+        ids = [part.id for part in dispatch.parts]
+        assert len(set(ids)) == len(ids)
+        return stage.usual_ns(rows)
+
+    stage.takes_ns = takes_ns
+    stage.play(arrivals(1300, 4, 1), arrivals(500, 8, 2, priority=2))
+
+
 @pytest.mark.parametrize("stall_ms", [300, 1000])
 def test_one_slow_hand_over_of_replies_refuses_nobody(stage, arrivals, stall_ms):
     stage.model()
