@@ -58,7 +58,7 @@ class TestKindsOfCalls:
         _, address = await serve(Each=handler)
         call = (await dial(address)).unary_stream("/s/Each")(b"abc")
         assert [answer async for answer in call] == [b"a", b"b", b"c"]
-        assert dict(await call.trailing_metadata())["count"] == "3"
+        assert dict(iter(await call.trailing_metadata()))["count"] == "3"
 
     async def test_a_stream_may_have_no_message(self, serve, dial):
         async def behave(request, context):
@@ -195,7 +195,7 @@ class TestWhatAHandlerGets:
         _, address = await serve(Tell=unary(behave))
         call = (await dial(address)).unary_unary("/s/Tell")(b"")
         assert await call == b""
-        trailers = dict(await call.trailing_metadata())
+        trailers = dict(iter(await call.trailing_metadata()))
         assert (trailers["a"], trailers["b-bin"]) == ("1", b"\0\xff")
 
     async def test_abort_ends_the_call_with_its_status(self, serve, dial):
@@ -211,10 +211,10 @@ class TestWhatAHandlerGets:
         channel = await dial(address)
         error = await refusal(channel.unary_unary("/s/Given")(b""))
         assert (error.code(), error.details()) == (grpc.StatusCode.ABORTED, "why: é 100%")
-        assert dict(error.trailing_metadata()) == {"a": "1"}
+        assert dict(iter(error.trailing_metadata())) == {"a": "1"}
         error = await refusal(channel.unary_unary("/s/Kept")(b""))
         assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "")
-        assert dict(error.trailing_metadata()) == {"set": "before"}
+        assert dict(iter(error.trailing_metadata())) == {"set": "before"}
 
     async def test_abort_after_some_answers(self, serve, dial):
         async def behave(request, context):
