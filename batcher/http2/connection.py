@@ -7,9 +7,7 @@ frames into what `take` returns. A client that breaks the rules loses the stream
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections import OrderedDict
 
 from batcher.http2.frames import (
     ACK,
@@ -30,27 +28,24 @@ from batcher.http2.frames import (
     frame,
     number,
 )
-from batcher.http2.headers import BlockError, Blocks, Headers
+from batcher.http2.headers import BlockError, Blocks
+from batcher.http2.streams import (
+    BEYOND,
+    PARTS,
+    Drained,
+    Ended,
+    Event,
+    Limits,
+    Opened,
+    Received,
+    Reset,
+    Stream,
+)
 
-BEYOND = 4
-"""Times as many bytes of headers as are allowed are read, so that the call can be told."""
-PARTS = 64
-"""Frames of one header block."""
+SETTINGS_A_SECOND = 20
+"""Each may let all streams go on at once."""
 _GRANTED = LARGEST_WINDOW // 2
 """Bytes after which the connection's window is opened again. Those of its streams are what bounds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one client may ask of the server."""
-
-    max_streams: int
-    """Open at once."""
-    max_headers: int
-    """Bytes of the fields of one block, with 32 for each. Up to `BEYOND` times as many are read, so
-    that the call can be told; more end the connection."""
-    stream_window: int
-    """Bytes that a stream may send before some are taken from it, unless more are expected."""
 
 
 class ConnectionFailedError(Exception):
@@ -59,69 +54,6 @@ class ConnectionFailedError(Exception):
     def __init__(self, error: Error, text: str) -> None:
         super().__init__(text)
         self.error = error
-
-
-class Stream:
-    """One request and its answer."""
-
-    __slots__ = ("credit", "ended", "finished", "held", "id", "outbox", "trailers", "window")
-
-    def __init__(self, name: int, credit: int) -> None:
-        self.id = name
-        self.window = 0
-        """Bytes that may be sent, beyond those of the client's initial window."""
-        self.credit = credit
-        """Bytes that the client may send."""
-        self.held = 0
-        """Bytes that came and were not taken in."""
-        self.ended = False
-        """Whether the client has sent all."""
-        self.finished = False
-        """Whether the answer is complete, or the stream reset."""
-        self.outbox: deque[memoryview] = deque()
-        """Data that waits for the client's window."""
-        self.trailers: bytes | None = None
-        """What goes out after it."""
-
-
-@dataclass(slots=True)
-class Opened:
-    """A request has begun."""
-
-    stream: Stream
-    headers: Headers
-
-
-@dataclass(slots=True)
-class Received:
-    """Bytes of its body; say `take_in` when they are used."""
-
-    stream: Stream
-    data: bytes
-
-
-@dataclass(slots=True)
-class Ended:
-    """The body is complete."""
-
-    stream: Stream
-
-
-@dataclass(slots=True)
-class Reset:
-    """The client wants no answer any more."""
-
-    stream: Stream
-
-
-@dataclass(slots=True)
-class Drained:
-    """All that waited for the client's window has left."""
-
-    stream: Stream
-
-
-Event: TypeAlias = Opened | Received | Ended | Reset | Drained
 
 
 class Connection:
@@ -153,8 +85,10 @@ class Connection:
         self._block: bytearray | None = None
         """The beginning of a header block that goes on in the next frame."""
         self._block_stream = self._block_flags = self._parts = 0
-        self._waiting: dict[Stream, None] = {}
-        """Streams with data that waits for a window, in their order."""
+        self._waiting: OrderedDict[Stream, None] = OrderedDict()
+        """Streams with data that waits for the connection's window, in their order."""
+        self.settings_left = SETTINGS_A_SECOND
+        """How many more may come; whoever knows the time sets it anew each second."""
         settings = (
             (Setting.HEADER_TABLE_SIZE, 0),
             (Setting.MAX_CONCURRENT_STREAMS, limits.max_streams),
@@ -174,7 +108,7 @@ class Connection:
 
     @property
     def waiting(self) -> int:
-        """Streams with data that waits for a window."""
+        """Streams with data that waits for the connection's window."""
         return len(self._waiting)
 
     @property
@@ -340,7 +274,11 @@ class Connection:
             if not flags & ACK:
                 self._out.append(frame(Frame.PING, ACK, 0, payload))
         elif kind == Frame.WINDOW_UPDATE:
-            self._window += _step(payload)
+            _expect_size(payload, 4)
+            step = number(payload)
+            if not step:
+                raise ConnectionFailedError(Error.PROTOCOL_ERROR, "a window grows by 0")
+            self._window += step
             if self._window > LARGEST_WINDOW:
                 raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "the window is too large")
             self._advance_all(events)
@@ -431,7 +369,9 @@ class Connection:
         if stream is None or stream.finished:
             return  # it was on its way when the stream ended
         if stream.ended:
-            raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {name} had ended")
+            self.reset(stream, Error.STREAM_CLOSED)
+            events.append(Reset(stream))
+            return
         stream.credit -= size
         if stream.credit < 0:
             raise ConnectionFailedError(
@@ -453,10 +393,18 @@ class Connection:
             return
         if len(payload) % SETTING.size:
             raise ConnectionFailedError(Error.FRAME_SIZE_ERROR, "SETTINGS are cut short")
+        self.settings_left -= 1
+        if self.settings_left < 0:
+            raise ConnectionFailedError(
+                Error.ENHANCE_YOUR_CALM, f"more than {SETTINGS_A_SECOND} SETTINGS a second"
+            )
+        before = self._stream_window
         for name, value in SETTING.iter_unpack(payload):
             self._setting(name, value)
         self._out.append(frame(Frame.SETTINGS, ACK, 0))
-        self._advance_all(events)
+        if self._stream_window > before:
+            for stream in list(self.streams.values()):
+                self._advance_and_tell(stream, events)
 
     def _setting(self, name: int, value: int) -> None:
         if name == Setting.INITIAL_WINDOW_SIZE:
@@ -478,13 +426,14 @@ class Connection:
 
     def _widen(self, name: int, payload: bytes, events: list[Event]) -> None:
         self._check_begun(name)
-        step = _step(payload)
+        _expect_size(payload, 4)
+        step = number(payload)
         stream = self.streams.get(name)
         if stream is None or stream.finished:
             return
         stream.window += step
-        if stream.window + self._stream_window > LARGEST_WINDOW:
-            self.reset(stream, Error.FLOW_CONTROL_ERROR)
+        if not step or stream.window + self._stream_window > LARGEST_WINDOW:
+            self.reset(stream, Error.FLOW_CONTROL_ERROR if step else Error.PROTOCOL_ERROR)
             events.append(Reset(stream))
         else:
             self._widest = max(self._widest, stream.window)
@@ -530,7 +479,9 @@ class Connection:
         while outbox:
             room = min(self._room(stream), self._frame_size)
             if room <= 0:
-                self._waiting[stream] = None
+                # Who waits for its own window alone is found when that grows.
+                if self._stream_window + stream.window > 0:
+                    self._waiting[stream] = None
                 return
             data = outbox[0]
             if len(data) > room:
@@ -553,12 +504,9 @@ class Connection:
 
     def _advance_all(self, events: list[Event]) -> None:
         # Whoever has sent now comes after those who have not.
-        for stream in list(self._waiting):
-            if self._window <= 0:
-                break
-            if self._room(stream) > 0:
-                del self._waiting[stream]
-                self._advance_and_tell(stream, events)
+        while self._waiting and self._window > 0:
+            stream, _ = self._waiting.popitem(last=False)
+            self._advance_and_tell(stream, events)
 
     def _forget(self, stream: Stream) -> None:
         stream.outbox.clear()
@@ -584,14 +532,6 @@ def _expect_size(payload: bytes, size: int) -> None:
         raise ConnectionFailedError(
             Error.FRAME_SIZE_ERROR, f"a payload of {len(payload)} bytes where {size} belong"
         )
-
-
-def _step(payload: bytes) -> int:
-    _expect_size(payload, 4)
-    step = number(payload)
-    if not step:
-        raise ConnectionFailedError(Error.PROTOCOL_ERROR, "a window grows by 0")
-    return step
 
 
 def _wider(stream: int, size: int) -> bytes:

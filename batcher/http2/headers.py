@@ -2,7 +2,7 @@
 
 The server asks for a table of size 0, so that once a client has heard of it each of its blocks
 stands for itself: `Blocks.decode` then only walks over the fields, and looks each one up among those
-it has seen. What is new, and all that comes before, `hpack` reads.
+it has seen. All that comes before, and what needs a table, `hpack` reads.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from hpack import Decoder, HeaderTuple, HPACKError
+from hpack.huffman_table import decode_huffman
+from hpack.table import HeaderTable
 
 Header: TypeAlias = tuple[str, str]
 Headers: TypeAlias = tuple[Header, ...]
 
+_STATIC = [("", ""), *((name.decode(), value.decode()) for name, value in HeaderTable.STATIC_TABLE)]
 _FIELD_BYTES = 32
 """What each field counts for beside its text."""
 _KNOWN_FIELDS = 4096
@@ -119,15 +122,43 @@ def _past_text(block: bytes, at: int) -> int:
 
 
 def _field(field: bytes) -> Header:
-    """One field that needs no table. Raises HPACKError."""
-    decoder = Decoder()
-    decoder.header_table_size = decoder.max_allowed_table_size = 0
-    (header,) = decoder.decode(field, raw=True)
-    return _readable(header)
+    """One field that needs no table, whose bounds `_walk` has checked. Raises HPACKError."""
+    first = field[0]
+    if first & 0x80:
+        return _static(first & 0x7F)
+    named = first & (0x3F if first & 0x40 else 0x0F)
+    if named == (0x3F if first & 0x40 else 0x0F):
+        name, at = _static(named + field[1])[0], 2
+    elif named:
+        name, at = _static(named)[0], 1
+    else:
+        at = _past_text(field, 1)
+        name = _text(field[1:at])
+    return name, _text(field[at:])
+
+
+def _static(index: int) -> Header:
+    if not 0 < index < len(_STATIC):
+        raise _UnusualError
+    return _STATIC[index]
+
+
+def _text(text: bytes) -> str:
+    """A string, with its length before it."""
+    size = text[0] & 0x7F
+    start = 1
+    if size == 0x7F:
+        while text[start] & 0x80:
+            start += 1
+        start += 1
+    raw = text[start:]
+    if text[0] & 0x80:
+        raw = decode_huffman(raw)
+    # Whatever the client sent: one odd value is not the end of everybody's connection.
+    return raw.decode(errors="replace")
 
 
 def _readable(header: HeaderTuple) -> Header:
-    """Text, whatever the client sent: one odd value is not the end of everybody's connection."""
     name, value = header
     return bytes(name).decode(errors="replace"), bytes(value).decode(errors="replace")
 

@@ -1,7 +1,7 @@
 """gRPC listeners: addresses, credentials and limits.
 
 A data listener answers inference; an admin listener also changes what is served. Each kind is one
-`grpc.aio` server on any number of addresses.
+server, ours or that of `grpc.aio`, on any number of addresses.
 """
 
 from __future__ import annotations
@@ -84,7 +84,21 @@ def _reason(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).lower().replace("_", " ")
 
 
-class BuiltinServer:
+class _Listeners:
+    """Addresses, and the paths among them that are ours to remove."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.addresses = list(addresses)
+        """Where it listens; after `start` with the ports that were taken for port 0."""
+        # Only what was bound here: a path that was refused belongs to somebody else.
+        self._bound: list[Path] = []
+
+    def _remove_paths(self) -> None:
+        for path in self._bound:
+            path.unlink(missing_ok=True)
+
+
+class BuiltinServer(_Listeners):
     """One server of `batcher.http2` on several addresses. `start` once, then `stop` once."""
 
     def __init__(
@@ -93,10 +107,8 @@ class BuiltinServer:
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
     ) -> None:
-        self.addresses = list(addresses)
-        """Where it listens; after `start` with the ports that were taken for port 0."""
+        super().__init__(addresses)
         self._tls = config.tls
-        self._bound: list[Path] = []
         self._server = Server(
             handlers,
             max_message=config.max_message,
@@ -118,12 +130,10 @@ class BuiltinServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
         await self._server.stop(grace_s)
-        # Only what this server has bound: a path that it was refused belongs to somebody else.
-        for path in self._bound:
-            path.unlink(missing_ok=True)
+        self._remove_paths()
 
 
-class GrpcServer:
+class GrpcServer(_Listeners):
     """One `grpc.aio` server on several addresses. `start` once, then `stop` once."""
 
     def __init__(
@@ -132,10 +142,8 @@ class GrpcServer:
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
     ) -> None:
-        self.addresses = list(addresses)
-        """Where it listens; after `start` with the ports that were taken for port 0."""
+        super().__init__(addresses)
         self._config = config
-        self._bound: list[Path] = []
         self._server = aio.server(options=channel_options(config))
         self._server.add_generic_rpc_handlers(tuple(handlers))
 
@@ -148,9 +156,7 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
         await self._server.stop(grace_s)
-        # Only what this server has bound: a path that it was refused belongs to somebody else.
-        for path in self._bound:
-            path.unlink(missing_ok=True)
+        self._remove_paths()
 
     def _bind(self, address: str, secrets: grpc.ServerCredentials | None) -> str:
         # gRPC would take over a living socket's path, and says of a failed bind only that it failed.

@@ -10,15 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import bars
 import machine
-import quiet
+import turns
 from agreement import BASE_MS, CAPACITY, ROW_MS, Figures, config, serve
 from poisson import arrivals_ns
 
@@ -39,18 +36,8 @@ GAP_BAR = 0.5
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this benchmark can be told."""
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of both servers")
-    parser.add_argument("--seconds", type=float, default=6.0, help="length of a run")
     parser.add_argument("--rows", type=int, default=4, help="rows in a request")
-    parser.add_argument(
-        "--connections", type=int, default=4, help="connections that share the load"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=machine.RESULTS / "handover.json",
-        help="where the figures go",
-    )
+    turns.add_options(parser, "handover", rounds=3, seconds=6.0)
 
 
 async def measure(
@@ -84,28 +71,12 @@ async def measure(
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every round of both servers; returns what is kept."""
-    server_core, load_core = machine.cores()
-    cores = {"server": server_core, "load": load_core}
-    machine.stay_on(load_core)
-    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in PROGRAMS}
-    with ExitStack() as stack:
-        with machine.children_on(server_core):
-            servers = {
-                name: stack.enter_context(ServerProcess(config(options.transport), program=program))
-                for name, program in PROGRAMS.items()
-            }
-        for turn in range(options.rounds):
-            for name in PROGRAMS if turn % 2 == 0 else reversed(PROGRAMS):
-                play = partial(measure, servers[name], turn, options, cores)
-                done = (await quiet.until_quiet(play, options.repeats))[-1]
-                rounds[name].append(done)
-                print(f"round {turn + 1}  {name:10}  {_line(done)}", flush=True)
-    found: dict[str, Any] = {
-        name: {figure: median(each[figure] for each in runs) for figure in FIGURES}
-        for name, runs in rounds.items()
+    servers = {
+        name: ServerProcess(config(options.transport), program=program)
+        for name, program in PROGRAMS.items()
     }
-    for name, middle in found.items():
-        print(f"median   {name:10}  {_line(middle)}")
+    rounds = await turns.play(servers, measure, options, _line)
+    found = turns.medians(rounds, FIGURES, _line)
     in_hand, alone = found["in hand"], found["one by one"]
     left = in_hand["gap_ms"] / alone["gap_ms"]
     more = in_hand["in_time_per_second"] / alone["in_time_per_second"]

@@ -8,15 +8,12 @@ time, and of a core that is not full.
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import bars
 import machine
-import quiet
+import turns
 from agreement import config, serve
 from poisson import arrivals_ns
 
@@ -40,17 +37,7 @@ def option() -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this benchmark can be told."""
     parser.add_argument("--rate", type=float, default=1000.0, help="requests a second")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of both servers")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a run")
-    parser.add_argument(
-        "--connections", type=int, default=4, help="connections that share the load"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=machine.RESULTS / "transports.json",
-        help="where the figures go",
-    )
+    turns.add_options(parser, "transports", rounds=10, seconds=2.0)
 
 
 async def measure(
@@ -73,27 +60,9 @@ async def measure(
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     """Every round of both; returns what is kept."""
-    server_core, load_core = machine.cores()
-    cores = {"server": server_core, "load": load_core}
-    machine.stay_on(load_core)
-    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in TRANSPORTS}
-    with ExitStack() as stack:
-        with machine.children_on(server_core):
-            servers = {
-                name: stack.enter_context(ServerProcess(config(name))) for name in TRANSPORTS
-            }
-        for turn in range(options.rounds):
-            for name in TRANSPORTS if turn % 2 == 0 else reversed(TRANSPORTS):
-                play = partial(measure, servers[name], turn, options, cores)
-                done = (await quiet.until_quiet(play, options.repeats))[-1]
-                rounds[name].append(done)
-                print(f"round {turn + 1:2}  {name:8} {_line(done)}", flush=True)
-    found: dict[str, Any] = {
-        name: {figure: median(each[figure] for each in runs) for figure in FIGURES}
-        for name, runs in rounds.items()
-    }
-    for name, middle in found.items():
-        print(f"median    {name:8} {_line(middle)}")
+    servers = {name: ServerProcess(config(name)) for name in TRANSPORTS}
+    rounds = await turns.play(servers, measure, options, _line)
+    found = turns.medians(rounds, FIGURES, _line)
     pairs = zip(rounds["builtin"], rounds["grpcio"], strict=True)
     cost = median(ours["cpu_us"] / theirs["cpu_us"] for ours, theirs in pairs)
     print(f"processor time by round: {cost:.3f}")

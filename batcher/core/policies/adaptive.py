@@ -251,6 +251,8 @@ class AdaptivePolicy:
         ranked = len(normal) == 1 and self.pace.share_up_to(normal[0].rank - 1) > 0.0
         if len(normal) == 1 and lane.lines[0] is normal[0] and not ranked:
             verdict = self._one_line(normal[0], situation)
+            if isinstance(verdict, Take) and not late:
+                return verdict
             assert isinstance(verdict, Take | Wait)
             drop += normal[0].requests[: verdict.drop]
             stop = verdict.drop + verdict.count if isinstance(verdict, Take) else None

@@ -16,8 +16,9 @@ from batcher.config import (
 from batcher.config.document import MOST_DEPTH
 from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
-from batcher.http2.connection import BEYOND, PARTS
-from batcher.http2.server import CLOSING_S, GREETING_S, STREAM_WINDOW
+from batcher.http2.connection import SETTINGS_A_SECOND
+from batcher.http2.server import CLOSING_S, GREETING_S, SILENT_S, STREAM_WINDOW
+from batcher.http2.streams import BEYOND, PARTS
 from batcher.runtime.padding import MOST_WARM_BUCKETS
 from batcher.runtime.warmup import BUCKETS_NS
 from batcher.server.listeners import MAX_METADATA_BYTES
@@ -66,6 +67,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["headers of a call (`builtin`)"] == headers
     unread = rows["messages of a call that wait to be read (`builtin`)"]
     assert unread == f"{STREAM_WINDOW // 1024} KiB"
+    assert rows["SETTINGS of a client in a second (`builtin`)"] == str(SETTINGS_A_SECOND)
+    assert rows["silence of the other side's kernel (`builtin`)"] == f"{SILENT_S}s"
     assert rows["time until a client greets (`builtin`)"] == f"{GREETING_S:g}s"
     assert rows["time to read the server's last words (`builtin`)"] == f"{CLOSING_S:g}s"
     assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)

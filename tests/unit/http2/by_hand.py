@@ -8,9 +8,10 @@ import pytest
 from grpc import aio
 from hpack import Decoder
 
-from batcher.http2.connection import Connection, Limits
+from batcher.http2.connection import Connection
 from batcher.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, Error, Frame, frame
 from batcher.http2.headers import encode
+from batcher.http2.streams import Limits
 
 LIMITS = Limits(max_streams=4, max_headers=1000, stream_window=100_000)
 HEADERS = ((":method", "POST"), (":path", "/s/M"))

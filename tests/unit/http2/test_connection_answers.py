@@ -1,6 +1,5 @@
 """The server's half of a connection: what it sends, within the client's windows, to the end."""
 
-import pytest
 from by_hand import (
     HEADERS,
     OPENING,
@@ -16,7 +15,7 @@ from by_hand import (
 )
 from hpack import Decoder
 
-from batcher.http2.connection import Drained, Opened, Received, Reset
+from batcher.http2.connection import SETTINGS_A_SECOND
 from batcher.http2.frames import (
     END_HEADERS,
     END_STREAM,
@@ -30,6 +29,7 @@ from batcher.http2.frames import (
     frame,
 )
 from batcher.http2.headers import encode
+from batcher.http2.streams import Drained, Opened, Received, Reset
 
 
 class TestAnswers:
@@ -229,14 +229,16 @@ class TestTheClientsWindows:
         played.receive(widen(1, 1), settings((Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW)))
         assert played.failed(1) is Error.FLOW_CONTROL_ERROR
 
-    @pytest.mark.parametrize(
-        ("payload", "error"),
-        [(bytes(4), Error.PROTOCOL_ERROR), (bytes(5), Error.FRAME_SIZE_ERROR)],
-    )
-    def test_a_streams_window_grows_by_something(self, played, payload, error):
+    def test_a_streams_window_grows_by_something(self, played):
+        stream = played.open()
+        assert played.receive(widen(1, 0)) == [Reset(stream)]
+        assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
+        assert not played.connection.closing
+
+    def test_by_how_much_it_grows_has_four_bytes(self, played):
         played.open()
-        played.receive(frame(Frame.WINDOW_UPDATE, 0, 1, payload))
-        assert played.failed(1) is error
+        played.receive(frame(Frame.WINDOW_UPDATE, 0, 1, bytes(5)))
+        assert played.failed(1) is Error.FRAME_SIZE_ERROR
 
     def test_a_reset_has_a_reason(self, played):
         played.open()
@@ -256,14 +258,31 @@ class TestFloods:
             played.connection.release(stream)
         assert played.connection.waiting == 0
 
-    def test_a_stream_waits_once_for_a_window(self, played):
-        stream = played.open()
-        played.connection.send_data(stream, bytes(FIRST_WINDOW))
+    def test_a_stream_waits_once_for_the_connections_window(self, played):
+        played.connection.send_data(played.open(1), bytes(FIRST_WINDOW))
+        stream = played.open(3)
         for _ in range(3):
             played.connection.send_data(stream, b"more")
         assert played.connection.waiting == 1
-        played.receive(widen(0, 100), widen(1, 100))
+        assert played.receive(widen(0, 100)) == [Drained(stream)]
         assert played.connection.waiting == 0
+
+    def test_who_waits_for_its_own_window_is_not_looked_at_when_another_grows(self):
+        played = Played((Setting.INITIAL_WINDOW_SIZE, 0))
+        stream = played.open()
+        played.connection.send_data(stream, b"more")
+        assert played.connection.waiting == 0
+        assert played.receive(widen(0, 100)) == []
+        assert played.receive(settings((Setting.INITIAL_WINDOW_SIZE, 9))) == [Drained(stream)]
+
+    def test_settings_are_sent_now_and_then(self, played):
+        for _ in range(SETTINGS_A_SECOND - 1):
+            assert played.receive(settings()) == []
+        played.connection.settings_left = 1
+        played.receive(settings())
+        assert not played.connection.closing
+        played.receive(settings())
+        assert played.failed() is Error.ENHANCE_YOUR_CALM
 
     def test_data_that_waits_is_not_copied(self, played):
         stream = played.open()

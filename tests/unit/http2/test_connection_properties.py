@@ -7,8 +7,9 @@ from by_hand import LIMITS, TRAILERS, Played, data, frames, opening, reset, sett
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.http2.connection import Connection, Drained, Opened
+from batcher.http2.connection import Connection
 from batcher.http2.frames import ACK, END_STREAM, FIRST_WINDOW, PREFACE, Frame, Setting, frame
+from batcher.http2.streams import Drained, Opened
 
 strange = st.builds(
     frame,

@@ -20,7 +20,7 @@ from by_hand import (
 )
 from hpack import Encoder
 
-from batcher.http2.connection import BEYOND, PARTS, Connection, Ended, Opened, Received, Reset
+from batcher.http2.connection import Connection
 from batcher.http2.frames import (
     ACK,
     END_HEADERS,
@@ -38,6 +38,7 @@ from batcher.http2.frames import (
     frame,
 )
 from batcher.http2.headers import encode
+from batcher.http2.streams import BEYOND, PARTS, Ended, Opened, Received, Reset
 
 
 class TestGreeting:
@@ -324,9 +325,10 @@ class TestNumbersOfStreams:
             assert played.failed(1) is Error.PROTOCOL_ERROR
 
     def test_a_request_that_has_ended_does_not_go_on(self, played):
-        played.open(1)
-        assert played.receive(data(1, b"x")) == []
-        assert played.failed(1) is Error.STREAM_CLOSED
+        stream = played.open(1)
+        assert played.receive(data(1, b"x")) == [Reset(stream)]
+        assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.STREAM_CLOSED))]
+        assert not played.connection.closing
 
     def test_more_than_may_be_open_are_refused(self, played):
         opened = [played.open(number) for number in (1, 3, 5, 7)]

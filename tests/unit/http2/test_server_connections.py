@@ -8,7 +8,8 @@ import pytest
 from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
 
 from batcher.http2 import server as server_module
-from batcher.http2.frames import PREFACE, Error, Frame, Setting
+from batcher.http2.frames import PREFACE, Error, Frame, Setting, frame
+from batcher.http2.server import SILENT_S
 
 
 class TestConnections:
@@ -141,6 +142,25 @@ class TestConnections:
         server_side.connection.fail(Error.PROTOCOL_ERROR, "by hand")
         server_side.flush()
         await gone(made)
+
+    async def test_who_breaks_the_rules_is_not_worked_for(self, serve, raw, monkeypatch):
+        monkeypatch.setattr(server_module, "CLOSING_S", WAIT_S)
+        held = Held()
+        _, address = await serve(Hold=unary(held))
+        client = await raw(address)
+        client.open(1, "Hold")
+        client.send(1, b"")
+        await client.ping()
+        client.write(frame(Frame.PING, 0, 0, b"short"))
+        await soon(held.cancelled)
+
+    async def test_the_kernel_is_to_find_out_who_is_gone(self, serve, raw):
+        server, address = await serve(Echo=unary(echo))
+        await (await raw(address)).ping()
+        (client,) = server.clients
+        sock = client._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * SILENT_S
 
 
 class TestStop:

@@ -7,6 +7,7 @@ import gzip
 import grpc
 import pytest
 from by_hand import MAX_MESSAGE, WAIT_S, Held, echo, gone, refusal, soon, unary
+from grpc import aio
 
 from batcher.http2.frames import END_HEADERS, END_STREAM, Error, Frame, Setting, frame
 from batcher.http2.headers import encode
@@ -122,6 +123,55 @@ class TestCallsThatCannotBeAnswered:
             error = await refusal(failed)
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "Sent message larger than max" in error.details()
+
+    async def test_a_second_message_of_a_unary_call_ends_it(self, serve, raw):
+        _, address = await serve(Echo=unary(echo))
+        client = await raw(address)
+        client.open(1, "Echo")
+        client.send(1, b"one", b"two", flags=0)
+        fields, _ = await client.answer(1)
+        assert fields["grpc-status"] == str(grpc.StatusCode.UNIMPLEMENTED.value[0])
+
+    async def test_a_message_that_cannot_be_read_ends_all_of_its_call(self, serve, raw):
+        """Whoever reads may be another task than the handler's."""
+        cancelled = asyncio.Event()
+
+        async def apart(_, context):
+            reader = asyncio.create_task(context.read())
+            try:
+                await asyncio.gather(reader, return_exceptions=True)
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        _, address = await serve(Apart=grpc.stream_stream_rpc_method_handler(apart))
+        client = await raw(address)
+        client.open(1, "Apart", ("grpc-encoding", "gzip"))
+        client.write(frame(Frame.DATA, 0, 1, b"\1\0\0\0\3bad"))
+        fields, _ = await client.answer(1)
+        assert fields["grpc-status"] == str(grpc.StatusCode.INTERNAL.value[0])
+        await soon(cancelled)
+
+    async def test_nothing_is_written_to_a_call_that_has_ended(self, serve, raw):
+        told = asyncio.get_running_loop().create_future()
+
+        async def stubborn(_, context):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                try:
+                    await context.write(b"too late")
+                except aio.UsageError as error:
+                    told.set_result(str(error))
+
+        _, address = await serve(Stay=grpc.unary_stream_rpc_method_handler(stubborn))
+        client = await raw(address)
+        client.open(1, "Stay")
+        client.send(1, b"")
+        await client.ping()
+        client.reset(1)
+        async with asyncio.timeout(WAIT_S):
+            assert await told == "the call has ended"
 
     async def test_what_waits_to_be_read_is_not_inflated(self, serve, raw, monkeypatch):
         inflated = []

@@ -1,0 +1,336 @@
+"""One call: its messages, its deadline, its answer; and the context that its handler gets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import grpc
+from grpc import aio
+
+from batcher.clock import SECOND
+from batcher.http2 import calls
+from batcher.http2.calls import PREFIX_BYTES, Head, MalformedCallError, Metadata
+from batcher.http2.headers import encode
+from batcher.http2.streams import Stream
+
+if TYPE_CHECKING:
+    from batcher.http2.server import Client
+
+log = logging.getLogger(__name__)
+
+Message: TypeAlias = tuple[int, bytes]
+"""Whether it is compressed, and a message as it came: what waits to be read takes no more memory."""
+
+_FRAMES_AT_ONCE = 16
+_ONE_MESSAGE = "a unary call has one message"
+_LONGEST_TIMER_S = 30 * 24 * 3600.0
+"""A longer deadline than any call; further away, a timer would overflow."""
+
+
+class Call:
+    """A call, and the context that its handler gets: `grpc.aio.ServicerContext`, in part."""
+
+    __slots__ = (
+        "_buffer",
+        "_client",
+        "_deadline_s",
+        "_head",
+        "_messages",
+        "_method",
+        "_opened",
+        "_reader",
+        "_timer",
+        "_trailing",
+        "_writer",
+        "stream",
+        "task",
+    )
+
+    def __init__(
+        self, client: Client, stream: Stream, head: Head, method: grpc.RpcMethodHandler[Any, Any]
+    ) -> None:
+        self.stream = stream
+        self.task: asyncio.Task[None] | None = None
+        """What answers it; None until there is something to answer."""
+        self._client = client
+        self._head = head
+        self._method = method
+        self._trailing: Metadata = ()
+        self._opened = False
+        self._buffer: bytes | bytearray = b""
+        """What has come of the next message."""
+        self._messages: deque[Message] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._writer: asyncio.Future[None] | None = None
+        self._deadline_s: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if head.timeout_ns is not None:
+            wait_s = min(head.timeout_ns / SECOND, _LONGEST_TIMER_S)
+            self._deadline_s = client.loop.time() + wait_s
+            self._timer = client.loop.call_later(wait_s, self._expire)
+        if method.request_streaming:
+            self._begin(_Requests(self))
+
+    # --- for its handler ---
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's deadline; None: there is none."""
+        if self._deadline_s is None:
+            return None
+        return max(self._deadline_s - self._client.loop.time(), 0.0)
+
+    def invocation_metadata(self) -> Metadata:
+        """The caller's metadata."""
+        return self._head.metadata
+
+    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """What goes out with the status."""
+        self._trailing = tuple(metadata)
+
+    async def abort(
+        self,
+        code: grpc.StatusCode,
+        details: str = "",
+        trailing_metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> NoReturn:
+        """End the call with that status. Raises `grpc.aio.AbortError`, always."""
+        self.end(code, details, trailing_metadata or self._trailing)
+        raise aio.AbortError
+
+    async def read(self) -> Any:
+        """The next message, or `grpc.aio.EOF`."""
+        while not self._messages:
+            if self.stream.ended:
+                return aio.EOF
+            self._reader = self._client.loop.create_future()
+            await self._reader
+        message = self._messages.popleft()
+        self._client.connection.take_in(self.stream, PREFIX_BYTES + len(message[1]))
+        self._client.flush_soon()
+        try:
+            return self._request(message)
+        except MalformedCallError as error:
+            # What was read before goes with it: the reader may not be who answers.
+            self.end(error.code, str(error))
+            self.cancel()
+            raise aio.AbortError from None
+
+    async def write(self, message: Any) -> None:
+        """Send a message; returns when the client's window and the socket have taken it.
+
+        Raises `grpc.aio.UsageError` where the call has ended.
+        """
+        client, stream = self._client, self.stream
+        if stream.finished:
+            raise aio.UsageError("the call has ended")
+        data = self._framed(message)
+        if not self._opened:
+            self._opened = True
+            client.connection.send_headers(stream, calls.OPENING)
+        client.connection.send_data(stream, data)
+        # A handler that never waits gives the loop no turn to write in.
+        if client.connection.frames_to_write > _FRAMES_AT_ONCE:
+            client.flush()
+            await asyncio.sleep(0)
+        else:
+            client.flush_soon()
+        if stream.outbox:
+            await self._all_sent()
+        if not client.writable.is_set():
+            await client.writable.wait()
+
+    # --- for its connection ---
+
+    def received(self, data: bytes) -> None:
+        """Bytes of its messages."""
+        buffer = self._buffer
+        if buffer:
+            if isinstance(buffer, bytes):
+                self._buffer = buffer = bytearray(buffer)
+            buffer += data
+        else:
+            self._buffer = buffer = data
+        try:
+            self._split(buffer)
+        except MalformedCallError as error:
+            self.end(error.code, str(error))
+            self.cancel()
+
+    def ended(self) -> None:
+        """The client has sent its last message."""
+        if self._buffer:
+            self.end(grpc.StatusCode.INTERNAL, "the last message is cut short")
+            self.cancel()
+        elif self.task is not None:
+            self._wake()
+        elif len(self._messages) == 1:
+            try:
+                request = self._request(self._messages.popleft())
+            except MalformedCallError as error:
+                self.end(error.code, str(error))
+                self._close()
+            else:
+                self._begin(request)
+        else:
+            self.end(grpc.StatusCode.UNIMPLEMENTED, _ONE_MESSAGE)
+            self._close()
+
+    def sent(self) -> None:
+        """All that it wrote has left."""
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        if self.task is None:
+            self._close()
+        else:
+            self.task.cancel()
+
+    def end(
+        self,
+        code: grpc.StatusCode,
+        details: str = "",
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
+        """Send the status. Does nothing where one was sent."""
+        self._client.connection.abandon(self.stream)
+        fields = calls.status(code, details, metadata)
+        block = encode(fields) if self._opened else calls.alone(fields)
+        self._client.connection.send_trailers(self.stream, block)
+
+    # --- its answer ---
+
+    def _begin(self, request: Any) -> None:
+        self.task = self._client.loop.create_task(self._run(request))
+        # A task that is cancelled before its first step does not get as far as a `finally`.
+        self.task.add_done_callback(self._close)
+
+    async def _run(self, request: Any) -> None:
+        try:
+            if self._method.response_streaming:
+                await self._stream(request)
+            else:
+                await self._answer(request)
+        except aio.AbortError:
+            pass
+        except asyncio.CancelledError:
+            # Whoever cancelled it may have said why; a status that was sent is not sent again.
+            self.end(grpc.StatusCode.CANCELLED, "the call was cancelled")
+        except Exception as error:
+            log.exception("a call of %s failed", self._head.path)
+            self.end(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
+
+    async def _answer(self, request: Any) -> None:
+        method = self._method
+        behave = method.stream_unary if method.request_streaming else method.unary_unary
+        data = self._framed(await behave(request, self))
+        connection = self._client.connection
+        trailers = self._trailers()
+        self._opened = True
+        connection.send_all(self.stream, calls.OPENING, data, trailers)
+        if self.stream.outbox:
+            self._client.flush_soon()
+            await self._all_sent()
+
+    async def _stream(self, request: Any) -> None:
+        method = self._method
+        behave = method.stream_stream if method.request_streaming else method.unary_stream
+        answers = behave(request, self)
+        if isinstance(answers, AsyncIterator):
+            async for answer in answers:
+                await self.write(answer)
+        else:
+            await answers
+        if self._opened:
+            self._client.connection.send_trailers(self.stream, self._trailers())
+        else:
+            self.end(grpc.StatusCode.OK, metadata=self._trailing)
+
+    def _trailers(self) -> bytes:
+        if not self._trailing:
+            return calls.OK
+        return encode(calls.status(grpc.StatusCode.OK, "", self._trailing))
+
+    def _framed(self, message: Any) -> bytes:
+        serialize = self._method.response_serializer
+        data = serialize(message) if serialize else message
+        size = len(data)
+        if size > self._client.server.max_message:
+            self.end(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"Sent message larger than max ({size} vs. {self._client.server.max_message})",
+            )
+            raise aio.AbortError
+        return b"".join((b"\0", size.to_bytes(4, "big"), data))
+
+    def _split(self, buffer: bytes | bytearray) -> None:
+        at, end = 0, len(buffer)
+        most = self._client.server.max_message
+        while end - at >= PREFIX_BYTES:
+            size = int.from_bytes(buffer[at + 1 : at + PREFIX_BYTES], "big")
+            if size > most:
+                raise calls.too_large(size, most)
+            start = at + PREFIX_BYTES
+            if start + size > end:
+                self._client.connection.expect(self.stream, start + size - end)
+                break
+            compressed = buffer[at]
+            at = start + size
+            self._messages.append((compressed, bytes(memoryview(buffer)[start:at])))
+            if len(self._messages) > 1 and not self._method.request_streaming:
+                raise MalformedCallError(grpc.StatusCode.UNIMPLEMENTED, _ONE_MESSAGE)
+            self._wake()
+        if at:
+            self._buffer = buffer[at:]
+
+    async def _all_sent(self) -> None:
+        self._writer = self._client.loop.create_future()
+        await self._writer
+
+    def _request(self, message: Message) -> Any:
+        compressed, data = message
+        if compressed:
+            data = calls.inflate(data, self._head.encoding, self._client.server.max_message)
+        deserialize = self._method.request_deserializer
+        if deserialize is None:
+            return data
+        try:
+            return deserialize(data)
+        except Exception:  # noqa: BLE001  # whatever a parser raises
+            text = "Exception deserializing request!"
+            raise MalformedCallError(grpc.StatusCode.INTERNAL, text) from None
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _expire(self) -> None:
+        self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        self._client.flush_soon()
+        self.cancel()
+
+    def _close(self, _: asyncio.Task[None] | None = None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._client.done(self)
+
+
+class _Requests:
+    """The messages of a call, for a handler that iterates."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self._call.read()
+        if message is aio.EOF:
+            raise StopAsyncIteration
+        return message

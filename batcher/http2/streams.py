@@ -1,0 +1,90 @@
+"""What one connection is about: streams, what becomes of them, and how much of it is allowed."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from batcher.http2.headers import Headers
+
+BEYOND = 4
+"""Times as many bytes of headers as are allowed are read, so that the call can be told."""
+PARTS = 64
+"""Frames of one header block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may ask of the server."""
+
+    max_streams: int
+    """Open at once."""
+    max_headers: int
+    """Bytes of the fields of one block, with 32 for each. Up to `BEYOND` times as many are read, so
+    that the call can be told; more end the connection."""
+    stream_window: int
+    """Bytes that a stream may send before some are taken from it, unless more are expected."""
+
+
+class Stream:
+    """One request and its answer."""
+
+    __slots__ = ("credit", "ended", "finished", "held", "id", "outbox", "trailers", "window")
+
+    def __init__(self, name: int, credit: int) -> None:
+        self.id = name
+        self.window = 0
+        """Bytes that may be sent, beyond those of the client's initial window."""
+        self.credit = credit
+        """Bytes that the client may send."""
+        self.held = 0
+        """Bytes that came and were not taken in."""
+        self.ended = False
+        """Whether the client has sent all."""
+        self.finished = False
+        """Whether the answer is complete, or the stream reset."""
+        self.outbox: deque[memoryview] = deque()
+        """Data that waits for the client's window."""
+        self.trailers: bytes | None = None
+        """What goes out after it."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """A request has begun."""
+
+    stream: Stream
+    headers: Headers
+
+
+@dataclass(slots=True)
+class Received:
+    """Bytes of its body; say `take_in` when they are used."""
+
+    stream: Stream
+    data: bytes
+
+
+@dataclass(slots=True)
+class Ended:
+    """The body is complete."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
+class Reset:
+    """The client wants no answer any more."""
+
+    stream: Stream
+
+
+@dataclass(slots=True)
+class Drained:
+    """All that waited for the client's window has left."""
+
+    stream: Stream
+
+
+Event: TypeAlias = Opened | Received | Ended | Reset | Drained
