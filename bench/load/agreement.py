@@ -2,8 +2,11 @@
 
 What batches take is measured first, with `batcher profile` on the server's core; the server's own
 part of a batch and of an answer is read from its metrics in a warm-up with more than it can serve.
-Then requests are sent at several rates, some seeds each, and `batcher simulate` replays their
-moments.
+Then requests are sent at several rates, some seeds each, and what `batcher simulate` runs replays
+their moments.
+
+A machine that others use has spells in which a core is many times slower. Requests that met none
+are told apart by a probe (`spells`), and held to the bars; the figures of all stand beside them.
 """
 
 from __future__ import annotations
@@ -20,19 +23,29 @@ import time
 import urllib.request
 from contextlib import ExitStack
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
 import quiet
+import spells
 from bars import verdict
 from clients import Calls, Record
 from payload import probe
-from poisson import arrivals_ns, drive, summary
+from poisson import Mask, arrivals_ns, drive, percentiles, summary
 from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.config import load_config
+from batcher.core.commands import Outcome
+from batcher.simulation.policies import parse_policy
+from batcher.simulation.report import due_ns as due_by
+from batcher.simulation.scenario import Costs, deployment_of, models_of
+from batcher.simulation.service_time import parse_lateness
+from batcher.simulation.simulation import OUTCOMES, Conditions, Run, generator, simulate
+from batcher.simulation.workload import Traffic, Workload
 from batcher.testing.server import ServerProcess
 
 BASE_MS, ROW_MS, MOST_ROWS, TARGET_MS = 5.0, 0.5, 32, 50.0
@@ -46,6 +59,7 @@ P99_BAR, REFUSED_BAR = 0.15, 0.01
 ON_TIME_RATE, ON_TIME_BAR = 1350, 0.99
 OVERLOAD_RATE, GOODPUT_BAR = 1800, 1420
 LOADS = (0.5, 0.8, 0.95)
+COUNTED = argparse.Namespace(warmup=0, target=TARGET_MS * MILLISECOND)
 WARMUP_LOAD = 1.05
 """Enough that the device is never idle, and hardly more: a longer backlog takes longer to plan."""
 
@@ -84,16 +98,15 @@ class Figures:
 
 
 class Simulator:
-    """`batcher simulate` on the same configuration, with service times of this machine."""
+    """What `batcher simulate` runs of the same configuration, with service times of this machine."""
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
-        self._folder = folder
-        self._config = folder / "config.yaml"
-        self._times = folder / "times.json"
-        self._config.write_text(json.dumps(config))
+        file = folder / "config.yaml"
+        file.write_text(json.dumps(config))
         profile = folder / "profile.json"
-        _batcher("profile", str(self._config), "-o", str(profile))
+        _batcher("profile", str(file), "-o", str(profile))
         sizes = json.loads(profile.read_text())["models"][0]["sizes"]
+        self._config = load_config(file)
         self._idle_ms = {int(rows): size["p50"] for rows, size in sizes.items()}
         self.overhead_ms = self.reply_ms = 0.0
 
@@ -117,20 +130,32 @@ class Simulator:
         # Half of a batch's answers leave before the one in the middle.
         replied_s = grown(f"{stage}_sum", "reply") / grown(f"{stage}_count", "scatter")
         self.reply_ms = 1e3 * replied_s * 2 / (rows + 1)
-        times = {rows: took_ms + self.overhead_ms for rows, took_ms in self._idle_ms.items()}
-        self._times.write_text(json.dumps(times))
 
-    def replay(self, due_ns: list[int]) -> dict[str, Any]:
-        """What it says of these arrivals."""
-        trace = self._folder / "arrivals.txt"
-        trace.write_text("".join(f"{at / SECOND:.9f}\n" for at in due_ns))
-        said = _batcher(
-            *("simulate", str(self._config), "--arrivals", str(trace), "--json"),
-            *("--service-times", str(self._times), "--lateness", LATENESS),
-            *("--reply", f"{self.reply_ms:.4f}ms"),
+    def replay(self, due_ns: list[int]) -> Run:
+        """What it makes of these arrivals, one of the places of the run each."""
+        models = models_of(self._config, None)
+        took = {
+            rows: round((took_ms + self.overhead_ms) * MILLISECOND)
+            for rows, took_ms in self._idle_ms.items()
+        }
+        conditions = Conditions(
+            lateness=parse_lateness(LATENESS), reply_ns=round(self.reply_ms * MILLISECOND)
         )
-        found: dict[str, Any] = json.loads(said)
-        return found
+        arrivals = Workload.of(np.array(due_ns), Traffic(models), generator(0, "traffic"))
+        deployment = deployment_of(self._config, models, Costs({"": took}))
+        return simulate(deployment, parse_policy("configured"), arrivals, conditions)
+
+
+def told(run: Run, among: Mask) -> dict[str, Any]:
+    """The simulated figures of some requests, named as those of a real run are."""
+    answered = among & (run.outcome == OUTCOMES.index(Outcome.OK))
+    latency_ms = (run.settled_ns - run.workload.at_ns)[answered] / MILLISECOND
+    return {
+        "requests": int(np.count_nonzero(among)),
+        "answered": len(latency_ms),
+        "on_time": int(np.count_nonzero(answered & (run.settled_ns <= due_by(run)))),
+        "latency_ms": percentiles(latency_ms),
+    }
 
 
 def _batcher(*arguments: str) -> str:
@@ -158,6 +183,33 @@ async def serve(
     rows: int = 1,
 ) -> dict[str, Any]:
     """One open-loop run on a server that is warm, with so many rows in each request."""
+    record, stolen = await _offered(address, due_ns, options, cores, rows)
+    return summary(record, due_ns, COUNTED) | {"steal": stolen}
+
+
+async def watched(
+    address: str, due_ns: list[int], options: argparse.Namespace, cores: dict[str, int]
+) -> dict[str, Any]:
+    """The same of the requests that met no slow spell of a core; beside it, that of all."""
+    with spells.Spells(cores) as slow:
+        record, stolen = await _offered(address, due_ns, options, cores, rows=1)
+    calm = slow.calm(record.began_ns, due_ns, COUNTED.target)
+    return summary(record, due_ns, COUNTED, calm) | {
+        "calm": calm,
+        "calm_share": float(calm.mean()),
+        "of_all": summary(record, due_ns, COUNTED),
+        "slow": slow.shares,
+        "steal": stolen,
+    }
+
+
+async def _offered(
+    address: str,
+    due_ns: list[int],
+    options: argparse.Namespace,
+    cores: dict[str, int],
+    rows: int,
+) -> tuple[Record, dict[str, float]]:
     payload = await probe(address, "hello", 16, rows)
     record = Record()
     load = Calls(payload, record, None)
@@ -168,8 +220,7 @@ async def serve(
     with machine.Steal(cores) as steal:
         await drive(load, due_ns, record)
     gc.enable()
-    counted = argparse.Namespace(warmup=0, target=TARGET_MS * MILLISECOND)
-    return summary(record, due_ns, counted) | {"steal": steal.shares}
+    return record, steal.shares
 
 
 async def _overloaded(
@@ -210,9 +261,10 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             for rate in rates:
                 due_ns = arrivals_ns(rate, options.seconds, seed)
                 runs = await quiet.until_quiet(
-                    partial(serve, server.grpc, due_ns, options, cores), options.repeats
+                    partial(watched, server.grpc, due_ns, options, cores), options.repeats
                 )
-                figures = compared(runs[-1], simulator.replay(due_ns), due_ns)
+                simulated = simulator.replay(due_ns)
+                figures = beside(runs[-1], simulated, due_ns)
                 found[rate].append(figures | {"repeats": len(runs) - 1})
                 print(f"seed {seed}, {rate:7.1f}/s: {_line(found[rate][-1])}", flush=True)
     result = {_name(rate): judged(rate, runs) for rate, runs in found.items()}
@@ -226,26 +278,34 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def compared(real: dict[str, Any], simulated: dict[str, Any], due_ns: list[int]) -> dict[str, Any]:
-    """The figures of one run of both, and why it is not judged, if so.
-
-    Goodput is per second at the rate that was asked for.
-    """
-    requests = real["requests"]
-    refused = 1 - real["answered"] / requests
-    simulated_refused = simulated["dropped"] / simulated["requests"]
+def beside(real: dict[str, Any], run: Run, due_ns: list[int]) -> dict[str, Any]:
+    """The figures of one run of both, and why it is not judged, if so."""
+    everyone = np.ones(len(due_ns), np.bool_)
     return {
-        "offered": requests * SECOND / due_ns[-1],
-        "on_time": real["on_time"] / requests,
+        "offered": len(due_ns) * SECOND / due_ns[-1],
+        **compared(real, told(run, real["calm"])),
+        "of_all": compared(real["of_all"], told(run, everyone)),
+        "calm_share": real["calm_share"],
+        "slow": real["slow"],
+        "steal": real["steal"],
+        "sent_late_p99_ms": real["sent_late_ms"]["p99"],
+        "not_judged": quiet.not_judged(real),
+    }
+
+
+def compared(real: dict[str, Any], simulated: dict[str, Any]) -> dict[str, float]:
+    """The shares and percentiles of the same requests in both."""
+    refused, simulated_refused = (
+        1 - each["answered"] / each["requests"] for each in (real, simulated)
+    )
+    return {
+        "on_time": real["on_time"] / real["requests"],
         "simulated_on_time": simulated["on_time"] / simulated["requests"],
-        "p99_ms": real["latency_ms"]["p99"],
-        "simulated_p99_ms": float(simulated["p99_ms"]),
+        "p99_ms": real["latency_ms"].get("p99", nan),
+        "simulated_p99_ms": simulated["latency_ms"].get("p99", nan),
         "refused": refused,
         "simulated_refused": simulated_refused,
         "refused_difference": refused - simulated_refused,
-        "sent_late_p99_ms": real["sent_late_ms"]["p99"],
-        "steal": real["steal"],
-        "not_judged": quiet.sent_late(real),
     }
 
 
@@ -256,18 +316,17 @@ def judged(rate: float, runs: list[dict[str, Any]]) -> dict[str, Any]:
     differs more from seed to seed than from one to the other. Where no load was sent in time, the
     medians are those of all, and nothing is held.
     """
-    told = [run for run in runs if not run["not_judged"]]
-    names = [name for name, value in runs[0].items() if isinstance(value, float)]
-    row: dict[str, Any] = {
-        name: statistics.median(run[name] for run in told or runs) for name in names
-    }
+    counted = [run for run in runs if not run["not_judged"]]
+    row: dict[str, Any] = _medians(counted or runs)
     row |= {
+        "of_all": _medians([run["of_all"] for run in counted or runs]),
         "runs": len(runs),
-        "judged": len(told),
+        "judged": len(counted),
         "repeats": sum(run["repeats"] for run in runs),
         "steal": [run["steal"] for run in runs],
+        "slow": [run["slow"] for run in runs],
     }
-    if not told:
+    if not counted:
         row["ok"] = min(runs, key=lambda run: run["sent_late_p99_ms"])["not_judged"]
     elif rate == ON_TIME_RATE:
         row["ok"] = row["on_time"] >= ON_TIME_BAR
@@ -280,6 +339,11 @@ def judged(rate: float, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return row
 
 
+def _medians(runs: list[dict[str, Any]]) -> dict[str, float]:
+    names = [name for name, value in runs[0].items() if isinstance(value, float)]
+    return {name: statistics.median(run[name] for run in runs) for name in names}
+
+
 def _name(rate: float) -> str:
     if rate in (ON_TIME_RATE, OVERLOAD_RATE):
         return f"{rate} a second"
@@ -289,10 +353,13 @@ def _name(rate: float) -> str:
 def _line(row: dict[str, Any]) -> str:
     goodput = f", goodput {row['goodput']:.0f}/s" if "goodput" in row else ""
     runs = row.get("runs", 0)
-    told = f", {row['judged']} of {runs} runs judged" if runs and row["judged"] < runs else ""
+    judged_of = f", {row['judged']} of {runs} runs judged" if runs and row["judged"] < runs else ""
+    whole = row["of_all"]
     return (
         f"on time {row['on_time']:.4f} ({row['simulated_on_time']:.4f}),"
         f" p99 {row['p99_ms']:.2f} ms ({row['simulated_p99_ms']:.2f}),"
         f" refused {row['refused']:.4f} ({row['simulated_refused']:.4f},"
-        f" {row['refused_difference']:+.4f}){goodput}{told}"
+        f" {row['refused_difference']:+.4f}){goodput}{judged_of};"
+        f" of all, {row['calm_share']:.0%} of them calm: on time {whole['on_time']:.4f},"
+        f" p99 {whole['p99_ms']:.2f} ms, refused {whole['refused']:.4f}"
     )

@@ -32,6 +32,8 @@ class Record:
     latency_ns: dict[int, int] = field(default_factory=dict)
     sent_late_ns: list[int] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
+    began_ns: int = 0
+    """From when on the requests' moments are counted, of the monotonic clock."""
 
 
 class _Link(asyncio.Protocol):

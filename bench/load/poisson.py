@@ -9,12 +9,13 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeAlias
 
 import machine
 import numpy as np
 import quiet
 from clients import Calls, GrpcCalls, Record, Streams
+from numpy.typing import NDArray
 from payload import Payload, probe
 
 from batcher.clock import MILLISECOND, SECOND
@@ -22,6 +23,7 @@ from batcher.runtime.timer import TimerFd
 from batcher.testing.server import ServerProcess
 
 PERCENTILES = (50, 95, 99, 99.9)
+Mask: TypeAlias = NDArray[np.bool_]
 CLIENTS = {"http2": Calls, "grpc": GrpcCalls}
 
 
@@ -59,7 +61,7 @@ class Pacer:
 async def drive(load: Calls | GrpcCalls | Streams, due_ns: list[int], record: Record) -> float:
     """Send every request at its moment; return the seconds until the last was answered."""
     pacer = Pacer()
-    start_ns = time.monotonic_ns() + 50 * MILLISECOND
+    start_ns = record.began_ns = time.monotonic_ns() + 50 * MILLISECOND
     for place, offset_ns in enumerate(due_ns):
         at_ns = start_ns + offset_ns
         if at_ns > time.monotonic_ns():
@@ -71,9 +73,15 @@ async def drive(load: Calls | GrpcCalls | Streams, due_ns: list[int], record: Re
     return (time.monotonic_ns() - start_ns) / SECOND
 
 
-def summary(record: Record, due_ns: list[int], options: argparse.Namespace) -> dict[str, Any]:
-    """The figures over the requests that were due after the warm-up."""
-    counted = [place for place, at in enumerate(due_ns) if at >= options.warmup * SECOND]
+def summary(
+    record: Record, due_ns: list[int], options: argparse.Namespace, among: Mask | None = None
+) -> dict[str, Any]:
+    """The figures over the requests that were due after the warm-up, and are in the mask."""
+    counted = [
+        place
+        for place, at in enumerate(due_ns)
+        if at >= options.warmup * SECOND and (among is None or among[place])
+    ]
     latencies = np.array(
         [record.latency_ns[place] for place in counted if place in record.latency_ns]
     )
@@ -82,7 +90,7 @@ def summary(record: Record, due_ns: list[int], options: argparse.Namespace) -> d
     lost = len(counted) - len(latencies) - failed.total()
     if lost:
         failed["no answer"] = lost
-    sent_late = np.array(record.sent_late_ns) / MILLISECOND
+    sent_late = np.array([record.sent_late_ns[place] for place in counted]) / MILLISECOND
     return {
         "requests": len(counted),
         "answered": len(latencies),
@@ -142,7 +150,7 @@ async def run(options: argparse.Namespace) -> None:
         runs = await quiet.until_quiet(
             lambda: offer(options, due_ns, payload, address, pid, cores), options.repeats
         )
-    result = runs[-1] | {"repeats": len(runs) - 1, "not_judged": quiet.sent_late(runs[-1])}
+    result = runs[-1] | {"repeats": len(runs) - 1, "not_judged": quiet.not_judged(runs[-1])}
     report(result, options)
     machine.save(options.output, {"settings": settings(options), **result})
 

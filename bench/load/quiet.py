@@ -1,8 +1,10 @@
 """Whether the machine let a run be judged.
 
 A load that was sent late met another server than the one it was meant for: the moments are wrong at
-which the requests came, and latencies count from the right ones. That is told by when requests were
-*sent*, never by what came back, so that no server can be measured until it looks well.
+which the requests came, and latencies count from the right ones. And a core that is slow most of
+the time (`spells`) leaves too few requests that it has not touched. That is told by when requests
+were *sent* and by a probe, never by what came back, so that no server can be measured until it
+looks well.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ from typing import Any
 LATE_MS = 5.0
 """A load that was sent later than this, at the percentile that counts, says nothing."""
 
+LEAST_CALM = 0.1
+"""The least share of requests that no slow spell of a core has touched."""
+
 
 def options() -> argparse.ArgumentParser:
     """A parent of commands whose runs may be repeated."""
@@ -22,13 +27,18 @@ def options() -> argparse.ArgumentParser:
         "--repeats",
         type=int,
         default=3,
-        help="play a run whose load was sent late again, on the same arrivals, so often at most",
+        help="play a run that the machine disturbed again, on the same arrivals, so often at most",
     )
     return parent
 
 
-def sent_late(run: dict[str, Any], percentile: str = "p99") -> str:
-    """Why a run is not judged, from its `sent_late_ms`; empty where it can be."""
+def not_judged(run: dict[str, Any], percentile: str = "p99") -> str:
+    """Why a run is not judged, from its `calm_share` and `sent_late_ms`; empty where it can be."""
+    calm = run.get("calm_share", 1.0)
+    if calm < LEAST_CALM:
+        return (
+            f"not judged: a core was slow too often ({calm:.0%} of the requests saw nothing of it)"
+        )
     late_ms = run["sent_late_ms"][percentile]
     if late_ms <= LATE_MS:
         return ""
@@ -38,9 +48,9 @@ def sent_late(run: dict[str, Any], percentile: str = "p99") -> str:
 async def until_quiet(
     play: Callable[[], Awaitable[dict[str, Any]]], repeats: int, percentile: str = "p99"
 ) -> list[dict[str, Any]]:
-    """Play a run, and again while its load is sent late; all of them, of which the last counts."""
+    """Play a run, and again while it cannot be judged; all of them, of which the last counts."""
     runs = [await play()]
-    while (why := sent_late(runs[-1], percentile)) and len(runs) <= repeats:
+    while (why := not_judged(runs[-1], percentile)) and len(runs) <= repeats:
         print(f"  {why}{_stolen(runs[-1])}; repeat {len(runs)} of {repeats}", flush=True)
         runs.append(await play())
     if why:

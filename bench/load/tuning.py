@@ -1,4 +1,8 @@
-"""Open loop at a share of capacity, with and without changes of settings, on the same arrivals."""
+"""Open loop at a share of capacity, with and without changes of settings, on the same arrivals.
+
+What is refused and late is counted of the requests that met no slow spell of the machine (`spells`)
+and of all; the bars are held to the former, losses and changes to the latter.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +27,11 @@ import grpc
 import machine
 import numpy as np
 import quiet
+import spells
 import yaml
 from clients import Calls, Record
 from payload import probe
-from poisson import arrivals_ns, drive, percentiles
+from poisson import Mask, arrivals_ns, drive, percentiles
 
 from batcher.clock import MILLISECOND
 from batcher.protocol import ADMIN, Stub, admin
@@ -210,7 +216,7 @@ async def play(
             tuning = asyncio.create_task(
                 change_settings(server, files, options.changes, options.seconds, told)
             )
-        with machine.Steal(cores) as steal:
+        with machine.Steal(cores) as steal, spells.Spells(cores) as slow:
             seconds = await drive(load, due_ns, record)
         busy = (machine.cpu_seconds(server.process.pid) - cpu) / seconds
         if tuning is not None:
@@ -222,8 +228,13 @@ async def play(
             if got[key] != wanted:
                 told.wrong.append(f"{key}: {got[key]} counted of {wanted}")
         check_refused_files(server.log(), told)
-    return figures(record, due_ns, options) | {
+    calm = slow.calm(record.began_ns, due_ns, options.target)
+    everyone = np.ones(len(due_ns), np.bool_)
+    return figures(record, calm, options) | {
         "changing": changing,
+        "of_all": figures(record, everyone, options),
+        "calm_share": float(calm.mean()),
+        "slow": slow.shares,
         "server_busy": round(busy, 3),
         "steal": steal.shares,
         "changes": {f"{source} {result}": n for (source, result), n in sorted(told.asked.items())},
@@ -231,28 +242,41 @@ async def play(
     }
 
 
-def figures(record: Record, due_ns: list[int], options: argparse.Namespace) -> dict[str, Any]:
-    """What became of the requests."""
-    latencies = np.array(list(record.latency_ns.values()))
+def figures(record: Record, among: Mask, options: argparse.Namespace) -> dict[str, Any]:
+    """What became of some of the requests."""
+    places = np.flatnonzero(among).tolist()
+    latencies = np.array([record.latency_ns[n] for n in places if n in record.latency_ns])
+    failed = Counter(record.failed[place] for place in places if place in record.failed)
     return {
-        "requests": len(due_ns),
-        "lost": len(due_ns) - len(latencies) - len(record.failed),
-        "refused": dict(Counter(record.failed.values())),
+        "requests": len(places),
+        "lost": len(places) - len(latencies) - failed.total(),
+        "refused": dict(failed),
         "late": int(np.count_nonzero(latencies > options.target)),
         "latency_ms": percentiles(latencies / MILLISECOND),
-        "sent_late_ms": percentiles(np.array(record.sent_late_ns) / MILLISECOND),
+        "sent_late_ms": percentiles(
+            np.array([record.sent_late_ns[place] for place in places]) / MILLISECOND
+        ),
     }
+
+
+HEADER = (
+    f"{'':10}{'':8}{'':6}{'of all':>15}{'met no slow spell':>21}\n"
+    f"{'settings':10}{'requests':>8}{'lost':>6}{'refused':>9}{'late':>6}"
+    f"{'share':>7}{'refused':>8}{'late':>6}{'p50 ms':>9}{'p99':>9}{'p99.9':>9}{'max':>9}"
+    f"{'sent p99.9':>12}{'busy':>7}"
+)
 
 
 def describe(result: dict[str, Any]) -> str:
     """One line for the person who watches."""
-    latency = result["latency_ms"]
-    refused = sum(result["refused"].values())
+    whole, latency = result["of_all"], result["latency_ms"]
+    refused, refused_of_all = (sum(each["refused"].values()) for each in (result, whole))
+    quantiles = "".join(f"{latency.get(name, nan):9.2f}" for name in ("p50", "p99", LATEST, "max"))
     return (
-        f"{'changing' if result['changing'] else 'constant':10}{result['requests']:8}"
-        f"{result['lost']:6}{refused:9}{result['late']:6}"
-        f"{latency['p50']:9.2f}{latency['p99']:9.2f}{latency['p99.9']:9.2f}{latency['max']:9.2f}"
-        f"{result['sent_late_ms']['p99.9']:12.2f}{result['server_busy']:7.2f}"
+        f"{'changing' if result['changing'] else 'constant':10}{whole['requests']:8}"
+        f"{whole['lost']:6}{refused_of_all:9}{whole['late']:6}"
+        f"{result['calm_share']:7.0%}{refused:8}{result['late']:6}{quantiles}"
+        f"{result['sent_late_ms'].get(LATEST, nan):12.2f}{result['server_busy']:7.2f}"
     )
 
 
@@ -261,31 +285,32 @@ def judged(
 ) -> dict[str, bars.Held]:
     """The bars; a round holds its constant run and its changing one, on the same arrivals.
 
-    A round whose load was sent late says nothing about refused and late requests; where none says
-    anything, that is not judged. Changes and losses are those of all runs, repeated ones too.
+    What is refused and late is a share of the requests that met no slow spell of a core. A round
+    that the machine disturbed says nothing of them; where none says anything, that is not judged.
+    Changes and losses are those of all runs, repeated ones too.
     """
-    late = {place: _late(each) for place, each in enumerate(rounds)}
-    told = [each for place, each in enumerate(rounds) if not late[place]]
+    disturbed = [_not_judged(each) for each in rounds]
+    told = [each for each, why in zip(rounds, disturbed, strict=True) if not why]
 
     def more(what: str) -> bars.Held:
         """Whether every changing run is above its twin by a small part of its requests at most."""
         if not told:
-            return late[0]
+            return disturbed[0]
         return all(_share(each[True], what) - _share(each[False], what) <= MORE for each in told)
 
     return {
         "every change is taken, or refused by its path, as it should be": (
             not any(run["wrong"] for run in runs)
         ),
-        "no request is lost": not any(run["lost"] for run in runs),
+        "no request is lost": not any(run["of_all"]["lost"] for run in runs),
         f"at most {MORE:.1%} more are refused than without changes": more("refused"),
         f"at most {MORE:.1%} more are late than without changes": more("late"),
     }
 
 
-def _late(both: dict[bool, dict[str, Any]]) -> str:
+def _not_judged(both: dict[bool, dict[str, Any]]) -> str:
     """Why a round is not judged; empty where it can be."""
-    return next(filter(None, (quiet.sent_late(run, LATEST) for run in both.values())), "")
+    return next(filter(None, (quiet.not_judged(run, LATEST) for run in both.values())), "")
 
 
 def _share(run: dict[str, Any], what: str) -> float:
@@ -315,10 +340,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     rounds: list[dict[bool, dict[str, Any]]] = []
     runs: list[dict[str, Any]] = []
     print(f"{rate:.0f} requests/s, {options.load:.0%} of capacity, {options.changes} changes")
-    print(
-        f"{'settings':10}{'requests':>8}{'lost':>6}{'refused':>9}{'late':>6}{'p50 ms':>9}"
-        f"{'p99':>9}{'p99.9':>9}{'max':>9}{'sent p99.9':>12}{'busy':>7}"
-    )
+    print(HEADER)
     for turn in range(options.rounds):
         due_ns = arrivals_ns(rate, options.seconds, options.seed + turn)
         rounds.append({})

@@ -46,9 +46,9 @@ async def played(runs, repeats, **options):
 
 
 def test_a_load_is_late_by_when_it_was_sent_alone():
-    assert not quiet.sent_late(sent(5.0, on_time=0, failed={"UNAVAILABLE": 9}))
-    assert quiet.sent_late(sent(29.4, on_time=9)) == LATE
-    assert quiet.sent_late(sent(3.0), "p99.9").endswith("(p99.9 6.0 ms)")
+    assert not quiet.not_judged(sent(5.0, on_time=0, failed={"UNAVAILABLE": 9}))
+    assert quiet.not_judged(sent(29.4, on_time=9)) == LATE
+    assert quiet.not_judged(sent(3.0), "p99.9").endswith("(p99.9 6.0 ms)")
 
 
 async def test_a_run_is_repeated_until_its_load_is_sent_in_time(capsys):
@@ -87,18 +87,21 @@ def test_a_bar_that_was_missed_is_said_beside_it_alone(capsys):
     assert not capsys.readouterr().out
 
 
-def beside(late_ms, p99_ms=20.0, repeats=0):
+def beside(late_ms, p99_ms=20.0, repeats=0, calm_share=1.0, of_all_p99_ms=20.0):
     """One run of the server, beside a simulator that says 20 ms."""
-    real = sent(
-        late_ms,
-        requests=100,
-        answered=100,
-        on_time=100,
-        latency_ms={"p99": p99_ms},
-        steal={"server": 0.0},
-    )
-    simulated = {"requests": 100, "dropped": 0, "on_time": 100, "p99_ms": 20}
-    return agreement.compared(real, simulated, [10**9]) | {"repeats": repeats}
+    real = {"requests": 100, "answered": 100, "on_time": 100, "latency_ms": {"p99": p99_ms}}
+    calm = sent(late_ms, calm_share=calm_share, **real)
+    simulated = real | {"latency_ms": {"p99": 20.0}}
+    whole = real | {"latency_ms": {"p99": of_all_p99_ms}}
+    return agreement.compared(calm, simulated) | {
+        "of_all": agreement.compared(whole, simulated),
+        "calm_share": calm_share,
+        "slow": {"server": 0.0},
+        "steal": {"server": 0.0},
+        "sent_late_p99_ms": late_ms,
+        "not_judged": quiet.not_judged(calm),
+        "repeats": repeats,
+    }
 
 
 def test_a_row_is_judged_by_the_runs_that_say_something():
@@ -116,11 +119,18 @@ def test_a_row_without_such_a_run_is_not_judged(rate, p99_ms):
     assert (row["judged"], row["p99_ms"]) == (0, p99_ms)
 
 
-def changing(late_ms, **rest):
+def test_requests_that_a_slow_core_touched_stand_beside_the_others():
+    row = agreement.judged(800.0, [beside(1.0, calm_share=0.5, of_all_p99_ms=90.0)])
+    assert row["ok"] is True
+    assert (row["p99_ms"], row["of_all"]["p99_ms"], row["calm_share"]) == (20.0, 90.0, 0.5)
+    why = agreement.judged(800.0, [beside(1.0, calm_share=0.09)])["ok"]
+    assert why == "not judged: a core was slow too often (9% of the requests saw nothing of it)"
+
+
+def changing(late_ms, lost=0, **rest):
     """A run of the tuning benchmark."""
-    return sent(
-        late_ms, **{"requests": 1000, "refused": {}, "late": 0, "lost": 0, "wrong": []} | rest
-    )
+    run = {"requests": 1000, "refused": {}, "late": 0, "wrong": [], "of_all": {"lost": lost}}
+    return sent(late_ms, **run | rest)
 
 
 def tuned(*rounds):

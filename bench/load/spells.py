@@ -1,0 +1,147 @@
+"""When the machine itself was slow, told by a probe that knows nothing of server and load.
+
+On a shared machine a core may run everything five to twenty times slower for some 50 ms, a few
+times a second: whoever shares the physical core pushes everybody else out of its nearest caches.
+The host takes no time away then, so that `machine.Steal` shows nothing.
+
+A process on each core reads 32 KiB that it has just read every few milliseconds, and notes the
+processor time that takes; waiting for its turn on the core does not count. Its readings are the
+same whatever the server does, so that what is left out on their word says nothing for or against
+a server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeAlias
+
+import machine
+import numpy as np
+from numpy.typing import NDArray
+
+from batcher.clock import MILLISECOND
+
+Spell: TypeAlias = tuple[int, int]
+"""Its beginning and its end, of the monotonic clock, in nanoseconds."""
+
+INTERVAL_S = 0.004
+VALUES = 4096
+"""8 bytes each: they fill a core's first-level cache, or most of it."""
+
+SLOW = 4.0
+"""A reading that takes so many times the usual is part of a spell."""
+
+TOGETHER_NS = 60 * MILLISECOND
+"""Slow readings no further apart than this are one spell."""
+
+
+class Spells:
+    """What the cores were like inside; known once it is over."""
+
+    def __init__(self, cores: Mapping[str, int]) -> None:
+        self._cores = cores
+        self._probes: dict[str, subprocess.Popen[str]] = {}
+        self._began_ns = 0
+        self.found: list[Spell] = []
+        """Spells of any of the cores, in order, none touching another."""
+        self.shares: dict[str, float] = {}
+        """What part of the time each core was slow, by the cores' names."""
+
+    def __enter__(self) -> Self:
+        for name, core in self._cores.items():
+            command = [sys.executable, __file__, str(core)]
+            self._probes[name] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        outputs = [probe.stdout for probe in self._probes.values()]
+        if not all(output is not None and output.readline() for output in outputs):
+            self._end()
+            raise RuntimeError("a probe of a core did not start")
+        self._began_ns = time.monotonic_ns()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        ended_ns = time.monotonic_ns()
+        told = self._end()
+        if any(exception):
+            return
+        found: list[Spell] = []
+        for name, text in told.items():
+            spells = spells_in(json.loads(text))
+            slow_ns = sum(end - begin for begin, end in spells)
+            self.shares[name] = round(slow_ns / (ended_ns - self._began_ns), 4)
+            found += spells
+        self.found = united(found)
+
+    def calm(self, began_ns: int, due_ns: list[int], target_ns: int) -> NDArray[np.bool_]:
+        """Which requests, due so long after a beginning, no spell has touched.
+
+        They are due a target before it, so that they should be answered by then, or two targets
+        after it: by then a scheduler is to have recovered from an overload.
+        """
+        at = began_ns + np.array(due_ns, np.int64)
+        calm = np.ones(len(at), np.bool_)
+        for begin, end in self.found:
+            calm &= (at < begin - target_ns) | (at > end + 2 * target_ns)
+        return calm
+
+    def _end(self) -> dict[str, str]:
+        for probe in self._probes.values():
+            probe.terminate()
+        return {name: probe.communicate()[0] for name, probe in self._probes.items()}
+
+
+def spells_in(readings: Sequence[tuple[int, int]]) -> list[Spell]:
+    """The spells in one core's readings: when each began, and the nanoseconds that it took."""
+    if not readings:
+        return []
+    slow = SLOW * statistics.median(took for _, took in readings)
+    return united((at, at + took) for at, took in readings if took > slow)
+
+
+def united(spells: Iterable[Spell]) -> list[Spell]:
+    """In order, and those that are close to each other as one."""
+    found: list[Spell] = []
+    for begin, end in sorted(spells):
+        if found and begin <= found[-1][1] + TOGETHER_NS:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+    return found
+
+
+def probe(core: int) -> None:
+    """Read until told to end, then print the readings; also end when nobody is left to tell."""
+    stopped = False
+
+    def stop(*_signal_and_frame: Any) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    machine.stay_on(core)
+    parent = os.getppid()
+    values = np.arange(VALUES)
+    order = np.random.default_rng(0).permutation(VALUES)
+    into = np.empty_like(values)
+    readings: list[tuple[int, int]] = []
+    print("ready", flush=True)
+    while not stopped and os.getppid() == parent:
+        time.sleep(INTERVAL_S)
+        values.take(order, out=into, mode="clip")  # It is in the cache, whoever ran before.
+        at_ns, began_ns = time.monotonic_ns(), time.thread_time_ns()
+        values.take(order, out=into, mode="clip")
+        values.take(order, out=into, mode="clip")
+        readings.append((at_ns, time.thread_time_ns() - began_ns))
+    if stopped:
+        print(json.dumps(readings))
+
+
+if __name__ == "__main__":
+    probe(int(sys.argv[1]))
