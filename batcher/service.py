@@ -67,7 +67,7 @@ class Batcher:
         # What it is admitted with counts, whatever the settings are when it is answered.
         target_ns = model.settings.target_ns
         due_ns = None if target_ns is None else request.arrival_ns + target_ns
-        reply = self._loop.create_future()
+        reply: asyncio.Future[InferenceReply] = self._loop.create_future()
         pending = self._runner.submit(request, model, measure, SingleReply(reply))
         try:
             return await reply

@@ -164,6 +164,15 @@ def simulate(
             help="How long after the one before each answer of a batch leaves, such as `40us`.",
         ),
     ] = None,
+    handover: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_TIMES,
+            metavar="TIME",
+            help="What a batch takes beyond its execution on an idle instance, such as `400us`; an"
+            " instance then has its next batch in hand where a backlog waits.",
+        ),
+    ] = None,
     slow_spell: Annotated[
         list[str] | None,
         typer.Option(
@@ -258,7 +267,9 @@ def simulate(
             seeds=tuple(range(seed, seed + seeds)),
             requests=requests,
             duration_ns=read_duration("--duration", duration),
-            conditions=read_conditions(slow_spell or [], lateness, deadline, reply, cold=cold),
+            conditions=read_conditions(
+                slow_spell or [], lateness, deadline, reply, handover, cold=cold
+            ),
         )
         _run(experiment, arrivals, optimum=optimum, json=json, plot=plot)
 

@@ -84,8 +84,11 @@ class Deployment:
         fullest = max(fullest, *(cost_s[device] / slots[device] for device in slots))
         return 1.0 / fullest
 
-    def events(self, devices: Devices | None = None) -> Iterator[Event]:
-        """What brings it up. With `devices`, instances report what their warm-up measured."""
+    def events(self, devices: Devices | None = None, gap_ns: int = 0) -> Iterator[Event]:
+        """What brings it up. With `devices`, instances report what their warm-up measured.
+
+        With a gap, which that includes, they may have a batch in hand.
+        """
         for device, limit in self.device_limits.items():
             yield DeviceConfigured(device, limit)
         for model in self.models:
@@ -94,9 +97,13 @@ class Deployment:
                 profile: tuple[tuple[int, int], ...] = ()
                 if devices is not None:
                     profile = tuple(
-                        (rows, devices.sample_ns(model.name, rows)) for rows in model.warmup_sizes
+                        (rows, devices.sample_ns(model.name, rows) + gap_ns)
+                        for rows in model.warmup_sizes
                     )
-                yield InstanceUp(name, 1, model.name, model.device, model.max_in_flight, profile)
+                yield InstanceUp(
+                    *(name, 1, model.name, model.device, model.max_in_flight, profile),
+                    queues=gap_ns > 0,
+                )
 
     @staticmethod
     def instance_names(model: SimulatedModel) -> list[str]:

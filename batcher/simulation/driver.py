@@ -125,12 +125,16 @@ class Driver:
     def start(self, dispatch: Dispatch, now_ns: int) -> None:
         """Post what will come of a batch that starts now."""
         done_ns = now_ns + self._service_time(dispatch)
-        progress = self._outcome(dispatch, Timings(now_ns, now_ns, done_ns))
-        self.post(done_ns, progress)
+        self.report(dispatch, Timings(now_ns, now_ns, done_ns), done_ns)
+
+    def report(self, dispatch: Dispatch, timings: Timings, at_ns: int) -> None:
+        """Have the scheduler hear then what became of a batch, and of its answers after that."""
+        progress = self._outcome(dispatch, timings)
+        self.post(at_ns, progress)
         if self._reply_ns and progress.done:
             rows = sum([part.stop - part.start for part in dispatch.parts])
             took_ns = len(progress.done) * self._reply_ns
-            self.post(done_ns + took_ns, RepliesTook(dispatch.model, rows, took_ns))
+            self.post(at_ns + took_ns, RepliesTook(dispatch.model, rows, took_ns))
 
     def _wakeup_ns(self) -> int | None:
         """When the shell's timer fires: as the scheduler asked, or late by a draw for each ask."""

@@ -175,23 +175,28 @@ class Devices:
 
     def __call__(self, dispatch: Dispatch) -> int:
         """Nanoseconds from now until the batch is done."""
+        now_ns = self.clock()
+        return self.run(dispatch, now_ns)[1] - now_ns
+
+    def run(self, dispatch: Dispatch, from_ns: int) -> tuple[int, int]:
+        """When a batch that its instance could begin at `from_ns` begins, and when it ends."""
         rows = 0
         for part in dispatch.parts:
             rows += part.stop - part.start
         device = self.device_of[dispatch.instance]
-        now_ns = self.clock()
         took_ns = self.sample_ns(dispatch.model, rows)
         for spell in self.spells:
-            if spell.device in (None, device) and spell.start_ns <= now_ns < spell.end_ns:
+            if spell.device in (None, device) and spell.start_ns <= from_ns < spell.end_ns:
                 took_ns = round(took_ns * spell.factor)
         use = self.use.get(device)
         if use is None:
             use = self.use[device] = DeviceUse()
         use.busy_ns += took_ns
         if device not in self.exclusive:
-            return took_ns
-        use.free_ns = max(use.free_ns, now_ns) + took_ns
-        return use.free_ns - now_ns
+            return from_ns, from_ns + took_ns
+        begins_ns = max(use.free_ns, from_ns)
+        use.free_ns = begins_ns + took_ns
+        return begins_ns, use.free_ns
 
     def sample_ns(self, model: str, rows: int) -> int:
         """One draw of what a batch of so many rows takes on a device that is its own."""

@@ -28,6 +28,7 @@ from batcher.core.events import CancelCause, Event, RequestArrived, RequestCance
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.deployment import Deployment
 from batcher.simulation.driver import Driver
+from batcher.simulation.handover import HandoverDriver
 from batcher.simulation.policies import NamedPolicy
 from batcher.simulation.service_time import Devices, DeviceUse, Lateness, SlowSpell
 from batcher.simulation.workload import Progress, Workload
@@ -61,6 +62,8 @@ class Conditions:
     """Whether instances come up without having measured anything."""
     reply_ns: int = 0
     """How long after the one before each answer of a batch leaves."""
+    handover_ns: int = 0
+    """What a batch takes beyond its execution on an instance that is idle: see `handover`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +211,18 @@ def simulate(
     callers: _Callers | None = None
     if isinstance(load, ClosedLoop):
         callers = _Callers(load, recorder, conditions, progress)
-    driver = Driver(
-        scheduler, devices, observe=callers or recorder, lateness=late_ns, reply_ns=reply_ns
-    )
-    driver.step(list(deployment.events(None if conditions.cold else devices)), 0)
+    observe, gap_ns = callers or recorder, conditions.handover_ns
+    driver: Driver
+    if gap_ns:
+        driver = HandoverDriver(
+            *(scheduler, devices.run, gap_ns),
+            observe=observe,
+            lateness=late_ns,
+            reply_ns=reply_ns,
+        )
+    else:
+        driver = Driver(scheduler, devices, observe=observe, lateness=late_ns, reply_ns=reply_ns)
+    driver.step(list(deployment.events(None if conditions.cold else devices, gap_ns)), 0)
     if callers is not None:
         callers.begin(driver)
         driver.run(())

@@ -1,8 +1,8 @@
 """The server beside the simulator: the same arrivals, over real gRPC and in virtual time.
 
 What batches take is measured first, with `batcher profile` on the server's core; the server's own
-part of a batch and of an answer is read from its metrics in a warm-up with more than it can serve.
-Then requests are sent at several rates, some seeds each, and what `batcher simulate` runs replays
+part of a batch and of an answer is read from its metrics in three warm-ups: with single requests,
+at half load, and with more than it can serve. Then requests are sent at several rates, some seeds each, and what `batcher simulate` runs replays
 their moments.
 
 A machine that others use has spells in which a core is many times slower. Requests that met none
@@ -60,8 +60,9 @@ ON_TIME_RATE, ON_TIME_BAR = 1350, 0.99
 OVERLOAD_RATE, GOODPUT_BAR = 1800, 1420
 LOADS = (0.5, 0.8, 0.95)
 COUNTED = argparse.Namespace(warmup=0, target=TARGET_MS * MILLISECOND)
-WARMUP_LOAD = 1.05
-"""Enough that the device is never idle, and hardly more: a longer backlog takes longer to plan."""
+WARMUP_RATES = (20.0, 0.5 * CAPACITY, 1.05 * CAPACITY)
+"""Single requests; batches on an idle instance; enough that the device is never idle, and hardly
+more: a longer backlog takes longer to plan."""
 
 
 def config(transport: str) -> dict[str, Any]:
@@ -97,6 +98,23 @@ class Figures:
         )
 
 
+class Grown:
+    """By how much figures have grown between two moments."""
+
+    def __init__(self, before: Figures, after: Figures) -> None:
+        self._before, self._after = before, after
+        self.seconds = after.at_s - before.at_s
+
+    def __call__(self, name: str, stage: str | None = None) -> float:
+        """A family's sum over its series."""
+        return self._after(name, stage) - self._before(name, stage)
+
+    def stage_ms(self, stage: str) -> float:
+        """What a request spent in a stage, on average."""
+        name = "batcher_stage_duration_seconds"
+        return 1e3 * self(f"{name}_sum", stage) / self(f"{name}_count", stage)
+
+
 class Simulator:
     """What `batcher simulate` runs of the same configuration, with service times of this machine."""
 
@@ -108,28 +126,27 @@ class Simulator:
         sizes = json.loads(profile.read_text())["models"][0]["sizes"]
         self._config = load_config(file)
         self._idle_ms = {int(rows): size["p50"] for rows, size in sizes.items()}
-        self.overhead_ms = self.reply_ms = 0.0
+        self.overhead_ms = self.handover_ms = self.reply_ms = 0.0
 
-    def learn(self, before: Figures, after: Figures) -> None:
-        """Take from the metrics of an overloaded server what an idle one does not show.
+    def learn(self, single: Grown, half: Grown, full: Grown) -> None:
+        """Take from a server's metrics under three loads what the profile does not show.
 
-        That is its own part of a batch (the decision, the way to the thread): its device is never
-        idle then, so what a batch takes longer than alone is the server's. And what each answer
-        takes on its way out, one after the other.
+        With more than it can serve its device is never idle: what a batch takes longer then than
+        the profile says is the server's. At half load batches go to an instance that is idle, on
+        the way there and back beside the requests of others. The profile contains such a way, on
+        a quiet server: single requests show which. And each answer takes a little on its way out,
+        one after the other.
         """
-
-        def grown(name: str, stage: str | None = None) -> float:
-            return after(name, stage) - before(name, stage)
-
-        batches = grown("batcher_batch_rows_count")
-        rows = grown("batcher_batch_rows_sum") / batches
+        batches = full("batcher_batch_rows_count")
+        rows = full("batcher_batch_rows_sum") / batches
         sizes = sorted(self._idle_ms)
         idle_ms = float(np.interp(rows, sizes, [self._idle_ms[size] for size in sizes]))
-        self.overhead_ms = 1e3 * (after.at_s - before.at_s) / batches - idle_ms
-        stage = "batcher_stage_duration_seconds"
+        self.overhead_ms = 1e3 * full.seconds / batches - idle_ms
+        way_ms = half.stage_ms("gather") + half.stage_ms("scatter")
+        kept_ms = self.overhead_ms + self._idle_ms[1] - single.stage_ms("execute")
+        self.handover_ms = max(0.0, way_ms - kept_ms)
         # Half of a batch's answers leave before the one in the middle.
-        replied_s = grown(f"{stage}_sum", "reply") / grown(f"{stage}_count", "scatter")
-        self.reply_ms = 1e3 * replied_s * 2 / (rows + 1)
+        self.reply_ms = full.stage_ms("reply") * 2 / (rows + 1)
 
     def replay(self, due_ns: list[int]) -> Run:
         """What it makes of these arrivals, one of the places of the run each."""
@@ -139,7 +156,9 @@ class Simulator:
             for rows, took_ms in self._idle_ms.items()
         }
         conditions = Conditions(
-            lateness=parse_lateness(LATENESS), reply_ns=round(self.reply_ms * MILLISECOND)
+            lateness=parse_lateness(LATENESS),
+            reply_ns=round(self.reply_ms * MILLISECOND),
+            handover_ns=round(self.handover_ms * MILLISECOND),
         )
         arrivals = Workload.of(np.array(due_ns), Traffic(models), generator(0, "traffic"))
         deployment = deployment_of(self._config, models, Costs({"": took}))
@@ -223,21 +242,17 @@ async def _offered(
     return record, steal.shares
 
 
-async def _overloaded(
-    server: ServerProcess, options: argparse.Namespace
-) -> tuple[Figures, Figures]:
-    """The metrics at two moments between which the device was never idle."""
+async def _under(server: ServerProcess, rate: float, options: argparse.Namespace) -> Grown:
+    """What the metrics have grown by while so many requests a second were sent for a while."""
     assert server.http is not None
     seconds = 6.0
-    load = asyncio.create_task(
-        serve(server.grpc, arrivals_ns(WARMUP_LOAD * CAPACITY, seconds, 99), options, {})
-    )
+    load = asyncio.create_task(serve(server.grpc, arrivals_ns(rate, seconds, 99), options, {}))
     await asyncio.sleep(seconds / 3)
     before = await asyncio.to_thread(Figures, server.http)
     await asyncio.sleep(seconds / 2)
     after = await asyncio.to_thread(Figures, server.http)
     await load
-    return before, after
+    return Grown(before, after)
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -252,9 +267,11 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             simulator = Simulator(folder, config(options.transport))
             server = stack.enter_context(ServerProcess(config(options.transport)))
         machine.stay_on(load_core)
-        simulator.learn(*await _overloaded(server, options))
+        warmups = [await _under(server, rate, options) for rate in WARMUP_RATES]
+        simulator.learn(*warmups)
         print(
-            f"under load a batch takes {simulator.overhead_ms:.3f} ms more than alone,"
+            f"a batch takes {simulator.overhead_ms:.3f} ms more than in the profile, on an idle"
+            f" instance another {simulator.handover_ms:.3f} ms,"
             f" an answer {simulator.reply_ms:.4f} ms on its way out"
         )
         for seed in range(options.seeds):
@@ -272,7 +289,11 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         print(f"{name:24} {_line(row)}  {verdict(row['ok'])}")
     asked = ("seeds", "seconds", "connections", "repeats", "transport")
     kept = {name: getattr(options, name) for name in asked}
-    kept |= {"overhead_ms": simulator.overhead_ms, "reply_ms": simulator.reply_ms}
+    kept |= {
+        "overhead_ms": simulator.overhead_ms,
+        "handover_ms": simulator.handover_ms,
+        "reply_ms": simulator.reply_ms,
+    }
     found = {"settings": kept, **result}
     machine.save(options.output, found)
     return found
