@@ -67,9 +67,14 @@ class InferenceEdge:
         except Exception:
             log.exception(INTERNAL_ERROR)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
-        if TIMINGS_KEY in metadata:
-            context.set_trailing_metadata(timings(stamps))
-        return answer
+        else:
+            if TIMINGS_KEY in metadata:
+                context.set_trailing_metadata(timings(stamps))
+            return answer
+        finally:
+            # The context of grpcio knows the error of its abort, which knows this frame.
+            del context
+        raise AssertionError("abort raises")
 
     async def model_stream_infer(self, _: Any, context: Context) -> None:
         """Requests and answers on one call, many in flight.

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.core.policies import Take
-from batcher.core.settings import QueueLimits
+from batcher.core.settings import Adaptive, QueueLimits
 from batcher.simulation.arrivals import Poisson, arrival_times
 from batcher.simulation.deployment import Deployment
 from batcher.simulation.policies import NamedPolicy, parse_policy
@@ -62,6 +64,40 @@ def test_answers_leave_one_after_the_other(deployment):
     run = simulate(deployment, GREEDY, at(0, 1, 2, 20), slow)
     assert ms(run) == [8, 15, 17, 28]
     assert run.busy_ns == {"device": 19 * MILLISECOND}
+
+
+def test_an_idle_instance_is_a_handover_away(deployment):
+    far = Conditions(handover_ns=2 * MILLISECOND)
+    run = simulate(deployment, GREEDY, at(0, 1, 2, 20), far)
+    assert ms(run) == [8, 17, 17, 28]
+    assert run.busy_ns == {"device": 19 * MILLISECOND}
+    replying = Conditions(handover_ns=2 * MILLISECOND, reply_ns=MILLISECOND)
+    assert ms(simulate(deployment, GREEDY, at(0, 1, 2), replying)) == [9, 18, 19]
+
+
+def test_the_next_batch_is_in_hand_where_a_backlog_waits(model):
+    """So that the device waits for none of its batches, but for the first and where it has run dry."""
+    settings = replace(model().settings, policy=Adaptive(), target_ns=200 * MILLISECOND)
+    deployment = Deployment((replace(model(), settings=settings),), {})
+    flood = poisson(1.3 * deployment.capacity(ONE), 4000)
+    ends = {
+        gap_ms: simulate(
+            *(deployment, parse_policy("configured"), flood),
+            Conditions(handover_ns=gap_ms * MILLISECOND),
+        )
+        for gap_ms in (0, 2)
+    }
+    idle = {gap_ms: 1 - run.busy_ns["device"] / run.ended_ns for gap_ms, run in ends.items()}
+    assert idle[0] < 0.01
+    # Each batch takes 13 ms: 2 ms more would be 13 %.
+    assert idle[2] < 0.04
+    assert ends[2].batches.mean() > 7.5
+
+
+def test_an_instance_that_runs_several_batches_has_none_in_hand(model):
+    deployment = Deployment((model(max_in_flight=2),), {})
+    run = simulate(deployment, GREEDY, at(0, 1), Conditions(handover_ns=2 * MILLISECOND))
+    assert ms(run) == [8, 9]
 
 
 def test_a_caller_asks_again_when_its_answer_has_left(deployment):
