@@ -160,7 +160,7 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     ready: list[Proposal] = []
     for lane in model.queue.lanes.values():
         times = model.times_of(lane.key[1])
-        situation = Situation(begins_ns, free_ns, times, model.reachable)
+        situation = Situation(begins_ns, free_ns, times, model.reachable, ahead=True)
         proposal = _ask(model, instance, lane, situation, found)
         if proposal is not None:
             ready.append(proposal)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import is_
 
 from batcher.core.bisecting import Bisecting
 from batcher.core.buckets import Buckets, estimate, volume
@@ -88,12 +87,13 @@ class Model:
         happens."""
         self.handover = Handover()
         self.opens_ns = NEVER_NS
-        """While it is stalled: when an instance may get its next batch in hand, if one is full."""
+        """While it is stalled: when an instance may get its next batch in hand, if there is one."""
         self.reachable = True
         """Whether one row alone can be done inside the target, in some bucket."""
         self._make_policy = make_policy
         self._rate = 0.0
-        self._rated: list[Sequence[float]] = []
+        self._rated: dict[int, Sequence[float]] = {}
+        """The curves that the rate was found from, by their identity."""
 
     @property
     def waits(self) -> bool:
@@ -124,8 +124,8 @@ class Model:
 
         Callers who wait for their answers do not count: they come when a batch has ended.
         """
-        pace = self.pace
-        return pace is not None and 0.0 < CROWDED * places * self.best_rate() <= pace.steady_rate
+        rate = 0.0 if self.pace is None else self.pace.steady_rate
+        return rate > 0.0 and 0.0 < CROWDED * places * self.best_rate() <= rate
 
     best_rank = rank_of(1, over_share=False)
 
@@ -167,7 +167,7 @@ class Model:
                 times.resize(settings.max_batch_size)
         self.shares = self.shares.among(limits.tenants, settings.target_ns)
         self.target_ns = settings.target_ns
-        self._rated = []
+        self._rated = {}
         self.buckets = Buckets(settings.padding) if settings.padding else None
         self.timeout_ns = limits.timeout_ns
         level = min(limits.default_priority, limits.priority_levels)
@@ -301,12 +301,13 @@ class Model:
 
     def best_rate(self) -> float:
         """Rows a nanosecond that one instance can serve inside the target; 0 while unknown."""
-        curves = [times.curve for times in self.times.values()]
-        if len(curves) == len(self._rated) and all(map(is_, curves, self._rated)):
+        # In no order: the shape that was used last moves to the end.
+        curves = {id(times.curve): times.curve for times in self.times.values()}
+        if curves.keys() == self._rated.keys():
             return self._rate
         target_ns = self.target_ns
         best = 0.0
-        for curve in curves:
+        for curve in curves.values():
             for rows, took_ns in enumerate(curve):
                 if took_ns and (target_ns is None or rows == 1 or took_ns <= target_ns):
                     best = max(best, rows / took_ns)

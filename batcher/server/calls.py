@@ -31,6 +31,8 @@ async def answered(answer: Awaitable[Answer], context: Context, style: Style) ->
         log.exception(INTERNAL_ERROR)
         await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
         raise AssertionError("abort raises") from None
+    finally:
+        del context  # as in `abort`
 
 
 async def abort(context: Context, error: RequestError, style: Style) -> NoReturn:

@@ -23,7 +23,6 @@ import time
 import urllib.request
 from contextlib import ExitStack
 from functools import partial
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -309,21 +308,22 @@ def beside(real: dict[str, Any], run: Run, due_ns: list[int]) -> dict[str, Any]:
         "calm_share": real["calm_share"],
         "slow": real["slow"],
         "steal": real["steal"],
-        "sent_late_p99_ms": real["sent_late_ms"]["p99"],
+        "sent_late_p99_ms": real["of_all"]["sent_late_ms"]["p99"],
         "not_judged": quiet.not_judged(real),
     }
 
 
 def compared(real: dict[str, Any], simulated: dict[str, Any]) -> dict[str, float]:
-    """The shares and percentiles of the same requests in both."""
+    """The shares and percentiles of the same requests in both; of none, all are 0."""
+    count = max(1, real["requests"])
     refused, simulated_refused = (
-        1 - each["answered"] / each["requests"] for each in (real, simulated)
+        (each["requests"] - each["answered"]) / count for each in (real, simulated)
     )
     return {
-        "on_time": real["on_time"] / real["requests"],
-        "simulated_on_time": simulated["on_time"] / simulated["requests"],
-        "p99_ms": real["latency_ms"].get("p99", nan),
-        "simulated_p99_ms": simulated["latency_ms"].get("p99", nan),
+        "on_time": real["on_time"] / count,
+        "simulated_on_time": simulated["on_time"] / count,
+        "p99_ms": real["latency_ms"].get("p99", 0.0),
+        "simulated_p99_ms": simulated["latency_ms"].get("p99", 0.0),
         "refused": refused,
         "simulated_refused": simulated_refused,
         "refused_difference": refused - simulated_refused,
@@ -331,7 +331,7 @@ def compared(real: dict[str, Any], simulated: dict[str, Any]) -> dict[str, float
 
 
 def judged(rate: float, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the runs whose load was sent in time, and whether they hold.
+    """Medians over the runs that the machine let be judged, and whether they hold.
 
     Both met the same arrivals in a run, so what is refused is compared run by run: how much it is
     differs more from seed to seed than from one to the other. Where no load was sent in time, the

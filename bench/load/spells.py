@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -34,6 +33,9 @@ Spell: TypeAlias = tuple[int, int]
 INTERVAL_S = 0.004
 VALUES = 4096
 """8 bytes each: they fill a core's first-level cache, or most of it."""
+
+USUAL = 25
+"""The percentile of a core's readings that is its usual one: it may be slow for most of a run."""
 
 SLOW = 4.0
 """A reading that takes so many times the usual is part of a spell."""
@@ -100,7 +102,7 @@ def spells_in(readings: Sequence[tuple[int, int]]) -> list[Spell]:
     """The spells in one core's readings: when each began, and the nanoseconds that it took."""
     if not readings:
         return []
-    slow = SLOW * statistics.median(took for _, took in readings)
+    slow = SLOW * float(np.percentile([took for _, took in readings], USUAL))
     return united((at, at + took) for at, took in readings if took > slow)
 
 

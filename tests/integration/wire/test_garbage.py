@@ -27,7 +27,7 @@ def garbage():
     def found():
         gc.collect()
         kinds = [type(each) for each in gc.garbage]
-        ours = Counter(kind.__qualname__ for kind in kinds if OURS.match(kind.__module__))
+        ours = Counter(kind.__qualname__ for kind in kinds if OURS.match(str(kind.__module__)))
         gc.garbage.clear()
         return ours
 

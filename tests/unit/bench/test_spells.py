@@ -33,6 +33,12 @@ def test_slow_readings_close_to_each_other_are_one_spell():
     ]
 
 
+def test_a_core_may_be_slow_most_of_the_time():
+    slow = range(0, 600, 4)
+    [(begin, end)] = spells.spells_in(readings(*slow))
+    assert (begin, end) == (0, 596 * MS + 10 * USUAL)
+
+
 def test_spells_of_several_cores_are_united():
     found = [(500, 600), (0, 100), (50, 80)]
     assert spells.united(found) == [(0, 600)]

@@ -1,4 +1,4 @@
-"""An instance gets its next batch in hand before it is free, where a full one waits."""
+"""An instance gets its next batch in hand before it is free, under load."""
 
 import random
 from itertools import pairwise
@@ -14,6 +14,7 @@ from batcher.core.events import (
     ModelConfigured,
     RequestArrived,
 )
+from batcher.core.policies.pace import Pace
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.testing.handover import SlowHandover
@@ -113,6 +114,23 @@ def test_on_a_crowded_device_batches_are_in_hand_that_are_not_full():
         sum(each.outcomes[event.id][2] - at for at, event in arrivals) for each in (shell, before)
     )
     assert took < 0.97 * took_before
+
+
+def test_nothing_is_learned_from_a_wait_that_has_not_begun(monkeypatch):
+    """The policy is asked ahead of time: who comes before that time has kept nobody waiting."""
+    waited = []
+    ended = Pace._gap_ended
+
+    def note(pace, waited_ns):
+        waited.append(waited_ns)
+        ended(pace, waited_ns)
+
+    monkeypatch.setattr(Pace, "_gap_ended", note)
+    shell = Shell()
+    shell.run(poisson(1150, 4))
+    assert shell.in_hand > 50
+    assert len(waited) > 50
+    assert min(waited) >= 0
 
 
 def test_callers_who_wait_for_their_answers_crowd_nobody():
