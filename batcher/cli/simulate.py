@@ -170,7 +170,7 @@ def simulate(
             rich_help_panel=_TIMES,
             metavar="TIME",
             help="What a batch takes beyond its execution on an idle instance, such as `400us`; an"
-            " instance then has its next batch in hand under load.",
+            " instance then has its next batch in hand where a backlog waits.",
         ),
     ] = None,
     slow_spell: Annotated[

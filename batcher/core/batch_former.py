@@ -139,8 +139,7 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     """The batch, if any, that the instance which is free soonest may have in hand until it is.
 
     The policy is asked what it will do at that moment. If nobody who comes until then would be in
-    its batch, because that is full or leaves somebody behind, it may as well be done now. And on a
-    crowded device it is better done now: who comes until then goes with the next batch.
+    its batch, because that is full or leaves somebody behind, it may as well be done now.
     """
     if not model.stalled:
         stall(model, fleet, now_ns)
@@ -148,7 +147,7 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
         return []
     opens_ns, model.opens_ns = model.opens_ns, NEVER_NS
     instance = fleet.opening(model.name, now_ns)
-    if instance is None or not model.has_next(fleet.places(model.name)):
+    if instance is None or not model.fills_a_batch:
         return []
     if fleet.opens_ns(instance) > now_ns:
         # It was another that was to be free first, which takes longer than expected.
@@ -160,7 +159,7 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     ready: list[Proposal] = []
     for lane in model.queue.lanes.values():
         times = model.times_of(lane.key[1])
-        situation = Situation(begins_ns, free_ns, times, model.reachable, ahead=True)
+        situation = Situation(begins_ns, free_ns, times, model.reachable)
         proposal = _ask(model, instance, lane, situation, found)
         if proposal is not None:
             ready.append(proposal)
@@ -168,7 +167,7 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     if not ready:
         return []
     first = ready[0] if len(ready) == 1 else _first(ready, begins_ns)
-    if not _settled(first, found, crowded=model.crowded(len(free_ns))):
+    if not _settled(first, found):
         return []
     # Whom the policy gives up goes with it; else it may still be asked at the moment itself.
     formation.given_up += found.given_up
@@ -176,11 +175,8 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     return [first]
 
 
-def _settled(proposal: Proposal, found: Formation, *, crowded: bool) -> bool:
-    """Whether a batch that begins later is the same whoever leaves until then, or comes.
-
-    On a `crowded` device it does not matter who comes.
-    """
+def _settled(proposal: Proposal, found: Formation) -> bool:
+    """Whether a batch that begins later is the same whoever comes, or leaves, until then."""
     lane, requests = proposal.lane, proposal.requests
     assert lane is not None
     begins_ns = proposal.begins_ns
@@ -188,8 +184,6 @@ def _settled(proposal: Proposal, found: Formation, *, crowded: bool) -> bool:
         r.expires_ns is not None and r.expires_ns <= begins_ns for r in requests
     ):
         return False
-    if crowded:
-        return True
     left = lane.rows
     for _, given_up in found.given_up:
         left -= sum([r.rows for r in given_up if r.lane_key == lane.key])

@@ -3,8 +3,6 @@
 From the end of a batch to the beginning of the next there are two changes of thread, a decision and
 the gathering of inputs. Where a backlog waits that fills the next batch whoever else comes, nothing
 is won by deciding only then: the instance gets its next batch in hand a little before it is free.
-So it does where requests come so fast that the device's time is worth more than who would still
-come.
 """
 
 from __future__ import annotations
@@ -12,12 +10,8 @@ from __future__ import annotations
 from batcher.core.events import Timings
 from batcher.core.fleet import RunningBatch
 
-LEAD_GAPS = 2.0
+LEAD_GAPS = 3.0
 """How long before an instance is free it may get its next batch, in gaps."""
-
-CROWDED = 0.6
-"""From this load on a device's time is worth more than the one or two requests that would come
-between the moment at which a batch is formed and that at which it begins."""
 
 MOST_LEAD = 0.2
 """And at most in parts of what its batch takes."""

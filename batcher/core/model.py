@@ -9,7 +9,7 @@ from batcher.core.buckets import Buckets, estimate, volume
 from batcher.core.estimator import JUMP_SAMPLES, ServiceTimes
 from batcher.core.events import Shapes, Timings
 from batcher.core.fleet import RunningBatch
-from batcher.core.handover import CROWDED, Handover
+from batcher.core.handover import Handover
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
 from batcher.core.policies.pace import Pace
 from batcher.core.queue import AGED, LATE, ModelQueue, rank_of
@@ -87,13 +87,12 @@ class Model:
         happens."""
         self.handover = Handover()
         self.opens_ns = NEVER_NS
-        """While it is stalled: when an instance may get its next batch in hand, if there is one."""
+        """While it is stalled: when an instance may get its next batch in hand, if one is full."""
         self.reachable = True
         """Whether one row alone can be done inside the target, in some bucket."""
         self._make_policy = make_policy
         self._rate = 0.0
-        self._rated: dict[int, Sequence[float]] = {}
-        """The curves that the rate was found from, by their identity."""
+        self._rated: Sequence[float] | None = None
 
     @property
     def waits(self) -> bool:
@@ -104,28 +103,17 @@ class Model:
         """Whether there is nothing to decide now."""
         return not self.waits or (self.stalled and self.opens_ns > now_ns)
 
-    def has_next(self, places: int) -> bool:
-        """Whether an instance may get the next batch of what waits in hand, before it is free.
+    @property
+    def fills_a_batch(self) -> bool:
+        """Whether what waits is enough for the largest batch, so that who comes later changes nothing.
 
-        So it may where that is the largest batch, as who comes later changes nothing then, and on
-        a `crowded` device. While failed batches run again, or long requests piece by piece, the end
-        of a batch decides what comes next. While requests at fault keep batches small, none is as
-        large as may be.
+        While failed batches run again, or long requests piece by piece, the end of a batch decides
+        what comes next. While requests at fault keep batches small, none is as large as may be.
         """
         queue, bisecting, most = self.queue, self.bisecting, self.settings.max_batch_size
-        if not queue.rows or queue.splits or bisecting.open:
+        if queue.rows < most or queue.splits or bisecting.open:
             return False
-        if bisecting.faults and bisecting.most_rows() < most:
-            return False
-        return queue.rows >= most or self.crowded(places)
-
-    def crowded(self, places: int) -> bool:
-        """Whether requests come so fast that each of so many places is busy most of the time.
-
-        Callers who wait for their answers do not count: they come when a batch has ended.
-        """
-        rate = 0.0 if self.pace is None else self.pace.steady_rate
-        return rate > 0.0 and 0.0 < CROWDED * places * self.best_rate() <= rate
+        return not bisecting.faults or bisecting.most_rows() >= most
 
     best_rank = rank_of(1, over_share=False)
 
@@ -167,7 +155,7 @@ class Model:
                 times.resize(settings.max_batch_size)
         self.shares = self.shares.among(limits.tenants, settings.target_ns)
         self.target_ns = settings.target_ns
-        self._rated = {}
+        self._rated = None
         self.buckets = Buckets(settings.padding) if settings.padding else None
         self.timeout_ns = limits.timeout_ns
         level = min(limits.default_priority, limits.priority_levels)
@@ -301,15 +289,14 @@ class Model:
 
     def best_rate(self) -> float:
         """Rows a nanosecond that one instance can serve inside the target; 0 while unknown."""
-        # In no order: the shape that was used last moves to the end.
-        curves = {id(times.curve): times.curve for times in self.times.values()}
-        if curves.keys() == self._rated.keys():
+        curves = [times.curve for times in self.times.values()]
+        if len(curves) == 1 and curves[0] is self._rated:
             return self._rate
         target_ns = self.target_ns
         best = 0.0
-        for curve in curves.values():
+        for curve in curves:
             for rows, took_ns in enumerate(curve):
                 if took_ns and (target_ns is None or rows == 1 or took_ns <= target_ns):
                     best = max(best, rows / took_ns)
-        self._rated, self._rate = curves, best
+        self._rated, self._rate = curves[0] if len(curves) == 1 else None, best
         return best

@@ -380,12 +380,10 @@ class Scheduler:
                 self._ask_at_opening(model)
 
     def _ask_at_opening(self, model: Model) -> None:
-        """Decide when an instance of the model may get a batch in hand, if there is one."""
-        again_ns, opens_ns = self.ask_again_ns, model.opens_ns
-        if not model.stalled or (again_ns is not None and again_ns <= opens_ns):
-            return
-        if model.has_next(self.fleet.places(model.name)):
-            self.ask_again_ns = opens_ns
+        """Decide when an instance of the model may get a batch in hand, if there is a full one."""
+        if model.stalled and model.fills_a_batch:
+            again_ns, opens_ns = self.ask_again_ns, model.opens_ns
+            self.ask_again_ns = opens_ns if again_ns is None else min(again_ns, opens_ns)
 
     def _dispatch(self, now_ns: int) -> None:
         for model in self.models.values():

@@ -194,13 +194,22 @@ class AdaptivePolicy:
         now_ns = situation.now_ns
         first = requests[0]
         times = situation.times
+        curve = times.curve
         grown_ns = times.answered[rows + 1]
         pace = self.pace
         instances = len(situation.free_ns)
         began_ns = now_ns if self._waits_from is None else self._waits_from
+        merge_ns = curve[1] + curve[rows] - curve[rows + 1]
         until_ns = 0.0
-        if not situation.ahead:
-            until_ns = self._wait_to_merge(requests, rows, began_ns, situation)
+        since_ns = first.arrived.arrival_ns
+        behind = len(requests) if since_ns < began_ns else 0
+        gap_ns = pace.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns, behind)
+        if gap_ns is not None:
+            until_ns = min(gap_ns, since_ns + MERGE_AGE * merge_ns)
+        if behind and situation.alone:
+            gap_ns = pace.gap_behind()
+            if gap_ns is not None and self._all_fit(requests, began_ns, situation):
+                until_ns = max(until_ns, min(gap_ns, began_ns + MERGE_AGE * merge_ns))
         rate = pace.steady_rate / instances
         if rate > 0.0:
             wanted = bisect_left(self._rates, rate / self._set_point)
@@ -217,28 +226,8 @@ class AdaptivePolicy:
         if until_ns <= now_ns + TOLERANCE_NS:
             self._waits_from = None
             return None
-        if not situation.ahead:
-            self._waits_from = began_ns
+        self._waits_from = began_ns
         return int(until_ns)
-
-    def _wait_to_merge(
-        self, requests: Sequence[LiveRequest], rows: int, began_ns: int, situation: Situation
-    ) -> float:
-        """Until when to wait for the next request, because it is likely to come soon; 0: not."""
-        pace, curve = self.pace, situation.times.curve
-        merge_ns = curve[1] + curve[rows] - curve[rows + 1]
-        until_ns = 0.0
-        since_ns = requests[0].arrived.arrival_ns
-        behind = len(requests) if since_ns < began_ns else 0
-        last_ns = requests[-1].arrived.arrival_ns
-        gap_ns = pace.gap(last_ns, situation.now_ns, merge_ns, behind)
-        if gap_ns is not None:
-            until_ns = min(gap_ns, since_ns + MERGE_AGE * merge_ns)
-        if behind and situation.alone:
-            gap_ns = pace.gap_behind()
-            if gap_ns is not None and self._all_fit(requests, began_ns, situation):
-                until_ns = max(until_ns, min(gap_ns, began_ns + MERGE_AGE * merge_ns))
-        return until_ns
 
     def _all_fit(
         self, requests: Sequence[LiveRequest], since_ns: int, situation: Situation

@@ -20,7 +20,7 @@ class Situation:
     there is nothing to be in time for. A batch that takes longer than `longest_ns` would harm a
     model that shares the device, or fail too likely. In a `hurry` no batch is worth waiting for,
     because it may well have to run again. Where the model is not `alone`, others may take the device
-    while it waits. `ahead` of the moment itself, which may come otherwise, nothing is learned from it.
+    while it waits.
     """
 
     now_ns: int
@@ -30,7 +30,6 @@ class Situation:
     longest_ns: float | None = None
     hurry: bool = False
     alone: bool = True
-    ahead: bool = False
 
 
 @record

@@ -1,4 +1,4 @@
-"""An instance gets its next batch in hand before it is free, under load."""
+"""An instance gets its next batch in hand before it is free, where a full one waits."""
 
 import random
 from itertools import pairwise
@@ -14,7 +14,6 @@ from batcher.core.events import (
     ModelConfigured,
     RequestArrived,
 )
-from batcher.core.policies.pace import Pace
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.testing.handover import SlowHandover
@@ -101,62 +100,6 @@ def test_nothing_is_late_that_was_not_before():
     answered = [event.id for _, event in arrivals if shell.outcomes[event.id][0] is Outcome.OK]
     late = [i for i in answered if shell.outcomes[i][2] - arrivals[i][0] > 50 * MILLISECOND]
     assert len(late) <= 0.001 * len(arrivals)
-
-
-def test_on_a_crowded_device_batches_are_in_hand_that_are_not_full():
-    """What they save is worth more than the one or two that come in the meantime."""
-    arrivals = poisson(1150, 20)
-    shell, before = both(arrivals)
-    assert shell.in_hand > 0.25 * len(shell.executed)
-    late, late_before = (1 - in_time(each, arrivals) for each in (shell, before))
-    assert late <= late_before
-    took, took_before = (
-        sum(each.outcomes[event.id][2] - at for at, event in arrivals) for each in (shell, before)
-    )
-    assert took < 0.97 * took_before
-
-
-def test_nothing_is_learned_from_a_wait_that_has_not_begun(monkeypatch):
-    """The policy is asked ahead of time: who comes before that time has kept nobody waiting."""
-    waited = []
-    ended = Pace._gap_ended
-
-    def note(pace, waited_ns):
-        waited.append(waited_ns)
-        ended(pace, waited_ns)
-
-    monkeypatch.setattr(Pace, "_gap_ended", note)
-    shell = Shell()
-    shell.run(poisson(1150, 4))
-    assert shell.in_hand > 50
-    assert len(waited) > 50
-    assert min(waited) >= 0
-
-
-def test_callers_who_wait_for_their_answers_crowd_nobody():
-    """They come when a batch has ended, and would be split into those who do and who come later."""
-    for shell in (Shell(), Shell(queues=False)):
-        again = shell.note
-
-        def note(now_ns, commands, shell=shell, again=again):
-            again(now_ns, commands)
-            for command in commands:
-                if isinstance(command, Settle):
-                    for _ in command.ids:
-                        at_ns = now_ns + MILLISECOND // 10
-                        if at_ns < 2 * SECOND:
-                            ask(shell, at_ns)
-
-        shell._observe = note
-        for _ in range(20):
-            ask(shell, MILLISECOND)
-        shell.run(())
-        assert shell.in_hand == 0
-
-
-def ask(shell, at_ns):
-    shell.asked = getattr(shell, "asked", 0) + 1
-    shell.post(at_ns, RequestArrived(shell.asked, "m", 1, 0, (), "", at_ns))
 
 
 def test_where_batches_are_not_full_they_form_when_the_instance_is_free():

@@ -308,10 +308,7 @@ class Accounts:
         self.running[command.batch_id] = batch
 
     def check_that_nobody_could_join(self, batch, up, scheduler):
-        """An instance gets a batch in hand only where who comes until it begins would wait anyway.
-
-        Or where its device is crowded.
-        """
+        """An instance gets a batch in hand only where who comes until it begins would wait anyway."""
         command, model = batch.command, scheduler.models[batch.command.model]
         others = [i for i in self.instances.values() if i.device == up.device]
         assert self.limits.get(up.device) is None or all(i.model == up.model for i in others)
@@ -322,8 +319,7 @@ class Accounts:
         assert all(expires_ns is None or expires_ns > begins_ns for expires_ns in ends)
         key = self.live[command.parts[0].id].arrived.batch_key
         mates = [r for r in model.queue if r.arrived.batch_key == key]
-        crowded = model.crowded(scheduler.fleet.places(command.model))
-        assert batch.rows == self.models[command.model].max_batch_size or mates or crowded
+        assert batch.rows == self.models[command.model].max_batch_size or mates
 
     def check_padding(self, own, command):
         # What runs again is padded as it was, under whatever settings that was.
