@@ -72,8 +72,7 @@ class InferenceEdge:
                 context.set_trailing_metadata(timings(stamps))
             return answer
         finally:
-            # The context of grpcio knows the error of its abort, which knows this frame.
-            del context
+            del context  # as in `abort`
         raise AssertionError("abort raises")
 
     async def model_stream_infer(self, _: Any, context: Context) -> None:

@@ -101,7 +101,12 @@ class Deployment:
                         for rows in model.warmup_sizes
                     )
                 yield InstanceUp(
-                    *(name, 1, model.name, model.device, model.max_in_flight, profile),
+                    name,
+                    1,
+                    model.name,
+                    model.device,
+                    model.max_in_flight,
+                    profile,
                     queues=gap_ns > 0,
                 )
 

@@ -215,7 +215,9 @@ def simulate(
     driver: Driver
     if gap_ns:
         driver = HandoverDriver(
-            *(scheduler, devices.run, gap_ns),
+            scheduler,
+            devices.run,
+            gap_ns,
             observe=observe,
             lateness=late_ns,
             reply_ns=reply_ns,

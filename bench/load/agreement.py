@@ -2,8 +2,8 @@
 
 What batches take is measured first, with `batcher profile` on the server's core; the server's own
 part of a batch and of an answer is read from its metrics in three warm-ups: with single requests,
-at half load, and with more than it can serve. Then requests are sent at several rates, some seeds each, and what `batcher simulate` runs replays
-their moments.
+at half load, and with more than it can serve. Then requests are sent at several rates, some seeds
+each, and what `batcher simulate` runs replays their moments.
 
 A machine that others use has spells in which a core is many times slower. Requests that met none
 are told apart by a probe (`spells`), and held to the bars; the figures of all stand beside them.
