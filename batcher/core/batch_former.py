@@ -103,18 +103,17 @@ def form(
         alone = len(models) == 1 or not fleet.shares(model.name)
         if not alone:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
-        most_rows = model.bisecting.most_rows() if model.bisecting.faults else None
-        hurry = most_rows is not None and most_rows < model.settings.max_batch_size
+        bisecting = model.bisecting
+        hurry = bisecting.faults > 0.0 and bisecting.worth_rows() < model.settings.max_batch_size
         for lane in model.queue.lanes.values():
             times = model.times_of(lane.key[1])
-            most_ns = longest_ns
-            if most_rows is not None or longest_ns is not None:
-                most_ns = _most_ns(lane, times.curve, longest_ns, most_rows)
+            most_rows = bisecting.most_rows(times.curve, len(free_ns), now_ns) if hurry else None
+            most_ns = _most_ns(lane, times.curve, longest_ns, most_rows)
             situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry, alone)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:
                 ready.append(proposal)
-        if model.bisecting.groups:
+        if bisecting.groups:
             again.append(_again(model, instance, live, now_ns))
     if ready:
         formation.proposal = ready[0] if len(ready) == 1 else _first(ready, now_ns)
@@ -215,6 +214,8 @@ def _most_ns(
     lane: Lane, curve: Sequence[float], longest_ns: float | None, most_rows: int | None
 ) -> float | None:
     """The longest batch, where neighbours or requests that make their batches fail bound it."""
+    if longest_ns is None and most_rows is None:
+        return None
     if lane.rows > len(lane):
         # A request of several rows fits no batch that is too short for it, and must fit some.
         if longest_ns is None or not curve:

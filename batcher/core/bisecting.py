@@ -55,9 +55,15 @@ MOST_DOUBTS = 2
 MOST_RETURNS = 3
 """A request is put among others again so often."""
 
-FAULT_CHANCE = 0.1
+FAULT_CHANCE = 0.02
 """While requests at fault come one by one, batches are kept so small that this part of them fails,
-and none is waited for."""
+as far as the device keeps up with that, and none is waited for."""
+
+FIRST_SHARE = 0.7
+"""It keeps up while batches that run for the first time take no more of it than this."""
+
+PACE_NS = 1_000_000_000.0
+"""The rows that run for the first time are averaged over about so long."""
 
 FAULT_ROWS = 4096.0
 """How many rows back requests at fault are remembered."""
@@ -120,6 +126,8 @@ class Bisecting:
 
     __slots__ = (
         "_hopeless",
+        "_pace_rows",
+        "_pace_since_ns",
         "_spent_ns",
         "_spent_since_ns",
         "bisected",
@@ -144,6 +152,8 @@ class Bisecting:
         self._spent_since_ns = 0
         self.rows = FAULT_ROWS / 2.0
         self.faults = 0.0
+        self._pace_rows = 0.0
+        self._pace_since_ns = 0
         self.doubts = 0
         """Batches that failed as a whole since one succeeded."""
         self.untold = False
@@ -238,16 +248,31 @@ class Bisecting:
         self._close(group)
         return lost, cleared
 
-    def count(self, rows: int) -> None:
+    def count(self, rows: int, now_ns: int) -> None:
         """Note a batch's first execution."""
         self.rows += rows
+        kept = exp((self._pace_since_ns - now_ns) / PACE_NS)
+        self._pace_rows = self._pace_rows * kept + rows
+        self._pace_since_ns = now_ns
         if self.rows > FAULT_ROWS:
             self.rows /= 2.0
             self.faults /= 2.0
 
-    def most_rows(self) -> int:
+    def worth_rows(self) -> int:
         """The largest batch that is worth its risk; asked only while there are `faults`."""
         return max(1, int(FAULT_CHANCE * self.rows / self.faults))
+
+    def most_rows(self, curve: Sequence[float], places: int, now_ns: int) -> int:
+        """The largest batch that is worth its risk, or with which a model keeps up if that is larger.
+
+        `curve` says what a batch takes, by its rows.
+        """
+        rows, most = self.worth_rows(), len(curve) - 1
+        kept = exp((self._pace_since_ns - now_ns) / PACE_NS)
+        pace = self._pace_rows * kept / PACE_NS / places / FIRST_SHARE
+        while rows < most and rows < pace * curve[rows]:
+            rows += 1
+        return rows
 
     def lost(self, group: Group) -> None:
         """A group's instance went down, its device failed, or nobody waits for it any more."""
@@ -398,15 +423,21 @@ class Bisecting:
             self.rows,
             self.faults,
             self.doubts,
+            self._pace_rows,
+            self._pace_since_ns,
         )
 
     def restore(self, state: Iterable[object], groups: Iterable[Group], open_: int) -> None:
         """Go on where the one that was captured stood."""
-        bisected, reruns, storm_ns, hopeless, spent_ns, spent_since_ns, rows, faults, doubts = state
+        bisected, reruns, storm_ns, hopeless, spent_ns, spent_since_ns, *counted = state
+        rows, faults, doubts, pace_rows, pace_since_ns = counted
         assert isinstance(rows, float)
         assert isinstance(faults, float)
         self.rows, self.faults = rows, faults
         assert isinstance(doubts, int)
+        assert isinstance(pace_rows, float)
+        assert isinstance(pace_since_ns, int)
+        self._pace_rows, self._pace_since_ns = pace_rows, pace_since_ns
         assert isinstance(bisected, int)
         assert isinstance(reruns, int)
         assert storm_ns is None or isinstance(storm_ns, int)

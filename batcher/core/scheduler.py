@@ -279,7 +279,7 @@ class Scheduler:
         if model.pace is not None:
             model.pace.ended(batch.rows, now_ns)
         if batch.group is None:
-            model.bisecting.count(batch.rows)
+            model.bisecting.count(batch.rows, now_ns)
         model.running -= 1
 
     def _unstall(self) -> None:

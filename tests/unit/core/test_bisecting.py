@@ -364,6 +364,45 @@ def test_pieces_of_a_split_request_are_units_too(play):
     assert play.ended(play.done(4, 1)) == {1: OK}
 
 
+def test_batches_are_no_larger_than_is_worth_the_risk_unless_the_device_would_not_keep_up():
+    curve = [0.0, *((5 + rows) * MILLISECOND for rows in range(1, 33))]
+
+    def most_rows(rate, places=1, later_ns=0):
+        bisecting = Bisecting()
+        for k in range(1, 5 * rate + 1):
+            bisecting.count(1, k * SECOND // rate)
+        bisecting.rows, bisecting.faults = 2000.0, 10.0
+        assert bisecting.worth_rows() == 4
+        return bisecting.most_rows(curve, places, 5 * SECOND + later_ns)
+
+    assert most_rows(300) == 4
+    # 13 rows take 18 ms, so that 500 a second take 0.69 of the device.
+    assert most_rows(500) == 13
+    assert most_rows(500, places=2) == 4
+    assert most_rows(500, later_ns=SECOND) == 4
+    # More than that no batch can do.
+    assert most_rows(900) == 32
+
+
+def test_while_requests_are_at_fault_bursts_run_in_small_batches(stage):
+    sizes = []
+
+    def outcome(dispatch, timings):
+        if dispatch.attempt == 1:
+            sizes.append(len(dispatch.parts))
+        if any(part.id % 40 == 17 for part in dispatch.parts):
+            return BatchProgress(dispatch.batch_id, (), error=FailureCause.UNKNOWN)
+        return succeed(dispatch, timings)
+
+    stage.model(target=200)
+    stage.up()
+    stage.outcome = outcome
+    (ends,) = stage.play([(k // 8 * SECOND // 5, {}) for k in range(800)])
+    assert sizes[:2] == [8, 8]
+    assert max(sizes[-50:]) <= 3
+    assert all((e.outcome is Outcome.OK) == (k % 40 != 17) for k, e in enumerate(ends))
+
+
 def test_a_group_gives_way_to_newcomers_no_longer_than_a_level_takes(stage, arrivals):
     """Newcomers that cannot wait go before a group that is late already, but not for ever."""
     stage.model(target=20, ageing_ns=300 * MILLISECOND)
