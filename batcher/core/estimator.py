@@ -17,7 +17,7 @@ With times that do not vary, the drift and the margin are exactly 1 and the curv
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import exp
@@ -95,6 +95,7 @@ class ServiceTimes:
         "_recent",
         "_replied_ns",
         "_reply_ns",
+        "_sizes",
         "_stray",
         "_target_ns",
         "_trailing",
@@ -124,6 +125,8 @@ class ServiceTimes:
         self._replied_ns = 0
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
+        self._sizes: list[int] = []
+        """The sizes that were seen, in order, since the curve was last built anew."""
         self._base: list[float] = []
         self._drift = 1.0
         self._off: list[float] = []
@@ -218,10 +221,8 @@ class ServiceTimes:
                 self._note(ratio / self._drift, now_ns)
                 self._drift += (ratio - before) / DRIFT_SAMPLES
         # The device is as it was: what was off is the curve.
-        moved = self._learn_strays(now_ns)
-        if self._learn(rows, took_ns / self._drift) or moved:
-            self._rebuild()
-        elif self._drift != before or self.margin != margin:
+        moved = self._move(rows, took_ns / self._drift, now_ns)
+        if moved or self._drift != before or self.margin != margin:
             self._publish()
 
     @property
@@ -306,15 +307,53 @@ class ServiceTimes:
             del self._stray[rows]
         return bool(learned)
 
+    def _move(self, rows: int, took_ns: float, now_ns: int) -> bool:
+        """Take one more time of a size into the curve; returns whether that changes anything."""
+        strayed = self._learn_strays(now_ns)
+        moved = self._learn(rows, took_ns)
+        if strayed or (moved and not self._bend(rows)):
+            self._build()
+        return strayed or moved
+
+    def _bend(self, rows: int) -> bool:
+        """Move the curve at one size and up to its neighbours, as `_build` would.
+
+        False where that moves more: where a size is new, or not between its neighbours, or where a
+        line through all of them is part of the curve.
+        """
+        sizes, means = self._sizes, self._means
+        place = bisect_left(sizes, rows)
+        if self._pooled or place == len(sizes) or sizes[place] != rows:
+            return False
+        if sizes[0] > 1 or sizes[-1] < self.max_rows:
+            return False
+        time, base = means[rows], self._base
+        left = sizes[place - 1] if place else rows
+        right = sizes[place + 1] if place + 1 < len(sizes) else rows
+        if not means[left] <= time <= means[right]:
+            return False
+        base = base.copy()
+        for first, last in ((left, rows), (rows, right)):
+            low, high = means[first], means[last]
+            for between in range(first + 1, min(last, self.max_rows + 1)):
+                share = (between - first) / (last - first)
+                base[between] = low + share * (high - low)
+        if rows <= self.max_rows:
+            base[rows] = time
+        self._base = base
+        return True
+
     def _rebuild(self) -> None:
-        if not self._means:
-            return
-        sizes = sorted(self._means)
+        if self._means:
+            self._build()
+            self._publish()
+
+    def _build(self) -> None:
+        sizes = self._sizes = sorted(self._means)
         means = [self._means[size] for size in sizes]
         times = _isotonic(means, [self._counts[size] for size in sizes])
         self._pooled = times != means
         self._base = _through(sizes, times, self.max_rows)
-        self._publish()
 
     def _publish(self) -> None:
         """Make the predictions from what is known now."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from batcher.clock import Clock
 from batcher.core.events import FailureCause
+from batcher.core.record import record
 from batcher.errors import describe, on_one_line
 from batcher.executor import (
     DTYPES,
@@ -36,7 +37,7 @@ from batcher.tensors import Tensor
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Slice:
     """Rows `start` to `stop` (exclusive) of one request, and the shape of the batch they go into.
 

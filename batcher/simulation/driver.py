@@ -9,7 +9,7 @@ turn of its loop.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from batcher.core.commands import Command, Dispatch
@@ -44,7 +44,8 @@ class Driver:
     many nanoseconds late the shell's timer fires; without it timers are exact. The answers of a batch
     leave one after the other, each `reply_ns` after the one before, and the scheduler is told when
     the last one has, as by the runtime. `outcome` says what a batch reports in the end; without it
-    every batch succeeds.
+    every batch succeeds. `pauses` are when the shell stands still, as pairs in order of time, none
+    touching another: what happens in one is taken in at its end.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Driver:
         lateness: Callable[[], int] | None = None,
         reply_ns: int = 0,
         outcome: Callable[[Dispatch, Timings], BatchProgress] = succeed,
+        pauses: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.scheduler = scheduler
         self.log: list[LoggedStep] = []
@@ -64,6 +66,7 @@ class Driver:
         self._lateness = lateness
         self._reply_ns = reply_ns
         self._outcome = outcome
+        self._pauses = pauses
         self._posted: list[tuple[int, int, Event]] = []
         self._posts = 0
         self._asked_ns: int | None = None
@@ -87,6 +90,8 @@ class Driver:
         source = iter(events)
         end: tuple[int, Event | None] = (NEVER_NS, None)
         at_ns, event = next(source, end)
+        pauses = iter((*self._pauses, (NEVER_NS, NEVER_NS)))
+        pauses_ns, goes_on_ns = next(pauses)
         while True:
             now_ns = wakeup()
             if now_ns is None or at_ns < now_ns:
@@ -95,6 +100,11 @@ class Driver:
                 now_ns = posted[0][0]
             if now_ns == NEVER_NS:
                 return self.log
+            if now_ns >= pauses_ns:
+                while now_ns >= goes_on_ns:
+                    pauses_ns, goes_on_ns = next(pauses)
+                if now_ns >= pauses_ns:
+                    now_ns = goes_on_ns
             if now_ns < scheduler.now_ns:  # noqa: PLR1730 - see above
                 now_ns = scheduler.now_ns
             batch: list[Event] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from batcher.core.commands import Dispatch
@@ -32,6 +32,7 @@ class HandoverDriver(Driver):
         lateness: Callable[[], int] | None = None,
         reply_ns: int = 0,
         outcome: Callable[[Dispatch, Timings], BatchProgress] = succeed,
+        pauses: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__(
             scheduler,
@@ -40,6 +41,7 @@ class HandoverDriver(Driver):
             lateness=lateness,
             reply_ns=reply_ns,
             outcome=outcome,
+            pauses=pauses,
         )
         self.gap_ns = gap_ns
         self.in_hand = 0

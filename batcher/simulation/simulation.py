@@ -64,6 +64,8 @@ class Conditions:
     """How long after the one before each answer of a batch leaves."""
     handover_ns: int = 0
     """What a batch takes beyond its execution on an instance that is idle: see `handover`."""
+    pauses: tuple[tuple[int, int], ...] = ()
+    """When the server stands still, in order of time: it takes in at the end what happened meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +223,17 @@ def simulate(
             observe=observe,
             lateness=late_ns,
             reply_ns=reply_ns,
+            pauses=conditions.pauses,
         )
     else:
-        driver = Driver(scheduler, devices, observe=observe, lateness=late_ns, reply_ns=reply_ns)
+        driver = Driver(
+            scheduler,
+            devices,
+            observe=observe,
+            lateness=late_ns,
+            reply_ns=reply_ns,
+            pauses=conditions.pauses,
+        )
     driver.step(list(deployment.events(None if conditions.cold else devices, gap_ns)), 0)
     if callers is not None:
         callers.begin(driver)

@@ -25,7 +25,7 @@ import machine
 import numpy as np
 from numpy.typing import NDArray
 
-from batcher.clock import MILLISECOND
+from batcher.clock import MILLISECOND, SECOND
 
 Spell: TypeAlias = tuple[int, int]
 """Its beginning and its end, of the monotonic clock, in nanoseconds."""
@@ -43,6 +43,10 @@ SLOW = 4.0
 TOGETHER_NS = 60 * MILLISECOND
 """Slow readings no further apart than this are one spell."""
 
+NEXT_NS = 12 * MILLISECOND
+"""Slow readings no further apart than this, three of the probe's intervals, are one stall: the core
+was slow from one to the other."""
+
 
 class Spells:
     """What the cores were like inside; known once it is over."""
@@ -53,6 +57,7 @@ class Spells:
         self._began_ns = 0
         self.found: list[Spell] = []
         """Spells of any of the cores, in order, none touching another."""
+        self._stalls: dict[str, list[Spell]] = {}
         self.shares: dict[str, float] = {}
         """What part of the time each core was slow, by the cores' names."""
 
@@ -74,9 +79,11 @@ class Spells:
             return
         found: list[Spell] = []
         for name, text in told.items():
-            spells = spells_in(json.loads(text))
+            readings = json.loads(text)
+            spells = spells_in(readings)
             slow_ns = sum(end - begin for begin, end in spells)
             self.shares[name] = round(slow_ns / (ended_ns - self._began_ns), 4)
+            self._stalls[name] = spells_in(readings, NEXT_NS)
             found += spells
         self.found = united(found)
 
@@ -92,25 +99,35 @@ class Spells:
             calm &= (at < begin - target_ns) | (at > end + 2 * target_ns)
         return calm
 
+    def stalls(self, began_ns: int, *cores: str) -> list[Spell]:
+        """When any of these cores was slow without a break, in nanoseconds after a beginning.
+
+        Each begins and ends where the next reading may have been, between two that differ.
+        """
+        half_ns = round(INTERVAL_S * SECOND / 2)
+        found = [spell for core in cores for spell in self._stalls[core]]
+        wide = [(begin - began_ns - half_ns, end - began_ns + half_ns) for begin, end in found]
+        return united(((max(0, begin), end) for begin, end in wide if end > 0), 0)
+
     def _end(self) -> dict[str, str]:
         for probe in self._probes.values():
             probe.terminate()
         return {name: probe.communicate()[0] for name, probe in self._probes.items()}
 
 
-def spells_in(readings: Sequence[tuple[int, int]]) -> list[Spell]:
+def spells_in(readings: Sequence[tuple[int, int]], together_ns: int = TOGETHER_NS) -> list[Spell]:
     """The spells in one core's readings: when each began, and the nanoseconds that it took."""
     if not readings:
         return []
     slow = SLOW * float(np.percentile([took for _, took in readings], USUAL))
-    return united((at, at + took) for at, took in readings if took > slow)
+    return united(((at, at + took) for at, took in readings if took > slow), together_ns)
 
 
-def united(spells: Iterable[Spell]) -> list[Spell]:
+def united(spells: Iterable[Spell], together_ns: int = TOGETHER_NS) -> list[Spell]:
     """In order, and those that are close to each other as one."""
     found: list[Spell] = []
     for begin, end in sorted(spells):
-        if found and begin <= found[-1][1] + TOGETHER_NS:
+        if found and begin <= found[-1][1] + together_ns:
             found[-1] = (found[-1][0], max(found[-1][1], end))
         else:
             found.append((begin, end))

@@ -54,6 +54,22 @@ def test_a_request_is_calm_a_target_before_a_spell_and_two_after_it():
     assert calm.tolist() == [True, True, False, False, False, False, True]
 
 
+def test_a_stall_lasts_as_long_as_readings_are_slow_one_after_the_other():
+    slow = spells.Spells({})
+    slow._stalls = {
+        "server": spells.spells_in(readings(400, 404, 448, 600), spells.NEXT_NS),
+        "load": spells.spells_in(readings(404, 408), spells.NEXT_NS),
+    }
+    took = 10 * USUAL
+    assert slow.stalls(100 * MS, "server") == [
+        (298 * MS, 306 * MS + took),
+        (346 * MS, 350 * MS + took),
+        (498 * MS, 502 * MS + took),
+    ]
+    assert slow.stalls(401 * MS, "server", "load")[0] == (0, 9 * MS + took)
+    assert slow.stalls(500 * MS, "server") == [(98 * MS, 102 * MS + took)]
+
+
 def test_without_a_spell_every_request_is_calm():
     assert spells.Spells({}).calm(0, [1, 2], 50 * MS).all()
 

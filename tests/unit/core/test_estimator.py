@@ -268,3 +268,25 @@ def test_batches_that_began_when_the_last_ended_are_samples_of_their_own():
     for count in range(1, JUMP_SAMPLES + 1):
         times.observe(32, 61_000, count * 60_000, began_ns=(count - 1) * 60_000)
     assert times.curve[32] == pytest.approx(61_000)
+
+
+def test_a_curve_that_is_moved_at_one_size_is_the_one_that_is_built_anew():
+    draw = random.Random(5)
+    bent = 0
+    for most in (1, 2, 5, 8, 32, 40):
+        times = ServiceTimes(most)
+        # Seeded in part, so that sizes are met for the first time, too.
+        times.seed([(size, line(size)) for size in {1, 2, 4, 16, most} if size <= most])
+        for batch in range(1, 600):
+            if draw.random() < 0.02:
+                times.resize(draw.choice([most, max(1, most // 2), most + 3]))
+            rows, noise = draw.randint(1, most), draw.choice([0.0, 0.02, 0.1])
+            before = times._base
+            times.observe(
+                rows, int(line(rows) * draw.uniform(1 - noise, 1 + noise)), batch * SECOND
+            )
+            anew = ServiceTimes.restored(times.capture())
+            assert list(times.curve) == list(anew.curve)
+            assert list(times.answered) == list(anew.answered)
+            bent += times._base is not before and times._bend(rows)
+    assert bent > 500

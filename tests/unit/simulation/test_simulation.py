@@ -59,6 +59,17 @@ def test_late_timers_make_the_window_longer(deployment):
     assert ms(simulate(deployment, parse_policy("fixed:4ms"), at(0), late)) == [11]
 
 
+def test_what_happens_while_the_server_stands_still_is_taken_in_afterwards(deployment):
+    pauses = Conditions(pauses=((0, MILLISECOND), (4 * MILLISECOND, 9 * MILLISECOND)))
+    run = simulate(deployment, GREEDY, at(0, 5, 8, 30), pauses)
+    # The first batch ends at 7 ms, which is noticed at 9.
+    assert ms(run) == [9, 16, 16, 36]
+    assert run.busy_ns == {"device": 19 * MILLISECOND}
+    far = Conditions(handover_ns=2 * MILLISECOND, pauses=pauses.pauses)
+    assert ms(simulate(deployment, GREEDY, at(0), far)) == [9]
+    assert ms(simulate(deployment, GREEDY, at(9), far)) == [17]
+
+
 def test_answers_leave_one_after_the_other(deployment):
     slow = Conditions(reply_ns=2 * MILLISECOND)
     run = simulate(deployment, GREEDY, at(0, 1, 2, 20), slow)
