@@ -20,7 +20,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import exp
 
 from batcher.core.probes import Probes
 
@@ -45,11 +44,14 @@ MOST_OFF = 2.0
 JUMP_SAMPLES = 3
 """How many in a row."""
 
-REPLY_RISE, REPLY_FALL = 0.2, 0.02
-"""How fast the reply time follows a longer and a shorter one: it stays among the longer ones."""
+REPLY_SAMPLES = 64
+"""Recent batches that the reply time is a quantile of."""
+
+REPLY_QUANTILE = 0.9
+"""Which quantile: a few stalls must not make every batch look longer."""
 
 REPLY_FORGET_NS = 1_000_000_000
-"""Where batches are rare, the reply time sinks by time, over about so long: not by their number."""
+"""What is older than this, and not the newest, says nothing about the reply time any more."""
 
 REPLY_LEAP, REPLY_LEAP_NS = 4.0, 200_000.0
 """What is longer than so many reply times and so much is a stall, and counts as this."""
@@ -93,7 +95,7 @@ class ServiceTimes:
         "_pooled",
         "_ratios",
         "_recent",
-        "_replied_ns",
+        "_replies",
         "_reply_ns",
         "_sizes",
         "_stray",
@@ -122,7 +124,7 @@ class ServiceTimes:
         self.margin = 1.0
         self._target_ns = target_ns
         self._reply_ns = 0.0
-        self._replied_ns = 0
+        self._replies: list[tuple[int, float]] = []
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
         self._sizes: list[int] = []
@@ -243,15 +245,14 @@ class ServiceTimes:
 
     def observe_replies(self, rows: int, took_ns: int, now_ns: int) -> None:
         """Learn from how long it took to hand on the answers of a batch."""
-        known_ns = self._reply_ns
-        each_ns = min(took_ns / rows, REPLY_LEAP * known_ns + REPLY_LEAP_NS)
-        follows = REPLY_RISE
-        if each_ns < known_ns:
-            kept = exp((self._replied_ns - now_ns) / REPLY_FORGET_NS)
-            follows = max(REPLY_FALL, 1.0 - kept)
-        self._reply_ns += follows * (each_ns - known_ns)
-        self._replied_ns = now_ns
-        self._publish()
+        known_ns, recent = self._reply_ns, self._replies
+        recent.append((now_ns, min(took_ns / rows, REPLY_LEAP * known_ns + REPLY_LEAP_NS)))
+        while len(recent) > REPLY_SAMPLES or recent[0][0] < now_ns - REPLY_FORGET_NS:
+            del recent[0]
+        times = sorted([each_ns for _, each_ns in recent])
+        self._reply_ns = times[int(REPLY_QUANTILE * len(times))]
+        if self._reply_ns != known_ns:
+            self._publish()
 
     def _is_off(self, ratio: float) -> bool:
         return not 1 / JUMP < ratio / self._drift < JUMP
@@ -379,7 +380,7 @@ class ServiceTimes:
             tuple(self._off),
             tuple(self._recent),
             tuple((rows, tuple(samples)) for rows, samples in self._stray.items()),
-            (self._target_ns, self._replied_ns, self._off_ns, self._trailing),
+            (self._target_ns, tuple(self._replies), self._off_ns, self._trailing),
             (self.reachable, self.hopeless_since_ns, self.steady),
             self.probes.capture(),
         )
@@ -400,7 +401,8 @@ class ServiceTimes:
         assert isinstance(notes, tuple)
         assert isinstance(probes, tuple)
         times = cls(max_rows)
-        times._target_ns, times._replied_ns, times._off_ns, times._trailing = aims
+        times._target_ns, replies, times._off_ns, times._trailing = aims
+        times._replies = list(replies)
         times.reachable, times.hopeless_since_ns, times.steady = notes
         times.probes = Probes(*probes)
         times._stray = {rows: list(samples) for rows, samples in strays}
