@@ -138,7 +138,8 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     """The batch, if any, that the instance which is free soonest may have in hand until it is.
 
     The policy is asked what it will do at that moment. If nobody who comes until then would be in
-    its batch, because that is full or leaves somebody behind, it may as well be done now.
+    its batch, because that is full or leaves somebody behind, it may as well be done now. What is
+    saved by having it in hand, it is told as an instance that is free so much sooner.
     """
     if not model.stalled:
         stall(model, fleet, now_ns)
@@ -154,13 +155,15 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
         return []
     free_ns = fleet.free_ns(model.name, now_ns)
     begins_ns = int(free_ns[0])
+    free_ns = [free_ns[0] - model.handover.saved_ns, *free_ns[1:]]
     found = Formation()
     ready: list[Proposal] = []
     for lane in model.queue.lanes.values():
         times = model.times_of(lane.key[1])
-        situation = Situation(begins_ns, free_ns, times, model.reachable)
+        situation = Situation(int(free_ns[0]), free_ns, times, model.reachable)
         proposal = _ask(model, instance, lane, situation, found)
         if proposal is not None:
+            proposal.begins_ns = begins_ns
             ready.append(proposal)
     formation.errors += found.errors
     if not ready:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from batcher.core.events import Timings
 from batcher.core.fleet import RunningBatch
 
-LEAD_GAPS = 3.0
+LEAD_GAPS = 2.0
 """How long before an instance is free it may get its next batch, in gaps."""
 
 MOST_LEAD = 0.2
