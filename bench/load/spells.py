@@ -47,6 +47,10 @@ NEXT_NS = 12 * MILLISECOND
 """Slow readings no further apart than this, three of the probe's intervals, are one stall: the core
 was slow from one to the other."""
 
+STANDS_STILL = 0.6
+"""A core that is slow is taken to stand still for this part of each of the probe's intervals. What
+servers and load do is not slowed as much as the probe's readings, which are nothing but memory."""
+
 
 class Spells:
     """What the cores were like inside; known once it is over."""
@@ -100,14 +104,19 @@ class Spells:
         return calm
 
     def stalls(self, began_ns: int, *cores: str) -> list[Spell]:
-        """When any of these cores was slow without a break, in nanoseconds after a beginning.
+        """When any of these cores is taken to have stood still, in nanoseconds after a beginning.
 
-        Each begins and ends where the next reading may have been, between two that differ.
+        Each slow stretch begins and ends where the next reading may have been, between two that
+        differ.
         """
-        half_ns = round(INTERVAL_S * SECOND / 2)
-        found = [spell for core in cores for spell in self._stalls[core]]
-        wide = [(begin - began_ns - half_ns, end - began_ns + half_ns) for begin, end in found]
-        return united(((max(0, begin), end) for begin, end in wide if end > 0), 0)
+        every_ns = round(INTERVAL_S * SECOND)
+        still_ns = round(STANDS_STILL * every_ns)
+        found: list[Spell] = []
+        for begin, end in (spell for core in cores for spell in self._stalls[core]):
+            since_ns, until_ns = begin - began_ns - every_ns // 2, end - began_ns + every_ns // 2
+            each = ((at, at + still_ns) for at in range(since_ns, until_ns, every_ns))
+            found += [(max(0, at), over) for at, over in each if over > 0]
+        return united(found, 0)
 
     def _end(self) -> dict[str, str]:
         for probe in self._probes.values():

@@ -60,14 +60,16 @@ def test_a_stall_lasts_as_long_as_readings_are_slow_one_after_the_other():
         "server": spells.spells_in(readings(400, 404, 448, 600), spells.NEXT_NS),
         "load": spells.spells_in(readings(404, 408), spells.NEXT_NS),
     }
-    took = 10 * USUAL
+    still = int(4 * MS * spells.STANDS_STILL)
+    # Each begins half an interval before the first slow reading, and stands still again and again.
     assert slow.stalls(100 * MS, "server") == [
-        (298 * MS, 306 * MS + took),
-        (346 * MS, 350 * MS + took),
-        (498 * MS, 502 * MS + took),
+        (at * MS, at * MS + still) for at in (298, 302, 306, 346, 350, 498, 502)
     ]
-    assert slow.stalls(401 * MS, "server", "load")[0] == (0, 9 * MS + took)
-    assert slow.stalls(500 * MS, "server") == [(98 * MS, 102 * MS + took)]
+    assert slow.stalls(404 * MS, "server", "load")[:2] == [
+        (0, still - 2 * MS),
+        (2 * MS, 2 * MS + still),
+    ]
+    assert slow.stalls(500 * MS, "server")[0] == (98 * MS, 98 * MS + still)
 
 
 def test_without_a_spell_every_request_is_calm():
