@@ -270,6 +270,21 @@ def test_batches_that_began_when_the_last_ended_are_samples_of_their_own():
     assert times.curve[32] == pytest.approx(61_000)
 
 
+def test_a_stall_of_the_answers_is_not_what_they_take():
+    times = ServiceTimes(32)
+    times.seed([(1, 6 * MILLISECOND), (32, 21 * MILLISECOND)])
+    seen = []
+    for batch in range(1, 400):
+        slow = batch % 30 < 2
+        times.observe_replies(20, 20 * MILLISECOND if slow else MILLISECOND, batch * SECOND // 50)
+        seen.append(times.answered[20] - times.curve[20])
+    assert seen[20:] == pytest.approx([MILLISECOND] * len(seen[20:]))
+    # But what lasts is.
+    for batch in range(400, 410):
+        times.observe_replies(20, 3 * MILLISECOND, batch * SECOND // 50)
+    assert times.answered[20] - times.curve[20] == pytest.approx(3 * MILLISECOND)
+
+
 def test_a_curve_that_is_moved_at_one_size_is_the_one_that_is_built_anew():
     draw = random.Random(5)
     bent = 0
