@@ -76,34 +76,41 @@ class Encoder:
     """Packs records and plain values. Not for two threads at once."""
 
     def __init__(self) -> None:
-        flatten = {cls: _flattener(code, _names(cls)) for code, cls in enumerate(_records())}
-
-        def default(value: object) -> tuple[object, ...]:
-            try:
-                return flatten[type(value)](value)
-            except KeyError:
-                raise CodecError(f"a {type(value).__name__} cannot be recorded") from None
-
-        self._packer = msgpack.Packer(default=default, unicode_errors="surrogatepass")
+        codes = {cls: code for code, cls in enumerate(_records())}
+        flatten = {cls: _flattener(cls, codes) for cls in codes}
+        self._packer = msgpack.Packer(
+            default=lambda value: flatten[type(value)](value), unicode_errors="surrogatepass"
+        )
 
     def pack(self, value: object) -> bytes:
         """The bytes of a value. Raises `CodecError` for what no record may hold."""
         try:
             packed: bytes = self._packer.pack(value)
-        except CodecError:
+        except KeyError as error:
             self._packer.reset()
-            raise
+            raise CodecError(f"a {error.args[0].__name__} cannot be recorded") from None
         except (TypeError, ValueError, OverflowError) as error:
             self._packer.reset()
             raise CodecError(f"cannot be recorded: {error}") from error
         return packed
 
 
-def _flattener(code: int, names: tuple[str, ...]) -> Callable[[Any], tuple[object, ...]]:
+def _flattener(cls: type, codes: dict[type, int]) -> Callable[[Any], tuple[object, ...]]:
     """A function from a record to its code and fields, as fast as if it were written by hand."""
-    values = "".join(f", v.{name}" for name in names)
-    made: Callable[[Any], tuple[object, ...]] = eval(f"lambda v: ({code}, {values[2:]})")  # noqa: S307 - of our own names
+    made: Callable[[Any], tuple[object, ...]] = eval(f"lambda v: {_flat(cls, codes)}")  # noqa: S307 - of our own names
     return made
+
+
+def _flat(cls: type, codes: dict[type, int], value: str = "v") -> str:
+    """The tuple of a record, with the records of one class that a field has many of."""
+    values = [str(codes[cls])]
+    for name in _names(cls):
+        parts = get_args(_hints(cls)[name])
+        if value == "v" and parts[1:] == (Ellipsis,) and parts[0] in codes:
+            values.append(f"[{_flat(parts[0], codes, 'p')} for p in v.{name}]")
+        else:
+            values.append(f"{value}.{name}")
+    return f"({', '.join(values)},)"
 
 
 def unpack(data: bytes | memoryview) -> Any:
