@@ -105,9 +105,12 @@ def form(
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
         bisecting = model.bisecting
         hurry = bisecting.faults > 0.0 and bisecting.worth_rows() < model.settings.max_batch_size
+        places, waiting = len(free_ns), model.queue.rows
         for lane in model.queue.lanes.values():
             times = model.times_of(lane.key[1])
-            most_rows = bisecting.most_rows(times.curve, len(free_ns), now_ns) if hurry else None
+            most_rows = None
+            if hurry:
+                most_rows = bisecting.most_rows(times.curve, places, waiting, now_ns)
             most_ns = _most_ns(lane, times.curve, longest_ns, most_rows)
             situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry, alone)
             proposal = _ask(model, instance, lane, situation, formation)

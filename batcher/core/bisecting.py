@@ -56,14 +56,15 @@ MOST_RETURNS = 3
 """A request is put among others again so often."""
 
 FAULT_CHANCE = 0.02
-"""While requests at fault come one by one, batches are kept so small that this part of them fails,
-as far as the device keeps up with that, and none is waited for."""
+"""While requests at fault come one by one, none is waited for, and batches are kept so small that
+this part of them fails; or larger, where a model would not keep up with that."""
 
-FIRST_SHARE = 0.7
-"""It keeps up while batches that run for the first time take no more of it than this."""
+BUSY_SHARE = 0.9
+"""It keeps up while what comes takes no more of its instances than this, searches for faults
+included."""
 
-PACE_NS = 1_000_000_000.0
-"""The rows that run for the first time are averaged over about so long."""
+PACE_NS = 500_000_000.0
+"""The rows that come are averaged over about so long."""
 
 FAULT_ROWS = 4096.0
 """How many rows back requests at fault are remembered."""
@@ -248,12 +249,15 @@ class Bisecting:
         self._close(group)
         return lost, cleared
 
-    def count(self, rows: int, now_ns: int) -> None:
-        """Note a batch's first execution."""
-        self.rows += rows
+    def arrived(self, rows: int, now_ns: int) -> None:
+        """Note a request; asked only while there are `faults`."""
         kept = exp((self._pace_since_ns - now_ns) / PACE_NS)
         self._pace_rows = self._pace_rows * kept + rows
         self._pace_since_ns = now_ns
+
+    def count(self, rows: int) -> None:
+        """Note a batch's first execution."""
+        self.rows += rows
         if self.rows > FAULT_ROWS:
             self.rows /= 2.0
             self.faults /= 2.0
@@ -262,17 +266,34 @@ class Bisecting:
         """The largest batch that is worth its risk; asked only while there are `faults`."""
         return max(1, int(FAULT_CHANCE * self.rows / self.faults))
 
-    def most_rows(self, curve: Sequence[float], places: int, now_ns: int) -> int:
-        """The largest batch that is worth its risk, or with which a model keeps up if that is larger.
+    def most_rows(self, curve: Sequence[float], places: int, waiting: int, now_ns: int) -> int:
+        """The largest batch that is worth its risk; if it takes a larger one to keep up, that.
 
-        `curve` says what a batch takes, by its rows.
+        `curve` says what a batch takes, by its rows, and `waiting` how many rows wait: they are to
+        be served beside those that come. The larger a batch, the likelier it runs in vain, and the
+        longer is the search for the fault. So where nothing keeps up, it is the size with which most
+        rows are answered at once.
         """
-        rows, most = self.worth_rows(), len(curve) - 1
+        worth, fault = self.worth_rows(), min(1.0, self.faults / self.rows)
         kept = exp((self._pace_since_ns - now_ns) / PACE_NS)
-        pace = self._pace_rows * kept / PACE_NS / places / FIRST_SHARE
-        while rows < most and rows < pace * curve[rows]:
-            rows += 1
-        return rows
+        pace = (self._pace_rows * kept + waiting) / PACE_NS / places / BUSY_SHARE
+        found, most_at_once, passes = worth, 0.0, 1.0
+        search_ns = [0.0, 0.0]
+        for rows in range(1, len(curve)):
+            if rows > 1:
+                half = rows // 2
+                # It fails as often as not; then the other half is cleared, and runs among others.
+                cleared_ns = 0.5 * half * curve[rows] / rows
+                search_ns.append(curve[half] + search_ns[rows - half] + cleared_ns)
+            passes *= 1.0 - fault
+            takes_ns = curve[rows] + (1.0 - passes) * search_ns[rows]
+            at_once = passes * rows / takes_ns
+            if rows < worth or at_once <= most_at_once:
+                continue
+            found, most_at_once = rows, at_once
+            if rows >= pace * takes_ns:
+                break
+        return found
 
     def lost(self, group: Group) -> None:
         """A group's instance went down, its device failed, or nobody waits for it any more."""

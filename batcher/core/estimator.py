@@ -1,6 +1,6 @@
 """What a batch will take: learned from every batch, seeded by the warm-up.
 
-One estimator serves one model (and one shape bucket). It keeps three things apart, because they
+One estimator serves one model (and one shape bucket). It keeps four things apart, because they
 move at different speeds:
 
 - the *curve*: the mean time of each batch size, monotone, interpolated between sizes that were seen
@@ -9,8 +9,8 @@ move at different speeds:
   follows a sudden change after a few samples in a row, and a slow one with every sample.
 - the *margin*: an upper quantile of how much longer than predicted recent batches took. What must
   not be late is planned with it; what is merely added up is not.
-- the *reply time* of a row: what handing on a batch's answers takes after the instance is free. An
-  instance does not wait for it, but a caller does.
+- the *reply time* of a row: what handing on a batch's answers takes after the instance is free, an
+  upper quantile of recent batches. An instance does not wait for it, but a caller does.
 
 With times that do not vary, the drift and the margin are exactly 1 and the curve is exact.
 """
@@ -50,8 +50,8 @@ REPLY_SAMPLES = 64
 REPLY_QUANTILE = 0.9
 """Which quantile: a few stalls must not make every batch look longer."""
 
-REPLY_FORGET_NS = 1_000_000_000
-"""What is older than this, and not the newest, says nothing about the reply time any more."""
+REPLY_FORGET_NS, REPLY_LEAST = 1_000_000_000, 4
+"""What is older than this says nothing about the reply time any more, but for so many of the newest."""
 
 REPLY_LEAP, REPLY_LEAP_NS = 4.0, 200_000.0
 """What is longer than so many reply times and so much is a stall, and counts as this."""
@@ -247,10 +247,13 @@ class ServiceTimes:
         """Learn from how long it took to hand on the answers of a batch."""
         known_ns, recent = self._reply_ns, self._replies
         recent.append((now_ns, min(took_ns / rows, REPLY_LEAP * known_ns + REPLY_LEAP_NS)))
-        while len(recent) > REPLY_SAMPLES or recent[0][0] < now_ns - REPLY_FORGET_NS:
+        while len(recent) > REPLY_SAMPLES or (
+            len(recent) > REPLY_LEAST and recent[0][0] < now_ns - REPLY_FORGET_NS
+        ):
             del recent[0]
         times = sorted([each_ns for _, each_ns in recent])
-        self._reply_ns = times[int(REPLY_QUANTILE * len(times))]
+        # Of few the longest may be a stall, too.
+        self._reply_ns = times[int(REPLY_QUANTILE * (len(times) - 1))]
         if self._reply_ns != known_ns:
             self._publish()
 
@@ -339,8 +342,7 @@ class ServiceTimes:
             for between in range(first + 1, min(last, self.max_rows + 1)):
                 share = (between - first) / (last - first)
                 base[between] = low + share * (high - low)
-        if rows <= self.max_rows:
-            base[rows] = time
+        base[rows] = time
         self._base = base
         return True
 

@@ -187,6 +187,8 @@ class Scheduler:
     def _arrive(self, event: RequestArrived) -> None:
         assert event.id not in self.live, f"request {event.id} arrived twice"
         model = self.models.get(event.model)
+        if model is not None and model.bisecting.faults:
+            model.bisecting.arrived(event.rows, self.now_ns)
         request = admit(event, model, self.fleet, self.now_ns)
         if type(request) is Refusal:
             self._ledger.settle(
@@ -279,7 +281,7 @@ class Scheduler:
         if model.pace is not None:
             model.pace.ended(batch.rows, now_ns)
         if batch.group is None:
-            model.bisecting.count(batch.rows, now_ns)
+            model.bisecting.count(batch.rows)
         model.running -= 1
 
     def _unstall(self) -> None:

@@ -89,7 +89,7 @@ class Encoder:
         except KeyError as error:
             self._packer.reset()
             raise CodecError(f"a {error.args[0].__name__} cannot be recorded") from None
-        except (TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
             self._packer.reset()
             raise CodecError(f"cannot be recorded: {error}") from error
         return packed

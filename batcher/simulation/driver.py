@@ -45,7 +45,8 @@ class Driver:
     leave one after the other, each `reply_ns` after the one before, and the scheduler is told when
     the last one has, as by the runtime. `outcome` says what a batch reports in the end; without it
     every batch succeeds. `pauses` are when the shell stands still, as pairs in order of time, none
-    touching another: what happens in one is taken in at its end.
+    touching another: what happens in one is taken in at its end. Answers that are on their way by then
+    still leave.
     """
 
     def __init__(

@@ -45,9 +45,9 @@ TOGETHER_NS = 60 * MILLISECOND
 
 NEXT_NS = 12 * MILLISECOND
 """Slow readings no further apart than this, three of the probe's intervals, are one stall: the core
-was slow from one to the other."""
+is taken to have been slow from one to the other, though a reading between was not."""
 
-STANDS_STILL = 0.6
+STANDS_STILL = 0.8
 """A core that is slow is taken to stand still for this part of each of the probe's intervals. What
 servers and load do is not slowed as much as the probe's readings, which are nothing but memory."""
 
@@ -106,16 +106,17 @@ class Spells:
     def stalls(self, began_ns: int, *cores: str) -> list[Spell]:
         """When any of these cores is taken to have stood still, in nanoseconds after a beginning.
 
-        Each slow stretch begins and ends where the next reading may have been, between two that
-        differ.
+        Each stretch of slow readings counts from half an interval before the first to half an
+        interval after the last.
         """
         every_ns = round(INTERVAL_S * SECOND)
         still_ns = round(STANDS_STILL * every_ns)
         found: list[Spell] = []
         for begin, end in (spell for core in cores for spell in self._stalls[core]):
             since_ns, until_ns = begin - began_ns - every_ns // 2, end - began_ns + every_ns // 2
-            each = ((at, at + still_ns) for at in range(since_ns, until_ns, every_ns))
-            found += [(max(0, at), over) for at, over in each if over > 0]
+            pieces = max(1, round((until_ns - since_ns) / every_ns))
+            starts = [since_ns + piece * every_ns for piece in range(pieces)]
+            found += [(max(0, at), at + still_ns) for at in starts if at + still_ns > 0]
         return united(found, 0)
 
     def _end(self) -> dict[str, str]:

@@ -279,29 +279,49 @@ def test_a_stall_of_the_answers_is_not_what_they_take():
         times.observe_replies(20, 20 * MILLISECOND if slow else MILLISECOND, batch * SECOND // 50)
         seen.append(times.answered[20] - times.curve[20])
     assert seen[20:] == pytest.approx([MILLISECOND] * len(seen[20:]))
-    # But what lasts is.
+    # But what lasts is, also of one that goes on where this one stood.
+    anew = ServiceTimes.restored(times.capture())
     for batch in range(400, 410):
         times.observe_replies(20, 3 * MILLISECOND, batch * SECOND // 50)
+        anew.observe_replies(20, 3 * MILLISECOND, batch * SECOND // 50)
+        assert list(anew.answered) == list(times.answered)
     assert times.answered[20] - times.curve[20] == pytest.approx(3 * MILLISECOND)
+
+
+@pytest.mark.parametrize("per_second", [0.2, 1, 3, 8, 20])
+def test_one_stall_of_few_answers_is_none_either(per_second):
+    times = ServiceTimes(32)
+    times.seed([(1, 6 * MILLISECOND), (32, 21 * MILLISECOND)])
+    for batch in range(1, 60):
+        slow = batch == 30
+        at_ns = int(batch * SECOND / per_second)
+        times.observe_replies(20, 20 * MILLISECOND if slow else MILLISECOND, at_ns)
+        assert times.answered[20] - times.curve[20] == pytest.approx(MILLISECOND)
 
 
 def test_a_curve_that_is_moved_at_one_size_is_the_one_that_is_built_anew():
     draw = random.Random(5)
-    bent = 0
-    for most in (1, 2, 5, 8, 32, 40):
-        times = ServiceTimes(most)
-        # Seeded in part, so that sizes are met for the first time, too.
-        times.seed([(size, line(size)) for size in {1, 2, 4, 16, most} if size <= most])
-        for batch in range(1, 600):
-            if draw.random() < 0.02:
-                times.resize(draw.choice([most, max(1, most // 2), most + 3]))
-            rows, noise = draw.randint(1, most), draw.choice([0.0, 0.02, 0.1])
-            before = times._base
-            times.observe(
-                rows, int(line(rows) * draw.uniform(1 - noise, 1 + noise)), batch * SECOND
-            )
-            anew = ServiceTimes.restored(times.capture())
-            assert list(times.curve) == list(anew.curve)
-            assert list(times.answered) == list(anew.answered)
-            bent += times._base is not before and times._bend(rows)
+    bent = built = 0
+    for most in (1, 5, 8, 16, 32, 40):
+        # Seeded in part, so that sizes are met for the first time, too; without 1 or the largest in
+        # some, where a line is part of the curve.
+        seeds = ([1, 4, most], [2, most], [1, 2]) if most > 2 else ([1],)
+        for seed in seeds:
+            times = ServiceTimes(most)
+            times.seed([(size, line(size)) for size in seed])
+            for batch in range(1, 300):
+                if draw.random() < 0.01:
+                    times.resize(draw.choice([most, max(1, most // 2), most + 3]))
+                # Some so much that neighbours change places.
+                noise = draw.choice([0.0, 0.001, 0.01, 0.2])
+                rows = draw.randint(1 if 1 in seed else 2, most)
+                took_ns = int(line(rows) * draw.uniform(1 - noise, 1 + noise))
+                before = times._sizes
+                times.observe(rows, took_ns, batch * SECOND)
+                anew = ServiceTimes.restored(times.capture())
+                assert list(times.curve) == list(anew.curve)
+                assert list(times.answered) == list(anew.answered)
+                bent += times._sizes is before
+                built += times._sizes is not before
     assert bent > 500
+    assert built > 500

@@ -91,6 +91,30 @@ def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
     shell.scheduler.validate()
 
 
+def test_what_is_in_hand_counts_as_done_so_much_sooner():
+    """Who would be late after the gap, and is not without it, is served; nobody begins sooner."""
+    shell, slack_ns, begins = Shell(), [], []
+
+    def start(dispatch, now_ns):
+        batch = shell.scheduler.fleet.batches[dispatch.batch_id]
+        others = [b for b in shell.scheduler.fleet.batches.values() if b is not batch]
+        if batch.in_hand and len(begins) > 20:
+            assert batch.dispatched_ns == int(others[0].expected_ns)
+            times = shell.scheduler.models["m"].times_of(dispatch.bucket)
+            due_ns = min(shell.scheduler.live[part.id].order for part in dispatch.parts)
+            ends_ns = batch.dispatched_ns + times.answered[batch.rows]
+            assert ends_ns - GAP_NS <= due_ns + 1000
+            slack_ns.append(due_ns - ends_ns)
+        begins.append(batch.dispatched_ns)
+        SlowHandover.start(shell, dispatch, now_ns)
+
+    shell.start = start
+    arrivals = poisson(1800, 4)
+    shell.run(arrivals)
+    assert min(slack_ns) < -0.8 * GAP_NS
+    assert in_time(shell, arrivals) > 0.82
+
+
 def test_nothing_is_late_that_was_not_before():
     """Near what can be served, batches are full in one moment and not in the next."""
     arrivals = poisson(1300, 10)

@@ -65,6 +65,11 @@ def test_what_happens_while_the_server_stands_still_is_taken_in_afterwards(deplo
     # The first batch ends at 7 ms, which is noticed at 9.
     assert ms(run) == [9, 16, 16, 36]
     assert run.busy_ns == {"device": 19 * MILLISECOND}
+    unseen = Conditions(pauses=((1, 2), (3, 4), (6 * MILLISECOND - 1, 6 * MILLISECOND + 5)))
+    assert simulate(deployment, GREEDY, at(0, 20), unseen).settled_ns.tolist() == [
+        6 * MILLISECOND + 5,
+        26 * MILLISECOND,
+    ]
     far = Conditions(handover_ns=2 * MILLISECOND, pauses=pauses.pauses)
     assert ms(simulate(deployment, GREEDY, at(0), far)) == [9]
     assert ms(simulate(deployment, GREEDY, at(9), far)) == [17]
