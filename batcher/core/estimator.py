@@ -47,7 +47,7 @@ JUMP_SAMPLES = 3
 REPLY_SAMPLES = 64
 """Recent batches that the reply time is a quantile of."""
 
-REPLY_QUANTILE = 0.9
+REPLY_QUANTILE = 0.95
 """Which quantile: a few stalls must not make every batch look longer."""
 
 REPLY_FORGET_NS, REPLY_LEAST = 1_000_000_000, 4
