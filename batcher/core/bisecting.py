@@ -11,6 +11,9 @@ succeeded since `MOST_DOUBTS` batches failed, when a request has come back `MOST
 where requests are split. The other half is put by then. Once a request has failed alone, all that
 was put by runs together; should it fail, it is the next to be halved.
 
+While requests at fault come one by one, every batch is kept small, so that few fail and their searches
+are short: see `most_rows`.
+
 Three bounds keep a failing device from being bisected to death. A batch gets the executions that
 `MOST_FAULTS` requests at fault need. It is given up when `HOPELESS` searches saved nobody. And there
 is the storm: after `HOPELESS_BATCHES` such batches in a row, while more than `MOST_BATCHES` are being
