@@ -8,7 +8,7 @@ enqueueing would, so no bound can be overrun between a check and its use.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
 from batcher.core.ageing import make_late
 from batcher.core.commands import Outcome, Reason
@@ -34,6 +34,7 @@ SHORTEST_RETRY_NS = 1_000_000
 """Nobody is told to come back sooner."""
 
 
+@final
 @record
 class Refusal:
     """A request that does not enter, and why."""
@@ -49,11 +50,9 @@ TOO_MANY_ROWS: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_ROWS)
 
 
 def admit(
-    arrived: RequestArrived, model: Model | None, fleet: Fleet, now_ns: int
+    arrived: RequestArrived, model: Model, fleet: Fleet, now_ns: int
 ) -> LiveRequest | Refusal:
     """The request with its times and its line if it may wait, bounds aside; else why not."""
-    if model is None:
-        return UNKNOWN_MODEL
     if not fleet.serves(model.name):
         return NO_INSTANCE
     due_ns, expires_ns = arrived.due_ns, arrived.expires_ns
@@ -91,7 +90,7 @@ def _foresee(
     pace = model.pace
     if pace is not None:
         pace.arrived(rows, now_ns, model.running > 0 or model.queue.requests > 0)
-    if arrived.priority or model.shares:
+    if arrived.priority or model.shares.several:
         request.rank = _rank(request, model, fleet, now_ns)
     else:
         request.rank = model.default_rank
@@ -159,7 +158,7 @@ def _late(
 def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
     """The request's line: its priority level, and whether its tenant is over its share."""
     over_share = False
-    if model.shares:
+    if model.shares.several:
         capacity = model.best_rate() * fleet.places(model.name) * model.part
         over_share = model.shares.over(
             request.arrived.tenant, request.arrived.rows, capacity, now_ns

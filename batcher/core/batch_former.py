@@ -54,8 +54,6 @@ class Proposal:
     rows: int
     takes_ns: float
     """What it is expected to take; 0 where nothing is known of that."""
-    must_start_ns: float
-    """Later than this, its most urgent request would be late."""
     begins_ns: int
     """When it begins: at once, or when its instance is done with what it runs."""
     filled: tuple[LiveRequest, int] | None = None
@@ -242,18 +240,8 @@ def _again(
     rows = sum([part.stop - part.start for part in group.parts])
     times = model.times.get(group.shapes)
     takes_ns = times.curve[rows] if times and times.curve else 0.0
-    must_start_ns = _must_start_ns(model, requests, takes_ns, now_ns)
     return Proposal(
-        model,
-        instance,
-        None,
-        group.shapes,
-        requests,
-        rows,
-        takes_ns,
-        must_start_ns,
-        now_ns,
-        group=group,
+        model, instance, None, group.shapes, requests, rows, takes_ns, now_ns, group=group
     )
 
 
@@ -272,9 +260,9 @@ def _goes_before(again: Proposal, formation: Formation, now_ns: int) -> bool:
     assert group is not None
     if now_ns - group.since_ns >= again.model.settings.queue.ageing_ns:
         return True
-    if now_ns + again.takes_ns <= other.must_start_ns:
+    if now_ns + again.takes_ns <= _must_start_ns(other, now_ns):
         return True
-    if now_ns + other.takes_ns <= again.must_start_ns:
+    if now_ns + other.takes_ns <= _must_start_ns(again, now_ns):
         return False
     return _made_late(other, again, now_ns) <= _made_late(again, other, now_ns)
 
@@ -291,11 +279,11 @@ def _ask(
 ) -> Proposal | None:
     """The lane's batch, if its policy wants one now; the rest is noted in `formation`."""
     try:
-        take, drop, until_ns = _verdict(model, lane, situation)
+        take, rows, drop, until_ns = _verdict(model, lane, situation)
     except Exception as exc:  # noqa: BLE001 - whatever a policy does, nobody may hang
         model.fall_back()
         formation.errors.append(PolicyError(model.name, f"{type(exc).__name__}: {exc}"))
-        take, drop, until_ns = (lane.head,), NOBODY, None
+        take, rows, drop, until_ns = (lane.head,), lane.head.rows, NOBODY, None
     if drop:
         formation.given_up.append((model, drop))
     if until_ns is not None and until_ns < NEVER_NS:
@@ -305,7 +293,6 @@ def _ask(
         formation.ask_again_ns = until_ns if again_ns is None else min(again_ns, until_ns)
     if not take:
         return None
-    rows = sum([request.rows for request in take])
     filled = None
     if model.queue.splits and rows < model.settings.max_batch_size:
         filled = fill(lane, take, drop, rows, model, situation)
@@ -313,7 +300,6 @@ def _ask(
             rows += filled[1]
     curve = situation.times.curve
     takes_ns = curve[rows] if curve else 0.0
-    must_start_ns = _must_start_ns(model, take, takes_ns, situation.now_ns)
     shapes = lane.key[1]
     return Proposal(
         model,
@@ -323,25 +309,23 @@ def _ask(
         take,
         rows,
         takes_ns,
-        must_start_ns,
         situation.now_ns,
         filled,
         longest_ns=situation.longest_ns,
     )
 
 
-def _must_start_ns(
-    model: Model, take: Sequence[LiveRequest], takes_ns: float, now_ns: int
-) -> float:
-    """When the batch must start for its most urgent request; `NEVER_NS` if it can wait for others.
+def _must_start_ns(proposal: Proposal, now_ns: int) -> float:
+    """When a batch must start for its most urgent request; `NEVER_NS` if it can wait for others.
 
     Who is late can. So can who has no due time, or none that could be met, until it has given way
     for as long as it takes to gain a level, or for half of its caller's patience.
     """
+    model, take = proposal.model, proposal.requests
     must_ns: float = NEVER_NS
     if model.reachable:
         due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != LATE]
-        must_ns = min(due_ns) - takes_ns if due_ns else NEVER_NS
+        must_ns = min(due_ns) - proposal.takes_ns if due_ns else NEVER_NS
         if len(due_ns) == len(take):
             return must_ns
     for request in take:
@@ -358,29 +342,33 @@ def _must_start_ns(
 
 def _verdict(
     model: Model, lane: Lane, situation: Situation
-) -> tuple[Sequence[LiveRequest], Sequence[LiveRequest], int | None]:
-    """Whom to take, whom to give up, and when to ask again, held to the contract."""
+) -> tuple[Sequence[LiveRequest], int, Sequence[LiveRequest], int | None]:
+    """Whom to take and their rows, whom to give up, and when to ask again, held to the contract."""
     verdict = model.policy.decide(lane, situation)
     if isinstance(verdict, Take):
         count, drop = index(verdict.count), index(verdict.drop)
         if count < 1 or drop < 0 or drop + count > len(lane):
             raise ValueError(f"took {count} behind {drop} of {len(lane)} waiting requests")
         chosen = _first_of(lane, drop + count)
-        take = chosen[drop:]
-        rows = sum([request.rows for request in take])
-        if rows > model.settings.max_batch_size:
-            raise ValueError(
-                f"took {rows} rows for a batch of at most {model.settings.max_batch_size}"
-            )
-        return take, chosen[:drop], None
+        take = chosen[drop:] if drop else chosen
+        return take, _rows(take, model), chosen[:drop], None
     if isinstance(verdict, Wait):
         if not 0 <= verdict.drop <= len(lane):
             raise ValueError(f"gave up {verdict.drop} of {len(lane)} waiting requests")
-        return NOBODY, _first_of(lane, verdict.drop), index(verdict.until_ns)
+        return NOBODY, 0, _first_of(lane, verdict.drop), index(verdict.until_ns)
     if isinstance(verdict, Choose):
-        _check_choice(model, lane, verdict)
-        return verdict.take, verdict.drop, verdict.until_ns
+        _check_choice(lane, verdict)
+        return verdict.take, _rows(verdict.take, model), verdict.drop, verdict.until_ns
     assert_never(verdict)
+
+
+def _rows(take: Sequence[LiveRequest], model: Model) -> int:
+    """The rows of a batch that a policy asks for. Raises `ValueError` where there are too many."""
+    rows = sum([request.rows for request in take])
+    most = model.settings.max_batch_size
+    if rows > most:
+        raise ValueError(f"took {rows} rows for a batch of at most {most}")
+    return rows
 
 
 def _first_of(lane: Lane, count: int) -> Sequence[LiveRequest]:
@@ -388,38 +376,42 @@ def _first_of(lane: Lane, count: int) -> Sequence[LiveRequest]:
     return first[:count] if len(first) >= count else list(islice(lane, count))
 
 
-def _check_choice(model: Model, lane: Lane, choice: Choose) -> None:
+def _check_choice(lane: Lane, choice: Choose) -> None:
     named = {request.id for request in choice.take} | {request.id for request in choice.drop}
     if len(named) != len(choice.take) + len(choice.drop):
         raise ValueError("named a request twice")
     waiting = {request.id for request in lane}
     if not named <= waiting:
         raise ValueError("named a request that does not wait in this lane")
-    rows = sum(request.rows for request in choice.take)
-    if rows > model.settings.max_batch_size:
-        raise ValueError(f"took {rows} rows for a batch of at most {model.settings.max_batch_size}")
     if not choice.take and choice.until_ns is None and len(choice.drop) < len(waiting):
         raise ValueError("took nothing, and did not say when to ask again")
 
 
 def _first(ready: list[Proposal], now_ns: int) -> Proposal:
     """Of batches that could all go now, the one that goes first."""
-    ready.sort(key=_must_start)
-    first = ready[0]
-    for other in ready[1:]:
+    by_start = sorted(
+        [
+            (_must_start_ns(each, now_ns), each.requests[0].arrived.arrival_ns, place)
+            for place, each in enumerate(ready)
+        ]
+    )
+    must_ns, _, place = by_start[0]
+    first = ready[place]
+    for other_must_ns, _, place in by_start[1:]:
+        other = ready[place]
         if other.instance.up.device != first.instance.up.device:
             continue
-        if now_ns + first.takes_ns <= other.must_start_ns:
+        if now_ns + first.takes_ns <= other_must_ns:
             continue
         # The other cannot wait for the first. If the first cannot wait either, the device goes to
         # the model that had less of it, and within a model to what is worth more.
-        waits = now_ns + other.takes_ns <= first.must_start_ns
+        waits = now_ns + other.takes_ns <= must_ns
         if other.model is first.model:
             comes_first = _worth(other) < _worth(first)
         else:
             comes_first = _used_ns(other.model) < _used_ns(first.model)
         if waits or comes_first:
-            first = other
+            first, must_ns = other, other_must_ns
     return first
 
 
@@ -432,10 +424,6 @@ def _used_ns(model: Model) -> float:
 def _worth(proposal: Proposal) -> tuple[int, int]:
     """The best line that a batch has somebody of, and when the first of these is due."""
     return min([(request.rank, request.order) for request in proposal.requests])
-
-
-def _must_start(proposal: Proposal) -> tuple[float, int]:
-    return proposal.must_start_ns, proposal.requests[0].arrived.arrival_ns
 
 
 def _longest_ns(

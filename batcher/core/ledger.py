@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from batcher.core.admission import UNAVAILABLE_RETRY_NS
+from batcher.core.admission import UNAVAILABLE_RETRY_NS, Refusal
 from batcher.core.commands import FAILURE_REASONS, Command, Outcome, Reason, Settle
 from batcher.core.events import FailureCause
 from batcher.core.expiry import ExpiryHeap
@@ -45,6 +45,11 @@ class Ledger:
         """Say how requests ended that are live no more."""
         if ids:
             self.commands.append(Settle(ids, outcome, reason, retry_ns))
+
+    def turn_away(self, request_id: int, refusal: Refusal) -> None:
+        """End a request that did not enter."""
+        retry_ns = refusal.retry_ns
+        self.settle((request_id,), refusal.outcome, refusal.reason, retry_ns=retry_ns)
 
     def done(self, ids: tuple[int, ...]) -> None:
         """End requests of which all rows were executed."""

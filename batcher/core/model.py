@@ -173,7 +173,7 @@ class Model:
             return rank
         level, over_share = divmod(rank, 2)
         level = min(level, self.settings.queue.priority_levels)
-        return rank_of(level, over_share=bool(over_share and self.shares))
+        return rank_of(level, over_share=bool(over_share) and self.shares.several)
 
     def fall_back(self) -> None:
         """Run without batching from now on, because the policy broke its contract."""

@@ -144,18 +144,19 @@ class Lane:
                 break
         self.rows -= request.rows
 
-    def pop_front(self, count: int) -> list[LiveRequest]:
-        """Take out the first `count` requests, all from the first line."""
+    def pop_front(self, count: int) -> int:
+        """Take out the first `count` requests, all from the first line. Returns their rows."""
         line = self.lines[0]
-        taken = line.requests[:count]
-        del line.requests[:count]
-        del line.orders[:count]
-        rows = sum([request.rows for request in taken])
-        line.rows -= rows
-        self.rows -= rows
-        if not line.requests:
+        if count == len(line.requests):
+            rows = line.rows
             del self.lines[0]
-        return taken
+        else:
+            rows = sum([request.rows for request in line.requests[:count]])
+            del line.requests[:count]
+            del line.orders[:count]
+            line.rows -= rows
+        self.rows -= rows
+        return rows
 
 
 def _rank(line: Line) -> int:
@@ -191,6 +192,7 @@ class ModelQueue:
     def add(self, request: LiveRequest) -> None:
         """Enqueue in the request's lane, where its rank and its due time put it."""
         key = request.arrived.batch_key, request.bucket
+        rows = request.rows
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(key)
@@ -199,16 +201,17 @@ class ModelQueue:
             line = lane.lines[0]
             orders, order = line.orders, request.order
             if line.rank == request.rank and orders[-1] <= order:
-                # The common case, without a call: behind everybody of the only line.
+                # The common case, without a call: behind everybody of the first line.
                 orders.append(order)
                 line.requests.append(request)
-                line.rows += request.rows
-                lane.rows += request.rows
-                lane.promotes_ns = min(lane.promotes_ns, request.promotes_ns)
+                line.rows += rows
+                lane.rows += rows
+                if request.promotes_ns < lane.promotes_ns:  # noqa: PLR1730 - for each request
+                    lane.promotes_ns = request.promotes_ns
             else:
                 lane.add(request)
         self.requests += 1
-        self.rows += request.rows
+        self.rows += rows
         self.nbytes += request.nbytes
         if request.split is not None:
             request.split.queued = True
@@ -238,11 +241,10 @@ class ModelQueue:
         count = len(requests)
         first = lane.lines[0].requests
         if first[0] is requests[0] and first[:count] == list(requests):
-            lane.pop_front(count)
+            self.rows -= lane.pop_front(count)
             if not lane.lines:
                 del self.lanes[lane.key]
             self.requests -= count
-            self.rows -= sum([request.rows for request in requests])
             self.nbytes -= sum([request.nbytes for request in requests])
             if self.splits:
                 for request in requests:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, final
 
 from batcher.core.events import RequestArrived, Shapes
 
@@ -29,6 +29,7 @@ class Split:
         self.batches: set[int] = set()
 
 
+@final
 class LiveRequest:
     """A request between its arrival and its `Settle`: waiting, or executing in `batch_id`.
 

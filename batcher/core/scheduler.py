@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from batcher.core.admission import (
     QUEUE_FULL_RETRY_NS,
     UNAVAILABLE_RETRY_NS,
-    Refusal,
+    UNKNOWN_MODEL,
     admit,
     broken_bound,
     expiry_reason,
@@ -187,16 +187,15 @@ class Scheduler:
     def _arrive(self, event: RequestArrived) -> None:
         assert event.id not in self.live, f"request {event.id} arrived twice"
         model = self.models.get(event.model)
-        if model is not None and model.bisecting.faults:
+        if model is None:
+            self._ledger.turn_away(event.id, UNKNOWN_MODEL)
+            return
+        if model.bisecting.faults:
             model.bisecting.arrived(event.rows, self.now_ns)
         request = admit(event, model, self.fleet, self.now_ns)
-        if type(request) is Refusal:
-            self._ledger.settle(
-                (event.id,), request.outcome, request.reason, retry_ns=request.retry_ns
-            )
+        if type(request) is not LiveRequest:
+            self._ledger.turn_away(event.id, request)
             return
-        assert model is not None
-        assert type(request) is LiveRequest
         reason = broken_bound(request, model)
         if reason is not None:
             victims = room_for(request, model)
@@ -231,9 +230,12 @@ class Scheduler:
         batch = self.fleet.batches.get(event.batch_id)
         if batch is None:
             return
-        # A request that its caller left, or that is named twice, has ended already.
-        done = tuple(i for i in dict.fromkeys(event.done) if i in batch.unreported)
-        batch.unreported.difference_update(done)
+        done, unreported = event.done, batch.unreported
+        named = set(done)
+        if len(named) < len(done) or not named <= unreported:
+            # A request that its caller left, or that is named twice, has ended already.
+            done = tuple(i for i in dict.fromkeys(done) if i in unreported)
+        unreported.difference_update(done)
         if batch.split:
             done = self._all_done(batch, done)
         self._ledger.done(done)

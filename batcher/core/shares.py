@@ -34,20 +34,19 @@ IN_TIME = 0.72
 class Shares:
     """One model's tenants. With fewer than two of them nobody can be over a share."""
 
-    __slots__ = ("_depth_ns", "_rates", "_rows", "_seen_ns", "_since_ns", "weights")
+    __slots__ = ("_depth_ns", "_rates", "_rows", "_seen_ns", "_since_ns", "several", "weights")
 
     def __init__(self, tenants: Iterable[tuple[str, float]], target_ns: int | None) -> None:
         self.weights = dict(tenants)
         if self.weights:
             self.weights.setdefault(DEFAULT, 1.0)
+        self.several = len(self.weights) > 1
+        """Whether tenants are told apart. An attribute, since it is asked for each request."""
         self._depth_ns = DEPTH_TARGETS * (target_ns or SEEN_NS)
         self._rates: dict[str, float] = {}
         self._rows: dict[str, float] = {}
         self._seen_ns: dict[str, int] = {}
         self._since_ns: dict[str, int] = {}
-
-    def __bool__(self) -> bool:
-        return len(self.weights) > 1
 
     def over(self, tenant: str, rows: int, capacity: float, now_ns: int) -> bool:
         """Charge a request; returns whether its tenant is over its share.

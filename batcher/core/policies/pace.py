@@ -86,11 +86,10 @@ class Pace:
             self._woken_ns = now_ns
         elif now_ns != self._woken_ns:
             # Who comes in the moment that ends an idle spell was not waited with.
-            if self._called_back:
-                self._pass(now_ns)
-            else:
-                self._new_active_ns += now_ns - self._last_ns
             if not self._called_back:
+                self._new_active_ns += now_ns - self._last_ns
+                self._new_active_rows += rows
+            elif self._pass(now_ns):
                 self._new_active_rows += rows
         self._last_ns = now_ns
         if now_ns >= self._window_ends_ns:
@@ -121,15 +120,19 @@ class Pace:
         self._called_back = True
         self.ended_rows = rows
 
-    def _pass(self, now_ns: int) -> None:
-        """Count the time since the last event, but for that in which callers come back."""
+    def _pass(self, now_ns: int) -> bool:
+        """Count the time since the last event, but for that in which callers come back.
+
+        Returns whether they no longer do.
+        """
         passed_ns = now_ns - self._last_ns
         if self._called_back:
             passed_ns -= int(CALLED_BACK * self._merge_ns)
             if passed_ns <= 0:
-                return
+                return False
             self._called_back = False
         self._new_active_ns += passed_ns
+        return True
 
     def fold(self, now_ns: int) -> None:
         """Bring the averages up to now, before they are read."""
@@ -221,10 +224,11 @@ class Pace:
     def _learn(self, gains: list[float], cost_ns: int) -> None:
         """`cost_ns` is what the wait cost those who pay for it."""
         merge_ns = self._merge_ns
-        for place, part in enumerate(GAPS):
-            most_ns = part * merge_ns
-            gain = merge_ns - cost_ns if cost_ns < most_ns else -most_ns
-            gains[place] += GAP_WEIGHT * (gain - gains[place])
+        won_ns = merge_ns - cost_ns
+        gains[:] = [
+            gain + GAP_WEIGHT * ((won_ns if cost_ns < part * merge_ns else -part * merge_ns) - gain)
+            for gain, part in zip(gains, GAPS, strict=True)
+        ]
 
     def _next_window(self, now_ns: int) -> None:
         width_ns = self.target_ns

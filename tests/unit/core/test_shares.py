@@ -30,8 +30,8 @@ def test_one_tenant_alone_has_everything(shares):
 
 
 def test_nobody_is_told_apart_without_weights():
-    assert not Shares([], None)
-    assert not Shares([("default", 2.0)], None)
+    assert not Shares([], None).several
+    assert not Shares([("default", 2.0)], None).several
 
 
 def test_a_tenant_that_floods_is_over_its_share_and_the_other_is_not(shares):
