@@ -233,6 +233,7 @@ class Call:
         trailers = self._trailers()
         self._opened = True
         connection.send_all(self.stream, calls.OPENING, data, trailers)
+        self._client.answered()
         if self.stream.outbox:
             self._client.flush_soon()
             await self._all_sent()

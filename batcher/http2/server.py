@@ -3,8 +3,8 @@
 It takes the same handlers and hands them a context with the same methods. What it leaves out are
 interceptors, compressed answers and channelz.
 
-Answers that are ready in one turn of the loop leave in one write for each connection: those of a
-batch are ready together.
+Answers that are ready in one turn of the loop leave in few writes for each connection: those of a
+batch are ready together, and the most urgent, which come first, wait `COMPANY_NS` for the others.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import grpc
 
+from batcher.clock import MICROSECOND, monotonic_ns
 from batcher.http2 import calls
 from batcher.http2.calls import Head, MalformedCallError, Metadata
 from batcher.http2.connection import SETTINGS_A_SECOND, Connection
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 GREETING_S = 20.0
 """How long a client may take for its first frames, and for the handshake of TLS before them."""
+
+COMPANY_NS = 200 * MICROSECOND
+"""How long an answer waits for others that leave in the same write."""
 
 SILENT_S = 120
 """How long the other side's kernel may leave what we send unanswered; an idle caller's answers."""
@@ -149,6 +153,8 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._greeting: asyncio.TimerHandle | None = None
         self._flushing = self._leaving = self._closing = False
+        self._answered_ns = 0
+        """Since when an answer waits to be written; 0: none does."""
         self._calm_s = self.loop.time()
         """Since when its SETTINGS are counted."""
 
@@ -219,6 +225,14 @@ class Client(asyncio.Protocol):
 
     # --- of the calls ---
 
+    def answered(self) -> None:
+        """An answer is to be written: now, if another has waited for it for long enough."""
+        now_ns = monotonic_ns()
+        if not self._answered_ns:
+            self._answered_ns = now_ns
+        elif now_ns - self._answered_ns >= COMPANY_NS:
+            self.flush()
+
     def flush_soon(self) -> None:
         """Write before the loop's next turn what has come together in this one."""
         if not self._flushing:
@@ -228,6 +242,7 @@ class Client(asyncio.Protocol):
     def flush(self) -> None:
         """Write what is to be written."""
         self._flushing = False
+        self._answered_ns = 0
         if self._transport is None or self._closing:
             return
         data = self.connection.take()
