@@ -10,7 +10,8 @@ move at different speeds:
 - the *margin*: an upper quantile of how much longer than predicted recent batches took. What must
   not be late is planned with it; what is merely added up is not.
 - the *reply time* of a row: what handing on a batch's answers takes after the instance is free, an
-  upper quantile of recent batches. An instance does not wait for it, but a caller does.
+  upper quantile of recent batches. An instance does not wait for it, but a caller does: for its own
+  answer and those before it, which leave in the order of the batch.
 
 With times that do not vary, the drift and the margin are exactly 1 and the curve is exact.
 """
@@ -53,6 +54,10 @@ REPLY_QUANTILE = 0.95
 REPLY_FORGET_NS, REPLY_LEAST = 1_000_000_000, 4
 """What is older than this says nothing about the reply time any more, but for so many of the newest."""
 
+REPLY_GROUP = 16
+"""The first answer of a batch leaves when this many would have: all are cut out of the result
+before, and it waits for others to leave in the same write."""
+
 REPLY_LEAP, REPLY_LEAP_NS = 4.0, 200_000.0
 """What is longer than so many reply times and so much is a stall, and counts as this."""
 
@@ -78,7 +83,9 @@ class ServiceTimes:
 
     `curve[b]` is the expected time of `b` rows (`curve[0]` is 0), empty until something was
     measured. `typical[b]` is when the last of them should have been answered, `answered[b]` when it
-    most likely has: with the margin, which is at least 1. They are replaced, never changed.
+    most likely has: with the margin, which is at least 1. `first_answered[b]` is the same of the
+    first of them; each further row adds `reply_ns`, but none is later than the last. They are
+    replaced, never changed.
 
     `steady` counts batches that were as predicted. `reachable` is False where one row alone cannot be
     done inside the target, `hopeless_since_ns` when that began to look so. `probes` are admission's
@@ -96,18 +103,19 @@ class ServiceTimes:
         "_ratios",
         "_recent",
         "_replies",
-        "_reply_ns",
         "_sizes",
         "_stray",
         "_target_ns",
         "_trailing",
         "answered",
         "curve",
+        "first_answered",
         "hopeless_since_ns",
         "margin",
         "max_rows",
         "probes",
         "reachable",
+        "reply_ns",
         "steady",
         "typical",
     )
@@ -120,10 +128,11 @@ class ServiceTimes:
         self.hopeless_since_ns: int | None = None
         self.curve: Sequence[float] = ()
         self.answered: Sequence[float] = ()
+        self.first_answered: Sequence[float] = ()
         self.typical: Sequence[float] = ()
         self.margin = 1.0
         self._target_ns = target_ns
-        self._reply_ns = 0.0
+        self.reply_ns = 0.0
         self._replies: list[tuple[int, float]] = []
         self._means: dict[int, float] = {}
         self._counts: dict[int, int] = {}
@@ -245,7 +254,7 @@ class ServiceTimes:
 
     def observe_replies(self, rows: int, took_ns: int, now_ns: int) -> None:
         """Learn from how long it took to hand on the answers of a batch."""
-        known_ns, recent = self._reply_ns, self._replies
+        known_ns, recent = self.reply_ns, self._replies
         recent.append((now_ns, min(took_ns / rows, REPLY_LEAP * known_ns + REPLY_LEAP_NS)))
         while len(recent) > REPLY_SAMPLES or (
             len(recent) > REPLY_LEAST and recent[0][0] < now_ns - REPLY_FORGET_NS
@@ -253,8 +262,8 @@ class ServiceTimes:
             del recent[0]
         times = sorted([each_ns for _, each_ns in recent])
         # Of few the longest may be a stall, too.
-        self._reply_ns = times[int(REPLY_QUANTILE * (len(times) - 1))]
-        if self._reply_ns != known_ns:
+        self.reply_ns = times[int(REPLY_QUANTILE * (len(times) - 1))]
+        if self.reply_ns != known_ns:
             self._publish()
 
     def _is_off(self, ratio: float) -> bool:
@@ -360,9 +369,9 @@ class ServiceTimes:
 
     def _publish(self) -> None:
         """Make the predictions from what is known now."""
-        base, drift, margin, reply_ns = self._base, self._drift, self.margin, self._reply_ns
+        base, drift, margin, reply_ns = self._base, self._drift, self.margin, self.reply_ns
         curve = base if drift == 1.0 else [drift * time for time in base]
-        self.curve = self.answered = self.typical = curve
+        self.curve = self.answered = self.first_answered = self.typical = curve
         if margin != 1.0 and self._target_ns is not None:
             room = self._target_ns / curve[1] if len(curve) > 1 else 1.0
             margin = max(1.0, min(margin, 1.0 + MARGIN_PART * (room - 1.0)))
@@ -370,6 +379,9 @@ class ServiceTimes:
             self.typical = [time + reply_ns * b for b, time in enumerate(curve)]
         if margin != 1.0 or reply_ns:
             self.answered = [margin * time + reply_ns * b for b, time in enumerate(curve)]
+            self.first_answered = [
+                margin * time + reply_ns * min(b, REPLY_GROUP) for b, time in enumerate(curve)
+            ]
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restored`."""
@@ -377,7 +389,7 @@ class ServiceTimes:
             self.max_rows,
             self.margin,
             self._drift,
-            self._reply_ns,
+            self.reply_ns,
             tuple((size, self._means[size], self._counts[size]) for size in self._means),
             tuple(self._off),
             tuple(self._recent),
@@ -408,7 +420,7 @@ class ServiceTimes:
         times.reachable, times.hopeless_since_ns, times.steady = notes
         times.probes = Probes(*probes)
         times._stray = {rows: list(samples) for rows, samples in strays}
-        times.margin, times._drift, times._reply_ns = margin, drift, reply_ns
+        times.margin, times._drift, times.reply_ns = margin, drift, reply_ns
         for size, mean, count in means:
             times._means[size] = mean
             times._counts[size] = count

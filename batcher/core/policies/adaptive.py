@@ -166,7 +166,8 @@ class AdaptivePolicy:
         if rows != len(requests):
             before = [0, *accumulate([request.rows for request in requests])]
         price = self._price(len(free_ns), times)
-        return plan(orders, before, free_ns, curve, times.answered, price, situation.now_ns)
+        answered, now_ns = times.first_answered, situation.now_ns
+        return plan(orders, before, free_ns, curve, answered, price, now_ns, times.reply_ns)
 
     def _know(self, curve: Sequence[float]) -> None:
         """Rates of the batch sizes, each at least that of the smaller ones."""

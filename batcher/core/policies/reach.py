@@ -67,20 +67,21 @@ class Plan:
 
 
 def plan(
-    orders: Sequence[int],
+    orders: Sequence[float],
     rows_before: Sequence[int] | None,
     free_ns: Sequence[float],
     curve: Sequence[float],
     answered: Sequence[float],
     price: Price,
     now_ns: int,
+    reply_ns: float = 0.0,
 ) -> Plan:
     """The best first step.
 
     `orders` says when each request must be done; `rows_before[i]` is the rows of the first i
     requests, None where every request has one row. `free_ns` is sorted, the soonest first. An
     instance is busy with b rows for `curve[b]`, the largest batch being the last of the curve, and
-    the last of them is answered after `answered[b]`.
+    the first of them is answered after `answered[b]`, each further row `reply_ns` later.
     """
     count = min(len(orders), MOST_REQUESTS)
     # What cannot even be done alone, at once, is given up first.
@@ -91,6 +92,8 @@ def plan(
     hopeless = bisect_left(orders, free_ns[0] + answered[rows] - TOLERANCE_NS, 0, count)
     if hopeless == count:
         return Plan(count, 0)
+    if reply_ns:
+        orders = _in_turn(orders, rows_before, count, len(curve) - 1, reply_ns)
     if len(free_ns) == 1 and rows_before is None:
         return _plan_one(orders, count, hopeless, free_ns[0], curve, answered, price, now_ns)
     if rows_before is None and count - hopeless > MOST_EXACT:
@@ -101,8 +104,31 @@ def plan(
     return _plan_many(orders, rows_before, count, hopeless, free_ns, curve, answered, price, now_ns)
 
 
+def _in_turn(
+    orders: Sequence[float],
+    rows_before: Sequence[int] | None,
+    count: int,
+    most: int,
+    reply_ns: float,
+) -> Sequence[float]:
+    """For each request: when the batch that it leads must have answered it.
+
+    So that those behind it in the batch, whose answers leave after it, are in time, too; ascending.
+    """
+    in_turn = [0.0] * count
+    behind_ns = float("inf")
+    longest_ns = (most - 1) * reply_ns
+    for place in range(count - 1, -1, -1):
+        order = orders[place]
+        rows = 1 if rows_before is None else rows_before[place + 1] - rows_before[place]
+        behind_ns = min(order, behind_ns - rows * reply_ns)
+        # Nobody waits for more than the largest batch, however many are due at once.
+        in_turn[place] = max(behind_ns, order - longest_ns)
+    return in_turn
+
+
 def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double what a decision costs
-    orders: Sequence[int],
+    orders: Sequence[float],
     count: int,
     hopeless: int,
     start_ns: float,
@@ -175,7 +201,7 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
 
 
 def _plan_many(
-    orders: Sequence[int],
+    orders: Sequence[float],
     rows_before: Sequence[int] | None,
     count: int,
     hopeless: int,

@@ -179,8 +179,13 @@ class Story:
             return
         # A request alone may be let try where only the margin says no.
         alone = len(command.parts) == 1
-        ends_ns = self.now_ns + (times.typical if alone else times.answered)[rows]
+        last_ns = (times.typical if alone else times.answered)[rows]
+        before = 0
         for part in command.parts:
+            # Answers leave in the order of the batch.
+            takes_ns = min(last_ns, times.first_answered[rows] + before * times.reply_ns)
+            ends_ns = self.now_ns + takes_ns
+            before += part.stop - part.start
             request = self.scheduler.live.get(part.id)
             if request is None:
                 # The rest of a split request was given up in the same step.

@@ -343,7 +343,7 @@ class Accounts:
         """Nothing runs that the estimator says will be late, or later than its caller waits.
 
         But for a probe, for what has waited for too long, and for what has begun. What an instance
-        gets in hand ends sooner by what that saves.
+        gets in hand ends sooner by what that saves. Answers leave in the order of the batch.
         """
         model = scheduler.models[batch.command.model]
         times = model.times.get(batch.command.bucket)
@@ -351,13 +351,18 @@ class Accounts:
             return
         # A request alone may be let try where only the margin says no.
         alone = len(batch.command.parts) == 1
-        takes_ns = (times.typical if alone else times.answered)[batch.rows]
+        rows = batch.rows
+        last_ns = (times.typical if alone else times.answered)[rows]
         begins_ns = scheduler.fleet.batches[batch.command.batch_id].dispatched_ns
         assert begins_ns == self.now_ns or (batch.next and begins_ns > self.now_ns)
-        ends_ns = begins_ns + takes_ns - TOLERANCE_NS
+        starts_ns = begins_ns - TOLERANCE_NS
         if begins_ns > self.now_ns:
-            ends_ns -= model.handover.saved_ns
+            starts_ns -= model.handover.saved_ns
+        before = 0
         for part in batch.command.parts:
+            takes_ns = min(last_ns, times.first_answered[rows] + before * times.reply_ns)
+            ends_ns = starts_ns + takes_ns
+            before += part.stop - part.start
             # The rest of a split request may have been given up in the same step.
             request = scheduler.live.get(part.id)
             if request is None or request.split or request.probe or request.rank == AGED:
