@@ -7,7 +7,7 @@ import random
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.estimator import JUMP_SAMPLES, MARGIN_SAMPLES, ServiceTimes
+from batcher.core.estimator import JUMP_SAMPLES, MARGIN_SAMPLES, REPLY_GROUP, ServiceTimes
 
 PROFILE = tuple((rows, (5 + rows) * MILLISECOND) for rows in (1, 2, 4, 8, 16, 32))
 
@@ -119,6 +119,15 @@ def test_replies_count_for_callers_and_not_for_the_instance(times):
         times.observe_replies(10, 2 * MILLISECOND, batch * MILLISECOND)
     assert times.curve[10] == line(10)
     assert times.answered[10] == pytest.approx(line(10) + 2 * MILLISECOND)
+
+
+def test_the_first_of_a_large_batch_are_answered_before_the_last(times):
+    assert times.first_answered is times.curve
+    times.observe_replies(32, 32 * MILLISECOND // 10, 0)
+    assert times.reply_ns == MILLISECOND / 10
+    assert times.first_answered[4] == times.answered[4]
+    assert times.first_answered[32] == line(32) + REPLY_GROUP * times.reply_ns
+    assert times.answered[32] == line(32) + 32 * times.reply_ns
 
 
 def test_nonsense_is_ignored(times):

@@ -7,6 +7,7 @@ import grpc
 import pytest
 from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
 
+from batcher.clock import SECOND
 from batcher.http2 import server as server_module
 from batcher.http2.frames import PREFACE, Error, Frame, Setting, frame
 from batcher.http2.server import SILENT_S
@@ -161,6 +162,55 @@ class TestConnections:
         sock = client._transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * SILENT_S
+
+
+class TestAnswersOfOneTurn:
+    """Calls whose answers are ready together, as those of a batch."""
+
+    CALLS = 10
+
+    @pytest.fixture
+    async def written(self, serve, raw, monkeypatch):
+        """Let all calls go; returns how many were answered when each write was made."""
+        held, answered, counts = Held(), [], []
+
+        async def answer(request, context):
+            await held(request, context)
+            answered.append(request)
+            return request
+
+        async def let_go(company_ns):
+            monkeypatch.setattr(server_module, "COMPANY_NS", company_ns)
+            made, address = await serve(Hold=unary(answer))
+            client = await raw(address)
+            for number in range(1, 2 * self.CALLS, 2):
+                client.open(number, "Hold")
+                client.send(number, b"")
+            await client.ping()
+            (server_side,) = made.clients
+            write = server_side._transport.write
+
+            class Watched:
+                def write(self, data):
+                    counts.append(len(answered))
+                    write(data)
+
+                def __getattr__(self, name):
+                    return getattr(transport, name)
+
+            transport, server_side._transport = server_side._transport, Watched()
+            held.release.set()
+            await client.answer(2 * self.CALLS - 1)
+            return counts
+
+        return let_go
+
+    async def test_they_leave_in_one_write(self, written):
+        assert await written(60 * SECOND) == [self.CALLS]
+
+    async def test_the_first_do_not_wait_for_the_last(self, written):
+        """Each but the first of a write finds that one has waited for long enough."""
+        assert await written(0) == list(range(2, self.CALLS + 1, 2))
 
 
 class TestStop:

@@ -125,3 +125,49 @@ def test_a_large_request_that_cannot_be_in_time_hides_no_small_ones():
     orders = [10 * UNIT] + [20 * UNIT] * 8
     rows_before = [0, *range(24, 33)]
     assert plan(orders, rows_before, (0.0,), times, times, FREE, 0) == Plan(drop=1, take=8)
+
+
+def late_in_turn(orders, before, step, times, reply_ns):
+    """How late the answers of a plan's first batch are, which leave one after the other."""
+    end = step.drop + step.take
+    done_ns = times[before[end] - before[step.drop]]
+    return [
+        done_ns + reply_ns * (before[place] - before[step.drop] + 1) - orders[place]
+        for place in range(step.drop, end)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_whoever_is_answered_after_others_is_in_time_too(seed):
+    draw = random.Random(seed)
+    # Many are due at once, or nearly.
+    orders = sorted(draw.choice([20, 22, 30]) * UNIT for _ in range(draw.randint(1, 24)))
+    rows = [draw.choice([1, 1, 3]) if seed % 2 else 1 for _ in orders]
+    before = [0]
+    for each in rows:
+        before.append(before[-1] + each)
+    times, reply_ns = curve(4, 0.5, 16), 0.4 * UNIT
+    first = [0.0] + [time + reply_ns for time in times[1:]]
+    free = [0.0, 5.0 * UNIT] if seed % 3 == 0 else [0.0]
+    step = plan(orders, before if seed % 2 else None, free, times, first, FREE, 0, reply_ns)
+    assert step.take
+    assert max(late_in_turn(orders, before, step, times, reply_ns)) <= TOLERANCE_NS
+
+
+def test_who_is_due_first_need_not_wait_for_the_answers_behind():
+    times, reply_ns = curve(4, 1, 8), 0.5 * UNIT
+    first = [0.0] + [time + reply_ns for time in times[1:]]
+    last = [time + reply_ns * rows for rows, time in enumerate(times)]
+    orders = [12.5 * UNIT + place * UNIT for place in range(8)]
+    assert plan(orders, None, [0.0], times, last, FREE, 0).take < 8
+    assert plan(orders, None, [0.0], times, first, FREE, 0, reply_ns) == Plan(0, 8)
+
+
+def test_a_crowd_that_is_due_at_once_makes_nobody_hopeless():
+    times, reply_ns = curve(4, 1, 8), 0.5 * UNIT
+    first = [0.0] + [time + reply_ns for time in times[1:]]
+    orders = [30.0 * UNIT] * 500
+    step = plan(orders, None, [0.0], times, first, FREE, 0, reply_ns)
+    # All but two or so of those that would be served if answers took no time.
+    served = served_by_following(orders, [1] * 500, [0.0], times)
+    assert 500 - step.drop >= served - 2
