@@ -101,20 +101,20 @@ def form(
         alone = len(models) == 1 or not fleet.shares(model.name)
         if not alone:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
-        bisecting = model.bisecting
-        hurry = bisecting.faults > 0.0 and bisecting.worth_rows() < model.settings.max_batch_size
+        caution = model.bisecting.caution
+        hurry = caution.bounds(model.settings.max_batch_size)
         places, waiting = len(free_ns), model.queue.rows
         for lane in model.queue.lanes.values():
             times = model.times_of(lane.key[1])
             most_rows = None
             if hurry:
-                most_rows = bisecting.most_rows(times.curve, places, waiting, now_ns)
+                most_rows = caution.most_rows(times.curve, places, waiting, now_ns)
             most_ns = _most_ns(lane, times.curve, longest_ns, most_rows)
             situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry, alone)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:
                 ready.append(proposal)
-        if bisecting.groups:
+        if model.bisecting.groups:
             again.append(_again(model, instance, live, now_ns))
     if ready:
         formation.proposal = ready[0] if len(ready) == 1 else _first(ready, now_ns)

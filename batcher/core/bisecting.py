@@ -12,7 +12,7 @@ where requests are split. The other half is put by then. Once a request has fail
 was put by runs together; should it fail, it is the next to be halved.
 
 While requests at fault come one by one, every batch is kept small, so that few fail and their searches
-are short: see `most_rows`.
+are short (`caution.py`).
 
 Three bounds keep a failing device from being bisected to death. A batch gets the executions that
 `MOST_FAULTS` requests at fault need. It is given up when `HOPELESS` searches saved nobody. And there
@@ -26,10 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import exp
 
+from batcher.core.caution import Caution
 from batcher.core.commands import Part
 from batcher.core.events import FailureCause, Shapes
+from batcher.core.fading import FadingSum
 
 MOST_FAULTS = 4
 """Every batch gets the executions that so many requests at fault need; a small one all it needs."""
@@ -57,20 +58,6 @@ MOST_DOUBTS = 2
 
 MOST_RETURNS = 3
 """A request is put among others again so often."""
-
-FAULT_CHANCE = 0.02
-"""While requests at fault come one by one, none is waited for, and batches are kept so small that
-this part of them fails; or larger, where a model would not keep up with that."""
-
-BUSY_SHARE = 0.9
-"""It keeps up while what comes takes no more of its instances than this, searches for faults
-included."""
-
-PACE_NS = 500_000_000.0
-"""The rows that come are averaged over about so long."""
-
-FAULT_ROWS = 4096.0
-"""How many rows back requests at fault are remembered."""
 
 STORM_NS = 1_000_000_000
 """How long batches fail as a whole before one is bisected again."""
@@ -130,17 +117,13 @@ class Bisecting:
 
     __slots__ = (
         "_hopeless",
-        "_pace_rows",
-        "_pace_since_ns",
         "_spent_ns",
-        "_spent_since_ns",
         "bisected",
+        "caution",
         "doubts",
-        "faults",
         "groups",
         "open",
         "reruns",
-        "rows",
         "storm_ns",
         "untold",
     )
@@ -152,12 +135,8 @@ class Bisecting:
         self.reruns = 0
         self.storm_ns: int | None = None
         self._hopeless = 0
-        self._spent_ns = 0.0
-        self._spent_since_ns = 0
-        self.rows = FAULT_ROWS / 2.0
-        self.faults = 0.0
-        self._pace_rows = 0.0
-        self._pace_since_ns = 0
+        self._spent_ns = FadingSum(WINDOW_NS)
+        self.caution = Caution()
         self.doubts = 0
         """Batches that failed as a whole since one succeeded."""
         self.untold = False
@@ -211,7 +190,7 @@ class Bisecting:
                 )
             elif len(other.parts) == 1 and other.attempt >= SURE_ATTEMPT:
                 at_fault = self._take(place).parts
-                self.faults += 1.0
+                self.caution.faults += 1.0
         self._close(group)
         return at_fault
 
@@ -239,7 +218,7 @@ class Bisecting:
             if self._hopeless >= HOPELESS_BATCHES:
                 self._storm(now_ns)
         elif len(parts) == 1:
-            self.faults += 1.0
+            self.caution.faults += 1.0
             lost = tuple(parts)
         elif (
             not parts
@@ -251,52 +230,6 @@ class Bisecting:
             self._halve(of, parts, group.shapes, cause, group.attempt + 1, group.since_ns)
         self._close(group)
         return lost, cleared
-
-    def arrived(self, rows: int, now_ns: int) -> None:
-        """Note a request; asked only while there are `faults`."""
-        kept = exp((self._pace_since_ns - now_ns) / PACE_NS)
-        self._pace_rows = self._pace_rows * kept + rows
-        self._pace_since_ns = now_ns
-
-    def count(self, rows: int) -> None:
-        """Note a batch's first execution."""
-        self.rows += rows
-        if self.rows > FAULT_ROWS:
-            self.rows /= 2.0
-            self.faults /= 2.0
-
-    def worth_rows(self) -> int:
-        """The largest batch that is worth its risk; asked only while there are `faults`."""
-        return max(1, int(FAULT_CHANCE * self.rows / self.faults))
-
-    def most_rows(self, curve: Sequence[float], places: int, waiting: int, now_ns: int) -> int:
-        """The largest batch that is worth its risk; if it takes a larger one to keep up, that.
-
-        `curve` says what a batch takes, by its rows, and `waiting` how many rows wait: they are to
-        be served beside those that come. The larger a batch, the likelier it runs in vain, and the
-        longer is the search for the fault. So where nothing keeps up, it is the size with which most
-        rows are answered at once.
-        """
-        worth, fault = self.worth_rows(), min(1.0, self.faults / self.rows)
-        kept = exp((self._pace_since_ns - now_ns) / PACE_NS)
-        pace = (self._pace_rows * kept + waiting) / PACE_NS / places / BUSY_SHARE
-        found, most_at_once, passes = worth, 0.0, 1.0
-        search_ns = [0.0, 0.0]
-        for rows in range(1, len(curve)):
-            if rows > 1:
-                half = rows // 2
-                # It fails as often as not; then the other half is cleared, and runs among others.
-                cleared_ns = 0.5 * half * curve[rows] / rows
-                search_ns.append(curve[half] + search_ns[rows - half] + cleared_ns)
-            passes *= 1.0 - fault
-            takes_ns = curve[rows] + (1.0 - passes) * search_ns[rows]
-            at_once = passes * rows / takes_ns
-            if rows < worth or at_once <= most_at_once:
-                continue
-            found, most_at_once = rows, at_once
-            if rows >= pace * takes_ns:
-                break
-        return found
 
     def lost(self, group: Group) -> None:
         """A group's instance went down, its device failed, or nobody waits for it any more."""
@@ -316,10 +249,8 @@ class Bisecting:
         """Take a group out to run it. Bisecting that takes too much is noticed here."""
         self.groups.remove(group)
         self.reruns += 1
-        kept = exp((self._spent_since_ns - now_ns) / WINDOW_NS)
-        self._spent_ns = self._spent_ns * kept + takes_ns / places
-        self._spent_since_ns = now_ns
-        if self._spent_ns > STORM_SHARE * WINDOW_NS:
+        self._spent_ns.add(takes_ns / places, now_ns)
+        if self._spent_ns.value > STORM_SHARE * WINDOW_NS:
             self._storm(now_ns)
         group.of.executions_left -= 1
 
@@ -442,36 +373,25 @@ class Bisecting:
             self.reruns,
             self.storm_ns,
             self._hopeless,
-            self._spent_ns,
-            self._spent_since_ns,
-            self.rows,
-            self.faults,
             self.doubts,
-            self._pace_rows,
-            self._pace_since_ns,
+            self._spent_ns.capture(),
+            self.caution.capture(),
         )
 
     def restore(self, state: Iterable[object], groups: Iterable[Group], open_: int) -> None:
         """Go on where the one that was captured stood."""
-        bisected, reruns, storm_ns, hopeless, spent_ns, spent_since_ns, *counted = state
-        rows, faults, doubts, pace_rows, pace_since_ns = counted
-        assert isinstance(rows, float)
-        assert isinstance(faults, float)
-        self.rows, self.faults = rows, faults
-        assert isinstance(doubts, int)
-        assert isinstance(pace_rows, float)
-        assert isinstance(pace_since_ns, int)
-        self._pace_rows, self._pace_since_ns = pace_rows, pace_since_ns
+        bisected, reruns, storm_ns, hopeless, doubts, spent_ns, caution = state
         assert isinstance(bisected, int)
         assert isinstance(reruns, int)
         assert storm_ns is None or isinstance(storm_ns, int)
         assert isinstance(hopeless, int)
-        assert isinstance(spent_ns, float)
-        assert isinstance(spent_since_ns, int)
+        assert isinstance(doubts, int)
+        assert isinstance(spent_ns, tuple)
+        assert isinstance(caution, tuple)
         self.bisected, self.reruns, self.storm_ns = bisected, reruns, storm_ns
-        self.doubts = doubts
-        self._hopeless, self._spent_ns = hopeless, spent_ns
-        self._spent_since_ns = spent_since_ns
+        self._hopeless, self.doubts = hopeless, doubts
+        self._spent_ns.restore(spent_ns)
+        self.caution.restore(caution)
         self.groups = list(groups)
         self.open = open_
 

@@ -113,7 +113,7 @@ class Model:
         queue, bisecting, most = self.queue, self.bisecting, self.settings.max_batch_size
         if queue.rows < most or queue.splits or bisecting.open:
             return False
-        return not bisecting.faults or bisecting.worth_rows() >= most
+        return not bisecting.caution.bounds(most)
 
     best_rank = rank_of(1, over_share=False)
 

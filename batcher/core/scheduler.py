@@ -190,8 +190,8 @@ class Scheduler:
         if model is None:
             self._ledger.turn_away(event.id, UNKNOWN_MODEL)
             return
-        if model.bisecting.faults:
-            model.bisecting.arrived(event.rows, self.now_ns)
+        if model.bisecting.caution.faults:
+            model.bisecting.caution.arrived(event.rows, self.now_ns)
         request = admit(event, model, self.fleet, self.now_ns)
         if type(request) is not LiveRequest:
             self._ledger.turn_away(event.id, request)
@@ -283,7 +283,7 @@ class Scheduler:
         if model.pace is not None:
             model.pace.ended(batch.rows, now_ns)
         if batch.group is None:
-            model.bisecting.count(batch.rows)
+            model.bisecting.caution.count(batch.rows)
         model.running -= 1
 
     def _unstall(self) -> None:

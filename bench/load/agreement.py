@@ -2,8 +2,9 @@
 
 What batches take is measured first, with `batcher profile` on the server's core; the server's own
 part of a batch and of an answer is read from its metrics in three warm-ups: with single requests,
-at half load, and with more than it can serve. Then requests are sent at several rates, some seeds
-each, and what `batcher simulate` runs replays their moments.
+at half load, and with more than it can serve, of which the simulator is to serve as much. Then
+requests are sent at several rates, some seeds each, and what `batcher simulate` runs replays their
+moments.
 
 A machine that others use has spells in which a core is many times slower. Requests that met none
 are told apart by a probe (`spells`), and held to the bars; the figures of all stand beside them.
@@ -27,7 +28,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import machine
 import numpy as np
@@ -57,13 +58,20 @@ LATENESS = "80us"
 P99_BAR, REFUSED_BAR = 0.15, 0.01
 """How far the simulator may be off: a share of the p99, and a part of all requests."""
 
+Stalls: TypeAlias = Mapping[str, list[spells.Spell]]
+"""When the `server`'s core is taken to have stood still, and when `any` core was."""
+
 ON_TIME_RATE, ON_TIME_BAR = 1350, 0.99
 OVERLOAD_RATE, GOODPUT_BAR = 1800, 1420
 LOADS = (0.5, 0.8, 0.95)
 COUNTED = argparse.Namespace(warmup=0, target=TARGET_MS * MILLISECOND)
-WARMUP_RATES = (20.0, 0.5 * CAPACITY, 1.05 * CAPACITY)
-"""Single requests; batches on an idle instance; enough that the device is never idle, and hardly
-more: a longer backlog takes longer to plan."""
+WARMUPS = ((20.0, 6.0), (0.5 * CAPACITY, 6.0), (1.05 * CAPACITY, 14.0))
+"""Rates, and for how many seconds. Single requests; batches on an idle instance; enough that the
+device is never idle, and hardly more: a longer backlog takes longer to plan. There, one batch more
+or less in ten seconds is 0.05 ms of each."""
+
+OVERHEADS_MS, FITTINGS = (-1.0, 4.0), 10
+"""Where the server's own part of a batch is looked for, and in how many halvings."""
 
 
 def config(transport: str) -> dict[str, Any]:
@@ -116,6 +124,17 @@ class Grown:
         return 1e3 * self(f"{name}_sum", stage) / self(f"{name}_count", stage)
 
 
+class Warmup:
+    """Requests, and by how much the server's figures have grown in the middle of them."""
+
+    def __init__(
+        self, grown: Grown, due_ns: list[int], window_ns: tuple[int, int], stalls: Stalls
+    ) -> None:
+        self.grown, self.due_ns, self.stalls = grown, due_ns, stalls
+        self.from_ns, self.until_ns = window_ns
+        """When that was, counted as `due_ns` is."""
+
+
 class Simulator:
     """What `batcher simulate` runs of the same configuration, with service times of this machine."""
 
@@ -129,27 +148,35 @@ class Simulator:
         self._idle_ms = {int(rows): size["p50"] for rows, size in sizes.items()}
         self.overhead_ms = self.handover_ms = self.reply_ms = 0.0
 
-    def learn(self, single: Grown, half: Grown, full: Grown) -> None:
+    def learn(self, single: Grown, half: Grown, full: Warmup) -> None:
         """Take from a server's metrics under three loads what the profile does not show.
 
         With more than it can serve its device is never idle: what a batch takes longer then than
-        the profile says is the server's. At half load batches go to an instance that is idle, on
-        the way there and back beside the requests of others. The profile contains such a way, on
-        a quiet server: single requests show which. And each answer takes a little on its way out,
-        one after the other.
+        the profile says is the server's, but for the spells of the machine. So it is what lets the
+        simulated server, which has the same spells, serve as many rows. At half load batches go to
+        an instance that is idle, on the way there and back beside the requests of others. The
+        profile contains such a way, on a quiet server: single requests show which. And each answer
+        takes a little on its way out, one after the other.
         """
-        batches = full("batcher_batch_rows_count")
-        rows = full("batcher_batch_rows_sum") / batches
-        sizes = sorted(self._idle_ms)
-        idle_ms = float(np.interp(rows, sizes, [self._idle_ms[size] for size in sizes]))
-        self.overhead_ms = 1e3 * full.seconds / batches - idle_ms
-        way_ms = half.stage_ms("gather") + half.stage_ms("scatter")
-        kept_ms = self.overhead_ms + self._idle_ms[1] - single.stage_ms("execute")
-        self.handover_ms = max(0.0, way_ms - kept_ms)
+        served = full.grown("batcher_batch_rows_sum")
+        rows = served / full.grown("batcher_batch_rows_count")
         # Half of a batch's answers leave before the one in the middle.
-        self.reply_ms = full.stage_ms("reply") * 2 / (rows + 1)
+        self.reply_ms = full.grown.stage_ms("reply") * 2 / (rows + 1)
+        way_ms = half.stage_ms("gather") + half.stage_ms("scatter")
+        contained_ms = self._idle_ms[1] - single.stage_ms("execute")
+        least_ms, most_ms = OVERHEADS_MS
+        for _ in range(FITTINGS):
+            self.overhead_ms = (least_ms + most_ms) / 2
+            self.handover_ms = max(0.0, way_ms - contained_ms - self.overhead_ms)
+            run = self.replay(full.due_ns, full.stalls)
+            ended = (full.from_ns <= run.settled_ns) & (run.settled_ns < full.until_ns)
+            answered = run.outcome == OUTCOMES.index(Outcome.OK)
+            if np.count_nonzero(ended & answered) > served:
+                least_ms = self.overhead_ms
+            else:
+                most_ms = self.overhead_ms
 
-    def replay(self, due_ns: list[int], stalls: Mapping[str, list[spells.Spell]]) -> Run:
+    def replay(self, due_ns: list[int], stalls: Stalls) -> Run:
         """What it makes of these arrivals, one of the places of the run each.
 
         `stalls` are when the core of the `server` was slow, and when `any` was: the server stands
@@ -227,11 +254,15 @@ async def watched(
         "calm_share": float(calm.mean()),
         "of_all": summary(record, due_ns, COUNTED),
         "slow": slow.shares,
-        "stalls": {
-            "server": slow.stalls(record.began_ns, "server"),
-            "any": slow.stalls(record.began_ns, *cores),
-        },
+        "stalls": _stalls(slow, record),
         "steal": stolen,
+    }
+
+
+def _stalls(slow: spells.Spells, record: Record) -> Stalls:
+    return {
+        "server": slow.stalls(record.began_ns, "server"),
+        "any": slow.stalls(record.began_ns, "server", "load"),
     }
 
 
@@ -255,17 +286,28 @@ async def _offered(
     return record, steal.shares
 
 
-async def _under(server: ServerProcess, rate: float, options: argparse.Namespace) -> Grown:
-    """What the metrics have grown by while so many requests a second were sent for a while."""
+async def _under(
+    server: ServerProcess,
+    rate: float,
+    seconds: float,
+    options: argparse.Namespace,
+    cores: dict[str, int],
+) -> Warmup:
+    """Some time with so many requests a second, but for the first two seconds and the last."""
     assert server.http is not None
-    seconds = 6.0
-    load = asyncio.create_task(serve(server.grpc, arrivals_ns(rate, seconds, 99), options, {}))
-    await asyncio.sleep(seconds / 3)
-    before = await asyncio.to_thread(Figures, server.http)
-    await asyncio.sleep(seconds / 2)
-    after = await asyncio.to_thread(Figures, server.http)
-    await load
-    return Grown(before, after)
+    due_ns = arrivals_ns(rate, seconds, 99)
+    with spells.Spells(cores) as slow:
+        load = asyncio.create_task(_offered(server.grpc, due_ns, options, cores, rows=1))
+        await asyncio.sleep(2.0)
+        before = await asyncio.to_thread(Figures, server.http)
+        await asyncio.sleep(seconds - 3.0)
+        after = await asyncio.to_thread(Figures, server.http)
+        record, _ = await load
+    window_ns = (
+        round(before.at_s * SECOND) - record.began_ns,
+        round(after.at_s * SECOND) - record.began_ns,
+    )
+    return Warmup(Grown(before, after), due_ns, window_ns, _stalls(slow, record))
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -280,8 +322,10 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             simulator = Simulator(folder, config(options.transport))
             server = stack.enter_context(ServerProcess(config(options.transport)))
         machine.stay_on(load_core)
-        warmups = [await _under(server, rate, options) for rate in WARMUP_RATES]
-        simulator.learn(*warmups)
+        single, half, full = [
+            await _under(server, rate, seconds, options, cores) for rate, seconds in WARMUPS
+        ]
+        simulator.learn(single.grown, half.grown, full)
         print(
             f"a batch takes {simulator.overhead_ms:.3f} ms more than in the profile, on an idle"
             f" instance another {simulator.handover_ms:.3f} ms,"

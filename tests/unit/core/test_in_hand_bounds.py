@@ -133,7 +133,7 @@ def test_while_requests_make_their_batches_fail_none_is_in_hand():
     def start(dispatch, now_ns):
         in_hand = shell.in_hand
         Shell.start(shell, dispatch, now_ns)
-        if bisecting.open or (bisecting.faults and bisecting.worth_rows() < 32):
+        if bisecting.open or bisecting.caution.bounds(32):
             bounded.append(shell.in_hand - in_hand)
 
     shell.start = start
