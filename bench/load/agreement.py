@@ -2,7 +2,7 @@
 
 What batches take is measured first, with `batcher profile` on the server's core; the server's own
 part of a batch and of an answer is read from its metrics in three warm-ups: with single requests,
-at half load, and with more than it can serve, of which the simulator is to serve as much. Then
+at half load, and with more than it can serve, which the simulator is to take as long for. Then
 requests are sent at several rates, some seeds each, and what `batcher simulate` runs replays their
 moments.
 
@@ -65,10 +65,10 @@ ON_TIME_RATE, ON_TIME_BAR = 1350, 0.99
 OVERLOAD_RATE, GOODPUT_BAR = 1800, 1420
 LOADS = (0.5, 0.8, 0.95)
 COUNTED = argparse.Namespace(warmup=0, target=TARGET_MS * MILLISECOND)
-WARMUPS = ((20.0, 6.0), (0.5 * CAPACITY, 6.0), (1.05 * CAPACITY, 14.0))
+WARMUPS = ((20.0, 6.0), (0.5 * CAPACITY, 6.0), (1.05 * CAPACITY, 23.0))
 """Rates, and for how many seconds. Single requests; batches on an idle instance; enough that the
-device is never idle, and hardly more: a longer backlog takes longer to plan. There, one batch more
-or less in ten seconds is 0.05 ms of each."""
+device is never idle, and hardly more: a longer backlog takes longer to plan. That one is long, since
+a few spells more or less in it must not count."""
 
 OVERHEADS_MS, FITTINGS = (-1.0, 4.0), 10
 """Where the server's own part of a batch is looked for, and in how many halvings."""
@@ -152,14 +152,15 @@ class Simulator:
         """Take from a server's metrics under three loads what the profile does not show.
 
         With more than it can serve its device is never idle: what a batch takes longer then than
-        the profile says is the server's, but for the spells of the machine. So it is what lets the
-        simulated server, which has the same spells, serve as many rows. At half load batches go to
-        an instance that is idle, on the way there and back beside the requests of others. The
+        the profile says is the server's, and the machine's in its spells. The simulated server has
+        the same spells; so the server's is what makes its batches as long. At half load batches go
+        to an instance that is idle, on the way there and back beside the requests of others. The
         profile contains such a way, on a quiet server: single requests show which. And each answer
         takes a little on its way out, one after the other.
         """
-        served = full.grown("batcher_batch_rows_sum")
-        rows = served / full.grown("batcher_batch_rows_count")
+        batches = full.grown("batcher_batch_rows_count")
+        rows = full.grown("batcher_batch_rows_sum") / batches
+        longer_ms = self._longer_ms(1e3 * full.grown.seconds / batches, rows)
         # Half of a batch's answers leave before the one in the middle.
         self.reply_ms = full.grown.stage_ms("reply") * 2 / (rows + 1)
         way_ms = half.stage_ms("gather") + half.stage_ms("scatter")
@@ -169,12 +170,20 @@ class Simulator:
             self.overhead_ms = (least_ms + most_ms) / 2
             self.handover_ms = max(0.0, way_ms - contained_ms - self.overhead_ms)
             run = self.replay(full.due_ns, full.stalls)
-            ended = (full.from_ns <= run.settled_ns) & (run.settled_ns < full.until_ns)
-            answered = run.outcome == OUTCOMES.index(Outcome.OK)
-            if np.count_nonzero(ended & answered) > served:
+            inside = (full.from_ns <= run.settled_ns) & (run.settled_ns < full.until_ns)
+            ended = run.batch_rows[inside & (run.outcome == OUTCOMES.index(Outcome.OK))]
+            # Each of a batch's rows is a part of it.
+            batches = float((1 / ended).sum())
+            batch_ms = (full.until_ns - full.from_ns) / MILLISECOND / batches
+            if self._longer_ms(batch_ms, len(ended) / batches) < longer_ms:
                 least_ms = self.overhead_ms
             else:
                 most_ms = self.overhead_ms
+
+    def _longer_ms(self, batch_ms: float, rows: float) -> float:
+        """What a batch of so many rows takes beyond the profile."""
+        sizes = sorted(self._idle_ms)
+        return batch_ms - float(np.interp(rows, sizes, [self._idle_ms[size] for size in sizes]))
 
     def replay(self, due_ns: list[int], stalls: Stalls) -> Run:
         """What it makes of these arrivals, one of the places of the run each.
