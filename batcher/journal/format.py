@@ -70,6 +70,11 @@ class Opening:
     """The sections `batching` and `queue` of each model by its name in events, as they are in force
     when the segment begins."""
 
+    @property
+    def by(self) -> str:
+        """Who recorded it, for people."""
+        return f"batcher {self.version}, scheduler {self.scheduler or 'unknown'}"
+
     @classmethod
     def of(cls, value: Any) -> Self:
         """Reads what `asdict` made. Raises `CodecError`."""

@@ -249,8 +249,7 @@ def _segment(
     try:
         decoder = _decoder(opening.schema)
     except CodecError as error:
-        by = f"batcher {opening.version}, scheduler {opening.scheduler or 'unknown'}"
-        raise CodecError(f"it is from another version ({by}): {error}") from None
+        raise CodecError(f"it is from another version ({opening.by}): {error}") from None
     blocks = [each for each in piece.frames if each.kind is FrameKind.STEPS]
     steps = requests = lost = 0
     last_ns = opening.now_ns

@@ -17,7 +17,7 @@ from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings
 from batcher.core.state import State
 from batcher.errors import describe
-from batcher.journal import CodecError, Segment
+from batcher.journal import CodecError, Segment, scheduler_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +107,21 @@ def replay(
             found.faults.append(f"{segment.name}: {error}")
             whole = False
         except Exception as error:  # noqa: BLE001 - a state of another version may break anything
-            found.faults.append(f"{segment.name}: this version cannot play it: {describe(error)}")
+            found.faults.append(f"{segment.name}: {_unplayable(segment)}: {describe(error)}")
             whole = False
         before = segment if whole else None
         found.segments += 1
         found.requests += segment.requests
         told("replay", segment.steps_count)
     return found
+
+
+def _unplayable(segment: Segment) -> str:
+    """Why a segment cannot be played though it can be read."""
+    opening = segment.opening
+    if opening.scheduler in {"", scheduler_fingerprint()}:
+        return "this version cannot play it"
+    return f"it is from another version ({opening.by}), whose state this one cannot go on from"
 
 
 class _InForce:

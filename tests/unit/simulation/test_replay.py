@@ -143,6 +143,26 @@ def test_a_state_that_this_version_cannot_use_is_a_fault(folder, monkeypatch):
     assert found.first is None
 
 
+def test_a_log_of_another_scheduler_is_said_to_be_one_where_it_cannot_be_played(
+    folder, monkeypatch
+):
+    path = folder()
+    monkeypatch.setattr(
+        "batcher.journal.recorder.scheduler_fingerprint", lambda: "0123456789abcdef"
+    )
+    with RecordedScheduler(path, segment_ns=10_000) as scheduler:
+        Driver(scheduler, lambda dispatch: 1000).run(arrivals(30))
+    assert replay(read_log(path).segments).faults == []
+
+    def broken(state):
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(Scheduler, "restore", broken)
+    fault, *_ = replay(read_log(path).segments).faults
+    assert "from another version (batcher " in fault
+    assert "scheduler 0123456789abcdef), whose state this one cannot go on from: Value" in fault
+
+
 def test_lateness_is_what_wakeups_were_late_by(folder):
     path = folder()
     with RecordedScheduler(path, segment_ns=1 << 60) as scheduler:
