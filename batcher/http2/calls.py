@@ -166,3 +166,12 @@ OK = encode((("grpc-status", "0"),))
 def alone(fields: Iterable[Header], http: int = 200) -> bytes:
     """The block of a call that ends without a message."""
     return encode(((":status", str(http)), CONTENT_TYPE, _ACCEPTED, *fields))
+
+
+@lru_cache(1024)
+def refusal(code: grpc.StatusCode, message: str, metadata: Metadata) -> bytes:
+    """The same with this status.
+
+    Under overload the same few are sent again and again, when time is shortest.
+    """
+    return alone(status(code, message, metadata))

@@ -199,8 +199,10 @@ class Call:
     ) -> None:
         """Send the status. Does nothing where one was sent."""
         self._client.connection.abandon(self.stream)
-        fields = calls.status(code, details, metadata)
-        block = encode(fields) if self._opened else calls.alone(fields)
+        if self._opened:
+            block = encode(calls.status(code, details, metadata))
+        else:
+            block = calls.refusal(code, details, tuple(metadata))
         self._client.connection.send_trailers(self.stream, block)
 
     # --- its answer ---
