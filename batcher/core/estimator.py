@@ -56,7 +56,8 @@ REPLY_FORGET_NS, REPLY_LEAST = 1_000_000_000, 4
 
 REPLY_GROUP = 16
 """The first answer of a batch leaves when this many would have: all are cut out of the result
-before, and it waits for others to leave in the same write."""
+before, and it waits for others to leave in the same write. Chosen on a server with 32 rows to a
+batch and 0.05 ms to an answer, whose first ones left after 0.7 ms; with 8 more of them were late."""
 
 REPLY_LEAP, REPLY_LEAP_NS = 4.0, 200_000.0
 """What is longer than so many reply times and so much is a stall, and counts as this."""

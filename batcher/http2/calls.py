@@ -18,6 +18,9 @@ from batcher.http2.headers import Header, Headers, encode, listed_bytes
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 CONTENT_TYPE = ("content-type", "application/grpc")
+REFUSALS, MOST_KEPT = 1024, 2048
+"""So many refusals are kept encoded, if text and metadata have no more characters and bytes."""
+
 PREFIX_BYTES = 5
 """Whether a message is compressed, and its length."""
 
@@ -168,10 +171,17 @@ def alone(fields: Iterable[Header], http: int = 200) -> bytes:
     return encode(((":status", str(http)), CONTENT_TYPE, _ACCEPTED, *fields))
 
 
-@lru_cache(1024)
 def refusal(code: grpc.StatusCode, message: str, metadata: Metadata) -> bytes:
     """The same with this status.
 
-    Under overload the same few are sent again and again, when time is shortest.
+    Under overload the same few are sent again and again, when time is shortest. Long ones are not
+    kept: a client may have a say in their text.
     """
+    if len(message) + sum([len(value) for _, value in metadata]) > MOST_KEPT:
+        return alone(status(code, message, metadata))
+    return _kept_refusal(code, message, metadata)
+
+
+@lru_cache(REFUSALS)
+def _kept_refusal(code: grpc.StatusCode, message: str, metadata: Metadata) -> bytes:
     return alone(status(code, message, metadata))

@@ -202,7 +202,7 @@ class Call:
         if self._opened:
             block = encode(calls.status(code, details, metadata))
         else:
-            block = calls.refusal(code, details, tuple(metadata))
+            block = calls.refusal(code, details, tuple([(name, value) for name, value in metadata]))
         self._client.connection.send_trailers(self.stream, block)
 
     # --- its answer ---

@@ -10,6 +10,7 @@ import grpc
 
 from batcher import protocol
 from batcher.protocol import health
+from batcher.server.status import shortened
 
 _Status: TypeAlias = health.HealthCheckResponse.ServingStatus
 _SERVING = health.HealthCheckResponse.SERVING
@@ -62,9 +63,8 @@ class HealthService:
     ) -> health.HealthCheckResponse:
         status = self._statuses.get(request.service)
         if status is None:
-            await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"service {request.service!r} is unknown"
-            )
+            message = shortened(f"service {request.service!r} is unknown")
+            await context.abort(grpc.StatusCode.NOT_FOUND, message)
         return health.HealthCheckResponse(status=status)
 
     async def _list(

@@ -70,7 +70,7 @@ def to_status(error: errors.RequestError, style: Style = "standard") -> Status:
     gRPC's retry policies obey, and a refusal for overload also a google.rpc.RetryInfo.
     """
     code = CODES[style][type(error)]
-    message = _shortened(_triton_message(error) if style == "triton" else str(error))
+    message = shortened(_triton_message(error) if style == "triton" else str(error))
     delay_ns = error.retry_after_ns
     if style == "triton" or delay_ns is None:
         return Status(code, message)
@@ -90,7 +90,8 @@ def _triton_message(error: errors.RequestError) -> str:
     return str(error)
 
 
-def _shortened(message: str) -> str:
+def shortened(message: str) -> str:
+    """A message of at most `MAX_MESSAGE` characters."""
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 3]}..."
 
 

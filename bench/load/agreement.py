@@ -173,9 +173,10 @@ class Simulator:
             inside = (full.from_ns <= run.settled_ns) & (run.settled_ns < full.until_ns)
             ended = run.batch_rows[inside & (run.outcome == OUTCOMES.index(Outcome.OK))]
             # Each of a batch's rows is a part of it.
-            batches = float((1 / ended).sum())
-            batch_ms = (full.until_ns - full.from_ns) / MILLISECOND / batches
-            if self._longer_ms(batch_ms, len(ended) / batches) < longer_ms:
+            simulated = float((1 / ended).sum())
+            batch_ms = (full.until_ns - full.from_ns) / MILLISECOND / max(simulated, 1.0)
+            rows = len(ended) / max(simulated, 1.0)
+            if len(ended) and self._longer_ms(batch_ms, rows) < longer_ms:
                 least_ms = self.overhead_ms
             else:
                 most_ms = self.overhead_ms

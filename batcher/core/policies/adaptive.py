@@ -47,6 +47,9 @@ PATIENCE = 2.0
 LATE_PART = 0.33
 """What can only be late runs in batches that take no longer than this, in targets."""
 
+MOST_IN_TURN = 256
+"""A longer backlog is planned as if all of a batch were answered when the last of it is: whose answer
+leaves when costs as much to work out as the plan."""
 
 TIMER_NS = 1_000_000
 """Nobody is waited for up to the moment at which a request has waited for too long: the timer that
@@ -150,8 +153,13 @@ class AdaptivePolicy:
         situation: Situation,
         after_ns: float = 0.0,
         most_rows: int | None = None,
+        *,
+        in_turn: bool = True,
     ) -> Plan:
-        """What to give up and what to take, if the instance were free `after_ns` later."""
+        """What to give up and what to take, if the instance were free `after_ns` later.
+
+        `in_turn`: the batch is answered in this order. Else all are to be in time when all have been.
+        """
         times = situation.times
         curve = times.curve
         free_ns = situation.free_ns
@@ -166,8 +174,12 @@ class AdaptivePolicy:
         if rows != len(requests):
             before = [0, *accumulate([request.rows for request in requests])]
         price = self._price(len(free_ns), times)
-        answered, now_ns = times.first_answered, situation.now_ns
-        return plan(orders, before, free_ns, curve, answered, price, now_ns, times.reply_ns)
+        answered, reply_ns, replies_ns = times.answered, times.reply_ns, 0.0
+        if in_turn and len(orders) <= MOST_IN_TURN:
+            largest, answered = len(curve) - 1, times.first_answered
+            replies_ns = times.answered[largest] - answered[largest]
+        now_ns = situation.now_ns
+        return plan(orders, before, free_ns, curve, answered, price, now_ns, reply_ns, replies_ns)
 
     def _know(self, curve: Sequence[float]) -> None:
         """Rates of the batch sizes, each at least that of the smaller ones."""
@@ -370,7 +382,8 @@ class AdaptivePolicy:
         room = most - taken_rows
         if room < 1:
             return None
-        chosen = self._plan(orders, merged, rows, situation, after_ns, room)
+        alone = not take
+        chosen = self._plan(orders, merged, rows, situation, after_ns, room, in_turn=alone)
         if not chosen.drop:
             if not take:
                 until_ns = None
@@ -388,7 +401,10 @@ class AdaptivePolicy:
             if room < 1:
                 break
             after_ns = curve[min(taken_rows + 1, len(curve) - 1)] - curve[1]
-            chosen = self._plan(line.orders, line.requests, line.rows, situation, after_ns, room)
+            # Who is worth less may be due first.
+            chosen = self._plan(
+                line.orders, line.requests, line.rows, situation, after_ns, room, in_turn=False
+            )
             drop.extend(line.requests[: chosen.drop])
             self._fill(
                 line.requests[chosen.drop : chosen.drop + chosen.take], limit, take, situation

@@ -75,13 +75,15 @@ def plan(
     price: Price,
     now_ns: int,
     reply_ns: float = 0.0,
+    replies_ns: float = 0.0,
 ) -> Plan:
     """The best first step.
 
     `orders` says when each request must be done; `rows_before[i]` is the rows of the first i
     requests, None where every request has one row. `free_ns` is sorted, the soonest first. An
     instance is busy with b rows for `curve[b]`, the largest batch being the last of the curve, and
-    the first of them is answered after `answered[b]`, each further row `reply_ns` later.
+    the first of them is answered after `answered[b]`, each further row `reply_ns` later, but none
+    more than `replies_ns` after the first.
     """
     count = min(len(orders), MOST_REQUESTS)
     # What cannot even be done alone, at once, is given up first.
@@ -92,8 +94,8 @@ def plan(
     hopeless = bisect_left(orders, free_ns[0] + answered[rows] - TOLERANCE_NS, 0, count)
     if hopeless == count:
         return Plan(count, 0)
-    if reply_ns:
-        orders = _in_turn(orders, rows_before, count, len(curve) - 1, reply_ns)
+    if replies_ns > 0.0:
+        orders = _in_turn(orders, rows_before, count, reply_ns, replies_ns)
     if len(free_ns) == 1 and rows_before is None:
         return _plan_one(orders, count, hopeless, free_ns[0], curve, answered, price, now_ns)
     if rows_before is None and count - hopeless > MOST_EXACT:
@@ -108,8 +110,8 @@ def _in_turn(
     orders: Sequence[float],
     rows_before: Sequence[int] | None,
     count: int,
-    most: int,
     reply_ns: float,
+    replies_ns: float,
 ) -> Sequence[float]:
     """For each request: when the batch that it leads must have answered it.
 
@@ -117,13 +119,12 @@ def _in_turn(
     """
     in_turn = [0.0] * count
     behind_ns = float("inf")
-    longest_ns = (most - 1) * reply_ns
     for place in range(count - 1, -1, -1):
         order = orders[place]
         rows = 1 if rows_before is None else rows_before[place + 1] - rows_before[place]
         behind_ns = min(order, behind_ns - rows * reply_ns)
-        # Nobody waits for more than the largest batch, however many are due at once.
-        in_turn[place] = max(behind_ns, order - longest_ns)
+        # However many are due at once, not all of them are in its batch.
+        in_turn[place] = max(behind_ns, order - replies_ns)
     return in_turn
 
 

@@ -78,3 +78,17 @@ def test_what_was_added_long_ago_fades():
     twin = FadingSum(1e9)
     twin.restore(fading.capture())
     assert twin.at(2 * SECOND) == fading.at(2 * SECOND)
+
+
+def test_what_was_captured_goes_on_the_same():
+    curve = [0.0, *((5 + rows) * MILLISECOND for rows in range(1, 33))]
+    caution, twin = Caution(), Caution()
+    for k in range(1, 501):
+        caution.arrived(1, k * SECOND // 500)
+    caution.rows, caution.faults = 2000.0, 10.0
+    twin.restore(caution.capture())
+    for each in (caution, twin):
+        each.count(7)
+    assert twin.capture() == caution.capture()
+    found = [each.most_rows(curve, 1, 0, SECOND) for each in (caution, twin)]
+    assert found[0] == found[1] > caution.worth_rows()

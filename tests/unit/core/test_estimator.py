@@ -7,7 +7,13 @@ import random
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.estimator import JUMP_SAMPLES, MARGIN_SAMPLES, REPLY_GROUP, ServiceTimes
+from batcher.core.estimator import (
+    JUMP_SAMPLES,
+    MARGIN_SAMPLES,
+    REPLY_GROUP,
+    REPLY_SAMPLES,
+    ServiceTimes,
+)
 
 PROFILE = tuple((rows, (5 + rows) * MILLISECOND) for rows in (1, 2, 4, 8, 16, 32))
 
@@ -128,6 +134,19 @@ def test_the_first_of_a_large_batch_are_answered_before_the_last(times):
     assert times.first_answered[4] == times.answered[4]
     assert times.first_answered[32] == line(32) + REPLY_GROUP * times.reply_ns
     assert times.answered[32] == line(32) + 32 * times.reply_ns
+
+
+def test_the_first_answer_has_the_same_margin_and_follows_the_curve(times):
+    for moment in range(64):
+        times.observe(16, int(line(16) * (1.0 + 0.02 * (moment % 5))), moment * MILLISECOND)
+    assert times.margin > 1.0
+    assert times.first_answered[16] == times.answered[16] > times.curve[16]
+    times.observe_replies(32, 32 * MILLISECOND // 10, 64 * MILLISECOND)
+    spread_ns = times.answered[32] - times.first_answered[32]
+    assert spread_ns == pytest.approx((32 - REPLY_GROUP) * times.reply_ns)
+    for moment in range(REPLY_SAMPLES + 1):
+        times.observe_replies(32, 0, (65 + moment) * MILLISECOND)
+    assert times.first_answered == times.answered
 
 
 def test_nonsense_is_ignored(times):

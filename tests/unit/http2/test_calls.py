@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.clock import MICROSECOND, MILLISECOND, SECOND
+from batcher.http2 import calls
 from batcher.http2.calls import (
     OK,
     OPENING,
@@ -275,3 +276,26 @@ class TestStatus:
             ("grpc-status", "5"),
         ]
         assert Decoder().decode(alone((), 415))[0] == (":status", "415")
+
+
+def test_refusals_are_kept_unless_they_are_long():
+    """A client has a say in the text of some: what is kept of them is bounded."""
+
+    def kept(text, metadata=()):
+        before = calls._kept_refusal.cache_info().currsize
+        block = calls.refusal(grpc.StatusCode.NOT_FOUND, text, metadata)
+        fields = calls.status(grpc.StatusCode.NOT_FOUND, text, metadata)
+        assert (
+            block == calls.alone(fields) == calls.refusal(grpc.StatusCode.NOT_FOUND, text, metadata)
+        )
+        return calls._kept_refusal.cache_info().currsize - before
+
+    calls._kept_refusal.cache_clear()
+    assert kept("full") == 1
+    assert kept("full", (("retry", "5"),)) == 1
+    assert kept("x" * calls.MOST_KEPT) == 1
+    assert kept("x" * (calls.MOST_KEPT + 1)) == 0
+    assert kept("full", (("detail-bin", bytes(calls.MOST_KEPT)),)) == 0
+    for number in range(calls.REFUSALS + 10):
+        calls.refusal(grpc.StatusCode.NOT_FOUND, str(number), ())
+    assert calls._kept_refusal.cache_info().currsize == calls.REFUSALS

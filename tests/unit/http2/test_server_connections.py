@@ -1,13 +1,14 @@
 """Connections of a real server on loopback, and how it stops."""
 
 import asyncio
+import itertools
 import socket
 
 import grpc
 import pytest
 from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
 
-from batcher.clock import SECOND
+from batcher.clock import MILLISECOND, SECOND
 from batcher.http2 import server as server_module
 from batcher.http2.frames import PREFACE, Error, Frame, Setting, frame
 from batcher.http2.server import SILENT_S
@@ -211,6 +212,13 @@ class TestAnswersOfOneTurn:
     async def test_the_first_do_not_wait_for_the_last(self, written):
         """Each but the first of a write finds that one has waited for long enough."""
         assert await written(0) == list(range(2, self.CALLS + 1, 2))
+
+    async def test_what_counts_is_how_long_the_first_of_a_write_has_waited(
+        self, written, monkeypatch
+    ):
+        moments = itertools.count(MILLISECOND, 150_000)
+        monkeypatch.setattr(server_module, "monotonic_ns", lambda: next(moments))
+        assert await written(200_000) == [3, 6, 9, 10]
 
 
 class TestStop:

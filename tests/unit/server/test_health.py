@@ -8,6 +8,7 @@ from grpc import aio
 
 from batcher.protocol import HEALTH, Stub, health
 from batcher.server.health import HealthService
+from batcher.server.status import MAX_MESSAGE
 
 Answer = health.HealthCheckResponse
 WAIT_S = 10
@@ -41,6 +42,14 @@ async def test_an_unknown_service_is_not_found(serving):
             await Stub(channel, HEALTH).Check(ask("other"))
 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_long_name_is_not_sent_back_whole(serving):
+    async with serving(HealthService().handler()) as channel:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await Stub(channel, HEALTH).Check(ask("x" * 100_000))
+
+    assert len(caught.value.details()) == MAX_MESSAGE
 
 
 async def test_list_names_every_service(serving):

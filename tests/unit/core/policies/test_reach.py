@@ -127,47 +127,69 @@ def test_a_large_request_that_cannot_be_in_time_hides_no_small_ones():
     assert plan(orders, rows_before, (0.0,), times, times, FREE, 0) == Plan(drop=1, take=8)
 
 
-def late_in_turn(orders, before, step, times, reply_ns):
-    """How late the answers of a plan's first batch are, which leave one after the other."""
-    end = step.drop + step.take
-    done_ns = times[before[end] - before[step.drop]]
-    return [
-        done_ns + reply_ns * (before[place] - before[step.drop] + 1) - orders[place]
-        for place in range(step.drop, end)
-    ]
+class Answers:
+    """Answers that leave one after the other: `reply_ns` apart, the first of a batch as the `group`th."""
+
+    def __init__(self, times, reply_ns, group=1):
+        self.times, self.reply_ns, self.group = times, reply_ns, group
+        self.last = [time + reply_ns * rows for rows, time in enumerate(times)]
+        self.first = [time + reply_ns * min(rows, group) for rows, time in enumerate(times)]
+
+    def plan(self, orders, before=None, free=(0.0,)):
+        spread_ns = self.last[-1] - self.first[-1]
+        times, reply_ns = self.times, self.reply_ns
+        return plan(orders, before, free, times, self.first, FREE, 0, reply_ns, spread_ns)
+
+    def plan_together(self, orders, before=None, free=(0.0,)):
+        """As if everybody had to wait for the last answer."""
+        return plan(orders, before, free, self.times, self.last, FREE, 0)
+
+    def late_ns(self, orders, before, step, start_ns=0.0):
+        """How late each answer of a plan's first batch is."""
+        end = step.drop + step.take
+        first, rows = before[step.drop], before[end] - before[step.drop]
+        return [
+            start_ns
+            + min(self.last[rows], self.first[rows] + self.reply_ns * (before[place] - first))
+            - orders[place]
+            for place in range(step.drop, end)
+        ]
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(300))
 def test_whoever_is_answered_after_others_is_in_time_too(seed):
     draw = random.Random(seed)
-    # Many are due at once, or nearly.
-    orders = sorted(draw.choice([20, 22, 30]) * UNIT for _ in range(draw.randint(1, 24)))
+    answers = Answers(curve(4, draw.choice([0.01, 0.5]), 24), 0.4 * UNIT, draw.choice([1, 4]))
+    start_ns = draw.choice([0.0, 3.0 * UNIT])
+    # Many are due at once, or nearly, and about when a batch may end.
+    orders = sorted(
+        start_ns + draw.choice([12.0, 13.0, 16.0, 19.0]) * UNIT for _ in range(draw.randint(8, 24))
+    )
     rows = [draw.choice([1, 1, 3]) if seed % 2 else 1 for _ in orders]
     before = [0]
     for each in rows:
         before.append(before[-1] + each)
-    times, reply_ns = curve(4, 0.5, 16), 0.4 * UNIT
-    first = [0.0] + [time + reply_ns for time in times[1:]]
-    free = [0.0, 5.0 * UNIT] if seed % 3 == 0 else [0.0]
-    step = plan(orders, before if seed % 2 else None, free, times, first, FREE, 0, reply_ns)
+    free = [start_ns, 30.0 * UNIT] if seed % 3 == 0 else [start_ns]
+    step = answers.plan(orders, before if seed % 2 else None, free)
     assert step.take
-    assert max(late_in_turn(orders, before, step, times, reply_ns)) <= TOLERANCE_NS
+    assert max(answers.late_ns(orders, before, step, start_ns)) <= TOLERANCE_NS
 
 
 def test_who_is_due_first_need_not_wait_for_the_answers_behind():
-    times, reply_ns = curve(4, 1, 8), 0.5 * UNIT
-    first = [0.0] + [time + reply_ns for time in times[1:]]
-    last = [time + reply_ns * rows for rows, time in enumerate(times)]
+    answers = Answers(curve(4, 1, 8), 0.5 * UNIT)
     orders = [12.5 * UNIT + place * UNIT for place in range(8)]
-    assert plan(orders, None, [0.0], times, last, FREE, 0).take < 8
-    assert plan(orders, None, [0.0], times, first, FREE, 0, reply_ns) == Plan(0, 8)
+    assert answers.plan_together(orders).take < 8
+    assert answers.plan(orders) == Plan(0, 8)
+
+
+def test_where_the_first_answer_waits_for_all_others_nothing_is_gained_or_lost():
+    answers = Answers(curve(4, 1, 8), 0.5 * UNIT, group=8)
+    orders = [answers.last[8]] * 8
+    assert answers.plan(orders) == answers.plan_together(orders) == Plan(0, 8)
 
 
 def test_a_crowd_that_is_due_at_once_makes_nobody_hopeless():
-    times, reply_ns = curve(4, 1, 8), 0.5 * UNIT
-    first = [0.0] + [time + reply_ns for time in times[1:]]
-    orders = [30.0 * UNIT] * 500
-    step = plan(orders, None, [0.0], times, first, FREE, 0, reply_ns)
-    # All but two or so of those that would be served if answers took no time.
-    served = served_by_following(orders, [1] * 500, [0.0], times)
-    assert 500 - step.drop >= served - 2
+    """Rows cost next to nothing, and answers do: who waits behind is not in the same batch."""
+    answers = Answers(curve(4, 0.001, 8), 0.5 * UNIT)
+    orders = [100.0 * UNIT] * 200
+    assert answers.plan(orders).drop <= answers.plan_together(orders).drop + 8
