@@ -53,6 +53,7 @@ def test_the_model_falls_back_to_none_and_everyone_is_served(play_with, answer):
     assert [type(c) for c in commands[:1]] == [PolicyFailed]
     assert commands[0].model == "m"
     assert play.batches(commands) == [[1]]
+    assert play.scheduler.fleet.batches[1].rows == 2
     assert play.batches(play.done(1, 1)) == [[2]]
     assert play.batches(play.done(2, 2)) == [[3]]
     assert play.ended(play.done(3, 3)) == {3: (Outcome.OK, Reason.NONE)}
