@@ -294,7 +294,7 @@ def instance_plan(
         make_executor=executor,
         max_in_flight=config.max_in_flight,
         execute_timeout_ns=config.execute_timeout,
-        warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length),
+        warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length, config.warmup.inputs),
         fail_nan=config.on_nan == "fail",
     )
 

@@ -6,7 +6,13 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from batcher.config.padding import OutputConfig, PaddingConfig, padding_problems
+from batcher.config.padding import (
+    OutputConfig,
+    PaddingConfig,
+    TensorName,
+    TensorValues,
+    padding_problems,
+)
 from batcher.config.policies import POLICIES, keys_of_policies, policies_reading
 from batcher.config.section import (
     Count,
@@ -163,6 +169,26 @@ class WarmupConfig(Section):
     length: Count = 16
     """The length used for every variable axis that is not padded. Of a padded one each bucket is
     warmed up."""
+    inputs: dict[TensorName, TensorValues] = Field(default_factory=dict)
+    """Values for inputs that zeros or empty texts do not suit: one for all elements, or a list with
+    those of a row, from the start again where the row is longer. Optional inputs named here are
+    warmed up as well."""
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        if self.batch_sizes == ():
+            CrossCheckError.raise_any(
+                [
+                    (
+                        (key,),
+                        "nothing is warmed up; allowed: together with batch_sizes other than []",
+                    )
+                    for key in ("length", "inputs")
+                    if getattr(self, key)
+                    != type(self).model_fields[key].get_default(call_default_factory=True)
+                ]
+            )
+        return self
 
 
 class ModelConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from batcher.config.section import AT_LEAST_ONE, Count, KeyPath, Section, refusal
 
@@ -42,6 +42,27 @@ PadValue = Annotated[
     AfterValidator(_pad_value),
     WithJsonSchema({"type": ["number", "boolean", "string", "null"]}),
 ]
+
+
+def _values(value: Any) -> Any:
+    listed = value if isinstance(value, list) else [value]
+    if not listed or not all(isinstance(each, (bool, int, float, str)) for each in listed):
+        raise ValueError("a number, true, false, a text, or a list of these")
+    return tuple(value) if isinstance(value, list) else value
+
+
+TensorValues = Annotated[
+    Any,
+    BeforeValidator(_values),
+    WithJsonSchema(
+        {
+            "type": ["number", "boolean", "string", "array"],
+            "items": {"type": ["number", "boolean", "string"]},
+            "minItems": 1,
+        }
+    ),
+]
+"""What fills an input: one value, or the values of a row."""
 
 
 class PaddingConfig(Section):

@@ -8,7 +8,7 @@ other rules replace all of it in one step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Final, TypeAlias
 
@@ -137,14 +137,15 @@ class Padding:
         """Elements of one row of the inputs that are padded."""
         return volume([s for s, counts in zip(shapes, self._padded, strict=True) if counts])
 
-    def warm_buckets(self, length: int) -> list[Shapes]:
+    def warm_buckets(self, length: int, given: Container[str] = ()) -> list[Shapes]:
         """Buckets to warm up with, the smallest first; other variable axes have `length`.
 
-        Axes with equal buckets are taken to vary together.
+        Axes with equal buckets are taken to vary together. Optional inputs are absent but for those
+        in `given`.
         """
         lists = list(dict.fromkeys(axis.buckets for axis in self.axes))
         found = [
-            self._shapes(dict(zip(lists, lengths, strict=True)), length)
+            self._shapes(dict(zip(lists, lengths, strict=True)), length, given)
             for lengths in product(*lists)
         ]
         found.sort(key=volume)
@@ -153,9 +154,13 @@ class Padding:
         last = MOST_WARM_BUCKETS - 1
         return [found[place * (len(found) - 1) // last] for place in range(last + 1)]
 
-    def _shapes(self, lengths: Mapping[tuple[int, ...], int], length: int) -> Shapes:
+    def _shapes(
+        self, lengths: Mapping[tuple[int, ...], int], length: int, given: Container[str]
+    ) -> Shapes:
         shapes = [
-            [] if spec.optional else [length if size < 0 else size for size in spec.shape[1:]]
+            []
+            if spec.optional and spec.name not in given
+            else [length if size < 0 else size for size in spec.shape[1:]]
             for spec in self._specs
         ]
         for axis in self.axes:
@@ -191,7 +196,7 @@ def resolve(model: str, rules: PaddingRules, metadata: ModelMetadata) -> Padding
         if spec is None:
             continue
         try:
-            values[rule.input] = _fill_value(rule.value, spec.datatype)
+            values[rule.input] = fill_value(rule.value, spec.datatype)
         except ValueError as error:
             problems.append(
                 f"{rules.path}padding[{place}].value: got {rule.value!r}; allowed: {error}"
@@ -305,7 +310,7 @@ def _follows(
     return follows
 
 
-def _fill_value(value: PadValue, datatype: str) -> Any:
+def fill_value(value: PadValue, datatype: str) -> Any:
     """The value as an element of that datatype. Raises ValueError that says what is allowed."""
     if datatype == "BYTES":
         if value is None or isinstance(value, str):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from batcher.clock import SECOND, Clock
 from batcher.errors import ModelLoadError, describe
 from batcher.runtime.dispatch import Slice, output_datatypes
 from batcher.runtime.instances import InstancePlan
-from batcher.runtime.warmup import WarmupPlan, run_batch, warm_up, zero_shapes, zeros
+from batcher.runtime.warmup import Sample, plain_shapes, run_batch, warm_up
 from batcher.runtime.workers import Worker, make_worker
 
 
@@ -50,14 +51,14 @@ async def _measure(
     clock: Clock,
     told: Callable[[], None],
 ) -> dict[int, list[int]]:
-    model, length = plan.context.model, plan.warmup.length
+    model = plan.context.model
     metadata = await worker.load(plan.context)
     datatypes = output_datatypes(metadata)
-    await warm_up(worker, model, metadata, datatypes, WarmupPlan(tuple(sizes), length))
-    shapes = zero_shapes(metadata.inputs, length)
-    batches = {
-        rows: [Slice(zeros(model, metadata.inputs, rows, shapes), 0, rows)] for rows in sizes
-    }
+    warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
+    await warm_up(worker, model, metadata, datatypes, warmup)
+    sample = Sample(model, metadata.inputs, warmup.inputs)
+    shapes = plain_shapes(metadata.inputs, warmup.length)
+    batches = {rows: [Slice(sample.request(rows, shapes), 0, rows)] for rows in sizes}
     measured: dict[int, list[int]] = {rows: [] for rows in sizes}
     for _ in range(repeats):
         for rows, slices in batches.items():

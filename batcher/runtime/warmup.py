@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import field
+from math import prod
 from statistics import median
 from time import monotonic_ns
+from typing import TypeAlias
 
 import numpy as np
 
-from batcher.core.events import Profile, Shapes
+from batcher.core.events import FailureCause, Profile, Shapes
 from batcher.core.record import record
 from batcher.errors import ModelLoadError
 from batcher.executor import ModelMetadata
 from batcher.runtime.dispatch import Executed, Slice
-from batcher.runtime.padding import Padding
+from batcher.runtime.padding import Padding, PadValue, fill_value
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.workers import Worker
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
@@ -30,12 +33,18 @@ BUCKETS_NS = 10_000_000_000
 estimated from the others."""
 
 
+WarmupValue: TypeAlias = PadValue | tuple[PadValue, ...]
+"""What an input is warmed up with: one value for all elements, or the values of a row."""
+
+
 @record
 class WarmupPlan:
     """Rows of each warm-up batch, and the length to give to variable axes that are not padded."""
 
     batch_sizes: tuple[int, ...]
     length: int
+    inputs: Mapping[str, WarmupValue] = field(default_factory=dict)
+    """Input -> its values; the others get zeros or empty texts, and optional ones are absent."""
 
 
 async def warm_up(
@@ -45,13 +54,15 @@ async def warm_up(
     datatypes: Mapping[str, str],
     plan: WarmupPlan,
 ) -> Profile:
-    """Execute batches of zeros of every size: the first warms up, the others are timed.
+    """Execute batches of every size: the first warms up, the others are timed.
 
     The time of a size is the median, from handing the batch over until its result is back, as the
-    scheduler will see it. Raises `ModelLoadError` when a batch fails.
+    scheduler will see it. Raises `ModelLoadError` when a batch fails, or when `plan.inputs` do not
+    fit the model.
     """
-    shapes = zero_shapes(metadata.inputs, plan.length)
-    return await _warm_up(worker, model, metadata, datatypes, plan.batch_sizes, shapes, TIMED_NS)
+    sample = Sample(model, metadata.inputs, plan.inputs)
+    shapes = plain_shapes(metadata.inputs, plan.length)
+    return await _warm_up(worker, sample, datatypes, plan.batch_sizes, shapes, TIMED_NS)
 
 
 async def warm_up_buckets(
@@ -66,7 +77,8 @@ async def warm_up_buckets(
 
     The largest and the smallest come first: what lies between them can be estimated best.
     """
-    buckets = padding.warm_buckets(plan.length)
+    sample = Sample(model, metadata.inputs, plan.inputs)
+    buckets = padding.warm_buckets(plan.length, plan.inputs)
     order = [*buckets[:-2:-1], *buckets[:-1]]
     timed_ns = TIMED_NS // len(order)
     profiles: list[tuple[Shapes, Profile]] = []
@@ -74,17 +86,14 @@ async def warm_up_buckets(
     for bucket in order:
         if not plan.batch_sizes or monotonic_ns() - began_ns >= BUCKETS_NS:
             break
-        profile = await _warm_up(
-            worker, model, metadata, datatypes, plan.batch_sizes, bucket, timed_ns
-        )
+        profile = await _warm_up(worker, sample, datatypes, plan.batch_sizes, bucket, timed_ns)
         profiles.append((bucket, profile))
     return tuple(profiles)
 
 
 async def _warm_up(
     worker: Worker,
-    model: str,
-    metadata: ModelMetadata,
+    sample: Sample,
     datatypes: Mapping[str, str],
     batch_sizes: Sequence[int],
     shapes: Shapes,
@@ -92,16 +101,14 @@ async def _warm_up(
 ) -> Profile:
     profile: list[tuple[int, int]] = []
     for rows in batch_sizes:
-        slices = [Slice(zeros(model, metadata.inputs, rows, shapes), 0, rows)]
+        slices = [Slice(sample.request(rows, shapes), 0, rows)]
         took_ns: list[int] = []
         for repeat in range(1 + TIMED_BATCHES):
             began_ns = monotonic_ns()
             executed = await run_batch(worker, slices, datatypes)
             executed.release()
             if executed.result is None:
-                raise ModelLoadError(
-                    f"{model}: the warm-up batch of {rows} rows failed: {executed.failure}"
-                )
+                raise ModelLoadError(sample.failed(rows, executed))
             if repeat:
                 took_ns.append(monotonic_ns() - began_ns)
                 if sum(took_ns) >= timed_ns:
@@ -126,22 +133,71 @@ async def run_batch(
     return await future
 
 
-def zero_shapes(specs: Sequence[TensorSpec], length: int) -> Shapes:
+def plain_shapes(specs: Sequence[TensorSpec], length: int) -> Shapes:
     """The shapes of a request whose every variable axis has this length."""
     return tuple(tuple(length if size < 0 else size for size in spec.shape[1:]) for spec in specs)
 
 
-def zeros(model: str, specs: Sequence[TensorSpec], rows: int, shapes: Shapes) -> InferenceRequest:
-    """A request of zeros, or of empty texts, of those shapes; optional inputs are absent."""
-    inputs = {
-        spec.name: Tensor(spec.datatype, _zero_array(spec, (rows, *shape)))
-        for spec, shape in zip(specs, shapes, strict=True)
-        if not spec.optional
-    }
-    return InferenceRequest(model, inputs, arrival_ns=0)
+class Sample:
+    """Requests that a model is warmed up or measured with.
+
+    An input has the value that `values` gives it, else zeros or empty texts; an optional input that
+    `values` does not name is absent. Raises `ModelLoadError` naming every value that does not fit.
+    """
+
+    def __init__(
+        self, model: str, specs: Sequence[TensorSpec], values: Mapping[str, WarmupValue]
+    ) -> None:
+        self._model = model
+        self._specs = specs
+        self._given = values
+        self._elements: dict[str, Array] = {}
+        names = [spec.name for spec in specs]
+        problems = [
+            f"warmup.inputs: got {name!r}; allowed: {', '.join(names)}"
+            for name in values
+            if name not in names
+        ]
+        for spec in specs:
+            try:
+                self._elements[spec.name] = _elements(spec, values.get(spec.name))
+            except ValueError as error:
+                got = values[spec.name]
+                problems.append(f"warmup.inputs.{spec.name}: got {got!r}; allowed: {error}")
+        if problems:
+            raise ModelLoadError(f"model {model!r}: {'; '.join(problems)}")
+
+    def request(self, rows: int, shapes: Shapes) -> InferenceRequest:
+        """A request of that many equal rows, its inputs of those shapes."""
+        inputs = {
+            spec.name: Tensor(spec.datatype, self._array(spec.name, rows, shape))
+            for spec, shape in zip(self._specs, shapes, strict=True)
+            if not spec.optional or spec.name in self._given
+        }
+        return InferenceRequest(self._model, inputs, arrival_ns=0)
+
+    def failed(self, rows: int, executed: Executed) -> str:
+        """What to say of a warm-up batch that failed, and what helps where its values are at fault."""
+        said = f"{self._model}: the warm-up batch of {rows} rows failed: {executed.failure}"
+        if executed.cause is FailureCause.DEVICE:
+            return said
+        of = "the values in warmup.inputs" if self._given else "zeros and empty texts"
+        return (
+            f"{said} (it held {of}; where these do not suit the model, give values in"
+            " warmup.inputs, or skip the warm-up with warmup.batch_sizes: [])"
+        )
+
+    def _array(self, name: str, rows: int, shape: tuple[int, ...]) -> Array:
+        row = np.resize(self._elements[name], shape)
+        return np.ascontiguousarray(np.broadcast_to(row, (rows, *shape)))
 
 
-def _zero_array(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
-    if spec.datatype == "BYTES":
-        return np.full(shape, b"", dtype=np.object_)
-    return np.zeros(shape, DTYPES[spec.datatype])
+def _elements(spec: TensorSpec, value: WarmupValue) -> Array:
+    """The values that fill a row, again and again. Raises ValueError that says what is allowed."""
+    listed = value if isinstance(value, tuple) else (value,)
+    row = spec.shape[1:]
+    if min(row, default=0) >= 0 and len(listed) > max(1, prod(row)):
+        raise ValueError(f"at most {prod(row)} values, one row of shape {list(row)}")
+    array = np.empty(len(listed), DTYPES[spec.datatype])
+    array[:] = [fill_value(each, spec.datatype) for each in listed]
+    return array

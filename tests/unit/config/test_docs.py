@@ -74,7 +74,7 @@ def test_the_page_tells_every_key_as_the_models_do(section):
 
 def test_the_examples_of_the_page_are_right():
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         parse_config(example, "docs/configuration.md", {})
 

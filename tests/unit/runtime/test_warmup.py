@@ -2,14 +2,16 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from batcher.clock import SECOND, monotonic_ns
-from batcher.executor import LoadContext, ModelMetadata, TensorSpec
+from batcher.errors import ModelLoadError
+from batcher.executor import ExecutionError, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime import warmup
 from batcher.runtime.dispatch import output_datatypes
 from batcher.runtime.padding import AxisRule, PaddingRules, resolve
-from batcher.runtime.warmup import TIMED_BATCHES, WarmupPlan, warm_up_buckets
+from batcher.runtime.warmup import TIMED_BATCHES, Sample, WarmupPlan, plain_shapes, warm_up_buckets
 from batcher.runtime.workers import make_worker
 from batcher.testing import FakeExecutor
 
@@ -64,3 +66,84 @@ async def test_after_so_long_no_further_bucket_is_begun(warm_up, monkeypatch):
     # A look at the clock at the start, before each bucket, and three for a bucket of one size.
     assert [bucket for bucket, _ in profiles] == [((8, 3),), ((2, 3),)]
     assert len(shapes) == 4, "a size that has taken its time is not timed again"
+
+
+SPECS = (
+    TensorSpec("X", "FP32", (-1, 3)),
+    TensorSpec("words", "BYTES", (-1, -1)),
+    TensorSpec("n", "INT64", (-1,)),
+    TensorSpec("scale", "FP16", (-1, 1), optional=True),
+)
+
+
+def test_a_sample_is_zeros_and_empty_texts_and_leaves_out_what_is_optional():
+    inputs = Sample("m", SPECS, {}).request(2, plain_shapes(SPECS, 4)).inputs
+    assert set(inputs) == {"X", "words", "n"}
+    assert np.array_equal(inputs["X"].array, np.zeros((2, 3), np.float32))
+    assert inputs["words"].array.tolist() == [[b""] * 4] * 2
+    assert inputs["n"].array.tolist() == [0, 0]
+
+
+def test_a_sample_holds_the_values_that_are_given_in_every_row():
+    given = {"X": (1, 2.5), "words": ("a", "bc"), "n": 7, "scale": 0.5}
+    inputs = Sample("m", SPECS, given).request(2, plain_shapes(SPECS, 3)).inputs
+    assert inputs["X"].array.tolist() == [[1, 2.5, 1]] * 2
+    assert inputs["words"].array.tolist() == [[b"a", b"bc", b"a"]] * 2
+    assert inputs["n"].array.tolist() == [7, 7]
+    assert inputs["scale"].array.tolist() == [[0.5], [0.5]]
+    assert [tensor.array.dtype for tensor in inputs.values()] == ["f4", "O", "i8", "f2"]
+    assert all(tensor.array.flags.c_contiguous for tensor in inputs.values())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"Y": 1}, r"warmup.inputs: got 'Y'; allowed: X, words, n, scale"),
+        ({"X": "a"}, r"warmup.inputs.X: got 'a'; allowed: a number, for FP32"),
+        ({"words": 3}, r"warmup.inputs.words: got 3; allowed: text, for BYTES"),
+        ({"n": 0.5}, r"warmup.inputs.n: got 0.5; allowed: a whole number"),
+        ({"X": (1, 2, 3, 4)}, r"allowed: at most 3 values, one row of shape \[3\]"),
+        ({"n": (1, 2)}, r"allowed: at most 1 values, one row of shape \[\]"),
+    ],
+)
+def test_values_that_do_not_fit_the_model_are_named(given, told):
+    with pytest.raises(ModelLoadError, match=told):
+        Sample("m", SPECS, given)
+
+
+def test_optional_inputs_that_are_given_get_their_bucket():
+    spec = TensorSpec("mask", "INT64", (-1, -1), optional=True)
+    metadata = ModelMetadata("fake", (*METADATA.inputs, spec), ())
+    rules = PaddingRules((*RULES.axes, AxisRule("mask", 1, 0, (2, 4, 6, 8))), (), "")
+    padding = resolve("m", rules, metadata)
+    assert padding.warm_buckets(3)[0] == ((2, 3), ())
+    assert padding.warm_buckets(3, {"mask": 1})[0] == ((2, 3), (2,))
+
+
+@pytest.fixture
+def refused():
+    """What is said of a warm-up whose every batch raises that error."""
+
+    async def call(error, inputs=None):
+        fake = FakeExecutor()
+        fake.fail_next(error)
+        worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)
+        metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
+        plan = WarmupPlan((1,), 16, inputs or {})
+        with pytest.raises(ModelLoadError) as caught:
+            await warmup.warm_up(worker, "m", metadata, output_datatypes(metadata), plan)
+        await worker.close(5.0)
+        return str(caught.value)
+
+    return call
+
+
+async def test_a_warm_up_that_fails_names_the_remedy(refused):
+    told = await refused(ZeroDivisionError("division by zero"))
+    assert told == (
+        "m: the warm-up batch of 1 rows failed: ZeroDivisionError: division by zero (it held zeros"
+        " and empty texts; where these do not suit the model, give values in warmup.inputs, or skip"
+        " the warm-up with warmup.batch_sizes: [])"
+    )
+    assert "the values in warmup.inputs" in await refused(ValueError("x"), {"X": 1})
+    assert "warmup.inputs" not in await refused(ExecutionError("out of memory", cause="device"))
