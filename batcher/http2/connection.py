@@ -7,21 +7,19 @@ frames into what `take` returns. A client that breaks the rules loses the stream
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from batcher.http2.frames import (
     ACK,
     END_HEADERS,
     END_STREAM,
     FIRST_WINDOW,
     HEAD,
-    LARGEST_FRAME_SIZE,
     LARGEST_WINDOW,
     LEAST_FRAME_SIZE,
     PADDED,
     PREFACE,
     PRIORITY,
     SETTING,
+    ConnectionFailedError,
     Error,
     Frame,
     Setting,
@@ -29,10 +27,10 @@ from batcher.http2.frames import (
     number,
 )
 from batcher.http2.headers import BlockError, Blocks
+from batcher.http2.sending import Sender, reset_frame
 from batcher.http2.streams import (
     BEYOND,
     PARTS,
-    Drained,
     Ended,
     Event,
     Limits,
@@ -48,22 +46,13 @@ _GRANTED = LARGEST_WINDOW // 2
 """Bytes after which the connection's window is opened again. Those of its streams are what bounds."""
 
 
-class ConnectionFailedError(Exception):
-    """The client broke the rules of the connection."""
-
-    def __init__(self, error: Error, text: str) -> None:
-        super().__init__(text)
-        self.error = error
-
-
-class Connection:
+class Connection(Sender):
     """One client's connection."""
 
     def __init__(self, limits: Limits) -> None:
+        super().__init__()
         self.closing = False
         """Nothing more is read; the last bytes are to be written, then the socket closed."""
-        self.streams: dict[int, Stream] = {}
-        """Those that are open, by number."""
         self._limits = limits
         self._blocks = Blocks(BEYOND * limits.max_headers)
         self._rest = b""
@@ -74,19 +63,10 @@ class Connection:
         self._leaving = False
         self._answered = 0
         """The highest that came before it was asked to open no more."""
-        self._shrunk = b""
-        """What the next block says of the table first."""
-        self._window = FIRST_WINDOW
-        self._stream_window = FIRST_WINDOW
-        self._widest = 0
-        """No stream's window is larger, beyond the initial one."""
-        self._frame_size = LEAST_FRAME_SIZE
         self._received = 0
         self._block: bytearray | None = None
         """The beginning of a header block that goes on in the next frame."""
         self._block_stream = self._block_flags = self._parts = 0
-        self._waiting: OrderedDict[Stream, None] = OrderedDict()
-        """Streams with data that waits for the connection's window, in their order."""
         self.settings_left = SETTINGS_A_SECOND
         """How many more may come; whoever knows the time sets it anew each second."""
         settings = (
@@ -95,26 +75,10 @@ class Connection:
             (Setting.INITIAL_WINDOW_SIZE, limits.stream_window),
             (Setting.MAX_HEADER_LIST_SIZE, limits.max_headers),
         )
-        self._out = [
+        self._out += (
             frame(Frame.SETTINGS, 0, 0, b"".join(SETTING.pack(*each) for each in settings)),
             frame(Frame.WINDOW_UPDATE, 0, 0, (LARGEST_WINDOW - FIRST_WINDOW).to_bytes(4, "big")),
-        ]
-
-    def take(self) -> bytes:
-        """What is to be written now."""
-        out = b"".join(self._out)
-        self._out.clear()
-        return out
-
-    @property
-    def waiting(self) -> int:
-        """Streams with data that waits for the connection's window."""
-        return len(self._waiting)
-
-    @property
-    def frames_to_write(self) -> int:
-        """How many `take` would return, or more."""
-        return len(self._out)
+        )
 
     def receive(self, data: bytes) -> list[Event]:
         """Bytes that the client sent: what they say of its streams, in order."""
@@ -139,67 +103,6 @@ class Connection:
         """So many bytes have yet to come before any can be used."""
         if size > stream.credit:
             self._grant(stream, size - stream.credit)
-
-    def send_all(self, stream: Stream, block: bytes, data: bytes, trailers: bytes) -> None:
-        """The whole answer at once."""
-        size = len(data)
-        most = min(self._room(stream), LEAST_FRAME_SIZE)
-        if not stream.ended or self._shrunk or size > most or len(trailers) > LEAST_FRAME_SIZE:
-            self.send_headers(stream, block)
-            self.send_data(stream, data)
-            self.send_trailers(stream, trailers)
-        elif not stream.finished:
-            stream.finished = True
-            self._window -= size
-            name = stream.id
-            self._out += (
-                HEAD.pack(0, len(block), Frame.HEADERS, END_HEADERS, name),
-                block,
-                HEAD.pack(0, size, Frame.DATA, 0, name),
-                data,
-                HEAD.pack(0, len(trailers), Frame.HEADERS, END_HEADERS | END_STREAM, name),
-                trailers,
-            )
-
-    def send_headers(self, stream: Stream, block: bytes) -> None:
-        """Begin the answer."""
-        if not stream.finished:
-            self._send_block(stream.id, block, 0)
-
-    def send_data(self, stream: Stream, data: bytes) -> None:
-        """Go on with it. What the client's window does not hold waits; see `Drained`."""
-        if stream.finished or stream.trailers is not None:
-            return
-        size = len(data)
-        if not stream.outbox and size <= min(self._room(stream), self._frame_size):
-            self._window -= size
-            stream.window -= size
-            self._out.append(frame(Frame.DATA, 0, stream.id, data))
-        else:
-            stream.outbox.append(memoryview(data))
-            self._advance(stream)
-
-    def send_trailers(self, stream: Stream, block: bytes) -> None:
-        """End it, as soon as all its data has left."""
-        if stream.finished or stream.trailers is not None:
-            return
-        if stream.outbox:
-            stream.trailers = block
-        else:
-            self._finish(stream, block)
-
-    def abandon(self, stream: Stream) -> None:
-        """Send none of the data that waits for the client's window."""
-        if not stream.finished:
-            self._forget(stream)
-            stream.trailers = None
-
-    def reset(self, stream: Stream, error: Error) -> None:
-        """End a stream without an answer, or without the rest of it."""
-        if not stream.finished:
-            stream.finished = True
-            self._forget(stream)
-            self._out.append(_reset(stream.id, error))
 
     def release(self, stream: Stream) -> None:
         """Nobody works on it any more: another may be opened in its place.
@@ -348,7 +251,7 @@ class Connection:
         if not self._leaving:
             self._answered = name
         if self._leaving or len(self.streams) >= self._limits.max_streams:
-            self._out.append(_reset(name, Error.REFUSED_STREAM))
+            self._out.append(reset_frame(name, Error.REFUSED_STREAM))
             return
         stream = Stream(name, self._limits.stream_window)
         self.streams[name] = stream
@@ -406,24 +309,6 @@ class Connection:
             for stream in list(self.streams.values()):
                 self._advance_and_tell(stream, events)
 
-    def _setting(self, name: int, value: int) -> None:
-        if name == Setting.INITIAL_WINDOW_SIZE:
-            if value > LARGEST_WINDOW:
-                raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, f"a window of {value} bytes")
-            self._stream_window = value
-            if value + self._widest > LARGEST_WINDOW:
-                self._widest = max((each.window for each in self.streams.values()), default=0)
-            if value + self._widest > LARGEST_WINDOW:
-                raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "a window is too large")
-        elif name == Setting.MAX_FRAME_SIZE:
-            if not LEAST_FRAME_SIZE <= value <= LARGEST_FRAME_SIZE:
-                raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frames of {value} bytes")
-            self._frame_size = value
-        elif name == Setting.HEADER_TABLE_SIZE:
-            self._shrunk = b"\x20"
-        elif name == Setting.ENABLE_PUSH and value > 1:
-            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
-
     def _widen(self, name: int, payload: bytes, events: list[Event]) -> None:
         self._check_begun(name)
         _expect_size(payload, 4)
@@ -443,74 +328,10 @@ class Connection:
         if name == 0 or name % 2 == 0 or name > self._last:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is not open")
 
-    # --- what goes out ---
-
     def _grant(self, stream: Stream, size: int) -> None:
         if not stream.ended and not stream.finished:
             stream.credit += size
             self._out.append(_wider(stream.id, size))
-
-    def _send_block(self, name: int, block: bytes, flags: int) -> None:
-        most = self._frame_size
-        if self._shrunk:
-            block, self._shrunk = self._shrunk + block, b""
-        if len(block) <= most:
-            self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, name, block))
-            return
-        self._out.append(frame(Frame.HEADERS, flags, name, block[:most]))
-        for start in range(most, len(block), most):
-            last = END_HEADERS if start + most >= len(block) else 0
-            self._out.append(frame(Frame.CONTINUATION, last, name, block[start : start + most]))
-
-    def _finish(self, stream: Stream, block: bytes) -> None:
-        stream.finished = True
-        self._send_block(stream.id, block, END_STREAM)
-        if not stream.ended:
-            # The answer does not depend on the rest of the request.
-            self._out.append(_reset(stream.id, Error.NO_ERROR))
-
-    def _room(self, stream: Stream) -> int:
-        """Bytes that may be sent on a stream now; below 0 where a window has shrunk."""
-        return min(self._window, self._stream_window + stream.window)
-
-    def _advance(self, stream: Stream) -> None:
-        """Send of its data what both windows hold; then the trailers."""
-        outbox = stream.outbox
-        while outbox:
-            room = min(self._room(stream), self._frame_size)
-            if room <= 0:
-                # Who waits for its own window alone is found when that grows.
-                if self._stream_window + stream.window > 0:
-                    self._waiting[stream] = None
-                return
-            data = outbox[0]
-            if len(data) > room:
-                outbox[0] = data[room:]
-                data = data[:room]
-            else:
-                outbox.popleft()
-            self._window -= len(data)
-            stream.window -= len(data)
-            self._out.append(frame(Frame.DATA, 0, stream.id, data))
-        self._waiting.pop(stream, None)
-        if stream.trailers is not None:
-            self._finish(stream, stream.trailers)
-
-    def _advance_and_tell(self, stream: Stream, events: list[Event]) -> None:
-        if stream.outbox:
-            self._advance(stream)
-            if not stream.outbox:
-                events.append(Drained(stream))
-
-    def _advance_all(self, events: list[Event]) -> None:
-        # Whoever has sent now comes after those who have not.
-        while self._waiting and self._window > 0:
-            stream, _ = self._waiting.popitem(last=False)
-            self._advance_and_tell(stream, events)
-
-    def _forget(self, stream: Stream) -> None:
-        stream.outbox.clear()
-        self._waiting.pop(stream, None)
 
 
 _NEED_STREAM = frozenset((Frame.PRIORITY, Frame.RST_STREAM, Frame.PUSH_PROMISE, Frame.CONTINUATION))
@@ -536,10 +357,6 @@ def _expect_size(payload: bytes, size: int) -> None:
 
 def _wider(stream: int, size: int) -> bytes:
     return frame(Frame.WINDOW_UPDATE, 0, stream, size.to_bytes(4, "big"))
-
-
-def _reset(stream: int, error: Error) -> bytes:
-    return frame(Frame.RST_STREAM, 0, stream, int(error).to_bytes(4, "big"))
 
 
 def _goaway(last: int, error: Error, text: str) -> bytes:

@@ -51,6 +51,14 @@ class Error(IntEnum):
     HTTP_1_1_REQUIRED = 13
 
 
+class ConnectionFailedError(Exception):
+    """The client broke the rules of the connection."""
+
+    def __init__(self, error: Error, text: str) -> None:
+        super().__init__(text)
+        self.error = error
+
+
 ACK = END_STREAM = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
