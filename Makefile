@@ -41,7 +41,7 @@ demo: $(VENV)/.runtime ## run the sidecar on a sentence-embedding model and send
 test: $(VENV)/.test ## run the tests
 	$(BIN)/python -m pytest -m "not conformance"
 
-conformance: $(VENV)/.test ## run other clients and libraries against this one, in their own environments
+conformance: $(VENV)/.test ## run other clients, libraries and proxies against this one (.ci/packages installs the proxies)
 	$(BIN)/python -m pytest -m conformance
 
 check: format lint types contracts drift test conformance floors ## all that CI runs
