@@ -14,8 +14,9 @@ from pathlib import Path
 
 from batcher.errors import ListenError
 
-BACKLOG = 128
-"""Connections that may wait to be accepted."""
+BACKLOG = 65_535
+"""Connections that may wait to be accepted, or as many as the system allows (`net.core.somaxconn`):
+what does not fit is dropped by the kernel, and the caller tries again a second later."""
 
 UNIX = "unix:"
 

@@ -21,15 +21,21 @@ from batcher.sockets import UNIX, bound_address, check_free, listen
 MAX_METADATA_BYTES = 16 * 1024
 """Metadata of one call; more than that is no description of a request."""
 
+_INT32_MAX = 2**31 - 1
+
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     """The settings of gRPC itself, from ours."""
+    pending = min(config.max_connections * config.max_streams, _INT32_MAX)
     return [
         ("grpc.max_receive_message_length", config.max_message),
         ("grpc.max_send_message_length", config.max_message),
         ("grpc.max_concurrent_streams", config.max_streams),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        # Over its own bounds, 1,000 and 3,000, gRPC cancels calls and says nothing, here or there.
+        ("grpc.server.max_pending_requests", pending),
+        ("grpc.server.max_pending_requests_hard_limit", pending),
         # Two processes on one port would each get a share of the callers, by accident.
         ("grpc.so_reuseport", 0),
         # Long unary calls with client keepalive must not be cut off for pinging "too often".
