@@ -22,7 +22,7 @@ from batcher.core.queue import ModelQueue, next_promotion_ns, rank_of
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import QueueLimits
-from batcher.core.splitting import rest_ns, split, start_by, too_many_rows
+from batcher.core.splitting import rest_ns, split, start_by
 
 QUEUE_FULL_RETRY_NS = 100_000_000
 """What a caller is told to wait when a queue is full: long against a window, short for a person."""
@@ -47,6 +47,8 @@ class Refusal:
 UNKNOWN_MODEL: Final = Refusal(Outcome.REJECTED, Reason.UNKNOWN_MODEL)
 NO_INSTANCE: Final = Refusal(Outcome.REJECTED, Reason.NO_INSTANCE, UNAVAILABLE_RETRY_NS)
 TOO_MANY_ROWS: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_ROWS)
+TOO_MANY_BYTES: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_BYTES)
+DEADLINE_TOO_SHORT: Final = Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT)
 
 
 def admit(
@@ -66,12 +68,15 @@ def admit(
         expires_ns = until_ns if expires_ns is None else min(expires_ns, until_ns)
     if expires_ns is not None and expires_ns <= now_ns:
         return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
+    if arrived.rows > model.max_request_rows:
+        return TOO_MANY_ROWS
+    max_bytes = model.settings.queue.max_bytes
+    if max_bytes is not None and arrived.nbytes > max_bytes:
+        return TOO_MANY_BYTES
     request = LiveRequest(arrived, due_ns, expires_ns)
     if model.buckets is not None:
         request.bucket = model.buckets.of(arrived.shapes)
     if arrived.rows > model.settings.max_batch_size:
-        if too_many_rows(arrived, model):
-            return TOO_MANY_ROWS
         split(request, model)
     if model.adaptive is None:
         # In the order in which they came, which is not always that of their stamps.
@@ -118,7 +123,7 @@ def _foresee(
     if model.serves_late and done_ns <= leaves_ns:
         make_late(request, model)
         return request
-    return _late(request, model, times, fleet, now_ns, can_be_served=done_ns <= leaves_ns)
+    return _late(request, model, times, fleet, now_ns, leaves_ns)
 
 
 def _late(
@@ -127,31 +132,34 @@ def _late(
     times: ServiceTimes,
     fleet: Fleet,
     now_ns: int,
-    *,
-    can_be_served: bool,
+    leaves_ns: float,
 ) -> LiveRequest | Refusal:
     """A request that can only be late, where such are refused: but for one now and then.
 
-    `can_be_served`: before its caller leaves.
+    `leaves_ns`: when its first batch must be done, or its caller has left.
     """
     retry_ns = until_clear_ns(model, fleet, now_ns)
     idle = not model.running and not model.queue.requests
-    if not idle and now_ns + times.typical[request.rows] - TOLERANCE_NS <= request.order:
+    takes_ns = times.typical[request.rows] - TOLERANCE_NS
+    if not idle and now_ns + takes_ns <= request.order:
         return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
     # It is not for others that it must be refused, but for a prediction, which may be wrong.
-    probes, takes_ns = times.probes, times.curve[request.rows]
+    probes, costs_ns = times.probes, times.curve[request.rows]
     quiet = _quiet(model, times, fleet, now_ns)
-    if not times.reachable and can_be_served:
-        from_ns = probes.let_in_late(takes_ns, now_ns, quiet=quiet)
+    if not times.reachable and fleet.soonest_ns(model.name, now_ns) + takes_ns <= leaves_ns:
+        from_ns = probes.let_in_late(costs_ns, now_ns, quiet=quiet)
         if from_ns <= now_ns:
             make_late(request, model)
             return request
     else:
-        from_ns = probes.let_in(takes_ns, now_ns, quiet=quiet)
+        from_ns = probes.let_in(costs_ns, now_ns, quiet=quiet)
         if from_ns <= now_ns:
             request.probe = True
             return request
         probes.refused_rows = request.rows
+    if now_ns + takes_ns > leaves_ns:
+        # Neither load nor a target is in its way: no retry with the same deadline helps.
+        return DEADLINE_TOO_SHORT
     return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, max(retry_ns, from_ns - now_ns))
 
 

@@ -39,6 +39,7 @@ class Model:
         "buckets",
         "default_rank",
         "handover",
+        "max_request_rows",
         "name",
         "opens_ns",
         "pace",
@@ -68,6 +69,7 @@ class Model:
         self.pace: Pace | None = None
         self.target_ns: int | None = None
         self.timeout_ns: int | None = None
+        self.max_request_rows = settings.max_request_rows
         self.default_rank = self.best_rank
         self.serves_late = False
         """Whether a request that can only be late is served all the same."""
@@ -158,6 +160,7 @@ class Model:
         self._rated = None
         self.buckets = Buckets(settings.padding) if settings.padding else None
         self.timeout_ns = limits.timeout_ns
+        self.max_request_rows = settings.max_request_rows
         level = min(limits.default_priority, limits.priority_levels)
         self.default_rank = rank_of(level, over_share=False)
         wanted = settings.policy

@@ -93,5 +93,9 @@ class ModelSettings:
 
     @property
     def max_request_rows(self) -> int:
-        """The most rows of one request; those beyond one batch are split over several."""
-        return self.max_batch_size * self.queue.max_request_batches
+        """The most rows of one request; those beyond one batch are split over several.
+
+        What has more rows than may wait at all could never enter.
+        """
+        most = self.max_batch_size * self.queue.max_request_batches
+        return most if self.queue.max_rows is None else min(most, self.queue.max_rows)

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from batcher.core.estimator import ServiceTimes
-from batcher.core.events import RequestArrived, Shapes
+from batcher.core.events import Shapes
 from batcher.core.model import Model
 from batcher.core.policies.none import NoBatchingPolicy
 from batcher.core.policies.reach import TOLERANCE_NS
@@ -141,8 +141,3 @@ def part_done(request: LiveRequest, split: Split, batch_id: int, rows: int) -> b
     if split.left and request.batch_id == batch_id:
         request.batch_id = min(split.batches)
     return not split.left
-
-
-def too_many_rows(arrived: RequestArrived, model: Model) -> bool:
-    """Whether a request has more rows than one may have."""
-    return arrived.rows > model.settings.max_request_rows

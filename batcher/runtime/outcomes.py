@@ -10,6 +10,10 @@ _REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
     Reason.MODEL_REMOVED: (errors.ModelUnavailable, "was unloaded while the request waited"),
     Reason.NO_INSTANCE: (errors.DeviceLost, "has no instance up; one is being started"),
     Reason.TOO_MANY_ROWS: (errors.InvalidRequest, "takes fewer rows in one request"),
+    Reason.TOO_MANY_BYTES: (
+        errors.InvalidRequest,
+        "takes fewer input bytes in one request (queue.max_bytes)",
+    ),
     Reason.QUEUE_REQUESTS: (errors.Overloaded, "queue is full (queue.max_requests)"),
     Reason.QUEUE_ROWS: (errors.Overloaded, "queue is full (queue.max_rows)"),
     Reason.QUEUE_BYTES: (errors.Overloaded, "queue is full (queue.max_bytes)"),
@@ -20,6 +24,10 @@ _REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
     Reason.CALLER_DEADLINE: (
         errors.DeadlineExpired,
         "did not get to the request before the caller's deadline",
+    ),
+    Reason.DEADLINE_TOO_SHORT: (
+        errors.DeadlineExpired,
+        "takes longer for one batch alone than the caller's deadline allows",
     ),
     Reason.QUEUE_TIMEOUT: (
         errors.DeadlineExpired,

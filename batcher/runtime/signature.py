@@ -106,7 +106,7 @@ class Signature:
         if got > self.max_rows:
             raise InvalidRequest(
                 f"{self.model}: {got} rows in one request, at most {self.max_rows}"
-                " (max_batch_size x queue.max_request_batches) can be served"
+                " (max_batch_size x queue.max_request_batches, or queue.max_rows) can be served"
             )
         return got
 

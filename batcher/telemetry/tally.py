@@ -14,6 +14,7 @@ _NOT_OURS: Final = frozenset(
     (
         *((Outcome.REJECTED, reason) for reason in GateReason),
         (Outcome.REJECTED, Reason.TOO_MANY_ROWS),
+        (Outcome.REJECTED, Reason.TOO_MANY_BYTES),
         (Outcome.REJECTED, Reason.MODEL_REMOVED),
         (Outcome.CANCELLED, Reason.CALLER_CANCELLED),
         (Outcome.FAILED, Reason.INPUT_FAILURE),

@@ -122,6 +122,7 @@ class Ledger:
         begun = sum(r.start for r in self.waiting.values() if r.arrived.model == event.model)
         bounds = [
             (event.rows, model.max_request_rows, Reason.TOO_MANY_ROWS),
+            (event.nbytes, model.queue.max_bytes, Reason.TOO_MANY_BYTES),
             (len(queue), model.queue.max_requests, Reason.QUEUE_REQUESTS),
             (sum(r.rows for r in queue) - begun, model.queue.max_rows, Reason.QUEUE_ROWS),
             (sum(r.nbytes for r in queue), model.queue.max_bytes, Reason.QUEUE_BYTES),

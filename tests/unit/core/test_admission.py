@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from batcher.clock import MILLISECOND
 from batcher.core.admission import QUEUE_FULL_RETRY_NS, UNAVAILABLE_RETRY_NS
 from batcher.core.commands import Outcome, Reason, Settle
-from batcher.core.events import ModelConfigured
-from batcher.core.settings import ModelSettings, NoBatching, QueueLimits
+from batcher.core.events import InstanceUp, ModelConfigured
+from batcher.core.settings import Adaptive, ModelSettings, NoBatching, QueueLimits
 
 
 def refused(request_id, reason, retry_ns):
@@ -55,6 +56,20 @@ def test_max_request_batches(busy):
 
     assert play.arrive(1, rows=8) == []
     assert play.arrive(2, rows=9) == refused(2, Reason.TOO_MANY_ROWS, None)
+
+
+def test_more_rows_than_may_wait_at_all_can_never_be_served(busy):
+    play = busy(max_rows=5)
+
+    assert play.arrive(1, rows=6) == refused(1, Reason.TOO_MANY_ROWS, None)
+    assert play.arrive(2, rows=5) == []
+
+
+def test_more_bytes_than_may_wait_at_all_can_never_be_served(busy):
+    play = busy(max_bytes=100)
+
+    assert play.arrive(1, nbytes=101) == refused(1, Reason.TOO_MANY_BYTES, None)
+    assert play.arrive(2, nbytes=100) == []
 
 
 def test_what_runs_does_not_count(busy):
@@ -131,3 +146,42 @@ def test_a_refused_request_leaves_nothing_behind(play):
     assert play.scheduler.live == {}
     assert play.wakeup is None
     assert play.cancel(1) == []
+
+
+class TestADeadlineThatOneBatchAloneCannotMeet:
+    """One row takes 6 ms, two 7, eight 13 ms; the target is 50 ms."""
+
+    TOO_SHORT = (Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT)
+    LATE = (Outcome.REJECTED, Reason.PREDICTED_LATE)
+
+    @pytest.fixture
+    def measured(self, play):
+        """Request 0 has been let in to see whether the prediction holds, and runs until 13 ms."""
+        play.model("m", Adaptive(), 8, target=50)
+        profile = tuple((rows, (5 + rows) * MILLISECOND) for rows in range(1, 9))
+        play.feed(InstanceUp("i", 1, "m", "d", profile=profile))
+        play.arrive(0, rows=8, expires=5)
+        return play
+
+    def end(self, play, request_id, **what):
+        """How a request ended at once, and when it may come again; None where it did not."""
+        commands = play.arrive(request_id, **what)
+        return [(c.outcome, c.reason, c.retry_after_ns) for c in commands if type(c) is Settle]
+
+    def test_expires_at_once_whatever_else_runs(self, measured):
+        play = measured
+        assert self.end(play, 1, at=2, expires=7) == [(*self.TOO_SHORT, None)]
+        play.done(1, 0, at=13)
+        assert self.end(play, 2, at=20, expires=25) == [(*self.TOO_SHORT, None)]
+        assert self.end(play, 3, at=20, expires=26) == []
+
+    def test_it_is_its_own_rows_that_count(self, measured):
+        play = measured
+        play.done(1, 0, at=13)
+        assert self.end(play, 1, at=20, rows=2, expires=26) == [(*self.TOO_SHORT, None)]
+        assert self.end(play, 2, at=20, rows=2, expires=27) == []
+
+    def test_a_deadline_that_only_what_runs_is_in_the_way_of_may_be_tried_again(self, measured):
+        [(*how, retry_ns)] = self.end(measured, 1, at=2, expires=15)
+        assert tuple(how) == self.LATE
+        assert retry_ns is not None

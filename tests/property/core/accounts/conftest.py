@@ -177,6 +177,8 @@ class Accounts:
             self.end_if_expired(event.id, waits=True)
             if event.rows > model.max_request_rows:
                 self.end(event.id, Outcome.REJECTED, Reason.TOO_MANY_ROWS)
+            elif model.queue.max_bytes is not None and event.nbytes > model.queue.max_bytes:
+                self.end(event.id, Outcome.REJECTED, Reason.TOO_MANY_BYTES)
 
     def cancel(self, event):
         if event.cause is CancelCause.DEADLINE:
@@ -265,6 +267,10 @@ class Accounts:
         if outcome is Outcome.FAILED:
             assert request.suspect
             assert reason in {Reason.INPUT_FAILURE, Reason.UNKNOWN_FAILURE}
+        elif outcome is Outcome.EXPIRED:
+            assert reason is Reason.DEADLINE_TOO_SHORT
+            assert request.arrived.expires_ns is not None
+            assert not request.begun
         else:
             assert outcome is Outcome.REJECTED
             assert reason is Reason.PREDICTED_LATE or (reason in FULL and not request.begun)
