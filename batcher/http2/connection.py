@@ -7,6 +7,7 @@ frames into what `take` returns. A client that breaks the rules loses the stream
 
 from __future__ import annotations
 
+from batcher.http2.budget import Budget
 from batcher.http2.frames import (
     ACK,
     END_HEADERS,
@@ -26,11 +27,12 @@ from batcher.http2.frames import (
     frame,
     number,
 )
-from batcher.http2.headers import BlockError, Blocks
+from batcher.http2.headers import BlockError, Blocks, Headers
 from batcher.http2.sending import Sender, reset_frame
 from batcher.http2.streams import (
     BEYOND,
     PARTS,
+    UNDER_WAY,
     Ended,
     Event,
     Limits,
@@ -40,8 +42,8 @@ from batcher.http2.streams import (
     Stream,
 )
 
-SETTINGS_A_SECOND = 20
-"""Each may let all streams go on at once."""
+MOST_TEXT = 256
+"""Bytes of the reason in a GOAWAY frame."""
 _GRANTED = LARGEST_WINDOW // 2
 """Bytes after which the connection's window is opened again. Those of its streams are what bounds."""
 
@@ -50,25 +52,27 @@ class Connection(Sender):
     """One client's connection."""
 
     def __init__(self, limits: Limits) -> None:
-        super().__init__()
+        super().__init__(Budget(limits.max_streams))
+        self.preface_received = False
+        """Whether the client has shown that it speaks HTTP/2."""
         self.closing = False
         """Nothing more is read; the last bytes are to be written, then the socket closed."""
+        self.error: Error | None = None
+        """Why it ended, once it is closing."""
+        self.reason = ""
+        """The same in words, none of them the client's."""
         self._limits = limits
         self._blocks = Blocks(BEYOND * limits.max_headers)
         self._rest = b""
-        self.greeted = False
-        """Whether the client has shown that it speaks HTTP/2."""
         self._last = 0
         """The highest stream that the client has opened."""
-        self._leaving = False
+        self._draining = self._client_leaving = False
         self._answered = 0
         """The highest that came before it was asked to open no more."""
         self._received = 0
         self._block: bytearray | None = None
         """The beginning of a header block that goes on in the next frame."""
         self._block_stream = self._block_flags = self._parts = 0
-        self.settings_left = SETTINGS_A_SECOND
-        """How many more may come; whoever knows the time sets it anew each second."""
         settings = (
             (Setting.HEADER_TABLE_SIZE, 0),
             (Setting.MAX_CONCURRENT_STREAMS, limits.max_streams),
@@ -89,6 +93,7 @@ class Connection(Sender):
             self._receive(self._rest + data if self._rest else data, events)
         except ConnectionFailedError as failure:
             self.fail(failure.error, str(failure))
+        self._end_if_left()
         return events
 
     def take_in(self, stream: Stream, size: int) -> None:
@@ -105,30 +110,50 @@ class Connection(Sender):
             self._grant(stream, size - stream.credit)
 
     def release(self, stream: Stream) -> None:
-        """Nobody works on it any more: another may be opened in its place.
+        """Nobody works on it any more: another may be worked on in its place.
 
         Call it once for each `Opened`, after the answer or the reset.
         """
         self.reset(stream, Error.INTERNAL_ERROR)
         del self.streams[stream.id]
+        self._end_if_left()
+
+    def announce_leaving(self) -> None:
+        """Ask the client to open its streams elsewhere; those that it still opens are answered.
+
+        Call `leave` when those that were on their way have come.
+        """
+        self._send_goaway(LARGEST_WINDOW, Error.NO_ERROR, "")
 
     def leave(self) -> None:
         """Ask the client to open no more streams; those that it opens nevertheless are refused."""
-        if not self._leaving:
-            self._leaving = True
-            self._out.append(_goaway(self._answered, Error.NO_ERROR, ""))
+        if not self._draining:
+            self._draining = True
+            self._send_goaway(self._answered, Error.NO_ERROR, "")
 
     def fail(self, error: Error, text: str) -> None:
         """End the connection, and say why."""
         if not self.closing:
             self.closing = True
-            self._out.append(_goaway(self._answered, error, text))
+            self.error, self.reason = error, text
+            self._send_goaway(self._answered, error, text)
+
+    def _send_goaway(self, last: int, error: Error, text: str) -> None:
+        self.counts.goaways_sent += 1
+        reason = text.encode()[:MOST_TEXT]
+        payload = last.to_bytes(4, "big") + int(error).to_bytes(4, "big") + reason
+        self._out.append(frame(Frame.GOAWAY, 0, 0, payload))
+
+    def _end_if_left(self) -> None:
+        """A client that has said that it leaves waits for nothing but its streams."""
+        if self._client_leaving and not self.streams:
+            self.fail(Error.NO_ERROR, "")
 
     # --- what comes in ---
 
     def _receive(self, data: bytes, events: list[Event]) -> None:
         at, end = 0, len(data)
-        if not self.greeted:
+        if not self.preface_received:
             if data[: len(PREFACE)] != PREFACE[: len(data)]:
                 raise ConnectionFailedError(Error.PROTOCOL_ERROR, "this port speaks HTTP/2")
             if end < len(PREFACE) + HEAD.size:
@@ -137,7 +162,7 @@ class Connection(Sender):
             at = len(PREFACE)
             if data[at + 3] != Frame.SETTINGS or data[at + 4] & ACK:
                 raise ConnectionFailedError(Error.PROTOCOL_ERROR, "SETTINGS come first")
-            self.greeted = True
+            self.preface_received = True
         while end - at >= HEAD.size:
             high, low, kind, flags, name = HEAD.unpack_from(data, at)
             size = high << 16 | low
@@ -174,10 +199,12 @@ class Connection(Sender):
             self._settings(flags, payload, events)
         elif kind == Frame.PING:
             _expect_size(payload, 8)
+            self.budget.spend_frame()
             if not flags & ACK:
                 self._out.append(frame(Frame.PING, ACK, 0, payload))
         elif kind == Frame.WINDOW_UPDATE:
             _expect_size(payload, 4)
+            self.budget.spend_frame()
             step = number(payload)
             if not step:
                 raise ConnectionFailedError(Error.PROTOCOL_ERROR, "a window grows by 0")
@@ -185,33 +212,54 @@ class Connection(Sender):
             if self._window > LARGEST_WINDOW:
                 raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "the window is too large")
             self._advance_all(events)
+        elif kind == Frame.GOAWAY:
+            if len(payload) < 8:
+                raise ConnectionFailedError(Error.FRAME_SIZE_ERROR, "GOAWAY is too short")
+            self.budget.spend_frame()
+            self.counts.goaways_received += 1
+            self._client_leaving = True
         elif kind in _NEED_STREAM:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frame {kind} needs a stream")
+        else:
+            self.budget.spend_frame()
 
     def _of_stream(self, kind: int, stream: int, payload: bytes, events: list[Event]) -> None:
         if kind == Frame.WINDOW_UPDATE:
             self._widen(stream, payload, events)
         elif kind == Frame.RST_STREAM:
-            _expect_size(payload, 4)
-            self._check_begun(stream)
-            known = self.streams.get(stream)
-            if known is not None and not known.finished:
-                known.finished = known.ended = True
-                self._forget(known)
-                events.append(Reset(known))
+            self._reset(stream, payload, events)
         elif kind == Frame.PRIORITY:
             _expect_size(payload, 5)
+            _check_priority(stream, payload)
+            self.budget.spend_frame()
         elif kind in _NEED_CONNECTION:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frame {kind} has no stream")
+        else:
+            self.budget.spend_frame()
+
+    def _reset(self, name: int, payload: bytes, events: list[Event]) -> None:
+        _expect_size(payload, 4)
+        self._check_begun(name)
+        stream = self.streams.get(name)
+        if stream is None or stream.finished:
+            self.budget.spend_frame()
+            return
+        self.counts.resets_received += 1
+        self._finished(stream)
+        stream.ended = True
+        self._forget(stream)
+        events.append(Reset(stream))
+        self.budget.spend_reset()
 
     def _headers(self, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
         payload = _unpadded(flags, payload)
         if flags & PRIORITY:
             if len(payload) < 5:
                 raise ConnectionFailedError(Error.FRAME_SIZE_ERROR, "HEADERS are too short")
+            _check_priority(stream, payload)
             payload = payload[5:]
         if flags & END_HEADERS:
-            self._opened(flags, stream, payload, events)
+            self._fields(flags, stream, payload, events)
         else:
             self._block, self._block_stream, self._block_flags = bytearray(payload), stream, flags
 
@@ -224,39 +272,58 @@ class Connection(Sender):
             )
         if flags & END_HEADERS:
             self._block, self._parts = None, 0
-            self._opened(self._block_flags, self._block_stream, bytes(block), events)
+            self._fields(self._block_flags, self._block_stream, bytes(block), events)
 
-    def _opened(self, flags: int, name: int, block: bytes, events: list[Event]) -> None:
+    def _fields(self, flags: int, name: int, block: bytes, events: list[Event]) -> None:
+        """A whole header block: of a request, or its trailers."""
         try:
             # Also of a stream that is refused: the next block may build on this one.
             headers = self._blocks.decode(block)
         except BlockError as error:
             raise ConnectionFailedError(Error.COMPRESSION_ERROR, str(error)) from error
-        known = self.streams.get(name)
-        if known is not None and not known.ended:
-            if not flags & END_STREAM:
-                raise ConnectionFailedError(Error.PROTOCOL_ERROR, "trailers end a stream")
-            known.ended = True
-            events.append(Ended(known))
-            return
         if name % 2 == 0:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is not a client's")
-        if name <= self._last:
-            if known is not None:
-                raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {name} had ended")
-            if any(field.startswith(":") for field, _ in headers):
-                raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is too low")
-            return  # trailers that were on their way when the stream ended
+        if name > self._last:
+            self._opened(flags, name, headers, events)
+        else:
+            self._trailers(flags, name, events)
+
+    def _opened(self, flags: int, name: int, headers: Headers, events: list[Event]) -> None:
+        limits, budget = self._limits, self.budget
         self._last = name
-        if not self._leaving:
+        if not self._draining:
             self._answered = name
-        if self._leaving or len(self.streams) >= self._limits.max_streams:
-            self._out.append(reset_frame(name, Error.REFUSED_STREAM))
+        if (
+            self._draining
+            or self.open >= limits.max_streams
+            or len(self.streams) >= UNDER_WAY * limits.max_streams
+        ):
+            self.counts.refused += 1
+            self._refuse(name, Error.REFUSED_STREAM)
             return
-        stream = Stream(name, self._limits.stream_window)
+        stream = Stream(name, limits.stream_window)
         self.streams[name] = stream
+        self.open += 1
+        budget.opened()
         events.append(Opened(stream, headers))
         if flags & END_STREAM:
+            stream.ended = True
+            events.append(Ended(stream))
+
+    def _trailers(self, flags: int, name: int, events: list[Event]) -> None:
+        stream = self.streams.get(name)
+        if stream is None or stream.finished:
+            self.budget.spend_frame()
+            if self._was_cut(name):
+                return  # they were on their way when the stream ended
+            if name == self._last:
+                raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {name} had ended")
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is too low")
+        if stream.ended:
+            self._reject(stream, Error.STREAM_CLOSED, events)
+        elif not flags & END_STREAM:
+            self._reject(stream, Error.PROTOCOL_ERROR, events)
+        else:
             stream.ended = True
             events.append(Ended(stream))
 
@@ -268,12 +335,16 @@ class Connection(Sender):
             self._received = 0
         self._check_begun(name)
         data = _unpadded(flags, payload) if flags & PADDED else payload
+        if not data and not flags & END_STREAM:
+            self.budget.spend_frame()
         stream = self.streams.get(name)
         if stream is None or stream.finished:
+            if not self._was_cut(name):
+                self.counts.malformed += 1
+                self._refuse(name, Error.STREAM_CLOSED)
             return  # it was on its way when the stream ended
         if stream.ended:
-            self.reset(stream, Error.STREAM_CLOSED)
-            events.append(Reset(stream))
+            self._reject(stream, Error.STREAM_CLOSED, events)
             return
         stream.credit -= size
         if stream.credit < 0:
@@ -289,18 +360,29 @@ class Connection(Sender):
             stream.ended = True
             events.append(Ended(stream))
 
+    def _reject(self, stream: Stream, error: Error, events: list[Event]) -> None:
+        """The client broke the rules of one stream."""
+        self.counts.malformed += 1
+        self._finished(stream)
+        self._forget(stream)
+        self._refuse(stream.id, error)
+        events.append(Reset(stream))
+
+    def _refuse(self, name: int, error: Error) -> None:
+        """Answer nothing on a stream, and ignore what else comes on it."""
+        self._out.append(reset_frame(name, error))
+        self._note_cut(name)
+        self.budget.spend_reset()
+
     def _settings(self, flags: int, payload: bytes, events: list[Event]) -> None:
         if flags & ACK:
             _expect_size(payload, 0)
+            self.budget.spend_frame()
             self._blocks.acknowledged()
             return
         if len(payload) % SETTING.size:
             raise ConnectionFailedError(Error.FRAME_SIZE_ERROR, "SETTINGS are cut short")
-        self.settings_left -= 1
-        if self.settings_left < 0:
-            raise ConnectionFailedError(
-                Error.ENHANCE_YOUR_CALM, f"more than {SETTINGS_A_SECOND} SETTINGS a second"
-            )
+        self.budget.spend_settings()
         before = self._stream_window
         for name, value in SETTING.iter_unpack(payload):
             self._setting(name, value)
@@ -312,14 +394,15 @@ class Connection(Sender):
     def _widen(self, name: int, payload: bytes, events: list[Event]) -> None:
         self._check_begun(name)
         _expect_size(payload, 4)
+        self.budget.spend_frame()
         step = number(payload)
         stream = self.streams.get(name)
         if stream is None or stream.finished:
             return
         stream.window += step
         if not step or stream.window + self._stream_window > LARGEST_WINDOW:
-            self.reset(stream, Error.FLOW_CONTROL_ERROR if step else Error.PROTOCOL_ERROR)
-            events.append(Reset(stream))
+            error = Error.FLOW_CONTROL_ERROR if step else Error.PROTOCOL_ERROR
+            self._reject(stream, error, events)
         else:
             self._widest = max(self._widest, stream.window)
             self._advance_and_tell(stream, events)
@@ -348,6 +431,11 @@ def _unpadded(flags: int, payload: bytes) -> bytes:
     return payload[1 : len(payload) - payload[0]]
 
 
+def _check_priority(stream: int, payload: bytes) -> None:
+    if number(payload[:4]) == stream:
+        raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {stream} depends on itself")
+
+
 def _expect_size(payload: bytes, size: int) -> None:
     if len(payload) != size:
         raise ConnectionFailedError(
@@ -357,8 +445,3 @@ def _expect_size(payload: bytes, size: int) -> None:
 
 def _wider(stream: int, size: int) -> bytes:
     return frame(Frame.WINDOW_UPDATE, 0, stream, size.to_bytes(4, "big"))
-
-
-def _goaway(last: int, error: Error, text: str) -> bytes:
-    payload = last.to_bytes(4, "big") + int(error).to_bytes(4, "big") + text.encode()
-    return frame(Frame.GOAWAY, 0, 0, payload)

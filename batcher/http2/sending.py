@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from batcher.http2.budget import FRAMES_FOR_DATA, Budget
 from batcher.http2.frames import (
     END_HEADERS,
     END_STREAM,
@@ -18,15 +19,28 @@ from batcher.http2.frames import (
     Setting,
     frame,
 )
-from batcher.http2.streams import Drained, Event, Stream
+from batcher.http2.streams import Counts, Drained, Event, Stream
+
+_CUT = 256
+"""So many streams that the server ended first are told from those that the client had ended."""
 
 
 class Sender:
     """The frames that go out, and the windows that the client has opened for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        """What the client may send beside its requests. Call its `refill` each second."""
         self.streams: dict[int, Stream] = {}
-        """Those that are open, by number."""
+        """Those that somebody works on, by number."""
+        self.open = 0
+        """How many of them the client sees as open."""
+        self.counts = Counts()
+        self._cut: dict[int, None] = {}
+        """Streams that the server ended before the client had, the latest last: what the client
+        sends meanwhile is on its way already."""
+        self._cut_before = 0
+        """The highest that is no longer among them."""
         self._out: list[bytes] = []
         self._shrunk = b""
         """What the next block says of the table first."""
@@ -63,7 +77,7 @@ class Sender:
             self.send_data(stream, data)
             self.send_trailers(stream, trailers)
         elif not stream.finished:
-            stream.finished = True
+            self._finished(stream)
             self._window -= size
             name = stream.id
             self._out += (
@@ -88,6 +102,7 @@ class Sender:
         if not stream.outbox and size <= min(self._room(stream), self._frame_size):
             self._window -= size
             stream.window -= size
+            self.budget.frames += FRAMES_FOR_DATA
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
         else:
             stream.outbox.append(memoryview(data))
@@ -111,8 +126,11 @@ class Sender:
     def reset(self, stream: Stream, error: Error) -> None:
         """End a stream without an answer, or without the rest of it."""
         if not stream.finished:
-            stream.finished = True
+            self._finished(stream)
             self._forget(stream)
+            if not stream.ended:
+                self._note_cut(stream.id)
+            self.counts.resets_sent += 1
             self._out.append(reset_frame(stream.id, error))
 
     def _setting(self, name: int, value: int) -> None:
@@ -146,10 +164,11 @@ class Sender:
             self._out.append(frame(Frame.CONTINUATION, last, name, block[start : start + most]))
 
     def _finish(self, stream: Stream, block: bytes) -> None:
-        stream.finished = True
+        self._finished(stream)
         self._send_block(stream.id, block, END_STREAM)
         if not stream.ended:
             # The answer does not depend on the rest of the request.
+            self._note_cut(stream.id)
             self._out.append(reset_frame(stream.id, Error.NO_ERROR))
 
     def _room(self, stream: Stream) -> int:
@@ -174,6 +193,7 @@ class Sender:
                 outbox.popleft()
             self._window -= len(data)
             stream.window -= len(data)
+            self.budget.frames += FRAMES_FOR_DATA
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
         self._waiting.pop(stream, None)
         if stream.trailers is not None:
@@ -194,6 +214,22 @@ class Sender:
     def _forget(self, stream: Stream) -> None:
         stream.outbox.clear()
         self._waiting.pop(stream, None)
+
+    def _finished(self, stream: Stream) -> None:
+        stream.finished = True
+        self.open -= 1
+
+    def _note_cut(self, name: int) -> None:
+        cut = self._cut
+        cut[name] = None
+        if len(cut) > _CUT:
+            oldest = next(iter(cut))
+            del cut[oldest]
+            self._cut_before = max(self._cut_before, oldest)
+
+    def _was_cut(self, name: int) -> bool:
+        """Whether the server ended that stream first, or may have."""
+        return name <= self._cut_before or name in self._cut
 
 
 def reset_frame(stream: int, error: Error) -> bytes:

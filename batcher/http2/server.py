@@ -26,7 +26,7 @@ import grpc
 from batcher.clock import MICROSECOND, monotonic_ns
 from batcher.http2 import calls
 from batcher.http2.calls import Head, MalformedCallError, Metadata
-from batcher.http2.connection import SETTINGS_A_SECOND, Connection
+from batcher.http2.connection import Connection
 from batcher.http2.context import Call
 from batcher.http2.frames import Error
 from batcher.http2.headers import Headers
@@ -156,7 +156,7 @@ class Client(asyncio.Protocol):
         self._answered_ns = 0
         """Since when an answer waits to be written; 0: none does."""
         self._calm_s = self.loop.time()
-        """Since when its SETTINGS are counted."""
+        """When its budget was last refilled."""
 
     # --- of the transport ---
 
@@ -200,7 +200,8 @@ class Client(asyncio.Protocol):
         connection = self.connection
         now_s = self.loop.time()
         if now_s >= self._calm_s + 1.0:
-            self._calm_s, connection.settings_left = now_s, SETTINGS_A_SECOND
+            self._calm_s = now_s
+            connection.budget.refill()
         for event in connection.receive(data):
             if isinstance(event, Opened):
                 self._open(event.stream, event.headers)
@@ -216,7 +217,7 @@ class Client(asyncio.Protocol):
                 call.cancel()
             else:
                 call.sent()
-        if self._greeting is not None and connection.greeted:
+        if self._greeting is not None and connection.preface_received:
             self._greeting.cancel()
             self._greeting = None
         if connection.closing:
@@ -285,7 +286,7 @@ class Client(asyncio.Protocol):
 
     def leave(self) -> None:
         """Take no more calls; close when those that are open have ended."""
-        if self._transport is not None and not self.connection.greeted:
+        if self._transport is not None and not self.connection.preface_received:
             self._transport.abort()
             return
         self._leaving = True

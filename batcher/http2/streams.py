@@ -13,6 +13,10 @@ BEYOND = 4
 PARTS = 64
 """Frames of one header block."""
 
+UNDER_WAY = 2
+"""Times `max_streams`: calls of one connection that are worked on, those among them that were reset
+and have not stopped yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -25,6 +29,22 @@ class Limits:
     that the call can be told; more end the connection."""
     stream_window: int
     """Bytes that a stream may send before some are taken from it, unless more are expected."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of a connection's streams, and of itself, since it began."""
+
+    resets_received: int = 0
+    """Streams that the client reset while they were open."""
+    resets_sent: int = 0
+    """Streams that the server reset because it could not answer them."""
+    malformed: int = 0
+    """Streams that the server reset because the client broke their rules."""
+    refused: int = 0
+    """Streams beyond what may be open, or opened while the connection ends."""
+    goaways_received: int = 0
+    goaways_sent: int = 0
 
 
 class Stream:

@@ -16,9 +16,10 @@ from batcher.config import (
 from batcher.config.document import MOST_DEPTH
 from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
-from batcher.http2.connection import SETTINGS_A_SECOND
+from batcher.http2.budget import FRAMES_A_SECOND, LEAST_RESETS, SETTINGS_A_SECOND
+from batcher.http2.connection import MOST_TEXT
 from batcher.http2.server import CLOSING_S, GREETING_S, SILENT_S, STREAM_WINDOW
-from batcher.http2.streams import BEYOND, PARTS
+from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
 from batcher.runtime.padding import MOST_WARM_BUCKETS
 from batcher.runtime.warmup import BUCKETS_NS
 from batcher.server.listeners import MAX_METADATA_BYTES
@@ -68,6 +69,13 @@ def test_the_bounds_that_no_key_changes() -> None:
     unread = rows["messages of a call that wait to be read (`builtin`)"]
     assert unread == f"{STREAM_WINDOW // 1024} KiB"
     assert rows["SETTINGS of a client in a second (`builtin`)"] == str(SETTINGS_A_SECOND)
+    frames = rows["frames that bring no request further (`builtin`)"]
+    assert frames == f"{FRAMES_A_SECOND:,} a second"
+    resets = rows["calls reset, refused or malformed (`builtin`)"]
+    assert resets == f"{LEAST_RESETS:,} at once, or `server.max_streams`"
+    under_way = rows["calls under way on one connection (`builtin`)"]
+    assert under_way == f"{UNDER_WAY} times `server.max_streams`"
+    assert rows["the reason in a GOAWAY frame (`builtin`)"] == f"{MOST_TEXT} bytes"
     assert rows["silence of the other side's kernel (`builtin`)"] == f"{SILENT_S}s"
     assert rows["time until a client greets (`builtin`)"] == f"{GREETING_S:g}s"
     assert rows["time to read the server's last words (`builtin`)"] == f"{CLOSING_S:g}s"

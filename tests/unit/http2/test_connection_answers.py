@@ -15,7 +15,6 @@ from by_hand import (
 )
 from hpack import Decoder
 
-from batcher.http2.connection import SETTINGS_A_SECOND
 from batcher.http2.frames import (
     END_HEADERS,
     END_STREAM,
@@ -29,7 +28,7 @@ from batcher.http2.frames import (
     frame,
 )
 from batcher.http2.headers import encode
-from batcher.http2.streams import Drained, Opened, Received, Reset
+from batcher.http2.streams import Counts, Drained, Opened, Received, Reset
 
 
 class TestAnswers:
@@ -110,11 +109,12 @@ class TestAnswers:
 
     def test_the_client_resets_once(self, played):
         stream = played.open(flags=0)
-        assert played.receive(reset(1), reset(1), data(1, b"x")) == [Reset(stream)]
+        assert played.receive(reset(1), reset(1)) == [Reset(stream)]
         assert stream.finished
         played.answer(stream, b"x")
         played.connection.release(stream)
         assert played.written() == []
+        assert played.connection.counts == Counts(resets_received=1)
         assert played.receive(reset(1), widen(1, 5)) == []
         assert not played.connection.closing
 
@@ -275,15 +275,6 @@ class TestFloods:
         assert played.receive(widen(0, 100)) == []
         assert played.receive(settings((Setting.INITIAL_WINDOW_SIZE, 9))) == [Drained(stream)]
 
-    def test_settings_are_sent_now_and_then(self, played):
-        for _ in range(SETTINGS_A_SECOND - 1):
-            assert played.receive(settings()) == []
-        played.connection.settings_left = 1
-        played.receive(settings())
-        assert not played.connection.closing
-        played.receive(settings())
-        assert played.failed() is Error.ENHANCE_YOUR_CALM
-
     def test_data_that_waits_is_not_copied(self, played):
         stream = played.open()
         body = bytes(3 * FIRST_WINDOW)
@@ -308,6 +299,19 @@ class TestTheEnd:
         assert played.written() == [(Frame.RST_STREAM, 0, 3, numbers(Error.REFUSED_STREAM))]
         played.answer(stream, b"x")
         assert len(played.written()) == 3
+
+    def test_a_server_that_will_leave_answers_what_is_opened_meanwhile(self, played):
+        played.open(1)
+        played.connection.announce_leaving()
+        assert played.written() == [goodbye(LARGEST_WINDOW)]
+        stream = played.open(3)
+        played.answer(stream, b"x")
+        assert len(played.written()) == 3
+        played.connection.leave()
+        assert played.written() == [goodbye(3)]
+        assert played.receive(opening(5)) == []
+        assert played.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.REFUSED_STREAM))]
+        assert played.connection.counts == Counts(refused=1, goaways_sent=2)
 
     def test_a_connection_that_fails_says_why_once(self, played):
         played.open(5)

@@ -38,7 +38,7 @@ from batcher.http2.frames import (
     frame,
 )
 from batcher.http2.headers import encode
-from batcher.http2.streams import BEYOND, PARTS, Ended, Opened, Received, Reset
+from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY, Counts, Ended, Opened, Received, Reset
 
 
 class TestGreeting:
@@ -63,9 +63,9 @@ class TestGreeting:
         whole = PREFACE + settings()
         for byte in whole[:-1]:
             connection.receive(bytes([byte]))
-            assert not connection.greeted
+            assert not connection.preface_received
         connection.receive(whole[-1:])
-        assert connection.greeted
+        assert connection.preface_received
         assert not connection.closing
 
     @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ class TestGreeting:
             goodbye(0, Error.PROTOCOL_ERROR, "this port speaks HTTP/2")
         ]
         assert connection.closing
-        assert not connection.greeted
+        assert not connection.preface_received
 
     @pytest.mark.parametrize(
         "first",
@@ -120,11 +120,22 @@ class TestConnectionFrames:
             assert played.receive(frame(0xEE, 0xFF, stream, b"anything")) == []
         assert played.written() == []
 
-    def test_a_client_may_say_that_it_will_leave(self, played):
+    def test_a_client_that_leaves_waits_for_its_answers(self, played):
         stream = played.open()
         assert played.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 0))) == []
         played.answer(stream, b"x")
-        assert len(played.written()) == 3
+        assert not played.connection.closing
+        played.connection.release(stream)
+        assert played.connection.closing
+        assert played.connection.error is Error.NO_ERROR
+        assert played.connection.counts == Counts(goaways_received=1, goaways_sent=1)
+        assert played.written()[3:] == [goodbye(1)]
+
+    def test_a_client_that_leaves_with_nothing_open_is_let_go(self, played):
+        ping = frame(Frame.PING, 0, 0, bytes(8))
+        assert played.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 99) + b"why"), ping) == []
+        assert played.connection.closing
+        assert played.written() == [(Frame.PING, ACK, 0, bytes(8)), goodbye(0)]
 
     def test_the_reserved_bit_of_a_stream_counts_for_nothing(self, played):
         (opened,) = played.receive(opening(2**31 + 1))
@@ -153,6 +164,8 @@ class TestConnectionFrames:
             (frame(Frame.PUSH_PROMISE, 0, 0, bytes(4)), Error.PROTOCOL_ERROR),
             (frame(Frame.PUSH_PROMISE, 0, 1, bytes(4)), Error.PROTOCOL_ERROR),
             (frame(Frame.GOAWAY, 0, 1, bytes(8)), Error.PROTOCOL_ERROR),
+            (frame(Frame.GOAWAY, 0, 0, bytes(7)), Error.FRAME_SIZE_ERROR),
+            (frame(Frame.PRIORITY, 0, 1, numbers(1) + b"x"), Error.PROTOCOL_ERROR),
             (data(0, b""), Error.PROTOCOL_ERROR),
             (opening(0), Error.PROTOCOL_ERROR),
         ],
@@ -211,9 +224,9 @@ class TestRequests:
         assert played.receive(opening(1, END_STREAM, TRAILERS)) == [Ended(stream)]
 
     def test_trailers_that_do_not_end_it_are_a_fault(self, played):
-        played.open(flags=0)
-        assert played.receive(opening(1, 0, TRAILERS)) == []
-        assert played.failed(1) is Error.PROTOCOL_ERROR
+        stream = played.open(flags=0)
+        assert played.receive(opening(1, 0, TRAILERS)) == [Reset(stream)]
+        assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
 
     def test_a_block_may_go_on_in_other_frames(self, played):
         block = encode(HEADERS)
@@ -306,7 +319,14 @@ class TestNumbersOfStreams:
         assert played.failed() is Error.PROTOCOL_ERROR
 
     def test_a_request_that_has_ended_has_no_trailers(self, played):
-        played.open(5)
+        stream = played.open(5)
+        assert played.receive(opening(5)) == [Reset(stream)]
+        assert played.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.STREAM_CLOSED))]
+        assert played.connection.counts == Counts(malformed=1)
+
+    def test_nor_has_one_that_was_answered(self, played):
+        stream = played.open(5)
+        played.answer(stream, b"x")
         played.receive(opening(5))
         assert played.failed(5) is Error.STREAM_CLOSED
 
@@ -326,9 +346,32 @@ class TestNumbersOfStreams:
 
     def test_a_request_that_has_ended_does_not_go_on(self, played):
         stream = played.open(1)
-        assert played.receive(data(1, b"x")) == [Reset(stream)]
+        assert played.receive(data(1, b"x"), data(1, b"y")) == [Reset(stream)]
         assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.STREAM_CLOSED))]
         assert not played.connection.closing
+
+    def test_nor_does_one_that_was_answered_or_reset(self, played):
+        for number, end in ((1, END_STREAM), (3, 0)):
+            stream = played.open(number, end)
+            if end:
+                played.answer(stream, b"x")
+            else:
+                played.receive(reset(number))
+            played.connection.release(stream)
+            played.written()
+            assert played.receive(data(number, b"x"), data(number, b"y")) == []
+            assert played.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.STREAM_CLOSED))]
+        assert played.connection.counts == Counts(resets_received=1, malformed=2)
+
+    def test_data_on_its_way_to_a_stream_that_the_server_ended_counts_for_nothing(self, played):
+        for number in range(1, 2000, 2):
+            stream = played.open(number, 0)
+            played.connection.send_trailers(stream, TRAILERS)
+            played.connection.release(stream)
+        played.written()
+        for number in range(1, 2000, 2):
+            assert played.receive(data(number, b"x", END_STREAM)) == []
+        assert played.written() == []
 
     def test_more_than_may_be_open_are_refused(self, played):
         opened = [played.open(number) for number in (1, 3, 5, 7)]
@@ -336,25 +379,37 @@ class TestNumbersOfStreams:
         assert played.written() == [(Frame.RST_STREAM, 0, 9, numbers(Error.REFUSED_STREAM))]
 
         played.answer(opened[1], b"x")
-        assert played.receive(opening(11)) == []
-        played.connection.release(opened[1])
-        assert [type(event) for event in played.receive(opening(13))] == [Opened]
+        assert [type(event) for event in played.receive(opening(11))] == [Opened]
+        assert played.receive(opening(13)) == []
+        assert played.connection.counts == Counts(refused=2)
 
     def test_the_fields_of_a_refused_stream_enter_the_table(self, played):
         encoder = Encoder()
         for number in (1, 3, 5, 7):
             played.open(number)
         assert played.receive(opening(9, 0, encoder.encode([("a", "b")]))) == []
-        played.connection.release(played.connection.streams[1])
+        played.connection.reset(played.connection.streams[1], Error.CANCEL)
         (opened,) = played.receive(opening(11, 0, encoder.encode([("c", "d"), ("a", "b")])))
         assert opened.headers == (("c", "d"), ("a", "b"))
 
-    def test_a_client_may_reset_streams_as_fast_as_it_likes_but_opens_no_more(self, played):
-        for number in (1, 3, 5, 7):
-            stream = played.open(number)
-            assert played.receive(reset(number)) == [Reset(stream)]
-        assert played.receive(opening(9)) == []
-        assert played.written()[-1][0] is Frame.RST_STREAM
+    def test_a_stream_that_is_reset_frees_its_place_at_once(self, played):
+        for first in (1, 9):
+            for number in range(first, first + 8, 2):
+                stream = played.open(number)
+            assert stream.id == first + 6
+            for number in range(first, first + 8, 2):
+                assert len(played.receive(reset(number))) == 1
+        assert played.written() == []
+
+    def test_but_those_that_are_worked_on_are_bounded(self, played):
+        streams = []
+        for number in range(1, 2 * UNDER_WAY * LIMITS.max_streams, 2):
+            streams.append(played.open(number))
+            played.receive(reset(number))
+        assert played.receive(opening(99)) == []
+        assert played.written() == [(Frame.RST_STREAM, 0, 99, numbers(Error.REFUSED_STREAM))]
+        played.connection.release(streams[3])
+        assert [type(event) for event in played.receive(opening(101))] == [Opened]
 
 
 class TestTheClientsData:
