@@ -1,7 +1,8 @@
 """The HTTP edge: metrics for scrapers, probes for orchestrators, a page for people.
 
 It shares the event loop with the data plane, so nothing here may hold the loop for long: the
-metrics are rendered a slice at a time, and no handler waits for anything.
+metrics are rendered a slice at a time, once for all who wait. Probes are answered whatever others do
+here: see `connection`.
 """
 
 from batcher.web.app import build_app

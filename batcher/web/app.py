@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Final
 
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
@@ -12,8 +13,11 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from batcher import __version__
-from batcher.web.exposition import render
+from batcher.web.exposition import Exposition
 from batcher.web.health import HealthReport
+
+MAX_SCRAPES: Final = 32
+"""Callers who wait for `/metrics` at once: half of the connections, so that probes have the others."""
 
 _INDEX = f"""<!doctype html>
 <html lang="en">
@@ -40,8 +44,13 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
     async def index(_: Request) -> Response:
         return HTMLResponse(_INDEX)
 
+    exposition = Exposition(registry)
+
     async def metrics(request: Request) -> Response:
-        body, content_type = await render(registry, request.headers.get("accept", ""))
+        if exposition.waiting >= MAX_SCRAPES:
+            told = f"{MAX_SCRAPES} scrapers are waiting already\n"
+            return PlainTextResponse(told, 503, headers={"retry-after": "1"})
+        body, content_type = await exposition.text(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
     async def healthz(_: Request) -> Response:

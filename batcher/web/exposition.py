@@ -2,20 +2,29 @@
 
 The client library renders a registry in one go, at several microseconds a sample: with a handful of
 models that would stop the loop for ten milliseconds at every scrape, which is a latency target gone.
+And however many scrapers there are, however fast they ask, only one text is rendered at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
+from time import perf_counter
+from typing import Final, TypeAlias
 
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-SLICE = 64
+SLICE: Final = 64
 """Samples rendered before the loop gets its turn: about half a millisecond."""
+
+REST: Final = 4
+"""How much longer nothing is rendered after a text than it took: scrapers get a fifth of the loop's
+time at most. One that comes every few seconds never notices."""
+
+Encoder: TypeAlias = Callable[[Collector], bytes]
 
 _END = b"# EOF\n"
 
@@ -30,25 +39,85 @@ class _One(Collector):
         yield self._metric
 
 
+class Exposition:
+    """The text of a registry for many callers at once: those who wait share the next one.
+
+    A text is never older than the question: what is being rendered when a caller comes is for those
+    before it.
+    """
+
+    def __init__(self, registry: Collector) -> None:
+        self._registry = registry
+        self._wanted: dict[str, tuple[Encoder, asyncio.Future[bytes]]] = {}
+        """What is to be rendered next, by content type."""
+        self._rendering: asyncio.Task[None] | None = None
+        self.waiting = 0
+        """Callers who wait for their text."""
+
+    async def text(self, accept: str) -> tuple[bytes, str]:
+        """As `render`."""
+        encode, content_type = _encoder(accept)
+        if content_type not in self._wanted:
+            future = asyncio.get_running_loop().create_future()
+            self._wanted[content_type] = encode, future
+        if self._rendering is None:
+            self._rendering = asyncio.create_task(self._render(), name="exposition")
+        self.waiting += 1
+        try:
+            return await asyncio.shield(self._wanted[content_type][1]), content_type
+        finally:
+            self.waiting -= 1
+
+    async def _render(self) -> None:
+        while self._wanted:
+            content_type = next(iter(self._wanted))
+            encode, future = self._wanted.pop(content_type)
+            took_s = 0.0
+            try:
+                body, took_s = await _rendered(self._registry, encode, content_type)
+                future.set_result(body)
+            except Exception as error:  # noqa: BLE001 - who asked is told, and the next may succeed
+                future.set_exception(error)
+            await asyncio.sleep(REST * took_s)
+        self._rendering = None
+
+
 async def render(registry: Collector, accept: str) -> tuple[bytes, str]:
     """Every sample of the registry, and the content type of that text.
 
     The format is OpenMetrics for a caller that names it in its `Accept` header, else the Prometheus
     text format; a header without sense is no error. The samples of one family are of one moment.
     """
+    encode, content_type = _encoder(accept)
+    return (await _rendered(registry, encode, content_type))[0], content_type
+
+
+def _encoder(accept: str) -> tuple[Encoder, str]:
     try:
-        encode, content_type = choose_encoder(accept)
+        return choose_encoder(accept)
     except (TypeError, ValueError):
-        encode, content_type = choose_encoder("")
+        return choose_encoder("")
+
+
+async def _rendered(registry: Collector, encode: Encoder, content_type: str) -> tuple[bytes, float]:
+    """The text, and the seconds that the loop gave for it."""
     body: list[bytes] = []
+    took_s, began_s = 0.0, perf_counter()
+    for part in _parts(registry, encode):
+        body.append(part)
+        took_s += perf_counter() - began_s
+        await asyncio.sleep(0)
+        began_s = perf_counter()
+    if content_type.startswith("application/openmetrics-text"):
+        body.append(_END)
+    return b"".join(body), took_s
+
+
+def _parts(registry: Collector, encode: Encoder) -> Iterator[bytes]:
     for metric in registry.collect():
         for number, part in enumerate(_slices(metric)):
             text = encode(_One(part)).removesuffix(_END)
-            body.append(_without_header(text) if number else text)
-            await asyncio.sleep(0)
-    if content_type.startswith("application/openmetrics-text"):
-        body.append(_END)
-    return b"".join(body), content_type
+            yield _without_header(text) if number else text
 
 
 def _slices(metric: Metric) -> Iterator[Metric]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from socket import socket
+from typing import Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from batcher.sockets import BACKLOG, UNIX, bound_address, listen
+from batcher.web.connection import MOST_HEAD_BYTES, PATIENCE_S, Connection
 
-MAX_CONNECTIONS = 64
-"""Connections beyond this many are answered 503: probes and scrapers need a few."""
+MAX_CONNECTIONS: Final = 64
+"""Connections open at once: probes and scrapers need a few. With one more, the one that has waited
+longest for its peer is closed."""
 
 STOP_TIMEOUT_SECONDS = 2
 """How long `stop` waits for answers that are on their way."""
@@ -32,17 +36,17 @@ class HttpServer:
             uvicorn.Config(
                 app,
                 log_config=None,
-                log_level="warning",
+                log_level="error",  # what strangers send is no news
                 access_log=False,
                 lifespan="off",
-                http="h11",
+                http=cast("type[Connection]", partial(Connection, most=max_connections)),
+                h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+                timeout_keep_alive=round(PATIENCE_S),
                 ws="none",
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
                 backlog=BACKLOG,
-                # uvicorn refuses when the count, with the new one in it, reaches its limit.
-                limit_concurrency=max_connections + 1,
                 timeout_graceful_shutdown=STOP_TIMEOUT_SECONDS,
             )
         )
@@ -66,6 +70,8 @@ class HttpServer:
             return
         self._server.stopping.set()
         await self._serving
+        for connection in list(self._server.server_state.connections):
+            cast("Connection", connection).cut()
         _clear_away(self.address)
 
 

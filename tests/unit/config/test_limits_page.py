@@ -25,6 +25,9 @@ from batcher.runtime.warmup import BUCKETS_NS
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.tuning.tuner import MOST_BYTES
 from batcher.tuning.watch import MOST_READS
+from batcher.web.app import MAX_SCRAPES
+from batcher.web.connection import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, PATIENCE_S
+from batcher.web.exposition import REST
 from batcher.web.server import MAX_CONNECTIONS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
@@ -83,6 +86,13 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
     assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
+    assert rows["scrapers that wait for their text at once"] == str(MAX_SCRAPES)
+    patience = rows["time to send a whole HTTP request, and to read an answer"]
+    assert patience == f"{PATIENCE_S:g}s"
+    assert rows["headers of an HTTP request"] == f"{MOST_HEAD_BYTES // 1024} KiB"
+    unread = rows["body of an HTTP request, or further requests behind it"]
+    assert unread == f"{MOST_UNREAD_BYTES // 1024} KiB"
+    assert REST == 4, "a fifth of the loop"
     assert rows["rows of a batch that can be asked for"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
     assert rows["buckets that are warmed up"] == str(MOST_WARM_BUCKETS)

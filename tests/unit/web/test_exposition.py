@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from batcher.telemetry import Telemetry
-from batcher.web.exposition import SLICE, render
+from batcher.web.exposition import SLICE, Exposition, render
 
 
 @pytest.fixture
@@ -49,3 +49,63 @@ async def test_others_get_their_turn_while_it_renders(registry):
         turns += 1
     samples = sum(len(metric.samples) for metric in registry.collect())
     assert turns > samples / SLICE
+
+
+class Counted:
+    """A registry that knows how often it was asked, and how often at once."""
+
+    def __init__(self, registry):
+        self.registry = registry
+        self.asked = self.running = self.most = 0
+        self.begun = asyncio.Event()
+
+    def collect(self):
+        self.asked += 1
+        self.begun.set()
+        self.running += 1
+        self.most = max(self.most, self.running)
+        yield from self.registry.collect()
+        self.running -= 1
+
+
+async def test_callers_who_wait_share_the_next_text(registry):
+    counted = Counted(registry)
+    exposition = Exposition(counted)
+    texts = await asyncio.gather(*(exposition.text("") for _ in range(60)))
+    assert len({text for text, _ in texts}) == 1
+    assert counted.asked == 1
+    assert exposition.waiting == 0
+
+
+async def test_a_text_is_not_older_than_the_question(registry):
+    counted = Counted(registry)
+    exposition = Exposition(counted)
+    first = asyncio.create_task(exposition.text(""))
+    await counted.begun.wait()
+    second = asyncio.create_task(exposition.text(""))
+    other = asyncio.create_task(exposition.text("application/openmetrics-text; version=1.0.0"))
+    await asyncio.gather(first, second, other)
+    assert counted.asked == 3
+    assert counted.most == 1, "one is rendered at a time"
+    assert (await other)[0].endswith(b"# EOF\n")
+
+
+async def test_a_caller_who_leaves_takes_nothing_from_the_others(registry):
+    exposition = Exposition(registry)
+    leaving, staying = (asyncio.create_task(exposition.text("")) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert (await staying)[0] == generate_latest(registry)
+    assert exposition.waiting == 0
+
+
+async def test_a_text_that_fails_fails_its_callers_alone(registry):
+    class Broken:
+        def collect(self):
+            raise ValueError("no")
+
+    exposition = Exposition(Broken())
+    with pytest.raises(ValueError, match="no"):
+        await exposition.text("")
+    exposition._registry = registry
+    assert (await exposition.text(""))[0] == generate_latest(registry)

@@ -110,14 +110,6 @@ async def test_a_server_that_never_started_stops_at_once(app):
     await HttpServer(LOOPBACK, app).stop()
 
 
-async def test_connections_over_the_limit_are_told_so(serve, fetch, connect):
-    server = await serve(max_connections=1)
-    reader, writer = await connect(server.address)
-    writer.write(b"GET /healthz HTTP/1.1\r\nhost: test\r\n\r\n")
-    assert b"200" in await reader.readline()
-    assert (await fetch(server.address, "/healthz")).startswith("HTTP/1.1 503")
-
-
 async def test_a_unix_socket_is_served_and_cleared_away(app, fetch, socket_path):
     server = HttpServer(f"unix:{socket_path}", app)
     await server.start()
