@@ -86,11 +86,15 @@ class LoadContext:
     instance: int
     device: str
     max_batch_size: int
+    """The most rows of a batch; 0 for a model without a batch axis, whose batches are one request
+    each, its arrays as they came."""
     options: Mapping[str, Any]
     """The model's `options` from the configuration, as parsed YAML. The executor validates them:
     see `read_options`."""
     base_dir: Path = Path()
     """Where relative paths in `options` start: the folder of the configuration file."""
+    batched: Mapping[str, bool] = field(default_factory=dict)
+    """Input -> whether its first axis is the rows, where the configuration says so (`inputs`)."""
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -117,13 +121,20 @@ def _where(path: KeyPath) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What a loaded model takes and gives. Every shape starts with the row axis, -1."""
+    """What a loaded model takes and gives.
+
+    Every shape starts with the row axis, -1, but for inputs that are not `batched`, and for all of
+    a model without a batch axis (`max_batch_size` is 0 in its `LoadContext`).
+    """
 
     platform: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     properties: Mapping[str, str] = field(default_factory=dict)
     """Facts for people and logs, for example the execution provider in use."""
+    parameters: tuple[str, ...] = ()
+    """Request parameters that the executor reads: only requests with equal values share a batch.
+    Others are not told to it, and separate nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +142,10 @@ class Batch:
     """Rows of one or more requests, gathered: one array per input, rows first.
 
     `inputs` holds each input the requests gave (an optional input may be absent), of equal row
-    count `rows`. The arrays are C-contiguous and belong to the requests: they may be read-only, and
-    an executor never writes into them. `outputs` is what the requests asked for; None means all.
+    count `rows`; one that is not `batched` is there as it came, the same for all rows. The arrays
+    are C-contiguous and belong to the requests: they may be read-only, and an executor never writes
+    into them. `parameters` holds those that the metadata declares and the requests have. `outputs`
+    is what the requests asked for; None means all.
     """
 
     inputs: Mapping[str, Array]

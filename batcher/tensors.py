@@ -48,7 +48,9 @@ class TensorSpec:
 
     `shape` includes the row axis first; -1 marks an axis whose length varies. `optional` inputs may
     be left out of a request. `dims` are the names of the axes, as many as in `shape`, where the
-    model has any: variable axes of one name are equally long in every request and its answer.
+    model has any: variable axes of one name are equally long in every request and its answer. An
+    input that is not `batched` has no row axis: its whole array belongs to every row of a batch, and
+    only requests whose arrays are equal share one.
     """
 
     name: str
@@ -56,3 +58,9 @@ class TensorSpec:
     shape: tuple[int, ...]
     optional: bool = False
     dims: tuple[str | None, ...] = ()
+    batched: bool = True
+
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """The axes beside the rows: those of one row, or all where there are none."""
+        return self.shape[1:] if self.batched else self.shape

@@ -18,7 +18,7 @@ import numpy as np
 from batcher.clock import Clock
 from batcher.core.events import FailureCause
 from batcher.core.record import record
-from batcher.errors import describe, on_one_line
+from batcher.errors import ExecutionFailed, describe, on_one_line
 from batcher.executor import (
     DTYPES,
     Array,
@@ -27,9 +27,9 @@ from batcher.executor import (
     BatchResult,
     ExecutionError,
     Executor,
-    ModelMetadata,
     nothing_to_release,
 )
+from batcher.runtime.layout import Layout
 from batcher.runtime.padding import Padded
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor
@@ -70,15 +70,11 @@ class Executed:
             release(self.result)
 
 
-def output_datatypes(metadata: ModelMetadata) -> dict[str, str]:
-    """Output name -> protocol datatype, in the model's order."""
-    return {spec.name: spec.datatype for spec in metadata.outputs}
-
-
-def gather(slices: Sequence[Slice]) -> Batch:
+def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     """One array per input, rows in the order of the slices.
 
-    All requests have the same inputs and parameters: the scheduler saw to that. A batch of one
+    All requests have the same inputs and parameters, and shared inputs that are equal: the
+    scheduler saw to that. A batch of one
     whole request is passed on as it came, without a copy, where its memory is what runtimes insist
     on: aligned and contiguous. A view of a message may start anywhere. An input that is shorter than
     the batch's bucket is filled up; where all have its length, nothing is.
@@ -86,15 +82,24 @@ def gather(slices: Sequence[Slice]) -> Batch:
     first, padded = slices[0].request, slices[0].padded
     rows = sum(s.stop - s.start for s in slices)
     inputs: dict[str, Array] = {}
-    for name in first.inputs:
+    for name, tensor in first.inputs.items():
+        if name in layout.shared:
+            inputs[name] = _aligned(tensor.array)
+            continue
         pieces = [_rows_of(s.request.inputs[name].array, s.start, s.stop) for s in slices]
         if padded is None or _fit(pieces, padded.shapes[name]):
             array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         else:
             array = _filled_up(pieces, rows, padded.shapes[name], padded.values[name])
-        flags = array.flags
-        inputs[name] = array if flags.aligned and flags.c_contiguous else array.copy()
-    return Batch(inputs, rows, first.parameters or {}, _wanted(slices))
+        inputs[name] = _aligned(array)
+    given = first.parameters or {}
+    parameters = {name: given[name] for name in layout.parameters if name in given}
+    return Batch(inputs, rows, parameters, _wanted(slices))
+
+
+def _aligned(array: Array) -> Array:
+    flags = array.flags
+    return array if flags.aligned and flags.c_contiguous else array.copy()
 
 
 def _rows_of(array: Array, start: int, stop: int) -> Array:
@@ -147,7 +152,7 @@ def _wanted(slices: Sequence[Slice]) -> frozenset[str] | None:
 def execute(
     executor: Executor,
     slices: Sequence[Slice],
-    datatypes: Mapping[str, str],
+    layout: Layout,
     clock: Clock,
     begun: Callable[[], None],
 ) -> Executed:
@@ -157,28 +162,28 @@ def execute(
     """
     executed = Executed(clock())
     try:
-        batch = gather(slices)
+        batch = gather(slices, layout)
         executed.execute_start_ns = clock()
         begun()
         result = executor.execute(batch)
         executed.execute_end_ns = clock()
-        executed.result = accept(result, batch, datatypes, slices[0].padded)
+        executed.result = accept(result, batch, layout, slices[0].padded)
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         blame(executed, error, clock)
     return executed
 
 
 async def execute_async(
-    executor: AsyncExecutor, slices: Sequence[Slice], datatypes: Mapping[str, str], clock: Clock
+    executor: AsyncExecutor, slices: Sequence[Slice], layout: Layout, clock: Clock
 ) -> Executed:
     """The same for a coroutine executor, on the event loop; a cancelled call has failed, too."""
     executed = Executed(clock())
     try:
-        batch = gather(slices)
+        batch = gather(slices, layout)
         executed.execute_start_ns = clock()
         result = await executor.execute(batch)
         executed.execute_end_ns = clock()
-        executed.result = accept(result, batch, datatypes, slices[0].padded)
+        executed.result = accept(result, batch, layout, slices[0].padded)
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         blame(executed, error, clock)
     return executed
@@ -195,7 +200,7 @@ def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
 
 
 def accept(
-    result: object, batch: Batch, datatypes: Mapping[str, str], padded: Padded | None = None
+    result: object, batch: Batch, layout: Layout, padded: Padded | None = None
 ) -> BatchResult:
     """Hold an executor to its contract: what it returned, if every output is as it should be.
 
@@ -205,25 +210,43 @@ def accept(
     if not isinstance(result, BatchResult):
         kind = type(result).__name__
         raise ExecutionError(f"the executor returned {kind}, not a BatchResult")
-    for name in datatypes if batch.outputs is None else batch.outputs:
-        array = result.outputs.get(name)
-        fault = _fault(array, DTYPES[datatypes[name]], batch.rows)
-        if fault is None and padded is not None and array is not None:
-            fault = _length_fault(array, padded.outputs.get(name, ()))
-        if fault is not None:
-            release(result)
-            raise ExecutionError(f"the executor returned a wrong output {name!r}: {fault}")
+    try:
+        fault = _first_fault(result, batch, layout, padded)
+    except BaseException:
+        release(result)
+        raise
+    if fault is not None:
+        release(result)
+        raise ExecutionError(f"the executor returned {fault}")
     return result
 
 
-def _fault(array: object, dtype: np.dtype[Any], rows: int) -> str | None:
+def _first_fault(
+    result: BatchResult, batch: Batch, layout: Layout, padded: Padded | None
+) -> str | None:
+    rows = batch.rows if layout.batched else None
+    for name in layout.outputs if batch.outputs is None else batch.outputs:
+        array = result.outputs.get(name)
+        fault = _fault(array, DTYPES[layout.outputs[name]], rows)
+        if fault is None and padded is not None and array is not None:
+            fault = _length_fault(array, padded.outputs.get(name, ()))
+        if fault is not None:
+            return f"a wrong output {name!r}: {fault}"
+    for row in result.row_errors:
+        if row not in range(batch.rows):
+            return f"an error for row {row!r} of a batch of {batch.rows} rows"
+    return None
+
+
+def _fault(array: object, dtype: np.dtype[Any], rows: int | None) -> str | None:
+    """What is wrong with an output; `rows` is None where it has no row axis."""
     if array is None:
         return "it is missing"
     if not isinstance(array, np.ndarray):
         return f"it is of type {type(array).__name__}, not a numpy array"
     if array.dtype != dtype:
         return f"its dtype is {array.dtype}, not {dtype}"
-    if array.ndim == 0 or array.shape[0] != rows:
+    if rows is not None and (array.ndim == 0 or array.shape[0] != rows):
         return f"its shape is {list(array.shape)} for {rows} rows"
     return None
 
@@ -251,7 +274,7 @@ def scatter(
     start: int,
     stop: int,
     wanted: Sequence[str] | None,
-    datatypes: Mapping[str, str],
+    layout: Layout,
     cuts: Mapping[str, tuple[slice, ...]] | None = None,
 ) -> dict[str, Tensor]:
     """One request's rows of every output it asked for, without what `cuts` leaves out of each.
@@ -260,18 +283,31 @@ def scatter(
     """
     reused = result.release is not nothing_to_release
     outputs: dict[str, Tensor] = {}
-    for name in datatypes if wanted is None else wanted:
-        rows = result.outputs[name][start:stop]
+    for name in layout.outputs if wanted is None else wanted:
+        rows = result.outputs[name]
+        if layout.batched:
+            rows = rows[start:stop]
         if cuts is not None and name in cuts:
             rows = rows[cuts[name]]
-        outputs[name] = Tensor(datatypes[name], rows.copy() if reused else rows)
+        outputs[name] = Tensor(layout.outputs[name], rows.copy() if reused else rows)
     return outputs
 
 
 def join(pieces: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One request's outputs out of those of its pieces, each under its first row."""
+    """One request's outputs out of those of its pieces, each under its first row.
+
+    Raises `ExecutionFailed` where the executor gave them different shapes beside their rows.
+    """
     ordered = [pieces[start] for start in sorted(pieces)]
-    return {
-        name: Tensor(tensor.datatype, np.concatenate([piece[name].array for piece in ordered]))
-        for name, tensor in ordered[0].items()
-    }
+    joined: dict[str, Tensor] = {}
+    for name, tensor in ordered[0].items():
+        arrays = [piece[name].array for piece in ordered]
+        shapes = {array.shape[1:] for array in arrays}
+        if len(shapes) > 1:
+            found = " and ".join(str([-1, *shape]) for shape in sorted(shapes))
+            raise ExecutionFailed(
+                f"the request's rows were executed in {len(ordered)} batches, and output {name!r}"
+                f" has different shapes in them, {found}, which cannot be joined"
+            )
+        joined[name] = Tensor(tensor.datatype, np.concatenate(arrays))
+    return joined

@@ -17,7 +17,8 @@ from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp, Prof
 from batcher.core.record import record
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
-from batcher.runtime.dispatch import Executed, Slice, elements, output_datatypes
+from batcher.runtime.dispatch import Executed, Slice, elements
+from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.padding import Padding
 from batcher.runtime.runner import Runner
 from batcher.runtime.warmup import WarmupPlan, warm_up, warm_up_buckets
@@ -85,7 +86,7 @@ class Instance:
         self._telemetry = telemetry
         self._incarnation = 0
         self._worker: Worker | None = None
-        self._datatypes: dict[str, str] = {}
+        self._layout = Layout()
         self._in_flight: dict[int, asyncio.TimerHandle | None] = {}
         """Oldest first; one that waits for the end of another has no timer yet."""
         self._idle = asyncio.Event()
@@ -128,7 +129,7 @@ class Instance:
         self._telemetry.execution_started(batch_id, self.plan.context.device, self._home.clock())
         self._worker.run(
             slices,
-            self._datatypes,
+            self._layout,
             lambda executed: self._finished(batch_id, slices, executed, done),
         )
 
@@ -172,9 +173,8 @@ class Instance:
         )
         try:
             metadata = await worker.load(plan.context)
-            datatypes = output_datatypes(metadata)
             padding = self._pad(metadata)
-            told = worker, plan.context.model, metadata, datatypes, plan.warmup
+            told = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
             if padding is None:
                 measured = _Measured(profile=await warm_up(*told))
             else:
@@ -188,7 +188,7 @@ class Instance:
     def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _Measured) -> None:
         plan = self.plan
         self._worker = worker
-        self._datatypes = output_datatypes(metadata)
+        self._layout = layout_of(metadata)
         self._stopping = False
         self._incarnation += 1
         up = InstanceUp(

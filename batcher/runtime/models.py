@@ -11,8 +11,8 @@ from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
 from batcher.errors import ModelLoadError, ModelUnavailable, UnknownModel
 from batcher.executor import ModelMetadata
-from batcher.runtime.dispatch import output_datatypes
 from batcher.runtime.instances import Home, Instance, InstancePlan
+from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.padding import NOTHING_PADDED, Padding, PaddingRules, resolve
 from batcher.runtime.signature import Signature
 from batcher.telemetry import ModelTelemetry
@@ -55,7 +55,7 @@ class ServedModel:
         self.telemetry = telemetry
         self.state = ModelState.UNLOADED
         self.why = "not loaded yet"
-        self.output_datatypes: dict[str, str] = {}
+        self.layout = Layout()
         self.padding: Padding | None = None
         """How its variable axes are padded; None where they are not, or nothing is loaded yet."""
         self.rules = padding
@@ -140,7 +140,7 @@ class ServedModel:
             except (ModelLoadError, asyncio.CancelledError) as error:
                 await self._fail(str(error) or "loading was given up")
                 raise
-            self.output_datatypes = output_datatypes(metadata)
+            self.layout = layout_of(metadata)
             self._loaded = metadata, self._signature(metadata)
             self.state, self.why = ModelState.READY, ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -10,30 +10,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batcher.executor import Array
-from batcher.runtime.dispatch import Executed
+from batcher.runtime.dispatch import Executed, Slice
+from batcher.runtime.layout import Layout
 
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 _BF16_INFINITY: Final = 0x7F80
 _BF16_MAGNITUDE: Final = 0x7FFF
 
 
-def fail_nan_rows(executed: Executed, datatypes: Mapping[str, str]) -> None:
+def fail_nan_rows(executed: Executed, layout: Layout, slices: Sequence[Slice]) -> None:
     """Give every row of a result that holds NaN an error of its own, unless it has one.
 
-    `datatypes` are those of the outputs. A result without NaN costs one pass over its values.
+    Only outputs count that the row's own request asked for: what others of its batch want changes
+    nobody's answer. A result without NaN costs one pass over its values.
     """
     result = executed.result
     if result is None:
         return
     errors: dict[int, str] = {}
-    for name, datatype in datatypes.items():
+    for name, datatype in layout.outputs.items():
         array = result.outputs.get(name)
         if array is None or not _has_nan(array, datatype):
             continue
-        for row in np.flatnonzero(_nan_rows(array, datatype)).tolist():
-            errors.setdefault(row, f"output {name!r} holds NaN")
+        asked = _asked(name, slices)
+        found = _nan_rows(array if layout.batched else array[np.newaxis], datatype)
+        for row in np.flatnonzero(found).tolist():
+            if row in asked:
+                errors.setdefault(row, f"output {name!r} holds NaN")
     if errors:
         executed.result = replace(result, row_errors={**errors, **result.row_errors})
+
+
+def _asked(name: str, slices: Sequence[Slice]) -> set[int]:
+    """The rows whose requests asked for an output."""
+    rows: set[int] = set()
+    start = 0
+    for each in slices:
+        stop = start + each.stop - each.start
+        wanted = each.request.outputs
+        if wanted is None or name in wanted:
+            rows.update(range(start, stop))
+        start = stop
+    return rows
 
 
 def _has_nan(array: Array, datatype: str) -> bool:

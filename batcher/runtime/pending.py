@@ -7,6 +7,7 @@ from typing import Protocol
 from batcher.core.commands import Outcome, Reason
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
+from batcher.runtime.layout import Layout
 from batcher.runtime.padding import Padding
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.signature import Measure
@@ -111,6 +112,6 @@ class Target(Protocol):
         ...
 
     @property
-    def output_datatypes(self) -> dict[str, str]:
-        """Output name -> protocol datatype, in the model's order."""
+    def layout(self) -> Layout:
+        """Which of its arrays are shared out by rows."""
         ...

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from batcher.clock import SECOND, Clock
 from batcher.errors import ModelLoadError, describe
-from batcher.runtime.dispatch import Slice, output_datatypes
+from batcher.runtime.dispatch import Slice
 from batcher.runtime.instances import InstancePlan
+from batcher.runtime.layout import layout_of
 from batcher.runtime.warmup import Sample, plain_shapes, run_batch, warm_up
 from batcher.runtime.workers import Worker, make_worker
 
@@ -53,9 +54,9 @@ async def _measure(
 ) -> dict[int, list[int]]:
     model = plan.context.model
     metadata = await worker.load(plan.context)
-    datatypes = output_datatypes(metadata)
+    layout = layout_of(metadata)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
-    await warm_up(worker, model, metadata, datatypes, warmup)
+    await warm_up(worker, model, metadata, layout, warmup)
     sample = Sample(model, metadata.inputs, warmup.inputs)
     shapes = plain_shapes(metadata.inputs, warmup.length)
     batches = {rows: [Slice(sample.request(rows, shapes), 0, rows)] for rows in sizes}
@@ -63,7 +64,7 @@ async def _measure(
     for _ in range(repeats):
         for rows, slices in batches.items():
             began_ns = clock()
-            executed = await run_batch(worker, slices, datatypes)
+            executed = await run_batch(worker, slices, layout)
             measured[rows].append(clock() - began_ns)
             executed.release()
             if executed.result is None:

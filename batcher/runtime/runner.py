@@ -375,7 +375,7 @@ class Runner:
                 pending.offset,
                 stop,
                 request.outputs,
-                target.output_datatypes,
+                target.layout,
                 _cuts(pending, pending.padding),
             )
             pending.result = None
@@ -411,9 +411,9 @@ def _keep(
     """Hold the outputs of some of a request's rows until all of them are done."""
     if pending.pieces is None:
         pending.pieces = {}
-    wanted, datatypes = pending.request.outputs, pending.target.output_datatypes
+    wanted, layout = pending.request.outputs, pending.target.layout
     cuts = _cuts(pending, padding)
-    pending.pieces[start] = scatter(result, offset, stop, wanted, datatypes, cuts)
+    pending.pieces[start] = scatter(result, offset, stop, wanted, layout, cuts)
 
 
 def _row_error(part: Part, offset: int, row_errors: Mapping[int, str]) -> str | None:

@@ -17,6 +17,7 @@ from batcher.core.record import record
 from batcher.errors import ModelLoadError
 from batcher.executor import ModelMetadata
 from batcher.runtime.dispatch import Executed, Slice
+from batcher.runtime.layout import Layout
 from batcher.runtime.padding import Padding, PadValue, fill_value
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.workers import Worker
@@ -51,7 +52,7 @@ async def warm_up(
     worker: Worker,
     model: str,
     metadata: ModelMetadata,
-    datatypes: Mapping[str, str],
+    layout: Layout,
     plan: WarmupPlan,
 ) -> Profile:
     """Execute batches of every size: the first warms up, the others are timed.
@@ -62,14 +63,14 @@ async def warm_up(
     """
     sample = Sample(model, metadata.inputs, plan.inputs)
     shapes = plain_shapes(metadata.inputs, plan.length)
-    return await _warm_up(worker, sample, datatypes, plan.batch_sizes, shapes, TIMED_NS)
+    return await _warm_up(worker, sample, layout, plan.batch_sizes, shapes, TIMED_NS)
 
 
 async def warm_up_buckets(
     worker: Worker,
     model: str,
     metadata: ModelMetadata,
-    datatypes: Mapping[str, str],
+    layout: Layout,
     plan: WarmupPlan,
     padding: Padding,
 ) -> tuple[tuple[Shapes, Profile], ...]:
@@ -86,7 +87,7 @@ async def warm_up_buckets(
     for bucket in order:
         if not plan.batch_sizes or monotonic_ns() - began_ns >= BUCKETS_NS:
             break
-        profile = await _warm_up(worker, sample, datatypes, plan.batch_sizes, bucket, timed_ns)
+        profile = await _warm_up(worker, sample, layout, plan.batch_sizes, bucket, timed_ns)
         profiles.append((bucket, profile))
     return tuple(profiles)
 
@@ -94,7 +95,7 @@ async def warm_up_buckets(
 async def _warm_up(
     worker: Worker,
     sample: Sample,
-    datatypes: Mapping[str, str],
+    layout: Layout,
     batch_sizes: Sequence[int],
     shapes: Shapes,
     timed_ns: int,
@@ -105,7 +106,7 @@ async def _warm_up(
         took_ns: list[int] = []
         for repeat in range(1 + TIMED_BATCHES):
             began_ns = monotonic_ns()
-            executed = await run_batch(worker, slices, datatypes)
+            executed = await run_batch(worker, slices, layout)
             executed.release()
             if executed.result is None:
                 raise ModelLoadError(sample.failed(rows, executed))
@@ -117,9 +118,7 @@ async def _warm_up(
     return tuple(profile)
 
 
-async def run_batch(
-    worker: Worker, slices: Sequence[Slice], datatypes: Mapping[str, str]
-) -> Executed:
+async def run_batch(worker: Worker, slices: Sequence[Slice], layout: Layout) -> Executed:
     """Execute one batch and wait for its end; whoever gets the result owes its release."""
     future: asyncio.Future[Executed] = asyncio.get_running_loop().create_future()
 
@@ -129,13 +128,13 @@ async def run_batch(
         else:
             future.set_result(executed)
 
-    worker.run(slices, datatypes, done)
+    worker.run(slices, layout, done)
     return await future
 
 
 def plain_shapes(specs: Sequence[TensorSpec], length: int) -> Shapes:
     """The shapes of a request whose every variable axis has this length."""
-    return tuple(tuple(length if size < 0 else size for size in spec.shape[1:]) for spec in specs)
+    return tuple(tuple(length if size < 0 else size for size in spec.inner) for spec in specs)
 
 
 class Sample:
@@ -170,7 +169,7 @@ class Sample:
     def request(self, rows: int, shapes: Shapes) -> InferenceRequest:
         """A request of that many equal rows, its inputs of those shapes."""
         inputs = {
-            spec.name: Tensor(spec.datatype, self._array(spec.name, rows, shape))
+            spec.name: Tensor(spec.datatype, self._array(spec, rows, shape))
             for spec, shape in zip(self._specs, shapes, strict=True)
             if not spec.optional or spec.name in self._given
         }
@@ -187,15 +186,17 @@ class Sample:
             " warmup.inputs, or skip the warm-up with warmup.batch_sizes: [])"
         )
 
-    def _array(self, name: str, rows: int, shape: tuple[int, ...]) -> Array:
-        row = np.resize(self._elements[name], shape)
+    def _array(self, spec: TensorSpec, rows: int, shape: tuple[int, ...]) -> Array:
+        row = np.resize(self._elements[spec.name], shape)
+        if not spec.batched:
+            return row
         return np.ascontiguousarray(np.broadcast_to(row, (rows, *shape)))
 
 
 def _elements(spec: TensorSpec, value: WarmupValue) -> Array:
     """The values that fill a row, again and again. Raises ValueError that says what is allowed."""
     listed = value if isinstance(value, tuple) else (value,)
-    row = spec.shape[1:]
+    row = spec.inner
     if min(row, default=0) >= 0 and len(listed) > max(1, prod(row)):
         raise ValueError(f"at most {prod(row)} values, one row of shape {list(row)}")
     array = np.empty(len(listed), DTYPES[spec.datatype])

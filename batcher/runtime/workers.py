@@ -12,7 +12,7 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from batcher.clock import Clock
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.dispatch import Executed, Slice, execute, execute_async
+from batcher.runtime.layout import Layout
 from batcher.runtime.nan import fail_nan_rows
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Worker(Protocol):
         """Load the model, once. Raises `ModelLoadError`, or what a coroutine executor raises."""
         ...
 
-    def run(self, slices: Sequence[Slice], datatypes: Mapping[str, str], done: Done) -> None:
+    def run(self, slices: Sequence[Slice], layout: Layout, done: Done) -> None:
         """Execute one batch. `done` is called on the loop, once, however the batch ends.
 
         The exception: once the worker is abandoned, `done` is never called, and a result that
@@ -93,7 +94,7 @@ class ThreadWorker:
         """Load on the thread."""
         return await self._thread.load(context)
 
-    def run(self, slices: Sequence[Slice], datatypes: Mapping[str, str], done: Done) -> None:
+    def run(self, slices: Sequence[Slice], layout: Layout, done: Done) -> None:
         """Execute on the thread."""
         begun = threading.Lock()
         begun.acquire()
@@ -102,7 +103,7 @@ class ThreadWorker:
             self._in_hand -= 1
             done(self._ended.popleft())
 
-        self._thread.submit(partial(self._execute, slices, datatypes, begun.release), ended)
+        self._thread.submit(partial(self._execute, slices, layout, begun.release), ended)
         self._in_hand += 1
         if self._in_hand == 1:
             begun.acquire(timeout=HANDOVER_S)
@@ -122,13 +123,13 @@ class ThreadWorker:
     def _execute(
         self,
         slices: Sequence[Slice],
-        datatypes: Mapping[str, str],
+        layout: Layout,
         begun: Callable[[], None],
         executor: Executor,
     ) -> None:
-        executed = execute(executor, slices, datatypes, self._clock, begun)
+        executed = execute(executor, slices, layout, self._clock, begun)
         if self._fail_nan:
-            fail_nan_rows(executed, datatypes)
+            fail_nan_rows(executed, layout, slices)
         self._ended.append(executed)
         if self._abandoned:
             self._release_ended()
@@ -168,9 +169,9 @@ class LoopWorker:
         self._to_close = True
         return metadata
 
-    def run(self, slices: Sequence[Slice], datatypes: Mapping[str, str], done: Done) -> None:
+    def run(self, slices: Sequence[Slice], layout: Layout, done: Done) -> None:
         """Execute as a task."""
-        task = self._loop.create_task(self._execute(slices, datatypes), name=self._name)
+        task = self._loop.create_task(self._execute(slices, layout), name=self._name)
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[Executed]) -> None:
@@ -184,10 +185,10 @@ class LoopWorker:
 
         task.add_done_callback(ended)
 
-    async def _execute(self, slices: Sequence[Slice], datatypes: Mapping[str, str]) -> Executed:
-        executed = await execute_async(self._executor, slices, datatypes, self._clock)
+    async def _execute(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+        executed = await execute_async(self._executor, slices, layout, self._clock)
         if self._fail_nan:
-            fail_nan_rows(executed, datatypes)
+            fail_nan_rows(executed, layout, slices)
         return executed
 
     async def close(self, timeout_s: float) -> None:

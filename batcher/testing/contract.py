@@ -185,6 +185,10 @@ class ExecutorContract:
                 assert spec.datatype in DTYPES, f"{spec.name}: unknown datatype {spec.datatype}"
                 assert spec.shape[:1] == (-1,), f"{spec.name}: {spec.shape} must start with -1"
                 assert all(length == -1 or length > 0 for length in spec.shape), spec
+        for parameter in metadata.parameters:
+            assert isinstance(parameter, str), f"parameter {parameter!r} must be a name"
+            assert parameter, "a parameter's name is empty"
+        assert len(set(metadata.parameters)) == len(metadata.parameters), "a parameter twice"
         for key, value in metadata.properties.items():
             assert isinstance(key, str)
             assert isinstance(value, str), f"property {key} must be text"

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from batcher.core.buckets import Buckets
 from batcher.executor import Batch, BatchResult, ModelMetadata, TensorSpec
 from batcher.runtime.dispatch import Slice, accept, gather, scatter
+from batcher.runtime.layout import layout_of
 from batcher.runtime.padding import AxisRule, PaddingRules, resolve
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.signature import Signature
@@ -26,7 +27,7 @@ METADATA = ModelMetadata(
         TensorSpec("same", "FP32", (-1, 2)),
     ),
 )
-DATATYPES = {spec.name: spec.datatype for spec in METADATA.outputs}
+LAYOUT = layout_of(METADATA)
 PAD = 1_000_000
 
 buckets = st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True).map(
@@ -83,14 +84,14 @@ def test_nobody_gets_anothers_rows_or_shape(requests, heights, widths, lengths):
         for of_input in zip(*found, strict=True)
     )
     padded = padding.of(bucket)
-    batch = gather([Slice(each, 0, len(each.inputs["x"].array), padded) for each in made])
+    batch = gather([Slice(each, 0, len(each.inputs["x"].array), padded) for each in made], LAYOUT)
     assert batch.inputs["x"].shape[1:] == bucket[1]
-    result = accept(execute(batch), batch, DATATYPES, padded)
+    result = accept(execute(batch), batch, LAYOUT, padded)
     start = 0
     for place, each in enumerate(made):
         x = each.inputs["x"].array
         stop = start + len(x)
-        answer = scatter(result, start, stop, None, DATATYPES, padding.cuts(shapes[place]))
+        answer = scatter(result, start, stop, None, LAYOUT, padding.cuts(shapes[place]))
         assert answer["turned"].array.tolist() == x.transpose(0, 2, 1).tolist()
         assert answer["turned"].array.shape == (len(x), x.shape[2], x.shape[1])
         assert answer["copies"].array.tolist() == each.inputs["texts"].array.tolist()

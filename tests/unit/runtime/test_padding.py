@@ -6,6 +6,7 @@ import pytest
 from batcher.errors import InvalidRequest, ModelLoadError
 from batcher.executor import BatchResult, ExecutionError, ModelMetadata, TensorSpec
 from batcher.runtime.dispatch import Slice, accept, elements, gather, scatter
+from batcher.runtime.layout import Layout
 from batcher.runtime.padding import (
     MOST_WARM_BUCKETS,
     AxisRule,
@@ -173,7 +174,8 @@ def test_the_value_is_of_the_inputs_datatype(datatype, value, element):
         [
             Slice(InferenceRequest("m", {"x": Tensor(datatype, array)}, 0), 0, 1, padding.of(s))
             for s in [((4,),)]
-        ]
+        ],
+        Layout(),
     )
     found = batch.inputs["x"]
     assert found.dtype == DTYPES[datatype]
@@ -222,7 +224,7 @@ def test_an_optional_input_that_is_absent_keeps_its_place():
     signature = Signature("m", metadata, 8, padding)
     own = request(b=np.ones((1, 3), np.float32))
     assert signature.measure(own).shapes == ((), (3,))
-    batch = gather([Slice(own, 0, 1, padding.of(((), (4,))))])
+    batch = gather([Slice(own, 0, 1, padding.of(((), (4,))))], Layout())
     assert {name: array.shape for name, array in batch.inputs.items()} == {"b": (1, 4)}
     assert elements([Slice(own, 0, 1, padding.of(((), (4,))))]) == (3, 1)
 
@@ -236,7 +238,7 @@ def test_gathering_fills_up_what_is_shorter_and_leaves_fixed_inputs_alone():
         Slice(sentence(2, value=5), 0, 1, padded),
         Slice(sentence(4, rows=3, value=6), 1, 3, padded),
     ]
-    batch = gather(slices)
+    batch = gather(slices, Layout())
     assert batch.rows == 3
     assert batch.inputs["ids"].tolist() == [[5, 5, 7, 7], [6] * 4, [6] * 4]
     assert batch.inputs["mask"].tolist() == [[1, 1, 0, 0], [1] * 4, [1] * 4]
@@ -248,7 +250,7 @@ def test_gathering_fills_up_what_is_shorter_and_leaves_fixed_inputs_alone():
 def test_an_exact_fit_is_passed_on_without_a_copy():
     padded = resolve("m", rules(), NAMED).of(((4,), (4,), (2,)))
     own = sentence(4)
-    batch = gather([Slice(own, 0, 1, padded)])
+    batch = gather([Slice(own, 0, 1, padded)], Layout())
     assert all(batch.inputs[name] is own.inputs[name].array for name in own.inputs)
 
 
@@ -259,7 +261,7 @@ def test_several_axes_of_one_input():
     padding = resolve("m", rules(axes), metadata)
     images = [np.full((1, 1, 3, 3), 1, np.uint8), np.full((1, 2, 1, 3), 2, np.uint8)]
     slices = [Slice(request(image=image), 0, 1, padding.of(((2, 3, 3),))) for image in images]
-    (array,) = gather(slices).inputs.values()
+    (array,) = gather(slices, Layout()).inputs.values()
     assert array[..., 0].tolist() == [[[1, 1, 1], [9, 9, 9]], [[2, 9, 9], [2, 9, 9]]]
 
 
@@ -267,23 +269,23 @@ def test_an_answer_is_cut_back_to_the_requests_own_length():
     padding = resolve("m", rules(), NAMED)
     hidden = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3)
     result = BatchResult({"hidden": hidden, "pooled": hidden[:, 0]})
-    datatypes = {"hidden": "FP32", "pooled": "FP32"}
-    outputs = scatter(result, 1, 2, None, datatypes, padding.cuts(((3,), (3,), (2,))))
+    layout = Layout({"hidden": "FP32", "pooled": "FP32"})
+    outputs = scatter(result, 1, 2, None, layout, padding.cuts(((3,), (3,), (2,))))
     assert outputs["hidden"].array.tolist() == hidden[1:2, :3].tolist()
     assert outputs["pooled"].array.tolist() == hidden[1:2, 0].tolist()
 
 
 def test_an_output_that_is_not_as_long_as_the_input_it_follows_is_a_fault():
     padded = resolve("m", rules(), NAMED).of(((4,), (4,), (2,)))
-    batch = gather([Slice(sentence(3), 0, 1, padded)])
+    batch = gather([Slice(sentence(3), 0, 1, padded)], Layout())
     pooled = np.zeros((1, 3), np.float32)
-    datatypes = {"hidden": "FP32", "pooled": "FP32"}
+    layout = Layout({"hidden": "FP32", "pooled": "FP32"})
     for shape in ((1, 3, 3), (1,)):
         result = BatchResult({"hidden": np.zeros(shape, np.float32), "pooled": pooled})
         with pytest.raises(ExecutionError, match=r"'hidden'.* axis 1 should be 4 long"):
-            accept(result, batch, datatypes, padded)
+            accept(result, batch, layout, padded)
     right = BatchResult({"hidden": np.zeros((1, 4, 3), np.float32), "pooled": pooled})
-    assert accept(right, batch, datatypes, padded) is right
+    assert accept(right, batch, layout, padded) is right
 
 
 # Warm-up

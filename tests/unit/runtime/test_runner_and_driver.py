@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Sequence
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueL
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
 from batcher.runtime.dispatch import Executed, Slice
+from batcher.runtime.layout import Layout
 from batcher.runtime.pending import Pending
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
@@ -56,7 +56,7 @@ class Target:
     key = MODEL
     name = "hello"
     version = "1"
-    output_datatypes: ClassVar = {"Y": "FP32"}
+    layout = Layout({"Y": "FP32"})
     padding = None
 
 

@@ -9,7 +9,7 @@ from batcher.clock import SECOND, monotonic_ns
 from batcher.errors import ModelLoadError
 from batcher.executor import ExecutionError, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime import warmup
-from batcher.runtime.dispatch import output_datatypes
+from batcher.runtime.layout import layout_of
 from batcher.runtime.padding import AxisRule, PaddingRules, resolve
 from batcher.runtime.warmup import TIMED_BATCHES, Sample, WarmupPlan, plain_shapes, warm_up_buckets
 from batcher.runtime.workers import make_worker
@@ -35,7 +35,7 @@ def warm_up():
             worker,
             "m",
             metadata,
-            output_datatypes(metadata),
+            layout_of(metadata),
             WarmupPlan(sizes, 3),
             resolve("m", RULES, metadata),
         )
@@ -131,7 +131,7 @@ def refused():
         metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
         plan = WarmupPlan((1,), 16, inputs or {})
         with pytest.raises(ModelLoadError) as caught:
-            await warmup.warm_up(worker, "m", metadata, output_datatypes(metadata), plan)
+            await warmup.warm_up(worker, "m", metadata, layout_of(metadata), plan)
         await worker.close(5.0)
         return str(caught.value)
 

@@ -1,0 +1,98 @@
+"""Rows put together for a batch and shared out after it."""
+
+import numpy as np
+import pytest
+
+from batcher.errors import ExecutionFailed
+from batcher.executor import Batch, BatchResult, ExecutionError
+from batcher.runtime.dispatch import Slice, accept, gather, join, scatter
+from batcher.runtime.layout import Layout
+from batcher.runtime.request import InferenceRequest
+from batcher.tensors import Tensor
+
+LAYOUT = Layout({"Y": "FP32"})
+
+
+def request(parameters=None, **arrays):
+    tensors = {name: Tensor("FP32", np.asarray(a, np.float32)) for name, a in arrays.items()}
+    return InferenceRequest("m", tensors, 0, parameters=parameters)
+
+
+def test_a_shared_input_reaches_the_executor_as_it_came():
+    layout = Layout({"Y": "FP32"}, frozenset({"b"}))
+    first = request(X=[[1], [2], [3]], b=[9, 8])
+    slices = [Slice(first, 1, 3), Slice(request(X=[[4]], b=[9, 8]), 0, 1)]
+    batch = gather(slices, layout)
+    assert batch.rows == 3
+    assert batch.inputs["X"].tolist() == [[2], [3], [4]]
+    assert batch.inputs["b"] is first.inputs["b"].array
+
+
+def test_the_executor_is_told_the_parameters_that_it_reads():
+    layout = Layout({"Y": "FP32"}, parameters=("beam", "mode"))
+    each = request({"trace_id": "7", "beam": 4}, X=[[1]])
+    assert gather([Slice(each, 0, 1)], layout).parameters == {"beam": 4}
+    assert gather([Slice(request(X=[[1]]), 0, 1)], layout).parameters == {}
+
+
+def test_a_model_without_a_batch_axis_gets_and_gives_whole_arrays():
+    layout = Layout({"Y": "FP32"}, frozenset({"X"}), batched=False)
+    each = request(X=[[1, 2, 3]])
+    batch = gather([Slice(each, 0, 1)], layout)
+    assert (batch.rows, batch.inputs["X"].shape) == (1, (1, 3))
+    for answer in (np.float32(5), np.zeros((0, 2), np.float32), np.ones((4, 3), np.float32)):
+        result = accept(BatchResult({"Y": np.asarray(answer)}), batch, layout)
+        (found,) = scatter(result, 0, 1, None, layout).values()
+        assert found.array.shape == np.asarray(answer).shape
+
+
+def refused(result, rows=2, layout=LAYOUT):
+    with pytest.raises(ExecutionError) as caught:
+        accept(result, Batch({}, rows), layout)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (0, 1), ()])
+def test_an_output_of_other_rows_is_refused_and_released(shape):
+    released = []
+    result = BatchResult({"Y": np.zeros(shape, np.float32)}, release=lambda: released.append(1))
+    assert f"its shape is {list(shape)} for 2 rows" in refused(result)
+    assert released == [1]
+
+
+@pytest.mark.parametrize("row", [-1, 2, "0"])
+def test_an_error_for_a_row_that_is_not_there_is_refused(row):
+    result = BatchResult({"Y": np.zeros((2, 1), np.float32)}, {row: "no"})
+    assert refused(result) == f"the executor returned an error for row {row!r} of a batch of 2 rows"
+
+
+def test_a_result_that_cannot_even_be_looked_at_is_released():
+    released = []
+    with pytest.raises(AttributeError):
+        accept(BatchResult(None, release=lambda: released.append(1)), Batch({}, 1), LAYOUT)
+    assert released == [1]
+
+
+def pieces(*arrays, datatype="FP32"):
+    starts = np.cumsum([0, *map(len, arrays[:-1])]).tolist()
+    found = {start: {"Y": Tensor(datatype, a)} for start, a in zip(starts, arrays, strict=True)}
+    return dict(reversed(found.items()))
+
+
+def test_pieces_are_joined_in_the_order_of_their_rows():
+    arrays = [np.full((n, 2), n, np.float32) for n in (3, 1, 2)]
+    (joined,) = join(pieces(*arrays)).values()
+    assert joined.array[:, 0].tolist() == [3, 3, 3, 1, 2, 2]
+    texts = [np.array([[b"a"]], np.object_), np.array([[b"bc"]], np.object_)]
+    (joined,) = join(pieces(*texts, datatype="BYTES")).values()
+    assert joined.array.tolist() == [[b"a"], [b"bc"]]
+
+
+@pytest.mark.parametrize("other", [(1, 4), (1,), (1, 3, 1), (1, 0)])
+def test_pieces_of_other_shapes_cannot_be_joined(other):
+    with pytest.raises(ExecutionFailed) as caught:
+        join(pieces(np.zeros((2, 3), np.float32), np.zeros(other, np.float32)))
+    told = str(caught.value)
+    assert "in 2 batches, and output 'Y' has different shapes in them" in told
+    assert str([-1, *other[1:]]) in told
+    assert "[-1, 3]" in told
