@@ -63,6 +63,10 @@ class AnswerTooLarge(RequestError):
     """The answer is ready and larger than any message that this server sends."""
 
 
+class InternalError(RequestError):
+    """A mistake of this server, or of an executor's answer that only showed when it was taken apart."""
+
+
 class DeviceLost(RequestError):
     """The instance that was running the request went down, or none is up."""
 

@@ -8,18 +8,25 @@ it ends; leaving early (cancelling the coroutine) gives the request up and touch
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from batcher.clock import Clock
-from batcher.core.commands import Outcome
+from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause
-from batcher.errors import Draining, InvalidRequest, RequestError
+from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
 from batcher.runtime.models import ModelRegistry, ServedModel
 from batcher.runtime.pending import Pending
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.runtime.signature import Measure
-from batcher.telemetry import GateReason, Telemetry
+from batcher.telemetry import GateReason, ReplyReason, Telemetry
 from batcher.telemetry.stamps import Stamps
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 RETRY_DRAINING_NS = 1_000_000_000
 """What a caller is told to wait when this server drains; another one may answer at once."""
@@ -63,6 +70,15 @@ class Batcher:
         Raises a `RequestError` of the kind that says why not. Cancelling this coroutine cancels the
         request.
         """
+        return await self.answer(request, _as_it_is)
+
+    async def answer(
+        self, request: InferenceRequest, encode: Callable[[InferenceReply], Awaitable[Answer]]
+    ) -> Answer:
+        """The same, with the answer as `encode` makes it: it ends well only if that does.
+
+        Raises what `encode` raises, too: then the request counts as failed.
+        """
         model, measure = self._gate(request)
         # What it is admitted with counts, whatever the settings are when it is answered.
         target_ns = model.settings.target_ns
@@ -70,7 +86,19 @@ class Batcher:
         reply: asyncio.Future[InferenceReply] = self._loop.create_future()
         pending = self._runner.submit(request, model, measure, SingleReply(reply))
         try:
-            return await reply
+            return await encode(await reply)
+        except asyncio.CancelledError:
+            if self._late(pending):
+                _not_answered(pending, Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+            else:
+                _not_answered(pending, Outcome.CANCELLED, Reason.CALLER_CANCELLED)
+            raise
+        except AnswerTooLarge:
+            _not_answered(pending, Outcome.FAILED, ReplyReason.ANSWER_TOO_LARGE)
+            raise
+        except Exception:
+            _not_answered(pending, Outcome.FAILED, ReplyReason.INTERNAL)
+            raise
         finally:
             self._ended(pending, model, due_ns)
             # An error knows this frame by its traceback. If the frame knew the error too, by the
@@ -110,19 +138,34 @@ class Batcher:
             self.refused(request.model, request.version, request.arrival_ns, reason)
             raise
 
+    def _late(self, pending: Pending) -> bool:
+        """Whether the caller's deadline has passed."""
+        deadline_ns = pending.request.deadline_ns
+        return deadline_ns is not None and self._clock() >= deadline_ns
+
     def _ended(self, pending: Pending, model: ServedModel, due_ns: int | None) -> None:
-        """Give up what the caller left behind, and count the request."""
-        now_ns = self._clock()
-        if pending.outcome is None:
-            deadline_ns = pending.request.deadline_ns
-            late = deadline_ns is not None and now_ns >= deadline_ns
-            cause = CancelCause.DEADLINE if late else CancelCause.CANCELLED
-            self._runner.cancel(pending, cause)
-        elif pending.outcome is Outcome.OK:
+        """Give up what the caller left behind, and count the request. Never raises."""
+        try:
+            now_ns = self._clock()
+            if pending.outcome is None:
+                cause = CancelCause.DEADLINE if self._late(pending) else CancelCause.CANCELLED
+                self._runner.cancel(pending, cause)
             self._runner.replied(pending, now_ns)
-        stamps = pending.stamps
-        stamps.replied_ns = now_ns
-        assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
-        model.telemetry.request_ended(
-            pending.outcome, pending.reason, pending.measure.rows, stamps, due_ns
-        )
+            stamps = pending.stamps
+            stamps.replied_ns = now_ns
+            assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
+            model.telemetry.request_ended(
+                pending.outcome, pending.reason, pending.measure.rows, stamps, due_ns
+            )
+        except Exception:
+            log.exception("%s: the end of a request was not counted", model.name)
+
+
+async def _as_it_is(reply: InferenceReply) -> InferenceReply:
+    return reply
+
+
+def _not_answered(pending: Pending, outcome: Outcome, reason: Reason | ReplyReason) -> None:
+    """The scheduler's answer did not become one of the caller's."""
+    if pending.outcome is Outcome.OK:
+        pending.outcome, pending.reason = outcome, reason

@@ -265,7 +265,7 @@ def release(result: BatchResult) -> None:
     """Give the executor its buffers back. What it raises is logged: the batch has ended."""
     try:
         result.release()
-    except Exception:
+    except BaseException:  # a plugin may raise anything
         log.exception("an executor raised when a result was released")
 
 

@@ -70,7 +70,7 @@ class Instance:
     """One instance of a model: runs batches, and is the runner's `BatchRunner`.
 
     `pad` is told what the executor says of the model, before anything is executed, and answers how
-    the model is padded.
+    the model is padded. `max_rows` answers how many rows a batch may have now.
     """
 
     def __init__(
@@ -79,9 +79,11 @@ class Instance:
         home: Home,
         telemetry: ModelTelemetry,
         pad: Callable[[ModelMetadata], Padding | None],
+        max_rows: Callable[[], int],
     ) -> None:
         self.plan = plan
         self._pad = pad
+        self._max_rows = max_rows
         self._home = home
         self._telemetry = telemetry
         self._incarnation = 0
@@ -121,17 +123,27 @@ class Instance:
         return metadata
 
     def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
-        """Execute a batch within `execute_timeout`, which counts from when it can begin."""
+        """Execute a batch within `execute_timeout`, which counts from when it can begin.
+
+        Raises where it cannot be handed over; then nothing of it is left here.
+        """
         assert self._worker is not None  # noqa: S101 - the scheduler knows when it is down
         waits = self._worker.queues and bool(self._in_flight)
         self._in_flight[batch_id] = None if waits else self._watch()
         self._idle.clear()
-        self._telemetry.execution_started(batch_id, self.plan.context.device, self._home.clock())
-        self._worker.run(
-            slices,
-            self._layout,
-            lambda executed: self._finished(batch_id, slices, executed, done),
-        )
+        max_rows = self._max_rows()
+        try:
+            device, now_ns = self.plan.context.device, self._home.clock()
+            self._telemetry.execution_started(batch_id, device, now_ns)
+            self._worker.run(
+                slices,
+                self._layout,
+                lambda executed: self._finished(batch_id, slices, executed, done, max_rows),
+            )
+        except BaseException:
+            self._forget(batch_id)
+            self._telemetry.execution_ended(batch_id, self._home.clock())
+            raise
 
     async def stop(self, timeout_s: float) -> None:
         """Take no more batches, let the running ones end within `timeout_s`, close.
@@ -207,14 +219,14 @@ class Instance:
         """End this incarnation. Its worker comes back, to be closed or abandoned."""
         worker, self._worker = self._worker, None
         assert worker is not None  # noqa: S101 - callers know that it is up
+        in_flight, self._in_flight = self._in_flight, {}
+        self._idle.set()
+        self._home.runner.instance_down(InstanceDown(self.plan.name, self._incarnation))
         now_ns = self._home.clock()
-        for batch_id, timer in self._in_flight.items():
+        for batch_id, timer in in_flight.items():
             if timer is not None:
                 timer.cancel()
             self._telemetry.execution_ended(batch_id, now_ns)
-        self._in_flight.clear()
-        self._idle.set()
-        self._home.runner.instance_down(InstanceDown(self.plan.name, self._incarnation))
         return worker
 
     def _give_up(self) -> None:
@@ -233,16 +245,18 @@ class Instance:
             self.plan.name,
             self.plan.execute_timeout_ns // MILLISECOND,
         )
-        self._give_up()
-        if not self._stopping:
-            self._restart = self._home.loop.create_task(self._reload())
+        try:
+            self._give_up()
+        finally:
+            if not self._stopping:
+                self._restart = self._home.loop.create_task(self._reload())
 
     async def _reload(self) -> None:
         delay_s = FIRST_RESTART_DELAY_S
         while True:
             try:
                 await self.load()
-            except ModelLoadError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may help
                 log.error("%s: %s; next try in %.1f s", self.plan.name, error, delay_s)  # noqa: TRY400
             else:
                 log.info("%s: up again, incarnation %d", self.plan.name, self._incarnation)
@@ -252,14 +266,9 @@ class Instance:
 
     # A batch's end
 
-    def _finished(
-        self,
-        batch_id: int,
-        slices: Sequence[Slice],
-        executed: Executed,
-        done: Callable[[Executed], None],
-    ) -> None:
-        timer = self._in_flight.pop(batch_id)
+    def _forget(self, batch_id: int) -> None:
+        """A batch is not in flight any more; the next one's time begins."""
+        timer = self._in_flight.pop(batch_id, None)
         if timer is not None:
             timer.cancel()
         if not self._in_flight:
@@ -268,15 +277,28 @@ class Instance:
             oldest = next(iter(self._in_flight))
             if self._in_flight[oldest] is None:
                 self._in_flight[oldest] = self._watch()
-        self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
-        if executed.result is None:
-            log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)
-        done(executed)
+
+    def _finished(
+        self,
+        batch_id: int,
+        slices: Sequence[Slice],
+        executed: Executed,
+        done: Callable[[Executed], None],
+        max_rows: int,
+    ) -> None:
+        """Whatever raises here: the batch is reported, and then the loop logs it."""
+        try:
+            self._forget(batch_id)
+            self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
+            if executed.result is None:
+                log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)
+        finally:
+            done(executed)
         own, filled = elements(slices)
         self._telemetry.batch_finished(
             rows=sum(s.stop - s.start for s in slices),
             requests=len(slices),
-            max_batch_size=self.plan.context.max_batch_size,
+            max_batch_size=max_rows,
             started_ns=executed.started_ns,
             execute_start_ns=executed.execute_start_ns,
             execute_end_ns=executed.execute_end_ns,

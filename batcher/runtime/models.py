@@ -60,7 +60,10 @@ class ServedModel:
         """How its variable axes are padded; None where they are not, or nothing is loaded yet."""
         self.rules = padding
         self._home = home
-        self._instances = [Instance(plan, home, telemetry, self._pad) for plan in plans]
+        self._instances = [
+            Instance(plan, home, telemetry, self._pad, lambda: self.settings.max_batch_size)
+            for plan in plans
+        ]
         self._loaded: tuple[ModelMetadata, Signature] | None = None
         self._changing = asyncio.Lock()
 

@@ -11,6 +11,7 @@ from batcher.runtime.layout import Layout
 from batcher.runtime.padding import Padding
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.signature import Measure
+from batcher.telemetry.reasons import ReplyReason
 from batcher.telemetry.stamps import Stamps
 from batcher.tensors import Tensor
 
@@ -28,7 +29,11 @@ class ReplyPort(Protocol):
 
 
 class Replies:
-    """The answers of one batch on their way out: how many are left, of how many rows, since when."""
+    """The answers of one batch on their way out: how many are left, of how many rows, since when.
+
+    One that was given up or failed counts like one that has left: the others are waited for all the
+    same.
+    """
 
     __slots__ = ("done_ns", "left", "rows")
 
@@ -85,7 +90,7 @@ class Pending:
         self.replies: Replies | None = None
         self.failure: str | None = None
         self.outcome: Outcome | None = None
-        self.reason = Reason.NONE
+        self.reason: Reason | ReplyReason = Reason.NONE
 
 
 class Target(Protocol):

@@ -4,6 +4,12 @@ Arrivals of one turn of the event loop are taken in together, so a burst is batc
 Everything else is fed at once. When a batch ends, the scheduler's answer is carried out in two
 steps: dispatches first, so that the instance is busy again, then the replies. There is one timer,
 armed for `next_wakeup_ns()`, and every method runs on the loop's thread.
+
+A step is `_handle`: decide, record, carry out, arm the timer. Nothing of it is skipped because
+something else of it raised, and nothing raises out of it. A request that cannot be ended as the
+scheduler says fails with `InternalError`, alone; a batch that cannot be handed over is reported as
+failed. If the scheduler itself raises, what it knows cannot be trusted any more: all requests fail,
+and so does whatever comes later (`broken`), until the process is started again.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 from batcher.clock import MILLISECOND, Clock
@@ -20,8 +26,8 @@ from batcher.core.commands import (
     Dispatch,
     FailureStorm,
     Outcome,
-    Part,
     PolicyFailed,
+    Reason,
     SettingsRefused,
     Settle,
 )
@@ -29,7 +35,6 @@ from batcher.core.events import (
     BatchProgress,
     CancelCause,
     Event,
-    Failure,
     FailureCause,
     InstanceDown,
     InstanceUp,
@@ -37,25 +42,29 @@ from batcher.core.events import (
     RepliesTook,
     RequestArrived,
     RequestCancelled,
-    Timings,
 )
 from batcher.core.observation import Observation
-from batcher.core.record import record
 from batcher.core.scheduler import Scheduler
-from batcher.errors import ChangeFailed
-from batcher.executor import BatchResult
-from batcher.runtime.dispatch import Executed, Slice, join, scatter
+from batcher.errors import ChangeFailed, InternalError, describe
+from batcher.executor import ExecutionError
+from batcher.runtime.answers import RunningBatch, answer, report, why
+from batcher.runtime.dispatch import Executed, Slice
+from batcher.runtime.notices import log_storm, warn_of_target
 from batcher.runtime.outcomes import error_for
-from batcher.runtime.padding import Padding
-from batcher.runtime.pending import Pending, Replies, ReplyPort, Target
-from batcher.runtime.request import InferenceReply, InferenceRequest
+from batcher.runtime.pending import Pending, ReplyPort, Target
+from batcher.runtime.request import InferenceRequest
 from batcher.runtime.signature import Measure
 from batcher.runtime.timer import Timer
+from batcher.telemetry.reasons import ReplyReason
 
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = Callable[[int, Sequence[Event], Sequence[Command]], None]
 """Told the moment of a step, what went in and what came out; it changes none of it."""
+
+
+REARM_S = 0.01
+"""After how long the scheduler is asked again where the timer could not be armed."""
 
 
 class BatchRunner(Protocol):
@@ -64,17 +73,6 @@ class BatchRunner(Protocol):
     def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
         """Execute a batch. `done` is called on the loop, once, and never after the instance went down."""
         ...
-
-
-@record
-class _RunningBatch:
-    """A dispatched batch: where it went, and which rows of whom are in it, in order."""
-
-    instance: str
-    pendings: list[Pending]
-    parts: tuple[Part, ...]
-    rows: int
-    padding: Padding | None
 
 
 class Runner:
@@ -88,17 +86,22 @@ class Runner:
         timer: Callable[[Callable[[], None]], Timer],
         *,
         on_policy_failed: Callable[[PolicyFailed], None] = lambda _: None,
+        on_broken: Callable[[], None] = lambda: None,
     ) -> None:
         self._scheduler = scheduler
         self._loop = loop
         self._clock = clock
         self._timer = timer(self.wake)
         self._on_policy_failed = on_policy_failed
+        self._on_broken = on_broken
+        self.broken = ""
+        """Why nothing can be served any more, by a mistake of ours; empty while all is well."""
+        self._rearm: asyncio.TimerHandle | None = None
         self._record: Record | None = None
         self._ids = itertools.count(1)
         self._pending: dict[int, Pending] = {}
         self._instances: dict[str, BatchRunner] = {}
-        self._running: dict[int, _RunningBatch] = {}
+        self._running: dict[int, RunningBatch] = {}
         self._arrived: list[Event] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -114,9 +117,7 @@ class Runner:
         queue_until_ns = None
         if request.timeout_ns is not None:
             queue_until_ns = request.arrival_ns + request.timeout_ns
-        if not self._arrived:
-            self._loop.call_soon(self._take_in_arrivals)
-        self._arrived.append(
+        self._take_in_soon(
             RequestArrived(
                 pending.id,
                 target.key,
@@ -141,10 +142,11 @@ class Runner:
             self.feed(RequestCancelled(pending.id, cause))
 
     def replied(self, pending: Pending, now_ns: int) -> None:
-        """An answer has left; after the last of its batch, the scheduler learns what that took."""
+        """An answer has left, or never will; after a batch's last the scheduler learns what it took."""
         replies = pending.replies
         if replies is None:
             return
+        pending.replies = None
         replies.left -= 1
         if not replies.left:
             took_ns = now_ns - replies.done_ns
@@ -173,7 +175,7 @@ class Runner:
 
     def instance_down(self, event: InstanceDown) -> None:
         """An incarnation is gone and will report nothing more: what it ran has failed."""
-        del self._instances[event.instance]
+        self._instances.pop(event.instance, None)
         lost = [i for i, batch in self._running.items() if batch.instance == event.instance]
         for batch_id in lost:
             del self._running[batch_id]
@@ -186,32 +188,19 @@ class Runner:
 
         Raises `ChangeFailed` when the scheduler cannot take them: the old ones stay in force.
         """
-        for command in self.feed(event):
+        commands = self.feed(event)
+        if self.broken:
+            raise ChangeFailed(f"{event.model}: {self.broken}")
+        for command in commands:
             if isinstance(command, SettingsRefused):
                 raise ChangeFailed(f"{event.model}: its policy could not be made: {command.error}")
         self._warn_of_target(event.model)
 
     def _warn_of_target(self, key: str, took: str = "longer") -> None:
-        for model in self.observe().models:
-            if model.model != key:
-                continue
-            target_ms = (model.target_ns or 0) / MILLISECOND
-            if model.reachable and model.late_buckets:
-                log.warning(
-                    "%s cannot meet its target of %.3g ms in %d of its buckets, where one row alone"
-                    " takes longer; such requests are served late rather than refused",
-                    key,
-                    target_ms,
-                    model.late_buckets,
-                )
-            if not model.reachable:
-                log.warning(
-                    "%s cannot meet its target of %.3g ms: one row alone takes %s;"
-                    " it is served late rather than refused",
-                    key,
-                    target_ms,
-                    took,
-                )
+        try:
+            warn_of_target(self.observe(), key, took)
+        except Exception:
+            log.exception("%s: whether it can meet its target is not known", key)
 
     # The scheduler's door
 
@@ -237,38 +226,109 @@ class Runner:
 
     def close(self) -> None:
         """Stop the timer. Nothing may be pending any more."""
+        if self._rearm is not None:
+            self._rearm.cancel()
         self._timer.close()
+
+    def _take_in_soon(self, event: Event) -> None:
+        """Feed an event together with everything else of this turn of the loop."""
+        if not self._arrived:
+            self._loop.call_soon(self._take_in_arrivals)
+        self._arrived.append(event)
 
     def _take_in_arrivals(self) -> None:
         if self._arrived:
             self.feed()
 
+    # A step; the guard of everything on its way
+
     def _handle(self, events: list[Event]) -> list[Command]:
+        if self.broken:
+            self._fail_all()
+            return []
         now_ns = self._clock()
-        for event in events:
-            if isinstance(event, RequestArrived):
-                self._pending[event.id].stamps.enqueued_ns = now_ns
-        commands = self._scheduler.handle(events, now_ns)
-        if self._record is not None:
-            self._record(now_ns, events, commands)
+        try:
+            for event in events:
+                if isinstance(event, RequestArrived):
+                    self._pending[event.id].stamps.enqueued_ns = now_ns
+            commands = self._scheduler.handle(events, now_ns)
+        except Exception as error:  # noqa: BLE001 - logged whole; nobody may wait for its end
+            self._break(error)
+            return []
+        self._note(now_ns, events, commands)
         self._carry_out(commands, now_ns)
-        self._timer.arm(self._scheduler.next_wakeup_ns())
+        self._arm()
         return commands
+
+    def _note(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
+        if self._record is None:
+            return
+        try:
+            self._record(now_ns, events, commands)
+        except Exception:
+            # A log without one of its steps plays something that has never happened.
+            log.exception("a step could not be recorded; recording ends")
+            self._record = None
 
     def _carry_out(self, commands: list[Command], now_ns: int) -> None:
         for command in commands:
             if isinstance(command, Dispatch):
-                self._dispatch(command, now_ns)
+                try:
+                    self._dispatch(command, now_ns)
+                except Exception as error:  # noqa: BLE001 - logged whole; the batch has failed
+                    self._not_dispatched(command, error)
         for command in commands:
             if isinstance(command, Settle):
                 self._settle(command)
-            elif isinstance(command, PolicyFailed):
-                log.error(
-                    "policy of %s failed, batching is off for it: %s", command.model, command.error
-                )
-                self._on_policy_failed(command)
-            elif isinstance(command, FailureStorm):
-                _log_storm(command)
+            elif isinstance(command, PolicyFailed | FailureStorm):
+                try:
+                    self._tell(command)
+                except Exception:
+                    log.exception("a report of the scheduler was lost")
+
+    def _tell(self, command: PolicyFailed | FailureStorm) -> None:
+        if isinstance(command, FailureStorm):
+            log_storm(command)
+            return
+        log.error("policy of %s failed, batching is off for it: %s", command.model, command.error)
+        self._on_policy_failed(command)
+
+    def _arm(self) -> None:
+        try:
+            wakeup_ns = self._scheduler.next_wakeup_ns()
+        except Exception as error:  # noqa: BLE001 - logged whole
+            self._break(error)
+            return
+        try:
+            self._timer.arm(wakeup_ns)
+        except Exception:
+            if self._rearm is None:
+                log.exception("the timer could not be armed; the next try is in %g s", REARM_S)
+                self._rearm = self._loop.call_later(REARM_S, self._arm_again)
+
+    def _arm_again(self) -> None:
+        self._rearm = None
+        self.wake()
+
+    def _break(self, error: Exception) -> None:
+        """The scheduler raised: half of a step may be missing from what it knows."""
+        self.broken = f"internal error of the scheduler: {describe(error)}"
+        log.critical(
+            "the scheduler failed, by a mistake of batcher itself; nothing is served until the"
+            " process is started again",
+            exc_info=error,
+        )
+        self._fail_all()
+        try:
+            self._on_broken()
+        except Exception:
+            log.exception("a report of the scheduler's failure was lost")
+
+    def _fail_all(self) -> None:
+        pendings, self._pending = list(self._pending.values()), {}
+        for pending in pendings:
+            self._fail(pending, self.broken, ReplyReason.INTERNAL)
+        self._idle.set()
 
     # Batches
 
@@ -293,133 +353,67 @@ class Runner:
         for pending in batch:
             pending.stamps.batch_rows = rows
         batch_id = command.batch_id
-        self._running[batch_id] = _RunningBatch(
+        self._running[batch_id] = RunningBatch(
             command.instance, batch, command.parts, rows, padding
         )
         self._instances[command.instance].run(
             batch_id, slices, lambda executed: self._executed(batch_id, executed)
         )
 
+    def _not_dispatched(self, command: Dispatch, error: Exception) -> None:
+        """The scheduler has to know that a batch failed, but not in the middle of a step."""
+        log.error("%s: a batch could not be handed over", command.instance, exc_info=error)
+        self._running.pop(command.batch_id, None)
+        for part in command.parts:
+            pending = self._pending.get(part.id)
+            if pending is not None:
+                pending.failure = describe(error)
+        self._take_in_soon(BatchProgress(command.batch_id, (), error=FailureCause.UNKNOWN))
+
     def _executed(self, batch_id: int, executed: Executed) -> None:
         """Report a batch; the answers leave while its result is held."""
-        batch = self._running.pop(batch_id)
-        result = executed.result
-        failed: list[Failure] = []
-        done: list[int] = []
-        whole: list[Pending] = []
-        offset = 0
-        for pending, part in zip(batch.pendings, batch.parts, strict=True):
-            stamps = pending.stamps
-            if not stamps.execute_start_ns:
-                stamps.execute_start_ns = executed.execute_start_ns
-            stamps.execute_end_ns = executed.execute_end_ns
-            stop = offset + part.stop - part.start
-            if result is None:
-                pending.failure = executed.failure
-            elif result.row_errors and (error := _row_error(part, offset, result.row_errors)):
-                pending.failure = error
-                failed.append(Failure(pending.id, FailureCause.INPUT))
-            else:
-                done.append(pending.id)
-                if stop - offset == pending.measure.rows:
-                    pending.result, pending.offset = result, offset
-                    # What the answer is cut by is what its batch was padded by.
-                    pending.padding = batch.padding
-                    whole.append(pending)
-                else:
-                    _keep(pending, part.start, result, offset, stop, batch.padding)
-            offset = stop
-        if whole:
-            replies = Replies(len(whole), batch.rows, self._clock())
-            for pending in whole:
-                pending.replies = replies
-        self.feed(
-            BatchProgress(
-                batch_id,
-                tuple(done),
-                tuple(failed),
-                last=True,
-                timings=Timings(
-                    executed.started_ns, executed.execute_start_ns, executed.execute_end_ns
-                ),
-                error=executed.cause if result is None else None,
-            )
-        )
-        executed.release()
+        try:
+            batch = self._running.pop(batch_id, None)
+            if batch is not None:
+                self.feed(report(batch_id, batch, executed, self._clock))
+        finally:
+            executed.release()
 
     # Ends
 
     def _settle(self, settle: Settle) -> None:
         for request_id in settle.ids:
-            pending = self._pending.pop(request_id)
-            pending.outcome = settle.outcome
-            pending.reason = settle.reason
-            if settle.outcome is Outcome.OK:
-                self._answer(pending)
-            else:
-                pending.stamps.settled_ns = self._clock()
-                pending.reply.fail(error_for(settle, pending.target.name, pending.failure))
+            pending = self._pending.pop(request_id, None)
+            if pending is None:
+                log.error("request %d was settled a second time", request_id)
+                continue
+            try:
+                self._end(pending, settle)
+            except Exception as error:
+                log.exception("%s: a request could not be answered", pending.target.name)
+                ours = not isinstance(error, ExecutionError)
+                reason = ReplyReason.INTERNAL if ours else Reason.UNKNOWN_FAILURE
+                self._fail(pending, f"the answer could not be made: {why(error)}", reason)
         if not self._pending:
             self._idle.set()
 
-    def _answer(self, pending: Pending) -> None:
-        request, target = pending.request, pending.target
-        if pending.pieces is not None:
-            outputs = join(pending.pieces)
-            pending.pieces = None
+    def _end(self, pending: Pending, settle: Settle) -> None:
+        pending.outcome = settle.outcome
+        pending.reason = settle.reason
+        if settle.outcome is Outcome.OK:
+            reply = answer(pending)
+            reply.stamps.settled_ns = self._clock()
+            pending.reply.send(reply, last=True)
         else:
-            assert pending.result is not None  # noqa: S101 - the core settled what was reported done
-            stop = pending.offset + pending.measure.rows
-            outputs = scatter(
-                pending.result,
-                pending.offset,
-                stop,
-                request.outputs,
-                target.layout,
-                _cuts(pending, pending.padding),
-            )
-            pending.result = None
+            pending.stamps.settled_ns = self._clock()
+            pending.reply.fail(error_for(settle, pending.target.name, pending.failure))
+
+    def _fail(self, pending: Pending, why: str, reason: Reason | ReplyReason) -> None:
+        """End a request that cannot be ended as it should be. Never raises."""
+        pending.outcome, pending.reason = Outcome.FAILED, reason
+        pending.result = pending.pieces = None
         pending.stamps.settled_ns = self._clock()
-        reply = InferenceReply(target.name, target.version, request.id, outputs, pending.stamps)
-        pending.reply.send(reply, last=True)
-
-
-def _log_storm(storm: FailureStorm) -> None:
-    if storm.over:
-        log.info("%s: batches succeed again; those that fail are bisected again", storm.model)
-    else:
-        log.error(
-            "%s: too many batches fail to look for the requests at fault;"
-            " batches fail as a whole until it calms",
-            storm.model,
-        )
-
-
-def _cuts(pending: Pending, padding: Padding | None) -> dict[str, tuple[slice, ...]] | None:
-    """What of an answer is the request's own."""
-    return None if padding is None else padding.cuts(pending.measure.shapes)
-
-
-def _keep(
-    pending: Pending,
-    start: int,
-    result: BatchResult,
-    offset: int,
-    stop: int,
-    padding: Padding | None,
-) -> None:
-    """Hold the outputs of some of a request's rows until all of them are done."""
-    if pending.pieces is None:
-        pending.pieces = {}
-    wanted, layout = pending.request.outputs, pending.target.layout
-    cuts = _cuts(pending, padding)
-    pending.pieces[start] = scatter(result, offset, stop, wanted, layout, cuts)
-
-
-def _row_error(part: Part, offset: int, row_errors: Mapping[int, str]) -> str | None:
-    """The first error among a request's own rows, naming the row as the caller counts it."""
-    for row in range(part.start, part.stop):
-        message = row_errors.get(offset + row - part.start)
-        if message is not None:
-            return f"row {row}: {message}"
-    return None
+        try:
+            pending.reply.fail(InternalError(f"{pending.target.name}: {why}"))
+        except Exception:
+            log.exception("%s: a caller could not be told of a failure", pending.target.name)

@@ -61,7 +61,6 @@ class TimerFd:
         """Fire once at `at_ns`; None disarms."""
         if at_ns == self._armed_ns:
             return
-        self._armed_ns = at_ns
         # A value of zero disarms, so the earliest moment is one nanosecond after boot.
         seconds, nanoseconds = divmod(0 if at_ns is None else max(at_ns, 1), NANOSECONDS)
         self._spec.it_value.tv_sec = seconds
@@ -69,6 +68,7 @@ class TimerFd:
         spec = ctypes.byref(self._spec)
         if self._libc.timerfd_settime(self._fd, TFD_TIMER_ABSTIME, spec, None) < 0:
             self._raise()
+        self._armed_ns = at_ns
 
     def close(self) -> None:
         """Stop watching and give the descriptor back."""

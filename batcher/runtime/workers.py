@@ -19,7 +19,7 @@ from typing import Protocol
 from batcher.clock import Clock
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
-from batcher.runtime.dispatch import Executed, Slice, execute, execute_async
+from batcher.runtime.dispatch import Executed, Slice, blame, execute, execute_async
 from batcher.runtime.layout import Layout
 from batcher.runtime.nan import fail_nan_rows
 
@@ -99,9 +99,9 @@ class ThreadWorker:
         begun = threading.Lock()
         begun.acquire()
 
-        def ended(_: object) -> None:
+        def ended(outcome: BaseException | None) -> None:
             self._in_hand -= 1
-            done(self._ended.popleft())
+            done(self._ended.popleft() if outcome is None else _lost(outcome, self._clock))
 
         self._thread.submit(partial(self._execute, slices, layout, begun.release), ended)
         self._in_hand += 1
@@ -129,7 +129,7 @@ class ThreadWorker:
     ) -> None:
         executed = execute(executor, slices, layout, self._clock, begun)
         if self._fail_nan:
-            fail_nan_rows(executed, layout, slices)
+            _check_nan(executed, layout, slices, self._clock)
         self._ended.append(executed)
         if self._abandoned:
             self._release_ended()
@@ -178,17 +178,19 @@ class LoopWorker:
             self._tasks.discard(task)
             if task.cancelled():
                 return  # before it began; a call that has begun ends with a result
+            error = task.exception()
+            executed = task.result() if error is None else _lost(error, self._clock)
             if self._last is None:
-                done(task.result())
+                done(executed)
             else:
-                task.result().release()
+                executed.release()
 
         task.add_done_callback(ended)
 
     async def _execute(self, slices: Sequence[Slice], layout: Layout) -> Executed:
         executed = await execute_async(self._executor, slices, layout, self._clock)
         if self._fail_nan:
-            fail_nan_rows(executed, layout, slices)
+            _check_nan(executed, layout, slices, self._clock)
         return executed
 
     async def close(self, timeout_s: float) -> None:
@@ -218,6 +220,23 @@ class LoopWorker:
             await self._executor.close()
         except Exception:
             log.exception("%s: the executor raised when it was closed", self._name)
+
+
+def _check_nan(executed: Executed, layout: Layout, slices: Sequence[Slice], clock: Clock) -> None:
+    """Note rows that hold NaN; a result in which they cannot be looked for has failed."""
+    try:
+        fail_nan_rows(executed, layout, slices)
+    except Exception as error:  # noqa: BLE001 - arrays are a plugin's own
+        executed.release()
+        executed.result = None
+        blame(executed, error, clock)
+
+
+def _lost(error: BaseException, clock: Clock) -> Executed:
+    """How a batch ended whose call raised what no call of ours should."""
+    executed = Executed(clock())
+    blame(executed, error, clock)
+    return executed
 
 
 def make_worker(

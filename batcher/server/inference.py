@@ -17,6 +17,7 @@ from grpc import aio
 from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
+from batcher.runtime.request import InferenceReply
 from batcher.server import convert
 from batcher.server.calls import Context, abort
 from batcher.server.status import Style, to_status
@@ -141,15 +142,18 @@ class InferenceEdge:
         except RequestError:
             self._batcher.refused(wire.model, wire.version, arrival_ns, GateReason.INVALID)
             raise
-        reply = await self._batcher.infer(request)
-        answer = convert.to_response(reply, classifications=request.classifications)
-        # gRPC would refuse it too, but by ending a stream with all that is still open on it.
-        if len(answer) > self._max_answer:
-            raise AnswerTooLarge(
-                f"{request.model}: the answer has {len(answer)} bytes, at most {self._max_answer}"
-                " (server.max_message) can be sent"
-            )
-        return answer, reply.stamps
+
+        async def encode(reply: InferenceReply) -> tuple[bytes, Stamps]:
+            answer = convert.to_response(reply, classifications=request.classifications)
+            # gRPC would refuse it too, but by ending a stream with all that is still open on it.
+            if len(answer) > self._max_answer:
+                raise AnswerTooLarge(
+                    f"{request.model}: the answer has {len(answer)} bytes, at most"
+                    f" {self._max_answer} (server.max_message) can be sent"
+                )
+            return answer, reply.stamps
+
+        return await self._batcher.answer(request, encode)
 
 
 class _StreamPump:

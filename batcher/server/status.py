@@ -34,6 +34,7 @@ _STANDARD = {
     errors.DeadlineExpired: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.RequestCancelled: grpc.StatusCode.CANCELLED,
     errors.ExecutionFailed: grpc.StatusCode.INTERNAL,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
     errors.AnswerTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
     errors.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,

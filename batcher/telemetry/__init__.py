@@ -10,7 +10,8 @@ that a queue which stopped moving keeps ageing in front of the reader.
 from batcher.telemetry.collector import Telemetry
 from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
-from batcher.telemetry.model import GateReason, ModelTelemetry
+from batcher.telemetry.model import ModelTelemetry
+from batcher.telemetry.reasons import GateReason, ReplyReason
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
@@ -23,6 +24,7 @@ __all__ = [
     "GateReason",
     "ModelStatisticsSnapshot",
     "ModelTelemetry",
+    "ReplyReason",
     "SettingsTelemetry",
     "Stamps",
     "Telemetry",

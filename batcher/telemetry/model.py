@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from enum import StrEnum
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from batcher.core.request import NEVER_NS
 from batcher.telemetry.busy import BusyClock
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram
+from batcher.telemetry.reasons import ENDS, End, GateReason, ReplyReason
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCounters
 
@@ -24,14 +24,6 @@ _ANSWERED = (Outcome.OK, Reason.NONE)
 
 FOLD = 512
 """Answers that are noted before they are counted."""
-
-
-class GateReason(StrEnum):
-    """Why a request was refused before the scheduler saw it."""
-
-    INVALID = "invalid"
-    UNAVAILABLE = "unavailable"
-    DRAINING = "draining"
 
 
 class ModelTelemetry:
@@ -49,8 +41,8 @@ class ModelTelemetry:
         epoch_clock: Clock = time.time_ns,
     ) -> None:
         self.labels = (name, version)
-        # The first answer of a model must show as an increase, so its series exists from the start.
-        self._requests: dict[tuple[Outcome, Reason | GateReason], int] = {_ANSWERED: 0}
+        # The first of a kind must show as an increase, so its series exists from the start.
+        self._requests: dict[End, int] = dict.fromkeys(ENDS, 0)
         self.durations = {outcome: Histogram(LATENCY) for outcome in Outcome}
         self.stages = {stage: Histogram(LATENCY) for stage in Stage}
         self._gate = self.stages[Stage.GATE]
@@ -84,7 +76,7 @@ class ModelTelemetry:
         self._epoch_clock = epoch_clock
 
     @property
-    def requests(self) -> Mapping[tuple[Outcome, Reason | GateReason], int]:
+    def requests(self) -> Mapping[End, int]:
         """Requests that have ended, by how."""
         self.fold()
         return self._requests
@@ -92,7 +84,7 @@ class ModelTelemetry:
     def request_ended(
         self,
         outcome: Outcome,
-        reason: Reason | GateReason,
+        reason: Reason | GateReason | ReplyReason,
         rows: int,
         stamps: Stamps,
         due_ns: int | None,

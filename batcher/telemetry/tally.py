@@ -6,7 +6,8 @@ from typing import Final
 
 from batcher.core.commands import Outcome, Reason
 from batcher.journal import Tally
-from batcher.telemetry.model import GateReason, ModelTelemetry
+from batcher.telemetry.model import ModelTelemetry
+from batcher.telemetry.reasons import GateReason
 
 _FAILURES: Final = (Reason.DEVICE_FAILURE, Reason.UNKNOWN_FAILURE, Reason.INSTANCE_DOWN)
 

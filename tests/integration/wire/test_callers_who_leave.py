@@ -193,14 +193,14 @@ async def test_leaving_at_any_moment(start, hello, request_of, eventually, seed,
     """Some leave before their request has arrived; the server's own door says which did."""
     application = await start(hello(base="3ms", batching={"max_batch_size": 16}))
     batcher, entered = application.batcher, 0
-    infer = batcher.infer
+    answer = batcher.answer
 
-    async def counted(request):
+    async def counted(request, encode):
         nonlocal entered
         entered += 1
-        return await infer(request)
+        return await answer(request, encode)
 
-    monkeypatch.setattr(batcher, "infer", counted)
+    monkeypatch.setattr(batcher, "answer", counted)
 
     async with Crowd(seed, application.grpc.addresses[0], request_of) as crowd:
         for _ in range(8):

@@ -1,0 +1,49 @@
+"""Why requests end, where the scheduler has no word for it, and every end that can occur."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from batcher.core.commands import Outcome, Reason
+
+
+class GateReason(StrEnum):
+    """Why a request was refused before the scheduler saw it."""
+
+    INVALID = "invalid"
+    UNAVAILABLE = "unavailable"
+    DRAINING = "draining"
+
+
+class ReplyReason(StrEnum):
+    """Why a request that the scheduler took in got no answer, or another than the scheduler said."""
+
+    ANSWER_TOO_LARGE = "answer_too_large"
+    INTERNAL = "internal"
+
+
+EndReason: TypeAlias = Reason | GateReason | ReplyReason
+End: TypeAlias = tuple[Outcome, EndReason]
+
+ENDS: Final[tuple[End, ...]] = (
+    (Outcome.OK, Reason.NONE),
+    *((Outcome.REJECTED, reason) for reason in GateReason),
+    (Outcome.REJECTED, Reason.UNKNOWN_MODEL),
+    (Outcome.REJECTED, Reason.MODEL_REMOVED),
+    (Outcome.REJECTED, Reason.NO_INSTANCE),
+    (Outcome.REJECTED, Reason.TOO_MANY_ROWS),
+    (Outcome.REJECTED, Reason.QUEUE_REQUESTS),
+    (Outcome.REJECTED, Reason.QUEUE_ROWS),
+    (Outcome.REJECTED, Reason.QUEUE_BYTES),
+    (Outcome.REJECTED, Reason.PREDICTED_LATE),
+    (Outcome.EXPIRED, Reason.CALLER_DEADLINE),
+    (Outcome.EXPIRED, Reason.QUEUE_TIMEOUT),
+    (Outcome.CANCELLED, Reason.CALLER_CANCELLED),
+    (Outcome.FAILED, Reason.INSTANCE_DOWN),
+    (Outcome.FAILED, Reason.DEVICE_FAILURE),
+    (Outcome.FAILED, Reason.INPUT_FAILURE),
+    (Outcome.FAILED, Reason.UNKNOWN_FAILURE),
+    *((Outcome.FAILED, reason) for reason in ReplyReason),
+)
+"""Every way in which a request of a model can end: their counters exist from the start."""

@@ -1,0 +1,82 @@
+"""What is counted of a request is what its caller saw."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+from grpc import aio
+
+from batcher.server import convert
+from batcher.telemetry.reasons import ENDS
+from batcher.testing.messages import infer_request
+
+LABELS = {"model": "hello", "version": "1"}
+ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+
+
+@pytest.fixture
+async def served(start, hello, dial):
+    """(application, stub, count): `count(outcome, reason)` is what was counted of `hello`."""
+    batching = {"max_batch_size": 8192}
+    application = await start(hello(server={"max_message": "64KiB"}, batching=batching))
+
+    def count(outcome, reason):
+        labels = LABELS | {"outcome": outcome, "reason": reason}
+        return application.registry.get_sample_value("batcher_requests_total", labels)
+
+    return application, await dial(application.grpc.addresses[0], options=ANY_SIZE), count
+
+
+def too_many_rows():
+    """A request that is just small enough for an answer that is just too large."""
+    return infer_request("hello", {"X": np.ones((64 * 1024 // 16 - 10, 4), np.float32)})
+
+
+async def test_every_end_is_there_before_it_happens(served):
+    _, _, count = served
+    for outcome, reason in ENDS:
+        assert count(outcome, reason) == 0, (outcome, reason)
+
+
+async def test_an_answer_that_is_too_large_has_failed(served):
+    _, stub, count = served
+    with pytest.raises(aio.AioRpcError) as caught:
+        await stub.ModelInfer(too_many_rows())
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert count("ok", "") == 0
+    assert count("failed", "answer_too_large") == 1
+
+    stream = stub.ModelStreamInfer()
+    await stream.write(too_many_rows())
+    assert "can be sent" in (await stream.read()).error_message
+    assert count("ok", "") == 0
+    assert count("failed", "answer_too_large") == 2
+    stream.cancel()
+
+
+async def test_an_answer_that_cannot_be_encoded_has_failed(served, request_of, monkeypatch):
+    _, stub, count = served
+    real = convert.to_response
+
+    def to_response(reply, **options):
+        if reply.id == "bad":
+            raise ValueError("no bytes for this")
+        return real(reply, **options)
+
+    monkeypatch.setattr(convert, "to_response", to_response)
+    calls = [stub.ModelInfer(request_of(id=name)) for name in ("good", "bad", "good too")]
+    good, bad, good_too = await asyncio.gather(*calls, return_exceptions=True)
+    assert (good.id, good_too.id) == ("good", "good too")
+    assert bad.code() is grpc.StatusCode.INTERNAL
+    assert count("ok", "") == 2
+    assert count("failed", "internal") == 1
+
+    stream = stub.ModelStreamInfer()
+    for name in ("bad", "good"):
+        await stream.write(request_of(id=name))
+    first, second = await stream.read(), await stream.read()
+    assert "internal error" in first.error_message
+    assert second.infer_response.id == "good"
+    assert count("failed", "internal") == 2
+    stream.cancel()
