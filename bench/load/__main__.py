@@ -11,6 +11,7 @@ BENCH = Path(__file__).resolve().parents[1]
 sys.path.append(str(BENCH))
 
 import agreement  # noqa: E402
+import attack  # noqa: E402
 import handover  # noqa: E402
 import lengths  # noqa: E402
 import machine  # noqa: E402
@@ -36,6 +37,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   transports the same requests by either transport in turns: processor time for each
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
+  attack     eight attacks: memory, stalls and the latency of other callers before, during, after
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
              buckets and without
 """
@@ -48,6 +50,7 @@ EXAMPLES = """examples:
   python bench/load handover --rounds 5
   python bench/load transports --rate 600
   python bench/load tuning --rounds 3
+  python bench/load attack --only credit --rounds 1
   python bench/load lengths --count 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
 """
@@ -163,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
         (agreement, "the server and the simulator on the same arrivals", [shared, own]),
         (handover, "what the device waits for between two batches", [own]),
         (transports, "processor time of a request with either transport", []),
+        (attack, "what hostile callers take from others, and from the process", [own]),
     )
     for module, what, parents in modules:
         name = module.__name__

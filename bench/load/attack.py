@@ -1,0 +1,400 @@
+"""What one hostile caller takes from the others, and from the process.
+
+For each attack a server is started on a core of its own. A caller that behaves asks a model with a target
+at a steady rate, all the time: before (calm), while the attackers are at work, and again from five seconds
+after. Probes ask `/healthz` on connections of their own, and the server's memory is read from `/proc`.
+
+The attackers are another process, which shares the core of the load and lets it go first; no attack lasts
+longer than `--seconds`. Each bar is held to the median of the rounds. Requests that met a slow spell of a
+core (`spells`) do not count, and a round whose load was sent late is played again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import attackers
+import bars
+import machine
+import numpy as np
+import quiet
+import spells
+from clients import Calls, Record
+from payload import Payload, probe
+from poisson import Mask, arrivals_ns, drive
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.testing.server import ServerProcess
+
+MIB = 1024**2
+TARGET_MS = 50.0
+BUFFERED_MIB = 256
+"""`server.max_buffered` of the server under attack."""
+
+WORK_MIB = 128
+"""What it may take beside that: the largest message that is being read, and as large an answer."""
+
+LEFT_MIB = 64
+"""What may be left of that five seconds later; an allocator keeps some."""
+
+STALL_BAR_MS = 50.0
+P99_BAR = 2.0
+"""p99 of the others over that of calm, during an attack and from five seconds after."""
+
+SETTLE_S, RECOVER_S = 1.5, 5.0
+MARGIN_NS = 250 * MILLISECOND
+FAILED_MS = 30_000.0
+"""What a request that got no answer counts for."""
+
+PROBE_EVERY_S, PROBE_TIMEOUT_S = 0.05, 2.0
+MEMORY_EVERY_S = 0.02
+PHASES = ("before", "during", "after")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What was seen of one phase."""
+
+    requests: int
+    failed: dict[str, int]
+    p50_ms: float
+    p99_ms: float
+    rss_mib: float
+    """The largest."""
+    stall_ms: float
+    """The longest that a probe waited for its answer."""
+    probes: int
+    probes_failed: dict[str, int]
+    sent_late_ms: float
+    """p99 of how late the load itself was."""
+    calm_share: float
+
+
+class Watch:
+    """Memory and liveness of the server, all the time."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        assert server.http is not None
+        host, _, port = server.http.rpartition(":")
+        self._address = host, int(port)
+        self._statm = Path(f"/proc/{server.process.pid}/statm")
+        self.memory: list[tuple[int, float]] = []
+        """Moments of the monotonic clock, and MiB."""
+        self.probes: list[tuple[int, float, str]] = []
+        """When each began, how many milliseconds it took, and why it failed."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Watch:
+        self._tasks = {asyncio.create_task(each()) for each in (self._read, self._probe)}
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _read(self) -> None:
+        page_mib = 4096 / MIB
+        while True:
+            pages = int(self._statm.read_text().split()[1])
+            self.memory.append((time.monotonic_ns(), pages * page_mib))
+            await asyncio.sleep(MEMORY_EVERY_S)
+
+    async def _probe(self) -> None:
+        while True:
+            began_ns = time.monotonic_ns()
+            failure = ""
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    failure = await self._healthz()
+            except (OSError, TimeoutError) as error:
+                failure = type(error).__name__
+            took_ms = (time.monotonic_ns() - began_ns) / MILLISECOND
+            self.probes.append((began_ns, took_ms, failure))
+            await asyncio.sleep(PROBE_EVERY_S)
+
+    async def _healthz(self) -> str:
+        reader, writer = await asyncio.open_connection(*self._address)
+        try:
+            writer.write(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            line = (await reader.read()).split(b"\r\n", 1)[0].decode()
+        finally:
+            writer.close()
+        return "" if line == "HTTP/1.1 200 OK" else line or "closed"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What this benchmark can be told."""
+    parser.add_argument(
+        "--only", action="append", choices=tuple(attackers.ATTACKS), help="this attack; repeatable"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each attack")
+    parser.add_argument("--rate", type=float, default=150.0, help="requests of the others a second")
+    parser.add_argument("--calm", type=float, default=4.0, help="seconds before, and after")
+    parser.add_argument("--seconds", type=float, default=6.0, help="longest time of an attack")
+    parser.add_argument("--json", action="store_true", help="print what is kept, too")
+    parser.add_argument(
+        "--output", type=Path, default=machine.RESULTS / "attack.json", help="where the figures go"
+    )
+
+
+def config(transport: str) -> dict[str, Any]:
+    """One model for those who behave, and one whose rows are large."""
+    models = {
+        "hello": ({"base": "5ms", "per_row": "0.5ms", "columns": 16}, f"{TARGET_MS:g}ms"),
+        "wide": ({"columns": attackers.COLUMNS}, "2s"),
+    }
+    return {
+        "server": {
+            "transport": transport,
+            "max_connections": 256,
+        },
+        "models": [
+            {
+                "name": name,
+                "executor": "emulated",
+                "options": options,
+                "device": name,
+                "batching": {"max_batch_size": 32, "target_p99": target},
+            }
+            for name, (options, target) in models.items()
+        ],
+    }
+
+
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Every attack, `--rounds` times; returns what is kept."""
+    server_core, load_core = machine.cores()
+    cores = {"server": server_core, "load": load_core}
+    machine.stay_on(load_core)
+    gc.freeze()
+    gc.disable()
+    found: dict[str, Any] = {}
+    for name in options.only or attackers.ATTACKS:
+        rounds = []
+        for number in range(options.rounds):
+            for repeat in range(1 + options.repeats):
+                done = await attacked(name, number, options, cores)
+                gc.collect()
+                show(name, number, repeat, done)
+                if not unfair(done):
+                    break
+            rounds.append(done | {"repeats": repeat})
+        found[name] = {"checks": judged(name, rounds), "rounds": rounds}
+    for row in found.values():
+        bars.show(row["checks"])
+    asked = ("rounds", "rate", "calm", "seconds", "repeats", "transport")
+    kept: dict[str, Any] = {name: getattr(options, name) for name in asked}
+    kept |= {"max_buffered_mib": BUFFERED_MIB, "work_mib": WORK_MIB, "left_mib": LEFT_MIB}
+    document = {"settings": kept, "attacks": found}
+    machine.save(options.output, document)
+    if options.json:
+        print(json.dumps(document))
+    return document
+
+
+async def attacked(
+    name: str, seed: int, options: argparse.Namespace, cores: dict[str, int]
+) -> dict[str, Any]:
+    """One round: a new server, its three phases, and what the attackers saw."""
+    with machine.children_on(cores["server"]):
+        server = ServerProcess(config(options.transport))
+        server.__enter__()
+    try:
+        payload = await probe(server.grpc, "hello", 16)
+        with spells.Spells(cores) as slow:
+            record, due_ns, watch, window, outcomes = await _play(
+                name, seed, options, server, payload
+            )
+        alive = server.process.poll() is None
+    finally:
+        try:
+            code = server.stop()
+        finally:
+            server.__exit__(None, None, None)
+    calm = slow.calm(record.began_ns, due_ns, round(TARGET_MS * MILLISECOND))
+    result: dict[str, Any] = {
+        phase: asdict(seen(record, due_ns, calm, slow, watch, span))
+        for phase, span in zip(PHASES, window, strict=True)
+    }
+    return result | {
+        "attackers": outcomes,
+        "seconds": round((window[1][1] - window[1][0]) / SECOND, 2),
+        "alive": alive,
+        "exit_code": code,
+        "slow": slow.shares,
+    }
+
+
+Span = tuple[int, int]
+"""From and until, of the monotonic clock."""
+
+
+async def _play(
+    name: str, seed: int, options: argparse.Namespace, server: ServerProcess, payload: Payload
+) -> tuple[Record, list[int], Watch, tuple[Span, Span, Span], dict[str, int]]:
+    assert server.http is not None
+    target = attackers.Target(server.grpc, server.http, options.seconds)
+    command = (sys.executable, attackers.__file__, name, json.dumps(asdict(target)))
+    attacker = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert attacker.stdin is not None
+    assert attacker.stdout is not None
+    try:
+        await attacker.stdout.readline()
+        record = Record()
+        load = Calls(payload, record, None)
+        await load.open(server.grpc, 2)
+        seconds = SETTLE_S + options.calm + options.seconds + 1 + RECOVER_S + options.calm
+        due_ns = arrivals_ns(options.rate, seconds, seed)
+        async with Watch(server) as watch:
+            driven = asyncio.create_task(drive(load, due_ns, record))
+            await asyncio.sleep(SETTLE_S + options.calm)
+            began_ns = time.monotonic_ns()
+            told, _ = await attacker.communicate(b"go\n")
+            ended_ns = time.monotonic_ns()
+            await driven
+    finally:
+        if attacker.returncode is None:
+            attacker.kill()
+            await attacker.wait()
+    calm_ns = round(options.calm * SECOND)
+    last_ns = record.began_ns + round(seconds * SECOND)
+    # A request that was due just before the attack meets it.
+    calm_until_ns = began_ns - MARGIN_NS
+    spans = (
+        (calm_until_ns - calm_ns, calm_until_ns),
+        (began_ns, ended_ns),
+        (last_ns - calm_ns, last_ns),
+    )
+    return record, due_ns, watch, spans, json.loads(told or "{}")
+
+
+def seen(
+    record: Record,
+    due_ns: Sequence[int],
+    calm: Mask,
+    slow: spells.Spells,
+    watch: Watch,
+    span: Span,
+) -> Phase:
+    """What was seen between two moments; times count only outside the machine's slow spells."""
+    since, until = span
+    at = np.array(due_ns, np.int64) + record.began_ns
+    inside = [int(place) for place in np.flatnonzero((at >= since) & (at < until))]
+    counted = [place for place in inside if calm[place]]
+    failed = Counter(record.failed[place] for place in inside if place in record.failed)
+    lost = sum(place not in record.latency_ns and place not in record.failed for place in inside)
+    if lost:
+        failed["no answer"] = lost
+    latencies = [
+        record.latency_ns.get(place, FAILED_MS * MILLISECOND) / MILLISECOND for place in counted
+    ]
+    probes = [each for each in watch.probes if since <= each[0] < until]
+    free = slow.calm(0, [began for began, _, _ in probes], round(STALL_BAR_MS * MILLISECOND))
+    answered = [
+        took for (_, took, why), counts in zip(probes, free, strict=True) if counts and not why
+    ]
+    late = [record.sent_late_ns[place] / MILLISECOND for place in counted]
+    return Phase(
+        requests=len(inside),
+        failed=dict(failed.most_common()),
+        p50_ms=_percentile(latencies, 50),
+        p99_ms=_percentile(latencies, 99),
+        rss_mib=round(max((mib for when, mib in watch.memory if since <= when < until)), 1),
+        stall_ms=round(max(answered, default=0.0), 1),
+        probes=len(probes),
+        probes_failed=dict(Counter(why for _, _, why in probes if why)),
+        sent_late_ms=_percentile(late, 99),
+        calm_share=round(len(counted) / max(1, len(inside)), 3),
+    )
+
+
+def _percentile(values: Sequence[float], which: float) -> float:
+    return round(float(np.percentile(values, which)), 2) if values else 0.0
+
+
+def judged(name: str, rounds: Sequence[dict[str, Any]]) -> dict[str, bars.Held]:
+    """The bars of one attack, over the medians of its rounds."""
+
+    def middle(phase: str, figure: str, among: Sequence[dict[str, Any]]) -> float:
+        return float(median(each[phase][figure] for each in among))
+
+    before = middle("before", "rss_mib", rounds)
+    bound = before + BUFFERED_MIB + WORK_MIB
+    checks: dict[str, bars.Held] = {
+        f"{name}: the server lives": all(each["alive"] for each in rounds),
+        f"{name}: memory within {BUFFERED_MIB} + {WORK_MIB} MiB of calm": (
+            middle("during", "rss_mib", rounds) <= bound
+        ),
+        f"{name}: five seconds later within {LEFT_MIB} MiB": (
+            middle("after", "rss_mib", rounds) <= before + LEFT_MIB
+        ),
+        f"{name}: every probe is answered": not any(
+            each[phase]["probes_failed"] for each in rounds for phase in PHASES
+        ),
+    }
+    fair = [each for each in rounds if not unfair(each)]
+    why = "" if fair else unfair(rounds[-1])
+    fair = fair or list(rounds)
+    calm = middle("before", "p99_ms", fair)
+    timed = {
+        f"{name}: stalls under {STALL_BAR_MS:g} ms": (
+            middle("during", "stall_ms", fair) < STALL_BAR_MS
+        ),
+        f"{name}: p99 of the others within {P99_BAR:g} times that of calm": (
+            middle("during", "p99_ms", fair) <= P99_BAR * calm
+        ),
+        f"{name}: five seconds later, too": (
+            middle("after", "p99_ms", fair) <= P99_BAR * calm
+            and middle("after", "stall_ms", fair) < STALL_BAR_MS
+        ),
+    }
+    return checks | {bar: why or held for bar, held in timed.items()}
+
+
+def unfair(found: dict[str, Any]) -> str:
+    """Why a round is not judged by its times; empty where it is."""
+    for phase in PHASES:
+        run = {
+            "calm_share": found[phase]["calm_share"],
+            "sent_late_ms": {"p99": found[phase]["sent_late_ms"]},
+        }
+        if why := quiet.not_judged(run):
+            return why
+    if found["before"]["stall_ms"] >= STALL_BAR_MS:
+        return f"not judged: a probe waited {found['before']['stall_ms']:.0f} ms without an attack"
+    return ""
+
+
+def show(name: str, number: int, repeat: int, found: dict[str, Any]) -> None:
+    """For the person who watches."""
+    again = f", repeat {repeat}" if repeat else ""
+    print(f"{name}, round {number + 1}{again}: {found['seconds']:.1f} s  {unfair(found)}")
+    for phase in PHASES:
+        each = found[phase]
+        probes = sum(each["probes_failed"].values())
+        print(
+            f"  {phase:7} {each['rss_mib']:7.1f} MiB, stall {each['stall_ms']:7.1f} ms,"
+            f" p50 {each['p50_ms']:6.1f} p99 {each['p99_ms']:8.1f} ms,"
+            f" failed {sum(each['failed'].values())} of {each['requests']} {each['failed'] or ''}"
+            + (f", probes failed {probes} of {each['probes']}" if probes else "")
+        )
+    print(
+        "  attackers:", ", ".join(f"{what} {count}" for what, count in found["attackers"].items())
+    )
+    if not found["alive"] or found["exit_code"]:
+        print(f"  server: alive {found['alive']}, exit code {found['exit_code']}")
+    sys.stdout.flush()
