@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from batcher.errors import InvalidRequest
 from batcher.tensors import Array
+
+MAX_WIDTH: Final = 1_000_000
+"""Elements of one row that is classified, as in Triton."""
+
+MAX_CLASSES: Final = 100_000
+"""Classes of one answer: rows times the classes of each."""
 
 _NOT_NUMBERS = ("BOOL", "BYTES")
 
@@ -15,22 +23,45 @@ def top_classes(datatype: str, array: Array, count: int, where: str) -> Array:
 
     A row has its elements in row-major order; if they are fewer than `count`, all are given. Of
     equal values the lower index comes first, and NaN comes last. Raises InvalidRequest for a
-    datatype without an order of size.
+    datatype without an order of size, and beyond `MAX_WIDTH` and `MAX_CLASSES`.
     """
     if datatype in _NOT_NUMBERS:
         raise InvalidRequest(f"{where}: classification needs a tensor of numbers, not {datatype}")
     rows = array.shape[0]
     width = int(np.prod(array.shape[1:], dtype=np.int64))
+    count = min(count, width)
+    if width > MAX_WIDTH:
+        raise InvalidRequest(
+            f"{where}: classification takes {MAX_WIDTH} elements a row, got {width}"
+        )
+    if rows * count > MAX_CLASSES:
+        raise InvalidRequest(
+            f"{where}: classification gives {MAX_CLASSES} classes in one answer, got {rows} rows of"
+            f" {count}"
+        )
     values = _as_numbers(datatype, array).reshape(rows, width)
-    # A stable ascending order of the reversed row, read backwards, keeps equal values in order.
-    order = width - 1 - np.argsort(_sortable(values)[:, ::-1], axis=1, kind="stable")[:, ::-1]
-    order = order[:, :count]
-    result = np.empty(order.shape, np.object_)
+    sortable = _sortable(values)
+    result = np.empty((rows, count), np.object_)
     text = "{:f}:{}" if values.dtype.kind == "f" else "{}:{}"
     for row in range(rows):
-        for place, index in enumerate(order[row]):
+        for place, index in enumerate(_highest(sortable[row], count).tolist()):
             result[row, place] = text.format(values[row, index], index).encode()
     return result
+
+
+def _highest(values: Array, count: int) -> Array:
+    """The indices of the highest values, highest first, of equal ones the lower index first."""
+    if count < len(values):
+        least = np.partition(values, len(values) - count)[len(values) - count]
+        above = np.flatnonzero(values > least)
+        equal = np.flatnonzero(values == least)[: count - len(above)]
+        candidates = np.sort(np.concatenate((above, equal)))
+    else:
+        candidates = np.arange(len(values))
+    # A stable ascending order of the reversed row, read backwards, keeps equal values in order.
+    reverse = candidates[::-1]
+    highest: Array = reverse[np.argsort(values[reverse], kind="stable")][::-1]
+    return highest
 
 
 def _as_numbers(datatype: str, array: Array) -> Array:

@@ -1,7 +1,7 @@
 """Inference messages <-> our own types: pure functions, called once for each request.
 
     data --parse--> WireRequest --to_request--> InferenceRequest
-    InferenceReply --to_response--> data
+    InferenceReply --response_parts--> the parts of data
 
 A client's requests differ in their numbers far more than in their form, so what an input's or an
 output's header says is remembered by its bytes, within limits, in both directions.
@@ -13,11 +13,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from batcher.errors import ExecutionFailed, InvalidRequest
+from batcher.errors import ExecutionFailed, InvalidRequest, RequestError
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
 from batcher.runtime.request import InferenceReply, InferenceRequest
@@ -28,17 +28,24 @@ from batcher.server.parameters import (
     read_parameters,
     refuse_shared_memory,
 )
-from batcher.server.raw import MalformedTensorError, from_raw, from_typed, to_raw
-from batcher.server.wire import WireRequest, encode_length, parse
+from batcher.server.raw import (
+    MalformedTensorError,
+    bytes_to_raw,
+    from_raw,
+    from_typed,
+    to_raw,
+)
+from batcher.server.wire import WireRequest, check_input, encode_length, parse
 from batcher.tensors import DTYPES, Array, Tensor
 
 __all__ = [
     "WireRequest",
     "parse",
+    "response_parts",
     "stream_error",
-    "stream_response",
+    "stream_parts",
+    "takes_long",
     "to_request",
-    "to_response",
 ]
 
 MAX_RANK = 32
@@ -49,6 +56,13 @@ REMEMBERED_HEADERS = 4096
 
 REMEMBERED_HEADER_BYTES = 256
 """A longer header is read anew each time, so the memory held is bounded."""
+
+LARGE_HEADER_BYTES = 64 * 1024
+"""The fields of a longer input are counted before protobuf reads it."""
+
+MAX_BYTES_ELEMENTS = 131_072
+"""Elements of the BYTES inputs of one request, all together: each becomes an object of its own,
+which takes a quarter of a microsecond."""
 
 _MAX_TENSOR_BYTES = 2**63 - 1
 
@@ -83,9 +97,8 @@ def to_request(
     """What the request asks for. `priority` (from the metadata) gives way to a parameter.
 
     Arrays made from raw contents are read-only views of the message, not always aligned. Whether
-    the model takes such inputs is for the gate to say. The parameters `sequence_start` and
-    `sequence_end` are checked and then dropped. Raises InvalidRequest, naming the model and the
-    input, and NotSupported for shared memory.
+    the model takes such inputs is for the gate to say. Raises InvalidRequest, naming the model and
+    the input, and NotSupported for shared memory.
     """
     model = wire.model
     if not model:
@@ -108,31 +121,45 @@ def to_request(
         timeout_ns=parameters.timeout_ns,
         deadline_ns=deadline_ns,
         tenant=tenant,
-        sequence=parameters.sequence,
     )
 
 
 def _inputs(wire: WireRequest) -> dict[str, Tensor]:
-    if not wire.inputs:
-        raise InvalidRequest(f"model {wire.model!r}: the request has no inputs")
     raw = wire.raw
     inputs: dict[str, Tensor] = {}
+    strings = 0
     if raw and len(raw) != len(wire.inputs):
-        raise InvalidRequest(
-            f"model {wire.model!r}: expected raw contents for each of {len(wire.inputs)} inputs, "
-            f"got {len(raw)}"
-        )
+        raise _wrong_count(wire)
     for index, chunk in enumerate(wire.inputs):
-        header = _headers.get(chunk) or _read_header(chunk, wire.model)
+        # Looking up a long one would take longer than reading it.
+        known = _headers.get(chunk) if len(chunk) <= REMEMBERED_HEADER_BYTES else None
+        header = known or _read_header(chunk, wire.model)
         name = header.name
         if name in inputs:
             raise InvalidRequest(f"model {wire.model!r}: input {name!r} is given twice")
+        if header.datatype == "BYTES":
+            strings += header.elements
+            if strings > MAX_BYTES_ELEMENTS:
+                raise InvalidRequest(
+                    f"model {wire.model!r}: input {name!r}: expected at most {MAX_BYTES_ELEMENTS}"
+                    f" BYTES elements in one request, got {strings}"
+                )
         try:
             array = _raw_input(wire.data, *raw[index], header) if raw else _typed_input(header)
         except MalformedTensorError as error:
             raise InvalidRequest(f"model {wire.model!r}: input {name!r}: {error}") from error
         inputs[name] = Tensor(header.datatype, array)
     return inputs
+
+
+def _wrong_count(wire: WireRequest) -> RequestError:
+    """Raw contents that are not one for each input; one in shared memory has none."""
+    for chunk in wire.inputs:
+        _read_header(chunk, wire.model)
+    return InvalidRequest(
+        f"model {wire.model!r}: expected raw contents for each of {len(wire.inputs)} inputs, "
+        f"got {len(wire.raw)}"
+    )
 
 
 def _raw_input(data: bytes, offset: int, length: int, header: _Header) -> Array:
@@ -154,6 +181,8 @@ def _typed_input(header: _Header) -> Array:
 
 def _read_header(chunk: bytes, model: str) -> _Header:
     """Read and check one serialized InferInputTensor, and remember it if it may come again."""
+    if len(chunk) > LARGE_HEADER_BYTES:
+        check_input(chunk)
     try:
         message = inference.ModelInferRequest.InferInputTensor.FromString(chunk)
     except DecodeError as error:
@@ -170,9 +199,12 @@ def _read_header(chunk: bytes, model: str) -> _Header:
         )
     if message.parameters:
         refuse_shared_memory(message.parameters, where)
+    if len(message.shape) > MAX_RANK:
+        raise InvalidRequest(f"{where}: expected at most {MAX_RANK} axes, got {len(message.shape)}")
     shape = tuple(message.shape)
     _check_shape(shape, dtype.itemsize, where)
-    contents = message.contents if message.HasField("contents") else None
+    # Some clients send an empty one beside raw contents.
+    contents = message.contents if message.contents.ListFields() else None
     header = _Header(name, datatype, shape, math.prod(shape), contents)
     if contents is None:
         _remember(_headers, chunk, header)
@@ -182,8 +214,6 @@ def _read_header(chunk: bytes, model: str) -> _Header:
 def _check_shape(shape: tuple[int, ...], itemsize: int, where: str) -> None:
     if not shape:
         raise InvalidRequest(f"{where}: expected a shape whose first axis is the rows, got []")
-    if len(shape) > MAX_RANK:
-        raise InvalidRequest(f"{where}: expected at most {MAX_RANK} axes, got {len(shape)}")
     if min(shape) < 0:
         raise InvalidRequest(f"{where}: expected a shape without negative axes, got {list(shape)}")
     # An axis of length 0 does not make the others harmless: numpy multiplies them all the same.
@@ -236,28 +266,44 @@ def _remember(memory: dict[bytes, T], chunk: bytes, value: T) -> None:
         memory[chunk] = value
 
 
+FINAL_RESPONSE = "triton_final_response"
+"""The parameter of every answer on a stream: whether it is the last one of its request."""
+
+LARGE_MESSAGE = 1024 * 1024
+"""Bytes from which on a message is read, and an answer made, off the event loop."""
+
+LARGE_STRINGS = 32 * 1024
+"""The same for an answer's BYTES, in bytes of pointers: 4,096 elements take a millisecond."""
+
+LARGE_CLASSIFIED = 65_536
+"""The same for an output that is classified, in elements."""
+
+POINTER = 8
+
 _ID_TAG = b"\x1a"
 _RAW_OUTPUT_CONTENTS_TAG = b"\x32"
-_ERROR_MESSAGE_TAG = b"\x0a"
 _INFER_RESPONSE_TAG = b"\x12"
 
 
-def to_response(
+Part: TypeAlias = bytes | memoryview
+
+
+def response_parts(
     reply: InferenceReply, *, classifications: Mapping[str, int] | None = None
-) -> bytes:
-    """The serialized `ModelInferResponse`, tensors in `raw_output_contents`.
+) -> list[Part]:
+    """The serialized `ModelInferResponse`, tensors in `raw_output_contents`, as parts to join.
 
     `classifications` is the request's: those outputs are answered as BYTES `value:index`, the
     highest values of each row first. Raises InvalidRequest where an output cannot be classified, and
     ExecutionFailed where the executor's BYTES are not bytes.
     """
-    parts: list[bytes | memoryview] = [_response_head(reply.model, reply.version)]
+    parts: list[Part] = [_response_head(reply.model, reply.version)]
     if reply.id:
         content = reply.id.encode()
         parts += (_ID_TAG, encode_length(len(content)), content)
     if reply.parameters:
         parts.append(_response_parameters(reply.parameters))
-    raw: list[bytes | memoryview] = []
+    raw: list[Part] = []
     for name, tensor in reply.outputs.items():
         datatype, array = tensor.datatype, tensor.array
         if classifications and name in classifications:
@@ -265,25 +311,46 @@ def to_response(
             array = top_classes(datatype, array, classifications[name], where)
             datatype = "BYTES"
         parts.append(_output_header(name, datatype, array.shape))
+        if datatype != "BYTES":
+            elements = to_raw(array)
+            raw += (_RAW_OUTPUT_CONTENTS_TAG, encode_length(len(elements)), elements)
+            continue
         try:
-            elements = to_raw(datatype, array)
+            strings, nbytes = bytes_to_raw(array)
         except MalformedTensorError as error:
             raise ExecutionFailed(f"model {reply.model!r}: output {name!r}: {error}") from error
-        raw += (_RAW_OUTPUT_CONTENTS_TAG, encode_length(len(elements)), elements)
+        raw += (_RAW_OUTPUT_CONTENTS_TAG, encode_length(nbytes), *strings)
     # Protobuf merges what is concatenated, so a message can be written in parts.
-    return b"".join(parts + raw)
+    return parts + raw
 
 
-def stream_response(response: bytes) -> bytes:
-    """The serialized `ModelStreamInferResponse` around a serialized `ModelInferResponse`."""
-    return b"".join((_INFER_RESPONSE_TAG, encode_length(len(response)), response))
+def takes_long(reply: InferenceReply, classifications: Mapping[str, int] | None) -> bool:
+    """Whether making the parts of this answer takes more than a few milliseconds."""
+    for name, tensor in reply.outputs.items():
+        array = tensor.array
+        if array.nbytes > (LARGE_STRINGS if tensor.datatype == "BYTES" else LARGE_MESSAGE):
+            return True
+        if classifications and name in classifications:
+            texts = len(array) * classifications[name]
+            if array.size > LARGE_CLASSIFIED or texts > LARGE_STRINGS // POINTER:
+                return True
+    return False
+
+
+def stream_parts(parts: list[Part], nbytes: int) -> list[Part]:
+    """The `ModelStreamInferResponse` around a `ModelInferResponse` of so many bytes.
+
+    It says that this is the request's last answer, as clients of streams expect.
+    """
+    length = encode_length(nbytes + len(_FINAL_RESPONSE))
+    return [_INFER_RESPONSE_TAG, length, *parts, _FINAL_RESPONSE]
 
 
 def stream_error(message: str, *, request_id: str = "") -> bytes:
     """The serialized `ModelStreamInferResponse` that says what went wrong with which request."""
     response = inference.ModelStreamInferResponse(error_message=message)
-    if request_id:
-        response.infer_response.id = request_id
+    response.infer_response.id = request_id
+    response.infer_response.parameters[FINAL_RESPONSE].bool_param = True
     return response.SerializeToString()
 
 
@@ -315,3 +382,9 @@ def _response_parameters(parameters: Mapping[str, ParameterValue]) -> bytes:
         else:
             parameter.uint64_param = value
     return response.SerializeToString()
+
+
+_FINAL_RESPONSE = _response_parameters({FINAL_RESPONSE: True})
+
+STREAM_WRAPPING = 6 + len(_FINAL_RESPONSE)
+"""Bytes that a stream's message has around an answer, at most: a tag, the length, a parameter."""

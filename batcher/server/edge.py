@@ -83,6 +83,7 @@ class GrpcEdge:
         """Stop listening, let answers leave for at most `grace_s` seconds, end every call."""
         self._health.close()
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
+        self._inference.close()
 
     def _handlers(
         self, batcher: Batcher, config: ServerConfig, *, admin: bool

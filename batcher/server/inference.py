@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
@@ -17,10 +19,12 @@ from grpc import aio
 from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
-from batcher.runtime.request import InferenceReply
+from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.server import convert
 from batcher.server.calls import Context, abort
+from batcher.server.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
 from batcher.server.status import Style, to_status
+from batcher.server.wire import WireRequest
 from batcher.service import RETRY_DRAINING_NS, Batcher
 from batcher.telemetry import GateReason, Stamps
 
@@ -34,13 +38,11 @@ PRIORITY_DIGITS = 20
 TIMINGS_KEY = "x-batcher-timings"
 STREAM_ORDER_KEY = "x-batcher-stream-order"
 
-STREAM_WRAPPING = 6
-"""Bytes that a stream's message has around an answer: a tag and the length."""
-
 INTERNAL_ERROR = "internal error while answering a request"
 """All that a caller learns of a mistake of ours; the log has the rest."""
 
 Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
+Made = TypeVar("Made")
 
 
 class InferenceEdge:
@@ -51,18 +53,20 @@ class InferenceEdge:
         self._clock = clock
         self._style: Style = config.status_codes
         self._max_in_flight = config.max_in_flight_per_stream
-        self._max_answer = config.max_message - STREAM_WRAPPING
+        self._max_answer = config.max_message - convert.STREAM_WRAPPING
         self._streams: set[_StreamPump] = set()
         self._no_streams = asyncio.Event()
+        # One: threads that run Python take turns with the event loop, and it waits for each.
+        self._aside = ThreadPoolExecutor(1, "large-messages")
 
     async def model_infer(self, data: bytes, context: Context) -> bytes:
         """One request, one answer, by way of `Batcher.infer`."""
         arrival_ns = self._clock()
-        remaining_s = context.time_remaining()
-        deadline_ns = None if remaining_s is None else arrival_ns + int(remaining_s * SECOND)
+        deadline_ns = _deadline(context, arrival_ns)
         metadata = _metadata(context)
         try:
-            answer, stamps = await self._infer(data, arrival_ns, deadline_ns, metadata)
+            wire = await self._parse(data, arrival_ns)
+            answer, stamps = await self._infer(wire, arrival_ns, deadline_ns, metadata)
         except RequestError as error:
             await abort(context, error, self._style)
         except Exception:
@@ -85,20 +89,25 @@ class InferenceEdge:
         """
         if self._batcher.draining:
             await abort(context, _draining(), self._style)
-        remaining_s = context.time_remaining()
-        deadline_ns = None if remaining_s is None else self._clock() + int(remaining_s * SECOND)
+        deadline_ns = _deadline(context, self._clock())
         metadata = _metadata(context)
 
         async def answer(data: bytes) -> bytes:
+            arrival_ns = self._clock()
+            request_id = ""
             try:
-                response, _ = await self._infer(data, self._clock(), deadline_ns, metadata)
-                return convert.stream_response(response)
+                wire = await self._parse(data, arrival_ns)
+                request_id = wire.id
+                response, _ = await self._infer(
+                    wire, arrival_ns, deadline_ns, metadata, stream=True
+                )
+                return response
             except RequestError as error:
                 message = to_status(error, self._style).message
             except Exception:
                 log.exception(INTERNAL_ERROR)
                 message = INTERNAL_ERROR
-            return convert.stream_error(message, request_id=_request_id(data))
+            return convert.stream_error(message, request_id=request_id)
 
         ordered = metadata.get(STREAM_ORDER_KEY) != "any"
         pump = _StreamPump(context, answer, self._max_in_flight, ordered=ordered)
@@ -123,37 +132,69 @@ class InferenceEdge:
             self._no_streams.clear()
             await self._no_streams.wait()
 
-    async def _infer(
-        self, data: bytes, arrival_ns: int, deadline_ns: int | None, metadata: dict[str, str]
-    ) -> tuple[bytes, Stamps]:
+    def close(self) -> None:
+        """End the thread of large messages."""
+        self._aside.shutdown(wait=False, cancel_futures=True)
+
+    async def _off_loop(self, work: Callable[[], Made]) -> Made:
+        """The result of work that would hold up the event loop, from a thread that does it."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+
+    async def _parse(self, data: bytes, arrival_ns: int) -> WireRequest:
         try:
-            wire = convert.parse(data)
+            if len(data) <= convert.LARGE_MESSAGE:
+                return convert.parse(data)
+            return await self._off_loop(partial(convert.parse, data))
         except InvalidRequest:
             self._batcher.refused("", "", arrival_ns, GateReason.INVALID)
             raise
+
+    async def _infer(
+        self,
+        wire: WireRequest,
+        arrival_ns: int,
+        deadline_ns: int | None,
+        metadata: dict[str, str],
+        *,
+        stream: bool = False,
+    ) -> tuple[bytes, Stamps]:
         try:
-            request = convert.to_request(
+            read = partial(
+                convert.to_request,
                 wire,
                 arrival_ns=arrival_ns,
                 deadline_ns=deadline_ns,
                 tenant=_tenant(metadata),
                 priority=_priority(metadata),
             )
+            large = len(wire.data) > convert.LARGE_MESSAGE
+            request = await self._off_loop(read) if large else read()
         except RequestError:
             self._batcher.refused(wire.model, wire.version, arrival_ns, GateReason.INVALID)
             raise
+        return await self._batcher.answer(
+            request, partial(self._encode, request=request, stream=stream)
+        )
 
-        async def encode(reply: InferenceReply) -> tuple[bytes, Stamps]:
-            answer = convert.to_response(reply, classifications=request.classifications)
-            # gRPC would refuse it too, but by ending a stream with all that is still open on it.
-            if len(answer) > self._max_answer:
-                raise AnswerTooLarge(
-                    f"{request.model}: the answer has {len(answer)} bytes, at most"
-                    f" {self._max_answer} (server.max_message) can be sent"
-                )
-            return answer, reply.stamps
-
-        return await self._batcher.answer(request, encode)
+    async def _encode(
+        self, reply: InferenceReply, *, request: InferenceRequest, stream: bool
+    ) -> tuple[bytes, Stamps]:
+        """The serialized answer, for a stream or for a call of its own."""
+        asked = request.classifications
+        make = partial(convert.response_parts, reply, classifications=asked)
+        parts = await self._off_loop(make) if convert.takes_long(reply, asked) else make()
+        nbytes = sum(map(len, parts))
+        # gRPC would refuse it too, but by ending a stream with all that is still open on it.
+        if nbytes > self._max_answer:
+            raise AnswerTooLarge(
+                f"{request.model}: the answer has {nbytes} bytes, at most {self._max_answer}"
+                " (server.max_message) can be sent"
+            )
+        if stream:
+            parts = convert.stream_parts(parts, nbytes)
+        if nbytes <= convert.LARGE_MESSAGE:
+            return b"".join(parts), reply.stamps
+        return await self._off_loop(partial(b"".join, parts)), reply.stamps
 
 
 class _StreamPump:
@@ -237,12 +278,12 @@ def _draining() -> Draining:
     return Draining("the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
 
 
-def _request_id(data: bytes) -> str:
-    """The caller's id of a request that failed, so that it can tell which."""
-    try:
-        return convert.parse(data).id
-    except InvalidRequest:
-        return ""
+def _deadline(context: Context, now_ns: int) -> int | None:
+    """When the caller stops waiting, if ever; what is further away than a year counts as a year."""
+    remaining_s = context.time_remaining()
+    if remaining_s is None:
+        return None
+    return now_ns + int(min(remaining_s, MAX_WAIT_NS / SECOND) * SECOND)
 
 
 def _metadata(context: Context) -> dict[str, str]:
@@ -257,6 +298,10 @@ def _metadata(context: Context) -> dict[str, str]:
 def _tenant(metadata: dict[str, str]) -> str:
     for key in TENANT_KEYS if metadata else ():
         if key in metadata:
+            if len(metadata[key]) > MAX_TENANT:
+                raise InvalidRequest(
+                    f"metadata {key} may have {MAX_TENANT} characters, got {len(metadata[key])}"
+                )
             return metadata[key]
     return ""
 
@@ -270,4 +315,4 @@ def _priority(metadata: dict[str, str]) -> int:
             f"metadata {PRIORITY_KEY} must be a whole number of at most {PRIORITY_DIGITS} digits,"
             f" got {text[:PRIORITY_DIGITS]!r}"
         )
-    return int(text)
+    return min(int(text), MAX_PRIORITY)

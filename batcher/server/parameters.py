@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from batcher.clock import MICROSECOND
+from batcher.clock import MICROSECOND, SECOND
 from batcher.errors import InvalidRequest, NotSupported
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
+
+MAX_WAIT_NS = 365 * 24 * 3600 * SECOND
+"""A year: a timeout or a deadline that is further away counts as this. Moments stay within 64 bits,
+which is what records of them have."""
+
+MAX_PRIORITY = 2**31 - 1
+"""A higher number counts as this; the last level is far below."""
+
+MAX_TENANT = 256
+"""Characters of a tenant's name, as of one in the configuration."""
 
 _INT64 = "int64_param"
 _RESERVED = {
@@ -22,6 +32,7 @@ _RESERVED = {
 }
 """Name -> the choices of InferParameter it may come as."""
 
+_SEQUENCES = frozenset(("sequence_id", "sequence_start", "sequence_end"))
 _SHARED_MEMORY = "shared_memory_"
 _RESERVED_PREFIX = "triton_"
 
@@ -30,7 +41,6 @@ _RESERVED_PREFIX = "triton_"
 class RequestParameters:
     """What a request's parameters say. `others` is what goes on to the executor."""
 
-    sequence: int | str | None = None
     priority: int = 0
     timeout_ns: int | None = None
     others: dict[str, ParameterValue] = field(default_factory=dict)
@@ -67,17 +77,21 @@ def read_parameters(
 
 def _take(found: RequestParameters, name: str, value: ParameterValue, where: str) -> None:
     """Note one reserved parameter, whose type is right."""
-    if name == "sequence_id":
+    if name in _SEQUENCES:
         # The protocol's "no sequence" is the zero of either type.
-        found.sequence = value if value and not isinstance(value, float) else None
+        if value:
+            raise InvalidRequest(
+                f"{where}: the model keeps nothing from one request to the next; expected a request"
+                " that is not part of a sequence"
+            )
     elif name in {"priority", "timeout"}:
         number = int(value)
         if number < 0:
             raise InvalidRequest(f"{where}: expected 0 or more, got {number}")
         if name == "priority":
-            found.priority = number
+            found.priority = min(number, MAX_PRIORITY)
         elif number:
-            found.timeout_ns = number * MICROSECOND
+            found.timeout_ns = min(number * MICROSECOND, MAX_WAIT_NS)
 
 
 def classification(parameters: Mapping[str, inference.InferParameter], where: str) -> int | None:

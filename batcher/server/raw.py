@@ -67,6 +67,10 @@ def from_raw(
     return array
 
 
+_COPY_ALONE = 1024 * 1024
+"""Bytes of an element from which on Python copies without holding up other threads."""
+
+
 def _bytes_from_raw(data: bytes, offset: int, length: int, elements: int) -> Array:
     """The flat object array of the length-prefixed elements in `data[offset:offset + length]`."""
     if length < elements * _LENGTH.size:
@@ -75,6 +79,7 @@ def _bytes_from_raw(data: bytes, offset: int, length: int, elements: int) -> Arr
             f"{elements * _LENGTH.size} bytes of raw contents, got {length} bytes"
         )
     array = np.empty(elements, np.object_)
+    view = memoryview(data)
     position, end = offset, offset + length
     for index in range(elements):
         start = position + _LENGTH.size
@@ -88,7 +93,10 @@ def _bytes_from_raw(data: bytes, offset: int, length: int, elements: int) -> Arr
                 f"BYTES element {index} says it has {position - start} bytes, but only "
                 f"{end - start} of the raw contents are left"
             )
-        array[index] = data[start:position]
+        if position - start < _COPY_ALONE:
+            array[index] = data[start:position]
+        else:  # a copy that lets others run meanwhile
+            array[index] = b"".join((view[start:position],))
     if position != end:
         raise MalformedTensorError(
             f"{end - position} of {length} bytes of raw contents are left after "
@@ -139,15 +147,10 @@ def from_typed(
     return np.array(values, dtype).reshape(shape)
 
 
-def to_raw(datatype: str, array: Array) -> bytes | memoryview:
-    """The raw contents of a tensor: a view of its memory where that is possible.
-
-    Raises MalformedTensorError for an element of BYTES that is neither bytes nor text (text is UTF-8).
-    """
-    if datatype == "BYTES":
-        return _bytes_to_raw(array)
-    if array.nbytes > _COPY_LIMIT and array.flags.c_contiguous:
-        return array.data.cast("B")
+def to_raw(array: Array) -> bytes | memoryview:
+    """The raw contents of a tensor that is not BYTES: a view of its memory where that is possible."""
+    if array.nbytes > _COPY_LIMIT:
+        return np.ascontiguousarray(array).data.cast("B")
     return array.tobytes()
 
 
@@ -155,8 +158,13 @@ _COPY_LIMIT = 4096
 """Bytes up to which a copy costs less than a view."""
 
 
-def _bytes_to_raw(array: Array) -> bytes:
+def bytes_to_raw(array: Array) -> tuple[list[bytes], int]:
+    """The raw contents of a BYTES tensor in parts, and how many bytes they are together.
+
+    Raises MalformedTensorError for an element that is neither bytes nor text (text is UTF-8).
+    """
     parts: list[bytes] = []
+    nbytes = 0
     for element in array.flat:
         if isinstance(element, str):
             content = element.encode()
@@ -167,4 +175,5 @@ def _bytes_to_raw(array: Array) -> bytes:
                 f"BYTES elements must be bytes or text, got {type(element).__name__}"
             )
         parts += (_LENGTH.pack(len(content)), content)
-    return b"".join(parts)
+        nbytes += _LENGTH.size + len(content)
+    return parts, nbytes

@@ -4,16 +4,35 @@ Protobuf's Python runtime copies every bytes field when it parses a message and 
 access; at 85 microseconds per MiB each, that would be most of the work on a large request. The
 outermost layer is only a row of length-delimited fields, so `parse` walks it here and notes where
 the raw tensors lie. All that is nested is left to protobuf, in `convert`.
+
+What a caller can make this and the next step cost is bounded: the number of fields, the bytes of
+each nested message, the length of each text.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from google.protobuf.message import DecodeError
+from typing import Final
 
 from batcher.errors import InvalidRequest
-from batcher.protocol import inference
+
+MAX_FIELDS: Final = 4096
+"""Outermost fields of a request: inputs, outputs, raw contents and parameters together.
+
+Each takes half a microsecond here and up to four later; half as many would still be more than any
+model has."""
+
+MAX_NESTED: Final = 4 * 1024**2
+"""Bytes of one input beside its raw contents, and of all of a request's together: names, shapes and
+typed contents. Protobuf reads that in one go, 1 to 4 ns a byte, while nothing else can run."""
+
+MAX_TEXT: Final = 4096
+"""Bytes of the model's name, its version and the request's id, each: they are repeated in
+answers."""
+
+MAX_PARAMETERS: Final = 64 * 1024
+"""Bytes of a request's parameters together, and of its requested outputs: they travel with the
+request through the scheduler and into its log."""
 
 _MODEL_NAME = 0x0A
 _MODEL_VERSION = 0x12
@@ -24,7 +43,18 @@ _OUTPUTS = 0x32
 _RAW_INPUT_CONTENTS = 0x3A
 """Field number and wire type of the seven fields, as the byte that precedes each of them."""
 
+_LONGEST = {
+    _MODEL_NAME: ("the model's name", MAX_TEXT),
+    _MODEL_VERSION: ("the model's version", MAX_TEXT),
+    _ID: ("the id", MAX_TEXT),
+    _PARAMETERS: ("a parameter", MAX_PARAMETERS),
+    _OUTPUTS: ("a requested output", MAX_PARAMETERS),
+}
+
+_KNOWN = frozenset((*_LONGEST, _INPUTS, _RAW_INPUT_CONTENTS))
+
 _MAX_VARINT_BYTES = 5
+_MAX_GROUP_DEPTH = 100
 
 
 @dataclass(slots=True)
@@ -46,19 +76,52 @@ class WireRequest:
 
 
 class _UnusualError(Exception):
-    """The message is not simply a row of the seven fields: protobuf shall look at it."""
+    """The message is not simply a row of the seven fields: it is read again, with care."""
+
+
+_NOT_PLAIN = (_UnusualError, UnicodeDecodeError, IndexError)
 
 
 def parse(data: bytes) -> WireRequest:
     """Read a serialized `ModelInferRequest`.
 
-    Raises InvalidRequest where protobuf itself would refuse it. What is nested (inputs, outputs,
-    parameters) is checked by `convert.to_request`, the next call.
+    Raises InvalidRequest where protobuf itself would refuse it, and beyond this module's bounds.
+    What is nested (inputs, outputs, parameters) is checked by `convert.to_request`, the next call.
     """
     try:
-        return _walk(data)
-    except (_UnusualError, UnicodeDecodeError):
-        return _walk(_canonical(data))
+        request = _walk(data)
+    except _NOT_PLAIN:
+        try:
+            request = _walk(_plain(data))
+        except _NOT_PLAIN as error:
+            raise InvalidRequest(
+                f"the request ({len(data)} bytes) is not a valid ModelInferRequest"
+            ) from error
+    for texts, what in ((request.parameters, "parameters"), (request.outputs, "requested outputs")):
+        if texts and (nbytes := sum(map(len, texts))) > MAX_PARAMETERS:
+            raise InvalidRequest(
+                f"the {what} of one request may take {MAX_PARAMETERS} bytes, got {nbytes}"
+            )
+    if len(data) > MAX_NESTED and (nbytes := sum(map(len, request.inputs))) > MAX_NESTED:
+        raise _too_much_nested(nbytes)
+    return request
+
+
+def check_input(data: bytes) -> None:
+    """Look at the fields of a large serialized input before protobuf reads them all in one go.
+
+    Raises InvalidRequest where they are more than `MAX_FIELDS` or cut short.
+    """
+    position = 0
+    try:
+        for _ in range(MAX_FIELDS):
+            if position == len(data):
+                return
+            tag, position = _varint(data, position, _MAX_VARINT_BYTES)
+            position = _skip(data, position, tag)
+    except _UnusualError as error:
+        raise InvalidRequest(f"an input ({len(data)} bytes) is not valid protobuf") from error
+    raise InvalidRequest(f"an input may have {MAX_FIELDS} fields and parameters, got more")
 
 
 def encode_length(value: int) -> bytes:
@@ -73,23 +136,23 @@ def encode_length(value: int) -> bytes:
     return bytes(parts)
 
 
-def _walk(data: bytes) -> WireRequest:
+def _walk(data: bytes) -> WireRequest:  # noqa: C901, PLR0912 - on the path of every request
     model = version = request_id = ""
     parameters: list[bytes] = []
     inputs: list[bytes] = []
     outputs: list[bytes] = []
     raw: list[tuple[int, int]] = []
     position, end = 0, len(data)
-    while position < end:
+    for _ in range(MAX_FIELDS):
+        if position == end:
+            break
         tag = data[position]
         start = position
-        position += 1
-        if position == end:
-            raise _UnusualError
-        length = data[position]
-        position += 1
+        length = data[position + 1]
+        position += 2
         if length >= 0x80:
             length, position = _long_length(data, position, length)
+            _check_length(tag, length)
         stop = position + length
         if stop > end:
             raise _UnusualError
@@ -110,7 +173,32 @@ def _walk(data: bytes) -> WireRequest:
         else:
             raise _UnusualError
         position = stop
+    if position < end:
+        raise _too_many_fields()
     return WireRequest(data, model, version, request_id, parameters, inputs, outputs, raw)
+
+
+def _check_length(tag: int, length: int) -> None:
+    """Raises InvalidRequest for a field that is longer than any of its kind may be."""
+    if tag == _INPUTS and length > MAX_NESTED:
+        raise _too_much_nested(length)
+    what, most = _LONGEST.get(tag, ("", length))
+    if length > most:
+        raise InvalidRequest(f"{what} may take {most} bytes, got {length}")
+
+
+def _too_much_nested(nbytes: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"the inputs of one request may take {MAX_NESTED} bytes beside raw_input_contents, got"
+        f" {nbytes}; send larger tensors in raw_input_contents"
+    )
+
+
+def _too_many_fields() -> InvalidRequest:
+    return InvalidRequest(
+        f"one request may have {MAX_FIELDS} inputs, outputs, raw contents and parameters together,"
+        " got more"
+    )
 
 
 def _long_length(data: bytes, position: int, first: int) -> tuple[int, int]:
@@ -127,13 +215,71 @@ def _long_length(data: bytes, position: int, first: int) -> tuple[int, int]:
     raise _UnusualError
 
 
-def _canonical(data: bytes) -> bytes:
-    """The same request without unknown fields, as protobuf writes it; the last word on validity."""
-    try:
-        message = inference.ModelInferRequest.FromString(data)
-    except DecodeError as error:
-        raise InvalidRequest(
-            f"the request ({len(data)} bytes) is not a valid ModelInferRequest: {error}"
-        ) from error
-    message.DiscardUnknownFields()
-    return message.SerializeToString()
+def _plain(data: bytes) -> bytes:
+    """The same request as `_walk` reads it: known fields alone, tags and lengths written short.
+
+    Raises `_UnusualError` for what is no message.
+    """
+    kept: list[bytes | memoryview] = []
+    view = memoryview(data)
+    position = 0
+    for _ in range(MAX_FIELDS):
+        if position == len(data):
+            break
+        tag, position = _varint(data, position, _MAX_VARINT_BYTES)
+        if tag in _KNOWN:
+            length, position = _varint(data, position)
+            stop = _within(data, position + length)
+            kept += (tag.to_bytes(1, "little"), encode_length(length), view[position:stop])
+            position = stop
+        else:
+            position = _skip(data, position, tag)
+    if position < len(data):
+        raise _too_many_fields()
+    return b"".join(kept)
+
+
+def _skip(data: bytes, position: int, tag: int, depth: int = 0) -> int:
+    """The position behind an unknown field whose value begins at `position`."""
+    if tag < 8 or tag >= 2**32 or depth > _MAX_GROUP_DEPTH:
+        raise _UnusualError
+    match tag & 7:
+        case 0:
+            return _varint(data, position)[1]
+        case 1:
+            return _within(data, position + 8)
+        case 2:
+            length, position = _varint(data, position)
+            return _within(data, position + length)
+        case 3:
+            start = position
+            while position - start <= MAX_TEXT:
+                inner, position = _varint(data, position, _MAX_VARINT_BYTES)
+                if inner == tag + 1:
+                    return position
+                position = _skip(data, position, inner, depth + 1)
+            raise InvalidRequest(f"an unknown group of fields may take {MAX_TEXT} bytes, got more")
+        case 5:
+            return _within(data, position + 4)
+        case _:
+            raise _UnusualError
+
+
+def _varint(data: bytes, position: int, most: int = 10) -> tuple[int, int]:
+    """The number that begins at `position`, and the position behind it."""
+    value = 0
+    for index in range(most):
+        if position >= len(data):
+            raise _UnusualError
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value & (2**64 - 1), position
+    raise _UnusualError
+
+
+def _within(data: bytes, position: int) -> int:
+    if position > len(data):
+        raise _UnusualError
+    return position

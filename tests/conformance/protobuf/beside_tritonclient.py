@@ -87,7 +87,7 @@ def exchanged(client):
     outputs = {name: Tensor(each.datatype, each.array) for name, each in request.inputs.items()}
     reply = InferenceReply(request.model, "1", request.id, outputs, Stamps(1))
     answer = client.InferResult(
-        client.service_pb2.ModelInferResponse.FromString(convert.to_response(reply))
+        client.service_pb2.ModelInferResponse.FromString(b"".join(convert.response_parts(reply)))
     )
     return {
         "classifications": request.classifications,

@@ -79,7 +79,7 @@ BAD = {
     "unknown input": (inputs(X=ROW, Z=ROW), INVALID, "hello", "'Z'", "inputs are X"),
     "unknown output": (output("Z"), INVALID, "hello", "'Z'", "Y, BATCH"),
     "missing input": (inputs(Z=ROW), INVALID, "hello", "'X' is missing", "FP32", "[-1, 4]"),
-    "no inputs": (inputs(), INVALID, "hello", "has no inputs"),
+    "no inputs": (inputs(), INVALID, "hello", "input 'X' is missing"),
     "wrong dtype": (inputs(X=ROW.astype(np.float64)), INVALID, "'X' must be FP32", "FP64"),
     "wrong rank": (inputs(X=np.ones(4, np.float32)), INVALID, "'X'", "[-1, 4]", "got [4]"),
     "wrong dimension": (inputs(X=np.ones((1, 5), np.float32)), INVALID, "[-1, 4]", "got [1, 5]"),

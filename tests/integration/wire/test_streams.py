@@ -61,6 +61,7 @@ async def test_answers_keep_the_order_of_the_requests(served, fakes, both_hang, 
     answers = [answer.infer_response async for answer in call]
     assert [answer.id for answer in answers] == NUMBERS
     assert [output_arrays(a)["Y"].max() for a in answers] == [0, 2, 4, 6]
+    assert all(answer.parameters["triton_final_response"].bool_param for answer in answers)
     assert await call.code() is grpc.StatusCode.OK
 
 

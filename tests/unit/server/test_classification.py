@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from batcher.errors import InvalidRequest
-from batcher.server.classification import top_classes
+from batcher.server.classification import MAX_CLASSES, MAX_WIDTH, top_classes
 
 
 def classes(datatype, array, count):
@@ -49,3 +49,31 @@ def test_no_rows_have_no_classes():
 def test_other_datatypes_have_no_order(datatype):
     with pytest.raises(InvalidRequest, match=f"output 'Y': .* not {datatype}"):
         top_classes(datatype, np.zeros((1, 1), np.bool_), 1, "output 'Y'")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 99, 100, 200])
+def test_some_of_many_are_the_first_of_all_sorted(count):
+    array = np.random.default_rng(0).integers(0, 9, (3, 100))
+
+    for row, found in zip(array, classes("INT64", array, count), strict=True):
+        order = sorted(range(100), key=lambda index: (-row[index], index))
+        assert found == [f"{row[index]}:{index}".encode() for index in order[:count]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "text"),
+    [
+        ((1, MAX_WIDTH + 1), 1, f"takes {MAX_WIDTH} elements a row, got {MAX_WIDTH + 1}"),
+        ((11, 10_000), 10_000, f"gives {MAX_CLASSES} classes in one answer, got 11 rows of 10000"),
+    ],
+)
+def test_what_would_take_long_is_refused(shape, count, text):
+    with pytest.raises(InvalidRequest, match=f"output 'Y': classification {text}"):
+        classes("UINT8", np.zeros(shape, np.uint8), count)
+
+
+def test_the_widest_row_is_classified():
+    array = np.zeros((1, MAX_WIDTH), np.float32)
+    array[0, [7, MAX_WIDTH - 1]] = 1
+
+    assert classes("FP32", array, 2) == [[b"1.000000:7", f"1.000000:{MAX_WIDTH - 1}".encode()]]

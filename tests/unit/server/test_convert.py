@@ -1,5 +1,7 @@
 """Requests from the wire and replies to the wire."""
 
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 from batcher.errors import ExecutionFailed, InvalidRequest, NotSupported
 from batcher.protocol import inference
 from batcher.runtime.request import InferenceReply
-from batcher.server import convert
+from batcher.server import convert, wire
+from batcher.server.parameters import MAX_PRIORITY, MAX_WAIT_NS
 from batcher.telemetry.stamps import Stamps
 from batcher.tensors import DTYPES, Tensor
 
@@ -163,8 +166,8 @@ MALFORMED = {
     "too many elements": (message(wire_input(shape=[2**62] * 2), raw=[b""]), "larger than any"),
     "too many of nothing": (message(wire_input(shape=[0, 2**62, 2**62]), raw=[b""]), "larger than"),
     "many BYTES": (
-        message(wire_input(datatype="BYTES", shape=[2**50]), raw=[bytes(8)]),
-        "at least 4503599627370496 bytes.*got 8 bytes",
+        message(wire_input(datatype="BYTES", shape=[2**17]), raw=[bytes(8)]),
+        "at least 524288 bytes.*got 8 bytes",
     ),
     "BYTES that end early": (
         message(wire_input(datatype="BYTES"), raw=[b"\x02\x00\x00\x00ab\x01\x00"]),
@@ -177,6 +180,14 @@ MALFORMED = {
     "BYTES left over": (
         message(wire_input(datatype="BYTES"), raw=[bytes(9)]),
         "1 of 9 bytes of raw contents are left",
+    ),
+    "too many BYTES": (
+        message(
+            wire_input("A", datatype="BYTES", shape=[100_000]),
+            wire_input(datatype="BYTES", shape=[31_073]),
+            raw=[bytes(400_000), bytes(4 * 31_073)],
+        ),
+        "at most 131072 BYTES elements in one request, got 131073",
     ),
     "input twice": (message(wire_input(), wire_input(), raw=[bytes(8)] * 2), "'X' is given twice"),
 }
@@ -197,7 +208,6 @@ def test_malformed_inputs_are_named(case):
     ("request_", "text"),
     [
         (inference.ModelInferRequest(inputs=[wire_input()]), "names no model"),
-        (message(), "has no inputs"),
         (message(wire_input(name=""), raw=[bytes(8)]), "an input has no name"),
         (one_raw_input(outputs=[{}]), "a requested output has no name"),
         (one_raw_input(outputs=[{"name": "Y"}, {"name": "Y"}]), "'Y' is requested twice"),
@@ -250,12 +260,129 @@ def test_shared_memory_is_refused(place):
         read(request)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_shared_memory_beside_raw_contents_is_the_reason(place):
+    """A client that sends one input in shared memory sends raw contents for the others alone."""
+    request = message(wire_input("A"), wire_input("B"), raw=[bytes(8)])
+    request.inputs[place].parameters["shared_memory_region"].string_param = "r"
+
+    with pytest.raises(NotSupported, match=f"input '{'AB'[place]}': .*shared memory"):
+        read(request)
+
+
+def test_empty_contents_beside_raw_ones_are_nothing():
+    request = one_raw_input()
+    request.inputs[0].contents.SetInParent()
+
+    assert read(request).inputs["X"].array.shape == (1, 2)
+
+
+def test_a_request_without_inputs_is_for_the_model_to_judge():
+    assert read(message()).inputs == {}
+
+
+def with_text(field):
+    return inference.ModelInferRequest(**{"model_name": "m", field: "x" * (wire.MAX_TEXT + 1)})
+
+
+def with_parameters(value, count=1):
+    request = message()
+    for number in range(count):
+        request.parameters[str(number)].string_param = value
+    return request
+
+
+def large_input(parameters=(), **fields):
+    made = inference.ModelInferRequest.InferInputTensor(**wire_input("x" * 70_000, **fields))
+    for name in parameters:
+        made.parameters[name].bool_param = True
+    return made
+
+
+BEYOND = {
+    "a long name": (with_text("model_name"), "the model's name may take 4096 bytes, got 4097"),
+    "a long version": (with_text("model_version"), "the model's version may take 4096"),
+    "a long id": (with_text("id"), "the id may take 4096 bytes, got 4097"),
+    "a long parameter": (with_parameters("x" * 65_536), "a parameter may take 65536 bytes, got"),
+    "long parameters": (
+        with_parameters("x" * 1000, count=66),
+        "the parameters of one request may take 65536 bytes, got",
+    ),
+    "many parameters": (
+        message(*[wire_input()] * 4000, outputs=[{"name": "Y"}] * 97),
+        "may have 4096 inputs, outputs, raw contents and parameters together, got more",
+    ),
+    "a long output": (
+        message(outputs=[{"name": "Y" * 65_536}]),
+        "a requested output may take 65536 bytes, got",
+    ),
+    "long outputs": (
+        message(outputs=[{"name": "Y" * 33_000}] * 2),
+        "the requested outputs of one request may take 65536 bytes, got 66",
+    ),
+    "typed contents": (
+        message(wire_input(datatype="INT8", shape=[2**22], int_contents=[1] * 2**22)),
+        "may take 4194304 bytes beside raw_input_contents, got 41943.*send larger",
+    ),
+    "typed contents together": (
+        message(*[wire_input(f"{n}", "INT8", [2**20], int_contents=[1] * 2**20) for n in range(4)]),
+        "may take 4194304 bytes beside raw_input_contents, got 41943",
+    ),
+    "an input of many fields": (
+        message(large_input(map(str, range(4096)))),
+        "an input may have 4096 fields and parameters, got more",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_what_would_take_long_to_read_is_refused(case):
+    request, text = BEYOND[case]
+
+    with pytest.raises(InvalidRequest, match=text):
+        read(request)
+
+
+def test_a_large_input_is_read_like_a_small_one():
+    values = list(range(100_000))
+    request = message(large_input(datatype="INT32", shape=(2, 50_000), int_contents=values))
+
+    (tensor,) = read(request).inputs.values()
+
+    assert tensor.array.ravel().tolist() == values
+
+
+def test_an_element_of_megabytes_is_read_whole():
+    content = b"\x01\x02" * 600_000
+    raw = struct.pack("<I", len(content)) + content
+
+    array = read(message(wire_input(datatype="BYTES", shape=[1]), raw=[raw])).inputs["X"].array
+
+    assert array[0] == content
+
+
+@pytest.mark.parametrize(
+    ("datatype", "array", "classes", "long"),
+    [
+        ("FP32", np.zeros((1, 2**18), np.float32), 0, False),
+        ("FP32", np.zeros((1, 2**18 + 1), np.float32), 0, True),
+        ("BYTES", np.full((1, 4096), b"", np.object_), 0, False),
+        ("BYTES", np.full((1, 4097), b"", np.object_), 0, True),
+        ("FP32", np.zeros((1, 2**16), np.float32), 1, False),
+        ("FP32", np.zeros((1, 2**16 + 1), np.float32), 1, True),
+        ("FP32", np.zeros((5, 1000), np.float32), 1000, True),
+    ],
+)
+def test_what_takes_long_to_write_is_known_beforehand(datatype, array, classes, long):
+    answer = reply({"Y": Tensor(datatype, array)})
+
+    assert convert.takes_long(answer, {"Y": classes} if classes else None) is long
+
+
 def test_parameters_of_ours_are_taken_out_and_others_passed_on():
     request = one_raw_input()
     request.parameters["priority"].uint64_param = 3
     request.parameters["timeout"].int64_param = 250
-    request.parameters["sequence_id"].int64_param = 9
-    request.parameters["sequence_start"].bool_param = True
     request.parameters["beam"].int64_param = -4
     request.parameters["warm"].double_param = 0.5
 
@@ -263,19 +390,34 @@ def test_parameters_of_ours_are_taken_out_and_others_passed_on():
 
     assert parsed.priority == 3
     assert parsed.timeout_ns == 250_000
-    assert parsed.sequence == 9
     assert parsed.parameters == {"beam": -4, "warm": 0.5}
 
 
-@pytest.mark.parametrize("choice", ["int64_param", "string_param"])
-def test_the_zero_of_either_type_is_no_sequence(choice):
-    request = with_parameter("sequence_id", **{choice: 0 if choice == "int64_param" else ""})
+@pytest.mark.parametrize(
+    ("name", "nothing", "something"),
+    [
+        ("sequence_id", {"int64_param": 0}, {"int64_param": -9}),
+        ("sequence_id", {"string_param": ""}, {"string_param": "abc"}),
+        ("sequence_start", {"bool_param": False}, {"bool_param": True}),
+        ("sequence_end", {"bool_param": False}, {"bool_param": True}),
+    ],
+)
+def test_a_request_is_part_of_no_sequence(name, nothing, something):
+    assert read(with_parameter(name, **nothing)).parameters is None
+    with pytest.raises(InvalidRequest, match=f"parameter '{name}': the model keeps nothing"):
+        read(with_parameter(name, **something))
 
-    assert read(request).sequence is None
+
+@pytest.mark.parametrize("timeout", [2**63 - 1, 2**62, 10**13 * 4])
+def test_a_timeout_of_more_than_a_year_is_a_year(timeout):
+    assert read(with_parameter("timeout", int64_param=timeout)).timeout_ns == MAX_WAIT_NS
 
 
-def test_a_sequence_may_be_named_by_text():
-    assert read(with_parameter("sequence_id", string_param="abc")).sequence == "abc"
+@pytest.mark.parametrize(
+    "value", [{"int64_param": 2**63 - 1}, {"uint64_param": 2**64 - 1}, {"uint64_param": 2**31}]
+)
+def test_a_huge_priority_is_the_last(value):
+    assert read(with_parameter("priority", **value)).priority == MAX_PRIORITY
 
 
 def test_a_timeout_of_zero_is_none():
@@ -326,7 +468,9 @@ def reply(outputs, **fields):
 
 
 def written(answer, **context):
-    return inference.ModelInferResponse.FromString(convert.to_response(answer, **context))
+    return inference.ModelInferResponse.FromString(
+        b"".join(convert.response_parts(answer, **context))
+    )
 
 
 def test_a_plain_response():
@@ -382,7 +526,7 @@ def test_an_executors_bytes_that_are_not_bytes_fail():
     answer = reply({"Y": Tensor("BYTES", np.array([[7]], np.object_))})
 
     with pytest.raises(ExecutionFailed, match=r"model 'm': output 'Y': .*got int"):
-        convert.to_response(answer)
+        convert.response_parts(answer)
 
 
 def test_classified_outputs_are_bytes():
@@ -397,10 +541,12 @@ def test_classified_outputs_are_bytes():
 def test_a_stream_response_wraps_a_response():
     answer = reply({"Y": Tensor("UINT8", np.zeros((1, 300), np.uint8))}, id="7")
 
+    parts = convert.response_parts(answer)
     wrapped = inference.ModelStreamInferResponse.FromString(
-        convert.stream_response(convert.to_response(answer))
+        b"".join(convert.stream_parts(parts, sum(map(len, parts))))
     )
 
+    assert wrapped.infer_response.parameters.pop("triton_final_response").bool_param
     assert wrapped.infer_response == written(answer)
     assert not wrapped.error_message
 
@@ -411,6 +557,7 @@ def test_a_stream_error_names_the_request():
     )
 
     assert (wrapped.error_message, wrapped.infer_response.id) == ("no", "7")
+    assert wrapped.infer_response.parameters["triton_final_response"].bool_param
 
 
 @st.composite
