@@ -101,12 +101,13 @@ class InferenceEdge:
                 response, _ = await self._infer(
                     wire, arrival_ns, deadline_ns, metadata, stream=True
                 )
-                return response
             except RequestError as error:
                 message = to_status(error, self._style).message
             except Exception:
                 log.exception(INTERNAL_ERROR)
                 message = INTERNAL_ERROR
+            else:
+                return response
             return convert.stream_error(message, request_id=request_id)
 
         ordered = metadata.get(STREAM_ORDER_KEY) != "any"

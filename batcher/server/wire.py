@@ -152,7 +152,8 @@ def _walk(data: bytes) -> WireRequest:  # noqa: C901, PLR0912 - on the path of e
         position += 2
         if length >= 0x80:
             length, position = _long_length(data, position, length)
-            _check_length(tag, length)
+            if position + length <= end:
+                _check_length(tag, length)
         stop = position + length
         if stop > end:
             raise _UnusualError

@@ -216,10 +216,10 @@ async def test_a_priority_that_is_no_number_is_invalid(stub, text):
 async def test_a_mistake_of_ours_is_internal_and_tells_no_details(
     application, stub, monkeypatch, caplog
 ):
-    async def broken(_):
+    async def broken(*_):
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(application.batcher, "infer", broken)
+    monkeypatch.setattr(application.batcher, "answer", broken)
 
     with pytest.raises(aio.AioRpcError) as caught:
         await stub.ModelInfer(good())

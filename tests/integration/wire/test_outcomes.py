@@ -57,14 +57,14 @@ async def test_an_answer_that_is_too_large_has_failed(served):
 
 async def test_an_answer_that_cannot_be_encoded_has_failed(served, request_of, monkeypatch):
     _, stub, count = served
-    real = convert.to_response
+    real = convert.response_parts
 
     def to_response(reply, **options):
         if reply.id == "bad":
             raise ValueError("no bytes for this")
         return real(reply, **options)
 
-    monkeypatch.setattr(convert, "to_response", to_response)
+    monkeypatch.setattr(convert, "response_parts", to_response)
     calls = [stub.ModelInfer(request_of(id=name)) for name in ("good", "bad", "good too")]
     good, bad, good_too = await asyncio.gather(*calls, return_exceptions=True)
     assert (good.id, good_too.id) == ("good", "good too")
