@@ -11,7 +11,7 @@ configuration names it. `batcher.testing.ExecutorContract` is the test suite to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from pydantic import ValidationError
 
 from batcher.config.explain import explain
+from batcher.config.files import unreadable
 from batcher.config.section import FilePath, KeyPath
 from batcher.config.section import Section as Options
 from batcher.config.units import Duration, DurationOrZero, Size
@@ -41,12 +42,18 @@ __all__ = [
     "ModelMetadata",
     "Options",
     "ParameterValue",
+    "Problem",
     "Size",
     "Tensor",
     "TensorSpec",
     "nothing_to_release",
+    "option_problems",
+    "options_model",
     "read_options",
 ]
+
+Problem = tuple[KeyPath, str]
+"""A path below `options`, and what is wrong there."""
 
 ParameterValue = bool | int | float | str
 
@@ -112,6 +119,42 @@ def read_options(context: LoadContext, model: type[OptionsT]) -> OptionsT:
     except ValidationError as error:
         problems = [f"{_where(path)}: {text}" for path, text in explain(error, model)]
     raise ModelLoadError(f"model {context.model!r}: {'; '.join(problems)}")
+
+
+def options_model(executor: type) -> type[Options] | None:
+    """What the executor's `options` are read into: its class attribute `options`, if it has one.
+
+    With it, `batcher check` knows wrong options without loading anything.
+    """
+    model = getattr(executor, "options", None)
+    return model if isinstance(model, type) and issubclass(model, Options) else None
+
+
+def option_problems(
+    model: type[Options], options: Mapping[str, Any], base_dir: Path, *, files: bool
+) -> list[Problem]:
+    """What `read_options` would refuse; with `files` also every `FilePath` that cannot be read."""
+    try:
+        found = model.model_validate(dict(options), context={"base_dir": base_dir})
+    except ValidationError as error:
+        return list(explain(error, model))
+    return list(_unreadable(found, ())) if files else []
+
+
+def _unreadable(value: object, path: KeyPath) -> Iterator[Problem]:
+    if isinstance(value, Path):
+        problem = unreadable(value)
+        if problem:
+            yield path, problem
+    elif isinstance(value, Options):
+        for name in type(value).model_fields:
+            yield from _unreadable(getattr(value, name), (*path, name))
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _unreadable(each, (*path, key))
+    elif isinstance(value, (tuple, list)):
+        for place, each in enumerate(value):
+            yield from _unreadable(each, (*path, place))
 
 
 def _where(path: KeyPath) -> str:

@@ -14,10 +14,13 @@ from batcher.config.section import nearest
 from batcher.errors import PluginError, describe
 from batcher.executor import AsyncExecutor, Capabilities, Executor
 
-__all__ = ["GROUP", "executor_names", "find_executor", "is_async"]
+__all__ = ["GROUP", "executor_names", "find_executor", "is_async", "plugin_of"]
 
 GROUP: Final = "batcher.executors"
 """The entry point group in which a distribution announces its executors."""
+
+_COME_WITH: Final = {"onnxruntime": "plugins/onnxruntime[cpu]"}
+"""Executors of this project that are installed on their own: what to install in a checkout."""
 
 _METHODS: Final = ("load", "execute", "close")
 
@@ -58,14 +61,19 @@ def is_async(executor: type) -> bool:
     return inspect.iscoroutinefunction(getattr(executor, "execute", None))
 
 
+def plugin_of(name: str) -> str:
+    """How to come by an executor that is not installed, as the end of a sentence."""
+    if name in _COME_WITH:
+        return f"{name} is a plugin of its own: pip install '{_COME_WITH[name]}' in a checkout"
+    return "others come with their plugin"
+
+
 def _unknown(name: str) -> str:
     known = executor_names()
     hint = nearest(name, known)
     guess = f" (did you mean {hint!r}?)" if hint else ""
-    return (
-        f"no executor named {name!r}{guess}; installed: {', '.join(known) or 'none'}. "
-        f"An executor that is not listed comes with a plugin"
-    )
+    installed = ", ".join(known) or "none"
+    return f"no executor named {name!r}{guess}; installed: {installed}; {plugin_of(name)}"
 
 
 def _claim(point: EntryPoint) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batcher.cli.configuration import ConfigPath, checked_config
+from batcher.cli.configuration import ConfigPath, problems_before_loading, refuse
 from batcher.cli.exits import reported
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.table import Table
 
     from batcher.config import Config, QueueConfig
+    from batcher.config.files import Problem
 
 EPILOG = """
 Exit codes: 0 when all is well, 2 when something is wrong: each problem names the path, the line,
@@ -20,7 +23,11 @@ what was got and what is allowed.
 
 Examples:
 
-- `batcher check config.yaml`
+- `batcher check config.yaml` looks at the file and at what it names: TLS files and whether they fit,
+  executors and their options, model files, folders of sockets and logs.
+
+- `batcher check --load config.yaml` also loads every model and warms it up, as `batcher serve` would:
+  on the machine and with the devices that it will run with.
 
 - `MODEL_DIR=/models batcher check config.yaml` when the file reads `${MODEL_DIR}`.
 """
@@ -41,17 +48,29 @@ _PIPE_WIDTH = 160
 """Columns of the table where there is no terminal to fit into."""
 
 
-def check(config: ConfigPath) -> None:
-    """Validate a configuration without starting anything, and sum up what it would do.
+def check(
+    config: ConfigPath,
+    *,
+    load: Annotated[
+        bool,
+        typer.Option(
+            "--load",
+            help="Also load every model and warm it up, which finds what only its runtime knows.",
+        ),
+    ] = False,
+) -> None:
+    """Say what is wrong with a configuration without serving it, and sum up what it would do.
 
-    Also looks for the TLS files and for the executors. What an executor makes of its `options`
-    (whether a model file is good) is known only when it loads: `batcher serve` says so before it
-    is ready.
+    Nothing listens and nothing is written. What only loading can tell, whether a model file is good,
+    fits its device and takes the batches and the padding that are configured, `--load` finds.
     """
     with reported():
         from rich.console import Console
 
-        settings = checked_config(config)
+        from batcher.config import load_config
+
+        settings = load_config(config)
+        refuse(settings, config, problems_before_loading(settings, thorough=True))
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=_PIPE_WIDTH)
@@ -59,7 +78,30 @@ def check(config: ConfigPath) -> None:
             typer.echo(line)
         console.print(_models(settings))
         typer.echo(_devices(settings))
+        if load:
+            _load(settings, config)
         typer.echo(f"{config}: ok")
+
+
+def _load(config: Config, path: Path) -> None:
+    """Load the models and say what each is. Raises `ConfigError` with what each says is wrong."""
+    import asyncio
+
+    from batcher.cli.loading import load_models
+    from batcher.errors import StartupError
+
+    problems: list[Problem] = []
+
+    async def load_all() -> None:
+        async for place, outcome in load_models(config):
+            model = config.models[place]
+            if isinstance(outcome, StartupError):
+                problems.append((("models", place), str(outcome)))
+            else:
+                typer.echo(f"loaded {model.name}:{model.version}: {outcome}")
+
+    asyncio.run(load_all())
+    refuse(config, path, problems)
 
 
 def _listeners(config: Config) -> list[str]:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from batcher.config import Config
+    from collections.abc import Sequence
+
+    from batcher.config import Config, ModelConfig
+    from batcher.config.files import Problem
 
 ConfigPath = Annotated[
     Path,
@@ -17,32 +20,75 @@ ConfigPath = Annotated[
 
 
 def checked_config(path: Path) -> Config:
-    """The configuration, its TLS files and its executors' names looked up.
+    """The configuration, with what it names looked up: TLS files, executors, their options.
 
     Nothing is loaded and nothing listens. Raises ConfigError with every problem found.
     """
-    from batcher.config import file_problems, load_config
-    from batcher.errors import ConfigError
+    from batcher.config import load_config
 
     config = load_config(path)
-    problems = [*file_problems(config), *_executor_problems(config)]
-    if problems:
-        raise ConfigError(problems, source=str(path))
+    refuse(config, path, problems_before_loading(config, thorough=False))
     return config
 
 
-def _executor_problems(config: Config) -> list[str]:
-    from batcher.config import nearest
-    from batcher.plugins import executor_names
+def refuse(config: Config, path: Path, problems: Sequence[Problem]) -> None:
+    """Raise ConfigError if there are problems."""
+    from batcher.config import located
+    from batcher.errors import ConfigError
 
-    known = executor_names()
-    problems = []
+    if problems:
+        raise ConfigError(located(config, problems), source=str(path))
+
+
+def problems_before_loading(config: Config, *, thorough: bool) -> list[Problem]:
+    """All that is wrong with what the configuration names, as far as that shows without loading.
+
+    `thorough` also looks for what may still come about before a server needs it: folders, the files
+    of models, executors that can be imported.
+    """
+    from batcher.config import file_problems, folder_problems
+
+    problems = list(file_problems(config)) or _tls_problems(config)
+    if thorough:
+        problems += folder_problems(config)
     for place, model in enumerate(config.models):
-        if model.executor not in known:
-            hint = nearest(model.executor, known)
-            guess = f" (did you mean {hint}?)" if hint else ""
-            problems.append(
-                f'models[{place}].executor: got "{model.executor}"; '
-                f"allowed: {', '.join(known)}{guess}; others come with their plugin"
-            )
+        problems += _executor_problems(config, place, model, thorough=thorough)
     return problems
+
+
+def _tls_problems(config: Config) -> list[Problem]:
+    if config.server.tls is None:
+        return []
+    from batcher.errors import StartupError
+    from batcher.server.listeners import credentials
+
+    try:
+        credentials(config.server.tls)
+    except StartupError as error:
+        return [(("server", "tls"), str(error).removeprefix("server.tls: "))]
+    return []
+
+
+def _executor_problems(
+    config: Config, place: int, model: ModelConfig, *, thorough: bool
+) -> list[Problem]:
+    from batcher.config import nearest
+    from batcher.errors import PluginError
+    from batcher.executor import option_problems, options_model
+    from batcher.plugins import executor_names, find_executor, plugin_of
+
+    at = ("models", place)
+    known = executor_names()
+    if model.executor not in known:
+        hint = nearest(model.executor, known)
+        guess = f" (did you mean {hint}?)" if hint else ""
+        allowed = f"{', '.join(known)}{guess}; {plugin_of(model.executor)}"
+        return [((*at, "executor"), f'got "{model.executor}"; allowed: {allowed}')]
+    try:
+        found = options_model(find_executor(model.executor))
+    except PluginError as error:
+        return [((*at, "executor"), str(error))] if thorough else []
+    if found is None:
+        return []
+    problems = option_problems(found, model.options, config.base_dir, files=thorough)
+    return [((*at, "options", *path), text) for path, text in problems]

@@ -17,7 +17,8 @@ from batcher.config.changes import (
     tunable_settings,
     with_changes,
 )
-from batcher.config.loader import file_problems, load_config, parse_config
+from batcher.config.files import file_problems, folder_problems, located
+from batcher.config.loader import load_config, parse_config
 from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
 from batcher.config.overrides import changed_model, sections_in_force, sections_of
 from batcher.config.padding import LikeConfig, OutputConfig, PaddingConfig
@@ -51,10 +52,12 @@ __all__ = [
     "device_limits",
     "difference",
     "file_problems",
+    "folder_problems",
     "format_duration",
     "format_size",
     "json_schema",
     "load_config",
+    "located",
     "nearest",
     "parse_address",
     "parse_config",

@@ -20,7 +20,7 @@ def load_config(path: str | Path, environ: Mapping[str, str] = os.environ) -> Co
     """Read and validate the file. Relative paths in it start at its folder.
 
     Raises ConfigError with every problem found, also when the file cannot be read. Files that the
-    configuration names are not looked at: see `file_problems`.
+    configuration names are not looked at: see `files`.
     """
     path = Path(path)
     try:
@@ -60,24 +60,6 @@ def parse_config(
     if problems or config is None:
         raise ConfigError(list(_render(document, problems)), source=source) from None
     return config
-
-
-def file_problems(config: Config) -> list[str]:
-    """A problem for each file named by `server` that cannot be read; empty when all is well."""
-    tls = config.server.tls
-    if tls is None:
-        return []
-    problems = []
-    for key, path in (("cert", tls.cert), ("key", tls.key), ("client_ca", tls.client_ca)):
-        if path is None:
-            continue
-        try:
-            with path.open("rb") as file:
-                file.read(1)
-        except OSError as error:
-            got = f"got {path}, {error.strerror}"
-            problems.append(f"server.tls.{key}: {got}; allowed: a readable file")
-    return problems
 
 
 def _render(document: Document, problems: list[tuple[KeyPath, str]]) -> Iterator[str]:

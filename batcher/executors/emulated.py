@@ -80,6 +80,7 @@ class EmulatedExecutor:
     """`X` FP32 [-1, columns] -> `Y` = 2 * X, FP32 alike, and `BATCH` INT32 [-1, 1]."""
 
     capabilities = Capabilities()
+    options = EmulatedOptions
 
     def load(self, context: LoadContext) -> ModelMetadata:
         """Read the options. Raises `ModelLoadError` naming what is wrong with them."""

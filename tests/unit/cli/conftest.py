@@ -1,6 +1,10 @@
+import datetime as dt
 from dataclasses import dataclass
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from batcher.cli.main import app
 
@@ -42,5 +46,32 @@ def write(tmp_path):
         path = tmp_path / "config.yaml"
         path.write_text(text, encoding="utf-8")
         return path
+
+    return call
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """Write `NAME.pem` and `NAME.key`, a certificate that signs itself and its key."""
+
+    def call(name):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        now = dt.datetime.now(dt.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(now)
+            .not_valid_after(now + dt.timedelta(days=1))
+            .sign(key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        (tmp_path / f"{name}.pem").write_bytes(made.public_bytes(pem))
+        (tmp_path / f"{name}.key").write_bytes(
+            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
 
     return call

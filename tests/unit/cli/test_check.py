@@ -1,4 +1,19 @@
 import pytest
+from pydantic import Field
+
+import batcher.plugins
+from batcher.cli.configuration import problems_before_loading
+from batcher.config import load_config
+from batcher.errors import ModelLoadError, PluginError
+from batcher.executor import (
+    BatchResult,
+    Capabilities,
+    FilePath,
+    ModelMetadata,
+    Options,
+    TensorSpec,
+    read_options,
+)
 
 MODELS = "models: [{name: m, executor: emulated}]\n"
 
@@ -57,9 +72,9 @@ def test_http_that_is_off_is_not_listed(run, write):
 
 
 @pytest.mark.parametrize(("more", "told"), [("", "(TLS)"), (", client_ca: a.pem", "(mutual TLS)")])
-def test_tls_is_told(run, write, tmp_path, more, told):
-    (tmp_path / "a.pem").write_text("x")
-    path = write(f"server: {{tls: {{cert: a.pem, key: a.pem{more}}}}}\n{MODELS}")
+def test_tls_is_told(run, write, certificate, more, told):
+    certificate("a")
+    path = write(f"server: {{tls: {{cert: a.pem, key: a.key{more}}}}}\n{MODELS}")
     assert f"grpc:  127.0.0.1:8001 {told}\n" in run("check", path).stdout
 
 
@@ -87,7 +102,137 @@ models: [{name: m, executor: emulate}]
     result = run("check", path)
     assert result.exit_code == 2
     assert f"{path}: 3 problems" in result.stderr
-    assert "server.tls.cert: got " in result.stderr
-    assert "server.tls.key: got " in result.stderr
-    assert 'models[0].executor: got "emulate"; allowed: ' in result.stderr
+    assert "server.tls.cert (line 2): got " in result.stderr
+    assert "server.tls.key (line 2): got " in result.stderr
+    assert 'models[0].executor (line 3): got "emulate"; allowed: ' in result.stderr
     assert "(did you mean emulated?)" in result.stderr
+
+
+def test_a_key_of_another_certificate_is_told(run, write, certificate):
+    certificate("a")
+    certificate("b")
+    result = run("check", write("server: {tls: {cert: a.pem, key: b.key}}\n" + MODELS))
+    assert result.exit_code == 2
+    assert "server.tls (line 1): " in result.stderr
+    assert "must be a certificate chain and its private key" in result.stderr
+
+
+def test_an_executor_that_comes_with_this_project_says_how_to_get_it(run, write, monkeypatch):
+    monkeypatch.setattr("batcher.plugins.executor_names", lambda: ["emulated"])
+    result = run("check", write("models: [{name: m, executor: onnxruntime}]"))
+    assert "pip install 'plugins/onnxruntime[cpu]' in a checkout" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_wrong_options_are_found_without_loading(run, write, command):
+    result = run(
+        command,
+        write("""
+models:
+  - name: m
+    executor: emulated
+    options:
+      base: 5
+      colums: 3
+"""),
+    )
+    assert result.exit_code == 2
+    assert "models[0].options.base (line 6): got 5; allowed: a number with a unit" in result.stderr
+    assert "models[0].options.colums (line 7): unknown key; did you mean columns?" in result.stderr
+
+
+class Reading:
+    """An executor that reads files, and fails when it loads or runs as its options say."""
+
+    class Settings(Options):
+        path: FilePath
+        more: dict[str, tuple[FilePath, ...]] = Field(default_factory=dict)
+        fault: str = ""
+
+    capabilities = Capabilities()
+    options = Settings
+
+    def load(self, context):
+        self.fault = read_options(context, self.Settings).fault
+        if self.fault == "load":
+            raise ModelLoadError("the file is damaged")
+        x, y = TensorSpec("X", "FP32", (-1, 2)), TensorSpec("Y", "FP32", (-1, 2))
+        return ModelMetadata("reading", (x,), (y,), {"device": "none"})
+
+    def execute(self, batch):
+        if self.fault == "execute":
+            raise ZeroDivisionError
+        return BatchResult({"Y": batch.inputs["X"]})
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def reading(monkeypatch):
+    """The executor `reading` is installed."""
+    find = batcher.plugins.find_executor
+    monkeypatch.setattr("batcher.plugins.executor_names", lambda: ["emulated", "reading"])
+    monkeypatch.setattr(
+        "batcher.plugins.find_executor", lambda name: Reading if name == "reading" else find(name)
+    )
+
+
+def test_files_of_options_are_looked_for_but_only_by_check(run, write, reading, tmp_path):
+    (tmp_path / "model").touch()
+    path = write("""
+models:
+  - {name: a, executor: reading, options: {path: model, more: {x: [model]}}}
+  - {name: b, executor: reading, options: {path: gone, more: {x: [model, lost]}}}
+""")
+    result = run("check", path)
+    assert result.exit_code == 2
+    assert "2 problems" in result.stderr
+    gone = f"got {tmp_path}/gone, No such file or directory; allowed: a readable file"
+    assert f"models[1].options.path (line 4): {gone}" in result.stderr
+    assert "models[1].options.more.x[1] (line 4): got" in result.stderr
+    assert problems_before_loading(load_config(path), thorough=False) == []
+
+
+def test_an_executor_that_cannot_be_imported_is_told(run, write, monkeypatch):
+    def broken(_):
+        raise PluginError("executor 'm' could not be imported: no such thing")
+
+    monkeypatch.setattr("batcher.plugins.find_executor", broken)
+    result = run("check", write(MODELS))
+    assert result.exit_code == 2
+    assert "models[0].executor (line 1): executor 'm' could not be imported" in result.stderr
+
+
+@pytest.mark.parametrize("transport", ["builtin", "grpcio"])
+def test_load_loads_and_warms_up_and_says_what_there_is(run, write, transport):
+    result = run("check", "--load", write(f"server: {{transport: {transport}}}\n{MODELS}"))
+    assert result.exit_code == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("loaded m:1: ")]
+    assert line.endswith(
+        "s, X FP32 [-1, 16] -> Y FP32 [-1, 16], BATCH INT32 [-1, 1] (emulated, device cpu)"
+    )
+    assert result.stdout.endswith(": ok\n")
+
+
+def test_load_finds_what_only_loading_finds_of_every_model(run, write, reading, tmp_path):
+    (tmp_path / "model").touch()
+    path = write("""
+models:
+  - {name: a, executor: reading, options: {path: model, fault: load}}
+  - {name: b, executor: reading, options: {path: model, fault: execute}}
+  - {name: c, executor: reading, options: {path: model}}
+  - {name: d, executor: emulated, padding: [{input: Z, axis: 1, buckets: [4]}]}
+""")
+    assert run("check", path).exit_code == 0
+    result = run("check", "--load", path)
+    assert result.exit_code == 2
+    assert "loaded c:1: " in result.stdout
+    assert not result.stdout.endswith(": ok\n")
+    assert "3 problems" in result.stderr
+    assert "models[0] (line 3): the file is damaged" in result.stderr
+    assert (
+        "models[1] (line 4): b: the warm-up batch of 1 rows failed: ZeroDivisionError"
+        in result.stderr
+    )
+    assert "models[3].padding[0].input: got 'Z'; allowed: X" in result.stderr

@@ -2,6 +2,9 @@ import json
 
 import pytest
 
+from batcher.errors import ModelLoadError
+from batcher.executors.emulated import EmulatedExecutor
+
 TWO = """
 models:
   - {name: a, executor: emulated, batching: {max_batch_size: 6}}
@@ -62,8 +65,19 @@ def test_what_is_wrong_ends_with_2(run, write, tmp_path, options, told):
     assert not (tmp_path / "p.json").exists()
 
 
-def test_a_model_that_does_not_load_ends_with_1(run, write, tmp_path):
-    config = write("models: [{name: m, executor: emulated, options: {bas: 1ms}}]")
+def test_a_model_that_does_not_load_ends_with_1(run, write, tmp_path, monkeypatch):
+    def load(self, context):
+        raise ModelLoadError("the device is gone")
+
+    monkeypatch.setattr(EmulatedExecutor, "load", load)
+    config = write("models: [{name: m, executor: emulated}]")
     result = run("profile", config, "-o", tmp_path / "p.json")
     assert result.exit_code == 1
+    assert "error: the device is gone" in result.stderr
+
+
+def test_wrong_options_end_with_2(run, write, tmp_path):
+    config = write("models: [{name: m, executor: emulated, options: {bas: 1ms}}]")
+    result = run("profile", config, "-o", tmp_path / "p.json")
+    assert result.exit_code == 2
     assert "did you mean base" in result.stderr

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from batcher.config import file_problems, load_config
+from batcher.config import load_config
 from batcher.errors import ConfigError
 
 MODELS = "models: [{name: m, executor: emulated}]\n"
@@ -110,21 +110,3 @@ def test_the_message_names_the_source_and_counts(parse):
     with pytest.raises(ConfigError) as caught:
         parse("models: []\nx: 1")
     assert str(caught.value).splitlines()[0] == "test.yaml: 2 problems in the configuration"
-
-
-def test_tls_files_that_are_not_there(write, tmp_path):
-    (tmp_path / "ca.pem").mkdir()
-    (tmp_path / "tls").mkdir()
-    (tmp_path / "tls/cert.pem").write_text("x")
-    config = load_config(write(TLS + MODELS))
-    assert file_problems(config) == [
-        "server.tls.key: got /abs/key.pem, No such file or directory; allowed: a readable file",
-        f"server.tls.client_ca: got {tmp_path}/ca.pem, Is a directory; allowed: a readable file",
-    ]
-
-
-def test_tls_files_that_are_there(write, tmp_path):
-    (tmp_path / "a.pem").write_text("x")
-    config = load_config(write("server: {tls: {cert: a.pem, key: a.pem}}\n" + MODELS))
-    assert file_problems(config) == []
-    assert file_problems(load_config(write(MODELS))) == []

@@ -3,7 +3,7 @@
 `options` is what the configuration may say, `session` makes an ONNX Runtime session of it and turns
 its troubles into plain words, `signature` reads from the session what the model takes and gives,
 `executor` runs batches. onnxruntime itself comes with one of two extras, because both packages
-install the same module: `batcher-onnxruntime[cpu]` or `batcher-onnxruntime[gpu]`.
+install the same module: `[cpu]` stands for `onnxruntime`, `[gpu]` for `onnxruntime-gpu`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ try:
     import onnxruntime as _onnxruntime
 except ImportError as error:
     raise ImportError(
-        "onnxruntime is not installed or does not load: install batcher-onnxruntime[cpu] or "
-        f"batcher-onnxruntime[gpu] ({error})"
+        "onnxruntime is not installed or does not load: pip install onnxruntime, or onnxruntime-gpu "
+        f"for CUDA ({error})"
     ) from error
 
 from batcher_onnxruntime.executor import OnnxRuntimeExecutor

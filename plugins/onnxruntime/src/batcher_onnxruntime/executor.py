@@ -35,6 +35,7 @@ class OnnxRuntimeExecutor:
     """
 
     capabilities = Capabilities(dynamic_axes=True)
+    options = OnnxRuntimeOptions
 
     def load(self, context: LoadContext) -> ModelMetadata:
         """Open a session on the file. Raises `ModelLoadError` with the reason."""

@@ -1,0 +1,47 @@
+"""Loads models as `batcher serve` would, without serving them."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from batcher.app import Application
+from batcher.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from batcher.config import Config
+    from batcher.executor import ModelMetadata, TensorSpec
+
+
+async def load_models(config: Config) -> AsyncIterator[tuple[int, str | StartupError]]:
+    """Load and warm up every model, in their order; all stay loaded until the last one is.
+
+    For each its place in the configuration, and what it is or why it could not be loaded.
+    """
+    application = Application(config)
+    try:
+        for place, model in enumerate(application.models):
+            began_s = monotonic()
+            try:
+                await model.load()
+            except StartupError as error:
+                yield place, error
+            else:
+                yield place, f"{monotonic() - began_s:.2f} s, {_described(model.metadata)}"
+    finally:
+        await application.close()
+
+
+def _described(metadata: ModelMetadata) -> str:
+    about = [metadata.platform, *(f"{key} {text}" for key, text in metadata.properties.items())]
+    return f"{_shapes(metadata.inputs)} -> {_shapes(metadata.outputs)} ({', '.join(about)})"
+
+
+def _shapes(specs: Iterable[TensorSpec]) -> str:
+    shown = (
+        f"{spec.name} {spec.datatype} {list(spec.shape)}{' optional' if spec.optional else ''}"
+        for spec in specs
+    )
+    return ", ".join(shown)

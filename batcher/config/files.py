@@ -1,0 +1,91 @@
+"""Files and folders that a configuration names: whether they are there and can be used.
+
+Nothing is opened for longer than a look, and nothing is made. A problem is a path in the document
+and what is wrong there; `located` makes text of it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from batcher.config.addresses import UnixAddress, parse_address
+from batcher.config.document import read_document
+from batcher.config.root import Config
+from batcher.config.section import KeyPath, dotted
+
+Problem = tuple[KeyPath, str]
+
+
+def file_problems(config: Config) -> Iterator[Problem]:
+    """Each file named by `server` that cannot be read."""
+    tls = config.server.tls
+    if tls is not None:
+        for key, path in (("cert", tls.cert), ("key", tls.key), ("client_ca", tls.client_ca)):
+            problem = None if path is None else unreadable(path, folder=False)
+            if problem:
+                yield ("server", "tls", key), problem
+
+
+def folder_problems(config: Config) -> Iterator[Problem]:
+    """Each folder that cannot be written to: of Unix sockets, the journal, the flight recorder."""
+    server = config.server
+    places = [
+        *((("server", "grpc", place), text) for place, text in enumerate(server.grpc)),
+        *([(("server", "http"), server.http)] if server.http else []),
+        *((("server", "admin", place), text) for place, text in enumerate(server.admin)),
+    ]
+    for path, text in places:
+        address = parse_address(text)
+        if isinstance(address, UnixAddress):
+            yield from _socket_problems(path, Path(address.path))
+    for key in ("journal", "flight_recorder"):
+        section = getattr(config, key)
+        if section is not None:
+            yield from _folder_problems((key, "folder"), section.folder)
+
+
+def unreadable(path: Path, *, folder: bool = True) -> str | None:
+    """What is wrong with a file, or where `folder` says so a folder, that is to be read."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode) and folder:
+            os.listdir(path)  # noqa: PTH208 - iterdir looks at nothing before it is asked
+        elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                file.read(1)
+        elif not os.access(path, os.R_OK):
+            return f"got {path}, Permission denied; allowed: a readable file"
+    except OSError as error:
+        return f"got {path}, {error.strerror}; allowed: a readable file"
+    return None
+
+
+def located(config: Config, problems: Iterable[Problem]) -> list[str]:
+    """The problems as text, each with its path and the line of the file that says so."""
+    document = read_document(config.text, {})
+    found = []
+    for path, text in problems:
+        line = document.line(path)
+        found.append(f"{dotted(path)}{f' (line {line})' if line else ''}: {text}")
+    return found
+
+
+def _socket_problems(path: KeyPath, socket: Path) -> Iterator[Problem]:
+    if socket.exists() and not socket.is_socket():
+        yield path, f"got unix:{socket}, which is no socket; allowed: a path that is free"
+    elif not socket.parent.is_dir():
+        yield path, f"got unix:{socket}; allowed: a path in a folder that exists"
+    elif not os.access(socket.parent, os.W_OK | os.X_OK):
+        yield path, f"got unix:{socket}; allowed: a path in a folder that can be written to"
+
+
+def _folder_problems(path: KeyPath, folder: Path) -> Iterator[Problem]:
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "cannot be written to" if there.is_dir() else "is no folder"
+        yield path, f"got {folder}, and {there} {why}; allowed: a folder that can be written to"
