@@ -125,16 +125,15 @@ class QueueConfig(Section):
     """The longest a request waits before it is refused as expired; null means that the caller's
     own deadline alone decides. What has begun by then is answered, however long that takes."""
     priority_levels: Levels = 3
-    """`adaptive` only: how many levels there are; 1 is the most urgent, and a request that names a
-    higher number has the last."""
+    """How many levels there are; 1 is the most urgent, and a request that names a higher number
+    has the last."""
     default_priority: Levels | None = None
-    """`adaptive` only: the level of a request that names none; null means the middle one."""
+    """The level of a request that names none; null means the middle one."""
     ageing: Duration = 1_000_000_000
-    """`adaptive` only: a waiting request gains a level for each time this long, so that none
-    starves."""
+    """A waiting request gains a level for each time this long, so that none starves."""
     tenants: dict[Name, Weight] = Field(default_factory=dict)
-    """`adaptive` only: tenants and their weights. A tenant over its share is served from what the
-    others leave. `default` stands for all that are not named; {} tells no tenants apart."""
+    """Tenants and their weights. A tenant over its share is served from what the others leave.
+    `default` stands for all that are not named; {} tells no tenants apart."""
 
     @model_validator(mode="after")
     def _levels_go_together(self) -> Self:

@@ -78,34 +78,37 @@ def admit(
         request.bucket = model.buckets.of(arrived.shapes)
     if arrived.rows > model.settings.max_batch_size:
         split(request, model)
-    if model.adaptive is None:
+    if model.adaptive is None or (due_ns is None and request.leaves_ns is None):
         # In the order in which they came, which is not always that of their stamps.
         request.order = NEVER_NS + now_ns
-        return request
-    if due_ns is None and request.leaves_ns is None:
-        request.order = NEVER_NS + now_ns
-    return _foresee(request, model, fleet, now_ns)
+    _enter_line(request, model, fleet, now_ns)
+    return request if model.adaptive is None else _foresee(request, model, fleet, now_ns)
 
 
-def _foresee(
-    request: LiveRequest, model: Model, fleet: Fleet, now_ns: int
-) -> LiveRequest | Refusal:
-    """Count an arrival, and give it its line; refuse it if it can only be late."""
-    arrived, rows = request.arrived, request.arrived.rows
-    pace = model.pace
-    if pace is not None:
-        pace.arrived(rows, now_ns, model.running > 0 or model.queue.requests > 0)
+def _enter_line(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> None:
+    """Give an arrival its line, and the moment at which waiting has earned it a better one."""
+    arrived = request.arrived
     if arrived.priority or model.shares.several:
         request.rank = _rank(request, model, fleet, now_ns)
     else:
         request.rank = model.default_rank
-    if pace is not None and (pace.ranks or request.rank != model.default_rank):
-        pace.count_rank(request.rank, rows)
     if request.rank % 2:
         request.promotes_ns = next_promotion_ns(request, arrived.arrival_ns, model.settings.queue)
     elif request.rank != model.best_rank:
         # The same without a call, for each request.
         request.promotes_ns = arrived.arrival_ns + model.settings.queue.ageing_ns
+
+
+def _foresee(
+    request: LiveRequest, model: Model, fleet: Fleet, now_ns: int
+) -> LiveRequest | Refusal:
+    """Count an arrival; refuse it if it can only be late."""
+    rows = request.arrived.rows
+    pace = model.pace
+    if pace is not None:
+        pace.arrived(rows, now_ns, model.running > 0 or model.queue.requests > 0)
+    if pace is not None and (pace.ranks or request.rank != model.default_rank):
+        pace.count_rank(request.rank, rows)
     times = model.times.get(request.bucket)
     if times is None or not times.curve:
         return request

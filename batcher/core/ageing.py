@@ -111,7 +111,7 @@ def come_back(request: LiveRequest, model: Model, now_ns: int) -> None:
 def _place(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:
     """Give a request that is not in the queue its bucket, order and rank under the settings of now.
 
-    `was_adaptive`: it waited under the adaptive policy, so that its order and rank mean something.
+    `was_adaptive`: it waited under the adaptive policy, so that its order is the one of its due time.
     """
     adaptive, target_ns = model.adaptive is not None, model.target_ns
     request.bucket = model.bucket_of(request.arrived.shapes)
@@ -121,20 +121,22 @@ def _place(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: boo
     if adaptive:
         if request.due_ns != due_ns or not was_adaptive:
             request.order_by_due()
-        _rank_anew(request, model, now_ns, was_adaptive=was_adaptive)
-    elif was_adaptive:
+        _rank_anew(request, model, now_ns, was_ranked=was_adaptive)
+        return
+    if was_adaptive and (not request.start or request.order < NEVER_NS):
         # In the order in which they came, or in which it is their turn again.
-        if not request.start or request.order < NEVER_NS:
-            request.order = NEVER_NS + request.arrived.arrival_ns
-        request.rank, request.promotes_ns = AGED, NEVER_NS
+        request.order = NEVER_NS + request.arrived.arrival_ns
+    # Nothing is late where nothing is planned.
+    _rank_anew(request, model, now_ns, was_ranked=request.rank != LATE)
 
 
-def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:
+def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_ranked: bool) -> None:
     """A request's line under new settings; it waits for a better one no longer than they say.
 
-    Who is late is served as the settings of then have promised.
+    What is late is served as the settings of then have promised. What was not ranked by these rules
+    enters its level.
     """
-    if not was_adaptive:
+    if not was_ranked:
         enter_level(request, model)
         return
     request.rank = model.rank_now(request.rank)

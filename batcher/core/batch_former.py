@@ -104,6 +104,7 @@ def form(
         caution = model.bisecting.caution
         hurry = caution.bounds(model.settings.max_batch_size)
         places, waiting = len(free_ns), model.queue.rows
+        proposals: list[Proposal] = []
         for lane in model.queue.lanes.values():
             times = model.times_of(lane.key[1])
             most_rows = None
@@ -113,7 +114,8 @@ def form(
             situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry, alone)
             proposal = _ask(model, instance, lane, situation, formation)
             if proposal is not None:
-                ready.append(proposal)
+                proposals.append(proposal)
+        ready += _most_urgent(model, proposals)
         if model.bisecting.groups:
             again.append(_again(model, instance, live, now_ns))
     if ready:
@@ -167,6 +169,7 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
             proposal.begins_ns = begins_ns
             ready.append(proposal)
     formation.errors += found.errors
+    ready = _most_urgent(model, ready)
     if not ready:
         return []
     first = ready[0] if len(ready) == 1 else _first(ready, begins_ns)
@@ -385,6 +388,14 @@ def _check_choice(lane: Lane, choice: Choose) -> None:
         raise ValueError("named a request that does not wait in this lane")
     if not choice.take and choice.until_ns is None and len(choice.drop) < len(waiting):
         raise ValueError("took nothing, and did not say when to ask again")
+
+
+def _most_urgent(model: Model, ready: list[Proposal]) -> list[Proposal]:
+    """Where nothing is planned, the batches of the best priority class alone may go."""
+    if model.adaptive is not None or len(ready) < 2:
+        return ready
+    best = min([each.requests[0].rank for each in ready])
+    return [each for each in ready if each.requests[0].rank == best]
 
 
 def _first(ready: list[Proposal], now_ns: int) -> Proposal:

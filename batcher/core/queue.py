@@ -93,15 +93,19 @@ class Line:
 
 
 class Lane:
-    """Requests that may share a batch. Iterating yields them in the order of their worth."""
+    """Requests that may share a batch. Iterating yields them in the order of their worth.
 
-    __slots__ = ("key", "lines", "promotes_ns", "rows")
+    None of them expires before `expires_ns`; `first_expiry_ns` says when the first of them does.
+    """
+
+    __slots__ = ("expires_ns", "key", "lines", "promotes_ns", "rows")
 
     def __init__(self, key: LaneKey) -> None:
         self.key = key
         self.rows = 0
         self.lines: list[Line] = []
         self.promotes_ns = NEVER_NS
+        self.expires_ns = NEVER_NS
 
     def __len__(self) -> int:
         lines = self.lines
@@ -118,6 +122,20 @@ class Lane:
         """The request that is served first; a lane is never empty."""
         return self.lines[0].requests[0]
 
+    @property
+    def oldest_arrival_ns(self) -> int:
+        """When the first of them came, where each line is in order of arrival."""
+        lines = self.lines
+        if len(lines) == 1:
+            return lines[0].requests[0].arrived.arrival_ns
+        return min([line.requests[0].arrived.arrival_ns for line in lines])
+
+    def first_expiry_ns(self) -> int:
+        """When the first of them expires; `NEVER_NS` if none does."""
+        expiries = [request.expires_ns for request in self if request.expires_ns is not None]
+        self.expires_ns = min(expiries, default=NEVER_NS)
+        return self.expires_ns
+
     def add(self, request: LiveRequest) -> None:
         """Insert into the line of its rank."""
         rank = request.rank
@@ -132,6 +150,8 @@ class Lane:
         self.rows += request.rows
         if request.promotes_ns < self.promotes_ns:  # noqa: PLR1730 - for each request
             self.promotes_ns = request.promotes_ns
+        if request.expires_ns is not None and request.expires_ns < self.expires_ns:
+            self.expires_ns = request.expires_ns
 
     def discard(self, request: LiveRequest) -> None:
         """Take out, from anywhere."""
@@ -208,6 +228,8 @@ class ModelQueue:
                 lane.rows += rows
                 if request.promotes_ns < lane.promotes_ns:  # noqa: PLR1730 - for each request
                     lane.promotes_ns = request.promotes_ns
+                if request.expires_ns is not None and request.expires_ns < lane.expires_ns:
+                    lane.expires_ns = request.expires_ns
             else:
                 lane.add(request)
         self.requests += 1

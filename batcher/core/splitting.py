@@ -60,14 +60,12 @@ def start_by(request: LiveRequest, after_ns: float) -> None:
 def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
     """Give the rest of a request the place of one that arrives now."""
     request.probe = False
-    if model.adaptive is None:
-        request.order = NEVER_NS + now_ns
-        return
     target_ns, leaves_ns = model.target_ns, request.leaves_ns
-    request.order = NEVER_NS + now_ns if target_ns is None else now_ns + target_ns
-    if leaves_ns is not None and leaves_ns < request.order:
+    adaptive = model.adaptive is not None
+    request.order = NEVER_NS + now_ns if target_ns is None or not adaptive else now_ns + target_ns
+    if adaptive and leaves_ns is not None and leaves_ns < request.order:
         request.order = leaves_ns
-    if request.rank in (AGED, LATE):
+    if adaptive and request.rank in (AGED, LATE):
         # One piece was served because it had waited for so long; the next has not.
         request.rank = LATE
         request.promotes_ns = now_ns + model.settings.queue.ageing_ns

@@ -13,6 +13,7 @@ import pytest
 
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause, FailureCause, InstanceDown, RequestArrived
+from batcher.core.policies.fixed import TIMER_NS
 from batcher.core.settings import NoBatching
 
 FAILED = {
@@ -64,6 +65,7 @@ class Ledger:
     ended: dict = field(default_factory=dict)  # id -> how, for ever
     last_batch: int = 0
     out_of_reach: set = field(default_factory=set)  # models whose target cannot be met
+    times: object = None  # what batches of a request's shape take, as the scheduler has learned
 
     # What the events must lead to
 
@@ -267,11 +269,30 @@ class Ledger:
         preferred = model.policy.preferred_sizes or (model.max_batch_size,)
         hits = [n for n in range(1, fits + 1) if rows[n - 1] in preferred]
         jumps = [n for n in range(1, len(lane)) if rows[n] > max(preferred)]
-        overdue = self.now_ns >= lane[0].arrived.arrival_ns + model.policy.max_delay_ns
+        overdue = self.now_ns >= self.closes_ns(lane)
         if (hits or jumps) and not (overdue and model.policy.max_delay_ns):
             return max(hits) if hits else min(jumps)
         can_grow = fits == len(lane) and rows[-1] < max(preferred)
         return fits if overdue or not can_grow else 0
+
+    def closes_ns(self, lane):
+        """When a window closes: after its delay, or for somebody's deadline that can be met."""
+        model = self.models[lane[0].arrived.model]
+        moments = [lane[0].arrived.arrival_ns + model.policy.max_delay_ns]
+        times = self.times(lane[0].arrived)
+        takes_ns, typical = 0.0, [0.0] * (model.max_batch_size + 1)
+        if times:
+            rows = min(sum(map(self.piece, lane)), model.max_batch_size)
+            takes_ns, typical = times.answered[rows], times.typical
+        for request in lane:
+            leaves_ns = request.arrived.expires_ns
+            if leaves_ns is None:
+                if request.expires_ns is not None:
+                    moments.append(request.expires_ns - TIMER_NS)
+            elif self.now_ns + typical[self.piece(request)] <= leaves_ns or not times:
+                moments.append(request.expires_ns - TIMER_NS)
+                moments.append(int(leaves_ns - takes_ns - TIMER_NS))
+        return min(moments)
 
     def is_due(self, lane):
         """Whether anybody in the lane's next batch is due at some time, or gives way no longer."""
@@ -335,10 +356,8 @@ class Ledger:
     def wakeup_ns(self):
         """When something changes by itself: an expiry, or the end of a window that is open."""
         moments = [r.expires_ns for r in self.waiting.values() if r.expires_ns is not None]
-        for lane in self.lanes():
-            head = lane[0].arrived
-            if self.free(head.model):
-                moments.append(head.arrival_ns + self.models[head.model].policy.max_delay_ns)
+        waiting = [lane for lane in self.lanes() if self.free(lane[0].arrived.model)]
+        moments += map(self.closes_ns, waiting)
         return min(moments, default=None)
 
 

@@ -44,6 +44,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler()
         self.twin = None
         self.ledger = ledger
+        self.ledger.times = lambda arrived: self.scheduler.models[arrived.model].times.get(
+            arrived.shapes
+        )
         self.now_ns = 0
         self.pending = []
         self.next_id = 1

@@ -224,7 +224,7 @@ def test_the_aged_and_the_late_stay_so(busy, rank):
     assert busy.waiting(1).rank == rank
 
 
-def test_another_policy_serves_in_the_order_of_arrival(busy, play_with):
+def test_another_policy_serves_each_level_in_the_order_of_arrival(busy, play_with):
     busy.arrive(1, priority=3)
     busy.pass_ms(1)
     busy.arrive(2, priority=1)
@@ -232,9 +232,19 @@ def test_another_policy_serves_in_the_order_of_arrival(busy, play_with):
     busy.configure(FixedWindow(0))
     busy.pass_ms(1)
     busy.arrive(3)
+    busy.arrive(4, priority=3)
 
     (lane,) = busy.model.queue.lanes.values()
-    assert [request.id for request in lane] == [1, 2, 3]
+    assert [request.id for request in lane] == [2, 3, 1, 4]
+
+
+def test_what_was_late_has_its_level_where_nothing_is_planned(busy):
+    busy.arrive(1, priority=3)
+    busy.model.queue.rerank(busy.waiting(1), LATE)
+
+    busy.configure(FixedWindow(0))
+
+    assert busy.waiting(1).rank == rank_of(3, over_share=False)
 
 
 def test_adaptive_gives_what_waits_its_level(scheduler):
@@ -329,10 +339,11 @@ def test_after_a_policy_failed_what_waits_goes_before_what_comes(make_scheduler)
     served.model.policy = Broken()
     commands = served.tell(InstanceUp("j", 1, "m", "d", 1, PROFILE))
     assert [type(c) for c in commands] == [PolicyFailed, Dispatch]
-    served.arrive(3)
+    served.arrive(3, priority=3)
+    served.arrive(4)
 
     (lane,) = served.model.queue.lanes.values()
-    assert [request.id for request in lane] == [2, 3]
+    assert [request.id for request in lane] == [4, 2, 3]
 
 
 # The target

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from batcher.clock import MILLISECOND
+from batcher.core.commands import Outcome, Reason
 from batcher.core.estimator import ServiceTimes
-from batcher.core.events import RequestArrived
+from batcher.core.events import InstanceUp, RequestArrived
 from batcher.core.policies import FixedWindowPolicy, Situation, Take, Wait
 from batcher.core.queue import Lane
 from batcher.core.request import LiveRequest
@@ -154,14 +158,124 @@ def test_no_delay_and_no_load_adds_no_wait(play):
     assert play.wakeup is None
 
 
-def test_requests_that_expire_in_the_window_leave_the_others_theirs(play):
+class TestDeadlines:
+    """A window of 10 ms. One row takes 6 ms, eight 13 ms, once that is known."""
+
+    @pytest.fixture
+    def window(self, play):
+        def up(*, known=True, **limits):
+            play.fixed(delay=10, **limits)
+            profile = tuple((rows, (5 + rows) * MILLISECOND) for rows in range(1, 9))
+            play.feed(InstanceUp("i", 1, "m", "d", profile=profile if known else ()))
+            return play
+
+        return up
+
+    def test_a_window_closes_early_for_a_deadline_that_can_still_be_met(self, window):
+        play = window()
+        assert play.arrive(1, expires=15) == []
+        assert play.wakeup == 15 - 6 - 1
+        assert play.batches(play.feed(at=8)) == [[1]]
+
+    def test_whosever_deadline_it_is(self, window):
+        play = window()
+        play.arrive(1)
+        play.arrive(2, at=2, expires=14)
+        assert play.wakeup == 14 - 7 - 1
+        assert play.batches(play.feed(at=6)) == [[1, 2]]
+
+    def test_a_deadline_that_the_window_leaves_time_for_changes_nothing(self, window):
+        play = window()
+        play.arrive(1, expires=17)
+        assert play.wakeup == 10
+
+    def test_without_a_word_of_what_a_batch_takes_it_begins_before_the_deadline(self, window):
+        play = window(known=False)
+        play.arrive(1, expires=5)
+        assert play.wakeup == 4
+        assert play.batches(play.feed(at=4)) == [[1]]
+
+    def test_a_time_in_the_queue_ends_the_window_and_not_the_answer(self, window):
+        play = window(timeout_ns=4 * MILLISECOND)
+        play.arrive(1)
+        assert play.wakeup == 3
+        assert play.batches(play.feed(at=3)) == [[1]]
+
+    def test_requests_that_nothing_can_save_leave_the_others_their_window(self, window):
+        play = window()
+        play.feed(play.request(1, expires=8), play.request(2, at=3), at=3)
+        assert play.wakeup == 8
+        assert play.ended(play.feed(at=8)) == {1: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
+        assert play.wakeup == 13
+        assert play.batches(play.feed(at=13)) == [[2]]
+
+    def test_the_deadline_of_one_that_is_gone_is_nobodys(self, window):
+        play = window()
+        play.arrive(1, expires=15)
+        play.arrive(2, at=1)
+        play.cancel(1)
+        assert play.wakeup == 11
+
+
+class TestPriorities:
+    """Two rows to a batch; what comes while request 0 runs waits."""
+
+    @pytest.fixture(params=["fixed", "none"])
+    def busy(self, request, play):
+        getattr(play, request.param)(max_rows=2, ageing_ns=20 * MILLISECOND)
+        play.up()
+        play.arrive(0)
+        return play
+
+    def order(self, play):
+        """The ids of what waits, in the order in which it is dispatched."""
+        found = []
+        batch_id = 1
+        while play.batches(commands := play.done(batch_id)):
+            batch_id += 1
+            [ids] = play.batches(commands)
+            found += ids
+        return found
+
+    def test_the_most_urgent_go_first_and_in_order_of_arrival(self, busy):
+        for request_id, priority in enumerate((3, 0, 2, 1, 9, 1), 1):
+            busy.feed(replace(busy.request(request_id), priority=priority), at=request_id)
+
+        assert self.order(busy) == [4, 6, 2, 3, 1, 5]
+
+    def test_so_it_is_between_shapes_and_keys(self, busy):
+        for request_id, (priority, key) in enumerate([(3, "a"), (2, "b"), (1, "c"), (2, "")], 1):
+            busy.feed(replace(busy.request(request_id, key=key), priority=priority))
+
+        assert self.order(busy) == [3, 2, 4, 1]
+
+    def test_a_level_is_gained_by_waiting(self, busy):
+        busy.feed(replace(busy.request(1), priority=2), at=0)
+        busy.feed(replace(busy.request(2), priority=1), at=19)
+        busy.feed(replace(busy.request(3), priority=1), at=21)
+        busy.now = 22
+
+        assert self.order(busy) == [1, 2, 3]
+
+    def test_a_full_queue_makes_room_for_what_is_worth_more(self, busy):
+        busy.fixed(max_requests=2)
+        busy.feed(replace(busy.request(1), priority=3))
+        busy.arrive(2)
+
+        commands = busy.feed(replace(busy.request(3), priority=1))
+        assert busy.ended(commands) == {1: (Outcome.REJECTED, Reason.QUEUE_REQUESTS)}
+        commands = busy.feed(replace(busy.request(4), priority=3))
+        assert busy.ended(commands) == {4: (Outcome.REJECTED, Reason.QUEUE_REQUESTS)}
+
+
+def test_a_window_is_as_old_as_the_oldest_of_any_level(play):
     play.fixed(delay=10)
     play.up()
-    play.feed(play.request(1, expires=4), play.request(2, at=3), at=3)
-    play.feed(at=4)
+    play.feed(replace(play.request(1), priority=3), at=0)
+    play.feed(replace(play.request(2), priority=1), at=4)
 
-    assert play.wakeup == 13
-    assert play.batches(play.feed(at=13)) == [[2]]
+    assert play.wakeup == 10
+    assert play.batches(play.feed(at=10)) == [[2, 1]]
 
 
 def test_a_request_that_is_cancelled_in_the_window_leaves_the_others_theirs(play):
@@ -174,3 +288,15 @@ def test_a_request_that_is_cancelled_in_the_window_leaves_the_others_theirs(play
     assert play.wakeup == 13
     assert play.feed(at=10) == []
     assert play.batches(play.feed(at=13)) == [[2]]
+
+
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_a_tenant_within_its_share_does_not_wait_for_one_that_floods(stage, arrivals, told_apart):
+    tenants = (("quiet", 1.0), ("default", 1.0)) if told_apart else ()
+    stage.model(policy=FixedWindow(), tenants=tenants)
+    stage.up()
+    quiet = arrivals(100, 0.5, 1, tenant="quiet")
+    [ends, _] = stage.play(quiet, arrivals(2500, 0.5, 2, tenant="flood"))
+
+    longest_ns = max(end.took_ns for end in ends)
+    assert (longest_ns < 200 * MILLISECOND) == told_apart
