@@ -68,11 +68,8 @@ def admit(
         expires_ns = until_ns if expires_ns is None else min(expires_ns, until_ns)
     if expires_ns is not None and expires_ns <= now_ns:
         return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
-    if arrived.rows > model.max_request_rows:
-        return TOO_MANY_ROWS
-    max_bytes = model.settings.queue.max_bytes
-    if max_bytes is not None and arrived.nbytes > max_bytes:
-        return TOO_MANY_BYTES
+    if arrived.rows > model.max_request_rows or arrived.nbytes > model.max_request_bytes:
+        return TOO_MANY_ROWS if arrived.rows > model.max_request_rows else TOO_MANY_BYTES
     request = LiveRequest(arrived, due_ns, expires_ns)
     if model.buckets is not None:
         request.bucket = model.buckets.of(arrived.shapes)
@@ -81,22 +78,15 @@ def admit(
     if model.adaptive is None or (due_ns is None and request.leaves_ns is None):
         # In the order in which they came, which is not always that of their stamps.
         request.order = NEVER_NS + now_ns
-    _enter_line(request, model, fleet, now_ns)
-    return request if model.adaptive is None else _foresee(request, model, fleet, now_ns)
-
-
-def _enter_line(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> None:
-    """Give an arrival its line, and the moment at which waiting has earned it a better one."""
-    arrived = request.arrived
     if arrived.priority or model.shares.several:
         request.rank = _rank(request, model, fleet, now_ns)
-    else:
-        request.rank = model.default_rank
-    if request.rank % 2:
         request.promotes_ns = next_promotion_ns(request, arrived.arrival_ns, model.settings.queue)
-    elif request.rank != model.best_rank:
+    else:
         # The same without a call, for each request.
-        request.promotes_ns = arrived.arrival_ns + model.settings.queue.ageing_ns
+        request.rank = rank = model.default_rank
+        if rank != model.best_rank:
+            request.promotes_ns = arrived.arrival_ns + model.ageing_ns
+    return request if model.adaptive is None else _foresee(request, model, fleet, now_ns)
 
 
 def _foresee(

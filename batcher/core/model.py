@@ -35,10 +35,12 @@ class Model:
         "_rate",
         "_rated",
         "adaptive",
+        "ageing_ns",
         "bisecting",
         "buckets",
         "default_rank",
         "handover",
+        "max_request_bytes",
         "max_request_rows",
         "name",
         "opens_ns",
@@ -70,6 +72,8 @@ class Model:
         self.target_ns: int | None = None
         self.timeout_ns: int | None = None
         self.max_request_rows = settings.max_request_rows
+        self.max_request_bytes = NEVER_NS
+        self.ageing_ns = settings.queue.ageing_ns
         self.default_rank = self.best_rank
         self.serves_late = False
         """Whether a request that can only be late is served all the same."""
@@ -161,6 +165,8 @@ class Model:
         self.buckets = Buckets(settings.padding) if settings.padding else None
         self.timeout_ns = limits.timeout_ns
         self.max_request_rows = settings.max_request_rows
+        self.max_request_bytes = NEVER_NS if limits.max_bytes is None else limits.max_bytes
+        self.ageing_ns = limits.ageing_ns
         level = min(limits.default_priority, limits.priority_levels)
         self.default_rank = rank_of(level, over_share=False)
         wanted = settings.policy
