@@ -13,7 +13,8 @@ from typing import TypeAlias
 import grpc
 
 from batcher.clock import MICROSECOND, MILLISECOND, SECOND
-from batcher.http2.headers import Header, Headers, encode, listed_bytes
+from batcher.http2.fields import Header, Headers, Request
+from batcher.http2.headers import encode
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -60,14 +61,22 @@ class Head:
     metadata: Metadata
 
 
-@lru_cache(1024)
-def read_head(headers: Headers, most: int) -> Head:
-    """Read a call's headers, of at most that many bytes. Raises `MalformedCallError`."""
-    size = listed_bytes(headers)
-    if size > most:
+def read_head(request: Request, most: int) -> Head:
+    """Read a call's headers, of at most that many bytes. Raises `MalformedCallError`.
+
+    What it says holds no value of a header: it may end up in a log.
+    """
+    if request.size > most:
         raise MalformedCallError(
-            grpc.StatusCode.RESOURCE_EXHAUSTED, f"metadata size of {size} bytes; at most {most}"
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"metadata size of {request.size} bytes; at most {most}",
         )
+    if request.head is None:
+        request.head = _read_head(request.headers)
+    return request.head
+
+
+def _read_head(headers: Headers) -> Head:
     pseudo: dict[str, str] = {}
     timeout_ns, encoding, content_type = None, "identity", ""
     metadata: list[tuple[str, str | bytes]] = []
@@ -84,7 +93,7 @@ def read_head(headers: Headers, most: int) -> Head:
             metadata += ((name, part) for part in _binary(name, value))
         elif name != "te" and not name.startswith("grpc-"):
             metadata.append((name, value))
-    if pseudo.get(":method") != "POST":
+    if pseudo[":method"] != "POST":
         raise MalformedCallError(grpc.StatusCode.INTERNAL, "gRPC calls are POST", 405)
     if _CONTENT_TYPE.match(content_type) is None:
         raise MalformedCallError(
@@ -93,15 +102,17 @@ def read_head(headers: Headers, most: int) -> Head:
     if encoding != "identity" and encoding not in _ENCODINGS:
         raise MalformedCallError(
             grpc.StatusCode.UNIMPLEMENTED,
-            f"grpc-encoding {encoding!r} is not supported; supported: {_ACCEPTED[1]}",
+            f"that grpc-encoding is not supported; supported: {_ACCEPTED[1]}",
         )
-    return Head(pseudo.get(":path", ""), timeout_ns, encoding, tuple(metadata))
+    return Head(pseudo[":path"], timeout_ns, encoding, tuple(metadata))
 
 
 def _timeout_ns(text: str) -> int:
     found = _TIMEOUT.fullmatch(text)
     if found is None:
-        raise MalformedCallError(grpc.StatusCode.INVALID_ARGUMENT, f"grpc-timeout {text[:20]!r}")
+        raise MalformedCallError(
+            grpc.StatusCode.INVALID_ARGUMENT, "grpc-timeout is no number of 8 digits with a unit"
+        )
     return int(found[1]) * _UNITS_NS[found[2]]
 
 

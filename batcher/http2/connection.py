@@ -8,6 +8,7 @@ frames into what `take` returns. A client that breaks the rules loses the stream
 from __future__ import annotations
 
 from batcher.http2.budget import Budget
+from batcher.http2.fields import Fields, MalformedRequestError, check_trailers, read_request
 from batcher.http2.frames import (
     ACK,
     END_HEADERS,
@@ -27,7 +28,7 @@ from batcher.http2.frames import (
     frame,
     number,
 )
-from batcher.http2.headers import BlockError, Blocks, Headers
+from batcher.http2.headers import Blocks
 from batcher.http2.sending import Sender, reset_frame
 from batcher.http2.streams import (
     BEYOND,
@@ -62,7 +63,7 @@ class Connection(Sender):
         self.reason = ""
         """The same in words, none of them the client's."""
         self._limits = limits
-        self._blocks = Blocks(BEYOND * limits.max_headers)
+        self._blocks = Blocks(limits.max_headers, BEYOND * limits.max_headers)
         self._rest = b""
         self._last = 0
         """The highest stream that the client has opened."""
@@ -74,7 +75,6 @@ class Connection(Sender):
         """The beginning of a header block that goes on in the next frame."""
         self._block_stream = self._block_flags = self._parts = 0
         settings = (
-            (Setting.HEADER_TABLE_SIZE, 0),
             (Setting.MAX_CONCURRENT_STREAMS, limits.max_streams),
             (Setting.INITIAL_WINDOW_SIZE, limits.stream_window),
             (Setting.MAX_HEADER_LIST_SIZE, limits.max_headers),
@@ -276,20 +276,17 @@ class Connection(Sender):
 
     def _fields(self, flags: int, name: int, block: bytes, events: list[Event]) -> None:
         """A whole header block: of a request, or its trailers."""
-        try:
-            # Also of a stream that is refused: the next block may build on this one.
-            headers = self._blocks.decode(block)
-        except BlockError as error:
-            raise ConnectionFailedError(Error.COMPRESSION_ERROR, str(error)) from error
+        # Also of a stream that is refused: the next block may build on this one.
+        fields = self._blocks.decode(block)
         if name % 2 == 0:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is not a client's")
         if name > self._last:
-            self._opened(flags, name, headers, events)
+            self._opened(flags, name, fields, events)
         else:
-            self._trailers(flags, name, events)
+            self._trailers(flags, name, fields, events)
 
-    def _opened(self, flags: int, name: int, headers: Headers, events: list[Event]) -> None:
-        limits, budget = self._limits, self.budget
+    def _opened(self, flags: int, name: int, fields: Fields, events: list[Event]) -> None:
+        limits = self._limits
         self._last = name
         if not self._draining:
             self._answered = name
@@ -301,16 +298,22 @@ class Connection(Sender):
             self.counts.refused += 1
             self._refuse(name, Error.REFUSED_STREAM)
             return
+        try:
+            request = read_request(fields, limits.max_headers)
+        except MalformedRequestError:
+            self.counts.malformed += 1
+            self._refuse(name, Error.PROTOCOL_ERROR)
+            return
         stream = Stream(name, limits.stream_window)
+        stream.expected = request.content_length
         self.streams[name] = stream
         self.open += 1
-        budget.opened()
-        events.append(Opened(stream, headers))
+        self.budget.opened()
+        events.append(Opened(stream, request))
         if flags & END_STREAM:
-            stream.ended = True
-            events.append(Ended(stream))
+            self._ended(stream, events)
 
-    def _trailers(self, flags: int, name: int, events: list[Event]) -> None:
+    def _trailers(self, flags: int, name: int, fields: Fields, events: list[Event]) -> None:
         stream = self.streams.get(name)
         if stream is None or stream.finished:
             self.budget.spend_frame()
@@ -321,7 +324,18 @@ class Connection(Sender):
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is too low")
         if stream.ended:
             self._reject(stream, Error.STREAM_CLOSED, events)
-        elif not flags & END_STREAM:
+            return
+        try:
+            check_trailers(fields)
+        except MalformedRequestError:
+            flags = 0
+        if flags & END_STREAM:
+            self._ended(stream, events)
+        else:
+            self._reject(stream, Error.PROTOCOL_ERROR, events)
+
+    def _ended(self, stream: Stream, events: list[Event]) -> None:
+        if stream.expected:
             self._reject(stream, Error.PROTOCOL_ERROR, events)
         else:
             stream.ended = True
@@ -354,11 +368,15 @@ class Connection(Sender):
         stream.held += len(data)
         if flags & PADDED:
             self.take_in(stream, 0)
+        if stream.expected is not None:
+            stream.expected -= len(data)
+            if stream.expected < 0:
+                self._reject(stream, Error.PROTOCOL_ERROR, events)
+                return
         if data:
             events.append(Received(stream, data))
         if flags & END_STREAM:
-            stream.ended = True
-            events.append(Ended(stream))
+            self._ended(stream, events)
 
     def _reject(self, stream: Stream, error: Error, events: list[Event]) -> None:
         """The client broke the rules of one stream."""
@@ -378,7 +396,6 @@ class Connection(Sender):
         if flags & ACK:
             _expect_size(payload, 0)
             self.budget.spend_frame()
-            self._blocks.acknowledged()
             return
         if len(payload) % SETTING.size:
             raise ConnectionFailedError(Error.FRAME_SIZE_ERROR, "SETTINGS are cut short")

@@ -1,182 +1,208 @@
-"""Header blocks (HPACK, RFC 7541): read with a table that stays empty, written without one.
+"""Header blocks (HPACK, RFC 7541): read with the table that every client may use, written without.
 
-The server asks for a table of size 0, so that once a client has heard of it each of its blocks
-stands for itself: `Blocks.decode` then only walks over the fields, and looks each one up among those
-it has seen. All that comes before, and what needs a table, `hpack` reads.
+The table has the size that clients assume before they hear of another: some never change it. A
+client of gRPC needs it for a few bytes a call: from its second call on, all that stays the same
+comes from the table, and a block that was seen before, while the table was the same, is not read
+again. What is remembered belongs to one connection, and what clients mark as never to be indexed is
+not remembered at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import TypeAlias
 
-from hpack import Decoder, HeaderTuple, HPACKError
-from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
-Header: TypeAlias = tuple[str, str]
-Headers: TypeAlias = tuple[Header, ...]
+from batcher.http2.fields import FIELD_BYTES, Fields, Header, is_sound
+from batcher.http2.frames import ConnectionFailedError, Error
+from batcher.http2.huffman import decode_huffman
 
-_STATIC = [("", ""), *((name.decode(), value.decode()) for name, value in HeaderTable.STATIC_TABLE)]
-_FIELD_BYTES = 32
-"""What each field counts for beside its text."""
-_KNOWN_FIELDS = 4096
-_LONGEST_KNOWN = 256
-"""Bytes up to which a field is remembered; more is hardly the same twice."""
-_KNOWN_BLOCKS = 1024
-_LONGEST_KNOWN_BLOCK = 1024
+TABLE_BYTES = 4096
+"""Of fields, with 32 for each, that a client may refer to."""
+KNOWN_BLOCKS, LONGEST_KNOWN_BLOCK = 16, 256
+"""Blocks of a connection that are remembered, and their bytes."""
+KNOWN_FIELDS, LONGEST_KNOWN_FIELD = 32, 128
+"""Fields of a connection that are remembered beside the table, and their bytes: some proxies never
+refer to what they enter into it."""
+
+_INDEXED, _ENTERS, _RESIZES, _NEVER_INDEXED = 0x80, 0x40, 0x20, 0x10
+_LONGEST_NUMBER = 28
+"""Bits beyond the prefix."""
+
+_Field: TypeAlias = tuple[Header, int, bool]
+"""A field, its bytes as the table counts them, and whether it keeps the rules."""
 
 
-class BlockError(Exception):
-    """A header block that cannot be read; the connection's state of compression is lost."""
+def _field(name: bytes, value: bytes) -> _Field:
+    # A value may be in any code; a name that is not in ASCII breaks the rules.
+    header = name.decode("latin-1"), value.decode(errors="replace")
+    return header, FIELD_BYTES + len(name) + len(value), is_sound(name, value)
 
 
-class _UnusualError(Exception):
-    """The block needs the table, or is malformed: `hpack` shall say."""
+_STATIC = [
+    _field(bytes(name), bytes(value)) for name, value in ((b"", b""), *HeaderTable.STATIC_TABLE)
+]
 
 
 class Blocks:
     """Reads the header blocks of one connection, in their order."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._decoder = Decoder(max_header_list_size=max_bytes)
+    def __init__(self, max_bytes: int, most_bytes: int) -> None:
+        """Of a block, fields of `max_bytes` are kept; more than `most_bytes` are not read."""
         self._max_bytes = max_bytes
+        self._most_bytes = most_bytes
+        self._table: list[_Field] = []
+        """The latest last."""
+        self._table_bytes = 0
+        self._table_most = TABLE_BYTES
+        self._known: dict[bytes, Fields] = {}
+        """Blocks that mean the same as long as the table stays as it is."""
+        self._known_fields: dict[bytes, _Field] = {}
 
-    def acknowledged(self) -> None:
-        """The client has heard that the table shall be empty."""
-        self._decoder.max_allowed_table_size = 0
-
-    def decode(self, block: bytes) -> Headers:
-        """Its fields. Raises `BlockError`."""
+    def decode(self, block: bytes) -> Fields:
+        """Its fields. Raises `ConnectionFailedError`: the next block cannot be read any more."""
+        known = self._known.get(block)
+        if known is not None:
+            return known
         try:
-            walk = _walk_again if len(block) <= _LONGEST_KNOWN_BLOCK else _walk
-            empty = self._decoder.header_table.maxsize == 0
-            return walk(block, self._max_bytes, table_is_empty=empty)
-        except (_UnusualError, IndexError, HPACKError):
-            pass
-        try:
-            return tuple(map(_readable, self._decoder.decode(block, raw=True)))
-        except HPACKError as error:
-            raise BlockError(str(error)) from error
+            return self._read(block)
+        except (IndexError, ValueError):
+            raise ConnectionFailedError(
+                Error.COMPRESSION_ERROR, "a header block cannot be decoded"
+            ) from None
 
-
-def _walk(block: bytes, max_bytes: int, *, table_is_empty: bool) -> Headers:
-    """The fields of a block that needs no table."""
-    headers: list[Header] = []
-    size, at, end = 0, 0, len(block)
-    while at < end:
-        first = block[at]
-        if first & 0x80:
-            stop = at + 1
-        else:
-            if first & 0x40:
-                if not table_is_empty:
-                    raise _UnusualError
-                named = first & 0x3F
-                longest = 0x3F
-            elif first & 0x20:
-                raise _UnusualError
+    def _read(self, block: bytes) -> Fields:
+        headers: list[Header] = []
+        size, at, end = 0, 0, len(block)
+        most, sound, lasts, begun = self._max_bytes, True, end <= LONGEST_KNOWN_BLOCK, False
+        while at < end:
+            first = block[at]
+            if first & _INDEXED:
+                if first < 0xFF:
+                    index = first & 0x7F
+                    at += 1
+                else:
+                    index, at = _number(block, at, 0x7F)
+                field = self._entry(index)
+            elif first & 0xE0 == _RESIZES:
+                if begun:
+                    raise ValueError("the table is resized between fields")
+                room, at = _number(block, at, 0x1F)
+                self._resize(room)
+                lasts = False
+                continue
             else:
-                named = first & 0x0F
-                longest = 0x0F
-            stop = at + 1
-            if named == 0:
-                stop = _past_text(block, stop)
-            elif named == longest:
-                stop += 1
-                if block[stop - 1] & 0x80:
-                    raise _UnusualError
-            stop = _past_text(block, stop)
-        if stop > end:
-            raise _UnusualError
-        field = block[at:stop]
-        header = _known(field) if stop - at <= _LONGEST_KNOWN else _field(field)
-        headers.append(header)
-        size += _FIELD_BYTES + len(header[0]) + len(header[1])
-        if size > max_bytes:
-            raise _UnusualError
-        at = stop
-    return tuple(headers)
+                if first & (_ENTERS | _NEVER_INDEXED):
+                    lasts = False
+                field, at = self._literal(block, at, left_out=size > most)
+            begun = True
+            header, bytes_, keeps = field
+            size += bytes_
+            sound = sound and keeps
+            if size <= most:
+                headers.append(header)
+            elif size > self._most_bytes:
+                raise ConnectionFailedError(
+                    Error.ENHANCE_YOUR_CALM, f"headers take at most {most} bytes"
+                )
+        fields = Fields(tuple(headers), size, sound)
+        if lasts and size <= most:
+            if len(self._known) >= KNOWN_BLOCKS:
+                self._known.clear()
+            self._known[block] = fields
+        return fields
+
+    def _entry(self, index: int) -> _Field:
+        if index < len(_STATIC):
+            if not index:
+                raise ValueError("there is no field 0")
+            return _STATIC[index]
+        return self._table[len(_STATIC) - 1 - index]
+
+    def _literal(self, block: bytes, at: int, *, left_out: bool) -> tuple[_Field, int]:
+        """The field that begins at `at`, and the position behind it."""
+        first, start = block[at], at
+        named, at = _number(block, at, 0x3F if first & _ENTERS else 0x0F)
+        value = at if named else _past_text(block, at)
+        stop = _past_text(block, value)
+        if stop > len(block):
+            raise ValueError("a field is cut short")
+        if left_out and not first & _ENTERS:
+            return (("", ""), FIELD_BYTES + stop - start, True), stop
+        raw = block[start:stop]
+        field = self._known_fields.get(raw)
+        if field is None:
+            name = self._entry(named)[0][0].encode("latin-1") if named else _text(block[at:value])
+            field = _field(name, _text(block[value:stop]))
+            if (
+                named < len(_STATIC)
+                and len(raw) <= LONGEST_KNOWN_FIELD
+                and first & 0xF0 != _NEVER_INDEXED
+            ):
+                if len(self._known_fields) >= KNOWN_FIELDS:
+                    self._known_fields.clear()
+                self._known_fields[raw] = field
+        if first & _ENTERS:
+            self._known.clear()
+            self._table.append(field)
+            self._table_bytes += field[1]
+            self._evict()
+        return field, stop
+
+    def _resize(self, room: int) -> None:
+        if room > TABLE_BYTES:
+            raise ValueError("the table is larger than allowed")
+        self._known.clear()
+        self._table_most = room
+        self._evict()
+
+    def _evict(self) -> None:
+        """The oldest go, also the latest where it is larger than the table."""
+        gone = 0
+        while self._table_bytes > self._table_most:
+            self._table_bytes -= self._table[gone][1]
+            gone += 1
+        if gone:
+            del self._table[:gone]
 
 
-_walk_again = lru_cache(_KNOWN_BLOCKS)(_walk)
-
-
-def _past_text(block: bytes, at: int) -> int:
-    """The position behind a string, whose length stands at `at`."""
-    length = block[at] & 0x7F
+def _number(block: bytes, at: int, most: int) -> tuple[int, int]:
+    """A number whose prefix has the bits of `most`, and the position behind it."""
+    number = block[at] & most
     at += 1
-    if length == 0x7F:
+    if number == most:
         shift = 0
         while True:
             byte = block[at]
             at += 1
-            length += (byte & 0x7F) << shift
-            shift += 7
+            number += (byte & 0x7F) << shift
             if byte < 0x80:
-                return at + length
-            if shift > 21:
-                raise _UnusualError
-    return at + length
+                break
+            shift += 7
+            if shift > _LONGEST_NUMBER:
+                raise ValueError("a number without an end")
+    return number, at
 
 
-def _field(field: bytes) -> Header:
-    """One field that needs no table, whose bounds `_walk` has checked. Raises HPACKError."""
-    first = field[0]
-    if first & 0x80:
-        return _static(first & 0x7F)
-    named = first & (0x3F if first & 0x40 else 0x0F)
-    if named == (0x3F if first & 0x40 else 0x0F):
-        name, at = _static(named + field[1])[0], 2
-    elif named:
-        name, at = _static(named)[0], 1
-    else:
-        at = _past_text(field, 1)
-        name = _text(field[1:at])
-    return name, _text(field[at:])
+def _past_text(block: bytes, at: int) -> int:
+    """The position behind a text, whose length stands at `at`."""
+    length, start = _number(block, at, 0x7F)
+    return start + length
 
 
-def _static(index: int) -> Header:
-    if not 0 < index < len(_STATIC):
-        raise _UnusualError
-    return _STATIC[index]
-
-
-def _text(text: bytes) -> str:
-    """A string, with its length before it."""
-    size = text[0] & 0x7F
-    start = 1
-    if size == 0x7F:
-        while text[start] & 0x80:
-            start += 1
-        start += 1
-    raw = text[start:]
-    if text[0] & 0x80:
-        raw = decode_huffman(raw)
-    # Whatever the client sent: one odd value is not the end of everybody's connection.
-    return raw.decode(errors="replace")
-
-
-def _readable(header: HeaderTuple) -> Header:
-    name, value = header
-    return bytes(name).decode(errors="replace"), bytes(value).decode(errors="replace")
-
-
-_known = lru_cache(_KNOWN_FIELDS)(_field)
-
-
-def listed_bytes(headers: Iterable[Header]) -> int:
-    """Their size as the settings count it."""
-    return sum(_FIELD_BYTES + len(name) + len(value) for name, value in headers)
+def _text(text: bytes) -> bytes:
+    """A text, with its length before it."""
+    _, start = _number(text, 0, 0x7F)
+    return decode_huffman(text[start:]) if text[0] & 0x80 else text[start:]
 
 
 def encode(headers: Iterable[Header]) -> bytes:
     """The block of these fields, which enter no table and use no code."""
-    return b"".join(_literal(*header) for header in headers)
+    return b"".join(_encoded(*header) for header in headers)
 
 
-def _literal(name: str, value: str) -> bytes:
+def _encoded(name: str, value: str) -> bytes:
     raw_name, raw_value = name.encode(), value.encode()
     return b"".join((b"\0", _length(len(raw_name)), raw_name, _length(len(raw_value)), raw_value))
 

@@ -28,8 +28,8 @@ from batcher.http2 import calls
 from batcher.http2.calls import Head, MalformedCallError, Metadata
 from batcher.http2.connection import Connection
 from batcher.http2.context import Call
+from batcher.http2.fields import Request
 from batcher.http2.frames import Error
-from batcher.http2.headers import Headers
 from batcher.http2.streams import Ended, Limits, Opened, Received, Reset, Stream
 from batcher.sockets import BACKLOG
 
@@ -204,7 +204,7 @@ class Client(asyncio.Protocol):
             connection.budget.refill()
         for event in connection.receive(data):
             if isinstance(event, Opened):
-                self._open(event.stream, event.headers)
+                self._open(event.stream, event.request)
                 continue
             call = self.calls.get(event.stream)
             if call is None:
@@ -311,9 +311,9 @@ class Client(asyncio.Protocol):
             call.stream.finished = True
             call.cancel()
 
-    def _open(self, stream: Stream, headers: Headers) -> None:
+    def _open(self, stream: Stream, request: Request) -> None:
         try:
-            head = calls.read_head(headers, self.server.limits.max_headers)
+            head = calls.read_head(request, self.server.limits.max_headers)
             method = self.server.method(head)
         except MalformedCallError as error:
             fields = calls.status(error.code, str(error), ()) if error.http == 200 else ()

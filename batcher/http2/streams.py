@@ -6,10 +6,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from batcher.http2.headers import Headers
+from batcher.http2.fields import Request
 
-BEYOND = 4
-"""Times as many bytes of headers as are allowed are read, so that the call can be told."""
+BEYOND = 16
+"""Times as many bytes of headers as are allowed are read, so that the call can be told, and others of
+its connection go on."""
 PARTS = 64
 """Frames of one header block."""
 
@@ -25,8 +26,8 @@ class Limits:
     max_streams: int
     """Open at once."""
     max_headers: int
-    """Bytes of the fields of one block, with 32 for each. Up to `BEYOND` times as many are read, so
-    that the call can be told; more end the connection."""
+    """Bytes of the fields of one block, with 32 for each. Of a block with more the rest is left out,
+    so that the call can be told; more than `BEYOND` times as many end the connection."""
     stream_window: int
     """Bytes that a stream may send before some are taken from it, unless more are expected."""
 
@@ -50,7 +51,17 @@ class Counts:
 class Stream:
     """One request and its answer."""
 
-    __slots__ = ("credit", "ended", "finished", "held", "id", "outbox", "trailers", "window")
+    __slots__ = (
+        "credit",
+        "ended",
+        "expected",
+        "finished",
+        "held",
+        "id",
+        "outbox",
+        "trailers",
+        "window",
+    )
 
     def __init__(self, name: int, credit: int) -> None:
         self.id = name
@@ -60,6 +71,8 @@ class Stream:
         """Bytes that the client may send."""
         self.held = 0
         """Bytes that came and were not taken in."""
+        self.expected: int | None = None
+        """Bytes of its body that have yet to come, where the client has said how many."""
         self.ended = False
         """Whether the client has sent all."""
         self.finished = False
@@ -75,7 +88,7 @@ class Opened:
     """A request has begun."""
 
     stream: Stream
-    headers: Headers
+    request: Request
 
 
 @dataclass(slots=True)

@@ -2,7 +2,8 @@
 
 A call's frames are encoded once, and only the stream's number in them changes: no header of ours
 enters the server's table, and with SETTINGS_HEADER_TABLE_SIZE 0 none of the server's enters one
-here, so that every header block stands for itself and equal blocks mean the same. Of an answer only
+here, so that every header block stands for itself and equal blocks mean the same. So it is with
+gRPC's own clients from the second call on, whose blocks are a few references to the table. Of an answer only
 the trailers are read, and its length is counted; credit for more is granted in large steps.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import grpc
-from hpack import Decoder, Encoder, HPACKError, NeverIndexedHeaderTuple
+from hpack import Decoder, HPACKError
 
 from batcher.clock import MICROSECOND, MILLISECOND
 from batcher.http2.frames import (
@@ -33,6 +34,7 @@ from batcher.http2.frames import (
     Setting,
     frame,
 )
+from batcher.http2.headers import encode
 
 _ERRORS = frozenset(Error)
 STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -61,7 +63,7 @@ class Request:
         ]
         if deadline_ns:
             headers.append(("grpc-timeout", timeout(deadline_ns)))
-        block = Encoder().encode([NeverIndexedHeaderTuple(*each) for each in headers])
+        block = encode(headers)
         body = b"\0" + len(message).to_bytes(4, "big") + message
         frames = [(Frame.HEADERS, END_HEADERS, block)]
         for start in range(0, len(body), LEAST_FRAME_SIZE):

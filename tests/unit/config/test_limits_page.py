@@ -18,6 +18,7 @@ from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
 from batcher.http2.budget import FRAMES_A_SECOND, LEAST_RESETS, SETTINGS_A_SECOND
 from batcher.http2.connection import MOST_TEXT
+from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.server import CLOSING_S, GREETING_S, SILENT_S, STREAM_WINDOW
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
 from batcher.runtime.padding import MOST_WARM_BUCKETS
@@ -69,6 +70,9 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
     headers = f"{BEYOND * MAX_METADATA_BYTES // 1024} KiB, {PARTS} frames"
     assert rows["headers of a call (`builtin`)"] == headers
+    assert rows["table of headers (`builtin`)"] == format_size(TABLE_BYTES).replace("KiB", " KiB")
+    remembered = rows["header blocks and fields remembered (`builtin`)"]
+    assert remembered == f"{KNOWN_BLOCKS} and {KNOWN_FIELDS}"
     unread = rows["messages of a call that wait to be read (`builtin`)"]
     assert unread == f"{STREAM_WINDOW // 1024} KiB"
     assert rows["SETTINGS of a client in a second (`builtin`)"] == str(SETTINGS_A_SECOND)

@@ -9,12 +9,13 @@ from grpc import aio
 from hpack import Decoder
 
 from batcher.http2.connection import Connection
+from batcher.http2.fields import Request, listed_bytes
 from batcher.http2.frames import ACK, END_HEADERS, END_STREAM, PREFACE, Error, Frame, frame
 from batcher.http2.headers import encode
 from batcher.http2.streams import Limits
 
 LIMITS = Limits(max_streams=4, max_headers=1000, stream_window=100_000)
-HEADERS = ((":method", "POST"), (":path", "/s/M"))
+HEADERS = ((":method", "POST"), (":scheme", "http"), (":path", "/s/M"))
 REQUEST = encode(HEADERS)
 OPENING = encode(((":status", "200"),))
 TRAILERS = encode((("grpc-status", "0"),))
@@ -62,6 +63,11 @@ def reset(stream, error=Error.CANCEL):
 
 def goodbye(last, error=Error.NO_ERROR, text=""):
     return (Frame.GOAWAY, 0, 0, numbers(last, error) + text.encode())
+
+
+def request(headers=HEADERS, length=None):
+    """What becomes of the block of these fields."""
+    return Request(headers, listed_bytes(headers), length)
 
 
 class Played:
@@ -132,6 +138,7 @@ class Raw:
     def open(self, number, path, *metadata, flags=0):
         fields = (
             (":method", "POST"),
+            (":scheme", "http"),
             (":path", f"/s/{path}"),
             ("content-type", "application/grpc"),
             *metadata,

@@ -9,6 +9,7 @@ from by_hand import (
     goodbye,
     numbers,
     opening,
+    request,
     reset,
     settings,
     widen,
@@ -350,7 +351,7 @@ class TestWhatIsLateOrOdd:
             frame(Frame.HEADERS, 0, 1, encode(HEADERS)),
             frame(Frame.CONTINUATION, END_HEADERS, 1, b""),
         )
-        assert events == [Opened(played.connection.streams[1], HEADERS)]
+        assert events == [Opened(played.connection.streams[1], request())]
 
     def test_a_client_whose_table_shrinks_is_told_that_it_has(self):
         played = Played((Setting.HEADER_TABLE_SIZE, 0))

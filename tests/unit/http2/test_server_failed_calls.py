@@ -37,6 +37,7 @@ class TestCallsThatCannotBeAnswered:
         client = await raw(address)
         fields = {
             ":method": "POST",
+            ":scheme": "http",
             ":path": "/s/Echo",
             "content-type": "application/grpc",
             **dict([metadata]),
