@@ -30,6 +30,10 @@ Schema: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 
 Read: TypeAlias = Callable[[Any], Any]
 
+_LEAST: Final = -(2**63)
+_MOST: Final = 2**64 - 1
+"""The whole numbers that msgpack can hold; what is beyond is recorded as the nearest of them."""
+
 _SCALARS: Final = (int, float, str, bool, type(None))
 
 
@@ -77,7 +81,10 @@ class Encoder:
 
     def __init__(self) -> None:
         codes = {cls: code for code, cls in enumerate(_records())}
-        flatten = {cls: _flattener(cls, codes) for cls in codes}
+        flatten: dict[type, Callable[[Any], object]] = {
+            cls: _flattener(cls, codes) for cls in codes
+        }
+        flatten[int] = _within
         self._packer = msgpack.Packer(
             default=lambda value: flatten[type(value)](value), unicode_errors="surrogatepass"
         )
@@ -93,6 +100,11 @@ class Encoder:
             self._packer.reset()
             raise CodecError(f"cannot be recorded: {error}") from error
         return packed
+
+
+def _within(value: int) -> int:
+    """The packer asks for this where a whole number is too large for it."""
+    return min(max(value, _LEAST), _MOST)
 
 
 def _flattener(cls: type, codes: dict[type, int]) -> Callable[[Any], tuple[object, ...]]:

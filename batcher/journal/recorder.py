@@ -230,17 +230,21 @@ class Recorder:
         writing = self._writing
         if writing.broken:
             return
+        try:
+            packed = writing.encoder.pack(steps)
+        except CodecError:
+            if len(steps) > 1:  # those before it can be
+                for step in steps:
+                    self._pack([step])
+                return
+            log.exception("a step cannot be recorded: its segment ends there")
+            self._break()
+            return
         requests = 0
         for _, events, _ in steps:
             for event in events:
                 if type(event) is RequestArrived:
                     requests += 1
-        try:
-            packed = writing.encoder.pack(steps)
-        except CodecError:
-            log.exception("a step cannot be recorded: its segment ends there")
-            self._break()
-            return
         writing.steps += len(steps)
         self._add(steps_frame(Counts(len(steps), requests, steps[-1][0]), packed))
         if writing.nbytes > self._most_bytes:

@@ -153,6 +153,56 @@ async def test_an_admin_call_writes_a_file_that_replays(served, document, reques
     assert sample("batcher_incidents_total", {"reason": "request"}) == 1
 
 
+EXTREMES = {
+    "timeout": [{"int64_param": value} for value in (1, 2**62, 2**63 - 1)],
+    "priority": [
+        *({"int64_param": value} for value in (1, 2**63 - 1)),
+        *({"uint64_param": value} for value in (2**63, 2**64 - 1)),
+    ],
+    "beam": [
+        *({"int64_param": value} for value in (-(2**63), 2**63 - 1)),
+        {"uint64_param": 2**64 - 1},
+        {"double_param": float("inf")},
+        {"double_param": float("nan")},
+        {"string_param": "\U0010ffff" * 16_000},
+    ],
+}
+CALLS = [
+    {"timeout": 3e9},
+    {"metadata": [("x-batcher-priority", "9" * 20)]},
+    {"metadata": [("x-batcher-tenant", "t" * 256)]},
+]
+
+
+async def test_what_callers_say_blinds_no_recorder(
+    served, document, fakes, request_of, tmp_path, eventually
+):
+    """Extreme values of all that callers choose, in requests that wait while segments begin."""
+    made = document(executor="fake", options={})
+    made["models"][0]["batching"] = {"policy": "none"}
+    made["journal"]["segment"] = "1ms"
+    application, data, admin = await served(made)
+    hang = fakes[0].hang_next()
+    calls = []
+    for name, values in EXTREMES.items():
+        for value in values:
+            request = request_of(id="i" * 4096)
+            for choice, number in value.items():
+                setattr(request.parameters[name], choice, number)
+            calls.append(data.ModelInfer(request))
+    calls += [data.ModelInfer(request_of(), **options) for options in CALLS]
+    await eventually(lambda: application.batcher.unanswered >= len(calls) - 1)
+    await data.ServerLive(protocol.inference.ServerLiveRequest())
+
+    path = await write(admin)
+    hang.release()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert sum(isinstance(answer, aio.AioRpcError) for answer in answers) == 1  # timeout: 1 us
+    assert len(identical(tmp_path / path).segments) >= 3
+    assert application.recording.statistics().lost_segments == 0
+
+
 async def test_a_flight_record_says_what_calls_have_changed(served, document, tmp_path):
     _, _, admin = await served(document())
     changes = {"batching.target_p99": "125ms"}

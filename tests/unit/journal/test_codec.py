@@ -109,7 +109,7 @@ def test_what_is_no_record_of_the_core_cannot_be_recorded():
     with pytest.raises(CodecError, match="a set cannot be recorded"):
         encoder.pack([{1}])
     with pytest.raises(CodecError, match="cannot be recorded"):
-        encoder.pack(2**70)
+        encoder.pack(1j)
     assert unpack(encoder.pack(1)) == 1
 
 
@@ -230,3 +230,12 @@ def test_bytes_that_are_no_msgpack_are_refused():
     for data in (b"", b"\xc1", b"\x92\x01", b"\x01\x02"):
         with pytest.raises(CodecError):
             unpack(data)
+
+
+def test_a_number_beyond_64_bits_is_recorded_as_the_nearest_that_fits():
+    read = unpack(Encoder().pack([RepliesTook("m", 2**70, -(2**70)), RepliesTook("m", 1, 2)]))
+
+    assert Decoder(schema()).events(read) == [
+        RepliesTook("m", 2**64 - 1, -(2**63)),
+        RepliesTook("m", 1, 2),
+    ]

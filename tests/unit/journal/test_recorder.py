@@ -141,8 +141,7 @@ def test_a_step_that_cannot_be_recorded_ends_its_segment(start, sink, tmp_path, 
     scheduler = Scheduler()
     recorder = start(scheduler)
     step(recorder, scheduler, 1, arrival(1, 1))
-    recorder.mark().result(10)
-    recorder.record(2, [RequestCancelled(2**70, "cancelled")], [])
+    recorder.record(2, [RequestCancelled(object(), "cancelled")], [])
     recorder.mark().result(10)
     step(recorder, scheduler, 3, arrival(3, 3))  # asked to end the segment with it
     step(recorder, scheduler, 4, arrival(4, 4))
