@@ -97,6 +97,11 @@ class BatchingConfig(Section):
                         f"the policy {self.policy} does not read it; allowed: policy {readers}",
                     )
                 )
+        for key in ("utilization_target", "when_late"):
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.policy == "adaptive" and self.target_p99 is None:
+                without = "without target_p99 nothing reads it; allowed: together with target_p99"
+                problems.append(((key,), without))
         CrossCheckError.raise_any(problems)
         return self
 

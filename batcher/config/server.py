@@ -86,6 +86,10 @@ class ServerConfig(Section):
         if 0 < self.watch < _SHORTEST_WATCH_NS:
             allowed = f"at least {format_duration(_SHORTEST_WATCH_NS)}, or 0"
             problems.append((("watch",), refusal(format_duration(self.watch), allowed)))
+        listeners = [*self.grpc, *self.admin]
+        if self.tls and not any(isinstance(parse_address(a), TcpAddress) for a in listeners):
+            plain = "every listener is a Unix socket, and those stay plain"
+            problems.append((("tls",), f"{plain}; allowed: together with a host:port"))
         seen: dict[TcpAddress | UnixAddress, str] = {}
         for path, text in named:
             address = parse_address(text)

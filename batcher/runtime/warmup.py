@@ -18,7 +18,7 @@ from batcher.errors import ModelLoadError
 from batcher.executor import ModelMetadata
 from batcher.runtime.dispatch import Executed, Slice
 from batcher.runtime.layout import Layout
-from batcher.runtime.padding import Padding, PadValue, fill_value
+from batcher.runtime.padding import Axis, Padding, PadValue, fill_value
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.workers import Worker
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
@@ -33,6 +33,9 @@ BUCKETS_NS = 10_000_000_000
 """The warm-up of a padded model begins with no further bucket after this; what is left out is
 estimated from the others."""
 
+
+DEFAULT_LENGTH = 16
+"""The length of variable axes where `warmup.length` does not say another."""
 
 WarmupValue: TypeAlias = PadValue | tuple[PadValue, ...]
 """What an input is warmed up with: one value for all elements, or the values of a row."""
@@ -61,6 +64,7 @@ async def warm_up(
     scheduler will see it. Raises `ModelLoadError` when a batch fails, or when `plan.inputs` do not
     fit the model.
     """
+    _check_length(model, metadata.inputs, plan, frozenset())
     sample = Sample(model, metadata.inputs, plan.inputs)
     shapes = plain_shapes(metadata.inputs, plan.length)
     return await _warm_up(worker, sample, layout, plan.batch_sizes, shapes, TIMED_NS)
@@ -78,6 +82,8 @@ async def warm_up_buckets(
 
     The largest and the smallest come first: what lies between them can be estimated best.
     """
+    padded = frozenset((rule.input, rule.axis) for rule in padding.rules.axes)
+    _check_length(model, metadata.inputs, plan, padded)
     sample = Sample(model, metadata.inputs, plan.inputs)
     buckets = padding.warm_buckets(plan.length, plan.inputs)
     order = [*buckets[:-2:-1], *buckets[:-1]]
@@ -135,6 +141,23 @@ async def run_batch(worker: Worker, slices: Sequence[Slice], layout: Layout) -> 
 def plain_shapes(specs: Sequence[TensorSpec], length: int) -> Shapes:
     """The shapes of a request whose every variable axis has this length."""
     return tuple(tuple(length if size < 0 else size for size in spec.inner) for spec in specs)
+
+
+def _check_length(
+    model: str, specs: Sequence[TensorSpec], plan: WarmupPlan, padded: frozenset[Axis]
+) -> None:
+    """Raise `ModelLoadError` where a length is asked for and no axis of the warm-up takes one."""
+    takes = any(
+        size < 0 and axis and (spec.name, axis) not in padded
+        for spec in specs
+        if not spec.optional or spec.name in plan.inputs
+        for axis, size in enumerate(spec.shape)
+    )
+    if plan.batch_sizes and plan.length != DEFAULT_LENGTH and not takes:
+        raise ModelLoadError(
+            f"model {model!r}: warmup.length: got {plan.length}; allowed: where an axis of an input"
+            " varies that is not padded; here none does, so leave it out"
+        )
 
 
 class Sample:

@@ -131,6 +131,8 @@ def test_options_stay_as_they_are(model):
         ("batching: {policy: fixd}", 'batching.policy: got "fixd"; allowed: adaptive, fixed, none (did you mean fixed?)'),
         ("batching: {max_delay: 2ms}", "batching.max_delay: the policy adaptive does not read it; allowed: policy fixed"),
         ("batching: {policy: fixed, when_late: serve}", "batching.when_late: the policy fixed does not read it; allowed: policy adaptive"),
+        ("batching: {utilization_target: 0.5}", "batching.utilization_target: without target_p99 nothing reads it; allowed: together with target_p99"),
+        ("batching: {when_late: serve}", "batching.when_late: without target_p99 nothing reads it"),
         ("batching: {utilization_target: 0}", "batching.utilization_target: got 0; allowed: more than 0"),
         ("batching: {utilization_target: 1.2}", "batching.utilization_target: got 1.2; allowed: 1.0 or less"),
         ("batching: {when_late: drop}", 'batching.when_late: got "drop"; allowed: '),

@@ -63,6 +63,10 @@ def test_port_0_may_be_asked_for_several_times(parse):
         ("{tls: {cert: a, key: ''}}", 'tls.key: got ""; allowed: the path of a file'),
         ("{tls: {cert: a, key: 3}}", "tls.key: got 3; allowed: the path of a file"),
         ("{tls: {cert: a, key: b, ca: c}}", "tls.ca: unknown key;"),
+        (
+            "{grpc: ['unix:/a'], admin: ['unix:/b'], tls: {cert: a, key: b}}",
+            "tls: every listener is a Unix socket, and those stay plain; allowed: together with",
+        ),
     ],
 )
 def test_a_wrong_value_names_path_value_and_what_is_allowed(server_problems, flow, expected):

@@ -6,12 +6,20 @@ import numpy as np
 import pytest
 
 from batcher.clock import SECOND, monotonic_ns
+from batcher.config import WarmupConfig
 from batcher.errors import ModelLoadError
 from batcher.executor import ExecutionError, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime import warmup
 from batcher.runtime.layout import layout_of
 from batcher.runtime.padding import AxisRule, PaddingRules, resolve
-from batcher.runtime.warmup import TIMED_BATCHES, Sample, WarmupPlan, plain_shapes, warm_up_buckets
+from batcher.runtime.warmup import (
+    DEFAULT_LENGTH,
+    TIMED_BATCHES,
+    Sample,
+    WarmupPlan,
+    plain_shapes,
+    warm_up_buckets,
+)
 from batcher.runtime.workers import make_worker
 from batcher.testing import FakeExecutor
 
@@ -124,12 +132,12 @@ def test_optional_inputs_that_are_given_get_their_bucket():
 def refused():
     """What is said of a warm-up whose every batch raises that error."""
 
-    async def call(error, inputs=None):
+    async def call(error, inputs=None, *, length=DEFAULT_LENGTH):
         fake = FakeExecutor()
         fake.fail_next(error)
         worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)
         metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
-        plan = WarmupPlan((1,), 16, inputs or {})
+        plan = WarmupPlan((1,), length, inputs or {})
         with pytest.raises(ModelLoadError) as caught:
             await warmup.warm_up(worker, "m", metadata, layout_of(metadata), plan)
         await worker.close(5.0)
@@ -147,3 +155,22 @@ async def test_a_warm_up_that_fails_names_the_remedy(refused):
     )
     assert "the values in warmup.inputs" in await refused(ValueError("x"), {"X": 1})
     assert "warmup.inputs" not in await refused(ExecutionError("out of memory", cause="device"))
+
+
+async def test_a_length_that_nothing_takes_is_refused(refused):
+    assert WarmupConfig().length == DEFAULT_LENGTH, "a default is no wish"
+    told = await refused(ValueError("never"), length=8)
+    assert told.startswith(
+        "model 'm': warmup.length: got 8; allowed: where an axis of an input varies"
+    )
+
+
+async def test_a_length_beside_axes_that_are_all_padded_is_refused():
+    rules = PaddingRules((*RULES.axes, AxisRule("X", 2, 0, (4,))), (), "")
+    fake = FakeExecutor(metadata=METADATA)
+    worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)
+    metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
+    padding = resolve("m", rules, metadata)
+    with pytest.raises(ModelLoadError, match=r"warmup\.length: got 8"):
+        await warm_up_buckets(worker, "m", metadata, None, WarmupPlan((1,), 8), padding)
+    await worker.close(5.0)
