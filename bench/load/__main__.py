@@ -18,6 +18,7 @@ import machine  # noqa: E402
 import overhead  # noqa: E402
 import poisson  # noqa: E402
 import quiet  # noqa: E402
+import soak  # noqa: E402
 import transports  # noqa: E402
 import tuning  # noqa: E402
 import uvloop  # noqa: E402
@@ -38,6 +39,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
   attack     eight attacks: memory, stalls and the latency of other callers before, during, after
+  soak       mixed load for minutes, with cancels, resets and broken connections: what grows
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
              buckets and without
 """
@@ -51,6 +53,7 @@ EXAMPLES = """examples:
   python bench/load transports --rate 600
   python bench/load tuning --rounds 3
   python bench/load attack --only credit --rounds 1
+  python bench/load soak --seconds 600
   python bench/load lengths --count 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
 """
@@ -167,12 +170,13 @@ def parser() -> argparse.ArgumentParser:
         (handover, "what the device waits for between two batches", [own]),
         (transports, "processor time of a request with either transport", []),
         (attack, "what hostile callers take from others, and from the process", [own]),
+        (soak, "memory, descriptors and latency under mixed load", [own]),
     )
     for module, what, parents in modules:
         name = module.__name__
         command = commands.add_parser(
             name,
-            parents=[*parents, quiet.options()],
+            parents=[*parents, *([] if module is soak else [quiet.options()])],
             formatter_class=formatter,
             help=what,
             description=module.__doc__,

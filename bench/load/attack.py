@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -33,11 +34,12 @@ import spells
 from clients import Calls, Record
 from payload import Payload, probe
 from poisson import Mask, arrivals_ns, drive
+from sending import COLUMNS, Target
+from watch import Attackers, Watch
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.testing.server import ServerProcess
 
-MIB = 1024**2
 TARGET_MS = 50.0
 BUFFERED_MIB = 256
 """`server.max_buffered` of the server under attack."""
@@ -57,8 +59,6 @@ MARGIN_NS = 250 * MILLISECOND
 FAILED_MS = 30_000.0
 """What a request that got no answer counts for."""
 
-PROBE_EVERY_S, PROBE_TIMEOUT_S = 0.05, 2.0
-MEMORY_EVERY_S = 0.02
 PHASES = ("before", "during", "after")
 
 
@@ -72,6 +72,8 @@ class Phase:
     p99_ms: float
     rss_mib: float
     """The largest."""
+    descriptors: int
+    """The most."""
     stall_ms: float
     """The longest that a probe waited for its answer."""
     probes: int
@@ -79,59 +81,6 @@ class Phase:
     sent_late_ms: float
     """p99 of how late the load itself was."""
     calm_share: float
-
-
-class Watch:
-    """Memory and liveness of the server, all the time."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        assert server.http is not None
-        host, _, port = server.http.rpartition(":")
-        self._address = host, int(port)
-        self._statm = Path(f"/proc/{server.process.pid}/statm")
-        self.memory: list[tuple[int, float]] = []
-        """Moments of the monotonic clock, and MiB."""
-        self.probes: list[tuple[int, float, str]] = []
-        """When each began, how many milliseconds it took, and why it failed."""
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Watch:
-        self._tasks = {asyncio.create_task(each()) for each in (self._read, self._probe)}
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _read(self) -> None:
-        page_mib = 4096 / MIB
-        while True:
-            pages = int(self._statm.read_text().split()[1])
-            self.memory.append((time.monotonic_ns(), pages * page_mib))
-            await asyncio.sleep(MEMORY_EVERY_S)
-
-    async def _probe(self) -> None:
-        while True:
-            began_ns = time.monotonic_ns()
-            failure = ""
-            try:
-                async with asyncio.timeout(PROBE_TIMEOUT_S):
-                    failure = await self._healthz()
-            except (OSError, TimeoutError) as error:
-                failure = type(error).__name__
-            took_ms = (time.monotonic_ns() - began_ns) / MILLISECOND
-            self.probes.append((began_ns, took_ms, failure))
-            await asyncio.sleep(PROBE_EVERY_S)
-
-    async def _healthz(self) -> str:
-        reader, writer = await asyncio.open_connection(*self._address)
-        try:
-            writer.write(b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            line = (await reader.read()).split(b"\r\n", 1)[0].decode()
-        finally:
-            writer.close()
-        return "" if line == "HTTP/1.1 200 OK" else line or "closed"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +102,7 @@ def config(transport: str) -> dict[str, Any]:
     """One model for those who behave, and one whose rows are large."""
     models = {
         "hello": ({"base": "5ms", "per_row": "0.5ms", "columns": 16}, f"{TARGET_MS:g}ms"),
-        "wide": ({"columns": attackers.COLUMNS}, "2s"),
+        "wide": ({"columns": COLUMNS}, "2s"),
     }
     return {
         "server": {
@@ -208,21 +157,16 @@ async def attacked(
     name: str, seed: int, options: argparse.Namespace, cores: dict[str, int]
 ) -> dict[str, Any]:
     """One round: a new server, its three phases, and what the attackers saw."""
-    with machine.children_on(cores["server"]):
-        server = ServerProcess(config(options.transport))
-        server.__enter__()
-    try:
+    with ExitStack() as stack:
+        with machine.children_on(cores["server"]):
+            server = stack.enter_context(ServerProcess(config(options.transport)))
         payload = await probe(server.grpc, "hello", 16)
         with spells.Spells(cores) as slow:
             record, due_ns, watch, window, outcomes = await _play(
                 name, seed, options, server, payload
             )
         alive = server.process.poll() is None
-    finally:
-        try:
-            code = server.stop()
-        finally:
-            server.__exit__(None, None, None)
+        code = server.stop()
     calm = slow.calm(record.began_ns, due_ns, round(TARGET_MS * MILLISECOND))
     result: dict[str, Any] = {
         phase: asdict(seen(record, due_ns, calm, slow, watch, span))
@@ -245,31 +189,19 @@ async def _play(
     name: str, seed: int, options: argparse.Namespace, server: ServerProcess, payload: Payload
 ) -> tuple[Record, list[int], Watch, tuple[Span, Span, Span], dict[str, int]]:
     assert server.http is not None
-    target = attackers.Target(server.grpc, server.http, options.seconds)
-    command = (sys.executable, attackers.__file__, name, json.dumps(asdict(target)))
-    attacker = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    assert attacker.stdin is not None
-    assert attacker.stdout is not None
-    try:
-        await attacker.stdout.readline()
-        record = Record()
-        load = Calls(payload, record, None)
+    target = Target(server.grpc, server.http, options.seconds)
+    seconds = SETTLE_S + options.calm + options.seconds + 1 + RECOVER_S + options.calm
+    due_ns = arrivals_ns(options.rate, seconds, seed)
+    record = Record()
+    load = Calls(payload, record, None)
+    async with Attackers(name, target) as hostile, Watch(server) as watch:
         await load.open(server.grpc, 2)
-        seconds = SETTLE_S + options.calm + options.seconds + 1 + RECOVER_S + options.calm
-        due_ns = arrivals_ns(options.rate, seconds, seed)
-        async with Watch(server) as watch:
-            driven = asyncio.create_task(drive(load, due_ns, record))
-            await asyncio.sleep(SETTLE_S + options.calm)
-            began_ns = time.monotonic_ns()
-            told, _ = await attacker.communicate(b"go\n")
-            ended_ns = time.monotonic_ns()
-            await driven
-    finally:
-        if attacker.returncode is None:
-            attacker.kill()
-            await attacker.wait()
+        driven = asyncio.create_task(drive(load, due_ns, record))
+        await asyncio.sleep(SETTLE_S + options.calm)
+        began_ns = time.monotonic_ns()
+        outcomes = await hostile.go()
+        ended_ns = time.monotonic_ns()
+        await driven
     calm_ns = round(options.calm * SECOND)
     last_ns = record.began_ns + round(seconds * SECOND)
     # A request that was due just before the attack meets it.
@@ -279,7 +211,7 @@ async def _play(
         (began_ns, ended_ns),
         (last_ns - calm_ns, last_ns),
     )
-    return record, due_ns, watch, spans, json.loads(told or "{}")
+    return record, due_ns, watch, spans, outcomes
 
 
 def seen(
@@ -313,7 +245,8 @@ def seen(
         failed=dict(failed.most_common()),
         p50_ms=_percentile(latencies, 50),
         p99_ms=_percentile(latencies, 99),
-        rss_mib=round(max((mib for when, mib in watch.memory if since <= when < until)), 1),
+        rss_mib=round(max(mib for when, mib in watch.memory if since <= when < until), 1),
+        descriptors=max(each for when, each in watch.descriptors if since <= when < until),
         stall_ms=round(max(answered, default=0.0), 1),
         probes=len(probes),
         probes_failed=dict(Counter(why for _, _, why in probes if why)),

@@ -16,74 +16,27 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import cast
 
 import uvloop
 from hostile import Link, connect
+from mixed import mixed
 from payload import STREAM, UNARY, make_request
+from sending import PENDING, PIECE, Found, Target, ask, closed, message, whole, wide
 
 from batcher.http2.frames import Error, Frame, frame
 from batcher.protocol import inference
 
 NICE = 15
 MIB = 1024**2
-COLUMNS = 1_000_000
-"""Values in a row of the model `wide`."""
-
 CLAIMED = 64 * MIB - 1024
 """Bytes of a message that is never sent whole."""
 
 MOST_SENT = 2048 * MIB
 """The attack `credit` stops here, for the machine's sake."""
 
-PIECE = 256 * 1024
-PENDING = MIB
-"""Bytes that wait in this process to be written, at most, before more are made."""
-
-Found = Counter[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A server with the models `hello` (16 columns) and `wide`."""
-
-    grpc: str
-    http: str
-    seconds: float
-
-
 Attack = Callable[[Target, float], Awaitable[Found]]
 """Attacks until a moment of the monotonic clock, in seconds."""
-
-
-def wide(rows: int, classes: int = 0) -> bytes:
-    """A request for `wide`, asking for the first so many classes of each row."""
-    request = inference.ModelInferRequest(
-        model_name="wide", raw_input_contents=[bytes(4 * COLUMNS * rows)]
-    )
-    request.inputs.add(name="X", datatype="FP32", shape=[rows, COLUMNS])
-    if classes:
-        request.outputs.add(name="Y").parameters["classification"].int64_param = classes
-    return request.SerializeToString()
-
-
-def message(payload: bytes, *, compressed: bool = False) -> bytes:
-    """As gRPC frames it."""
-    return bytes([compressed]) + len(payload).to_bytes(4, "big") + payload
-
-
-async def whole(link: Link, stream: int, data: bytes, until: float) -> bool:
-    """Send all of that as the server grants it, and whether that was done in time."""
-    view = memoryview(data)
-    while view and not link.gone and time.monotonic() < until:
-        size = min(link.room(stream), len(view), PIECE)
-        if size and link.pending() < PENDING:
-            link.data(stream, view[:size], end=False)
-            view = view[size:]
-        else:
-            await link.changed(0.01)
-    return not view
 
 
 async def credit(target: Target, until: float) -> Found:
@@ -106,7 +59,7 @@ async def credit(target: Target, until: float) -> Found:
                 moved += size
         sent += moved
         await asyncio.sleep(0 if moved else 0.02)
-    return _end(links) + Counter({"MiB sent": sent // MIB})
+    return closed(links) + Counter({"MiB sent": sent // MIB})
 
 
 async def slow_readers(target: Target, until: float) -> Found:
@@ -122,7 +75,7 @@ async def slow_readers(target: Target, until: float) -> Found:
         _stream(links[3], request, until),
     )
     await _until(until)
-    return _end(links) + Counter({"requests of 4 MB sent": sum(sent)})
+    return closed(links) + Counter({"requests of 4 MB sent": sum(sent)})
 
 
 async def _calls(link: Link, request: bytes, until: float, most: int = 100) -> int:
@@ -173,13 +126,13 @@ async def _in_turn(
             links.append(link)
             while time.monotonic() < until and not link.gone:
                 ended = link.ended
-                await _ask(link, request, until, *headers)
+                await ask(link, request, until, *headers)
                 while link.ended == ended and not link.gone and time.monotonic() < until:
                     await link.changed(0.05)
         return links
 
     askers = (ask(requests[number % len(requests)]) for number in range(connections))
-    return _end([link for links in await asyncio.gather(*askers) for link in links])
+    return closed([link for links in await asyncio.gather(*askers) for link in links])
 
 
 async def idle(target: Target, until: float) -> Found:
@@ -202,7 +155,7 @@ async def idle(target: Target, until: float) -> Found:
     still = sum(not writer.transport.is_closing() for writer in waiting)
     for writer in waiting:
         writer.transport.abort()
-    return _end(links) + Counter({"HTTP connections held to the end": still})
+    return closed(links) + Counter({"HTTP connections held to the end": still})
 
 
 def floods() -> dict[str, bytes]:
@@ -239,7 +192,7 @@ async def pings(target: Target, until: float) -> Found:
         return links
 
     found = await asyncio.gather(*map(flood, floods().values()))
-    return _end([link for links in found for link in links])
+    return closed([link for links in found for link in links])
 
 
 async def resets(target: Target, until: float) -> Found:
@@ -265,7 +218,7 @@ async def resets(target: Target, until: float) -> Found:
         stream = link.begin(STREAM)
         done += await whole(link, stream, large, until)
         link.reset(stream, Error.CANCEL)
-    return _end(links) + Counter({"messages of 60 MB reset": done})
+    return closed(links) + Counter({"messages of 60 MB reset": done})
 
 
 async def groups(target: Target, until: float) -> Found:
@@ -279,30 +232,13 @@ async def groups(target: Target, until: float) -> Found:
             request.parameters["trace_id"].string_param = f"{number:032x}"
             link = links[number % 2]
             if not link.gone:
-                await _ask(link, message(request.SerializeToString()), until)
+                await ask(link, message(request.SerializeToString()), until)
         await asyncio.sleep(0.05)
-    return _end(links)
-
-
-async def _ask(link: Link, request: bytes, until: float, *headers: tuple[str, str]) -> None:
-    stream = link.begin(UNARY, *headers)
-    if await whole(link, stream, request, until):
-        link.data(stream, b"", end=True)
+    return closed(links)
 
 
 async def _until(moment: float) -> None:
     await asyncio.sleep(max(0.0, moment - time.monotonic()))
-
-
-def _end(links: Sequence[Link]) -> Found:
-    """Close them; how their calls and they themselves ended."""
-    found: Found = Counter()
-    for link in links:
-        found += link.outcomes
-        found["connections"] += 1
-        found["connections held to the end"] += not link.gone
-        link.close()
-    return found
 
 
 ATTACKS: dict[str, Attack] = {
@@ -338,7 +274,8 @@ def main() -> None:
     """One attack."""
     name, target = sys.argv[1:]
     os.nice(NICE)
-    print(json.dumps(uvloop.run(run(ATTACKS[name], Target(**json.loads(target))))))
+    attack = mixed if name == mixed.__name__ else ATTACKS[name]
+    print(json.dumps(uvloop.run(run(attack, Target(**json.loads(target))))))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The attackers' half of HTTP/2: it keeps to the windows it is granted, and counts what ends."""
 
 import pytest
-from attackers import ATTACKS, floods, message, wide
+from attackers import ATTACKS, floods
 from hostile import Link
 from hpack import Encoder
+from sending import message, wide
 
 from batcher.http2.frames import (
     ACK,
