@@ -39,7 +39,7 @@ from batcher.runtime.warmup import WarmupPlan
 from batcher.server.edge import GrpcEdge
 from batcher.server.flight import FlightEdge
 from batcher.service import Batcher
-from batcher.telemetry import Telemetry, probe_loop_lag
+from batcher.telemetry import LoopWatchdog, Telemetry, probe_loop_lag
 from batcher.tuning import FileFollower, Tuner
 from batcher.web import HealthReport, HttpServer, ModelHealth, build_app, render
 
@@ -109,6 +109,7 @@ class Application:
         self.grpc = GrpcEdge(self.batcher, self.tuner, flight, config.server, monotonic_ns)
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []
+        self._watchdog: LoopWatchdog | None = None
         self._last_writes_s = LAST_WRITES_S
 
     async def start(self) -> None:
@@ -126,6 +127,8 @@ class Application:
             self.runner.feed(DeviceConfigured(device, limit))
         await self._load_models()
         self._run("loop-lag", probe_loop_lag(self.telemetry.loop_lag))
+        self._watchdog = LoopWatchdog(self.telemetry.loop_stalled)
+        self._watchdog.start()
         if self._follower is not None:
             self._run("settings", self._follower.run())
         if self.recording.flight is not None:
@@ -159,6 +162,8 @@ class Application:
         """Close what was started, last things first. Whatever is still unanswered fails."""
         self.grpc.set_ready(ready=False)
         await self.grpc.end_changes()
+        if self._watchdog is not None:
+            self._watchdog.close()
         for task in self._background:
             task.cancel()
         # Before the listeners: callers of requests that are lost now are told so.

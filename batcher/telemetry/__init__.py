@@ -15,6 +15,7 @@ from batcher.telemetry.reasons import GateReason, ReplyReason
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
+from batcher.telemetry.watchdog import LoopWatchdog
 
 __all__ = [
     "BatchStatistics",
@@ -22,6 +23,7 @@ __all__ = [
     "ChangeSource",
     "Duration",
     "GateReason",
+    "LoopWatchdog",
     "ModelStatisticsSnapshot",
     "ModelTelemetry",
     "ReplyReason",

@@ -39,6 +39,7 @@ class Telemetry(Collector):
         self._models: dict[str, ModelTelemetry] = {}
         self._lag = Histogram(f.LATENCY)
         self._unknown_model = 0
+        self._stalls = 0
         self._observe: Callable[[], Observation] = lambda: _NOTHING
         self._recording: Callable[[], RecordingStatistics] = RecordingStatistics
         self._clock = clock
@@ -74,6 +75,10 @@ class Telemetry(Collector):
         """Record how late the event loop was."""
         self._lag.observe(seconds * SECOND)
 
+    def loop_stalled(self, _: float) -> None:
+        """Count a turn of the event loop that held everybody up (seconds)."""
+        self._stalls += 1
+
     def describe(self) -> Iterator[Metric]:
         """Every family, without samples: what the registry checks for clashes."""
         return (empty(family) for family in f.FAMILIES)
@@ -94,6 +99,7 @@ class Telemetry(Collector):
         yield single_values(f.BUILD_INFO, [(build, 1)])
         yield single_values(f.DRAINING, [((), int(self.draining))])
         yield histograms(f.EVENT_LOOP_LAG, [((), self._lag)])
+        yield single_values(f.EVENT_LOOP_STALLS, [((), self._stalls)])
         yield single_values(f.SETTINGS_CHANGES, self.settings.changes.items())
         yield single_values(f.SETTINGS_GENERATION, [((), self.settings.generation)])
         yield single_values(f.SETTINGS_CHANGED_AT, [((), self.settings.changed_at_s)])

@@ -84,6 +84,13 @@ EVENT_LOOP_LAG = Family(
     "How late the event loop ran a timer: the sidecar's own health.",
     LATENCY,
 )
+EVENT_LOOP_STALLS = Family(
+    "batcher_event_loop_stalls",
+    "counter",
+    "stalls",
+    (),
+    "Turns of the event loop that took longer than 50 ms: everybody waited. The log says where.",
+)
 SETTINGS_CHANGES = Family(
     "batcher_settings_changes",
     "counter",
@@ -315,6 +322,7 @@ FAMILIES = (
     BUILD_INFO,
     DRAINING,
     EVENT_LOOP_LAG,
+    EVENT_LOOP_STALLS,
     SETTINGS_CHANGES,
     SETTINGS_GENERATION,
     SETTINGS_CHANGED_AT,

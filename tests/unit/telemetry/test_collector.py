@@ -137,6 +137,12 @@ def test_draining_and_loop_lag(registry, telemetry):
     assert registry.get_sample_value("batcher_event_loop_lag_seconds_sum") == 0.25
 
 
+def test_stalls_are_counted(registry, telemetry):
+    assert registry.get_sample_value("batcher_event_loop_stalls_total") == 0
+    telemetry.loop_stalled(0.06)
+    assert registry.get_sample_value("batcher_event_loop_stalls_total") == 1
+
+
 def test_a_model_is_recorded_in_one_place(telemetry):
     assert telemetry.model("m:1", "m", "1") is telemetry.model("m:1", "m", "1")
     assert telemetry.model("m:1", "m", "1") is not telemetry.model("m:2", "m", "2")
