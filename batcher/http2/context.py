@@ -107,7 +107,10 @@ class Call:
             if self.stream.ended:
                 return aio.EOF
             self._reader = self._client.loop.create_future()
-            await self._reader
+            try:
+                await self._reader
+            finally:
+                self._reader = None  # cancelled, it would know this frame by the traceback
         message = self._messages.popleft()
         self._client.connection.take_in(self.stream, PREFIX_BYTES + len(message[1]))
         self._client.flush_soon()
@@ -293,7 +296,10 @@ class Call:
 
     async def _all_sent(self) -> None:
         self._writer = self._client.loop.create_future()
-        await self._writer
+        try:
+            await self._writer
+        finally:
+            self._writer = None  # as in `read`
 
     def _request(self, message: Message) -> Any:
         compressed, data = message
@@ -313,6 +319,7 @@ class Call:
             self._reader.set_result(None)
 
     def _expire(self) -> None:
+        self._timer = None  # it knows this method
         self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         self._client.flush_soon()
         self.cancel()
@@ -320,6 +327,7 @@ class Call:
     def _close(self, _: asyncio.Task[None] | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self.task = None  # cancelled before its first step, it knows this call by the traceback
         self._client.done(self)
 
 

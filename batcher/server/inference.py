@@ -80,15 +80,21 @@ class InferenceEdge:
             del context  # as in `abort`
         raise AssertionError("abort raises")
 
-    async def model_stream_infer(self, _: Any, context: Context) -> None:
+    async def model_stream_infer(self, requests: Any, context: Context) -> None:
         """Requests and answers on one call, many in flight.
 
         Answers keep the order of their requests unless the caller's metadata says
         `x-batcher-stream-order: any`. An error is an answer that carries `error_message`; the
         stream goes on.
         """
-        if self._batcher.draining:
-            await abort(context, _draining(), self._style)
+        try:
+            if self._batcher.draining or await self._pumped(context):
+                await abort(context, _draining(), self._style)
+        finally:
+            del context, requests  # as in `abort`; both know the call
+
+    async def _pumped(self, context: Context) -> bool:
+        """Answer a stream's requests; returns whether `end_streams` cut it short."""
         deadline_ns = _deadline(context, self._clock())
         metadata = _metadata(context)
 
@@ -119,8 +125,7 @@ class InferenceEdge:
             self._streams.discard(pump)
             if not self._streams:
                 self._no_streams.set()
-        if pump.ended:
-            await abort(context, _draining(), self._style)
+        return pump.ended
 
     def end_streams(self) -> None:
         """Read no more requests from open streams; each ends once it has answered."""
@@ -227,29 +232,47 @@ class _StreamPump:
     async def run(self) -> None:
         """Pump until the caller has half-closed and every request is answered."""
         self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(self._all_read)
+        task: asyncio.Task[bytes] | None = None
         try:
             while (task := await self._answers.get()) is not None:
                 await self._context.write(await task)
                 self._room.release()
+            if not self._reader.cancelled():
+                self._reader.result()
         finally:
+            task = None
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End the tasks, and know them no more.
+
+        What they raise knows the frames that it passed, and those know this pump: if it knew the
+        tasks too, messages and all would wait for the garbage collector.
+        """
+        if self._reader is not None:
             self._reader.cancel()
-            for task in self._open:
-                task.cancel()
+            self._reader = None
+        for task in self._open:
+            task.cancel()
+        while not self._answers.empty():
+            self._answers.get_nowait()
 
     async def _read(self) -> None:
-        try:
-            while True:
-                await self._room.acquire()
-                data = await self._context.read()
-                if data is aio.EOF:
-                    break
-                self._begin(data)
-        finally:
-            if self._ordered or not self._open:
-                self._answers.put_nowait(None)
-            else:
-                last = asyncio.gather(*self._open, return_exceptions=True)
-                last.add_done_callback(lambda _: self._answers.put_nowait(None))
+        while True:
+            await self._room.acquire()
+            data = await self._context.read()
+            if data is aio.EOF:
+                break
+            self._begin(data)
+
+    def _all_read(self, _: asyncio.Task[None]) -> None:
+        # Of a task that is cancelled before its first step not even a `finally` runs.
+        if self._ordered or not self._open:
+            self._answers.put_nowait(None)
+        else:
+            last = asyncio.gather(*self._open, return_exceptions=True)
+            last.add_done_callback(lambda _: self._answers.put_nowait(None))
 
     def _begin(self, data: bytes) -> None:
         task = asyncio.create_task(self._answer(data))

@@ -18,6 +18,19 @@ from batcher.testing import raise_on
 REQUESTS = 20
 POISON = 13.0
 OURS = re.compile(r"batcher\.(?!testing)")
+FILES = re.compile(r"/batcher/(?!testing/)")
+CODES = ("f_code", "cr_code", "ag_code")
+
+
+def name_of(found):
+    """What an object of ours is, or None: an instance, a frame, a coroutine."""
+    kind = type(found)
+    if OURS.match(str(kind.__module__)):
+        return kind.__qualname__
+    code = next((getattr(found, each) for each in CODES if hasattr(found, each)), None)
+    if code is not None and FILES.search(code.co_filename):
+        return f"{kind.__qualname__} of {code.co_qualname}"
+    return None
 
 
 @pytest.fixture
@@ -26,8 +39,7 @@ def garbage():
 
     def found():
         gc.collect()
-        kinds = [type(each) for each in gc.garbage]
-        ours = Counter(kind.__qualname__ for kind in kinds if OURS.match(str(kind.__module__)))
+        ours = Counter(filter(None, map(name_of, gc.garbage)))
         gc.garbage.clear()
         return ours
 
@@ -137,3 +149,69 @@ async def test_of_callers_who_leave(served, hello, request_of, garbage, eventual
     codes, left = await played(await served(document), gone, garbage, eventually)
     assert codes == {grpc.StatusCode.OK: REQUESTS}
     assert not left
+
+
+class TestStreams:
+    """However a `ModelStreamInfer` ends."""
+
+    async def test_that_was_answered(self, served, hello, request_of, garbage, eventually):
+        async def answered(stub):
+            call = stub.ModelStreamInfer()
+            for _ in range(3):
+                await call.write(request_of(1.0))
+            await call.done_writing()
+            assert len([answer async for answer in call]) == 3
+
+        _, left = await played(await served(hello()), answered, garbage, eventually)
+        assert not left
+
+    @pytest.mark.parametrize("order", ["ordered", "any"])
+    async def test_that_was_cancelled(self, served, hello, request_of, garbage, eventually, order):
+        async def cancelled(stub):
+            call = stub.ModelStreamInfer(metadata=[("x-batcher-stream-order", order)])
+            for _ in range(3):
+                await call.write(request_of(1.0))
+            await asyncio.sleep(0.02)
+            call.cancel()
+
+        document = hello(base="100ms", batching={"max_batch_size": 1})
+        _, left = await played(await served(document), cancelled, garbage, eventually)
+        assert not left
+
+    async def test_whose_deadline_passed(self, served, hello, request_of, garbage, eventually):
+        async def expired(stub):
+            call = stub.ModelStreamInfer(timeout=0.05)
+            await call.write(request_of(1.0))
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+        document = hello(base="100ms", batching={"max_batch_size": 1, "policy": "none"})
+        _, left = await played(await served(document), expired, garbage, eventually)
+        assert not left
+
+    async def test_with_requests_that_fail(
+        self, served, hello, fakes, request_of, garbage, eventually
+    ):
+        async def failed(stub):
+            call = stub.ModelStreamInfer()
+            await call.write(request_of(POISON))
+            await call.write(request_of(1.0, model="nobody"))
+            await call.done_writing()
+            assert all([answer.error_message async for answer in call])
+
+        fakes.options["answer"] = raise_on(POISON)
+        document = hello(executor="fake", options={}, batching={"max_batch_size": 1})
+        _, left = await played(await served(document), failed, garbage, eventually)
+        assert not left
+
+    async def test_that_the_server_ended(self, served, hello, request_of, garbage, eventually):
+        application, stub = await served(hello())
+
+        async def ended(stub):
+            call = stub.ModelStreamInfer()
+            await call.write(request_of(1.0))
+            await call.read()
+            application.grpc.end_streams()
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+
+        _, left = await played((application, stub), ended, garbage, eventually)
+        assert not left

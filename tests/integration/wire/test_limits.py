@@ -190,7 +190,7 @@ class TestMetadata:
 @pytest.mark.slow
 async def test_thousands_of_calls_at_once_are_all_answered(start, hello, dial, request_of):
     batching = {"max_batch_size": 4096}
-    document = hello(batching=batching, queue={"max_requests": 2000})
+    document = hello(batching=batching, queue={"max_requests": 1500})
     stub = await dial((await start(document)).grpc.addresses[0])
-    calls = [stub.ModelInfer(request_of()) for _ in range(2000)]
+    calls = [stub.ModelInfer(request_of()) for _ in range(1500)]
     assert {answer.model_name for answer in await asyncio.gather(*calls)} == {"hello"}
