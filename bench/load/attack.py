@@ -72,6 +72,8 @@ class Phase:
     p99_ms: float
     rss_mib: float
     """The largest."""
+    rss_floor_mib: float
+    """The smallest."""
     descriptors: int
     """The most."""
     stall_ms: float
@@ -239,13 +241,15 @@ def seen(
     answered = [
         took for (_, took, why), counts in zip(probes, free, strict=True) if counts and not why
     ]
+    rss = [mib for when, mib in watch.memory if since <= when < until]
     late = [record.sent_late_ns[place] / MILLISECOND for place in counted]
     return Phase(
         requests=len(inside),
         failed=dict(failed.most_common()),
         p50_ms=_percentile(latencies, 50),
         p99_ms=_percentile(latencies, 99),
-        rss_mib=round(max(mib for when, mib in watch.memory if since <= when < until), 1),
+        rss_mib=round(max(rss), 1),
+        rss_floor_mib=round(min(rss), 1),
         descriptors=max(each for when, each in watch.descriptors if since <= when < until),
         stall_ms=round(max(answered, default=0.0), 1),
         probes=len(probes),

@@ -85,7 +85,7 @@ def test_what_is_seen_between_two_moments():
     record.latency_ns = {place: 10 * MILLISECOND for place in range(100) if place not in {50, 51}}
     record.failed = {50: "UNAVAILABLE"}
     watch = SimpleNamespace(
-        memory=[((1000 + second) * SECOND, 100.0 + second) for second in range(10)],
+        memory=[((10000 + tenth) * SECOND // 10, 100.0 + tenth) for tenth in range(100)],
         descriptors=[((1000 + second) * SECOND, 20 + second) for second in range(10)],
         probes=[
             (1005 * SECOND, 7.0, ""),
@@ -100,7 +100,7 @@ def test_what_is_seen_between_two_moments():
     assert phase.failed == {"UNAVAILABLE": 1, "no answer": 1}
     assert phase.p50_ms == 10
     assert 10 < phase.p99_ms <= FAILED_MS
-    assert (phase.rss_mib, phase.descriptors) == (105, 25)
+    assert (phase.rss_floor_mib, phase.rss_mib, phase.descriptors) == (150, 159, 25)
     assert phase.stall_ms == 7
     assert phase.probes_failed == {"TimeoutError": 1}
     assert phase.sent_late_ms == 1
