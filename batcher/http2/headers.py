@@ -27,6 +27,8 @@ KNOWN_FIELDS, LONGEST_KNOWN_FIELD = 32, 128
 refer to what they enter into it."""
 
 _INDEXED, _ENTERS, _RESIZES, _NEVER_INDEXED = 0x80, 0x40, 0x20, 0x10
+_MOST_RESIZES = 16
+"""In a block. Two say all there is to say; the library `hpack` sends one for each change."""
 _LONGEST_NUMBER = 28
 """Bits beyond the prefix."""
 
@@ -76,6 +78,7 @@ class Blocks:
         headers: list[Header] = []
         size, at, end = 0, 0, len(block)
         most, sound, lasts, begun = self._max_bytes, True, end <= LONGEST_KNOWN_BLOCK, False
+        resizes = 0
         while at < end:
             first = block[at]
             if first & _INDEXED:
@@ -86,8 +89,9 @@ class Blocks:
                     index, at = _number(block, at, 0x7F)
                 field = self._entry(index)
             elif first & 0xE0 == _RESIZES:
-                if begun:
-                    raise ValueError("the table is resized between fields")
+                resizes += 1
+                if begun or resizes > _MOST_RESIZES:
+                    raise ValueError("the table is resized between fields, or again and again")
                 room, at = _number(block, at, 0x1F)
                 self._resize(room)
                 lasts = False

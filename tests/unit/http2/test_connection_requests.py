@@ -288,7 +288,7 @@ class TestRequests:
 
     def test_fields_over_the_limit_are_left_out_so_that_the_call_can_be_told(self, played):
         held = [played.open()]
-        for number, size in enumerate((1000, 5000, 10_000, BEYOND * LIMITS.max_headers // 2)):
+        for number, size in enumerate((1000, 3000, 5000, BEYOND * LIMITS.max_headers // 2)):
             block = encode((*HEADERS, ("x", "v" * size)))
             (opened,) = played.receive(*parts(3 + 2 * number, block))
             assert opened.request.headers == HEADERS

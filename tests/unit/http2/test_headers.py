@@ -112,6 +112,10 @@ class TestTheTable:
         assert blocks.decode(SHRUNK + literal(b"a", b"b")).headers == (("a", "b"),)
         fails(blocks, literal(b"a", b"b") + SHRUNK)
 
+    def test_it_is_resized_so_often_in_a_block(self, blocks):
+        assert blocks.decode(SHRUNK * 16 + literal(b"a", b"b")).headers == (("a", "b"),)
+        fails(blocks, SHRUNK * 17)
+
     def test_an_entry_of_before_it_shrank_is_gone(self, blocks):
         blocks.decode(literal(b"x-trace", b"1", b"\x40"))
         fails(blocks, SHRUNK + b"\xbe")
