@@ -295,6 +295,7 @@ def instance_plan(
             max_batch_size=config.batching.max_batch_size,
             options=config.options,
             base_dir=base_dir,
+            batched={each.input: each.batched for each in config.inputs},
         ),
         make_executor=executor,
         max_in_flight=config.max_in_flight,

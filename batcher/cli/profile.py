@@ -96,7 +96,7 @@ def _sizes(model: ModelConfig, text: str | None) -> tuple[int, ...]:
     """The sizes to measure, ascending. Without any, what warm-up does by default."""
     from batcher.errors import InputError
 
-    most = model.batching.max_batch_size
+    most = model.batching.most_rows
     if text is None:
         powers = (1 << exponent for exponent in range(most.bit_length()))
         return tuple(sorted({*powers, most}))

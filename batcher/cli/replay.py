@@ -215,7 +215,7 @@ def _variants(
     wanted = [read("--policy", name, parse_policy) for name in policies or [CONFIGURED]]
     made = variants(sections, models, assignments, wanted)
     largest = [
-        changed_model(sections[name], change).batching.max_batch_size
+        changed_model(sections[name], change).batching.most_rows
         for name in sections
         for change in (assignments if name in models else [], [])
     ]

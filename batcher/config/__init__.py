@@ -21,7 +21,7 @@ from batcher.config.files import file_problems, folder_problems, located
 from batcher.config.loader import load_config, parse_config
 from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
 from batcher.config.overrides import changed_model, sections_in_force, sections_of
-from batcher.config.padding import LikeConfig, OutputConfig, PaddingConfig
+from batcher.config.padding import InputConfig, LikeConfig, OutputConfig, PaddingConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.root import Config, DeviceConfig, device_limits
 from batcher.config.schema import json_schema
@@ -37,6 +37,7 @@ __all__ = [
     "DeviceConfig",
     "Difference",
     "FlightRecorderConfig",
+    "InputConfig",
     "JournalConfig",
     "LikeConfig",
     "ModelConfig",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from batcher.config.padding import (
+    NO_BATCH_AXIS,
+    InputConfig,
     OutputConfig,
     PaddingConfig,
     TensorName,
     TensorValues,
     padding_problems,
+    row_problems,
 )
 from batcher.config.policies import POLICIES, keys_of_policies, policies_reading
 from batcher.config.section import (
@@ -38,7 +42,7 @@ PolicyName = Annotated[
 MOST_BATCH_ROWS: Final = 65_536
 """The largest `max_batch_size`: a time is kept for every size up to it."""
 
-BatchRows = Annotated[int, Field(strict=True, ge=1, le=MOST_BATCH_ROWS)]
+BatchRows = Annotated[int, Field(strict=True, ge=0, le=MOST_BATCH_ROWS)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Levels = Annotated[int, Field(strict=True, ge=1, le=16)]
@@ -61,7 +65,8 @@ class BatchingConfig(Section):
     """`adaptive` derives its windows from `target_p99` and from what batches take; `fixed` waits
     for a full or preferred batch, at most `max_delay`; `none` executes every request alone."""
     max_batch_size: BatchRows = 32
-    """The most rows in one batch, 65,536 at most. A request with more rows is split over several."""
+    """The most rows in one batch, 65,536 at most. A request with more rows is split over several. 0
+    means that the model has no batch axis: it gets one request at a time, shapes as they are."""
     target_p99: Duration | None = None
     """The latency goal, from arrival to reply. A goal, not a deadline: only `adaptive` plans by it,
     and `when_late` says what becomes of a request that must miss it. null means that the model has
@@ -87,7 +92,14 @@ class BatchingConfig(Section):
             problems.append(
                 (("preferred_batch_sizes",), refusal(sizes, "ascending sizes, each once"))
             )
-        problems += _beyond(("preferred_batch_sizes",), sizes, self.max_batch_size)
+        if self.max_batch_size:
+            problems += _beyond(("preferred_batch_sizes",), sizes, self.max_batch_size)
+        else:
+            problems += [
+                ((key,), f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size")
+                for key in ("max_delay", "preferred_batch_sizes")
+                if getattr(self, key)
+            ]
         for key in sorted(keys_of_policies() - set(POLICIES[self.policy].keys)):
             if getattr(self, key) != type(self).model_fields[key].default:
                 readers = " or ".join(policies_reading(key))
@@ -104,6 +116,11 @@ class BatchingConfig(Section):
                 problems.append(((key,), without))
         CrossCheckError.raise_any(problems)
         return self
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows in one batch, as the scheduler counts: a request without rows is one."""
+        return max(1, self.max_batch_size)
 
     def policy_settings(self) -> PolicySettings:
         """The policy as the scheduler takes it."""
@@ -227,8 +244,11 @@ class ModelConfig(Section):
     """How requests become batches."""
     padding: tuple[PaddingConfig, ...] = ()
     """Variable axes that are padded, so that requests of different lengths share batches."""
+    inputs: tuple[InputConfig, ...] = ()
+    """Which inputs have rows, where the model itself does not say so."""
     outputs: tuple[OutputConfig, ...] = ()
-    """Which outputs follow padded axes, where the model itself does not say so."""
+    """Which outputs follow padded axes, and which have rows, where the model itself does not say
+    so."""
     queue: QueueConfig = QueueConfig()
     """How much may wait."""
     warmup: WarmupConfig = WarmupConfig()
@@ -236,9 +256,15 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
-        sizes, most = self.warmup.batch_sizes or (), self.batching.max_batch_size
-        problems = _beyond(("warmup", "batch_sizes"), sizes, most)
-        CrossCheckError.raise_any(problems + padding_problems(self.padding, self.outputs))
+        most = self.batching.max_batch_size
+        sizes = self.warmup.batch_sizes or ()
+        problems = _beyond(("warmup", "batch_sizes"), sizes, self.batching.most_rows)
+        problems += padding_problems(self.padding, self.outputs)
+        problems += row_problems(self.inputs, self.padding, self.outputs, most)
+        if not most and self.queue.max_request_batches != QueueConfig().max_request_batches:
+            allowed = f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size"
+            problems.append((("queue", "max_request_batches"), allowed))
+        CrossCheckError.raise_any(problems)
         return self
 
     def document(self) -> dict[str, Any]:
@@ -249,15 +275,18 @@ class ModelConfig(Section):
         """Rows of each warm-up batch: as configured, else powers of two and `max_batch_size`."""
         if self.warmup.batch_sizes is not None:
             return self.warmup.batch_sizes
-        most = self.batching.max_batch_size
+        most = self.batching.most_rows
         powers = (1 << exponent for exponent in range(most.bit_length()))
         return tuple(sorted({*powers, most}))
 
     def scheduler_settings(self) -> ModelSettings:
         """What the scheduler reads of this model. Times in nanoseconds."""
+        queue = self.queue.limits()
+        if not self.batching.max_batch_size:
+            queue = replace(queue, max_request_batches=1)
         return ModelSettings(
-            max_batch_size=self.batching.max_batch_size,
+            max_batch_size=self.batching.most_rows,
             policy=self.batching.policy_settings(),
-            queue=self.queue.limits(),
+            queue=queue,
             target_ns=self.batching.target_p99,
         )

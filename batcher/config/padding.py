@@ -1,13 +1,29 @@
-"""The sections that say how variable axes are padded, and which outputs follow them."""
+"""The sections that say which axes are rows, how variable ones are padded, and what follows them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    WithJsonSchema,
+    model_validator,
+)
 
-from batcher.config.section import AT_LEAST_ONE, Count, KeyPath, Section, refusal
+from batcher.config.section import (
+    AT_LEAST_ONE,
+    Count,
+    CrossCheckError,
+    KeyPath,
+    Section,
+    refusal,
+)
+
+NO_BATCH_AXIS: Final = "the model has no batch axis (batching.max_batch_size is 0)"
 
 MOST_BUCKETS: Final = 32
 """Buckets of one axis: each has a queue and a warm-up of its own."""
@@ -89,16 +105,61 @@ class LikeConfig(Section):
     """Which of its axes."""
 
 
+class InputConfig(Section):
+    """Whether the first axis of an input is the rows, where the model itself does not say so."""
+
+    input: TensorName
+    """The input, as the model names it."""
+    batched: StrictBool
+    """false: it has no row axis, and all rows of a batch share it. It reaches the executor as it
+    came, and only requests whose values of it are equal share a batch. true: its first axis is the
+    rows, though the model gives it a name of its own."""
+
+
 class OutputConfig(Section):
-    """A variable axis of an output, and which input it follows."""
+    """What the model itself does not say of an output: which input an axis follows, or its rows."""
 
     output: TensorName
     """The output, as the model names it."""
-    axis: InnerAxis
-    """Which of its axes; 0 is the rows."""
-    like: LikeConfig | None
+    axis: InnerAxis | None = None
+    """Which of its axes `like` tells of; 0 is the rows."""
+    like: LikeConfig | None = None
     """The input axis that it is as long as: answers are cut back to the request's own length there.
     null means that its length is its own, and stays as the model gives it."""
+    batched: Literal[True] | None = None
+    """true: its first axis is the rows, though the model gives it a name of its own."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        problems: list[tuple[KeyPath, str]] = []
+        if self.axis is None and (self.like is not None or self.batched is None):
+            problems.append((("axis",), "missing; needed: which axis follows an input"))
+        if self.axis is not None and "like" not in self.model_fields_set:
+            problems.append((("like",), "missing; needed: the input axis that it is as long as"))
+        CrossCheckError.raise_any(problems)
+        return self
+
+
+def row_problems(
+    inputs: Sequence[InputConfig],
+    padding: Sequence[PaddingConfig],
+    outputs: Sequence[OutputConfig],
+    max_batch_size: int,
+) -> list[tuple[KeyPath, str]]:
+    """What is said of rows twice, or of a model that has none."""
+    if not max_batch_size:
+        told = {"inputs": inputs, "padding": padding, "outputs": outputs}
+        return [
+            ((key,), f"{NO_BATCH_AXIS}; allowed: none")
+            for key, sections in told.items()
+            if sections
+        ]
+    names = [each.input for each in inputs]
+    return [
+        (("inputs", place, "input"), refusal(name, "each input once"))
+        for place, name in enumerate(names)
+        if name in names[:place]
+    ]
 
 
 def padding_problems(
@@ -119,10 +180,12 @@ def padding_problems(
             problems.append((("padding", place, "value"), refusal(each.value, allowed)))
     told: set[tuple[str, int]] = set()
     for place, output in enumerate(outputs):
+        if output.axis is None:
+            continue
         if (output.output, output.axis) in told:
             allowed = f"each axis of {output.output!r} once"
             problems.append((("outputs", place, "axis"), refusal(output.axis, allowed)))
         told.add((output.output, output.axis))
-    if outputs and not padding:
-        problems.append((("outputs",), "nothing is padded; allowed: outputs beside padding"))
+    if told and not padding:
+        problems.append((("outputs",), "nothing is padded; allowed: axis and like beside padding"))
     return problems

@@ -95,7 +95,14 @@ def answer(pending: Pending) -> InferenceReply:
             _cuts(pending, pending.padding),
         )
         pending.result = None
-    return InferenceReply(target.name, target.version, request.id, outputs, pending.stamps)
+    return InferenceReply(
+        target.name,
+        target.version,
+        request.id,
+        outputs,
+        pending.stamps,
+        batched=target.layout.batched,
+    )
 
 
 def why(error: Exception) -> str:
@@ -107,9 +114,12 @@ def _taken(
     pending: Pending, part: Part, result: BatchResult, offset: int, padding: Padding | None
 ) -> Failure | None:
     """Take a request's rows out of a result, or say why they failed."""
-    if result.row_errors and (error := _row_error(part, offset, result.row_errors)):
-        pending.failure = error
-        return Failure(pending.id, FailureCause.INPUT)
+    if result.row_errors:
+        batched = pending.target.layout.batched
+        error = _row_error(part, offset, result.row_errors, batched=batched)
+        if error is not None:
+            pending.failure = error
+            return Failure(pending.id, FailureCause.INPUT)
     if part.stop - part.start == pending.measure.rows:
         pending.result, pending.offset = result, offset
         # What the answer is cut by is what its batch was padded by.
@@ -136,10 +146,12 @@ def _cuts(pending: Pending, padding: Padding | None) -> dict[str, tuple[slice, .
     return None if padding is None else padding.cuts(pending.measure.shapes)
 
 
-def _row_error(part: Part, offset: int, row_errors: Mapping[int, str]) -> str | None:
+def _row_error(
+    part: Part, offset: int, row_errors: Mapping[int, str], *, batched: bool
+) -> str | None:
     """The first error among a request's own rows, naming the row as the caller counts it."""
     for row in range(part.start, part.stop):
         message = row_errors.get(offset + row - part.start)
         if message is not None:
-            return f"row {row}: {message}"
+            return f"row {row}: {message}" if batched else message
     return None

@@ -18,7 +18,7 @@ import numpy as np
 from batcher.clock import Clock
 from batcher.core.events import FailureCause
 from batcher.core.record import record
-from batcher.errors import ExecutionFailed, describe, on_one_line
+from batcher.errors import describe, on_one_line
 from batcher.executor import (
     DTYPES,
     Array,
@@ -296,7 +296,7 @@ def scatter(
 def join(pieces: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """One request's outputs out of those of its pieces, each under its first row.
 
-    Raises `ExecutionFailed` where the executor gave them different shapes beside their rows.
+    Raises `ExecutionError` where the executor gave them different shapes beside their rows.
     """
     ordered = [pieces[start] for start in sorted(pieces)]
     joined: dict[str, Tensor] = {}
@@ -305,7 +305,7 @@ def join(pieces: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
         shapes = {array.shape[1:] for array in arrays}
         if len(shapes) > 1:
             found = " and ".join(str([-1, *shape]) for shape in sorted(shapes))
-            raise ExecutionFailed(
+            raise ExecutionError(
                 f"the request's rows were executed in {len(ordered)} batches, and output {name!r}"
                 f" has different shapes in them, {found}, which cannot be joined"
             )

@@ -20,6 +20,7 @@ from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.runtime.dispatch import Executed, Slice, elements
 from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.padding import Padding
+from batcher.runtime.rows import fit
 from batcher.runtime.runner import Runner
 from batcher.runtime.warmup import WarmupPlan, warm_up, warm_up_buckets
 from batcher.runtime.workers import Worker, make_worker
@@ -184,7 +185,7 @@ class Instance:
             plan.make_executor(), plan.name, home.loop, home.clock, fail_nan=plan.fail_nan
         )
         try:
-            metadata = await worker.load(plan.context)
+            metadata = fit(await worker.load(plan.context), plan.context)
             padding = self._pad(metadata)
             told = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
             if padding is None:

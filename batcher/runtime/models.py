@@ -96,8 +96,16 @@ class ServedModel:
         return loaded[1]
 
     @property
+    def max_batch_size(self) -> int:
+        """The most rows of a batch; 0 where the model has no batch axis."""
+        return self.settings.max_batch_size if self.largest_batch else 0
+
+    @property
     def largest_batch(self) -> int:
-        """The most rows that its instances were made for: `max_batch_size` cannot exceed it."""
+        """The most rows that its instances were made for: `max_batch_size` cannot exceed it.
+
+        0 where the model was loaded as one without a batch axis.
+        """
         return min(i.plan.context.max_batch_size for i in self._instances)
 
     def check_padding(self, rules: PaddingRules) -> None:

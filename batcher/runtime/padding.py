@@ -21,6 +21,7 @@ from batcher.core.record import record
 from batcher.core.settings import PaddedAxis
 from batcher.errors import InvalidRequest, ModelLoadError
 from batcher.executor import ModelMetadata
+from batcher.runtime.rows import output_problems
 from batcher.tensors import DTYPES, TensorSpec
 
 PadValue: TypeAlias = bool | int | float | str | None
@@ -44,11 +45,15 @@ class AxisRule:
 
 @record
 class OutputRule:
-    """Which input axis an output's axis is as long as; None: it has a length of its own."""
+    """Which input axis an output's axis is as long as; `like` is None where its length is its own.
+
+    `batched` says that its first axis is the rows; `axis` is None where only that is said.
+    """
 
     output: str
-    axis: int
+    axis: int | None
     like: Axis | None
+    batched: bool = False
 
 
 @record
@@ -160,7 +165,7 @@ class Padding:
         shapes = [
             []
             if spec.optional and spec.name not in given
-            else [length if size < 0 else size for size in spec.shape[1:]]
+            else [length if size < 0 else size for size in spec.inner]
             for spec in self._specs
         ]
         for axis in self.axes:
@@ -174,7 +179,12 @@ def rules_of(config: ModelConfig, path: str) -> PaddingRules:
     return PaddingRules(
         tuple(AxisRule(p.input, p.axis, p.value, p.buckets) for p in config.padding),
         tuple(
-            OutputRule(o.output, o.axis, None if o.like is None else (o.like.input, o.like.axis))
+            OutputRule(
+                o.output,
+                o.axis,
+                None if o.like is None else (o.like.input, o.like.axis),
+                batched=bool(o.batched),
+            )
             for o in config.outputs
         ),
         path,
@@ -184,11 +194,15 @@ def rules_of(config: ModelConfig, path: str) -> PaddingRules:
 def resolve(model: str, rules: PaddingRules, metadata: ModelMetadata) -> Padding | None:
     """Hold the rules against the model; None where nothing is padded.
 
-    Raises `ModelLoadError` that names the path of every rule at fault, and what is allowed.
+    Raises `ModelLoadError` that names the path of every rule at fault, and what is allowed, and
+    every output whose first axis is not the rows, unless a rule says that it is.
     """
-    if not rules.axes and not rules.outputs:
-        return None
-    problems = [*_axis_problems(rules, metadata), *_together_problems(rules, metadata)]
+    batched = [rule.output for rule in rules.outputs if rule.batched]
+    problems = [
+        *output_problems(metadata, batched, rules.path),
+        *_axis_problems(rules, metadata),
+        *_together_problems(rules, metadata),
+    ]
     values: dict[str, Any] = {}
     specs = {spec.name: spec for spec in metadata.inputs}
     for place, rule in enumerate(rules.axes):
@@ -216,6 +230,8 @@ def _axis_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[str
         spec = specs.get(rule.input)
         if spec is None:
             yield f"{path}.input: got {rule.input!r}; allowed: {', '.join(specs)}"
+        elif not spec.batched:
+            yield f"{path}.input: got {rule.input!r}; allowed: an input that has rows"
         else:
             yield from _variable(f"{path}.axis", rule.axis, spec, "input")
 
@@ -235,7 +251,7 @@ def _together_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator
     named: dict[str, list[Axis]] = {}
     for spec in metadata.inputs:
         for axis, name in enumerate(spec.dims):
-            if axis and name is not None:
+            if name is not None and (axis or not spec.batched):
                 named.setdefault(name, []).append((spec.name, axis))
     for name, axes in named.items():
         if len({buckets.get(axis) for axis in axes}) > 1:
@@ -256,7 +272,8 @@ def _output_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[s
         if spec is None:
             yield f"{path}.output: got {rule.output!r}; allowed: {', '.join(outputs)}"
             continue
-        yield from _variable(f"{path}.axis", rule.axis, spec, "output")
+        if rule.axis is not None:
+            yield from _variable(f"{path}.axis", rule.axis, spec, "output")
         if rule.like is None:
             continue
         name, axis = rule.like
@@ -276,12 +293,12 @@ def _follows(
     a problem.
     """
     places = {spec.name: place for place, spec in enumerate(metadata.inputs)}
-    told = {(rule.output, rule.axis): rule.like for rule in rules.outputs}
+    told = {(rule.output, rule.axis): rule.like for rule in rules.outputs if rule.axis is not None}
     padded = {(rule.input, rule.axis) for rule in rules.axes}
     named: dict[str, Axis] = {}
     for spec in sorted(metadata.inputs, key=lambda spec: spec.optional):
         for axis, name in enumerate(spec.dims):
-            if axis and name is not None:
+            if name is not None and (axis or not spec.batched):
                 named.setdefault(name, (spec.name, axis))
     follows: dict[str, tuple[tuple[int, int, int], ...]] = {}
     for spec in metadata.outputs:

@@ -11,6 +11,7 @@ from batcher.errors import ModelLoadError, describe
 from batcher.runtime.dispatch import Slice
 from batcher.runtime.instances import InstancePlan
 from batcher.runtime.layout import layout_of
+from batcher.runtime.rows import fit
 from batcher.runtime.warmup import Sample, plain_shapes, run_batch, warm_up
 from batcher.runtime.workers import Worker, make_worker
 
@@ -53,7 +54,7 @@ async def _measure(
     told: Callable[[], None],
 ) -> dict[int, list[int]]:
     model = plan.context.model
-    metadata = await worker.load(plan.context)
+    metadata = fit(await worker.load(plan.context), plan.context)
     layout = layout_of(metadata)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
     await warm_up(worker, model, metadata, layout, warmup)

@@ -49,3 +49,5 @@ class InferenceReply:
     outputs: dict[str, Tensor]
     stamps: Stamps
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    batched: bool = True
+    """Whether axis 0 of the outputs is the rows; a model without a batch axis has none."""

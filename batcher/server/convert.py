@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from batcher.errors import ExecutionFailed, InvalidRequest, RequestError
@@ -212,9 +213,7 @@ def _read_header(chunk: bytes, model: str) -> _Header:
 
 
 def _check_shape(shape: tuple[int, ...], itemsize: int, where: str) -> None:
-    if not shape:
-        raise InvalidRequest(f"{where}: expected a shape whose first axis is the rows, got []")
-    if min(shape) < 0:
+    if min(shape, default=0) < 0:
         raise InvalidRequest(f"{where}: expected a shape without negative axes, got {list(shape)}")
     # An axis of length 0 does not make the others harmless: numpy multiplies them all the same.
     if itemsize * math.prod(axis or 1 for axis in shape) > _MAX_TENSOR_BYTES:
@@ -308,7 +307,9 @@ def response_parts(
         datatype, array = tensor.datatype, tensor.array
         if classifications and name in classifications:
             where = f"model {reply.model!r}: output {name!r}"
-            array = top_classes(datatype, array, classifications[name], where)
+            rows = array if reply.batched else array[np.newaxis]
+            classes = top_classes(datatype, rows, classifications[name], where)
+            array = classes if reply.batched else classes[0]
             datatype = "BYTES"
         parts.append(_output_header(name, datatype, array.shape))
         if datatype != "BYTES":
@@ -331,7 +332,7 @@ def takes_long(reply: InferenceReply, classifications: Mapping[str, int] | None)
         if array.nbytes > (LARGE_STRINGS if tensor.datatype == "BYTES" else LARGE_MESSAGE):
             return True
         if classifications and name in classifications:
-            texts = len(array) * classifications[name]
+            texts = (len(array) if reply.batched else 1) * classifications[name]
             if array.size > LARGE_CLASSIFIED or texts > LARGE_STRINGS // POINTER:
                 return True
     return False

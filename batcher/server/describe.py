@@ -15,7 +15,7 @@ from batcher.tensors import TensorSpec
 def model_metadata_response(
     name: str, versions: Sequence[str], metadata: ModelMetadata
 ) -> inference.ModelMetadataResponse:
-    """The answer to `ModelMetadata`; shapes have the row axis, -1, first."""
+    """The answer to `ModelMetadata`; shapes have the row axis, -1, first, where there is one."""
     response = inference.ModelMetadataResponse(
         name=name, versions=versions, platform=metadata.platform
     )
@@ -67,11 +67,11 @@ def model_config_response(
         config.input.add(
             name=spec.name,
             data_type=_data_type(spec),
-            dims=spec.shape[1:],
+            dims=spec.inner,
             optional=spec.optional,
         )
     for spec in metadata.outputs:
-        config.output.add(name=spec.name, data_type=_data_type(spec), dims=spec.shape[1:])
+        config.output.add(name=spec.name, data_type=_data_type(spec), dims=spec.inner)
     for key, value in metadata.properties.items():
         config.parameters[key].string_value = value
     config.model_transaction_policy.decoupled = False

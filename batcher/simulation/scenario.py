@@ -103,7 +103,7 @@ def deployment_of(
 
 
 def _curve(name: str, model: ModelConfig, costs: Costs, config: Config) -> Curve:
-    most = model.batching.max_batch_size
+    most = model.batching.most_rows
     table = costs.tables.get(name, costs.tables.get(""))
     if table is not None:
         return from_table(table, most)

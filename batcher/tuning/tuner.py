@@ -219,8 +219,13 @@ class Tuner:
         for place, model in enumerate(config.models):
             served = self._models.get((model.name, model.version))
             rows = model.batching.max_batch_size
-            if served is not None and rows > served.largest_batch:
-                above = f"models[{place}]." if in_file else ""
+            above = f"models[{place}]." if in_file else ""
+            if served is not None and bool(rows) is not bool(served.largest_batch):
+                problems.append(
+                    f"{above}batching.max_batch_size: from or to 0, a model without a batch axis,"
+                    " needs a restart"
+                )
+            elif served is not None and rows > served.largest_batch:
                 problems.append(
                     f"{above}batching.max_batch_size: got {rows}; allowed: at most"
                     f" {served.largest_batch}, what its instances were loaded and warmed up for;"
@@ -228,7 +233,7 @@ class Tuner:
                 )
             if served is not None:
                 try:
-                    served.check_padding(rules_of(model, f"models[{place}]." if in_file else ""))
+                    served.check_padding(rules_of(model, above))
                 except ModelLoadError as error:
                     problems.append(str(error))
         if problems:

@@ -78,6 +78,24 @@ class Models:
             weights={"TABLE": np.arange(10, dtype=np.float32).reshape(5, 2)},
         )
 
+    def biased(self):
+        """Y = X + b, with X [rows, 4] and b [4]."""
+        return self.write(
+            "biased",
+            [helper.make_node("Add", ["X", "b"], ["Y"])],
+            {"X": (TensorProto.FLOAT, ["rows", 4]), "b": (TensorProto.FLOAT, [4])},
+            {"Y": (TensorProto.FLOAT, ["rows", 4])},
+        )
+
+    def compress(self, rows, kept):
+        """Y = the rows of X [rows, 1] where KEEP [rows] is true, an output of [kept, 1]."""
+        return self.write(
+            "compress",
+            [helper.make_node("Compress", ["X", "KEEP"], ["Y"], axis=0)],
+            {"X": (TensorProto.FLOAT, [rows, 1]), "KEEP": (TensorProto.BOOL, [rows])},
+            {"Y": (TensorProto.FLOAT, [kept, 1])},
+        )
+
 
 @pytest.fixture
 def models(tmp_path):
@@ -86,13 +104,13 @@ def models(tmp_path):
 
 @pytest.fixture
 def load(tmp_path):
-    """Loads a file: `load(path, max_batch_size=8, device="cpu", **options)` -> executor, metadata."""
+    """Loads a file: `load(path, max_batch_size=8, ..., **options)` -> executor, metadata."""
     loaded = []
 
-    def load(path, *, max_batch_size=8, device="cpu", **options):
+    def load(path, *, max_batch_size=8, device="cpu", batched=None, **options):
         executor = OnnxRuntimeExecutor()
         given = {"path": str(path), **options}
-        context = LoadContext("m", "1", 0, device, max_batch_size, given, tmp_path)
+        context = LoadContext("m", "1", 0, device, max_batch_size, given, tmp_path, batched or {})
         metadata = executor.load(context)
         loaded.append(executor)
         return executor, metadata

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from batcher.executor import Batch, ExecutionError
 
 
 def answer(executor, **inputs):
-    return executor.execute(Batch(inputs, len(next(iter(inputs.values())))))
+    first = next(iter(inputs.values()))
+    return executor.execute(Batch(inputs, len(first) if first.shape else 1))
 
 
 def test_matmul_is_a_matrix_product(models, load):
@@ -71,6 +72,58 @@ def test_short_batches_are_filled_up_for_a_file_with_fixed_rows(models, load):
     executor, _ = load(models.matmul(rows=4), max_batch_size=4)
     inputs = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
     assert answer(executor, X=inputs).outputs["Y"].tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_an_output_that_has_dropped_rows_is_not_cut(models, load, rows):
+    executor, _ = load(models.compress(4, None), max_batch_size=4)
+    keep = np.array([False, True, True, True])[:rows]
+    inputs = {"X": np.arange(rows, dtype=np.float32).reshape(-1, 1), "KEEP": keep}
+    error = failure(executor, **inputs)
+    assert error.cause == "unknown"
+    assert "output 'Y' has shape [3, 1] for the 4 rows" in str(error)
+    whole = answer(executor, **inputs | {"KEEP": np.ones(rows, np.bool_)}).outputs["Y"]
+    assert whole.tolist() == inputs["X"].tolist()
+
+
+def test_an_input_that_all_rows_share_is_handed_over_as_it_is(models, load):
+    executor, _ = load(models.biased(), batched={"b": False})
+    inputs = {"X": np.ones((2, 4), np.float32), "b": np.arange(4, dtype=np.float32)}
+    assert answer(executor, **inputs).outputs["Y"].tolist() == [[1, 2, 3, 4]] * 2
+
+
+def test_a_file_of_fixed_rows_may_have_one_as_well(models, load):
+    path = models.write(
+        "fixed",
+        [helper.make_node("Add", ["X", "b"], ["Y"])],
+        {"X": (TensorProto.FLOAT, [3, 2]), "b": (TensorProto.FLOAT, [2])},
+        {"Y": (TensorProto.FLOAT, [3, 2])},
+    )
+    executor, _ = load(path, max_batch_size=3, batched={"b": False})
+    inputs = {"X": np.ones((2, 2), np.float32), "b": np.array([5, 6], np.float32)}
+    assert answer(executor, **inputs).outputs["Y"].tolist() == [[6, 7]] * 2
+
+
+def test_a_model_without_a_batch_axis_gets_and_gives_scalars(models, load):
+    path = models.write(
+        "total",
+        [helper.make_node("ReduceSum", ["X"], ["TOTAL"], keepdims=0)],
+        {"X": (TensorProto.FLOAT, ["n"])},
+        {"TOTAL": (TensorProto.FLOAT, [])},
+    )
+    executor, _ = load(path, max_batch_size=0)
+    for length in (0, 1, 3):
+        total = executor.execute(Batch({"X": np.ones(length, np.float32)}, 1)).outputs["TOTAL"]
+        assert isinstance(total, np.ndarray)
+        assert (total.shape, float(total)) == ((), length)
+
+
+def test_text_of_no_row_that_is_no_utf8_fails_as_a_whole(models, load):
+    executor, _ = load(models.identity(TensorProto.STRING, shape=()), max_batch_size=0)
+    good = executor.execute(Batch({"X": np.array(b"a", np.object_)}, 1)).outputs["Y"]
+    assert good.tolist() == b"a"
+    error = failure(executor, X=np.array(b"\xff", np.object_))
+    assert (error.cause, str(error)) == ("input", "input 'X' must be UTF-8")
 
 
 def test_only_what_is_asked_for_is_computed(models, load):

@@ -127,9 +127,34 @@ def test_more_rows_than_the_file_takes_is_refused_with_both_numbers(models, refu
     assert metadata.outputs[0].shape == (-1, 2)
 
 
+def test_input_whose_first_axis_is_fixed_while_others_vary_is_refused(models, refusal):
+    message = refusal(models.biased(), max_batch_size=4)
+    assert "that of 'X' varies, 'b' is fixed to 4" in message
+    assert "{input: b, batched: false} in inputs" in message
+    assert "set batching.max_batch_size to 0" in message
+
+
+def test_input_that_all_rows_share_has_its_true_shape(models, load):
+    _, metadata = load(models.biased(), batched={"b": False})
+    assert metadata.inputs == (
+        TensorSpec("X", "FP32", (-1, 4), dims=("rows", None)),
+        TensorSpec("b", "FP32", (4,), batched=False),
+    )
+
+
+def test_without_a_batch_axis_shapes_are_as_in_the_file(models, load):
+    _, metadata = load(models.biased(), max_batch_size=0)
+    assert [spec.shape for spec in metadata.inputs] == [(-1, 4), (4,)]
+    assert [spec.shape for spec in metadata.outputs] == [(-1, 4)]
+    path = models.identity(TensorProto.FLOAT, shape=())
+    assert load(path, max_batch_size=0)[1].inputs[0].shape == ()
+
+
 def test_input_without_axes_is_refused(models, refusal):
     path = models.identity(TensorProto.FLOAT, shape=())
-    assert "input 'X' has no axes" in refusal(path)
+    message = refusal(path)
+    assert "input 'X' has no axes" in message
+    assert "batched: false" in message
 
 
 def test_output_without_rows_is_refused(models, refusal):
@@ -159,7 +184,10 @@ def test_inputs_that_fix_different_rows_are_refused(models, refusal):
         {"A": (TensorProto.FLOAT, [2, 3]), "B": (TensorProto.FLOAT, [1, 3])},
         {"Y": (TensorProto.FLOAT, [2, 3])},
     )
-    assert "inputs fix it to {'A': 2, 'B': 1}" in refusal(path, max_batch_size=1)
+    message = refusal(path, max_batch_size=1)
+    assert "that of 'A' is fixed to 2, 'B' is fixed to 1" in message
+    assert "{input: B, batched: false} in inputs" in message
+    assert "set batching.max_batch_size to 0" in message
 
 
 def test_model_without_inputs_is_refused(models, refusal):
@@ -171,6 +199,7 @@ def test_model_without_inputs_is_refused(models, refusal):
         weights={"W": np.zeros(2, np.float32)},
     )
     assert "has no inputs" in refusal(path)
+    assert "max_batch_size to 0" in refusal(path)
 
 
 def test_bfloat16_is_refused_with_the_way_out(models, refusal):

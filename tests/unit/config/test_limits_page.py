@@ -22,6 +22,7 @@ from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.server import CLOSING_S, GREETING_S, SILENT_S, STREAM_WINDOW
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
 from batcher.runtime.padding import MOST_WARM_BUCKETS
+from batcher.runtime.signature import MOST_SHARED_BYTES
 from batcher.runtime.warmup import BUCKETS_NS
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.tuning.tuner import MOST_BYTES
@@ -99,5 +100,6 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert REST == 4, "a fifth of the loop"
     assert rows["rows of a batch that can be asked for"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
+    assert rows["shared inputs of one request"] == f"{MOST_SHARED_BYTES // 2**20} MiB"
     assert rows["buckets that are warmed up"] == str(MOST_WARM_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)

@@ -28,6 +28,20 @@ def test_what_is_said_becomes_rules(model):
     assert rules.path == "models[0]."
 
 
+def test_what_is_said_of_rows_becomes_rules(model):
+    found = model("inputs: [{input: b, batched: false}]\noutputs: [{output: y, batched: true}]")
+    assert [(each.input, each.batched) for each in found.inputs] == [("b", False)]
+    assert rules_of(found, "").outputs == (OutputRule("y", None, None, batched=True),)
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "fixed", "none"])
+def test_a_model_without_a_batch_axis_is_one_row_to_the_scheduler(model, policy):
+    found = model(f"batching: {{max_batch_size: 0, policy: {policy}}}")
+    settings = found.scheduler_settings()
+    assert (settings.max_batch_size, settings.max_request_rows) == (1, 1)
+    assert found.warmup_sizes() == (1,)
+
+
 def test_nothing_is_padded_by_default(model):
     rules = rules_of(model(), "models[0].")
     assert (rules.axes, rules.outputs) == ((), ())
@@ -80,7 +94,46 @@ def test_values_of_every_kind(model, value):
         ),
         (
             "outputs: [{output: y, axis: 1, like: null}]",
-            "outputs: nothing is padded; allowed: outputs beside padding",
+            "outputs: nothing is padded; allowed: axis and like beside padding",
+        ),
+        ("outputs: [{output: y}]", "outputs[0].axis: missing"),
+        (
+            "outputs: [{output: y, like: {input: x, axis: 1}, batched: true}]",
+            "outputs[0].axis: mis",
+        ),
+        ("outputs: [{output: y, batched: false}]", "outputs[0].batched: got false; allowed: True"),
+        ("inputs: [{input: b}]", "inputs[0].batched: missing"),
+        (
+            "inputs: [{input: b, batched: true}, {input: b, batched: false}]",
+            'inputs[1].input: got "b"; allowed: each input once',
+        ),
+        (
+            "batching: {max_batch_size: 0}\ninputs: [{input: b, batched: false}]",
+            "inputs: the model has no batch axis (batching.max_batch_size is 0); allowed: none",
+        ),
+        (
+            "batching: {max_batch_size: 0}\npadding: [{input: x, axis: 1, buckets: [1]}]",
+            "padding: the model has no batch axis",
+        ),
+        (
+            "batching: {max_batch_size: 0}\noutputs: [{output: x, batched: true}]",
+            "outputs: the model has no batch axis",
+        ),
+        (
+            "batching: {max_batch_size: 0}\nqueue: {max_request_batches: 2}",
+            "queue.max_request_batches: the model has no batch axis",
+        ),
+        (
+            "batching: {max_batch_size: 0, policy: fixed, max_delay: 1ms}",
+            "batching.max_delay: the model has no batch axis (batching.max_batch_size is 0)",
+        ),
+        (
+            "batching: {max_batch_size: 0, policy: fixed, preferred_batch_sizes: [1]}",
+            "batching.preferred_batch_sizes: the model has no batch axis",
+        ),
+        (
+            "batching: {max_batch_size: 0}\nwarmup: {batch_sizes: [2]}",
+            "warmup.batch_sizes[0]: got 2",
         ),
         (
             "padding: [{input: x, axis: 1, buckets: [1]}]\noutputs: [{output: y, axis: 1}]",

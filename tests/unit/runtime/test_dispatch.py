@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from batcher.errors import ExecutionFailed
 from batcher.executor import Batch, BatchResult, ExecutionError
 from batcher.runtime.dispatch import Slice, accept, gather, join, scatter
 from batcher.runtime.layout import Layout
@@ -90,7 +89,7 @@ def test_pieces_are_joined_in_the_order_of_their_rows():
 
 @pytest.mark.parametrize("other", [(1, 4), (1,), (1, 3, 1), (1, 0)])
 def test_pieces_of_other_shapes_cannot_be_joined(other):
-    with pytest.raises(ExecutionFailed) as caught:
+    with pytest.raises(ExecutionError) as caught:
         join(pieces(np.zeros((2, 3), np.float32), np.zeros(other, np.float32)))
     told = str(caught.value)
     assert "in 2 batches, and output 'Y' has different shapes in them" in told

@@ -158,7 +158,6 @@ MALFORMED = {
         message(wire_input(shape=(1, -1)), raw=[b""]),
         r"negative axes, got \[1, -1\]",
     ),
-    "no axis": (message(wire_input(shape=()), raw=[bytes(4)]), r"first axis is the rows, got \[\]"),
     "too many axes": (
         message(wire_input(shape=[1] * 33), raw=[bytes(4)]),
         "at most 32 axes, got 33",
@@ -471,6 +470,22 @@ def written(answer, **context):
     return inference.ModelInferResponse.FromString(
         b"".join(convert.response_parts(answer, **context))
     )
+
+
+def test_a_tensor_without_axes_is_one_element():
+    parsed = read(message(wire_input("X", shape=()), raw=[bytes(4)]))
+
+    assert parsed.inputs["X"].array.shape == ()
+    response = written(reply(parsed.inputs))
+    assert list(response.outputs[0].shape) == []
+    assert response.raw_output_contents == [bytes(4)]
+
+
+def test_the_classes_of_an_answer_without_rows_have_none():
+    outputs = {"Y": Tensor("FP32", np.array([1, 3, 2], np.float32))}
+    response = written(reply(outputs, batched=False), classifications={"Y": 2})
+
+    assert list(response.outputs[0].shape) == [2]
 
 
 def test_a_plain_response():

@@ -31,7 +31,8 @@ class OnnxRuntimeExecutor:
     """Runs a model file. Inputs, outputs and variable axes are read from the file.
 
     A file that fixes its first axis to n takes up to n rows: shorter batches are filled up with
-    copies of their last row, and the answers to those are dropped.
+    copies of their last row, and the answers to those are dropped. Inputs that all rows share are
+    handed over as they are, and so is everything where the model has no batch axis.
     """
 
     capabilities = Capabilities(dynamic_axes=True)
@@ -42,8 +43,9 @@ class OnnxRuntimeExecutor:
         options = read_options(context, OnnxRuntimeOptions)
         opened = open_session(context, options)
         who = f"model {context.model!r} ({options.path})"
-        self._signature: Signature = read_signature(opened.session, who, context.max_batch_size)
+        self._signature: Signature = read_signature(opened.session, who, context)
         self._outputs = [spec.name for spec in self._signature.outputs]
+        self._rows = frozenset(spec.name for spec in self._signature.inputs if spec.batched)
         self._strings_in = _strings(self._signature.inputs)
         self._strings_out = _strings(self._signature.outputs)
         self._session: Any = opened.session
@@ -65,18 +67,22 @@ class OnnxRuntimeExecutor:
         feeds = dict(batch.inputs)
         row_errors: dict[int, str] = {}
         for name in self._strings_in & feeds.keys():
-            feeds[name] = _decoded(name, feeds[name], row_errors)
+            feeds[name] = _decoded(name, feeds[name], row_errors if name in self._rows else None)
         fixed = self._signature.fixed_rows
         if fixed is not None and fixed != batch.rows:
-            feeds = {name: _filled_up(array, fixed) for name, array in feeds.items()}
+            for name in self._rows & feeds.keys():
+                feeds[name] = _filled_up(feeds[name], fixed)
         names = [n for n in self._outputs if batch.outputs is None or n in batch.outputs]
         try:
             answers = self._session.run(names, feeds, self._run_options)
         except Exception as error:
             raise ExecutionError(one_line(error), cause=_cause(error)) from error
-        outputs = dict(zip(names, answers, strict=True))
-        if fixed is not None and fixed != batch.rows:
-            outputs = {name: array[: batch.rows] for name, array in outputs.items()}
+        outputs = {name: np.asarray(answer) for name, answer in zip(names, answers, strict=True)}
+        if fixed is not None:
+            outputs = {
+                name: _without_filling(name, array, fixed, batch.rows)
+                for name, array in outputs.items()
+            }
         for name in self._strings_out & outputs.keys():
             outputs[name] = _encoded(outputs[name])
         return BatchResult(outputs, row_errors)
@@ -99,15 +105,20 @@ def _cause(error: Exception) -> str:
     return "unknown"
 
 
-def _decoded(name: str, array: Array, row_errors: dict[int, str]) -> Array:
-    """Text for bytes. Rows that are no UTF-8 are noted, and run as empty text."""
+def _decoded(name: str, array: Array, row_errors: dict[int, str] | None) -> Array:
+    """Text for bytes. Rows that are no UTF-8 are noted, and run as empty text.
+
+    Where there are no rows to blame, it raises `ExecutionError`.
+    """
     texts = np.empty(array.shape, np.object_)
-    width = max(1, array.size // len(array))
+    width = max(1, array.size // len(array)) if row_errors is not None else 1
     flat = texts.reshape(-1)
     for place, value in enumerate(array.reshape(-1)):
         try:
             flat[place] = value.decode()
         except UnicodeDecodeError:
+            if row_errors is None:
+                raise ExecutionError(f"input {name!r} must be UTF-8", cause="input") from None
             flat[place] = ""
             row_errors[place // width] = f"input {name!r} must be UTF-8"
     return texts
@@ -121,3 +132,16 @@ def _encoded(array: Array) -> Array:
 
 def _filled_up(array: Array, rows: int) -> Array:
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+
+
+def _without_filling(name: str, array: Array, fixed: int, rows: int) -> Array:
+    """The answers to the rows of the batch, if there is one for each row that was executed.
+
+    An output that has dropped rows has no telling which are left.
+    """
+    if array.shape[:1] != (fixed,):
+        raise ExecutionError(
+            f"output {name!r} has shape {list(array.shape)} for the {fixed} rows that the model "
+            "file is fixed to, so its rows are not those of the batch"
+        )
+    return array[:rows]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from batcher.errors import ModelLoadError
-from batcher.executor import TensorSpec
+from batcher.executor import LoadContext, TensorSpec
 
 _DATATYPES: Final = {
     "tensor(bool)": "BOOL",
@@ -27,9 +27,12 @@ _DATATYPES: Final = {
 _BFLOAT16: Final = "tensor(bfloat16)"
 
 
+_NO_BATCH_AXIS: Final = "set batching.max_batch_size to 0 where the model has no batch axis"
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Inputs and outputs with the row axis first.
+    """Inputs and outputs with the row axis first, if they have one.
 
     `fixed_rows` is the length that the model file fixes that axis to, None where it may vary.
     """
@@ -39,29 +42,40 @@ class Signature:
     fixed_rows: int | None
 
 
-def read_signature(session: Any, who: str, max_batch_size: int) -> Signature:
+def read_signature(session: Any, who: str, context: LoadContext) -> Signature:
     """The session's signature. Raises `ModelLoadError` naming the input or output at fault."""
-    inputs = tuple(_spec(node, f"{who}: input {node.name!r}") for node in session.get_inputs())
-    outputs = tuple(_spec(node, f"{who}: output {node.name!r}") for node in session.get_outputs())
+    rows = context.max_batch_size > 0
+    inputs = tuple(
+        _spec(node, f"{who}: input {node.name!r}", rows and context.batched.get(node.name, True))
+        for node in session.get_inputs()
+    )
+    outputs = tuple(
+        _spec(node, f"{who}: output {node.name!r}", rows) for node in session.get_outputs()
+    )
+    if not rows:
+        return Signature(inputs, outputs, None)
     if not inputs:
-        raise ModelLoadError(f"{who}: the model has no inputs, so there are no rows to batch")
-    fixed = _fixed_rows(inputs, who)
-    if fixed is not None and fixed < max_batch_size:
+        raise ModelLoadError(
+            f"{who}: the model has no inputs, so there are no rows to batch: {_NO_BATCH_AXIS}"
+        )
+    fixed = _fixed_rows([spec for spec in inputs if spec.batched], who)
+    if fixed is not None and fixed < context.max_batch_size:
         raise ModelLoadError(
             f"{who}: the model file fixes the first axis to {fixed}, so a batch can have at most "
-            f"{fixed} rows, and max_batch_size is {max_batch_size}: set batching.max_batch_size to "
-            f"{fixed}, or export the model with a variable first axis"
+            f"{fixed} rows, and max_batch_size is {context.max_batch_size}: set "
+            f"batching.max_batch_size to {fixed}, or export the model with a variable first axis; "
+            f"{_NO_BATCH_AXIS}"
         )
     for spec in outputs:
         if spec.shape[0] not in (-1, fixed):
             raise ModelLoadError(
                 f"{who}: output {spec.name!r} has shape {list(spec.shape)}; its first axis must be "
-                "the rows, as in the inputs"
+                f"the rows, as in the inputs: {_NO_BATCH_AXIS}"
             )
     return Signature(_with_row_axis(inputs), _with_row_axis(outputs), fixed)
 
 
-def _spec(node: Any, what: str) -> TensorSpec:
+def _spec(node: Any, what: str, batched: bool) -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
     if node.type == _BFLOAT16:
         raise ModelLoadError(
@@ -73,24 +87,37 @@ def _spec(node: Any, what: str) -> TensorSpec:
             f"{what} is of type {node.type}, which no protocol datatype stands for; supported: "
             f"{', '.join(_DATATYPES)}"
         )
-    if not node.shape:
+    if batched and not node.shape:
         raise ModelLoadError(
-            f"{what} has no axes (or does not say which); the first must be the rows"
+            f"{what} has no axes (or does not say which); the first must be the rows: declare an "
+            "input that all rows of a batch share, {input: ..., batched: false} in inputs, or "
+            f"{_NO_BATCH_AXIS}"
         )
     shape = tuple(length if isinstance(length, int) else -1 for length in node.shape)
     # An axis without a name is None here, and a name is the same axis wherever it stands.
     names = tuple(name if isinstance(name, str) and name else None for name in node.shape)
-    return TensorSpec(node.name, datatype, shape, dims=names if any(names[1:]) else ())
+    return TensorSpec(node.name, datatype, shape, dims=names if any(names) else (), batched=batched)
 
 
-def _fixed_rows(inputs: Iterable[TensorSpec], who: str) -> int | None:
-    lengths = {spec.name: spec.shape[0] for spec in inputs if spec.shape[0] != -1}
+def _fixed_rows(inputs: Sequence[TensorSpec], who: str) -> int | None:
+    """The rows that the file is fixed to, which must be the same in all inputs that have rows."""
+    lengths = {spec.name: spec.shape[0] for spec in inputs}
     if len(set(lengths.values())) > 1:
-        raise ModelLoadError(
-            f"{who}: the first axis must be the rows, but inputs fix it to {lengths}"
+        told = ", ".join(
+            f"{name!r} " + ("varies" if length < 0 else f"is fixed to {length}")
+            for name, length in lengths.items()
         )
-    return next(iter(lengths.values()), None)
+        last = next(reversed([name for name, length in lengths.items() if length >= 0]))
+        raise ModelLoadError(
+            f"{who}: the first axis of every input must be the rows, but that of {told}: declare an "
+            f"input that all rows of a batch share, {{input: {last}, batched: false}} in inputs, or "
+            f"{_NO_BATCH_AXIS}"
+        )
+    length = next(iter(lengths.values()), -1)
+    return None if length < 0 else length
 
 
 def _with_row_axis(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-    return tuple(replace(spec, shape=(-1, *spec.shape[1:])) for spec in specs)
+    return tuple(
+        replace(spec, shape=(-1, *spec.shape[1:])) if spec.batched else spec for spec in specs
+    )
