@@ -30,6 +30,8 @@ from batcher.core.scheduler import Scheduler
 from batcher.errors import BatcherError, NotSupported, RequestError
 from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.journal import Reason, Recording
+from batcher.runtime.checks import CheckPlan
+from batcher.runtime.health import Health, HealthReport, ModelState
 from batcher.runtime.instances import Home, InstancePlan
 from batcher.runtime.models import ModelRegistry, ServedModel, model_key
 from batcher.runtime.padding import rules_of
@@ -39,9 +41,9 @@ from batcher.runtime.warmup import WarmupPlan
 from batcher.server.edge import GrpcEdge
 from batcher.server.flight import FlightEdge
 from batcher.service import Batcher
-from batcher.telemetry import LoopWatchdog, Telemetry, probe_loop_lag
+from batcher.telemetry import HealthPoints, LoopWatchdog, Telemetry, probe_loop_lag
 from batcher.tuning import FileFollower, Tuner
-from batcher.web import HealthReport, HttpServer, ModelHealth, build_app, render
+from batcher.web import HttpServer, build_app, render
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Application:
         loop = asyncio.get_running_loop()
         self.registry = CollectorRegistry()
         self.telemetry = Telemetry(self.registry)
+        self._health = Health()
         scheduler = Scheduler()
         self.runner = Runner(
             scheduler,
@@ -84,13 +87,15 @@ class Application:
             monotonic_ns,
             partial(TimerFd, loop),
             on_policy_failed=self._policy_failed,
+            on_broken=lambda: self._health.broken(self.runner.broken),
         )
         self.telemetry.watch(self.runner.observe)
-        home = Home(self.runner, loop, monotonic_ns)
+        home = Home(self.runner, loop, monotonic_ns, changed=self._health.changed)
         self.models = ModelRegistry(
             [self._served(model, f"models[{i}].", home) for i, model in enumerate(config.models)]
         )
-        self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns)
+        self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns, self._health)
+        self.telemetry.watch_health(self._health_points)
         self.tuner = Tuner(config, list(self.models), self.telemetry.settings, path)
         self._follower = (
             None
@@ -133,16 +138,15 @@ class Application:
             self._run("settings", self._follower.run())
         if self.recording.flight is not None:
             self._run("flight-recorder", self.recording.flight.watch(self.telemetry.tallies))
-        self.grpc.set_ready(ready=True)
+        self._health.started()
 
     async def drain(self) -> None:
         """Refuse new requests and answer the accepted ones.
 
         Raises `DrainTimeoutError` with their number when `drain_timeout` is over first.
         """
-        self.batcher.draining = True
         self.telemetry.draining = True
-        self.grpc.set_ready(ready=False)
+        self._health.drain()
         self.grpc.end_streams()
         loop = asyncio.get_running_loop()
         timeout_s = self.config.server.drain_timeout / SECOND
@@ -160,7 +164,7 @@ class Application:
 
     async def close(self) -> None:
         """Close what was started, last things first. Whatever is still unanswered fails."""
-        self.grpc.set_ready(ready=False)
+        self._health.drain()
         await self.grpc.end_changes()
         if self._watchdog is not None:
             self._watchdog.close()
@@ -190,12 +194,16 @@ class Application:
 
     def health(self) -> HealthReport:
         """Whether the server wants traffic, and which models can serve."""
-        models = tuple(ModelHealth(m.name, m.version, m.ready, m.why) for m in self.models)
-        if self.batcher.draining:
-            return HealthReport(ready=False, models=models, reason="draining")
-        unready = [m.name for m in models if not m.ready]
-        reason = f"not ready: {', '.join(unready)}" if unready else ""
-        return HealthReport(ready=not unready, models=models, reason=reason)
+        return self._health.report()
+
+    def _health_points(self) -> HealthPoints:
+        report = self._health.report()
+        states = [
+            ((model.name, model.version, state), int(model.state is state))
+            for model in report.models
+            for state in ModelState
+        ]
+        return HealthPoints(ready=report.ready, states=states)
 
     def describe(self) -> str:
         """The line that is printed when the server is ready."""
@@ -302,6 +310,10 @@ def instance_plan(
         execute_timeout_ns=config.execute_timeout,
         warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length, config.warmup.inputs),
         fail_nan=config.on_nan == "fail",
+        load_retry_ns=config.load_retry,
+        checks=CheckPlan(
+            config.health.interval, config.health.timeout, config.health.failed_batches
+        ),
     )
 
 

@@ -127,6 +127,10 @@ class ModelLoadError(StartupError):
     """An executor could not load its model."""
 
 
+class BackendUnavailable(ModelLoadError):
+    """What a model needs is not up yet: another try may help, and is made (`models[].load_retry`)."""
+
+
 _LONGEST_DESCRIPTION = 400
 
 

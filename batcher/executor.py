@@ -23,13 +23,14 @@ from batcher.config.files import unreadable
 from batcher.config.section import FilePath, KeyPath
 from batcher.config.section import Section as Options
 from batcher.config.units import Duration, DurationOrZero, Size
-from batcher.errors import ModelLoadError
+from batcher.errors import BackendUnavailable, ModelLoadError
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
 
 __all__ = [
     "DTYPES",
     "Array",
     "AsyncExecutor",
+    "BackendUnavailable",
     "Batch",
     "BatchResult",
     "Capabilities",
@@ -43,6 +44,7 @@ __all__ = [
     "Options",
     "ParameterValue",
     "Problem",
+    "ReportsHealth",
     "Size",
     "Tensor",
     "TensorSpec",
@@ -221,7 +223,11 @@ class Executor(Protocol):
     capabilities: Capabilities
 
     def load(self, context: LoadContext) -> ModelMetadata:
-        """Make the model ready to execute. Raises `ModelLoadError` with the reason."""
+        """Make the model ready to execute. Raises `ModelLoadError` with the reason.
+
+        Raise its subclass `BackendUnavailable` where another try may help, because something that
+        the model needs is not up yet.
+        """
         ...
 
     def execute(self, batch: Batch) -> BatchResult:
@@ -243,7 +249,11 @@ class AsyncExecutor(Protocol):
     capabilities: Capabilities
 
     async def load(self, context: LoadContext) -> ModelMetadata:
-        """Make the model ready to execute. Raises `ModelLoadError` with the reason."""
+        """Make the model ready to execute. Raises `ModelLoadError` with the reason.
+
+        Raise its subclass `BackendUnavailable` where another try may help, because something that
+        the model needs is not up yet.
+        """
         ...
 
     async def execute(self, batch: Batch) -> BatchResult:
@@ -252,4 +262,18 @@ class AsyncExecutor(Protocol):
 
     async def close(self) -> None:
         """Free everything. Called once after a successful `load`."""
+        ...
+
+
+@runtime_checkable
+class ReportsHealth(Protocol):
+    """An executor that says by itself whether it could execute; the method is optional.
+
+    It is called at an interval while no batch runs, where `execute` is: on the instance's thread, or
+    on the event loop, where it is a coroutine. So it has to be quick: a batch that arrives meanwhile
+    waits. One that takes longer than `models[].health.timeout` counts as not well.
+    """
+
+    def healthy(self) -> str | None:
+        """Return None while all is well, else why not, for a person. What it raises says so, too."""
         ...

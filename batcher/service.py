@@ -16,6 +16,7 @@ from batcher.clock import Clock
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
+from batcher.runtime.health import Health
 from batcher.runtime.models import ModelRegistry, ServedModel
 from batcher.runtime.pending import Pending
 from batcher.runtime.request import InferenceReply, InferenceRequest
@@ -55,10 +56,16 @@ class Batcher:
     """Answers inference requests. Every method runs on the event loop's thread."""
 
     def __init__(
-        self, models: ModelRegistry, runner: Runner, telemetry: Telemetry, clock: Clock
+        self,
+        models: ModelRegistry,
+        runner: Runner,
+        telemetry: Telemetry,
+        clock: Clock,
+        health: Health | None = None,
     ) -> None:
         self.models = models
-        self.draining = False
+        self.health = health or Health()
+        self.health.of(models)
         self._runner = runner
         self._telemetry = telemetry
         self._clock = clock
@@ -115,6 +122,11 @@ class Batcher:
         stamps = Stamps(arrival_ns)
         stamps.settled_ns = self._clock()
         model.telemetry.request_ended(Outcome.REJECTED, reason, 0, stamps, None)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused because the server shuts down."""
+        return self.health.draining
 
     @property
     def unanswered(self) -> int:

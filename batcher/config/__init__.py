@@ -19,7 +19,13 @@ from batcher.config.changes import (
 )
 from batcher.config.files import file_problems, folder_problems, located
 from batcher.config.loader import load_config, parse_config
-from batcher.config.model import BatchingConfig, ModelConfig, QueueConfig, WarmupConfig
+from batcher.config.model import (
+    BatchingConfig,
+    HealthConfig,
+    ModelConfig,
+    QueueConfig,
+    WarmupConfig,
+)
 from batcher.config.overrides import changed_model, sections_in_force, sections_of
 from batcher.config.padding import InputConfig, LikeConfig, OutputConfig, PaddingConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
@@ -37,6 +43,7 @@ __all__ = [
     "DeviceConfig",
     "Difference",
     "FlightRecorderConfig",
+    "HealthConfig",
     "InputConfig",
     "JournalConfig",
     "LikeConfig",

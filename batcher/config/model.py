@@ -212,6 +212,19 @@ class WarmupConfig(Section):
         return self
 
 
+class HealthConfig(Section):
+    """When a loaded model stops counting as ready, and how it does so again."""
+
+    interval: Duration = 5_000_000_000
+    """How often an executor that tells its own health is asked, while no batch runs; and how often
+    an instance that is not well is looked at again."""
+    timeout: Duration = 1_000_000_000
+    """How long an executor may take to tell its health. Beyond that it counts as not well."""
+    failed_batches: Count | None = 5
+    """Batches of an instance that fail in a row, for reasons that are not the caller's, and a canary
+    batch after them, before it counts as not well. null never counts them."""
+
+
 class ModelConfig(Section):
     """One model: its executor, where it runs, how it is batched and queued."""
 
@@ -237,6 +250,9 @@ class ModelConfig(Section):
     execute_timeout: Duration = 30_000_000_000
     """How long one batch may execute. Then its requests fail, and the instance is abandoned and
     replaced."""
+    load_retry: DurationOrZero = 300_000_000_000
+    """For how long a load is tried again whose executor says that what it needs is not up yet. 0
+    tries once."""
     on_nan: Literal["serve", "fail"] = "serve"
     """What becomes of a request with NaN in a floating-point output: it is answered like any other,
     or fails alone, as one whose input is at fault."""
@@ -253,6 +269,8 @@ class ModelConfig(Section):
     """How much may wait."""
     warmup: WarmupConfig = WarmupConfig()
     """What runs before the model is announced as ready."""
+    health: HealthConfig = HealthConfig()
+    """When a loaded model stops counting as ready."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:

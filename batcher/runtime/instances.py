@@ -17,12 +17,13 @@ from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp, Prof
 from batcher.core.record import record
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
+from batcher.runtime.checks import CheckPlan, Checks
 from batcher.runtime.dispatch import Executed, Slice, elements
 from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.padding import Padding
 from batcher.runtime.rows import fit
 from batcher.runtime.runner import Runner
-from batcher.runtime.warmup import WarmupPlan, warm_up, warm_up_buckets
+from batcher.runtime.warmup import WarmupPlan, run_canary, warm_up, warm_up_buckets
 from batcher.runtime.workers import Worker, make_worker
 from batcher.telemetry import ModelTelemetry
 
@@ -46,6 +47,9 @@ class InstancePlan:
     warmup: WarmupPlan
     fail_nan: bool = False
     """Whether rows whose answer holds NaN have failed."""
+    load_retry_ns: int = 0
+    """For how long a load is tried again that fails with `BackendUnavailable`."""
+    checks: CheckPlan = CheckPlan()
 
 
 @record
@@ -57,6 +61,8 @@ class Home:
     clock: Clock
     measuring: dict[str, asyncio.Lock] = field(default_factory=dict)
     """By device: buckets are measured in turns, so that they measure the device and not each other."""
+    changed: Callable[[], None] = lambda: None
+    """Called when an instance or a model has got better or worse."""
 
 
 @record
@@ -88,8 +94,13 @@ class Instance:
         self._home = home
         self._telemetry = telemetry
         self._incarnation = 0
+        self._checks: Checks | None = None
+        self._made: tuple[Worker, ModelMetadata, _Measured] | None = None
+        """What was loaded and is not announced."""
+        self._down = "not loaded yet"
         self._worker: Worker | None = None
         self._layout = Layout()
+        self._padding: Padding | None = None
         self._in_flight: dict[int, asyncio.TimerHandle | None] = {}
         """Oldest first; one that waits for the end of another has no timer yet."""
         self._idle = asyncio.Event()
@@ -102,8 +113,13 @@ class Instance:
         """Whether it can take batches."""
         return self._worker is not None
 
-    async def load(self) -> ModelMetadata:
-        """Load and warm up an incarnation and announce it.
+    @property
+    def why(self) -> str:
+        """Why it is down, or up and not well; empty where it is well."""
+        return self._down if self._checks is None else self._checks.why
+
+    async def load(self, *, up: bool = True) -> ModelMetadata:
+        """Load and warm up an incarnation and announce it; without `up`, `announce` does that.
 
         Raises `ModelLoadError`, whatever went wrong. Whether it failed or was cancelled, nothing is
         left behind.
@@ -112,6 +128,7 @@ class Instance:
         try:
             worker, metadata, measured = await self._make_incarnation()
         except Exception as error:
+            log.debug("%s: could not be loaded", self.plan.name, exc_info=True)
             self._telemetry.load_failed()
             if isinstance(error, ModelLoadError):
                 raise
@@ -120,8 +137,17 @@ class Instance:
             ) from error
         self._telemetry.load_finished((self._home.clock() - started_ns) / SECOND)
         self._telemetry.device_known(self.plan.context.device)
-        self._come_up(worker, metadata, measured)
+        self._made = worker, metadata, measured
+        if up:
+            self.announce(self._pad)
         return metadata
+
+    def announce(self, pad: Callable[[ModelMetadata], Padding | None]) -> None:
+        """Have what was loaded take batches; `pad` is asked from the next incarnation on."""
+        assert self._made is not None  # noqa: S101 - it was loaded
+        self._pad = pad
+        made, self._made = self._made, None
+        self._come_up(*made)
 
     def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
         """Execute a batch within `execute_timeout`, which counts from when it can begin.
@@ -155,6 +181,9 @@ class Instance:
         if restart is not None:
             restart.cancel()
             await asyncio.wait((restart,), timeout=timeout_s)
+        if self._made is not None:
+            self._made[0].abandon()
+            self._made = None
         if self._worker is None:
             return
         self._stopping = True
@@ -186,7 +215,7 @@ class Instance:
         )
         try:
             metadata = fit(await worker.load(plan.context), plan.context)
-            padding = self._pad(metadata)
+            padding = self._padding = self._pad(metadata)
             told = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
             if padding is None:
                 measured = _Measured(profile=await warm_up(*told))
@@ -215,10 +244,42 @@ class Instance:
             worker.queues,
         )
         self._home.runner.instance_up(up, self)
+        self._checks = self._look_after(worker, metadata)
+        self._checks.start()
+        self._home.changed()
+
+    def _look_after(self, worker: Worker, metadata: ModelMetadata) -> Checks:
+        plan, padding = self.plan, self._padding
+
+        async def ask() -> str:
+            return await worker.healthy(plan.checks.timeout_ns / SECOND)
+
+        async def canary() -> str:
+            timeout_s = plan.execute_timeout_ns / SECOND
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await run_canary(
+                        worker, metadata, plan.warmup, plan.context.model, padding
+                    )
+            except TimeoutError:
+                self._hung()
+                return f"it did not end within {timeout_s:g} s"
+
+        return Checks(
+            plan.name,
+            plan.checks,
+            ask=ask if worker.asks else None,
+            canary=canary if plan.warmup.batch_sizes else None,
+            idle=self._idle.is_set,
+            changed=self._home.changed,
+        )
 
     def _go_down(self) -> Worker:
         """End this incarnation. Its worker comes back, to be closed or abandoned."""
         worker, self._worker = self._worker, None
+        if self._checks is not None:
+            self._checks.stop()
+            self._checks = None
         assert worker is not None  # noqa: S101 - callers know that it is up
         in_flight, self._in_flight = self._in_flight, {}
         self._idle.set()
@@ -228,6 +289,7 @@ class Instance:
             if timer is not None:
                 timer.cancel()
             self._telemetry.execution_ended(batch_id, now_ns)
+        self._home.changed()
         return worker
 
     def _give_up(self) -> None:
@@ -241,10 +303,12 @@ class Instance:
 
     def _hung(self) -> None:
         """A batch has been running for `execute_timeout`, and nobody can make it stop."""
+        timeout_ms = self.plan.execute_timeout_ns // MILLISECOND
+        self._down = f"a batch did not end within {timeout_ms} ms; a replacement is being loaded"
         log.error(
             "%s: a batch did not end within %d ms (execute_timeout), the instance is abandoned",
             self.plan.name,
-            self.plan.execute_timeout_ns // MILLISECOND,
+            timeout_ms,
         )
         try:
             self._give_up()
@@ -259,6 +323,8 @@ class Instance:
                 await self.load()
             except Exception as error:  # noqa: BLE001 - whatever it is, the next try may help
                 log.error("%s: %s; next try in %.1f s", self.plan.name, error, delay_s)  # noqa: TRY400
+                self._down = f"its replacement could not be loaded: {error}"
+                self._home.changed()
             else:
                 log.info("%s: up again, incarnation %d", self.plan.name, self._incarnation)
                 return
@@ -291,6 +357,8 @@ class Instance:
         try:
             self._forget(batch_id)
             self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
+            if self._checks is not None:
+                self._checks.batch_ended(executed)
             if executed.result is None:
                 log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)
         finally:

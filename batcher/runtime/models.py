@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
-from enum import StrEnum
+from typing import Any
 
+from batcher.clock import SECOND
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
-from batcher.errors import ModelLoadError, ModelUnavailable, UnknownModel
+from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable, UnknownModel
 from batcher.executor import ModelMetadata
+from batcher.runtime.health import ModelHealth, ModelState
 from batcher.runtime.instances import Home, Instance, InstancePlan
 from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.padding import NOTHING_PADDED, Padding, PaddingRules, resolve
 from batcher.runtime.signature import Signature
 from batcher.telemetry import ModelTelemetry
+
+log = logging.getLogger(__name__)
 
 RETRY_UNAVAILABLE_NS = 1_000_000_000
 """What a caller is told to wait while a model is not served: it may be loaded by then."""
@@ -24,13 +29,12 @@ CLOSE_TIMEOUT_S = 1.0
 """How long an instance may take to close because another one of its model could not load."""
 
 
-class ModelState(StrEnum):
-    """Where a model is between its configuration and its service."""
+FIRST_RETRY_S = 1.0
+LONGEST_RETRY_S = 15.0
+"""How long a load waits that is tried again: at first, and at most."""
 
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-    UNLOADED = "unloaded"
+DRAIN_TIMEOUT_S = 30.0
+"""How long batches may run on instances that were replaced by a reload."""
 
 
 class ServedModel:
@@ -53,24 +57,35 @@ class ServedModel:
         self.executor = executor
         self.settings = settings
         self.telemetry = telemetry
-        self.state = ModelState.UNLOADED
+        self.state = ModelState.LOADING
+        """The step of its life; `health` also knows how its instances are."""
         self.why = "not loaded yet"
         self.layout = Layout()
         self.padding: Padding | None = None
         """How its variable axes are padded; None where they are not, or nothing is loaded yet."""
         self.rules = padding
         self._home = home
-        self._instances = [
-            Instance(plan, home, telemetry, self._pad, lambda: self.settings.max_batch_size)
-            for plan in plans
-        ]
+        self._plans = tuple(plans)
+        self._instances = [self._instance(plan, self._pad) for plan in plans]
+        self._generation = 1
         self._loaded: tuple[ModelMetadata, Signature] | None = None
         self._changing = asyncio.Lock()
+        self._loading: asyncio.Task[ModelMetadata] | None = None
+
+    @property
+    def health(self) -> ModelHealth:
+        """What it can do now: it is ready while it is loaded and some instance is up and well."""
+        state, why = self.state, self.why
+        if state is ModelState.READY:
+            reasons = [instance.why for instance in self._instances]
+            if all(reasons):
+                state, why = ModelState.UNREADY, reasons[0]
+        return ModelHealth(self.name, self.version, state is ModelState.READY, why, state)
 
     @property
     def ready(self) -> bool:
-        """Whether a request could be executed: loaded, and some instance is up."""
-        return self.state is ModelState.READY and any(i.up for i in self._instances)
+        """Whether a request would be executed, and with success as far as anybody knows."""
+        return self.health.ready
 
     @property
     def instance_count(self) -> int:
@@ -139,30 +154,94 @@ class ServedModel:
     async def load(self) -> None:
         """Load every instance. Raises the first `ModelLoadError`, with the rest closed again.
 
-        A model that is ready stays as it is. Loads and unloads take turns.
+        A load that waits for a backend is tried again for as long as `load_retry` says. A model that
+        is ready is loaded anew: see `_reload`. Loads and unloads take turns, but an unload ends a
+        load that is under way.
         """
         async with self._changing:
             if self.state is ModelState.READY:
+                await self._reload()
                 return
-            self.state, self.why = ModelState.LOADING, "loading"
+            self._enter(ModelState.LOADING, "loading")
             self._home.runner.feed(self._configured(self.settings))
             try:
-                metadata = await self._load_instances()
+                metadata = await self._loaded_by(self._load_instances(self._instances))
             except (ModelLoadError, asyncio.CancelledError) as error:
                 await self._fail(str(error) or "loading was given up")
                 raise
-            self.layout = layout_of(metadata)
-            self._loaded = metadata, self._signature(metadata)
-            self.state, self.why = ModelState.READY, ""
+            self._serve(metadata)
 
     async def unload(self, timeout_s: float) -> None:
         """Refuse what waits, let what runs end within `timeout_s`, close the instances."""
+        if self._loading is not None:
+            self._loading.cancel()
         async with self._changing:
             if self.state is ModelState.UNLOADED:
                 return
-            self.state, self.why = ModelState.UNLOADED, "unloaded"
+            self._enter(ModelState.UNLOADED, "unloaded")
             self._home.runner.feed(ModelRemoved(self.key))
             await self._stop_instances(timeout_s)
+
+    def _enter(self, state: ModelState, why: str) -> None:
+        self.state, self.why = state, why
+        self._home.changed()
+
+    def _serve(self, metadata: ModelMetadata) -> None:
+        self.layout = layout_of(metadata)
+        self._loaded = metadata, self._signature(metadata)
+        self._enter(ModelState.READY, "")
+
+    async def _loaded_by(self, load: Coroutine[Any, Any, ModelMetadata]) -> ModelMetadata:
+        """Wait for a load, which `unload` may end: then it has failed."""
+        task = self._loading = asyncio.ensure_future(load)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if task.cancelled() and not (current and current.cancelling()):
+                raise ModelLoadError(f"{self.name}: it was unloaded while it was loading") from None
+            task.cancel()
+            await asyncio.wait((task,))
+            raise
+        finally:
+            self._loading = None
+
+    async def _reload(self) -> None:
+        """Load a second set of instances beside the one that serves, and have it take over.
+
+        Where the load fails, all stays as it was. Where the model takes or gives something else than
+        before, what waits is refused, and the old instances end before the new ones begin.
+        """
+        self._generation += 1
+        old, rules = self._instances, self.rules
+        fresh = [
+            self._instance(
+                replace(plan, name=f"{plan.name}.{self._generation}"),
+                lambda metadata: resolve(self.name, rules, metadata),
+            )
+            for plan in self._plans
+        ]
+        try:
+            metadata = await self._loaded_by(self._load_instances(fresh, up=False))
+        except (ModelLoadError, asyncio.CancelledError):
+            await asyncio.gather(*(i.stop(CLOSE_TIMEOUT_S) for i in fresh))
+            raise
+        if self._loaded is None or metadata != self._loaded[0]:
+            self._enter(ModelState.LOADING, "another version of its files takes over")
+            self._home.runner.feed(ModelRemoved(self.key))
+            await self._stop_instances(DRAIN_TIMEOUT_S)
+            self.padding = resolve(self.name, self.rules, metadata)
+            self._home.runner.feed(self._configured(self.settings))
+        self._instances = fresh
+        for instance in fresh:
+            instance.announce(self._pad)
+        self._serve(metadata)
+        await asyncio.gather(*(i.stop(DRAIN_TIMEOUT_S) for i in old))
+
+    def _instance(
+        self, plan: InstancePlan, pad: Callable[[ModelMetadata], Padding | None]
+    ) -> Instance:
+        return Instance(plan, self._home, self.telemetry, pad, lambda: self.settings.max_batch_size)
 
     def _pad(self, metadata: ModelMetadata) -> Padding | None:
         """How an instance that is loading is padded; the scheduler knows before its first batch."""
@@ -182,8 +261,10 @@ class ServedModel:
     def _signature(self, metadata: ModelMetadata) -> Signature:
         return Signature(self.name, metadata, self.settings.max_request_rows, self.padding)
 
-    async def _load_instances(self) -> ModelMetadata:
-        tasks = [asyncio.create_task(instance.load()) for instance in self._instances]
+    async def _load_instances(
+        self, instances: Sequence[Instance], *, up: bool = True
+    ) -> ModelMetadata:
+        tasks = [asyncio.create_task(self._load_instance(each, up=up)) for each in instances]
         try:
             return (await asyncio.gather(*tasks))[0]
         finally:
@@ -191,8 +272,24 @@ class ServedModel:
                 task.cancel()
             await asyncio.wait(tasks)
 
+    async def _load_instance(self, instance: Instance, *, up: bool) -> ModelMetadata:
+        loop, delay_s = self._home.loop, FIRST_RETRY_S
+        ends_s = loop.time() + instance.plan.load_retry_ns / SECOND
+        while True:
+            try:
+                return await instance.load(up=up)
+            except BackendUnavailable as error:
+                wait_s = min(delay_s, ends_s - loop.time())
+                if wait_s <= 0:
+                    raise
+                log.warning("%s: %s; next try in %.1f s", instance.plan.name, error, wait_s)
+                if up:
+                    self._enter(ModelState.LOADING, f"{error}; it is tried again")
+            await asyncio.sleep(wait_s)
+            delay_s = min(2 * delay_s, LONGEST_RETRY_S)
+
     async def _fail(self, why: str) -> None:
-        self.state, self.why = ModelState.FAILED, why
+        self._enter(ModelState.FAILED, why)
         self._home.runner.feed(ModelRemoved(self.key))
         await self._stop_instances(CLOSE_TIMEOUT_S)
 

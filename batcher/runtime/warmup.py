@@ -17,7 +17,7 @@ from batcher.core.record import record
 from batcher.errors import ModelLoadError
 from batcher.executor import ModelMetadata
 from batcher.runtime.dispatch import Executed, Slice
-from batcher.runtime.layout import Layout
+from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.padding import Axis, Padding, PadValue, fill_value
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.workers import Worker
@@ -124,7 +124,9 @@ async def _warm_up(
     return tuple(profile)
 
 
-async def run_batch(worker: Worker, slices: Sequence[Slice], layout: Layout) -> Executed:
+async def run_batch(
+    worker: Worker, slices: Sequence[Slice], layout: Layout, *, alone: bool = False
+) -> Executed:
     """Execute one batch and wait for its end; whoever gets the result owes its release."""
     future: asyncio.Future[Executed] = asyncio.get_running_loop().create_future()
 
@@ -134,8 +136,24 @@ async def run_batch(worker: Worker, slices: Sequence[Slice], layout: Layout) -> 
         else:
             future.set_result(executed)
 
-    worker.run(slices, layout, done)
+    worker.run(slices, layout, done, alone=alone)
     return await future
+
+
+async def run_canary(
+    worker: Worker, metadata: ModelMetadata, plan: WarmupPlan, model: str, padding: Padding | None
+) -> str:
+    """Execute the smallest batch of the warm-up beside no other; returns why it failed, or nothing."""
+    sample = Sample(model, metadata.inputs, plan.inputs)
+    if padding is None:
+        shapes = plain_shapes(metadata.inputs, plan.length)
+    else:
+        shapes = padding.warm_buckets(plan.length, plan.inputs)[0]
+    rows = min(plan.batch_sizes)
+    slices = [Slice(sample.request(rows, shapes), 0, rows)]
+    executed = await run_batch(worker, slices, layout_of(metadata), alone=True)
+    executed.release()
+    return "" if executed.result is not None else executed.failure
 
 
 def plain_shapes(specs: Sequence[TensorSpec], length: int) -> Shapes:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from batcher.clock import Clock
+from batcher.errors import describe, on_one_line
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.dispatch import Executed, Slice, blame, execute, execute_async
@@ -43,8 +44,19 @@ class Worker(Protocol):
         """Load the model, once. Raises `ModelLoadError`, or what a coroutine executor raises."""
         ...
 
-    def run(self, slices: Sequence[Slice], layout: Layout, done: Done) -> None:
+    asks: bool
+    """Whether its executor says by itself how it is."""
+
+    async def healthy(self, timeout_s: float) -> str:
+        """Ask the executor; returns why it is not well, empty where it is. Only while no batch runs."""
+        ...
+
+    def run(
+        self, slices: Sequence[Slice], layout: Layout, done: Done, *, alone: bool = False
+    ) -> None:
         """Execute one batch. `done` is called on the loop, once, however the batch ends.
+
+        With `alone` it runs beside no other, whatever the executor can take at once.
 
         The exception: once the worker is abandoned, `done` is never called, and a result that
         comes late is released here.
@@ -89,12 +101,39 @@ class ThreadWorker:
         self._ended: deque[Executed] = deque()  # on the thread, and not handed on by the loop yet
         self._abandoned = False
         self._in_hand = 0
+        self.asks = _asks(executor)
+        self._asked: asyncio.Future[object] | None = None
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the thread."""
         return await self._thread.load(context)
 
-    def run(self, slices: Sequence[Slice], layout: Layout, done: Done) -> None:
+    async def healthy(self, timeout_s: float) -> str:
+        """Ask on the thread; a call that has not ended is not made a second time."""
+        asked = self._asked
+        if asked is None:
+            asked = self._asked = asyncio.get_running_loop().create_future()
+            told = asked
+            self._thread.submit(
+                lambda executor: executor.healthy(),  # type: ignore[attr-defined] # see _asks
+                lambda outcome: None if told.done() else told.set_result(outcome),
+            )
+        try:
+            async with asyncio.timeout(timeout_s):
+                outcome = await asyncio.shield(asked)
+        except TimeoutError:
+            return _no_answer(timeout_s)
+        self._asked = None
+        return _verdict(outcome)
+
+    def run(
+        self,
+        slices: Sequence[Slice],
+        layout: Layout,
+        done: Done,
+        *,
+        alone: bool = False,  # noqa: ARG002 - on one thread it always is
+    ) -> None:
         """Execute on the thread."""
         begun = threading.Lock()
         begun.acquire()
@@ -162,6 +201,10 @@ class LoopWorker:
         self._tasks: set[asyncio.Task[Executed]] = set()
         self._to_close = False
         self._last: asyncio.Task[None] | None = None
+        self._free = asyncio.Event()
+        """Not set while a batch runs that has to run alone."""
+        self._free.set()
+        self.asks = _asks(executor)
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the loop."""
@@ -169,9 +212,20 @@ class LoopWorker:
         self._to_close = True
         return metadata
 
-    def run(self, slices: Sequence[Slice], layout: Layout, done: Done) -> None:
+    async def healthy(self, timeout_s: float) -> str:
+        """Ask on the loop."""
+        try:
+            async with asyncio.timeout(timeout_s) as bound:
+                return _verdict(await self._executor.healthy())  # type: ignore[attr-defined] # see _asks
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            return _no_answer(timeout_s) if bound.expired() else _verdict(error)
+
+    def run(
+        self, slices: Sequence[Slice], layout: Layout, done: Done, *, alone: bool = False
+    ) -> None:
         """Execute as a task."""
-        task = self._loop.create_task(self._execute(slices, layout), name=self._name)
+        call = self._alone(slices, layout) if alone else self._execute(slices, layout)
+        task = self._loop.create_task(call, name=self._name)
         self._tasks.add(task)
 
         def ended(task: asyncio.Task[Executed]) -> None:
@@ -187,7 +241,22 @@ class LoopWorker:
 
         task.add_done_callback(ended)
 
+    async def _alone(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+        await self._free.wait()
+        self._free.clear()
+        try:
+            if others := self._tasks - {asyncio.current_task()}:
+                await asyncio.wait(others)
+            return await self._execute_now(slices, layout)
+        finally:
+            self._free.set()
+
     async def _execute(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+        if not self._free.is_set():
+            await self._free.wait()
+        return await self._execute_now(slices, layout)
+
+    async def _execute_now(self, slices: Sequence[Slice], layout: Layout) -> Executed:
         executed = await execute_async(self._executor, slices, layout, self._clock)
         if self._fail_nan:
             _check_nan(executed, layout, slices, self._clock)
@@ -220,6 +289,26 @@ class LoopWorker:
             await self._executor.close()
         except Exception:
             log.exception("%s: the executor raised when it was closed", self._name)
+
+
+def _asks(executor: Executor | AsyncExecutor) -> bool:
+    """Whether an executor is one that `ReportsHealth`."""
+    return callable(getattr(executor, "healthy", None))
+
+
+def _verdict(outcome: object) -> str:
+    """What an executor's `healthy` returned or raised, as why it is not well."""
+    if outcome is None:
+        return ""
+    if isinstance(outcome, BaseException):
+        return describe(outcome)
+    if isinstance(outcome, str):
+        return on_one_line(outcome)
+    return f"healthy() returned {on_one_line(repr(outcome))}, not a text or None"
+
+
+def _no_answer(timeout_s: float) -> str:
+    return f"healthy() has not answered within {timeout_s:g} s"
 
 
 def _check_nan(executed: Executed, layout: Layout, slices: Sequence[Slice], clock: Clock) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -21,10 +21,12 @@ from batcher.errors import (
     InvalidRequest,
     ModelUnavailable,
     NotPermitted,
+    NotSupported,
     UnknownModel,
 )
 from batcher.protocol import INFERENCE, inference, methods
-from batcher.runtime.models import ModelState, ServedModel
+from batcher.runtime.health import ModelState
+from batcher.runtime.models import ServedModel
 from batcher.server.calls import Context, answered
 from batcher.server.describe import (
     Batching,
@@ -32,7 +34,7 @@ from batcher.server.describe import (
     model_metadata_response,
     statistics_response,
 )
-from batcher.server.status import Style
+from batcher.server.status import Style, shortened
 from batcher.service import Batcher
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ UNLOAD_TIMEOUT_S = 30.0
 INDEX_STATES = {
     ModelState.READY: "READY",
     ModelState.LOADING: "LOADING",
+    ModelState.UNREADY: "UNAVAILABLE",
     ModelState.FAILED: "UNAVAILABLE",
     ModelState.UNLOADED: "UNAVAILABLE",
 }
@@ -106,16 +109,18 @@ class ControlEdge:
         return answer
 
     async def _server_live(self, _: object) -> inference.ServerLiveResponse:
-        return inference.ServerLiveResponse(live=True)
+        return inference.ServerLiveResponse(live=self._batcher.health.report().live)
 
     async def _server_ready(self, _: object) -> inference.ServerReadyResponse:
-        ready = not self._batcher.draining and all(m.ready for m in self._batcher.models)
-        return inference.ServerReadyResponse(ready=ready)
+        return inference.ServerReadyResponse(ready=self._batcher.health.report().ready)
 
     async def _model_ready(
         self, request: inference.ModelReadyRequest
     ) -> inference.ModelReadyResponse:
-        model = self._batcher.models.find(request.name, request.version)
+        try:
+            model = self._batcher.models.find(request.name, request.version)
+        except UnknownModel:
+            return inference.ModelReadyResponse(ready=False)
         return inference.ModelReadyResponse(ready=model.ready and not self._batcher.draining)
 
     async def _server_metadata(self, _: object) -> inference.ServerMetadataResponse:
@@ -171,27 +176,39 @@ class ControlEdge:
         self, request: inference.RepositoryIndexRequest
     ) -> inference.RepositoryIndexResponse:
         response = inference.RepositoryIndexResponse()
-        for model in self._batcher.models:
+        for model in self._batcher.health.report().models:
             if model.ready or not request.ready:
                 response.models.add(
                     name=model.name,
                     version=model.version,
                     state=INDEX_STATES[model.state],
-                    reason=model.why,
+                    reason=model.reason,
                 )
         return response
 
     async def _load(
         self, request: inference.RepositoryModelLoadRequest
     ) -> inference.RepositoryModelLoadResponse:
-        models = self._change(request.model_name, bool(request.parameters))
+        models = self._change(request.model_name)
+        if request.parameters:
+            raise NotSupported(
+                f"{request.model_name}: a model is loaded as the configuration file says; the"
+                f" parameters of this call are not supported: {_listed(request.parameters)}"
+            )
         await self._carried_out(_load_all(models))
         return inference.RepositoryModelLoadResponse()
 
     async def _unload(
         self, request: inference.RepositoryModelUnloadRequest
     ) -> inference.RepositoryModelUnloadResponse:
-        models = self._change(request.model_name, overridden=False)
+        models = self._change(request.model_name)
+        # No model depends on another, so both values of this one mean the same.
+        unknown = set(request.parameters) - {"unload_dependents"}
+        if unknown:
+            raise NotSupported(
+                f"{request.model_name}: parameters of an unload: got {_listed(unknown)};"
+                " allowed: unload_dependents"
+            )
         await self._carried_out(_unload_all(models))
         return inference.RepositoryModelUnloadResponse()
 
@@ -202,17 +219,12 @@ class ControlEdge:
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
 
-    def _change(self, name: str, overridden: bool) -> list[ServedModel]:
+    def _change(self, name: str) -> list[ServedModel]:
         """Every version of a model that is about to be changed, if that is allowed here."""
         if not self._admin:
             raise NotPermitted(
                 "loading and unloading models is not permitted on a data listener;"
                 " configure server.admin and call it there"
-            )
-        if overridden:
-            raise NotPermitted(
-                f"{name}: a model is loaded as the configuration file says;"
-                " the parameters of this call are not supported"
             )
         if self._batcher.draining:
             raise Draining("the server is shutting down")
@@ -235,6 +247,10 @@ async def _unload_all(models: Sequence[ServedModel]) -> None:
     for model in models:
         await model.unload(UNLOAD_TIMEOUT_S)
         log.info("%s version %s was unloaded by an admin call", model.name, model.version)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return shortened(", ".join(sorted(names)))
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:

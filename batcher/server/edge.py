@@ -32,8 +32,7 @@ class GrpcEdge:
         clock: Clock,
     ) -> None:
         self._health = HealthService()
-        self._health.set("", serving=False)
-        self._health.set(INFERENCE, serving=False)
+        batcher.health.watch(self._health.tell)
         self._inference = InferenceEdge(batcher, clock, config)
         self._settings = SettingsEdge(tuner, config.status_codes)
         self._flight = flight
@@ -60,11 +59,6 @@ class GrpcEdge:
         """Listen everywhere; not ready yet. Raises `ListenError`."""
         for server in self._servers:
             await server.start()
-
-    def set_ready(self, *, ready: bool) -> None:
-        """What health checks are told."""
-        self._health.set("", serving=ready)
-        self._health.set(INFERENCE, serving=ready)
 
     def end_streams(self) -> None:
         """Read no more from open streams; each ends when what it took in is answered."""

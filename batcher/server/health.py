@@ -10,6 +10,7 @@ import grpc
 
 from batcher import protocol
 from batcher.protocol import health
+from batcher.runtime.health import HealthReport
 from batcher.server.status import shortened
 
 _Status: TypeAlias = health.HealthCheckResponse.ServingStatus
@@ -42,6 +43,20 @@ class HealthService:
             self._statuses[service] = status
             for wake in self._watchers.get(service, ()):
                 wake.set()
+
+    def tell(self, report: HealthReport) -> None:
+        """Say what the report says: of the server, of its inference service, and of each model.
+
+        A model is asked for as `name` (one version of it is ready) or `name/version`.
+        """
+        serving = {model.name: False for model in report.models}
+        for model in report.models:
+            ready = model.ready and not report.ending
+            serving[f"{model.name}/{model.version}"] = ready
+            serving[model.name] = serving[model.name] or ready
+        serving |= {SERVER: report.ready, protocol.INFERENCE: report.ready}
+        for service, ready in serving.items():
+            self.set(service, ready)
 
     def close(self) -> None:
         """Say for good that nothing is serving; every watcher is told, and its call ends."""

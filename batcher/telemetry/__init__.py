@@ -7,7 +7,7 @@ and turned into Prometheus samples only when somebody scrapes (`collector.py`). 
 that a queue which stopped moving keeps ageing in front of the reader.
 """
 
-from batcher.telemetry.collector import Telemetry
+from batcher.telemetry.collector import HealthPoints, Telemetry
 from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
 from batcher.telemetry.model import ModelTelemetry
@@ -23,6 +23,7 @@ __all__ = [
     "ChangeSource",
     "Duration",
     "GateReason",
+    "HealthPoints",
     "LoopWatchdog",
     "ModelStatisticsSnapshot",
     "ModelTelemetry",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -23,6 +24,15 @@ from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.settings import SettingsTelemetry
 from batcher.telemetry.tally import tally
 
+
+@dataclass(frozen=True, slots=True)
+class HealthPoints:
+    """Whether the server wants traffic, and a 1 for the state that each model is in, 0 for the others."""
+
+    ready: bool = False
+    states: Sequence[tuple[Labels, int]] = ()
+
+
 _NOTHING = Observation(now_ns=0, models=(), instances=())
 
 
@@ -41,6 +51,7 @@ class Telemetry(Collector):
         self._unknown_model = 0
         self._stalls = 0
         self._observe: Callable[[], Observation] = lambda: _NOTHING
+        self._health: Callable[[], HealthPoints] = HealthPoints
         self._recording: Callable[[], RecordingStatistics] = RecordingStatistics
         self._clock = clock
         registry.register(self)
@@ -48,6 +59,10 @@ class Telemetry(Collector):
     def watch(self, observe: Callable[[], Observation]) -> None:
         """Ask `observe` for the scheduler's live state at every scrape."""
         self._observe = observe
+
+    def watch_health(self, health: Callable[[], HealthPoints]) -> None:
+        """Ask `health` for the state of the server and of each model at every scrape."""
+        self._health = health
 
     def watch_recording(self, statistics: Callable[[], RecordingStatistics]) -> None:
         """Ask `statistics` for what was recorded at every scrape."""
@@ -98,6 +113,9 @@ class Telemetry(Collector):
         build = (__version__, platform.python_version())
         yield single_values(f.BUILD_INFO, [(build, 1)])
         yield single_values(f.DRAINING, [((), int(self.draining))])
+        health = self._health()
+        yield single_values(f.READY, [((), int(health.ready))])
+        yield single_values(f.MODEL_STATE, health.states)
         yield histograms(f.EVENT_LOOP_LAG, [((), self._lag)])
         yield single_values(f.EVENT_LOOP_STALLS, [((), self._stalls)])
         yield single_values(f.SETTINGS_CHANGES, self.settings.changes.items())

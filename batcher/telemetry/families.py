@@ -76,6 +76,21 @@ DRAINING = Family(
     (),
     "1 while the server shuts down and takes no new work, else 0.",
 )
+READY = Family(
+    "batcher_ready",
+    "gauge",
+    "",
+    (),
+    "1 while the server wants traffic, else 0: what /readyz and the health service say.",
+)
+MODEL_STATE = Family(
+    "batcher_model_state",
+    "gauge",
+    "",
+    (*_MODEL, "state"),
+    "1 for the state that the model is in, 0 for the others: loading, ready, unready (its instances "
+    "are down or not well), failed, unloaded.",
+)
 EVENT_LOOP_LAG = Family(
     "batcher_event_loop_lag_seconds",
     "histogram",
@@ -321,6 +336,8 @@ INCIDENTS = Family(
 FAMILIES = (
     BUILD_INFO,
     DRAINING,
+    READY,
+    MODEL_STATE,
     EVENT_LOOP_LAG,
     EVENT_LOOP_STALLS,
     SETTINGS_CHANGES,

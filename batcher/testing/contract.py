@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -34,12 +35,16 @@ from batcher.executor import (
     Executor,
     LoadContext,
     ModelMetadata,
+    ReportsHealth,
 )
 from batcher.plugins import is_async
 
 T = TypeVar("T")
 
 _UNKNOWN_OPTION = "no_such_option"
+
+_HEALTHY_S = 1.0
+"""How long `healthy` may take: the default of `models[].health.timeout`."""
 
 
 class Driver:
@@ -328,6 +333,18 @@ class ExecutorContract:
         assert messages, "the inputs are bad, but nothing failed"
         assert all(message and "\n" not in message for message in messages), messages
         driver.answer(self.make_inputs(self._sizes(driver)[-1], rng))
+
+    def test_a_loaded_executor_is_well(self, driver: Driver, rng: np.random.Generator) -> None:
+        """One that tells its health says that it is well, before a batch and after it, quickly."""
+        if not isinstance(driver.executor, ReportsHealth):
+            pytest.skip("tells nothing of its health")
+        for _ in range(2):
+            began = time.monotonic()
+            said = driver.call(driver.executor.healthy)
+            took_s = time.monotonic() - began
+            assert said is None, f"healthy() of a loaded executor says {said!r}"
+            assert took_s < _HEALTHY_S, f"healthy() took {took_s:.2f} s; batches wait for it"
+            driver.answer(self.make_inputs(self._sizes(driver)[-1], rng))
 
     def test_batches_in_flight_together(self, driver: Driver, rng: np.random.Generator) -> None:
         """As many batches as it says it can take at once are answered as they are alone."""

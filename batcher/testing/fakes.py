@@ -127,6 +127,10 @@ class FakeExecutor:
         """The next unscripted batch is answered by `answer(batch)`."""
         self._script.append(answer)
 
+    def default(self, answer: Answer) -> None:
+        """Unscripted batches are answered by `answer(batch)` from now on."""
+        self._answer = answer
+
     def load(self, context: LoadContext) -> ModelMetadata:
         """Take the context down; raise `load_error` if there is one."""
         self._note("load")

@@ -7,7 +7,6 @@ here: see `connection`.
 
 from batcher.web.app import build_app
 from batcher.web.exposition import render
-from batcher.web.health import HealthReport, ModelHealth
 from batcher.web.server import HttpServer
 
-__all__ = ["HealthReport", "HttpServer", "ModelHealth", "build_app", "render"]
+__all__ = ["HttpServer", "build_app", "render"]

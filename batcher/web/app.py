@@ -13,8 +13,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from batcher import __version__
+from batcher.runtime.health import HealthReport
 from batcher.web.exposition import Exposition
-from batcher.web.health import HealthReport
 
 MAX_SCRAPES: Final = 32
 """Callers who wait for `/metrics` at once: half of the connections, so that probes have the others."""
@@ -37,7 +37,7 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
     """The application; `registry` and `health` are read anew at each request.
 
     `/healthz` answers 200 whenever it is reached: an answer at all proves that the loop turns, and
-    a full queue is no reason to be restarted. `/readyz` answers 200 or 503, with the report as JSON
+    a full queue is no reason to be restarted. It answers 503 where only a restart helps. `/readyz` answers 200 or 503, with the report as JSON
     in both cases.
     """
 
@@ -54,11 +54,16 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
         return Response(body, headers={"content-type": content_type})
 
     async def healthz(_: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        report = health()
+        if report.live:
+            return PlainTextResponse("ok\n")
+        return PlainTextResponse(f"{report.reason}\n", 503)
 
     async def readyz(_: Request) -> Response:
         report = health()
-        return JSONResponse(asdict(report), status_code=200 if report.ready else 503)
+        told = asdict(report)
+        del told["ending"]  # what `reason` says in words
+        return JSONResponse(told, status_code=200 if report.ready else 503)
 
     return Starlette(
         routes=[

@@ -66,7 +66,8 @@ async def test_an_admin_listener_unloads_and_loads(served, fakes, request_of):
     assert await index(data, ready=True) == [("other", "READY", "")]
     ready = inference.ModelReadyRequest(name="hello")
     assert not (await data.ModelReady(ready)).ready
-    assert not (await data.ServerReady(inference.ServerReadyRequest())).ready
+    # Nobody waits for what was unloaded on purpose.
+    assert (await data.ServerReady(inference.ServerReadyRequest())).ready
     error = await refusal(data.ModelInfer(request_of(), timeout=WAIT_S))
     assert error.code() is UNAVAILABLE
     assert "unloaded" in error.details()
@@ -127,8 +128,17 @@ async def test_unknown_models_and_overrides_are_refused(served):
     request = load()
     request.parameters["config"].string_param = "{}"
     error = await refusal(admin.RepositoryModelLoad(request))
-    assert error.code() is DENIED
-    assert "parameters" in error.details()
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "not supported: config" in error.details()
+
+    request = unload()
+    request.parameters["force"].bool_param = True
+    error = await refusal(admin.RepositoryModelUnload(request))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "allowed: unload_dependents" in error.details()
+    del request.parameters["force"]
+    request.parameters["unload_dependents"].bool_param = True
+    await admin.RepositoryModelUnload(request)
 
 
 async def test_an_admin_listener_answers_inference_too(served, request_of):

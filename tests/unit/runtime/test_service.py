@@ -4,82 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 
-from batcher.core.scheduler import Scheduler
-from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.errors import AnswerTooLarge
-from batcher.executor import LoadContext
-from batcher.runtime.instances import Home, InstancePlan
-from batcher.runtime.models import ModelRegistry, ServedModel
-from batcher.runtime.request import InferenceRequest
-from batcher.runtime.runner import Runner
-from batcher.runtime.warmup import WarmupPlan
-from batcher.service import Batcher
-from batcher.telemetry import Telemetry
-from batcher.tensors import Tensor
-from batcher.testing import FakeExecutor, ManualClock
-
-
-class NoTimer:
-    def __init__(self, callback):
-        pass
-
-    def arm(self, at_ns):
-        pass
-
-    def close(self):
-        pass
-
-
-class Middle:
-    """A `Batcher` above one fake executor."""
-
-    def __init__(self):
-        loop = asyncio.get_running_loop()
-        self.problems = []
-        loop.set_exception_handler(lambda _, context: self.problems.append(context))
-        self.clock = ManualClock()
-        self.runner = Runner(Scheduler(), loop, self.clock, NoTimer)
-        telemetry = Telemetry(CollectorRegistry(), clock=self.clock)
-        self.fake = FakeExecutor()
-        plan = InstancePlan(
-            name="m#0",
-            key="m/1",
-            context=LoadContext("m", "1", 0, "cpu", 8, {}),
-            make_executor=lambda: self.fake,
-            max_in_flight=1,
-            execute_timeout_ns=10**12,
-            warmup=WarmupPlan((), 1),
-        )
-        self.model = ServedModel(
-            "m",
-            "1",
-            "fake",
-            ModelSettings(8, FixedWindow(0)),
-            [plan],
-            Home(self.runner, loop, self.clock),
-            telemetry.model("m/1", "m", "1"),
-        )
-        self.batcher = Batcher(ModelRegistry([self.model]), self.runner, telemetry, self.clock)
-
-    def request(self, **fields):
-        rows = np.ones((1, 2), np.float32)
-        return InferenceRequest("m", {"X": Tensor("FP32", rows)}, self.clock(), **fields)
-
-    def counted(self):
-        return {key: count for key, count in self.model.telemetry.requests.items() if count}
-
-
-@pytest.fixture
-async def middle():
-    middle = Middle()
-    await middle.model.load()
-    yield middle
-    await middle.model.unload(1.0)
-    middle.runner.close()
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,23 @@ class Remote:
         self.inner.close()
 
 
+class Well(Honest):
+    """One that tells its health."""
+
+    def healthy(self):
+        return None
+
+
+class WellRemote(Remote):
+    async def healthy(self):
+        return None
+
+
+class Unwell(Honest):
+    def healthy(self):
+        return "no"
+
+
 class Contract(ExecutorContract):
     max_batch_size = 4
 
@@ -77,6 +94,16 @@ class TestHonest(Contract):
 class TestRemote(Contract):
     def make_executor(self):
         return Remote()
+
+
+class TestWell(Contract):
+    def make_executor(self):
+        return Well()
+
+
+class TestWellRemote(Contract):
+    def make_executor(self):
+        return WellRemote()
 
 
 class Breaker(Honest):
@@ -140,6 +167,7 @@ class Subset(Contract):
         (ReusesBuffer, "test_results_stand_until_they_are_released"),
         (WritesInputs, "test_outputs_match_the_metadata"),
         (ForgetsOutput, "test_only_requested_outputs_are_needed"),
+        (Unwell, "test_a_loaded_executor_is_well"),
     ],
 )
 def test_broken_execution_is_caught(broken, test, tmp_path):

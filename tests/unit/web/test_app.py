@@ -6,7 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from batcher.web import HealthReport, ModelHealth, build_app
+from batcher.runtime.health import HealthReport, ModelHealth, ModelState
+from batcher.web import build_app
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -55,12 +56,21 @@ async def test_alive_is_alive_whatever_the_health_report_says(app, ask, reports)
     assert (answer.status, answer.body) == (200, "ok\n")
 
 
+async def test_alive_is_not_alive_where_only_a_restart_helps(app, ask, reports):
+    reports.append(HealthReport(ready=False, reason="the scheduler failed", live=False))
+    answer = await ask(app, "/healthz")
+    assert (answer.status, answer.body) == (503, "the scheduler failed\n")
+
+
 async def test_readiness_follows_the_report(app, ask, reports):
     assert (await ask(app, "/readyz")).status == 200
     reports.append(
         HealthReport(
             ready=False,
-            models=(ModelHealth("a", "1", True), ModelHealth("b", "2", False, "loading")),
+            models=(
+                ModelHealth("a", "1", True),
+                ModelHealth("b", "2", False, "no file", ModelState.FAILED),
+            ),
             reason="b is not ready",
         )
     )
@@ -69,9 +79,10 @@ async def test_readiness_follows_the_report(app, ask, reports):
     assert json.loads(answer.body) == {
         "ready": False,
         "reason": "b is not ready",
+        "live": True,
         "models": [
-            {"name": "a", "version": "1", "ready": True, "reason": ""},
-            {"name": "b", "version": "2", "ready": False, "reason": "loading"},
+            {"name": "a", "version": "1", "ready": True, "reason": "", "state": "ready"},
+            {"name": "b", "version": "2", "ready": False, "reason": "no file", "state": "failed"},
         ],
     }
 

@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import batcher.web.app
-from batcher.web import HealthReport, HttpServer, build_app, connection
+from batcher.runtime.health import HealthReport
+from batcher.web import HttpServer, build_app, connection
 from batcher.web.connection import MOST_HEAD_BYTES, MOST_UNREAD_BYTES
 from batcher.web.server import MAX_CONNECTIONS
 

@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from batcher.errors import ListenError
-from batcher.web import HealthReport, HttpServer, build_app
+from batcher.runtime.health import HealthReport
+from batcher.web import HttpServer, build_app
 
 LOOPBACK = "127.0.0.1:0"
 

@@ -1,0 +1,84 @@
+"""One notion of health: what makes a server ready, and who is told."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from batcher.runtime.health import Health, ModelHealth, ModelState
+
+
+@dataclass
+class Model:
+    name: str = "m"
+    state: ModelState = ModelState.READY
+    reason: str = ""
+
+    @property
+    def health(self):
+        return ModelHealth(self.name, "1", self.state is ModelState.READY, self.reason, self.state)
+
+
+@pytest.fixture
+def models():
+    return [Model("a"), Model("b")]
+
+
+@pytest.fixture
+def health(models):
+    health = Health()
+    health.of(models)
+    return health
+
+
+def test_it_is_not_ready_before_it_has_started(health):
+    assert (health.report().ready, health.report().reason) == (False, "starting")
+    health.started()
+    assert (health.report().ready, health.report().reason) == (True, "")
+
+
+@pytest.mark.parametrize("state", [ModelState.LOADING, ModelState.UNREADY, ModelState.FAILED])
+def test_a_model_that_should_serve_and_cannot_makes_it_unready(health, models, state):
+    health.started()
+    models[1].state = state
+    assert (health.report().ready, health.report().reason) == (False, "not ready: b")
+    assert health.report().live
+
+
+def test_a_model_that_was_unloaded_on_purpose_is_not_missed(health, models):
+    health.started()
+    models[1].state = ModelState.UNLOADED
+    assert health.report().ready
+    assert [model.ready for model in health.report().models] == [True, False]
+
+
+def test_draining_and_broken_are_for_good(health):
+    health.started()
+    health.drain()
+    assert (health.report().ready, health.report().reason) == (False, "draining")
+    assert health.report().ending
+    assert health.report().live
+    health.broken("the scheduler failed")
+    assert (health.report().live, health.report().reason) == (False, "the scheduler failed")
+
+
+def test_whoever_watches_is_told_now_and_of_each_change(health, models):
+    told = []
+    health.watch(lambda report: told.append(report.ready))
+    health.started()
+    models[0].state = ModelState.UNREADY
+    health.changed()
+    assert told == [False, True, False]
+
+
+def test_one_who_raises_keeps_nothing_from_the_others(health, caplog):
+    told = []
+
+    def raises(_):
+        if told:
+            raise ValueError("no")
+
+    health.watch(raises)
+    health.watch(lambda report: told.append(report.ready))
+    health.started()
+    assert told == [False, True]
+    assert "was not told" in caplog.text
