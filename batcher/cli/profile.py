@@ -55,8 +55,9 @@ def profile(
     """Load the models and measure what a batch of every size takes.
 
     Each model is loaded and warmed up as for service, one instance of each and one model after the
-    other, and gets batches of zeros; variable axes have the length `warmup.length`. Run it where
-    the model will be served, with nothing else on the device.
+    other, and gets batches like those of its warm-up: zeros, or what `warmup.inputs` says, and
+    variable axes have the length `warmup.length`. Run it where the model will be served, with
+    nothing else on the device.
     """
     with reported():
         import asyncio

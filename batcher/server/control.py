@@ -148,6 +148,8 @@ class ControlEdge:
                 max_delay_ns=settings.policy.max_delay_ns,
                 queue_timeout_ns=settings.queue.timeout_ns,
                 max_queue_requests=settings.queue.max_requests,
+                priority_levels=settings.queue.priority_levels,
+                default_priority=settings.queue.default_priority,
             )
         return model_config_response(
             model.name,

@@ -36,6 +36,8 @@ class Batching:
     max_delay_ns: int = 0
     queue_timeout_ns: int | None = None
     max_queue_requests: int = 0
+    priority_levels: int = 0
+    default_priority: int = 0
 
 
 def model_config_response(
@@ -101,6 +103,8 @@ def _dynamic_batching(batching: Batching) -> model_config.ModelDynamicBatching:
     message = model_config.ModelDynamicBatching(
         preferred_batch_size=batching.preferred_sizes,
         max_queue_delay_microseconds=batching.max_delay_ns // MICROSECOND,
+        priority_levels=batching.priority_levels,
+        default_priority_level=batching.default_priority,
     )
     policy = message.default_queue_policy
     policy.max_queue_size = batching.max_queue_requests

@@ -45,7 +45,7 @@ def image_path(path: Path) -> Path:
     except ImportError:
         raise InputError(
             "--plot needs matplotlib, which is not installed; allowed: without --plot, or after"
-            " pip install 'batcher-serve[plot]'"
+            " pip install matplotlib"
         ) from None
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:

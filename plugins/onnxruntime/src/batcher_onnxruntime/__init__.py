@@ -12,8 +12,8 @@ try:
     import onnxruntime as _onnxruntime
 except ImportError as error:
     raise ImportError(
-        "onnxruntime is not installed or does not load: pip install onnxruntime, or onnxruntime-gpu "
-        f"for CUDA ({error})"
+        "onnxruntime is not installed or does not load: pip install onnxruntime (or "
+        f"onnxruntime-gpu): {error}"
     ) from error
 
 from batcher_onnxruntime.executor import OnnxRuntimeExecutor
