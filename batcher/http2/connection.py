@@ -252,6 +252,8 @@ class Connection(Sender):
         self.budget.spend_reset()
 
     def _headers(self, flags: int, stream: int, payload: bytes, events: list[Event]) -> None:
+        if stream % 2 == 0:
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {stream} is not a client's")
         payload = _unpadded(flags, payload)
         if flags & PRIORITY:
             if len(payload) < 5:
@@ -278,8 +280,6 @@ class Connection(Sender):
         """A whole header block: of a request, or its trailers."""
         # Also of a stream that is refused: the next block may build on this one.
         fields = self._blocks.decode(block)
-        if name % 2 == 0:
-            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is not a client's")
         if name > self._last:
             self._opened(flags, name, fields, events)
         else:

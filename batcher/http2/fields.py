@@ -28,7 +28,8 @@ _WHITE = b" \t"
 _NEVER = re.compile(rb"(?!)")
 _RULES = {
     # Pseudo-fields of a request. Every other one is unknown here, those of answers among them.
-    b":method": re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"),
+    # This is no proxy: a request of CONNECT has other fields.
+    b":method": re.compile(rb"(?!CONNECT\Z)[!#$%&'*+.^_`|~0-9A-Za-z-]+"),
     b":scheme": re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*"),
     b":path": re.compile(rb"[^ \t]+"),
     b":authority": re.compile(rb"[^ \t@]*"),
@@ -44,7 +45,8 @@ _RULES = {
 }
 """What the values of these names look like."""
 _REQUIRED = {":method", ":scheme", ":path"}
-_ALIKE = {"content-length", "host"}
+_ONCE = {"host"}
+_ALIKE = {"content-length"}
 """Fields that say the same where they come more than once."""
 
 
@@ -122,8 +124,10 @@ def _content_length(headers: Headers) -> int | None:
             seen[name] = value
         else:
             regular = True
-            if name in _ALIKE and seen.setdefault(name, value) != value:
-                raise MalformedRequestError(f"{name} comes twice")
+            if name in _ONCE or name in _ALIKE:
+                if name in seen and (name in _ONCE or seen[name] != value):
+                    raise MalformedRequestError(f"{name} comes twice")
+                seen[name] = value
     if not seen.keys() >= _REQUIRED:
         raise MalformedRequestError(f"without {min(_REQUIRED - seen.keys())}")
     host = seen.get("host")

@@ -270,6 +270,10 @@ HTTP2 = {
     "6.2: HEADERS, then PRIORITY": ([frame(Frame.HEADERS, 0, 1, REQUEST), priority(1)], PROTOCOL),
     "6.2: HEADERS, then HEADERS": ([frame(Frame.HEADERS, 0, 1, REQUEST), request(3)], PROTOCOL),
     "6.2: HEADERS without a stream": ([request(0)], PROTOCOL),
+    "6.2: HEADERS without a stream, and without an end": (
+        [frame(Frame.HEADERS, 0, 0, REQUEST)],
+        PROTOCOL,
+    ),
     "6.2: HEADERS with too much padding": (
         [request(1, END_STREAM | PADDED, block=b"\xff" + REQUEST)],
         PROTOCOL,

@@ -74,6 +74,7 @@ UNSOUND_FIELDS = {
     "a path with a space": (b":path", b"/a b"),
     "an empty method": (b":method", b""),
     "a method that is no word": (b":method", b"PO ST"),
+    "CONNECT": (b":method", b"CONNECT"),
     "an empty scheme": (b":scheme", b""),
     "a scheme that is none": (b":scheme", b"h:ttp"),
     "an authority with a user": (b":authority", b"me:secret@a:1"),
@@ -108,6 +109,7 @@ MALFORMED_REQUESTS = {
     "CONNECT": ((":method", "CONNECT"), (":authority", "a:1")),
     "a host that is not the authority": (*GRPC, ("host", "b:1")),
     "two hosts": (*HEADERS, ("host", "a:1"), ("host", "b:1")),
+    "a host twice": (*HEADERS, ("host", "a:1"), ("host", "a:1")),
     "content-lengths that differ": (*GRPC, ("content-length", "0"), ("content-length", "1")),
 }
 
