@@ -19,12 +19,16 @@ class RequestError(BatcherError):
     """A request that ends without an answer.
 
     `retry_after_ns` is how long the caller should wait before it tries again (nanoseconds), or
-    None where trying again will not help.
+    None where trying again will not help. `triton` is the text that callers written against Triton
+    look for (`batcher.triton`), or None where the message will do.
     """
 
-    def __init__(self, message: str, *, retry_after_ns: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_ns: int | None = None, triton: str | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_after_ns = retry_after_ns
+        self.triton = triton
 
 
 class InvalidRequest(RequestError):

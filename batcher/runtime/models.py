@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from batcher import triton
 from batcher.clock import SECOND
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
@@ -305,6 +306,7 @@ class ServedModel:
         return ModelUnavailable(
             f"{self.name}: version {self.version} is not ready: {self.why}",
             retry_after_ns=RETRY_UNAVAILABLE_NS,
+            triton=triton.model_unavailable(self.name, self.version),
         )
 
 
@@ -338,10 +340,16 @@ class ModelRegistry:
                 return model
         versions = self._versions.get(name)
         if versions is None:
-            raise UnknownModel(f"unknown model {name!r}; served are {', '.join(self._versions)}")
+            raise UnknownModel(
+                f"unknown model {name!r}; served are {', '.join(self._versions)}",
+                triton=triton.unknown_model(name),
+            )
         if version:
             known = ", ".join(m.version for m in versions)
-            raise UnknownModel(f"{name}: unknown version {version!r}; served are {known}")
+            raise UnknownModel(
+                f"{name}: unknown version {version!r}; served are {known}",
+                triton=triton.unknown_model(name, version),
+            )
         if len(versions) == 1:
             return versions[0]
         return next((m for m in versions if m.ready), versions[0])

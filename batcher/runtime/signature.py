@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from batcher import triton
 from batcher.core.events import Shapes
 from batcher.core.record import record
 from batcher.errors import InvalidRequest
@@ -73,15 +74,12 @@ class Signature:
                     if self._varies:
                         shapes.append(())
                     continue
-                raise self._missing(spec)
+                raise self._missing(spec, inputs)
             present += 1
             array = tensor.array
             shape = array.shape
             if tensor.datatype != spec.datatype:
-                raise InvalidRequest(
-                    f"{self.model}: input {spec.name!r} must be {spec.datatype},"
-                    f" got {tensor.datatype}"
-                )
+                raise self._wrong_datatype(spec, tensor.datatype)
             inner = shape[1:]
             if inner != spec.shape[1:] or len(shape) != len(spec.shape) or not spec.batched:
                 inner = self._inner(spec, shape)
@@ -101,6 +99,12 @@ class Signature:
         # Where no input has rows, or none of those that have is there, the request is one row.
         return Measure(max(rows, 1), nbytes, own, self._batch_key(request))
 
+    def _wrong_datatype(self, spec: TensorSpec, got: str) -> InvalidRequest:
+        return InvalidRequest(
+            f"{self.model}: input {spec.name!r} must be {spec.datatype}, got {got}",
+            triton=triton.wrong_datatype(self.model, spec.name, spec.datatype, got),
+        )
+
     def _inner(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The axes beside the rows, if they are the model's."""
         fits = len(shape) == len(spec.shape) and all(
@@ -109,7 +113,10 @@ class Signature:
         if not fits:
             raise InvalidRequest(
                 f"{self.model}: input {spec.name!r} must have shape {list(spec.shape)}"
-                f" (-1 varies), got {list(shape)}"
+                f" (-1 varies), got {list(shape)}",
+                triton=triton.wrong_shape(
+                    self.model, spec.name, spec.shape, shape, batched=spec.batched
+                ),
             )
         return shape[1:] if spec.batched else shape
 
@@ -117,7 +124,8 @@ class Signature:
         if rows >= 0:
             raise InvalidRequest(
                 f"{self.model}: inputs disagree on the number of rows:"
-                f" {spec.name!r} has {got}, the ones before it have {rows}"
+                f" {spec.name!r} has {got}, the ones before it have {rows}",
+                triton=triton.rows_disagree(self.model, spec.name),
             )
         if got == 0:
             raise InvalidRequest(
@@ -126,20 +134,33 @@ class Signature:
         if got > self.max_rows:
             raise InvalidRequest(
                 f"{self.model}: {got} rows in one request, at most {self.max_rows}"
-                " (max_batch_size x queue.max_request_batches, or queue.max_rows) can be served"
+                " (max_batch_size x queue.max_request_batches, or queue.max_rows) can be served",
+                triton=triton.too_many_rows(self.model, self.max_rows),
             )
         return got
 
-    def _missing(self, spec: TensorSpec) -> InvalidRequest:
+    def _missing(self, spec: TensorSpec, inputs: dict[str, Tensor]) -> InvalidRequest:
         return InvalidRequest(
             f"{self.model}: input {spec.name!r} is missing;"
-            f" expected {spec.datatype} of shape {list(spec.shape)}"
+            f" expected {spec.datatype} of shape {list(spec.shape)}",
+            triton=self._triton_says(inputs),
         )
 
     def _unknown_input(self, inputs: dict[str, Tensor]) -> InvalidRequest:
         name = next(name for name in inputs if name not in self.inputs)
         known = ", ".join(self.inputs) or "none"
-        return InvalidRequest(f"{self.model}: unknown input {name!r}; the inputs are {known}")
+        return InvalidRequest(
+            f"{self.model}: unknown input {name!r}; the inputs are {known}",
+            triton=self._triton_says(inputs),
+        )
+
+    def _triton_says(self, inputs: dict[str, Tensor]) -> str:
+        """Of inputs that are not the model's: it counts them first, and then looks at their names."""
+        required = [spec.name for spec in self._specs if not spec.optional]
+        if len(required) <= len(inputs) <= len(self._specs):
+            name = next(name for name in inputs if name not in self.inputs)
+            return triton.unexpected_input(self.model, name)
+        return triton.wrong_inputs(self.model, list(inputs), required, len(self._specs))
 
     def _check_lengths(self, shapes: Shapes) -> None:
         """Axes of one name must be equally long: else a mask would not belong to its tokens."""
@@ -163,7 +184,8 @@ class Signature:
             if name not in self.outputs:
                 raise InvalidRequest(
                     f"{self.model}: unknown output {name!r};"
-                    f" the outputs are {', '.join(self.outputs)}"
+                    f" the outputs are {', '.join(self.outputs)}",
+                    triton=triton.unexpected_output(self.model, name),
                 )
 
     def _batch_key(self, request: InferenceRequest) -> str:

@@ -35,9 +35,11 @@ async def answered(answer: Awaitable[Answer], context: Context, style: Style) ->
         del context  # as in `abort`
 
 
-async def abort(context: Context, error: RequestError, style: Style) -> NoReturn:
-    """End a call with the status of this error."""
-    status = to_status(error, style)
+async def abort(
+    context: Context, error: RequestError, style: Style, *, request_id: str = ""
+) -> NoReturn:
+    """End a call with the status of this error. `request_id` is the caller's own."""
+    status = to_status(error, style, request_id=request_id)
     try:
         await context.abort(status.code, status.message, status.trailing_metadata)
     finally:

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from batcher import triton
 from batcher.errors import InvalidRequest
 from batcher.tensors import Array
 
@@ -26,13 +27,17 @@ def top_classes(datatype: str, array: Array, count: int, where: str) -> Array:
     datatype without an order of size, and beyond `MAX_WIDTH` and `MAX_CLASSES`.
     """
     if datatype in _NOT_NUMBERS:
-        raise InvalidRequest(f"{where}: classification needs a tensor of numbers, not {datatype}")
+        raise InvalidRequest(
+            f"{where}: classification needs a tensor of numbers, not {datatype}",
+            triton=triton.not_classifiable(datatype),
+        )
     rows = array.shape[0]
     width = int(np.prod(array.shape[1:], dtype=np.int64))
     count = min(count, width)
     if width > MAX_WIDTH:
         raise InvalidRequest(
-            f"{where}: classification takes {MAX_WIDTH} elements a row, got {width}"
+            f"{where}: classification takes {MAX_WIDTH} elements a row, got {width}",
+            triton=triton.TOO_WIDE_TO_CLASSIFY,
         )
     if rows * count > MAX_CLASSES:
         raise InvalidRequest(

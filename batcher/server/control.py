@@ -126,7 +126,9 @@ class ControlEdge:
     async def _server_metadata(self, _: object) -> inference.ServerMetadataResponse:
         extensions = ADMIN_EXTENSIONS if self._admin else EXTENSIONS
         return inference.ServerMetadataResponse(
-            name="batcher", version=__version__, extensions=extensions
+            name="triton" if self._style == "triton" else "batcher",
+            version=__version__,
+            extensions=extensions,
         )
 
     async def _model_metadata(

@@ -18,6 +18,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from batcher import triton
 from batcher.errors import ExecutionFailed, InvalidRequest, RequestError
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
@@ -148,9 +149,21 @@ def _inputs(wire: WireRequest) -> dict[str, Tensor]:
         try:
             array = _raw_input(wire.data, *raw[index], header) if raw else _typed_input(header)
         except MalformedTensorError as error:
-            raise InvalidRequest(f"model {wire.model!r}: input {name!r}: {error}") from error
+            raise _malformed(error, wire, header) from error
         inputs[name] = Tensor(header.datatype, array)
     return inputs
+
+
+def _malformed(error: MalformedTensorError, wire: WireRequest, header: _Header) -> InvalidRequest:
+    if error.sizes is not None:
+        text = triton.wrong_size(wire.model, header.name, *error.sizes)
+    elif wire.raw and header.contents is not None:
+        text = triton.contents_twice(wire.model, header.name)
+    elif not wire.raw and header.contents is None:
+        text = triton.no_contents(wire.model, header.name)
+    else:
+        text = None
+    return InvalidRequest(f"model {wire.model!r}: input {header.name!r}: {error}", triton=text)
 
 
 def _wrong_count(wire: WireRequest) -> RequestError:

@@ -64,11 +64,13 @@ class InferenceEdge:
         arrival_ns = self._clock()
         deadline_ns = _deadline(context, arrival_ns)
         metadata = _metadata(context)
+        request_id = ""
         try:
             wire = await self._parse(data, arrival_ns)
+            request_id = wire.id
             answer, stamps = await self._infer(wire, arrival_ns, deadline_ns, metadata)
         except RequestError as error:
-            await abort(context, error, self._style)
+            await abort(context, error, self._style, request_id=request_id)
         except Exception:
             log.exception(INTERNAL_ERROR)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
@@ -108,7 +110,7 @@ class InferenceEdge:
                     wire, arrival_ns, deadline_ns, metadata, stream=True
                 )
             except RequestError as error:
-                message = to_status(error, self._style).message
+                message = to_status(error, self._style, request_id=request_id).message
             except Exception:
                 log.exception(INTERNAL_ERROR)
                 message = INTERNAL_ERROR

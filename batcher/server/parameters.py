@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from batcher import triton
 from batcher.clock import MICROSECOND, SECOND
 from batcher.errors import InvalidRequest, NotSupported
 from batcher.executor import ParameterValue
@@ -21,14 +22,16 @@ MAX_TENANT = 256
 """Characters of a tenant's name, as of one in the configuration."""
 
 _INT64 = "int64_param"
+_EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
+"""Asks for a closing empty answer where answers come in parts; an answer in one part has none."""
+
 _RESERVED = {
     "sequence_id": ("int64_param", "string_param"),
     "sequence_start": ("bool_param",),
     "sequence_end": ("bool_param",),
     "priority": ("int64_param", "uint64_param"),
     "timeout": (_INT64,),
-    # Asks for a closing empty answer where answers come in parts; an answer in one part has none.
-    "triton_enable_empty_final_response": ("bool_param",),
+    _EMPTY_FINAL_RESPONSE: ("bool_param",),
 }
 """Name -> the choices of InferParameter it may come as."""
 
@@ -65,7 +68,8 @@ def read_parameters(
         if allowed is None:
             if name.startswith(_RESERVED_PREFIX):
                 raise InvalidRequest(
-                    f"{where} is unknown; names that begin with {_RESERVED_PREFIX!r} are reserved"
+                    f"{where} is unknown; names that begin with {_RESERVED_PREFIX!r} are reserved",
+                    triton=triton.reserved_parameter([_EMPTY_FINAL_RESPONSE]),
                 )
             found.others[name] = value
             continue

@@ -38,7 +38,14 @@ _TYPED_FIELDS = {
 
 
 class MalformedTensorError(ValueError):
-    """The elements do not fit what the tensor's header says."""
+    """The elements do not fit what the tensor's header says.
+
+    `sizes` are those of raw contents that are too short or too long: expected, and got.
+    """
+
+    def __init__(self, message: str, sizes: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.sizes = sizes
 
 
 def from_raw(
@@ -59,7 +66,8 @@ def from_raw(
     expected = elements * dtype.itemsize
     if length != expected:
         raise MalformedTensorError(
-            f"expected {expected} bytes of raw contents for {datatype} {list(shape)}, got {length}"
+            f"expected {expected} bytes of raw contents for {datatype} {list(shape)}, got {length}",
+            (expected, length),
         )
     array: Array = np.ndarray(shape, dtype, data, offset)
     if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:

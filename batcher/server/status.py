@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import grpc
 
-from batcher import errors, protocol
+from batcher import errors, protocol, triton
 from batcher.clock import MILLISECOND, SECOND
 
 Style: TypeAlias = Literal["standard", "triton"]
@@ -64,14 +64,16 @@ class Status:
     trailing_metadata: tuple[tuple[str, str | bytes], ...] = ()
 
 
-def to_status(error: errors.RequestError, style: Style = "standard") -> Status:
-    """The status of a call that ended with this error.
+def to_status(
+    error: errors.RequestError, style: Style = "standard", *, request_id: str = ""
+) -> Status:
+    """The status of a call that ended with this error. `request_id` is the caller's.
 
     In the standard style an error that says when to try again gets the pushback metadata that
     gRPC's retry policies obey, and a refusal for overload also a google.rpc.RetryInfo.
     """
     code = CODES[style][type(error)]
-    message = shortened(_triton_message(error) if style == "triton" else str(error))
+    message = shortened(_triton_message(error, request_id) if style == "triton" else str(error))
     delay_ns = error.retry_after_ns
     if style == "triton" or delay_ns is None:
         return Status(code, message)
@@ -82,13 +84,15 @@ def to_status(error: errors.RequestError, style: Style = "standard") -> Status:
     return Status(code, message, tuple(metadata))
 
 
-def _triton_message(error: errors.RequestError) -> str:
+def _triton_message(error: errors.RequestError, request_id: str) -> str:
     """The text that clients of Triton compare with or search for."""
     if isinstance(error, errors.DeadlineExpired):
         return "Request timeout expired"
     if isinstance(error, errors.Overloaded):
         return f"Exceeds maximum queue size ({error})"
-    return str(error)
+    if error.triton is None:
+        return str(error)
+    return error.triton.replace(triton.UNKNOWN_ID, request_id or triton.UNKNOWN_ID, 1)
 
 
 def shortened(message: str) -> str:

@@ -1,0 +1,131 @@
+"""The texts of Triton's refusals that programs written against it compare with or search for.
+
+With `server.status_codes: triton` they are what a caller gets. Where Triton puts the request's id in
+front, the text begins with `REQUEST_ID`; the edge, which knows the id, fills it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+UNKNOWN_ID: Final = "<id_unknown>"
+
+REQUEST_ID: Final = f"[request id: {UNKNOWN_ID}] "
+
+_BATCH_NOTE: Final = (
+    "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be"
+    " prepended to each input shape. If you want to specify the full shape including the batch dim"
+    " in your input dims config, try setting max_batch_size to zero. See the model configuration"
+    " docs for more info on max_batch_size."
+)
+
+
+def unknown_model(model: str, version: str = "") -> str:
+    """No model of that name, or no such version of it."""
+    which = f" version {version}" if version else ""
+    return f"Request for unknown model: '{model}'{which} is not found"
+
+
+def model_unavailable(model: str, version: str) -> str:
+    """A model that is loading, or failed to, or was unloaded."""
+    return f"Request for unknown model: '{model}' version {version} is not at ready state"
+
+
+def unexpected_input(model: str, name: str) -> str:
+    """An input that the model does not have."""
+    return f"unexpected inference input '{name}' for model '{model}'"
+
+
+def unexpected_output(model: str, name: str) -> str:
+    """A requested output that the model does not have."""
+    return f"unexpected inference output '{name}' for model '{model}'"
+
+
+def wrong_inputs(model: str, got: Sequence[str], required: Sequence[str], all_: int) -> str:
+    """Too few inputs or too many: the model requires these, of so many in all."""
+    missing = [name for name in required if name not in got]
+    expected = (
+        f"{all_} inputs"
+        if len(required) == all_
+        else (f"number of inputs between {len(required)} and {all_}")
+    )
+    return (
+        f"{REQUEST_ID}expected {expected} but got {len(got)} inputs for model '{model}'."
+        f" Got input(s) {_listed(got)}, but missing required input(s) {_listed(missing)}."
+        " Please provide all required input(s)."
+    )
+
+
+def wrong_datatype(model: str, name: str, expected: str, got: str) -> str:
+    """An input of another datatype."""
+    return (
+        f"{REQUEST_ID}inference input '{name}' data-type is '{got}', but model '{model}' expects"
+        f" '{expected}'"
+    )
+
+
+def wrong_shape(
+    model: str, name: str, expected: Sequence[int], got: Sequence[int], *, batched: bool
+) -> str:
+    """An input of another rank or with other axes."""
+    return (
+        f"{REQUEST_ID}unexpected shape for input '{name}' for model '{model}'. Expected"
+        f" {_dims(expected)}, got {_dims(got)}. {_BATCH_NOTE if batched else ''}"
+    )
+
+
+def rows_disagree(model: str, name: str) -> str:
+    """An input with another number of rows than those before it."""
+    return f"{REQUEST_ID}input '{name}' batch size does not match other inputs for '{model}'"
+
+
+def too_many_rows(model: str, most: int) -> str:
+    """More rows than one request may have."""
+    return f"{REQUEST_ID}inference request batch-size must be <= {most} for '{model}'"
+
+
+def wrong_size(model: str, name: str, expected: int, got: int) -> str:
+    """Raw contents that are too short or too long."""
+    return (
+        f"{REQUEST_ID}input byte size mismatch for input '{name}' for model '{model}'. Expected"
+        f" {expected}, got {got}"
+    )
+
+
+def contents_twice(model: str, name: str) -> str:
+    """An input with typed contents beside raw ones."""
+    return (
+        "contents field must not be specified when using raw_input_contents for"
+        f" '{name}' for model '{model}'"
+    )
+
+
+def no_contents(model: str, name: str) -> str:
+    """An input without any."""
+    return f"unable to find data for input tensor '{name}' for model '{model}' in request."
+
+
+def reserved_parameter(allowed: Sequence[str]) -> str:
+    """A parameter whose name Triton keeps for itself."""
+    return (
+        "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following"
+        f" keys starting with 'triton_' are allowed: {' '.join(allowed)}"
+    )
+
+
+def not_classifiable(datatype: str) -> str:
+    """An output without an order of size."""
+    return f"class result not available for output due to unsupported type '{datatype}'"
+
+
+TOO_WIDE_TO_CLASSIFY: Final = "classification output tensor too large"
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = ",".join(f"'{name}'" for name in names)
+    return f"[{quoted}]"
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
