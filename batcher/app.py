@@ -140,14 +140,18 @@ class Application:
             self._run("flight-recorder", self.recording.flight.watch(self.telemetry.tallies))
         self._health.started()
 
-    async def drain(self) -> None:
-        """Refuse new requests and answer the accepted ones.
+    async def drain(self, delay_ns: int = 0) -> None:
+        """Stop being ready; after the delay, refuse new requests and answer the accepted ones.
 
         Raises `DrainTimeoutError` with their number when `drain_timeout` is over first.
         """
         self.telemetry.draining = True
         self._health.drain()
+        # Until then those who were told of this server before go on sending.
+        await asyncio.sleep(delay_ns / SECOND)
+        self.batcher.draining = True
         self.grpc.end_streams()
+        self.grpc.leave()
         loop = asyncio.get_running_loop()
         timeout_s = self.config.server.drain_timeout / SECOND
         ends = loop.time() + timeout_s
@@ -333,11 +337,14 @@ async def running(
 async def serve(config: Config, path: Path | None = None) -> None:
     """Run until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
 
+    After SIGTERM newcomers are answered for `drain_delay`: a supervisor tells others meanwhile.
+
     SIGHUP has the file at `path`, where the configuration came from, read again. Raises
     `StartupError` when it could not start and `DrainTimeoutError` when it could not drain.
     """
-    stop, hangup = asyncio.Event(), asyncio.Event()
+    hangup = asyncio.Event()
     loop = asyncio.get_running_loop()
+    stop: asyncio.Future[int] = loop.create_future()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _on_signal, signum, stop)
     loop.add_signal_handler(signal.SIGHUP, hangup.set)
@@ -346,12 +353,11 @@ async def serve(config: Config, path: Path | None = None) -> None:
 
 
 async def _run_until(
-    config: Config, path: Path | None, stop: asyncio.Event, hangup: asyncio.Event
+    config: Config, path: Path | None, stop: asyncio.Future[int], hangup: asyncio.Event
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
         entering = asyncio.ensure_future(stack.enter_async_context(running(config, path, hangup)))
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((entering, stopped), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((entering, stop), return_when=asyncio.FIRST_COMPLETED)
         if not entering.done():
             entering.cancel()
             await asyncio.wait((entering,))
@@ -364,9 +370,9 @@ async def _run_until(
         gc.set_threshold(GARBAGE)
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, application.on_signal)
         print(application.describe(), flush=True)  # noqa: T201 - the line that supervisors wait for
-        await stopped
+        delay_ns = config.server.drain_delay if await stop == signal.SIGTERM else 0
         log.info("draining: %d requests unanswered", application.batcher.unanswered)
-        await application.drain()
+        await application.drain(delay_ns)
         log.info("drained")
 
 
@@ -376,9 +382,9 @@ def _unfinished(unanswered: int) -> str:
     return f"{unanswered} request{'s' if unanswered != 1 else ''} unanswered"
 
 
-def _on_signal(signum: int, stop: asyncio.Event) -> None:
-    if stop.is_set():
+def _on_signal(signum: int, stop: asyncio.Future[int]) -> None:
+    if stop.done():
         log.warning("%s again: ending at once", signal.Signals(signum).name)
         logging.shutdown()
         os._exit(1)
-    stop.set()
+    stop.set_result(signum)

@@ -66,6 +66,8 @@ class Batcher:
         self.models = models
         self.health = health or Health()
         self.health.of(models)
+        self.draining = False
+        """Whether newcomers are refused, because the server shuts down."""
         self._runner = runner
         self._telemetry = telemetry
         self._clock = clock
@@ -122,11 +124,6 @@ class Batcher:
         stamps = Stamps(arrival_ns)
         stamps.settled_ns = self._clock()
         model.telemetry.request_ended(Outcome.REJECTED, reason, 0, stamps, None)
-
-    @property
-    def draining(self) -> bool:
-        """Whether new requests are refused because the server shuts down."""
-        return self.health.draining
 
     @property
     def unanswered(self) -> int:

@@ -66,9 +66,12 @@ class ServerConfig(Section):
     """How often the configuration file is looked at, at least 100ms: when it has changed, so do the
     settings that can change while the server runs. 0 never looks: only SIGHUP and an admin call
     have the file read again."""
+    drain_delay: DurationOrZero = 5_000_000_000
+    """After SIGTERM, how long newcomers are still answered while readiness says no: so long does a
+    supervisor take to tell others. After SIGINT they are refused at once."""
     drain_timeout: DurationOrZero = 30_000_000_000
-    """After SIGTERM, how long accepted requests may take to be answered. 0 ends at once. Keep it
-    below the termination grace period of the supervisor."""
+    """After `drain_delay`, how long accepted requests may take to be answered. 0 ends at once. Keep
+    the sum of both below the termination grace period of the supervisor."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:

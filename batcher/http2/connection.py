@@ -43,6 +43,8 @@ from batcher.http2.streams import (
     Stream,
 )
 
+_LEAVING = b"leaving."
+"""What the ping says whose answer comes behind all that the client sent before it knew."""
 MOST_TEXT = 256
 """Bytes of the reason in a GOAWAY frame."""
 _GRANTED = LARGEST_WINDOW // 2
@@ -67,7 +69,9 @@ class Connection(Sender):
         self._rest = b""
         self._last = 0
         """The highest stream that the client has opened."""
-        self._draining = self._client_leaving = False
+        self.draining = False
+        """Whether the client was asked to open no more streams, and those that it opens are refused."""
+        self._client_leaving = False
         self._answered = 0
         """The highest that came before it was asked to open no more."""
         self._received = 0
@@ -121,14 +125,16 @@ class Connection(Sender):
     def announce_leaving(self) -> None:
         """Ask the client to open its streams elsewhere; those that it still opens are answered.
 
-        Call `leave` when those that were on their way have come.
+        When it has read so, those that were on their way have come: then the connection leaves.
+        Call `leave` where the client takes too long to say so.
         """
         self._send_goaway(LARGEST_WINDOW, Error.NO_ERROR, "")
+        self._out.append(frame(Frame.PING, 0, 0, _LEAVING))
 
     def leave(self) -> None:
         """Ask the client to open no more streams; those that it opens nevertheless are refused."""
-        if not self._draining:
-            self._draining = True
+        if not self.draining:
+            self.draining = True
             self._send_goaway(self._answered, Error.NO_ERROR, "")
 
     def fail(self, error: Error, text: str) -> None:
@@ -202,6 +208,8 @@ class Connection(Sender):
             self.budget.spend_frame()
             if not flags & ACK:
                 self._out.append(frame(Frame.PING, ACK, 0, payload))
+            elif payload == _LEAVING:
+                self.leave()
         elif kind == Frame.WINDOW_UPDATE:
             _expect_size(payload, 4)
             self.budget.spend_frame()
@@ -288,10 +296,10 @@ class Connection(Sender):
     def _opened(self, flags: int, name: int, fields: Fields, events: list[Event]) -> None:
         limits = self._limits
         self._last = name
-        if not self._draining:
+        if not self.draining:
             self._answered = name
         if (
-            self._draining
+            self.draining
             or self.open >= limits.max_streams
             or len(self.streams) >= UNDER_WAY * limits.max_streams
         ):

@@ -44,6 +44,9 @@ COMPANY_NS = 200 * MICROSECOND
 SILENT_S = 120
 """How long the other side's kernel may leave what we send unanswered; an idle caller's answers."""
 
+LEAVING_S = 1.0
+"""How long calls may be on their way that a client opened before it read that it should leave."""
+
 CLOSING_S = 5.0
 """How long a client may read nothing of the last that is said to it, and leave the socket open."""
 STREAM_WINDOW = 2**17
@@ -100,21 +103,35 @@ class Server:
             )
         )
 
+    def leave(self) -> None:
+        """Take no new connection, and ask the clients of open ones to go elsewhere.
+
+        Those that have read it are let go when their calls have ended.
+        """
+        if not self.stopping:
+            self.stopping = True
+            for listener in self._listeners:
+                listener.close()
+            for client in list(self.clients):
+                client.announce()
+
     async def stop(self, grace_s: float) -> None:
         """Take no new connection or call, let open ones end for `grace_s` seconds, then cut them."""
-        self.stopping = True
-        for listener in self._listeners:
-            listener.close()
+        self.leave()
+        await self._all_gone(min(grace_s, LEAVING_S))
         for client in list(self.clients):
             client.leave()
-        if self.clients and grace_s > 0:
-            self._idle.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), grace_s)
+        await self._all_gone(grace_s - LEAVING_S)
         tasks = [call.task for client in self.clients for call in client.calls.values()]
         for client in list(self.clients):
             client.cut()
         await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
+
+    async def _all_gone(self, timeout_s: float) -> None:
+        if self.clients and timeout_s > 0:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     def gone(self, client: Client) -> None:
         """A connection has ended."""
@@ -152,7 +169,7 @@ class Client(asyncio.Protocol):
         self.connection = Connection(server.limits)
         self._transport: asyncio.Transport | None = None
         self._greeting: asyncio.TimerHandle | None = None
-        self._flushing = self._leaving = self._closing = False
+        self._flushing = self._closing = False
         self._answered_ns = 0
         """Since when an answer waits to be written; 0: none does."""
         self._calm_s = self.loop.time()
@@ -220,6 +237,8 @@ class Client(asyncio.Protocol):
         if self._greeting is not None and connection.preface_received:
             self._greeting.cancel()
             self._greeting = None
+        if connection.draining and not self.calls:
+            connection.fail(Error.NO_ERROR, "")
         if connection.closing:
             self._drop_calls()
         self.flush_soon()
@@ -281,15 +300,22 @@ class Client(asyncio.Protocol):
         del self.calls[call.stream]
         self.connection.release(call.stream)
         self.flush_soon()
-        if self._leaving and not self.calls:
+        if self.connection.draining and not self.calls:
             self.connection.fail(Error.NO_ERROR, "")
+
+    def announce(self) -> None:
+        """Ask for calls to be opened elsewhere; those that are on their way are answered."""
+        if self._transport is not None and not self.connection.preface_received:
+            self._transport.abort()
+            return
+        self.connection.announce_leaving()
+        self.flush()
 
     def leave(self) -> None:
         """Take no more calls; close when those that are open have ended."""
         if self._transport is not None and not self.connection.preface_received:
             self._transport.abort()
             return
-        self._leaving = True
         self.connection.leave()
         if not self.calls:
             self.connection.fail(Error.NO_ERROR, "")

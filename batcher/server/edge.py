@@ -60,6 +60,11 @@ class GrpcEdge:
         for server in self._servers:
             await server.start()
 
+    def leave(self) -> None:
+        """Take no new connection, and ask the clients of open ones to go elsewhere."""
+        for server in self._servers:
+            server.leave()
+
     def end_streams(self) -> None:
         """Read no more from open streams; each ends when what it took in is answered."""
         self._inference.end_streams()

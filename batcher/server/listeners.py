@@ -133,6 +133,10 @@ class BuiltinServer(_Listeners):
                 self._bound.append(Path(address.removeprefix(UNIX)))
             await self._server.listen(sock, None if address.startswith(UNIX) else secrets)
 
+    def leave(self) -> None:
+        """Take no new connection, and ask the clients of open ones to go elsewhere."""
+        self._server.leave()
+
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
         await self._server.stop(grace_s)
@@ -158,6 +162,9 @@ class GrpcServer(_Listeners):
         secrets = credentials(self._config.tls)
         self.addresses = [self._bind(address, secrets) for address in self.addresses]
         await self._server.start()
+
+    def leave(self) -> None:
+        """Nothing: gRPC would refuse new calls on open connections without a hint when to retry."""
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""

@@ -36,7 +36,7 @@ class ServerProcess:
     """`python -m batcher serve` on a configuration, as a context manager.
 
     `config` is the document that a configuration file would hold. Listeners that it does not name
-    are put on free loopback ports: `server.grpc` and `server.http`. The file is written into
+    are put on free loopback ports: `server.grpc` and `server.http`; `server.drain_delay` is 0. The file is written into
     `folder`, where relative paths of the configuration start; without one, into a temporary folder.
     `prefix` is a command to run the server under, such as `("taskset", "-c", "0")`, and `program` what
     is run.
@@ -54,7 +54,7 @@ class ServerProcess:
         program: Sequence[str] = (sys.executable, "-m", "batcher"),
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        listeners = {"grpc": [free_address()], "http": free_address()}
+        listeners = {"grpc": [free_address()], "http": free_address(), "drain_delay": 0}
         server: dict[str, Any] = listeners | dict(config.get("server", {}))
         self.config = dict(config) | {"server": server}
         """The document as it was written to the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ class Sidecar:
     The configuration has to take its listeners from `BATCHER_GRPC` and `BATCHER_HTTP`, and the
     folder of its event log, `log_folder`, from `BATCHER_JOURNAL`. Entering
     returns when the server is ready and raises SidecarError when it is not within a minute;
-    leaving ends it: SIGTERM, and SIGKILL if it has not drained within ten seconds.
+    leaving ends it: SIGINT, and SIGKILL if it has not drained within ten seconds.
     """
 
     def __init__(self, config: Path) -> None:
@@ -120,7 +121,7 @@ class Sidecar:
         process, self._process = self._process, None
         if process is None:
             return
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # nobody has to be told: no delay
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -10,6 +10,7 @@ from grpc import aio
 
 from batcher import protocol
 from batcher.app import DrainTimeoutError
+from batcher.clock import SECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.protocol import health, inference
 from batcher.testing.messages import output_arrays
@@ -48,7 +49,9 @@ class TestWhileDraining:
         yield application, stub, accepted, hang
         hang.release()
 
-    async def test_it_says_that_it_is_not_ready(self, held, dial, fetch):
+    async def test_first_it_says_that_it_is_not_ready_and_answers(
+        self, held, dial, fetch, request_of
+    ):
         application, stub, accepted, hang = held
         probe = await dial(application.grpc.addresses[0], protocol.HEALTH)
         services = ("", protocol.INFERENCE)
@@ -60,7 +63,7 @@ class TestWhileDraining:
         http = application.http.address
         assert (await fetch(http, "/readyz"))[0] == 200
 
-        draining = asyncio.create_task(application.drain())
+        draining = asyncio.create_task(application.drain(60 * SECOND))
 
         assert [(await watch.read()).status for watch in watches] == [NOT_SERVING, NOT_SERVING]
         for service in services:
@@ -74,22 +77,25 @@ class TestWhileDraining:
         assert (await fetch(http, "/healthz"))[0] == 200
         assert application.registry.get_sample_value("batcher_draining") == 1
 
+        # Who has not heard of it yet is answered.
         hang.release()
-        await draining
         assert output_arrays(await accepted)["Y"].max() == 6
+        for each in (stub, await dial(application.grpc.addresses[0])):
+            assert output_arrays(await each.ModelInfer(request_of(2.0)))["Y"].max() == 4
+        draining.cancel()
 
-    async def test_newcomers_are_refused_with_pushback(self, held, dial, request_of):
+    async def test_then_newcomers_are_refused(self, held, dial, request_of, eventually, transport):
         application, stub, accepted, hang = held
         draining = asyncio.create_task(application.drain())
-        await asyncio.sleep(0)  # it has begun
+        await eventually(lambda: application.batcher.draining)
         stranger = await dial(application.grpc.addresses[0])
 
         for each in (stub, stranger):
-            assert refused_for_draining(
-                await refusal(each.ModelInfer(request_of(), timeout=WAIT_S))
-            )
-            call = each.ModelStreamInfer(timeout=WAIT_S)
-            assert refused_for_draining(await refusal(call.read()))
+            for call in (each.ModelInfer(request_of()), each.ModelStreamInfer().read()):
+                error = await refusal(call)
+                # With `builtin`, clients are asked to go elsewhere, and cannot connect any more.
+                assert error.code() is UNAVAILABLE
+                assert transport == "builtin" or refused_for_draining(error)
         assert not draining.done()
 
         hang.release()
@@ -156,6 +162,22 @@ class TestSignals:
             return server, call
 
         return begin
+
+    @pytest.mark.parametrize(
+        ("signum", "delayed"), [(signal.SIGTERM, True), (signal.SIGINT, False)]
+    )
+    async def test_newcomers_are_answered_for_a_while_after_sigterm_alone(
+        self, serve, hello, dial, request_of, eventually, signum, delayed
+    ):
+        server = serve(hello(server={"drain_delay": "60s"}))
+        stub = await dial(server.grpc)
+        await stub.ModelInfer(request_of())
+        server.process.send_signal(signum)
+        await eventually(lambda: "draining" in server.log())
+        if delayed:
+            assert (await stub.ModelInfer(request_of())).model_name == "hello"
+            server.process.send_signal(signum)  # ends it at once
+        assert await asyncio.to_thread(server.process.wait, WAIT_S) == int(delayed)
 
     async def test_sigterm_answers_what_was_accepted_and_ends_with_0(self, batch_under_way):
         server, call = await batch_under_way("1s")

@@ -26,6 +26,7 @@ def played():
 @pytest.fixture(autouse=True)
 def _nobody_lingers(monkeypatch):
     monkeypatch.setattr("batcher.http2.server.CLOSING_S", 0.1)
+    monkeypatch.setattr("batcher.http2.server.LEAVING_S", 0.1)
 
 
 @pytest.fixture

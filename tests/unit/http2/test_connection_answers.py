@@ -17,6 +17,7 @@ from by_hand import (
 from hpack import Decoder
 
 from batcher.http2.frames import (
+    ACK,
     END_HEADERS,
     END_STREAM,
     FIRST_WINDOW,
@@ -304,11 +305,15 @@ class TestTheEnd:
     def test_a_server_that_will_leave_answers_what_is_opened_meanwhile(self, played):
         played.open(1)
         played.connection.announce_leaving()
-        assert played.written() == [goodbye(LARGEST_WINDOW)]
+        first, ping = played.written()
+        assert first == goodbye(LARGEST_WINDOW)
         stream = played.open(3)
         played.answer(stream, b"x")
         assert len(played.written()) == 3
-        played.connection.leave()
+        assert ping[:2] == (Frame.PING, 0)
+        played.receive(frame(Frame.PING, ACK, 0, b"another."))
+        assert played.written() == []
+        played.receive(frame(Frame.PING, ACK, 0, ping[3]))
         assert played.written() == [goodbye(3)]
         assert played.receive(opening(5)) == []
         assert played.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.REFUSED_STREAM))]

@@ -10,7 +10,7 @@ from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.http2 import server as server_module
-from batcher.http2.frames import PREFACE, Error, Frame, Setting, frame
+from batcher.http2.frames import ACK, PREFACE, Error, Frame, Setting, frame
 from batcher.http2.server import SILENT_S
 
 
@@ -237,7 +237,7 @@ class TestStop:
         async with asyncio.timeout(WAIT_S):
             await made.stop(10 * WAIT_S)
         for client in clients:
-            assert {each[0] for each in await client.ended()} == {Frame.GOAWAY}
+            assert {each[0] for each in await client.ended()} == {Frame.GOAWAY, Frame.PING}
         assert not made.clients
 
     async def test_within_the_grace_open_calls_are_answered(self, serve, dial):
@@ -253,16 +253,21 @@ class TestStop:
 
     async def test_within_the_grace_newcomers_are_refused_unseen(self, serve, raw):
         held = Held()
-        made, address = await serve(Hold=unary(held))
+        made, address = await serve(Hold=unary(held), Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Hold")
         client.send(1, b"x")
         await soon(held.entered)
         stopping = asyncio.ensure_future(made.stop(WAIT_S))
         await client.until(Frame.GOAWAY)
-        client.open(3, "Hold")
-        client.send(3, b"x")
-        assert await client.answer(3) == ({}, Error.REFUSED_STREAM)
+        (*_, ping) = await client.until(Frame.PING)
+        client.open(3, "Echo")  # on its way when it was asked to leave
+        client.send(3, b"y")
+        assert (await client.answer(3))[1] == b"\0\0\0\0\1y"
+        client.write(frame(Frame.PING, ACK, 0, ping))
+        client.open(5, "Echo")
+        client.send(5, b"z")
+        assert await client.answer(5) == ({}, Error.REFUSED_STREAM)
         held.release.set()
         assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
         assert [each[0] for each in await client.ended()] == [Frame.GOAWAY]
