@@ -253,6 +253,7 @@ class Application:
             raise first from None
 
     async def _load(self, model: ServedModel) -> None:
+        log.info("loading %s version %s with %s", model.name, model.version, model.executor)
         started_ns = monotonic_ns()
         await model.load()
         seconds = (monotonic_ns() - started_ns) / SECOND

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 async def load_models(config: Config) -> AsyncIterator[tuple[int, str | StartupError]]:
-    """Load and warm up every model, in their order; all stay loaded until the last one is.
+    """Load and warm up every model once, in their order; all stay loaded until the last one is.
 
     For each its place in the configuration, and what it is or why it could not be loaded.
     """
-    application = Application(config)
+    once = tuple(model.model_copy(update={"load_retry": 0}) for model in config.models)
+    application = Application(config.model_copy(update={"models": once}))
     try:
         for place, model in enumerate(application.models):
             began_s = monotonic()

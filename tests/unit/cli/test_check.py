@@ -4,7 +4,7 @@ from pydantic import Field
 import batcher.plugins
 from batcher.cli.configuration import problems_before_loading
 from batcher.config import load_config
-from batcher.errors import ModelLoadError, PluginError
+from batcher.errors import BackendUnavailable, ModelLoadError, PluginError
 from batcher.executor import (
     BatchResult,
     Capabilities,
@@ -156,6 +156,8 @@ class Reading:
         self.fault = read_options(context, self.Settings).fault
         if self.fault == "load":
             raise ModelLoadError("the file is damaged")
+        if self.fault == "wait":
+            raise BackendUnavailable("nobody listens there")
         x, y = TensorSpec("X", "FP32", (-1, 2)), TensorSpec("Y", "FP32", (-1, 2))
         return ModelMetadata("reading", (x,), (y,), {"device": "none"})
 
@@ -223,13 +225,15 @@ models:
   - {name: b, executor: reading, options: {path: model, fault: execute}}
   - {name: c, executor: reading, options: {path: model}}
   - {name: d, executor: emulated, padding: [{input: Z, axis: 1, buckets: [4]}]}
+  - {name: e, executor: reading, options: {path: model, fault: wait}}
 """)
     assert run("check", path).exit_code == 0
     result = run("check", "--load", path)
     assert result.exit_code == 2
     assert "loaded c:1: " in result.stdout
     assert not result.stdout.endswith(": ok\n")
-    assert "3 problems" in result.stderr
+    assert "4 problems" in result.stderr
+    assert "models[4] (line 7): nobody listens there" in result.stderr, "it is tried once"
     assert "models[0] (line 3): the file is damaged" in result.stderr
     assert (
         "models[1] (line 4): b: the warm-up batch of 1 rows failed: ZeroDivisionError"
