@@ -68,5 +68,7 @@ def serve(
         import uvloop
 
         from batcher.app import serve as serve_until_stopped
+        from batcher.cli.files import allow_files
 
+        allow_files(settings)
         uvloop.run(serve_until_stopped(settings, config))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from batcher.cli.files import BESIDE
 from batcher.config import (
     BatchingConfig,
     ModelConfig,
@@ -90,6 +91,7 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
     assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
     assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
+    assert rows["open files of the process"].endswith(f", and {BESIDE} beside")
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
     assert rows["scrapers that wait for their text at once"] == str(MAX_SCRAPES)
     patience = rows["time to send a whole HTTP request, and to read an answer"]
