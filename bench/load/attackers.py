@@ -119,7 +119,7 @@ async def _in_turn(
 ) -> Found:
     """On each connection one call after the other."""
 
-    async def ask(request: bytes) -> list[Link]:
+    async def caller(request: bytes) -> list[Link]:
         links = []
         while time.monotonic() < until:
             link = await connect(target.grpc, window=2**30)
@@ -131,8 +131,8 @@ async def _in_turn(
                     await link.changed(0.05)
         return links
 
-    askers = (ask(requests[number % len(requests)]) for number in range(connections))
-    return closed([link for links in await asyncio.gather(*askers) for link in links])
+    callers = (caller(requests[number % len(requests)]) for number in range(connections))
+    return closed([link for links in await asyncio.gather(*callers) for link in links])
 
 
 async def idle(target: Target, until: float) -> Found:

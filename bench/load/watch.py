@@ -93,10 +93,12 @@ class Attackers:
         return self
 
     async def go(self) -> dict[str, int]:
-        """Attack; how their calls and connections ended."""
+        """Attack; how their calls and connections ended. Raises RuntimeError where they failed."""
         assert self._process is not None
         told, _ = await self._process.communicate(b"go\n")
-        found: dict[str, int] = json.loads(told or "{}")
+        if self._process.returncode:
+            raise RuntimeError("the attackers have failed, not the server")
+        found: dict[str, int] = json.loads(told)
         return found
 
     async def __aexit__(self, *exception: object) -> None:
