@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client.core import (
@@ -11,6 +11,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.samples import Sample
 
 from batcher.telemetry.families import Family
 from batcher.telemetry.histogram import Buckets, Histogram
@@ -42,17 +43,49 @@ def single_values(family: Family, points: Iterable[Point]) -> Metric:
     return metric
 
 
+class HistogramFamily(HistogramMetricFamily):
+    """A histogram family whose samples are made when they are asked for, at once or in pieces.
+
+    With dozens of models a family has thousands of them, and who writes them down a piece at a time
+    lets others have their turn. Each histogram is whole in its piece.
+    """
+
+    def __init__(self, family: Family, points: Iterable[tuple[Labels, Histogram]]) -> None:
+        buckets = family.buckets
+        if family.kind != "histogram" or buckets is None:
+            raise TypeError(f"{family.name} is a {family.kind}")
+        self._points: list[tuple[Labels, Histogram]] = []
+        template = empty(family)
+        super().__init__(family.name, family.help, labels=family.labels, unit=template.unit)
+        self._points += points
+        self._scale = buckets.scale
+        self._limits = _limits(buckets)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples, as they are now."""
+        return [sample for piece in self.pieces() for sample in piece.samples]
+
+    @samples.setter
+    def samples(self, _: list[Sample]) -> None:
+        """The base class begins with none."""
+
+    def pieces(self) -> Iterator[Metric]:
+        """The family as one histogram after the other; without any, as it is."""
+        if not self._points:
+            yield HistogramMetricFamily(self.name, self.documentation, unit=self.unit)
+        for labels, histogram in self._points:
+            piece = HistogramMetricFamily(
+                self.name, self.documentation, labels=self._labelnames, unit=self.unit
+            )
+            counts = list(zip(self._limits, histogram.cumulative(), strict=True))
+            piece.add_metric(labels, counts, histogram.total / self._scale)
+            yield piece
+
+
 def histograms(family: Family, points: Iterable[tuple[Labels, Histogram]]) -> Metric:
     """A histogram family with one histogram per point; labels in the family's order."""
-    metric = empty(family)
-    buckets = family.buckets
-    if not isinstance(metric, HistogramMetricFamily) or buckets is None:
-        raise TypeError(f"{family.name} is a {family.kind}")
-    limits = _limits(buckets)
-    for labels, histogram in points:
-        counts = list(zip(limits, histogram.cumulative(), strict=True))
-        metric.add_metric(labels, counts, histogram.total / buckets.scale)
-    return metric
+    return HistogramFamily(family, points)
 
 
 def _limits(buckets: Buckets) -> list[str]:

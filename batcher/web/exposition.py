@@ -17,6 +17,8 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from batcher.telemetry.export import HistogramFamily
+
 SLICE: Final = 64
 """Samples rendered before the loop gets its turn: about half a millisecond."""
 
@@ -86,7 +88,7 @@ async def render(registry: Collector, accept: str) -> tuple[bytes, str]:
     """Every sample of the registry, and the content type of that text.
 
     The format is OpenMetrics for a caller that names it in its `Accept` header, else the Prometheus
-    text format; a header without sense is no error. The samples of one family are of one moment.
+    text format; a header without sense is no error. The samples of one series are of one moment.
     """
     encode, content_type = _encoder(accept)
     return (await _rendered(registry, encode, content_type))[0], content_type
@@ -121,7 +123,10 @@ def _parts(registry: Collector, encode: Encoder) -> Iterator[bytes]:
 
 
 def _slices(metric: Metric) -> Iterator[Metric]:
-    """The family in pieces of at most `SLICE` samples, in their order, at least one piece."""
+    """The family in pieces of about `SLICE` samples, in their order, at least one piece."""
+    if isinstance(metric, HistogramFamily):
+        yield from metric.pieces()
+        return
     samples = metric.samples
     # The text format moves creation times behind the other samples, below a header of their own.
     whole = len(samples) <= SLICE or any(sample.name.endswith("_created") for sample in samples)

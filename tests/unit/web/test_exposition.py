@@ -35,6 +35,24 @@ async def test_slices_add_up_in_openmetrics_too(registry):
     assert text == generate_openmetrics(registry)
 
 
+async def test_families_without_samples_are_named_all_the_same():
+    registry = CollectorRegistry()
+    Telemetry(registry, clock=lambda: 0)
+    text, _ = await render(registry, "")
+    assert text == generate_latest(registry)
+    assert b"# TYPE batcher_batch_rows histogram" in text
+
+
+async def test_a_family_of_many_models_is_rendered_in_pieces():
+    registry = CollectorRegistry()
+    telemetry = Telemetry(registry, clock=lambda: 0)
+    for number in range(8):
+        telemetry.model(str(number), str(number), "1")
+    for metric in registry.collect():
+        if metric.type == "histogram":
+            assert all(len(piece.samples) <= SLICE for piece in metric.pieces()), metric.name
+
+
 async def test_an_empty_registry_is_a_valid_answer():
     assert (await render(CollectorRegistry(), ""))[0] == b""
     accept = "application/openmetrics-text; version=1.0.0"
