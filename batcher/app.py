@@ -33,6 +33,7 @@ from batcher.journal import Reason, Recording
 from batcher.runtime.checks import CheckPlan
 from batcher.runtime.health import Health, HealthReport, ModelState
 from batcher.runtime.instances import Home, InstancePlan
+from batcher.runtime.labels import read_labels
 from batcher.runtime.models import ModelRegistry, ServedModel, model_key
 from batcher.runtime.padding import rules_of
 from batcher.runtime.runner import Runner
@@ -277,6 +278,7 @@ class Application:
             home,
             telemetry,
             rules_of(config, path),
+            {name: read_labels(config.name, file) for name, file in config.label_files().items()},
         )
 
 

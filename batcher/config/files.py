@@ -20,13 +20,20 @@ Problem = tuple[KeyPath, str]
 
 
 def file_problems(config: Config) -> Iterator[Problem]:
-    """Each file named by `server` that cannot be read."""
+    """Each file named by `server`, and each file of labels, that cannot be read."""
     tls = config.server.tls
     if tls is not None:
         for key, path in (("cert", tls.cert), ("key", tls.key), ("client_ca", tls.client_ca)):
             problem = None if path is None else unreadable(path, folder=False)
             if problem:
                 yield ("server", "tls", key), problem
+    for place, model in enumerate(config.models):
+        for which, output in enumerate(model.outputs):
+            problem = None
+            if output.labels is not None:
+                problem = unreadable(output.labels, folder=False)
+            if problem:
+                yield ("models", place, "outputs", which, "labels"), problem
 
 
 def folder_problems(config: Config) -> Iterator[Problem]:

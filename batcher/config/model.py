@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
@@ -296,6 +297,10 @@ class ModelConfig(Section):
         most = self.batching.most_rows
         powers = (1 << exponent for exponent in range(most.bit_length()))
         return tuple(sorted({*powers, most}))
+
+    def label_files(self) -> dict[str, Path]:
+        """Output -> the file with the names of its classes, where it has one."""
+        return {each.output: each.labels for each in self.outputs if each.labels is not None}
 
     def scheduler_settings(self) -> ModelSettings:
         """What the scheduler reads of this model. Times in nanoseconds."""

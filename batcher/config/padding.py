@@ -18,6 +18,7 @@ from batcher.config.section import (
     AT_LEAST_ONE,
     Count,
     CrossCheckError,
+    FilePath,
     KeyPath,
     Section,
     refusal,
@@ -128,11 +129,14 @@ class OutputConfig(Section):
     null means that its length is its own, and stays as the model gives it."""
     batched: Literal[True] | None = None
     """true: its first axis is the rows, though the model gives it a name of its own."""
+    labels: FilePath | None = None
+    """A text file with the names of its classes, one a line: a caller who asks for a classification
+    is answered `value:index:label`. Needs a restart to change."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         problems: list[tuple[KeyPath, str]] = []
-        if self.axis is None and (self.like is not None or self.batched is None):
+        if self.axis is None and (self.like is not None or not (self.batched or self.labels)):
             problems.append((("axis",), "missing; needed: which axis follows an input"))
         if self.axis is not None and "like" not in self.model_fields_set:
             problems.append((("like",), "missing; needed: the input axis that it is as long as"))
@@ -148,7 +152,8 @@ def row_problems(
 ) -> list[tuple[KeyPath, str]]:
     """What is said of rows twice, or of a model that has none."""
     if not max_batch_size:
-        told = {"inputs": inputs, "padding": padding, "outputs": outputs}
+        of_rows = [each for each in outputs if each.batched or each.axis is not None]
+        told = {"inputs": inputs, "padding": padding, "outputs": of_rows}
         return [
             ((key,), f"{NO_BATCH_AXIS}; allowed: none")
             for key, sections in told.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable,
 from batcher.executor import ModelMetadata
 from batcher.runtime.health import ModelHealth, ModelState
 from batcher.runtime.instances import Home, Instance, InstancePlan
+from batcher.runtime.labels import Labels
 from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.padding import NOTHING_PADDED, Padding, PaddingRules, resolve
 from batcher.runtime.signature import Signature
@@ -51,12 +52,15 @@ class ServedModel:
         home: Home,
         telemetry: ModelTelemetry,
         padding: PaddingRules = NOTHING_PADDED,
+        labels: Mapping[str, Labels] | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.key = model_key(name, version)
         self.executor = executor
         self.settings = settings
+        self.labels = labels or {}
+        """Output -> the names of its classes, where it has any."""
         self.telemetry = telemetry
         self.state = ModelState.LOADING
         """The step of its life; `health` also knows how its instances are."""

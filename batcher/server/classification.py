@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from batcher import triton
+from batcher.core.record import record
 from batcher.errors import InvalidRequest
 from batcher.tensors import Array
 
@@ -19,9 +21,20 @@ MAX_CLASSES: Final = 100_000
 _NOT_NUMBERS = ("BOOL", "BYTES")
 
 
-def top_classes(datatype: str, array: Array, count: int, where: str) -> Array:
-    """The `count` highest values of each row as `value:index`, highest first: `[rows, count] BYTES`.
+@record
+class Classes:
+    """What a caller asked for of one output, and what is known of its classes."""
 
+    count: int
+    """How many of the highest values of each row."""
+    labels: Sequence[bytes] = ()
+    """The names of the first classes; those beyond have none."""
+
+
+def top_classes(datatype: str, array: Array, asked: Classes, where: str) -> Array:
+    """The highest values of each row, highest first: BYTES `[rows, count]`.
+
+    Each is `value:index`, or `value:index:label` where the class has a name.
     A row has its elements in row-major order; if they are fewer than `count`, all are given. Of
     equal values the lower index comes first, and NaN comes last. Raises InvalidRequest for a
     datatype without an order of size, and beyond `MAX_WIDTH` and `MAX_CLASSES`.
@@ -33,7 +46,7 @@ def top_classes(datatype: str, array: Array, count: int, where: str) -> Array:
         )
     rows = array.shape[0]
     width = int(np.prod(array.shape[1:], dtype=np.int64))
-    count = min(count, width)
+    count = min(asked.count, width)
     if width > MAX_WIDTH:
         raise InvalidRequest(
             f"{where}: classification takes {MAX_WIDTH} elements a row, got {width}",
@@ -50,7 +63,10 @@ def top_classes(datatype: str, array: Array, count: int, where: str) -> Array:
     text = "{:f}:{}" if values.dtype.kind == "f" else "{}:{}"
     for row in range(rows):
         for place, index in enumerate(_highest(sortable[row], count).tolist()):
-            result[row, place] = text.format(values[row, index], index).encode()
+            found = text.format(values[row, index], index).encode()
+            if index < len(asked.labels):
+                found += b":" + asked.labels[index]
+            result[row, place] = found
     return result
 
 

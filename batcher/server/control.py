@@ -162,6 +162,7 @@ class ControlEdge:
             executor=model.executor,
             instances=model.instance_count,
             device=model.device,
+            labels={name: labels.file for name, labels in model.labels.items()},
         )
 
     async def _model_statistics(

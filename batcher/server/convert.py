@@ -23,7 +23,7 @@ from batcher.errors import ExecutionFailed, InvalidRequest, RequestError
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
 from batcher.runtime.request import InferenceReply, InferenceRequest
-from batcher.server.classification import top_classes
+from batcher.server.classification import Classes, top_classes
 from batcher.server.parameters import (
     RequestParameters,
     classification,
@@ -301,12 +301,12 @@ Part: TypeAlias = bytes | memoryview
 
 
 def response_parts(
-    reply: InferenceReply, *, classifications: Mapping[str, int] | None = None
+    reply: InferenceReply, *, classifications: Mapping[str, Classes] | None = None
 ) -> list[Part]:
     """The serialized `ModelInferResponse`, tensors in `raw_output_contents`, as parts to join.
 
-    `classifications` is the request's: those outputs are answered as BYTES `value:index`, the
-    highest values of each row first. Raises InvalidRequest where an output cannot be classified, and
+    `classifications` says which outputs are answered as BYTES, the highest values of each row
+    first. Raises InvalidRequest where an output cannot be classified, and
     ExecutionFailed where the executor's BYTES are not bytes.
     """
     parts: list[Part] = [_response_head(reply.model, reply.version)]
@@ -338,14 +338,14 @@ def response_parts(
     return parts + raw
 
 
-def takes_long(reply: InferenceReply, classifications: Mapping[str, int] | None) -> bool:
+def takes_long(reply: InferenceReply, classifications: Mapping[str, Classes] | None) -> bool:
     """Whether making the parts of this answer takes more than a few milliseconds."""
     for name, tensor in reply.outputs.items():
         array = tensor.array
         if array.nbytes > (LARGE_STRINGS if tensor.datatype == "BYTES" else LARGE_MESSAGE):
             return True
         if classifications and name in classifications:
-            texts = (len(array) if reply.batched else 1) * classifications[name]
+            texts = (len(array) if reply.batched else 1) * classifications[name].count
             if array.size > LARGE_CLASSIFIED or texts > LARGE_STRINGS // POINTER:
                 return True
     return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from batcher.clock import MICROSECOND
@@ -50,8 +50,11 @@ def model_config_response(
     executor: str,
     instances: int,
     device: str,
+    labels: Mapping[str, str] | None = None,
 ) -> inference.ModelConfigResponse:
     """The answer to `ModelConfig`; `dims` leave the row axis out.
+
+    `labels` are the files with the names of an output's classes.
 
     `batching` is None for a model whose requests are executed alone. A device named `cuda:1`,
     `gpu:1` or the like is a GPU with that number; every other device counts as a CPU.
@@ -73,7 +76,12 @@ def model_config_response(
             optional=spec.optional,
         )
     for spec in metadata.outputs:
-        config.output.add(name=spec.name, data_type=_data_type(spec), dims=spec.inner)
+        config.output.add(
+            name=spec.name,
+            data_type=_data_type(spec),
+            dims=spec.inner,
+            label_filename=(labels or {}).get(spec.name, ""),
+        )
     for key, value in metadata.properties.items():
         config.parameters[key].string_value = value
     config.model_transaction_policy.decoupled = False

@@ -22,6 +22,7 @@ from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestErro
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.server import convert
 from batcher.server.calls import Context, abort
+from batcher.server.classification import Classes
 from batcher.server.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
 from batcher.server.status import Style, to_status
 from batcher.server.wire import WireRequest
@@ -184,11 +185,19 @@ class InferenceEdge:
             request, partial(self._encode, request=request, stream=stream)
         )
 
+    def _classes(self, reply: InferenceReply, request: InferenceRequest) -> dict[str, Classes]:
+        model = self._batcher.models.find(reply.model, reply.version)
+        known = {name: labels.names for name, labels in model.labels.items()}
+        return {
+            name: Classes(count, known.get(name, ()))
+            for name, count in (request.classifications or {}).items()
+        }
+
     async def _encode(
         self, reply: InferenceReply, *, request: InferenceRequest, stream: bool
     ) -> tuple[bytes, Stamps]:
         """The serialized answer, for a stream or for a call of its own."""
-        asked = request.classifications
+        asked = None if request.classifications is None else self._classes(reply, request)
         make = partial(convert.response_parts, reply, classifications=asked)
         parts = await self._off_loop(make) if convert.takes_long(reply, asked) else make()
         nbytes = sum(map(len, parts))

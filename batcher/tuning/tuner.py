@@ -216,6 +216,7 @@ class Tuner:
         """
         found = difference(self.config, config)
         problems = [f"{path}: needs a restart" for path in found.restart]
+        labels = {(m.name, m.version): m.label_files() for m in self.config.models}
         for place, model in enumerate(config.models):
             served = self._models.get((model.name, model.version))
             rows = model.batching.max_batch_size
@@ -231,6 +232,8 @@ class Tuner:
                     f" {served.largest_batch}, what its instances were loaded and warmed up for;"
                     " more needs a restart"
                 )
+            if labels.get((model.name, model.version), {}) != model.label_files():
+                problems.append(f"{above}outputs: other labels need a restart")
             if served is not None:
                 try:
                     served.check_padding(rules_of(model, above))

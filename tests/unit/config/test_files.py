@@ -47,6 +47,21 @@ def test_tls_files_that_are_there(config, tmp_path):
     assert list(file_problems(config(""))) == []
 
 
+def test_labels_that_are_not_there(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("models: [{name: m, executor: e, outputs: [{output: Y, labels: no.txt}]}]")
+    found = load_config(path, {})
+    assert found.models[0].label_files() == {"Y": tmp_path / "no.txt"}
+    assert located(found, file_problems(found)) == [
+        (
+            f"models[0].outputs[0].labels (line 1): got {tmp_path}/no.txt, No such file or"
+            " directory; allowed: a readable file"
+        )
+    ]
+    (tmp_path / "no.txt").write_text("cat")
+    assert list(file_problems(found)) == []
+
+
 def test_a_problem_has_the_line_of_what_is_written_down(config):
     found = config('# one\nserver:\n  tls: {cert: "${A:-a}", key: b}\n')
     assert located(

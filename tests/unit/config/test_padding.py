@@ -15,6 +15,11 @@ outputs:
 """
 
 
+def test_an_output_may_have_labels_alone(model):
+    made = model("batching: {max_batch_size: 0}\noutputs: [{output: Y, labels: /l.txt}]")
+    assert str(made.label_files()["Y"]) == "/l.txt"
+
+
 def test_what_is_said_becomes_rules(model):
     rules = rules_of(model(PADDED), "models[0].")
     assert rules.axes == (

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from batcher.errors import InvalidRequest
-from batcher.server.classification import MAX_CLASSES, MAX_WIDTH, top_classes
+from batcher.server.classification import MAX_CLASSES, MAX_WIDTH, Classes, top_classes
 
 
-def classes(datatype, array, count):
-    return top_classes(datatype, array, count, "output 'Y'").tolist()
+def classes(datatype, array, count, labels=()):
+    return top_classes(datatype, array, Classes(count, labels), "output 'Y'").tolist()
 
 
 def test_the_highest_values_of_each_row_come_first():
@@ -42,13 +42,13 @@ def test_nan_comes_last():
 
 
 def test_no_rows_have_no_classes():
-    assert top_classes("FP32", np.zeros((0, 3), np.float32), 2, "").shape == (0, 2)
+    assert top_classes("FP32", np.zeros((0, 3), np.float32), Classes(2), "").shape == (0, 2)
 
 
 @pytest.mark.parametrize("datatype", ["BOOL", "BYTES"])
 def test_other_datatypes_have_no_order(datatype):
     with pytest.raises(InvalidRequest, match=f"output 'Y': .* not {datatype}"):
-        top_classes(datatype, np.zeros((1, 1), np.bool_), 1, "output 'Y'")
+        top_classes(datatype, np.zeros((1, 1), np.bool_), Classes(1), "output 'Y'")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 99, 100, 200])
@@ -77,3 +77,11 @@ def test_the_widest_row_is_classified():
     array[0, [7, MAX_WIDTH - 1]] = 1
 
     assert classes("FP32", array, 2) == [[b"1.000000:7", f"1.000000:{MAX_WIDTH - 1}".encode()]]
+
+
+def test_a_class_that_has_a_name_is_told_by_it():
+    array = np.array([[3, 2, 1]], np.int32)
+
+    assert classes("INT32", array, 3, labels=[b"cat", "ängstlich".encode()]) == [
+        [b"3:0:cat", "2:1:ängstlich".encode(), b"1:2"]
+    ]

@@ -11,6 +11,7 @@ from batcher.errors import ExecutionFailed, InvalidRequest, NotSupported
 from batcher.protocol import inference
 from batcher.runtime.request import InferenceReply
 from batcher.server import convert, wire
+from batcher.server.classification import Classes
 from batcher.server.parameters import MAX_PRIORITY, MAX_WAIT_NS
 from batcher.telemetry.stamps import Stamps
 from batcher.tensors import DTYPES, Tensor
@@ -375,7 +376,7 @@ def test_an_element_of_megabytes_is_read_whole():
 def test_what_takes_long_to_write_is_known_beforehand(datatype, array, classes, long):
     answer = reply({"Y": Tensor(datatype, array)})
 
-    assert convert.takes_long(answer, {"Y": classes} if classes else None) is long
+    assert convert.takes_long(answer, {"Y": Classes(classes)} if classes else None) is long
 
 
 def test_parameters_of_ours_are_taken_out_and_others_passed_on():
@@ -483,7 +484,7 @@ def test_a_tensor_without_axes_is_one_element():
 
 def test_the_classes_of_an_answer_without_rows_have_none():
     outputs = {"Y": Tensor("FP32", np.array([1, 3, 2], np.float32))}
-    response = written(reply(outputs, batched=False), classifications={"Y": 2})
+    response = written(reply(outputs, batched=False), classifications={"Y": Classes(2)})
 
     assert list(response.outputs[0].shape) == [2]
 
@@ -547,7 +548,7 @@ def test_an_executors_bytes_that_are_not_bytes_fail():
 def test_classified_outputs_are_bytes():
     answer = reply({"Y": Tensor("FP32", np.array([[0.25, 0.5]], np.float32))})
 
-    response = written(answer, classifications={"Y": 1})
+    response = written(answer, classifications={"Y": Classes(1)})
 
     assert (response.outputs[0].datatype, response.outputs[0].shape) == ("BYTES", [1, 1])
     assert response.raw_output_contents == [b"\x0a\x00\x00\x000.500000:1"]

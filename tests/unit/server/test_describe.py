@@ -57,6 +57,13 @@ def test_config_leaves_the_row_axis_out():
     ]
 
 
+def test_config_says_which_outputs_have_labels():
+    found = config(labels={"Y": "labels.txt"})
+
+    assert [(each.name, each.label_filename) for each in found.output] == [("Y", "labels.txt")]
+    assert [each.format for each in found.input] == [model_config.ModelInput.FORMAT_NONE] * 2
+
+
 def test_config_says_who_runs_the_model():
     found = config()
 

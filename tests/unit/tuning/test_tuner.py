@@ -267,6 +267,11 @@ class TestReload:
                 "models[0].instances: needs a",
             ),
             ("models:", "server: {http: null}\nmodels:", "server.http: needs a restart"),
+            (
+                "executor: emulated",
+                "executor: emulated\n    outputs: [{output: Y, labels: l.txt}]",
+                "models[0].outputs: other labels need a restart",
+            ),
         ],
     )
     async def test_a_file_that_is_wrong_changes_nothing(self, world, caplog, old, new, problem):
