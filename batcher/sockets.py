@@ -7,9 +7,11 @@ has died is removed and taken.
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from batcher.errors import ListenError
@@ -19,6 +21,13 @@ BACKLOG = 65_535
 what does not fit is dropped by the kernel, and the caller tries again a second later."""
 
 UNIX = "unix:"
+
+_REMEDIES: Mapping[int | None, str] = {
+    errno.EADDRINUSE: " (stop what listens there, or set another address under `server`)",
+    errno.EADDRNOTAVAIL: " (no interface here has it; 0.0.0.0 stands for all)",
+    errno.EACCES: " (ports below 1024 and the folders of others need privileges)",
+    errno.ENOENT: " (the folder of a Unix socket must exist)",
+}
 
 _TCP = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>\d{1,5})")
 
@@ -60,7 +69,8 @@ def _bound(address: str) -> socket.socket:
         return _bind_tcp(address)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ListenError(f"cannot listen on {address}: {reason}") from error
+        remedy = _REMEDIES.get(getattr(error, "errno", None), "")
+        raise ListenError(f"cannot listen on {address}: {reason}{remedy}") from error
 
 
 def _bind_tcp(address: str) -> socket.socket:

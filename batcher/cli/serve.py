@@ -55,9 +55,9 @@ def serve(
 ) -> None:
     """Serve the models of a configuration until SIGTERM or Ctrl-C.
 
-    Prints one line on standard output when it is ready. The first signal drains: new requests are
-    refused, accepted ones are answered, for at most `server.drain_timeout`. A second one ends at
-    once.
+    Prints one line on standard output when it is ready. The first signal drains: readiness says no,
+    new requests are refused (after SIGTERM not before `server.drain_delay`), and accepted ones are
+    answered, for at most `server.drain_timeout`. A second one ends at once.
     """
     with reported(with_traceback=log_level is LogLevel.DEBUG):
         from batcher.telemetry.logs import configure_logging

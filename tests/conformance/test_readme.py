@@ -55,6 +55,12 @@ def test_linked_pages_exist() -> None:
     assert [page for page in pages if not (ROOT / page).exists()] == []
 
 
+def test_every_page_is_linked() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+    assert [page for page in pages if f"({page})" not in readme] == []
+
+
 @pytest.mark.slow
 @pytest.mark.conformance
 def test_tritonclient(server: ServerProcess, tritonclient_python: Path) -> None:
