@@ -100,7 +100,10 @@ def _load(config: Config, path: Path) -> None:
             else:
                 typer.echo(f"loaded {model.name}:{model.version}: {outcome}")
 
-    asyncio.run(load_all())
+    try:
+        asyncio.run(load_all())
+    except StartupError as error:  # what is read before any model is loaded
+        problems.append((("models",), str(error)))
     refuse(config, path, problems)
 
 

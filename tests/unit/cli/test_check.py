@@ -240,3 +240,16 @@ models:
         in result.stderr
     )
     assert "models[3].padding[0].input: got 'Z'; allowed: X" in result.stderr
+
+
+def test_load_finds_labels_that_are_no_text(run, write, tmp_path):
+    (tmp_path / "labels.txt").write_bytes(b"\xff")
+    result = run(
+        "check",
+        "--load",
+        write(
+            "models: [{name: m, executor: emulated, outputs: [{output: Y, labels: labels.txt}]}]"
+        ),
+    )
+    assert result.exit_code == 2
+    assert "models (line 1): model 'm': labels: " in result.stderr
