@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, StrictBool, WithJsonSchema, model_validator
 
 from batcher.config.padding import (
     NO_BATCH_AXIS,
@@ -147,6 +147,9 @@ class QueueConfig(Section):
     timeout: Duration | None = None
     """The longest a request waits before it is refused as expired; null means that the caller's
     own deadline alone decides. What has begun by then is answered, however long that takes."""
+    allow_timeout_override: StrictBool = True
+    """Whether a caller may ask for less with the request parameter `timeout` (microseconds). Every
+    caller may who can call the model; false ignores what they ask for."""
     priority_levels: Levels = 3
     """How many levels there are; 1 is the most urgent, and a request that names a higher number
     has the last."""
@@ -175,6 +178,7 @@ class QueueConfig(Section):
             max_rows=self.max_rows,
             max_bytes=self.max_bytes,
             timeout_ns=self.timeout,
+            allow_timeout_override=self.allow_timeout_override,
             priority_levels=self.priority_levels,
             default_priority=self.default_priority or (self.priority_levels + 1) // 2,
             ageing_ns=self.ageing,

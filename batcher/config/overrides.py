@@ -54,6 +54,7 @@ def sections_of(settings: ModelSettings) -> dict[str, dict[str, Any]]:
             "max_rows": queue.max_rows,
             "max_bytes": _text(queue.max_bytes, format_size),
             "timeout": _text(queue.timeout_ns, format_duration),
+            "allow_timeout_override": queue.allow_timeout_override,
             "priority_levels": queue.priority_levels,
             "default_priority": queue.default_priority,
             "ageing": format_duration(queue.ageing_ns),

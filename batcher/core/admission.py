@@ -63,7 +63,7 @@ def admit(
     if model.timeout_ns is not None:
         timeout_ns = arrived.arrival_ns + model.timeout_ns
         expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
-    if arrived.queue_until_ns is not None:
+    if arrived.queue_until_ns is not None and model.settings.queue.allow_timeout_override:
         until_ns = arrived.queue_until_ns
         expires_ns = until_ns if expires_ns is None else min(expires_ns, until_ns)
     if expires_ns is not None and expires_ns <= now_ns:

@@ -152,6 +152,7 @@ class ControlEdge:
                 max_queue_requests=settings.queue.max_requests,
                 priority_levels=settings.queue.priority_levels,
                 default_priority=settings.queue.default_priority,
+                allow_timeout_override=settings.queue.allow_timeout_override,
             )
         return model_config_response(
             model.name,

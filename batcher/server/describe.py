@@ -38,6 +38,7 @@ class Batching:
     max_queue_requests: int = 0
     priority_levels: int = 0
     default_priority: int = 0
+    allow_timeout_override: bool = True
 
 
 def model_config_response(
@@ -116,7 +117,7 @@ def _dynamic_batching(batching: Batching) -> model_config.ModelDynamicBatching:
     )
     policy = message.default_queue_policy
     policy.max_queue_size = batching.max_queue_requests
-    policy.allow_timeout_override = True
+    policy.allow_timeout_override = batching.allow_timeout_override
     if batching.queue_timeout_ns is not None:
         policy.default_timeout_microseconds = batching.queue_timeout_ns // MICROSECOND
     return message

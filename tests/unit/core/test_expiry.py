@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from batcher.clock import MILLISECOND
@@ -143,3 +145,11 @@ def test_an_id_that_is_used_again_has_its_own_expiry_only(busy):
     assert play.wakeup == 50
     assert play.feed(at=5) == []
     assert play.ended(play.feed(at=50)) == {1: BY_CALLER}
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_caller_may_ask_for_less_where_that_is_allowed(busy, allowed):
+    play = busy(timeout_ns=20 * MILLISECOND, allow_timeout_override=allowed)
+    play.feed(replace(play.request(1), queue_until_ns=5 * MILLISECOND))
+
+    assert play.wakeup == (5 if allowed else 20)
