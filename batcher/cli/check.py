@@ -92,13 +92,17 @@ def _load(config: Config, path: Path) -> None:
 
     problems: list[Problem] = []
 
+    names = [f"{model.name}:{model.version}" for model in config.models]
+
+    def begins(place: int) -> None:
+        typer.echo(f"loading {names[place]} with {config.models[place].executor}", err=True)
+
     async def load_all() -> None:
-        async for place, outcome in load_models(config):
-            model = config.models[place]
+        async for place, outcome in load_models(config, begins):
             if isinstance(outcome, StartupError):
                 problems.append((("models", place), str(outcome)))
             else:
-                typer.echo(f"loaded {model.name}:{model.version}: {outcome}")
+                typer.echo(f"loaded {names[place]}: {outcome}")
 
     try:
         asyncio.run(load_all())

@@ -9,21 +9,25 @@ from batcher.app import Application
 from batcher.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from batcher.config import Config
     from batcher.executor import ModelMetadata, TensorSpec
 
 
-async def load_models(config: Config) -> AsyncIterator[tuple[int, str | StartupError]]:
+async def load_models(
+    config: Config, begins: Callable[[int], None]
+) -> AsyncIterator[tuple[int, str | StartupError]]:
     """Load and warm up every model once, in their order; all stay loaded until the last one is.
 
-    For each its place in the configuration, and what it is or why it could not be loaded.
+    For each its place in the configuration, and what it is or why it could not be loaded; `begins`
+    is told the place before.
     """
     once = tuple(model.model_copy(update={"load_retry": 0}) for model in config.models)
     application = Application(config.model_copy(update={"models": once}))
     try:
         for place, model in enumerate(application.models):
+            begins(place)
             began_s = monotonic()
             try:
                 await model.load()

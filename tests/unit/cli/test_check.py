@@ -215,6 +215,7 @@ def test_load_loads_and_warms_up_and_says_what_there_is(run, write, transport):
         "s, X FP32 [-1, 16] -> Y FP32 [-1, 16], BATCH INT32 [-1, 1] (emulated, device cpu)"
     )
     assert result.stdout.endswith(": ok\n")
+    assert result.stderr == "loading m:1 with emulated\n"
 
 
 def test_load_finds_what_only_loading_finds_of_every_model(run, write, reading, tmp_path):
