@@ -171,16 +171,16 @@ class Bisecting:
         self._halve(of, parts, shapes, cause, 2, now_ns)
         return True
 
-    def succeeded(self, group: Group, *, wholly: bool) -> tuple[Part, ...]:
+    def succeeded(self, group: Group, *, wholly: bool) -> Group | None:
         """A group was executed; if `wholly` without a fault, the fault is in its other half.
 
-        Returns the part that must be at fault.
+        Returns the group of one part that must be at fault.
         """
         of = group.of
         of.saved = True
         self._hopeless = 0
         place = self._place(of, group.other) if wholly else None
-        at_fault: tuple[Part, ...] = ()
+        at_fault: Group | None = None
         if place is not None:
             other = self.groups[place]
             if len(other.parts) > 1 and of.executions_left >= of.open:
@@ -189,7 +189,7 @@ class Bisecting:
                     of, other.parts, other.shapes, other.cause, other.attempt, other.since_ns
                 )
             elif len(other.parts) == 1 and other.attempt >= SURE_ATTEMPT:
-                at_fault = self._take(place).parts
+                at_fault = self._take(place)
                 self.caution.faults += 1.0
         self._close(group)
         return at_fault

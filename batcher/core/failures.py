@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from batcher.core.admission import expiry_reason
 from batcher.core.ageing import come_back
-from batcher.core.bisecting import MOST_RETURNS
+from batcher.core.bisecting import MOST_RETURNS, Group
 from batcher.core.commands import FailureStorm, Outcome, Part
 from batcher.core.events import BatchProgress, FailureCause
 from batcher.core.fleet import RunningBatch
@@ -19,22 +19,29 @@ def last_report(
 ) -> None:
     """What a batch leaves has failed; where it failed as a whole, it may be run again.
 
-    `model` is None where it was removed meanwhile.
+    `model` is None where it was removed meanwhile. Only a request that was told from its mates, or
+    had none, has an input that is at fault: for the others it is not known why they failed.
     """
     cause = event.error or FailureCause.UNKNOWN
+    shared = FailureCause.UNKNOWN if cause is FailureCause.INPUT else cause
     left = _still_wanted(batch, ledger, now_ns)
     lost: Sequence[Part] = left
+    at_fault: Group | None = None
     if model is not None:
-        lost = _search(batch, event, left, model, ledger, now_ns)
+        lost, at_fault = _search(batch, event, left, model, ledger, now_ns)
         tell_storm(model, ledger, now_ns)
     gone = {part.id for part in lost}
     for part in left:
         if part.id not in gone:
             _waits_again(part.id, batch, ledger)
-    ledger.fail(gone, cause)
+    alone = {part.id for part in batch.parts} if len(batch.parts) == 1 else set()
+    ledger.fail(gone & alone, cause)
+    ledger.fail(gone - alone, shared)
+    if at_fault is not None:
+        ledger.fail([part.id for part in at_fault.parts], at_fault.cause)
     if model is not None:
         # The largest batch may have become smaller than the one that failed.
-        refit(model, ledger, cause, now_ns)
+        refit(model, ledger, shared, now_ns)
 
 
 def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> None:
@@ -82,8 +89,12 @@ def _search(
     model: Model,
     ledger: Ledger,
     now_ns: int,
-) -> Sequence[Part]:
-    """Go on with the search that a batch belongs to, or begin one. Returns what failed for good."""
+) -> tuple[Sequence[Part], Group | None]:
+    """Go on with the search that a batch belongs to, or begin one.
+
+    Returns what of it failed for good, and the request of another part of its search that must be
+    at fault by that.
+    """
     bisecting, group = model.bisecting, batch.group
     cause = event.error or FailureCause.UNKNOWN
     again = event.error not in (None, FailureCause.DEVICE)
@@ -95,19 +106,18 @@ def _search(
         begun = again and bisecting.begin(
             batch.batch_id, left, batch.shapes, cause, now_ns, may_return=may_return
         )
-        return () if begun else left
+        return (() if begun else left), None
     if again:
         lost, cleared = bisecting.failed(group, left, cause, now_ns)
         for part in cleared:
             request = ledger.live[part.id]
             request.retries -= 1
             come_back(request, model, now_ns)
-        return lost
+        return lost, None
     if event.error is None:
-        at_fault = bisecting.succeeded(group, wholly=not event.failed and not left)
-        return (*left, *at_fault)
+        return left, bisecting.succeeded(group, wholly=not event.failed and not left)
     bisecting.lost(group)
-    return left
+    return left, None
 
 
 def _waits_again(request_id: int, batch: RunningBatch, ledger: Ledger) -> None:

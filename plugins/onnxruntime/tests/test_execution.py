@@ -152,6 +152,45 @@ def test_values_that_cannot_be_computed_are_the_inputs_fault(models, load, capfd
 
 
 @pytest.mark.parametrize(
+    ("operator", "given", "error_of"),
+    [
+        ("GatherElements", [[77, 0]], "Out of range"),
+        ("Reshape", [[4, 4]], "cannot be reshaped"),
+        ("TopK", [[7]], "k argument"),
+    ],
+)
+def test_values_that_an_operator_refuses_are_the_inputs_fault(
+    models, load, operator, given, error_of
+):
+    """These say it by another kind of error than Gather."""
+    shapes = {"GatherElements": ["n", 2], "Reshape": [1, 2], "TopK": [1, 1]}
+    nodes = {
+        "GatherElements": [helper.make_node("GatherElements", ["TABLE", "I"], ["Y"])],
+        "Reshape": [
+            helper.make_node("Squeeze", ["I"], ["S"]),
+            helper.make_node("Reshape", ["TABLE", "S"], ["Y"]),
+        ],
+        "TopK": [
+            helper.make_node("Squeeze", ["I", "ZERO"], ["S"]),
+            helper.make_node("TopK", ["TABLE", "S"], ["Y", "Z"]),
+        ],
+    }
+    path = models.write(
+        operator,
+        nodes[operator],
+        {"I": (TensorProto.INT64, shapes[operator])},
+        {"Y": (TensorProto.FLOAT, ["a", "b"])},
+        weights={
+            "TABLE": np.arange(10, dtype=np.float32).reshape(5, 2),
+            "ZERO": np.zeros(1, np.int64),
+        },
+    )
+    executor, _ = load(path, max_batch_size=0)
+    error = failure(executor, I=np.array(given))
+    assert (error.cause, error_of in str(error)) == ("input", True), str(error)
+
+
+@pytest.mark.parametrize(
     "inputs",
     [{"X": np.ones((2, 4), np.float32)}, {"X": np.ones((2, 3))}],
     ids=["shape", "dtype"],

@@ -115,6 +115,9 @@ def test_failure_of_the_provider_is_the_devices_fault():
     assert _cause(EPFail("[ONNXRuntimeError] : 11 : EP_FAIL : gone")) == "device"
     assert _cause(RuntimeError("CUDA failure 700: an illegal memory access")) == "device"
     assert _cause(RuntimeError("odd")) == "unknown"
+    node = "Non-zero status code returned while running MatMul node. Status Message: "
+    assert _cause(RuntimeError(f"{node}Failed to allocate memory for 9 bytes")) == "unknown"
+    assert _cause(RuntimeError(f"{node}CUDA failure 2: out of memory")) == "device"
 
 
 def test_long_and_many_lined_errors_become_one_short_line():

@@ -35,11 +35,11 @@ async def together(start, hello, fakes, dial, request_of, eventually):
     return run
 
 
-def check(values, ends, text):
+def check(values, ends, text, code=INTERNAL):
     for value, end in zip(values, ends, strict=True):
         if value == POISON:
             assert isinstance(end, aio.AioRpcError)
-            assert end.code() is INTERNAL
+            assert end.code() is code
             assert text in end.details()
         else:
             assert (output_arrays(end)["Y"] == 2 * value).all()
@@ -67,7 +67,7 @@ async def test_a_request_with_nan_fails_alone_and_nothing_is_run_again(together,
 
     _, ends = await together(values, nan_on(POISON), on_nan="fail")
 
-    check(values, ends, "row 0: output 'Y' holds NaN")
+    check(values, ends, "row 0: output 'Y' holds NaN", grpc.StatusCode.INVALID_ARGUMENT)
     assert fakes[0].batch_sizes == [1, 4]
 
 

@@ -191,3 +191,30 @@ async def test_a_model_without_a_batch_axis_as_a_triton_client_sees_it(start, di
     (statistics,) = found.model_stats
     assert [each.batch_size for each in statistics.batch_stats] == [1]
     assert (statistics.inference_count, statistics.execution_count) == (6, 7), "one had NaN"
+
+
+async def test_a_value_that_an_operator_refuses_is_the_callers_wherever_it_stood(start, dial, onnx):
+    document = onnx(
+        [
+            helper.make_node("Constant", [], ["W"], value_floats=[0.0, 1.0, 2.0]),
+            helper.make_node("Gather", ["W", "I"], ["Y"]),
+        ],
+        {"I": (INT64, ["rows"])},
+        {"Y": (FLOAT, ["rows"])},
+    )
+    application = await start(document)
+    stub = await dial(application.grpc.addresses[0])
+
+    async def ends(*indices):
+        calls = [stub.ModelInfer(infer_request("hello", {"I": np.array([i])})) for i in indices]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    for place in range(8):
+        indices = [n % 3 for n in range(8)]
+        indices[place] = 77
+        for index, end in zip(indices, await ends(*indices), strict=True):
+            if index == 77:
+                assert end.code() is grpc.StatusCode.INVALID_ARGUMENT, place
+                assert "refused the input" in end.details()
+            else:
+                assert output_arrays(end)["Y"].tolist() == [index]

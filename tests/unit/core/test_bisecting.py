@@ -105,6 +105,20 @@ class World:
         return [c.over for c in self.commands if isinstance(c, FailureStorm)]
 
 
+@pytest.mark.parametrize("fault", range(1, 9))
+def test_an_input_at_fault_has_one_reason_wherever_in_the_batch_it_stood(fault):
+    world = World({fault}, cause=FailureCause.INPUT)
+    assert world.burst(1, 8) == {n: INPUT if n == fault else OK for n in range(1, 9)}
+
+
+def test_nobody_is_blamed_for_an_input_that_was_not_told_from_the_others():
+    world = World(set(range(1, 9)), cause=FailureCause.INPUT)
+    ended = world.burst(1, 8)
+    alone = {d.parts[0].id for d in world.dispatches if len(d.parts) == 1}
+    assert alone
+    assert ended == {n: INPUT if n in alone else UNKNOWN for n in range(1, 9)}
+
+
 @given(st.integers(2, 64), st.data())
 def test_the_poison_fails_alone_within_the_bound(count, data):
     at_fault = data.draw(st.integers(0, count - 1))

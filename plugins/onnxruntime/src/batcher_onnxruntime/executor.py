@@ -25,6 +25,8 @@ from batcher_onnxruntime.session import QUIET, open_session
 from batcher_onnxruntime.signature import Signature, read_signature
 
 _DEVICE_TROUBLE: Final = ("CUDA failure", "CUDA error", "CUBLAS failure", "CUDNN failure")
+_NO_MEMORY: Final = ("Failed to allocate", "AllocateRaw", "bad_alloc", "out of memory")
+_BY_AN_OPERATOR: Final = "status code returned while running"
 
 
 class OnnxRuntimeExecutor:
@@ -102,6 +104,10 @@ def _cause(error: Exception) -> str:
     text = str(error)
     if isinstance(error, native.EPFail) or any(sign in text for sign in _DEVICE_TROUBLE):
         return "device"
+    # An operator that refuses what it was given says so in either of two ways, by no rule: an index
+    # out of range is InvalidArgument to Gather, and Fail to GatherElements.
+    if _BY_AN_OPERATOR in text and not any(sign in text for sign in _NO_MEMORY):
+        return "input"
     return "unknown"
 
 
