@@ -7,12 +7,14 @@ import grpc
 import pytest
 from google.protobuf import text_format
 
-from batcher import app, plugins
+from batcher import app, errors, plugins
 from batcher.config import WarmupConfig, parse_config
 from batcher.config.explain import section_at
 from batcher.config.root import Config
 from batcher.executor import ModelMetadata, TensorSpec
 from batcher.protocol import INFERENCE, Stub, inference, model_config
+from batcher.protocol.services import methods
+from batcher.server.status import CODES
 from batcher.telemetry import families
 from batcher.testing import FakeExecutor
 
@@ -41,8 +43,8 @@ def rows(heading):
 
 
 @pytest.fixture
-async def answered(monkeypatch):
-    """What `ModelConfig` says of the page's example, were the file of the model as Triton has it."""
+async def stub(monkeypatch):
+    """A client of the page's example, were the file of the model as Triton has it."""
     monkeypatch.setattr(plugins, "find_executor", lambda _: lambda: FakeExecutor(metadata=METADATA))
     text = example("batcher.yaml").replace("0.0.0.0:8001", "127.0.0.1:0")
     config = parse_config(text.replace("0.0.0.0:8002", "null"), "page", {})
@@ -51,11 +53,11 @@ async def answered(monkeypatch):
         app.running(config.model_copy(update={"models": (cold,)})) as application,
         grpc.aio.insecure_channel(application.grpc.addresses[0]) as channel,
     ):
-        ask = Stub(channel, INFERENCE).ModelConfig
-        yield (await ask(inference.ModelConfigRequest(name="densenet"))).config
+        yield Stub(channel, INFERENCE)
 
 
-async def test_the_example_says_the_same_to_clients(answered):
+async def test_the_example_says_the_same_to_clients(stub):
+    answered = (await stub.ModelConfig(inference.ModelConfigRequest(name="densenet"))).config
     theirs = text_format.Parse(example("config.pbtxt"), model_config.ModelConfig())
     for field in ("name", "platform", "max_batch_size", "input", "output", "dynamic_batching"):
         assert getattr(answered, field) == getattr(theirs, field), field
@@ -64,12 +66,54 @@ async def test_the_example_says_the_same_to_clients(answered):
     assert (ours.count, ours.kind, ours.gpus) == (group.count, group.kind, group.gpus)
 
 
+async def test_the_calls_that_it_says_are_refused_are(stub):
+    refused = {
+        "SystemSharedMemoryRegister": "UNIMPLEMENTED",
+        "CudaSharedMemoryRegister": "UNIMPLEMENTED",
+        "TraceSetting": "UNIMPLEMENTED",
+        "LogSettings": "UNIMPLEMENTED",
+        "RepositoryModelLoad": "PERMISSION_DENIED",
+        "RepositoryModelUnload": "PERMISSION_DENIED",
+    }
+    for name, code in refused.items():
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(stub, name)(methods(INFERENCE)[name].request())
+        assert caught.value.code().name == code, name
+        assert code in PAGE
+
+
+async def test_the_server_is_called_what_it_says(stub):
+    assert (await stub.ServerMetadata(inference.ServerMetadataRequest())).name == "triton"
+
+
+def test_the_codes_it_tells_are_the_ones_that_are_sent():
+    errors_of = {
+        "the queue is full": errors.Overloaded,
+        "the time in the queue": errors.DeadlineExpired,
+        "wrong input": errors.InvalidRequest,
+        "unknown model": errors.UnknownModel,
+        "a model that is loading": errors.ModelUnavailable,
+        "the executor failed": errors.ExecutionFailed,
+    }
+    told = rows("Status codes")
+    for beginning, error in errors_of.items():
+        (row,) = [row for row in told if row[0].startswith(beginning)]
+        for cell, style in ((row[1], "triton"), (row[2], "standard")):
+            assert cell.split(",")[0] == CODES[style][error].name, (beginning, style)
+    assert len(told) == len(errors_of)
+
+
 def test_the_keys_it_names_exist():
     """A key without a section before it is one of a model."""
     checked = 0
     for row in rows("Keys of `config.pbtxt`"):
         for name in re.findall(r"`([a-z_.\[\]<>]+)(?:: [^`]*)?`", row[1]):
-            steps = name.replace("models[].", "").replace(".<name>", ".0").split(".")
+            steps = (
+                name.replace("models[].", "")
+                .replace(".<name>", ".0")
+                .replace("[]", ".0")
+                .split(".")
+            )
             keys = steps if steps[0] in {"server", "devices"} else ["models", 0, *steps]
             section = section_at(Config, tuple(keys[:-1]))
             if steps[0] != "options" or len(steps) == 1:  # those are the executor's
