@@ -19,6 +19,8 @@ FRAMES_A_STREAM = 10
 """As many more with each stream that is opened."""
 FRAMES_FOR_DATA = 8
 """As many more with each frame of data that the server sends: clients widen windows as they read."""
+LEAST_DATA = 256
+"""Bytes of such a frame, where a window has cut it: who opens a window by a byte earns nothing."""
 
 SETTINGS_A_SECOND = 20
 """Each may let all streams go on at once."""

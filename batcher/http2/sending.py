@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from batcher.http2.budget import FRAMES_FOR_DATA, Budget
+from batcher.http2.budget import FRAMES_FOR_DATA, LEAST_DATA, Budget
 from batcher.http2.frames import (
     END_HEADERS,
     END_STREAM,
@@ -193,7 +193,8 @@ class Sender:
                 outbox.popleft()
             self._window -= len(data)
             stream.window -= len(data)
-            self.budget.frames += FRAMES_FOR_DATA
+            if len(data) >= LEAST_DATA:
+                self.budget.frames += FRAMES_FOR_DATA
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
         self._waiting.pop(stream, None)
         if stream.trailers is not None:

@@ -17,7 +17,7 @@ from batcher.config import (
 from batcher.config.document import MOST_DEPTH
 from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
-from batcher.http2.budget import FRAMES_A_SECOND, LEAST_RESETS, SETTINGS_A_SECOND
+from batcher.http2.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETTINGS_A_SECOND
 from batcher.http2.connection import MOST_TEXT
 from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.server import CLOSING_S, GREETING_S, SILENT_S, STREAM_WINDOW
@@ -80,6 +80,7 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["SETTINGS of a client in a second (`builtin`)"] == str(SETTINGS_A_SECOND)
     frames = rows["frames that bring no request further (`builtin`)"]
     assert frames == f"{FRAMES_A_SECOND:,} a second"
+    assert f"of {LEAST_DATA} bytes or more" in PAGE
     resets = rows["calls reset, refused or malformed (`builtin`)"]
     assert resets == f"{LEAST_RESETS:,} at once, or `server.max_streams`"
     under_way = rows["calls under way on one connection (`builtin`)"]

@@ -7,12 +7,13 @@ from batcher.http2.budget import (
     FRAMES_A_SECOND,
     FRAMES_A_STREAM,
     FRAMES_FOR_DATA,
+    LEAST_DATA,
     LEAST_RESETS,
     SAVED_FRAMES,
     SETTINGS_A_SECOND,
 )
 from batcher.http2.connection import MOST_TEXT
-from batcher.http2.frames import ACK, END_STREAM, PADDED, Error, Frame, frame
+from batcher.http2.frames import ACK, END_STREAM, PADDED, Error, Frame, Setting, frame
 from batcher.http2.streams import Counts, Limits
 
 FRAMES = {
@@ -101,6 +102,13 @@ class TestHonestClients:
         assert still_open(played)
         assert FRAMES_FOR_DATA > 3
 
+    def test_windows_are_widened_as_large_answers_are_read(self, played):
+        stream = played.open()
+        played.connection.send_data(stream, bytes(LEAST_DATA * 5 * FRAMES_A_SECOND))
+        while stream.outbox:
+            played.receive(widen(1, LEAST_DATA), widen(0, LEAST_DATA))
+        assert still_open(played)
+
     def test_streams_come_with_frames_of_their_own(self, played):
         """Some clients widen the window of each stream, give it a priority, and reset it late."""
         for number in range(1, 10 * FRAMES_A_SECOND, 2):
@@ -136,6 +144,18 @@ class TestHonestClients:
             played.receive(reset(number + 2))
             played.connection.release(stream)
         assert still_open(played)
+
+
+def test_who_reads_byte_by_byte_has_had_enough():
+    """Each byte costs a frame in and one out (CVE-2019-9511)."""
+    played = Played((Setting.INITIAL_WINDOW_SIZE, 0))
+    played.connection.send_data(played.open(), bytes(100_000))
+    sent = 0
+    while still_open(played):
+        played.receive(widen(1, 1))
+        sent += 1
+    assert FRAMES_A_SECOND < sent <= FRAMES_A_SECOND + FRAMES_A_STREAM + 1
+    assert played.connection.error is Error.ENHANCE_YOUR_CALM
 
 
 class TestStreamsThatEndEarly:
