@@ -75,6 +75,12 @@ class Connection(H11Protocol):
             self.cycle.keep_alive = False
         self._look()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The peer has said all, and may still read: what it asked for is answered first."""
+        if self._served:
+            self.cycle.keep_alive = False
+        return self._served
+
     def on_response_complete(self) -> None:
         """Wait for the next request, and for the answer to be read."""
         self._unread = 0

@@ -164,6 +164,20 @@ async def test_a_body_without_end_is_cut(serve, pages, connect):
     assert b"200" not in await ending
 
 
+async def test_a_peer_that_has_said_all_is_answered(serve, pages, connect):
+    reader, writer = await connect(await serve(pages))
+    writer.write(sent("/metrics"))
+    writer.write_eof()
+    assert (await ended(reader)).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_peer_that_says_no_more_is_not_waited_for(serve, pages, connect):
+    reader, writer = await connect(await serve(pages))
+    writer.write(b"GET /healthz HTT")
+    writer.write_eof()
+    assert b"200" not in await ended(reader)
+
+
 async def test_who_asks_ahead_gets_one_answer(serve, pages, connect):
     reader, writer = await connect(await serve(pages))
     writer.write(3 * sent("/healthz"))
