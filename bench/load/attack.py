@@ -176,6 +176,7 @@ async def attacked(
         alive = server.process.poll() is None
         stalls = Figures(server.http)(STALLS) - before if alive else 0.0
         code = server.stop()
+        log = server.log().splitlines()
     calm = slow.calm(record.began_ns, due_ns, round(TARGET_MS * MILLISECOND))
     result: dict[str, Any] = {
         phase: asdict(seen(record, due_ns, calm, slow, watch, span))
@@ -184,7 +185,7 @@ async def attacked(
     return result | {
         "attackers": outcomes,
         "stalls": stalls,
-        "held_up_by": [line for line in server.log().splitlines() if "event loop" in line],
+        "held_up_by": [line for line in log if "event loop" in line],
         "seconds": round((window[1][1] - window[1][0]) / SECOND, 2),
         "alive": alive,
         "exit_code": code,

@@ -1,8 +1,8 @@
 """The attackers of `attack`: one attack in a process of its own, which ends by itself.
 
 `python attackers.py NAME TARGET`, the target as JSON (`Target`). It prints `ready`, waits for a line,
-attacks for the target's seconds, and prints what became of it: a name and how often, as JSON. It is
-nice: whatever shares its core goes first.
+attacks for the target's seconds, and prints what became of it: a name and how often, as JSON. Whatever
+shares its core goes first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from sending import PENDING, PIECE, Found, Target, ask, closed, message, whole, 
 from batcher.http2.frames import Error, Frame, frame
 from batcher.protocol import inference
 
-NICE = 15
 MIB = 1024**2
 CLAIMED = 64 * MIB - 1024
 """Bytes of a message that is never sent whole."""
@@ -273,7 +272,7 @@ async def run(attack: Attack, target: Target) -> Found:
 def main() -> None:
     """One attack."""
     name, target = sys.argv[1:]
-    os.nice(NICE)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     attack = mixed if name == mixed.__name__ else ATTACKS[name]
     print(json.dumps(uvloop.run(run(attack, Target(**json.loads(target))))))
 
