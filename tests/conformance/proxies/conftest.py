@@ -1,5 +1,6 @@
 """A server of each transport behind each proxy."""
 
+import functools
 import os
 import pwd
 import shutil
@@ -28,7 +29,11 @@ def haproxy(folder):
     return ["-db", "-f", str(folder / "haproxy.cfg")]
 
 
-PROXIES = {"nginx": ("nginx.conf", nginx), "haproxy": ("haproxy.cfg", haproxy)}
+PROXIES = {
+    "nginx": ("nginx.conf", nginx, "server {address};"),
+    "haproxy": ("haproxy.cfg", haproxy, "server {address} {address} proto h2"),
+}
+"""The file, the arguments, and how a server is named in the file."""
 
 
 def config(transport):
@@ -76,13 +81,14 @@ def accepts(address):
 
 
 @contextmanager
-def proxy_before(name, server, folder):
-    """Run the proxy in front of that server; yields its address and the file of its log."""
+def proxy_before(name, servers, folder):
+    """Run the proxy in front of those servers; yields its address and the file of its log."""
     path = program(name)
-    template, arguments = PROXIES[name]
+    template, arguments, line = PROXIES[name]
     listen = free_address()
+    named = "\n".join(line.format(address=address) for address in servers)
     text = string.Template((HERE / template).read_text(encoding="utf-8"))
-    (folder / template).write_text(text.substitute(LISTEN=listen, SERVER=server), encoding="utf-8")
+    (folder / template).write_text(text.substitute(LISTEN=listen, SERVERS=named), encoding="utf-8")
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -108,10 +114,15 @@ def server(request):
 
 
 @pytest.fixture(scope="session", params=tuple(PROXIES))
-def proxy(request, server, tmp_path_factory):
+def put_before(request):
+    """A function from addresses of servers and a folder to a context manager, `proxy_before`'s."""
+    return functools.partial(proxy_before, request.param)
+
+
+@pytest.fixture(scope="session")
+def proxy(put_before, server, tmp_path_factory):
     """The address of a proxy in front of the server, and its log."""
-    folder = tmp_path_factory.mktemp(request.param)
-    with proxy_before(request.param, server.grpc, folder) as running:
+    with put_before([server.grpc], tmp_path_factory.mktemp("proxy")) as running:
         yield running
 
 
