@@ -135,7 +135,7 @@ class BackendUnavailable(ModelLoadError):
     """What a model needs is not up yet: another try may help, and is made (`models[].load_retry`)."""
 
 
-_LONGEST_DESCRIPTION = 400
+LONGEST_DESCRIPTION = 400
 
 
 def describe(error: BaseException) -> str:
@@ -147,6 +147,6 @@ def describe(error: BaseException) -> str:
 def on_one_line(text: str) -> str:
     """A foreign text, shortened, for a message of ours."""
     text = " ".join(text.split())
-    if len(text) > _LONGEST_DESCRIPTION:
-        text = f"{text[: _LONGEST_DESCRIPTION - 3]}..."
+    if len(text) > LONGEST_DESCRIPTION:
+        text = f"{text[: LONGEST_DESCRIPTION - 3]}..."
     return text

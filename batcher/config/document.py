@@ -18,7 +18,7 @@ import yaml
 from batcher.config.section import KeyPath
 
 _TAG: Final = "tag:yaml.org,2002:"
-_MOST_VALUES: Final = 100_000
+MOST_VALUES: Final = 100_000
 
 MOST_DEPTH: Final = 64
 """Brackets inside each other. The parser looks at all open ones with each word that it reads, so that
@@ -101,7 +101,7 @@ def read_document(text: str, environ: Mapping[str, str]) -> Document:
     except _TooDeepError:
         document.problems.append(((), f"nested too deeply; allowed: {MOST_DEPTH} open brackets"))
     except _TooLargeError:
-        document.problems.append(((), f"more than {_MOST_VALUES} values, aliases counted"))
+        document.problems.append(((), f"more than {MOST_VALUES} values, aliases counted"))
     return document
 
 
@@ -131,7 +131,7 @@ class _Reader:
 
     def read(self, node: yaml.Node, path: KeyPath) -> Any:
         self._values += 1
-        if self._values > _MOST_VALUES:
+        if self._values > MOST_VALUES:
             raise _TooLargeError
         self._note(node, path)
         if isinstance(node, yaml.ScalarNode):

@@ -31,8 +31,8 @@ _SIZE_UNITS: Final = {
     "MiB": 1_024**2,
     "GiB": 1_024**3,
 }
-_LONGEST_NS: Final = 365 * 24 * _DURATION_UNITS["h"]
-_LARGEST_BYTES: Final = 1 << 50
+LONGEST_NS: Final = 365 * 24 * _DURATION_UNITS["h"]
+LARGEST_BYTES: Final = 1 << 50
 
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", re.ASCII)
 _DURATION_ALLOWED: Final = "a number with a unit (ns, us, ms, s, m or h), such as 50ms, 2s or 100us"
@@ -47,7 +47,7 @@ def parse_duration(value: object) -> int:
     if isinstance(value, str):
         # The micro sign is what documentation often has.
         value = value.strip().replace("µs", "us")
-    return _parse(value, _DURATION_UNITS, _LONGEST_NS, _DURATION_ALLOWED, "a nanosecond")
+    return _parse(value, _DURATION_UNITS, LONGEST_NS, _DURATION_ALLOWED, "a nanosecond")
 
 
 def parse_size(value: object) -> int:
@@ -57,7 +57,7 @@ def parse_size(value: object) -> int:
     """
     if isinstance(value, str):
         value = value.strip()
-    return _parse(value, _SIZE_UNITS, _LARGEST_BYTES, _SIZE_ALLOWED, "a byte")
+    return _parse(value, _SIZE_UNITS, LARGEST_BYTES, _SIZE_ALLOWED, "a byte")
 
 
 def _parse(value: object, units: dict[str, int], most: int, allowed: str, finest: str) -> int:

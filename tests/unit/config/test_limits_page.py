@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from batcher.app import CLOSE_TIMEOUT_S, LAST_WRITES_S
 from batcher.cli.files import BESIDE
+from batcher.clock import SECOND
 from batcher.config import (
     BatchingConfig,
     ModelConfig,
@@ -14,24 +16,31 @@ from batcher.config import (
     format_duration,
     format_size,
 )
-from batcher.config.document import MOST_DEPTH
+from batcher.config.document import MOST_DEPTH, MOST_VALUES
 from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
+from batcher.config.units import LARGEST_BYTES, LONGEST_NS
+from batcher.core.model import MOST_SHAPES
+from batcher.errors import LONGEST_DESCRIPTION
 from batcher.http2.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETTINGS_A_SECOND
 from batcher.http2.connection import MOST_TEXT
 from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.server import CLOSING_S, GREETING_S, SILENT_S, STREAM_WINDOW
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
+from batcher.runtime.instances import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
+from batcher.runtime.labels import MAX_LABELS_BYTES
 from batcher.runtime.padding import MOST_WARM_BUCKETS
 from batcher.runtime.signature import MOST_SHARED_BYTES
 from batcher.runtime.warmup import BUCKETS_NS
+from batcher.server.control import UNLOAD_TIMEOUT_S
+from batcher.server.convert import MAX_RANK
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.tuning.tuner import MOST_BYTES
 from batcher.tuning.watch import MOST_READS
 from batcher.web.app import MAX_SCRAPES
 from batcher.web.connection import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, PATIENCE_S
 from batcher.web.exposition import REST
-from batcher.web.server import MAX_CONNECTIONS
+from batcher.web.server import MAX_CONNECTIONS, STOP_TIMEOUT_SECONDS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `?([^|`]+(?:\(`builtin`\))?)`? \| ([^|]+) \|", PAGE, re.MULTILINE)
@@ -92,6 +101,20 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
     assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
     assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
+    assert rows["axes of a tensor"] == str(MAX_RANK)
+    unload = rows["time to end the batches of a model that is unloaded"]
+    assert unload == f"{UNLOAD_TIMEOUT_S:g}s"
+    again = rows["time between two tries to replace an instance"]
+    assert again == f"{FIRST_RESTART_DELAY_S:g}s, doubled up to {LONGEST_RESTART_DELAY_S:g}s"
+    assert rows["values of a configuration, aliases counted"] == f"{MOST_VALUES:,}"
+    days, size = LONGEST_NS / (24 * 3600 * SECOND), LARGEST_BYTES >> 50
+    assert rows["a duration and a size in it"] == f"{days:g} days, {size} PiB"
+    assert rows["a file of labels"] == f"{MAX_LABELS_BYTES >> 20} MiB"
+    assert rows["shapes whose service times are remembered"] == str(MOST_SHAPES)
+    assert rows["last answers as the server stops"] == f"{LAST_WRITES_S:g}s"
+    assert rows["last batches as the server stops"] == f"{CLOSE_TIMEOUT_S:g}s"
+    assert rows["last HTTP answers as the server stops"] == f"{STOP_TIMEOUT_SECONDS}s"
+    assert rows["what an executor's error says"] == f"{LONGEST_DESCRIPTION} characters"
     assert rows["open files of the process"].endswith(f", and {BESIDE} beside")
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
     assert rows["scrapers that wait for their text at once"] == str(MAX_SCRAPES)
