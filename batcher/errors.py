@@ -59,6 +59,10 @@ class RequestCancelled(RequestError):
     """The caller went away."""
 
 
+class InputRefused(RequestError):
+    """The executor says that values of this request are at fault."""
+
+
 class ExecutionFailed(RequestError):
     """The executor failed on this request or on the batch it was in."""
 

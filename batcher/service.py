@@ -22,7 +22,7 @@ from batcher.runtime.pending import Pending
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.runtime.signature import Measure
-from batcher.telemetry import GateReason, ReplyReason, Telemetry
+from batcher.telemetry import GateReason, ReplyReason, Telemetry, UnreadReason
 from batcher.telemetry.stamps import Stamps
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,17 @@ class Batcher:
         try:
             model = self.models.find(name, version)
         except RequestError:
-            self._telemetry.unknown_model()
+            unparsed = reason is GateReason.INVALID and not name
+            unread = UnreadReason.INVALID if unparsed else UnreadReason.UNKNOWN_MODEL
+            self._telemetry.refused_unread(unread)
             return
         stamps = Stamps(arrival_ns)
         stamps.settled_ns = self._clock()
         model.telemetry.request_ended(Outcome.REJECTED, reason, 0, stamps, None)
+
+    def refused_too_large(self, what: str) -> None:
+        """Count a request that the transport refused before it was read: a `message`, or `metadata`."""
+        self._telemetry.refused_unread(UnreadReason(f"{what}_too_large"))
 
     @property
     def unanswered(self) -> int:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import grpc
 
@@ -43,12 +43,23 @@ _PLAIN = re.compile(r"[^ -$&-~]")
 
 
 class MalformedCallError(Exception):
-    """A call that cannot be answered: its HTTP status, or 200 and a status of gRPC."""
+    """A call that cannot be answered: its HTTP status, or 200 and a status of gRPC.
 
-    def __init__(self, code: grpc.StatusCode, text: str, http: int = 200) -> None:
+    `limit` names what was too large, if that is why.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        text: str,
+        http: int = 200,
+        *,
+        limit: Literal["", "message", "metadata"] = "",
+    ) -> None:
         super().__init__(text)
         self.code = code
         self.http = http
+        self.limit = limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,7 @@ def read_head(request: Request, most: int) -> Head:
         raise MalformedCallError(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"metadata size of {request.size} bytes; at most {most}",
+            limit="metadata",
         )
     if request.head is None:
         request.head = _read_head(request.headers)
@@ -149,6 +161,7 @@ def too_large(size: int, most: int) -> MalformedCallError:
     return MalformedCallError(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         f"Received message larger than max ({size} vs. {most})",
+        limit="message",
     )
 
 

@@ -118,7 +118,7 @@ class Call:
             return self._request(message)
         except MalformedCallError as error:
             # What was read before goes with it: the reader may not be who answers.
-            self.end(error.code, str(error))
+            self._refuse(error)
             self.cancel()
             raise aio.AbortError from None
 
@@ -160,7 +160,7 @@ class Call:
         try:
             self._split(buffer)
         except MalformedCallError as error:
-            self.end(error.code, str(error))
+            self._refuse(error)
             self.cancel()
 
     def ended(self) -> None:
@@ -174,7 +174,7 @@ class Call:
             try:
                 request = self._request(self._messages.popleft())
             except MalformedCallError as error:
-                self.end(error.code, str(error))
+                self._refuse(error)
                 self._close()
             else:
                 self._begin(request)
@@ -323,6 +323,12 @@ class Call:
         self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         self._client.flush_soon()
         self.cancel()
+
+    def _refuse(self, error: MalformedCallError) -> None:
+        # More of the message may come after its call has ended.
+        if not self.stream.finished:
+            self._client.server.refused(error)
+        self.end(error.code, str(error))
 
     def _close(self, _: asyncio.Task[None] | None = None) -> None:
         if self._timer is not None:

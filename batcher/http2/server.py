@@ -17,7 +17,7 @@ import socket
 import ssl
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -72,7 +72,9 @@ class Server:
         max_streams: int,
         max_connections: int,
         max_headers: int,
+        too_large: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`too_large` is told of every call that is refused for a size: `message` or `metadata`."""
         self.max_message = max_message
         self.max_connections = max_connections
         self.limits = Limits(
@@ -81,6 +83,7 @@ class Server:
             stream_window=STREAM_WINDOW,
         )
         self.clients: set[Client] = set()
+        self._too_large = too_large
         self._handlers = handlers
         self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._listeners: list[asyncio.Server] = []
@@ -132,6 +135,11 @@ class Server:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+    def refused(self, error: MalformedCallError) -> None:
+        """A call is not answered because of this."""
+        if error.limit:
+            self._too_large(error.limit)
 
     def gone(self, client: Client) -> None:
         """A connection has ended."""
@@ -342,6 +350,7 @@ class Client(asyncio.Protocol):
             head = calls.read_head(request, self.server.limits.max_headers)
             method = self.server.method(head)
         except MalformedCallError as error:
+            self.server.refused(error)
             fields = calls.status(error.code, str(error), ()) if error.http == 200 else ()
             self.connection.send_trailers(stream, calls.alone(fields, error.http))
             self.connection.release(stream)

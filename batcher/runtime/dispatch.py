@@ -192,6 +192,7 @@ async def execute_async(
 def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
     """Note why a batch failed, in one line and without a traceback, and when."""
     executed.execute_end_ns = executed.execute_end_ns or clock()
+    log.debug("a batch failed", exc_info=error)
     if isinstance(error, ExecutionError):
         executed.cause = FailureCause(error.cause)
         executed.failure = on_one_line(str(error))

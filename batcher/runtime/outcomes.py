@@ -36,7 +36,7 @@ _REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
     Reason.CALLER_CANCELLED: (errors.RequestCancelled, "request was cancelled by the caller"),
     Reason.INSTANCE_DOWN: (errors.DeviceLost, "lost the instance that ran the request"),
     Reason.DEVICE_FAILURE: (errors.DeviceLost, "device failed"),
-    Reason.INPUT_FAILURE: (errors.InvalidRequest, "executor refused the input"),
+    Reason.INPUT_FAILURE: (errors.InputRefused, "executor refused the input"),
     Reason.UNKNOWN_FAILURE: (errors.ExecutionFailed, "executor failed"),
 }
 """Every reason but `NONE`, which is an answer."""

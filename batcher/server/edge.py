@@ -39,7 +39,12 @@ class GrpcEdge:
         self._controls: list[ControlEdge] = []
         kind = BuiltinServer if config.transport == "builtin" else GrpcServer
         self._servers = [
-            kind(addresses, self._handlers(batcher, config, admin=admin), config)
+            kind(
+                addresses,
+                self._handlers(batcher, config, admin=admin),
+                config,
+                batcher.refused_too_large,
+            )
             for addresses, admin in ((config.grpc, False), (config.admin, True))
             if addresses
         ]

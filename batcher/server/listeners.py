@@ -7,7 +7,7 @@ server, ours or that of `grpc.aio`, on any number of addresses.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
@@ -112,7 +112,9 @@ class BuiltinServer(_Listeners):
         addresses: Sequence[str],
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
+        too_large: Callable[[str], None],
     ) -> None:
+        """`too_large` is told of every call that is refused for a size: `message` or `metadata`."""
         super().__init__(addresses)
         self._tls = config.tls
         self._server = Server(
@@ -121,6 +123,7 @@ class BuiltinServer(_Listeners):
             max_streams=config.max_streams,
             max_connections=config.max_connections,
             max_headers=MAX_METADATA_BYTES,
+            too_large=too_large,
         )
 
     async def start(self) -> None:
@@ -151,7 +154,9 @@ class GrpcServer(_Listeners):
         addresses: Sequence[str],
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
+        _too_large: Callable[[str], None],
     ) -> None:
+        """GRPC refuses what is too large without saying so: nobody is told."""
         super().__init__(addresses)
         self._config = config
         self._server = aio.server(options=channel_options(config))

@@ -33,6 +33,7 @@ _STANDARD = {
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExpired: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.RequestCancelled: grpc.StatusCode.CANCELLED,
+    errors.InputRefused: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ExecutionFailed: grpc.StatusCode.INTERNAL,
     errors.InternalError: grpc.StatusCode.INTERNAL,
     errors.AnswerTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -50,6 +51,7 @@ CODES: Mapping[Style, Mapping[type[errors.RequestError], grpc.StatusCode]] = {
     | {
         errors.Overloaded: grpc.StatusCode.UNAVAILABLE,
         errors.DeadlineExpired: grpc.StatusCode.UNAVAILABLE,
+        errors.InputRefused: grpc.StatusCode.INTERNAL,
     },
 }
 """Style -> error -> status code. A new subclass of RequestError needs a line here."""

@@ -11,7 +11,7 @@ from batcher.telemetry.collector import HealthPoints, Telemetry
 from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
 from batcher.telemetry.model import ModelTelemetry
-from batcher.telemetry.reasons import GateReason, ReplyReason
+from batcher.telemetry.reasons import GateReason, ReplyReason, UnreadReason
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
@@ -31,6 +31,7 @@ __all__ = [
     "SettingsTelemetry",
     "Stamps",
     "Telemetry",
+    "UnreadReason",
     "configure_logging",
     "probe_loop_lag",
 ]

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from batcher import __version__
 from batcher.clock import SECOND, Clock, monotonic_ns
-from batcher.core.commands import Outcome, Reason
+from batcher.core.commands import Outcome
 from batcher.core.observation import ModelObservation, Observation
 from batcher.journal import Reason as IncidentReason
 from batcher.journal import RecordingStatistics, Tally
@@ -21,6 +21,7 @@ from batcher.telemetry.export import Labels, empty, histograms, single_values
 from batcher.telemetry.families import Family
 from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.model import ModelTelemetry
+from batcher.telemetry.reasons import UnreadReason
 from batcher.telemetry.settings import SettingsTelemetry
 from batcher.telemetry.tally import tally
 
@@ -48,7 +49,7 @@ class Telemetry(Collector):
         self.settings = SettingsTelemetry()
         self._models: dict[str, ModelTelemetry] = {}
         self._lag = Histogram(f.LATENCY)
-        self._unknown_model = 0
+        self._unread = dict.fromkeys(UnreadReason, 0)
         self._stalls = 0
         self._observe: Callable[[], Observation] = lambda: _NOTHING
         self._health: Callable[[], HealthPoints] = HealthPoints
@@ -82,9 +83,9 @@ class Telemetry(Collector):
             model = self._models[key] = ModelTelemetry(name, version, clock=self._clock)
         return model
 
-    def unknown_model(self) -> None:
-        """Count a request for a model that is not served; its name never becomes a label."""
-        self._unknown_model += 1
+    def refused_unread(self, reason: UnreadReason) -> None:
+        """Count a request that belongs to no model; what it named never becomes a label."""
+        self._unread[reason] += 1
 
     def loop_lag(self, seconds: float) -> None:
         """Record how late the event loop was."""
@@ -178,11 +179,10 @@ class Telemetry(Collector):
         models = self._models.values()
         for model in models:
             model.fold()
-        unknown = ("", "", Outcome.REJECTED, Reason.UNKNOWN_MODEL)
         yield single_values(
             f.REQUESTS,
             [
-                (unknown, self._unknown_model),
+                *((("", "", Outcome.REJECTED, key), count) for key, count in self._unread.items()),
                 *(((*m.labels, *key), count) for m in models for key, count in m.requests.items()),
             ],
         )

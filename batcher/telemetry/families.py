@@ -196,8 +196,8 @@ REQUESTS = Family(
     "counter",
     "requests",
     (*_MODEL, "outcome", "reason"),
-    "Requests that ended: ok, rejected, expired, cancelled or failed, and why. A request for a "
-    "model that is not served has empty model and version.",
+    "Requests that ended: ok, rejected, expired, cancelled or failed, and why. What was "
+    "refused before its model was known, or names none that is served, has empty model and version.",
 )
 REQUEST_DURATION = Family(
     "batcher_request_duration_seconds",

@@ -16,6 +16,15 @@ class GateReason(StrEnum):
     DRAINING = "draining"
 
 
+class UnreadReason(StrEnum):
+    """Why a request was refused before anybody knew which model it was for."""
+
+    INVALID = "invalid"
+    UNKNOWN_MODEL = "unknown_model"
+    MESSAGE_TOO_LARGE = "message_too_large"
+    METADATA_TOO_LARGE = "metadata_too_large"
+
+
 class ReplyReason(StrEnum):
     """Why a request that the scheduler took in got no answer, or another than the scheduler said."""
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from grpc import aio
 
+from batcher.executor import ExecutionError
 from batcher.testing import nan_on, raise_on
+from batcher.testing.fakes import double
 from batcher.testing.messages import infer_request, output_arrays
 
 POISON = 13.0
@@ -69,6 +71,40 @@ async def test_a_request_with_nan_fails_alone_and_nothing_is_run_again(together,
 
     check(values, ends, "row 0: output 'Y' holds NaN", grpc.StatusCode.INVALID_ARGUMENT)
     assert fakes[0].batch_sizes == [1, 4]
+
+
+def refuse(value):
+    """An answer that raises when some value of `X` is `value`, and says that it is at fault."""
+
+    def answer(batch):
+        if (batch.inputs["X"] == value).any():
+            raise ExecutionError("no such token", cause="input")
+        return double(batch)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("style", "code"),
+    [("standard", grpc.StatusCode.INVALID_ARGUMENT), ("triton", INTERNAL)],
+)
+@pytest.mark.parametrize("place", range(5))
+async def test_a_value_that_is_refused_has_one_reason_wherever_it_stands(
+    together, style, code, place
+):
+    values = [1.0, 2.0, 3.0, 4.0]
+    if place == 4:
+        values = []
+    values.insert(place, POISON)
+
+    server = {"status_codes": style}
+    application, ends = await together(values, refuse(POISON), server=server)
+
+    check(values, ends, "executor refused the input: no such token", code)
+    labels = {"model": "hello", "version": "1", "outcome": "failed"}
+    value = application.registry.get_sample_value
+    assert value("batcher_requests_total", labels | {"reason": "input"}) == 1
+    assert value("batcher_requests_total", labels | {"reason": "unknown"}) == 0
 
 
 async def test_nan_is_served_unless_it_is_a_failure(together):

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
-from batcher.errors import DeadlineExpired, DeviceLost, ExecutionFailed
+from batcher.errors import DeadlineExpired, DeviceLost, ExecutionFailed, InputRefused
 from batcher.executor import BatchResult, Capabilities, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.instances import Home, InstancePlan
 from batcher.runtime.models import ModelRegistry, ServedModel
@@ -276,7 +276,7 @@ class House:
                 assert (rows[:, 0] == 2 * caller.value).all(), "somebody else's rows"
                 assert rows[:, 1].tolist() == [2 * n for n in range(caller.rows)], "out of order"
                 assert caller.value in self.answered
-            case ExecutionFailed():
+            case ExecutionFailed() | InputRefused():
                 assert caller.value in self.failed
             case DeviceLost():
                 assert caller.value in self.lost

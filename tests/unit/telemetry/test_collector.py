@@ -5,7 +5,7 @@ import pytest
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.core.observation import InstanceObservation, ModelObservation, Observation
-from batcher.telemetry import Telemetry
+from batcher.telemetry import Telemetry, UnreadReason
 
 
 class StalledScheduler:
@@ -124,7 +124,7 @@ def test_outcomes_that_never_happened_have_no_durations(model, stamps, value):
 
 
 def test_the_name_of_an_unknown_model_never_becomes_a_label(registry, telemetry):
-    telemetry.unknown_model()
+    telemetry.refused_unread(UnreadReason.UNKNOWN_MODEL)
     labels = {"model": "", "version": "", "outcome": "rejected", "reason": "unknown_model"}
     assert registry.get_sample_value("batcher_requests_total", labels) == 1
 
