@@ -177,6 +177,7 @@ class Client(asyncio.Protocol):
         self.connection = Connection(server.limits)
         self._transport: asyncio.Transport | None = None
         self._greeting: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._flushing = self._closing = False
         self._answered_ns = 0
         """Since when an answer waits to be written; 0: none does."""
@@ -199,8 +200,9 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """It is gone: so are those who wait for answers on it."""
-        if self._greeting is not None:
-            self._greeting.cancel()
+        for timer in (self._greeting, self._lingering):
+            if timer is not None:
+                timer.cancel()
         self._transport = None
         self._drop_calls()
         self.server.gone(self)
@@ -292,7 +294,7 @@ class Client(asyncio.Protocol):
 
     def _linger(self, left: int) -> None:
         """The client may read what is left and close, as long as it goes on reading."""
-        self.loop.call_later(CLOSING_S, self._end_unless_read, left)
+        self._lingering = self.loop.call_later(CLOSING_S, self._end_unless_read, left)
 
     def _end_unless_read(self, before: int) -> None:
         if self._transport is None:
