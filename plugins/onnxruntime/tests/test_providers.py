@@ -34,6 +34,17 @@ def test_provider_that_is_not_there_is_refused(models, load, name):
     message = str(caught.value)
     assert "option providers: cuda is not in this onnxruntime" in message
     assert "allow_fallback" in message
+    assert "the package onnxruntime-gpu has it" in message
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "gpu1", "GPU", "cuda"])
+def test_a_device_that_is_a_gpu_by_its_name_needs_a_provider_for_it(models, load, device):
+    with pytest.raises(ModelLoadError) as caught:
+        load(models.matmul(), device=device)
+    assert f"option providers: the device {device} is a GPU by its name" in str(caught.value)
+    _, metadata = load(models.matmul(), device=device, allow_fallback=True)
+    assert "GPU by its name" in metadata.properties["fallback"]
+    load(models.matmul(), device="gpus-are-elsewhere")
 
 
 @without_cuda

@@ -19,6 +19,7 @@ from batcher_onnxruntime.options import OnnxRuntimeOptions
 CPU: Final = "CPUExecutionProvider"
 _SUFFIX: Final = "ExecutionProvider"
 _NUMBERED_DEVICE: Final = re.compile(r".*?(\d+)")
+_GPU: Final = re.compile(r"(?:cuda|gpu)[:_-]?\d*", re.IGNORECASE)
 _TAKES_DEVICE_ID: Final = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 
@@ -71,12 +72,21 @@ def unused(
     available = ort.get_available_providers()
     for name in asked:
         if name not in available:
-            return f"{short(name)} is not in this onnxruntime ({', '.join(map(short, available))})"
+            there = ", ".join(map(short, available))
+            package = "; the package onnxruntime-gpu has it" if name in _TAKES_DEVICE_ID else ""
+            return f"{short(name)} is not in this onnxruntime ({there}){package}"
         if name not in registered:
             return f"{short(name)} could not start; onnxruntime has logged the reason above"
     if assigned and asked[0] != CPU and not assigned.get(asked[0]):
         return f"{short(asked[0])} can run no part of this model"
     return ""
+
+
+def off_device(asked: Sequence[str], device: str) -> str:
+    """Why the model would not run where its device's name says; empty when nothing speaks for it."""
+    if not _GPU.fullmatch(device) or any(name != CPU for name in asked):
+        return ""
+    return f"the device {device} is a GPU by its name, and cpu alone does not run there"
 
 
 def assigned_nodes(session: Any) -> dict[str, int] | None:

@@ -46,7 +46,9 @@ def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> Opened:
     except providers.ProviderError as error:
         raise ModelLoadError(f"{who}: {error}") from None
     available = ort.get_available_providers()
-    missing = providers.unused([w.name for w in asked], available, None)
+    names = [provider.name for provider in asked]
+    elsewhere = providers.off_device(names, context.device)
+    missing = elsewhere or providers.unused(names, available, None)
     if missing and not options.allow_fallback:
         raise ModelLoadError(_refusal(who, missing))
     usable = [(w.name, dict(w.options)) for w in asked if w.name in available]
@@ -62,7 +64,7 @@ def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> Opened:
         raise ModelLoadError(f"{who}: the file {options.path} {load_problem(error)}") from error
     registered = session.get_providers()
     assigned = providers.assigned_nodes(session)
-    problem = providers.unused([w.name for w in asked], registered, assigned)
+    problem = elsewhere or providers.unused(names, registered, assigned)
     if problem and not options.allow_fallback:
         raise ModelLoadError(_refusal(who, problem))
     properties = {
