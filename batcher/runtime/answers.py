@@ -11,10 +11,11 @@ from batcher.core.events import BatchProgress, Failure, FailureCause, Timings
 from batcher.core.record import record
 from batcher.errors import describe, on_one_line
 from batcher.executor import BatchResult, ExecutionError
-from batcher.runtime.dispatch import Executed, join, scatter
+from batcher.runtime.dispatch import LARGE_BATCH, Executed, join, joinable, scatter
 from batcher.runtime.padding import Padding
 from batcher.runtime.pending import Pending, Replies
 from batcher.runtime.request import InferenceReply
+from batcher.tensors import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +81,13 @@ def answer(pending: Pending) -> InferenceReply:
     Raises what putting it together raises.
     """
     request, target = pending.request, pending.target
+    outputs: dict[str, Tensor] = {}
+    pieces: tuple[Mapping[str, Tensor], ...] = ()
     if pending.pieces is not None:
-        outputs = join(pending.pieces)
+        pieces = joinable(pending.pieces)
         pending.pieces = None
+        if sum(t.array.nbytes for piece in pieces for t in piece.values()) <= LARGE_BATCH:
+            outputs, pieces = join(pieces), ()
     else:
         assert pending.result is not None  # noqa: S101 - the core settled what was reported done
         stop = pending.offset + pending.measure.rows
@@ -102,6 +107,7 @@ def answer(pending: Pending) -> InferenceReply:
         outputs,
         pending.stamps,
         batched=target.layout.batched,
+        pieces=pieces,
     )
 
 

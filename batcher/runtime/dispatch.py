@@ -7,11 +7,12 @@ of the result.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -35,6 +36,9 @@ from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor
 
 log = logging.getLogger(__name__)
+
+LARGE_BATCH: Final = 1024 * 1024
+"""Bytes of a batch from which on it is not copied on the event loop."""
 
 
 @record
@@ -167,7 +171,10 @@ def execute(
         begun()
         result = executor.execute(batch)
         executed.execute_end_ns = clock()
-        executed.result = accept(result, batch, layout, slices[0].padded)
+        executed.result = _copied(
+            accept(result, batch, layout, slices[0].padded),
+            layout.outputs if batch.outputs is None else batch.outputs,
+        )
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         blame(executed, error, clock)
     return executed
@@ -179,7 +186,10 @@ async def execute_async(
     """The same for a coroutine executor, on the event loop; a cancelled call has failed, too."""
     executed = Executed(clock())
     try:
-        batch = gather(slices, layout)
+        if _nbytes(slices) > LARGE_BATCH:
+            batch = await asyncio.to_thread(gather, slices, layout)
+        else:
+            batch = gather(slices, layout)
         executed.execute_start_ns = clock()
         result = await executor.execute(batch)
         executed.execute_end_ns = clock()
@@ -187,6 +197,24 @@ async def execute_async(
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         blame(executed, error, clock)
     return executed
+
+
+def _nbytes(slices: Sequence[Slice]) -> int:
+    return sum(tensor.array.nbytes for s in slices for tensor in s.request.inputs.values())
+
+
+def _copied(result: BatchResult, names: Iterable[str]) -> BatchResult:
+    """The result; a large one that the executor wants back is copied here, and not on the loop."""
+    if result.release is nothing_to_release:
+        return result
+    found = {name: result.outputs[name] for name in names}
+    if sum(array.nbytes for array in found.values()) <= LARGE_BATCH:
+        return result
+    try:
+        outputs = {name: array.copy() for name, array in found.items()}
+    finally:
+        release(result)
+    return BatchResult(outputs, result.row_errors)
 
 
 def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
@@ -294,21 +322,26 @@ def scatter(
     return outputs
 
 
-def join(pieces: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One request's outputs out of those of its pieces, each under its first row.
+def joinable(pieces: Mapping[int, Mapping[str, Tensor]]) -> tuple[Mapping[str, Tensor], ...]:
+    """The outputs of a request's pieces, each under its first row, in the order of their rows.
 
     Raises `ExecutionError` where the executor gave them different shapes beside their rows.
     """
-    ordered = [pieces[start] for start in sorted(pieces)]
-    joined: dict[str, Tensor] = {}
-    for name, tensor in ordered[0].items():
-        arrays = [piece[name].array for piece in ordered]
-        shapes = {array.shape[1:] for array in arrays}
+    ordered = tuple(pieces[start] for start in sorted(pieces))
+    for name in ordered[0]:
+        shapes = {piece[name].array.shape[1:] for piece in ordered}
         if len(shapes) > 1:
             found = " and ".join(str([-1, *shape]) for shape in sorted(shapes))
             raise ExecutionError(
                 f"the request's rows were executed in {len(ordered)} batches, and output {name!r}"
                 f" has different shapes in them, {found}, which cannot be joined"
             )
-        joined[name] = Tensor(tensor.datatype, np.concatenate(arrays))
-    return joined
+    return ordered
+
+
+def join(pieces: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One request's outputs out of those of its pieces, which are `joinable`."""
+    return {
+        name: Tensor(tensor.datatype, np.concatenate([piece[name].array for piece in pieces]))
+        for name, tensor in pieces[0].items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batcher.core.record import record
@@ -51,3 +51,6 @@ class InferenceReply:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     batched: bool = True
     """Whether axis 0 of the outputs is the rows; a model without a batch axis has none."""
+    pieces: Sequence[Mapping[str, Tensor]] = ()
+    """Instead of `outputs`, where many rows ran in several batches: those of each, still to be
+    joined. That copies them all, so whoever sends the answer chooses where."""

@@ -22,6 +22,7 @@ from batcher import triton
 from batcher.errors import ExecutionFailed, InvalidRequest, RequestError
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
+from batcher.runtime.dispatch import join
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.server.classification import Classes, top_classes
 from batcher.server.parameters import (
@@ -316,7 +317,8 @@ def response_parts(
     if reply.parameters:
         parts.append(_response_parameters(reply.parameters))
     raw: list[Part] = []
-    for name, tensor in reply.outputs.items():
+    outputs = join(reply.pieces) if reply.pieces else reply.outputs
+    for name, tensor in outputs.items():
         datatype, array = tensor.datatype, tensor.array
         if classifications and name in classifications:
             where = f"model {reply.model!r}: output {name!r}"
@@ -340,6 +342,8 @@ def response_parts(
 
 def takes_long(reply: InferenceReply, classifications: Mapping[str, Classes] | None) -> bool:
     """Whether making the parts of this answer takes more than a few milliseconds."""
+    if reply.pieces:
+        return True
     for name, tensor in reply.outputs.items():
         array = tensor.array
         if array.nbytes > (LARGE_STRINGS if tensor.datatype == "BYTES" else LARGE_MESSAGE):

@@ -1,10 +1,23 @@
 """Rows put together for a batch and shared out after it."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 
 from batcher.executor import Batch, BatchResult, ExecutionError
-from batcher.runtime.dispatch import Slice, accept, gather, join, scatter
+from batcher.runtime.dispatch import (
+    LARGE_BATCH,
+    Slice,
+    accept,
+    execute,
+    execute_async,
+    gather,
+    join,
+    joinable,
+    scatter,
+)
 from batcher.runtime.layout import Layout
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor
@@ -80,18 +93,72 @@ def pieces(*arrays, datatype="FP32"):
 
 def test_pieces_are_joined_in_the_order_of_their_rows():
     arrays = [np.full((n, 2), n, np.float32) for n in (3, 1, 2)]
-    (joined,) = join(pieces(*arrays)).values()
+    (joined,) = join(joinable(pieces(*arrays))).values()
     assert joined.array[:, 0].tolist() == [3, 3, 3, 1, 2, 2]
     texts = [np.array([[b"a"]], np.object_), np.array([[b"bc"]], np.object_)]
-    (joined,) = join(pieces(*texts, datatype="BYTES")).values()
+    (joined,) = join(joinable(pieces(*texts, datatype="BYTES"))).values()
     assert joined.array.tolist() == [[b"a"], [b"bc"]]
 
 
 @pytest.mark.parametrize("other", [(1, 4), (1,), (1, 3, 1), (1, 0)])
 def test_pieces_of_other_shapes_cannot_be_joined(other):
     with pytest.raises(ExecutionError) as caught:
-        join(pieces(np.zeros((2, 3), np.float32), np.zeros(other, np.float32)))
+        joinable(pieces(np.zeros((2, 3), np.float32), np.zeros(other, np.float32)))
     told = str(caught.value)
     assert "in 2 batches, and output 'Y' has different shapes in them" in told
     assert str([-1, *other[1:]]) in told
     assert "[-1, 3]" in told
+
+
+ROWS = LARGE_BATCH // 1024
+"""Rows of 1 KiB that are not yet a large batch."""
+
+
+class Reusing:
+    """An executor that wants its arrays back."""
+
+    def __init__(self):
+        self.released = 0
+
+    def execute(self, batch):
+        self.array = batch.inputs["X"] * 2
+        return BatchResult({"Y": self.array, "unknown": None}, release=self._release)
+
+    def _release(self):
+        self.released += 1
+
+
+@pytest.mark.parametrize(("rows", "copied"), [(ROWS, False), (ROWS + 1, True)])
+def test_a_large_result_that_the_executor_wants_back_is_copied_at_once(rows, copied):
+    executor = Reusing()
+    each = Slice(request(X=np.ones((rows, 256))), 0, rows)
+
+    executed = execute(executor, [each], LAYOUT, time.monotonic_ns, lambda: None)
+
+    assert executor.released == copied
+    assert np.shares_memory(executed.result.outputs["Y"], executor.array) is not copied
+    executed.release()
+    assert executor.released == 1
+
+
+@pytest.mark.parametrize(("rows", "beside"), [(ROWS, False), (ROWS + 1, True)])
+async def test_a_large_batch_of_a_coroutine_is_put_together_beside_the_loop(
+    monkeypatch, rows, beside
+):
+    threads = []
+
+    class Coroutine:
+        async def execute(self, batch):
+            return BatchResult({"Y": batch.inputs["X"]})
+
+    def watched(slices, layout):
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return gather(slices, layout)
+
+    monkeypatch.setattr("batcher.runtime.dispatch.gather", watched)
+    each = Slice(request(X=np.ones((rows, 256))), 0, rows)
+
+    executed = await execute_async(Coroutine(), [each], LAYOUT, time.monotonic_ns)
+
+    assert executed.result.outputs["Y"].shape == (rows, 256)
+    assert threads == [beside]

@@ -637,3 +637,13 @@ def test_mutated_requests_are_refused_or_read(changes):
     except (InvalidRequest, NotSupported):
         return
     assert request.inputs
+
+
+def test_an_answer_in_pieces_is_joined_as_it_is_written():
+    pieces = [{"Y": Tensor("INT8", np.full((n, 1), n, np.int8))} for n in (1, 2)]
+
+    response = written(reply({}, pieces=pieces))
+
+    assert response.outputs[0].shape == [3, 1]
+    assert response.raw_output_contents == [b"\x01\x02\x02"]
+    assert convert.takes_long(reply({}, pieces=pieces), None)
