@@ -18,12 +18,22 @@ from batcher.protocol._generated import grpc_reflection_v1alpha_reflection as re
 from batcher.protocol._generated import inference_model_config as model_config
 from batcher.protocol._generated import inference_service as inference
 from batcher.protocol.descriptors import file_and_imports, file_containing
-from batcher.protocol.services import ADMIN, HEALTH, INFERENCE, Method, Stub, handlers, methods
+from batcher.protocol.services import (
+    ADMIN,
+    HEALTH,
+    INFERENCE,
+    MAX_CONTROL_BYTES,
+    Method,
+    Stub,
+    handlers,
+    methods,
+)
 
 __all__ = [
     "ADMIN",
     "HEALTH",
     "INFERENCE",
+    "MAX_CONTROL_BYTES",
     "Method",
     "Stub",
     "admin",

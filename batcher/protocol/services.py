@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, Final
 
 import grpc
 from google.protobuf.message import Message
@@ -15,6 +15,9 @@ from batcher.protocol import _pool
 INFERENCE = "inference.GRPCInferenceService"
 ADMIN = "batcher.admin.v1.Admin"
 HEALTH = "grpc.health.v1.Health"
+
+MAX_CONTROL_BYTES: Final = 1024 * 1024
+"""Bytes of a request that is no inference. Protobuf reads it in one go, while nothing else runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,17 @@ def handlers(
         else:
             rpcs[name] = make(
                 implementation,
-                request_deserializer=method.request.FromString,
+                request_deserializer=partial(_read, method.request),
                 response_serializer=method.response.SerializeToString,
             )
     return grpc.method_handlers_generic_handler(service, rpcs)
+
+
+def _read(request: type[Message], data: bytes) -> Message:
+    """The request; the transport tells the caller of what is raised here."""
+    if len(data) > MAX_CONTROL_BYTES:
+        raise ValueError(f"{len(data)} bytes, at most {MAX_CONTROL_BYTES} are read")
+    return request.FromString(data)
 
 
 class Stub:

@@ -24,7 +24,7 @@ from batcher.errors import (
     NotSupported,
     UnknownModel,
 )
-from batcher.protocol import INFERENCE, inference, methods
+from batcher.protocol import INFERENCE, MAX_CONTROL_BYTES, inference, methods
 from batcher.runtime.health import ModelState
 from batcher.runtime.models import ServedModel
 from batcher.server.calls import Context, answered
@@ -260,6 +260,10 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:
+    if len(data) > MAX_CONTROL_BYTES:
+        raise InvalidRequest(
+            f"a {request_type.__name__} may have {MAX_CONTROL_BYTES} bytes, got {len(data)}"
+        )
     try:
         return request_type.FromString(data)
     except DecodeError as error:

@@ -181,6 +181,27 @@ async def test_a_corrupt_message_is_invalid(application, stub, name):
     await still_serves(stub)
 
 
+async def test_a_request_that_is_no_inference_is_small(application, stub):
+    large = inference.ModelMetadataRequest(name="x" * protocol.MAX_CONTROL_BYTES)
+    text = f"a ModelMetadataRequest may have {protocol.MAX_CONTROL_BYTES} bytes, got"
+    with pytest.raises(aio.AioRpcError, match=text) as caught:
+        await stub.ModelMetadata(large)
+
+    assert caught.value.code() is INVALID
+    await still_serves(stub)
+
+
+async def test_nor_is_one_of_another_service_large(application, stub):
+    method = protocol.methods(protocol.HEALTH)["Check"]
+    async with aio.insecure_channel(application.grpc.addresses[0]) as channel:
+        large = protocol.health.HealthCheckRequest(service="x" * protocol.MAX_CONTROL_BYTES)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await channel.unary_unary(method.path)(large.SerializeToString())
+
+    assert caught.value.code() in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+    await still_serves(stub)
+
+
 async def test_a_corrupt_message_on_a_stream_is_an_answer(application, stub):
     path = protocol.methods(protocol.INFERENCE)["ModelStreamInfer"].path
     async with aio.insecure_channel(application.grpc.addresses[0]) as channel:

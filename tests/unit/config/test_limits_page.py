@@ -27,14 +27,19 @@ from batcher.http2.connection import MOST_TEXT
 from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.server import CLOSING_S, GREETING_S, SILENT_S, STREAM_WINDOW
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
+from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
 from batcher.runtime.labels import MAX_LABELS_BYTES
 from batcher.runtime.padding import MOST_WARM_BUCKETS
 from batcher.runtime.signature import MOST_SHARED_BYTES
 from batcher.runtime.warmup import BUCKETS_NS
+from batcher.server.classification import MAX_CLASSES, MAX_WIDTH
 from batcher.server.control import UNLOAD_TIMEOUT_S
-from batcher.server.convert import MAX_RANK
+from batcher.server.convert import LARGE_MESSAGE, MAX_BYTES_ELEMENTS, MAX_RANK
 from batcher.server.listeners import MAX_METADATA_BYTES
+from batcher.server.parameters import MAX_TENANT, MAX_WAIT_NS
+from batcher.server.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS, MAX_TEXT
+from batcher.telemetry.watchdog import QUIET_NS, STALL_NS
 from batcher.tuning.tuner import MOST_BYTES
 from batcher.tuning.watch import MOST_READS
 from batcher.web.app import MAX_SCRAPES
@@ -129,3 +134,25 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["shared inputs of one request"] == f"{MOST_SHARED_BYTES // 2**20} MiB"
     assert rows["buckets that are warmed up"] == str(MOST_WARM_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)
+
+
+def test_the_bounds_of_what_a_caller_says() -> None:
+    rows = dict(ROWS)
+    fields = rows["inputs, outputs, raw contents and parameters of a request"]
+    assert fields == f"{MAX_FIELDS:,} together"
+    typed = rows["inputs beside raw contents, typed contents included"]
+    assert typed == f"{MAX_NESTED >> 20} MiB in a request"
+    assert rows["elements of BYTES inputs"] == f"{MAX_BYTES_ELEMENTS:,} in a request"
+    parameters = rows["parameters of a request; its requested outputs"]
+    assert parameters == f"{MAX_PARAMETERS >> 10} KiB each"
+    texts = rows["a model's name and version, a request's id"]
+    assert texts == f"{MAX_TEXT:,} bytes each"
+    assert rows["a request that is no inference"] == f"{MAX_CONTROL_BYTES >> 20} MiB"
+    assert rows["a tenant's name"] == f"{MAX_TENANT} characters"
+    assert MAX_WAIT_NS == 365 * 24 * 3600 * SECOND, rows["a timeout or deadline of a caller"]
+    assert rows["elements of a row that is classified"] == f"{MAX_WIDTH:,}"
+    assert rows["classes of an answer"] == f"{MAX_CLASSES:,}, rows times classes"
+    large = rows["a message that is read, or an answer that is made, on the event loop"]
+    assert large == f"{LARGE_MESSAGE >> 20} MiB"
+    assert rows["a turn of the event loop"] == format_duration(STALL_NS)
+    assert f"once in {QUIET_NS // SECOND} seconds" in PAGE
