@@ -216,7 +216,8 @@ def resolve(model: str, rules: PaddingRules, metadata: ModelMetadata) -> Padding
                 f"{rules.path}padding[{place}].value: got {rule.value!r}; allowed: {error}"
             )
     problems += _output_problems(rules, metadata)
-    follows = {} if problems else _follows(rules, metadata, problems)
+    # Where nothing is padded, nothing is cut back.
+    follows = _follows(rules, metadata, problems) if rules.axes and not problems else {}
     if problems:
         raise ModelLoadError(f"model {model!r}: {'; '.join(problems)}")
     return Padding(model, metadata.inputs, rules, values, follows) if rules.axes else None

@@ -94,3 +94,56 @@ async def test_inputs_that_disagree_on_an_axis_are_refused_before_anything_runs(
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "'ids' has 6 on axis 1, 'mask' has 5 on axis 1" in details
     assert runs.fake.batch_sizes == []
+
+
+WIDE = ModelMetadata(
+    "fake", (TensorSpec("X", "FP32", (-1, 4)),), (TensorSpec("Y", "FP32", (-1, -1)),)
+)
+
+
+async def test_pieces_of_different_widths_cannot_be_joined_and_nobody_hangs(held, request_of):
+    def answer(batch):
+        width = int(batch.inputs["X"][0, 0])
+        return BatchResult({"Y": np.ones((batch.rows, width), np.float32)})
+
+    batching = {"policy": "fixed", "max_batch_size": 2}
+    runs = await held({"metadata": WIDE, "answer": answer}, batching=batching)
+    wider = np.repeat(np.arange(1, 5, dtype=np.float32)[:, np.newaxis], 4, axis=1)
+    code, details = await refusal(runs.stub.ModelInfer(infer_request("hello", {"X": wider})))
+    assert code is grpc.StatusCode.INTERNAL
+    assert "output 'Y' has different shapes in them, [-1, 1] and [-1, 3]" in details
+    same = await runs.stub.ModelInfer(request_of(3.0, rows=4))
+    assert output_arrays(same)["Y"].shape == (4, 3)
+    assert runs.application.batcher.unanswered == 0
+
+
+async def test_what_others_ask_for_does_not_decide_whether_nan_fails_a_request(held):
+    names = ("Y", "Z")
+    outputs = tuple(TensorSpec(name, "FP32", (-1, 4)) for name in names)
+    metadata = ModelMetadata("fake", WIDE.inputs, outputs)
+
+    def answer(batch):
+        nan = np.full((batch.rows, 4), np.nan, np.float32)
+        return BatchResult({"Y": batch.inputs["X"], "Z": nan})
+
+    runs = await held({"metadata": metadata, "answer": answer}, on_nan="fail")
+
+    def asking(*wanted):
+        arrays = {"X": np.ones((1, 4), np.float32)}
+        request = infer_request("hello", arrays)
+        for name in wanted:
+            request.outputs.add(name=name)
+        return request
+
+    hang = runs.fake.hang_next()
+    ahead = asyncio.ensure_future(runs.stub.ModelInfer(asking("Y")))
+    await asyncio.to_thread(hang.wait_entered)
+    calls = [runs.stub.ModelInfer(asking(*wanted)) for wanted in (["Y"], ["Z"], [])]
+    ends = asyncio.gather(*calls, return_exceptions=True)
+    await runs.eventually(lambda: runs.application.batcher.unanswered == 4)
+    hang.release()
+    await ahead
+    only_y, only_z, both = await ends
+    assert runs.fake.batch_sizes == [1, 3]
+    assert output_arrays(only_y)["Y"].tolist() == [[1.0] * 4]
+    assert only_z.code() is both.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -58,6 +58,8 @@ def sentence(length, *, rows=1, value=1):
 
 def test_nothing_said_nothing_padded():
     assert resolve("m", rules(()), NAMED) is None
+    own = TensorSpec("Y", "FP32", (-1, -1), dims=("batch", None))
+    assert resolve("m", rules(()), ModelMetadata("t", NAMED.inputs, (own,))) is None
 
 
 def test_the_axes_as_the_scheduler_takes_them():
