@@ -394,6 +394,23 @@ class TestCallersWhoLeave:
         client.write(frame(Frame.PING, 0, 0, bytes(8)))
         assert (await client.frame())[0] is Frame.PING
 
+    async def test_calls_that_are_reset_make_room_at_once(self, serve, raw):
+        """Though those of before have not stopped when the next ones come."""
+        held = Held()
+        _, address = await serve({"max_streams": 5}, Hold=unary(held), Echo=unary(echo))
+        client = await raw(address)
+        for number in (1, 3, 5, 7, 9):
+            client.open(number, "Hold")
+            client.send(number, b"")
+        await soon(held.entered)
+        for number in (1, 3, 5, 7, 9):
+            client.reset(number)
+        for number in (11, 13, 15, 17, 19):
+            client.open(number, "Echo")
+            client.send(number, b"x")
+        for number in (11, 13, 15, 17, 19):
+            assert (await client.answer(number))[0]["grpc-status"] == "0"
+
     async def test_more_calls_than_may_be_open_are_refused(self, serve, raw):
         held = Held()
         _, address = await serve({"max_streams": 2}, Hold=unary(held))
