@@ -223,7 +223,12 @@ class Application:
     def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=name)
         self._background.append(task)
-        task.add_done_callback(self._background.remove)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.remove(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s has ended, by a mistake of ours", task.get_name(), exc_info=error)
 
     async def _write_on_request(self, detail: str) -> Path:
         return await self.write_flight_record(Reason.REQUEST, detail)

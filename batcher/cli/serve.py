@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 from enum import StrEnum
 from typing import Annotated
 
@@ -23,6 +25,8 @@ Examples:
 - `kill -HUP PID` has the file read again; so does a change of it. What cannot change while the
   server runs is refused, and says so in the log.
 
+- A crash in native code (a driver, a runtime) leaves where each thread was on standard error.
+
 - `batcher check config.yaml` first says what is wrong without starting anything.
 """
 
@@ -43,6 +47,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+def _leave_a_trace() -> None:
+    """Have a crash in native code write where every thread was, on standard error."""
+    # There is none to write to where the caller gave us something else in its place.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        faulthandler.enable()
+
+
 def serve(
     config: ConfigPath,
     log_level: Annotated[
@@ -59,6 +70,7 @@ def serve(
     new requests are refused (after SIGTERM not before `server.drain_delay`), and accepted ones are
     answered, for at most `server.drain_timeout`. A second one ends at once.
     """
+    _leave_a_trace()
     with reported(with_traceback=log_level is LogLevel.DEBUG):
         from batcher.telemetry.logs import configure_logging
 

@@ -170,8 +170,11 @@ class FlightRecorder:
         """Look for incidents for ever, and write them."""
         while True:
             await asyncio.sleep(TICK_S)
-            self.look(tallies())
-            await self.write_noticed()
+            try:
+                self.look(tallies())
+                await self.write_noticed()
+            except Exception:
+                log.exception("incidents could not be looked for; they are again in a second")
 
     def look(self, tallies: Mapping[str, Tally]) -> None:
         """Notice what has happened since the last look; once a second."""

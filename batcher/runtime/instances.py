@@ -136,7 +136,6 @@ class Instance:
                 f"{self.plan.context.model}: could not be loaded: {describe(error)}"
             ) from error
         self._telemetry.load_finished((self._home.clock() - started_ns) / SECOND)
-        self._telemetry.device_known(self.plan.context.device)
         self._made = worker, metadata, measured
         if up:
             self.announce(self._pad)

@@ -62,6 +62,8 @@ class ServedModel:
         self.labels = labels or {}
         """Output -> the names of its classes, where it has any."""
         self.telemetry = telemetry
+        for plan in plans:
+            telemetry.device_known(plan.context.device)
         self.state = ModelState.LOADING
         """The step of its life; `health` also knows how its instances are."""
         self.why = "not loaded yet"
@@ -90,7 +92,7 @@ class ServedModel:
     @property
     def ready(self) -> bool:
         """Whether a request would be executed, and with success as far as anybody knows."""
-        return self.health.ready
+        return self.state is ModelState.READY and not all(i.why for i in self._instances)
 
     @property
     def instance_count(self) -> int:

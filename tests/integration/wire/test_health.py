@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from batcher.clock import SECOND
 from batcher.errors import BackendUnavailable
 from batcher.protocol import HEALTH, INFERENCE, health, inference
 from batcher.testing.fakes import double
@@ -179,7 +180,12 @@ async def test_unknown_models(served):
 
 
 async def test_draining(served):
+    """Nothing is ready from the first moment on, while requests are still taken."""
     surfaces, _ = served
-    await surfaces.application.drain()
+    draining = asyncio.create_task(surfaces.application.drain(3600 * SECOND))
+    await asyncio.sleep(0)
     assert not await surfaces.server()
-    assert await surfaces.check("hello") == NOT_SERVING
+    for service in ("hello", "hello/1"):
+        assert await surfaces.check(service) == NOT_SERVING
+    assert not (await surfaces.data.ModelReady(inference.ModelReadyRequest(name="hello"))).ready
+    draining.cancel()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from dataclasses import replace
 
 import pytest
 
-from batcher.errors import AnswerTooLarge
+from batcher.errors import AnswerTooLarge, ExecutionFailed
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,31 @@ async def test_a_batch_that_cannot_begin_leaves_nothing_behind(middle, monkeypat
     assert await middle.batcher.infer(middle.request())
     assert middle.counted() == {("failed", "unknown"): 1, ("ok", ""): 1}
     assert middle.problems == []
+
+
+async def test_the_fill_ratio_follows_a_changed_batch_size(middle):
+    filled = middle.model.telemetry.batch_fill
+    await middle.batcher.infer(middle.request())
+    assert filled.total == 1 / 8
+    middle.model.configure(replace(middle.model.settings, max_batch_size=2))
+    await middle.batcher.infer(middle.request())
+    assert filled.total == 1 / 8 + 1 / 2
+
+
+async def test_debug_shows_the_traceback_of_an_executors_error(middle, caplog):
+    def break_down():
+        raise ValueError("no luck")
+
+    def answer(_):
+        break_down()
+
+    for level, shown in ((logging.INFO, False), (logging.DEBUG, True)):
+        middle.fake.answer_next(answer)
+        caplog.clear()
+        with caplog.at_level(level), pytest.raises(ExecutionFailed):
+            await middle.batcher.infer(middle.request())
+        assert "a batch failed: ValueError: no luck" in caplog.text
+        assert ("in break_down" in caplog.text) == shown
 
 
 def boom(*_, **__):
