@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import model_validator
 
@@ -18,6 +19,7 @@ from batcher.config.section import (
 )
 from batcher.config.units import DurationOrZero, Size, format_duration, format_size
 
+_IPV4: Final = "0.0.0.0"  # noqa: S104 - what the file may say
 _INT32_MAX = (1 << 31) - 1
 _SHORTEST_WATCH_NS = 100_000_000
 
@@ -102,6 +104,23 @@ class ServerConfig(Section):
                 problems.append(
                     (path, f"got {text} a second time; allowed: one listener an address")
                 )
+            elif (other := _covers(seen, address)) is not None:
+                problems.append((path, f"got {text} beside {other}; allowed: another port"))
             seen[address] = text
         CrossCheckError.raise_any(problems)
         return self
+
+
+def _covers(
+    seen: Mapping[TcpAddress | UnixAddress, str], address: TcpAddress | UnixAddress
+) -> str | None:
+    """The listener on the same port, where it or this one takes every address of the machine."""
+    for known, text in seen.items():
+        if not (isinstance(known, TcpAddress) and isinstance(address, TcpAddress)):
+            continue
+        hosts = {known.host, address.host}
+        # `::` takes addresses of both kinds, 0.0.0.0 those without colons.
+        taken = "::" in hosts or (_IPV4 in hosts and not any(":" in host for host in hosts))
+        if taken and known.port == address.port:
+            return text
+    return None

@@ -21,6 +21,11 @@ def test_http_can_be_turned_off_and_a_drain_can_be_instant(parse):
     assert server.watch == 0
 
 
+def test_every_address_of_one_kind_leaves_the_other_kind(parse):
+    text = 'server: {grpc: ["0.0.0.0:1", "[::1]:1"]}\nmodels: [{name: m, executor: e}]'
+    assert parse(text).server.grpc == ("0.0.0.0:1", "[::1]:1")
+
+
 def test_port_0_may_be_asked_for_several_times(parse):
     text = 'server: {grpc: ["h:0", "h:0"], http: "h:0"}\nmodels: [{name: m, executor: e}]'
     assert parse(text).server.grpc == ("h:0", "h:0")
@@ -47,6 +52,14 @@ def test_port_0_may_be_asked_for_several_times(parse):
         (
             "{grpc: ['h:1'], http: 'h:1'}",
             "http: got h:1 a second time; allowed: one listener an address",
+        ),
+        (
+            "{grpc: ['0.0.0.0:1'], http: 'h:1'}",
+            "http: got h:1 beside 0.0.0.0:1; allowed: another port",
+        ),
+        (
+            "{grpc: ['h:1'], admin: ['[::]:1']}",
+            "admin[0]: got [::]:1 beside h:1; allowed: another port",
         ),
         (
             "{grpc: ['unix:/a/b'], admin: ['unix:/a/./b']}",
