@@ -154,3 +154,11 @@ def on_one_line(text: str) -> str:
     if len(text) > LONGEST_DESCRIPTION:
         text = f"{text[: LONGEST_DESCRIPTION - 3]}..."
     return text
+
+
+LONGEST_NAME = 100
+
+
+def shown(name: str) -> str:
+    """A name that a caller chose, in quotes and shortened: what is said after it must be read."""
+    return repr(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}...")

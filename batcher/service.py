@@ -12,10 +12,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from batcher import triton
 from batcher.clock import Clock
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause
-from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
+from batcher.errors import (
+    AnswerTooLarge,
+    Draining,
+    InvalidRequest,
+    ModelUnavailable,
+    RequestError,
+)
 from batcher.runtime.health import Health
 from batcher.runtime.models import ModelRegistry, ServedModel
 from batcher.runtime.pending import Pending
@@ -150,6 +157,8 @@ class Batcher:
         except RequestError as error:
             if isinstance(error, InvalidRequest):
                 reason = GateReason.INVALID
+            elif isinstance(error, ModelUnavailable) and not request.version:
+                error.triton = triton.no_versions(request.model)
             self.refused(request.model, request.version, request.arrival_ns, reason)
             raise
 

@@ -32,6 +32,11 @@ def model_unavailable(model: str, version: str) -> str:
     return f"Request for unknown model: '{model}' version {version} is not at ready state"
 
 
+def no_versions(model: str) -> str:
+    """The same for a caller who named no version."""
+    return f"Request for unknown model: '{model}' has no available versions"
+
+
 def unexpected_input(model: str, name: str) -> str:
     """An input that the model does not have."""
     return f"unexpected inference input '{name}' for model '{model}'"

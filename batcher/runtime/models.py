@@ -12,7 +12,7 @@ from batcher import triton
 from batcher.clock import SECOND
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
-from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable, UnknownModel
+from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable, UnknownModel, shown
 from batcher.executor import ModelMetadata
 from batcher.runtime.health import ModelHealth, ModelState
 from batcher.runtime.instances import Home, Instance, InstancePlan
@@ -347,13 +347,13 @@ class ModelRegistry:
         versions = self._versions.get(name)
         if versions is None:
             raise UnknownModel(
-                f"unknown model {name!r}; served are {', '.join(self._versions)}",
+                f"unknown model {shown(name)}; served are {', '.join(self._versions)}",
                 triton=triton.unknown_model(name),
             )
         if version:
             known = ", ".join(m.version for m in versions)
             raise UnknownModel(
-                f"{name}: unknown version {version!r}; served are {known}",
+                f"{name}: unknown version {shown(version)}; served are {known}",
                 triton=triton.unknown_model(name, version),
             )
         if len(versions) == 1:

@@ -16,7 +16,7 @@ import numpy as np
 from batcher import triton
 from batcher.core.events import Shapes
 from batcher.core.record import record
-from batcher.errors import InvalidRequest
+from batcher.errors import InvalidRequest, shown
 from batcher.executor import ModelMetadata
 from batcher.runtime.padding import Padding
 from batcher.runtime.request import InferenceRequest
@@ -150,7 +150,7 @@ class Signature:
         name = next(name for name in inputs if name not in self.inputs)
         known = ", ".join(self.inputs) or "none"
         return InvalidRequest(
-            f"{self.model}: unknown input {name!r}; the inputs are {known}",
+            f"{self.model}: unknown input {shown(name)}; the inputs are {known}",
             triton=self._triton_says(inputs),
         )
 
@@ -183,7 +183,7 @@ class Signature:
         for name in names:
             if name not in self.outputs:
                 raise InvalidRequest(
-                    f"{self.model}: unknown output {name!r};"
+                    f"{self.model}: unknown output {shown(name)};"
                     f" the outputs are {', '.join(self.outputs)}",
                     triton=triton.unexpected_output(self.model, name),
                 )

@@ -20,7 +20,7 @@ from batcher.clock import Clock
 from batcher.errors import describe, on_one_line
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
-from batcher.runtime.dispatch import Executed, Slice, blame, execute, execute_async
+from batcher.runtime.dispatch import LARGE_BATCH, Executed, Slice, blame, execute, execute_async
 from batcher.runtime.layout import Layout
 from batcher.runtime.nan import fail_nan_rows
 
@@ -259,7 +259,12 @@ class LoopWorker:
     async def _execute_now(self, slices: Sequence[Slice], layout: Layout) -> Executed:
         executed = await execute_async(self._executor, slices, layout, self._clock)
         if self._fail_nan:
-            _check_nan(executed, layout, slices, self._clock)
+            outputs = executed.result.outputs if executed.result is not None else {}
+            nbytes = sum(getattr(array, "nbytes", 0) for array in outputs.values())
+            if nbytes > LARGE_BATCH:
+                await asyncio.to_thread(_check_nan, executed, layout, slices, self._clock)
+            else:
+                _check_nan(executed, layout, slices, self._clock)
         return executed
 
     async def close(self, timeout_s: float) -> None:

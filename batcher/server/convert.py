@@ -19,7 +19,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from batcher import triton
-from batcher.errors import ExecutionFailed, InvalidRequest, RequestError
+from batcher.errors import ExecutionFailed, InvalidRequest, RequestError, shown
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
 from batcher.runtime.dispatch import join
@@ -139,12 +139,12 @@ def _inputs(wire: WireRequest) -> dict[str, Tensor]:
         header = known or _read_header(chunk, wire.model)
         name = header.name
         if name in inputs:
-            raise InvalidRequest(f"model {wire.model!r}: input {name!r} is given twice")
+            raise InvalidRequest(f"model {shown(wire.model)}: input {shown(name)} is given twice")
         if header.datatype == "BYTES":
             strings += header.elements
             if strings > MAX_BYTES_ELEMENTS:
                 raise InvalidRequest(
-                    f"model {wire.model!r}: input {name!r}: expected at most {MAX_BYTES_ELEMENTS}"
+                    f"model {shown(wire.model)}: input {shown(name)}: expected at most {MAX_BYTES_ELEMENTS}"
                     f" BYTES elements in one request, got {strings}"
                 )
         try:
@@ -164,7 +164,9 @@ def _malformed(error: MalformedTensorError, wire: WireRequest, header: _Header) 
         text = triton.no_contents(wire.model, header.name)
     else:
         text = None
-    return InvalidRequest(f"model {wire.model!r}: input {header.name!r}: {error}", triton=text)
+    return InvalidRequest(
+        f"model {shown(wire.model)}: input {shown(header.name)}: {error}", triton=text
+    )
 
 
 def _wrong_count(wire: WireRequest) -> RequestError:
@@ -172,7 +174,7 @@ def _wrong_count(wire: WireRequest) -> RequestError:
     for chunk in wire.inputs:
         _read_header(chunk, wire.model)
     return InvalidRequest(
-        f"model {wire.model!r}: expected raw contents for each of {len(wire.inputs)} inputs, "
+        f"model {shown(wire.model)}: expected raw contents for each of {len(wire.inputs)} inputs, "
         f"got {len(wire.raw)}"
     )
 
@@ -201,16 +203,18 @@ def _read_header(chunk: bytes, model: str) -> _Header:
     try:
         message = inference.ModelInferRequest.InferInputTensor.FromString(chunk)
     except DecodeError as error:
-        raise InvalidRequest(f"model {model!r}: an input is not valid protobuf: {error}") from error
+        raise InvalidRequest(
+            f"model {shown(model)}: an input is not valid protobuf: {error}"
+        ) from error
     name = message.name
     if not name:
-        raise InvalidRequest(f"model {model!r}: an input has no name")
-    where = f"model {model!r}: input {name!r}"
+        raise InvalidRequest(f"model {shown(model)}: an input has no name")
+    where = f"model {shown(model)}: input {shown(name)}"
     datatype = message.datatype
     dtype = DTYPES.get(datatype)
     if dtype is None:
         raise InvalidRequest(
-            f"{where}: expected a datatype of {', '.join(DTYPES)}, got {datatype!r}"
+            f"{where}: expected a datatype of {', '.join(DTYPES)}, got {shown(datatype)}"
         )
     if message.parameters:
         refuse_shared_memory(message.parameters, where)
@@ -239,7 +243,7 @@ def _parameters(wire: WireRequest) -> RequestParameters:
         message = inference.ModelInferRequest.FromString(b"".join(wire.parameters))
     except DecodeError as error:
         raise InvalidRequest(
-            f"model {wire.model!r}: the parameters are not valid protobuf: {error}"
+            f"model {shown(wire.model)}: the parameters are not valid protobuf: {error}"
         ) from error
     return read_parameters(message.parameters, wire.model)
 
@@ -250,7 +254,9 @@ def _requested_outputs(wire: WireRequest) -> tuple[tuple[str, ...], dict[str, in
     for chunk in wire.outputs:
         name, count = _requested.get(chunk) or _read_requested_output(chunk, wire.model)
         if name in classes:
-            raise InvalidRequest(f"model {wire.model!r}: output {name!r} is requested twice")
+            raise InvalidRequest(
+                f"model {shown(wire.model)}: output {shown(name)} is requested twice"
+            )
         classes[name] = count
     asked = {name: count for name, count in classes.items() if count is not None}
     return tuple(classes), asked or None
@@ -262,11 +268,11 @@ def _read_requested_output(chunk: bytes, model: str) -> tuple[str, int | None]:
         message = inference.ModelInferRequest.InferRequestedOutputTensor.FromString(chunk)
     except DecodeError as error:
         raise InvalidRequest(
-            f"model {model!r}: a requested output is not valid protobuf: {error}"
+            f"model {shown(model)}: a requested output is not valid protobuf: {error}"
         ) from error
     if not message.name:
-        raise InvalidRequest(f"model {model!r}: a requested output has no name")
-    where = f"model {model!r}: output {message.name!r}"
+        raise InvalidRequest(f"model {shown(model)}: a requested output has no name")
+    where = f"model {shown(model)}: output {shown(message.name)}"
     requested = (message.name, classification(message.parameters, where))
     _remember(_requested, chunk, requested)
     return requested
@@ -321,7 +327,7 @@ def response_parts(
     for name, tensor in outputs.items():
         datatype, array = tensor.datatype, tensor.array
         if classifications and name in classifications:
-            where = f"model {reply.model!r}: output {name!r}"
+            where = f"model {shown(reply.model)}: output {shown(name)}"
             rows = array if reply.batched else array[np.newaxis]
             classes = top_classes(datatype, rows, classifications[name], where)
             array = classes if reply.batched else classes[0]
@@ -334,7 +340,9 @@ def response_parts(
         try:
             strings, nbytes = bytes_to_raw(array)
         except MalformedTensorError as error:
-            raise ExecutionFailed(f"model {reply.model!r}: output {name!r}: {error}") from error
+            raise ExecutionFailed(
+                f"model {shown(reply.model)}: output {shown(name)}: {error}"
+            ) from error
         raw += (_RAW_OUTPUT_CONTENTS_TAG, encode_length(nbytes), *strings)
     # Protobuf merges what is concatenated, so a message can be written in parts.
     return parts + raw

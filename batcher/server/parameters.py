@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from batcher import triton
 from batcher.clock import MICROSECOND, SECOND
-from batcher.errors import InvalidRequest, NotSupported
+from batcher.errors import InvalidRequest, NotSupported, shown
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
 
@@ -59,7 +59,7 @@ def read_parameters(
     """
     found = RequestParameters()
     for name, parameter in parameters.items():
-        where = f"model {model!r}: parameter {name!r}"
+        where = f"model {shown(model)}: parameter {shown(name)}"
         choice = parameter.WhichOneof("parameter_choice")
         if choice is None:
             raise InvalidRequest(f"{where} has no value")
@@ -125,6 +125,6 @@ def refuse_shared_memory(parameters: Mapping[str, inference.InferParameter], whe
     for name in parameters:
         if name.startswith(_SHARED_MEMORY):
             raise NotSupported(
-                f"{where}: parameter {name!r}: this server does not offer shared memory; "
+                f"{where}: parameter {shown(name)}: this server does not offer shared memory; "
                 "send the tensor in the message"
             )

@@ -113,6 +113,22 @@ async def test_a_refusal_reads_as_triton_writes_it(stub, case):
     assert caught.value.code() is (grpc.StatusCode.NOT_FOUND if unknown else INVALID)
 
 
+@pytest.mark.parametrize(
+    ("version", "text"),
+    [("", "has no available versions"), ("1", "version 1 is not at ready state")],
+)
+async def test_a_model_that_was_unloaded_is_unknown(start, hello, dial, version, text):
+    application = await start(hello(server={"status_codes": "triton"}))
+    await application.models.find("hello").unload(1)
+    stub = await dial(application.grpc.addresses[0])
+
+    with pytest.raises(aio.AioRpcError) as caught:
+        await stub.ModelInfer(infer_request("hello", {"X": ROW}, model_version=version))
+
+    assert caught.value.details() == f"Request for unknown model: 'hello' {text}"
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_on_a_stream_too(stub):
     call = stub.ModelStreamInfer()
     await call.write(infer_request("hello", {"X": ROW[:, :3]}, id="7"))

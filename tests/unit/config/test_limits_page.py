@@ -21,7 +21,7 @@ from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
 from batcher.config.units import LARGEST_BYTES, LONGEST_NS
 from batcher.core.model import MOST_SHAPES
-from batcher.errors import LONGEST_DESCRIPTION
+from batcher.errors import LONGEST_DESCRIPTION, LONGEST_NAME
 from batcher.http2.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETTINGS_A_SECOND
 from batcher.http2.connection import MOST_TEXT
 from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
@@ -119,6 +119,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["last answers as the server stops"] == f"{LAST_WRITES_S:g}s"
     assert rows["last batches as the server stops"] == f"{CLOSE_TIMEOUT_S:g}s"
     assert rows["last HTTP answers as the server stops"] == f"{STOP_TIMEOUT_SECONDS}s"
+    name = rows["a name of a caller's in an error message"]
+    assert name == f"{LONGEST_NAME} characters"
     assert rows["what an executor's error says"] == f"{LONGEST_DESCRIPTION} characters"
     assert rows["open files of the process"].endswith(f", and {BESIDE} beside")
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)

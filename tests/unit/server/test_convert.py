@@ -270,6 +270,14 @@ def test_shared_memory_beside_raw_contents_is_the_reason(place):
         read(request)
 
 
+@pytest.mark.parametrize("name", ["x" * 60_000, "x" * 101])
+def test_what_is_wrong_is_said_after_a_long_name_too(name):
+    with pytest.raises(InvalidRequest) as caught:
+        read(message(wire_input(name, datatype="FP8"), raw=[bytes(8)]))
+
+    assert f"input '{'x' * 97}...': expected a datatype of BOOL" in str(caught.value)
+
+
 def test_empty_contents_beside_raw_ones_are_nothing():
     request = one_raw_input()
     request.inputs[0].contents.SetInParent()
