@@ -67,10 +67,10 @@ async def _short_deadline(link: Link, choose: random.Random) -> None:
 
 async def _many_calls(link: Link, _: random.Random) -> None:
     async def send() -> None:
-        for _ in range(20):
+        for _ in range(8):
             await ask(link, SMALL, _soon())
 
-    await _answered(link, send, 20)
+    await _answered(link, send, 8)
 
 
 async def _stream(link: Link, _: random.Random) -> None:
