@@ -22,6 +22,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from batcher import plugins
+from batcher.buffers import Buffers, default_limit
 from batcher.clock import SECOND, monotonic_ns
 from batcher.config import Config, ModelConfig, device_limits
 from batcher.core.commands import PolicyFailed
@@ -112,7 +113,10 @@ class Application:
         )
         self.telemetry.watch_recording(self.recording.statistics)
         flight = FlightEdge(self._write_on_request, config.server.status_codes)
-        self.grpc = GrpcEdge(self.batcher, self.tuner, flight, config.server, monotonic_ns)
+        server = config.server
+        self.buffers = Buffers(server.max_buffered or default_limit(server.max_message))
+        self.grpc = GrpcEdge(self.batcher, self.tuner, flight, server, monotonic_ns, self.buffers)
+        self.telemetry.watch_transport(self.grpc.statistics)
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []
         self._watchdog: LoopWatchdog | None = None

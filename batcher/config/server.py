@@ -17,7 +17,7 @@ from batcher.config.section import (
     Section,
     refusal,
 )
-from batcher.config.units import DurationOrZero, Size, format_duration, format_size
+from batcher.config.units import Duration, DurationOrZero, Size, format_duration, format_size
 
 _IPV4: Final = "0.0.0.0"  # noqa: S104 - what the file may say
 _INT32_MAX = (1 << 31) - 1
@@ -57,13 +57,30 @@ class ServerConfig(Section):
     `grpcio`, which needs about twice the processor time for a small request."""
     max_message: Size = 64 * 1024**2
     """The largest message taken or sent."""
+    max_buffered: Size | None = None
+    """Bytes of requests and answers that the process holds at once, of all callers together, at least
+    twice `max_message`; null means a quarter of the memory that the process may use."""
     max_connections: Count = 1024
-    """Connections open at once on each gRPC listener."""
+    """Connections open at once on each gRPC listener. Of those that have had no call for ten
+    seconds, the longest idle one makes room for a new one (`builtin`)."""
+    max_connection_idle: Duration | None = 300_000_000_000
+    """After so long without a call a client is asked to connect anew; null means never."""
+    max_connection_age: Duration | None = None
+    """After so long, give or take a tenth, a client is asked to connect anew, so that callers spread
+    over new servers; null means never."""
+    max_connection_age_grace: DurationOrZero = 30_000_000_000
+    """How long calls may take from then, before they are cut."""
     max_streams: Count = 4096
     """Calls open at once on one connection; a client holds further ones back by itself."""
     max_in_flight_per_stream: Count = 1024
     """Requests of one `ModelStreamInfer` call that are being served at once; reading from the
     stream pauses there."""
+    receive_timeout: Duration = 20_000_000_000
+    """How long headers may take to be complete, and a message to begin, to find room in
+    `max_buffered`, and to make progress by 1 MiB or to its end (`builtin`)."""
+    write_timeout: Duration = 30_000_000_000
+    """How long a caller may take to read 1 MiB of an answer, or its rest; then the call ends, and the
+    connection where nothing at all is read (`builtin`)."""
     watch: DurationOrZero = 1_000_000_000
     """How often the configuration file is looked at, at least 100ms: when it has changed, so do the
     settings that can change while the server runs. 0 never looks: only SIGHUP and an admin call
@@ -88,6 +105,15 @@ class ServerConfig(Section):
                 f"at most {format_size(_INT32_MAX)} (gRPC counts a message's bytes in 31 bits)"
             )
             problems.append((("max_message",), refusal(format_size(self.max_message), allowed)))
+        if self.max_buffered is not None and self.max_buffered < 2 * self.max_message:
+            allowed = f"at least {format_size(2 * self.max_message)}, twice max_message"
+            problems.append((("max_buffered",), refusal(format_size(self.max_buffered), allowed)))
+        if self.transport == "grpcio":
+            problems += (
+                ((key,), "only transport: builtin has it; allowed: leave it out")
+                for key in ("receive_timeout", "write_timeout")
+                if key in self.model_fields_set
+            )
         if 0 < self.watch < _SHORTEST_WATCH_NS:
             allowed = f"at least {format_duration(_SHORTEST_WATCH_NS)}, or 0"
             problems.append((("watch",), refusal(format_duration(self.watch), allowed)))

@@ -22,6 +22,9 @@ CONTENT_TYPE = ("content-type", "application/grpc")
 REFUSALS, MOST_KEPT = 1024, 2048
 """So many refusals are kept encoded, if text and metadata have no more characters and bytes."""
 
+PUSHBACK = (("grpc-retry-pushback-ms", "1000"),)
+"""Says when to try again, to a caller for which there is no room now."""
+
 PREFIX_BYTES = 5
 """Whether a message is compressed, and its length."""
 
@@ -34,9 +37,9 @@ _UNITS_NS = {
     "n": 1,
 }
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
-_ENCODINGS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+ENCODINGS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 """Names of compressions, and what tells them to zlib."""
-_ACCEPTED = ("grpc-accept-encoding", ",".join(("identity", *_ENCODINGS)))
+_ACCEPTED = ("grpc-accept-encoding", ",".join(("identity", *ENCODINGS)))
 _CONTENT_TYPE = re.compile(r"application/grpc($|[+;])")
 _PLAIN = re.compile(r"[^ -$&-~]")
 """What a status message may not contain as it is."""
@@ -55,11 +58,13 @@ class MalformedCallError(Exception):
         http: int = 200,
         *,
         limit: Literal["", "message", "metadata"] = "",
+        metadata: Metadata = (),
     ) -> None:
         super().__init__(text)
         self.code = code
         self.http = http
         self.limit = limit
+        self.metadata = metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ def _read_head(headers: Headers) -> Head:
         raise MalformedCallError(
             grpc.StatusCode.UNKNOWN, "content-type must be application/grpc", 415
         )
-    if encoding != "identity" and encoding not in _ENCODINGS:
+    if encoding != "identity" and encoding not in ENCODINGS:
         raise MalformedCallError(
             grpc.StatusCode.UNIMPLEMENTED,
             f"that grpc-encoding is not supported; supported: {_ACCEPTED[1]}",
@@ -138,30 +143,21 @@ def _binary(name: str, text: str) -> Iterable[bytes]:
             ) from None
 
 
-def inflate(data: bytes, encoding: str, most: int) -> bytes:
-    """A compressed message. Raises `MalformedCallError`, also where it has more than `most` bytes."""
-    if encoding not in _ENCODINGS:
-        raise MalformedCallError(
-            grpc.StatusCode.INTERNAL, "a compressed message, but no grpc-encoding"
-        )
-    decompressor = zlib.decompressobj(_ENCODINGS[encoding])
-    try:
-        message = decompressor.decompress(data, most + 1)
-    except zlib.error as error:
-        raise MalformedCallError(grpc.StatusCode.INTERNAL, f"{encoding}: {error}") from error
-    if len(message) > most:
-        raise too_large(len(message), most)
-    if not decompressor.eof:
-        raise MalformedCallError(grpc.StatusCode.INTERNAL, f"{encoding}: the message is cut short")
-    return message
-
-
 def too_large(size: int, most: int) -> MalformedCallError:
     """What a message is answered that is larger than allowed."""
     return MalformedCallError(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         f"Received message larger than max ({size} vs. {most})",
         limit="message",
+    )
+
+
+def no_room(size: int, limit: int) -> MalformedCallError:
+    """What a call is answered for whose messages `Buffers` has no room."""
+    return MalformedCallError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        f"no room for {size} bytes: requests and answers hold {limit} bytes (server.max_buffered)",
+        metadata=PUSHBACK,
     )
 
 

@@ -67,8 +67,10 @@ class Connection(Sender):
         self._limits = limits
         self._blocks = Blocks(limits.max_headers, BEYOND * limits.max_headers)
         self._rest = b""
-        self._last = 0
+        self.highest = 0
         """The highest stream that the client has opened."""
+        self._whole = 0
+        """How often at least one frame was complete."""
         self.draining = False
         """Whether the client was asked to open no more streams, and those that it opens are refused."""
         self._client_leaving = False
@@ -99,6 +101,13 @@ class Connection(Sender):
             self.fail(failure.error, str(failure))
         self._end_if_left()
         return events
+
+    @property
+    def incomplete(self) -> tuple[int, int] | None:
+        """A frame or a header block that has begun: the same value until it is complete."""
+        if self._block is not None:
+            return self._block_stream, -1
+        return (0, self._whole) if self._rest else None
 
     def take_in(self, stream: Stream, size: int) -> None:
         """Bytes of its body were used: others may take their place."""
@@ -181,6 +190,8 @@ class Connection(Sender):
                 break
             at = start + size
             self._frame(kind, flags, name & LARGEST_WINDOW, data[start:at], events)
+        if at:
+            self._whole += 1
         self._rest = data[at:]
 
     def _frame(
@@ -288,14 +299,14 @@ class Connection(Sender):
         """A whole header block: of a request, or its trailers."""
         # Also of a stream that is refused: the next block may build on this one.
         fields = self._blocks.decode(block)
-        if name > self._last:
+        if name > self.highest:
             self._opened(flags, name, fields, events)
         else:
             self._trailers(flags, name, fields, events)
 
     def _opened(self, flags: int, name: int, fields: Fields, events: list[Event]) -> None:
         limits = self._limits
-        self._last = name
+        self.highest = name
         if not self.draining:
             self._answered = name
         if (
@@ -327,7 +338,7 @@ class Connection(Sender):
             self.budget.spend_frame()
             if self._was_cut(name):
                 return  # they were on their way when the stream ended
-            if name == self._last:
+            if name == self.highest:
                 raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {name} had ended")
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is too low")
         if stream.ended:
@@ -433,7 +444,7 @@ class Connection(Sender):
             self._advance_and_tell(stream, events)
 
     def _check_begun(self, name: int) -> None:
-        if name == 0 or name % 2 == 0 or name > self._last:
+        if name == 0 or name % 2 == 0 or name > self.highest:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"stream {name} is not open")
 
     def _grant(self, stream: Stream, size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -15,10 +16,13 @@ from batcher.clock import SECOND
 from batcher.http2 import calls
 from batcher.http2.calls import PREFIX_BYTES, Head, MalformedCallError, Metadata
 from batcher.http2.headers import encode
+from batcher.http2.inflate import FIRST_STEP, STEP, Inflating
 from batcher.http2.streams import Stream
+from batcher.http2.timeouts import Stall
 
 if TYPE_CHECKING:
-    from batcher.http2.server import Client
+    from batcher.buffers import Claim
+    from batcher.http2.server_connection import ServerConnection
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ Message: TypeAlias = tuple[int, bytes]
 """Whether it is compressed, and a message as it came: what waits to be read takes no more memory."""
 
 _FRAMES_AT_ONCE = 16
+_LARGE_ANSWER = 2**16
+"""For a larger answer room is sought before it is sent, and it leaves at once."""
 _ONE_MESSAGE = "a unary call has one message"
 _LONGEST_TIMER_S = 30 * 24 * 3600.0
 """A longer deadline than any call; further away, a timer would overflow."""
@@ -35,8 +41,12 @@ class Call:
     """A call, and the context that its handler gets: `grpc.aio.ServicerContext`, in part."""
 
     __slots__ = (
+        "_ahead",
         "_buffer",
+        "_charged",
+        "_claim",
         "_client",
+        "_coming",
         "_deadline_s",
         "_head",
         "_messages",
@@ -45,14 +55,21 @@ class Call:
         "_reader",
         "_timer",
         "_trailing",
+        "_unread",
         "_writer",
         "stream",
         "task",
     )
 
     def __init__(
-        self, client: Client, stream: Stream, head: Head, method: grpc.RpcMethodHandler[Any, Any]
+        self,
+        client: ServerConnection,
+        stream: Stream,
+        head: Head,
+        method: grpc.RpcMethodHandler[Any, Any],
+        charged: int,
     ) -> None:
+        """A call that has begun; so many bytes are charged for it, and released at its end."""
         self.stream = stream
         self.task: asyncio.Task[None] | None = None
         """What answers it; None until there is something to answer."""
@@ -64,6 +81,16 @@ class Call:
         self._buffer: bytes | bytearray = b""
         """What has come of the next message."""
         self._messages: deque[Message] = deque()
+        self._charged = charged
+        """Bytes in `Buffers`: the call's own, its messages, and what is to come of one."""
+        self._ahead = 0
+        """Those of them that are to come."""
+        self._claim: Claim | None = None
+        """A window that waits for room."""
+        self._coming: Stall | None = None
+        """How its message comes, as sweeps have seen it."""
+        self._unread: Stall | None = None
+        """How its answer is read, the same."""
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._deadline_s: float | None = None
@@ -73,7 +100,9 @@ class Call:
             self._deadline_s = client.loop.time() + wait_s
             self._timer = client.loop.call_later(wait_s, self._expire)
         if method.request_streaming:
-            self._begin(_Requests(self))
+            self._begin(_Requests(self), None)
+        else:
+            client.receiving[self] = None
 
     # --- for its handler ---
 
@@ -112,10 +141,16 @@ class Call:
             finally:
                 self._reader = None  # cancelled, it would know this frame by the traceback
         message = self._messages.popleft()
-        self._client.connection.take_in(self.stream, PREFIX_BYTES + len(message[1]))
+        size = PREFIX_BYTES + len(message[1])
+        self._client.connection.take_in(self.stream, size)
         self._client.flush_soon()
         try:
-            return self._request(message)
+            if message[0]:
+                message = (0, await self._inflated(message[1]))
+                size += len(message[1])
+            # From here on it is charged by whoever reads it.
+            self._release(size)
+            return self._request(message[1])
         except MalformedCallError as error:
             # What was read before goes with it: the reader may not be who answers.
             self._refuse(error)
@@ -135,14 +170,14 @@ class Call:
             self._opened = True
             client.connection.send_headers(stream, calls.OPENING)
         client.connection.send_data(stream, data)
+        if stream.outbox or len(data) > _LARGE_ANSWER:
+            await self._sent(len(data))
         # A handler that never waits gives the loop no turn to write in.
-        if client.connection.frames_to_write > _FRAMES_AT_ONCE:
+        elif client.connection.frames_to_write > _FRAMES_AT_ONCE:
             client.flush()
             await asyncio.sleep(0)
         else:
             client.flush_soon()
-        if stream.outbox:
-            await self._all_sent()
         if not client.writable.is_set():
             await client.writable.wait()
 
@@ -150,6 +185,19 @@ class Call:
 
     def received(self, data: bytes) -> None:
         """Bytes of its messages."""
+        if self.stream.finished:
+            return
+        size = len(data)
+        if self._ahead:
+            came = min(size, self._ahead)
+            self._ahead -= came
+            size -= came
+            self._client.account.came(came)
+        if size:
+            if not self._client.server.buffers.reserve(size):
+                self._end_for_room(size)
+                return
+            self._charged += size
         buffer = self._buffer
         if buffer:
             if isinstance(buffer, bytes):
@@ -165,19 +213,22 @@ class Call:
 
     def ended(self) -> None:
         """The client has sent its last message."""
+        self._client.receiving.pop(self, None)
         if self._buffer:
             self.end(grpc.StatusCode.INTERNAL, "the last message is cut short")
             self.cancel()
         elif self.task is not None:
             self._wake()
         elif len(self._messages) == 1:
+            compressed, data = self._messages.popleft()
             try:
-                request = self._request(self._messages.popleft())
+                if compressed:
+                    self._begin(None, data)
+                else:
+                    self._begin(self._request(data), None)
             except MalformedCallError as error:
                 self._refuse(error)
                 self._close()
-            else:
-                self._begin(request)
         else:
             self.end(grpc.StatusCode.UNIMPLEMENTED, _ONE_MESSAGE)
             self._close()
@@ -193,6 +244,40 @@ class Call:
             self._close()
         else:
             self.task.cancel()
+
+    def drop(self) -> None:
+        """Nothing can be answered any more; nothing of the call is left, whatever raises."""
+        self.stream.finished = True
+        try:
+            self.cancel()
+        except Exception:
+            log.exception("a call of %s did not end", self._head.path)
+            self._client.calls.pop(self.stream, None)
+            self._let_go()
+
+    def sweep_receiving(self, elapsed_ns: int, limit_ns: int) -> None:
+        """End the call where its message has not begun, or makes no progress, for so long."""
+        came = 0 if self._claim is not None else len(self._buffer)
+        if self._coming is None:
+            self._coming = Stall(came)
+        if self._claim is not None:
+            if self._coming.look(came, elapsed_ns) >= limit_ns:
+                self._end_for_room(self._claim.size)
+        # Without credit, or where nothing is read, it is not the client that is waited for.
+        elif (
+            self.stream.credit > 0
+            and self._client.writable.is_set()
+            and self._coming.look(came, elapsed_ns) >= limit_ns
+        ):
+            self._stalled("its message made no progress (server.receive_timeout)")
+
+    def sweep_sending(self, elapsed_ns: int, limit_ns: int) -> None:
+        """End the call where what it answers makes no progress for so long."""
+        sent = -sum(map(len, self.stream.outbox))
+        if self._unread is None:
+            self._unread = Stall(sent)
+        if self._unread.look(sent, elapsed_ns) >= limit_ns:
+            self._stalled("its answer was not read (server.write_timeout)")
 
     def end(
         self,
@@ -210,19 +295,25 @@ class Call:
 
     # --- its answer ---
 
-    def _begin(self, request: Any) -> None:
-        self.task = self._client.loop.create_task(self._run(request))
+    def _begin(self, request: Any, compressed: bytes | None) -> None:
+        self.task = self._client.loop.create_task(self._run(request, compressed))
         # A task that is cancelled before its first step does not get as far as a `finally`.
         self.task.add_done_callback(self._close)
 
-    async def _run(self, request: Any) -> None:
+    async def _run(self, request: Any, compressed: bytes | None) -> None:
         try:
+            if compressed is not None:
+                request = self._request(await self._inflated(compressed))
+                self._release(len(compressed))
+                compressed = None
             if self._method.response_streaming:
                 await self._stream(request)
             else:
                 await self._answer(request)
         except aio.AbortError:
             pass
+        except MalformedCallError as error:
+            self._refuse(error)
         except asyncio.CancelledError:
             # Whoever cancelled it may have said why; a status that was sent is not sent again.
             self.end(grpc.StatusCode.CANCELLED, "the call was cancelled")
@@ -239,9 +330,8 @@ class Call:
         self._opened = True
         connection.send_all(self.stream, calls.OPENING, data, trailers)
         self._client.answered()
-        if self.stream.outbox:
-            self._client.flush_soon()
-            await self._all_sent()
+        if self.stream.outbox or len(data) > _LARGE_ANSWER:
+            await self._sent(len(data))
 
     async def _stream(self, request: Any) -> None:
         method = self._method
@@ -272,6 +362,9 @@ class Call:
                 f"Sent message larger than max ({size} vs. {self._client.server.max_message})",
             )
             raise aio.AbortError
+        if size > _LARGE_ANSWER and not self._client.server.buffers.has_room(size):
+            self._end_without_room(size)
+            raise aio.AbortError
         return b"".join((b"\0", size.to_bytes(4, "big"), data))
 
     def _split(self, buffer: bytes | bytearray) -> None:
@@ -283,7 +376,7 @@ class Call:
                 raise calls.too_large(size, most)
             start = at + PREFIX_BYTES
             if start + size > end:
-                self._client.connection.expect(self.stream, start + size - end)
+                self._expect(start + size - end)
                 break
             compressed = buffer[at]
             at = start + size
@@ -293,18 +386,62 @@ class Call:
             self._wake()
         if at:
             self._buffer = buffer[at:]
+            if self._method.request_streaming:
+                self._client.receiving.pop(self, None)
+        if self._buffer and self._method.request_streaming and self not in self._client.receiving:
+            self._coming = None
+            self._client.receiving[self] = None
 
-    async def _all_sent(self) -> None:
+    def _expect(self, size: int) -> None:
+        """Have the client send that many bytes, once there is room for them."""
+        if size <= self.stream.credit or self._claim is not None:
+            return
+        if size <= self._ahead:
+            self._client.connection.expect(self.stream, size)
+            return
+        self._coming = None
+        claim = self._client.account.claim(size - self._ahead, self._granted)
+        if claim.waits:
+            self._claim = claim
+
+    async def _sent(self, size: int) -> None:
+        """Returns when the client's window has taken it. Raises `AbortError` where no room is left."""
+        self._client.flush()
+        if not self.stream.outbox:
+            return
+        if not self._client.charge():
+            self._end_without_room(size)
+            raise aio.AbortError
+        self._unread = None
+        self._client.sending[self] = None
         self._writer = self._client.loop.create_future()
         try:
             await self._writer
         finally:
             self._writer = None  # as in `read`
+            self._client.sending.pop(self, None)
 
-    def _request(self, message: Message) -> Any:
-        compressed, data = message
-        if compressed:
-            data = calls.inflate(data, self._head.encoding, self._client.server.max_message)
+    async def _inflated(self, data: bytes) -> bytes:
+        """What a message was before it was compressed; it is charged. Raises `MalformedCallError`."""
+        server, loop = self._client.server, self._client.loop
+        inflating = Inflating(data, self._head.encoding, server.max_message)
+        reserved = 0
+        try:
+            complete = inflating.step(FIRST_STEP)
+            self._reserve(inflating.size)
+            reserved = inflating.size
+            while not complete:
+                self._reserve(STEP)
+                reserved += STEP
+                step = functools.partial(inflating.step, STEP)
+                complete = await loop.run_in_executor(server.inflaters, step)
+            if inflating.size <= FIRST_STEP:
+                return inflating.message()
+            return await loop.run_in_executor(server.inflaters, inflating.message)
+        finally:
+            self._release(max(reserved - inflating.size, 0))
+
+    def _request(self, data: bytes) -> Any:
         deserialize = self._method.request_deserializer
         if deserialize is None:
             return data
@@ -320,21 +457,87 @@ class Call:
 
     def _expire(self) -> None:
         self._timer = None  # it knows this method
-        self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-        self._client.flush_soon()
-        self.cancel()
+        try:
+            self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+            self._client.flush_soon()
+            self.cancel()
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self._client.broken(error)
 
     def _refuse(self, error: MalformedCallError) -> None:
         # More of the message may come after its call has ended.
         if not self.stream.finished:
             self._client.server.refused(error)
-        self.end(error.code, str(error))
+        self.end(error.code, str(error), error.metadata)
 
     def _close(self, _: asyncio.Task[None] | None = None) -> None:
+        try:
+            self._client.done(self)
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self._let_go()
+            self._client.broken(error)
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold nothing any more."""
         if self._timer is not None:
             self._timer.cancel()
         self.task = None  # cancelled before its first step, it knows this call by the traceback
-        self._client.done(self)
+        client = self._client
+        client.receiving.pop(self, None)
+        client.sending.pop(self, None)
+        self._messages.clear()
+        self._buffer = b""
+        charged, ahead, claim = self._charged, self._ahead, self._claim
+        self._charged = self._ahead = 0
+        self._claim = None
+        if claim is not None:
+            client.account.withdraw(claim)
+        if ahead:
+            client.account.came(ahead)
+        client.server.buffers.release(charged)
+
+    # --- what it holds ---
+
+    def _granted(self, size: int) -> None:
+        """There is room for the rest of a message."""
+        self._claim = self._coming = None
+        self._ahead += size
+        self._charged += size
+        self._client.connection.expect(self.stream, self._ahead)
+        self._client.flush_soon()
+
+    def _reserve(self, size: int) -> None:
+        """Charge bytes. Raises `MalformedCallError` where there is no room for them."""
+        buffers = self._client.server.buffers
+        if not buffers.reserve(size):
+            buffers.refused += 1
+            raise calls.no_room(size, buffers.limit)
+        self._charged += size
+
+    def _release(self, size: int) -> None:
+        size = min(size, self._charged)  # nothing is left of a call that was dropped
+        self._charged -= size
+        self._client.server.buffers.release(size)
+
+    def _end_for_room(self, size: int) -> None:
+        """End the call because there is no room for what comes."""
+        self._end_without_room(size)
+        self._client.flush_soon()
+        self.cancel()
+
+    def _end_without_room(self, size: int) -> None:
+        buffers = self._client.server.buffers
+        buffers.refused += 1
+        error = calls.no_room(size, buffers.limit)
+        self.end(error.code, str(error), error.metadata)
+
+    def _stalled(self, why: str) -> None:
+        self._client.server.tally.stalled_calls += 1
+        self.end(grpc.StatusCode.DEADLINE_EXCEEDED, f"the call ends: {why}")
+        self._client.flush_soon()
+        self.cancel()
 
 
 class _Requests:

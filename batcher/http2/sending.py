@@ -36,6 +36,8 @@ class Sender:
         self.open = 0
         """How many of them the client sees as open."""
         self.counts = Counts()
+        self.queued = 0
+        """Bytes of answers that wait for the client's windows."""
         self._cut: dict[int, None] = {}
         """Streams that the server ended before the client had, the latest last: what the client
         sends meanwhile is on its way already."""
@@ -62,6 +64,10 @@ class Sender:
     def waiting(self) -> int:
         """Streams with data that waits for the connection's window."""
         return len(self._waiting)
+
+    def waits_for_others(self, stream: Stream) -> bool:
+        """Whether its data waits for the window that all streams share."""
+        return stream in self._waiting
 
     @property
     def frames_to_write(self) -> int:
@@ -106,6 +112,7 @@ class Sender:
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
         else:
             stream.outbox.append(memoryview(data))
+            self.queued += size
             self._advance(stream)
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
@@ -193,6 +200,7 @@ class Sender:
                 outbox.popleft()
             self._window -= len(data)
             stream.window -= len(data)
+            self.queued -= len(data)
             if len(data) >= LEAST_DATA:
                 self.budget.frames += FRAMES_FOR_DATA
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
@@ -213,7 +221,9 @@ class Sender:
             self._advance_and_tell(stream, events)
 
     def _forget(self, stream: Stream) -> None:
-        stream.outbox.clear()
+        if stream.outbox:
+            self.queued -= sum(map(len, stream.outbox))
+            stream.outbox.clear()
         self._waiting.pop(stream, None)
 
     def _finished(self, stream: Stream) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 import grpc
 
+from batcher.buffers import Buffers
 from batcher.clock import Clock
 from batcher.config import ServerConfig
 from batcher.protocol import ADMIN, HEALTH, INFERENCE, handlers
@@ -16,7 +17,9 @@ from batcher.server.inference import InferenceEdge
 from batcher.server.listeners import BuiltinServer, GrpcServer
 from batcher.server.reflection import reflection_handlers
 from batcher.server.settings import SettingsEdge
+from batcher.server.statistics import transport_points
 from batcher.service import Batcher
+from batcher.telemetry import TransportPoints
 from batcher.tuning import Tuner
 
 
@@ -30,10 +33,12 @@ class GrpcEdge:
         flight: FlightEdge,
         config: ServerConfig,
         clock: Clock,
+        buffers: Buffers,
     ) -> None:
+        self._buffers = buffers
         self._health = HealthService()
         batcher.health.watch(self._health.tell)
-        self._inference = InferenceEdge(batcher, clock, config)
+        self._inference = InferenceEdge(batcher, clock, config, buffers)
         self._settings = SettingsEdge(tuner, config.status_codes)
         self._flight = flight
         self._controls: list[ControlEdge] = []
@@ -43,6 +48,7 @@ class GrpcEdge:
                 addresses,
                 self._handlers(batcher, config, admin=admin),
                 config,
+                buffers,
                 batcher.refused_too_large,
             )
             for addresses, admin in ((config.grpc, False), (config.admin, True))
@@ -59,6 +65,11 @@ class GrpcEdge:
     def admin_addresses(self) -> list[str]:
         """The admin listeners, with real ports once started."""
         return self._servers[1].addresses if self._has_admin else []
+
+    def statistics(self) -> TransportPoints:
+        """What became of connections, and what is held for callers."""
+        servers = [each.http2 for each in self._servers if isinstance(each, BuiltinServer)]
+        return transport_points(servers, self._buffers)
 
     async def start(self) -> None:
         """Listen everywhere; not ready yet. Raises `ListenError`."""
@@ -95,7 +106,7 @@ class GrpcEdge:
         control = ControlEdge(batcher, config.status_codes, admin=admin)
         self._controls.append(control)
         methods = {
-            "ModelInfer": self._inference.model_infer,
+            "ModelInfer": self._inference.unary,
             "ModelStreamInfer": self._inference.model_stream_infer,
             **control.methods(),
         }

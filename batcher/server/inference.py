@@ -11,11 +11,11 @@ import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import grpc
-from grpc import aio
 
+from batcher.buffers import Buffers
 from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
@@ -25,6 +25,7 @@ from batcher.server.calls import Context, abort
 from batcher.server.classification import Classes
 from batcher.server.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
 from batcher.server.status import Style, to_status
+from batcher.server.streams import StreamCharges, StreamPump, no_room
 from batcher.server.wire import WireRequest
 from batcher.service import RETRY_DRAINING_NS, Batcher
 from batcher.telemetry import GateReason, Stamps
@@ -42,23 +43,44 @@ STREAM_ORDER_KEY = "x-batcher-stream-order"
 INTERNAL_ERROR = "internal error while answering a request"
 """All that a caller learns of a mistake of ours; the log has the rest."""
 
-Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
 Made = TypeVar("Made")
 
 
 class InferenceEdge:
     """Answers inference calls of one listener."""
 
-    def __init__(self, batcher: Batcher, clock: Clock, config: ServerConfig) -> None:
+    def __init__(
+        self, batcher: Batcher, clock: Clock, config: ServerConfig, buffers: Buffers
+    ) -> None:
         self._batcher = batcher
+        self._buffers = buffers
+        # Ours charges a call's request until its answer is made, and answers as it gets them.
+        self._charging = config.transport == "builtin"
         self._clock = clock
         self._style: Style = config.status_codes
         self._max_in_flight = config.max_in_flight_per_stream
         self._max_answer = config.max_message - convert.STREAM_WRAPPING
-        self._streams: set[_StreamPump] = set()
+        self._streams: set[StreamPump] = set()
         self._no_streams = asyncio.Event()
         # One: threads that run Python take turns with the event loop, and it waits for each.
         self._aside = ThreadPoolExecutor(1, "large-messages")
+
+    @property
+    def unary(self) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes]]:
+        """What answers `ModelInfer`: the same for each transport, once a request is charged."""
+        return self.model_infer if self._charging else self._model_infer_charged
+
+    async def _model_infer_charged(self, data: bytes, context: Context) -> bytes:
+        size = len(data)
+        try:
+            if not self._buffers.reserve(size):
+                await abort(context, no_room(self._buffers, size), self._style)
+            try:
+                return await self.model_infer(data, context)
+            finally:
+                self._buffers.release(size)
+        finally:
+            del context  # as in `abort`
 
     async def model_infer(self, data: bytes, context: Context) -> bytes:
         """One request, one answer, by way of `Batcher.infer`."""
@@ -120,7 +142,8 @@ class InferenceEdge:
             return convert.stream_error(message, request_id=request_id)
 
         ordered = metadata.get(STREAM_ORDER_KEY) != "any"
-        pump = _StreamPump(context, answer, self._max_in_flight, ordered=ordered)
+        charges = StreamCharges(self._buffers, transport_charges=self._charging)
+        pump = StreamPump(context, answer, charges, self._max_in_flight, ordered=ordered)
         self._streams.add(pump)
         try:
             await pump.run()
@@ -212,87 +235,6 @@ class InferenceEdge:
         if nbytes <= convert.LARGE_MESSAGE:
             return b"".join(parts), reply.stamps
         return await self._off_loop(partial(b"".join, parts)), reply.stamps
-
-
-class _StreamPump:
-    """Reads requests and writes answers of one stream at the same time.
-
-    `answer` never raises. At most `max_in_flight` requests are being answered; reading pauses
-    there, which the peer feels as flow control.
-    """
-
-    def __init__(
-        self, context: Context, answer: Answer, max_in_flight: int, *, ordered: bool
-    ) -> None:
-        self._context = context
-        self._answer = answer
-        self._ordered = ordered
-        self._room = asyncio.Semaphore(max_in_flight)
-        self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
-        self._open: set[asyncio.Task[bytes]] = set()
-        self._reader: asyncio.Task[None] | None = None
-        self.ended = False
-        """Whether `end` cut the reading short."""
-
-    def end(self) -> None:
-        """Take in no more requests; `run` returns when those taken in are answered."""
-        self.ended = True
-        if self._reader is not None:
-            self._reader.cancel()
-
-    async def run(self) -> None:
-        """Pump until the caller has half-closed and every request is answered."""
-        self._reader = asyncio.create_task(self._read())
-        self._reader.add_done_callback(self._all_read)
-        task: asyncio.Task[bytes] | None = None
-        try:
-            while (task := await self._answers.get()) is not None:
-                await self._context.write(await task)
-                self._room.release()
-            if not self._reader.cancelled():
-                self._reader.result()
-        finally:
-            task = None
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """End the tasks, and know them no more.
-
-        What they raise knows the frames that it passed, and those know this pump: if it knew the
-        tasks too, messages and all would wait for the garbage collector.
-        """
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-        for task in self._open:
-            task.cancel()
-        while not self._answers.empty():
-            self._answers.get_nowait()
-
-    async def _read(self) -> None:
-        while True:
-            await self._room.acquire()
-            data = await self._context.read()
-            if data is aio.EOF:
-                break
-            self._begin(data)
-
-    def _all_read(self, _: asyncio.Task[None]) -> None:
-        # Of a task that is cancelled before its first step not even a `finally` runs.
-        if self._ordered or not self._open:
-            self._answers.put_nowait(None)
-        else:
-            last = asyncio.gather(*self._open, return_exceptions=True)
-            last.add_done_callback(lambda _: self._answers.put_nowait(None))
-
-    def _begin(self, data: bytes) -> None:
-        task = asyncio.create_task(self._answer(data))
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
-        if self._ordered:
-            self._answers.put_nowait(task)
-        else:
-            task.add_done_callback(self._answers.put_nowait)
 
 
 def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:

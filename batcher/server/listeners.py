@@ -13,9 +13,12 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
+from batcher.buffers import Buffers
+from batcher.clock import MILLISECOND
 from batcher.config import ServerConfig, TlsConfig
 from batcher.errors import ListenError, StartupError
 from batcher.http2.server import Server
+from batcher.http2.timeouts import Timeouts
 from batcher.sockets import UNIX, bound_address, check_free, listen
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -27,7 +30,13 @@ _INT32_MAX = 2**31 - 1
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     """The settings of gRPC itself, from ours."""
     pending = min(config.max_connections * config.max_streams, _INT32_MAX)
+    times = (
+        ("grpc.max_connection_idle_ms", config.max_connection_idle),
+        ("grpc.max_connection_age_ms", config.max_connection_age),
+        ("grpc.max_connection_age_grace_ms", config.max_connection_age_grace),
+    )
     return [
+        *((name, max(time_ns // MILLISECOND, 1)) for name, time_ns in times if time_ns is not None),
         ("grpc.max_receive_message_length", config.max_message),
         ("grpc.max_send_message_length", config.max_message),
         ("grpc.max_concurrent_streams", config.max_streams),
@@ -112,18 +121,27 @@ class BuiltinServer(_Listeners):
         addresses: Sequence[str],
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
+        buffers: Buffers,
         too_large: Callable[[str], None],
     ) -> None:
         """`too_large` is told of every call that is refused for a size: `message` or `metadata`."""
         super().__init__(addresses)
         self._tls = config.tls
-        self._server = Server(
+        self.http2 = Server(
             handlers,
             max_message=config.max_message,
             max_streams=config.max_streams,
             max_connections=config.max_connections,
             max_headers=MAX_METADATA_BYTES,
             too_large=too_large,
+            buffers=buffers,
+            timeouts=Timeouts(
+                idle_ns=config.max_connection_idle,
+                age_ns=config.max_connection_age,
+                age_grace_ns=config.max_connection_age_grace,
+                receive_ns=config.receive_timeout,
+                write_ns=config.write_timeout,
+            ),
         )
 
     async def start(self) -> None:
@@ -134,15 +152,15 @@ class BuiltinServer(_Listeners):
             self.addresses[place] = bound_address(sock)
             if address.startswith(UNIX):
                 self._bound.append(Path(address.removeprefix(UNIX)))
-            await self._server.listen(sock, None if address.startswith(UNIX) else secrets)
+            await self.http2.listen(sock, None if address.startswith(UNIX) else secrets)
 
     def leave(self) -> None:
         """Take no new connection, and ask the clients of open ones to go elsewhere."""
-        self._server.leave()
+        self.http2.leave()
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
-        await self._server.stop(grace_s)
+        await self.http2.stop(grace_s)
         self._remove_paths()
 
 
@@ -154,6 +172,7 @@ class GrpcServer(_Listeners):
         addresses: Sequence[str],
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
+        buffers: Buffers,  # noqa: ARG002  # the edge charges for it
         _too_large: Callable[[str], None],
     ) -> None:
         """GRPC refuses what is too large without saying so: nobody is told."""

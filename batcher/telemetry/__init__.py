@@ -15,6 +15,7 @@ from batcher.telemetry.reasons import GateReason, ReplyReason, UnreadReason
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
+from batcher.telemetry.transport import TransportPoints
 from batcher.telemetry.watchdog import LoopWatchdog
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "SettingsTelemetry",
     "Stamps",
     "Telemetry",
+    "TransportPoints",
     "UnreadReason",
     "configure_logging",
     "probe_loop_lag",

@@ -24,6 +24,7 @@ from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.reasons import UnreadReason
 from batcher.telemetry.settings import SettingsTelemetry
 from batcher.telemetry.tally import tally
+from batcher.telemetry.transport import TransportPoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Telemetry(Collector):
         self._observe: Callable[[], Observation] = lambda: _NOTHING
         self._health: Callable[[], HealthPoints] = HealthPoints
         self._recording: Callable[[], RecordingStatistics] = RecordingStatistics
+        self._transport: Callable[[], TransportPoints] = TransportPoints
         self._clock = clock
         registry.register(self)
 
@@ -68,6 +70,10 @@ class Telemetry(Collector):
     def watch_recording(self, statistics: Callable[[], RecordingStatistics]) -> None:
         """Ask `statistics` for what was recorded at every scrape."""
         self._recording = statistics
+
+    def watch_transport(self, points: Callable[[], TransportPoints]) -> None:
+        """Ask `points` for what became of connections at every scrape."""
+        self._transport = points
 
     def tallies(self) -> dict[str, Tally]:
         """What the flight recorder looks at, by the scheduler's name of each model."""
@@ -109,6 +115,7 @@ class Telemetry(Collector):
         yield from self._collect_batches()
         yield from self._collect_failures(observation)
         yield from self._collect_recording()
+        yield from self._collect_transport()
 
     def _collect_server(self) -> Iterator[Metric]:
         build = (__version__, platform.python_version())
@@ -240,6 +247,22 @@ class Telemetry(Collector):
             f.INCIDENTS,
             (((reason,), recorded.incidents.get(reason, 0)) for reason in IncidentReason),
         )
+
+    def _collect_transport(self) -> Iterator[Metric]:
+        points = self._transport()
+        open_now = [] if points.connections is None else [((), points.connections)]
+        yield single_values(f.CONNECTIONS, open_now)
+        for family, values in (
+            (f.CONNECTION_EVENTS, points.events),
+            (f.CONNECTION_ERRORS, points.errors),
+            (f.STREAM_EVENTS, points.streams),
+            (f.GOAWAYS, points.goaways),
+        ):
+            yield single_values(family, (((name,), count) for name, count in values.items()))
+        yield single_values(f.BUFFERED, [((), points.buffered)])
+        yield single_values(f.BUFFERED_LIMIT, [((), points.buffered_limit)])
+        yield single_values(f.BUFFERED_PEAK, [((), points.buffered_peak)])
+        yield single_values(f.BUFFER_REFUSALS, [((), points.buffer_refusals)])
 
     def _histogram(self, family: Family, of: Callable[[ModelTelemetry], Histogram]) -> Metric:
         return histograms(family, ((m.labels, of(m)) for m in self._models.values()))

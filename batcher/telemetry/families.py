@@ -332,6 +332,73 @@ INCIDENTS = Family(
     ("reason",),
     "Flight records that were written: on_time, executor_failure, signal or request.",
 )
+CONNECTIONS = Family(
+    "batcher_connections",
+    "gauge",
+    "",
+    (),
+    "Open connections of gRPC, handshakes among them (transport builtin).",
+)
+CONNECTION_EVENTS = Family(
+    "batcher_connection_events",
+    "counter",
+    "connections",
+    ("event",),
+    "Connections that were accepted, refused at max_connections, or evicted there because they were "
+    "idle (transport builtin).",
+)
+CONNECTION_ERRORS = Family(
+    "batcher_connection_errors",
+    "counter",
+    "connections",
+    ("reason",),
+    "Connections that ended early, by the error of HTTP/2 or by handshake, no_preface, "
+    "headers_timeout, write_timeout, internal (transport builtin).",
+)
+STREAM_EVENTS = Family(
+    "batcher_stream_events",
+    "counter",
+    "calls",
+    ("event",),
+    "Calls that ended without an answer: reset_by_client, reset_by_server, malformed, refused (beyond "
+    "max_streams, or while draining), stalled (transport builtin).",
+)
+GOAWAYS = Family(
+    "batcher_goaways",
+    "counter",
+    "frames",
+    ("direction",),
+    "GOAWAY frames, sent and received (transport builtin).",
+)
+BUFFERED = Family(
+    "batcher_buffered_bytes",
+    "gauge",
+    "bytes",
+    (),
+    "Bytes of requests and answers that are held now, large messages that were admitted and are "
+    "still coming among them.",
+)
+BUFFERED_LIMIT = Family(
+    "batcher_buffered_limit_bytes",
+    "gauge",
+    "bytes",
+    (),
+    "How many may be held: server.max_buffered, or what it is by default.",
+)
+BUFFERED_PEAK = Family(
+    "batcher_buffered_peak_bytes",
+    "gauge",
+    "bytes",
+    (),
+    "The most that were held since the start.",
+)
+BUFFER_REFUSALS = Family(
+    "batcher_buffer_refusals",
+    "counter",
+    "calls",
+    (),
+    "Requests and answers for which there was no room in server.max_buffered.",
+)
 
 FAMILIES = (
     BUILD_INFO,
@@ -372,5 +439,14 @@ FAMILIES = (
     JOURNAL_LOST_SEGMENTS,
     FLIGHT_RECORDER_MEMORY,
     INCIDENTS,
+    CONNECTIONS,
+    CONNECTION_EVENTS,
+    CONNECTION_ERRORS,
+    STREAM_EVENTS,
+    GOAWAYS,
+    BUFFERED,
+    BUFFERED_LIMIT,
+    BUFFERED_PEAK,
+    BUFFER_REFUSALS,
 )
 """All of them, in the order in which they are exported and documented."""

@@ -25,7 +25,9 @@ from batcher.errors import LONGEST_DESCRIPTION, LONGEST_NAME
 from batcher.http2.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETTINGS_A_SECOND
 from batcher.http2.connection import MOST_TEXT
 from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
-from batcher.http2.server import CLOSING_S, GREETING_S, SILENT_S, STREAM_WINDOW
+from batcher.http2.inflate import MOST_MEMBERS
+from batcher.http2.server import EVICTABLE_NS, LEAVING_S, STREAM_WINDOW
+from batcher.http2.server_connection import CLOSING_S, GREETING_S, SILENT_S
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
 from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
@@ -100,6 +102,9 @@ def test_the_bounds_that_no_key_changes() -> None:
     under_way = rows["calls under way on one connection (`builtin`)"]
     assert under_way == f"{UNDER_WAY} times `server.max_streams`"
     assert rows["the reason in a GOAWAY frame (`builtin`)"] == f"{MOST_TEXT} bytes"
+    assert rows["members of a message in gzip (`builtin`)"] == str(MOST_MEMBERS)
+    assert rows["idleness that makes room (`builtin`)"] == format_duration(EVICTABLE_NS)
+    assert rows["time to read that the server leaves (`builtin`)"] == f"{LEAVING_S:g}s"
     assert rows["silence of the other side's kernel (`builtin`)"] == f"{SILENT_S}s"
     assert rows["time until a client greets (`builtin`)"] == f"{GREETING_S:g}s"
     assert rows["time to read the server's last words (`builtin`)"] == f"{CLOSING_S:g}s"

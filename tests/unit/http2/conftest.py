@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from grpc import aio
 
+from batcher.buffers import Buffers
 from batcher.http2.frames import PREFACE
 from batcher.http2.server import Server
+from batcher.http2.timeouts import Timeouts
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("by_hand")
@@ -25,7 +27,7 @@ def played():
 
 @pytest.fixture(autouse=True)
 def _nobody_lingers(monkeypatch):
-    monkeypatch.setattr("batcher.http2.server.CLOSING_S", 0.1)
+    monkeypatch.setattr("batcher.http2.server_connection.CLOSING_S", 0.1)
     monkeypatch.setattr("batcher.http2.server.LEAVING_S", 0.1)
 
 
@@ -51,6 +53,8 @@ async def serve(problems):
                 "max_streams": 10,
                 "max_connections": 10,
                 "max_headers": 16_384,
+                "buffers": Buffers(2**30),
+                "timeouts": Timeouts(),
                 **(limits or {}),
             },
         )

@@ -1,9 +1,6 @@
 """What a call's headers say, its messages, and how it ends."""
 
 import base64
-import contextlib
-import gzip
-import zlib
 
 import grpc
 import pytest
@@ -18,7 +15,6 @@ from batcher.http2.calls import (
     OPENING,
     MalformedCallError,
     alone,
-    inflate,
     read_head,
     status,
     too_large,
@@ -174,67 +170,6 @@ class TestHead:
         error = refused(("x", "v" * (room - 32)))
         assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert f"{MOST + 1} bytes; at most {MOST}" in str(error)
-
-
-def raw_deflate(data):
-    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return compressor.compress(data) + compressor.flush()
-
-
-class TestInflate:
-    @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 50])
-    @pytest.mark.parametrize(
-        ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
-    )
-    def test_what_was_compressed_is_read(self, encoding, compress, data):
-        assert inflate(compress(data), encoding, len(data)) == data
-
-    @pytest.mark.parametrize(
-        ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
-    )
-    def test_what_is_cut_short_is_refused(self, encoding, compress):
-        whole = compress(bytes(range(256)))
-        for end in range(len(whole)):
-            with pytest.raises(MalformedCallError) as caught:
-                inflate(whole[:end], encoding, MOST)
-            assert caught.value.code is grpc.StatusCode.INTERNAL
-
-    @pytest.mark.parametrize(
-        ("encoding", "data"),
-        [
-            ("gzip", b"no gzip at all"),
-            ("gzip", zlib.compress(b"x")),
-            ("deflate", gzip.compress(b"x", mtime=0)),
-            ("deflate", raw_deflate(b"x" * 100)),
-            ("gzip", gzip.compress(b"x", mtime=0)[:-8] + bytes(8)),
-        ],
-    )
-    def test_what_is_something_else_is_refused(self, encoding, data):
-        with pytest.raises(MalformedCallError, match=encoding) as caught:
-            inflate(data, encoding, MOST)
-        assert caught.value.code is grpc.StatusCode.INTERNAL
-
-    @pytest.mark.parametrize(
-        ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
-    )
-    def test_a_message_may_be_as_large_as_allowed_and_no_larger(self, encoding, compress):
-        assert len(inflate(compress(bytes(MOST)), encoding, MOST)) == MOST
-        for size in (MOST + 1, 1000 * MOST):
-            with pytest.raises(MalformedCallError, match="larger than max") as caught:
-                inflate(compress(bytes(size)), encoding, MOST)
-            assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-    @pytest.mark.parametrize("encoding", ["identity", ""])
-    def test_a_compressed_message_has_an_encoding(self, encoding):
-        with pytest.raises(MalformedCallError, match="no grpc-encoding") as caught:
-            inflate(gzip.compress(b"x"), encoding, MOST)
-        assert caught.value.code is grpc.StatusCode.INTERNAL
-
-    @given(st.binary(max_size=200), st.sampled_from(["gzip", "deflate"]))
-    def test_any_bytes_are_read_or_refused(self, data, encoding):
-        for each in (data, gzip.compress(data)[:10] + data, zlib.compress(data)[:2] + data):
-            with contextlib.suppress(MalformedCallError):
-                assert len(inflate(each, encoding, 50)) <= 50
 
 
 def test_a_message_that_is_too_large_is_told_its_size_and_the_limit():

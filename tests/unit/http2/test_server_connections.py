@@ -9,9 +9,9 @@ import pytest
 from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.http2 import server as server_module
+from batcher.http2 import server_connection as connection_module
 from batcher.http2.frames import ACK, PREFACE, Error, Frame, Setting, frame
-from batcher.http2.server import SILENT_S
+from batcher.http2.server_connection import SILENT_S
 
 
 class TestConnections:
@@ -37,7 +37,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("sent", [b"", PREFACE[:10], PREFACE + bytes(3)])
     async def test_a_client_that_never_greets_is_cut(self, serve, raw, monkeypatch, sent):
-        monkeypatch.setattr(server_module, "GREETING_S", 0.02)
+        monkeypatch.setattr(connection_module, "GREETING_S", 0.02)
         made, address = await serve()
         silent = await raw(address, greet=False)
         silent.write(sent)
@@ -45,7 +45,7 @@ class TestConnections:
         await gone(made)
 
     async def test_a_client_that_has_greeted_may_be_silent(self, serve, raw, monkeypatch):
-        monkeypatch.setattr(server_module, "GREETING_S", 0.02)
+        monkeypatch.setattr(connection_module, "GREETING_S", 0.02)
         _, address = await serve()
         client = await raw(address)
         await client.ping()
@@ -136,7 +136,7 @@ class TestConnections:
         assert flood.written < flood.COUNT
 
     async def test_a_slow_reader_that_breaks_the_rules_is_gone(self, flooded, monkeypatch):
-        monkeypatch.setattr(server_module, "CLOSING_S", 0.02)
+        monkeypatch.setattr(connection_module, "CLOSING_S", 0.02)
         made, client, _ = flooded
         await client.until(Frame.HEADERS, 1)
         (server_side,) = made.clients
@@ -146,7 +146,7 @@ class TestConnections:
         await gone(made)
 
     async def test_who_breaks_the_rules_is_not_worked_for(self, serve, raw, monkeypatch):
-        monkeypatch.setattr(server_module, "CLOSING_S", WAIT_S)
+        monkeypatch.setattr(connection_module, "CLOSING_S", WAIT_S)
         held = Held()
         _, address = await serve(Hold=unary(held))
         client = await raw(address)
@@ -181,7 +181,7 @@ class TestAnswersOfOneTurn:
             return request
 
         async def let_go(company_ns):
-            monkeypatch.setattr(server_module, "COMPANY_NS", company_ns)
+            monkeypatch.setattr(connection_module, "COMPANY_NS", company_ns)
             made, address = await serve(Hold=unary(answer))
             client = await raw(address)
             for number in range(1, 2 * self.CALLS, 2):
@@ -217,7 +217,7 @@ class TestAnswersOfOneTurn:
         self, written, monkeypatch
     ):
         moments = itertools.count(MILLISECOND, 150_000)
-        monkeypatch.setattr(server_module, "monotonic_ns", lambda: next(moments))
+        monkeypatch.setattr(connection_module, "monotonic_ns", lambda: next(moments))
         assert await written(200_000) == [3, 6, 9, 10]
 
 

@@ -1,0 +1,500 @@
+"""One connection of a server and its calls.
+
+Answers that are ready in one turn of the loop leave in few writes: those of a batch are ready together,
+and the most urgent, which come first, wait `COMPANY_NS` for the others.
+
+What raises in a callback ends this connection alone: its calls end, and what it has charged is released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import random
+import socket
+import ssl
+import sys
+import termios
+from typing import TYPE_CHECKING, cast
+
+import grpc
+
+from batcher.buffers import Account
+from batcher.clock import MICROSECOND, monotonic_ns
+from batcher.http2 import calls
+from batcher.http2.calls import MalformedCallError
+from batcher.http2.connection import Connection
+from batcher.http2.context import Call
+from batcher.http2.fields import Request
+from batcher.http2.frames import Error
+from batcher.http2.streams import Ended, Opened, Received, Reset, Stream
+from batcher.http2.tally import Fault
+from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, Stall
+
+if TYPE_CHECKING:
+    from batcher.http2.server import Listener, Server
+
+log = logging.getLogger(__name__)
+
+GREETING_S = 20.0
+"""How long a client may take for its first frames, and for the handshake of TLS before them."""
+
+COMPANY_NS = 200 * MICROSECOND
+"""How long an answer waits for others that leave in the same write."""
+
+SILENT_S = 120
+"""How long the other side's kernel may leave what we send unanswered; an idle caller's answers."""
+
+CLOSING_S = 5.0
+"""How long a client may read nothing of the last that is said to it, and leave the socket open."""
+
+CALL_BYTES = 2048
+"""What an open call counts for in `max_buffered`, beside its headers."""
+
+_JITTER = 0.1
+"""Connections that began together do not all reach their age at once."""
+
+
+class ServerConnection(asyncio.Protocol):
+    """One connection and its calls."""
+
+    def __init__(self, server: Server, listener: Listener) -> None:
+        self.server = server
+        self.listener = listener
+        self.calls: dict[Stream, Call] = {}
+        self.receiving: dict[Call, None] = {}
+        """Calls that wait for a message to be complete."""
+        self.sending: dict[Call, None] = {}
+        """Calls that wait for the client's windows."""
+        self.loop = asyncio.get_running_loop()
+        self.writable = asyncio.Event()
+        """Set while the socket takes what is written."""
+        self.writable.set()
+        self.connection = Connection(server.limits)
+        self.account = Account(server.buffers)
+        self.peer = "?"
+        """Where it comes from, for the log."""
+        self.idle_ns = 0
+        """For how long it has had no call."""
+        self._transport: asyncio.Transport | None = None
+        self._greeting: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self._handshake: asyncio.Task[None] | None = None
+        self._flushing = self._closing = self._ended_early = self._lost = False
+        self._answered_ns = 0
+        """Since when an answer waits to be written; 0: none does."""
+        self._calm_s = self.loop.time()
+        """When its budget was last refilled."""
+        self._written = 0
+        self._charged = 0
+        """Bytes of answers that the client has not taken, as they were last charged."""
+        self._age_ns = 0
+        spread = random.uniform(-_JITTER, _JITTER)  # noqa: S311  # no secret
+        age_ns = server.timeouts.age_ns
+        self._oldest_ns = None if age_ns is None else int(age_ns * (1 + spread))
+        self._leaving_ns: int | None = None
+        """For how long it has been asked to leave; None: it was not."""
+        self._highest = 0
+        self._incomplete: tuple[int, int] | None = None
+        self._incomplete_ns = 0
+        self._stall = Stall()
+        self._left = 0
+
+    # --- of the transport ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = transport = cast("asyncio.Transport", transport)
+        try:
+            self.peer = _address(transport.get_extra_info("peername"))
+            if not self.server.admit(self):
+                transport.abort()
+                return
+            _keep_alive(transport.get_extra_info("socket"))
+            secrets = self.listener.secrets
+            if secrets is None:
+                self._begin()
+            else:
+                transport.pause_reading()
+                self._handshake = self.loop.create_task(self._shake_hands(transport, secrets))
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self.broken(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """It is gone: so are those who wait for answers on it."""
+        self._transport = None
+        if self._lost:
+            return
+        self._lost = True
+        try:
+            for pending in (self._greeting, self._lingering, self._handshake):
+                if pending is not None:
+                    pending.cancel()
+            self._drop_calls()
+        finally:
+            self.writable.set()
+            self._charge(0)
+            self.server.gone(self)
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: nothing more is taken from it."""
+        self.writable.clear()
+        if self._transport is not None and not self._closing:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self.writable.set()
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if self._closing and not self._transport.can_write_eof():
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of any length, from the middle of one frame to that of another."""
+        try:
+            self._received(data)
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self.broken(error)
+
+    def _received(self, data: bytes) -> None:
+        connection = self.connection
+        now_s = self.loop.time()
+        if now_s >= self._calm_s + 1.0:
+            self._calm_s = now_s
+            connection.budget.refill()
+        for event in connection.receive(data):
+            if isinstance(event, Opened):
+                self._open(event.stream, event.request)
+                continue
+            call = self.calls.get(event.stream)
+            if call is None:
+                continue
+            if isinstance(event, Received):
+                call.received(event.data)
+            elif isinstance(event, Ended):
+                call.ended()
+            elif isinstance(event, Reset):
+                call.cancel()
+            else:
+                call.sent()
+        if self._greeting is not None and connection.preface_received:
+            self._greeting.cancel()
+            self._greeting = None
+        if connection.draining and not self.calls:
+            connection.fail(Error.NO_ERROR, "")
+        if connection.closing:
+            self._drop_calls()
+        self.flush_soon()
+
+    # --- of the calls ---
+
+    def answered(self) -> None:
+        """An answer is to be written: now, if another has waited for it for long enough."""
+        now_ns = monotonic_ns()
+        if not self._answered_ns:
+            self._answered_ns = now_ns
+        elif now_ns - self._answered_ns >= COMPANY_NS:
+            self.flush()
+
+    def flush_soon(self) -> None:
+        """Write before the loop's next turn what has come together in this one."""
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is to be written."""
+        try:
+            self._flush()
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self.broken(error)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._answered_ns = 0
+        if self._transport is None or self._closing:
+            return
+        data = self.connection.take()
+        if data:
+            self._written += len(data)
+            self._transport.write(data)
+        if self._charged or self.connection.queued or not self.writable.is_set():
+            self.charge()
+        if self.connection.closing:
+            self._close()
+
+    def _close(self) -> None:
+        assert self._transport is not None  # noqa: S101  # `flush` has looked
+        self._closing = True
+        error = self.connection.error
+        if error not in {None, Error.NO_ERROR}:
+            self._end_early(cast("Error", error).name.lower(), self.connection.reason)
+        # What the client still sends is read: closed upon it, a socket forgets what it has not
+        # sent.
+        if self._transport.can_write_eof():
+            with contextlib.suppress(OSError):  # the client has left already
+                self._transport.write_eof()
+        elif self._transport.get_write_buffer_size():
+            self._transport.set_write_buffer_limits(0)  # `resume_writing` tells when all left
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
+        self._linger(_unread(self._transport))
+
+    def _linger(self, left: int) -> None:
+        """The client may read what is left and close, as long as it goes on reading."""
+        self._lingering = self.loop.call_later(CLOSING_S, self._end_unless_read, left)
+
+    def _end_unless_read(self, before: int) -> None:
+        if self._transport is None:
+            return
+        left = _unread(self._transport)
+        if left < before:
+            self._linger(left)
+        else:
+            self._transport.abort()
+
+    def charge(self) -> bool:
+        """Charge what the client has not taken of answers; returns whether there is room for it."""
+        if self._transport is not None:
+            self._charge(self.connection.queued + self._transport.get_write_buffer_size())
+        return not self.server.buffers.over
+
+    def _charge(self, held: int) -> None:
+        more = held - self._charged
+        self._charged = held
+        if more > 0:
+            self.server.buffers.charge(more)
+        elif more:
+            self.server.buffers.release(-more)
+
+    def done(self, call: Call) -> None:
+        """A call has ended, and nothing of it goes on."""
+        self.calls.pop(call.stream, None)
+        self.connection.release(call.stream)
+        self.flush_soon()
+        if self.connection.draining and not self.calls:
+            self.connection.fail(Error.NO_ERROR, "")
+
+    # --- its end ---
+
+    def announce(self) -> None:
+        """Ask for calls to be opened elsewhere; those that are on their way are answered."""
+        if self._leaving_ns is not None:
+            return
+        self._leaving_ns = 0
+        if not self.connection.preface_received:
+            self._abort()
+            return
+        self.connection.announce_leaving()
+        self.flush()
+
+    def leave(self) -> None:
+        """Take no more calls; close when those that are open have ended."""
+        if not self.connection.preface_received:
+            self._abort()
+            return
+        self.connection.leave()
+        if not self.calls:
+            self.connection.fail(Error.NO_ERROR, "")
+        self.flush()
+
+    def evict(self) -> None:
+        """Close a connection without calls, to make room; what it opens meanwhile it may open anew."""
+        self.leave()
+        if self._transport is not None:
+            self._transport.close()
+
+    def cut(self, why: str) -> None:
+        """End at once; its calls end with that text."""
+        for call in list(self.calls.values()):
+            call.end(grpc.StatusCode.UNAVAILABLE, why)
+            call.cancel()
+        self.connection.fail(Error.NO_ERROR, "")
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end_early(self, reason: str, text: str = "") -> None:
+        """Count its end and log it, once."""
+        if not self._ended_early:
+            self._ended_early = True
+            self.server.ended(self, reason, text)
+
+    def broken(self, error: Exception) -> None:
+        """A mistake of ours: nothing of this connection can be relied upon."""
+        log.error("a connection is ended by a mistake of ours", exc_info=error)
+        self._end_early(Fault.INTERNAL)
+        self._flushing = False
+        self._drop_calls()
+        self._abort()
+
+    def _drop_calls(self) -> None:
+        """Nobody can be answered any more."""
+        for call in list(self.calls.values()):
+            call.drop()
+
+    # --- time ---
+
+    def sweep(self, elapsed_ns: int) -> None:
+        """End what makes no progress; so much time has passed since the last sweep."""
+        try:
+            self._age_ns += elapsed_ns
+            self._sweep_idle(elapsed_ns)
+            if self._transport is None or self._closing or self._handshake is not None:
+                return
+            self._sweep_age(elapsed_ns)
+            self._sweep_incomplete(elapsed_ns)
+            for call in list(self.receiving):
+                call.sweep_receiving(elapsed_ns, self.server.timeouts.receive_ns)
+            self._sweep_sending(elapsed_ns)
+            if self.connection.frames_to_write:
+                self.flush_soon()
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self.broken(error)
+
+    def _sweep_idle(self, elapsed_ns: int) -> None:
+        highest = self.connection.highest
+        if self.calls or highest != self._highest:
+            self._highest = highest
+            self.idle_ns = 0
+            return
+        self.idle_ns += elapsed_ns
+        limit_ns = self.server.timeouts.idle_ns
+        if limit_ns is not None and self.idle_ns >= limit_ns and self._transport is not None:
+            self.announce()
+
+    def _sweep_age(self, elapsed_ns: int) -> None:
+        timeouts = self.server.timeouts
+        if self._oldest_ns is not None and self._age_ns >= self._oldest_ns:
+            self.announce()
+            if self._age_ns >= self._oldest_ns + timeouts.age_grace_ns:
+                self.cut("the connection was open for server.max_connection_age")
+                return
+        if self._leaving_ns is not None and not self.connection.draining:
+            self._leaving_ns += elapsed_ns
+            if self._leaving_ns > SWEEP_NS:
+                self.leave()  # it should have read by now that it was asked to
+
+    def _sweep_incomplete(self, elapsed_ns: int) -> None:
+        incomplete = self.connection.incomplete
+        if incomplete is None or incomplete != self._incomplete or not self.writable.is_set():
+            self._incomplete, self._incomplete_ns = incomplete, 0
+            return
+        self._incomplete_ns += elapsed_ns
+        if self._incomplete_ns >= self.server.timeouts.receive_ns:
+            self._end_early(Fault.HEADERS_TIMEOUT)
+            self.connection.fail(
+                Error.ENHANCE_YOUR_CALM, "a frame or a header block was not completed"
+            )
+            self._drop_calls()
+
+    def _sweep_sending(self, elapsed_ns: int) -> None:
+        assert self._transport is not None  # noqa: S101  # `sweep` has looked
+        limit_ns = self.server.timeouts.write_ns
+        self.charge()
+        waiting = self._transport.get_write_buffer_size()
+        left = self._written - waiting
+        moves = (left - self._left) * limit_ns >= PROGRESS_BYTES * elapsed_ns
+        self._left = left
+        if not waiting:
+            self._stall = Stall(left)
+        elif self._stall.look(left, elapsed_ns) >= limit_ns:
+            self._end_early(Fault.WRITE_TIMEOUT)
+            self._drop_calls()
+            self._abort()
+            return
+        for call in list(self.sending):
+            # Whoever waits for the windows of all waits for the others as well.
+            if not (moves and (waiting or self.connection.waits_for_others(call.stream))):
+                call.sweep_sending(elapsed_ns, limit_ns)
+
+    # --- its beginning ---
+
+    def _begin(self) -> None:
+        self._greeting = self.loop.call_later(GREETING_S, self._not_greeted)
+        self.flush()
+
+    def _not_greeted(self) -> None:
+        self._greeting = None
+        self._end_early(Fault.NO_PREFACE)
+        self._abort()
+
+    async def _shake_hands(self, transport: asyncio.Transport, secrets: ssl.SSLContext) -> None:
+        try:
+            encrypted = await self.loop.start_tls(
+                transport, self, secrets, server_side=True, ssl_handshake_timeout=GREETING_S
+            )
+        except Exception as error:  # noqa: BLE001  # whatever a handshake raises
+            reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
+            self._fail_handshake(str(reason))
+            return
+        finally:
+            self._handshake = None
+        if encrypted is None:
+            self._fail_handshake("the client has left")
+            return
+        self._transport = encrypted
+        if encrypted.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
+            self._fail_handshake("the client does not offer h2 (ALPN)")
+            return
+        try:
+            self._begin()
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self.broken(error)
+
+    def _fail_handshake(self, why: str) -> None:
+        self._end_early(Fault.HANDSHAKE, why)
+        self._abort()
+        self.connection_lost(None)  # a TLS that never began does not always tell
+
+    def _open(self, stream: Stream, request: Request) -> None:
+        try:
+            head = calls.read_head(request, self.server.limits.max_headers)
+            method = self.server.method(head)
+            size = CALL_BYTES + request.size
+            if not self.server.buffers.reserve(size):
+                self.server.buffers.refused += 1
+                raise calls.no_room(size, self.server.buffers.limit)
+        except MalformedCallError as error:
+            self.server.refused(error)
+            fields = calls.status(error.code, str(error), error.metadata)
+            block = calls.alone(fields if error.http == 200 else (), error.http)
+            self.connection.send_trailers(stream, block)
+            self.connection.release(stream)
+        else:
+            self.calls[stream] = Call(self, stream, head, method, size)
+
+
+def _address(name: object) -> str:
+    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a Unix socket"
+
+
+def _unread(transport: asyncio.Transport) -> int:
+    """Bytes that the client has not taken from us, those in the kernel's hands among them."""
+    sent = bytearray(4)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, sent)
+    return transport.get_write_buffer_size() + int.from_bytes(sent, sys.byteorder)
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the kernel end a connection whose other side is gone without a word."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, SILENT_S // 2),
+        (socket.TCP_KEEPINTVL, SILENT_S // 6),
+        (socket.TCP_KEEPCNT, 3),
+        (socket.TCP_USER_TIMEOUT, SILENT_S * 1000),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,45 @@
+"""What the servers of the builtin transport have counted, as metrics show it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from batcher.buffers import Buffers
+from batcher.http2.server import Server
+from batcher.http2.tally import Fault
+from batcher.telemetry import TransportPoints
+
+
+def transport_points(servers: Sequence[Server], buffers: Buffers) -> TransportPoints:
+    """Sums over these servers; without any, only what is held."""
+    held = TransportPoints(buffers.used, buffers.limit, buffers.peak, buffers.refused)
+    if not servers:
+        return held
+    events: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    streams: Counter[str] = Counter()
+    goaways: Counter[str] = Counter()
+    for server in servers:
+        tally, counts = server.tally, server.stream_counts()
+        ended = dict(tally.ended)
+        refused = ended.pop(Fault.TOO_MANY)
+        events.update(accepted=tally.accepted, refused=refused, evicted=tally.evicted)
+        errors.update(ended)
+        streams.update(
+            reset_by_client=counts.resets_received,
+            reset_by_server=counts.resets_sent,
+            malformed=counts.malformed,
+            refused=counts.refused,
+            stalled=tally.stalled_calls,
+        )
+        goaways.update(sent=counts.goaways_sent, received=counts.goaways_received)
+    return replace(
+        held,
+        connections=sum(len(server.clients) for server in servers),
+        events=events,
+        errors=errors,
+        streams=streams,
+        goaways=goaways,
+    )

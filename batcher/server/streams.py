@@ -1,0 +1,192 @@
+"""One `ModelStreamInfer` call: requests in, answers out, and what it holds meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+from grpc import aio
+
+from batcher.buffers import Buffers
+from batcher.clock import SECOND
+from batcher.errors import InvalidRequest, Overloaded
+from batcher.server import convert
+from batcher.server.calls import Context
+
+Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
+
+RETRY_ROOM_NS = SECOND
+"""What a caller is told to wait for whose messages there is no room."""
+
+
+def no_room(buffers: Buffers, size: int) -> Overloaded:
+    """What a request is answered for which, or for whose answer, there is no room; it is counted."""
+    buffers.refused += 1
+    return Overloaded(
+        f"no room for {size} bytes: requests and answers hold {buffers.limit} bytes"
+        " (server.max_buffered)",
+        retry_after_ns=RETRY_ROOM_NS,
+    )
+
+
+class StreamCharges:
+    """What the requests and answers of one stream hold in `Buffers`.
+
+    A request is charged until it is answered, its answer until it is written: a transport that
+    charges by itself does so from then on.
+    """
+
+    def __init__(self, buffers: Buffers, *, transport_charges: bool) -> None:
+        self._buffers = buffers
+        self._transport_charges = transport_charges
+        self._held = 0
+        self._released = False
+
+    def taken(self, data: bytes) -> bool:
+        """A request was read; returns whether there is room for it."""
+        size = len(data)
+        if not self._buffers.reserve(size):
+            return False
+        self._held += size
+        return True
+
+    def refused(self, data: bytes) -> bytes:
+        """The answer to a request for which there is no room."""
+        return self._error(no_room(self._buffers, len(data)), data)
+
+    def answered(self, answer: bytes, size: int) -> bytes:
+        """A request of that size was answered; returns what is to be written."""
+        if self._released:
+            return answer
+        self._let_go(size)
+        if not self._buffers.has_room(len(answer)):
+            answer = self._error(no_room(self._buffers, len(answer)), b"")
+        self._held += len(answer)
+        self._buffers.charge(len(answer))
+        return answer
+
+    async def written(self, answer: bytes, context: Context) -> None:
+        """Write an answer."""
+        if self._transport_charges:
+            self._let_go(len(answer))
+        await context.write(answer)
+        if not self._transport_charges:
+            self._let_go(len(answer))
+
+    def release(self) -> None:
+        """The stream has ended: nothing is held any more."""
+        self._released = True
+        self._let_go(self._held)
+
+    def _let_go(self, size: int) -> None:
+        size = min(size, self._held)
+        self._held -= size
+        self._buffers.release(size)
+
+    @staticmethod
+    def _error(error: Overloaded, data: bytes) -> bytes:
+        request_id = ""
+        if len(data) <= convert.LARGE_MESSAGE:
+            with contextlib.suppress(InvalidRequest):
+                request_id = convert.parse(data).id
+        return convert.stream_error(str(error), request_id=request_id)
+
+
+class StreamPump:
+    """Reads requests and writes answers of one stream at the same time.
+
+    `answer` never raises. At most `max_in_flight` requests are being answered; reading pauses
+    there, which the peer feels as flow control.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        answer: Answer,
+        charges: StreamCharges,
+        max_in_flight: int,
+        *,
+        ordered: bool,
+    ) -> None:
+        self._context = context
+        self._answer = answer
+        self._charges = charges
+        self._ordered = ordered
+        self._room = asyncio.Semaphore(max_in_flight)
+        self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        self._open: set[asyncio.Task[bytes]] = set()
+        self._reader: asyncio.Task[None] | None = None
+        self.ended = False
+        """Whether `end` cut the reading short."""
+
+    def end(self) -> None:
+        """Take in no more requests; `run` returns when those taken in are answered."""
+        self.ended = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def run(self) -> None:
+        """Pump until the caller has half-closed and every request is answered."""
+        self._reader = asyncio.create_task(self._read())
+        self._reader.add_done_callback(self._all_read)
+        task: asyncio.Task[bytes] | None = None
+        try:
+            while (task := await self._answers.get()) is not None:
+                await self._charges.written(await task, self._context)
+                self._room.release()
+            if not self._reader.cancelled():
+                self._reader.result()
+        finally:
+            task = None
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End the tasks, and know them no more.
+
+        What they raise knows the frames that it passed, and those know this pump: if it knew the
+        tasks too, messages and all would wait for the garbage collector.
+        """
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+        for task in self._open:
+            task.cancel()
+        while not self._answers.empty():
+            self._answers.get_nowait()
+        self._charges.release()
+
+    async def _read(self) -> None:
+        while True:
+            await self._room.acquire()
+            data = await self._context.read()
+            if data is aio.EOF:
+                break
+            self._begin(data)
+
+    def _all_read(self, _: asyncio.Task[None]) -> None:
+        # Of a task that is cancelled before its first step not even a `finally` runs.
+        if self._ordered or not self._open:
+            self._answers.put_nowait(None)
+        else:
+            last = asyncio.gather(*self._open, return_exceptions=True)
+            last.add_done_callback(lambda _: self._answers.put_nowait(None))
+
+    async def _made(self, data: bytes, *, taken: bool) -> bytes:
+        if not taken:
+            return self._charges.answered(self._charges.refused(data), 0)
+        return self._charges.answered(await self._answer(data), len(data))
+
+    def _begin(self, data: bytes) -> None:
+        task = asyncio.create_task(self._made(data, taken=self._charges.taken(data)))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+        if self._ordered:
+            self._answers.put_nowait(task)
+        else:
+            task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[bytes]) -> None:
+        if self._reader is not None:
+            self._answers.put_nowait(task)
