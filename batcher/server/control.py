@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -51,6 +52,17 @@ EXTENSIONS = (
 
 ADMIN_EXTENSIONS = (*EXTENSIONS, "model_repository")
 
+_VERBS = ("Status", "Register", "Unregister")
+_IN_THE_MESSAGE = "send tensors in the message"
+
+NOT_OFFERED = {
+    **dict.fromkeys((f"SystemSharedMemory{verb}" for verb in _VERBS), _IN_THE_MESSAGE),
+    **dict.fromkeys((f"CudaSharedMemory{verb}" for verb in _VERBS), _IN_THE_MESSAGE),
+    "TraceSetting": "requests are recorded where `journal` or `flight_recorder` is configured",
+    "LogSettings": "`batcher serve --log-level` says what is logged",
+}
+"""RPCs of the protocol that are refused, and what to do instead."""
+
 UNLOAD_TIMEOUT_S = 30.0
 """How long running batches may take to end when their model is unloaded."""
 
@@ -86,6 +98,8 @@ class ControlEdge:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
+        for name, why in NOT_OFFERED.items():
+            answers[name] = partial(_not_offered, name, why)
         return {name: self._guarded(name, method) for name, method in answers.items()}
 
     async def end_changes(self) -> None:
@@ -257,6 +271,10 @@ async def _unload_all(models: Sequence[ServedModel]) -> None:
 
 def _listed(names: Iterable[str]) -> str:
     return shortened(", ".join(sorted(names)))
+
+
+async def _not_offered(name: str, why: str, _: object) -> Message:
+    raise NotSupported(f"{name} is not supported: {why}")
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:

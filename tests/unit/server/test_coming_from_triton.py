@@ -1,5 +1,6 @@
 """The page for Triton users: its example means the same here, and what it names exists."""
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -79,7 +80,19 @@ async def test_the_calls_that_it_says_are_refused_are(stub):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await getattr(stub, name)(methods(INFERENCE)[name].request())
         assert caught.value.code().name == code, name
+        assert caught.value.details() != "Method not found!", "it says what to do instead"
         assert code in PAGE
+
+
+async def test_every_call_of_the_protocol_is_answered_or_refused_with_a_reason(stub):
+    unary = {name: m for name, m in methods(INFERENCE).items() if m.kind == "unary_unary"}
+    assert len(unary) > 15
+    calls = (getattr(stub, name)(method.request()) for name, method in unary.items())
+    for name, ended in zip(
+        unary, await asyncio.gather(*calls, return_exceptions=True), strict=True
+    ):
+        told = ended.details() if isinstance(ended, grpc.aio.AioRpcError) else "answered"
+        assert told not in {"", "Method not found!"}, name
 
 
 async def test_the_server_is_called_what_it_says(stub):
