@@ -109,6 +109,10 @@ class Batcher:
             else:
                 _not_answered(pending, Outcome.CANCELLED, Reason.CALLER_CANCELLED)
             raise
+        except InvalidRequest:
+            # What was asked of the answer does not suit it.
+            _not_answered(pending, Outcome.FAILED, Reason.INPUT_FAILURE)
+            raise
         except AnswerTooLarge:
             _not_answered(pending, Outcome.FAILED, ReplyReason.ANSWER_TOO_LARGE)
             raise

@@ -191,16 +191,11 @@ class InferenceEdge:
         stream: bool = False,
     ) -> tuple[bytes, Stamps]:
         try:
-            read = partial(
-                convert.to_request,
-                wire,
-                arrival_ns=arrival_ns,
-                deadline_ns=deadline_ns,
-                tenant=_tenant(metadata),
-                priority=_priority(metadata),
-            )
-            large = len(wire.data) > convert.LARGE_MESSAGE
-            request = await self._off_loop(read) if large else read()
+            if len(wire.data) <= convert.LARGE_MESSAGE:
+                request = _read(wire, arrival_ns, deadline_ns, metadata)
+            else:
+                read = partial(_read, wire, arrival_ns, deadline_ns, metadata)
+                request = await self._off_loop(read)
         except RequestError:
             self._batcher.refused(wire.model, wire.version, arrival_ns, GateReason.INVALID)
             raise
@@ -221,8 +216,11 @@ class InferenceEdge:
     ) -> tuple[bytes, Stamps]:
         """The serialized answer, for a stream or for a call of its own."""
         asked = None if request.classifications is None else self._classes(reply, request)
-        make = partial(convert.response_parts, reply, classifications=asked)
-        parts = await self._off_loop(make) if convert.takes_long(reply, asked) else make()
+        if not convert.takes_long(reply, asked):
+            parts = convert.response_parts(reply, classifications=asked)
+        else:
+            make = partial(convert.response_parts, reply, classifications=asked)
+            parts = await self._off_loop(make)
         nbytes = sum(map(len, parts))
         # gRPC would refuse it too, but by ending a stream with all that is still open on it.
         if nbytes > self._max_answer:
@@ -253,6 +251,18 @@ def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:
 
 def _draining() -> Draining:
     return Draining("the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
+
+
+def _read(
+    wire: WireRequest, arrival_ns: int, deadline_ns: int | None, metadata: dict[str, str]
+) -> InferenceRequest:
+    return convert.to_request(
+        wire,
+        arrival_ns=arrival_ns,
+        deadline_ns=deadline_ns,
+        tenant=_tenant(metadata),
+        priority=_priority(metadata),
+    )
 
 
 def _deadline(context: Context, now_ns: int) -> int | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from grpc import aio
 
-from batcher.server import convert
+from batcher.server import classification, convert
 from batcher.telemetry.reasons import ENDS, UnreadReason
 from batcher.testing.messages import infer_request
 
@@ -53,6 +53,21 @@ async def test_an_answer_that_is_too_large_has_failed(served):
     assert count("ok", "") == 0
     assert count("failed", "answer_too_large") == 2
     stream.cancel()
+
+
+async def test_classes_that_cannot_be_given_are_the_callers_fault(served, request_of, monkeypatch):
+    _, stub, count = served
+    monkeypatch.setattr(classification, "MAX_CLASSES", 3)
+    request = request_of()
+    request.outputs.add(name="Y").parameters["classification"].int64_param = 4
+
+    with pytest.raises(aio.AioRpcError) as caught:
+        await stub.ModelInfer(request)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "classification gives 3 classes in one answer, got 1 rows of 4" in caught.value.details()
+    assert count("ok", "") == 0
+    assert count("failed", "input") == 1
 
 
 async def test_an_answer_that_cannot_be_encoded_has_failed(served, request_of, monkeypatch):
