@@ -20,7 +20,7 @@ FRAMES_A_STREAM = 10
 FRAMES_FOR_DATA = 8
 """As many more with each frame of data that the server sends: clients widen windows as they read."""
 LEAST_DATA = 256
-"""Bytes of such a frame, where a window has cut it: who opens a window by a byte earns nothing."""
+"""Bytes of such a frame, where a window has cut it: a window that grows byte by byte earns nothing."""
 
 SETTINGS_A_SECOND = 20
 """Each may let all streams go on at once."""
@@ -31,7 +31,7 @@ cancel all that it has. A quarter of them come back each second, and half of eac
 
 
 class Budget:
-    """What is left for one connection. Whoever knows the time calls `refill` each second."""
+    """What is left for one connection. Its owner, which knows the time, calls `refill` each second."""
 
     __slots__ = ("_most_resets", "frames", "resets", "settings")
 

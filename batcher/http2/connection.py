@@ -336,7 +336,7 @@ class Connection(Sender):
         stream = self.streams.get(name)
         if stream is None or stream.finished:
             self.budget.spend_frame()
-            if self._was_cut(name):
+            if self._closed_first_by_server(name):
                 return  # they were on their way when the stream ended
             if name == self.highest:
                 raise ConnectionFailedError(Error.STREAM_CLOSED, f"stream {name} had ended")
@@ -372,7 +372,7 @@ class Connection(Sender):
             self.budget.spend_frame()
         stream = self.streams.get(name)
         if stream is None or stream.finished:
-            if not self._was_cut(name):
+            if not self._closed_first_by_server(name):
                 self.counts.malformed += 1
                 self._refuse(name, Error.STREAM_CLOSED)
             return  # it was on its way when the stream ended
@@ -408,7 +408,7 @@ class Connection(Sender):
     def _refuse(self, name: int, error: Error) -> None:
         """Answer nothing on a stream, and ignore what else comes on it."""
         self._out.append(reset_frame(name, error))
-        self._note_cut(name)
+        self._note_closed_first(name)
         self.budget.spend_reset()
 
     def _settings(self, flags: int, payload: bytes, events: list[Event]) -> None:

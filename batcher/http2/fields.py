@@ -95,7 +95,7 @@ def is_sound(name: bytes, value: bytes) -> bool:
 def read_request(fields: Fields, most: int) -> Request:
     """A block as the beginning of a request. Raises `MalformedRequestError`.
 
-    Of one with more bytes than `most` not all fields are there: whoever takes it refuses it.
+    Of one with more bytes than `most` not all fields are there: the call is to be refused.
     """
     if fields.request is None:
         if not fields.sound:

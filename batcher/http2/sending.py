@@ -21,7 +21,7 @@ from batcher.http2.frames import (
 )
 from batcher.http2.streams import Counts, Drained, Event, Stream
 
-_CUT = 256
+_REMEMBERED = 256
 """So many streams that the server ended first are told from those that the client had ended."""
 
 
@@ -32,16 +32,16 @@ class Sender:
         self.budget = budget
         """What the client may send beside its requests. Call its `refill` each second."""
         self.streams: dict[int, Stream] = {}
-        """Those that somebody works on, by number."""
+        """Those that are worked on, by number."""
         self.open = 0
         """How many of them the client sees as open."""
         self.counts = Counts()
         self.queued = 0
         """Bytes of answers that wait for the client's windows."""
-        self._cut: dict[int, None] = {}
+        self._closed_first: dict[int, None] = {}
         """Streams that the server ended before the client had, the latest last: what the client
         sends meanwhile is on its way already."""
-        self._cut_before = 0
+        self._closed_first_below = 0
         """The highest that is no longer among them."""
         self._out: list[bytes] = []
         self._shrunk = b""
@@ -136,7 +136,7 @@ class Sender:
             self._finished(stream)
             self._forget(stream)
             if not stream.ended:
-                self._note_cut(stream.id)
+                self._note_closed_first(stream.id)
             self.counts.resets_sent += 1
             self._out.append(reset_frame(stream.id, error))
 
@@ -175,7 +175,7 @@ class Sender:
         self._send_block(stream.id, block, END_STREAM)
         if not stream.ended:
             # The answer does not depend on the rest of the request.
-            self._note_cut(stream.id)
+            self._note_closed_first(stream.id)
             self._out.append(reset_frame(stream.id, Error.NO_ERROR))
 
     def _room(self, stream: Stream) -> int:
@@ -230,17 +230,17 @@ class Sender:
         stream.finished = True
         self.open -= 1
 
-    def _note_cut(self, name: int) -> None:
-        cut = self._cut
-        cut[name] = None
-        if len(cut) > _CUT:
-            oldest = next(iter(cut))
-            del cut[oldest]
-            self._cut_before = max(self._cut_before, oldest)
+    def _note_closed_first(self, name: int) -> None:
+        closed = self._closed_first
+        closed[name] = None
+        if len(closed) > _REMEMBERED:
+            oldest = next(iter(closed))
+            del closed[oldest]
+            self._closed_first_below = max(self._closed_first_below, oldest)
 
-    def _was_cut(self, name: int) -> bool:
+    def _closed_first_by_server(self, name: int) -> bool:
         """Whether the server ended that stream first, or may have."""
-        return name <= self._cut_before or name in self._cut
+        return name <= self._closed_first_below or name in self._closed_first
 
 
 def reset_frame(stream: int, error: Error) -> bytes:
