@@ -17,7 +17,14 @@ from batcher.config.section import (
     Section,
     refusal,
 )
-from batcher.config.units import Duration, DurationOrZero, Size, format_duration, format_size
+from batcher.config.units import (
+    Duration,
+    DurationOrNull,
+    DurationOrZero,
+    Size,
+    format_duration,
+    format_size,
+)
 
 _IPV4: Final = "0.0.0.0"  # noqa: S104 - what the file may say
 _INT32_MAX = (1 << 31) - 1
@@ -63,7 +70,7 @@ class ServerConfig(Section):
     max_connections: Count = 1024
     """Connections open at once on each gRPC listener. Of those that have had no call for ten
     seconds, the longest idle one makes room for a new one (`builtin`)."""
-    max_connection_idle: Duration | None = 300_000_000_000
+    max_connection_idle: DurationOrNull = 300_000_000_000
     """After so long without a call a client is asked to connect anew; null means never."""
     max_connection_age: Duration | None = None
     """After so long, give or take a tenth, a client is asked to connect anew, so that callers spread
@@ -112,7 +119,7 @@ class ServerConfig(Section):
             problems += (
                 ((key,), "only transport: builtin has it; allowed: leave it out")
                 for key in ("receive_timeout", "write_timeout")
-                if key in self.model_fields_set
+                if getattr(self, key) != type(self).model_fields[key].default
             )
         if 0 < self.watch < _SHORTEST_WATCH_NS:
             allowed = f"at least {format_duration(_SHORTEST_WATCH_NS)}, or 0"

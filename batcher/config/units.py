@@ -102,6 +102,14 @@ def _duration_above_zero(value: object) -> int:
     return duration_ns
 
 
+def _duration_or_null(value: object) -> int | None:
+    return None if value is None else _duration_above_zero(value)
+
+
+def _format_duration_or_null(duration_ns: int | None) -> str | None:
+    return None if duration_ns is None else format_duration(duration_ns)
+
+
 def _size_above_zero(value: object) -> int:
     nbytes = parse_size(value)
     if nbytes == 0:
@@ -125,6 +133,15 @@ Duration = Annotated[
     WithJsonSchema(_schema(_DURATION_UNITS, "50ms", zero=False)),
 ]
 """A duration above zero: `50ms` in the file, int nanoseconds as the attribute."""
+
+DurationOrNull = Annotated[
+    int | None,
+    BeforeValidator(_duration_or_null),
+    PlainSerializer(_format_duration_or_null, return_type=str | None),
+    WithJsonSchema({"anyOf": [_schema(_DURATION_UNITS, "50ms", zero=False), {"type": "null"}]}),
+]
+"""A duration above zero or null, where the default is a duration: pydantic writes a default with its
+unit only where its type is not a union."""
 
 DurationOrZero = Annotated[
     int,

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 import batcher
+from batcher.buffers import Buffers
+from batcher.config import ServerConfig, parse_config
 from batcher.config.policies import POLICIES
 from batcher.config.root import Config
 from batcher.config.section import Section
+from batcher.errors import ConfigError
+from batcher.server.listeners import BuiltinServer, GrpcServer
 
 PACKAGE = Path(batcher.__file__).parent
 SHOWS = {PACKAGE / "cli/check.py"}
@@ -87,3 +91,29 @@ def test_every_policy_reads_the_keys_that_it_may_have():
         for key in entry.keys:
             changed = BatchingConfig.model_validate({"policy": name, key: other[key]} | target)
             assert changed.policy_settings() != plain.policy_settings(), key
+
+
+class Reads:
+    """A server's section that knows which of its keys were read."""
+
+    def __init__(self):
+        self.keys = {"tls"}  # read when it starts
+
+    def __getattr__(self, key):
+        self.keys.add(key)
+        return getattr(ServerConfig(), key)
+
+
+async def test_a_key_that_one_transport_alone_reads_is_refused_under_the_other():
+    read = {}
+    for name, server in (("builtin", BuiltinServer), ("grpcio", GrpcServer)):
+        config = Reads()
+        server([], [], config, Buffers(1024**2), lambda *_: None)
+        read[name] = config.keys
+    values = {"receive_timeout": "7s", "write_timeout": "7s"}
+    for name, others in (("builtin", read["grpcio"]), ("grpcio", read["builtin"])):
+        for key in others - read[name]:
+            text = f"server: {{transport: {name}, {key}: {values[key]}}}\n"
+            with pytest.raises(ConfigError, match=rf"server\.{key}"):
+                parse_config(f"{text}models: [{{name: m, executor: emulated}}]")
+    assert read["builtin"] - read["grpcio"] == set(values)

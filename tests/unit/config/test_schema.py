@@ -87,3 +87,12 @@ def test_internals_are_not_offered(schema):
         "flight_recorder",
     }
     assert schema["required"] == ["models"]
+
+
+def test_every_duration_and_size_has_a_unit_in_its_default_too(schema):
+    """A number that the key itself would refuse is no default."""
+    for section in schema["$defs"].values():
+        for key, node in section.get("properties", {}).items():
+            texts = [leaf for leaf in branches(node) if leaf.get("pattern", "").startswith(r"^\d+")]
+            if texts and node.get("default") is not None:
+                assert any(re.search(leaf["pattern"], str(node["default"])) for leaf in texts), key
