@@ -115,6 +115,10 @@ class ServerConfig(Section):
         if self.max_buffered is not None and self.max_buffered < 2 * self.max_message:
             allowed = f"at least {format_size(2 * self.max_message)}, twice max_message"
             problems.append((("max_buffered",), refusal(format_size(self.max_buffered), allowed)))
+        grace = type(self).model_fields["max_connection_age_grace"].default
+        if self.max_connection_age is None and self.max_connection_age_grace != grace:
+            unread = "without max_connection_age nothing reads it; allowed: together with it"
+            problems.append((("max_connection_age_grace",), unread))
         if self.transport == "grpcio":
             problems += (
                 ((key,), "only transport: builtin has it; allowed: leave it out")

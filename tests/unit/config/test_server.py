@@ -68,6 +68,14 @@ def test_port_0_may_be_asked_for_several_times(parse):
         ("{status_codes: http}", "status_codes: got \"http\"; allowed: 'standard' or 'triton'"),
         ("{max_message: 64}", "max_message: got 64; allowed: a number with a unit (B, kB"),
         ("{max_message: 2GiB}", 'max_message: got "2GiB"; allowed: at most 2147483647B'),
+        (
+            "{max_connection_age_grace: 3s}",
+            "max_connection_age_grace: without max_connection_age nothing reads it; allowed: together",
+        ),
+        (
+            "{transport: grpcio, write_timeout: 3s}",
+            "write_timeout: only transport: builtin has it; allowed: leave it out",
+        ),
         ("{max_connections: 0}", "max_connections: got 0; allowed: 1 or more"),
         ("{max_streams: null}", "max_streams: got null; allowed: a whole number"),
         ("{drain_timeout: 30}", "drain_timeout: got 30; allowed: a number with a unit"),
