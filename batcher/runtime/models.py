@@ -251,7 +251,13 @@ class ServedModel:
         return Instance(plan, self._home, self.telemetry, pad, lambda: self.settings.max_batch_size)
 
     def _pad(self, metadata: ModelMetadata) -> Padding | None:
-        """How an instance that is loading is padded; the scheduler knows before its first batch."""
+        """How an instance that is loading is padded; the scheduler knows before its first batch.
+
+        Raises `ModelLoadError` for a replacement that takes or gives something else than what is
+        served: callers' requests were checked against that.
+        """
+        if self.state is ModelState.READY and self._loaded is not None:
+            self._check_same(metadata, self._loaded[0])
         before = self._configured(self.settings)
         self.padding = resolve(self.name, self.rules, metadata)
         after = self._configured(self.settings)
@@ -273,11 +279,23 @@ class ServedModel:
     ) -> ModelMetadata:
         tasks = [asyncio.create_task(self._load_instance(each, up=up)) for each in instances]
         try:
-            return (await asyncio.gather(*tasks))[0]
+            loaded = await asyncio.gather(*tasks)
+            for metadata in loaded:
+                self._check_same(metadata, loaded[0])
+            return loaded[0]
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+
+    def _check_same(self, metadata: ModelMetadata, served: ModelMetadata) -> None:
+        if replace(metadata, platform="", properties={}) != replace(
+            served, platform="", properties={}
+        ):
+            raise ModelLoadError(
+                f"{self.name}: an instance takes or gives other tensors than the others were loaded"
+                " with; load the model again"
+            )
 
     async def _load_instance(self, instance: Instance, *, up: bool) -> ModelMetadata:
         loop, delay_s = self._home.loop, FIRST_RETRY_S

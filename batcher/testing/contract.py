@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -36,8 +37,11 @@ from batcher.executor import (
     LoadContext,
     ModelMetadata,
     ReportsHealth,
+    nothing_to_release,
 )
 from batcher.plugins import is_async
+from batcher.runtime.rows import fit
+from batcher.tensors import TensorSpec
 
 T = TypeVar("T")
 
@@ -69,18 +73,35 @@ class Driver:
         return self._thread.submit(run).result()
 
     def load(self) -> ModelMetadata:
-        """Load with the context."""
-        self.metadata = self.call(lambda: self.executor.load(self.context))
+        """Load with the context: what the executor says of its model, as it would be served."""
+        told = self.call(lambda: self.executor.load(self.context))
+        self.metadata = told
+        self.metadata = fit(told, self.context)
         return self.metadata
+
+    @property
+    def with_rows(self) -> frozenset[str]:
+        """The inputs that have a row axis."""
+        assert self.metadata is not None
+        return frozenset(spec.name for spec in self.metadata.inputs if spec.batched)
+
+    def rows(self, inputs: Mapping[str, Array]) -> int:
+        """How many rows these inputs have; 1 where none of them has any."""
+        return next((len(array) for name, array in inputs.items() if name in self.with_rows), 1)
+
+    def some_rows(self, inputs: Mapping[str, Array], which: slice) -> dict[str, Array]:
+        """These rows of every input that has rows; the others as they are."""
+        return {
+            name: array[which].copy() if name in self.with_rows else array
+            for name, array in inputs.items()
+        }
 
     def execute(
         self, inputs: Mapping[str, Array], outputs: frozenset[str] | None = None
     ) -> BatchResult:
         """Run one batch of these inputs."""
-        rows = len(next(iter(inputs.values())))
-        batch = Batch(
-            {name: _read_only(array) for name, array in inputs.items()}, rows, outputs=outputs
-        )
+        arrays = {name: _read_only(array) for name, array in inputs.items()}
+        batch = Batch(arrays, self.rows(inputs), outputs=outputs)
         return self.call(lambda: self.executor.execute(batch))
 
     def answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -96,7 +117,7 @@ class Driver:
         executor = cast("AsyncExecutor", self.executor)
 
         async def together() -> list[BatchResult]:
-            calls = [executor.execute(Batch(b, len(next(iter(b.values()))))) for b in batches]
+            calls = [executor.execute(Batch(each, self.rows(each))) for each in batches]
             return await asyncio.gather(*calls)
 
         return self.call(together)
@@ -114,7 +135,10 @@ class ExecutorContract:
     """Subclass this, name the subclass `Test...`, and override what is marked as yours."""
 
     max_batch_size = 8
-    """Yours: the largest batch that is tried; at least 2 unless the model takes one row only."""
+    """Yours: the largest batch that is tried; at least 2 unless the model takes one row only, and 0
+    where it has no batch axis."""
+    batched: Mapping[str, bool] = MappingProxyType({})
+    """Yours, if there are any: input -> what the configuration would say of it under `inputs`."""
     tolerance = 1e-5
     """Yours: how far (absolute and relative) a row's floating-point answer may be from its answer
     in another batch."""
@@ -124,7 +148,10 @@ class ExecutorContract:
         raise NotImplementedError
 
     def make_inputs(self, rows: int, rng: np.random.Generator) -> dict[str, Array]:
-        """Yours: one valid batch of `rows` rows that differ from one another, one array an input."""
+        """Yours: one valid batch of `rows` rows that differ from one another, one array an input.
+
+        An input that has no rows is the same whatever `rows` is.
+        """
         raise NotImplementedError
 
     def bad_inputs(self) -> dict[str, Array] | None:
@@ -188,7 +215,8 @@ class ExecutorContract:
             assert len(set(names)) == len(names), f"names are not unique: {names}"
             for spec in specs:
                 assert spec.datatype in DTYPES, f"{spec.name}: unknown datatype {spec.datatype}"
-                assert spec.shape[:1] == (-1,), f"{spec.name}: {spec.shape} must start with -1"
+                rows = not spec.batched or spec.shape[:1] == (-1,)
+                assert rows, f"{spec.name}: {spec.shape} must start with -1"
                 assert all(length == -1 or length > 0 for length in spec.shape), spec
         for parameter in metadata.parameters:
             assert isinstance(parameter, str), f"parameter {parameter!r} must be a name"
@@ -197,7 +225,7 @@ class ExecutorContract:
         for key, value in metadata.properties.items():
             assert isinstance(key, str)
             assert isinstance(value, str), f"property {key} must be text"
-        variable = [s.name for s in metadata.inputs if -1 in s.shape[1:]]
+        variable = [s.name for s in metadata.inputs if -1 in s.inner]
         assert not variable or driver.executor.capabilities.dynamic_axes, (
             f"{variable} have variable axes, but the capabilities say dynamic_axes=False"
         )
@@ -213,7 +241,7 @@ class ExecutorContract:
         required = {spec.name for spec in specs.values() if not spec.optional}
         assert required <= set(inputs) <= set(specs)
         for name, array in inputs.items():
-            _check_array(name, array, specs[name].datatype, specs[name].shape, rows)
+            _check_array(array, specs[name], rows)
 
     def test_outputs_match_the_metadata(self, driver: Driver, rng: np.random.Generator) -> None:
         """For every batch size, each output has its dtype, its shape and one row for each row."""
@@ -222,7 +250,7 @@ class ExecutorContract:
             outputs = driver.answer(self.make_inputs(rows, rng))
             assert set(outputs) == {spec.name for spec in driver.metadata.outputs}
             for spec in driver.metadata.outputs:
-                _check_array(spec.name, outputs[spec.name], spec.datatype, spec.shape, rows)
+                _check_array(outputs[spec.name], spec, rows)
 
     def test_rows_keep_their_order_and_do_not_touch_each_other(
         self, driver: Driver, rng: np.random.Generator
@@ -231,17 +259,19 @@ class ExecutorContract:
 
         Outputs that depend on the batch on purpose are named in `batch_dependent`.
         """
+        if not driver.with_rows:
+            pytest.skip("nothing has rows")
         sizes = self._sizes(driver)
         rows = sizes[-1]
         inputs = self.make_inputs(rows, rng)
         whole = driver.answer(inputs)
-        turned = driver.answer({name: array[::-1].copy() for name, array in inputs.items()})
+        turned = driver.answer(driver.some_rows(inputs, slice(None, None, -1)))
         for name in whole.keys() - self.batch_dependent():
             self._assert_close(turned[name][::-1], whole[name], f"{name}, batch turned around")
         if sizes[0] != 1:
             return
         for row in range(rows):
-            alone = driver.answer({name: array[row : row + 1] for name, array in inputs.items()})
+            alone = driver.answer(driver.some_rows(inputs, slice(row, row + 1)))
             for name in whole.keys() - self.batch_dependent():
                 self._assert_close(alone[name][0], whole[name][row], f"{name}, row {row} alone")
 
@@ -274,7 +304,12 @@ class ExecutorContract:
             np.testing.assert_array_equal(array, before[name])
         first.release()
         second.release()
-        driver.answer(self.make_inputs(rows, rng))
+        for _ in range(3):
+            driver.answer(self.make_inputs(rows, rng))
+        if first.release is nothing_to_release:
+            for name, array in first.outputs.items():
+                message = f"{name} was used again, and the result has no release"
+                np.testing.assert_array_equal(array, before[name], err_msg=message)
 
     def test_two_instances_do_not_disturb_each_other(
         self, context: LoadContext, driver: Driver, rng: np.random.Generator
@@ -359,7 +394,8 @@ class ExecutorContract:
                 self._assert_close(together[name], array, name)
 
     def _context(self, options: Mapping[str, Any], base_dir: Path) -> LoadContext:
-        return LoadContext("contract", "1", 0, "cpu", self.max_batch_size, options, base_dir)
+        most = self.max_batch_size
+        return LoadContext("contract", "1", 0, "cpu", most, options, base_dir, self.batched)
 
     @contextmanager
     def _loaded(self, context: LoadContext) -> Iterator[Driver]:
@@ -371,7 +407,7 @@ class ExecutorContract:
 
     def _sizes(self, driver: Driver) -> range:
         """Every batch size that the executor must take."""
-        most = self.max_batch_size
+        most = max(1, self.max_batch_size)
         return range(1 if driver.executor.capabilities.dynamic_rows else most, most + 1)
 
     def _assert_close(self, got: Array, expected: Array, what: str) -> None:
@@ -390,12 +426,14 @@ def _read_only(array: Array) -> Array:
     return view
 
 
-def _check_array(name: str, array: Array, datatype: str, shape: tuple[int, ...], rows: int) -> None:
+def _check_array(array: Array, spec: TensorSpec, rows: int) -> None:
+    name, shape = spec.name, spec.shape
     assert isinstance(array, np.ndarray), f"{name} must be a numpy array"
-    assert array.dtype == DTYPES[datatype], f"{name}: {array.dtype} is not {datatype}"
+    assert array.dtype == DTYPES[spec.datatype], f"{name}: {array.dtype} is not {spec.datatype}"
     assert array.ndim == len(shape), f"{name}: shape {array.shape} does not fit {shape}"
-    assert len(array) == rows, f"{name}: {len(array)} rows instead of {rows}"
+    if spec.batched:
+        assert len(array) == rows, f"{name}: {len(array)} rows instead of {rows}"
     fits = all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
     assert fits, f"{name}: shape {array.shape} does not fit {shape}"
-    if datatype == "BYTES":
+    if spec.datatype == "BYTES":
         assert all(isinstance(value, bytes) for value in array.flat), f"{name}: not all are bytes"

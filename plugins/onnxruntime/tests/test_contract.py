@@ -74,6 +74,29 @@ class TestSeveralInputsAndOutputs(Contract):
         return {"path": models.several().name, "threads": {"intra_op": 1, "inter_op": 2}}
 
 
+class TestSharedInput(Contract):
+    """An input that all rows of a batch share, beside rows."""
+
+    batched = {"b": False}  # noqa: RUF012 - a test's constant
+
+    def make_inputs(self, rows, rng):
+        return {
+            "X": rng.standard_normal((rows, 4), np.float32),
+            "b": np.arange(4, dtype=np.float32),
+        }
+
+    @pytest.fixture
+    def options(self, models):
+        return {"path": models.biased().name}
+
+
+class TestNoBatchAxis(TestSharedInput):
+    """The same file, one request at a time."""
+
+    max_batch_size = 0
+    batched = {}  # noqa: RUF012 - a test's constant
+
+
 class TestVariableAxis(Contract):
     def make_inputs(self, rows, rng):
         return {"IDS": rng.integers(0, 5, (rows, 3))}

@@ -247,3 +247,20 @@ async def test_metadata_of_a_model_that_never_loaded(make_middle):
     with pytest.raises(ModelUnavailable):
         _ = middle.model.metadata
     await middle.model.unload(1.0)
+
+
+class TestInstancesThatDiffer:
+    async def test_a_replacement_that_takes_other_tensors_does_not_come_up(self, middle):
+        """Requests are checked against what was loaded: the file must not change behind it."""
+        instance = middle.model._instances[0]
+        middle.make_executor = lambda: FakeExecutor(columns=3)
+        with pytest.raises(ModelLoadError, match="other tensors than the others"):
+            await instance.load()
+        middle.make_executor = FakeExecutor
+        await instance.load()
+        assert await middle.batcher.infer(middle.request())
+
+    async def test_loading_the_model_again_takes_them(self, middle):
+        middle.make_executor = lambda: FakeExecutor(columns=3)
+        await middle.model.load()
+        assert await middle.batcher.infer(middle.request(columns=3))

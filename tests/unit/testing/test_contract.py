@@ -139,6 +139,18 @@ class ReusesBuffer(Breaker):
         return {"Y": self.buffer[: batch.rows]}
 
 
+class TakesTurnsWithBuffers(Breaker):
+    """Two buffers hide it from a look at the next batch alone."""
+
+    buffers = np.zeros((2, 8, 2), np.float32)
+    turn = 0
+
+    def break_it(self, batch, outputs):
+        self.turn = 1 - self.turn
+        self.buffers[self.turn, : batch.rows] = outputs["Y"]
+        return {"Y": self.buffers[self.turn, : batch.rows]}
+
+
 class WritesInputs(Breaker):
     def break_it(self, batch, outputs):
         batch.inputs["X"][:] = 0
@@ -165,6 +177,7 @@ class Subset(Contract):
         (WrongDtype, "test_outputs_match_the_metadata"),
         (DropsRow, "test_outputs_match_the_metadata"),
         (ReusesBuffer, "test_results_stand_until_they_are_released"),
+        (TakesTurnsWithBuffers, "test_results_stand_until_they_are_released"),
         (WritesInputs, "test_outputs_match_the_metadata"),
         (ForgetsOutput, "test_only_requested_outputs_are_needed"),
         (Unwell, "test_a_loaded_executor_is_well"),
@@ -191,6 +204,8 @@ GOOD = FakeExecutor().metadata
         replace(GOOD, outputs=(TensorSpec("Y", "FP32", (1, 2)),)),
         replace(GOOD, outputs=(TensorSpec("Y", "FP32", ()),)),
         replace(GOOD, properties={"threads": 2}),
+        replace(GOOD, parameters=("beam", "beam")),
+        replace(GOOD, parameters=("",)),
         ModelMetadata("fake", GOOD.inputs, ()),
     ],
 )
