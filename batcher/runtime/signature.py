@@ -58,6 +58,7 @@ class Signature:
         whole = [spec.name for spec in metadata.inputs if not spec.batched]
         # Without a batch axis no two requests share a batch, whatever they hold.
         self._shared = whole if all(spec.batched for spec in metadata.outputs) else []
+        self._keyed = bool(self._parameters or self._optional or self._shared)
         self._equally_long = _equally_long(metadata.inputs)
 
     def measure(self, request: InferenceRequest) -> Measure:
@@ -97,7 +98,8 @@ class Signature:
         if self._padding is not None:
             self._padding.check(own)
         # Where no input has rows, or none of those that have is there, the request is one row.
-        return Measure(max(rows, 1), nbytes, own, self._batch_key(request))
+        key = self._batch_key(request) if self._keyed else ""
+        return Measure(rows if rows > 0 else 1, nbytes, own, key)
 
     def _wrong_datatype(self, spec: TensorSpec, got: str) -> InvalidRequest:
         return InvalidRequest(
@@ -165,15 +167,25 @@ class Signature:
     def _check_lengths(self, shapes: Shapes) -> None:
         """Axes of one name must be equally long: else a mask would not belong to its tokens."""
         for name, axes in self._equally_long:
-            lengths = {shapes[place][axis] for place, axis in axes if shapes[place]}
-            if len(lengths) > 1:
-                told = ", ".join(
-                    self._length_of(place, axis, shapes) for place, axis in axes if shapes[place]
-                )
-                raise InvalidRequest(
-                    f"{self.model}: inputs disagree on the length of {name!r}, an axis that they"
-                    f" share: {told}"
-                )
+            length = -1
+            for place, axis in axes:
+                shape = shapes[place]
+                if not shape:
+                    continue
+                if length >= 0 and shape[axis] != length:
+                    raise self._of_different_lengths(name, axes, shapes)
+                length = shape[axis]
+
+    def _of_different_lengths(
+        self, name: str, axes: Sequence[tuple[int, int]], shapes: Shapes
+    ) -> InvalidRequest:
+        told = ", ".join(
+            self._length_of(place, axis, shapes) for place, axis in axes if shapes[place]
+        )
+        return InvalidRequest(
+            f"{self.model}: inputs disagree on the length of {name!r}, an axis that they share:"
+            f" {told}"
+        )
 
     def _length_of(self, place: int, axis: int, shapes: Shapes) -> str:
         spec = self._specs[place]
