@@ -106,6 +106,7 @@ def test_the_codes_it_tells_are_the_ones_that_are_sent():
         "wrong input": errors.InvalidRequest,
         "unknown model": errors.UnknownModel,
         "a model that is loading": errors.ModelUnavailable,
+        "a value that the executor": errors.InputRefused,
         "the executor failed": errors.ExecutionFailed,
     }
     told = rows("Status codes")
