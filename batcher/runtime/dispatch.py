@@ -226,6 +226,8 @@ def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
         executed.failure = on_one_line(str(error))
     else:
         executed.failure = describe(error)
+    # It knows the frames that know the batch, and an executor may keep its error.
+    error.__traceback__ = None
 
 
 def accept(

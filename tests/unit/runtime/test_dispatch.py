@@ -114,6 +114,20 @@ ROWS = LARGE_BATCH // 1024
 """Rows of 1 KiB that are not yet a large batch."""
 
 
+def test_an_error_that_its_executor_keeps_keeps_no_batch():
+    error = ValueError("no")
+
+    class Keeping:
+        def execute(self, batch):
+            raise error
+
+    each = Slice(request(X=[[1]]), 0, 1)
+    executed = execute(Keeping(), [each], LAYOUT, time.monotonic_ns, lambda: None)
+
+    assert executed.failure == "ValueError: no"
+    assert error.__traceback__ is None
+
+
 class Reusing:
     """An executor that wants its arrays back."""
 
