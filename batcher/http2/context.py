@@ -431,9 +431,10 @@ class Call:
             self._reserve(inflating.size)
             reserved = inflating.size
             while not complete:
-                self._reserve(STEP)
-                reserved += STEP
-                step = functools.partial(inflating.step, STEP)
+                size = min(STEP, server.max_message + 1 - inflating.size)
+                self._reserve(size)
+                reserved += size
+                step = functools.partial(inflating.step, size)
                 complete = await loop.run_in_executor(server.inflaters, step)
             if inflating.size <= FIRST_STEP:
                 return inflating.message()

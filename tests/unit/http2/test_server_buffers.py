@@ -1,0 +1,248 @@
+"""What calls hold is charged once and released, however they end."""
+
+import asyncio
+import gzip
+
+import grpc
+import pytest
+from by_hand import MAX_MESSAGE, Held, echo, gone, refusal, soon, turns, unary
+
+from batcher.buffers import Buffers
+from batcher.clock import SECOND
+from batcher.http2.frames import END_STREAM, Frame, Setting, frame
+from batcher.http2.server_connection import CALL_BYTES
+from batcher.http2.timeouts import Timeouts
+
+LIMIT = 1_000_000
+LARGE = 190_000
+"""More than a stream's first window holds."""
+EXHAUSTED = str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+
+
+def prefixed(body, compressed=b"\0"):
+    return compressed + len(body).to_bytes(4, "big") + body
+
+
+@pytest.fixture
+async def bounded(serve):
+    """A server with room for five large messages: `server, address`."""
+
+    async def start(limit=LIMIT, **methods):
+        limits = {"buffers": Buffers(limit), "timeouts": Timeouts(receive_ns=20 * SECOND)}
+        return await serve(limits, **methods)
+
+    return start
+
+
+@pytest.fixture
+def empty():
+    """A function that returns once nothing is held, and says what was held at most."""
+
+    async def empty(made):
+        await turns(lambda: made.buffers.used == 0)
+        assert not made.buffers._waiting
+        for client in made.clients:
+            assert (client.account.ahead, len(client.account.claims)) == (0, 0)
+            assert not client.receiving
+            assert not client.sending
+            assert client.connection.queued == 0
+        return made.buffers.peak
+
+    return empty
+
+
+async def test_a_request_is_charged_until_it_is_answered(bounded, raw, empty):
+    held = Held()
+    made, address = await bounded(Hold=unary(held))
+    client = await raw(address)
+    client.open(1, "Hold")
+    client.send(1, bytes(1000))
+    await soon(held.entered)
+    assert CALL_BYTES + 1000 < made.buffers.used < CALL_BYTES + 2000
+    held.release.set()
+    await client.answer(1)
+    await empty(made)
+
+
+async def test_the_window_of_a_large_message_is_charged_before_it_comes(bounded, raw, empty):
+    made, address = await bounded(Echo=unary(echo))
+    client = await raw(address)
+    client.open(1, "Echo")
+    client.write(frame(Frame.DATA, 0, 1, prefixed(bytes(LARGE))[:1000]))
+    await client.until(Frame.WINDOW_UPDATE, 1)
+    assert made.buffers.used > LARGE
+    client.reset(1)
+    await client.ping()
+    await empty(made)
+
+
+async def test_windows_wait_for_room_and_small_requests_go_on(bounded, raw, empty):
+    made, address = await bounded(Echo=unary(echo))
+    greedy = [await raw(address) for _ in range(5)]
+    for client in greedy:
+        for number in (1, 3):
+            client.open(number, "Echo")
+            client.write(frame(Frame.DATA, 0, number, prefixed(bytes(LARGE))[:1000]))
+        await client.ping()
+    assert made.buffers.used < LIMIT * 3 / 4 + 50_000
+    small = await raw(address)
+    small.open(1, "Echo")
+    small.send(1, bytes(50_000))
+    assert len((await small.answer(1))[1]) == 50_005
+    greedy[0].writer.transport.abort()
+    await turns(lambda: len(made.clients) == 5)
+    # Whoever waited first has its window now.
+    for client in greedy[1:4]:
+        await client.until(Frame.WINDOW_UPDATE, 1)
+    for client in greedy:
+        client.writer.transport.abort()
+    await turns(lambda: len(made.clients) == 1)
+    await empty(made)
+
+
+async def test_a_window_that_finds_no_room_in_time_is_refused(bounded, raw, empty):
+    made, address = await bounded(Echo=unary(echo))
+    client = await raw(address)
+    assert made.buffers.reserve(LIMIT * 3 // 4)
+    client.open(1, "Echo")
+    client.write(frame(Frame.DATA, 0, 1, prefixed(bytes(LARGE))[:1000]))
+    await client.ping()
+    for _ in range(20):
+        assert made.buffers.refused == 0
+        made.sweep(SECOND)
+    fields, _ = await client.answer(1)
+    assert fields["grpc-status"] == EXHAUSTED
+    assert "server.max_buffered" in fields["grpc-message"]
+    assert int(fields["grpc-retry-pushback-ms"]) > 0
+    assert made.buffers.refused == 1
+    made.buffers.release(LIMIT * 3 // 4)
+    await empty(made)
+
+
+async def test_large_messages_are_all_served_in_turns(bounded, dial, empty):
+    made, address = await bounded(6 * LIMIT, Echo=unary(echo))  # the first windows fit
+    channel = await dial(address)
+    calls = [channel.unary_unary("/s/Echo")(bytes(LARGE)) for _ in range(30)]
+    answers = await asyncio.gather(*calls)
+    assert {len(answer) for answer in answers} == {LARGE}
+    assert await empty(made) <= 6 * LIMIT
+
+
+async def test_small_requests_beyond_the_bound_are_refused(bounded, raw, empty):
+    held = Held()
+    made, address = await bounded(100_000, Hold=unary(held), Echo=unary(echo))
+    client = await raw(address)
+    client.widen(0, 2**20)
+    for number in range(1, 21, 2):
+        client.open(number, "Hold")
+        client.send(number, bytes(15_000))
+    refused = 0
+    for number in range(1, 21, 2):
+        if number > 9:
+            fields, _ = await client.answer(number)
+            assert fields["grpc-status"] == EXHAUSTED
+            refused += 1
+    assert made.buffers.refused == refused == 5
+    assert made.buffers.peak <= 100_000
+    held.release.set()
+    await client.answer(1)
+    await empty(made)
+
+
+async def test_answers_that_nobody_reads_are_charged_and_bounded(bounded, raw, empty):
+    async def large(request, context):
+        return bytes(30_000)
+
+    made, address = await bounded(100_000, Large=unary(large))
+    client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 0))
+    for number in range(1, 11, 2):
+        client.open(number, "Large")
+        client.send(number, b"")
+    await client.ping()
+    await turns(lambda: made.buffers.refused)
+    assert made.buffers.peak <= 100_000 + 30_000
+    for number in range(1, 11, 2):
+        client.reset(number)
+    await client.ping()
+    await empty(made)
+
+
+async def test_large_answers_beyond_the_bound_are_refused(bounded, dial, empty):
+    async def large(request, context):
+        return bytes(MAX_MESSAGE)
+
+    made, address = await bounded(MAX_MESSAGE, Large=unary(large))
+    channel = await dial(address)
+    error = await refusal(channel.unary_unary("/s/Large")(b""))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "server.max_buffered" in error.details()
+    await empty(made)
+
+
+class TestInflation:
+    async def test_what_a_message_becomes_is_charged(self, bounded, raw, empty):
+        held = Held()
+        made, address = await bounded(Hold=unary(held))
+        client = await raw(address)
+        client.open(1, "Hold", ("grpc-encoding", "gzip"))
+        small = gzip.compress(bytes(LARGE))
+        client.write(frame(Frame.DATA, END_STREAM, 1, prefixed(small, b"\1")))
+        await soon(held.entered)
+        assert LARGE < made.buffers.used < LARGE + 2 * CALL_BYTES
+        client.widen(0, 2**20)
+        client.widen(1, 2**20)
+        held.release.set()
+        await client.answer(1)
+        await empty(made)
+
+    @pytest.mark.parametrize("kind", ["unary", "stream"])
+    async def test_what_finds_no_room_is_refused(self, bounded, raw, empty, kind):
+        async def count(requests, context):
+            return str(len([each async for each in requests])).encode()
+
+        made, address = await bounded(
+            100_000, unary=unary(echo), stream=grpc.stream_unary_rpc_method_handler(count)
+        )
+        client = await raw(address)
+        client.open(1, kind, ("grpc-encoding", "gzip"))
+        small = gzip.compress(bytes(LARGE))
+        client.write(frame(Frame.DATA, END_STREAM, 1, prefixed(small, b"\1")))
+        fields, _ = await client.answer(1)
+        assert fields["grpc-status"] == EXHAUSTED
+        assert "server.max_buffered" in fields["grpc-message"]
+        await empty(made)
+
+    async def test_a_caller_who_leaves_meanwhile(self, bounded, raw, empty):
+        made, address = await bounded(Echo=unary(echo))
+        client = await raw(address)
+        client.open(1, "Echo", ("grpc-encoding", "gzip"))
+        small = gzip.compress(bytes(LARGE))
+        client.write(frame(Frame.DATA, END_STREAM, 1, prefixed(small, b"\1")))
+        client.reset(1)
+        await client.ping()
+        await empty(made)
+
+
+async def test_a_lost_connection_leaves_nothing(bounded, raw, empty):
+    held, reading = Held(), Held()
+
+    async def read(requests, context):
+        return await reading(await context.read(), context)
+
+    made, address = await bounded(
+        Hold=unary(held), Read=grpc.stream_unary_rpc_method_handler(read), Echo=unary(echo)
+    )
+    client = await raw(address)
+    client.open(1, "Hold")
+    client.send(1, bytes(1000))
+    client.open(3, "Read")
+    client.send(3, b"", bytes(1000), flags=0)
+    for number in (5, 7):
+        client.open(number, "Echo")
+        client.write(frame(Frame.DATA, 0, number, prefixed(bytes(LARGE))[:1000]))
+    await soon(held.entered)
+    await soon(reading.entered)
+    assert made.buffers.used > LARGE
+    client.writer.transport.abort()
+    await gone(made)
+    await empty(made)
