@@ -19,6 +19,8 @@ from batcher.web.exposition import Exposition
 MAX_SCRAPES: Final = 32
 """Callers who wait for `/metrics` at once: half of the connections, so that probes have the others."""
 
+_NOT_FOUND = "Not Found: here are /metrics, /healthz and /readyz; inference is gRPC (server.grpc)\n"
+
 _INDEX = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -37,8 +39,8 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
     """The application; `registry` and `health` are read anew at each request.
 
     `/healthz` answers 200 whenever it is reached: an answer at all proves that the loop turns, and
-    a full queue is no reason to be restarted. It answers 503 where only a restart helps. `/readyz` answers 200 or 503, with the report as JSON
-    in both cases.
+    a full queue is no reason to be restarted. It answers 503 where only a restart helps. `/readyz`
+    answers 200 or 503, with the report as JSON in both cases.
     """
 
     async def index(_: Request) -> Response:
@@ -65,11 +67,15 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
         del told["ending"]  # what `reason` says in words
         return JSONResponse(told, status_code=200 if report.ready else 503)
 
+    async def not_found(_request: Request, _error: Exception) -> Response:
+        return PlainTextResponse(_NOT_FOUND, 404)
+
     return Starlette(
+        exception_handlers={404: not_found},
         routes=[
             Route("/", index),
             Route("/metrics", metrics),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-        ]
+        ],
     )

@@ -99,3 +99,9 @@ async def test_the_index_links_pages_that_exist(app, ask):
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/no", 404), ("POST", "/", 405)])
 async def test_nothing_else_is_there(app, ask, method, path, status):
     assert (await ask(app, path, method=method)).status == status
+
+
+async def test_who_looks_for_inference_is_told_where_it_is(app, ask):
+    answer = await ask(app, "/v2/models/hello/infer", method="POST")
+    assert answer.status == 404
+    assert "inference is gRPC" in answer.body
