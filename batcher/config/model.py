@@ -137,6 +137,10 @@ class QueueConfig(Section):
 
     max_requests: Count = 1024
     """The most requests that wait."""
+    max_groups: Count = 256
+    """The most batch groups that wait: requests that may share a batch, by shape and by what else
+    separates them, are one. Beyond it the request that has waited longest in a group of its own makes
+    room."""
     max_request_batches: Count = 32
     """The most rows of one request, in batches of `max_batch_size` rows. A request that fits no
     single batch is split, and others go between its batches. 1 means that none is split."""
@@ -174,6 +178,7 @@ class QueueConfig(Section):
         """The bounds as the scheduler takes them."""
         return QueueLimits(
             max_requests=self.max_requests,
+            max_groups=self.max_groups,
             max_request_batches=self.max_request_batches,
             max_rows=self.max_rows,
             max_bytes=self.max_bytes,

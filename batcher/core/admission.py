@@ -23,6 +23,7 @@ from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.settings import QueueLimits
 from batcher.core.splitting import rest_ns, split, start_by
+from batcher.core.turns import class_of
 
 QUEUE_FULL_RETRY_NS = 100_000_000
 """What a caller is told to wait when a queue is full: long against a window, short for a person."""
@@ -196,6 +197,8 @@ def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
         return Reason.QUEUE_ROWS
     if limits.max_bytes is not None and queue.nbytes + request.nbytes > limits.max_bytes:
         return Reason.QUEUE_BYTES
+    if len(queue.lanes) >= limits.max_groups and request.lane_key not in queue.lanes:
+        return Reason.QUEUE_GROUPS
     return None
 
 
@@ -213,6 +216,8 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
     if limits.max_rows is not None:
         rows = queue.all_rows + request.arrived.rows - limits.max_rows
     nbytes = 0 if limits.max_bytes is None else queue.nbytes + request.nbytes - limits.max_bytes
+    if queue.worst <= (request.rank, request.order):
+        return []
     victims: list[LiveRequest] = []
     for victim in queue.worst_first():
         if requests <= 0 and rows <= 0 and nbytes <= 0:
@@ -227,6 +232,22 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
         rows -= victim.arrived.rows
         nbytes -= victim.nbytes
     return victims if requests <= 0 and rows <= 0 and nbytes <= 0 else []
+
+
+def group_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
+    """The request whose group makes room for one more: the only one in it, that waits longest.
+
+    What has a group of its own is what the bound is for, and a newcomer to a group that is served
+    again and again has none at times. Empty where all of that are worth more than the newcomer.
+    """
+    if len(model.queue.lanes) > model.settings.queue.max_groups:
+        return []
+    own = class_of(request, model)
+    for lane in model.queue.lanes.values():
+        other = lane.head
+        if len(lane) == 1 and not other.begun and class_of(other, model) >= own:
+            return [other]
+    return []
 
 
 def _over_a_bound(queue: ModelQueue, limits: QueueLimits) -> bool:

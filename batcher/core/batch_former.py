@@ -14,9 +14,7 @@ from itertools import islice
 from operator import index
 from typing import assert_never
 
-from batcher.core.bisecting import Group
 from batcher.core.estimator import ServiceTimes
-from batcher.core.events import Shapes
 from batcher.core.fill import Chosen, fill_up
 from batcher.core.fleet import Fleet, Instance
 from batcher.core.model import Model
@@ -25,6 +23,7 @@ from batcher.core.queue import LATE, Lane
 from batcher.core.record import record
 from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.splitting import fill
+from batcher.core.turns import Proposal, asked, candidates, first, must_start_ns
 
 SPIN_NS = 1_000_000
 """When a policy that waits for a moment in the past is asked again."""
@@ -32,36 +31,7 @@ SPIN_NS = 1_000_000
 LEAST_EXPECTED_ROWS = 0.01
 """A model that gets fewer rows than this in a target's time is not waited for."""
 
-PATIENT_PART = 0.125
-"""A model that has no target, or none that can be met, gets so much of the device for each part of
-one that has, while neither can wait."""
-
 NOBODY: tuple[LiveRequest, ...] = ()
-
-
-@dataclass(slots=True)
-class Proposal:
-    """A batch that could be dispatched now: requests of a lane, or a group that runs again.
-
-    `filled` is a split request whose rows fill the room that is left, and how many of them.
-    """
-
-    model: Model
-    instance: Instance
-    lane: Lane | None
-    shapes: Shapes
-    requests: Sequence[LiveRequest]
-    rows: int
-    takes_ns: float
-    """What it is expected to take; 0 where nothing is known of that."""
-    begins_ns: int
-    """When it begins: at once, or when its instance is done with what it runs."""
-    filled: tuple[LiveRequest, int] | None = None
-    group: Group | None = None
-    longest_ns: float | None = None
-    """What it may take beside the models that share the device."""
-    extra: tuple[LiveRequest, ...] = ()
-    """Requests of other lanes that come along."""
 
 
 @record
@@ -96,35 +66,53 @@ def form(
         if instance is None:
             ready += _beforehand(model, fleet, formation, now_ns)
             continue
-        free_ns = fleet.free_ns(model.name, now_ns)
         longest_ns = None
         alone = len(models) == 1 or not fleet.shares(model.name)
         if not alone:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
-        caution = model.bisecting.caution
-        hurry = caution.bounds(model.settings.max_batch_size)
-        places, waiting = len(free_ns), model.queue.rows
-        proposals: list[Proposal] = []
-        for lane in model.queue.lanes.values():
-            times = model.times_of(lane.key[1])
-            most_rows = None
-            if hurry:
-                most_rows = caution.most_rows(times.curve, places, waiting, now_ns)
-            most_ns = _most_ns(lane, times.curve, longest_ns, most_rows)
-            situation = Situation(now_ns, free_ns, times, model.reachable, most_ns, hurry, alone)
-            proposal = _ask(model, instance, lane, situation, formation)
-            if proposal is not None:
-                proposals.append(proposal)
-        ready += _most_urgent(model, proposals)
+        free_ns = fleet.free_ns(model.name, now_ns)
+        proposals = _at_once(model, instance, formation, longest_ns, free_ns, now_ns, alone=alone)
+        ready += candidates(model, proposals, len(free_ns), now_ns)
         if model.bisecting.groups:
             again.append(_again(model, instance, live, now_ns))
     if ready:
-        formation.proposal = ready[0] if len(ready) == 1 else _first(ready, now_ns)
+        formation.proposal = first(ready, now_ns)
     for proposal in again:
         if _goes_before(proposal, formation, now_ns):
             formation.proposal = proposal
     _fill(formation, fleet, now_ns)
     return formation
+
+
+def _at_once(
+    model: Model,
+    instance: Instance,
+    formation: Formation,
+    longest_ns: float | None,
+    free_ns: Sequence[float],
+    now_ns: int,
+    *,
+    alone: bool,
+) -> list[Proposal]:
+    """The batches that a model's policy wants now, on an instance that is free."""
+    caution = model.bisecting.caution
+    hurry = caution.bounds(model.settings.max_batch_size)
+    places, waiting = len(free_ns), model.queue.rows
+    proposals: list[Proposal] = []
+    lanes, crowded = asked(model.queue)
+    for lane in lanes:
+        times = model.times_of(lane.key[1])
+        most_rows = None
+        if hurry:
+            most_rows = caution.most_rows(times.curve, places, waiting, now_ns)
+        most_ns = _most_ns(lane, times.curve, longest_ns, most_rows)
+        situation = Situation(
+            now_ns, free_ns, times, model.reachable, most_ns, hurry, alone, crowded
+        )
+        proposal = _ask(model, instance, lane, situation, formation)
+        if proposal is not None:
+            proposals.append(proposal)
+    return proposals
 
 
 def stall(model: Model, fleet: Fleet, now_ns: int) -> None:
@@ -161,7 +149,8 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     free_ns = [free_ns[0] - model.handover.saved_ns, *free_ns[1:]]
     found = Formation()
     ready: list[Proposal] = []
-    for lane in model.queue.lanes.values():
+    lanes, _ = asked(model.queue)
+    for lane in lanes:
         times = model.times_of(lane.key[1])
         situation = Situation(int(free_ns[0]), free_ns, times, model.reachable)
         proposal = _ask(model, instance, lane, situation, found)
@@ -169,16 +158,15 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
             proposal.begins_ns = begins_ns
             ready.append(proposal)
     formation.errors += found.errors
-    ready = _most_urgent(model, ready)
     if not ready:
         return []
-    first = ready[0] if len(ready) == 1 else _first(ready, begins_ns)
-    if not _settled(first, found):
+    best = first(candidates(model, ready, len(free_ns), begins_ns), begins_ns)
+    if not _settled(best, found):
         return []
     # Whom the policy gives up goes with it; else it may still be asked at the moment itself.
     formation.given_up += found.given_up
     model.opens_ns = opens_ns
-    return [first]
+    return [best]
 
 
 def _settled(proposal: Proposal, found: Formation) -> bool:
@@ -263,9 +251,9 @@ def _goes_before(again: Proposal, formation: Formation, now_ns: int) -> bool:
     assert group is not None
     if now_ns - group.since_ns >= again.model.settings.queue.ageing_ns:
         return True
-    if now_ns + again.takes_ns <= _must_start_ns(other, now_ns):
+    if now_ns + again.takes_ns <= must_start_ns(other, now_ns):
         return True
-    if now_ns + other.takes_ns <= _must_start_ns(again, now_ns):
+    if now_ns + other.takes_ns <= must_start_ns(again, now_ns):
         return False
     return _made_late(other, again, now_ns) <= _made_late(again, other, now_ns)
 
@@ -318,31 +306,6 @@ def _ask(
     )
 
 
-def _must_start_ns(proposal: Proposal, now_ns: int) -> float:
-    """When a batch must start for its most urgent request; `NEVER_NS` if it can wait for others.
-
-    Who is late can. So can who has no due time, or none that could be met, until it has given way
-    for as long as it takes to gain a level, or for half of its caller's patience.
-    """
-    model, take = proposal.model, proposal.requests
-    must_ns: float = NEVER_NS
-    if model.reachable:
-        due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != LATE]
-        must_ns = min(due_ns) - proposal.takes_ns if due_ns else NEVER_NS
-        if len(due_ns) == len(take):
-            return must_ns
-    for request in take:
-        if request.rank == LATE or (request.due_ns is not None and model.reachable):
-            continue
-        came_ns = request.arrived.arrival_ns
-        until_ns = came_ns + model.settings.queue.ageing_ns
-        if request.expires_ns is not None:
-            until_ns = min(until_ns, (came_ns + request.expires_ns) // 2)
-        if until_ns <= now_ns:
-            must_ns = min(must_ns, until_ns)
-    return must_ns
-
-
 def _verdict(
     model: Model, lane: Lane, situation: Situation
 ) -> tuple[Sequence[LiveRequest], int, Sequence[LiveRequest], int | None]:
@@ -388,53 +351,6 @@ def _check_choice(lane: Lane, choice: Choose) -> None:
         raise ValueError("named a request that does not wait in this lane")
     if not choice.take and choice.until_ns is None and len(choice.drop) < len(waiting):
         raise ValueError("took nothing, and did not say when to ask again")
-
-
-def _most_urgent(model: Model, ready: list[Proposal]) -> list[Proposal]:
-    """Where nothing is planned, the batches of the best priority class alone may go."""
-    if model.adaptive is not None or len(ready) < 2:
-        return ready
-    best = min([each.requests[0].rank for each in ready])
-    return [each for each in ready if each.requests[0].rank == best]
-
-
-def _first(ready: list[Proposal], now_ns: int) -> Proposal:
-    """Of batches that could all go now, the one that goes first."""
-    by_start = sorted(
-        [
-            (_must_start_ns(each, now_ns), each.requests[0].arrived.arrival_ns, place)
-            for place, each in enumerate(ready)
-        ]
-    )
-    must_ns, _, place = by_start[0]
-    first = ready[place]
-    for other_must_ns, _, place in by_start[1:]:
-        other = ready[place]
-        if other.instance.up.device != first.instance.up.device:
-            continue
-        if now_ns + first.takes_ns <= other_must_ns:
-            continue
-        # The other cannot wait for the first. If the first cannot wait either, the device goes to
-        # the model that had less of it, and within a model to what is worth more.
-        waits = now_ns + other.takes_ns <= must_ns
-        if other.model is first.model:
-            comes_first = _worth(other) < _worth(first)
-        else:
-            comes_first = _used_ns(other.model) < _used_ns(first.model)
-        if waits or comes_first:
-            first, must_ns = other, other_must_ns
-    return first
-
-
-def _used_ns(model: Model) -> float:
-    """What a model had of the device; one without a target that it could meet has a small part."""
-    patient = model.target_ns is None or not model.reachable
-    return model.used_ns / PATIENT_PART if patient else model.used_ns
-
-
-def _worth(proposal: Proposal) -> tuple[int, int]:
-    """The best line that a batch has somebody of, and when the first of these is due."""
-    return min([(request.rank, request.order) for request in proposal.requests])
 
 
 def _longest_ns(

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     TOO_MANY_ROWS = "too_many_rows"
     TOO_MANY_BYTES = "too_many_bytes"
     QUEUE_REQUESTS = "queue_requests"
+    QUEUE_GROUPS = "queue_groups"
     QUEUE_ROWS = "queue_rows"
     QUEUE_BYTES = "queue_bytes"
     PREDICTED_LATE = "predicted_late"

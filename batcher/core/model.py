@@ -58,6 +58,7 @@ class Model:
         "target_ns",
         "timeout_ns",
         "times",
+        "turns",
         "used_ns",
     )
 
@@ -83,6 +84,8 @@ class Model:
         self.times: dict[Shapes, ServiceTimes] = {}
         self.bisecting = Bisecting()
         self.running = 0
+        self.turns = 0
+        """Batches since the last one, of so many, that goes to what has waited longest."""
         self.used_ns = 0.0
         """Work done on its devices lately, halved now and then: what the rows of its batches take in
         the batches that serve most."""
@@ -98,7 +101,7 @@ class Model:
         """Whether one row alone can be done inside the target, in some bucket."""
         self._make_policy = make_policy
         self._rate = 0.0
-        self._rated: Sequence[float] | None = None
+        self._rated: list[Sequence[float]] | None = None
 
     @property
     def waits(self) -> bool:
@@ -260,19 +263,34 @@ class Model:
     def work_ns(self, rows: int) -> float:
         """What serving so many rows would take, in the batches that serve most.
 
-        Where there are buckets, the rows are taken to be like those that have a place in the queue.
+        Groups share no batch: what one row alone takes beyond its part of such a batch comes once
+        for each further group. Where there are buckets, the rows are taken to be like those that
+        have a place in the queue.
         """
-        queued = self.queue.rows
-        if len(self.times) <= 1 or self.buckets is None or not queued:
+        queue, times = self.queue, self.times
+        lanes = len(queue.lanes)
+        if len(times) <= 1 or self.buckets is None or not queue.rows:
             rate = self.best_rate()
-            return rows / rate if rate else 0.0
+            if not rate:
+                return 0.0
+            work_ns = rows / rate
+            if lanes > 1:
+                last = next(reversed(times.values()))
+                alone_ns = last.curve[1] if last else 0.0
+                work_ns += (lanes - 1) * max(0.0, alone_ns - 1.0 / rate)
+            return work_ns
         work_ns = 0.0
-        for lane in self.queue.lanes.values():
-            times = self.times.get(lane.key[1])
-            if times:
-                curve = times.curve
-                work_ns += lane.rows * min([curve[b] / b for b in range(1, len(curve))])
-        return work_ns * rows / queued
+        each_ns: dict[Shapes, float] = {}
+        for lane in queue.lanes.values():
+            bucket = lane.key[1]
+            known = times.get(bucket)
+            if known:
+                curve = known.curve
+                if bucket not in each_ns:
+                    each_ns[bucket] = min([curve[b] / b for b in range(1, len(curve))])
+                alone_ns = curve[min(lane.rows, len(curve) - 1)] if lanes > 1 else 0.0
+                work_ns += max(alone_ns, lane.rows * each_ns[bucket])
+        return work_ns * rows / queue.rows
 
     def cost_ns(self, bucket: Shapes, rows: int) -> float:
         """What so many rows take in the batches that serve most inside the target; 0 if unknown.
@@ -299,7 +317,7 @@ class Model:
     def best_rate(self) -> float:
         """Rows a nanosecond that one instance can serve inside the target; 0 while unknown."""
         curves = [times.curve for times in self.times.values()]
-        if len(curves) == 1 and curves[0] is self._rated:
+        if curves == self._rated:
             return self._rate
         target_ns = self.target_ns
         best = 0.0
@@ -307,5 +325,5 @@ class Model:
             for rows, took_ns in enumerate(curve):
                 if took_ns and (target_ns is None or rows == 1 or took_ns <= target_ns):
                     best = max(best, rows / took_ns)
-        self._rated, self._rate = curves[0] if len(curves) == 1 else None, best
+        self._rated, self._rate = curves, best
         return best

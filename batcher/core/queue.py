@@ -290,6 +290,12 @@ class ModelQueue:
         request.rank = rank
         self.add(request)
 
+    @property
+    def worst(self) -> tuple[int, int]:
+        """The rank and order of what is worth least; something must wait."""
+        lines = [lane.lines[-1] for lane in self.lanes.values()]
+        return max([(line.rank, line.orders[-1]) for line in lines])
+
     def worst_first(self) -> Iterator[LiveRequest]:
         """What waits, the least valuable first: by rank, then by when it is due."""
         lines = [line for lane in self.lanes.values() for line in lane.lines]

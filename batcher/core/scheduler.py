@@ -19,11 +19,12 @@ from batcher.core.admission import (
     admit,
     broken_bound,
     expiry_reason,
+    group_for,
     room_for,
     until_clear_ns,
 )
 from batcher.core.ageing import ages_ns, make_late, promote, reorder
-from batcher.core.batch_former import Proposal, form, stall
+from batcher.core.batch_former import form, stall
 from batcher.core.bisecting import Group
 from batcher.core.commands import (
     Command,
@@ -54,7 +55,7 @@ from batcher.core.events import (
 from batcher.core.failures import last_report, refit, tell_storm
 from batcher.core.fleet import Fleet, RunningBatch
 from batcher.core.ledger import Ledger
-from batcher.core.model import USED_NS, Model
+from batcher.core.model import Model
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
@@ -63,6 +64,7 @@ from batcher.core.request import NEVER_NS, LiveRequest
 from batcher.core.snapshot import capture, rebuild
 from batcher.core.splitting import next_turn, part_done, piece_rows, runs
 from batcher.core.state import State
+from batcher.core.turns import TURN, Proposal, charge
 from batcher.core.validate import validate_requests
 
 
@@ -196,9 +198,9 @@ class Scheduler:
         if type(request) is not LiveRequest:
             self._ledger.turn_away(event.id, request)
             return
-        reason = broken_bound(request, model)
-        if reason is not None:
-            victims = room_for(request, model)
+        while (reason := broken_bound(request, model)) is not None:
+            make_room = group_for if reason is Reason.QUEUE_GROUPS else room_for
+            victims = make_room(request, model)
             if not victims:
                 retry_ns = QUEUE_FULL_RETRY_NS
                 self._ledger.settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
@@ -458,11 +460,12 @@ class Scheduler:
                     self.expiry.discard(request)
             parts = tuple([Part(request.id, 0, request.rows) for request in requests])
         model.running += 1
+        model.turns = (model.turns + 1) % TURN
         times = model.times.get(proposal.shapes)
         if times is not None:
             times.probes.began(proposal.rows, now_ns)
         if len(self.models) > 1 and self.fleet.sharing(proposal.instance.up.device):
-            self._charge(proposal)
+            charge(proposal, self.models.values(), self.fleet)
         batch = RunningBatch(
             batch_id,
             model.name,
@@ -488,18 +491,6 @@ class Scheduler:
         self._ledger.commands.append(
             Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
         )
-
-    def _charge(self, proposal: Proposal) -> None:
-        """Note what a batch costs the device that its model shares."""
-        model, device = proposal.model, proposal.instance.up.device
-        model.used_ns += model.cost_ns(proposal.shapes, proposal.rows)
-        if model.used_ns > USED_NS:
-            for other in self.models.values():
-                other.used_ns /= 2
-        sharing = [m for m in self.models.values() if self.fleet.on_device(m.name, device)]
-        used_ns = sum([each.used_ns for each in sharing])
-        for each in sharing:
-            each.part = max(each.used_ns / used_ns if used_ns else 1.0, 1 / len(sharing))
 
     def _forget_parts(self) -> None:
         """Who shares a device with whom has changed."""

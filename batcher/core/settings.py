@@ -50,6 +50,7 @@ PolicySettings: TypeAlias = Adaptive | FixedWindow | NoBatching
 class QueueLimits:
     """How much may wait, and who goes first.
 
+    At most `max_groups` batch groups wait: requests that may share a batch are one.
     One request has at most the rows of `max_request_batches` batches of the maximum size.
     `timeout_ns` is the longest time in the queue; None means no limit. A caller may ask for less
     where `allow_timeout_override` says so. Level 1 of
@@ -59,6 +60,7 @@ class QueueLimits:
     """
 
     max_requests: int = 1024
+    max_groups: int = 256
     max_request_batches: int = 32
     max_rows: int | None = None
     max_bytes: int | None = None

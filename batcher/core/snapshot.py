@@ -98,6 +98,7 @@ def _model(model: Model) -> ModelState:
         tuple(_group(group) for group in model.bisecting.groups),
         model.handover.capture(),
         model.opens_ns,
+        model.turns,
     )
 
 
@@ -216,7 +217,7 @@ def _rebuild_model(
     model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}
     model.shares.restore(state.shares)
     model.handover.restore(state.handover)
-    model.opens_ns = state.opens_ns
+    model.opens_ns, model.turns = state.opens_ns, state.turns
 
 
 def _rebuild_fleet(scheduler: Scheduler, state: State, bisections: Mapping[int, Bisection]) -> None:

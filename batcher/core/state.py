@@ -80,6 +80,7 @@ class ModelState:
     again: tuple[GroupState, ...]
     handover: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
     opens_ns: int = NEVER_NS
+    turns: int = 0
 
 
 @record

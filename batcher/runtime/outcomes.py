@@ -15,6 +15,10 @@ _REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
         "takes fewer input bytes in one request (queue.max_bytes)",
     ),
     Reason.QUEUE_REQUESTS: (errors.Overloaded, "queue is full (queue.max_requests)"),
+    Reason.QUEUE_GROUPS: (
+        errors.Overloaded,
+        "queue is full of requests that cannot share a batch (queue.max_groups)",
+    ),
     Reason.QUEUE_ROWS: (errors.Overloaded, "queue is full (queue.max_rows)"),
     Reason.QUEUE_BYTES: (errors.Overloaded, "queue is full (queue.max_bytes)"),
     Reason.PREDICTED_LATE: (

@@ -102,6 +102,7 @@ def any_model_settings(draw: st.DrawFn) -> ModelSettings:
     levels, default, ageing_ms = draw(st.sampled_from(_LEVELS))
     limits = QueueLimits(
         max_requests=requests,
+        max_groups=draw(st.sampled_from((256, 256, 2))),
         max_request_batches=draw(st.sampled_from((3, 3, 1))),
         max_rows=rows,
         max_bytes=nbytes,

@@ -14,6 +14,7 @@ from typing import Any
 
 import faults
 import grid
+import groups
 import lengths
 import neighbours
 import numpy as np
@@ -258,6 +259,7 @@ SCENES = {
     for each in (
         *(overload, closed, utilization, instances, traces, speed),
         neighbours.neighbours,
+        groups.groups,
         lengths.lengths,
         unknowable.unknowable,
         *(faults.poison, faults.failing, faults.oversized),

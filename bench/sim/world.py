@@ -131,6 +131,8 @@ class Stream:
     tenant: str = ""
     priority: int = 0
     shapes: Shapes = ()
+    apart: bool = False
+    """Whether none of its requests shares a batch with another."""
 
 
 @dataclass
@@ -227,7 +229,7 @@ def play(
                     1,
                     0,
                     stream.shapes,
-                    "",
+                    str(request_id) if stream.apart else "",
                     at_ns,
                     None,
                     None,

@@ -201,7 +201,7 @@ class AdaptivePolicy:
 
     def _wait(self, requests: Sequence[LiveRequest], rows: int, situation: Situation) -> int | None:
         """When to ask again about requests that fit one batch; None if they go at once."""
-        if rows >= self._max_rows or situation.hurry:
+        if rows >= self._max_rows or situation.hurry or situation.crowded:
             self._waits_from = None
             return None
         now_ns = situation.now_ns

@@ -44,7 +44,7 @@ class FixedWindowPolicy:
         closes_ns = lane.oldest_arrival_ns + self._delay_ns
         if lane.expires_ns < NEVER_NS and now_ns < closes_ns:
             closes_ns = self._in_time(lane, situation, closes_ns)
-        open_ = now_ns < closes_ns
+        open_ = now_ns < closes_ns and not situation.crowded
         if open_ and lane.rows < self._smallest:
             return Wait(closes_ns)
         count, rows, preferred, full = self._prefix(lane)

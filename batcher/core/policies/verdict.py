@@ -20,7 +20,8 @@ class Situation:
     there is nothing to be in time for. A batch that takes longer than `longest_ns` would harm a
     model that shares the device, or fail too likely. In a `hurry` no batch is worth waiting for,
     because it may well have to run again. Where the model is not `alone`, others may take the device
-    while it waits.
+    while it waits. It is `crowded` where so many lanes wait that not all are asked: each is a batch
+    of its own, so a free instance waits for none of them.
     """
 
     now_ns: int
@@ -30,6 +31,7 @@ class Situation:
     longest_ns: float | None = None
     hurry: bool = False
     alone: bool = True
+    crowded: bool = False
 
 
 @record

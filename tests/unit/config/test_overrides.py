@@ -80,6 +80,7 @@ def test_names_of_tenants_may_have_dots_and_may_be_the_first():
             "batching": {"target_p99": "1.5s", "utilization_target": 0.5, "when_late": "serve"},
             "queue": {
                 "max_requests": 1,
+                "max_groups": 5,
                 "max_request_batches": 2,
                 "max_rows": 3,
                 "max_bytes": "1MB",

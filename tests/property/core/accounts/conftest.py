@@ -36,7 +36,12 @@ from batcher.core.policies.reach import TOLERANCE_NS
 from batcher.core.queue import AGED, LATE
 from batcher.core.settings import Adaptive, NoBatching
 
-FULL = {Reason.QUEUE_REQUESTS, Reason.QUEUE_ROWS, Reason.QUEUE_BYTES}
+FULL = {
+    Reason.QUEUE_REQUESTS,
+    Reason.QUEUE_GROUPS,
+    Reason.QUEUE_ROWS,
+    Reason.QUEUE_BYTES,
+}
 
 
 @dataclass

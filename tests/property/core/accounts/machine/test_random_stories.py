@@ -93,6 +93,7 @@ class Story:
         levels = one_of((1, 2, 3))
         limits = QueueLimits(
             max_requests=one_of((100, 100, 3, 8)),
+            max_groups=one_of((256, 256, 2)),
             max_request_batches=one_of((1, 3, 6)),
             max_rows=one_of((None, None, 12, 30)),
             max_bytes=one_of((None, None, 12)),
