@@ -256,7 +256,8 @@ class ModelConfig(Section):
     isolation: Literal["thread"] = "thread"
     """Where an instance runs: on its own thread of the server."""
     max_in_flight: Count = 1
-    """Batches that one instance takes at once. More than 1 needs an executor that supports it."""
+    """Batches that one instance takes at once. More than 1 needs an executor that says
+    that it can (`Capabilities.max_in_flight`): else the model does not load."""
     execute_timeout: Duration = 30_000_000_000
     """How long one batch may execute. Then its requests fail, and the instance is abandoned and
     replaced."""

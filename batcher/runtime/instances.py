@@ -209,9 +209,14 @@ class Instance:
 
     async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _Measured]:
         plan, home = self.plan, self._home
-        worker = make_worker(
-            plan.make_executor(), plan.name, home.loop, home.clock, fail_nan=plan.fail_nan
-        )
+        executor = plan.make_executor()
+        most = executor.capabilities.max_in_flight
+        if plan.max_in_flight > most:
+            raise ModelLoadError(
+                f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"
+                " which is what the executor can take at once"
+            )
+        worker = make_worker(executor, plan.name, home.loop, home.clock, fail_nan=plan.fail_nan)
         try:
             metadata = fit(await worker.load(plan.context), plan.context)
             padding = self._padding = self._pad(metadata)

@@ -6,7 +6,9 @@ import grpc
 import pytest
 from grpc import aio
 
+from batcher.executor import Capabilities
 from batcher.protocol import inference
+from batcher.testing import FakeExecutor
 from batcher.testing.messages import output_arrays
 
 WAIT_S = 20
@@ -59,8 +61,9 @@ async def test_the_batch_fails_and_the_instance_is_replaced(served, fakes, reque
 
 
 @pytest.mark.slow
-async def test_waiting_for_the_batch_before_is_not_hanging(served, fakes, request_of):
+async def test_waiting_for_the_batch_before_is_not_hanging(served, fakes, request_of, monkeypatch):
     """`execute_timeout` counts from when a batch can begin."""
+    monkeypatch.setattr(FakeExecutor, "capabilities", Capabilities(max_in_flight=2))
     _, stub = await served(execute_timeout="1s", max_in_flight=2, batching={"policy": "none"})
     calls = []
     for number, hang in enumerate([fakes[0].hang_next(), fakes[0].hang_next()]):

@@ -52,10 +52,9 @@ class Middle:
             key="m/1",
             context=LoadContext("m", "1", 0, "cpu", 8, {}),
             make_executor=self._made,
-            max_in_flight=1,
             execute_timeout_ns=10**12,
             warmup=WarmupPlan((), 1),
-            **plan,
+            **{"max_in_flight": 1, **plan},
         )
         self.model = ServedModel(
             "m",

@@ -8,7 +8,7 @@ import pytest
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable
-from batcher.executor import BatchResult
+from batcher.executor import BatchResult, Capabilities
 from batcher.runtime import models
 from batcher.runtime.checks import CheckPlan
 from batcher.runtime.health import ModelState
@@ -264,3 +264,16 @@ class TestInstancesThatDiffer:
         middle.make_executor = lambda: FakeExecutor(columns=3)
         await middle.model.load()
         assert await middle.batcher.infer(middle.request(columns=3))
+
+
+@pytest.mark.parametrize(("most", "loads"), [(1, False), (2, True), (3, True)])
+async def test_more_batches_at_once_than_the_executor_can_take_are_refused(
+    make_middle, monkeypatch, most, loads
+):
+    monkeypatch.setattr(FakeExecutor, "capabilities", Capabilities(max_in_flight=most))
+    middle = make_middle(max_in_flight=2)
+    if loads:
+        await middle.model.load()
+    else:
+        with pytest.raises(ModelLoadError, match="m: max_in_flight: got 2; allowed: 1 to 1"):
+            await middle.model.load()
