@@ -202,9 +202,9 @@ class Model:
         return self.buckets is not None and self.buckets.holds(bucket, other)
 
     def level(self, priority: int) -> int:
-        """The level of a request that names this priority; 0 names none."""
+        """The level of a request that names this priority; 0 and less name none."""
         limits = self.settings.queue
-        return min(priority or limits.default_priority, limits.priority_levels)
+        return min(priority if priority > 0 else limits.default_priority, limits.priority_levels)
 
     def times_of(self, shapes: Shapes) -> ServiceTimes:
         """What batches of this bucket take; one never measured is estimated from the others."""

@@ -185,3 +185,11 @@ class TestADeadlineThatOneBatchAloneCannotMeet:
         [(*how, retry_ns)] = self.end(measured, 1, at=2, expires=15)
         assert tuple(how) == self.LATE
         assert retry_ns is not None
+
+
+@pytest.mark.parametrize(
+    ("priority", "level"), [(0, 2), (1, 1), (3, 3), (4, 3), (2**63, 3), (-1, 2), (-(2**63), 2)]
+)
+def test_a_priority_that_is_no_level_is_the_nearest_or_the_default(busy, priority, level):
+    play = busy(priority_levels=3, default_priority=2)
+    assert play.scheduler.models["m"].level(priority) == level
