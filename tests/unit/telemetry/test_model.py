@@ -5,6 +5,7 @@ import pytest
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.telemetry import BatchStatistics, Duration, GateReason, ModelTelemetry
+from batcher.telemetry.reasons import ENDS
 
 STAGES = ("gate", "queue", "gather", "execute", "scatter", "reply")
 
@@ -152,3 +153,7 @@ def test_statistics_of_an_unused_model_are_zero(model):
     assert snapshot.last_inference_ms == 0
     assert snapshot.success == snapshot.fail == Duration()
     assert snapshot.batch_stats == ()
+
+
+def test_every_reason_of_the_scheduler_has_a_counter_from_the_start():
+    assert {reason for _, reason in ENDS} >= set(Reason)
