@@ -7,8 +7,10 @@ import socket
 import grpc
 import pytest
 
+from batcher.buffers import Buffers
 from batcher.http2.frames import END_STREAM, Frame, frame
 from batcher.http2.server import Server
+from batcher.http2.timeouts import Timeouts
 
 connection_of_h2 = pytest.importorskip("h2.connection")
 config = pytest.importorskip("h2.config")
@@ -41,6 +43,12 @@ class Answer:
         return found
 
 
+def frame_size(data):
+    """The bytes of the first frame, 0 where it is not whole."""
+    size = 9 + int.from_bytes(data[:3], "big")
+    return size if 9 <= size <= len(data) else 0
+
+
 class Client:
     """One connection."""
 
@@ -56,7 +64,7 @@ class Client:
         self.goodbyes = []
         self.told = asyncio.Event()
         self.rest = b""
-        """What came behind a GOAWAY: `h2` neither reads nor sends any more."""
+        """The beginning of a frame, or all behind a GOAWAY: `h2` reads and sends nothing then."""
         self.ended = asyncio.Event()
 
     async def greet(self, **settings):
@@ -75,11 +83,11 @@ class Client:
     async def read(self):
         try:
             while data := await self.reader.read(65_536):
-                if self.goodbyes:
-                    self.rest += data
-                    continue
-                for event in self.http.receive_data(data):
-                    self.on(event)
+                self.rest += data
+                while not self.goodbyes and (size := frame_size(self.rest)):
+                    whole, self.rest = self.rest[:size], self.rest[size:]
+                    for event in self.http.receive_data(whole):
+                        self.on(event)
                 self.flush()
         except ConnectionError:
             pass
@@ -201,6 +209,8 @@ async def dial():
         max_streams=1000,
         max_connections=100,
         max_headers=MAX_HEADERS,
+        buffers=Buffers(2**29),
+        timeouts=Timeouts(),
     )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
