@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from math import prod
@@ -22,6 +23,8 @@ from batcher.runtime.padding import Axis, Padding, PadValue, fill_value
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.workers import Worker
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
+
+log = logging.getLogger(__name__)
 
 TIMED_BATCHES = 3
 """How often a batch of each size is timed, after one that is not."""
@@ -115,7 +118,10 @@ async def _warm_up(
             executed = await run_batch(worker, slices, layout)
             executed.release()
             if executed.result is None:
-                raise ModelLoadError(sample.failed(rows, executed))
+                raise ModelLoadError(sample.failed(rows, executed.failure, executed.cause))
+            refused = executed.result.row_errors
+            if refused and not repeat:
+                log.warning("%s", sample.failed(rows, next(iter(refused.values()))))
             if repeat:
                 took_ns.append(monotonic_ns() - began_ns)
                 if sum(took_ns) >= timed_ns:
@@ -166,10 +172,10 @@ def _check_length(
 ) -> None:
     """Raise `ModelLoadError` where a length is asked for and no axis of the warm-up takes one."""
     takes = any(
-        size < 0 and axis and (spec.name, axis) not in padded
+        size < 0 and (spec.name, axis) not in padded
         for spec in specs
         if not spec.optional or spec.name in plan.inputs
-        for axis, size in enumerate(spec.shape)
+        for axis, size in enumerate(spec.inner, len(spec.shape) - len(spec.inner))
     )
     if plan.batch_sizes and plan.length != DEFAULT_LENGTH and not takes:
         raise ModelLoadError(
@@ -216,10 +222,10 @@ class Sample:
         }
         return InferenceRequest(self._model, inputs, arrival_ns=0)
 
-    def failed(self, rows: int, executed: Executed) -> str:
+    def failed(self, rows: int, why: str, cause: FailureCause = FailureCause.UNKNOWN) -> str:
         """What to say of a warm-up batch that failed, and what helps where its values are at fault."""
-        said = f"{self._model}: the warm-up batch of {rows} rows failed: {executed.failure}"
-        if executed.cause is FailureCause.DEVICE:
+        said = f"{self._model}: the warm-up batch of {rows} rows failed: {why}"
+        if cause is FailureCause.DEVICE:
             return said
         of = "the values in warmup.inputs" if self._given else "zeros and empty texts"
         return (

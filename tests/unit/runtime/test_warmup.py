@@ -174,3 +174,27 @@ async def test_a_length_beside_axes_that_are_all_padded_is_refused():
     with pytest.raises(ModelLoadError, match=r"warmup\.length: got 8"):
         await warm_up_buckets(worker, "m", metadata, None, WarmupPlan((1,), 8), padding)
     await worker.close(5.0)
+
+
+async def test_rows_that_fail_by_themselves_are_told(caplog):
+    fake = FakeExecutor()
+    fake.fail_rows_next({0: "input 'X' must be a number"})
+    worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)
+    metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
+    await warmup.warm_up(worker, "m", metadata, layout_of(metadata), WarmupPlan((1,), 16))
+    await worker.close(5.0)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(
+        "m: the warm-up batch of 1 rows failed: input 'X' must be a number (it held"
+    )
+
+
+async def test_the_first_axis_of_a_model_without_a_batch_axis_takes_a_length():
+    whole = TensorSpec("X", "FP32", (-1, 2), batched=False)
+    answer = TensorSpec("Y", "FP32", (-1, 2), batched=False)
+    fake = FakeExecutor(metadata=ModelMetadata("fake", (whole,), (answer,)))
+    worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)
+    metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
+    await warmup.warm_up(worker, "m", metadata, layout_of(metadata), WarmupPlan((1,), 5))
+    await worker.close(5.0)
+    assert {c.batch.inputs["X"].shape for c in fake.calls if c.batch is not None} == {(5, 2)}
