@@ -46,6 +46,12 @@ def report(batch_id: int, batch: RunningBatch, executed: Executed, clock: Clock)
         stop = offset + part.stop - part.start
         if result is None:
             pending.failure = executed.failure
+        elif stop - offset == pending.measure.rows and not result.row_errors:
+            # Most requests: nothing here can raise.
+            pending.result, pending.offset, pending.padding = result, offset, batch.padding
+            done.append(pending.id)
+            if pending.outcome is None:
+                whole.append(pending)
         else:
             try:
                 failure = _taken(pending, part, result, offset, batch.padding)

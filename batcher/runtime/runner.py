@@ -382,13 +382,21 @@ class Runner:
     # Ends
 
     def _settle(self, settle: Settle) -> None:
+        outcome = settle.outcome
         for request_id in settle.ids:
             pending = self._pending.pop(request_id, None)
             if pending is None:
                 log.error("request %d was settled a second time", request_id)
                 continue
             try:
-                self._end(pending, settle)
+                pending.outcome, pending.reason = outcome, settle.reason
+                if outcome is Outcome.OK:
+                    reply = answer(pending)
+                    reply.stamps.settled_ns = self._clock()
+                    pending.reply.send(reply, last=True)
+                else:
+                    pending.stamps.settled_ns = self._clock()
+                    pending.reply.fail(error_for(settle, pending.target.name, pending.failure))
             except Exception as error:
                 log.exception("%s: a request could not be answered", pending.target.name)
                 ours = not isinstance(error, ExecutionError)
@@ -396,17 +404,6 @@ class Runner:
                 self._fail(pending, f"the answer could not be made: {why(error)}", reason)
         if not self._pending:
             self._idle.set()
-
-    def _end(self, pending: Pending, settle: Settle) -> None:
-        pending.outcome = settle.outcome
-        pending.reason = settle.reason
-        if settle.outcome is Outcome.OK:
-            reply = answer(pending)
-            reply.stamps.settled_ns = self._clock()
-            pending.reply.send(reply, last=True)
-        else:
-            pending.stamps.settled_ns = self._clock()
-            pending.reply.fail(error_for(settle, pending.target.name, pending.failure))
 
     def _fail(self, pending: Pending, why: str, reason: Reason | ReplyReason) -> None:
         """End a request that cannot be ended as it should be. Never raises."""
