@@ -62,7 +62,12 @@ def table_of(document: Mapping[str, object], source: str) -> dict[int, int]:
     for key, value in document.items():
         good_size = key.isascii() and key.isdecimal() and int(key) > 0
         if not good_size:
-            raise InputError(f"{source}: got the size {key!r}; allowed: whole numbers from 1 on")
+            profile = (
+                "; what `batcher profile` wrote goes to --profile" if "models" in document else ""
+            )
+            raise InputError(
+                f"{source}: got the size {key!r}; allowed: whole numbers from 1 on{profile}"
+            )
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not isfinite(float(str(value))) or float(str(value)) <= 0:
             raise InputError(f"{source}, size {key}: got {value!r}; allowed: milliseconds, above 0")

@@ -53,6 +53,7 @@ def test_a_table_is_milliseconds_by_rows():
     [
         ({}, "f: holds no service times"),
         ({"0": 1}, "f: got the size '0'; allowed: whole numbers from 1 on"),
+        ({"version": 1, "models": []}, "what `batcher profile` wrote goes to --profile"),
         ({"x": 1}, "got the size 'x'"),
         ({"1": 0}, "f, size 1: got 0; allowed: milliseconds, above 0"),
         ({"1": True}, "got True"),
