@@ -141,6 +141,9 @@ class Application:
         self._watchdog.start()
         if self._follower is not None:
             self._run("settings", self._follower.run())
+        if self.grpc.certificates is not None and self.config.server.watch:
+            watch = self.grpc.certificates.watch(self.config.server.watch / SECOND)
+            self._run("certificates", watch)
         if self.recording.flight is not None:
             self._run("flight-recorder", self.recording.flight.watch(self.telemetry.tallies))
         self._health.started()

@@ -60,10 +60,10 @@ def _tls_problems(config: Config) -> list[Problem]:
     if config.server.tls is None:
         return []
     from batcher.errors import StartupError
-    from batcher.server.listeners import credentials
+    from batcher.server.tls import Certificates
 
     try:
-        credentials(config.server.tls)
+        Certificates(config.server.tls)
     except StartupError as error:
         return [(("server", "tls"), str(error).removeprefix("server.tls: "))]
     return []

@@ -55,7 +55,7 @@ class ServerConfig(Section):
     prefer a Unix socket, such as `unix:/run/batcher/admin.sock`."""
     tls: TlsConfig | None = None
     """TLS on the TCP listeners of `grpc` and `admin`; null means plain text. Unix sockets and
-    `http` stay plain."""
+    `http` stay plain. Files that were renewed are read again, as often as `watch` says."""
     status_codes: Literal["standard", "triton"] = "standard"
     """How refusals are named on the wire: gRPC's usual codes, or Triton's for callers written
     against it."""

@@ -18,6 +18,7 @@ from batcher.server.listeners import BuiltinServer, GrpcServer
 from batcher.server.reflection import reflection_handlers
 from batcher.server.settings import SettingsEdge
 from batcher.server.statistics import transport_points
+from batcher.server.tls import Certificates
 from batcher.service import Batcher
 from batcher.telemetry import TransportPoints
 from batcher.tuning import Tuner
@@ -43,11 +44,14 @@ class GrpcEdge:
         self._flight = flight
         self._controls: list[ControlEdge] = []
         kind = BuiltinServer if config.transport == "builtin" else GrpcServer
+        self.certificates = None if config.tls is None else Certificates(config.tls)
+        """What has to be watched, where there is TLS."""
         self._servers = [
             kind(
                 addresses,
                 self._handlers(batcher, config, admin=admin),
                 config,
+                self.certificates,
                 buffers,
                 batcher.refused_too_large,
             )

@@ -6,7 +6,6 @@ server, ours or that of `grpc.aio`, on any number of addresses.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from grpc import aio
 
 from batcher.buffers import Buffers
 from batcher.clock import MILLISECOND
-from batcher.config import ServerConfig, TlsConfig
-from batcher.errors import ListenError, StartupError
+from batcher.config import ServerConfig
+from batcher.errors import ListenError
 from batcher.http2.server import Server
 from batcher.http2.timeouts import Timeouts
+from batcher.server.tls import Certificates
 from batcher.sockets import UNIX, bound_address, check_free, listen
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -53,52 +53,6 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     ]
 
 
-def credentials(tls: TlsConfig | None) -> grpc.ServerCredentials | None:
-    """Server credentials from PEM files; None for plain text. Raises `StartupError`.
-
-    What gRPC itself says of files that it cannot use is that an address could not be bound.
-    """
-    if tls is None:
-        return None
-    try:
-        key, cert = tls.key.read_bytes(), tls.cert.read_bytes()
-        client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
-    except OSError as error:
-        raise StartupError(f"server.tls: cannot read {error.filename}: {error.strerror}") from error
-    _context(tls)
-    return grpc.ssl_server_credentials(
-        [(key, cert)], root_certificates=client_ca, require_client_auth=client_ca is not None
-    )
-
-
-def _context(tls: TlsConfig) -> ssl.SSLContext:
-    """Raise `StartupError` where the files are not what their keys say."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_alpn_protocols(["h2"])
-    try:
-        # An empty password: OpenSSL would ask the terminal for that of an encrypted key.
-        context.load_cert_chain(tls.cert, tls.key, password="")
-    except ssl.SSLError as error:
-        raise StartupError(
-            f"server.tls: {tls.cert} and {tls.key} must be a certificate chain and its private key,"
-            f" PEM and not encrypted: {_reason(error)}"
-        ) from error
-    if tls.client_ca is not None:
-        try:
-            context.load_verify_locations(tls.client_ca)
-        except ssl.SSLError as error:
-            raise StartupError(
-                f"server.tls: {tls.client_ca} (client_ca) must hold certificates of authorities,"
-                f" PEM: {_reason(error)}"
-            ) from error
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def _reason(error: ssl.SSLError) -> str:
-    return (error.reason or str(error)).lower().replace("_", " ")
-
-
 class _Listeners:
     """Addresses, and the paths among them that are ours to remove."""
 
@@ -121,12 +75,13 @@ class BuiltinServer(_Listeners):
         addresses: Sequence[str],
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
+        certificates: Certificates | None,
         buffers: Buffers,
         too_large: Callable[[str], None],
     ) -> None:
         """`too_large` is told of every call that is refused for a size: `message` or `metadata`."""
         super().__init__(addresses)
-        self._tls = config.tls
+        self._certificates = certificates
         self.http2 = Server(
             handlers,
             max_message=config.max_message,
@@ -146,13 +101,20 @@ class BuiltinServer(_Listeners):
 
     async def start(self) -> None:
         """Listen on every address. Raises `ListenError` naming the one that cannot be had."""
-        secrets = _context(self._tls) if self._tls else None
+        secrets = None
+        if self._certificates is not None:
+            secrets = self._certificates.context
+            self._certificates.on_renewal(self._renew)
         for place, address in enumerate(self.addresses):
             sock = listen(address)
             self.addresses[place] = bound_address(sock)
             if address.startswith(UNIX):
                 self._bound.append(Path(address.removeprefix(UNIX)))
             await self.http2.listen(sock, None if address.startswith(UNIX) else secrets)
+
+    def _renew(self) -> None:
+        if self._certificates is not None:
+            self.http2.renew(self._certificates.context)
 
     def leave(self) -> None:
         """Take no new connection, and ask the clients of open ones to go elsewhere."""
@@ -172,19 +134,19 @@ class GrpcServer(_Listeners):
         addresses: Sequence[str],
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
+        certificates: Certificates | None,
         buffers: Buffers,  # noqa: ARG002  # the edge charges for it
         _too_large: Callable[[str], None],
     ) -> None:
         """GRPC refuses what is too large without saying so: nobody is told."""
         super().__init__(addresses)
-        self._config = config
+        self._certificates = certificates
         self._server = aio.server(options=channel_options(config))
         self._server.add_generic_rpc_handlers(tuple(handlers))
 
     async def start(self) -> None:
         """Listen on every address. Raises `ListenError` naming the one that cannot be had."""
-        secrets = credentials(self._config.tls)
-        self.addresses = [self._bind(address, secrets) for address in self.addresses]
+        self.addresses = [self._bind(address) for address in self.addresses]
         await self._server.start()
 
     def leave(self) -> None:
@@ -195,13 +157,15 @@ class GrpcServer(_Listeners):
         await self._server.stop(grace_s)
         self._remove_paths()
 
-    def _bind(self, address: str, secrets: grpc.ServerCredentials | None) -> str:
+    def _bind(self, address: str) -> str:
         # gRPC would take over a living socket's path, and says of a failed bind only that it failed.
         check_free(address)
         try:
-            if secrets is None or address.startswith(UNIX):
+            if self._certificates is None or address.startswith(UNIX):
                 port = self._server.add_insecure_port(address)
             else:
+                # One for each: a listener asks for itself whether certificates were renewed.
+                secrets = self._certificates.credentials()
                 port = self._server.add_secure_port(address, secrets)
         except (RuntimeError, ValueError) as error:
             raise ListenError(f"cannot listen on {address}: {error}") from error

@@ -76,6 +76,12 @@ def client(authority):
 
 
 @pytest.fixture(scope="session")
+def renewed(authority):
+    """What the server's certificate is renewed to."""
+    return issue("renewed", authority)
+
+
+@pytest.fixture(scope="session")
 def tls_files(tmp_path_factory, authority):
     """The server's files, as the section `tls` names them."""
     server = issue("server", authority)

@@ -1,6 +1,9 @@
 """TLS and mutual TLS on the TCP listeners, plain text on Unix sockets beside them."""
 
 import asyncio
+import shutil
+import ssl
+from pathlib import Path
 
 import grpc
 import pytest
@@ -117,6 +120,72 @@ async def test_settings_are_tuned_over_mutual_tls(with_tls, authority, client, t
 
     assert await asyncio.to_thread(tune) == 0
     assert "queue.max_rows: null -> 7" in capsys.readouterr().out
+
+
+class TestRenewal:
+    @pytest.fixture
+    async def renewable(self, start, hello, tls_files, tmp_path):
+        """A server and the files that it has its certificate from: `application, files`."""
+        files = {}
+        for key in ("cert", "key"):
+            files[key] = Path(shutil.copy(tls_files[key], tmp_path / key))
+        tls = {key: str(path) for key, path in files.items()}
+        listeners = ["127.0.0.1:0", "127.0.0.1:0"]
+        return await start(hello(server={"tls": tls, "grpc": listeners, "watch": 0})), files
+
+    @pytest.fixture
+    def shown(self):
+        """A function to the certificates that a server shows on its listeners."""
+
+        async def shown(application):
+            found = set()
+            for address in application.grpc.addresses:
+                host, port = address.split(":")
+                get = ssl.get_server_certificate
+                found.add(await asyncio.to_thread(get, (host, int(port)), timeout=10))
+            return {each.strip().encode() for each in found}
+
+        return shown
+
+    async def test_renewed_files_are_read_again(
+        self, renewable, renewed, shown, authority, dial, request_of, caplog
+    ):
+        application, files = renewable
+        credentials = grpc.ssl_channel_credentials(authority.cert)
+        stub = await dial(application.grpc.addresses[0], credentials=credentials)
+        await stub.ModelInfer(request_of())
+        assert await shown(application) == {files["cert"].read_bytes().strip()}
+
+        files["cert"].write_bytes(renewed.cert)
+        with caplog.at_level("INFO"):
+            application.grpc.certificates.refresh()  # one of two: as if it looked too early
+        assert "the old certificates stay in force" in caplog.text
+        assert await shown(application) != {renewed.cert.strip()}
+
+        files["key"].write_bytes(renewed.key)
+        with caplog.at_level("INFO"):
+            application.grpc.certificates.refresh()
+        assert "were read again" in caplog.text
+        assert await shown(application) == {renewed.cert.strip()}
+        await stub.ModelInfer(request_of())  # who is connected stays so
+        other = await dial(application.grpc.addresses[1], credentials=credentials)
+        assert (await other.ModelInfer(request_of())).model_name == "hello"
+
+    async def test_files_that_stay_the_same_are_not_read(self, renewable, caplog):
+        application, files = renewable
+        with caplog.at_level("INFO"):
+            application.grpc.certificates.refresh()
+            files["cert"].unlink()
+            application.grpc.certificates.refresh()
+            application.grpc.certificates.refresh()
+        assert caplog.text.count("the old certificates stay in force") == 1
+
+    async def test_they_are_looked_at_again_and_again(self, start, hello, tls_files, eventually):
+        tls = {key: tls_files[key] for key in ("cert", "key")}
+        application = await start(hello(server={"tls": tls, "watch": "100ms"}))
+        looks = []
+        application.grpc.certificates.refresh = lambda: looks.append(1)
+        await eventually(lambda: len(looks) > 1)
 
 
 @pytest.mark.parametrize("broken", ["cert", "key", "client_ca"])

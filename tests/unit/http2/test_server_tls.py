@@ -1,0 +1,151 @@
+"""TLS of a real server on loopback: handshakes are connections like any other."""
+
+import asyncio
+import datetime as dt
+import socket
+import ssl
+
+import pytest
+from by_hand import Raw, echo, gone, turns, unary
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from batcher.http2 import server_connection
+from batcher.http2.frames import PREFACE
+from batcher.http2.tally import Fault
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory):
+    """What a server shows, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+@pytest.fixture
+def encrypted(serve, secrets):
+    async def start(limits=None, **methods):
+        made, _ = await serve(limits, **methods)
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        await made.listen(sock, secrets)
+        return made, port
+
+    return start
+
+
+@pytest.fixture
+async def connect():
+    writers = []
+
+    async def connect(port, *protocols):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writers.append(writer)
+        return Raw(reader, writer)
+
+    yield connect
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_client_that_speaks_h2_is_answered(encrypted, connect):
+    made, port = await encrypted(Echo=unary(echo))
+    client = await connect(port, "h2")
+    client.write(PREFACE, client.settings())
+    client.open(1, "Echo")
+    client.send(1, bytes(60_000))
+    assert len((await client.answer(1))[1]) == 60_005
+    client.writer.transport.abort()
+    await gone(made)
+
+
+@pytest.mark.parametrize("protocols", [(), ("http/1.1",)])
+async def test_one_that_does_not_offer_it_is_closed(encrypted, connect, protocols):
+    made, port = await encrypted(Echo=unary(echo))
+    client = await connect(port, *protocols)
+    client.write(PREFACE, client.settings())
+    assert await client.ended() == []
+    await gone(made)
+    assert made.tally.ended[Fault.HANDSHAKE] == 1
+
+
+async def test_handshakes_count_in_max_connections(encrypted, raw, connect):
+    made, port = await encrypted({"max_connections": 2}, Echo=unary(echo))
+    for _ in range(2):
+        await raw(f"127.0.0.1:{port}", greet=False)
+    await turns(lambda: len(made.clients) == 2)
+    beyond = await raw(f"127.0.0.1:{port}", greet=False)
+    assert await beyond.ended() == []
+    assert made.tally.ended[Fault.TOO_MANY] == 1
+
+
+async def test_handshakes_make_room_when_they_have_been_silent(encrypted, raw, connect):
+    made, port = await encrypted({"max_connections": 1}, Echo=unary(echo))
+    silent = await raw(f"127.0.0.1:{port}", greet=False)
+    await turns(lambda: made.clients)
+    for _ in range(11):
+        made.sweep(10**9)
+    client = await connect(port, "h2")
+    client.write(PREFACE, client.settings())
+    await client.ping()
+    await silent.ended()
+
+
+@pytest.mark.parametrize("sent", [b"", b"no handshake at all"])
+async def test_handshakes_that_fail_or_do_not_come(encrypted, raw, monkeypatch, sent):
+    monkeypatch.setattr(server_connection, "GREETING_S", 0.05)
+    made, port = await encrypted()
+    silent = await raw(f"127.0.0.1:{port}", greet=False)
+    silent.write(sent)
+    await turns(lambda: made.tally.ended[Fault.HANDSHAKE])
+    await gone(made)
+
+
+async def test_a_client_that_leaves_in_its_handshake(encrypted, raw):
+    made, port = await encrypted()
+    client = await raw(f"127.0.0.1:{port}", greet=False)
+    await turns(lambda: made.clients)
+    client.writer.transport.abort()
+    await gone(made)
+    assert made.tally.ended[Fault.HANDSHAKE] == 1
+
+
+async def test_handshakes_end_when_the_server_stops(encrypted, raw):
+    made, port = await encrypted()
+    client = await raw(f"127.0.0.1:{port}", greet=False)
+    await turns(lambda: made.clients)
+    await made.stop(0)
+    await client.ended()
+    await gone(made)
