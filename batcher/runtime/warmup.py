@@ -16,11 +16,12 @@ import numpy as np
 from batcher.core.events import FailureCause, Profile, Shapes
 from batcher.core.record import record
 from batcher.errors import ModelLoadError
-from batcher.executor import ModelMetadata
+from batcher.executor import BatchResult, ModelMetadata
 from batcher.runtime.dispatch import Executed, Slice
 from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.padding import Axis, Padding, PadValue, fill_value
 from batcher.runtime.request import InferenceRequest
+from batcher.runtime.rows import NO_BATCH_AXIS
 from batcher.runtime.workers import Worker
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
 
@@ -110,6 +111,7 @@ async def _warm_up(
     timed_ns: int,
 ) -> Profile:
     profile: list[tuple[int, int]] = []
+    inner: dict[str, tuple[int, tuple[int, ...]]] = {}
     for rows in batch_sizes:
         slices = [Slice(sample.request(rows, shapes), 0, rows)]
         took_ns: list[int] = []
@@ -122,6 +124,8 @@ async def _warm_up(
             refused = executed.result.row_errors
             if refused and not repeat:
                 log.warning("%s", sample.failed(rows, next(iter(refused.values()))))
+            if layout.batched and not repeat:
+                sample.check_rows(rows, executed.result, inner)
             if repeat:
                 took_ns.append(monotonic_ns() - began_ns)
                 if sum(took_ns) >= timed_ns:
@@ -221,6 +225,23 @@ class Sample:
             if not spec.optional or spec.name in self._given
         }
         return InferenceRequest(self._model, inputs, arrival_ns=0)
+
+    def check_rows(
+        self, rows: int, result: BatchResult, inner: dict[str, tuple[int, tuple[int, ...]]]
+    ) -> None:
+        """Hold the shape of a row's answer against that in batches of other sizes, all rows equal.
+
+        `inner` is what they were. Raises `ModelLoadError` where it depends on how many rows there
+        are: then a row's answer tells of others in its batch, which are a stranger's.
+        """
+        for name, array in result.outputs.items():
+            before, shape = inner.setdefault(name, (rows, array.shape[1:]))
+            if shape != array.shape[1:]:
+                raise ModelLoadError(
+                    f"{self._model}: output {name!r} has shape {[before, *shape]} for {before} rows"
+                    f" and {list(array.shape)} for {rows} equal ones, so a row's answer depends on"
+                    f" the other rows of its batch: set {NO_BATCH_AXIS}"
+                )
 
     def failed(self, rows: int, why: str, cause: FailureCause = FailureCause.UNKNOWN) -> str:
         """What to say of a warm-up batch that failed, and what helps where its values are at fault."""

@@ -145,6 +145,18 @@ async def test_similarities_of_all_rows_are_not_batched(start, dial, onnx):
         np.testing.assert_allclose(output_arrays(answer)["Y"], each @ each.T, rtol=1e-5)
 
 
+async def test_the_warm_up_tells_answers_whose_shape_depends_on_the_batch(start, onnx):
+    nodes = [
+        helper.make_node("Transpose", ["X"], ["T"]),
+        helper.make_node("MatMul", ["X", "T"], ["Y"]),
+    ]
+    document = onnx(nodes, {"X": (FLOAT, [None, 2])}, {"Y": (FLOAT, [None, None])})
+    with pytest.raises(ModelLoadError) as caught:
+        await start(document)
+    assert "has shape [1, 1] for 1 rows and [2, 2] for 2 equal ones" in str(caught.value)
+    assert "batching.max_batch_size: 0" in str(caught.value)
+
+
 @pytest.mark.parametrize("policy", ["adaptive", "fixed", "none"])
 async def test_a_model_without_a_batch_axis_as_a_triton_client_sees_it(start, dial, onnx, policy):
     document = onnx(

@@ -198,3 +198,20 @@ async def test_the_first_axis_of_a_model_without_a_batch_axis_takes_a_length():
     await warmup.warm_up(worker, "m", metadata, layout_of(metadata), WarmupPlan((1,), 5))
     await worker.close(5.0)
     assert {c.batch.inputs["X"].shape for c in fake.calls if c.batch is not None} == {(5, 2)}
+
+
+def test_inputs_without_rows_are_warmed_up_in_their_own_shape():
+    specs = (
+        TensorSpec("X", "FP32", (-1, -1)),
+        TensorSpec("b", "FP32", (-1, 2), batched=False),
+        TensorSpec("scale", "INT64", (), batched=False),
+    )
+    shapes = plain_shapes(specs, 3)
+    request = Sample("m", specs, {"b": (1, 2), "scale": 7}).request(4, shapes)
+    assert {name: tensor.array.shape for name, tensor in request.inputs.items()} == {
+        "X": (4, 3),
+        "b": (3, 2),
+        "scale": (),
+    }
+    assert request.inputs["b"].array.tolist() == [[1, 2]] * 3
+    assert request.inputs["scale"].array == 7
