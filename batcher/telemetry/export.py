@@ -46,8 +46,8 @@ def single_values(family: Family, points: Iterable[Point]) -> Metric:
 class HistogramFamily(HistogramMetricFamily):
     """A histogram family whose samples are made when they are asked for, at once or in pieces.
 
-    With dozens of models a family has thousands of them, and who writes them down a piece at a time
-    lets others have their turn. Each histogram is whole in its piece.
+    With dozens of models a family has thousands of them; written a piece at a time, they do not hold
+    the event loop. Each histogram is whole in its piece.
     """
 
     def __init__(self, family: Family, points: Iterable[tuple[Labels, Histogram]]) -> None:

@@ -17,7 +17,7 @@ from batcher.runtime.health import HealthReport
 from batcher.web.exposition import Exposition
 
 MAX_SCRAPES: Final = 32
-"""Callers who wait for `/metrics` at once: half of the connections, so that probes have the others."""
+"""Requests for `/metrics` that wait at once: half of the connections; probes have the others."""
 
 _NOT_FOUND = "Not Found: here are /metrics, /healthz and /readyz; inference is gRPC (server.grpc)\n"
 

@@ -3,8 +3,8 @@
 A connection either has a request that is being answered, or it waits for its peer: to send a whole
 request, or to read an answer. Waiting ends after `PATIENCE_S`, whatever arrives meanwhile a byte at a
 time. And where there are too many connections, the one that has waited longest makes room for the
-newcomer: so a probe gets in however many others sit there in silence. Who asks ahead of its answers
-gets one, and has to come again.
+newcomer: so a probe gets in however many others sit there in silence. A peer that pipelines requests
+gets the first answer, and the connection ends.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Connection(H11Protocol):
             min(others, key=lambda each: each.turn).cut()
 
     def data_received(self, data: bytes) -> None:
-        """Parse a piece at a time. Who goes on and on is cut, who asks ahead gets one answer."""
+        """Parse a piece at a time; end a connection that sends without end, or ahead of its answers."""
         self._unread += len(data)
         for start in range(0, len(data), _PIECE_BYTES):
             if self.transport.is_closing():

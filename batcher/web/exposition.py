@@ -42,10 +42,10 @@ class _One(Collector):
 
 
 class Exposition:
-    """The text of a registry for many callers at once: those who wait share the next one.
+    """The text of a registry for many callers at once: all that wait share the next one.
 
-    A text is never older than the question: what is being rendered when a caller comes is for those
-    before it.
+    A text is never older than the request for it: what is being rendered when a request arrives goes
+    to the requests before it.
     """
 
     def __init__(self, registry: Collector) -> None:
@@ -54,7 +54,7 @@ class Exposition:
         """What is to be rendered next, by content type."""
         self._rendering: asyncio.Task[None] | None = None
         self.waiting = 0
-        """Callers who wait for their text."""
+        """Requests that wait for their text."""
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """As `render`."""
@@ -78,7 +78,7 @@ class Exposition:
             try:
                 body, took_s = await _rendered(self._registry, encode, content_type)
                 future.set_result(body)
-            except Exception as error:  # noqa: BLE001 - who asked is told, and the next may succeed
+            except Exception as error:  # noqa: BLE001 - the callers are told, and the next may succeed
                 future.set_exception(error)
             await asyncio.sleep(REST * took_s)
         self._rendering = None
