@@ -20,6 +20,7 @@ from batcher.config.document import MOST_DEPTH, MOST_VALUES
 from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
 from batcher.config.units import LARGEST_BYTES, LONGEST_NS
+from batcher.core.buckets import MOST_KNOWN
 from batcher.core.model import MOST_SHAPES
 from batcher.errors import LONGEST_DESCRIPTION, LONGEST_NAME
 from batcher.http2.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETTINGS_A_SECOND
@@ -29,6 +30,7 @@ from batcher.http2.inflate import MOST_MEMBERS
 from batcher.http2.server import EVICTABLE_NS, LEAVING_S, STREAM_WINDOW
 from batcher.http2.server_connection import CLOSING_S, GREETING_S, SILENT_S
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
+from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
 from batcher.runtime.labels import MAX_LABELS_BYTES
@@ -37,7 +39,13 @@ from batcher.runtime.signature import MOST_SHARED_BYTES
 from batcher.runtime.warmup import BUCKETS_NS
 from batcher.server.classification import MAX_CLASSES, MAX_WIDTH
 from batcher.server.control import UNLOAD_TIMEOUT_S
-from batcher.server.convert import LARGE_MESSAGE, MAX_BYTES_ELEMENTS, MAX_RANK
+from batcher.server.convert import (
+    LARGE_MESSAGE,
+    MAX_BYTES_ELEMENTS,
+    MAX_RANK,
+    REMEMBERED_HEADER_BYTES,
+    REMEMBERED_HEADERS,
+)
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.server.parameters import MAX_TENANT, MAX_WAIT_NS
 from batcher.server.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS, MAX_TEXT
@@ -112,6 +120,12 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
     assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
     assert rows["axes of a tensor"] == str(MAX_RANK)
+    levels = QueueConfig.model_fields["priority_levels"].metadata
+    assert rows["levels of priority"] == str(next(m.le for m in levels if hasattr(m, "le")))
+    assert rows["time to write the end of the event log"] == f"{LOG_CLOSE_S:g}s"
+    assert rows["shapes whose bucket is remembered"] == f"{MOST_KNOWN:,}"
+    headers = f"{REMEMBERED_HEADERS:,}, of at most {REMEMBERED_HEADER_BYTES} bytes"
+    assert rows["tensor headers remembered"] == headers
     unload = rows["time to end the batches of a model that is unloaded"]
     assert unload == f"{UNLOAD_TIMEOUT_S:g}s"
     again = rows["time between two tries to replace an instance"]
