@@ -417,6 +417,9 @@ class Call:
         self._writer = self._client.loop.create_future()
         try:
             await self._writer
+        except asyncio.CancelledError:
+            self._client.server.tally.lost_answers += 1
+            raise
         finally:
             self._writer = None  # as in `read`
             self._client.sending.pop(self, None)

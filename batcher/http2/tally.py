@@ -38,6 +38,8 @@ class Tally:
     """Idle connections that made room for new ones."""
     stalled_calls: int = 0
     """Calls that ended because their message or their answer made no progress."""
+    lost_answers: int = 0
+    """Calls that ended while their peer still had to take an answer."""
     ended: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     """Connections that ended early, by reason."""
     streams: Counts = field(default_factory=Counts)

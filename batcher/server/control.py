@@ -236,8 +236,13 @@ class ControlEdge:
         """Wait for a change that goes on when its caller leaves: half of one serves nobody."""
         task = asyncio.create_task(change)
         self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+        task.add_done_callback(self._over)
         await asyncio.shield(task)
+
+    def _over(self, change: asyncio.Task[None]) -> None:
+        self._changes.discard(change)
+        if not change.cancelled():
+            change.exception()  # who waited has it, and so has the log: nobody else will ask
 
     def _change(self, name: str) -> list[ServedModel]:
         """Every version of a model that is about to be changed, if that is allowed here."""

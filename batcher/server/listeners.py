@@ -138,7 +138,7 @@ class GrpcServer(_Listeners):
         buffers: Buffers,  # noqa: ARG002  # the edge charges for it
         _too_large: Callable[[str], None],
     ) -> None:
-        """GRPC refuses what is too large without saying so: nobody is told."""
+        """The library refuses what is too large without saying so: nobody is told."""
         super().__init__(addresses)
         self._certificates = certificates
         self._server = aio.server(options=channel_options(config))

@@ -33,6 +33,7 @@ def transport_points(servers: Sequence[Server], buffers: Buffers) -> TransportPo
             malformed=counts.malformed,
             refused=counts.refused,
             stalled=tally.stalled_calls,
+            answer_lost=tally.lost_answers,
         )
         goaways.update(sent=counts.goaways_sent, received=counts.goaways_received)
     return replace(

@@ -361,7 +361,7 @@ STREAM_EVENTS = Family(
     "calls",
     ("event",),
     "Calls that ended without an answer: reset_by_client, reset_by_server, malformed, refused (beyond "
-    "max_streams, or while draining), stalled (transport builtin).",
+    "max_streams, or while draining), stalled, answer_lost (while it was written) (transport builtin).",
 )
 GOAWAYS = Family(
     "batcher_goaways",

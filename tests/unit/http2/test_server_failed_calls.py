@@ -316,13 +316,26 @@ class TestCallersWhoLeave:
             finally:
                 left.set()
 
-        _, address = await serve(Write=grpc.unary_stream_rpc_method_handler(behave))
+        made, address = await serve(Write=grpc.unary_stream_rpc_method_handler(behave))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
         client.open(1, "Write")
         client.send(1, b"")
         await client.until(Frame.DATA)
         client.reset(1)
         await soon(left)
+        assert made.tally.lost_answers == 1
+
+    async def test_a_unary_answer_whose_caller_leaves_is_lost(self, serve, raw):
+        made, address = await serve(Echo=unary(echo))
+        client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
+        client.open(1, "Echo")
+        client.send(1, bytes(100))
+        await client.until(Frame.DATA)
+        assert made.tally.lost_answers == 0
+        client.reset(1)
+        await client.ping()
+        await asyncio.sleep(0)
+        assert made.tally.lost_answers == 1
 
     async def test_the_handlers_of_a_lost_connection_are_cancelled(self, serve, raw):
         held, reading = Held(), Held()
