@@ -36,6 +36,8 @@ LEAVING_S = 1.0
 """How long calls may be on their way that a client opened before it read that it should leave."""
 EVICTABLE_NS = 10 * SECOND
 """A connection without calls for this long makes way for a new one at `max_connections`."""
+ACCEPT_AGAIN_S = 1.0
+"""How long nothing is accepted when the system has no descriptors left."""
 LOG_LINES = 10
 """Lines in a second about connections that end early; the rest are counted."""
 STREAM_WINDOW = 2**17
@@ -60,6 +62,8 @@ class Listener:
         """For handshakes that begin from now on; None is plain text."""
         self.clients: dict[ServerConnection, None] = {}
         """All that were accepted and are open, handshakes among them, the oldest first."""
+        self.accepting: asyncio.Task[None] | None = None
+        """What accepts those that begin with a handshake."""
 
 
 class Server:
@@ -107,12 +111,16 @@ class Server:
         loop = asyncio.get_running_loop()
         listener = Listener(secrets)
         self._listeners.append(listener)
-        # TLS begins in the connection: a handshake is a connection like any other.
-        self._servers.append(
-            await loop.create_server(
-                lambda: ServerConnection(self, listener), sock=sock, backlog=BACKLOG
+        if secrets is None:
+            self._servers.append(
+                await loop.create_server(
+                    lambda: ServerConnection(self, listener), sock=sock, backlog=BACKLOG
+                )
             )
-        )
+        else:
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+            listener.accepting = loop.create_task(self._accept(listener, sock))
         if self._sweeper is None:
             self._sweeper = loop.call_later(SWEEP_NS / SECOND, self._sweep)
 
@@ -131,6 +139,9 @@ class Server:
             self.stopping = True
             for server in self._servers:
                 server.close()
+            for listener in self._listeners:
+                if listener.accepting is not None:
+                    listener.accepting.cancel()
             for client in list(self.clients):
                 client.announce()
 
@@ -222,6 +233,19 @@ class Server:
         for counts in (self.tally.streams, *(each.connection.counts for each in self.clients)):
             sums.add(counts)
         return sums.streams
+
+    async def _accept(self, listener: Listener, sock: socket.socket) -> None:
+        """Accept connections of TLS: the event loop would tell of them after their handshake only."""
+        loop = asyncio.get_running_loop()
+        with sock:
+            while True:
+                try:
+                    accepted, _ = await loop.sock_accept(sock)
+                except OSError as error:
+                    log.warning("a connection could not be accepted: %s", error)
+                    await asyncio.sleep(ACCEPT_AGAIN_S)
+                    continue
+                ServerConnection(self, listener).shake_hands(accepted)
 
     async def _all_gone(self, timeout_s: float) -> None:
         if self.clients and timeout_s > 0:

@@ -17,6 +17,7 @@ import socket
 import ssl
 import sys
 import termios
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import grpc
@@ -105,20 +106,18 @@ class ServerConnection(asyncio.Protocol):
     # --- of the transport ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """A client has connected, and its handshake has succeeded."""
         self._transport = transport = cast("asyncio.Transport", transport)
         try:
-            self.peer = _address(transport.get_extra_info("peername"))
-            if not self.server.admit(self):
+            encrypted = transport.get_extra_info("ssl_object")
+            if encrypted is None and not self._admitted(transport.get_extra_info("socket")):
                 transport.abort()
-                return
-            _keep_alive(transport.get_extra_info("socket"))
-            secrets = self.listener.secrets
-            if secrets is None:
-                self._begin()
+            elif encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
+                self._end_early(Fault.HANDSHAKE, "the client does not offer h2 (ALPN)")
+                transport.abort()
             else:
-                transport.pause_reading()
-                self._handshake = self.loop.create_task(self._shake_hands(transport, secrets))
+                self._greeting = self.loop.call_later(GREETING_S, self._not_greeted)
+                self._flush()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             self.broken(error)
 
@@ -129,7 +128,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._lost = True
         try:
-            for pending in (self._greeting, self._lingering, self._handshake):
+            for pending in (self._greeting, self._lingering):
                 if pending is not None:
                     pending.cancel()
             self._drop_calls()
@@ -322,6 +321,8 @@ class ServerConnection(asyncio.Protocol):
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+        elif self._handshake is not None:
+            self._handshake.cancel()
 
     def _end_early(self, reason: str, text: str = "") -> None:
         """Count its end and log it, once."""
@@ -349,7 +350,7 @@ class ServerConnection(asyncio.Protocol):
         try:
             self._age_ns += elapsed_ns
             self._sweep_idle(elapsed_ns)
-            if self._transport is None or self._closing or self._handshake is not None:
+            if self._transport is None or self._closing:
                 return
             self._sweep_age(elapsed_ns)
             self._sweep_incomplete(elapsed_ns)
@@ -369,7 +370,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self.idle_ns += elapsed_ns
         limit_ns = self.server.timeouts.idle_ns
-        if limit_ns is not None and self.idle_ns >= limit_ns and self._transport is not None:
+        if limit_ns is not None and self.idle_ns >= limit_ns:
             self.announce()
 
     def _sweep_age(self, elapsed_ns: int) -> None:
@@ -419,42 +420,45 @@ class ServerConnection(asyncio.Protocol):
 
     # --- its beginning ---
 
-    def _begin(self) -> None:
-        self._greeting = self.loop.call_later(GREETING_S, self._not_greeted)
-        self.flush()
+    def shake_hands(self, accepted: socket.socket) -> None:
+        """Begin a connection of TLS."""
+        if not self._admitted(accepted):
+            accepted.close()
+            return
+        self._handshake = self.loop.create_task(self._shake_hands(accepted))
+        self._handshake.add_done_callback(partial(self._handshake_ended, accepted))
+
+    async def _shake_hands(self, accepted: socket.socket) -> None:
+        await self.loop.connect_accepted_socket(
+            lambda: self,
+            accepted,
+            ssl=self.listener.secrets,
+            ssl_handshake_timeout=GREETING_S,
+        )
+
+    def _handshake_ended(self, accepted: socket.socket, handshake: asyncio.Task[None]) -> None:
+        self._handshake = None
+        error = None if handshake.cancelled() else handshake.exception()
+        if error is not None or handshake.cancelled():
+            reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
+            self._end_early(Fault.HANDSHAKE, str(reason or "it was given up"))
+            if handshake.cancelled() and accepted.fileno() >= 0:
+                accepted.close()
+            # Nobody tells of a connection that was never made.
+            self.connection_lost(None)
+
+    def _admitted(self, sock: socket.socket) -> bool:
+        with contextlib.suppress(OSError):  # it has left already
+            self.peer = _address(sock.getpeername())
+        if not self.server.admit(self):
+            return False
+        _keep_alive(sock)
+        return True
 
     def _not_greeted(self) -> None:
         self._greeting = None
         self._end_early(Fault.NO_PREFACE)
         self._abort()
-
-    async def _shake_hands(self, transport: asyncio.Transport, secrets: ssl.SSLContext) -> None:
-        try:
-            encrypted = await self.loop.start_tls(
-                transport, self, secrets, server_side=True, ssl_handshake_timeout=GREETING_S
-            )
-        except Exception as error:  # noqa: BLE001  # whatever a handshake raises
-            reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
-            self._fail_handshake(str(reason))
-            return
-        finally:
-            self._handshake = None
-        if encrypted is None:
-            self._fail_handshake("the client has left")
-            return
-        self._transport = encrypted
-        if encrypted.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
-            self._fail_handshake("the client does not offer h2 (ALPN)")
-            return
-        try:
-            self._begin()
-        except Exception as error:  # noqa: BLE001  # `broken` logs it
-            self.broken(error)
-
-    def _fail_handshake(self, why: str) -> None:
-        self._end_early(Fault.HANDSHAKE, why)
-        self._abort()
-        self.connection_lost(None)  # a TLS that never began does not always tell
 
     def _open(self, stream: Stream, request: Request) -> None:
         try:
@@ -492,6 +496,7 @@ def _keep_alive(sock: socket.socket) -> None:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
+        (socket.TCP_NODELAY, 1),
         (socket.TCP_KEEPIDLE, SILENT_S // 2),
         (socket.TCP_KEEPINTVL, SILENT_S // 6),
         (socket.TCP_KEEPCNT, 3),

@@ -122,6 +122,18 @@ async def test_settings_are_tuned_over_mutual_tls(with_tls, authority, client, t
     assert "queue.max_rows: null -> 7" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+async def test_a_server_in_its_own_process_speaks_tls(
+    serve, hello, tls_files, dial, authority, request_of
+):
+    """Its event loop is another one than that of the tests."""
+    server = serve(hello(server={"tls": {key: tls_files[key] for key in ("cert", "key")}}))
+    credentials = grpc.ssl_channel_credentials(authority.cert)
+    stub = await dial(server.grpc, credentials=credentials)
+    for rows in (1, 4096):
+        assert (await stub.ModelInfer(request_of(rows=rows))).model_name == "hello"
+
+
 class TestRenewal:
     @pytest.fixture
     async def renewable(self, start, hello, tls_files, tmp_path):
