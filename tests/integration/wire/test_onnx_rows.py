@@ -213,6 +213,7 @@ async def test_a_value_that_an_operator_refuses_is_the_callers_wherever_it_stood
         ],
         {"I": (INT64, ["rows"])},
         {"Y": (FLOAT, ["rows"])},
+        batching=FIXED | {"max_delay": "20ms"},
     )
     application = await start(document)
     stub = await dial(application.grpc.addresses[0])
