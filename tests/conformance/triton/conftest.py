@@ -69,8 +69,22 @@ def save_sums(path):
     )
 
 
+def save_whole(path):
+    """No batch axis: `Y` = X * SCALE, where X is [2, n] and SCALE a scalar, and its sum, a scalar."""
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [node("Mul", ["X", "SCALE"], ["Y"]), node("ReduceSum", ["Y"], ["TOTAL"], keepdims=0)],
+        path.stem,
+        [info("X", kind, [2, "n"]), info("SCALE", kind, [])],
+        [info("Y", kind, [2, "n"]), info("TOTAL", kind, [])],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+
+
 def config():
-    """`hello` and `slow` are emulated, `types` and `sums` are ONNX files beside the document."""
+    """`hello` and `slow` are emulated, the others are ONNX files beside the document."""
     batching = {"policy": "fixed", "max_batch_size": 8, "max_delay": "1ms"}
     return {
         "models": [
@@ -97,6 +111,12 @@ def config():
                 }
                 for name in ("types", "sums")
             ),
+            {
+                "name": "whole",
+                "executor": "onnxruntime",
+                "options": {"path": "whole.onnx"},
+                "batching": {"policy": "fixed", "max_batch_size": 0},
+            },
         ]
     }
 
@@ -106,6 +126,7 @@ def triton_server(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton")
     save_types(folder / "types.onnx")
     save_sums(folder / "sums.onnx")
+    save_whole(folder / "whole.onnx")
     admin = f"unix:{folder}/admin.sock"
     section = {"admin": [admin], "transport": request.param}
     with ServerProcess(config() | {"server": section}, folder=folder) as server:

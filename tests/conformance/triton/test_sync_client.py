@@ -49,12 +49,12 @@ def test_repository_index(seen):
     index = {
         model["name"]: (model["version"], model["state"]) for model in seen["repository_index"]
     }
-    assert index == dict.fromkeys(("hello", "slow", "types", "sums"), ("1", "READY"))
+    assert index == dict.fromkeys(("hello", "slow", "types", "sums", "whole"), ("1", "READY"))
 
 
 def test_statistics(seen):
     statistics = seen["statistics"]
-    assert statistics["all"] == ["hello", "slow", "sums", "types"]
+    assert statistics["all"] == ["hello", "slow", "sums", "types", "whole"]
     assert statistics["inferences"] == 3
     assert statistics["executions"] == 3
     full = statistics["full"]
@@ -108,6 +108,17 @@ def test_priority_timeout_headers_and_parameters_are_taken(seen):
 
 def test_compressed_messages_are_taken(seen):
     assert seen["compressed"] is True
+
+
+def test_a_model_without_a_batch_axis(seen):
+    assert seen["no_batch_axis"] == {
+        "max_batch_size": 0,
+        "dims": [["2", "-1"], [], ["2", "-1"], []],
+        "shapes": [["2", "-1"], [], ["2", "-1"], []],
+        "Y": [[0, 2, 4], [6, 8, 10]],
+        "TOTAL": 30,
+        "classes": ["10.000000:5", "8.000000:4"],
+    }
 
 
 def test_classification(seen):

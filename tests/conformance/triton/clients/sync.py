@@ -127,6 +127,33 @@ def classification(client):
 
 
 @check
+def no_batch_axis(client):
+    """A model that its author exported for one input at a time, as such clients call it."""
+    config = client.get_model_config("whole", as_json=True)["config"]
+    metadata = client.get_model_metadata("whole", as_json=True)
+    arrays = {
+        "X": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "SCALE": np.asarray(2, dtype=np.float32),
+    }
+    inputs = []
+    for name, array in arrays.items():
+        inputs.append(triton.InferInput(name, list(array.shape), "FP32"))
+        inputs[-1].set_data_from_numpy(array)
+    result = client.infer("whole", inputs)
+    classes = client.infer(
+        "whole", inputs, outputs=[triton.InferRequestedOutput("Y", class_count=2)]
+    )
+    return {
+        "max_batch_size": config.get("max_batch_size", 0),
+        "dims": [each.get("dims", []) for each in config["input"] + config["output"]],
+        "shapes": [each.get("shape", []) for each in metadata["inputs"] + metadata["outputs"]],
+        "Y": result.as_numpy("Y").tolist(),
+        "TOTAL": result.as_numpy("TOTAL").tolist(),
+        "classes": [value.decode() for value in classes.as_numpy("Y").tolist()],
+    }
+
+
+@check
 def options(client):
     result = client.infer(
         "hello",
