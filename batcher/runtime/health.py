@@ -86,9 +86,9 @@ class Health:
         self.changed()
 
     @property
-    def draining(self) -> bool:
-        """Whether the server shuts down."""
-        return self._draining
+    def ending(self) -> bool:
+        """Whether nothing new is taken in: the server shuts down, or cannot go on."""
+        return self._draining or bool(self._broken)
 
     def drain(self) -> None:
         """The server shuts down; it never wants traffic again."""
@@ -130,5 +130,5 @@ class Health:
             models,
             reason,
             live=not self._broken,
-            ending=self._draining or bool(self._broken),
+            ending=self.ending,
         )

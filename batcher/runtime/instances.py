@@ -259,7 +259,8 @@ class Instance:
             return await worker.healthy(plan.checks.timeout_ns / SECOND)
 
         async def canary() -> str:
-            timeout_s = plan.execute_timeout_ns / SECOND
+            # A batch that runs already may take as long.
+            timeout_s = 2 * plan.execute_timeout_ns / SECOND
             try:
                 async with asyncio.timeout(timeout_s):
                     return await run_canary(

@@ -260,6 +260,8 @@ class ServedModel:
             self._check_same(metadata, self._loaded[0])
         before = self._configured(self.settings)
         self.padding = resolve(self.name, self.rules, metadata)
+        if self.padding is not None:
+            self.telemetry.padded()
         after = self._configured(self.settings)
         if after != before:
             self._home.runner.feed(after)

@@ -204,6 +204,9 @@ class LoopWorker:
         self._free = asyncio.Event()
         """Not set while a batch runs that has to run alone."""
         self._free.set()
+        self._executing = 0
+        self._quiet = asyncio.Event()
+        """Set when the last of the batches that execute has ended."""
         self.asks = _asks(executor)
 
     async def load(self, context: LoadContext) -> ModelMetadata:
@@ -245,19 +248,26 @@ class LoopWorker:
         await self._free.wait()
         self._free.clear()
         try:
-            if others := self._tasks - {asyncio.current_task()}:
-                await asyncio.wait(others)
+            while self._executing:
+                self._quiet.clear()
+                await self._quiet.wait()
             return await self._execute_now(slices, layout)
         finally:
             self._free.set()
 
     async def _execute(self, slices: Sequence[Slice], layout: Layout) -> Executed:
-        if not self._free.is_set():
+        while not self._free.is_set():
             await self._free.wait()
         return await self._execute_now(slices, layout)
 
     async def _execute_now(self, slices: Sequence[Slice], layout: Layout) -> Executed:
-        executed = await execute_async(self._executor, slices, layout, self._clock)
+        self._executing += 1
+        try:
+            executed = await execute_async(self._executor, slices, layout, self._clock)
+        finally:
+            self._executing -= 1
+            if not self._executing:
+                self._quiet.set()
         if self._fail_nan:
             outputs = executed.result.outputs if executed.result is not None else {}
             nbytes = sum(getattr(array, "nbytes", 0) for array in outputs.values())

@@ -135,7 +135,7 @@ class ControlEdge:
             model = self._batcher.models.find(request.name, request.version)
         except UnknownModel:
             return inference.ModelReadyResponse(ready=False)
-        return inference.ModelReadyResponse(ready=model.ready and not self._batcher.health.draining)
+        return inference.ModelReadyResponse(ready=model.ready and not self._batcher.health.ending)
 
     async def _server_metadata(self, _: object) -> inference.ServerMetadataResponse:
         extensions = ADMIN_EXTENSIONS if self._admin else EXTENSIONS

@@ -217,6 +217,11 @@ class ModelTelemetry:
         if busy is not None:
             busy.ended(now_ns)
 
+    def padded(self) -> None:
+        """Export counts of elements from now on, even before the first batch that is padded."""
+        for kind in ("request", "padding"):
+            self.elements.setdefault(kind, 0)
+
     def device_known(self, device: str) -> None:
         """Export the device's busy time from now on, even before its first batch."""
         self._busy_clock(device)
