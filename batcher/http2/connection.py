@@ -307,6 +307,7 @@ class Connection(Sender):
     def _opened(self, flags: int, name: int, fields: Fields, events: list[Event]) -> None:
         limits = self._limits
         self.highest = name
+        self.budget.opened()
         if not self.draining:
             self._answered = name
         if (
@@ -327,7 +328,7 @@ class Connection(Sender):
         stream.expected = request.content_length
         self.streams[name] = stream
         self.open += 1
-        self.budget.opened()
+        self.budget.accepted()
         events.append(Opened(stream, request))
         if flags & END_STREAM:
             self._ended(stream, events)

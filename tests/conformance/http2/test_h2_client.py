@@ -260,7 +260,7 @@ async def test_messages_of_any_size(dial, size):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"INITIAL_WINDOW_SIZE": 10},
+        {"INITIAL_WINDOW_SIZE": 300},
         {"INITIAL_WINDOW_SIZE": 1000, "MAX_FRAME_SIZE": 2**24 - 1},
         {"HEADER_TABLE_SIZE": 0},
         {"HEADER_TABLE_SIZE": 65_536},
