@@ -5,7 +5,8 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from batcher.errors import ModelLoadError
-from batcher_onnxruntime.executor import _cause
+from batcher.executor import option_problems
+from batcher_onnxruntime.executor import OnnxRuntimeExecutor, _cause
 from batcher_onnxruntime.messages import one_line
 from batcher_onnxruntime.options import OnnxRuntimeOptions
 from batcher_onnxruntime.providers import ProviderError, Wanted, unused, wanted
@@ -110,11 +111,18 @@ def test_numbered_device_is_that_gpu_unless_told_otherwise(device, given, expect
     assert asked == [Wanted(CUDA, expected), Wanted(CPU, {})]
 
 
-def test_unknown_provider_is_refused_with_the_nearest():
-    with pytest.raises(ProviderError) as caught:
-        wanted(options(providers=["cudda"]), "cpu")
-    assert "option providers[0]: got 'cudda'" in str(caught.value)
+def test_unknown_provider_is_refused_with_the_nearest(models, load):
+    with pytest.raises(ModelLoadError) as caught:
+        load(models.matmul(), providers=["cudda"], provider_options={"coreml": {}, "cpo": {}})
+    assert 'option providers[0]: got "cudda"; allowed: ' in str(caught.value)
     assert "did you mean cuda?" in str(caught.value)
+    assert "option provider_options.cpo" in str(caught.value)
+
+
+def test_unknown_provider_is_found_without_loading(models, tmp_path):
+    given = {"path": "gone.onnx", "providers": ["cudda"]}
+    (problem,) = option_problems(OnnxRuntimeExecutor.options, given, tmp_path, files=True)
+    assert problem[0] == ("providers", 0)
 
 
 def test_options_of_a_provider_that_is_not_asked_for_are_refused():

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, StrictBool
+from pydantic import AfterValidator, Field, StrictBool
 
 from batcher.executor import FilePath, Options, ParameterValue
+from batcher_onnxruntime.names import checked
 
+Provider: TypeAlias = Annotated[str, AfterValidator(checked)]
 Threads: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=1024)]
+
+
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    # pydantic's own minimum counts the valid names only, and complains twice about the others.
+    if not names:
+        raise ValueError("at least one")
+    return names
 
 
 class ThreadOptions(Options):
@@ -25,10 +34,10 @@ class OnnxRuntimeOptions(Options):
 
     path: FilePath
     """The model file, `.onnx` or `.ort`."""
-    providers: Annotated[tuple[str, ...], Field(min_length=1)] = ("cpu",)
+    providers: Annotated[tuple[Provider, ...], AfterValidator(_some)] = ("cpu",)
     """Execution providers in order of preference: `cpu`, `cuda`, `tensorrt` and so on, or ONNX
     Runtime's full names. What a provider cannot run goes to the next one, and last to the CPU."""
-    provider_options: dict[str, dict[str, ParameterValue]] = Field(default_factory=dict)
+    provider_options: dict[Provider, dict[str, ParameterValue]] = Field(default_factory=dict)
     """Provider -> its own options, as ONNX Runtime names them, such as
     `{cuda: {gpu_mem_limit: 4294967296}}`."""
     allow_fallback: StrictBool = False

@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final
 
 import onnxruntime as ort
 
+from batcher_onnxruntime.names import full, short
 from batcher_onnxruntime.options import OnnxRuntimeOptions
 
 CPU: Final = "CPUExecutionProvider"
-_SUFFIX: Final = "ExecutionProvider"
 _NUMBERED_DEVICE: Final = re.compile(r".*?(\d+)")
 _GPU: Final = re.compile(r"(?:cuda|gpu)[:_-]?\d*", re.IGNORECASE)
 _TAKES_DEVICE_ID: Final = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
@@ -32,7 +31,7 @@ class Wanted:
 
 
 class ProviderError(ValueError):
-    """An option names a provider that there is not. The message names the option."""
+    """Options of a provider that is not asked for. The message names the option."""
 
 
 def wanted(options: OnnxRuntimeOptions, device: str) -> list[Wanted]:
@@ -41,13 +40,8 @@ def wanted(options: OnnxRuntimeOptions, device: str) -> list[Wanted]:
     A device whose name ends in a number (`cuda:1`, `gpu0`) is that GPU, unless `provider_options`
     sets `device_id`. Raises `ProviderError`.
     """
-    names = [
-        _full_name(name, f"providers[{place}]") for place, name in enumerate(options.providers)
-    ]
-    settings = {
-        _full_name(name, f"provider_options.{name}"): values
-        for name, values in options.provider_options.items()
-    }
+    names = [full(name) for name in options.providers]
+    settings = {full(name): values for name, values in options.provider_options.items()}
     for name in settings.keys() - set(names):
         raise ProviderError(f"option provider_options: {short(name)} is not one of the providers")
     number = _NUMBERED_DEVICE.fullmatch(device)
@@ -97,23 +91,6 @@ def assigned_nodes(session: Any) -> dict[str, int] | None:
     for subgraph in session.get_provider_graph_assignment_info():
         counts[subgraph.ep_name] = counts.get(subgraph.ep_name, 0) + len(subgraph.get_nodes())
     return counts
-
-
-def short(name: str) -> str:
-    """The name as the configuration has it: `cuda` for CUDAExecutionProvider."""
-    return name.removesuffix(_SUFFIX).lower()
-
-
-def _full_name(name: str, option: str) -> str:
-    known: dict[str, str] = {
-        short(full): full for full in (*ort.get_all_providers(), *ort.get_available_providers())
-    }
-    full = known.get(short(name)) or known.get(name.lower())
-    if full is None:
-        hint = get_close_matches(name.lower(), known, n=1)
-        guess = f" (did you mean {hint[0]}?)" if hint else ""
-        raise ProviderError(f"option {option}: got {name!r}; allowed: {', '.join(known)}{guess}")
-    return full
 
 
 def _text(value: object) -> str:
