@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from batcher.errors import ModelLoadError
 from batcher.executor import LoadContext, ModelMetadata
-from batcher.tensors import TensorSpec
+from batcher.tensors import DTYPES, TensorSpec
 
 NO_BATCH_AXIS = "batching.max_batch_size: 0 where the model has no batch axis"
 
@@ -21,9 +21,10 @@ NO_BATCH_AXIS = "batching.max_batch_size: 0 where the model has no batch axis"
 def fit(metadata: ModelMetadata, context: LoadContext) -> ModelMetadata:
     """What the executor says of its model, with what the configuration says of its inputs.
 
-    Raises `ModelLoadError` naming every input whose first axis cannot be the rows.
+    Raises `ModelLoadError` naming every input whose first axis cannot be the rows, and what an
+    executor must not say.
     """
-    problems = list(_unknown(metadata.inputs, context.batched))
+    problems = [*_spec_problems(metadata), *_unknown(metadata.inputs, context.batched)]
     if not context.max_batch_size:
         inputs, outputs = (
             tuple(replace(spec, batched=False) for spec in specs)
@@ -36,6 +37,12 @@ def fit(metadata: ModelMetadata, context: LoadContext) -> ModelMetadata:
             for spec in metadata.inputs
         )
         problems += _input_problems(metadata.inputs, inputs, context.batched)
+        for spec in metadata.outputs:
+            if not spec.batched or spec.shape[:1] != (-1,):
+                problems.append(
+                    f"output {spec.name!r} of shape {list(spec.shape)} has no rows first; allowed:"
+                    f" {NO_BATCH_AXIS}"
+                )
         metadata = replace(metadata, inputs=inputs)
     if problems:
         raise ModelLoadError(f"model {context.model!r}: {'; '.join(problems)}")
@@ -68,6 +75,23 @@ def output_problems(metadata: ModelMetadata, declared: Collection[str], path: st
                 " so that a row's answer depends on the other rows of its batch; allowed:"
                 f" {NO_BATCH_AXIS}"
             )
+
+
+def _spec_problems(metadata: ModelMetadata) -> Iterator[str]:
+    """Names, datatypes and axes that a request could not be held against."""
+    for what, specs in (("input", metadata.inputs), ("output", metadata.outputs)):
+        names = [spec.name for spec in specs]
+        for place, spec in enumerate(specs):
+            if spec.name in names[:place]:
+                yield f"two {what}s are called {spec.name!r}"
+            if spec.datatype not in DTYPES:
+                known = ", ".join(DTYPES)
+                yield f"{what} {spec.name!r} is {spec.datatype!r}; allowed: {known}"
+            if spec.dims and len(spec.dims) != len(spec.shape):
+                yield (
+                    f"{what} {spec.name!r} has {len(spec.dims)} names for the"
+                    f" {len(spec.shape)} axes of {list(spec.shape)}"
+                )
 
 
 def _unknown(specs: Sequence[TensorSpec], batched: Mapping[str, bool]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from batcher.clock import monotonic_ns
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching
-from batcher.errors import InvalidRequest
+from batcher.errors import InputRefused
 from batcher.executor import (
     BatchResult,
     Capabilities,
@@ -255,7 +255,7 @@ def test_each_answer_is_of_its_own_request_alone(callers, policy, padded, reuses
     requests, ends = asyncio.run(answers(callers, policy, padding, executor))
     for each, request, end in zip(callers, requests, ends, strict=True):
         if each.poisoned:
-            assert isinstance(end, InvalidRequest), end
+            assert isinstance(end, InputRefused), end
             assert "poison" in str(end)
         else:
             assert end == expected(each, request)

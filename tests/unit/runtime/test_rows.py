@@ -80,6 +80,23 @@ def test_an_executor_that_gives_no_row_axis_is_told():
     assert "the shape of input 'X', [4, 2], has no rows first" in told
 
 
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [
+        ([spec("Y", "n", batched=False)], "output 'Y' of shape [-1] has no rows first"),
+        ([TensorSpec("Y", "FP32", (1, 2))], "output 'Y' of shape [1, 2] has no rows first"),
+        ([TensorSpec("Y", "FP32", ())], "output 'Y' of shape [] has no rows first"),
+        ([spec("Y", "n"), spec("Y", "n")], "two outputs are called 'Y'"),
+        ([TensorSpec("Y", "FLOAT", (-1,))], "output 'Y' is 'FLOAT'; allowed: BOOL, "),
+        ([TensorSpec("Y", "FP32", (-1, 2), dims=("n",))], "'Y' has 1 names for the 2 axes of"),
+    ],
+)
+def test_what_an_executor_must_not_say(outputs, told):
+    with pytest.raises(ModelLoadError) as caught:
+        fitted([X], outputs)
+    assert told in str(caught.value)
+
+
 def test_every_problem_is_told_at_once():
     told = refusal([X, B, spec("A", "n", "n")], c=False)
     assert "got 'c'" in told
