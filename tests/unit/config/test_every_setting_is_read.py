@@ -4,6 +4,7 @@ Reading is found in the source: an attribute of that name is used by code that d
 """
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
@@ -104,11 +105,17 @@ class Reads:
         return getattr(ServerConfig(), key)
 
 
+def _beside(name):
+    """What a server gets beside its configuration: room for messages, and whom to tell of things."""
+    return Buffers(1024**2) if name == "buffers" else lambda *_: None
+
+
 async def test_a_key_that_one_transport_alone_reads_is_refused_under_the_other():
     read = {}
     for name, server in (("builtin", BuiltinServer), ("grpcio", GrpcServer)):
         config = Reads()
-        server([], [], config, Buffers(1024**2), lambda *_: None)
+        besides = list(inspect.signature(server).parameters)[3:]
+        server([], [], config, *(_beside(name) for name in besides))
         read[name] = config.keys
     values = {"receive_timeout": "7s", "write_timeout": "7s"}
     for name, others in (("builtin", read["grpcio"]), ("grpcio", read["builtin"])):
