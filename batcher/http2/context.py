@@ -253,6 +253,8 @@ class Call:
         except Exception:
             log.exception("a call of %s did not end", self._head.path)
             self._client.calls.pop(self.stream, None)
+            if self.task is not None:
+                self.task.cancel()
             self._let_go()
 
     def sweep_receiving(self, elapsed_ns: int, limit_ns: int) -> None:
@@ -478,6 +480,7 @@ class Call:
         try:
             self._client.done(self)
         except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self._client.calls.pop(self.stream, None)
             self._let_go()
             self._client.broken(error)
         else:
@@ -487,19 +490,19 @@ class Call:
         """Hold nothing any more."""
         if self._timer is not None:
             self._timer.cancel()
-        self.task = None  # cancelled before its first step, it knows this call by the traceback
         client = self._client
-        client.receiving.pop(self, None)
-        client.sending.pop(self, None)
-        self._messages.clear()
-        self._buffer = b""
-        charged, ahead, claim = self._charged, self._ahead, self._claim
-        self._charged = self._ahead = 0
-        self._claim = None
-        if claim is not None:
-            client.account.withdraw(claim)
-        if ahead:
+        charged, self._charged = self._charged, 0
+        if self.task is None or self._buffer or self._ahead:  # it was still receiving
+            client.receiving.pop(self, None)
+            self._buffer = b""
+            ahead, self._ahead = self._ahead, 0
+            claim, self._claim = self._claim, None
+            if claim is not None:
+                client.account.withdraw(claim)
             client.account.came(ahead)
+        if self._messages:
+            self._messages.clear()
+        self.task = None  # cancelled before its first step, it knows this call by the traceback
         client.server.buffers.release(charged)
 
     # --- what it holds ---

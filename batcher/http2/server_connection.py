@@ -84,6 +84,7 @@ class ServerConnection(asyncio.Protocol):
         self._lingering: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
         self._flushing = self._closing = self._ended_early = self._lost = False
+        self._is_broken = False
         self._answered_ns = 0
         """Since when an answer waits to be written; 0: none does."""
         self._calm_s = self.loop.time()
@@ -117,7 +118,7 @@ class ServerConnection(asyncio.Protocol):
                 transport.abort()
             else:
                 self._greeting = self.loop.call_later(GREETING_S, self._not_greeted)
-                self._flush()
+                self.flush()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             self.broken(error)
 
@@ -154,40 +155,37 @@ class ServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of any length, from the middle of one frame to that of another."""
-        try:
-            self._received(data)
-        except Exception as error:  # noqa: BLE001  # `broken` logs it
-            self.broken(error)
-
-    def _received(self, data: bytes) -> None:
         connection = self.connection
         now_s = self.loop.time()
         if now_s >= self._calm_s + 1.0:
             self._calm_s = now_s
             connection.budget.refill()
-        for event in connection.receive(data):
-            if isinstance(event, Opened):
-                self._open(event.stream, event.request)
-                continue
-            call = self.calls.get(event.stream)
-            if call is None:
-                continue
-            if isinstance(event, Received):
-                call.received(event.data)
-            elif isinstance(event, Ended):
-                call.ended()
-            elif isinstance(event, Reset):
-                call.cancel()
-            else:
-                call.sent()
-        if self._greeting is not None and connection.preface_received:
-            self._greeting.cancel()
-            self._greeting = None
-        if connection.draining and not self.calls:
-            connection.fail(Error.NO_ERROR, "")
-        if connection.closing:
-            self._drop_calls()
-        self.flush_soon()
+        try:
+            for event in connection.receive(data):
+                if isinstance(event, Opened):
+                    self._open(event.stream, event.request)
+                    continue
+                call = self.calls.get(event.stream)
+                if call is None:
+                    continue
+                if isinstance(event, Received):
+                    call.received(event.data)
+                elif isinstance(event, Ended):
+                    call.ended()
+                elif isinstance(event, Reset):
+                    call.cancel()
+                else:
+                    call.sent()
+            if self._greeting is not None and connection.preface_received:
+                self._greeting.cancel()
+                self._greeting = None
+            if connection.draining and not self.calls:
+                connection.fail(Error.NO_ERROR, "")
+            if connection.closing:
+                self._drop_calls()
+            self.flush_soon()
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self.broken(error)
 
     # --- of the calls ---
 
@@ -207,24 +205,21 @@ class ServerConnection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what is to be written."""
-        try:
-            self._flush()
-        except Exception as error:  # noqa: BLE001  # `broken` logs it
-            self.broken(error)
-
-    def _flush(self) -> None:
         self._flushing = False
         self._answered_ns = 0
         if self._transport is None or self._closing:
             return
-        data = self.connection.take()
-        if data:
-            self._written += len(data)
-            self._transport.write(data)
-        if self._charged or self.connection.queued or not self.writable.is_set():
-            self.charge()
-        if self.connection.closing:
-            self._close()
+        try:
+            data = self.connection.take()
+            if data:
+                self._written += len(data)
+                self._transport.write(data)
+            if self._charged or self.connection.queued or not self.writable.is_set():
+                self.charge()
+            if self.connection.closing:
+                self._close()
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self.broken(error)
 
     def _close(self) -> None:
         assert self._transport is not None  # noqa: S101  # `flush` has looked
@@ -332,6 +327,9 @@ class ServerConnection(asyncio.Protocol):
 
     def broken(self, error: Exception) -> None:
         """A mistake of ours: nothing of this connection can be relied upon."""
+        if self._is_broken:
+            return
+        self._is_broken = True
         log.error("a connection is ended by a mistake of ours", exc_info=error)
         self._end_early(Fault.INTERNAL)
         self._flushing = False
@@ -474,8 +472,12 @@ class ServerConnection(asyncio.Protocol):
             block = calls.alone(fields if error.http == 200 else (), error.http)
             self.connection.send_trailers(stream, block)
             self.connection.release(stream)
-        else:
+            return
+        try:
             self.calls[stream] = Call(self, stream, head, method, size)
+        except Exception:
+            self.server.buffers.release(size)
+            raise
 
 
 def _address(name: object) -> str:
