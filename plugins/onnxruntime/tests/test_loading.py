@@ -150,6 +150,12 @@ def test_without_a_batch_axis_shapes_are_as_in_the_file(models, load):
     assert load(path, max_batch_size=0)[1].inputs[0].shape == ()
 
 
+@pytest.mark.parametrize("name", ["?", "None", None])
+def test_axes_that_the_exporter_knew_nothing_of_have_no_names(models, load, name):
+    _, metadata = load(models.identity(TensorProto.FLOAT, shape=(name, 3, name)))
+    assert metadata.inputs == (TensorSpec("X", "FP32", (-1, 3, -1)),)
+
+
 def test_input_without_axes_is_refused(models, refusal):
     path = models.identity(TensorProto.FLOAT, shape=())
     message = refusal(path)

@@ -142,6 +142,13 @@ class TestUpdate:
                 InvalidRequest,
                 "got 33; allowed: at most 32",
             ),
+            (
+                "a",
+                "",
+                {"batching.max_batch_size": "0"},
+                InvalidRequest,
+                "from or to 0, a model without a batch axis, needs a restart",
+            ),
             ("a", "", {}, InvalidRequest, "changes: none given"),
             ("", "", {"queue.max_rows": "1"}, InvalidRequest, "model: the request names no model"),
             ("b", "", {"queue.max_rows": "1"}, InvalidRequest, "version: b has several"),
@@ -265,6 +272,11 @@ class TestReload:
                 "executor: emulated",
                 "executor: emulated\n    instances: 2",
                 "models[0].instances: needs a",
+            ),
+            (
+                "executor: emulated",
+                "executor: emulated\n    inputs: [{input: X, batched: true}]",
+                "models[0].inputs: needs a",
             ),
             ("models:", "server: {http: null}\nmodels:", "server.http: needs a restart"),
             (

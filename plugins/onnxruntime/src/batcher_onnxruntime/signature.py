@@ -27,6 +27,9 @@ _DATATYPES: Final = {
 _BFLOAT16: Final = "tensor(bfloat16)"
 
 
+_NO_NAMES: Final = ("", "?", "None")
+"""What exporters write for an axis that they know nothing of, at every such axis."""
+
 _NO_BATCH_AXIS: Final = "set batching.max_batch_size to 0 where the model has no batch axis"
 
 
@@ -95,7 +98,9 @@ def _spec(node: Any, what: str, batched: bool) -> TensorSpec:
         )
     shape = tuple(length if isinstance(length, int) else -1 for length in node.shape)
     # An axis without a name is None here, and a name is the same axis wherever it stands.
-    names = tuple(name if isinstance(name, str) and name else None for name in node.shape)
+    names = tuple(
+        name if isinstance(name, str) and name not in _NO_NAMES else None for name in node.shape
+    )
     return TensorSpec(node.name, datatype, shape, dims=names if any(names) else (), batched=batched)
 
 
