@@ -4,8 +4,8 @@ The way in: `document` reads the text (strictly, knowing lines and the environme
 (`root`, `server`, `model`) validate it, `explain` turns what they found into problems that name the
 path, the value and what is allowed, and `loader` raises them all at once. Units live in `units`:
 text in the file, integer nanoseconds and bytes as attributes. `policies` is the one table of
-batching policies. `changes` says how two configurations differ and what of that a running server
-takes.
+batching policies. `files` looks at what the configuration names on disk. `changes` says how two
+configurations differ and what of that a running server takes.
 """
 
 from batcher.config.addresses import TcpAddress, UnixAddress, parse_address
