@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import random
 import socket
 import ssl
-import sys
-import termios
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -30,6 +27,7 @@ from batcher.http2.connection import Connection
 from batcher.http2.context import Call
 from batcher.http2.fields import Request
 from batcher.http2.frames import Error
+from batcher.http2.kernel import address, keep_alive, unread
 from batcher.http2.streams import Ended, Opened, Received, Reset, Stream
 from batcher.http2.tally import Fault
 from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, Stall
@@ -44,9 +42,6 @@ GREETING_S = 20.0
 
 COMPANY_NS = 200 * MICROSECOND
 """How long an answer waits for others that leave in the same write."""
-
-SILENT_S = 120
-"""How long the other side's kernel may leave what we send unanswered; an idle caller's answers."""
 
 CLOSING_S = 5.0
 """How long a client may read nothing of the last that is said to it, and leave the socket open."""
@@ -237,7 +232,7 @@ class ServerConnection(asyncio.Protocol):
             self._transport.resume_reading()
         else:
             self._transport.close()
-        self._linger(_unread(self._transport))
+        self._linger(unread(self._transport))
 
     def _linger(self, left: int) -> None:
         """The client may read what is left and close, as long as it goes on reading."""
@@ -246,7 +241,7 @@ class ServerConnection(asyncio.Protocol):
     def _end_unless_read(self, before: int) -> None:
         if self._transport is None:
             return
-        left = _unread(self._transport)
+        left = unread(self._transport)
         if left < before:
             self._linger(left)
         else:
@@ -447,10 +442,10 @@ class ServerConnection(asyncio.Protocol):
 
     def _admitted(self, sock: socket.socket) -> bool:
         with contextlib.suppress(OSError):  # it has left already
-            self.peer = _address(sock.getpeername())
+            self.peer = address(sock.getpeername())
         if not self.server.admit(self):
             return False
-        _keep_alive(sock)
+        keep_alive(sock)
         return True
 
     def _not_greeted(self) -> None:
@@ -478,30 +473,3 @@ class ServerConnection(asyncio.Protocol):
         except Exception:
             self.server.buffers.release(size)
             raise
-
-
-def _address(name: object) -> str:
-    return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a Unix socket"
-
-
-def _unread(transport: asyncio.Transport) -> int:
-    """Bytes that the client has not taken from us, those in the kernel's hands among them."""
-    sent = bytearray(4)
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, sent)
-    return transport.get_write_buffer_size() + int.from_bytes(sent, sys.byteorder)
-
-
-def _keep_alive(sock: socket.socket) -> None:
-    """Have the kernel end a connection whose other side is gone without a word."""
-    if sock.family == socket.AF_UNIX:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        (socket.TCP_NODELAY, 1),
-        (socket.TCP_KEEPIDLE, SILENT_S // 2),
-        (socket.TCP_KEEPINTVL, SILENT_S // 6),
-        (socket.TCP_KEEPCNT, 3),
-        (socket.TCP_USER_TIMEOUT, SILENT_S * 1000),
-    ):
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)

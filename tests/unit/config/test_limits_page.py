@@ -27,8 +27,9 @@ from batcher.http2.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETT
 from batcher.http2.connection import MOST_TEXT
 from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.inflate import MOST_MEMBERS
+from batcher.http2.kernel import SILENT_S
 from batcher.http2.server import EVICTABLE_NS, LEAVING_S, STREAM_WINDOW
-from batcher.http2.server_connection import CLOSING_S, GREETING_S, SILENT_S
+from batcher.http2.server_connection import CLOSING_S, GREETING_S
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
 from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.protocol import MAX_CONTROL_BYTES

@@ -11,7 +11,7 @@ from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
 from batcher.clock import MILLISECOND, SECOND
 from batcher.http2 import server_connection as connection_module
 from batcher.http2.frames import ACK, PREFACE, Error, Frame, Setting, frame
-from batcher.http2.server_connection import SILENT_S
+from batcher.http2.kernel import SILENT_S
 
 
 class TestConnections:

@@ -176,7 +176,7 @@ class TestCallsThatCannotBeAnswered:
 
     async def test_what_waits_to_be_read_is_not_inflated(self, serve, raw, monkeypatch):
         inflated = []
-        monkeypatch.setattr("batcher.http2.context.Inflating", lambda *each: inflated.append(each))
+        monkeypatch.setattr("batcher.http2.holding.Inflating", lambda *each: inflated.append(each))
         held = Held()
         _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(held))
         client = await raw(address)
