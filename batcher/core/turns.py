@@ -6,7 +6,8 @@ much. So no more than `MOST_ASKED` groups are put to the policy, and of their ba
 waste device time give way:
 
 - Few groups (`FEW`) are kinds of requests, each with a claim of its own: the batch that must start
-  first goes first, unless it makes a better one late (`first`).
+  first goes first, unless it makes a better one late (`first`). Buckets that a model is padded to are
+  no more than its configuration has, and do not count.
 - Where more are planned for due times and all can be in time, the one that is due first goes. Where
   they cannot, the one with the best rank goes, and among equals the one that makes the most of its
   time.
@@ -112,9 +113,13 @@ def candidates(
     Of few, all that share the best rank where nothing is planned, and all where it is. Of more, one.
     """
     planned = model.adaptive is not None and model.target_ns is not None and model.reachable
-    if len(ready) < 2 or (len(ready) <= FEW and model.adaptive is not None):
+    kinds = len(ready)
+    if model.buckets is not None and kinds > FEW:
+        # Buckets are the configuration's, and no caller can make more of them.
+        kinds = len({each.requests[0].arrived.batch_key for each in ready})
+    if len(ready) < 2 or (kinds <= FEW and model.adaptive is not None):
         return ready
-    if len(ready) <= FEW:
+    if kinds <= FEW:
         best = min([each.requests[0].rank for each in ready])
         return [each for each in ready if each.requests[0].rank == best]
     if not planned:

@@ -112,6 +112,20 @@ class TestTurns:
         busy.cancel(FEW)
         assert keys(busy.done(1, at=10)) == [1]
 
+    def test_buckets_of_a_padded_model_go_as_they_came_however_many_they_are(self, play):
+        play.fixed()
+        settings = play.scheduler.models["m"].settings
+        lengths = tuple(range(1, 2 * FEW + 1))
+        padding = (PaddedAxis(0, 1, lengths),)
+        play.feed(ModelConfigured("m", replace(settings, padding=padding)))
+        play.up()
+        play.arrive(0, shapes=((1,),))
+        for length in lengths:
+            play.arrive(*range(10 * length, 10 * length + 1 + length // 8), shapes=((length,),))
+
+        assert keys(play.done(1, 0)) == [10]
+        assert keys(play.done(2, 10)) == [20]
+
     def test_a_better_level_goes_first_all_the_same(self, busy):
         busy.feed(replace(busy.request(20, key="x"), priority=1))
         assert keys(busy.done(1, at=10)) == [20]
