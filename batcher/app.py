@@ -89,7 +89,7 @@ class Application:
             monotonic_ns,
             partial(TimerFd, loop),
             on_policy_failed=self._policy_failed,
-            on_broken=lambda: self._health.broken(self.runner.broken),
+            on_broken=self._scheduler_failed,
         )
         self.telemetry.watch(self.runner.observe)
         home = Home(self.runner, loop, monotonic_ns, changed=self._health.changed)
@@ -202,7 +202,7 @@ class Application:
 
     def on_signal(self) -> None:
         """Write a flight record because a signal asked for it; what is wrong is logged."""
-        self._run("flight-record", self._write_on_signal())
+        self._run("flight-record", self._write_unasked(Reason.SIGNAL, "SIGUSR2"))
 
     def health(self) -> HealthReport:
         """Whether the server wants traffic, and which models can serve."""
@@ -240,11 +240,16 @@ class Application:
     async def _write_on_request(self, detail: str) -> Path:
         return await self.write_flight_record(Reason.REQUEST, detail)
 
-    async def _write_on_signal(self) -> None:
+    async def _write_unasked(self, reason: Reason, detail: str) -> None:
         try:
-            await self.write_flight_record(Reason.SIGNAL, "SIGUSR2")
+            await self.write_flight_record(reason, detail)
         except RequestError as error:
-            log.warning("SIGUSR2: %s", error)
+            log.warning("%s: %s", detail, error)
+
+    def _scheduler_failed(self) -> None:
+        self._health.broken(self.runner.broken)
+        if self.recording.flight is not None:
+            self._run("flight-record", self._write_unasked(Reason.INTERNAL, self.runner.broken))
 
     async def _exposition(self) -> bytes:
         return (await render(self.registry, ""))[0]

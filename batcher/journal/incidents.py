@@ -59,6 +59,7 @@ class Reason(StrEnum):
     EXECUTOR_FAILURE = "executor_failure"
     SIGNAL = "signal"
     REQUEST = "request"
+    INTERNAL = "internal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -330,7 +330,7 @@ INCIDENTS = Family(
     "counter",
     "incidents",
     ("reason",),
-    "Flight records that were written: on_time, executor_failure, signal or request.",
+    "Flight records that were written: on_time, executor_failure, signal, request or internal.",
 )
 CONNECTIONS = Family(
     "batcher_connections",

@@ -71,7 +71,13 @@ async def test_a_flight_record_holds_all_that_there_was(make):
     assert incident.config == "key: ${SECRET}"
     assert incident.changes == ("m/1 queue.timeout: 1s",)
     assert {"grpcio", "msgpack"} <= set(incident.packages)
-    assert flight.written == {"on_time": 0, "executor_failure": 0, "signal": 0, "request": 1}
+    assert flight.written == {
+        "on_time": 0,
+        "executor_failure": 0,
+        "signal": 0,
+        "request": 1,
+        "internal": 0,
+    }
     assert len(flight.marks) == 1  # all that had happened was in memory
 
 
