@@ -46,9 +46,8 @@ async def test_everybody_is_told_and_nobody_waits(
     count = application.registry.get_sample_value
     assert count("batcher_requests_total", labels) == 5
     assert count("batcher_ready") == 0
-    incidents = tmp_path / "incidents"
-    await eventually(lambda: [*incidents.glob("incident-*-internal*")])
-    assert count("batcher_incidents_total", {"reason": "internal"}) == 1
+    await eventually(lambda: count("batcher_incidents_total", {"reason": "internal"}) == 1)
+    assert [*(tmp_path / "incidents").glob("incident-*-internal*")]
 
     with pytest.raises(aio.AioRpcError) as caught:
         await stub.ModelInfer(request_of(), timeout=WAIT_S)
