@@ -64,6 +64,8 @@ class Connection(Sender):
         """Why it ended, once it is closing."""
         self.reason = ""
         """The same in words, none of them the client's."""
+        self.discarded = 0
+        """Bytes that came after it had ended."""
         self._limits = limits
         self._blocks = Blocks(limits.max_headers, BEYOND * limits.max_headers)
         self._rest = b""
@@ -94,6 +96,7 @@ class Connection(Sender):
         """Bytes that the client sent: what they say of its streams, in order."""
         events: list[Event] = []
         if self.closing:
+            self.discarded += len(data)
             return events
         try:
             self._receive(self._rest + data if self._rest else data, events)

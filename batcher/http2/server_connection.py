@@ -45,6 +45,8 @@ COMPANY_NS = 200 * MICROSECOND
 
 CLOSING_S = 5.0
 """How long a client may read nothing of the last that is said to it, and leave the socket open."""
+MOST_DISCARDED = 2**20
+"""Bytes of such a client that are read and forgotten, before it is cut: it does not read the last."""
 
 CALL_BYTES = 2048
 """What an open call counts for in `max_buffered`, beside its headers."""
@@ -177,7 +179,7 @@ class ServerConnection(asyncio.Protocol):
             if connection.draining and not self.calls:
                 connection.fail(Error.NO_ERROR, "")
             if connection.closing:
-                self._drop_calls()
+                self._forget()
             self.flush_soon()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             self.broken(error)
@@ -330,6 +332,12 @@ class ServerConnection(asyncio.Protocol):
         self._flushing = False
         self._drop_calls()
         self._abort()
+
+    def _forget(self) -> None:
+        """What the client goes on to send is for nothing."""
+        self._drop_calls()
+        if self.connection.discarded > MOST_DISCARDED and self._transport is not None:
+            self._transport.abort()
 
     def _drop_calls(self) -> None:
         """Nobody can be answered any more."""

@@ -29,7 +29,7 @@ from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.inflate import MOST_MEMBERS
 from batcher.http2.kernel import SILENT_S
 from batcher.http2.server import EVICTABLE_NS, LEAVING_S, STREAM_WINDOW
-from batcher.http2.server_connection import CLOSING_S, GREETING_S
+from batcher.http2.server_connection import CLOSING_S, GREETING_S, MOST_DISCARDED
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
 from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.protocol import MAX_CONTROL_BYTES
@@ -116,6 +116,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["time to read that the server leaves (`builtin`)"] == f"{LEAVING_S:g}s"
     assert rows["silence of the other side's kernel (`builtin`)"] == f"{SILENT_S}s"
     assert rows["time until a client greets (`builtin`)"] == f"{GREETING_S:g}s"
+    forgotten = rows["bytes of a client whose connection the server has ended (`builtin`)"]
+    assert forgotten == f"{MOST_DISCARDED // 1024**2} MiB"
     assert rows["time to read the server's last words (`builtin`)"] == f"{CLOSING_S:g}s"
     assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
     assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"

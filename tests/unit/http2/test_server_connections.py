@@ -6,12 +6,14 @@ import socket
 
 import grpc
 import pytest
-from by_hand import WAIT_S, Flood, Held, echo, gone, refusal, soon, turns, unary
+from by_hand import WAIT_S, Flood, Held, echo, gone, numbers, refusal, soon, turns, unary
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.http2 import server_connection as connection_module
+from batcher.http2.budget import FRAMES_A_SECOND
 from batcher.http2.frames import ACK, PREFACE, Error, Frame, Setting, frame
 from batcher.http2.kernel import SILENT_S
+from batcher.http2.server_connection import MOST_DISCARDED
 
 
 class TestConnections:
@@ -155,6 +157,15 @@ class TestConnections:
         await client.ping()
         client.write(frame(Frame.PING, 0, 0, b"short"))
         await soon(held.cancelled)
+
+    async def test_a_flood_that_goes_on_is_cut(self, serve, raw, monkeypatch):
+        monkeypatch.setattr(connection_module, "CLOSING_S", WAIT_S)
+        made, address = await serve()
+        client = await raw(address)
+        client.write(frame(Frame.PING, 0, 0, bytes(8)) * (2 * FRAMES_A_SECOND))
+        assert (await client.until(Frame.GOAWAY))[3][4:8] == numbers(Error.ENHANCE_YOUR_CALM)
+        client.write(bytes(100 * MOST_DISCARDED))
+        await gone(made)
 
     async def test_the_kernel_is_to_find_out_who_is_gone(self, serve, raw):
         server, address = await serve(Echo=unary(echo))
