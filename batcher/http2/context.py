@@ -141,13 +141,15 @@ class Call(Holding):
         client, stream = self._client, self.stream
         if stream.finished:
             raise aio.UsageError("the call has ended")
-        data = self._framed(message)
+        data, rest = self._framed(message)
         if not self._opened:
             self._opened = True
             client.connection.send_headers(stream, calls.OPENING)
         client.connection.send_data(stream, data)
-        if stream.outbox or len(data) > _LARGE_ANSWER:
-            await self._sent(len(data))
+        if rest:
+            client.connection.send_data(stream, rest)
+        if stream.outbox or rest:
+            await self._sent(len(rest) or len(data))
         # A handler that never waits gives the loop no turn to write in.
         elif client.connection.frames_to_write > _FRAMES_AT_ONCE:
             client.flush()
@@ -278,14 +280,20 @@ class Call(Holding):
     async def _answer(self, request: Any) -> None:
         method = self._method
         behave = method.stream_unary if method.request_streaming else method.unary_unary
-        data = self._framed(await behave(request, self))
+        data, rest = self._framed(await behave(request, self))
         connection = self._client.connection
         trailers = self._trailers()
         self._opened = True
-        connection.send_all(self.stream, calls.OPENING, data, trailers)
+        if rest:
+            connection.send_headers(self.stream, calls.OPENING)
+            connection.send_data(self.stream, data)
+            connection.send_data(self.stream, rest)
+            connection.send_trailers(self.stream, trailers)
+        else:
+            connection.send_all(self.stream, calls.OPENING, data, trailers)
         self._client.answered()
-        if self.stream.outbox or len(data) > _LARGE_ANSWER:
-            await self._sent(len(data))
+        if self.stream.outbox or rest:
+            await self._sent(len(rest) or len(data))
 
     async def _stream(self, request: Any) -> None:
         method = self._method
@@ -306,7 +314,8 @@ class Call(Holding):
             return calls.OK
         return encode(calls.status(grpc.StatusCode.OK, "", self._trailing))
 
-    def _framed(self, message: Any) -> bytes:
+    def _framed(self, message: Any) -> tuple[bytes, bytes]:
+        """The message behind its prefix; a large one by itself, since that would copy it."""
         serialize = self._method.response_serializer
         data = serialize(message) if serialize else message
         size = len(data)
@@ -316,10 +325,13 @@ class Call(Holding):
                 f"Sent message larger than max ({size} vs. {self._client.server.max_message})",
             )
             raise aio.AbortError
-        if size > _LARGE_ANSWER and not self._client.server.buffers.has_room(size):
+        prefix = b"\0" + size.to_bytes(4, "big")
+        if size <= _LARGE_ANSWER:
+            return prefix + data, b""
+        if not self._client.server.buffers.has_room(size):
             self._end_without_room(size)
             raise aio.AbortError
-        return b"".join((b"\0", size.to_bytes(4, "big"), data))
+        return prefix, data
 
     def _split(self, buffer: bytes | bytearray) -> None:
         at, end = 0, len(buffer)

@@ -81,7 +81,7 @@ class ServerConnection(asyncio.Protocol):
         self._lingering: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
         self._flushing = self._closing = self._ended_early = self._lost = False
-        self._is_broken = False
+        self._is_broken = self._going_on = False
         self._answered_ns = 0
         """Since when an answer waits to be written; 0: none does."""
         self._calm_s = self.loop.time()
@@ -147,6 +147,7 @@ class ServerConnection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         self._transport.resume_reading()
+        self._go_on()
         if self._closing and not self._transport.can_write_eof():
             self._transport.close()
 
@@ -213,8 +214,24 @@ class ServerConnection(asyncio.Protocol):
                 self._transport.write(data)
             if self._charged or self.connection.queued or not self.writable.is_set():
                 self.charge()
+            if self.connection.has_more and not self._going_on:
+                self._going_on = True
+                self.loop.call_soon(self._go_on)
             if self.connection.closing:
                 self._close()
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            self.broken(error)
+
+    def _go_on(self) -> None:
+        """Write more of the large answers, unless the socket is full: then `resume_writing` does."""
+        self._going_on = False
+        try:
+            if self.writable.is_set() and not self._lost and self.connection.has_more:
+                for event in self.connection.go_on():
+                    call = self.calls.get(event.stream)
+                    if call is not None:
+                        call.sent()
+                self.flush()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             self.broken(error)
 

@@ -123,6 +123,7 @@ class TestHonestClients:
         played.connection.send_data(stream, bytes(LEAST_DATA * 50 * FRAMES_A_SECOND))
         while stream.outbox:
             played.receive(widen(1, LEAST_DATA), widen(0, LEAST_DATA))
+            played.connection.take()
         assert still_open(played)
 
     def test_streams_come_with_frames_of_their_own(self, played):
