@@ -28,6 +28,7 @@ from batcher.http2.connection import MOST_TEXT
 from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.inflate import MOST_MEMBERS
 from batcher.http2.kernel import SILENT_S
+from batcher.http2.sending import MOST_AT_ONCE
 from batcher.http2.server import EVICTABLE_NS, LEAVING_S, STREAM_WINDOW
 from batcher.http2.server_connection import CLOSING_S, GREETING_S, MOST_DISCARDED
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
@@ -178,5 +179,7 @@ def test_the_bounds_of_what_a_caller_says() -> None:
     assert rows["classes of an answer"] == f"{MAX_CLASSES:,}, rows times classes"
     large = rows["a message that is read, or an answer that is made, on the event loop"]
     assert large == f"{LARGE_MESSAGE >> 20} MiB"
+    framed = rows["what is framed of large answers in one turn of the event loop (`builtin`)"]
+    assert framed == f"{MOST_AT_ONCE >> 20} MiB"
     assert rows["a turn of the event loop"] == format_duration(STALL_NS)
     assert f"once in {QUIET_NS // SECOND} seconds" in PAGE

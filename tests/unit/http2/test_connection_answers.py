@@ -1,5 +1,6 @@
 """The server's half of a connection: what it sends, within the client's windows, to the end."""
 
+import pytest
 from by_hand import (
     HEADERS,
     OPENING,
@@ -30,6 +31,7 @@ from batcher.http2.frames import (
     frame,
 )
 from batcher.http2.headers import encode
+from batcher.http2.sending import MOST_AT_ONCE
 from batcher.http2.streams import Counts, Drained, Opened, Received, Reset
 
 
@@ -405,3 +407,35 @@ class TestWhatIsLateOrOdd:
         assert [each[3] for each in played.written()] == [OPENING, b"01234", TRAILERS]
         assert played.receive(widen(1, 100)) == []
         assert played.written() == []
+
+
+class TestLargeAnswers:
+    """Windows that hold all of an answer do not make it leave at once: framing copies it."""
+
+    @pytest.fixture
+    def played(self):
+        found = Played((Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW))
+        found.receive(widen(0, LARGEST_WINDOW - FIRST_WINDOW))
+        return found
+
+    def test_no_more_is_framed_before_it_is_taken(self, played):
+        first, second = played.open(1), played.open(3)
+        body = bytes(5 * MOST_AT_ONCE // 2)
+        for stream in (first, second):
+            played.answer(stream, body)
+
+        sizes, ended = [], []
+        while True:
+            written = played.written()
+            sizes.append(sum(len(payload) for kind, _, _, payload in written if kind == Frame.DATA))
+            if not played.connection.has_more:
+                break
+            ended += [event.stream for event in played.connection.go_on()]
+
+        assert sum(sizes) == 2 * len(body)
+        assert max(sizes) <= MOST_AT_ONCE
+        assert len(sizes) == 5
+        assert set(ended) == {first, second}
+        assert first.finished
+        assert second.finished
+        assert played.connection.queued == 0
