@@ -78,10 +78,10 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     """One array per input, rows in the order of the slices.
 
     All requests have the same inputs and parameters, and shared inputs that are equal: the
-    scheduler saw to that. A batch of one
-    whole request is passed on as it came, without a copy, where its memory is what runtimes insist
-    on: aligned and contiguous. A view of a message may start anywhere. An input that is shorter than
-    the batch's bucket is filled up; where all have its length, nothing is.
+    scheduler saw to that. A batch of one whole request is passed on as it came, without a copy,
+    where its memory is what runtimes insist on: aligned and contiguous. A view of a message may
+    start anywhere. An input that is shorter than the batch's bucket is filled up; where all have
+    its length, nothing is.
     """
     first, padded = slices[0].request, slices[0].padded
     rows = sum(s.stop - s.start for s in slices)
