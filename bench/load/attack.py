@@ -114,6 +114,8 @@ def config(transport: str) -> dict[str, Any]:
         "server": {
             "transport": transport,
             "max_connections": 256,
+            "max_buffered": f"{BUFFERED_MIB}MiB",
+            "drain_delay": "0s",
         },
         "models": [
             {
