@@ -54,6 +54,28 @@ class TestConnections:
         await (await raw(address, greet=False)).ended()
         await client.ping()
 
+    @pytest.mark.parametrize("bytes_", [1, 7, 100])
+    async def test_much_that_comes_at_once_is_read_in_turns(self, serve, raw, monkeypatch, bytes_):
+        monkeypatch.setattr(connection_module, "TURN_BYTES", bytes_)
+        monkeypatch.setattr(connection_module, "TURN_NS", -1)
+        _, address = await serve(Echo=unary(echo))
+        client = await raw(address)
+        for number in range(1, 40, 2):
+            client.open(number, "Echo")
+            client.send(number, b"%d" % number)
+        for number in range(1, 40, 2):
+            assert (await client.answer(number))[1][5:] == b"%d" % number
+
+    async def test_a_client_may_leave_between_two_turns(self, serve, raw, monkeypatch):
+        monkeypatch.setattr(connection_module, "TURN_BYTES", 1)
+        monkeypatch.setattr(connection_module, "TURN_NS", -1)
+        made, address = await serve(Echo=unary(echo))
+        client = await raw(address)
+        client.open(1, "Echo")
+        client.send(1, b"one")
+        client.writer.close()
+        await gone(made)
+
     async def test_another_protocol_is_told_so(self, serve, raw):
         made, address = await serve()
         client = await raw(address, greet=False)
