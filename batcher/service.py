@@ -125,18 +125,23 @@ class Batcher:
             # reply, only the garbage collector could part them: 10 ms for a second's refusals.
             del reply, pending
 
-    def refused(self, name: str, version: str, arrival_ns: int, reason: GateReason) -> None:
-        """Count a request that ended before or at the gate."""
+    def refused(
+        self, name: str, version: str, arrival_ns: int, reason: GateReason | ReplyReason
+    ) -> None:
+        """Count a request that ended before or at the gate; by a mistake of ours it has failed."""
+        ours = isinstance(reason, ReplyReason)
         try:
             model = self.models.find(name, version)
         except RequestError:
-            unparsed = reason is GateReason.INVALID and not name
-            unread = UnreadReason.INVALID if unparsed else UnreadReason.UNKNOWN_MODEL
+            unread = UnreadReason.UNKNOWN_MODEL
+            if not name:
+                unread = UnreadReason.INTERNAL if ours else UnreadReason.INVALID
             self._telemetry.refused_unread(unread)
             return
         stamps = Stamps(arrival_ns)
         stamps.settled_ns = self._clock()
-        model.telemetry.request_ended(Outcome.REJECTED, reason, 0, stamps, None)
+        outcome = Outcome.FAILED if ours else Outcome.REJECTED
+        model.telemetry.request_ended(outcome, reason, 0, stamps, None)
 
     def refused_too_large(self, what: str) -> None:
         """Count a request that the transport refused before it was read: a `message`, or `metadata`."""
@@ -148,22 +153,22 @@ class Batcher:
         return self._runner.unanswered
 
     def _gate(self, request: InferenceRequest) -> tuple[ServedModel, Measure]:
-        reason = GateReason.DRAINING
+        name, version = request.model, request.version
+        if self.draining:
+            self.refused(name, version, request.arrival_ns, GateReason.DRAINING)
+            raise Draining(f"{name}: the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
+        reason: GateReason | ReplyReason = GateReason.UNAVAILABLE
         try:
-            if self.draining:
-                raise Draining(
-                    f"{request.model}: the server is shutting down",
-                    retry_after_ns=RETRY_DRAINING_NS,
-                )
-            reason = GateReason.UNAVAILABLE
-            model = self.models.find(request.model, request.version)
+            model = self.models.find(name, version)
             return model, model.signature.measure(request)
-        except RequestError as error:
+        except Exception as error:
             if isinstance(error, InvalidRequest):
                 reason = GateReason.INVALID
-            elif isinstance(error, ModelUnavailable) and not request.version:
-                error.triton = triton.no_versions(request.model)
-            self.refused(request.model, request.version, request.arrival_ns, reason)
+            elif not isinstance(error, RequestError):
+                reason = ReplyReason.INTERNAL
+            elif isinstance(error, ModelUnavailable) and not version:
+                error.triton = triton.no_versions(name)
+            self.refused(name, version, request.arrival_ns, reason)
             raise
 
     def _late(self, pending: Pending) -> bool:

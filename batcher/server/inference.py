@@ -28,7 +28,7 @@ from batcher.server.status import Style, to_status
 from batcher.server.streams import StreamCharges, StreamPump, no_room
 from batcher.server.wire import WireRequest
 from batcher.service import RETRY_DRAINING_NS, Batcher
-from batcher.telemetry import GateReason, Stamps
+from batcher.telemetry import GateReason, ReplyReason, Stamps
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +180,9 @@ class InferenceEdge:
         except InvalidRequest:
             self._batcher.refused("", "", arrival_ns, GateReason.INVALID)
             raise
+        except Exception:
+            self._batcher.refused("", "", arrival_ns, ReplyReason.INTERNAL)
+            raise
 
     async def _infer(
         self,
@@ -198,6 +201,9 @@ class InferenceEdge:
                 request = await self._off_loop(read)
         except RequestError:
             self._batcher.refused(wire.model, wire.version, arrival_ns, GateReason.INVALID)
+            raise
+        except Exception:
+            self._batcher.refused(wire.model, wire.version, arrival_ns, ReplyReason.INTERNAL)
             raise
         return await self._batcher.answer(
             request, partial(self._encode, request=request, stream=stream)

@@ -23,6 +23,7 @@ class UnreadReason(StrEnum):
     UNKNOWN_MODEL = "unknown_model"
     MESSAGE_TOO_LARGE = "message_too_large"
     METADATA_TOO_LARGE = "metadata_too_large"
+    INTERNAL = "internal"
 
 
 class ReplyReason(StrEnum):

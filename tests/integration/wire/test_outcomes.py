@@ -134,3 +134,24 @@ async def test_a_message_that_cannot_be_read_is_not_one_for_an_unknown_model(ser
             await call(b"\xff\xff")
     labels = {"model": "", "version": "", "outcome": "rejected", "reason": "invalid"}
     assert application.registry.get_sample_value("batcher_requests_total", labels) == 1
+
+
+@pytest.mark.parametrize("place", ["parse", "to_request", "measure"])
+async def test_a_mistake_of_ours_on_the_way_in_is_counted(served, request_of, monkeypatch, place):
+    application, stub, count = served
+
+    def mistake(*_, **__):
+        raise ValueError("ours")
+
+    with monkeypatch.context() as broken:
+        if place == "measure":
+            broken.setattr(application.models.find("hello").signature, "measure", mistake)
+        else:
+            broken.setattr(convert, place, mistake)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.ModelInfer(request_of())
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    labels = {"model": "", "version": "", "outcome": "rejected", "reason": "internal"}
+    unread = application.registry.get_sample_value("batcher_requests_total", labels)
+    assert (unread, count("failed", "internal")) == ((1, 0) if place == "parse" else (0, 1))
+    assert await stub.ModelInfer(request_of())
