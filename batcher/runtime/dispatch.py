@@ -211,10 +211,21 @@ def _copied(result: BatchResult, names: Iterable[str]) -> BatchResult:
     if sum(array.nbytes for array in found.values()) <= LARGE_BATCH:
         return result
     try:
-        outputs = {name: array.copy() for name, array in found.items()}
+        outputs = {name: _own(array) for name, array in found.items()}
     finally:
         release(result)
     return BatchResult(outputs, result.row_errors)
+
+
+def _own(array: Array) -> Array:
+    """A copy that holds nothing of the executor's, views of its buffers as elements included."""
+    copied = array.copy()
+    if copied.dtype.hasobject:
+        elements = copied.reshape(-1)
+        for place, element in enumerate(elements):
+            if isinstance(element, (bytearray, memoryview)):
+                elements[place] = bytes(element)
+    return copied
 
 
 def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
@@ -320,7 +331,7 @@ def scatter(
             rows = rows[start:stop]
         if cuts is not None and name in cuts:
             rows = rows[cuts[name]]
-        outputs[name] = Tensor(layout.outputs[name], rows.copy() if reused else rows)
+        outputs[name] = Tensor(layout.outputs[name], _own(rows) if reused else rows)
     return outputs
 
 

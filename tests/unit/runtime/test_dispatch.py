@@ -85,6 +85,17 @@ def test_a_result_that_cannot_even_be_looked_at_is_released():
     assert released == [1]
 
 
+def test_what_is_taken_out_of_buffers_that_are_used_again_holds_nothing_of_them():
+    buffer = bytearray(b"one")
+    texts = np.array([[memoryview(buffer)], [buffer], [b"two"]], np.object_)
+    result = BatchResult({"Y": texts}, release=buffer.clear)
+    layout = Layout({"Y": "BYTES"})
+    (taken,) = scatter(result, 0, 2, None, layout).values()
+    texts[:] = None
+    result.release()
+    assert taken.array.tolist() == [[b"one"], [b"one"]]
+
+
 def pieces(*arrays, datatype="FP32"):
     starts = np.cumsum([0, *map(len, arrays[:-1])]).tolist()
     found = {start: {"Y": Tensor(datatype, a)} for start, a in zip(starts, arrays, strict=True)}
