@@ -79,7 +79,9 @@ class Capabilities:
     """What an executor class can do; the contract tests skip by these, never by name."""
 
     dynamic_rows: bool = True
-    """Accepts any number of rows from 1 to `max_batch_size`."""
+    """Accepts any number of rows from 1 to `max_batch_size`. If not, every batch has exactly
+    `max_batch_size`: shorter ones are filled up with copies of their last row, whose answers nobody
+    gets."""
     dynamic_axes: bool = False
     """Accepts models whose inputs have variable axes beside the row axis."""
     max_in_flight: int = 1

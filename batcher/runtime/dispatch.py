@@ -81,7 +81,8 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     scheduler saw to that. A batch of one whole request is passed on as it came, without a copy,
     where its memory is what runtimes insist on: aligned and contiguous. A view of a message may
     start anywhere. An input that is shorter than the batch's bucket is filled up; where all have
-    its length, nothing is.
+    its length, nothing is. An executor that takes full batches only gets such, the answers to rows
+    that fill them up being nobody's.
     """
     first, padded = slices[0].request, slices[0].padded
     rows = sum(s.stop - s.start for s in slices)
@@ -95,10 +96,15 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
             array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         else:
             array = _filled_up(pieces, rows, padded.shapes[name], padded.values[name])
-        inputs[name] = _aligned(array)
+        inputs[name] = _aligned(array) if rows >= layout.full else _full(array, layout.full)
     given = first.parameters or {}
     parameters = {name: given[name] for name in layout.parameters if name in given}
-    return Batch(inputs, rows, parameters, _wanted(slices))
+    return Batch(inputs, max(rows, layout.full), parameters, _wanted(slices))
+
+
+def _full(array: Array, rows: int) -> Array:
+    """So many rows, the missing ones copies of the last."""
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
 def _aligned(array: Array) -> Array:

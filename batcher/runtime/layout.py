@@ -23,6 +23,8 @@ class Layout:
     its answers are that request's, whole."""
     parameters: tuple[str, ...] = ()
     """Request parameters that the executor reads."""
+    full: int = 0
+    """Rows that every batch is filled up to, for an executor that takes no fewer; 0 fills nothing."""
 
 
 def layout_of(metadata: ModelMetadata) -> Layout:

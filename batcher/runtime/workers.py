@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -98,6 +99,8 @@ class ThreadWorker:
         self._clock = clock
         self._fail_nan = fail_nan
         self._thread = ThreadedExecutor(executor, name, loop)
+        self._any_rows = executor.capabilities.dynamic_rows
+        self._full = 0
         self._ended: deque[Executed] = deque()  # on the thread, and not handed on by the loop yet
         self._abandoned = False
         self._in_hand = 0
@@ -106,6 +109,7 @@ class ThreadWorker:
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the thread."""
+        self._full = 0 if self._any_rows else context.max_batch_size
         return await self._thread.load(context)
 
     async def healthy(self, timeout_s: float) -> str:
@@ -166,6 +170,8 @@ class ThreadWorker:
         begun: Callable[[], None],
         executor: Executor,
     ) -> None:
+        if self._full:
+            layout = replace(layout, full=self._full)
         executed = execute(executor, slices, layout, self._clock, begun)
         if self._fail_nan:
             _check_nan(executed, layout, slices, self._clock)
@@ -201,6 +207,7 @@ class LoopWorker:
         self._tasks: set[asyncio.Task[Executed]] = set()
         self._to_close = False
         self._last: asyncio.Task[None] | None = None
+        self._full = 0
         self._free = asyncio.Event()
         """Not set while a batch runs that has to run alone."""
         self._free.set()
@@ -211,6 +218,8 @@ class LoopWorker:
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the loop."""
+        if not self._executor.capabilities.dynamic_rows:
+            self._full = context.max_batch_size
         metadata = await self._executor.load(context)
         self._to_close = True
         return metadata
@@ -261,6 +270,8 @@ class LoopWorker:
         return await self._execute_now(slices, layout)
 
     async def _execute_now(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+        if self._full:
+            layout = replace(layout, full=self._full)
         self._executing += 1
         try:
             executed = await execute_async(self._executor, slices, layout, self._clock)

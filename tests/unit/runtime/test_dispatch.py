@@ -1,12 +1,13 @@
 """Rows put together for a batch and shared out after it."""
 
+import asyncio
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from batcher.executor import Batch, BatchResult, ExecutionError
+from batcher.executor import Batch, BatchResult, Capabilities, ExecutionError, LoadContext
 from batcher.runtime.dispatch import (
     LARGE_BATCH,
     Slice,
@@ -18,9 +19,12 @@ from batcher.runtime.dispatch import (
     joinable,
     scatter,
 )
-from batcher.runtime.layout import Layout
+from batcher.runtime.layout import Layout, layout_of
 from batcher.runtime.request import InferenceRequest
+from batcher.runtime.warmup import run_batch
+from batcher.runtime.workers import make_worker
 from batcher.tensors import Tensor
+from batcher.testing import FakeExecutor
 
 LAYOUT = Layout({"Y": "FP32"})
 
@@ -45,6 +49,52 @@ def test_the_executor_is_told_the_parameters_that_it_reads():
     each = request({"trace_id": "7", "beam": 4}, X=[[1]])
     assert gather([Slice(each, 0, 1)], layout).parameters == {"beam": 4}
     assert gather([Slice(request(X=[[1]]), 0, 1)], layout).parameters == {}
+
+
+def test_an_executor_that_takes_full_batches_only_gets_such():
+    layout = Layout({"Y": "FP32"}, frozenset({"b"}), full=4)
+    slices = [Slice(request(X=[[n], [n + 10]], b=[9]), 0, 2) for n in (1, 2)]
+    assert gather(slices, layout).inputs["X"].tolist() == [[1], [11], [2], [12]]
+    batch = gather(slices[:1], layout)
+    assert (batch.rows, batch.inputs["b"].tolist()) == (4, [9])
+    assert batch.inputs["X"].tolist() == [[1], [11], [11], [11]]
+    result = accept(BatchResult({"Y": batch.inputs["X"]}, {3: "no"}), batch, layout)
+    assert scatter(result, 0, 2, None, layout)["Y"].array.tolist() == [[1], [11]]
+    with pytest.raises(ExecutionError, match=r"\[2, 1\] for 4 rows"):
+        accept(BatchResult({"Y": np.zeros((2, 1), np.float32)}), batch, layout)
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+async def test_a_worker_fills_batches_up_where_the_executor_says_so(coroutine):
+    class Full(FakeExecutor):
+        capabilities = Capabilities(dynamic_rows=False)
+
+    class Remote:
+        capabilities = Full.capabilities
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        async def load(self, context):
+            return self.inner.load(context)
+
+        async def execute(self, batch):
+            return self.inner.execute(batch)
+
+        async def close(self):
+            pass
+
+    fake = Full(columns=1)
+    executor = Remote(fake) if coroutine else fake
+    worker = make_worker(executor, "m", asyncio.get_running_loop(), time.monotonic_ns)
+    metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 4, {}))
+    slices = [Slice(request(X=[[3]]), 0, 1)]
+    executed = await run_batch(worker, slices, layout_of(metadata))
+    assert fake.batch_sizes == [4]
+    found = scatter(executed.result, 0, 1, None, layout_of(metadata))
+    assert found["Y"].array.tolist() == [[6]]
+    executed.release()
+    await worker.close(5.0)
 
 
 def test_a_model_without_a_batch_axis_gets_and_gives_whole_arrays():
