@@ -101,11 +101,10 @@ class Health:
         self.changed()
 
     def changed(self) -> None:
-        """Tell those who watch. What one of them raises is logged."""
-        report = self.report()
+        """Tell those who watch. What one of them raises is logged: what has changed goes on."""
         for watcher in self._watchers:
             try:
-                watcher(report)
+                watcher(self.report())
             except Exception:
                 log.exception("a change of health was not told")
 

@@ -68,7 +68,7 @@ async def served(start, hello, fakes, dial):
         server={"admin": ["127.0.0.1:0"]},
         executor="fake",
         options={},
-        execute_timeout="200ms",
+        execute_timeout="500ms",
         warmup={"batch_sizes": [1]},
         health=quick,
     )
