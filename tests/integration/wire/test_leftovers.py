@@ -20,31 +20,34 @@ ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_len
 LARGE = np.ones((70_000, 4), np.float32)
 
 
+KINDS = (WireRequest, InferenceRequest, InferenceReply)
+
+
+def held():
+    """What there is of requests and replies."""
+    return [each for each in gc.get_objects() if isinstance(each, KINDS)]
+
+
 @pytest.fixture
-def no_collector():
+def before():
+    """What other tests have left, with the collector off from now on."""
     gc.collect()
     gc.disable()
-    yield
+    yield held()
     gc.enable()
 
 
 @pytest.fixture
-async def stub(start, hello, fakes, dial, no_collector):
+async def stub(start, hello, fakes, dial, before):
     batching = {"policy": "none", "max_batch_size": 65_536}
     application = await start(hello(executor="fake", options={}, batching=batching))
     return await dial(application.grpc.addresses[0], options=ANY_SIZE)
 
 
-def left():
-    """What is held of requests and replies."""
-    kinds = (WireRequest, InferenceRequest, InferenceReply)
-    return [type(each).__name__ for each in gc.get_objects() if isinstance(each, kinds)]
-
-
 @pytest.fixture
-def nothing_left(eventually):
+def nothing_left(eventually, before):
     async def check():
-        await eventually(lambda: left() == [], within_s=5)
+        await eventually(lambda: len(held()) == len(before), within_s=5)
 
     return check
 
