@@ -141,6 +141,7 @@ async def idle(target: Target, until: float) -> Found:
         with suppress(OSError):
             link = await connect(target.grpc, greet=number % 3 > 0)
             if number % 3 == 2:
+                await link.changed(0.1)  # no acknowledgement is to come within the block
                 link.write(frame(Frame.HEADERS, 0, 1, b"\x83"))
             links.append(link)
     waiting = []

@@ -199,7 +199,8 @@ class Link(asyncio.Protocol):
                 self._first_room = value
                 for stream in self._rooms:
                     self._rooms[stream] += more
-        self.write(frame(Frame.SETTINGS, ACK, 0))
+        if self._greet:
+            self.write(frame(Frame.SETTINGS, ACK, 0))
 
 
 async def connect(address: str, window: int = FIRST_WINDOW, *, greet: bool = True) -> Link:

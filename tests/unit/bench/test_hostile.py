@@ -73,7 +73,9 @@ async def test_it_greets_with_its_window(socket):
 
 
 async def test_a_silent_one_does_not(socket):
-    Link(greet=False).connection_made(socket)
+    link = Link(greet=False)
+    link.connection_made(socket)
+    link.data_received(frame(Frame.SETTINGS, 0, 0))
     assert not socket.written
 
 
