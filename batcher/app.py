@@ -42,6 +42,7 @@ from batcher.runtime.timer import TimerFd
 from batcher.runtime.warmup import WarmupPlan
 from batcher.server.edge import GrpcEdge
 from batcher.server.flight import FlightEdge
+from batcher.server.memory import Trimmer
 from batcher.service import Batcher
 from batcher.telemetry import HealthPoints, LoopWatchdog, Telemetry, probe_loop_lag
 from batcher.tuning import FileFollower, Tuner
@@ -141,6 +142,7 @@ class Application:
         self._watchdog.start()
         if self._follower is not None:
             self._run("settings", self._follower.run())
+        self._run("memory", Trimmer(self.buffers).run())
         if self.grpc.certificates is not None and self.config.server.watch:
             watch = self.grpc.certificates.watch(self.config.server.watch / SECOND)
             self._run("certificates", watch)

@@ -6,7 +6,7 @@ Every listener charges what it holds to one `Buffers`, once, and releases it how
 - the window of a large message before it comes, because its bytes come for certain then. Of these
   claims only three quarters of the bound may be taken, so that small requests find room beside them,
   and of each connection a quarter; what finds no room waits in turns, one connection after another;
-- answers that the other side has not taken.
+- answers that the other side has not taken; large ones leave a quarter of the bound as well.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ class Buffers:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self.peak = 0
-        """The most that was ever used."""
+        self._peak = self._high = 0
         self.refused = 0
         """Calls that ended because there was no room."""
         self._most_claimed = limit - limit // 4
@@ -56,13 +55,25 @@ class Buffers:
         if used > self.limit:
             return False
         self.used = used
-        self.peak = max(self.peak, used)
+        if used > self._high:  # noqa: PLR1730  # for each message; `max` costs as much as the rest
+            self._high = used
         return True
 
     def charge(self, size: int) -> None:
         """Charge bytes that are held already; the caller ends something where `over` says so."""
         self.used += size
-        self.peak = max(self.peak, self.used)
+        self._high = max(self._high, self.used)
+
+    @property
+    def peak(self) -> int:
+        """The most that was ever used."""
+        return max(self._peak, self._high)
+
+    def take_high(self) -> int:
+        """The most that was used since this was last asked."""
+        self._peak, high = self.peak, self._high
+        self._high = self.used
+        return high
 
     @property
     def over(self) -> bool:
@@ -72,6 +83,10 @@ class Buffers:
     def has_room(self, size: int) -> bool:
         """Whether `reserve` would charge these bytes."""
         return self.used + size <= self.limit
+
+    def has_room_for_large(self, size: int) -> bool:
+        """The same for what is large, which leaves room for what is small; alone it always fits."""
+        return self.used + size <= max(self._most_claimed, min(self.limit, 2 * size))
 
     def release(self, size: int) -> None:
         """So many of the charged bytes are held no more."""

@@ -328,7 +328,7 @@ class Call(Holding):
         prefix = b"\0" + size.to_bytes(4, "big")
         if size <= _LARGE_ANSWER:
             return prefix + data, b""
-        if not self._client.server.buffers.has_room(size):
+        if not self._client.server.buffers.has_room_for_large(size):
             self._end_without_room(size)
             raise aio.AbortError
         return prefix, data

@@ -29,6 +29,25 @@ def test_what_is_held_already_counts_beyond_the_limit(buffers):
     assert not buffers.over
 
 
+def test_what_is_large_leaves_a_quarter(buffers):
+    assert buffers.reserve(60)
+    assert buffers.has_room_for_large(15)
+    assert not buffers.has_room_for_large(16)
+    assert buffers.has_room(40)
+
+
+def test_the_largest_answer_fits_beside_its_request(buffers):
+    assert buffers.reserve(50)
+    assert buffers.has_room_for_large(50)
+    assert not buffers.has_room_for_large(51)
+
+
+def test_the_most_since_it_was_asked(buffers):
+    assert buffers.reserve(60)
+    buffers.release(50)
+    assert [buffers.take_high(), buffers.take_high(), buffers.peak] == [60, 10, 60]
+
+
 class TestClaims:
     @pytest.fixture
     def granted(self):
