@@ -1,19 +1,25 @@
-"""Batches of a coroutine executor that run together, and one that runs alone."""
+"""Batches that run together, alone, and whose calls raise what none should."""
 
 from __future__ import annotations
 
 import asyncio
 
 import numpy as np
+import pytest
 
 from batcher.clock import monotonic_ns
-from batcher.executor import BatchResult, Capabilities
+from batcher.executor import BatchResult, Capabilities, LoadContext, ModelMetadata, TensorSpec
+from batcher.runtime import workers
 from batcher.runtime.dispatch import Slice
 from batcher.runtime.layout import Layout
 from batcher.runtime.request import InferenceRequest
-from batcher.runtime.workers import LoopWorker
+from batcher.runtime.warmup import run_batch
+from batcher.runtime.workers import LoopWorker, make_worker
 from batcher.tensors import Tensor
 
+METADATA = ModelMetadata(
+    "fake", (TensorSpec("X", "FP32", (-1, 1)),), (TensorSpec("Y", "FP32", (-1, 1)),)
+)
 LAYOUT = Layout({"Y": "FP32"})
 
 
@@ -65,3 +71,69 @@ async def test_one_that_runs_alone_has_no_company_and_holds_nobody_up():
     assert frozenset({100}) in executor.together
     assert not any(100 in running and len(running) > 1 for running in executor.together)
     await worker.close(10)
+
+
+class Blocking:
+    """The same, blocking, with a result that counts its releases."""
+
+    capabilities = Capabilities()
+
+    def __init__(self):
+        self.released = 0
+
+    def load(self, context):
+        return METADATA
+
+    def execute(self, batch):
+        return BatchResult({"Y": batch.inputs["X"]}, release=self._release)
+
+    def close(self):
+        pass
+
+    def _release(self):
+        self.released += 1
+
+
+class Coroutines(Blocking):
+    async def load(self, context):
+        return METADATA
+
+    async def execute(self, batch):
+        return super().execute(batch)
+
+    async def close(self):
+        pass
+
+
+async def run_one(executor, fail_nan):
+    worker = make_worker(
+        executor, "m#0", asyncio.get_running_loop(), monotonic_ns, fail_nan=fail_nan
+    )
+    await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
+    executed = await run_batch(worker, slices(1), LAYOUT)
+    await worker.close(10)
+    return executed
+
+
+@pytest.mark.parametrize("kind", [Blocking, Coroutines])
+async def test_a_result_in_which_nan_cannot_be_looked_for_has_failed(kind, monkeypatch):
+    monkeypatch.setattr(workers, "fail_nan_rows", boom)
+    executor = kind()
+    executed = await run_one(executor, fail_nan=True)
+    assert executed.result is None
+    assert executed.failure == "RuntimeError: boom"
+    assert executor.released == 1
+
+
+@pytest.mark.parametrize("kind", [Blocking, Coroutines])
+async def test_a_batch_ends_whatever_raises_around_its_execution(kind, monkeypatch):
+    """`execute` never raises; if it did, nobody may wait for ever."""
+    for name in ("execute", "execute_async"):
+        monkeypatch.setattr(workers, name, boom)
+    executed = await run_one(kind(), fail_nan=False)
+    assert executed.result is None
+    assert executed.failure == "RuntimeError: boom"
+
+
+def boom(*_, **__):
+    raise RuntimeError("boom")
