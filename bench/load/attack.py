@@ -6,7 +6,7 @@ after. Probes ask `/healthz` on connections of their own, and the server's memor
 
 The attackers are another process, which shares the core of the load and lets it go first; no attack lasts
 longer than `--seconds`. Each bar is held to the median of the rounds. Requests that met a slow spell of a
-core (`spells`) do not count, and a round whose load was sent late is played again.
+core (`spells`), or were sent late themselves, do not count; a round with too few others is played again.
 """
 
 from __future__ import annotations
@@ -85,8 +85,9 @@ class Phase:
     probes: int
     probes_failed: dict[str, int]
     sent_late_ms: float
-    """p99 of how late the load itself was."""
+    """p99 of how late the load itself was, those left out that were sent too late to count."""
     calm_share: float
+    """Of the requests, what counts for the times: sent in time, and touched by no slow spell."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -236,11 +237,12 @@ def seen(
     watch: Watch,
     span: Span,
 ) -> Phase:
-    """What was seen between two moments; times count only outside the machine's slow spells."""
+    """What was seen between two moments; slow spells of the machine and late requests count not."""
     since, until = span
     at = np.array(due_ns, np.int64) + record.began_ns
     inside = [int(place) for place in np.flatnonzero((at >= since) & (at < until))]
-    counted = [place for place in inside if calm[place]]
+    late_ns = quiet.LATE_MS * MILLISECOND
+    counted = [place for place in inside if calm[place] and record.sent_late_ns[place] <= late_ns]
     failed = Counter(record.failed[place] for place in inside if place in record.failed)
     lost = sum(place not in record.latency_ns and place not in record.failed for place in inside)
     if lost:

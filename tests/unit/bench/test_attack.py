@@ -82,6 +82,7 @@ def test_what_is_seen_between_two_moments():
     due_ns = [place * 100 * MILLISECOND for place in range(100)]
     record.sent_late_ns = [MILLISECOND] * 100
     record.latency_ns = {place: 10 * MILLISECOND for place in range(100) if place not in {50, 51}}
+    record.sent_late_ns[53], record.latency_ns[53] = 6 * MILLISECOND, 900 * MILLISECOND
     record.failed = {50: "UNAVAILABLE"}
     watch = SimpleNamespace(
         memory=[((10000 + tenth) * SECOND // 10, 100.0 + tenth) for tenth in range(100)],
@@ -103,4 +104,4 @@ def test_what_is_seen_between_two_moments():
     assert phase.probe_ms == 7
     assert phase.probes_failed == {"TimeoutError": 1}
     assert phase.sent_late_ms == 1
-    assert phase.calm_share == 0.9
+    assert phase.calm_share == 0.8
