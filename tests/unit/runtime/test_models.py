@@ -241,6 +241,26 @@ class TestHealth:
         assert middle.problems == []
 
 
+async def test_a_canary_batch_that_hangs_costs_its_instance(make_middle):
+    middle = make_middle(checks=CheckPlan(interval_ns=MILLISECOND, failed_batches=1))
+    (instance,) = middle.model._instances
+    instance.plan = models.replace(
+        instance.plan, warmup=WarmupPlan((1,), 16), execute_timeout_ns=20 * MILLISECOND
+    )
+    await middle.model.load()
+    first = middle.fake
+    first.fail_next(RuntimeError("no luck"))
+    hang = first.hang_next()
+    with pytest.raises(Exception, match="no luck"):
+        await middle.batcher.infer(middle.request())
+    await asyncio.to_thread(hang.wait_entered)
+    await until(lambda: middle.fake is not first and middle.model.ready)
+    assert await middle.batcher.infer(middle.request())
+    hang.release()
+    await until(lambda: first.calls[-1].method == "close")
+    assert middle.problems == []
+
+
 async def test_metadata_of_a_model_that_never_loaded(make_middle):
     middle = make_middle()
     assert state(middle) == (ModelState.LOADING, "not loaded yet")
