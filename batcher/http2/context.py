@@ -344,6 +344,7 @@ class Call(Holding):
             if start + size > end:
                 self._expect(start + size - end)
                 break
+            self._withdraw()
             compressed = buffer[at]
             at = start + size
             self._messages.append((compressed, bytes(memoryview(buffer)[start:at])))
@@ -427,9 +428,7 @@ class Call(Holding):
             client.receiving.pop(self, None)
             self._buffer = b""
             ahead, self._ahead = self._ahead, 0
-            claim, self._claim = self._claim, None
-            if claim is not None:
-                client.account.withdraw(claim)
+            self._withdraw()
             client.account.came(ahead)
         if self._messages:
             self._messages.clear()

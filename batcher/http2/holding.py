@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from batcher.http2 import calls
+from batcher.http2.calls import PREFIX_BYTES
 from batcher.http2.inflate import FIRST_STEP, STEP, Inflating
 from batcher.http2.streams import Stream
 from batcher.http2.timeouts import Stall
@@ -122,9 +123,24 @@ class Holding:
         finally:
             self._release(max(reserved - inflating.size, 0))
 
+    def _withdraw(self) -> None:
+        """No window is waited for any more."""
+        if self._claim is not None:
+            claim, self._claim = self._claim, None
+            self._client.account.withdraw(claim)
+
     def _granted(self, size: int) -> None:
         """There is room for the rest of a message."""
-        self._claim = self._coming = None
+        if self._claim is not None:
+            # It has waited, and some of it may have come meanwhile.
+            self._claim = None
+            buffer = self._buffer
+            missing = PREFIX_BYTES + int.from_bytes(buffer[1:PREFIX_BYTES], "big") - len(buffer)
+            if missing < size:
+                self._client.account.came(size - missing)
+                self._client.server.buffers.release(size - missing)
+                size = missing
+        self._coming = None
         self._ahead += size
         self._charged += size
         self._client.connection.expect(self.stream, self._ahead)

@@ -246,3 +246,27 @@ async def test_a_lost_connection_leaves_nothing(bounded, raw, empty):
     client.writer.transport.abort()
     await gone(made)
     await empty(made)
+
+
+async def test_what_came_while_its_window_waited_is_charged_once(bounded, raw, empty):
+    held = Held()
+    made, address = await bounded(Hold=unary(held))
+    room = LIMIT * 3 // 4
+    assert made.buffers.reserve(room)
+    client = await raw(address)
+    client.open(1, "Hold")
+    body = prefixed(bytes(LARGE))
+    for start in range(0, 2**17, 2**14):  # all that the first window takes
+        client.write(frame(Frame.DATA, 0, 1, body[start : start + 2**14]))
+        await client.ping()
+    made.buffers.release(room)
+    await client.until(Frame.WINDOW_UPDATE, 1)
+    assert len(body) < made.buffers.used < len(body) + 2 * CALL_BYTES
+    for start in range(2**17, len(body), 2**14):
+        last = END_STREAM if start + 2**14 >= len(body) else 0
+        client.write(frame(Frame.DATA, last, 1, body[start : start + 2**14]))
+    await soon(held.entered)
+    assert len(body) < made.buffers.used < len(body) + 2 * CALL_BYTES
+    client.reset(1)
+    await client.ping()
+    await empty(made)
