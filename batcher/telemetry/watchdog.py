@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -41,7 +42,8 @@ class LoopWatchdog:
     def __init__(self, stalled: Callable[[float], None], *, clock: Clock = monotonic_ns) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._scheduled = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._schedstat = f"/proc/self/task/{threading.get_native_id()}/schedstat"
+        self._file = -1
         self._stalled = stalled
         self._clock = clock
         self._turned = threading.Event()
@@ -59,10 +61,17 @@ class LoopWatchdog:
         self._closing.set()
 
     def _run(self) -> None:
-        # A loop that is closed cannot be asked any more.
-        with suppress(RuntimeError):
-            while not self._closing.wait(STALL_NS / SECOND):
-                self._ask()
+        with suppress(OSError):  # then no time is taken off
+            self._file = os.open(self._schedstat, os.O_RDONLY)
+        try:
+            # A loop that is closed cannot be asked any more.
+            with suppress(RuntimeError):
+                while not self._closing.wait(STALL_NS / SECOND):
+                    self._ask()
+        finally:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
 
     def _ask(self) -> None:
         """Ask the loop to turn, and wait until it has."""
@@ -96,7 +105,7 @@ class LoopWatchdog:
     def _unscheduled_ns(self) -> int:
         """How long the loop's thread has waited for a processor so far; 0 where nobody says."""
         try:
-            return int(self._scheduled.read_text().split()[1])
+            return int(os.pread(self._file, 64, 0).split()[1])
         except (OSError, IndexError, ValueError):
             return 0
 

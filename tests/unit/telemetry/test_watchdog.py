@@ -109,15 +109,30 @@ async def test_it_starts_and_ends_on_a_real_loop(stalls):
     assert not dog._thread.is_alive()
 
 
-async def test_the_kernel_says_how_long_a_thread_waited(stalls):
-    assert LoopWatchdog(stalls.put_nowait)._unscheduled_ns() >= 0
-
-
-async def test_where_nobody_says_nothing_is_taken_off(stalls, tmp_path):
+@pytest.mark.parametrize("says", ["12 345 6", "", "12 x"])
+async def test_how_long_a_thread_waited_is_the_kernels_word(stalls, tmp_path, monkeypatch, says):
     dog = LoopWatchdog(stalls.put_nowait)
-    dog._scheduled = tmp_path / "none"
+    (tmp_path / "schedstat").write_text(says)
+    dog._schedstat = tmp_path / "schedstat"
+    told = asyncio.Event()
+    found = []
 
-    assert dog._unscheduled_ns() == 0
+    def ask():
+        found.append(dog._unscheduled_ns())
+        dog.close()
+        dog._loop.call_soon_threadsafe(told.set)
+
+    monkeypatch.setattr(dog, "_ask", ask)
+    dog.start()
+    await told.wait()
+    await asyncio.to_thread(dog._thread.join)
+
+    assert found == [345 if says == "12 345 6" else 0]
+    assert dog._file == -1
+
+
+async def test_where_nobody_says_nothing_is_taken_off(stalls):
+    assert LoopWatchdog(stalls.put_nowait)._unscheduled_ns() == 0
 
 
 def test_a_place_is_bounded():
