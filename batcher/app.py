@@ -159,12 +159,14 @@ class Application:
         self._health.drain()
         # Until then those who were told of this server before go on sending.
         await asyncio.sleep(delay_ns / SECOND)
-        self.batcher.draining = True
-        self.grpc.end_streams()
-        self.grpc.leave()
         loop = asyncio.get_running_loop()
         timeout_s = self.config.server.drain_timeout / SECOND
         ends = loop.time() + timeout_s
+        self.grpc.leave()
+        # What clients had sent before they read that is answered, too.
+        await self.grpc.told(timeout_s)
+        self.batcher.draining = True
+        self.grpc.end_streams()
         try:
             async with asyncio.timeout_at(ends):
                 await self.runner.idle()

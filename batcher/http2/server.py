@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 LEAVING_S = 1.0
 """How long calls may be on their way that a client opened before it read that it should leave."""
+LOOK_S = 0.01
+"""How often it is looked at whether all clients have read so."""
 EVICTABLE_NS = 10 * SECOND
 """A connection without calls for this long makes way for a new one at `max_connections`."""
 ACCEPT_AGAIN_S = 1.0
@@ -144,6 +146,18 @@ class Server:
                     listener.accepting.cancel()
             for client in list(self.clients):
                 client.announce()
+
+    async def told(self, timeout_s: float) -> None:
+        """Wait until clients have read that they should go elsewhere, `LEAVING_S` or less at most.
+
+        Whatever they had opened before has come by then, and is to be answered.
+        """
+        ends_s = asyncio.get_running_loop().time() + min(timeout_s, LEAVING_S)
+        while asyncio.get_running_loop().time() < ends_s:
+            connections = [client.connection for client in self.clients]
+            if all(each.draining or each.closing for each in connections):
+                return
+            await asyncio.sleep(LOOK_S)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connection or call, let open ones end for `grace_s` seconds, then cut them."""

@@ -85,6 +85,10 @@ class GrpcEdge:
         for server in self._servers:
             server.leave()
 
+    async def told(self, timeout_s: float) -> None:
+        """Wait until clients have read so, for a second and `timeout_s` at most."""
+        await asyncio.gather(*(server.told(timeout_s) for server in self._servers))
+
     def end_streams(self) -> None:
         """Read no more from open streams; each ends when what it took in is answered."""
         self._inference.end_streams()

@@ -120,6 +120,10 @@ class BuiltinServer(_Listeners):
         """Take no new connection, and ask the clients of open ones to go elsewhere."""
         self.http2.leave()
 
+    async def told(self, timeout_s: float) -> None:
+        """Wait until they have read so, and what they had sent before has come."""
+        await self.http2.told(timeout_s)
+
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
         await self.http2.stop(grace_s)
@@ -151,6 +155,9 @@ class GrpcServer(_Listeners):
 
     def leave(self) -> None:
         """Nothing: gRPC would refuse new calls on open connections without a hint when to retry."""
+
+    async def told(self, timeout_s: float) -> None:
+        """Nothing: nobody was told."""
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""

@@ -12,6 +12,8 @@ from batcher import protocol
 from batcher.app import DrainTimeoutError
 from batcher.clock import SECOND
 from batcher.core.commands import Outcome, Reason
+from batcher.http2.frames import END_HEADERS, END_STREAM, PREFACE, Frame, frame
+from batcher.http2.headers import encode
 from batcher.protocol import health, inference
 from batcher.testing.messages import output_arrays
 
@@ -101,6 +103,41 @@ class TestWhileDraining:
         hang.release()
         await draining
         assert output_arrays(await accepted)["Y"].max() == 6
+
+    @pytest.mark.parametrize("transport", ["builtin"])
+    async def test_a_call_that_crosses_the_goaway_is_answered(self, held, request_of):
+        application, _, accepted, hang = held
+        host, port = application.grpc.addresses[0].split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+
+        async def until(kind):
+            while True:
+                head = await reader.readexactly(9)
+                payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+                if head[3] == kind:
+                    return payload
+
+        writer.write(PREFACE + frame(Frame.SETTINGS, 0, 0))
+        async with asyncio.timeout(WAIT_S):
+            await until(Frame.SETTINGS)
+            draining = asyncio.create_task(application.drain())
+            await until(Frame.GOAWAY)
+            message = request_of(2.0).SerializeToString()
+            fields = (
+                (":method", "POST"),
+                (":scheme", "http"),
+                (":path", f"/{protocol.INFERENCE}/ModelInfer"),
+                ("content-type", "application/grpc"),
+            )
+            body = b"\0" + len(message).to_bytes(4, "big") + message
+            writer.write(frame(Frame.HEADERS, END_HEADERS, 1, encode(fields)))
+            writer.write(frame(Frame.DATA, END_STREAM, 1, body))
+            hang.release()
+            answer = inference.ModelInferResponse.FromString((await until(Frame.DATA))[5:])
+            assert output_arrays(answer)["Y"].max() == 4
+            writer.close()
+            await draining
+            await accepted
 
     async def test_open_streams_answer_and_end(self, held, request_of, eventually):
         application, stub, accepted, hang = held
