@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 import grpc
 
 from batcher.buffers import Account
-from batcher.clock import MICROSECOND, MILLISECOND, monotonic_ns
+from batcher.clock import MICROSECOND, monotonic_ns
 from batcher.http2 import calls
 from batcher.http2.calls import MalformedCallError
 from batcher.http2.connection import Connection
@@ -31,6 +31,7 @@ from batcher.http2.kernel import address, keep_alive, unread
 from batcher.http2.streams import Ended, Opened, Received, Reset, Stream
 from batcher.http2.tally import Fault
 from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, Stall
+from batcher.http2.turns import TURN_BYTES, Turns
 
 if TYPE_CHECKING:
     from batcher.http2.server import Listener, Server
@@ -42,10 +43,6 @@ GREETING_S = 20.0
 
 COMPANY_NS = 200 * MICROSECOND
 """How long an answer waits for others that leave in the same write."""
-
-TURN_BYTES, TURN_NS = 2**15, 2 * MILLISECOND
-"""Of what has come at once, so much is read; where that took so long, the rest when others had their
-turn. 200 calls fit into it, which take 14 ms."""
 
 CLOSING_S = 5.0
 """How long a client may read nothing of the last that is said to it, and leave the socket open."""
@@ -81,6 +78,7 @@ class ServerConnection(asyncio.Protocol):
         self.idle_ns = 0
         """For how long it has had no call."""
         self._transport: asyncio.Transport | None = None
+        self._turns = Turns()
         self._greeting: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
@@ -90,8 +88,6 @@ class ServerConnection(asyncio.Protocol):
         """Since when an answer waits to be written; 0: none does."""
         self._calm_s = self.loop.time()
         """When its budget was last refilled."""
-        self._unread = b""
-        """What has come, and is read in the next turn."""
         self._written = 0
         self._charged = 0
         """Bytes of answers that the client has not taken, as they were last charged."""
@@ -152,20 +148,26 @@ class ServerConnection(asyncio.Protocol):
         self.writable.set()
         if self._transport is None or self._transport.is_closing():
             return
-        if not self._unread:
-            self._transport.resume_reading()
+        self.resume_reading()
         self._go_on()
         if self._closing and not self._transport.can_write_eof():
             self._transport.close()
 
+    def resume_reading(self) -> None:
+        """Take more from the client, unless it reads too slowly or some waits to be read."""
+        may = (self.writable.is_set() or self._closing) and not self._turns.waiting
+        if may and self._transport is not None:
+            self._transport.resume_reading()
+
     def data_received(self, data: bytes) -> None:
         """Bytes of any length, from the middle of one frame to that of another."""
-        if len(data) > TURN_BYTES or self._unread:
-            self._read_in_turns(data)
+        if self._transport is not None and (len(data) > TURN_BYTES or self._turns.waiting):
+            self._turns.read(data, self, self._transport)
         else:
-            self._received(data)
+            self.received(data)
 
-    def _received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """The same, little enough for one turn of the loop."""
         connection = self.connection
         now_s = self.loop.time()
         if now_s >= self._calm_s + 1.0:
@@ -197,31 +199,6 @@ class ServerConnection(asyncio.Protocol):
             self.flush_soon()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             self.broken(error)
-
-    def _read_in_turns(self, data: bytes) -> None:
-        """Many calls may be in it: where they take long, others get their turn between them."""
-        if self._unread:
-            self._unread += data
-            return
-        began_ns = monotonic_ns()
-        for start in range(0, len(data), TURN_BYTES):
-            self._received(data[start : start + TURN_BYTES])
-            if self._transport is None or self._transport.is_closing():
-                return
-            if monotonic_ns() - began_ns > TURN_NS:
-                self._unread = data[start + TURN_BYTES :]
-                self._transport.pause_reading()
-                self.loop.call_soon(self._read_on)
-                return
-
-    def _read_on(self) -> None:
-        data, self._unread = self._unread, b""
-        if self._transport is None or self._transport.is_closing():
-            return
-        if self.writable.is_set() or self._closing:
-            self._transport.resume_reading()
-        if data:
-            self.data_received(data)
 
     # --- of the calls ---
 
