@@ -127,15 +127,17 @@ class Buffers:
 
 
 class Account:
-    """What one connection has claimed ahead of what comes."""
+    """What one connection has claimed ahead of what comes, and what it has to send."""
 
-    __slots__ = ("_buffers", "ahead", "claims")
+    __slots__ = ("_buffers", "ahead", "claims", "held")
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
         self.ahead = 0
         """Bytes that were granted and have not come."""
         self.claims: deque[Claim] = deque()
+        self.held = 0
+        """Bytes of answers that the other side has not taken."""
 
     def claim(self, size: int, granted: Callable[[int], None]) -> Claim:
         """Have `granted` called with `size` when as many were charged ahead: now, or when there is room.
@@ -147,6 +149,15 @@ class Account:
         self._buffers.wait(self)
         self._buffers.serve()
         return claim
+
+    def hold(self, size: int) -> None:
+        """So many bytes of answers are not taken now: charge them instead of those of last time."""
+        more = size - self.held
+        self.held = size
+        if more > 0:
+            self._buffers.charge(more)
+        elif more:
+            self._buffers.release(-more)
 
     def withdraw(self, claim: Claim) -> None:
         """It waits no longer; does nothing where it was granted."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import socket
 import ssl
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -30,7 +30,7 @@ from batcher.http2.frames import Error
 from batcher.http2.kernel import address, keep_alive, unread
 from batcher.http2.streams import Ended, Opened, Received, Reset, Stream
 from batcher.http2.tally import Fault
-from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, Stall
+from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, Stall, Unfinished
 from batcher.http2.turns import TURN_BYTES, Turns
 
 if TYPE_CHECKING:
@@ -51,9 +51,6 @@ MOST_DISCARDED = 2**20
 
 CALL_BYTES = 2048
 """What an open call counts for in `max_buffered`, beside its headers."""
-
-_JITTER = 0.1
-"""Connections that began together do not all reach their age at once."""
 
 
 class ServerConnection(asyncio.Protocol):
@@ -89,17 +86,12 @@ class ServerConnection(asyncio.Protocol):
         self._calm_s = self.loop.time()
         """When its budget was last refilled."""
         self._written = 0
-        self._charged = 0
-        """Bytes of answers that the client has not taken, as they were last charged."""
         self._age_ns = 0
-        spread = random.uniform(-_JITTER, _JITTER)  # noqa: S311  # no secret
-        age_ns = server.timeouts.age_ns
-        self._oldest_ns = None if age_ns is None else int(age_ns * (1 + spread))
+        self._oldest_ns = server.timeouts.draw_age_ns()
         self._leaving_ns: int | None = None
         """For how long it has been asked to leave; None: it was not."""
         self._highest = 0
-        self._incomplete: tuple[int, int] | None = None
-        self._incomplete_ns = 0
+        self._unfinished = Unfinished()
         self._stall: Stall | None = None
         """How what was written is read, while some waits in the socket, as sweeps have seen it."""
         self._left = 0
@@ -135,7 +127,7 @@ class ServerConnection(asyncio.Protocol):
             self._drop_calls()
         finally:
             self.writable.set()
-            self._charge(0)
+            self.account.hold(0)
             self.server.gone(self)
 
     def pause_writing(self) -> None:
@@ -228,7 +220,7 @@ class ServerConnection(asyncio.Protocol):
             if data:
                 self._written += len(data)
                 self._transport.write(data)
-            if self._charged or self.connection.queued or not self.writable.is_set():
+            if self.account.held or self.connection.queued or not self.writable.is_set():
                 self.charge()
             if self.connection.has_more and not self._going_on:
                 self._going_on = True
@@ -267,34 +259,22 @@ class ServerConnection(asyncio.Protocol):
             self._transport.resume_reading()
         else:
             self._transport.close()
-        self._linger(unread(self._transport))
-
-    def _linger(self, left: int) -> None:
-        """The client may read what is left and close, as long as it goes on reading."""
-        self._lingering = self.loop.call_later(CLOSING_S, self._end_unless_read, left)
+        self._end_unless_read(sys.maxsize)
 
     def _end_unless_read(self, before: int) -> None:
-        if self._transport is None:
-            return
-        left = unread(self._transport)
+        """The client may read what is left and close, as long as it goes on reading."""
+        left = 0 if self._transport is None else unread(self._transport)
         if left < before:
-            self._linger(left)
+            self._lingering = self.loop.call_later(CLOSING_S, self._end_unless_read, left)
         else:
-            self._transport.abort()
+            self._abort()
 
     def charge(self) -> bool:
         """Charge what the client has not taken of answers; returns whether there is room for it."""
         if self._transport is not None:
-            self._charge(self.connection.queued + self._transport.get_write_buffer_size())
+            held = self.connection.queued + self._transport.get_write_buffer_size()
+            self.account.hold(held)
         return not self.server.buffers.over
-
-    def _charge(self, held: int) -> None:
-        more = held - self._charged
-        self._charged = held
-        if more > 0:
-            self.server.buffers.charge(more)
-        elif more:
-            self.server.buffers.release(-more)
 
     def done(self, call: Call) -> None:
         """A call has ended, and nothing of it goes on."""
@@ -389,13 +369,13 @@ class ServerConnection(asyncio.Protocol):
             # There are many that do nothing: they cost a microsecond.
             if self._oldest_ns is not None or self._leaving_ns is not None:
                 self._sweep_age(elapsed_ns)
-            incomplete = self.connection.incomplete
-            if incomplete is not None or self._incomplete is not None:
-                self._sweep_incomplete(incomplete, elapsed_ns)
+            begun = self.connection.incomplete if self.writable.is_set() else None
+            if self._unfinished.look(begun, elapsed_ns) >= self.server.timeouts.receive_ns:
+                self._end_unfinished()
             for call in list(self.receiving) if self.receiving else ():
                 call.sweep_receiving(elapsed_ns, self.server.timeouts.receive_ns)
             waiting = self._transport.get_write_buffer_size()
-            if waiting or self._charged or self.sending or self._stall is not None:
+            if waiting or self.account.held or self.sending or self._stall is not None:
                 self._sweep_sending(waiting, elapsed_ns)
             if self.connection.frames_to_write:
                 self.flush_soon()
@@ -425,17 +405,11 @@ class ServerConnection(asyncio.Protocol):
             if self._leaving_ns > SWEEP_NS:
                 self.leave()  # it should have read by now that it was asked to
 
-    def _sweep_incomplete(self, incomplete: tuple[int, int] | None, elapsed_ns: int) -> None:
-        if incomplete is None or incomplete != self._incomplete or not self.writable.is_set():
-            self._incomplete, self._incomplete_ns = incomplete, 0
-            return
-        self._incomplete_ns += elapsed_ns
-        if self._incomplete_ns >= self.server.timeouts.receive_ns:
-            self._end_early(Fault.HEADERS_TIMEOUT)
-            self.connection.fail(
-                Error.ENHANCE_YOUR_CALM, "a frame or a header block was not completed"
-            )
-            self._drop_calls()
+    def _end_unfinished(self) -> None:
+        self._end_early(Fault.HEADERS_TIMEOUT)
+        text = "a frame or a header block was not completed"
+        self.connection.fail(Error.ENHANCE_YOUR_CALM, text)
+        self._drop_calls()
 
     def _sweep_sending(self, waiting: int, elapsed_ns: int) -> None:
         limit_ns = self.server.timeouts.write_ns

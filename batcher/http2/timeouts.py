@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from batcher.clock import SECOND
@@ -11,6 +12,8 @@ SWEEP_NS = SECOND
 PROGRESS_BYTES = 2**20
 """Fewer bytes than this, or the rest where that is less, are no progress: 35 KB/s at least of a large
 message, so that what it takes of `max_buffered` comes back within half an hour at the latest."""
+JITTER = 0.1
+"""By as much of it the ages of connections differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,12 @@ class Timeouts:
     to be granted."""
     write_ns: int = 30 * SECOND
     """For an answer to make progress."""
+
+    def draw_age_ns(self) -> int | None:
+        """The age of one connection: those that began together do not all reach it at once."""
+        if self.age_ns is None:
+            return None
+        return int(self.age_ns * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311  # no secret
 
 
 class Stall:
@@ -47,3 +56,21 @@ class Stall:
         else:
             self.ns += elapsed_ns
         return self.ns
+
+
+class Unfinished:
+    """For how long the same thing has begun and is not complete."""
+
+    __slots__ = ("_ns", "_what")
+
+    def __init__(self) -> None:
+        self._what: object = None
+        self._ns = 0
+
+    def look(self, what: object, elapsed_ns: int) -> int:
+        """Its nanoseconds, `elapsed_ns` after the last look; None is nothing."""
+        if what is None or what != self._what:
+            self._what, self._ns = what, 0
+        else:
+            self._ns += elapsed_ns
+        return self._ns
