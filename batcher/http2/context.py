@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 Message: TypeAlias = tuple[int, bytes]
 """Whether it is compressed, and a message as it came: what waits to be read takes no more memory."""
 
+MESSAGE_BYTES = 128
+"""What a message that waits to be read counts for in `max_buffered`, beside its bytes."""
+
 _FRAMES_AT_ONCE = 16
 _LARGE_ANSWER = 2**16
 """For a larger answer room is sought before it is sent, and it leaves at once."""
@@ -120,6 +123,7 @@ class Call(Holding):
         size = PREFIX_BYTES + len(message[1])
         self._client.connection.take_in(self.stream, size)
         self._client.flush_soon()
+        size += MESSAGE_BYTES
         try:
             if message[0]:
                 message = (0, await self._inflated(message[1]))
@@ -335,7 +339,7 @@ class Call(Holding):
 
     def _split(self, buffer: bytes | bytearray) -> None:
         at, end = 0, len(buffer)
-        most = self._client.server.max_message
+        most, waited = self._client.server.max_message, len(self._messages)
         while end - at >= PREFIX_BYTES:
             size = int.from_bytes(buffer[at + 1 : at + PREFIX_BYTES], "big")
             if size > most:
@@ -354,6 +358,7 @@ class Call(Holding):
         if at:
             self._buffer = buffer[at:]
             if self._method.request_streaming:
+                self._reserve((len(self._messages) - waited) * MESSAGE_BYTES)
                 self._client.receiving.pop(self, None)
         if self._buffer and self._method.request_streaming and self not in self._client.receiving:
             self._coming = None

@@ -20,6 +20,10 @@ Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
 RETRY_ROOM_NS = SECOND
 """What a caller is told to wait for whose messages there is no room."""
 
+REQUEST_BYTES = 1024
+"""What a request of a stream counts for in `max_buffered` beside its bytes, until its answer is
+written: a task and what it refers to."""
+
 
 def no_room(buffers: Buffers, size: int) -> Overloaded:
     """What a request is answered for which, or for whose answer, there is no room; it is counted."""
@@ -46,7 +50,7 @@ class StreamCharges:
 
     def taken(self, data: bytes) -> bool:
         """A request was read; returns whether there is room for it."""
-        size = len(data)
+        size = len(data) + REQUEST_BYTES
         if not self._buffers.reserve(size):
             return False
         self._held += size
@@ -54,6 +58,8 @@ class StreamCharges:
 
     def refused(self, data: bytes) -> bytes:
         """The answer to a request for which there is no room."""
+        self._held += REQUEST_BYTES
+        self._buffers.charge(REQUEST_BYTES)
         return self._error(no_room(self._buffers, len(data)), data)
 
     def answered(self, answer: bytes, size: int) -> bytes:
@@ -69,11 +75,12 @@ class StreamCharges:
 
     async def written(self, answer: bytes, context: Context) -> None:
         """Write an answer."""
+        size = len(answer) + REQUEST_BYTES
         if self._transport_charges:
-            self._let_go(len(answer))
+            self._let_go(size)
         await context.write(answer)
         if not self._transport_charges:
-            self._let_go(len(answer))
+            self._let_go(size)
 
     def release(self) -> None:
         """The stream has ended: nothing is held any more."""

@@ -6,9 +6,11 @@ import gzip
 import grpc
 import pytest
 from by_hand import MAX_MESSAGE, Held, echo, gone, refusal, soon, turns, unary
+from grpc import aio
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
+from batcher.http2.context import MESSAGE_BYTES
 from batcher.http2.frames import END_STREAM, Frame, Setting, frame
 from batcher.http2.server_connection import CALL_BYTES
 from batcher.http2.timeouts import Timeouts
@@ -221,6 +223,44 @@ class TestInflation:
         client.reset(1)
         await client.ping()
         await empty(made)
+
+
+class TestMessagesOfAStream:
+    @pytest.fixture
+    async def reader(self, bounded, raw):
+        """A server whose method reads one message, and a client: `server, client, its hold`."""
+        held = Held()
+
+        async def read(requests, context):
+            first = await held(await context.read(), context)
+            while await context.read() is not aio.EOF:
+                pass
+            return first
+
+        made, address = await bounded(Read=grpc.stream_unary_rpc_method_handler(read))
+        client = await raw(address)
+        client.open(1, "Read")
+        return made, client, held
+
+    async def test_each_counts_for_more_than_its_bytes(self, reader, empty):
+        made, client, held = reader
+        client.write(frame(Frame.DATA, 0, 1, prefixed(b"") * 1001))
+        await soon(held.entered)
+        await client.ping()
+        assert made.buffers.used >= 1000 * MESSAGE_BYTES
+        client.write(frame(Frame.DATA, END_STREAM, 1))
+        held.release.set()
+        assert (await client.answer(1))[0]["grpc-status"] == "0"
+        await empty(made)
+
+    async def test_those_that_find_no_room_end_the_call(self, reader, empty):
+        made, client, _ = reader
+        for _ in range(8):
+            client.write(frame(Frame.DATA, 0, 1, prefixed(b"") * 1000))
+        fields, _ = await client.answer(1)
+        assert fields["grpc-status"] == EXHAUSTED
+        assert "server.max_buffered" in fields["grpc-message"]
+        assert await empty(made) <= LIMIT
 
 
 async def test_a_lost_connection_leaves_nothing(bounded, raw, empty):
