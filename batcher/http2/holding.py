@@ -102,7 +102,17 @@ class Holding:
         if claim.waits:
             self._claim = claim
 
-    async def _inflated(self, data: bytes) -> bytes:
+    async def _whole(self, data: bytes | bytearray, compressed: int) -> bytes:
+        """A message as its sender had it; what it is by then is charged. Raises `MalformedCallError`."""
+        if compressed:
+            whole = await self._inflated(data)
+            self._release(len(data))
+            return whole
+        # Unlike `bytes`, a join lets others run meanwhile.
+        inflaters = self._client.server.inflaters
+        return await self._client.loop.run_in_executor(inflaters, b"".join, (data,))
+
+    async def _inflated(self, data: bytes | bytearray) -> bytes:
         """What a message was before it was compressed; it is charged. Raises `MalformedCallError`."""
         server, loop = self._client.server, self._client.loop
         inflating = Inflating(data, self._encoding, server.max_message)

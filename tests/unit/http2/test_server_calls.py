@@ -295,3 +295,27 @@ class TestWhatAHandlerGets:
         statuses = [(await client.answer(number))[0]["grpc-status"] for number in (1, 3, 5)]
         assert statuses == ["13", "12", "4"]
         assert problems == []
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+async def test_a_message_of_more_than_a_megabyte(serve, dial, kind):
+    async def sizes(requests, context):
+        return b" ".join([b"%d" % len(each) async for each in requests])
+
+    async def size(request, context):
+        assert isinstance(request, bytes)
+        return b"%d" % len(request)
+
+    made, address = await serve(
+        {"max_message": 2**22},
+        unary=unary(size),
+        stream=grpc.stream_unary_rpc_method_handler(sizes),
+    )
+    channel = await dial(address)
+    if kind == "unary":
+        assert await channel.unary_unary("/s/unary")(bytes(3_000_000)) == b"3000000"
+    else:
+        messages = [bytes(each) for each in (5, 3_000_000, 7, 2**20 + 1)]
+        call = channel.stream_unary("/s/stream")(iter(messages))
+        assert await call == b"5 3000000 7 1048577"
+    assert all(client.account.ahead == 0 for client in made.clients)
