@@ -63,6 +63,9 @@ MARGIN_NS = 250 * MILLISECOND
 FAILED_MS = 30_000.0
 """What a request that got no answer counts for."""
 
+LEAST_FAILED = 0.01
+"""Where more than that fail before the attack, the machine has no time for the server."""
+
 PHASES = ("before", "during", "after")
 
 
@@ -320,6 +323,10 @@ def unfair(found: dict[str, Any]) -> str:
         }
         if why := quiet.not_judged(run):
             return why
+    before = found["before"]
+    failed = sum(before["failed"].values())
+    if failed > LEAST_FAILED * before["requests"]:
+        return f"not judged: {failed} of {before['requests']} requests failed without an attack"
     return ""
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import attack
 import numpy as np
 import pytest
-from attack import FAILED_MS, judged, seen
+from attack import FAILED_MS, judged, seen, unfair
 from clients import Record
 
 from batcher.clock import MILLISECOND, SECOND
@@ -19,6 +19,8 @@ def a_round():
         quiet = {
             "rss_mib": 150.0,
             "p99_ms": 20.0,
+            "requests": 100,
+            "failed": {},
             "sent_late_ms": 1.0,
             "calm_share": 0.9,
             "probes_failed": {},
@@ -69,6 +71,12 @@ def test_rounds_that_were_sent_late_do_not_count_for_times(a_round):
     late = a_round(during={"p99_ms": 900.0, "sent_late_ms": 30.0})
     assert missed([late, late, a_round()]) == []
     assert judged("name", [late])["name: five seconds later, too"].startswith("not judged")
+
+
+def test_a_round_whose_calm_was_none_is_not_judged(a_round):
+    busy = a_round(before={"failed": {"RESOURCE_EXHAUSTED": 2}})
+    assert "failed without an attack" in unfair(busy)
+    assert not unfair(a_round(before={"failed": {"RESOURCE_EXHAUSTED": 1}}))
 
 
 def test_a_stall_in_most_rounds(a_round):
