@@ -396,7 +396,8 @@ class Connection(Sender):
             if stream.expected < 0:
                 self._reject(stream, Error.PROTOCOL_ERROR, events)
                 return
-        if data:
+        # Where padding has used up what the message needs, more is to be expected.
+        if data or not stream.credit:
             events.append(Received(stream, data))
         if flags & END_STREAM:
             self._ended(stream, events)

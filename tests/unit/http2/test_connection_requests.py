@@ -485,6 +485,13 @@ class TestTheClientsData:
             window += played.granted(1) - size - padding - 1
         assert window >= left
 
+    def test_a_window_that_ends_in_padding_is_told(self, played):
+        stream = played.open(flags=0)
+        played.receive(data(1, bytes(9_999)) * 10)
+        padding = data(1, b"\x04" + bytes(4), PADDED)
+        assert played.receive(padding) == []
+        assert played.receive(padding) == [Received(stream, b"")]
+
     def test_a_request_that_has_ended_gets_no_more_credit(self, played):
         stream = played.open(flags=0)
         for flags in (0, 0, 0, 0, 0, 0, END_STREAM):

@@ -11,7 +11,7 @@ from grpc import aio
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
 from batcher.http2.context import MESSAGE_BYTES
-from batcher.http2.frames import END_STREAM, Frame, Setting, frame
+from batcher.http2.frames import END_STREAM, PADDED, Frame, Setting, frame
 from batcher.http2.server_connection import CALL_BYTES
 from batcher.http2.timeouts import Timeouts
 
@@ -309,4 +309,26 @@ async def test_what_came_while_its_window_waited_is_charged_once(bounded, raw, e
     assert len(body) < made.buffers.used < len(body) + 2 * CALL_BYTES
     client.reset(1)
     await client.ping()
+    await empty(made)
+
+
+@pytest.mark.parametrize("missing", [20, 300])
+async def test_a_window_that_is_spent_on_padding_is_no_way_to_stay(bounded, raw, empty, missing):
+    made, address = await bounded(Echo=unary(echo))
+    client = await raw(address)
+    client.open(1, "Echo")
+    body = prefixed(bytes(2**17 - 5))
+    for start in range(0, len(body) - missing, 2**14):
+        client.write(frame(Frame.DATA, 0, 1, body[start : min(start + 2**14, len(body) - missing)]))
+        await client.ping()  # what comes at once is expected at once
+    left = missing
+    while left:
+        size = min(left, 256)
+        client.write(frame(Frame.DATA, PADDED, 1, bytes([size - 1]) + bytes(size - 1)))
+        left -= size
+    await client.ping()
+    for _ in range(20):
+        made.sweep(SECOND)
+    fields, _ = await client.answer(1)
+    assert fields["grpc-status"] == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
     await empty(made)
