@@ -131,7 +131,7 @@ class Application:
             await http.start()
             self.http = http
         await self.grpc.start()
-        record = self.recording.start()
+        record = await self.recording.start()
         if record is not None:
             self.runner.record_with(record)
         for device, limit in device_limits(self.config).items():

@@ -5,8 +5,8 @@ time go in, commands come out. `recorder` takes note of each call off the hot pa
 open with a snapshot of the scheduler's state, so that each replays alone; `codec` is how events,
 commands and states become bytes, `format` what segments and files look like. `files` keeps them on
 disk (the journal), `memory` the last minutes in memory, and `incidents` makes a file of those when
-something goes wrong. `reader` reads both kinds of file. Payloads are never in any of it: the core
-does not see them.
+something goes wrong; `crash` sees to what is left when that ends the process. `reader` reads all
+these files. Payloads are never in any of it: the core does not see them.
 """
 
 from batcher.journal.codec import CodecError

@@ -39,13 +39,17 @@ class Files:
     """A recorder's sink that writes each segment to a file in `folder`.
 
     At most `most_files` files and `most_bytes` bytes are kept, those of earlier servers among them.
+    `what` the log calls them.
     """
 
-    def __init__(self, folder: Path, most_files: int, most_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, most_files: int, most_bytes: int, *, what: str = "the journal"
+    ) -> None:
         self.written_bytes = 0
         self.lost_segments = 0
         """Segments that were not written to their end."""
         self._folder = folder
+        self._what = what
         self._most_files = most_files
         self._most_bytes = most_bytes
         self._began = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}"
@@ -77,7 +81,8 @@ class Files:
             self._skipping = True
             self.lost_segments += 1
             log.error(
-                "the journal's disk is behind by %d bytes: the rest of the segment is not written",
+                "%s's disk is behind by %d bytes: the rest of the segment is not written",
+                self._what,
                 self._waiting,
             )
             return
@@ -88,7 +93,7 @@ class Files:
         self._jobs.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            log.error("%s: the disk is too slow: the journal's end is not written", self._folder)
+            log.error("%s: the disk is too slow: %s's end is not written", self._folder, self._what)
 
     @property
     def _waiting(self) -> int:
@@ -130,7 +135,7 @@ class Files:
         self.lost_segments += 1
         self._close_file()
         if not self._failing:
-            log.error("%s: the journal cannot be written: %s", self._folder, error.strerror)
+            log.error("%s: %s cannot be written: %s", self._folder, self._what, error.strerror)
         self._failing = True
 
     def _close_file(self) -> None:

@@ -1,7 +1,7 @@
 """The flight recorder: what is in memory becomes a file when something goes wrong.
 
 An incident is that too few requests were answered in time, that an executor failed, a signal, or a
-call of the admin service. The first two are looked for once a second, in counts that telemetry has
+call of the admin service (for a crash, see `crash`). The first two are looked for once a second, in counts that telemetry has
 anyway, and are told once: again only after things have been well in between. Files are limited in
 number and in frequency; an incident that comes too soon after another is written when it may be, with
 what is in memory then.
@@ -16,7 +16,7 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,6 +60,7 @@ class Reason(StrEnum):
     SIGNAL = "signal"
     REQUEST = "request"
     INTERNAL = "internal"
+    CRASH = "crash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +141,8 @@ class FlightRecorder:
         """`before_ns` is when the last file was begun, should nothing come of this one."""
         try:
             in_force = self._in_force()
-            incident = Incident(
-                reason=reason.value,
-                detail=detail,
-                wall_ns=time.time_ns(),
-                version=__version__,
-                python=platform.python_version(),
-                platform=platform.platform(),
-                packages=_versions(),
-                config=in_force.text,
-                metrics=(await self._metrics()).decode("utf-8", "replace"),
-                changes=in_force.changes,
-            )
+            metrics = (await self._metrics()).decode("utf-8", "replace")
+            incident = describe(reason, detail, in_force, metrics)
             await asyncio.wrap_future(self._mark())
             path = await asyncio.to_thread(self._write_file, incident)
         except OSError as error:
@@ -228,30 +219,50 @@ class FlightRecorder:
         return max(0, self._last_ns + self._settings.min_interval - self._clock())
 
     def _write_file(self, incident: Incident) -> Path:
+        settings = self._settings
         with self._one_at_a_time:
-            return self._write_one(incident)
+            return write_record(settings.folder, settings.max_files, incident, self.memory.frames())
 
-    def _write_one(self, incident: Incident) -> Path:
-        folder = self._settings.folder
-        # What a server left that ended while it wrote counts, too.
-        files = [*folder.glob(f"incident-*{SUFFIX}"), *folder.glob(f"incident-*{PART}")]
-        make_room(files, self._settings.max_files)
-        moment = datetime.fromtimestamp(incident.wall_ns / SECOND, UTC)
-        name = f"incident-{moment:%Y%m%dT%H%M%S.%f}-{incident.reason}"
-        part = folder / f"{name}{PART}"
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
-        try:
-            write_all(file, incident_bytes(incident))
-            for frame in self.memory.frames():
-                write_all(file, frame)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(file)
-        path = folder / f"{name}{SUFFIX}"
-        part.rename(path)
-        return path
+
+def describe(reason: Reason, detail: str, in_force: InForce, metrics: str) -> Incident:
+    """An incident of this moment, in this process."""
+    return Incident(
+        reason=reason.value,
+        detail=detail,
+        wall_ns=time.time_ns(),
+        version=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=_versions(),
+        config=in_force.text,
+        metrics=metrics,
+        changes=in_force.changes,
+    )
+
+
+def write_record(
+    folder: Path, max_files: int, incident: Incident, segments: Iterable[bytes]
+) -> Path:
+    """Write a flight record, in place of the oldest where there are too many. Raises `OSError`."""
+    # What a server left that ended while it wrote counts, too.
+    files = [*folder.glob(f"incident-*{SUFFIX}"), *folder.glob(f"incident-*{PART}")]
+    make_room(files, max_files)
+    moment = datetime.fromtimestamp(incident.wall_ns / SECOND, UTC)
+    name = f"incident-{moment:%Y%m%dT%H%M%S.%f}-{incident.reason}"
+    part = folder / f"{name}{PART}"
+    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    try:
+        write_all(file, incident_bytes(incident))
+        for data in segments:
+            write_all(file, data)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
+    path = folder / f"{name}{SUFFIX}"
+    part.rename(path)
+    return path
 
 
 def _versions() -> dict[str, str]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from batcher.config import Config
+from batcher.config import Config, FlightRecorderConfig
 from batcher.core.commands import Command
 from batcher.core.events import Event
 from batcher.core.state import State
 from batcher.errors import StartupError
+from batcher.journal.crash import LiveLog, salvage
 from batcher.journal.files import SEGMENTS_IN_SIZE, Files
-from batcher.journal.incidents import FlightRecorder, InForce
+from batcher.journal.incidents import FlightRecorder, InForce, Reason, describe
 from batcher.journal.memory import Memory
 from batcher.journal.recorder import Recorder, Sink
+
+log = logging.getLogger(__name__)
 
 SEGMENT_NS: Final = 10_000_000_000
 """How long a segment is where there is a flight recorder alone."""
@@ -56,12 +62,16 @@ class Recording:
         self._memory: Memory | None = None
         self._recorder: Recorder | None = None
 
-    def start(self) -> Record | None:
+    async def start(self) -> Record | None:
         """Begin with an empty log. Returns what to call after every step, None for nothing.
 
-        Raises `StartupError` where a folder cannot be used.
+        What servers left that crashed becomes flight records first. Raises `StartupError` where a
+        folder cannot be used.
         """
         journal, flight = self._config.journal, self._config.flight_recorder
+        crashed = 0
+        if flight is not None:
+            crashed = await asyncio.to_thread(salvage, flight.folder, flight.max_files)
         sinks: list[Sink] = []
         lengths: list[int] = []
         sizes: list[int] = []
@@ -77,6 +87,9 @@ class Recording:
             sinks.append(self._memory)
             lengths.append(min(SEGMENT_NS, max(1, flight.duration // SEGMENTS_IN_SIZE)))
             sizes.append(flight.memory // SEGMENTS_IN_SIZE)
+            live = self._live_log(flight, min(lengths), min(sizes))
+            if live is not None:
+                sinks.append(live)
         if not sinks:
             return None
         recorder = self._recorder = Recorder(
@@ -90,7 +103,26 @@ class Recording:
             self.flight = FlightRecorder(
                 flight, self._memory, recorder.mark, self._metrics, self._in_force
             )
+            self.flight.written[Reason.CRASH] += crashed
         return recorder.record
+
+    def _live_log(
+        self, flight: FlightRecorderConfig, segment_ns: int, segment_bytes: int
+    ) -> LiveLog | None:
+        """What a crash will leave behind; None where the folder cannot be locked."""
+        detail = f"the server with process id {os.getpid()} ended without closing"
+        head = describe(Reason.CRASH, detail, self._in_force(), "")
+        # As far back as the memory reaches, by time or by bytes.
+        most = max(flight.duration // segment_ns, flight.memory // segment_bytes) + 1
+        try:
+            return LiveLog(flight.folder, head, most, flight.memory)
+        except OSError as error:
+            log.warning(
+                "flight_recorder.folder: a crash will leave no flight record in %s: %s",
+                flight.folder,
+                error.strerror,
+            )
+            return None
 
     def close(self) -> None:
         """Write what is left. Nothing may be recorded any more."""

@@ -330,7 +330,7 @@ INCIDENTS = Family(
     "counter",
     "incidents",
     ("reason",),
-    "Flight records that were written: on_time, executor_failure, signal, request or internal.",
+    "Flight records that were written: on_time, executor_failure, signal, request, internal or crash.",
 )
 CONNECTIONS = Family(
     "batcher_connections",

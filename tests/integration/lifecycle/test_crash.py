@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -32,3 +34,45 @@ async def test_a_crash_leaves_a_trace_and_the_log_up_to_it(
     assert "most recent call first" in server.log()
     log = read_log(tmp_path / "journal")
     assert sum(segment.requests for segment in log.segments) == 20
+
+
+@pytest.mark.slow
+async def test_the_next_start_makes_a_flight_record_of_a_crash(
+    serve, hello, dial, request_of, tmp_path, scrape, eventually
+):
+    folder = tmp_path / "incidents"
+    made = hello() | {"flight_recorder": {"folder": str(folder)}}
+    server, neighbor = serve(made), serve(made)
+    stub = await dial(server.grpc)
+    await asyncio.gather(*(stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(20)))
+
+    def recorded():
+        files = folder.glob("live-*/journal-*")
+        return sum(each.requests for file in files for each in read_log(file).segments) == 20
+
+    await eventually(recorded)
+    server.process.send_signal(signal.SIGSEGV)
+    assert await asyncio.to_thread(server.process.wait) == -signal.SIGSEGV
+
+    # Two servers run on the folder now, and neither is taken for the one that crashed.
+    anew = serve(made)
+    (path,) = folder.glob("*.batcherlog")
+    assert path.name.endswith("-crash.batcherlog")
+    said = f"the server with process id {server.process.pid} ended without closing"
+    assert f"{said}; its last minutes were written to {path}" in anew.log()
+    metrics = await scrape(anew.http)
+    assert metrics.sum("batcher_incidents_total", reason="crash") == 1
+    assert len(list(folder.glob("live-*"))) == 2
+
+    log = read_log(path)
+    assert (log.faults, log.incident.detail) == ([], said)
+    assert '"executor": "emulated"' in log.incident.config
+    assert sum(segment.requests for segment in log.segments) == 20
+    command = [sys.executable, "-m", "batcher", "replay", str(path)]
+    told = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)
+    assert b"replay: identical" in told.stdout
+    assert b": crash: the server with process id" in told.stdout
+
+    for each in (neighbor, anew):
+        assert each.stop() == 0
+    assert list(folder.iterdir()) == [path]

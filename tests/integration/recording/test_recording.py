@@ -1,8 +1,11 @@
 """A real server writes its log down, and what it wrote replays."""
 
 import asyncio
+import errno
+import fcntl
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,7 +107,7 @@ async def test_a_signal_writes_a_file_that_replays(
     await ask(await dial(server.grpc), request_of, 50)
     server.process.send_signal(signal.SIGUSR2)
     await eventually(lambda: list((tmp_path / "incidents").glob("*-signal.batcherlog")))
-    (path,) = (tmp_path / "incidents").iterdir()
+    (path,) = (tmp_path / "incidents").glob("*.batcherlog")
     log = identical(path)
     assert sum(segment.requests for segment in log.segments) >= 40
     assert "batcher_requests_total{" in log.incident.metrics
@@ -114,7 +117,7 @@ async def test_a_signal_writes_a_file_that_replays(
     # Once a minute, and the process lives on.
     server.process.send_signal(signal.SIGUSR2)
     await eventually(lambda: "flight_recorder.min_interval" in server.log())
-    assert len(list((tmp_path / "incidents").iterdir())) == 1
+    assert len(list((tmp_path / "incidents").glob("*.batcherlog"))) == 1
 
 
 @pytest.mark.slow
@@ -240,7 +243,7 @@ async def test_a_server_without_a_recorder_says_what_to_configure(served, docume
 
 async def test_a_file_that_cannot_be_written_is_an_error_with_a_reason(served, document, tmp_path):
     _, _, admin = await served(document())
-    (tmp_path / "incidents").rmdir()
+    shutil.rmtree(tmp_path / "incidents")
     error = await refusal(write(admin))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "the flight record cannot be written: No such file" in error.details()
@@ -263,9 +266,25 @@ async def test_an_executor_that_fails_is_an_incident(
     assert "the device is gone" in error.details()
     folder = tmp_path / "incidents"
     await eventually(lambda: list(folder.glob("*-executor_failure.batcherlog")))
-    (path,) = folder.iterdir()
+    (path,) = folder.glob("*.batcherlog")
     log = identical(path)
     assert log.incident.detail == "hello/1: 1 requests failed"
+
+
+async def test_a_folder_that_cannot_be_locked_costs_only_what_a_crash_would_leave(
+    served, document, request_of, tmp_path, monkeypatch, caplog
+):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    _, data, admin = await served(document())
+    told = f"a crash will leave no flight record in {tmp_path}/incidents: No locks available"
+    assert told in caplog.text
+    await data.ModelInfer(request_of(), timeout=WAIT_S)
+    path = tmp_path / await write(admin)
+    assert sum(segment.requests for segment in identical(path).segments) == 1
+    assert list((tmp_path / "incidents").iterdir()) == [path]
 
 
 @pytest.mark.parametrize("section", ["journal", "flight_recorder"])

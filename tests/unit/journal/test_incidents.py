@@ -77,6 +77,7 @@ async def test_a_flight_record_holds_all_that_there_was(make):
         "signal": 0,
         "request": 1,
         "internal": 0,
+        "crash": 0,
     }
     assert len(flight.marks) == 1  # all that had happened was in memory
 
