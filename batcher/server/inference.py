@@ -305,7 +305,6 @@ def _priority(metadata: dict[str, str]) -> int:
         return 0
     if not text.isdecimal() or len(text) > PRIORITY_DIGITS:
         raise InvalidRequest(
-            f"metadata {PRIORITY_KEY} must be a whole number of at most {PRIORITY_DIGITS} digits,"
-            f" got {text[:PRIORITY_DIGITS]!r}"
+            f"metadata {PRIORITY_KEY} must be a whole number of at most {PRIORITY_DIGITS} digits"
         )
     return min(int(text), MAX_PRIORITY)

@@ -74,7 +74,7 @@ DRAINING = Family(
     "gauge",
     "",
     (),
-    "1 while the server shuts down and takes no new work, else 0.",
+    "1 while the server shuts down, server.drain_delay included, else 0.",
 )
 READY = Family(
     "batcher_ready",

@@ -29,6 +29,13 @@ def test_a_huge_priority_is_the_last():
     assert _priority({"x-batcher-priority": "9" * 20}) == MAX_PRIORITY
 
 
+def test_what_a_refusal_says_of_metadata_holds_none_of_its_values():
+    """Refusals are kept encoded for whoever gets the same one."""
+    with pytest.raises(InvalidRequest, match="x-batcher-priority") as caught:
+        _priority({"x-batcher-priority": "a secret"})
+    assert "secret" not in str(caught.value)
+
+
 def test_a_long_tenant_is_refused():
     assert len(_tenant({"x-batcher-tenant": "t" * MAX_TENANT})) == MAX_TENANT
     with pytest.raises(InvalidRequest, match="x-batcher-tenant may have 256 characters, got 257"):
