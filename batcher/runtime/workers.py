@@ -18,7 +18,7 @@ from functools import partial
 from typing import Protocol
 
 from batcher.clock import Clock
-from batcher.errors import describe, on_one_line
+from batcher.errors import ModelLoadError, describe, on_one_line
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.dispatch import LARGE_BATCH, Executed, Slice, blame, execute, execute_async
@@ -220,7 +220,16 @@ class LoopWorker:
         """Load on the loop."""
         if not self._executor.capabilities.dynamic_rows:
             self._full = context.max_batch_size
-        metadata = await self._executor.load(context)
+        try:
+            metadata = await self._executor.load(context)
+        except Exception:
+            raise
+        except BaseException as error:
+            if _given_up():
+                raise
+            raise ModelLoadError(
+                f"model {context.model!r}: the executor could not load: {describe(error)}"
+            ) from error
         self._to_close = True
         return metadata
 
@@ -229,7 +238,9 @@ class LoopWorker:
         try:
             async with asyncio.timeout(timeout_s) as bound:
                 return _verdict(await self._executor.healthy())  # type: ignore[attr-defined] # see _asks
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+        except BaseException as error:
+            if _given_up():
+                raise
             return _no_answer(timeout_s) if bound.expired() else _verdict(error)
 
     def run(
@@ -313,8 +324,20 @@ class LoopWorker:
         self._to_close = False
         try:
             await self._executor.close()
-        except Exception:
+        except BaseException:
+            if _given_up():
+                raise
             log.exception("%s: the executor raised when it was closed", self._name)
+
+
+def _given_up() -> bool:
+    """Whether somebody cancels the task that runs.
+
+    What a plugin awaits is cancelled for other reasons, and then it has merely failed; and its
+    `SystemExit` would end the event loop.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _asks(executor: Executor | AsyncExecutor) -> bool:
