@@ -143,17 +143,28 @@ LONGEST_DESCRIPTION = 400
 
 
 def describe(error: BaseException) -> str:
-    """A foreign exception on one line, for a message of ours: its type and text, shortened."""
-    text = on_one_line(str(error))
+    """A foreign exception on one line, for a message of ours: its type and text, shortened.
+
+    Of one whose text cannot be had the type alone.
+    """
+    try:
+        text = on_one_line(str(error))
+    except Exception:  # noqa: BLE001 - a plugin's own `__str__`
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def on_one_line(text: str) -> str:
     """A foreign text, shortened, for a message of ours."""
-    text = " ".join(text.split())
+    text = encodable(" ".join(text.split()))
     if len(text) > LONGEST_DESCRIPTION:
         text = f"{text[: LONGEST_DESCRIPTION - 3]}..."
     return text
+
+
+def encodable(text: str) -> str:
+    """A text as it can be sent: halves of characters, as names of files may have, are marks."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 LONGEST_NAME = 100

@@ -165,5 +165,6 @@ def _row_error(
     for row in range(part.start, part.stop):
         message = row_errors.get(offset + row - part.start)
         if message is not None:
-            return f"row {row}: {message}" if batched else message
+            text = on_one_line(str(message))
+            return f"row {row}: {text}" if batched else text
     return None

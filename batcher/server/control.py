@@ -202,7 +202,7 @@ class ControlEdge:
                     name=model.name,
                     version=model.version,
                     state=INDEX_STATES[model.state],
-                    reason=model.reason,
+                    reason=shortened(model.reason),
                 )
         return response
 

@@ -98,7 +98,8 @@ def _triton_message(error: errors.RequestError, request_id: str) -> str:
 
 
 def shortened(message: str) -> str:
-    """A message of at most `MAX_MESSAGE` characters."""
+    """A message of at most `MAX_MESSAGE` characters, all of which can be sent."""
+    message = errors.encodable(message)
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 3]}..."
 
 

@@ -6,6 +6,7 @@ import grpc
 import pytest
 from grpc import aio
 
+from batcher.executor import ExecutionError
 from batcher.protocol import inference
 from batcher.testing.messages import output_arrays
 
@@ -109,6 +110,28 @@ async def test_an_error_is_an_answer_with_its_request_id(served, fakes, request_
     answer = await call.read()
     assert not answer.error_message
     assert answer.infer_response.id == "right"
+    call.cancel()
+
+
+@pytest.mark.parametrize("how", ["raises", "row", "of_ours"])
+async def test_a_text_that_cannot_be_sent_costs_its_own_request_alone(
+    served, fakes, request_of, how
+):
+    _, stub = served
+    call = stub.ModelStreamInfer(timeout=WAIT_S)
+    text = "no file \udcff"
+    for fake in fakes:
+        if how == "row":
+            fake.fail_rows_next({0: text})
+        else:
+            fake.fail_next(ExecutionError(text) if how == "of_ours" else OSError(text))
+    for number in ("first", "second"):
+        await call.write(request_of(id=number))
+        answer = await call.read()
+        assert "no file ?" in answer.error_message
+        assert answer.infer_response.id == number
+    await call.write(request_of(id="right"))
+    assert not (await call.read()).error_message
     call.cancel()
 
 

@@ -108,6 +108,12 @@ def test_retry_info_is_in_whole_milliseconds_rounded_up_so_that_refusals_share_i
     assert info.retry_delay.ToNanoseconds() == 1_000_000
 
 
+@pytest.mark.parametrize("style", ["standard", "triton"])
+def test_halves_of_characters_are_marks(style):
+    message = to_status(errors.ModelUnavailable("no file \udcff"), style).message
+    assert message == "no file ?"
+
+
 @given(st.text(max_size=3000), st.sampled_from(["standard", "triton"]))
 def test_messages_are_short_enough_for_a_header(text, style):
     assert len(to_status(errors.Overloaded(text), style).message) <= MAX_MESSAGE

@@ -1,0 +1,27 @@
+"""What is said of foreign exceptions."""
+
+import pytest
+
+from batcher.errors import LONGEST_DESCRIPTION, describe, on_one_line
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("a\n b"), "ValueError: a b"),
+        (ValueError(), "ValueError"),
+        (Mute(), "Mute"),
+        (OSError("\udcff.onnx"), "OSError: ?.onnx"),
+    ],
+)
+def test_a_description_is_one_line_that_can_be_sent(error, said):
+    assert describe(error) == said
+
+
+def test_it_is_shortened():
+    assert len(on_one_line("ä" * 1000)) == LONGEST_DESCRIPTION
