@@ -127,9 +127,7 @@ class Holding:
                 reserved += size
                 step = functools.partial(inflating.step, size)
                 complete = await loop.run_in_executor(server.inflaters, step)
-            if inflating.size <= FIRST_STEP:
-                return inflating.message()
-            return await loop.run_in_executor(server.inflaters, inflating.message)
+            return inflating.message()
         finally:
             self._release(max(reserved - inflating.size, 0))
 

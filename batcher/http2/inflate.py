@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from io import BytesIO
 
 import grpc
 
@@ -14,6 +15,8 @@ STEP = 4 * 2**20
 """Bytes of a step after it."""
 SLICE = 2**18
 """Compressed bytes that zlib gets at once: what it does not use it copies."""
+PIECE = 2**20
+"""Bytes that are made at once: to put them behind the others keeps the interpreter for a millisecond."""
 MOST_MEMBERS = 64
 """Parts of one message in gzip, each of which could be empty."""
 
@@ -34,7 +37,8 @@ class Inflating:
         self._most = most
         self._members = 0
         self._tail = b""
-        self._made: list[bytes] = []
+        # It grows in place, and what it holds is the message: a join would hold all twice.
+        self._made = BytesIO()
         self._next_member()
 
     def step(self, size: int) -> bool:
@@ -53,14 +57,14 @@ class Inflating:
         return self._zlib.eof and not self._begin_member()
 
     def message(self) -> bytes:
-        """All of it; copies as much."""
-        return b"".join(self._made)
+        """All of it, without a copy."""
+        return self._made.getvalue()
 
     def _decompress(self, most: int) -> None:
         if not self._tail:
             self._tail = bytes(self._data[:SLICE])
             self._data = self._data[SLICE:]
-        more = self._zlib.decompress(self._tail, most)
+        more = self._zlib.decompress(self._tail, min(most, PIECE))
         ended = self._zlib.eof
         if not (more or self._tail or ended):
             raise self._error("the message is cut short")
@@ -69,7 +73,7 @@ class Inflating:
             self.size += len(more)
             if self.size > self._most:
                 raise too_large(self.size, self._most)
-            self._made.append(more)
+            self._made.write(more)
 
     def _begin_member(self) -> bool:
         """Whether there is another part of the message; only gzip has any."""

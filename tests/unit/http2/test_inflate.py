@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.http2.calls import MalformedCallError
-from batcher.http2.inflate import MOST_MEMBERS, SLICE, Inflating
+from batcher.http2.inflate import MOST_MEMBERS, PIECE, SLICE, Inflating
 
 MOST = 10_000
 
@@ -90,6 +90,12 @@ class TestInflate:
         assert not inflating.step(MOST - 101)
         assert inflating.step(100)
         assert inflating.message() == bytes(MOST)
+
+    def test_a_message_is_held_once(self):
+        inflating = Inflating(gzip.compress(bytes(3 * PIECE)), "gzip", 3 * PIECE)
+        assert inflating.step(3 * PIECE + 1)
+        assert inflating.message() is inflating.message()
+        assert inflating.message() == bytes(3 * PIECE)
 
     def test_what_does_not_compress_is_read_in_slices(self):
         data = bytes(i * i % 251 for i in range(3 * SLICE))
