@@ -28,7 +28,7 @@ from batcher.config import Config, ModelConfig, device_limits
 from batcher.core.commands import PolicyFailed
 from batcher.core.events import DeviceConfigured
 from batcher.core.scheduler import Scheduler
-from batcher.errors import BatcherError, NotSupported, RequestError
+from batcher.errors import BatcherError, NotSupported, RequestError, UnloadedMeanwhile
 from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.journal import Reason, Recording
 from batcher.runtime.checks import CheckPlan
@@ -277,7 +277,14 @@ class Application:
     async def _load(self, model: ServedModel) -> None:
         log.info("loading %s version %s with %s", model.name, model.version, model.executor)
         started_ns = monotonic_ns()
-        await model.load()
+        try:
+            await model.load()
+        except UnloadedMeanwhile:
+            # An admin call asked for that: the others are served.
+            log.warning(
+                "%s version %s was unloaded while it was loading", model.name, model.version
+            )
+            return
         seconds = (monotonic_ns() - started_ns) / SECOND
         log.info("%s version %s is ready after %.2f s", model.name, model.version, seconds)
 

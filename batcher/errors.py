@@ -135,6 +135,10 @@ class ModelLoadError(StartupError):
     """An executor could not load its model."""
 
 
+class UnloadedMeanwhile(ModelLoadError):
+    """A load was ended by an unload: whoever asked for that did not want it any more."""
+
+
 class BackendUnavailable(ModelLoadError):
     """What a model needs is not up yet: another try may help, and is made (`models[].load_retry`)."""
 

@@ -12,7 +12,14 @@ from batcher import triton
 from batcher.clock import SECOND
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
-from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable, UnknownModel, shown
+from batcher.errors import (
+    BackendUnavailable,
+    ModelLoadError,
+    ModelUnavailable,
+    UnknownModel,
+    UnloadedMeanwhile,
+    shown,
+)
 from batcher.executor import ModelMetadata
 from batcher.runtime.health import ModelHealth, ModelState
 from batcher.runtime.instances import Home, Instance, InstancePlan
@@ -206,7 +213,8 @@ class ServedModel:
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if task.cancelled() and not (current and current.cancelling()):
-                raise ModelLoadError(f"{self.name}: it was unloaded while it was loading") from None
+                text = f"{self.name}: it was unloaded while it was loading"
+                raise UnloadedMeanwhile(text) from None
             task.cancel()
             await asyncio.wait((task,))
             raise
@@ -234,16 +242,25 @@ class ServedModel:
             await asyncio.gather(*(i.stop(CLOSE_TIMEOUT_S) for i in fresh))
             raise
         if self._loaded is None or metadata != self._loaded[0]:
-            self._enter(ModelState.LOADING, "another version of its files takes over")
-            self._home.runner.feed(ModelRemoved(self.key))
-            await self._stop_instances(DRAIN_TIMEOUT_S)
-            self.padding = resolve(self.name, self.rules, metadata)
-            self._home.runner.feed(self._configured(self.settings))
+            try:
+                await self._make_way(metadata)
+            except (ModelLoadError, asyncio.CancelledError) as error:
+                await asyncio.gather(*(i.stop(CLOSE_TIMEOUT_S) for i in fresh))
+                await self._fail(str(error) or "loading was given up")
+                raise
         self._instances = fresh
         for instance in fresh:
             instance.announce(self._pad)
         self._serve(metadata)
         await asyncio.gather(*(i.stop(DRAIN_TIMEOUT_S) for i in old))
+
+    async def _make_way(self, metadata: ModelMetadata) -> None:
+        """End the instances that serve, for others that take or give something else."""
+        self._enter(ModelState.LOADING, "another version of its files takes over")
+        self._home.runner.feed(ModelRemoved(self.key))
+        await self._stop_instances(DRAIN_TIMEOUT_S)
+        self.padding = resolve(self.name, self.rules, metadata)
+        self._home.runner.feed(self._configured(self.settings))
 
     def _instance(
         self, plan: InstancePlan, pad: Callable[[ModelMetadata], Padding | None]

@@ -8,6 +8,7 @@ import pytest
 from batcher.app import Application
 from batcher.config import parse_config
 from batcher.errors import BackendUnavailable
+from batcher.protocol import inference
 from batcher.runtime import models
 
 WAIT_S = 20
@@ -18,7 +19,7 @@ def application(hello, fakes):
     """A function to an application that is not started: `hello` has its backend, `remote` does not."""
 
     def make(**remote):
-        server = {"grpc": ["127.0.0.1:0"], "http": None}
+        server = {"grpc": ["127.0.0.1:0"], "admin": ["127.0.0.1:0"], "http": None}
         document = hello(server=server)
         document["models"].append(
             document["models"][0] | {"name": "remote", "executor": "fake", "options": {}} | remote
@@ -67,4 +68,21 @@ async def test_a_start_that_waits_can_be_ended(application, fakes, eventually):
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
+    await application.close()
+
+
+async def test_a_model_that_is_unloaded_meanwhile_is_started_without(
+    application, fakes, dial, request_of, eventually
+):
+    application = application()
+    starting = asyncio.create_task(application.start())
+    await eventually(lambda: fakes)
+    admin = await dial(application.grpc.admin_addresses[0])
+    request = inference.RepositoryModelUnloadRequest(model_name="remote")
+    await admin.RepositoryModelUnload(request, timeout=WAIT_S)
+    await starting
+    hello, remote = application.health().models
+    assert (hello.ready, remote.ready, remote.state) == (True, False, "unloaded")
+    assert application.health().ready
+    assert (await admin.ModelInfer(request_of(), timeout=WAIT_S)).model_name == "hello"
     await application.close()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable
+from batcher.errors import BackendUnavailable, DeviceLost, ModelLoadError, ModelUnavailable
 from batcher.executor import BatchResult, Capabilities
 from batcher.runtime import models
 from batcher.runtime.checks import CheckPlan
@@ -156,6 +156,24 @@ class TestReload:
         assert state(middle) == (ModelState.READY, "")
         assert (await middle.batcher.infer(middle.request(columns=3))).outputs["Y"].array.size == 3
         assert middle.model.metadata.inputs[0].shape == (-1, 3)
+
+    async def test_one_that_is_given_up_while_it_takes_over_leaves_nothing(self, middle):
+        hang = middle.fake.hang_next()
+        running = asyncio.create_task(middle.batcher.infer(middle.request()))
+        await asyncio.to_thread(hang.wait_entered)
+        middle.make_executor = lambda: FakeExecutor(columns=3)
+        reload = asyncio.create_task(middle.model.load())
+        await until(lambda: state(middle)[0] is ModelState.LOADING)
+        reload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reload
+        assert state(middle) == (ModelState.FAILED, "loading was given up")
+        assert middle.fake.calls[-1].method == "close"
+        with pytest.raises(DeviceLost):
+            await running
+        hang.release()
+        await middle.model.load()
+        assert await middle.batcher.infer(middle.request(columns=3))
 
     async def test_a_reload_that_an_unload_ends_leaves_nothing(self, middle):
         middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
