@@ -7,9 +7,18 @@ import sys
 
 import pytest
 
+from batcher.errors import InputError
 from batcher.journal import read_log
 
 WAIT_S = 20
+
+
+def requests(path):
+    """How many there are in a log; none in one that has hardly begun."""
+    try:
+        return sum(segment.requests for segment in read_log(path).segments)
+    except InputError:
+        return 0
 
 
 @pytest.mark.slow
@@ -22,18 +31,13 @@ async def test_a_crash_leaves_a_trace_and_the_log_up_to_it(
     await asyncio.gather(*(stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(20)))
 
     # What the recorder has packed is with the kernel, and outlives the process.
-    def recorded():
-        log = read_log(tmp_path / "journal")
-        return sum(segment.requests for segment in log.segments) == 20
-
-    await eventually(recorded)
+    await eventually(lambda: requests(tmp_path / "journal") == 20)
     server.process.send_signal(signal.SIGSEGV)
     assert await asyncio.to_thread(server.process.wait) == -signal.SIGSEGV
 
     assert "Fatal Python error: Segmentation fault" in server.log()
     assert "most recent call first" in server.log()
-    log = read_log(tmp_path / "journal")
-    assert sum(segment.requests for segment in log.segments) == 20
+    assert requests(tmp_path / "journal") == 20
 
 
 @pytest.mark.slow
@@ -46,11 +50,7 @@ async def test_the_next_start_makes_a_flight_record_of_a_crash(
     stub = await dial(server.grpc)
     await asyncio.gather(*(stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(20)))
 
-    def recorded():
-        files = folder.glob("live-*/journal-*")
-        return sum(each.requests for file in files for each in read_log(file).segments) == 20
-
-    await eventually(recorded)
+    await eventually(lambda: sum(map(requests, folder.glob("live-*"))) == 20)
     server.process.send_signal(signal.SIGSEGV)
     assert await asyncio.to_thread(server.process.wait) == -signal.SIGSEGV
 
@@ -67,7 +67,7 @@ async def test_the_next_start_makes_a_flight_record_of_a_crash(
     log = read_log(path)
     assert (log.faults, log.incident.detail) == ([], said)
     assert '"executor": "emulated"' in log.incident.config
-    assert sum(segment.requests for segment in log.segments) == 20
+    assert requests(path) == 20
     command = [sys.executable, "-m", "batcher", "replay", str(path)]
     told = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)
     assert b"replay: identical" in told.stdout
