@@ -6,6 +6,7 @@ Every listener charges what it holds to one `Buffers`, once, and releases it how
 - the window of a large message before it comes, because its bytes come for certain then. Of these
   claims only three quarters of the bound may be taken, so that small requests find room beside them,
   and of each connection a quarter; what finds no room waits in turns, one connection after another;
+- a connection whose calls hold more than a quarter in all gives way where another finds no room;
 - answers that the other side has not taken; large ones leave a quarter of the bound as well.
 """
 
@@ -45,7 +46,8 @@ class Buffers:
         self.refused = 0
         """Calls that ended because there was no room."""
         self._most_claimed = limit - limit // 4
-        self._most_of_one = limit // 4
+        self.most_of_one = limit // 4
+        """What one connection may hold without having to give way to others."""
         self._waiting: OrderedDict[Account, None] = OrderedDict()
         """Accounts with claims that wait, whose turn is next first."""
 
@@ -108,7 +110,7 @@ class Buffers:
         while turns:
             account, _ = self._waiting.popitem(last=False)
             claim = account.claims[0]
-            if account.ahead and account.ahead + claim.size > self._most_of_one:
+            if account.ahead and account.ahead + claim.size > self.most_of_one:
                 self._waiting[account] = None  # it has to wait for itself
                 turns -= 1
                 continue

@@ -178,7 +178,8 @@ class Call(Holding):
             size -= came
             self._client.account.came(came)
         if size:
-            if not self._client.server.buffers.reserve(size):
+            server = self._client.server
+            if not server.buffers.reserve(size) and not server.make_room(self._client, size):
                 self._end_for_room(size)
                 return
             self._charged += size

@@ -90,6 +90,16 @@ class Holding:
         if self._unread.look(sent, elapsed_ns) >= limit_ns:
             self._stalled("its answer was not read (server.write_timeout)")
 
+    @property
+    def charged(self) -> int:
+        """Bytes that it holds."""
+        return self._charged
+
+    def give_way(self) -> None:
+        """End the call: others find no room beside its connection."""
+        self._end_for_room(self._charged)
+        self._release(self._charged)  # a task of it ends in a moment
+
     def _expect(self, size: int) -> None:
         """Have the client send that many bytes, once there is room for them."""
         if size <= self.stream.credit or self._claim is not None:
@@ -156,10 +166,10 @@ class Holding:
 
     def _reserve(self, size: int) -> None:
         """Charge bytes. Raises `MalformedCallError` where there is no room for them."""
-        buffers = self._client.server.buffers
-        if not buffers.reserve(size):
-            buffers.refused += 1
-            raise calls.no_room(size, buffers.limit)
+        server = self._client.server
+        if not server.buffers.reserve(size) and not server.make_room(self._client, size):
+            server.buffers.refused += 1
+            raise calls.no_room(size, server.buffers.limit)
         self._charged += size
 
     def _release(self, size: int) -> None:

@@ -44,6 +44,10 @@ LOG_LINES = 10
 """Lines in a second about connections that end early; the rest are counted."""
 STREAM_WINDOW = 2**17
 """Bytes of messages that wait to be read from one call. A larger message may come whole."""
+ROOM_AT_ONCE = 64
+"""One part in so many of `max_buffered` is given back at once by who gives way."""
+NO_ROOM_S = 0.05
+"""How long nobody is looked for who could give way, where there was nobody."""
 INFLATERS = 2
 """Threads that inflate large messages."""
 
@@ -105,6 +109,7 @@ class Server:
         self._servers: list[asyncio.Server] = []
         self._idle = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._no_room_until_s = 0.0
         self._lines_left = LOG_LINES
         self._lines_lost = 0
 
@@ -208,6 +213,37 @@ class Server:
         clients[client] = None
         self.clients.add(client)
         return True
+
+    def make_room(self, client: ServerConnection, size: int) -> bool:
+        """Charge bytes of a connection for which there is no room, if another gives way.
+
+        That is the one whose calls hold most, where it is more than a quarter of all: its latest
+        calls end. Where nobody else is, it is not looked for again at once.
+        """
+        now_s, buffers = asyncio.get_running_loop().time(), self.buffers
+        if now_s < max(self._no_room_until_s, client.no_room_until_s):
+            return False
+        most, greediest = buffers.most_of_one, None
+        for each in self.clients:
+            held = sum([call.charged for call in each.calls.values()])
+            if held > most:
+                most, greediest = held, each
+        if greediest is None:
+            self._no_room_until_s = now_s + NO_ROOM_S
+            return False
+        if greediest is client:
+            client.no_room_until_s = now_s + NO_ROOM_S
+            return False
+        left = max(size, buffers.limit // ROOM_AT_ONCE)
+        try:
+            for call in reversed(list(greediest.calls.values())):
+                left -= call.charged
+                call.give_way()
+                if left <= 0:
+                    break
+        except Exception as error:  # noqa: BLE001  # `broken` logs it
+            greediest.broken(error)
+        return buffers.reserve(size)
 
     def gone(self, client: ServerConnection) -> None:
         """A connection has ended."""

@@ -70,6 +70,7 @@ class ServerConnection(asyncio.Protocol):
         self.writable.set()
         self.connection = Connection(server.limits)
         self.account = Account(server.buffers)
+        self.no_room_until_s = 0.0  # for `Server.make_room`
         self.peer = "?"
         """Where it comes from, for the log."""
         self.idle_ns = 0
@@ -478,7 +479,7 @@ class ServerConnection(asyncio.Protocol):
             head = calls.read_head(request, self.server.limits.max_headers)
             method = self.server.method(head)
             size = CALL_BYTES + request.size
-            if not self.server.buffers.reserve(size):
+            if not self.server.buffers.reserve(size) and not self.server.make_room(self, size):
                 self.server.buffers.refused += 1
                 raise calls.no_room(size, self.server.buffers.limit)
         except MalformedCallError as error:

@@ -332,3 +332,71 @@ async def test_a_window_that_is_spent_on_padding_is_no_way_to_stay(bounded, raw,
     fields, _ = await client.answer(1)
     assert fields["grpc-status"] == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
     await empty(made)
+
+
+class TestGivingWay:
+    """One connection fills all the room, with calls of a kind; others want theirs."""
+
+    @pytest.fixture
+    async def full(self, serve, raw):
+        held = Held()
+
+        async def read(requests, context):
+            return await held(b"", context)
+
+        made, address = await serve(
+            {"buffers": Buffers(100_000), "max_streams": 200},
+            Echo=unary(echo),
+            Hold=unary(held),
+            Read=grpc.stream_unary_rpc_method_handler(read),
+        )
+        greedy = await raw(address)
+
+        async def fill(path, body, flags=0):
+            number = 1
+            while made.buffers.refused == 0:
+                greedy.open(number, path)
+                greedy.write(frame(Frame.DATA, flags, number, body))
+                await greedy.ping()
+                number += 2
+            for _ in range(100_000 // CALL_BYTES):
+                greedy.open(number, path)
+                await greedy.ping()
+                number += 2
+            assert made.buffers.used > 100_000 - 2 * CALL_BYTES
+
+        return made, fill, greedy, await raw(address)
+
+    @pytest.mark.parametrize(
+        ("path", "body", "flags"),
+        [
+            ("Echo", prefixed(bytes(16_000))[:9000], 0),
+            ("Echo", b"", 0),
+            ("Read", prefixed(bytes(9000)), 0),
+            ("Read", b"", 0),
+            ("Hold", prefixed(bytes(9000)), END_STREAM),
+        ],
+    )
+    async def test_others_find_room(self, full, empty, path, body, flags):
+        made, fill, greedy, other = full
+        await fill(path, body, flags)
+        for number in range(1, 21, 2):
+            other.open(number, "Echo")
+            other.send(number, bytes(1000))
+            fields, _ = await other.answer(number)
+            assert fields["grpc-status"] == "0"
+        greedy.writer.transport.abort()
+        await turns(lambda: len(made.clients) == 1)
+        await empty(made)
+
+    async def test_who_has_a_small_part_gives_way_to_nobody(self, full):
+        made, fill, _, other = full
+        assert made.buffers.reserve(90_000)
+        await fill("Echo", b"")
+        calls = [call for client in made.clients for call in client.calls.values()]
+        other.open(1, "Echo")
+        other.send(1, bytes(1000))
+        fields, _ = await other.answer(1)
+        assert fields["grpc-status"] == EXHAUSTED
+        assert [call for client in made.clients for call in client.calls.values()] == calls
+        made.buffers.release(90_000)
