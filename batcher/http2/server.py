@@ -225,7 +225,7 @@ class Server:
             return False
         most, greediest = buffers.most_of_one, None
         for each in self.clients:
-            held = sum([call.charged for call in each.calls.values()])
+            held = each.account.held + sum([call.charged for call in each.calls.values()])
             if held > most:
                 most, greediest = held, each
         if greediest is None:
@@ -237,10 +237,11 @@ class Server:
         left = max(size, buffers.limit // ROOM_AT_ONCE)
         try:
             for call in reversed(list(greediest.calls.values())):
-                left -= call.charged
+                left -= call.charged + sum(map(len, call.stream.outbox))
                 call.give_way()
                 if left <= 0:
                     break
+            greediest.charge()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             greediest.broken(error)
         return buffers.reserve(size)

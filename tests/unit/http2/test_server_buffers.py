@@ -341,6 +341,9 @@ class TestGivingWay:
     async def full(self, serve, raw):
         held = Held()
 
+        async def large(request, context):
+            return bytes(9000)
+
         async def read(requests, context):
             return await held(b"", context)
 
@@ -348,9 +351,10 @@ class TestGivingWay:
             {"buffers": Buffers(100_000), "max_streams": 200},
             Echo=unary(echo),
             Hold=unary(held),
+            Large=unary(large),
             Read=grpc.stream_unary_rpc_method_handler(read),
         )
-        greedy = await raw(address)
+        greedy = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 0))
 
         async def fill(path, body, flags=0):
             number = 1
@@ -375,6 +379,7 @@ class TestGivingWay:
             ("Read", prefixed(bytes(9000)), 0),
             ("Read", b"", 0),
             ("Hold", prefixed(bytes(9000)), END_STREAM),
+            ("Large", prefixed(b""), END_STREAM),
         ],
     )
     async def test_others_find_room(self, full, empty, path, body, flags):
