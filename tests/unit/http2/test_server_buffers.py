@@ -342,7 +342,7 @@ class TestGivingWay:
         held = Held()
 
         async def large(request, context):
-            return bytes(9000)
+            return bytes(30_000)
 
         async def read(requests, context):
             return await held(b"", context)
