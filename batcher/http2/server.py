@@ -296,7 +296,13 @@ class Server:
                     log.warning("a connection could not be accepted: %s", error)
                     await asyncio.sleep(ACCEPT_AGAIN_S)
                     continue
-                ServerConnection(self, listener).shake_hands(accepted)
+                client = ServerConnection(self, listener)
+                try:
+                    client.shake_hands(accepted)
+                except Exception as error:  # noqa: BLE001  # `broken` logs it
+                    accepted.close()
+                    client.broken(error)
+                    client.connection_lost(None)
 
     async def _all_gone(self, timeout_s: float) -> None:
         if self.clients and timeout_s > 0:

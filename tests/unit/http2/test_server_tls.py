@@ -101,6 +101,31 @@ async def test_one_that_does_not_offer_it_is_closed(encrypted, connect, protocol
     assert made.tally.ended[Fault.HANDSHAKE] == 1
 
 
+async def test_a_mistake_at_its_beginning_costs_one_connection(
+    encrypted, raw, connect, monkeypatch, caplog
+):
+    made, port = await encrypted(Echo=unary(echo))
+    keep_alive = server_connection.keep_alive
+
+    def fail(sock):
+        monkeypatch.setattr(server_connection, "keep_alive", keep_alive)
+        raise OSError("not a socket")
+
+    monkeypatch.setattr(server_connection, "keep_alive", fail)
+    first = await raw(f"127.0.0.1:{port}", greet=False)
+    assert await first.ended() == []
+    await gone(made)
+    assert made.tally.ended[Fault.INTERNAL] == 1
+    assert "a mistake of ours" in caplog.text
+    client = await connect(port, "h2")
+    client.write(PREFACE, client.settings())
+    client.open(1, "Echo")
+    client.send(1, b"hello")
+    assert (await client.answer(1))[1][5:] == b"hello"
+    client.writer.transport.abort()
+    await gone(made)
+
+
 async def test_handshakes_count_in_max_connections(encrypted, raw, connect):
     made, port = await encrypted({"max_connections": 2}, Echo=unary(echo))
     for _ in range(2):
