@@ -24,6 +24,9 @@ arrays: its batch's inputs, its batch's outputs and the answer made of them, eac
 LEAST_MESSAGES = 2
 """So many of the largest messages fit, a request and an answer."""
 
+LARGE_ANSWER = 2**16
+"""For a larger answer room is sought before it is sent, and it leaves at once."""
+
 
 class Claim:
     """The window of a message, which waits for room."""
@@ -86,9 +89,12 @@ class Buffers:
         """Whether `reserve` would charge these bytes."""
         return self.used + size <= self.limit
 
-    def has_room_for_large(self, size: int) -> bool:
-        """The same for what is large, which leaves room for what is small; alone it always fits."""
-        return self.used + size <= max(self._most_claimed, min(self.limit, 2 * size))
+    def has_room_for_large(self, size: int, freed: int = 0) -> bool:
+        """The same for what is large, which leaves room for what is small; alone it always fits.
+
+        `freed` are charged bytes that are released first.
+        """
+        return self.used - freed + size <= max(self._most_claimed, min(self.limit, 2 * size))
 
     def release(self, size: int) -> None:
         """So many of the charged bytes are held no more."""

@@ -71,6 +71,10 @@ class AnswerTooLarge(RequestError):
     """The answer is ready and larger than any message that this server sends."""
 
 
+class NoRoom(Overloaded):
+    """A request, or an answer that is ready, finds no room among those that are held already."""
+
+
 class InternalError(RequestError):
     """A mistake of this server, or of an executor's answer that only showed when it was taken apart."""
 

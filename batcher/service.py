@@ -21,6 +21,7 @@ from batcher.errors import (
     Draining,
     InvalidRequest,
     ModelUnavailable,
+    NoRoom,
     RequestError,
 )
 from batcher.runtime.health import Health
@@ -115,6 +116,9 @@ class Batcher:
             raise
         except AnswerTooLarge:
             _not_answered(pending, Outcome.FAILED, ReplyReason.ANSWER_TOO_LARGE)
+            raise
+        except NoRoom:
+            _not_answered(pending, Outcome.FAILED, ReplyReason.NO_ROOM)
             raise
         except Exception:
             _not_answered(pending, Outcome.FAILED, ReplyReason.INTERNAL)

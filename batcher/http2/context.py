@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import grpc
 from grpc import aio
 
+from batcher.buffers import LARGE_ANSWER
 from batcher.clock import SECOND
 from batcher.http2 import calls
 from batcher.http2.calls import PREFIX_BYTES, Head, MalformedCallError, Metadata
@@ -32,8 +33,6 @@ MESSAGE_BYTES = 128
 _FRAMES_AT_ONCE = 16
 _LARGE_MESSAGE = 2**20
 """A larger one is copied on a thread: 64 MiB take 20 ms."""
-_LARGE_ANSWER = 2**16
-"""For a larger answer room is sought before it is sent, and it leaves at once."""
 _ONE_MESSAGE = "a unary call has one message"
 _LONGEST_TIMER_S = 30 * 24 * 3600.0
 """A longer deadline than any call; further away, a timer would overflow."""
@@ -334,7 +333,7 @@ class Call(Holding):
             )
             raise aio.AbortError
         prefix = b"\0" + size.to_bytes(4, "big")
-        if size <= _LARGE_ANSWER:
+        if size <= LARGE_ANSWER:
             return prefix + data, b""
         if not self._client.server.buffers.has_room_for_large(size):
             self._end_without_room(size)

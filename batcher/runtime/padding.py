@@ -9,7 +9,7 @@ other rules replace all of it in one step.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from itertools import product
+from math import prod
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -149,15 +149,13 @@ class Padding:
         in `given`.
         """
         lists = list(dict.fromkeys(axis.buckets for axis in self.axes))
-        found = [
-            self._shapes(dict(zip(lists, lengths, strict=True)), length, given)
-            for lengths in product(*lists)
-        ]
+        # Millions, where many axes vary apart: those in between are never made.
+        count = prod(map(len, lists))
+        steps = min(count, MOST_WARM_BUCKETS) - 1
+        places = [step * (count - 1) // steps for step in range(steps + 1)] if steps else [0]
+        found = [self._shapes(_combination(lists, place), length, given) for place in places]
         found.sort(key=volume)
-        if len(found) <= MOST_WARM_BUCKETS:
-            return found
-        last = MOST_WARM_BUCKETS - 1
-        return [found[place * (len(found) - 1) // last] for place in range(last + 1)]
+        return found
 
     def _shapes(
         self, lengths: Mapping[tuple[int, ...], int], length: int, given: Container[str]
@@ -172,6 +170,15 @@ class Padding:
             if shapes[axis.input]:
                 shapes[axis.input][axis.axis - 1] = lengths[axis.buckets]
         return tuple(tuple(shape) for shape in shapes)
+
+
+def _combination(lists: Sequence[tuple[int, ...]], place: int) -> dict[tuple[int, ...], int]:
+    """List -> one of its elements: the combination at that place of `itertools.product`."""
+    chosen: dict[tuple[int, ...], int] = {}
+    for each in reversed(lists):
+        place, at = divmod(place, len(each))
+        chosen[each] = each[at]
+    return chosen
 
 
 def rules_of(config: ModelConfig, path: str) -> PaddingRules:

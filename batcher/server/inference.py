@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from batcher.buffers import Buffers
+from batcher.buffers import LARGE_ANSWER, Buffers
 from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
@@ -205,9 +205,9 @@ class InferenceEdge:
         except Exception:
             self._batcher.refused(wire.model, wire.version, arrival_ns, ReplyReason.INTERNAL)
             raise
-        return await self._batcher.answer(
-            request, partial(self._encode, request=request, stream=stream)
-        )
+        freed = len(wire.data) if stream else 0
+        encode = partial(self._encode, request=request, stream=stream, freed=freed)
+        return await self._batcher.answer(request, encode)
 
     def _classes(self, reply: InferenceReply, request: InferenceRequest) -> dict[str, Classes]:
         model = self._batcher.models.find(reply.model, reply.version)
@@ -218,9 +218,12 @@ class InferenceEdge:
         }
 
     async def _encode(
-        self, reply: InferenceReply, *, request: InferenceRequest, stream: bool
+        self, reply: InferenceReply, *, request: InferenceRequest, stream: bool, freed: int
     ) -> tuple[bytes, Stamps]:
-        """The serialized answer, for a stream or for a call of its own."""
+        """The serialized answer, for a stream or for a call of its own.
+
+        `freed` are the bytes that its request holds no more when the answer is charged.
+        """
         asked = None if request.classifications is None else self._classes(reply, request)
         if not convert.takes_long(reply, asked):
             parts = convert.response_parts(reply, classifications=asked)
@@ -237,8 +240,17 @@ class InferenceEdge:
         if stream:
             parts = convert.stream_parts(parts, nbytes)
         if nbytes <= convert.LARGE_MESSAGE:
-            return b"".join(parts), reply.stamps
-        return await self._off_loop(partial(b"".join, parts)), reply.stamps
+            answer = b"".join(parts)
+        else:
+            answer = await self._off_loop(partial(b"".join, parts))
+        # Last of all: nobody takes the room between here and what charges the answer.
+        size, buffers = len(answer), self._buffers
+        full = stream and not buffers.has_room(size - freed)
+        if self._charging and size > LARGE_ANSWER and not full:
+            full = not buffers.has_room_for_large(size, freed)
+        if full:
+            raise no_room(buffers, size)
+        return answer, reply.stamps
 
 
 def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:

@@ -36,6 +36,7 @@ _STANDARD = {
     errors.InputRefused: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ExecutionFailed: grpc.StatusCode.INTERNAL,
     errors.InternalError: grpc.StatusCode.INTERNAL,
+    errors.NoRoom: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.AnswerTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
     errors.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
@@ -50,6 +51,7 @@ CODES: Mapping[Style, Mapping[type[errors.RequestError], grpc.StatusCode]] = {
     "triton": _STANDARD
     | {
         errors.Overloaded: grpc.StatusCode.UNAVAILABLE,
+        errors.NoRoom: grpc.StatusCode.UNAVAILABLE,
         errors.DeadlineExpired: grpc.StatusCode.UNAVAILABLE,
         errors.InputRefused: grpc.StatusCode.INTERNAL,
     },

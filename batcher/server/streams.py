@@ -11,7 +11,7 @@ from grpc import aio
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
-from batcher.errors import InvalidRequest, Overloaded
+from batcher.errors import InvalidRequest, NoRoom
 from batcher.server import convert
 from batcher.server.calls import Context
 
@@ -25,10 +25,10 @@ REQUEST_BYTES = 1024
 written: a task and what it refers to."""
 
 
-def no_room(buffers: Buffers, size: int) -> Overloaded:
+def no_room(buffers: Buffers, size: int) -> NoRoom:
     """What a request is answered for which, or for whose answer, there is no room; it is counted."""
     buffers.refused += 1
-    return Overloaded(
+    return NoRoom(
         f"no room for {size} bytes: requests and answers hold {buffers.limit} bytes"
         " (server.max_buffered)",
         retry_after_ns=RETRY_ROOM_NS,
@@ -93,7 +93,7 @@ class StreamCharges:
         self._buffers.release(size)
 
     @staticmethod
-    def _error(error: Overloaded, data: bytes) -> bytes:
+    def _error(error: NoRoom, data: bytes) -> bytes:
         request_id = ""
         if len(data) <= convert.LARGE_MESSAGE:
             with contextlib.suppress(InvalidRequest):

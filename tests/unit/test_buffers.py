@@ -40,6 +40,7 @@ def test_the_largest_answer_fits_beside_its_request(buffers):
     assert buffers.reserve(50)
     assert buffers.has_room_for_large(50)
     assert not buffers.has_room_for_large(51)
+    assert buffers.has_room_for_large(51, freed=1)
 
 
 def test_the_most_since_it_was_asked(buffers):

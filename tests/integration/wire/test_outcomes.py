@@ -155,3 +155,42 @@ async def test_a_mistake_of_ours_on_the_way_in_is_counted(served, request_of, mo
     unread = application.registry.get_sample_value("batcher_requests_total", labels)
     assert (unread, count("failed", "internal")) == ((1, 0) if place == "parse" else (0, 1))
     assert await stub.ModelInfer(request_of())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_without_room_has_failed(start, hello, fakes, dial, transport, stream):
+    """The room is taken while the request is executed."""
+    server = {"max_message": "256KiB", "max_buffered": "512KiB"}
+    document = hello(server=server, executor="fake", options={}, batching={"max_batch_size": 8192})
+    application = await start(document)
+    stub = await dial(application.grpc.addresses[0], options=ANY_SIZE)
+    hang = fakes[0].hang_next()
+    request = infer_request("hello", {"X": np.ones((8000, 4), np.float32)}, id="full")
+    call = stub.ModelStreamInfer(iter([request])) if stream else stub.ModelInfer(request)
+    reading = asyncio.ensure_future(call.read() if stream else call)
+    await asyncio.to_thread(hang.wait_entered)
+    taken = application.buffers.limit - application.buffers.used
+    application.buffers.charge(taken)
+    if stream:  # the request's bytes are free by then; what says that there is no room finds some
+        application.buffers.charge(request.ByteSize() - 1000)
+    hang.release()
+
+    refused = True
+    if stream:
+        message = (await reading).error_message
+    elif transport == "builtin":
+        with pytest.raises(aio.AioRpcError) as caught:
+            await reading
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
+        message = caught.value.details()
+    else:  # the library's own buffers are in no bound
+        assert (await reading).id == "full"
+        refused, message = False, "server.max_buffered"
+    assert "server.max_buffered" in message
+    value = application.registry.get_sample_value
+    failed = value("batcher_requests_total", LABELS | {"outcome": "failed", "reason": "no_room"})
+    served = value("batcher_requests_total", LABELS | {"outcome": "ok", "reason": ""})
+    assert (failed, served) == (refused, not refused)
+    assert value("batcher_buffer_refusals_total") == refused
+    application.buffers.release(application.buffers.used)

@@ -306,3 +306,14 @@ def test_axes_that_vary_apart_are_warmed_up_up_to_a_bound():
     found = resolve("m", rules(axes), metadata).warm_buckets(16)
     assert len(found) == MOST_WARM_BUCKETS
     assert (found[0], found[-1]) == (((1, 2),), ((10, 11),))
+
+
+def test_those_of_many_axes_are_picked_from_millions_without_making_them():
+    spec = TensorSpec("voxels", "UINT8", (-1,) * 6)
+    metadata = ModelMetadata("t", (spec,), ())
+    axes = [AxisRule("voxels", axis, 9, tuple(range(axis, axis + 32))) for axis in range(1, 6)]
+    found = resolve("m", rules(axes), metadata).warm_buckets(16)
+    assert len(set(found)) == MOST_WARM_BUCKETS
+    assert (found[0], found[-1]) == (((1, 2, 3, 4, 5),), ((32, 33, 34, 35, 36),))
+    for axis in range(5):  # each axis in all its breadth
+        assert len({shape[axis] for (shape,) in found}) >= MOST_WARM_BUCKETS // 2

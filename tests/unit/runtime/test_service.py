@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from batcher.errors import AnswerTooLarge, ExecutionFailed
+from batcher.errors import AnswerTooLarge, ExecutionFailed, NoRoom
 
 
 @pytest.mark.parametrize(
     ("error", "end"),
     [
         (AnswerTooLarge("large"), ("failed", "answer_too_large")),
+        (NoRoom("full"), ("failed", "no_room")),
         (ValueError("no"), ("failed", "internal")),
     ],
 )
