@@ -255,12 +255,16 @@ class Instance:
     def _look_after(self, worker: Worker, metadata: ModelMetadata) -> Checks:
         plan, padding = self.plan, self._padding
 
+        # A batch that runs already may take as long.
+        timeout_s = 2 * plan.execute_timeout_ns / SECOND
+
         async def ask() -> str:
-            return await worker.healthy(plan.checks.timeout_ns / SECOND)
+            why = await worker.healthy(plan.checks.timeout_ns / SECOND)
+            if worker.asked_ns and self._home.clock() - worker.asked_ns > timeout_s * SECOND:
+                self._hung("healthy() did not return")
+            return why
 
         async def canary() -> str:
-            # A batch that runs already may take as long.
-            timeout_s = 2 * plan.execute_timeout_ns / SECOND
             try:
                 async with asyncio.timeout(timeout_s):
                     return await run_canary(
@@ -306,13 +310,14 @@ class Instance:
         """Give up the instance unless the batch that begins now ends within `execute_timeout`."""
         return self._home.loop.call_later(self.plan.execute_timeout_ns / SECOND, self._hung)
 
-    def _hung(self) -> None:
+    def _hung(self, what: str = "a batch did not end") -> None:
         """A batch has been running for `execute_timeout`, and nobody can make it stop."""
         timeout_ms = self.plan.execute_timeout_ns // MILLISECOND
-        self._down = f"a batch did not end within {timeout_ms} ms; a replacement is being loaded"
+        self._down = f"{what} within {timeout_ms} ms; a replacement is being loaded"
         log.error(
-            "%s: a batch did not end within %d ms (execute_timeout), the instance is abandoned",
+            "%s: %s within %d ms (execute_timeout), the instance is abandoned",
             self.plan.name,
+            what,
             timeout_ms,
         )
         try:

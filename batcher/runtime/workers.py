@@ -48,6 +48,10 @@ class Worker(Protocol):
     asks: bool
     """Whether its executor says by itself how it is."""
 
+    asked_ns: int
+    """Since when it has been asked without an answer, on a thread that does nothing else meanwhile; 0 where
+    it has answered."""
+
     async def healthy(self, timeout_s: float) -> str:
         """Ask the executor; returns why it is not well, empty where it is. Only while no batch runs."""
         ...
@@ -105,6 +109,7 @@ class ThreadWorker:
         self._abandoned = False
         self._in_hand = 0
         self.asks = _asks(executor)
+        self.asked_ns = 0
         self._asked: asyncio.Future[object] | None = None
 
     async def load(self, context: LoadContext) -> ModelMetadata:
@@ -117,6 +122,7 @@ class ThreadWorker:
         asked = self._asked
         if asked is None:
             asked = self._asked = asyncio.get_running_loop().create_future()
+            self.asked_ns = self._clock()
             told = asked
             self._thread.submit(
                 lambda executor: executor.healthy(),  # type: ignore[attr-defined] # see _asks
@@ -128,6 +134,7 @@ class ThreadWorker:
         except TimeoutError:
             return _no_answer(timeout_s)
         self._asked = None
+        self.asked_ns = 0
         return _verdict(outcome)
 
     def run(
@@ -215,6 +222,7 @@ class LoopWorker:
         self._quiet = asyncio.Event()
         """Set when the last of the batches that execute has ended."""
         self.asks = _asks(executor)
+        self.asked_ns = 0  # a question that takes too long is cancelled
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the loop."""

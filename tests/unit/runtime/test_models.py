@@ -14,6 +14,7 @@ from batcher.runtime.checks import CheckPlan
 from batcher.runtime.health import ModelState
 from batcher.runtime.warmup import WarmupPlan
 from batcher.testing import FakeExecutor
+from batcher.testing.fakes import Hang
 
 HOUR_NS = 3600 * SECOND
 
@@ -231,6 +232,21 @@ class TestHealth:
         fake.healthy = lambda: None
         hang.release()
         await until(lambda: middle.model.ready)
+
+    async def test_a_question_that_is_never_answered_costs_its_instance(self, make_middle):
+        middle = make_middle(checks=CheckPlan(MILLISECOND, MILLISECOND))
+        middle.make_executor = Telling
+        await middle.model.load()
+        first, hang = middle.fake, Hang()
+        first.healthy = hang.block
+        await until(lambda: not middle.model.ready)
+        assert len(middle.fakes) == 1
+        middle.clock.advance(2 * 10**12 + 1)
+        await until(lambda: middle.model.ready)
+        assert middle.fake is not first
+        assert await middle.batcher.infer(middle.request())
+        hang.release()
+        await until(lambda: first.calls[-1].method == "close")
 
     async def test_batches_that_fail_make_it_unready_if_a_canary_fails_too(self, make_middle):
         checks = CheckPlan(interval_ns=MILLISECOND, failed_batches=2)
