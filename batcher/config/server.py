@@ -68,8 +68,9 @@ class ServerConfig(Section):
     """Bytes of requests and answers that the process holds at once, of all callers together, at least
     twice `max_message`; null means a quarter of the memory that the process may use."""
     max_connections: Count = 1024
-    """Connections open at once on each gRPC listener. Of those that have had no call for ten
-    seconds, the longest idle one makes room for a new one (`builtin`)."""
+    """Connections open at once on each gRPC listener, beside a few for probes alone (`builtin`). Of
+    those that have had no call for ten seconds, the longest idle one makes room for a new one
+    (`builtin`)."""
     max_connection_idle: DurationOrNull = 300_000_000_000
     """After so long without a call a client is asked to connect anew; null means never."""
     max_connection_age: Duration | None = None

@@ -84,6 +84,11 @@ class Call(Holding):
         else:
             client.receiving[self] = None
 
+    @property
+    def streams(self) -> bool:
+        """Whether it is a stream, in which a client may be silent for as long as it likes."""
+        return bool(self._method.request_streaming or self._method.response_streaming)
+
     # --- for its handler ---
 
     def time_remaining(self) -> float | None:
@@ -147,6 +152,7 @@ class Call(Holding):
         if stream.finished:
             raise aio.UsageError("the call has ended")
         data, rest = self._framed(message)
+        client.silent_ns = 0
         if not self._opened:
             self._opened = True
             client.connection.send_headers(stream, calls.OPENING)
@@ -170,6 +176,7 @@ class Call(Holding):
         """Bytes of its messages."""
         if self.stream.finished:
             return
+        self._client.silent_ns = 0
         size = len(data)
         if self._ahead:
             came = min(size, self._ahead)

@@ -24,9 +24,10 @@ import grpc
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
 from batcher.http2.calls import Head, MalformedCallError, Metadata
+from batcher.http2.listener import Listener
 from batcher.http2.server_connection import ServerConnection
 from batcher.http2.streams import Counts, Limits
-from batcher.http2.tally import Fault, Tally
+from batcher.http2.tally import Tally
 from batcher.http2.timeouts import SWEEP_NS, Timeouts
 from batcher.sockets import BACKLOG
 
@@ -36,8 +37,6 @@ LEAVING_S = 1.0
 """How long calls may be on their way that a client opened before it read that it should leave."""
 LOOK_S = 0.01
 """How often it is looked at whether all clients have read so."""
-EVICTABLE_NS = 10 * SECOND
-"""A connection without calls for this long makes way for a new one at `max_connections`."""
 ACCEPT_AGAIN_S = 1.0
 """How long nothing is accepted when the system has no descriptors left."""
 LOG_LINES = 10
@@ -60,18 +59,6 @@ class CallDetails(grpc.HandlerCallDetails):  # type: ignore[misc]  # grpc has no
     invocation_metadata: Metadata
 
 
-class Listener:
-    """A listening socket and its connections."""
-
-    def __init__(self, secrets: ssl.SSLContext | None) -> None:
-        self.secrets = secrets
-        """For handshakes that begin from now on; None is plain text."""
-        self.clients: dict[ServerConnection, None] = {}
-        """All that were accepted and are open, handshakes among them, the oldest first."""
-        self.accepting: asyncio.Task[None] | None = None
-        """What accepts those that begin with a handshake."""
-
-
 class Server:
     """Answers calls on any number of listening sockets. `start` once, then `stop` once."""
 
@@ -86,13 +73,20 @@ class Server:
         buffers: Buffers,
         timeouts: Timeouts,
         too_large: Callable[[str], None] = lambda _: None,
+        is_probe: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """`too_large` is told of every call that is refused for a size: `message` or `metadata`."""
+        """`too_large` is told of every call that is refused for a size: `message` or `metadata`.
+
+        `is_probe` says by its path whether a call is answered beyond `max_connections`, too.
+        """
         self.max_message = max_message
         self.max_connections = max_connections
         self.buffers = buffers
         self.timeouts = timeouts
         self._too_large = too_large
+        self.is_probe = is_probe
+        self.all_taken = f"all {max_connections} connections are taken (server.max_connections)"
+        """What a caller beyond that is told."""
         self.limits = Limits(
             max_streams=max_streams,
             max_headers=max_headers,
@@ -195,22 +189,22 @@ class Server:
             self._too_large(error.limit)
 
     def admit(self, client: ServerConnection) -> bool:
-        """Whether there is room for a connection that was accepted; what is idle makes room."""
-        clients = client.listener.clients
-        if not self.stopping and len(clients) >= self.max_connections:
-            # A dictionary is in the order of arrival: of those that are equally idle, the oldest.
-            idlest = max(clients, key=lambda each: each.idle_ns)
-            if idlest.idle_ns >= EVICTABLE_NS:
-                self.tally.evicted += 1
-                idlest.evict()
-                clients.pop(idlest, None)
+        """Whether a connection that was accepted may stay; beyond `max_connections` for probes alone.
+
+        What is idle makes room.
+        """
         if self.stopping:
             return False
-        if len(clients) >= self.max_connections:
-            self.ended(client, Fault.TOO_MANY)
-            return False
-        self.tally.accepted += 1
-        clients[client] = None
+        listener = client.listener
+        full = len(listener.clients) >= self.max_connections
+        if full and listener.evict():
+            self.tally.evicted += 1
+            full = False
+        if full:
+            listener.take_spare(client)
+        else:
+            self.tally.accepted += 1
+            listener.clients[client] = None
         self.clients.add(client)
         return True
 
@@ -249,7 +243,7 @@ class Server:
     def gone(self, client: ServerConnection) -> None:
         """A connection has ended."""
         self.clients.discard(client)
-        client.listener.clients.pop(client, None)
+        client.listener.gone(client)
         self.tally.add(client.connection.counts)
         if not self.clients:
             self._idle.set()

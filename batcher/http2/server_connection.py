@@ -17,8 +17,6 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-import grpc
-
 from batcher.buffers import Account
 from batcher.clock import MICROSECOND, monotonic_ns
 from batcher.http2 import calls
@@ -28,13 +26,15 @@ from batcher.http2.context import Call
 from batcher.http2.fields import Request
 from batcher.http2.frames import Error
 from batcher.http2.kernel import address, keep_alive, unread
+from batcher.http2.lifetime import Lifetime
 from batcher.http2.streams import Ended, Opened, Received, Reset, Stream
 from batcher.http2.tally import Fault
-from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, Stall, Unfinished
+from batcher.http2.timeouts import PROGRESS_BYTES, Stall, Unfinished
 from batcher.http2.turns import TURN_BYTES, Turns
 
 if TYPE_CHECKING:
-    from batcher.http2.server import Listener, Server
+    from batcher.http2.listener import Listener
+    from batcher.http2.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ CALL_BYTES = 2048
 """What an open call counts for in `max_buffered`, beside its headers."""
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(Lifetime, asyncio.Protocol):
     """One connection and its calls."""
 
     def __init__(self, server: Server, listener: Listener) -> None:
-        self.server = server
+        super().__init__(server)
         self.listener = listener
         self.calls: dict[Stream, Call] = {}
         self.receiving: dict[Call, None] = {}
@@ -73,9 +73,6 @@ class ServerConnection(asyncio.Protocol):
         self.no_room_until_s = 0.0  # for `Server.make_room`
         self.peer = "?"
         """Where it comes from, for the log."""
-        self.idle_ns = 0
-        """For how long it has had no call."""
-        self._transport: asyncio.Transport | None = None
         self._turns = Turns()
         self._greeting: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
@@ -87,11 +84,6 @@ class ServerConnection(asyncio.Protocol):
         self._calm_s = self.loop.time()
         """When its budget was last refilled."""
         self._written = 0
-        self._age_ns = 0
-        self._oldest_ns = server.timeouts.draw_age_ns()
-        self._leaving_ns: int | None = None
-        """For how long it has been asked to leave; None: it was not."""
-        self._highest = 0
         self._unfinished = Unfinished()
         self._stall: Stall | None = None
         """How what was written is read, while some waits in the socket, as sweeps have seen it."""
@@ -287,43 +279,6 @@ class ServerConnection(asyncio.Protocol):
 
     # --- its end ---
 
-    def announce(self) -> None:
-        """Ask for calls to be opened elsewhere; those that are on their way are answered."""
-        if self._leaving_ns is not None:
-            return
-        self._leaving_ns = 0
-        if not self.connection.preface_received:
-            self._abort()
-            return
-        self.connection.announce_leaving()
-        self.flush()
-
-    def leave(self) -> None:
-        """Take no more calls; close when those that are open have ended."""
-        if not self.connection.preface_received:
-            self._abort()
-            return
-        self.connection.leave()
-        if not self.calls:
-            self.connection.fail(Error.NO_ERROR, "")
-        self.flush()
-
-    def evict(self) -> None:
-        """Close a connection without calls, to make room; what it opens meanwhile it may open anew."""
-        self.leave()
-        if self._transport is not None:
-            self._transport.close()
-
-    def cut(self, why: str) -> None:
-        """End at once; its calls end with that text."""
-        for call in list(self.calls.values()):
-            call.end(grpc.StatusCode.UNAVAILABLE, why)
-            call.cancel()
-        self.connection.fail(Error.NO_ERROR, "")
-        self.flush()
-        if self._transport is not None:
-            self._transport.close()
-
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
@@ -363,7 +318,6 @@ class ServerConnection(asyncio.Protocol):
     def sweep(self, elapsed_ns: int) -> None:
         """End what makes no progress; so much time has passed since the last sweep."""
         try:
-            self._age_ns += elapsed_ns
             self._sweep_idle(elapsed_ns)
             if self._transport is None or self._closing:
                 return
@@ -382,29 +336,6 @@ class ServerConnection(asyncio.Protocol):
                 self.flush_soon()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             self.broken(error)
-
-    def _sweep_idle(self, elapsed_ns: int) -> None:
-        highest = self.connection.highest
-        if self.calls or highest != self._highest:
-            self._highest = highest
-            self.idle_ns = 0
-            return
-        self.idle_ns += elapsed_ns
-        limit_ns = self.server.timeouts.idle_ns
-        if limit_ns is not None and self.idle_ns >= limit_ns:
-            self.announce()
-
-    def _sweep_age(self, elapsed_ns: int) -> None:
-        timeouts = self.server.timeouts
-        if self._oldest_ns is not None and self._age_ns >= self._oldest_ns:
-            self.announce()
-            if self._age_ns >= self._oldest_ns + timeouts.age_grace_ns:
-                self.cut("the connection was open for server.max_connection_age")
-                return
-        if self._leaving_ns is not None and not self.connection.draining:
-            self._leaving_ns += elapsed_ns
-            if self._leaving_ns > SWEEP_NS:
-                self.leave()  # it should have read by now that it was asked to
 
     def _end_unfinished(self) -> None:
         self._end_early(Fault.HEADERS_TIMEOUT)
@@ -477,6 +408,8 @@ class ServerConnection(asyncio.Protocol):
     def _open(self, stream: Stream, request: Request) -> None:
         try:
             head = calls.read_head(request, self.server.limits.max_headers)
+            if self.spare:
+                self._keep_spare(head.path)
             method = self.server.method(head)
             size = CALL_BYTES + request.size
             if not self.server.buffers.reserve(size) and not self.server.make_room(self, size):

@@ -24,6 +24,7 @@ from batcher.sockets import UNIX, bound_address, check_free, listen
 MAX_METADATA_BYTES = 16 * 1024
 """Metadata of one call; more than that is no description of a request."""
 
+_HEALTH = "/grpc.health.v1.Health/"
 _INT32_MAX = 2**31 - 1
 
 
@@ -51,6 +52,11 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
+
+
+def is_probe(path: str) -> bool:
+    """Whether a call asks how the server is, which is answered on a connection beyond the bound too."""
+    return path.startswith(_HEALTH)
 
 
 class _Listeners:
@@ -89,6 +95,7 @@ class BuiltinServer(_Listeners):
             max_connections=config.max_connections,
             max_headers=MAX_METADATA_BYTES,
             too_large=too_large,
+            is_probe=is_probe,
             buffers=buffers,
             timeouts=Timeouts(
                 idle_ns=config.max_connection_idle,

@@ -345,7 +345,7 @@ CONNECTION_EVENTS = Family(
     "connections",
     ("event",),
     "Connections that were accepted, refused at max_connections, or evicted there because they were "
-    "idle (transport builtin).",
+    "idle or silent (transport builtin).",
 )
 CONNECTION_ERRORS = Family(
     "batcher_connection_errors",

@@ -1,18 +1,29 @@
 """Each limit of the wire, acting: what the caller over it sees, and that the others go on."""
 
 import asyncio
+import json
 
 import grpc
 import numpy as np
 import pytest
 from grpc import aio
 
-from batcher.protocol import inference
+from batcher.protocol import HEALTH, health, inference
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.testing.messages import infer_request, output_arrays
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+RETRIES = {
+    "name": [{}],
+    "retryPolicy": {
+        "maxAttempts": 5,
+        "initialBackoff": "0.05s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    },
+}
 
 
 def rows_of(rows):
@@ -105,11 +116,42 @@ class TestConnections:
             address, [("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
             await channel.channel_ready()
-            waiting = await dial(address, options=[("grpc.initial_reconnect_backoff_ms", 100)])
-            call = waiting.ModelInfer(request_of(), wait_for_ready=True, timeout=20)
+            options = [
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.service_config", json.dumps({"methodConfig": [RETRIES]})),
+            ]
+            waiting = await dial(address, options=options)
             with pytest.raises(aio.AioRpcError):
                 await (await dial(address)).ModelInfer(request_of())
+        # The server may see a moment later that it was closed.
+        call = waiting.ModelInfer(request_of(), wait_for_ready=True, timeout=20)
         assert (await call).model_name == "hello"
+
+    async def test_probes_have_room_of_their_own(self, start, hello, dial, request_of, transport):
+        application = await start(hello(server={"max_connections": 2}))
+        address = application.grpc.addresses[0]
+        open_streams = [(await dial(address)).ModelStreamInfer() for _ in range(2)]
+        for stream in open_streams:
+            await stream.write(request_of(id="open"))
+            assert (await stream.read()).infer_response.id == "open"
+
+        checks = await dial(address, HEALTH)
+        if transport == "grpcio":
+            with pytest.raises(aio.AioRpcError) as caught:
+                await checks.Check(health.HealthCheckRequest())
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        else:
+            answer = await checks.Check(health.HealthCheckRequest())
+            assert answer.status == health.HealthCheckResponse.SERVING
+            with pytest.raises(aio.AioRpcError) as caught:
+                await (await dial(address)).ModelInfer(request_of())
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "server.max_connections" in caught.value.details()
+            assert await checks.Check(health.HealthCheckRequest()) == answer
+        for stream in open_streams:
+            await stream.write(request_of(id="still open"))
+            assert (await stream.read()).infer_response.id == "still open"
+            stream.cancel()
 
     async def test_connections_that_say_nothing_count_too(self, start, hello, dial, request_of):
         application = await start(hello(server={"max_connections": 1}))

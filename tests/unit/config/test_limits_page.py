@@ -28,8 +28,10 @@ from batcher.http2.connection import MOST_TEXT
 from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
 from batcher.http2.inflate import MOST_MEMBERS
 from batcher.http2.kernel import SILENT_S
+from batcher.http2.lifetime import EVICTABLE_NS, SILENT_NS, SPARE_NS
+from batcher.http2.listener import SPARE_CONNECTIONS
 from batcher.http2.sending import MOST_AT_ONCE
-from batcher.http2.server import EVICTABLE_NS, LEAVING_S, STREAM_WINDOW
+from batcher.http2.server import LEAVING_S, STREAM_WINDOW
 from batcher.http2.server_connection import CLOSING_S, GREETING_S, MOST_DISCARDED
 from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
 from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
@@ -114,6 +116,9 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["the reason in a GOAWAY frame (`builtin`)"] == f"{MOST_TEXT} bytes"
     assert rows["members of a message in gzip (`builtin`)"] == str(MOST_MEMBERS)
     assert rows["idleness that makes room (`builtin`)"] == format_duration(EVICTABLE_NS)
+    assert rows["silence that makes room (`builtin`)"] == format_duration(SILENT_NS)
+    assert rows["connections for probes alone (`builtin`)"] == str(SPARE_CONNECTIONS)
+    assert rows["time of a connection for probes alone (`builtin`)"] == format_duration(SPARE_NS)
     assert rows["time to read that the server leaves (`builtin`)"] == f"{LEAVING_S:g}s"
     assert rows["silence of the other side's kernel (`builtin`)"] == f"{SILENT_S}s"
     assert rows["time until a client greets (`builtin`)"] == f"{GREETING_S:g}s"

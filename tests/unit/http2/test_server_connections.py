@@ -18,12 +18,17 @@ from batcher.http2.server_connection import MOST_DISCARDED
 
 
 class TestConnections:
-    async def test_one_over_the_maximum_is_closed(self, serve, raw):
+    async def test_a_caller_over_the_maximum_is_refused_and_leaves(self, serve, raw):
         made, address = await serve({"max_connections": 1}, Echo=unary(echo))
         first = await raw(address)
         await first.ping()
         second = await raw(address)
-        assert await second.ended() == []
+        second.open(1, "Echo")
+        second.send(1, b"x")
+        fields, _ = await second.answer(1)
+        assert fields["grpc-status"] == str(grpc.StatusCode.UNAVAILABLE.value[0])
+        assert "server.max_connections" in fields["grpc-message"]
+        assert Frame.GOAWAY in {each[0] for each in await second.ended()}
         await first.ping()
         first.writer.close()
         await gone(made)

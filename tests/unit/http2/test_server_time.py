@@ -9,7 +9,7 @@ from by_hand import Flood, Held, echo, gone, soon, turns, unary
 from batcher.clock import SECOND
 from batcher.http2.frames import Frame, Setting, frame
 from batcher.http2.headers import encode
-from batcher.http2.server import EVICTABLE_NS
+from batcher.http2.lifetime import EVICTABLE_NS, SILENT_NS
 from batcher.http2.tally import Fault
 from batcher.http2.timeouts import PROGRESS_BYTES, Stall, Timeouts
 
@@ -21,6 +21,22 @@ TIMES = Timeouts(
     write_ns=30 * SECOND,
 )
 DEADLINE = str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
+UNAVAILABLE = str(grpc.StatusCode.UNAVAILABLE.value[0])
+
+
+async def told_all_taken(client):
+    """It is one beyond `max_connections`, and no probe."""
+    client.open(1, "Echo")
+    client.send(1, b"x")
+    fields, _ = await client.answer(1)
+    assert fields["grpc-status"] == UNAVAILABLE
+    assert "server.max_connections" in fields["grpc-message"]
+    await client.ended()
+
+
+async def talk(requests, context):
+    async for each in requests:
+        await context.write(each)
 
 
 class TestStall:
@@ -115,8 +131,9 @@ class TestConnections:
         first, second = await raw(address), await raw(address)
         for client in (first, second):
             await client.ping()
-        assert await (await raw(address)).ended() == []
-        wait(EVICTABLE_NS // SECOND)
+        wait(EVICTABLE_NS // SECOND - 1)
+        await told_all_taken(await raw(address))
+        wait(1)
         first.open(1, "Echo")
         first.send(1, b"x")
         await first.answer(1)
@@ -126,6 +143,7 @@ class TestConnections:
         assert {each[0] for each in await second.ended()} == {Frame.GOAWAY}
         await first.ping()
         assert (made.tally.evicted, made.tally.ended[Fault.TOO_MANY]) == (1, 1)
+        assert made.tally.accepted == 3
 
     async def test_one_with_calls_makes_no_room(self, timed, raw):
         held = Held()
@@ -135,9 +153,45 @@ class TestConnections:
         client.send(1, b"x")
         await soon(held.entered)
         wait(100)
-        assert await (await raw(address)).ended() == []
+        await told_all_taken(await raw(address))
         held.release.set()
         await client.answer(1)
+
+    @pytest.mark.parametrize("others", [False, True])
+    async def test_where_none_is_idle_the_longest_silent_makes_room(self, timed, raw, others):
+        """`others`: a call that is no stream waits for its answer on each."""
+        held = Held()
+        made, address, wait = await timed(
+            {"max_connections": 2},
+            Talk=grpc.stream_stream_rpc_method_handler(talk),
+            Hold=unary(held),
+            Echo=unary(echo),
+        )
+        first, second = await raw(address), await raw(address)
+        for client in (first, second):
+            client.open(1, "Talk")
+            if others:
+                client.open(3, "Hold")
+                client.send(3, b"x")
+            await client.ping()
+        wait(SILENT_NS // SECOND)
+        await told_all_taken(await raw(address))
+        first.send(1, b"x", flags=0)
+        await first.until(Frame.DATA, 1)
+        wait(1)
+        third = await raw(address)
+        if others:
+            await told_all_taken(third)
+            held.release.set()
+            return
+        third.open(1, "Echo")
+        third.send(1, b"x")
+        assert (await third.answer(1))[1] == b"\0\0\0\0\1x"
+        fields, _ = await second.answer(1)
+        assert fields["grpc-status"] == UNAVAILABLE
+        assert "server.max_connections" in fields["grpc-message"]
+        await first.ping()
+        assert made.tally.evicted == 1
 
 
 class TestRequests:

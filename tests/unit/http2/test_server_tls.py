@@ -14,6 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from batcher.http2 import server_connection
 from batcher.http2.frames import PREFACE
+from batcher.http2.lifetime import SPARE_NS
 from batcher.http2.tally import Fault
 
 
@@ -173,4 +174,40 @@ async def test_handshakes_end_when_the_server_stops(encrypted, raw):
     await turns(lambda: made.clients)
     await made.stop(0)
     await client.ended()
+    await gone(made)
+
+
+async def test_probes_find_room_beyond_the_maximum(encrypted, connect):
+    made, port = await encrypted(
+        {"max_connections": 1, "is_probe": lambda path: path == "/s/Check"},
+        Check=unary(echo),
+        Echo=unary(echo),
+    )
+    first = await connect(port, "h2")
+    first.write(PREFACE, Raw.settings())
+    await first.ping()
+    client = await connect(port, "h2")
+    client.write(PREFACE, Raw.settings())
+    for number, name in ((1, "Check"), (3, "Echo")):
+        client.open(number, name)
+        client.send(number, b"x")
+        fields, body = await client.answer(number)
+        assert (body, fields["grpc-status"]) in {(b"\0\0\0\0\1x", "0"), (b"", "14")}
+    assert fields["grpc-status"] == "14"
+    await client.ended()
+    client.writer.close()
+    await turns(lambda: len(made.clients) == 1)
+    await first.ping()
+
+
+async def test_a_handshake_beyond_the_maximum_has_the_time_of_a_probe(encrypted):
+    made, port = await encrypted({"max_connections": 1})
+    waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
+    await turns(lambda: len(made.clients) == 2)
+    made.sweep(SPARE_NS)
+    await turns(lambda: len(made.clients) == 1)
+    assert made.tally.ended[Fault.TOO_MANY] == 1
+    assert made.tally.ended[Fault.HANDSHAKE] == 0
+    for each in waiting:
+        each.close()
     await gone(made)

@@ -1,0 +1,55 @@
+"""One listening socket: its connections, and which of them make room for new ones."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batcher.http2.server_connection import ServerConnection
+
+SPARE_CONNECTIONS = 16
+"""Connections beyond `max_connections`, on which only probes are answered: as many as may come in one
+moment. Each makes room for the next, and for callers they are a second's work, not a place."""
+
+
+class Listener:
+    """A listening socket and its connections."""
+
+    def __init__(self, secrets: ssl.SSLContext | None) -> None:
+        self.secrets = secrets
+        """For handshakes that begin from now on; None is plain text."""
+        self.clients: dict[ServerConnection, None] = {}
+        """All that were accepted and are open, handshakes among them, the oldest first."""
+        self.spares: dict[ServerConnection, None] = {}
+        """Those beyond `max_connections`, the oldest first."""
+        self.accepting: asyncio.Task[None] | None = None
+        """What accepts those that begin with a handshake."""
+
+    def evict(self) -> bool:
+        """Have one make room, if one may: the longest idle one, else the longest silent one."""
+        # A dictionary is in the order of arrival: of those that are equally idle, the oldest.
+        found: ServerConnection | None = max(self.clients, key=lambda each: each.idle_ns)
+        if found is not None and not found.evictable:
+            silent = sorted(self.clients, key=lambda each: each.silent_ns, reverse=True)
+            found = next((each for each in silent if each.evictable), None)
+        if found is None:
+            return False
+        found.evict()
+        self.clients.pop(found, None)
+        return True
+
+    def take_spare(self, client: ServerConnection) -> None:
+        """Take one in that is for probes alone."""
+        if len(self.spares) >= SPARE_CONNECTIONS:
+            oldest = next(iter(self.spares))
+            del self.spares[oldest]
+            oldest.give_up_spare()
+        self.spares[client] = None
+        client.spare = True
+
+    def gone(self, client: ServerConnection) -> None:
+        """A connection has ended."""
+        self.clients.pop(client, None)
+        self.spares.pop(client, None)
