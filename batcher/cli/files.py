@@ -6,6 +6,8 @@ import logging
 import resource
 from typing import TYPE_CHECKING, Final
 
+from batcher.http2.listener import SPARE_CONNECTIONS
+
 if TYPE_CHECKING:
     from batcher.config import Config
 
@@ -22,7 +24,8 @@ def allow_files(config: Config) -> None:
     the hard limit is lower than that, the log says what to do.
     """
     server = config.server
-    needed = (len(server.grpc) + len(server.admin)) * server.max_connections + BESIDE
+    each = server.max_connections + SPARE_CONNECTIONS
+    needed = (len(server.grpc) + len(server.admin)) * each + BESIDE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batcher.http2.server_connection import ServerConnection
 
-SPARE_CONNECTIONS = 16
-"""Connections beyond `max_connections`, on which only probes are answered: as many as may come in one
-moment. Each makes room for the next, and for callers they are a second's work, not a place."""
+SPARE_CONNECTIONS = 64
+"""Connections beyond `max_connections`, on which only probes are answered. Each makes room for the next:
+with as many a probe has 50 ms to ask while 1,000 others come in a second."""
 
 
 class Listener:
@@ -41,11 +41,12 @@ class Listener:
         return True
 
     def take_spare(self, client: ServerConnection) -> None:
-        """Take one in that is for probes alone."""
+        """Take one in that is for probes alone, instead of one that was refused, or of the oldest."""
         if len(self.spares) >= SPARE_CONNECTIONS:
-            oldest = next(iter(self.spares))
-            del self.spares[oldest]
-            oldest.give_up_spare()
+            refused = (each for each in self.spares if each.connection.draining)
+            last = next(refused, None) or next(iter(self.spares))
+            del self.spares[last]
+            last.give_up_spare()
         self.spares[client] = None
         client.spare = True
 

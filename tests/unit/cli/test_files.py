@@ -6,8 +6,9 @@ import pytest
 
 from batcher.cli.files import BESIDE, allow_files
 from batcher.config import parse_config
+from batcher.http2.listener import SPARE_CONNECTIONS
 
-NEEDED = 2 * 500 + BESIDE
+NEEDED = 2 * (500 + SPARE_CONNECTIONS) + BESIDE
 
 
 @pytest.fixture
@@ -45,5 +46,6 @@ def test_the_soft_limit_is_raised_to_what_is_needed(config, limits, caplog, befo
     assert bool(told) is warned
     if warned:
         assert (
-            "1000 connections may need 1512 open files, and this process may have 1100" in told[0]
+            f"{NEEDED - BESIDE} connections may need {NEEDED} open files, and this process may have 1100"
+            in told[0]
         )

@@ -109,3 +109,18 @@ async def test_a_server_that_stops_has_none(full, raw):
     await client.until(Frame.DATA, 1)
     await made.stop(0)
     await gone(made)
+
+
+async def test_one_that_was_refused_makes_room_before_the_oldest(full, raw):
+    made, address = full
+    spares = [await raw(address) for _ in range(SPARE_CONNECTIONS)]
+    for each in spares:
+        await each.ping()
+    call(spares[1], "Watch")
+    await spares[1].until(Frame.DATA, 1)
+    call(spares[1], "Echo", 3)
+    await spares[1].answer(3)  # it stays for what it watches
+    await (await raw(address)).ping()
+    assert (await spares[1].answer(1))[0]["grpc-status"] == UNAVAILABLE
+    await spares[0].ping()
+    await turns(lambda: len(made.clients) == 1 + SPARE_CONNECTIONS)
