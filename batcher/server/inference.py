@@ -25,7 +25,7 @@ from batcher.server.calls import Context, abort
 from batcher.server.classification import Classes
 from batcher.server.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
 from batcher.server.status import Style, to_status
-from batcher.server.streams import StreamCharges, StreamPump, no_room
+from batcher.server.streams import StreamCharges, StreamPump, Turns, no_room
 from batcher.server.wire import WireRequest
 from batcher.service import RETRY_DRAINING_NS, Batcher
 from batcher.telemetry import GateReason, ReplyReason, Stamps
@@ -61,6 +61,7 @@ class InferenceEdge:
         self._max_in_flight = config.max_in_flight_per_stream
         self._max_answer = config.max_message - convert.STREAM_WRAPPING
         self._streams: set[StreamPump] = set()
+        self._turns = Turns()
         self._no_streams = asyncio.Event()
         # One: threads that run Python take turns with the event loop, and it waits for each.
         self._aside = ThreadPoolExecutor(1, "large-messages")
@@ -143,7 +144,9 @@ class InferenceEdge:
 
         ordered = metadata.get(STREAM_ORDER_KEY) != "any"
         charges = StreamCharges(self._buffers, transport_charges=self._charging)
-        pump = StreamPump(context, answer, charges, self._max_in_flight, ordered=ordered)
+        pump = StreamPump(
+            context, answer, charges, self._max_in_flight, self._turns, ordered=ordered
+        )
         self._streams.add(pump)
         try:
             await pump.run()

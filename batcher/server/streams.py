@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
@@ -23,6 +25,43 @@ RETRY_ROOM_NS = SECOND
 REQUEST_BYTES = 1024
 """What a request of a stream counts for in `max_buffered` beside its bytes, until its answer is
 written: a task and what it refers to."""
+
+
+REQUESTS_A_TURN, REQUESTS_AT_ONCE = 256, 16
+"""Requests of all streams together that begin in one turn of the event loop: 20 ms. More than a batch
+takes, as what comes in one turn is batched together; 64 cost a tenth of the throughput. One stream gets
+so many at once."""
+
+
+class Turns:
+    """Lets so many requests begin in each turn of the event loop, and the others wait for the next."""
+
+    def __init__(self) -> None:
+        self._left = self._most = REQUESTS_A_TURN // REQUESTS_AT_ONCE
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def taken(self) -> None:
+        """Returns when `REQUESTS_AT_ONCE` more may begin; whoever waits longest is the first."""
+        loop = asyncio.get_running_loop()
+        if not self._left:
+            waiter = loop.create_future()
+            self._waiting.append(waiter)
+            await waiter
+            return
+        if self._left == self._most:
+            loop.call_soon(self._begin)
+        self._left -= 1
+
+    def _begin(self) -> None:
+        """The next turn."""
+        self._left = self._most
+        while self._left and self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # or its stream has ended
+                waiter.set_result(None)
+                self._left -= 1
+        if self._left < self._most:
+            asyncio.get_running_loop().call_soon(self._begin)
 
 
 def no_room(buffers: Buffers, size: int) -> NoRoom:
@@ -114,9 +153,11 @@ class StreamPump:
         answer: Answer,
         charges: StreamCharges,
         max_in_flight: int,
+        turns: Turns,
         *,
         ordered: bool,
     ) -> None:
+        self._turns = turns
         self._context = context
         self._answer = answer
         self._charges = charges
@@ -165,8 +206,10 @@ class StreamPump:
         self._charges.release()
 
     async def _read(self) -> None:
-        while True:
+        for place in itertools.cycle(range(REQUESTS_AT_ONCE)):
             await self._room.acquire()
+            if not place:
+                await self._turns.taken()
             data = await self._context.read()
             if data is aio.EOF:
                 break

@@ -1,10 +1,13 @@
 """Server reflection, in both versions, over a real channel."""
 
+import asyncio
+import collections
+
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from batcher import protocol
-from batcher.server.reflection import reflection_handlers
+from batcher.server.reflection import _Reflection, reflection_handlers
 
 VERSIONS = {
     "grpc.reflection.v1": protocol.reflection,
@@ -97,3 +100,24 @@ async def test_our_messages_have_no_extensions(ask):
 
 async def test_a_request_for_nothing_is_invalid(ask):
     assert (await ask()).error_response.error_code == 3
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_all_streams_together_get_one_answer_in_a_turn_of_the_loop(version):
+    messages, answers = VERSIONS[version], collections.Counter()
+    reflection = _Reflection(messages, [protocol.INFERENCE])
+
+    async def requests():
+        for _ in range(5):
+            yield messages.ServerReflectionRequest(file_containing_symbol=protocol.INFERENCE)
+
+    async def stream():
+        async for answer in reflection.answer_all(requests(), None):
+            answers[answer.valid_host] += 1
+
+    tasks = [asyncio.create_task(stream()) for _ in range(3)]
+    while answers.total() < 15:
+        before = answers.total()
+        await asyncio.sleep(0)
+        assert answers.total() - before <= 1
+    await asyncio.gather(*tasks)

@@ -1,9 +1,17 @@
 """What the requests of a stream hold, over either transport."""
 
+import asyncio
+
 import pytest
 
 from batcher.buffers import Buffers
-from batcher.server.streams import REQUEST_BYTES, StreamCharges
+from batcher.server.streams import (
+    REQUEST_BYTES,
+    REQUESTS_A_TURN,
+    REQUESTS_AT_ONCE,
+    StreamCharges,
+    Turns,
+)
 
 LIMIT = 10_000
 REQUEST, ANSWER = bytes(500), bytes(700)
@@ -55,3 +63,33 @@ def test_the_end_of_a_stream_releases_all():
     charges.answered(ANSWER, len(REQUEST))
     charges.release()
     assert buffers.used == 0
+
+
+class TestTurns:
+    async def test_so_many_requests_begin_in_one_turn_of_the_loop(self):
+        turns, began = Turns(), []
+
+        async def begin(number):
+            await turns.taken()
+            began.append(number)
+
+        most = REQUESTS_A_TURN // REQUESTS_AT_ONCE
+        count = 3 * most + 1
+        tasks = [asyncio.create_task(begin(number)) for number in range(count)]
+        while len(began) < count:
+            before = len(began)
+            await asyncio.sleep(0)
+            assert len(began) - before <= most
+        assert began == list(range(count))
+        await asyncio.gather(*tasks)
+
+    async def test_who_gives_up_takes_nobodys_turn(self):
+        turns = Turns()
+        for _ in range(REQUESTS_A_TURN):
+            await turns.taken()
+        gone = [asyncio.create_task(turns.taken()) for _ in range(REQUESTS_A_TURN)]
+        last = asyncio.create_task(turns.taken())
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await asyncio.wait_for(last, 10)
