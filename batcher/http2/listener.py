@@ -30,8 +30,9 @@ class Listener:
     def evict(self) -> bool:
         """Have one make room, if one may: the longest idle one, else the longest silent one."""
         # A dictionary is in the order of arrival: of those that are equally idle, the oldest.
-        found: ServerConnection | None = max(self.clients, key=lambda each: each.idle_ns)
-        if found is not None and not found.evictable:
+        found: ServerConnection | None
+        found = idlest = max(self.clients, key=lambda each: each.idle_ns)
+        if not idlest.evictable:
             silent = sorted(self.clients, key=lambda each: each.silent_ns, reverse=True)
             found = next((each for each in silent if each.evictable), None)
         if found is None:
