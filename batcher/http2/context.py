@@ -16,7 +16,7 @@ from batcher.clock import SECOND
 from batcher.http2 import calls
 from batcher.http2.calls import PREFIX_BYTES, Head, MalformedCallError, Metadata
 from batcher.http2.headers import encode
-from batcher.http2.holding import Holding
+from batcher.http2.holding import LARGE_MESSAGE, Holding, LargeMessage
 from batcher.http2.streams import Stream
 
 if TYPE_CHECKING:
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Message: TypeAlias = tuple[int, bytes | bytearray]
-"""Whether it is compressed, and a message as it came: what waits to be read takes no more memory."""
+Message: TypeAlias = tuple[int, bytes | list[bytes]]
+"""Whether it is compressed, and a message as it came, a large one in pieces: what waits to be read takes
+no more memory."""
 
 MESSAGE_BYTES = 128
 """What a message that waits to be read counts for in `max_buffered`, beside its bytes."""
 
 _FRAMES_AT_ONCE = 16
-_LARGE_MESSAGE = 2**20
-"""A larger one is copied on a thread: 64 MiB take 20 ms."""
 _ONE_MESSAGE = "a unary call has one message"
 _LONGEST_TIMER_S = 30 * 24 * 3600.0
 """A longer deadline than any call; further away, a timer would overflow."""
@@ -126,12 +125,11 @@ class Call(Holding):
             finally:
                 self._reader = None  # cancelled, it would know this frame by the traceback
         message = self._messages.popleft()
-        size = PREFIX_BYTES + len(message[1])
-        self._client.connection.take_in(self.stream, size)
+        compressed, data = message
+        size = len(data) if isinstance(data, bytes) else sum(map(len, data))
+        self._client.connection.take_in(self.stream, PREFIX_BYTES + size)
         self._client.flush_soon()
-        size += MESSAGE_BYTES
         try:
-            compressed, data = message
             if compressed or not isinstance(data, bytes):
                 data = await self._whole(data, compressed)
             # From here on it is charged by whoever reads it.
@@ -205,7 +203,7 @@ class Call(Holding):
     def ended(self) -> None:
         """The client has sent its last message."""
         self._client.receiving.pop(self, None)
-        if self._buffer:
+        if self._came:
             self.end(grpc.StatusCode.INTERNAL, "the last message is cut short")
             self.cancel()
         elif self.task is not None:
@@ -350,33 +348,47 @@ class Call(Holding):
     def _split(self, buffer: bytes | bytearray) -> None:
         at, end = 0, len(buffer)
         most, waited = self._client.server.max_message, len(self._messages)
+        large = self._large
+        if large is not None:
+            at = large.add(memoryview(buffer))
+            if large.left:
+                self._buffer = b""
+                self._expect(large.left)
+                return
+            self._large = None
+            self._complete((large.compressed, large.pieces))
         while end - at >= PREFIX_BYTES:
             size = int.from_bytes(buffer[at + 1 : at + PREFIX_BYTES], "big")
             if size > most:
                 raise calls.too_large(size, most)
             start = at + PREFIX_BYTES
             if start + size > end:
-                self._expect(start + size - end)
+                if size > LARGE_MESSAGE:
+                    self._large = LargeMessage(buffer[at], size)
+                    at = start + self._large.add(memoryview(buffer)[start:])
+                    self._expect(self._large.left)
+                else:
+                    self._expect(start + size - end)
                 break
-            self._withdraw()
-            compressed = buffer[at]
-            at = start + size
-            if size > _LARGE_MESSAGE and at == end and isinstance(buffer, bytearray):
-                del buffer[:start]  # what is large is copied where it holds nobody up
-                self._messages.append((compressed, buffer))
-            else:
-                self._messages.append((compressed, bytes(memoryview(buffer)[start:at])))
-            if len(self._messages) > 1 and not self._method.request_streaming:
-                raise MalformedCallError(grpc.StatusCode.UNIMPLEMENTED, _ONE_MESSAGE)
-            self._wake()
+            stop = start + size
+            self._complete((buffer[at], bytes(memoryview(buffer)[start:stop])))
+            at = stop
         if at:
             self._buffer = buffer[at:] if at < end else b""
             if self._method.request_streaming:
                 self._reserve((len(self._messages) - waited) * MESSAGE_BYTES)
                 self._client.receiving.pop(self, None)
-        if self._buffer and self._method.request_streaming and self not in self._client.receiving:
+        if self._came and self._method.request_streaming and self not in self._client.receiving:
             self._coming = None
             self._client.receiving[self] = None
+
+    def _complete(self, message: Message) -> None:
+        """A message has come as a whole."""
+        self._withdraw()
+        self._messages.append(message)
+        if len(self._messages) > 1 and not self._method.request_streaming:
+            raise MalformedCallError(grpc.StatusCode.UNIMPLEMENTED, _ONE_MESSAGE)
+        self._wake()
 
     async def _sent(self, size: int) -> None:
         """Returns when the client's window has taken it. Raises `AbortError` where no room is left."""
@@ -443,9 +455,10 @@ class Call(Holding):
             self._timer.cancel()
         client = self._client
         charged, self._charged = self._charged, 0
-        if self.task is None or self._buffer or self._ahead:  # it was still receiving
+        if self.task is None or self._came or self._ahead:  # it was still receiving
             client.receiving.pop(self, None)
             self._buffer = b""
+            self._large = None
             ahead, self._ahead = self._ahead, 0
             self._withdraw()
             client.account.came(ahead)

@@ -19,6 +19,36 @@ if TYPE_CHECKING:
     from batcher.http2.server_connection import ServerConnection
 
 
+LARGE_MESSAGE = 2**20
+"""A larger message is put together on a thread: 64 MiB take 20 ms and more."""
+PIECE = 2**16
+"""Bytes of its pieces."""
+
+
+class LargeMessage:
+    """A large message that is coming, in pieces: to join `bytes`, and nothing else, lets others run."""
+
+    __slots__ = ("_tail", "compressed", "left", "pieces", "size")
+
+    def __init__(self, compressed: int, size: int) -> None:
+        self.compressed = compressed
+        self.size = size
+        self.left = size
+        """Bytes that are to come."""
+        self.pieces: list[bytes] = []
+        self._tail = bytearray()
+
+    def add(self, data: memoryview) -> int:
+        """Take what is the message's of the bytes that came next; returns how many these are."""
+        taken = min(len(data), self.left)
+        self._tail += data[:taken]
+        self.left -= taken
+        if len(self._tail) >= PIECE or not self.left:
+            self.pieces.append(bytes(self._tail))
+            self._tail.clear()
+        return taken
+
+
 class Holding:
     """The part of a `Call` that knows its bytes. `end` and `cancel` are the call's."""
 
@@ -30,6 +60,7 @@ class Holding:
         "_client",
         "_coming",
         "_encoding",
+        "_large",
         "_unread",
         "stream",
     )
@@ -42,6 +73,8 @@ class Holding:
         self._encoding = encoding
         self._buffer: bytes | bytearray = b""
         """What has come of the next message."""
+        self._large: LargeMessage | None = None
+        """The next message where it is large; `_buffer` is empty then."""
         self._charged = charged
         """Bytes in `Buffers`: the call's own, its messages, and what is to come of one."""
         self._ahead = 0
@@ -68,7 +101,7 @@ class Holding:
 
     def sweep_receiving(self, elapsed_ns: int, limit_ns: int) -> None:
         """End the call where its message has not begun, or makes no progress, for so long."""
-        came = 0 if self._claim is not None else len(self._buffer)
+        came = 0 if self._claim is not None else self._came
         if self._coming is None:
             self._coming = Stall(came)
         if self._claim is not None:
@@ -100,6 +133,12 @@ class Holding:
         self._end_for_room(self._charged)
         self._release(self._charged)  # a task of it ends in a moment
 
+    @property
+    def _came(self) -> int:
+        """Bytes of the next message that have come."""
+        large = self._large
+        return len(self._buffer) if large is None else PREFIX_BYTES + large.size - large.left
+
     def _expect(self, size: int) -> None:
         """Have the client send that many bytes, once there is room for them."""
         if size <= self.stream.credit or self._claim is not None:
@@ -112,17 +151,18 @@ class Holding:
         if claim.waits:
             self._claim = claim
 
-    async def _whole(self, data: bytes | bytearray, compressed: int) -> bytes:
+    async def _whole(self, data: bytes | list[bytes], compressed: int) -> bytes:
         """A message as its sender had it; what it is by then is charged. Raises `MalformedCallError`."""
-        if compressed:
-            whole = await self._inflated(data)
-            self._release(len(data))
-            return whole
-        # Unlike `bytes`, a join lets others run meanwhile.
-        inflaters = self._client.server.inflaters
-        return await self._client.loop.run_in_executor(inflaters, b"".join, (data,))
+        if not isinstance(data, bytes):
+            inflaters = self._client.server.inflaters
+            data = await self._client.loop.run_in_executor(inflaters, b"".join, data)
+        if not compressed:
+            return data
+        whole = await self._inflated(data)
+        self._release(len(data))
+        return whole
 
-    async def _inflated(self, data: bytes | bytearray) -> bytes:
+    async def _inflated(self, data: bytes) -> bytes:
         """What a message was before it was compressed; it is charged. Raises `MalformedCallError`."""
         server, loop = self._client.server, self._client.loop
         inflating = Inflating(data, self._encoding, server.max_message)
@@ -152,8 +192,8 @@ class Holding:
         if self._claim is not None:
             # It has waited, and some of it may have come meanwhile.
             self._claim = None
-            buffer = self._buffer
-            missing = PREFIX_BYTES + int.from_bytes(buffer[1:PREFIX_BYTES], "big") - len(buffer)
+            whole = PREFIX_BYTES + int.from_bytes(self._buffer[1:PREFIX_BYTES], "big")
+            missing = whole - self._came if self._large is None else self._large.left
             if missing < size:
                 self._client.account.came(size - missing)
                 self._client.server.buffers.release(size - missing)

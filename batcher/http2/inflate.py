@@ -24,7 +24,7 @@ MOST_MEMBERS = 64
 class Inflating:
     """One message on its way. Call `step` until it returns True, then `message`."""
 
-    def __init__(self, data: bytes | bytearray, encoding: str, most: int) -> None:
+    def __init__(self, data: bytes, encoding: str, most: int) -> None:
         """Raises `MalformedCallError` where there is no such encoding."""
         if encoding not in ENCODINGS:
             raise MalformedCallError(

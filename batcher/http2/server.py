@@ -15,12 +15,12 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
+from batcher.aside import pool
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
 from batcher.http2.calls import Head, MalformedCallError, Metadata
@@ -94,7 +94,7 @@ class Server:
         )
         self.clients: set[ServerConnection] = set()
         self.tally = Tally()
-        self.inflaters = ThreadPoolExecutor(INFLATERS, "inflate")
+        self.inflaters = pool(INFLATERS, "inflate")
         self.stopping = False
         """Whoever connects from now on, or whose handshake ends, comes too late."""
         self._handlers = handlers

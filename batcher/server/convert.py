@@ -43,6 +43,7 @@ from batcher.tensors import DTYPES, Array, Tensor
 
 __all__ = [
     "WireRequest",
+    "joined",
     "parse",
     "response_parts",
     "stream_error",
@@ -305,6 +306,25 @@ _INFER_RESPONSE_TAG = b"\x12"
 
 
 Part: TypeAlias = bytes | memoryview
+
+
+def joined(parts: list[Part]) -> bytes | memoryview:
+    """A large answer in one, for a thread beside the event loop.
+
+    A join lets other threads run only where all parts are `bytes`; numpy does so for arrays.
+    """
+    if all(isinstance(part, bytes) for part in parts):
+        return b"".join(parts)
+    whole = np.empty(sum(map(len, parts)), np.uint8)
+    view, at = whole.data, 0
+    for part in parts:
+        end = at + len(part)
+        if isinstance(part, bytes):
+            view[at:end] = part
+        else:
+            whole[at:end] = np.frombuffer(part, np.uint8)
+        at = end
+    return view
 
 
 def response_parts(

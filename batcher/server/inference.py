@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
+from batcher.aside import pool
 from batcher.buffers import LARGE_ANSWER, Buffers
 from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
@@ -64,14 +64,14 @@ class InferenceEdge:
         self._turns = Turns()
         self._no_streams = asyncio.Event()
         # One: threads that run Python take turns with the event loop, and it waits for each.
-        self._aside = ThreadPoolExecutor(1, "large-messages")
+        self._aside = pool(1, "large-messages")
 
     @property
-    def unary(self) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes]]:
+    def unary(self) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes | memoryview]]:
         """What answers `ModelInfer`: the same for each transport, once a request is charged."""
         return self.model_infer if self._charging else self._model_infer_charged
 
-    async def _model_infer_charged(self, data: bytes, context: Context) -> bytes:
+    async def _model_infer_charged(self, data: bytes, context: Context) -> bytes | memoryview:
         size = len(data)
         try:
             if not self._buffers.reserve(size):
@@ -83,7 +83,7 @@ class InferenceEdge:
         finally:
             del context  # as in `abort`
 
-    async def model_infer(self, data: bytes, context: Context) -> bytes:
+    async def model_infer(self, data: bytes, context: Context) -> bytes | memoryview:
         """One request, one answer, by way of `Batcher.infer`."""
         arrival_ns = self._clock()
         deadline_ns = _deadline(context, arrival_ns)
@@ -124,7 +124,7 @@ class InferenceEdge:
         deadline_ns = _deadline(context, self._clock())
         metadata = _metadata(context)
 
-        async def answer(data: bytes) -> bytes:
+        async def answer(data: bytes) -> bytes | memoryview:
             arrival_ns = self._clock()
             request_id = ""
             try:
@@ -195,7 +195,7 @@ class InferenceEdge:
         metadata: dict[str, str],
         *,
         stream: bool = False,
-    ) -> tuple[bytes, Stamps]:
+    ) -> tuple[bytes | memoryview, Stamps]:
         try:
             if len(wire.data) <= convert.LARGE_MESSAGE:
                 request = _read(wire, arrival_ns, deadline_ns, metadata)
@@ -222,7 +222,7 @@ class InferenceEdge:
 
     async def _encode(
         self, reply: InferenceReply, *, request: InferenceRequest, stream: bool, freed: int
-    ) -> tuple[bytes, Stamps]:
+    ) -> tuple[bytes | memoryview, Stamps]:
         """The serialized answer, for a stream or for a call of its own.
 
         `freed` are the bytes that its request holds no more when the answer is charged.
@@ -243,9 +243,9 @@ class InferenceEdge:
         if stream:
             parts = convert.stream_parts(parts, nbytes)
         if nbytes <= convert.LARGE_MESSAGE:
-            answer = b"".join(parts)
+            answer: bytes | memoryview = b"".join(parts)
         else:
-            answer = await self._off_loop(partial(b"".join, parts))
+            answer = await self._off_loop(partial(convert.joined, parts))
         # Last of all: nobody takes the room between here and what charges the answer.
         size, buffers = len(answer), self._buffers
         full = stream and not buffers.has_room(size - freed)
@@ -253,7 +253,8 @@ class InferenceEdge:
             full = not buffers.has_room_for_large(size, freed)
         if full:
             raise no_room(buffers, size)
-        return answer, reply.stamps
+        # grpcio takes nothing but bytes.
+        return answer if self._charging else bytes(answer), reply.stamps
 
 
 def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,9 @@ from batcher.errors import InvalidRequest, NoRoom
 from batcher.server import convert
 from batcher.server.calls import Context
 
-Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, bytes]]
+Made: TypeAlias = bytes | memoryview
+"""A serialized answer."""
+Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, Made]]
 
 RETRY_ROOM_NS = SECOND
 """What a caller is told to wait for whose messages there is no room."""
@@ -101,7 +103,7 @@ class StreamCharges:
         self._buffers.charge(REQUEST_BYTES)
         return self._error(no_room(self._buffers, len(data)), data)
 
-    def answered(self, answer: bytes, size: int) -> bytes:
+    def answered(self, answer: Made, size: int) -> Made:
         """A request of that size was answered; returns what is to be written."""
         if self._released:
             return answer
@@ -112,7 +114,7 @@ class StreamCharges:
         self._buffers.charge(len(answer))
         return answer
 
-    async def written(self, answer: bytes, context: Context) -> None:
+    async def written(self, answer: Made, context: Context) -> None:
         """Write an answer."""
         size = len(answer) + REQUEST_BYTES
         if self._transport_charges:
@@ -163,8 +165,8 @@ class StreamPump:
         self._charges = charges
         self._ordered = ordered
         self._room = asyncio.Semaphore(max_in_flight)
-        self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
-        self._open: set[asyncio.Task[bytes]] = set()
+        self._answers: asyncio.Queue[asyncio.Task[Made] | None] = asyncio.Queue()
+        self._open: set[asyncio.Task[Made]] = set()
         self._reader: asyncio.Task[None] | None = None
         self.ended = False
         """Whether `end` cut the reading short."""
@@ -179,7 +181,7 @@ class StreamPump:
         """Pump until the caller has half-closed and every request is answered."""
         self._reader = asyncio.create_task(self._read())
         self._reader.add_done_callback(self._all_read)
-        task: asyncio.Task[bytes] | None = None
+        task: asyncio.Task[Made] | None = None
         try:
             while (task := await self._answers.get()) is not None:
                 await self._charges.written(await task, self._context)
@@ -223,7 +225,7 @@ class StreamPump:
             last = asyncio.gather(*self._open, return_exceptions=True)
             last.add_done_callback(lambda _: self._answers.put_nowait(None))
 
-    async def _made(self, data: bytes, *, taken: bool) -> bytes:
+    async def _made(self, data: bytes, *, taken: bool) -> Made:
         if not taken:
             return self._charges.answered(self._charges.refused(data), 0)
         return self._charges.answered(await self._answer(data), len(data))
@@ -237,6 +239,6 @@ class StreamPump:
         else:
             task.add_done_callback(self._finished)
 
-    def _finished(self, task: asyncio.Task[bytes]) -> None:
+    def _finished(self, task: asyncio.Task[Made]) -> None:
         if self._reader is not None:
             self._answers.put_nowait(task)

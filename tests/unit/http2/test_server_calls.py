@@ -1,13 +1,17 @@
 """Calls of a real server on loopback, with grpc's clients and with clients that misbehave by hand."""
 
 import asyncio
+import random
 
 import grpc
 import pytest
 from by_hand import MAX_MESSAGE, WAIT_S, Held, echo, refusal, unary
 from grpc import aio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batcher.http2.frames import Frame, Setting
+from batcher.http2.holding import LargeMessage
 from batcher.http2.server import STREAM_WINDOW
 
 
@@ -319,3 +323,17 @@ async def test_a_message_of_more_than_a_megabyte(serve, dial, kind):
         call = channel.stream_unary("/s/stream")(iter(messages))
         assert await call == b"5 3000000 7 1048577"
     assert all(client.account.ahead == 0 for client in made.clients)
+
+
+@given(st.data())
+def test_a_large_message_is_put_together_from_what_comes(data):
+    size = data.draw(st.integers(1, 300_000))
+    coming = random.Random(size).randbytes(size) + b"next"
+    large, at = LargeMessage(0, size), 0
+    while large.left:
+        step = data.draw(st.integers(1, 2**17))
+        taken = large.add(memoryview(coming)[at : at + step])
+        at += taken
+        assert large.left == size - at
+        assert taken == step or not large.left
+    assert b"".join(large.pieces) == coming[:size]

@@ -188,6 +188,17 @@ def test_every_tensor_survives_a_round_trip(tensors):
         )
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"head", b"", b"text"],
+        [b"head", memoryview(np.arange(2000, dtype="f4")).cast("B"), b"", b"tail"],
+    ],
+)
+def test_a_large_answer_is_one_buffer_of_all_its_parts(parts):
+    assert bytes(convert.joined(parts)) == b"".join(parts)
+
+
 def test_an_answer_in_pieces_is_joined_as_it_is_written():
     pieces = [{"Y": Tensor("INT8", np.full((n, 1), n, np.int8))} for n in (1, 2)]
 
