@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -12,10 +11,6 @@ import typer
 
 from batcher.cli.configuration import ConfigPath, checked_config
 from batcher.cli.exits import reported
-
-SWITCH_S = 0.001
-"""How long a thread that runs Python may keep the event loop waiting for the interpreter, 5 ms by default:
-large messages and executors have threads, and the loop waits anew each time that it wakes up."""
 
 EPILOG = """
 Exit codes: 0 after a clean drain, 2 when the configuration is wrong, 1 when it could not start or
@@ -88,5 +83,4 @@ def serve(
         from batcher.cli.files import allow_files
 
         allow_files(settings)
-        sys.setswitchinterval(SWITCH_S)
         uvloop.run(serve_until_stopped(settings, config))
