@@ -11,7 +11,7 @@ from typing import Protocol
 
 from batcher.clock import MILLISECOND, monotonic_ns
 
-TURN_BYTES, TURN_NS = 2**13, MILLISECOND // 2
+TURN_BYTES, TURN_NS = 2**13, 2 * MILLISECOND
 """So much is read; where all so far took so long, the rest when others had their turn. 50 calls fit into
 it, which take 4 ms."""
 

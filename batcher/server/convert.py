@@ -372,14 +372,15 @@ def takes_long(reply: InferenceReply, classifications: Mapping[str, Classes] | N
     """Whether making the parts of this answer takes more than a few milliseconds."""
     if reply.pieces:
         return True
-    for name, tensor in reply.outputs.items():
-        array = tensor.array
-        if array.nbytes > (LARGE_STRINGS if tensor.datatype == "BYTES" else LARGE_MESSAGE):
+    for tensor in reply.outputs.values():
+        nbytes = tensor.array.nbytes
+        if nbytes > LARGE_STRINGS and (nbytes > LARGE_MESSAGE or tensor.datatype == "BYTES"):
             return True
-        if classifications and name in classifications:
-            texts = (len(array) if reply.batched else 1) * classifications[name].count
-            if array.size > LARGE_CLASSIFIED or texts > LARGE_STRINGS // POINTER:
-                return True
+    for name, classes in classifications.items() if classifications else ():
+        array = reply.outputs[name].array
+        texts = (len(array) if reply.batched else 1) * classes.count
+        if array.size > LARGE_CLASSIFIED or texts > LARGE_STRINGS // POINTER:
+            return True
     return False
 
 
