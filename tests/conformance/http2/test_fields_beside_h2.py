@@ -27,7 +27,7 @@ MOST = 16_384
 
 ONLY_OURS = {
     # Control characters (RFC 9110, section 5.5), and names that are no token (section 5.1).
-    rb"[^:]?[^:]*": re.compile(rb"[^\x01-\x08\x0b\x0c\x0e-\x1f\x7f]*", re.DOTALL),
+    rb":?[^:]*": re.compile(rb"[^\x01-\x08\x0b\x0c\x0e-\x1f\x7f]*", re.DOTALL),
     rb":method": re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"),
     rb":scheme": re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*"),
     rb":authority": re.compile(rb"[^ \t@]*"),

@@ -21,7 +21,7 @@ def test_descriptions(seen):
     datatypes = [described["datatype"] for described in seen["model_metadata"]["inputs"]]
     assert {"BOOL", "FP16", "INT64", "BYTES"} <= set(datatypes)
     assert seen["model_config"]["max_batch_size"] == 8
-    assert len(seen["repository_index"]) == 4
+    assert len(seen["repository_index"]) == 5
 
 
 def test_statistics(seen):
