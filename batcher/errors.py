@@ -140,7 +140,7 @@ class ModelLoadError(StartupError):
 
 
 class UnloadedMeanwhile(ModelLoadError):
-    """A load was ended by an unload: whoever asked for that did not want it any more."""
+    """A load was ended by an unload, so the model is not wanted any more."""
 
 
 class BackendUnavailable(ModelLoadError):

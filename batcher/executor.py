@@ -80,8 +80,8 @@ class Capabilities:
 
     dynamic_rows: bool = True
     """Accepts any number of rows from 1 to `max_batch_size`. If not, every batch has exactly
-    `max_batch_size`: shorter ones are filled up with copies of their last row, whose answers nobody
-    gets."""
+    `max_batch_size`: shorter ones are filled up with copies of their last row, whose answers
+    are dropped."""
     dynamic_axes: bool = False
     """Accepts models whose inputs have variable axes beside the row axis."""
     max_in_flight: int = 1
@@ -181,7 +181,7 @@ class ModelMetadata:
     """Facts for people and logs, for example the execution provider in use."""
     parameters: tuple[str, ...] = ()
     """Request parameters that the executor reads: only requests with equal values share a batch.
-    Others are not told to it, and separate nobody."""
+    It is not told others, and they separate no batches."""
 
 
 @dataclass(frozen=True, slots=True)

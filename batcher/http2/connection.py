@@ -126,7 +126,7 @@ class Connection(Sender):
             self._grant(stream, size - stream.credit)
 
     def release(self, stream: Stream) -> None:
-        """Nobody works on it any more: another may be worked on in its place.
+        """The work on it has ended: another may be worked on in its place.
 
         Call it once for each `Opened`, after the answer or the reset.
         """
