@@ -20,15 +20,15 @@ from typing import Any
 
 import grpc
 
-from batcher.aside import pool
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
-from batcher.http2.calls import Head, MalformedCallError, Metadata
+from batcher.http2.counters import Tally
+from batcher.http2.grpc_headers import Head, MalformedCallError, Metadata
 from batcher.http2.listener import Listener
+from batcher.http2.sansio.streams import Counts, Limits
 from batcher.http2.server_connection import ServerConnection
-from batcher.http2.streams import Counts, Limits
-from batcher.http2.tally import Tally
 from batcher.http2.timeouts import SWEEP_NS, Timeouts
+from batcher.offload import low_priority_pool
 from batcher.sockets import BACKLOG
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Server:
         )
         self.clients: set[ServerConnection] = set()
         self.tally = Tally()
-        self.inflaters = pool(INFLATERS, "inflate")
+        self.inflaters = low_priority_pool(INFLATERS, "inflate")
         self.stopping = False
         """Whoever connects from now on, or whose handshake ends, comes too late."""
         self._handlers = handlers

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, cast
 
 from batcher.buffers import Account
 from batcher.clock import MICROSECOND, monotonic_ns
-from batcher.http2 import calls
-from batcher.http2.calls import MalformedCallError
-from batcher.http2.connection import Connection
-from batcher.http2.context import Call
-from batcher.http2.fields import Request
-from batcher.http2.frames import Error
-from batcher.http2.kernel import address, keep_alive, unread
-from batcher.http2.lifetime import Lifetime
-from batcher.http2.streams import Ended, Opened, Received, Reset, Stream
-from batcher.http2.tally import Fault
+from batcher.http2 import grpc_headers
+from batcher.http2.call import Call
+from batcher.http2.connection_lifetime import Lifetime
+from batcher.http2.counters import Fault
+from batcher.http2.grpc_headers import MalformedCallError
+from batcher.http2.paced_reading import TURN_BYTES, Turns
+from batcher.http2.sansio.connection import Connection
+from batcher.http2.sansio.fields import Request
+from batcher.http2.sansio.frames import Error
+from batcher.http2.sansio.streams import Ended, Opened, Received, Reset, Stream
+from batcher.http2.socket_options import address, keep_alive, unread
 from batcher.http2.timeouts import PROGRESS_BYTES, Stall, Unfinished
-from batcher.http2.turns import TURN_BYTES, Turns
 
 if TYPE_CHECKING:
     from batcher.http2.listener import Listener
@@ -407,18 +407,18 @@ class ServerConnection(Lifetime, asyncio.Protocol):
 
     def _open(self, stream: Stream, request: Request) -> None:
         try:
-            head = calls.read_head(request, self.server.limits.max_headers)
+            head = grpc_headers.read_head(request, self.server.limits.max_headers)
             if self.spare:
                 self._keep_spare(head.path)
             method = self.server.method(head)
             size = CALL_BYTES + request.size
             if not self.server.buffers.reserve(size) and not self.server.make_room(self, size):
                 self.server.buffers.refused += 1
-                raise calls.no_room(size, self.server.buffers.limit)
+                raise grpc_headers.no_room(size, self.server.buffers.limit)
         except MalformedCallError as error:
             self.server.refused(error)
-            fields = calls.status(error.code, str(error), error.metadata)
-            block = calls.alone(fields if error.http == 200 else (), error.http)
+            fields = grpc_headers.status(error.code, str(error), error.metadata)
+            block = grpc_headers.alone(fields if error.http == 200 else (), error.http)
             self.connection.send_trailers(stream, block)
             self.connection.release(stream)
             return

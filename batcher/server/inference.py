@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 
 import grpc
 
-from batcher.aside import pool
 from batcher.buffers import LARGE_ANSWER, Buffers
 from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
+from batcher.offload import low_priority_pool
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.server import convert
 from batcher.server.calls import Context, abort
@@ -64,7 +64,7 @@ class InferenceEdge:
         self._turns = Turns()
         self._no_streams = asyncio.Event()
         # One: threads that run Python take turns with the event loop, and it waits for each.
-        self._aside = pool(1, "large-messages")
+        self._large_messages = low_priority_pool(1, "large-messages")
 
     @property
     def unary(self) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes | memoryview]]:
@@ -169,11 +169,11 @@ class InferenceEdge:
 
     def close(self) -> None:
         """End the thread of large messages."""
-        self._aside.shutdown(wait=False, cancel_futures=True)
+        self._large_messages.shutdown(wait=False, cancel_futures=True)
 
     async def _off_loop(self, work: Callable[[], Made]) -> Made:
         """The result of work that would hold up the event loop, from a thread that does it."""
-        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+        return await asyncio.get_running_loop().run_in_executor(self._large_messages, work)
 
     async def _parse(self, data: bytes, arrival_ns: int) -> WireRequest:
         try:

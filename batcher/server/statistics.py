@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batcher.buffers import Buffers
+from batcher.http2.counters import Fault
 from batcher.http2.server import Server
-from batcher.http2.tally import Fault
 from batcher.telemetry import TransportPoints
 
 

@@ -24,7 +24,7 @@ from mixed import mixed
 from payload import STREAM, UNARY, make_request
 from sending import PENDING, PIECE, Found, Target, ask, closed, message, whole, wide
 
-from batcher.http2.frames import Error, Frame, frame
+from batcher.http2.sansio.frames import Error, Frame, frame
 from batcher.protocol import inference
 
 MIB = 1024**2

@@ -13,7 +13,7 @@ from typing import cast
 from hpack import Encoder, NeverIndexedHeaderTuple
 from http2 import status
 
-from batcher.http2.frames import (
+from batcher.http2.sansio.frames import (
     ACK,
     END_HEADERS,
     END_STREAM,

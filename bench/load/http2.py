@@ -17,7 +17,7 @@ import grpc
 from hpack import Decoder, HPACKError
 
 from batcher.clock import MICROSECOND, MILLISECOND
-from batcher.http2.frames import (
+from batcher.http2.sansio.frames import (
     ACK,
     END_HEADERS,
     END_STREAM,
@@ -34,7 +34,7 @@ from batcher.http2.frames import (
     Setting,
     frame,
 )
-from batcher.http2.headers import encode
+from batcher.http2.sansio.hpack import encode
 
 _ERRORS = frozenset(Error)
 STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}

@@ -12,7 +12,7 @@ from hostile import Link, connect
 from payload import STREAM, UNARY, make_request
 from sending import Found, Target, ask, closed, message, whole, wide
 
-from batcher.http2.frames import Error
+from batcher.http2.sansio.frames import Error
 
 WORKERS = 8
 LONGEST_PAUSE_S = 0.1

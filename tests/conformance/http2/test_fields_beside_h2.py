@@ -7,9 +7,9 @@ from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.http2.fields import MalformedRequestError, check_trailers, read_request
-from batcher.http2.frames import END_HEADERS, END_STREAM, PREFACE, Frame, frame
-from batcher.http2.headers import Blocks
+from batcher.http2.sansio.fields import MalformedRequestError, check_trailers, read_request
+from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, PREFACE, Frame, frame
+from batcher.http2.sansio.hpack import Blocks
 
 connection_of_h2 = pytest.importorskip("h2.connection")
 config = pytest.importorskip("h2.config")

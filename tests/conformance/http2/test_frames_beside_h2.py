@@ -5,8 +5,8 @@ from hpack import Encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.http2.connection import Connection
-from batcher.http2.frames import (
+from batcher.http2.sansio.connection import Connection
+from batcher.http2.sansio.frames import (
     END_HEADERS,
     END_STREAM,
     PADDED,
@@ -16,7 +16,7 @@ from batcher.http2.frames import (
     Frame,
     frame,
 )
-from batcher.http2.streams import Ended, Limits, Opened, Received, Reset
+from batcher.http2.sansio.streams import Ended, Limits, Opened, Received, Reset
 
 connection_of_h2 = pytest.importorskip("h2.connection")
 config = pytest.importorskip("h2.config")

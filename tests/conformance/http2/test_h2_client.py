@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from batcher.buffers import Buffers
-from batcher.http2.frames import END_STREAM, Frame, frame
+from batcher.http2.sansio.frames import END_STREAM, Frame, frame
 from batcher.http2.server import Server
 from batcher.http2.timeouts import Timeouts
 

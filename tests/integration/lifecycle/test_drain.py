@@ -12,8 +12,8 @@ from batcher import protocol
 from batcher.app import DrainTimeoutError
 from batcher.clock import SECOND
 from batcher.core.commands import Outcome, Reason
-from batcher.http2.frames import END_HEADERS, END_STREAM, PREFACE, Frame, frame
-from batcher.http2.headers import encode
+from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, PREFACE, Frame, frame
+from batcher.http2.sansio.hpack import encode
 from batcher.protocol import health, inference
 from batcher.testing.messages import output_arrays
 

@@ -6,7 +6,7 @@ from hostile import Link
 from hpack import Encoder
 from sending import message, wide
 
-from batcher.http2.frames import (
+from batcher.http2.sansio.frames import (
     ACK,
     END_HEADERS,
     END_STREAM,

@@ -7,7 +7,7 @@ from hpack import Decoder, Encoder
 from http2 import Call, Connection, Request, status, timeout
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.http2.frames import (
+from batcher.http2.sansio.frames import (
     ACK,
     END_HEADERS,
     END_STREAM,

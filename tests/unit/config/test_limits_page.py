@@ -23,17 +23,17 @@ from batcher.config.units import LARGEST_BYTES, LONGEST_NS
 from batcher.core.buckets import MOST_KNOWN
 from batcher.core.model import MOST_SHAPES
 from batcher.errors import LONGEST_DESCRIPTION, LONGEST_NAME
-from batcher.http2.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETTINGS_A_SECOND
-from batcher.http2.connection import MOST_TEXT
-from batcher.http2.headers import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
-from batcher.http2.inflate import MOST_MEMBERS
-from batcher.http2.kernel import SILENT_S
-from batcher.http2.lifetime import EVICTABLE_NS, SILENT_NS, SPARE_NS
+from batcher.http2.connection_lifetime import EVICTABLE_NS, SILENT_NS, SPARE_NS
+from batcher.http2.decompression import MOST_MEMBERS
 from batcher.http2.listener import SPARE_CONNECTIONS
-from batcher.http2.sending import MOST_AT_ONCE
+from batcher.http2.sansio.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETTINGS_A_SECOND
+from batcher.http2.sansio.connection import MOST_TEXT
+from batcher.http2.sansio.hpack import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
+from batcher.http2.sansio.sending import MOST_AT_ONCE
+from batcher.http2.sansio.streams import BEYOND, PARTS, UNDER_WAY
 from batcher.http2.server import LEAVING_S, STREAM_WINDOW
 from batcher.http2.server_connection import CLOSING_S, GREETING_S, MOST_DISCARDED
-from batcher.http2.streams import BEYOND, PARTS, UNDER_WAY
+from batcher.http2.socket_options import SILENT_S
 from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S

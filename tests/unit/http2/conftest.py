@@ -1,4 +1,4 @@
-"""Connections, servers and clients. What the tests import themselves is in `by_hand`, on the path."""
+"""Connections, servers and clients. What the tests import themselves is in `raw_http2`, on the path."""
 
 import asyncio
 import contextlib
@@ -10,14 +10,14 @@ import pytest
 from grpc import aio
 
 from batcher.buffers import Buffers
-from batcher.http2.frames import PREFACE
+from batcher.http2.sansio.frames import PREFACE
 from batcher.http2.server import Server
 from batcher.http2.timeouts import Timeouts
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("by_hand")
+pytest.register_assert_rewrite("raw_http2")
 
-from by_hand import MAX_MESSAGE, Handlers, Played, Raw  # noqa: E402  # found by the path above
+from raw_http2 import MAX_MESSAGE, Handlers, Played, Raw  # noqa: E402  # found by the path above
 
 
 @pytest.fixture

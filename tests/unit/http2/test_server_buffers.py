@@ -5,13 +5,13 @@ import gzip
 
 import grpc
 import pytest
-from by_hand import MAX_MESSAGE, Held, echo, gone, refusal, soon, turns, unary
 from grpc import aio
+from raw_http2 import MAX_MESSAGE, Held, echo, gone, refusal, soon, turns, unary
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
-from batcher.http2.context import MESSAGE_BYTES
-from batcher.http2.frames import END_STREAM, PADDED, Frame, Setting, frame
+from batcher.http2.call import MESSAGE_BYTES
+from batcher.http2.sansio.frames import END_STREAM, PADDED, Frame, Setting, frame
 from batcher.http2.server_connection import CALL_BYTES
 from batcher.http2.timeouts import Timeouts
 

@@ -5,13 +5,13 @@ import random
 
 import grpc
 import pytest
-from by_hand import MAX_MESSAGE, WAIT_S, Held, echo, refusal, unary
 from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_http2 import MAX_MESSAGE, WAIT_S, Held, echo, refusal, unary
 
-from batcher.http2.frames import Frame, Setting
-from batcher.http2.holding import LargeMessage
+from batcher.http2.call_buffers import LargeMessage
+from batcher.http2.sansio.frames import Frame, Setting
 from batcher.http2.server import STREAM_WINDOW
 
 

@@ -6,15 +6,15 @@ import socket
 
 import grpc
 import pytest
-from by_hand import WAIT_S, Flood, Held, echo, gone, numbers, refusal, soon, turns, unary
+from raw_http2 import WAIT_S, Flood, Held, echo, gone, numbers, refusal, soon, turns, unary
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.http2 import paced_reading
 from batcher.http2 import server_connection as connection_module
-from batcher.http2 import turns as turns_module
-from batcher.http2.budget import FRAMES_A_SECOND
-from batcher.http2.frames import ACK, PREFACE, Error, Frame, Setting, frame
-from batcher.http2.kernel import SILENT_S
+from batcher.http2.sansio.budget import FRAMES_A_SECOND
+from batcher.http2.sansio.frames import ACK, PREFACE, Error, Frame, Setting, frame
 from batcher.http2.server_connection import MOST_DISCARDED
+from batcher.http2.socket_options import SILENT_S
 
 
 class TestConnections:
@@ -62,9 +62,9 @@ class TestConnections:
 
     @pytest.mark.parametrize("bytes_", [1, 7, 100])
     async def test_much_that_comes_at_once_is_read_in_turns(self, serve, raw, monkeypatch, bytes_):
-        for module in (connection_module, turns_module):
+        for module in (connection_module, paced_reading):
             monkeypatch.setattr(module, "TURN_BYTES", bytes_)
-        monkeypatch.setattr(turns_module, "TURN_NS", -1)
+        monkeypatch.setattr(paced_reading, "TURN_NS", -1)
         _, address = await serve(Echo=unary(echo))
         client = await raw(address)
         for number in range(1, 40, 2):
@@ -74,9 +74,9 @@ class TestConnections:
             assert (await client.answer(number))[1][5:] == b"%d" % number
 
     async def test_a_client_may_leave_between_two_turns(self, serve, raw, monkeypatch):
-        for module in (connection_module, turns_module):
+        for module in (connection_module, paced_reading):
             monkeypatch.setattr(module, "TURN_BYTES", 1)
-        monkeypatch.setattr(turns_module, "TURN_NS", -1)
+        monkeypatch.setattr(paced_reading, "TURN_NS", -1)
         made, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")

@@ -6,11 +6,11 @@ import gzip
 
 import grpc
 import pytest
-from by_hand import MAX_MESSAGE, WAIT_S, Held, echo, gone, refusal, soon, unary
 from grpc import aio
+from raw_http2 import MAX_MESSAGE, WAIT_S, Held, echo, gone, refusal, soon, unary
 
-from batcher.http2.frames import END_HEADERS, END_STREAM, Error, Frame, Setting, frame
-from batcher.http2.headers import encode
+from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, Error, Frame, Setting, frame
+from batcher.http2.sansio.hpack import encode
 
 
 class TestCallsThatCannotBeAnswered:
@@ -176,7 +176,9 @@ class TestCallsThatCannotBeAnswered:
 
     async def test_what_waits_to_be_read_is_not_inflated(self, serve, raw, monkeypatch):
         inflated = []
-        monkeypatch.setattr("batcher.http2.holding.Inflating", lambda *each: inflated.append(each))
+        monkeypatch.setattr(
+            "batcher.http2.call_buffers.Inflating", lambda *each: inflated.append(each)
+        )
         held = Held()
         _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(held))
         client = await raw(address)

@@ -6,16 +6,16 @@ import socket
 import ssl
 
 import pytest
-from by_hand import Raw, echo, gone, turns, unary
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from raw_http2 import Raw, echo, gone, turns, unary
 
 from batcher.http2 import server_connection
-from batcher.http2.frames import PREFACE
-from batcher.http2.lifetime import SPARE_NS
-from batcher.http2.tally import Fault
+from batcher.http2.connection_lifetime import SPARE_NS
+from batcher.http2.counters import Fault
+from batcher.http2.sansio.frames import PREFACE
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,281 @@
+"""Clients that write frames by hand, and what a server's methods do, for the tests of this folder."""
+
+import asyncio
+import struct
+
+import grpc
+import pytest
+from grpc import aio
+from hpack import Decoder
+
+from batcher.http2.sansio.connection import Connection
+from batcher.http2.sansio.fields import Request, listed_bytes
+from batcher.http2.sansio.frames import ACK, END_HEADERS, END_STREAM, PREFACE, Error, Frame, frame
+from batcher.http2.sansio.hpack import encode
+from batcher.http2.sansio.streams import Limits
+
+LIMITS = Limits(max_streams=4, max_headers=1000, stream_window=100_000)
+HEADERS = ((":method", "POST"), (":scheme", "http"), (":path", "/s/M"))
+REQUEST = encode(HEADERS)
+OPENING = encode(((":status", "200"),))
+TRAILERS = encode((("grpc-status", "0"),))
+
+WAIT_S = 10
+"""What takes this long has failed: so a mistake is no hanging test."""
+MAX_MESSAGE = 200_000
+
+
+def frames(data):
+    """What was written, as `(type, flags, stream, payload)`."""
+    found = []
+    while data:
+        size = int.from_bytes(data[:3], "big")
+        kind, flags, stream = struct.unpack_from(">BBI", data, 3)
+        assert len(data) >= 9 + size
+        found.append((Frame(kind), flags, stream, data[9 : 9 + size]))
+        data = data[9 + size :]
+    return found
+
+
+def numbers(*each):
+    return b"".join(number.to_bytes(4, "big") for number in each)
+
+
+def settings(*pairs):
+    return frame(Frame.SETTINGS, 0, 0, b"".join(struct.pack(">HI", *each) for each in pairs))
+
+
+def widen(stream, more):
+    return frame(Frame.WINDOW_UPDATE, 0, stream, numbers(more))
+
+
+def opening(stream, flags=0, block=REQUEST):
+    return frame(Frame.HEADERS, END_HEADERS | flags, stream, block)
+
+
+def data(stream, payload, flags=0):
+    return frame(Frame.DATA, flags, stream, payload)
+
+
+def reset(stream, error=Error.CANCEL):
+    return frame(Frame.RST_STREAM, 0, stream, numbers(error))
+
+
+def goodbye(last, error=Error.NO_ERROR, text=""):
+    return (Frame.GOAWAY, 0, 0, numbers(last, error) + text.encode())
+
+
+def request(headers=HEADERS, length=None):
+    """What becomes of the block of these fields."""
+    return Request(headers, listed_bytes(headers), length)
+
+
+class Played:
+    """A connection that was greeted, and what comes of it."""
+
+    def __init__(self, *pairs, limits=LIMITS):
+        self.connection = Connection(limits)
+        self.greeting = frames(self.connection.take())
+        assert self.receive(PREFACE, settings(*pairs)) == []
+        assert self.written() == [(Frame.SETTINGS, ACK, 0, b"")]
+
+    def receive(self, *pieces):
+        return self.connection.receive(b"".join(pieces))
+
+    def written(self):
+        return frames(self.connection.take())
+
+    def open(self, number=1, flags=END_STREAM):
+        return self.receive(opening(number, flags))[0].stream
+
+    def answer(self, stream, body):
+        self.connection.send_headers(stream, OPENING)
+        self.connection.send_data(stream, body)
+        self.connection.send_trailers(stream, TRAILERS)
+
+    def granted(self, number):
+        return sum(
+            int.from_bytes(payload, "big")
+            for kind, _, stream, payload in self.written()
+            if (kind, stream) == (Frame.WINDOW_UPDATE, number)
+        )
+
+    def failed(self, last=0):
+        """With which error the connection ended; nothing is read after it."""
+        (kind, _, _, payload) = self.written()[-1]
+        assert kind is Frame.GOAWAY
+        assert payload[:4] == numbers(last)
+        assert self.connection.closing
+        assert self.receive(opening(99)) == []
+        assert self.written() == []
+        return Error(int.from_bytes(payload[4:8], "big"))
+
+
+class Handlers(grpc.GenericRpcHandler):
+    """Methods by name: `/s/NAME`."""
+
+    def __init__(self, methods):
+        self._methods = methods
+
+    def service(self, details):
+        return self._methods.get(details.method.removeprefix("/s/"))
+
+
+class Raw:
+    """One connection, frame by frame."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+        self.decoder = Decoder()
+
+    @staticmethod
+    def settings(*pairs):
+        return frame(Frame.SETTINGS, 0, 0, b"".join(struct.pack(">HI", *each) for each in pairs))
+
+    def write(self, *pieces):
+        self.writer.write(b"".join(pieces))
+
+    def open(self, number, path, *metadata, flags=0):
+        fields = (
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", f"/s/{path}"),
+            ("content-type", "application/grpc"),
+            *metadata,
+        )
+        self.write(frame(Frame.HEADERS, END_HEADERS | flags, number, encode(fields)))
+
+    def send(self, number, *messages, flags=END_STREAM):
+        body = b"".join(b"\0" + len(each).to_bytes(4, "big") + each for each in messages)
+        for start in range(0, len(body) or 1, 16_384):
+            last = flags if start + 16_384 >= len(body) else 0
+            self.write(frame(Frame.DATA, last, number, body[start : start + 16_384]))
+
+    def reset(self, number):
+        self.write(frame(Frame.RST_STREAM, 0, number, Error.CANCEL.to_bytes(4, "big")))
+
+    def widen(self, number, more):
+        self.write(frame(Frame.WINDOW_UPDATE, 0, number, more.to_bytes(4, "big")))
+
+    async def frame(self):
+        """The next frame, or None at the end."""
+        async with asyncio.timeout(WAIT_S):
+            try:
+                head = await self.reader.readexactly(9)
+                size = int.from_bytes(head[:3], "big")
+                kind, flags, number = struct.unpack_from(">BBI", head, 3)
+                return Frame(kind), flags, number, await self.reader.readexactly(size)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                return None
+
+    async def until(self, kind, number=None):
+        """The next frame of a kind, those before it left out."""
+        while found := await self.frame():
+            if found[0] is kind and number in {None, found[2]}:
+                return found
+        raise AssertionError(f"the connection ended before {kind!r}")
+
+    async def answer(self, number):
+        """The fields and the body of a whole answer."""
+        fields, body = [], bytearray()
+        while found := await self.frame():
+            kind, flags, stream, payload = found
+            if kind is Frame.HEADERS:
+                decoded = self.decoder.decode(payload)
+                fields += decoded if stream == number else []
+            if stream != number:
+                continue
+            if kind is Frame.RST_STREAM:
+                return dict(fields), Error(int.from_bytes(payload, "big"))
+            if kind is Frame.DATA:
+                body += payload
+            elif kind is Frame.HEADERS and flags & END_STREAM:
+                return dict(fields), bytes(body)
+        raise AssertionError("the connection ended before the answer")
+
+    async def ping(self):
+        """Returns when the server has read all that was written."""
+        self.write(frame(Frame.PING, 0, 0, b"12345678"))
+        while found := await self.frame():
+            if found[0] is Frame.PING:
+                return
+        raise AssertionError("the connection ended before the ping's answer")
+
+    async def ended(self):
+        """The last frames, when the server has closed the connection."""
+        found = []
+        while each := await self.frame():
+            found.append(each)
+        return found
+
+
+async def refusal(call):
+    with pytest.raises(aio.AioRpcError) as caught:
+        async with asyncio.timeout(WAIT_S):
+            await call
+    return caught.value
+
+
+def unary(behave, **rest):
+    return grpc.unary_unary_rpc_method_handler(behave, **rest)
+
+
+async def echo(request, context):
+    return request
+
+
+class Held:
+    """A handler that waits until it is let go, or cancelled."""
+
+    def __init__(self):
+        self.entered = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def __call__(self, request, context):
+        self.entered.set()
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return request
+
+
+class Flood:
+    """A handler that writes more than sockets hold."""
+
+    COUNT = 300
+
+    def __init__(self):
+        self.turns = 1
+        """Of the loop, between two messages."""
+        self.written = 0
+        self.left = asyncio.Event()
+
+    async def __call__(self, request, context):
+        try:
+            for _ in range(self.COUNT):
+                await context.write(bytes(100_000))
+                self.written += 1
+                for _ in range(self.turns):
+                    await asyncio.sleep(0)
+        finally:
+            self.left.set()
+
+
+async def soon(event):
+    async with asyncio.timeout(WAIT_S):
+        await event.wait()
+
+
+async def turns(condition):
+    """Turns of the loop, until the condition holds."""
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110  # nobody tells of it
+            await asyncio.sleep(0)
+
+
+async def gone(made):
+    """Until no connection is left."""
+    await turns(lambda: not made.clients)

@@ -1,0 +1,103 @@
+"""The server's half of a connection: the windows of what a client sends."""
+
+from raw_http2 import (
+    LIMITS,
+    data,
+    numbers,
+)
+
+from batcher.http2.sansio.frames import (
+    END_STREAM,
+    PADDED,
+    Error,
+    Frame,
+)
+from batcher.http2.sansio.streams import Received
+
+
+class TestTheClientsData:
+    def test_a_stream_may_send_its_window_and_no_more(self, played):
+        stream = played.open(flags=0)
+        part = LIMITS.stream_window // 10
+        for _ in range(10):
+            assert played.receive(data(1, bytes(part))) == [Received(stream, bytes(part))]
+        assert played.receive(data(1, b"x")) == []
+        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+
+    def test_padding_counts_against_the_window(self, played):
+        played.open(flags=0)
+        padded = data(1, b"\xff" + bytes(255 + 744), PADDED)
+        played.receive(padded * 100)
+        assert not played.connection.closing
+        played.receive(data(1, b"x"))
+        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+
+    def test_what_was_taken_is_granted_once_it_is_half_the_window(self, played):
+        stream = played.open(flags=0)
+        played.receive(data(1, bytes(10_000)) * 6)
+        played.connection.take_in(stream, 49_999)
+        assert played.written() == []
+        played.connection.take_in(stream, 1)
+        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(50_000))]
+        played.receive(data(1, bytes(10_000)) * 9)
+        assert not played.connection.closing
+        played.receive(data(1, bytes(1)))
+        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+
+    def test_what_is_expected_may_come_whole(self, played):
+        stream = played.open(flags=0)
+        played.receive(data(1, bytes(10_000)))
+        played.connection.expect(stream, 90_000)
+        assert played.written() == []
+        played.connection.expect(stream, 150_000)
+        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(60_000))]
+        played.receive(data(1, bytes(10_000)) * 15)
+        assert not played.connection.closing
+        played.connection.take_in(stream, 160_000)
+        assert played.granted(1) == LIMITS.stream_window
+
+    def test_a_padded_message_of_the_windows_size_gets_through(self, played):
+        stream = played.open(flags=0)
+        window = left = LIMITS.stream_window
+        while left > 1000:
+            size = 744
+            padding = min(255, window - size - 1)
+            assert padding > 0
+            played.receive(data(1, bytes([padding]) + bytes(size + padding), PADDED))
+            left -= size
+            played.connection.expect(stream, left)
+            window += played.granted(1) - size - padding - 1
+        assert window >= left
+
+    def test_a_window_that_ends_in_padding_is_told(self, played):
+        stream = played.open(flags=0)
+        played.receive(data(1, bytes(9_999)) * 10)
+        padding = data(1, b"\x04" + bytes(4), PADDED)
+        assert played.receive(padding) == []
+        assert played.receive(padding) == [Received(stream, b"")]
+
+    def test_a_request_that_has_ended_gets_no_more_credit(self, played):
+        stream = played.open(flags=0)
+        for flags in (0, 0, 0, 0, 0, 0, END_STREAM):
+            played.receive(data(1, bytes(10_000), flags))
+        played.connection.take_in(stream, 70_000)
+        assert played.written() == []
+
+    def test_credit_of_the_connection_comes_back_before_it_is_used_up(self, played, monkeypatch):
+        monkeypatch.setattr("batcher.http2.sansio.connection._GRANTED", 30_000)
+        played.open(flags=0)
+        played.connection.reset(played.connection.streams[1], Error.CANCEL)
+        played.written()
+        for _ in range(3):
+            played.receive(data(1, bytes(10_000)))
+        assert played.written() == []
+        played.receive(data(1, bytes(10_000)))
+        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 0, numbers(40_000))]
+
+    def test_data_that_was_on_its_way_when_the_stream_ended_counts_for_nothing(self, played):
+        stream = played.open(flags=0)
+        played.connection.reset(stream, Error.CANCEL)
+        assert played.receive(data(1, bytes(10_000))) == []
+        played.connection.release(stream)
+        assert played.receive(data(1, bytes(10_000)) * 20, data(1, b"", END_STREAM)) == []
+        assert not played.connection.closing

@@ -1,0 +1,215 @@
+"""What a client may send beside its requests, and when the server has had enough of it."""
+
+import pytest
+from raw_http2 import LIMITS, TRAILERS, Played, data, numbers, opening, reset, settings, widen
+
+from batcher.http2.sansio.budget import (
+    FRAMES_A_SECOND,
+    FRAMES_A_STREAM,
+    FRAMES_FOR_DATA,
+    LEAST_DATA,
+    LEAST_RESETS,
+    SAVED_FRAMES,
+    SETTINGS_A_SECOND,
+)
+from batcher.http2.sansio.connection import MOST_TEXT
+from batcher.http2.sansio.frames import ACK, END_STREAM, PADDED, Error, Frame, Setting, frame
+from batcher.http2.sansio.streams import Counts, Limits
+
+FRAMES = {
+    "ping": frame(Frame.PING, 0, 0, bytes(8)),
+    "an answer to a ping": frame(Frame.PING, ACK, 0, bytes(8)),
+    "acknowledged settings": frame(Frame.SETTINGS, ACK, 0),
+    "the connection's window": widen(0, 1),
+    "a stream's window": widen(1, 1),
+    "the window of a stream that has ended": widen(3, 1),
+    "a reset of a stream that has ended": reset(3),
+    "data without data": data(1, b""),
+    "padding alone": data(1, b"\x01\x00", PADDED),
+    "a priority": frame(Frame.PRIORITY, 0, 7, bytes(5)),
+    "unknown to the connection": frame(0xEE, 0, 0, b"?"),
+    "unknown to a stream": frame(0xEE, 0, 1, b"?"),
+    "trailers of a stream that was refused": opening(9, END_STREAM, TRAILERS),
+    "a farewell": frame(Frame.GOAWAY, 0, 0, bytes(8)),
+}
+
+
+def still_open(played):
+    return not played.connection.closing
+
+
+@pytest.fixture
+def opened():
+    """Stream 1 is open, 3 has ended, 9 was refused."""
+    played = Played(limits=Limits(max_streams=2, max_headers=1000, stream_window=100_000))
+    played.open(1, 0)
+    played.answer(played.open(3), b"")
+    played.open(5, 0)
+    played.receive(opening(9))
+    played.written()
+    return played
+
+
+@pytest.mark.parametrize("flood", FRAMES.values(), ids=FRAMES)
+def test_a_flood_ends_the_connection(opened, flood):
+    left = opened.connection.budget.frames
+    opened.receive(flood * left)
+    assert still_open(opened)
+    opened.receive(flood)
+    assert opened.failed(9) is Error.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize("flood", FRAMES.values(), ids=FRAMES)
+def test_so_many_a_second_do_not(opened, flood):
+    for _ in range(200):
+        opened.receive(flood * FRAMES_A_SECOND)
+        opened.connection.budget.refill()
+    assert still_open(opened)
+
+
+def test_what_was_earned_is_kept_up_to_a_bound(played):
+    budget = played.connection.budget
+    for number in range(1, 4 * SAVED_FRAMES // FRAMES_A_STREAM, 2):
+        played.connection.release(played.open(number))
+    assert budget.frames > SAVED_FRAMES
+    budget.refill()
+    assert budget.frames == SAVED_FRAMES
+
+
+def test_nothing_else_is_kept(played):
+    budget = played.connection.budget
+    for _ in range(100):
+        budget.refill()
+    assert budget.frames == FRAMES_A_SECOND
+    assert budget.resets == 2 * LEAST_RESETS
+
+
+def test_what_waits_for_a_client_that_does_not_read_is_bounded(played):
+    played.receive(frame(Frame.PING, 0, 0, bytes(8)) * (10 * FRAMES_A_SECOND))
+    assert played.connection.frames_to_write <= FRAMES_A_SECOND + 1
+
+
+def test_streams_that_are_refused_bring_frames_of_their_own(played):
+    """What was on its way behind them."""
+    for number in range(1, 2 * LIMITS.max_streams, 2):
+        played.open(number)
+    for number in range(101, 101 + LEAST_RESETS, 2):
+        played.receive(opening(number), widen(number, 1), data(number, b""), reset(number))
+    assert still_open(played)
+
+
+def test_settings_are_sent_now_and_then(played):
+    for _ in range(SETTINGS_A_SECOND - 1):  # the first came with the preface
+        assert played.receive(settings()) == []
+    played.connection.budget.refill()
+    played.receive(settings() * SETTINGS_A_SECOND)
+    assert still_open(played)
+    played.receive(settings())
+    assert played.failed() is Error.ENHANCE_YOUR_CALM
+
+
+class TestHonestClients:
+    def test_windows_are_widened_as_answers_are_read(self, played):
+        """A naive client widens both windows with each frame, and pings as often."""
+        stream = played.open()
+        for _ in range(50 * FRAMES_A_SECOND):
+            played.connection.send_data(stream, b"x")
+            played.receive(widen(1, 1), widen(0, 1), frame(Frame.PING, 0, 0, bytes(8)))
+        assert still_open(played)
+        assert FRAMES_FOR_DATA > 3
+
+    def test_windows_are_widened_as_large_answers_are_read(self, played):
+        stream = played.open()
+        played.connection.send_data(stream, bytes(LEAST_DATA * 50 * FRAMES_A_SECOND))
+        while stream.outbox:
+            played.receive(widen(1, LEAST_DATA), widen(0, LEAST_DATA))
+            played.connection.take()
+        assert still_open(played)
+
+    def test_streams_come_with_frames_of_their_own(self, played):
+        """Some clients widen the window of each stream, give it a priority, and reset it late."""
+        for number in range(1, 100 * FRAMES_A_SECOND, 2):
+            stream = played.open(number)
+            played.receive(widen(number, 1), frame(Frame.PRIORITY, 0, number, bytes(5)))
+            played.answer(stream, b"")
+            played.connection.release(stream)
+            played.receive(reset(number))
+        assert still_open(played)
+        assert FRAMES_A_STREAM > 3
+        assert played.connection.counts == Counts()
+
+    @pytest.mark.parametrize("calls", [LEAST_RESETS, 4096])
+    def test_all_calls_may_be_cancelled_at_once(self, calls):
+        played = Played(limits=Limits(max_streams=calls, max_headers=1000, stream_window=100_000))
+        first = 1
+        for _ in range(3):
+            numbers_of = range(first, first + 2 * calls, 2)
+            streams = [played.open(number) for number in numbers_of]
+            played.receive(*[reset(number) for number in numbers_of])
+            for stream in streams:
+                played.connection.release(stream)
+            first += 2 * calls
+            for _ in range(4):
+                played.connection.budget.refill()
+        assert still_open(played)
+        assert played.connection.counts == Counts(resets_received=3 * calls)
+
+    def test_every_second_call_may_be_cancelled_for_ever(self, played):
+        for number in range(1, 20 * LEAST_RESETS, 4):
+            played.connection.release(played.open(number))
+            stream = played.open(number + 2)
+            played.receive(reset(number + 2))
+            played.connection.release(stream)
+        assert still_open(played)
+
+
+def test_who_reads_byte_by_byte_has_had_enough():
+    """Each byte costs a frame in and one out (CVE-2019-9511)."""
+    played = Played((Setting.INITIAL_WINDOW_SIZE, 0))
+    played.connection.send_data(played.open(), bytes(100_000))
+    sent = 0
+    while still_open(played):
+        played.receive(widen(1, 1))
+        sent += 1
+    assert FRAMES_A_SECOND < sent <= FRAMES_A_SECOND + FRAMES_A_STREAM + 1
+    assert played.connection.error is Error.ENHANCE_YOUR_CALM
+
+
+class TestStreamsThatEndEarly:
+    """Opening and resetting streams as fast as the wire carries (CVE-2023-44487), and relatives."""
+
+    def test_rapid_resets_end_the_connection(self, played):
+        for count in range(10 * LEAST_RESETS):
+            events = played.receive(opening(2 * count + 1), reset(2 * count + 1))
+            if events == []:
+                break
+            played.connection.release(events[0].stream)
+        assert 2 * LEAST_RESETS <= count <= 2 * LEAST_RESETS + 1
+        assert played.connection.error is Error.ENHANCE_YOUR_CALM
+
+    def test_so_do_streams_beyond_the_limit(self, played):
+        for number in range(1, 2 * LIMITS.max_streams, 2):
+            played.open(number)
+        for count in range(10 * LEAST_RESETS):
+            played.receive(opening(2 * count + 101))
+            if played.connection.closing:
+                break
+        assert LEAST_RESETS <= count <= LEAST_RESETS + 10
+        assert played.connection.error is Error.ENHANCE_YOUR_CALM
+
+    def test_so_does_data_for_streams_that_have_ended(self, played):
+        for count in range(10 * LEAST_RESETS):
+            number = 2 * count + 1
+            played.connection.send_trailers(played.open(number), TRAILERS)
+            played.connection.release(played.connection.streams[number])
+            played.receive(data(number, b"x"))
+            if played.connection.closing:
+                break
+        assert played.connection.error is Error.ENHANCE_YOUR_CALM
+
+
+def test_a_reason_is_short_and_within_a_frame(played):
+    played.connection.fail(Error.INTERNAL_ERROR, "why" * 100_000)
+    ((_, _, _, payload),) = played.written()
+    assert payload[:8] == numbers(0, Error.INTERNAL_ERROR)
+    assert len(payload) == 8 + MOST_TEXT

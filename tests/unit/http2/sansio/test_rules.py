@@ -1,0 +1,96 @@
+"""The rules of HTTP/2 and HPACK: each of `rule_cases`, whole and in pieces."""
+
+import pytest
+from raw_http2 import OPENING, TRAILERS, Played, numbers, settings
+from rule_cases import BODY, CASES, LIMITS, NOTHING, Connections, Streams, request
+
+from batcher.http2.sansio.connection import Connection
+from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, PREFACE, Error, Frame, Setting
+from batcher.http2.sansio.streams import Ended
+
+
+class Answering(Played):
+    """Answers each request once what was sent at once is read."""
+
+    def receive(self, *pieces):
+        for event in super().receive(*pieces):
+            if type(event) is Ended and not self.connection.closing:
+                self.connection.send_headers(event.stream, OPENING)
+                self.connection.send_data(event.stream, BODY)
+                self.connection.send_trailers(event.stream, TRAILERS)
+        for stream in [each for each in self.connection.streams.values() if each.finished]:
+            self.connection.release(stream)
+        return []
+
+
+def play(sent):
+    """The connection, and what it writes."""
+    played = Answering(limits=LIMITS)
+    written, together = [], []
+    for piece in [*sent, NOTHING]:
+        if piece != NOTHING:
+            together.append(piece)
+        else:
+            played.receive(*together)
+            written += played.written()
+            together = []
+    return played, written
+
+
+@pytest.mark.parametrize(("sent", "expected"), CASES)
+def test_a_case(sent, expected):
+    played, written = play(sent)
+    if isinstance(expected, Connections):
+        assert played.connection.error in expected.errors
+        assert written[-1][0] is Frame.GOAWAY
+        return
+    if isinstance(expected, Streams):
+        assert (Frame.RST_STREAM, 0, expected.number, numbers(expected.error)) in written
+    else:
+        for each in expected.frames:
+            assert each in {found[: len(each)] for found in written}
+    if Frame.GOAWAY not in {each[0] for each in written}:
+        played.receive(settings((Setting.INITIAL_WINDOW_SIZE, 65_535)), request(99))
+        ended = (Frame.HEADERS, END_HEADERS | END_STREAM, 99)
+        refused = (Frame.RST_STREAM, 0, 99)
+        assert {ended, refused} & {found[:3] for found in played.written()}
+        assert not played.connection.closing
+
+
+@pytest.mark.parametrize("split", [1, 10])
+@pytest.mark.parametrize(("sent", "expected"), CASES)
+def test_frames_may_come_in_pieces(sent, expected, split):
+    """However the bytes are cut, the same comes of them."""
+    sent = b"".join(sent)
+    whole, pieces = Played(limits=LIMITS), Played(limits=LIMITS)
+    events = whole.receive(sent)
+    found = []
+    for start in range(0, len(sent), split):
+        found += pieces.receive(sent[start : start + split])
+        if pieces.connection.error is Error.NO_ERROR:
+            return  # the client has left before it sent the rest
+    assert list(map(told, found)) == list(map(told, events))
+    assert pieces.written() == whole.written()
+
+
+def told(event):
+    return type(event), event.stream.id, getattr(event, "request", getattr(event, "data", None))
+
+
+def test_the_servers_preface_comes_first():
+    """3.5: SETTINGS are the first frame that is sent."""
+    connection = Connection(LIMITS)
+    assert connection.take()[3] == Frame.SETTINGS
+
+
+def test_another_preface_ends_the_connection():
+    """3.5: an invalid preface."""
+    connection = Connection(LIMITS)
+    connection.receive(b"INVALID CONNECTION PREFACE\r\n\r\n")
+    assert connection.closing
+
+
+def test_a_preface_and_nothing_else_is_waited_for():
+    connection = Connection(LIMITS)
+    assert connection.receive(PREFACE) == []
+    assert not connection.closing

@@ -1,0 +1,260 @@
+"""What a call's headers say, its messages, and how it ends."""
+
+import base64
+
+import grpc
+import pytest
+from hpack import Decoder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher.clock import MICROSECOND, MILLISECOND, SECOND
+from batcher.http2 import grpc_headers
+from batcher.http2.grpc_headers import (
+    OK,
+    OPENING,
+    MalformedCallError,
+    alone,
+    read_head,
+    status,
+    too_large,
+)
+from batcher.http2.sansio.fields import Request, listed_bytes
+
+MOST = 10_000
+REQUIRED = (
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", "/s/M"),
+    (":authority", "a:1"),
+    ("te", "trailers"),
+    ("content-type", "application/grpc"),
+)
+
+
+def head(*more, **instead):
+    named = {f":{name}": value for name, value in instead.items()}
+    listed = (*((name, named.get(name, value)) for name, value in REQUIRED), *more)
+    return read_head(asked(listed), MOST)
+
+
+def asked(listed):
+    return Request(listed, listed_bytes(listed))
+
+
+def refused(*more, **instead):
+    with pytest.raises(MalformedCallError) as caught:
+        head(*more, **instead)
+    return caught.value
+
+
+class TestHead:
+    def test_a_call_without_anything_else(self):
+        found = head()
+        assert (found.path, found.timeout_ns, found.encoding) == ("/s/M", None, "identity")
+        assert found.metadata == ()
+
+    def test_metadata_keeps_its_order_and_repetitions(self):
+        mine = (("b", "1"), ("a", ""), ("user-agent", "me"), ("b", "2"))
+        assert head(*mine).metadata == mine
+
+    @pytest.mark.parametrize(
+        "name",
+        ["te", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-made-up"],
+    )
+    def test_what_is_grpcs_own_is_no_metadata(self, name):
+        value = {"grpc-timeout": "1S", "grpc-encoding": "gzip"}.get(name, "x")
+        assert head((name, value)).metadata == ()
+
+    @pytest.mark.parametrize(
+        ("text", "timeout_ns"),
+        [
+            ("1H", 3600 * SECOND),
+            ("2M", 120 * SECOND),
+            ("3S", 3 * SECOND),
+            ("4m", 4 * MILLISECOND),
+            ("5u", 5 * MICROSECOND),
+            ("6n", 6),
+            ("0n", 0),
+            ("00000007S", 7 * SECOND),
+            ("99999999H", 99_999_999 * 3600 * SECOND),
+        ],
+    )
+    def test_a_timeout_has_a_unit(self, text, timeout_ns):
+        assert head(("grpc-timeout", text)).timeout_ns == timeout_ns
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "1", "S", "1s", "1 S", "-1S", "1.5S", "123456789S", "1SS", "1S\n", "٣S", "x" * 500],
+    )
+    def test_a_malformed_timeout_is_refused(self, text):
+        error = refused(("grpc-timeout", text))
+        assert (error.code, error.http) == (grpc.StatusCode.INVALID_ARGUMENT, 200)
+        assert len(str(error)) < 100
+
+    @pytest.mark.parametrize("value", [b"", b"a", b"ab", b"abc", bytes(range(256))])
+    @pytest.mark.parametrize("padded", [False, True])
+    def test_binary_metadata_may_be_padded(self, value, padded):
+        text = base64.b64encode(value).decode()
+        found = head(("x-bin", text if padded else text.rstrip("=")))
+        assert found.metadata == (("x-bin", value),)
+
+    def test_binary_metadata_may_have_several_values(self):
+        assert head(("x-bin", "YQ,YmI=,"), ("x-bin", "Yw==")).metadata == (
+            ("x-bin", b"a"),
+            ("x-bin", b"bb"),
+            ("x-bin", b""),
+            ("x-bin", b"c"),
+        )
+
+    def test_binary_metadata_of_grpcs_own_is_for_tracers(self):
+        assert head(("grpc-trace-bin", "YQ")).metadata == (("grpc-trace-bin", b"a"),)
+
+    @pytest.mark.parametrize("text", ["a", "YQ?", "Y Q", "YQ==YQ==", "=", "Y", "ab=c"])
+    def test_binary_metadata_is_base64(self, text):
+        error = refused(("x-bin", text))
+        assert (error.code, error.http) == (grpc.StatusCode.INVALID_ARGUMENT, 200)
+        assert str(error) == "metadata x-bin is not base64"
+
+    def test_binary_metadata_is_ascii(self):
+        assert refused(("x-bin", "Yé")).code is grpc.StatusCode.INVALID_ARGUMENT
+
+    @pytest.mark.parametrize("method", ["GET", "post", ""])
+    def test_a_call_is_a_post(self, method):
+        assert refused(method=method).http == 405
+
+    @pytest.mark.parametrize(
+        "content_type", ["application/grpc+proto", "application/grpc;charset=utf-8"]
+    )
+    def test_a_content_type_may_say_more(self, content_type):
+        assert head(("content-type", content_type)).path == "/s/M"
+
+    @pytest.mark.parametrize("content_type", ["", "text/html", "application/json"])
+    def test_another_content_type_is_refused(self, content_type):
+        assert refused(("content-type", content_type)).http == 415
+
+    def test_a_call_has_a_content_type(self):
+        with pytest.raises(MalformedCallError) as caught:
+            read_head(asked(REQUIRED[:-1]), MOST)
+        assert caught.value.http == 415
+
+    def test_equal_blocks_of_a_connection_are_read_once(self):
+        request = asked(REQUIRED)
+        assert read_head(request, MOST) is read_head(request, MOST)
+
+    @pytest.mark.parametrize(
+        "field",
+        [
+            ("grpc-timeout", "my-secret"),
+            ("grpc-encoding", "my-secret"),
+            ("content-type", "my-secret"),
+            ("x-bin", "my-secret"),
+            ("authorization", "my-secret" * MOST),
+        ],
+    )
+    def test_a_refusal_does_not_repeat_a_value(self, field):
+        assert "secret" not in str(refused(field))
+
+    @pytest.mark.parametrize("encoding", ["identity", "gzip", "deflate"])
+    def test_encodings_that_are_read(self, encoding):
+        assert head(("grpc-encoding", encoding)).encoding == encoding
+
+    def test_another_encoding_is_refused_and_ours_are_named(self):
+        error = refused(("grpc-encoding", "snappy"))
+        assert (error.code, error.http) == (grpc.StatusCode.UNIMPLEMENTED, 200)
+        assert "identity,gzip,deflate" in str(error)
+
+    def test_metadata_over_the_limit_is_refused(self):
+        room = MOST - sum(32 + len(name) + len(value) for name, value in REQUIRED)
+        assert head(("x", "v" * (room - 33))).metadata
+        error = refused(("x", "v" * (room - 32)))
+        assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert f"{MOST + 1} bytes; at most {MOST}" in str(error)
+
+
+def test_a_message_that_is_too_large_is_told_its_size_and_the_limit():
+    error = too_large(11, 10)
+    assert (error.code, error.http) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 200)
+    assert str(error) == "Received message larger than max (11 vs. 10)"
+
+
+class TestStatus:
+    def test_a_status_without_a_message(self):
+        assert status(grpc.StatusCode.OK, "", ()) == [("grpc-status", "0")]
+
+    @pytest.mark.parametrize(
+        ("message", "written"),
+        [
+            ("queue full", "queue full"),
+            ("~!a/b=", "~!a/b="),
+            ("100%", "100%25"),
+            ("a\nb\tc\x7f", "a%0Ab%09c%7F"),
+            ("é❄", "%C3%A9%E2%9D%84"),
+            ("𝄞", "%F0%9D%84%9E"),
+        ],
+    )
+    def test_a_message_is_written_in_visible_ascii(self, message, written):
+        fields = status(grpc.StatusCode.UNAVAILABLE, message, ())
+        assert fields == [("grpc-status", "14"), ("grpc-message", written)]
+
+    def test_a_message_may_name_a_file_that_is_no_text(self):
+        undecodable = b"/tmp/\xff".decode(errors="surrogateescape")
+        (_, (_, written)) = status(grpc.StatusCode.UNKNOWN, undecodable, ())
+        assert written.startswith("/tmp/")
+        assert written.isascii()
+
+    def test_metadata_follows_and_bytes_are_base64_without_padding(self):
+        metadata = (("a", "1"), ("x-bin", b"a"), ("a", "2"), ("y-bin", b""))
+        assert status(grpc.StatusCode.ABORTED, "m", metadata)[2:] == [
+            ("a", "1"),
+            ("x-bin", "YQ"),
+            ("a", "2"),
+            ("y-bin", ""),
+        ]
+
+    @given(st.binary(max_size=50))
+    def test_binary_metadata_comes_back(self, value):
+        field = status(grpc.StatusCode.OK, "", [("x-bin", value)])[-1]
+        assert head(field).metadata == (("x-bin", value),)
+
+    def test_the_blocks_of_an_answer(self):
+        decoder = Decoder()
+        assert decoder.decode(OPENING) == [
+            (":status", "200"),
+            ("content-type", "application/grpc"),
+            ("grpc-accept-encoding", "identity,gzip,deflate"),
+        ]
+        assert decoder.decode(OK) == [("grpc-status", "0")]
+
+    def test_a_call_may_end_with_its_first_block(self):
+        fields = status(grpc.StatusCode.NOT_FOUND, "", ())
+        assert Decoder().decode(alone(fields)) == [
+            *Decoder().decode(OPENING),
+            ("grpc-status", "5"),
+        ]
+        assert Decoder().decode(alone((), 415))[0] == (":status", "415")
+
+
+def test_refusals_are_kept_unless_they_are_long():
+    """A client has a say in the text of some: what is kept of them is bounded."""
+
+    def kept(text, metadata=()):
+        before = grpc_headers._kept_refusal.cache_info().currsize
+        block = grpc_headers.refusal(grpc.StatusCode.NOT_FOUND, text, metadata)
+        fields = grpc_headers.status(grpc.StatusCode.NOT_FOUND, text, metadata)
+        assert (
+            block
+            == grpc_headers.alone(fields)
+            == grpc_headers.refusal(grpc.StatusCode.NOT_FOUND, text, metadata)
+        )
+        return grpc_headers._kept_refusal.cache_info().currsize - before
+
+    grpc_headers._kept_refusal.cache_clear()
+    assert kept("full") == 1
+    assert kept("full", (("retry", "5"),)) == 1
+    assert kept("x" * grpc_headers.MOST_KEPT) == 1
+    assert kept("x" * (grpc_headers.MOST_KEPT + 1)) == 0
+    assert kept("full", (("detail-bin", bytes(grpc_headers.MOST_KEPT)),)) == 0
+    for number in range(grpc_headers.REFUSALS + 10):
+        grpc_headers.refusal(grpc.StatusCode.NOT_FOUND, str(number), ())
+    assert grpc_headers._kept_refusal.cache_info().currsize == grpc_headers.REFUSALS

@@ -1,0 +1,304 @@
+"""However a call ends, nothing of it waits for the garbage collector."""
+
+import asyncio
+import gc
+import gzip
+from collections import Counter
+
+import grpc
+import pytest
+from raw_http2 import MAX_MESSAGE, echo, turns, unary
+
+from batcher.buffers import Buffers
+from batcher.clock import SECOND
+from batcher.http2.sansio.frames import END_STREAM, Frame, Setting, frame
+
+TIMES = 5
+CODES = ("f_code", "cr_code", "ag_code")
+
+
+def prefixed(body, compressed=b"\0"):
+    return compressed + len(body).to_bytes(4, "big") + body
+
+
+def name_of(found):
+    """What an object of ours is, or None: an instance, a frame, a coroutine."""
+    kind = type(found)
+    if kind.__module__.startswith("batcher.http2"):
+        return kind.__qualname__
+    code = next((getattr(found, each) for each in CODES if hasattr(found, each)), None)
+    return code.co_qualname if code is not None and "/batcher/http2/" in code.co_filename else None
+
+
+@pytest.fixture
+def garbage():
+    """A function to what the collector finds of ours since the last call, left by every play."""
+
+    def found():
+        gc.collect()
+        ours = Counter(filter(None, map(name_of, gc.garbage)))
+        gc.garbage.clear()
+        # A single one is what is left of the test before.
+        return {name: count for name, count in ours.items() if count >= TIMES - 1}
+
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.disable()
+    yield found
+    gc.enable()
+    gc.set_debug(0)
+    gc.garbage.clear()
+
+
+async def answered(client, number, made):
+    client.open(number, "Echo")
+    client.send(number, b"x")
+    await client.answer(number)
+
+
+async def with_a_window(client, number, made):
+    client.open(number, "Echo")
+    client.send(number, bytes(1000))
+    await client.until(Frame.DATA, number)
+    client.widen(number, 2000)
+    await client.answer(number)
+
+
+async def unread(client, number, made):
+    client.open(number, "Echo")
+    client.send(number, bytes(1000))
+    await client.until(Frame.DATA, number)
+    made.sweep(60 * SECOND)
+    await client.answer(number)
+
+
+async def not_coming(client, number, made):
+    client.open(number, "Echo")
+    client.write(frame(Frame.DATA, 0, number, prefixed(bytes(1000))[:500]))
+    await client.ping()
+    made.sweep(60 * SECOND)
+    await client.answer(number)
+
+
+async def expired(client, number, made):
+    client.open(number, "Hold", ("grpc-timeout", "2m"))
+    client.send(number, b"x")
+    await client.answer(number)
+
+
+async def expired_in_a_stream(client, number, made):
+    client.open(number, "Read", ("grpc-timeout", "2m"))
+    client.send(number, b"x", flags=0)
+    await client.answer(number)
+
+
+async def expired_before_it_came(client, number, made):
+    client.open(number, "Echo", ("grpc-timeout", "2m"))
+    await client.answer(number)
+
+
+async def reset(client, number, made):
+    client.open(number, "Hold")
+    client.send(number, b"x")
+    await client.ping()
+    client.reset(number)
+
+
+async def reset_at_once(client, number, made):
+    client.open(number, "Hold")
+    client.send(number, b"x")
+    client.reset(number)
+
+
+async def reset_while_it_is_read(client, number, made):
+    client.open(number, "Read")
+    client.send(number, b"x", b"y", flags=0)
+    await client.ping()
+    client.reset(number)
+
+
+async def reset_in_its_message(client, number, made):
+    client.open(number, "Echo")
+    client.write(frame(Frame.DATA, 0, number, prefixed(bytes(190_000))[:5000]))
+    await client.ping()
+    client.reset(number)
+
+
+async def reset_while_it_writes(client, number, made):
+    client.open(number, "Write")
+    client.send(number, b"")
+    await client.until(Frame.DATA, number)
+    client.reset(number)
+
+
+async def reset_while_it_is_inflated(client, number, made):
+    client.open(number, "Echo", ("grpc-encoding", "gzip"))
+    body = prefixed(gzip.compress(bytes(190_000)), b"\1")
+    client.write(frame(Frame.DATA, END_STREAM, number, body))
+    client.reset(number)
+
+
+async def not_inflated(client, number, made):
+    for at, name in enumerate(("Echo", "Read")):
+        client.open(number + 2 * at, name, ("grpc-encoding", "gzip"))
+        client.write(frame(Frame.DATA, END_STREAM, number + 2 * at, prefixed(b"bad", b"\1")))
+        await client.answer(number + 2 * at)
+
+
+async def too_large(client, number, made):
+    client.open(number, "Echo")
+    client.write(frame(Frame.DATA, 0, number, b"\0" + (MAX_MESSAGE + 1).to_bytes(4, "big")))
+    await client.answer(number)
+
+
+async def too_large_an_answer(client, number, made):
+    client.open(number, "Large")
+    client.send(number, b"")
+    await client.answer(number)
+
+
+async def malformed(client, number, made):
+    client.open(number, "Echo")
+    client.write(frame(Frame.DATA, END_STREAM, number, b"\0\0"))
+    await client.answer(number)
+
+
+async def unknown(client, number, made):
+    client.open(number, "Nobody")
+    await client.answer(number)
+
+
+async def raising(client, number, made):
+    client.open(number, "Raise")
+    client.send(number, b"")
+    await client.answer(number)
+
+
+async def aborted(client, number, made):
+    client.open(number, "Abort")
+    client.send(number, b"")
+    await client.answer(number)
+
+
+async def without_room(client, number, made):
+    made.buffers.charge(made.buffers.limit)
+    client.open(number, "Echo")
+    await client.answer(number)
+    made.buffers.release(4000)  # enough for a call, not for its message
+    for at, name in enumerate(("Echo", "Read"), 1):
+        client.open(number + 2 * at, name)
+        client.send(number + 2 * at, bytes(5000))
+        await client.answer(number + 2 * at)
+    made.buffers.release(made.buffers.limit - 4000)
+
+
+async def without_a_window(client, number, made):
+    room = made.buffers.limit - 50_000
+    made.buffers.charge(room)
+    client.open(number, "Echo")
+    client.write(frame(Frame.DATA, 0, number, prefixed(bytes(190_000))[:500]))
+    await client.ping()
+    made.sweep(60 * SECOND)
+    await client.answer(number)
+    made.buffers.release(room)
+
+
+ENDS = [value for name, value in globals().items() if asyncio.iscoroutinefunction(value)]
+ENDS = [end for end in ENDS if end.__module__ == __name__]
+
+
+@pytest.fixture
+async def served(serve):
+    async def hold(request, context):
+        await asyncio.Event().wait()
+
+    async def read(requests, context):
+        async for _ in requests:
+            pass
+        await asyncio.Event().wait()
+
+    async def write(request, context):
+        for _ in range(100):
+            await context.write(bytes(1000))
+
+    async def large(request, context):
+        return bytes(MAX_MESSAGE + 1)
+
+    async def fail(request, context):
+        raise ZeroDivisionError
+
+    async def abort(request, context):
+        await context.abort(grpc.StatusCode.NOT_FOUND, "nothing")
+
+    return await serve(
+        {"buffers": Buffers(2**20), "max_streams": 100},
+        Echo=unary(echo),
+        Hold=unary(hold),
+        Read=grpc.stream_unary_rpc_method_handler(read),
+        Write=grpc.unary_stream_rpc_method_handler(write),
+        Large=unary(large),
+        Raise=unary(fail),
+        Abort=unary(abort),
+    )
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+async def test_of_a_call_that_was(served, raw, garbage, end):
+    made, address = served
+    client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 500))
+    await client.ping()
+    (server_side,) = made.clients
+
+    async def play(number):
+        await end(client, number, made)
+        await client.ping()
+        await turns(lambda: not server_side.calls and made.buffers.used == 0)
+
+    await play(1)
+    garbage()
+    for at in range(1, TIMES):
+        await play(10 * at + 1)
+    assert not garbage()
+
+
+@pytest.mark.parametrize("end", [reset, reset_while_it_is_read, reset_in_its_message])
+async def test_of_a_connection_that_is_lost(served, raw, garbage, end):
+    made, address = served
+
+    async def play():
+        client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 500))
+        client.reset = lambda _: client.writer.transport.abort()
+        await end(client, 1, made)
+        await turns(lambda: not made.clients and made.buffers.used == 0)
+
+    await play()
+    garbage()
+    for _ in range(TIMES):
+        await play()
+    assert not garbage()
+
+
+async def test_of_a_stream_whose_reader_is_another_task(serve, dial, garbage):
+    async def apart(_, context):
+        reader = asyncio.create_task(context.read())
+        try:
+            await reader
+            await asyncio.Event().wait()
+        finally:
+            del reader
+
+    made, address = await serve(Apart=grpc.stream_stream_rpc_method_handler(apart))
+    channel = await dial(address)
+
+    async def play():
+        call = channel.stream_stream("/s/Apart")()
+        await call.write(b"x")
+        await asyncio.sleep(0)
+        call.cancel()
+        await turns(lambda: not any(client.calls for client in made.clients))
+
+    await play()
+    garbage()
+    for _ in range(TIMES):
+        await play()
+    assert not garbage()

@@ -1,0 +1,164 @@
+"""What raises in a callback ends its connection alone; nothing hangs, and nothing stays charged."""
+
+import asyncio
+
+import grpc
+import pytest
+from raw_http2 import WAIT_S, Held, echo, gone, soon, turns, unary
+
+from batcher.buffers import Buffers
+from batcher.http2.call import Call
+from batcher.http2.counters import Fault
+from batcher.http2.sansio.connection import Connection
+from batcher.http2.sansio.frames import END_STREAM, Frame, Setting, frame
+from batcher.http2.server_connection import ServerConnection
+
+EVERYWHERE = [
+    (Connection, "receive"),
+    (Connection, "take"),
+    (Connection, "send_all"),
+    (Connection, "send_trailers"),
+    (Connection, "take_in"),
+    (Connection, "expect"),
+    (Connection, "release"),
+    (Connection, "abandon"),
+    (Call, "__init__"),
+    (Call, "received"),
+    (Call, "ended"),
+    (Call, "sent"),
+    (Call, "cancel"),
+    (Call, "end"),
+    (Call, "sweep_receiving"),
+    (Call, "sweep_sending"),
+    (Call, "_close"),
+    (Call, "_expire"),
+    (Call, "_let_go"),
+    (Call, "_begin"),
+    (ServerConnection, "_open"),
+    (ServerConnection, "done"),
+    (ServerConnection, "flush_soon"),
+    (ServerConnection, "answered"),
+    (ServerConnection, "charge"),
+    (ServerConnection, "_sweep_idle"),
+    (ServerConnection, "_drop_calls"),
+    (ServerConnection, "announce"),
+    (ServerConnection, "leave"),
+    (Buffers, "reserve"),
+    (Buffers, "release"),
+]
+
+
+class Raises:
+    """A method that raises each time, while it is armed."""
+
+    def __init__(self, method):
+        self.method = method
+        self.armed = False
+        self.count = 0
+
+    def __get__(self, instance, _):
+        def call(*arguments, **named):
+            if self.armed:
+                self.count += 1
+                raise ZeroDivisionError
+            return self.method(instance, *arguments, **named)
+
+        return call
+
+
+@pytest.fixture
+async def serve(serve, problems):
+    """The same; what the loop is told of mistakes that were made on purpose is no problem."""
+    yield serve
+    problems.clear()
+
+
+async def use(client, made):
+    """A bit of everything."""
+    for number in (1, 3):
+        client.open(number, "Hold")
+        client.send(number, b"x")
+    client.open(5, "Echo", ("grpc-timeout", "1m"))
+    client.open(7, "Read")
+    client.send(7, b"one", b"two", flags=0)
+    client.open(9, "Echo")
+    client.write(frame(Frame.DATA, 0, 9, b"\0" + (190_000).to_bytes(4, "big") + bytes(100)))
+    client.open(11, "Echo")
+    client.send(11, bytes(2000))
+    client.open(13, "Echo")
+    client.send(13, b"small")
+    client.reset(3)
+    client.write(frame(Frame.PING, 0, 0, b"12345678"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    made.sweep(10**9)
+    client.widen(11, 5000)
+    client.write(frame(Frame.DATA, END_STREAM, 1, b"late"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), EVERYWHERE, ids=lambda each: getattr(each, "__name__", each)
+)
+async def test_one_connection_ends_and_others_go_on(serve, raw, monkeypatch, kind, name):
+    held = Held()
+
+    async def read(requests, context):
+        return b"".join([each async for each in requests])
+
+    made, address = await serve(
+        Hold=unary(held), Echo=unary(echo), Read=grpc.stream_unary_rpc_method_handler(read)
+    )
+    raises = Raises(getattr(kind, name))
+    monkeypatch.setattr(kind, name, raises)
+    broken = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 1000))
+    await broken.ping()
+    raises.armed = True
+    await use(broken, made)
+    raises.armed = False
+    other = await raw(address)
+    other.open(1, "Echo")
+    other.send(1, b"fine")
+    assert (await other.answer(1))[1] == b"\0\0\0\0\4fine"
+    held.release.set()
+    broken.writer.transport.abort()
+    other.writer.transport.abort()
+    await gone(made)
+    async with asyncio.timeout(WAIT_S):
+        await made.stop(0)
+    await turns(lambda: not [each for each in asyncio.all_tasks() if "Call._run" in repr(each)])
+    if kind is not Buffers and name not in {"_close", "_let_go"}:  # what lets go itself
+        await turns(lambda: made.buffers.used == 0)
+
+
+async def test_it_is_counted_and_logged(serve, raw, monkeypatch, caplog):
+    made, address = await serve(Echo=unary(echo))
+    raises = Raises(Connection.receive)
+    monkeypatch.setattr(Connection, "receive", raises)
+    client = await raw(address)
+    await client.ping()
+    raises.armed = True
+    client.write(frame(Frame.PING, 0, 0, b"12345678"))
+    await client.ended()
+    assert made.tally.ended[Fault.INTERNAL] == 1
+    assert "a mistake of ours" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    await turns(lambda: made.buffers.used == 0)
+
+
+async def test_its_calls_end_and_nothing_of_them_stays(serve, raw, monkeypatch):
+    held = Held()
+    made, address = await serve(Hold=unary(held), Echo=unary(echo))
+    client = await raw(address)
+    client.open(1, "Hold")
+    client.send(1, b"x")
+    client.open(3, "Echo")
+    client.write(frame(Frame.DATA, 0, 3, b"\0" + (190_000).to_bytes(4, "big") + bytes(100)))
+    await soon(held.entered)
+    await client.ping()
+    raises = Raises(Connection.receive)
+    monkeypatch.setattr(Connection, "receive", raises)
+    raises.armed = True
+    client.write(frame(Frame.PING, 0, 0, b"12345678"))
+    await soon(held.cancelled)
+    await gone(made)
+    await turns(lambda: made.buffers.used == 0)

@@ -1,0 +1,126 @@
+"""Connections beyond `max_connections`: probes are answered there, and nobody stays."""
+
+import asyncio
+
+import grpc
+import pytest
+from raw_http2 import echo, gone, turns, unary
+
+from batcher.clock import SECOND
+from batcher.http2.connection_lifetime import SPARE_NS
+from batcher.http2.counters import Fault
+from batcher.http2.listener import SPARE_CONNECTIONS
+from batcher.http2.sansio.frames import Frame
+
+UNAVAILABLE = str(grpc.StatusCode.UNAVAILABLE.value[0])
+
+
+async def watch(request, context):
+    yield request
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def full(serve, raw):
+    """A server whose connections are taken: `server, address`."""
+    made, address = await serve(
+        {"max_connections": 1, "is_probe": lambda path: path in {"/s/Check", "/s/Watch"}},
+        Check=unary(echo),
+        Watch=grpc.unary_stream_rpc_method_handler(watch),
+        Echo=unary(echo),
+    )
+    await (await raw(address)).ping()
+    return made, address
+
+
+def call(client, name, number=1):
+    client.open(number, name)
+    client.send(number, b"x")
+
+
+async def test_probes_are_answered_again_and_again(full, raw):
+    _, address = full
+    client = await raw(address)
+    for number in (1, 3, 5):
+        call(client, "Check", number)
+        assert (await client.answer(number))[1] == b"\0\0\0\0\1x"
+
+
+async def test_a_probe_under_way_is_answered_though_another_call_is_refused(full, raw):
+    made, address = full
+    client = await raw(address)
+    for number, name in enumerate(["Check", "Echo", "Check"]):
+        call(client, name, 2 * number + 1)
+    found = await client.ended()
+    answers = [client.decoder.decode(each[3]) for each in found if each[0] is Frame.HEADERS]
+    statuses = [value for fields in answers for name, value in fields if name == "grpc-status"]
+    assert sorted(statuses) == ["0", "0", UNAVAILABLE]
+    assert Frame.GOAWAY in {each[0] for each in found}
+    assert made.tally.ended[Fault.TOO_MANY] == 1
+
+
+async def test_nobody_stays(full, raw):
+    made, address = full
+    silent, watching = await raw(address), await raw(address)
+    await silent.ping()
+    call(watching, "Watch")
+    await watching.until(Frame.DATA, 1)
+    for _ in range(SPARE_NS // SECOND - 1):
+        made.sweep(SECOND)
+    await silent.ping()
+    made.sweep(SECOND)
+    fields, _ = await watching.answer(1)
+    assert fields["grpc-status"] == UNAVAILABLE
+    assert "server.max_connections" in fields["grpc-message"]
+    assert {each[0] for each in await silent.ended()} == {Frame.GOAWAY}
+    await turns(lambda: len(made.clients) == 1)
+    assert made.tally.ended[Fault.TOO_MANY] == 2
+
+
+async def test_the_oldest_makes_room_for_the_next(full, raw):
+    made, address = full
+    spares = [await raw(address) for _ in range(SPARE_CONNECTIONS)]
+    for each in spares:
+        await each.ping()
+    for number in (0, 1):
+        late = await raw(address)
+        call(late, "Check")
+        assert (await late.answer(1))[1] == b"\0\0\0\0\1x"
+        assert {each[0] for each in await spares[number].ended()} == {Frame.GOAWAY}
+        await spares[number + 1].ping()
+    await turns(lambda: len(made.clients) == 1 + SPARE_CONNECTIONS)
+
+
+async def test_one_that_has_left_is_none_of_them(full, raw):
+    made, address = full
+    for _ in range(SPARE_CONNECTIONS + 1):
+        client = await raw(address)
+        call(client, "Check")
+        await client.answer(1)
+        client.writer.close()
+        await turns(lambda: len(made.clients) == 1)
+    assert made.tally.ended[Fault.TOO_MANY] == 0
+
+
+async def test_a_server_that_stops_has_none(full, raw):
+    made, address = full
+    client = await raw(address)
+    call(client, "Watch")
+    await client.until(Frame.DATA, 1)
+    await made.stop(0)
+    await gone(made)
+
+
+async def test_one_that_was_refused_makes_room_before_the_oldest(full, raw):
+    made, address = full
+    spares = [await raw(address) for _ in range(SPARE_CONNECTIONS)]
+    for each in spares:
+        await each.ping()
+    call(spares[1], "Watch")
+    await spares[1].until(Frame.DATA, 1)
+    call(spares[1], "Echo", 3)
+    await spares[1].answer(3)  # it stays for what it watches
+    await (await raw(address)).ping()
+    assert (await spares[1].answer(1))[0]["grpc-status"] == UNAVAILABLE
+    await spares[0].ping()
+    await turns(lambda: len(made.clients) == 1 + SPARE_CONNECTIONS)
