@@ -157,7 +157,7 @@ class _Asked:
 def _part(log: Log, numbers: list[int], from_: str | None, to: str | None) -> _Part:
     from batcher.clock import SECOND
     from batcher.config import format_duration
-    from batcher.core.request import NEVER_NS
+    from batcher.core.times import NEVER_NS
     from batcher.errors import InputError
 
     segments = log.segments

@@ -159,7 +159,7 @@ class QueueConfig(Section):
     has the last."""
     default_priority: Levels | None = None
     """The level of a request that names none; null means the middle one."""
-    ageing: Duration = 1_000_000_000
+    promote_after: Duration = 1_000_000_000
     """A waiting request gains a level for each time this long, so that none starves."""
     tenants: dict[Name, Weight] = Field(default_factory=dict)
     """Tenants and their weights. A tenant over its share is served from what the others leave.
@@ -186,7 +186,7 @@ class QueueConfig(Section):
             allow_timeout_override=self.allow_timeout_override,
             priority_levels=self.priority_levels,
             default_priority=self.default_priority or (self.priority_levels + 1) // 2,
-            ageing_ns=self.ageing,
+            promote_after_ns=self.promote_after,
             tenants=tuple(self.tenants.items()),
         )
 

@@ -58,7 +58,7 @@ def sections_of(settings: ModelSettings) -> dict[str, dict[str, Any]]:
             "allow_timeout_override": queue.allow_timeout_override,
             "priority_levels": queue.priority_levels,
             "default_priority": queue.default_priority,
-            "ageing": format_duration(queue.ageing_ns),
+            "promote_after": format_duration(queue.promote_after_ns),
             "tenants": dict(queue.tenants),
         },
     }

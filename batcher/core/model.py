@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from batcher.core.bisecting import Bisecting
-from batcher.core.buckets import Buckets, estimate, volume
-from batcher.core.estimator import JUMP_SAMPLES, ServiceTimes
+from batcher.core.devices.fleet import RunningBatch
+from batcher.core.devices.prefetch import Prefetch
 from batcher.core.events import Shapes, Timings
-from batcher.core.fleet import RunningBatch
-from batcher.core.handover import Handover
+from batcher.core.faults.bisection import Bisections
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
-from batcher.core.policies.pace import Pace
-from batcher.core.queue import AGED, LATE, ModelQueue, rank_of
-from batcher.core.request import NEVER_NS
+from batcher.core.policies.arrivals import ArrivalStats
+from batcher.core.queueing.padding import Buckets, estimate, volume
+from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED, ModelQueue, rank_of
+from batcher.core.queueing.tenants import TenantShares
+from batcher.core.service_time.estimator import JUMP_SAMPLES, ServiceTimes
 from batcher.core.settings import Adaptive, ModelSettings, WhenLate
-from batcher.core.shares import Shares
+from batcher.core.times import NEVER_NS
 
 MOST_SHAPES = 64
 """Shape signatures whose service times are remembered; the one used least recently goes."""
@@ -35,19 +35,19 @@ class Model:
         "_rate",
         "_rated",
         "adaptive",
-        "ageing_ns",
-        "bisecting",
+        "arrivals",
+        "bisections",
         "buckets",
         "default_rank",
-        "handover",
         "max_request_bytes",
         "max_request_rows",
         "name",
-        "opens_ns",
-        "pace",
         "part",
         "policy",
         "policy_failed",
+        "prefetch",
+        "prefetch_at_ns",
+        "promote_after_ns",
         "queue",
         "reachable",
         "running",
@@ -69,20 +69,20 @@ class Model:
         self.policy: BatchPolicy = NoBatchingPolicy()
         self.policy_failed = False
         self.adaptive: AdaptivePolicy | None = None
-        self.pace: Pace | None = None
+        self.arrivals: ArrivalStats | None = None
         self.target_ns: int | None = None
         self.timeout_ns: int | None = None
         self.max_request_rows = settings.max_request_rows
         self.max_request_bytes = NEVER_NS
-        self.ageing_ns = settings.queue.ageing_ns
+        self.promote_after_ns = settings.queue.promote_after_ns
         self.default_rank = self.best_rank
         self.serves_late = False
         """Whether a request that can only be late is served all the same."""
-        self.shares = Shares((), None)
+        self.shares = TenantShares((), None)
         self.buckets: Buckets | None = None
         """None where nothing is padded."""
         self.times: dict[Shapes, ServiceTimes] = {}
-        self.bisecting = Bisecting()
+        self.bisections = Bisections()
         self.running = 0
         self.turns = 0
         """Batches since the last one, of so many, that goes to what has waited longest."""
@@ -94,8 +94,8 @@ class Model:
         self.stalled = False
         """Nothing can be decided until an instance is free, or something else than an arrival
         happens."""
-        self.handover = Handover()
-        self.opens_ns = NEVER_NS
+        self.prefetch = Prefetch()
+        self.prefetch_at_ns = NEVER_NS
         """While it is stalled: when an instance may get its next batch in hand, if one is full."""
         self.reachable = True
         """Whether one row alone can be done inside the target, in some bucket."""
@@ -106,11 +106,11 @@ class Model:
     @property
     def waits(self) -> bool:
         """Whether anything waits for an instance."""
-        return bool(self.queue.requests or self.bisecting.groups)
+        return bool(self.queue.requests or self.bisections.suspect_groups)
 
     def asleep(self, now_ns: int) -> bool:
         """Whether there is nothing to decide now."""
-        return not self.waits or (self.stalled and self.opens_ns > now_ns)
+        return not self.waits or (self.stalled and self.prefetch_at_ns > now_ns)
 
     @property
     def fills_a_batch(self) -> bool:
@@ -119,10 +119,10 @@ class Model:
         While failed batches run again, or long requests piece by piece, the end of a batch decides
         what comes next. While requests at fault keep batches small, none is as large as may be.
         """
-        queue, bisecting, most = self.queue, self.bisecting, self.settings.max_batch_size
-        if queue.rows < most or queue.splits or bisecting.open:
+        queue, bisections, most = self.queue, self.bisections, self.settings.max_batch_size
+        if queue.rows < most or queue.splits or bisections.open:
             return False
-        return not bisecting.caution.bounds(most)
+        return not bisections.batch_cap.bounds(most)
 
     best_rank = rank_of(1, over_share=False)
 
@@ -132,7 +132,7 @@ class Model:
         Raises whatever the policy's factory raises; then nothing has changed.
         """
         policy = self._make_policy(settings)
-        before, known, target_ns = self.adaptive, self.pace, self.target_ns
+        before, known, target_ns = self.adaptive, self.arrivals, self.target_ns
         self._read(settings)
         self.fall_back()
         self.policy, self.policy_failed = policy, False
@@ -140,8 +140,8 @@ class Model:
             if before is not None:
                 policy.go_on_from(before)
             self.adaptive = policy
-            self.pace = None if settings.target_ns is None else policy.pace
-        if self.pace is not None and self.pace is known and known.ranks:
+            self.arrivals = None if settings.target_ns is None else policy.arrivals
+        if self.arrivals is not None and self.arrivals is known and known.ranks:
             moved = {rank: self.rank_now(rank) for rank in known.ranks}
             known.rank_anew(moved, self.default_rank)
         if self.target_ns != target_ns:
@@ -169,7 +169,7 @@ class Model:
         self.timeout_ns = limits.timeout_ns
         self.max_request_rows = settings.max_request_rows
         self.max_request_bytes = NEVER_NS if limits.max_bytes is None else limits.max_bytes
-        self.ageing_ns = limits.ageing_ns
+        self.promote_after_ns = limits.promote_after_ns
         level = min(limits.default_priority, limits.priority_levels)
         self.default_rank = rank_of(level, over_share=False)
         wanted = settings.policy
@@ -181,7 +181,7 @@ class Model:
         A level that is gone is the last one that is left, and without tenants nobody is over a
         share.
         """
-        if not AGED < rank < LATE:
+        if not PROMOTED < rank < BEST_EFFORT:
             return rank
         level, over_share = divmod(rank, 2)
         level = min(level, self.settings.queue.priority_levels)
@@ -190,7 +190,7 @@ class Model:
     def fall_back(self) -> None:
         """Run without batching from now on, because the policy broke its contract."""
         self.policy = NoBatchingPolicy()
-        self.adaptive = self.pace = None
+        self.adaptive = self.arrivals = None
         self.policy_failed = True
 
     def bucket_of(self, shapes: Shapes) -> Shapes:
@@ -231,11 +231,11 @@ class Model:
         before, steady = times.drift, times.steady >= JUMP_SAMPLES
         took_ns = now_ns - batch.dispatched_ns
         if timings is not None:
-            took_ns = self.handover.observe(took_ns, timings, in_hand=batch.in_hand)
-        times.observe(batch.rows, took_ns, now_ns, batch.dispatched_ns, trust=batch.probe)
+            took_ns = self.prefetch.observe(took_ns, timings, prefetched=batch.prefetched)
+        times.observe(batch.rows, took_ns, now_ns, batch.dispatched_ns, trust=batch.canary)
         if len(self.times) > 1 and times.drift != before and steady:
             for other in self.times.values():
-                if other is not times and other.probes.untried(now_ns - STALE_NS):
+                if other is not times and other.canaries.untried(now_ns - STALE_NS):
                     other.follow(times.drift / before)
 
     def seed(self, bucket: Shapes, profile: Iterable[tuple[int, int]]) -> None:
@@ -268,28 +268,28 @@ class Model:
         have a place in the queue.
         """
         queue, times = self.queue, self.times
-        lanes = len(queue.lanes)
+        groups = len(queue.groups)
         if len(times) <= 1 or self.buckets is None or not queue.rows:
             rate = self.best_rate()
             if not rate:
                 return 0.0
             work_ns = rows / rate
-            if lanes > 1:
+            if groups > 1:
                 last = next(reversed(times.values()))
                 alone_ns = last.curve[1] if last else 0.0
-                work_ns += (lanes - 1) * max(0.0, alone_ns - 1.0 / rate)
+                work_ns += (groups - 1) * max(0.0, alone_ns - 1.0 / rate)
             return work_ns
         work_ns = 0.0
         each_ns: dict[Shapes, float] = {}
-        for lane in queue.lanes.values():
-            bucket = lane.key[1]
+        for group in queue.groups.values():
+            bucket = group.key[1]
             known = times.get(bucket)
             if known:
                 curve = known.curve
                 if bucket not in each_ns:
                     each_ns[bucket] = min([curve[b] / b for b in range(1, len(curve))])
-                alone_ns = curve[min(lane.rows, len(curve) - 1)] if lanes > 1 else 0.0
-                work_ns += max(alone_ns, lane.rows * each_ns[bucket])
+                alone_ns = curve[min(group.rows, len(curve) - 1)] if groups > 1 else 0.0
+                work_ns += max(alone_ns, group.rows * each_ns[bucket])
         return work_ns * rows / queue.rows
 
     def cost_ns(self, bucket: Shapes, rows: int) -> float:

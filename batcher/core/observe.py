@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from batcher.core.fleet import Fleet
+from batcher.core.devices.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.observation import InstanceObservation, ModelObservation, Observation
-from batcher.core.request import LiveRequest, queued
+from batcher.core.queueing.request import LiveRequest, queued
 
 
 def observe(
@@ -37,8 +37,8 @@ def observe(
 def _model(
     model: Model, executing: Collection[int], live: Mapping[int, LiveRequest], now_ns: int
 ) -> ModelObservation:
-    queue, bisecting = model.queue, model.bisecting
-    again = list(bisecting.waiting_parts())
+    queue, bisections = model.queue, model.bisections
+    again = list(bisections.waiting_parts())
     rows = queue.all_rows + sum(part.stop - part.start for part in again)
     # A split request may wait in the queue and to be run again.
     again_ids = {part.id for part in again if not queued(live[part.id])}
@@ -61,7 +61,7 @@ def _model(
         work_ns=model.work_ns(rows),
         reachable=model.reachable,
         late_buckets=sum(not times.reachable for times in model.times.values()),
-        bisected_batches=bisecting.bisected,
-        bisect_executions=bisecting.reruns,
-        storm=bisecting.storm_ns is not None,
+        bisected_batches=bisections.bisected,
+        bisect_executions=bisections.reruns,
+        storm=bisections.storm_ns is not None,
     )

@@ -12,20 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batcher.core.admission import (
-    QUEUE_FULL_RETRY_NS,
-    UNAVAILABLE_RETRY_NS,
-    UNKNOWN_MODEL,
-    admit,
-    broken_bound,
-    expiry_reason,
-    group_for,
-    room_for,
-    until_clear_ns,
-)
-from batcher.core.ageing import ages_ns, make_late, promote, reorder
-from batcher.core.batch_former import form, stall
-from batcher.core.bisecting import Group
+from batcher.core.batching.batch_former import form, stall
+from batcher.core.batching.selection import TURN, Proposal, charge
 from batcher.core.commands import (
     Command,
     Dispatch,
@@ -35,6 +23,7 @@ from batcher.core.commands import (
     Reason,
     SettingsRefused,
 )
+from batcher.core.devices.fleet import Fleet, RunningBatch
 from batcher.core.events import (
     BatchProgress,
     CancelCause,
@@ -52,19 +41,31 @@ from batcher.core.events import (
     RequestCancelled,
     Timings,
 )
-from batcher.core.failures import last_report, refit, tell_storm
-from batcher.core.fleet import Fleet, RunningBatch
-from batcher.core.ledger import Ledger
+from batcher.core.faults.bisection import SuspectGroup
 from batcher.core.model import Model
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
-from batcher.core.queue import AGED, LATE
-from batcher.core.request import NEVER_NS, LiveRequest
+from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.admission import (
+    QUEUE_FULL_RETRY_NS,
+    UNAVAILABLE_RETRY_NS,
+    UNKNOWN_MODEL,
+    admit,
+    broken_bound,
+    expiry_reason,
+    group_for,
+    room_for,
+    until_clear_ns,
+)
+from batcher.core.requests.failed_batches import last_report, refit, tell_storm
+from batcher.core.requests.ledger import Ledger
+from batcher.core.requests.promotion import make_best_effort, next_promotion_at_ns, promote, reorder
+from batcher.core.requests.splitting import next_turn, part_done, piece_rows, runs
 from batcher.core.snapshot import capture, rebuild
-from batcher.core.splitting import next_turn, part_done, piece_rows, runs
 from batcher.core.state import State
-from batcher.core.turns import TURN, Proposal, charge
+from batcher.core.times import NEVER_NS
 from batcher.core.validate import validate_requests
 
 
@@ -79,7 +80,7 @@ class Scheduler:
         self.live, self.expiry = self._ledger.live, self._ledger.expiry
         self.next_batch_id = 1
         self.ask_again_ns: int | None = None
-        self.ages_ns = NEVER_NS
+        self.next_promotion_at_ns = NEVER_NS
         """When somebody who is late has waited for long enough, at the soonest."""
         self._policies = policies
         self._undecided = False
@@ -102,7 +103,7 @@ class Scheduler:
         again_ns = self.ask_again_ns
         if self._undecided or (again_ns is not None and again_ns <= now_ns):
             self._decide(now_ns)
-        while self.ages_ns <= now_ns:
+        while self.next_promotion_at_ns <= now_ns:
             # Somebody may be late only since then, and have waited for long enough before.
             self._decide(now_ns)
         return self._ledger.take_commands()
@@ -110,7 +111,7 @@ class Scheduler:
     def next_wakeup_ns(self) -> int | None:
         """When `handle` must be called again at the latest; None while only events matter."""
         expires_ns = self.expiry.next_ns() if self.expiry.heap else None
-        wakeup_ns = self.ages_ns
+        wakeup_ns = self.next_promotion_at_ns
         if self.ask_again_ns is not None and self.ask_again_ns < wakeup_ns:
             wakeup_ns = self.ask_again_ns
         if expires_ns is not None and expires_ns < wakeup_ns:
@@ -192,8 +193,8 @@ class Scheduler:
         if model is None:
             self._ledger.turn_away(event.id, UNKNOWN_MODEL)
             return
-        if model.bisecting.caution.faults:
-            model.bisecting.caution.arrived(event.rows, self.now_ns)
+        if model.bisections.batch_cap.faults:
+            model.bisections.batch_cap.arrived(event.rows, self.now_ns)
         request = admit(event, model, self.fleet, self.now_ns)
         if type(request) is not LiveRequest:
             self._ledger.turn_away(event.id, request)
@@ -213,9 +214,9 @@ class Scheduler:
         if not model.stalled:
             self._undecided = True
         else:
-            if request.rank == LATE:
-                self.ages_ns = min(self.ages_ns, request.promotes_ns)
-            if model.opens_ns < NEVER_NS:
+            if request.rank == BEST_EFFORT:
+                self.next_promotion_at_ns = min(self.next_promotion_at_ns, request.promote_at_ns)
+            if model.prefetch_at_ns < NEVER_NS:
                 self._ask_at_opening(model)
 
     def _cancel(self, event: RequestCancelled) -> None:
@@ -245,7 +246,7 @@ class Scheduler:
             self._fail(batch, failure)
         if event.last or event.error is not None:
             failed = bool(event.failed) or event.error is not None
-            if batch.unreported or batch.group is not None:
+            if batch.unreported or batch.suspects is not None:
                 model = self.models.get(batch.model)
                 last_report(batch, event, model, self._ledger, now_ns=self.now_ns)
             self._finish(batch, event.timings, failed=failed)
@@ -276,16 +277,16 @@ class Scheduler:
             return
         now_ns = self.now_ns
         if not failed:
-            model.bisecting.doubts = 0
+            model.bisections.doubts = 0
             queues = self.fleet.instances[batch.instance].up.queues
             model.observe(batch, timings if queues else None, now_ns)
             model.judge_target(now_ns)
-            if model.bisecting.storm_ns is not None:
+            if model.bisections.storm_ns is not None:
                 tell_storm(model, self._ledger, self.now_ns, succeeded=True)
-        if model.pace is not None:
-            model.pace.ended(batch.rows, now_ns)
-        if batch.group is None:
-            model.bisecting.caution.count(batch.rows)
+        if model.arrivals is not None:
+            model.arrivals.ended(batch.rows, now_ns)
+        if batch.suspects is None:
+            model.bisections.batch_cap.count(batch.rows)
         model.running -= 1
 
     def _unstall(self) -> None:
@@ -320,8 +321,8 @@ class Scheduler:
             model = self.models.get(batch.model)
             if model is not None:
                 model.running -= 1
-                if batch.group is not None:
-                    model.bisecting.lost(batch.group)
+                if batch.suspects is not None:
+                    model.bisections.lost(batch.suspects)
             # Of a split request, what waits or runs elsewhere is given up, too.
             lost = tuple(sorted(i for i in batch.unreported if i in self.live))
             for request_id in lost:
@@ -358,12 +359,12 @@ class Scheduler:
         model = self.models.get(event.model)
         if model is None:
             return
-        again = {part.id: self.live[part.id] for part in model.bisecting.waiting_parts()}
+        again = {part.id: self.live[part.id] for part in model.bisections.waiting_parts()}
         waiting = list(({request.id: request for request in model.queue} | again).values())
         self._ledger.refuse(waiting, Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
         for batch in self.fleet.batches.values():
             if batch.model == event.model:
-                batch.group = None
+                batch.suspects = None
         del self.models[event.model]
         self._forget_parts()
 
@@ -380,22 +381,24 @@ class Scheduler:
     def _decide(self, now_ns: int) -> None:
         self._undecided = False
         self._dispatch(now_ns)
-        self.ages_ns = ages_ns(self.models.values())
+        self.next_promotion_at_ns = next_promotion_at_ns(self.models.values())
         for model in self.models.values():
-            if model.opens_ns < NEVER_NS:
+            if model.prefetch_at_ns < NEVER_NS:
                 self._ask_at_opening(model)
 
     def _ask_at_opening(self, model: Model) -> None:
         """Decide when an instance of the model may get a batch in hand, if there is a full one."""
         if model.stalled and model.fills_a_batch:
-            again_ns, opens_ns = self.ask_again_ns, model.opens_ns
-            self.ask_again_ns = opens_ns if again_ns is None else min(again_ns, opens_ns)
+            again_ns, prefetch_at_ns = self.ask_again_ns, model.prefetch_at_ns
+            self.ask_again_ns = (
+                prefetch_at_ns if again_ns is None else min(again_ns, prefetch_at_ns)
+            )
 
     def _dispatch(self, now_ns: int) -> None:
         for model in self.models.values():
-            for lane in list(model.queue.lanes.values()):
-                if lane.promotes_ns <= now_ns:
-                    over = promote(lane, model, self.fleet, now_ns)
+            for group in list(model.queue.groups.values()):
+                if group.promote_at_ns <= now_ns:
+                    over = promote(group, model, self.fleet, now_ns)
                     if over:
                         retry_ns = until_clear_ns(model, self.fleet, now_ns)
                         self._ledger.refuse(over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
@@ -421,12 +424,12 @@ class Scheduler:
         """Requests that cannot be in time, or only at the cost of others: late, or refused."""
         refused: list[LiveRequest] = []
         for request in requests:
-            leaves_ns = NEVER_NS if request.leaves_ns is None else request.leaves_ns
+            deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
             # What has begun to run is not given up for the sake of others.
-            waits = (model.serves_late or request.begun) and AGED < request.rank < LATE
-            if waits and leaves_ns > request.order:
+            waits = (model.serves_late or request.begun) and PROMOTED < request.rank < BEST_EFFORT
+            if waits and deadline_ns > request.finish_by_ns:
                 model.queue.discard(request)
-                make_late(request, model)
+                make_best_effort(request, model)
                 model.queue.add(request)
             else:
                 refused.append(request)
@@ -439,17 +442,17 @@ class Scheduler:
         self.next_batch_id += 1
         requests, model = proposal.requests, proposal.model
         name = proposal.instance.up.instance
-        group = proposal.group
+        suspects = proposal.suspects
         split = False
-        if group is not None:
-            parts = self._take_again(proposal, group, batch_id)
+        if suspects is not None:
+            parts = self._take_again(proposal, suspects, batch_id)
             split = any(request.split is not None for request in requests)
         elif model.queue.splits:
             parts = self._take_pieces(proposal, batch_id)
             split = True
         else:
-            assert proposal.lane is not None
-            model.queue.take(proposal.lane, requests)
+            assert proposal.group is not None
+            model.queue.take(proposal.group, requests)
             if proposal.extra:
                 for request in proposal.extra:
                     model.queue.discard(request)
@@ -463,7 +466,7 @@ class Scheduler:
         model.turns = (model.turns + 1) % TURN
         times = model.times.get(proposal.shapes)
         if times is not None:
-            times.probes.began(proposal.rows, now_ns)
+            times.canaries.began(proposal.rows, now_ns)
         if len(self.models) > 1 and self.fleet.sharing(proposal.instance.up.device):
             charge(proposal, self.models.values(), self.fleet)
         batch = RunningBatch(
@@ -474,20 +477,20 @@ class Scheduler:
             {part.id for part in parts},
             proposal.rows,
             proposal.begins_ns + proposal.takes_ns,
-            requests[0].probe,
+            requests[0].canary,
             proposal.shapes,
             parts,
             split,
-            group,
+            suspects,
             None if proposal.filled is None else proposal.filled[0].id,
             not proposal.instance.free,
         )
-        model.handover.foresee(batch, 1.0 if times is None else times.margin)
+        model.prefetch.foresee(batch, 1.0 if times is None else times.margin)
         self.fleet.start(batch)
         model.stalled = False
         if self.fleet.free_instance(model.name) is None:
             stall(model, self.fleet, now_ns)
-        attempt = 1 if group is None else group.attempt
+        attempt = 1 if suspects is None else suspects.attempt
         self._ledger.commands.append(
             Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
         )
@@ -520,14 +523,16 @@ class Scheduler:
                 self.expiry.discard(request)
         return tuple(parts)
 
-    def _take_again(self, proposal: Proposal, group: Group, batch_id: int) -> tuple[Part, ...]:
+    def _take_again(
+        self, proposal: Proposal, suspects: SuspectGroup, batch_id: int
+    ) -> tuple[Part, ...]:
         """Take a group of a failed batch out."""
         model = proposal.model
         places = self.fleet.places(model.name)
-        model.bisecting.start(group, proposal.takes_ns, places, self.now_ns)
+        model.bisections.start(suspects, proposal.takes_ns, places, self.now_ns)
         tell_storm(model, self._ledger, self.now_ns)
         for request in proposal.requests:
             request.retries -= 1
             if runs(request, batch_id) and request.expires_ns is not None:
                 self.expiry.discard(request)
-        return group.parts
+        return suspects.parts

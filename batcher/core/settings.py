@@ -55,7 +55,7 @@ class QueueLimits:
     `timeout_ns` is the longest time in the queue; None means no limit. A caller may ask for less
     where `allow_timeout_override` says so. Level 1 of
     `priority_levels` is the most urgent; a request that names none has `default_priority`, and a
-    waiting one gains a level for every `ageing_ns`, unless its tenant is over its share. `tenants` holds (name, weight) pairs; without
+    waiting one gains a level for every `promote_after_ns`, unless its tenant is over its share. `tenants` holds (name, weight) pairs; without
     any, tenants are not told apart, and one that is not named shares the weight of `default`.
     """
 
@@ -67,7 +67,7 @@ class QueueLimits:
     timeout_ns: int | None = None
     priority_levels: int = 3
     default_priority: int = 2
-    ageing_ns: int = 1_000_000_000
+    promote_after_ns: int = 1_000_000_000
     tenants: tuple[tuple[str, float], ...] = ()
     allow_timeout_override: bool = True
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from batcher.core.bisecting import Bisection, Group
-from batcher.core.estimator import ServiceTimes
+from batcher.core.devices.fleet import RunningBatch
 from batcher.core.events import ModelConfigured
-from batcher.core.fleet import RunningBatch
+from batcher.core.faults.bisection import Bisection, SuspectGroup
 from batcher.core.model import Model
-from batcher.core.request import LiveRequest, Split, queued
+from batcher.core.queueing.request import LiveRequest, Split, queued
+from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.state import (
     BatchState,
     BisectionState,
-    GroupState,
     InstanceState,
     ModelState,
     RequestState,
     State,
+    SuspectGroupState,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def capture(scheduler: Scheduler) -> State:
         next_batch_id=scheduler.next_batch_id,
         dispatches=fleet.dispatches,
         wakeup_ns=scheduler.ask_again_ns,
-        ages_ns=scheduler.ages_ns,
+        next_promotion_at_ns=scheduler.next_promotion_at_ns,
         models=tuple(_model(model) for model in scheduler.models.values()),
         requests=tuple(
             RequestState(
@@ -41,10 +41,10 @@ def capture(scheduler: Scheduler) -> State:
                 r.due_ns,
                 r.expires_ns,
                 r.batch_id,
-                r.order,
+                r.finish_by_ns,
                 r.rank,
-                r.promotes_ns,
-                r.probe,
+                r.promote_at_ns,
+                r.canary,
                 r.start,
                 r.rows,
                 r.retries,
@@ -67,14 +67,14 @@ def capture(scheduler: Scheduler) -> State:
                 tuple(sorted(b.unreported)),
                 b.rows,
                 b.expected_ns,
-                b.probe,
+                b.canary,
                 b.shapes,
                 b.parts,
                 b.split,
-                None if b.group is None else _group(b.group),
+                None if b.suspects is None else _suspects(b.suspects),
                 b.filled,
-                b.in_hand,
-                b.opens_ns,
+                b.prefetched,
+                b.prefetch_at_ns,
             )
             for b in fleet.batches.values()
         ),
@@ -86,7 +86,7 @@ def _model(model: Model) -> ModelState:
         model.name,
         model.settings,
         model.policy_failed,
-        tuple(tuple(r.id for r in lane) for lane in model.queue.lanes.values()),
+        tuple(tuple(r.id for r in group) for group in model.queue.groups.values()),
         model.stalled,
         model.reachable,
         model.used_ns,
@@ -94,32 +94,34 @@ def _model(model: Model) -> ModelState:
         None if model.adaptive is None else model.adaptive.capture(),
         tuple((shapes, times.capture()) for shapes, times in model.times.items()),
         model.shares.capture(),
-        model.bisecting.capture(),
-        tuple(_group(group) for group in model.bisecting.groups),
-        model.handover.capture(),
-        model.opens_ns,
+        model.bisections.capture(),
+        tuple(_suspects(each) for each in model.bisections.suspect_groups),
+        model.prefetch.capture(),
+        model.prefetch_at_ns,
         model.turns,
     )
 
 
-def _group(group: Group) -> GroupState:
-    return GroupState(
-        group.of.batch_id,
-        group.number,
-        group.parts,
-        group.shapes,
-        group.cause,
-        group.attempt,
-        group.since_ns,
-        group.other,
-        group.put_by,
+def _suspects(suspects: SuspectGroup) -> SuspectGroupState:
+    return SuspectGroupState(
+        suspects.bisection.batch_id,
+        suspects.number,
+        suspects.parts,
+        suspects.shapes,
+        suspects.cause,
+        suspects.attempt,
+        suspects.since_ns,
+        suspects.other,
+        suspects.set_aside,
     )
 
 
 def _bisections(scheduler: Scheduler) -> tuple[BisectionState, ...]:
-    groups = [group for model in scheduler.models.values() for group in model.bisecting.groups]
-    groups += [b.group for b in scheduler.fleet.batches.values() if b.group is not None]
-    found = {group.of.batch_id: group.of for group in groups}
+    groups = [
+        each for model in scheduler.models.values() for each in model.bisections.suspect_groups
+    ]
+    groups += [b.suspects for b in scheduler.fleet.batches.values() if b.suspects is not None]
+    found = {each.bisection.batch_id: each.bisection for each in groups}
     return tuple(
         BisectionState(
             b.batch_id,
@@ -128,7 +130,7 @@ def _bisections(scheduler: Scheduler) -> tuple[BisectionState, ...]:
             b.failures,
             b.saved,
             b.may_return,
-            b.groups,
+            b.suspect_groups,
             b.open,
         )
         for _, b in sorted(found.items())
@@ -146,7 +148,7 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
             b.may_return,
             b.failures,
             b.saved,
-            b.groups,
+            b.suspect_groups,
             b.open,
         )
         for b in state.bisections
@@ -158,9 +160,9 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
         model = scheduler.models.get(saved.arrived.model)
         if model is not None:
             request.bucket = model.bucket_of(saved.arrived.shapes)
-        request.order, request.rank = saved.order, saved.rank
-        request.promotes_ns = saved.promotes_ns
-        request.probe = saved.probe
+        request.finish_by_ns, request.rank = saved.finish_by_ns, saved.rank
+        request.promote_at_ns = saved.promote_at_ns
+        request.canary = saved.canary
         request.start, request.rows = saved.start, saved.rows
         request.retries, request.returns = saved.retries, saved.returns
         if saved.split is not None:
@@ -170,12 +172,17 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
     for model_state in state.models:
         _rebuild_model(scheduler, model_state, bisections)
     scheduler.next_batch_id = state.next_batch_id
-    scheduler.ask_again_ns, scheduler.ages_ns = state.wakeup_ns, state.ages_ns
+    scheduler.ask_again_ns, scheduler.next_promotion_at_ns = (
+        state.wakeup_ns,
+        state.next_promotion_at_ns,
+    )
 
 
-def _rebuild_group(state: GroupState, bisections: Mapping[int, Bisection]) -> Group:
-    return Group(
-        bisections[state.of],
+def _rebuild_suspects(
+    state: SuspectGroupState, bisections: Mapping[int, Bisection]
+) -> SuspectGroup:
+    return SuspectGroup(
+        bisections[state.bisection],
         state.number,
         state.parts,
         state.shapes,
@@ -183,7 +190,7 @@ def _rebuild_group(state: GroupState, bisections: Mapping[int, Bisection]) -> Gr
         state.attempt,
         state.since_ns,
         state.other,
-        state.put_by,
+        state.set_aside,
     )
 
 
@@ -193,31 +200,31 @@ def _rebuild_model(
     model = scheduler.models[state.model]
     if state.policy_failed:
         model.fall_back()
-    for ids in state.lanes:
+    for ids in state.groups:
         for request_id in ids:
             model.queue.add(scheduler.live[request_id])
             scheduler.expiry.add(scheduler.live[request_id])
-    groups = [_rebuild_group(group, bisections) for group in state.again]
+    groups = [_rebuild_suspects(group, bisections) for group in state.again]
     for request_id in {part.id for group in groups for part in group.parts}:
         if not queued(scheduler.live[request_id]):
             scheduler.expiry.add(scheduler.live[request_id])
-    open_ = {group.of for group in state.again}
+    open_ = {group.bisection for group in state.again}
     open_ |= {
-        batch.group.of.batch_id
+        batch.suspects.bisection.batch_id
         for batch in scheduler.fleet.batches.values()
-        if batch.model == state.model and batch.group is not None
+        if batch.model == state.model and batch.suspects is not None
     }
-    model.bisecting.restore(state.bisecting, groups, len(open_))
+    model.bisections.restore(state.bisections, groups, len(open_))
     model.running = sum(batch.model == state.model for batch in scheduler.fleet.batches.values())
     model.stalled = state.stalled
     model.reachable = state.reachable
     model.used_ns, model.part = state.used_ns, state.part
-    if model.adaptive is not None and state.pace is not None:
-        model.adaptive.restore(state.pace)
+    if model.adaptive is not None and state.arrivals is not None:
+        model.adaptive.restore(state.arrivals)
     model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}
     model.shares.restore(state.shares)
-    model.handover.restore(state.handover)
-    model.opens_ns, model.turns = state.opens_ns, state.turns
+    model.prefetch.restore(state.prefetch)
+    model.prefetch_at_ns, model.turns = state.prefetch_at_ns, state.turns
 
 
 def _rebuild_fleet(scheduler: Scheduler, state: State, bisections: Mapping[int, Bisection]) -> None:
@@ -236,14 +243,14 @@ def _rebuild_fleet(scheduler: Scheduler, state: State, bisections: Mapping[int, 
                 set(batch.unreported),
                 batch.rows,
                 batch.expected_ns,
-                batch.probe,
+                batch.canary,
                 batch.shapes,
                 batch.parts,
                 batch.split,
-                None if batch.group is None else _rebuild_group(batch.group, bisections),
+                None if batch.suspects is None else _rebuild_suspects(batch.suspects, bisections),
                 batch.filled,
-                batch.in_hand,
-                batch.opens_ns,
+                batch.prefetched,
+                batch.prefetch_at_ns,
             )
         )
     for saved in state.instances:

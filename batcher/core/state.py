@@ -5,8 +5,8 @@ from __future__ import annotations
 from batcher.core.commands import Part
 from batcher.core.events import FailureCause, InstanceUp, RequestArrived, Shapes
 from batcher.core.record import record
-from batcher.core.request import NEVER_NS
 from batcher.core.settings import ModelSettings
+from batcher.core.times import NEVER_NS
 
 
 @record
@@ -17,10 +17,10 @@ class RequestState:
     due_ns: int | None
     expires_ns: int | None
     batch_id: int | None
-    order: int
+    finish_by_ns: int
     rank: int
-    promotes_ns: int
-    probe: bool
+    promote_at_ns: int
+    canary: bool
     start: int
     rows: int
     retries: int
@@ -30,10 +30,10 @@ class RequestState:
 
 
 @record
-class GroupState:
-    """What of a failed batch runs again together; `of` is the batch."""
+class SuspectGroupState:
+    """What of a failed batch runs again together; `bisection` is the batch."""
 
-    of: int
+    bisection: int
     number: int
     parts: tuple[Part, ...]
     shapes: Shapes
@@ -41,7 +41,7 @@ class GroupState:
     attempt: int
     since_ns: int
     other: int | None
-    put_by: bool
+    set_aside: bool
 
 
 @record
@@ -54,7 +54,7 @@ class BisectionState:
     failures: int
     saved: bool
     may_return: bool
-    groups: int
+    suspect_groups: int
     open: int
 
 
@@ -62,24 +62,24 @@ class BisectionState:
 class ModelState:
     """A model and the ids of what waits for it, lane by lane, each in order.
 
-    `pace`, `times` and `shares` are what was learned, each as its owner captured it.
+    `arrivals`, `times` and `shares` are what was learned, each as its owner captured it.
     """
 
     model: str
     settings: ModelSettings
     policy_failed: bool
-    lanes: tuple[tuple[int, ...], ...]
+    groups: tuple[tuple[int, ...], ...]
     stalled: bool
     reachable: bool
     used_ns: float
     part: float
-    pace: tuple[object, ...] | None
+    arrivals: tuple[object, ...] | None
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
     shares: tuple[tuple[str, float, float | None, int, int], ...]
-    bisecting: tuple[object, ...]
-    again: tuple[GroupState, ...]
-    handover: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
-    opens_ns: int = NEVER_NS
+    bisections: tuple[object, ...]
+    again: tuple[SuspectGroupState, ...]
+    prefetch: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
+    prefetch_at_ns: int = NEVER_NS
     turns: int = 0
 
 
@@ -103,14 +103,14 @@ class BatchState:
     unreported: tuple[int, ...]
     rows: int
     expected_ns: float
-    probe: bool
+    canary: bool
     shapes: Shapes
     parts: tuple[Part, ...]
     split: bool
-    group: GroupState | None
+    suspects: SuspectGroupState | None
     filled: int | None
-    in_hand: bool = False
-    opens_ns: int = NEVER_NS
+    prefetched: bool = False
+    prefetch_at_ns: int = NEVER_NS
 
 
 @record
@@ -121,7 +121,7 @@ class State:
     next_batch_id: int
     dispatches: int
     wakeup_ns: int | None
-    ages_ns: int
+    next_promotion_at_ns: int
     models: tuple[ModelState, ...]
     requests: tuple[RequestState, ...]
     devices: tuple[tuple[str, int], ...]

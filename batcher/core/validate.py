@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from batcher.core.fleet import Fleet
+from batcher.core.devices.fleet import Fleet
 from batcher.core.model import Model
-from batcher.core.request import LiveRequest, queued
+from batcher.core.queueing.request import LiveRequest, queued
 
 
 def validate_requests(
@@ -28,7 +28,7 @@ def validate_requests(
             assert request.rows <= model.settings.max_batch_size
             rows[request.id] += request.arrived.rows - request.start
         _validate_groups(model, fleet)
-        for part in model.bisecting.waiting_parts():
+        for part in model.bisections.waiting_parts():
             retries[part.id] += 1
             rows[part.id] += part.stop - part.start
     waiting |= set(retries)
@@ -56,15 +56,15 @@ def validate_requests(
 
 def _validate_groups(model: Model, fleet: Fleet) -> None:
     """A failed batch is open while some group of it waits or runs."""
-    bisecting = model.bisecting
-    groups = list(bisecting.groups)
+    bisections = model.bisections
+    groups = list(bisections.suspect_groups)
     groups += [
-        batch.group
+        batch.suspects
         for batch in fleet.batches.values()
-        if batch.model == model.name and batch.group is not None
+        if batch.model == model.name and batch.suspects is not None
     ]
-    open_ = Counter(id(group.of) for group in groups)
-    assert bisecting.open == len(open_)
-    assert all(group.of.open == open_[id(group.of)] for group in groups)
-    assert all(group.parts for group in bisecting.groups)
-    assert not bisecting.untold
+    open_ = Counter(id(group.bisection) for group in groups)
+    assert bisections.open == len(open_)
+    assert all(group.bisection.open == open_[id(group.bisection)] for group in groups)
+    assert all(group.parts for group in bisections.suspect_groups)
+    assert not bisections.untold

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from batcher.config import ModelConfig
-from batcher.core.buckets import volume
 from batcher.core.events import Shapes
+from batcher.core.queueing.padding import volume
 from batcher.core.record import record
 from batcher.core.settings import PaddedAxis
 from batcher.errors import InvalidRequest, ModelLoadError

@@ -21,10 +21,10 @@ from itertools import accumulate
 from typing import Final
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.policies import PolicyFactory, Situation, Take, Verdict, Wait
-from batcher.core.queue import Lane
-from batcher.core.request import NEVER_NS
+from batcher.core.policies import Decision, PolicyFactory, PolicyInput, Take, Wait
+from batcher.core.queueing.queue import BatchGroup
 from batcher.core.settings import ModelSettings
+from batcher.core.times import NEVER_NS
 
 _TICK_NS: Final = MILLISECOND
 """How long `bento` sleeps before it looks again."""
@@ -40,15 +40,15 @@ class Backlog:
 
     __slots__ = ("arrivals_ns", "before", "due_ns", "max_rows", "now_ns", "size", "took_ns")
 
-    def __init__(self, lane: Lane, situation: Situation, max_rows: int) -> None:
-        requests = list(lane)
-        self.now_ns = situation.now_ns
+    def __init__(self, group: BatchGroup, given: PolicyInput, max_rows: int) -> None:
+        requests = list(group)
+        self.now_ns = given.now_ns
         self.max_rows = max_rows
         self.size = len(requests)
         self.due_ns = [NEVER_NS if r.due_ns is None else r.due_ns for r in requests]
         self.arrivals_ns = [r.arrived.arrival_ns for r in requests]
         self.before = [0, *accumulate(r.rows for r in requests)]
-        times = situation.times
+        times = given.times
         # Before anything is known every batch seems free, so that the first ones are greedy.
         self.took_ns = (
             [time * times.margin for time in times.curve] if times else [0.0] * (max_rows + 1)
@@ -79,7 +79,7 @@ class Backlog:
         return i
 
 
-def _verdict(backlog: Backlog, drop: int, count: int) -> Verdict:
+def _verdict(backlog: Backlog, drop: int, count: int) -> Decision:
     """Drop some heads and take the next `count`; where nothing is left, wait for arrivals."""
     if count:
         return Take(count, drop)
@@ -95,11 +95,11 @@ class _Planner:
         self._max_rows = settings.max_batch_size
         self._target_ns = NEVER_NS if settings.target_ns is None else settings.target_ns
 
-    def decide(self, lane: Lane, situation: Situation) -> Verdict:
+    def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:
         """Plan the lane as it is now."""
-        return self.plan(Backlog(lane, situation, self._max_rows))
+        return self.plan(Backlog(group, given, self._max_rows))
 
-    def plan(self, backlog: Backlog) -> Verdict:
+    def plan(self, backlog: Backlog) -> Decision:
         """What to do with this backlog."""
         raise NotImplementedError
 
@@ -109,7 +109,7 @@ class LazyDrop(_Planner):
 
     __slots__ = ()
 
-    def plan(self, backlog: Backlog) -> Verdict:
+    def plan(self, backlog: Backlog) -> Decision:
         """Plan without a roll-out."""
         i = backlog.startable()
         return _verdict(backlog, i, backlog.fitting(i, backlog.now_ns) if i < backlog.size else 0)
@@ -120,7 +120,7 @@ class Defer(_Planner):
 
     __slots__ = ()
 
-    def plan(self, backlog: Backlog) -> Verdict:
+    def plan(self, backlog: Backlog) -> Decision:
         """Wait while the whole backlog could still start later."""
         i = backlog.startable()
         if i == backlog.size:
@@ -143,7 +143,7 @@ class Nexus(_Planner):
         super().__init__(settings)
         self._batch = None if batch is None else min(batch, self._max_rows)
 
-    def plan(self, backlog: Backlog) -> Verdict:
+    def plan(self, backlog: Backlog) -> Decision:
         """Slide the window to the first place where it fits."""
         batch = self._batch or self._target_batch(backlog)
         for i in range(backlog.size):
@@ -162,7 +162,7 @@ class FullClear(_Planner):
 
     __slots__ = ()
 
-    def plan(self, backlog: Backlog) -> Verdict:
+    def plan(self, backlog: Backlog) -> Decision:
         """Find the first place from which everything can be served in time."""
         i = 0
         while i < backlog.size and not _clears(backlog, i):
@@ -187,7 +187,7 @@ class RollOut(_Planner):
 
     __slots__ = ()
 
-    def plan(self, backlog: Backlog) -> Verdict:
+    def plan(self, backlog: Backlog) -> Decision:
         """Start the best roll-out: most served, then soonest through, then the largest batch."""
         found = (self._roll(backlog, rows) for rows in self._sizes(backlog))
         _, _, drop, count = max(found, key=lambda rolled: (rolled[0], -rolled[1]))
@@ -224,7 +224,7 @@ class Bento(_Planner):
         super().__init__(settings)
         self._wait_ns = float(_FIRST_WAIT_NS)
 
-    def plan(self, backlog: Backlog) -> Verdict:
+    def plan(self, backlog: Backlog) -> Decision:
         """Drop heads that their batch would make late, then cork or take all that fits."""
         i = self._late(backlog)
         if i == backlog.size:

@@ -15,8 +15,8 @@ from typing import TypeAlias
 from batcher.core.commands import Command, Dispatch
 from batcher.core.events import BatchProgress, Event, RepliesTook, Timings
 from batcher.core.record import record
-from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
+from batcher.core.times import NEVER_NS
 
 Observer: TypeAlias = Callable[[int, list[Command]], None]
 """Called after each step that gave commands, with its moment in nanoseconds and the commands."""

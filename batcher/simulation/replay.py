@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from batcher.core.events import Event, InstanceUp, ModelConfigured
-from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings
 from batcher.core.state import State
+from batcher.core.times import NEVER_NS
 from batcher.errors import describe
 from batcher.journal import CodecError, Segment, scheduler_fingerprint
 

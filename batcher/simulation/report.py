@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome
-from batcher.core.request import NEVER_NS
+from batcher.core.times import NEVER_NS
 from batcher.simulation.experiment import Cell
 from batcher.simulation.simulation import OUTCOMES, REASONS, UNSETTLED, Run
 from batcher.simulation.workload import Kind

@@ -30,10 +30,10 @@ from batcher.core.events import (
     Timings,
 )
 from batcher.core.policies import PolicyFactory, make_policy
-from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings
 from batcher.core.state import State
+from batcher.core.times import NEVER_NS
 from batcher.errors import InputError, describe
 from batcher.simulation.deployment import Deployment, SimulatedModel
 from batcher.simulation.driver import Driver, Observer

@@ -9,7 +9,7 @@ import numpy as np
 
 from batcher.clock import Clock, monotonic_ns
 from batcher.core.commands import Outcome, Reason
-from batcher.core.request import NEVER_NS
+from batcher.core.times import NEVER_NS
 from batcher.telemetry.busy import BusyClock
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram

@@ -109,7 +109,7 @@ def any_model_settings(draw: st.DrawFn) -> ModelSettings:
         timeout_ns=draw(st.sampled_from((None, None, 6 * MILLISECOND, 100 * MILLISECOND))),
         priority_levels=levels,
         default_priority=default,
-        ageing_ns=ageing_ms * MILLISECOND,
+        promote_after_ns=ageing_ms * MILLISECOND,
         tenants=draw(st.sampled_from(((), (("default", 1.0), ("gold", 4.0))))),
     )
     return ModelSettings(

@@ -63,7 +63,7 @@ VALID: tuple[dict[str, str], ...] = (
     {"queue.tenants": "{gold: 4, default: 1}"},
     {"batching": "{target_p99: 48ms, when_late: serve}"},
     {"batching": "{target_p99: 50ms, policy: fixed, max_delay: 2ms}"},
-    {"queue.timeout": "2s", "queue.ageing": "500ms"},
+    {"queue.timeout": "2s", "queue.promote_after": "500ms"},
     {"batching": "{target_p99: 50ms, utilization_target: 0.85}"},
     {"batching": "{target_p99: 47ms}", "queue.max_rows": "4096"},
 )

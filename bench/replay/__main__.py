@@ -29,7 +29,7 @@ from clients import Calls, Record  # noqa: E402
 from payload import probe  # noqa: E402
 
 from batcher.clock import MILLISECOND, SECOND  # noqa: E402
-from batcher.core.request import NEVER_NS  # noqa: E402
+from batcher.core.queueing.request import NEVER_NS  # noqa: E402
 from batcher.core.settings import Adaptive, ModelSettings  # noqa: E402
 from batcher.journal import Segment, read_log  # noqa: E402
 from batcher.simulation.deployment import Deployment, SimulatedModel  # noqa: E402

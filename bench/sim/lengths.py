@@ -13,7 +13,7 @@ import world
 from numpy.typing import NDArray
 
 from batcher.clock import MILLISECOND
-from batcher.core import batch_former
+from batcher.core.batching import batch_former
 from batcher.core.commands import Command, Dispatch, Outcome, Settle
 from batcher.core.events import Event, InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.scheduler import Scheduler

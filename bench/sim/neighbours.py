@@ -88,7 +88,7 @@ def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, An
     """
     found: dict[str, Any] = {}
     limits = QueueLimits()
-    levels_ns = limits.priority_levels * limits.ageing_ns
+    levels_ns = limits.priority_levels * limits.promote_after_ns
     bound_s = _bound_ns(limits) / SECOND
     for policy in (world.ADAPTIVE, world.SERVES_LATE):
         on_time, longest_s, answered, aged = [], 0.0, [], 0
@@ -117,7 +117,7 @@ def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, An
 
 def _bound_ns(limits: QueueLimits) -> int:
     """Nobody waits for longer."""
-    return (limits.priority_levels + 1) * limits.ageing_ns
+    return (limits.priority_levels + 1) * limits.promote_after_ns
 
 
 def _models(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from batcher.testing.messages import output_arrays
 
 
 class Broken:
-    def decide(self, lane, now_ns):
+    def decide(self, group, now_ns):
         raise ZeroDivisionError("a mistake in a policy")
 
 

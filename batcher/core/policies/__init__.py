@@ -4,7 +4,7 @@ A policy is asked only while an instance is free, so every batch is formed late,
 arrived by then; or, where a full batch waits, shortly before, for the moment at which one will be. So
 the moment of a decision may lie ahead of the arrivals, and what was decided need not happen.
 
-A policy is told the `Situation` and answers `Take` (the first `count` requests of the lane, now),
+A policy is told the `PolicyInput` and answers `Take` (the first `count` requests of the lane, now),
 `Wait` (ask again at `until_ns` at the latest) or `Choose`; each can also name requests to give up,
 because they would be late whatever happens or because others would be. A policy is its settings
 plus explicit state; it may read the lane and must not change it.
@@ -16,21 +16,21 @@ from typing import Protocol, assert_never
 
 from batcher.core.policies.adaptive import AdaptivePolicy
 from batcher.core.policies.fixed import FixedWindowPolicy
+from batcher.core.policies.interface import Choose, Decision, PolicyInput, Take, Wait
 from batcher.core.policies.none import NoBatchingPolicy
-from batcher.core.policies.verdict import Choose, Situation, Take, Verdict, Wait
-from batcher.core.queue import Lane
+from batcher.core.queueing.queue import BatchGroup
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching
 
 __all__ = [
     "AdaptivePolicy",
     "BatchPolicy",
     "Choose",
+    "Decision",
     "FixedWindowPolicy",
     "NoBatchingPolicy",
     "PolicyFactory",
-    "Situation",
+    "PolicyInput",
     "Take",
-    "Verdict",
     "Wait",
     "make_policy",
 ]
@@ -39,7 +39,7 @@ __all__ = [
 class BatchPolicy(Protocol):
     """One model's batching policy."""
 
-    def decide(self, lane: Lane, situation: Situation) -> Verdict:
+    def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:
         """What to do with a non-empty lane while an instance is free, or when it will be."""
         ...
 

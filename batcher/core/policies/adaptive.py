@@ -15,13 +15,21 @@ from collections.abc import Sequence
 from dataclasses import fields
 from itertools import accumulate
 
-from batcher.core.estimator import ServiceTimes
-from batcher.core.policies.pace import Pace
-from batcher.core.policies.reach import TOLERANCE_NS, Plan, Price, plan
-from batcher.core.policies.verdict import Choose, Situation, Take, Verdict, Wait
-from batcher.core.queue import AGED, AGED_PART, LATE, Lane, Line, must_end_ns
-from batcher.core.request import NEVER_NS, LiveRequest
+from batcher.core.policies.arrivals import ArrivalStats
+from batcher.core.policies.backlog import Plan, Price, plan
+from batcher.core.policies.interface import Choose, Decision, PolicyInput, Take, Wait
+from batcher.core.queueing.queue import (
+    BEST_EFFORT,
+    PROMOTED,
+    PROMOTED_ONE_IN,
+    BatchGroup,
+    PriorityClass,
+    latest_finish_ns,
+)
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.settings import Adaptive
+from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 SOFTNESS = 0.2
 """How gently the price of time bends, in targets."""
@@ -67,13 +75,13 @@ class AdaptivePolicy:
         "_rates",
         "_set_point",
         "_waits_from",
-        "pace",
+        "arrivals",
         "target_ns",
     )
 
     def __init__(self, settings: Adaptive, max_batch_size: int, target_ns: int | None) -> None:
         self.target_ns = target_ns
-        self.pace = Pace(target_ns or 1)
+        self.arrivals = ArrivalStats(target_ns or 1)
         self._set_point = settings.utilization_target
         self._max_rows = max_batch_size
         self._waits_from: int | None = None
@@ -82,39 +90,43 @@ class AdaptivePolicy:
         self._rates: list[float] = []
         self._best = 0.0
 
-    def decide(self, lane: Lane, situation: Situation) -> Verdict:
+    def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:
         """Plan the backlog; wait only where waiting buys something."""
-        line = lane.lines[0]
-        if line.requests[0].probe:
+        priority_class = group.classes[0]
+        if priority_class.requests[0].canary:
             return Take(1)
-        if self.target_ns is None or not situation.times or not situation.reachable:
-            return self._take_what_is_there(lane, situation)
-        self.pace.fold(situation.now_ns)
-        if len(lane.lines) == 1 and AGED < line.rank < LATE and not self.pace.ranks:
-            return self._one_line(line, situation)
-        return self._several_lines(lane, situation)
+        if self.target_ns is None or not given.times or not given.reachable:
+            return self._take_what_is_there(group, given)
+        self.arrivals.fold(given.now_ns)
+        if (
+            len(group.classes) == 1
+            and PROMOTED < priority_class.rank < BEST_EFFORT
+            and not self.arrivals.ranks
+        ):
+            return self._one_class(priority_class, given)
+        return self._several_classes(group, given)
 
     # Without a target
 
-    def _take_what_is_there(self, lane: Lane, situation: Situation) -> Verdict:
+    def _take_what_is_there(self, group: BatchGroup, given: PolicyInput) -> Decision:
         """Late formation: all that fits, less what its caller would not wait for."""
-        curve = situation.times.curve
-        answered, typical = situation.times.answered, situation.times.typical
+        curve = given.times.curve
+        p95, expected = given.times.p95, given.times.expected
         take: list[LiveRequest] = []
         drop: list[LiveRequest] = []
         rows = 0
         last_ns = NEVER_NS
-        most = self._most_beside(situation)
-        for request in lane:
+        most = self._most_beside(given)
+        for request in group:
             grown = rows + request.rows
             if grown > self._max_rows or (take and grown > most):
                 break
-            leaves_ns = NEVER_NS if request.leaves_ns is None else request.leaves_ns
-            if curve and situation.now_ns + typical[request.rows] > leaves_ns:
+            deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
+            if curve and given.now_ns + expected[request.rows] > deadline_ns:
                 drop.append(request)
                 continue
-            last_ns = min(last_ns, leaves_ns)
-            if take and curve and situation.now_ns + answered[grown] > last_ns:
+            last_ns = min(last_ns, deadline_ns)
+            if take and curve and given.now_ns + p95[grown] > last_ns:
                 break
             take.append(request)
             rows = grown
@@ -122,23 +134,23 @@ class AdaptivePolicy:
 
     # One line: the common case
 
-    def _one_line(self, line: Line, situation: Situation) -> Verdict:
-        times, requests = situation.times, line.requests
-        slack_ns = line.orders[0] - situation.now_ns + TOLERANCE_NS
-        fits = line.rows <= self._max_rows and situation.longest_ns is None
-        if fits and times.answered[line.rows] <= slack_ns:
+    def _one_class(self, priority_class: PriorityClass, given: PolicyInput) -> Decision:
+        times, requests = given.times, priority_class.requests
+        slack_ns = priority_class.finish_by[0] - given.now_ns + TOLERANCE_NS
+        fits = priority_class.rows <= self._max_rows and given.longest_ns is None
+        if fits and times.p95[priority_class.rows] <= slack_ns:
             # One batch, in time: nothing to plan.
             self._know(times.curve)
-            until_ns = self._wait(requests, line.rows, situation)
+            until_ns = self._wait(requests, priority_class.rows, given)
             return Take(len(requests)) if until_ns is None else Wait(until_ns)
-        chosen = self._plan(line.orders, requests, line.rows, situation)
+        chosen = self._plan(priority_class.finish_by, requests, priority_class.rows, given)
         if not chosen.take:
-            chosen = _last_hope(line, situation)
+            chosen = _last_hope(priority_class, given)
         drop, take = chosen.drop, chosen.take
         until_ns = None
         if take and drop + take == len(requests):
             left = requests[drop:]
-            until_ns = self._wait(left, sum([request.rows for request in left]), situation)
+            until_ns = self._wait(left, sum([request.rows for request in left]), given)
         else:
             self._waits_from = None
         if until_ns is None:
@@ -147,10 +159,10 @@ class AdaptivePolicy:
 
     def _plan(
         self,
-        orders: Sequence[int],
+        finish_by: Sequence[int],
         requests: Sequence[LiveRequest],
         rows: int,
-        situation: Situation,
+        given: PolicyInput,
         after_ns: float = 0.0,
         most_rows: int | None = None,
         *,
@@ -160,12 +172,12 @@ class AdaptivePolicy:
 
         `in_turn`: the batch is answered in this order. Else all are to be in time when all have been.
         """
-        times = situation.times
+        times = given.times
         curve = times.curve
-        free_ns = situation.free_ns
+        free_ns = given.free_ns
         self._know(curve)
-        if situation.longest_ns is not None:
-            curve = curve[: max(2, bisect_right(curve, situation.longest_ns))]
+        if given.longest_ns is not None:
+            curve = curve[: max(2, bisect_right(curve, given.longest_ns))]
         if most_rows is not None:
             curve = curve[: most_rows + 1]
         if after_ns:
@@ -174,12 +186,12 @@ class AdaptivePolicy:
         if rows != len(requests):
             before = [0, *accumulate([request.rows for request in requests])]
         price = self._price(len(free_ns), times)
-        answered, reply_ns, replies_ns = times.answered, times.reply_ns, 0.0
-        if in_turn and len(orders) <= MOST_IN_TURN:
-            largest, answered = len(curve) - 1, times.first_answered
-            replies_ns = times.answered[largest] - answered[largest]
-        now_ns = situation.now_ns
-        return plan(orders, before, free_ns, curve, answered, price, now_ns, reply_ns, replies_ns)
+        p95, reply_ns, replies_ns = times.p95, times.reply_ns, 0.0
+        if in_turn and len(finish_by) <= MOST_IN_TURN:
+            largest, p95 = len(curve) - 1, times.first_p95
+            replies_ns = times.p95[largest] - p95[largest]
+        now_ns = given.now_ns
+        return plan(finish_by, before, free_ns, curve, p95, price, now_ns, reply_ns, replies_ns)
 
     def _know(self, curve: Sequence[float]) -> None:
         """Rates of the batch sizes, each at least that of the smaller ones."""
@@ -192,46 +204,46 @@ class AdaptivePolicy:
 
     def _price(self, instances: int, times: ServiceTimes) -> Price:
         target_ns = self.target_ns or 0
-        rate = min(self.pace.rate / instances, MOST_LOAD * self._best)
+        rate = min(self.arrivals.rate / instances, MOST_LOAD * self._best)
         size = min(bisect_left(self._rates, rate), len(self._rates) - 1)
         bend_ns = target_ns - times.curve[size] + SHIFT * target_ns
-        return Price(rate * instances / self.pace.rows_each, bend_ns, SOFTNESS * target_ns)
+        return Price(rate * instances / self.arrivals.rows_each, bend_ns, SOFTNESS * target_ns)
 
     # Waiting
 
-    def _wait(self, requests: Sequence[LiveRequest], rows: int, situation: Situation) -> int | None:
+    def _wait(self, requests: Sequence[LiveRequest], rows: int, given: PolicyInput) -> int | None:
         """When to ask again about requests that fit one batch; None if they go at once."""
-        if rows >= self._max_rows or situation.hurry or situation.crowded:
+        if rows >= self._max_rows or given.hurry or given.crowded:
             self._waits_from = None
             return None
-        now_ns = situation.now_ns
+        now_ns = given.now_ns
         first = requests[0]
-        times = situation.times
+        times = given.times
         curve = times.curve
-        grown_ns = times.answered[rows + 1]
-        pace = self.pace
-        instances = len(situation.free_ns)
+        grown_ns = times.p95[rows + 1]
+        arrivals = self.arrivals
+        instances = len(given.free_ns)
         began_ns = now_ns if self._waits_from is None else self._waits_from
         merge_ns = curve[1] + curve[rows] - curve[rows + 1]
         until_ns = 0.0
         since_ns = first.arrived.arrival_ns
         behind = len(requests) if since_ns < began_ns else 0
-        gap_ns = pace.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns, behind)
+        gap_ns = arrivals.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns, behind)
         if gap_ns is not None:
             until_ns = min(gap_ns, since_ns + MERGE_AGE * merge_ns)
-        if behind and situation.alone:
-            gap_ns = pace.gap_behind()
-            if gap_ns is not None and self._all_fit(requests, began_ns, situation):
+        if behind and given.alone:
+            gap_ns = arrivals.gap_behind()
+            if gap_ns is not None and self._all_fit(requests, began_ns, given):
                 until_ns = max(until_ns, min(gap_ns, began_ns + MERGE_AGE * merge_ns))
-        rate = pace.steady_rate / instances
+        rate = arrivals.steady_rate / instances
         if rate > 0.0:
             wanted = bisect_left(self._rates, rate / self._set_point)
             if rows < min(wanted, self._max_rows):
                 expected_ns = PATIENCE * (wanted - 1) / (rate * instances)
-                age = WINDOW_AGE / (1.0 + BURST_CAUTION * pace.burstiness)
+                age = WINDOW_AGE / (1.0 + BURST_CAUTION * arrivals.burstiness)
                 age_ns = first.arrived.arrival_ns + age * (self.target_ns or 0) - grown_ns
                 until_ns = max(until_ns, min(began_ns + expected_ns, age_ns))
-        until_ns = min(until_ns, first.order - grown_ns - TOLERANCE_NS)
+        until_ns = min(until_ns, first.finish_by_ns - grown_ns - TOLERANCE_NS)
         if until_ns > now_ns + TOLERANCE_NS:
             for request in requests:
                 if request.expires_ns is not None:
@@ -242,52 +254,59 @@ class AdaptivePolicy:
         self._waits_from = began_ns
         return int(until_ns)
 
-    def _all_fit(
-        self, requests: Sequence[LiveRequest], since_ns: int, situation: Situation
-    ) -> bool:
+    def _all_fit(self, requests: Sequence[LiveRequest], since_ns: int, given: PolicyInput) -> bool:
         """Whether a batch would be in time for who waited then and as many rows as ended then."""
         waited = [request.rows for request in requests if request.arrived.arrival_ns <= since_ns]
-        rows = sum(waited) + self.pace.ended_rows
+        rows = sum(waited) + self.arrivals.ended_rows
         if rows > self._max_rows:
             return False
-        done_ns = since_ns + situation.times.answered[rows]
-        return done_ns <= requests[0].order + TOLERANCE_NS
+        done_ns = since_ns + given.times.p95[rows]
+        return done_ns <= requests[0].finish_by_ns + TOLERANCE_NS
 
     # Several lines: priorities, tenants over their share, the late and the aged
 
-    def _several_lines(self, lane: Lane, situation: Situation) -> Verdict:
+    def _several_classes(self, group: BatchGroup, given: PolicyInput) -> Decision:
         """What is in time comes first; what is late gets the time that would be waited away."""
-        normal = [line for line in lane.lines if AGED < line.rank < LATE]
-        late = [r for line in lane.lines if line.rank in (AGED, LATE) for r in line.requests]
+        normal = [
+            priority_class
+            for priority_class in group.classes
+            if PROMOTED < priority_class.rank < BEST_EFFORT
+        ]
+        late = [
+            r
+            for priority_class in group.classes
+            if priority_class.rank in (PROMOTED, BEST_EFFORT)
+            for r in priority_class.requests
+        ]
         take: list[LiveRequest] = []
         drop: list[LiveRequest] = []
-        ranked = len(normal) == 1 and self.pace.share_up_to(normal[0].rank - 1) > 0.0
-        if len(normal) == 1 and lane.lines[0] is normal[0] and not ranked:
-            verdict = self._one_line(normal[0], situation)
-            if isinstance(verdict, Take) and not late:
-                return verdict
-            assert isinstance(verdict, Take | Wait)
-            drop += normal[0].requests[: verdict.drop]
-            stop = verdict.drop + verdict.count if isinstance(verdict, Take) else None
-            take += normal[0].requests[verdict.drop : stop]
-            until_ns: int | None = None if isinstance(verdict, Take) else verdict.until_ns
+        ranked = len(normal) == 1 and self.arrivals.share_up_to(normal[0].rank - 1) > 0.0
+        if len(normal) == 1 and group.classes[0] is normal[0] and not ranked:
+            decision = self._one_class(normal[0], given)
+            if isinstance(decision, Take) and not late:
+                return decision
+            assert isinstance(decision, Take | Wait)
+            drop += normal[0].requests[: decision.drop]
+            stop = decision.drop + decision.count if isinstance(decision, Take) else None
+            take += normal[0].requests[decision.drop : stop]
+            until_ns: int | None = None if isinstance(decision, Take) else decision.until_ns
         else:
-            until_ns = self._in_time(lane, normal, take, drop, situation)
+            until_ns = self._in_time(group, normal, take, drop, given)
             if drop and not take and until_ns is None:
-                _try_one(normal, take, drop, situation)
+                _try_one(normal, take, drop, given)
         if until_ns is None and take:
             if late:
-                self._take_along(late, normal, take, drop, situation)
+                self._take_along(late, normal, take, drop, given)
             return Choose(tuple(take), tuple(drop))
         # While those in time wait, what is late may run, if it is done by then.
         waiting_ns = until_ns if until_ns is not None and until_ns < NEVER_NS else None
         if waiting_ns is None:
-            most = self._rows_within(LATE_PART * (self.target_ns or 0), situation)
+            most = self._rows_within(LATE_PART * (self.target_ns or 0), given)
             most = max(most, late[0].rows) if late else 0
         else:
-            most = self._rows_within(waiting_ns - situation.now_ns, situation)
+            most = self._rows_within(waiting_ns - given.now_ns, given)
         filling: list[LiveRequest] = []
-        self._fill(late, most, filling, situation)
+        self._fill(late, most, filling, given)
         if filling:
             return Choose(tuple(filling), tuple(drop))
         return Choose((), tuple(drop), NEVER_NS if waiting_ns is None else waiting_ns)
@@ -295,121 +314,133 @@ class AdaptivePolicy:
     def _take_along(
         self,
         late: Sequence[LiveRequest],
-        normal: Sequence[Line],
+        normal: Sequence[PriorityClass],
         take: list[LiveRequest],
         drop: Sequence[LiveRequest],
-        situation: Situation,
+        given: PolicyInput,
     ) -> None:
         """Fill a batch of all who are in time with who is late, as far as nobody else needs it."""
-        aged = [request for request in take if request.rank == AGED]
-        if len(take) - len(aged) + len(drop) < sum(len(line.requests) for line in normal):
+        aged = [request for request in take if request.rank == PROMOTED]
+        if len(take) - len(aged) + len(drop) < sum(
+            len(priority_class.requests) for priority_class in normal
+        ):
             return
-        most = min(self._most_rows_for(situation, 1.0), self._most_beside(situation))
-        self._fill([each for each in late if each not in aged], most, take, situation)
+        most = min(self._most_rows_for(given, 1.0), self._most_beside(given))
+        self._fill([each for each in late if each not in aged], most, take, given)
 
-    def _rows_within(self, spare_ns: float, situation: Situation) -> int:
+    def _rows_within(self, spare_ns: float, given: PolicyInput) -> int:
         """The largest batch that takes no longer than this."""
-        return bisect_right(situation.times.answered, spare_ns) - 1
+        return bisect_right(given.times.p95, spare_ns) - 1
 
     def _in_time(
         self,
-        lane: Lane,
-        normal: Sequence[Line],
+        group: BatchGroup,
+        normal: Sequence[PriorityClass],
         take: list[LiveRequest],
         drop: list[LiveRequest],
-        situation: Situation,
+        given: PolicyInput,
     ) -> int | None:
         """Choose among several ranks. Returns when to ask again if nothing is better sent yet."""
         if not normal:
             return None
         # What has more rows than such a batch fits none that is short enough, and must fit some.
-        largest = max([request.rows for line in normal for request in line.requests])
-        most = max(self._most_rows(normal, situation), min(largest, self._most_beside(situation)))
-        first = lane.lines[0]
-        if first.rank == AGED and self._owed >= first.requests[0].rows:
+        largest = max(
+            [request.rows for priority_class in normal for request in priority_class.requests]
+        )
+        most = max(self._most_rows(normal, given), min(largest, self._most_beside(given)))
+        first = group.classes[0]
+        if first.rank == PROMOTED and self._owed >= first.requests[0].rows:
             take.append(first.requests[0])
             self._owed -= first.requests[0].rows
-        until_ns = self._add_in_time(normal, most, take, drop, situation)
-        if first.rank == AGED and take:
-            self._owed += sum(request.rows for request in take) / AGED_PART
+        until_ns = self._add_in_time(normal, most, take, drop, given)
+        if first.rank == PROMOTED and take:
+            self._owed += sum(request.rows for request in take) / PROMOTED_ONE_IN
         return until_ns
 
-    def _most_beside(self, situation: Situation) -> int:
+    def _most_beside(self, given: PolicyInput) -> int:
         """The largest batch that the models which share the device leave time for."""
-        if situation.longest_ns is None:
+        if given.longest_ns is None:
             return self._max_rows
-        return max(1, bisect_right(situation.times.curve, situation.longest_ns) - 1)
+        return max(1, bisect_right(given.times.curve, given.longest_ns) - 1)
 
-    def _most_rows(self, normal: Sequence[Line], situation: Situation) -> int:
+    def _most_rows(self, normal: Sequence[PriorityClass], given: PolicyInput) -> int:
         """A batch that lets what is worth more, and comes while it runs, be in time."""
-        self._know(situation.times.curve)
+        self._know(given.times.curve)
         first = normal[0].rank
-        share = self.pace.share_up_to(first if len(normal) > 1 else first - 1)
-        return self._most_rows_for(situation, share)
+        share = self.arrivals.share_up_to(first if len(normal) > 1 else first - 1)
+        return self._most_rows_for(given, share)
 
-    def _most_rows_for(self, situation: Situation, share: float) -> int:
+    def _most_rows_for(self, given: PolicyInput, share: float) -> int:
         """The largest batch that lets this share of all that comes meanwhile be in time."""
-        curve = situation.times.curve
+        curve = given.times.curve
         most = len(curve) - 1
         if share <= 0.0:
             return most
         target_ns = self.target_ns or 0
-        answered = situation.times.answered
-        rate = self.pace.rate / len(situation.free_ns) * share
+        p95 = given.times.p95
+        rate = self.arrivals.rate / len(given.free_ns) * share
         while most > 1:
             coming = rate * curve[most]
             rows = min(len(curve) - 1, int(coming + 2.0 * coming**0.5) + 1)
-            if curve[most] + answered[rows] <= target_ns:
+            if curve[most] + p95[rows] <= target_ns:
                 break
             most -= 1
         return most
 
     def _add_in_time(
         self,
-        normal: Sequence[Line],
+        normal: Sequence[PriorityClass],
         most: int,
         take: list[LiveRequest],
         drop: list[LiveRequest],
-        situation: Situation,
+        given: PolicyInput,
     ) -> int | None:
         """Everybody if everybody can be in time; else line by line, the most valuable first."""
-        merged = sorted([r for line in normal for r in line.requests], key=_order)
-        orders = [request.order for request in merged]
-        rows = sum(line.rows for line in normal)
-        curve = situation.times.curve
+        merged = sorted(
+            [r for priority_class in normal for r in priority_class.requests], key=_order
+        )
+        finish_by = [request.finish_by_ns for request in merged]
+        rows = sum(priority_class.rows for priority_class in normal)
+        curve = given.times.curve
         taken_rows = sum(request.rows for request in take)
         after_ns = curve[min(taken_rows + 1, len(curve) - 1)] - curve[1]
         room = most - taken_rows
         if room < 1:
             return None
         alone = not take
-        chosen = self._plan(orders, merged, rows, situation, after_ns, room, in_turn=alone)
+        chosen = self._plan(finish_by, merged, rows, given, after_ns, room, in_turn=alone)
         if not chosen.drop:
             if not take:
                 until_ns = None
                 if chosen.take == len(merged):
-                    until_ns = self._wait(merged, rows, situation)
+                    until_ns = self._wait(merged, rows, given)
                 if until_ns is not None:
                     return until_ns
             take.extend(merged[: chosen.take])
             return None
-        first_most = self._most_rows(normal[:1], situation)
-        for line in normal:
+        first_most = self._most_rows(normal[:1], given)
+        for priority_class in normal:
             taken_rows = sum(request.rows for request in take)
-            limit = first_most if line is normal[0] else most
+            limit = first_most if priority_class is normal[0] else most
             room = limit - taken_rows
             if room < 1:
                 break
             after_ns = curve[min(taken_rows + 1, len(curve) - 1)] - curve[1]
             # Who is worth less may be due first.
             chosen = self._plan(
-                line.orders, line.requests, line.rows, situation, after_ns, room, in_turn=False
+                priority_class.finish_by,
+                priority_class.requests,
+                priority_class.rows,
+                given,
+                after_ns,
+                room,
+                in_turn=False,
             )
-            drop.extend(line.requests[: chosen.drop])
+            drop.extend(priority_class.requests[: chosen.drop])
             self._fill(
-                line.requests[chosen.drop : chosen.drop + chosen.take], limit, take, situation
+                priority_class.requests[chosen.drop : chosen.drop + chosen.take], limit, take, given
             )
-            if chosen.drop + chosen.take < len(line.requests):
+            if chosen.drop + chosen.take < len(priority_class.requests):
                 break
         return None
 
@@ -418,20 +449,20 @@ class AdaptivePolicy:
         requests: Sequence[LiveRequest],
         most: int,
         take: list[LiveRequest],
-        situation: Situation,
+        given: PolicyInput,
     ) -> None:
         """Add what neither is late nor makes anybody late who is in the batch already."""
-        times = situation.times
+        times = given.times
         rows = sum(request.rows for request in take)
-        last_ns = min((must_end_ns(request) for request in take), default=NEVER_NS)
+        last_ns = min((latest_finish_ns(request) for request in take), default=NEVER_NS)
         for request in requests:
             grown = rows + request.rows
             if grown > most or grown > self._max_rows:
                 break
-            must_ns = min(last_ns, must_end_ns(request))
+            must_ns = min(last_ns, latest_finish_ns(request))
             # Who begins a batch may be let try where only the margin says no.
-            takes_ns = (times.answered if take else times.typical)[grown]
-            done_ns = situation.now_ns + takes_ns
+            takes_ns = (times.p95 if take else times.expected)[grown]
+            done_ns = given.now_ns + takes_ns
             if done_ns > must_ns + TOLERANCE_NS:
                 if must_ns == last_ns:
                     break
@@ -446,12 +477,12 @@ class AdaptivePolicy:
         self._waits_from, self._owed = before._waits_from, before._owed
         # Without a target nothing is learned of arrivals.
         if self.target_ns is not None and before.target_ns is not None:
-            self.pace = before.pace
-            self.pace.retarget(self.target_ns)
+            self.arrivals = before.arrivals
+            self.arrivals.retarget(self.target_ns)
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restore`."""
-        values = [_plain(getattr(self.pace, f.name)) for f in fields(Pace)]
+        values = [_plain(getattr(self.arrivals, f.name)) for f in fields(ArrivalStats)]
         return (self._waits_from, self._owed, *values)
 
     def restore(self, state: tuple[object, ...]) -> None:
@@ -460,38 +491,38 @@ class AdaptivePolicy:
         assert waits_from is None or isinstance(waits_from, int)
         assert isinstance(owed, float)
         self._waits_from, self._owed = waits_from, owed
-        for f, value in zip(fields(Pace), values, strict=True):
+        for f, value in zip(fields(ArrivalStats), values, strict=True):
             if f.name == "ranks" and isinstance(value, tuple):
-                self.pace.ranks = dict(value)
+                self.arrivals.ranks = dict(value)
             else:
-                setattr(self.pace, f.name, list(value) if isinstance(value, tuple) else value)
+                setattr(self.arrivals, f.name, list(value) if isinstance(value, tuple) else value)
 
 
-def _last_hope(line: Line, situation: Situation) -> Plan:
+def _last_hope(priority_class: PriorityClass, given: PolicyInput) -> Plan:
     """Whom to serve of a line that a plan has given up: who would be in time without the margin.
 
     The instance is free, and so one of them may try.
     """
-    for place, request in enumerate(line.requests):
-        slack_ns = line.orders[place] - situation.free_ns[0] + TOLERANCE_NS
-        if situation.times.typical[request.rows] <= slack_ns:
+    for place, request in enumerate(priority_class.requests):
+        slack_ns = priority_class.finish_by[place] - given.free_ns[0] + TOLERANCE_NS
+        if given.times.expected[request.rows] <= slack_ns:
             return Plan(place, 1)
-    return Plan(len(line.requests), 0)
+    return Plan(len(priority_class.requests), 0)
 
 
 def _try_one(
-    normal: Sequence[Line],
+    normal: Sequence[PriorityClass],
     take: list[LiveRequest],
     drop: list[LiveRequest],
-    situation: Situation,
+    given: PolicyInput,
 ) -> None:
     """Have one of those whom the plans gave up run all the same, the most valuable first."""
     given_up = {request.id for request in drop}
-    for line in normal:
-        hope = _last_hope(line, situation)
-        if hope.take and line.requests[hope.drop].id in given_up:
-            take.append(line.requests[hope.drop])
-            drop.remove(line.requests[hope.drop])
+    for priority_class in normal:
+        hope = _last_hope(priority_class, given)
+        if hope.take and priority_class.requests[hope.drop].id in given_up:
+            take.append(priority_class.requests[hope.drop])
+            drop.remove(priority_class.requests[hope.drop])
             return
 
 
@@ -502,4 +533,4 @@ def _plain(value: object) -> object:
 
 
 def _order(request: LiveRequest) -> int:
-    return request.order
+    return request.finish_by_ns

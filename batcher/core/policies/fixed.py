@@ -17,10 +17,10 @@ instance is free, so while all are busy it goes on growing up to the maximum.
 
 from __future__ import annotations
 
-from batcher.core.policies.verdict import Situation, Take, Verdict, Wait
-from batcher.core.queue import Lane
-from batcher.core.request import NEVER_NS
+from batcher.core.policies.interface import Decision, PolicyInput, Take, Wait
+from batcher.core.queueing.queue import BatchGroup
 from batcher.core.settings import FixedWindow
+from batcher.core.times import NEVER_NS
 
 TIMER_NS = 1_000_000
 """A batch that a deadline asks for begins so much earlier: the timer that wakes for it may be late."""
@@ -38,48 +38,48 @@ class FixedWindowPolicy:
         self._smallest = min(self._preferred)
         self._largest = max(self._preferred)
 
-    def decide(self, lane: Lane, situation: Situation) -> Verdict:
+    def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:
         """Take a preferred prefix, or all that fits once the window has closed."""
-        now_ns = situation.now_ns
-        closes_ns = lane.oldest_arrival_ns + self._delay_ns
-        if lane.expires_ns < NEVER_NS and now_ns < closes_ns:
-            closes_ns = self._in_time(lane, situation, closes_ns)
-        open_ = now_ns < closes_ns and not situation.crowded
-        if open_ and lane.rows < self._smallest:
+        now_ns = given.now_ns
+        closes_ns = group.oldest_arrival_ns + self._delay_ns
+        if group.expires_ns < NEVER_NS and now_ns < closes_ns:
+            closes_ns = self._in_time(group, given, closes_ns)
+        open_ = now_ns < closes_ns and not given.crowded
+        if open_ and group.rows < self._smallest:
             return Wait(closes_ns)
-        count, rows, preferred, full = self._prefix(lane)
+        count, rows, preferred, full = self._prefix(group)
         if preferred and (open_ or not self._delay_ns):
             return Take(preferred)
         if open_ and not full and rows < self._largest:
             return Wait(closes_ns)
         return Take(count)
 
-    def _in_time(self, lane: Lane, situation: Situation, closes_ns: int) -> int:
+    def _in_time(self, group: BatchGroup, given: PolicyInput, closes_ns: int) -> int:
         """When a window must close at the latest for the deadlines of those that wait in it."""
-        times = situation.times
-        takes_ns = times.answered[min(lane.rows, self._max_rows)] if times else 0.0
+        times = given.times
+        takes_ns = times.p95[min(group.rows, self._max_rows)] if times else 0.0
         spare_ns = takes_ns + TIMER_NS
         # A bound first: all are looked at only where some deadline may matter.
-        if lane.expires_ns - spare_ns >= closes_ns:
+        if group.expires_ns - spare_ns >= closes_ns:
             return closes_ns
-        if lane.first_expiry_ns() - spare_ns >= closes_ns:
+        if group.first_expiry_ns() - spare_ns >= closes_ns:
             return closes_ns
-        for request in lane:
-            expires_ns, leaves_ns = request.expires_ns, request.leaves_ns
+        for request in group:
+            expires_ns, deadline_ns = request.expires_ns, request.deadline_ns
             if expires_ns is None:
                 continue
             start_ns = expires_ns - TIMER_NS
-            if leaves_ns is not None:
-                if times and situation.now_ns + times.typical[request.rows] > leaves_ns:
+            if deadline_ns is not None:
+                if times and given.now_ns + times.expected[request.rows] > deadline_ns:
                     continue  # Even alone it would be too late.
-                start_ns = min(start_ns, int(leaves_ns - spare_ns))
+                start_ns = min(start_ns, int(deadline_ns - spare_ns))
             closes_ns = min(closes_ns, start_ns)
         return closes_ns
 
-    def _prefix(self, lane: Lane) -> tuple[int, int, int, bool]:
+    def _prefix(self, group: BatchGroup) -> tuple[int, int, int, bool]:
         """How many requests fit, their rows, how many make a preferred batch, and fullness."""
         count = rows = preferred = 0
-        for request in lane:
+        for request in group:
             grown = rows + request.rows
             if count and not preferred and grown > self._largest:
                 preferred = count

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from batcher.core.policies.verdict import Situation, Take, Verdict
-from batcher.core.queue import Lane
+from batcher.core.policies.interface import Decision, PolicyInput, Take
+from batcher.core.queueing.queue import BatchGroup
 
 
 class NoBatchingPolicy:
     """Also what a model falls back to when its own policy fails: it cannot."""
 
-    def decide(self, lane: Lane, situation: Situation) -> Verdict:  # noqa: ARG002 - the interface
+    def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:  # noqa: ARG002 - the interface
         """Take the head, now."""
         return Take(1)

@@ -36,7 +36,7 @@ class Waiting:
         return self.arrived.rows - self.start
 
     @property
-    def lane(self):
+    def group(self):
         return self.arrived.model, self.arrived.batch_key, self.arrived.shapes
 
 
@@ -235,106 +235,106 @@ class Ledger:
                 free.append(up)
         return sorted(free, key=rank)
 
-    def lanes(self):
-        lanes = {}
+    def groups(self):
+        groups = {}
         for request in self.waiting.values():
-            lanes.setdefault(request.lane, []).append(request)
-        return list(lanes.values())
+            groups.setdefault(request.group, []).append(request)
+        return list(groups.values())
 
     def piece(self, request):
         """The rows of a request that may go into one batch."""
         return min(request.left, self.models[request.arrived.model].max_batch_size)
 
-    def filled(self, lane, count, rows):
+    def filled(self, group, count, rows):
         """What room a batch has is filled by one request that is split, if nobody else waits."""
-        model = self.models[lane[0].arrived.model]
+        model = self.models[group[0].arrived.model]
         room = model.max_batch_size - rows
-        rest = lane[count:]
+        rest = group[count:]
         if isinstance(model.policy, NoBatching) or not rest or not room:
             return None
-        if any(r.arrived.id in self.split for r in lane[:count]):
+        if any(r.arrived.id in self.split for r in group[:count]):
             return None
         if any(r.arrived.id not in self.split for r in rest):
             return None
         return rest[0], min(room, rest[0].left)
 
-    def ready(self, lane):
+    def ready(self, group):
         """How many requests of a lane make a batch now; 0 while its window is open."""
-        model = self.models[lane[0].arrived.model]
+        model = self.models[group[0].arrived.model]
         if isinstance(model.policy, NoBatching):
             return 1
-        sizes = [self.piece(r) for r in lane]
-        rows = [sum(sizes[:n]) for n in range(1, len(lane) + 1)]
+        sizes = [self.piece(r) for r in group]
+        rows = [sum(sizes[:n]) for n in range(1, len(group) + 1)]
         fits = sum(r <= model.max_batch_size for r in rows)
         preferred = model.policy.preferred_sizes or (model.max_batch_size,)
         hits = [n for n in range(1, fits + 1) if rows[n - 1] in preferred]
-        jumps = [n for n in range(1, len(lane)) if rows[n] > max(preferred)]
-        overdue = self.now_ns >= self.closes_ns(lane)
+        jumps = [n for n in range(1, len(group)) if rows[n] > max(preferred)]
+        overdue = self.now_ns >= self.closes_ns(group)
         if (hits or jumps) and not (overdue and model.policy.max_delay_ns):
             return max(hits) if hits else min(jumps)
-        can_grow = fits == len(lane) and rows[-1] < max(preferred)
+        can_grow = fits == len(group) and rows[-1] < max(preferred)
         return fits if overdue or not can_grow else 0
 
-    def closes_ns(self, lane):
+    def closes_ns(self, group):
         """When a window closes: after its delay, or for somebody's deadline that can be met."""
-        model = self.models[lane[0].arrived.model]
-        moments = [lane[0].arrived.arrival_ns + model.policy.max_delay_ns]
-        times = self.times(lane[0].arrived)
+        model = self.models[group[0].arrived.model]
+        moments = [group[0].arrived.arrival_ns + model.policy.max_delay_ns]
+        times = self.times(group[0].arrived)
         takes_ns, typical = 0.0, [0.0] * (model.max_batch_size + 1)
         if times:
-            rows = min(sum(map(self.piece, lane)), model.max_batch_size)
-            takes_ns, typical = times.answered[rows], times.typical
-        for request in lane:
-            leaves_ns = request.arrived.expires_ns
-            if leaves_ns is None:
+            rows = min(sum(map(self.piece, group)), model.max_batch_size)
+            takes_ns, typical = times.p95[rows], times.expected
+        for request in group:
+            deadline_ns = request.arrived.expires_ns
+            if deadline_ns is None:
                 if request.expires_ns is not None:
                     moments.append(request.expires_ns - TIMER_NS)
-            elif self.now_ns + typical[self.piece(request)] <= leaves_ns or not times:
+            elif self.now_ns + typical[self.piece(request)] <= deadline_ns or not times:
                 moments.append(request.expires_ns - TIMER_NS)
-                moments.append(int(leaves_ns - takes_ns - TIMER_NS))
+                moments.append(int(deadline_ns - takes_ns - TIMER_NS))
         return min(moments)
 
-    def is_due(self, lane):
+    def is_due(self, group):
         """Whether anybody in the lane's next batch is due at some time, or gives way no longer."""
-        hopeless = lane[0].arrived.model in self.out_of_reach
+        hopeless = group[0].arrived.model in self.out_of_reach
         return any(
             (r.due_ns is not None and not hopeless) or self.gave_way(r)
-            for r in lane[: self.ready(lane)]
+            for r in group[: self.ready(group)]
         )
 
     def gave_way(self, request):
         """Whether a request has waited for as long as a level takes, or half of its patience."""
         came_ns = request.arrived.arrival_ns
-        until_ns = came_ns + self.models[request.arrived.model].queue.ageing_ns
+        until_ns = came_ns + self.models[request.arrived.model].queue.promote_after_ns
         if request.expires_ns is not None:
             until_ns = min(until_ns, (came_ns + request.expires_ns) // 2)
         return until_ns <= self.now_ns
 
-    def check_turn(self, lane):
+    def check_turn(self, group):
         """What is due goes before what is not; among those it is a matter of what they take."""
         candidates = self.candidates()
-        assert lane in candidates
+        assert group in candidates
         if any(map(self.is_due, candidates)):
-            assert self.is_due(lane)
+            assert self.is_due(group)
         else:
-            assert lane[0].arrived.arrival_ns == min(a[0].arrived.arrival_ns for a in candidates)
+            assert group[0].arrived.arrival_ns == min(a[0].arrived.arrival_ns for a in candidates)
 
     def candidates(self):
-        return [a for a in self.lanes() if self.free(a[0].arrived.model) and self.ready(a)]
+        return [a for a in self.groups() if self.free(a[0].arrived.model) and self.ready(a)]
 
     def dispatch(self, command):
         ids = [part.id for part in command.parts]
-        lane = next(a for a in self.lanes() if a[0].arrived.id == ids[0])
-        assert command.model == lane[0].arrived.model
-        assert command.bucket == lane[0].arrived.shapes
-        taken = [(r, self.piece(r)) for r in lane[: self.ready(lane)]]
-        filled = self.filled(lane, len(taken), sum(rows for _, rows in taken))
+        group = next(a for a in self.groups() if a[0].arrived.id == ids[0])
+        assert command.model == group[0].arrived.model
+        assert command.bucket == group[0].arrived.shapes
+        taken = [(r, self.piece(r)) for r in group[: self.ready(group)]]
+        filled = self.filled(group, len(taken), sum(rows for _, rows in taken))
         parts = [*taken, filled] if filled else taken
         assert [(p.id, p.start, p.stop) for p in command.parts] == [
             (r.arrived.id, r.start, r.start + rows) for r, rows in parts
         ]
         assert command.attempt == 1
-        self.check_turn(lane)
+        self.check_turn(group)
         up = self.free(command.model)[0]
         assert command.instance == up.instance
         assert command.batch_id > self.last_batch
@@ -356,7 +356,7 @@ class Ledger:
     def wakeup_ns(self):
         """When something changes by itself: an expiry, or the end of a window that is open."""
         moments = [r.expires_ns for r in self.waiting.values() if r.expires_ns is not None]
-        waiting = [lane for lane in self.lanes() if self.free(lane[0].arrived.model)]
+        waiting = [group for group in self.groups() if self.free(group[0].arrived.model)]
         moments += map(self.closes_ns, waiting)
         return min(moments, default=None)
 

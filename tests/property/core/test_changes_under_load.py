@@ -45,7 +45,7 @@ def some_settings(draw):
         timeout_ns=draw.choice([None, SECOND]),
         priority_levels=draw.choice([1, 3, 5]),
         default_priority=1,
-        ageing_ns=draw.choice([100, 1000]) * MILLISECOND,
+        promote_after_ns=draw.choice([100, 1000]) * MILLISECOND,
         tenants=draw.choice([(), (("gold", 4.0), ("default", 1.0))]),
     )
     return ModelSettings(draw.choice([28, 32]), policy, limits, target_ns)

@@ -24,8 +24,7 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.policies.reach import TOLERANCE_NS
-from batcher.core.queue import AGED, LATE
+from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import (
     Adaptive,
@@ -36,6 +35,7 @@ from batcher.core.settings import (
     QueueLimits,
     WhenLate,
 )
+from batcher.core.times import TOLERANCE_NS
 
 STORIES = 300
 
@@ -90,7 +90,7 @@ class Story:
             timeout_ns=draw.choice([None, 50 * MILLISECOND]),
             priority_levels=draw.choice([1, 3]),
             default_priority=1,
-            ageing_ns=draw.choice([20, 1000]) * MILLISECOND,
+            promote_after_ns=draw.choice([20, 1000]) * MILLISECOND,
             tenants=draw.choice([(), (("default", 1.0), ("gold", 4.0))]),
         )
         target = draw.choice([None, 3, 20, 50])
@@ -127,7 +127,7 @@ class Story:
             if model.queue.requests and scheduler.fleet.free_instance(model.name):
                 assert wakeup_ns is not None, f"{model.name} waits for nothing"
             if scheduler.fleet.free_instance(model.name):
-                assert not model.bisecting.groups
+                assert not model.bisections.suspect_groups
 
     def start(self, command):
         rows = sum(part.stop - part.start for part in command.parts)
@@ -179,11 +179,11 @@ class Story:
             return
         # A request alone may be let try where only the margin says no.
         alone = len(command.parts) == 1
-        last_ns = (times.typical if alone else times.answered)[rows]
+        last_ns = (times.expected if alone else times.p95)[rows]
         before = 0
         for part in command.parts:
             # Answers leave in the order of the batch.
-            takes_ns = min(last_ns, times.first_answered[rows] + before * times.reply_ns)
+            takes_ns = min(last_ns, times.first_p95[rows] + before * times.reply_ns)
             ends_ns = self.now_ns + takes_ns
             before += part.stop - part.start
             request = self.scheduler.live.get(part.id)
@@ -191,10 +191,10 @@ class Story:
                 # The rest of a split request was given up in the same step.
                 continue
             # Who was late already when the settings said so is served as those promised.
-            promised = request.rank in {AGED, LATE}
-            if not (request.probe or promised or request.split is not None):
+            promised = request.rank in {PROMOTED, BEST_EFFORT}
+            if not (request.canary or promised or request.split is not None):
                 self.foretold += 1
-                assert ends_ns <= request.order + TOLERANCE_NS
+                assert ends_ns <= request.finish_by_ns + TOLERANCE_NS
 
     def configure(self, model):
         self.settings[model] = self.settings_of_a_model()

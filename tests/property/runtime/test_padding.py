@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.core.buckets import Buckets
+from batcher.core.queueing.padding import Buckets
 from batcher.executor import Batch, BatchResult, ModelMetadata, TensorSpec
 from batcher.runtime.dispatch import Slice, accept, gather, scatter
 from batcher.runtime.layout import layout_of

@@ -20,8 +20,8 @@ from batcher.config.document import MOST_DEPTH, MOST_VALUES
 from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
 from batcher.config.units import LARGEST_BYTES, LONGEST_NS
-from batcher.core.buckets import MOST_KNOWN
 from batcher.core.model import MOST_SHAPES
+from batcher.core.queueing.padding import MOST_KNOWN
 from batcher.errors import LONGEST_DESCRIPTION, LONGEST_NAME
 from batcher.http2.connection_lifetime import EVICTABLE_NS, SILENT_NS, SPARE_NS
 from batcher.http2.decompression import MOST_MEMBERS

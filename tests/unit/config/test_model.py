@@ -61,13 +61,13 @@ def test_the_window_in_words(model):
 def test_the_policy_adaptive(model):
     found = model("""
         batching: {target_p99: 50ms, utilization_target: 0.6, when_late: serve}
-        queue: {priority_levels: 5, ageing: 2s, tenants: {default: 1, gold: 4.5}}
+        queue: {priority_levels: 5, promote_after: 2s, tenants: {default: 1, gold: 4.5}}
     """).scheduler_settings()
     assert found.policy == Adaptive(0.6, WhenLate.SERVE)
     assert found.queue == QueueLimits(
         priority_levels=5,
         default_priority=3,
-        ageing_ns=2_000_000_000,
+        promote_after_ns=2_000_000_000,
         tenants=(("default", 1), ("gold", 4.5)),
     )
 
@@ -138,7 +138,7 @@ def test_options_stay_as_they_are(model):
         ("batching: {when_late: drop}", 'batching.when_late: got "drop"; allowed: '),
         ("queue: {priority_levels: 17}", "queue.priority_levels: got 17; allowed: 16 or less"),
         ("queue: {priority_levels: 2, default_priority: 3}", "queue.default_priority: got 3; allowed: 1 to priority_levels, which is 2"),
-        ("queue: {ageing: 0s}", 'queue.ageing: got "0s"; allowed: longer than 0'),
+        ("queue: {promote_after: 0s}", 'queue.promote_after: got "0s"; allowed: longer than 0'),
         ("queue: {tenants: {gold: 0}}", "queue.tenants.gold: got 0; allowed: more than 0"),
         ("batching: {policy: fixed, preferred_batch_sizes: [8, 4]}", "batching.preferred_batch_sizes: got [8, 4]; allowed: ascending sizes, each once"),
         ("batching: {policy: fixed, preferred_batch_sizes: [4, 4]}", "batching.preferred_batch_sizes: got [4, 4]; allowed: ascending sizes, each once"),

@@ -87,7 +87,7 @@ def test_names_of_tenants_may_have_dots_and_may_be_the_first():
                 "timeout": "5ns",
                 "priority_levels": 4,
                 "default_priority": 4,
-                "ageing": "6ms",
+                "promote_after": "6ms",
                 "tenants": {"a": 0.5, "default": 2},
             },
         },

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.core.admission import UNAVAILABLE_RETRY_NS
 from batcher.core.commands import Outcome, Reason, Settle
 from batcher.core.events import ModelRemoved
+from batcher.core.requests.admission import UNAVAILABLE_RETRY_NS
 
 OK = (Outcome.OK, Reason.NONE)
 

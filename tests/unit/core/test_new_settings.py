@@ -8,7 +8,7 @@ from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch, Outcome, PolicyFailed, Reason, SettingsRefused
 from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.policies import make_policy
-from batcher.core.queue import AGED, LATE, rank_of
+from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED, rank_of
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
 
@@ -86,14 +86,14 @@ def test_the_pace_of_arrivals_is_kept(served):
     for request_id in range(200):
         served.pass_ms(1)
         served.arrive(request_id)
-    pace = served.model.pace
+    pace = served.model.arrivals
     rate, burstiness, mean = pace.rate, pace.burstiness, pace._window_mean
     assert rate > 0.0
     assert mean > 0.0
 
     served.configure(target=25)
 
-    assert served.model.pace is pace
+    assert served.model.arrivals is pace
     assert pace.target_ns == 25 * MILLISECOND
     assert pace.rate == rate
     assert pace.burstiness == pytest.approx(burstiness)
@@ -103,7 +103,7 @@ def test_the_pace_of_arrivals_is_kept(served):
 def test_the_pace_is_learned_anew_where_there_was_no_target(scheduler):
     served = Served(scheduler, settings(target=None))
     served.configure(target=50)
-    assert served.model.pace.target_ns == 50 * MILLISECOND
+    assert served.model.arrivals.target_ns == 50 * MILLISECOND
 
 
 def test_what_is_owed_to_the_aged_and_the_wait_that_is_on_are_kept(served):
@@ -139,14 +139,14 @@ def test_tenants_who_stay_are_known_as_before(scheduler):
 def test_ranks_of_arrivals_follow_the_levels(served):
     served.arrive(1, priority=3)
     served.arrive(2, priority=1)
-    assert set(served.model.pace.ranks) == {
+    assert set(served.model.arrivals.ranks) == {
         rank_of(3, over_share=False),
         rank_of(1, over_share=False),
     }
 
     served.configure(priority_levels=1, default_priority=1)
 
-    assert served.model.pace.ranks == {}
+    assert served.model.arrivals.ranks == {}
 
 
 # What waits
@@ -173,7 +173,7 @@ def test_who_has_no_due_time_is_due_a_target_after_the_change(scheduler):
 
     assert commands == []
     assert served.waiting(1).due_ns == served.now_ns + 50 * MILLISECOND
-    assert served.waiting(1).order == served.waiting(1).due_ns
+    assert served.waiting(1).finish_by_ns == served.waiting(1).due_ns
 
 
 def test_what_waits_keeps_its_expiry(scheduler):
@@ -198,9 +198,9 @@ def test_levels_that_are_gone_become_the_last_one(busy):
 def test_a_shorter_ageing_holds_for_what_waits(busy):
     busy.arrive(1, priority=3)
 
-    busy.configure(ageing_ns=10 * MILLISECOND)
+    busy.configure(promote_after_ns=10 * MILLISECOND)
 
-    assert busy.waiting(1).promotes_ns == busy.now_ns + 10 * MILLISECOND
+    assert busy.waiting(1).promote_at_ns == busy.now_ns + 10 * MILLISECOND
 
 
 def test_nobody_is_over_a_share_that_is_gone(scheduler):
@@ -214,7 +214,7 @@ def test_nobody_is_over_a_share_that_is_gone(scheduler):
     assert served.waiting(1).rank == rank_of(2, over_share=False)
 
 
-@pytest.mark.parametrize("rank", [AGED, LATE])
+@pytest.mark.parametrize("rank", [PROMOTED, BEST_EFFORT])
 def test_the_aged_and_the_late_stay_so(busy, rank):
     busy.arrive(1)
     busy.model.queue.rerank(busy.waiting(1), rank)
@@ -234,13 +234,13 @@ def test_another_policy_serves_each_level_in_the_order_of_arrival(busy, play_wit
     busy.arrive(3)
     busy.arrive(4, priority=3)
 
-    (lane,) = busy.model.queue.lanes.values()
-    assert [request.id for request in lane] == [2, 3, 1, 4]
+    (group,) = busy.model.queue.groups.values()
+    assert [request.id for request in group] == [2, 3, 1, 4]
 
 
 def test_what_was_late_has_its_level_where_nothing_is_planned(busy):
     busy.arrive(1, priority=3)
-    busy.model.queue.rerank(busy.waiting(1), LATE)
+    busy.model.queue.rerank(busy.waiting(1), BEST_EFFORT)
 
     busy.configure(FixedWindow(0))
 
@@ -260,7 +260,7 @@ def test_adaptive_gives_what_waits_its_level(scheduler):
     assert levels == {
         i: rank_of(level, over_share=False) for i, level in {1: 2, 2: 1, 3: 3}.items()
     }
-    assert served.waiting(1).order == served.waiting(1).due_ns
+    assert served.waiting(1).finish_by_ns == served.waiting(1).due_ns
 
 
 # Bounds
@@ -330,7 +330,7 @@ def test_a_model_that_comes_back_and_cannot_be_made_runs_without_batching(make_s
 
 def test_after_a_policy_failed_what_waits_goes_before_what_comes(make_scheduler):
     class Broken:
-        def decide(self, lane, situation):
+        def decide(self, group, given):
             raise RuntimeError
 
     served = Served(make_scheduler())
@@ -342,8 +342,8 @@ def test_after_a_policy_failed_what_waits_goes_before_what_comes(make_scheduler)
     served.arrive(3, priority=3)
     served.arrive(4)
 
-    (lane,) = served.model.queue.lanes.values()
-    assert [request.id for request in lane] == [4, 2, 3]
+    (group,) = served.model.queue.groups.values()
+    assert [request.id for request in group] == [4, 2, 3]
 
 
 # The target

@@ -18,7 +18,7 @@ class Answers:
         self.answer = answer
         self.asked = 0
 
-    def decide(self, lane, now_ns):
+    def decide(self, group, now_ns):
         self.asked += 1
         if isinstance(self.answer, BaseException):
             raise self.answer

@@ -132,7 +132,7 @@ def test_asking_does_not_change_the_answer(play):
 
 
 def test_somebody_late_has_waited_for_long_enough(play):
-    limits = {"priority_levels": 1, "ageing_ns": 100 * MILLISECOND}
+    limits = {"priority_levels": 1, "promote_after_ns": 100 * MILLISECOND}
     play.model("m", Adaptive(when_late=WhenLate.SERVE), 8, target=20, **limits)
     play.feed(InstanceUp("i", 1, "m", "d", 1, ((1, 5 * MILLISECOND), (8, 5 * MILLISECOND))))
     play.arrive(0)

@@ -21,11 +21,11 @@ from batcher.core.settings import Adaptive, ModelSettings, NoBatching, QueueLimi
 from batcher.core.state import (
     BatchState,
     BisectionState,
-    GroupState,
     InstanceState,
     ModelState,
     RequestState,
     State,
+    SuspectGroupState,
 )
 from batcher.journal.codec import CodecError, Decoder, Encoder, schema, unpack
 from batcher.simulation import Driver
@@ -147,7 +147,15 @@ def test_a_log_without_a_field_that_has_no_default_is_refused():
         Decoder(changed("InstanceUp", ("instance", "incarnation", "model")))
 
 
-STATE = (State, ModelState, RequestState, GroupState, BisectionState, InstanceState, BatchState)
+STATE = (
+    State,
+    ModelState,
+    RequestState,
+    SuspectGroupState,
+    BisectionState,
+    InstanceState,
+    BatchState,
+)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.core.events import RequestArrived
-from batcher.core.policies import Situation, Take, Wait
-from batcher.core.request import LiveRequest
+from batcher.core.policies import PolicyInput, Take, Wait
+from batcher.core.queueing.request import LiveRequest
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.simulation.baselines import (
     BASELINES,
@@ -34,14 +34,14 @@ class Times:
 
 def ask(policy, now_ms, *due_ms, rows=1, known=True):
     """The verdict on requests that are due then and arrived 50 ms before."""
-    lane = []
+    group = []
     for request_id, due in enumerate(due_ms):
         due_ns = None if due is None else round(due * MILLISECOND)
         arrival_ns = 0 if due is None else due_ns - 50 * MILLISECOND
         arrived = RequestArrived(request_id, "m", rows, 0, (), "", arrival_ns)
-        lane.append(LiveRequest(arrived, due_ns, None))
+        group.append(LiveRequest(arrived, due_ns, None))
     now_ns = round(now_ms * MILLISECOND)
-    return policy.decide(lane, Situation(now_ns, (now_ns,), Times(known)))
+    return policy.decide(group, PolicyInput(now_ns, (now_ns,), Times(known)))
 
 
 def wait(until_ms, drop=0):

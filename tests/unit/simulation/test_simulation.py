@@ -223,7 +223,7 @@ class TestClosedLoop:
 
 def test_a_policy_that_breaks_its_contract_is_told(deployment):
     class Wrong:
-        def decide(self, lane, now_ns):
+        def decide(self, group, now_ns):
             return Take(99)
 
     run = simulate(deployment, NamedPolicy("wrong", lambda s: s, lambda settings: Wrong()), at(0))

@@ -18,9 +18,9 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.request import NEVER_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits
+from batcher.core.times import NEVER_NS
 from batcher.errors import InputError
 from batcher.journal import read_log
 from batcher.simulation import Driver

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batcher.core.bisecting import executions
 from batcher.core.commands import (
     FAILURE_REASONS,
     Dispatch,
@@ -32,9 +31,10 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.policies.reach import TOLERANCE_NS
-from batcher.core.queue import AGED, LATE
+from batcher.core.faults.bisection import executions
+from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED
 from batcher.core.settings import Adaptive, NoBatching
+from batcher.core.times import TOLERANCE_NS
 
 FULL = {
     Reason.QUEUE_REQUESTS,
@@ -324,7 +324,7 @@ class Accounts:
         others = [i for i in self.instances.values() if i.device == up.device]
         assert self.limits.get(up.device) is None or all(i.model == up.model for i in others)
         assert command.attempt == 1
-        assert not model.bisecting.open
+        assert not model.bisections.open
         begins_ns = scheduler.fleet.batches[command.batch_id].dispatched_ns
         ends = [self.live[part.id].expires_ns for part in command.parts]
         assert all(expires_ns is None or expires_ns > begins_ns for expires_ns in ends)
@@ -343,7 +343,7 @@ class Accounts:
     def check_attempt(self, command, scheduler):
         """Nobody joins what runs again, and it does not run again for ever."""
         batch = scheduler.fleet.batches[command.batch_id]
-        first = self.failed[batch.group.of.batch_id]
+        first = self.failed[batch.suspects.of.batch_id]
         assert first.attempt == 1
         assert set(command.parts) <= set(first.parts)
         assert command.bucket == first.bucket
@@ -363,24 +363,24 @@ class Accounts:
         # A request alone may be let try where only the margin says no.
         alone = len(batch.command.parts) == 1
         rows = batch.rows
-        last_ns = (times.typical if alone else times.answered)[rows]
+        last_ns = (times.expected if alone else times.p95)[rows]
         begins_ns = scheduler.fleet.batches[batch.command.batch_id].dispatched_ns
         assert begins_ns == self.now_ns or (batch.next and begins_ns > self.now_ns)
         starts_ns = begins_ns - TOLERANCE_NS
         if begins_ns > self.now_ns:
-            starts_ns -= model.handover.saved_ns
+            starts_ns -= model.prefetch.saved_ns
         before = 0
         for part in batch.command.parts:
-            takes_ns = min(last_ns, times.first_answered[rows] + before * times.reply_ns)
+            takes_ns = min(last_ns, times.first_p95[rows] + before * times.reply_ns)
             ends_ns = starts_ns + takes_ns
             before += part.stop - part.start
             # The rest of a split request may have been given up in the same step.
             request = scheduler.live.get(part.id)
-            if request is None or request.split or request.probe or request.rank == AGED:
+            if request is None or request.split or request.canary or request.rank == PROMOTED:
                 continue
-            assert request.leaves_ns is None or ends_ns <= request.leaves_ns
-            if model.target_ns is not None and model.reachable and request.rank != LATE:
-                assert ends_ns <= request.order
+            assert request.deadline_ns is None or ends_ns <= request.deadline_ns
+            if model.target_ns is not None and model.reachable and request.rank != BEST_EFFORT:
+                assert ends_ns <= request.finish_by_ns
 
     def check_queues(self, scheduler):
         """What is said of queues is what waits, and newcomers do not overfill them."""
@@ -403,7 +403,7 @@ class Accounts:
             if overfull and name not in self.unbound:
                 assert not self.fresh & mine
             if scheduler.fleet.free_instance(name) is not None:
-                assert not model.bisecting.groups
+                assert not model.bisections.suspect_groups
                 assert not queue.requests or scheduler.next_wakeup_ns() is not None
 
 

@@ -22,7 +22,7 @@ def overloaded(monkeypatch):
     """How many are answered, and how late the last of them, if a batch's first waits for so many."""
 
     def play(group, levels=(0,)):
-        monkeypatch.setattr("batcher.core.estimator.REPLY_GROUP", group)
+        monkeypatch.setattr("batcher.core.service_time.estimator.REPLY_GROUP", group)
         limits = QueueLimits(priority_levels=3)
         settings = ModelSettings(32, Adaptive(), limits, TARGET_NS)
         curve = linear(5 * MILLISECOND, MILLISECOND // 2, 32)

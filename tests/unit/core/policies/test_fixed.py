@@ -8,31 +8,31 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
-from batcher.core.estimator import ServiceTimes
 from batcher.core.events import InstanceUp, RequestArrived
-from batcher.core.policies import FixedWindowPolicy, Situation, Take, Wait
-from batcher.core.queue import Lane
-from batcher.core.request import LiveRequest
+from batcher.core.policies import FixedWindowPolicy, PolicyInput, Take, Wait
+from batcher.core.queueing.queue import BatchGroup
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.settings import FixedWindow
 
 DELAY = 100
 
 
-def lane_of(*rows, arrival_ns=0):
-    lane = Lane(("", ()))
+def group_of(*rows, arrival_ns=0):
+    group = BatchGroup(("", ()))
     for request_id, count in enumerate(rows):
         arrived = RequestArrived(request_id, "m", count, 0, (), "", arrival_ns + request_id)
-        lane.add(LiveRequest(arrived, None, None))
-    return lane
+        group.add(LiveRequest(arrived, None, None))
+    return group
 
 
-def situation(now_ns):
-    return Situation(now_ns, (now_ns,), ServiceTimes(8))
+def given(now_ns):
+    return PolicyInput(now_ns, (now_ns,), ServiceTimes(8))
 
 
 def decide(rows, *, preferred=(), max_rows=8, delay=DELAY, now_ns=50):
     policy = FixedWindowPolicy(FixedWindow(delay, preferred), max_rows)
-    return policy.decide(lane_of(*rows), situation(now_ns))
+    return policy.decide(group_of(*rows), given(now_ns))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_batch_that_is_full_or_cannot_grow_goes_before_the_window_closes(rows,
 
 
 @pytest.mark.parametrize(
-    ("rows", "verdict"),
+    ("rows", "decision"),
     [
         ([1, 1, 1], Wait(DELAY)),
         ([1] * 4, Take(4)),
@@ -102,8 +102,8 @@ def test_a_batch_that_is_full_or_cannot_grow_goes_before_the_window_closes(rows,
         ([7, 1], Take(1)),
     ],
 )
-def test_an_open_window_ends_at_a_preferred_size(rows, verdict):
-    assert decide(rows, preferred=(4, 6)) == verdict
+def test_an_open_window_ends_at_a_preferred_size(rows, decision):
+    assert decide(rows, preferred=(4, 6)) == decision
 
 
 @pytest.mark.parametrize(("rows", "taken"), [([1], 1), ([1] * 5, 5), ([1] * 7, 7), ([1] * 20, 8)])
@@ -119,8 +119,8 @@ def test_the_window_closes_at_the_very_nanosecond():
 def test_the_window_is_that_of_the_oldest_request():
     policy = FixedWindowPolicy(FixedWindow(DELAY), 8)
 
-    assert policy.decide(lane_of(1, 1, arrival_ns=1_000), situation(1_050)) == Wait(1_100)
-    assert policy.decide(lane_of(1, 1, arrival_ns=1_000), situation(1_100)) == Take(2)
+    assert policy.decide(group_of(1, 1, arrival_ns=1_000), given(1_050)) == Wait(1_100)
+    assert policy.decide(group_of(1, 1, arrival_ns=1_000), given(1_100)) == Take(2)
 
 
 def test_preferred_sizes_may_come_in_any_order():
@@ -222,7 +222,7 @@ class TestPriorities:
 
     @pytest.fixture(params=["fixed", "none"])
     def busy(self, request, play):
-        getattr(play, request.param)(max_rows=2, ageing_ns=20 * MILLISECOND)
+        getattr(play, request.param)(max_rows=2, promote_after_ns=20 * MILLISECOND)
         play.up()
         play.arrive(0)
         return play

@@ -100,7 +100,7 @@ class Story:
             timeout_ns=self.milliseconds(None, None, 6, 30, 100),
             priority_levels=levels,
             default_priority=self.draw.randint(1, levels),
-            ageing_ns=self.milliseconds(5, 100, 1000),
+            promote_after_ns=self.milliseconds(5, 100, 1000),
             tenants=one_of(((), (), (("default", 1.0), ("gold", 4.0)))),
         )
         return ModelSettings(

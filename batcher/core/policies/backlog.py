@@ -1,0 +1,263 @@
+"""Which requests to give up, and how many to take, so that most are in time.
+
+The backlog is laid out in the order in which it is due and cut into batches that follow each other
+on the instance that is free soonest. A batch must be done before its first request is due. For each
+number of requests given up, and each number of batches, it is enough to know how far one can get:
+whoever reaches further, reaches everything that the others do. So the best plan of all is found in
+(batches x given up) steps, most often a handful.
+
+Two plans that serve as many are told apart by the time they keep the instances busy, and a plan
+that serves one more may not be worth the time it costs those who have not arrived yet. `Price` says
+what time is worth: nothing while the instances have time to spare, and what arrives in it once they
+do not; the bend between the two lies where a backlog would grow past what a target can carry.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from math import exp, log1p
+
+from batcher.core.record import record
+from batcher.core.times import TOLERANCE_NS
+
+MOST_REQUESTS = 2048
+"""A longer backlog is planned by its first so many; the others are looked at in their turn."""
+
+MOST_EXACT = 128
+"""For several instances, a longer backlog is planned as for one that is so many times as fast."""
+
+FINE = 128
+"""Of a long backlog requests are given up several at a time: a part in so many."""
+
+_FAR = 30.0
+"""Where a softplus is a straight line."""
+
+
+@record
+class Price:
+    """What keeping the instances busy costs, in requests. `rate` is requests a nanosecond."""
+
+    rate: float
+    bend_ns: float
+    softness_ns: float
+
+    def __call__(self, busy_ns: float) -> float:
+        """Requests lost if the instances are busy for so long from now on, on average."""
+        soft = self.softness_ns
+        at, zero = (busy_ns - self.bend_ns) / soft, -self.bend_ns / soft
+        return self.rate * soft * (_softplus(at) - _softplus(zero))
+
+
+def _softplus(z: float) -> float:
+    if z > _FAR:
+        return z
+    return log1p(exp(z)) if z > -_FAR else 0.0
+
+
+@record
+class Plan:
+    """Give up the first `drop` requests, then batch the next `take`."""
+
+    drop: int
+    take: int
+
+
+def plan(
+    finish_by: Sequence[float],
+    rows_before: Sequence[int] | None,
+    free_ns: Sequence[float],
+    curve: Sequence[float],
+    p95: Sequence[float],
+    price: Price,
+    now_ns: int,
+    reply_ns: float = 0.0,
+    replies_ns: float = 0.0,
+) -> Plan:
+    """The best first step.
+
+    `finish_by` says when each request must be done; `rows_before[i]` is the rows of the first i
+    requests, None where every request has one row. `free_ns` is sorted, the soonest first. An
+    instance is busy with b rows for `curve[b]`, the largest batch being the last of the curve, and
+    the first of them is answered after `answered[b]`, each further row `reply_ns` later, but none
+    more than `replies_ns` after the first.
+    """
+    count = min(len(finish_by), MOST_REQUESTS)
+    # What cannot even be done alone, at once, is given up first.
+    rows = 1
+    if rows_before is not None:
+        least = min([after - before for before, after in pairwise(rows_before)])
+        rows = min(least, len(curve) - 1)
+    hopeless = bisect_left(finish_by, free_ns[0] + p95[rows] - TOLERANCE_NS, 0, count)
+    if hopeless == count:
+        return Plan(count, 0)
+    if replies_ns > 0.0:
+        finish_by = _in_turn(finish_by, rows_before, count, reply_ns, replies_ns)
+    if len(free_ns) == 1 and rows_before is None:
+        return _plan_one(finish_by, count, hopeless, free_ns[0], curve, p95, price, now_ns)
+    if rows_before is None and count - hopeless > MOST_EXACT:
+        instances = len(free_ns)
+        faster = [time / instances for time in curve]
+        return _plan_one(finish_by, count, hopeless, free_ns[0], faster, p95, price, now_ns)
+    count = min(count, hopeless + 2 * MOST_EXACT)
+    return _plan_many(finish_by, rows_before, count, hopeless, free_ns, curve, p95, price, now_ns)
+
+
+def _in_turn(
+    finish_by: Sequence[float],
+    rows_before: Sequence[int] | None,
+    count: int,
+    reply_ns: float,
+    replies_ns: float,
+) -> Sequence[float]:
+    """For each request: when the batch that it leads must have answered it.
+
+    So that those behind it in the batch, whose answers leave after it, are in time, too; ascending.
+    """
+    in_turn = [0.0] * count
+    behind_ns = float("inf")
+    for place in range(count - 1, -1, -1):
+        finish_by_ns = finish_by[place]
+        rows = 1 if rows_before is None else rows_before[place + 1] - rows_before[place]
+        behind_ns = min(finish_by_ns, behind_ns - rows * reply_ns)
+        # However many are due at once, not all of them are in its batch.
+        in_turn[place] = max(behind_ns, finish_by_ns - replies_ns)
+    return in_turn
+
+
+def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double what a decision costs
+    finish_by: Sequence[float],
+    count: int,
+    hopeless: int,
+    start_ns: float,
+    curve: Sequence[float],
+    p95: Sequence[float],
+    price: Price,
+    now_ns: int,
+) -> Plan:
+    """One instance, one row a request: the common case, in few steps each."""
+    best = float("-inf")
+    found = False
+    drop, take = count, 0
+    ends = len(curve)
+    largest = ends - 1
+    row_ns = min([curve[rows] / rows for rows in (largest, max(1, largest // 2))])
+    offset_ns = start_ns - now_ns
+    reached: list[int] = []
+    at_ns: list[float] = []
+    firsts: list[tuple[int, int]] = []
+    # A step is small beside a batch, or it would miss plans that serve only few.
+    fits = bisect_right(p95, finish_by[count - 1] - start_ns + TOLERANCE_NS, 0, ends) - 1
+    step = max(1, min((count - hopeless) // FINE, fits // 4))
+    for given_up in range(hopeless, count, step):
+        left = count - given_up
+        if found and left - price(offset_ns + left * row_ns) <= best + 1e-9:
+            break
+        position, time_ns, first = given_up, start_ns, (given_up, 0)
+        known = len(reached)
+        batches = 0
+        while True:
+            place = -1
+            if batches < known:
+                # Some more given up, behind what the same batches reached before.
+                place = reached[batches] + step
+                then_ns = at_ns[batches]
+                via = firsts[batches]
+            if position < count:
+                # Comparisons, not `min`: this is most of a decision in overload.
+                fit = bisect_right(p95, finish_by[position] - time_ns + TOLERANCE_NS, 0, ends) - 1
+                if fit > 0:
+                    further = position + fit
+                    if further > count:
+                        further = count
+                        fit = count - position
+                    done_ns = time_ns + curve[fit]
+                    if further > place or (further == place and done_ns < then_ns):
+                        place, then_ns = further, done_ns
+                        via = first if batches else (given_up, fit)
+            if place < 0:
+                break
+            place = min(place, count)
+            if batches < known:
+                reached[batches], at_ns[batches], firsts[batches] = place, then_ns, via
+            else:
+                reached.append(place)
+                at_ns.append(then_ns)
+                firsts.append(via)
+                known += 1
+            if place == count:
+                worth = left - price(then_ns - now_ns)
+                if worth > best + 1e-9:
+                    best = worth
+                    found = True
+                    drop, take = via
+                del reached[batches + 1 :], at_ns[batches + 1 :], firsts[batches + 1 :]
+                break
+            position, time_ns, first = place, then_ns, via
+            batches += 1
+    return Plan(drop, take)
+
+
+def _plan_many(
+    finish_by: Sequence[float],
+    rows_before: Sequence[int] | None,
+    count: int,
+    hopeless: int,
+    free_ns: Sequence[float],
+    curve: Sequence[float],
+    p95: Sequence[float],
+    price: Price,
+    now_ns: int,
+) -> Plan:
+    """The same with several instances, and with requests of several rows."""
+    before = range(count + 1) if rows_before is None else rows_before
+    instances = len(free_ns)
+    largest = len(curve) - 1
+    row_ns = min(curve[rows] / rows for rows in (largest, max(1, largest // 2))) / instances
+    offset_ns = sum(free_ns) / instances - now_ns
+    best = float("-inf")
+    drop, take = count, 0
+    # For so many batches: requests reached, when each instance is free then, the first batch.
+    reached: list[tuple[int, tuple[float, ...], tuple[int, int]]] = []
+    for given_up in range(hopeless, count):
+        left = count - given_up
+        rows_left = before[count] - before[given_up]
+        if left - price(offset_ns + rows_left * row_ns) <= best + 1e-9:
+            break
+        position, free, first = given_up, tuple(free_ns), (given_up, 0)
+        batches = 0
+        while True:
+            step: tuple[int, tuple[float, ...], tuple[int, int]] | None = None
+            if batches < len(reached):
+                further, then, via = reached[batches]
+                step = min(further + 1, count), then, via
+            if position < count:
+                slack_ns = finish_by[position] - free[0] + TOLERANCE_NS
+                most_rows = min(largest, bisect_right(p95, slack_ns) - 1)
+                end = bisect_right(before, before[position] + most_rows, 0, count + 1) - 1
+                if end > position:
+                    done_ns = free[0] + curve[before[end] - before[position]]
+                    then = tuple(sorted((*free[1:], done_ns)))
+                    if (
+                        step is None
+                        or end > step[0]
+                        or (end == step[0] and sum(then) < sum(step[1]))
+                    ):
+                        step = end, then, first if batches else (given_up, end - position)
+            if step is None:
+                break
+            if batches < len(reached):
+                reached[batches] = step
+            else:
+                reached.append(step)
+            position, free, first = step
+            batches += 1
+            if position == count:
+                worth = left - price(sum(free) / instances - now_ns)
+                if worth > best + 1e-9:
+                    best = worth
+                    drop, take = first
+                del reached[batches:]
+                break
+    return Plan(drop, take)

@@ -1,0 +1,75 @@
+"""Which waiting request expires next.
+
+A heap with lazy deletion: a request that is dispatched or cancelled stays in it until it surfaces
+or until the dead outnumber the living, when the heap is built again. So its size is bounded by
+twice the queue, whatever callers do.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+
+from batcher.core.queueing.request import LiveRequest
+
+SLACK = 64
+"""Dead entries that are always tolerated, so that small queues are not rebuilt all the time."""
+
+
+class ExpiryHeap:
+    """Waiting requests by hard expiry. `live` is the scheduler's own table of requests.
+
+    While `heap` is empty there is nothing to expire.
+    """
+
+    __slots__ = ("_live", "_waiting", "heap")
+
+    def __init__(self, live: Mapping[int, LiveRequest]) -> None:
+        self._live = live
+        self.heap: list[tuple[int, int]] = []
+        self._waiting = 0
+
+    def add(self, request: LiveRequest) -> None:
+        """Watch a request that has begun to wait."""
+        if request.expires_ns is None:
+            return
+        self._waiting += 1
+        heapq.heappush(self.heap, (request.expires_ns, request.id))
+
+    def discard(self, request: LiveRequest) -> None:
+        """Forget a request that no longer waits (already so in the scheduler's table)."""
+        if request.expires_ns is None:
+            return
+        self._waiting -= 1
+        if len(self.heap) > 2 * self._waiting + SLACK:
+            # A request that waits again after its batch failed may be in it twice.
+            self.heap = list({entry for entry in self.heap if self._is_waiting(*entry)})
+            heapq.heapify(self.heap)
+
+    def next_ns(self) -> int | None:
+        """When the next waiting request expires, or None."""
+        heap = self.heap
+        while heap:
+            if self._is_waiting(*heap[0]):
+                return heap[0][0]
+            heapq.heappop(heap)
+        return None
+
+    def due(self, now_ns: int) -> Iterator[LiveRequest]:
+        """Waiting requests that have expired by `now_ns`; the caller discards each one."""
+        while (next_ns := self.next_ns()) is not None and next_ns <= now_ns:
+            yield self._live[self.heap[0][1]]
+
+    def _is_waiting(self, expires_ns: int, request_id: int) -> bool:
+        request = self._live.get(request_id)
+        return request is not None and request.batch_id is None and request.expires_ns == expires_ns
+
+    def validate(self) -> None:
+        """Every waiting request with an expiry is in the heap, and the heap is bounded."""
+        listed = {request_id for _, request_id in self.heap}
+        expected = {
+            r.id for r in self._live.values() if r.batch_id is None and r.expires_ns is not None
+        }
+        assert expected <= listed, f"not watched: {expected - listed}"
+        assert self._waiting == len(expected)
+        assert len(self.heap) <= 2 * self._waiting + SLACK + 1

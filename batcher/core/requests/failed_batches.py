@@ -1,0 +1,132 @@
+"""What becomes of the requests that a batch leaves without an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batcher.core.commands import FailureStorm, Outcome, Part
+from batcher.core.devices.fleet import RunningBatch
+from batcher.core.events import BatchProgress, FailureCause
+from batcher.core.faults.bisection import MOST_RETURNS, SuspectGroup
+from batcher.core.model import Model
+from batcher.core.requests.admission import expiry_reason
+from batcher.core.requests.ledger import Ledger
+from batcher.core.requests.promotion import come_back
+
+
+def last_report(
+    batch: RunningBatch, event: BatchProgress, model: Model | None, ledger: Ledger, *, now_ns: int
+) -> None:
+    """What a batch leaves has failed; where it failed as a whole, it may be run again.
+
+    `model` is None where it was removed meanwhile. Only a request that was told from its mates, or
+    had none, has an input that is at fault: for the others it is not known why they failed.
+    """
+    cause = event.error or FailureCause.UNKNOWN
+    shared = FailureCause.UNKNOWN if cause is FailureCause.INPUT else cause
+    left = _still_wanted(batch, ledger, now_ns)
+    lost: Sequence[Part] = left
+    at_fault: SuspectGroup | None = None
+    if model is not None:
+        lost, at_fault = _search(batch, event, left, model, ledger, now_ns)
+        tell_storm(model, ledger, now_ns)
+    gone = {part.id for part in lost}
+    for part in left:
+        if part.id not in gone:
+            _waits_again(part.id, batch, ledger)
+    alone = {part.id for part in batch.parts} if len(batch.parts) == 1 else set()
+    ledger.fail(gone & alone, cause)
+    ledger.fail(gone - alone, shared)
+    if at_fault is not None:
+        ledger.fail([part.id for part in at_fault.parts], at_fault.cause)
+    if model is not None:
+        # The largest batch may have become smaller than the one that failed.
+        refit(model, ledger, shared, now_ns)
+
+
+def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> None:
+    """Have what waits to run again fit the largest batch of now.
+
+    A request that does not even do so alone goes back to the queue, to be split. Rows of one that
+    is split already cannot: it fails with the `cause`.
+    """
+    lost: set[int] = set()
+    for part in model.bisections.refit(model.settings.max_batch_size):
+        request = ledger.live[part.id]
+        if request.split is None:
+            request.retries -= 1
+            come_back(request, model, now_ns)
+        else:
+            lost.add(part.id)
+    ledger.fail(lost, cause)
+
+
+def tell_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = False) -> None:
+    """Say that a storm has begun, or that it is over because a batch succeeded."""
+    bisections = model.bisections
+    if succeeded and bisections.calm(now_ns):
+        ledger.commands.append(FailureStorm(model.name, over=True))
+    elif bisections.untold:
+        bisections.untold = False
+        ledger.commands.append(FailureStorm(model.name))
+
+
+def _still_wanted(batch: RunningBatch, ledger: Ledger, now_ns: int) -> list[Part]:
+    """The parts that were not reported, less those whose callers have left meanwhile."""
+    for request_id in sorted(batch.unreported):
+        request = ledger.live[request_id]
+        if request.expires_ns is not None and request.expires_ns <= now_ns:
+            ledger.forget(request)
+            reason = expiry_reason(request.arrived, request.expires_ns)
+            ledger.settle((request_id,), Outcome.EXPIRED, reason)
+    return [part for part in batch.parts if part.id in batch.unreported]
+
+
+def _search(
+    batch: RunningBatch,
+    event: BatchProgress,
+    left: list[Part],
+    model: Model,
+    ledger: Ledger,
+    now_ns: int,
+) -> tuple[Sequence[Part], SuspectGroup | None]:
+    """Go on with the search that a batch belongs to, or begin one.
+
+    Returns what of it failed for good, and the request of another part of its search that must be
+    at fault by that.
+    """
+    bisections, suspects = model.bisections, batch.suspects
+    cause = event.error or FailureCause.UNKNOWN
+    again = event.error not in (None, FailureCause.DEVICE)
+    again = again and bool(left) and ledger.fleet.serves(model.name)
+    if suspects is None:
+        may_return = not batch.split and all(
+            ledger.live[part.id].returns < MOST_RETURNS for part in left
+        )
+        begun = again and bisections.begin(
+            batch.batch_id, left, batch.shapes, cause, now_ns, may_return=may_return
+        )
+        return (() if begun else left), None
+    if again:
+        lost, cleared = bisections.failed(suspects, left, cause, now_ns)
+        for part in cleared:
+            request = ledger.live[part.id]
+            request.retries -= 1
+            come_back(request, model, now_ns)
+        return lost, None
+    if event.error is None:
+        return left, bisections.succeeded(suspects, wholly=not event.failed and not left)
+    bisections.lost(suspects)
+    return left, None
+
+
+def _waits_again(request_id: int, batch: RunningBatch, ledger: Ledger) -> None:
+    """A part of a request has been put into a group of its failed batch."""
+    request = ledger.live[request_id]
+    request.retries += 1
+    if request.split is not None:
+        request.split.batches.discard(batch.batch_id)
+    if request.batch_id is not None:
+        request.batch_id = None
+        if request.expires_ns is not None:
+            ledger.expiry.add(request)

@@ -1,0 +1,91 @@
+"""The requests that are owed an end, and the commands that say what became of them.
+
+A request is entered when it is admitted and leaves in the step that settles it, wherever it stands
+then: in the queue, in a group of a failed batch, or in batches that run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from batcher.core.commands import FAILURE_REASONS, Command, Outcome, Reason, Settle
+from batcher.core.devices.fleet import Fleet
+from batcher.core.events import FailureCause
+from batcher.core.model import Model
+from batcher.core.queueing.expiry import ExpiryHeap
+from batcher.core.queueing.request import LiveRequest, queued
+from batcher.core.requests.admission import UNAVAILABLE_RETRY_NS, Refusal
+
+
+class Ledger:
+    """All live requests, when those that wait expire, and the commands of this step, in order."""
+
+    __slots__ = ("commands", "expiry", "fleet", "live", "models")
+
+    def __init__(self, models: Mapping[str, Model], fleet: Fleet) -> None:
+        self.models = models
+        self.fleet = fleet
+        self.live: dict[int, LiveRequest] = {}
+        self.expiry = ExpiryHeap(self.live)
+        self.commands: list[Command] = []
+
+    def take_commands(self) -> list[Command]:
+        """This step's commands; the next step begins with none."""
+        commands, self.commands = self.commands, []
+        return commands
+
+    def settle(
+        self,
+        ids: tuple[int, ...],
+        outcome: Outcome,
+        reason: Reason = Reason.NONE,
+        *,
+        retry_ns: int | None = None,
+    ) -> None:
+        """Say how requests ended that are live no more."""
+        if ids:
+            self.commands.append(Settle(ids, outcome, reason, retry_ns))
+
+    def turn_away(self, request_id: int, refusal: Refusal) -> None:
+        """End a request that did not enter."""
+        retry_ns = refusal.retry_ns
+        self.settle((request_id,), refusal.outcome, refusal.reason, retry_ns=retry_ns)
+
+    def done(self, ids: tuple[int, ...]) -> None:
+        """End requests of which all rows were executed."""
+        for request_id in ids:
+            del self.live[request_id]
+        self.settle(ids, Outcome.OK)
+
+    def refuse(
+        self, waiting: Iterable[LiveRequest], reason: Reason, *, retry_ns: int | None = None
+    ) -> None:
+        """End requests that were admitted and can no longer be served."""
+        refused = tuple([request.id for request in waiting])
+        for request_id in refused:
+            self.forget(self.live[request_id])
+        self.settle(refused, Outcome.REJECTED, reason, retry_ns=retry_ns)
+
+    def fail(self, ids: Iterable[int], cause: FailureCause) -> None:
+        """End requests with a failure, and whatever of them still waits or runs elsewhere."""
+        failed = tuple(sorted(ids))
+        for request_id in failed:
+            self.forget(self.live[request_id])
+        retry_ns = UNAVAILABLE_RETRY_NS if cause is FailureCause.DEVICE else None
+        self.settle(failed, Outcome.FAILED, FAILURE_REASONS[cause], retry_ns=retry_ns)
+
+    def forget(self, request: LiveRequest) -> None:
+        """Drop a live request; a batch that runs it goes on, and its result is dropped."""
+        del self.live[request.id]
+        if request.batch_id is None:
+            model = self.models[request.arrived.model]
+            if queued(request):
+                model.queue.discard(request)
+            if request.retries:
+                model.bisections.discard(request.id)
+            self.expiry.discard(request)
+        batches = (request.batch_id,) if request.split is None else request.split.batches
+        running = self.fleet.batches
+        for batch_id in batches:
+            if batch_id in running:
+                running[batch_id].unreported.discard(request.id)

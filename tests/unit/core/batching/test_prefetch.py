@@ -1,0 +1,178 @@
+"""An instance gets its next batch in hand before it is free, where a full one waits."""
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.commands import Outcome, Reason, Settle
+from batcher.core.events import (
+    DeviceConfigured,
+    InstanceDown,
+    InstanceUp,
+    ModelConfigured,
+    RequestArrived,
+)
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
+from batcher.testing.handover import SlowHandover
+
+GAP_NS = MILLISECOND
+"""What a batch that an idle instance gets takes beyond its execution."""
+
+
+def executes_ns(rows):
+    return 5 * MILLISECOND + rows * MILLISECOND // 2
+
+
+class Shell(SlowHandover):
+    """Models and an instance of each, and what becomes of requests."""
+
+    def __init__(self, queues=True, models=("m",), target=50, **limits):
+        super().__init__(Scheduler(), executes_ns, GAP_NS, self.note)
+        self.outcomes = {}
+        settings = ModelSettings(
+            32, Adaptive(), QueueLimits(**limits), target and target * MILLISECOND
+        )
+        events = [DeviceConfigured("d", 1)]
+        for model in models:
+            profile = tuple((rows, executes_ns(rows) + GAP_NS) for rows in (1, 8, 32))
+            events.append(ModelConfigured(model, settings))
+            events.append(InstanceUp(f"{model}#0", 1, model, "d", 1, profile, (), queues))
+        self.step(events, 0)
+
+    def note(self, now_ns, commands):
+        for command in commands:
+            if isinstance(command, Settle):
+                end = command.outcome, command.reason, now_ns
+                assert not self.outcomes.keys() & set(command.ids)
+                self.outcomes.update(dict.fromkeys(command.ids, end))
+
+    def idle_ns(self):
+        """What the device waited between batches, in the second half of them."""
+        late = self.executed[len(self.executed) // 2 :]
+        gaps = [after[0] - before[1] for before, after in pairwise(late)]
+        return sum(gaps) / len(gaps)
+
+
+def poisson(rate, seconds, seed=1, model="m", first_id=0):
+    draw, at_ns, found = random.Random(seed), 0, []
+    while (at_ns := at_ns + int(draw.expovariate(rate) * SECOND)) < seconds * SECOND:
+        found.append((at_ns, RequestArrived(first_id + len(found), model, 1, 0, (), "", at_ns)))
+    return found
+
+
+def both(arrivals):
+    """What becomes of them where batches are in hand beforehand, and where not."""
+    shells = Shell(), Shell(queues=False)
+    for shell in shells:
+        shell.run(arrivals)
+    return shells
+
+
+def in_time(shell, arrivals, target=50):
+    ends = [(shell.outcomes[event.id], at_ns) for at_ns, event in arrivals]
+    assert len(ends) == len(shell.outcomes)
+    last_ns = target * MILLISECOND
+    return sum(how is Outcome.OK and end - at <= last_ns for (how, _, end), at in ends) / len(ends)
+
+
+def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
+    arrivals = poisson(2000, 4)
+    shell, before = both(arrivals)
+    assert before.in_hand == 0
+    assert before.idle_ns() == pytest.approx(GAP_NS, rel=0.01)
+    assert shell.in_hand > 0.9 * len(shell.executed)
+    assert shell.idle_ns() < 0.05 * GAP_NS
+    served, served_before = in_time(shell, arrivals), in_time(before, arrivals)
+    # 21 ms of execution for 32 rows, and no more the gap of 1 ms.
+    assert served > 1.035 * served_before
+    shell.scheduler.validate()
+
+
+def test_what_is_in_hand_counts_as_done_so_much_sooner():
+    """Who would be late after the gap, and is not without it, is served; nobody begins sooner."""
+    shell, slack_ns, begins = Shell(), [], []
+
+    def start(dispatch, now_ns):
+        batch = shell.scheduler.fleet.batches[dispatch.batch_id]
+        others = [b for b in shell.scheduler.fleet.batches.values() if b is not batch]
+        if batch.prefetched and len(begins) > 20:
+            assert batch.dispatched_ns == int(others[0].expected_ns)
+            times = shell.scheduler.models["m"].times_of(dispatch.bucket)
+            due_ns = min(shell.scheduler.live[part.id].finish_by_ns for part in dispatch.parts)
+            ends_ns = batch.dispatched_ns + times.p95[batch.rows]
+            assert ends_ns - GAP_NS <= due_ns + 1000
+            slack_ns.append(due_ns - ends_ns)
+        begins.append(batch.dispatched_ns)
+        SlowHandover.start(shell, dispatch, now_ns)
+
+    shell.start = start
+    arrivals = poisson(1800, 4)
+    shell.run(arrivals)
+    assert min(slack_ns) < -0.8 * GAP_NS
+    assert in_time(shell, arrivals) > 0.82
+
+
+def test_nothing_is_late_that_was_not_before():
+    """Near what can be served, batches are full in one moment and not in the next."""
+    arrivals = poisson(1300, 10)
+    shell, before = both(arrivals)
+    assert 0.05 < shell.in_hand / len(shell.executed) < 0.95
+    assert in_time(shell, arrivals) >= in_time(before, arrivals)
+    answered = [event.id for _, event in arrivals if shell.outcomes[event.id][0] is Outcome.OK]
+    late = [i for i in answered if shell.outcomes[i][2] - arrivals[i][0] > 50 * MILLISECOND]
+    assert len(late) <= 0.001 * len(arrivals)
+
+
+def test_where_batches_are_not_full_they_form_when_the_instance_is_free():
+    arrivals = poisson(400, 4)
+    shell, before = both(arrivals)
+    assert shell.in_hand == 0
+    assert shell.executed == before.executed
+
+
+def test_what_a_batch_takes_is_predicted_as_for_an_idle_instance():
+    shell = Shell()
+    shell.run(poisson(2000, 4))
+    [times] = shell.scheduler.models["m"].times.values()
+    assert times.curve[32] == pytest.approx(executes_ns(32) + GAP_NS, rel=0.01)
+
+
+def test_a_device_that_another_model_may_need_more_is_not_given_away_beforehand():
+    shell = Shell(models=("m", "n"))
+    few = [(at, event) for at, event in poisson(20, 3, 2, "n", 100_000)]
+    shell.run(sorted([*poisson(2000, 3), *few], key=lambda each: each[0]))
+    assert shell.in_hand == 0
+    assert len(shell.executed) > 100
+
+
+def test_without_a_target_a_full_batch_is_in_hand_too():
+    shell = Shell(target=None, max_requests=200)
+    shell.run(poisson(2000, 3))
+    assert shell.in_hand > 0.9 * len(shell.executed)
+
+
+def test_when_an_instance_is_lost_so_is_what_it_has_in_hand():
+    shell = Shell()
+    arrivals = poisson(2000, 1)
+    lost = []
+
+    def start(dispatch, now_ns):
+        Shell.start(shell, dispatch, now_ns)
+        if shell.in_hand == 3 and not lost:
+            batches = shell.scheduler.fleet.batches.values()
+            lost.extend(sorted(i for batch in batches for i in batch.unreported))
+            shell.post(now_ns, InstanceDown("m#0", 1))
+            shell.post(now_ns + SECOND, InstanceUp("m#0", 2, "m", "d", 1, queues=True))
+
+    shell.start = start
+    shell.run(arrivals)
+    assert len(lost) > 32
+    failed = [i for i, (how, _, _) in shell.outcomes.items() if how is Outcome.FAILED]
+    assert sorted(failed) == lost
+    assert {shell.outcomes[i][1] for i in failed} == {Reason.INSTANCE_DOWN}
+    assert len(shell.outcomes) == len(arrivals)
+    assert shell.scheduler.live == {}
+    shell.scheduler.validate()

@@ -1,0 +1,225 @@
+"""Batch groups that one caller can multiply: what they may cost the decision and the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from batcher.clock import MILLISECOND
+from batcher.core.batching.selection import FEW, MOST_ASKED, TURN_WITHOUT_DUE_TIMES, asked
+from batcher.core.commands import Dispatch, Outcome, Reason, Settle
+from batcher.core.events import InstanceUp, ModelConfigured
+from batcher.core.policies import FixedWindowPolicy
+from batcher.core.queueing.queue import ModelQueue
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.admission import QUEUE_FULL_RETRY_NS
+from batcher.core.settings import Adaptive, FixedWindow, PaddedAxis
+
+
+def apart(play, ids, **what):
+    """Requests of which each is a group of its own."""
+    return [play.request(i, key=f"own {i}", **what) for i in ids]
+
+
+def keys(commands):
+    """The first request of each dispatched batch."""
+    return [c.parts[0].id for c in commands if isinstance(c, Dispatch)]
+
+
+class TestWhoIsAsked:
+    @pytest.fixture
+    def queue(self, play):
+        def filled(groups):
+            """Group n holds `groups[n]` requests; the later ones are due later."""
+            queue, number = ModelQueue(), 0
+            for key, count in enumerate(groups):
+                for _ in range(count):
+                    arrived = play.request(number, key=str(key))
+                    queue.add(LiveRequest(arrived, number, None))
+                    number += 1
+            return queue
+
+        return filled
+
+    def names(self, groups):
+        return sorted(int(group.key[0]) for group in groups)
+
+    def test_everybody_while_they_are_few(self, queue):
+        groups, crowded = asked(queue([1] * MOST_ASKED))
+        assert self.names(groups) == list(range(MOST_ASKED))
+        assert not crowded
+
+    def test_the_most_urgent_where_none_is_larger(self, queue):
+        groups, crowded = asked(queue([1] * (3 * MOST_ASKED)))
+        assert self.names(groups) == list(range(MOST_ASKED))
+        assert crowded
+
+    def test_half_are_the_most_urgent_and_half_the_largest(self, queue):
+        half = MOST_ASKED // 2
+        groups, _ = asked(queue([1] * 100 + [3] * half + [2] * 100))
+        assert self.names(groups) == [*range(half), *range(100, 100 + half)]
+
+
+def test_a_decision_asks_no_more_however_many_groups_there_are(play_with):
+    class Counting(FixedWindowPolicy):
+        asked = 0
+
+        def decide(self, group, given):
+            self.asked += 1
+            return super().decide(group, given)
+
+    policy = Counting(FixedWindow(), 8)
+    play = play_with(policy)
+    play.fixed()
+    play.up()
+    play.arrive(0)
+    play.feed(*apart(play, range(1, 200)))
+    policy.asked = 0
+    play.done(1, 0)
+
+    assert policy.asked == MOST_ASKED
+
+
+def test_no_window_is_open_while_so_many_groups_wait(play):
+    play.fixed(delay=10)
+    play.up()
+    waiting = play.feed(*apart(play, range(1, MOST_ASKED + 1)))
+    assert keys(waiting) == []
+
+    assert keys(play.arrive(100)) == [1]
+
+
+class TestTurns:
+    @pytest.fixture
+    def busy(self, play):
+        """More groups of one than are few wait, then a group of four; request 0 runs."""
+        play.fixed()
+        profile = tuple((rows, (5 + rows) * MILLISECOND) for rows in range(1, 9))
+        play.feed(InstanceUp("i", 1, "m", "d", profile=profile))
+        play.arrive(0)
+        play.feed(*apart(play, range(1, FEW + 1)))
+        play.arrive(11, 12, 13, 14, at=1)
+        return play
+
+    def test_what_makes_more_of_its_time_and_what_waited_longest_take_turns(self, busy):
+        order = [keys(busy.done(batch_id, at=10 * batch_id)) for batch_id in range(1, FEW + 2)]
+        assert TURN_WITHOUT_DUE_TIMES == 2
+        assert order[:2] == [[11], [1]]
+        assert [first for batch in order for first in batch] == [11, *range(1, FEW + 1)]
+
+    def test_few_groups_are_kinds_of_requests_and_go_as_they_came(self, busy):
+        busy.cancel(FEW)
+        assert keys(busy.done(1, at=10)) == [1]
+
+    def test_buckets_of_a_padded_model_go_as_they_came_however_many_they_are(self, play):
+        play.fixed()
+        settings = play.scheduler.models["m"].settings
+        lengths = tuple(range(1, 2 * FEW + 1))
+        padding = (PaddedAxis(0, 1, lengths),)
+        play.feed(ModelConfigured("m", replace(settings, padding=padding)))
+        play.up()
+        play.arrive(0, shapes=((1,),))
+        for length in lengths:
+            play.arrive(*range(10 * length, 10 * length + 1 + length // 8), shapes=((length,),))
+
+        assert keys(play.done(1, 0)) == [10]
+        assert keys(play.done(2, 10)) == [20]
+
+    def test_a_better_level_goes_first_all_the_same(self, busy):
+        busy.feed(replace(busy.request(20, key="x"), priority=1))
+        assert keys(busy.done(1, at=10)) == [20]
+
+    def test_groups_that_have_gained_levels_are_not_all_served_before_the_others(self, busy):
+        busy.arrive(*range(30, 34), at=1100)
+        commands = busy.done(1, at=1100)
+        assert keys(commands) == [11]
+        assert keys(busy.done(2, at=1120)) == [1]
+
+    def test_a_scheduler_that_is_restored_goes_on_with_the_same_turn(self, busy):
+        busy.done(1, at=10)
+        scheduler = busy.scheduler
+        twin = type(scheduler).restore(scheduler.snapshot())
+        assert twin.models["m"].turns == scheduler.models["m"].turns == 2
+        assert twin.snapshot() == scheduler.snapshot()
+
+
+class TestTheBound:
+    @pytest.fixture
+    def full(self, play):
+        """Three groups wait, which is the bound; request 0 runs."""
+        play.fixed(max_groups=3)
+        play.up()
+        play.arrive(0)
+        play.feed(*apart(play, (1, 2, 3)))
+        return play
+
+    REFUSED = (Outcome.REJECTED, Reason.QUEUE_GROUPS)
+
+    def test_one_more_takes_the_place_of_the_one_that_waits_longest(self, full):
+        commands = full.arrive(4)
+        assert commands == [Settle((1,), *self.REFUSED, QUEUE_FULL_RETRY_NS)]
+
+    def test_what_belongs_to_a_group_that_waits_enters(self, full):
+        assert full.arrive(4, key="own 2") == []
+
+    def test_groups_of_several_keep_their_place(self, full):
+        full.arrive(4, key="own 1")
+        assert full.ended(full.arrive(5)) == {2: self.REFUSED}
+
+    def test_so_does_what_is_worth_more(self, full):
+        newcomer = replace(full.request(4), priority=3)
+        assert full.ended(full.feed(newcomer)) == {4: self.REFUSED}
+
+    def test_a_level_gained_by_waiting_is_none_here(self, full):
+        full.now = 1500
+        full.arrive(9, key="own 3")
+        assert full.ended(full.arrive(4)) == {1: self.REFUSED}
+
+    def test_what_waits_is_not_refused_for_a_bound_that_was_lowered(self, full):
+        full.fixed(max_groups=2)
+        assert full.ended(full.arrive(4)) == {4: self.REFUSED}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_groups_of_one_are_predicted_to_take_a_batch_each(play, padded):
+    play.model("m", Adaptive(), 8)
+    shapes = ((4,),) if padded else ()
+    if padded:
+        settings = play.scheduler.models["m"].settings
+        padding = (PaddedAxis(0, 1, (4, 8)),)
+        play.feed(ModelConfigured("m", replace(settings, padding=padding)))
+    profile = tuple((rows, (5 + rows) * MILLISECOND) for rows in range(1, 9))
+    buckets = ((((4,),), profile), (((8,),), profile)) if padded else ()
+    play.feed(InstanceUp("i", 1, "m", "d", 1, () if padded else profile, buckets))
+    play.arrive(0, shapes=shapes)
+    play.feed(*apart(play, range(1, 11), shapes=shapes))
+    model = play.scheduler.models["m"]
+    last = 10 if padded else 9 + 13 / 8 / 6
+    assert model.work_ns(10) == pytest.approx(last * 6 * MILLISECOND)
+
+    for request_id in range(1, 11):
+        play.cancel(request_id)
+    play.arrive(*range(21, 31), shapes=shapes)
+    assert model.work_ns(10) == pytest.approx(10 * 13 / 8 * MILLISECOND)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [Adaptive(), FixedWindow()])
+@pytest.mark.parametrize("target", [50, None])
+def test_one_caller_with_as_many_keys_as_requests_takes_nothing_from_the_others(
+    stage, arrivals, policy, target
+):
+    """A stream at a third of the device, beside nine times the device in groups of one."""
+    stage.model(target=target, policy=policy)
+    stage.up()
+    others = [
+        (at_ns, {"batch_key": str(number)})
+        for number, (at_ns, _) in enumerate(arrivals(1500, 2, 51))
+    ]
+    [stream, _] = stage.play(arrivals(300, 2, 1), others)
+
+    refused = sum(end.outcome is not Outcome.OK for end in stream)
+    assert refused <= 0.005 * len(stream)
+    took_ns = sorted(end.took_ns for end in stream if end.outcome is Outcome.OK)
+    assert took_ns[int(0.99 * len(took_ns))] < 45 * MILLISECOND

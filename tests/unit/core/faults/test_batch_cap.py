@@ -1,0 +1,94 @@
+"""How large batches are while requests make theirs fail."""
+
+from __future__ import annotations
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.commands import Outcome
+from batcher.core.decay import DecayingSum
+from batcher.core.events import BatchProgress, FailureCause
+from batcher.core.faults.batch_cap import FaultAwareCap
+from batcher.simulation.driver import succeed
+
+
+def test_batches_are_no_larger_than_is_worth_the_risk_unless_that_would_not_keep_up():
+    curve = [0.0, *((5 + rows) * MILLISECOND for rows in range(1, 33))]
+
+    def most_rows(rate, *, places=1, waiting=0, later_ns=0, faults=10.0):
+        caution = FaultAwareCap()
+        for k in range(1, 5 * rate + 1):
+            caution.arrived(1, k * SECOND // rate)
+        caution.rows, caution.faults = 2000.0, faults
+        return caution.most_rows(curve, places, waiting, 5 * SECOND + later_ns)
+
+    # At most one in fifty fails with one request in 200 at fault: 4 rows, 428 a second.
+    assert most_rows(300) == 4
+    assert most_rows(500) == 8
+    assert most_rows(500, places=2) == 4
+    assert most_rows(500, later_ns=SECOND) == 4
+    assert most_rows(300, waiting=100) == most_rows(500)
+    # Where nothing keeps up, more rows to a batch are worth less the more of them are at fault.
+    overload = [most_rows(2000, faults=faults) for faults in (2.0, 10.0, 40.0, 200.0, 2000.0)]
+    assert overload[0] == 32
+    assert overload == sorted(overload, reverse=True)
+    assert 4 < overload[2] < 16
+    assert overload[-1] == 1
+
+
+def test_a_model_that_is_asked_for_more_keeps_up_at_once(stage, arrivals):
+    """Batches are small for those that are at fault, and after a pause nothing is known of the pace."""
+    stage.model(target=100)
+    stage.up()
+    stage.outcome = lambda dispatch, timings: (
+        BatchProgress(dispatch.batch_id, (), error=FailureCause.UNKNOWN)
+        if any(part.id % 50 == 17 for part in dispatch.parts)
+        else succeed(dispatch, timings)
+    )
+    (ends,) = stage.play(arrivals(350, 20, 1) + arrivals(430, 2, 2, since=25))
+    later = [end for k, end in enumerate(ends) if end.at_ns >= 25 * SECOND and k % 50 != 17]
+    in_time = [e.outcome is Outcome.OK and e.took_ns <= 100 * MILLISECOND + 1000 for e in later]
+    assert sum(in_time) > 0.8 * len(later)
+
+
+def test_while_requests_are_at_fault_bursts_run_in_small_batches(stage):
+    sizes = []
+
+    def outcome(dispatch, timings):
+        if dispatch.attempt == 1:
+            sizes.append(len(dispatch.parts))
+        if any(part.id % 40 == 17 for part in dispatch.parts):
+            return BatchProgress(dispatch.batch_id, (), error=FailureCause.UNKNOWN)
+        return succeed(dispatch, timings)
+
+    stage.model(target=200)
+    stage.up()
+    stage.outcome = outcome
+    (ends,) = stage.play([(k // 8 * SECOND // 5, {}) for k in range(800)])
+    assert sizes[:2] == [8, 8]
+    assert max(sizes[-50:]) <= 3
+    assert all((e.outcome is Outcome.OK) == (k % 40 != 17) for k, e in enumerate(ends))
+
+
+def test_what_was_added_long_ago_fades():
+    fading = DecayingSum(1e9)
+    assert fading.at(5 * SECOND) == 0.0
+    fading.add(8.0, SECOND)
+    fading.add(1.0, SECOND)
+    assert fading.at(SECOND) == 9.0
+    assert 3.3 < fading.at(2 * SECOND) < 3.32
+    twin = DecayingSum(1e9)
+    twin.restore(fading.capture())
+    assert twin.at(2 * SECOND) == fading.at(2 * SECOND)
+
+
+def test_what_was_captured_goes_on_the_same():
+    curve = [0.0, *((5 + rows) * MILLISECOND for rows in range(1, 33))]
+    caution, twin = FaultAwareCap(), FaultAwareCap()
+    for k in range(1, 501):
+        caution.arrived(1, k * SECOND // 500)
+    caution.rows, caution.faults = 2000.0, 10.0
+    twin.restore(caution.capture())
+    for each in (caution, twin):
+        each.count(7)
+    assert twin.capture() == caution.capture()
+    found = [each.most_rows(curve, 1, 0, SECOND) for each in (caution, twin)]
+    assert found[0] == found[1] > caution.worth_rows()

@@ -1,0 +1,447 @@
+"""Batches that fail as a whole, and the search for the requests at fault."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.commands import Dispatch, FailureStorm, Outcome, Part, Reason, Settle
+from batcher.core.events import (
+    BatchProgress,
+    FailureCause,
+    InstanceUp,
+    ModelConfigured,
+    ModelRemoved,
+    RequestArrived,
+)
+from batcher.core.faults.bisection import (
+    HOPELESS_BATCHES,
+    MOST_BATCHES,
+    MOST_DOUBTS,
+    MOST_RETURNS,
+    STORM_NS,
+    STORM_SHARE,
+    WINDOW_NS,
+    Bisections,
+    executions,
+)
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, WhenLate
+from batcher.simulation import Driver
+from batcher.simulation.driver import succeed
+
+OK = (Outcome.OK, Reason.NONE)
+INPUT = (Outcome.FAILED, Reason.INPUT_FAILURE)
+UNKNOWN = (Outcome.FAILED, Reason.UNKNOWN_FAILURE)
+DEVICE = (Outcome.FAILED, Reason.DEVICE_FAILURE)
+
+
+class World:
+    """One instance and bursts of requests, some of which fail whatever batch they are in."""
+
+    def __init__(self, poison, *, rows=1, cause=FailureCause.UNKNOWN, max_rows=64):
+        self.poison = poison
+        self.rows = rows
+        self.cause = cause
+        self.dispatches = []
+        self.commands = []
+        self.scheduler = Scheduler()
+        self.driver = Driver(
+            self.scheduler,
+            lambda _: MILLISECOND,
+            observe=lambda _, commands: self.take(commands),
+            outcome=self.outcome,
+        )
+        settings = ModelSettings(max_rows, FixedWindow())
+        self.driver.step([ModelConfigured("m", settings), InstanceUp("i", 1, "m", "d")], 0)
+
+    def take(self, commands):
+        self.commands += commands
+        self.dispatches += [c for c in commands if isinstance(c, Dispatch)]
+
+    def outcome(self, dispatch, timings):
+        if self.poison.intersection(part.id for part in dispatch.parts):
+            return BatchProgress(dispatch.batch_id, (), error=self.cause)
+        return succeed(dispatch, timings)
+
+    def burst(self, first, count, at_ns=0):
+        """These requests arrive together, and everything runs to its end."""
+        ids = range(first, first + count)
+        self.driver.run([(at_ns, RequestArrived(i, "m", self.rows, 0, (), "", at_ns)) for i in ids])
+        self.scheduler.validate()
+        assert not self.scheduler.live
+        return {
+            i: (c.outcome, c.reason)
+            for c in self.commands
+            if isinstance(c, Settle)
+            for i in c.ids
+            if i in ids
+        }
+
+    @property
+    def extra(self):
+        return sum(d.attempt > 1 for d in self.dispatches)
+
+    def assert_searches_are_bounded(self):
+        """No batch had more further executions than it gets."""
+        batch_of, sizes, searches = {}, {}, Counter()
+        for batch in self.dispatches:
+            if batch.attempt == 1:
+                batch_of |= dict.fromkeys([part.id for part in batch.parts], batch.batch_id)
+                sizes[batch.batch_id] = len(batch.parts)
+            else:
+                (searched,) = {batch_of[part.id] for part in batch.parts}
+                searches[searched] += 1
+        for batch_id, reruns in searches.items():
+            assert reruns <= executions(sizes[batch_id])
+
+    @property
+    def storms(self):
+        return [c.over for c in self.commands if isinstance(c, FailureStorm)]
+
+
+@pytest.mark.parametrize("fault", range(1, 9))
+def test_an_input_at_fault_has_one_reason_wherever_in_the_batch_it_stood(fault):
+    world = World({fault}, cause=FailureCause.INPUT)
+    assert world.burst(1, 8) == {n: INPUT if n == fault else OK for n in range(1, 9)}
+
+
+def test_nobody_is_blamed_for_an_input_that_was_not_told_from_the_others():
+    world = World(set(range(1, 9)), cause=FailureCause.INPUT)
+    ended = world.burst(1, 8)
+    alone = {d.parts[0].id for d in world.dispatches if len(d.parts) == 1}
+    assert alone
+    assert ended == {n: INPUT if n in alone else UNKNOWN for n in range(1, 9)}
+
+
+@given(st.integers(2, 64), st.data())
+def test_the_poison_fails_alone_within_the_bound(count, data):
+    at_fault = data.draw(st.integers(0, count - 1))
+    world = World({at_fault})
+
+    ends = world.burst(0, count)
+
+    assert ends == {i: UNKNOWN if i == at_fault else OK for i in range(count)}
+    assert world.extra < 2 * math.log2(count) + 1
+    world.assert_searches_are_bounded()
+
+
+@given(st.integers(2, 64), st.data())
+def test_a_few_at_fault_are_all_found(count, data):
+    poison = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=3))
+    world = World(poison)
+
+    ends = world.burst(0, count)
+
+    assert all(ends[i] == UNKNOWN for i in poison)
+    assert world.extra < (2 * math.log2(count) + 1) * len(poison)
+    world.assert_searches_are_bounded()
+    innocents = {i: ends[i] for i in range(count) if i not in poison}
+    assert innocents == dict.fromkeys(innocents, OK)
+
+
+@given(st.integers(2, 64), st.data())
+def test_whatever_is_at_fault_the_work_is_bounded_and_all_end(count, data):
+    poison = data.draw(st.sets(st.integers(0, count - 1)))
+    world = World(poison)
+
+    ends = world.burst(0, count)
+
+    assert set(ends) == set(range(count))
+    assert all(ends[i] == UNKNOWN for i in poison)
+    assert world.extra < max(1, (2 * math.log2(count) + 1) * len(poison))
+    world.assert_searches_are_bounded()
+
+
+def test_a_failure_that_does_not_come_again_harms_nobody(together):
+    assert together.batches(together.error(2)) == [[1, 2]]
+    assert together.batches(together.done(3, 1, 2)) == [[3]]
+    assert together.batches(together.done(4, 3)) == [[4]]
+    assert together.ended(together.done(5, 4)) == {4: OK}
+
+
+def test_suspects_run_as_they_are_and_the_cleared_with_newcomers(failed):
+    failed.arrive(5)
+    assert failed.batches(failed.error(3)) == [[1]]  # 3 and 4 are cleared
+    commands = failed.error(4)  # and 2 is, too
+    assert failed.ended(commands) == {1: UNKNOWN}
+    (together,) = (c for c in commands if isinstance(c, Dispatch))
+    assert (sorted(p.id for p in together.parts), together.attempt) == ([2, 3, 4, 5], 1)
+
+
+def test_while_nothing_succeeds_the_cleared_are_put_by(play):
+    play.fixed(max_rows=8)
+    play.up()
+    for alone in range(MOST_DOUBTS):
+        play.arrive(10 + alone)
+        play.error(1 + alone)
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.error(3)  # 0 fails
+    play.arrive(5)
+    assert play.batches(play.error(4)) == [[1, 2]]
+    assert play.batches(play.error(5)) == [[1]]
+    assert play.batches(play.error(6)) == [[3, 4, 2]]
+    assert play.batches(play.done(7, 3, 4, 2)) == [[5]]
+
+
+def test_who_came_back_often_is_put_by(together):
+    together.scheduler.live[3].returns = MOST_RETURNS
+    together.error(2)
+    together.arrive(5)
+    together.error(3)
+    (set_aside,) = (c for c in together.error(4) if isinstance(c, Dispatch))
+    assert ([p.id for p in set_aside.parts], set_aside.attempt) == ([3, 4, 2], 3)
+    assert together.batches(together.done(5, 3, 4, 2)) == [[5]]
+
+
+def test_who_is_cleared_is_served_late_rather_than_refused(play):
+    play.model("m", Adaptive(when_late=WhenLate.REFUSE), 8, target=20)
+    profile = tuple((rows, 5 * MILLISECOND) for rows in (1, 2, 4, 8))
+    play.feed(InstanceUp("i", 1, "m", "d", 1, profile))
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.done(1, 0, at=5)
+    play.error(2, at=15)
+    assert not play.ended(play.error(3, at=25))  # 3 and 4 can only be late now
+    commands = play.error(4, at=30)  # and 2 is cleared, too
+    assert play.ended(commands) == {1: UNKNOWN}
+    served = []
+    while play.scheduler.live:
+        (batch,) = (c for c in commands if isinstance(c, Dispatch))
+        served += (ids := [part.id for part in batch.parts])
+        commands = play.done(batch.batch_id, *ids)
+    assert sorted(served) == [2, 3, 4]
+
+
+def test_bounds_hold_for_newcomers_and_not_for_who_comes_back(play):
+    play.fixed(max_rows=8, max_requests=4)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.done(1, 0)
+    play.error(2)
+    play.arrive(5, 6, 7)
+    play.error(3)  # 3 and 4 come back to three others
+    assert play.scheduler.observe(0).models[0].waiting_requests == 6
+    assert play.ended(play.arrive(8)) == {8: (Outcome.REJECTED, Reason.QUEUE_REQUESTS)}
+
+
+def test_the_state_in_the_middle_of_a_search_is_whole(together):
+    together.error(2)
+    together.error(3)
+    state = together.scheduler.snapshot()
+    twin = Scheduler.restore(state)
+    twin.validate()
+    assert twin.snapshot() == state
+    event = BatchProgress(4, (), error=FailureCause.UNKNOWN)
+    assert twin.handle([event], 0) == together.feed(event)
+
+
+@pytest.fixture
+def together(play):
+    """Requests 1 to 4 run in one batch, the second; the first has succeeded."""
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, 2, 3, 4)
+    play.done(1, 0)
+    return play
+
+
+@pytest.fixture
+def failed(play):
+    """Requests 1 to 4 failed together; 1 and 2 run again, 3 and 4 wait."""
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(0)
+    play.feed(*(play.request(i, expires=9 if i == 4 else None) for i in (1, 2, 3, 4)))
+    play.done(1, 0)
+    play.error(2)
+    return play
+
+
+def test_a_request_alone_is_not_run_again(play):
+    play.fixed(max_rows=8)
+    play.up()
+    play.arrive(1, rows=8)
+    assert play.ended(play.error(1, FailureCause.INPUT)) == {1: INPUT}
+
+
+def test_a_device_at_fault_is_not_bisected(play):
+    play.fixed(max_rows=2)
+    play.up()
+    play.arrive(0)
+    play.arrive(1, 2)
+    play.done(1, 0)
+    assert play.error(2, FailureCause.DEVICE) == [
+        Settle((1, 2), Outcome.FAILED, Reason.DEVICE_FAILURE, SECOND)
+    ]
+
+
+def test_a_device_that_fails_in_the_search_fails_what_it_ran(failed):
+    commands = failed.error(3, FailureCause.DEVICE)
+    assert failed.ended(commands) == {1: DEVICE, 2: DEVICE}
+    assert failed.batches(commands) == [[3, 4]]
+
+
+def test_what_waits_to_run_again_expires_and_can_be_cancelled(failed):
+    assert failed.scheduler.observe(0).models[0].waiting_requests == 2
+    assert failed.ended(failed.feed(at=9)) == {4: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
+    assert failed.ended(failed.cancel(3)) == {3: (Outcome.CANCELLED, Reason.CALLER_CANCELLED)}
+    assert failed.ended(failed.done(3, 1, 2)) == {1: OK, 2: OK}
+    assert failed.scheduler.models["m"].bisections.open == 0
+
+
+def test_nobody_whose_deadline_has_passed_is_run_again(failed):
+    failed.done(3, 1, 2)
+    failed.done(4, 3)
+    assert failed.ended(failed.error(5, at=12)) == {4: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
+
+
+def test_an_instance_that_goes_down_fails_what_it_ran(failed):
+    failed.up("j")
+    down = (Outcome.FAILED, Reason.INSTANCE_DOWN)
+    assert failed.ended(failed.down("i")) == {1: down, 2: down}
+    assert failed.ended(failed.done(4, 3, 4)) == {3: OK, 4: OK}
+
+
+def test_without_an_instance_that_could_run_it_again_a_batch_fails(failed):
+    failed.draining()
+    assert failed.ended(failed.error(3)) == {1: UNKNOWN, 2: UNKNOWN}
+
+
+def test_a_model_that_is_removed_refuses_what_waits_to_run_again(failed):
+    removed = (Outcome.REJECTED, Reason.MODEL_REMOVED)
+    assert failed.ended(failed.feed(ModelRemoved("m"))) == {3: removed, 4: removed}
+    assert failed.ended(failed.error(3)) == {1: UNKNOWN, 2: UNKNOWN}
+
+
+def test_a_smaller_maximum_halves_what_waits_to_run_again(failed):
+    failed.fixed(max_rows=1)
+    assert failed.batches(failed.done(3, 1, 2)) == [[3]]
+    assert failed.batches(failed.done(4, 3)) == [[4]]
+    assert failed.ended(failed.done(5, 4)) == {4: OK}
+
+
+def test_a_request_that_fits_no_batch_any_more_is_split(play):
+    play.fixed(max_rows=32)
+    play.up()
+    play.arrive(0)
+    play.feed(*(play.request(i, rows=8) for i in (1, 2, 3, 4)))
+    play.done(1, 0)
+    play.error(2)
+    assert not play.ended(play.fixed(max_rows=4))
+    play.scheduler.validate()
+    commands, rows = play.done(3, 1, 2), {3: 0, 4: 0}
+    while play.scheduler.live:
+        ((batch,),) = (play.parts(commands),)
+        for request_id, start, stop in batch:
+            rows[request_id] += stop - start
+        commands = play.done(play.scheduler.next_batch_id - 1, *{part[0] for part in batch})
+    assert rows == {3: 8, 4: 8}
+
+
+def test_a_batch_that_fails_after_the_largest_became_smaller_is_split(play):
+    play.fixed(max_rows=32)
+    play.up()
+    play.arrive(0)
+    play.feed(*(play.request(i, rows=8) for i in (1, 2)))
+    play.done(1, 0)
+    play.fixed(max_rows=4)
+    assert not play.ended(play.error(2))
+    play.scheduler.validate()
+    assert set(play.scheduler.live) == {1, 2}
+
+
+def test_a_failed_batch_teaches_nothing(failed):
+    times = failed.scheduler.models["m"].times_of(())
+    *before, _ = times.capture()
+    failed.error(3, at=5000)
+    *after, _ = times.capture()  # all but when a batch was begun
+    assert after == before
+
+
+def test_pieces_of_a_split_request_are_units_too(play):
+    play.fixed(max_rows=4)
+    play.up()
+    play.arrive(1, rows=6)
+    play.arrive(2)
+    play.done(1, 1)  # batch 2: request 2, and rows 4 and 5 of request 1
+    assert play.parts(play.error(2)) == [[(2, 0, 1)]]
+    assert play.parts(play.done(3, 2)) == [[(1, 4, 6)]]
+    assert play.ended(play.done(4, 1)) == {1: OK}
+
+
+def test_a_group_gives_way_to_newcomers_no_longer_than_a_level_takes(stage, arrivals):
+    """Newcomers that cannot wait go before a group that is late already, but not for ever."""
+    stage.model(target=20, promote_after_ns=300 * MILLISECOND)
+    stage.up()
+    stage.outcome = lambda dispatch, timings: (
+        BatchProgress(dispatch.batch_id, (), error=FailureCause.UNKNOWN)
+        if any(part.id == 0 for part in dispatch.parts)
+        else succeed(dispatch, timings)
+    )
+    first = [(0, {}), (0, {}), (0, {}), (0, {})]
+    mates, _ = stage.play(first, arrivals(1500, 3, 1))
+    assert [end.outcome for end in mates] == [Outcome.FAILED] + 3 * [Outcome.OK]
+    assert max(end.took_ns for end in mates) <= 4 * 300 * MILLISECOND
+
+
+class TestStorm:
+    @pytest.mark.parametrize(("places", "storms"), [(1, True), (2, False)])
+    def test_searches_that_take_half_of_the_instances_are_one(self, places, storms):
+        bisections = Bisections()
+        parts = (Part(1, 0, 1), Part(2, 0, 1))
+        assert bisections.begin(1, parts, (), FailureCause.UNKNOWN, 0)
+        bisections.start(bisections.suspect_groups[0], 1.01 * STORM_SHARE * WINDOW_NS, places, 0)
+        assert (bisections.storm_ns is not None) == storms
+
+    def test_what_searches_took_long_ago_counts_no_more(self):
+        bisections = Bisections()
+        for batch in range(6):
+            parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
+            now_ns = int(3 * WINDOW_NS * batch)
+            assert bisections.begin(batch, parts, (), FailureCause.UNKNOWN, now_ns)
+            bisections.start(bisections.suspect_groups[0], 0.9 * STORM_SHARE * WINDOW_NS, 1, now_ns)
+        assert bisections.storm_ns is None
+
+    def test_more_batches_at_once_are_one(self):
+        bisections = Bisections()
+        for batch in range(MOST_BATCHES + 1):
+            parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
+            begun = bisections.begin(batch, parts, (), FailureCause.UNKNOWN, 0)
+            assert begun == (batch < MOST_BATCHES)
+        assert bisections.storm_ns == STORM_NS
+
+    def test_a_device_that_fails_all_is_not_bisected_to_death(self):
+        world = World(set(range(10_000)), max_rows=32)
+        at_ns = MILLISECOND
+        for burst in range(40):
+            ends = world.burst(100 * burst, 32, at_ns)
+            assert set(ends.values()) == {UNKNOWN}
+            at_ns = world.scheduler.now_ns
+        assert world.storms == [False]
+        assert world.scheduler.observe(0).models[0].storm
+        assert world.extra <= (HOPELESS_BATCHES + 1) * 12
+
+    def test_it_is_over_once_batches_succeed(self):
+        world = World(set(range(10_000)), max_rows=32)
+        for burst in range(HOPELESS_BATCHES):
+            world.burst(100 * burst, 33, world.scheduler.now_ns)
+        assert world.storms == [False]
+        before = world.extra
+        world.poison = {10_001}
+
+        ends = world.burst(10_000, 32, world.scheduler.now_ns)
+        assert (ends[10_001], world.extra) == (UNKNOWN, before)
+        later_ns = world.scheduler.now_ns + STORM_NS
+        world.poison = {11_001}
+        ends = world.burst(11_000, 33, later_ns)
+        assert list(ends.values()).count(OK) == 32
+        assert world.storms == [False, True]

@@ -1,0 +1,48 @@
+"""How long anybody waits under `when_late: serve`, with more to do than can be done."""
+
+import numpy as np
+import pytest
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits, WhenLate
+from batcher.simulation.arrivals import Poisson, arrival_times
+from batcher.simulation.deployment import Deployment, SimulatedModel
+from batcher.simulation.policies import parse_policy
+from batcher.simulation.service_time import linear
+from batcher.simulation.simulation import OUTCOMES, generator, simulate
+from batcher.simulation.workload import Traffic, Workload, parse_mix, parse_whole_mix
+
+LEVELS, AGEING_NS = 3, SECOND // 4
+
+
+@pytest.fixture
+def run():
+    """A device that serves about 1,600 rows a second is asked for 2,400, a third of them urgent."""
+    settings = ModelSettings(
+        16,
+        Adaptive(when_late=WhenLate.SERVE),
+        QueueLimits(priority_levels=LEVELS, promote_after_ns=AGEING_NS),
+        target_ns=50 * MILLISECOND,
+    )
+    curve = linear(2 * MILLISECOND, MILLISECOND // 2, 16)
+    model = SimulatedModel("m", settings, curve, warmup_sizes=(1, 4, 16))
+    traffic = Traffic(parse_mix("m"), priorities=parse_whole_mix("1=1,3=2", least=0))
+    times = arrival_times(Poisson(2400.0), generator(1, "arrivals"), requests=12_000)
+    workload = Workload.of(times, traffic, generator(1, "traffic"))
+    return simulate(Deployment((model,), {}), parse_policy("configured"), workload)
+
+
+@pytest.mark.slow
+def test_nobody_waits_past_the_bound_of_ageing(run):
+    waited_ns = run.settled_ns - run.workload.at_ns
+    assert waited_ns.max() <= (LEVELS + 1) * AGEING_NS
+    # Somebody did wait for it, and was answered.
+    answered = np.array([outcome == "ok" for outcome in OUTCOMES])[run.outcome]
+    assert waited_ns[answered].max() > LEVELS * AGEING_NS
+
+
+@pytest.mark.slow
+def test_the_urgent_do_not_pay_for_the_late(run):
+    urgent = np.array([kind.priority == 1 for kind in run.workload.kinds])[run.workload.kind]
+    waited_ns = (run.settled_ns - run.workload.at_ns)[urgent]
+    assert (waited_ns <= 50 * MILLISECOND).mean() >= 0.99
