@@ -1,8 +1,9 @@
-"""The middle of the house: a request comes in, passes the gate, and its answer goes out.
+"""Answers inference requests: admission, the scheduler, the reply, and what metrics count of it.
 
-An edge calls `infer` with a parsed request. The gate asks three questions in constant time: are we
-draining, is the model served, does the request fit it. What passes belongs to the scheduler until
-it ends; leaving early (cancelling the coroutine) gives the request up and touches nobody else.
+A transport calls `Batcher.infer` with a parsed request. Admission makes three checks in constant
+time: is the server draining, is the model ready, does the request fit the model's signature. An
+admitted request belongs to the scheduler until it ends. Cancelling the coroutine cancels that one
+request; the other requests of its batch are answered as usual.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from batcher.runtime.pending import Pending
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.runtime.signature import Measure
-from batcher.telemetry import GateReason, ReplyReason, Telemetry, UnreadReason
+from batcher.telemetry import AdmissionReason, ReplyReason, Telemetry, UnreadReason
 from batcher.telemetry.stamps import Stamps
 
 log = logging.getLogger(__name__)
@@ -38,18 +39,19 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 RETRY_DRAINING_NS = 1_000_000_000
-"""What a caller is told to wait when this server drains; another one may answer at once."""
+"""The retry hint (nanoseconds) in a refusal while this server drains: by then a client that
+reconnects has found another server."""
 
 
 class SingleReply:
-    """A reply port for answers that come in one part: a future."""
+    """A `ReplyPort` for an answer in one part, which resolves a future."""
 
     __slots__ = ("future",)
 
     def __init__(self, future: asyncio.Future[InferenceReply]) -> None:
         self.future = future
 
-    def send(self, part: InferenceReply, *, last: bool) -> None:  # noqa: ARG002 - the port's shape
+    def send(self, part: InferenceReply, *, last: bool) -> None:  # noqa: ARG002 - the protocol's signature
         """Resolve the future."""
         if not self.future.done():
             self.future.set_result(part)
@@ -61,7 +63,7 @@ class SingleReply:
 
 
 class Batcher:
-    """Answers inference requests. Every method runs on the event loop's thread."""
+    """Answers inference requests. Call every method on the event loop's thread."""
 
     def __init__(
         self,
@@ -75,29 +77,30 @@ class Batcher:
         self.health = health or Health()
         self.health.of(models)
         self.draining = False
-        """Whether newcomers are refused, because the server shuts down."""
+        """Whether new requests are refused, because the server shuts down."""
         self._runner = runner
         self._telemetry = telemetry
         self._clock = clock
         self._loop = asyncio.get_running_loop()
 
     async def infer(self, request: InferenceRequest) -> InferenceReply:
-        """Answer one request in one part.
+        """Return the reply to one request.
 
-        Raises a `RequestError` of the kind that says why not. Cancelling this coroutine cancels the
-        request.
+        Raises the subclass of `RequestError` that says why there is none. Cancelling this coroutine
+        cancels the request.
         """
-        return await self.answer(request, _as_it_is)
+        return await self.answer(request, _unchanged)
 
     async def answer(
         self, request: InferenceRequest, encode: Callable[[InferenceReply], Awaitable[Answer]]
     ) -> Answer:
-        """The same, with the answer as `encode` makes it: it ends well only if that does.
+        """Return what `encode` makes of the reply to one request.
 
-        Raises what `encode` raises, too: then the request counts as failed.
+        Raises what `infer` raises. Where `encode` raises, so does this, and the request counts as
+        failed.
         """
-        model, measure = self._gate(request)
-        # What it is admitted with counts, whatever the settings are when it is answered.
+        model, measure = self._admit(request)
+        # The target at admission counts, even if a setting changes before the answer.
         target_ns = model.settings.target_ns
         due_ns = None if target_ns is None else request.arrival_ns + target_ns
         reply: asyncio.Future[InferenceReply] = self._loop.create_future()
@@ -105,13 +108,13 @@ class Batcher:
         try:
             return await encode(await reply)
         except asyncio.CancelledError:
-            if self._late(pending):
+            if self._deadline_passed(pending):
                 _not_answered(pending, Outcome.EXPIRED, Reason.CALLER_DEADLINE)
             else:
                 _not_answered(pending, Outcome.CANCELLED, Reason.CALLER_CANCELLED)
             raise
         except InvalidRequest:
-            # What was asked of the answer does not suit it.
+            # The request asks for something that this answer does not allow (classification).
             _not_answered(pending, Outcome.FAILED, Reason.INPUT_FAILURE)
             raise
         except AnswerTooLarge:
@@ -125,49 +128,53 @@ class Batcher:
             raise
         finally:
             self._ended(pending, model, due_ns)
-            # An error knows this frame by its traceback. If the frame knew the error too, by the
-            # reply, only the garbage collector could part them: 10 ms for a second's refusals.
+            # The error's traceback refers to this frame. Were the frame to refer to the error, by the
+            # reply, that cycle would wait for the garbage collector: 10 ms for a second's refusals.
             del reply, pending
 
     def refused(
-        self, name: str, version: str, arrival_ns: int, reason: GateReason | ReplyReason
+        self, name: str, version: str, arrival_ns: int, reason: AdmissionReason | ReplyReason
     ) -> None:
-        """Count a request that ended before or at the gate; by a mistake of ours it has failed."""
-        ours = isinstance(reason, ReplyReason)
+        """Count a request that ended at admission or before it was read.
+
+        It counts as rejected, with a `ReplyReason` (an internal error) as failed.
+        """
+        internal = isinstance(reason, ReplyReason)
         try:
             model = self.models.find(name, version)
         except RequestError:
             unread = UnreadReason.UNKNOWN_MODEL
             if not name:
-                unread = UnreadReason.INTERNAL if ours else UnreadReason.INVALID
+                unread = UnreadReason.INTERNAL if internal else UnreadReason.INVALID
             self._telemetry.refused_unread(unread)
             return
         stamps = Stamps(arrival_ns)
         stamps.settled_ns = self._clock()
-        outcome = Outcome.FAILED if ours else Outcome.REJECTED
+        outcome = Outcome.FAILED if internal else Outcome.REJECTED
         model.telemetry.request_ended(outcome, reason, 0, stamps, None)
 
     def refused_too_large(self, what: str) -> None:
-        """Count a request that the transport refused before it was read: a `message`, or `metadata`."""
+        """Count a request that the transport refused unread; `what` is `message` or `metadata`."""
         self._telemetry.refused_unread(UnreadReason(f"{what}_too_large"))
 
     @property
     def unanswered(self) -> int:
-        """Accepted requests that have not ended."""
+        """How many admitted requests have not ended."""
         return self._runner.unanswered
 
-    def _gate(self, request: InferenceRequest) -> tuple[ServedModel, Measure]:
+    def _admit(self, request: InferenceRequest) -> tuple[ServedModel, Measure]:
+        """The model that the request is for and the request's size. Raises `RequestError`."""
         name, version = request.model, request.version
         if self.draining:
-            self.refused(name, version, request.arrival_ns, GateReason.DRAINING)
+            self.refused(name, version, request.arrival_ns, AdmissionReason.DRAINING)
             raise Draining(f"{name}: the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
-        reason: GateReason | ReplyReason = GateReason.UNAVAILABLE
+        reason: AdmissionReason | ReplyReason = AdmissionReason.UNAVAILABLE
         try:
             model = self.models.find(name, version)
             return model, model.signature.measure(request)
         except Exception as error:
             if isinstance(error, InvalidRequest):
-                reason = GateReason.INVALID
+                reason = AdmissionReason.INVALID
             elif not isinstance(error, RequestError):
                 reason = ReplyReason.INTERNAL
             elif isinstance(error, ModelUnavailable) and not version:
@@ -175,17 +182,21 @@ class Batcher:
             self.refused(name, version, request.arrival_ns, reason)
             raise
 
-    def _late(self, pending: Pending) -> bool:
+    def _deadline_passed(self, pending: Pending) -> bool:
         """Whether the caller's deadline has passed."""
         deadline_ns = pending.request.deadline_ns
         return deadline_ns is not None and self._clock() >= deadline_ns
 
     def _ended(self, pending: Pending, model: ServedModel, due_ns: int | None) -> None:
-        """Give up what the caller left behind, and count the request. Never raises."""
+        """Cancel a request that its caller gave up, and count its end. Never raises."""
         try:
             now_ns = self._clock()
             if pending.outcome is None:
-                cause = CancelCause.DEADLINE if self._late(pending) else CancelCause.CANCELLED
+                cause = (
+                    CancelCause.DEADLINE
+                    if self._deadline_passed(pending)
+                    else CancelCause.CANCELLED
+                )
                 self._runner.cancel(pending, cause)
             self._runner.replied(pending, now_ns)
             stamps = pending.stamps
@@ -195,14 +206,16 @@ class Batcher:
                 pending.outcome, pending.reason, pending.measure.rows, stamps, due_ns
             )
         except Exception:
-            log.exception("%s: the end of a request was not counted", model.name)
+            log.exception(
+                "%s: internal error: the end of a request is missing in the metrics", model.name
+            )
 
 
-async def _as_it_is(reply: InferenceReply) -> InferenceReply:
+async def _unchanged(reply: InferenceReply) -> InferenceReply:
     return reply
 
 
 def _not_answered(pending: Pending, outcome: Outcome, reason: Reason | ReplyReason) -> None:
-    """The scheduler's answer did not become one of the caller's."""
+    """Record another outcome where the scheduler's answer did not reach the caller."""
     if pending.outcome is Outcome.OK:
         pending.outcome, pending.reason = outcome, reason

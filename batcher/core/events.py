@@ -39,7 +39,7 @@ class FailureCause(StrEnum):
 
 @record
 class RequestArrived:
-    """A request that passed the gate. It is queued or refused, in one atomic step.
+    """A valid request for a served model. It is queued or refused, in one atomic step.
 
     `due_ns` is soft (the caller's own target; None means arrival plus the model's target) and
     `expires_ns` is hard (the caller's deadline; None means none). `queue_until_ns` is how long the

@@ -143,7 +143,7 @@ class ServedModel:
             resolve(self.name, rules, self._loaded[0])
 
     def configure(self, settings: ModelSettings, rules: PaddingRules | None = None) -> None:
-        """Take new settings: the scheduler, the gate and the records, in one turn of the loop.
+        """Take new settings: the scheduler, admission checks and statistics, in one turn of the loop.
 
         `rules` say how variable axes are padded from now on (None: as before); requests that wait
         move to their new buckets. Raises `ChangeFailed` or `ModelLoadError` when that cannot be;

@@ -44,7 +44,7 @@ class Replies:
 
 
 class Pending:
-    """One request between the gate and its end.
+    """One request from admission to its end.
 
     `padding` is that of the batch that its rows were last in, None where nothing is padded.
     `result`, `offset` (the first of its rows in the batch) and `replies` are set once its batch is

@@ -15,7 +15,7 @@ from batcher.tensors import Tensor
 class InferenceRequest:
     """One caller's rows for one model, as parsed from the wire and not yet validated.
 
-    All inputs share the length of axis 0, the rows; the gate checks that and everything else that
+    All inputs share the length of axis 0, the rows; admission checks that and everything else that
     the model declares. `version` is empty for "the newest". `outputs` names what the caller wants,
     None for all. Times are monotonic nanoseconds.
     """

@@ -101,7 +101,7 @@ def to_request(
     """What the request asks for. `priority` (from the metadata) gives way to a parameter.
 
     Arrays made from raw contents are read-only views of the message, not always aligned. Whether
-    the model takes such inputs is for the gate to say. Raises InvalidRequest, naming the model and
+    the model takes such inputs is decided at admission. Raises InvalidRequest, naming the model and
     the input, and NotSupported for shared memory.
     """
     model = wire.model

@@ -28,7 +28,7 @@ from batcher.server.status import Style, to_status
 from batcher.server.streams import StreamCharges, StreamPump, Turns, no_room
 from batcher.server.wire import WireRequest
 from batcher.service import RETRY_DRAINING_NS, Batcher
-from batcher.telemetry import GateReason, ReplyReason, Stamps
+from batcher.telemetry import AdmissionReason, ReplyReason, Stamps
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class InferenceEdge:
                 return convert.parse(data)
             return await self._off_loop(partial(convert.parse, data))
         except InvalidRequest:
-            self._batcher.refused("", "", arrival_ns, GateReason.INVALID)
+            self._batcher.refused("", "", arrival_ns, AdmissionReason.INVALID)
             raise
         except Exception:
             self._batcher.refused("", "", arrival_ns, ReplyReason.INTERNAL)
@@ -203,7 +203,7 @@ class InferenceEdge:
                 read = partial(_read, wire, arrival_ns, deadline_ns, metadata)
                 request = await self._off_loop(read)
         except RequestError:
-            self._batcher.refused(wire.model, wire.version, arrival_ns, GateReason.INVALID)
+            self._batcher.refused(wire.model, wire.version, arrival_ns, AdmissionReason.INVALID)
             raise
         except Exception:
             self._batcher.refused(wire.model, wire.version, arrival_ns, ReplyReason.INTERNAL)
@@ -260,7 +260,7 @@ class InferenceEdge:
 def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:
     """A request's stages in microseconds, as trailing metadata."""
     stages = {
-        "gate": stamps.enqueued_ns - stamps.arrival_ns,
+        "admission": stamps.enqueued_ns - stamps.arrival_ns,
         "queue": stamps.dispatched_ns - stamps.enqueued_ns,
         "gather": stamps.execute_start_ns - stamps.dispatched_ns,
         "execute": stamps.execute_end_ns - stamps.execute_start_ns,

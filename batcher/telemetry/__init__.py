@@ -11,7 +11,7 @@ from batcher.telemetry.collector import HealthPoints, Telemetry
 from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
 from batcher.telemetry.model import ModelTelemetry
-from batcher.telemetry.reasons import GateReason, ReplyReason, UnreadReason
+from batcher.telemetry.reasons import AdmissionReason, ReplyReason, UnreadReason
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
@@ -19,11 +19,11 @@ from batcher.telemetry.transport import TransportPoints
 from batcher.telemetry.watchdog import LoopWatchdog
 
 __all__ = [
+    "AdmissionReason",
     "BatchStatistics",
     "ChangeResult",
     "ChangeSource",
     "Duration",
-    "GateReason",
     "HealthPoints",
     "LoopWatchdog",
     "ModelStatisticsSnapshot",

@@ -37,7 +37,7 @@ FILL = Buckets(tuple(tenth / 10 for tenth in range(1, 11)))
 class Stage(StrEnum):
     """One hop of a request's latency budget; their boundaries are the `Stamps`."""
 
-    GATE = "gate"
+    ADMISSION = "admission"
     QUEUE = "queue"
     GATHER = "gather"
     EXECUTE = "execute"
@@ -212,7 +212,7 @@ STAGE_DURATION = Family(
     "histogram",
     "seconds",
     (*_MODEL, "stage"),
-    "One hop of a request: gate, queue, gather, execute, scatter, reply. A request that expires or "
+    "One hop of a request: admission, queue, gather, execute, scatter, reply. A request that expires or "
     "is cancelled while it waits counts in queue with the time it waited.",
     LATENCY,
 )

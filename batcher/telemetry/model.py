@@ -13,7 +13,7 @@ from batcher.core.times import NEVER_NS
 from batcher.telemetry.busy import BusyClock
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram
-from batcher.telemetry.reasons import ENDS, End, GateReason, ReplyReason
+from batcher.telemetry.reasons import ENDS, AdmissionReason, End, ReplyReason
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCounters
 
@@ -45,14 +45,14 @@ class ModelTelemetry:
         self._requests: dict[End, int] = dict.fromkeys(ENDS, 0)
         self.durations = {outcome: Histogram(LATENCY) for outcome in Outcome}
         self.stages = {stage: Histogram(LATENCY) for stage in Stage}
-        self._gate = self.stages[Stage.GATE]
+        self._admission = self.stages[Stage.ADMISSION]
         self._queue = self.stages[Stage.QUEUE]
         self._gather = self.stages[Stage.GATHER]
         self._execute = self.stages[Stage.EXECUTE]
         self._scatter = self.stages[Stage.SCATTER]
         self._reply = self.stages[Stage.REPLY]
         self._walk = (
-            self._gate,
+            self._admission,
             self._queue,
             self._gather,
             self._execute,
@@ -84,7 +84,7 @@ class ModelTelemetry:
     def request_ended(
         self,
         outcome: Outcome,
-        reason: Reason | GateReason | ReplyReason,
+        reason: Reason | AdmissionReason | ReplyReason,
         rows: int,
         stamps: Stamps,
         due_ns: int | None,
@@ -147,11 +147,11 @@ class ModelTelemetry:
         self.deadline_missed += int((replied_ns > moments[:, 7]).sum())
 
     def _observe_stages(self, stamps: Stamps, outcome: Outcome) -> None:
-        """Record the stages that a request went through after the gate."""
+        """Record the stages that a request went through after admission."""
         enqueued_ns = stamps.enqueued_ns
         dispatched_ns = stamps.dispatched_ns
         settled_ns = stamps.settled_ns
-        self._gate.observe(enqueued_ns - stamps.arrival_ns)
+        self._admission.observe(enqueued_ns - stamps.arrival_ns)
         if dispatched_ns:
             self._queue.observe(dispatched_ns - enqueued_ns)
             start_ns = stamps.execute_start_ns

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from batcher.core.commands import Outcome, Reason
 
 
-class GateReason(StrEnum):
+class AdmissionReason(StrEnum):
     """Why a request was refused before the scheduler saw it."""
 
     INVALID = "invalid"
@@ -35,12 +35,12 @@ class ReplyReason(StrEnum):
     INTERNAL = "internal"
 
 
-EndReason: TypeAlias = Reason | GateReason | ReplyReason
+EndReason: TypeAlias = Reason | AdmissionReason | ReplyReason
 End: TypeAlias = tuple[Outcome, EndReason]
 
 ENDS: Final[tuple[End, ...]] = (
     (Outcome.OK, Reason.NONE),
-    *((Outcome.REJECTED, reason) for reason in GateReason),
+    *((Outcome.REJECTED, reason) for reason in AdmissionReason),
     (Outcome.REJECTED, Reason.UNKNOWN_MODEL),
     (Outcome.REJECTED, Reason.MODEL_REMOVED),
     (Outcome.REJECTED, Reason.NO_INSTANCE),

@@ -10,7 +10,7 @@ class Stamps:
     """Monotonic nanoseconds; 0 means that the request never got there.
 
     Every latency metric is a difference of two of these, computed once, when the request ends.
-    Stages: gate (arrival to enqueued), queue (to dispatched), gather (to execute start), execute
+    Stages: admission (arrival to enqueued), queue (to dispatched), gather (to execute start), execute
     (to execute end), scatter (to settled), reply (to replied).
     """
 

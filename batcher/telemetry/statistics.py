@@ -93,7 +93,7 @@ class StatisticsCounters:
     def answered(self, rows: int, requests: int, spent_ns: Sequence[int], last_ns: int) -> None:
         """Count requests that were answered.
 
-        `spent_ns` adds up what they spent in the gate, the queue, gathering, executing, scattering
+        `spent_ns` adds up what they spent in admission, the queue, gathering, executing, scattering
         and replying; the last of them arrived at `last_ns`.
         """
         _, queue_ns, gather_ns, execute_ns, scatter_ns, _ = spent_ns

@@ -7,13 +7,13 @@ from typing import Final
 from batcher.core.commands import Outcome, Reason
 from batcher.journal import Tally
 from batcher.telemetry.model import ModelTelemetry
-from batcher.telemetry.reasons import GateReason
+from batcher.telemetry.reasons import AdmissionReason
 
 _FAILURES: Final = (Reason.DEVICE_FAILURE, Reason.UNKNOWN_FAILURE, Reason.INSTANCE_DOWN)
 
 _NOT_OURS: Final = frozenset(
     (
-        *((Outcome.REJECTED, reason) for reason in GateReason),
+        *((Outcome.REJECTED, reason) for reason in AdmissionReason),
         (Outcome.REJECTED, Reason.TOO_MANY_ROWS),
         (Outcome.REJECTED, Reason.TOO_MANY_BYTES),
         (Outcome.REJECTED, Reason.MODEL_REMOVED),

@@ -2,7 +2,7 @@
 
 Each padded axis has ascending bucket lengths; a request belongs to the least one that holds it, on
 each axis by itself. Requests of one bucket wait in one lane and can share a batch. What no bucket
-holds keeps its own length (the gate refuses it; settings can change while it waits), and so does an
+holds keeps its own length (admission refuses it; settings can change while it waits), and so does an
 axis that is not padded.
 """
 

@@ -122,7 +122,7 @@ async def test_timings_are_told_to_those_who_ask(served, request_of):
     await call
     trailers = dict(await call.trailing_metadata())
     told = dict(part.split("=") for part in trailers["x-batcher-timings"].split(","))
-    stages = ["gate", "queue", "gather", "execute", "scatter", "reply"]
+    stages = ["admission", "queue", "gather", "execute", "scatter", "reply"]
     assert list(told) == [*stages, "batch_rows"]
     assert all(int(told[stage]) >= 0 for stage in stages)
     assert told["batch_rows"] == "3"

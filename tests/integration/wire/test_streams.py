@@ -88,7 +88,7 @@ async def test_answers_of_any_order_come_as_they_are_ready(served, fakes, both_h
 
 
 async def test_an_error_is_an_answer_with_its_request_id(served, fakes, request_of):
-    """Refused at the gate or failed by the executor: the stream goes on."""
+    """Refused at admission or failed by the executor: the stream goes on."""
     _, stub = served
     for fake in fakes:
         fake.fail_next(RuntimeError("the device is on fire"))

@@ -202,7 +202,7 @@ def test_a_value_of_another_datatype_is_refused(datatype, value, allowed):
     assert told == f"model 'm': models[0].padding[0].value: got {value!r}; allowed: {allowed}"
 
 
-# The gate
+# Admission
 
 
 def test_a_request_longer_than_the_last_bucket_is_refused():

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from batcher.core.commands import Outcome, Reason
 from batcher.core.observation import ModelObservation, Observation
-from batcher.telemetry import GateReason, HealthPoints, TransportPoints
+from batcher.telemetry import AdmissionReason, HealthPoints, TransportPoints
 from batcher.telemetry.families import FAMILIES, Stage
 
 HERE = Path(__file__).parent
@@ -113,6 +113,6 @@ def test_the_document_names_every_bucket():
             assert f"| {limits} |" in text, family.name
 
 
-@pytest.mark.parametrize("word", [*Outcome, *filter(None, Reason), *GateReason, *Stage])
+@pytest.mark.parametrize("word", [*Outcome, *filter(None, Reason), *AdmissionReason, *Stage])
 def test_the_document_explains_every_label_value(word):
     assert f"`{word}`" in DOCUMENT.read_text()

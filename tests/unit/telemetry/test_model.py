@@ -4,10 +4,10 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
-from batcher.telemetry import BatchStatistics, Duration, GateReason, ModelTelemetry
+from batcher.telemetry import AdmissionReason, BatchStatistics, Duration, ModelTelemetry
 from batcher.telemetry.reasons import ENDS
 
-STAGES = ("gate", "queue", "gather", "execute", "scatter", "reply")
+STAGES = ("admission", "queue", "gather", "execute", "scatter", "reply")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def stage_sums(value):
 def test_an_answered_request_counts_in_every_stage(model, stamps, value, stage_sums):
     model.request_ended(Outcome.OK, Reason.NONE, 1, stamps(10, 11, 13, 16, 20, 25, 31), None)
     assert stage_sums() == {
-        "gate": 1,
+        "admission": 1,
         "queue": 2,
         "gather": 3,
         "execute": 4,
@@ -45,21 +45,21 @@ def test_a_request_that_expires_in_the_queue_counts_the_time_it_waited(
 ):
     ended = stamps(10, 11, 0, 0, 0, 61, 62)
     model.request_ended(Outcome.EXPIRED, Reason.CALLER_DEADLINE, 1, ended, None)
-    assert stage_sums() == {"gate": 1, "queue": 50, "reply": 1}
+    assert stage_sums() == {"admission": 1, "queue": 50, "reply": 1}
     assert value("batcher_requests_total", outcome="expired", reason="caller_deadline") == 1
 
 
 def test_a_request_refused_by_admission_was_never_in_the_queue(model, stamps, stage_sums):
     ended = stamps(10, 11, 0, 0, 0, 12, 13)
     model.request_ended(Outcome.REJECTED, Reason.QUEUE_REQUESTS, 1, ended, None)
-    assert stage_sums() == {"gate": 1, "reply": 1}
+    assert stage_sums() == {"admission": 1, "reply": 1}
 
 
-def test_a_request_refused_at_the_gate_has_a_duration_and_no_stage(
+def test_a_request_refused_at_admission_has_a_duration_and_no_stage(
     model, stamps, value, stage_sums
 ):
     ended = stamps(10, 0, 0, 0, 0, 12)
-    model.request_ended(Outcome.REJECTED, GateReason.INVALID, 0, ended, None)
+    model.request_ended(Outcome.REJECTED, AdmissionReason.INVALID, 0, ended, None)
     assert stage_sums() == {}
     assert value("batcher_requests_total", outcome="rejected", reason="invalid") == 1
     assert value("batcher_request_duration_seconds_sum", outcome="rejected") == 0.002
@@ -70,7 +70,7 @@ def test_a_request_cancelled_while_it_runs_has_no_time_in_the_stages_it_left(
 ):
     before_the_batch_ended = stamps(10, 11, 12, 13, 40, 20, 21)
     model.request_ended(Outcome.CANCELLED, Reason.CALLER_CANCELLED, 1, before_the_batch_ended, None)
-    assert stage_sums() == {"gate": 1, "queue": 1, "gather": 1, "execute": 27, "reply": 1}
+    assert stage_sums() == {"admission": 1, "queue": 1, "gather": 1, "execute": 27, "reply": 1}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.journal import Tally
-from batcher.telemetry import GateReason, Stamps
+from batcher.telemetry import AdmissionReason, Stamps
 from batcher.telemetry.tally import tally
 
 
@@ -36,8 +36,8 @@ def test_answers_count_as_in_time_or_late(model):
         (Outcome.FAILED, Reason.INPUT_FAILURE, Tally()),
         (Outcome.CANCELLED, Reason.CALLER_CANCELLED, Tally()),
         (Outcome.REJECTED, Reason.TOO_MANY_ROWS, Tally()),
-        (Outcome.REJECTED, GateReason.INVALID, Tally()),
-        (Outcome.REJECTED, GateReason.DRAINING, Tally()),
+        (Outcome.REJECTED, AdmissionReason.INVALID, Tally()),
+        (Outcome.REJECTED, AdmissionReason.DRAINING, Tally()),
     ],
 )
 def test_an_end_is_the_servers_or_the_callers(model, outcome, reason, expected):

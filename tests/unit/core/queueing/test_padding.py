@@ -17,7 +17,7 @@ IMAGE = (PaddedAxis(0, 1, (10, 20)), PaddedAxis(0, 2, (10, 30)))
         ([IDS], ((1,),), ((4,),)),
         ([IDS], ((4,),), ((4,),)),
         ([IDS], ((5,),), ((8,),)),
-        ([IDS], ((9,),), ((9,),)),  # the gate refuses it; settings may change while it waits
+        ([IDS], ((9,),), ((9,),)),  # admission refuses it; settings may change while it waits
         ([IDS], ((0,),), ((4,),)),
         ([IDS], ((3,), (3,)), ((4,), (3,))),
         ([PaddedAxis(1, 1, (4,))], ((3,), (3,)), ((3,), (4,))),
