@@ -6,7 +6,7 @@ import logging
 import resource
 from typing import TYPE_CHECKING, Final
 
-from batcher.http2.listener import SPARE_CONNECTIONS
+from batcher.http2.listener import PROBE_CONNECTIONS
 
 if TYPE_CHECKING:
     from batcher.config import Config
@@ -24,7 +24,7 @@ def allow_files(config: Config) -> None:
     the hard limit is lower than that, the log says what to do.
     """
     server = config.server
-    each = server.max_connections + SPARE_CONNECTIONS
+    each = server.max_connections + PROBE_CONNECTIONS
     needed = (len(server.grpc) + len(server.admin)) * each + BESIDE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)

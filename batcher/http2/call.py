@@ -14,8 +14,8 @@ from grpc import aio
 from batcher.buffers import LARGE_ANSWER
 from batcher.clock import SECOND
 from batcher.http2 import grpc_headers
-from batcher.http2.call_buffers import LARGE_MESSAGE, Holding, LargeMessage
-from batcher.http2.grpc_headers import PREFIX_BYTES, Head, MalformedCallError, Metadata
+from batcher.http2.call_buffers import LARGE_MESSAGE, CallBuffers, LargeMessage
+from batcher.http2.grpc_headers import PREFIX_BYTES, CallHeaders, MalformedCallError, Metadata
 from batcher.http2.sansio.hpack import encode
 from batcher.http2.sansio.streams import Stream
 
@@ -37,7 +37,7 @@ _LONGEST_TIMER_S = 30 * 24 * 3600.0
 """A longer deadline than any call; further away, a timer would overflow."""
 
 
-class Call(Holding):
+class Call(CallBuffers):
     """A call, and the context that its handler gets: `grpc.aio.ServicerContext`, in part."""
 
     __slots__ = (
@@ -57,7 +57,7 @@ class Call(Holding):
         self,
         client: ServerConnection,
         stream: Stream,
-        head: Head,
+        head: CallHeaders,
         method: grpc.RpcMethodHandler[Any, Any],
         charged: int,
     ) -> None:
@@ -117,7 +117,7 @@ class Call(Holding):
     async def read(self) -> Any:
         """The next message, or `grpc.aio.EOF`."""
         while not self._messages:
-            if self.stream.ended:
+            if self.stream.request_ended:
                 return aio.EOF
             self._reader = self._client.loop.create_future()
             try:
@@ -127,7 +127,7 @@ class Call(Holding):
         message = self._messages.popleft()
         compressed, data = message
         size = len(data) if isinstance(data, bytes) else sum(map(len, data))
-        self._client.connection.take_in(self.stream, PREFIX_BYTES + size)
+        self._client.connection.consume(self.stream, PREFIX_BYTES + size)
         self._client.flush_soon()
         try:
             if compressed or not isinstance(data, bytes):
@@ -147,20 +147,20 @@ class Call(Holding):
         Raises `grpc.aio.UsageError` where the call has ended.
         """
         client, stream = self._client, self.stream
-        if stream.finished:
+        if stream.closed:
             raise aio.UsageError("the call has ended")
         data, rest = self._framed(message)
         client.silent_ns = 0
         if not self._opened:
             self._opened = True
-            client.connection.send_headers(stream, grpc_headers.OPENING)
+            client.connection.send_headers(stream, grpc_headers.RESPONSE_HEADERS)
         client.connection.send_data(stream, data)
         if rest:
             client.connection.send_data(stream, rest)
         if stream.outbox or rest:
             await self._sent(len(rest) or len(data))
         # A handler that never waits gives the loop no turn to write in.
-        elif client.connection.frames_to_write > _FRAMES_AT_ONCE:
+        elif client.connection.frames_to_send > _FRAMES_AT_ONCE:
             client.flush()
             await asyncio.sleep(0)
         else:
@@ -172,7 +172,7 @@ class Call(Holding):
 
     def received(self, data: bytes) -> None:
         """Bytes of its messages."""
-        if self.stream.finished:
+        if self.stream.closed:
             return
         self._client.silent_ns = 0
         size = len(data)
@@ -236,7 +236,7 @@ class Call(Holding):
 
     def drop(self) -> None:
         """Nothing can be answered any more; nothing of the call is left, whatever raises."""
-        self.stream.finished = True
+        self.stream.closed = True
         try:
             self.cancel()
         except Exception:
@@ -253,7 +253,7 @@ class Call(Holding):
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> None:
         """Send the status. Does nothing where one was sent."""
-        self._client.connection.abandon(self.stream)
+        self._client.connection.discard_outbox(self.stream)
         if self._opened:
             block = encode(grpc_headers.status(code, details, metadata))
         else:
@@ -299,12 +299,12 @@ class Call(Holding):
         trailers = self._trailers()
         self._opened = True
         if rest:
-            connection.send_headers(self.stream, grpc_headers.OPENING)
+            connection.send_headers(self.stream, grpc_headers.RESPONSE_HEADERS)
             connection.send_data(self.stream, data)
             connection.send_data(self.stream, rest)
             connection.send_trailers(self.stream, trailers)
         else:
-            connection.send_all(self.stream, grpc_headers.OPENING, data, trailers)
+            connection.send_all(self.stream, grpc_headers.RESPONSE_HEADERS, data, trailers)
         self._client.answered()
         if self.stream.outbox or rest:
             await self._sent(len(rest) or len(data))
@@ -325,7 +325,7 @@ class Call(Holding):
 
     def _trailers(self) -> bytes:
         if not self._trailing:
-            return grpc_headers.OK
+            return grpc_headers.OK_TRAILERS
         return encode(grpc_headers.status(grpc.StatusCode.OK, "", self._trailing))
 
     def _framed(self, message: Any) -> tuple[bytes, bytes]:
@@ -406,7 +406,7 @@ class Call(Holding):
         try:
             await self._writer
         except asyncio.CancelledError:
-            self._client.server.tally.lost_answers += 1
+            self._client.server.counters.lost_answers += 1
             raise
         finally:
             self._writer = None  # as in `read`
@@ -437,7 +437,7 @@ class Call(Holding):
 
     def _refuse(self, error: MalformedCallError) -> None:
         # More of the message may come after its call has ended.
-        if not self.stream.finished:
+        if not self.stream.closed:
             self._client.server.refused(error)
         self.end(error.code, str(error), error.metadata)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import grpc
 
 from batcher.http2 import grpc_headers
-from batcher.http2.decompression import FIRST_STEP, STEP, Inflating
+from batcher.http2.decompression import FIRST_STEP, STEP, Decompressor
 from batcher.http2.grpc_headers import PREFIX_BYTES
 from batcher.http2.sansio.streams import Stream
-from batcher.http2.timeouts import Stall
+from batcher.http2.timeouts import StallTimer
 
 if TYPE_CHECKING:
     from batcher.buffers import Claim
@@ -49,7 +49,7 @@ class LargeMessage:
         return taken
 
 
-class Holding:
+class CallBuffers:
     """The part of a `Call` that knows its bytes. `end` and `cancel` are the call's."""
 
     __slots__ = (
@@ -81,9 +81,9 @@ class Holding:
         """Those of them that are to come."""
         self._claim: Claim | None = None
         """A window that waits for room."""
-        self._coming: Stall | None = None
+        self._coming: StallTimer | None = None
         """How its message comes, as sweeps have seen it."""
-        self._unread: Stall | None = None
+        self._unread: StallTimer | None = None
         """How its answer is read, the same."""
 
     def end(
@@ -103,13 +103,13 @@ class Holding:
         """End the call where its message has not begun, or makes no progress, for so long."""
         came = 0 if self._claim is not None else self._came
         if self._coming is None:
-            self._coming = Stall(came)
+            self._coming = StallTimer(came)
         if self._claim is not None:
             if self._coming.look(came, elapsed_ns) >= limit_ns:
                 self._end_for_room(self._claim.size)
         # Without credit, or where nothing is read, it is not the client that is waited for.
         elif (
-            self.stream.credit > 0
+            self.stream.receive_window > 0
             and self._client.writable.is_set()
             and self._coming.look(came, elapsed_ns) >= limit_ns
         ):
@@ -119,7 +119,7 @@ class Holding:
         """End the call where what it answers makes no progress for so long."""
         sent = -sum(map(len, self.stream.outbox))
         if self._unread is None:
-            self._unread = Stall(sent)
+            self._unread = StallTimer(sent)
         if self._unread.look(sent, elapsed_ns) >= limit_ns:
             self._stalled("its answer was not read (server.write_timeout)")
 
@@ -141,10 +141,10 @@ class Holding:
 
     def _expect(self, size: int) -> None:
         """Have the client send that many bytes, once there is room for them."""
-        if size <= self.stream.credit or self._claim is not None:
+        if size <= self.stream.receive_window or self._claim is not None:
             return
         if size <= self._ahead:
-            self._client.connection.expect(self.stream, size)
+            self._client.connection.allow(self.stream, size)
             return
         self._coming = None
         claim = self._client.account.claim(size - self._ahead, self._granted)
@@ -154,8 +154,8 @@ class Holding:
     async def _whole(self, data: bytes | list[bytes], compressed: int) -> bytes:
         """A message as its sender had it; what it is by then is charged. Raises `MalformedCallError`."""
         if not isinstance(data, bytes):
-            inflaters = self._client.server.inflaters
-            data = await self._client.loop.run_in_executor(inflaters, b"".join, data)
+            offload_pool = self._client.server.offload_pool
+            data = await self._client.loop.run_in_executor(offload_pool, b"".join, data)
         if not compressed:
             return data
         whole = await self._inflated(data)
@@ -165,21 +165,21 @@ class Holding:
     async def _inflated(self, data: bytes) -> bytes:
         """What a message was before it was compressed; it is charged. Raises `MalformedCallError`."""
         server, loop = self._client.server, self._client.loop
-        inflating = Inflating(data, self._encoding, server.max_message)
+        decompressor = Decompressor(data, self._encoding, server.max_message)
         reserved = 0
         try:
-            complete = inflating.step(FIRST_STEP)
-            self._reserve(inflating.size)
-            reserved = inflating.size
+            complete = decompressor.step(FIRST_STEP)
+            self._reserve(decompressor.size)
+            reserved = decompressor.size
             while not complete:
-                size = min(STEP, server.max_message + 1 - inflating.size)
+                size = min(STEP, server.max_message + 1 - decompressor.size)
                 self._reserve(size)
                 reserved += size
-                step = functools.partial(inflating.step, size)
-                complete = await loop.run_in_executor(server.inflaters, step)
-            return inflating.message()
+                step = functools.partial(decompressor.step, size)
+                complete = await loop.run_in_executor(server.offload_pool, step)
+            return decompressor.message()
         finally:
-            self._release(max(reserved - inflating.size, 0))
+            self._release(max(reserved - decompressor.size, 0))
 
     def _withdraw(self) -> None:
         """No window is waited for any more."""
@@ -201,7 +201,7 @@ class Holding:
         self._coming = None
         self._ahead += size
         self._charged += size
-        self._client.connection.expect(self.stream, self._ahead)
+        self._client.connection.allow(self.stream, self._ahead)
         self._client.flush_soon()
 
     def _reserve(self, size: int) -> None:
@@ -230,7 +230,7 @@ class Holding:
         self.end(error.code, str(error), error.metadata)
 
     def _stalled(self, why: str) -> None:
-        self._client.server.tally.stalled_calls += 1
+        self._client.server.counters.stalled_calls += 1
         self.end(grpc.StatusCode.DEADLINE_EXCEEDED, f"the call ends: {why}")
         self._client.flush_soon()
         self.cancel()

@@ -9,7 +9,7 @@ import grpc
 
 from batcher.clock import SECOND
 from batcher.http2 import grpc_headers
-from batcher.http2.counters import Fault
+from batcher.http2.counters import EndReason
 from batcher.http2.grpc_headers import MalformedCallError
 from batcher.http2.sansio.frames import Error
 from batcher.http2.timeouts import SWEEP_NS
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from batcher.http2.sansio.streams import Stream
     from batcher.http2.server import Server
 
-EVICTABLE_NS = 10 * SECOND
+EVICT_IDLE_NS = 10 * SECOND
 """A connection without calls for this long makes way for a new one at `max_connections`."""
-SILENT_NS = 60 * SECOND
+EVICT_SILENT_NS = 60 * SECOND
 """And where there is none, one whose open calls are streams on which nothing was said for this long."""
-SPARE_NS = 5 * SECOND
+PROBE_CONNECTION_NS = 5 * SECOND
 """How long a connection beyond `max_connections` stays: a probe takes less."""
 
 
@@ -54,9 +54,9 @@ class Lifetime:
     def evictable(self) -> bool:
         """Whether it makes way for a new one: it is idle, or waits for nothing but its client."""
         if self.calls:
-            silent = self.silent_ns >= SILENT_NS and not self.sending
+            silent = self.silent_ns >= EVICT_SILENT_NS and not self.sending
             return silent and all(call.streams for call in self.calls.values())
-        return self.idle_ns >= EVICTABLE_NS
+        return self.idle_ns >= EVICT_IDLE_NS
 
     def flush(self) -> None:
         """Write what is to be written."""
@@ -76,7 +76,7 @@ class Lifetime:
         if not self.connection.preface_received:
             self._abort()
             return
-        self.connection.announce_leaving()
+        self.connection.send_initial_goaway()
         self.flush()
 
     def leave(self) -> None:
@@ -84,15 +84,15 @@ class Lifetime:
         if not self.connection.preface_received:
             self._abort()
             return
-        self.connection.leave()
+        self.connection.send_final_goaway()
         if not self.calls:
-            self.connection.fail(Error.NO_ERROR, "")
+            self.connection.close(Error.NO_ERROR, "")
         self.flush()
 
     def evict(self) -> None:
         """Close it to make room: one without calls, or one whose calls have been silent for long."""
         if self.calls:
-            seconds = SILENT_NS // SECOND
+            seconds = EVICT_SILENT_NS // SECOND
             self.cut(f"nothing was said for {seconds} s, and others wait (server.max_connections)")
             return
         self.leave()
@@ -104,14 +104,14 @@ class Lifetime:
         for call in list(self.calls.values()):
             call.end(grpc.StatusCode.UNAVAILABLE, why)
             call.cancel()
-        self.connection.fail(Error.NO_ERROR, "")
+        self.connection.close(Error.NO_ERROR, "")
         self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def give_up_spare(self) -> None:
         """End one that is for probes alone: it has had its time, or another needs the place."""
-        self._end_early(Fault.TOO_MANY)
+        self._end_early(EndReason.TOO_MANY)
         if self._transport is None or not self.connection.preface_received:
             self._abort()
         else:
@@ -120,18 +120,18 @@ class Lifetime:
     def _keep_spare(self, path: str) -> None:
         """Answer probes; whoever else calls is refused, by `MalformedCallError`, and leaves."""
         if not self.server.is_probe(path):
-            self._end_early(Fault.TOO_MANY)
-            self.connection.leave()
+            self._end_early(EndReason.TOO_MANY)
+            self.connection.send_final_goaway()
             raise MalformedCallError(
                 grpc.StatusCode.UNAVAILABLE, self.server.all_taken, metadata=grpc_headers.PUSHBACK
             )
 
     def _sweep_idle(self, elapsed_ns: int) -> None:
         self._age_ns += elapsed_ns
-        if self.spare and self._age_ns >= SPARE_NS:
+        if self.spare and self._age_ns >= PROBE_CONNECTION_NS:
             self.give_up_spare()
             return
-        highest = self.connection.highest
+        highest = self.connection.highest_stream
         if highest != self._highest:
             self._highest = highest
             self.idle_ns = self.silent_ns = 0
@@ -152,7 +152,7 @@ class Lifetime:
             if self._age_ns >= self._oldest_ns + timeouts.age_grace_ns:
                 self.cut("the connection was open for server.max_connection_age")
                 return
-        if self._leaving_ns is not None and not self.connection.draining:
+        if self._leaving_ns is not None and not self.connection.final_goaway_sent:
             self._leaving_ns += elapsed_ns
             if self._leaving_ns > SWEEP_NS:
                 self.leave()  # it should have read by now that it was asked to

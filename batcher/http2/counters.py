@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 from batcher.http2.sansio.frames import Error
-from batcher.http2.sansio.streams import Counts
+from batcher.http2.sansio.streams import ConnectionCounters
 
 
-class Fault(StrEnum):
+class EndReason(StrEnum):
     """Why a connection ended early, beside the errors of HTTP/2."""
 
     HANDSHAKE = "handshake"
@@ -25,12 +25,12 @@ class Fault(StrEnum):
     """A mistake of ours."""
 
 
-REASONS = (*(error.name.lower() for error in Error if error is not Error.NO_ERROR), *Fault)
+REASONS = (*(error.name.lower() for error in Error if error is not Error.NO_ERROR), *EndReason)
 """What a connection's end is counted under."""
 
 
 @dataclass(slots=True)
-class Tally:
+class ServerCounters:
     """Sums over all connections of a server, those that are open included where `streams` is asked."""
 
     accepted: int = 0
@@ -42,11 +42,11 @@ class Tally:
     """Calls that ended while their peer still had to take an answer."""
     ended: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
     """Connections that ended early, by reason."""
-    streams: Counts = field(default_factory=Counts)
+    streams: ConnectionCounters = field(default_factory=ConnectionCounters)
     """What happened on connections that have ended."""
 
-    def add(self, counts: Counts) -> None:
+    def add(self, counts: ConnectionCounters) -> None:
         """A connection has ended."""
-        for each in fields(Counts):
+        for each in fields(ConnectionCounters):
             total = getattr(self.streams, each.name) + getattr(counts, each.name)
             setattr(self.streams, each.name, total)

@@ -17,11 +17,11 @@ SLICE = 2**18
 """Compressed bytes that zlib gets at once: what it does not use it copies."""
 PIECE = 2**20
 """Bytes that are made at once: to put them behind the others keeps the interpreter for a millisecond."""
-MOST_MEMBERS = 64
+MAX_MEMBERS = 64
 """Parts of one message in gzip, each of which could be empty."""
 
 
-class Inflating:
+class Decompressor:
     """One message on its way. Call `step` until it returns True, then `message`."""
 
     def __init__(self, data: bytes, encoding: str, most: int) -> None:
@@ -79,7 +79,7 @@ class Inflating:
         """Whether there is another part of the message; only gzip has any."""
         if not (self._tail or self._data):
             return False
-        if self._encoding != "gzip" or self._members >= MOST_MEMBERS:
+        if self._encoding != "gzip" or self._members >= MAX_MEMBERS:
             raise self._error("there is something after the message")
         self._next_member()
         return True

@@ -19,7 +19,7 @@ from batcher.http2.sansio.hpack import encode
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 CONTENT_TYPE = ("content-type", "application/grpc")
-REFUSALS, MOST_KEPT = 1024, 2048
+CACHED_REFUSALS, MAX_CACHED_CHARACTERS = 1024, 2048
 """So many refusals are kept encoded, if text and metadata have no more characters and bytes."""
 
 PUSHBACK = (("grpc-retry-pushback-ms", "1000"),)
@@ -68,7 +68,7 @@ class MalformedCallError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class CallHeaders:
     """What the headers of a call say."""
 
     path: str
@@ -77,7 +77,7 @@ class Head:
     metadata: Metadata
 
 
-def read_head(request: Request, most: int) -> Head:
+def parse_headers(request: Request, most: int) -> CallHeaders:
     """Read a call's headers, of at most that many bytes. Raises `MalformedCallError`.
 
     What it says holds no value of a header: it may end up in a log.
@@ -93,7 +93,7 @@ def read_head(request: Request, most: int) -> Head:
     return request.head
 
 
-def _read_head(headers: Headers) -> Head:
+def _read_head(headers: Headers) -> CallHeaders:
     pseudo: dict[str, str] = {}
     timeout_ns, encoding, content_type = None, "identity", ""
     metadata: list[tuple[str, str | bytes]] = []
@@ -121,7 +121,7 @@ def _read_head(headers: Headers) -> Head:
             grpc.StatusCode.UNIMPLEMENTED,
             f"that grpc-encoding is not supported; supported: {_ACCEPTED[1]}",
         )
-    return Head(pseudo[":path"], timeout_ns, encoding, tuple(metadata))
+    return CallHeaders(pseudo[":path"], timeout_ns, encoding, tuple(metadata))
 
 
 def _timeout_ns(text: str) -> int:
@@ -180,13 +180,13 @@ def _percent(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="replace"))
 
 
-OPENING = encode(((":status", "200"), CONTENT_TYPE, _ACCEPTED))
+RESPONSE_HEADERS = encode(((":status", "200"), CONTENT_TYPE, _ACCEPTED))
 """The block of headers before the first message of an answer."""
-OK = encode((("grpc-status", "0"),))
+OK_TRAILERS = encode((("grpc-status", "0"),))
 """The block of trailers of a call that was answered."""
 
 
-def alone(fields: Iterable[Header], http: int = 200) -> bytes:
+def trailers_only(fields: Iterable[Header], http: int = 200) -> bytes:
     """The block of a call that ends without a message."""
     return encode(((":status", str(http)), CONTENT_TYPE, _ACCEPTED, *fields))
 
@@ -197,11 +197,11 @@ def refusal(code: grpc.StatusCode, message: str, metadata: Metadata) -> bytes:
     Under overload the same few are sent again and again, when time is shortest. Long ones are not
     kept: a client may have a say in their text.
     """
-    if len(message) + sum([len(value) for _, value in metadata]) > MOST_KEPT:
-        return alone(status(code, message, metadata))
+    if len(message) + sum([len(value) for _, value in metadata]) > MAX_CACHED_CHARACTERS:
+        return trailers_only(status(code, message, metadata))
     return _kept_refusal(code, message, metadata)
 
 
-@lru_cache(REFUSALS)
+@lru_cache(CACHED_REFUSALS)
 def _kept_refusal(code: grpc.StatusCode, message: str, metadata: Metadata) -> bytes:
-    return alone(status(code, message, metadata))
+    return trailers_only(status(code, message, metadata))

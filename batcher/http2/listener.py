@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batcher.http2.server_connection import ServerConnection
 
-SPARE_CONNECTIONS = 64
+PROBE_CONNECTIONS = 64
 """Connections beyond `max_connections`, on which only probes are answered. Each makes room for the next:
 with as many a probe has 50 ms to ask while 1,000 others come in a second."""
 
@@ -20,7 +20,7 @@ class Listener:
     def __init__(self, secrets: ssl.SSLContext | None) -> None:
         self.secrets = secrets
         """For handshakes that begin from now on; None is plain text."""
-        self.clients: dict[ServerConnection, None] = {}
+        self.connections: dict[ServerConnection, None] = {}
         """All that were accepted and are open, handshakes among them, the oldest first."""
         self.spares: dict[ServerConnection, None] = {}
         """Those beyond `max_connections`, the oldest first."""
@@ -31,20 +31,20 @@ class Listener:
         """Have one make room, if one may: the longest idle one, else the longest silent one."""
         # A dictionary is in the order of arrival: of those that are equally idle, the oldest.
         found: ServerConnection | None
-        found = idlest = max(self.clients, key=lambda each: each.idle_ns)
+        found = idlest = max(self.connections, key=lambda each: each.idle_ns)
         if not idlest.evictable:
-            silent = sorted(self.clients, key=lambda each: each.silent_ns, reverse=True)
+            silent = sorted(self.connections, key=lambda each: each.silent_ns, reverse=True)
             found = next((each for each in silent if each.evictable), None)
         if found is None:
             return False
         found.evict()
-        self.clients.pop(found, None)
+        self.connections.pop(found, None)
         return True
 
     def take_spare(self, client: ServerConnection) -> None:
         """Take one in that is for probes alone, instead of one that was refused, or of the oldest."""
-        if len(self.spares) >= SPARE_CONNECTIONS:
-            refused = (each for each in self.spares if each.connection.draining)
+        if len(self.spares) >= PROBE_CONNECTIONS:
+            refused = (each for each in self.spares if each.connection.final_goaway_sent)
             last = next(refused, None) or next(iter(self.spares))
             del self.spares[last]
             last.give_up_spare()
@@ -53,5 +53,5 @@ class Listener:
 
     def gone(self, client: ServerConnection) -> None:
         """A connection has ended."""
-        self.clients.pop(client, None)
+        self.connections.pop(client, None)
         self.spares.pop(client, None)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from batcher.clock import MILLISECOND, monotonic_ns
 
-TURN_BYTES, TURN_NS = 2**13, 2 * MILLISECOND
+PIECE_BYTES, MAX_ITERATION_NS = 2**13, 2 * MILLISECOND
 """So much is read; where all so far took so long, the rest when others had their turn. 50 calls fit into
 it, which take 4 ms."""
 
@@ -26,7 +26,7 @@ class Reader(Protocol):
         """More may come."""
 
 
-class Turns:
+class PacedReader:
     """Hands on what has come by `read`. While some of it is `waiting`, nothing more is to come.
 
     It does not know its reader, so that neither waits for the collector.
@@ -44,12 +44,12 @@ class Turns:
             self.waiting += data
             return
         began_ns = monotonic_ns()
-        for start in range(0, len(data), TURN_BYTES):
-            reader.received(data[start : start + TURN_BYTES])
+        for start in range(0, len(data), PIECE_BYTES):
+            reader.received(data[start : start + PIECE_BYTES])
             if transport.is_closing():
                 return
-            if monotonic_ns() - began_ns > TURN_NS:
-                self.waiting = data[start + TURN_BYTES :]
+            if monotonic_ns() - began_ns > MAX_ITERATION_NS:
+                self.waiting = data[start + PIECE_BYTES :]
                 transport.pause_reading()
                 asyncio.get_running_loop().call_soon(self._read_on, reader, transport)
                 return

@@ -22,10 +22,10 @@ import grpc
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
-from batcher.http2.counters import Tally
-from batcher.http2.grpc_headers import Head, MalformedCallError, Metadata
+from batcher.http2.counters import ServerCounters
+from batcher.http2.grpc_headers import CallHeaders, MalformedCallError, Metadata
 from batcher.http2.listener import Listener
-from batcher.http2.sansio.streams import Counts, Limits
+from batcher.http2.sansio.streams import ConnectionCounters, Limits
 from batcher.http2.server_connection import ServerConnection
 from batcher.http2.timeouts import SWEEP_NS, Timeouts
 from batcher.offload import low_priority_pool
@@ -33,21 +33,21 @@ from batcher.sockets import BACKLOG
 
 log = logging.getLogger(__name__)
 
-LEAVING_S = 1.0
+GOAWAY_ACK_S = 1.0
 """How long calls may be on their way that a client opened before it read that it should leave."""
-LOOK_S = 0.01
+POLL_S = 0.01
 """How often it is looked at whether all clients have read so."""
-ACCEPT_AGAIN_S = 1.0
+ACCEPT_RETRY_S = 1.0
 """How long nothing is accepted when the system has no descriptors left."""
 LOG_LINES = 10
 """Lines in a second about connections that end early; the rest are counted."""
 STREAM_WINDOW = 2**17
 """Bytes of messages that wait to be read from one call. A larger message may come whole."""
-ROOM_AT_ONCE = 64
+FREED_FRACTION = 64
 """One part in so many of `max_buffered` is given back at once by who gives way."""
-NO_ROOM_S = 0.05
+EVICTION_RETRY_S = 0.05
 """How long nobody is looked for who could give way, where there was nobody."""
-INFLATERS = 2
+OFFLOAD_THREADS = 2
 """Threads that inflate large messages."""
 
 
@@ -92,9 +92,9 @@ class Server:
             max_headers=max_headers,
             stream_window=STREAM_WINDOW,
         )
-        self.clients: set[ServerConnection] = set()
-        self.tally = Tally()
-        self.inflaters = low_priority_pool(INFLATERS, "inflate")
+        self.connections: set[ServerConnection] = set()
+        self.counters = ServerCounters()
+        self.offload_pool = low_priority_pool(OFFLOAD_THREADS, "inflate")
         self.stopping = False
         """Whoever connects from now on, or whose handshake ends, comes too late."""
         self._handlers = handlers
@@ -143,39 +143,39 @@ class Server:
             for listener in self._listeners:
                 if listener.accepting is not None:
                     listener.accepting.cancel()
-            for client in list(self.clients):
+            for client in list(self.connections):
                 client.announce()
 
     async def told(self, timeout_s: float) -> None:
-        """Wait until clients have read that they should go elsewhere, `LEAVING_S` or less at most.
+        """Wait until clients have read that they should go elsewhere, `GOAWAY_ACK_S` or less at most.
 
         Whatever they had opened before has come by then, and is to be answered.
         """
-        ends_s = asyncio.get_running_loop().time() + min(timeout_s, LEAVING_S)
+        ends_s = asyncio.get_running_loop().time() + min(timeout_s, GOAWAY_ACK_S)
         while asyncio.get_running_loop().time() < ends_s:
-            connections = [client.connection for client in self.clients]
-            if all(each.draining or each.closing for each in connections):
+            connections = [client.connection for client in self.connections]
+            if all(each.final_goaway_sent or each.closing for each in connections):
                 return
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connection or call, let open ones end for `grace_s` seconds, then cut them."""
         self.leave()
-        await self._all_gone(min(grace_s, LEAVING_S))
-        for client in list(self.clients):
+        await self._all_gone(min(grace_s, GOAWAY_ACK_S))
+        for client in list(self.connections):
             client.leave()
-        await self._all_gone(grace_s - LEAVING_S)
-        tasks = [call.task for client in self.clients for call in client.calls.values()]
-        for client in list(self.clients):
+        await self._all_gone(grace_s - GOAWAY_ACK_S)
+        tasks = [call.task for client in self.connections for call in client.calls.values()]
+        for client in list(self.connections):
             client.cut("the server is shutting down")
         await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
         if self._sweeper is not None:
             self._sweeper.cancel()
-        self.inflaters.shutdown(wait=False, cancel_futures=True)
+        self.offload_pool.shutdown(wait=False, cancel_futures=True)
 
     def sweep(self, elapsed_ns: int) -> None:
         """Look at every connection; so much time has passed since the last look."""
-        for client in list(self.clients):
+        for client in list(self.connections):
             client.sweep(elapsed_ns)
         if self._lines_lost:
             log.info("%d more connections ended early", self._lines_lost)
@@ -196,16 +196,16 @@ class Server:
         if self.stopping:
             return False
         listener = client.listener
-        full = len(listener.clients) >= self.max_connections
+        full = len(listener.connections) >= self.max_connections
         if full and listener.evict():
-            self.tally.evicted += 1
+            self.counters.evicted += 1
             full = False
         if full:
             listener.take_spare(client)
         else:
-            self.tally.accepted += 1
-            listener.clients[client] = None
-        self.clients.add(client)
+            self.counters.accepted += 1
+            listener.connections[client] = None
+        self.connections.add(client)
         return True
 
     def make_room(self, client: ServerConnection, size: int) -> bool:
@@ -218,17 +218,17 @@ class Server:
         if now_s < max(self._no_room_until_s, client.no_room_until_s):
             return False
         most, greediest = buffers.most_of_one, None
-        for each in self.clients:
+        for each in self.connections:
             held = each.account.held + sum([call.charged for call in each.calls.values()])
             if held > most:
                 most, greediest = held, each
         if greediest is None:
-            self._no_room_until_s = now_s + NO_ROOM_S
+            self._no_room_until_s = now_s + EVICTION_RETRY_S
             return False
         if greediest is client:
-            client.no_room_until_s = now_s + NO_ROOM_S
+            client.no_room_until_s = now_s + EVICTION_RETRY_S
             return False
-        left = max(size, buffers.limit // ROOM_AT_ONCE)
+        left = max(size, buffers.limit // FREED_FRACTION)
         try:
             for call in reversed(list(greediest.calls.values())):
                 left -= call.charged + sum(map(len, call.stream.outbox))
@@ -242,22 +242,22 @@ class Server:
 
     def gone(self, client: ServerConnection) -> None:
         """A connection has ended."""
-        self.clients.discard(client)
+        self.connections.discard(client)
         client.listener.gone(client)
-        self.tally.add(client.connection.counts)
-        if not self.clients:
+        self.counters.add(client.connection.counters)
+        if not self.connections:
             self._idle.set()
 
     def ended(self, client: ServerConnection, reason: str, text: str = "") -> None:
         """Count a connection that ends early, and log it; the text is none of the client's."""
-        self.tally.ended[reason] += 1
+        self.counters.ended[reason] += 1
         if self._lines_left:
             self._lines_left -= 1
             log.info("the connection from %s ends: %s%s", client.peer, reason, text and f": {text}")
         else:
             self._lines_lost += 1
 
-    def method(self, head: Head) -> grpc.RpcMethodHandler[Any, Any]:
+    def method(self, head: CallHeaders) -> grpc.RpcMethodHandler[Any, Any]:
         """Who answers a call of that path. Raises `MalformedCallError` where nobody does."""
         known = self._methods.get(head.path)
         if known is None:
@@ -272,10 +272,13 @@ class Server:
 
     # --- for metrics ---
 
-    def stream_counts(self) -> Counts:
+    def stream_counts(self) -> ConnectionCounters:
         """What happened on all connections, those that are open among them."""
-        sums = Tally(streams=Counts())
-        for counts in (self.tally.streams, *(each.connection.counts for each in self.clients)):
+        sums = ServerCounters(streams=ConnectionCounters())
+        for counts in (
+            self.counters.streams,
+            *(each.connection.counters for each in self.connections),
+        ):
             sums.add(counts)
         return sums.streams
 
@@ -288,7 +291,7 @@ class Server:
                     accepted, _ = await loop.sock_accept(sock)
                 except OSError as error:
                     log.warning("a connection could not be accepted: %s", error)
-                    await asyncio.sleep(ACCEPT_AGAIN_S)
+                    await asyncio.sleep(ACCEPT_RETRY_S)
                     continue
                 client = ServerConnection(self, listener)
                 try:
@@ -299,7 +302,7 @@ class Server:
                     client.connection_lost(None)
 
     async def _all_gone(self, timeout_s: float) -> None:
-        if self.clients and timeout_s > 0:
+        if self.connections and timeout_s > 0:
             self._idle.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)

@@ -1,7 +1,7 @@
 """One connection of a server and its calls.
 
 Answers that are ready in one turn of the loop leave in few writes: those of a batch are ready together,
-and the most urgent, which come first, wait `COMPANY_NS` for the others.
+and the most urgent, which come first, wait `COALESCE_NS` for the others.
 
 What raises in a callback ends this connection alone: its calls end, and what it has charged is released.
 """
@@ -22,15 +22,21 @@ from batcher.clock import MICROSECOND, monotonic_ns
 from batcher.http2 import grpc_headers
 from batcher.http2.call import Call
 from batcher.http2.connection_lifetime import Lifetime
-from batcher.http2.counters import Fault
+from batcher.http2.counters import EndReason
 from batcher.http2.grpc_headers import MalformedCallError
-from batcher.http2.paced_reading import TURN_BYTES, Turns
+from batcher.http2.paced_reading import PIECE_BYTES, PacedReader
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.fields import Request
 from batcher.http2.sansio.frames import Error
-from batcher.http2.sansio.streams import Ended, Opened, Received, Reset, Stream
+from batcher.http2.sansio.streams import (
+    DataReceived,
+    RequestReceived,
+    Stream,
+    StreamEnded,
+    StreamReset,
+)
 from batcher.http2.socket_options import address, keep_alive, unread
-from batcher.http2.timeouts import PROGRESS_BYTES, Stall, Unfinished
+from batcher.http2.timeouts import PROGRESS_BYTES, IncompleteTimer, StallTimer
 
 if TYPE_CHECKING:
     from batcher.http2.listener import Listener
@@ -38,15 +44,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GREETING_S = 20.0
+PREFACE_TIMEOUT_S = 20.0
 """How long a client may take for its first frames, and for the handshake of TLS before them."""
 
-COMPANY_NS = 200 * MICROSECOND
+COALESCE_NS = 200 * MICROSECOND
 """How long an answer waits for others that leave in the same write."""
 
-CLOSING_S = 5.0
+LINGER_S = 5.0
 """How long a client may read nothing of the last that is said to it, and leave the socket open."""
-MOST_DISCARDED = 2**20
+MAX_DISCARDED_BYTES = 2**20
 """Bytes of such a client that are read and forgotten, before it is cut: it does not read the last."""
 
 CALL_BYTES = 2048
@@ -73,7 +79,7 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         self.no_room_until_s = 0.0  # for `Server.make_room`
         self.peer = "?"
         """Where it comes from, for the log."""
-        self._turns = Turns()
+        self._turns = PacedReader()
         self._greeting: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
@@ -84,8 +90,8 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         self._calm_s = self.loop.time()
         """When its budget was last refilled."""
         self._written = 0
-        self._unfinished = Unfinished()
-        self._stall: Stall | None = None
+        self._unfinished = IncompleteTimer()
+        self._stall: StallTimer | None = None
         """How what was written is read, while some waits in the socket, as sweeps have seen it."""
         self._left = 0
 
@@ -99,10 +105,10 @@ class ServerConnection(Lifetime, asyncio.Protocol):
             if encrypted is None and not self._admitted(transport.get_extra_info("socket")):
                 transport.abort()
             elif encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
-                self._end_early(Fault.HANDSHAKE, "the client does not offer h2 (ALPN)")
+                self._end_early(EndReason.HANDSHAKE, "the client does not offer h2 (ALPN)")
                 transport.abort()
             else:
-                self._greeting = self.loop.call_later(GREETING_S, self._not_greeted)
+                self._greeting = self.loop.call_later(PREFACE_TIMEOUT_S, self._not_greeted)
                 self.flush()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             self.broken(error)
@@ -147,7 +153,7 @@ class ServerConnection(Lifetime, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of any length, from the middle of one frame to that of another."""
-        if self._transport is not None and (len(data) > TURN_BYTES or self._turns.waiting):
+        if self._transport is not None and (len(data) > PIECE_BYTES or self._turns.waiting):
             self._turns.read(data, self, self._transport)
         else:
             self.received(data)
@@ -161,25 +167,25 @@ class ServerConnection(Lifetime, asyncio.Protocol):
             connection.budget.refill()
         try:
             for event in connection.receive(data):
-                if isinstance(event, Opened):
+                if isinstance(event, RequestReceived):
                     self._open(event.stream, event.request)
                     continue
                 call = self.calls.get(event.stream)
                 if call is None:
                     continue
-                if isinstance(event, Received):
+                if isinstance(event, DataReceived):
                     call.received(event.data)
-                elif isinstance(event, Ended):
+                elif isinstance(event, StreamEnded):
                     call.ended()
-                elif isinstance(event, Reset):
+                elif isinstance(event, StreamReset):
                     call.cancel()
                 else:
                     call.sent()
             if self._greeting is not None and connection.preface_received:
                 self._greeting.cancel()
                 self._greeting = None
-            if connection.draining and not self.calls:
-                connection.fail(Error.NO_ERROR, "")
+            if connection.final_goaway_sent and not self.calls:
+                connection.close(Error.NO_ERROR, "")
             if connection.closing:
                 self._forget()
             self.flush_soon()
@@ -193,7 +199,7 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         now_ns = monotonic_ns()
         if not self._answered_ns:
             self._answered_ns = now_ns
-        elif now_ns - self._answered_ns >= COMPANY_NS:
+        elif now_ns - self._answered_ns >= COALESCE_NS:
             self.flush()
 
     def flush_soon(self) -> None:
@@ -209,13 +215,13 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         if self._transport is None or self._closing:
             return
         try:
-            data = self.connection.take()
+            data = self.connection.data_to_send()
             if data:
                 self._written += len(data)
                 self._transport.write(data)
-            if self.account.held or self.connection.queued or not self.writable.is_set():
+            if self.account.held or self.connection.queued_bytes or not self.writable.is_set():
                 self.charge()
-            if self.connection.has_more and not self._going_on:
+            if self.connection.has_more_to_send and not self._going_on:
                 self._going_on = True
                 self.loop.call_soon(self._go_on)
             if self.connection.closing:
@@ -227,8 +233,8 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         """Write more of the large answers, unless the socket is full: then `resume_writing` does."""
         self._going_on = False
         try:
-            if self.writable.is_set() and not self._lost and self.connection.has_more:
-                for event in self.connection.go_on():
+            if self.writable.is_set() and not self._lost and self.connection.has_more_to_send:
+                for event in self.connection.continue_sending():
                     call = self.calls.get(event.stream)
                     if call is not None:
                         call.sent()
@@ -258,14 +264,14 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         """The client may read what is left and close, as long as it goes on reading."""
         left = 0 if self._transport is None else unread(self._transport)
         if left < before:
-            self._lingering = self.loop.call_later(CLOSING_S, self._end_unless_read, left)
+            self._lingering = self.loop.call_later(LINGER_S, self._end_unless_read, left)
         else:
             self._abort()
 
     def charge(self) -> bool:
         """Charge what the client has not taken of answers; returns whether there is room for it."""
         if self._transport is not None:
-            held = self.connection.queued + self._transport.get_write_buffer_size()
+            held = self.connection.queued_bytes + self._transport.get_write_buffer_size()
             self.account.hold(held)
         return not self.server.buffers.over
 
@@ -274,8 +280,8 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         self.calls.pop(call.stream, None)
         self.connection.release(call.stream)
         self.flush_soon()
-        if self.connection.draining and not self.calls:
-            self.connection.fail(Error.NO_ERROR, "")
+        if self.connection.final_goaway_sent and not self.calls:
+            self.connection.close(Error.NO_ERROR, "")
 
     # --- its end ---
 
@@ -297,7 +303,7 @@ class ServerConnection(Lifetime, asyncio.Protocol):
             return
         self._is_broken = True
         log.error("a connection is ended by a mistake of ours", exc_info=error)
-        self._end_early(Fault.INTERNAL)
+        self._end_early(EndReason.INTERNAL)
         self._flushing = False
         self._drop_calls()
         self._abort()
@@ -305,7 +311,7 @@ class ServerConnection(Lifetime, asyncio.Protocol):
     def _forget(self) -> None:
         """What the client goes on to send is for nothing."""
         self._drop_calls()
-        if self.connection.discarded > MOST_DISCARDED and self._transport is not None:
+        if self.connection.discarded > MAX_DISCARDED_BYTES and self._transport is not None:
             self._transport.abort()
 
     def _drop_calls(self) -> None:
@@ -332,15 +338,15 @@ class ServerConnection(Lifetime, asyncio.Protocol):
             waiting = self._transport.get_write_buffer_size()
             if waiting or self.account.held or self.sending or self._stall is not None:
                 self._sweep_sending(waiting, elapsed_ns)
-            if self.connection.frames_to_write:
+            if self.connection.frames_to_send:
                 self.flush_soon()
         except Exception as error:  # noqa: BLE001  # `broken` logs it
             self.broken(error)
 
     def _end_unfinished(self) -> None:
-        self._end_early(Fault.HEADERS_TIMEOUT)
+        self._end_early(EndReason.HEADERS_TIMEOUT)
         text = "a frame or a header block was not completed"
-        self.connection.fail(Error.ENHANCE_YOUR_CALM, text)
+        self.connection.close(Error.ENHANCE_YOUR_CALM, text)
         self._drop_calls()
 
     def _sweep_sending(self, waiting: int, elapsed_ns: int) -> None:
@@ -352,15 +358,17 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         if not waiting:
             self._stall = None
         elif self._stall is None:
-            self._stall = Stall(left)
+            self._stall = StallTimer(left)
         elif self._stall.look(left, elapsed_ns) >= limit_ns:
-            self._end_early(Fault.WRITE_TIMEOUT)
+            self._end_early(EndReason.WRITE_TIMEOUT)
             self._drop_calls()
             self._abort()
             return
         for call in list(self.sending):
             # Whoever waits for the windows of all waits for the others as well.
-            if not (moves and (waiting or self.connection.waits_for_others(call.stream))):
+            if not (
+                moves and (waiting or self.connection.waits_for_connection_window(call.stream))
+            ):
                 call.sweep_sending(elapsed_ns, limit_ns)
 
     # --- its beginning ---
@@ -378,7 +386,7 @@ class ServerConnection(Lifetime, asyncio.Protocol):
             lambda: self,
             accepted,
             ssl=self.listener.secrets,
-            ssl_handshake_timeout=GREETING_S,
+            ssl_handshake_timeout=PREFACE_TIMEOUT_S,
         )
 
     def _handshake_ended(self, accepted: socket.socket, handshake: asyncio.Task[None]) -> None:
@@ -386,7 +394,7 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         error = None if handshake.cancelled() else handshake.exception()
         if error is not None or handshake.cancelled():
             reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error
-            self._end_early(Fault.HANDSHAKE, str(reason or "it was given up"))
+            self._end_early(EndReason.HANDSHAKE, str(reason or "it was given up"))
             if handshake.cancelled() and accepted.fileno() >= 0:
                 accepted.close()
             # Nobody tells of a connection that was never made.
@@ -402,12 +410,12 @@ class ServerConnection(Lifetime, asyncio.Protocol):
 
     def _not_greeted(self) -> None:
         self._greeting = None
-        self._end_early(Fault.NO_PREFACE)
+        self._end_early(EndReason.NO_PREFACE)
         self._abort()
 
     def _open(self, stream: Stream, request: Request) -> None:
         try:
-            head = grpc_headers.read_head(request, self.server.limits.max_headers)
+            head = grpc_headers.parse_headers(request, self.server.limits.max_headers)
             if self.spare:
                 self._keep_spare(head.path)
             method = self.server.method(head)
@@ -418,7 +426,7 @@ class ServerConnection(Lifetime, asyncio.Protocol):
         except MalformedCallError as error:
             self.server.refused(error)
             fields = grpc_headers.status(error.code, str(error), error.metadata)
-            block = grpc_headers.alone(fields if error.http == 200 else (), error.http)
+            block = grpc_headers.trailers_only(fields if error.http == 200 else (), error.http)
             self.connection.send_trailers(stream, block)
             self.connection.release(stream)
             return

@@ -9,7 +9,7 @@ import socket
 import sys
 import termios
 
-SILENT_S = 120
+DEAD_PEER_S = 120
 """How long the other side's kernel may leave what we send unanswered; an idle caller's answers."""
 
 
@@ -33,9 +33,9 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
         (socket.TCP_NODELAY, 1),
-        (socket.TCP_KEEPIDLE, SILENT_S // 2),
-        (socket.TCP_KEEPINTVL, SILENT_S // 6),
+        (socket.TCP_KEEPIDLE, DEAD_PEER_S // 2),
+        (socket.TCP_KEEPINTVL, DEAD_PEER_S // 6),
         (socket.TCP_KEEPCNT, 3),
-        (socket.TCP_USER_TIMEOUT, SILENT_S * 1000),
+        (socket.TCP_USER_TIMEOUT, DEAD_PEER_S * 1000),
     ):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -39,7 +39,7 @@ class Timeouts:
         return int(self.age_ns * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311  # no secret
 
 
-class Stall:
+class StallTimer:
     """For how long a transfer has made no progress."""
 
     __slots__ = ("_at", "ns")
@@ -58,7 +58,7 @@ class Stall:
         return self.ns
 
 
-class Unfinished:
+class IncompleteTimer:
     """For how long the same thing has begun and is not complete."""
 
     __slots__ = ("_ns", "_what")

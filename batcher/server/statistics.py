@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batcher.buffers import Buffers
-from batcher.http2.counters import Fault
+from batcher.http2.counters import EndReason
 from batcher.http2.server import Server
 from batcher.telemetry import TransportPoints
 
@@ -22,23 +22,23 @@ def transport_points(servers: Sequence[Server], buffers: Buffers) -> TransportPo
     streams: Counter[str] = Counter()
     goaways: Counter[str] = Counter()
     for server in servers:
-        tally, counts = server.tally, server.stream_counts()
-        ended = dict(tally.ended)
-        refused = ended.pop(Fault.TOO_MANY)
-        events.update(accepted=tally.accepted, refused=refused, evicted=tally.evicted)
+        counters, counts = server.counters, server.stream_counts()
+        ended = dict(counters.ended)
+        refused = ended.pop(EndReason.TOO_MANY)
+        events.update(accepted=counters.accepted, refused=refused, evicted=counters.evicted)
         errors.update(ended)
         streams.update(
             reset_by_client=counts.resets_received,
             reset_by_server=counts.resets_sent,
             malformed=counts.malformed,
             refused=counts.refused,
-            stalled=tally.stalled_calls,
-            answer_lost=tally.lost_answers,
+            stalled=counters.stalled_calls,
+            answer_lost=counters.lost_answers,
         )
         goaways.update(sent=counts.goaways_sent, received=counts.goaways_received)
     return replace(
         held,
-        connections=sum(len(server.clients) for server in servers),
+        connections=sum(len(server.connections) for server in servers),
         events=events,
         errors=errors,
         streams=streams,

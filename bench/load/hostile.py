@@ -15,12 +15,12 @@ from http2 import status
 
 from batcher.http2.sansio.frames import (
     ACK,
+    DEFAULT_FRAME_SIZE,
+    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
-    FIRST_WINDOW,
-    HEAD,
-    LARGEST_WINDOW,
-    LEAST_FRAME_SIZE,
+    FRAME_HEADER,
+    MAX_WINDOW,
     PREFACE,
     SETTING,
     Error,
@@ -35,7 +35,7 @@ _ERRORS = frozenset(Error)
 class Link(asyncio.Protocol):
     """One connection. `window` is what the server may send on a stream before it is granted more."""
 
-    def __init__(self, window: int = FIRST_WINDOW, *, greet: bool = True) -> None:
+    def __init__(self, window: int = DEFAULT_WINDOW, *, greet: bool = True) -> None:
         self.gone = False
         """Whether no further call may be made: the server has said GOAWAY, or the socket is closed."""
         self.outcomes: Counter[str] = Counter()
@@ -48,8 +48,8 @@ class Link(asyncio.Protocol):
         self._changed = asyncio.Event()
         self._rest = b""
         self._next = 1
-        self._first_room = FIRST_WINDOW
-        self._room = FIRST_WINDOW
+        self._first_room = DEFAULT_WINDOW
+        self._room = DEFAULT_WINDOW
         self._rooms: dict[int, int] = {}
 
     # --- of the transport ---
@@ -66,8 +66,8 @@ class Link(asyncio.Protocol):
         )
         packed = b"".join(SETTING.pack(*each) for each in settings)
         self.write(PREFACE + frame(Frame.SETTINGS, 0, 0, packed))
-        if self._window > FIRST_WINDOW:
-            grant = (LARGEST_WINDOW - FIRST_WINDOW).to_bytes(4, "big")
+        if self._window > DEFAULT_WINDOW:
+            grant = (MAX_WINDOW - DEFAULT_WINDOW).to_bytes(4, "big")
             self.write(frame(Frame.WINDOW_UPDATE, 0, 0, grant))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -82,9 +82,9 @@ class Link(asyncio.Protocol):
         """Frames of the server; what is in DATA is not looked at."""
         data = self._rest + data if self._rest else data
         at, received = 0, 0
-        while len(data) - at >= HEAD.size:
-            high, low, kind, flags, stream = HEAD.unpack_from(data, at)
-            start = at + HEAD.size
+        while len(data) - at >= FRAME_HEADER.size:
+            high, low, kind, flags, stream = FRAME_HEADER.unpack_from(data, at)
+            start = at + FRAME_HEADER.size
             if start + (high << 16 | low) > len(data):
                 break
             at = start + (high << 16 | low)
@@ -125,10 +125,10 @@ class Link(asyncio.Protocol):
         """Send bytes that there is room for; the last of the call, if it is the `end`."""
         self._room -= len(data)
         self._rooms[stream] -= len(data)
-        pieces = range(0, max(1, len(data)), LEAST_FRAME_SIZE)
+        pieces = range(0, max(1, len(data)), DEFAULT_FRAME_SIZE)
         for start in pieces:
             last = end and start == pieces[-1]
-            piece = data[start : start + LEAST_FRAME_SIZE]
+            piece = data[start : start + DEFAULT_FRAME_SIZE]
             self.write(frame(Frame.DATA, END_STREAM if last else 0, stream, bytes(piece)))
 
     def reset(self, stream: int, error: Error) -> None:
@@ -166,7 +166,7 @@ class Link(asyncio.Protocol):
     # --- frames of the server ---
 
     def _grant(self, stream: int, size: int) -> None:
-        if size and self._window > FIRST_WINDOW:
+        if size and self._window > DEFAULT_WINDOW:
             self.write(frame(Frame.WINDOW_UPDATE, 0, stream, size.to_bytes(4, "big")))
 
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
@@ -203,7 +203,7 @@ class Link(asyncio.Protocol):
             self.write(frame(Frame.SETTINGS, ACK, 0))
 
 
-async def connect(address: str, window: int = FIRST_WINDOW, *, greet: bool = True) -> Link:
+async def connect(address: str, window: int = DEFAULT_WINDOW, *, greet: bool = True) -> Link:
     """A new connection, once the server's settings have come (or at once, if it is not greeted).
 
     Raises OSError where the server takes none.

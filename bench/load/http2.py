@@ -19,12 +19,12 @@ from hpack import Decoder, HPACKError
 from batcher.clock import MICROSECOND, MILLISECOND
 from batcher.http2.sansio.frames import (
     ACK,
+    DEFAULT_FRAME_SIZE,
+    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
-    FIRST_WINDOW,
-    HEAD,
-    LARGEST_WINDOW,
-    LEAST_FRAME_SIZE,
+    FRAME_HEADER,
+    MAX_WINDOW,
     PADDED,
     PREFACE,
     PRIORITY,
@@ -66,8 +66,8 @@ class Request:
         block = encode(headers)
         body = b"\0" + len(message).to_bytes(4, "big") + message
         frames = [(Frame.HEADERS, END_HEADERS, block)]
-        for start in range(0, len(body), LEAST_FRAME_SIZE):
-            stop = start + LEAST_FRAME_SIZE
+        for start in range(0, len(body), DEFAULT_FRAME_SIZE):
+            stop = start + DEFAULT_FRAME_SIZE
             frames.append((Frame.DATA, END_STREAM if stop >= len(body) else 0, body[start:stop]))
         pieces = [b""]
         for kind, flags, payload in frames:
@@ -124,26 +124,26 @@ class Connection:
         self.gone = ""
         self.greeted = False
         """Whether the server's settings have come."""
-        self.stream_window = FIRST_WINDOW
+        self.stream_window = DEFAULT_WINDOW
         """The largest request, in bytes, that needs no permission to go on."""
         self._pieces, self._size = request.pieces, request.size
         self._reply_size = 5 + reply_bytes
         self._open: dict[int, Call] = {}
         self._waiting: deque[Call] = deque()
         self._next = 1
-        self._window = FIRST_WINDOW
-        self._most = LARGEST_WINDOW
+        self._window = DEFAULT_WINDOW
+        self._most = MAX_WINDOW
         self._received = 0
         self._rest = b""
         settings = (
             (Setting.HEADER_TABLE_SIZE, 0),
             (Setting.ENABLE_PUSH, 0),
-            (Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW),
+            (Setting.INITIAL_WINDOW_SIZE, MAX_WINDOW),
         )
         self._out = [
             PREFACE,
             frame(Frame.SETTINGS, 0, 0, b"".join(SETTING.pack(*each) for each in settings)),
-            frame(Frame.WINDOW_UPDATE, 0, 0, (LARGEST_WINDOW - FIRST_WINDOW).to_bytes(4, "big")),
+            frame(Frame.WINDOW_UPDATE, 0, 0, (MAX_WINDOW - DEFAULT_WINDOW).to_bytes(4, "big")),
         ]
 
     def send(self, call: Call) -> None:
@@ -162,12 +162,12 @@ class Connection:
         data = self._rest + data if self._rest else data
         settled: Settled = []
         at, end = 0, len(data)
-        while end - at >= HEAD.size:
-            high, low, kind, flags, stream = HEAD.unpack_from(data, at)
-            start = at + HEAD.size
+        while end - at >= FRAME_HEADER.size:
+            high, low, kind, flags, stream = FRAME_HEADER.unpack_from(data, at)
+            start = at + FRAME_HEADER.size
             at = start + (high << 16 | low)
             if at > end:
-                at = start - HEAD.size
+                at = start - FRAME_HEADER.size
                 break
             if kind == Frame.DATA:
                 self._data(stream, flags, data, start, at, settled)
@@ -201,7 +201,7 @@ class Connection:
         self, stream: int, flags: int, data: bytes, start: int, stop: int, settled: Settled
     ) -> None:
         self._received += stop - start
-        if self._received > LARGEST_WINDOW // 2:
+        if self._received > MAX_WINDOW // 2:
             self._out.append(frame(Frame.WINDOW_UPDATE, 0, 0, self._received.to_bytes(4, "big")))
             self._received = 0
         call = self._open.get(stream)
@@ -229,7 +229,7 @@ class Connection:
             case Frame.RST_STREAM:
                 self._reset(stream, _error(payload), settled)
             case Frame.GOAWAY:
-                last = int.from_bytes(payload[:4], "big") & LARGEST_WINDOW
+                last = int.from_bytes(payload[:4], "big") & MAX_WINDOW
                 settled += self.leave(f"GOAWAY {_error(payload[4:8])}", last)
 
     def _reset(self, stream: int, error: str, settled: Settled) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from batcher.http2.grpc_headers import Head
+    from batcher.http2.grpc_headers import CallHeaders
 
 Header: TypeAlias = tuple[str, str]
 Headers: TypeAlias = tuple[Header, ...]
@@ -62,7 +62,7 @@ class Request:
     size: int
     """Their bytes as settings count them; `headers` leaves out what is beyond the limit."""
     content_length: int | None = None
-    head: Head | None = field(default=None, compare=False)
+    head: CallHeaders | None = field(default=None, compare=False)
     """What gRPC reads in them, once it has: equal blocks of a connection are read once."""
 
 
@@ -79,7 +79,7 @@ class Fields:
     """The same as a request, once it was read as one."""
 
 
-def is_sound(name: bytes, value: bytes) -> bool:
+def is_valid_field(name: bytes, value: bytes) -> bool:
     """Whether a field keeps the rules that are its own."""
     rule = _RULES.get(name)
     if rule is not None:
@@ -137,6 +137,6 @@ def _content_length(headers: Headers) -> int | None:
     return None if length is None else int(length)
 
 
-def listed_bytes(headers: Iterable[Header]) -> int:
+def header_list_size(headers: Iterable[Header]) -> int:
     """Their size as settings count it, where all is ASCII."""
     return sum(FIELD_BYTES + len(name) + len(value) for name, value in headers)

@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 (RFC 9113, sections 4 and 6): names, numbers, bytes."""
+"""Frames of HTTP/2 (RFC 9113, sections 4 and 6): types, numbers, encoding, errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Frame(IntEnum):
 
 
 class Setting(IntEnum):
-    """Names of settings."""
+    """Identifiers of settings."""
 
     HEADER_TABLE_SIZE = 1
     ENABLE_PUSH = 2
@@ -33,7 +33,7 @@ class Setting(IntEnum):
 
 
 class Error(IntEnum):
-    """Why a stream or a connection ends."""
+    """Error codes of RST_STREAM and GOAWAY."""
 
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
@@ -52,7 +52,11 @@ class Error(IntEnum):
 
 
 class ConnectionFailedError(Exception):
-    """The client broke the rules of the connection."""
+    """The client broke a rule of the connection, which ends with this error code and text.
+
+    The text goes to the client and to the log. It says what was wrong and what is allowed, and holds
+    no bytes that the client sent other than numbers of the protocol.
+    """
 
     def __init__(self, error: Error, text: str) -> None:
         super().__init__(text)
@@ -65,24 +69,42 @@ PADDED = 0x8
 PRIORITY = 0x20
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-FIRST_WINDOW = 65_535
-"""What each side may send, to the connection and to a stream, before it is told otherwise."""
-LARGEST_WINDOW = 2**31 - 1
-LEAST_FRAME_SIZE = 16_384
-"""The payload that every peer takes, and the largest we take."""
-LARGEST_FRAME_SIZE = 2**24 - 1
+DEFAULT_WINDOW = 65_535
+"""Bytes that each side may send, on the connection and on a stream, until the other says otherwise."""
+MAX_WINDOW = 2**31 - 1
+DEFAULT_FRAME_SIZE = 16_384
+"""The largest payload that every peer takes, and the largest that this server takes."""
+MAX_FRAME_SIZE = 2**24 - 1
 
-HEAD = struct.Struct(">BHBBI")
-"""Length (high 8 bits, low 16), type, flags, stream."""
+FRAME_HEADER = struct.Struct(">BHBBI")
+"""A frame's header: length (high 8 bits, low 16), type, flags, stream."""
 SETTING = struct.Struct(">HI")
+"""One setting: identifier, value."""
 
 
 def frame(kind: Frame, flags: int, stream: int, payload: bytes | memoryview = b"") -> bytes:
-    """The bytes of one frame."""
+    """Encode one frame."""
     size = len(payload)
-    return HEAD.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
+    return FRAME_HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream) + payload
 
 
 def number(payload: bytes) -> int:
-    """A payload's 31-bit number, the reserved bit left out."""
-    return int.from_bytes(payload, "big") & LARGEST_WINDOW
+    """Decode a 31-bit number; the reserved bit is ignored."""
+    return int.from_bytes(payload, "big") & MAX_WINDOW
+
+
+def unpadded(flags: int, payload: bytes) -> bytes:
+    """The payload without padding, where `flags` say that it has some. Raises `ConnectionFailedError`."""
+    if not flags & PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise ConnectionFailedError(Error.PROTOCOL_ERROR, "more padding than payload")
+    return payload[1 : len(payload) - payload[0]]
+
+
+def expect_size(payload: bytes, size: int) -> None:
+    """Raise `ConnectionFailedError` where the payload does not have that many bytes."""
+    if len(payload) != size:
+        raise ConnectionFailedError(
+            Error.FRAME_SIZE_ERROR, f"a payload of {len(payload)} bytes, {size} expected"
+        )

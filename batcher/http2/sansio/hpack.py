@@ -14,20 +14,20 @@ from typing import TypeAlias
 
 from hpack.table import HeaderTable
 
-from batcher.http2.sansio.fields import FIELD_BYTES, Fields, Header, is_sound
+from batcher.http2.sansio.fields import FIELD_BYTES, Fields, Header, is_valid_field
 from batcher.http2.sansio.frames import ConnectionFailedError, Error
 from batcher.http2.sansio.huffman import decode_huffman
 
 TABLE_BYTES = 4096
 """Of fields, with 32 for each, that a client may refer to."""
-KNOWN_BLOCKS, LONGEST_KNOWN_BLOCK = 16, 256
-"""Blocks of a connection that are remembered, and their bytes."""
-KNOWN_FIELDS, LONGEST_KNOWN_FIELD = 32, 128
+CACHED_BLOCKS, MAX_CACHED_BLOCK_BYTES = 16, 256
+"""HeaderDecoder of a connection that are remembered, and their bytes."""
+CACHED_FIELDS, MAX_CACHED_FIELD_BYTES = 32, 128
 """Fields of a connection that are remembered beside the table, and their bytes: some proxies never
 refer to what they enter into it."""
 
 _INDEXED, _ENTERS, _RESIZES, _NEVER_INDEXED = 0x80, 0x40, 0x20, 0x10
-_MOST_RESIZES = 16
+_MAX_SIZE_UPDATES = 16
 """In a block. Two say all there is to say; the library `hpack` sends one for each change."""
 _LONGEST_NUMBER = 28
 """Bits beyond the prefix."""
@@ -39,7 +39,7 @@ _Field: TypeAlias = tuple[Header, int, bool]
 def _field(name: bytes, value: bytes) -> _Field:
     # A value may be in any code; a name that is not in ASCII breaks the rules.
     header = name.decode("latin-1"), value.decode(errors="replace")
-    return header, FIELD_BYTES + len(name) + len(value), is_sound(name, value)
+    return header, FIELD_BYTES + len(name) + len(value), is_valid_field(name, value)
 
 
 _STATIC = [
@@ -47,7 +47,7 @@ _STATIC = [
 ]
 
 
-class Blocks:
+class HeaderDecoder:
     """Reads the header blocks of one connection, in their order."""
 
     def __init__(self, max_bytes: int, most_bytes: int) -> None:
@@ -59,7 +59,7 @@ class Blocks:
         self._table_bytes = 0
         self._table_most = TABLE_BYTES
         self._known: dict[bytes, Fields] = {}
-        """Blocks that mean the same as long as the table stays as it is."""
+        """HeaderDecoder that mean the same as long as the table stays as it is."""
         self._known_fields: dict[bytes, _Field] = {}
 
     def decode(self, block: bytes) -> Fields:
@@ -77,7 +77,7 @@ class Blocks:
     def _read(self, block: bytes) -> Fields:
         headers: list[Header] = []
         size, at, end = 0, 0, len(block)
-        most, sound, lasts, begun = self._max_bytes, True, end <= LONGEST_KNOWN_BLOCK, False
+        most, sound, lasts, begun = self._max_bytes, True, end <= MAX_CACHED_BLOCK_BYTES, False
         resizes = 0
         while at < end:
             first = block[at]
@@ -90,7 +90,7 @@ class Blocks:
                 field = self._entry(index)
             elif first & 0xE0 == _RESIZES:
                 resizes += 1
-                if begun or resizes > _MOST_RESIZES:
+                if begun or resizes > _MAX_SIZE_UPDATES:
                     raise ValueError("the table is resized between fields, or again and again")
                 room, at = _number(block, at, 0x1F)
                 self._resize(room)
@@ -112,7 +112,7 @@ class Blocks:
                 )
         fields = Fields(tuple(headers), size, sound)
         if lasts and size <= most:
-            if len(self._known) >= KNOWN_BLOCKS:
+            if len(self._known) >= CACHED_BLOCKS:
                 self._known.clear()
             self._known[block] = fields
         return fields
@@ -141,10 +141,10 @@ class Blocks:
             field = _field(name, _text(block[value:stop]))
             if (
                 named < len(_STATIC)
-                and len(raw) <= LONGEST_KNOWN_FIELD
+                and len(raw) <= MAX_CACHED_FIELD_BYTES
                 and first & 0xF0 != _NEVER_INDEXED
             ):
-                if len(self._known_fields) >= KNOWN_FIELDS:
+                if len(self._known_fields) >= CACHED_FIELDS:
                     self._known_fields.clear()
                 self._known_fields[raw] = field
         if first & _ENTERS:

@@ -1,271 +1,290 @@
-"""What the server's half of a connection sends: frames, within the client's windows."""
+"""The sending half: frames of answers, within the send windows and the settings of the client."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from batcher.http2.sansio.budget import FRAMES_FOR_DATA, LEAST_DATA, Budget
+from batcher.http2.sansio.budget import FRAMES_PER_DATA_FRAME, MIN_DATA_BYTES, Budget
 from batcher.http2.sansio.frames import (
+    DEFAULT_FRAME_SIZE,
+    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
-    FIRST_WINDOW,
-    HEAD,
-    LARGEST_FRAME_SIZE,
-    LARGEST_WINDOW,
-    LEAST_FRAME_SIZE,
+    FRAME_HEADER,
+    MAX_FRAME_SIZE,
+    MAX_WINDOW,
     ConnectionFailedError,
     Error,
     Frame,
     Setting,
     frame,
 )
-from batcher.http2.sansio.streams import Counts, Drained, Event, Stream
+from batcher.http2.sansio.streams import ConnectionCounters, Event, Stream, StreamDrained
 
-MOST_AT_ONCE = 1024 * 1024
-"""Bytes of large answers that are framed before they are taken: framing copies them, and nothing else
-runs meanwhile. A quarter of a millisecond's work; the socket takes less at a time."""
+MAX_FRAMED_BYTES = 1024 * 1024
+"""Bytes of waiting data that are framed for one `data_to_send`: framing copies them while nothing else
+runs. 1 MiB takes a quarter of a millisecond; a socket takes less at a time."""
 
-_REMEMBERED = 256
-"""So many streams that the server ended first are told from those that the client had ended."""
+_MAX_REMEMBERED = 256
+"""Streams that are remembered as closed by the server. Frames on older ones are taken as late, too."""
 
 
 class Sender:
-    """The frames that go out, and the windows that the client has opened for them."""
+    """Frames the server's answers, and keeps what the send windows do not allow yet."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        """What the client may send beside its requests. Call its `refill` each second."""
+        """What the client may send that carries no request. Call its `refill` each second."""
         self.streams: dict[int, Stream] = {}
-        """Those that are worked on, by number."""
-        self.open = 0
-        """How many of them the client sees as open."""
-        self.counts = Counts()
-        self.queued = 0
-        """Bytes of answers that wait for the client's windows."""
-        self._closed_first: dict[int, None] = {}
-        """Streams that the server ended before the client had, the latest last: what the client
-        sends meanwhile is on its way already."""
-        self._closed_first_below = 0
-        """The highest that is no longer among them."""
+        """Streams that the server works on, by number: from `RequestReceived` to `release`."""
+        self.open_streams = 0
+        """How many of them are open by the rules of HTTP/2; a stream that was reset is not."""
+        self.counters = ConnectionCounters()
+        self.queued_bytes = 0
+        """Bytes of answers that wait for send windows."""
+        self._closed_by_server: dict[int, None] = {}
+        """Streams that the server closed before the client had ended them, the latest last. Frames that
+        still come on them were on their way, and are no fault of the client's."""
+        self._closed_by_server_below = 0
+        """The highest stream that was dropped from `_closed_by_server`."""
         self._out: list[bytes] = []
-        self._shrunk = b""
-        """What the next block says of the table first."""
-        self._window = FIRST_WINDOW
-        self._stream_window = FIRST_WINDOW
-        self._widest = 0
-        """No stream's window is larger, beyond the initial one."""
-        self._frame_size = LEAST_FRAME_SIZE
+        self._table_size_update = b""
+        """The HPACK instruction that the next header block begins with."""
+        self._send_window = DEFAULT_WINDOW
+        self._initial_send_window = DEFAULT_WINDOW
+        self._largest_offset = 0
+        """At least as large as each stream's `send_window_offset`."""
+        self._frame_size = DEFAULT_FRAME_SIZE
         self._waiting: OrderedDict[Stream, None] = OrderedDict()
-        """Streams with data that waits for the connection's window or for the next `take`, in their
-        order."""
-        self._at_once = 0
-        """Bytes of them that were framed since the last `take`."""
+        """Streams whose data waits for the connection's send window or for the next `data_to_send`; the
+        next one first."""
+        self._framed_bytes = 0
+        """Bytes of waiting data that were framed since the last `data_to_send`."""
 
-    def take(self) -> bytes:
-        """What is to be written now."""
+    def data_to_send(self) -> bytes:
+        """Return the bytes to write now, once."""
         out = b"".join(self._out)
         self._out.clear()
-        self._at_once = 0
+        self._framed_bytes = 0
         return out
 
     @property
-    def has_more(self) -> bool:
-        """Whether `go_on` has something to frame: call it once what was taken has been written."""
-        return bool(self._waiting) and self._window > 0
+    def has_more_to_send(self) -> bool:
+        """Whether `continue_sending` would frame more: call it when what was returned has been written."""
+        return bool(self._waiting) and self._send_window > 0
 
-    def go_on(self) -> list[Event]:
-        """Frame more of what was held back because too much came at once."""
+    def continue_sending(self) -> list[Event]:
+        """Frame up to `MAX_FRAMED_BYTES` more of the waiting data."""
         events: list[Event] = []
-        self._advance_all(events)
+        self._send_waiting(events)
         return events
 
     @property
-    def waiting(self) -> int:
-        """Streams with data that waits for the connection's window."""
+    def waiting_streams(self) -> int:
+        """Streams whose data waits for the connection's send window."""
         return len(self._waiting)
 
-    def waits_for_others(self, stream: Stream) -> bool:
-        """Whether its data waits for the window that all streams share."""
+    def waits_for_connection_window(self, stream: Stream) -> bool:
+        """Whether its data waits for the send window that all streams share."""
         return stream in self._waiting
 
     @property
-    def frames_to_write(self) -> int:
-        """How many `take` would return, or more."""
+    def frames_to_send(self) -> int:
+        """Parts of frames that `data_to_send` would return: at least as many as frames."""
         return len(self._out)
 
     def send_all(self, stream: Stream, block: bytes, data: bytes, trailers: bytes) -> None:
-        """The whole answer at once."""
+        """Send a whole answer: headers, data and trailers, the blocks encoded."""
         size = len(data)
-        most = min(self._room(stream), LEAST_FRAME_SIZE)
-        if not stream.ended or self._shrunk or size > most or len(trailers) > LEAST_FRAME_SIZE:
+        most = min(self._sendable(stream), DEFAULT_FRAME_SIZE)
+        if (
+            not stream.request_ended
+            or self._table_size_update
+            or size > most
+            or len(trailers) > DEFAULT_FRAME_SIZE
+        ):
             self.send_headers(stream, block)
             self.send_data(stream, data)
             self.send_trailers(stream, trailers)
-        elif not stream.finished:
-            self._finished(stream)
-            self._window -= size
-            name = stream.id
+        elif not stream.closed:
+            self._close_stream(stream)
+            self._send_window -= size
+            number = stream.id
             self._out += (
-                HEAD.pack(0, len(block), Frame.HEADERS, END_HEADERS, name),
+                FRAME_HEADER.pack(0, len(block), Frame.HEADERS, END_HEADERS, number),
                 block,
-                HEAD.pack(0, size, Frame.DATA, 0, name),
+                FRAME_HEADER.pack(0, size, Frame.DATA, 0, number),
                 data,
-                HEAD.pack(0, len(trailers), Frame.HEADERS, END_HEADERS | END_STREAM, name),
+                FRAME_HEADER.pack(
+                    0, len(trailers), Frame.HEADERS, END_HEADERS | END_STREAM, number
+                ),
                 trailers,
             )
 
     def send_headers(self, stream: Stream, block: bytes) -> None:
-        """Begin the answer."""
-        if not stream.finished:
+        """Send the headers' block of an answer."""
+        if not stream.closed:
             self._send_block(stream.id, block, 0)
 
     def send_data(self, stream: Stream, data: bytes) -> None:
-        """Go on with it. What the client's window does not hold waits; see `Drained`."""
-        if stream.finished or stream.trailers is not None:
+        """Send data of an answer. What a send window does not allow waits until `StreamDrained`."""
+        if stream.closed or stream.trailers is not None:
             return
         size = len(data)
-        if not stream.outbox and size <= min(self._room(stream), self._frame_size):
-            self._window -= size
-            stream.window -= size
-            self.budget.frames += FRAMES_FOR_DATA
+        if not stream.outbox and size <= min(self._sendable(stream), self._frame_size):
+            self._send_window -= size
+            stream.send_window_offset -= size
+            self.budget.frames += FRAMES_PER_DATA_FRAME
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
         else:
             stream.outbox.append(memoryview(data))
-            self.queued += size
-            self._advance(stream)
+            self.queued_bytes += size
+            self._send_outbox(stream)
 
     def send_trailers(self, stream: Stream, block: bytes) -> None:
-        """End it, as soon as all its data has left."""
-        if stream.finished or stream.trailers is not None:
+        """End an answer with its trailers' block, behind the data that waits."""
+        if stream.closed or stream.trailers is not None:
             return
         if stream.outbox:
             stream.trailers = block
         else:
-            self._finish(stream, block)
+            self._end_answer(stream, block)
 
-    def abandon(self, stream: Stream) -> None:
-        """Send none of the data that waits for the client's window."""
-        if not stream.finished:
-            self._forget(stream)
+    def discard_outbox(self, stream: Stream) -> None:
+        """Drop the data of an answer that waits for a send window, and its trailers."""
+        if not stream.closed:
+            self._clear_outbox(stream)
             stream.trailers = None
 
     def reset(self, stream: Stream, error: Error) -> None:
-        """End a stream without an answer, or without the rest of it."""
-        if not stream.finished:
-            self._finished(stream)
-            self._forget(stream)
-            if not stream.ended:
-                self._note_closed_first(stream.id)
-            self.counts.resets_sent += 1
+        """Reset a stream: it gets no answer, or not the rest of it."""
+        if not stream.closed:
+            self._close_stream(stream)
+            self._clear_outbox(stream)
+            if not stream.request_ended:
+                self._remember_closed_by_server(stream.id)
+            self.counters.resets_sent += 1
             self._out.append(reset_frame(stream.id, error))
 
-    def _setting(self, name: int, value: int) -> None:
+    def _apply_setting(self, name: int, value: int) -> None:
         if name == Setting.INITIAL_WINDOW_SIZE:
-            if value > LARGEST_WINDOW:
-                raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, f"a window of {value} bytes")
-            self._stream_window = value
-            if value + self._widest > LARGEST_WINDOW:
-                self._widest = max((each.window for each in self.streams.values()), default=0)
-            if value + self._widest > LARGEST_WINDOW:
-                raise ConnectionFailedError(Error.FLOW_CONTROL_ERROR, "a window is too large")
+            if value > MAX_WINDOW:
+                raise ConnectionFailedError(
+                    Error.FLOW_CONTROL_ERROR,
+                    f"INITIAL_WINDOW_SIZE is {value}; at most {MAX_WINDOW}",
+                )
+            self._initial_send_window = value
+            if value + self._largest_offset > MAX_WINDOW:
+                self._largest_offset = max(
+                    (each.send_window_offset for each in self.streams.values()), default=0
+                )
+            if value + self._largest_offset > MAX_WINDOW:
+                raise ConnectionFailedError(
+                    Error.FLOW_CONTROL_ERROR,
+                    f"INITIAL_WINDOW_SIZE of {value} makes a stream's window larger than {MAX_WINDOW}",
+                )
         elif name == Setting.MAX_FRAME_SIZE:
-            if not LEAST_FRAME_SIZE <= value <= LARGEST_FRAME_SIZE:
-                raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"frames of {value} bytes")
+            if not DEFAULT_FRAME_SIZE <= value <= MAX_FRAME_SIZE:
+                raise ConnectionFailedError(
+                    Error.PROTOCOL_ERROR,
+                    f"MAX_FRAME_SIZE is {value}; from {DEFAULT_FRAME_SIZE} to {MAX_FRAME_SIZE}",
+                )
             self._frame_size = value
         elif name == Setting.HEADER_TABLE_SIZE:
-            self._shrunk = b"\x20"
+            # Nothing enters the table here, so it may as well have no size.
+            self._table_size_update = b"\x20"
         elif name == Setting.ENABLE_PUSH and value > 1:
-            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}; 0 or 1")
 
-    def _send_block(self, name: int, block: bytes, flags: int) -> None:
+    def _send_block(self, number: int, block: bytes, flags: int) -> None:
         most = self._frame_size
-        if self._shrunk:
-            block, self._shrunk = self._shrunk + block, b""
+        if self._table_size_update:
+            block, self._table_size_update = self._table_size_update + block, b""
         if len(block) <= most:
-            self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, name, block))
+            self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, number, block))
             return
-        self._out.append(frame(Frame.HEADERS, flags, name, block[:most]))
+        self._out.append(frame(Frame.HEADERS, flags, number, block[:most]))
         for start in range(most, len(block), most):
             last = END_HEADERS if start + most >= len(block) else 0
-            self._out.append(frame(Frame.CONTINUATION, last, name, block[start : start + most]))
+            self._out.append(frame(Frame.CONTINUATION, last, number, block[start : start + most]))
 
-    def _finish(self, stream: Stream, block: bytes) -> None:
-        self._finished(stream)
+    def _end_answer(self, stream: Stream, block: bytes) -> None:
+        self._close_stream(stream)
         self._send_block(stream.id, block, END_STREAM)
-        if not stream.ended:
-            # The answer does not depend on the rest of the request.
-            self._note_closed_first(stream.id)
+        if not stream.request_ended:
+            # The rest of the request is not needed (RFC 9113, section 8.1).
+            self._remember_closed_by_server(stream.id)
             self._out.append(reset_frame(stream.id, Error.NO_ERROR))
 
-    def _room(self, stream: Stream) -> int:
-        """Bytes that may be sent on a stream now; below 0 where a window has shrunk."""
-        return min(self._window, self._stream_window + stream.window)
+    def _sendable(self, stream: Stream) -> int:
+        """Bytes that both send windows allow on a stream; below 0 where a setting has shrunk them."""
+        return min(self._send_window, self._initial_send_window + stream.send_window_offset)
 
-    def _advance(self, stream: Stream) -> None:
-        """Send of its data what both windows hold; then the trailers."""
+    def _send_outbox(self, stream: Stream) -> None:
+        """Frame the waiting data that both send windows allow; then the trailers."""
         outbox = stream.outbox
         while outbox:
-            if self._at_once >= MOST_AT_ONCE:
+            if self._framed_bytes >= MAX_FRAMED_BYTES:
                 self._waiting[stream] = None
                 return
-            room = min(self._room(stream), self._frame_size)
-            if room <= 0:
-                # Who waits for its own window alone is found when that grows.
-                if self._stream_window + stream.window > 0:
+            allowed = min(self._sendable(stream), self._frame_size)
+            if allowed <= 0:
+                # A stream that waits for its own window alone is sent when that grows.
+                if self._initial_send_window + stream.send_window_offset > 0:
                     self._waiting[stream] = None
                 return
             data = outbox[0]
-            if len(data) > room:
-                outbox[0] = data[room:]
-                data = data[:room]
+            if len(data) > allowed:
+                outbox[0] = data[allowed:]
+                data = data[:allowed]
             else:
                 outbox.popleft()
-            self._window -= len(data)
-            stream.window -= len(data)
-            self.queued -= len(data)
-            self._at_once += len(data)
-            if len(data) >= LEAST_DATA:
-                self.budget.frames += FRAMES_FOR_DATA
+            self._send_window -= len(data)
+            stream.send_window_offset -= len(data)
+            self.queued_bytes -= len(data)
+            self._framed_bytes += len(data)
+            if len(data) >= MIN_DATA_BYTES:
+                self.budget.frames += FRAMES_PER_DATA_FRAME
             self._out.append(frame(Frame.DATA, 0, stream.id, data))
         self._waiting.pop(stream, None)
         if stream.trailers is not None:
-            self._finish(stream, stream.trailers)
+            self._end_answer(stream, stream.trailers)
 
-    def _advance_and_tell(self, stream: Stream, events: list[Event]) -> None:
+    def _send_outbox_and_report(self, stream: Stream, events: list[Event]) -> None:
         if stream.outbox:
-            self._advance(stream)
+            self._send_outbox(stream)
             if not stream.outbox:
-                events.append(Drained(stream))
+                events.append(StreamDrained(stream))
 
-    def _advance_all(self, events: list[Event]) -> None:
-        # Whoever has sent now comes after those who have not.
-        while self._waiting and self._window > 0 and self._at_once < MOST_AT_ONCE:
+    def _send_waiting(self, events: list[Event]) -> None:
+        # A stream that has sent goes behind those that have not.
+        while self._waiting and self._send_window > 0 and self._framed_bytes < MAX_FRAMED_BYTES:
             stream, _ = self._waiting.popitem(last=False)
-            self._advance_and_tell(stream, events)
+            self._send_outbox_and_report(stream, events)
 
-    def _forget(self, stream: Stream) -> None:
+    def _clear_outbox(self, stream: Stream) -> None:
         if stream.outbox:
-            self.queued -= sum(map(len, stream.outbox))
+            self.queued_bytes -= sum(map(len, stream.outbox))
             stream.outbox.clear()
         self._waiting.pop(stream, None)
 
-    def _finished(self, stream: Stream) -> None:
-        stream.finished = True
-        self.open -= 1
+    def _close_stream(self, stream: Stream) -> None:
+        stream.closed = True
+        self.open_streams -= 1
 
-    def _note_closed_first(self, name: int) -> None:
-        closed = self._closed_first
-        closed[name] = None
-        if len(closed) > _REMEMBERED:
+    def _remember_closed_by_server(self, number: int) -> None:
+        closed = self._closed_by_server
+        closed[number] = None
+        if len(closed) > _MAX_REMEMBERED:
             oldest = next(iter(closed))
             del closed[oldest]
-            self._closed_first_below = max(self._closed_first_below, oldest)
+            self._closed_by_server_below = max(self._closed_by_server_below, oldest)
 
-    def _closed_first_by_server(self, name: int) -> bool:
-        """Whether the server ended that stream first, or may have."""
-        return name <= self._closed_first_below or name in self._closed_first
+    def _was_closed_by_server(self, number: int) -> bool:
+        """Whether the server closed that stream before the client ended it, or may have."""
+        return number <= self._closed_by_server_below or number in self._closed_by_server
 
 
 def reset_frame(stream: int, error: Error) -> bytes:
-    """The frame that ends a stream early."""
+    """An RST_STREAM frame."""
     return frame(Frame.RST_STREAM, 0, stream, int(error).to_bytes(4, "big"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from batcher.http2.sansio.fields import MalformedRequestError, check_trailers, read_request
 from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, PREFACE, Frame, frame
-from batcher.http2.sansio.hpack import Blocks
+from batcher.http2.sansio.hpack import HeaderDecoder
 
 connection_of_h2 = pytest.importorskip("h2.connection")
 config = pytest.importorskip("h2.config")
@@ -112,7 +112,7 @@ def test_requests(headers):
     block = Encoder().encode(headers)
     they_refuse = is_malformed(theirs(), frame(Frame.HEADERS, END_HEADERS, 1, block))
     try:
-        read_request(Blocks(MOST, MOST).decode(block), MOST)
+        read_request(HeaderDecoder(MOST, MOST).decode(block), MOST)
     except MalformedRequestError:
         assert they_refuse or only_we_refuse(headers)
     else:
@@ -128,7 +128,7 @@ def test_trailers(headers):
     last = frame(Frame.HEADERS, END_HEADERS | END_STREAM, 1, block)
     they_refuse = is_malformed(connection, last)
     try:
-        check_trailers(Blocks(MOST, MOST).decode(block))
+        check_trailers(HeaderDecoder(MOST, MOST).decode(block))
     except MalformedRequestError:
         assert they_refuse or only_we_refuse(headers)
     else:

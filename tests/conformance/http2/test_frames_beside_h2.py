@@ -16,7 +16,13 @@ from batcher.http2.sansio.frames import (
     Frame,
     frame,
 )
-from batcher.http2.sansio.streams import Ended, Limits, Opened, Received, Reset
+from batcher.http2.sansio.streams import (
+    DataReceived,
+    Limits,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+)
 
 connection_of_h2 = pytest.importorskip("h2.connection")
 config = pytest.importorskip("h2.config")
@@ -63,13 +69,13 @@ class Both:
 def ours(event):
     name = event.stream.id
     match event:
-        case Opened():
+        case RequestReceived():
             return name, "opened", event.request.headers
-        case Received():
+        case DataReceived():
             return name, "data", event.data
-        case Ended():
+        case StreamEnded():
             return name, "ended"
-        case Reset():
+        case StreamReset():
             return name, "reset"
 
 
@@ -158,7 +164,7 @@ def test_any_frames(story):
     both.receive(PREFACE + frame(Frame.SETTINGS, 0, 0))
     for made in story:
         both.receive(encoded(encoder, made))
-        counts = both.ours.counts
+        counts = both.ours.counters
         if both.broken or both.ours.closing:
             assert both.ours.closing or counts.malformed or counts.refused
             break

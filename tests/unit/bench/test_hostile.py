@@ -8,10 +8,10 @@ from sending import message, wide
 
 from batcher.http2.sansio.frames import (
     ACK,
+    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
-    FIRST_WINDOW,
-    HEAD,
+    FRAME_HEADER,
     PREFACE,
     SETTING,
     Error,
@@ -43,9 +43,9 @@ class Socket:
         data, self.written = self.written.removeprefix(PREFACE), b""
         found = []
         while data:
-            high, low, kind, flags, stream = HEAD.unpack_from(data)
-            end = HEAD.size + (high << 16 | low)
-            found.append((kind, flags, stream, data[HEAD.size : end]))
+            high, low, kind, flags, stream = FRAME_HEADER.unpack_from(data)
+            end = FRAME_HEADER.size + (high << 16 | low)
+            found.append((kind, flags, stream, data[FRAME_HEADER.size : end]))
             data = data[end:]
         return found
 
@@ -81,8 +81,8 @@ async def test_a_silent_one_does_not(socket):
 
 async def test_data_takes_room_and_the_server_gives_more(link):
     stream = link.begin("/method")
-    assert link.room(stream) == FIRST_WINDOW
-    link.data(stream, bytes(FIRST_WINDOW), end=False)
+    assert link.room(stream) == DEFAULT_WINDOW
+    link.data(stream, bytes(DEFAULT_WINDOW), end=False)
     assert link.room(stream) == 0
     link.data_received(frame(Frame.WINDOW_UPDATE, 0, stream, (100).to_bytes(4, "big")))
     assert link.room(stream) == 0, "the connection's is used up, too"
@@ -94,9 +94,9 @@ async def test_settings_change_the_room_of_open_streams(link, socket):
     stream = link.begin("/method")
     socket.frames()
     link.data_received(
-        frame(Frame.SETTINGS, 0, 0, SETTING.pack(Setting.INITIAL_WINDOW_SIZE, FIRST_WINDOW - 10))
+        frame(Frame.SETTINGS, 0, 0, SETTING.pack(Setting.INITIAL_WINDOW_SIZE, DEFAULT_WINDOW - 10))
     )
-    assert link.room(stream) == FIRST_WINDOW - 10
+    assert link.room(stream) == DEFAULT_WINDOW - 10
     assert socket.frames() == [(Frame.SETTINGS, ACK, 0, b"")]
 
 
@@ -163,8 +163,8 @@ def test_a_request_for_large_rows_says_what_it_holds():
 
 def test_each_flood_is_one_frame():
     for what, data in floods().items():
-        high, low, *_ = HEAD.unpack_from(data)
-        assert len(data) == HEAD.size + (high << 16 | low), what
+        high, low, *_ = FRAME_HEADER.unpack_from(data)
+        assert len(data) == FRAME_HEADER.size + (high << 16 | low), what
 
 
 def test_there_are_eight_attacks():

@@ -9,11 +9,11 @@ from http2 import Call, Connection, Request, status, timeout
 from batcher.clock import MILLISECOND, SECOND
 from batcher.http2.sansio.frames import (
     ACK,
+    DEFAULT_FRAME_SIZE,
+    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
-    FIRST_WINDOW,
-    LARGEST_WINDOW,
-    LEAST_FRAME_SIZE,
+    MAX_WINDOW,
     PADDED,
     PREFACE,
     PRIORITY,
@@ -87,8 +87,8 @@ def test_the_greeting_forbids_the_servers_table_and_opens_the_windows_wide():
     assert greeting.startswith(PREFACE)
     (first, second) = frames(greeting)
     assert (1, 0) in struct.iter_unpack(">HI", first[3])
-    assert (4, LARGEST_WINDOW) in struct.iter_unpack(">HI", first[3])
-    assert second == (Frame.WINDOW_UPDATE, 0, 0, (LARGEST_WINDOW - FIRST_WINDOW).to_bytes(4, "big"))
+    assert (4, MAX_WINDOW) in struct.iter_unpack(">HI", first[3])
+    assert second == (Frame.WINDOW_UPDATE, 0, 0, (MAX_WINDOW - DEFAULT_WINDOW).to_bytes(4, "big"))
 
 
 def test_calls_differ_by_their_stream_alone_and_fill_no_table():
@@ -122,14 +122,14 @@ def test_a_deadline_has_at_most_eight_digits():
 
 
 def test_a_long_message_takes_several_frames():
-    request = Request.encode("a:1", "/s/M", bytes(LEAST_FRAME_SIZE))
+    request = Request.encode("a:1", "/s/M", bytes(DEFAULT_FRAME_SIZE))
     whole = frames((7).to_bytes(4, "big").join(request.pieces))
     assert [(kind, flags, stream) for kind, flags, stream, _ in whole] == [
         (Frame.HEADERS, END_HEADERS, 7),
         (Frame.DATA, 0, 7),
         (Frame.DATA, END_STREAM, 7),
     ]
-    assert sum(len(each[3]) for each in whole[1:]) == request.size == LEAST_FRAME_SIZE + 5
+    assert sum(len(each[3]) for each in whole[1:]) == request.size == DEFAULT_FRAME_SIZE + 5
 
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
@@ -263,7 +263,7 @@ def test_credit_comes_back_before_it_is_used_up(connect):
     while not granted:
         connection.receive(full)
         received += 2**24 - 1
-        assert received < LARGEST_WINDOW
+        assert received < MAX_WINDOW
         granted = sum(int.from_bytes(each[3], "big") for each in frames(connection.take()))
     assert granted == received
 

@@ -6,9 +6,9 @@ import pytest
 
 from batcher.cli.files import BESIDE, allow_files
 from batcher.config import parse_config
-from batcher.http2.listener import SPARE_CONNECTIONS
+from batcher.http2.listener import PROBE_CONNECTIONS
 
-NEEDED = 2 * (500 + SPARE_CONNECTIONS) + BESIDE
+NEEDED = 2 * (500 + PROBE_CONNECTIONS) + BESIDE
 
 
 @pytest.fixture

@@ -23,17 +23,22 @@ from batcher.config.units import LARGEST_BYTES, LONGEST_NS
 from batcher.core.model import MOST_SHAPES
 from batcher.core.queueing.padding import MOST_KNOWN
 from batcher.errors import LONGEST_DESCRIPTION, LONGEST_NAME
-from batcher.http2.connection_lifetime import EVICTABLE_NS, SILENT_NS, SPARE_NS
-from batcher.http2.decompression import MOST_MEMBERS
-from batcher.http2.listener import SPARE_CONNECTIONS
-from batcher.http2.sansio.budget import FRAMES_A_SECOND, LEAST_DATA, LEAST_RESETS, SETTINGS_A_SECOND
-from batcher.http2.sansio.connection import MOST_TEXT
-from batcher.http2.sansio.hpack import KNOWN_BLOCKS, KNOWN_FIELDS, TABLE_BYTES
-from batcher.http2.sansio.sending import MOST_AT_ONCE
-from batcher.http2.sansio.streams import BEYOND, PARTS, UNDER_WAY
-from batcher.http2.server import LEAVING_S, STREAM_WINDOW
-from batcher.http2.server_connection import CLOSING_S, GREETING_S, MOST_DISCARDED
-from batcher.http2.socket_options import SILENT_S
+from batcher.http2.connection_lifetime import EVICT_IDLE_NS, EVICT_SILENT_NS, PROBE_CONNECTION_NS
+from batcher.http2.decompression import MAX_MEMBERS
+from batcher.http2.listener import PROBE_CONNECTIONS
+from batcher.http2.sansio.budget import (
+    FRAMES_PER_SECOND,
+    MIN_DATA_BYTES,
+    MIN_RESETS,
+    SETTINGS_PER_SECOND,
+)
+from batcher.http2.sansio.connection import MAX_REASON_BYTES
+from batcher.http2.sansio.hpack import CACHED_BLOCKS, CACHED_FIELDS, TABLE_BYTES
+from batcher.http2.sansio.sending import MAX_FRAMED_BYTES
+from batcher.http2.sansio.streams import HEADER_READ_FACTOR, MAX_HEADER_FRAMES, UNFINISHED_FACTOR
+from batcher.http2.server import GOAWAY_ACK_S, STREAM_WINDOW
+from batcher.http2.server_connection import LINGER_S, MAX_DISCARDED_BYTES, PREFACE_TIMEOUT_S
+from batcher.http2.socket_options import DEAD_PEER_S
 from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
@@ -98,33 +103,35 @@ def test_every_bound_of_the_configuration_is_on_the_page(section: str) -> None:
 def test_the_bounds_that_no_key_changes() -> None:
     rows = dict(ROWS)
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
-    headers = f"{BEYOND * MAX_METADATA_BYTES // 1024} KiB, {PARTS} frames"
+    headers = f"{HEADER_READ_FACTOR * MAX_METADATA_BYTES // 1024} KiB, {MAX_HEADER_FRAMES} frames"
     assert rows["headers of a call (`builtin`)"] == headers
     assert rows["table of headers (`builtin`)"] == format_size(TABLE_BYTES).replace("KiB", " KiB")
     remembered = rows["header blocks and fields remembered (`builtin`)"]
-    assert remembered == f"{KNOWN_BLOCKS} and {KNOWN_FIELDS}"
+    assert remembered == f"{CACHED_BLOCKS} and {CACHED_FIELDS}"
     unread = rows["messages of a call that wait to be read (`builtin`)"]
     assert unread == f"{STREAM_WINDOW // 1024} KiB"
-    assert rows["SETTINGS of a client in a second (`builtin`)"] == str(SETTINGS_A_SECOND)
+    assert rows["SETTINGS of a client in a second (`builtin`)"] == str(SETTINGS_PER_SECOND)
     frames = rows["frames that bring no request further (`builtin`)"]
-    assert frames == f"{FRAMES_A_SECOND} a second"
-    assert f"of {LEAST_DATA} bytes or more" in PAGE
+    assert frames == f"{FRAMES_PER_SECOND} a second"
+    assert f"of {MIN_DATA_BYTES} bytes or more" in PAGE
     resets = rows["calls reset, refused or malformed (`builtin`)"]
-    assert resets == f"{LEAST_RESETS:,} at once, or `server.max_streams`"
+    assert resets == f"{MIN_RESETS:,} at once, or `server.max_streams`"
     under_way = rows["calls under way on one connection (`builtin`)"]
-    assert under_way == f"{UNDER_WAY} times `server.max_streams`"
-    assert rows["the reason in a GOAWAY frame (`builtin`)"] == f"{MOST_TEXT} bytes"
-    assert rows["members of a message in gzip (`builtin`)"] == str(MOST_MEMBERS)
-    assert rows["idleness that makes room (`builtin`)"] == format_duration(EVICTABLE_NS)
-    assert rows["silence that makes room (`builtin`)"] == format_duration(SILENT_NS)
-    assert rows["connections for probes alone (`builtin`)"] == str(SPARE_CONNECTIONS)
-    assert rows["time of a connection for probes alone (`builtin`)"] == format_duration(SPARE_NS)
-    assert rows["time to read that the server leaves (`builtin`)"] == f"{LEAVING_S:g}s"
-    assert rows["silence of the other side's kernel (`builtin`)"] == f"{SILENT_S}s"
-    assert rows["time until a client greets (`builtin`)"] == f"{GREETING_S:g}s"
+    assert under_way == f"{UNFINISHED_FACTOR} times `server.max_streams`"
+    assert rows["the reason in a GOAWAY frame (`builtin`)"] == f"{MAX_REASON_BYTES} bytes"
+    assert rows["members of a message in gzip (`builtin`)"] == str(MAX_MEMBERS)
+    assert rows["idleness that makes room (`builtin`)"] == format_duration(EVICT_IDLE_NS)
+    assert rows["silence that makes room (`builtin`)"] == format_duration(EVICT_SILENT_NS)
+    assert rows["connections for probes alone (`builtin`)"] == str(PROBE_CONNECTIONS)
+    assert rows["time of a connection for probes alone (`builtin`)"] == format_duration(
+        PROBE_CONNECTION_NS
+    )
+    assert rows["time to read that the server leaves (`builtin`)"] == f"{GOAWAY_ACK_S:g}s"
+    assert rows["silence of the other side's kernel (`builtin`)"] == f"{DEAD_PEER_S}s"
+    assert rows["time until a client greets (`builtin`)"] == f"{PREFACE_TIMEOUT_S:g}s"
     forgotten = rows["bytes of a client whose connection the server has ended (`builtin`)"]
-    assert forgotten == f"{MOST_DISCARDED // 1024**2} MiB"
-    assert rows["time to read the server's last words (`builtin`)"] == f"{CLOSING_S:g}s"
+    assert forgotten == f"{MAX_DISCARDED_BYTES // 1024**2} MiB"
+    assert rows["time to read the server's last words (`builtin`)"] == f"{LINGER_S:g}s"
     assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
     assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
     assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
@@ -185,6 +192,6 @@ def test_the_bounds_of_what_a_caller_says() -> None:
     large = rows["a message that is read, or an answer that is made, on the event loop"]
     assert large == f"{LARGE_MESSAGE >> 20} MiB"
     framed = rows["what is framed of large answers in one turn of the event loop (`builtin`)"]
-    assert framed == f"{MOST_AT_ONCE >> 20} MiB"
+    assert framed == f"{MAX_FRAMED_BYTES >> 20} MiB"
     assert rows["a turn of the event loop"] == format_duration(STALL_NS)
     assert f"once in {QUIET_NS // SECOND} seconds" in PAGE

@@ -27,8 +27,8 @@ def played():
 
 @pytest.fixture(autouse=True)
 def _nobody_lingers(monkeypatch):
-    monkeypatch.setattr("batcher.http2.server_connection.CLOSING_S", 0.1)
-    monkeypatch.setattr("batcher.http2.server.LEAVING_S", 0.1)
+    monkeypatch.setattr("batcher.http2.server_connection.LINGER_S", 0.1)
+    monkeypatch.setattr("batcher.http2.server.GOAWAY_ACK_S", 0.1)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from grpc import aio
 from hpack import Decoder
 
 from batcher.http2.sansio.connection import Connection
-from batcher.http2.sansio.fields import Request, listed_bytes
+from batcher.http2.sansio.fields import Request, header_list_size
 from batcher.http2.sansio.frames import ACK, END_HEADERS, END_STREAM, PREFACE, Error, Frame, frame
 from batcher.http2.sansio.hpack import encode
 from batcher.http2.sansio.streams import Limits
@@ -17,7 +17,7 @@ from batcher.http2.sansio.streams import Limits
 LIMITS = Limits(max_streams=4, max_headers=1000, stream_window=100_000)
 HEADERS = ((":method", "POST"), (":scheme", "http"), (":path", "/s/M"))
 REQUEST = encode(HEADERS)
-OPENING = encode(((":status", "200"),))
+RESPONSE_HEADERS = encode(((":status", "200"),))
 TRAILERS = encode((("grpc-status", "0"),))
 
 WAIT_S = 10
@@ -67,7 +67,7 @@ def goodbye(last, error=Error.NO_ERROR, text=""):
 
 def request(headers=HEADERS, length=None):
     """What becomes of the block of these fields."""
-    return Request(headers, listed_bytes(headers), length)
+    return Request(headers, header_list_size(headers), length)
 
 
 class Played:
@@ -75,7 +75,7 @@ class Played:
 
     def __init__(self, *pairs, limits=LIMITS):
         self.connection = Connection(limits)
-        self.greeting = frames(self.connection.take())
+        self.greeting = frames(self.connection.data_to_send())
         assert self.receive(PREFACE, settings(*pairs)) == []
         assert self.written() == [(Frame.SETTINGS, ACK, 0, b"")]
 
@@ -83,13 +83,13 @@ class Played:
         return self.connection.receive(b"".join(pieces))
 
     def written(self):
-        return frames(self.connection.take())
+        return frames(self.connection.data_to_send())
 
     def open(self, number=1, flags=END_STREAM):
         return self.receive(opening(number, flags))[0].stream
 
     def answer(self, stream, body):
-        self.connection.send_headers(stream, OPENING)
+        self.connection.send_headers(stream, RESPONSE_HEADERS)
         self.connection.send_data(stream, body)
         self.connection.send_trailers(stream, TRAILERS)
 
@@ -278,4 +278,4 @@ async def turns(condition):
 
 async def gone(made):
     """Until no connection is left."""
-    await turns(lambda: not made.clients)
+    await turns(lambda: not made.connections)

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.http2.decompression import MOST_MEMBERS, PIECE, SLICE, Inflating
+from batcher.http2.decompression import MAX_MEMBERS, PIECE, SLICE, Decompressor
 from batcher.http2.grpc_headers import MalformedCallError
 
 MOST = 10_000
 
 
 def inflate(data, encoding, most, step=1000):
-    inflating = Inflating(data, encoding, most)
-    while not inflating.step(step):
-        assert inflating.size <= most
-    return inflating.message()
+    decompressor = Decompressor(data, encoding, most)
+    while not decompressor.step(step):
+        assert decompressor.size <= most
+    return decompressor.message()
 
 
 def raw_deflate(data):
@@ -84,18 +84,18 @@ class TestInflate:
                 assert len(inflate(each, encoding, 50)) <= 50
 
     def test_a_step_makes_no_more_than_it_should(self):
-        inflating = Inflating(gzip.compress(bytes(MOST)), "gzip", MOST)
-        assert not inflating.step(100)
-        assert inflating.size == 100
-        assert not inflating.step(MOST - 101)
-        assert inflating.step(100)
-        assert inflating.message() == bytes(MOST)
+        decompressor = Decompressor(gzip.compress(bytes(MOST)), "gzip", MOST)
+        assert not decompressor.step(100)
+        assert decompressor.size == 100
+        assert not decompressor.step(MOST - 101)
+        assert decompressor.step(100)
+        assert decompressor.message() == bytes(MOST)
 
     def test_a_message_is_held_once(self):
-        inflating = Inflating(gzip.compress(bytes(3 * PIECE)), "gzip", 3 * PIECE)
-        assert inflating.step(3 * PIECE + 1)
-        assert inflating.message() is inflating.message()
-        assert inflating.message() == bytes(3 * PIECE)
+        decompressor = Decompressor(gzip.compress(bytes(3 * PIECE)), "gzip", 3 * PIECE)
+        assert decompressor.step(3 * PIECE + 1)
+        assert decompressor.message() is decompressor.message()
+        assert decompressor.message() == bytes(3 * PIECE)
 
     def test_what_does_not_compress_is_read_in_slices(self):
         data = bytes(i * i % 251 for i in range(3 * SLICE))
@@ -109,9 +109,9 @@ class TestInflate:
             assert inflate(whole, "gzip", MOST, step) == b"".join(parts)
 
     def test_members_are_bounded(self):
-        assert inflate(MOST_MEMBERS * gzip.compress(b"x"), "gzip", MOST) == MOST_MEMBERS * b"x"
+        assert inflate(MAX_MEMBERS * gzip.compress(b"x"), "gzip", MOST) == MAX_MEMBERS * b"x"
         with pytest.raises(MalformedCallError, match="something after") as caught:
-            inflate((MOST_MEMBERS + 1) * gzip.compress(b"x"), "gzip", MOST)
+            inflate((MAX_MEMBERS + 1) * gzip.compress(b"x"), "gzip", MOST)
         assert caught.value.code is grpc.StatusCode.INTERNAL
 
     @pytest.mark.parametrize(

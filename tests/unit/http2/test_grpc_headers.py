@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from batcher.clock import MICROSECOND, MILLISECOND, SECOND
 from batcher.http2 import grpc_headers
 from batcher.http2.grpc_headers import (
-    OK,
-    OPENING,
+    OK_TRAILERS,
+    RESPONSE_HEADERS,
     MalformedCallError,
-    alone,
-    read_head,
+    parse_headers,
     status,
     too_large,
+    trailers_only,
 )
-from batcher.http2.sansio.fields import Request, listed_bytes
+from batcher.http2.sansio.fields import Request, header_list_size
 
 MOST = 10_000
 REQUIRED = (
@@ -35,11 +35,11 @@ REQUIRED = (
 def head(*more, **instead):
     named = {f":{name}": value for name, value in instead.items()}
     listed = (*((name, named.get(name, value)) for name, value in REQUIRED), *more)
-    return read_head(asked(listed), MOST)
+    return parse_headers(asked(listed), MOST)
 
 
 def asked(listed):
-    return Request(listed, listed_bytes(listed))
+    return Request(listed, header_list_size(listed))
 
 
 def refused(*more, **instead):
@@ -135,12 +135,12 @@ class TestHead:
 
     def test_a_call_has_a_content_type(self):
         with pytest.raises(MalformedCallError) as caught:
-            read_head(asked(REQUIRED[:-1]), MOST)
+            parse_headers(asked(REQUIRED[:-1]), MOST)
         assert caught.value.http == 415
 
     def test_equal_blocks_of_a_connection_are_read_once(self):
         request = asked(REQUIRED)
-        assert read_head(request, MOST) is read_head(request, MOST)
+        assert parse_headers(request, MOST) is parse_headers(request, MOST)
 
     @pytest.mark.parametrize(
         "field",
@@ -219,20 +219,20 @@ class TestStatus:
 
     def test_the_blocks_of_an_answer(self):
         decoder = Decoder()
-        assert decoder.decode(OPENING) == [
+        assert decoder.decode(RESPONSE_HEADERS) == [
             (":status", "200"),
             ("content-type", "application/grpc"),
             ("grpc-accept-encoding", "identity,gzip,deflate"),
         ]
-        assert decoder.decode(OK) == [("grpc-status", "0")]
+        assert decoder.decode(OK_TRAILERS) == [("grpc-status", "0")]
 
     def test_a_call_may_end_with_its_first_block(self):
         fields = status(grpc.StatusCode.NOT_FOUND, "", ())
-        assert Decoder().decode(alone(fields)) == [
-            *Decoder().decode(OPENING),
+        assert Decoder().decode(trailers_only(fields)) == [
+            *Decoder().decode(RESPONSE_HEADERS),
             ("grpc-status", "5"),
         ]
-        assert Decoder().decode(alone((), 415))[0] == (":status", "415")
+        assert Decoder().decode(trailers_only((), 415))[0] == (":status", "415")
 
 
 def test_refusals_are_kept_unless_they_are_long():
@@ -244,7 +244,7 @@ def test_refusals_are_kept_unless_they_are_long():
         fields = grpc_headers.status(grpc.StatusCode.NOT_FOUND, text, metadata)
         assert (
             block
-            == grpc_headers.alone(fields)
+            == grpc_headers.trailers_only(fields)
             == grpc_headers.refusal(grpc.StatusCode.NOT_FOUND, text, metadata)
         )
         return grpc_headers._kept_refusal.cache_info().currsize - before
@@ -252,9 +252,9 @@ def test_refusals_are_kept_unless_they_are_long():
     grpc_headers._kept_refusal.cache_clear()
     assert kept("full") == 1
     assert kept("full", (("retry", "5"),)) == 1
-    assert kept("x" * grpc_headers.MOST_KEPT) == 1
-    assert kept("x" * (grpc_headers.MOST_KEPT + 1)) == 0
-    assert kept("full", (("detail-bin", bytes(grpc_headers.MOST_KEPT)),)) == 0
-    for number in range(grpc_headers.REFUSALS + 10):
+    assert kept("x" * grpc_headers.MAX_CACHED_CHARACTERS) == 1
+    assert kept("x" * (grpc_headers.MAX_CACHED_CHARACTERS + 1)) == 0
+    assert kept("full", (("detail-bin", bytes(grpc_headers.MAX_CACHED_CHARACTERS)),)) == 0
+    for number in range(grpc_headers.CACHED_REFUSALS + 10):
         grpc_headers.refusal(grpc.StatusCode.NOT_FOUND, str(number), ())
-    assert grpc_headers._kept_refusal.cache_info().currsize == grpc_headers.REFUSALS
+    assert grpc_headers._kept_refusal.cache_info().currsize == grpc_headers.CACHED_REFUSALS

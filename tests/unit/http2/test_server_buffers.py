@@ -43,11 +43,11 @@ def empty():
     async def empty(made):
         await turns(lambda: made.buffers.used == 0)
         assert not made.buffers._waiting
-        for client in made.clients:
+        for client in made.connections:
             assert (client.account.ahead, len(client.account.claims)) == (0, 0)
             assert not client.receiving
             assert not client.sending
-            assert client.connection.queued == 0
+            assert client.connection.queued_bytes == 0
         return made.buffers.peak
 
     return empty
@@ -92,13 +92,13 @@ async def test_windows_wait_for_room_and_small_requests_go_on(bounded, raw, empt
     small.send(1, bytes(50_000))
     assert len((await small.answer(1))[1]) == 50_005
     greedy[0].writer.transport.abort()
-    await turns(lambda: len(made.clients) == 5)
+    await turns(lambda: len(made.connections) == 5)
     # Whoever waited first has its window now.
     for client in greedy[1:4]:
         await client.until(Frame.WINDOW_UPDATE, 1)
     for client in greedy:
         client.writer.transport.abort()
-    await turns(lambda: len(made.clients) == 1)
+    await turns(lambda: len(made.connections) == 1)
     await empty(made)
 
 
@@ -391,17 +391,17 @@ class TestGivingWay:
             fields, _ = await other.answer(number)
             assert fields["grpc-status"] == "0"
         greedy.writer.transport.abort()
-        await turns(lambda: len(made.clients) == 1)
+        await turns(lambda: len(made.connections) == 1)
         await empty(made)
 
     async def test_who_has_a_small_part_gives_way_to_nobody(self, full):
         made, fill, _, other = full
         assert made.buffers.reserve(90_000)
         await fill("Echo", b"")
-        calls = [call for client in made.clients for call in client.calls.values()]
+        calls = [call for client in made.connections for call in client.calls.values()]
         other.open(1, "Echo")
         other.send(1, bytes(1000))
         fields, _ = await other.answer(1)
         assert fields["grpc-status"] == EXHAUSTED
-        assert [call for client in made.clients for call in client.calls.values()] == calls
+        assert [call for client in made.connections for call in client.calls.values()] == calls
         made.buffers.release(90_000)

@@ -322,7 +322,7 @@ async def test_a_message_of_more_than_a_megabyte(serve, dial, kind):
         messages = [bytes(each) for each in (5, 3_000_000, 7, 2**20 + 1)]
         call = channel.stream_unary("/s/stream")(iter(messages))
         assert await call == b"5 3000000 7 1048577"
-    assert all(client.account.ahead == 0 for client in made.clients)
+    assert all(client.account.ahead == 0 for client in made.connections)
 
 
 @given(st.data())

@@ -11,10 +11,10 @@ from raw_http2 import WAIT_S, Flood, Held, echo, gone, numbers, refusal, soon, t
 from batcher.clock import MILLISECOND, SECOND
 from batcher.http2 import paced_reading
 from batcher.http2 import server_connection as connection_module
-from batcher.http2.sansio.budget import FRAMES_A_SECOND
+from batcher.http2.sansio.budget import FRAMES_PER_SECOND
 from batcher.http2.sansio.frames import ACK, PREFACE, Error, Frame, Setting, frame
-from batcher.http2.server_connection import MOST_DISCARDED
-from batcher.http2.socket_options import SILENT_S
+from batcher.http2.server_connection import MAX_DISCARDED_BYTES
+from batcher.http2.socket_options import DEAD_PEER_S
 
 
 class TestConnections:
@@ -45,7 +45,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("sent", [b"", PREFACE[:10], PREFACE + bytes(3)])
     async def test_a_client_that_never_greets_is_cut(self, serve, raw, monkeypatch, sent):
-        monkeypatch.setattr(connection_module, "GREETING_S", 0.02)
+        monkeypatch.setattr(connection_module, "PREFACE_TIMEOUT_S", 0.02)
         made, address = await serve()
         silent = await raw(address, greet=False)
         silent.write(sent)
@@ -53,7 +53,7 @@ class TestConnections:
         await gone(made)
 
     async def test_a_client_that_has_greeted_may_be_silent(self, serve, raw, monkeypatch):
-        monkeypatch.setattr(connection_module, "GREETING_S", 0.02)
+        monkeypatch.setattr(connection_module, "PREFACE_TIMEOUT_S", 0.02)
         _, address = await serve()
         client = await raw(address)
         await client.ping()
@@ -63,8 +63,8 @@ class TestConnections:
     @pytest.mark.parametrize("bytes_", [1, 7, 100])
     async def test_much_that_comes_at_once_is_read_in_turns(self, serve, raw, monkeypatch, bytes_):
         for module in (connection_module, paced_reading):
-            monkeypatch.setattr(module, "TURN_BYTES", bytes_)
-        monkeypatch.setattr(paced_reading, "TURN_NS", -1)
+            monkeypatch.setattr(module, "PIECE_BYTES", bytes_)
+        monkeypatch.setattr(paced_reading, "MAX_ITERATION_NS", -1)
         _, address = await serve(Echo=unary(echo))
         client = await raw(address)
         for number in range(1, 40, 2):
@@ -75,8 +75,8 @@ class TestConnections:
 
     async def test_a_client_may_leave_between_two_turns(self, serve, raw, monkeypatch):
         for module in (connection_module, paced_reading):
-            monkeypatch.setattr(module, "TURN_BYTES", 1)
-        monkeypatch.setattr(paced_reading, "TURN_NS", -1)
+            monkeypatch.setattr(module, "PIECE_BYTES", 1)
+        monkeypatch.setattr(paced_reading, "MAX_ITERATION_NS", -1)
         made, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")
@@ -90,7 +90,7 @@ class TestConnections:
         client.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
         (*_, last) = await client.ended()
         assert last[0] is Frame.GOAWAY
-        assert last[3].endswith(b"this port speaks HTTP/2")
+        assert last[3].endswith(b"this port speaks gRPC over HTTP/2 only")
         await gone(made)
 
     async def test_a_client_that_breaks_the_rules_loses_its_calls(self, serve, raw):
@@ -134,7 +134,7 @@ class TestConnections:
     async def test_a_slow_reader_is_waited_for(self, flooded):
         made, client, flood = flooded
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.clients
+        (server_side,) = made.connections
         await turns(lambda: not server_side.writable.is_set() or flood.left.is_set())
         assert flood.written < flood.COUNT
         fields, body = await client.answer(1)
@@ -151,7 +151,7 @@ class TestConnections:
     async def test_a_slow_reader_that_leaves(self, flooded):
         made, client, flood = flooded
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.clients
+        (server_side,) = made.connections
         await turns(lambda: not server_side.writable.is_set())
         client.writer.transport.abort()
         await soon(flood.left)
@@ -161,24 +161,24 @@ class TestConnections:
     async def test_a_slow_reader_is_cut_as_well(self, flooded):
         made, client, flood = flooded
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.clients
+        (server_side,) = made.connections
         await turns(lambda: not server_side.writable.is_set())
         await made.stop(0)
         assert flood.left.is_set()
         assert flood.written < flood.COUNT
 
     async def test_a_slow_reader_that_breaks_the_rules_is_gone(self, flooded, monkeypatch):
-        monkeypatch.setattr(connection_module, "CLOSING_S", 0.02)
+        monkeypatch.setattr(connection_module, "LINGER_S", 0.02)
         made, client, _ = flooded
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.clients
+        (server_side,) = made.connections
         await turns(lambda: not server_side.writable.is_set())
-        server_side.connection.fail(Error.PROTOCOL_ERROR, "by hand")
+        server_side.connection.close(Error.PROTOCOL_ERROR, "by hand")
         server_side.flush()
         await gone(made)
 
     async def test_who_breaks_the_rules_is_not_worked_for(self, serve, raw, monkeypatch):
-        monkeypatch.setattr(connection_module, "CLOSING_S", WAIT_S)
+        monkeypatch.setattr(connection_module, "LINGER_S", WAIT_S)
         held = Held()
         _, address = await serve(Hold=unary(held))
         client = await raw(address)
@@ -189,21 +189,21 @@ class TestConnections:
         await soon(held.cancelled)
 
     async def test_a_flood_that_goes_on_is_cut(self, serve, raw, monkeypatch):
-        monkeypatch.setattr(connection_module, "CLOSING_S", WAIT_S)
+        monkeypatch.setattr(connection_module, "LINGER_S", WAIT_S)
         made, address = await serve()
         client = await raw(address)
-        client.write(frame(Frame.PING, 0, 0, bytes(8)) * (2 * FRAMES_A_SECOND))
+        client.write(frame(Frame.PING, 0, 0, bytes(8)) * (2 * FRAMES_PER_SECOND))
         assert (await client.until(Frame.GOAWAY))[3][4:8] == numbers(Error.ENHANCE_YOUR_CALM)
-        client.write(bytes(100 * MOST_DISCARDED))
+        client.write(bytes(100 * MAX_DISCARDED_BYTES))
         await gone(made)
 
     async def test_the_kernel_is_to_find_out_who_is_gone(self, serve, raw):
         server, address = await serve(Echo=unary(echo))
         await (await raw(address)).ping()
-        (client,) = server.clients
+        (client,) = server.connections
         sock = client._transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * SILENT_S
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * DEAD_PEER_S
 
 
 class TestAnswersOfOneTurn:
@@ -222,14 +222,14 @@ class TestAnswersOfOneTurn:
             return request
 
         async def let_go(company_ns):
-            monkeypatch.setattr(connection_module, "COMPANY_NS", company_ns)
+            monkeypatch.setattr(connection_module, "COALESCE_NS", company_ns)
             made, address = await serve(Hold=unary(answer))
             client = await raw(address)
             for number in range(1, 2 * self.CALLS, 2):
                 client.open(number, "Hold")
                 client.send(number, b"")
             await client.ping()
-            (server_side,) = made.clients
+            (server_side,) = made.connections
             write = server_side._transport.write
 
             class Watched:
@@ -279,7 +279,7 @@ class TestStop:
             await made.stop(10 * WAIT_S)
         for client in clients:
             assert {each[0] for each in await client.ended()} == {Frame.GOAWAY, Frame.PING}
-        assert not made.clients
+        assert not made.connections
 
     async def test_within_the_grace_open_calls_are_answered(self, serve, dial):
         held = Held()
@@ -290,7 +290,7 @@ class TestStop:
         held.release.set()
         assert await call == b"x"
         await stopping
-        assert not made.clients
+        assert not made.connections
 
     async def test_within_the_grace_newcomers_are_refused_unseen(self, serve, raw):
         held = Held()
@@ -343,4 +343,4 @@ class TestStop:
         await client.until(Frame.SETTINGS)
         await made.stop(WAIT_S)
         await client.ended()
-        assert not made.clients
+        assert not made.connections

@@ -177,7 +177,7 @@ class TestCallsThatCannotBeAnswered:
     async def test_what_waits_to_be_read_is_not_inflated(self, serve, raw, monkeypatch):
         inflated = []
         monkeypatch.setattr(
-            "batcher.http2.call_buffers.Inflating", lambda *each: inflated.append(each)
+            "batcher.http2.call_buffers.Decompressor", lambda *each: inflated.append(each)
         )
         held = Held()
         _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(held))
@@ -273,7 +273,7 @@ class TestCallersWhoLeave:
         call.cancel()
         await soon(held.cancelled)
         assert await channel.unary_unary("/s/Echo")(b"x") == b"x"
-        assert [client.calls for client in made.clients] == [{}]
+        assert [client.calls for client in made.connections] == [{}]
 
     async def test_a_stream_is_cancelled_where_it_waits(self, serve, dial):
         left = asyncio.Queue()
@@ -325,7 +325,7 @@ class TestCallersWhoLeave:
         await client.until(Frame.DATA)
         client.reset(1)
         await soon(left)
-        assert made.tally.lost_answers == 1
+        assert made.counters.lost_answers == 1
 
     async def test_a_unary_answer_whose_caller_leaves_is_lost(self, serve, raw):
         made, address = await serve(Echo=unary(echo))
@@ -333,11 +333,11 @@ class TestCallersWhoLeave:
         client.open(1, "Echo")
         client.send(1, bytes(100))
         await client.until(Frame.DATA)
-        assert made.tally.lost_answers == 0
+        assert made.counters.lost_answers == 0
         client.reset(1)
         await client.ping()
         await asyncio.sleep(0)
-        assert made.tally.lost_answers == 1
+        assert made.counters.lost_answers == 1
 
     async def test_the_handlers_of_a_lost_connection_are_cancelled(self, serve, raw):
         held, reading = Held(), Held()
@@ -378,8 +378,8 @@ class TestCallersWhoLeave:
         client.reset(1)
         await client.ping()
         assert begun == []
-        assert [each.calls for each in made.clients] == [{}]
-        assert [each.connection.streams for each in made.clients] == [{}]
+        assert [each.calls for each in made.connections] == [{}]
+        assert [each.connection.streams for each in made.connections] == [{}]
 
     async def test_a_caller_who_leaves_during_its_request(self, serve, raw):
         made, address = await serve(Echo=unary(echo))
@@ -390,7 +390,7 @@ class TestCallersWhoLeave:
         client.open(3, "Echo")
         client.send(3, b"x")
         assert (await client.answer(3))[0]["grpc-status"] == "0"
-        assert [each.connection.streams for each in made.clients] == [{}]
+        assert [each.connection.streams for each in made.connections] == [{}]
 
     async def test_a_handler_that_does_not_want_to_end_is_not_answered_twice(self, serve, raw):
         held = Held()

@@ -247,7 +247,7 @@ async def test_of_a_call_that_was(served, raw, garbage, end):
     made, address = served
     client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 500))
     await client.ping()
-    (server_side,) = made.clients
+    (server_side,) = made.connections
 
     async def play(number):
         await end(client, number, made)
@@ -269,7 +269,7 @@ async def test_of_a_connection_that_is_lost(served, raw, garbage, end):
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 500))
         client.reset = lambda _: client.writer.transport.abort()
         await end(client, 1, made)
-        await turns(lambda: not made.clients and made.buffers.used == 0)
+        await turns(lambda: not made.connections and made.buffers.used == 0)
 
     await play()
     garbage()
@@ -295,7 +295,7 @@ async def test_of_a_stream_whose_reader_is_another_task(serve, dial, garbage):
         await call.write(b"x")
         await asyncio.sleep(0)
         call.cancel()
-        await turns(lambda: not any(client.calls for client in made.clients))
+        await turns(lambda: not any(client.calls for client in made.connections))
 
     await play()
     garbage()

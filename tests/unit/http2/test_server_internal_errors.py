@@ -8,20 +8,20 @@ from raw_http2 import WAIT_S, Held, echo, gone, soon, turns, unary
 
 from batcher.buffers import Buffers
 from batcher.http2.call import Call
-from batcher.http2.counters import Fault
+from batcher.http2.counters import EndReason
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.frames import END_STREAM, Frame, Setting, frame
 from batcher.http2.server_connection import ServerConnection
 
 EVERYWHERE = [
     (Connection, "receive"),
-    (Connection, "take"),
+    (Connection, "data_to_send"),
     (Connection, "send_all"),
     (Connection, "send_trailers"),
-    (Connection, "take_in"),
-    (Connection, "expect"),
+    (Connection, "consume"),
+    (Connection, "allow"),
     (Connection, "release"),
-    (Connection, "abandon"),
+    (Connection, "discard_outbox"),
     (Call, "__init__"),
     (Call, "received"),
     (Call, "ended"),
@@ -139,7 +139,7 @@ async def test_it_is_counted_and_logged(serve, raw, monkeypatch, caplog):
     raises.armed = True
     client.write(frame(Frame.PING, 0, 0, b"12345678"))
     await client.ended()
-    assert made.tally.ended[Fault.INTERNAL] == 1
+    assert made.counters.ended[EndReason.INTERNAL] == 1
     assert "a mistake of ours" in caplog.text
     assert "ZeroDivisionError" in caplog.text
     await turns(lambda: made.buffers.used == 0)

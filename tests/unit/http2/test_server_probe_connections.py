@@ -7,9 +7,9 @@ import pytest
 from raw_http2 import echo, gone, turns, unary
 
 from batcher.clock import SECOND
-from batcher.http2.connection_lifetime import SPARE_NS
-from batcher.http2.counters import Fault
-from batcher.http2.listener import SPARE_CONNECTIONS
+from batcher.http2.connection_lifetime import PROBE_CONNECTION_NS
+from batcher.http2.counters import EndReason
+from batcher.http2.listener import PROBE_CONNECTIONS
 from batcher.http2.sansio.frames import Frame
 
 UNAVAILABLE = str(grpc.StatusCode.UNAVAILABLE.value[0])
@@ -56,7 +56,7 @@ async def test_a_probe_under_way_is_answered_though_another_call_is_refused(full
     statuses = [value for fields in answers for name, value in fields if name == "grpc-status"]
     assert sorted(statuses) == ["0", "0", UNAVAILABLE]
     assert Frame.GOAWAY in {each[0] for each in found}
-    assert made.tally.ended[Fault.TOO_MANY] == 1
+    assert made.counters.ended[EndReason.TOO_MANY] == 1
 
 
 async def test_nobody_stays(full, raw):
@@ -65,7 +65,7 @@ async def test_nobody_stays(full, raw):
     await silent.ping()
     call(watching, "Watch")
     await watching.until(Frame.DATA, 1)
-    for _ in range(SPARE_NS // SECOND - 1):
+    for _ in range(PROBE_CONNECTION_NS // SECOND - 1):
         made.sweep(SECOND)
     await silent.ping()
     made.sweep(SECOND)
@@ -73,13 +73,13 @@ async def test_nobody_stays(full, raw):
     assert fields["grpc-status"] == UNAVAILABLE
     assert "server.max_connections" in fields["grpc-message"]
     assert {each[0] for each in await silent.ended()} == {Frame.GOAWAY}
-    await turns(lambda: len(made.clients) == 1)
-    assert made.tally.ended[Fault.TOO_MANY] == 2
+    await turns(lambda: len(made.connections) == 1)
+    assert made.counters.ended[EndReason.TOO_MANY] == 2
 
 
 async def test_the_oldest_makes_room_for_the_next(full, raw):
     made, address = full
-    spares = [await raw(address) for _ in range(SPARE_CONNECTIONS)]
+    spares = [await raw(address) for _ in range(PROBE_CONNECTIONS)]
     for each in spares:
         await each.ping()
     for number in (0, 1):
@@ -88,18 +88,18 @@ async def test_the_oldest_makes_room_for_the_next(full, raw):
         assert (await late.answer(1))[1] == b"\0\0\0\0\1x"
         assert {each[0] for each in await spares[number].ended()} == {Frame.GOAWAY}
         await spares[number + 1].ping()
-    await turns(lambda: len(made.clients) == 1 + SPARE_CONNECTIONS)
+    await turns(lambda: len(made.connections) == 1 + PROBE_CONNECTIONS)
 
 
 async def test_one_that_has_left_is_none_of_them(full, raw):
     made, address = full
-    for _ in range(SPARE_CONNECTIONS + 1):
+    for _ in range(PROBE_CONNECTIONS + 1):
         client = await raw(address)
         call(client, "Check")
         await client.answer(1)
         client.writer.close()
-        await turns(lambda: len(made.clients) == 1)
-    assert made.tally.ended[Fault.TOO_MANY] == 0
+        await turns(lambda: len(made.connections) == 1)
+    assert made.counters.ended[EndReason.TOO_MANY] == 0
 
 
 async def test_a_server_that_stops_has_none(full, raw):
@@ -113,7 +113,7 @@ async def test_a_server_that_stops_has_none(full, raw):
 
 async def test_one_that_was_refused_makes_room_before_the_oldest(full, raw):
     made, address = full
-    spares = [await raw(address) for _ in range(SPARE_CONNECTIONS)]
+    spares = [await raw(address) for _ in range(PROBE_CONNECTIONS)]
     for each in spares:
         await each.ping()
     call(spares[1], "Watch")
@@ -123,4 +123,4 @@ async def test_one_that_was_refused_makes_room_before_the_oldest(full, raw):
     await (await raw(address)).ping()
     assert (await spares[1].answer(1))[0]["grpc-status"] == UNAVAILABLE
     await spares[0].ping()
-    await turns(lambda: len(made.clients) == 1 + SPARE_CONNECTIONS)
+    await turns(lambda: len(made.connections) == 1 + PROBE_CONNECTIONS)

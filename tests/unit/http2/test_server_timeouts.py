@@ -7,11 +7,11 @@ import pytest
 from raw_http2 import Flood, Held, echo, gone, soon, turns, unary
 
 from batcher.clock import SECOND
-from batcher.http2.connection_lifetime import EVICTABLE_NS, SILENT_NS
-from batcher.http2.counters import Fault
+from batcher.http2.connection_lifetime import EVICT_IDLE_NS, EVICT_SILENT_NS
+from batcher.http2.counters import EndReason
 from batcher.http2.sansio.frames import Frame, Setting, frame
 from batcher.http2.sansio.hpack import encode
-from batcher.http2.timeouts import PROGRESS_BYTES, Stall, Timeouts
+from batcher.http2.timeouts import PROGRESS_BYTES, StallTimer, Timeouts
 
 TIMES = Timeouts(
     idle_ns=60 * SECOND,
@@ -41,15 +41,15 @@ async def talk(requests, context):
 
 class TestStall:
     def test_without_progress_time_adds_up(self):
-        stall = Stall()
+        stall = StallTimer()
         assert [stall.look(at, 2) for at in (0, 1, PROGRESS_BYTES - 1)] == [2, 4, 6]
 
     def test_progress_starts_it_anew(self):
-        stall = Stall()
+        stall = StallTimer()
         assert [stall.look(at, 2) for at in (0, PROGRESS_BYTES, PROGRESS_BYTES + 1)] == [2, 0, 2]
 
     def test_what_begins_anew_is_progress(self):
-        stall = Stall(10)
+        stall = StallTimer(10)
         assert [stall.look(at, 2) for at in (10, 0)] == [2, 0]
 
 
@@ -131,7 +131,7 @@ class TestConnections:
         first, second = await raw(address), await raw(address)
         for client in (first, second):
             await client.ping()
-        wait(EVICTABLE_NS // SECOND - 1)
+        wait(EVICT_IDLE_NS // SECOND - 1)
         await told_all_taken(await raw(address))
         wait(1)
         first.open(1, "Echo")
@@ -142,8 +142,8 @@ class TestConnections:
         await third.ping()
         assert {each[0] for each in await second.ended()} == {Frame.GOAWAY}
         await first.ping()
-        assert (made.tally.evicted, made.tally.ended[Fault.TOO_MANY]) == (1, 1)
-        assert made.tally.accepted == 3
+        assert (made.counters.evicted, made.counters.ended[EndReason.TOO_MANY]) == (1, 1)
+        assert made.counters.accepted == 3
 
     async def test_one_with_calls_makes_no_room(self, timed, raw):
         held = Held()
@@ -174,7 +174,7 @@ class TestConnections:
                 client.open(3, "Hold")
                 client.send(3, b"x")
             await client.ping()
-        wait(SILENT_NS // SECOND)
+        wait(EVICT_SILENT_NS // SECOND)
         await told_all_taken(await raw(address))
         first.send(1, b"x", flags=0)
         await first.until(Frame.DATA, 1)
@@ -191,7 +191,7 @@ class TestConnections:
         assert fields["grpc-status"] == UNAVAILABLE
         assert "server.max_connections" in fields["grpc-message"]
         await first.ping()
-        assert made.tally.evicted == 1
+        assert made.counters.evicted == 1
 
 
 class TestRequests:
@@ -204,7 +204,7 @@ class TestRequests:
         begun = frame(Frame.HEADERS, 0, 1, block[:1]) if whole else b"\0\0\x64\1\0"
         client.write(begun)
         await client.writer.drain()
-        (server_side,) = made.clients
+        (server_side,) = made.connections
         await turns(lambda: server_side.connection.incomplete is not None)
         for at in range(20):
             client.write(frame(Frame.CONTINUATION, 0, 1, block[at : at + 1]) if whole else b"\0")
@@ -214,7 +214,7 @@ class TestRequests:
         wait(2)
         (*_, last) = await client.ended()
         assert last[0] is Frame.GOAWAY
-        assert made.tally.ended[Fault.HEADERS_TIMEOUT] == 1
+        assert made.counters.ended[EndReason.HEADERS_TIMEOUT] == 1
         await gone(made)
 
     async def test_headers_that_are_complete_in_time(self, timed, raw):
@@ -242,7 +242,7 @@ class TestRequests:
         assert fields["grpc-status"] == DEADLINE
         assert "server.receive_timeout" in fields["grpc-message"]
         await client.ping()
-        assert made.tally.stalled_calls == 1
+        assert made.counters.stalled_calls == 1
 
     async def test_a_message_of_a_stream_has_a_time_once_it_has_begun(self, timed, raw):
         async def count(requests, context):
@@ -269,7 +269,7 @@ class TestRequests:
         await soon(held.entered)
         wait(100)
         await client.ping()
-        assert made.tally.stalled_calls == 0
+        assert made.counters.stalled_calls == 0
 
 
 class TestAnswers:
@@ -298,13 +298,13 @@ class TestAnswers:
         client.open(1, "Flood")
         client.send(1, b"")
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.clients
+        (server_side,) = made.connections
         await turns(lambda: not server_side.writable.is_set())
         assert made.buffers.used > 0
         wait(29)
-        assert made.clients
+        assert made.connections
         wait(3)
         await soon(flood.left)
         await gone(made)
-        assert made.tally.ended[Fault.WRITE_TIMEOUT] == 1
+        assert made.counters.ended[EndReason.WRITE_TIMEOUT] == 1
         await turns(lambda: made.buffers.used == 0)

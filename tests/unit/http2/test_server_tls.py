@@ -13,8 +13,8 @@ from cryptography.x509.oid import NameOID
 from raw_http2 import Raw, echo, gone, turns, unary
 
 from batcher.http2 import server_connection
-from batcher.http2.connection_lifetime import SPARE_NS
-from batcher.http2.counters import Fault
+from batcher.http2.connection_lifetime import PROBE_CONNECTION_NS
+from batcher.http2.counters import EndReason
 from batcher.http2.sansio.frames import PREFACE
 
 
@@ -99,7 +99,7 @@ async def test_one_that_does_not_offer_it_is_closed(encrypted, connect, protocol
     client.write(PREFACE, client.settings())
     assert await client.ended() == []
     await gone(made)
-    assert made.tally.ended[Fault.HANDSHAKE] == 1
+    assert made.counters.ended[EndReason.HANDSHAKE] == 1
 
 
 async def test_a_mistake_at_its_beginning_costs_one_connection(
@@ -116,7 +116,7 @@ async def test_a_mistake_at_its_beginning_costs_one_connection(
     first = await raw(f"127.0.0.1:{port}", greet=False)
     assert await first.ended() == []
     await gone(made)
-    assert made.tally.ended[Fault.INTERNAL] == 1
+    assert made.counters.ended[EndReason.INTERNAL] == 1
     assert "a mistake of ours" in caplog.text
     client = await connect(port, "h2")
     client.write(PREFACE, client.settings())
@@ -131,20 +131,20 @@ async def test_handshakes_count_in_max_connections(encrypted, raw, connect):
     made, port = await encrypted({"max_connections": 2}, Echo=unary(echo))
     for _ in range(2):
         await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: len(made.clients) == 2)
+    await turns(lambda: len(made.connections) == 2)
     beyond = await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: len(made.clients) == 3)
-    made.sweep(SPARE_NS)
+    await turns(lambda: len(made.connections) == 3)
+    made.sweep(PROBE_CONNECTION_NS)
     assert await beyond.ended() == []
-    assert made.tally.ended[Fault.TOO_MANY] == 1
-    assert made.tally.ended[Fault.HANDSHAKE] == 0
-    assert len(made.clients) == 2
+    assert made.counters.ended[EndReason.TOO_MANY] == 1
+    assert made.counters.ended[EndReason.HANDSHAKE] == 0
+    assert len(made.connections) == 2
 
 
 async def test_handshakes_make_room_when_they_have_been_silent(encrypted, raw, connect):
     made, port = await encrypted({"max_connections": 1}, Echo=unary(echo))
     silent = await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: made.clients)
+    await turns(lambda: made.connections)
     for _ in range(11):
         made.sweep(10**9)
     client = await connect(port, "h2")
@@ -155,27 +155,27 @@ async def test_handshakes_make_room_when_they_have_been_silent(encrypted, raw, c
 
 @pytest.mark.parametrize("sent", [b"", b"no handshake at all"])
 async def test_handshakes_that_fail_or_do_not_come(encrypted, raw, monkeypatch, sent):
-    monkeypatch.setattr(server_connection, "GREETING_S", 0.05)
+    monkeypatch.setattr(server_connection, "PREFACE_TIMEOUT_S", 0.05)
     made, port = await encrypted()
     silent = await raw(f"127.0.0.1:{port}", greet=False)
     silent.write(sent)
-    await turns(lambda: made.tally.ended[Fault.HANDSHAKE])
+    await turns(lambda: made.counters.ended[EndReason.HANDSHAKE])
     await gone(made)
 
 
 async def test_a_client_that_leaves_in_its_handshake(encrypted, raw):
     made, port = await encrypted()
     client = await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: made.clients)
+    await turns(lambda: made.connections)
     client.writer.transport.abort()
     await gone(made)
-    assert made.tally.ended[Fault.HANDSHAKE] == 1
+    assert made.counters.ended[EndReason.HANDSHAKE] == 1
 
 
 async def test_handshakes_end_when_the_server_stops(encrypted, raw):
     made, port = await encrypted()
     client = await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: made.clients)
+    await turns(lambda: made.connections)
     await made.stop(0)
     await client.ended()
     await gone(made)
@@ -200,5 +200,5 @@ async def test_probes_find_room_beyond_the_maximum(encrypted, connect):
     assert fields["grpc-status"] == "14"
     await client.ended()
     client.writer.close()
-    await turns(lambda: len(made.clients) == 1)
+    await turns(lambda: len(made.connections) == 1)
     await first.ping()

@@ -12,11 +12,11 @@ from raw_http2 import data, numbers, opening, reset, settings, widen
 
 from batcher.http2.sansio.frames import (
     ACK,
+    DEFAULT_FRAME_SIZE,
     END_HEADERS,
     END_STREAM,
-    LARGEST_FRAME_SIZE,
-    LARGEST_WINDOW,
-    LEAST_FRAME_SIZE,
+    MAX_FRAME_SIZE,
+    MAX_WINDOW,
     PADDED,
     PRIORITY,
     Error,
@@ -115,7 +115,7 @@ def huffman(first, name=None, value="v"):
 
 
 UNKNOWN = frame(0xFF, 0xFF, 0, b"unknown!")
-OVERSIZED = bytes(LEAST_FRAME_SIZE + 1)
+OVERSIZED = bytes(DEFAULT_FRAME_SIZE + 1)
 NOTHING = b""
 
 GENERIC = {
@@ -164,7 +164,7 @@ GENERIC = {
         answers(1),
     ),
     "4: GET": ([fields((":method", "GET"))], answers(1)),
-    "4: HEAD": ([fields((":method", "HEAD"))], answers(1)),
+    "4: FRAME_HEADER": ([fields((":method", "FRAME_HEADER"))], answers(1)),
     "4: POST": ([request(1, 0), data(1, b"test", END_STREAM)], answers(1)),
     "4: POST with trailers": (
         [
@@ -202,7 +202,7 @@ HTTP2 = {
     "4.1: an undefined flag": ([frame(Frame.PING, 0x16, 0, b"h2-rules")], PONG),
     "4.1: a reserved bit": ([b"\0\0\x08\x06\0\x80\0\0\0h2-rules"], PONG),
     "4.2: DATA of 2^14 bytes": (
-        [request(1, 0), data(1, bytes(LEAST_FRAME_SIZE), END_STREAM)],
+        [request(1, 0), data(1, bytes(DEFAULT_FRAME_SIZE), END_STREAM)],
         answers(1),
     ),
     "4.2: DATA of more": ([request(1, 0), frame(Frame.DATA, 0, 1, OVERSIZED)], SIZE),
@@ -294,15 +294,15 @@ HTTP2 = {
     "6.5: SETTINGS that are cut short": ([frame(Frame.SETTINGS, 0, 0, bytes(3))], SIZE),
     "6.5.2: ENABLE_PUSH 2": ([settings((Setting.ENABLE_PUSH, 2))], PROTOCOL),
     "6.5.2: INITIAL_WINDOW_SIZE of 2^31": (
-        [settings((Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW + 1))],
+        [settings((Setting.INITIAL_WINDOW_SIZE, MAX_WINDOW + 1))],
         FLOW,
     ),
     "6.5.2: MAX_FRAME_SIZE below the least": (
-        [settings((Setting.MAX_FRAME_SIZE, LEAST_FRAME_SIZE - 1))],
+        [settings((Setting.MAX_FRAME_SIZE, DEFAULT_FRAME_SIZE - 1))],
         PROTOCOL,
     ),
     "6.5.2: MAX_FRAME_SIZE above the largest": (
-        [settings((Setting.MAX_FRAME_SIZE, LARGEST_FRAME_SIZE + 1))],
+        [settings((Setting.MAX_FRAME_SIZE, MAX_FRAME_SIZE + 1))],
         PROTOCOL,
     ),
     "6.5.2: an unknown setting": ([settings((0xFF, 1)), PING], PONG),
@@ -329,9 +329,9 @@ HTTP2 = {
         [settings((Setting.INITIAL_WINDOW_SIZE, 1)), request()],
         Written(((Frame.DATA, 0, 1, BODY[:1]),)),
     ),
-    "6.9.1: a window beyond 2^31 - 1": ([widen(0, LARGEST_WINDOW)] * 2, FLOW),
+    "6.9.1: a window beyond 2^31 - 1": ([widen(0, MAX_WINDOW)] * 2, FLOW),
     "6.9.1: a stream's window beyond 2^31 - 1": (
-        [request(1, 0), widen(1, LARGEST_WINDOW), widen(1, LARGEST_WINDOW)],
+        [request(1, 0), widen(1, MAX_WINDOW), widen(1, MAX_WINDOW)],
         resets(1, Error.FLOW_CONTROL_ERROR),
     ),
     "6.9.2: a window that grows behind HEADERS": (
@@ -353,7 +353,7 @@ HTTP2 = {
         Written(((Frame.DATA, 0, 1, BODY[:3]), (Frame.DATA, 0, 1, BODY[3:4]))),
     ),
     "6.9.2: a window beyond 2^31 - 1 by SETTINGS": (
-        [settings((Setting.INITIAL_WINDOW_SIZE, LARGEST_WINDOW + 1))],
+        [settings((Setting.INITIAL_WINDOW_SIZE, MAX_WINDOW + 1))],
         FLOW,
     ),
     "6.10: several of CONTINUATION": (

@@ -12,7 +12,7 @@ from batcher.http2.sansio.frames import (
     Error,
     Frame,
 )
-from batcher.http2.sansio.streams import Received
+from batcher.http2.sansio.streams import DataReceived
 
 
 class TestTheClientsData:
@@ -20,7 +20,7 @@ class TestTheClientsData:
         stream = played.open(flags=0)
         part = LIMITS.stream_window // 10
         for _ in range(10):
-            assert played.receive(data(1, bytes(part))) == [Received(stream, bytes(part))]
+            assert played.receive(data(1, bytes(part))) == [DataReceived(stream, bytes(part))]
         assert played.receive(data(1, b"x")) == []
         assert played.failed(1) is Error.FLOW_CONTROL_ERROR
 
@@ -35,9 +35,9 @@ class TestTheClientsData:
     def test_what_was_taken_is_granted_once_it_is_half_the_window(self, played):
         stream = played.open(flags=0)
         played.receive(data(1, bytes(10_000)) * 6)
-        played.connection.take_in(stream, 49_999)
+        played.connection.consume(stream, 49_999)
         assert played.written() == []
-        played.connection.take_in(stream, 1)
+        played.connection.consume(stream, 1)
         assert played.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(50_000))]
         played.receive(data(1, bytes(10_000)) * 9)
         assert not played.connection.closing
@@ -47,13 +47,13 @@ class TestTheClientsData:
     def test_what_is_expected_may_come_whole(self, played):
         stream = played.open(flags=0)
         played.receive(data(1, bytes(10_000)))
-        played.connection.expect(stream, 90_000)
+        played.connection.allow(stream, 90_000)
         assert played.written() == []
-        played.connection.expect(stream, 150_000)
+        played.connection.allow(stream, 150_000)
         assert played.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(60_000))]
         played.receive(data(1, bytes(10_000)) * 15)
         assert not played.connection.closing
-        played.connection.take_in(stream, 160_000)
+        played.connection.consume(stream, 160_000)
         assert played.granted(1) == LIMITS.stream_window
 
     def test_a_padded_message_of_the_windows_size_gets_through(self, played):
@@ -65,7 +65,7 @@ class TestTheClientsData:
             assert padding > 0
             played.receive(data(1, bytes([padding]) + bytes(size + padding), PADDED))
             left -= size
-            played.connection.expect(stream, left)
+            played.connection.allow(stream, left)
             window += played.granted(1) - size - padding - 1
         assert window >= left
 
@@ -74,17 +74,17 @@ class TestTheClientsData:
         played.receive(data(1, bytes(9_999)) * 10)
         padding = data(1, b"\x04" + bytes(4), PADDED)
         assert played.receive(padding) == []
-        assert played.receive(padding) == [Received(stream, b"")]
+        assert played.receive(padding) == [DataReceived(stream, b"")]
 
     def test_a_request_that_has_ended_gets_no_more_credit(self, played):
         stream = played.open(flags=0)
         for flags in (0, 0, 0, 0, 0, 0, END_STREAM):
             played.receive(data(1, bytes(10_000), flags))
-        played.connection.take_in(stream, 70_000)
+        played.connection.consume(stream, 70_000)
         assert played.written() == []
 
     def test_credit_of_the_connection_comes_back_before_it_is_used_up(self, played, monkeypatch):
-        monkeypatch.setattr("batcher.http2.sansio.connection._GRANTED", 30_000)
+        monkeypatch.setattr("batcher.http2.sansio.receiving._WINDOW_UPDATE_BYTES", 30_000)
         played.open(flags=0)
         played.connection.reset(played.connection.streams[1], Error.CANCEL)
         played.written()

@@ -4,17 +4,17 @@ import pytest
 from raw_http2 import LIMITS, TRAILERS, Played, data, numbers, opening, reset, settings, widen
 
 from batcher.http2.sansio.budget import (
-    FRAMES_A_SECOND,
-    FRAMES_A_STREAM,
-    FRAMES_FOR_DATA,
-    LEAST_DATA,
-    LEAST_RESETS,
-    SAVED_FRAMES,
-    SETTINGS_A_SECOND,
+    FRAMES_PER_DATA_FRAME,
+    FRAMES_PER_SECOND,
+    FRAMES_PER_STREAM,
+    MAX_SAVED_FRAMES,
+    MIN_DATA_BYTES,
+    MIN_RESETS,
+    SETTINGS_PER_SECOND,
 )
-from batcher.http2.sansio.connection import MOST_TEXT
+from batcher.http2.sansio.connection import MAX_REASON_BYTES
 from batcher.http2.sansio.frames import ACK, END_STREAM, PADDED, Error, Frame, Setting, frame
-from batcher.http2.sansio.streams import Counts, Limits
+from batcher.http2.sansio.streams import ConnectionCounters, Limits
 
 FRAMES = {
     "ping": frame(Frame.PING, 0, 0, bytes(8)),
@@ -62,47 +62,47 @@ def test_a_flood_ends_the_connection(opened, flood):
 @pytest.mark.parametrize("flood", FRAMES.values(), ids=FRAMES)
 def test_so_many_a_second_do_not(opened, flood):
     for _ in range(200):
-        opened.receive(flood * FRAMES_A_SECOND)
+        opened.receive(flood * FRAMES_PER_SECOND)
         opened.connection.budget.refill()
     assert still_open(opened)
 
 
 def test_what_was_earned_is_kept_up_to_a_bound(played):
     budget = played.connection.budget
-    for number in range(1, 4 * SAVED_FRAMES // FRAMES_A_STREAM, 2):
+    for number in range(1, 4 * MAX_SAVED_FRAMES // FRAMES_PER_STREAM, 2):
         played.connection.release(played.open(number))
-    assert budget.frames > SAVED_FRAMES
+    assert budget.frames > MAX_SAVED_FRAMES
     budget.refill()
-    assert budget.frames == SAVED_FRAMES
+    assert budget.frames == MAX_SAVED_FRAMES
 
 
 def test_nothing_else_is_kept(played):
     budget = played.connection.budget
     for _ in range(100):
         budget.refill()
-    assert budget.frames == FRAMES_A_SECOND
-    assert budget.resets == 2 * LEAST_RESETS
+    assert budget.frames == FRAMES_PER_SECOND
+    assert budget.half_resets == 2 * MIN_RESETS
 
 
 def test_what_waits_for_a_client_that_does_not_read_is_bounded(played):
-    played.receive(frame(Frame.PING, 0, 0, bytes(8)) * (10 * FRAMES_A_SECOND))
-    assert played.connection.frames_to_write <= FRAMES_A_SECOND + 1
+    played.receive(frame(Frame.PING, 0, 0, bytes(8)) * (10 * FRAMES_PER_SECOND))
+    assert played.connection.frames_to_send <= FRAMES_PER_SECOND + 1
 
 
 def test_streams_that_are_refused_bring_frames_of_their_own(played):
     """What was on its way behind them."""
     for number in range(1, 2 * LIMITS.max_streams, 2):
         played.open(number)
-    for number in range(101, 101 + LEAST_RESETS, 2):
+    for number in range(101, 101 + MIN_RESETS, 2):
         played.receive(opening(number), widen(number, 1), data(number, b""), reset(number))
     assert still_open(played)
 
 
 def test_settings_are_sent_now_and_then(played):
-    for _ in range(SETTINGS_A_SECOND - 1):  # the first came with the preface
+    for _ in range(SETTINGS_PER_SECOND - 1):  # the first came with the preface
         assert played.receive(settings()) == []
     played.connection.budget.refill()
-    played.receive(settings() * SETTINGS_A_SECOND)
+    played.receive(settings() * SETTINGS_PER_SECOND)
     assert still_open(played)
     played.receive(settings())
     assert played.failed() is Error.ENHANCE_YOUR_CALM
@@ -112,33 +112,33 @@ class TestHonestClients:
     def test_windows_are_widened_as_answers_are_read(self, played):
         """A naive client widens both windows with each frame, and pings as often."""
         stream = played.open()
-        for _ in range(50 * FRAMES_A_SECOND):
+        for _ in range(50 * FRAMES_PER_SECOND):
             played.connection.send_data(stream, b"x")
             played.receive(widen(1, 1), widen(0, 1), frame(Frame.PING, 0, 0, bytes(8)))
         assert still_open(played)
-        assert FRAMES_FOR_DATA > 3
+        assert FRAMES_PER_DATA_FRAME > 3
 
     def test_windows_are_widened_as_large_answers_are_read(self, played):
         stream = played.open()
-        played.connection.send_data(stream, bytes(LEAST_DATA * 50 * FRAMES_A_SECOND))
+        played.connection.send_data(stream, bytes(MIN_DATA_BYTES * 50 * FRAMES_PER_SECOND))
         while stream.outbox:
-            played.receive(widen(1, LEAST_DATA), widen(0, LEAST_DATA))
-            played.connection.take()
+            played.receive(widen(1, MIN_DATA_BYTES), widen(0, MIN_DATA_BYTES))
+            played.connection.data_to_send()
         assert still_open(played)
 
     def test_streams_come_with_frames_of_their_own(self, played):
         """Some clients widen the window of each stream, give it a priority, and reset it late."""
-        for number in range(1, 100 * FRAMES_A_SECOND, 2):
+        for number in range(1, 100 * FRAMES_PER_SECOND, 2):
             stream = played.open(number)
             played.receive(widen(number, 1), frame(Frame.PRIORITY, 0, number, bytes(5)))
             played.answer(stream, b"")
             played.connection.release(stream)
             played.receive(reset(number))
         assert still_open(played)
-        assert FRAMES_A_STREAM > 3
-        assert played.connection.counts == Counts()
+        assert FRAMES_PER_STREAM > 3
+        assert played.connection.counters == ConnectionCounters()
 
-    @pytest.mark.parametrize("calls", [LEAST_RESETS, 4096])
+    @pytest.mark.parametrize("calls", [MIN_RESETS, 4096])
     def test_all_calls_may_be_cancelled_at_once(self, calls):
         played = Played(limits=Limits(max_streams=calls, max_headers=1000, stream_window=100_000))
         first = 1
@@ -152,10 +152,10 @@ class TestHonestClients:
             for _ in range(4):
                 played.connection.budget.refill()
         assert still_open(played)
-        assert played.connection.counts == Counts(resets_received=3 * calls)
+        assert played.connection.counters == ConnectionCounters(resets_received=3 * calls)
 
     def test_every_second_call_may_be_cancelled_for_ever(self, played):
-        for number in range(1, 20 * LEAST_RESETS, 4):
+        for number in range(1, 20 * MIN_RESETS, 4):
             played.connection.release(played.open(number))
             stream = played.open(number + 2)
             played.receive(reset(number + 2))
@@ -171,7 +171,7 @@ def test_who_reads_byte_by_byte_has_had_enough():
     while still_open(played):
         played.receive(widen(1, 1))
         sent += 1
-    assert FRAMES_A_SECOND < sent <= FRAMES_A_SECOND + FRAMES_A_STREAM + 1
+    assert FRAMES_PER_SECOND < sent <= FRAMES_PER_SECOND + FRAMES_PER_STREAM + 1
     assert played.connection.error is Error.ENHANCE_YOUR_CALM
 
 
@@ -179,26 +179,26 @@ class TestStreamsThatEndEarly:
     """Opening and resetting streams as fast as the wire carries (CVE-2023-44487), and relatives."""
 
     def test_rapid_resets_end_the_connection(self, played):
-        for count in range(10 * LEAST_RESETS):
+        for count in range(10 * MIN_RESETS):
             events = played.receive(opening(2 * count + 1), reset(2 * count + 1))
             if events == []:
                 break
             played.connection.release(events[0].stream)
-        assert 2 * LEAST_RESETS <= count <= 2 * LEAST_RESETS + 1
+        assert 2 * MIN_RESETS <= count <= 2 * MIN_RESETS + 1
         assert played.connection.error is Error.ENHANCE_YOUR_CALM
 
     def test_so_do_streams_beyond_the_limit(self, played):
         for number in range(1, 2 * LIMITS.max_streams, 2):
             played.open(number)
-        for count in range(10 * LEAST_RESETS):
+        for count in range(10 * MIN_RESETS):
             played.receive(opening(2 * count + 101))
             if played.connection.closing:
                 break
-        assert LEAST_RESETS <= count <= LEAST_RESETS + 10
+        assert MIN_RESETS <= count <= MIN_RESETS + 10
         assert played.connection.error is Error.ENHANCE_YOUR_CALM
 
     def test_so_does_data_for_streams_that_have_ended(self, played):
-        for count in range(10 * LEAST_RESETS):
+        for count in range(10 * MIN_RESETS):
             number = 2 * count + 1
             played.connection.send_trailers(played.open(number), TRAILERS)
             played.connection.release(played.connection.streams[number])
@@ -209,7 +209,7 @@ class TestStreamsThatEndEarly:
 
 
 def test_a_reason_is_short_and_within_a_frame(played):
-    played.connection.fail(Error.INTERNAL_ERROR, "why" * 100_000)
+    played.connection.close(Error.INTERNAL_ERROR, "why" * 100_000)
     ((_, _, _, payload),) = played.written()
     assert payload[:8] == numbers(0, Error.INTERNAL_ERROR)
-    assert len(payload) == 8 + MOST_TEXT
+    assert len(payload) == 8 + MAX_REASON_BYTES

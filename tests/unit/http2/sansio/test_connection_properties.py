@@ -10,14 +10,14 @@ from raw_http2 import LIMITS, TRAILERS, Played, data, frames, opening, reset, se
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.frames import (
     ACK,
+    DEFAULT_WINDOW,
     END_STREAM,
-    FIRST_WINDOW,
     PREFACE,
     Frame,
     Setting,
     frame,
 )
-from batcher.http2.sansio.streams import Drained, Opened
+from batcher.http2.sansio.streams import RequestReceived, StreamDrained
 
 strange = st.builds(
     frame,
@@ -63,9 +63,9 @@ def test_the_same_bytes_in_any_pieces_say_the_same(sent, cuts):
     found, written = [], b""
     for start, stop in pairwise(places):
         found += joined(in_pieces.receive(whole[start:stop]))
-        written += in_pieces.take()
+        written += in_pieces.data_to_send()
     assert found == expected
-    assert written == at_once.take()
+    assert written == at_once.data_to_send()
     assert in_pieces.closing == at_once.closing
 
 
@@ -73,15 +73,15 @@ def test_the_same_bytes_in_any_pieces_say_the_same(sent, cuts):
 @given(client_bytes, st.binary(max_size=100))
 def test_any_bytes_leave_a_connection_that_goes_on_or_closes(sent, rest):
     played = Played()
-    for stream in [e.stream for e in played.receive(sent, rest) if isinstance(e, Opened)]:
+    for stream in [e.stream for e in played.receive(sent, rest) if isinstance(e, RequestReceived)]:
         played.answer(stream, b"body")
         played.connection.release(stream)
-    written = frames(played.connection.take())
+    written = frames(played.connection.data_to_send())
     if played.connection.closing:
         assert [each[0] for each in written].count(Frame.GOAWAY) == 1
     elif not rest:
         played.receive(frame(Frame.PING, 0, 0, b"12345678"))
-        assert (Frame.PING, ACK, 0, b"12345678") in frames(played.connection.take())
+        assert (Frame.PING, ACK, 0, b"12345678") in frames(played.connection.data_to_send())
 
 
 class Reader:
@@ -90,7 +90,7 @@ class Reader:
     def __init__(self, first, flags):
         self.played = Played((Setting.INITIAL_WINDOW_SIZE, first))
         self.first = first
-        self.window = FIRST_WINDOW
+        self.window = DEFAULT_WINDOW
         self.streams = {number: self.played.open(number, flags) for number in (1, 3, 5, 7)}
         self.windows = dict.fromkeys(self.streams, first)
         self.sent = dict.fromkeys(self.streams, b"")
@@ -134,7 +134,7 @@ class Reader:
 
     def _follow(self, sent):
         for event in self.played.receive(sent):
-            assert isinstance(event, Drained)
+            assert isinstance(event, StreamDrained)
             self.waiting.remove(event.stream.id)
         for kind, flags, number, payload in self.played.written():
             if kind is Frame.DATA:

@@ -24,12 +24,12 @@ from raw_http2 import (
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.frames import (
     ACK,
+    DEFAULT_FRAME_SIZE,
+    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
-    FIRST_WINDOW,
-    LARGEST_FRAME_SIZE,
-    LARGEST_WINDOW,
-    LEAST_FRAME_SIZE,
+    MAX_FRAME_SIZE,
+    MAX_WINDOW,
     PADDED,
     PREFACE,
     PRIORITY,
@@ -40,20 +40,22 @@ from batcher.http2.sansio.frames import (
 )
 from batcher.http2.sansio.hpack import encode
 from batcher.http2.sansio.streams import (
-    BEYOND,
-    PARTS,
-    UNDER_WAY,
-    Counts,
-    Ended,
-    Opened,
-    Received,
-    Reset,
+    HEADER_READ_FACTOR,
+    MAX_HEADER_FRAMES,
+    UNFINISHED_FACTOR,
+    ConnectionCounters,
+    DataReceived,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
 )
 
 
 def parts(number, block):
     """A block in frames of the largest size."""
-    pieces = [block[at : at + LEAST_FRAME_SIZE] for at in range(0, len(block), LEAST_FRAME_SIZE)]
+    pieces = [
+        block[at : at + DEFAULT_FRAME_SIZE] for at in range(0, len(block), DEFAULT_FRAME_SIZE)
+    ]
     return [
         frame(
             Frame.CONTINUATION if place else Frame.HEADERS,
@@ -78,7 +80,7 @@ class TestGreeting:
             Frame.WINDOW_UPDATE,
             0,
             0,
-            numbers(LARGEST_WINDOW - FIRST_WINDOW),
+            numbers(MAX_WINDOW - DEFAULT_WINDOW),
         )
 
     def test_the_client_is_greeted_with_its_first_frame(self):
@@ -97,10 +99,12 @@ class TestGreeting:
     )
     def test_another_protocol_is_told_which_one_is_spoken(self, start):
         connection = Connection(LIMITS)
-        connection.take()
+        connection.data_to_send()
         assert connection.receive(start) == []
-        assert frames(connection.take()) == [
-            goodbye(0, Error.PROTOCOL_ERROR, "this port speaks HTTP/2")
+        assert frames(connection.data_to_send()) == [
+            goodbye(
+                0, Error.PROTOCOL_ERROR, "no HTTP/2 preface: this port speaks gRPC over HTTP/2 only"
+            )
         ]
         assert connection.closing
         assert not connection.preface_received
@@ -111,10 +115,10 @@ class TestGreeting:
     )
     def test_settings_come_first(self, first):
         connection = Connection(LIMITS)
-        connection.take()
+        connection.data_to_send()
         assert connection.receive(PREFACE + first) == []
-        assert frames(connection.take()) == [
-            goodbye(0, Error.PROTOCOL_ERROR, "SETTINGS come first")
+        assert frames(connection.data_to_send()) == [
+            goodbye(0, Error.PROTOCOL_ERROR, "the first frame of a connection must be SETTINGS")
         ]
 
 
@@ -144,7 +148,7 @@ class TestConnectionFrames:
         played.connection.release(stream)
         assert played.connection.closing
         assert played.connection.error is Error.NO_ERROR
-        assert played.connection.counts == Counts(goaways_received=1, goaways_sent=1)
+        assert played.connection.counters == ConnectionCounters(goaways_received=1, goaways_sent=1)
         assert played.written()[3:] == [goodbye(1)]
 
     def test_a_client_that_leaves_with_nothing_open_is_let_go(self, played):
@@ -167,10 +171,10 @@ class TestConnectionFrames:
             (frame(Frame.SETTINGS, 0, 1), Error.PROTOCOL_ERROR),
             (settings((Setting.ENABLE_PUSH, 2)), Error.PROTOCOL_ERROR),
             (settings((Setting.INITIAL_WINDOW_SIZE, 2**31)), Error.FLOW_CONTROL_ERROR),
-            (settings((Setting.MAX_FRAME_SIZE, LEAST_FRAME_SIZE - 1)), Error.PROTOCOL_ERROR),
-            (settings((Setting.MAX_FRAME_SIZE, LARGEST_FRAME_SIZE + 1)), Error.PROTOCOL_ERROR),
+            (settings((Setting.MAX_FRAME_SIZE, DEFAULT_FRAME_SIZE - 1)), Error.PROTOCOL_ERROR),
+            (settings((Setting.MAX_FRAME_SIZE, MAX_FRAME_SIZE + 1)), Error.PROTOCOL_ERROR),
             (widen(0, 0), Error.PROTOCOL_ERROR),
-            (widen(0, LARGEST_WINDOW), Error.FLOW_CONTROL_ERROR),
+            (widen(0, MAX_WINDOW), Error.FLOW_CONTROL_ERROR),
             (frame(Frame.WINDOW_UPDATE, 0, 0, bytes(3)), Error.FRAME_SIZE_ERROR),
             (frame(Frame.PRIORITY, 0, 0, bytes(5)), Error.PROTOCOL_ERROR),
             (frame(Frame.PRIORITY, 0, 1, bytes(4)), Error.FRAME_SIZE_ERROR),
@@ -192,15 +196,15 @@ class TestConnectionFrames:
 
     @pytest.mark.parametrize("kind", [Frame.DATA, Frame.SETTINGS, 0xEE])
     def test_a_frame_may_be_as_large_as_the_least_that_peers_take(self, played, kind):
-        head = struct.pack(">BHBBI", 0, LEAST_FRAME_SIZE + 1, kind, 0, 0)
-        played.receive(frame(0xEE, 0, 0, bytes(LEAST_FRAME_SIZE)))
+        head = struct.pack(">BHBBI", 0, DEFAULT_FRAME_SIZE + 1, kind, 0, 0)
+        played.receive(frame(0xEE, 0, 0, bytes(DEFAULT_FRAME_SIZE)))
         assert not played.connection.closing
         played.receive(head)
         assert played.failed() is Error.FRAME_SIZE_ERROR
 
     def test_what_came_before_the_fault_counts(self, played):
         events = played.receive(opening(1, END_STREAM), widen(0, 0), opening(3))
-        assert [type(event) for event in events] == [Opened, Ended]
+        assert [type(event) for event in events] == [RequestReceived, StreamEnded]
         assert played.failed(1) is Error.PROTOCOL_ERROR
 
     def test_a_priority_counts_for_nothing(self, played):
@@ -215,21 +219,21 @@ class TestRequests:
         )
         stream = played.connection.streams[1]
         assert events == [
-            Opened(stream, request()),
-            Received(stream, b"ab"),
-            Received(stream, b"c"),
-            Received(stream, b"d"),
-            Ended(stream),
+            RequestReceived(stream, request()),
+            DataReceived(stream, b"ab"),
+            DataReceived(stream, b"c"),
+            DataReceived(stream, b"d"),
+            StreamEnded(stream),
         ]
-        assert stream.ended
+        assert stream.request_ended
 
     def test_a_request_may_have_no_body(self, played):
         (opened, ended) = played.receive(opening(1, END_STREAM))
-        assert ended == Ended(opened.stream)
+        assert ended == StreamEnded(opened.stream)
 
     def test_an_empty_frame_may_end_it(self, played):
         stream = played.open(flags=0)
-        assert played.receive(data(1, b"", END_STREAM)) == [Ended(stream)]
+        assert played.receive(data(1, b"", END_STREAM)) == [StreamEnded(stream)]
 
     def test_requests_come_side_by_side(self, played):
         events = played.receive(opening(1), opening(7), data(7, b"7"), data(1, b"1"))
@@ -237,11 +241,11 @@ class TestRequests:
 
     def test_trailers_end_a_request(self, played):
         stream = played.open(flags=0)
-        assert played.receive(opening(1, END_STREAM, TRAILERS)) == [Ended(stream)]
+        assert played.receive(opening(1, END_STREAM, TRAILERS)) == [StreamEnded(stream)]
 
     def test_trailers_that_do_not_end_it_are_a_fault(self, played):
         stream = played.open(flags=0)
-        assert played.receive(opening(1, 0, TRAILERS)) == [Reset(stream)]
+        assert played.receive(opening(1, 0, TRAILERS)) == [StreamReset(stream)]
         assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
 
     def test_a_block_may_go_on_in_other_frames(self, played):
@@ -252,8 +256,10 @@ class TestRequests:
             frame(Frame.CONTINUATION, END_HEADERS, 1, block[9:]),
         )
         stream = played.connection.streams[1]
-        assert events == [Opened(stream, request()), Ended(stream)]
-        assert played.receive(opening(3)) == [Opened(played.connection.streams[3], request())]
+        assert events == [RequestReceived(stream, request()), StreamEnded(stream)]
+        assert played.receive(opening(3)) == [
+            RequestReceived(played.connection.streams[3], request())
+        ]
 
     @pytest.mark.parametrize(
         "other",
@@ -272,7 +278,7 @@ class TestRequests:
     def test_a_block_has_an_end(self, played):
         played.receive(frame(Frame.HEADERS, 0, 1, b"\0"))
         part = frame(Frame.CONTINUATION, 0, 1, bytes(500))
-        for _ in range(BEYOND * LIMITS.max_headers // 500 - 1):
+        for _ in range(HEADER_READ_FACTOR * LIMITS.max_headers // 500 - 1):
             played.receive(part)
             assert not played.connection.closing
         played.receive(part)
@@ -280,24 +286,26 @@ class TestRequests:
 
     def test_a_block_has_so_many_frames(self, played):
         empty = frame(Frame.CONTINUATION, 0, 1, b"")
-        played.receive(frame(Frame.HEADERS, 0, 1, REQUEST), empty * PARTS)
+        played.receive(frame(Frame.HEADERS, 0, 1, REQUEST), empty * MAX_HEADER_FRAMES)
         assert not played.connection.closing
         played.receive(empty)
         assert played.failed() is Error.ENHANCE_YOUR_CALM
 
     def test_the_next_block_has_as_many_again(self, played):
-        parts = frame(Frame.CONTINUATION, 0, 1, b"") * (PARTS - 1)
+        parts = frame(Frame.CONTINUATION, 0, 1, b"") * (MAX_HEADER_FRAMES - 1)
         for number in (1, 3):
             events = played.receive(
                 frame(Frame.HEADERS, 0, number, REQUEST),
                 parts.replace(b"\x00\x00\x00\x01", bytes([0, 0, 0, number])),
                 frame(Frame.CONTINUATION, END_HEADERS, number, b""),
             )
-            assert events == [Opened(played.connection.streams[number], request())]
+            assert events == [RequestReceived(played.connection.streams[number], request())]
 
     def test_fields_over_the_limit_are_left_out_so_that_the_call_can_be_told(self, played):
         held = [played.open()]
-        for number, size in enumerate((1000, 3000, 5000, BEYOND * LIMITS.max_headers // 2)):
+        for number, size in enumerate(
+            (1000, 3000, 5000, HEADER_READ_FACTOR * LIMITS.max_headers // 2)
+        ):
             block = encode((*HEADERS, ("x", "v" * size)))
             (opened,) = played.receive(*parts(3 + 2 * number, block))
             assert opened.request.headers == HEADERS
@@ -305,10 +313,10 @@ class TestRequests:
             held.append(opened.stream)
             played.connection.send_trailers(opened.stream, TRAILERS)
         assert not played.connection.closing
-        assert not held[0].finished
+        assert not held[0].closed
 
     def test_far_beyond_it_the_connection_ends(self, played):
-        block = encode((*HEADERS, ("x", "v" * (BEYOND * LIMITS.max_headers - 100))))
+        block = encode((*HEADERS, ("x", "v" * (HEADER_READ_FACTOR * LIMITS.max_headers - 100))))
         played.receive(*parts(1, block))
         assert played.failed() is Error.ENHANCE_YOUR_CALM
 
@@ -347,9 +355,9 @@ class TestNumbersOfStreams:
 
     def test_a_request_that_has_ended_has_no_trailers(self, played):
         stream = played.open(5)
-        assert played.receive(opening(5)) == [Reset(stream)]
+        assert played.receive(opening(5)) == [StreamReset(stream)]
         assert played.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.STREAM_CLOSED))]
-        assert played.connection.counts == Counts(malformed=1)
+        assert played.connection.counters == ConnectionCounters(malformed=1)
 
     def test_nor_has_one_that_was_answered(self, played):
         stream = played.open(5)
@@ -373,7 +381,7 @@ class TestNumbersOfStreams:
 
     def test_a_request_that_has_ended_does_not_go_on(self, played):
         stream = played.open(1)
-        assert played.receive(data(1, b"x"), data(1, b"y")) == [Reset(stream)]
+        assert played.receive(data(1, b"x"), data(1, b"y")) == [StreamReset(stream)]
         assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.STREAM_CLOSED))]
         assert not played.connection.closing
 
@@ -388,7 +396,7 @@ class TestNumbersOfStreams:
             played.written()
             assert played.receive(data(number, b"x"), data(number, b"y")) == []
             assert played.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.STREAM_CLOSED))]
-        assert played.connection.counts == Counts(resets_received=1, malformed=2)
+        assert played.connection.counters == ConnectionCounters(resets_received=1, malformed=2)
 
     def test_data_on_its_way_to_a_stream_that_the_server_ended_counts_for_nothing(self, played):
         for number in range(1, 2000, 2):
@@ -406,9 +414,9 @@ class TestNumbersOfStreams:
         assert played.written() == [(Frame.RST_STREAM, 0, 9, numbers(Error.REFUSED_STREAM))]
 
         played.answer(opened[1], b"x")
-        assert [type(event) for event in played.receive(opening(11))] == [Opened]
+        assert [type(event) for event in played.receive(opening(11))] == [RequestReceived]
         assert played.receive(opening(13)) == []
-        assert played.connection.counts == Counts(refused=2)
+        assert played.connection.counters == ConnectionCounters(refused=2)
 
     def test_the_fields_of_a_refused_stream_enter_the_table(self, played):
         encoder = Encoder()
@@ -431,10 +439,10 @@ class TestNumbersOfStreams:
 
     def test_but_those_that_are_worked_on_are_bounded(self, played):
         streams = []
-        for number in range(1, 2 * UNDER_WAY * LIMITS.max_streams, 2):
+        for number in range(1, 2 * UNFINISHED_FACTOR * LIMITS.max_streams, 2):
             streams.append(played.open(number))
             played.receive(reset(number))
         assert played.receive(opening(99)) == []
         assert played.written() == [(Frame.RST_STREAM, 0, 99, numbers(Error.REFUSED_STREAM))]
         played.connection.release(streams[3])
-        assert [type(event) for event in played.receive(opening(101))] == [Opened]
+        assert [type(event) for event in played.receive(opening(101))] == [RequestReceived]

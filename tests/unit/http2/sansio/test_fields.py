@@ -9,13 +9,19 @@ from batcher.http2.sansio.fields import (
     MalformedRequestError,
     Request,
     check_trailers,
-    is_sound,
-    listed_bytes,
+    header_list_size,
+    is_valid_field,
     read_request,
 )
 from batcher.http2.sansio.frames import END_STREAM, Error, Frame
 from batcher.http2.sansio.hpack import encode
-from batcher.http2.sansio.streams import Counts, Ended, Opened, Received, Reset
+from batcher.http2.sansio.streams import (
+    ConnectionCounters,
+    DataReceived,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+)
 
 MOST = 10_000
 GRPC = (
@@ -120,27 +126,27 @@ def block(name, value):
 
 @pytest.mark.parametrize("field", SOUND_FIELDS.values(), ids=SOUND_FIELDS)
 def test_a_field_that_keeps_the_rules(field):
-    assert is_sound(*field)
+    assert is_valid_field(*field)
 
 
 @pytest.mark.parametrize("field", UNSOUND_FIELDS.values(), ids=UNSOUND_FIELDS)
 def test_a_field_that_breaks_them_ends_its_stream_alone(played, field):
-    assert not is_sound(*field)
+    assert not is_valid_field(*field)
     other = played.open(1, 0)
     regular = not field[0].startswith(b":") and field[0]
     fields = encode(HEADERS) + block(*field) if regular else block(*field) + encode(HEADERS)
     for number in (3, 5):  # the second from what is remembered
         assert played.receive(opening(number, 0, fields)) == []
         assert played.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.PROTOCOL_ERROR))]
-    assert played.receive(data(3, b"on its way"), data(1, b"x")) == [Received(other, b"x")]
+    assert played.receive(data(3, b"on its way"), data(1, b"x")) == [DataReceived(other, b"x")]
     assert played.written() == []
-    assert played.connection.counts == Counts(malformed=2)
+    assert played.connection.counters == ConnectionCounters(malformed=2)
 
 
 @pytest.mark.parametrize("headers", SOUND_REQUESTS.values(), ids=SOUND_REQUESTS)
 def test_a_request_that_keeps_the_rules(played, headers):
     (opened, ended) = played.receive(opening(1, END_STREAM, encode(headers)))
-    assert (type(opened), type(ended)) == (Opened, Ended)
+    assert (type(opened), type(ended)) == (RequestReceived, StreamEnded)
     assert opened.request.headers == headers
 
 
@@ -150,14 +156,14 @@ def test_a_request_that_breaks_them_ends_its_stream_alone(played, headers):
     for number in (3, 5):
         assert played.receive(opening(number, 0, encode(headers))) == []
         assert played.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.PROTOCOL_ERROR))]
-    assert played.receive(data(1, b"x")) == [Received(other, b"x")]
-    assert played.connection.open == 1
+    assert played.receive(data(1, b"x")) == [DataReceived(other, b"x")]
+    assert played.connection.open_streams == 1
 
 
 @pytest.mark.parametrize("headers", MALFORMED_REQUESTS.values(), ids=MALFORMED_REQUESTS)
 def test_the_reason_repeats_nothing_of_it(headers):
     with pytest.raises(MalformedRequestError) as caught:
-        read_request(Fields(headers, listed_bytes(headers), sound=True), MOST)
+        read_request(Fields(headers, header_list_size(headers), sound=True), MOST)
     assert not any(value in str(caught.value) for _, value in headers if len(value) > 1)
 
 
@@ -173,9 +179,9 @@ def test_the_reason_repeats_nothing_of_it(headers):
 )
 def test_trailers_that_break_the_rules_end_their_stream_alone(played, fields):
     other, stream = played.open(1, 0), played.open(3, 0)
-    assert played.receive(opening(3, END_STREAM, encode(fields))) == [Reset(stream)]
+    assert played.receive(opening(3, END_STREAM, encode(fields))) == [StreamReset(stream)]
     assert played.written() == [(Frame.RST_STREAM, 0, 3, numbers(Error.PROTOCOL_ERROR))]
-    assert played.receive(opening(1, END_STREAM, TRAILERS)) == [Ended(other)]
+    assert played.receive(opening(1, END_STREAM, TRAILERS)) == [StreamEnded(other)]
 
 
 def test_trailers_may_say_anything_else():
@@ -195,13 +201,13 @@ class TestContentLength:
     def test_a_body_of_that_length(self, played, sizes):
         *first, last = sizes
         pieces = [*(data(1, bytes(size)) for size in first), data(1, bytes(last), END_STREAM)]
-        assert type(self.sent(played, 5, *pieces)[-1]) is Ended
+        assert type(self.sent(played, 5, *pieces)[-1]) is StreamEnded
         assert played.written() == []
 
     @pytest.mark.parametrize("end", [data(1, b"", END_STREAM), opening(1, END_STREAM, TRAILERS)])
     @pytest.mark.parametrize("length", [0, 4])
     def test_a_body_that_ends_with_a_frame_of_its_own(self, played, end, length):
-        assert type(self.sent(played, length, data(1, bytes(length)), end)[-1]) is Ended
+        assert type(self.sent(played, length, data(1, bytes(length)), end)[-1]) is StreamEnded
 
     @pytest.mark.parametrize(
         "pieces",
@@ -215,19 +221,19 @@ class TestContentLength:
     )
     def test_another_body_ends_the_stream(self, played, pieces):
         events = self.sent(played, 5, *pieces)
-        assert type(events[-1]) is Reset
-        assert not any(type(event) is Ended for event in events)
+        assert type(events[-1]) is StreamReset
+        assert not any(type(event) is StreamEnded for event in events)
         assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
         assert not played.connection.closing
 
     def test_no_body_at_all(self, played):
         headers = encode((*GRPC, ("content-length", "5")))
         events = played.receive(opening(1, END_STREAM, headers))
-        assert [type(event) for event in events] == [Opened, Reset]
+        assert [type(event) for event in events] == [RequestReceived, StreamReset]
         headers = encode((*GRPC, ("content-length", "0")))
         events = played.receive(opening(3, END_STREAM, headers))
-        assert [type(event) for event in events] == [Opened, Ended]
+        assert [type(event) for event in events] == [RequestReceived, StreamEnded]
 
     def test_padding_is_no_part_of_it(self, played):
         padded = bytes([0, 0, 8, 0, 0x9, 0, 0, 0, 1, 2]) + b"12345" + bytes(2)
-        assert type(self.sent(played, 5, padded)[-1]) is Ended
+        assert type(self.sent(played, 5, padded)[-1]) is StreamEnded

@@ -10,20 +10,20 @@ from hpack.huffman_table import decode_huffman as reference_decode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.http2.sansio.fields import Fields, listed_bytes
+from batcher.http2.sansio.fields import Fields, header_list_size
 from batcher.http2.sansio.frames import ConnectionFailedError, Error
 from batcher.http2.sansio.hpack import (
-    KNOWN_BLOCKS,
-    KNOWN_FIELDS,
-    LONGEST_KNOWN_BLOCK,
+    CACHED_BLOCKS,
+    CACHED_FIELDS,
+    MAX_CACHED_BLOCK_BYTES,
     TABLE_BYTES,
-    Blocks,
+    HeaderDecoder,
     encode,
 )
 from batcher.http2.sansio.huffman import decode_huffman
 
 MOST = 10_000
-BEYOND = 100_000
+HEADER_READ_FACTOR = 100_000
 REQUEST = (
     (":method", "POST"),
     (":scheme", "http"),
@@ -44,7 +44,7 @@ def literal(name, value, first=b"\0"):
 
 @pytest.fixture
 def blocks():
-    return Blocks(MOST, BEYOND)
+    return HeaderDecoder(MOST, HEADER_READ_FACTOR)
 
 
 def fails(blocks, block, error=Error.COMPRESSION_ERROR):
@@ -179,17 +179,17 @@ class TestWhatIsRemembered:
     def test_a_block_is_read_once(self, blocks):
         block = encode([("x", "1")])
         assert blocks.decode(block) is blocks.decode(block)
-        assert Blocks(MOST, BEYOND).decode(block) is not blocks.decode(block)
+        assert HeaderDecoder(MOST, HEADER_READ_FACTOR).decode(block) is not blocks.decode(block)
 
     def test_it_is_bounded(self, blocks):
-        for number in range(10 * KNOWN_FIELDS):
+        for number in range(10 * CACHED_FIELDS):
             blocks.decode(encode([(f"x-{number}", "v" * 80)]))
-            blocks.decode(encode([(f"x-{number}", "v" * LONGEST_KNOWN_BLOCK)]))
+            blocks.decode(encode([(f"x-{number}", "v" * MAX_CACHED_BLOCK_BYTES)]))
         texts = [
             each for each in self.kept(blocks) if each.count("v" if type(each) is str else b"v")
         ]
-        assert len(texts) <= 2 * (KNOWN_BLOCKS + KNOWN_FIELDS)
-        assert max(map(len, texts)) <= LONGEST_KNOWN_BLOCK
+        assert len(texts) <= 2 * (CACHED_BLOCKS + CACHED_FIELDS)
+        assert max(map(len, texts)) <= MAX_CACHED_BLOCK_BYTES
 
 
 @pytest.mark.parametrize("length", [0, 1, 126, 127, 128, 254, 255, 256, 257, 383, 3000])
@@ -197,7 +197,7 @@ def test_texts_of_any_length_are_read_and_written(blocks, length):
     fields = (("x-" + "n" * length, "v" * length), ("after", "it"))
     block = encode(fields)
     for _ in range(2):
-        assert blocks.decode(block) == Fields(fields, listed_bytes(fields), sound=True)
+        assert blocks.decode(block) == Fields(fields, header_list_size(fields), sound=True)
     assert Decoder().decode(block) == list(fields)
 
 
@@ -214,7 +214,7 @@ def test_a_static_name_beyond_the_prefix_is_read(blocks):
 def test_a_block_that_is_cut_short_cannot_be_read(first):
     block = literal(b"name", b"value", first)
     for end in range(1, len(block)):
-        fails(Blocks(MOST, BEYOND), block[:end])
+        fails(HeaderDecoder(MOST, HEADER_READ_FACTOR), block[:end])
 
 
 def test_what_is_not_utf8_is_read_as_far_as_it_is(blocks):
@@ -246,7 +246,7 @@ def test_a_malformed_block_cannot_be_read(blocks, block):
 class TestLargeBlocks:
     def test_fields_beyond_the_limit_are_counted_and_left_out(self, blocks):
         field = ("x", "v" * (100 - 33))
-        assert listed_bytes([field]) == 100
+        assert header_list_size([field]) == 100
         fields = (field,) * (MOST // 100)
         assert blocks.decode(encode(fields)) == Fields(fields, MOST, sound=True)
         found = blocks.decode(encode((*fields, ("", ""), ("y", "1"))))
@@ -262,7 +262,7 @@ class TestLargeBlocks:
 
     @pytest.mark.parametrize("huffman", [False, True])
     def test_up_to_a_bound(self, blocks, huffman):
-        fields = [(f"x-{number}", "v" * 1000) for number in range(BEYOND // 1000 + 1)]
+        fields = [(f"x-{number}", "v" * 1000) for number in range(HEADER_READ_FACTOR // 1000 + 1)]
         assert blocks.decode(Encoder().encode(fields[: MOST // 1000], huffman)).size > MOST
         fails(blocks, Encoder().encode(fields, huffman), Error.ENHANCE_YOUR_CALM)
 
@@ -297,7 +297,7 @@ written = st.tuples(
 @pytest.mark.slow
 @given(st.lists(written, min_size=1, max_size=8))
 def test_a_connections_blocks_are_read_as_hpack_reads_them(story):
-    encoder, reference, blocks = Encoder(), Decoder(), Blocks(10**6, 10**7)
+    encoder, reference, blocks = Encoder(), Decoder(), HeaderDecoder(10**6, 10**7)
     listed = []
     for next_listed, how, size in story:
         if how != "again":
@@ -331,7 +331,7 @@ pieces = st.binary(max_size=12) | st.sampled_from(
 @pytest.mark.slow
 @given(st.lists(st.lists(pieces, max_size=5).map(b"".join), max_size=8))
 def test_any_bytes_are_read_as_hpack_reads_them_or_not_at_all(story):
-    reference, blocks = Decoder(MOST), Blocks(MOST, BEYOND)
+    reference, blocks = Decoder(MOST), HeaderDecoder(MOST, HEADER_READ_FACTOR)
     for block in story:
         try:
             expected = reference.decode(block, raw=True)

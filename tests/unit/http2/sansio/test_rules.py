@@ -1,12 +1,12 @@
 """The rules of HTTP/2 and HPACK: each of `rule_cases`, whole and in pieces."""
 
 import pytest
-from raw_http2 import OPENING, TRAILERS, Played, numbers, settings
+from raw_http2 import RESPONSE_HEADERS, TRAILERS, Played, numbers, settings
 from rule_cases import BODY, CASES, LIMITS, NOTHING, Connections, Streams, request
 
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, PREFACE, Error, Frame, Setting
-from batcher.http2.sansio.streams import Ended
+from batcher.http2.sansio.streams import StreamEnded
 
 
 class Answering(Played):
@@ -14,11 +14,11 @@ class Answering(Played):
 
     def receive(self, *pieces):
         for event in super().receive(*pieces):
-            if type(event) is Ended and not self.connection.closing:
-                self.connection.send_headers(event.stream, OPENING)
+            if type(event) is StreamEnded and not self.connection.closing:
+                self.connection.send_headers(event.stream, RESPONSE_HEADERS)
                 self.connection.send_data(event.stream, BODY)
                 self.connection.send_trailers(event.stream, TRAILERS)
-        for stream in [each for each in self.connection.streams.values() if each.finished]:
+        for stream in [each for each in self.connection.streams.values() if each.closed]:
             self.connection.release(stream)
         return []
 
@@ -80,7 +80,7 @@ def told(event):
 def test_the_servers_preface_comes_first():
     """3.5: SETTINGS are the first frame that is sent."""
     connection = Connection(LIMITS)
-    assert connection.take()[3] == Frame.SETTINGS
+    assert connection.data_to_send()[3] == Frame.SETTINGS
 
 
 def test_another_preface_ends_the_connection():
