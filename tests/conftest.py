@@ -23,7 +23,7 @@ from batcher.core.policies import make_policy
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
 
-# The same examples whenever the same files are collected (CONTRIBUTING.md, Tests);
+# The same examples whenever the same files are collected (docs/changing.md, Tests);
 # `--hypothesis-profile=explore` looks for new ones.
 settings.register_profile(
     "check",

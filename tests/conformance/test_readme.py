@@ -23,9 +23,7 @@ def example(name: str) -> str:
 
 @pytest.fixture
 def server():
-    config = yaml.safe_load(example("config"))
-    del config["server"]["grpc"], config["server"]["http"]
-    with ServerProcess(config) as process:
+    with ServerProcess(yaml.safe_load(example("config"))) as process:
         yield process
 
 
