@@ -37,8 +37,10 @@ class Model:
         "adaptive",
         "arrivals",
         "bisections",
+        "blocked",
         "buckets",
         "default_rank",
+        "dispatch_count",
         "max_request_bytes",
         "max_request_rows",
         "name",
@@ -54,11 +56,9 @@ class Model:
         "serves_late",
         "settings",
         "shares",
-        "stalled",
         "target_ns",
         "timeout_ns",
         "times",
-        "turns",
         "used_ns",
     )
 
@@ -84,19 +84,19 @@ class Model:
         self.times: dict[Shapes, ServiceTimes] = {}
         self.bisections = Bisections()
         self.running = 0
-        self.turns = 0
-        """Batches since the last one, of so many, that goes to what has waited longest."""
+        self.dispatch_count = 0
+        """Batches dispatched, modulo `DUE_FIRST_ONE_IN` (`batching/selection.py`)."""
         self.used_ns = 0.0
         """Work done on its devices lately, halved now and then: what the rows of its batches take in
         the batches that serve most."""
         self.part = 1.0
         """Its part of the device that it shares, as far as it goes by what was used lately."""
-        self.stalled = False
+        self.blocked = False
         """Nothing can be decided until an instance is free, or something else than an arrival
         happens."""
         self.prefetch = Prefetch()
         self.prefetch_at_ns = NEVER_NS
-        """While it is stalled: when an instance may get its next batch in hand, if one is full."""
+        """While it is blocked: when an instance may get its next batch in hand, if one is full."""
         self.reachable = True
         """Whether one row alone can be done inside the target, in some bucket."""
         self._make_policy = make_policy
@@ -110,7 +110,7 @@ class Model:
 
     def asleep(self, now_ns: int) -> bool:
         """Whether there is nothing to decide now."""
-        return not self.waits or (self.stalled and self.prefetch_at_ns > now_ns)
+        return not self.waits or (self.blocked and self.prefetch_at_ns > now_ns)
 
     @property
     def fills_a_batch(self) -> bool:
@@ -158,7 +158,7 @@ class Model:
         """Derive from new settings all that is not the policy's."""
         limits, before = settings.queue, self.settings
         self.settings = settings
-        self.stalled = False
+        self.blocked = False
         if before.max_batch_size != settings.max_batch_size:
             for times in self.times.values():
                 times.resize(settings.max_batch_size)
@@ -235,7 +235,7 @@ class Model:
         times.observe(batch.rows, took_ns, now_ns, batch.dispatched_ns, trust=batch.canary)
         if len(self.times) > 1 and times.drift != before and steady:
             for other in self.times.values():
-                if other is not times and other.canaries.untried(now_ns - STALE_NS):
+                if other is not times and other.canaries.no_batch_since(now_ns - STALE_NS):
                     other.follow(times.drift / before)
 
     def seed(self, bucket: Shapes, profile: Iterable[tuple[int, int]]) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batcher.core.batching.batch_former import form, stall
-from batcher.core.batching.selection import TURN, Proposal, charge
+from batcher.core.batching.batch_former import block, form
+from batcher.core.batching.selection import DUE_FIRST_ONE_IN, Proposal, charge
 from batcher.core.commands import (
     Command,
     Dispatch,
@@ -168,7 +168,7 @@ class Scheduler:
         | ModelRemoved
         | DeviceConfigured,
     ) -> None:
-        self._unstall()
+        self._unblock()
         match event:
             case InstanceUp():
                 self._instance_up(event)
@@ -211,7 +211,7 @@ class Scheduler:
         model.queue.add(request)
         if request.expires_ns is not None:
             self.expiry.add(request)
-        if not model.stalled:
+        if not model.blocked:
             self._undecided = True
         else:
             if request.rank == BEST_EFFORT:
@@ -271,13 +271,13 @@ class Scheduler:
     def _finish(self, batch: RunningBatch, timings: Timings | None, *, failed: bool) -> None:
         """Take a batch off its instance, and learn from what it took."""
         self.fleet.finish(batch.batch_id, self.now_ns)
-        self._unstall()
+        self._unblock()
         model = self.models.get(batch.model)
         if model is None:
             return
         now_ns = self.now_ns
         if not failed:
-            model.bisections.doubts = 0
+            model.bisections.failures_in_a_row = 0
             queues = self.fleet.instances[batch.instance].up.queues
             model.observe(batch, timings if queues else None, now_ns)
             model.judge_target(now_ns)
@@ -289,9 +289,9 @@ class Scheduler:
             model.bisections.batch_cap.count(batch.rows)
         model.running -= 1
 
-    def _unstall(self) -> None:
+    def _unblock(self) -> None:
         for model in self.models.values():
-            model.stalled = False
+            model.blocked = False
 
     def _fail(self, batch: RunningBatch, failure: Failure) -> None:
         if failure.id not in batch.unreported:
@@ -388,7 +388,7 @@ class Scheduler:
 
     def _ask_at_opening(self, model: Model) -> None:
         """Decide when an instance of the model may get a batch in hand, if there is a full one."""
-        if model.stalled and model.fills_a_batch:
+        if model.blocked and model.fills_a_batch:
             again_ns, prefetch_at_ns = self.ask_again_ns, model.prefetch_at_ns
             self.ask_again_ns = (
                 prefetch_at_ns if again_ns is None else min(again_ns, prefetch_at_ns)
@@ -463,10 +463,10 @@ class Scheduler:
                     self.expiry.discard(request)
             parts = tuple([Part(request.id, 0, request.rows) for request in requests])
         model.running += 1
-        model.turns = (model.turns + 1) % TURN
+        model.dispatch_count = (model.dispatch_count + 1) % DUE_FIRST_ONE_IN
         times = model.times.get(proposal.shapes)
         if times is not None:
-            times.canaries.began(proposal.rows, now_ns)
+            times.canaries.batch_started(proposal.rows, now_ns)
         if len(self.models) > 1 and self.fleet.sharing(proposal.instance.up.device):
             charge(proposal, self.models.values(), self.fleet)
         batch = RunningBatch(
@@ -476,7 +476,7 @@ class Scheduler:
             proposal.begins_ns,
             {part.id for part in parts},
             proposal.rows,
-            proposal.begins_ns + proposal.takes_ns,
+            proposal.begins_ns + proposal.expected_ns,
             requests[0].canary,
             proposal.shapes,
             parts,
@@ -487,9 +487,9 @@ class Scheduler:
         )
         model.prefetch.foresee(batch, 1.0 if times is None else times.margin)
         self.fleet.start(batch)
-        model.stalled = False
+        model.blocked = False
         if self.fleet.free_instance(model.name) is None:
-            stall(model, self.fleet, now_ns)
+            block(model, self.fleet, now_ns)
         attempt = 1 if suspects is None else suspects.attempt
         self._ledger.commands.append(
             Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
@@ -528,8 +528,8 @@ class Scheduler:
     ) -> tuple[Part, ...]:
         """Take a group of a failed batch out."""
         model = proposal.model
-        places = self.fleet.places(model.name)
-        model.bisections.start(suspects, proposal.takes_ns, places, self.now_ns)
+        slots = self.fleet.slots(model.name)
+        model.bisections.start(suspects, proposal.expected_ns, slots, self.now_ns)
         tell_storm(model, self._ledger, self.now_ns)
         for request in proposal.requests:
             request.retries -= 1

@@ -66,7 +66,7 @@ def capture(scheduler: Scheduler) -> State:
                 b.dispatched_ns,
                 tuple(sorted(b.unreported)),
                 b.rows,
-                b.expected_ns,
+                b.expected_end_ns,
                 b.canary,
                 b.shapes,
                 b.parts,
@@ -87,7 +87,7 @@ def _model(model: Model) -> ModelState:
         model.settings,
         model.policy_failed,
         tuple(tuple(r.id for r in group) for group in model.queue.groups.values()),
-        model.stalled,
+        model.blocked,
         model.reachable,
         model.used_ns,
         model.part,
@@ -98,7 +98,7 @@ def _model(model: Model) -> ModelState:
         tuple(_suspects(each) for each in model.bisections.suspect_groups),
         model.prefetch.capture(),
         model.prefetch_at_ns,
-        model.turns,
+        model.dispatch_count,
     )
 
 
@@ -112,7 +112,7 @@ def _suspects(suspects: SuspectGroup) -> SuspectGroupState:
         suspects.attempt,
         suspects.since_ns,
         suspects.other,
-        suspects.set_aside,
+        suspects.deferred,
     )
 
 
@@ -126,7 +126,7 @@ def _bisections(scheduler: Scheduler) -> tuple[BisectionState, ...]:
         BisectionState(
             b.batch_id,
             b.executions_left,
-            b.hopeless_after,
+            b.give_up_after,
             b.failures,
             b.saved,
             b.may_return,
@@ -144,7 +144,7 @@ def rebuild(scheduler: Scheduler, state: State) -> None:
         b.batch_id: Bisection(
             b.batch_id,
             b.executions_left,
-            b.hopeless_after,
+            b.give_up_after,
             b.may_return,
             b.failures,
             b.saved,
@@ -190,7 +190,7 @@ def _rebuild_suspects(
         state.attempt,
         state.since_ns,
         state.other,
-        state.set_aside,
+        state.deferred,
     )
 
 
@@ -204,11 +204,11 @@ def _rebuild_model(
         for request_id in ids:
             model.queue.add(scheduler.live[request_id])
             scheduler.expiry.add(scheduler.live[request_id])
-    groups = [_rebuild_suspects(group, bisections) for group in state.again]
+    groups = [_rebuild_suspects(group, bisections) for group in state.suspect_groups]
     for request_id in {part.id for group in groups for part in group.parts}:
         if not queued(scheduler.live[request_id]):
             scheduler.expiry.add(scheduler.live[request_id])
-    open_ = {group.bisection for group in state.again}
+    open_ = {group.bisection for group in state.suspect_groups}
     open_ |= {
         batch.suspects.bisection.batch_id
         for batch in scheduler.fleet.batches.values()
@@ -216,7 +216,7 @@ def _rebuild_model(
     }
     model.bisections.restore(state.bisections, groups, len(open_))
     model.running = sum(batch.model == state.model for batch in scheduler.fleet.batches.values())
-    model.stalled = state.stalled
+    model.blocked = state.blocked
     model.reachable = state.reachable
     model.used_ns, model.part = state.used_ns, state.part
     if model.adaptive is not None and state.arrivals is not None:
@@ -224,7 +224,7 @@ def _rebuild_model(
     model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}
     model.shares.restore(state.shares)
     model.prefetch.restore(state.prefetch)
-    model.prefetch_at_ns, model.turns = state.prefetch_at_ns, state.turns
+    model.prefetch_at_ns, model.dispatch_count = state.prefetch_at_ns, state.dispatch_count
 
 
 def _rebuild_fleet(scheduler: Scheduler, state: State, bisections: Mapping[int, Bisection]) -> None:
@@ -242,7 +242,7 @@ def _rebuild_fleet(scheduler: Scheduler, state: State, bisections: Mapping[int, 
                 batch.dispatched_ns,
                 set(batch.unreported),
                 batch.rows,
-                batch.expected_ns,
+                batch.expected_end_ns,
                 batch.canary,
                 batch.shapes,
                 batch.parts,

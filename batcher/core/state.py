@@ -41,7 +41,7 @@ class SuspectGroupState:
     attempt: int
     since_ns: int
     other: int | None
-    set_aside: bool
+    deferred: bool
 
 
 @record
@@ -50,7 +50,7 @@ class BisectionState:
 
     batch_id: int
     executions_left: int
-    hopeless_after: int
+    give_up_after: int
     failures: int
     saved: bool
     may_return: bool
@@ -69,7 +69,7 @@ class ModelState:
     settings: ModelSettings
     policy_failed: bool
     groups: tuple[tuple[int, ...], ...]
-    stalled: bool
+    blocked: bool
     reachable: bool
     used_ns: float
     part: float
@@ -77,10 +77,10 @@ class ModelState:
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
     shares: tuple[tuple[str, float, float | None, int, int], ...]
     bisections: tuple[object, ...]
-    again: tuple[SuspectGroupState, ...]
+    suspect_groups: tuple[SuspectGroupState, ...]
     prefetch: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
     prefetch_at_ns: int = NEVER_NS
-    turns: int = 0
+    dispatch_count: int = 0
 
 
 @record
@@ -102,7 +102,7 @@ class BatchState:
     dispatched_ns: int
     unreported: tuple[int, ...]
     rows: int
-    expected_ns: float
+    expected_end_ns: float
     canary: bool
     shapes: Shapes
     parts: tuple[Part, ...]

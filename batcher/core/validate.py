@@ -67,4 +67,4 @@ def _validate_groups(model: Model, fleet: Fleet) -> None:
     assert bisections.open == len(open_)
     assert all(group.bisection.open == open_[id(group.bisection)] for group in groups)
     assert all(group.parts for group in bisections.suspect_groups)
-    assert not bisections.untold
+    assert not bisections.storm_unreported

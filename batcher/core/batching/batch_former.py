@@ -63,16 +63,24 @@ def form(
     for model in models.values():
         if not (model.queue.requests or model.bisections.suspect_groups):
             continue
-        instance = None if model.stalled else fleet.free_instance(model.name)
+        instance = None if model.blocked else fleet.free_instance(model.name)
         if instance is None:
             ready += _beforehand(model, fleet, formation, now_ns)
             continue
         longest_ns = None
-        alone = len(models) == 1 or not fleet.shares(model.name)
-        if not alone:
+        exclusive_device = len(models) == 1 or not fleet.shares(model.name)
+        if not exclusive_device:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
         free_ns = fleet.free_ns(model.name, now_ns)
-        proposals = _at_once(model, instance, formation, longest_ns, free_ns, now_ns, alone=alone)
+        proposals = _at_once(
+            model,
+            instance,
+            formation,
+            longest_ns,
+            free_ns,
+            now_ns,
+            exclusive_device=exclusive_device,
+        )
         ready += candidates(model, proposals, len(free_ns), now_ns)
         if model.bisections.suspect_groups:
             again.append(_again(model, instance, live, now_ns))
@@ -93,30 +101,39 @@ def _at_once(
     free_ns: Sequence[float],
     now_ns: int,
     *,
-    alone: bool,
+    exclusive_device: bool,
 ) -> list[Proposal]:
     """The batches that a model's policy wants now, on an instance that is free."""
     batch_cap = model.bisections.batch_cap
-    hurry = batch_cap.bounds(model.settings.max_batch_size)
-    places, waiting = len(free_ns), model.queue.rows
+    batch_capped = batch_cap.bounds(model.settings.max_batch_size)
+    slots, waiting = len(free_ns), model.queue.rows
     proposals: list[Proposal] = []
-    groups, crowded = asked(model.queue)
+    groups, many_groups = asked(model.queue)
     for group in groups:
         times = model.times_of(group.key[1])
         most_rows = None
-        if hurry:
-            most_rows = batch_cap.most_rows(times.curve, places, waiting, now_ns)
+        if batch_capped:
+            most_rows = batch_cap.most_rows(times.curve, slots, waiting, now_ns)
         most_ns = _most_ns(group, times.curve, longest_ns, most_rows)
-        given = PolicyInput(now_ns, free_ns, times, model.reachable, most_ns, hurry, alone, crowded)
+        given = PolicyInput(
+            now_ns,
+            free_ns,
+            times,
+            model.reachable,
+            most_ns,
+            batch_capped,
+            exclusive_device,
+            many_groups,
+        )
         proposal = _ask(model, instance, group, given, formation)
         if proposal is not None:
             proposals.append(proposal)
     return proposals
 
 
-def stall(model: Model, fleet: Fleet, now_ns: int) -> None:
+def block(model: Model, fleet: Fleet, now_ns: int) -> None:
     """Nothing can begin until a batch ends; the next may be in its instance's hand before."""
-    model.stalled = True
+    model.blocked = True
     model.prefetch_at_ns = NEVER_NS
     if model.prefetch.gap_ns:
         instance = fleet.next_to_prefetch(model.name, now_ns)
@@ -131,8 +148,8 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     its batch, because that is full or leaves somebody behind, it may as well be done now. What is
     saved by having it in hand, it is told as an instance that is free so much sooner.
     """
-    if not model.stalled:
-        stall(model, fleet, now_ns)
+    if not model.blocked:
+        block(model, fleet, now_ns)
     if model.prefetch_at_ns > now_ns:
         return []
     prefetch_at_ns, model.prefetch_at_ns = model.prefetch_at_ns, NEVER_NS
@@ -201,7 +218,7 @@ def _fill(formation: Formation, fleet: Fleet, now_ns: int) -> None:
     filling = fill_up(model, chosen)
     if filling is not None:
         proposal.shapes, proposal.extra = filling.bucket, filling.extra
-        proposal.rows, proposal.takes_ns = filling.rows, filling.takes_ns
+        proposal.rows, proposal.expected_ns = filling.rows, filling.expected_ns
 
 
 def _most_ns(
@@ -229,9 +246,17 @@ def _again(
     requests = [live[part.id] for part in suspects.parts]
     rows = sum([part.stop - part.start for part in suspects.parts])
     times = model.times.get(suspects.shapes)
-    takes_ns = times.curve[rows] if times and times.curve else 0.0
+    expected_ns = times.curve[rows] if times and times.curve else 0.0
     return Proposal(
-        model, instance, None, suspects.shapes, requests, rows, takes_ns, now_ns, suspects=suspects
+        model,
+        instance,
+        None,
+        suspects.shapes,
+        requests,
+        rows,
+        expected_ns,
+        now_ns,
+        suspects=suspects,
     )
 
 
@@ -250,18 +275,18 @@ def _goes_before(again: Proposal, formation: Formation, now_ns: int) -> bool:
     assert suspects is not None
     if now_ns - suspects.since_ns >= again.model.settings.queue.promote_after_ns:
         return True
-    if now_ns + again.takes_ns <= must_start_ns(other, now_ns):
+    if now_ns + again.expected_ns <= must_start_ns(other, now_ns):
         return True
-    if now_ns + other.takes_ns <= must_start_ns(again, now_ns):
+    if now_ns + other.expected_ns <= must_start_ns(again, now_ns):
         return False
     return _made_late(other, again, now_ns) <= _made_late(again, other, now_ns)
 
 
 def _made_late(waits: Proposal, other: Proposal, now_ns: int) -> int:
     """How many of a batch's requests would be late if it waited for another, and else are not."""
-    done_ns = now_ns + waits.takes_ns
+    done_ns = now_ns + waits.expected_ns
     due_ns = [r.due_ns for r in waits.requests if r.due_ns is not None and r.rank != BEST_EFFORT]
-    return sum([done_ns <= due < done_ns + other.takes_ns for due in due_ns])
+    return sum([done_ns <= due < done_ns + other.expected_ns for due in due_ns])
 
 
 def _ask(
@@ -289,7 +314,7 @@ def _ask(
         if filled is not None:
             rows += filled[1]
     curve = given.times.curve
-    takes_ns = curve[rows] if curve else 0.0
+    expected_ns = curve[rows] if curve else 0.0
     shapes = group.key[1]
     return Proposal(
         model,
@@ -298,7 +323,7 @@ def _ask(
         shapes,
         take,
         rows,
-        takes_ns,
+        expected_ns,
         given.now_ns,
         filled,
         longest_ns=given.longest_ns,

@@ -35,14 +35,14 @@ class Filling:
     bucket: Shapes
     extra: tuple[LiveRequest, ...]
     rows: int
-    takes_ns: float
+    expected_ns: float
     apart_ns: float
     """What the same requests would take in batches of their own."""
 
     @property
     def saves_ns(self) -> float:
         """Time of the device that is saved."""
-        return self.apart_ns - self.takes_ns
+        return self.apart_ns - self.expected_ns
 
 
 @record
@@ -124,12 +124,12 @@ def _filled(
             apart_ns += saved_ns
             extra += picked
             rows += added
-    takes_ns = times.curve[rows]
+    expected_ns = times.curve[rows]
     if not extra or now_ns + times.p95[rows] > must_ns:
         return nothing
-    if _harms(model, chosen, mates, {r.id for r in extra}, takes_ns):
+    if _harms(model, chosen, mates, {r.id for r in extra}, expected_ns):
         return nothing
-    return Filling(bucket, tuple(extra), rows, takes_ns, apart_ns)
+    return Filling(bucket, tuple(extra), rows, expected_ns, apart_ns)
 
 
 def _least_padding_first(
@@ -185,7 +185,7 @@ def _cleared_ns(curve: Sequence[float], rows: int) -> float:
 
 
 def _harms(
-    model: Model, chosen: Chosen, mates: Sequence[BatchGroup], taken: set[int], takes_ns: float
+    model: Model, chosen: Chosen, mates: Sequence[BatchGroup], taken: set[int], expected_ns: float
 ) -> bool:
     """Whether the first of some other lane would be late because the batch takes longer now."""
     alone_ns = model.times_of(chosen.group.key[1]).curve[chosen.rows]
@@ -195,6 +195,6 @@ def _harms(
         if first is None or not times:
             continue
         start_ns = latest_finish_ns(first) - times.p95[first.rows]
-        if chosen.now_ns + alone_ns <= start_ns < chosen.now_ns + takes_ns:
+        if chosen.now_ns + alone_ns <= start_ns < chosen.now_ns + expected_ns:
             return True
     return False

@@ -13,7 +13,7 @@ waste device time give way:
   time.
 - Where nothing is planned, the best priority class goes first, and in it the batch that makes the
   most of its time.
-- One batch in `TURN` goes to what is due first, or has waited longest. So whatever others do, no
+- One batch in `DUE_FIRST_ONE_IN` goes to what is due first, or has waited longest. So whatever others do, no
   group waits for ever.
 
 Between models that share a device, the batch that must start first goes first (`first`).
@@ -30,7 +30,7 @@ from batcher.core.faults.bisection import SuspectGroup
 from batcher.core.model import USED_NS, Model
 from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED, BatchGroup, ModelQueue
 from batcher.core.queueing.request import LiveRequest
-from batcher.core.requests.promotion import class_of
+from batcher.core.requests.promotion import rank_before_promotion
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 MOST_ASKED = 16
@@ -40,7 +40,7 @@ FEW = 4
 """So many groups are taken for as many kinds of requests, each with a claim of its own. With 6 what one
 caller's groups cost the others grows by a tenth; with 3, groups that could all be served wait longer."""
 
-TURN, TURN_WITHOUT_DUE_TIMES = 8, 2
+DUE_FIRST_ONE_IN, OLDEST_FIRST_ONE_IN = 8, 2
 """One batch of a model in so many goes to what is due first, whatever it wastes; where nothing is
 planned for, to what has waited longest. `bench/sim groups`: with 4 and 2, a stream at 70 % of the device
 beside twice what that can serve of groups of one loses 3 % instead of 2 %."""
@@ -63,7 +63,7 @@ class Proposal:
     shapes: Shapes
     requests: Sequence[LiveRequest]
     rows: int
-    takes_ns: float
+    expected_ns: float
     """What it is expected to take; 0 where nothing is known of that."""
     begins_ns: int
     """When it begins: at once, or when its instance is done with what it runs."""
@@ -107,9 +107,9 @@ def asked(queue: ModelQueue) -> tuple[Collection[BatchGroup], bool]:
 
 
 def candidates(
-    model: Model, ready: Sequence[Proposal], places: int, now_ns: int
+    model: Model, ready: Sequence[Proposal], slots: int, now_ns: int
 ) -> Sequence[Proposal]:
-    """Those of one model's batches that may go now; `places` take batches at once.
+    """Those of one model's batches that may go now; `slots` take batches at once.
 
     Of few, all that share the best rank where nothing is planned, and all where it is. Of more, one.
     """
@@ -128,15 +128,15 @@ def candidates(
     for each in ready:
         if each.requests[0].canary or each.requests[0].rank == PROMOTED:
             return [each]
-    return [_in_time(model, ready, places, now_ns)]
+    return [_in_time(model, ready, slots, now_ns)]
 
 
 def _most_used(model: Model, ready: Sequence[Proposal], now_ns: int) -> Proposal:
     """The batch of the best class that makes most of its time, or the one that waits longest."""
-    classes = [class_of(each.requests[0], model) for each in ready]
+    classes = [rank_before_promotion(each.requests[0], model) for each in ready]
     best = min(classes)
     came_ns = [each.requests[0].arrived.arrival_ns for each in ready]
-    if model.turns % TURN_WITHOUT_DUE_TIMES:
+    if model.dispatch_count % OLDEST_FIRST_ONE_IN:
         uses = _uses(ready)
         return min(
             [
@@ -155,22 +155,22 @@ def _most_used(model: Model, ready: Sequence[Proposal], now_ns: int) -> Proposal
     )[2]
 
 
-def _in_time(model: Model, ready: Sequence[Proposal], places: int, now_ns: int) -> Proposal:
+def _in_time(model: Model, ready: Sequence[Proposal], slots: int, now_ns: int) -> Proposal:
     """The first of those batches that are left when all that are left can be in time."""
     must_ns = [must_start_ns(each, now_ns) for each in ready]
     by_due = sorted(
         [
-            (must_ns[place] + each.takes_ns, each.requests[0].arrived.arrival_ns, place)
+            (must_ns[place] + each.expected_ns, each.requests[0].arrived.arrival_ns, place)
             for place, each in enumerate(ready)
         ]
     )
-    if model.turns % TURN == 0:
+    if model.dispatch_count % DUE_FIRST_ONE_IN == 0:
         return ready[by_due[0][2]]
     begins_ns = float(now_ns)
     for _, _, place in by_due:
         if begins_ns > must_ns[place] + TOLERANCE_NS:
             break
-        begins_ns += ready[place].takes_ns / places
+        begins_ns += ready[place].expected_ns / slots
     else:
         return ready[by_due[0][2]]
     uses = _uses(ready)
@@ -188,12 +188,12 @@ def _uses(ready: Sequence[Proposal]) -> list[float]:
     uses: list[float] = []
     for each in ready:
         bucket = each.shapes
-        if each.takes_ns <= 0:
+        if each.expected_ns <= 0:
             uses.append(round(each.rows / each.model.settings.max_batch_size, 2))
             continue
         if bucket not in cheapest_ns:
             cheapest_ns[bucket] = each.model.cost_ns(bucket, 1)
-        uses.append(round(each.rows * cheapest_ns[bucket] / each.takes_ns, 2))
+        uses.append(round(each.rows * cheapest_ns[bucket] / each.expected_ns, 2))
     return uses
 
 
@@ -207,7 +207,7 @@ def must_start_ns(proposal: Proposal, now_ns: int) -> float:
     must_ns: float = NEVER_NS
     if model.reachable:
         due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != BEST_EFFORT]
-        must_ns = min(due_ns) - proposal.takes_ns if due_ns else NEVER_NS
+        must_ns = min(due_ns) - proposal.expected_ns if due_ns else NEVER_NS
         if len(due_ns) == len(take):
             return must_ns
     for request in take:
@@ -238,11 +238,11 @@ def first(ready: Sequence[Proposal], now_ns: int) -> Proposal:
         other = ready[place]
         if other.instance.up.device != best.instance.up.device:
             continue
-        if now_ns + best.takes_ns <= other_must_ns:
+        if now_ns + best.expected_ns <= other_must_ns:
             continue
         # The other cannot wait for the first. If the first cannot wait either, the device goes to
         # the model that had less of it, and within a model to what is worth more.
-        waits = now_ns + other.takes_ns <= must_ns
+        waits = now_ns + other.expected_ns <= must_ns
         if other.model is best.model:
             comes_first = _worth(other) < _worth(best)
         else:

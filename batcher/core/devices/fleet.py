@@ -19,7 +19,7 @@ from batcher.core.times import NEVER_NS
 class RunningBatch:
     """A dispatched batch and the requests in it that have not been reported yet.
 
-    `expected_ns` is when it should be done, `dispatched_ns` where nothing is known of what it takes.
+    `expected_end_ns` is when it should be done, `dispatched_ns` where nothing is known of what it takes.
     One that its instance got `prefetched` while it ran another counts from when it should begin, or did.
     From `prefetch_at_ns` on its instance may get the next in hand. `group` is what of a failed batch it runs again, and `split` says whether some request in it has
     further rows elsewhere; the rows of `filled` only took room that was left.
@@ -31,7 +31,7 @@ class RunningBatch:
     dispatched_ns: int
     unreported: set[int]
     rows: int = 0
-    expected_ns: float = 0.0
+    expected_end_ns: float = 0.0
     canary: bool = False
     shapes: Shapes = ()
     parts: tuple[Part, ...] = ()
@@ -133,7 +133,7 @@ class Fleet:
         return serving
 
     def free_ns(self, model: str, now_ns: int) -> Sequence[float]:
-        """When each place of the model's instances can take a batch, the soonest first.
+        """When each slot of the model's instances can take a batch, the soonest first.
 
         A batch that should have ended is taken to need as long again as it is late.
         """
@@ -156,25 +156,25 @@ class Fleet:
             return end
         return now_ns if end <= 0.0 else 2 * now_ns - end
 
-    def places(self, model: str) -> int:
+    def slots(self, model: str) -> int:
         """How many batches the model's instances take at once."""
         return len(self.free_ns(model, 0))
 
     def _sorted_ends(self, model: str) -> Sequence[float]:
         """The expected ends of what keeps each place busy, 0 for a free one; never empty."""
         ends: list[float] = []
-        slots: dict[str, int] = {}
+        by_device: dict[str, int] = {}
         for instance in self._by_model.get(model, ()):
             if instance.draining:
                 continue
-            device, places = instance.up.device, instance.up.max_in_flight
+            device, slots = instance.up.device, instance.up.max_in_flight
             limit = self.device_limits.get(device)
             if limit is None:
                 busy = self._busy_until_ns(instance)
-                ends += busy + [0.0] * (places - len(busy))
+                ends += busy + [0.0] * (slots - len(busy))
             else:
-                slots[device] = min(slots.get(device, 0) + places, limit)
-        for device, places in slots.items():
+                by_device[device] = min(by_device.get(device, 0) + slots, limit)
+        for device, slots in by_device.items():
             on_device = sorted(
                 end
                 for instance in self.instances.values()
@@ -182,14 +182,14 @@ class Fleet:
                 for end in self._busy_until_ns(instance)
             )
             free = self.device_limits[device] - len(on_device)
-            ends += ([0.0] * free + on_device)[:places]
+            ends += ([0.0] * free + on_device)[:slots]
         return sorted(ends) or [0.0]
 
     def _busy_until_ns(self, instance: Instance) -> list[float]:
         """The expected ends of an instance's batches; the one in hand stands for the one before."""
         if instance.next is not None:
-            return [self.batches[instance.next].expected_ns]
-        return [self.batches[i].expected_ns for i in instance.batches]
+            return [self.batches[instance.next].expected_end_ns]
+        return [self.batches[i].expected_end_ns for i in instance.batches]
 
     def on_device(self, model: str, device: str) -> bool:
         """Whether an instance of the model is on the device."""
@@ -280,7 +280,7 @@ class Fleet:
             self._run(instance, begins.batch_id)
             later_ns = now_ns - begins.dispatched_ns
             begins.dispatched_ns = now_ns
-            begins.expected_ns += later_ns
+            begins.expected_end_ns += later_ns
             if begins.prefetch_at_ns < NEVER_NS:
                 begins.prefetch_at_ns += later_ns
         return batch

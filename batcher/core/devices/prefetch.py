@@ -45,13 +45,13 @@ class Prefetch:
         It may end sooner than expected, by as much as the `margin` says that it may end later.
         While nothing is known of what it takes, it has no successor before it ends.
         """
-        takes_ns = batch.expected_ns - batch.dispatched_ns
-        if not self.gap_ns or takes_ns <= 0:
+        expected_ns = batch.expected_end_ns - batch.dispatched_ns
+        if not self.gap_ns or expected_ns <= 0:
             return
         if batch.prefetched:
-            batch.expected_ns -= self.saved_ns
-        lead_ns = LEAD_GAPS * self.gap_ns + (margin - 1.0) * takes_ns
-        batch.prefetch_at_ns = int(batch.expected_ns - min(lead_ns, MOST_LEAD * takes_ns))
+            batch.expected_end_ns -= self.saved_ns
+        lead_ns = LEAD_GAPS * self.gap_ns + (margin - 1.0) * expected_ns
+        batch.prefetch_at_ns = int(batch.expected_end_ns - min(lead_ns, MOST_LEAD * expected_ns))
 
     def observe(self, took_ns: int, timings: Timings, *, prefetched: bool) -> int:
         """Learn from a batch; returns what it would have taken on an instance that was idle.

@@ -54,7 +54,7 @@ class FaultAwareCap:
         """The largest batch that is worth its risk; asked only while there are `faults`."""
         return max(1, int(FAULT_CHANCE * self.rows / self.faults))
 
-    def most_rows(self, curve: Sequence[float], places: int, waiting: int, now_ns: int) -> int:
+    def most_rows(self, curve: Sequence[float], slots: int, waiting: int, now_ns: int) -> int:
         """The largest batch that is worth its risk; if it takes a larger one to keep up, that.
 
         `curve` says what a batch takes, by its rows, and `waiting` how many rows wait: they are to
@@ -63,7 +63,7 @@ class FaultAwareCap:
         rows are answered at once.
         """
         worth, fault = self.worth_rows(), min(1.0, self.faults / self.rows)
-        arrivals = (self._pace.at(now_ns) + waiting) / PACE_NS / places / BUSY_SHARE
+        arrivals = (self._pace.at(now_ns) + waiting) / PACE_NS / slots / BUSY_SHARE
         found, most_at_once, passes = worth, 0.0, 1.0
         search_ns = [0.0, 0.0]
         for rows in range(1, len(curve)):
@@ -73,12 +73,12 @@ class FaultAwareCap:
                 cleared_ns = 0.5 * half * curve[rows] / rows
                 search_ns.append(curve[half] + search_ns[rows - half] + cleared_ns)
             passes *= 1.0 - fault
-            takes_ns = curve[rows] + (1.0 - passes) * search_ns[rows]
-            at_once = passes * rows / takes_ns
+            expected_ns = curve[rows] + (1.0 - passes) * search_ns[rows]
+            at_once = passes * rows / expected_ns
             if rows < worth or at_once <= most_at_once:
                 continue
             found, most_at_once = rows, at_once
-            if rows >= arrivals * takes_ns:
+            if rows >= arrivals * expected_ns:
                 break
         return found
 

@@ -7,7 +7,7 @@ halved without being run. So a batch of n requests, one of which is at fault, co
 log2(n) + 1 further executions.
 
 Nobody is cleared while it is in doubt whether the fault is a request's at all: when no batch has
-succeeded since `MOST_DOUBTS` batches failed, when a request has come back `MOST_RETURNS` times, or
+succeeded since `MAX_FAILURES_IN_A_ROW` batches failed, when a request has come back `MAX_RETURNS` times, or
 where requests are split. The other half is put by then. Once a request has failed alone, all that
 was put by runs together; should it fail, it is the next to be halved.
 
@@ -15,8 +15,8 @@ While requests at fault come one by one, every batch is kept small, so that few 
 are short (`batch_cap.py`).
 
 Three bounds keep a failing device from being bisected to death. A batch gets the executions that
-`MOST_FAULTS` requests at fault need. It is given up when `HOPELESS` searches saved nobody. And there
-is the storm: after `HOPELESS_BATCHES` such batches in a row, while more than `MOST_BATCHES` are being
+`FAULTS_PER_BATCH` requests at fault need. It is given up when `MAX_FUTILE_SEARCHES` searches saved nobody. And there
+is the storm: after `STORM_BATCHES` such batches in a row, while more than `MAX_BISECTED` are being
 bisected, or when bisecting has lately taken more than `STORM_SHARE` of the model's instances, batches
 fail as a whole for `STORM_NS`. The first batch after that which fails is bisected to see whether the
 storm is over.
@@ -32,19 +32,19 @@ from batcher.core.decay import DecayingSum
 from batcher.core.events import FailureCause, Shapes
 from batcher.core.faults.batch_cap import FaultAwareCap
 
-MOST_FAULTS = 4
+FAULTS_PER_BATCH = 4
 """Every batch gets the executions that so many requests at fault need; a small one all it needs."""
 
-HOPELESS = 2
+MAX_FUTILE_SEARCHES = 2
 """A batch is given up when so many searches for a fault, each down to one request, saved nobody."""
 
 SURE_ATTEMPT = 3
 """A request in which the fault must be is not run alone when it has failed so often, less one."""
 
-HOPELESS_BATCHES = 3
+STORM_BATCHES = 3
 """So many batches given up in a row are a storm."""
 
-MOST_BATCHES = 32
+MAX_BISECTED = 32
 """More batches of one model are not bisected at once."""
 
 STORM_SHARE = 0.5
@@ -53,10 +53,10 @@ STORM_SHARE = 0.5
 WINDOW_NS = 2_000_000_000.0
 """What bisecting takes is averaged over about so long."""
 
-MOST_DOUBTS = 2
+MAX_FAILURES_IN_A_ROW = 2
 """While so many batches in a row have failed, a half that is cleared is not put among others."""
 
-MOST_RETURNS = 3
+MAX_RETURNS = 3
 """A request is put among others again so often."""
 
 STORM_NS = 1_000_000_000
@@ -72,7 +72,7 @@ class Bisection:
 
     batch_id: int
     executions_left: int
-    hopeless_after: int
+    give_up_after: int
     may_return: bool
     failures: int = 0
     saved: bool = False
@@ -84,7 +84,7 @@ class Bisection:
 class SuspectGroup:
     """Parts of a failed batch that run together again, or are halved when their turn comes.
 
-    `other` is the number of the group that is at fault if this one is not. A group that is `set_aside`
+    `other` is the number of the group that is at fault if this one is not. A group that is `deferred`
     waits until the fault is found.
     """
 
@@ -96,16 +96,16 @@ class SuspectGroup:
     attempt: int
     since_ns: int
     other: int | None = None
-    set_aside: bool = False
+    deferred: bool = False
 
 
 def _turn(suspects: SuspectGroup) -> tuple[int, int, bool, int]:
-    return suspects.since_ns, suspects.bisection.batch_id, suspects.set_aside, suspects.number
+    return suspects.since_ns, suspects.bisection.batch_id, suspects.deferred, suspects.number
 
 
 def executions(parts: int) -> int:
     """How many further executions a batch of so many parts gets."""
-    return MOST_FAULTS * (2 * (parts - 1).bit_length() + 1)
+    return FAULTS_PER_BATCH * (2 * (parts - 1).bit_length() + 1)
 
 
 class Bisections:
@@ -120,12 +120,12 @@ class Bisections:
         "_spent_ns",
         "batch_cap",
         "bisected",
-        "doubts",
+        "failures_in_a_row",
         "open",
         "reruns",
         "storm_ns",
+        "storm_unreported",
         "suspect_groups",
-        "untold",
     )
 
     def __init__(self) -> None:
@@ -137,10 +137,10 @@ class Bisections:
         self._hopeless = 0
         self._spent_ns = DecayingSum(WINDOW_NS)
         self.batch_cap = FaultAwareCap()
-        self.doubts = 0
-        """Batches that failed as a whole since one succeeded."""
-        self.untold = False
-        """Whether a storm began of which nobody was told."""
+        self.failures_in_a_row = 0
+        """Batches that failed as a whole since the last one that succeeded."""
+        self.storm_unreported = False
+        """Whether a storm began that was not reported yet."""
 
     # What a batch's end means
 
@@ -158,16 +158,16 @@ class Bisections:
 
         `may_return`: what is cleared of the fault may go back to the queue.
         """
-        self.doubts += 1
+        self.failures_in_a_row += 1
         if len(parts) == 1 or (self.storm_ns is not None and (now_ns < self.storm_ns or self.open)):
             return False
-        if self.open >= MOST_BATCHES:
+        if self.open >= MAX_BISECTED:
             self._storm(now_ns)
             return False
         self.open += 1
         self.bisected += 1
-        hopeless_after = HOPELESS * ((len(parts) - 1).bit_length() + 1)
-        bisection = Bisection(batch_id, executions(len(parts)), hopeless_after, may_return)
+        give_up_after = MAX_FUTILE_SEARCHES * ((len(parts) - 1).bit_length() + 1)
+        bisection = Bisection(batch_id, executions(len(parts)), give_up_after, may_return)
         self._halve(bisection, parts, shapes, cause, 2, now_ns)
         return True
 
@@ -208,14 +208,18 @@ class Bisections:
         position = self._position(bisection, suspects.other)
         if position is not None:
             other = self._take(position)
-            if bisection.may_return and self.doubts <= MOST_DOUBTS and self.storm_ns is None:
+            if (
+                bisection.may_return
+                and self.failures_in_a_row <= MAX_FAILURES_IN_A_ROW
+                and self.storm_ns is None
+            ):
                 cleared = other.parts
             else:
-                self._set_aside(other)
-        if not bisection.saved and bisection.failures >= bisection.hopeless_after:
+                self._defer(other)
+        if not bisection.saved and bisection.failures >= bisection.give_up_after:
             lost = (*parts, *self._given_up(bisection))
             self._hopeless += 1
-            if self._hopeless >= HOPELESS_BATCHES:
+            if self._hopeless >= STORM_BATCHES:
                 self._storm(now_ns)
         elif len(parts) == 1:
             self.batch_cap.faults += 1.0
@@ -237,7 +241,7 @@ class Bisections:
         """A group's instance went down, its device failed, or nobody waits for it any more."""
         self._close(suspects)
 
-    def calm(self, now_ns: int) -> bool:
+    def end_storm(self, now_ns: int) -> bool:
         """A batch succeeded: whether a storm is over by that."""
         if self.storm_ns is None or now_ns < self.storm_ns:
             return False
@@ -247,11 +251,11 @@ class Bisections:
 
     # What runs next
 
-    def start(self, suspects: SuspectGroup, takes_ns: float, places: int, now_ns: int) -> None:
+    def start(self, suspects: SuspectGroup, expected_ns: float, slots: int, now_ns: int) -> None:
         """Take a group out to run it. Bisecting that takes too much is noticed here."""
         self.suspect_groups.remove(suspects)
         self.reruns += 1
-        self._spent_ns.add(takes_ns / places, now_ns)
+        self._spent_ns.add(expected_ns / slots, now_ns)
         if self._spent_ns.value > STORM_SHARE * WINDOW_NS:
             self._storm(now_ns)
         suspects.bisection.executions_left -= 1
@@ -286,7 +290,7 @@ class Bisections:
                     suspects.since_ns,
                 )
                 for half in waiting[:2]:
-                    half.set_aside, half.other = suspects.set_aside, None
+                    half.deferred, half.other = suspects.deferred, None
             else:
                 lost += suspects.parts
                 self._end_if_over(suspects.bisection)
@@ -311,14 +315,14 @@ class Bisections:
         suspects.bisection.open -= 1
         return suspects
 
-    def _set_aside(self, suspects: SuspectGroup) -> None:
+    def _defer(self, suspects: SuspectGroup) -> None:
         """Have a group wait until the fault is found, together with others of its batch."""
         for other in self.suspect_groups:
-            if other.bisection is suspects.bisection and other.set_aside:
+            if other.bisection is suspects.bisection and other.deferred:
                 other.parts += suspects.parts
                 other.attempt = max(other.attempt, suspects.attempt)
                 return
-        suspects.set_aside, suspects.bisection.open = True, suspects.bisection.open + 1
+        suspects.deferred, suspects.bisection.open = True, suspects.bisection.open + 1
         self.suspect_groups.append(suspects)
         self.suspect_groups.sort(key=_turn)
 
@@ -365,7 +369,7 @@ class Bisections:
             self.open -= 1
 
     def _storm(self, now_ns: int) -> None:
-        self.untold = self.untold or self.storm_ns is None
+        self.storm_unreported = self.storm_unreported or self.storm_ns is None
         self.storm_ns = now_ns + STORM_NS
 
     # State
@@ -377,7 +381,7 @@ class Bisections:
             self.reruns,
             self.storm_ns,
             self._hopeless,
-            self.doubts,
+            self.failures_in_a_row,
             self._spent_ns.capture(),
             self.batch_cap.capture(),
         )
@@ -386,16 +390,16 @@ class Bisections:
         self, state: Iterable[object], suspect_groups: Iterable[SuspectGroup], open_: int
     ) -> None:
         """Go on where the one that was captured stood."""
-        bisected, reruns, storm_ns, hopeless, doubts, spent_ns, batch_cap = state
+        bisected, reruns, storm_ns, hopeless, failures_in_a_row, spent_ns, batch_cap = state
         assert isinstance(bisected, int)
         assert isinstance(reruns, int)
         assert storm_ns is None or isinstance(storm_ns, int)
         assert isinstance(hopeless, int)
-        assert isinstance(doubts, int)
+        assert isinstance(failures_in_a_row, int)
         assert isinstance(spent_ns, tuple)
         assert isinstance(batch_cap, tuple)
         self.bisected, self.reruns, self.storm_ns = bisected, reruns, storm_ns
-        self._hopeless, self.doubts = hopeless, doubts
+        self._hopeless, self.failures_in_a_row = hopeless, failures_in_a_row
         self._spent_ns.restore(spent_ns)
         self.batch_cap.restore(batch_cap)
         self.suspect_groups = list(suspect_groups)

@@ -213,7 +213,7 @@ class AdaptivePolicy:
 
     def _wait(self, requests: Sequence[LiveRequest], rows: int, given: PolicyInput) -> int | None:
         """When to ask again about requests that fit one batch; None if they go at once."""
-        if rows >= self._max_rows or given.hurry or given.crowded:
+        if rows >= self._max_rows or given.batch_capped or given.many_groups:
             self._waits_from = None
             return None
         now_ns = given.now_ns
@@ -231,7 +231,7 @@ class AdaptivePolicy:
         gap_ns = arrivals.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns, behind)
         if gap_ns is not None:
             until_ns = min(gap_ns, since_ns + MERGE_AGE * merge_ns)
-        if behind and given.alone:
+        if behind and given.exclusive_device:
             gap_ns = arrivals.gap_behind()
             if gap_ns is not None and self._all_fit(requests, began_ns, given):
                 until_ns = max(until_ns, min(gap_ns, began_ns + MERGE_AGE * merge_ns))

@@ -44,7 +44,7 @@ class FixedWindowPolicy:
         closes_ns = group.oldest_arrival_ns + self._delay_ns
         if group.expires_ns < NEVER_NS and now_ns < closes_ns:
             closes_ns = self._in_time(group, given, closes_ns)
-        open_ = now_ns < closes_ns and not given.crowded
+        open_ = now_ns < closes_ns and not given.many_groups
         if open_ and group.rows < self._smallest:
             return Wait(closes_ns)
         count, rows, preferred, full = self._prefix(group)

@@ -17,11 +17,12 @@ class PolicyInput:
     `free_ns` says when each place of the model's instances can take a batch, the soonest first:
     one that is free now stands there with `now_ns`. `times` predicts what a batch takes; it may
     know nothing yet. `reachable` is False when not even one row can be done inside the target: then
-    there is nothing to be in time for. A batch that takes longer than `longest_ns` would harm a
-    model that shares the device, or fail too likely. In a `hurry` no batch is worth waiting for,
-    because it may well have to run again. Where the model is not `alone`, others may take the device
-    while it waits. It is `crowded` where so many lanes wait that not all are asked: each is a batch
-    of its own, so a free instance waits for none of them.
+    there is nothing to be in time for.
+    A batch that takes longer than `longest_ns` would make requests of a model that shares the device
+    late, or is too likely to fail. While `batch_capped`, failing requests keep batches small, and no
+    batch is worth waiting for: it may well have to run again. Without an `exclusive_device` other
+    models may take the device while this one waits. `many_groups`: more batch groups wait than are
+    asked in one decision; each is a batch of its own, so a free instance waits for none of them.
     """
 
     now_ns: int
@@ -29,9 +30,9 @@ class PolicyInput:
     times: ServiceTimes
     reachable: bool = True
     longest_ns: float | None = None
-    hurry: bool = False
-    alone: bool = True
-    crowded: bool = False
+    batch_capped: bool = False
+    exclusive_device: bool = True
+    many_groups: bool = False
 
 
 @record

@@ -17,9 +17,9 @@ from batcher.core.model import Model
 from batcher.core.queueing.queue import ModelQueue, promotion_ns_of, rank_of
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.record import record
-from batcher.core.requests.promotion import class_of, make_best_effort
+from batcher.core.requests.promotion import make_best_effort, rank_before_promotion
 from batcher.core.requests.splitting import rest_ns, split, start_by
-from batcher.core.service_time.canary import CANARY_NS
+from batcher.core.service_time.canary import CANARY_INTERVAL_NS
 from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.settings import QueueLimits
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
@@ -106,7 +106,7 @@ def _foresee(
     done_ns = soonest_ns + times.expected[request.rows] - TOLERANCE_NS
     after_ns = 0.0
     if request.split is not None:
-        after_ns = rest_ns(request, model, times, fleet.places(model.name))
+        after_ns = rest_ns(request, model, times, fleet.slots(model.name))
         start_by(request, after_ns)
     if done_ns <= request.finish_by_ns:
         return request
@@ -138,14 +138,14 @@ def _late(
         return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
     # It is not for others that it must be refused, but for a prediction, which may be wrong.
     canaries, costs_ns = times.canaries, times.curve[request.rows]
-    quiet = _quiet(model, times, fleet, now_ns)
+    no_other_traffic = _no_other_traffic(model, times, fleet, now_ns)
     if not times.reachable and fleet.soonest_ns(model.name, now_ns) + takes_ns <= deadline_ns:
-        from_ns = canaries.let_in_late(costs_ns, now_ns, quiet=quiet)
+        from_ns = canaries.admit_unreachable(costs_ns, now_ns, no_other_traffic=no_other_traffic)
         if from_ns <= now_ns:
             make_best_effort(request, model)
             return request
     else:
-        from_ns = canaries.let_in(costs_ns, now_ns, quiet=quiet)
+        from_ns = canaries.admit_canary(costs_ns, now_ns, no_other_traffic=no_other_traffic)
         if from_ns <= now_ns:
             request.canary = True
             return request
@@ -160,25 +160,25 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
     """The request's line: its priority level, and whether its tenant is over its share."""
     over_share = False
     if model.shares.several:
-        capacity = model.best_rate() * fleet.places(model.name) * model.part
+        capacity = model.best_rate() * fleet.slots(model.name) * model.part
         over_share = model.shares.over(
             request.arrived.tenant, request.arrived.rows, capacity, now_ns
         )
     return rank_of(model.level(request.arrived.priority), over_share=over_share)
 
 
-def _quiet(model: Model, times: ServiceTimes, fleet: Fleet, now_ns: int) -> bool:
+def _no_other_traffic(model: Model, times: ServiceTimes, fleet: Fleet, now_ns: int) -> bool:
     """Whether nobody else was served lately who would have to wait for a batch that is long."""
     return not fleet.shares(model.name) and all(
-        each.canaries.untried(now_ns - CANARY_NS)
+        each.canaries.no_batch_since(now_ns - CANARY_INTERVAL_NS)
         for each in model.times.values()
-        if each is not times or not times.canaries.only_canaries
+        if each is not times or not times.canaries.last_was_canary
     )
 
 
 def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
     """How long what waits and runs now keeps the model busy: when a retry makes sense."""
-    waiting_ns = model.work_ns(model.queue.all_rows) / fleet.places(model.name)
+    waiting_ns = model.work_ns(model.queue.all_rows) / fleet.slots(model.name)
     return max(SHORTEST_RETRY_NS, int(fleet.soonest_ns(model.name, now_ns) - now_ns + waiting_ns))
 
 
@@ -241,10 +241,10 @@ def group_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
     """
     if len(model.queue.groups) > model.settings.queue.max_groups:
         return []
-    own = class_of(request, model)
+    own = rank_before_promotion(request, model)
     for group in model.queue.groups.values():
         other = group.head
-        if len(group) == 1 and not other.begun and class_of(other, model) >= own:
+        if len(group) == 1 and not other.begun and rank_before_promotion(other, model) >= own:
             return [other]
     return []
 

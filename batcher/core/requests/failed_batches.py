@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from batcher.core.commands import FailureStorm, Outcome, Part
 from batcher.core.devices.fleet import RunningBatch
 from batcher.core.events import BatchProgress, FailureCause
-from batcher.core.faults.bisection import MOST_RETURNS, SuspectGroup
+from batcher.core.faults.bisection import MAX_RETURNS, SuspectGroup
 from batcher.core.model import Model
 from batcher.core.requests.admission import expiry_reason
 from batcher.core.requests.ledger import Ledger
@@ -64,10 +64,10 @@ def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> Non
 def tell_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = False) -> None:
     """Say that a storm has begun, or that it is over because a batch succeeded."""
     bisections = model.bisections
-    if succeeded and bisections.calm(now_ns):
+    if succeeded and bisections.end_storm(now_ns):
         ledger.commands.append(FailureStorm(model.name, over=True))
-    elif bisections.untold:
-        bisections.untold = False
+    elif bisections.storm_unreported:
+        bisections.storm_unreported = False
         ledger.commands.append(FailureStorm(model.name))
 
 
@@ -101,7 +101,7 @@ def _search(
     again = again and bool(left) and ledger.fleet.serves(model.name)
     if suspects is None:
         may_return = not batch.split and all(
-            ledger.live[part.id].returns < MOST_RETURNS for part in left
+            ledger.live[part.id].returns < MAX_RETURNS for part in left
         )
         begun = again and bisections.begin(
             batch.batch_id, left, batch.shapes, cause, now_ns, may_return=may_return

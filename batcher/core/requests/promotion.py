@@ -89,7 +89,7 @@ def _aged_rows(model: Model, fleet: Fleet) -> float:
 
     Half of what could be, because batches are not always those that serve most.
     """
-    rate = model.best_rate() * fleet.places(model.name)
+    rate = model.best_rate() * fleet.slots(model.name)
     return (
         rate * model.settings.queue.promote_after_ns / PROMOTED_ONE_IN / 2 if rate else float("inf")
     )
@@ -168,7 +168,7 @@ def enter_level(request: LiveRequest, model: Model) -> None:
     request.promote_at_ns = promotion_ns_of(request, came_ns, model.settings.queue)
 
 
-def class_of(request: LiveRequest, model: Model) -> int:
+def rank_before_promotion(request: LiveRequest, model: Model) -> int:
     """A request's rank without the levels that it has gained by waiting.
 
     Else the groups of one caller would all come first, once that one has made enough of them.

@@ -50,11 +50,11 @@ def split(request: LiveRequest, model: Model) -> None:
     request.rows = min(left, piece_rows(model, request.bucket))
 
 
-def rest_ns(request: LiveRequest, model: Model, times: ServiceTimes, places: int) -> float:
-    """What the batches after the first one take, on all `places` at once."""
+def rest_ns(request: LiveRequest, model: Model, times: ServiceTimes, slots: int) -> float:
+    """What the batches after the first one take, on all `slots` at once."""
     piece = request.rows
     batches = 1 + -(-request.behind // piece)
-    rounds = -(-batches // places) - 1
+    rounds = -(-batches // slots) - 1
     return rounds * times.curve[min(piece, model.settings.max_batch_size)]
 
 

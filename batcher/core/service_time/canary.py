@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CANARY_NS = 1_000_000_000
+CANARY_INTERVAL_NS = 1_000_000_000
 """While every prediction says late, one request this often runs all the same, to see."""
 
-CANARY_PART = 0.02
+CANARY_SHARE = 0.02
 """Where others are served meanwhile, seeing takes no more of the time than this."""
 
-UNREACHABLE_PART = 0.125
+UNREACHABLE_SHARE = 0.125
 """Beside others, requests of a bucket whose target is out of reach take no more than this."""
 
 UNREACHABLE_BURST = 4
@@ -26,58 +26,58 @@ UNREACHABLE_BURST = 4
 class Canaries:
     """When a bucket was tried, by batches of any kind and by those that show what was refused."""
 
-    tried_ns: int | None = None
+    last_batch_ns: int | None = None
     """When the last batch began."""
-    probed_ns: int | None = None
+    last_canary_ns: int | None = None
     """When the last request was let in to see, or the last batch began that has as many rows as the
     one that was refused."""
     refused_rows: int = 1
     """Of the last request that was refused for a prediction."""
-    late_until_ns: int = 0
+    unreachable_until_ns: int = 0
     """When those that can only be late have had their part of the time."""
 
-    def began(self, rows: int, now_ns: int) -> None:
+    def batch_started(self, rows: int, now_ns: int) -> None:
         """A batch of the bucket begins."""
-        self.tried_ns = now_ns
+        self.last_batch_ns = now_ns
         if rows >= self.refused_rows:
-            self.probed_ns = now_ns
+            self.last_canary_ns = now_ns
 
-    def untried(self, since_ns: int) -> bool:
+    def no_batch_since(self, since_ns: int) -> bool:
         """Whether no batch has begun after `since_ns`."""
-        return self.tried_ns is None or self.tried_ns <= since_ns
+        return self.last_batch_ns is None or self.last_batch_ns <= since_ns
 
     @property
-    def only_canaries(self) -> bool:
+    def last_was_canary(self) -> bool:
         """Whether the last batch that began, if any did, was one that shows what was refused."""
-        return self.tried_ns == self.probed_ns
+        return self.last_batch_ns == self.last_canary_ns
 
-    def let_in(self, takes_ns: float, now_ns: int, *, quiet: bool) -> int:
+    def admit_canary(self, expected_ns: float, now_ns: int, *, no_other_traffic: bool) -> int:
         """When the next request may run to see; where that is now, this one does.
 
-        `takes_ns` is what it is predicted to take; `quiet`: nobody else would wait for it.
+        `expected_ns`: the predicted time of its batch. `no_other_traffic`: nothing else would wait for it.
         """
         from_ns = now_ns
-        if self.probed_ns is not None:
-            apart_ns = 0 if quiet else int(takes_ns / CANARY_PART)
-            from_ns = self.probed_ns + max(CANARY_NS, apart_ns)
+        if self.last_canary_ns is not None:
+            apart_ns = 0 if no_other_traffic else int(expected_ns / CANARY_SHARE)
+            from_ns = self.last_canary_ns + max(CANARY_INTERVAL_NS, apart_ns)
         if from_ns <= now_ns:
-            self.probed_ns = now_ns
+            self.last_canary_ns = now_ns
         return from_ns
 
-    def let_in_late(self, takes_ns: float, now_ns: int, *, quiet: bool) -> int:
+    def admit_unreachable(self, expected_ns: float, now_ns: int, *, no_other_traffic: bool) -> int:
         """The same of a bucket whose target is out of reach.
 
         All of its requests run where nobody else is served; else so many that they have their part
         of the time.
         """
-        if quiet:
+        if no_other_traffic:
             return now_ns
-        apart_ns = int(takes_ns / UNREACHABLE_PART)
-        from_ns = self.late_until_ns - UNREACHABLE_BURST * apart_ns
+        apart_ns = int(expected_ns / UNREACHABLE_SHARE)
+        from_ns = self.unreachable_until_ns - UNREACHABLE_BURST * apart_ns
         if from_ns <= now_ns:
-            self.late_until_ns = max(self.late_until_ns, now_ns) + apart_ns
+            self.unreachable_until_ns = max(self.unreachable_until_ns, now_ns) + apart_ns
         return from_ns
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value: the arguments that make it."""
-        return self.tried_ns, self.probed_ns, self.refused_rows, self.late_until_ns
+        return self.last_batch_ns, self.last_canary_ns, self.refused_rows, self.unreachable_until_ns

@@ -89,7 +89,7 @@ class ServiceTimes:
     replaced, never changed.
 
     `steady` counts batches that were as predicted. `reachable` is False where one row alone cannot be
-    done inside the target, `hopeless_since_ns` when that began to look so. `canaries` are admission's
+    done inside the target, `unreachable_since_ns` when that began to look so. `canaries` are admission's
     notes of the same bucket.
     """
 
@@ -112,13 +112,13 @@ class ServiceTimes:
         "curve",
         "expected",
         "first_p95",
-        "hopeless_since_ns",
         "margin",
         "max_rows",
         "p95",
         "reachable",
         "reply_ns",
         "steady",
+        "unreachable_since_ns",
     )
 
     def __init__(self, max_rows: int, target_ns: int | None = None) -> None:
@@ -126,7 +126,7 @@ class ServiceTimes:
         self.canaries = Canaries()
         self.steady = 0
         self.reachable = True
-        self.hopeless_since_ns: int | None = None
+        self.unreachable_since_ns: int | None = None
         self.curve: Sequence[float] = ()
         self.p95: Sequence[float] = ()
         self.first_p95: Sequence[float] = ()
@@ -180,12 +180,12 @@ class ServiceTimes:
         `UNREACHABLE_NS`.
         """
         if self._target_ns is None or self.curve[1] <= self._target_ns:
-            self.reachable, self.hopeless_since_ns = True, None
+            self.reachable, self.unreachable_since_ns = True, None
         elif measured:
             self.reachable = False
-        elif self.hopeless_since_ns is None:
-            self.hopeless_since_ns = now_ns
-        elif now_ns - self.hopeless_since_ns >= UNREACHABLE_NS:
+        elif self.unreachable_since_ns is None:
+            self.unreachable_since_ns = now_ns
+        elif now_ns - self.unreachable_since_ns >= UNREACHABLE_NS:
             self.reachable = False
 
     def observe(
@@ -396,7 +396,7 @@ class ServiceTimes:
             tuple(self._recent),
             tuple((rows, tuple(samples)) for rows, samples in self._stray.items()),
             (self._target_ns, tuple(self._replies), self._off_ns, self._trailing),
-            (self.reachable, self.hopeless_since_ns, self.steady),
+            (self.reachable, self.unreachable_since_ns, self.steady),
             self.canaries.capture(),
         )
 
@@ -418,7 +418,7 @@ class ServiceTimes:
         times = cls(max_rows)
         times._target_ns, replies, times._off_ns, times._trailing = aims
         times._replies = list(replies)
-        times.reachable, times.hopeless_since_ns, times.steady = notes
+        times.reachable, times.unreachable_since_ns, times.steady = notes
         times.canaries = Canaries(*canaries)
         times._stray = {rows: list(samples) for rows, samples in strays}
         times.margin, times._drift, times.reply_ns = margin, drift, reply_ns

@@ -367,7 +367,7 @@ class Unmoved(Story):
     def state(scheduler):
         """All but what is only a note that there is nothing to decide."""
         state = scheduler.snapshot()
-        return replace(state, models=tuple(replace(m, stalled=False) for m in state.models))
+        return replace(state, models=tuple(replace(m, blocked=False) for m in state.models))
 
     def tell(self, *events):
         # Where something is decided anyway: a change has the policy asked once more.

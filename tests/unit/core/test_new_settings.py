@@ -361,9 +361,9 @@ def test_a_target_out_of_reach_is_known_at_once(served):
 def test_settings_that_do_not_touch_the_target_leave_its_judgement(served):
     served.configure(target=3)
     (times,) = served.model.times.values()
-    times.hopeless_since_ns, times.reachable, served.model.reachable = 5, True, True
+    times.unreachable_since_ns, times.reachable, served.model.reachable = 5, True, True
     served.configure(target=3, max_requests=7)
-    assert (served.model.reachable, times.reachable, times.hopeless_since_ns) == (True, True, 5)
+    assert (served.model.reachable, times.reachable, times.unreachable_since_ns) == (True, True, 5)
 
 
 def test_what_is_admitted_under_no_batching_and_then_adaptive_is_answered(scheduler):

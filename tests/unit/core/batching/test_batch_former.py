@@ -166,7 +166,7 @@ def test_a_policy_is_told_whether_others_may_take_its_device(devices, alone):
 
     class Policy:
         def decide(self, group, given):
-            told.append(given.alone)
+            told.append(given.exclusive_device)
             return Take(1)
 
     scheduler = Scheduler(lambda settings: Policy())

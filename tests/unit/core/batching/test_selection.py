@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from batcher.clock import MILLISECOND
-from batcher.core.batching.selection import FEW, MOST_ASKED, TURN_WITHOUT_DUE_TIMES, asked
+from batcher.core.batching.selection import FEW, MOST_ASKED, OLDEST_FIRST_ONE_IN, asked
 from batcher.core.commands import Dispatch, Outcome, Reason, Settle
 from batcher.core.events import InstanceUp, ModelConfigured
 from batcher.core.policies import FixedWindowPolicy
@@ -104,7 +104,7 @@ class TestTurns:
 
     def test_what_makes_more_of_its_time_and_what_waited_longest_take_turns(self, busy):
         order = [keys(busy.done(batch_id, at=10 * batch_id)) for batch_id in range(1, FEW + 2)]
-        assert TURN_WITHOUT_DUE_TIMES == 2
+        assert OLDEST_FIRST_ONE_IN == 2
         assert order[:2] == [[11], [1]]
         assert [first for batch in order for first in batch] == [11, *range(1, FEW + 1)]
 
@@ -140,7 +140,7 @@ class TestTurns:
         busy.done(1, at=10)
         scheduler = busy.scheduler
         twin = type(scheduler).restore(scheduler.snapshot())
-        assert twin.models["m"].turns == scheduler.models["m"].turns == 2
+        assert twin.models["m"].dispatch_count == scheduler.models["m"].dispatch_count == 2
         assert twin.snapshot() == scheduler.snapshot()
 
 

@@ -13,17 +13,17 @@ from batcher.simulation.driver import succeed
 def test_batches_are_no_larger_than_is_worth_the_risk_unless_that_would_not_keep_up():
     curve = [0.0, *((5 + rows) * MILLISECOND for rows in range(1, 33))]
 
-    def most_rows(rate, *, places=1, waiting=0, later_ns=0, faults=10.0):
+    def most_rows(rate, *, slots=1, waiting=0, later_ns=0, faults=10.0):
         caution = FaultAwareCap()
         for k in range(1, 5 * rate + 1):
             caution.arrived(1, k * SECOND // rate)
         caution.rows, caution.faults = 2000.0, faults
-        return caution.most_rows(curve, places, waiting, 5 * SECOND + later_ns)
+        return caution.most_rows(curve, slots, waiting, 5 * SECOND + later_ns)
 
     # At most one in fifty fails with one request in 200 at fault: 4 rows, 428 a second.
     assert most_rows(300) == 4
     assert most_rows(500) == 8
-    assert most_rows(500, places=2) == 4
+    assert most_rows(500, slots=2) == 4
     assert most_rows(500, later_ns=SECOND) == 4
     assert most_rows(300, waiting=100) == most_rows(500)
     # Where nothing keeps up, more rows to a batch are worth less the more of them are at fault.

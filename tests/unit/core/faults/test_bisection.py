@@ -20,10 +20,10 @@ from batcher.core.events import (
     RequestArrived,
 )
 from batcher.core.faults.bisection import (
-    HOPELESS_BATCHES,
-    MOST_BATCHES,
-    MOST_DOUBTS,
-    MOST_RETURNS,
+    MAX_BISECTED,
+    MAX_FAILURES_IN_A_ROW,
+    MAX_RETURNS,
+    STORM_BATCHES,
     STORM_NS,
     STORM_SHARE,
     WINDOW_NS,
@@ -177,7 +177,7 @@ def test_suspects_run_as_they_are_and_the_cleared_with_newcomers(failed):
 def test_while_nothing_succeeds_the_cleared_are_put_by(play):
     play.fixed(max_rows=8)
     play.up()
-    for alone in range(MOST_DOUBTS):
+    for alone in range(MAX_FAILURES_IN_A_ROW):
         play.arrive(10 + alone)
         play.error(1 + alone)
     play.arrive(0)
@@ -191,12 +191,12 @@ def test_while_nothing_succeeds_the_cleared_are_put_by(play):
 
 
 def test_who_came_back_often_is_put_by(together):
-    together.scheduler.live[3].returns = MOST_RETURNS
+    together.scheduler.live[3].returns = MAX_RETURNS
     together.error(2)
     together.arrive(5)
     together.error(3)
-    (set_aside,) = (c for c in together.error(4) if isinstance(c, Dispatch))
-    assert ([p.id for p in set_aside.parts], set_aside.attempt) == ([3, 4, 2], 3)
+    (deferred,) = (c for c in together.error(4) if isinstance(c, Dispatch))
+    assert ([p.id for p in deferred.parts], deferred.attempt) == ([3, 4, 2], 3)
     assert together.batches(together.done(5, 3, 4, 2)) == [[5]]
 
 
@@ -394,12 +394,12 @@ def test_a_group_gives_way_to_newcomers_no_longer_than_a_level_takes(stage, arri
 
 
 class TestStorm:
-    @pytest.mark.parametrize(("places", "storms"), [(1, True), (2, False)])
-    def test_searches_that_take_half_of_the_instances_are_one(self, places, storms):
+    @pytest.mark.parametrize(("slots", "storms"), [(1, True), (2, False)])
+    def test_searches_that_take_half_of_the_instances_are_one(self, slots, storms):
         bisections = Bisections()
         parts = (Part(1, 0, 1), Part(2, 0, 1))
         assert bisections.begin(1, parts, (), FailureCause.UNKNOWN, 0)
-        bisections.start(bisections.suspect_groups[0], 1.01 * STORM_SHARE * WINDOW_NS, places, 0)
+        bisections.start(bisections.suspect_groups[0], 1.01 * STORM_SHARE * WINDOW_NS, slots, 0)
         assert (bisections.storm_ns is not None) == storms
 
     def test_what_searches_took_long_ago_counts_no_more(self):
@@ -413,10 +413,10 @@ class TestStorm:
 
     def test_more_batches_at_once_are_one(self):
         bisections = Bisections()
-        for batch in range(MOST_BATCHES + 1):
+        for batch in range(MAX_BISECTED + 1):
             parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
             begun = bisections.begin(batch, parts, (), FailureCause.UNKNOWN, 0)
-            assert begun == (batch < MOST_BATCHES)
+            assert begun == (batch < MAX_BISECTED)
         assert bisections.storm_ns == STORM_NS
 
     def test_a_device_that_fails_all_is_not_bisected_to_death(self):
@@ -428,11 +428,11 @@ class TestStorm:
             at_ns = world.scheduler.now_ns
         assert world.storms == [False]
         assert world.scheduler.observe(0).models[0].storm
-        assert world.extra <= (HOPELESS_BATCHES + 1) * 12
+        assert world.extra <= (STORM_BATCHES + 1) * 12
 
     def test_it_is_over_once_batches_succeed(self):
         world = World(set(range(10_000)), max_rows=32)
-        for burst in range(HOPELESS_BATCHES):
+        for burst in range(STORM_BATCHES):
             world.burst(100 * burst, 33, world.scheduler.now_ns)
         assert world.storms == [False]
         before = world.extra

@@ -9,7 +9,7 @@ import pytest
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome
 from batcher.core.events import DeviceConfigured, RepliesTook
-from batcher.core.service_time.canary import CANARY_NS
+from batcher.core.service_time.canary import CANARY_INTERVAL_NS
 from batcher.core.settings import Adaptive, QueueLimits, WhenLate
 
 SHORT, LONG = ((10,),), ((20,),)
@@ -158,7 +158,7 @@ def test_whoever_is_refused_for_a_prediction_is_told_when_it_is_tried_again(stag
     (ends,) = stage.play(slow)
     hints = [e.retry_ns for e in ends if e.outcome is Outcome.REJECTED and e.idle]
     assert hints
-    assert all(MILLISECOND < hint <= CANARY_NS for hint in hints)
+    assert all(MILLISECOND < hint <= CANARY_INTERVAL_NS for hint in hints)
 
 
 class TestSharedDevice:
