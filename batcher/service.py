@@ -122,7 +122,7 @@ class Batcher:
             _not_answered(pending, Outcome.FAILED, ReplyReason.ANSWER_TOO_LARGE)
             raise
         except NoRoom:
-            _not_answered(pending, Outcome.FAILED, ReplyReason.NO_ROOM)
+            _not_answered(pending, Outcome.FAILED, ReplyReason.BUFFER_FULL)
             raise
         except Exception:
             _not_answered(pending, Outcome.FAILED, ReplyReason.INTERNAL)
