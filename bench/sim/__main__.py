@@ -15,7 +15,7 @@ sys.path.append(str(BENCH))
 import grid  # noqa: E402
 import scenes  # noqa: E402
 import world  # noqa: E402
-from bars import decision, exit_code  # noqa: E402
+from bars import exit_code, verdict  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 def shown(value: Any) -> str:
     """A figure for a person."""
     if isinstance(value, bool):
-        return decision(value)
+        return verdict(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -9,7 +9,7 @@ from batcher.app import Application
 from batcher.config import parse_config
 from batcher.errors import BackendUnavailable
 from batcher.protocol import inference
-from batcher.runtime.models import model as models
+from batcher.runtime import models
 
 WAIT_S = 20
 

@@ -1,1 +1,0 @@
-"""What is served: one `ServedModel` per name and version, found by the `ModelRegistry`."""
