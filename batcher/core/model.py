@@ -11,7 +11,8 @@ from batcher.core.faults.bisection import Bisections
 from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
 from batcher.core.policies.arrivals import ArrivalStats
 from batcher.core.queueing.padding import Buckets, estimate, volume
-from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED, ModelQueue, rank_of
+from batcher.core.queueing.queue import ModelQueue
+from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, rank_of
 from batcher.core.queueing.tenants import TenantShares
 from batcher.core.service_time.estimator import JUMP_SAMPLES, ServiceTimes
 from batcher.core.settings import Adaptive, ModelSettings, WhenLate

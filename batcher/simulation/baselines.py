@@ -22,7 +22,7 @@ from typing import Final
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.policies import Decision, PolicyFactory, PolicyInput, Take, Wait
-from batcher.core.queueing.queue import BatchGroup
+from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
 

@@ -19,7 +19,8 @@ from batcher.core.batching.selection import Proposal, asked, candidates, first, 
 from batcher.core.devices.fleet import Fleet, Instance
 from batcher.core.model import Model
 from batcher.core.policies import Choose, PolicyInput, Take, Wait
-from batcher.core.queueing.queue import BEST_EFFORT, BatchGroup
+from batcher.core.queueing.batch_groups import BatchGroup
+from batcher.core.queueing.ranks import BEST_EFFORT
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.record import record
 from batcher.core.requests.splitting import fill

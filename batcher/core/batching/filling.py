@@ -15,8 +15,9 @@ from collections.abc import Collection, Sequence
 from batcher.core.events import Shapes
 from batcher.core.model import Model
 from batcher.core.policies import NoBatchingPolicy
+from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.padding import volume
-from batcher.core.queueing.queue import BatchGroup, latest_finish_ns
+from batcher.core.queueing.ranks import latest_finish_ns
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.record import record
 from batcher.core.service_time.estimator import ServiceTimes

@@ -28,7 +28,9 @@ from batcher.core.devices.fleet import Fleet, Instance
 from batcher.core.events import Shapes
 from batcher.core.faults.bisection import SuspectGroup
 from batcher.core.model import USED_NS, Model
-from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED, BatchGroup, ModelQueue
+from batcher.core.queueing.batch_groups import BatchGroup
+from batcher.core.queueing.queue import ModelQueue
+from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.promotion import rank_before_promotion
 from batcher.core.times import NEVER_NS, TOLERANCE_NS

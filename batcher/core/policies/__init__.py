@@ -18,7 +18,7 @@ from batcher.core.policies.adaptive import AdaptivePolicy
 from batcher.core.policies.fixed import FixedWindowPolicy
 from batcher.core.policies.interface import Choose, Decision, PolicyInput, Take, Wait
 from batcher.core.policies.none import NoBatchingPolicy
-from batcher.core.queueing.queue import BatchGroup
+from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching
 
 __all__ = [

@@ -18,14 +18,8 @@ from itertools import accumulate
 from batcher.core.policies.arrivals import ArrivalStats
 from batcher.core.policies.backlog import Plan, Price, plan
 from batcher.core.policies.interface import Choose, Decision, PolicyInput, Take, Wait
-from batcher.core.queueing.queue import (
-    BEST_EFFORT,
-    PROMOTED,
-    PROMOTED_ONE_IN,
-    BatchGroup,
-    PriorityClass,
-    latest_finish_ns,
-)
+from batcher.core.queueing.batch_groups import BatchGroup, PriorityClass
+from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, PROMOTED_ONE_IN, latest_finish_ns
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.settings import Adaptive

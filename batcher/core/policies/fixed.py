@@ -18,7 +18,7 @@ instance is free, so while all are busy it goes on growing up to the maximum.
 from __future__ import annotations
 
 from batcher.core.policies.interface import Decision, PolicyInput, Take, Wait
-from batcher.core.queueing.queue import BatchGroup
+from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.settings import FixedWindow
 from batcher.core.times import NEVER_NS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batcher.core.policies.interface import Decision, PolicyInput, Take
-from batcher.core.queueing.queue import BatchGroup
+from batcher.core.queueing.batch_groups import BatchGroup
 
 
 class NoBatchingPolicy:

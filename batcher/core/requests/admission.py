@@ -1,54 +1,31 @@
-"""Who may enter a queue.
+"""Admission: which requests may enter a queue.
 
-Bounds: the requests, rows and bytes that may wait; a full queue makes room for what is worth more
-than the least valuable request in it. And predictions: who can only be late, whatever happens, is
-told so at once, while a retry elsewhere still helps. A refusal happens in the same step as
-enqueueing would, so no bound can be overrun between a check and its use.
+Predictions decide here: a request that cannot meet its target, whatever happens, is refused at once,
+while a retry elsewhere still helps. The bounds of the queue come after it (`bounds.py`).
 """
 
 from __future__ import annotations
-
-from typing import Final, final
 
 from batcher.core.commands import Outcome, Reason
 from batcher.core.devices.fleet import Fleet
 from batcher.core.events import RequestArrived
 from batcher.core.model import Model
-from batcher.core.queueing.queue import ModelQueue, promotion_ns_of, rank_of
+from batcher.core.queueing.ranks import promotion_ns_of, rank_of
 from batcher.core.queueing.request import LiveRequest
-from batcher.core.record import record
-from batcher.core.requests.promotion import make_best_effort, rank_before_promotion
+from batcher.core.requests.promotion import make_best_effort
+from batcher.core.requests.refusals import (
+    DEADLINE_TOO_SHORT,
+    NO_INSTANCE,
+    TOO_MANY_BYTES,
+    TOO_MANY_ROWS,
+    Refusal,
+    expiry_reason,
+    until_clear_ns,
+)
 from batcher.core.requests.splitting import rest_ns, split, start_by
 from batcher.core.service_time.canary import CANARY_INTERVAL_NS
 from batcher.core.service_time.estimator import ServiceTimes
-from batcher.core.settings import QueueLimits
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
-
-QUEUE_FULL_RETRY_NS = 100_000_000
-"""What a caller is told to wait when a queue is full: long against a window, short for a person."""
-
-UNAVAILABLE_RETRY_NS = 1_000_000_000
-"""What a caller is told to wait when no instance is up: about the time a small model loads in."""
-
-SHORTEST_RETRY_NS = 1_000_000
-"""Nobody is told to come back sooner."""
-
-
-@final
-@record
-class Refusal:
-    """A request that does not enter, and why."""
-
-    outcome: Outcome
-    reason: Reason
-    retry_ns: int | None = None
-
-
-UNKNOWN_MODEL: Final = Refusal(Outcome.REJECTED, Reason.UNKNOWN_MODEL)
-NO_INSTANCE: Final = Refusal(Outcome.REJECTED, Reason.NO_INSTANCE, UNAVAILABLE_RETRY_NS)
-TOO_MANY_ROWS: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_ROWS)
-TOO_MANY_BYTES: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_BYTES)
-DEADLINE_TOO_SHORT: Final = Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT)
 
 
 def admit(
@@ -173,86 +150,4 @@ def _no_other_traffic(model: Model, times: ServiceTimes, fleet: Fleet, now_ns: i
         each.canaries.no_batch_since(now_ns - CANARY_INTERVAL_NS)
         for each in model.times.values()
         if each is not times or not times.canaries.last_was_canary
-    )
-
-
-def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
-    """How long what waits and runs now keeps the model busy: when a retry makes sense."""
-    waiting_ns = model.work_ns(model.queue.all_rows) / fleet.slots(model.name)
-    return max(SHORTEST_RETRY_NS, int(fleet.soonest_ns(model.name, now_ns) - now_ns + waiting_ns))
-
-
-def expiry_reason(arrived: RequestArrived, expires_ns: int | None) -> Reason:
-    """Whose clock ran out: the caller's, or the queue's."""
-    return Reason.CALLER_DEADLINE if expires_ns == arrived.expires_ns else Reason.QUEUE_TIMEOUT
-
-
-def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
-    """The bound that this request would break, or None when there is room for it."""
-    limits, queue = model.settings.queue, model.queue
-    if queue.requests >= limits.max_requests:
-        return Reason.QUEUE_REQUESTS
-    if limits.max_rows is not None and queue.all_rows + request.arrived.rows > limits.max_rows:
-        return Reason.QUEUE_ROWS
-    if limits.max_bytes is not None and queue.nbytes + request.nbytes > limits.max_bytes:
-        return Reason.QUEUE_BYTES
-    if len(queue.groups) >= limits.max_groups and request.group_key not in queue.groups:
-        return Reason.QUEUE_GROUPS
-    return None
-
-
-def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
-    """Waiting requests that are worth less than this one, and whose room it needs.
-
-    Empty when they would not make enough room; then the newcomer is the one to be refused. So it is
-    while more waits than a bound that was lowered allows: what waits is not refused for a change.
-    """
-    limits, queue = model.settings.queue, model.queue
-    if _over_a_bound(queue, limits):
-        return []
-    requests = queue.requests + 1 - limits.max_requests
-    rows = 0
-    if limits.max_rows is not None:
-        rows = queue.all_rows + request.arrived.rows - limits.max_rows
-    nbytes = 0 if limits.max_bytes is None else queue.nbytes + request.nbytes - limits.max_bytes
-    if queue.worst <= (request.rank, request.finish_by_ns):
-        return []
-    victims: list[LiveRequest] = []
-    for victim in queue.worst_first():
-        if requests <= 0 and rows <= 0 and nbytes <= 0:
-            return victims
-        if (victim.rank, victim.finish_by_ns) <= (request.rank, request.finish_by_ns):
-            return []
-        if victim.begun:
-            # Some of its rows have run already, or run now.
-            continue
-        victims.append(victim)
-        requests -= 1
-        rows -= victim.arrived.rows
-        nbytes -= victim.nbytes
-    return victims if requests <= 0 and rows <= 0 and nbytes <= 0 else []
-
-
-def group_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
-    """The request whose group makes room for one more: the only one in it, that waits longest.
-
-    What has a group of its own is what the bound is for, and a newcomer to a group that is served
-    again and again has none at times. Empty where all of that are worth more than the newcomer.
-    """
-    if len(model.queue.groups) > model.settings.queue.max_groups:
-        return []
-    own = rank_before_promotion(request, model)
-    for group in model.queue.groups.values():
-        other = group.head
-        if len(group) == 1 and not other.begun and rank_before_promotion(other, model) >= own:
-            return [other]
-    return []
-
-
-def _over_a_bound(queue: ModelQueue, limits: QueueLimits) -> bool:
-    """Whether more waits than may: only a changed bound makes that so."""
-    return (
-        queue.requests > limits.max_requests
-        or (limits.max_rows is not None and queue.all_rows > limits.max_rows)
-        or (limits.max_bytes is not None and queue.nbytes > limits.max_bytes)
     )

@@ -9,9 +9,9 @@ from batcher.core.devices.fleet import RunningBatch
 from batcher.core.events import BatchProgress, FailureCause
 from batcher.core.faults.bisection import MAX_RETURNS, SuspectGroup
 from batcher.core.model import Model
-from batcher.core.requests.admission import expiry_reason
 from batcher.core.requests.ledger import Ledger
 from batcher.core.requests.promotion import come_back
+from batcher.core.requests.refusals import expiry_reason
 
 
 def last_report(

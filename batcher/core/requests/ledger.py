@@ -14,7 +14,7 @@ from batcher.core.events import FailureCause
 from batcher.core.model import Model
 from batcher.core.queueing.expiry import ExpiryHeap
 from batcher.core.queueing.request import LiveRequest, queued
-from batcher.core.requests.admission import UNAVAILABLE_RETRY_NS, Refusal
+from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS, Refusal
 
 
 class Ledger:

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 from batcher.core.devices.fleet import Fleet
 from batcher.core.model import Model
-from batcher.core.queueing.queue import (
+from batcher.core.queueing.batch_groups import BatchGroup
+from batcher.core.queueing.ranks import (
     BEST_EFFORT,
     PROMOTED,
     PROMOTED_ONE_IN,
-    BatchGroup,
     promotion_ns_of,
     rank_of,
 )

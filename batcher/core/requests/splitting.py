@@ -15,10 +15,10 @@ from batcher.core.events import Shapes
 from batcher.core.model import Model
 from batcher.core.policies.interface import PolicyInput
 from batcher.core.policies.none import NoBatchingPolicy
-from batcher.core.queueing.queue import (
+from batcher.core.queueing.batch_groups import BatchGroup
+from batcher.core.queueing.ranks import (
     BEST_EFFORT,
     PROMOTED,
-    BatchGroup,
     latest_finish_ns,
     promotion_ns_of,
     rank_of,

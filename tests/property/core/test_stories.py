@@ -24,7 +24,7 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED
+from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import (
     Adaptive,

@@ -8,7 +8,7 @@ from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch, Outcome, PolicyFailed, Reason, SettingsRefused
 from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.policies import make_policy
-from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED, rank_of
+from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, rank_of
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
 

@@ -73,7 +73,7 @@ def test_the_error_says_what_happened(play_with):
 def test_only_the_failing_model_falls_back(make_scheduler, play_with):
     play = play_with(Answers(RuntimeError()))
     play.none("bad")
-    play.scheduler._policies = lambda settings: Answers(Take(2))
+    play.scheduler.contents.make_policy = lambda settings: Answers(Take(2))
     play.none("good")
     play.up("i", model="bad")
     play.up("j", model="good")

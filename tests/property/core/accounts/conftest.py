@@ -32,7 +32,7 @@ from batcher.core.events import (
     RequestCancelled,
 )
 from batcher.core.faults.bisection import executions
-from batcher.core.queueing.queue import BEST_EFFORT, PROMOTED
+from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
 from batcher.core.settings import Adaptive, NoBatching
 from batcher.core.times import TOLERANCE_NS
 

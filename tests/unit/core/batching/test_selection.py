@@ -13,7 +13,7 @@ from batcher.core.events import InstanceUp, ModelConfigured
 from batcher.core.policies import FixedWindowPolicy
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.request import LiveRequest
-from batcher.core.requests.admission import QUEUE_FULL_RETRY_NS
+from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS
 from batcher.core.settings import Adaptive, FixedWindow, PaddedAxis
 
 

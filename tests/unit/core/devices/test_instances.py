@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batcher.core.commands import Dispatch, Outcome, Reason, Settle
-from batcher.core.requests.admission import UNAVAILABLE_RETRY_NS
+from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
 
 LOST = (Outcome.FAILED, Reason.INSTANCE_DOWN)
 

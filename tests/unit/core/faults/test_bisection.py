@@ -343,7 +343,9 @@ def test_a_request_that_fits_no_batch_any_more_is_split(play):
         ((batch,),) = (play.parts(commands),)
         for request_id, start, stop in batch:
             rows[request_id] += stop - start
-        commands = play.done(play.scheduler.next_batch_id - 1, *{part[0] for part in batch})
+        commands = play.done(
+            play.scheduler.contents.next_batch_id - 1, *{part[0] for part in batch}
+        )
     assert rows == {3: 8, 4: 8}
 
 

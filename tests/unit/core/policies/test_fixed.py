@@ -10,7 +10,7 @@ from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import InstanceUp, RequestArrived
 from batcher.core.policies import FixedWindowPolicy, PolicyInput, Take, Wait
-from batcher.core.queueing.queue import BatchGroup
+from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.settings import FixedWindow

@@ -116,11 +116,11 @@ def test_the_heap_stays_bounded_while_callers_come_and_go(busy):
     for request_id in range(1, 5_000):
         play.arrive(request_id, expires=1e6)
         play.cancel(request_id)
-        sizes.append(len(play.scheduler.expiry.heap))
+        sizes.append(len(play.scheduler.contents.expiry.heap))
 
     assert max(sizes) <= SLACK + 2
     assert play.wakeup is None
-    assert play.scheduler.expiry.heap == []
+    assert play.scheduler.contents.expiry.heap == []
 
 
 def test_the_heap_stays_bounded_while_one_with_an_early_expiry_stays(busy):
@@ -129,7 +129,7 @@ def test_the_heap_stays_bounded_while_one_with_an_early_expiry_stays(busy):
     for request_id in range(2, 2_000):
         play.arrive(request_id, expires=1e6)
         play.cancel(request_id)
-        assert len(play.scheduler.expiry.heap) <= SLACK + 4
+        assert len(play.scheduler.contents.expiry.heap) <= SLACK + 4
 
     assert play.wakeup == 10
 

@@ -7,7 +7,7 @@ import pytest
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason, Settle
 from batcher.core.events import InstanceUp, ModelConfigured
-from batcher.core.requests.admission import QUEUE_FULL_RETRY_NS, UNAVAILABLE_RETRY_NS
+from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS, UNAVAILABLE_RETRY_NS
 from batcher.core.settings import Adaptive, ModelSettings, NoBatching, QueueLimits
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from batcher.core.commands import Outcome, Reason, Settle
 from batcher.core.events import Failure, FailureCause
-from batcher.core.requests.admission import UNAVAILABLE_RETRY_NS
+from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
 
 OK = (Outcome.OK, Reason.NONE)
 

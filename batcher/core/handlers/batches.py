@@ -1,0 +1,87 @@
+"""Batches report what is done and what has failed, and end."""
+
+from __future__ import annotations
+
+from batcher.core.contents import Contents
+from batcher.core.devices.fleet import RunningBatch
+from batcher.core.events import BatchProgress, RepliesTook, Timings
+from batcher.core.requests.failed_batches import last_report, tell_storm
+from batcher.core.requests.splitting import next_turn, part_done
+
+
+def progress(contents: Contents, event: BatchProgress) -> None:
+    """End the requests that a batch reports, and the batch itself with its last report.
+
+    Reports of an unknown batch and of requests that have ended already are ignored.
+    """
+    batch = contents.fleet.batches.get(event.batch_id)
+    if batch is None:
+        return
+    done, unreported = event.done, batch.unreported
+    named = set(done)
+    if len(named) < len(done) or not named <= unreported:
+        # A request that its caller left, or that is named twice, has ended already.
+        done = tuple(i for i in dict.fromkeys(done) if i in unreported)
+    unreported.difference_update(done)
+    if batch.split:
+        done = _all_done(contents, batch, done)
+    contents.ledger.done(done)
+    for failure in event.failed:
+        if failure.id in batch.unreported:
+            contents.ledger.fail((failure.id,), failure.cause)
+    if event.last or event.error is not None:
+        failed = bool(event.failed) or event.error is not None
+        if batch.unreported or batch.suspects is not None:
+            model = contents.models.get(batch.model)
+            last_report(batch, event, model, contents.ledger, now_ns=contents.now_ns)
+        _finish(contents, batch, event.timings, failed=failed)
+
+
+def replies_took(contents: Contents, event: RepliesTook) -> None:
+    """Learn how long a batch's answers took to leave."""
+    model = contents.models.get(event.model)
+    if model is not None:
+        for times in model.times.values():
+            times.observe_replies(event.rows, event.took_ns, contents.now_ns)
+
+
+def _all_done(contents: Contents, batch: RunningBatch, ids: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of the requests whose rows in a batch are done that have no other rows left."""
+    rows = {part.id: part.stop - part.start for part in batch.parts}
+    done: list[int] = []
+    for request_id in ids:
+        request = contents.live[request_id]
+        split = request.split
+        if split is None or part_done(request, split, batch.batch_id, rows[request_id]):
+            done.append(request_id)
+        elif split.queued and request_id != batch.filled:
+            # What came while these rows ran goes before the others.
+            model = contents.models[batch.model]
+            model.queue.discard(request)
+            next_turn(request, model, contents.now_ns)
+            model.queue.add(request)
+    return tuple(done)
+
+
+def _finish(
+    contents: Contents, batch: RunningBatch, timings: Timings | None, *, failed: bool
+) -> None:
+    """Take a batch off its instance, and learn from what it took."""
+    now_ns = contents.now_ns
+    contents.fleet.finish(batch.batch_id, now_ns)
+    contents.unblock()
+    model = contents.models.get(batch.model)
+    if model is None:
+        return
+    if not failed:
+        model.bisections.failures_in_a_row = 0
+        queues = contents.fleet.instances[batch.instance].up.queues
+        model.observe(batch, timings if queues else None, now_ns)
+        model.judge_target(now_ns)
+        if model.bisections.storm_ns is not None:
+            tell_storm(model, contents.ledger, now_ns, succeeded=True)
+    if model.arrivals is not None:
+        model.arrivals.ended(batch.rows, now_ns)
+    if batch.suspects is None:
+        model.bisections.batch_cap.count(batch.rows)
+    model.running -= 1

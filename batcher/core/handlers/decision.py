@@ -1,0 +1,76 @@
+"""The decision at the end of a step: promote, form batches, give up, dispatch; until nothing is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batcher.core.batching.batch_former import form
+from batcher.core.commands import PolicyFailed, Reason
+from batcher.core.contents import Contents
+from batcher.core.handlers.dispatch import dispatch
+from batcher.core.model import Model
+from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.promotion import make_best_effort, next_promotion_at_ns, promote, reorder
+from batcher.core.requests.refusals import until_clear_ns
+from batcher.core.times import NEVER_NS
+
+
+def decide(contents: Contents, now_ns: int) -> None:
+    """Dispatch every batch that is ready, and find out when to decide again."""
+    contents.undecided = False
+    _promote(contents, now_ns)
+    _dispatch_all(contents, now_ns)
+    contents.next_promotion_at_ns = next_promotion_at_ns(contents.models.values())
+    for model in contents.models.values():
+        if model.prefetch_at_ns < NEVER_NS:
+            contents.ask_at_prefetch(model)
+
+
+def _promote(contents: Contents, now_ns: int) -> None:
+    """Move up what has waited for long enough; refuse what there is no room for at the front."""
+    for model in contents.models.values():
+        for group in list(model.queue.groups.values()):
+            if group.promote_at_ns <= now_ns:
+                over = promote(group, model, contents.fleet, now_ns)
+                if over:
+                    retry_ns = until_clear_ns(model, contents.fleet, now_ns)
+                    contents.ledger.refuse(over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
+
+
+def _dispatch_all(contents: Contents, now_ns: int) -> None:
+    while True:
+        formation = form(contents.models, contents.fleet, contents.live, now_ns)
+        contents.ask_again_ns = formation.ask_again_ns
+        for error in formation.errors:
+            contents.ledger.commands.append(PolicyFailed(error.model, error.error))
+        # What is given up stood before the batch: without it the batch is its class's front.
+        for model, requests in formation.given_up:
+            _give_up(contents, model, requests)
+        if formation.proposal is not None:
+            dispatch(contents, formation.proposal, now_ns)
+        for error in formation.errors:
+            reorder(contents.models[error.model], now_ns, was_adaptive=True)
+        if formation.proposal is None and not formation.given_up:
+            return
+        if all(model.asleep(now_ns) for model in contents.models.values()):
+            contents.ask_again_ns = None
+            return
+
+
+def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) -> None:
+    """Make requests best-effort that cannot be in time, or only at the cost of others; or refuse them."""
+    refused: list[LiveRequest] = []
+    for request in requests:
+        deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
+        # What has begun to run is not given up for the sake of others.
+        waits = (model.serves_late or request.begun) and PROMOTED < request.rank < BEST_EFFORT
+        if waits and deadline_ns > request.finish_by_ns:
+            model.queue.discard(request)
+            make_best_effort(request, model)
+            model.queue.add(request)
+        else:
+            refused.append(request)
+    if refused:
+        retry_ns = until_clear_ns(model, contents.fleet, contents.now_ns)
+        contents.ledger.refuse(refused, Reason.PREDICTED_LATE, retry_ns=retry_ns)

@@ -1,0 +1,113 @@
+"""A proposed batch becomes a running one: its requests leave the queue, its instance gets it."""
+
+from __future__ import annotations
+
+from batcher.core.batching.batch_former import block
+from batcher.core.batching.selection import DUE_FIRST_ONE_IN, Proposal, charge
+from batcher.core.commands import Dispatch, Part
+from batcher.core.contents import Contents
+from batcher.core.devices.fleet import RunningBatch
+from batcher.core.faults.bisection import SuspectGroup
+from batcher.core.requests.failed_batches import tell_storm
+from batcher.core.requests.splitting import next_turn, piece_rows, runs
+
+
+def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
+    """Take the batch's requests out of where they wait, and give it to its instance."""
+    batch_id = contents.next_batch_id
+    contents.next_batch_id += 1
+    model = proposal.model
+    name = proposal.instance.up.instance
+    parts, split = _take(contents, proposal, batch_id)
+    model.running += 1
+    model.dispatch_count = (model.dispatch_count + 1) % DUE_FIRST_ONE_IN
+    times = model.times.get(proposal.shapes)
+    if times is not None:
+        times.canaries.batch_started(proposal.rows, now_ns)
+    if len(contents.models) > 1 and contents.fleet.sharing(proposal.instance.up.device):
+        charge(proposal, contents.models.values(), contents.fleet)
+    batch = RunningBatch(
+        batch_id,
+        model.name,
+        name,
+        proposal.begins_ns,
+        {part.id for part in parts},
+        proposal.rows,
+        proposal.begins_ns + proposal.expected_ns,
+        proposal.requests[0].canary,
+        proposal.shapes,
+        parts,
+        split,
+        proposal.suspects,
+        None if proposal.filled is None else proposal.filled[0].id,
+        not proposal.instance.free,
+    )
+    model.prefetch.foresee(batch, 1.0 if times is None else times.margin)
+    contents.fleet.start(batch)
+    model.blocked = False
+    if contents.fleet.free_instance(model.name) is None:
+        block(model, contents.fleet, now_ns)
+    attempt = 1 if proposal.suspects is None else proposal.suspects.attempt
+    contents.ledger.commands.append(
+        Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
+    )
+
+
+def _take(contents: Contents, proposal: Proposal, batch_id: int) -> tuple[tuple[Part, ...], bool]:
+    """Take a batch's requests out; returns its parts, and whether some are of split requests."""
+    requests, queue = proposal.requests, proposal.model.queue
+    if proposal.suspects is not None:
+        parts = _take_suspects(contents, proposal, proposal.suspects, batch_id)
+        return parts, any(request.split is not None for request in requests)
+    if queue.splits:
+        return _take_pieces(contents, proposal, batch_id), True
+    assert proposal.group is not None
+    queue.take(proposal.group, requests)
+    if proposal.extra:
+        for request in proposal.extra:
+            queue.discard(request)
+        requests = [*requests, *proposal.extra]
+    for request in requests:
+        request.batch_id = batch_id
+        if request.expires_ns is not None:
+            contents.expiry.discard(request)
+    return tuple([Part(request.id, 0, request.rows) for request in requests]), False
+
+
+def _take_pieces(contents: Contents, proposal: Proposal, batch_id: int) -> tuple[Part, ...]:
+    """Take a batch out where some request may be split; its rest waits for another turn."""
+    model = proposal.model
+    parts: list[Part] = []
+    sizes = [(r, r.rows, True) for r in (*proposal.requests, *proposal.extra)]
+    if proposal.filled is not None:
+        sizes.append((*proposal.filled, False))
+    for request, rows, turn in sizes:
+        model.queue.discard(request)
+        parts.append(Part(request.id, request.start, request.start + rows))
+        left = 0
+        if request.split is not None:
+            request.start += rows
+            left = request.arrived.rows - request.start
+        if left:
+            request.rows = min(left, piece_rows(model, request.bucket))
+            if turn:
+                next_turn(request, model, contents.now_ns)
+            model.queue.add(request)
+        if runs(request, batch_id) and request.expires_ns is not None:
+            contents.expiry.discard(request)
+    return tuple(parts)
+
+
+def _take_suspects(
+    contents: Contents, proposal: Proposal, suspects: SuspectGroup, batch_id: int
+) -> tuple[Part, ...]:
+    """Take a group of a failed batch out, which runs again."""
+    model = proposal.model
+    slots = contents.fleet.slots(model.name)
+    model.bisections.start(suspects, proposal.expected_ns, slots, contents.now_ns)
+    tell_storm(model, contents.ledger, contents.now_ns)
+    for request in proposal.requests:
+        request.retries -= 1
+        if runs(request, batch_id) and request.expires_ns is not None:
+            contents.expiry.discard(request)
+    return suspects.parts

@@ -1,0 +1,62 @@
+"""Instances come up, drain and go down; devices get a limit."""
+
+from __future__ import annotations
+
+from batcher.core.commands import Outcome, Reason
+from batcher.core.contents import Contents
+from batcher.core.events import DeviceConfigured, InstanceDown, InstanceDraining, InstanceUp
+from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
+
+
+def instance_up(contents: Contents, event: InstanceUp) -> None:
+    """Add an incarnation in the place of an older one; learn what its warm-up measured.
+
+    An incarnation that is not newer than the one that is up is ignored.
+    """
+    known = contents.fleet.instances.get(event.instance)
+    if known is not None:
+        if known.up.incarnation >= event.incarnation:
+            return
+        instance_down(contents, InstanceDown(event.instance, known.up.incarnation))
+    contents.fleet.up(event)
+    model = contents.models.get(event.model)
+    if model is not None and (event.profile or event.buckets):
+        if event.profile:
+            model.seed((), event.profile)
+        for bucket, profile in event.buckets:
+            model.seed(bucket, profile)
+        model.judge_target(contents.now_ns, measured=True)
+
+
+def instance_draining(contents: Contents, event: InstanceDraining) -> None:
+    """Give an instance no further batch."""
+    instance = contents.fleet.incarnation(event.instance, event.incarnation)
+    if instance is not None:
+        instance.draining = True
+        contents.fleet.changed()
+
+
+def instance_down(contents: Contents, event: InstanceDown) -> None:
+    """Remove an incarnation; the requests in its batches fail."""
+    instance = contents.fleet.incarnation(event.instance, event.incarnation)
+    if instance is None:
+        return
+    for batch in contents.fleet.remove(instance):
+        model = contents.models.get(batch.model)
+        if model is not None:
+            model.running -= 1
+            if batch.suspects is not None:
+                model.bisections.lost(batch.suspects)
+        # Of a split request, what waits or runs elsewhere is given up, too.
+        lost = tuple(sorted(i for i in batch.unreported if i in contents.live))
+        for request_id in lost:
+            contents.ledger.forget(contents.live[request_id])
+        contents.ledger.settle(
+            lost, Outcome.FAILED, Reason.INSTANCE_DOWN, retry_ns=UNAVAILABLE_RETRY_NS
+        )
+
+
+def device_configured(contents: Contents, event: DeviceConfigured) -> None:
+    """Limit how many batches run on a device at once."""
+    contents.fleet.limit_device(event.device, event.max_in_flight)
+    contents.reset_device_shares()

@@ -1,0 +1,52 @@
+"""Models are configured and removed."""
+
+from __future__ import annotations
+
+from batcher.core.commands import PolicyFailed, Reason, SettingsRefused
+from batcher.core.contents import Contents
+from batcher.core.events import FailureCause, ModelConfigured, ModelRemoved
+from batcher.core.model import Model
+from batcher.core.requests.failed_batches import refit
+from batcher.core.requests.promotion import reorder
+from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
+
+
+def configure(contents: Contents, event: ModelConfigured) -> None:
+    """Add a model, or change its settings: all of them or none (`SettingsRefused`)."""
+    model = contents.models.get(event.model)
+    known = model is not None
+    if model is None:
+        model = Model(event.model, event.settings, contents.make_policy)
+        # What an earlier model of this name still runs is this one's now.
+        running = contents.fleet.batches.values()
+        model.running = sum(batch.model == event.model for batch in running)
+        contents.models[event.model] = model
+    was_adaptive = model.adaptive is not None
+    max_rows = model.settings.max_batch_size
+    try:
+        model.configure(event.settings, contents.now_ns)
+    except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
+        error = f"{type(exc).__name__}: {exc}"
+        if known:
+            contents.ledger.commands.append(SettingsRefused(model.name, error))
+            return
+        model.start_without_policy(event.settings)
+        contents.ledger.commands.append(PolicyFailed(model.name, error))
+    resized = max_rows != event.settings.max_batch_size
+    reorder(model, contents.now_ns, was_adaptive=was_adaptive, resized=resized)
+    refit(model, contents.ledger, FailureCause.UNKNOWN, contents.now_ns)
+
+
+def remove(contents: Contents, event: ModelRemoved) -> None:
+    """Remove a model and refuse what waits for it; its running batches may finish."""
+    model = contents.models.get(event.model)
+    if model is None:
+        return
+    again = {part.id: contents.live[part.id] for part in model.bisections.waiting_parts()}
+    waiting = list(({request.id: request for request in model.queue} | again).values())
+    contents.ledger.refuse(waiting, Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
+    for batch in contents.fleet.batches.values():
+        if batch.model == event.model:
+            batch.suspects = None
+    del contents.models[event.model]
+    contents.reset_device_shares()

@@ -1,0 +1,71 @@
+"""Requests arrive, are cancelled by their callers, and expire."""
+
+from __future__ import annotations
+
+from batcher.core.commands import Outcome, Reason
+from batcher.core.contents import Contents
+from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
+from batcher.core.queueing.ranks import BEST_EFFORT
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.admission import admit
+from batcher.core.requests.bounds import broken_bound, group_for, room_for
+from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS, UNKNOWN_MODEL, expiry_reason
+from batcher.core.times import NEVER_NS
+
+
+def arrive(contents: Contents, event: RequestArrived) -> None:
+    """Enqueue a request or refuse it, in one step; others may have to make room for it."""
+    assert event.id not in contents.live, f"request {event.id} arrived twice"
+    model = contents.models.get(event.model)
+    if model is None:
+        contents.ledger.turn_away(event.id, UNKNOWN_MODEL)
+        return
+    if model.bisections.batch_cap.faults:
+        model.bisections.batch_cap.arrived(event.rows, contents.now_ns)
+    request = admit(event, model, contents.fleet, contents.now_ns)
+    if type(request) is not LiveRequest:
+        contents.ledger.turn_away(event.id, request)
+        return
+    while (reason := broken_bound(request, model)) is not None:
+        make_room = group_for if reason is Reason.QUEUE_GROUPS else room_for
+        victims = make_room(request, model)
+        if not victims:
+            retry_ns = QUEUE_FULL_RETRY_NS
+            contents.ledger.settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
+            return
+        contents.ledger.refuse(victims, reason, retry_ns=QUEUE_FULL_RETRY_NS)
+    contents.live[request.id] = request
+    model.queue.add(request)
+    if request.expires_ns is not None:
+        contents.expiry.add(request)
+    if not model.blocked:
+        contents.undecided = True
+    else:
+        if request.rank == BEST_EFFORT:
+            contents.next_promotion_at_ns = min(
+                contents.next_promotion_at_ns, request.promote_at_ns
+            )
+        if model.prefetch_at_ns < NEVER_NS:
+            contents.ask_at_prefetch(model)
+
+
+def cancel(contents: Contents, event: RequestCancelled) -> None:
+    """End a request that its caller gave up; one that has ended already is ignored."""
+    request = contents.live.get(event.id)
+    if request is None:
+        return
+    contents.ledger.forget(request)
+    if event.cause is CancelCause.DEADLINE:
+        contents.ledger.settle((event.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+    else:
+        contents.ledger.settle((event.id,), Outcome.CANCELLED, Reason.CALLER_CANCELLED)
+
+
+def expire(contents: Contents, now_ns: int) -> None:
+    """End all waiting requests that have expired by `now_ns`."""
+    for request in contents.expiry.due(now_ns):
+        contents.undecided = True
+        contents.ledger.forget(request)
+        contents.ledger.settle(
+            (request.id,), Outcome.EXPIRED, expiry_reason(request.arrived, request.expires_ns)
+        )

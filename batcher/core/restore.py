@@ -1,0 +1,145 @@
+"""A scheduler's contents from a `State` that `snapshot.py` captured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from batcher.core.contents import Contents
+from batcher.core.devices.fleet import RunningBatch
+from batcher.core.events import ModelConfigured
+from batcher.core.faults.bisection import Bisection, SuspectGroup
+from batcher.core.handlers.models import configure
+from batcher.core.queueing.request import LiveRequest, Split, queued
+from batcher.core.service_time.estimator import ServiceTimes
+from batcher.core.state import ModelState, RequestState, State, SuspectGroupState
+
+
+def restore(contents: Contents, state: State) -> None:
+    """Fill a new scheduler's contents with a captured state."""
+    contents.now_ns = state.now_ns
+    for model_state in state.models:
+        configure(contents, ModelConfigured(model_state.model, model_state.settings))
+    # A policy that could not be made is known already.
+    contents.ledger.take_commands()
+    bisections = {
+        b.batch_id: Bisection(
+            b.batch_id,
+            b.executions_left,
+            b.give_up_after,
+            b.may_return,
+            b.failures,
+            b.saved,
+            b.suspect_groups,
+            b.open,
+        )
+        for b in state.bisections
+    }
+    _restore_fleet(contents, state, bisections)
+    for saved in state.requests:
+        _restore_request(contents, saved)
+    for model_state in state.models:
+        _restore_model(contents, model_state, bisections)
+    contents.next_batch_id = state.next_batch_id
+    contents.ask_again_ns, contents.next_promotion_at_ns = (
+        state.wakeup_ns,
+        state.next_promotion_at_ns,
+    )
+
+
+def _restore_request(contents: Contents, state: RequestState) -> None:
+    request = LiveRequest(state.arrived, state.due_ns, state.expires_ns)
+    request.batch_id = state.batch_id
+    model = contents.models.get(state.arrived.model)
+    if model is not None:
+        request.bucket = model.bucket_of(state.arrived.shapes)
+    request.finish_by_ns, request.rank = state.finish_by_ns, state.rank
+    request.promote_at_ns = state.promote_at_ns
+    request.canary = state.canary
+    request.start, request.rows = state.start, state.rows
+    request.retries, request.returns = state.retries, state.returns
+    if state.split is not None:
+        request.split = Split(state.split[0])
+        request.split.batches.update(state.split[1])
+    contents.live[request.id] = request
+
+
+def _restore_suspects(
+    state: SuspectGroupState, bisections: Mapping[int, Bisection]
+) -> SuspectGroup:
+    return SuspectGroup(
+        bisections[state.bisection],
+        state.number,
+        state.parts,
+        state.shapes,
+        state.cause,
+        state.attempt,
+        state.since_ns,
+        state.other,
+        state.deferred,
+    )
+
+
+def _restore_model(
+    contents: Contents, state: ModelState, bisections: Mapping[int, Bisection]
+) -> None:
+    model = contents.models[state.model]
+    if state.policy_failed:
+        model.fall_back()
+    for ids in state.groups:
+        for request_id in ids:
+            model.queue.add(contents.live[request_id])
+            contents.expiry.add(contents.live[request_id])
+    groups = [_restore_suspects(group, bisections) for group in state.suspect_groups]
+    for request_id in {part.id for group in groups for part in group.parts}:
+        if not queued(contents.live[request_id]):
+            contents.expiry.add(contents.live[request_id])
+    open_ = {group.bisection for group in state.suspect_groups}
+    open_ |= {
+        batch.suspects.bisection.batch_id
+        for batch in contents.fleet.batches.values()
+        if batch.model == state.model and batch.suspects is not None
+    }
+    model.bisections.restore(state.bisections, groups, len(open_))
+    model.running = sum(batch.model == state.model for batch in contents.fleet.batches.values())
+    model.blocked = state.blocked
+    model.reachable = state.reachable
+    model.used_ns, model.part = state.used_ns, state.part
+    if model.adaptive is not None and state.arrivals is not None:
+        model.adaptive.restore(state.arrivals)
+    model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}
+    model.shares.restore(state.shares)
+    model.prefetch.restore(state.prefetch)
+    model.prefetch_at_ns, model.dispatch_count = state.prefetch_at_ns, state.dispatch_count
+
+
+def _restore_fleet(contents: Contents, state: State, bisections: Mapping[int, Bisection]) -> None:
+    fleet = contents.fleet
+    for device, limit in state.devices:
+        fleet.limit_device(device, limit)
+    for saved in state.instances:
+        fleet.up(saved.up)
+    for batch in state.batches:
+        fleet.start(
+            RunningBatch(
+                batch.batch_id,
+                batch.model,
+                batch.instance,
+                batch.dispatched_ns,
+                set(batch.unreported),
+                batch.rows,
+                batch.expected_end_ns,
+                batch.canary,
+                batch.shapes,
+                batch.parts,
+                batch.split,
+                None if batch.suspects is None else _restore_suspects(batch.suspects, bisections),
+                batch.filled,
+                batch.prefetched,
+                batch.prefetch_at_ns,
+            )
+        )
+    for saved in state.instances:
+        instance = fleet.instances[saved.up.instance]
+        instance.draining = saved.draining
+        instance.last_used = saved.last_used
+    fleet.dispatches = state.dispatches
