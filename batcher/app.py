@@ -31,15 +31,16 @@ from batcher.core.scheduler import Scheduler
 from batcher.errors import BatcherError, NotSupported, RequestError, UnloadedMeanwhile
 from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.journal import Reason, Recording
-from batcher.runtime.checks import CheckPlan
 from batcher.runtime.health import Health, HealthReport, ModelState
-from batcher.runtime.instances import Home, InstancePlan
-from batcher.runtime.labels import read_labels
-from batcher.runtime.models import ModelRegistry, ServedModel, model_key
-from batcher.runtime.padding import rules_of
+from batcher.runtime.instances.health_checks import CheckPlan
+from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.sample import WarmupPlan
+from batcher.runtime.interface.labels import read_labels
+from batcher.runtime.interface.padding_rules import rules_of
+from batcher.runtime.models.model import ServedModel, model_key
+from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.runner import Runner
 from batcher.runtime.timer import TimerFd
-from batcher.runtime.warmup import WarmupPlan
 from batcher.server.edge import GrpcEdge
 from batcher.server.flight import FlightEdge
 from batcher.server.memory import Trimmer

@@ -26,11 +26,12 @@ from batcher.errors import (
     RequestError,
 )
 from batcher.runtime.health import Health
-from batcher.runtime.models import ModelRegistry, ServedModel
+from batcher.runtime.interface.signature import Measure
+from batcher.runtime.models.model import ServedModel
+from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.pending import Pending
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
-from batcher.runtime.signature import Measure
 from batcher.telemetry import AdmissionReason, ReplyReason, Telemetry, UnreadReason
 from batcher.telemetry.stamps import Stamps
 
@@ -121,7 +122,7 @@ class Batcher:
             _not_answered(pending, Outcome.FAILED, ReplyReason.ANSWER_TOO_LARGE)
             raise
         except NoRoom:
-            _not_answered(pending, Outcome.FAILED, ReplyReason.NO_ROOM)
+            _not_answered(pending, Outcome.FAILED, ReplyReason.BUFFER_FULL)
             raise
         except Exception:
             _not_answered(pending, Outcome.FAILED, ReplyReason.INTERNAL)

@@ -120,7 +120,7 @@ async def _measure(
     from batcher.app import instance_plan
     from batcher.cli.progress import progress
     from batcher.clock import monotonic_ns
-    from batcher.runtime.profiling import measure
+    from batcher.runtime.instances.profiling import measure
     from batcher.simulation.profile import ModelProfile, SizeProfile
 
     measured = []

@@ -43,7 +43,7 @@ class FlightRecorderConfig(Section):
     """How far back the memory reaches."""
     memory: Size = 32 * 1024**2
     """Bytes that it may take; beyond them it reaches less far back. At least 1MiB."""
-    on_time: Fraction | None = 0.9
+    min_on_time_ratio: Fraction | None = 0.9
     """A file is written when, over 10 s, less than this part of a model's requests was answered in
     time; null never does so for that reason."""
     max_files: Count = 10

@@ -43,7 +43,7 @@ PART: Final = ".part"
 """How a file ends that is not written to its end."""
 
 WINDOW: Final = 10
-"""The last so many ticks are what `on_time` is about; and so long must be well between incidents."""
+"""The last so many ticks are what `min_on_time_ratio` is about; and so long must be well between incidents."""
 
 LEAST_REQUESTS: Final = 50
 """Fewer requests in the window say nothing."""
@@ -55,7 +55,7 @@ PACKAGES: Final = ("grpcio", "protobuf", "numpy", "uvloop", "msgpack", "onnxrunt
 class Reason(StrEnum):
     """Why a flight record was written."""
 
-    ON_TIME = "on_time"
+    TARGET_MISSED = "target_missed"
     EXECUTOR_FAILURE = "executor_failure"
     SIGNAL = "signal"
     REQUEST = "request"
@@ -193,7 +193,7 @@ class FlightRecorder:
             log.error("%s", error)  # noqa: TRY400 - one line says it
 
     def _look_at_times(self, model: str, then: Tally, now: Tally) -> None:
-        threshold = self._settings.on_time
+        threshold = self._settings.min_on_time_ratio
         ended = now.ended - then.ended
         if threshold is None or ended < LEAST_REQUESTS:
             return
@@ -201,7 +201,7 @@ class FlightRecorder:
         if fraction < threshold:
             seconds = (len(self._past) - 1) * TICK_S
             self._notice(
-                Reason.ON_TIME,
+                Reason.TARGET_MISSED,
                 model,
                 f"{model}: {fraction:.1%} of {ended} requests in {seconds:g} s"
                 " were answered in time",

@@ -7,10 +7,10 @@ from typing import Protocol
 from batcher.core.commands import Outcome, Reason
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
-from batcher.runtime.layout import Layout
-from batcher.runtime.padding import Padding
+from batcher.runtime.interface.layout import Layout
+from batcher.runtime.interface.padding import Padding
+from batcher.runtime.interface.signature import Measure
 from batcher.runtime.request import InferenceReply, InferenceRequest
-from batcher.runtime.signature import Measure
 from batcher.telemetry.reasons import ReplyReason
 from batcher.telemetry.stamps import Stamps
 from batcher.tensors import Tensor

@@ -47,13 +47,14 @@ from batcher.core.observation import Observation
 from batcher.core.scheduler import Scheduler
 from batcher.errors import ChangeFailed, InternalError, describe
 from batcher.executor import ExecutionError
-from batcher.runtime.answers import RunningBatch, answer, report, why
-from batcher.runtime.dispatch import Executed, Slice
-from batcher.runtime.notices import log_storm, warn_of_target
-from batcher.runtime.outcomes import error_for
+from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.gather import Slice
+from batcher.runtime.execution.results import RunningBatch, answer, report, why
+from batcher.runtime.interface.signature import Measure
 from batcher.runtime.pending import Pending, ReplyPort, Target
+from batcher.runtime.refusals import error_for
 from batcher.runtime.request import InferenceRequest
-from batcher.runtime.signature import Measure
+from batcher.runtime.scheduler_log import log_storm, warn_of_target
 from batcher.runtime.timer import Timer
 from batcher.telemetry.reasons import ReplyReason
 

@@ -27,7 +27,7 @@ from batcher.errors import (
 )
 from batcher.protocol import INFERENCE, MAX_CONTROL_BYTES, inference, methods
 from batcher.runtime.health import ModelState
-from batcher.runtime.models import ServedModel
+from batcher.runtime.models.model import ServedModel
 from batcher.server.calls import Context, answered
 from batcher.server.describe import (
     Batching,

@@ -22,7 +22,7 @@ from batcher import triton
 from batcher.errors import ExecutionFailed, InvalidRequest, RequestError, shown
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
-from batcher.runtime.dispatch import join
+from batcher.runtime.execution.scatter import join
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.server.classification import Classes, top_classes
 from batcher.server.parameters import (

@@ -133,18 +133,18 @@ class Telemetry(Collector):
     def _collect_queues(self, observation: Observation) -> Iterator[Metric]:
         models = [(self._labels(model.model), model) for model in observation.models]
         yield single_values(
-            f.QUEUE_OLDEST_AGE,
+            f.OLDEST_REQUEST_AGE,
             (
-                ((*labels, stage), (age_ns or 0) / SECOND)
+                ((*labels, state), (age_ns or 0) / SECOND)
                 for labels, model in models
-                for stage, age_ns in (
+                for state, age_ns in (
                     ("waiting", model.oldest_waiting_ns),
                     ("executing", model.oldest_executing_ns),
                 )
             ),
         )
         yield single_values(
-            f.QUEUE_AGE_TARGET_RATIO,
+            f.OLDEST_REQUEST_TARGET_RATIO,
             (
                 (labels, _oldest_ns(model) / model.target_ns)
                 for labels, model in models
@@ -154,9 +154,9 @@ class Telemetry(Collector):
         yield single_values(f.QUEUE_REQUESTS, ((ls, m.waiting_requests) for ls, m in models))
         yield single_values(f.QUEUE_ROWS, ((ls, m.waiting_rows) for ls, m in models))
         yield single_values(f.QUEUE_BYTES, ((ls, m.waiting_bytes) for ls, m in models))
-        yield single_values(f.QUEUE_WORK, ((ls, m.work_ns / SECOND) for ls, m in models))
+        yield single_values(f.QUEUE_BACKLOG, ((ls, m.work_ns / SECOND) for ls, m in models))
         yield single_values(
-            f.TARGET_REACHABLE, ((ls, int(m.reachable)) for ls, m in models if m.target_ns)
+            f.LATENCY_TARGET_REACHABLE, ((ls, int(m.reachable)) for ls, m in models if m.target_ns)
         )
         yield single_values(f.EXECUTING_REQUESTS, ((ls, m.executing_requests) for ls, m in models))
 
@@ -207,7 +207,7 @@ class Telemetry(Collector):
             f.STAGE_DURATION,
             (((*m.labels, key), value) for m in models for key, value in m.stages.items()),
         )
-        yield single_values(f.DEADLINE_MISSED, ((m.labels, m.deadline_missed) for m in models))
+        yield single_values(f.LATENCY_TARGET_MISSED, ((m.labels, m.target_missed) for m in models))
 
     def _collect_batches(self) -> Iterator[Metric]:
         models = self._models.values()
@@ -234,8 +234,10 @@ class Telemetry(Collector):
         yield single_values(f.MODEL_LOAD_FAILURES, ((m.labels, m.load_failures) for m in models))
         yield single_values(f.POLICY_FAILURES, ((m.labels, m.policy_failures) for m in models))
         observed = [(self._labels(model.model), model) for model in observation.models]
-        yield single_values(f.BISECTED_BATCHES, ((ls, m.bisected_batches) for ls, m in observed))
-        yield single_values(f.BISECT_EXECUTIONS, ((ls, m.bisect_executions) for ls, m in observed))
+        yield single_values(f.BISECTIONS, ((ls, m.bisected_batches) for ls, m in observed))
+        yield single_values(
+            f.BISECTION_EXECUTIONS, ((ls, m.bisect_executions) for ls, m in observed)
+        )
         yield single_values(f.FAILURE_STORM, ((ls, int(m.storm)) for ls, m in observed))
 
     def _collect_recording(self) -> Iterator[Metric]:

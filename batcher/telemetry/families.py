@@ -74,29 +74,30 @@ DRAINING = Family(
     "gauge",
     "",
     (),
-    "1 while the server shuts down, server.drain_delay included, else 0.",
+    "1 from the start of the shutdown (server.drain_delay included), else 0.",
 )
 READY = Family(
     "batcher_ready",
     "gauge",
     "",
     (),
-    "1 while the server wants traffic, else 0: what /readyz and the health service say.",
+    "1 while the server is ready for traffic, else 0; the same as /readyz and the gRPC health service.",
 )
 MODEL_STATE = Family(
     "batcher_model_state",
     "gauge",
     "",
     (*_MODEL, "state"),
-    "1 for the state that the model is in, 0 for the others: loading, ready, unready (its instances "
-    "are down or not well), failed, unloaded.",
+    "1 for the state that the model is in, 0 for the others: loading, ready, unready (no instance of "
+    "it is healthy), failed, unloaded.",
 )
 EVENT_LOOP_LAG = Family(
     "batcher_event_loop_lag_seconds",
     "histogram",
     "seconds",
     (),
-    "How late the event loop ran a timer: the sidecar's own health.",
+    "How much later than scheduled the event loop ran a timer. It tells a slow sidecar from a slow "
+    "model.",
     LATENCY,
 )
 EVENT_LOOP_STALLS = Family(
@@ -104,107 +105,112 @@ EVENT_LOOP_STALLS = Family(
     "counter",
     "stalls",
     (),
-    "Turns of the event loop that took longer than 50 ms: everybody waited. The log says where.",
+    "Times that the event loop was blocked for more than 50 ms, which delays every request. The log "
+    "names the function.",
 )
 SETTINGS_CHANGES = Family(
     "batcher_settings_changes",
     "counter",
     "changes",
     ("source", "result"),
-    "Changes of settings that were asked for: by the configuration file (file, signal) or an admin "
-    "call (rpc), and whether they were applied, unchanged, rejected (wrong, or needing a restart) or "
-    "failed (right, and could not be applied).",
+    "Attempts to change settings, by source (file: the configuration file changed; signal: SIGHUP; "
+    "rpc: an admin call) and result (applied; unchanged; rejected: invalid, or needs a restart; "
+    "failed: valid, but could not be applied).",
 )
 SETTINGS_GENERATION = Family(
     "batcher_settings_generation",
     "gauge",
     "",
     (),
-    "Which settings are in force: 1 at the start, one more for each change that was applied.",
+    "Number of the settings in force: 1 at the start, one more for each change that was applied.",
 )
 SETTINGS_CHANGED_AT = Family(
     "batcher_settings_last_change_timestamp_seconds",
     "gauge",
     "seconds",
     (),
-    "When the settings in force were applied, as seconds of Unix time.",
+    "Unix time at which the settings in force were applied.",
 )
-QUEUE_OLDEST_AGE = Family(
-    "batcher_queue_oldest_age_seconds",
+OLDEST_REQUEST_AGE = Family(
+    "batcher_oldest_request_age_seconds",
     "gauge",
     "seconds",
-    (*_MODEL, "stage"),
-    "Age of the oldest unanswered request that is waiting or executing, at the moment of the "
+    (*_MODEL, "state"),
+    "Age of the oldest unanswered request in each state (waiting, executing) at the moment of the "
     "scrape; 0 when there is none.",
 )
-QUEUE_AGE_TARGET_RATIO = Family(
-    "batcher_queue_age_target_ratio",
+OLDEST_REQUEST_TARGET_RATIO = Family(
+    "batcher_oldest_request_target_ratio",
     "gauge",
     "ratio",
     _MODEL,
-    "Age of the oldest unanswered request, waiting or executing, over the model's latency target; "
-    "absent for a model without a target.",
+    "Age of the oldest unanswered request divided by the model's latency target; absent for a model "
+    "without a target.",
 )
 QUEUE_REQUESTS = Family(
-    "batcher_queue_requests", "gauge", "requests", _MODEL, "Requests that wait for an instance."
+    "batcher_queue_requests", "gauge", "requests", _MODEL, "Requests that wait in the queue."
 )
 QUEUE_ROWS = Family(
-    "batcher_queue_rows", "gauge", "rows", _MODEL, "Rows of the requests that wait."
+    "batcher_queue_rows", "gauge", "rows", _MODEL, "Rows of the requests that wait in the queue."
 )
 QUEUE_BYTES = Family(
-    "batcher_queue_bytes", "gauge", "bytes", _MODEL, "Payload bytes of the requests that wait."
+    "batcher_queue_bytes",
+    "gauge",
+    "bytes",
+    _MODEL,
+    "Input bytes of the requests that wait in the queue.",
 )
-QUEUE_WORK = Family(
-    "batcher_queue_work_seconds",
+QUEUE_BACKLOG = Family(
+    "batcher_queue_backlog_seconds",
     "gauge",
     "seconds",
     _MODEL,
-    "Predicted time that one instance needs for the rows that wait, in the batches that serve most; "
-    "0 while nothing was measured.",
+    "Predicted time that one instance needs to serve the rows that wait, in batches of the most "
+    "efficient size; 0 until a batch was measured.",
 )
-TARGET_REACHABLE = Family(
-    "batcher_target_reachable",
+LATENCY_TARGET_REACHABLE = Family(
+    "batcher_latency_target_reachable",
     "gauge",
     "",
     _MODEL,
-    "1 while one row alone can be done inside the model's latency target, else 0: then requests are "
-    "served late rather than refused; absent for a model without a target.",
+    "1 while a batch of one row fits the model's latency target, else 0: requests are then served "
+    "after the target instead of being refused; absent for a model without a target.",
 )
 EXECUTING_REQUESTS = Family(
     "batcher_executing_requests",
     "gauge",
     "requests",
     _MODEL,
-    "Requests in batches that an instance is running, or has in hand to run next.",
+    "Requests in batches that an instance is running or has prefetched.",
 )
 INSTANCES = Family(
     "batcher_instances",
     "gauge",
     "instances",
     (*_MODEL, "state"),
-    "Executor instances that are loaded: up (takes batches) or draining (finishes what it runs).",
+    "Loaded executor instances by state: up (takes batches) or draining (finishes its last batch).",
 )
 BATCHES_IN_FLIGHT = Family(
     "batcher_batches_in_flight",
     "gauge",
     "batches",
     _MODEL,
-    "Batches that instances are running.",
+    "Batches that instances are running or have prefetched.",
 )
 REQUESTS = Family(
     "batcher_requests",
     "counter",
     "requests",
     (*_MODEL, "outcome", "reason"),
-    "Requests that ended: ok, rejected, expired, cancelled or failed, and why. What was "
-    "refused before its model was known, or names none that is served, has empty model and version.",
+    "Requests that ended, by outcome (ok, rejected, expired, cancelled, failed) and reason. Requests "
+    "that were refused before their model was known have empty model and version.",
 )
 REQUEST_DURATION = Family(
     "batcher_request_duration_seconds",
     "histogram",
     "seconds",
     (*_MODEL, "outcome"),
-    "From a request's arrival to the end of its reply.",
+    "Time from the arrival of a request to the end of its reply.",
     LATENCY,
 )
 STAGE_DURATION = Family(
@@ -212,16 +218,17 @@ STAGE_DURATION = Family(
     "histogram",
     "seconds",
     (*_MODEL, "stage"),
-    "One hop of a request: admission, queue, gather, execute, scatter, reply. A request that expires or "
-    "is cancelled while it waits counts in queue with the time it waited.",
+    "Time that a request spent in each stage: admission, queue, gather, execute, scatter, reply. A "
+    "request that expires or is cancelled in the queue counts there with the time it waited.",
     LATENCY,
 )
-DEADLINE_MISSED = Family(
-    "batcher_deadline_missed",
+LATENCY_TARGET_MISSED = Family(
+    "batcher_latency_target_missed",
     "counter",
     "requests",
     _MODEL,
-    "Requests answered after they were due; those that expired unanswered are not among them.",
+    "Requests that were answered, but after the latency target; those that were not answered count "
+    "in batcher_requests_total alone.",
 )
 BATCH_ROWS = Family(
     "batcher_batch_rows", "histogram", "rows", _MODEL, "Rows of an executed batch.", ROWS
@@ -231,7 +238,7 @@ BATCH_REQUESTS = Family(
     "histogram",
     "requests",
     _MODEL,
-    "Requests that shared an executed batch.",
+    "Requests in an executed batch.",
     ROWS,
 )
 BATCH_FILL_RATIO = Family(
@@ -239,7 +246,7 @@ BATCH_FILL_RATIO = Family(
     "histogram",
     "ratio",
     _MODEL,
-    "Rows of an executed batch over the model's maximum batch size.",
+    "Rows of an executed batch divided by the model's maximum batch size.",
     FILL,
 )
 BATCH_ELEMENTS = Family(
@@ -247,23 +254,23 @@ BATCH_ELEMENTS = Family(
     "counter",
     "elements",
     (*_MODEL, "kind"),
-    "Elements of the padded inputs of executed batches: the requests' own (request) and what filled "
-    "them up (padding); absent for a model without padding.",
+    "Elements of the padded inputs of executed batches, by kind: sent by callers (request) or added "
+    "to fill a bucket (padding); absent for a model without padding.",
 )
 EXECUTOR_BUSY = Family(
     "batcher_executor_busy_seconds",
     "counter",
     "seconds",
     (*_MODEL, "device"),
-    "Time during which at least one batch of the model was in hand on the device; overlaps count "
-    "once and a running batch counts up to the scrape. Its rate is the duty cycle.",
+    "Time during which at least one batch of the model was running on the device. Batches that "
+    "overlap count once, and a running batch counts up to the scrape: the rate is the duty cycle.",
 )
 MODEL_LOAD_DURATION = Family(
     "batcher_model_load_duration_seconds",
     "histogram",
     "seconds",
     _MODEL,
-    "How long an instance took to load and warm up.",
+    "Time that an instance took to load and warm up.",
     LOAD,
 )
 MODEL_LOAD_FAILURES = Family(
@@ -271,89 +278,91 @@ MODEL_LOAD_FAILURES = Family(
     "counter",
     "loads",
     _MODEL,
-    "Loads of an instance that failed.",
+    "Attempts to load an instance that failed.",
 )
 POLICY_FAILURES = Family(
     "batcher_policy_failures",
     "counter",
     "failures",
     _MODEL,
-    "Times the model's batching policy broke its contract; the model then runs without batching.",
+    "Times that the batching policy of the model raised an error or returned an invalid decision; "
+    "the model then runs without the policy.",
 )
 
-BISECTED_BATCHES = Family(
-    "batcher_bisected_batches",
+BISECTIONS = Family(
+    "batcher_bisections",
     "counter",
     "batches",
     _MODEL,
-    "Batches that failed as a whole and were run again in parts, to find the requests at fault.",
+    "Batches that failed and were executed again in parts, to find the requests that made them fail.",
 )
-BISECT_EXECUTIONS = Family(
-    "batcher_bisect_executions",
+BISECTION_EXECUTIONS = Family(
+    "batcher_bisection_executions",
     "counter",
     "executions",
     _MODEL,
-    "Executions of such parts: the extra work that failing requests make.",
+    "Executions of such parts: the extra load that failing requests cause.",
 )
 FAILURE_STORM = Family(
     "batcher_failure_storm",
     "gauge",
     "",
     _MODEL,
-    "1 while so many batches fail that they fail as a whole, without a search for the requests at "
-    "fault, else 0.",
+    "1 while so many batches fail that no batch is bisected any more and all requests of a failed "
+    "batch fail, else 0.",
 )
 JOURNAL_BYTES = Family(
     "batcher_journal_written_bytes",
     "counter",
     "bytes",
     (),
-    "Bytes of the event log that were written to the journal's files.",
+    "Bytes of the event log written to the journal's files.",
 )
 JOURNAL_LOST_SEGMENTS = Family(
     "batcher_journal_lost_segments",
     "counter",
     "segments",
     (),
-    "Segments of the event log that were lost, in part or as a whole, because the disk failed or "
-    "did not keep up, or the recorder itself did not.",
+    "Segments of the event log that are missing or incomplete, because the disk failed, or the disk "
+    "or the recorder was too slow.",
 )
 FLIGHT_RECORDER_MEMORY = Family(
     "batcher_flight_recorder_memory_bytes",
     "gauge",
     "bytes",
     (),
-    "What the flight recorder holds in memory.",
+    "Memory that the flight recorder uses for events.",
 )
 INCIDENTS = Family(
     "batcher_incidents",
     "counter",
     "incidents",
     ("reason",),
-    "Flight records that were written: on_time, executor_failure, signal, request, internal or crash.",
+    "Flight records written, by what caused them: target_missed, executor_failure, signal, request, "
+    "internal or crash.",
 )
 CONNECTIONS = Family(
     "batcher_connections",
     "gauge",
     "",
     (),
-    "Open connections of gRPC, handshakes among them (transport builtin).",
+    "Open gRPC connections, those still in a handshake included (transport builtin).",
 )
 CONNECTION_EVENTS = Family(
     "batcher_connection_events",
     "counter",
     "connections",
     ("event",),
-    "Connections that were accepted, refused at max_connections, or evicted there because they were "
-    "idle or silent (transport builtin).",
+    "Connections that were accepted, refused at server.max_connections, or evicted (closed to make "
+    "room for a new one, being idle or silent) (transport builtin).",
 )
 CONNECTION_ERRORS = Family(
     "batcher_connection_errors",
     "counter",
     "connections",
     ("reason",),
-    "Connections that ended early, by the error of HTTP/2 or by handshake, no_preface, "
-    "headers_timeout, write_timeout, internal (transport builtin).",
+    "Connections that the server closed because of an error: a name of an HTTP/2 error code, or "
+    "handshake, no_preface, headers_timeout, write_timeout, internal (transport builtin).",
 )
 STREAM_EVENTS = Family(
     "batcher_stream_events",
@@ -361,43 +370,44 @@ STREAM_EVENTS = Family(
     "calls",
     ("event",),
     "Calls that ended without an answer: reset_by_client, reset_by_server, malformed, refused (beyond "
-    "max_streams, or while draining), stalled, answer_lost (while it was written) (transport builtin).",
+    "server.max_streams, or while draining), stalled, answer_lost (while it was written) (transport "
+    "builtin).",
 )
 GOAWAYS = Family(
     "batcher_goaways",
     "counter",
     "frames",
     ("direction",),
-    "GOAWAY frames, sent and received (transport builtin).",
+    "GOAWAY frames by direction: sent or received (transport builtin).",
 )
 BUFFERED = Family(
     "batcher_buffered_bytes",
     "gauge",
     "bytes",
     (),
-    "Bytes of requests and answers that are held now, large messages that were admitted and are "
-    "still coming among them.",
+    "Bytes of requests and answers in memory, including what large messages that are still being "
+    "received have reserved.",
 )
 BUFFERED_LIMIT = Family(
     "batcher_buffered_limit_bytes",
     "gauge",
     "bytes",
     (),
-    "How many may be held: server.max_buffered, or what it is by default.",
+    "The limit of batcher_buffered_bytes: server.max_buffered, or its default on this machine.",
 )
 BUFFERED_PEAK = Family(
     "batcher_buffered_peak_bytes",
     "gauge",
     "bytes",
     (),
-    "The most that were held since the start.",
+    "Highest value of batcher_buffered_bytes since the start.",
 )
 BUFFER_REFUSALS = Family(
     "batcher_buffer_refusals",
     "counter",
     "calls",
     (),
-    "Requests and answers for which there was no room in server.max_buffered.",
+    "Requests and answers that were refused because server.max_buffered was reached.",
 )
 
 FAMILIES = (
@@ -410,20 +420,20 @@ FAMILIES = (
     SETTINGS_CHANGES,
     SETTINGS_GENERATION,
     SETTINGS_CHANGED_AT,
-    QUEUE_OLDEST_AGE,
-    QUEUE_AGE_TARGET_RATIO,
+    OLDEST_REQUEST_AGE,
+    OLDEST_REQUEST_TARGET_RATIO,
     QUEUE_REQUESTS,
     QUEUE_ROWS,
     QUEUE_BYTES,
-    QUEUE_WORK,
-    TARGET_REACHABLE,
+    QUEUE_BACKLOG,
+    LATENCY_TARGET_REACHABLE,
     EXECUTING_REQUESTS,
     INSTANCES,
     BATCHES_IN_FLIGHT,
     REQUESTS,
     REQUEST_DURATION,
     STAGE_DURATION,
-    DEADLINE_MISSED,
+    LATENCY_TARGET_MISSED,
     BATCH_ROWS,
     BATCH_REQUESTS,
     BATCH_FILL_RATIO,
@@ -432,8 +442,8 @@ FAMILIES = (
     MODEL_LOAD_DURATION,
     MODEL_LOAD_FAILURES,
     POLICY_FAILURES,
-    BISECTED_BATCHES,
-    BISECT_EXECUTIONS,
+    BISECTIONS,
+    BISECTION_EXECUTIONS,
     FAILURE_STORM,
     JOURNAL_BYTES,
     JOURNAL_LOST_SEGMENTS,

@@ -68,7 +68,7 @@ class ModelTelemetry:
         self.load_duration = Histogram(LOAD)
         self.load_failures = 0
         self.policy_failures = 0
-        self.deadline_missed = 0
+        self.target_missed = 0
         self._busy: dict[str, BusyClock] = {}
         self._running: dict[int, BusyClock] = {}
         self._statistics = StatisticsCounters()
@@ -144,7 +144,7 @@ class ModelTelemetry:
             spent_ns.sum(axis=0).tolist(),
             int(moments[-1, 0]),
         )
-        self.deadline_missed += int((replied_ns > moments[:, 7]).sum())
+        self.target_missed += int((replied_ns > moments[:, 7]).sum())
 
     def _observe_stages(self, stamps: Stamps, outcome: Outcome) -> None:
         """Record the stages that a request went through after admission."""

@@ -30,8 +30,8 @@ class ReplyReason(StrEnum):
     """Why a request that the scheduler took in got no answer, or another than the scheduler said."""
 
     ANSWER_TOO_LARGE = "answer_too_large"
-    NO_ROOM = "no_room"
-    """The answer found none in `server.max_buffered`."""
+    BUFFER_FULL = "buffer_full"
+    """`server.max_buffered` left no space for the answer."""
     INTERNAL = "internal"
 
 

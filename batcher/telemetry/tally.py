@@ -30,6 +30,6 @@ def tally(model: ModelTelemetry) -> Tally:
     answered = requests.get((Outcome.OK, Reason.NONE), 0)
     return Tally(
         ended=sum(count for kind, count in requests.items() if kind not in _NOT_OURS),
-        on_time=answered - model.deadline_missed,
+        on_time=answered - model.target_missed,
         failures=sum(requests.get((Outcome.FAILED, reason), 0) for reason in _FAILURES),
     )

@@ -40,7 +40,7 @@ from batcher.executor import (
     nothing_to_release,
 )
 from batcher.plugins import is_async
-from batcher.runtime.rows import fit
+from batcher.runtime.interface.row_axis import fit
 from batcher.tensors import TensorSpec
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from batcher.errors import (
     describe,
 )
 from batcher.journal import InForce
-from batcher.runtime.padding import PaddingRules, rules_of
+from batcher.runtime.interface.padding_rules import PaddingRules, rules_of
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning.watch import read_settled
 

@@ -3,7 +3,7 @@
 import sys
 
 from batcher.__main__ import main
-from batcher.runtime.workers import ThreadWorker
+from batcher.runtime.execution.thread_worker import ThreadWorker
 
 ThreadWorker.queues = False
 

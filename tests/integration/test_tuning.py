@@ -200,7 +200,7 @@ async def test_a_request_is_late_by_the_target_it_was_admitted_with(
         await call
         labels = {"model": "hello", "version": "1"}
         value = application.registry.get_sample_value
-        assert value("batcher_deadline_missed_total", labels) == 0
+        assert value("batcher_latency_target_missed_total", labels) == 0
 
 
 def protocol_yaml(text):

@@ -9,7 +9,7 @@ from batcher.app import Application
 from batcher.config import parse_config
 from batcher.errors import BackendUnavailable
 from batcher.protocol import inference
-from batcher.runtime import models
+from batcher.runtime.models import model as models
 
 WAIT_S = 20
 

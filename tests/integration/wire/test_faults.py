@@ -58,9 +58,9 @@ async def test_a_request_that_makes_the_executor_raise_fails_alone(together, fak
     assert extra < 2 * 3 + 1
     labels = {"model": "hello", "version": "1"}
     value = application.registry.get_sample_value
-    assert value("batcher_bisected_batches_total", labels) == 1
+    assert value("batcher_bisections_total", labels) == 1
     # The half that was cleared ran like any other batch.
-    assert value("batcher_bisect_executions_total", labels) == extra - 1
+    assert value("batcher_bisection_executions_total", labels) == extra - 1
     assert value("batcher_failure_storm", labels) == 0
 
 

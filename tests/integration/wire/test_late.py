@@ -84,7 +84,7 @@ async def test_a_target_that_one_row_cannot_meet_is_told_and_shuts_nobody_out(
     application, stub = await served("100ms")
     assert "hello/1 cannot meet its target of 100 ms: one row alone takes" in caplog.text
     count = application.registry.get_sample_value
-    assert count("batcher_target_reachable", LABELS) == 0
+    assert count("batcher_latency_target_reachable", LABELS) == 0
 
     calls = [stub.ModelInfer(request_of(float(n)), timeout=WAIT_S) for n in range(1, 4)]
     answers = await asyncio.gather(*calls)

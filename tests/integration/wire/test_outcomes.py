@@ -189,7 +189,9 @@ async def test_an_answer_without_room_has_failed(start, hello, fakes, dial, tran
         refused, message = False, "server.max_buffered"
     assert "server.max_buffered" in message
     value = application.registry.get_sample_value
-    failed = value("batcher_requests_total", LABELS | {"outcome": "failed", "reason": "no_room"})
+    failed = value(
+        "batcher_requests_total", LABELS | {"outcome": "failed", "reason": "buffer_full"}
+    )
     served = value("batcher_requests_total", LABELS | {"outcome": "ok", "reason": ""})
     assert (failed, served) == (refused, not refused)
     assert value("batcher_buffer_refusals_total") == refused

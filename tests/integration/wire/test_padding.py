@@ -9,7 +9,7 @@ import pytest
 
 from batcher.errors import ModelLoadError
 from batcher.executor import BatchResult, ModelMetadata, TensorSpec
-from batcher.runtime.padding import AxisRule, PaddingRules
+from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
 from batcher.testing.messages import infer_request, output_arrays
 
 METADATA = ModelMetadata(

@@ -28,12 +28,13 @@ from batcher.executor import (
     ModelMetadata,
     TensorSpec,
 )
-from batcher.runtime.instances import Home, InstancePlan
-from batcher.runtime.models import ModelRegistry, ServedModel
-from batcher.runtime.padding import AxisRule, PaddingRules
+from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.sample import WarmupPlan
+from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
+from batcher.runtime.models.model import ServedModel
+from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.runner import Runner
-from batcher.runtime.warmup import WarmupPlan
 from batcher.service import Batcher
 from batcher.telemetry import Telemetry
 from batcher.tensors import Tensor

@@ -6,11 +6,14 @@ from hypothesis import strategies as st
 
 from batcher.core.queueing.padding import Buckets
 from batcher.executor import Batch, BatchResult, ModelMetadata, TensorSpec
-from batcher.runtime.dispatch import Slice, accept, gather, scatter
-from batcher.runtime.layout import layout_of
-from batcher.runtime.padding import AxisRule, PaddingRules, resolve
+from batcher.runtime.execution.execute import accept
+from batcher.runtime.execution.gather import Slice, gather
+from batcher.runtime.execution.scatter import scatter
+from batcher.runtime.interface.layout import layout_of
+from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
+from batcher.runtime.interface.resolve_padding import resolve
+from batcher.runtime.interface.signature import Signature
 from batcher.runtime.request import InferenceRequest
-from batcher.runtime.signature import Signature
 from batcher.tensors import Tensor
 
 METADATA = ModelMetadata(

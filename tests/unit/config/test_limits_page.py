@@ -41,11 +41,11 @@ from batcher.http2.server_connection import LINGER_S, MAX_DISCARDED_BYTES, PREFA
 from batcher.http2.socket_options import DEAD_PEER_S
 from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.protocol import MAX_CONTROL_BYTES
-from batcher.runtime.instances import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
-from batcher.runtime.labels import MAX_LABELS_BYTES
-from batcher.runtime.padding import MOST_WARM_BUCKETS
-from batcher.runtime.signature import MOST_SHARED_BYTES
-from batcher.runtime.warmup import BUCKETS_NS
+from batcher.runtime.instances.instance import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
+from batcher.runtime.instances.warmup import BUCKETS_NS
+from batcher.runtime.interface.labels import MAX_LABELS_BYTES
+from batcher.runtime.interface.padding import MOST_WARM_BUCKETS
+from batcher.runtime.interface.signature import MOST_SHARED_BYTES
 from batcher.server.classification import MAX_CLASSES, MAX_WIDTH
 from batcher.server.control import UNLOAD_TIMEOUT_S
 from batcher.server.convert import (

@@ -3,7 +3,7 @@
 import pytest
 
 from batcher.config.padding import MOST_BUCKETS
-from batcher.runtime.padding import AxisRule, OutputRule, rules_of
+from batcher.runtime.interface.padding_rules import AxisRule, OutputRule, rules_of
 
 PADDED = """
 padding:

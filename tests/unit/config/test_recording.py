@@ -18,7 +18,7 @@ def test_a_folder_is_enough(parse):
     assert str(config.journal.folder) == "/j"
     assert config.journal.segment == 10 * SECOND
     assert config.flight_recorder.duration == 180 * SECOND
-    assert config.flight_recorder.on_time == 0.9
+    assert config.flight_recorder.min_on_time_ratio == 0.9
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_a_folder_is_enough(parse):
             'flight_recorder.memory (line 3): got "3KiB"; allowed: at least 1MiB',
         ),
         (
-            "flight_recorder: {folder: f, on_time: 90}",
-            "flight_recorder.on_time (line 3): got 90; allowed: 1.0 or less",
+            "flight_recorder: {folder: f, min_on_time_ratio: 90}",
+            "flight_recorder.min_on_time_ratio (line 3): got 90; allowed: 1.0 or less",
         ),
         (
             "flight_recorder: {folder: f, min_interval: 5m}",

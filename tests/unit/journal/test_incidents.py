@@ -72,7 +72,7 @@ async def test_a_flight_record_holds_all_that_there_was(make):
     assert incident.changes == ("m/1 queue.timeout: 1s",)
     assert {"grpcio", "msgpack"} <= set(incident.packages)
     assert flight.written == {
-        "on_time": 0,
+        "target_missed": 0,
         "executor_failure": 0,
         "signal": 0,
         "request": 1,
@@ -206,7 +206,7 @@ async def live(flight, clock, story):
 
 
 async def test_too_few_in_time_is_an_incident_once(make, clock):
-    flight = make(on_time=0.9, min_interval="1s")
+    flight = make(min_on_time_ratio=0.9, min_interval="1s")
     well, ill = (100, 100, 0), (100, 50, 0)
     # 50 of 300 late is the first time that less than 90 % of the window is in time.
     story = [well] * 4 + [ill] * 20
@@ -215,26 +215,26 @@ async def test_too_few_in_time_is_an_incident_once(make, clock):
     assert found.index(1) < 8
     (path,) = files(flight)
     incident = read_log(path).incident
-    assert incident.reason == "on_time"
+    assert incident.reason == "target_missed"
     assert incident.detail.startswith("m/1: 8")
     assert "were answered in time" in incident.detail
 
 
 async def test_after_it_has_been_well_the_next_one_counts(make, clock):
-    flight = make(on_time=0.9, min_interval="1s")
+    flight = make(min_on_time_ratio=0.9, min_interval="1s")
     well, ill = (100, 100, 0), (100, 0, 0)
     story = [well] * 3 + [ill] * 5 + [well] * (2 * WINDOW + 3) + [ill] * 5
     assert sum(await live(flight, clock, seconds(*story))) == 2
 
 
 async def test_few_requests_say_nothing(make, clock):
-    flight = make(on_time=0.9)
+    flight = make(min_on_time_ratio=0.9)
     each = (LEAST_REQUESTS - 1) // WINDOW
     assert not any(await live(flight, clock, seconds(*[(each, 0, 0)] * 20)))
 
 
 async def test_without_a_threshold_nobody_is_late(make, clock):
-    flight = make(on_time=None)
+    flight = make(min_on_time_ratio=None)
     assert not any(await live(flight, clock, seconds(*[(1000, 0, 0)] * 20)))
 
 

@@ -11,11 +11,12 @@ from prometheus_client import CollectorRegistry
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.executor import LoadContext
-from batcher.runtime.instances import Home, InstancePlan
-from batcher.runtime.models import ModelRegistry, ServedModel
+from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.sample import WarmupPlan
+from batcher.runtime.models.model import ServedModel
+from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.runner import Runner
-from batcher.runtime.warmup import WarmupPlan
 from batcher.service import Batcher
 from batcher.telemetry import Telemetry
 from batcher.tensors import Tensor

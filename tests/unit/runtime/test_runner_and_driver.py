@@ -22,12 +22,13 @@ from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
-from batcher.runtime.dispatch import Executed, Slice
-from batcher.runtime.layout import Layout
+from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.gather import Slice
+from batcher.runtime.interface.layout import Layout
+from batcher.runtime.interface.signature import Measure
 from batcher.runtime.pending import Pending
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
-from batcher.runtime.signature import Measure
 from batcher.simulation import Driver
 from batcher.tensors import Tensor
 

@@ -15,7 +15,7 @@ from batcher.errors import AnswerTooLarge, ExecutionFailed, NoRoom
     ("error", "end"),
     [
         (AnswerTooLarge("large"), ("failed", "answer_too_large")),
-        (NoRoom("full"), ("failed", "no_room")),
+        (NoRoom("full"), ("failed", "buffer_full")),
         (ValueError("no"), ("failed", "internal")),
     ],
 )

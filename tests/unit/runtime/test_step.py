@@ -20,12 +20,13 @@ from batcher.errors import (
     RequestError,
 )
 from batcher.executor import BatchResult, ExecutionError
-from batcher.runtime import answers, runner
-from batcher.runtime.dispatch import Executed
-from batcher.runtime.layout import Layout
+from batcher.runtime import runner
+from batcher.runtime.execution import results
+from batcher.runtime.execution.execute import Executed
+from batcher.runtime.interface.layout import Layout
+from batcher.runtime.interface.signature import Measure
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import REARM_S, Runner
-from batcher.runtime.signature import Measure
 from batcher.tensors import Tensor
 
 MODEL = "m/1"
@@ -241,7 +242,7 @@ def faults():
 
 @pytest.fixture
 def world(faults, monkeypatch):
-    for module, name in ((answers, "scatter"), (answers, "join"), (runner, "error_for")):
+    for module, name in ((results, "scatter"), (results, "join"), (runner, "error_for")):
         monkeypatch.setattr(module, name, faults.wrap(name, getattr(module, name)))
     return World(faults)
 

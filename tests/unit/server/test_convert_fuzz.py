@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from batcher.errors import InvalidRequest, NotSupported, RequestError
 from batcher.executor import ModelMetadata
 from batcher.protocol import inference
-from batcher.runtime.signature import Signature
+from batcher.runtime.interface.signature import Signature
 from batcher.server import convert
 from batcher.server.status import MAX_MESSAGE, to_status
 from batcher.tensors import DTYPES, TensorSpec

@@ -47,9 +47,9 @@ def test_a_stalled_queue_never_looks_idle(stalled, model, clock, value):
         clock.advance(passing_seconds * SECOND)
         readings.append(
             (
-                value("batcher_queue_oldest_age_seconds", stage="waiting"),
-                value("batcher_queue_oldest_age_seconds", stage="executing"),
-                value("batcher_queue_age_target_ratio"),
+                value("batcher_oldest_request_age_seconds", state="waiting"),
+                value("batcher_oldest_request_age_seconds", state="executing"),
+                value("batcher_oldest_request_target_ratio"),
                 value("batcher_executor_busy_seconds_total", device="cpu"),
             )
         )
@@ -67,16 +67,16 @@ def test_depths_are_those_of_the_moment(stalled, value):
 def test_an_empty_stage_has_age_zero_and_counts_for_nothing_in_the_ratio(stalled, clock, value):
     clock.advance(SECOND)
     stalled.executing = False
-    assert value("batcher_queue_oldest_age_seconds", stage="executing") == 0
-    assert value("batcher_queue_age_target_ratio") == 20
+    assert value("batcher_oldest_request_age_seconds", state="executing") == 0
+    assert value("batcher_oldest_request_target_ratio") == 20
     stalled.waiting = False
-    assert value("batcher_queue_oldest_age_seconds", stage="waiting") == 0
-    assert value("batcher_queue_age_target_ratio") == 0
+    assert value("batcher_oldest_request_age_seconds", state="waiting") == 0
+    assert value("batcher_oldest_request_target_ratio") == 0
 
 
 def test_without_a_target_there_is_no_ratio(stalled, value):
     stalled.target_ns = None
-    assert value("batcher_queue_age_target_ratio") is None
+    assert value("batcher_oldest_request_target_ratio") is None
 
 
 def test_a_model_whose_instances_are_gone_reads_zero(stalled, value):

@@ -85,7 +85,7 @@ def test_a_request_cancelled_while_it_runs_has_no_time_in_the_stages_it_left(
 def test_only_late_answers_miss_a_deadline(model, stamps, value, outcome, due, missed):
     due_ns = None if due is None else due * MILLISECOND
     model.request_ended(outcome, Reason.NONE, 1, stamps(10, 11, 13, 16, 20, 25, 31), due_ns)
-    assert value("batcher_deadline_missed_total") == missed
+    assert value("batcher_latency_target_missed_total") == missed
 
 
 def batch(model, rows, **changes):

@@ -15,7 +15,7 @@ from batcher.errors import (
     UnknownModel,
 )
 from batcher.journal import InForce
-from batcher.runtime.padding import AxisRule, rules_of
+from batcher.runtime.interface.padding_rules import AxisRule, rules_of
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning import Tuner, tuner
 from batcher.tuning.tuner import MOST_BYTES

@@ -1,0 +1,7 @@
+"""One batch on one instance: tensors in, tensors out.
+
+`gather` puts the rows of a batch's requests into one array per input, `execute` calls the executor
+and checks what it returns, `scatter` cuts each request's rows out, and `results` makes of that the
+event for the scheduler and the replies. A `worker` decides where the executor runs: a blocking one
+on a thread of its own (`thread_worker`), a coroutine one on the event loop (`loop_worker`).
+"""

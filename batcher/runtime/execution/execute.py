@@ -1,0 +1,208 @@
+"""Executes one batch and checks what the executor returned."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from batcher.clock import Clock
+from batcher.core.events import FailureCause
+from batcher.errors import describe, on_one_line
+from batcher.executor import (
+    DTYPES,
+    Array,
+    AsyncExecutor,
+    Batch,
+    BatchResult,
+    ExecutionError,
+    Executor,
+    nothing_to_release,
+)
+from batcher.runtime.execution.gather import LARGE_BATCH, Slice, gather
+from batcher.runtime.execution.scatter import own_copy
+from batcher.runtime.interface.layout import Layout
+from batcher.runtime.interface.padding import Padded
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Executed:
+    """How a batch ended: a result, or a failure with its cause. Stamps in monotonic nanoseconds.
+
+    Whoever has it last owes one call of `release`.
+    """
+
+    started_ns: int
+    execute_start_ns: int = 0
+    execute_end_ns: int = 0
+    result: BatchResult | None = None
+    cause: FailureCause = FailureCause.UNKNOWN
+    failure: str = ""
+
+    def release(self) -> None:
+        """Give the executor its buffers back: the arrays of the result are not read any more."""
+        if self.result is not None:
+            release(self.result)
+
+
+Done = Callable[[Executed], None]
+
+
+def execute(
+    executor: Executor,
+    slices: Sequence[Slice],
+    layout: Layout,
+    clock: Clock,
+    begun: Callable[[], None],
+) -> Executed:
+    """Gather and run one batch, on the instance's thread. Never raises: a failure is a result.
+
+    `begun` is called when the executor gets the batch, unless it cannot be gathered.
+    """
+    executed = Executed(clock())
+    try:
+        batch = gather(slices, layout)
+        executed.execute_start_ns = clock()
+        begun()
+        result = executor.execute(batch)
+        executed.execute_end_ns = clock()
+        executed.result = _copied(
+            accept(result, batch, layout, slices[0].padded),
+            layout.outputs if batch.outputs is None else batch.outputs,
+        )
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
+        blame(executed, error, clock)
+    return executed
+
+
+async def execute_async(
+    executor: AsyncExecutor, slices: Sequence[Slice], layout: Layout, clock: Clock
+) -> Executed:
+    """The same for a coroutine executor, on the event loop; a cancelled call has failed, too."""
+    executed = Executed(clock())
+    try:
+        if _nbytes(slices) > LARGE_BATCH:
+            batch = await asyncio.to_thread(gather, slices, layout)
+        else:
+            batch = gather(slices, layout)
+        executed.execute_start_ns = clock()
+        result = await executor.execute(batch)
+        executed.execute_end_ns = clock()
+        executed.result = accept(result, batch, layout, slices[0].padded)
+    except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
+        blame(executed, error, clock)
+    return executed
+
+
+def _nbytes(slices: Sequence[Slice]) -> int:
+    return sum(tensor.array.nbytes for s in slices for tensor in s.request.inputs.values())
+
+
+def _copied(result: BatchResult, names: Iterable[str]) -> BatchResult:
+    """The result; a large one that the executor wants back is copied here, and not on the loop."""
+    if result.release is nothing_to_release:
+        return result
+    found = {name: result.outputs[name] for name in names}
+    if sum(array.nbytes for array in found.values()) <= LARGE_BATCH:
+        return result
+    try:
+        outputs = {name: own_copy(array) for name, array in found.items()}
+    finally:
+        release(result)
+    return BatchResult(outputs, result.row_errors)
+
+
+def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
+    """Note why a batch failed, in one line and without a traceback, and when."""
+    executed.execute_end_ns = executed.execute_end_ns or clock()
+    log.debug("a batch failed", exc_info=error)
+    if isinstance(error, ExecutionError):
+        executed.cause = FailureCause(error.cause)
+        executed.failure = on_one_line(str(error))
+    else:
+        executed.failure = describe(error)
+    # It knows the frames that know the batch, and an executor may keep its error.
+    error.__traceback__ = None
+
+
+def call_failed(error: BaseException, clock: Clock) -> Executed:
+    """How a batch ended whose call raised what no call of ours should."""
+    executed = Executed(clock())
+    blame(executed, error, clock)
+    return executed
+
+
+def accept(
+    result: object, batch: Batch, layout: Layout, padded: Padded | None = None
+) -> BatchResult:
+    """Hold an executor to its contract: what it returned, if every output is as it should be.
+
+    An output that will be cut back with an input must be as long as that input was padded to.
+    Raises `ExecutionError` naming the fault otherwise; the result is released then.
+    """
+    if not isinstance(result, BatchResult):
+        kind = type(result).__name__
+        raise ExecutionError(f"the executor returned {kind}, not a BatchResult")
+    try:
+        fault = _first_fault(result, batch, layout, padded)
+    except BaseException:
+        release(result)
+        raise
+    if fault is not None:
+        release(result)
+        raise ExecutionError(f"the executor returned {fault}")
+    return result
+
+
+def _first_fault(
+    result: BatchResult, batch: Batch, layout: Layout, padded: Padded | None
+) -> str | None:
+    rows = batch.rows if layout.batched else None
+    for name in layout.outputs if batch.outputs is None else batch.outputs:
+        array = result.outputs.get(name)
+        fault = _fault(array, DTYPES[layout.outputs[name]], rows)
+        if fault is None and padded is not None and array is not None:
+            fault = _length_fault(array, padded.outputs.get(name, ()))
+        if fault is not None:
+            return f"a wrong output {name!r}: {fault}"
+    for row in result.row_errors:
+        if row not in range(batch.rows):
+            return f"an error for row {row!r} of a batch of {batch.rows} rows"
+    return None
+
+
+def _fault(array: object, dtype: np.dtype[Any], rows: int | None) -> str | None:
+    """What is wrong with an output; `rows` is None where it has no row axis."""
+    if array is None:
+        return "it is missing"
+    if not isinstance(array, np.ndarray):
+        return f"it is of type {type(array).__name__}, not a numpy array"
+    if array.dtype != dtype:
+        return f"its dtype is {array.dtype}, not {dtype}"
+    if rows is not None and (array.ndim == 0 or array.shape[0] != rows):
+        return f"its shape is {list(array.shape)} for {rows} rows"
+    return None
+
+
+def _length_fault(array: Array, lengths: Sequence[tuple[int, int]]) -> str | None:
+    for axis, length in lengths:
+        if array.ndim <= axis or array.shape[axis] != length:
+            return (
+                f"its shape is {list(array.shape)}, and axis {axis} should be {length} long, as the"
+                " input that it follows (models[].outputs says which)"
+            )
+    return None
+
+
+def release(result: BatchResult) -> None:
+    """Give the executor its buffers back. What it raises is logged: the batch has ended."""
+    try:
+        result.release()
+    except BaseException:  # a plugin may raise anything
+        log.exception("an executor raised when a result was released")

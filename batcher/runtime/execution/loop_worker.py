@@ -1,0 +1,180 @@
+"""Runs an `AsyncExecutor` on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from batcher.clock import Clock
+from batcher.errors import ModelLoadError, describe
+from batcher.executor import AsyncExecutor, LoadContext, ModelMetadata
+from batcher.runtime.execution.execute import (
+    Done,
+    Executed,
+    call_failed,
+    execute_async,
+)
+from batcher.runtime.execution.gather import LARGE_BATCH, Slice
+from batcher.runtime.execution.nan import check_nan
+from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health
+from batcher.runtime.interface.layout import Layout
+
+log = logging.getLogger(__name__)
+
+
+class LoopWorker:
+    """A coroutine executor on the event loop."""
+
+    queues = False
+
+    def __init__(
+        self,
+        executor: AsyncExecutor,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        *,
+        fail_nan: bool = False,
+    ) -> None:
+        self._executor = executor
+        self._name = name
+        self._loop = loop
+        self._clock = clock
+        self._fail_nan = fail_nan
+        self._tasks: set[asyncio.Task[Executed]] = set()
+        self._to_close = False
+        self._last: asyncio.Task[None] | None = None
+        self._full = 0
+        self._free = asyncio.Event()
+        """Not set while a batch runs that has to run alone."""
+        self._free.set()
+        self._executing = 0
+        self._quiet = asyncio.Event()
+        """Set when the last of the batches that execute has ended."""
+        self.asks = reports_health(executor)
+        self.asked_ns = 0  # a question that takes too long is cancelled
+
+    async def load(self, context: LoadContext) -> ModelMetadata:
+        """Load on the loop."""
+        if not self._executor.capabilities.dynamic_rows:
+            self._full = context.max_batch_size
+        try:
+            metadata = await self._executor.load(context)
+        except Exception:
+            raise
+        except BaseException as error:
+            if _given_up():
+                raise
+            raise ModelLoadError(
+                f"model {context.model!r}: the executor could not load: {describe(error)}"
+            ) from error
+        self._to_close = True
+        return metadata
+
+    async def healthy(self, timeout_s: float) -> str:
+        """Ask on the loop."""
+        try:
+            async with asyncio.timeout(timeout_s) as bound:
+                return health_reason(await self._executor.healthy())  # type: ignore[attr-defined] # see reports_health
+        except BaseException as error:
+            if _given_up():
+                raise
+            return no_answer(timeout_s) if bound.expired() else health_reason(error)
+
+    def run(
+        self, slices: Sequence[Slice], layout: Layout, done: Done, *, alone: bool = False
+    ) -> None:
+        """Execute as a task."""
+        call = self._alone(slices, layout) if alone else self._execute(slices, layout)
+        task = self._loop.create_task(call, name=self._name)
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Task[Executed]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                return  # before it began; a call that has begun ends with a result
+            error = task.exception()
+            executed = task.result() if error is None else call_failed(error, self._clock)
+            if self._last is None:
+                done(executed)
+            else:
+                executed.release()
+
+        task.add_done_callback(ended)
+
+    async def _alone(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+        await self._free.wait()
+        self._free.clear()
+        try:
+            while self._executing:
+                self._quiet.clear()
+                await self._quiet.wait()
+            return await self._execute_now(slices, layout)
+        finally:
+            self._free.set()
+
+    async def _execute(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+        while not self._free.is_set():
+            await self._free.wait()
+        return await self._execute_now(slices, layout)
+
+    async def _execute_now(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+        if self._full:
+            layout = replace(layout, full=self._full)
+        self._executing += 1
+        try:
+            executed = await execute_async(self._executor, slices, layout, self._clock)
+        finally:
+            self._executing -= 1
+            if not self._executing:
+                self._quiet.set()
+        if self._fail_nan:
+            outputs = executed.result.outputs if executed.result is not None else {}
+            nbytes = sum(getattr(array, "nbytes", 0) for array in outputs.values())
+            if nbytes > LARGE_BATCH:
+                await asyncio.to_thread(check_nan, executed, layout, slices, self._clock)
+            else:
+                check_nan(executed, layout, slices, self._clock)
+        return executed
+
+    async def close(self, timeout_s: float) -> None:
+        """Wait for what runs, then close."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._end()
+        except TimeoutError:
+            self.abandon()
+            raise TimeoutError(f"{self._name} did not close within {timeout_s:g} s") from None
+
+    def abandon(self) -> None:
+        """Cancel what runs, and close behind everybody's back."""
+        if self._last is not None:
+            return
+        for task in self._tasks:
+            task.cancel()
+        self._last = self._loop.create_task(self._end(), name=f"{self._name} abandoned")
+
+    async def _end(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if not self._to_close:
+            return
+        self._to_close = False
+        try:
+            await self._executor.close()
+        except BaseException:
+            if _given_up():
+                raise
+            log.exception("%s: the executor raised when it was closed", self._name)
+
+
+def _given_up() -> bool:
+    """Whether somebody cancels the task that runs.
+
+    What a plugin awaits is cancelled for other reasons, and then it has merely failed; and its
+    `SystemExit` would end the event loop.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

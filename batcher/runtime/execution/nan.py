@@ -1,0 +1,87 @@
+"""Rows whose answer is not a number, for models that are told to treat that as a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batcher.clock import Clock
+from batcher.executor import Array
+from batcher.runtime.execution.execute import Executed, blame
+from batcher.runtime.execution.gather import Slice
+from batcher.runtime.interface.layout import Layout
+
+_FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
+_BF16_INFINITY: Final = 0x7F80
+_BF16_MAGNITUDE: Final = 0x7FFF
+
+
+def fail_nan_rows(executed: Executed, layout: Layout, slices: Sequence[Slice]) -> None:
+    """Give every row of a result that holds NaN an error of its own, unless it has one.
+
+    Only outputs count that the row's own request asked for: what others of its batch want changes
+    nobody's answer. A result without NaN costs one pass over its values.
+    """
+    result = executed.result
+    if result is None:
+        return
+    errors: dict[int, str] = {}
+    for name, datatype in layout.outputs.items():
+        array = result.outputs.get(name)
+        if array is None or not _has_nan(array, datatype):
+            continue
+        asked = _asked(name, slices)
+        found = _nan_rows(array if layout.batched else array[np.newaxis], datatype)
+        for row in np.flatnonzero(found).tolist():
+            if row in asked:
+                errors.setdefault(row, f"output {name!r} holds NaN")
+    if errors:
+        executed.result = replace(result, row_errors={**errors, **result.row_errors})
+
+
+def _asked(name: str, slices: Sequence[Slice]) -> set[int]:
+    """The rows whose requests asked for an output."""
+    rows: set[int] = set()
+    start = 0
+    for each in slices:
+        stop = start + each.stop - each.start
+        wanted = each.request.outputs
+        if wanted is None or name in wanted:
+            rows.update(range(start, stop))
+        start = stop
+    return rows
+
+
+def _has_nan(array: Array, datatype: str) -> bool:
+    if not array.size:
+        return False
+    if datatype in _FLOATS:
+        # A minimum is NaN where any value is, and needs no array of its own.
+        with np.errstate(invalid="ignore"):
+            return bool(np.isnan(array.min()))
+    return datatype == "BF16" and bool(_bf16_nan(array).any())
+
+
+def _nan_rows(array: Array, datatype: str) -> NDArray[np.bool_]:
+    """Which rows hold NaN."""
+    found: NDArray[np.bool_] = _bf16_nan(array) if datatype == "BF16" else np.isnan(array)
+    rows: NDArray[np.bool_] = np.logical_or.reduce(found.reshape(len(array), -1), axis=1)
+    return rows
+
+
+def _bf16_nan(array: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    return np.greater(np.bitwise_and(array, _BF16_MAGNITUDE), _BF16_INFINITY)
+
+
+def check_nan(executed: Executed, layout: Layout, slices: Sequence[Slice], clock: Clock) -> None:
+    """Note rows that hold NaN; a result in which they cannot be looked for has failed."""
+    try:
+        fail_nan_rows(executed, layout, slices)
+    except Exception as error:  # noqa: BLE001 - arrays are a plugin's own
+        executed.release()
+        executed.result = None
+        blame(executed, error, clock)

@@ -1,0 +1,139 @@
+"""Runs a blocking `Executor` on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from batcher.clock import Clock
+from batcher.executor import Executor, LoadContext, ModelMetadata
+from batcher.executors.threaded import ThreadedExecutor
+from batcher.runtime.execution.execute import (
+    Done,
+    Executed,
+    call_failed,
+    execute,
+)
+from batcher.runtime.execution.gather import Slice
+from batcher.runtime.execution.nan import check_nan
+from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health
+from batcher.runtime.interface.layout import Layout
+
+HANDOVER_S = 0.002
+"""How long the loop waits for an idle thread to begin with a batch. It takes a twentieth of that."""
+
+
+class ThreadWorker:
+    """A blocking executor on its own thread.
+
+    After handing a batch to an idle thread the loop stands still until the executor has it. Else it
+    would go on holding the interpreter, and on one core the processor: it has the last batch's
+    answers to send, and the device would wait for that (1 ms for 32 answers).
+    """
+
+    queues = True
+
+    def __init__(
+        self,
+        executor: Executor,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        *,
+        fail_nan: bool = False,
+    ) -> None:
+        self._clock = clock
+        self._fail_nan = fail_nan
+        self._thread = ThreadedExecutor(executor, name, loop)
+        self._any_rows = executor.capabilities.dynamic_rows
+        self._full = 0
+        self._ended: deque[Executed] = deque()  # on the thread, and not handed on by the loop yet
+        self._abandoned = False
+        self._in_hand = 0
+        self.asks = reports_health(executor)
+        self.asked_ns = 0
+        self._asked: asyncio.Future[object] | None = None
+
+    async def load(self, context: LoadContext) -> ModelMetadata:
+        """Load on the thread."""
+        self._full = 0 if self._any_rows else context.max_batch_size
+        return await self._thread.load(context)
+
+    async def healthy(self, timeout_s: float) -> str:
+        """Ask on the thread; a call that has not ended is not made a second time."""
+        asked = self._asked
+        if asked is None:
+            asked = self._asked = asyncio.get_running_loop().create_future()
+            self.asked_ns = self._clock()
+            told = asked
+            self._thread.submit(
+                lambda executor: executor.healthy(),  # type: ignore[attr-defined] # see reports_health
+                lambda outcome: None if told.done() else told.set_result(outcome),
+            )
+        try:
+            async with asyncio.timeout(timeout_s):
+                outcome = await asyncio.shield(asked)
+        except TimeoutError:
+            return no_answer(timeout_s)
+        self._asked = None
+        self.asked_ns = 0
+        return health_reason(outcome)
+
+    def run(
+        self,
+        slices: Sequence[Slice],
+        layout: Layout,
+        done: Done,
+        *,
+        alone: bool = False,  # noqa: ARG002 - on one thread it always is
+    ) -> None:
+        """Execute on the thread."""
+        begun = threading.Lock()
+        begun.acquire()
+
+        def ended(outcome: BaseException | None) -> None:
+            self._in_hand -= 1
+            done(self._ended.popleft() if outcome is None else call_failed(outcome, self._clock))
+
+        self._thread.submit(partial(self._execute, slices, layout, begun.release), ended)
+        self._in_hand += 1
+        if self._in_hand == 1:
+            begun.acquire(timeout=HANDOVER_S)
+
+    async def close(self, timeout_s: float) -> None:
+        """Close on the thread and join it."""
+        await self._thread.close(timeout_s)
+
+    def abandon(self) -> None:
+        """Leave the thread to its call."""
+        # The thread sees the mark when its call returns, so one of the two releases each result,
+        # and before the executor is closed.
+        self._abandoned = True
+        self._release_ended()
+        self._thread.abandon()
+
+    def _execute(
+        self,
+        slices: Sequence[Slice],
+        layout: Layout,
+        begun: Callable[[], None],
+        executor: Executor,
+    ) -> None:
+        if self._full:
+            layout = replace(layout, full=self._full)
+        executed = execute(executor, slices, layout, self._clock, begun)
+        if self._fail_nan:
+            check_nan(executed, layout, slices, self._clock)
+        self._ended.append(executed)
+        if self._abandoned:
+            self._release_ended()
+
+    def _release_ended(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._ended.popleft().release()

@@ -1,0 +1,359 @@
+"""Instances: executors that are loaded, warm and replaced when they hang.
+
+An `Instance` lives as long as its model is served. What it holds, an executor on its worker, is an
+incarnation: one that does not come back from `execute` within `execute_timeout` is abandoned, the
+scheduler fails what it ran, and another is loaded in its place, again and again if need be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp, Profile, Shapes
+from batcher.core.record import record
+from batcher.errors import ModelLoadError, describe
+from batcher.executor import ModelMetadata
+from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.gather import Slice, elements
+from batcher.runtime.execution.worker import Worker, make_worker
+from batcher.runtime.instances.health_checks import Checks
+from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.warmup import run_canary, warm_up, warm_up_buckets
+from batcher.runtime.interface.layout import Layout, layout_of
+from batcher.runtime.interface.padding import Padding
+from batcher.runtime.interface.row_axis import fit
+from batcher.telemetry import ModelTelemetry
+
+log = logging.getLogger(__name__)
+
+
+FIRST_RESTART_DELAY_S = 0.5
+
+
+LONGEST_RESTART_DELAY_S = 30.0
+
+
+@record
+class _Measured:
+    """What a warm-up found out: of the model, or of each bucket where it is padded."""
+
+    profile: Profile = ()
+    buckets: tuple[tuple[Shapes, Profile], ...] = ()
+
+
+class Instance:
+    """One instance of a model: runs batches, and is the runner's `BatchRunner`.
+
+    `pad` is told what the executor says of the model, before anything is executed, and answers how
+    the model is padded. `max_rows` answers how many rows a batch may have now.
+    """
+
+    def __init__(
+        self,
+        plan: InstancePlan,
+        home: Home,
+        telemetry: ModelTelemetry,
+        pad: Callable[[ModelMetadata], Padding | None],
+        max_rows: Callable[[], int],
+    ) -> None:
+        self.plan = plan
+        self._pad = pad
+        self._max_rows = max_rows
+        self._home = home
+        self._telemetry = telemetry
+        self._incarnation = 0
+        self._checks: Checks | None = None
+        self._made: tuple[Worker, ModelMetadata, _Measured] | None = None
+        """What was loaded and is not announced."""
+        self._down = "not loaded yet"
+        self._worker: Worker | None = None
+        self._layout = Layout()
+        self._padding: Padding | None = None
+        self._in_flight: dict[int, asyncio.TimerHandle | None] = {}
+        """Oldest first; one that waits for the end of another has no timer yet."""
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
+        self._restart: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether it can take batches."""
+        return self._worker is not None
+
+    @property
+    def why(self) -> str:
+        """Why it is down, or up and not well; empty where it is well."""
+        return self._down if self._checks is None else self._checks.why
+
+    async def load(self, *, up: bool = True) -> ModelMetadata:
+        """Load and warm up an incarnation and announce it; without `up`, `announce` does that.
+
+        Raises `ModelLoadError`, whatever went wrong. Whether it failed or was cancelled, nothing is
+        left behind.
+        """
+        started_ns = self._home.clock()
+        try:
+            worker, metadata, measured = await self._make_incarnation()
+        except Exception as error:
+            log.debug("%s: could not be loaded", self.plan.name, exc_info=True)
+            self._telemetry.load_failed()
+            if isinstance(error, ModelLoadError):
+                raise
+            raise ModelLoadError(
+                f"{self.plan.context.model}: could not be loaded: {describe(error)}"
+            ) from error
+        self._telemetry.load_finished((self._home.clock() - started_ns) / SECOND)
+        self._made = worker, metadata, measured
+        if up:
+            self.announce(self._pad)
+        return metadata
+
+    def announce(self, pad: Callable[[ModelMetadata], Padding | None]) -> None:
+        """Have what was loaded take batches; `pad` is asked from the next incarnation on."""
+        assert self._made is not None  # noqa: S101 - it was loaded
+        self._pad = pad
+        made, self._made = self._made, None
+        self._come_up(*made)
+
+    def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
+        """Execute a batch within `execute_timeout`, which counts from when it can begin.
+
+        Raises where it cannot be handed over; then nothing of it is left here.
+        """
+        assert self._worker is not None  # noqa: S101 - the scheduler knows when it is down
+        waits = self._worker.queues and bool(self._in_flight)
+        self._in_flight[batch_id] = None if waits else self._watch()
+        self._idle.clear()
+        max_rows = self._max_rows()
+        try:
+            device, now_ns = self.plan.context.device, self._home.clock()
+            self._telemetry.execution_started(batch_id, device, now_ns)
+            self._worker.run(
+                slices,
+                self._layout,
+                lambda executed: self._finished(batch_id, slices, executed, done, max_rows),
+            )
+        except BaseException:
+            self._forget(batch_id)
+            self._telemetry.execution_ended(batch_id, self._home.clock())
+            raise
+
+    async def stop(self, timeout_s: float) -> None:
+        """Take no more batches, let the running ones end within `timeout_s`, close.
+
+        What is not over by then is abandoned; so it is at once when the caller is cancelled.
+        """
+        restart, self._restart = self._restart, None
+        if restart is not None:
+            restart.cancel()
+            await asyncio.wait((restart,), timeout=timeout_s)
+        if self._made is not None:
+            self._made[0].abandon()
+            self._made = None
+        if self._worker is None:
+            return
+        self._stopping = True
+        self._home.runner.feed(InstanceDraining(self.plan.name, self._incarnation))
+        loop = self._home.loop
+        ends = loop.time() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("%s: still executing after %.1f s, abandoned", self.plan.name, timeout_s)
+            self._give_up()
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
+        if not self.up:
+            return  # given up, here or because its last batch hung
+        try:
+            await self._go_down().close(max(0.0, ends - loop.time()))
+        except TimeoutError as error:
+            log.warning("%s, abandoned", error)
+
+    # An incarnation's life
+
+    async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _Measured]:
+        plan, home = self.plan, self._home
+        executor = plan.make_executor()
+        most = executor.capabilities.max_in_flight
+        if plan.max_in_flight > most:
+            raise ModelLoadError(
+                f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"
+                " which is what the executor can take at once"
+            )
+        worker = make_worker(executor, plan.name, home.loop, home.clock, fail_nan=plan.fail_nan)
+        try:
+            metadata = fit(await worker.load(plan.context), plan.context)
+            padding = self._padding = self._pad(metadata)
+            told = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
+            if padding is None:
+                measured = _Measured(profile=await warm_up(*told))
+            else:
+                async with home.measuring.setdefault(plan.context.device, asyncio.Lock()):
+                    measured = _Measured(buckets=await warm_up_buckets(*told, padding))
+        except BaseException:
+            worker.abandon()
+            raise
+        return worker, metadata, measured
+
+    def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _Measured) -> None:
+        plan = self.plan
+        self._worker = worker
+        self._layout = layout_of(metadata)
+        self._stopping = False
+        self._incarnation += 1
+        up = InstanceUp(
+            plan.name,
+            self._incarnation,
+            plan.key,
+            plan.context.device,
+            plan.max_in_flight,
+            measured.profile,
+            measured.buckets,
+            worker.queues,
+        )
+        self._home.runner.instance_up(up, self)
+        self._checks = self._look_after(worker, metadata)
+        self._checks.start()
+        self._home.changed()
+
+    def _look_after(self, worker: Worker, metadata: ModelMetadata) -> Checks:
+        plan, padding = self.plan, self._padding
+
+        # A batch that runs already may take as long.
+        timeout_s = 2 * plan.execute_timeout_ns / SECOND
+
+        async def ask() -> str:
+            why = await worker.healthy(plan.checks.timeout_ns / SECOND)
+            if worker.asked_ns and self._home.clock() - worker.asked_ns > timeout_s * SECOND:
+                self._hung("healthy() did not return")
+            return why
+
+        async def canary() -> str:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await run_canary(
+                        worker, metadata, plan.warmup, plan.context.model, padding
+                    )
+            except TimeoutError:
+                self._hung()
+                return f"it did not end within {timeout_s:g} s"
+
+        return Checks(
+            plan.name,
+            plan.checks,
+            ask=ask if worker.asks else None,
+            canary=canary if plan.warmup.batch_sizes else None,
+            idle=self._idle.is_set,
+            changed=self._home.changed,
+        )
+
+    def _go_down(self) -> Worker:
+        """End this incarnation. Its worker comes back, to be closed or abandoned."""
+        worker, self._worker = self._worker, None
+        if self._checks is not None:
+            self._checks.stop()
+            self._checks = None
+        assert worker is not None  # noqa: S101 - callers know that it is up
+        in_flight, self._in_flight = self._in_flight, {}
+        self._idle.set()
+        self._home.runner.instance_down(InstanceDown(self.plan.name, self._incarnation))
+        now_ns = self._home.clock()
+        for batch_id, timer in in_flight.items():
+            if timer is not None:
+                timer.cancel()
+            self._telemetry.execution_ended(batch_id, now_ns)
+        self._home.changed()
+        return worker
+
+    def _give_up(self) -> None:
+        """End this incarnation, if none has done so, without waiting for anything."""
+        if self._worker is not None:
+            self._go_down().abandon()
+
+    def _watch(self) -> asyncio.TimerHandle:
+        """Give up the instance unless the batch that begins now ends within `execute_timeout`."""
+        return self._home.loop.call_later(self.plan.execute_timeout_ns / SECOND, self._hung)
+
+    def _hung(self, what: str = "a batch did not end") -> None:
+        """A batch has been running for `execute_timeout`, and nobody can make it stop."""
+        timeout_ms = self.plan.execute_timeout_ns // MILLISECOND
+        self._down = f"{what} within {timeout_ms} ms; a replacement is being loaded"
+        log.error(
+            "%s: %s within %d ms (execute_timeout), the instance is abandoned",
+            self.plan.name,
+            what,
+            timeout_ms,
+        )
+        try:
+            self._give_up()
+        finally:
+            if not self._stopping:
+                self._restart = self._home.loop.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        delay_s = FIRST_RESTART_DELAY_S
+        while True:
+            try:
+                await self.load()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may help
+                log.error("%s: %s; next try in %.1f s", self.plan.name, error, delay_s)  # noqa: TRY400
+                self._down = f"its replacement could not be loaded: {error}"
+                self._home.changed()
+            else:
+                log.info("%s: up again, incarnation %d", self.plan.name, self._incarnation)
+                return
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)
+
+    # A batch's end
+
+    def _forget(self, batch_id: int) -> None:
+        """A batch is not in flight any more; the next one's time begins."""
+        timer = self._in_flight.pop(batch_id, None)
+        if timer is not None:
+            timer.cancel()
+        if not self._in_flight:
+            self._idle.set()
+        else:
+            oldest = next(iter(self._in_flight))
+            if self._in_flight[oldest] is None:
+                self._in_flight[oldest] = self._watch()
+
+    def _finished(
+        self,
+        batch_id: int,
+        slices: Sequence[Slice],
+        executed: Executed,
+        done: Callable[[Executed], None],
+        max_rows: int,
+    ) -> None:
+        """Whatever raises here: the batch is reported, and then the loop logs it."""
+        try:
+            self._forget(batch_id)
+            self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
+            if self._checks is not None:
+                self._checks.batch_ended(executed)
+            if executed.result is None:
+                log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)
+        finally:
+            done(executed)
+        own, filled = elements(slices)
+        self._telemetry.batch_finished(
+            rows=sum(s.stop - s.start for s in slices),
+            requests=len(slices),
+            max_batch_size=max_rows,
+            started_ns=executed.started_ns,
+            execute_start_ns=executed.execute_start_ns,
+            execute_end_ns=executed.execute_end_ns,
+            scattered_ns=self._home.clock(),
+            failed=executed.result is None,
+            elements=own,
+            padding=filled,
+        )

@@ -1,0 +1,75 @@
+"""Measures what batches take on an executor: loaded and warmed up as for service, then timed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from batcher.clock import SECOND, Clock
+from batcher.errors import ModelLoadError, describe
+from batcher.runtime.execution.gather import Slice
+from batcher.runtime.execution.worker import Worker, make_worker
+from batcher.runtime.instances.plan import InstancePlan
+from batcher.runtime.instances.sample import Sample, plain_shapes
+from batcher.runtime.instances.warmup import run_batch, warm_up
+from batcher.runtime.interface.layout import layout_of
+from batcher.runtime.interface.row_axis import fit
+
+
+async def measure(
+    plan: InstancePlan,
+    sizes: Sequence[int],
+    repeats: int,
+    clock: Clock,
+    told: Callable[[], None],
+) -> dict[int, list[int]]:
+    """Execute `repeats` batches of every size on an instance of its own, one at a time.
+
+    Returns nanoseconds by rows, from the moment a batch is handed over until its result is back on
+    the event loop: what the scheduler sees. Sizes take turns, so that a device that drifts does so
+    for all of them. `told` is called after each batch. Raises `ModelLoadError`.
+    """
+    loop = asyncio.get_running_loop()
+    worker = make_worker(plan.make_executor(), plan.name, loop, clock)
+    try:
+        measured = await _measure(worker, plan, sizes, repeats, clock, told)
+    except ModelLoadError:
+        worker.abandon()
+        raise
+    except Exception as error:
+        worker.abandon()
+        raise ModelLoadError(
+            f"{plan.context.model}: could not be loaded: {describe(error)}"
+        ) from error
+    await worker.close(plan.execute_timeout_ns / SECOND)
+    return measured
+
+
+async def _measure(
+    worker: Worker,
+    plan: InstancePlan,
+    sizes: Sequence[int],
+    repeats: int,
+    clock: Clock,
+    told: Callable[[], None],
+) -> dict[int, list[int]]:
+    model = plan.context.model
+    metadata = fit(await worker.load(plan.context), plan.context)
+    layout = layout_of(metadata)
+    warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
+    await warm_up(worker, model, metadata, layout, warmup)
+    sample = Sample(model, metadata.inputs, warmup.inputs)
+    shapes = plain_shapes(metadata.inputs, warmup.length)
+    batches = {rows: [Slice(sample.request(rows, shapes), 0, rows)] for rows in sizes}
+    measured: dict[int, list[int]] = {rows: [] for rows in sizes}
+    for _ in range(repeats):
+        for rows, slices in batches.items():
+            began_ns = clock()
+            executed = await run_batch(worker, slices, layout)
+            measured[rows].append(clock() - began_ns)
+            executed.release()
+            if executed.result is None:
+                raise ModelLoadError(f"{model}: a batch of {rows} rows failed: {executed.failure}")
+            told()
+    return measured

@@ -1,0 +1,150 @@
+"""Checks padding rules against a loaded model and turns them into its `Padding`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from batcher.errors import ModelLoadError
+from batcher.executor import ModelMetadata
+from batcher.runtime.interface.padding import Padding
+from batcher.runtime.interface.padding_rules import Axis, PaddingRules, fill_value
+from batcher.runtime.interface.row_axis import output_problems
+from batcher.tensors import TensorSpec
+
+
+def resolve(model: str, rules: PaddingRules, metadata: ModelMetadata) -> Padding | None:
+    """Hold the rules against the model; None where nothing is padded.
+
+    Raises `ModelLoadError` that names the path of every rule at fault, and what is allowed, and
+    every output whose first axis is not the rows, unless a rule says that it is.
+    """
+    batched = [rule.output for rule in rules.outputs if rule.batched]
+    problems = [
+        *output_problems(metadata, batched, rules.path),
+        *_axis_problems(rules, metadata),
+        *_together_problems(rules, metadata),
+    ]
+    values: dict[str, Any] = {}
+    specs = {spec.name: spec for spec in metadata.inputs}
+    for place, rule in enumerate(rules.axes):
+        spec = specs.get(rule.input)
+        if spec is None:
+            continue
+        try:
+            values[rule.input] = fill_value(rule.value, spec.datatype)
+        except ValueError as error:
+            problems.append(
+                f"{rules.path}padding[{place}].value: got {rule.value!r}; allowed: {error}"
+            )
+    problems += _output_problems(rules, metadata)
+    # Where nothing is padded, nothing is cut back.
+    follows = _follows(rules, metadata, problems) if rules.axes and not problems else {}
+    if problems:
+        raise ModelLoadError(f"model {model!r}: {'; '.join(problems)}")
+    return Padding(model, metadata.inputs, rules, values, follows) if rules.axes else None
+
+
+def _axis_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[str]:
+    """Inputs and axes that the model does not have, or that do not vary."""
+    specs = {spec.name: spec for spec in metadata.inputs}
+    for place, rule in enumerate(rules.axes):
+        path = f"{rules.path}padding[{place}]"
+        spec = specs.get(rule.input)
+        if spec is None:
+            yield f"{path}.input: got {rule.input!r}; allowed: {', '.join(specs)}"
+        elif not spec.batched:
+            yield f"{path}.input: got {rule.input!r}; allowed: an input that has rows"
+        else:
+            yield from _variable(f"{path}.axis", rule.axis, spec, "input")
+
+
+def _variable(path: str, axis: int, spec: TensorSpec, what: str) -> Iterator[str]:
+    allowed = [str(at) for at, size in enumerate(spec.shape) if at and size < 0]
+    if str(axis) not in allowed:
+        yield (
+            f"{path}: got {axis}; allowed: an axis of {what} {spec.name!r} that varies"
+            f" ({', '.join(allowed) or 'none does'}; its shape is {list(spec.shape)})"
+        )
+
+
+def _together_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[str]:
+    """Axes that the model says are equally long, and that would not be so any more."""
+    buckets = {(rule.input, rule.axis): rule.buckets for rule in rules.axes}
+    named: dict[str, list[Axis]] = {}
+    for spec in metadata.inputs:
+        for axis, name in enumerate(spec.dims):
+            if name is not None and (axis or not spec.batched):
+                named.setdefault(name, []).append((spec.name, axis))
+    for name, axes in named.items():
+        if len({buckets.get(axis) for axis in axes}) > 1:
+            those = ", ".join(f"{each} axis {axis}" for each, axis in axes)
+            yield (
+                f"{rules.path}padding: {those} are equally long ({name!r} in the model);"
+                " allowed: to pad all of them, to the same buckets"
+            )
+
+
+def _output_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[str]:
+    """Outputs and axes that the model does not have, or that do not vary."""
+    outputs = {spec.name: spec for spec in metadata.outputs}
+    inputs = {spec.name: spec for spec in metadata.inputs}
+    for place, rule in enumerate(rules.outputs):
+        path = f"{rules.path}outputs[{place}]"
+        spec = outputs.get(rule.output)
+        if spec is None:
+            yield f"{path}.output: got {rule.output!r}; allowed: {', '.join(outputs)}"
+            continue
+        if rule.axis is not None:
+            yield from _variable(f"{path}.axis", rule.axis, spec, "output")
+        if rule.like is None:
+            continue
+        name, axis = rule.like
+        if name not in inputs:
+            yield f"{path}.like.input: got {name!r}; allowed: {', '.join(inputs)}"
+        else:
+            yield from _variable(f"{path}.like.axis", axis, inputs[name], "input")
+
+
+def _follows(
+    rules: PaddingRules, metadata: ModelMetadata, problems: list[str]
+) -> dict[str, tuple[tuple[int, int, int], ...]]:
+    """Output -> (its axis, the place of the input, the input's axis) of all that is cut back.
+
+    An output's axis that varies is as long as the input axis that the configuration names, else as
+    the one that has its name in the model. Guessing would cut answers wrongly, so anything else is
+    a problem.
+    """
+    places = {spec.name: place for place, spec in enumerate(metadata.inputs)}
+    told = {(rule.output, rule.axis): rule.like for rule in rules.outputs if rule.axis is not None}
+    padded = {(rule.input, rule.axis) for rule in rules.axes}
+    named: dict[str, Axis] = {}
+    for spec in sorted(metadata.inputs, key=lambda spec: spec.optional):
+        for axis, name in enumerate(spec.dims):
+            if name is not None and (axis or not spec.batched):
+                named.setdefault(name, (spec.name, axis))
+    follows: dict[str, tuple[tuple[int, int, int], ...]] = {}
+    for spec in metadata.outputs:
+        found: list[tuple[int, int, int]] = []
+        for axis, size in enumerate(spec.shape):
+            if not axis or size >= 0:
+                continue
+            name = spec.dims[axis] if spec.dims else None
+            if (spec.name, axis) in told:
+                like = told[spec.name, axis]
+            elif name is not None and name in named:
+                like = named[name]
+            else:
+                problems.append(
+                    f"{rules.path}outputs: output {spec.name!r} has the variable axis {axis}, and"
+                    " the model does not say which input axis it is as long as; allowed:"
+                    f" {{output: {spec.name}, axis: {axis}, like: {{input: ..., axis: ...}}}}, or"
+                    " like: null where its length is its own"
+                )
+                continue
+            if like in padded:
+                assert like is not None  # noqa: S101 - padded holds axes
+                found.append((axis, places[like[0]], like[1]))
+        if found:
+            follows[spec.name] = tuple(found)
+    return follows

@@ -1,0 +1,1 @@
+"""What is served: one `ServedModel` per name and version, found by the `ModelRegistry`."""

@@ -1,0 +1,231 @@
+"""Rows put together for a batch and shared out after it."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from batcher.executor import Batch, BatchResult, Capabilities, ExecutionError, LoadContext
+from batcher.runtime.execution.execute import accept, execute, execute_async
+from batcher.runtime.execution.gather import LARGE_BATCH, Slice, gather
+from batcher.runtime.execution.scatter import join, joinable, scatter
+from batcher.runtime.execution.worker import make_worker
+from batcher.runtime.instances.warmup import run_batch
+from batcher.runtime.interface.layout import Layout, layout_of
+from batcher.runtime.request import InferenceRequest
+from batcher.tensors import Tensor
+from batcher.testing import FakeExecutor
+
+LAYOUT = Layout({"Y": "FP32"})
+
+
+def request(parameters=None, **arrays):
+    tensors = {name: Tensor("FP32", np.asarray(a, np.float32)) for name, a in arrays.items()}
+    return InferenceRequest("m", tensors, 0, parameters=parameters)
+
+
+def test_a_shared_input_reaches_the_executor_as_it_came():
+    layout = Layout({"Y": "FP32"}, frozenset({"b"}))
+    first = request(X=[[1], [2], [3]], b=[9, 8])
+    slices = [Slice(first, 1, 3), Slice(request(X=[[4]], b=[9, 8]), 0, 1)]
+    batch = gather(slices, layout)
+    assert batch.rows == 3
+    assert batch.inputs["X"].tolist() == [[2], [3], [4]]
+    assert batch.inputs["b"] is first.inputs["b"].array
+
+
+def test_the_executor_is_told_the_parameters_that_it_reads():
+    layout = Layout({"Y": "FP32"}, parameters=("beam", "mode"))
+    each = request({"trace_id": "7", "beam": 4}, X=[[1]])
+    assert gather([Slice(each, 0, 1)], layout).parameters == {"beam": 4}
+    assert gather([Slice(request(X=[[1]]), 0, 1)], layout).parameters == {}
+
+
+def test_an_executor_that_takes_full_batches_only_gets_such():
+    layout = Layout({"Y": "FP32"}, frozenset({"b"}), full=4)
+    slices = [Slice(request(X=[[n], [n + 10]], b=[9]), 0, 2) for n in (1, 2)]
+    assert gather(slices, layout).inputs["X"].tolist() == [[1], [11], [2], [12]]
+    batch = gather(slices[:1], layout)
+    assert (batch.rows, batch.inputs["b"].tolist()) == (4, [9])
+    assert batch.inputs["X"].tolist() == [[1], [11], [11], [11]]
+    result = accept(BatchResult({"Y": batch.inputs["X"]}, {3: "no"}), batch, layout)
+    assert scatter(result, 0, 2, None, layout)["Y"].array.tolist() == [[1], [11]]
+    with pytest.raises(ExecutionError, match=r"\[2, 1\] for 4 rows"):
+        accept(BatchResult({"Y": np.zeros((2, 1), np.float32)}), batch, layout)
+
+
+@pytest.mark.parametrize("coroutine", [False, True])
+async def test_a_worker_fills_batches_up_where_the_executor_says_so(coroutine):
+    class Full(FakeExecutor):
+        capabilities = Capabilities(dynamic_rows=False)
+
+    class Remote:
+        capabilities = Full.capabilities
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        async def load(self, context):
+            return self.inner.load(context)
+
+        async def execute(self, batch):
+            return self.inner.execute(batch)
+
+        async def close(self):
+            pass
+
+    fake = Full(columns=1)
+    executor = Remote(fake) if coroutine else fake
+    worker = make_worker(executor, "m", asyncio.get_running_loop(), time.monotonic_ns)
+    metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 4, {}))
+    slices = [Slice(request(X=[[3]]), 0, 1)]
+    executed = await run_batch(worker, slices, layout_of(metadata))
+    assert fake.batch_sizes == [4]
+    found = scatter(executed.result, 0, 1, None, layout_of(metadata))
+    assert found["Y"].array.tolist() == [[6]]
+    executed.release()
+    await worker.close(5.0)
+
+
+def test_a_model_without_a_batch_axis_gets_and_gives_whole_arrays():
+    layout = Layout({"Y": "FP32"}, frozenset({"X"}), batched=False)
+    each = request(X=[[1, 2, 3]])
+    batch = gather([Slice(each, 0, 1)], layout)
+    assert (batch.rows, batch.inputs["X"].shape) == (1, (1, 3))
+    for answer in (np.float32(5), np.zeros((0, 2), np.float32), np.ones((4, 3), np.float32)):
+        result = accept(BatchResult({"Y": np.asarray(answer)}), batch, layout)
+        (found,) = scatter(result, 0, 1, None, layout).values()
+        assert found.array.shape == np.asarray(answer).shape
+
+
+def refused(result, rows=2, layout=LAYOUT):
+    with pytest.raises(ExecutionError) as caught:
+        accept(result, Batch({}, rows), layout)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (0, 1), ()])
+def test_an_output_of_other_rows_is_refused_and_released(shape):
+    released = []
+    result = BatchResult({"Y": np.zeros(shape, np.float32)}, release=lambda: released.append(1))
+    assert f"its shape is {list(shape)} for 2 rows" in refused(result)
+    assert released == [1]
+
+
+@pytest.mark.parametrize("row", [-1, 2, "0"])
+def test_an_error_for_a_row_that_is_not_there_is_refused(row):
+    result = BatchResult({"Y": np.zeros((2, 1), np.float32)}, {row: "no"})
+    assert refused(result) == f"the executor returned an error for row {row!r} of a batch of 2 rows"
+
+
+def test_a_result_that_cannot_even_be_looked_at_is_released():
+    released = []
+    with pytest.raises(AttributeError):
+        accept(BatchResult(None, release=lambda: released.append(1)), Batch({}, 1), LAYOUT)
+    assert released == [1]
+
+
+def test_what_is_taken_out_of_buffers_that_are_used_again_holds_nothing_of_them():
+    buffer = bytearray(b"one")
+    texts = np.array([[memoryview(buffer)], [buffer], [b"two"]], np.object_)
+    result = BatchResult({"Y": texts}, release=buffer.clear)
+    layout = Layout({"Y": "BYTES"})
+    (taken,) = scatter(result, 0, 2, None, layout).values()
+    texts[:] = None
+    result.release()
+    assert taken.array.tolist() == [[b"one"], [b"one"]]
+
+
+def pieces(*arrays, datatype="FP32"):
+    starts = np.cumsum([0, *map(len, arrays[:-1])]).tolist()
+    found = {start: {"Y": Tensor(datatype, a)} for start, a in zip(starts, arrays, strict=True)}
+    return dict(reversed(found.items()))
+
+
+def test_pieces_are_joined_in_the_order_of_their_rows():
+    arrays = [np.full((n, 2), n, np.float32) for n in (3, 1, 2)]
+    (joined,) = join(joinable(pieces(*arrays))).values()
+    assert joined.array[:, 0].tolist() == [3, 3, 3, 1, 2, 2]
+    texts = [np.array([[b"a"]], np.object_), np.array([[b"bc"]], np.object_)]
+    (joined,) = join(joinable(pieces(*texts, datatype="BYTES"))).values()
+    assert joined.array.tolist() == [[b"a"], [b"bc"]]
+
+
+@pytest.mark.parametrize("other", [(1, 4), (1,), (1, 3, 1), (1, 0)])
+def test_pieces_of_other_shapes_cannot_be_joined(other):
+    with pytest.raises(ExecutionError) as caught:
+        joinable(pieces(np.zeros((2, 3), np.float32), np.zeros(other, np.float32)))
+    told = str(caught.value)
+    assert "in 2 batches, and output 'Y' has different shapes in them" in told
+    assert str([-1, *other[1:]]) in told
+    assert "[-1, 3]" in told
+
+
+ROWS = LARGE_BATCH // 1024
+"""Rows of 1 KiB that are not yet a large batch."""
+
+
+def test_an_error_that_its_executor_keeps_keeps_no_batch():
+    error = ValueError("no")
+
+    class Keeping:
+        def execute(self, batch):
+            raise error
+
+    each = Slice(request(X=[[1]]), 0, 1)
+    executed = execute(Keeping(), [each], LAYOUT, time.monotonic_ns, lambda: None)
+
+    assert executed.failure == "ValueError: no"
+    assert error.__traceback__ is None
+
+
+class Reusing:
+    """An executor that wants its arrays back."""
+
+    def __init__(self):
+        self.released = 0
+
+    def execute(self, batch):
+        self.array = batch.inputs["X"] * 2
+        return BatchResult({"Y": self.array, "unknown": None}, release=self._release)
+
+    def _release(self):
+        self.released += 1
+
+
+@pytest.mark.parametrize(("rows", "copied"), [(ROWS, False), (ROWS + 1, True)])
+def test_a_large_result_that_the_executor_wants_back_is_copied_at_once(rows, copied):
+    executor = Reusing()
+    each = Slice(request(X=np.ones((rows, 256))), 0, rows)
+
+    executed = execute(executor, [each], LAYOUT, time.monotonic_ns, lambda: None)
+
+    assert executor.released == copied
+    assert np.shares_memory(executed.result.outputs["Y"], executor.array) is not copied
+    executed.release()
+    assert executor.released == 1
+
+
+@pytest.mark.parametrize(("rows", "beside"), [(ROWS, False), (ROWS + 1, True)])
+async def test_a_large_batch_of_a_coroutine_is_put_together_beside_the_loop(
+    monkeypatch, rows, beside
+):
+    threads = []
+
+    class Coroutine:
+        async def execute(self, batch):
+            return BatchResult({"Y": batch.inputs["X"]})
+
+    def watched(slices, layout):
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return gather(slices, layout)
+
+    monkeypatch.setattr("batcher.runtime.execution.execute.gather", watched)
+    each = Slice(request(X=np.ones((rows, 256))), 0, rows)
+
+    executed = await execute_async(Coroutine(), [each], LAYOUT, time.monotonic_ns)
+
+    assert executed.result.outputs["Y"].shape == (rows, 256)
+    assert threads == [beside]

@@ -1,0 +1,333 @@
+"""Loads that are tried again, given up, repeated, and what a model says of itself meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from batcher.clock import MILLISECOND, SECOND
+from batcher.errors import BackendUnavailable, DeviceLost, ModelLoadError, ModelUnavailable
+from batcher.executor import BatchResult, Capabilities
+from batcher.runtime.health import ModelState
+from batcher.runtime.instances.health_checks import CheckPlan
+from batcher.runtime.instances.sample import WarmupPlan
+from batcher.runtime.models import model as models
+from batcher.testing import FakeExecutor
+from batcher.testing.fakes import Hang
+
+HOUR_NS = 3600 * SECOND
+
+
+@pytest.fixture(autouse=True)
+def _no_delay(monkeypatch):
+    monkeypatch.setattr(models, "FIRST_RETRY_S", 0.0001)
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.001)
+
+
+def state(middle):
+    return middle.model.health.state, middle.model.health.reason
+
+
+class TestRetries:
+    async def test_a_load_waits_for_its_backend(self, make_middle, caplog):
+        middle = make_middle(load_retry_ns=HOUR_NS)
+        errors = [BackendUnavailable("m: nobody listens")] * 3
+        seen = []
+
+        def make():
+            seen.append(state(middle))
+            return FakeExecutor(load_error=errors.pop() if errors else None)
+
+        middle.make_executor = make
+        await middle.model.load()
+        assert state(middle) == (ModelState.READY, "")
+        again = (ModelState.LOADING, "m: nobody listens; it is tried again")
+        assert seen == [(ModelState.LOADING, "loading"), again, again, again]
+        assert middle.model.telemetry.load_failures == 3
+        assert caplog.text.count("next try in") == 3
+        assert await middle.batcher.infer(middle.request())
+
+    async def test_meanwhile_callers_are_told_why(self, make_middle):
+        middle = make_middle(load_retry_ns=HOUR_NS)
+        middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
+        loading = asyncio.create_task(middle.model.load())
+        await until(lambda: len(middle.fakes) > 1)
+        with pytest.raises(ModelUnavailable, match="not up; it is tried again") as caught:
+            await middle.batcher.infer(middle.request())
+        assert caught.value.retry_after_ns
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        assert state(middle)[0] is ModelState.FAILED
+
+    @pytest.mark.parametrize("retry_ns", [0, MILLISECOND])
+    async def test_it_is_given_up_when_the_time_is_over(self, make_middle, retry_ns):
+        middle = make_middle(load_retry_ns=retry_ns)
+        middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
+        with pytest.raises(BackendUnavailable):
+            await middle.model.load()
+        assert state(middle) == (ModelState.FAILED, "m: not up")
+        assert len(middle.fakes) == 1 or retry_ns
+
+    async def test_another_error_is_not_tried_again(self, make_middle):
+        middle = make_middle(load_retry_ns=HOUR_NS)
+        middle.make_executor = lambda: FakeExecutor(load_error=ModelLoadError("m: no such file"))
+        with pytest.raises(ModelLoadError):
+            await middle.model.load()
+        assert len(middle.fakes) == 1
+
+
+class TestUnload:
+    async def test_it_ends_a_load_that_is_under_way(self, make_middle):
+        middle = make_middle(load_retry_ns=HOUR_NS)
+        middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
+        loads = [asyncio.create_task(middle.model.load()) for _ in range(2)]
+        await until(lambda: middle.fakes)
+        # The second load waits for its turn, and so does the unload.
+        unloads = [asyncio.create_task(middle.model.unload(1.0)) for _ in range(2)]
+        with pytest.raises(ModelLoadError, match="unloaded while it was loading"):
+            await loads[0]
+        loads[1].cancel()
+        await asyncio.wait([*loads, *unloads], timeout=10)
+        assert all(task.done() for task in (*loads, *unloads))
+        assert state(middle) == (ModelState.UNLOADED, "unloaded")
+
+    async def test_two_loads_at_once_both_end_well(self, make_middle):
+        middle = make_middle()
+        await asyncio.gather(middle.model.load(), middle.model.load())
+        assert state(middle) == (ModelState.READY, "")
+        assert await middle.batcher.infer(middle.request())
+
+    async def test_an_unloaded_model_can_be_loaded(self, middle):
+        await middle.model.unload(1.0)
+        assert state(middle) == (ModelState.UNLOADED, "unloaded")
+        await middle.model.load()
+        assert await middle.batcher.infer(middle.request())
+
+
+class TestReload:
+    async def test_a_new_executor_takes_over_and_nobody_waits(self, middle):
+        first = middle.fake
+        hang = first.hang_next()
+        running = asyncio.create_task(middle.batcher.infer(middle.request()))
+        await asyncio.to_thread(hang.wait_entered)
+
+        reload = asyncio.create_task(middle.model.load())
+        await until(lambda: len(middle.fakes) == 2)
+        assert (await middle.batcher.infer(middle.request())).outputs["Y"].array.sum() == 4
+        assert middle.fake is not first
+        assert middle.fake.batch_sizes == [1]
+        assert not reload.done()
+        hang.release()
+        assert await running
+        await reload
+        assert first.calls[-1].method == "close"
+        assert state(middle) == (ModelState.READY, "")
+
+    async def test_one_that_cannot_load_leaves_the_old_one_serving(self, middle):
+        middle.make_executor = lambda: FakeExecutor(load_error=ModelLoadError("m: broken"))
+        with pytest.raises(ModelLoadError, match="broken"):
+            await middle.model.load()
+        assert len(middle.fakes) == 2
+        assert state(middle) == (ModelState.READY, "")
+        assert await middle.batcher.infer(middle.request())
+        assert middle.fakes[0].batch_sizes == [1]
+
+    async def test_a_model_that_takes_something_else_refuses_what_waits(self, middle):
+        hang = middle.fake.hang_next()
+        running = asyncio.create_task(middle.batcher.infer(middle.request()))
+        await asyncio.to_thread(hang.wait_entered)
+        waiting = asyncio.create_task(middle.batcher.infer(middle.request()))
+
+        middle.make_executor = lambda: FakeExecutor(columns=3)
+        reload = asyncio.create_task(middle.model.load())
+        with pytest.raises(ModelUnavailable):
+            await waiting
+        hang.release()
+        assert (await running).outputs["Y"].array.shape == (1, 2)
+        await reload
+        assert state(middle) == (ModelState.READY, "")
+        assert (await middle.batcher.infer(middle.request(columns=3))).outputs["Y"].array.size == 3
+        assert middle.model.metadata.inputs[0].shape == (-1, 3)
+
+    async def test_one_that_is_given_up_while_it_takes_over_leaves_nothing(self, middle):
+        hang = middle.fake.hang_next()
+        running = asyncio.create_task(middle.batcher.infer(middle.request()))
+        await asyncio.to_thread(hang.wait_entered)
+        middle.make_executor = lambda: FakeExecutor(columns=3)
+        reload = asyncio.create_task(middle.model.load())
+        await until(lambda: state(middle)[0] is ModelState.LOADING)
+        reload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reload
+        assert state(middle) == (ModelState.FAILED, "loading was given up")
+        await until(lambda: middle.fake.calls[-1].method == "close")  # on its own thread
+        with pytest.raises(DeviceLost):
+            await running
+        hang.release()
+        await middle.model.load()
+        assert await middle.batcher.infer(middle.request(columns=3))
+
+    async def test_a_reload_that_an_unload_ends_leaves_nothing(self, middle):
+        middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
+        middle.model._plans = tuple(
+            models.replace(plan, load_retry_ns=HOUR_NS) for plan in middle.model._plans
+        )
+        reload = asyncio.create_task(middle.model.load())
+        await until(lambda: len(middle.fakes) > 2)
+        assert state(middle) == (ModelState.READY, "")
+        await middle.model.unload(1.0)
+        with pytest.raises(ModelLoadError, match="unloaded"):
+            await reload
+        assert state(middle) == (ModelState.UNLOADED, "unloaded")
+
+
+class Telling(FakeExecutor):
+    """An executor with a word of its own."""
+
+    word = None
+
+    def healthy(self):
+        if isinstance(self.word, BaseException):
+            raise self.word
+        return self.word
+
+
+class TestHealth:
+    async def test_an_executor_that_says_that_it_is_not_well(self, make_middle):
+        middle = make_middle(checks=CheckPlan(interval_ns=MILLISECOND))
+        middle.make_executor = Telling
+        await middle.model.load()
+        for word, why in (
+            ("the backend is down", "the backend is down"),
+            (ValueError("lost"), "ValueError: lost"),
+            (False, "healthy() returned False, not a text or None"),
+        ):
+            middle.fake.word = word
+            await until(lambda why=why: state(middle) == (ModelState.UNREADY, why))
+            # It is asked all the same.
+            assert await middle.batcher.infer(middle.request())
+        middle.fake.word = None
+        await until(lambda: state(middle) == (ModelState.READY, ""))
+        assert middle.problems == []
+
+    async def test_an_executor_that_does_not_say_how_it_is(self, make_middle):
+        middle = make_middle(checks=CheckPlan(MILLISECOND, 50 * MILLISECOND))
+        middle.make_executor = Telling
+        await middle.model.load()
+        fake = middle.fake
+        hang = fake.hang_next()
+        fake.healthy = hang.block
+        await until(
+            lambda: middle.model.health.reason == "healthy() has not answered within 0.05 s"
+        )
+        fake.healthy = lambda: None
+        hang.release()
+        await until(lambda: middle.model.ready)
+
+    async def test_a_question_that_is_never_answered_costs_its_instance(self, make_middle):
+        middle = make_middle(checks=CheckPlan(MILLISECOND, MILLISECOND))
+        middle.make_executor = Telling
+        await middle.model.load()
+        first, hang = middle.fake, Hang()
+        first.healthy = hang.block
+        await until(lambda: not middle.model.ready)
+        assert len(middle.fakes) == 1
+        middle.clock.advance(2 * 10**12 + 1)
+        await until(lambda: middle.model.ready)
+        assert middle.fake is not first
+        assert await middle.batcher.infer(middle.request())
+        hang.release()
+        await until(lambda: first.calls[-1].method == "close")
+
+    async def test_batches_that_fail_make_it_unready_if_a_canary_fails_too(self, make_middle):
+        checks = CheckPlan(interval_ns=MILLISECOND, failed_batches=2)
+        middle = make_middle(checks=checks)
+        middle.model._instances[0].plan = models.replace(
+            middle.model._instances[0].plan, warmup=WarmupPlan((1,), 16)
+        )
+        dead = False
+
+        def answer(batch):
+            if dead:
+                raise RuntimeError("the backend is gone")
+            return BatchResult({"Y": batch.inputs["X"]})
+
+        middle.make_executor = lambda: FakeExecutor(answer=answer)
+        await middle.model.load()
+        dead = True
+        for _ in range(2):
+            with pytest.raises(Exception, match="gone"):
+                await middle.batcher.infer(middle.request())
+        await until(lambda: not middle.model.ready)
+        assert "RuntimeError: the backend is gone" in middle.model.health.reason
+        # Without any traffic it comes back.
+        dead = False
+        await until(lambda: middle.model.ready)
+        assert middle.problems == []
+
+
+async def test_a_canary_batch_that_hangs_costs_its_instance(make_middle):
+    middle = make_middle(checks=CheckPlan(interval_ns=MILLISECOND, failed_batches=1))
+    (instance,) = middle.model._instances
+    instance.plan = models.replace(
+        instance.plan, warmup=WarmupPlan((1,), 16), execute_timeout_ns=20 * MILLISECOND
+    )
+    await middle.model.load()
+    first = middle.fake
+    first.fail_next(RuntimeError("no luck"))
+    hang = first.hang_next()
+    with pytest.raises(Exception, match="no luck"):
+        await middle.batcher.infer(middle.request())
+    await asyncio.to_thread(hang.wait_entered)
+    await until(lambda: middle.fake is not first and middle.model.ready)
+    assert await middle.batcher.infer(middle.request())
+    hang.release()
+    await until(lambda: first.calls[-1].method == "close")
+    assert middle.problems == []
+
+
+async def test_metadata_of_a_model_that_never_loaded(make_middle):
+    middle = make_middle()
+    assert state(middle) == (ModelState.LOADING, "not loaded yet")
+    with pytest.raises(ModelUnavailable):
+        _ = middle.model.metadata
+    await middle.model.unload(1.0)
+
+
+class TestInstancesThatDiffer:
+    async def test_a_replacement_that_takes_other_tensors_does_not_come_up(self, middle):
+        """Requests are checked against what was loaded: the file must not change behind it."""
+        instance = middle.model._instances[0]
+        middle.make_executor = lambda: FakeExecutor(columns=3)
+        with pytest.raises(ModelLoadError, match="other tensors than the others"):
+            await instance.load()
+        middle.make_executor = FakeExecutor
+        await instance.load()
+        assert await middle.batcher.infer(middle.request())
+
+    async def test_loading_the_model_again_takes_them(self, middle):
+        middle.make_executor = lambda: FakeExecutor(columns=3)
+        await middle.model.load()
+        assert await middle.batcher.infer(middle.request(columns=3))
+
+
+@pytest.mark.parametrize(("most", "loads"), [(1, False), (2, True), (3, True)])
+async def test_more_batches_at_once_than_the_executor_can_take_are_refused(
+    make_middle, monkeypatch, most, loads
+):
+    monkeypatch.setattr(FakeExecutor, "capabilities", Capabilities(max_in_flight=most))
+    middle = make_middle(max_in_flight=2)
+    if loads:
+        await middle.model.load()
+    else:
+        with pytest.raises(ModelLoadError, match="m: max_in_flight: got 2; allowed: 1 to 1"):
+            await middle.model.load()

@@ -1,0 +1,31 @@
+"""What callers are told of requests that the scheduler ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from batcher import errors
+from batcher.core.commands import Outcome, Reason, Settle
+from batcher.runtime.refusals import error_for
+
+
+@pytest.mark.parametrize("reason", [each for each in Reason if each is not Reason.NONE])
+def test_every_reason_has_an_error_that_names_the_model(reason):
+    error = error_for(Settle((1,), Outcome.REJECTED, reason, 7), "m", None)
+    assert str(error).startswith("m: ")
+    assert error.retry_after_ns == 7
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "setting"),
+    [
+        (Reason.DEADLINE_TOO_SHORT, errors.DeadlineExpired, "one batch alone"),
+        (Reason.TOO_MANY_ROWS, errors.InvalidRequest, "fewer rows"),
+        (Reason.TOO_MANY_BYTES, errors.InvalidRequest, "queue.max_bytes"),
+        (Reason.QUEUE_GROUPS, errors.Overloaded, "queue.max_groups"),
+    ],
+)
+def test_what_can_never_be_served_is_no_overload(reason, kind, setting):
+    error = error_for(Settle((1,), Outcome.REJECTED, reason), "m", None)
+    assert type(error) is kind
+    assert setting in str(error)
