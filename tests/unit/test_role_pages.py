@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from batcher.core.commands import Outcome, Reason
-from batcher.runtime import outcomes
+from batcher.runtime import refusals
 from batcher.server.status import CODES
 from batcher.telemetry.families import FAMILIES
 from batcher.telemetry.reasons import ENDS, UnreadReason
@@ -40,7 +40,7 @@ def test_every_reason_is_told_to_callers():
 
 @pytest.mark.parametrize("reason", [each for each in Reason if each is not Reason.NONE])
 def test_the_scheduler_s_reasons_have_the_status_that_is_sent(reason):
-    error, _ = outcomes._REFUSALS[reason]
+    error, _ = refusals._REFUSALS[reason]
     assert CODES["standard"][error].name in told()[reason]
 
 
