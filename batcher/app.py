@@ -28,15 +28,15 @@ from batcher.config import Config, ModelConfig, device_limits
 from batcher.core.commands import PolicyFailed
 from batcher.core.events import DeviceConfigured
 from batcher.core.scheduler import Scheduler
-from batcher.errors import BatcherError, NotSupported, RequestError, UnloadedMeanwhile
+from batcher.errors import BatcherError, NotSupported, RequestError, UnloadedWhileLoading
 from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.journal import Reason, Recording
 from batcher.runtime.health import Health, HealthReport, ModelState
-from batcher.runtime.instances.health_checks import CheckPlan
-from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.health_checks import HealthCheckPlan
+from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.interface.labels import read_labels
-from batcher.runtime.interface.padding_rules import rules_of
+from batcher.runtime.interface.padding_rules import read_padding_rules
 from batcher.runtime.models.model import ServedModel, model_key
 from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.runner import Runner
@@ -94,9 +94,9 @@ class Application:
             on_broken=self._scheduler_failed,
         )
         self.telemetry.watch(self.runner.observe)
-        home = Home(self.runner, loop, monotonic_ns, changed=self._health.changed)
+        process = ProcessContext(self.runner, loop, monotonic_ns, changed=self._health.changed)
         self.models = ModelRegistry(
-            [self._served(model, f"models[{i}].", home) for i, model in enumerate(config.models)]
+            [self._served(model, f"models[{i}].", process) for i, model in enumerate(config.models)]
         )
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns, self._health)
         self.telemetry.watch_health(self._health_points)
@@ -280,7 +280,7 @@ class Application:
         started_ns = monotonic_ns()
         try:
             await model.load()
-        except UnloadedMeanwhile:
+        except UnloadedWhileLoading:
             # An admin call asked for that: the others are served.
             log.warning(
                 "%s version %s was unloaded while it was loading", model.name, model.version
@@ -289,7 +289,7 @@ class Application:
         seconds = (monotonic_ns() - started_ns) / SECOND
         log.info("%s version %s is ready after %.2f s", model.name, model.version, seconds)
 
-    def _served(self, config: ModelConfig, path: str, home: Home) -> ServedModel:
+    def _served(self, config: ModelConfig, path: str, process: ProcessContext) -> ServedModel:
         executor = plugins.find_executor(config.executor)
         key = model_key(config.name, config.version)
         plans = [
@@ -304,9 +304,9 @@ class Application:
             config.executor,
             settings,
             plans,
-            home,
+            process,
             telemetry,
-            rules_of(config, path),
+            read_padding_rules(config, path),
             {name: read_labels(config.name, file) for name, file in config.label_files().items()},
         )
 
@@ -347,7 +347,7 @@ def instance_plan(
         warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length, config.warmup.inputs),
         fail_nan=config.on_nan == "fail",
         load_retry_ns=config.load_retry,
-        checks=CheckPlan(
+        checks=HealthCheckPlan(
             config.health.interval, config.health.timeout, config.health.failed_batches
         ),
     )

@@ -71,7 +71,7 @@ class AnswerTooLarge(RequestError):
     """The answer is ready and larger than any message that this server sends."""
 
 
-class NoRoom(Overloaded):
+class BufferFull(Overloaded):
     """A request, or an answer that is ready, finds no room among those that are held already."""
 
 
@@ -95,7 +95,7 @@ class NotSupported(RequestError):
     """The protocol has this feature; this server does not offer it."""
 
 
-class TooSoon(RequestError):
+class RateLimited(RequestError):
     """The call does something that is limited in frequency, and the last time is not long ago."""
 
 
@@ -139,7 +139,7 @@ class ModelLoadError(StartupError):
     """An executor could not load its model."""
 
 
-class UnloadedMeanwhile(ModelLoadError):
+class UnloadedWhileLoading(ModelLoadError):
     """A load was ended by an unload, so the model is not wanted any more."""
 
 

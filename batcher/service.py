@@ -19,17 +19,17 @@ from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause
 from batcher.errors import (
     AnswerTooLarge,
+    BufferFull,
     Draining,
     InvalidRequest,
     ModelUnavailable,
-    NoRoom,
     RequestError,
 )
 from batcher.runtime.health import Health
-from batcher.runtime.interface.signature import Measure
+from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
-from batcher.runtime.pending import Pending
+from batcher.runtime.pending import PendingRequest
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.telemetry import AdmissionReason, ReplyReason, Telemetry, UnreadReason
@@ -100,12 +100,12 @@ class Batcher:
         Raises what `infer` raises. Where `encode` raises, so does this, and the request counts as
         failed.
         """
-        model, measure = self._admit(request)
+        model, summary = self._admit(request)
         # The target at admission counts, even if a setting changes before the answer.
         target_ns = model.settings.target_ns
         due_ns = None if target_ns is None else request.arrival_ns + target_ns
         reply: asyncio.Future[InferenceReply] = self._loop.create_future()
-        pending = self._runner.submit(request, model, measure, SingleReply(reply))
+        pending = self._runner.submit(request, model, summary, SingleReply(reply))
         try:
             return await encode(await reply)
         except asyncio.CancelledError:
@@ -121,7 +121,7 @@ class Batcher:
         except AnswerTooLarge:
             _not_answered(pending, Outcome.FAILED, ReplyReason.ANSWER_TOO_LARGE)
             raise
-        except NoRoom:
+        except BufferFull:
             _not_answered(pending, Outcome.FAILED, ReplyReason.BUFFER_FULL)
             raise
         except Exception:
@@ -163,7 +163,7 @@ class Batcher:
         """How many admitted requests have not ended."""
         return self._runner.unanswered
 
-    def _admit(self, request: InferenceRequest) -> tuple[ServedModel, Measure]:
+    def _admit(self, request: InferenceRequest) -> tuple[ServedModel, RequestSummary]:
         """The model that the request is for and the request's size. Raises `RequestError`."""
         name, version = request.model, request.version
         if self.draining:
@@ -172,7 +172,7 @@ class Batcher:
         reason: AdmissionReason | ReplyReason = AdmissionReason.UNAVAILABLE
         try:
             model = self.models.find(name, version)
-            return model, model.signature.measure(request)
+            return model, model.signature.validate(request)
         except Exception as error:
             if isinstance(error, InvalidRequest):
                 reason = AdmissionReason.INVALID
@@ -183,12 +183,12 @@ class Batcher:
             self.refused(name, version, request.arrival_ns, reason)
             raise
 
-    def _deadline_passed(self, pending: Pending) -> bool:
+    def _deadline_passed(self, pending: PendingRequest) -> bool:
         """Whether the caller's deadline has passed."""
         deadline_ns = pending.request.deadline_ns
         return deadline_ns is not None and self._clock() >= deadline_ns
 
-    def _ended(self, pending: Pending, model: ServedModel, due_ns: int | None) -> None:
+    def _ended(self, pending: PendingRequest, model: ServedModel, due_ns: int | None) -> None:
         """Cancel a request that its caller gave up, and count its end. Never raises."""
         try:
             now_ns = self._clock()
@@ -204,7 +204,7 @@ class Batcher:
             stamps.replied_ns = now_ns
             assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
             model.telemetry.request_ended(
-                pending.outcome, pending.reason, pending.measure.rows, stamps, due_ns
+                pending.outcome, pending.reason, pending.summary.rows, stamps, due_ns
             )
         except Exception:
             log.exception(
@@ -216,7 +216,7 @@ async def _unchanged(reply: InferenceReply) -> InferenceReply:
     return reply
 
 
-def _not_answered(pending: Pending, outcome: Outcome, reason: Reason | ReplyReason) -> None:
+def _not_answered(pending: PendingRequest, outcome: Outcome, reason: Reason | ReplyReason) -> None:
     """Record another outcome where the scheduler's answer did not reach the caller."""
     if pending.outcome is Outcome.OK:
         pending.outcome, pending.reason = outcome, reason

@@ -28,7 +28,7 @@ from typing import Final
 from batcher import __version__
 from batcher.clock import SECOND, Clock, monotonic_ns
 from batcher.config import FlightRecorderConfig
-from batcher.errors import FlightRecordFailed, TooSoon
+from batcher.errors import FlightRecordFailed, RateLimited
 from batcher.journal.files import PRIVATE, make_room, write_all
 from batcher.journal.format import Incident, incident_bytes
 from batcher.journal.memory import Memory
@@ -121,12 +121,12 @@ class FlightRecorder:
         """Write a file now, and return its path.
 
         What was begun is written to its end, also where the caller is cancelled meanwhile. Raises
-        `TooSoon` when the last one is younger than `min_interval`, and `FlightRecordFailed` when the
+        `RateLimited` when the last one is younger than `min_interval`, and `FlightRecordFailed` when the
         file cannot be written.
         """
         wait_ns = self._wait_ns()
         if wait_ns:
-            raise TooSoon(
+            raise RateLimited(
                 f"the last flight record was written less than"
                 f" {self._settings.min_interval / SECOND:g} s ago (flight_recorder.min_interval)",
                 retry_after_ns=wait_ns,

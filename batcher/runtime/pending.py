@@ -9,7 +9,7 @@ from batcher.errors import RequestError
 from batcher.executor import BatchResult
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padding
-from batcher.runtime.interface.signature import Measure
+from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.telemetry.reasons import ReplyReason
 from batcher.telemetry.stamps import Stamps
@@ -28,7 +28,7 @@ class ReplyPort(Protocol):
         ...
 
 
-class Replies:
+class BatchReplies:
     """The answers of one batch on their way out: how many are left, of how many rows, since when.
 
     One that was given up or failed counts like one that has left: the others are waited for all the
@@ -43,7 +43,7 @@ class Replies:
         self.done_ns = done_ns
 
 
-class Pending:
+class PendingRequest:
     """One request from admission to its end.
 
     `padding` is that of the batch that its rows were last in, None where nothing is padded.
@@ -55,7 +55,6 @@ class Pending:
     __slots__ = (
         "failure",
         "id",
-        "measure",
         "offset",
         "outcome",
         "padding",
@@ -66,6 +65,7 @@ class Pending:
         "request",
         "result",
         "stamps",
+        "summary",
         "target",
     )
 
@@ -74,20 +74,20 @@ class Pending:
         request_id: int,
         request: InferenceRequest,
         target: Target,
-        measure: Measure,
+        summary: RequestSummary,
         reply: ReplyPort,
     ) -> None:
         self.id = request_id
         self.request = request
         self.target = target
-        self.measure = measure
+        self.summary = summary
         self.reply = reply
         self.stamps = Stamps(request.arrival_ns)
         self.result: BatchResult | None = None
         self.pieces: dict[int, dict[str, Tensor]] | None = None
         self.offset = 0
         self.padding: Padding | None = None
-        self.replies: Replies | None = None
+        self.replies: BatchReplies | None = None
         self.failure: str | None = None
         self.outcome: Outcome | None = None
         self.reason: Reason | ReplyReason = Reason.NONE

@@ -47,11 +47,11 @@ from batcher.core.observation import Observation
 from batcher.core.scheduler import Scheduler
 from batcher.errors import ChangeFailed, InternalError, describe
 from batcher.executor import ExecutionError
-from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.results import RunningBatch, answer, report, why
-from batcher.runtime.interface.signature import Measure
-from batcher.runtime.pending import Pending, ReplyPort, Target
+from batcher.runtime.interface.signature import RequestSummary
+from batcher.runtime.pending import PendingRequest, ReplyPort, Target
 from batcher.runtime.refusals import error_for
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.scheduler_log import log_storm, warn_of_target
@@ -71,7 +71,9 @@ REARM_S = 0.01
 class BatchRunner(Protocol):
     """An instance, as the runner sees it."""
 
-    def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
+    def run(
+        self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
+    ) -> None:
         """Execute a batch. `done` is called on the loop, once, and never after the instance went down."""
         ...
 
@@ -100,7 +102,7 @@ class Runner:
         self._rearm: asyncio.TimerHandle | None = None
         self._record: Record | None = None
         self._ids = itertools.count(1)
-        self._pending: dict[int, Pending] = {}
+        self._pending: dict[int, PendingRequest] = {}
         self._instances: dict[str, BatchRunner] = {}
         self._running: dict[int, RunningBatch] = {}
         self._arrived: list[Event] = []
@@ -110,10 +112,10 @@ class Runner:
     # Requests
 
     def submit(
-        self, request: InferenceRequest, target: Target, measure: Measure, reply: ReplyPort
-    ) -> Pending:
+        self, request: InferenceRequest, target: Target, summary: RequestSummary, reply: ReplyPort
+    ) -> PendingRequest:
         """Hand a valid request to the scheduler; its end comes through `reply`."""
-        pending = Pending(next(self._ids), request, target, measure, reply)
+        pending = PendingRequest(next(self._ids), request, target, summary, reply)
         self._pending[pending.id] = pending
         queue_until_ns = None
         if request.timeout_ns is not None:
@@ -122,10 +124,10 @@ class Runner:
             RequestArrived(
                 pending.id,
                 target.key,
-                measure.rows,
-                measure.nbytes,
-                measure.shapes,
-                measure.batch_key,
+                summary.rows,
+                summary.nbytes,
+                summary.shapes,
+                summary.batch_key,
                 request.arrival_ns,
                 None,
                 request.deadline_ns,
@@ -137,12 +139,12 @@ class Runner:
         )
         return pending
 
-    def cancel(self, pending: Pending, cause: CancelCause) -> None:
+    def cancel(self, pending: PendingRequest, cause: CancelCause) -> None:
         """The caller left. Its batch-mates notice nothing."""
         if pending.outcome is None:
             self.feed(RequestCancelled(pending.id, cause))
 
-    def replied(self, pending: Pending, now_ns: int) -> None:
+    def replied(self, pending: PendingRequest, now_ns: int) -> None:
         """An answer has left, or never will; after a batch's last the scheduler learns what it took."""
         replies = pending.replies
         if replies is None:
@@ -334,7 +336,7 @@ class Runner:
     # Batches
 
     def _dispatch(self, command: Dispatch, now_ns: int) -> None:
-        batch: list[Pending] = []
+        batch: list[PendingRequest] = []
         slices: list[Slice] = []
         rows = 0
         first = self._pending[command.parts[0].id]
@@ -371,7 +373,7 @@ class Runner:
                 pending.failure = describe(error)
         self._take_in_soon(BatchProgress(command.batch_id, (), error=FailureCause.UNKNOWN))
 
-    def _executed(self, batch_id: int, executed: Executed) -> None:
+    def _executed(self, batch_id: int, executed: ExecutedBatch) -> None:
         """Report a batch; the answers leave while its result is held."""
         try:
             batch = self._running.pop(batch_id, None)
@@ -406,7 +408,7 @@ class Runner:
         if not self._pending:
             self._idle.set()
 
-    def _fail(self, pending: Pending, why: str, reason: Reason | ReplyReason) -> None:
+    def _fail(self, pending: PendingRequest, why: str, reason: Reason | ReplyReason) -> None:
         """End a request that cannot be ended as it should be. Never raises."""
         pending.outcome, pending.reason = Outcome.FAILED, reason
         pending.result = pending.pieces = None

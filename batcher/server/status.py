@@ -36,13 +36,13 @@ _STANDARD = {
     errors.InputRefused: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ExecutionFailed: grpc.StatusCode.INTERNAL,
     errors.InternalError: grpc.StatusCode.INTERNAL,
-    errors.NoRoom: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.BufferFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.AnswerTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
     errors.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     errors.ChangeFailed: grpc.StatusCode.INTERNAL,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,
-    errors.TooSoon: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.FlightRecordFailed: grpc.StatusCode.INTERNAL,
 }
 
@@ -51,7 +51,7 @@ CODES: Mapping[Style, Mapping[type[errors.RequestError], grpc.StatusCode]] = {
     "triton": _STANDARD
     | {
         errors.Overloaded: grpc.StatusCode.UNAVAILABLE,
-        errors.NoRoom: grpc.StatusCode.UNAVAILABLE,
+        errors.BufferFull: grpc.StatusCode.UNAVAILABLE,
         errors.DeadlineExpired: grpc.StatusCode.UNAVAILABLE,
         errors.InputRefused: grpc.StatusCode.INTERNAL,
     },

@@ -13,7 +13,7 @@ from grpc import aio
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
-from batcher.errors import InvalidRequest, NoRoom
+from batcher.errors import BufferFull, InvalidRequest
 from batcher.server import convert
 from batcher.server.calls import Context
 
@@ -66,10 +66,10 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._begin)
 
 
-def no_room(buffers: Buffers, size: int) -> NoRoom:
+def no_room(buffers: Buffers, size: int) -> BufferFull:
     """What a request is answered for which, or for whose answer, there is no room; it is counted."""
     buffers.refused += 1
-    return NoRoom(
+    return BufferFull(
         f"no room for {size} bytes: requests and answers hold {buffers.limit} bytes"
         " (server.max_buffered)",
         retry_after_ns=RETRY_ROOM_NS,
@@ -134,7 +134,7 @@ class StreamCharges:
         self._buffers.release(size)
 
     @staticmethod
-    def _error(error: NoRoom, data: bytes) -> bytes:
+    def _error(error: BufferFull, data: bytes) -> bytes:
         request_id = ""
         if len(data) <= convert.LARGE_MESSAGE:
             with contextlib.suppress(InvalidRequest):

@@ -40,7 +40,7 @@ from batcher.executor import (
     nothing_to_release,
 )
 from batcher.plugins import is_async
-from batcher.runtime.interface.row_axis import fit
+from batcher.runtime.interface.row_axis import with_row_axes
 from batcher.tensors import TensorSpec
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Driver:
         """Load with the context: what the executor says of its model, as it would be served."""
         told = self.call(lambda: self.executor.load(self.context))
         self.metadata = told
-        self.metadata = fit(told, self.context)
+        self.metadata = with_row_axes(told, self.context)
         return self.metadata
 
     @property

@@ -30,7 +30,7 @@ from batcher.errors import (
     describe,
 )
 from batcher.journal import InForce
-from batcher.runtime.interface.padding_rules import PaddingRules, rules_of
+from batcher.runtime.interface.padding_rules import PaddingRules, read_padding_rules
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning.watch import read_settled
 
@@ -236,7 +236,7 @@ class Tuner:
                 problems.append(f"{above}outputs: other labels need a restart")
             if served is not None:
                 try:
-                    served.check_padding(rules_of(model, above))
+                    served.check_padding(read_padding_rules(model, above))
                 except ModelLoadError as error:
                     problems.append(str(error))
         if problems:
@@ -283,7 +283,7 @@ class Tuner:
         for place, wanted in enumerate(config.models):
             model = self._models[wanted.name, wanted.version]
             settings, before = wanted.scheduler_settings(), model.settings
-            rules, padded = rules_of(wanted, f"models[{place}]."), model.rules
+            rules, padded = read_padding_rules(wanted, f"models[{place}]."), model.rules
             if (settings, rules) == (before, padded):
                 continue
             try:

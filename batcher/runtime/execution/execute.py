@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Executed:
+class ExecutedBatch:
     """How a batch ended: a result, or a failure with its cause. Stamps in monotonic nanoseconds.
 
     Whoever has it last owes one call of `release`.
@@ -51,7 +51,7 @@ class Executed:
             release(self.result)
 
 
-Done = Callable[[Executed], None]
+Done = Callable[[ExecutedBatch], None]
 
 
 def execute(
@@ -60,12 +60,12 @@ def execute(
     layout: Layout,
     clock: Clock,
     begun: Callable[[], None],
-) -> Executed:
+) -> ExecutedBatch:
     """Gather and run one batch, on the instance's thread. Never raises: a failure is a result.
 
     `begun` is called when the executor gets the batch, unless it cannot be gathered.
     """
-    executed = Executed(clock())
+    executed = ExecutedBatch(clock())
     try:
         batch = gather(slices, layout)
         executed.execute_start_ns = clock()
@@ -73,19 +73,19 @@ def execute(
         result = executor.execute(batch)
         executed.execute_end_ns = clock()
         executed.result = _copied(
-            accept(result, batch, layout, slices[0].padded),
+            check_result(result, batch, layout, slices[0].padded),
             layout.outputs if batch.outputs is None else batch.outputs,
         )
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
-        blame(executed, error, clock)
+        set_failure(executed, error, clock)
     return executed
 
 
 async def execute_async(
     executor: AsyncExecutor, slices: Sequence[Slice], layout: Layout, clock: Clock
-) -> Executed:
+) -> ExecutedBatch:
     """The same for a coroutine executor, on the event loop; a cancelled call has failed, too."""
-    executed = Executed(clock())
+    executed = ExecutedBatch(clock())
     try:
         if _nbytes(slices) > LARGE_BATCH:
             batch = await asyncio.to_thread(gather, slices, layout)
@@ -94,9 +94,9 @@ async def execute_async(
         executed.execute_start_ns = clock()
         result = await executor.execute(batch)
         executed.execute_end_ns = clock()
-        executed.result = accept(result, batch, layout, slices[0].padded)
+        executed.result = check_result(result, batch, layout, slices[0].padded)
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
-        blame(executed, error, clock)
+        set_failure(executed, error, clock)
     return executed
 
 
@@ -118,7 +118,7 @@ def _copied(result: BatchResult, names: Iterable[str]) -> BatchResult:
     return BatchResult(outputs, result.row_errors)
 
 
-def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
+def set_failure(executed: ExecutedBatch, error: BaseException, clock: Clock) -> None:
     """Note why a batch failed, in one line and without a traceback, and when."""
     executed.execute_end_ns = executed.execute_end_ns or clock()
     log.debug("a batch failed", exc_info=error)
@@ -131,14 +131,14 @@ def blame(executed: Executed, error: BaseException, clock: Clock) -> None:
     error.__traceback__ = None
 
 
-def call_failed(error: BaseException, clock: Clock) -> Executed:
+def call_failed(error: BaseException, clock: Clock) -> ExecutedBatch:
     """How a batch ended whose call raised what no call of ours should."""
-    executed = Executed(clock())
-    blame(executed, error, clock)
+    executed = ExecutedBatch(clock())
+    set_failure(executed, error, clock)
     return executed
 
 
-def accept(
+def check_result(
     result: object, batch: Batch, layout: Layout, padded: Padded | None = None
 ) -> BatchResult:
     """Hold an executor to its contract: what it returned, if every output is as it should be.

@@ -91,7 +91,7 @@ def _filled_up(pieces: Sequence[Array], rows: int, shape: tuple[int, ...], value
     return array
 
 
-def elements(slices: Sequence[Slice]) -> tuple[int, int]:
+def count_elements(slices: Sequence[Slice]) -> tuple[int, int]:
     """Elements of the padded inputs of a batch: the requests' own, and those that fill up."""
     padded = slices[0].padded
     if padded is None:

@@ -12,7 +12,7 @@ from batcher.errors import ModelLoadError, describe
 from batcher.executor import AsyncExecutor, LoadContext, ModelMetadata
 from batcher.runtime.execution.execute import (
     Done,
-    Executed,
+    ExecutedBatch,
     call_failed,
     execute_async,
 )
@@ -43,7 +43,7 @@ class LoopWorker:
         self._loop = loop
         self._clock = clock
         self._fail_nan = fail_nan
-        self._tasks: set[asyncio.Task[Executed]] = set()
+        self._tasks: set[asyncio.Task[ExecutedBatch]] = set()
         self._to_close = False
         self._last: asyncio.Task[None] | None = None
         self._full = 0
@@ -91,7 +91,7 @@ class LoopWorker:
         task = self._loop.create_task(call, name=self._name)
         self._tasks.add(task)
 
-        def ended(task: asyncio.Task[Executed]) -> None:
+        def ended(task: asyncio.Task[ExecutedBatch]) -> None:
             self._tasks.discard(task)
             if task.cancelled():
                 return  # before it began; a call that has begun ends with a result
@@ -104,7 +104,7 @@ class LoopWorker:
 
         task.add_done_callback(ended)
 
-    async def _alone(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+    async def _alone(self, slices: Sequence[Slice], layout: Layout) -> ExecutedBatch:
         await self._free.wait()
         self._free.clear()
         try:
@@ -115,12 +115,12 @@ class LoopWorker:
         finally:
             self._free.set()
 
-    async def _execute(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+    async def _execute(self, slices: Sequence[Slice], layout: Layout) -> ExecutedBatch:
         while not self._free.is_set():
             await self._free.wait()
         return await self._execute_now(slices, layout)
 
-    async def _execute_now(self, slices: Sequence[Slice], layout: Layout) -> Executed:
+    async def _execute_now(self, slices: Sequence[Slice], layout: Layout) -> ExecutedBatch:
         if self._full:
             layout = replace(layout, full=self._full)
         self._executing += 1

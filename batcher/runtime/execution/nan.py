@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from batcher.clock import Clock
 from batcher.executor import Array
-from batcher.runtime.execution.execute import Executed, blame
+from batcher.runtime.execution.execute import ExecutedBatch, set_failure
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.interface.layout import Layout
 
@@ -20,7 +20,7 @@ _BF16_INFINITY: Final = 0x7F80
 _BF16_MAGNITUDE: Final = 0x7FFF
 
 
-def fail_nan_rows(executed: Executed, layout: Layout, slices: Sequence[Slice]) -> None:
+def fail_nan_rows(executed: ExecutedBatch, layout: Layout, slices: Sequence[Slice]) -> None:
     """Give every row of a result that holds NaN an error of its own, unless it has one.
 
     Only outputs count that the row's own request asked for: what others of its batch want changes
@@ -77,11 +77,13 @@ def _bf16_nan(array: NDArray[np.uint16]) -> NDArray[np.bool_]:
     return np.greater(np.bitwise_and(array, _BF16_MAGNITUDE), _BF16_INFINITY)
 
 
-def check_nan(executed: Executed, layout: Layout, slices: Sequence[Slice], clock: Clock) -> None:
+def check_nan(
+    executed: ExecutedBatch, layout: Layout, slices: Sequence[Slice], clock: Clock
+) -> None:
     """Note rows that hold NaN; a result in which they cannot be looked for has failed."""
     try:
         fail_nan_rows(executed, layout, slices)
     except Exception as error:  # noqa: BLE001 - arrays are a plugin's own
         executed.release()
         executed.result = None
-        blame(executed, error, clock)
+        set_failure(executed, error, clock)

@@ -11,11 +11,11 @@ from batcher.core.events import BatchProgress, Failure, FailureCause, Timings
 from batcher.core.record import record
 from batcher.errors import describe, on_one_line
 from batcher.executor import BatchResult, ExecutionError
-from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import LARGE_BATCH
 from batcher.runtime.execution.scatter import join, joinable, scatter
 from batcher.runtime.interface.padding import Padding
-from batcher.runtime.pending import Pending, Replies
+from batcher.runtime.pending import BatchReplies, PendingRequest
 from batcher.runtime.request import InferenceReply
 from batcher.tensors import Tensor
 
@@ -27,18 +27,20 @@ class RunningBatch:
     """A dispatched batch: where it went, and which rows of whom are in it, in order."""
 
     instance: str
-    pendings: list[Pending]
+    pendings: list[PendingRequest]
     parts: tuple[Part, ...]
     rows: int
     padding: Padding | None
 
 
-def report(batch_id: int, batch: RunningBatch, executed: Executed, clock: Clock) -> BatchProgress:
+def report(
+    batch_id: int, batch: RunningBatch, executed: ExecutedBatch, clock: Clock
+) -> BatchProgress:
     """What became of each request of a batch. Rows that cannot be kept have failed, alone."""
     result = executed.result
     failed: list[Failure] = []
     done: list[int] = []
-    whole: list[Pending] = []
+    whole: list[PendingRequest] = []
     offset = 0
     for pending, part in zip(batch.pendings, batch.parts, strict=True):
         stamps = pending.stamps
@@ -48,7 +50,7 @@ def report(batch_id: int, batch: RunningBatch, executed: Executed, clock: Clock)
         stop = offset + part.stop - part.start
         if result is None:
             pending.failure = executed.failure
-        elif stop - offset == pending.measure.rows and not result.row_errors:
+        elif stop - offset == pending.summary.rows and not result.row_errors:
             # Most requests: nothing here can raise.
             pending.result, pending.offset, pending.padding = result, offset, batch.padding
             done.append(pending.id)
@@ -70,7 +72,7 @@ def report(batch_id: int, batch: RunningBatch, executed: Executed, clock: Clock)
                     whole.append(pending)
         offset = stop
     if whole:
-        replies = Replies(len(whole), batch.rows, clock())
+        replies = BatchReplies(len(whole), batch.rows, clock())
         for pending in whole:
             pending.replies = replies
     return BatchProgress(
@@ -83,7 +85,7 @@ def report(batch_id: int, batch: RunningBatch, executed: Executed, clock: Clock)
     )
 
 
-def answer(pending: Pending) -> InferenceReply:
+def answer(pending: PendingRequest) -> InferenceReply:
     """The answer to a request whose rows are all done; it lets go of their results.
 
     Raises what putting it together raises.
@@ -98,7 +100,7 @@ def answer(pending: Pending) -> InferenceReply:
             outputs, pieces = join(pieces), ()
     else:
         assert pending.result is not None  # noqa: S101 - the core settled what was reported done
-        stop = pending.offset + pending.measure.rows
+        stop = pending.offset + pending.summary.rows
         outputs = scatter(
             pending.result,
             pending.offset,
@@ -125,7 +127,7 @@ def why(error: Exception) -> str:
 
 
 def _taken(
-    pending: Pending, part: Part, result: BatchResult, offset: int, padding: Padding | None
+    pending: PendingRequest, part: Part, result: BatchResult, offset: int, padding: Padding | None
 ) -> Failure | None:
     """Take a request's rows out of a result, or say why they failed."""
     if result.row_errors:
@@ -134,7 +136,7 @@ def _taken(
         if error is not None:
             pending.failure = error
             return Failure(pending.id, FailureCause.INPUT)
-    if part.stop - part.start == pending.measure.rows:
+    if part.stop - part.start == pending.summary.rows:
         pending.result, pending.offset = result, offset
         # What the answer is cut by is what its batch was padded by.
         pending.padding = padding
@@ -144,7 +146,7 @@ def _taken(
 
 
 def _keep(
-    pending: Pending, part: Part, result: BatchResult, offset: int, padding: Padding | None
+    pending: PendingRequest, part: Part, result: BatchResult, offset: int, padding: Padding | None
 ) -> None:
     """Hold the outputs of some of a request's rows until all of them are done."""
     if pending.pieces is None:
@@ -155,9 +157,9 @@ def _keep(
     pending.pieces[part.start] = scatter(result, offset, stop, wanted, layout, cuts)
 
 
-def _cuts(pending: Pending, padding: Padding | None) -> dict[str, tuple[slice, ...]] | None:
+def _cuts(pending: PendingRequest, padding: Padding | None) -> dict[str, tuple[slice, ...]] | None:
     """What of an answer is the request's own."""
-    return None if padding is None else padding.cuts(pending.measure.shapes)
+    return None if padding is None else padding.cuts(pending.summary.shapes)
 
 
 def _row_error(

@@ -15,7 +15,7 @@ from batcher.executor import Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.execution.execute import (
     Done,
-    Executed,
+    ExecutedBatch,
     call_failed,
     execute,
 )
@@ -52,7 +52,9 @@ class ThreadWorker:
         self._thread = ThreadedExecutor(executor, name, loop)
         self._any_rows = executor.capabilities.dynamic_rows
         self._full = 0
-        self._ended: deque[Executed] = deque()  # on the thread, and not handed on by the loop yet
+        self._ended: deque[ExecutedBatch] = (
+            deque()
+        )  # on the thread, and not handed on by the loop yet
         self._abandoned = False
         self._in_hand = 0
         self.asks = reports_health(executor)

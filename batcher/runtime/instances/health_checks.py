@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from batcher.clock import SECOND
 from batcher.core.events import FailureCause
-from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.execute import ExecutedBatch
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Look = Callable[[], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class CheckPlan:
+class HealthCheckPlan:
     """How often to look, how long an executor may take to answer, how many failed batches count."""
 
     interval_ns: int = 5 * SECOND
@@ -36,7 +36,7 @@ class CheckPlan:
     failed_batches: int | None = 5
 
 
-class Checks:
+class HealthChecks:
     """Looks after one incarnation from `start` to `stop`; every method is called on the loop.
 
     `ask` is None for an executor that has no word of its own, `canary` where no warm-up says what a
@@ -46,7 +46,7 @@ class Checks:
     def __init__(
         self,
         name: str,
-        plan: CheckPlan,
+        plan: HealthCheckPlan,
         *,
         ask: Look | None,
         canary: Look | None,
@@ -77,7 +77,7 @@ class Checks:
             self._task.cancel()
             self._task = None
 
-    def batch_ended(self, executed: Executed) -> None:
+    def batch_ended(self, executed: ExecutedBatch) -> None:
         """Draw conclusions from a batch."""
         if executed.result is not None:
             if self._failed or self.why:

@@ -16,15 +16,15 @@ from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp, Prof
 from batcher.core.record import record
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import ModelMetadata
-from batcher.runtime.execution.execute import Executed
-from batcher.runtime.execution.gather import Slice, elements
+from batcher.runtime.execution.execute import ExecutedBatch
+from batcher.runtime.execution.gather import Slice, count_elements
 from batcher.runtime.execution.worker import Worker, make_worker
-from batcher.runtime.instances.health_checks import Checks
-from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.health_checks import HealthChecks
+from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.warmup import run_canary, warm_up, warm_up_buckets
 from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
-from batcher.runtime.interface.row_axis import fit
+from batcher.runtime.interface.row_axis import with_row_axes
 from batcher.telemetry import ModelTelemetry
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Instance:
     def __init__(
         self,
         plan: InstancePlan,
-        home: Home,
+        process: ProcessContext,
         telemetry: ModelTelemetry,
         pad: Callable[[ModelMetadata], Padding | None],
         max_rows: Callable[[], int],
@@ -62,10 +62,10 @@ class Instance:
         self.plan = plan
         self._pad = pad
         self._max_rows = max_rows
-        self._home = home
+        self._process = process
         self._telemetry = telemetry
         self._incarnation = 0
-        self._checks: Checks | None = None
+        self._checks: HealthChecks | None = None
         self._made: tuple[Worker, ModelMetadata, _Measured] | None = None
         """What was loaded and is not announced."""
         self._down = "not loaded yet"
@@ -95,7 +95,7 @@ class Instance:
         Raises `ModelLoadError`, whatever went wrong. Whether it failed or was cancelled, nothing is
         left behind.
         """
-        started_ns = self._home.clock()
+        started_ns = self._process.clock()
         try:
             worker, metadata, measured = await self._make_incarnation()
         except Exception as error:
@@ -106,7 +106,7 @@ class Instance:
             raise ModelLoadError(
                 f"{self.plan.context.model}: could not be loaded: {describe(error)}"
             ) from error
-        self._telemetry.load_finished((self._home.clock() - started_ns) / SECOND)
+        self._telemetry.load_finished((self._process.clock() - started_ns) / SECOND)
         self._made = worker, metadata, measured
         if up:
             self.announce(self._pad)
@@ -119,7 +119,9 @@ class Instance:
         made, self._made = self._made, None
         self._come_up(*made)
 
-    def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
+    def run(
+        self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
+    ) -> None:
         """Execute a batch within `execute_timeout`, which counts from when it can begin.
 
         Raises where it cannot be handed over; then nothing of it is left here.
@@ -130,7 +132,7 @@ class Instance:
         self._idle.clear()
         max_rows = self._max_rows()
         try:
-            device, now_ns = self.plan.context.device, self._home.clock()
+            device, now_ns = self.plan.context.device, self._process.clock()
             self._telemetry.execution_started(batch_id, device, now_ns)
             self._worker.run(
                 slices,
@@ -139,7 +141,7 @@ class Instance:
             )
         except BaseException:
             self._forget(batch_id)
-            self._telemetry.execution_ended(batch_id, self._home.clock())
+            self._telemetry.execution_ended(batch_id, self._process.clock())
             raise
 
     async def stop(self, timeout_s: float) -> None:
@@ -157,8 +159,8 @@ class Instance:
         if self._worker is None:
             return
         self._stopping = True
-        self._home.runner.feed(InstanceDraining(self.plan.name, self._incarnation))
-        loop = self._home.loop
+        self._process.runner.feed(InstanceDraining(self.plan.name, self._incarnation))
+        loop = self._process.loop
         ends = loop.time() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -179,7 +181,7 @@ class Instance:
     # An incarnation's life
 
     async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _Measured]:
-        plan, home = self.plan, self._home
+        plan, process = self.plan, self._process
         executor = plan.make_executor()
         most = executor.capabilities.max_in_flight
         if plan.max_in_flight > most:
@@ -187,15 +189,17 @@ class Instance:
                 f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"
                 " which is what the executor can take at once"
             )
-        worker = make_worker(executor, plan.name, home.loop, home.clock, fail_nan=plan.fail_nan)
+        worker = make_worker(
+            executor, plan.name, process.loop, process.clock, fail_nan=plan.fail_nan
+        )
         try:
-            metadata = fit(await worker.load(plan.context), plan.context)
+            metadata = with_row_axes(await worker.load(plan.context), plan.context)
             padding = self._padding = self._pad(metadata)
             told = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
             if padding is None:
                 measured = _Measured(profile=await warm_up(*told))
             else:
-                async with home.measuring.setdefault(plan.context.device, asyncio.Lock()):
+                async with process.measuring.setdefault(plan.context.device, asyncio.Lock()):
                     measured = _Measured(buckets=await warm_up_buckets(*told, padding))
         except BaseException:
             worker.abandon()
@@ -218,12 +222,12 @@ class Instance:
             measured.buckets,
             worker.queues,
         )
-        self._home.runner.instance_up(up, self)
+        self._process.runner.instance_up(up, self)
         self._checks = self._look_after(worker, metadata)
         self._checks.start()
-        self._home.changed()
+        self._process.changed()
 
-    def _look_after(self, worker: Worker, metadata: ModelMetadata) -> Checks:
+    def _look_after(self, worker: Worker, metadata: ModelMetadata) -> HealthChecks:
         plan, padding = self.plan, self._padding
 
         # A batch that runs already may take as long.
@@ -231,7 +235,7 @@ class Instance:
 
         async def ask() -> str:
             why = await worker.healthy(plan.checks.timeout_ns / SECOND)
-            if worker.asked_ns and self._home.clock() - worker.asked_ns > timeout_s * SECOND:
+            if worker.asked_ns and self._process.clock() - worker.asked_ns > timeout_s * SECOND:
                 self._hung("healthy() did not return")
             return why
 
@@ -245,13 +249,13 @@ class Instance:
                 self._hung()
                 return f"it did not end within {timeout_s:g} s"
 
-        return Checks(
+        return HealthChecks(
             plan.name,
             plan.checks,
             ask=ask if worker.asks else None,
             canary=canary if plan.warmup.batch_sizes else None,
             idle=self._idle.is_set,
-            changed=self._home.changed,
+            changed=self._process.changed,
         )
 
     def _go_down(self) -> Worker:
@@ -263,13 +267,13 @@ class Instance:
         assert worker is not None  # noqa: S101 - callers know that it is up
         in_flight, self._in_flight = self._in_flight, {}
         self._idle.set()
-        self._home.runner.instance_down(InstanceDown(self.plan.name, self._incarnation))
-        now_ns = self._home.clock()
+        self._process.runner.instance_down(InstanceDown(self.plan.name, self._incarnation))
+        now_ns = self._process.clock()
         for batch_id, timer in in_flight.items():
             if timer is not None:
                 timer.cancel()
             self._telemetry.execution_ended(batch_id, now_ns)
-        self._home.changed()
+        self._process.changed()
         return worker
 
     def _give_up(self) -> None:
@@ -279,7 +283,7 @@ class Instance:
 
     def _watch(self) -> asyncio.TimerHandle:
         """Give up the instance unless the batch that begins now ends within `execute_timeout`."""
-        return self._home.loop.call_later(self.plan.execute_timeout_ns / SECOND, self._hung)
+        return self._process.loop.call_later(self.plan.execute_timeout_ns / SECOND, self._hung)
 
     def _hung(self, what: str = "a batch did not end") -> None:
         """A batch has been running for `execute_timeout`, and nobody can make it stop."""
@@ -295,7 +299,7 @@ class Instance:
             self._give_up()
         finally:
             if not self._stopping:
-                self._restart = self._home.loop.create_task(self._reload())
+                self._restart = self._process.loop.create_task(self._reload())
 
     async def _reload(self) -> None:
         delay_s = FIRST_RESTART_DELAY_S
@@ -305,7 +309,7 @@ class Instance:
             except Exception as error:  # noqa: BLE001 - whatever it is, the next try may help
                 log.error("%s: %s; next try in %.1f s", self.plan.name, error, delay_s)  # noqa: TRY400
                 self._down = f"its replacement could not be loaded: {error}"
-                self._home.changed()
+                self._process.changed()
             else:
                 log.info("%s: up again, incarnation %d", self.plan.name, self._incarnation)
                 return
@@ -330,8 +334,8 @@ class Instance:
         self,
         batch_id: int,
         slices: Sequence[Slice],
-        executed: Executed,
-        done: Callable[[Executed], None],
+        executed: ExecutedBatch,
+        done: Callable[[ExecutedBatch], None],
         max_rows: int,
     ) -> None:
         """Whatever raises here: the batch is reported, and then the loop logs it."""
@@ -344,7 +348,7 @@ class Instance:
                 log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)
         finally:
             done(executed)
-        own, filled = elements(slices)
+        own, filled = count_elements(slices)
         self._telemetry.batch_finished(
             rows=sum(s.stop - s.start for s in slices),
             requests=len(slices),
@@ -352,7 +356,7 @@ class Instance:
             started_ns=executed.started_ns,
             execute_start_ns=executed.execute_start_ns,
             execute_end_ns=executed.execute_end_ns,
-            scattered_ns=self._home.clock(),
+            scattered_ns=self._process.clock(),
             failed=executed.result is None,
             elements=own,
             padding=filled,

@@ -9,7 +9,7 @@ from dataclasses import field
 from batcher.clock import Clock
 from batcher.core.record import record
 from batcher.executor import AsyncExecutor, Executor, LoadContext
-from batcher.runtime.instances.health_checks import CheckPlan
+from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.runner import Runner
 
@@ -30,11 +30,11 @@ class InstancePlan:
     """Whether rows whose answer holds NaN have failed."""
     load_retry_ns: int = 0
     """For how long a load is tried again that fails with `BackendUnavailable`."""
-    checks: CheckPlan = CheckPlan()
+    checks: HealthCheckPlan = HealthCheckPlan()
 
 
 @record
-class Home:
+class ProcessContext:
     """What all instances of a process share."""
 
     runner: Runner

@@ -14,7 +14,7 @@ from batcher.runtime.instances.plan import InstancePlan
 from batcher.runtime.instances.sample import Sample, plain_shapes
 from batcher.runtime.instances.warmup import run_batch, warm_up
 from batcher.runtime.interface.layout import layout_of
-from batcher.runtime.interface.row_axis import fit
+from batcher.runtime.interface.row_axis import with_row_axes
 
 
 async def measure(
@@ -55,7 +55,7 @@ async def _measure(
     told: Callable[[], None],
 ) -> dict[int, list[int]]:
     model = plan.context.model
-    metadata = fit(await worker.load(plan.context), plan.context)
+    metadata = with_row_axes(await worker.load(plan.context), plan.context)
     layout = layout_of(metadata)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
     await warm_up(worker, model, metadata, layout, warmup)

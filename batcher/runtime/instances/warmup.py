@@ -11,7 +11,7 @@ from time import monotonic_ns
 from batcher.core.events import Profile, Shapes
 from batcher.errors import ModelLoadError
 from batcher.executor import ModelMetadata
-from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.worker import Worker
 from batcher.runtime.instances.sample import DEFAULT_LENGTH, Sample, WarmupPlan, plain_shapes
@@ -117,11 +117,11 @@ async def _warm_up(
 
 async def run_batch(
     worker: Worker, slices: Sequence[Slice], layout: Layout, *, alone: bool = False
-) -> Executed:
+) -> ExecutedBatch:
     """Execute one batch and wait for its end; whoever gets the result owes its release."""
-    future: asyncio.Future[Executed] = asyncio.get_running_loop().create_future()
+    future: asyncio.Future[ExecutedBatch] = asyncio.get_running_loop().create_future()
 
-    def done(executed: Executed) -> None:
+    def done(executed: ExecutedBatch) -> None:
         if future.cancelled():
             executed.release()
         else:

@@ -32,7 +32,7 @@ class Padded:
 
 
 class Padding:
-    """How one model is padded. Made by `resolve`."""
+    """How one model is padded. Made by `resolve_padding`."""
 
     def __init__(
         self,

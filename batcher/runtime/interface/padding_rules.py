@@ -52,7 +52,7 @@ class PaddingRules:
 NOTHING_PADDED: Final = PaddingRules((), (), "")
 
 
-def rules_of(config: ModelConfig, path: str) -> PaddingRules:
+def read_padding_rules(config: ModelConfig, path: str) -> PaddingRules:
     """What the configuration says of a model's variable axes; `path` is where it says so."""
     return PaddingRules(
         tuple(AxisRule(p.input, p.axis, p.value, p.buckets) for p in config.padding),

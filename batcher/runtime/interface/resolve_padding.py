@@ -13,7 +13,7 @@ from batcher.runtime.interface.row_axis import output_problems
 from batcher.tensors import TensorSpec
 
 
-def resolve(model: str, rules: PaddingRules, metadata: ModelMetadata) -> Padding | None:
+def resolve_padding(model: str, rules: PaddingRules, metadata: ModelMetadata) -> Padding | None:
     """Hold the rules against the model; None where nothing is padded.
 
     Raises `ModelLoadError` that names the path of every rule at fault, and what is allowed, and

@@ -18,7 +18,7 @@ from batcher.tensors import DTYPES, TensorSpec
 NO_BATCH_AXIS = "batching.max_batch_size: 0 where the model has no batch axis"
 
 
-def fit(metadata: ModelMetadata, context: LoadContext) -> ModelMetadata:
+def with_row_axes(metadata: ModelMetadata, context: LoadContext) -> ModelMetadata:
     """What the executor says of its model, with what the configuration says of its inputs.
 
     Raises `ModelLoadError` naming every input whose first axis cannot be the rows, and what an

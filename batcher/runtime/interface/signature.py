@@ -1,8 +1,8 @@
 """What a model accepts, ready to be checked in constant time.
 
-A request that passes `measure` can be executed: its inputs are the model's, of the right datatype,
+A request that passes `validate` can be executed: its inputs are the model's, of the right datatype,
 rank and fixed dimensions, and agree on their number of rows. What the scheduler needs to know of it
-comes back as a `Measure`; the tensors stay here.
+comes back as a `RequestSummary`; the tensors stay here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ requests have equal ones: about a millisecond for this much."""
 
 
 @record
-class Measure:
+class RequestSummary:
     """A valid request in the scheduler's terms."""
 
     rows: int
@@ -61,7 +61,7 @@ class Signature:
         self._keyed = bool(self._parameters or self._optional or self._shared)
         self._equally_long = _equally_long(metadata.inputs)
 
-    def measure(self, request: InferenceRequest) -> Measure:
+    def validate(self, request: InferenceRequest) -> RequestSummary:
         """Check a request; raises `InvalidRequest` naming the input, what was expected and got."""
         inputs = request.inputs
         rows = -1
@@ -99,7 +99,7 @@ class Signature:
             self._padding.check(own)
         # Where no input has rows, or none of those that have is there, the request is one row.
         key = self._batch_key(request) if self._keyed else ""
-        return Measure(rows if rows > 0 else 1, nbytes, own, key)
+        return RequestSummary(rows if rows > 0 else 1, nbytes, own, key)
 
     def _wrong_datatype(self, spec: TensorSpec, got: str) -> InvalidRequest:
         return InvalidRequest(

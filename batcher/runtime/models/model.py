@@ -16,17 +16,17 @@ from batcher.errors import (
     BackendUnavailable,
     ModelLoadError,
     ModelUnavailable,
-    UnloadedMeanwhile,
+    UnloadedWhileLoading,
 )
 from batcher.executor import ModelMetadata
 from batcher.runtime.health import ModelHealth, ModelState
 from batcher.runtime.instances.instance import Instance
-from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.interface.labels import Labels
 from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.padding_rules import NOTHING_PADDED, PaddingRules
-from batcher.runtime.interface.resolve_padding import resolve
+from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.signature import Signature
 from batcher.telemetry import ModelTelemetry
 
@@ -67,7 +67,7 @@ class ServedModel:
         executor: str,
         settings: ModelSettings,
         plans: Sequence[InstancePlan],
-        home: Home,
+        process: ProcessContext,
         telemetry: ModelTelemetry,
         padding: PaddingRules = NOTHING_PADDED,
         labels: Mapping[str, Labels] | None = None,
@@ -89,7 +89,7 @@ class ServedModel:
         self.padding: Padding | None = None
         """How its variable axes are padded; None where they are not, or nothing is loaded yet."""
         self.rules = padding
-        self._home = home
+        self._process = process
         self._plans = tuple(plans)
         self._instances = [self._instance(plan, self._pad) for plan in plans]
         self._generation = 1
@@ -151,7 +151,7 @@ class ServedModel:
     def check_padding(self, rules: PaddingRules) -> None:
         """Raise `ModelLoadError` naming what of the rules does not fit the model, once it is known."""
         if self._loaded is not None:
-            resolve(self.name, rules, self._loaded[0])
+            resolve_padding(self.name, rules, self._loaded[0])
 
     def configure(self, settings: ModelSettings, rules: PaddingRules | None = None) -> None:
         """Take new settings: the scheduler, admission checks and statistics, in one turn of the loop.
@@ -164,11 +164,11 @@ class ServedModel:
             rules = self.rules
         loaded, before, padding = self._loaded, self.padding, None
         if loaded is not None:
-            padding = resolve(self.name, rules, loaded[0])
+            padding = resolve_padding(self.name, rules, loaded[0])
         self.padding = padding
         try:
             if self.state in {ModelState.LOADING, ModelState.READY}:
-                self._home.runner.configure(self._configured(settings))
+                self._process.runner.configure(self._configured(settings))
         except BaseException:
             self.padding = before
             raise
@@ -188,7 +188,7 @@ class ServedModel:
                 await self._reload()
                 return
             self._enter(ModelState.LOADING, "loading")
-            self._home.runner.feed(self._configured(self.settings))
+            self._process.runner.feed(self._configured(self.settings))
             try:
                 metadata = await self._loaded_by(self._load_instances(self._instances))
             except (ModelLoadError, asyncio.CancelledError) as error:
@@ -204,12 +204,12 @@ class ServedModel:
             if self.state is ModelState.UNLOADED:
                 return
             self._enter(ModelState.UNLOADED, "unloaded")
-            self._home.runner.feed(ModelRemoved(self.key))
+            self._process.runner.feed(ModelRemoved(self.key))
             await self._stop_instances(timeout_s)
 
     def _enter(self, state: ModelState, why: str) -> None:
         self.state, self.why = state, why
-        self._home.changed()
+        self._process.changed()
 
     def _serve(self, metadata: ModelMetadata) -> None:
         self.layout = layout_of(metadata)
@@ -225,7 +225,7 @@ class ServedModel:
             current = asyncio.current_task()
             if task.cancelled() and not (current and current.cancelling()):
                 text = f"{self.name}: it was unloaded while it was loading"
-                raise UnloadedMeanwhile(text) from None
+                raise UnloadedWhileLoading(text) from None
             task.cancel()
             await asyncio.wait((task,))
             raise
@@ -243,7 +243,7 @@ class ServedModel:
         fresh = [
             self._instance(
                 replace(plan, name=f"{plan.name}.{self._generation}"),
-                lambda metadata: resolve(self.name, rules, metadata),
+                lambda metadata: resolve_padding(self.name, rules, metadata),
             )
             for plan in self._plans
         ]
@@ -268,15 +268,17 @@ class ServedModel:
     async def _make_way(self, metadata: ModelMetadata) -> None:
         """End the instances that serve, for others that take or give something else."""
         self._enter(ModelState.LOADING, "another version of its files takes over")
-        self._home.runner.feed(ModelRemoved(self.key))
+        self._process.runner.feed(ModelRemoved(self.key))
         await self._stop_instances(DRAIN_TIMEOUT_S)
-        self.padding = resolve(self.name, self.rules, metadata)
-        self._home.runner.feed(self._configured(self.settings))
+        self.padding = resolve_padding(self.name, self.rules, metadata)
+        self._process.runner.feed(self._configured(self.settings))
 
     def _instance(
         self, plan: InstancePlan, pad: Callable[[ModelMetadata], Padding | None]
     ) -> Instance:
-        return Instance(plan, self._home, self.telemetry, pad, lambda: self.settings.max_batch_size)
+        return Instance(
+            plan, self._process, self.telemetry, pad, lambda: self.settings.max_batch_size
+        )
 
     def _pad(self, metadata: ModelMetadata) -> Padding | None:
         """How an instance that is loading is padded; the scheduler knows before its first batch.
@@ -287,12 +289,12 @@ class ServedModel:
         if self.state is ModelState.READY and self._loaded is not None:
             self._check_same(metadata, self._loaded[0])
         before = self._configured(self.settings)
-        self.padding = resolve(self.name, self.rules, metadata)
+        self.padding = resolve_padding(self.name, self.rules, metadata)
         if self.padding is not None:
             self.telemetry.padded()
         after = self._configured(self.settings)
         if after != before:
-            self._home.runner.feed(after)
+            self._process.runner.feed(after)
         return self.padding
 
     def _configured(self, settings: ModelSettings) -> ModelConfigured:
@@ -328,7 +330,7 @@ class ServedModel:
             )
 
     async def _load_instance(self, instance: Instance, *, up: bool) -> ModelMetadata:
-        loop, delay_s = self._home.loop, FIRST_RETRY_S
+        loop, delay_s = self._process.loop, FIRST_RETRY_S
         ends_s = loop.time() + instance.plan.load_retry_ns / SECOND
         while True:
             try:
@@ -345,7 +347,7 @@ class ServedModel:
 
     async def _fail(self, why: str) -> None:
         self._enter(ModelState.FAILED, why)
-        self._home.runner.feed(ModelRemoved(self.key))
+        self._process.runner.feed(ModelRemoved(self.key))
         await self._stop_instances(CLOSE_TIMEOUT_S)
 
     async def _stop_instances(self, timeout_s: float) -> None:

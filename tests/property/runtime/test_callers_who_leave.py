@@ -23,7 +23,7 @@ from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.errors import DeadlineExpired, DeviceLost, ExecutionFailed, InputRefused
 from batcher.executor import BatchResult, Capabilities, LoadContext, ModelMetadata, TensorSpec
-from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
@@ -143,7 +143,7 @@ class House:
             "by hand",
             ModelSettings(MAX_ROWS, FixedWindow(self.delay_ns)),
             [self._plan(number) for number in range(self.instances)],
-            Home(self.runner, self.loop, self.clock),
+            ProcessContext(self.runner, self.loop, self.clock),
             telemetry.model("m/1", "m", "1"),
         )
         await self.model.load()

@@ -28,7 +28,7 @@ from batcher.executor import (
     ModelMetadata,
     TensorSpec,
 )
-from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
 from batcher.runtime.models.model import ServedModel
@@ -207,7 +207,7 @@ async def answers(callers, policy, padding, executor):
         "test",
         ModelSettings(MAX_ROWS, policy),
         [plan],
-        Home(runner, loop, monotonic_ns),
+        ProcessContext(runner, loop, monotonic_ns),
         telemetry.model("m/1", "m", "1"),
         padding,
     )

@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from batcher.core.queueing.padding import Buckets
 from batcher.executor import Batch, BatchResult, ModelMetadata, TensorSpec
-from batcher.runtime.execution.execute import accept
+from batcher.runtime.execution.execute import check_result
 from batcher.runtime.execution.gather import Slice, gather
 from batcher.runtime.execution.scatter import scatter
 from batcher.runtime.interface.layout import layout_of
 from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
-from batcher.runtime.interface.resolve_padding import resolve
+from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.signature import Signature
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor
@@ -76,10 +76,10 @@ def test_nobody_gets_anothers_rows_or_shape(requests, heights, widths, lengths):
         (),
         "models[0].",
     )
-    padding = resolve("m", rules, METADATA)
+    padding = resolve_padding("m", rules, METADATA)
     signature = Signature("m", METADATA, 32, padding)
     made = [request(place, *size) for place, size in enumerate(requests)]
-    shapes = [signature.measure(each).shapes for each in made]
+    shapes = [signature.validate(each).shapes for each in made]
     found = [Buckets(padding.axes).of(each) for each in shapes]
     # The batch's bucket holds those of all its requests.
     bucket = tuple(
@@ -89,7 +89,7 @@ def test_nobody_gets_anothers_rows_or_shape(requests, heights, widths, lengths):
     padded = padding.of(bucket)
     batch = gather([Slice(each, 0, len(each.inputs["x"].array), padded) for each in made], LAYOUT)
     assert batch.inputs["x"].shape[1:] == bucket[1]
-    result = accept(execute(batch), batch, LAYOUT, padded)
+    result = check_result(execute(batch), batch, LAYOUT, padded)
     start = 0
     for place, each in enumerate(made):
         x = each.inputs["x"].array

@@ -3,7 +3,7 @@
 import pytest
 
 from batcher.config.padding import MOST_BUCKETS
-from batcher.runtime.interface.padding_rules import AxisRule, OutputRule, rules_of
+from batcher.runtime.interface.padding_rules import AxisRule, OutputRule, read_padding_rules
 
 PADDED = """
 padding:
@@ -21,7 +21,7 @@ def test_an_output_may_have_labels_alone(model):
 
 
 def test_what_is_said_becomes_rules(model):
-    rules = rules_of(model(PADDED), "models[0].")
+    rules = read_padding_rules(model(PADDED), "models[0].")
     assert rules.axes == (
         AxisRule("input_ids", 1, 3, (16, 32)),
         AxisRule("attention_mask", 1, None, (16, 32)),
@@ -36,7 +36,7 @@ def test_what_is_said_becomes_rules(model):
 def test_what_is_said_of_rows_becomes_rules(model):
     found = model("inputs: [{input: b, batched: false}]\noutputs: [{output: y, batched: true}]")
     assert [(each.input, each.batched) for each in found.inputs] == [("b", False)]
-    assert rules_of(found, "").outputs == (OutputRule("y", None, None, batched=True),)
+    assert read_padding_rules(found, "").outputs == (OutputRule("y", None, None, batched=True),)
 
 
 @pytest.mark.parametrize("policy", ["adaptive", "fixed", "none"])
@@ -48,7 +48,7 @@ def test_a_model_without_a_batch_axis_is_one_row_to_the_scheduler(model, policy)
 
 
 def test_nothing_is_padded_by_default(model):
-    rules = rules_of(model(), "models[0].")
+    rules = read_padding_rules(model(), "models[0].")
     assert (rules.axes, rules.outputs) == ((), ())
 
 

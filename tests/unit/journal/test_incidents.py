@@ -7,7 +7,7 @@ import pytest
 
 from batcher.clock import SECOND
 from batcher.config import FlightRecorderConfig
-from batcher.errors import FlightRecordFailed, TooSoon
+from batcher.errors import FlightRecordFailed, RateLimited
 from batcher.journal import FlightRecorder, InForce, Reason, Tally, read_log
 from batcher.journal.incidents import LEAST_REQUESTS, WINDOW
 from batcher.journal.memory import Memory
@@ -86,7 +86,9 @@ async def test_files_are_limited_in_frequency(make, clock):
     flight = make(min_interval="1m")
     await flight.write(Reason.SIGNAL)
     clock.advance(59 * SECOND)
-    with pytest.raises(TooSoon, match=r"less than 60 s ago \(flight_recorder.min_interval") as told:
+    with pytest.raises(
+        RateLimited, match=r"less than 60 s ago \(flight_recorder.min_interval"
+    ) as told:
         await flight.write(Reason.SIGNAL)
     assert told.value.retry_after_ns == SECOND
     clock.advance(1 * SECOND)
@@ -99,7 +101,7 @@ async def test_two_at_once_are_one_file(make):
     done = await asyncio.gather(
         flight.write(Reason.SIGNAL), flight.write(Reason.REQUEST), return_exceptions=True
     )
-    assert [type(each).__name__ for each in done[1:]] == ["TooSoon"]
+    assert [type(each).__name__ for each in done[1:]] == ["RateLimited"]
     assert len(files(flight)) == 1
 
 
@@ -151,7 +153,7 @@ async def test_a_file_is_written_and_counted_though_its_caller_leaves(make, held
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    with pytest.raises(TooSoon):
+    with pytest.raises(RateLimited):
         await flight.write(Reason.REQUEST)
     (writing,) = asyncio.all_tasks() - {asyncio.current_task()}
     go_on.set()

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.executor import LoadContext
-from batcher.runtime.instances.plan import Home, InstancePlan
+from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
@@ -63,7 +63,7 @@ class Middle:
             "fake",
             ModelSettings(8, FixedWindow(0)),
             [plan],
-            Home(self.runner, loop, self.clock, changed=self._changed),
+            ProcessContext(self.runner, loop, self.clock, changed=self._changed),
             telemetry.model("m/1", "m", "1"),
         )
         self.batcher = Batcher(ModelRegistry([self.model]), self.runner, telemetry, self.clock)

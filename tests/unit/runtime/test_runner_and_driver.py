@@ -22,11 +22,11 @@ from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
-from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.interface.layout import Layout
-from batcher.runtime.interface.signature import Measure
-from batcher.runtime.pending import Pending
+from batcher.runtime.interface.signature import RequestSummary
+from batcher.runtime.pending import PendingRequest
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.simulation import Driver
@@ -93,10 +93,12 @@ class World:
     def close(self) -> None:
         self.wakeup_ns = None
 
-    def run(self, batch_id: int, slices: Sequence[Slice], done: Callable[[Executed], None]) -> None:
+    def run(
+        self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
+    ) -> None:
         rows = sum(s.stop - s.start for s in slices)
         outputs = {"Y": np.concatenate([s.request.inputs["X"].array for s in slices])}
-        executed = Executed(self.now_ns, self.now_ns, self.now_ns, BatchResult(outputs))
+        executed = ExecutedBatch(self.now_ns, self.now_ns, self.now_ns, BatchResult(outputs))
         ends_ns = self.now_ns + service_time(batch_id, rows)
         heapq.heappush(self.completions, (ends_ns, batch_id, lambda: done(executed)))
 
@@ -159,7 +161,7 @@ def test_equal_logs(policy: FixedWindow | NoBatching, seed: int) -> None:
             world.runner.instance_up(event, world)
         else:
             world.runner.feed(event)
-    pendings: list[Pending] = []
+    pendings: list[PendingRequest] = []
     ports: list[Port] = []
 
     def arrive(number: int) -> Callable[[], None]:
@@ -170,7 +172,9 @@ def test_equal_logs(policy: FixedWindow | NoBatching, seed: int) -> None:
         def submit() -> None:
             ports.append(Port())
             pendings.append(
-                world.runner.submit(request, Target(), Measure(rows, 4 * rows, (), ""), ports[-1])
+                world.runner.submit(
+                    request, Target(), RequestSummary(rows, 4 * rows, (), ""), ports[-1]
+                )
             )
 
         return submit

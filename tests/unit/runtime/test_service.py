@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from batcher.errors import AnswerTooLarge, ExecutionFailed, NoRoom
+from batcher.errors import AnswerTooLarge, BufferFull, ExecutionFailed
 
 
 @pytest.mark.parametrize(
     ("error", "end"),
     [
         (AnswerTooLarge("large"), ("failed", "answer_too_large")),
-        (NoRoom("full"), ("failed", "buffer_full")),
+        (BufferFull("full"), ("failed", "buffer_full")),
         (ValueError("no"), ("failed", "internal")),
     ],
 )

@@ -22,9 +22,9 @@ from batcher.errors import (
 from batcher.executor import BatchResult, ExecutionError
 from batcher.runtime import runner
 from batcher.runtime.execution import results
-from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.interface.layout import Layout
-from batcher.runtime.interface.signature import Measure
+from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import REARM_S, Runner
 from batcher.tensors import Tensor
@@ -173,8 +173,8 @@ class World:
         tensor = Tensor("FP32", np.full((rows, 1), len(self.ports), np.float32))
         request = InferenceRequest("m", {"X": tensor}, self.now_ns, deadline_ns=deadline_ns)
         port = self.ports[name] = Port(self.faults)
-        measure = Measure(rows, 4 * rows, (), "")
-        self.pendings[name] = self.runner.submit(request, Target(), measure, port)
+        summary = RequestSummary(rows, 4 * rows, (), "")
+        self.pendings[name] = self.runner.submit(request, Target(), summary, port)
 
     def turn(self):
         """What the loop has to do, and a timer that is due."""
@@ -198,7 +198,7 @@ class World:
             self.faults.call("release")
 
         result = BatchResult({"Y": outputs}, release=release)
-        done(Executed(self.now_ns, self.now_ns, self.now_ns, result))
+        done(ExecutedBatch(self.now_ns, self.now_ns, self.now_ns, result))
 
     def finish_all(self):
         self.turn()
@@ -395,7 +395,7 @@ def test_the_end_of_a_batch_that_is_not_known_is_ignored(world):
     world.finish_all()
     released = []
     result = BatchResult({"Y": np.zeros((1, 1))}, release=lambda: released.append(1))
-    done(Executed(0, 0, 0, result))
+    done(ExecutedBatch(0, 0, 0, result))
     assert released == [1]
     world.outcomes()
 

@@ -123,7 +123,7 @@ def read(data):
     """The request and its measure, or why not."""
     try:
         request = convert.to_request(convert.parse(data), arrival_ns=1)
-        return request, SIGNATURE.measure(request)
+        return request, SIGNATURE.validate(request)
     except RequestError as error:
         return error
 

@@ -36,7 +36,7 @@ def test_every_error_has_a_code(style):
         (errors.ModelUnavailable, Code.UNAVAILABLE, Code.UNAVAILABLE),
         (errors.Draining, Code.UNAVAILABLE, Code.UNAVAILABLE),
         (errors.Overloaded, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE),
-        (errors.NoRoom, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE),
+        (errors.BufferFull, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE),
         (errors.DeadlineExpired, Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE),
         (errors.RequestCancelled, Code.CANCELLED, Code.CANCELLED),
         (errors.InputRefused, Code.INVALID_ARGUMENT, Code.INTERNAL),

@@ -15,7 +15,7 @@ from batcher.errors import (
     UnknownModel,
 )
 from batcher.journal import InForce
-from batcher.runtime.interface.padding_rules import AxisRule, rules_of
+from batcher.runtime.interface.padding_rules import AxisRule, read_padding_rules
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.tuning import Tuner, tuner
 from batcher.tuning.tuner import MOST_BYTES
@@ -40,7 +40,7 @@ class Model:
     def __init__(self, config):
         self.name, self.version = config.name, config.version
         self.settings = config.scheduler_settings()
-        self.rules = rules_of(config, "models[0].")
+        self.rules = read_padding_rules(config, "models[0].")
         self.largest_batch = config.batching.max_batch_size
         self.raises = []
 

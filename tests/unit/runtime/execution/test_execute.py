@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from batcher.executor import Batch, BatchResult, Capabilities, ExecutionError, LoadContext
-from batcher.runtime.execution.execute import accept, execute, execute_async
+from batcher.runtime.execution.execute import check_result, execute, execute_async
 from batcher.runtime.execution.gather import LARGE_BATCH, Slice, gather
 from batcher.runtime.execution.scatter import join, joinable, scatter
 from batcher.runtime.execution.worker import make_worker
@@ -50,10 +50,10 @@ def test_an_executor_that_takes_full_batches_only_gets_such():
     batch = gather(slices[:1], layout)
     assert (batch.rows, batch.inputs["b"].tolist()) == (4, [9])
     assert batch.inputs["X"].tolist() == [[1], [11], [11], [11]]
-    result = accept(BatchResult({"Y": batch.inputs["X"]}, {3: "no"}), batch, layout)
+    result = check_result(BatchResult({"Y": batch.inputs["X"]}, {3: "no"}), batch, layout)
     assert scatter(result, 0, 2, None, layout)["Y"].array.tolist() == [[1], [11]]
     with pytest.raises(ExecutionError, match=r"\[2, 1\] for 4 rows"):
-        accept(BatchResult({"Y": np.zeros((2, 1), np.float32)}), batch, layout)
+        check_result(BatchResult({"Y": np.zeros((2, 1), np.float32)}), batch, layout)
 
 
 @pytest.mark.parametrize("coroutine", [False, True])
@@ -95,14 +95,14 @@ def test_a_model_without_a_batch_axis_gets_and_gives_whole_arrays():
     batch = gather([Slice(each, 0, 1)], layout)
     assert (batch.rows, batch.inputs["X"].shape) == (1, (1, 3))
     for answer in (np.float32(5), np.zeros((0, 2), np.float32), np.ones((4, 3), np.float32)):
-        result = accept(BatchResult({"Y": np.asarray(answer)}), batch, layout)
+        result = check_result(BatchResult({"Y": np.asarray(answer)}), batch, layout)
         (found,) = scatter(result, 0, 1, None, layout).values()
         assert found.array.shape == np.asarray(answer).shape
 
 
 def refused(result, rows=2, layout=LAYOUT):
     with pytest.raises(ExecutionError) as caught:
-        accept(result, Batch({}, rows), layout)
+        check_result(result, Batch({}, rows), layout)
     return str(caught.value)
 
 
@@ -123,7 +123,7 @@ def test_an_error_for_a_row_that_is_not_there_is_refused(row):
 def test_a_result_that_cannot_even_be_looked_at_is_released():
     released = []
     with pytest.raises(AttributeError):
-        accept(BatchResult(None, release=lambda: released.append(1)), Batch({}, 1), LAYOUT)
+        check_result(BatchResult(None, release=lambda: released.append(1)), Batch({}, 1), LAYOUT)
     assert released == [1]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from batcher.executor import BatchResult
-from batcher.runtime.execution.execute import Executed
+from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.nan import fail_nan_rows
 from batcher.runtime.interface.layout import Layout
@@ -12,7 +12,7 @@ from batcher.runtime.request import InferenceRequest
 
 
 def errors(array, datatype, row_errors=None):
-    executed = Executed(0, result=BatchResult({"Y": array}, row_errors or {}))
+    executed = ExecutedBatch(0, result=BatchResult({"Y": array}, row_errors or {}))
     layout = Layout({"Y": datatype, "absent": "FP32"})
     fail_nan_rows(executed, layout, [Slice(InferenceRequest("m", {}, 0), 0, len(array))])
     return dict(executed.result.row_errors)
@@ -47,14 +47,14 @@ def test_any_shape(shape):
 
 
 def test_a_failed_batch_is_left_alone():
-    executed = Executed(0, failure="no")
+    executed = ExecutedBatch(0, failure="no")
     fail_nan_rows(executed, Layout({"Y": "FP32"}), [])
     assert executed.result is None
 
 
 def test_what_others_of_the_batch_asked_for_fails_nobody():
     outputs = {"Y": np.ones((3, 1), np.float32), "Z": np.full((3, 1), np.nan, np.float32)}
-    executed = Executed(0, result=BatchResult(outputs))
+    executed = ExecutedBatch(0, result=BatchResult(outputs))
     asked = [("Y",), None, ("Z", "Y")]
     slices = [Slice(InferenceRequest("m", {}, 0, outputs=names), 0, 1) for names in asked]
     fail_nan_rows(executed, Layout({"Y": "FP32", "Z": "FP32"}), slices)
@@ -63,7 +63,7 @@ def test_what_others_of_the_batch_asked_for_fails_nobody():
 
 @pytest.mark.parametrize("array", [np.float32("nan"), [1, np.nan], [[1], [np.nan]]])
 def test_the_answer_of_a_model_without_a_batch_axis_fails_as_a_whole(array):
-    executed = Executed(0, result=BatchResult({"Y": np.asarray(array, np.float32)}))
+    executed = ExecutedBatch(0, result=BatchResult({"Y": np.asarray(array, np.float32)}))
     slices = [Slice(InferenceRequest("m", {}, 0), 0, 1)]
     fail_nan_rows(executed, Layout({"Y": "FP32"}, batched=False), slices)
     assert executed.result.row_errors == {0: "output 'Y' holds NaN"}

@@ -7,19 +7,19 @@ import pytest
 from batcher.clock import MILLISECOND
 from batcher.core.events import FailureCause
 from batcher.executor import BatchResult
-from batcher.runtime.execution.execute import Executed
-from batcher.runtime.instances.health_checks import CheckPlan, Checks
+from batcher.runtime.execution.execute import ExecutedBatch
+from batcher.runtime.instances.health_checks import HealthCheckPlan, HealthChecks
 
-SOON = CheckPlan(interval_ns=MILLISECOND, failed_batches=3)
-NEVER = CheckPlan(interval_ns=10**15, failed_batches=3)
+SOON = HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=3)
+NEVER = HealthCheckPlan(interval_ns=10**15, failed_batches=3)
 
 
 def failed(cause=FailureCause.UNKNOWN, why="no luck"):
-    return Executed(0, 0, 0, None, cause, why)
+    return ExecutedBatch(0, 0, 0, None, cause, why)
 
 
 def succeeded():
-    return Executed(0, 0, 0, BatchResult({}))
+    return ExecutedBatch(0, 0, 0, BatchResult({}))
 
 
 class World:
@@ -43,7 +43,7 @@ class World:
         return self.canary
 
     def make(self, plan=SOON, *, ask=False, canary=False):
-        self.checks = Checks(
+        self.checks = HealthChecks(
             "m#0",
             plan,
             ask=self.ask if ask else None,
@@ -195,7 +195,7 @@ async def test_without_a_canary_its_own_word_counts(world):
 
 
 async def test_batches_may_count_for_nothing(world):
-    checks = world.make(CheckPlan(interval_ns=MILLISECOND, failed_batches=None))
+    checks = world.make(HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=None))
     for _ in range(100):
         checks.batch_ended(failed())
     assert checks._task is None

@@ -11,7 +11,7 @@ from batcher.errors import ModelLoadError
 from batcher.executor import Capabilities
 from batcher.runtime.health import ModelState
 from batcher.runtime.instances import instance as instances
-from batcher.runtime.instances.health_checks import CheckPlan
+from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.testing import FakeExecutor
 
 ERRORS = [asyncio.CancelledError, SystemExit, KeyboardInterrupt]
@@ -55,7 +55,7 @@ class Remote:
 
 @pytest.mark.parametrize("error", ERRORS)
 async def test_a_question_that_was_cancelled_is_asked_again(make_middle, error):
-    middle = make_middle(checks=CheckPlan(interval_ns=MILLISECOND))
+    middle = make_middle(checks=HealthCheckPlan(interval_ns=MILLISECOND))
     middle.make_executor = Remote
     await middle.model.load()
     middle.fake.errors["healthy"] = error()

@@ -15,7 +15,7 @@ from batcher.runtime.instances.sample import DEFAULT_LENGTH, Sample, WarmupPlan,
 from batcher.runtime.instances.warmup import TIMED_BATCHES, warm_up_buckets
 from batcher.runtime.interface.layout import layout_of
 from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
-from batcher.runtime.interface.resolve_padding import resolve
+from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.testing import FakeExecutor
 
 METADATA = ModelMetadata(
@@ -40,7 +40,7 @@ def warm_up():
             metadata,
             layout_of(metadata),
             WarmupPlan(sizes, 3),
-            resolve("m", RULES, metadata),
+            resolve_padding("m", RULES, metadata),
         )
         await worker.close(5.0)
         shapes = [call.batch.inputs["X"].shape for call in fake.calls if call.batch is not None]
@@ -118,7 +118,7 @@ def test_optional_inputs_that_are_given_get_their_bucket():
     spec = TensorSpec("mask", "INT64", (-1, -1), optional=True)
     metadata = ModelMetadata("fake", (*METADATA.inputs, spec), ())
     rules = PaddingRules((*RULES.axes, AxisRule("mask", 1, 0, (2, 4, 6, 8))), (), "")
-    padding = resolve("m", rules, metadata)
+    padding = resolve_padding("m", rules, metadata)
     assert padding.warm_buckets(3)[0] == ((2, 3), ())
     assert padding.warm_buckets(3, {"mask": 1})[0] == ((2, 3), (2,))
 
@@ -165,7 +165,7 @@ async def test_a_length_beside_axes_that_are_all_padded_is_refused():
     fake = FakeExecutor(metadata=METADATA)
     worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)
     metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
-    padding = resolve("m", rules, metadata)
+    padding = resolve_padding("m", rules, metadata)
     with pytest.raises(ModelLoadError, match=r"warmup\.length: got 8"):
         await warm_up_buckets(worker, "m", metadata, None, WarmupPlan((1,), 8), padding)
     await worker.close(5.0)

@@ -5,13 +5,13 @@ import pytest
 
 from batcher.errors import InvalidRequest, ModelLoadError
 from batcher.executor import BatchResult, ExecutionError, ModelMetadata, TensorSpec
-from batcher.runtime.execution.execute import accept
-from batcher.runtime.execution.gather import Slice, elements, gather
+from batcher.runtime.execution.execute import check_result
+from batcher.runtime.execution.gather import Slice, count_elements, gather
 from batcher.runtime.execution.scatter import scatter
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import MOST_WARM_BUCKETS
 from batcher.runtime.interface.padding_rules import AxisRule, OutputRule, PaddingRules
-from batcher.runtime.interface.resolve_padding import resolve
+from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.signature import Signature
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import DTYPES, Tensor
@@ -37,7 +37,7 @@ def rules(axes=BOTH, outputs=()):
 
 def problem(axes=BOTH, outputs=(), metadata=NAMED):
     with pytest.raises(ModelLoadError) as caught:
-        resolve("m", rules(axes, outputs), metadata)
+        resolve_padding("m", rules(axes, outputs), metadata)
     return str(caught.value)
 
 
@@ -55,13 +55,13 @@ def sentence(length, *, rows=1, value=1):
 
 
 def test_nothing_said_nothing_padded():
-    assert resolve("m", rules(()), NAMED) is None
+    assert resolve_padding("m", rules(()), NAMED) is None
     own = TensorSpec("Y", "FP32", (-1, -1), dims=("batch", None))
-    assert resolve("m", rules(()), ModelMetadata("t", NAMED.inputs, (own,))) is None
+    assert resolve_padding("m", rules(()), ModelMetadata("t", NAMED.inputs, (own,))) is None
 
 
 def test_the_axes_as_the_scheduler_takes_them():
-    padding = resolve("m", rules(), NAMED)
+    padding = resolve_padding("m", rules(), NAMED)
     assert [(a.input, a.axis, a.buckets) for a in padding.axes] == [(0, 1, (4, 8)), (1, 1, (4, 8))]
 
 
@@ -144,10 +144,10 @@ def test_a_wrong_output_rule_is_named(output, told):
 
 def test_an_output_is_cut_like_the_input_that_is_named():
     told = OutputRule("y", 1, ("x", 1))
-    padding = resolve("m", rules([X], [told]), UNNAMED)
+    padding = resolve_padding("m", rules([X], [told]), UNNAMED)
     assert padding.of(((8,), (1,))).outputs == {"y": ((1, 8),)}
     assert padding.cuts(((3,), (1,))) == {"y": (slice(None), slice(3))}
-    own = resolve("m", rules([X], [OutputRule("y", 1, None)]), UNNAMED)
+    own = resolve_padding("m", rules([X], [OutputRule("y", 1, None)]), UNNAMED)
     assert own.of(((8,), (1,))).outputs == own.cuts(((3,), (1,))) == {}
 
 
@@ -168,7 +168,7 @@ def test_an_output_is_cut_like_the_input_that_is_named():
 )
 def test_the_value_is_of_the_inputs_datatype(datatype, value, element):
     metadata = ModelMetadata("t", (TensorSpec("x", datatype, (-1, -1)),), ())
-    padding = resolve("m", rules([AxisRule("x", 1, value, (4,))]), metadata)
+    padding = resolve_padding("m", rules([AxisRule("x", 1, value, (4,))]), metadata)
     array = np.full((1, 2), 1 if datatype != "BYTES" else b"a", DTYPES[datatype])
     batch = gather(
         [
@@ -204,10 +204,10 @@ def test_a_value_of_another_datatype_is_refused(datatype, value, allowed):
 
 
 def test_a_request_longer_than_the_last_bucket_is_refused():
-    signature = Signature("m", NAMED, 8, resolve("m", rules(), NAMED))
-    assert signature.measure(sentence(8)).shapes == ((8,), (8,), (2,))
+    signature = Signature("m", NAMED, 8, resolve_padding("m", rules(), NAMED))
+    assert signature.validate(sentence(8)).shapes == ((8,), (8,), (2,))
     with pytest.raises(InvalidRequest) as caught:
-        signature.measure(sentence(9))
+        signature.validate(sentence(9))
     assert str(caught.value) == (
         "m: input 'ids' has length 9 on axis 1, at most 8 (padding, the largest bucket) can be"
         " served"
@@ -220,20 +220,22 @@ def test_an_optional_input_that_is_absent_keeps_its_place():
         TensorSpec("b", "FP32", (-1, -1)),
     )
     metadata = ModelMetadata("t", specs, ())
-    padding = resolve("m", rules([AxisRule("a", 1, 0, (4,)), AxisRule("b", 1, 0, (4,))]), metadata)
+    padding = resolve_padding(
+        "m", rules([AxisRule("a", 1, 0, (4,)), AxisRule("b", 1, 0, (4,))]), metadata
+    )
     signature = Signature("m", metadata, 8, padding)
     own = request(b=np.ones((1, 3), np.float32))
-    assert signature.measure(own).shapes == ((), (3,))
+    assert signature.validate(own).shapes == ((), (3,))
     batch = gather([Slice(own, 0, 1, padding.of(((), (4,))))], Layout())
     assert {name: array.shape for name, array in batch.inputs.items()} == {"b": (1, 4)}
-    assert elements([Slice(own, 0, 1, padding.of(((), (4,))))]) == (3, 1)
+    assert count_elements([Slice(own, 0, 1, padding.of(((), (4,))))]) == (3, 1)
 
 
 # Batches
 
 
 def test_gathering_fills_up_what_is_shorter_and_leaves_fixed_inputs_alone():
-    padded = resolve("m", rules(), NAMED).of(((4,), (4,), (2,)))
+    padded = resolve_padding("m", rules(), NAMED).of(((4,), (4,), (2,)))
     slices = [
         Slice(sentence(2, value=5), 0, 1, padded),
         Slice(sentence(4, rows=3, value=6), 1, 3, padded),
@@ -244,11 +246,11 @@ def test_gathering_fills_up_what_is_shorter_and_leaves_fixed_inputs_alone():
     assert batch.inputs["mask"].tolist() == [[1, 1, 0, 0], [1] * 4, [1] * 4]
     assert batch.inputs["scale"].tolist() == [[1.0, 1.0]] * 3
     assert all(array.flags.c_contiguous for array in batch.inputs.values())
-    assert elements(slices) == (2 * (2 + 8), 2 * 2)
+    assert count_elements(slices) == (2 * (2 + 8), 2 * 2)
 
 
 def test_an_exact_fit_is_passed_on_without_a_copy():
-    padded = resolve("m", rules(), NAMED).of(((4,), (4,), (2,)))
+    padded = resolve_padding("m", rules(), NAMED).of(((4,), (4,), (2,)))
     own = sentence(4)
     batch = gather([Slice(own, 0, 1, padded)], Layout())
     assert all(batch.inputs[name] is own.inputs[name].array for name in own.inputs)
@@ -258,7 +260,7 @@ def test_several_axes_of_one_input():
     spec = TensorSpec("image", "UINT8", (-1, -1, -1, 3))
     metadata = ModelMetadata("t", (spec,), ())
     axes = [AxisRule("image", 1, 9, (2, 4)), AxisRule("image", 2, 9, (3, 6))]
-    padding = resolve("m", rules(axes), metadata)
+    padding = resolve_padding("m", rules(axes), metadata)
     images = [np.full((1, 1, 3, 3), 1, np.uint8), np.full((1, 2, 1, 3), 2, np.uint8)]
     slices = [Slice(request(image=image), 0, 1, padding.of(((2, 3, 3),))) for image in images]
     (array,) = gather(slices, Layout()).inputs.values()
@@ -266,7 +268,7 @@ def test_several_axes_of_one_input():
 
 
 def test_an_answer_is_cut_back_to_the_requests_own_length():
-    padding = resolve("m", rules(), NAMED)
+    padding = resolve_padding("m", rules(), NAMED)
     hidden = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3)
     result = BatchResult({"hidden": hidden, "pooled": hidden[:, 0]})
     layout = Layout({"hidden": "FP32", "pooled": "FP32"})
@@ -276,23 +278,23 @@ def test_an_answer_is_cut_back_to_the_requests_own_length():
 
 
 def test_an_output_that_is_not_as_long_as_the_input_it_follows_is_a_fault():
-    padded = resolve("m", rules(), NAMED).of(((4,), (4,), (2,)))
+    padded = resolve_padding("m", rules(), NAMED).of(((4,), (4,), (2,)))
     batch = gather([Slice(sentence(3), 0, 1, padded)], Layout())
     pooled = np.zeros((1, 3), np.float32)
     layout = Layout({"hidden": "FP32", "pooled": "FP32"})
     for shape in ((1, 3, 3), (1,)):
         result = BatchResult({"hidden": np.zeros(shape, np.float32), "pooled": pooled})
         with pytest.raises(ExecutionError, match=r"'hidden'.* axis 1 should be 4 long"):
-            accept(result, batch, layout, padded)
+            check_result(result, batch, layout, padded)
     right = BatchResult({"hidden": np.zeros((1, 4, 3), np.float32), "pooled": pooled})
-    assert accept(right, batch, layout, padded) is right
+    assert check_result(right, batch, layout, padded) is right
 
 
 # Warm-up
 
 
 def test_axes_with_equal_buckets_are_warmed_up_together():
-    padding = resolve("m", rules(), NAMED)
+    padding = resolve_padding("m", rules(), NAMED)
     assert padding.warm_buckets(16) == [((4,), (4,), (2,)), ((8,), (8,), (2,))]
 
 
@@ -301,7 +303,7 @@ def test_axes_that_vary_apart_are_warmed_up_up_to_a_bound():
     metadata = ModelMetadata("t", (spec,), ())
     heights, widths = tuple(range(1, 11)), tuple(range(2, 12))
     axes = [AxisRule("image", 1, 9, heights), AxisRule("image", 2, 9, widths)]
-    found = resolve("m", rules(axes), metadata).warm_buckets(16)
+    found = resolve_padding("m", rules(axes), metadata).warm_buckets(16)
     assert len(found) == MOST_WARM_BUCKETS
     assert (found[0], found[-1]) == (((1, 2),), ((10, 11),))
 
@@ -310,7 +312,7 @@ def test_those_of_many_axes_are_picked_from_millions_without_making_them():
     spec = TensorSpec("voxels", "UINT8", (-1,) * 6)
     metadata = ModelMetadata("t", (spec,), ())
     axes = [AxisRule("voxels", axis, 9, tuple(range(axis, axis + 32))) for axis in range(1, 6)]
-    found = resolve("m", rules(axes), metadata).warm_buckets(16)
+    found = resolve_padding("m", rules(axes), metadata).warm_buckets(16)
     assert len(set(found)) == MOST_WARM_BUCKETS
     assert (found[0], found[-1]) == (((1, 2, 3, 4, 5),), ((32, 33, 34, 35, 36),))
     for axis in range(5):  # each axis in all its breadth

@@ -5,8 +5,8 @@ import pytest
 from batcher.errors import ModelLoadError
 from batcher.executor import LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.interface.padding_rules import AxisRule, OutputRule, PaddingRules
-from batcher.runtime.interface.resolve_padding import resolve
-from batcher.runtime.interface.row_axis import fit
+from batcher.runtime.interface.resolve_padding import resolve_padding
+from batcher.runtime.interface.row_axis import with_row_axes
 
 
 def spec(name, *dims, **rest):
@@ -21,7 +21,7 @@ def metadata(inputs, outputs=()):
 
 def fitted(inputs, outputs=(), *, max_batch_size=8, **batched):
     context = LoadContext("m", "1", 0, "cpu", max_batch_size, {}, batched=batched)
-    return fit(metadata(inputs, outputs), context)
+    return with_row_axes(metadata(inputs, outputs), context)
 
 
 def refusal(*args, **rest):
@@ -33,7 +33,7 @@ def refusal(*args, **rest):
 
 def output_refusal(inputs, outputs, *rules):
     with pytest.raises(ModelLoadError) as caught:
-        resolve("m", PaddingRules((), rules, "models[0]."), metadata(inputs, outputs))
+        resolve_padding("m", PaddingRules((), rules, "models[0]."), metadata(inputs, outputs))
     return str(caught.value)
 
 
@@ -108,7 +108,7 @@ def test_every_problem_is_told_at_once():
 def test_without_a_batch_axis_nothing_has_rows_and_all_names_are_fine():
     found = fitted([X, B, spec("A", "n", "n"), TensorSpec("s", "FP32", ())], [B], max_batch_size=0)
     assert not any(each.batched for each in (*found.inputs, *found.outputs))
-    assert resolve("m", PaddingRules((), (), ""), found) is None
+    assert resolve_padding("m", PaddingRules((), (), ""), found) is None
 
 
 # Outputs
@@ -123,7 +123,7 @@ def test_an_output_whose_first_axis_has_another_name_is_refused_unless_declared(
     )
     assert "is another" in output_refusal([spec("X", None, None)], [spec("Y", "found")])
     declared = PaddingRules((), (OutputRule("boxes", None, None, batched=True),), "")
-    assert resolve("m", declared, metadata([X], [spec("boxes", "found", None)])) is None
+    assert resolve_padding("m", declared, metadata([X], [spec("boxes", "found", None)])) is None
 
 
 def test_an_output_that_has_the_rows_twice_mixes_the_requests_of_a_batch():
@@ -135,7 +135,7 @@ def test_an_output_that_has_the_rows_twice_mixes_the_requests_of_a_batch():
 
 def test_names_that_agree_and_axes_without_names_are_fine():
     outputs = [spec("Y", "n", None), spec("Z", None, None), TensorSpec("W", "FP32", (-1, 2))]
-    assert resolve("m", PaddingRules((), (), ""), metadata([X], outputs)) is None
+    assert resolve_padding("m", PaddingRules((), (), ""), metadata([X], outputs)) is None
 
 
 def test_a_declared_output_that_is_not_there_is_named():
@@ -150,14 +150,14 @@ def test_a_shared_input_cannot_be_padded():
     inputs = fitted([spec("ids", "n", "seq"), spec("b", "k")], b=False).inputs
     rules = PaddingRules((AxisRule("b", 1, 0, (4,)),), (), "models[0].")
     with pytest.raises(ModelLoadError, match=r"padding\[0\]\.input: got 'b'; allowed: an input"):
-        resolve("m", rules, metadata(inputs))
+        resolve_padding("m", rules, metadata(inputs))
 
 
 def test_an_axis_that_a_shared_input_has_as_well_cannot_be_padded():
     inputs = fitted([spec("ids", "n", "seq"), spec("b", "seq")], b=False).inputs
     rules = PaddingRules((AxisRule("ids", 1, 0, (4,)),), (), "models[0].")
     with pytest.raises(ModelLoadError, match="ids axis 1, b axis 0 are equally long"):
-        resolve("m", rules, metadata(inputs))
+        resolve_padding("m", rules, metadata(inputs))
     with_own = fitted([spec("ids", "n", "seq"), spec("b", "k")], b=False).inputs
-    padding = resolve("m", rules, metadata(with_own))
+    padding = resolve_padding("m", rules, metadata(with_own))
     assert padding.warm_buckets(3) == [((4,), (3,))]

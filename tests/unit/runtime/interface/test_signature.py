@@ -9,7 +9,7 @@ from batcher.errors import InvalidRequest
 from batcher.executor import ModelMetadata, TensorSpec
 from batcher.runtime.interface import signature as module
 from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
-from batcher.runtime.interface.resolve_padding import resolve
+from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.signature import MOST_SHARED_BYTES, Signature
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import DTYPES, Tensor
@@ -25,13 +25,15 @@ def request(parameters=None, **arrays):
 
 def signature(*inputs, outputs=(Y,), parameters=(), padding=None, max_rows=8):
     metadata = ModelMetadata("t", inputs, outputs, parameters=parameters)
-    found = None if padding is None else resolve("m", PaddingRules(padding, (), ""), metadata)
+    found = (
+        None if padding is None else resolve_padding("m", PaddingRules(padding, (), ""), metadata)
+    )
     return Signature("m", metadata, max_rows, found)
 
 
 def refusal(model, each):
     with pytest.raises(InvalidRequest) as caught:
-        model.measure(each)
+        model.validate(each)
     return str(caught.value)
 
 
@@ -45,7 +47,7 @@ PADDED = tuple(AxisRule(name, 1, 0, (4, 8)) for name in ("ids", "mask"))
 @pytest.mark.parametrize("padding", [None, PADDED], ids=["as it is", "padded"])
 def test_axes_of_one_name_agree_padded_or_not(padding):
     model = signature(IDS, MASK, padding=padding)
-    assert model.measure(request(ids=np.ones((2, 3), int), mask=np.ones((2, 3), int))).rows == 2
+    assert model.validate(request(ids=np.ones((2, 3), int), mask=np.ones((2, 3), int))).rows == 2
     assert refusal(model, request(ids=np.ones((2, 3), int), mask=np.ones((2, 2), int))) == (
         "m: inputs disagree on the length of 'seq', an axis that they share: 'ids' has 3 on axis 1,"
         " 'mask' has 2 on axis 1"
@@ -54,7 +56,7 @@ def test_axes_of_one_name_agree_padded_or_not(padding):
 
 def test_an_axis_name_twice_in_one_input():
     model = signature(TensorSpec("edges", "FP32", (-1, -1, -1), dims=("n", "node", "node")))
-    model.measure(request(edges=np.ones((1, 3, 3), np.float32)))
+    model.validate(request(edges=np.ones((1, 3, 3), np.float32)))
     told = refusal(model, request(edges=np.ones((1, 3, 4), np.float32)))
     assert "'edges' has 3 on axis 1, 'edges' has 4 on axis 2" in told
 
@@ -62,7 +64,7 @@ def test_an_axis_name_twice_in_one_input():
 def test_an_optional_input_that_is_absent_agrees_with_all():
     optional = TensorSpec("mask", "INT64", (-1, -1), True, ("n", "seq"))
     model = signature(IDS, optional)
-    assert model.measure(request(ids=np.ones((1, 3), int))).shapes == ((3,), ())
+    assert model.validate(request(ids=np.ones((1, 3), int))).shapes == ((3,), ())
     assert "'seq'" in refusal(model, request(ids=np.ones((1, 3), int), mask=np.ones((1, 4), int)))
 
 
@@ -70,7 +72,7 @@ def test_a_shared_input_agrees_as_well():
     bias = TensorSpec("bias", "FP32", (-1,), dims=("seq",), batched=False)
     model = signature(IDS, bias)
     both = request(ids=np.ones((2, 3), int), bias=np.ones(3, np.float32))
-    assert model.measure(both).shapes == ((3,), (3,))
+    assert model.validate(both).shapes == ((3,), (3,))
     told = refusal(model, request(ids=np.ones((2, 3), int), bias=np.ones(2, np.float32)))
     assert "'ids' has 3 on axis 1, 'bias' has 2 on axis 0" in told
 
@@ -83,7 +85,7 @@ ROW = np.ones((1, 1), np.float32)
 
 def test_parameters_that_the_executor_does_not_read_separate_nobody():
     model = signature(X)
-    keys = {model.measure(request({"trace_id": str(n)}, X=ROW)).batch_key for n in range(3)}
+    keys = {model.validate(request({"trace_id": str(n)}, X=ROW)).batch_key for n in range(3)}
     assert keys == {""}
 
 
@@ -93,11 +95,11 @@ def test_parameters_that_it_reads_do():
     each = [{"beam": value} for value in values]
     each += [{"mode": value} for value in values]
     each += [{"beam": "1", "mode": "1"}, {}, {"other": 1}]
-    keys = [model.measure(request(dict(given), X=ROW)).batch_key for given in each]
+    keys = [model.validate(request(dict(given), X=ROW)).batch_key for given in each]
     assert len(set(keys)) == len(keys) - 1, "only the last two may share a batch"
     assert keys[-1] == keys[-2] == ""
     both = [{"beam": 1, "mode": 2, "trace": 3}, {"mode": 2, "beam": 1}]
-    assert len({model.measure(request(given, X=ROW)).batch_key for given in both}) == 1
+    assert len({model.validate(request(given, X=ROW)).batch_key for given in both}) == 1
 
 
 # Shared inputs
@@ -108,14 +110,14 @@ B = TensorSpec("b", "FP32", (4,), batched=False)
 def test_a_shared_input_has_its_own_shape_and_no_rows():
     model = signature(X, B)
     rows = np.ones((3, 1), np.float32)
-    assert model.measure(request(X=rows, b=np.zeros(4, np.float32))).rows == 3
+    assert model.validate(request(X=rows, b=np.zeros(4, np.float32))).rows == 3
     told = refusal(model, request(X=rows, b=np.zeros(3, np.float32)))
     assert told == "m: input 'b' must have shape [4] (-1 varies), got [3]"
 
 
 def key(spec, array):
     tensors = {"X": Tensor("FP32", ROW), "b": Tensor(spec.datatype, array)}
-    return signature(X, spec).measure(InferenceRequest("m", tensors, 0)).batch_key
+    return signature(X, spec).validate(InferenceRequest("m", tensors, 0)).batch_key
 
 
 def test_only_equal_values_share_a_batch():
@@ -177,7 +179,7 @@ def test_without_a_batch_axis_shapes_are_as_they_are():
         "b": np.ones(3, np.float32),
         "c": np.asarray(np.float32(1)),
     }
-    measure = model.measure(request(**arrays))
+    measure = model.validate(request(**arrays))
     assert (measure.rows, measure.shapes, measure.batch_key) == (1, ((3, 2), (3,), ()), "")
     assert "of 'n'" in refusal(model, request(**arrays | {"b": np.ones(2, np.float32)}))
     assert "shape []" in refusal(model, request(**arrays | {"c": np.ones(1, np.float32)}))
@@ -186,7 +188,7 @@ def test_without_a_batch_axis_shapes_are_as_they_are():
 def test_a_model_whose_inputs_are_all_optional_may_get_none():
     optional = TensorSpec("X", "FP32", (-1, 1), optional=True)
     model = signature(optional)
-    none, some = model.measure(request()), model.measure(request(X=ROW))
+    none, some = model.validate(request()), model.validate(request(X=ROW))
     assert none.rows == some.rows == 1
     assert none.batch_key != some.batch_key
 
@@ -197,5 +199,5 @@ def test_keys_of_absent_inputs_and_parameters_are_told_apart():
     keys = []
     for there, given in itertools.product([(), ("a",), ("b",), ("a", "b")], repeat=2):
         each = request(dict.fromkeys(given, "a"), **dict.fromkeys(there, ROW))
-        keys.append(model.measure(each).batch_key)
+        keys.append(model.validate(each).batch_key)
     assert len(set(keys)) == len(keys)

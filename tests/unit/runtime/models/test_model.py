@@ -10,7 +10,7 @@ from batcher.clock import MILLISECOND, SECOND
 from batcher.errors import BackendUnavailable, DeviceLost, ModelLoadError, ModelUnavailable
 from batcher.executor import BatchResult, Capabilities
 from batcher.runtime.health import ModelState
-from batcher.runtime.instances.health_checks import CheckPlan
+from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.models import model as models
 from batcher.testing import FakeExecutor
@@ -203,7 +203,7 @@ class Telling(FakeExecutor):
 
 class TestHealth:
     async def test_an_executor_that_says_that_it_is_not_well(self, make_middle):
-        middle = make_middle(checks=CheckPlan(interval_ns=MILLISECOND))
+        middle = make_middle(checks=HealthCheckPlan(interval_ns=MILLISECOND))
         middle.make_executor = Telling
         await middle.model.load()
         for word, why in (
@@ -220,7 +220,7 @@ class TestHealth:
         assert middle.problems == []
 
     async def test_an_executor_that_does_not_say_how_it_is(self, make_middle):
-        middle = make_middle(checks=CheckPlan(MILLISECOND, 50 * MILLISECOND))
+        middle = make_middle(checks=HealthCheckPlan(MILLISECOND, 50 * MILLISECOND))
         middle.make_executor = Telling
         await middle.model.load()
         fake = middle.fake
@@ -234,7 +234,7 @@ class TestHealth:
         await until(lambda: middle.model.ready)
 
     async def test_a_question_that_is_never_answered_costs_its_instance(self, make_middle):
-        middle = make_middle(checks=CheckPlan(MILLISECOND, MILLISECOND))
+        middle = make_middle(checks=HealthCheckPlan(MILLISECOND, MILLISECOND))
         middle.make_executor = Telling
         await middle.model.load()
         first, hang = middle.fake, Hang()
@@ -249,7 +249,7 @@ class TestHealth:
         await until(lambda: first.calls[-1].method == "close")
 
     async def test_batches_that_fail_make_it_unready_if_a_canary_fails_too(self, make_middle):
-        checks = CheckPlan(interval_ns=MILLISECOND, failed_batches=2)
+        checks = HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=2)
         middle = make_middle(checks=checks)
         middle.model._instances[0].plan = models.replace(
             middle.model._instances[0].plan, warmup=WarmupPlan((1,), 16)
@@ -276,7 +276,7 @@ class TestHealth:
 
 
 async def test_a_canary_batch_that_hangs_costs_its_instance(make_middle):
-    middle = make_middle(checks=CheckPlan(interval_ns=MILLISECOND, failed_batches=1))
+    middle = make_middle(checks=HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=1))
     (instance,) = middle.model._instances
     instance.plan = models.replace(
         instance.plan, warmup=WarmupPlan((1,), 16), execute_timeout_ns=20 * MILLISECOND
