@@ -101,7 +101,7 @@ def print_remarks(summary: Summary) -> None:
             f" {summary.failed_batches:,}"
         )
     for error in dict.fromkeys(summary.errors):
-        typer.echo(f"{summary.policy} FAILED and went on without batching: {error}")
+        typer.echo(f"{summary.policy} FAILED and went on with greedy batches: {error}")
 
 
 def table(*headings: str, texts: int) -> Table:

@@ -83,7 +83,7 @@ class Settle:
 
 @record
 class PolicyFailed:
-    """A policy broke its contract; its model runs without batching until it is configured again."""
+    """A policy broke its contract; its model forms batches greedily until it is configured anew."""
 
     model: str
     error: str

@@ -26,6 +26,7 @@ class Contents:
         "next_batch_id",
         "next_promotion_at_ns",
         "now_ns",
+        "policy_errors",
         "undecided",
     )
 
@@ -37,6 +38,8 @@ class Contents:
         self.ledger = Ledger(self.models, self.fleet)
         self.live, self.expiry = self.ledger.live, self.ledger.expiry
         self.make_policy = make_policy
+        self.policy_errors: list[tuple[Model, str]] = []
+        """Policies that have failed and were not reported yet, and why."""
         self.next_batch_id = 1
         self.undecided = False
         """Whether something has happened since the last decision that may lead to another."""

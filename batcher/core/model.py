@@ -8,14 +8,13 @@ from batcher.core.devices.fleet import RunningBatch
 from batcher.core.devices.prefetch import Prefetch
 from batcher.core.events import Shapes, Timings
 from batcher.core.faults.bisection import Bisections
-from batcher.core.policies import AdaptivePolicy, BatchPolicy, NoBatchingPolicy, PolicyFactory
-from batcher.core.policies.arrivals import ArrivalStats
+from batcher.core.policies import BatchPolicy, PolicyFactory, greedy_policy
 from batcher.core.queueing.padding import Buckets, estimate, volume
 from batcher.core.queueing.queue import ModelQueue
-from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, rank_of
+from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, default_rank, rank_of
 from batcher.core.queueing.tenants import TenantShares
 from batcher.core.service_time.estimator import JUMP_SAMPLES, ServiceTimes
-from batcher.core.settings import Adaptive, ModelSettings, WhenLate
+from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
 
 MOST_SHAPES = 64
@@ -33,10 +32,9 @@ class Model:
 
     __slots__ = (
         "_make_policy",
+        "_policy_errors",
         "_rate",
         "_rated",
-        "adaptive",
-        "arrivals",
         "bisections",
         "blocked",
         "buckets",
@@ -54,7 +52,6 @@ class Model:
         "queue",
         "reachable",
         "running",
-        "serves_late",
         "settings",
         "shares",
         "target_ns",
@@ -63,22 +60,24 @@ class Model:
         "used_ns",
     )
 
-    def __init__(self, name: str, settings: ModelSettings, make_policy: PolicyFactory) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: ModelSettings,
+        make_policy: PolicyFactory,
+        policy_errors: list[tuple[Model, str]],
+    ) -> None:
         self.name = name
         self.settings = settings
         self.queue = ModelQueue()
-        self.policy: BatchPolicy = NoBatchingPolicy()
+        self.policy: BatchPolicy = greedy_policy(settings.max_batch_size)
         self.policy_failed = False
-        self.adaptive: AdaptivePolicy | None = None
-        self.arrivals: ArrivalStats | None = None
         self.target_ns: int | None = None
         self.timeout_ns: int | None = None
         self.max_request_rows = settings.max_request_rows
         self.max_request_bytes = NEVER_NS
         self.promote_after_ns = settings.queue.promote_after_ns
         self.default_rank = self.best_rank
-        self.serves_late = False
-        """Whether a request that can only be late is served all the same."""
         self.shares = TenantShares((), None)
         self.buckets: Buckets | None = None
         """None where nothing is padded."""
@@ -101,6 +100,7 @@ class Model:
         self.reachable = True
         """Whether one row alone can be done inside the target, in some bucket."""
         self._make_policy = make_policy
+        self._policy_errors = policy_errors
         self._rate = 0.0
         self._rated: list[Sequence[float]] | None = None
 
@@ -132,19 +132,16 @@ class Model:
 
         Raises whatever the policy's factory raises; then nothing has changed.
         """
-        policy = self._make_policy(settings)
-        before, known, target_ns = self.adaptive, self.arrivals, self.target_ns
+        made: object = self._make_policy(settings)
+        if not isinstance(made, BatchPolicy):
+            raise TypeError(f"the policy factory returned {made!r}, which is no BatchPolicy")
+        previous, target_ns = self.policy, self.target_ns
         self._read(settings)
-        self.fall_back()
-        self.policy, self.policy_failed = policy, False
-        if isinstance(policy, AdaptivePolicy):
-            if before is not None:
-                policy.go_on_from(before)
-            self.adaptive = policy
-            self.arrivals = None if settings.target_ns is None else policy.arrivals
-        if self.arrivals is not None and self.arrivals is known and known.ranks:
-            moved = {rank: self.rank_now(rank) for rank in known.ranks}
-            known.rank_anew(moved, self.default_rank)
+        self.policy, self.policy_failed = made, False
+        try:
+            made.take_over(previous, self.rank_now)
+        except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
+            self.policy_raised(exc)
         if self.target_ns != target_ns:
             for times in self.times.values():
                 times.aim(self.target_ns)
@@ -171,10 +168,7 @@ class Model:
         self.max_request_rows = settings.max_request_rows
         self.max_request_bytes = NEVER_NS if limits.max_bytes is None else limits.max_bytes
         self.promote_after_ns = limits.promote_after_ns
-        level = min(limits.default_priority, limits.priority_levels)
-        self.default_rank = rank_of(level, over_share=False)
-        wanted = settings.policy
-        self.serves_late = isinstance(wanted, Adaptive) and wanted.when_late is WhenLate.SERVE
+        self.default_rank = default_rank(limits)
 
     def rank_now(self, rank: int) -> int:
         """What a rank from before the last change is under the settings of now.
@@ -189,10 +183,14 @@ class Model:
         return rank_of(level, over_share=bool(over_share) and self.shares.several)
 
     def fall_back(self) -> None:
-        """Run without batching from now on, because the policy broke its contract."""
-        self.policy = NoBatchingPolicy()
-        self.adaptive = self.arrivals = None
+        """Take the largest batch of what waits, at once, until the model is configured anew."""
+        self.policy = greedy_policy(self.settings.max_batch_size)
         self.policy_failed = True
+
+    def policy_raised(self, error: Exception) -> None:
+        """Fall back to greedy formation, and have the scheduler report why."""
+        self.fall_back()
+        self._policy_errors.append((self, f"{type(error).__name__}: {error}"))
 
     def bucket_of(self, shapes: Shapes) -> Shapes:
         """The shape that a request of these shapes is padded to."""

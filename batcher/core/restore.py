@@ -19,8 +19,9 @@ def restore(contents: Contents, state: State) -> None:
     contents.now_ns = state.now_ns
     for model_state in state.models:
         configure(contents, ModelConfigured(model_state.model, model_state.settings))
-    # A policy that could not be made is known already.
+    # Which policies have failed is known already.
     contents.ledger.take_commands()
+    contents.policy_errors.clear()
     bisections = {
         b.batch_id: Bisection(
             b.batch_id,
@@ -104,8 +105,7 @@ def _restore_model(
     model.blocked = state.blocked
     model.reachable = state.reachable
     model.used_ns, model.part = state.used_ns, state.part
-    if model.adaptive is not None and state.arrivals is not None:
-        model.adaptive.restore(state.arrivals)
+    model.policy.restore(state.policy)
     model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}
     model.shares.restore(state.shares)
     model.prefetch.restore(state.prefetch)

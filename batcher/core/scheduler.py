@@ -74,7 +74,8 @@ class Scheduler:
             else:
                 _take_in(contents, event)
         again_ns = contents.ask_again_ns
-        if contents.undecided or (again_ns is not None and again_ns <= now_ns):
+        due = again_ns is not None and again_ns <= now_ns
+        if contents.undecided or due or contents.policy_errors:
             decide(contents, now_ns)
         while contents.next_promotion_at_ns <= now_ns:
             # A request may be best-effort only since then, and have waited for long enough before.

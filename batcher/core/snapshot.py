@@ -87,7 +87,7 @@ def _model(model: Model) -> ModelState:
         model.reachable,
         model.used_ns,
         model.part,
-        None if model.adaptive is None else model.adaptive.capture(),
+        model.policy.capture(),
         tuple((shapes, times.capture()) for shapes, times in model.times.items()),
         model.shares.capture(),
         model.bisections.capture(),

@@ -62,7 +62,7 @@ class BisectionState:
 class ModelState:
     """A model and the ids of what waits for it, lane by lane, each in order.
 
-    `arrivals`, `times` and `shares` are what was learned, each as its owner captured it.
+    `policy`, `times` and `shares` are what was learned, each as its owner captured it.
     """
 
     model: str
@@ -73,7 +73,7 @@ class ModelState:
     reachable: bool
     used_ns: float
     part: float
-    arrivals: tuple[object, ...] | None
+    policy: tuple[object, ...]
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
     shares: tuple[tuple[str, float, float | None, int, int], ...]
     bisections: tuple[object, ...]

@@ -293,7 +293,11 @@ class Runner:
         if isinstance(command, FailureStorm):
             log_storm(command)
             return
-        log.error("policy of %s failed, batching is off for it: %s", command.model, command.error)
+        log.error(
+            "policy of %s failed, its batches are formed greedily until it is configured anew: %s",
+            command.model,
+            command.error,
+        )
         self._on_policy_failed(command)
 
     def _arm(self) -> None:

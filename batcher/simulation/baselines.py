@@ -21,7 +21,14 @@ from itertools import accumulate
 from typing import Final
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.policies import Decision, PolicyFactory, PolicyInput, Take, Wait
+from batcher.core.policies import (
+    BatchPolicy,
+    Decision,
+    PolicyFactory,
+    PolicyInput,
+    Take,
+    Wait,
+)
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
@@ -86,7 +93,7 @@ def _verdict(backlog: Backlog, drop: int, count: int) -> Decision:
     return Wait(backlog.now_ns + SECOND, drop)
 
 
-class _Planner:
+class _Planner(BatchPolicy):
     """A policy that plans from the backlog."""
 
     __slots__ = ("_max_rows", "_target_ns")

@@ -69,7 +69,7 @@ class Summary:
     groups: dict[Kind, Counts]
     """By model, tenant and priority; empty where all requests are of one kind."""
     errors: tuple[str, ...]
-    """Policies that broke their contract: their models went on without batching."""
+    """Policies that broke their contract: their models went on with greedy batches."""
     optimum_on_time: int | None
 
     @property

@@ -286,7 +286,7 @@ POLICY_FAILURES = Family(
     "failures",
     _MODEL,
     "Times that the batching policy of the model raised an error or returned an invalid decision; "
-    "the model then runs without the policy.",
+    "batches are then formed greedily.",
 )
 
 BISECTIONS = Family(

@@ -1,14 +1,15 @@
-"""A policy that breaks its contract: counted, and nobody notices otherwise."""
+"""A policy that breaks its contract is counted, and every request is answered."""
 
+from batcher.core.policies import BatchPolicy
 from batcher.testing.messages import output_arrays
 
 
-class Broken:
+class Broken(BatchPolicy):
     def decide(self, group, now_ns):
         raise ZeroDivisionError("a mistake in a policy")
 
 
-async def test_a_failed_policy_is_counted_and_everyone_is_answered(
+async def test_a_failed_policy_is_counted_and_every_request_is_answered(
     start, hello, dial, request_of, caplog
 ):
     application = await start(hello())
@@ -23,4 +24,6 @@ async def test_a_failed_policy_is_counted_and_everyone_is_answered(
         assert output_arrays(answer)["Y"].max() == 2 * number
 
     assert value("batcher_policy_failures_total", labels) == 1
-    assert "batching is off for it: ZeroDivisionError: a mistake in a policy" in caplog.text
+    assert (
+        "formed greedily until it is configured anew: ZeroDivisionError: a mistake" in caplog.text
+    )

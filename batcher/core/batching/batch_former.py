@@ -22,7 +22,6 @@ from batcher.core.policies import Choose, PolicyInput, Take, Wait
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.ranks import BEST_EFFORT
 from batcher.core.queueing.request import LiveRequest
-from batcher.core.record import record
 from batcher.core.requests.splitting import fill
 from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.times import NEVER_NS
@@ -36,14 +35,6 @@ LEAST_EXPECTED_ROWS = 0.01
 NOBODY: tuple[LiveRequest, ...] = ()
 
 
-@record
-class PolicyError:
-    """A policy raised, or answered nonsense; its model runs without batching from now on."""
-
-    model: str
-    error: str
-
-
 @dataclass(slots=True)
 class Formation:
     """The batch that comes next, if any is ready; whom policies gave up; when to ask again."""
@@ -51,7 +42,6 @@ class Formation:
     proposal: Proposal | None = None
     ask_again_ns: int | None = None
     given_up: list[tuple[Model, Sequence[LiveRequest]]] = field(default_factory=list)
-    errors: list[PolicyError] = field(default_factory=list)
 
 
 def form(
@@ -174,7 +164,6 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
         if proposal is not None:
             proposal.begins_ns = begins_ns
             ready.append(proposal)
-    formation.errors += found.errors
     if not ready:
         return []
     best = first(candidates(model, ready, len(free_ns), begins_ns), begins_ns)
@@ -296,10 +285,9 @@ def _ask(
     """The lane's batch, if its policy wants one now; the rest is noted in `formation`."""
     try:
         take, rows, drop, until_ns = _decision(model, group, given)
-    except Exception as exc:  # noqa: BLE001 - whatever a policy does, nobody may hang
-        model.fall_back()
-        formation.errors.append(PolicyError(model.name, f"{type(exc).__name__}: {exc}"))
-        take, rows, drop, until_ns = (group.head,), group.head.rows, NOBODY, None
+    except Exception as exc:  # noqa: BLE001 - whatever a policy does, no request may hang
+        model.policy_raised(exc)
+        take, rows, drop, until_ns = _decision(model, group, given)
     if drop:
         formation.given_up.append((model, drop))
     if until_ns is not None and until_ns < NEVER_NS:
@@ -384,19 +372,28 @@ def _longest_ns(
     """The longest batch that lets what the device's other models expect be in time."""
     longest_ns: float | None = None
     for other in models:
-        policy = other.adaptive
-        if other is model or policy is None or not policy.target_ns or not other.reachable:
+        target_ns = other.target_ns
+        if other is model or target_ns is None or not other.reachable:
             continue
         if not fleet.on_device(other.name, device):
             continue
-        policy.arrivals.fold(now_ns)
+        rate = _expected_rate(other, now_ns)
         times = next((t for t in other.times.values() if t), None)
-        if times is None or policy.arrivals.rate * policy.target_ns < LEAST_EXPECTED_ROWS:
+        if times is None or rate * target_ns < LEAST_EXPECTED_ROWS:
             continue
-        room_ns = _room_ns(policy.arrivals.rate, policy.target_ns, times)
+        room_ns = _room_ns(rate, target_ns, times)
         if room_ns > 0.0:
             longest_ns = room_ns if longest_ns is None else min(longest_ns, room_ns)
     return longest_ns
+
+
+def _expected_rate(model: Model, now_ns: int) -> float:
+    """Rows a nanosecond that a model's policy expects; 0.0 where the policy fails."""
+    try:
+        return model.policy.expected_rate(now_ns)
+    except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
+        model.policy_raised(exc)
+        return 0.0
 
 
 def _room_ns(rate: float, target_ns: int, times: ServiceTimes) -> float:

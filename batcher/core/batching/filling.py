@@ -14,14 +14,12 @@ from collections.abc import Collection, Sequence
 
 from batcher.core.events import Shapes
 from batcher.core.model import Model
-from batcher.core.policies import NoBatchingPolicy
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.padding import volume
 from batcher.core.queueing.ranks import latest_finish_ns
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.record import record
 from batcher.core.service_time.estimator import ServiceTimes
-from batcher.core.settings import FixedWindow
 from batcher.core.times import NEVER_NS
 
 LEAST_GAIN = 0.25
@@ -72,7 +70,7 @@ def fill_up(model: Model, chosen: Chosen) -> Filling | None:
     mates = [
         each for each in model.queue.groups.values() if each.key[0] == key and each is not group
     ]
-    if not mates or isinstance(model.policy, NoBatchingPolicy) or not model.times_of(own):
+    if not mates or not model.policy.fills_batches or not model.times_of(own):
         return None
     buckets = [own, *(m.key[1] for m in mates if model.holds(m.key[1], own))]
     fillings = [_filled(model, chosen, mates, bucket, most) for bucket in buckets]
@@ -85,12 +83,9 @@ def _saves_ns(filling: Filling) -> float:
 
 
 def _most_rows(model: Model, rows: int) -> int:
-    """The largest batch that a fill may make: with preferred sizes, the next of them."""
+    """The largest batch that a fill may make: where its policy names sizes, the next of them."""
     most = model.settings.max_batch_size
-    policy = model.settings.policy
-    if isinstance(policy, FixedWindow):
-        most = min([size for size in policy.preferred_sizes if size >= rows], default=most)
-    return most
+    return min([size for size in model.policy.fill_sizes if size >= rows], default=most)
 
 
 def _filled(

@@ -115,12 +115,13 @@ def candidates(
 
     Of few, all that share the best rank where nothing is planned, and all where it is. Of more, one.
     """
-    planned = model.adaptive is not None and model.target_ns is not None and model.reachable
+    deadline_aware = model.policy.deadline_aware
+    planned = deadline_aware and model.target_ns is not None and model.reachable
     kinds = len(ready)
     if model.buckets is not None and kinds > FEW:
         # Buckets are the configuration's, and no caller can make more of them.
         kinds = len({each.requests[0].arrived.batch_key for each in ready})
-    if len(ready) < 2 or (kinds <= FEW and model.adaptive is not None):
+    if len(ready) < 2 or (kinds <= FEW and deadline_aware):
         return ready
     if kinds <= FEW:
         best = min([each.requests[0].rank for each in ready])

@@ -80,8 +80,10 @@ def _finish(
         model.judge_target(now_ns)
         if model.bisections.storm_ns is not None:
             tell_storm(model, contents.ledger, now_ns, succeeded=True)
-    if model.arrivals is not None:
-        model.arrivals.ended(batch.rows, now_ns)
+    try:
+        model.policy.on_batch_done(batch.rows, now_ns)
+    except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
+        model.policy_raised(exc)
     if batch.suspects is None:
         model.bisections.batch_cap.count(batch.rows)
     model.running -= 1

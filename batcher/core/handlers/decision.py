@@ -42,20 +42,29 @@ def _dispatch_all(contents: Contents, now_ns: int) -> None:
     while True:
         formation = form(contents.models, contents.fleet, contents.live, now_ns)
         contents.ask_again_ns = formation.ask_again_ns
-        for error in formation.errors:
-            contents.ledger.commands.append(PolicyFailed(error.model, error.error))
+        failed = _report_failed_policies(contents) if contents.policy_errors else ()
         # What is given up stood before the batch: without it the batch is its class's front.
         for model, requests in formation.given_up:
             _give_up(contents, model, requests)
         if formation.proposal is not None:
             dispatch(contents, formation.proposal, now_ns)
-        for error in formation.errors:
-            reorder(contents.models[error.model], now_ns, was_adaptive=True)
-        if formation.proposal is None and not formation.given_up:
+        for model in failed:
+            reorder(model, now_ns, was_deadline_aware=True)
+        if formation.proposal is None and not formation.given_up and not failed:
             return
         if all(model.asleep(now_ns) for model in contents.models.values()):
             contents.ask_again_ns = None
             return
+
+
+def _report_failed_policies(contents: Contents) -> list[Model]:
+    """Report the policies that have failed since the last report. Returns their models."""
+    failed: list[Model] = []
+    for model, error in contents.policy_errors:
+        contents.ledger.commands.append(PolicyFailed(model.name, error))
+        failed.append(model)
+    contents.policy_errors.clear()
+    return failed
 
 
 def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) -> None:
@@ -64,7 +73,9 @@ def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) 
     for request in requests:
         deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
         # What has begun to run is not given up for the sake of others.
-        waits = (model.serves_late or request.begun) and PROMOTED < request.rank < BEST_EFFORT
+        waits = (
+            model.policy.serves_late or request.begun
+        ) and PROMOTED < request.rank < BEST_EFFORT
         if waits and deadline_ns > request.finish_by_ns:
             model.queue.discard(request)
             make_best_effort(request, model)

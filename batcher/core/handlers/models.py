@@ -16,12 +16,12 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
     model = contents.models.get(event.model)
     known = model is not None
     if model is None:
-        model = Model(event.model, event.settings, contents.make_policy)
+        model = Model(event.model, event.settings, contents.make_policy, contents.policy_errors)
         # What an earlier model of this name still runs is this one's now.
         running = contents.fleet.batches.values()
         model.running = sum(batch.model == event.model for batch in running)
         contents.models[event.model] = model
-    was_adaptive = model.adaptive is not None
+    was_deadline_aware = model.policy.deadline_aware
     max_rows = model.settings.max_batch_size
     try:
         model.configure(event.settings, contents.now_ns)
@@ -33,7 +33,7 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
         model.start_without_policy(event.settings)
         contents.ledger.commands.append(PolicyFailed(model.name, error))
     resized = max_rows != event.settings.max_batch_size
-    reorder(model, contents.now_ns, was_adaptive=was_adaptive, resized=resized)
+    reorder(model, contents.now_ns, was_deadline_aware=was_deadline_aware, resized=resized)
     refit(model, contents.ledger, FailureCause.UNKNOWN, contents.now_ns)
 
 

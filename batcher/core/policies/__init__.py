@@ -1,13 +1,26 @@
-"""When a lane's waiting requests become a batch.
+"""When the waiting requests of a batch group become a batch.
 
-A policy is asked only while an instance is free, so every batch is formed late, from all that has
-arrived by then; or, where a full batch waits, shortly before, for the moment at which one will be. So
-the moment of a decision may lie ahead of the arrivals, and what was decided need not happen.
+`BatchPolicy` (interface.py) is the whole interface, and `make_policy` the only place that names the
+policies. `Scheduler(policies=...)` takes another factory, so that a policy of one's own needs no
+change here.
 
-A policy is told the `PolicyInput` and answers `Take` (the first `count` requests of the lane, now),
-`Wait` (ask again at `until_ns` at the latest) or `Choose`; each can also name requests to give up,
-because they would be late whatever happens or because others would be. A policy is its settings
-plus explicit state; it may read the lane and must not change it.
+A policy is asked (`decide`) only while an instance is free, so every batch is formed as late as
+possible, from all that has arrived by then; or shortly before, where a full batch waits, for the
+moment at which one will be free. It gets a group and a `PolicyInput`, and answers `Take` (the first
+`count` requests, now), `Wait` (ask again at `until_ns` at the latest) or `Choose` (these requests).
+With each answer it can name requests to give up.
+
+What a policy may touch:
+
+- It may read the group and its requests, its `PolicyInput` and its settings, and keep state of its
+  own. State that decides what it does next belongs into `capture` and `restore`.
+- It must not change the group, the requests or the service times, and knows no clock, random number,
+  log or thread: time is `given.now_ns`, and equal input gives equal answers.
+- It knows nothing of instances, other models, other groups or commands. The core checks its answers,
+  refuses what it gave up, and chooses among the batches of several groups.
+
+A policy that raises, or whose answer is not possible, is not asked again: its model goes on with
+`greedy_policy` until it is configured anew.
 """
 
 from __future__ import annotations
@@ -16,50 +29,60 @@ from typing import Protocol, assert_never
 
 from batcher.core.policies.adaptive import AdaptivePolicy
 from batcher.core.policies.fixed import FixedWindowPolicy
-from batcher.core.policies.interface import Choose, Decision, PolicyInput, Take, Wait
+from batcher.core.policies.interface import (
+    BatchPolicy,
+    Choose,
+    Decision,
+    PolicyInput,
+    Take,
+    Wait,
+)
 from batcher.core.policies.none import NoBatchingPolicy
-from batcher.core.queueing.batch_groups import BatchGroup
+from batcher.core.queueing.ranks import default_rank
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching
 
 __all__ = [
-    "AdaptivePolicy",
     "BatchPolicy",
     "Choose",
     "Decision",
-    "FixedWindowPolicy",
-    "NoBatchingPolicy",
     "PolicyFactory",
     "PolicyInput",
     "Take",
     "Wait",
+    "greedy_policy",
     "make_policy",
 ]
-
-
-class BatchPolicy(Protocol):
-    """One model's batching policy."""
-
-    def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:
-        """What to do with a non-empty lane while an instance is free, or when it will be."""
-        ...
 
 
 class PolicyFactory(Protocol):
     """Builds the policy that a model's settings ask for."""
 
     def __call__(self, settings: ModelSettings) -> BatchPolicy:
-        """A fresh policy for these settings."""
+        """Returns a new policy for these settings. What it raises refuses the settings."""
         ...
 
 
 def make_policy(settings: ModelSettings) -> BatchPolicy:
-    """The policy that a model's settings ask for."""
+    """Returns a new policy as a model's settings ask for it."""
     match settings.policy:
         case Adaptive():
-            return AdaptivePolicy(settings.policy, settings.max_batch_size, settings.target_ns)
+            return AdaptivePolicy(
+                settings.policy,
+                settings.max_batch_size,
+                settings.target_ns,
+                default_rank(settings.queue),
+            )
         case FixedWindow():
             return FixedWindowPolicy(settings.policy, settings.max_batch_size)
         case NoBatching():
             return NoBatchingPolicy()
         case _ as unknown:
             assert_never(unknown)
+
+
+def greedy_policy(max_batch_size: int) -> BatchPolicy:
+    """Returns the policy that takes the largest batch of what waits, at once.
+
+    It is `fixed` without a delay, and what a model falls back to when its own policy fails.
+    """
+    return FixedWindowPolicy(FixedWindow(), max_batch_size)

@@ -11,18 +11,25 @@ the first request would be late, and not at all for callers who send nothing whi
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import accumulate
 
 from batcher.core.policies.arrivals import ArrivalStats
 from batcher.core.policies.backlog import Plan, Price, plan
-from batcher.core.policies.interface import Choose, Decision, PolicyInput, Take, Wait
+from batcher.core.policies.interface import (
+    BatchPolicy,
+    Choose,
+    Decision,
+    PolicyInput,
+    Take,
+    Wait,
+)
 from batcher.core.queueing.batch_groups import BatchGroup, PriorityClass
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, PROMOTED_ONE_IN, latest_finish_ns
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.service_time.estimator import ServiceTimes
-from batcher.core.settings import Adaptive
+from batcher.core.settings import Adaptive, WhenLate
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 SOFTNESS = 0.2
@@ -58,23 +65,33 @@ TIMER_NS = 1_000_000
 ends the wait may be so late."""
 
 
-class AdaptivePolicy:
+class AdaptivePolicy(BatchPolicy):
     """One model's windows. Its state is the model's pace and where the last wait began."""
 
     __slots__ = (
         "_best",
         "_curve",
+        "_default_rank",
         "_max_rows",
         "_owed",
         "_rates",
         "_set_point",
         "_waits_from",
         "arrivals",
+        "learns_arrivals",
+        "serves_late",
         "target_ns",
     )
 
-    def __init__(self, settings: Adaptive, max_batch_size: int, target_ns: int | None) -> None:
+    deadline_aware = True
+
+    def __init__(
+        self, settings: Adaptive, max_batch_size: int, target_ns: int | None, default_rank: int
+    ) -> None:
         self.target_ns = target_ns
+        self.learns_arrivals = target_ns is not None
+        self.serves_late = settings.when_late is WhenLate.SERVE
+        self._default_rank = default_rank
         self.arrivals = ArrivalStats(target_ns or 1)
         self._set_point = settings.utilization_target
         self._max_rows = max_batch_size
@@ -99,6 +116,27 @@ class AdaptivePolicy:
         ):
             return self._one_class(priority_class, given)
         return self._several_classes(group, given)
+
+    # Arrivals
+
+    def on_arrival(self, rows: int, rank: int, now_ns: int, *, active: bool) -> None:
+        """Count an arrival, and its rank once ranks differ."""
+        arrivals = self.arrivals
+        arrivals.arrived(rows, now_ns, active)
+        if arrivals.ranks or rank != self._default_rank:
+            arrivals.count_rank(rank, rows)
+
+    def on_batch_done(self, rows: int, now_ns: int) -> None:
+        """Note the moment: what arrives soon after it may arrive because of its answers."""
+        if self.learns_arrivals:
+            self.arrivals.ended(rows, now_ns)
+
+    def expected_rate(self, now_ns: int) -> float:
+        """Rows a nanosecond, as they arrived lately; 0.0 without a target."""
+        if not self.learns_arrivals:
+            return 0.0
+        self.arrivals.fold(now_ns)
+        return self.arrivals.rate
 
     # Without a target
 
@@ -466,13 +504,18 @@ class AdaptivePolicy:
 
     # State
 
-    def go_on_from(self, before: AdaptivePolicy) -> None:
-        """Keep what the model's policy before this one has learned, and the wait it was in."""
-        self._waits_from, self._owed = before._waits_from, before._owed
+    def take_over(self, previous: BatchPolicy, new_rank: Callable[[int], int]) -> None:
+        """Keep the arrival statistics and the current wait of a policy of this kind."""
+        if isinstance(previous, AdaptivePolicy):
+            self._go_on_from(previous, new_rank)
+
+    def _go_on_from(self, previous: AdaptivePolicy, new_rank: Callable[[int], int]) -> None:
+        self._waits_from, self._owed = previous._waits_from, previous._owed
         # Without a target nothing is learned of arrivals.
-        if self.target_ns is not None and before.target_ns is not None:
-            self.arrivals = before.arrivals
+        if self.target_ns is not None and previous.target_ns is not None:
+            self.arrivals = previous.arrivals
             self.arrivals.retarget(self.target_ns)
+            self.arrivals.rank_anew(new_rank, self._default_rank)
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restore`."""

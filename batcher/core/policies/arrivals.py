@@ -10,7 +10,7 @@ remembered: whether waiting a little longer for the next request has been worth 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp
 
@@ -168,11 +168,11 @@ class ArrivalStats:
         self._window_variance *= longer
         self._window_ends_ns = 0
 
-    def rank_anew(self, moved: Mapping[int, int], default_rank: int) -> None:
-        """Take counts of ranks over into ranks that changed settings have moved."""
+    def rank_anew(self, new_rank: Callable[[int], int], default_rank: int) -> None:
+        """Move counts of ranks to what `new_rank` says each of them is now."""
         ranks: dict[int, float] = {}
         for rank, rows in self.ranks.items():
-            to = moved.get(rank, rank)
+            to = new_rank(rank)
             ranks[to] = ranks.get(to, 0.0) + rows
         self.ranks = {} if set(ranks) <= {default_rank} else ranks
 

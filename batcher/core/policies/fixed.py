@@ -17,7 +17,7 @@ instance is free, so while all are busy it goes on growing up to the maximum.
 
 from __future__ import annotations
 
-from batcher.core.policies.interface import Decision, PolicyInput, Take, Wait
+from batcher.core.policies.interface import BatchPolicy, Decision, PolicyInput, Take, Wait
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.settings import FixedWindow
 from batcher.core.times import NEVER_NS
@@ -26,14 +26,15 @@ TIMER_NS = 1_000_000
 """A batch that a deadline asks for begins so much earlier: the timer that wakes for it may be late."""
 
 
-class FixedWindowPolicy:
+class FixedWindowPolicy(BatchPolicy):
     """Stateless: everything it needs is in the lane and the settings."""
 
-    __slots__ = ("_delay_ns", "_largest", "_max_rows", "_preferred", "_smallest")
+    __slots__ = ("_delay_ns", "_largest", "_max_rows", "_preferred", "_smallest", "fill_sizes")
 
     def __init__(self, window: FixedWindow, max_batch_size: int) -> None:
         self._delay_ns = window.max_delay_ns
         self._max_rows = max_batch_size
+        self.fill_sizes = window.preferred_sizes
         self._preferred = frozenset(window.preferred_sizes or (max_batch_size,))
         self._smallest = min(self._preferred)
         self._largest = max(self._preferred)

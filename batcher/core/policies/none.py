@@ -1,14 +1,18 @@
-"""The policy `none`: every request alone, in order of arrival."""
+"""The policy `none`: each request is a batch of its own, in the order of arrival."""
 
 from __future__ import annotations
 
-from batcher.core.policies.interface import Decision, PolicyInput, Take
+from batcher.core.policies.interface import BatchPolicy, Decision, PolicyInput, Take
 from batcher.core.queueing.batch_groups import BatchGroup
 
 
-class NoBatchingPolicy:
-    """Also what a model falls back to when its own policy fails: it cannot."""
+class NoBatchingPolicy(BatchPolicy):
+    """Stateless: the answer is always the same."""
+
+    __slots__ = ()
+
+    fills_batches = False
 
     def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:  # noqa: ARG002 - the interface
-        """Take the head, now."""
+        """Take the first request, now."""
         return Take(1)

@@ -27,6 +27,11 @@ def rank_of(level: int, *, over_share: bool) -> int:
     return 2 * level + over_share
 
 
+def default_rank(limits: QueueLimits) -> int:
+    """The rank of a request that names no priority and whose tenant is within its share."""
+    return rank_of(min(limits.default_priority, limits.priority_levels), over_share=False)
+
+
 def promotion_ns_of(request: LiveRequest, since_ns: int, limits: QueueLimits) -> int:
     """When waiting has earned a request a better line; `NEVER_NS` if it never does.
 

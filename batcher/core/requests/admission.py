@@ -47,12 +47,13 @@ def admit(
         return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
     if arrived.rows > model.max_request_rows or arrived.nbytes > model.max_request_bytes:
         return TOO_MANY_ROWS if arrived.rows > model.max_request_rows else TOO_MANY_BYTES
+    policy = model.policy
     request = LiveRequest(arrived, due_ns, expires_ns)
     if model.buckets is not None:
         request.bucket = model.buckets.of(arrived.shapes)
     if arrived.rows > model.settings.max_batch_size:
         split(request, model)
-    if model.adaptive is None or (due_ns is None and request.deadline_ns is None):
+    if not policy.deadline_aware or (due_ns is None and request.deadline_ns is None):
         # In the order in which they came, which is not always that of their stamps.
         request.finish_by_ns = NEVER_NS + now_ns
     if arrived.priority or model.shares.several:
@@ -63,19 +64,23 @@ def admit(
         request.rank = rank = model.default_rank
         if rank != model.best_rank:
             request.promote_at_ns = arrived.arrival_ns + model.promote_after_ns
-    return request if model.adaptive is None else _foresee(request, model, fleet, now_ns)
+    told = policy.deadline_aware or policy.learns_arrivals
+    return _foresee(request, model, fleet, now_ns) if told else request
 
 
 def _foresee(
     request: LiveRequest, model: Model, fleet: Fleet, now_ns: int
 ) -> LiveRequest | Refusal:
-    """Count an arrival; refuse it if it can only be late."""
-    rows = request.arrived.rows
-    arrivals = model.arrivals
-    if arrivals is not None:
-        arrivals.arrived(rows, now_ns, model.running > 0 or model.queue.requests > 0)
-    if arrivals is not None and (arrivals.ranks or request.rank != model.default_rank):
-        arrivals.count_rank(request.rank, rows)
+    """Tell the policy of an arrival, and refuse it if it can only be late."""
+    policy = model.policy
+    if policy.learns_arrivals:
+        active = model.running > 0 or model.queue.requests > 0
+        try:
+            policy.on_arrival(request.arrived.rows, request.rank, now_ns, active=active)
+        except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
+            model.policy_raised(exc)
+    if not model.policy.deadline_aware:
+        return request
     times = model.times.get(request.bucket)
     if times is None or not times.curve:
         return request
@@ -90,7 +95,7 @@ def _foresee(
     deadline_ns = (NEVER_NS if request.deadline_ns is None else request.deadline_ns) - after_ns
     if not model.reachable and done_ns <= deadline_ns:
         return request
-    if model.serves_late and done_ns <= deadline_ns:
+    if model.policy.serves_late and done_ns <= deadline_ns:
         make_best_effort(request, model)
         return request
     return _late(request, model, times, fleet, now_ns, deadline_ns)

@@ -95,7 +95,7 @@ def _aged_rows(model: Model, fleet: Fleet) -> float:
     )
 
 
-def reorder(model: Model, now_ns: int, *, was_adaptive: bool, resized: bool = False) -> None:
+def reorder(model: Model, now_ns: int, *, was_deadline_aware: bool, resized: bool = False) -> None:
     """Put what waits where the model's new settings want it.
 
     Its own times stay as they were when it was admitted. Only who has no due time gets one where
@@ -104,7 +104,7 @@ def reorder(model: Model, now_ns: int, *, was_adaptive: bool, resized: bool = Fa
     goes on in pieces of the new size.
     """
     for request in model.queue.take_all():
-        _place(request, model, now_ns, was_adaptive=was_adaptive)
+        _place(request, model, now_ns, was_deadline_aware=was_deadline_aware)
         if resized or request.rows > model.settings.max_batch_size:
             split(request, model)
         model.queue.add(request)
@@ -116,28 +116,28 @@ def come_back(request: LiveRequest, model: Model, now_ns: int) -> None:
     The settings may have changed meanwhile.
     """
     request.returns += 1
-    _place(request, model, now_ns, was_adaptive=True)
+    _place(request, model, now_ns, was_deadline_aware=True)
     if request.rows > model.settings.max_batch_size:
         split(request, model)
     model.queue.add(request)
 
 
-def _place(request: LiveRequest, model: Model, now_ns: int, *, was_adaptive: bool) -> None:
+def _place(request: LiveRequest, model: Model, now_ns: int, *, was_deadline_aware: bool) -> None:
     """Give a request that is not in the queue its bucket, order and rank under the settings of now.
 
-    `was_adaptive`: it waited under the adaptive policy, so that its order is the one of its due time.
+    `was_deadline_aware`: it waited under a deadline-aware policy, in the order of its due time.
     """
-    adaptive, target_ns = model.adaptive is not None, model.target_ns
+    target_ns = model.target_ns
     request.bucket = model.bucket_of(request.arrived.shapes)
     due_ns = request.due_ns
     if due_ns is None and target_ns is not None:
         request.due_ns = now_ns + target_ns
-    if adaptive:
-        if request.due_ns != due_ns or not was_adaptive:
+    if model.policy.deadline_aware:
+        if request.due_ns != due_ns or not was_deadline_aware:
             request.set_finish_by()
-        _rank_anew(request, model, now_ns, was_ranked=was_adaptive)
+        _rank_anew(request, model, now_ns, was_ranked=was_deadline_aware)
         return
-    if was_adaptive and (not request.start or request.finish_by_ns < NEVER_NS):
+    if was_deadline_aware and (not request.start or request.finish_by_ns < NEVER_NS):
         # In the order in which they came, or in which it is their turn again.
         request.finish_by_ns = NEVER_NS + request.arrived.arrival_ns
     # Nothing is late where nothing is planned.

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 from batcher.core.events import Shapes
 from batcher.core.model import Model
-from batcher.core.policies.interface import PolicyInput
-from batcher.core.policies.none import NoBatchingPolicy
+from batcher.core.policies import PolicyInput
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.ranks import (
     BEST_EFFORT,
@@ -35,9 +34,10 @@ def piece_rows(model: Model, shapes: Shapes) -> int:
     """The most rows of one piece: a whole batch, or what leaves others time to be in time."""
     most = model.settings.max_batch_size
     times = model.times.get(shapes)
-    if model.arrivals is None or model.target_ns is None or not model.reachable or not times:
+    target_ns = model.target_ns if model.policy.deadline_aware else None
+    if target_ns is None or not model.reachable or not times:
         return most
-    return min(most, max(1, bisect_right(times.curve, PIECE_PART * model.target_ns) - 1))
+    return min(most, max(1, bisect_right(times.curve, PIECE_PART * target_ns) - 1))
 
 
 def split(request: LiveRequest, model: Model) -> None:
@@ -68,13 +68,13 @@ def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
     """Give the rest of a request the place of one that arrives now."""
     request.canary = False
     target_ns, deadline_ns = model.target_ns, request.deadline_ns
-    adaptive = model.adaptive is not None
+    deadline_aware = model.policy.deadline_aware
     request.finish_by_ns = (
-        NEVER_NS + now_ns if target_ns is None or not adaptive else now_ns + target_ns
+        NEVER_NS + now_ns if target_ns is None or not deadline_aware else now_ns + target_ns
     )
-    if adaptive and deadline_ns is not None and deadline_ns < request.finish_by_ns:
+    if deadline_aware and deadline_ns is not None and deadline_ns < request.finish_by_ns:
         request.finish_by_ns = deadline_ns
-    if adaptive and request.rank in (PROMOTED, BEST_EFFORT):
+    if deadline_aware and request.rank in (PROMOTED, BEST_EFFORT):
         # One piece was served because it had waited for so long; the next has not.
         request.rank = BEST_EFFORT
         request.promote_at_ns = now_ns + model.settings.queue.promote_after_ns
@@ -98,7 +98,7 @@ def fill(
     `drop` is given up by the policy. None where a policy left others waiting, for whom the batch
     would become longer.
     """
-    if isinstance(model.policy, NoBatchingPolicy):
+    if not model.policy.fills_batches:
         return None
     rest: LiveRequest | None = None
     taken = {request.id for request in take}
@@ -116,7 +116,7 @@ def fill(
     if rest is None:
         return None
     most = max(rows, piece_rows(model, group.key[1]))
-    if given.times and model.adaptive is not None:
+    if given.times and model.policy.deadline_aware:
         curve, p95 = given.times.curve, given.times.p95
         # The rest itself is only early: its order is its turn.
         deadline_ns = NEVER_NS if rest.deadline_ns is None else rest.deadline_ns

@@ -7,7 +7,7 @@ import pytest
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch, Outcome, PolicyFailed, Reason, SettingsRefused
 from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
-from batcher.core.policies import make_policy
+from batcher.core.policies import BatchPolicy, make_policy
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, rank_of
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
@@ -86,14 +86,14 @@ def test_the_pace_of_arrivals_is_kept(served):
     for request_id in range(200):
         served.pass_ms(1)
         served.arrive(request_id)
-    pace = served.model.arrivals
+    pace = served.model.policy.arrivals
     rate, burstiness, mean = pace.rate, pace.burstiness, pace._window_mean
     assert rate > 0.0
     assert mean > 0.0
 
     served.configure(target=25)
 
-    assert served.model.arrivals is pace
+    assert served.model.policy.arrivals is pace
     assert pace.target_ns == 25 * MILLISECOND
     assert pace.rate == rate
     assert pace.burstiness == pytest.approx(burstiness)
@@ -103,14 +103,14 @@ def test_the_pace_of_arrivals_is_kept(served):
 def test_the_pace_is_learned_anew_where_there_was_no_target(scheduler):
     served = Served(scheduler, settings(target=None))
     served.configure(target=50)
-    assert served.model.arrivals.target_ns == 50 * MILLISECOND
+    assert served.model.policy.arrivals.target_ns == 50 * MILLISECOND
 
 
 def test_what_is_owed_to_the_aged_and_the_wait_that_is_on_are_kept(served):
-    served.model.adaptive._owed = 0.5
-    served.model.adaptive._waits_from = 7
+    served.model.policy._owed = 0.5
+    served.model.policy._waits_from = 7
     served.configure(target=40)
-    assert (served.model.adaptive._owed, served.model.adaptive._waits_from) == (0.5, 7)
+    assert (served.model.policy._owed, served.model.policy._waits_from) == (0.5, 7)
 
 
 def test_service_times_of_large_batches_survive_a_smaller_maximum(served):
@@ -139,14 +139,14 @@ def test_tenants_who_stay_are_known_as_before(scheduler):
 def test_ranks_of_arrivals_follow_the_levels(served):
     served.arrive(1, priority=3)
     served.arrive(2, priority=1)
-    assert set(served.model.arrivals.ranks) == {
+    assert set(served.model.policy.arrivals.ranks) == {
         rank_of(3, over_share=False),
         rank_of(1, over_share=False),
     }
 
     served.configure(priority_levels=1, default_priority=1)
 
-    assert served.model.arrivals.ranks == {}
+    assert served.model.policy.arrivals.ranks == {}
 
 
 # What waits
@@ -329,11 +329,11 @@ def test_a_model_that_comes_back_and_cannot_be_made_runs_without_batching(make_s
 
 
 def test_after_a_policy_failed_what_waits_goes_before_what_comes(make_scheduler):
-    class Broken:
+    class Broken(BatchPolicy):
         def decide(self, group, given):
             raise RuntimeError
 
-    served = Served(make_scheduler())
+    served = Served(make_scheduler(), settings(rows=1))
     served.busy()
     served.arrive(1, 2, priority=3)
     served.model.policy = Broken()

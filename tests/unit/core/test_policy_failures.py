@@ -1,18 +1,18 @@
-"""A policy that breaks its contract: its model runs without batching, and nobody hangs."""
+"""A policy that breaks its contract: its model goes on with greedy batches, and no request hangs."""
 
 from __future__ import annotations
 
 import pytest
 
 from batcher.core.commands import Outcome, PolicyFailed, Reason, Settle
-from batcher.core.events import ModelConfigured
-from batcher.core.policies import Take, Wait
+from batcher.core.events import DeviceConfigured, ModelConfigured
+from batcher.core.policies import BatchPolicy, Choose, Take, Wait
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings, NoBatching
 
 
-class Answers:
-    """A policy that gives the same answer to every lane; an exception is raised."""
+class Answers(BatchPolicy):
+    """A policy that gives the same answer for every group; an exception is raised."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -36,13 +36,14 @@ NONSENSE = {
     "no whole number of requests": Take(1.5),
     "no moment": Wait(None),
     "no whole moment": Wait(1e9),
+    "takes nothing and does not say when to ask again": Choose(()),
     "neither take nor wait": "later",
     "silence": None,
 }
 
 
 @pytest.mark.parametrize("answer", NONSENSE.values(), ids=NONSENSE)
-def test_the_model_falls_back_to_none_and_everyone_is_served(play_with, answer):
+def test_the_model_falls_back_to_the_largest_batches_and_every_request_is_served(play_with, answer):
     policy = Answers(answer)
     play = play_with(policy)
     play.none(max_rows=4)
@@ -52,12 +53,122 @@ def test_the_model_falls_back_to_none_and_everyone_is_served(play_with, answer):
 
     assert [type(c) for c in commands[:1]] == [PolicyFailed]
     assert commands[0].model == "m"
-    assert play.batches(commands) == [[1]]
-    assert play.scheduler.fleet.batches[1].rows == 2
-    assert play.batches(play.done(1, 1)) == [[2]]
-    assert play.batches(play.done(2, 2)) == [[3]]
-    assert play.ended(play.done(3, 3)) == {3: (Outcome.OK, Reason.NONE)}
+    assert play.batches(commands) == [[1, 2]]
+    assert play.scheduler.fleet.batches[1].rows == 4
+    assert play.batches(play.done(1, 1, 2)) == [[3]]
+    assert play.ended(play.done(2, 3)) == {3: (Outcome.OK, Reason.NONE)}
     assert policy.asked == 1
+
+
+class Fails(BatchPolicy):
+    """A policy that waits for a second, and raises in one member of the interface."""
+
+    deadline_aware = True
+    learns_arrivals = True
+
+    def __init__(self, member):
+        self.raising = member
+
+    def __getattribute__(self, name):
+        if name == object.__getattribute__(self, "__dict__").get("raising"):
+            raise RuntimeError(name)
+        return super().__getattribute__(name)
+
+    def decide(self, group, given):
+        return Wait(given.now_ns + 1_000_000_000)
+
+
+def test_a_failure_when_a_request_arrives_is_one_of_the_policy(play_with):
+    play = play_with(Fails("on_arrival"))
+    play.none()
+    play.up()
+
+    commands = play.arrive(1, 2)
+
+    assert play.policy_failures(commands) == [PolicyFailed("m", "RuntimeError: on_arrival")]
+    assert play.batches(commands) == [[1, 2]]
+
+
+def test_a_failure_when_a_request_arrives_is_reported_while_all_instances_are_busy(play_with):
+    policy = Fails(None)
+    play = play_with(policy)
+    play.none()
+    play.up()
+    play.arrive(1)
+    assert play.batches(play.feed(at=1000)) == []
+    policy.decide = lambda group, given: Take(1)
+    assert play.batches(play.arrive(2)) == [[1]]
+    policy.raising = "on_arrival"
+
+    assert [c.error for c in play.policy_failures(play.arrive(3))] == ["RuntimeError: on_arrival"]
+    assert play.policy_failures(play.arrive(4)) == []
+    assert play.batches(play.done(1, 1)) == [[2, 3, 4]]
+
+
+def test_a_failure_when_a_batch_ends_is_one_of_the_policy(play_with):
+    policy = Fails("on_batch_done")
+    policy.decide = lambda group, given: Take(1)
+    play = play_with(policy)
+    play.none()
+    play.up()
+    play.arrive(1, 2, 3)
+
+    commands = play.done(1, 1)
+
+    assert [c.error for c in play.policy_failures(commands)] == ["RuntimeError: on_batch_done"]
+    assert play.batches(commands) == [[2, 3]]
+
+
+def test_a_failure_to_take_over_is_one_of_the_policy(play_with):
+    play = play_with(Fails("take_over"))
+
+    commands = play.none()
+
+    assert [c.error for c in play.policy_failures(commands)] == ["RuntimeError: take_over"]
+
+
+def test_a_failure_of_an_expected_rate_is_one_of_its_own_policy(make_scheduler, play_with):
+    waits = Fails("expected_rate")
+    play = play_with(waits)
+    play.none("bad", target=50)
+    play.scheduler.contents.make_policy = lambda settings: Answers(Take(1))
+    play.none("good", target=50)
+    play.feed(DeviceConfigured("d", 1))
+    play.up("i", model="bad")
+    play.up("j", model="good")
+    assert play.batches(play.arrive(1, 2, model="bad")) == []
+
+    commands = play.arrive(3, model="good")
+
+    assert play.policy_failures(commands) == [PolicyFailed("bad", "RuntimeError: expected_rate")]
+    assert play.batches(commands) == [[3]]
+    assert play.batches(play.done(1, 3)) == [[1, 2]]
+
+
+def test_a_factory_that_returns_no_policy_counts_as_failed(make_scheduler):
+    scheduler = make_scheduler(lambda settings: "greedy")
+
+    (failure,) = scheduler.handle([ModelConfigured("m", ModelSettings(8, NoBatching()))], 0)
+
+    assert failure.error == (
+        "TypeError: the policy factory returned 'greedy', which is no BatchPolicy"
+    )
+
+
+def test_a_snapshot_knows_that_the_policy_failed(play_with):
+    broken = Answers(RuntimeError())
+    play = play_with(broken)
+    play.none(max_rows=4)
+    play.up()
+    play.arrive(*range(1, 7))
+    state = play.scheduler.snapshot()
+
+    restored = Scheduler.restore(state, lambda settings: broken)
+
+    assert restored.snapshot() == state
+    play.scheduler = restored
+    assert play.batches(play.done(1, 1, 2, 3, 4)) == [[5, 6]]
+    assert broken.asked == 1
 
 
 def test_the_error_says_what_happened(play_with):
@@ -85,7 +196,7 @@ def test_only_the_failing_model_falls_back(make_scheduler, play_with):
     assert play.batches(commands) == [[3, 4]]
 
 
-def test_it_is_reported_once_however_many_lanes_wait(play_with):
+def test_it_is_reported_once_however_many_groups_wait(play_with):
     play = play_with(Answers(RuntimeError()))
     play.none()
     play.up(max_in_flight=2)
@@ -123,7 +234,7 @@ def test_a_policy_that_cannot_be_made_counts_as_failed(make_scheduler, play_with
     play = play_with(None)
     play.scheduler = scheduler
     play.up()
-    assert play.batches(play.arrive(1, 2)) == [[1]]
+    assert play.batches(play.arrive(1, 2)) == [[1, 2]]
     assert Scheduler.restore(scheduler.snapshot(), broken).snapshot() == scheduler.snapshot()
 
 

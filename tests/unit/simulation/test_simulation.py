@@ -4,7 +4,7 @@ import numpy as np
 
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
-from batcher.core.policies import Take
+from batcher.core.policies import BatchPolicy, Take
 from batcher.core.settings import Adaptive, QueueLimits
 from batcher.simulation.arrivals import Poisson, arrival_times
 from batcher.simulation.deployment import Deployment
@@ -222,7 +222,7 @@ class TestClosedLoop:
 
 
 def test_a_policy_that_breaks_its_contract_is_told(deployment):
-    class Wrong:
+    class Wrong(BatchPolicy):
         def decide(self, group, now_ns):
             return Take(99)
 

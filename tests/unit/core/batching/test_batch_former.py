@@ -13,7 +13,7 @@ from batcher.core.events import (
     ModelConfigured,
     RequestArrived,
 )
-from batcher.core.policies import Take
+from batcher.core.policies import BatchPolicy, Take
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
 
@@ -164,7 +164,7 @@ def test_batch_ids_are_never_used_again(play):
 def test_a_policy_is_told_whether_others_may_take_its_device(devices, alone):
     told = []
 
-    class Policy:
+    class Policy(BatchPolicy):
         def decide(self, group, given):
             told.append(given.exclusive_device)
             return Take(1)

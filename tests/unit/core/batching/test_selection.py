@@ -10,7 +10,7 @@ from batcher.clock import MILLISECOND
 from batcher.core.batching.selection import FEW, MOST_ASKED, OLDEST_FIRST_ONE_IN, asked
 from batcher.core.commands import Dispatch, Outcome, Reason, Settle
 from batcher.core.events import InstanceUp, ModelConfigured
-from batcher.core.policies import FixedWindowPolicy
+from batcher.core.policies.fixed import FixedWindowPolicy
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS

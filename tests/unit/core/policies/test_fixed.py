@@ -9,7 +9,8 @@ import pytest
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import InstanceUp, RequestArrived
-from batcher.core.policies import FixedWindowPolicy, PolicyInput, Take, Wait
+from batcher.core.policies import PolicyInput, Take, Wait
+from batcher.core.policies.fixed import FixedWindowPolicy
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.service_time.estimator import ServiceTimes
