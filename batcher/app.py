@@ -31,6 +31,7 @@ from batcher.core.scheduler import Scheduler
 from batcher.errors import BatcherError, NotSupported, RequestError, UnloadedWhileLoading
 from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.journal import Reason, Recording
+from batcher.live_settings import FileFollower, LiveSettings
 from batcher.runtime.health import Health, HealthReport, ModelState
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
@@ -46,7 +47,6 @@ from batcher.server.flight import FlightEdge
 from batcher.server.memory import Trimmer
 from batcher.service import Batcher
 from batcher.telemetry import HealthPoints, LoopWatchdog, Telemetry, probe_loop_lag
-from batcher.tuning import FileFollower, Tuner
 from batcher.web import HttpServer, build_app, render
 
 log = logging.getLogger(__name__)
@@ -100,24 +100,26 @@ class Application:
         )
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns, self._health)
         self.telemetry.watch_health(self._health_points)
-        self.tuner = Tuner(config, list(self.models), self.telemetry.settings, path)
+        self.live_settings = LiveSettings(config, list(self.models), self.telemetry.settings, path)
         self._follower = (
             None
             if path is None
-            else FileFollower(path, config.server.watch, self.tuner.reload, hangup)
+            else FileFollower(path, config.server.watch, self.live_settings.reload, hangup)
         )
         self.recording = Recording(
             config,
             scheduler.snapshot,
             recorded_settings(config),
             self._exposition,
-            self.tuner.in_force,
+            self.live_settings.in_force,
         )
         self.telemetry.watch_recording(self.recording.statistics)
         flight = FlightEdge(self._write_on_request, config.server.status_codes)
         server = config.server
         self.buffers = Buffers(server.max_buffered or default_limit(server.max_message))
-        self.grpc = GrpcEdge(self.batcher, self.tuner, flight, server, monotonic_ns, self.buffers)
+        self.grpc = GrpcEdge(
+            self.batcher, self.live_settings, flight, server, monotonic_ns, self.buffers
+        )
         self.telemetry.watch_transport(self.grpc.statistics)
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []

@@ -9,6 +9,7 @@ import grpc
 from batcher.buffers import Buffers
 from batcher.clock import Clock
 from batcher.config import ServerConfig
+from batcher.live_settings import LiveSettings
 from batcher.protocol import ADMIN, HEALTH, INFERENCE, handlers
 from batcher.server.control import ControlEdge
 from batcher.server.flight import FlightEdge
@@ -21,7 +22,6 @@ from batcher.server.statistics import transport_points
 from batcher.server.tls import Certificates
 from batcher.service import Batcher
 from batcher.telemetry import TransportPoints
-from batcher.tuning import Tuner
 
 
 class GrpcEdge:
@@ -30,7 +30,7 @@ class GrpcEdge:
     def __init__(
         self,
         batcher: Batcher,
-        tuner: Tuner,
+        live_settings: LiveSettings,
         flight: FlightEdge,
         config: ServerConfig,
         clock: Clock,
@@ -40,7 +40,7 @@ class GrpcEdge:
         self._health = HealthService()
         batcher.health.watch(self._health.tell)
         self._inference = InferenceEdge(batcher, clock, config, buffers)
-        self._settings = SettingsEdge(tuner, config.status_codes)
+        self._settings = SettingsEdge(live_settings, config.status_codes)
         self._flight = flight
         self._controls: list[ControlEdge] = []
         kind = BuiltinServer if config.transport == "builtin" else GrpcServer

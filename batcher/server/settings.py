@@ -11,18 +11,18 @@ from google.protobuf.message import Message
 from batcher.config import Change
 from batcher.config.section import dotted
 from batcher.errors import ConfigError, InvalidRequest
+from batcher.live_settings import LiveSettings
 from batcher.protocol import admin
 from batcher.server.calls import Context, answered
 from batcher.server.status import Style
 from batcher.telemetry import ChangeSource
-from batcher.tuning import Tuner
 
 
 class SettingsEdge:
     """Answers `batcher.admin.v1.Admin` as far as it is about settings."""
 
-    def __init__(self, tuner: Tuner, style: Style) -> None:
-        self._tuner = tuner
+    def __init__(self, live_settings: LiveSettings, style: Style) -> None:
+        self._live_settings = live_settings
         self._style = style
 
     def methods(self) -> dict[str, Callable[[Any, Context], Awaitable[Message]]]:
@@ -43,14 +43,14 @@ class SettingsEdge:
         return answer
 
     async def _get(self, request: admin.GetSettingsRequest) -> admin.GetSettingsResponse:
-        response = admin.GetSettingsResponse(generation=self._tuner.generation)
-        for name, version, settings in self._tuner.settings(request.model, request.version):
+        response = admin.GetSettingsResponse(generation=self._live_settings.generation)
+        for name, version, settings in self._live_settings.values(request.model, request.version):
             text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             response.models.add(model=name, version=version, settings=text)
         return response
 
     async def _update(self, request: admin.UpdateSettingsRequest) -> admin.UpdateSettingsResponse:
-        applied = await self._tuner.update(
+        applied = await self._live_settings.update(
             request.model,
             request.version,
             dict(request.changes),
@@ -62,7 +62,7 @@ class SettingsEdge:
 
     async def _reload(self, _: admin.ReloadRequest) -> admin.ReloadResponse:
         try:
-            applied = await self._tuner.reload(ChangeSource.RPC)
+            applied = await self._live_settings.reload(ChangeSource.RPC)
         except ConfigError as error:
             raise InvalidRequest("; ".join(error.problems)) from error
         return admin.ReloadResponse(

@@ -14,7 +14,7 @@ from batcher.errors import InvalidRequest
 from batcher.runtime.interface.padding_rules import PaddingRules
 from batcher.tensors import TensorSpec
 
-MOST_WARM_BUCKETS: Final = 16
+MAX_WARMUP_BUCKETS: Final = 16
 """Buckets that an instance is warmed up with, where axes that vary apart make more of them."""
 
 
@@ -101,7 +101,7 @@ class Padding:
         lists = list(dict.fromkeys(axis.buckets for axis in self.axes))
         # Millions, where many axes vary apart: those in between are never made.
         count = prod(map(len, lists))
-        steps = min(count, MOST_WARM_BUCKETS) - 1
+        steps = min(count, MAX_WARMUP_BUCKETS) - 1
         places = [step * (count - 1) // steps for step in range(steps + 1)] if steps else [0]
         found = [self._shapes(_combination(lists, place), length, given) for place in places]
         found.sort(key=volume)

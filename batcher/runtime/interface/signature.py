@@ -25,7 +25,7 @@ from batcher.tensors import Tensor, TensorSpec
 BYTES_ELEMENT_OVERHEAD = 4
 """What each element of a BYTES tensor takes on the wire beside its own bytes."""
 
-MOST_SHARED_BYTES: Final = 1024 * 1024
+MAX_SHARED_INPUT_BYTES: Final = 1024 * 1024
 """Shared inputs of one request, together. All of them is read, on the event loop, to tell which
 requests have equal ones: about a millisecond for this much."""
 
@@ -217,10 +217,10 @@ class Signature:
         """What tells the shared inputs of a request from any others, in the model's order."""
         there = [inputs[name] for name in self._shared if name in inputs]
         size = sum(_wire_size(tensor) for tensor in there)
-        if size > MOST_SHARED_BYTES:
+        if size > MAX_SHARED_INPUT_BYTES:
             raise InvalidRequest(
                 f"{self.model}: {', '.join(self._shared)} have {size} bytes, at most"
-                f" {MOST_SHARED_BYTES} of inputs that requests share (batched: false) can be served"
+                f" {MAX_SHARED_INPUT_BYTES} of inputs that requests share (batched: false) can be served"
             )
         return tuple([_digest(tensor) for tensor in there])
 

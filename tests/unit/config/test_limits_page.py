@@ -40,12 +40,14 @@ from batcher.http2.server import GOAWAY_ACK_S, STREAM_WINDOW
 from batcher.http2.server_connection import LINGER_S, MAX_DISCARDED_BYTES, PREFACE_TIMEOUT_S
 from batcher.http2.socket_options import DEAD_PEER_S
 from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
+from batcher.live_settings.file_watch import MAX_READS
+from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances.instance import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
 from batcher.runtime.instances.warmup import BUCKETS_NS
 from batcher.runtime.interface.labels import MAX_LABELS_BYTES
-from batcher.runtime.interface.padding import MOST_WARM_BUCKETS
-from batcher.runtime.interface.signature import MOST_SHARED_BYTES
+from batcher.runtime.interface.padding import MAX_WARMUP_BUCKETS
+from batcher.runtime.interface.signature import MAX_SHARED_INPUT_BYTES
 from batcher.server.classification import MAX_CLASSES, MAX_WIDTH
 from batcher.server.control import UNLOAD_TIMEOUT_S
 from batcher.server.convert import (
@@ -59,8 +61,6 @@ from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.server.parameters import MAX_TENANT, MAX_WAIT_NS
 from batcher.server.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS, MAX_TEXT
 from batcher.telemetry.watchdog import QUIET_NS, STALL_NS
-from batcher.tuning.tuner import MOST_BYTES
-from batcher.tuning.watch import MOST_READS
 from batcher.web.app import MAX_SCRAPES
 from batcher.web.connection import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, PATIENCE_S
 from batcher.web.exposition import REST
@@ -132,8 +132,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     forgotten = rows["bytes of a client whose connection the server has ended (`builtin`)"]
     assert forgotten == f"{MAX_DISCARDED_BYTES // 1024**2} MiB"
     assert rows["time to read the server's last words (`builtin`)"] == f"{LINGER_S:g}s"
-    assert rows["reads of a configuration file that changes meanwhile"] == str(MOST_READS)
-    assert rows["paths and values of one admin call"] == f"{MOST_BYTES // 1024} KiB"
+    assert rows["reads of a configuration file that changes meanwhile"] == str(MAX_READS)
+    assert rows["paths and values of one admin call"] == f"{MAX_CHANGE_BYTES // 1024} KiB"
     assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
     assert rows["axes of a tensor"] == str(MAX_RANK)
     levels = QueueConfig.model_fields["priority_levels"].metadata
@@ -168,8 +168,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert REST == 4, "a fifth of the loop"
     assert rows["rows of a batch that can be asked for"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
-    assert rows["shared inputs of one request"] == f"{MOST_SHARED_BYTES // 2**20} MiB"
-    assert rows["buckets that are warmed up"] == str(MOST_WARM_BUCKETS)
+    assert rows["shared inputs of one request"] == f"{MAX_SHARED_INPUT_BYTES // 2**20} MiB"
+    assert rows["buckets that are warmed up"] == str(MAX_WARMUP_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)
 
 

@@ -9,7 +9,7 @@ from batcher.runtime.execution.execute import check_result
 from batcher.runtime.execution.gather import Slice, count_elements, gather
 from batcher.runtime.execution.scatter import scatter
 from batcher.runtime.interface.layout import Layout
-from batcher.runtime.interface.padding import MOST_WARM_BUCKETS
+from batcher.runtime.interface.padding import MAX_WARMUP_BUCKETS
 from batcher.runtime.interface.padding_rules import AxisRule, OutputRule, PaddingRules
 from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.signature import Signature
@@ -304,7 +304,7 @@ def test_axes_that_vary_apart_are_warmed_up_up_to_a_bound():
     heights, widths = tuple(range(1, 11)), tuple(range(2, 12))
     axes = [AxisRule("image", 1, 9, heights), AxisRule("image", 2, 9, widths)]
     found = resolve_padding("m", rules(axes), metadata).warm_buckets(16)
-    assert len(found) == MOST_WARM_BUCKETS
+    assert len(found) == MAX_WARMUP_BUCKETS
     assert (found[0], found[-1]) == (((1, 2),), ((10, 11),))
 
 
@@ -313,7 +313,7 @@ def test_those_of_many_axes_are_picked_from_millions_without_making_them():
     metadata = ModelMetadata("t", (spec,), ())
     axes = [AxisRule("voxels", axis, 9, tuple(range(axis, axis + 32))) for axis in range(1, 6)]
     found = resolve_padding("m", rules(axes), metadata).warm_buckets(16)
-    assert len(set(found)) == MOST_WARM_BUCKETS
+    assert len(set(found)) == MAX_WARMUP_BUCKETS
     assert (found[0], found[-1]) == (((1, 2, 3, 4, 5),), ((32, 33, 34, 35, 36),))
     for axis in range(5):  # each axis in all its breadth
-        assert len({shape[axis] for (shape,) in found}) >= MOST_WARM_BUCKETS // 2
+        assert len({shape[axis] for (shape,) in found}) >= MAX_WARMUP_BUCKETS // 2

@@ -10,7 +10,7 @@ from batcher.executor import ModelMetadata, TensorSpec
 from batcher.runtime.interface import signature as module
 from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
 from batcher.runtime.interface.resolve_padding import resolve_padding
-from batcher.runtime.interface.signature import MOST_SHARED_BYTES, Signature
+from batcher.runtime.interface.signature import MAX_SHARED_INPUT_BYTES, Signature
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import DTYPES, Tensor
 
@@ -152,12 +152,14 @@ def test_an_array_of_any_layout_has_the_key_of_its_values():
 
 
 def test_shared_inputs_are_bounded(monkeypatch):
-    most = MOST_SHARED_BYTES // 4
+    most = MAX_SHARED_INPUT_BYTES // 4
     spec = TensorSpec("b", "FP32", (-1,), batched=False)
     assert key(spec, np.zeros(most, np.float32))
     told = refusal(signature(X, spec), request(X=ROW, b=np.zeros(most + 1, np.float32)))
-    assert told.startswith(f"m: b have {MOST_SHARED_BYTES + 4} bytes, at most {MOST_SHARED_BYTES}")
-    monkeypatch.setattr(module, "MOST_SHARED_BYTES", 9)
+    assert told.startswith(
+        f"m: b have {MAX_SHARED_INPUT_BYTES + 4} bytes, at most {MAX_SHARED_INPUT_BYTES}"
+    )
+    monkeypatch.setattr(module, "MAX_SHARED_INPUT_BYTES", 9)
     texts = TensorSpec("b", "BYTES", (-1,), batched=False)
     assert key(texts, np.array([b"abcde"], np.object_))
     with pytest.raises(InvalidRequest, match="10 bytes"):

@@ -8,9 +8,9 @@ import pytest
 
 from batcher.config import load_config
 from batcher.errors import BatcherError, ConfigError
+from batcher.live_settings import FileFollower, FileState, FileWatch
+from batcher.live_settings.file_watch import MAX_READS, read_stable
 from batcher.telemetry import ChangeSource
-from batcher.tuning import FileFollower, FileWatch, Look
-from batcher.tuning.watch import MOST_READS, read_settled
 
 TEXT = "models: [{name: m, executor: emulated, batching: {max_batch_size: 32}}]\n"
 
@@ -26,15 +26,19 @@ def path(tmp_path):
 def watch(path):
     """A watch that knows the file."""
     watch = FileWatch(path)
-    assert [watch.look(), watch.look(), watch.look()] == [Look.CHANGING, Look.CHANGED, Look.SAME]
+    assert [watch.check(), watch.check(), watch.check()] == [
+        FileState.CHANGING,
+        FileState.CHANGED,
+        FileState.SAME,
+    ]
     return watch
 
 
 def noticed(watch):
     """Whether a change is noticed: once it is settled, and once only."""
-    looks = [watch.look() for _ in range(3)]
-    assert looks in ([Look.CHANGING, Look.CHANGED, Look.SAME], [Look.SAME] * 3)
-    return looks[0] is Look.CHANGING
+    looks = [watch.check() for _ in range(3)]
+    assert looks in ([FileState.CHANGING, FileState.CHANGED, FileState.SAME], [FileState.SAME] * 3)
+    return looks[0] is FileState.CHANGING
 
 
 def rename_over(path, text):
@@ -69,8 +73,8 @@ class TestWatch:
     def test_it_is_being_written(self, watch, path):
         for length in range(3):
             path.write_text("x" * length)
-            assert watch.look() is Look.CHANGING
-        assert watch.look() is Look.CHANGED
+            assert watch.check() is FileState.CHANGING
+        assert watch.check() is FileState.CHANGED
 
     def test_it_was_not_there_at_first(self, tmp_path):
         watch = FileWatch(tmp_path / "none")
@@ -111,7 +115,7 @@ class TestConfigMap:
 class TestReadSettled:
     def test_a_file_that_rests_is_read_once(self, path):
         pauses = []
-        assert read_settled(path, pauses.append).models[0].name == "m"
+        assert read_stable(path, pauses.append).models[0].name == "m"
         assert pauses == []
 
     def test_half_a_file_is_read_again(self, path, monkeypatch):
@@ -126,14 +130,16 @@ class TestReadSettled:
                 path.write_text(TEXT)
             return config
 
-        monkeypatch.setattr("batcher.tuning.watch.load_config", read_while_it_is_written)
-        assert read_settled(path, pauses.append).models[0].batching.max_batch_size == 32
+        monkeypatch.setattr(
+            "batcher.live_settings.file_watch.load_config", read_while_it_is_written
+        )
+        assert read_stable(path, pauses.append).models[0].batching.max_batch_size == 32
         assert len(pauses) == 1
 
     def test_what_is_wrong_with_it_is_raised_once_it_rests(self, path):
         path.write_text("models: [")
         with pytest.raises(ConfigError, match="not valid YAML"):
-            read_settled(path)
+            read_stable(path)
 
     def test_a_file_that_never_rests_is_given_up(self, path, monkeypatch):
         reads = []
@@ -143,10 +149,10 @@ class TestReadSettled:
             path.write_text(TEXT + "#" * len(reads))
             return load_config(path)
 
-        monkeypatch.setattr("batcher.tuning.watch.load_config", read)
-        with pytest.raises(ConfigError, match="changed each of 10 times"):
-            read_settled(path, lambda _: None)
-        assert len(reads) == MOST_READS
+        monkeypatch.setattr("batcher.live_settings.file_watch.load_config", read)
+        with pytest.raises(ConfigError, match="changed during each of 10 reads"):
+            read_stable(path, lambda _: None)
+        assert len(reads) == MAX_READS
 
 
 class TestFollower:
@@ -195,5 +201,5 @@ class TestFollower:
         for _ in range(2):
             hangup.set()
             await reloads.get()
-        logged = "could not be followed" in caplog.text
+        logged = "could not be reloaded" in caplog.text
         assert logged is not isinstance(error, BatcherError)

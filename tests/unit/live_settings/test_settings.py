@@ -15,10 +15,10 @@ from batcher.errors import (
     UnknownModel,
 )
 from batcher.journal import InForce
+from batcher.live_settings import LiveSettings, settings
+from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.runtime.interface.padding_rules import AxisRule, read_padding_rules
 from batcher.telemetry import ChangeResult, ChangeSource, SettingsTelemetry
-from batcher.tuning import Tuner, tuner
-from batcher.tuning.tuner import MOST_BYTES
 
 FILE, SIGNAL, RPC = ChangeSource
 TEXT = """
@@ -61,7 +61,7 @@ class World:
         config = load_config(path)
         self.models = [Model(model) for model in config.models]
         self.telemetry = SettingsTelemetry(epoch=lambda: 7.0)
-        self.tuner = Tuner(config, self.models, self.telemetry, path)
+        self.live_settings = LiveSettings(config, self.models, self.telemetry, path)
 
     def write(self, text):
         self.path.write_text(text, encoding="utf-8")
@@ -92,42 +92,44 @@ def told(applied):
 
 class TestUpdate:
     async def test_a_change_is_applied_logged_and_counted(self, world, caplog):
-        applied = await world.tuner.update("a", "", {"batching.target_p99": "40ms"})
+        applied = await world.live_settings.update("a", "", {"batching.target_p99": "40ms"})
         assert told(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
-        assert applied.generation == world.tuner.generation == 2
+        assert applied.generation == world.live_settings.generation == 2
         assert world.models[0].settings.target_ns == 40_000_000
         assert world.counts == {("rpc", "applied"): 1}
         assert "a/1 batching.target_p99: 50ms -> 40ms (rpc, generation 2)" in caplog.text
-        assert world.tuner.settings("a")[0][2]["batching"]["target_p99"] == "40ms"
+        assert world.live_settings.values("a")[0][2]["batching"]["target_p99"] == "40ms"
 
     async def test_changes_build_on_each_other(self, world):
-        await world.tuner.update("a", "1", {"batching.target_p99": "40ms"})
-        await world.tuner.update("a", "1", {"queue.max_requests": "5"})
+        await world.live_settings.update("a", "1", {"batching.target_p99": "40ms"})
+        await world.live_settings.update("a", "1", {"queue.max_requests": "5"})
         settings = world.models[0].settings
         assert (settings.target_ns, settings.queue.max_requests) == (40_000_000, 5)
 
     async def test_padding_changes_with_its_outputs_or_not_at_all(self, world):
         rule = "[{input: x, axis: 1, buckets: [4, 8]}]"
-        applied = await world.tuner.update(
+        applied = await world.live_settings.update(
             "a", "", {"padding": rule, "outputs": "[{output: y, axis: 1, like: null}]"}
         )
         assert [text.split(":")[0] for text in told(applied)] == ["a/1 padding", "a/1 outputs"]
         (axis,) = world.models[0].rules.axes
         assert axis == AxisRule("x", 1, None, (4, 8))
         with pytest.raises(InvalidRequest, match=r"^.*padding\[0\]\.buckets: not on a Friday"):
-            await world.tuner.update("a", "", {"padding[0].buckets": "[13]"})
+            await world.live_settings.update("a", "", {"padding[0].buckets": "[13]"})
         assert world.models[0].rules.axes == (axis,)
 
     async def test_validating_changes_and_counts_nothing(self, world):
         before = world.settings
-        applied = await world.tuner.update("a", "", {"queue.max_rows": "9"}, validate_only=True)
+        applied = await world.live_settings.update(
+            "a", "", {"queue.max_rows": "9"}, validate_only=True
+        )
         assert told(applied) == ["a/1 queue.max_rows: null -> 9"]
         with pytest.raises(InvalidRequest):
-            await world.tuner.update("a", "", {"queue.max_rows": "0"}, validate_only=True)
-        assert (world.settings, world.counts, world.tuner.generation) == (before, {}, 1)
+            await world.live_settings.update("a", "", {"queue.max_rows": "0"}, validate_only=True)
+        assert (world.settings, world.counts, world.live_settings.generation) == (before, {}, 1)
 
     async def test_the_values_of_now_are_no_change(self, world):
-        applied = await world.tuner.update("a", "", {"batching.target_p99": "0.05s"})
+        applied = await world.live_settings.update("a", "", {"batching.target_p99": "0.05s"})
         assert (told(applied), applied.generation) == ([], 1)
         assert world.counts == {("rpc", "unchanged"): 1}
 
@@ -147,9 +149,9 @@ class TestUpdate:
                 "",
                 {"batching.max_batch_size": "0"},
                 InvalidRequest,
-                "from or to 0, a model without a batch axis, needs a restart",
+                "a change from or to 0 (a model without a batch axis) needs a restart",
             ),
-            ("a", "", {}, InvalidRequest, "changes: none given"),
+            ("a", "", {}, InvalidRequest, "changes: got none"),
             ("", "", {"queue.max_rows": "1"}, InvalidRequest, "model: the request names no model"),
             ("b", "", {"queue.max_rows": "1"}, InvalidRequest, "version: b has several"),
             (
@@ -157,7 +159,7 @@ class TestUpdate:
                 "",
                 {"queue.max_rows": "1"},
                 UnknownModel,
-                "model: got x; served are a version 1",
+                "model: got x; allowed: a version 1",
             ),
             ("a", "2", {"queue.max_rows": "1"}, UnknownModel, "got a version 2"),
         ],
@@ -167,7 +169,7 @@ class TestUpdate:
     ):
         before = world.settings
         with pytest.raises(kind) as caught:
-            await world.tuner.update(name, version, changes)
+            await world.live_settings.update(name, version, changes)
         assert text in str(caught.value)
         assert "\n" not in str(caught.value)
         assert text in caplog.text
@@ -175,30 +177,34 @@ class TestUpdate:
 
     async def test_a_smaller_maximum_may_grow_again_up_to_what_was_loaded(self, world):
         for rows in ("16", "32"):
-            await world.tuner.update("a", "", {"batching.max_batch_size": rows})
+            await world.live_settings.update("a", "", {"batching.max_batch_size": rows})
         assert world.models[0].settings.max_batch_size == 32
 
     async def test_what_is_too_large_is_refused_by_its_size(self, world):
-        comment = "#" * (MOST_BYTES - len("queue.max_rows" + "9 "))
-        await world.tuner.update("a", "", {"queue.max_rows": f"9 {comment}"})
+        comment = "#" * (MAX_CHANGE_BYTES - len("queue.max_rows" + "9 "))
+        await world.live_settings.update("a", "", {"queue.max_rows": f"9 {comment}"})
         with pytest.raises(InvalidRequest, match=r"got 16385 bytes .* allowed: at most 16384"):
-            await world.tuner.update("a", "", {"queue.max_rows": f"8 {comment}#"})
+            await world.live_settings.update("a", "", {"queue.max_rows": f"8 {comment}#"})
         assert world.models[0].settings.queue.max_rows == 9
         assert world.counts == {("rpc", "applied"): 1, ("rpc", "rejected"): 1}
 
     async def test_changes_are_read_beside_the_loop_and_applied_in_order(self, world, monkeypatch):
-        read, go_on = tuner.with_changes, threading.Event()
+        read, go_on = settings.with_changes, threading.Event()
 
         def slowly(model, changes):
             assert go_on.wait(20)
             return read(model, changes)
 
-        monkeypatch.setattr(tuner, "with_changes", slowly)
+        monkeypatch.setattr(settings, "with_changes", slowly)
         world.rewrite("50ms", "45ms")
         asked = [
-            asyncio.ensure_future(world.tuner.update("a", "", {"batching.target_p99": "40ms"})),
-            asyncio.ensure_future(world.tuner.reload(RPC)),
-            asyncio.ensure_future(world.tuner.update("a", "", {"batching.target_p99": "30ms"})),
+            asyncio.ensure_future(
+                world.live_settings.update("a", "", {"batching.target_p99": "40ms"})
+            ),
+            asyncio.ensure_future(world.live_settings.reload(RPC)),
+            asyncio.ensure_future(
+                world.live_settings.update("a", "", {"batching.target_p99": "30ms"})
+            ),
         ]
         # Who is read in a thread leaves the loop to others: the event is set by it.
         asyncio.get_running_loop().call_soon(go_on.set)
@@ -215,17 +221,17 @@ class TestUpdate:
         before = world.settings
         world.models[0].raises = [error]
         with pytest.raises(ChangeFailed, match="a: no policy"):
-            await world.tuner.update("a", "", {"queue.max_rows": "9"})
+            await world.live_settings.update("a", "", {"queue.max_rows": "9"})
         assert world.settings == before
         assert world.counts == {("rpc", "failed"): 1}
         assert "a: no policy" in caplog.text
-        assert (await world.tuner.update("a", "", {"queue.max_rows": "9"})).generation == 2
+        assert (await world.live_settings.update("a", "", {"queue.max_rows": "9"})).generation == 2
 
 
 class TestReload:
     async def test_the_file_is_put_in_force(self, world, caplog):
         world.rewrite("50ms", "40ms")
-        applied = await world.tuner.reload(SIGNAL)
+        applied = await world.live_settings.reload(SIGNAL)
         assert told(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
         assert world.models[0].settings.target_ns == 40_000_000
         assert world.counts == {("signal", "applied"): 1}
@@ -237,10 +243,10 @@ class TestReload:
         world.write(world.path.read_text() + "    queue: {max_rows: 3}\n")
         world.models[2].raises = [ChangeFailed("b: no policy")]
         with pytest.raises(ChangeFailed):
-            await world.tuner.reload(FILE)
+            await world.live_settings.reload(FILE)
         assert world.settings == before
         assert world.counts == {("file", "failed"): 1}
-        assert (await world.tuner.reload(FILE)).generation == 2
+        assert (await world.live_settings.reload(FILE)).generation == 2
 
     async def test_an_old_setting_that_cannot_be_put_back_is_told(self, world, caplog):
         world.rewrite("50ms", "40ms")
@@ -255,8 +261,8 @@ class TestReload:
 
         world.models[2].raises = [ChangeFailed("b: no policy")]
         with pytest.raises(ChangeFailed, match="b: no policy"):
-            await world.tuner.reload(FILE)
-        assert "a: its old settings could not be put back" in caplog.text
+            await world.live_settings.reload(FILE)
+        assert "a: its previous settings could not be restored" in caplog.text
 
     @pytest.mark.parametrize(
         ("old", "new", "problem"),
@@ -282,7 +288,7 @@ class TestReload:
             (
                 "executor: emulated",
                 "executor: emulated\n    outputs: [{output: Y, labels: l.txt}]",
-                "models[0].outputs: other labels need a restart",
+                "models[0].outputs: a change of labels needs a restart",
             ),
         ],
     )
@@ -291,7 +297,7 @@ class TestReload:
         world.rewrite("target_p99: 50ms", "target_p99: 50ms, utilization_target: 0.5")
         world.rewrite(old, new)
         with pytest.raises(ConfigError) as caught:
-            await world.tuner.reload(FILE)
+            await world.live_settings.reload(FILE)
         assert problem in str(caught.value)
         assert problem in caplog.text
         assert (world.settings, world.counts) == (before, {("file", "rejected"): 1})
@@ -299,40 +305,44 @@ class TestReload:
     async def test_a_file_that_is_gone_changes_nothing(self, world):
         world.path.unlink()
         with pytest.raises(ConfigError, match="No such file"):
-            await world.tuner.reload(SIGNAL)
+            await world.live_settings.reload(SIGNAL)
         assert world.counts == {("signal", "rejected"): 1}
 
     async def test_without_a_file_there_is_nothing_to_read(self, world):
-        without = Tuner(world.tuner.config, world.models, world.telemetry)
-        with pytest.raises(ConfigError, match="without a file"):
+        without = LiveSettings(world.live_settings.config, world.models, world.telemetry)
+        with pytest.raises(ConfigError, match="started without one"):
             await without.reload(RPC)
 
     async def test_two_at_once_take_turns(self, world):
         world.rewrite("50ms", "40ms")
-        first, second = await asyncio.gather(world.tuner.reload(RPC), world.tuner.reload(RPC))
+        first, second = await asyncio.gather(
+            world.live_settings.reload(RPC), world.live_settings.reload(RPC)
+        )
         assert (len(first.changes), len(second.changes)) == (1, 0)
 
 
 class TestAfterAnAdminCall:
     @pytest.fixture
     async def called(self, world):
-        await world.tuner.update("a", "", {"batching.target_p99": "40ms"})
+        await world.live_settings.update("a", "", {"batching.target_p99": "40ms"})
         return world
 
     async def test_a_watched_file_that_says_the_same_undoes_nothing(self, called):
         called.write(TEXT + "# another comment\n")
-        assert (await called.tuner.reload(FILE)).changes == ()
+        assert (await called.live_settings.reload(FILE)).changes == ()
         assert called.models[0].settings.target_ns == 40_000_000
         assert called.counts[FILE, "unchanged"] == 1
 
     @pytest.mark.parametrize("source", [SIGNAL, RPC])
     async def test_a_reload_that_was_asked_for_undoes_it(self, called, caplog, source):
-        assert told(await called.tuner.reload(source)) == ["a/1 batching.target_p99: 40ms -> 50ms"]
+        assert told(await called.live_settings.reload(source)) == [
+            "a/1 batching.target_p99: 40ms -> 50ms"
+        ]
         assert f"40ms -> 50ms ({source}, undoes an admin call, generation 3)" in caplog.text
 
     async def test_a_file_that_has_changed_wins_as_a_whole(self, called, caplog):
         called.write(TEXT + "    queue: {max_rows: 3}\n")
-        assert len((await called.tuner.reload(FILE)).changes) == 2
+        assert len((await called.live_settings.reload(FILE)).changes) == 2
         assert called.models[0].settings.target_ns == 50_000_000
         assert "40ms -> 50ms (file, undoes an admin call" in caplog.text
         assert "queue.max_rows: null -> 3 (file, generation 3)" in caplog.text
@@ -340,27 +350,31 @@ class TestAfterAnAdminCall:
 
 class TestSettings:
     def test_of_all_models_in_the_order_of_the_file(self, world):
-        assert [each[:2] for each in world.tuner.settings()] == [("a", "1"), ("b", "1"), ("b", "2")]
+        assert [each[:2] for each in world.live_settings.values()] == [
+            ("a", "1"),
+            ("b", "1"),
+            ("b", "2"),
+        ]
 
     def test_of_one(self, world):
-        assert [each[:2] for each in world.tuner.settings("b", "2")] == [("b", "2")]
+        assert [each[:2] for each in world.live_settings.values("b", "2")] == [("b", "2")]
         with pytest.raises(UnknownModel):
-            world.tuner.settings("c")
+            world.live_settings.values("c")
 
 
 async def test_what_is_in_force_is_the_file_that_was_applied_and_what_calls_changed_since(world):
-    assert world.tuner.in_force() == InForce(TEXT)
-    await world.tuner.update("b", "2", {"queue.max_rows": "9"})
+    assert world.live_settings.in_force() == InForce(TEXT)
+    await world.live_settings.update("b", "2", {"queue.max_rows": "9"})
     world.rewrite("50ms", "'${TARGET:-40ms}'")
-    assert world.tuner.in_force() == InForce(TEXT, ("b/2 queue.max_rows: 9",))
-    await world.tuner.reload(SIGNAL)
+    assert world.live_settings.in_force() == InForce(TEXT, ("b/2 queue.max_rows: 9",))
+    await world.live_settings.reload(SIGNAL)
     text = TEXT.replace("50ms", "'${TARGET:-40ms}'")
-    assert world.tuner.in_force() == InForce(text)
-    await world.tuner.update("a", "", {"batching.target_p99": "30ms"})
+    assert world.live_settings.in_force() == InForce(text)
+    await world.live_settings.update("a", "", {"batching.target_p99": "30ms"})
     world.rewrite("'${TARGET:-40ms}'", "nothing")
     with pytest.raises(ConfigError):
-        await world.tuner.reload(FILE)
-    assert world.tuner.in_force() == InForce(text, ("a/1 batching.target_p99: 30ms",))
+        await world.live_settings.reload(FILE)
+    assert world.live_settings.in_force() == InForce(text, ("a/1 batching.target_p99: 30ms",))
 
 
 def test_the_time_and_the_generation_move_with_what_is_applied():
@@ -375,5 +389,7 @@ def test_the_time_and_the_generation_move_with_what_is_applied():
 
 async def test_settings_that_the_scheduler_reads_alike_are_a_change_all_the_same(world):
     before = replace(world.models[0].settings)
-    assert (await world.tuner.update("a", "", {"queue.default_priority": "2"})).generation == 2
+    assert (
+        await world.live_settings.update("a", "", {"queue.default_priority": "2"})
+    ).generation == 2
     assert world.models[0].settings == before

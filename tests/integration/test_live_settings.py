@@ -130,7 +130,10 @@ class TestByCall:
         ("changes", "text"),
         [
             ({"batching.target_p99": "4"}, "batching.target_p99: got 4; allowed: a number with a"),
-            ({"batching.max_batch_size": "64"}, "got 64; allowed: at most 32, what its instances"),
+            (
+                {"batching.max_batch_size": "64"},
+                "got 64; allowed: at most 32, the size that its instances",
+            ),
             ({"instances": "2"}, "instances: needs a restart; what can change"),
         ],
     )
@@ -195,7 +198,7 @@ async def test_a_request_is_late_by_the_target_it_was_admitted_with(
         data = await dial(application.grpc.addresses[0], INFERENCE)
         call = asyncio.ensure_future(data.ModelInfer(request_of(), timeout=WAIT_S))
         await asyncio.to_thread(hang.wait_entered)
-        await application.tuner.update("hello", "", {"batching.target_p99": "1us"})
+        await application.live_settings.update("hello", "", {"batching.target_p99": "1us"})
         hang.release()
         await call
         labels = {"model": "hello", "version": "1"}
