@@ -104,7 +104,9 @@ class Application:
         self._follower = (
             None
             if path is None
-            else FileFollower(path, config.server.watch, self.live_settings.reload, hangup)
+            else FileFollower(
+                path, config.server.config_poll_interval, self.live_settings.reload, hangup
+            )
         )
         self.recording = Recording(
             config,
@@ -146,8 +148,8 @@ class Application:
         if self._follower is not None:
             self._run("settings", self._follower.run())
         self._run("memory", Trimmer(self.buffers).run())
-        if self.grpc.certificates is not None and self.config.server.watch:
-            watch = self.grpc.certificates.watch(self.config.server.watch / SECOND)
+        if self.grpc.certificates is not None and self.config.server.config_poll_interval:
+            watch = self.grpc.certificates.watch(self.config.server.config_poll_interval / SECOND)
             self._run("certificates", watch)
         if self.recording.flight is not None:
             self._run("flight-recorder", self.recording.flight.watch(self.telemetry.tallies))
@@ -348,9 +350,9 @@ def instance_plan(
         execute_timeout_ns=config.execute_timeout,
         warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length, config.warmup.inputs),
         fail_nan=config.on_nan == "fail",
-        load_retry_ns=config.load_retry,
+        load_retry_ns=config.load_retry_timeout,
         checks=HealthCheckPlan(
-            config.health.interval, config.health.timeout, config.health.failed_batches
+            config.health.interval, config.health.timeout, config.health.failure_threshold
         ),
     )
 

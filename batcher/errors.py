@@ -144,7 +144,7 @@ class UnloadedWhileLoading(ModelLoadError):
 
 
 class BackendUnavailable(ModelLoadError):
-    """What a model needs is not up yet: another try may help, and is made (`models[].load_retry`)."""
+    """What a model needs is not up yet: another try may help, and is made (`models[].load_retry_timeout`)."""
 
 
 LONGEST_DESCRIPTION = 400

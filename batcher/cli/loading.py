@@ -23,7 +23,7 @@ async def load_models(
     For each its place in the configuration, and what it is or why it could not be loaded; `begins`
     is told the place before.
     """
-    once = tuple(model.model_copy(update={"load_retry": 0}) for model in config.models)
+    once = tuple(model.model_copy(update={"load_retry_timeout": 0}) for model in config.models)
     application = Application(config.model_copy(update={"models": once}))
     try:
         for place, model in enumerate(application.models):

@@ -72,7 +72,7 @@ def read_traffic(
         if max(sizes.values) > most:
             raise InputError(
                 f"--rows: got {rows!r}; allowed: at most {most}"
-                f" (max_batch_size x queue.max_request_batches of {name})"
+                f" (max_batch_size x queue.max_batches_per_request of {name})"
             )
     nobody = Mix(("",), (1.0,))
     return Traffic(

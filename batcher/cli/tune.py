@@ -25,7 +25,7 @@ Examples:
 - `batcher tune localhost:8003 --model minilm --set batching.target_p99=40ms --set
   queue.max_requests=512`: both or none.
 
-- `batcher tune localhost:8003 --model minilm --set 'batching={policy: fixed, max_delay: 2ms}'`
+- `batcher tune localhost:8003 --model minilm --set 'batching={policy: fixed, max_queue_delay: 2ms}'`
   replaces a whole section.
 
 - `batcher tune localhost:8003 --reload` has the configuration file read again.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -30,6 +30,20 @@ _ALLOWED = {
     "less_than_equal": "{le} or less",
 }
 """Kinds of pydantic error to what is allowed, with the error's own context filled in."""
+
+_RENAMED: Final = {
+    "ageing": "promote_after",
+    "failed_batches": "failure_threshold",
+    "load_retry": "load_retry_timeout",
+    "max_delay": "max_queue_delay",
+    "max_request_batches": "max_batches_per_request",
+    "max_streams": "max_concurrent_streams",
+    "memory": "max_memory",
+    "on_time": "min_on_time_ratio",
+    "segment": "segment_duration",
+    "watch": "config_poll_interval",
+}
+"""Names of keys before the first release -> their names now."""
 
 
 def explain(error: ValidationError, root: type[Section]) -> Iterator[tuple[KeyPath, str]]:
@@ -71,6 +85,8 @@ def _unknown_key(key: str, section: type[Section] | None) -> str:
     if section is None:
         return "unknown key"
     known = list(section.model_fields)
+    if _RENAMED.get(key) in known:
+        return f"unknown key; it is called {_RENAMED[key]} now"
     for name in known:
         below = section_at(section, (name,))
         if below is not None and key in below.model_fields and not _is_repeated(section, name):

@@ -64,7 +64,7 @@ class BatchingConfig(Section):
 
     policy: PolicyName = "adaptive"
     """`adaptive` derives its windows from `target_p99` and from what batches take; `fixed` waits
-    for a full or preferred batch, at most `max_delay`; `none` executes every request alone."""
+    for a full or preferred batch, at most `max_queue_delay`; `none` executes every request alone."""
     max_batch_size: BatchRows = 32
     """The most rows in one batch, 65,536 at most. A request with more rows is split over several. 0
     means that the model has no batch axis: it gets one request at a time, shapes as they are."""
@@ -78,7 +78,7 @@ class BatchingConfig(Section):
     when_late: WhenLateName = "refuse"
     """`adaptive` only: a request that can only be late, but whose caller still waits, is refused at
     once (`refuse`) or served when that delays nobody who can be in time (`serve`)."""
-    max_delay: DurationOrZero = 0
+    max_queue_delay: DurationOrZero = 0
     """`fixed` only: the longest that the oldest request waits for company while an instance is
     free. 0 means never wait: a batch is whatever queued while the instance was busy."""
     preferred_batch_sizes: tuple[Count, ...] = ()
@@ -98,7 +98,7 @@ class BatchingConfig(Section):
         else:
             problems += [
                 ((key,), f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size")
-                for key in ("max_delay", "preferred_batch_sizes")
+                for key in ("max_queue_delay", "preferred_batch_sizes")
                 if getattr(self, key)
             ]
         for key in sorted(keys_of_policies() - set(POLICIES[self.policy].keys)):
@@ -141,7 +141,7 @@ class QueueConfig(Section):
     """The most batch groups that wait: requests that may share a batch, by shape and by what else
     separates them, are one. Beyond it the request that has waited longest in a group of its own makes
     room."""
-    max_request_batches: Count = 32
+    max_batches_per_request: Count = 32
     """The most rows of one request, in batches of `max_batch_size` rows. A request that fits no
     single batch is split, and others go between its batches. 1 means that none is split."""
     max_rows: Count | None = None
@@ -179,7 +179,7 @@ class QueueConfig(Section):
         return QueueLimits(
             max_requests=self.max_requests,
             max_groups=self.max_groups,
-            max_request_batches=self.max_request_batches,
+            max_batches_per_request=self.max_batches_per_request,
             max_rows=self.max_rows,
             max_bytes=self.max_bytes,
             timeout_ns=self.timeout,
@@ -230,7 +230,7 @@ class HealthConfig(Section):
     an instance that is not well is looked at again."""
     timeout: Duration = 1_000_000_000
     """How long an executor may take to tell its health. Beyond that it counts as not well."""
-    failed_batches: Count | None = 5
+    failure_threshold: Count | None = 5
     """Batches of an instance that fail in a row, for reasons that are not the caller's, and a canary
     batch after them, before it counts as not well. null never counts them."""
 
@@ -261,7 +261,7 @@ class ModelConfig(Section):
     execute_timeout: Duration = 30_000_000_000
     """How long one batch may execute. Then its requests fail, and the instance is abandoned and
     replaced."""
-    load_retry: DurationOrZero = 300_000_000_000
+    load_retry_timeout: DurationOrZero = 300_000_000_000
     """For how long a load is tried again whose executor says that what it needs is not up yet. 0
     tries once."""
     on_nan: Literal["serve", "fail"] = "serve"
@@ -290,9 +290,9 @@ class ModelConfig(Section):
         problems = _beyond(("warmup", "batch_sizes"), sizes, self.batching.most_rows)
         problems += padding_problems(self.padding, self.outputs)
         problems += row_problems(self.inputs, self.padding, self.outputs, most)
-        if not most and self.queue.max_request_batches != QueueConfig().max_request_batches:
+        if not most and self.queue.max_batches_per_request != QueueConfig().max_batches_per_request:
             allowed = f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size"
-            problems.append((("queue", "max_request_batches"), allowed))
+            problems.append((("queue", "max_batches_per_request"), allowed))
         CrossCheckError.raise_any(problems)
         return self
 
@@ -316,7 +316,7 @@ class ModelConfig(Section):
         """What the scheduler reads of this model. Times in nanoseconds."""
         queue = self.queue.limits()
         if not self.batching.max_batch_size:
-            queue = replace(queue, max_request_batches=1)
+            queue = replace(queue, max_batches_per_request=1)
         return ModelSettings(
             max_batch_size=self.batching.most_rows,
             policy=self.batching.policy_settings(),

@@ -51,7 +51,7 @@ def sections_of(settings: ModelSettings) -> dict[str, dict[str, Any]]:
         "queue": {
             "max_requests": queue.max_requests,
             "max_groups": queue.max_groups,
-            "max_request_batches": queue.max_request_batches,
+            "max_batches_per_request": queue.max_batches_per_request,
             "max_rows": queue.max_rows,
             "max_bytes": _text(queue.max_bytes, format_size),
             "timeout": _text(queue.timeout_ns, format_duration),

@@ -40,13 +40,13 @@ def _adaptive_window(batching: BatchingConfig) -> str:
 
 def _fixed(batching: BatchingConfig) -> PolicySettings:
     return FixedWindow(
-        max_delay_ns=batching.max_delay, preferred_sizes=batching.preferred_batch_sizes
+        max_delay_ns=batching.max_queue_delay, preferred_sizes=batching.preferred_batch_sizes
     )
 
 
 def _fixed_window(batching: BatchingConfig) -> str:
     preferred = ", ".join(str(size) for size in batching.preferred_batch_sizes)
-    delay = format_duration(batching.max_delay)
+    delay = format_duration(batching.max_queue_delay)
     return f"{delay}, prefers {preferred}" if preferred else delay
 
 
@@ -60,7 +60,7 @@ def _none_window(_batching: BatchingConfig) -> str:
 
 POLICIES: Final[dict[str, PolicyEntry]] = {
     "adaptive": PolicyEntry(("utilization_target", "when_late"), _adaptive, _adaptive_window),
-    "fixed": PolicyEntry(("max_delay", "preferred_batch_sizes"), _fixed, _fixed_window),
+    "fixed": PolicyEntry(("max_queue_delay", "preferred_batch_sizes"), _fixed, _fixed_window),
     "none": PolicyEntry((), _none, _none_window),
 }
 
@@ -77,7 +77,7 @@ def policy_section(policy: PolicySettings) -> dict[str, Any]:
         case FixedWindow():
             return {
                 "policy": "fixed",
-                "max_delay": format_duration(policy.max_delay_ns),
+                "max_queue_delay": format_duration(policy.max_delay_ns),
                 "preferred_batch_sizes": list(policy.preferred_sizes),
             }
         case NoBatching():

@@ -21,7 +21,7 @@ class JournalConfig(Section):
     folder: FilePath
     """A folder of its own for the log's files; it is made if it is not there. Files of earlier
     servers in it count."""
-    segment: Duration = 10_000_000_000
+    segment_duration: Duration = 10_000_000_000
     """How long a segment is: a replay can start at each, and a bad one spoils no other."""
     max_segments: Count = 360
     """Segments that are kept; the oldest are deleted."""
@@ -41,7 +41,7 @@ class FlightRecorderConfig(Section):
     """Where the files of incidents go; it is made if it is not there."""
     duration: Duration = 180_000_000_000
     """How far back the memory reaches."""
-    memory: Size = 32 * 1024**2
+    max_memory: Size = 32 * 1024**2
     """Bytes that it may take; beyond them it reaches less far back. At least 1MiB."""
     min_on_time_ratio: Fraction | None = 0.9
     """A file is written when, over 10 s, less than this part of a model's requests was answered in
@@ -54,7 +54,7 @@ class FlightRecorderConfig(Section):
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
-        problems = _too_small("memory", self.memory)
+        problems = _too_small("max_memory", self.max_memory)
         if self.min_interval > self.duration:
             allowed = f"at most duration, which is {format_duration(self.duration)}"
             problems.append(

@@ -55,7 +55,7 @@ class ServerConfig(Section):
     prefer a Unix socket, such as `unix:/run/batcher/admin.sock`."""
     tls: TlsConfig | None = None
     """TLS on the TCP listeners of `grpc` and `admin`; null means plain text. Unix sockets and
-    `http` stay plain. Files that were renewed are read again, as often as `watch` says."""
+    `http` stay plain. Files that were renewed are read again, as often as `config_poll_interval` says."""
     status_codes: Literal["standard", "triton"] = "standard"
     """How refusals are named on the wire: gRPC's usual codes, or Triton's for callers written
     against it."""
@@ -78,7 +78,7 @@ class ServerConfig(Section):
     over new servers; null means never."""
     max_connection_age_grace: DurationOrZero = 30_000_000_000
     """How long calls may take from then, before they are cut."""
-    max_streams: Count = 4096
+    max_concurrent_streams: Count = 4096
     """Calls open at once on one connection; a client holds further ones back by itself."""
     max_in_flight_per_stream: Count = 1024
     """Requests of one `ModelStreamInfer` call that are being served at once; reading from the
@@ -89,7 +89,7 @@ class ServerConfig(Section):
     write_timeout: Duration = 30_000_000_000
     """How long a caller may take to read 1 MiB of an answer, or its rest; then the call ends, and the
     connection where nothing at all is read (`builtin`)."""
-    watch: DurationOrZero = 1_000_000_000
+    config_poll_interval: DurationOrZero = 1_000_000_000
     """How often the configuration file is looked at, at least 100ms: when it has changed, so do the
     settings that can change while the server runs. 0 never looks: only SIGHUP and an admin call
     have the file read again."""
@@ -126,9 +126,14 @@ class ServerConfig(Section):
                 for key in ("receive_timeout", "write_timeout")
                 if getattr(self, key) != type(self).model_fields[key].default
             )
-        if 0 < self.watch < _SHORTEST_WATCH_NS:
+        if 0 < self.config_poll_interval < _SHORTEST_WATCH_NS:
             allowed = f"at least {format_duration(_SHORTEST_WATCH_NS)}, or 0"
-            problems.append((("watch",), refusal(format_duration(self.watch), allowed)))
+            problems.append(
+                (
+                    ("config_poll_interval",),
+                    refusal(format_duration(self.config_poll_interval), allowed),
+                )
+            )
         listeners = [*self.grpc, *self.admin]
         if self.tls and not any(isinstance(parse_address(a), TcpAddress) for a in listeners):
             plain = "every listener is a Unix socket, and those stay plain"

@@ -51,7 +51,7 @@ class QueueLimits:
     """How much may wait, and who goes first.
 
     At most `max_groups` batch groups wait: requests that may share a batch are one.
-    One request has at most the rows of `max_request_batches` batches of the maximum size.
+    One request has at most the rows of `max_batches_per_request` batches of the maximum size.
     `timeout_ns` is the longest time in the queue; None means no limit. A caller may ask for less
     where `allow_timeout_override` says so. Level 1 of
     `priority_levels` is the most urgent; a request that names none has `default_priority`, and a
@@ -61,7 +61,7 @@ class QueueLimits:
 
     max_requests: int = 1024
     max_groups: int = 256
-    max_request_batches: int = 32
+    max_batches_per_request: int = 32
     max_rows: int | None = None
     max_bytes: int | None = None
     timeout_ns: int | None = None
@@ -101,5 +101,5 @@ class ModelSettings:
 
         What has more rows than may wait at all could never enter.
         """
-        most = self.max_batch_size * self.queue.max_request_batches
+        most = self.max_batch_size * self.queue.max_batches_per_request
         return most if self.queue.max_rows is None else min(most, self.queue.max_rows)

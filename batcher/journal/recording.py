@@ -79,14 +79,14 @@ class Recording:
             _make_folder(journal.folder, "journal.folder")
             self._files = Files(journal.folder, journal.max_segments, journal.max_size)
             sinks.append(self._files)
-            lengths.append(journal.segment)
+            lengths.append(journal.segment_duration)
             sizes.append(journal.max_size // SEGMENTS_IN_SIZE)
         if flight is not None:
             _make_folder(flight.folder, "flight_recorder.folder")
-            self._memory = Memory(flight.duration, flight.memory)
+            self._memory = Memory(flight.duration, flight.max_memory)
             sinks.append(self._memory)
             lengths.append(min(SEGMENT_NS, max(1, flight.duration // SEGMENTS_IN_SIZE)))
-            sizes.append(flight.memory // SEGMENTS_IN_SIZE)
+            sizes.append(flight.max_memory // SEGMENTS_IN_SIZE)
             live = self._live_log(flight, min(lengths), min(sizes))
             if live is not None:
                 sinks.append(live)
@@ -113,9 +113,9 @@ class Recording:
         detail = f"the server with process id {os.getpid()} ended without closing"
         head = describe(Reason.CRASH, detail, self._in_force(), "")
         # As far back as the memory reaches, by time or by bytes.
-        most = max(flight.duration // segment_ns, flight.memory // segment_bytes) + 1
+        most = max(flight.duration // segment_ns, flight.max_memory // segment_bytes) + 1
         try:
-            return LiveLog(flight.folder, head, most, flight.memory)
+            return LiveLog(flight.folder, head, most, flight.max_memory)
         except OSError as error:
             log.warning(
                 "flight_recorder.folder: a crash will leave no flight record in %s: %s",

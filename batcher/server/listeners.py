@@ -30,7 +30,7 @@ _INT32_MAX = 2**31 - 1
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     """The settings of gRPC itself, from ours."""
-    pending = min(config.max_connections * config.max_streams, _INT32_MAX)
+    pending = min(config.max_connections * config.max_concurrent_streams, _INT32_MAX)
     times = (
         ("grpc.max_connection_idle_ms", config.max_connection_idle),
         ("grpc.max_connection_age_ms", config.max_connection_age),
@@ -40,7 +40,7 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         *((name, max(time_ns // MILLISECOND, 1)) for name, time_ns in times if time_ns is not None),
         ("grpc.max_receive_message_length", config.max_message),
         ("grpc.max_send_message_length", config.max_message),
-        ("grpc.max_concurrent_streams", config.max_streams),
+        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         # Over its own bounds, 1,000 and 3,000, gRPC cancels calls and says nothing, here or there.
@@ -91,7 +91,7 @@ class BuiltinServer(_Listeners):
         self.http2 = Server(
             handlers,
             max_message=config.max_message,
-            max_streams=config.max_streams,
+            max_streams=config.max_concurrent_streams,
             max_connections=config.max_connections,
             max_headers=MAX_METADATA_BYTES,
             too_large=too_large,

@@ -370,7 +370,7 @@ STREAM_EVENTS = Family(
     "calls",
     ("event",),
     "Calls that ended without an answer: reset_by_client, reset_by_server, malformed, refused (beyond "
-    "server.max_streams, or while draining), stalled, answer_lost (while it was written) (transport "
+    "server.max_concurrent_streams, or while draining), stalled, answer_lost (while it was written) (transport "
     "builtin).",
 )
 GOAWAYS = Family(

@@ -64,7 +64,7 @@ def model_settings(draw: st.DrawFn) -> ModelSettings:
     )
     limits = QueueLimits(
         max_requests=draw(st.integers(1, 8)),
-        max_request_batches=draw(st.sampled_from((1, 2, 6))),
+        max_batches_per_request=draw(st.sampled_from((1, 2, 6))),
         max_rows=draw(st.none() | st.integers(1, 12)),
         max_bytes=draw(st.none() | st.integers(1, 12)),
         timeout_ns=draw(st.none() | milliseconds(1, 8)),
@@ -103,7 +103,7 @@ def any_model_settings(draw: st.DrawFn) -> ModelSettings:
     limits = QueueLimits(
         max_requests=requests,
         max_groups=draw(st.sampled_from((256, 256, 2))),
-        max_request_batches=draw(st.sampled_from((3, 3, 1))),
+        max_batches_per_request=draw(st.sampled_from((3, 3, 1))),
         max_rows=rows,
         max_bytes=nbytes,
         timeout_ns=draw(st.sampled_from((None, None, 6 * MILLISECOND, 100 * MILLISECOND))),

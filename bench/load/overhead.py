@@ -66,7 +66,7 @@ def config(options: argparse.Namespace) -> dict[str, Any]:
         "batching": {
             "policy": "fixed",
             "max_batch_size": options.max_batch_size,
-            "max_delay": options.max_delay,
+            "max_queue_delay": options.max_delay,
         },
         "queue": {"max_requests": 4096},
     }

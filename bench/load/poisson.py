@@ -125,7 +125,7 @@ def config(options: argparse.Namespace) -> dict[str, Any]:
         },
     }
     if options.policy == "fixed":
-        model["batching"]["max_delay"] = options.max_delay
+        model["batching"]["max_queue_delay"] = options.max_delay
     return {"server": {"transport": options.transport}, "models": [model]}
 
 

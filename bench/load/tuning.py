@@ -62,7 +62,7 @@ VALID: tuple[dict[str, str], ...] = (
     {"queue.priority_levels": "1"},
     {"queue.tenants": "{gold: 4, default: 1}"},
     {"batching": "{target_p99: 48ms, when_late: serve}"},
-    {"batching": "{target_p99: 50ms, policy: fixed, max_delay: 2ms}"},
+    {"batching": "{target_p99: 50ms, policy: fixed, max_queue_delay: 2ms}"},
     {"queue.timeout": "2s", "queue.promote_after": "500ms"},
     {"batching": "{target_p99: 50ms, utilization_target: 0.85}"},
     {"batching": "{target_p99: 47ms}", "queue.max_rows": "4096"},
@@ -85,7 +85,7 @@ def document(load_admin: str, transport: str) -> dict[str, Any]:
         "options": {"base": f"{BASE_MS:g}ms", "per_row": f"{PER_ROW_MS:g}ms", "columns": 16},
         "batching": {"max_batch_size": ROWS, "target_p99": "50ms"},
     }
-    server = {"admin": [load_admin], "watch": "100ms", "transport": transport}
+    server = {"admin": [load_admin], "config_poll_interval": "100ms", "transport": transport}
     return {"server": server, "models": [model]}
 
 

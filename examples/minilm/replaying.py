@@ -15,7 +15,7 @@ from pathlib import Path
 
 LOAD = 0.6
 """The rate of those requests, as a share of the answers a second that the closed loop had."""
-SETTING = "batching.max_delay=40ms"
+SETTING = "batching.max_queue_delay=40ms"
 """What is tried instead of the configured window."""
 PICTURE = Path(__file__).parent / "build" / "replay.png"
 PATTERN = "*.batcherlog"

@@ -37,7 +37,7 @@ def document(hello):
         "grpc": ["127.0.0.1:0"],
         "http": "127.0.0.1:0",
         "admin": ["127.0.0.1:0"],
-        "watch": "100ms",
+        "config_poll_interval": "100ms",
     }
     return hello(server=server, batching={"target_p99": "50ms"})
 
@@ -181,7 +181,7 @@ class TestByCall:
         await control.RepositoryModelLoad(protocol.inference.RepositoryModelLoadRequest(**name))
         assert served.core.max_batch_size == 2
         assert (await data.ModelInfer(request_of(rows=3), timeout=WAIT_S)).model_name == "hello"
-        most_rows = 2 * served.core.queue.max_request_batches
+        most_rows = 2 * served.core.queue.max_batches_per_request
         error = await refusal(data.ModelInfer(request_of(rows=most_rows + 1), timeout=WAIT_S))
         assert error.code() is INVALID
 
@@ -301,7 +301,7 @@ async def test_under_load_nobody_is_lost_or_refused(served, tune, data, request_
 
 
 async def test_a_signal_has_the_file_read(document, serve, scrape, eventually):
-    server = serve(document | {"server": {"watch": "0"}})
+    server = serve(document | {"server": {"config_poll_interval": "0"}})
     changed = json.loads(server.path.read_text())
     changed["models"][0]["batching"]["target_p99"] = "40ms"
     server.path.write_text(json.dumps(changed))

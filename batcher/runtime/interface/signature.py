@@ -136,7 +136,7 @@ class Signature:
         if got > self.max_rows:
             raise InvalidRequest(
                 f"{self.model}: {got} rows in one request, at most {self.max_rows}"
-                " (max_batch_size x queue.max_request_batches, or queue.max_rows) can be served",
+                " (max_batch_size x queue.max_batches_per_request, or queue.max_rows) can be served",
                 triton=triton.too_many_rows(self.model, self.max_rows),
             )
         return got

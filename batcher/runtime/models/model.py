@@ -179,7 +179,7 @@ class ServedModel:
     async def load(self) -> None:
         """Load every instance. Raises the first `ModelLoadError`, with the rest closed again.
 
-        A load that waits for a backend is tried again for as long as `load_retry` says. A model that
+        A load that waits for a backend is tried again for as long as `load_retry_timeout` says. A model that
         is ready is loaded anew: see `_reload`. Loads and unloads take turns, but an unload ends a
         load that is under way.
         """

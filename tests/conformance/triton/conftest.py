@@ -85,7 +85,7 @@ def save_whole(path):
 
 def config():
     """`hello` and `slow` are emulated, the others are ONNX files beside the document."""
-    batching = {"policy": "fixed", "max_batch_size": 8, "max_delay": "1ms"}
+    batching = {"policy": "fixed", "max_batch_size": 8, "max_queue_delay": "1ms"}
     return {
         "models": [
             {

@@ -54,7 +54,7 @@ async def test_others_are_served_meanwhile(
 
 
 async def test_the_start_fails_when_the_time_is_over(application, fakes):
-    application = application(load_retry=0)
+    application = application(load_retry_timeout=0)
     with pytest.raises(BackendUnavailable, match="nobody listens"):
         await application.start()
     assert len(fakes) == 1

@@ -25,7 +25,7 @@ def requests(path):
 async def test_a_crash_leaves_a_trace_and_the_log_up_to_it(
     serve, hello, dial, request_of, tmp_path, eventually
 ):
-    journal = {"folder": str(tmp_path / "journal"), "segment": "10s"}
+    journal = {"folder": str(tmp_path / "journal"), "segment_duration": "10s"}
     server = serve(hello() | {"journal": journal})
     stub = await dial(server.grpc)
     await asyncio.gather(*(stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(20)))

@@ -56,7 +56,7 @@ def test_a_small_file_from_start_to_end(demo, tmp_path):
             )
     assert "Batches that formed with 8 in flight" in out
     assert "replay: identical" in out
-    for row in ("recorded", "replayed", "batching.max_delay=40ms"):
+    for row in ("recorded", "replayed", "batching.max_queue_delay=40ms"):
         assert re.search(rf"^ *{re.escape(row)}( +[\d.,]+){{3}}", out, re.MULTILINE)
     assert "replay.png" in out
     assert "batcher serve" in out

@@ -30,7 +30,7 @@ def document(hello, tmp_path):
 
     def make(*, admin="127.0.0.1:0", flight=None, **model):
         made = hello(server={"admin": [admin]}, batching={"target_p99": "200ms"}, **model)
-        made["journal"] = {"folder": str(tmp_path / "journal"), "segment": "200ms"}
+        made["journal"] = {"folder": str(tmp_path / "journal"), "segment_duration": "200ms"}
         made["flight_recorder"] = {
             "folder": str(tmp_path / "incidents"),
             "min_interval": "1ms",
@@ -183,7 +183,7 @@ async def test_what_callers_say_blinds_no_recorder(
     """Extreme values of all that callers choose, in requests that wait while segments begin."""
     made = document(executor="fake", options={})
     made["models"][0]["batching"] = {"policy": "none"}
-    made["journal"]["segment"] = "1ms"
+    made["journal"]["segment_duration"] = "1ms"
     application, data, admin = await served(made)
     hang = fakes[0].hang_next()
     calls = []

@@ -161,7 +161,7 @@ class TestSplitting:
         assert len(fakes[0].batch_sizes) == 2
 
     async def test_max_request_batches_is_the_most(self, start, hello, dial):
-        document = hello(batching={"max_batch_size": 4}, queue={"max_request_batches": 3})
+        document = hello(batching={"max_batch_size": 4}, queue={"max_batches_per_request": 3})
         stub = await dial((await start(document)).grpc.addresses[0])
 
         twelve, thirteen = (
@@ -172,4 +172,4 @@ class TestSplitting:
             await stub.ModelInfer(thirteen)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "13 rows in one request, at most 12" in caught.value.details()
-        assert "queue.max_request_batches" in caught.value.details()
+        assert "queue.max_batches_per_request" in caught.value.details()

@@ -63,7 +63,7 @@ def dead(_):
 @pytest.fixture
 async def served(start, hello, fakes, dial):
     """(surfaces, admin stub) of a server with the models `hello` and `other`."""
-    quick = {"interval": "5ms", "failed_batches": 2}
+    quick = {"interval": "5ms", "failure_threshold": 2}
     document = hello(
         server={"admin": ["127.0.0.1:0"]},
         executor="fake",

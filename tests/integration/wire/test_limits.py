@@ -171,7 +171,7 @@ class TestStreams:
     async def test_calls_beyond_the_limit_of_a_connection_wait_in_the_client(
         self, start, hello, fakes, dial, request_of
     ):
-        document = hello(server={"max_streams": 2}, executor="fake", options={})
+        document = hello(server={"max_concurrent_streams": 2}, executor="fake", options={})
         application = await start(document)
         hang = fakes[0].hang_next()
         stub = await dial(application.grpc.addresses[0])

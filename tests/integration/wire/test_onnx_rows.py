@@ -12,7 +12,7 @@ from batcher.protocol import inference
 from batcher.testing.messages import infer_request, output_arrays
 
 FLOAT, BOOL, INT64 = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64
-FIXED = {"policy": "fixed", "max_batch_size": 8, "max_delay": "5s"}
+FIXED = {"policy": "fixed", "max_batch_size": 8, "max_queue_delay": "5s"}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_a_file_of_fixed_rows_that_drops_some_gives_nobody_anothers(start,
         onnx,
         4,
         None,
-        batching=FIXED | {"max_batch_size": 4, "max_delay": "0ms"},
+        batching=FIXED | {"max_batch_size": 4, "max_queue_delay": "0ms"},
         warmup={"batch_sizes": []},
     )
     application = await start(document)
@@ -213,7 +213,7 @@ async def test_a_value_that_an_operator_refuses_is_the_callers_wherever_it_stood
         ],
         {"I": (INT64, ["rows"])},
         {"Y": (FLOAT, ["rows"])},
-        batching=FIXED | {"max_delay": "20ms"},
+        batching=FIXED | {"max_queue_delay": "20ms"},
     )
     application = await start(document)
     stub = await dial(application.grpc.addresses[0])

@@ -143,7 +143,9 @@ class TestRenewal:
             files[key] = Path(shutil.copy(tls_files[key], tmp_path / key))
         tls = {key: str(path) for key, path in files.items()}
         listeners = ["127.0.0.1:0", "127.0.0.1:0"]
-        return await start(hello(server={"tls": tls, "grpc": listeners, "watch": 0})), files
+        return await start(
+            hello(server={"tls": tls, "grpc": listeners, "config_poll_interval": 0})
+        ), files
 
     @pytest.fixture
     def shown(self):
@@ -194,7 +196,7 @@ class TestRenewal:
 
     async def test_they_are_looked_at_again_and_again(self, start, hello, tls_files, eventually):
         tls = {key: tls_files[key] for key in ("cert", "key")}
-        application = await start(hello(server={"tls": tls, "watch": "100ms"}))
+        application = await start(hello(server={"tls": tls, "config_poll_interval": "100ms"}))
         looks = []
         application.grpc.certificates.refresh = lambda: looks.append(1)
         await eventually(lambda: len(looks) > 1)

@@ -16,7 +16,7 @@ NOBODY = "[request id: <id_unknown>] "
 @pytest.fixture
 async def stub(start, hello, dial):
     server = {"status_codes": "triton"}
-    queue = {"max_request_batches": 1}
+    queue = {"max_batches_per_request": 1}
     document = hello(server=server, batching={"max_batch_size": 8}, queue=queue)
     application = await start(document)
     return await dial(application.grpc.addresses[0])

@@ -27,7 +27,7 @@ models:
     executor: emulated
     instances: 2
     device: gpu0
-    batching: {policy: fixed, max_batch_size: 64, target_p99: 50ms, max_delay: 2ms, preferred_batch_sizes: [8]}
+    batching: {policy: fixed, max_batch_size: 64, target_p99: 50ms, max_queue_delay: 2ms, preferred_batch_sizes: [8]}
     queue: {max_requests: 9, max_rows: 70, max_bytes: 1MiB, timeout: 1s}
   - {name: tagger, executor: emulated, batching: {policy: none}}
 """)

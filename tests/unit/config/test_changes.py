@@ -133,7 +133,11 @@ class TestWithChanges:
             ("name", "x", "name: needs a restart"),
             ("options.base", "1ms", "options.base: needs a restart"),
             ("queue.default_priority", "4", "queue.default_priority: got 4; allowed: 1 to"),
-            ("batching.max_delay", "2ms", "batching.max_delay: the policy adaptive does not read"),
+            (
+                "batching.max_queue_delay",
+                "2ms",
+                "batching.max_queue_delay: the policy adaptive does not read",
+            ),
             ("batching.policy.x", "2", "batching.policy.x: batching.policy is a value"),
             ("batching.preferred_batch_sizes[0]", "1", "got 0; allowed: a place in a list of 0"),
             ("batching[", "1", "batching[: not a path; allowed: keys such as"),
@@ -168,7 +172,7 @@ class TestWithChanges:
 def test_what_is_shown_is_what_the_policy_reads_and_validates_again(m):
     settings = tunable_settings(m)
     assert settings["batching"]["target_p99"] == "50ms"
-    assert "max_delay" not in settings["batching"]
+    assert "max_queue_delay" not in settings["batching"]
     assert settings["queue"]["tenants"] == {"gold": 2.0}
     again = type(m).model_validate({"name": "m", "executor": "emulated"} | settings)
     assert (again.batching, again.queue) == (m.batching, m.queue)

@@ -83,7 +83,7 @@ def test_every_policy_reads_the_keys_that_it_may_have():
     other = {
         "utilization_target": 0.5,
         "when_late": "serve",
-        "max_delay": "3ms",
+        "max_queue_delay": "3ms",
         "preferred_batch_sizes": [4],
     }
     for name, entry in POLICIES.items():

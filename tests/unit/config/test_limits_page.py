@@ -95,7 +95,7 @@ def test_every_key_of_the_page_has_its_default() -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_bound_of_the_configuration_is_on_the_page(section: str) -> None:
-    bounds = re.compile(r"max_(?!delay)|.*timeout$")
+    bounds = re.compile(r"max_(?!queue_delay)|.*timeout$")
     keys = [key for key in SECTIONS[section].model_fields if bounds.match(key)]
     assert [key for key in keys if f"`{section}.{key}`" not in PAGE] == []
 
@@ -115,9 +115,9 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert frames == f"{FRAMES_PER_SECOND} a second"
     assert f"of {MIN_DATA_BYTES} bytes or more" in PAGE
     resets = rows["calls reset, refused or malformed (`builtin`)"]
-    assert resets == f"{MIN_RESETS:,} at once, or `server.max_streams`"
+    assert resets == f"{MIN_RESETS:,} at once, or `server.max_concurrent_streams`"
     under_way = rows["calls under way on one connection (`builtin`)"]
-    assert under_way == f"{UNFINISHED_FACTOR} times `server.max_streams`"
+    assert under_way == f"{UNFINISHED_FACTOR} times `server.max_concurrent_streams`"
     assert rows["the reason in a GOAWAY frame (`builtin`)"] == f"{MAX_REASON_BYTES} bytes"
     assert rows["members of a message in gzip (`builtin`)"] == str(MAX_MEMBERS)
     assert rows["idleness that makes room (`builtin`)"] == format_duration(EVICT_IDLE_NS)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_lines(problems):
             executor: emulated
             options: {path: "${NOPE}"}
             bathcing: {}
-            max_delay: 2ms
+            max_queue_delay: 2ms
             queue: {max_requests: 0}
         server:
           http: 3
@@ -78,14 +79,38 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_lines(problems):
         "models[0].options.path (line 5): NOPE is not set in the environment; set it or write ${NOPE:-default}",
         (
             "models[0].bathcing (line 6): unknown key; did you mean batching? allowed: name, version, executor, "
-            "options, instances, device, isolation, max_in_flight, execute_timeout, load_retry, on_nan, batching, padding, "
+            "options, instances, device, isolation, max_in_flight, execute_timeout, load_retry_timeout, on_nan, batching, padding, "
             "inputs, outputs, queue, warmup, health"
         ),
-        "models[0].max_delay (line 7): unknown key; write it under batching",
+        "models[0].max_queue_delay (line 7): unknown key; write it under batching",
         "models[0].queue.max_requests (line 8): got 0; allowed: 1 or more",
         "server.http (line 10): given twice, again on line 11; allowed: once",
         "color (line 12): unknown key; allowed: server, models, devices, journal, flight_recorder",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("server", "watch", "config_poll_interval"),
+        ("models[0]", "load_retry", "load_retry_timeout"),
+        ("models[0].queue", "ageing", "promote_after"),
+        ("flight_recorder", "memory", "max_memory"),
+    ],
+)
+def test_a_renamed_key_is_refused_with_its_name_now(problems, path, old, new):
+    document = {
+        "server": {},
+        "models": [{"name": "m", "executor": "emulated", "queue": {}}],
+        "flight_recorder": {"folder": "f"},
+    }
+    section = document
+    for step in path.replace("[0]", ".0").split("."):
+        section = section[int(step) if step.isdigit() else step]
+    section[old] = "1s"
+    assert problems(json.dumps(document)) == [
+        f"{path}.{old} (line 1): unknown key; it is called {new} now"
+    ]
 
 
 def test_a_reference_that_failed_is_not_complained_about_twice(problems):

@@ -29,7 +29,7 @@ def test_the_defaults_of_a_model(model):
 
 def test_the_scheduler_gets_nanoseconds_and_bytes(model):
     found = model("""
-        batching: {policy: fixed, max_batch_size: 64, target_p99: 50ms, max_delay: 2ms, preferred_batch_sizes: [8, 16]}
+        batching: {policy: fixed, max_batch_size: 64, target_p99: 50ms, max_queue_delay: 2ms, preferred_batch_sizes: [8, 16]}
         queue: {max_requests: 9, max_rows: 90, max_bytes: 1MiB, timeout: 3s}
     """)
     assert found.scheduler_settings() == ModelSettings(
@@ -50,8 +50,8 @@ def test_the_window_in_words(model):
     def described(lines):
         return model(f"batching: {{{lines}}}").batching.window()
 
-    assert described("policy: fixed, max_delay: 2ms") == "2ms"
-    assert described("policy: fixed, max_delay: 2ms, preferred_batch_sizes: [4, 8]") == (
+    assert described("policy: fixed, max_queue_delay: 2ms") == "2ms"
+    assert described("policy: fixed, max_queue_delay: 2ms, preferred_batch_sizes: [4, 8]") == (
         "2ms, prefers 4, 8"
     )
     assert described("target_p99: 50ms") == "from the target, to 80% busy"
@@ -127,9 +127,9 @@ def test_options_stay_as_they_are(model):
         ("warmup: {batch_sizes: 3}", "warmup.batch_sizes: got 3; allowed: a list"),
         ("warmup: {batch_sizes: [1, 64]}", "warmup.batch_sizes[1]: got 64; allowed: 1 to max_batch_size, which is 32"),
         ("batching: {target_p99: 50}", "batching.target_p99: got 50; allowed: a number with a unit"),
-        ("batching: {max_delay: -1ms}", 'batching.max_delay: got "-1ms"; allowed: a number with a unit'),
+        ("batching: {max_queue_delay: -1ms}", 'batching.max_queue_delay: got "-1ms"; allowed: a number with a unit'),
         ("batching: {policy: fixd}", 'batching.policy: got "fixd"; allowed: adaptive, fixed, none (did you mean fixed?)'),
-        ("batching: {max_delay: 2ms}", "batching.max_delay: the policy adaptive does not read it; allowed: policy fixed"),
+        ("batching: {max_queue_delay: 2ms}", "batching.max_queue_delay: the policy adaptive does not read it; allowed: policy fixed"),
         ("batching: {policy: fixed, when_late: serve}", "batching.when_late: the policy fixed does not read it; allowed: policy adaptive"),
         ("batching: {utilization_target: 0.5}", "batching.utilization_target: without target_p99 nothing reads it; allowed: together with target_p99"),
         ("batching: {when_late: serve}", "batching.when_late: without target_p99 nothing reads it"),
@@ -146,7 +146,7 @@ def test_options_stay_as_they_are(model):
             "batching: {policy: fixed, max_batch_size: 8, preferred_batch_sizes: [4, 16]}",
             "batching.preferred_batch_sizes[1]: got 16; allowed: 1 to max_batch_size, which is 8",
         ),
-        ("batching: {policy: none, max_delay: 2ms}", "batching.max_delay: the policy none does not read it; allowed: policy fixed"),
+        ("batching: {policy: none, max_queue_delay: 2ms}", "batching.max_queue_delay: the policy none does not read it; allowed: policy fixed"),
         (
             "batching: {policy: none, preferred_batch_sizes: [4]}",
             "batching.preferred_batch_sizes: the policy none does not read it; allowed: policy fixed",
@@ -190,8 +190,8 @@ def test_a_dumped_configuration_validates_to_an_equal_one(parse):
 
 def test_sections_can_be_made_in_code():
     made = ModelConfig(
-        name="m", executor="e", batching=BatchingConfig(policy="fixed", max_delay="2ms")
+        name="m", executor="e", batching=BatchingConfig(policy="fixed", max_queue_delay="2ms")
     )
-    assert made.batching.max_delay == 2_000_000
+    assert made.batching.max_queue_delay == 2_000_000
     with pytest.raises(ValidationError, match="the policy none does not read it"):
-        BatchingConfig(policy="none", max_delay="2ms")
+        BatchingConfig(policy="none", max_queue_delay="2ms")

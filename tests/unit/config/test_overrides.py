@@ -4,14 +4,14 @@ from batcher.config import changed_model, sections_in_force, sections_of
 from batcher.errors import ConfigError
 
 SECTIONS = {
-    "batching": {"policy": "fixed", "target_p99": "50ms", "max_delay": "2ms"},
+    "batching": {"policy": "fixed", "target_p99": "50ms", "max_queue_delay": "2ms"},
     "queue": {"max_requests": 100, "tenants": {"gold": 4}},
 }
 
 
 def test_without_assignments_it_is_what_it_was():
     model = changed_model(SECTIONS, ())
-    assert model.batching.max_delay == 2_000_000
+    assert model.batching.max_queue_delay == 2_000_000
     assert model.queue.max_requests == 100
 
 
@@ -75,13 +75,19 @@ def test_names_of_tenants_may_have_dots_and_may_be_the_first():
         {},
         SECTIONS,
         {"batching": {"policy": "none", "max_batch_size": 7}},
-        {"batching": {"policy": "fixed", "max_delay": "1us", "preferred_batch_sizes": [2, 4]}},
+        {
+            "batching": {
+                "policy": "fixed",
+                "max_queue_delay": "1us",
+                "preferred_batch_sizes": [2, 4],
+            }
+        },
         {
             "batching": {"target_p99": "1.5s", "utilization_target": 0.5, "when_late": "serve"},
             "queue": {
                 "max_requests": 1,
                 "max_groups": 5,
-                "max_request_batches": 2,
+                "max_batches_per_request": 2,
                 "max_rows": 3,
                 "max_bytes": "1MB",
                 "timeout": "5ns",
@@ -100,15 +106,15 @@ def test_settings_have_sections_that_make_them(sections):
 
 def test_what_is_in_force_is_what_was_written_but_for_what_changed():
     assert sections_in_force(SECTIONS, changed_model(SECTIONS, ()).scheduler_settings()) == SECTIONS
-    tuned = changed_model(SECTIONS, ["batching.max_delay=3ms", "queue.timeout=1s"])
+    tuned = changed_model(SECTIONS, ["batching.max_queue_delay=3ms", "queue.timeout=1s"])
     now = sections_in_force(SECTIONS, tuned.scheduler_settings())
-    assert now["batching"] == SECTIONS["batching"] | {"max_delay": "3ms"}
+    assert now["batching"] == SECTIONS["batching"] | {"max_queue_delay": "3ms"}
     assert now["queue"] == SECTIONS["queue"] | {"timeout": "1s"}
 
 
 def test_keys_of_a_policy_that_is_gone_are_gone():
     other = changed_model({"batching": {"target_p99": "50ms"}}, ()).scheduler_settings()
     now = sections_in_force(SECTIONS, other)["batching"]
-    assert "max_delay" not in now
+    assert "max_queue_delay" not in now
     assert now["policy"] == "adaptive"
     assert changed_model({"batching": now}, ()).scheduler_settings().policy == other.policy

@@ -125,12 +125,12 @@ def test_values_of_every_kind(model, value):
             "outputs: the model has no batch axis",
         ),
         (
-            "batching: {max_batch_size: 0}\nqueue: {max_request_batches: 2}",
-            "queue.max_request_batches: the model has no batch axis",
+            "batching: {max_batch_size: 0}\nqueue: {max_batches_per_request: 2}",
+            "queue.max_batches_per_request: the model has no batch axis",
         ),
         (
-            "batching: {max_batch_size: 0, policy: fixed, max_delay: 1ms}",
-            "batching.max_delay: the model has no batch axis (batching.max_batch_size is 0)",
+            "batching: {max_batch_size: 0, policy: fixed, max_queue_delay: 1ms}",
+            "batching.max_queue_delay: the model has no batch axis (batching.max_batch_size is 0)",
         ),
         (
             "batching: {max_batch_size: 0, policy: fixed, preferred_batch_sizes: [1]}",

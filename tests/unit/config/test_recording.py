@@ -16,7 +16,7 @@ def test_a_folder_is_enough(parse):
         flight_recorder: {folder: /f}
     """)
     assert str(config.journal.folder) == "/j"
-    assert config.journal.segment == 10 * SECOND
+    assert config.journal.segment_duration == 10 * SECOND
     assert config.flight_recorder.duration == 180 * SECOND
     assert config.flight_recorder.min_on_time_ratio == 0.9
 
@@ -25,14 +25,17 @@ def test_a_folder_is_enough(parse):
     ("section", "problem"),
     [
         ("journal: {}", "journal.folder (line 3): missing; needed: A folder of its own"),
-        ("journal: {folder: j, segment: 0}", "journal.segment (line 3): got 0; allowed: longer"),
+        (
+            "journal: {folder: j, segment_duration: 0}",
+            "journal.segment_duration (line 3): got 0; allowed: longer",
+        ),
         (
             "journal: {folder: j, max_size: 5KiB}",
             'journal.max_size (line 3): got "5KiB"; allowed: at least 1MiB',
         ),
         (
-            "flight_recorder: {folder: f, memory: 3KiB}",
-            'flight_recorder.memory (line 3): got "3KiB"; allowed: at least 1MiB',
+            "flight_recorder: {folder: f, max_memory: 3KiB}",
+            'flight_recorder.max_memory (line 3): got "3KiB"; allowed: at least 1MiB',
         ),
         (
             "flight_recorder: {folder: f, min_on_time_ratio: 90}",

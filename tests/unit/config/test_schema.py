@@ -28,7 +28,7 @@ def nodes(node):
 
 
 def test_a_duration_is_text_with_a_unit_or_a_reference(schema):
-    delay = schema["$defs"]["BatchingConfig"]["properties"]["max_delay"]
+    delay = schema["$defs"]["BatchingConfig"]["properties"]["max_queue_delay"]
     text, reference, zero = branches(delay)
     assert re.search(text["pattern"], "1.5ms")
     assert not re.search(text["pattern"], "50")

@@ -9,16 +9,16 @@ def test_the_defaults_of_the_server(parse):
     assert server.tls is None
     assert server.max_message == 64 * 1024**2
     assert server.drain_timeout == 30_000_000_000
-    assert server.watch == 1_000_000_000
+    assert server.config_poll_interval == 1_000_000_000
 
 
 def test_http_can_be_turned_off_and_a_drain_can_be_instant(parse):
     server = parse(
-        "server: {http: null, drain_timeout: 0, watch: 0}\nmodels: [{name: m, executor: e}]"
+        "server: {http: null, drain_timeout: 0, config_poll_interval: 0}\nmodels: [{name: m, executor: e}]"
     ).server
     assert server.http is None
     assert server.drain_timeout == 0
-    assert server.watch == 0
+    assert server.config_poll_interval == 0
 
 
 def test_every_address_of_one_kind_leaves_the_other_kind(parse):
@@ -35,7 +35,10 @@ def test_port_0_may_be_asked_for_several_times(parse):
     ("flow", "expected"),
     [
         ("{grpc: 127.0.0.1:1}", 'grpc: got "127.0.0.1:1"; allowed: a list'),
-        ("{watch: 50ms}", 'watch: got "50ms"; allowed: at least 0.1s, or 0'),
+        (
+            "{config_poll_interval: 50ms}",
+            'config_poll_interval: got "50ms"; allowed: at least 0.1s, or 0',
+        ),
         ("{grpc: []}", "grpc: got []; allowed: at least one"),
         ("{grpc: [8001]}", "grpc[0]: got 8001; allowed: text (in quotes"),
         ("{grpc: [host]}", 'grpc[0]: got "host"; allowed: host:port'),
@@ -77,7 +80,10 @@ def test_port_0_may_be_asked_for_several_times(parse):
             "write_timeout: only transport: builtin has it; allowed: leave it out",
         ),
         ("{max_connections: 0}", "max_connections: got 0; allowed: 1 or more"),
-        ("{max_streams: null}", "max_streams: got null; allowed: a whole number"),
+        (
+            "{max_concurrent_streams: null}",
+            "max_concurrent_streams: got null; allowed: a whole number",
+        ),
         ("{drain_timeout: 30}", "drain_timeout: got 30; allowed: a number with a unit"),
         ("{tls: true}", "tls: got true; allowed: a mapping with the keys cert, key, client_ca"),
         ("{tls: {cert: a}}", "tls.key: missing; needed: Its private key"),

@@ -52,7 +52,7 @@ def test_max_bytes(busy):
 
 
 def test_max_request_batches(busy):
-    play = busy(max_request_batches=2)
+    play = busy(max_batches_per_request=2)
 
     assert play.arrive(1, rows=8) == []
     assert play.arrive(2, rows=9) == refused(2, Reason.TOO_MANY_ROWS, None)

@@ -89,7 +89,7 @@ def test_its_end_ends_what_waits_and_drops_what_runs(four, how):
 
 
 def test_a_request_has_at_most_so_many_batches(play):
-    play.fixed(max_rows=4, max_request_batches=3)
+    play.fixed(max_rows=4, max_batches_per_request=3)
     play.up()
 
     assert play.parts(play.arrive(1, rows=12)) == [[(1, 0, 4)]]

@@ -94,7 +94,7 @@ class Story:
         limits = QueueLimits(
             max_requests=one_of((100, 100, 3, 8)),
             max_groups=one_of((256, 256, 2)),
-            max_request_batches=one_of((1, 3, 6)),
+            max_batches_per_request=one_of((1, 3, 6)),
             max_rows=one_of((None, None, 12, 30)),
             max_bytes=one_of((None, None, 12)),
             timeout_ns=self.milliseconds(None, None, 6, 30, 100),
