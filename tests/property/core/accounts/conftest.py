@@ -343,7 +343,7 @@ class Accounts:
     def check_attempt(self, command, scheduler):
         """Nobody joins what runs again, and it does not run again for ever."""
         batch = scheduler.fleet.batches[command.batch_id]
-        first = self.failed[batch.suspects.of.batch_id]
+        first = self.failed[batch.suspects.bisection.batch_id]
         assert first.attempt == 1
         assert set(command.parts) <= set(first.parts)
         assert command.bucket == first.bucket
