@@ -13,7 +13,8 @@ from batcher.core.queueing.padding import Buckets, estimate, volume
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, default_rank, rank_of
 from batcher.core.queueing.tenants import TenantShares
-from batcher.core.service_time.estimator import JUMP_SAMPLES, ServiceTimes
+from batcher.core.service_time.drift import JUMP_SAMPLES
+from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
 

@@ -1,8 +1,8 @@
-"""What runs although it is predicted to be late, to see whether that still holds.
+"""Limits the requests that run although their prediction says they will be late.
 
-Admission refuses by predictions, and what is refused is never measured. So one request of a bucket
-runs now and then all the same; and where a bucket's target is out of reach, its requests have a
-part of the time.
+A request that is refused for a prediction is never measured, so a wrong prediction would stay. One
+request of the bucket, a canary, runs now and then all the same. Where not even one row alone can meet
+the target, the bucket's requests get a small share of the time instead.
 """
 
 from __future__ import annotations
@@ -10,34 +10,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CANARY_INTERVAL_NS = 1_000_000_000
-"""While every prediction says late, one request this often runs all the same, to see."""
+"""Nanoseconds between two canaries of a bucket, at least."""
 
 CANARY_SHARE = 0.02
-"""Where others are served meanwhile, seeing takes no more of the time than this."""
+"""Share of the time that canaries of a bucket take at most, while other requests are served."""
 
 UNREACHABLE_SHARE = 0.125
-"""Beside others, requests of a bucket whose target is out of reach take no more than this."""
+"""Share of the time that requests of a bucket out of reach take at most, beside other requests."""
 
 UNREACHABLE_BURST = 4
-"""So many of them may come at once."""
+"""So many of them may run at once, on credit of that share."""
 
 
 @dataclass(slots=True)
 class Canaries:
-    """When a bucket was tried, by batches of any kind and by those that show what was refused."""
+    """When a bucket last ran a batch, and when the next canary may run. Times in nanoseconds."""
 
     last_batch_ns: int | None = None
     """When the last batch began."""
     last_canary_ns: int | None = None
-    """When the last request was let in to see, or the last batch began that has as many rows as the
-    one that was refused."""
+    """When the last canary was admitted, or a batch of at least `refused_rows` began."""
     refused_rows: int = 1
-    """Of the last request that was refused for a prediction."""
+    """Rows of the last request that was refused for a prediction."""
     unreachable_until_ns: int = 0
-    """When those that can only be late have had their part of the time."""
+    """Until when the share of requests that are out of reach is used up."""
 
     def batch_started(self, rows: int, now_ns: int) -> None:
-        """A batch of the bucket begins."""
+        """Note that a batch of the bucket begins."""
         self.last_batch_ns = now_ns
         if rows >= self.refused_rows:
             self.last_canary_ns = now_ns
@@ -48,13 +47,14 @@ class Canaries:
 
     @property
     def last_was_canary(self) -> bool:
-        """Whether the last batch that began, if any did, was one that shows what was refused."""
+        """Whether the last batch also tested the prediction, or none has begun yet."""
         return self.last_batch_ns == self.last_canary_ns
 
     def admit_canary(self, expected_ns: float, now_ns: int, *, no_other_traffic: bool) -> int:
-        """When the next request may run to see; where that is now, this one does.
+        """Returns from when on a request may run as a canary. If that is now, it does.
 
-        `expected_ns`: the predicted time of its batch. `no_other_traffic`: nothing else would wait for it.
+        `expected_ns`: the predicted time of its batch. `no_other_traffic`: no other request would
+        wait for it, so the interval alone limits canaries.
         """
         from_ns = now_ns
         if self.last_canary_ns is not None:
@@ -65,10 +65,9 @@ class Canaries:
         return from_ns
 
     def admit_unreachable(self, expected_ns: float, now_ns: int, *, no_other_traffic: bool) -> int:
-        """The same of a bucket whose target is out of reach.
+        """The same for a request whose target is out of reach.
 
-        All of its requests run where nobody else is served; else so many that they have their part
-        of the time.
+        All of them run where there is no other traffic, otherwise as many as their share allows.
         """
         if no_other_traffic:
             return now_ns
@@ -79,5 +78,10 @@ class Canaries:
         return from_ns
 
     def capture(self) -> tuple[object, ...]:
-        """The whole state as a plain value: the arguments that make it."""
-        return self.last_batch_ns, self.last_canary_ns, self.refused_rows, self.unreachable_until_ns
+        """The state as a plain value: the arguments that make it."""
+        return (
+            self.last_batch_ns,
+            self.last_canary_ns,
+            self.refused_rows,
+            self.unreachable_until_ns,
+        )

@@ -1,4 +1,4 @@
-"""What runs although it is predicted to be late."""
+"""How often requests run although they are predicted to be late."""
 
 from __future__ import annotations
 
@@ -14,41 +14,36 @@ from batcher.core.service_time.canary import (
 )
 from batcher.core.service_time.estimator import ServiceTimes
 
-TAKES_NS = 40 * MILLISECOND
+EXPECTED_NS = 40 * MILLISECOND
 
 
 @pytest.mark.parametrize(
     ("no_other_traffic", "apart_ns"),
-    [(True, CANARY_INTERVAL_NS), (False, int(TAKES_NS / CANARY_SHARE))],
+    [(True, CANARY_INTERVAL_NS), (False, int(EXPECTED_NS / CANARY_SHARE))],
 )
-def test_one_is_let_in_now_and_then(no_other_traffic, apart_ns):
+def test_one_canary_is_admitted_per_interval_and_share(no_other_traffic, apart_ns):
     canaries = Canaries()
-    assert canaries.admit_canary(TAKES_NS, 5, no_other_traffic=no_other_traffic) == 5
-    assert canaries.admit_canary(TAKES_NS, 6, no_other_traffic=no_other_traffic) == 5 + apart_ns
-    assert (
-        canaries.admit_canary(TAKES_NS, 5 + apart_ns, no_other_traffic=no_other_traffic)
-        == 5 + apart_ns
-    )
+
+    def from_ns(now_ns):
+        return canaries.admit_canary(EXPECTED_NS, now_ns, no_other_traffic=no_other_traffic)
+
+    assert from_ns(5) == 5
+    assert from_ns(6) == 5 + apart_ns
+    assert from_ns(5 + apart_ns) == 5 + apart_ns
     assert canaries.last_canary_ns == 5 + apart_ns
 
 
-def test_a_batch_of_as_many_rows_shows_it_too():
+def test_a_batch_of_at_least_the_refused_rows_counts_as_a_canary():
     canaries = Canaries(refused_rows=4)
     canaries.batch_started(3, 10)
-    assert (canaries.last_batch_ns, canaries.last_canary_ns, canaries.last_was_canary) == (
-        10,
-        None,
-        False,
-    )
+    assert (canaries.last_batch_ns, canaries.last_canary_ns) == (10, None)
+    assert not canaries.last_was_canary
     canaries.batch_started(4, 20)
-    assert (canaries.last_batch_ns, canaries.last_canary_ns, canaries.last_was_canary) == (
-        20,
-        20,
-        True,
-    )
+    assert (canaries.last_batch_ns, canaries.last_canary_ns) == (20, 20)
+    assert canaries.last_was_canary
 
 
-def test_it_is_untried_until_a_batch_begins():
+def test_no_batch_since_a_moment_before_the_last_one_began():
     canaries = Canaries()
     assert canaries.no_batch_since(0)
     canaries.batch_started(1, 10)
@@ -56,19 +51,19 @@ def test_it_is_untried_until_a_batch_begins():
     assert canaries.no_batch_since(10)
 
 
-def test_out_of_reach_a_few_come_at_once_and_then_a_part_of_the_time():
+def test_requests_out_of_reach_run_in_a_burst_and_then_at_their_share():
     canaries = Canaries()
-    apart_ns = int(TAKES_NS / UNREACHABLE_SHARE)
+    apart_ns = int(EXPECTED_NS / UNREACHABLE_SHARE)
     now_ns = SECOND
-    admit_canary = [
-        canaries.admit_unreachable(TAKES_NS, now_ns, no_other_traffic=False) for _ in range(9)
+    from_ns = [
+        canaries.admit_unreachable(EXPECTED_NS, now_ns, no_other_traffic=False) for _ in range(9)
     ]
-    assert sum(from_ns <= now_ns for from_ns in admit_canary) == UNREACHABLE_BURST + 1
-    assert admit_canary[-1] == now_ns + apart_ns
-    assert canaries.admit_unreachable(TAKES_NS, now_ns, no_other_traffic=True) == now_ns
+    assert sum(each_ns <= now_ns for each_ns in from_ns) == UNREACHABLE_BURST + 1
+    assert from_ns[-1] == now_ns + apart_ns
+    assert canaries.admit_unreachable(EXPECTED_NS, now_ns, no_other_traffic=True) == now_ns
 
 
-def test_they_are_captured_with_the_times_of_their_bucket():
+def test_the_estimator_captures_them():
     times = ServiceTimes(8)
     times.canaries = Canaries(3, 2, 5, 7)
     assert ServiceTimes.restored(times.capture()).canaries == Canaries(3, 2, 5, 7)

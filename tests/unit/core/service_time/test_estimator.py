@@ -1,4 +1,4 @@
-"""What a batch will take, learned from what batches took."""
+"""Batch times, learned from the batches that ran."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import random
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.service_time.estimator import (
-    JUMP_SAMPLES,
-    MARGIN_SAMPLES,
-    REPLY_GROUP,
-    REPLY_SAMPLES,
-    ServiceTimes,
-)
+from batcher.core.service_time.drift import JUMP_SAMPLES
+from batcher.core.service_time.estimator import REPLY_GROUP, ServiceTimes
+from batcher.core.service_time.noise import MARGIN_SAMPLES
+from batcher.core.service_time.reply_time import REPLY_SAMPLES
 
 PROFILE = tuple((rows, (5 + rows) * MILLISECOND) for rows in (1, 2, 4, 8, 16, 32))
 
@@ -38,7 +35,7 @@ def test_a_profile_of_a_line_gives_the_line_exactly(times):
     assert times.p95 is times.curve
 
 
-def test_times_that_never_vary_are_predicted_exactly_for_ever(times):
+def test_times_that_never_vary_stay_exact(times):
     before = list(times.curve)
     for moment in range(500):
         rows = moment % 32 + 1
@@ -48,7 +45,7 @@ def test_times_that_never_vary_are_predicted_exactly_for_ever(times):
 
 
 @pytest.mark.parametrize("rows", [1, 4, 8])
-def test_one_size_alone_is_taken_for_half_overhead(rows):
+def test_one_size_alone_counts_as_half_overhead(rows):
     times = ServiceTimes(8)
     times.observe(rows, 8 * MILLISECOND, 0)
     assert times.curve[rows] == 8 * MILLISECOND
@@ -79,7 +76,7 @@ def test_the_margin_covers_nearly_all_of_the_noise(times):
     assert times.p95[16] == pytest.approx(times.curve[16] * times.margin)
 
 
-def test_noise_of_long_ago_is_forgotten(times):
+def test_old_noise_is_forgotten(times):
     draw = random.Random(0)
     for moment in range(MARGIN_SAMPLES):
         times.observe(8, int(line(8) * draw.uniform(0.9, 1.1)), moment * MILLISECOND)
@@ -89,7 +86,7 @@ def test_noise_of_long_ago_is_forgotten(times):
     assert times.margin == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_device_that_became_slow_is_believed_after_a_few_batches(times):
+def test_a_device_is_slow_after_a_few_slow_batches_in_a_row(times):
     slow_ns = 12 * line(8)
     for batch in range(1, JUMP_SAMPLES):
         times.observe(8, slow_ns, batch * slow_ns)
@@ -106,7 +103,7 @@ def test_a_single_outlier_changes_nothing(times):
     assert list(times.curve) == before
 
 
-def test_a_probe_is_believed_at_once(times):
+def test_one_canary_is_enough_for_a_change(times):
     for batch in range(JUMP_SAMPLES):
         times.observe(8, 12 * line(8), batch * 12 * line(8))
     times.observe(1, line(1), SECOND, trust=True)
@@ -120,14 +117,14 @@ def test_a_slow_drift_is_followed(times):
     assert times.curve[16] == pytest.approx(1.2 * line(16), rel=0.06)
 
 
-def test_replies_count_for_callers_and_not_for_the_instance(times):
+def test_reply_time_delays_callers_and_not_the_instance(times):
     for batch in range(200):
         times.observe_replies(10, 2 * MILLISECOND, batch * MILLISECOND)
     assert times.curve[10] == line(10)
     assert times.p95[10] == pytest.approx(line(10) + 2 * MILLISECOND)
 
 
-def test_the_first_of_a_large_batch_are_answered_before_the_last(times):
+def test_the_first_answers_of_a_large_batch_come_before_the_last(times):
     assert times.first_p95 is times.curve
     times.observe_replies(32, 32 * MILLISECOND // 10, 0)
     assert times.reply_ns == MILLISECOND / 10
@@ -149,7 +146,7 @@ def test_the_first_answer_has_the_same_margin_and_follows_the_curve(times):
     assert times.first_p95 == times.p95
 
 
-def test_nonsense_is_ignored(times):
+def test_invalid_samples_are_ignored(times):
     before = times.capture()
     times.observe(0, 5, 0)
     times.observe(33, 5, 0)
@@ -157,23 +154,23 @@ def test_nonsense_is_ignored(times):
     assert times.capture() == before
 
 
-def test_another_largest_batch_keeps_what_was_learned(times):
+def test_resizing_keeps_what_was_learned(times):
     times.resize(8)
     assert list(times.curve) == [0] + [line(rows) for rows in range(1, 9)]
     times.resize(12)
     assert times.curve[12] == pytest.approx(line(12))
 
 
-def test_an_estimator_restored_at_any_moment_predicts_alike():
+def test_an_estimator_restored_at_any_moment_predicts_the_same():
     times = ServiceTimes(4)
     times.seed([(1, 7 * MILLISECOND), (4, 2 * MILLISECOND)])
-    # Sizes that are pooled, whose means stand still while their weights grow.
+    # Pooled sizes, whose means stand still while their weights grow.
     for moment, (rows, took) in enumerate([(3, 5)] * 3 + [(2, 3)] * 5):
         times.observe(rows, took * MILLISECOND, moment * MILLISECOND)
         assert ServiceTimes.restored(times.capture()).curve == times.curve
 
 
-def test_a_restored_estimator_goes_on_alike(times):
+def test_a_restored_estimator_continues_the_same(times):
     draw = random.Random(3)
 
     def sample(moment):
@@ -191,7 +188,7 @@ def test_a_restored_estimator_goes_on_alike(times):
         assert list(twin.p95) == list(times.p95)
 
 
-def test_outliers_that_are_no_longer_rare_belong_to_the_margin(times):
+def test_frequent_outliers_belong_to_the_margin(times):
     times.seed([(16, 10 * MILLISECOND)])
     for batch in range(200):
         slow = batch % 8 == 7
@@ -200,7 +197,7 @@ def test_outliers_that_are_no_longer_rare_belong_to_the_margin(times):
     assert times.curve[16] == pytest.approx(10 * MILLISECOND, rel=0.02)
 
 
-def test_a_rare_stall_is_not_planned_for(times):
+def test_rare_stalls_do_not_belong_to_the_margin(times):
     times.seed([(16, 10 * MILLISECOND)])
     for batch in range(200):
         stalls = batch % 50 == 49
@@ -208,14 +205,14 @@ def test_a_rare_stall_is_not_planned_for(times):
     assert times.margin == pytest.approx(1.0, abs=0.01)
 
 
-def test_batches_that_were_off_together_are_one_sample(times):
+def test_overlapping_outliers_are_one_sample(times):
     before = list(times.curve)
     for batch in range(3 * JUMP_SAMPLES):
         times.observe(8, 20 * line(8), 20 * line(8) + batch)
     assert list(times.curve) == before
 
 
-def test_a_size_that_does_not_lie_on_the_line_is_learned_from_two_batches():
+def test_a_new_size_off_the_line_is_learned_from_two_batches():
     times = ServiceTimes(32)
     times.seed([(8, line(8)), (16, line(16)), (32, line(32))])
     for batch, (rows, took_ns) in enumerate(
@@ -226,7 +223,7 @@ def test_a_size_that_does_not_lie_on_the_line_is_learned_from_two_batches():
     assert times.curve[8] == line(8)
 
 
-def test_a_size_that_was_never_seen_is_not_learned_from_a_single_stall():
+def test_a_new_size_is_not_learned_from_one_stall():
     times = ServiceTimes(32)
     times.seed([(8, line(8)), (32, line(32))])
     before = list(times.curve)
@@ -235,7 +232,7 @@ def test_a_size_that_was_never_seen_is_not_learned_from_a_single_stall():
     assert list(times.curve) == before
 
 
-def test_the_margin_leaves_half_of_what_one_row_leaves_of_the_target():
+def test_the_margin_is_bounded_by_half_of_what_one_row_leaves_of_the_target():
     times = ServiceTimes(32, target_ns=50 * MILLISECOND)
     times.seed([(1, 30 * MILLISECOND)])
     for batch in range(200):
@@ -248,19 +245,19 @@ def test_the_margin_leaves_half_of_what_one_row_leaves_of_the_target():
     assert times.p95[1] == pytest.approx(60 * MILLISECOND)
 
 
-def test_a_change_that_others_show_is_followed_once_it_counts(times):
+def test_small_changes_of_other_shapes_add_up(times):
     for _ in range(10):
         times.follow(1.01)
     assert times.drift == pytest.approx(1.01**10, rel=0.05)
     assert times.drift > 1.0
 
 
-def test_a_long_hand_over_of_replies_is_a_stall(times):
+def test_one_long_reply_time_is_a_stall(times):
     times.observe_replies(1, 300 * MILLISECOND, 0)
     assert times.p95[1] < line(1) + MILLISECOND
 
 
-def test_replies_that_were_slow_are_forgotten_where_batches_are_rare(times):
+def test_slow_replies_are_forgotten_where_batches_are_rare(times):
     for batch in range(100):
         times.observe_replies(1, 300 * MILLISECOND, batch * MILLISECOND)
     assert times.p95[1] > line(1) + 200 * MILLISECOND
@@ -269,7 +266,7 @@ def test_replies_that_were_slow_are_forgotten_where_batches_are_rare(times):
     assert times.p95[1] < line(1) + MILLISECOND
 
 
-def test_stalls_of_a_rare_size_do_not_bend_the_curve_for_good():
+def test_stalls_of_a_rare_size_do_not_change_the_curve_for_good():
     times = ServiceTimes(32)
     times.seed([(size, line(size)) for size in (1, 2, 4)])
     for batch in range(1, 200):
@@ -289,8 +286,8 @@ def test_a_size_that_has_changed_is_learned_anew():
     assert times.curve[32] == pytest.approx(line(32), rel=0.03)
 
 
-def test_batches_that_began_when_the_last_ended_are_samples_of_their_own():
-    """Also where each would have taken longer on an instance that was idle."""
+def test_back_to_back_batches_are_separate_samples():
+    """Also where each would have taken longer on an idle instance."""
     times = ServiceTimes(32)
     times.seed([(32, 21_000)])
     for count in range(1, JUMP_SAMPLES + 1):
@@ -298,7 +295,7 @@ def test_batches_that_began_when_the_last_ended_are_samples_of_their_own():
     assert times.curve[32] == pytest.approx(61_000)
 
 
-def test_a_stall_of_the_answers_is_not_what_they_take():
+def test_stalls_do_not_become_the_reply_time():
     times = ServiceTimes(32)
     times.seed([(1, 6 * MILLISECOND), (32, 21 * MILLISECOND)])
     seen = []
@@ -307,7 +304,7 @@ def test_a_stall_of_the_answers_is_not_what_they_take():
         times.observe_replies(20, 20 * MILLISECOND if slow else MILLISECOND, batch * SECOND // 50)
         seen.append(times.p95[20] - times.curve[20])
     assert seen[20:] == pytest.approx([MILLISECOND] * len(seen[20:]))
-    # But what lasts is, also of one that goes on where this one stood.
+    # A lasting change does, also in a restored estimator.
     anew = ServiceTimes.restored(times.capture())
     for batch in range(400, 410):
         times.observe_replies(20, 3 * MILLISECOND, batch * SECOND // 50)
@@ -317,7 +314,7 @@ def test_a_stall_of_the_answers_is_not_what_they_take():
 
 
 @pytest.mark.parametrize("per_second", [0.2, 1, 3, 8, 20])
-def test_one_stall_of_few_answers_is_none_either(per_second):
+def test_one_stall_among_few_replies_does_not_either(per_second):
     times = ServiceTimes(32)
     times.seed([(1, 6 * MILLISECOND), (32, 21 * MILLISECOND)])
     for batch in range(1, 60):
@@ -327,12 +324,12 @@ def test_one_stall_of_few_answers_is_none_either(per_second):
         assert times.p95[20] - times.curve[20] == pytest.approx(MILLISECOND)
 
 
-def test_a_curve_that_is_moved_at_one_size_is_the_one_that_is_built_anew():
+def test_moving_the_curve_at_one_size_gives_the_curve_that_is_fitted_anew():
     draw = random.Random(5)
-    bent = built = 0
+    moved = fitted = 0
     for most in (1, 5, 8, 16, 32, 40):
-        # Seeded in part, so that sizes are met for the first time, too; without 1 or the largest in
-        # some, where a line is part of the curve.
+        # Partial profiles, so that new sizes come up; some without 1 or the largest, so that a
+        # fitted line is part of the curve.
         seeds = ([1, 4, most], [2, most], [1, 2]) if most > 2 else ([1],)
         for seed in seeds:
             times = ServiceTimes(most)
@@ -340,16 +337,16 @@ def test_a_curve_that_is_moved_at_one_size_is_the_one_that_is_built_anew():
             for batch in range(1, 300):
                 if draw.random() < 0.01:
                     times.resize(draw.choice([most, max(1, most // 2), most + 3]))
-                # Some so much that neighbours change places.
+                # Some of it makes a larger size faster than a smaller one.
                 noise = draw.choice([0.0, 0.001, 0.01, 0.2])
                 rows = draw.randint(1 if 1 in seed else 2, most)
                 took_ns = int(line(rows) * draw.uniform(1 - noise, 1 + noise))
-                before = times._sizes
+                before = times._curve.sizes
                 times.observe(rows, took_ns, batch * SECOND)
                 anew = ServiceTimes.restored(times.capture())
                 assert list(times.curve) == list(anew.curve)
                 assert list(times.p95) == list(anew.p95)
-                bent += times._sizes is before
-                built += times._sizes is not before
-    assert bent > 500
-    assert built > 500
+                moved += times._curve.sizes is before
+                fitted += times._curve.sizes is not before
+    assert moved > 500
+    assert fitted > 500

@@ -1,0 +1,96 @@
+"""The mean time of a batch by its rows: one running mean per size that was seen.
+
+Between sizes the curve is linear, beyond the largest it is a fitted line, and it never decreases.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+
+from batcher.core.service_time.fitting import curve_through, isotonic
+
+MEAN_SAMPLES = 32
+"""A size's mean is that of its first 32 samples; from then on a new sample moves it by 1/32."""
+
+
+class Curve:
+    """Running means by size, and `times[b]`: the time of `b` rows (`times[0]` is 0).
+
+    `times` is empty until something was learned. It is replaced, never changed. `sizes` are those that
+    were seen when it was last fitted.
+    """
+
+    __slots__ = ("_counts", "_pooled", "max_rows", "means", "sizes", "times")
+
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        self.times: list[float] = []
+        self.means: dict[int, float] = {}
+        self.sizes: list[int] = []
+        self._counts: dict[int, int] = {}
+        self._pooled = False
+        """Whether means decreased somewhere. Those sizes share a time, weighted by their samples."""
+
+    def learn(self, rows: int, took_ns: float) -> bool:
+        """Add a sample to a size's mean. Returns whether `fit` would change the curve.
+
+        Call `move_to` or `fit` before `times` is read.
+        """
+        count = self._counts.get(rows, 0) + 1
+        self._counts[rows] = min(count, MEAN_SAMPLES)
+        mean = self.means.get(rows, took_ns)
+        moved = mean + (took_ns - mean) / min(count, MEAN_SAMPLES)
+        self.means[rows] = moved
+        return count == 1 or moved != mean or (self._pooled and count <= MEAN_SAMPLES)
+
+    def replace(self, rows: int, took_ns: float) -> None:
+        """Forget a size's samples but for this one. Call `fit` before `times` is read."""
+        self.means[rows] = took_ns
+        self._counts[rows] = 1
+
+    def move_to(self, rows: int) -> bool:
+        """Update the curve around one size whose mean has moved, with the result of `fit`.
+
+        Returns False, and changes nothing, where a mean changes more than the stretch between its
+        two neighbors: a new size, an order that is no longer ascending, a fitted line at either end.
+        """
+        sizes, means = self.sizes, self.means
+        place = bisect_left(sizes, rows)
+        if self._pooled or place == len(sizes) or sizes[place] != rows:
+            return False
+        if sizes[0] > 1 or sizes[-1] < self.max_rows:
+            return False
+        time = means[rows]
+        left = sizes[place - 1] if place else rows
+        right = sizes[place + 1] if place + 1 < len(sizes) else rows
+        if not means[left] <= time <= means[right]:
+            return False
+        times = self.times.copy()
+        for first, last in ((left, rows), (rows, right)):
+            low, high = means[first], means[last]
+            for between in range(first + 1, min(last, self.max_rows + 1)):
+                share = (between - first) / (last - first)
+                times[between] = low + share * (high - low)
+        times[rows] = time
+        self.times = times
+        return True
+
+    def fit(self) -> None:
+        """Fit the whole curve to the means; something must have been learned."""
+        sizes = self.sizes = sorted(self.means)
+        means = [self.means[size] for size in sizes]
+        times = isotonic(means, [self._counts[size] for size in sizes])
+        self._pooled = times != means
+        self.times = curve_through(sizes, times, self.max_rows)
+
+    def capture(self) -> Iterator[tuple[int, float, int]]:
+        """Yields (size, mean, samples), for `restore`."""
+        for size, mean in self.means.items():
+            yield size, mean, self._counts[size]
+
+    def restore(self, state: Iterable[tuple[int, float, int]]) -> None:
+        """Continue from what `capture` yielded. Call `fit` before `times` is read."""
+        for size, mean, count in state:
+            self.means[size] = mean
+            self._counts[size] = count

@@ -1,0 +1,84 @@
+"""One factor on the whole curve, for a device that has become slower or faster.
+
+Every sample near the prediction moves the factor a little, so it follows a slow change. Samples far
+off are noise while they are rare; several in a row on the same side are a change, and then the factor
+jumps to their median.
+"""
+
+from __future__ import annotations
+
+DRIFT_SAMPLES = 32
+"""The factor moves by 1/32 of the difference to each new sample."""
+
+JUMP = 1.3
+"""A sample that is off by more than this factor, either way, may be a change of the device."""
+
+JUMP_SAMPLES = 3
+"""So many of them in a row are one: one stall must not look like a slow device."""
+
+FOLLOWED = 1.05
+"""A change that batches of other shapes have shown is applied once it adds up to this factor."""
+
+
+class Drift:
+    """The `factor`, and the samples in a row that were far off it.
+
+    A sample is a ratio: what a batch took, divided by what the curve says without the factor.
+    """
+
+    __slots__ = ("_jumps", "_jumps_ns", "_pending", "factor")
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self._jumps: list[float] = []
+        self._jumps_ns = 0
+        self._pending = 1.0
+        """What other shapes have shown and is too small to be applied yet."""
+
+    def is_off(self, ratio: float) -> bool:
+        """Whether a sample is too far from the factor to be noise."""
+        return not 1 / JUMP < ratio / self.factor < JUMP
+
+    def overlaps(self, began_ns: int) -> bool:
+        """Whether a batch ran beside one that was far off: one moment counts as one sample."""
+        return bool(self._jumps) and began_ns < self._jumps_ns
+
+    def jump(self, ratio: float, now_ns: int, needed: int) -> bool:
+        """Note a sample that is far off. Returns whether the device has changed, after `needed`."""
+        jumps = self._jumps
+        if jumps and (jumps[0] > self.factor) != (ratio > self.factor):
+            jumps.clear()
+        jumps.append(ratio)
+        self._jumps_ns = now_ns
+        if len(jumps) < needed:
+            return False
+        self.factor = sorted(jumps)[len(jumps) // 2]
+        jumps.clear()
+        return True
+
+    def settle(self) -> None:
+        """Note a sample that is near the factor: those before it were no change."""
+        self._jumps.clear()
+
+    def move_towards(self, ratio: float) -> None:
+        """Follow a sample that is near the factor."""
+        self.factor += (ratio - self.factor) / DRIFT_SAMPLES
+
+    def follow(self, change: float) -> bool:
+        """Apply a change that batches of other shapes have shown, once it counts; returns whether."""
+        self._pending *= change
+        if 1 / FOLLOWED < self._pending < FOLLOWED:
+            return False
+        self.factor *= self._pending
+        self._pending = 1.0
+        self._jumps.clear()
+        return True
+
+    def capture(self) -> tuple[float, tuple[float, ...], int, float]:
+        """The state as a plain value, for `restore`."""
+        return self.factor, tuple(self._jumps), self._jumps_ns, self._pending
+
+    def restore(self, state: tuple[float, tuple[float, ...], int, float]) -> None:
+        """Continue from what `capture` returned."""
+        self.factor, jumps, self._jumps_ns, self._pending = state
+        self._jumps = list(jumps)
