@@ -1,10 +1,14 @@
-"""What the server tells about itself: metrics, statistics, event-loop lag and logs.
+"""Metrics, statistics, event-loop lag and logs of the server.
 
-Everything here runs on the event loop's thread, so recording takes no lock: a request costs a few
-additions and bisections on plain integers (`model.py`). Families are defined once (`families.py`)
-and turned into Prometheus samples only when somebody scrapes (`collector.py`). What is true now
-(queue ages and depths, a running execution) is asked for at that moment rather than remembered, so
-that a queue which stopped moving keeps ageing in front of the reader.
+- Recording: `model` counts what ends (requests, batches, loads), on the event loop's thread and
+  without a lock; a request costs a few additions and bisections on plain integers.
+- Scraping: `families` defines every metric once, and `collector` turns the counts into Prometheus
+  samples at a scrape. Gauges (queue ages and depths, a running execution) are asked for at that
+  moment, so the age of a queue that stopped moving keeps growing.
+- The event loop: `lag` measures how late timers run, `watchdog` logs what blocks the loop.
+
+Nothing here decides anything: other packages call it, and it calls none of them back but through the
+functions that `Telemetry` is given.
 """
 
 from batcher.telemetry.collector import HealthPoints, Telemetry

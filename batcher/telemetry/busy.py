@@ -1,4 +1,4 @@
-"""How long at least one batch was in hand: the union of overlapping intervals."""
+"""How long at least one batch was running: the union of overlapping intervals."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ class BusyClock:
     """Adds up the time during which the number of running executions is above zero.
 
     Overlapping executions count once, and one that is still running counts up to the moment of
-    `read`. Times are those of the event loop, in nanoseconds; one that lies before an earlier one
-    counts as equal to it, so that a reading never goes down.
+    `read`. Times are monotonic, in nanoseconds; a time before an earlier one counts as equal to it,
+    so that a reading never goes down.
     """
 
     __slots__ = ("_busy_ns", "_running", "_seen_ns")

@@ -1,4 +1,4 @@
-"""`Telemetry`: the models' records and the live view, as one Prometheus collector."""
+"""`Telemetry`: what was counted and what is true now, as one Prometheus collector."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ from batcher.core.commands import Outcome
 from batcher.core.observation import ModelObservation, Observation
 from batcher.journal import Reason as IncidentReason
 from batcher.journal import RecordingStatistics, Tally
-from batcher.telemetry import families as f
 from batcher.telemetry.export import Labels, empty, histograms, single_values
-from batcher.telemetry.families import Family
+from batcher.telemetry.families import (
+    FAMILIES,
+    LATENCY,
+    Family,
+    batches,
+    process,
+    queue,
+    recording,
+    requests,
+    transport,
+)
 from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.reasons import UnreadReason
@@ -29,7 +38,7 @@ from batcher.telemetry.transport import TransportPoints
 
 @dataclass(frozen=True, slots=True)
 class HealthPoints:
-    """Whether the server wants traffic, and a 1 for the state that each model is in, 0 for the others."""
+    """Whether the server is ready, and for each model 1 for the state that it is in, 0 for the others."""
 
     ready: bool = False
     states: Sequence[tuple[Labels, int]] = ()
@@ -49,7 +58,7 @@ class Telemetry(Collector):
         self.draining = False
         self.settings = SettingsTelemetry()
         self._models: dict[str, ModelTelemetry] = {}
-        self._lag = Histogram(f.LATENCY)
+        self._lag = Histogram(LATENCY)
         self._unread = dict.fromkeys(UnreadReason, 0)
         self._stalls = 0
         self._observe: Callable[[], Observation] = lambda: _NOTHING
@@ -72,15 +81,15 @@ class Telemetry(Collector):
         self._recording = statistics
 
     def watch_transport(self, points: Callable[[], TransportPoints]) -> None:
-        """Ask `points` for what became of connections at every scrape."""
+        """Ask `points` for the counts of connections, calls and buffers at every scrape."""
         self._transport = points
 
     def tallies(self) -> dict[str, Tally]:
-        """What the flight recorder looks at, by the scheduler's name of each model."""
+        """Counts for the flight recorder, by the scheduler's name of each model."""
         return {key: tally(model) for key, model in self._models.items()}
 
     def model(self, key: str, name: str, version: str) -> ModelTelemetry:
-        """The records of one model, made on first use and kept for as long as the server runs.
+        """The counts of one model, made on first use and kept for as long as the server runs.
 
         `key` is what `Observation` calls the model; `name` and `version` become its labels.
         """
@@ -90,7 +99,7 @@ class Telemetry(Collector):
         return model
 
     def refused_unread(self, reason: UnreadReason) -> None:
-        """Count a request that belongs to no model; what it named never becomes a label."""
+        """Count a request that belongs to no model; the name that it asked for never becomes a label."""
         self._unread[reason] += 1
 
     def loop_lag(self, seconds: float) -> None:
@@ -98,12 +107,12 @@ class Telemetry(Collector):
         self._lag.observe(seconds * SECOND)
 
     def loop_stalled(self, _: float) -> None:
-        """Count a turn of the event loop that held everybody up (seconds)."""
+        """Count a stall of the event loop (its length in seconds is not kept)."""
         self._stalls += 1
 
     def describe(self) -> Iterator[Metric]:
         """Every family, without samples: what the registry checks for clashes."""
-        return (empty(family) for family in f.FAMILIES)
+        return (empty(family) for family in FAMILIES)
 
     def collect(self) -> Iterator[Metric]:
         """Every family with its samples of this moment, in the order of `FAMILIES`."""
@@ -119,21 +128,21 @@ class Telemetry(Collector):
 
     def _collect_server(self) -> Iterator[Metric]:
         build = (__version__, platform.python_version())
-        yield single_values(f.BUILD_INFO, [(build, 1)])
-        yield single_values(f.DRAINING, [((), int(self.draining))])
+        yield single_values(process.BUILD_INFO, [(build, 1)])
+        yield single_values(process.DRAINING, [((), int(self.draining))])
         health = self._health()
-        yield single_values(f.READY, [((), int(health.ready))])
-        yield single_values(f.MODEL_STATE, health.states)
-        yield histograms(f.EVENT_LOOP_LAG, [((), self._lag)])
-        yield single_values(f.EVENT_LOOP_STALLS, [((), self._stalls)])
-        yield single_values(f.SETTINGS_CHANGES, self.settings.changes.items())
-        yield single_values(f.SETTINGS_GENERATION, [((), self.settings.generation)])
-        yield single_values(f.SETTINGS_CHANGED_AT, [((), self.settings.changed_at_s)])
+        yield single_values(process.READY, [((), int(health.ready))])
+        yield single_values(process.MODEL_STATE, health.states)
+        yield histograms(process.EVENT_LOOP_LAG, [((), self._lag)])
+        yield single_values(process.EVENT_LOOP_STALLS, [((), self._stalls)])
+        yield single_values(process.SETTINGS_CHANGES, self.settings.changes.items())
+        yield single_values(process.SETTINGS_GENERATION, [((), self.settings.generation)])
+        yield single_values(process.SETTINGS_CHANGED_AT, [((), self.settings.changed_at_s)])
 
     def _collect_queues(self, observation: Observation) -> Iterator[Metric]:
         models = [(self._labels(model.model), model) for model in observation.models]
         yield single_values(
-            f.OLDEST_REQUEST_AGE,
+            queue.OLDEST_REQUEST_AGE,
             (
                 ((*labels, state), (age_ns or 0) / SECOND)
                 for labels, model in models
@@ -144,21 +153,24 @@ class Telemetry(Collector):
             ),
         )
         yield single_values(
-            f.OLDEST_REQUEST_TARGET_RATIO,
+            queue.OLDEST_REQUEST_TARGET_RATIO,
             (
                 (labels, _oldest_ns(model) / model.target_ns)
                 for labels, model in models
                 if model.target_ns
             ),
         )
-        yield single_values(f.QUEUE_REQUESTS, ((ls, m.waiting_requests) for ls, m in models))
-        yield single_values(f.QUEUE_ROWS, ((ls, m.waiting_rows) for ls, m in models))
-        yield single_values(f.QUEUE_BYTES, ((ls, m.waiting_bytes) for ls, m in models))
-        yield single_values(f.QUEUE_BACKLOG, ((ls, m.work_ns / SECOND) for ls, m in models))
+        yield single_values(queue.QUEUE_REQUESTS, ((ls, m.waiting_requests) for ls, m in models))
+        yield single_values(queue.QUEUE_ROWS, ((ls, m.waiting_rows) for ls, m in models))
+        yield single_values(queue.QUEUE_BYTES, ((ls, m.waiting_bytes) for ls, m in models))
+        yield single_values(queue.QUEUE_BACKLOG, ((ls, m.work_ns / SECOND) for ls, m in models))
         yield single_values(
-            f.LATENCY_TARGET_REACHABLE, ((ls, int(m.reachable)) for ls, m in models if m.target_ns)
+            queue.LATENCY_TARGET_REACHABLE,
+            ((ls, int(m.reachable)) for ls, m in models if m.target_ns),
         )
-        yield single_values(f.EXECUTING_REQUESTS, ((ls, m.executing_requests) for ls, m in models))
+        yield single_values(
+            queue.EXECUTING_REQUESTS, ((ls, m.executing_requests) for ls, m in models)
+        )
 
     def _collect_instances(self, observation: Observation) -> Iterator[Metric]:
         # A model whose instances are all gone must read 0: a series that vanishes raises no alert.
@@ -171,7 +183,7 @@ class Telemetry(Collector):
             counts[instance.model]["draining" if instance.draining else "up"] += 1
             in_flight[instance.model] += instance.in_flight
         yield single_values(
-            f.INSTANCES,
+            queue.INSTANCES,
             (
                 ((*self._labels(key), state), count)
                 for key, states in counts.items()
@@ -179,7 +191,8 @@ class Telemetry(Collector):
             ),
         )
         yield single_values(
-            f.BATCHES_IN_FLIGHT, ((self._labels(key), count) for key, count in in_flight.items())
+            queue.BATCHES_IN_FLIGHT,
+            ((self._labels(key), count) for key, count in in_flight.items()),
         )
 
     def _collect_requests(self) -> Iterator[Metric]:
@@ -187,14 +200,14 @@ class Telemetry(Collector):
         for model in models:
             model.fold()
         yield single_values(
-            f.REQUESTS,
+            requests.REQUESTS,
             [
                 *((("", "", Outcome.REJECTED, key), count) for key, count in self._unread.items()),
                 *(((*m.labels, *key), count) for m in models for key, count in m.requests.items()),
             ],
         )
         yield histograms(
-            f.REQUEST_DURATION,
+            requests.REQUEST_DURATION,
             (
                 ((*m.labels, outcome), histogram)
                 for m in models
@@ -204,23 +217,25 @@ class Telemetry(Collector):
             ),
         )
         yield histograms(
-            f.STAGE_DURATION,
+            requests.STAGE_DURATION,
             (((*m.labels, key), value) for m in models for key, value in m.stages.items()),
         )
-        yield single_values(f.LATENCY_TARGET_MISSED, ((m.labels, m.target_missed) for m in models))
+        yield single_values(
+            requests.LATENCY_TARGET_MISSED, ((m.labels, m.target_missed) for m in models)
+        )
 
     def _collect_batches(self) -> Iterator[Metric]:
         models = self._models.values()
-        yield self._histogram(f.BATCH_ROWS, lambda m: m.batch_rows)
-        yield self._histogram(f.BATCH_REQUESTS, lambda m: m.batch_requests)
-        yield self._histogram(f.BATCH_FILL_RATIO, lambda m: m.batch_fill)
+        yield self._histogram(batches.BATCH_ROWS, lambda m: m.batch_rows)
+        yield self._histogram(batches.BATCH_REQUESTS, lambda m: m.batch_requests)
+        yield self._histogram(batches.BATCH_FILL_RATIO, lambda m: m.batch_fill)
         yield single_values(
-            f.BATCH_ELEMENTS,
+            batches.BATCH_ELEMENTS,
             (((*m.labels, kind), n) for m in models for kind, n in m.elements.items()),
         )
         now_ns = self._clock()
         yield single_values(
-            f.EXECUTOR_BUSY,
+            batches.EXECUTOR_BUSY,
             (
                 ((*m.labels, device), busy_ns / SECOND)
                 for m in models
@@ -230,41 +245,45 @@ class Telemetry(Collector):
 
     def _collect_failures(self, observation: Observation) -> Iterator[Metric]:
         models = self._models.values()
-        yield self._histogram(f.MODEL_LOAD_DURATION, lambda m: m.load_duration)
-        yield single_values(f.MODEL_LOAD_FAILURES, ((m.labels, m.load_failures) for m in models))
-        yield single_values(f.POLICY_FAILURES, ((m.labels, m.policy_failures) for m in models))
-        observed = [(self._labels(model.model), model) for model in observation.models]
-        yield single_values(f.BISECTIONS, ((ls, m.bisected_batches) for ls, m in observed))
+        yield self._histogram(batches.MODEL_LOAD_DURATION, lambda m: m.load_duration)
         yield single_values(
-            f.BISECTION_EXECUTIONS, ((ls, m.bisect_executions) for ls, m in observed)
+            batches.MODEL_LOAD_FAILURES, ((m.labels, m.load_failures) for m in models)
         )
-        yield single_values(f.FAILURE_STORM, ((ls, int(m.storm)) for ls, m in observed))
+        yield single_values(
+            batches.POLICY_FAILURES, ((m.labels, m.policy_failures) for m in models)
+        )
+        observed = [(self._labels(model.model), model) for model in observation.models]
+        yield single_values(batches.BISECTIONS, ((ls, m.bisected_batches) for ls, m in observed))
+        yield single_values(
+            batches.BISECTION_EXECUTIONS, ((ls, m.bisect_executions) for ls, m in observed)
+        )
+        yield single_values(batches.FAILURE_STORM, ((ls, int(m.storm)) for ls, m in observed))
 
     def _collect_recording(self) -> Iterator[Metric]:
         recorded = self._recording()
-        yield single_values(f.JOURNAL_BYTES, [((), recorded.written_bytes)])
-        yield single_values(f.JOURNAL_LOST_SEGMENTS, [((), recorded.lost_segments)])
-        yield single_values(f.FLIGHT_RECORDER_MEMORY, [((), recorded.memory_bytes)])
+        yield single_values(recording.JOURNAL_BYTES, [((), recorded.written_bytes)])
+        yield single_values(recording.JOURNAL_LOST_SEGMENTS, [((), recorded.lost_segments)])
+        yield single_values(recording.FLIGHT_RECORDER_MEMORY, [((), recorded.memory_bytes)])
         yield single_values(
-            f.INCIDENTS,
+            recording.INCIDENTS,
             (((reason,), recorded.incidents.get(reason, 0)) for reason in IncidentReason),
         )
 
     def _collect_transport(self) -> Iterator[Metric]:
         points = self._transport()
         open_now = [] if points.connections is None else [((), points.connections)]
-        yield single_values(f.CONNECTIONS, open_now)
+        yield single_values(transport.CONNECTIONS, open_now)
         for family, values in (
-            (f.CONNECTION_EVENTS, points.events),
-            (f.CONNECTION_ERRORS, points.errors),
-            (f.STREAM_EVENTS, points.streams),
-            (f.GOAWAYS, points.goaways),
+            (transport.CONNECTION_EVENTS, points.events),
+            (transport.CONNECTION_ERRORS, points.errors),
+            (transport.STREAM_EVENTS, points.streams),
+            (transport.GOAWAYS, points.goaways),
         ):
             yield single_values(family, (((name,), count) for name, count in values.items()))
-        yield single_values(f.BUFFERED, [((), points.buffered)])
-        yield single_values(f.BUFFERED_LIMIT, [((), points.buffered_limit)])
-        yield single_values(f.BUFFERED_PEAK, [((), points.buffered_peak)])
-        yield single_values(f.BUFFER_REFUSALS, [((), points.buffer_refusals)])
+        yield single_values(transport.BUFFERED, [((), points.buffered)])
+        yield single_values(transport.BUFFERED_LIMIT, [((), points.buffered_limit)])
+        yield single_values(transport.BUFFERED_PEAK, [((), points.buffered_peak)])
+        yield single_values(transport.BUFFER_REFUSALS, [((), points.buffer_refusals)])
 
     def _histogram(self, family: Family, of: Callable[[ModelTelemetry], Histogram]) -> Metric:
         return histograms(family, ((m.labels, of(m)) for m in self._models.values()))

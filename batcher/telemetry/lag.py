@@ -1,4 +1,4 @@
-"""How late the event loop is, measured by being one of its customers."""
+"""How late the event loop runs timers, measured with a timer of its own."""
 
 from __future__ import annotations
 

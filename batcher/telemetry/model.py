@@ -1,4 +1,4 @@
-"""What one model's requests, batches and loads leave behind."""
+"""Counts and histograms of one model's requests, batches and loads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REJECTED = Outcome.REJECTED
 _ANSWERED = (Outcome.OK, Reason.NONE)
 
 FOLD = 512
-"""Answers that are noted before they are counted."""
+"""Answers that are kept before they are counted together, which costs a tenth of counting each."""
 
 
 class ModelTelemetry:
@@ -91,9 +91,8 @@ class ModelTelemetry:
     ) -> None:
         """Record a request, once, when its reply has ended.
 
-        `settled_ns` is set, and `replied_ns` if there was somebody to reply to. For
-        `Outcome.OK` every stamp is set. `due_ns` is when it should have been answered, None where
-        nothing says so.
+        `settled_ns` is set, and `replied_ns` if the caller was still there. For `Outcome.OK` every
+        stamp is set. `due_ns` is arrival plus the latency target, None for a model without one.
         """
         if outcome is _OK:
             self._answered.append((rows, stamps, NEVER_NS if due_ns is None else due_ns))
@@ -109,10 +108,7 @@ class ModelTelemetry:
         self._statistics.failed(duration_ns)
 
     def fold(self) -> None:
-        """Count the answers that were only noted so far; to be called before anything is read.
-
-        Many at once cost a tenth of what each would cost alone, between two replies.
-        """
+        """Count the answers that were kept so far; to be called before anything is read."""
         answered, self._answered = self._answered, []
         if not answered:
             return
@@ -164,8 +160,8 @@ class ModelTelemetry:
                 if settled_ns >= end_ns:
                     self._scatter.observe(settled_ns - end_ns)
         elif outcome is not _REJECTED:
-            # The time of those who waited in vain belongs to the queue: leaving it out would make
-            # an overloaded queue look quicker than it is. So would counting those who never got in.
+            # The time of requests that waited in vain belongs to the queue: leaving it out would make
+            # an overloaded queue look faster than it is. So would counting requests that never waited.
             self._queue.observe(settled_ns - enqueued_ns)
         if stamps.replied_ns:
             self._reply.observe(stamps.replied_ns - settled_ns)
@@ -187,8 +183,8 @@ class ModelTelemetry:
         """Record a batch, once, when it has been executed and its outputs scattered.
 
         `started_ns` is when gathering began and `scattered_ns` when the last output was handed on.
-        A failed batch shows in the shapes of batches, not in the statistics. `elements` of the
-        padded inputs are the requests' own, and `padding` fill them up.
+        A failed batch counts in the histograms of batches, not in the statistics. Of the padded
+        inputs, `elements` came from callers and `padding` were added to fill the bucket.
         """
         self.batch_rows.observe(rows)
         self.batch_requests.observe(requests)
@@ -206,7 +202,7 @@ class ModelTelemetry:
             )
 
     def execution_started(self, batch_id: int, device: str, now_ns: int) -> None:
-        """The device has this batch in hand from now on, until `execution_ended`."""
+        """The device runs this batch from now on, until `execution_ended`."""
         busy = self._busy_clock(device)
         busy.started(now_ns)
         self._running[batch_id] = busy
@@ -239,7 +235,7 @@ class ModelTelemetry:
         self.load_failures += 1
 
     def policy_failed(self) -> None:
-        """The model's batching policy broke its contract."""
+        """The model's batching policy raised an error or returned an invalid decision."""
         self.policy_failures += 1
 
     def statistics(self) -> ModelStatisticsSnapshot:

@@ -1,4 +1,4 @@
-"""Why requests end, where the scheduler has no word for it, and every end that can occur."""
+"""Reasons for which requests end outside the scheduler, and every combination that can occur."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class AdmissionReason(StrEnum):
 
 
 class UnreadReason(StrEnum):
-    """Why a request was refused before anybody knew which model it was for."""
+    """Why a request was refused before its model was known."""
 
     INVALID = "invalid"
     UNKNOWN_MODEL = "unknown_model"
@@ -27,7 +27,7 @@ class UnreadReason(StrEnum):
 
 
 class ReplyReason(StrEnum):
-    """Why a request that the scheduler took in got no answer, or another than the scheduler said."""
+    """Why a request that the scheduler answered or failed ended in another way."""
 
     ANSWER_TOO_LARGE = "answer_too_large"
     BUFFER_FULL = "buffer_full"
@@ -61,4 +61,4 @@ ENDS: Final[tuple[End, ...]] = (
     (Outcome.FAILED, Reason.UNKNOWN_FAILURE),
     *((Outcome.FAILED, reason) for reason in ReplyReason),
 )
-"""Every way in which a request of a model can end: their counters exist from the start."""
+"""Every way in which a request of a model can end: all of these counters exist from the start."""

@@ -1,4 +1,4 @@
-"""What is counted of changes of settings."""
+"""Counts of changes of settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class ChangeSource(StrEnum):
-    """Who asked for a change: the watched file, SIGHUP, or an admin call."""
+    """What asked for a change: the watched file, SIGHUP, or an admin call."""
 
     FILE = "file"
     SIGNAL = "signal"

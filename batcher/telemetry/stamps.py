@@ -1,4 +1,4 @@
-"""The moments of one request's walk, and the stages between them."""
+"""The times at which one request passed from stage to stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Stamps:
-    """Monotonic nanoseconds; 0 means that the request never got there.
+    """Monotonic nanoseconds; 0 means that the request ended before.
 
     Every latency metric is a difference of two of these, computed once, when the request ends.
     Stages: admission (arrival to enqueued), queue (to dispatched), gather (to execute start), execute

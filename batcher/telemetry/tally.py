@@ -1,4 +1,4 @@
-"""What the flight recorder looks at: how many requests ended, and how many of them well."""
+"""Counts for the flight recorder: how many requests ended, were on time, or failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batcher.telemetry.reasons import AdmissionReason
 
 _FAILURES: Final = (Reason.DEVICE_FAILURE, Reason.UNKNOWN_FAILURE, Reason.INSTANCE_DOWN)
 
-_NOT_OURS: Final = frozenset(
+_CAUSED_BY_CALLERS: Final = frozenset(
     (
         *((Outcome.REJECTED, reason) for reason in AdmissionReason),
         (Outcome.REJECTED, Reason.TOO_MANY_ROWS),
@@ -21,7 +21,7 @@ _NOT_OURS: Final = frozenset(
         (Outcome.FAILED, Reason.INPUT_FAILURE),
     )
 )
-"""Ends that say nothing of how well the model is served."""
+"""Ends that the caller caused: they say nothing about how well the model is served."""
 
 
 def tally(model: ModelTelemetry) -> Tally:
@@ -29,7 +29,7 @@ def tally(model: ModelTelemetry) -> Tally:
     requests = model.requests
     answered = requests.get((Outcome.OK, Reason.NONE), 0)
     return Tally(
-        ended=sum(count for kind, count in requests.items() if kind not in _NOT_OURS),
+        ended=sum(count for kind, count in requests.items() if kind not in _CAUSED_BY_CALLERS),
         on_time=answered - model.target_missed,
         failures=sum(requests.get((Outcome.FAILED, reason), 0) for reason in _FAILURES),
     )

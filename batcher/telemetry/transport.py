@@ -1,4 +1,4 @@
-"""What is scraped of connections and of the bytes held for callers."""
+"""Counts of connections, calls and buffered bytes, as a scrape takes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class TransportPoints:
-    """Sums over all listeners of gRPC. Without `connections` the transport does not tell."""
+    """Sums over all gRPC listeners. `connections` is None where the transport does not count them."""
 
     buffered: int = 0
     buffered_limit: int = 0
@@ -16,7 +16,7 @@ class TransportPoints:
     buffer_refusals: int = 0
     connections: int | None = None
     events: Mapping[str, int] = field(default_factory=dict)
-    """Connections by what became of them: accepted, refused, evicted."""
+    """Connections by event: accepted, refused, evicted."""
     errors: Mapping[str, int] = field(default_factory=dict)
     """Connections that ended early, by reason."""
     streams: Mapping[str, int] = field(default_factory=dict)

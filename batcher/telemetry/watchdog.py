@@ -1,9 +1,9 @@
-"""What holds up the event loop: a thread that asks it to turn, and looks when it does not.
+"""A watchdog thread that logs which function blocks the event loop.
 
-Twenty times a second the thread gives the loop something to do. Where that has not been done after
-`STALL_NS`, it takes down where the loop's thread is at that moment, and when the loop turns again
-says so in the log and counts. A loop that is merely not run by the kernel, which has more threads
-than processors, holds nobody up by itself: that time is taken off.
+Twenty times a second the thread schedules a callback on the loop. If the callback has not run after
+`STALL_NS`, the thread takes the stack of the loop's thread, and when the loop runs again it logs the
+stack and counts a stall. Time in which the kernel ran other threads instead (Linux: `schedstat`) is
+subtracted: the loop did not block then, it waited for a processor.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from batcher.clock import MILLISECOND, SECOND, Clock, monotonic_ns
 log = logging.getLogger(__name__)
 
 STALL_NS: Final = 50 * MILLISECOND
-"""A turn of the event loop that takes longer is a stall: everybody waited for it."""
+"""An iteration of the event loop that takes longer is a stall: it delays every request."""
 
 FRAMES: Final = 12
-"""Calls that the log names, the innermost first."""
+"""Stack frames in a log line, the innermost first."""
 
-QUIET_NS: Final = 10 * SECOND
-"""Between two lines of the log; all stalls are counted."""
+LOG_INTERVAL_NS: Final = 10 * SECOND
+"""Shortest time between two log lines. All stalls are counted, logged or not."""
 
 
 class LoopWatchdog:
-    """Watches the event loop that is running when it is made, on a thread of its own.
+    """Watches the event loop that is running when this is created, from a thread of its own.
 
-    `stalled` is told of each stall, in seconds, on the event loop. `start` once, then `close`.
+    `stalled` is called on the event loop with the length of each stall in seconds. Call `start` once,
+    and `close` at the end.
     """
 
     def __init__(self, stalled: Callable[[float], None], *, clock: Clock = monotonic_ns) -> None:
@@ -46,72 +47,72 @@ class LoopWatchdog:
         self._file = -1
         self._stalled = stalled
         self._clock = clock
-        self._turned = threading.Event()
+        self._ran = threading.Event()
         self._closing = threading.Event()
-        self._said_ns: int | None = None
-        self._unsaid = 0
+        self._logged_ns: int | None = None
+        self._unlogged = 0
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Have the thread end soon; nothing is told any more."""
+        """Have the thread end soon; no stall is reported any more."""
         self._closing.set()
 
     def _run(self) -> None:
-        with suppress(OSError):  # then no time is taken off
+        with suppress(OSError):  # then nothing is subtracted
             self._file = os.open(self._schedstat, os.O_RDONLY)
         try:
-            # A loop that is closed cannot be asked any more.
+            # A closed loop takes no more callbacks.
             with suppress(RuntimeError):
                 while not self._closing.wait(STALL_NS / SECOND):
-                    self._ask()
+                    self._check()
         finally:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
 
-    def _ask(self) -> None:
-        """Ask the loop to turn, and wait until it has."""
-        self._turned.clear()
+    def _check(self) -> None:
+        """Schedule a callback on the loop, and wait until it has run."""
+        self._ran.clear()
         began_ns, waited_ns = self._clock(), self._unscheduled_ns()
-        self._loop.call_soon_threadsafe(self._turned.set)
+        self._loop.call_soon_threadsafe(self._ran.set)
         where = ""
-        if not self._turned.wait(STALL_NS / SECOND):
-            where = place_of(self._loop_thread)
-            while not self._turned.wait(STALL_NS / SECOND) and not self._closing.is_set():
+        if not self._ran.wait(STALL_NS / SECOND):
+            where = stack_of(self._loop_thread)
+            while not self._ran.wait(STALL_NS / SECOND) and not self._closing.is_set():
                 pass
-        held_ns = self._clock() - began_ns - (self._unscheduled_ns() - waited_ns)
-        if held_ns >= STALL_NS and not self._closing.is_set():
-            self._loop.call_soon_threadsafe(self._stalled, held_ns / SECOND)
-            self._say(held_ns, where)
+        blocked_ns = self._clock() - began_ns - (self._unscheduled_ns() - waited_ns)
+        if blocked_ns >= STALL_NS and not self._closing.is_set():
+            self._loop.call_soon_threadsafe(self._stalled, blocked_ns / SECOND)
+            self._log(blocked_ns, where)
 
-    def _say(self, held_ns: int, where: str) -> None:
+    def _log(self, blocked_ns: int, where: str) -> None:
         now_ns = self._clock()
-        if self._said_ns is not None and now_ns < self._said_ns + QUIET_NS:
-            self._unsaid += 1
+        if self._logged_ns is not None and now_ns < self._logged_ns + LOG_INTERVAL_NS:
+            self._unlogged += 1
             return
-        more = f" ({self._unsaid} more since the last time)" if self._unsaid else ""
+        more = f" ({self._unlogged} more stalls since the last line)" if self._unlogged else ""
         log.warning(
-            "the event loop was held up for %d ms%s: %s",
-            held_ns // MILLISECOND,
+            "the event loop was blocked for %d ms%s, which delays every request, in: %s",
+            blocked_ns // MILLISECOND,
             more,
-            where or "nobody knows by what, the interpreter was, too",
+            where or "an unknown function (the interpreter was stopped as well)",
         )
-        self._said_ns, self._unsaid = now_ns, 0
+        self._logged_ns, self._unlogged = now_ns, 0
 
     def _unscheduled_ns(self) -> int:
-        """How long the loop's thread has waited for a processor so far; 0 where nobody says."""
+        """How long the loop's thread has waited for a processor so far; 0 where the kernel does not say."""
         try:
             return int(os.pread(self._file, 64, 0).split()[1])
         except (OSError, IndexError, ValueError):
             return 0
 
 
-def place_of(thread: int) -> str:
-    """Where a thread is now: files, lines and functions, the innermost first."""
+def stack_of(thread: int) -> str:
+    """The stack of a thread as text: functions, files and lines, the innermost first."""
     frame = sys._current_frames().get(thread)  # noqa: SLF001 - there is no other way
     if frame is None:
         return ""

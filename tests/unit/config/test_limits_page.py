@@ -60,7 +60,7 @@ from batcher.server.convert import (
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.server.parameters import MAX_TENANT, MAX_WAIT_NS
 from batcher.server.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS, MAX_TEXT
-from batcher.telemetry.watchdog import QUIET_NS, STALL_NS
+from batcher.telemetry.watchdog import LOG_INTERVAL_NS, STALL_NS
 from batcher.web.app import MAX_SCRAPES
 from batcher.web.connection import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, PATIENCE_S
 from batcher.web.exposition import REST
@@ -194,4 +194,4 @@ def test_the_bounds_of_what_a_caller_says() -> None:
     framed = rows["what is framed of large answers in one turn of the event loop (`builtin`)"]
     assert framed == f"{MAX_FRAMED_BYTES >> 20} MiB"
     assert rows["a turn of the event loop"] == format_duration(STALL_NS)
-    assert f"once in {QUIET_NS // SECOND} seconds" in PAGE
+    assert f"once in {LOG_INTERVAL_NS // SECOND} seconds" in PAGE

@@ -82,7 +82,7 @@ def test_a_request_cancelled_while_it_runs_has_no_time_in_the_stages_it_left(
         (Outcome.EXPIRED, 30, 0),
     ],
 )
-def test_only_late_answers_miss_a_deadline(model, stamps, value, outcome, due, missed):
+def test_only_answers_after_the_target_miss_it(model, stamps, value, outcome, due, missed):
     due_ns = None if due is None else due * MILLISECOND
     model.request_ended(outcome, Reason.NONE, 1, stamps(10, 11, 13, 16, 20, 25, 31), due_ns)
     assert value("batcher_latency_target_missed_total") == missed

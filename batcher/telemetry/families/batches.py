@@ -1,0 +1,100 @@
+"""What was executed, on which device, and what failed."""
+
+from __future__ import annotations
+
+from batcher.telemetry.families.family import FILL, LOAD, MODEL, ROWS, Family
+
+BATCH_ROWS = Family(
+    "batcher_batch_rows", "histogram", "rows", MODEL, "Rows of an executed batch.", ROWS
+)
+BATCH_REQUESTS = Family(
+    "batcher_batch_requests",
+    "histogram",
+    "requests",
+    MODEL,
+    "Requests in an executed batch.",
+    ROWS,
+)
+BATCH_FILL_RATIO = Family(
+    "batcher_batch_fill_ratio",
+    "histogram",
+    "ratio",
+    MODEL,
+    "Rows of an executed batch divided by the model's maximum batch size.",
+    FILL,
+)
+BATCH_ELEMENTS = Family(
+    "batcher_batch_elements",
+    "counter",
+    "elements",
+    (*MODEL, "kind"),
+    "Elements of the padded inputs of executed batches, by kind: sent by callers (request) or added "
+    "to fill a bucket (padding); absent for a model without padding.",
+)
+EXECUTOR_BUSY = Family(
+    "batcher_executor_busy_seconds",
+    "counter",
+    "seconds",
+    (*MODEL, "device"),
+    "Time during which at least one batch of the model was running on the device. Batches that "
+    "overlap count once, and a running batch counts up to the scrape: the rate is the duty cycle.",
+)
+MODEL_LOAD_DURATION = Family(
+    "batcher_model_load_duration_seconds",
+    "histogram",
+    "seconds",
+    MODEL,
+    "Time that an instance took to load and warm up.",
+    LOAD,
+)
+MODEL_LOAD_FAILURES = Family(
+    "batcher_model_load_failures",
+    "counter",
+    "loads",
+    MODEL,
+    "Attempts to load an instance that failed.",
+)
+POLICY_FAILURES = Family(
+    "batcher_policy_failures",
+    "counter",
+    "failures",
+    MODEL,
+    "Times that the batching policy of the model raised an error or returned an invalid decision; "
+    "batches are then formed greedily.",
+)
+BISECTIONS = Family(
+    "batcher_bisections",
+    "counter",
+    "batches",
+    MODEL,
+    "Batches that failed and were executed again in parts, to find the requests that made them fail.",
+)
+BISECTION_EXECUTIONS = Family(
+    "batcher_bisection_executions",
+    "counter",
+    "executions",
+    MODEL,
+    "Executions of such parts: the extra load that failing requests cause.",
+)
+FAILURE_STORM = Family(
+    "batcher_failure_storm",
+    "gauge",
+    "",
+    MODEL,
+    "1 while so many batches fail that no batch is bisected any more and all requests of a failed "
+    "batch fail, else 0.",
+)
+
+FAMILIES = (
+    BATCH_ROWS,
+    BATCH_REQUESTS,
+    BATCH_FILL_RATIO,
+    BATCH_ELEMENTS,
+    EXECUTOR_BUSY,
+    MODEL_LOAD_DURATION,
+    MODEL_LOAD_FAILURES,
+    POLICY_FAILURES,
+    BISECTIONS,
+    BISECTION_EXECUTIONS,
+    FAILURE_STORM,
+)

@@ -1,0 +1,85 @@
+"""What waits and what executes now: read from the scheduler at each scrape."""
+
+from __future__ import annotations
+
+from batcher.telemetry.families.family import MODEL, Family
+
+OLDEST_REQUEST_AGE = Family(
+    "batcher_oldest_request_age_seconds",
+    "gauge",
+    "seconds",
+    (*MODEL, "state"),
+    "Age of the oldest unanswered request in each state (waiting, executing) at the moment of the "
+    "scrape; 0 when there is none.",
+)
+OLDEST_REQUEST_TARGET_RATIO = Family(
+    "batcher_oldest_request_target_ratio",
+    "gauge",
+    "ratio",
+    MODEL,
+    "Age of the oldest unanswered request divided by the model's latency target; absent for a model "
+    "without a target.",
+)
+QUEUE_REQUESTS = Family(
+    "batcher_queue_requests", "gauge", "requests", MODEL, "Requests that wait in the queue."
+)
+QUEUE_ROWS = Family(
+    "batcher_queue_rows", "gauge", "rows", MODEL, "Rows of the requests that wait in the queue."
+)
+QUEUE_BYTES = Family(
+    "batcher_queue_bytes",
+    "gauge",
+    "bytes",
+    MODEL,
+    "Input bytes of the requests that wait in the queue.",
+)
+QUEUE_BACKLOG = Family(
+    "batcher_queue_backlog_seconds",
+    "gauge",
+    "seconds",
+    MODEL,
+    "Predicted time that one instance needs to serve the rows that wait, in batches of the most "
+    "efficient size; 0 until a batch was measured.",
+)
+LATENCY_TARGET_REACHABLE = Family(
+    "batcher_latency_target_reachable",
+    "gauge",
+    "",
+    MODEL,
+    "1 while a batch of one row fits the model's latency target, else 0: requests are then served "
+    "after the target instead of being refused; absent for a model without a target.",
+)
+EXECUTING_REQUESTS = Family(
+    "batcher_executing_requests",
+    "gauge",
+    "requests",
+    MODEL,
+    "Requests in batches that an instance is running or has prefetched.",
+)
+INSTANCES = Family(
+    "batcher_instances",
+    "gauge",
+    "instances",
+    (*MODEL, "state"),
+    "Loaded executor instances by state: up (takes batches) or draining (finishes its last batch).",
+)
+BATCHES_IN_FLIGHT = Family(
+    "batcher_batches_in_flight",
+    "gauge",
+    "batches",
+    MODEL,
+    "Batches that instances are running or have prefetched.",
+)
+
+FAMILIES = (
+    OLDEST_REQUEST_AGE,
+    OLDEST_REQUEST_TARGET_RATIO,
+    QUEUE_REQUESTS,
+    QUEUE_ROWS,
+    QUEUE_BYTES,
+    QUEUE_BACKLOG,
+    LATENCY_TARGET_REACHABLE,
+    EXECUTING_REQUESTS,
+    INSTANCES,
+    BATCHES_IN_FLIGHT,
+)
