@@ -13,6 +13,7 @@ BENCH = Path(__file__).resolve().parents[1]
 sys.path.append(str(BENCH))
 
 import grid  # noqa: E402
+import outcomes  # noqa: E402
 import scenes  # noqa: E402
 import world  # noqa: E402
 from bars import exit_code, verdict  # noqa: E402
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python bench/sim", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    top.add_argument("scene", choices=("grid", *scenes.names()), help="what to measure")
+    top.add_argument("scene", choices=("grid", "outcomes", *scenes.names()), help="what to measure")
     top.add_argument("--seeds", type=int, default=5, help="arrivals to repeat it on (5)")
     few = ", ".join(f"{scene}: {number}" for scene, number in REQUESTS.items())
     top.add_argument("--requests", type=int, help=f"requests of each run (30000; {few})")
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--cold", action="store_true", help="start without a warm-up, these two")
     top.add_argument("--traces", default="traces", help="folder of recorded arrivals, CSV")
     top.add_argument("--output", type=Path, help="where the figures go")
+    outcomes.add_options(top)
     return top
 
 
@@ -78,6 +80,10 @@ def main() -> int:
     options = command_line.parse_args()
     if options.scene not in NOISE and (options.noise or options.cold):
         command_line.error(f"--noise and --cold are for {' and '.join(NOISE)}")
+    if options.scene == "outcomes":
+        return outcomes.run(options)
+    if options.save or options.check or options.show or options.only:
+        command_line.error("--save, --check, --show and --only are for outcomes")
     options.noise = options.noise or NOISE.get(options.scene, 0.0)
     options.requests = options.requests or REQUESTS.get(options.scene, 30_000)
     options.profiles = options.profiles or list(world.PROFILES)
