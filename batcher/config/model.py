@@ -76,8 +76,9 @@ class BatchingConfig(Section):
     """`adaptive` only: with time to spare, wait for the smallest batch that keeps the device no
     busier than this, so that busy time follows the load. 1 waits least."""
     when_late: WhenLateName = "refuse"
-    """`adaptive` only: a request that can only be late, but whose caller still waits, is refused at
-    once (`refuse`) or served when that delays nobody who can be in time (`serve`)."""
+    """`adaptive` only: a request that can no longer meet the target, but whose caller still waits,
+    is refused at once (`refuse`), or served when that delays no request that can be in time
+    (`serve`)."""
     max_queue_delay: DurationOrZero = 0
     """`fixed` only: the longest that the oldest request waits for company while an instance is
     free. 0 means never wait: a batch is whatever queued while the instance was busy."""
@@ -139,8 +140,8 @@ class QueueConfig(Section):
     """The most requests that wait."""
     max_groups: Count = 256
     """The most batch groups that wait: requests that may share a batch, by shape and by what else
-    separates them, are one. Beyond it the request that has waited longest in a group of its own makes
-    room."""
+    separates them, are one. Beyond it the request that has waited longest in a group of its own is
+    refused."""
     max_batches_per_request: Count = 32
     """The most rows of one request, in batches of `max_batch_size` rows. A request that fits no
     single batch is split, and others go between its batches. 1 means that none is split."""
@@ -152,18 +153,19 @@ class QueueConfig(Section):
     """The longest a request waits before it is refused as expired; null means that the caller's
     own deadline alone decides. What has begun by then is answered, however long that takes."""
     allow_timeout_override: StrictBool = True
-    """Whether a caller may ask for less with the request parameter `timeout` (microseconds). Every
-    caller may who can call the model; false ignores what they ask for."""
+    """Whether a request may shorten its `timeout` with the request parameter `timeout`
+    (microseconds). Any caller can; false ignores the parameter."""
     priority_levels: Levels = 3
     """How many levels there are; 1 is the most urgent, and a request that names a higher number
     has the last."""
     default_priority: Levels | None = None
     """The level of a request that names none; null means the middle one."""
     promote_after: Duration = 1_000_000_000
-    """A waiting request gains a level for each time this long, so that none starves."""
+    """A waiting request gains a priority level each time that it has waited this long, so that none
+    starves."""
     tenants: dict[Name, Weight] = Field(default_factory=dict)
     """Tenants and their weights. A tenant over its share is served from what the others leave.
-    `default` stands for all that are not named; {} tells no tenants apart."""
+    `default` stands for all that are not named; with {} all requests are of one tenant."""
 
     @model_validator(mode="after")
     def _levels_go_together(self) -> Self:
@@ -226,10 +228,10 @@ class HealthConfig(Section):
     """When a loaded model stops counting as ready, and how it does so again."""
 
     interval: Duration = 5_000_000_000
-    """How often an executor that tells its own health is asked, while no batch runs; and how often
-    an instance that is not well is looked at again."""
+    """How often `healthy()` of an executor is called, while no batch runs; and how often an
+    instance that is not well is tried again."""
     timeout: Duration = 1_000_000_000
-    """How long an executor may take to tell its health. Beyond that it counts as not well."""
+    """How long `healthy()` may take. Beyond that the instance counts as not well."""
     failure_threshold: Count | None = 5
     """Batches of an instance that fail in a row, for reasons that are not the caller's, and a canary
     batch after them, before it counts as not well. null never counts them."""
@@ -262,11 +264,11 @@ class ModelConfig(Section):
     """How long one batch may execute. Then its requests fail, and the instance is abandoned and
     replaced."""
     load_retry_timeout: DurationOrZero = 300_000_000_000
-    """For how long a load is tried again whose executor says that what it needs is not up yet. 0
-    tries once."""
+    """How long a load is tried again while its executor says that a backend is not up yet. 0 tries
+    once."""
     on_nan: Literal["serve", "fail"] = "serve"
-    """What becomes of a request with NaN in a floating-point output: it is answered like any other,
-    or fails alone, as one whose input is at fault."""
+    """What becomes of a request with NaN in a floating-point output: it is answered like any other
+    (`serve`), or fails alone, as one with a wrong input (`fail`)."""
     batching: BatchingConfig = BatchingConfig()
     """How requests become batches."""
     padding: tuple[PaddingConfig, ...] = ()

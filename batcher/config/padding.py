@@ -123,7 +123,7 @@ class OutputConfig(Section):
     output: TensorName
     """The output, as the model names it."""
     axis: InnerAxis | None = None
-    """Which of its axes `like` tells of; 0 is the rows."""
+    """Which of its axes `like` is about; 0 is the rows."""
     like: LikeConfig | None = None
     """The input axis that it is as long as: answers are cut back to the request's own length there.
     null means that its length is its own, and stays as the model gives it."""

@@ -22,7 +22,8 @@ class JournalConfig(Section):
     """A folder of its own for the log's files; it is made if it is not there. Files of earlier
     servers in it count."""
     segment_duration: Duration = 10_000_000_000
-    """How long a segment is: a replay can start at each, and a bad one spoils no other."""
+    """How long a segment is: a replay can start at each, and a damaged one leaves the others
+    readable."""
     max_segments: Count = 360
     """Segments that are kept; the oldest are deleted."""
     max_size: Size = 1024**3
@@ -42,10 +43,10 @@ class FlightRecorderConfig(Section):
     duration: Duration = 180_000_000_000
     """How far back the memory reaches."""
     max_memory: Size = 32 * 1024**2
-    """Bytes that it may take; beyond them it reaches less far back. At least 1MiB."""
+    """Memory that it may take; if that is not enough, it reaches less far back. At least 1MiB."""
     min_on_time_ratio: Fraction | None = 0.9
-    """A file is written when, over 10 s, less than this part of a model's requests was answered in
-    time; null never does so for that reason."""
+    """A file is written when, over 10 s, less than this share of a model's requests was answered
+    within the target; null turns that off."""
     max_files: Count = 10
     """Files that are kept; the oldest are deleted."""
     min_interval: Duration = 60_000_000_000

@@ -60,7 +60,7 @@ class ServerConfig(Section):
     """How refusals are named on the wire: gRPC's usual codes, or Triton's for callers written
     against it."""
     transport: Literal["builtin", "grpcio"] = "builtin"
-    """Who speaks HTTP/2 on the listeners of `grpc` and `admin`: this server itself, or the library
+    """What speaks HTTP/2 on the listeners of `grpc` and `admin`: this server itself, or the library
     `grpcio`, which needs about twice the processor time for a small request."""
     max_message: Size = 64 * 1024**2
     """The largest message taken or sent."""
@@ -68,34 +68,34 @@ class ServerConfig(Section):
     """Bytes of requests and answers that the process holds at once, of all callers together, at least
     twice `max_message`; null means a quarter of the memory that the process may use."""
     max_connections: Count = 1024
-    """Connections open at once on each gRPC listener, beside a few for probes alone (`builtin`). Of
-    those that have had no call for ten seconds, the longest idle one makes room for a new one
-    (`builtin`)."""
+    """Connections open at once on each gRPC listener, beside a few for probes alone (`builtin`).
+    Beyond it, the connection that was idle longest is closed for a new one, if it had no call for
+    ten seconds (`builtin`)."""
     max_connection_idle: DurationOrNull = 300_000_000_000
-    """After so long without a call a client is asked to connect anew; null means never."""
+    """After this long without a call a client is asked to connect anew; null means never."""
     max_connection_age: Duration | None = None
-    """After so long, give or take a tenth, a client is asked to connect anew, so that callers spread
-    over new servers; null means never."""
+    """After this long, plus or minus a tenth, a client is asked to connect anew, so that callers
+    spread over new servers; null means never."""
     max_connection_age_grace: DurationOrZero = 30_000_000_000
-    """How long calls may take from then, before they are cut."""
+    """How long the calls of such a connection may still take, before they are cut."""
     max_concurrent_streams: Count = 4096
     """Calls open at once on one connection; a client holds further ones back by itself."""
     max_in_flight_per_stream: Count = 1024
     """Requests of one `ModelStreamInfer` call that are being served at once; reading from the
     stream pauses there."""
     receive_timeout: Duration = 20_000_000_000
-    """How long headers may take to be complete, and a message to begin, to find room in
-    `max_buffered`, and to make progress by 1 MiB or to its end (`builtin`)."""
+    """How long headers may take to be complete; a message to begin, to find room in `max_buffered`,
+    and to bring its next 1 MiB or its end (`builtin`)."""
     write_timeout: Duration = 30_000_000_000
-    """How long a caller may take to read 1 MiB of an answer, or its rest; then the call ends, and the
-    connection where nothing at all is read (`builtin`)."""
+    """How long a caller may take to read the next 1 MiB of an answer, or its rest. Then the call
+    ends, or the connection, if nothing at all is read (`builtin`)."""
     config_poll_interval: DurationOrZero = 1_000_000_000
     """How often the configuration file is looked at, at least 100ms: when it has changed, so do the
     settings that can change while the server runs. 0 never looks: only SIGHUP and an admin call
     have the file read again."""
     drain_delay: DurationOrZero = 5_000_000_000
-    """After SIGTERM, how long newcomers are still answered while readiness says no: so long does a
-    supervisor take to tell others. After SIGINT they are refused at once."""
+    """After SIGTERM, how long new requests are still answered while readiness says no: set it to
+    what a supervisor needs to send traffic elsewhere. After SIGINT they are refused at once."""
     drain_timeout: DurationOrZero = 30_000_000_000
     """After `drain_delay`, how long accepted requests may take to be answered. 0 ends at once. Keep
     the sum of both below the termination grace period of the supervisor."""
