@@ -167,9 +167,9 @@ class Application:
         loop = asyncio.get_running_loop()
         timeout_s = self.config.server.drain_timeout / SECOND
         ends = loop.time() + timeout_s
-        self.grpc.leave()
+        self.grpc.send_goaway()
         # What clients had sent before they read that is answered, too.
-        await self.grpc.told(timeout_s)
+        await self.grpc.goaway_acknowledged(timeout_s)
         self.batcher.draining = True
         self.grpc.end_streams()
         try:

@@ -1,12 +1,11 @@
-"""One call: its messages, its deadline, its answer; and the context that its handler gets."""
+"""One call: its deadline, its handler, its answer, its end; and the context that the handler gets."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from grpc import aio
@@ -14,8 +13,8 @@ from grpc import aio
 from batcher.buffers import LARGE_ANSWER
 from batcher.clock import SECOND
 from batcher.http2 import grpc_headers
-from batcher.http2.call_buffers import LARGE_MESSAGE, CallBuffers, LargeMessage
-from batcher.http2.grpc_headers import PREFIX_BYTES, CallHeaders, MalformedCallError, Metadata
+from batcher.http2.call_messages import ONE_MESSAGE, CallMessages, Message, RequestIterator
+from batcher.http2.grpc_headers import CallHeaders, MalformedCallError, Metadata
 from batcher.http2.sansio.hpack import encode
 from batcher.http2.sansio.streams import Stream
 
@@ -24,29 +23,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Message: TypeAlias = tuple[int, bytes | list[bytes]]
-"""Whether it is compressed, and a message as it came, a large one in pieces: what waits to be read takes
-no more memory."""
-
-MESSAGE_BYTES = 128
-"""What a message that waits to be read counts for in `max_buffered`, beside its bytes."""
-
-_FRAMES_AT_ONCE = 16
-_ONE_MESSAGE = "a unary call has one message"
-_LONGEST_TIMER_S = 30 * 24 * 3600.0
-"""A longer deadline than any call; further away, a timer would overflow."""
+_FRAMES_PER_ITERATION = 16
+"""Frames that handlers write on one connection before a writer gives the event loop a turn."""
+_MAX_TIMER_S = 30 * 24 * 3600.0
+"""A deadline that is further away has this one: beyond some bound, a timer of the event loop overflows."""
 
 
-class Call(CallBuffers):
-    """A call, and the context that its handler gets: `grpc.aio.ServicerContext`, in part."""
+class Call(CallMessages):
+    """A call, and the context that its handler gets: the part of `grpc.aio.ServicerContext` that is used."""
 
     __slots__ = (
         "_deadline_s",
-        "_head",
-        "_messages",
-        "_method",
-        "_opened",
-        "_reader",
+        "_headers",
+        "_headers_sent",
         "_timer",
         "_trailing",
         "_writer",
@@ -55,53 +44,57 @@ class Call(CallBuffers):
 
     def __init__(
         self,
-        client: ServerConnection,
+        connection: ServerConnection,
         stream: Stream,
-        head: CallHeaders,
+        headers: CallHeaders,
         method: grpc.RpcMethodHandler[Any, Any],
         charged: int,
     ) -> None:
-        """A call that has begun; so many bytes are charged for it, and released at its end."""
-        super().__init__(client, stream, head.encoding, charged)
+        """Begin a call. `charged` bytes are charged for it already; it releases them at its end."""
+        super().__init__(
+            connection,
+            stream,
+            headers.encoding,
+            charged,
+            method,
+        )
         self.task: asyncio.Task[None] | None = None
-        """What answers it; None until there is something to answer."""
-        self._head = head
-        self._method = method
+        """Runs the handler; None until the request is there."""
+        self._headers = headers
         self._trailing: Metadata = ()
-        self._opened = False
-        self._messages: deque[Message] = deque()
-        self._reader: asyncio.Future[None] | None = None
+        self._headers_sent = False
         self._writer: asyncio.Future[None] | None = None
+        """Set when the answer waits for a send window."""
         self._deadline_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        if head.timeout_ns is not None:
-            wait_s = min(head.timeout_ns / SECOND, _LONGEST_TIMER_S)
-            self._deadline_s = client.loop.time() + wait_s
-            self._timer = client.loop.call_later(wait_s, self._expire)
+        if headers.timeout_ns is not None:
+            wait_s = min(headers.timeout_ns / SECOND, _MAX_TIMER_S)
+            self._deadline_s = connection.loop.time() + wait_s
+            self._timer = connection.loop.call_later(wait_s, self._expire)
         if method.request_streaming:
-            self._begin(_Requests(self), None)
+            self._start(RequestIterator(self), None)
         else:
-            client.receiving[self] = None
+            connection.receiving[self] = None
 
     @property
-    def streams(self) -> bool:
-        """Whether it is a stream, in which a client may be silent for as long as it likes."""
+    def is_streaming(self) -> bool:
+        """Whether requests or answers are streamed: then silence of the client is no fault."""
         return bool(self._method.request_streaming or self._method.response_streaming)
 
-    # --- for its handler ---
+    # --- the context of its handler ---
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None: there is none."""
         if self._deadline_s is None:
             return None
-        return max(self._deadline_s - self._client.loop.time(), 0.0)
+        return max(self._deadline_s - self._connection.loop.time(), 0.0)
 
     def invocation_metadata(self) -> Metadata:
         """The caller's metadata."""
-        return self._head.metadata
+        return self._headers.metadata
 
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """What goes out with the status."""
+        """Set the metadata that is sent with the status."""
         self._trailing = tuple(metadata)
 
     async def abort(
@@ -114,137 +107,80 @@ class Call(CallBuffers):
         self.end(code, details, trailing_metadata or self._trailing)
         raise aio.AbortError
 
-    async def read(self) -> Any:
-        """The next message, or `grpc.aio.EOF`."""
-        while not self._messages:
-            if self.stream.request_ended:
-                return aio.EOF
-            self._reader = self._client.loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None  # cancelled, it would know this frame by the traceback
-        message = self._messages.popleft()
-        compressed, data = message
-        size = len(data) if isinstance(data, bytes) else sum(map(len, data))
-        self._client.connection.consume(self.stream, PREFIX_BYTES + size)
-        self._client.flush_soon()
-        try:
-            if compressed or not isinstance(data, bytes):
-                data = await self._whole(data, compressed)
-            # From here on it is charged by whoever reads it.
-            self._release(PREFIX_BYTES + len(data))
-            return self._request(data)
-        except MalformedCallError as error:
-            # What was read before goes with it: the reader may not be who answers.
-            self._refuse(error)
-            self.cancel()
-            raise aio.AbortError from None
-
     async def write(self, message: Any) -> None:
-        """Send a message; returns when the client's window and the socket have taken it.
+        """Send a message; returns when the send windows and the socket have taken it.
 
         Raises `grpc.aio.UsageError` where the call has ended.
         """
-        client, stream = self._client, self.stream
+        connection, stream = self._connection, self.stream
         if stream.closed:
             raise aio.UsageError("the call has ended")
-        data, rest = self._framed(message)
-        client.silent_ns = 0
-        if not self._opened:
-            self._opened = True
-            client.connection.send_headers(stream, grpc_headers.RESPONSE_HEADERS)
-        client.connection.send_data(stream, data)
+        data, rest = self._frame(message)
+        connection.silent_ns = 0
+        if not self._headers_sent:
+            self._headers_sent = True
+            connection.http2.send_headers(stream, grpc_headers.RESPONSE_HEADERS)
+        connection.http2.send_data(stream, data)
         if rest:
-            client.connection.send_data(stream, rest)
+            connection.http2.send_data(stream, rest)
         if stream.outbox or rest:
-            await self._sent(len(rest) or len(data))
-        # A handler that never waits gives the loop no turn to write in.
-        elif client.connection.frames_to_send > _FRAMES_AT_ONCE:
-            client.flush()
+            await self._drain(len(rest) or len(data))
+        # A handler that never waits would not let the event loop write.
+        elif connection.http2.frames_to_send > _FRAMES_PER_ITERATION:
+            connection.flush()
             await asyncio.sleep(0)
         else:
-            client.flush_soon()
-        if not client.writable.is_set():
-            await client.writable.wait()
+            connection.flush_soon()
+        if not connection.writable.is_set():
+            await connection.writable.wait()
 
-    # --- for its connection ---
+    # --- events of its stream, from its connection ---
 
-    def received(self, data: bytes) -> None:
-        """Bytes of its messages."""
-        if self.stream.closed:
-            return
-        self._client.silent_ns = 0
-        size = len(data)
-        if self._ahead:
-            came = min(size, self._ahead)
-            self._ahead -= came
-            size -= came
-            self._client.account.came(came)
-        if size:
-            server = self._client.server
-            if not server.buffers.reserve(size) and not server.make_room(self._client, size):
-                self._end_for_room(size)
-                return
-            self._charged += size
-        buffer = self._buffer
-        if buffer:
-            if isinstance(buffer, bytes):
-                self._buffer = buffer = bytearray(buffer)
-            buffer += data
-        else:
-            self._buffer = buffer = data
-        try:
-            self._split(buffer)
-        except MalformedCallError as error:
-            self._refuse(error)
-            self.cancel()
-
-    def ended(self) -> None:
+    def request_ended(self) -> None:
         """The client has sent its last message."""
-        self._client.receiving.pop(self, None)
-        if self._came:
+        self._connection.receiving.pop(self, None)
+        if self._received_bytes:
             self.end(grpc.StatusCode.INTERNAL, "the last message is cut short")
             self.cancel()
         elif self.task is not None:
-            self._wake()
+            self._wake_reader()
         elif len(self._messages) == 1:
             compressed, data = self._messages.popleft()
             try:
                 if compressed or not isinstance(data, bytes):
-                    self._begin(None, (compressed, data))
+                    self._start(None, (compressed, data))
                 else:
-                    self._begin(self._request(data), None)
+                    self._start(self._deserialize(data), None)
             except MalformedCallError as error:
                 self._refuse(error)
                 self._close()
         else:
-            self.end(grpc.StatusCode.UNIMPLEMENTED, _ONE_MESSAGE)
+            self.end(grpc.StatusCode.UNIMPLEMENTED, ONE_MESSAGE)
             self._close()
 
-    def sent(self) -> None:
-        """All that it wrote has left."""
+    def drained(self) -> None:
+        """All that it wrote is framed."""
         if self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
 
     def cancel(self) -> None:
-        """Nobody waits for the answer any more."""
+        """Stop the work on it: no answer is wanted any more."""
         if self.task is None:
             self._close()
         else:
             self.task.cancel()
 
     def drop(self) -> None:
-        """Nothing can be answered any more; nothing of the call is left, whatever raises."""
+        """End it without an answer, as its connection has ended. Releases everything, whatever raises."""
         self.stream.closed = True
         try:
             self.cancel()
         except Exception:
-            log.exception("a call of %s did not end", self._head.path)
-            self._client.calls.pop(self.stream, None)
+            log.exception("internal error while ending a call of %s", self._headers.path)
+            self._connection.calls.pop(self.stream, None)
             if self.task is not None:
                 self.task.cancel()
-            self._let_go()
+            self._release_everything()
 
     def end(
         self,
@@ -252,32 +188,33 @@ class Call(CallBuffers):
         details: str = "",
         metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> None:
-        """Send the status. Does nothing where one was sent."""
-        self._client.connection.discard_outbox(self.stream)
-        if self._opened:
+        """Send the status, instead of data that still waits. Does nothing where one was sent."""
+        http2 = self._connection.http2
+        http2.discard_outbox(self.stream)
+        if self._headers_sent:
             block = encode(grpc_headers.status(code, details, metadata))
         else:
             block = grpc_headers.refusal(
                 code, details, tuple([(name, value) for name, value in metadata])
             )
-        self._client.connection.send_trailers(self.stream, block)
+        http2.send_trailers(self.stream, block)
 
     # --- its answer ---
 
-    def _begin(self, request: Any, message: Message | None) -> None:
-        """Answer a request, or what is to be made one."""
-        self.task = self._client.loop.create_task(self._run(request, message))
-        # A task that is cancelled before its first step does not get as far as a `finally`.
+    def _start(self, request: Any, message: Message | None) -> None:
+        """Run the handler with a request, or with the message that is to be deserialized to one."""
+        self.task = self._connection.loop.create_task(self._run(request, message))
+        # Not in a `finally` of the task: one that is cancelled before its first step runs none.
         self.task.add_done_callback(self._close)
 
     async def _run(self, request: Any, message: Message | None) -> None:
         try:
             if message is not None:
                 compressed, data = message
-                request = self._request(await self._whole(data, compressed))
+                request = self._deserialize(await self._assemble(data, compressed))
                 del data, message
             if self._method.response_streaming:
-                await self._stream(request)
+                await self._answer_stream(request)
             else:
                 await self._answer(request)
         except aio.AbortError:
@@ -285,31 +222,31 @@ class Call(CallBuffers):
         except MalformedCallError as error:
             self._refuse(error)
         except asyncio.CancelledError:
-            # Whoever cancelled it may have said why; a status that was sent is not sent again.
+            # Does nothing where the canceller has sent a status.
             self.end(grpc.StatusCode.CANCELLED, "the call was cancelled")
         except Exception as error:
-            log.exception("a call of %s failed", self._head.path)
+            log.exception("internal error in a call of %s", self._headers.path)
             self.end(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
 
     async def _answer(self, request: Any) -> None:
         method = self._method
         behave = method.stream_unary if method.request_streaming else method.unary_unary
-        data, rest = self._framed(await behave(request, self))
-        connection = self._client.connection
-        trailers = self._trailers()
-        self._opened = True
+        data, rest = self._frame(await behave(request, self))
+        http2 = self._connection.http2
+        trailers = self._ok_trailers()
+        self._headers_sent = True
         if rest:
-            connection.send_headers(self.stream, grpc_headers.RESPONSE_HEADERS)
-            connection.send_data(self.stream, data)
-            connection.send_data(self.stream, rest)
-            connection.send_trailers(self.stream, trailers)
+            http2.send_headers(self.stream, grpc_headers.RESPONSE_HEADERS)
+            http2.send_data(self.stream, data)
+            http2.send_data(self.stream, rest)
+            http2.send_trailers(self.stream, trailers)
         else:
-            connection.send_all(self.stream, grpc_headers.RESPONSE_HEADERS, data, trailers)
-        self._client.answered()
+            http2.send_all(self.stream, grpc_headers.RESPONSE_HEADERS, data, trailers)
+        self._connection.answer_ready()
         if self.stream.outbox or rest:
-            await self._sent(len(rest) or len(data))
+            await self._drain(len(rest) or len(data))
 
-    async def _stream(self, request: Any) -> None:
+    async def _answer_stream(self, request: Any) -> None:
         method = self._method
         behave = method.stream_stream if method.request_streaming else method.unary_stream
         answers = behave(request, self)
@@ -318,169 +255,97 @@ class Call(CallBuffers):
                 await self.write(answer)
         else:
             await answers
-        if self._opened:
-            self._client.connection.send_trailers(self.stream, self._trailers())
+        if self._headers_sent:
+            self._connection.http2.send_trailers(self.stream, self._ok_trailers())
         else:
             self.end(grpc.StatusCode.OK, metadata=self._trailing)
 
-    def _trailers(self) -> bytes:
+    def _ok_trailers(self) -> bytes:
         if not self._trailing:
             return grpc_headers.OK_TRAILERS
         return encode(grpc_headers.status(grpc.StatusCode.OK, "", self._trailing))
 
-    def _framed(self, message: Any) -> tuple[bytes, bytes]:
-        """The message behind its prefix; a large one by itself, since that would copy it."""
+    def _frame(self, message: Any) -> tuple[bytes, bytes]:
+        """The message behind its prefix, and nothing; of a large one the prefix, and the message uncopied.
+
+        Ends the call and raises `AbortError` where it is too large, or there is no room for it.
+        """
         serialize = self._method.response_serializer
         data = serialize(message) if serialize else message
         size = len(data)
-        if size > self._client.server.max_message:
+        if size > self._connection.server.max_message:
             self.end(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"Sent message larger than max ({size} vs. {self._client.server.max_message})",
+                f"Sent message larger than max ({size} vs. {self._connection.server.max_message})",
             )
             raise aio.AbortError
         prefix = b"\0" + size.to_bytes(4, "big")
         if size <= LARGE_ANSWER:
             return prefix + data, b""
-        if not self._client.server.buffers.has_room_for_large(size):
+        if not self._connection.server.buffers.has_room_for_large(size):
             self._end_without_room(size)
             raise aio.AbortError
         return prefix, data
 
-    def _split(self, buffer: bytes | bytearray) -> None:
-        at, end = 0, len(buffer)
-        most, waited = self._client.server.max_message, len(self._messages)
-        large = self._large
-        if large is not None:
-            at = large.add(memoryview(buffer))
-            if large.left:
-                self._buffer = b""
-                self._expect(large.left)
-                return
-            self._large = None
-            self._complete((large.compressed, large.pieces))
-        while end - at >= PREFIX_BYTES:
-            size = int.from_bytes(buffer[at + 1 : at + PREFIX_BYTES], "big")
-            if size > most:
-                raise grpc_headers.too_large(size, most)
-            start = at + PREFIX_BYTES
-            if start + size > end:
-                if size > LARGE_MESSAGE:
-                    self._large = LargeMessage(buffer[at], size)
-                    at = start + self._large.add(memoryview(buffer)[start:])
-                    self._expect(self._large.left)
-                else:
-                    self._expect(start + size - end)
-                break
-            stop = start + size
-            self._complete((buffer[at], bytes(memoryview(buffer)[start:stop])))
-            at = stop
-        if at:
-            self._buffer = buffer[at:] if at < end else b""
-            if self._method.request_streaming:
-                self._reserve((len(self._messages) - waited) * MESSAGE_BYTES)
-                self._client.receiving.pop(self, None)
-        if self._came and self._method.request_streaming and self not in self._client.receiving:
-            self._coming = None
-            self._client.receiving[self] = None
+    async def _drain(self, size: int) -> None:
+        """Return when the send windows have taken the answer, of which the last `size` bytes were sent now.
 
-    def _complete(self, message: Message) -> None:
-        """A message has come as a whole."""
-        self._withdraw()
-        self._messages.append(message)
-        if len(self._messages) > 1 and not self._method.request_streaming:
-            raise MalformedCallError(grpc.StatusCode.UNIMPLEMENTED, _ONE_MESSAGE)
-        self._wake()
-
-    async def _sent(self, size: int) -> None:
-        """Returns when the client's window has taken it. Raises `AbortError` where no room is left."""
-        self._client.flush()
+        Ends the call and raises `AbortError` where there is no room to keep what waits.
+        """
+        self._connection.flush()
         if not self.stream.outbox:
             return
-        if not self._client.charge():
+        if not self._connection.charge_unsent():
             self._end_without_room(size)
             raise aio.AbortError
-        self._unread = None
-        self._client.sending[self] = None
-        self._writer = self._client.loop.create_future()
+        self._send_stall = None
+        self._connection.sending[self] = None
+        self._writer = self._connection.loop.create_future()
         try:
             await self._writer
         except asyncio.CancelledError:
-            self._client.server.counters.lost_answers += 1
+            self._connection.server.counters.lost_answers += 1
             raise
         finally:
             self._writer = None  # as in `read`
-            self._client.sending.pop(self, None)
+            self._connection.sending.pop(self, None)
 
-    def _request(self, data: bytes) -> Any:
-        deserialize = self._method.request_deserializer
-        if deserialize is None:
-            return data
-        try:
-            return deserialize(data)
-        except Exception:  # noqa: BLE001  # whatever a parser raises
-            text = "Exception deserializing request!"
-            raise MalformedCallError(grpc.StatusCode.INTERNAL, text) from None
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+    # --- its end ---
 
     def _expire(self) -> None:
-        self._timer = None  # it knows this method
+        self._timer = None  # it refers to this method
         try:
-            self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
-            self._client.flush_soon()
+            self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")  # as grpcio says it
+            self._connection.flush_soon()
             self.cancel()
-        except Exception as error:  # noqa: BLE001  # `broken` logs it
-            self._client.broken(error)
-
-    def _refuse(self, error: MalformedCallError) -> None:
-        # More of the message may come after its call has ended.
-        if not self.stream.closed:
-            self._client.server.refused(error)
-        self.end(error.code, str(error), error.metadata)
+        except Exception as error:  # noqa: BLE001  # `fail` logs it
+            self._connection.fail(error)
 
     def _close(self, _: asyncio.Task[None] | None = None) -> None:
+        """Nothing of it goes on: its connection forgets it, and all it has is released."""
         try:
-            self._client.done(self)
-        except Exception as error:  # noqa: BLE001  # `broken` logs it
-            self._client.calls.pop(self.stream, None)
-            self._let_go()
-            self._client.broken(error)
+            self._connection.call_ended(self)
+        except Exception as error:  # noqa: BLE001  # `fail` logs it
+            self._connection.calls.pop(self.stream, None)
+            self._release_everything()
+            self._connection.fail(error)
         else:
-            self._let_go()
+            self._release_everything()
 
-    def _let_go(self) -> None:
-        """Hold nothing any more."""
+    def _release_everything(self) -> None:
+        """Release what is charged, and refer to nothing any more. May be called again."""
         if self._timer is not None:
             self._timer.cancel()
-        client = self._client
+        connection = self._connection
         charged, self._charged = self._charged, 0
-        if self.task is None or self._came or self._ahead:  # it was still receiving
-            client.receiving.pop(self, None)
+        if self.task is None or self._received_bytes or self._granted:  # it was still receiving
+            connection.receiving.pop(self, None)
             self._buffer = b""
             self._large = None
-            ahead, self._ahead = self._ahead, 0
-            self._withdraw()
-            client.account.came(ahead)
+            granted, self._granted = self._granted, 0
+            self._withdraw_claim()
+            connection.account.arrived(granted)
         if self._messages:
             self._messages.clear()
-        self.task = None  # cancelled before its first step, it knows this call by the traceback
-        client.server.buffers.release(charged)
-
-
-class _Requests:
-    """The messages of a call, for a handler that iterates."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    def __aiter__(self) -> _Requests:
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await self._call.read()
-        if message is aio.EOF:
-            raise StopAsyncIteration
-        return message
+        self.task = None  # one cancelled before its first step refers to this call by its traceback
+        connection.server.buffers.release(charged)

@@ -1,4 +1,4 @@
-"""Compressed messages (gzip, deflate), inflated in steps: what they become is not known before."""
+"""Decompresses messages (gzip, deflate) in steps, since the size of the result is not known before."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ import grpc
 from batcher.http2.grpc_headers import ENCODINGS, MalformedCallError, too_large
 
 FIRST_STEP = 2**16
-"""Bytes that are inflated on the event loop, in about 0.2 ms; what becomes larger goes to a thread."""
+"""Bytes that are made on the event loop, in about 0.2 ms. A larger result is made on a thread."""
 STEP = 4 * 2**20
-"""Bytes of a step after it."""
+"""Bytes that each further step makes."""
 SLICE = 2**18
-"""Compressed bytes that zlib gets at once: what it does not use it copies."""
+"""Compressed bytes that are passed to zlib at once: it copies those that it does not use."""
 PIECE = 2**20
-"""Bytes that are made at once: to put them behind the others keeps the interpreter for a millisecond."""
+"""Bytes that zlib returns at once. Appending them to the result holds the interpreter lock for a
+millisecond."""
 MAX_MEMBERS = 64
-"""Parts of one message in gzip, each of which could be empty."""
+"""Members of one message in gzip (RFC 1952, section 2.2), each of which could be empty."""
 
 
 class Decompressor:
-    """One message on its way. Call `step` until it returns True, then `message`."""
+    """Decompresses one message: call `step` until it returns True, then `message`."""
 
     def __init__(self, data: bytes, encoding: str, most: int) -> None:
-        """Raises `MalformedCallError` where there is no such encoding."""
+        """`most` bytes may come of it. Raises `MalformedCallError` for an unknown encoding."""
         if encoding not in ENCODINGS:
             raise MalformedCallError(
-                grpc.StatusCode.INTERNAL, "a compressed message, but no grpc-encoding"
+                grpc.StatusCode.INTERNAL,
+                "a compressed message in a call without the header grpc-encoding",
             )
         self.size = 0
-        """Bytes that were made so far."""
+        """Bytes made so far."""
         self._data = memoryview(data)
         self._encoding = encoding
         self._most = most
         self._members = 0
         self._tail = b""
-        # It grows in place, and what it holds is the message: a join would hold all twice.
-        self._made = BytesIO()
+        # Grows in place, and returns its bytes without a copy; joining pieces would need twice the memory.
+        self._result = BytesIO()
         self._next_member()
 
     def step(self, size: int) -> bool:
-        """Inflate some more bytes; returns whether these are all.
+        """Make up to `size` more bytes; returns whether the message is complete.
 
-        Raises `MalformedCallError`, also where there are more than `most`.
+        Raises `MalformedCallError` where it is invalid, or has more than `most` bytes.
         """
         end = self.size + size
         try:
@@ -57,8 +59,8 @@ class Decompressor:
         return self._zlib.eof and not self._begin_member()
 
     def message(self) -> bytes:
-        """All of it, without a copy."""
-        return self._made.getvalue()
+        """The complete message, without a copy."""
+        return self._result.getvalue()
 
     def _decompress(self, most: int) -> None:
         if not self._tail:
@@ -73,14 +75,14 @@ class Decompressor:
             self.size += len(more)
             if self.size > self._most:
                 raise too_large(self.size, self._most)
-            self._made.write(more)
+            self._result.write(more)
 
     def _begin_member(self) -> bool:
-        """Whether there is another part of the message; only gzip has any."""
+        """Begin the next member of a message in gzip; returns whether there is one."""
         if not (self._tail or self._data):
             return False
         if self._encoding != "gzip" or self._members >= MAX_MEMBERS:
-            raise self._error("there is something after the message")
+            raise self._error("bytes behind the end of the compressed message")
         self._next_member()
         return True
 

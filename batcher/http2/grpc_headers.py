@@ -1,4 +1,4 @@
-"""gRPC over HTTP/2 (PROTOCOL-HTTP2 of gRPC): what a call's headers say, its messages, its status."""
+"""gRPC over HTTP/2 (gRPC's PROTOCOL-HTTP2.md): headers of calls, status and trailers, errors of callers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
 CONTENT_TYPE = ("content-type", "application/grpc")
 CACHED_REFUSALS, MAX_CACHED_CHARACTERS = 1024, 2048
-"""So many refusals are kept encoded, if text and metadata have no more characters and bytes."""
+"""Refusals that are kept encoded, and the most characters of text and metadata that one of them may have."""
 
 PUSHBACK = (("grpc-retry-pushback-ms", "1000"),)
-"""Says when to try again, to a caller for which there is no room now."""
+"""Trailing metadata by which gRPC's retry policies wait for a second before they try again."""
 
 PREFIX_BYTES = 5
-"""Whether a message is compressed, and its length."""
+"""The prefix of each message: whether it is compressed (1 byte), and its length (4)."""
 
 _UNITS_NS = {
     "H": 3600 * SECOND,
@@ -38,17 +38,18 @@ _UNITS_NS = {
 }
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 ENCODINGS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-"""Names of compressions, and what tells them to zlib."""
+"""The compressions that are read, and zlib's `wbits` for each."""
 _ACCEPTED = ("grpc-accept-encoding", ",".join(("identity", *ENCODINGS)))
 _CONTENT_TYPE = re.compile(r"application/grpc($|[+;])")
 _PLAIN = re.compile(r"[^ -$&-~]")
-"""What a status message may not contain as it is."""
+"""Characters of a status message that are sent percent-encoded."""
 
 
 class MalformedCallError(Exception):
-    """A call that cannot be answered: its HTTP status, or 200 and a status of gRPC.
+    """A call that cannot be answered, with the status that it gets.
 
-    `limit` names what was too large, if that is why.
+    `http` is the HTTP status where it is no call of gRPC. `limit` names what was too large, if anything
+    was. The text holds nothing that the caller sent but names and sizes: it may be logged.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class MalformedCallError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CallHeaders:
-    """What the headers of a call say."""
+    """The headers of a call, parsed."""
 
     path: str
     timeout_ns: int | None
@@ -78,22 +79,20 @@ class CallHeaders:
 
 
 def parse_headers(request: Request, most: int) -> CallHeaders:
-    """Read a call's headers, of at most that many bytes. Raises `MalformedCallError`.
-
-    What it says holds no value of a header: it may end up in a log.
-    """
+    """Read a call's headers, of `most` bytes at most. Raises `MalformedCallError`."""
     if request.size > most:
         raise MalformedCallError(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"metadata size of {request.size} bytes; at most {most}",
+            f"metadata size is {request.size} bytes; at most {most}",
             limit="metadata",
         )
-    if request.head is None:
-        request.head = _read_head(request.headers)
-    return request.head
+    headers: CallHeaders | None = request.call_headers
+    if headers is None:
+        headers = request.call_headers = _parse(request.headers)
+    return headers
 
 
-def _read_head(headers: Headers) -> CallHeaders:
+def _parse(headers: Headers) -> CallHeaders:
     pseudo: dict[str, str] = {}
     timeout_ns, encoding, content_type = None, "identity", ""
     metadata: list[tuple[str, str | bytes]] = []
@@ -111,7 +110,7 @@ def _read_head(headers: Headers) -> CallHeaders:
         elif name != "te" and not name.startswith("grpc-"):
             metadata.append((name, value))
     if pseudo[":method"] != "POST":
-        raise MalformedCallError(grpc.StatusCode.INTERNAL, "gRPC calls are POST", 405)
+        raise MalformedCallError(grpc.StatusCode.INTERNAL, "a gRPC call must be a POST", 405)
     if _CONTENT_TYPE.match(content_type) is None:
         raise MalformedCallError(
             grpc.StatusCode.UNKNOWN, "content-type must be application/grpc", 415
@@ -119,7 +118,7 @@ def _read_head(headers: Headers) -> CallHeaders:
     if encoding != "identity" and encoding not in ENCODINGS:
         raise MalformedCallError(
             grpc.StatusCode.UNIMPLEMENTED,
-            f"that grpc-encoding is not supported; supported: {_ACCEPTED[1]}",
+            f"the grpc-encoding of the call is not supported; supported: {_ACCEPTED[1]}",
         )
     return CallHeaders(pseudo[":path"], timeout_ns, encoding, tuple(metadata))
 
@@ -128,7 +127,8 @@ def _timeout_ns(text: str) -> int:
     found = _TIMEOUT.fullmatch(text)
     if found is None:
         raise MalformedCallError(
-            grpc.StatusCode.INVALID_ARGUMENT, "grpc-timeout is no number of 8 digits with a unit"
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "grpc-timeout must be up to 8 digits and one of the units H, M, S, m, u, n",
         )
     return int(found[1]) * _UNITS_NS[found[2]]
 
@@ -139,12 +139,13 @@ def _binary(name: str, text: str) -> Iterable[bytes]:
             yield base64.b64decode(part + "=" * (-len(part) % 4), validate=True)
         except ValueError:
             raise MalformedCallError(
-                grpc.StatusCode.INVALID_ARGUMENT, f"metadata {name[:40]} is not base64"
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"metadata {name[:40]} must be base64, as its name ends in -bin",
             ) from None
 
 
 def too_large(size: int, most: int) -> MalformedCallError:
-    """What a message is answered that is larger than allowed."""
+    """The error for a message that is larger than allowed, in the words of grpcio."""
     return MalformedCallError(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         f"Received message larger than max ({size} vs. {most})",
@@ -153,10 +154,11 @@ def too_large(size: int, most: int) -> MalformedCallError:
 
 
 def no_room(size: int, limit: int) -> MalformedCallError:
-    """What a call is answered for whose messages `Buffers` has no room."""
+    """The error for a call whose messages `Buffers` has no room for."""
     return MalformedCallError(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        f"no room for {size} bytes: requests and answers hold {limit} bytes (server.max_buffered)",
+        f"no room for {size} bytes: requests and answers together may take {limit} bytes"
+        " (server.max_buffered); try again later",
         metadata=PUSHBACK,
     )
 
@@ -164,7 +166,7 @@ def no_room(size: int, limit: int) -> MalformedCallError:
 def status(
     code: grpc.StatusCode, message: str, metadata: Sequence[tuple[str, str | bytes]]
 ) -> list[Header]:
-    """The fields that end a call."""
+    """The trailers' fields of that status."""
     fields = [("grpc-status", str(code.value[0]))]
     if message:
         fields.append(("grpc-message", _PLAIN.sub(_percent, message)))
@@ -181,27 +183,26 @@ def _percent(found: re.Match[str]) -> str:
 
 
 RESPONSE_HEADERS = encode(((":status", "200"), CONTENT_TYPE, _ACCEPTED))
-"""The block of headers before the first message of an answer."""
+"""The header block before the first message of an answer."""
 OK_TRAILERS = encode((("grpc-status", "0"),))
-"""The block of trailers of a call that was answered."""
+"""The trailers' block of a call that was answered."""
 
 
 def trailers_only(fields: Iterable[Header], http: int = 200) -> bytes:
-    """The block of a call that ends without a message."""
+    """The one header block of a call that ends without a message (Trailers-Only)."""
     return encode(((":status", str(http)), CONTENT_TYPE, _ACCEPTED, *fields))
 
 
 def refusal(code: grpc.StatusCode, message: str, metadata: Metadata) -> bytes:
-    """The same with this status.
+    """The same with a status, from a cache: under overload the same few are sent again and again.
 
-    Under overload the same few are sent again and again, when time is shortest. Long ones are not
-    kept: a client may have a say in their text.
+    Long ones are not kept: a caller may have influence on their text.
     """
     if len(message) + sum([len(value) for _, value in metadata]) > MAX_CACHED_CHARACTERS:
         return trailers_only(status(code, message, metadata))
-    return _kept_refusal(code, message, metadata)
+    return _cached_refusal(code, message, metadata)
 
 
 @lru_cache(CACHED_REFUSALS)
-def _kept_refusal(code: grpc.StatusCode, message: str, metadata: Metadata) -> bytes:
+def _cached_refusal(code: grpc.StatusCode, message: str, metadata: Metadata) -> bytes:
     return trailers_only(status(code, message, metadata))

@@ -1,4 +1,4 @@
-"""One listening socket: its connections, and which of them make room for new ones."""
+"""One listening socket: its connections, and which of them are closed to make room for new ones."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ if TYPE_CHECKING:
     from batcher.http2.server_connection import ServerConnection
 
 PROBE_CONNECTIONS = 64
-"""Connections beyond `max_connections`, on which only probes are answered. Each makes room for the next:
-with as many a probe has 50 ms to ask while 1,000 others come in a second."""
+"""Connections beyond `max_connections`, on which only health probes are answered. The next one replaces the
+oldest: with 64, a probe has 50 ms to ask while 1,000 other connections come in a second."""
 
 
 class Listener:
-    """A listening socket and its connections."""
+    """The connections of one listening socket."""
 
-    def __init__(self, secrets: ssl.SSLContext | None) -> None:
-        self.secrets = secrets
-        """For handshakes that begin from now on; None is plain text."""
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self.tls = tls
+        """For handshakes that begin from now on; None: plain text."""
         self.connections: dict[ServerConnection, None] = {}
-        """All that were accepted and are open, handshakes among them, the oldest first."""
-        self.spares: dict[ServerConnection, None] = {}
-        """Those beyond `max_connections`, the oldest first."""
+        """Those within `max_connections`, handshakes included, the oldest first."""
+        self.probe_connections: dict[ServerConnection, None] = {}
+        """Those beyond it, the oldest first."""
         self.accepting: asyncio.Task[None] | None = None
-        """What accepts those that begin with a handshake."""
+        """Accepts connections that begin with a handshake."""
 
     def evict(self) -> bool:
-        """Have one make room, if one may: the longest idle one, else the longest silent one."""
-        # A dictionary is in the order of arrival: of those that are equally idle, the oldest.
+        """Close the longest idle connection, else the longest silent one; returns whether one may be."""
+        # A dictionary is in order of arrival, so the oldest of those that are equally idle is taken.
         found: ServerConnection | None
         found = idlest = max(self.connections, key=lambda each: each.idle_ns)
         if not idlest.evictable:
@@ -41,17 +41,17 @@ class Listener:
         self.connections.pop(found, None)
         return True
 
-    def take_spare(self, client: ServerConnection) -> None:
-        """Take one in that is for probes alone, instead of one that was refused, or of the oldest."""
-        if len(self.spares) >= PROBE_CONNECTIONS:
-            refused = (each for each in self.spares if each.connection.final_goaway_sent)
-            last = next(refused, None) or next(iter(self.spares))
-            del self.spares[last]
-            last.give_up_spare()
-        self.spares[client] = None
-        client.spare = True
+    def add_probe_connection(self, connection: ServerConnection) -> None:
+        """Add a connection for probes only, in place of one whose call was refused, or of the oldest."""
+        if len(self.probe_connections) >= PROBE_CONNECTIONS:
+            refused = (each for each in self.probe_connections if each.http2.final_goaway_sent)
+            last = next(refused, None) or next(iter(self.probe_connections))
+            del self.probe_connections[last]
+            last.close_probe_connection()
+        self.probe_connections[connection] = None
+        connection.probe_only = True
 
-    def gone(self, client: ServerConnection) -> None:
-        """A connection has ended."""
-        self.connections.pop(client, None)
-        self.spares.pop(client, None)
+    def remove(self, connection: ServerConnection) -> None:
+        """Forget a connection that has ended."""
+        self.connections.pop(connection, None)
+        self.probe_connections.pop(connection, None)

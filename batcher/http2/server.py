@@ -1,10 +1,7 @@
-"""A gRPC server on asyncio with our own HTTP/2: the part of `grpc.aio.Server` that we use.
+"""A gRPC server on asyncio with its own HTTP/2: the part of `grpc.aio.Server` that the sidecar uses.
 
-It takes the same handlers and hands them a context with the same methods. What it leaves out are
-interceptors, compressed answers and channelz.
-
-Once a second every connection is looked at (`ServerConnection.sweep`): idle ones are asked to leave,
-what makes no progress ends. There is no timer for each connection or message.
+It takes the same handlers and hands them a context with the same methods. It has no interceptors, no
+compressed answers and no channelz.
 """
 
 from __future__ import annotations
@@ -34,21 +31,22 @@ from batcher.sockets import BACKLOG
 log = logging.getLogger(__name__)
 
 GOAWAY_ACK_S = 1.0
-"""How long calls may be on their way that a client opened before it read that it should leave."""
+"""How long clients may take to acknowledge the initial GOAWAY. Calls that were on their way come until
+then, and are answered."""
 POLL_S = 0.01
-"""How often it is looked at whether all clients have read so."""
+"""How often it is checked whether all clients have acknowledged."""
 ACCEPT_RETRY_S = 1.0
-"""How long nothing is accepted when the system has no descriptors left."""
-LOG_LINES = 10
-"""Lines in a second about connections that end early; the rest are counted."""
+"""The pause after `accept` has failed, as when no file descriptors are left."""
+LOG_LINES_PER_SECOND = 10
+"""Log lines about connections that end early; further ones are counted in one line."""
 STREAM_WINDOW = 2**17
-"""Bytes of messages that wait to be read from one call. A larger message may come whole."""
+"""Bytes of messages of one call that wait to be read. A larger message may come whole."""
 FREED_FRACTION = 64
-"""One part in so many of `max_buffered` is given back at once by who gives way."""
+"""Calls are evicted until this fraction of `max_buffered` is free, so that they are few."""
 EVICTION_RETRY_S = 0.05
-"""How long nobody is looked for who could give way, where there was nobody."""
+"""How long no connection is sought to evict calls of, after none was found."""
 OFFLOAD_THREADS = 2
-"""Threads that inflate large messages."""
+"""Threads that join and decompress large messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,11 @@ class CallDetails(grpc.HandlerCallDetails):  # type: ignore[misc]  # grpc has no
 
 
 class Server:
-    """Answers calls on any number of listening sockets. `start` once, then `stop` once."""
+    """Answers calls on any number of listening sockets. `start` once, then `stop` once.
+
+    A sweep each second (`ServerConnection.sweep`) sends GOAWAY to idle connections and ends what makes no
+    progress.
+    """
 
     def __init__(
         self,
@@ -75,9 +77,10 @@ class Server:
         too_large: Callable[[str], None] = lambda _: None,
         is_probe: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """`too_large` is told of every call that is refused for a size: `message` or `metadata`.
+        """`too_large` is called for every call that is refused for a size: `message` or `metadata`.
 
-        `is_probe` says by its path whether a call is answered beyond `max_connections`, too.
+        `is_probe` says by its path whether a call is a health probe, which is answered beyond
+        `max_connections`, too.
         """
         self.max_message = max_message
         self.max_connections = max_connections
@@ -85,8 +88,10 @@ class Server:
         self.timeouts = timeouts
         self._too_large = too_large
         self.is_probe = is_probe
-        self.all_taken = f"all {max_connections} connections are taken (server.max_connections)"
-        """What a caller beyond that is told."""
+        self.too_many_connections = (
+            f"all {max_connections} connections are taken (server.max_connections)"
+        )
+        """What a call on a connection beyond that is answered."""
         self.limits = Limits(
             max_streams=max_streams,
             max_headers=max_headers,
@@ -94,25 +99,25 @@ class Server:
         )
         self.connections: set[ServerConnection] = set()
         self.counters = ServerCounters()
-        self.offload_pool = low_priority_pool(OFFLOAD_THREADS, "inflate")
+        self.offload_pool = low_priority_pool(OFFLOAD_THREADS, "http2-offload")
         self.stopping = False
-        """Whoever connects from now on, or whose handshake ends, comes too late."""
+        """Whether new connections are refused, those included that are in a handshake."""
         self._handlers = handlers
         self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._listeners: list[Listener] = []
         self._servers: list[asyncio.Server] = []
-        self._idle = asyncio.Event()
+        self._no_connections = asyncio.Event()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._no_room_until_s = 0.0
-        self._lines_left = LOG_LINES
-        self._lines_lost = 0
+        self._no_eviction_until_s = 0.0
+        self._log_lines_left = LOG_LINES_PER_SECOND
+        self._log_lines_dropped = 0
 
-    async def listen(self, sock: socket.socket, secrets: ssl.SSLContext | None) -> None:
-        """Answer on this bound socket, with TLS where there are secrets."""
+    async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Answer on this bound socket, with TLS where there is a context."""
         loop = asyncio.get_running_loop()
-        listener = Listener(secrets)
+        listener = Listener(tls)
         self._listeners.append(listener)
-        if secrets is None:
+        if tls is None:
             self._servers.append(
                 await loop.create_server(
                     lambda: ServerConnection(self, listener), sock=sock, backlog=BACKLOG
@@ -123,18 +128,20 @@ class Server:
             sock.setblocking(False)
             listener.accepting = loop.create_task(self._accept(listener, sock))
         if self._sweeper is None:
-            self._sweeper = loop.call_later(SWEEP_NS / SECOND, self._sweep)
+            self._sweeper = loop.call_later(SWEEP_NS / SECOND, self._sweep_again)
 
-    def renew(self, secrets: ssl.SSLContext) -> None:
-        """Use other secrets for handshakes from now on, where there were some."""
+    def replace_tls(self, tls: ssl.SSLContext) -> None:
+        """Use another context for handshakes from now on, on listeners that have one."""
         for listener in self._listeners:
-            if listener.secrets is not None:
-                listener.secrets = secrets
+            if listener.tls is not None:
+                listener.tls = tls
 
-    def leave(self) -> None:
-        """Take no new connection, and ask the clients of open ones to go elsewhere.
+    # --- shutdown ---
 
-        Those that have read it are let go when their calls have ended.
+    def send_goaway(self) -> None:
+        """Accept no connection from now on, and send the initial GOAWAY on those that are open.
+
+        A connection whose client has acknowledged it is closed when its calls have ended.
         """
         if not self.stopping:
             self.stopping = True
@@ -143,170 +150,181 @@ class Server:
             for listener in self._listeners:
                 if listener.accepting is not None:
                     listener.accepting.cancel()
-            for client in list(self.connections):
-                client.announce()
+            for connection in list(self.connections):
+                connection.send_initial_goaway()
 
-    async def told(self, timeout_s: float) -> None:
-        """Wait until clients have read that they should go elsewhere, `GOAWAY_ACK_S` or less at most.
+    async def goaway_acknowledged(self, timeout_s: float) -> None:
+        """Wait until clients have acknowledged GOAWAY, for `timeout_s` and `GOAWAY_ACK_S` at most.
 
-        Whatever they had opened before has come by then, and is to be answered.
+        The calls that they opened before have come then, and are to be answered.
         """
         ends_s = asyncio.get_running_loop().time() + min(timeout_s, GOAWAY_ACK_S)
         while asyncio.get_running_loop().time() < ends_s:
-            connections = [client.connection for client in self.connections]
-            if all(each.final_goaway_sent or each.closing for each in connections):
+            if all(each.http2.final_goaway_sent or each.http2.closing for each in self.connections):
                 return
             await asyncio.sleep(POLL_S)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new connection or call, let open ones end for `grace_s` seconds, then cut them."""
-        self.leave()
-        await self._all_gone(min(grace_s, GOAWAY_ACK_S))
-        for client in list(self.connections):
-            client.leave()
-        await self._all_gone(grace_s - GOAWAY_ACK_S)
-        tasks = [call.task for client in self.connections for call in client.calls.values()]
-        for client in list(self.connections):
-            client.cut("the server is shutting down")
+        """Accept no connection or call, let open calls end for `grace_s` seconds, then abort them."""
+        self.send_goaway()
+        await self._all_closed(min(grace_s, GOAWAY_ACK_S))
+        for connection in list(self.connections):
+            connection.send_final_goaway()
+        await self._all_closed(grace_s - GOAWAY_ACK_S)
+        tasks = [call.task for each in self.connections for call in each.calls.values()]
+        for connection in list(self.connections):
+            connection.abort("the server is shutting down")
         await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
         if self._sweeper is not None:
             self._sweeper.cancel()
         self.offload_pool.shutdown(wait=False, cancel_futures=True)
 
-    def sweep(self, elapsed_ns: int) -> None:
-        """Look at every connection; so much time has passed since the last look."""
-        for client in list(self.connections):
-            client.sweep(elapsed_ns)
-        if self._lines_lost:
-            log.info("%d more connections ended early", self._lines_lost)
-        self._lines_left, self._lines_lost = LOG_LINES, 0
-
     # --- for its connections ---
 
-    def refused(self, error: MalformedCallError) -> None:
-        """A call is not answered because of this."""
+    def find_method(self, headers: CallHeaders) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of a call. Raises `MalformedCallError` where its path has none."""
+        known = self._methods.get(headers.path)
+        if known is None:
+            details = CallDetails(headers.path, headers.metadata)
+            for handler in self._handlers:
+                known = handler.service(details)
+                if known is not None:
+                    self._methods[headers.path] = known
+                    return known
+            # As grpcio says it.
+            raise MalformedCallError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        return known
+
+    def count_refused(self, error: MalformedCallError) -> None:
+        """Count a call that is refused for a size."""
         if error.limit:
             self._too_large(error.limit)
 
-    def admit(self, client: ServerConnection) -> bool:
-        """Whether a connection that was accepted may stay; beyond `max_connections` for probes alone.
+    def admit(self, connection: ServerConnection) -> bool:
+        """Whether a connection that was accepted may stay: within `max_connections`, or for probes only.
 
-        What is idle makes room.
+        At the limit an idle or silent connection is closed for it.
         """
         if self.stopping:
             return False
-        listener = client.listener
+        listener = connection.listener
         full = len(listener.connections) >= self.max_connections
         if full and listener.evict():
             self.counters.evicted += 1
             full = False
         if full:
-            listener.take_spare(client)
+            listener.add_probe_connection(connection)
         else:
             self.counters.accepted += 1
-            listener.connections[client] = None
-        self.connections.add(client)
+            listener.connections[connection] = None
+        self.connections.add(connection)
         return True
 
-    def make_room(self, client: ServerConnection, size: int) -> bool:
-        """Charge bytes of a connection for which there is no room, if another gives way.
+    def make_room(self, connection: ServerConnection, size: int) -> bool:
+        """Charge bytes for which there is no room, by evicting calls of another connection.
 
-        That is the one whose calls hold most, where it is more than a quarter of all: its latest
-        calls end. Where nobody else is, it is not looked for again at once.
+        That is the one whose calls take most, where it is more than `Buffers.max_per_connection`; its
+        latest calls end. Returns whether the bytes are charged.
         """
         now_s, buffers = asyncio.get_running_loop().time(), self.buffers
-        if now_s < max(self._no_room_until_s, client.no_room_until_s):
+        if now_s < max(self._no_eviction_until_s, connection.no_eviction_until_s):
             return False
-        most, greediest = buffers.most_of_one, None
+        most, largest = buffers.max_per_connection, None
         for each in self.connections:
-            held = each.account.held + sum([call.charged for call in each.calls.values()])
-            if held > most:
-                most, greediest = held, each
-        if greediest is None:
-            self._no_room_until_s = now_s + EVICTION_RETRY_S
+            taken = each.account.unsent + sum([call.charged for call in each.calls.values()])
+            if taken > most:
+                most, largest = taken, each
+        if largest is None:
+            self._no_eviction_until_s = now_s + EVICTION_RETRY_S
             return False
-        if greediest is client:
-            client.no_room_until_s = now_s + EVICTION_RETRY_S
+        if largest is connection:
+            connection.no_eviction_until_s = now_s + EVICTION_RETRY_S
             return False
-        left = max(size, buffers.limit // FREED_FRACTION)
+        to_free = max(size, buffers.limit // FREED_FRACTION)
         try:
-            for call in reversed(list(greediest.calls.values())):
-                left -= call.charged + sum(map(len, call.stream.outbox))
-                call.give_way()
-                if left <= 0:
+            for call in reversed(list(largest.calls.values())):
+                to_free -= call.charged + sum(map(len, call.stream.outbox))
+                call.evict()
+                if to_free <= 0:
                     break
-            greediest.charge()
-        except Exception as error:  # noqa: BLE001  # `broken` logs it
-            greediest.broken(error)
+            largest.charge_unsent()
+        except Exception as error:  # noqa: BLE001  # `fail` logs it
+            largest.fail(error)
         return buffers.reserve(size)
 
-    def gone(self, client: ServerConnection) -> None:
-        """A connection has ended."""
-        self.connections.discard(client)
-        client.listener.gone(client)
-        self.counters.add(client.connection.counters)
-        if not self.connections:
-            self._idle.set()
-
-    def ended(self, client: ServerConnection, reason: str, text: str = "") -> None:
-        """Count a connection that ends early, and log it; the text is none of the client's."""
+    def count_end(self, connection: ServerConnection, reason: str, text: str = "") -> None:
+        """Count a connection that ends early, and log it; `text` holds nothing that the client sent."""
         self.counters.ended[reason] += 1
-        if self._lines_left:
-            self._lines_left -= 1
-            log.info("the connection from %s ends: %s%s", client.peer, reason, text and f": {text}")
+        if self._log_lines_left:
+            self._log_lines_left -= 1
+            log.info(
+                "the connection from %s ends early: %s%s",
+                connection.peer,
+                reason,
+                text and f" ({text})",
+            )
         else:
-            self._lines_lost += 1
+            self._log_lines_dropped += 1
 
-    def method(self, head: CallHeaders) -> grpc.RpcMethodHandler[Any, Any]:
-        """Who answers a call of that path. Raises `MalformedCallError` where nobody does."""
-        known = self._methods.get(head.path)
-        if known is None:
-            details = CallDetails(head.path, head.metadata)
-            for handler in self._handlers:
-                known = handler.service(details)
-                if known is not None:
-                    self._methods[head.path] = known
-                    return known
-            raise MalformedCallError(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-        return known
+    def remove_connection(self, connection: ServerConnection) -> None:
+        """Forget a connection that has ended."""
+        self.connections.discard(connection)
+        connection.listener.remove(connection)
+        self.counters.add(connection.http2.counters)
+        if not self.connections:
+            self._no_connections.set()
 
     # --- for metrics ---
 
-    def stream_counts(self) -> ConnectionCounters:
-        """What happened on all connections, those that are open among them."""
+    def stream_counters(self) -> ConnectionCounters:
+        """Sums over all connections, open ones included."""
         sums = ServerCounters(streams=ConnectionCounters())
-        for counts in (
+        for counters in (
             self.counters.streams,
-            *(each.connection.counters for each in self.connections),
+            *(each.http2.counters for each in self.connections),
         ):
-            sums.add(counts)
+            sums.add(counters)
         return sums.streams
 
+    # --- for itself ---
+
+    def sweep(self, elapsed_ns: int) -> None:
+        """Sweep every connection; `elapsed_ns` have passed since the last time."""
+        for connection in list(self.connections):
+            connection.sweep(elapsed_ns)
+        if self._log_lines_dropped:
+            log.info("%d more connections ended early", self._log_lines_dropped)
+        self._log_lines_left, self._log_lines_dropped = LOG_LINES_PER_SECOND, 0
+
+    def _sweep_again(self) -> None:
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_NS / SECOND, self._sweep_again)
+        self.sweep(SWEEP_NS)
+
     async def _accept(self, listener: Listener, sock: socket.socket) -> None:
-        """Accept connections of TLS: the event loop would tell of them after their handshake only."""
+        """Accept connections with TLS: asyncio would report them only after their handshake."""
         loop = asyncio.get_running_loop()
         with sock:
             while True:
                 try:
                     accepted, _ = await loop.sock_accept(sock)
                 except OSError as error:
-                    log.warning("a connection could not be accepted: %s", error)
+                    log.warning(
+                        "a connection could not be accepted: %s (trying again in %g s)",
+                        error,
+                        ACCEPT_RETRY_S,
+                    )
                     await asyncio.sleep(ACCEPT_RETRY_S)
                     continue
-                client = ServerConnection(self, listener)
+                connection = ServerConnection(self, listener)
                 try:
-                    client.shake_hands(accepted)
-                except Exception as error:  # noqa: BLE001  # `broken` logs it
+                    connection.start_handshake(accepted)
+                except Exception as error:  # noqa: BLE001  # `fail` logs it
                     accepted.close()
-                    client.broken(error)
-                    client.connection_lost(None)
+                    connection.fail(error)
+                    connection.connection_lost(None)
 
-    async def _all_gone(self, timeout_s: float) -> None:
+    async def _all_closed(self, timeout_s: float) -> None:
         if self.connections and timeout_s > 0:
-            self._idle.clear()
+            self._no_connections.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), timeout_s)
-
-    def _sweep(self) -> None:
-        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_NS / SECOND, self._sweep)
-        self.sweep(SWEEP_NS)
+                await asyncio.wait_for(self._no_connections.wait(), timeout_s)

@@ -1,4 +1,4 @@
-"""What the kernel is asked of a connection's socket."""
+"""Options and state of a connection's socket."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import sys
 import termios
 
 DEAD_PEER_S = 120
-"""How long the other side's kernel may leave what we send unanswered; an idle caller's answers."""
+"""Seconds after which the kernel ends a TCP connection whose other machine acknowledges nothing: data that
+was sent, or keepalive probes where there is none."""
 
 
-def address(name: object) -> str:
-    """A socket's name as the log shows it."""
+def format_address(name: object) -> str:
+    """The name of a socket, for the log."""
     return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "a Unix socket"
 
 
-def unread(transport: asyncio.Transport) -> int:
-    """Bytes that the client has not taken from us, those in the kernel's hands among them."""
+def unread_bytes(transport: asyncio.Transport) -> int:
+    """Bytes written that the client has not acknowledged: in the transport and in the kernel."""
     sent = bytearray(4)
     with contextlib.suppress(OSError):
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, sent)
     return transport.get_write_buffer_size() + int.from_bytes(sent, sys.byteorder)
 
 
-def keep_alive(sock: socket.socket) -> None:
-    """Have the kernel end a connection whose other side is gone without a word."""
+def enable_keepalive(sock: socket.socket) -> None:
+    """Have the kernel end a connection whose other machine is gone; also sets TCP_NODELAY."""
     if sock.family == socket.AF_UNIX:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

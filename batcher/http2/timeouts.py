@@ -1,4 +1,8 @@
-"""How long what is open may make no progress, and how progress is measured: by sweeps, no timers."""
+"""Time limits of connections and calls, and timers that measure progress.
+
+There is no timer for each connection or message: a sweep, once a second, advances these by the time that
+has passed. So they need no clock, and a timeout comes late by one sweep at most.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +12,54 @@ from dataclasses import dataclass
 from batcher.clock import SECOND
 
 SWEEP_NS = SECOND
-"""How often every connection is looked at; a time-out comes late by as much at most."""
+"""The period of sweeps."""
 PROGRESS_BYTES = 2**20
-"""Fewer bytes than this, or the rest where that is less, are no progress: 35 KB/s at least of a large
-message, so that what it takes of `max_buffered` comes back within half an hour at the latest."""
-JITTER = 0.1
-"""By as much of it the ages of connections differ."""
+"""Bytes that a transfer must advance within its limit to have made progress, or the rest where that is
+less. With 30 s that is 35 KB/s at least for a large message, so that the part of `max_buffered` that it
+takes comes back within half an hour at the latest."""
+AGE_JITTER = 0.1
+"""The ages at which connections are closed differ by up to this part: those that began together do not all
+reconnect at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Times of a connection and of its calls; None is for ever."""
+    """Time limits of a connection and of its calls; None: without limit."""
 
     idle_ns: int | None = 300 * SECOND
-    """Without a call, until the connection is asked to leave."""
+    """A connection without a call for this long gets GOAWAY."""
     age_ns: int | None = None
-    """Until the connection is asked to leave, whatever it does, give or take a tenth."""
+    """A connection that was open for this long, give or take `AGE_JITTER`, gets GOAWAY."""
     age_grace_ns: int = 30 * SECOND
-    """From then until its calls are cut."""
+    """Calls that are open this long after it end."""
     receive_ns: int = 20 * SECOND
-    """For a header block to be complete, for a message to begin and make progress, and for its window
-    to be granted."""
+    """For a header block to be complete; for a message to begin, to make progress, and to find room."""
     write_ns: int = 30 * SECOND
     """For an answer to make progress."""
 
     def draw_age_ns(self) -> int | None:
-        """The age of one connection: those that began together do not all reach it at once."""
+        """The age limit of one connection."""
         if self.age_ns is None:
             return None
-        return int(self.age_ns * (1 + random.uniform(-JITTER, JITTER)))  # noqa: S311  # no secret
+        return int(self.age_ns * (1 + random.uniform(-AGE_JITTER, AGE_JITTER)))  # noqa: S311  # no secret
 
 
 class StallTimer:
-    """For how long a transfer has made no progress."""
+    """Measures for how long a transfer has made no progress."""
 
-    __slots__ = ("_at", "ns")
+    __slots__ = ("_position", "ns")
 
-    def __init__(self, at: int = 0) -> None:
-        self._at = at
+    def __init__(self, position: int = 0) -> None:
+        self._position = position
         self.ns = 0
 
-    def look(self, at: int, elapsed_ns: int) -> int:
-        """Its nanoseconds, `elapsed_ns` after the last look; `at` bytes were transferred so far."""
-        if at - self._at >= PROGRESS_BYTES or at < self._at:
-            self._at = at
+    def update(self, position: int, elapsed_ns: int) -> int:
+        """Nanoseconds without progress: `elapsed_ns` have passed, and `position` bytes are transferred.
+
+        A lower position than before is a new transfer.
+        """
+        if position - self._position >= PROGRESS_BYTES or position < self._position:
+            self._position = position
             self.ns = 0
         else:
             self.ns += elapsed_ns
@@ -59,7 +67,7 @@ class StallTimer:
 
 
 class IncompleteTimer:
-    """For how long the same thing has begun and is not complete."""
+    """Measures for how long the same thing has been incomplete."""
 
     __slots__ = ("_ns", "_what")
 
@@ -67,8 +75,8 @@ class IncompleteTimer:
         self._what: object = None
         self._ns = 0
 
-    def look(self, what: object, elapsed_ns: int) -> int:
-        """Its nanoseconds, `elapsed_ns` after the last look; None is nothing."""
+    def update(self, what: object, elapsed_ns: int) -> int:
+        """Nanoseconds that `what` has been incomplete; None: nothing is."""
         if what is None or what != self._what:
             self._what, self._ns = what, 0
         else:

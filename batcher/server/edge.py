@@ -15,7 +15,7 @@ from batcher.server.control import ControlEdge
 from batcher.server.flight import FlightEdge
 from batcher.server.health import HealthService
 from batcher.server.inference import InferenceEdge
-from batcher.server.listeners import BuiltinServer, GrpcServer
+from batcher.server.listeners import BuiltinServer, GrpcioServer
 from batcher.server.reflection import reflection_handlers
 from batcher.server.settings import SettingsEdge
 from batcher.server.statistics import transport_points
@@ -43,9 +43,9 @@ class GrpcEdge:
         self._settings = SettingsEdge(live_settings, config.status_codes)
         self._flight = flight
         self._controls: list[ControlEdge] = []
-        kind = BuiltinServer if config.transport == "builtin" else GrpcServer
+        kind = BuiltinServer if config.transport == "builtin" else GrpcioServer
         self.certificates = None if config.tls is None else Certificates(config.tls)
-        """What has to be watched, where there is TLS."""
+        """Call its `watch` to follow renewed files; None: no TLS."""
         self._servers = [
             kind(
                 addresses,
@@ -71,7 +71,7 @@ class GrpcEdge:
         return self._servers[1].addresses if self._has_admin else []
 
     def statistics(self) -> TransportPoints:
-        """What became of connections, and what is held for callers."""
+        """Counters of connections and streams, and the bytes charged to buffers, for metrics."""
         servers = [each.http2 for each in self._servers if isinstance(each, BuiltinServer)]
         return transport_points(servers, self._buffers)
 
@@ -80,17 +80,17 @@ class GrpcEdge:
         for server in self._servers:
             await server.start()
 
-    def leave(self) -> None:
-        """Take no new connection, and ask the clients of open ones to go elsewhere."""
+    def send_goaway(self) -> None:
+        """Accept no connection from now on, and send GOAWAY on those that are open."""
         for server in self._servers:
-            server.leave()
+            server.send_goaway()
 
-    async def told(self, timeout_s: float) -> None:
-        """Wait until clients have read so, for a second and `timeout_s` at most."""
-        await asyncio.gather(*(server.told(timeout_s) for server in self._servers))
+    async def goaway_acknowledged(self, timeout_s: float) -> None:
+        """Wait until clients have acknowledged GOAWAY, for `timeout_s` and a second at most."""
+        await asyncio.gather(*(server.goaway_acknowledged(timeout_s) for server in self._servers))
 
     def end_streams(self) -> None:
-        """Read no more from open streams; each ends when what it took in is answered."""
+        """Read no more from open streams; each ends when the requests that it has read are answered."""
         self._inference.end_streams()
 
     async def streams_ended(self) -> None:

@@ -1,7 +1,7 @@
-"""gRPC listeners: addresses, credentials and limits.
+"""gRPC listeners: addresses, credentials and limits, for both values of `server.transport`.
 
 A data listener answers inference; an admin listener also changes what is served. Each kind is one
-server, ours or that of `grpc.aio`, on any number of addresses.
+server on any number of addresses: a `BuiltinServer` or a `GrpcioServer`, which have the same methods.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from batcher.buffers import Buffers
 from batcher.clock import MILLISECOND
 from batcher.config import ServerConfig
 from batcher.errors import ListenError
-from batcher.http2.server import Server
-from batcher.http2.timeouts import Timeouts
+from batcher.http2 import Server, Timeouts
 from batcher.server.tls import Certificates
 from batcher.sockets import UNIX, bound_address, check_free, listen
 
 MAX_METADATA_BYTES = 16 * 1024
-"""Metadata of one call; more than that is no description of a request."""
+"""Bytes of the metadata of one call, each field with 32 more."""
 
 _HEALTH = "/grpc.health.v1.Health/"
 _INT32_MAX = 2**31 - 1
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
-    """The settings of gRPC itself, from ours."""
+    """The channel arguments for gRPC's own server that follow from the configuration."""
     pending = min(config.max_connections * config.max_concurrent_streams, _INT32_MAX)
     times = (
         ("grpc.max_connection_idle_ms", config.max_connection_idle),
@@ -43,29 +42,29 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-        # Over its own bounds, 1,000 and 3,000, gRPC cancels calls and says nothing, here or there.
+        # Over its default bounds, 1,000 and 3,000, gRPC cancels calls without a reason or a log line.
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", pending),
-        # Two processes on one port would each get a share of the callers, by accident.
+        # Else two processes could listen on one port by accident, and each would get part of the calls.
         ("grpc.so_reuseport", 0),
-        # Long unary calls with client keepalive must not be cut off for pinging "too often".
+        # Else clients with keepalive would be disconnected during long calls for too many pings.
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
 
 
 def is_probe(path: str) -> bool:
-    """Whether a call asks how the server is, which is answered on a connection beyond the bound too."""
+    """Whether a call is a health probe, which is answered beyond `max_connections`, too."""
     return path.startswith(_HEALTH)
 
 
 class _Listeners:
-    """Addresses, and the paths among them that are ours to remove."""
+    """Addresses, and the paths of Unix sockets among them to remove at the end."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self.addresses = list(addresses)
         """Where it listens; after `start` with the ports that were taken for port 0."""
-        # Only what was bound here: a path that was refused belongs to somebody else.
+        # Only those that were bound here: a path that was refused belongs to another process.
         self._bound: list[Path] = []
 
     def _remove_paths(self) -> None:
@@ -108,36 +107,36 @@ class BuiltinServer(_Listeners):
 
     async def start(self) -> None:
         """Listen on every address. Raises `ListenError` naming the one that cannot be had."""
-        secrets = None
+        tls = None
         if self._certificates is not None:
-            secrets = self._certificates.context
+            tls = self._certificates.context
             self._certificates.on_renewal(self._renew)
         for place, address in enumerate(self.addresses):
             sock = listen(address)
             self.addresses[place] = bound_address(sock)
             if address.startswith(UNIX):
                 self._bound.append(Path(address.removeprefix(UNIX)))
-            await self.http2.listen(sock, None if address.startswith(UNIX) else secrets)
+            await self.http2.listen(sock, None if address.startswith(UNIX) else tls)
 
     def _renew(self) -> None:
         if self._certificates is not None:
-            self.http2.renew(self._certificates.context)
+            self.http2.replace_tls(self._certificates.context)
 
-    def leave(self) -> None:
-        """Take no new connection, and ask the clients of open ones to go elsewhere."""
-        self.http2.leave()
+    def send_goaway(self) -> None:
+        """Accept no connection from now on, and send GOAWAY on those that are open."""
+        self.http2.send_goaway()
 
-    async def told(self, timeout_s: float) -> None:
-        """Wait until they have read so, and what they had sent before has come."""
-        await self.http2.told(timeout_s)
+    async def goaway_acknowledged(self, timeout_s: float) -> None:
+        """Wait until clients have acknowledged it: the calls that they had sent before have come then."""
+        await self.http2.goaway_acknowledged(timeout_s)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
+        """Accept no connection, let open calls end for `grace_s` seconds, then abort them."""
         await self.http2.stop(grace_s)
         self._remove_paths()
 
 
-class GrpcServer(_Listeners):
+class GrpcioServer(_Listeners):
     """One `grpc.aio` server on several addresses. `start` once, then `stop` once."""
 
     def __init__(
@@ -146,10 +145,10 @@ class GrpcServer(_Listeners):
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
         certificates: Certificates | None,
-        buffers: Buffers,  # noqa: ARG002  # the edge charges for it
+        buffers: Buffers,  # noqa: ARG002  # `InferenceEdge` charges for this transport
         _too_large: Callable[[str], None],
     ) -> None:
-        """The library refuses what is too large without saying so: nobody is told."""
+        """`_too_large` is never called: the library refuses what is too large without reporting it."""
         super().__init__(addresses)
         self._certificates = certificates
         self._server = aio.server(options=channel_options(config))
@@ -160,27 +159,27 @@ class GrpcServer(_Listeners):
         self.addresses = [self._bind(address) for address in self.addresses]
         await self._server.start()
 
-    def leave(self) -> None:
-        """Nothing: gRPC would refuse new calls on open connections without a hint when to retry."""
+    def send_goaway(self) -> None:
+        """Does nothing: gRPC would refuse new calls on open connections without a hint when to retry."""
 
-    async def told(self, timeout_s: float) -> None:
-        """Nothing: nobody was told."""
+    async def goaway_acknowledged(self, timeout_s: float) -> None:
+        """Returns at once: no GOAWAY was sent."""
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new connection, let open calls end for `grace_s` seconds, then cut them."""
+        """Accept no connection, let open calls end for `grace_s` seconds, then abort them."""
         await self._server.stop(grace_s)
         self._remove_paths()
 
     def _bind(self, address: str) -> str:
-        # gRPC would take over a living socket's path, and says of a failed bind only that it failed.
+        # gRPC would take over the path of a socket in use, and gives no reason where binding fails.
         check_free(address)
         try:
             if self._certificates is None or address.startswith(UNIX):
                 port = self._server.add_insecure_port(address)
             else:
-                # One for each: a listener asks for itself whether certificates were renewed.
-                secrets = self._certificates.credentials()
-                port = self._server.add_secure_port(address, secrets)
+                # New ones for each address: each asks by itself whether certificates were renewed.
+                credentials = self._certificates.credentials()
+                port = self._server.add_secure_port(address, credentials)
         except (RuntimeError, ValueError) as error:
             raise ListenError(f"cannot listen on {address}: {error}") from error
         if address.startswith(UNIX):

@@ -1,4 +1,4 @@
-"""Memory that was used for callers goes back to the system once it is not."""
+"""Gives memory back to the system after many or large requests: glibc keeps what was freed."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from collections.abc import Callable
 
 from batcher.buffers import Buffers
 
-LOOK_S = 1.0
-"""How often it is looked at."""
+POLL_S = 1.0
+"""The period at which `Buffers` is checked."""
 TRIM_BYTES = 64 * 1024**2
-"""What has to be released before the allocator is asked, which walks over what is free."""
+"""Bytes that must have been released: `malloc_trim` walks over all free memory."""
 
 
 class Trimmer:
-    """Watches `Buffers`, and asks glibc to give back what fell free.
+    """Calls glibc's `malloc_trim` when much was released from `Buffers`.
 
-    It keeps buffers below 32 MiB for itself otherwise: after 1 GiB of requests of 4 MB, 0.8 GiB.
+    Without it, glibc keeps freed buffers below 32 MiB: 0.8 GiB after 1 GiB of requests of 4 MB.
     """
 
     def __init__(self, buffers: Buffers) -> None:
         self._buffers = buffers
         self._high = 0
         self.trim: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        """What glibc has; None for another library."""
+        """glibc's `malloc_trim`; None with another C library."""
 
     def due(self) -> bool:
-        """Whether enough was released since the last time."""
+        """Whether enough was released since it was last true."""
         used = self._buffers.used
-        self._high = max(self._high, self._buffers.take_high())
+        self._high = max(self._high, self._buffers.take_high_water_mark())
         if self.trim is None or self._high - used < TRIM_BYTES or used > self._high // 2:
             return False
         self._high = used
         return True
 
     async def run(self) -> None:
-        """Look every so often, for ever."""
+        """Check every `POLL_S` seconds, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
             if self.due() and self.trim is not None:
-                # What was released is freed a moment later.
-                await asyncio.sleep(LOOK_S)
+                # Memory is freed a moment after it was released from `Buffers`.
+                await asyncio.sleep(POLL_S)
                 await asyncio.to_thread(self.trim, 0)

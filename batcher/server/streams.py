@@ -70,8 +70,8 @@ def no_room(buffers: Buffers, size: int) -> BufferFull:
     """What a request is answered for which, or for whose answer, there is no room; it is counted."""
     buffers.refused += 1
     return BufferFull(
-        f"no room for {size} bytes: requests and answers hold {buffers.limit} bytes"
-        " (server.max_buffered)",
+        f"no room for {size} bytes: requests and answers together may take {buffers.limit} bytes"
+        " (server.max_buffered); try again later",
         retry_after_ns=RETRY_ROOM_NS,
     )
 

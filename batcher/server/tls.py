@@ -1,4 +1,4 @@
-"""The certificates of TLS: read at the start, and again when the files were renewed."""
+"""The certificates of TLS: read at the start, and again when their files change."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 class Certificates:
-    """The files of `server.tls`, and what was made of them last."""
+    """The files of `server.tls`, as they were read last."""
 
     def __init__(self, tls: TlsConfig) -> None:
-        """Raises `StartupError` where the files are not what their keys say."""
+        """Raises `StartupError` where a file cannot be read, or is not what its key says."""
         self._tls = tls
         self._stamp = self._look()
         self._configuration = self._read()
         self.context = _context(tls)
-        """For the builtin transport."""
+        """For the transport `builtin`."""
         self._renewed: list[Callable[[], None]] = []
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For one address of grpcio, which asks before each handshake whether there are new ones."""
+        """For one address of the transport `grpcio`, which asks before each handshake for new ones."""
         given = self._configuration
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
@@ -47,31 +47,31 @@ class Certificates:
         )
 
     def on_renewal(self, call: Callable[[], None]) -> None:
-        """Have it called when `context` is another one."""
+        """Have `call` called each time that `context` is replaced."""
         self._renewed.append(call)
 
     async def watch(self, period_s: float) -> None:
-        """Look at the files every so often, for ever."""
+        """Call `refresh` every `period_s` seconds, until cancelled."""
         while True:
             await asyncio.sleep(period_s)
             self.refresh()
 
     def refresh(self) -> None:
-        """Read the files again if they have changed. What is wrong is logged, and changes nothing."""
+        """Read the files again if they have changed. Files that are wrong are logged and not used."""
         stamp = self._look()
         if stamp == self._stamp:
             return
-        # Before they are read: what changes meanwhile is seen the next time.
+        # Before they are read: a change in between is seen the next time.
         self._stamp = stamp
         try:
             configuration, context = self._read(), _context(self._tls)
         except (StartupError, OSError) as error:
-            log.warning("the old certificates stay in force: %s", error)
+            log.warning("the changed certificates are not used, the old ones still are: %s", error)
             return
         self.context, self._configuration = context, configuration
         for call in self._renewed:
             call()
-        log.info("the certificates of server.tls were read again: %s", self._tls.cert)
+        log.info("the changed certificates of server.tls are used from now on: %s", self._tls.cert)
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         tls = self._tls
@@ -98,11 +98,11 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def _context(tls: TlsConfig) -> ssl.SSLContext:
-    """Raise `StartupError` where the files are not what their keys say."""
+    """A server's context for these files. Raises `StartupError` where one is not what its key says."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["h2"])
     try:
-        # An empty password: OpenSSL would ask the terminal for that of an encrypted key.
+        # With an empty password: else OpenSSL asks on the terminal for that of an encrypted key.
         context.load_cert_chain(tls.cert, tls.key, password="")
     except ssl.SSLError as error:
         raise StartupError(

@@ -2,7 +2,14 @@
 
 import pytest
 
-from batcher.buffers import LEAST_MESSAGES, SHARE, Account, Buffers, default_limit, memory_limit
+from batcher.buffers import (
+    MEMORY_FRACTION,
+    MIN_MESSAGES,
+    Account,
+    Buffers,
+    default_limit,
+    memory_limit,
+)
 
 MIB = 2**20
 
@@ -46,7 +53,11 @@ def test_the_largest_answer_fits_beside_its_request(buffers):
 def test_the_most_since_it_was_asked(buffers):
     assert buffers.reserve(60)
     buffers.release(50)
-    assert [buffers.take_high(), buffers.take_high(), buffers.peak] == [60, 10, 60]
+    assert [buffers.take_high_water_mark(), buffers.take_high_water_mark(), buffers.peak] == [
+        60,
+        10,
+        60,
+    ]
 
 
 class TestClaims:
@@ -78,7 +89,7 @@ class TestClaims:
             claim(greedy, name, 20)
         claim(other, "other", 20)
         assert granted == ["a", "other"]
-        greedy.came(20)  # still charged, as it is being served
+        greedy.arrived(20)  # still charged, as it is being served
         assert granted == ["a", "other", "b"]
         buffers.release(20)
         assert granted == ["a", "other", "b"]
@@ -88,7 +99,7 @@ class TestClaims:
         claim(account, "large", 70)
         claim(account, "small", 1)
         assert granted == ["large"]
-        account.came(70)
+        account.arrived(70)
         assert granted == ["large", "small"]
 
     def test_connections_take_turns(self, buffers, claim, granted):
@@ -148,5 +159,5 @@ class TestMemoryLimit:
 
     def test_the_default_is_a_share_with_room_for_two_messages(self):
         memory = memory_limit()
-        assert default_limit(1) == memory // SHARE
-        assert default_limit(memory) == LEAST_MESSAGES * memory
+        assert default_limit(1) == memory // MEMORY_FRACTION
+        assert default_limit(memory) == MIN_MESSAGES * memory

@@ -1,7 +1,7 @@
-"""The fields of a request, and the rules they keep (RFC 9113, section 8; RFC 9110, section 5).
+"""The fields of a request, and the rules for them (RFC 9113, section 8; RFC 9110, section 5).
 
-What a field says alone is judged once, when it is decoded; what the fields say together, once for
-each block. A request that breaks a rule is malformed: its stream is reset, its connection goes on.
+Rules for one field are checked when it is decoded, rules for all fields of a block once for each block.
+A request that breaks a rule is malformed: its stream is reset, its connection goes on.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import re
 import string
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    from batcher.http2.grpc_headers import CallHeaders
+from typing import Any, TypeAlias
 
 Header: TypeAlias = tuple[str, str]
 Headers: TypeAlias = tuple[Header, ...]
 
 FIELD_BYTES = 32
-"""What each field counts for beside its text (RFC 9113, section 6.5.2)."""
+"""Bytes that each field counts for beside its name and value (RFC 9113, section 6.5.2)."""
 
 _NAME = (string.ascii_lowercase + string.digits + "!#$%&'*+-.^_`|~").encode()
 _VALUE = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
@@ -27,60 +24,61 @@ _WHITE = b" \t"
 
 _NEVER = re.compile(rb"(?!)")
 _RULES = {
-    # Pseudo-fields of a request. Every other one is unknown here, those of answers among them.
-    # This is no proxy: a request of CONNECT has other fields.
+    # Pseudo-fields of a request. Any other one is refused, those of answers included.
+    # CONNECT, which has other pseudo-fields, is for proxies.
     b":method": re.compile(rb"(?!CONNECT\Z)[!#$%&'*+.^_`|~0-9A-Za-z-]+"),
     b":scheme": re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*"),
     b":path": re.compile(rb"[^ \t]+"),
     b":authority": re.compile(rb"[^ \t@]*"),
-    # Fields of one connection of HTTP/1.
+    # Fields about a connection of HTTP/1.
     b"connection": _NEVER,
     b"keep-alive": _NEVER,
     b"proxy-connection": _NEVER,
     b"transfer-encoding": _NEVER,
     b"upgrade": _NEVER,
     b"te": re.compile(rb"(?i:trailers)"),
-    # Of 64 bits, as everywhere.
+    # What fits into 64 bits.
     b"content-length": re.compile(rb"[0-9]{1,19}"),
 }
-"""What the values of these names look like."""
+"""Patterns for the values of these fields; `_NEVER` refuses the field."""
 _REQUIRED = {":method", ":scheme", ":path"}
 _ONCE = {"host"}
-_ALIKE = {"content-length"}
-"""Fields that say the same where they come more than once."""
+_SAME_VALUE = {"content-length"}
+"""Fields that must have the same value where they come more than once."""
 
 
 class MalformedRequestError(Exception):
-    """A request that breaks a rule; the text holds nothing of it but names that are known."""
+    """A request that breaks a rule. The text holds nothing that the client sent but known names."""
 
 
 @dataclass(slots=True)
 class Request:
-    """A request's fields, which keep the rules."""
+    """The fields of a valid request."""
 
     headers: Headers
     size: int
-    """Their bytes as settings count them; `headers` leaves out what is beyond the limit."""
+    """Bytes as SETTINGS_MAX_HEADER_LIST_SIZE counts them; fields beyond that limit are not in `headers`."""
     content_length: int | None = None
-    head: CallHeaders | None = field(default=None, compare=False)
-    """What gRPC reads in them, once it has: equal blocks of a connection are read once."""
+    call_headers: Any = field(default=None, compare=False)
+    """For the caller to keep what it has parsed: equal blocks of a connection share one
+    `Request`."""
 
 
 @dataclass(slots=True)
 class Fields:
-    """What a header block holds."""
+    """The fields of a header block."""
 
     headers: Headers
     size: int
-    """Their bytes as settings count them; `headers` leaves out what is beyond the limit."""
-    sound: bool
-    """Whether each keeps the rules."""
+    """As `Request.size`."""
+    valid: bool
+    """Whether each field by itself keeps the rules."""
     request: Request | None = field(default=None, compare=False)
-    """The same as a request, once it was read as one."""
+    """What `read_request` has returned for the block."""
 
 
 def is_valid_field(name: bytes, value: bytes) -> bool:
-    """Whether a field keeps the rules that are its own."""
+    """Whether a field by itself keeps the rules."""
     rule = _RULES.get(name)
     if rule is not None:
         if rule.fullmatch(value) is None:
@@ -93,50 +91,52 @@ def is_valid_field(name: bytes, value: bytes) -> bool:
 
 
 def read_request(fields: Fields, most: int) -> Request:
-    """A block as the beginning of a request. Raises `MalformedRequestError`.
+    """The request that begins with a block. Raises `MalformedRequestError`.
 
-    Of one with more bytes than `most` not all fields are there: the call is to be refused.
+    Where it has more than `most` bytes, fields are missing: the caller has to refuse it.
     """
     if fields.request is None:
-        if not fields.sound:
-            raise MalformedRequestError("a field that is not allowed, or has no such value")
+        if not fields.valid:
+            raise MalformedRequestError(
+                "a field that is not allowed, or a value that it may not have"
+            )
         length = None if fields.size > most else _content_length(fields.headers)
         fields.request = Request(fields.headers, fields.size, length)
     return fields.request
 
 
 def check_trailers(fields: Fields) -> None:
-    """A block as the end of a request. Raises `MalformedRequestError`."""
-    if not fields.sound or any(name.startswith(":") for name, _ in fields.headers):
-        raise MalformedRequestError("trailers that are not allowed")
+    """Check a block that ends a request. Raises `MalformedRequestError`."""
+    if not fields.valid or any(name.startswith(":") for name, _ in fields.headers):
+        raise MalformedRequestError("a field that is not allowed in trailers")
 
 
 def _content_length(headers: Headers) -> int | None:
-    """The rules of a whole request, and how long it says it is."""
+    """Check the rules for all fields together; returns the value of `content-length`."""
     seen: dict[str, str] = {}
     regular = False
     for name, value in headers:
         if name[0] == ":":
             if regular:
-                raise MalformedRequestError(f"{name} comes too late")
+                raise MalformedRequestError(f"{name} comes after a field without a colon")
             if name in seen:
                 raise MalformedRequestError(f"{name} comes twice")
             seen[name] = value
         else:
             regular = True
-            if name in _ONCE or name in _ALIKE:
+            if name in _ONCE or name in _SAME_VALUE:
                 if name in seen and (name in _ONCE or seen[name] != value):
                     raise MalformedRequestError(f"{name} comes twice")
                 seen[name] = value
     if not seen.keys() >= _REQUIRED:
-        raise MalformedRequestError(f"without {min(_REQUIRED - seen.keys())}")
+        raise MalformedRequestError(f"{min(_REQUIRED - seen.keys())} is missing")
     host = seen.get("host")
     if host is not None and host.lower() != seen.get(":authority", host).lower():
-        raise MalformedRequestError(":authority and host disagree")
+        raise MalformedRequestError(":authority and host differ")
     length = seen.get("content-length")
     return None if length is None else int(length)
 
 
 def header_list_size(headers: Iterable[Header]) -> int:
-    """Their size as settings count it, where all is ASCII."""
+    """Bytes of ASCII fields as SETTINGS_MAX_HEADER_LIST_SIZE counts them."""
     return sum(FIELD_BYTES + len(name) + len(value) for name, value in headers)

@@ -1,10 +1,10 @@
-"""Header blocks (HPACK, RFC 7541): read with the table that every client may use, written without.
+"""Header blocks (HPACK, RFC 7541): decoded with a dynamic table of 4 KiB, encoded without any.
 
-The table has the size that clients assume before they hear of another: some never change it. A
-client of gRPC needs it for a few bytes a call: from its second call on, all that stays the same
-comes from the table, and a block that was seen before, while the table was the same, is not read
-again. What is remembered belongs to one connection, and what clients mark as never to be indexed is
-not remembered at all.
+4 KiB is the size that clients assume before they read SETTINGS; some never change it. From its second call
+on, a client of gRPC refers to the table for all that stays the same, so a block has some ten bytes, and
+equal blocks follow each other. A block that was decoded before, with the same table, is taken from a cache.
+
+Tables and caches belong to one connection. Fields that a client marks as never indexed are in neither.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from batcher.http2.sansio.frames import ConnectionFailedError, Error
 from batcher.http2.sansio.huffman import decode_huffman
 
 TABLE_BYTES = 4096
-"""Of fields, with 32 for each, that a client may refer to."""
+"""Size of the dynamic table: bytes of its fields, with 32 for each (RFC 7541, section 4.1)."""
 CACHED_BLOCKS, MAX_CACHED_BLOCK_BYTES = 16, 256
-"""HeaderDecoder of a connection that are remembered, and their bytes."""
+"""Blocks of a connection that are cached, and the bytes that one of them may have."""
 CACHED_FIELDS, MAX_CACHED_FIELD_BYTES = 32, 128
-"""Fields of a connection that are remembered beside the table, and their bytes: some proxies never
-refer to what they enter into it."""
+"""Literal fields of a connection that are cached, and the bytes that one of them may have. Some proxies
+never refer to the table, and send each field as a literal."""
 
-_INDEXED, _ENTERS, _RESIZES, _NEVER_INDEXED = 0x80, 0x40, 0x20, 0x10
+_INDEXED, _INCREMENTAL, _SIZE_UPDATE, _NEVER_INDEXED = 0x80, 0x40, 0x20, 0x10
+"""First bits of the representations of a field (RFC 7541, section 6)."""
 _MAX_SIZE_UPDATES = 16
-"""In a block. Two say all there is to say; the library `hpack` sends one for each change."""
-_LONGEST_NUMBER = 28
-"""Bits beyond the prefix."""
+"""Updates of the table's size in a block. Two are enough; the library `hpack` sends one for each change."""
+_MAX_INTEGER_SHIFT = 28
+"""Bits of an integer beyond its prefix."""
 
 _Field: TypeAlias = tuple[Header, int, bool]
-"""A field, its bytes as the table counts them, and whether it keeps the rules."""
+"""A field, its bytes as the table counts them, and whether it is valid by itself."""
 
 
 def _field(name: bytes, value: bytes) -> _Field:
-    # A value may be in any code; a name that is not in ASCII breaks the rules.
+    # A value may have any encoding; a name that is not ASCII is not valid.
     header = name.decode("latin-1"), value.decode(errors="replace")
     return header, FIELD_BYTES + len(name) + len(value), is_valid_field(name, value)
 
@@ -48,37 +49,37 @@ _STATIC = [
 
 
 class HeaderDecoder:
-    """Reads the header blocks of one connection, in their order."""
+    """Decodes the header blocks of one connection, in their order."""
 
-    def __init__(self, max_bytes: int, most_bytes: int) -> None:
-        """Of a block, fields of `max_bytes` are kept; more than `most_bytes` are not read."""
+    def __init__(self, max_bytes: int, max_read_bytes: int) -> None:
+        """Fields of a block beyond `max_bytes` are dropped; `max_read_bytes` are read at most."""
         self._max_bytes = max_bytes
-        self._most_bytes = most_bytes
+        self._max_read_bytes = max_read_bytes
         self._table: list[_Field] = []
-        """The latest last."""
+        """The dynamic table, the latest entry last."""
         self._table_bytes = 0
-        self._table_most = TABLE_BYTES
-        self._known: dict[bytes, Fields] = {}
-        """HeaderDecoder that mean the same as long as the table stays as it is."""
-        self._known_fields: dict[bytes, _Field] = {}
+        self._table_max = TABLE_BYTES
+        self._cached_blocks: dict[bytes, Fields] = {}
+        """Decoded blocks, as long as the table stays as it is."""
+        self._cached_fields: dict[bytes, _Field] = {}
 
     def decode(self, block: bytes) -> Fields:
-        """Its fields. Raises `ConnectionFailedError`: the next block cannot be read any more."""
-        known = self._known.get(block)
-        if known is not None:
-            return known
+        """The fields of a block. Raises `ConnectionFailedError`: further ones cannot be decoded then."""
+        cached = self._cached_blocks.get(block)
+        if cached is not None:
+            return cached
         try:
-            return self._read(block)
+            return self._decode(block)
         except (IndexError, ValueError):
             raise ConnectionFailedError(
-                Error.COMPRESSION_ERROR, "a header block cannot be decoded"
+                Error.COMPRESSION_ERROR, "a header block is not valid HPACK"
             ) from None
 
-    def _read(self, block: bytes) -> Fields:
+    def _decode(self, block: bytes) -> Fields:
         headers: list[Header] = []
         size, at, end = 0, 0, len(block)
-        most, sound, lasts, begun = self._max_bytes, True, end <= MAX_CACHED_BLOCK_BYTES, False
-        resizes = 0
+        most, valid, cacheable, begun = self._max_bytes, True, end <= MAX_CACHED_BLOCK_BYTES, False
+        size_updates = 0
         while at < end:
             first = block[at]
             if first & _INDEXED:
@@ -86,93 +87,100 @@ class HeaderDecoder:
                     index = first & 0x7F
                     at += 1
                 else:
-                    index, at = _number(block, at, 0x7F)
+                    index, at = _integer(block, at, 0x7F)
                 field = self._entry(index)
-            elif first & 0xE0 == _RESIZES:
-                resizes += 1
-                if begun or resizes > _MAX_SIZE_UPDATES:
-                    raise ValueError("the table is resized between fields, or again and again")
-                room, at = _number(block, at, 0x1F)
-                self._resize(room)
-                lasts = False
+            elif first & 0xE0 == _SIZE_UPDATE:
+                size_updates += 1
+                if begun or size_updates > _MAX_SIZE_UPDATES:
+                    raise ValueError("the table is resized between fields, or too often")
+                table_size, at = _integer(block, at, 0x1F)
+                self._resize(table_size)
+                cacheable = False
                 continue
             else:
-                if first & (_ENTERS | _NEVER_INDEXED):
-                    lasts = False
-                field, at = self._literal(block, at, left_out=size > most)
+                if first & (_INCREMENTAL | _NEVER_INDEXED):
+                    cacheable = False
+                field, at = self._literal(block, at, dropped=size > most)
             begun = True
-            header, bytes_, keeps = field
-            size += bytes_
-            sound = sound and keeps
+            header, field_size, field_valid = field
+            size += field_size
+            valid = valid and field_valid
             if size <= most:
                 headers.append(header)
-            elif size > self._most_bytes:
+            elif size > self._max_read_bytes:
                 raise ConnectionFailedError(
-                    Error.ENHANCE_YOUR_CALM, f"headers take at most {most} bytes"
+                    Error.ENHANCE_YOUR_CALM, f"headers may have {most} bytes at most"
                 )
-        fields = Fields(tuple(headers), size, sound)
-        if lasts and size <= most:
-            if len(self._known) >= CACHED_BLOCKS:
-                self._known.clear()
-            self._known[block] = fields
+        fields = Fields(tuple(headers), size, valid)
+        if cacheable and size <= most:
+            if len(self._cached_blocks) >= CACHED_BLOCKS:
+                self._cached_blocks.clear()
+            self._cached_blocks[block] = fields
         return fields
 
     def _entry(self, index: int) -> _Field:
         if index < len(_STATIC):
             if not index:
-                raise ValueError("there is no field 0")
+                raise ValueError("index 0")
             return _STATIC[index]
         return self._table[len(_STATIC) - 1 - index]
 
-    def _literal(self, block: bytes, at: int, *, left_out: bool) -> tuple[_Field, int]:
-        """The field that begins at `at`, and the position behind it."""
+    def _literal(self, block: bytes, at: int, *, dropped: bool) -> tuple[_Field, int]:
+        """The field that begins at `at`, and the position behind it.
+
+        One that is `dropped` and does not enter the table is only counted.
+        """
         first, start = block[at], at
-        named, at = _number(block, at, 0x3F if first & _ENTERS else 0x0F)
-        value = at if named else _past_text(block, at)
-        stop = _past_text(block, value)
+        name_index, at = _integer(block, at, 0x3F if first & _INCREMENTAL else 0x0F)
+        value = at if name_index else _string_end(block, at)
+        stop = _string_end(block, value)
         if stop > len(block):
             raise ValueError("a field is cut short")
-        if left_out and not first & _ENTERS:
+        if dropped and not first & _INCREMENTAL:
             return (("", ""), FIELD_BYTES + stop - start, True), stop
         raw = block[start:stop]
-        field = self._known_fields.get(raw)
+        field = self._cached_fields.get(raw)
         if field is None:
-            name = self._entry(named)[0][0].encode("latin-1") if named else _text(block[at:value])
-            field = _field(name, _text(block[value:stop]))
+            name = (
+                self._entry(name_index)[0][0].encode("latin-1")
+                if name_index
+                else _string(block[at:value])
+            )
+            field = _field(name, _string(block[value:stop]))
             if (
-                named < len(_STATIC)
+                name_index < len(_STATIC)
                 and len(raw) <= MAX_CACHED_FIELD_BYTES
                 and first & 0xF0 != _NEVER_INDEXED
             ):
-                if len(self._known_fields) >= CACHED_FIELDS:
-                    self._known_fields.clear()
-                self._known_fields[raw] = field
-        if first & _ENTERS:
-            self._known.clear()
+                if len(self._cached_fields) >= CACHED_FIELDS:
+                    self._cached_fields.clear()
+                self._cached_fields[raw] = field
+        if first & _INCREMENTAL:
+            self._cached_blocks.clear()
             self._table.append(field)
             self._table_bytes += field[1]
             self._evict()
         return field, stop
 
-    def _resize(self, room: int) -> None:
-        if room > TABLE_BYTES:
+    def _resize(self, size: int) -> None:
+        if size > TABLE_BYTES:
             raise ValueError("the table is larger than allowed")
-        self._known.clear()
-        self._table_most = room
+        self._cached_blocks.clear()
+        self._table_max = size
         self._evict()
 
     def _evict(self) -> None:
-        """The oldest go, also the latest where it is larger than the table."""
-        gone = 0
-        while self._table_bytes > self._table_most:
-            self._table_bytes -= self._table[gone][1]
-            gone += 1
-        if gone:
-            del self._table[:gone]
+        """Drop the oldest entries until the table has its size, all where the latest is larger than that."""
+        dropped = 0
+        while self._table_bytes > self._table_max:
+            self._table_bytes -= self._table[dropped][1]
+            dropped += 1
+        if dropped:
+            del self._table[:dropped]
 
 
-def _number(block: bytes, at: int, most: int) -> tuple[int, int]:
-    """A number whose prefix has the bits of `most`, and the position behind it."""
+def _integer(block: bytes, at: int, most: int) -> tuple[int, int]:
+    """The integer at `at`, whose prefix has the bits of `most`, and the position behind it."""
     number = block[at] & most
     at += 1
     if number == most:
@@ -184,25 +192,25 @@ def _number(block: bytes, at: int, most: int) -> tuple[int, int]:
             if byte < 0x80:
                 break
             shift += 7
-            if shift > _LONGEST_NUMBER:
-                raise ValueError("a number without an end")
+            if shift > _MAX_INTEGER_SHIFT:
+                raise ValueError("an integer is too large")
     return number, at
 
 
-def _past_text(block: bytes, at: int) -> int:
-    """The position behind a text, whose length stands at `at`."""
-    length, start = _number(block, at, 0x7F)
+def _string_end(block: bytes, at: int) -> int:
+    """The position behind the string literal at `at`."""
+    length, start = _integer(block, at, 0x7F)
     return start + length
 
 
-def _text(text: bytes) -> bytes:
-    """A text, with its length before it."""
-    _, start = _number(text, 0, 0x7F)
+def _string(text: bytes) -> bytes:
+    """Decode a string literal."""
+    _, start = _integer(text, 0, 0x7F)
     return decode_huffman(text[start:]) if text[0] & 0x80 else text[start:]
 
 
 def encode(headers: Iterable[Header]) -> bytes:
-    """The block of these fields, which enter no table and use no code."""
+    """Encode fields as a block: each a literal without indexing and without Huffman code."""
     return b"".join(_encoded(*header) for header in headers)
 
 

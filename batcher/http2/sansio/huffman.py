@@ -1,7 +1,7 @@
-"""The Huffman code of header texts (RFC 7541, section 5.2 and appendix B), read a byte at a time.
+"""The Huffman code of header strings (RFC 7541, section 5.2 and appendix B), decoded a byte at a time.
 
-The code is a binary tree. For each node of it and each byte, where the byte's bits lead and which
-symbols they pass is worked out once, when it is first needed: at most 65,536 steps.
+The code is a binary tree. A step goes from a node along the bits of one byte to another node, and passes
+symbols on its way. Each is computed when it is first needed and kept: 65,536 at most.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 
 _END_OF_STRING = 256
-_LONGEST_PADDING = 7
-"""Bits, each of them 1."""
+_MAX_PADDING = 7
+"""Bits behind the last symbol, all of them 1."""
 
 
 def decode_huffman(text: bytes) -> bytes:
-    """What the code stands for. Raises ValueError where it is none."""
+    """Decode a string. Raises ValueError where it is not valid."""
     steps, node = _steps, 0
     parts = []
     for byte in text:
@@ -24,25 +24,25 @@ def decode_huffman(text: bytes) -> bytes:
         node, symbols = step
         parts.append(symbols)
     if node not in _PADDED:
-        raise ValueError("the code ends within a symbol")
+        raise ValueError("the string ends within a symbol")
     return b"".join(parts)
 
 
 def _step(node: int, byte: int) -> tuple[int, bytes]:
-    """From a node along the bits of a byte: the next node, 8 bits further left, and symbols."""
+    """The step from a node along the bits of a byte: the next node, shifted by 8 bits, and symbols."""
     symbols = bytearray()
     for place in range(7, -1, -1):
         node = _tree[node][byte >> place & 1]
         if node <= 0:
             if -node == _END_OF_STRING:
-                raise ValueError("the code holds its end")
+                raise ValueError("the string holds the symbol for its end")
             symbols.append(-node)
             node = 0
     return node << 8, bytes(symbols)
 
 
-def _plant() -> list[list[int]]:
-    """The tree: of each inner node both children, where a leaf is its symbol below 0, or 0."""
+def _build_tree() -> list[list[int]]:
+    """The tree: for each inner node its two children. A leaf is its symbol, negated."""
     tree = [[0, 0]]
     for symbol, (code, length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
         node = 0
@@ -56,14 +56,14 @@ def _plant() -> list[list[int]]:
     return tree
 
 
-_tree = _plant()
+_tree = _build_tree()
 _steps: dict[int, tuple[int, bytes]] = {}
 
 
 def _padded() -> frozenset[int]:
-    """Where a text may end: behind a symbol, or a few bits of the code's end."""
+    """The nodes where a string may end: behind a symbol and up to 7 bits of padding."""
     nodes = [0]
-    for _ in range(_LONGEST_PADDING):
+    for _ in range(_MAX_PADDING):
         nodes.append(_tree[nodes[-1]][1])
     return frozenset(node << 8 for node in nodes)
 

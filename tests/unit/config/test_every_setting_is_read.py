@@ -16,7 +16,7 @@ from batcher.config.policies import POLICIES
 from batcher.config.root import Config
 from batcher.config.section import Section
 from batcher.errors import ConfigError
-from batcher.server.listeners import BuiltinServer, GrpcServer
+from batcher.server.listeners import BuiltinServer, GrpcioServer
 
 PACKAGE = Path(batcher.__file__).parent
 SHOWS = {PACKAGE / "cli/check.py"}
@@ -112,7 +112,7 @@ def _beside(name):
 
 async def test_a_key_that_one_transport_alone_reads_is_refused_under_the_other():
     read = {}
-    for name, server in (("builtin", BuiltinServer), ("grpcio", GrpcServer)):
+    for name, server in (("builtin", BuiltinServer), ("grpcio", GrpcioServer)):
         config = Reads()
         besides = list(inspect.signature(server).parameters)[3:]
         server([], [], config, *(_beside(name) for name in besides))

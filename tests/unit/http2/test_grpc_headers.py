@@ -114,7 +114,7 @@ class TestHead:
     def test_binary_metadata_is_base64(self, text):
         error = refused(("x-bin", text))
         assert (error.code, error.http) == (grpc.StatusCode.INVALID_ARGUMENT, 200)
-        assert str(error) == "metadata x-bin is not base64"
+        assert str(error) == "metadata x-bin must be base64, as its name ends in -bin"
 
     def test_binary_metadata_is_ascii(self):
         assert refused(("x-bin", "Yé")).code is grpc.StatusCode.INVALID_ARGUMENT
@@ -239,7 +239,7 @@ def test_refusals_are_kept_unless_they_are_long():
     """A client has a say in the text of some: what is kept of them is bounded."""
 
     def kept(text, metadata=()):
-        before = grpc_headers._kept_refusal.cache_info().currsize
+        before = grpc_headers._cached_refusal.cache_info().currsize
         block = grpc_headers.refusal(grpc.StatusCode.NOT_FOUND, text, metadata)
         fields = grpc_headers.status(grpc.StatusCode.NOT_FOUND, text, metadata)
         assert (
@@ -247,9 +247,9 @@ def test_refusals_are_kept_unless_they_are_long():
             == grpc_headers.trailers_only(fields)
             == grpc_headers.refusal(grpc.StatusCode.NOT_FOUND, text, metadata)
         )
-        return grpc_headers._kept_refusal.cache_info().currsize - before
+        return grpc_headers._cached_refusal.cache_info().currsize - before
 
-    grpc_headers._kept_refusal.cache_clear()
+    grpc_headers._cached_refusal.cache_clear()
     assert kept("full") == 1
     assert kept("full", (("retry", "5"),)) == 1
     assert kept("x" * grpc_headers.MAX_CACHED_CHARACTERS) == 1
@@ -257,4 +257,4 @@ def test_refusals_are_kept_unless_they_are_long():
     assert kept("full", (("detail-bin", bytes(grpc_headers.MAX_CACHED_CHARACTERS)),)) == 0
     for number in range(grpc_headers.CACHED_REFUSALS + 10):
         grpc_headers.refusal(grpc.StatusCode.NOT_FOUND, str(number), ())
-    assert grpc_headers._kept_refusal.cache_info().currsize == grpc_headers.CACHED_REFUSALS
+    assert grpc_headers._cached_refusal.cache_info().currsize == grpc_headers.CACHED_REFUSALS

@@ -10,7 +10,7 @@ from raw_http2 import MAX_MESSAGE, Held, echo, gone, refusal, soon, turns, unary
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
-from batcher.http2.call import MESSAGE_BYTES
+from batcher.http2.call_messages import MESSAGE_BYTES
 from batcher.http2.sansio.frames import END_STREAM, PADDED, Frame, Setting, frame
 from batcher.http2.server_connection import CALL_BYTES
 from batcher.http2.timeouts import Timeouts
@@ -44,10 +44,10 @@ def empty():
         await turns(lambda: made.buffers.used == 0)
         assert not made.buffers._waiting
         for client in made.connections:
-            assert (client.account.ahead, len(client.account.claims)) == (0, 0)
+            assert (client.account.granted, len(client.account.claims)) == (0, 0)
             assert not client.receiving
             assert not client.sending
-            assert client.connection.queued_bytes == 0
+            assert client.http2.queued_bytes == 0
         return made.buffers.peak
 
     return empty

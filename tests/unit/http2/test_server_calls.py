@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_http2 import MAX_MESSAGE, WAIT_S, Held, echo, refusal, unary
 
-from batcher.http2.call_buffers import LargeMessage
+from batcher.http2.call_messages import LargeMessage
 from batcher.http2.sansio.frames import Frame, Setting
 from batcher.http2.server import STREAM_WINDOW
 
@@ -322,7 +322,7 @@ async def test_a_message_of_more_than_a_megabyte(serve, dial, kind):
         messages = [bytes(each) for each in (5, 3_000_000, 7, 2**20 + 1)]
         call = channel.stream_unary("/s/stream")(iter(messages))
         assert await call == b"5 3000000 7 1048577"
-    assert all(client.account.ahead == 0 for client in made.connections)
+    assert all(client.account.granted == 0 for client in made.connections)
 
 
 @given(st.data())

@@ -64,7 +64,7 @@ class TestConnections:
     async def test_much_that_comes_at_once_is_read_in_turns(self, serve, raw, monkeypatch, bytes_):
         for module in (connection_module, paced_reading):
             monkeypatch.setattr(module, "PIECE_BYTES", bytes_)
-        monkeypatch.setattr(paced_reading, "MAX_ITERATION_NS", -1)
+        monkeypatch.setattr(paced_reading, "MAX_READ_NS", -1)
         _, address = await serve(Echo=unary(echo))
         client = await raw(address)
         for number in range(1, 40, 2):
@@ -76,7 +76,7 @@ class TestConnections:
     async def test_a_client_may_leave_between_two_turns(self, serve, raw, monkeypatch):
         for module in (connection_module, paced_reading):
             monkeypatch.setattr(module, "PIECE_BYTES", 1)
-        monkeypatch.setattr(paced_reading, "MAX_ITERATION_NS", -1)
+        monkeypatch.setattr(paced_reading, "MAX_READ_NS", -1)
         made, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")
@@ -173,7 +173,7 @@ class TestConnections:
         await client.until(Frame.HEADERS, 1)
         (server_side,) = made.connections
         await turns(lambda: not server_side.writable.is_set())
-        server_side.connection.close(Error.PROTOCOL_ERROR, "by hand")
+        server_side.http2.close(Error.PROTOCOL_ERROR, "by hand")
         server_side.flush()
         await gone(made)
 

@@ -177,7 +177,7 @@ class TestCallsThatCannotBeAnswered:
     async def test_what_waits_to_be_read_is_not_inflated(self, serve, raw, monkeypatch):
         inflated = []
         monkeypatch.setattr(
-            "batcher.http2.call_buffers.Decompressor", lambda *each: inflated.append(each)
+            "batcher.http2.call_messages.Decompressor", lambda *each: inflated.append(each)
         )
         held = Held()
         _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(held))
@@ -379,7 +379,7 @@ class TestCallersWhoLeave:
         await client.ping()
         assert begun == []
         assert [each.calls for each in made.connections] == [{}]
-        assert [each.connection.streams for each in made.connections] == [{}]
+        assert [each.http2.streams for each in made.connections] == [{}]
 
     async def test_a_caller_who_leaves_during_its_request(self, serve, raw):
         made, address = await serve(Echo=unary(echo))
@@ -390,7 +390,7 @@ class TestCallersWhoLeave:
         client.open(3, "Echo")
         client.send(3, b"x")
         assert (await client.answer(3))[0]["grpc-status"] == "0"
-        assert [each.connection.streams for each in made.connections] == [{}]
+        assert [each.http2.streams for each in made.connections] == [{}]
 
     async def test_a_handler_that_does_not_want_to_end_is_not_answered_twice(self, serve, raw):
         held = Held()

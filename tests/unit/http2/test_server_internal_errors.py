@@ -23,26 +23,26 @@ EVERYWHERE = [
     (Connection, "release"),
     (Connection, "discard_outbox"),
     (Call, "__init__"),
-    (Call, "received"),
-    (Call, "ended"),
-    (Call, "sent"),
+    (Call, "data_received"),
+    (Call, "request_ended"),
+    (Call, "drained"),
     (Call, "cancel"),
     (Call, "end"),
     (Call, "sweep_receiving"),
     (Call, "sweep_sending"),
     (Call, "_close"),
     (Call, "_expire"),
-    (Call, "_let_go"),
-    (Call, "_begin"),
-    (ServerConnection, "_open"),
-    (ServerConnection, "done"),
+    (Call, "_release_everything"),
+    (Call, "_start"),
+    (ServerConnection, "_open_call"),
+    (ServerConnection, "call_ended"),
     (ServerConnection, "flush_soon"),
-    (ServerConnection, "answered"),
-    (ServerConnection, "charge"),
+    (ServerConnection, "answer_ready"),
+    (ServerConnection, "charge_unsent"),
     (ServerConnection, "_sweep_idle"),
     (ServerConnection, "_drop_calls"),
-    (ServerConnection, "announce"),
-    (ServerConnection, "leave"),
+    (ServerConnection, "send_initial_goaway"),
+    (ServerConnection, "send_final_goaway"),
     (Buffers, "reserve"),
     (Buffers, "release"),
 ]
@@ -126,7 +126,10 @@ async def test_one_connection_ends_and_others_go_on(serve, raw, monkeypatch, kin
     async with asyncio.timeout(WAIT_S):
         await made.stop(0)
     await turns(lambda: not [each for each in asyncio.all_tasks() if "Call._run" in repr(each)])
-    if kind is not Buffers and name not in {"_close", "_let_go"}:  # what lets go itself
+    if kind is not Buffers and name not in {
+        "_close",
+        "_release_everything",
+    }:  # those release themselves
         await turns(lambda: made.buffers.used == 0)
 
 
@@ -140,7 +143,7 @@ async def test_it_is_counted_and_logged(serve, raw, monkeypatch, caplog):
     client.write(frame(Frame.PING, 0, 0, b"12345678"))
     await client.ended()
     assert made.counters.ended[EndReason.INTERNAL] == 1
-    assert "a mistake of ours" in caplog.text
+    assert "internal error" in caplog.text
     assert "ZeroDivisionError" in caplog.text
     await turns(lambda: made.buffers.used == 0)
 

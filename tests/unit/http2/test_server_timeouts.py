@@ -42,15 +42,15 @@ async def talk(requests, context):
 class TestStall:
     def test_without_progress_time_adds_up(self):
         stall = StallTimer()
-        assert [stall.look(at, 2) for at in (0, 1, PROGRESS_BYTES - 1)] == [2, 4, 6]
+        assert [stall.update(at, 2) for at in (0, 1, PROGRESS_BYTES - 1)] == [2, 4, 6]
 
     def test_progress_starts_it_anew(self):
         stall = StallTimer()
-        assert [stall.look(at, 2) for at in (0, PROGRESS_BYTES, PROGRESS_BYTES + 1)] == [2, 0, 2]
+        assert [stall.update(at, 2) for at in (0, PROGRESS_BYTES, PROGRESS_BYTES + 1)] == [2, 0, 2]
 
     def test_what_begins_anew_is_progress(self):
         stall = StallTimer(10)
-        assert [stall.look(at, 2) for at in (10, 0)] == [2, 0]
+        assert [stall.update(at, 2) for at in (10, 0)] == [2, 0]
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ class TestRequests:
         client.write(begun)
         await client.writer.drain()
         (server_side,) = made.connections
-        await turns(lambda: server_side.connection.incomplete is not None)
+        await turns(lambda: server_side.http2.incomplete is not None)
         for at in range(20):
             client.write(frame(Frame.CONTINUATION, 0, 1, block[at : at + 1]) if whole else b"\0")
             await client.writer.drain()
