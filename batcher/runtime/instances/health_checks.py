@@ -1,13 +1,14 @@
-"""Whether an incarnation that is up is also well.
+"""Decides whether an incarnation that is up is healthy.
 
-Two signs say that it is not. Its executor says so (`healthy()`, asked at an interval while no batch
-runs). Or every one of its last batches failed for a reason that is not the caller's; before that counts,
-a canary batch, one of those of the warm-up, has to fail as well, so that callers who send nothing but bad
-values cannot take a model out of service.
+It is unhealthy if its executor says so (`healthy()`, called at an interval while no batch runs), or
+if its last `failed_batches` batches all failed for a reason other than their input. In the second
+case a canary batch, the smallest one of the warm-up, must fail too, so that clients which send
+nothing but bad values cannot take a model out of service.
 
-An instance that is not well still executes what it is given: its first success makes it well again, and
-so does the executor's own word or a canary batch at the next look. Where neither exists, it counts as
-well again after one interval, on trial: its next failure is enough.
+An unhealthy incarnation still executes the batches that it gets. It is healthy again after the
+first success, or when `healthy()` or a canary batch succeeds at the next check. Without either
+(an executor without `healthy`, a model without warm-up), it counts as healthy after one interval,
+on probation: one more failed batch makes it unhealthy again.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from batcher.runtime.execution.execute import ExecutedBatch
 
 log = logging.getLogger(__name__)
 
-Look = Callable[[], Awaitable[str]]
-"""Returns why it is not well; empty where it is."""
+Check = Callable[[], Awaitable[str]]
+"""Returns why it is unhealthy; empty if it is healthy."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthCheckPlan:
-    """How often to look, how long an executor may take to answer, how many failed batches count."""
+    """How often to check, how long `healthy()` may take, how many failed batches are too many."""
 
     interval_ns: int = 5 * SECOND
     timeout_ns: int = SECOND
@@ -37,10 +38,10 @@ class HealthCheckPlan:
 
 
 class HealthChecks:
-    """Looks after one incarnation from `start` to `stop`; every method is called on the loop.
+    """Checks one incarnation from `start` to `stop`. Call every method on the event loop.
 
-    `ask` is None for an executor that has no word of its own, `canary` where no warm-up says what a
-    model takes. `idle` says whether no batch runs, and `changed` is called when `why` has changed.
+    `ask` calls the executor's `healthy`, None if it has none; `canary` runs a canary batch, None
+    without warm-up. `idle` says whether no batch runs. `changed` is called when `why` changes.
     """
 
     def __init__(
@@ -48,13 +49,13 @@ class HealthChecks:
         name: str,
         plan: HealthCheckPlan,
         *,
-        ask: Look | None,
-        canary: Look | None,
+        ask: Check | None,
+        canary: Check | None,
         idle: Callable[[], bool],
         changed: Callable[[], None],
     ) -> None:
         self.why = ""
-        """Why it is not well; empty while it is."""
+        """Why it is unhealthy; empty while it is healthy."""
         self._name = name
         self._plan = plan
         self._ask = ask
@@ -67,21 +68,21 @@ class HealthChecks:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Look from now on, where there is somebody to ask."""
+        """Begin the regular checks, if the executor has a `healthy` method."""
         if self._ask is not None:
             self._begin()
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the checks."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
     def batch_ended(self, executed: ExecutedBatch) -> None:
-        """Draw conclusions from a batch."""
+        """Count the failures in a row, and check at once when there are too many."""
         if executed.result is not None:
             if self._failed or self.why:
-                self._well()
+                self._set_healthy()
         elif executed.cause is not FailureCause.INPUT:
             self._failed += 1
             self._failure = executed.failure
@@ -108,51 +109,54 @@ class HealthChecks:
                 pass
             self._suspected.clear()
             try:
-                await self._look()
+                await self._check()
             except Exception:
-                log.exception("%s: its health could not be looked at", self._name)
+                log.exception(
+                    "%s: internal error: its health check failed; it is repeated after the interval",
+                    self._name,
+                )
             if self._ask is None and not self.why and not self._many_failed:
                 self._task = None
                 return
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         asked = self._ask is not None and (self._idle() or self._many_failed or bool(self.why))
         if self._ask is not None and asked and (why := await self._ask()):
-            self._say(why)
+            self._set(why)
         elif self._many_failed:
-            await self._judge(asked=asked)
+            await self._check_failures(asked=asked)
         elif asked:
-            self._say("")
+            self._set("")
 
-    async def _judge(self, *, asked: bool) -> None:
-        """Every one of the last batches failed."""
-        failed = f"its last {self._failed} batches failed: {self._failure}"
+    async def _check_failures(self, *, asked: bool) -> None:
+        """Decide after too many failed batches in a row."""
+        failed = f"its last {self._failed} batches failed, the last one with: {self._failure}"
         if self._canary is not None:
             failures = self._failed
             why = await self._canary()
             if why:
-                self._say(f"{failed}; so did a canary batch: {why}")
+                self._set(f"{failed}; a canary batch failed too: {why}")
             elif self._failed == failures:
-                self._well()
+                self._set_healthy()
         elif asked:
-            self._well()
+            self._set_healthy()
         elif self.why:
-            # On trial: nothing but traffic can tell.
+            # On probation: only the next batch can tell.
             self._failed = (self._plan.failed_batches or 1) - 1
-            self._say("")
+            self._set("")
         else:
-            self._say(failed)
+            self._set(failed)
 
-    def _well(self) -> None:
+    def _set_healthy(self) -> None:
         self._failed = 0
-        self._say("")
+        self._set("")
 
-    def _say(self, why: str) -> None:
+    def _set(self, why: str) -> None:
         if why == self.why:
             return
         if not why:
-            log.info("%s: well again", self._name)
+            log.info("%s: healthy again", self._name)
         elif not self.why:
-            log.error("%s: not well: %s", self._name, why)
+            log.error("%s: unhealthy: %s", self._name, why)
         self.why = why
         self._changed()

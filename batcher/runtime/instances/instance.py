@@ -1,8 +1,9 @@
-"""Instances: executors that are loaded, warm and replaced when they hang.
+"""One instance of a model: loads an executor, runs batches on it, replaces it when it hangs.
 
-An `Instance` lives as long as its model is served. What it holds, an executor on its worker, is an
-incarnation: one that does not come back from `execute` within `execute_timeout` is abandoned, the
-scheduler fails what it ran, and another is loaded in its place, again and again if need be.
+An `Instance` lives as long as its model is served. Each executor that it loads, on its worker, is
+one incarnation. If `execute` does not return within `execute_timeout`, the incarnation is
+abandoned: the scheduler fails its batches, and another one is loaded, with increasing pauses until
+that succeeds.
 """
 
 from __future__ import annotations
@@ -37,18 +38,18 @@ LONGEST_RESTART_DELAY_S = 30.0
 
 
 @record
-class _Measured:
-    """What a warm-up found out: of the model, or of each bucket where it is padded."""
+class _WarmupTimes:
+    """Service times that the warm-up measured: of the model, or of each bucket if it is padded."""
 
     profile: Profile = ()
     buckets: tuple[tuple[Shapes, Profile], ...] = ()
 
 
 class Instance:
-    """One instance of a model: runs batches, and is the runner's `BatchRunner`.
+    """One instance of a model; implements the runner's `BatchRunner`.
 
-    `pad` is told what the executor says of the model, before anything is executed, and answers how
-    the model is padded. `max_rows` answers how many rows a batch may have now.
+    `pad` is called with the executor's metadata before anything is executed and returns how the
+    model is padded. `max_rows` returns the maximum rows of a batch now.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class Instance:
         self._telemetry = telemetry
         self._incarnation = 0
         self._checks: HealthChecks | None = None
-        self._made: tuple[Worker, ModelMetadata, _Measured] | None = None
-        """What was loaded and is not announced."""
+        self._made: tuple[Worker, ModelMetadata, _WarmupTimes] | None = None
+        """The loaded incarnation that `announce` has not yet given to the scheduler."""
         self._down = "not loaded yet"
         self._worker: Worker | None = None
         self._layout = Layout()
         self._padding: Padding | None = None
         self._in_flight: dict[int, asyncio.TimerHandle | None] = {}
-        """Oldest first; one that waits for the end of another has no timer yet."""
+        """Batch id -> its `execute_timeout`, oldest first; None while it waits for an earlier batch."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
@@ -81,30 +82,30 @@ class Instance:
 
     @property
     def up(self) -> bool:
-        """Whether it can take batches."""
+        """Whether an incarnation is loaded and can run batches."""
         return self._worker is not None
 
     @property
     def why(self) -> str:
-        """Why it is down, or up and not well; empty where it is well."""
+        """Why it is down or unhealthy; empty if it is healthy."""
         return self._down if self._checks is None else self._checks.why
 
     async def load(self, *, up: bool = True) -> ModelMetadata:
-        """Load and warm up an incarnation and announce it; without `up`, `announce` does that.
+        """Load and warm up an incarnation; with `up`, announce it to the scheduler as well.
 
-        Raises `ModelLoadError`, whatever went wrong. Whether it failed or was cancelled, nothing is
-        left behind.
+        Raises `ModelLoadError` for every kind of failure. After a failure or a cancellation,
+        nothing stays loaded. Without `up`, call `announce` next.
         """
         started_ns = self._process.clock()
         try:
             worker, metadata, measured = await self._make_incarnation()
         except Exception as error:
-            log.debug("%s: could not be loaded", self.plan.name, exc_info=True)
+            log.debug("%s: the load failed", self.plan.name, exc_info=True)
             self._telemetry.load_failed()
             if isinstance(error, ModelLoadError):
                 raise
             raise ModelLoadError(
-                f"{self.plan.context.model}: could not be loaded: {describe(error)}"
+                f"{self.plan.context.model}: the executor could not load it: {describe(error)}"
             ) from error
         self._telemetry.load_finished((self._process.clock() - started_ns) / SECOND)
         self._made = worker, metadata, measured
@@ -113,7 +114,7 @@ class Instance:
         return metadata
 
     def announce(self, pad: Callable[[ModelMetadata], Padding | None]) -> None:
-        """Have what was loaded take batches; `pad` is asked from the next incarnation on."""
+        """Give the loaded incarnation to the scheduler; `pad` is used from the next one on."""
         assert self._made is not None  # noqa: S101 - it was loaded
         self._pad = pad
         made, self._made = self._made, None
@@ -122,9 +123,9 @@ class Instance:
     def run(
         self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
     ) -> None:
-        """Execute a batch within `execute_timeout`, which counts from when it can begin.
+        """Start a batch; `done` gets its result within `execute_timeout` of its execution.
 
-        Raises where it cannot be handed over; then nothing of it is left here.
+        Raises if the batch cannot be started; then `done` is not called.
         """
         assert self._worker is not None  # noqa: S101 - the scheduler knows when it is down
         waits = self._worker.queues and bool(self._in_flight)
@@ -145,9 +146,9 @@ class Instance:
             raise
 
     async def stop(self, timeout_s: float) -> None:
-        """Take no more batches, let the running ones end within `timeout_s`, close.
+        """Drain: refuse new batches, let running ones end within `timeout_s` seconds, close.
 
-        What is not over by then is abandoned; so it is at once when the caller is cancelled.
+        Batches that still run then are abandoned; when this coroutine is cancelled, at once.
         """
         restart, self._restart = self._restart, None
         if restart is not None:
@@ -166,28 +167,32 @@ class Instance:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%s: still executing after %.1f s, abandoned", self.plan.name, timeout_s)
-            self._give_up()
+            log.warning(
+                "%s: a batch still runs after %.1f s of draining; the instance is abandoned",
+                self.plan.name,
+                timeout_s,
+            )
+            self._abandon()
         except asyncio.CancelledError:
-            self._give_up()
+            self._abandon()
             raise
         if not self.up:
-            return  # given up, here or because its last batch hung
+            return  # abandoned above, or because its last batch hung
         try:
             await self._go_down().close(max(0.0, ends - loop.time()))
         except TimeoutError as error:
-            log.warning("%s, abandoned", error)
+            log.warning("%s; the instance is abandoned", error)
 
-    # An incarnation's life
+    # Incarnations
 
-    async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _Measured]:
+    async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _WarmupTimes]:
         plan, process = self.plan, self._process
         executor = plan.make_executor()
         most = executor.capabilities.max_in_flight
         if plan.max_in_flight > most:
             raise ModelLoadError(
                 f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"
-                " which is what the executor can take at once"
+                " the most batches that the executor can run at once"
             )
         worker = make_worker(
             executor, plan.name, process.loop, process.clock, fail_nan=plan.fail_nan
@@ -197,16 +202,16 @@ class Instance:
             padding = self._padding = self._pad(metadata)
             told = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
             if padding is None:
-                measured = _Measured(profile=await warm_up(*told))
+                measured = _WarmupTimes(profile=await warm_up(*told))
             else:
                 async with process.measuring.setdefault(plan.context.device, asyncio.Lock()):
-                    measured = _Measured(buckets=await warm_up_buckets(*told, padding))
+                    measured = _WarmupTimes(buckets=await warm_up_buckets(*told, padding))
         except BaseException:
             worker.abandon()
             raise
         return worker, metadata, measured
 
-    def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _Measured) -> None:
+    def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _WarmupTimes) -> None:
         plan = self.plan
         self._worker = worker
         self._layout = layout_of(metadata)
@@ -223,14 +228,14 @@ class Instance:
             worker.queues,
         )
         self._process.runner.instance_up(up, self)
-        self._checks = self._look_after(worker, metadata)
+        self._checks = self._health_checks(worker, metadata)
         self._checks.start()
         self._process.changed()
 
-    def _look_after(self, worker: Worker, metadata: ModelMetadata) -> HealthChecks:
+    def _health_checks(self, worker: Worker, metadata: ModelMetadata) -> HealthChecks:
         plan, padding = self.plan, self._padding
 
-        # A batch that runs already may take as long.
+        # A canary waits for the running batch, which may take execute_timeout itself.
         timeout_s = 2 * plan.execute_timeout_ns / SECOND
 
         async def ask() -> str:
@@ -259,12 +264,12 @@ class Instance:
         )
 
     def _go_down(self) -> Worker:
-        """End this incarnation. Its worker comes back, to be closed or abandoned."""
+        """End this incarnation. Returns its worker, which the caller closes or abandons."""
         worker, self._worker = self._worker, None
         if self._checks is not None:
             self._checks.stop()
             self._checks = None
-        assert worker is not None  # noqa: S101 - callers know that it is up
+        assert worker is not None  # noqa: S101 - the caller has checked that it is up
         in_flight, self._in_flight = self._in_flight, {}
         self._idle.set()
         self._process.runner.instance_down(InstanceDown(self.plan.name, self._incarnation))
@@ -276,27 +281,27 @@ class Instance:
         self._process.changed()
         return worker
 
-    def _give_up(self) -> None:
-        """End this incarnation, if none has done so, without waiting for anything."""
+    def _abandon(self) -> None:
+        """End this incarnation, if there is one, without waiting for its calls."""
         if self._worker is not None:
             self._go_down().abandon()
 
     def _watch(self) -> asyncio.TimerHandle:
-        """Give up the instance unless the batch that begins now ends within `execute_timeout`."""
+        """Start the `execute_timeout` of the batch that begins now."""
         return self._process.loop.call_later(self.plan.execute_timeout_ns / SECOND, self._hung)
 
     def _hung(self, what: str = "a batch did not end") -> None:
-        """A batch has been running for `execute_timeout`, and nobody can make it stop."""
+        """Abandon the incarnation, because a call that cannot be stopped took too long; reload."""
         timeout_ms = self.plan.execute_timeout_ns // MILLISECOND
         self._down = f"{what} within {timeout_ms} ms; a replacement is being loaded"
         log.error(
-            "%s: %s within %d ms (execute_timeout), the instance is abandoned",
+            "%s: %s within %d ms (execute_timeout); it is abandoned and a replacement is loaded",
             self.plan.name,
             what,
             timeout_ms,
         )
         try:
-            self._give_up()
+            self._abandon()
         finally:
             if not self._stopping:
                 self._restart = self._process.loop.create_task(self._reload())
@@ -306,20 +311,27 @@ class Instance:
         while True:
             try:
                 await self.load()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next try may help
-                log.error("%s: %s; next try in %.1f s", self.plan.name, error, delay_s)  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001 - logged; the next attempt may succeed
+                log.error(  # noqa: TRY400 - the message has the reason
+                    "%s: the replacement could not be loaded: %s; trying again in %.1f s",
+                    self.plan.name,
+                    error,
+                    delay_s,
+                )
                 self._down = f"its replacement could not be loaded: {error}"
                 self._process.changed()
             else:
-                log.info("%s: up again, incarnation %d", self.plan.name, self._incarnation)
+                log.info(
+                    "%s: the replacement is up, incarnation %d", self.plan.name, self._incarnation
+                )
                 return
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)
 
-    # A batch's end
+    # The end of a batch
 
     def _forget(self, batch_id: int) -> None:
-        """A batch is not in flight any more; the next one's time begins."""
+        """Remove a batch from those in flight and start the timeout of the next one."""
         timer = self._in_flight.pop(batch_id, None)
         if timer is not None:
             timer.cancel()
@@ -338,7 +350,7 @@ class Instance:
         done: Callable[[ExecutedBatch], None],
         max_rows: int,
     ) -> None:
-        """Whatever raises here: the batch is reported, and then the loop logs it."""
+        """Report a batch, whatever raises; the event loop logs the exception."""
         try:
             self._forget(batch_id)
             self._telemetry.execution_ended(batch_id, executed.execute_end_ns)

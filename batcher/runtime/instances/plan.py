@@ -16,31 +16,31 @@ from batcher.runtime.runner import Runner
 
 @record
 class InstancePlan:
-    """How to make one instance, again and again. `name` is unique in the process."""
+    """How to load one instance, each time it has to be loaded. `name` is unique in the process."""
 
     name: str
     key: str
-    """The scheduler's name of the model."""
+    """The model in events and commands: `model_key`."""
     context: LoadContext
     make_executor: Callable[[], Executor | AsyncExecutor]
     max_in_flight: int
     execute_timeout_ns: int
     warmup: WarmupPlan
     fail_nan: bool = False
-    """Whether rows whose answer holds NaN have failed."""
+    """Whether a row whose outputs contain NaN counts as failed."""
     load_retry_ns: int = 0
-    """For how long a load is tried again that fails with `BackendUnavailable`."""
+    """Nanoseconds for which a load that raises `BackendUnavailable` is repeated."""
     checks: HealthCheckPlan = HealthCheckPlan()
 
 
 @record
 class ProcessContext:
-    """What all instances of a process share."""
+    """What all instances of the process share."""
 
     runner: Runner
     loop: asyncio.AbstractEventLoop
     clock: Clock
     measuring: dict[str, asyncio.Lock] = field(default_factory=dict)
-    """By device: buckets are measured in turns, so that they measure the device and not each other."""
+    """By device: instances measure their buckets one at a time, so as not to measure each other."""
     changed: Callable[[], None] = lambda: None
-    """Called when an instance or a model has got better or worse."""
+    """Called when the health of an instance or a model has changed."""

@@ -34,31 +34,34 @@ log = logging.getLogger(__name__)
 
 
 RETRY_UNAVAILABLE_NS = 1_000_000_000
-"""What a caller is told to wait while a model is not served: it may be loaded by then."""
+"""The retry hint (nanoseconds) in a refusal while a model is not ready; it may be loaded by then."""
 
 
 CLOSE_TIMEOUT_S = 1.0
-"""How long an instance may take to close because another one of its model could not load."""
+"""Seconds that an instance may take to close after another one of its model failed to load."""
 
 
 FIRST_RETRY_S = 1.0
 
 
 LONGEST_RETRY_S = 15.0
-"""How long a load waits that is tried again: at first, and at most."""
+"""Seconds before a load that found its backend unavailable is repeated: at first, and at most."""
 
 
 DRAIN_TIMEOUT_S = 30.0
-"""How long batches may run on instances that were replaced by a reload."""
+"""Seconds that batches may still run on instances which a reload replaced."""
 
 
 def model_key(name: str, version: str) -> str:
-    """The scheduler's name of a model."""
+    """The name of a model in events, commands and logs: `name/version`."""
     return f"{name}/{version}"
 
 
 class ServedModel:
-    """One (name, version): settings, instances, and what they say of the model once loaded."""
+    """One model name and version: its settings, its instances, and its metadata once loaded.
+
+    Call every method on the event loop's thread.
+    """
 
     def __init__(
         self,
@@ -78,16 +81,16 @@ class ServedModel:
         self.executor = executor
         self.settings = settings
         self.labels = labels or {}
-        """Output -> the names of its classes, where it has any."""
+        """Output -> the names of its classes, for outputs that have a `labels` file."""
         self.telemetry = telemetry
         for plan in plans:
             telemetry.device_known(plan.context.device)
         self.state = ModelState.LOADING
-        """The step of its life; `health` also knows how its instances are."""
+        """Its lifecycle state; `health` also considers the state of its instances."""
         self.why = "not loaded yet"
         self.layout = Layout()
         self.padding: Padding | None = None
-        """How its variable axes are padded; None where they are not, or nothing is loaded yet."""
+        """How its variable axes are padded; None if they are not, or before the first load."""
         self.rules = padding
         self._process = process
         self._plans = tuple(plans)
@@ -99,7 +102,7 @@ class ServedModel:
 
     @property
     def health(self) -> ModelHealth:
-        """What it can do now: it is ready while it is loaded and some instance is up and well."""
+        """Its state now: ready while it is loaded and at least one instance is up and healthy."""
         state, why = self.state, self.why
         if state is ModelState.READY:
             reasons = [instance.why for instance in self._instances]
@@ -109,12 +112,12 @@ class ServedModel:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be executed, and with success as far as anybody knows."""
+        """Whether it is loaded and at least one instance is up and healthy."""
         return self.state is ModelState.READY and not all(i.why for i in self._instances)
 
     @property
     def instance_count(self) -> int:
-        """How many instances are configured."""
+        """The configured number of instances."""
         return len(self._instances)
 
     @property
@@ -124,12 +127,12 @@ class ServedModel:
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the executor said when it loaded. Raises `ModelUnavailable` before that."""
+        """What the executor returned from `load`. Raises `ModelUnavailable` before the first load."""
         return self._require()[0]
 
     @property
     def signature(self) -> Signature:
-        """What a request must look like. Raises `ModelUnavailable` unless it can be served."""
+        """Validates requests. Raises `ModelUnavailable` unless the model is ready."""
         loaded = self._require()
         if self.state is not ModelState.READY:
             raise self._unavailable()
@@ -137,28 +140,27 @@ class ServedModel:
 
     @property
     def max_batch_size(self) -> int:
-        """The most rows of a batch; 0 where the model has no batch axis."""
+        """The maximum rows of a batch; 0 for a model without a batch axis."""
         return self.settings.max_batch_size if self.largest_batch else 0
 
     @property
     def largest_batch(self) -> int:
-        """The most rows that its instances were made for: `max_batch_size` cannot exceed it.
+        """The `max_batch_size` that its instances were loaded with, which settings cannot exceed.
 
-        0 where the model was loaded as one without a batch axis.
+        0 if the model was loaded without a batch axis.
         """
         return min(i.plan.context.max_batch_size for i in self._instances)
 
     def check_padding(self, rules: PaddingRules) -> None:
-        """Raise `ModelLoadError` naming what of the rules does not fit the model, once it is known."""
+        """Raise `ModelLoadError` if the rules do not suit the loaded model; its message lists why."""
         if self._loaded is not None:
             resolve_padding(self.name, rules, self._loaded[0])
 
     def configure(self, settings: ModelSettings, rules: PaddingRules | None = None) -> None:
-        """Take new settings: the scheduler, admission checks and statistics, in one turn of the loop.
+        """Apply new settings to the scheduler, to validation and to statistics, in one loop turn.
 
-        `rules` say how variable axes are padded from now on (None: as before); requests that wait
-        move to their new buckets. Raises `ChangeFailed` or `ModelLoadError` when that cannot be;
-        then nothing has changed.
+        `rules` say how variable axes are padded from now on (None: as before); waiting requests
+        move to their new buckets. Raises `ChangeFailed` or `ModelLoadError`; then nothing changed.
         """
         if rules is None:
             rules = self.rules
@@ -177,11 +179,10 @@ class ServedModel:
             self._loaded = loaded[0], self._signature(loaded[0])
 
     async def load(self) -> None:
-        """Load every instance. Raises the first `ModelLoadError`, with the rest closed again.
+        """Load every instance. Raises the first `ModelLoadError`, after closing the others.
 
-        A load that waits for a backend is tried again for as long as `load_retry_timeout` says. A model that
-        is ready is loaded anew: see `_reload`. Loads and unloads take turns, but an unload ends a
-        load that is under way.
+        A load whose backend is unavailable is repeated for `load_retry_timeout`. A ready model is reloaded
+        (`_reload`). Loads and unloads run one at a time, but an unload ends a load in progress.
         """
         async with self._changing:
             if self.state is ModelState.READY:
@@ -192,12 +193,12 @@ class ServedModel:
             try:
                 metadata = await self._loaded_by(self._load_instances(self._instances))
             except (ModelLoadError, asyncio.CancelledError) as error:
-                await self._fail(str(error) or "loading was given up")
+                await self._fail(str(error) or "its load was cancelled")
                 raise
             self._serve(metadata)
 
     async def unload(self, timeout_s: float) -> None:
-        """Refuse what waits, let what runs end within `timeout_s`, close the instances."""
+        """Refuse waiting requests, let running batches end within `timeout_s` seconds, then close."""
         if self._loading is not None:
             self._loading.cancel()
         async with self._changing:
@@ -217,14 +218,14 @@ class ServedModel:
         self._enter(ModelState.READY, "")
 
     async def _loaded_by(self, load: Coroutine[Any, Any, ModelMetadata]) -> ModelMetadata:
-        """Wait for a load, which `unload` may end: then it has failed."""
+        """Wait for a load. Raises `UnloadedWhileLoading` if `unload` ended it."""
         task = self._loading = asyncio.ensure_future(load)
         try:
             return await task
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if task.cancelled() and not (current and current.cancelling()):
-                text = f"{self.name}: it was unloaded while it was loading"
+                text = f"{self.name}: the model was unloaded while it was loading"
                 raise UnloadedWhileLoading(text) from None
             task.cancel()
             await asyncio.wait((task,))
@@ -233,10 +234,10 @@ class ServedModel:
             self._loading = None
 
     async def _reload(self) -> None:
-        """Load a second set of instances beside the one that serves, and have it take over.
+        """Load a second set of instances, then switch over to it.
 
-        Where the load fails, all stays as it was. Where the model takes or gives something else than
-        before, what waits is refused, and the old instances end before the new ones begin.
+        If that load fails, the first set goes on serving. If the inputs or outputs differ from
+        those before, waiting requests are refused and the first set stops before the second starts.
         """
         self._generation += 1
         old, rules = self._instances, self.rules
@@ -254,10 +255,10 @@ class ServedModel:
             raise
         if self._loaded is None or metadata != self._loaded[0]:
             try:
-                await self._make_way(metadata)
+                await self._stop_before_switch(metadata)
             except (ModelLoadError, asyncio.CancelledError) as error:
                 await asyncio.gather(*(i.stop(CLOSE_TIMEOUT_S) for i in fresh))
-                await self._fail(str(error) or "loading was given up")
+                await self._fail(str(error) or "its load was cancelled")
                 raise
         self._instances = fresh
         for instance in fresh:
@@ -265,9 +266,9 @@ class ServedModel:
         self._serve(metadata)
         await asyncio.gather(*(i.stop(DRAIN_TIMEOUT_S) for i in old))
 
-    async def _make_way(self, metadata: ModelMetadata) -> None:
-        """End the instances that serve, for others that take or give something else."""
-        self._enter(ModelState.LOADING, "another version of its files takes over")
+    async def _stop_before_switch(self, metadata: ModelMetadata) -> None:
+        """Stop the serving instances, because those that replace them have another interface."""
+        self._enter(ModelState.LOADING, "it is being reloaded with other inputs or outputs")
         self._process.runner.feed(ModelRemoved(self.key))
         await self._stop_instances(DRAIN_TIMEOUT_S)
         self.padding = resolve_padding(self.name, self.rules, metadata)
@@ -281,10 +282,10 @@ class ServedModel:
         )
 
     def _pad(self, metadata: ModelMetadata) -> Padding | None:
-        """How an instance that is loading is padded; the scheduler knows before its first batch.
+        """How a loading instance is padded. Tells the scheduler, before the instance's first batch.
 
-        Raises `ModelLoadError` for a replacement that takes or gives something else than what is
-        served: callers' requests were checked against that.
+        Raises `ModelLoadError` for a replacement whose interface differs from the served one, which
+        waiting requests were validated against.
         """
         if self.state is ModelState.READY and self._loaded is not None:
             self._check_same(metadata, self._loaded[0])
@@ -298,7 +299,7 @@ class ServedModel:
         return self.padding
 
     def _configured(self, settings: ModelSettings) -> ModelConfigured:
-        """Settings as the scheduler takes them: with the axes that are padded."""
+        """The event that gives the scheduler these settings and the padded axes."""
         if self.padding is not None:
             settings = replace(settings, padding=self.padding.axes)
         return ModelConfigured(self.key, settings)
@@ -325,8 +326,8 @@ class ServedModel:
             served, platform="", properties={}
         ):
             raise ModelLoadError(
-                f"{self.name}: an instance takes or gives other tensors than the others were loaded"
-                " with; load the model again"
+                f"{self.name}: an instance has other inputs or outputs than the first one had; the"
+                " model's files may have changed: load the model again"
             )
 
     async def _load_instance(self, instance: Instance, *, up: bool) -> ModelMetadata:
@@ -339,9 +340,9 @@ class ServedModel:
                 wait_s = min(delay_s, ends_s - loop.time())
                 if wait_s <= 0:
                     raise
-                log.warning("%s: %s; next try in %.1f s", instance.plan.name, error, wait_s)
+                log.warning("%s: %s; trying again in %.1f s", instance.plan.name, error, wait_s)
                 if up:
-                    self._enter(ModelState.LOADING, f"{error}; it is tried again")
+                    self._enter(ModelState.LOADING, f"{error}; trying again")
             await asyncio.sleep(wait_s)
             delay_s = min(2 * delay_s, LONGEST_RETRY_S)
 

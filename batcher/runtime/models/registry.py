@@ -13,7 +13,7 @@ from batcher.runtime.models.model import ServedModel
 
 
 class ModelRegistry:
-    """All configured models, found by name and version; iterates in configuration order."""
+    """The configured models, found by name and version. Iterates in the order of the configuration."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         self._models = {(m.name, m.version): m for m in models}
@@ -27,9 +27,10 @@ class ModelRegistry:
         return iter(self._models.values())
 
     def find(self, name: str, version: str = "") -> ServedModel:
-        """The model of that name; without a version, the newest ready one, else the newest.
+        """The model of that name and version.
 
-        Raises `UnknownModel` naming what there is.
+        Without a version: the newest one that is ready, else the newest. Raises `UnknownModel`,
+        which lists the known names or versions.
         """
         if version:
             model = self._models.get((name, version))
@@ -38,13 +39,13 @@ class ModelRegistry:
         versions = self._versions.get(name)
         if versions is None:
             raise UnknownModel(
-                f"unknown model {shown(name)}; served are {', '.join(self._versions)}",
+                f"unknown model {shown(name)}; known models: {', '.join(self._versions)}",
                 triton=triton.unknown_model(name),
             )
         if version:
             known = ", ".join(m.version for m in versions)
             raise UnknownModel(
-                f"{name}: unknown version {shown(version)}; served are {known}",
+                f"{name}: unknown version {shown(version)}; known versions: {known}",
                 triton=triton.unknown_model(name, version),
             )
         if len(versions) == 1:

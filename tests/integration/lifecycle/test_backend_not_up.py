@@ -1,4 +1,4 @@
-"""A backend that is not up yet when the server starts: others are served, and it is tried again."""
+"""A backend that is not up yet when the server starts: others are served, and its load is repeated."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ async def test_others_are_served_meanwhile(
     await eventually(lambda: len(fakes) > 2)
     hello, remote = application.health().models
     assert (hello.ready, remote.ready, remote.state) == (True, False, "loading")
-    assert remote.reason == "remote: nobody listens; it is tried again"
+    assert remote.reason == "remote: nobody listens; trying again"
     assert application.health().reason == "not ready: remote"
     assert not starting.done()
     stub = await dial(application.grpc.addresses[0])

@@ -75,7 +75,7 @@ ROW = np.ones((1, 4), np.float32)
 BAD = {
     "unknown model": (changed(model_name="nobody"), NOT_FOUND, "nobody", "hello"),
     "no model": (changed(model_name=""), INVALID, "names no model"),
-    "unknown version": (changed(model_version="7"), NOT_FOUND, "hello", "'7'", "served are 1"),
+    "unknown version": (changed(model_version="7"), NOT_FOUND, "hello", "'7'", "known versions: 1"),
     "unknown input": (inputs(X=ROW, Z=ROW), INVALID, "hello", "'Z'", "inputs are X"),
     "unknown output": (output("Z"), INVALID, "hello", "'Z'", "Y, BATCH"),
     "missing input": (inputs(Z=ROW), INVALID, "hello", "'X' is missing", "FP32", "[-1, 4]"),

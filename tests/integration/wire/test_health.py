@@ -110,8 +110,8 @@ async def test_a_load_that_failed_and_one_that_waits(served, fakes, eventually):
 
     fakes.options["load_error"] = BackendUnavailable("hello: nobody listens")
     loading = asyncio.ensure_future(admin.RepositoryModelLoad(load))
-    await eventually(lambda: "tried again" in surfaces.application.health().models[0].reason)
-    expected = ("loading", "LOADING", "hello: nobody listens; it is tried again")
+    await eventually(lambda: "trying again" in surfaces.application.health().models[0].reason)
+    expected = ("loading", "LOADING", "hello: nobody listens; trying again")
     assert await surfaces.model() == expected
     assert not await surfaces.server()
     del fakes.options["load_error"]

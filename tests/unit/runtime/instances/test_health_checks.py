@@ -1,4 +1,4 @@
-"""When an instance is not well, and how it becomes well again."""
+"""When an instance is unhealthy, and how it becomes healthy again."""
 
 import asyncio
 
@@ -23,20 +23,20 @@ def succeeded():
 
 
 class World:
-    """What an instance would answer, and what was said of it."""
+    """What `healthy` and canaries answer, and the reasons that were set."""
 
     def __init__(self):
-        self.word = self.canary = ""
-        self.canaries = self.asked = self.looks = 0
+        self.healthy_returns = self.canary = ""
+        self.canaries = self.asked = self.polls = 0
         self.busy = False
-        self.said = []
-        self.told = asyncio.Event()
+        self.reasons = []
+        self.changed_event = asyncio.Event()
 
     async def ask(self):
         self.asked += 1
-        if isinstance(self.word, Exception):
-            raise self.word
-        return self.word
+        if isinstance(self.healthy_returns, Exception):
+            raise self.healthy_returns
+        return self.healthy_returns
 
     async def run_canary(self):
         self.canaries += 1
@@ -55,18 +55,18 @@ class World:
         return self.checks
 
     def _idle(self):
-        self.looks += 1
+        self.polls += 1
         return not self.busy
 
     def _changed(self):
-        self.said.append(self.checks.why)
-        self.told.set()
+        self.reasons.append(self.checks.why)
+        self.changed_event.set()
 
-    async def until_told(self):
+    async def until_changed(self):
         async with asyncio.timeout(10):
-            await self.told.wait()
-        self.told.clear()
-        return self.said[-1]
+            await self.changed_event.wait()
+        self.changed_event.clear()
+        return self.reasons[-1]
 
     async def until(self, condition):
         async with asyncio.timeout(10):
@@ -83,45 +83,45 @@ async def world():
     world.checks.stop()
 
 
-async def test_an_executor_that_says_nothing_is_not_looked_after(world):
+async def test_without_healthy_there_are_no_regular_checks(world):
     checks = world.make()
     checks.batch_ended(succeeded())
     assert checks.why == ""
     assert checks._task is None
 
 
-async def test_its_own_word_counts_until_it_takes_it_back(world):
+async def test_healthy_decides_until_it_succeeds_again(world):
     world.make(ask=True)
-    world.word = "the backend is down"
-    assert await world.until_told() == "the backend is down"
-    world.word = ""
-    assert await world.until_told() == ""
+    world.healthy_returns = "the backend is down"
+    assert await world.until_changed() == "the backend is down"
+    world.healthy_returns = ""
+    assert await world.until_changed() == ""
 
 
-async def test_a_success_is_stronger_than_its_word(world):
+async def test_a_successful_batch_overrides_healthy(world):
     checks = world.make(ask=True)
-    world.word = "the backend is down"
-    await world.until_told()
-    world.word = ""
+    world.healthy_returns = "the backend is down"
+    await world.until_changed()
+    world.healthy_returns = ""
     checks.batch_ended(succeeded())
     assert checks.why == ""
 
 
-async def test_it_is_not_asked_while_a_batch_runs(world):
+async def test_healthy_is_not_called_while_a_batch_runs(world):
     world.busy = True
     world.make(ask=True)
-    await world.until(lambda: world.looks > 2)
+    await world.until(lambda: world.polls > 2)
     assert world.asked == 0
     world.busy = False
     await world.until(lambda: world.asked)
 
 
-async def test_a_question_that_raises_does_not_end_the_looking(world, caplog):
+async def test_a_check_that_raises_does_not_end_the_checks(world, caplog):
     world.make(ask=True)
-    world.word = ValueError("ours")
-    await world.until(lambda: "could not be looked at" in caplog.text)
-    world.word = "down"
-    assert await world.until_told() == "down"
+    world.healthy_returns = ValueError("ours")
+    await world.until(lambda: "its health check failed" in caplog.text)
+    world.healthy_returns = "down"
+    assert await world.until_changed() == "down"
 
 
 async def test_the_canary_decides_when_many_batches_failed(world):
@@ -131,7 +131,7 @@ async def test_the_canary_decides_when_many_batches_failed(world):
     await world.until(lambda: world.canaries)
     await world.until(lambda: checks._task is None)
     assert checks.why == ""
-    assert world.said == []
+    assert world.reasons == []
 
     # Three more before another one runs, and this time it fails as well.
     world.canary = "dead"
@@ -139,8 +139,8 @@ async def test_the_canary_decides_when_many_batches_failed(world):
         checks.batch_ended(failed())
     assert checks._task is None
     checks.batch_ended(failed())
-    assert await world.until_told() == (
-        "its last 3 batches failed: no luck; so did a canary batch: dead"
+    assert await world.until_changed() == (
+        "its last 3 batches failed, the last one with: no luck; a canary batch failed too: dead"
     )
     assert world.canaries == 2
 
@@ -150,25 +150,25 @@ async def test_canaries_go_on_until_one_succeeds(world):
     world.canary = "dead"
     for _ in range(3):
         checks.batch_ended(failed())
-    await world.until_told()
+    await world.until_changed()
     await world.until(lambda: world.canaries > 3)
     world.canary = ""
-    assert await world.until_told() == ""
+    assert await world.until_changed() == ""
     await world.until(lambda: checks._task is None)
 
 
-async def test_a_success_in_between_starts_the_count_anew(world):
+async def test_a_success_resets_the_count_of_failures(world):
     checks = world.make(NEVER)
     for end in (failed(), failed(), succeeded(), failed(), failed()):
         checks.batch_ended(end)
     assert checks._task is None
     checks.batch_ended(failed())
-    assert await world.until_told() == "its last 3 batches failed: no luck"
+    assert await world.until_changed() == "its last 3 batches failed, the last one with: no luck"
     checks.batch_ended(succeeded())
     assert checks.why == ""
 
 
-async def test_values_that_a_caller_sent_say_nothing(world):
+async def test_failures_caused_by_the_input_do_not_count(world):
     checks = world.make(NEVER)
     for _ in range(10):
         checks.batch_ended(failed(FailureCause.INPUT))
@@ -176,25 +176,25 @@ async def test_values_that_a_caller_sent_say_nothing(world):
     assert checks.why == ""
 
 
-async def test_without_a_canary_it_is_on_trial_after_a_while(world):
+async def test_without_a_canary_it_is_on_probation_after_an_interval(world):
     checks = world.make()
     for _ in range(3):
         checks.batch_ended(failed())
-    assert await world.until_told() == "its last 3 batches failed: no luck"
-    assert await world.until_told() == ""
+    assert await world.until_changed() == "its last 3 batches failed, the last one with: no luck"
+    assert await world.until_changed() == ""
     checks.batch_ended(failed(why="again"))
-    assert await world.until_told() == "its last 3 batches failed: again"
+    assert await world.until_changed() == "its last 3 batches failed, the last one with: again"
 
 
-async def test_without_a_canary_its_own_word_counts(world):
+async def test_without_a_canary_healthy_decides(world):
     checks = world.make(NEVER, ask=True)
-    world.word = "the backend is down"
+    world.healthy_returns = "the backend is down"
     for _ in range(3):
         checks.batch_ended(failed())
-    assert await world.until_told() == "the backend is down"
+    assert await world.until_changed() == "the backend is down"
 
 
-async def test_batches_may_count_for_nothing(world):
+async def test_failed_batches_can_be_ignored(world):
     checks = world.make(HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=None))
     for _ in range(100):
         checks.batch_ended(failed())

@@ -1,4 +1,4 @@
-"""Loads that are tried again, given up, repeated, and what a model says of itself meanwhile."""
+"""Loads that are repeated, cancelled, reloaded, and the state of the model meanwhile."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class TestRetries:
         middle.make_executor = make
         await middle.model.load()
         assert state(middle) == (ModelState.READY, "")
-        again = (ModelState.LOADING, "m: nobody listens; it is tried again")
+        again = (ModelState.LOADING, "m: nobody listens; trying again")
         assert seen == [(ModelState.LOADING, "loading"), again, again, again]
         assert middle.model.telemetry.load_failures == 3
-        assert caplog.text.count("next try in") == 3
+        assert caplog.text.count("trying again in") == 3
         assert await middle.batcher.infer(middle.request())
 
     async def test_meanwhile_callers_are_told_why(self, make_middle):
@@ -60,7 +60,7 @@ class TestRetries:
         middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
         loading = asyncio.create_task(middle.model.load())
         await until(lambda: len(middle.fakes) > 1)
-        with pytest.raises(ModelUnavailable, match="not up; it is tried again") as caught:
+        with pytest.raises(ModelUnavailable, match="not up; trying again") as caught:
             await middle.batcher.infer(middle.request())
         assert caught.value.retry_after_ns
         loading.cancel()
@@ -168,7 +168,7 @@ class TestReload:
         reload.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reload
-        assert state(middle) == (ModelState.FAILED, "loading was given up")
+        assert state(middle) == (ModelState.FAILED, "its load was cancelled")
         await until(lambda: middle.fake.calls[-1].method == "close")  # on its own thread
         with pytest.raises(DeviceLost):
             await running
@@ -308,7 +308,7 @@ class TestInstancesThatDiffer:
         """Requests are checked against what was loaded: the file must not change behind it."""
         instance = middle.model._instances[0]
         middle.make_executor = lambda: FakeExecutor(columns=3)
-        with pytest.raises(ModelLoadError, match="other tensors than the others"):
+        with pytest.raises(ModelLoadError, match="other inputs or outputs than the first"):
             await instance.load()
         middle.make_executor = FakeExecutor
         await instance.load()
