@@ -10,7 +10,7 @@ class ModelObservation:
     """One model's queue and executing work at the moment of `Observation.now_ns`.
 
     Ages are of the oldest unanswered request in that stage, None when there is none; a stalled
-    queue keeps ageing between events. `work_ns` is what serving the rows that wait would take, in
+    queue keeps ageing between events. `backlog_ns` is what serving the rows that wait would take, in
     the batches that serve most, 0 while that is unknown; `reachable` says whether one row alone can
     be done inside the target, `late_buckets` in how many buckets it cannot. `bisected_batches` and `bisect_executions` count, since the model was
     configured, batches that failed as a whole and the executions that found the requests at fault;
@@ -25,7 +25,7 @@ class ModelObservation:
     oldest_waiting_ns: int | None
     oldest_executing_ns: int | None
     target_ns: int | None
-    work_ns: float = 0.0
+    backlog_ns: float = 0.0
     reachable: bool = True
     late_buckets: int = 0
     bisected_batches: int = 0

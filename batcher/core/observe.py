@@ -58,7 +58,7 @@ def _model(
             max(0, now_ns - min(executing_arrivals_ns)) if executing_arrivals_ns else None
         ),
         target_ns=model.settings.target_ns,
-        work_ns=model.work_ns(rows),
+        backlog_ns=model.times.backlog_ns(queue, rows),
         reachable=model.reachable,
         late_buckets=sum(not times.reachable for times in model.times.values()),
         bisected_batches=bisections.bisected,

@@ -10,7 +10,6 @@ from batcher.core.events import ModelConfigured
 from batcher.core.faults.bisection import Bisection, SuspectGroup
 from batcher.core.handlers.models import configure
 from batcher.core.queueing.request import LiveRequest, Split, queued
-from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.state import ModelState, RequestState, State, SuspectGroupState
 
 
@@ -106,7 +105,7 @@ def _restore_model(
     model.reachable = state.reachable
     model.used_ns, model.part = state.used_ns, state.part
     model.policy.restore(state.policy)
-    model.times = {shapes: ServiceTimes.restored(times) for shapes, times in state.times}
+    model.times.restore(state.times)
     model.shares.restore(state.shares)
     model.prefetch.restore(state.prefetch)
     model.prefetch_at_ns, model.dispatch_count = state.prefetch_at_ns, state.dispatch_count

@@ -163,7 +163,7 @@ class Telemetry(Collector):
         yield single_values(queue.QUEUE_REQUESTS, ((ls, m.waiting_requests) for ls, m in models))
         yield single_values(queue.QUEUE_ROWS, ((ls, m.waiting_rows) for ls, m in models))
         yield single_values(queue.QUEUE_BYTES, ((ls, m.waiting_bytes) for ls, m in models))
-        yield single_values(queue.QUEUE_BACKLOG, ((ls, m.work_ns / SECOND) for ls, m in models))
+        yield single_values(queue.QUEUE_BACKLOG, ((ls, m.backlog_ns / SECOND) for ls, m in models))
         yield single_values(
             queue.LATENCY_TARGET_REACHABLE,
             ((ls, int(m.reachable)) for ls, m in models if m.target_ns),

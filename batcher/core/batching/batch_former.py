@@ -101,7 +101,7 @@ def _at_once(
     proposals: list[Proposal] = []
     groups, many_groups = asked(model.queue)
     for group in groups:
-        times = model.times_of(group.key[1])
+        times = model.times.of(group.key[1])
         most_rows = None
         if batch_capped:
             most_rows = batch_cap.most_rows(times.curve, slots, waiting, now_ns)
@@ -158,7 +158,7 @@ def _beforehand(model: Model, fleet: Fleet, formation: Formation, now_ns: int) -
     ready: list[Proposal] = []
     groups, _ = asked(model.queue)
     for group in groups:
-        times = model.times_of(group.key[1])
+        times = model.times.of(group.key[1])
         given = PolicyInput(int(free_ns[0]), free_ns, times, model.reachable)
         proposal = _ask(model, instance, group, given, found)
         if proposal is not None:

@@ -70,7 +70,7 @@ def fill_up(model: Model, chosen: Chosen) -> Filling | None:
     mates = [
         each for each in model.queue.groups.values() if each.key[0] == key and each is not group
     ]
-    if not mates or not model.policy.fills_batches or not model.times_of(own):
+    if not mates or not model.policy.fills_batches or not model.times.of(own):
         return None
     buckets = [own, *(m.key[1] for m in mates if model.holds(m.key[1], own))]
     fillings = [_filled(model, chosen, mates, bucket, most) for bucket in buckets]
@@ -93,7 +93,7 @@ def _filled(
 ) -> Filling:
     """The batch padded to `bucket`, with whom that takes in from the other lanes."""
     now_ns, rows = chosen.now_ns, chosen.rows
-    times, own = model.times_of(bucket), model.times_of(chosen.group.key[1])
+    times, own = model.times.of(bucket), model.times.of(chosen.group.key[1])
     alone_ns = own.curve[rows]
     nothing = Filling(chosen.group.key[1], (), rows, alone_ns, alone_ns)
     if not times:
@@ -112,7 +112,7 @@ def _filled(
         if not picked:
             continue
         added = sum([request.rows for request in picked])
-        curve = model.times_of(mate.key[1]).curve
+        curve = model.times.of(mate.key[1]).curve
         saved_ns = _saved_ns(curve, mate.rows, added, chosen.rows)
         more_ns = times.curve[rows + added] - times.curve[rows]
         if more_ns < (1.0 - LEAST_GAIN) * saved_ns or bucket == mate.key[1]:
@@ -134,7 +134,7 @@ def _least_padding_first(
     """Lanes whose requests can be padded to the bucket, and of which it is known what they take."""
     held = [each for each in mates if model.holds(bucket, each.key[1])]
     held.sort(key=_volume, reverse=True)
-    return [each for each in held if model.times_of(each.key[1])]
+    return [each for each in held if model.times.of(each.key[1])]
 
 
 def _volume(group: BatchGroup) -> int:
@@ -184,10 +184,10 @@ def _harms(
     model: Model, chosen: Chosen, mates: Sequence[BatchGroup], taken: set[int], expected_ns: float
 ) -> bool:
     """Whether the first of some other lane would be late because the batch takes longer now."""
-    alone_ns = model.times_of(chosen.group.key[1]).curve[chosen.rows]
+    alone_ns = model.times.of(chosen.group.key[1]).curve[chosen.rows]
     for mate in mates:
         first = next((r for r in mate if r.id not in taken and r.id not in chosen.given_up), None)
-        times = model.times_of(mate.key[1])
+        times = model.times.of(mate.key[1])
         if first is None or not times:
             continue
         start_ns = latest_finish_ns(first) - times.p95[first.rows]

@@ -195,7 +195,7 @@ def _uses(ready: Sequence[Proposal]) -> list[float]:
             uses.append(round(each.rows / each.model.settings.max_batch_size, 2))
             continue
         if bucket not in cheapest_ns:
-            cheapest_ns[bucket] = each.model.cost_ns(bucket, 1)
+            cheapest_ns[bucket] = each.model.times.cost_ns(bucket, 1)
         uses.append(round(each.rows * cheapest_ns[bucket] / each.expected_ns, 2))
     return uses
 
@@ -269,7 +269,7 @@ def _used_ns(model: Model) -> float:
 def charge(proposal: Proposal, models: Collection[Model], fleet: Fleet) -> None:
     """Note what a batch costs the device that its model shares."""
     model, device = proposal.model, proposal.instance.up.device
-    model.used_ns += model.cost_ns(proposal.shapes, proposal.rows)
+    model.used_ns += model.times.cost_ns(proposal.shapes, proposal.rows)
     if model.used_ns > USED_NS:
         for other in models:
             other.used_ns /= 2

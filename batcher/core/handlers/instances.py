@@ -22,9 +22,9 @@ def instance_up(contents: Contents, event: InstanceUp) -> None:
     model = contents.models.get(event.model)
     if model is not None and (event.profile or event.buckets):
         if event.profile:
-            model.seed((), event.profile)
+            model.times.seed((), event.profile)
         for bucket, profile in event.buckets:
-            model.seed(bucket, profile)
+            model.times.seed(bucket, profile)
         model.judge_target(contents.now_ns, measured=True)
 
 

@@ -89,7 +89,7 @@ def _aged_rows(model: Model, fleet: Fleet) -> float:
 
     Half of what could be, because batches are not always those that serve most.
     """
-    rate = model.best_rate() * fleet.slots(model.name)
+    rate = model.times.best_rate() * fleet.slots(model.name)
     return (
         rate * model.settings.queue.promote_after_ns / PROMOTED_ONE_IN / 2 if rate else float("inf")
     )

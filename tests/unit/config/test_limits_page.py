@@ -20,7 +20,7 @@ from batcher.config.document import MOST_DEPTH, MOST_VALUES
 from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
 from batcher.config.units import LARGEST_BYTES, LONGEST_NS
-from batcher.core.model import MOST_SHAPES
+from batcher.core.bucket_times import MOST_SHAPES
 from batcher.core.queueing.padding import MOST_KNOWN
 from batcher.errors import LONGEST_DESCRIPTION, LONGEST_NAME
 from batcher.http2.connection_lifetime import EVICT_IDLE_NS, EVICT_SILENT_NS, PROBE_CONNECTION_NS

@@ -114,7 +114,7 @@ def test_what_is_owed_to_the_aged_and_the_wait_that_is_on_are_kept(served):
 
 
 def test_service_times_of_large_batches_survive_a_smaller_maximum(served):
-    times = served.model.times_of(())
+    times = served.model.times.of(())
     curve = list(times.curve)
 
     served.configure(rows=4)

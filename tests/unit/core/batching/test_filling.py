@@ -244,4 +244,4 @@ def test_the_work_that_waits_is_counted_bucket_by_bucket(padded):
     busy(play)
     arrivals(play, r1=16, r2=4)
     (model,) = play.scheduler.observe(0).models
-    assert model.work_ns == pytest.approx(20 * MILLISECOND, rel=0.01)
+    assert model.backlog_ns == pytest.approx(20 * MILLISECOND, rel=0.01)

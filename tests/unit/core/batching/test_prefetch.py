@@ -100,7 +100,7 @@ def test_what_is_in_hand_counts_as_done_so_much_sooner():
         others = [b for b in shell.scheduler.fleet.batches.values() if b is not batch]
         if batch.prefetched and len(begins) > 20:
             assert batch.dispatched_ns == int(others[0].expected_end_ns)
-            times = shell.scheduler.models["m"].times_of(dispatch.bucket)
+            times = shell.scheduler.models["m"].times.of(dispatch.bucket)
             due_ns = min(shell.scheduler.live[part.id].finish_by_ns for part in dispatch.parts)
             ends_ns = batch.dispatched_ns + times.p95[batch.rows]
             assert ends_ns - GAP_NS <= due_ns + 1000

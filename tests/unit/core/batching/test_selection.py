@@ -196,12 +196,12 @@ def test_groups_of_one_are_predicted_to_take_a_batch_each(play, padded):
     play.feed(*apart(play, range(1, 11), shapes=shapes))
     model = play.scheduler.models["m"]
     last = 10 if padded else 9 + 13 / 8 / 6
-    assert model.work_ns(10) == pytest.approx(last * 6 * MILLISECOND)
+    assert model.times.backlog_ns(model.queue, 10) == pytest.approx(last * 6 * MILLISECOND)
 
     for request_id in range(1, 11):
         play.cancel(request_id)
     play.arrive(*range(21, 31), shapes=shapes)
-    assert model.work_ns(10) == pytest.approx(10 * 13 / 8 * MILLISECOND)
+    assert model.times.backlog_ns(model.queue, 10) == pytest.approx(10 * 13 / 8 * MILLISECOND)
 
 
 @pytest.mark.slow

@@ -362,7 +362,7 @@ def test_a_batch_that_fails_after_the_largest_became_smaller_is_split(play):
 
 
 def test_a_failed_batch_teaches_nothing(failed):
-    times = failed.scheduler.models["m"].times_of(())
+    times = failed.scheduler.models["m"].times.of(())
     *before, _ = times.capture()
     failed.error(3, at=5000)
     *after, _ = times.capture()  # all but when a batch was begun

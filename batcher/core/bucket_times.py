@@ -1,0 +1,179 @@
+"""Service times of one model's batches, by padding bucket, and what follows from them.
+
+What follows: the rate that an instance can serve, what a batch costs the device, and how long what
+waits will take. Without padding, the bucket of a request is its shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from batcher.core.events import Shapes
+from batcher.core.queueing.padding import estimate, volume
+from batcher.core.queueing.queue import ModelQueue
+from batcher.core.service_time.drift import JUMP_SAMPLES
+from batcher.core.service_time.estimator import ServiceTimes
+from batcher.core.settings import ModelSettings
+
+MOST_SHAPES = 64
+"""Buckets whose service times are remembered; the one used least recently is forgotten."""
+
+STALE_NS = 1_000_000_000
+"""A bucket without a batch for so long (one second) follows a change of speed seen in another."""
+
+
+class BucketTimes(dict[Shapes, ServiceTimes]):
+    """A model's `ServiceTimes` by bucket, the one used last at the end."""
+
+    __slots__ = ("_best_rate", "_max_rows", "_padded", "_rated", "_target_ns")
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self._best_rate = 0.0
+        self._rated: list[Sequence[float]] | None = None
+        self.configure(settings)
+
+    def configure(self, settings: ModelSettings) -> None:
+        """Take a model's settings: its largest batch, its target, and whether it is padded."""
+        self._max_rows, self._target_ns = settings.max_batch_size, settings.target_ns
+        self._padded = bool(settings.padding)
+        self._rated = None
+        for times in self.values():
+            if times.max_rows != self._max_rows:
+                times.resize(self._max_rows)
+            times.aim(self._target_ns)
+
+    def restore(self, state: Iterable[tuple[Shapes, tuple[object, ...]]]) -> None:
+        """Replace all by what `ServiceTimes.capture` returned for each bucket."""
+        self.clear()
+        self.update({bucket: ServiceTimes.restored(times) for bucket, times in state})
+
+    def of(self, bucket: Shapes) -> ServiceTimes:
+        """What batches of a bucket take. One never measured is estimated from the others."""
+        times = self.get(bucket)
+        if times is None:
+            times = ServiceTimes(self._max_rows, self._target_ns)
+            if self._padded:
+                times.seed(self._estimated(bucket))
+            while len(self) >= MOST_SHAPES:
+                del self[next(iter(self))]
+            self[bucket] = times
+        elif len(self) > 1:
+            del self[bucket]
+            self[bucket] = times
+        return times
+
+    def seed(self, bucket: Shapes, profile: Iterable[tuple[int, int]]) -> None:
+        """Take in (rows, nanoseconds) that a warm-up measured of a bucket."""
+        times = self.get(bucket)
+        if times is None and len(self) < MOST_SHAPES:
+            times = self[bucket] = ServiceTimes(self._max_rows, self._target_ns)
+        if times is not None:
+            times.seed(profile)
+            times.steady = JUMP_SAMPLES
+
+    def observe(
+        self, bucket: Shapes, rows: int, took_ns: int, now_ns: int, began_ns: int, *, trust: bool
+    ) -> None:
+        """Learn from a batch that began at `began_ns` and has ended now.
+
+        A device that has become slower or faster has for other buckets, too. Those that run show it
+        themselves. A bucket that was not as predicted before says nothing of others.
+        """
+        times = self.of(bucket)
+        before, steady = times.drift, times.steady >= JUMP_SAMPLES
+        times.observe(rows, took_ns, now_ns, began_ns, trust=trust)
+        if len(self) > 1 and times.drift != before and steady:
+            for other in self.values():
+                if other is not times and other.canaries.no_batch_since(now_ns - STALE_NS):
+                    other.follow(times.drift / before)
+
+    def judge_target(self, now_ns: int, *, measured: bool) -> bool:
+        """Whether a batch of one row can be done inside the target, in some bucket or as far as known.
+
+        Each bucket's `reachable` is brought up to date.
+        """
+        known = [times for times in self.values() if times]
+        for times in known:
+            times.judge_target(now_ns, measured=measured)
+        return not known or any(times.reachable for times in known)
+
+    def best_rate(self) -> float:
+        """Rows a nanosecond that one instance can serve inside the target; 0.0 while unknown."""
+        curves = [times.curve for times in self.values()]
+        if curves == self._rated:
+            return self._best_rate
+        target_ns = self._target_ns
+        best = 0.0
+        for curve in curves:
+            for rows, took_ns in enumerate(curve):
+                if took_ns and (target_ns is None or rows == 1 or took_ns <= target_ns):
+                    best = max(best, rows / took_ns)
+        self._rated, self._best_rate = curves, best
+        return best
+
+    def cost_ns(self, bucket: Shapes, rows: int) -> float:
+        """What rows of a bucket take in batches of the most efficient size inside the target.
+
+        0.0 while unknown. It does not grow where other models leave no time for such batches.
+        """
+        times = self.get(bucket)
+        if not times:
+            return 0.0
+        target_ns = self._target_ns
+        each_ns = times.curve[1]
+        for size, took_ns in enumerate(times.curve):
+            if size and (target_ns is None or took_ns <= target_ns):
+                each_ns = min(each_ns, took_ns / size)
+        return rows * each_ns
+
+    def backlog_ns(self, queue: ModelQueue, rows: int) -> float:
+        """What one instance needs for `rows` rows, in batches of the most efficient size.
+
+        0.0 while unknown. `rows` may be more than the queue has: rows that have no place in it are
+        taken to be of the same buckets as those that have.
+        """
+        if len(self) <= 1 or not self._padded or not queue.rows:
+            return self._backlog_of_one_bucket_ns(len(queue.groups), rows)
+        several = len(queue.groups) > 1
+        queued_ns = 0.0
+        each_ns: dict[Shapes, float] = {}
+        for group in queue.groups.values():
+            bucket = group.key[1]
+            times = self.get(bucket)
+            if times:
+                curve = times.curve
+                if bucket not in each_ns:
+                    each_ns[bucket] = min([curve[b] / b for b in range(1, len(curve))])
+                # Groups share no batch, so even a small one takes a batch of its own.
+                alone_ns = curve[min(group.rows, len(curve) - 1)] if several else 0.0
+                queued_ns += max(alone_ns, group.rows * each_ns[bucket])
+        return queued_ns * rows / queue.rows
+
+    def _backlog_of_one_bucket_ns(self, groups: int, rows: int) -> float:
+        """The same where all rows are alike.
+
+        For each group after the first, what one row alone takes beyond its part of a large batch is
+        added once.
+        """
+        rate = self.best_rate()
+        if not rate:
+            return 0.0
+        backlog_ns = rows / rate
+        if groups > 1:
+            last = next(reversed(self.values()))
+            alone_ns = last.curve[1] if last else 0.0
+            backlog_ns += (groups - 1) * max(0.0, alone_ns - 1.0 / rate)
+        return backlog_ns
+
+    def _estimated(self, bucket: Shapes) -> list[tuple[int, int]]:
+        """(rows, nanoseconds) of a bucket, by its volume among those that were measured."""
+        known = [(volume(each), times.curve) for each, times in self.items() if times]
+        if not known:
+            return []
+        most = self._max_rows
+        at = volume(bucket)
+        return [
+            (rows, int(estimate(at, [(each, curve[rows]) for each, curve in known])))
+            for rows in sorted({1, (most + 1) // 2, most})
+        ]
