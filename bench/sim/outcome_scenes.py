@@ -404,7 +404,7 @@ def limits() -> Named:
             "requests": QueueLimits(max_requests=12),
             "rows": QueueLimits(max_rows=40),
             "bytes": QueueLimits(max_bytes=1_000),
-            "one batch": QueueLimits(max_request_batches=1),
+            "one batch": QueueLimits(max_batches_per_request=1),
             "no override": QueueLimits(timeout_ns=_ms(30), allow_timeout_override=False),
         }.items(),
         (0.9, 1.5),
