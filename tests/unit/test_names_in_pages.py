@@ -1,0 +1,69 @@
+"""What the pages name is there: keys of the configuration, metrics, and files of this repository."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from batcher.config import (
+    BatchingConfig,
+    FlightRecorderConfig,
+    HealthConfig,
+    JournalConfig,
+    ModelConfig,
+    QueueConfig,
+    ServerConfig,
+    WarmupConfig,
+)
+from batcher.telemetry.families import FAMILIES
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("plugins/*/README.md"),
+    ROOT / "bench" / "README.md",
+]
+SECTIONS = {
+    "server": ServerConfig,
+    "models[]": ModelConfig,
+    "batching": BatchingConfig,
+    "queue": QueueConfig,
+    "health": HealthConfig,
+    "warmup": WarmupConfig,
+    "journal": JournalConfig,
+    "flight_recorder": FlightRecorderConfig,
+}
+FAMILY_NAMES = {family.name for family in FAMILIES} | {family.exported_name for family in FAMILIES}
+FOLDERS = (ROOT, ROOT / "batcher", ROOT / "batcher" / "core", ROOT / "bench")
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def without_renames(page):
+    """The changelog says what things were called before."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if " now " not in line or page.name != "CHANGELOG.md")
+
+
+@every_page
+def test_keys_of_the_configuration_exist(page):
+    names = "|".join(re.escape(name) for name in SECTIONS)
+    found = re.findall(rf"`(?:models\[\]\.)?({names})\.([a-z_0-9]+)[`:]", without_renames(page))
+    for section, key in found:
+        assert key == "py" or key in SECTIONS[section].model_fields, f"{section}.{key}"
+
+
+@every_page
+def test_metrics_exist(page):
+    for name in re.findall(r"\b(batcher_[a-z_]+[a-z])\b", without_renames(page)):
+        if name not in {"batcher_onnxruntime", "batcher_linear"}:
+            family = re.sub(r"_(sum|count|bucket|total)$", "", name)
+            assert {name, family} & FAMILY_NAMES, name
+
+
+@every_page
+def test_files_of_the_repository_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?!src/)[a-z_0-9]+/[a-z_0-9/]*(?:\.py|\.md|/)|[a-z_0-9/]+/)`", text):
+        assert any((folder / name).exists() for folder in FOLDERS), name
