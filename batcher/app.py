@@ -42,9 +42,9 @@ from batcher.runtime.models.model import ServedModel, model_key
 from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.runner import Runner
 from batcher.runtime.timer import TimerFd
-from batcher.server.edge import GrpcEdge
-from batcher.server.flight import FlightEdge
+from batcher.server.frontend import GrpcFrontend
 from batcher.server.memory import Trimmer
+from batcher.server.services.flight_record import FlightRecordServicer
 from batcher.service import Batcher
 from batcher.telemetry import HealthPoints, LoopWatchdog, Telemetry, probe_loop_lag
 from batcher.web import HttpServer, build_app, render
@@ -116,10 +116,10 @@ class Application:
             self.live_settings.in_force,
         )
         self.telemetry.watch_recording(self.recording.statistics)
-        flight = FlightEdge(self._write_on_request, config.server.status_codes)
+        flight = FlightRecordServicer(self._write_on_request, config.server.status_codes)
         server = config.server
         self.buffers = Buffers(server.max_buffered or default_limit(server.max_message))
-        self.grpc = GrpcEdge(
+        self.grpc = GrpcFrontend(
             self.batcher, self.live_settings, flight, server, monotonic_ns, self.buffers
         )
         self.telemetry.watch_transport(self.grpc.statistics)

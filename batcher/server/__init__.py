@@ -1,6 +1,6 @@
-"""The gRPC edge: everything between a socket and `Batcher`.
+"""Everything between a socket and `Batcher`: listeners, gRPC services, messages.
 
-`inference` and `control` answer the protocol's RPCs, `convert` and its helpers turn messages into
-our types and back (pure functions), `status` is the one table from errors to status codes,
-`listeners` binds addresses and sets gRPC's limits, and `edge` is all of that as one object.
+`frontend` is all of it as one object. `listeners`, `tls`, `memory` and `statistics` belong to the
+transport; `services` answer RPCs; `messages` turns bytes into our types and back (pure functions);
+`status` is the one table from errors to gRPC status codes, and `calls` ends a call by it.
 """

@@ -145,7 +145,7 @@ class GrpcioServer(_Listeners):
         handlers: Sequence[grpc.GenericRpcHandler],
         config: ServerConfig,
         certificates: Certificates | None,
-        buffers: Buffers,  # noqa: ARG002  # `InferenceEdge` charges for this transport
+        buffers: Buffers,  # noqa: ARG002  # `InferenceServicer` charges for this transport
         _too_large: Callable[[str], None],
     ) -> None:
         """`_too_large` is never called: the library refuses what is too large without reporting it."""

@@ -61,7 +61,7 @@ def absent(ours, pool):
 def exchanged(client):
     """A request of theirs read by us, and our answer read by them."""
     from batcher.runtime.request import InferenceReply
-    from batcher.server import convert
+    from batcher.server import messages
     from batcher.telemetry.stamps import Stamps
     from batcher.tensors import Tensor
 
@@ -83,11 +83,11 @@ def exchanged(client):
         timeout=1000,
         parameters={"beam": 4},
     )
-    request = convert.to_request(convert.parse(message.SerializeToString()), arrival_ns=1)
+    request = messages.to_request(messages.parse(message.SerializeToString()), arrival_ns=1)
     outputs = {name: Tensor(each.datatype, each.array) for name, each in request.inputs.items()}
     reply = InferenceReply(request.model, "1", request.id, outputs, Stamps(1))
     answer = client.InferResult(
-        client.service_pb2.ModelInferResponse.FromString(b"".join(convert.response_parts(reply)))
+        client.service_pb2.ModelInferResponse.FromString(b"".join(messages.response_parts(reply)))
     )
     return {
         "classifications": request.classifications,

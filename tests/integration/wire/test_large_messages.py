@@ -11,10 +11,10 @@ from grpc import aio
 
 from batcher import protocol
 from batcher.protocol import inference
-from batcher.server import convert
-from batcher.server.classification import MAX_CLASSES
-from batcher.server.convert import MAX_BYTES_ELEMENTS
-from batcher.server.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS, encode_length
+from batcher.server import messages
+from batcher.server.messages.classification import MAX_CLASSES
+from batcher.server.messages.requests import MAX_BYTES_ELEMENTS
+from batcher.server.messages.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS, encode_length
 from batcher.testing.messages import infer_request, output_arrays
 
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -27,7 +27,7 @@ def threads(monkeypatch):
     seen = []
 
     def watched(step):
-        real = getattr(convert, step)
+        real = getattr(messages, step)
 
         def call(*args, **kwargs):
             seen.append((step, threading.current_thread().name.partition("_")[0]))
@@ -36,7 +36,7 @@ def threads(monkeypatch):
         return call
 
     for step in STEPS:
-        monkeypatch.setattr(convert, step, watched(step))
+        monkeypatch.setattr(messages, step, watched(step))
     return seen
 
 

@@ -10,7 +10,7 @@ import pytest
 from grpc import aio
 
 from batcher.runtime.request import InferenceReply, InferenceRequest
-from batcher.server.wire import WireRequest
+from batcher.server.messages.wire import WireRequest
 from batcher.testing.messages import infer_request
 
 # The server of grpcio holds the last call until the next one comes.

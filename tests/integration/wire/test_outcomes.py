@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from grpc import aio
 
-from batcher.server import classification, convert
+from batcher.server import messages
+from batcher.server.messages import classification
 from batcher.telemetry.reasons import ENDS, UnreadReason
 from batcher.testing.messages import infer_request
 
@@ -72,14 +73,14 @@ async def test_classes_that_cannot_be_given_are_the_callers_fault(served, reques
 
 async def test_an_answer_that_cannot_be_encoded_has_failed(served, request_of, monkeypatch):
     _, stub, count = served
-    real = convert.response_parts
+    real = messages.response_parts
 
     def to_response(reply, **options):
         if reply.id == "bad":
             raise ValueError("no bytes for this")
         return real(reply, **options)
 
-    monkeypatch.setattr(convert, "response_parts", to_response)
+    monkeypatch.setattr(messages, "response_parts", to_response)
     calls = [stub.ModelInfer(request_of(id=name)) for name in ("good", "bad", "good too")]
     good, bad, good_too = await asyncio.gather(*calls, return_exceptions=True)
     assert (good.id, good_too.id) == ("good", "good too")
@@ -147,7 +148,7 @@ async def test_a_mistake_of_ours_on_the_way_in_is_counted(served, request_of, mo
         if place == "measure":
             broken.setattr(application.models.find("hello").signature, "measure", mistake)
         else:
-            broken.setattr(convert, place, mistake)
+            broken.setattr(messages, place, mistake)
         with pytest.raises(aio.AioRpcError) as caught:
             await stub.ModelInfer(request_of())
     assert caught.value.code() is grpc.StatusCode.INTERNAL

@@ -48,18 +48,23 @@ from batcher.runtime.instances.warmup import BUCKETS_NS
 from batcher.runtime.interface.labels import MAX_LABELS_BYTES
 from batcher.runtime.interface.padding import MAX_WARMUP_BUCKETS
 from batcher.runtime.interface.signature import MAX_SHARED_INPUT_BYTES
-from batcher.server.classification import MAX_CLASSES, MAX_WIDTH
-from batcher.server.control import UNLOAD_TIMEOUT_S
-from batcher.server.convert import (
-    LARGE_MESSAGE,
+from batcher.server.listeners import MAX_METADATA_BYTES
+from batcher.server.messages.classification import MAX_CLASSES, MAX_WIDTH
+from batcher.server.messages.parameters import MAX_TENANT, MAX_WAIT_NS
+from batcher.server.messages.requests import (
     MAX_BYTES_ELEMENTS,
     MAX_RANK,
     REMEMBERED_HEADER_BYTES,
     REMEMBERED_HEADERS,
 )
-from batcher.server.listeners import MAX_METADATA_BYTES
-from batcher.server.parameters import MAX_TENANT, MAX_WAIT_NS
-from batcher.server.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS, MAX_TEXT
+from batcher.server.messages.wire import (
+    LARGE_MESSAGE,
+    MAX_FIELDS,
+    MAX_NESTED,
+    MAX_PARAMETERS,
+    MAX_TEXT,
+)
+from batcher.server.services.control import UNLOAD_TIMEOUT_S
 from batcher.telemetry.watchdog import LOG_INTERVAL_NS, STALL_NS
 from batcher.web.app import MAX_SCRAPES
 from batcher.web.connection import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, PATIENCE_S

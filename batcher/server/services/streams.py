@@ -14,7 +14,7 @@ from grpc import aio
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
 from batcher.errors import BufferFull, InvalidRequest
-from batcher.server import convert
+from batcher.server import messages
 from batcher.server.calls import Context
 
 Made: TypeAlias = bytes | memoryview
@@ -136,10 +136,10 @@ class StreamCharges:
     @staticmethod
     def _error(error: BufferFull, data: bytes) -> bytes:
         request_id = ""
-        if len(data) <= convert.LARGE_MESSAGE:
+        if len(data) <= messages.LARGE_MESSAGE:
             with contextlib.suppress(InvalidRequest):
-                request_id = convert.parse(data).id
-        return convert.stream_error(str(error), request_id=request_id)
+                request_id = messages.parse(data).id
+        return messages.stream_error(str(error), request_id=request_id)
 
 
 class StreamPump:

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from batcher import protocol
-from batcher.server.reflection import _Reflection, reflection_handlers
+from batcher.server.services.reflection import _Reflection, reflection_handlers
 
 VERSIONS = {
     "grpc.reflection.v1": protocol.reflection,

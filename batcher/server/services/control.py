@@ -29,7 +29,7 @@ from batcher.protocol import INFERENCE, MAX_CONTROL_BYTES, inference, methods
 from batcher.runtime.health import ModelState
 from batcher.runtime.models.model import ServedModel
 from batcher.server.calls import Context, answered
-from batcher.server.describe import (
+from batcher.server.messages.describe import (
     Batching,
     model_config_response,
     model_metadata_response,
@@ -75,7 +75,7 @@ INDEX_STATES = {
 }
 
 
-class ControlEdge:
+class ControlServicer:
     """Answers everything but inference, for one kind of listener."""
 
     def __init__(self, batcher: Batcher, style: Style, *, admin: bool) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from batcher.buffers import Buffers
-from batcher.server.streams import (
+from batcher.server.services.streams import (
     REQUEST_BYTES,
     REQUESTS_A_TURN,
     REQUESTS_AT_ONCE,

@@ -20,13 +20,13 @@ from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
 from batcher.offload import low_priority_pool
 from batcher.runtime.request import InferenceReply, InferenceRequest
-from batcher.server import convert
+from batcher.server import messages
 from batcher.server.calls import Context, abort
-from batcher.server.classification import Classes
-from batcher.server.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
+from batcher.server.messages.classification import Classes
+from batcher.server.messages.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
+from batcher.server.messages.wire import WireRequest
+from batcher.server.services.streams import StreamCharges, StreamPump, Turns, no_room
 from batcher.server.status import Style, to_status
-from batcher.server.streams import StreamCharges, StreamPump, Turns, no_room
-from batcher.server.wire import WireRequest
 from batcher.service import RETRY_DRAINING_NS, Batcher
 from batcher.telemetry import AdmissionReason, ReplyReason, Stamps
 
@@ -46,7 +46,7 @@ INTERNAL_ERROR = "internal error while answering a request"
 Made = TypeVar("Made")
 
 
-class InferenceEdge:
+class InferenceServicer:
     """Answers inference calls of one listener."""
 
     def __init__(
@@ -59,7 +59,7 @@ class InferenceEdge:
         self._clock = clock
         self._style: Style = config.status_codes
         self._max_in_flight = config.max_in_flight_per_stream
-        self._max_answer = config.max_message - convert.STREAM_WRAPPING
+        self._max_answer = config.max_message - messages.STREAM_WRAPPING
         self._streams: set[StreamPump] = set()
         self._turns = Turns()
         self._no_streams = asyncio.Event()
@@ -140,7 +140,7 @@ class InferenceEdge:
                 message = INTERNAL_ERROR
             else:
                 return response
-            return convert.stream_error(message, request_id=request_id)
+            return messages.stream_error(message, request_id=request_id)
 
         ordered = metadata.get(STREAM_ORDER_KEY) != "any"
         charges = StreamCharges(self._buffers, transport_charges=self._charging)
@@ -177,9 +177,9 @@ class InferenceEdge:
 
     async def _parse(self, data: bytes, arrival_ns: int) -> WireRequest:
         try:
-            if len(data) <= convert.LARGE_MESSAGE:
-                return convert.parse(data)
-            return await self._off_loop(partial(convert.parse, data))
+            if len(data) <= messages.LARGE_MESSAGE:
+                return messages.parse(data)
+            return await self._off_loop(partial(messages.parse, data))
         except InvalidRequest:
             self._batcher.refused("", "", arrival_ns, AdmissionReason.INVALID)
             raise
@@ -197,7 +197,7 @@ class InferenceEdge:
         stream: bool = False,
     ) -> tuple[bytes | memoryview, Stamps]:
         try:
-            if len(wire.data) <= convert.LARGE_MESSAGE:
+            if len(wire.data) <= messages.LARGE_MESSAGE:
                 request = _read(wire, arrival_ns, deadline_ns, metadata)
             else:
                 read = partial(_read, wire, arrival_ns, deadline_ns, metadata)
@@ -228,10 +228,10 @@ class InferenceEdge:
         `freed` are the bytes that its request holds no more when the answer is charged.
         """
         asked = None if request.classifications is None else self._classes(reply, request)
-        if not convert.takes_long(reply, asked):
-            parts = convert.response_parts(reply, classifications=asked)
+        if not messages.takes_long(reply, asked):
+            parts = messages.response_parts(reply, classifications=asked)
         else:
-            make = partial(convert.response_parts, reply, classifications=asked)
+            make = partial(messages.response_parts, reply, classifications=asked)
             parts = await self._off_loop(make)
         nbytes = sum(map(len, parts))
         # gRPC would refuse it too, but by ending a stream with all that is still open on it.
@@ -241,11 +241,11 @@ class InferenceEdge:
                 " (server.max_message) can be sent"
             )
         if stream:
-            parts = convert.stream_parts(parts, nbytes)
-        if nbytes <= convert.LARGE_MESSAGE:
+            parts = messages.stream_parts(parts, nbytes)
+        if nbytes <= messages.LARGE_MESSAGE:
             answer: bytes | memoryview = b"".join(parts)
         else:
-            answer = await self._off_loop(partial(convert.joined, parts))
+            answer = await self._off_loop(partial(messages.joined, parts))
         # Last of all: nobody takes the room between here and what charges the answer.
         size, buffers = len(answer), self._buffers
         full = stream and not buffers.has_room(size - freed)
@@ -278,7 +278,7 @@ def _draining() -> Draining:
 def _read(
     wire: WireRequest, arrival_ns: int, deadline_ns: int | None, metadata: dict[str, str]
 ) -> InferenceRequest:
-    return convert.to_request(
+    return messages.to_request(
         wire,
         arrival_ns=arrival_ns,
         deadline_ns=deadline_ns,

@@ -7,7 +7,7 @@ import pytest
 from grpc import aio
 
 from batcher.protocol import HEALTH, Stub, health
-from batcher.server.health import HealthService
+from batcher.server.services.health import HealthService
 from batcher.server.status import MAX_MESSAGE
 
 Answer = health.HealthCheckResponse

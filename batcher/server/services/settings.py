@@ -18,7 +18,7 @@ from batcher.server.status import Style
 from batcher.telemetry import ChangeSource
 
 
-class SettingsEdge:
+class SettingsServicer:
     """Answers `batcher.admin.v1.Admin` as far as it is about settings."""
 
     def __init__(self, live_settings: LiveSettings, style: Style) -> None:

@@ -11,27 +11,27 @@ from batcher.clock import Clock
 from batcher.config import ServerConfig
 from batcher.live_settings import LiveSettings
 from batcher.protocol import ADMIN, HEALTH, INFERENCE, handlers
-from batcher.server.control import ControlEdge
-from batcher.server.flight import FlightEdge
-from batcher.server.health import HealthService
-from batcher.server.inference import InferenceEdge
 from batcher.server.listeners import BuiltinServer, GrpcioServer
-from batcher.server.reflection import reflection_handlers
-from batcher.server.settings import SettingsEdge
+from batcher.server.services.control import ControlServicer
+from batcher.server.services.flight_record import FlightRecordServicer
+from batcher.server.services.health import HealthService
+from batcher.server.services.inference import InferenceServicer
+from batcher.server.services.reflection import reflection_handlers
+from batcher.server.services.settings import SettingsServicer
 from batcher.server.statistics import transport_points
 from batcher.server.tls import Certificates
 from batcher.service import Batcher
 from batcher.telemetry import TransportPoints
 
 
-class GrpcEdge:
+class GrpcFrontend:
     """Everything that speaks gRPC. `start` first, `stop` last."""
 
     def __init__(
         self,
         batcher: Batcher,
         live_settings: LiveSettings,
-        flight: FlightEdge,
+        flight: FlightRecordServicer,
         config: ServerConfig,
         clock: Clock,
         buffers: Buffers,
@@ -39,10 +39,10 @@ class GrpcEdge:
         self._buffers = buffers
         self._health = HealthService()
         batcher.health.watch(self._health.tell)
-        self._inference = InferenceEdge(batcher, clock, config, buffers)
-        self._settings = SettingsEdge(live_settings, config.status_codes)
+        self._inference = InferenceServicer(batcher, clock, config, buffers)
+        self._settings = SettingsServicer(live_settings, config.status_codes)
         self._flight = flight
-        self._controls: list[ControlEdge] = []
+        self._controls: list[ControlServicer] = []
         kind = BuiltinServer if config.transport == "builtin" else GrpcioServer
         self.certificates = None if config.tls is None else Certificates(config.tls)
         """Call its `watch` to follow renewed files; None: no TLS."""
@@ -111,7 +111,7 @@ class GrpcEdge:
     def _handlers(
         self, batcher: Batcher, config: ServerConfig, *, admin: bool
     ) -> list[grpc.GenericRpcHandler]:
-        control = ControlEdge(batcher, config.status_codes, admin=admin)
+        control = ControlServicer(batcher, config.status_codes, admin=admin)
         self._controls.append(control)
         methods = {
             "ModelInfer": self._inference.unary,

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from batcher.errors import InvalidRequest
-from batcher.server.inference import _deadline, _priority, _tenant
-from batcher.server.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
+from batcher.server.messages.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
+from batcher.server.services.inference import _deadline, _priority, _tenant
 
 
 @pytest.mark.parametrize(

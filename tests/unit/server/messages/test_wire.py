@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from batcher.errors import InvalidRequest
 from batcher.protocol import inference
-from batcher.server.wire import encode_length, parse
+from batcher.server.messages.wire import encode_length, parse
 
 LONG = "x" * 300
 

@@ -3,7 +3,7 @@
 Protobuf's Python runtime copies every bytes field when it parses a message and once more at each
 access; at 85 microseconds per MiB each, that would be most of the work on a large request. The
 outermost layer is only a row of length-delimited fields, so `parse` walks it here and notes where
-the raw tensors lie. All that is nested is left to protobuf, in `convert`.
+the raw tensors lie. All that is nested is left to protobuf, in `requests`.
 
 What a caller can make this and the next step cost is bounded: the number of fields, the bytes of
 each nested message, the length of each text.
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from batcher.errors import InvalidRequest
+
+LARGE_MESSAGE: Final = 1024 * 1024
+"""Bytes from which on a message is read, and an answer made, off the event loop."""
 
 MAX_FIELDS: Final = 4096
 """Outermost fields of a request: inputs, outputs, raw contents and parameters together.
@@ -86,7 +89,7 @@ def parse(data: bytes) -> WireRequest:
     """Read a serialized `ModelInferRequest`.
 
     Raises InvalidRequest where protobuf itself would refuse it, and beyond this module's bounds.
-    What is nested (inputs, outputs, parameters) is checked by `convert.to_request`, the next call.
+    What is nested (inputs, outputs, parameters) is checked by `to_request`, the next call.
     """
     try:
         request = _walk(data)

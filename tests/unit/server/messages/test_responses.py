@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from batcher.errors import ExecutionFailed
 from batcher.protocol import inference
 from batcher.runtime.request import InferenceReply
-from batcher.server import convert
-from batcher.server.classification import Classes
+from batcher.server import messages
+from batcher.server.messages.classification import Classes
 from batcher.telemetry.stamps import Stamps
 from batcher.tensors import DTYPES, Tensor
 
@@ -17,7 +17,7 @@ from batcher.tensors import DTYPES, Tensor
 def read(inputs, raw):
     """The inputs of a request that has these tensors."""
     request = inference.ModelInferRequest(model_name="m", inputs=inputs, raw_input_contents=raw)
-    return convert.to_request(convert.parse(request.SerializeToString()), arrival_ns=1).inputs
+    return messages.to_request(messages.parse(request.SerializeToString()), arrival_ns=1).inputs
 
 
 def reply(outputs, **fields):
@@ -26,7 +26,7 @@ def reply(outputs, **fields):
 
 def written(answer, **context):
     return inference.ModelInferResponse.FromString(
-        b"".join(convert.response_parts(answer, **context))
+        b"".join(messages.response_parts(answer, **context))
     )
 
 
@@ -45,7 +45,7 @@ def written(answer, **context):
 def test_what_takes_long_to_write_is_known_beforehand(datatype, array, classes, long):
     answer = reply({"Y": Tensor(datatype, array)})
 
-    assert convert.takes_long(answer, {"Y": Classes(classes)} if classes else None) is long
+    assert messages.takes_long(answer, {"Y": Classes(classes)} if classes else None) is long
 
 
 def test_a_tensor_without_axes_is_one_element():
@@ -117,7 +117,7 @@ def test_an_executors_bytes_that_are_not_bytes_fail():
     answer = reply({"Y": Tensor("BYTES", np.array([[7]], np.object_))})
 
     with pytest.raises(ExecutionFailed, match=r"model 'm': output 'Y': .*got int"):
-        convert.response_parts(answer)
+        messages.response_parts(answer)
 
 
 def test_classified_outputs_are_bytes():
@@ -132,9 +132,9 @@ def test_classified_outputs_are_bytes():
 def test_a_stream_response_wraps_a_response():
     answer = reply({"Y": Tensor("UINT8", np.zeros((1, 300), np.uint8))}, id="7")
 
-    parts = convert.response_parts(answer)
+    parts = messages.response_parts(answer)
     wrapped = inference.ModelStreamInferResponse.FromString(
-        b"".join(convert.stream_parts(parts, sum(map(len, parts))))
+        b"".join(messages.stream_parts(parts, sum(map(len, parts))))
     )
 
     assert wrapped.infer_response.parameters.pop("triton_final_response").bool_param
@@ -144,7 +144,7 @@ def test_a_stream_response_wraps_a_response():
 
 def test_a_stream_error_names_the_request():
     wrapped = inference.ModelStreamInferResponse.FromString(
-        convert.stream_error("no", request_id="7")
+        messages.stream_error("no", request_id="7")
     )
 
     assert (wrapped.error_message, wrapped.infer_response.id) == ("no", "7")
@@ -196,7 +196,7 @@ def test_every_tensor_survives_a_round_trip(tensors):
     ],
 )
 def test_a_large_answer_is_one_buffer_of_all_its_parts(parts):
-    assert bytes(convert.joined(parts)) == b"".join(parts)
+    assert bytes(messages.joined(parts)) == b"".join(parts)
 
 
 def test_an_answer_in_pieces_is_joined_as_it_is_written():
@@ -206,4 +206,4 @@ def test_an_answer_in_pieces_is_joined_as_it_is_written():
 
     assert response.outputs[0].shape == [3, 1]
     assert response.raw_output_contents == [b"\x01\x02\x02"]
-    assert convert.takes_long(reply({}, pieces=pieces), None)
+    assert messages.takes_long(reply({}, pieces=pieces), None)

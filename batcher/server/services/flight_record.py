@@ -17,7 +17,7 @@ Write: TypeAlias = Callable[[str], Awaitable[Path]]
 """Writes a flight record for this reason, or raises a `RequestError`."""
 
 
-class FlightEdge:
+class FlightRecordServicer:
     """Answers the calls of one service, as messages."""
 
     def __init__(self, write: Write, style: Style) -> None:

@@ -2,7 +2,7 @@
 
 from batcher.executor import ModelMetadata
 from batcher.protocol import inference, model_config
-from batcher.server import describe
+from batcher.server.messages import describe
 from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
 from batcher.tensors import DTYPES, TensorSpec
 

@@ -1,56 +1,30 @@
-"""Inference messages <-> our own types: pure functions, called once for each request.
+"""A `WireRequest` -> an `InferenceRequest`: names, shapes, parameters and tensors are checked here.
 
-    data --parse--> WireRequest --to_request--> InferenceRequest
-    InferenceReply --response_parts--> the parts of data
-
-A client's requests differ in their numbers far more than in their form, so what an input's or an
-output's header says is remembered by its bytes, within limits, in both directions.
+A client's requests differ in their numbers far more than in their form, so what the header of an
+input or of a requested output says is remembered by its bytes, within limits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from batcher import triton
-from batcher.errors import ExecutionFailed, InvalidRequest, RequestError, shown
-from batcher.executor import ParameterValue
+from batcher.errors import InvalidRequest, RequestError, shown
 from batcher.protocol import inference
-from batcher.runtime.execution.scatter import join
-from batcher.runtime.request import InferenceReply, InferenceRequest
-from batcher.server.classification import Classes, top_classes
-from batcher.server.parameters import (
+from batcher.runtime.request import InferenceRequest
+from batcher.server.messages.elements import MalformedTensorError, from_raw, from_typed
+from batcher.server.messages.parameters import (
     RequestParameters,
     classification,
     read_parameters,
     refuse_shared_memory,
 )
-from batcher.server.raw import (
-    MalformedTensorError,
-    bytes_to_raw,
-    from_raw,
-    from_typed,
-    to_raw,
-)
-from batcher.server.wire import WireRequest, check_input, encode_length, parse
+from batcher.server.messages.wire import WireRequest, check_input
 from batcher.tensors import DTYPES, Array, Tensor
-
-__all__ = [
-    "WireRequest",
-    "joined",
-    "parse",
-    "response_parts",
-    "stream_error",
-    "stream_parts",
-    "takes_long",
-    "to_request",
-]
 
 MAX_RANK = 32
 """Axes of one tensor; numpy 1 allows no more."""
@@ -284,154 +258,3 @@ def _remember(memory: dict[bytes, T], chunk: bytes, value: T) -> None:
         if len(memory) >= REMEMBERED_HEADERS:
             memory.clear()
         memory[chunk] = value
-
-
-FINAL_RESPONSE = "triton_final_response"
-"""The parameter of every answer on a stream: whether it is the last one of its request."""
-
-LARGE_MESSAGE = 1024 * 1024
-"""Bytes from which on a message is read, and an answer made, off the event loop."""
-
-LARGE_STRINGS = 32 * 1024
-"""The same for an answer's BYTES, in bytes of pointers: 4,096 elements take a millisecond."""
-
-LARGE_CLASSIFIED = 65_536
-"""The same for an output that is classified, in elements."""
-
-POINTER = 8
-
-_ID_TAG = b"\x1a"
-_RAW_OUTPUT_CONTENTS_TAG = b"\x32"
-_INFER_RESPONSE_TAG = b"\x12"
-
-
-Part: TypeAlias = bytes | memoryview
-
-
-def joined(parts: list[Part]) -> bytes | memoryview:
-    """A large answer in one, for a thread beside the event loop.
-
-    A join lets other threads run only where all parts are `bytes`; numpy does so for arrays.
-    """
-    if all(isinstance(part, bytes) for part in parts):
-        return b"".join(parts)
-    whole = np.empty(sum(map(len, parts)), np.uint8)
-    view, at = whole.data, 0
-    for part in parts:
-        end = at + len(part)
-        if isinstance(part, bytes):
-            view[at:end] = part
-        else:
-            whole[at:end] = np.frombuffer(part, np.uint8)
-        at = end
-    return view
-
-
-def response_parts(
-    reply: InferenceReply, *, classifications: Mapping[str, Classes] | None = None
-) -> list[Part]:
-    """The serialized `ModelInferResponse`, tensors in `raw_output_contents`, as parts to join.
-
-    `classifications` says which outputs are answered as BYTES, the highest values of each row
-    first. Raises InvalidRequest where an output cannot be classified, and
-    ExecutionFailed where the executor's BYTES are not bytes.
-    """
-    parts: list[Part] = [_response_head(reply.model, reply.version)]
-    if reply.id:
-        content = reply.id.encode()
-        parts += (_ID_TAG, encode_length(len(content)), content)
-    if reply.parameters:
-        parts.append(_response_parameters(reply.parameters))
-    raw: list[Part] = []
-    outputs = join(reply.pieces) if reply.pieces else reply.outputs
-    for name, tensor in outputs.items():
-        datatype, array = tensor.datatype, tensor.array
-        if classifications and name in classifications:
-            where = f"model {shown(reply.model)}: output {shown(name)}"
-            rows = array if reply.batched else array[np.newaxis]
-            classes = top_classes(datatype, rows, classifications[name], where)
-            array = classes if reply.batched else classes[0]
-            datatype = "BYTES"
-        parts.append(_output_header(name, datatype, array.shape))
-        if datatype != "BYTES":
-            elements = to_raw(array)
-            raw += (_RAW_OUTPUT_CONTENTS_TAG, encode_length(len(elements)), elements)
-            continue
-        try:
-            strings, nbytes = bytes_to_raw(array)
-        except MalformedTensorError as error:
-            raise ExecutionFailed(
-                f"model {shown(reply.model)}: output {shown(name)}: {error}"
-            ) from error
-        raw += (_RAW_OUTPUT_CONTENTS_TAG, encode_length(nbytes), *strings)
-    # Protobuf merges what is concatenated, so a message can be written in parts.
-    return parts + raw
-
-
-def takes_long(reply: InferenceReply, classifications: Mapping[str, Classes] | None) -> bool:
-    """Whether making the parts of this answer takes more than a few milliseconds."""
-    if reply.pieces:
-        return True
-    for tensor in reply.outputs.values():
-        nbytes = tensor.array.nbytes
-        if nbytes > LARGE_STRINGS and (nbytes > LARGE_MESSAGE or tensor.datatype == "BYTES"):
-            return True
-    for name, classes in classifications.items() if classifications else ():
-        array = reply.outputs[name].array
-        texts = (len(array) if reply.batched else 1) * classes.count
-        if array.size > LARGE_CLASSIFIED or texts > LARGE_STRINGS // POINTER:
-            return True
-    return False
-
-
-def stream_parts(parts: list[Part], nbytes: int) -> list[Part]:
-    """The `ModelStreamInferResponse` around a `ModelInferResponse` of so many bytes.
-
-    It says that this is the request's last answer, as clients of streams expect.
-    """
-    length = encode_length(nbytes + len(_FINAL_RESPONSE))
-    return [_INFER_RESPONSE_TAG, length, *parts, _FINAL_RESPONSE]
-
-
-def stream_error(message: str, *, request_id: str = "") -> bytes:
-    """The serialized `ModelStreamInferResponse` that says what went wrong with which request."""
-    response = inference.ModelStreamInferResponse(error_message=message)
-    response.infer_response.id = request_id
-    response.infer_response.parameters[FINAL_RESPONSE].bool_param = True
-    return response.SerializeToString()
-
-
-@lru_cache(maxsize=1024)
-def _response_head(model: str, version: str) -> bytes:
-    return inference.ModelInferResponse(model_name=model, model_version=version).SerializeToString()
-
-
-@lru_cache(maxsize=4096)
-def _output_header(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    output = inference.ModelInferResponse.InferOutputTensor(
-        name=name, datatype=datatype, shape=shape
-    )
-    return inference.ModelInferResponse(outputs=[output]).SerializeToString()
-
-
-def _response_parameters(parameters: Mapping[str, ParameterValue]) -> bytes:
-    response = inference.ModelInferResponse()
-    for name, value in parameters.items():
-        parameter = response.parameters[name]
-        if isinstance(value, bool):
-            parameter.bool_param = value
-        elif isinstance(value, str):
-            parameter.string_param = value
-        elif isinstance(value, float):
-            parameter.double_param = value
-        elif value < 2**63:
-            parameter.int64_param = value
-        else:
-            parameter.uint64_param = value
-    return response.SerializeToString()
-
-
-_FINAL_RESPONSE = _response_parameters({FINAL_RESPONSE: True})
-
-STREAM_WRAPPING = 6 + len(_FINAL_RESPONSE)
-"""Bytes that a stream's message has around an answer, at most: a tag, the length, a parameter."""

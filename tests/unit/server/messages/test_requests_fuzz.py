@@ -9,7 +9,7 @@ from batcher.errors import InvalidRequest, NotSupported, RequestError
 from batcher.executor import ModelMetadata
 from batcher.protocol import inference
 from batcher.runtime.interface.signature import Signature
-from batcher.server import convert
+from batcher.server import messages
 from batcher.server.status import MAX_MESSAGE, to_status
 from batcher.tensors import DTYPES, TensorSpec
 
@@ -122,7 +122,7 @@ SIGNATURE = Signature(
 def read(data):
     """The request and its measure, or why not."""
     try:
-        request = convert.to_request(convert.parse(data), arrival_ns=1)
+        request = messages.to_request(messages.parse(data), arrival_ns=1)
         return request, SIGNATURE.validate(request)
     except RequestError as error:
         return error

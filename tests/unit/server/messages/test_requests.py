@@ -1,47 +1,16 @@
 """Requests from the wire."""
 
-import struct
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from infer_messages import message, one_raw_input, read, wire_input
 
 from batcher.errors import InvalidRequest, NotSupported
 from batcher.protocol import inference
-from batcher.server import convert, wire
-from batcher.server.parameters import MAX_PRIORITY, MAX_WAIT_NS
+from batcher.server import messages
+from batcher.server.messages import requests
 from batcher.tensors import DTYPES
-
-
-def wire_input(name="X", datatype="FP32", shape=(1, 2), **contents):
-    fields = {"name": name, "datatype": datatype, "shape": shape}
-    if contents:
-        fields["contents"] = contents
-    return fields
-
-
-def message(*inputs, raw=(), **fields):
-    return inference.ModelInferRequest(
-        model_name="m", inputs=inputs, raw_input_contents=raw, **fields
-    )
-
-
-def read(request, **context):
-    return convert.to_request(
-        convert.parse(request.SerializeToString()), **{"arrival_ns": 1, **context}
-    )
-
-
-def one_raw_input(**fields):
-    return message(wire_input(), raw=[bytes(8)], **fields)
-
-
-def with_parameter(name, **value):
-    request = one_raw_input()
-    for choice, content in value.items():
-        setattr(request.parameters[name], choice, content)
-    return request
 
 
 def test_a_plain_request():
@@ -67,7 +36,7 @@ def test_a_plain_request():
 def test_raw_inputs_are_views_of_the_message():
     data = one_raw_input().SerializeToString()
 
-    array = convert.to_request(convert.parse(data), arrival_ns=1).inputs["X"].array
+    array = messages.to_request(messages.parse(data), arrival_ns=1).inputs["X"].array
 
     assert np.shares_memory(array, np.frombuffer(data, np.uint8))
 
@@ -220,7 +189,7 @@ def test_corrupt_nested_messages_are_invalid(tag):
     data = message(wire_input(fp32_contents=[1, 2])).SerializeToString() + tag + b"\x01\x0a"
 
     with pytest.raises(InvalidRequest, match=r"model 'm': .* not valid protobuf"):
-        convert.to_request(convert.parse(data), arrival_ns=1)
+        messages.to_request(messages.parse(data), arrival_ns=1)
 
 
 def test_requested_outputs_and_classification():
@@ -286,168 +255,18 @@ def test_a_request_without_inputs_is_for_the_model_to_judge():
     assert read(message()).inputs == {}
 
 
-def with_text(field):
-    return inference.ModelInferRequest(**{"model_name": "m", field: "x" * (wire.MAX_TEXT + 1)})
-
-
-def with_parameters(value, count=1):
-    request = message()
-    for number in range(count):
-        request.parameters[str(number)].string_param = value
-    return request
-
-
-def large_input(parameters=(), **fields):
-    made = inference.ModelInferRequest.InferInputTensor(**wire_input("x" * 70_000, **fields))
-    for name in parameters:
-        made.parameters[name].bool_param = True
-    return made
-
-
-BEYOND = {
-    "a long name": (with_text("model_name"), "the model's name may take 4096 bytes, got 4097"),
-    "a long version": (with_text("model_version"), "the model's version may take 4096"),
-    "a long id": (with_text("id"), "the id may take 4096 bytes, got 4097"),
-    "a long parameter": (with_parameters("x" * 65_536), "a parameter may take 65536 bytes, got"),
-    "long parameters": (
-        with_parameters("x" * 1000, count=66),
-        "the parameters of one request may take 65536 bytes, got",
-    ),
-    "many parameters": (
-        message(*[wire_input()] * 4000, outputs=[{"name": "Y"}] * 97),
-        "may have 4096 inputs, outputs, raw contents and parameters together, got more",
-    ),
-    "a long output": (
-        message(outputs=[{"name": "Y" * 65_536}]),
-        "a requested output may take 65536 bytes, got",
-    ),
-    "long outputs": (
-        message(outputs=[{"name": "Y" * 33_000}] * 2),
-        "the requested outputs of one request may take 65536 bytes, got 66",
-    ),
-    "typed contents": (
-        message(wire_input(datatype="INT8", shape=[2**22], int_contents=[1] * 2**22)),
-        "may take 4194304 bytes beside raw_input_contents, got 41943.*send larger",
-    ),
-    "typed contents together": (
-        message(*[wire_input(f"{n}", "INT8", [2**20], int_contents=[1] * 2**20) for n in range(4)]),
-        "may take 4194304 bytes beside raw_input_contents, got 41943",
-    ),
-    "an input of many fields": (
-        message(large_input(map(str, range(4096)))),
-        "an input may have 4096 fields and parameters, got more",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BEYOND)
-def test_what_would_take_long_to_read_is_refused(case):
-    request, text = BEYOND[case]
-
-    with pytest.raises(InvalidRequest, match=text):
-        read(request)
-
-
-def test_a_large_input_is_read_like_a_small_one():
-    values = list(range(100_000))
-    request = message(large_input(datatype="INT32", shape=(2, 50_000), int_contents=values))
-
-    (tensor,) = read(request).inputs.values()
-
-    assert tensor.array.ravel().tolist() == values
-
-
-def test_an_element_of_megabytes_is_read_whole():
-    content = b"\x01\x02" * 600_000
-    raw = struct.pack("<I", len(content)) + content
-
-    array = read(message(wire_input(datatype="BYTES", shape=[1]), raw=[raw])).inputs["X"].array
-
-    assert array[0] == content
-
-
-def test_parameters_of_ours_are_taken_out_and_others_passed_on():
-    request = one_raw_input()
-    request.parameters["priority"].uint64_param = 3
-    request.parameters["timeout"].int64_param = 250
-    request.parameters["beam"].int64_param = -4
-    request.parameters["warm"].double_param = 0.5
-
-    parsed = read(request, priority=1)
-
-    assert parsed.priority == 3
-    assert parsed.timeout_ns == 250_000
-    assert parsed.parameters == {"beam": -4, "warm": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("name", "nothing", "something"),
-    [
-        ("sequence_id", {"int64_param": 0}, {"int64_param": -9}),
-        ("sequence_id", {"string_param": ""}, {"string_param": "abc"}),
-        ("sequence_start", {"bool_param": False}, {"bool_param": True}),
-        ("sequence_end", {"bool_param": False}, {"bool_param": True}),
-    ],
-)
-def test_a_request_is_part_of_no_sequence(name, nothing, something):
-    assert read(with_parameter(name, **nothing)).parameters is None
-    with pytest.raises(InvalidRequest, match=f"parameter '{name}': the model keeps nothing"):
-        read(with_parameter(name, **something))
-
-
-@pytest.mark.parametrize("timeout", [2**63 - 1, 2**62, 10**13 * 4])
-def test_a_timeout_of_more_than_a_year_is_a_year(timeout):
-    assert read(with_parameter("timeout", int64_param=timeout)).timeout_ns == MAX_WAIT_NS
-
-
-@pytest.mark.parametrize(
-    "value", [{"int64_param": 2**63 - 1}, {"uint64_param": 2**64 - 1}, {"uint64_param": 2**31}]
-)
-def test_a_huge_priority_is_the_last(value):
-    assert read(with_parameter("priority", **value)).priority == MAX_PRIORITY
-
-
-def test_a_timeout_of_zero_is_none():
-    assert read(with_parameter("timeout", int64_param=0)).timeout_ns is None
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("priority", {"int64_param": -1}, "expected 0 or more, got -1"),
-        ("priority", {"string_param": "1"}, "expected int64_param or uint64_param, got string"),
-        ("timeout", {"int64_param": -1}, "expected 0 or more, got -1"),
-        ("timeout", {"double_param": 1.0}, "expected int64_param, got double_param"),
-        ("sequence_id", {"bool_param": True}, "expected int64_param or string_param, got bool"),
-        ("sequence_start", {"int64_param": 1}, "expected bool_param, got int64_param"),
-        ("triton_other", {"bool_param": True}, "unknown"),
-    ],
-)
-def test_reserved_parameters_are_checked(name, value, text):
-    with pytest.raises(InvalidRequest, match=f"model 'm': parameter '{name}'.*{text}"):
-        read(with_parameter(name, **value))
-
-
-def test_a_parameter_without_a_value_is_invalid():
-    request = one_raw_input()
-    request.parameters["beam"].SetInParent()
-
-    with pytest.raises(InvalidRequest, match="parameter 'beam' has no value"):
-        read(request)
-
-
 def test_remembered_headers_are_bounded():
-    for number in range(convert.REMEMBERED_HEADERS + 10):
+    for number in range(requests.REMEMBERED_HEADERS + 10):
         read(message(wire_input(f"input {number}"), raw=[bytes(8)]))
 
-    assert len(convert._headers) <= convert.REMEMBERED_HEADERS
+    assert len(requests._headers) <= requests.REMEMBERED_HEADERS
 
 
 def test_long_headers_are_not_remembered():
-    name = "n" * convert.REMEMBERED_HEADER_BYTES
+    name = "n" * requests.REMEMBERED_HEADER_BYTES
 
     assert name in read(message(wire_input(name), raw=[bytes(8)])).inputs
-    assert not any(header.name == name for header in convert._headers.values())
+    assert not any(header.name == name for header in requests._headers.values())
 
 
 def rich():
@@ -470,7 +289,7 @@ def test_mutated_requests_are_refused_or_read(changes):
         data[at] = value
 
     try:
-        request = convert.to_request(convert.parse(bytes(data)), arrival_ns=1)
+        request = messages.to_request(messages.parse(bytes(data)), arrival_ns=1)
     except (InvalidRequest, NotSupported):
         return
     assert request.inputs

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from batcher.errors import InvalidRequest
-from batcher.server.classification import MAX_CLASSES, MAX_WIDTH, Classes, top_classes
+from batcher.server.messages.classification import MAX_CLASSES, MAX_WIDTH, Classes, top_classes
 
 
 def classes(datatype, array, count, labels=()):
