@@ -1,8 +1,8 @@
-"""Addresses and the sockets behind them: is one free, and whose fault is it if not.
+"""Listening sockets for addresses of the configuration, and errors that say why one cannot be had.
 
-Both edges listen here, so both refuse the same things in the same words: a port in use, a Unix
-socket that another process listens on, a path that is no socket at all. A Unix socket whose owner
-has died is removed and taken.
+The gRPC and the HTTP server both listen by these functions, so both refuse an address in the same
+words: a port in use, a Unix socket that another process listens on, a path that is not a socket. The path of
+a Unix socket whose process has died is taken over.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 from batcher.errors import ListenError
 
 BACKLOG = 65_535
-"""Connections that may wait to be accepted, or as many as the system allows (`net.core.somaxconn`):
-what does not fit is dropped by the kernel, and the caller tries again a second later."""
+"""Connections that may wait to be accepted, or as many as the system allows (`net.core.somaxconn`). The
+kernel drops what does not fit, and the client's kernel tries again a second later."""
 
 UNIX = "unix:"
 
 _REMEDIES: Mapping[int | None, str] = {
     errno.EADDRINUSE: " (stop what listens there, or set another address under `server`)",
-    errno.EADDRNOTAVAIL: " (no interface here has it; 0.0.0.0 stands for all)",
-    errno.EACCES: " (ports below 1024 and the folders of others need privileges)",
-    errno.ENOENT: " (the folder of a Unix socket must exist)",
+    errno.EADDRNOTAVAIL: " (no network interface of this machine has it; 0.0.0.0 stands for all)",
+    errno.EACCES: " (ports below 1024, and folders that this user cannot write, need privileges)",
+    errno.ENOENT: " (create the folder of the Unix socket first)",
 }
 
 _TCP = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>\d{1,5})")
@@ -35,8 +35,8 @@ _TCP = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:]+)):(?P<port>\d{1,5})
 def listen(address: str) -> socket.socket:
     """A listening socket for `host:port`, `[v6]:port` or `unix:/path`; port 0 takes a free one.
 
-    Raises `ListenError` naming the address: it cannot be read, is in use, is not ours to bind, or
-    its path is not a socket.
+    Raises `ListenError` naming the address where it is invalid, in use, not allowed, or its path is
+    not a socket.
     """
     sock = _bound(address)
     sock.listen(BACKLOG)
@@ -44,9 +44,9 @@ def listen(address: str) -> socket.socket:
 
 
 def check_free(address: str) -> None:
-    """Raise the `ListenError` that `listen` would, and leave the address free.
+    """Raise the `ListenError` that `listen` would raise, and leave the address free.
 
-    For a server that binds by itself: afterwards nothing is in its way, short of a race.
+    For a server that binds by itself. Another process may still take the address in between.
     """
     _bound(address).close()
     if address.startswith(UNIX):
@@ -54,7 +54,7 @@ def check_free(address: str) -> None:
 
 
 def bound_address(sock: socket.socket) -> str:
-    """Where the socket listens, in the form that `listen` takes."""
+    """The address of a listening socket, in the form that `listen` takes."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"{UNIX}{name}"
@@ -84,7 +84,7 @@ def _bind_tcp(address: str) -> socket.socket:
     family, kind, protocol, _, name = found[0]
     sock = socket.socket(family, kind, protocol)
     try:
-        # Without it a restart has to wait until the last connections of the old process are gone.
+        # Else a restart would fail until the last connections of the old process have timed out.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(name)
     except BaseException:
@@ -105,15 +105,18 @@ def _bind_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Make way for a new socket at `path` if the one there has no listener."""
+    """Remove the socket at `path` where no process listens on it. Raises `ListenError` for other files."""
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ListenError(f"cannot listen on unix:{path}: the path exists and is not a socket")
+        raise ListenError(
+            f"cannot listen on unix:{path}: the path exists and is not a socket (remove it, or set"
+            " another path under `server`)"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # A listener whose backlog is full would make a blocking connect wait for it.
+        # A blocking connect would wait for a listener whose backlog is full.
         probe.setblocking(False)
         try:
             probe.connect(path)
@@ -122,4 +125,7 @@ def _remove_stale(path: str) -> None:
             return
         except BlockingIOError:
             pass
-    raise ListenError(f"cannot listen on unix:{path}: another process listens there")
+    raise ListenError(
+        f"cannot listen on unix:{path}: another process listens there (stop it, or set another path"
+        " under `server`)"
+    )

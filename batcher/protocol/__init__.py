@@ -1,12 +1,11 @@
-"""The public wire types: message classes, and the services they belong to.
+"""The protobuf messages of the public API, and the gRPC services that they belong to.
 
-Each module below is one file of `protos/`. Their classes live in a descriptor pool of our own:
-other packages register the same message names in protobuf's default pool, and a process that holds
-both (a `tritonclient` inside a Python executor, say) could not import the second. A message of this
-package is therefore never an instance of anyone else's class of the same name; bytes are the common
-language.
+Each module below is one file of `protos/`. Their classes live in a descriptor pool of this package:
+other packages register the same message names in protobuf's default pool, and a process with both (a
+`tritonclient` inside a Python executor, for example) could not import the second. So a message of this
+package is never an instance of another package's class of the same name: pass serialized bytes between them.
 
-`methods`, `handlers` and `Stub` are a service's face for servers and for clients.
+Servers use `handlers`, clients `Stub`; `methods` is the table of methods that both are made from.
 """
 
 from batcher.protocol._generated import batcher_admin_v1_admin as admin

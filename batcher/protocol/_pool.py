@@ -1,4 +1,4 @@
-"""The private descriptor pool and the message classes in it."""
+"""The package's own descriptor pool, and the message classes in it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _POOL = _load()
 
 
 def message_class(descriptor: Descriptor) -> type[Message]:
-    """The one class of a message."""
+    """The class of a message: the same one each time."""
     return message_factory.GetMessageClass(descriptor)
 
 
 def file_containing(symbol: str) -> str:
-    """The name of the file that defines the symbol, or KeyError."""
+    """The name of the file that defines the symbol. Raises KeyError."""
     try:
         return _POOL.FindFileContainingSymbol(symbol).name
     except KeyError:
-        # Some versions of protobuf know no methods here.
+        # Some versions of protobuf do not find methods.
         service, _, method = symbol.rpartition(".")
         descriptor = service_descriptor(service)
         if method not in descriptor.methods_by_name:
@@ -46,12 +46,12 @@ def dependencies(file_name: str) -> list[str]:
 
 
 def service_descriptor(full_name: str) -> ServiceDescriptor:
-    """The service of that full name, or KeyError."""
+    """The service of that full name. Raises KeyError."""
     return _POOL.FindServiceByName(full_name)
 
 
 def symbols(file_name: str) -> dict[str, Any]:
-    """What the module generated from that file holds: its messages, its enums and their values."""
+    """The names in the module generated from that file: its messages, its enums and their values."""
     descriptor = _POOL.FindFileByName(file_name)
     names: dict[str, Any] = {"DESCRIPTOR": descriptor}
     for name, message in descriptor.message_types_by_name.items():

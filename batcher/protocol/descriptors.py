@@ -1,4 +1,4 @@
-"""The compiled files themselves, as server reflection hands them out."""
+"""The compiled proto files, as gRPC server reflection sends them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from batcher.protocol._generated.descriptors import FILES
 
 
 def file_containing(symbol: str) -> str:
-    """The name of the file that defines a message, enum, field, service or method, or KeyError."""
+    """The name of the file that defines a message, enum, field, service or method. Raises KeyError."""
     return _pool.file_containing(symbol)
 
 
 def file_and_imports(name: str) -> list[bytes]:
-    """A file's serialized descriptor, then those of all it imports; KeyError for an unknown file."""
+    """The serialized descriptors of a file and of all that it imports. Raises KeyError."""
     order = [name]
     for each in order:
         order += [dependency for dependency in _pool.dependencies(each) if dependency not in order]

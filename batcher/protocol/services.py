@@ -1,4 +1,4 @@
-"""Services as tables of methods, and the gRPC handlers and stubs made from them."""
+"""gRPC services as tables of methods, and the handlers and stubs that are made from them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ADMIN = "batcher.admin.v1.Admin"
 HEALTH = "grpc.health.v1.Health"
 
 MAX_CONTROL_BYTES: Final = 1024 * 1024
-"""Bytes of a request that is no inference. Protobuf reads it in one go, while nothing else runs."""
+"""Bytes of a request that is not inference: protobuf parses it in one go, which holds the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One RPC of a service. `path` is how a call names it: `/service/method`."""
+    """One method of a service. `path` is what a call sends: `/service/method`."""
 
     name: str
     path: str
@@ -33,7 +33,7 @@ class Method:
 
     @property
     def kind(self) -> str:
-        """`unary_unary`, `unary_stream`, `stream_unary` or `stream_stream`, as grpc says it."""
+        """`unary_unary`, `unary_stream`, `stream_unary` or `stream_stream`, the words of the library `grpc`."""
         asks = "stream" if self.request_streaming else "unary"
         answers = "stream" if self.response_streaming else "unary"
         return f"{asks}_{answers}"
@@ -41,7 +41,7 @@ class Method:
 
 @cache
 def methods(service: str) -> Mapping[str, Method]:
-    """Every RPC of the service of that full name, by name; KeyError for an unknown service."""
+    """Every method of the service of that full name, by name. Raises KeyError."""
     return {
         method.name: Method(
             name=method.name,
@@ -61,9 +61,9 @@ def handlers(
     *,
     raw: Collection[str] = (),
 ) -> grpc.GenericRpcHandler:
-    """The handler to add to a server: method name -> the function that answers it.
+    """The handler to add to a server, from functions by method name.
 
-    Methods that are left out are answered UNIMPLEMENTED. Those named in `raw` take and return
+    Methods without a function are answered UNIMPLEMENTED. Those named in `raw` take and return
     serialized messages (bytes) instead of messages. Raises KeyError for a method that the service
     does not have.
     """
@@ -84,14 +84,14 @@ def handlers(
 
 
 def _read(request: type[Message], data: bytes) -> Message:
-    """The request; the transport tells the caller of what is raised here."""
+    """Parse a request. The transport reports what is raised here to the caller."""
     if len(data) > MAX_CONTROL_BYTES:
-        raise ValueError(f"{len(data)} bytes, at most {MAX_CONTROL_BYTES} are read")
+        raise ValueError(f"a request of {len(data)} bytes; at most {MAX_CONTROL_BYTES} are read")
     return request.FromString(data)
 
 
 class Stub:
-    """A service's RPCs on a channel (of `grpc` or of `grpc.aio`), each an attribute by its name."""
+    """A service's methods on a channel of `grpc` or `grpc.aio`, as attributes."""
 
     def __init__(self, channel: Any, service: str) -> None:
         for method in methods(service).values():

@@ -1,8 +1,8 @@
-"""The HTTP edge: metrics for scrapers, probes for orchestrators, a page for people.
+"""The HTTP server: `/metrics` for Prometheus, `/healthz` and `/readyz` for health probes, an index page.
 
-It shares the event loop with the data plane, so nothing here may hold the loop for long: the
-metrics are rendered a slice at a time, once for all requests that wait. Probes are answered
-whatever other clients do here: see `connection`.
+It shares the event loop with inference, so nothing here may hold the loop for long: metrics are
+rendered in slices, once for all requests that wait (`exposition`). Health probes are answered whatever
+other clients do here (`connection`).
 """
 
 from batcher.web.app import build_app

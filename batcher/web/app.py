@@ -16,10 +16,13 @@ from batcher import __version__
 from batcher.runtime.health import HealthReport
 from batcher.web.exposition import Exposition
 
-MAX_SCRAPES: Final = 32
-"""Requests for `/metrics` that wait at once: half of the connections; probes have the others."""
+MAX_WAITING_SCRAPES: Final = 32
+"""Requests for `/metrics` that wait at once: half of the connections. Health probes have the others."""
 
-_NOT_FOUND = "Not Found: here are /metrics, /healthz and /readyz; inference is gRPC (server.grpc)\n"
+_NOT_FOUND = (
+    "Not Found: this port serves /metrics, /healthz and /readyz;"
+    " inference is gRPC, on the addresses of server.grpc\n"
+)
 
 _INDEX = f"""<!doctype html>
 <html lang="en">
@@ -27,9 +30,9 @@ _INDEX = f"""<!doctype html>
 <title>batcher</title>
 <h1>batcher {__version__}</h1>
 <ul>
-<li><a href="/metrics">/metrics</a>: what it measures, for Prometheus
-<li><a href="/healthz">/healthz</a>: whether its event loop turns
-<li><a href="/readyz">/readyz</a>: whether it wants traffic, and which models serve
+<li><a href="/metrics">/metrics</a>: metrics, for Prometheus
+<li><a href="/healthz">/healthz</a>: liveness; 503 where only a restart helps
+<li><a href="/readyz">/readyz</a>: readiness, of the server and of each model
 </ul>
 </html>
 """
@@ -38,9 +41,9 @@ _INDEX = f"""<!doctype html>
 def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starlette:
     """The application; `registry` and `health` are read anew at each request.
 
-    `/healthz` answers 200 whenever it is reached: an answer at all proves that the loop turns, and
-    a full queue is no reason to be restarted. It answers 503 where only a restart helps. `/readyz`
-    answers 200 or 503, with the report as JSON in both cases.
+    `/healthz` answers 503 where only a restart helps, else 200: an answer at all proves that the event
+    loop runs, and a full queue is no reason for a restart. `/readyz` answers 200 or 503, with the
+    report as JSON in both cases.
     """
 
     async def index(_: Request) -> Response:
@@ -49,9 +52,9 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
     exposition = Exposition(registry)
 
     async def metrics(request: Request) -> Response:
-        if exposition.waiting >= MAX_SCRAPES:
-            told = f"{MAX_SCRAPES} scrapers are waiting already\n"
-            return PlainTextResponse(told, 503, headers={"retry-after": "1"})
+        if exposition.waiting >= MAX_WAITING_SCRAPES:
+            text = f"{MAX_WAITING_SCRAPES} scrapes are waiting already; try again later\n"
+            return PlainTextResponse(text, 503, headers={"retry-after": "1"})
         body, content_type = await exposition.text(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
@@ -63,9 +66,9 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
 
     async def readyz(_: Request) -> Response:
         report = health()
-        told = asdict(report)
-        del told["ending"]  # what `reason` says in words
-        return JSONResponse(told, status_code=200 if report.ready else 503)
+        body = asdict(report)
+        del body["ending"]  # `reason` says it in words
+        return JSONResponse(body, status_code=200 if report.ready else 503)
 
     async def not_found(_request: Request, _error: Exception) -> Response:
         return PlainTextResponse(_NOT_FOUND, 404)

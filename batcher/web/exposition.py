@@ -1,8 +1,8 @@
 """The text of `/metrics`, rendered without holding up the event loop.
 
 The client library renders a registry in one go, at several microseconds a sample: with a handful of
-models that would stop the loop for ten milliseconds at every scrape, which is a latency target gone.
-And however many scrapers there are, however fast they ask, only one text is rendered at a time.
+models that would hold the loop for ten milliseconds at every scrape, longer than some latency targets.
+Only one text is rendered at a time, however many scrapers there are and however often they ask.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from prometheus_client.registry import Collector
 
 from batcher.telemetry.export import HistogramFamily
 
-SLICE: Final = 64
-"""Samples rendered before the loop gets its turn: about half a millisecond."""
+SLICE_SAMPLES: Final = 64
+"""Samples rendered in one iteration of the event loop: about half a millisecond."""
 
-REST: Final = 4
-"""How much longer nothing is rendered after a text than it took: scrapers get a fifth of the loop's
-time at most. One that comes every few seconds never notices."""
+IDLE_RATIO: Final = 4
+"""After a text, nothing is rendered for this many times as long as it took: scrapes take a fifth of the
+event loop's time at most. A scraper that comes every few seconds does not notice."""
 
 Encoder: TypeAlias = Callable[[Collector], bytes]
 
 _END = b"# EOF\n"
 
 
-class _One(Collector):
+class _SingleFamily(Collector):
     """A registry of one family."""
 
     def __init__(self, metric: Metric) -> None:
@@ -42,10 +42,10 @@ class _One(Collector):
 
 
 class Exposition:
-    """The text of a registry for many callers at once: all that wait share the next one.
+    """The text of a registry for many requests at once: all that wait share the next one.
 
-    A text is never older than the request for it: what is being rendered when a request arrives goes
-    to the requests before it.
+    A text is never older than the request for it: one that is being rendered when a request arrives
+    goes to the requests before it.
     """
 
     def __init__(self, registry: Collector) -> None:
@@ -57,7 +57,7 @@ class Exposition:
         """Requests that wait for their text."""
 
     async def text(self, accept: str) -> tuple[bytes, str]:
-        """As `render`."""
+        """The text, and its content type; `accept` is the header of the request. See `render`."""
         encode, content_type = _encoder(accept)
         if content_type not in self._wanted:
             future = asyncio.get_running_loop().create_future()
@@ -80,15 +80,15 @@ class Exposition:
                 future.set_result(body)
             except Exception as error:  # noqa: BLE001 - the callers are told, and the next may succeed
                 future.set_exception(error)
-            await asyncio.sleep(REST * took_s)
+            await asyncio.sleep(IDLE_RATIO * took_s)
         self._rendering = None
 
 
 async def render(registry: Collector, accept: str) -> tuple[bytes, str]:
-    """Every sample of the registry, and the content type of that text.
+    """The text with every sample of the registry, and its content type.
 
-    The format is OpenMetrics for a caller that names it in its `Accept` header, else the Prometheus
-    text format; a header without sense is no error. The samples of one series are of one moment.
+    The format is OpenMetrics where the header `Accept` names it, else the Prometheus text format; an
+    invalid header is no error. The samples of one family were taken at the same time.
     """
     encode, content_type = _encoder(accept)
     return (await _rendered(registry, encode, content_type))[0], content_type
@@ -102,7 +102,7 @@ def _encoder(accept: str) -> tuple[Encoder, str]:
 
 
 async def _rendered(registry: Collector, encode: Encoder, content_type: str) -> tuple[bytes, float]:
-    """The text, and the seconds that the loop gave for it."""
+    """The text, and the seconds of the event loop that it took."""
     body: list[bytes] = []
     took_s, began_s = 0.0, perf_counter()
     for part in _parts(registry, encode):
@@ -118,29 +118,31 @@ async def _rendered(registry: Collector, encode: Encoder, content_type: str) -> 
 def _parts(registry: Collector, encode: Encoder) -> Iterator[bytes]:
     for metric in registry.collect():
         for number, part in enumerate(_slices(metric)):
-            text = encode(_One(part)).removesuffix(_END)
+            text = encode(_SingleFamily(part)).removesuffix(_END)
             yield _without_header(text) if number else text
 
 
 def _slices(metric: Metric) -> Iterator[Metric]:
-    """The family in pieces of about `SLICE` samples, in their order, at least one piece."""
+    """The family in slices of about `SLICE_SAMPLES` samples, in order; at least one."""
     if isinstance(metric, HistogramFamily):
         yield from metric.pieces()
         return
     samples = metric.samples
-    # The text format moves creation times behind the other samples, below a header of their own.
-    whole = len(samples) <= SLICE or any(sample.name.endswith("_created") for sample in samples)
+    # The text format moves creation times behind the other samples, with a header of their own.
+    whole = len(samples) <= SLICE_SAMPLES or any(
+        sample.name.endswith("_created") for sample in samples
+    )
     if whole:
         yield metric
         return
-    for start in range(0, len(samples), SLICE):
+    for start in range(0, len(samples), SLICE_SAMPLES):
         piece = copy(metric)
-        piece.samples = samples[start : start + SLICE]
+        piece.samples = samples[start : start + SLICE_SAMPLES]
         yield piece
 
 
 def _without_header(text: bytes) -> bytes:
-    """The text without the comment lines that it begins with."""
+    """The text without its leading comment lines."""
     while text.startswith(b"#"):
         text = text[text.index(b"\n") + 1 :]
     return text

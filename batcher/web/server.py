@@ -1,4 +1,4 @@
-"""`HttpServer`: uvicorn as a guest in our event loop."""
+"""`HttpServer`: uvicorn inside the event loop of the sidecar."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from batcher.sockets import BACKLOG, UNIX, bound_address, listen
-from batcher.web.connection import MOST_HEAD_BYTES, PATIENCE_S, Connection
+from batcher.web.connection import CLIENT_TIMEOUT_S, MAX_HEADER_BYTES, Connection
 
 MAX_CONNECTIONS: Final = 64
-"""Connections open at once: probes and scrapers need a few. With one more, the one that has waited
-longest for its peer is closed."""
+"""Connections open at once: health probes and scrapers need a few. For one more, the one that has waited
+longest for its client is closed."""
 
-STOP_TIMEOUT_SECONDS = 2
-"""How long `stop` waits for answers that are on their way."""
+STOP_TIMEOUT_S = 2
+"""Seconds that `stop` waits for answers that are being sent."""
 
 
 class HttpServer:
@@ -31,29 +31,29 @@ class HttpServer:
         self, address: str, app: ASGIApp, *, max_connections: int = MAX_CONNECTIONS
     ) -> None:
         self.address = address
-        """Where it listens; after `start` with the port that was taken for port 0."""
-        self._server = _Guest(
+        """Where it listens; after `start` with the port that the system chose for port 0."""
+        self._server = _EmbeddedServer(
             uvicorn.Config(
                 app,
                 log_config=None,
-                log_level="error",  # what strangers send is no news
+                log_level="error",  # uvicorn warns about each invalid request
                 access_log=False,
                 lifespan="off",
-                http=cast("type[Connection]", partial(Connection, most=max_connections)),
-                h11_max_incomplete_event_size=MOST_HEAD_BYTES,
-                timeout_keep_alive=round(PATIENCE_S),
+                http=cast("type[Connection]", partial(Connection, max_connections=max_connections)),
+                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+                timeout_keep_alive=round(CLIENT_TIMEOUT_S),
                 ws="none",
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
                 backlog=BACKLOG,
-                timeout_graceful_shutdown=STOP_TIMEOUT_SECONDS,
+                timeout_graceful_shutdown=STOP_TIMEOUT_S,
             )
         )
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen and serve from now on. Raises `ListenError` if the address cannot be had."""
+        """Listen and serve from now on. Raises `ListenError` where the address cannot be bound."""
         sock = listen(self.address)
         self.address = bound_address(sock)
         self._serving = asyncio.create_task(self._server.serve([sock]), name="http-server")
@@ -65,24 +65,24 @@ class HttpServer:
             await self._serving
 
     async def stop(self) -> None:
-        """Take no new connection, let running answers end, close the rest, free the address."""
+        """Accept no connection, let answers end for `STOP_TIMEOUT_S`, close the rest, free the address."""
         if self._serving is None:
             return
         self._server.stopping.set()
         await self._serving
         for connection in list(self._server.server_state.connections):
-            cast("Connection", connection).cut()
-        _clear_away(self.address)
+            cast("Connection", connection).abort()
+        _remove_path(self.address)
 
 
-def _clear_away(address: str) -> None:
-    """Remove the path of a Unix socket, which outlives its listener."""
+def _remove_path(address: str) -> None:
+    """Remove the path of a Unix socket, which remains when its listener is closed."""
     if address.startswith(UNIX):
         Path(address.removeprefix(UNIX)).unlink(missing_ok=True)
 
 
-class _Guest(uvicorn.Server):
-    """A uvicorn server that leaves signals to its host and waits instead of polling."""
+class _EmbeddedServer(uvicorn.Server):
+    """A uvicorn server that handles no signals, and waits for events instead of polling."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)

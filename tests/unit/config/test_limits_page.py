@@ -66,10 +66,10 @@ from batcher.server.messages.wire import (
 )
 from batcher.server.services.control import UNLOAD_TIMEOUT_S
 from batcher.telemetry.watchdog import LOG_INTERVAL_NS, STALL_NS
-from batcher.web.app import MAX_SCRAPES
-from batcher.web.connection import MOST_HEAD_BYTES, MOST_UNREAD_BYTES, PATIENCE_S
-from batcher.web.exposition import REST
-from batcher.web.server import MAX_CONNECTIONS, STOP_TIMEOUT_SECONDS
+from batcher.web.app import MAX_WAITING_SCRAPES
+from batcher.web.connection import CLIENT_TIMEOUT_S, MAX_HEADER_BYTES, MAX_UNREAD_BYTES
+from batcher.web.exposition import IDLE_RATIO
+from batcher.web.server import MAX_CONNECTIONS, STOP_TIMEOUT_S
 
 PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `?([^|`]+(?:\(`builtin`\))?)`? \| ([^|]+) \|", PAGE, re.MULTILINE)
@@ -158,19 +158,19 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["shapes whose service times are remembered"] == str(MOST_SHAPES)
     assert rows["last answers as the server stops"] == f"{LAST_WRITES_S:g}s"
     assert rows["last batches as the server stops"] == f"{CLOSE_TIMEOUT_S:g}s"
-    assert rows["last HTTP answers as the server stops"] == f"{STOP_TIMEOUT_SECONDS}s"
+    assert rows["last HTTP answers as the server stops"] == f"{STOP_TIMEOUT_S}s"
     name = rows["a name of a caller's in an error message"]
     assert name == f"{LONGEST_NAME} characters"
     assert rows["what an executor's error says"] == f"{LONGEST_DESCRIPTION} characters"
     assert rows["open files of the process"].endswith(f", and {BESIDE} beside")
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
-    assert rows["scrapers that wait for their text at once"] == str(MAX_SCRAPES)
+    assert rows["scrapers that wait for their text at once"] == str(MAX_WAITING_SCRAPES)
     patience = rows["time to send a whole HTTP request, and to read an answer"]
-    assert patience == f"{PATIENCE_S:g}s"
-    assert rows["headers of an HTTP request"] == f"{MOST_HEAD_BYTES // 1024} KiB"
+    assert patience == f"{CLIENT_TIMEOUT_S:g}s"
+    assert rows["headers of an HTTP request"] == f"{MAX_HEADER_BYTES // 1024} KiB"
     unread = rows["body of an HTTP request, or further requests behind it"]
-    assert unread == f"{MOST_UNREAD_BYTES // 1024} KiB"
-    assert REST == 4, "a fifth of the loop"
+    assert unread == f"{MAX_UNREAD_BYTES // 1024} KiB"
+    assert IDLE_RATIO == 4, "a fifth of the loop"
     assert rows["rows of a batch that can be asked for"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
     assert rows["shared inputs of one request"] == f"{MAX_SHARED_INPUT_BYTES // 2**20} MiB"

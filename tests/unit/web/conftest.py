@@ -1,4 +1,4 @@
-"""Two ways to ask: an application directly, and a server over its socket."""
+"""Two ways to send requests: to an application directly, and to a server over its socket."""
 
 from __future__ import annotations
 

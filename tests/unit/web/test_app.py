@@ -37,26 +37,26 @@ async def test_metrics_are_prometheus_text_by_default(app, ask):
     assert answer.body == "# HELP depth How deep.\n# TYPE depth gauge\ndepth 3.0\n"
 
 
-async def test_metrics_are_openmetrics_for_those_who_ask(app, ask):
+async def test_metrics_are_openmetrics_where_accept_names_it(app, ask):
     answer = await ask(app, "/metrics", accept=f"{OPENMETRICS},text/plain;q=0.5")
     assert answer.headers["content-type"].startswith(OPENMETRICS)
     (family,) = text_string_to_metric_families(answer.body)
     assert family.samples[0].value == 3
 
 
-async def test_an_accept_header_without_sense_gets_metrics_all_the_same(app, ask):
+async def test_an_invalid_accept_header_gets_metrics_all_the_same(app, ask):
     answer = await ask(app, "/metrics", accept="application/openmetrics-text; version=new")
     assert answer.status == 200
     assert "\ndepth 3.0\n" in answer.body
 
 
-async def test_alive_is_alive_whatever_the_health_report_says(app, ask, reports):
+async def test_healthz_is_ok_whatever_readiness_says(app, ask, reports):
     reports.append(HealthReport(ready=False, reason="draining"))
     answer = await ask(app, "/healthz")
     assert (answer.status, answer.body) == (200, "ok\n")
 
 
-async def test_alive_is_not_alive_where_only_a_restart_helps(app, ask, reports):
+async def test_healthz_fails_where_only_a_restart_helps(app, ask, reports):
     reports.append(HealthReport(ready=False, reason="the scheduler failed", live=False))
     answer = await ask(app, "/healthz")
     assert (answer.status, answer.body) == (503, "the scheduler failed\n")
@@ -97,11 +97,11 @@ async def test_the_index_links_pages_that_exist(app, ask):
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/no", 404), ("POST", "/", 405)])
-async def test_nothing_else_is_there(app, ask, method, path, status):
+async def test_other_paths_and_methods_are_refused(app, ask, method, path, status):
     assert (await ask(app, path, method=method)).status == status
 
 
-async def test_who_looks_for_inference_is_told_where_it_is(app, ask):
+async def test_an_unknown_path_is_told_where_inference_is(app, ask):
     answer = await ask(app, "/v2/models/hello/infer", method="POST")
     assert answer.status == 404
     assert "inference is gRPC" in answer.body

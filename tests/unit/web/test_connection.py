@@ -1,4 +1,4 @@
-"""Peers that are silent, slow or endless: each is cut, and probes get in all the same."""
+"""Clients that are silent, slow or endless are disconnected, and health probes are answered all the same."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from prometheus_client import CollectorRegistry
 import batcher.web.app
 from batcher.runtime.health import HealthReport
 from batcher.web import HttpServer, build_app, connection
-from batcher.web.connection import MOST_HEAD_BYTES, MOST_UNREAD_BYTES
+from batcher.web.connection import MAX_HEADER_BYTES, MAX_UNREAD_BYTES
 from batcher.web.server import MAX_CONNECTIONS
 
 GET = "GET {} HTTP/1.1\r\nhost: test\r\n\r\n"
 LARGE = b"x" * (8 * 1024**2)
-"""More than the kernel takes for a peer that does not read."""
+"""Bytes: more than the kernel buffers for a client that does not read."""
 
 
 @pytest.fixture
@@ -40,9 +40,9 @@ def pages():
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """Patience is over as soon as the loop has nothing else to do."""
-    monkeypatch.setattr(connection, "PATIENCE_S", 0.0)
+def no_timeout(monkeypatch):
+    """The timeout ends as soon as the event loop has nothing else to do."""
+    monkeypatch.setattr(connection, "CLIENT_TIMEOUT_S", 0.0)
 
 
 async def large(scope, receive, send):
@@ -55,7 +55,7 @@ def sent(path):
 
 
 async def ended(reader):
-    """What else comes, until the connection ends, however it does."""
+    """The rest of what comes until the connection ends, in order or not."""
     try:
         return await reader.read()
     except ConnectionResetError:
@@ -63,7 +63,7 @@ async def ended(reader):
 
 
 @pytest.mark.parametrize("beginning", [b"", b"G", b"GET /healthz HTTP/1.1\r\nhost:"])
-async def test_a_newcomer_gets_in_where_all_places_are_taken_in_silence(
+async def test_a_new_connection_replaces_a_silent_one_at_the_limit(
     serve, pages, connect, fetch, beginning
 ):
     address = await serve(pages)
@@ -72,10 +72,10 @@ async def test_a_newcomer_gets_in_where_all_places_are_taken_in_silence(
         writer.write(beginning)
     for _ in range(3):
         assert (await fetch(address, "/healthz")).startswith("HTTP/1.1 200")
-    assert await ended(silent[0][0]) == b"", "the one that waited longest made room"
+    assert await ended(silent[0][0]) == b"", "the connection that had waited longest was closed"
 
 
-async def test_the_one_that_has_waited_longest_goes(serve, pages, connect):
+async def test_the_connection_that_has_waited_longest_is_closed(serve, pages, connect):
     address = await serve(pages, max_connections=2)
     first, second = await connect(address), await connect(address)
     first[1].write(sent("/healthz"))
@@ -99,9 +99,9 @@ async def test_scrapers_that_never_read_do_not_keep_a_probe_out(serve, connect, 
         assert (await fetch(address, "/healthz")).startswith("HTTP/1.1 200")
 
 
-async def test_an_answer_that_is_not_read_in_time_is_given_up(serve, connect, monkeypatch):
+async def test_an_answer_that_is_not_read_in_time_is_dropped(serve, connect, monkeypatch):
     async def app(scope, receive, send):
-        monkeypatch.setattr(connection, "PATIENCE_S", 0.0)
+        monkeypatch.setattr(connection, "CLIENT_TIMEOUT_S", 0.0)
         await large(scope, receive, send)
 
     address = await serve(app)
@@ -118,16 +118,16 @@ async def test_an_answer_that_is_not_read_in_time_is_given_up(serve, connect, mo
         b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\n1",
     ],
 )
-async def test_a_request_that_is_not_whole_in_time_is_given_up(
-    serve, pages, connect, impatient, beginning
+async def test_a_request_that_is_not_complete_in_time_ends_its_connection(
+    serve, pages, connect, no_timeout, beginning
 ):
     reader, writer = await connect(await serve(pages))
     writer.write(beginning)
     assert b"200" not in await ended(reader)
 
 
-async def test_bytes_that_dribble_in_do_not_buy_time(serve, pages, connect, monkeypatch):
-    monkeypatch.setattr(connection, "PATIENCE_S", 0.05)
+async def test_bytes_that_trickle_in_do_not_extend_the_timeout(serve, pages, connect, monkeypatch):
+    monkeypatch.setattr(connection, "CLIENT_TIMEOUT_S", 0.05)
     reader, writer = await connect(await serve(pages))
     ending = asyncio.create_task(ended(reader))
     writer.write(b"GET / HTTP/1.1\r\n")
@@ -140,58 +140,56 @@ async def test_bytes_that_dribble_in_do_not_buy_time(serve, pages, connect, monk
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET /" + b"x" * 2 * MOST_HEAD_BYTES + b" HTTP/1.1\r\nhost: t\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: t\r\n" + b"a:\r\n" * MOST_HEAD_BYTES + b"\r\n",
+        b"GET /" + b"x" * 2 * MAX_HEADER_BYTES + b" HTTP/1.1\r\nhost: t\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: t\r\n" + b"a:\r\n" * MAX_HEADER_BYTES + b"\r\n",
     ],
 )
-async def test_a_head_over_its_bound_is_refused_also_when_it_comes_whole(
-    serve, pages, connect, head
-):
+async def test_headers_over_their_bound_are_refused_also_in_one_piece(serve, pages, connect, head):
     reader, writer = await connect(await serve(pages))
     writer.write(head)
     assert (await reader.readline()).startswith(b"HTTP/1.1 400")
 
 
-async def test_a_body_without_end_is_cut(serve, pages, connect):
+async def test_an_endless_body_ends_its_connection(serve, pages, connect):
     reader, writer = await connect(await serve(pages))
     writer.write(b"POST /metrics HTTP/1.1\r\nhost: t\r\ncontent-length: 999999999\r\n\r\n")
     assert b"405" in await reader.readline()
     ending = asyncio.create_task(ended(reader))
     with contextlib.suppress(ConnectionError):
         for _ in range(2):
-            writer.write(b"x" * MOST_UNREAD_BYTES)
+            writer.write(b"x" * MAX_UNREAD_BYTES)
             await writer.drain()
     assert b"200" not in await ending
 
 
-async def test_a_peer_that_has_said_all_is_answered(serve, pages, connect):
+async def test_a_client_that_has_closed_its_side_is_answered(serve, pages, connect):
     reader, writer = await connect(await serve(pages))
     writer.write(sent("/metrics"))
     writer.write_eof()
     assert (await ended(reader)).startswith(b"HTTP/1.1 200")
 
 
-async def test_a_peer_that_says_no_more_is_not_waited_for(serve, pages, connect):
+async def test_a_request_that_is_cut_short_ends_its_connection(serve, pages, connect):
     reader, writer = await connect(await serve(pages))
     writer.write(b"GET /healthz HTT")
     writer.write_eof()
     assert b"200" not in await ended(reader)
 
 
-async def test_who_asks_ahead_gets_one_answer(serve, pages, connect):
+async def test_pipelined_requests_get_one_answer(serve, pages, connect):
     reader, writer = await connect(await serve(pages))
     writer.write(3 * sent("/healthz"))
     assert (await ended(reader)).count(b"HTTP/1.1 200") == 1
 
 
-async def test_who_asks_when_it_has_its_answer_is_served_on(serve, pages, connect):
+async def test_a_connection_is_reused_after_an_answer(serve, pages, connect):
     reader, writer = await connect(await serve(pages))
     for _ in range(3):
         writer.write(sent("/healthz"))
         assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
 
 
-async def test_a_newcomer_gets_in_where_all_are_being_served(serve, pages, connect, fetch):
+async def test_a_new_connection_is_served_where_all_others_are_served(serve, pages, connect, fetch):
     arrived, go_on = asyncio.Semaphore(0), asyncio.Event()
 
     async def app(scope, receive, send):
@@ -211,7 +209,7 @@ async def test_a_newcomer_gets_in_where_all_are_being_served(serve, pages, conne
     assert b"200" in await waiting[1][0].readline()
 
 
-async def test_more_than_so_many_scrapers_are_refused_while_probes_are_not(
+async def test_scrapes_beyond_the_limit_are_refused_and_probes_are_not(
     serve, connect, fetch, monkeypatch
 ):
     go_on = asyncio.Event()
@@ -223,7 +221,7 @@ async def test_more_than_so_many_scrapers_are_refused_while_probes_are_not(
             return b"", "text/plain"
 
     monkeypatch.setattr(batcher.web.app, "Exposition", Slow)
-    monkeypatch.setattr(batcher.web.app, "MAX_SCRAPES", 2)
+    monkeypatch.setattr(batcher.web.app, "MAX_WAITING_SCRAPES", 2)
     address = await serve(build_app(CollectorRegistry(), lambda: HealthReport(ready=True)))
     waiting = [await connect(address) for _ in range(2)]
     for _, writer in waiting:
@@ -238,7 +236,7 @@ async def test_more_than_so_many_scrapers_are_refused_while_probes_are_not(
         assert b"200" in await reader.readline()
 
 
-async def test_what_strangers_send_is_not_logged(serve, connect, pages, caplog):
+async def test_invalid_requests_are_not_logged(serve, connect, pages, caplog):
     address = await serve(pages)
     for line in (b"PRI * HTTP/2.0\r\n\r\n", sent("/").replace(b"host", b"upgrade: x\r\nhost")):
         reader, writer = await connect(address)

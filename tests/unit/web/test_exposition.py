@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from batcher.telemetry import Telemetry
-from batcher.web.exposition import SLICE, Exposition, render
+from batcher.web.exposition import SLICE_SAMPLES, Exposition, render
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def registry():
     for number in range(5):
         telemetry.model(str(number), f'model "{number}"\n', "1")
     requests = Counter("requests", "Counted.", ["name"], registry=registry)
-    for number in range(SLICE):
+    for number in range(SLICE_SAMPLES):
         requests.labels(str(number)).inc()
     Histogram("sizes", "# TYPE of thing.", registry=registry).observe(1)
     return registry
@@ -50,7 +50,9 @@ async def test_a_family_of_many_models_is_rendered_in_pieces():
         telemetry.model(str(number), str(number), "1")
     for metric in registry.collect():
         if metric.type == "histogram":
-            assert all(len(piece.samples) <= SLICE for piece in metric.pieces()), metric.name
+            assert all(len(piece.samples) <= SLICE_SAMPLES for piece in metric.pieces()), (
+                metric.name
+            )
 
 
 async def test_an_empty_registry_is_a_valid_answer():
@@ -59,14 +61,14 @@ async def test_an_empty_registry_is_a_valid_answer():
     assert (await render(CollectorRegistry(), accept))[0] == b"# EOF\n"
 
 
-async def test_others_get_their_turn_while_it_renders(registry):
+async def test_the_event_loop_runs_while_it_renders(registry):
     rendering = asyncio.create_task(render(registry, ""))
     turns = 0
     while not rendering.done():
         await asyncio.sleep(0)
         turns += 1
     samples = sum(len(metric.samples) for metric in registry.collect())
-    assert turns > samples / SLICE
+    assert turns > samples / SLICE_SAMPLES
 
 
 class Counted:
@@ -86,7 +88,7 @@ class Counted:
         self.running -= 1
 
 
-async def test_callers_who_wait_share_the_next_text(registry):
+async def test_requests_that_wait_share_the_next_text(registry):
     counted = Counted(registry)
     exposition = Exposition(counted)
     texts = await asyncio.gather(*(exposition.text("") for _ in range(60)))
@@ -95,7 +97,7 @@ async def test_callers_who_wait_share_the_next_text(registry):
     assert exposition.waiting == 0
 
 
-async def test_a_text_is_not_older_than_the_question(registry):
+async def test_a_text_is_not_older_than_its_request(registry):
     counted = Counted(registry)
     exposition = Exposition(counted)
     first = asyncio.create_task(exposition.text(""))
@@ -108,7 +110,7 @@ async def test_a_text_is_not_older_than_the_question(registry):
     assert (await other)[0].endswith(b"# EOF\n")
 
 
-async def test_a_caller_who_leaves_takes_nothing_from_the_others(registry):
+async def test_a_cancelled_request_does_not_affect_others(registry):
     exposition = Exposition(registry)
     leaving, staying = (asyncio.create_task(exposition.text("")) for _ in range(2))
     await asyncio.sleep(0)
@@ -117,7 +119,7 @@ async def test_a_caller_who_leaves_takes_nothing_from_the_others(registry):
     assert exposition.waiting == 0
 
 
-async def test_a_text_that_fails_fails_its_callers_alone(registry):
+async def test_a_text_that_fails_fails_only_the_requests_for_it(registry):
     class Broken:
         def collect(self):
             raise ValueError("no")

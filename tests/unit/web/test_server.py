@@ -40,13 +40,13 @@ def socket_path(tmp_path):
     return tmp_path / "http.sock"
 
 
-async def test_it_serves_on_the_port_it_got(serve, fetch):
+async def test_it_serves_on_the_port_that_the_system_chose(serve, fetch):
     server = await serve()
     assert not server.address.endswith(":0")
     assert (await fetch(server.address, "/healthz")).startswith("HTTP/1.1 200")
 
 
-async def test_it_says_nothing_about_itself_that_nobody_asked(serve, fetch, caplog):
+async def test_it_sends_no_server_header_and_no_access_log(serve, fetch, caplog):
     caplog.set_level(logging.INFO)
     server = await serve()
     head = (await fetch(server.address, "/healthz")).lower()
@@ -111,7 +111,7 @@ async def test_a_server_that_never_started_stops_at_once(app):
     await HttpServer(LOOPBACK, app).stop()
 
 
-async def test_a_unix_socket_is_served_and_cleared_away(app, fetch, socket_path):
+async def test_a_unix_socket_is_served_and_removed(app, fetch, socket_path):
     server = HttpServer(f"unix:{socket_path}", app)
     await server.start()
     assert (await fetch(server.address, "/readyz")).startswith("HTTP/1.1 200")
