@@ -45,7 +45,7 @@ reconnects has found another server."""
 
 
 class SingleReply:
-    """A `ReplyPort` for an answer in one part, which resolves a future."""
+    """A `ReplySink` for an answer in one part, which resolves a future."""
 
     __slots__ = ("future",)
 

@@ -1,8 +1,8 @@
-"""Whether the server and each of its models can serve: worked out here, and told by every surface.
+"""The one report of whether the server and each of its models can serve.
 
-`/readyz`, `grpc.health.v1`, `ServerReady`, `ModelReady`, `RepositoryIndex` and the metrics all read one
-`HealthReport`. Whoever changes something that it depends on calls `Health.changed`, and those who watch
-are told.
+`/readyz`, `grpc.health.v1`, `ServerReady`, `ModelReady`, `RepositoryIndex` and the metrics all read
+this `HealthReport`. Code that changes what it depends on calls `Health.changed`, which notifies the
+watchers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelState(StrEnum):
-    """What a model can do now; `UNREADY` is a loaded one whose instances are all down or not well."""
+    """A model's state; `UNREADY`: loaded, but all its instances are down or unhealthy."""
 
     LOADING = "loading"
     READY = "ready"
@@ -28,7 +28,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelHealth:
-    """Whether one model can serve; `reason` says why not, for a person."""
+    """Whether one model can serve, and the reason if it cannot."""
 
     name: str
     version: str
@@ -39,9 +39,9 @@ class ModelHealth:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """Whether the server wants traffic; `reason` says why not, for a person.
+    """Whether the server is ready for traffic, and the reason if it is not.
 
-    `live` is false where only another start of the process helps.
+    `live` is False when only a restart of the process helps.
     """
 
     ready: bool
@@ -49,69 +49,69 @@ class HealthReport:
     reason: str = ""
     live: bool = True
     ending: bool = False
-    """Whether nothing new is taken in, however well the models are."""
+    """Whether new requests are refused, whatever the state of the models."""
 
 
-class Watched(Protocol):
-    """A model, as far as its health goes."""
+class HasHealth(Protocol):
+    """What `Health` needs of a model."""
 
     @property
     def health(self) -> ModelHealth:
-        """What it can do now."""
+        """Its state now."""
         ...
 
 
 class Health:
-    """The one notion of health. Every method is called on the event loop's thread."""
+    """The health of the server. Call every method on the event loop's thread."""
 
     def __init__(self) -> None:
-        self._models: Sequence[Watched] = ()
+        self._models: Sequence[HasHealth] = ()
         self._watchers: list[Callable[[HealthReport], None]] = []
         self._starting = True
         self._draining = False
         self._broken = ""
 
-    def of(self, models: Iterable[Watched]) -> None:
-        """Report on these models from now on."""
+    def of(self, models: Iterable[HasHealth]) -> None:
+        """Include these models in the report from now on."""
         self._models = tuple(models)
 
     def watch(self, watcher: Callable[[HealthReport], None]) -> None:
-        """Tell `watcher` now and whenever something may have changed."""
+        """Call `watcher` with the report, now and whenever it may have changed."""
         self._watchers.append(watcher)
         watcher(self.report())
 
     def started(self) -> None:
-        """Everything that a start needs was done."""
+        """Note that the server has started."""
         self._starting = False
         self.changed()
 
     @property
     def ending(self) -> bool:
-        """Whether nothing new is taken in: the server shuts down, or cannot go on."""
+        """Whether new requests are refused: the server shuts down or is broken."""
         return self._draining or bool(self._broken)
 
     def drain(self) -> None:
-        """The server shuts down; it never wants traffic again."""
+        """Note that the server shuts down; it is never ready again."""
         self._draining = True
         self.changed()
 
     def broken(self, why: str) -> None:
-        """Nothing can be served until the process is started again."""
+        """Note that nothing can be served until the process is restarted."""
         self._broken = why
         self.changed()
 
     def changed(self) -> None:
-        """Tell those who watch. What one of them raises is logged: what has changed goes on."""
+        """Call the watchers. An exception of one of them is logged."""
         for watcher in self._watchers:
             try:
                 watcher(self.report())
             except Exception:
-                log.exception("a change of health was not told")
+                log.exception("internal error: a watcher of the server's health failed")
 
     def report(self) -> HealthReport:
-        """The health of this moment.
+        """The report of this moment.
 
-        Every model has to be ready, but for those that an admin call unloaded: nobody waits for them.
+        The server is ready when every model is, except for models that an admin call unloaded.
         """
         models = tuple(model.health for model in self._models)
         reason = ""

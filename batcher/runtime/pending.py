@@ -1,4 +1,4 @@
-"""A request on its walk through the runtime, and the port its answer leaves by."""
+"""A request from admission to its end, and where its reply goes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from batcher.telemetry.stamps import Stamps
 from batcher.tensors import Tensor
 
 
-class ReplyPort(Protocol):
-    """Where a request's answer goes. It is closed by `last=True` or by `fail`, exactly once."""
+class ReplySink(Protocol):
+    """Gets a request's reply. Ended exactly once, by `send(..., last=True)` or by `fail`."""
 
     def send(self, part: InferenceReply, *, last: bool) -> None:
-        """Hand on one part of the answer."""
+        """Take one part of the reply."""
         ...
 
     def fail(self, error: RequestError) -> None:
-        """End without an answer (any further one)."""
+        """End the reply with an error."""
         ...
 
 
 class BatchReplies:
-    """The answers of one batch on their way out: how many are left, of how many rows, since when.
+    """Counts the replies of one batch that are not yet sent: `left`, of `rows` rows, since `done_ns`.
 
-    One that was given up or failed counts like one that has left: the others are waited for all the
-    same.
+    A reply that was cancelled or failed counts as sent.
     """
 
     __slots__ = ("done_ns", "left", "rows")
@@ -46,10 +45,10 @@ class BatchReplies:
 class PendingRequest:
     """One request from admission to its end.
 
-    `padding` is that of the batch that its rows were last in, None where nothing is padded.
-    `result`, `offset` (the first of its rows in the batch) and `replies` are set once its batch is
-    executed, `failure` holds the executor's reason when that failed. Of a request whose rows run in
-    several batches, `pieces` holds the outputs of those that are done, by their first row.
+    `padding` is that of its last batch, None if nothing is padded. `result`, `offset` (its first row
+    in the batch) and `replies` are set when its batch has executed; `failure` is the executor's
+    message when that failed. For a request that is split over several batches, `pieces` holds the
+    outputs of the parts that are done, by their first row.
     """
 
     __slots__ = (
@@ -73,9 +72,9 @@ class PendingRequest:
         self,
         request_id: int,
         request: InferenceRequest,
-        target: Target,
+        target: TargetModel,
         summary: RequestSummary,
-        reply: ReplyPort,
+        reply: ReplySink,
     ) -> None:
         self.id = request_id
         self.request = request
@@ -93,30 +92,30 @@ class PendingRequest:
         self.reason: Reason | ReplyReason = Reason.NONE
 
 
-class Target(Protocol):
-    """The served model a request is for, as far as the runner needs to know it."""
+class TargetModel(Protocol):
+    """What the runner needs of the model that a request is for."""
 
     @property
     def key(self) -> str:
-        """The scheduler's name of it."""
+        """Its name in events and commands."""
         ...
 
     @property
     def name(self) -> str:
-        """The name callers use."""
+        """Its name in requests."""
         ...
 
     @property
     def version(self) -> str:
-        """The version callers use."""
+        """Its version in requests."""
         ...
 
     @property
     def padding(self) -> Padding | None:
-        """How its variable axes are padded; None where they are not."""
+        """How its variable axes are padded; None if they are not."""
         ...
 
     @property
     def layout(self) -> Layout:
-        """Which of its arrays are shared out by rows."""
+        """Which of its inputs and outputs have a batch axis."""
         ...

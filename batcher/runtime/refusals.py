@@ -1,4 +1,4 @@
-"""What the caller is told when the scheduler ends a request without an answer."""
+"""The error that a caller gets for each reason with which the scheduler ends a request."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
     Reason.INPUT_FAILURE: (errors.InputRefused, "executor refused the input"),
     Reason.UNKNOWN_FAILURE: (errors.ExecutionFailed, "executor failed"),
 }
-"""Every reason but `NONE`, which is an answer."""
+"""Reason -> error class and message, for every `Reason` except `NONE` (answered)."""
 
 
 def error_for(settle: Settle, model: str, failure: str | None) -> errors.RequestError:
-    """The error for one request of a `Settle`; `failure` is the executor's own word, if any."""
-    assert settle.outcome is not Outcome.OK  # noqa: S101 - an answer is not an error
+    """The error for one request of a `Settle`; `failure` is the executor's message, if any."""
+    assert settle.outcome is not Outcome.OK  # noqa: S101 - an answered request has no error
     kind, text = _REFUSALS[settle.reason]
     message = f"{model}: {text}" if failure is None else f"{model}: {text}: {failure}"
     return kind(message, retry_after_ns=settle.retry_after_ns)

@@ -1,4 +1,4 @@
-"""Requests and replies as the house passes them on, after the wire and before the wire."""
+"""Requests and replies inside the server, between decoding and encoding."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from batcher.tensors import Tensor
 
 @record
 class InferenceRequest:
-    """One caller's rows for one model, as parsed from the wire and not yet validated.
+    """One inference request, decoded and not yet validated (`Signature.validate`).
 
-    All inputs share the length of axis 0, the rows; admission checks that and everything else that
-    the model declares. `version` is empty for "the newest". `outputs` names what the caller wants,
-    None for all. Times are monotonic nanoseconds.
+    Axis 0 of every input is the batch axis, and all inputs have equally many rows. `version` is
+    empty for the newest one. `outputs` are the requested outputs, None for all. Times are monotonic
+    nanoseconds.
     """
 
     model: str
@@ -27,21 +27,21 @@ class InferenceRequest:
     id: str = ""
     outputs: tuple[str, ...] | None = None
     classifications: Mapping[str, int] | None = None
-    """Output name -> how many of the top classes to answer with, instead of the tensor."""
+    """Output name -> how many of its top classes to return instead of the tensor."""
     parameters: Mapping[str, ParameterValue] | None = None
-    """Request parameters that are passed on to the executor (the reserved ones are taken out)."""
+    """The request parameters, without the reserved ones."""
     priority: int = 0
     timeout_ns: int | None = None
-    """The longest time this request may wait in the queue."""
+    """The longest time that the request may wait in the queue."""
     deadline_ns: int | None = None
-    """When the caller stops waiting (monotonic), from the gRPC deadline."""
+    """The gRPC deadline."""
     tenant: str = ""
     sequence: int | str | None = None
 
 
 @dataclass(slots=True)
 class InferenceReply:
-    """The answer to one request: every requested output, with the request's own rows."""
+    """The reply to one request: the requested outputs, with the request's rows."""
 
     model: str
     version: str
@@ -50,7 +50,7 @@ class InferenceReply:
     stamps: Stamps
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     batched: bool = True
-    """Whether axis 0 of the outputs is the rows; a model without a batch axis has none."""
+    """Whether axis 0 of the outputs is the batch axis."""
     pieces: Sequence[Mapping[str, Tensor]] = ()
-    """Instead of `outputs`, where many rows ran in several batches: those of each, still to be
-    joined. That copies them all, so whoever sends the answer chooses where."""
+    """Instead of `outputs`, for a large request that was split: the outputs of each part, in order.
+    Joining copies them all, so the sender decides on which thread to do it."""

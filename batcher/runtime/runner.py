@@ -1,15 +1,15 @@
-"""The asyncio shell around the scheduler: feeds it events, carries out its commands.
+"""Feeds the scheduler events and carries out its commands, on the event loop's thread.
 
-Arrivals of one turn of the event loop are taken in together, so a burst is batched as a burst.
-Everything else is fed at once. When a batch ends, the scheduler's answer is carried out in two
-steps: dispatches first, so that the instance is busy again, then the replies. There is one timer,
-armed for `next_wakeup_ns()`, and every method runs on the loop's thread.
+Requests that arrive in one turn of the event loop are fed together, so that the scheduler sees a
+burst as a burst; all other events are fed at once. When a batch ends, the commands are carried out
+in two passes: dispatches first, so that the instance is busy again, then the replies. One timer is
+armed for the scheduler's `next_wakeup_ns()`.
 
-A step is `_handle`: decide, record, carry out, arm the timer. Nothing of it is skipped because
-something else of it raised, and nothing raises out of it. A request that cannot be ended as the
-scheduler says fails with `InternalError`, alone; a batch that cannot be handed over is reported as
-failed. If the scheduler itself raises, what it knows cannot be trusted any more: all requests fail,
-and so does whatever comes later (`broken`), until the process is started again.
+A step is `_handle`: decide, record, carry out, arm the timer. An exception in one part of a step
+does not skip the other parts, and no exception leaves it. A request that cannot be ended as the
+scheduler says fails with `InternalError`, and no other does; a batch that cannot be started is
+reported as failed. If the scheduler itself raises, its state may be inconsistent: all requests
+fail, those that arrive later too (`broken`), until the process is restarted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from batcher.core.commands import (
     Command,
     Dispatch,
     FailureStorm,
-    Outcome,
     PolicyFailed,
-    Reason,
     SettingsRefused,
     Settle,
 )
@@ -45,41 +43,43 @@ from batcher.core.events import (
 )
 from batcher.core.observation import Observation
 from batcher.core.scheduler import Scheduler
-from batcher.errors import ChangeFailed, InternalError, describe
-from batcher.executor import ExecutionError
+from batcher.errors import ChangeFailed, describe
 from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
-from batcher.runtime.execution.results import RunningBatch, answer, report, why
+from batcher.runtime.execution.results import RunningBatch, prepare_batch, report
 from batcher.runtime.interface.signature import RequestSummary
-from batcher.runtime.pending import PendingRequest, ReplyPort, Target
-from batcher.runtime.refusals import error_for
+from batcher.runtime.pending import PendingRequest, ReplySink, TargetModel
+from batcher.runtime.replies import end_request, fail_request
 from batcher.runtime.request import InferenceRequest
-from batcher.runtime.scheduler_log import log_storm, warn_of_target
+from batcher.runtime.scheduler_log import log_failure_storm, warn_unreachable_target
 from batcher.runtime.timer import Timer
 from batcher.telemetry.reasons import ReplyReason
 
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = Callable[[int, Sequence[Event], Sequence[Command]], None]
-"""Told the moment of a step, what went in and what came out; it changes none of it."""
+"""Called with a step of the scheduler: its time, events and commands. Must not change them."""
 
 
 REARM_S = 0.01
-"""After how long the scheduler is asked again where the timer could not be armed."""
+"""Seconds until the next step when the timer could not be armed."""
 
 
 class BatchRunner(Protocol):
-    """An instance, as the runner sees it."""
+    """What the runner needs of an instance."""
 
     def run(
         self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
     ) -> None:
-        """Execute a batch. `done` is called on the loop, once, and never after the instance went down."""
+        """Start a batch. `done` is called once, on the event loop, unless the instance goes down."""
         ...
 
 
 class Runner:
-    """Owns the scheduler and every pending request. `timer` gets the runner's `wake`."""
+    """Owns the scheduler and every pending request. `timer` makes a timer that calls its argument.
+
+    Call every method on the event loop's thread.
+    """
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Runner:
         self._on_policy_failed = on_policy_failed
         self._on_broken = on_broken
         self.broken = ""
-        """Why nothing can be served any more, by a mistake of ours; empty while all is well."""
+        """Why nothing can be served until a restart (an internal error); empty in normal operation."""
         self._rearm: asyncio.TimerHandle | None = None
         self._record: Record | None = None
         self._ids = itertools.count(1)
@@ -112,15 +112,19 @@ class Runner:
     # Requests
 
     def submit(
-        self, request: InferenceRequest, target: Target, summary: RequestSummary, reply: ReplyPort
+        self,
+        request: InferenceRequest,
+        target: TargetModel,
+        summary: RequestSummary,
+        reply: ReplySink,
     ) -> PendingRequest:
-        """Hand a valid request to the scheduler; its end comes through `reply`."""
+        """Feed a validated request to the scheduler; `reply` gets its reply or its error."""
         pending = PendingRequest(next(self._ids), request, target, summary, reply)
         self._pending[pending.id] = pending
         queue_until_ns = None
         if request.timeout_ns is not None:
             queue_until_ns = request.arrival_ns + request.timeout_ns
-        self._take_in_soon(
+        self._feed_soon(
             RequestArrived(
                 pending.id,
                 target.key,
@@ -140,12 +144,12 @@ class Runner:
         return pending
 
     def cancel(self, pending: PendingRequest, cause: CancelCause) -> None:
-        """The caller left. Its batch-mates notice nothing."""
+        """Cancel a request. The other requests of its batch are answered as usual."""
         if pending.outcome is None:
             self.feed(RequestCancelled(pending.id, cause))
 
     def replied(self, pending: PendingRequest, now_ns: int) -> None:
-        """An answer has left, or never will; after a batch's last the scheduler learns what it took."""
+        """Note that a reply was sent or dropped; after a batch's last one, feed how long they took."""
         replies = pending.replies
         if replies is None:
             return
@@ -156,28 +160,28 @@ class Runner:
             self.feed(RepliesTook(pending.target.key, replies.rows, took_ns))
 
     async def idle(self) -> None:
-        """Wait until no request is unanswered."""
+        """Wait until every request has ended."""
         while self._pending:
             self._idle.clear()
             await self._idle.wait()
 
     @property
     def unanswered(self) -> int:
-        """Requests that have not ended."""
+        """How many requests have not ended."""
         return len(self._pending)
 
     # Instances
 
     def instance_up(self, event: InstanceUp, instance: BatchRunner) -> None:
-        """Announce an incarnation; its batches go to `instance`."""
+        """Add an incarnation to the scheduler; `instance` runs its batches."""
         self._instances[event.instance] = instance
         self.feed(event)
         profiles = [event.profile, *(profile for _, profile in event.buckets)]
         took_ns = min((ns for profile in profiles for _, ns in profile), default=0)
-        self._warn_of_target(event.model, f"{took_ns / MILLISECOND:.3g} ms")
+        warn_unreachable_target(self.observe, event.model, f"{took_ns / MILLISECOND:.3g} ms")
 
     def instance_down(self, event: InstanceDown) -> None:
-        """An incarnation is gone and will report nothing more: what it ran has failed."""
+        """Remove an incarnation; its running batches have failed and will not report."""
         self._instances.pop(event.instance, None)
         lost = [i for i, batch in self._running.items() if batch.instance == event.instance]
         for batch_id in lost:
@@ -187,63 +191,59 @@ class Runner:
     # Models
 
     def configure(self, event: ModelConfigured) -> None:
-        """Change a model's settings; what arrived before is taken in under the old ones.
+        """Change a model's settings; requests that arrived earlier are fed under the old ones.
 
-        Raises `ChangeFailed` when the scheduler cannot take them: the old ones stay in force.
+        Raises `ChangeFailed` if the scheduler refuses the settings; the old ones stay in force.
         """
         commands = self.feed(event)
         if self.broken:
             raise ChangeFailed(f"{event.model}: {self.broken}")
         for command in commands:
             if isinstance(command, SettingsRefused):
-                raise ChangeFailed(f"{event.model}: its policy could not be made: {command.error}")
-        self._warn_of_target(event.model)
+                raise ChangeFailed(
+                    f"{event.model}: the batching policy refuses the settings: {command.error}"
+                )
+        warn_unreachable_target(self.observe, event.model)
 
-    def _warn_of_target(self, key: str, took: str = "longer") -> None:
-        try:
-            warn_of_target(self.observe(), key, took)
-        except Exception:
-            log.exception("%s: whether it can meet its target is not known", key)
-
-    # The scheduler's door
+    # Feeding the scheduler
 
     def feed(self, *events: Event) -> list[Command]:
-        """Give the scheduler events now, with everything that arrived before them.
+        """Feed events now, after the requests that arrived before them.
 
-        Returns its commands, which have been carried out.
+        Returns the scheduler's commands, which have been carried out.
         """
         arrived, self._arrived = self._arrived, []
         return self._handle([*arrived, *events])
 
     def wake(self) -> None:
-        """The moment that the scheduler asked for has come."""
+        """Run a step at the time that the scheduler asked for."""
         self.feed()
 
     def record_with(self, record: Record) -> None:
-        """Tell `record` of every step from now on, before its commands are carried out."""
+        """Call `record` with every step from now on, before its commands are carried out."""
         self._record = record
 
     def observe(self) -> Observation:
-        """The scheduler now: live depths and ages."""
+        """The scheduler's current queue depths and ages."""
         return self._scheduler.observe(self._clock())
 
     def close(self) -> None:
-        """Stop the timer. Nothing may be pending any more."""
+        """Stop the timer. No request may be pending."""
         if self._rearm is not None:
             self._rearm.cancel()
         self._timer.close()
 
-    def _take_in_soon(self, event: Event) -> None:
-        """Feed an event together with everything else of this turn of the loop."""
+    def _feed_soon(self, event: Event) -> None:
+        """Feed an event at the end of this turn of the event loop."""
         if not self._arrived:
-            self._loop.call_soon(self._take_in_arrivals)
+            self._loop.call_soon(self._feed_arrivals)
         self._arrived.append(event)
 
-    def _take_in_arrivals(self) -> None:
+    def _feed_arrivals(self) -> None:
         if self._arrived:
             self.feed()
 
-    # A step; the guard of everything on its way
+    # One step
 
     def _handle(self, events: list[Event]) -> list[Command]:
         if self.broken:
@@ -255,22 +255,26 @@ class Runner:
                 if isinstance(event, RequestArrived):
                     self._pending[event.id].stamps.enqueued_ns = now_ns
             commands = self._scheduler.handle(events, now_ns)
-        except Exception as error:  # noqa: BLE001 - logged whole; nobody may wait for its end
+        except Exception as error:  # noqa: BLE001 - logged with its traceback; every request must end
             self._break(error)
             return []
-        self._note(now_ns, events, commands)
+        self._record_step(now_ns, events, commands)
         self._carry_out(commands, now_ns)
         self._arm()
         return commands
 
-    def _note(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
+    def _record_step(
+        self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]
+    ) -> None:
         if self._record is None:
             return
         try:
             self._record(now_ns, events, commands)
         except Exception:
-            # A log without one of its steps plays something that has never happened.
-            log.exception("a step could not be recorded; recording ends")
+            # A log that misses a step would replay something that never happened.
+            log.exception(
+                "internal error: a step could not be recorded; nothing is recorded until a restart"
+            )
             self._record = None
 
     def _carry_out(self, commands: list[Command], now_ns: int) -> None:
@@ -278,23 +282,25 @@ class Runner:
             if isinstance(command, Dispatch):
                 try:
                     self._dispatch(command, now_ns)
-                except Exception as error:  # noqa: BLE001 - logged whole; the batch has failed
+                except Exception as error:  # noqa: BLE001 - logged with its traceback; the batch has failed
                     self._not_dispatched(command, error)
         for command in commands:
             if isinstance(command, Settle):
                 self._settle(command)
             elif isinstance(command, PolicyFailed | FailureStorm):
                 try:
-                    self._tell(command)
+                    self._report(command)
                 except Exception:
-                    log.exception("a report of the scheduler was lost")
+                    log.exception(
+                        "internal error: a message of the scheduler could not be logged or counted"
+                    )
 
-    def _tell(self, command: PolicyFailed | FailureStorm) -> None:
+    def _report(self, command: PolicyFailed | FailureStorm) -> None:
         if isinstance(command, FailureStorm):
-            log_storm(command)
+            log_failure_storm(command)
             return
         log.error(
-            "policy of %s failed, its batches are formed greedily until it is configured anew: %s",
+            "%s: its batching policy failed; batches are formed greedily until its settings change: %s",
             command.model,
             command.error,
         )
@@ -303,14 +309,16 @@ class Runner:
     def _arm(self) -> None:
         try:
             wakeup_ns = self._scheduler.next_wakeup_ns()
-        except Exception as error:  # noqa: BLE001 - logged whole
+        except Exception as error:  # noqa: BLE001 - logged with its traceback
             self._break(error)
             return
         try:
             self._timer.arm(wakeup_ns)
         except Exception:
             if self._rearm is None:
-                log.exception("the timer could not be armed; the next try is in %g s", REARM_S)
+                log.exception(
+                    "internal error: the timer could not be armed; trying again in %g s", REARM_S
+                )
                 self._rearm = self._loop.call_later(REARM_S, self._arm_again)
 
     def _arm_again(self) -> None:
@@ -318,67 +326,51 @@ class Runner:
         self.wake()
 
     def _break(self, error: Exception) -> None:
-        """The scheduler raised: half of a step may be missing from what it knows."""
+        """Fail everything after the scheduler raised: its state may be inconsistent."""
         self.broken = f"internal error of the scheduler: {describe(error)}"
         log.critical(
-            "the scheduler failed, by a mistake of batcher itself; nothing is served until the"
-            " process is started again",
+            "internal error: the scheduler failed; every request fails until the process is"
+            " restarted",
             exc_info=error,
         )
         self._fail_all()
         try:
             self._on_broken()
         except Exception:
-            log.exception("a report of the scheduler's failure was lost")
+            log.exception("internal error: the failure of the scheduler could not be reported")
 
     def _fail_all(self) -> None:
         pendings, self._pending = list(self._pending.values()), {}
         for pending in pendings:
-            self._fail(pending, self.broken, ReplyReason.INTERNAL)
+            fail_request(pending, self.broken, ReplyReason.INTERNAL, self._clock)
         self._idle.set()
 
     # Batches
 
     def _dispatch(self, command: Dispatch, now_ns: int) -> None:
-        batch: list[PendingRequest] = []
-        slices: list[Slice] = []
-        rows = 0
-        first = self._pending[command.parts[0].id]
-        # What runs again is padded as it was: its bucket is that of the batch that failed.
-        padding = first.target.padding if command.attempt == 1 else first.padding
-        padded = None if padding is None else padding.of(command.bucket)
-        for part in command.parts:
-            pending = self._pending[part.id]
-            # Rows that run later, or again, count as executing since the first ones.
-            if not pending.stamps.dispatched_ns:
-                pending.stamps.dispatched_ns = now_ns
-            pending.padding = padding
-            pending.failure = None
-            rows += part.stop - part.start
-            batch.append(pending)
-            slices.append(Slice(pending.request, part.start, part.stop, padded))
-        for pending in batch:
-            pending.stamps.batch_rows = rows
+        batch, slices = prepare_batch(command, self._pending, now_ns)
         batch_id = command.batch_id
-        self._running[batch_id] = RunningBatch(
-            command.instance, batch, command.parts, rows, padding
-        )
+        self._running[batch_id] = batch
         self._instances[command.instance].run(
             batch_id, slices, lambda executed: self._executed(batch_id, executed)
         )
 
     def _not_dispatched(self, command: Dispatch, error: Exception) -> None:
-        """The scheduler has to know that a batch failed, but not in the middle of a step."""
-        log.error("%s: a batch could not be handed over", command.instance, exc_info=error)
+        """Report a batch that could not be started as failed, after the current step."""
+        log.error(
+            "%s: internal error: a batch could not be started; its requests fail",
+            command.instance,
+            exc_info=error,
+        )
         self._running.pop(command.batch_id, None)
         for part in command.parts:
             pending = self._pending.get(part.id)
             if pending is not None:
                 pending.failure = describe(error)
-        self._take_in_soon(BatchProgress(command.batch_id, (), error=FailureCause.UNKNOWN))
+        self._feed_soon(BatchProgress(command.batch_id, (), error=FailureCause.UNKNOWN))
 
     def _executed(self, batch_id: int, executed: ExecutedBatch) -> None:
-        """Report a batch; the answers leave while its result is held."""
+        """Report a batch and send its replies; release its result after that."""
         try:
             batch = self._running.pop(batch_id, None)
             if batch is not None:
@@ -386,38 +378,12 @@ class Runner:
         finally:
             executed.release()
 
-    # Ends
-
     def _settle(self, settle: Settle) -> None:
-        outcome = settle.outcome
         for request_id in settle.ids:
             pending = self._pending.pop(request_id, None)
             if pending is None:
-                log.error("request %d was settled a second time", request_id)
+                log.error("internal error: request %d was settled twice; ignored", request_id)
                 continue
-            try:
-                pending.outcome, pending.reason = outcome, settle.reason
-                if outcome is Outcome.OK:
-                    reply = answer(pending)
-                    reply.stamps.settled_ns = self._clock()
-                    pending.reply.send(reply, last=True)
-                else:
-                    pending.stamps.settled_ns = self._clock()
-                    pending.reply.fail(error_for(settle, pending.target.name, pending.failure))
-            except Exception as error:
-                log.exception("%s: a request could not be answered", pending.target.name)
-                ours = not isinstance(error, ExecutionError)
-                reason = ReplyReason.INTERNAL if ours else Reason.UNKNOWN_FAILURE
-                self._fail(pending, f"the answer could not be made: {why(error)}", reason)
+            end_request(pending, settle, self._clock)
         if not self._pending:
             self._idle.set()
-
-    def _fail(self, pending: PendingRequest, why: str, reason: Reason | ReplyReason) -> None:
-        """End a request that cannot be ended as it should be. Never raises."""
-        pending.outcome, pending.reason = Outcome.FAILED, reason
-        pending.result = pending.pieces = None
-        pending.stamps.settled_ns = self._clock()
-        try:
-            pending.reply.fail(InternalError(f"{pending.target.name}: {why}"))
-        except Exception:
-            log.exception("%s: a caller could not be told of a failure", pending.target.name)

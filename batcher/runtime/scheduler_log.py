@@ -1,8 +1,9 @@
-"""What the log is told of a model: targets that cannot be met, storms of failures."""
+"""Log messages about a model that the scheduler reports: unreachable targets, failure storms."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from batcher.clock import MILLISECOND
 from batcher.core.commands import FailureStorm
@@ -11,37 +12,50 @@ from batcher.core.observation import Observation
 log = logging.getLogger(__name__)
 
 
-def warn_of_target(observation: Observation, key: str, took: str) -> None:
-    """Warn where a model cannot meet its target; `took` says how long one row alone takes."""
+def warn_unreachable_target(
+    observe: Callable[[], Observation], key: str, took: str = "longer"
+) -> None:
+    """Warn if a model cannot meet its target; `took` is how long a batch of one row takes."""
+    try:
+        _warn(observe(), key, took)
+    except Exception:
+        log.exception("%s: internal error: could not check whether it can meet its target", key)
+
+
+def _warn(observation: Observation, key: str, took: str) -> None:
     for model in observation.models:
         if model.model != key:
             continue
         target_ms = (model.target_ns or 0) / MILLISECOND
         if model.reachable and model.late_buckets:
             log.warning(
-                "%s cannot meet its target of %.3g ms in %d of its buckets, where one row alone"
-                " takes longer; such requests are served late rather than refused",
+                "%s cannot meet its target of %.3g ms in %d of its padding buckets, where a batch of"
+                " one row takes longer; these requests are served best-effort. Raise target_p99, or"
+                " use shorter buckets or a faster device",
                 key,
                 target_ms,
                 model.late_buckets,
             )
         if not model.reachable:
             log.warning(
-                "%s cannot meet its target of %.3g ms: one row alone takes %s;"
-                " it is served late rather than refused",
+                "%s cannot meet its target of %.3g ms: a batch of one row takes %s; its requests are"
+                " served best-effort. Raise target_p99, or use a faster device",
                 key,
                 target_ms,
                 took,
             )
 
 
-def log_storm(storm: FailureStorm) -> None:
-    """Say that a storm of failures has begun, or that it is over."""
+def log_failure_storm(storm: FailureStorm) -> None:
+    """Log that a failure storm has begun or is over."""
     if storm.over:
-        log.info("%s: batches succeed again; those that fail are bisected again", storm.model)
+        log.info(
+            "%s: failure storm over: batches succeed again, and failed ones are bisected again",
+            storm.model,
+        )
     else:
         log.error(
-            "%s: too many batches fail to look for the requests at fault;"
-            " batches fail as a whole until it calms",
+            "%s: failure storm: too many batches fail to bisect them; each failed batch fails as a"
+            " whole until one succeeds. Look at the executor's errors above",
             storm.model,
         )

@@ -1,8 +1,8 @@
-"""The one timer, as precise as the kernel's.
+"""A timer with the precision of the kernel.
 
-An event loop's own timers are rounded to a millisecond (uvloop fires up to 1.2 ms early and 0.6 ms
-late); a `timerfd` that the loop watches is late by 0.05 ms. Batching windows are a few
-milliseconds long, so that is the difference between a window and a guess.
+The event loop's own timers are rounded to a millisecond: uvloop fires up to 1.2 ms early and 0.6 ms
+late. A `timerfd` that the loop watches is 0.05 ms late. Batching windows are a few milliseconds
+long, so a millisecond matters.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NANOSECONDS = 1_000_000_000
 
 
 class Timer(Protocol):
-    """Calls back once at a moment of the monotonic clock."""
+    """Calls a function once at a time of the monotonic clock."""
 
     def arm(self, at_ns: int | None) -> None:
-        """Fire at `at_ns` (in the past: as soon as possible) instead of whenever before."""
+        """Fire at `at_ns` (at once if that is past), instead of at the time set before; None: never."""
         ...
 
     def close(self) -> None:
-        """Never fire again."""
+        """Stop for good."""
         ...
 
 
@@ -41,9 +41,9 @@ class _Itimerspec(ctypes.Structure):
 
 
 class TimerFd:
-    """A `timerfd` watched by the running event loop.
+    """A `timerfd` that the event loop watches.
 
-    Python has these calls since 3.13 only; ctypes reaches the same two in every version.
+    Python has these two system calls since 3.13; ctypes has them in every version.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
@@ -71,7 +71,7 @@ class TimerFd:
         self._armed_ns = at_ns
 
     def close(self) -> None:
-        """Stop watching and give the descriptor back."""
+        """Stop watching and close the descriptor."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)

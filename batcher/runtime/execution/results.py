@@ -1,4 +1,4 @@
-"""From an executed batch to what the scheduler is told of it, and to the answers of its requests."""
+"""Prepares a dispatched batch, and turns an executed one into an event and its requests' replies."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 from collections.abc import Mapping
 
 from batcher.clock import Clock
-from batcher.core.commands import Part
+from batcher.core.commands import Dispatch, Part
 from batcher.core.events import BatchProgress, Failure, FailureCause, Timings
 from batcher.core.record import record
 from batcher.errors import describe, on_one_line
 from batcher.executor import BatchResult, ExecutionError
 from batcher.runtime.execution.execute import ExecutedBatch
-from batcher.runtime.execution.gather import LARGE_BATCH
+from batcher.runtime.execution.gather import LARGE_BATCH, Slice
 from batcher.runtime.execution.scatter import join, joinable, scatter
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.pending import BatchReplies, PendingRequest
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @record
 class RunningBatch:
-    """A dispatched batch: where it went, and which rows of whom are in it, in order."""
+    """A dispatched batch: its instance, and its requests and their rows in order."""
 
     instance: str
     pendings: list[PendingRequest]
@@ -33,10 +33,42 @@ class RunningBatch:
     padding: Padding | None
 
 
+def prepare_batch(
+    command: Dispatch, requests: Mapping[int, PendingRequest], now_ns: int
+) -> tuple[RunningBatch, list[Slice]]:
+    """The batch that a `Dispatch` asks for, and the rows to execute, in order.
+
+    Sets what a request keeps of its batch: padding, time of dispatch, number of rows.
+    """
+    batch: list[PendingRequest] = []
+    slices: list[Slice] = []
+    rows = 0
+    first = requests[command.parts[0].id]
+    # A retry keeps the padding of the batch that failed, because it keeps its bucket.
+    padding = first.target.padding if command.attempt == 1 else first.padding
+    padded = None if padding is None else padding.of(command.bucket)
+    for part in command.parts:
+        pending = requests[part.id]
+        # The first dispatch counts, for requests that are split or retried.
+        if not pending.stamps.dispatched_ns:
+            pending.stamps.dispatched_ns = now_ns
+        pending.padding = padding
+        pending.failure = None
+        rows += part.stop - part.start
+        batch.append(pending)
+        slices.append(Slice(pending.request, part.start, part.stop, padded))
+    for pending in batch:
+        pending.stamps.batch_rows = rows
+    return RunningBatch(command.instance, batch, command.parts, rows, padding), slices
+
+
 def report(
     batch_id: int, batch: RunningBatch, executed: ExecutedBatch, clock: Clock
 ) -> BatchProgress:
-    """What became of each request of a batch. Rows that cannot be kept have failed, alone."""
+    """The event that tells how each request of a batch ended.
+
+    If taking one request's rows raises, that request fails, and no other.
+    """
     result = executed.result
     failed: list[Failure] = []
     done: list[int] = []
@@ -51,7 +83,7 @@ def report(
         if result is None:
             pending.failure = executed.failure
         elif stop - offset == pending.summary.rows and not result.row_errors:
-            # Most requests: nothing here can raise.
+            # The usual case; nothing here can raise.
             pending.result, pending.offset, pending.padding = result, offset, batch.padding
             done.append(pending.id)
             if pending.outcome is None:
@@ -60,14 +92,17 @@ def report(
             try:
                 failure = _taken(pending, part, result, offset, batch.padding)
             except Exception as error:
-                log.exception("%s: rows of a batch could not be kept", pending.target.name)
-                pending.failure = why(error)
+                log.exception(
+                    "%s: internal error: the rows of a request could not be taken from its batch",
+                    pending.target.name,
+                )
+                pending.failure = failure_text(error)
                 failure = Failure(pending.id, FailureCause.UNKNOWN)
             if failure is not None:
                 failed.append(failure)
             else:
                 done.append(pending.id)
-                # Whose caller has left gets no answer that could be waited for.
+                # A cancelled request gets no reply, so none is waited for.
                 if pending.result is not None and pending.outcome is None:
                     whole.append(pending)
         offset = stop
@@ -86,9 +121,9 @@ def report(
 
 
 def answer(pending: PendingRequest) -> InferenceReply:
-    """The answer to a request whose rows are all done; it lets go of their results.
+    """The reply to a request whose rows are all done. Drops the request's references to results.
 
-    Raises what putting it together raises.
+    Raises `ExecutionError` if the outputs of a split request cannot be joined.
     """
     request, target = pending.request, pending.target
     outputs: dict[str, Tensor] = {}
@@ -99,7 +134,7 @@ def answer(pending: PendingRequest) -> InferenceReply:
         if sum(t.array.nbytes for piece in pieces for t in piece.values()) <= LARGE_BATCH:
             outputs, pieces = join(pieces), ()
     else:
-        assert pending.result is not None  # noqa: S101 - the core settled what was reported done
+        assert pending.result is not None  # noqa: S101 - the scheduler settles only what was reported done
         stop = pending.offset + pending.summary.rows
         outputs = scatter(
             pending.result,
@@ -121,15 +156,15 @@ def answer(pending: PendingRequest) -> InferenceReply:
     )
 
 
-def why(error: Exception) -> str:
-    """A failure in one line: the executor's own word as it is, anything else with its type."""
+def failure_text(error: Exception) -> str:
+    """An exception in one line: an `ExecutionError`'s own message, else its type and message."""
     return on_one_line(str(error)) if isinstance(error, ExecutionError) else describe(error)
 
 
 def _taken(
     pending: PendingRequest, part: Part, result: BatchResult, offset: int, padding: Padding | None
 ) -> Failure | None:
-    """Take a request's rows out of a result, or say why they failed."""
+    """Take a request's rows out of a result; returns a `Failure` if the executor refused a row."""
     if result.row_errors:
         batched = pending.target.layout.batched
         error = _row_error(part, offset, result.row_errors, batched=batched)
@@ -138,7 +173,7 @@ def _taken(
             return Failure(pending.id, FailureCause.INPUT)
     if part.stop - part.start == pending.summary.rows:
         pending.result, pending.offset = result, offset
-        # What the answer is cut by is what its batch was padded by.
+        # The reply is trimmed by the padding of this batch.
         pending.padding = padding
     else:
         _keep(pending, part, result, offset, padding)
@@ -148,7 +183,7 @@ def _taken(
 def _keep(
     pending: PendingRequest, part: Part, result: BatchResult, offset: int, padding: Padding | None
 ) -> None:
-    """Hold the outputs of some of a request's rows until all of them are done."""
+    """Keep the outputs of one part of a split request until all parts are done."""
     if pending.pieces is None:
         pending.pieces = {}
     wanted, layout = pending.request.outputs, pending.target.layout
@@ -158,14 +193,14 @@ def _keep(
 
 
 def _cuts(pending: PendingRequest, padding: Padding | None) -> dict[str, tuple[slice, ...]] | None:
-    """What of an answer is the request's own."""
+    """The slices that trim padding from the request's outputs."""
     return None if padding is None else padding.cuts(pending.summary.shapes)
 
 
 def _row_error(
     part: Part, offset: int, row_errors: Mapping[int, str], *, batched: bool
 ) -> str | None:
-    """The first error among a request's own rows, naming the row as the caller counts it."""
+    """The first error among a request's rows, with the row's number in the request."""
     for row in range(part.start, part.stop):
         message = row_errors.get(offset + row - part.start)
         if message is not None:

@@ -1,4 +1,4 @@
-"""One notion of health: what makes a server ready, and who is told."""
+"""One notion of health: what makes a server ready, and who is reports."""
 
 from dataclasses import dataclass
 
@@ -61,24 +61,24 @@ def test_draining_and_broken_are_for_good(health):
     assert (health.report().live, health.report().reason) == (False, "the scheduler failed")
 
 
-def test_whoever_watches_is_told_now_and_of_each_change(health, models):
-    told = []
-    health.watch(lambda report: told.append(report.ready))
+def test_watchers_are_called_now_and_at_each_change(health, models):
+    reports = []
+    health.watch(lambda report: reports.append(report.ready))
     health.started()
     models[0].state = ModelState.UNREADY
     health.changed()
-    assert told == [False, True, False]
+    assert reports == [False, True, False]
 
 
-def test_one_who_raises_keeps_nothing_from_the_others(health, caplog):
-    told = []
+def test_a_watcher_that_raises_does_not_affect_the_others(health, caplog):
+    reports = []
 
     def raises(_):
-        if told:
+        if reports:
             raise ValueError("no")
 
     health.watch(raises)
-    health.watch(lambda report: told.append(report.ready))
+    health.watch(lambda report: reports.append(report.ready))
     health.started()
-    assert told == [False, True]
-    assert "was not told" in caplog.text
+    assert reports == [False, True]
+    assert "a watcher of the server's health failed" in caplog.text
