@@ -137,7 +137,7 @@ async def test_a_message_that_cannot_be_read_is_not_one_for_an_unknown_model(ser
     assert application.registry.get_sample_value("batcher_requests_total", labels) == 1
 
 
-@pytest.mark.parametrize("place", ["parse", "to_request", "measure"])
+@pytest.mark.parametrize("place", ["parse", "to_request", "validate"])
 async def test_a_mistake_of_ours_on_the_way_in_is_counted(served, request_of, monkeypatch, place):
     application, stub, count = served
 
@@ -145,8 +145,8 @@ async def test_a_mistake_of_ours_on_the_way_in_is_counted(served, request_of, mo
         raise ValueError("ours")
 
     with monkeypatch.context() as broken:
-        if place == "measure":
-            broken.setattr(application.models.find("hello").signature, "measure", mistake)
+        if place == "validate":
+            broken.setattr(application.models.find("hello").signature, "validate", mistake)
         else:
             broken.setattr(messages, place, mistake)
         with pytest.raises(aio.AioRpcError) as caught:
