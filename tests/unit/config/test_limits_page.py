@@ -109,69 +109,73 @@ def test_the_bounds_that_no_key_changes() -> None:
     rows = dict(ROWS)
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
     headers = f"{HEADER_READ_FACTOR * MAX_METADATA_BYTES // 1024} KiB, {MAX_HEADER_FRAMES} frames"
-    assert rows["headers of a call (`builtin`)"] == headers
-    assert rows["table of headers (`builtin`)"] == format_size(TABLE_BYTES).replace("KiB", " KiB")
-    remembered = rows["header blocks and fields remembered (`builtin`)"]
-    assert remembered == f"{CACHED_BLOCKS} and {CACHED_FIELDS}"
+    assert rows["headers that are read (`builtin`)"] == headers
+    assert rows["HPACK table (`builtin`)"] == format_size(TABLE_BYTES).replace("KiB", " KiB")
+    cached = rows["cached header blocks and fields (`builtin`)"]
+    assert cached == f"{CACHED_BLOCKS} and {CACHED_FIELDS}"
     unread = rows["messages of a call that wait to be read (`builtin`)"]
     assert unread == f"{STREAM_WINDOW // 1024} KiB"
-    assert rows["SETTINGS of a client in a second (`builtin`)"] == str(SETTINGS_PER_SECOND)
-    frames = rows["frames that bring no request further (`builtin`)"]
+    assert rows["SETTINGS in a second (`builtin`)"] == str(SETTINGS_PER_SECOND)
+    frames = rows["frames without a request (`builtin`)"]
     assert frames == f"{FRAMES_PER_SECOND} a second"
     assert f"of {MIN_DATA_BYTES} bytes or more" in PAGE
     resets = rows["calls reset, refused or malformed (`builtin`)"]
     assert resets == f"{MIN_RESETS:,} at once, or `server.max_concurrent_streams`"
-    under_way = rows["calls under way on one connection (`builtin`)"]
-    assert under_way == f"{UNFINISHED_FACTOR} times `server.max_concurrent_streams`"
+    unfinished = rows["unfinished calls of one connection (`builtin`)"]
+    assert unfinished == f"{UNFINISHED_FACTOR} times `server.max_concurrent_streams`"
     assert rows["the reason in a GOAWAY frame (`builtin`)"] == f"{MAX_REASON_BYTES} bytes"
     assert rows["members of a message in gzip (`builtin`)"] == str(MAX_MEMBERS)
-    assert rows["idleness that makes room (`builtin`)"] == format_duration(EVICT_IDLE_NS)
-    assert rows["silence that makes room (`builtin`)"] == format_duration(EVICT_SILENT_NS)
-    assert rows["connections for probes alone (`builtin`)"] == str(PROBE_CONNECTIONS)
-    assert rows["time of a connection for probes alone (`builtin`)"] == format_duration(
+    assert rows["idle time until a connection may be replaced (`builtin`)"] == format_duration(
+        EVICT_IDLE_NS
+    )
+    assert rows["silent time until a connection may be replaced (`builtin`)"] == format_duration(
+        EVICT_SILENT_NS
+    )
+    assert rows["connections for health probes only (`builtin`)"] == str(PROBE_CONNECTIONS)
+    assert rows["time of a connection for health probes only (`builtin`)"] == format_duration(
         PROBE_CONNECTION_NS
     )
-    assert rows["time to read that the server leaves (`builtin`)"] == f"{GOAWAY_ACK_S:g}s"
-    assert rows["silence of the other side's kernel (`builtin`)"] == f"{DEAD_PEER_S}s"
-    assert rows["time until a client greets (`builtin`)"] == f"{PREFACE_TIMEOUT_S:g}s"
-    forgotten = rows["bytes of a client whose connection the server has ended (`builtin`)"]
-    assert forgotten == f"{MAX_DISCARDED_BYTES // 1024**2} MiB"
-    assert rows["time to read the server's last words (`builtin`)"] == f"{LINGER_S:g}s"
+    assert rows["time to acknowledge GOAWAY (`builtin`)"] == f"{GOAWAY_ACK_S:g}s"
+    assert rows["silence of the client's kernel (`builtin`)"] == f"{DEAD_PEER_S}s"
+    assert rows["time to send the HTTP/2 preface (`builtin`)"] == f"{PREFACE_TIMEOUT_S:g}s"
+    discarded = rows["bytes of a client whose connection has ended (`builtin`)"]
+    assert discarded == f"{MAX_DISCARDED_BYTES // 1024**2} MiB"
+    assert rows["time to read the last bytes of a connection (`builtin`)"] == f"{LINGER_S:g}s"
     assert rows["reads of a configuration file that changes meanwhile"] == str(MAX_READS)
     assert rows["paths and values of one admin call"] == f"{MAX_CHANGE_BYTES // 1024} KiB"
-    assert rows["brackets inside each other, in YAML"] == str(MOST_DEPTH)
+    assert rows["nesting of brackets in YAML"] == str(MOST_DEPTH)
     assert rows["axes of a tensor"] == str(MAX_RANK)
     levels = QueueConfig.model_fields["priority_levels"].metadata
     assert rows["levels of priority"] == str(next(m.le for m in levels if hasattr(m, "le")))
     assert rows["time to write the end of the event log"] == f"{LOG_CLOSE_S:g}s"
-    assert rows["shapes whose bucket is remembered"] == f"{MOST_KNOWN:,}"
+    assert rows["shapes whose bucket is cached"] == f"{MOST_KNOWN:,}"
     headers = f"{REMEMBERED_HEADERS:,}, of at most {REMEMBERED_HEADER_BYTES} bytes"
-    assert rows["tensor headers remembered"] == headers
+    assert rows["cached tensor headers"] == headers
     unload = rows["time to end the batches of a model that is unloaded"]
     assert unload == f"{UNLOAD_TIMEOUT_S:g}s"
     again = rows["time between two tries to replace an instance"]
     assert again == f"{FIRST_RESTART_DELAY_S:g}s, doubled up to {LONGEST_RESTART_DELAY_S:g}s"
     assert rows["values of a configuration, aliases counted"] == f"{MOST_VALUES:,}"
     days, size = LONGEST_NS / (24 * 3600 * SECOND), LARGEST_BYTES >> 50
-    assert rows["a duration and a size in it"] == f"{days:g} days, {size} PiB"
+    assert rows["a duration and a size of a configuration"] == f"{days:g} days, {size} PiB"
     assert rows["a file of labels"] == f"{MAX_LABELS_BYTES >> 20} MiB"
-    assert rows["shapes whose service times are remembered"] == str(MOST_SHAPES)
+    assert rows["shapes whose service times are kept"] == str(MOST_SHAPES)
     assert rows["last answers as the server stops"] == f"{LAST_WRITES_S:g}s"
     assert rows["last batches as the server stops"] == f"{CLOSE_TIMEOUT_S:g}s"
     assert rows["last HTTP answers as the server stops"] == f"{STOP_TIMEOUT_S}s"
-    name = rows["a name of a caller's in an error message"]
+    name = rows["a name from a request in an error message"]
     assert name == f"{LONGEST_NAME} characters"
-    assert rows["what an executor's error says"] == f"{LONGEST_DESCRIPTION} characters"
+    assert rows["text of an executor's error"] == f"{LONGEST_DESCRIPTION} characters"
     assert rows["open files of the process"].endswith(f", and {BESIDE} beside")
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
-    assert rows["scrapers that wait for their text at once"] == str(MAX_WAITING_SCRAPES)
+    assert rows["scrapes that wait at once"] == str(MAX_WAITING_SCRAPES)
     patience = rows["time to send a whole HTTP request, and to read an answer"]
     assert patience == f"{CLIENT_TIMEOUT_S:g}s"
     assert rows["headers of an HTTP request"] == f"{MAX_HEADER_BYTES // 1024} KiB"
     unread = rows["body of an HTTP request, or further requests behind it"]
     assert unread == f"{MAX_UNREAD_BYTES // 1024} KiB"
     assert IDLE_RATIO == 4, "a fifth of the loop"
-    assert rows["rows of a batch that can be asked for"] == f"{MOST_BATCH_ROWS:,}"
+    assert rows["rows of a batch that can be configured"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
     assert rows["shared inputs of one request"] == f"{MAX_SHARED_INPUT_BYTES // 2**20} MiB"
     assert rows["buckets that are warmed up"] == str(MAX_WARMUP_BUCKETS)
@@ -189,14 +193,14 @@ def test_the_bounds_of_what_a_caller_says() -> None:
     assert parameters == f"{MAX_PARAMETERS >> 10} KiB each"
     texts = rows["a model's name and version, a request's id"]
     assert texts == f"{MAX_TEXT:,} bytes each"
-    assert rows["a request that is no inference"] == f"{MAX_CONTROL_BYTES >> 20} MiB"
+    assert rows["a request that is not inference"] == f"{MAX_CONTROL_BYTES >> 20} MiB"
     assert rows["a tenant's name"] == f"{MAX_TENANT} characters"
     assert MAX_WAIT_NS == 365 * 24 * 3600 * SECOND, rows["a timeout or deadline of a caller"]
     assert rows["elements of a row that is classified"] == f"{MAX_WIDTH:,}"
     assert rows["classes of an answer"] == f"{MAX_CLASSES:,}, rows times classes"
     large = rows["a message that is read, or an answer that is made, on the event loop"]
     assert large == f"{LARGE_MESSAGE >> 20} MiB"
-    framed = rows["what is framed of large answers in one turn of the event loop (`builtin`)"]
+    framed = rows["bytes of large answers framed in one iteration (`builtin`)"]
     assert framed == f"{MAX_FRAMED_BYTES >> 20} MiB"
-    assert rows["a turn of the event loop"] == format_duration(STALL_NS)
+    assert rows["an iteration of the event loop"] == format_duration(STALL_NS)
     assert f"once in {LOG_INTERVAL_NS // SECOND} seconds" in PAGE
