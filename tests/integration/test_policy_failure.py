@@ -25,5 +25,5 @@ async def test_a_failed_policy_is_counted_and_every_request_is_answered(
 
     assert value("batcher_policy_failures_total", labels) == 1
     assert (
-        "formed greedily until it is configured anew: ZeroDivisionError: a mistake" in caplog.text
+        "formed greedily until its settings change: ZeroDivisionError: a mistake" in caplog.text
     )

@@ -118,7 +118,7 @@ async def test_a_storm_is_logged_once_and_shows(together, caplog):
     application, ends = await together([POISON] * 64, raise_on(POISON), batching=batching)
 
     assert all(isinstance(end, aio.AioRpcError) for end in ends)
-    assert "batches fail as a whole until it calms" in caplog.text
+    assert "each failed batch fails as a whole until one succeeds" in caplog.text
     assert caplog.text.count("failure storm: too many") == 1
     labels = {"model": "hello", "version": "1"}
     assert application.registry.get_sample_value("batcher_failure_storm", labels) == 1
