@@ -24,6 +24,4 @@ async def test_a_failed_policy_is_counted_and_every_request_is_answered(
         assert output_arrays(answer)["Y"].max() == 2 * number
 
     assert value("batcher_policy_failures_total", labels) == 1
-    assert (
-        "formed greedily until its settings change: ZeroDivisionError: a mistake" in caplog.text
-    )
+    assert "formed greedily until its settings change: ZeroDivisionError: a mistake" in caplog.text
