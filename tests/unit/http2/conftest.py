@@ -17,16 +17,16 @@ from batcher.http2.timeouts import Timeouts
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("raw_http2")
 
-from raw_http2 import MAX_MESSAGE, Handlers, Played, Raw  # noqa: E402  # found by the path above
+from raw_http2 import MAX_MESSAGE, Handlers, Harness, RawClient  # noqa: E402  # found by the path above
 
 
 @pytest.fixture
-def played():
-    return Played()
+def harness():
+    return Harness()
 
 
 @pytest.fixture(autouse=True)
-def _nobody_lingers(monkeypatch):
+def _short_waits(monkeypatch):
     monkeypatch.setattr("batcher.http2.server_connection.LINGER_S", 0.1)
     monkeypatch.setattr("batcher.http2.server.GOAWAY_ACK_S", 0.1)
 
@@ -46,7 +46,7 @@ async def serve(problems):
     servers = []
 
     async def start(limits=None, **methods):
-        made = Server(
+        server = Server(
             [Handlers(methods)],
             **{
                 "max_message": MAX_MESSAGE,
@@ -58,12 +58,12 @@ async def serve(problems):
                 **(limits or {}),
             },
         )
-        servers.append(made)
+        servers.append(server)
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        await made.listen(sock, None)
-        return made, f"127.0.0.1:{port}"
+        await server.listen(sock, None)
+        return server, f"127.0.0.1:{port}"
 
     yield start
     for each in servers:
@@ -92,11 +92,11 @@ async def raw():
     """Clients that write frames by hand."""
     clients = []
 
-    async def connect(address, *settings, greet=True, **rest):
+    async def connect(address, *settings, preface=True, **rest):
         host, port = address.split(":")
-        client = Raw(*await asyncio.open_connection(host, int(port), **rest))
+        client = RawClient(*await asyncio.open_connection(host, int(port), **rest))
         clients.append(client)
-        if greet:
+        if preface:
             client.write(PREFACE, client.settings(*settings))
         return client
 

@@ -45,7 +45,7 @@ def settings(*pairs):
     return frame(Frame.SETTINGS, 0, 0, b"".join(struct.pack(">HI", *each) for each in pairs))
 
 
-def widen(stream, more):
+def window_update(stream, more):
     return frame(Frame.WINDOW_UPDATE, 0, stream, numbers(more))
 
 
@@ -61,7 +61,7 @@ def reset(stream, error=Error.CANCEL):
     return frame(Frame.RST_STREAM, 0, stream, numbers(error))
 
 
-def goodbye(last, error=Error.NO_ERROR, text=""):
+def goaway(last, error=Error.NO_ERROR, text=""):
     return (Frame.GOAWAY, 0, 0, numbers(last, error) + text.encode())
 
 
@@ -70,12 +70,12 @@ def request(headers=HEADERS, length=None):
     return Request(headers, header_list_size(headers), length)
 
 
-class Played:
+class Harness:
     """A connection that was greeted, and what comes of it."""
 
     def __init__(self, *pairs, limits=LIMITS):
         self.connection = Connection(limits)
-        self.greeting = frames(self.connection.data_to_send())
+        self.server_preface = frames(self.connection.data_to_send())
         assert self.receive(PREFACE, settings(*pairs)) == []
         assert self.written() == [(Frame.SETTINGS, ACK, 0, b"")]
 
@@ -121,7 +121,7 @@ class Handlers(grpc.GenericRpcHandler):
         return self._methods.get(details.method.removeprefix("/s/"))
 
 
-class Raw:
+class RawClient:
     """One connection, frame by frame."""
 
     def __init__(self, reader, writer):
@@ -154,7 +154,7 @@ class Raw:
     def reset(self, number):
         self.write(frame(Frame.RST_STREAM, 0, number, Error.CANCEL.to_bytes(4, "big")))
 
-    def widen(self, number, more):
+    def window_update(self, number, more):
         self.write(frame(Frame.WINDOW_UPDATE, 0, number, more.to_bytes(4, "big")))
 
     async def frame(self):
@@ -224,7 +224,7 @@ async def echo(request, context):
     return request
 
 
-class Held:
+class BlockedHandler:
     """A handler that waits until it is let go, or cancelled."""
 
     def __init__(self):
@@ -269,13 +269,13 @@ async def soon(event):
         await event.wait()
 
 
-async def turns(condition):
+async def until(condition):
     """Turns of the loop, until the condition holds."""
     async with asyncio.timeout(WAIT_S):
         while not condition():  # noqa: ASYNC110  # nobody tells of it
             await asyncio.sleep(0)
 
 
-async def gone(made):
+async def all_closed(server):
     """Until no connection is left."""
-    await turns(lambda: not made.connections)
+    await until(lambda: not server.connections)

@@ -60,7 +60,7 @@ class TestHead:
 
     @pytest.mark.parametrize(
         "name",
-        ["te", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-made-up"],
+        ["te", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-server-up"],
     )
     def test_what_is_grpcs_own_is_no_metadata(self, name):
         value = {"grpc-timeout": "1S", "grpc-encoding": "gzip"}.get(name, "x")

@@ -6,7 +6,7 @@ import gzip
 import grpc
 import pytest
 from grpc import aio
-from raw_http2 import MAX_MESSAGE, Held, echo, gone, refusal, soon, turns, unary
+from raw_http2 import MAX_MESSAGE, BlockedHandler, all_closed, echo, refusal, soon, unary, until
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
@@ -40,101 +40,101 @@ async def bounded(serve):
 def empty():
     """A function that returns once nothing is held, and says what was held at most."""
 
-    async def empty(made):
-        await turns(lambda: made.buffers.used == 0)
-        assert not made.buffers._waiting
-        for client in made.connections:
+    async def empty(server):
+        await until(lambda: server.buffers.used == 0)
+        assert not server.buffers._waiting
+        for client in server.connections:
             assert (client.account.granted, len(client.account.claims)) == (0, 0)
             assert not client.receiving
             assert not client.sending
             assert client.http2.queued_bytes == 0
-        return made.buffers.peak
+        return server.buffers.peak
 
     return empty
 
 
 async def test_a_request_is_charged_until_it_is_answered(bounded, raw, empty):
-    held = Held()
-    made, address = await bounded(Hold=unary(held))
+    blocked = BlockedHandler()
+    server, address = await bounded(Hold=unary(blocked))
     client = await raw(address)
     client.open(1, "Hold")
     client.send(1, bytes(1000))
-    await soon(held.entered)
-    assert CALL_BYTES + 1000 < made.buffers.used < CALL_BYTES + 2000
-    held.release.set()
+    await soon(blocked.entered)
+    assert CALL_BYTES + 1000 < server.buffers.used < CALL_BYTES + 2000
+    blocked.release.set()
     await client.answer(1)
-    await empty(made)
+    await empty(server)
 
 
 async def test_the_window_of_a_large_message_is_charged_before_it_comes(bounded, raw, empty):
-    made, address = await bounded(Echo=unary(echo))
+    server, address = await bounded(Echo=unary(echo))
     client = await raw(address)
     client.open(1, "Echo")
     client.write(frame(Frame.DATA, 0, 1, prefixed(bytes(LARGE))[:1000]))
     await client.until(Frame.WINDOW_UPDATE, 1)
-    assert made.buffers.used > LARGE
+    assert server.buffers.used > LARGE
     client.reset(1)
     await client.ping()
-    await empty(made)
+    await empty(server)
 
 
 async def test_windows_wait_for_room_and_small_requests_go_on(bounded, raw, empty):
-    made, address = await bounded(Echo=unary(echo))
+    server, address = await bounded(Echo=unary(echo))
     greedy = [await raw(address) for _ in range(5)]
     for client in greedy:
         for number in (1, 3):
             client.open(number, "Echo")
             client.write(frame(Frame.DATA, 0, number, prefixed(bytes(LARGE))[:1000]))
         await client.ping()
-    assert made.buffers.used < LIMIT * 3 / 4 + 50_000
+    assert server.buffers.used < LIMIT * 3 / 4 + 50_000
     small = await raw(address)
     small.open(1, "Echo")
     small.send(1, bytes(50_000))
     assert len((await small.answer(1))[1]) == 50_005
     greedy[0].writer.transport.abort()
-    await turns(lambda: len(made.connections) == 5)
+    await until(lambda: len(server.connections) == 5)
     # Whoever waited first has its window now.
     for client in greedy[1:4]:
         await client.until(Frame.WINDOW_UPDATE, 1)
     for client in greedy:
         client.writer.transport.abort()
-    await turns(lambda: len(made.connections) == 1)
-    await empty(made)
+    await until(lambda: len(server.connections) == 1)
+    await empty(server)
 
 
 async def test_a_window_that_finds_no_room_in_time_is_refused(bounded, raw, empty):
-    made, address = await bounded(Echo=unary(echo))
+    server, address = await bounded(Echo=unary(echo))
     client = await raw(address)
-    assert made.buffers.reserve(LIMIT * 3 // 4)
+    assert server.buffers.reserve(LIMIT * 3 // 4)
     client.open(1, "Echo")
     client.write(frame(Frame.DATA, 0, 1, prefixed(bytes(LARGE))[:1000]))
     await client.ping()
     for _ in range(20):
-        assert made.buffers.refused == 0
-        made.sweep(SECOND)
+        assert server.buffers.refused == 0
+        server.sweep(SECOND)
     fields, _ = await client.answer(1)
     assert fields["grpc-status"] == EXHAUSTED
     assert "server.max_buffered" in fields["grpc-message"]
     assert int(fields["grpc-retry-pushback-ms"]) > 0
-    assert made.buffers.refused == 1
-    made.buffers.release(LIMIT * 3 // 4)
-    await empty(made)
+    assert server.buffers.refused == 1
+    server.buffers.release(LIMIT * 3 // 4)
+    await empty(server)
 
 
 async def test_large_messages_are_all_served_in_turns(bounded, dial, empty):
-    made, address = await bounded(6 * LIMIT, Echo=unary(echo))  # the first windows fit
+    server, address = await bounded(6 * LIMIT, Echo=unary(echo))  # the first windows fit
     channel = await dial(address)
     calls = [channel.unary_unary("/s/Echo")(bytes(LARGE)) for _ in range(30)]
     answers = await asyncio.gather(*calls)
     assert {len(answer) for answer in answers} == {LARGE}
-    assert await empty(made) <= 6 * LIMIT
+    assert await empty(server) <= 6 * LIMIT
 
 
 async def test_small_requests_beyond_the_bound_are_refused(bounded, raw, empty):
-    held = Held()
-    made, address = await bounded(100_000, Hold=unary(held), Echo=unary(echo))
+    blocked = BlockedHandler()
+    server, address = await bounded(100_000, Hold=unary(blocked), Echo=unary(echo))
     client = await raw(address)
-    client.widen(0, 2**20)
+    client.window_update(0, 2**20)
     for number in range(1, 21, 2):
         client.open(number, "Hold")
         client.send(number, bytes(15_000))
@@ -144,65 +144,65 @@ async def test_small_requests_beyond_the_bound_are_refused(bounded, raw, empty):
             fields, _ = await client.answer(number)
             assert fields["grpc-status"] == EXHAUSTED
             refused += 1
-    assert made.buffers.refused == refused == 5
-    assert made.buffers.peak <= 100_000
-    held.release.set()
+    assert server.buffers.refused == refused == 5
+    assert server.buffers.peak <= 100_000
+    blocked.release.set()
     await client.answer(1)
-    await empty(made)
+    await empty(server)
 
 
 async def test_answers_that_nobody_reads_are_charged_and_bounded(bounded, raw, empty):
     async def large(request, context):
         return bytes(30_000)
 
-    made, address = await bounded(100_000, Large=unary(large))
+    server, address = await bounded(100_000, Large=unary(large))
     client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 0))
     for number in range(1, 11, 2):
         client.open(number, "Large")
         client.send(number, b"")
     await client.ping()
-    await turns(lambda: made.buffers.refused)
-    assert made.buffers.peak <= 100_000 + 30_000
+    await until(lambda: server.buffers.refused)
+    assert server.buffers.peak <= 100_000 + 30_000
     for number in range(1, 11, 2):
         client.reset(number)
     await client.ping()
-    await empty(made)
+    await empty(server)
 
 
 async def test_large_answers_beyond_the_bound_are_refused(bounded, dial, empty):
     async def large(request, context):
         return bytes(MAX_MESSAGE)
 
-    made, address = await bounded(MAX_MESSAGE, Large=unary(large))
+    server, address = await bounded(MAX_MESSAGE, Large=unary(large))
     channel = await dial(address)
     error = await refusal(channel.unary_unary("/s/Large")(b""))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "server.max_buffered" in error.details()
-    await empty(made)
+    await empty(server)
 
 
 class TestInflation:
     async def test_what_a_message_becomes_is_charged(self, bounded, raw, empty):
-        held = Held()
-        made, address = await bounded(Hold=unary(held))
+        blocked = BlockedHandler()
+        server, address = await bounded(Hold=unary(blocked))
         client = await raw(address)
         client.open(1, "Hold", ("grpc-encoding", "gzip"))
         small = gzip.compress(bytes(LARGE))
         client.write(frame(Frame.DATA, END_STREAM, 1, prefixed(small, b"\1")))
-        await soon(held.entered)
-        assert LARGE < made.buffers.used < LARGE + 2 * CALL_BYTES
-        client.widen(0, 2**20)
-        client.widen(1, 2**20)
-        held.release.set()
+        await soon(blocked.entered)
+        assert LARGE < server.buffers.used < LARGE + 2 * CALL_BYTES
+        client.window_update(0, 2**20)
+        client.window_update(1, 2**20)
+        blocked.release.set()
         await client.answer(1)
-        await empty(made)
+        await empty(server)
 
     @pytest.mark.parametrize("kind", ["unary", "stream"])
     async def test_what_finds_no_room_is_refused(self, bounded, raw, empty, kind):
         async def count(requests, context):
             return str(len([each async for each in requests])).encode()
 
-        made, address = await bounded(
+        server, address = await bounded(
             100_000, unary=unary(echo), stream=grpc.stream_unary_rpc_method_handler(count)
         )
         client = await raw(address)
@@ -212,65 +212,65 @@ class TestInflation:
         fields, _ = await client.answer(1)
         assert fields["grpc-status"] == EXHAUSTED
         assert "server.max_buffered" in fields["grpc-message"]
-        await empty(made)
+        await empty(server)
 
     async def test_a_caller_who_leaves_meanwhile(self, bounded, raw, empty):
-        made, address = await bounded(Echo=unary(echo))
+        server, address = await bounded(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo", ("grpc-encoding", "gzip"))
         small = gzip.compress(bytes(LARGE))
         client.write(frame(Frame.DATA, END_STREAM, 1, prefixed(small, b"\1")))
         client.reset(1)
         await client.ping()
-        await empty(made)
+        await empty(server)
 
 
 class TestMessagesOfAStream:
     @pytest.fixture
     async def reader(self, bounded, raw):
         """A server whose method reads one message, and a client: `server, client, its hold`."""
-        held = Held()
+        blocked = BlockedHandler()
 
         async def read(requests, context):
-            first = await held(await context.read(), context)
+            first = await blocked(await context.read(), context)
             while await context.read() is not aio.EOF:
                 pass
             return first
 
-        made, address = await bounded(Read=grpc.stream_unary_rpc_method_handler(read))
+        server, address = await bounded(Read=grpc.stream_unary_rpc_method_handler(read))
         client = await raw(address)
         client.open(1, "Read")
-        return made, client, held
+        return server, client, blocked
 
     async def test_each_counts_for_more_than_its_bytes(self, reader, empty):
-        made, client, held = reader
+        server, client, blocked = reader
         client.write(frame(Frame.DATA, 0, 1, prefixed(b"") * 1001))
-        await soon(held.entered)
+        await soon(blocked.entered)
         await client.ping()
-        assert made.buffers.used >= 1000 * MESSAGE_BYTES
+        assert server.buffers.used >= 1000 * MESSAGE_BYTES
         client.write(frame(Frame.DATA, END_STREAM, 1))
-        held.release.set()
+        blocked.release.set()
         assert (await client.answer(1))[0]["grpc-status"] == "0"
-        await empty(made)
+        await empty(server)
 
     async def test_those_that_find_no_room_end_the_call(self, reader, empty):
-        made, client, _ = reader
+        server, client, _ = reader
         for _ in range(8):
             client.write(frame(Frame.DATA, 0, 1, prefixed(b"") * 1000))
         fields, _ = await client.answer(1)
         assert fields["grpc-status"] == EXHAUSTED
         assert "server.max_buffered" in fields["grpc-message"]
-        assert await empty(made) <= LIMIT
+        assert await empty(server) <= LIMIT
 
 
 async def test_a_lost_connection_leaves_nothing(bounded, raw, empty):
-    held, reading = Held(), Held()
+    blocked, reading = BlockedHandler(), BlockedHandler()
 
     async def read(requests, context):
         return await reading(await context.read(), context)
 
-    made, address = await bounded(
-        Hold=unary(held), Read=grpc.stream_unary_rpc_method_handler(read), Echo=unary(echo)
+    server, address = await bounded(
+        Hold=unary(blocked), Read=grpc.stream_unary_rpc_method_handler(read), Echo=unary(echo)
     )
     client = await raw(address)
     client.open(1, "Hold")
@@ -280,41 +280,41 @@ async def test_a_lost_connection_leaves_nothing(bounded, raw, empty):
     for number in (5, 7):
         client.open(number, "Echo")
         client.write(frame(Frame.DATA, 0, number, prefixed(bytes(LARGE))[:1000]))
-    await soon(held.entered)
+    await soon(blocked.entered)
     await soon(reading.entered)
-    assert made.buffers.used > LARGE
+    assert server.buffers.used > LARGE
     client.writer.transport.abort()
-    await gone(made)
-    await empty(made)
+    await all_closed(server)
+    await empty(server)
 
 
 async def test_what_came_while_its_window_waited_is_charged_once(bounded, raw, empty):
-    held = Held()
-    made, address = await bounded(Hold=unary(held))
+    blocked = BlockedHandler()
+    server, address = await bounded(Hold=unary(blocked))
     room = LIMIT * 3 // 4
-    assert made.buffers.reserve(room)
+    assert server.buffers.reserve(room)
     client = await raw(address)
     client.open(1, "Hold")
     body = prefixed(bytes(LARGE))
     for start in range(0, 2**17, 2**14):  # all that the first window takes
         client.write(frame(Frame.DATA, 0, 1, body[start : start + 2**14]))
         await client.ping()
-    made.buffers.release(room)
+    server.buffers.release(room)
     await client.until(Frame.WINDOW_UPDATE, 1)
-    assert len(body) < made.buffers.used < len(body) + 2 * CALL_BYTES
+    assert len(body) < server.buffers.used < len(body) + 2 * CALL_BYTES
     for start in range(2**17, len(body), 2**14):
         last = END_STREAM if start + 2**14 >= len(body) else 0
         client.write(frame(Frame.DATA, last, 1, body[start : start + 2**14]))
-    await soon(held.entered)
-    assert len(body) < made.buffers.used < len(body) + 2 * CALL_BYTES
+    await soon(blocked.entered)
+    assert len(body) < server.buffers.used < len(body) + 2 * CALL_BYTES
     client.reset(1)
     await client.ping()
-    await empty(made)
+    await empty(server)
 
 
 @pytest.mark.parametrize("missing", [20, 300])
 async def test_a_window_that_is_spent_on_padding_is_no_way_to_stay(bounded, raw, empty, missing):
-    made, address = await bounded(Echo=unary(echo))
+    server, address = await bounded(Echo=unary(echo))
     client = await raw(address)
     client.open(1, "Echo")
     body = prefixed(bytes(2**17 - 5))
@@ -328,10 +328,10 @@ async def test_a_window_that_is_spent_on_padding_is_no_way_to_stay(bounded, raw,
         left -= size
     await client.ping()
     for _ in range(20):
-        made.sweep(SECOND)
+        server.sweep(SECOND)
     fields, _ = await client.answer(1)
     assert fields["grpc-status"] == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
-    await empty(made)
+    await empty(server)
 
 
 class TestGivingWay:
@@ -339,18 +339,18 @@ class TestGivingWay:
 
     @pytest.fixture
     async def full(self, serve, raw):
-        held = Held()
+        blocked = BlockedHandler()
 
         async def large(request, context):
             return bytes(30_000)
 
         async def read(requests, context):
-            return await held(b"", context)
+            return await blocked(b"", context)
 
-        made, address = await serve(
+        server, address = await serve(
             {"buffers": Buffers(100_000), "max_streams": 200},
             Echo=unary(echo),
-            Hold=unary(held),
+            Hold=unary(blocked),
             Large=unary(large),
             Read=grpc.stream_unary_rpc_method_handler(read),
         )
@@ -358,7 +358,7 @@ class TestGivingWay:
 
         async def fill(path, body, flags=0):
             number = 1
-            while made.buffers.refused == 0:
+            while server.buffers.refused == 0:
                 greedy.open(number, path)
                 greedy.write(frame(Frame.DATA, flags, number, body))
                 await greedy.ping()
@@ -367,9 +367,9 @@ class TestGivingWay:
                 greedy.open(number, path)
                 await greedy.ping()
                 number += 2
-            assert made.buffers.used > 100_000 - 2 * CALL_BYTES
+            assert server.buffers.used > 100_000 - 2 * CALL_BYTES
 
-        return made, fill, greedy, await raw(address)
+        return server, fill, greedy, await raw(address)
 
     @pytest.mark.parametrize(
         ("path", "body", "flags"),
@@ -383,7 +383,7 @@ class TestGivingWay:
         ],
     )
     async def test_others_find_room(self, full, empty, path, body, flags):
-        made, fill, greedy, other = full
+        server, fill, greedy, other = full
         await fill(path, body, flags)
         for number in range(1, 21, 2):
             other.open(number, "Echo")
@@ -391,17 +391,17 @@ class TestGivingWay:
             fields, _ = await other.answer(number)
             assert fields["grpc-status"] == "0"
         greedy.writer.transport.abort()
-        await turns(lambda: len(made.connections) == 1)
-        await empty(made)
+        await until(lambda: len(server.connections) == 1)
+        await empty(server)
 
     async def test_who_has_a_small_part_gives_way_to_nobody(self, full):
-        made, fill, _, other = full
-        assert made.buffers.reserve(90_000)
+        server, fill, _, other = full
+        assert server.buffers.reserve(90_000)
         await fill("Echo", b"")
-        calls = [call for client in made.connections for call in client.calls.values()]
+        calls = [call for client in server.connections for call in client.calls.values()]
         other.open(1, "Echo")
         other.send(1, bytes(1000))
         fields, _ = await other.answer(1)
         assert fields["grpc-status"] == EXHAUSTED
-        assert [call for client in made.connections for call in client.calls.values()] == calls
-        made.buffers.release(90_000)
+        assert [call for client in server.connections for call in client.calls.values()] == calls
+        server.buffers.release(90_000)

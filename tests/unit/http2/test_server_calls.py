@@ -8,7 +8,7 @@ import pytest
 from grpc import aio
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_http2 import MAX_MESSAGE, WAIT_S, Held, echo, refusal, unary
+from raw_http2 import MAX_MESSAGE, WAIT_S, BlockedHandler, echo, refusal, unary
 
 from batcher.http2.call_messages import LargeMessage
 from batcher.http2.sansio.frames import Frame, Setting
@@ -130,10 +130,10 @@ class TestKindsOfCalls:
             assert await call.read() == str(size).encode()
 
     async def test_messages_that_nobody_reads_wait_at_the_client(self, serve, raw):
-        held = Held()
+        blocked = BlockedHandler()
 
         async def behave(requests, context):
-            await held(b"", context)
+            await blocked(b"", context)
             return str(len([each async for each in requests])).encode()
 
         _, address = await serve(Count=grpc.stream_unary_rpc_method_handler(behave))
@@ -142,7 +142,7 @@ class TestKindsOfCalls:
         message = bytes(STREAM_WINDOW // 4 - 5)
         client.send(1, *[message] * 4, flags=0)
         await client.ping()
-        held.release.set()
+        blocked.release.set()
         await client.until(Frame.WINDOW_UPDATE, 1)
         client.send(1, message)
         assert (await client.answer(1))[1] == b"\0\0\0\0\x015"
@@ -166,8 +166,8 @@ class TestKindsOfCalls:
         client.open(1, name)
         client.send(1, message)
         (*_, first) = await client.until(Frame.DATA)
-        client.widen(0, 10**6)
-        client.widen(1, 10**6)
+        client.window_update(0, 10**6)
+        client.window_update(1, 10**6)
         fields, rest = await client.answer(1)
         assert fields["grpc-status"] == "0"
         assert len(first) <= window
@@ -286,8 +286,8 @@ class TestWhatAHandlerGets:
             )
 
     async def test_a_call_that_was_refused_has_no_deadline_left(self, serve, raw, problems):
-        held = Held()
-        _, address = await serve(Parse=unary(echo, request_deserializer=int), Hold=unary(held))
+        blocked = BlockedHandler()
+        _, address = await serve(Parse=unary(echo, request_deserializer=int), Hold=unary(blocked))
         client = await raw(address)
         soon_over = ("grpc-timeout", "20m")
         client.open(1, "Parse", soon_over)
@@ -310,7 +310,7 @@ async def test_a_message_of_more_than_a_megabyte(serve, dial, kind):
         assert isinstance(request, bytes)
         return b"%d" % len(request)
 
-    made, address = await serve(
+    server, address = await serve(
         {"max_message": 2**22},
         unary=unary(size),
         stream=grpc.stream_unary_rpc_method_handler(sizes),
@@ -322,7 +322,7 @@ async def test_a_message_of_more_than_a_megabyte(serve, dial, kind):
         messages = [bytes(each) for each in (5, 3_000_000, 7, 2**20 + 1)]
         call = channel.stream_unary("/s/stream")(iter(messages))
         assert await call == b"5 3000000 7 1048577"
-    assert all(client.account.granted == 0 for client in made.connections)
+    assert all(client.account.granted == 0 for client in server.connections)
 
 
 @given(st.data())

@@ -6,7 +6,18 @@ import socket
 
 import grpc
 import pytest
-from raw_http2 import WAIT_S, Flood, Held, echo, gone, numbers, refusal, soon, turns, unary
+from raw_http2 import (
+    WAIT_S,
+    BlockedHandler,
+    Flood,
+    all_closed,
+    echo,
+    numbers,
+    refusal,
+    soon,
+    unary,
+    until,
+)
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.http2 import paced_reading
@@ -19,7 +30,7 @@ from batcher.http2.socket_options import DEAD_PEER_S
 
 class TestConnections:
     async def test_a_caller_over_the_maximum_is_refused_and_leaves(self, serve, raw):
-        made, address = await serve({"max_connections": 1}, Echo=unary(echo))
+        server, address = await serve({"max_connections": 1}, Echo=unary(echo))
         first = await raw(address)
         await first.ping()
         second = await raw(address)
@@ -31,33 +42,33 @@ class TestConnections:
         assert Frame.GOAWAY in {each[0] for each in await second.ended()}
         await first.ping()
         first.writer.close()
-        await gone(made)
+        await all_closed(server)
         await (await raw(address)).ping()
 
     async def test_the_maximum_is_for_each_listener(self, serve, raw):
-        made, address = await serve({"max_connections": 1}, Echo=unary(echo))
+        server, address = await serve({"max_connections": 1}, Echo=unary(echo))
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        await made.listen(sock, None)
+        await server.listen(sock, None)
         for each in (address, f"127.0.0.1:{port}"):
             await (await raw(each)).ping()
 
     @pytest.mark.parametrize("sent", [b"", PREFACE[:10], PREFACE + bytes(3)])
     async def test_a_client_that_never_greets_is_cut(self, serve, raw, monkeypatch, sent):
         monkeypatch.setattr(connection_module, "PREFACE_TIMEOUT_S", 0.02)
-        made, address = await serve()
-        silent = await raw(address, greet=False)
+        server, address = await serve()
+        silent = await raw(address, preface=False)
         silent.write(sent)
         await silent.ended()
-        await gone(made)
+        await all_closed(server)
 
     async def test_a_client_that_has_greeted_may_be_silent(self, serve, raw, monkeypatch):
         monkeypatch.setattr(connection_module, "PREFACE_TIMEOUT_S", 0.02)
         _, address = await serve()
         client = await raw(address)
         await client.ping()
-        await (await raw(address, greet=False)).ended()
+        await (await raw(address, preface=False)).ended()
         await client.ping()
 
     @pytest.mark.parametrize("bytes_", [1, 7, 100])
@@ -77,38 +88,38 @@ class TestConnections:
         for module in (connection_module, paced_reading):
             monkeypatch.setattr(module, "PIECE_BYTES", 1)
         monkeypatch.setattr(paced_reading, "MAX_READ_NS", -1)
-        made, address = await serve(Echo=unary(echo))
+        server, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")
         client.send(1, b"one")
         client.writer.close()
-        await gone(made)
+        await all_closed(server)
 
     async def test_another_protocol_is_told_so(self, serve, raw):
-        made, address = await serve()
-        client = await raw(address, greet=False)
+        server, address = await serve()
+        client = await raw(address, preface=False)
         client.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
         (*_, last) = await client.ended()
         assert last[0] is Frame.GOAWAY
         assert last[3].endswith(b"this port speaks gRPC over HTTP/2 only")
-        await gone(made)
+        await all_closed(server)
 
     async def test_a_client_that_breaks_the_rules_loses_its_calls(self, serve, raw):
-        held = Held()
-        made, address = await serve(Hold=unary(held))
+        blocked = BlockedHandler()
+        server, address = await serve(Hold=unary(blocked))
         client = await raw(address)
         client.open(1, "Hold")
         client.send(1, b"")
-        await soon(held.entered)
-        client.widen(0, 0)
+        await soon(blocked.entered)
+        client.window_update(0, 0)
         (*_, last) = await client.ended()
         assert last[0] is Frame.GOAWAY
-        await soon(held.cancelled)
-        await gone(made)
+        await soon(blocked.cancelled)
+        await all_closed(server)
 
     async def test_frames_may_come_byte_by_byte(self, serve, raw):
         _, address = await serve(Echo=unary(echo))
-        client = await raw(address, greet=False)
+        client = await raw(address, preface=False)
         written = []
         client.write = lambda *pieces: written.extend(pieces)
         client.write(PREFACE, client.settings())
@@ -123,19 +134,19 @@ class TestConnections:
     async def flooded(self, serve, raw):
         """A client that does not read what a handler writes: `server, client, handler`."""
         flood = Flood()
-        made, address = await serve(Flood=grpc.unary_stream_rpc_method_handler(flood))
+        server, address = await serve(Flood=grpc.unary_stream_rpc_method_handler(flood))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 2**26), limit=2**16)
-        client.widen(0, 2**26)
+        client.window_update(0, 2**26)
         client.open(1, "Flood")
         client.send(1, b"")
-        return made, client, flood
+        return server, client, flood
 
     @pytest.mark.slow
     async def test_a_slow_reader_is_waited_for(self, flooded):
-        made, client, flood = flooded
+        server, client, flood = flooded
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.connections
-        await turns(lambda: not server_side.writable.is_set() or flood.left.is_set())
+        (server_side,) = server.connections
+        await until(lambda: not server_side.writable.is_set() or flood.left.is_set())
         assert flood.written < flood.COUNT
         fields, body = await client.answer(1)
         assert fields["grpc-status"] == "0"
@@ -149,53 +160,53 @@ class TestConnections:
         assert flood.written < flood.COUNT
 
     async def test_a_slow_reader_that_leaves(self, flooded):
-        made, client, flood = flooded
+        server, client, flood = flooded
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.connections
-        await turns(lambda: not server_side.writable.is_set())
+        (server_side,) = server.connections
+        await until(lambda: not server_side.writable.is_set())
         client.writer.transport.abort()
         await soon(flood.left)
-        await gone(made)
+        await all_closed(server)
         assert flood.written < flood.COUNT
 
     async def test_a_slow_reader_is_cut_as_well(self, flooded):
-        made, client, flood = flooded
+        server, client, flood = flooded
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.connections
-        await turns(lambda: not server_side.writable.is_set())
-        await made.stop(0)
+        (server_side,) = server.connections
+        await until(lambda: not server_side.writable.is_set())
+        await server.stop(0)
         assert flood.left.is_set()
         assert flood.written < flood.COUNT
 
     async def test_a_slow_reader_that_breaks_the_rules_is_gone(self, flooded, monkeypatch):
         monkeypatch.setattr(connection_module, "LINGER_S", 0.02)
-        made, client, _ = flooded
+        server, client, _ = flooded
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.connections
-        await turns(lambda: not server_side.writable.is_set())
+        (server_side,) = server.connections
+        await until(lambda: not server_side.writable.is_set())
         server_side.http2.close(Error.PROTOCOL_ERROR, "by hand")
         server_side.flush()
-        await gone(made)
+        await all_closed(server)
 
     async def test_who_breaks_the_rules_is_not_worked_for(self, serve, raw, monkeypatch):
         monkeypatch.setattr(connection_module, "LINGER_S", WAIT_S)
-        held = Held()
-        _, address = await serve(Hold=unary(held))
+        blocked = BlockedHandler()
+        _, address = await serve(Hold=unary(blocked))
         client = await raw(address)
         client.open(1, "Hold")
         client.send(1, b"")
         await client.ping()
         client.write(frame(Frame.PING, 0, 0, b"short"))
-        await soon(held.cancelled)
+        await soon(blocked.cancelled)
 
     async def test_a_flood_that_goes_on_is_cut(self, serve, raw, monkeypatch):
         monkeypatch.setattr(connection_module, "LINGER_S", WAIT_S)
-        made, address = await serve()
+        server, address = await serve()
         client = await raw(address)
         client.write(frame(Frame.PING, 0, 0, bytes(8)) * (2 * FRAMES_PER_SECOND))
         assert (await client.until(Frame.GOAWAY))[3][4:8] == numbers(Error.ENHANCE_YOUR_CALM)
         client.write(bytes(100 * MAX_DISCARDED_BYTES))
-        await gone(made)
+        await all_closed(server)
 
     async def test_the_kernel_is_to_find_out_who_is_gone(self, serve, raw):
         server, address = await serve(Echo=unary(echo))
@@ -214,22 +225,22 @@ class TestAnswersOfOneTurn:
     @pytest.fixture
     async def written(self, serve, raw, monkeypatch):
         """Let all calls go; returns how many were answered when each write was made."""
-        held, answered, counts = Held(), [], []
+        blocked, answered, counts = BlockedHandler(), [], []
 
         async def answer(request, context):
-            await held(request, context)
+            await blocked(request, context)
             answered.append(request)
             return request
 
         async def let_go(company_ns):
             monkeypatch.setattr(connection_module, "COALESCE_NS", company_ns)
-            made, address = await serve(Hold=unary(answer))
+            server, address = await serve(Hold=unary(answer))
             client = await raw(address)
             for number in range(1, 2 * self.CALLS, 2):
                 client.open(number, "Hold")
                 client.send(number, b"")
             await client.ping()
-            (server_side,) = made.connections
+            (server_side,) = server.connections
             write = server_side._transport.write
 
             class Watched:
@@ -241,7 +252,7 @@ class TestAnswersOfOneTurn:
                     return getattr(transport, name)
 
             transport, server_side._transport = server_side._transport, Watched()
-            held.release.set()
+            blocked.release.set()
             await client.answer(2 * self.CALLS - 1)
             return counts
 
@@ -264,42 +275,42 @@ class TestAnswersOfOneTurn:
 
 class TestStop:
     async def test_it_takes_no_more_connections(self, serve, raw):
-        made, address = await serve()
+        server, address = await serve()
         await (await raw(address)).ping()
-        await made.stop(0)
+        await server.stop(0)
         with pytest.raises(ConnectionError):
             await raw(address)
 
     async def test_idle_connections_are_closed_at_once(self, serve, raw):
-        made, address = await serve()
+        server, address = await serve()
         clients = [await raw(address) for _ in range(2)]
         for client in clients:
             await client.ping()
         async with asyncio.timeout(WAIT_S):
-            await made.stop(10 * WAIT_S)
+            await server.stop(10 * WAIT_S)
         for client in clients:
             assert {each[0] for each in await client.ended()} == {Frame.GOAWAY, Frame.PING}
-        assert not made.connections
+        assert not server.connections
 
     async def test_within_the_grace_open_calls_are_answered(self, serve, dial):
-        held = Held()
-        made, address = await serve(Hold=unary(held))
+        blocked = BlockedHandler()
+        server, address = await serve(Hold=unary(blocked))
         call = (await dial(address)).unary_unary("/s/Hold")(b"x")
-        await soon(held.entered)
-        stopping = asyncio.ensure_future(made.stop(WAIT_S))
-        held.release.set()
+        await soon(blocked.entered)
+        stopping = asyncio.ensure_future(server.stop(WAIT_S))
+        blocked.release.set()
         assert await call == b"x"
         await stopping
-        assert not made.connections
+        assert not server.connections
 
     async def test_within_the_grace_newcomers_are_refused_unseen(self, serve, raw):
-        held = Held()
-        made, address = await serve(Hold=unary(held), Echo=unary(echo))
+        blocked = BlockedHandler()
+        server, address = await serve(Hold=unary(blocked), Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Hold")
         client.send(1, b"x")
-        await soon(held.entered)
-        stopping = asyncio.ensure_future(made.stop(WAIT_S))
+        await soon(blocked.entered)
+        stopping = asyncio.ensure_future(server.stop(WAIT_S))
         await client.until(Frame.GOAWAY)
         (*_, ping) = await client.until(Frame.PING)
         client.open(3, "Echo")  # on its way when it was asked to leave
@@ -309,38 +320,38 @@ class TestStop:
         client.open(5, "Echo")
         client.send(5, b"z")
         assert await client.answer(5) == ({}, Error.REFUSED_STREAM)
-        held.release.set()
+        blocked.release.set()
         assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
         assert [each[0] for each in await client.ended()] == [Frame.GOAWAY]
         await stopping
 
     @pytest.mark.parametrize("grace_s", [0, 0.02])
     async def test_after_the_grace_open_calls_are_cut(self, serve, dial, grace_s):
-        held = Held()
-        made, address = await serve(Hold=unary(held), Echo=unary(echo))
+        blocked = BlockedHandler()
+        server, address = await serve(Hold=unary(blocked), Echo=unary(echo))
         channel = await dial(address)
         call = channel.unary_unary("/s/Hold")(b"x")
-        await soon(held.entered)
-        await made.stop(grace_s)
-        assert held.cancelled.is_set()
+        await soon(blocked.entered)
+        await server.stop(grace_s)
+        assert blocked.cancelled.is_set()
         error = await refusal(call)
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert "shutting down" in error.details()
-        await gone(made)
+        await all_closed(server)
 
     async def test_calls_whose_message_has_not_come_are_cut(self, serve, raw):
-        made, address = await serve(Echo=unary(echo))
+        server, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")
         await client.ping()
-        await made.stop(0)
+        await server.stop(0)
         assert (await client.answer(1))[0]["grpc-status"] == "14"
-        await gone(made)
+        await all_closed(server)
 
     async def test_a_client_that_has_not_greeted_is_closed(self, serve, raw):
-        made, address = await serve()
-        client = await raw(address, greet=False)
+        server, address = await serve()
+        client = await raw(address, preface=False)
         await client.until(Frame.SETTINGS)
-        await made.stop(WAIT_S)
+        await server.stop(WAIT_S)
         await client.ended()
-        assert not made.connections
+        assert not server.connections

@@ -7,7 +7,7 @@ import gzip
 import grpc
 import pytest
 from grpc import aio
-from raw_http2 import MAX_MESSAGE, WAIT_S, Held, echo, gone, refusal, soon, unary
+from raw_http2 import MAX_MESSAGE, WAIT_S, BlockedHandler, all_closed, echo, refusal, soon, unary
 
 from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, Error, Frame, Setting, frame
 from batcher.http2.sansio.hpack import encode
@@ -179,15 +179,15 @@ class TestCallsThatCannotBeAnswered:
         monkeypatch.setattr(
             "batcher.http2.call_messages.Decompressor", lambda *each: inflated.append(each)
         )
-        held = Held()
-        _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(held))
+        blocked = BlockedHandler()
+        _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(blocked))
         client = await raw(address)
         client.open(1, "Hold", ("grpc-encoding", "gzip"))
         small = gzip.compress(bytes(10_000), mtime=0)
         messages = 3 * (b"\1" + len(small).to_bytes(4, "big") + small)
         client.write(frame(Frame.DATA, END_STREAM, 1, messages))
         await client.ping()
-        assert held.entered.is_set()
+        assert blocked.entered.is_set()
         assert inflated == []
 
     @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
@@ -202,14 +202,14 @@ class TestCallsThatCannotBeAnswered:
 
 class TestDeadlines:
     async def test_a_handler_is_cancelled_at_the_deadline(self, serve, raw):
-        held = Held()
-        _, address = await serve(Hold=unary(held))
+        blocked = BlockedHandler()
+        _, address = await serve(Hold=unary(blocked))
         client = await raw(address)
         client.open(1, "Hold", ("grpc-timeout", "10m"))
         client.send(1, b"")
         fields, _ = await client.answer(1)
         assert (fields["grpc-status"], fields["grpc-message"]) == ("4", "Deadline Exceeded")
-        await soon(held.cancelled)
+        await soon(blocked.cancelled)
 
     async def test_a_call_expires_before_its_message_came(self, serve, raw):
         _, address = await serve(Echo=unary(echo))
@@ -220,7 +220,7 @@ class TestDeadlines:
         await client.ping()
 
     async def test_a_deadline_that_has_passed(self, serve, raw):
-        _, address = await serve(Hold=unary(Held()))
+        _, address = await serve(Hold=unary(BlockedHandler()))
         client = await raw(address)
         client.open(1, "Hold", ("grpc-timeout", "0n"))
         client.send(1, b"")
@@ -265,15 +265,15 @@ class TestDeadlines:
 
 class TestCallersWhoLeave:
     async def test_the_handler_of_a_cancelled_call_is_cancelled(self, serve, dial):
-        held = Held()
-        made, address = await serve(Hold=unary(held), Echo=unary(echo))
+        blocked = BlockedHandler()
+        server, address = await serve(Hold=unary(blocked), Echo=unary(echo))
         channel = await dial(address)
         call = channel.unary_unary("/s/Hold")(b"")
-        await soon(held.entered)
+        await soon(blocked.entered)
         call.cancel()
-        await soon(held.cancelled)
+        await soon(blocked.cancelled)
         assert await channel.unary_unary("/s/Echo")(b"x") == b"x"
-        assert [client.calls for client in made.connections] == [{}]
+        assert [client.calls for client in server.connections] == [{}]
 
     async def test_a_stream_is_cancelled_where_it_waits(self, serve, dial):
         left = asyncio.Queue()
@@ -318,35 +318,35 @@ class TestCallersWhoLeave:
             finally:
                 left.set()
 
-        made, address = await serve(Write=grpc.unary_stream_rpc_method_handler(behave))
+        server, address = await serve(Write=grpc.unary_stream_rpc_method_handler(behave))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
         client.open(1, "Write")
         client.send(1, b"")
         await client.until(Frame.DATA)
         client.reset(1)
         await soon(left)
-        assert made.counters.lost_answers == 1
+        assert server.counters.lost_answers == 1
 
     async def test_a_unary_answer_whose_caller_leaves_is_lost(self, serve, raw):
-        made, address = await serve(Echo=unary(echo))
+        server, address = await serve(Echo=unary(echo))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
         client.open(1, "Echo")
         client.send(1, bytes(100))
         await client.until(Frame.DATA)
-        assert made.counters.lost_answers == 0
+        assert server.counters.lost_answers == 0
         client.reset(1)
         await client.ping()
         await asyncio.sleep(0)
-        assert made.counters.lost_answers == 1
+        assert server.counters.lost_answers == 1
 
     async def test_the_handlers_of_a_lost_connection_are_cancelled(self, serve, raw):
-        held, reading = Held(), Held()
+        blocked, reading = BlockedHandler(), BlockedHandler()
 
         async def read(requests, context):
             return await reading(await context.read(), context)
 
-        made, address = await serve(
-            Hold=unary(held), Read=grpc.stream_unary_rpc_method_handler(read), Echo=unary(echo)
+        server, address = await serve(
+            Hold=unary(blocked), Read=grpc.stream_unary_rpc_method_handler(read), Echo=unary(echo)
         )
         client = await raw(address)
         client.open(1, "Hold")
@@ -354,12 +354,12 @@ class TestCallersWhoLeave:
         client.open(3, "Read")
         client.send(3, b"", flags=0)
         client.open(5, "Echo")
-        await soon(held.entered)
+        await soon(blocked.entered)
         await soon(reading.entered)
         client.writer.transport.abort()
-        await soon(held.cancelled)
+        await soon(blocked.cancelled)
         await soon(reading.cancelled)
-        await gone(made)
+        await all_closed(server)
 
     @pytest.mark.parametrize("streaming", [False, True])
     async def test_a_handler_does_not_begin_for_a_caller_who_has_left(self, serve, raw, streaming):
@@ -369,7 +369,7 @@ class TestCallersWhoLeave:
             begun.append(request)
             return b""
 
-        made, address = await serve(
+        server, address = await serve(
             Note=grpc.stream_unary_rpc_method_handler(behave) if streaming else unary(behave)
         )
         client = await raw(address)
@@ -378,11 +378,11 @@ class TestCallersWhoLeave:
         client.reset(1)
         await client.ping()
         assert begun == []
-        assert [each.calls for each in made.connections] == [{}]
-        assert [each.http2.streams for each in made.connections] == [{}]
+        assert [each.calls for each in server.connections] == [{}]
+        assert [each.http2.streams for each in server.connections] == [{}]
 
     async def test_a_caller_who_leaves_during_its_request(self, serve, raw):
-        made, address = await serve(Echo=unary(echo))
+        server, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")
         client.send(1, b"", flags=0)
@@ -390,14 +390,14 @@ class TestCallersWhoLeave:
         client.open(3, "Echo")
         client.send(3, b"x")
         assert (await client.answer(3))[0]["grpc-status"] == "0"
-        assert [each.http2.streams for each in made.connections] == [{}]
+        assert [each.http2.streams for each in server.connections] == [{}]
 
     async def test_a_handler_that_does_not_want_to_end_is_not_answered_twice(self, serve, raw):
-        held = Held()
+        blocked = BlockedHandler()
 
         async def behave(request, context):
             with contextlib.suppress(asyncio.CancelledError):
-                await held(request, context)
+                await blocked(request, context)
             return b"nevertheless"
 
         _, address = await serve(Hold=unary(behave))
@@ -405,19 +405,19 @@ class TestCallersWhoLeave:
         client.open(1, "Hold", ("grpc-timeout", "10m"))
         client.send(1, b"")
         assert (await client.answer(1))[0]["grpc-status"] == "4"
-        await soon(held.cancelled)
+        await soon(blocked.cancelled)
         client.write(frame(Frame.PING, 0, 0, bytes(8)))
         assert (await client.frame())[0] is Frame.PING
 
     async def test_calls_that_are_reset_make_room_at_once(self, serve, raw):
         """Though those of before have not stopped when the next ones come."""
-        held = Held()
-        _, address = await serve({"max_streams": 5}, Hold=unary(held), Echo=unary(echo))
+        blocked = BlockedHandler()
+        _, address = await serve({"max_streams": 5}, Hold=unary(blocked), Echo=unary(echo))
         client = await raw(address)
         for number in (1, 3, 5, 7, 9):
             client.open(number, "Hold")
             client.send(number, b"")
-        await soon(held.entered)
+        await soon(blocked.entered)
         for number in (1, 3, 5, 7, 9):
             client.reset(number)
         for number in (11, 13, 15, 17, 19):
@@ -427,12 +427,12 @@ class TestCallersWhoLeave:
             assert (await client.answer(number))[0]["grpc-status"] == "0"
 
     async def test_more_calls_than_may_be_open_are_refused(self, serve, raw):
-        held = Held()
-        _, address = await serve({"max_streams": 2}, Hold=unary(held))
+        blocked = BlockedHandler()
+        _, address = await serve({"max_streams": 2}, Hold=unary(blocked))
         client = await raw(address)
         for number in (1, 3, 5):
             client.open(number, "Hold")
             client.send(number, b"")
         assert await client.answer(5) == ({}, Error.REFUSED_STREAM)
-        held.release.set()
+        blocked.release.set()
         assert (await client.answer(3))[0]["grpc-status"] == "0"

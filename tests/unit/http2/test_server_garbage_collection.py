@@ -7,7 +7,7 @@ from collections import Counter
 
 import grpc
 import pytest
-from raw_http2 import MAX_MESSAGE, echo, turns, unary
+from raw_http2 import MAX_MESSAGE, echo, unary, until
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
@@ -50,157 +50,157 @@ def garbage():
     gc.garbage.clear()
 
 
-async def answered(client, number, made):
+async def answered(client, number, server):
     client.open(number, "Echo")
     client.send(number, b"x")
     await client.answer(number)
 
 
-async def with_a_window(client, number, made):
+async def with_a_window(client, number, server):
     client.open(number, "Echo")
     client.send(number, bytes(1000))
     await client.until(Frame.DATA, number)
-    client.widen(number, 2000)
+    client.window_update(number, 2000)
     await client.answer(number)
 
 
-async def unread(client, number, made):
+async def unread(client, number, server):
     client.open(number, "Echo")
     client.send(number, bytes(1000))
     await client.until(Frame.DATA, number)
-    made.sweep(60 * SECOND)
+    server.sweep(60 * SECOND)
     await client.answer(number)
 
 
-async def not_coming(client, number, made):
+async def not_coming(client, number, server):
     client.open(number, "Echo")
     client.write(frame(Frame.DATA, 0, number, prefixed(bytes(1000))[:500]))
     await client.ping()
-    made.sweep(60 * SECOND)
+    server.sweep(60 * SECOND)
     await client.answer(number)
 
 
-async def expired(client, number, made):
+async def expired(client, number, server):
     client.open(number, "Hold", ("grpc-timeout", "2m"))
     client.send(number, b"x")
     await client.answer(number)
 
 
-async def expired_in_a_stream(client, number, made):
+async def expired_in_a_stream(client, number, server):
     client.open(number, "Read", ("grpc-timeout", "2m"))
     client.send(number, b"x", flags=0)
     await client.answer(number)
 
 
-async def expired_before_it_came(client, number, made):
+async def expired_before_it_came(client, number, server):
     client.open(number, "Echo", ("grpc-timeout", "2m"))
     await client.answer(number)
 
 
-async def reset(client, number, made):
+async def reset(client, number, server):
     client.open(number, "Hold")
     client.send(number, b"x")
     await client.ping()
     client.reset(number)
 
 
-async def reset_at_once(client, number, made):
+async def reset_at_once(client, number, server):
     client.open(number, "Hold")
     client.send(number, b"x")
     client.reset(number)
 
 
-async def reset_while_it_is_read(client, number, made):
+async def reset_while_it_is_read(client, number, server):
     client.open(number, "Read")
     client.send(number, b"x", b"y", flags=0)
     await client.ping()
     client.reset(number)
 
 
-async def reset_in_its_message(client, number, made):
+async def reset_in_its_message(client, number, server):
     client.open(number, "Echo")
     client.write(frame(Frame.DATA, 0, number, prefixed(bytes(190_000))[:5000]))
     await client.ping()
     client.reset(number)
 
 
-async def reset_while_it_writes(client, number, made):
+async def reset_while_it_writes(client, number, server):
     client.open(number, "Write")
     client.send(number, b"")
     await client.until(Frame.DATA, number)
     client.reset(number)
 
 
-async def reset_while_it_is_inflated(client, number, made):
+async def reset_while_it_is_inflated(client, number, server):
     client.open(number, "Echo", ("grpc-encoding", "gzip"))
     body = prefixed(gzip.compress(bytes(190_000)), b"\1")
     client.write(frame(Frame.DATA, END_STREAM, number, body))
     client.reset(number)
 
 
-async def not_inflated(client, number, made):
+async def not_inflated(client, number, server):
     for at, name in enumerate(("Echo", "Read")):
         client.open(number + 2 * at, name, ("grpc-encoding", "gzip"))
         client.write(frame(Frame.DATA, END_STREAM, number + 2 * at, prefixed(b"bad", b"\1")))
         await client.answer(number + 2 * at)
 
 
-async def too_large(client, number, made):
+async def too_large(client, number, server):
     client.open(number, "Echo")
     client.write(frame(Frame.DATA, 0, number, b"\0" + (MAX_MESSAGE + 1).to_bytes(4, "big")))
     await client.answer(number)
 
 
-async def too_large_an_answer(client, number, made):
+async def too_large_an_answer(client, number, server):
     client.open(number, "Large")
     client.send(number, b"")
     await client.answer(number)
 
 
-async def malformed(client, number, made):
+async def malformed(client, number, server):
     client.open(number, "Echo")
     client.write(frame(Frame.DATA, END_STREAM, number, b"\0\0"))
     await client.answer(number)
 
 
-async def unknown(client, number, made):
+async def unknown(client, number, server):
     client.open(number, "Nobody")
     await client.answer(number)
 
 
-async def raising(client, number, made):
+async def raising(client, number, server):
     client.open(number, "Raise")
     client.send(number, b"")
     await client.answer(number)
 
 
-async def aborted(client, number, made):
+async def aborted(client, number, server):
     client.open(number, "Abort")
     client.send(number, b"")
     await client.answer(number)
 
 
-async def without_room(client, number, made):
-    made.buffers.charge(made.buffers.limit)
+async def without_room(client, number, server):
+    server.buffers.charge(server.buffers.limit)
     client.open(number, "Echo")
     await client.answer(number)
-    made.buffers.release(4000)  # enough for a call, not for its message
+    server.buffers.release(4000)  # enough for a call, not for its message
     for at, name in enumerate(("Echo", "Read"), 1):
         client.open(number + 2 * at, name)
         client.send(number + 2 * at, bytes(5000))
         await client.answer(number + 2 * at)
-    made.buffers.release(made.buffers.limit - 4000)
+    server.buffers.release(server.buffers.limit - 4000)
 
 
-async def without_a_window(client, number, made):
-    room = made.buffers.limit - 50_000
-    made.buffers.charge(room)
+async def without_a_window(client, number, server):
+    room = server.buffers.limit - 50_000
+    server.buffers.charge(room)
     client.open(number, "Echo")
     client.write(frame(Frame.DATA, 0, number, prefixed(bytes(190_000))[:500]))
     await client.ping()
-    made.sweep(60 * SECOND)
+    server.sweep(60 * SECOND)
     await client.answer(number)
-    made.buffers.release(room)
+    server.buffers.release(room)
 
 
 ENDS = [value for name, value in globals().items() if asyncio.iscoroutinefunction(value)]
@@ -244,15 +244,15 @@ async def served(serve):
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
 async def test_of_a_call_that_was(served, raw, garbage, end):
-    made, address = served
+    server, address = served
     client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 500))
     await client.ping()
-    (server_side,) = made.connections
+    (server_side,) = server.connections
 
     async def play(number):
-        await end(client, number, made)
+        await end(client, number, server)
         await client.ping()
-        await turns(lambda: not server_side.calls and made.buffers.used == 0)
+        await until(lambda: not server_side.calls and server.buffers.used == 0)
 
     await play(1)
     garbage()
@@ -263,13 +263,13 @@ async def test_of_a_call_that_was(served, raw, garbage, end):
 
 @pytest.mark.parametrize("end", [reset, reset_while_it_is_read, reset_in_its_message])
 async def test_of_a_connection_that_is_lost(served, raw, garbage, end):
-    made, address = served
+    server, address = served
 
     async def play():
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 500))
         client.reset = lambda _: client.writer.transport.abort()
-        await end(client, 1, made)
-        await turns(lambda: not made.connections and made.buffers.used == 0)
+        await end(client, 1, server)
+        await until(lambda: not server.connections and server.buffers.used == 0)
 
     await play()
     garbage()
@@ -287,7 +287,7 @@ async def test_of_a_stream_whose_reader_is_another_task(serve, dial, garbage):
         finally:
             del reader
 
-    made, address = await serve(Apart=grpc.stream_stream_rpc_method_handler(apart))
+    server, address = await serve(Apart=grpc.stream_stream_rpc_method_handler(apart))
     channel = await dial(address)
 
     async def play():
@@ -295,7 +295,7 @@ async def test_of_a_stream_whose_reader_is_another_task(serve, dial, garbage):
         await call.write(b"x")
         await asyncio.sleep(0)
         call.cancel()
-        await turns(lambda: not any(client.calls for client in made.connections))
+        await until(lambda: not any(client.calls for client in server.connections))
 
     await play()
     garbage()

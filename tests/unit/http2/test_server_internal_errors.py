@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 import pytest
-from raw_http2 import WAIT_S, Held, echo, gone, soon, turns, unary
+from raw_http2 import WAIT_S, BlockedHandler, all_closed, echo, soon, unary, until
 
 from batcher.buffers import Buffers
 from batcher.http2.call import Call
@@ -68,12 +68,12 @@ class Raises:
 
 @pytest.fixture
 async def serve(serve, problems):
-    """The same; what the loop is told of mistakes that were made on purpose is no problem."""
+    """As in conftest, but errors that a test causes on purpose may reach the event loop."""
     yield serve
     problems.clear()
 
 
-async def use(client, made):
+async def use(client, server):
     """A bit of everything."""
     for number in (1, 3):
         client.open(number, "Hold")
@@ -91,8 +91,8 @@ async def use(client, made):
     client.write(frame(Frame.PING, 0, 0, b"12345678"))
     for _ in range(20):
         await asyncio.sleep(0)
-    made.sweep(10**9)
-    client.widen(11, 5000)
+    server.sweep(10**9)
+    client.window_update(11, 5000)
     client.write(frame(Frame.DATA, END_STREAM, 1, b"late"))
 
 
@@ -100,41 +100,41 @@ async def use(client, made):
     ("kind", "name"), EVERYWHERE, ids=lambda each: getattr(each, "__name__", each)
 )
 async def test_one_connection_ends_and_others_go_on(serve, raw, monkeypatch, kind, name):
-    held = Held()
+    blocked = BlockedHandler()
 
     async def read(requests, context):
         return b"".join([each async for each in requests])
 
-    made, address = await serve(
-        Hold=unary(held), Echo=unary(echo), Read=grpc.stream_unary_rpc_method_handler(read)
+    server, address = await serve(
+        Hold=unary(blocked), Echo=unary(echo), Read=grpc.stream_unary_rpc_method_handler(read)
     )
     raises = Raises(getattr(kind, name))
     monkeypatch.setattr(kind, name, raises)
     broken = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 1000))
     await broken.ping()
     raises.armed = True
-    await use(broken, made)
+    await use(broken, server)
     raises.armed = False
     other = await raw(address)
     other.open(1, "Echo")
     other.send(1, b"fine")
     assert (await other.answer(1))[1] == b"\0\0\0\0\4fine"
-    held.release.set()
+    blocked.release.set()
     broken.writer.transport.abort()
     other.writer.transport.abort()
-    await gone(made)
+    await all_closed(server)
     async with asyncio.timeout(WAIT_S):
-        await made.stop(0)
-    await turns(lambda: not [each for each in asyncio.all_tasks() if "Call._run" in repr(each)])
+        await server.stop(0)
+    await until(lambda: not [each for each in asyncio.all_tasks() if "Call._run" in repr(each)])
     if kind is not Buffers and name not in {
         "_close",
         "_release_everything",
     }:  # those release themselves
-        await turns(lambda: made.buffers.used == 0)
+        await until(lambda: server.buffers.used == 0)
 
 
 async def test_it_is_counted_and_logged(serve, raw, monkeypatch, caplog):
-    made, address = await serve(Echo=unary(echo))
+    server, address = await serve(Echo=unary(echo))
     raises = Raises(Connection.receive)
     monkeypatch.setattr(Connection, "receive", raises)
     client = await raw(address)
@@ -142,26 +142,26 @@ async def test_it_is_counted_and_logged(serve, raw, monkeypatch, caplog):
     raises.armed = True
     client.write(frame(Frame.PING, 0, 0, b"12345678"))
     await client.ended()
-    assert made.counters.ended[EndReason.INTERNAL] == 1
+    assert server.counters.ended[EndReason.INTERNAL] == 1
     assert "internal error" in caplog.text
     assert "ZeroDivisionError" in caplog.text
-    await turns(lambda: made.buffers.used == 0)
+    await until(lambda: server.buffers.used == 0)
 
 
 async def test_its_calls_end_and_nothing_of_them_stays(serve, raw, monkeypatch):
-    held = Held()
-    made, address = await serve(Hold=unary(held), Echo=unary(echo))
+    blocked = BlockedHandler()
+    server, address = await serve(Hold=unary(blocked), Echo=unary(echo))
     client = await raw(address)
     client.open(1, "Hold")
     client.send(1, b"x")
     client.open(3, "Echo")
     client.write(frame(Frame.DATA, 0, 3, b"\0" + (190_000).to_bytes(4, "big") + bytes(100)))
-    await soon(held.entered)
+    await soon(blocked.entered)
     await client.ping()
     raises = Raises(Connection.receive)
     monkeypatch.setattr(Connection, "receive", raises)
     raises.armed = True
     client.write(frame(Frame.PING, 0, 0, b"12345678"))
-    await soon(held.cancelled)
-    await gone(made)
-    await turns(lambda: made.buffers.used == 0)
+    await soon(blocked.cancelled)
+    await all_closed(server)
+    await until(lambda: server.buffers.used == 0)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from hpack import Encoder, NeverIndexedHeaderTuple
-from raw_http2 import echo, gone, unary
+from raw_http2 import all_closed, echo, unary
 
 from batcher.http2.sansio.frames import END_HEADERS, Error, Frame, frame
 
@@ -62,7 +62,7 @@ def kept():
 async def play(serve, raw):
     """Make calls on one connection, end it with a block that cannot be read, and wait until it is gone."""
     asyncio.get_running_loop().set_debug(True)
-    made, address = await serve(Echo=unary(echo), Broken=unary(broken))
+    server, address = await serve(Echo=unary(echo), Broken=unary(broken))
 
     async def run(sent):
         client = await raw(address)
@@ -81,7 +81,7 @@ async def play(serve, raw):
         assert payload[4:8] == Error.COMPRESSION_ERROR.to_bytes(4, "big")
         assert SECRET.encode() not in payload
         client.writer.close()
-        await gone(made)
+        await all_closed(server)
 
     return run
 

@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 import pytest
-from raw_http2 import echo, gone, turns, unary
+from raw_http2 import all_closed, echo, unary, until
 
 from batcher.clock import SECOND
 from batcher.http2.connection_lifetime import PROBE_CONNECTION_NS
@@ -23,14 +23,14 @@ async def watch(request, context):
 @pytest.fixture
 async def full(serve, raw):
     """A server whose connections are taken: `server, address`."""
-    made, address = await serve(
+    server, address = await serve(
         {"max_connections": 1, "is_probe": lambda path: path in {"/s/Check", "/s/Watch"}},
         Check=unary(echo),
         Watch=grpc.unary_stream_rpc_method_handler(watch),
         Echo=unary(echo),
     )
     await (await raw(address)).ping()
-    return made, address
+    return server, address
 
 
 def call(client, name, number=1):
@@ -47,7 +47,7 @@ async def test_probes_are_answered_again_and_again(full, raw):
 
 
 async def test_a_probe_under_way_is_answered_though_another_call_is_refused(full, raw):
-    made, address = full
+    server, address = full
     client = await raw(address)
     for number, name in enumerate(["Check", "Echo", "Check"]):
         call(client, name, 2 * number + 1)
@@ -56,71 +56,71 @@ async def test_a_probe_under_way_is_answered_though_another_call_is_refused(full
     statuses = [value for fields in answers for name, value in fields if name == "grpc-status"]
     assert sorted(statuses) == ["0", "0", UNAVAILABLE]
     assert Frame.GOAWAY in {each[0] for each in found}
-    assert made.counters.ended[EndReason.TOO_MANY] == 1
+    assert server.counters.ended[EndReason.TOO_MANY] == 1
 
 
 async def test_nobody_stays(full, raw):
-    made, address = full
+    server, address = full
     silent, watching = await raw(address), await raw(address)
     await silent.ping()
     call(watching, "Watch")
     await watching.until(Frame.DATA, 1)
     for _ in range(PROBE_CONNECTION_NS // SECOND - 1):
-        made.sweep(SECOND)
+        server.sweep(SECOND)
     await silent.ping()
-    made.sweep(SECOND)
+    server.sweep(SECOND)
     fields, _ = await watching.answer(1)
     assert fields["grpc-status"] == UNAVAILABLE
     assert "server.max_connections" in fields["grpc-message"]
     assert {each[0] for each in await silent.ended()} == {Frame.GOAWAY}
-    await turns(lambda: len(made.connections) == 1)
-    assert made.counters.ended[EndReason.TOO_MANY] == 2
+    await until(lambda: len(server.connections) == 1)
+    assert server.counters.ended[EndReason.TOO_MANY] == 2
 
 
 async def test_the_oldest_makes_room_for_the_next(full, raw):
-    made, address = full
-    spares = [await raw(address) for _ in range(PROBE_CONNECTIONS)]
-    for each in spares:
+    server, address = full
+    probe_connections = [await raw(address) for _ in range(PROBE_CONNECTIONS)]
+    for each in probe_connections:
         await each.ping()
     for number in (0, 1):
         late = await raw(address)
         call(late, "Check")
         assert (await late.answer(1))[1] == b"\0\0\0\0\1x"
-        assert {each[0] for each in await spares[number].ended()} == {Frame.GOAWAY}
-        await spares[number + 1].ping()
-    await turns(lambda: len(made.connections) == 1 + PROBE_CONNECTIONS)
+        assert {each[0] for each in await probe_connections[number].ended()} == {Frame.GOAWAY}
+        await probe_connections[number + 1].ping()
+    await until(lambda: len(server.connections) == 1 + PROBE_CONNECTIONS)
 
 
 async def test_one_that_has_left_is_none_of_them(full, raw):
-    made, address = full
+    server, address = full
     for _ in range(PROBE_CONNECTIONS + 1):
         client = await raw(address)
         call(client, "Check")
         await client.answer(1)
         client.writer.close()
-        await turns(lambda: len(made.connections) == 1)
-    assert made.counters.ended[EndReason.TOO_MANY] == 0
+        await until(lambda: len(server.connections) == 1)
+    assert server.counters.ended[EndReason.TOO_MANY] == 0
 
 
 async def test_a_server_that_stops_has_none(full, raw):
-    made, address = full
+    server, address = full
     client = await raw(address)
     call(client, "Watch")
     await client.until(Frame.DATA, 1)
-    await made.stop(0)
-    await gone(made)
+    await server.stop(0)
+    await all_closed(server)
 
 
 async def test_one_that_was_refused_makes_room_before_the_oldest(full, raw):
-    made, address = full
-    spares = [await raw(address) for _ in range(PROBE_CONNECTIONS)]
-    for each in spares:
+    server, address = full
+    probe_connections = [await raw(address) for _ in range(PROBE_CONNECTIONS)]
+    for each in probe_connections:
         await each.ping()
-    call(spares[1], "Watch")
-    await spares[1].until(Frame.DATA, 1)
-    call(spares[1], "Echo", 3)
-    await spares[1].answer(3)  # it stays for what it watches
+    call(probe_connections[1], "Watch")
+    await probe_connections[1].until(Frame.DATA, 1)
+    call(probe_connections[1], "Echo", 3)
+    await probe_connections[1].answer(3)  # it stays for what it watches
     await (await raw(address)).ping()
-    assert (await spares[1].answer(1))[0]["grpc-status"] == UNAVAILABLE
-    await spares[0].ping()
-    await turns(lambda: len(made.connections) == 1 + PROBE_CONNECTIONS)
+    assert (await probe_connections[1].answer(1))[0]["grpc-status"] == UNAVAILABLE
+    await probe_connections[0].ping()
+    await until(lambda: len(server.connections) == 1 + PROBE_CONNECTIONS)

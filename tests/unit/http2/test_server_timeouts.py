@@ -4,7 +4,7 @@ import asyncio
 
 import grpc
 import pytest
-from raw_http2 import Flood, Held, echo, gone, soon, turns, unary
+from raw_http2 import BlockedHandler, Flood, all_closed, echo, soon, unary, until
 
 from batcher.clock import SECOND
 from batcher.http2.connection_lifetime import EVICT_IDLE_NS, EVICT_SILENT_NS
@@ -58,20 +58,20 @@ def timed(serve):
     """A server whose time passes when the test says so: `server, address, pass seconds`."""
 
     async def start(limits=None, **methods):
-        made, address = await serve({"timeouts": TIMES} | (limits or {}), **methods)
+        server, address = await serve({"timeouts": TIMES} | (limits or {}), **methods)
 
         def wait(seconds):
             for _ in range(seconds):
-                made.sweep(SECOND)
+                server.sweep(SECOND)
 
-        return made, address, wait
+        return server, address, wait
 
     return start
 
 
 class TestConnections:
     async def test_an_idle_one_is_asked_to_leave_and_then_closed(self, timed, raw):
-        made, address, wait = await timed(Echo=unary(echo))
+        server, address, wait = await timed(Echo=unary(echo))
         client = await raw(address)
         await client.ping()
         wait(59)
@@ -83,17 +83,17 @@ class TestConnections:
         assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
         wait(3)
         assert {each[0] for each in await client.ended()} == {Frame.GOAWAY}
-        await gone(made)
+        await all_closed(server)
 
     async def test_one_with_calls_is_not_idle(self, timed, raw):
-        held = Held()
-        _, address, wait = await timed(Hold=unary(held), Echo=unary(echo))
+        blocked = BlockedHandler()
+        _, address, wait = await timed(Hold=unary(blocked), Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Hold")
         client.send(1, b"x")
-        await soon(held.entered)
+        await soon(blocked.entered)
         wait(200)
-        held.release.set()
+        blocked.release.set()
         assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
         wait(59)
         client.open(3, "Echo")
@@ -106,28 +106,28 @@ class TestConnections:
         self, timed, raw, monkeypatch
     ):
         monkeypatch.setattr("random.uniform", lambda least, most: most)
-        held = Held()
-        made, address, wait = await timed(Hold=unary(held))
+        blocked = BlockedHandler()
+        server, address, wait = await timed(Hold=unary(blocked))
         client = await raw(address)
         client.open(1, "Hold")
         client.send(1, b"x")
-        await soon(held.entered)
+        await soon(blocked.entered)
         wait(659)
         await client.ping()
         wait(1)
         await client.until(Frame.GOAWAY)
         wait(29)
         await client.until(Frame.GOAWAY)
-        assert not held.cancelled.is_set()
+        assert not blocked.cancelled.is_set()
         wait(1)
         fields, _ = await client.answer(1)
         assert fields["grpc-status"] == str(grpc.StatusCode.UNAVAILABLE.value[0])
         assert "server.max_connection_age" in fields["grpc-message"]
         await client.ended()
-        await gone(made)
+        await all_closed(server)
 
     async def test_the_longest_idle_makes_room_for_a_new_one(self, timed, raw):
-        made, address, wait = await timed({"max_connections": 2}, Echo=unary(echo))
+        server, address, wait = await timed({"max_connections": 2}, Echo=unary(echo))
         first, second = await raw(address), await raw(address)
         for client in (first, second):
             await client.ping()
@@ -142,29 +142,29 @@ class TestConnections:
         await third.ping()
         assert {each[0] for each in await second.ended()} == {Frame.GOAWAY}
         await first.ping()
-        assert (made.counters.evicted, made.counters.ended[EndReason.TOO_MANY]) == (1, 1)
-        assert made.counters.accepted == 3
+        assert (server.counters.evicted, server.counters.ended[EndReason.TOO_MANY]) == (1, 1)
+        assert server.counters.accepted == 3
 
     async def test_one_with_calls_makes_no_room(self, timed, raw):
-        held = Held()
-        _, address, wait = await timed({"max_connections": 1}, Hold=unary(held))
+        blocked = BlockedHandler()
+        _, address, wait = await timed({"max_connections": 1}, Hold=unary(blocked))
         client = await raw(address)
         client.open(1, "Hold")
         client.send(1, b"x")
-        await soon(held.entered)
+        await soon(blocked.entered)
         wait(100)
         await told_all_taken(await raw(address))
-        held.release.set()
+        blocked.release.set()
         await client.answer(1)
 
     @pytest.mark.parametrize("others", [False, True])
     async def test_where_none_is_idle_the_longest_silent_makes_room(self, timed, raw, others):
         """`others`: a call that is no stream waits for its answer on each."""
-        held = Held()
-        made, address, wait = await timed(
+        blocked = BlockedHandler()
+        server, address, wait = await timed(
             {"max_connections": 2},
             Talk=grpc.stream_stream_rpc_method_handler(talk),
-            Hold=unary(held),
+            Hold=unary(blocked),
             Echo=unary(echo),
         )
         first, second = await raw(address), await raw(address)
@@ -182,7 +182,7 @@ class TestConnections:
         third = await raw(address)
         if others:
             await told_all_taken(third)
-            held.release.set()
+            blocked.release.set()
             return
         third.open(1, "Echo")
         third.send(1, b"x")
@@ -191,21 +191,21 @@ class TestConnections:
         assert fields["grpc-status"] == UNAVAILABLE
         assert "server.max_connections" in fields["grpc-message"]
         await first.ping()
-        assert made.counters.evicted == 1
+        assert server.counters.evicted == 1
 
 
 class TestRequests:
     @pytest.mark.parametrize("whole", [False, True])
     async def test_headers_that_dribble_end_the_connection(self, timed, raw, whole):
         """In frames of their own, or as a frame that is not completed."""
-        made, address, wait = await timed(Echo=unary(echo))
+        server, address, wait = await timed(Echo=unary(echo))
         client = await raw(address)
         block = encode((("x", "y" * 100),))
         begun = frame(Frame.HEADERS, 0, 1, block[:1]) if whole else b"\0\0\x64\1\0"
         client.write(begun)
         await client.writer.drain()
-        (server_side,) = made.connections
-        await turns(lambda: server_side.http2.incomplete is not None)
+        (server_side,) = server.connections
+        await until(lambda: server_side.http2.incomplete is not None)
         for at in range(20):
             client.write(frame(Frame.CONTINUATION, 0, 1, block[at : at + 1]) if whole else b"\0")
             await client.writer.drain()
@@ -214,8 +214,8 @@ class TestRequests:
         wait(2)
         (*_, last) = await client.ended()
         assert last[0] is Frame.GOAWAY
-        assert made.counters.ended[EndReason.HEADERS_TIMEOUT] == 1
-        await gone(made)
+        assert server.counters.ended[EndReason.HEADERS_TIMEOUT] == 1
+        await all_closed(server)
 
     async def test_headers_that_are_complete_in_time(self, timed, raw):
         _, address, wait = await timed(Echo=unary(echo))
@@ -230,7 +230,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("begun", [b"", b"\0\0\0\0\7abc"])
     async def test_a_message_that_does_not_come_ends_its_call(self, timed, raw, begun):
-        made, address, wait = await timed(Echo=unary(echo))
+        server, address, wait = await timed(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")
         client.write(frame(Frame.DATA, 0, 1, begun))
@@ -242,7 +242,7 @@ class TestRequests:
         assert fields["grpc-status"] == DEADLINE
         assert "server.receive_timeout" in fields["grpc-message"]
         await client.ping()
-        assert made.counters.stalled_calls == 1
+        assert server.counters.stalled_calls == 1
 
     async def test_a_message_of_a_stream_has_a_time_once_it_has_begun(self, timed, raw):
         async def count(requests, context):
@@ -260,21 +260,21 @@ class TestRequests:
         assert (await client.answer(1))[0]["grpc-status"] == DEADLINE
 
     async def test_a_stream_that_is_not_read_from_is_not_the_clients_fault(self, timed, raw):
-        held = Held()
-        made, address, wait = await timed(Hold=grpc.stream_unary_rpc_method_handler(held))
+        blocked = BlockedHandler()
+        server, address, wait = await timed(Hold=grpc.stream_unary_rpc_method_handler(blocked))
         client = await raw(address)
         client.open(1, "Hold")
         client.send(1, *(bytes(1000) for _ in range(130)), flags=0)  # about what the window takes
         await client.ping()
-        await soon(held.entered)
+        await soon(blocked.entered)
         wait(100)
         await client.ping()
-        assert made.counters.stalled_calls == 0
+        assert server.counters.stalled_calls == 0
 
 
 class TestAnswers:
     async def test_one_that_is_not_read_ends_its_call_alone(self, timed, raw):
-        made, address, wait = await timed(Echo=unary(echo))
+        server, address, wait = await timed(Echo=unary(echo))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
         client.open(1, "Echo")
         client.send(1, bytes(100))
@@ -288,23 +288,23 @@ class TestAnswers:
         client.open(3, "Echo")
         client.send(3, b"x")
         assert (await client.answer(3))[1] == b"\0\0\0\0\1x"
-        await turns(lambda: made.buffers.used == 0)
+        await until(lambda: server.buffers.used == 0)
 
     async def test_a_connection_of_which_nothing_is_read_is_cut(self, timed, raw):
         flood = Flood()
-        made, address, wait = await timed(Flood=grpc.unary_stream_rpc_method_handler(flood))
+        server, address, wait = await timed(Flood=grpc.unary_stream_rpc_method_handler(flood))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 2**26), limit=2**16)
-        client.widen(0, 2**26)
+        client.window_update(0, 2**26)
         client.open(1, "Flood")
         client.send(1, b"")
         await client.until(Frame.HEADERS, 1)
-        (server_side,) = made.connections
-        await turns(lambda: not server_side.writable.is_set())
-        assert made.buffers.used > 0
+        (server_side,) = server.connections
+        await until(lambda: not server_side.writable.is_set())
+        assert server.buffers.used > 0
         wait(29)
-        assert made.connections
+        assert server.connections
         wait(3)
         await soon(flood.left)
-        await gone(made)
-        assert made.counters.ended[EndReason.WRITE_TIMEOUT] == 1
-        await turns(lambda: made.buffers.used == 0)
+        await all_closed(server)
+        assert server.counters.ended[EndReason.WRITE_TIMEOUT] == 1
+        await until(lambda: server.buffers.used == 0)

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from raw_http2 import Raw, echo, gone, turns, unary
+from raw_http2 import RawClient, all_closed, echo, unary, until
 
 from batcher.http2 import server_connection
 from batcher.http2.connection_lifetime import PROBE_CONNECTION_NS
@@ -52,12 +52,12 @@ def secrets(tmp_path_factory):
 @pytest.fixture
 def encrypted(serve, secrets):
     async def start(limits=None, **methods):
-        made, _ = await serve(limits, **methods)
+        server, _ = await serve(limits, **methods)
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-        await made.listen(sock, secrets)
-        return made, port
+        await server.listen(sock, secrets)
+        return server, port
 
     return start
 
@@ -74,7 +74,7 @@ async def connect():
             context.set_alpn_protocols(protocols)
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
         writers.append(writer)
-        return Raw(reader, writer)
+        return RawClient(reader, writer)
 
     yield connect
     for writer in writers:
@@ -82,30 +82,30 @@ async def connect():
 
 
 async def test_a_client_that_speaks_h2_is_answered(encrypted, connect):
-    made, port = await encrypted(Echo=unary(echo))
+    server, port = await encrypted(Echo=unary(echo))
     client = await connect(port, "h2")
     client.write(PREFACE, client.settings())
     client.open(1, "Echo")
     client.send(1, bytes(60_000))
     assert len((await client.answer(1))[1]) == 60_005
     client.writer.transport.abort()
-    await gone(made)
+    await all_closed(server)
 
 
 @pytest.mark.parametrize("protocols", [(), ("http/1.1",)])
 async def test_one_that_does_not_offer_it_is_closed(encrypted, connect, protocols):
-    made, port = await encrypted(Echo=unary(echo))
+    server, port = await encrypted(Echo=unary(echo))
     client = await connect(port, *protocols)
     client.write(PREFACE, client.settings())
     assert await client.ended() == []
-    await gone(made)
-    assert made.counters.ended[EndReason.HANDSHAKE] == 1
+    await all_closed(server)
+    assert server.counters.ended[EndReason.HANDSHAKE] == 1
 
 
 async def test_a_mistake_at_its_beginning_costs_one_connection(
     encrypted, raw, connect, monkeypatch, caplog
 ):
-    made, port = await encrypted(Echo=unary(echo))
+    server, port = await encrypted(Echo=unary(echo))
     enable_keepalive = server_connection.enable_keepalive
 
     def fail(sock):
@@ -113,10 +113,10 @@ async def test_a_mistake_at_its_beginning_costs_one_connection(
         raise OSError("not a socket")
 
     monkeypatch.setattr(server_connection, "enable_keepalive", fail)
-    first = await raw(f"127.0.0.1:{port}", greet=False)
+    first = await raw(f"127.0.0.1:{port}", preface=False)
     assert await first.ended() == []
-    await gone(made)
-    assert made.counters.ended[EndReason.INTERNAL] == 1
+    await all_closed(server)
+    assert server.counters.ended[EndReason.INTERNAL] == 1
     assert "internal error" in caplog.text
     client = await connect(port, "h2")
     client.write(PREFACE, client.settings())
@@ -124,29 +124,29 @@ async def test_a_mistake_at_its_beginning_costs_one_connection(
     client.send(1, b"hello")
     assert (await client.answer(1))[1][5:] == b"hello"
     client.writer.transport.abort()
-    await gone(made)
+    await all_closed(server)
 
 
 async def test_handshakes_count_in_max_connections(encrypted, raw, connect):
-    made, port = await encrypted({"max_connections": 2}, Echo=unary(echo))
+    server, port = await encrypted({"max_connections": 2}, Echo=unary(echo))
     for _ in range(2):
-        await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: len(made.connections) == 2)
-    beyond = await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: len(made.connections) == 3)
-    made.sweep(PROBE_CONNECTION_NS)
+        await raw(f"127.0.0.1:{port}", preface=False)
+    await until(lambda: len(server.connections) == 2)
+    beyond = await raw(f"127.0.0.1:{port}", preface=False)
+    await until(lambda: len(server.connections) == 3)
+    server.sweep(PROBE_CONNECTION_NS)
     assert await beyond.ended() == []
-    assert made.counters.ended[EndReason.TOO_MANY] == 1
-    assert made.counters.ended[EndReason.HANDSHAKE] == 0
-    assert len(made.connections) == 2
+    assert server.counters.ended[EndReason.TOO_MANY] == 1
+    assert server.counters.ended[EndReason.HANDSHAKE] == 0
+    assert len(server.connections) == 2
 
 
 async def test_handshakes_make_room_when_they_have_been_silent(encrypted, raw, connect):
-    made, port = await encrypted({"max_connections": 1}, Echo=unary(echo))
-    silent = await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: made.connections)
+    server, port = await encrypted({"max_connections": 1}, Echo=unary(echo))
+    silent = await raw(f"127.0.0.1:{port}", preface=False)
+    await until(lambda: server.connections)
     for _ in range(11):
-        made.sweep(10**9)
+        server.sweep(10**9)
     client = await connect(port, "h2")
     client.write(PREFACE, client.settings())
     await client.ping()
@@ -156,42 +156,42 @@ async def test_handshakes_make_room_when_they_have_been_silent(encrypted, raw, c
 @pytest.mark.parametrize("sent", [b"", b"no handshake at all"])
 async def test_handshakes_that_fail_or_do_not_come(encrypted, raw, monkeypatch, sent):
     monkeypatch.setattr(server_connection, "PREFACE_TIMEOUT_S", 0.05)
-    made, port = await encrypted()
-    silent = await raw(f"127.0.0.1:{port}", greet=False)
+    server, port = await encrypted()
+    silent = await raw(f"127.0.0.1:{port}", preface=False)
     silent.write(sent)
-    await turns(lambda: made.counters.ended[EndReason.HANDSHAKE])
-    await gone(made)
+    await until(lambda: server.counters.ended[EndReason.HANDSHAKE])
+    await all_closed(server)
 
 
 async def test_a_client_that_leaves_in_its_handshake(encrypted, raw):
-    made, port = await encrypted()
-    client = await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: made.connections)
+    server, port = await encrypted()
+    client = await raw(f"127.0.0.1:{port}", preface=False)
+    await until(lambda: server.connections)
     client.writer.transport.abort()
-    await gone(made)
-    assert made.counters.ended[EndReason.HANDSHAKE] == 1
+    await all_closed(server)
+    assert server.counters.ended[EndReason.HANDSHAKE] == 1
 
 
 async def test_handshakes_end_when_the_server_stops(encrypted, raw):
-    made, port = await encrypted()
-    client = await raw(f"127.0.0.1:{port}", greet=False)
-    await turns(lambda: made.connections)
-    await made.stop(0)
+    server, port = await encrypted()
+    client = await raw(f"127.0.0.1:{port}", preface=False)
+    await until(lambda: server.connections)
+    await server.stop(0)
     await client.ended()
-    await gone(made)
+    await all_closed(server)
 
 
 async def test_probes_find_room_beyond_the_maximum(encrypted, connect):
-    made, port = await encrypted(
+    server, port = await encrypted(
         {"max_connections": 1, "is_probe": lambda path: path == "/s/Check"},
         Check=unary(echo),
         Echo=unary(echo),
     )
     first = await connect(port, "h2")
-    first.write(PREFACE, Raw.settings())
+    first.write(PREFACE, RawClient.settings())
     await first.ping()
     client = await connect(port, "h2")
-    client.write(PREFACE, Raw.settings())
+    client.write(PREFACE, RawClient.settings())
     for number, name in ((1, "Check"), (3, "Echo")):
         client.open(number, name)
         client.send(number, b"x")
@@ -200,5 +200,5 @@ async def test_probes_find_room_beyond_the_maximum(encrypted, connect):
     assert fields["grpc-status"] == "14"
     await client.ended()
     client.writer.close()
-    await turns(lambda: len(made.connections) == 1)
+    await until(lambda: len(server.connections) == 1)
     await first.ping()

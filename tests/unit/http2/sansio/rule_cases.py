@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 from hpack import Encoder
-from raw_http2 import data, numbers, opening, reset, settings, widen
+from raw_http2 import data, numbers, opening, reset, settings, window_update
 
 from batcher.http2.sansio.frames import (
     ACK,
@@ -121,7 +121,7 @@ NOTHING = b""
 GENERIC = {
     "1: the preface": ([PING], PONG),
     "2: PRIORITY on an idle stream": ([priority(1), PING], PONG),
-    "2: WINDOW_UPDATE on a half-closed stream": ([request(), widen(1, 100)], answers(1)),
+    "2: WINDOW_UPDATE on a half-closed stream": ([request(), window_update(1, 100)], answers(1)),
     "2: PRIORITY on a half-closed stream": ([request(), priority(1)], answers(1)),
     "2: RST_STREAM on a half-closed stream": ([request(), reset(1), PING], PONG),
     "2: PRIORITY on a closed stream": ([request(), priority(1), PING], PONG),
@@ -149,8 +149,8 @@ GENERIC = {
     "3.5: SETTINGS": ([settings((1, 0)), PING], Written(((Frame.SETTINGS, ACK, 0, b""),))),
     "3.7: PING": ([PING], PONG),
     "3.8: GOAWAY": ([frame(Frame.GOAWAY, 0, 0, bytes(8)), PING], PONG),
-    "3.9: WINDOW_UPDATE of the connection": ([widen(0, 1), request()], answers(1)),
-    "3.9: WINDOW_UPDATE of a stream": ([request(1, 0), widen(1, 1), PING], PONG),
+    "3.9: WINDOW_UPDATE of the connection": ([window_update(0, 1), request()], answers(1)),
+    "3.9: WINDOW_UPDATE of a stream": ([request(1, 0), window_update(1, 1), PING], PONG),
     "3.10: CONTINUATION": (
         [frame(Frame.HEADERS, END_STREAM, 1, REQUEST), part(1, MORE, END_HEADERS)],
         answers(1),
@@ -218,7 +218,7 @@ HTTP2 = {
     ),
     "5.1: idle, DATA": ([data(1, b"test", END_STREAM)], PROTOCOL),
     "5.1: idle, RST_STREAM": ([reset(1)], PROTOCOL),
-    "5.1: idle, WINDOW_UPDATE": ([widen(1, 100)], PROTOCOL),
+    "5.1: idle, WINDOW_UPDATE": ([window_update(1, 100)], PROTOCOL),
     "5.1: idle, CONTINUATION": ([part(1, REQUEST, END_HEADERS)], PROTOCOL),
     "5.1: half-closed, DATA": (
         [request(), data(1, b"test", END_STREAM)],
@@ -322,16 +322,16 @@ HTTP2 = {
     "6.7: PING with a stream": ([frame(Frame.PING, 0, 1, bytes(8))], PROTOCOL),
     "6.7: PING of 6 bytes": ([frame(Frame.PING, 0, 0, bytes(6))], SIZE),
     "6.8: GOAWAY with a stream": ([frame(Frame.GOAWAY, 0, 1, bytes(8))], PROTOCOL),
-    "6.9: WINDOW_UPDATE of 0": ([widen(0, 0)], PROTOCOL),
-    "6.9: WINDOW_UPDATE of 0 on a stream": ([request(1, 0), widen(1, 0)], resets(1)),
+    "6.9: WINDOW_UPDATE of 0": ([window_update(0, 0)], PROTOCOL),
+    "6.9: WINDOW_UPDATE of 0 on a stream": ([request(1, 0), window_update(1, 0)], resets(1)),
     "6.9: WINDOW_UPDATE of 3 bytes": ([frame(Frame.WINDOW_UPDATE, 0, 0, bytes(3))], SIZE),
     "6.9.1: a window of 1": (
         [settings((Setting.INITIAL_WINDOW_SIZE, 1)), request()],
         Written(((Frame.DATA, 0, 1, BODY[:1]),)),
     ),
-    "6.9.1: a window beyond 2^31 - 1": ([widen(0, MAX_WINDOW)] * 2, FLOW),
+    "6.9.1: a window beyond 2^31 - 1": ([window_update(0, MAX_WINDOW)] * 2, FLOW),
     "6.9.1: a stream's window beyond 2^31 - 1": (
-        [request(1, 0), widen(1, MAX_WINDOW), widen(1, MAX_WINDOW)],
+        [request(1, 0), window_update(1, MAX_WINDOW), window_update(1, MAX_WINDOW)],
         resets(1, Error.FLOW_CONTROL_ERROR),
     ),
     "6.9.2: a window that grows behind HEADERS": (
@@ -348,7 +348,7 @@ HTTP2 = {
             request(),
             NOTHING,
             settings((Setting.INITIAL_WINDOW_SIZE, 2)),
-            widen(1, 2),
+            window_update(1, 2),
         ],
         Written(((Frame.DATA, 0, 1, BODY[:3]), (Frame.DATA, 0, 1, BODY[3:4]))),
     ),

@@ -16,88 +16,88 @@ from batcher.http2.sansio.streams import DataReceived
 
 
 class TestTheClientsData:
-    def test_a_stream_may_send_its_window_and_no_more(self, played):
-        stream = played.open(flags=0)
+    def test_a_stream_may_send_its_window_and_no_more(self, harness):
+        stream = harness.open(flags=0)
         part = LIMITS.stream_window // 10
         for _ in range(10):
-            assert played.receive(data(1, bytes(part))) == [DataReceived(stream, bytes(part))]
-        assert played.receive(data(1, b"x")) == []
-        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+            assert harness.receive(data(1, bytes(part))) == [DataReceived(stream, bytes(part))]
+        assert harness.receive(data(1, b"x")) == []
+        assert harness.failed(1) is Error.FLOW_CONTROL_ERROR
 
-    def test_padding_counts_against_the_window(self, played):
-        played.open(flags=0)
+    def test_padding_counts_against_the_window(self, harness):
+        harness.open(flags=0)
         padded = data(1, b"\xff" + bytes(255 + 744), PADDED)
-        played.receive(padded * 100)
-        assert not played.connection.closing
-        played.receive(data(1, b"x"))
-        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+        harness.receive(padded * 100)
+        assert not harness.connection.closing
+        harness.receive(data(1, b"x"))
+        assert harness.failed(1) is Error.FLOW_CONTROL_ERROR
 
-    def test_what_was_taken_is_granted_once_it_is_half_the_window(self, played):
-        stream = played.open(flags=0)
-        played.receive(data(1, bytes(10_000)) * 6)
-        played.connection.consume(stream, 49_999)
-        assert played.written() == []
-        played.connection.consume(stream, 1)
-        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(50_000))]
-        played.receive(data(1, bytes(10_000)) * 9)
-        assert not played.connection.closing
-        played.receive(data(1, bytes(1)))
-        assert played.failed(1) is Error.FLOW_CONTROL_ERROR
+    def test_what_was_taken_is_granted_once_it_is_half_the_window(self, harness):
+        stream = harness.open(flags=0)
+        harness.receive(data(1, bytes(10_000)) * 6)
+        harness.connection.consume(stream, 49_999)
+        assert harness.written() == []
+        harness.connection.consume(stream, 1)
+        assert harness.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(50_000))]
+        harness.receive(data(1, bytes(10_000)) * 9)
+        assert not harness.connection.closing
+        harness.receive(data(1, bytes(1)))
+        assert harness.failed(1) is Error.FLOW_CONTROL_ERROR
 
-    def test_what_is_expected_may_come_whole(self, played):
-        stream = played.open(flags=0)
-        played.receive(data(1, bytes(10_000)))
-        played.connection.allow(stream, 90_000)
-        assert played.written() == []
-        played.connection.allow(stream, 150_000)
-        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(60_000))]
-        played.receive(data(1, bytes(10_000)) * 15)
-        assert not played.connection.closing
-        played.connection.consume(stream, 160_000)
-        assert played.granted(1) == LIMITS.stream_window
+    def test_what_is_expected_may_come_whole(self, harness):
+        stream = harness.open(flags=0)
+        harness.receive(data(1, bytes(10_000)))
+        harness.connection.allow(stream, 90_000)
+        assert harness.written() == []
+        harness.connection.allow(stream, 150_000)
+        assert harness.written() == [(Frame.WINDOW_UPDATE, 0, 1, numbers(60_000))]
+        harness.receive(data(1, bytes(10_000)) * 15)
+        assert not harness.connection.closing
+        harness.connection.consume(stream, 160_000)
+        assert harness.granted(1) == LIMITS.stream_window
 
-    def test_a_padded_message_of_the_windows_size_gets_through(self, played):
-        stream = played.open(flags=0)
+    def test_a_padded_message_of_the_windows_size_gets_through(self, harness):
+        stream = harness.open(flags=0)
         window = left = LIMITS.stream_window
         while left > 1000:
             size = 744
             padding = min(255, window - size - 1)
             assert padding > 0
-            played.receive(data(1, bytes([padding]) + bytes(size + padding), PADDED))
+            harness.receive(data(1, bytes([padding]) + bytes(size + padding), PADDED))
             left -= size
-            played.connection.allow(stream, left)
-            window += played.granted(1) - size - padding - 1
+            harness.connection.allow(stream, left)
+            window += harness.granted(1) - size - padding - 1
         assert window >= left
 
-    def test_a_window_that_ends_in_padding_is_told(self, played):
-        stream = played.open(flags=0)
-        played.receive(data(1, bytes(9_999)) * 10)
+    def test_a_window_that_ends_in_padding_is_told(self, harness):
+        stream = harness.open(flags=0)
+        harness.receive(data(1, bytes(9_999)) * 10)
         padding = data(1, b"\x04" + bytes(4), PADDED)
-        assert played.receive(padding) == []
-        assert played.receive(padding) == [DataReceived(stream, b"")]
+        assert harness.receive(padding) == []
+        assert harness.receive(padding) == [DataReceived(stream, b"")]
 
-    def test_a_request_that_has_ended_gets_no_more_credit(self, played):
-        stream = played.open(flags=0)
+    def test_a_request_that_has_ended_gets_no_more_credit(self, harness):
+        stream = harness.open(flags=0)
         for flags in (0, 0, 0, 0, 0, 0, END_STREAM):
-            played.receive(data(1, bytes(10_000), flags))
-        played.connection.consume(stream, 70_000)
-        assert played.written() == []
+            harness.receive(data(1, bytes(10_000), flags))
+        harness.connection.consume(stream, 70_000)
+        assert harness.written() == []
 
-    def test_credit_of_the_connection_comes_back_before_it_is_used_up(self, played, monkeypatch):
+    def test_credit_of_the_connection_comes_back_before_it_is_used_up(self, harness, monkeypatch):
         monkeypatch.setattr("batcher.http2.sansio.receiving._WINDOW_UPDATE_BYTES", 30_000)
-        played.open(flags=0)
-        played.connection.reset(played.connection.streams[1], Error.CANCEL)
-        played.written()
+        harness.open(flags=0)
+        harness.connection.reset(harness.connection.streams[1], Error.CANCEL)
+        harness.written()
         for _ in range(3):
-            played.receive(data(1, bytes(10_000)))
-        assert played.written() == []
-        played.receive(data(1, bytes(10_000)))
-        assert played.written() == [(Frame.WINDOW_UPDATE, 0, 0, numbers(40_000))]
+            harness.receive(data(1, bytes(10_000)))
+        assert harness.written() == []
+        harness.receive(data(1, bytes(10_000)))
+        assert harness.written() == [(Frame.WINDOW_UPDATE, 0, 0, numbers(40_000))]
 
-    def test_data_that_was_on_its_way_when_the_stream_ended_counts_for_nothing(self, played):
-        stream = played.open(flags=0)
-        played.connection.reset(stream, Error.CANCEL)
-        assert played.receive(data(1, bytes(10_000))) == []
-        played.connection.release(stream)
-        assert played.receive(data(1, bytes(10_000)) * 20, data(1, b"", END_STREAM)) == []
-        assert not played.connection.closing
+    def test_data_that_was_on_its_way_when_the_stream_ended_counts_for_nothing(self, harness):
+        stream = harness.open(flags=0)
+        harness.connection.reset(stream, Error.CANCEL)
+        assert harness.receive(data(1, bytes(10_000))) == []
+        harness.connection.release(stream)
+        assert harness.receive(data(1, bytes(10_000)) * 20, data(1, b"", END_STREAM)) == []
+        assert not harness.connection.closing

@@ -1,7 +1,17 @@
 """What a client may send beside its requests, and when the server has had enough of it."""
 
 import pytest
-from raw_http2 import LIMITS, TRAILERS, Played, data, numbers, opening, reset, settings, widen
+from raw_http2 import (
+    LIMITS,
+    TRAILERS,
+    Harness,
+    data,
+    numbers,
+    opening,
+    reset,
+    settings,
+    window_update,
+)
 
 from batcher.http2.sansio.budget import (
     FRAMES_PER_DATA_FRAME,
@@ -20,9 +30,9 @@ FRAMES = {
     "ping": frame(Frame.PING, 0, 0, bytes(8)),
     "an answer to a ping": frame(Frame.PING, ACK, 0, bytes(8)),
     "acknowledged settings": frame(Frame.SETTINGS, ACK, 0),
-    "the connection's window": widen(0, 1),
-    "a stream's window": widen(1, 1),
-    "the window of a stream that has ended": widen(3, 1),
+    "the connection's window": window_update(0, 1),
+    "a stream's window": window_update(1, 1),
+    "the window of a stream that has ended": window_update(3, 1),
     "a reset of a stream that has ended": reset(3),
     "data without data": data(1, b""),
     "padding alone": data(1, b"\x01\x00", PADDED),
@@ -34,20 +44,20 @@ FRAMES = {
 }
 
 
-def still_open(played):
-    return not played.connection.closing
+def still_open(harness):
+    return not harness.connection.closing
 
 
 @pytest.fixture
 def opened():
     """Stream 1 is open, 3 has ended, 9 was refused."""
-    played = Played(limits=Limits(max_streams=2, max_headers=1000, stream_window=100_000))
-    played.open(1, 0)
-    played.answer(played.open(3), b"")
-    played.open(5, 0)
-    played.receive(opening(9))
-    played.written()
-    return played
+    harness = Harness(limits=Limits(max_streams=2, max_headers=1000, stream_window=100_000))
+    harness.open(1, 0)
+    harness.answer(harness.open(3), b"")
+    harness.open(5, 0)
+    harness.receive(opening(9))
+    harness.written()
+    return harness
 
 
 @pytest.mark.parametrize("flood", FRAMES.values(), ids=FRAMES)
@@ -67,149 +77,151 @@ def test_so_many_a_second_do_not(opened, flood):
     assert still_open(opened)
 
 
-def test_what_was_earned_is_kept_up_to_a_bound(played):
-    budget = played.connection.budget
+def test_what_was_earned_is_kept_up_to_a_bound(harness):
+    budget = harness.connection.budget
     for number in range(1, 4 * MAX_SAVED_FRAMES // FRAMES_PER_STREAM, 2):
-        played.connection.release(played.open(number))
+        harness.connection.release(harness.open(number))
     assert budget.frames > MAX_SAVED_FRAMES
     budget.refill()
     assert budget.frames == MAX_SAVED_FRAMES
 
 
-def test_nothing_else_is_kept(played):
-    budget = played.connection.budget
+def test_nothing_else_is_kept(harness):
+    budget = harness.connection.budget
     for _ in range(100):
         budget.refill()
     assert budget.frames == FRAMES_PER_SECOND
     assert budget.half_resets == 2 * MIN_RESETS
 
 
-def test_what_waits_for_a_client_that_does_not_read_is_bounded(played):
-    played.receive(frame(Frame.PING, 0, 0, bytes(8)) * (10 * FRAMES_PER_SECOND))
-    assert played.connection.frames_to_send <= FRAMES_PER_SECOND + 1
+def test_what_waits_for_a_client_that_does_not_read_is_bounded(harness):
+    harness.receive(frame(Frame.PING, 0, 0, bytes(8)) * (10 * FRAMES_PER_SECOND))
+    assert harness.connection.frames_to_send <= FRAMES_PER_SECOND + 1
 
 
-def test_streams_that_are_refused_bring_frames_of_their_own(played):
+def test_streams_that_are_refused_bring_frames_of_their_own(harness):
     """What was on its way behind them."""
     for number in range(1, 2 * LIMITS.max_streams, 2):
-        played.open(number)
+        harness.open(number)
     for number in range(101, 101 + MIN_RESETS, 2):
-        played.receive(opening(number), widen(number, 1), data(number, b""), reset(number))
-    assert still_open(played)
+        harness.receive(opening(number), window_update(number, 1), data(number, b""), reset(number))
+    assert still_open(harness)
 
 
-def test_settings_are_sent_now_and_then(played):
+def test_settings_are_sent_now_and_then(harness):
     for _ in range(SETTINGS_PER_SECOND - 1):  # the first came with the preface
-        assert played.receive(settings()) == []
-    played.connection.budget.refill()
-    played.receive(settings() * SETTINGS_PER_SECOND)
-    assert still_open(played)
-    played.receive(settings())
-    assert played.failed() is Error.ENHANCE_YOUR_CALM
+        assert harness.receive(settings()) == []
+    harness.connection.budget.refill()
+    harness.receive(settings() * SETTINGS_PER_SECOND)
+    assert still_open(harness)
+    harness.receive(settings())
+    assert harness.failed() is Error.ENHANCE_YOUR_CALM
 
 
 class TestHonestClients:
-    def test_windows_are_widened_as_answers_are_read(self, played):
+    def test_windows_are_widened_as_answers_are_read(self, harness):
         """A naive client widens both windows with each frame, and pings as often."""
-        stream = played.open()
+        stream = harness.open()
         for _ in range(50 * FRAMES_PER_SECOND):
-            played.connection.send_data(stream, b"x")
-            played.receive(widen(1, 1), widen(0, 1), frame(Frame.PING, 0, 0, bytes(8)))
-        assert still_open(played)
+            harness.connection.send_data(stream, b"x")
+            harness.receive(
+                window_update(1, 1), window_update(0, 1), frame(Frame.PING, 0, 0, bytes(8))
+            )
+        assert still_open(harness)
         assert FRAMES_PER_DATA_FRAME > 3
 
-    def test_windows_are_widened_as_large_answers_are_read(self, played):
-        stream = played.open()
-        played.connection.send_data(stream, bytes(MIN_DATA_BYTES * 50 * FRAMES_PER_SECOND))
+    def test_windows_are_widened_as_large_answers_are_read(self, harness):
+        stream = harness.open()
+        harness.connection.send_data(stream, bytes(MIN_DATA_BYTES * 50 * FRAMES_PER_SECOND))
         while stream.outbox:
-            played.receive(widen(1, MIN_DATA_BYTES), widen(0, MIN_DATA_BYTES))
-            played.connection.data_to_send()
-        assert still_open(played)
+            harness.receive(window_update(1, MIN_DATA_BYTES), window_update(0, MIN_DATA_BYTES))
+            harness.connection.data_to_send()
+        assert still_open(harness)
 
-    def test_streams_come_with_frames_of_their_own(self, played):
+    def test_streams_come_with_frames_of_their_own(self, harness):
         """Some clients widen the window of each stream, give it a priority, and reset it late."""
         for number in range(1, 100 * FRAMES_PER_SECOND, 2):
-            stream = played.open(number)
-            played.receive(widen(number, 1), frame(Frame.PRIORITY, 0, number, bytes(5)))
-            played.answer(stream, b"")
-            played.connection.release(stream)
-            played.receive(reset(number))
-        assert still_open(played)
+            stream = harness.open(number)
+            harness.receive(window_update(number, 1), frame(Frame.PRIORITY, 0, number, bytes(5)))
+            harness.answer(stream, b"")
+            harness.connection.release(stream)
+            harness.receive(reset(number))
+        assert still_open(harness)
         assert FRAMES_PER_STREAM > 3
-        assert played.connection.counters == ConnectionCounters()
+        assert harness.connection.counters == ConnectionCounters()
 
     @pytest.mark.parametrize("calls", [MIN_RESETS, 4096])
     def test_all_calls_may_be_cancelled_at_once(self, calls):
-        played = Played(limits=Limits(max_streams=calls, max_headers=1000, stream_window=100_000))
+        harness = Harness(limits=Limits(max_streams=calls, max_headers=1000, stream_window=100_000))
         first = 1
         for _ in range(3):
             numbers_of = range(first, first + 2 * calls, 2)
-            streams = [played.open(number) for number in numbers_of]
-            played.receive(*[reset(number) for number in numbers_of])
+            streams = [harness.open(number) for number in numbers_of]
+            harness.receive(*[reset(number) for number in numbers_of])
             for stream in streams:
-                played.connection.release(stream)
+                harness.connection.release(stream)
             first += 2 * calls
             for _ in range(4):
-                played.connection.budget.refill()
-        assert still_open(played)
-        assert played.connection.counters == ConnectionCounters(resets_received=3 * calls)
+                harness.connection.budget.refill()
+        assert still_open(harness)
+        assert harness.connection.counters == ConnectionCounters(resets_received=3 * calls)
 
-    def test_every_second_call_may_be_cancelled_for_ever(self, played):
+    def test_every_second_call_may_be_cancelled_for_ever(self, harness):
         for number in range(1, 20 * MIN_RESETS, 4):
-            played.connection.release(played.open(number))
-            stream = played.open(number + 2)
-            played.receive(reset(number + 2))
-            played.connection.release(stream)
-        assert still_open(played)
+            harness.connection.release(harness.open(number))
+            stream = harness.open(number + 2)
+            harness.receive(reset(number + 2))
+            harness.connection.release(stream)
+        assert still_open(harness)
 
 
 def test_who_reads_byte_by_byte_has_had_enough():
     """Each byte costs a frame in and one out (CVE-2019-9511)."""
-    played = Played((Setting.INITIAL_WINDOW_SIZE, 0))
-    played.connection.send_data(played.open(), bytes(100_000))
+    harness = Harness((Setting.INITIAL_WINDOW_SIZE, 0))
+    harness.connection.send_data(harness.open(), bytes(100_000))
     sent = 0
-    while still_open(played):
-        played.receive(widen(1, 1))
+    while still_open(harness):
+        harness.receive(window_update(1, 1))
         sent += 1
     assert FRAMES_PER_SECOND < sent <= FRAMES_PER_SECOND + FRAMES_PER_STREAM + 1
-    assert played.connection.error is Error.ENHANCE_YOUR_CALM
+    assert harness.connection.error is Error.ENHANCE_YOUR_CALM
 
 
 class TestStreamsThatEndEarly:
     """Opening and resetting streams as fast as the wire carries (CVE-2023-44487), and relatives."""
 
-    def test_rapid_resets_end_the_connection(self, played):
+    def test_rapid_resets_end_the_connection(self, harness):
         for count in range(10 * MIN_RESETS):
-            events = played.receive(opening(2 * count + 1), reset(2 * count + 1))
+            events = harness.receive(opening(2 * count + 1), reset(2 * count + 1))
             if events == []:
                 break
-            played.connection.release(events[0].stream)
+            harness.connection.release(events[0].stream)
         assert 2 * MIN_RESETS <= count <= 2 * MIN_RESETS + 1
-        assert played.connection.error is Error.ENHANCE_YOUR_CALM
+        assert harness.connection.error is Error.ENHANCE_YOUR_CALM
 
-    def test_so_do_streams_beyond_the_limit(self, played):
+    def test_so_do_streams_beyond_the_limit(self, harness):
         for number in range(1, 2 * LIMITS.max_streams, 2):
-            played.open(number)
+            harness.open(number)
         for count in range(10 * MIN_RESETS):
-            played.receive(opening(2 * count + 101))
-            if played.connection.closing:
+            harness.receive(opening(2 * count + 101))
+            if harness.connection.closing:
                 break
         assert MIN_RESETS <= count <= MIN_RESETS + 10
-        assert played.connection.error is Error.ENHANCE_YOUR_CALM
+        assert harness.connection.error is Error.ENHANCE_YOUR_CALM
 
-    def test_so_does_data_for_streams_that_have_ended(self, played):
+    def test_so_does_data_for_streams_that_have_ended(self, harness):
         for count in range(10 * MIN_RESETS):
             number = 2 * count + 1
-            played.connection.send_trailers(played.open(number), TRAILERS)
-            played.connection.release(played.connection.streams[number])
-            played.receive(data(number, b"x"))
-            if played.connection.closing:
+            harness.connection.send_trailers(harness.open(number), TRAILERS)
+            harness.connection.release(harness.connection.streams[number])
+            harness.receive(data(number, b"x"))
+            if harness.connection.closing:
                 break
-        assert played.connection.error is Error.ENHANCE_YOUR_CALM
+        assert harness.connection.error is Error.ENHANCE_YOUR_CALM
 
 
-def test_a_reason_is_short_and_within_a_frame(played):
-    played.connection.close(Error.INTERNAL_ERROR, "why" * 100_000)
-    ((_, _, _, payload),) = played.written()
+def test_a_reason_is_short_and_within_a_frame(harness):
+    harness.connection.close(Error.INTERNAL_ERROR, "why" * 100_000)
+    ((_, _, _, payload),) = harness.written()
     assert payload[:8] == numbers(0, Error.INTERNAL_ERROR)
     assert len(payload) == 8 + MAX_REASON_BYTES

@@ -5,7 +5,17 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_http2 import LIMITS, TRAILERS, Played, data, frames, opening, reset, settings, widen
+from raw_http2 import (
+    LIMITS,
+    TRAILERS,
+    Harness,
+    data,
+    frames,
+    opening,
+    reset,
+    settings,
+    window_update,
+)
 
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.frames import (
@@ -31,7 +41,7 @@ sensible = st.one_of(
     st.builds(
         data, st.sampled_from([1, 3, 5]), st.binary(max_size=40), st.sampled_from([0, END_STREAM])
     ),
-    st.builds(widen, st.sampled_from([0, 1, 3, 5]), st.integers(1, 1000)),
+    st.builds(window_update, st.sampled_from([0, 1, 3, 5]), st.integers(1, 1000)),
     st.builds(reset, st.sampled_from([1, 3, 5])),
     st.builds(
         lambda size: settings((Setting.INITIAL_WINDOW_SIZE, size)),
@@ -72,26 +82,26 @@ def test_the_same_bytes_in_any_pieces_say_the_same(sent, cuts):
 @pytest.mark.slow
 @given(client_bytes, st.binary(max_size=100))
 def test_any_bytes_leave_a_connection_that_goes_on_or_closes(sent, rest):
-    played = Played()
-    for stream in [e.stream for e in played.receive(sent, rest) if isinstance(e, RequestReceived)]:
-        played.answer(stream, b"body")
-        played.connection.release(stream)
-    written = frames(played.connection.data_to_send())
-    if played.connection.closing:
+    harness = Harness()
+    for stream in [e.stream for e in harness.receive(sent, rest) if isinstance(e, RequestReceived)]:
+        harness.answer(stream, b"body")
+        harness.connection.release(stream)
+    written = frames(harness.connection.data_to_send())
+    if harness.connection.closing:
         assert [each[0] for each in written].count(Frame.GOAWAY) == 1
     elif not rest:
-        played.receive(frame(Frame.PING, 0, 0, b"12345678"))
-        assert (Frame.PING, ACK, 0, b"12345678") in frames(played.connection.data_to_send())
+        harness.receive(frame(Frame.PING, 0, 0, b"12345678"))
+        assert (Frame.PING, ACK, 0, b"12345678") in frames(harness.connection.data_to_send())
 
 
 class Reader:
     """A client with four calls that counts its windows and keeps what it receives."""
 
     def __init__(self, first, flags):
-        self.played = Played((Setting.INITIAL_WINDOW_SIZE, first))
+        self.harness = Harness((Setting.INITIAL_WINDOW_SIZE, first))
         self.first = first
         self.window = DEFAULT_WINDOW
-        self.streams = {number: self.played.open(number, flags) for number in (1, 3, 5, 7)}
+        self.streams = {number: self.harness.open(number, flags) for number in (1, 3, 5, 7)}
         self.windows = dict.fromkeys(self.streams, first)
         self.sent = dict.fromkeys(self.streams, b"")
         self.received = dict.fromkeys(self.streams, b"")
@@ -103,11 +113,11 @@ class Reader:
 
     def widen_all(self, _, size):
         self.window += size
-        self._follow(widen(0, size))
+        self._follow(window_update(0, size))
 
     def widen_one(self, number, size):
         self.windows[number] += size
-        self._follow(widen(number, size))
+        self._follow(window_update(number, size))
 
     def set_first(self, _, size):
         for number in self.windows:
@@ -119,7 +129,7 @@ class Reader:
         if number not in self.closed:
             body = bytes([len(self.sent[number]) % 251]) * size
             self.sent[number] += body
-            self.played.connection.send_data(self.streams[number], body)
+            self.harness.connection.send_data(self.streams[number], body)
             if self.streams[number].outbox:
                 self.waiting.add(number)
             self._follow(b"")
@@ -127,16 +137,16 @@ class Reader:
     def close(self, number, _):
         if number not in self.closed:
             self.closed.add(number)
-            self.played.connection.send_trailers(self.streams[number], TRAILERS)
+            self.harness.connection.send_trailers(self.streams[number], TRAILERS)
             self._follow(b"")
 
     # What comes of it
 
     def _follow(self, sent):
-        for event in self.played.receive(sent):
+        for event in self.harness.receive(sent):
             assert isinstance(event, StreamDrained)
             self.waiting.remove(event.stream.id)
-        for kind, flags, number, payload in self.played.written():
+        for kind, flags, number, payload in self.harness.written():
             if kind is Frame.DATA:
                 self._receive(number, payload)
             elif kind is Frame.HEADERS:

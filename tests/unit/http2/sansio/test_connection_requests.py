@@ -9,16 +9,16 @@ from raw_http2 import (
     LIMITS,
     REQUEST,
     TRAILERS,
-    Played,
+    Harness,
     data,
     frames,
-    goodbye,
+    goaway,
     numbers,
     opening,
     request,
     reset,
     settings,
-    widen,
+    window_update,
 )
 
 from batcher.http2.sansio.connection import Connection
@@ -68,8 +68,8 @@ def parts(number, block):
 
 
 class TestGreeting:
-    def test_the_server_speaks_first(self, played):
-        (first, second) = played.greeting
+    def test_the_server_speaks_first(self, harness):
+        (first, second) = harness.server_preface
         assert first[:3] == (Frame.SETTINGS, 0, 0)
         assert dict(struct.iter_unpack(">HI", first[3])) == {
             Setting.MAX_CONCURRENT_STREAMS: 4,
@@ -102,7 +102,7 @@ class TestGreeting:
         connection.data_to_send()
         assert connection.receive(start) == []
         assert frames(connection.data_to_send()) == [
-            goodbye(
+            goaway(
                 0, Error.PROTOCOL_ERROR, "no HTTP/2 preface: this port speaks gRPC over HTTP/2 only"
             )
         ]
@@ -118,47 +118,49 @@ class TestGreeting:
         connection.data_to_send()
         assert connection.receive(PREFACE + first) == []
         assert frames(connection.data_to_send()) == [
-            goodbye(0, Error.PROTOCOL_ERROR, "the first frame of a connection must be SETTINGS")
+            goaway(0, Error.PROTOCOL_ERROR, "the first frame of a connection must be SETTINGS")
         ]
 
 
 class TestConnectionFrames:
-    def test_a_ping_is_answered_but_not_an_answer(self, played):
-        played.receive(frame(Frame.PING, 0, 0, b"12345678"), frame(Frame.PING, ACK, 0, b"87654321"))
-        assert played.written() == [(Frame.PING, ACK, 0, b"12345678")]
+    def test_a_ping_is_answered_but_not_an_answer(self, harness):
+        harness.receive(
+            frame(Frame.PING, 0, 0, b"12345678"), frame(Frame.PING, ACK, 0, b"87654321")
+        )
+        assert harness.written() == [(Frame.PING, ACK, 0, b"12345678")]
 
-    def test_settings_are_acknowledged_each_time(self, played):
-        played.receive(settings((Setting.MAX_CONCURRENT_STREAMS, 7), (99, 99)), settings())
-        assert played.written() == [(Frame.SETTINGS, ACK, 0, b"")] * 2
+    def test_settings_are_acknowledged_each_time(self, harness):
+        harness.receive(settings((Setting.MAX_CONCURRENT_STREAMS, 7), (99, 99)), settings())
+        assert harness.written() == [(Frame.SETTINGS, ACK, 0, b"")] * 2
 
-    def test_an_acknowledgement_is_not_answered(self, played):
-        played.receive(frame(Frame.SETTINGS, ACK, 0))
-        assert played.written() == []
+    def test_an_acknowledgement_is_not_answered(self, harness):
+        harness.receive(frame(Frame.SETTINGS, ACK, 0))
+        assert harness.written() == []
 
-    def test_unknown_frames_count_for_nothing(self, played):
+    def test_unknown_frames_count_for_nothing(self, harness):
         for stream in (0, 1, 2):
-            assert played.receive(frame(0xEE, 0xFF, stream, b"anything")) == []
-        assert played.written() == []
+            assert harness.receive(frame(0xEE, 0xFF, stream, b"anything")) == []
+        assert harness.written() == []
 
-    def test_a_client_that_leaves_waits_for_its_answers(self, played):
-        stream = played.open()
-        assert played.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 0))) == []
-        played.answer(stream, b"x")
-        assert not played.connection.closing
-        played.connection.release(stream)
-        assert played.connection.closing
-        assert played.connection.error is Error.NO_ERROR
-        assert played.connection.counters == ConnectionCounters(goaways_received=1, goaways_sent=1)
-        assert played.written()[3:] == [goodbye(1)]
+    def test_a_client_that_leaves_waits_for_its_answers(self, harness):
+        stream = harness.open()
+        assert harness.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 0))) == []
+        harness.answer(stream, b"x")
+        assert not harness.connection.closing
+        harness.connection.release(stream)
+        assert harness.connection.closing
+        assert harness.connection.error is Error.NO_ERROR
+        assert harness.connection.counters == ConnectionCounters(goaways_received=1, goaways_sent=1)
+        assert harness.written()[3:] == [goaway(1)]
 
-    def test_a_client_that_leaves_with_nothing_open_is_let_go(self, played):
+    def test_a_client_that_leaves_with_nothing_open_is_let_go(self, harness):
         ping = frame(Frame.PING, 0, 0, bytes(8))
-        assert played.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 99) + b"why"), ping) == []
-        assert played.connection.closing
-        assert played.written() == [(Frame.PING, ACK, 0, bytes(8)), goodbye(0)]
+        assert harness.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 99) + b"why"), ping) == []
+        assert harness.connection.closing
+        assert harness.written() == [(Frame.PING, ACK, 0, bytes(8)), goaway(0)]
 
-    def test_the_reserved_bit_of_a_stream_counts_for_nothing(self, played):
-        (opened,) = played.receive(opening(2**31 + 1))
+    def test_the_reserved_bit_of_a_stream_counts_for_nothing(self, harness):
+        (opened,) = harness.receive(opening(2**31 + 1))
         assert opened.stream.id == 1
 
     @pytest.mark.parametrize(
@@ -173,8 +175,8 @@ class TestConnectionFrames:
             (settings((Setting.INITIAL_WINDOW_SIZE, 2**31)), Error.FLOW_CONTROL_ERROR),
             (settings((Setting.MAX_FRAME_SIZE, DEFAULT_FRAME_SIZE - 1)), Error.PROTOCOL_ERROR),
             (settings((Setting.MAX_FRAME_SIZE, MAX_FRAME_SIZE + 1)), Error.PROTOCOL_ERROR),
-            (widen(0, 0), Error.PROTOCOL_ERROR),
-            (widen(0, MAX_WINDOW), Error.FLOW_CONTROL_ERROR),
+            (window_update(0, 0), Error.PROTOCOL_ERROR),
+            (window_update(0, MAX_WINDOW), Error.FLOW_CONTROL_ERROR),
             (frame(Frame.WINDOW_UPDATE, 0, 0, bytes(3)), Error.FRAME_SIZE_ERROR),
             (frame(Frame.PRIORITY, 0, 0, bytes(5)), Error.PROTOCOL_ERROR),
             (frame(Frame.PRIORITY, 0, 1, bytes(4)), Error.FRAME_SIZE_ERROR),
@@ -190,34 +192,34 @@ class TestConnectionFrames:
             (opening(0), Error.PROTOCOL_ERROR),
         ],
     )
-    def test_a_broken_frame_ends_the_connection(self, played, broken, error):
-        assert played.receive(broken) == []
-        assert played.failed() is error
+    def test_a_broken_frame_ends_the_connection(self, harness, broken, error):
+        assert harness.receive(broken) == []
+        assert harness.failed() is error
 
     @pytest.mark.parametrize("kind", [Frame.DATA, Frame.SETTINGS, 0xEE])
-    def test_a_frame_may_be_as_large_as_the_least_that_peers_take(self, played, kind):
+    def test_a_frame_may_be_as_large_as_the_least_that_peers_take(self, harness, kind):
         head = struct.pack(">BHBBI", 0, DEFAULT_FRAME_SIZE + 1, kind, 0, 0)
-        played.receive(frame(0xEE, 0, 0, bytes(DEFAULT_FRAME_SIZE)))
-        assert not played.connection.closing
-        played.receive(head)
-        assert played.failed() is Error.FRAME_SIZE_ERROR
+        harness.receive(frame(0xEE, 0, 0, bytes(DEFAULT_FRAME_SIZE)))
+        assert not harness.connection.closing
+        harness.receive(head)
+        assert harness.failed() is Error.FRAME_SIZE_ERROR
 
-    def test_what_came_before_the_fault_counts(self, played):
-        events = played.receive(opening(1, END_STREAM), widen(0, 0), opening(3))
+    def test_what_came_before_the_fault_counts(self, harness):
+        events = harness.receive(opening(1, END_STREAM), window_update(0, 0), opening(3))
         assert [type(event) for event in events] == [RequestReceived, StreamEnded]
-        assert played.failed(1) is Error.PROTOCOL_ERROR
+        assert harness.failed(1) is Error.PROTOCOL_ERROR
 
-    def test_a_priority_counts_for_nothing(self, played):
-        assert played.receive(frame(Frame.PRIORITY, 0, 7, bytes(5))) == []
-        assert played.written() == []
+    def test_a_priority_counts_for_nothing(self, harness):
+        assert harness.receive(frame(Frame.PRIORITY, 0, 7, bytes(5))) == []
+        assert harness.written() == []
 
 
 class TestRequests:
-    def test_a_request_opens_is_received_and_ends(self, played):
-        events = played.receive(
+    def test_a_request_opens_is_received_and_ends(self, harness):
+        events = harness.receive(
             opening(1), data(1, b"ab"), data(1, b""), data(1, b"c"), data(1, b"d", END_STREAM)
         )
-        stream = played.connection.streams[1]
+        stream = harness.connection.streams[1]
         assert events == [
             RequestReceived(stream, request()),
             DataReceived(stream, b"ab"),
@@ -227,38 +229,38 @@ class TestRequests:
         ]
         assert stream.request_ended
 
-    def test_a_request_may_have_no_body(self, played):
-        (opened, ended) = played.receive(opening(1, END_STREAM))
+    def test_a_request_may_have_no_body(self, harness):
+        (opened, ended) = harness.receive(opening(1, END_STREAM))
         assert ended == StreamEnded(opened.stream)
 
-    def test_an_empty_frame_may_end_it(self, played):
-        stream = played.open(flags=0)
-        assert played.receive(data(1, b"", END_STREAM)) == [StreamEnded(stream)]
+    def test_an_empty_frame_may_end_it(self, harness):
+        stream = harness.open(flags=0)
+        assert harness.receive(data(1, b"", END_STREAM)) == [StreamEnded(stream)]
 
-    def test_requests_come_side_by_side(self, played):
-        events = played.receive(opening(1), opening(7), data(7, b"7"), data(1, b"1"))
+    def test_requests_come_side_by_side(self, harness):
+        events = harness.receive(opening(1), opening(7), data(7, b"7"), data(1, b"1"))
         assert [event.stream.id for event in events] == [1, 7, 7, 1]
 
-    def test_trailers_end_a_request(self, played):
-        stream = played.open(flags=0)
-        assert played.receive(opening(1, END_STREAM, TRAILERS)) == [StreamEnded(stream)]
+    def test_trailers_end_a_request(self, harness):
+        stream = harness.open(flags=0)
+        assert harness.receive(opening(1, END_STREAM, TRAILERS)) == [StreamEnded(stream)]
 
-    def test_trailers_that_do_not_end_it_are_a_fault(self, played):
-        stream = played.open(flags=0)
-        assert played.receive(opening(1, 0, TRAILERS)) == [StreamReset(stream)]
-        assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
+    def test_trailers_that_do_not_end_it_are_a_fault(self, harness):
+        stream = harness.open(flags=0)
+        assert harness.receive(opening(1, 0, TRAILERS)) == [StreamReset(stream)]
+        assert harness.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
 
-    def test_a_block_may_go_on_in_other_frames(self, played):
+    def test_a_block_may_go_on_in_other_frames(self, harness):
         block = encode(HEADERS)
-        events = played.receive(
+        events = harness.receive(
             frame(Frame.HEADERS, END_STREAM, 1, block[:3]),
             frame(Frame.CONTINUATION, 0, 1, block[3:9]),
             frame(Frame.CONTINUATION, END_HEADERS, 1, block[9:]),
         )
-        stream = played.connection.streams[1]
+        stream = harness.connection.streams[1]
         assert events == [RequestReceived(stream, request()), StreamEnded(stream)]
-        assert played.receive(opening(3)) == [
-            RequestReceived(played.connection.streams[3], request())
+        assert harness.receive(opening(3)) == [
+            RequestReceived(harness.connection.streams[3], request())
         ]
 
     @pytest.mark.parametrize(
@@ -271,178 +273,180 @@ class TestRequests:
             frame(Frame.CONTINUATION, END_HEADERS, 3, b"x"),
         ],
     )
-    def test_nothing_comes_between_its_frames(self, played, other):
-        assert played.receive(frame(Frame.HEADERS, 0, 1, b"\x82"), other) == []
-        assert played.failed() is Error.PROTOCOL_ERROR
+    def test_nothing_comes_between_its_frames(self, harness, other):
+        assert harness.receive(frame(Frame.HEADERS, 0, 1, b"\x82"), other) == []
+        assert harness.failed() is Error.PROTOCOL_ERROR
 
-    def test_a_block_has_an_end(self, played):
-        played.receive(frame(Frame.HEADERS, 0, 1, b"\0"))
+    def test_a_block_has_an_end(self, harness):
+        harness.receive(frame(Frame.HEADERS, 0, 1, b"\0"))
         part = frame(Frame.CONTINUATION, 0, 1, bytes(500))
         for _ in range(HEADER_READ_FACTOR * LIMITS.max_headers // 500 - 1):
-            played.receive(part)
-            assert not played.connection.closing
-        played.receive(part)
-        assert played.failed() is Error.ENHANCE_YOUR_CALM
+            harness.receive(part)
+            assert not harness.connection.closing
+        harness.receive(part)
+        assert harness.failed() is Error.ENHANCE_YOUR_CALM
 
-    def test_a_block_has_so_many_frames(self, played):
+    def test_a_block_has_so_many_frames(self, harness):
         empty = frame(Frame.CONTINUATION, 0, 1, b"")
-        played.receive(frame(Frame.HEADERS, 0, 1, REQUEST), empty * MAX_HEADER_FRAMES)
-        assert not played.connection.closing
-        played.receive(empty)
-        assert played.failed() is Error.ENHANCE_YOUR_CALM
+        harness.receive(frame(Frame.HEADERS, 0, 1, REQUEST), empty * MAX_HEADER_FRAMES)
+        assert not harness.connection.closing
+        harness.receive(empty)
+        assert harness.failed() is Error.ENHANCE_YOUR_CALM
 
-    def test_the_next_block_has_as_many_again(self, played):
+    def test_the_next_block_has_as_many_again(self, harness):
         parts = frame(Frame.CONTINUATION, 0, 1, b"") * (MAX_HEADER_FRAMES - 1)
         for number in (1, 3):
-            events = played.receive(
+            events = harness.receive(
                 frame(Frame.HEADERS, 0, number, REQUEST),
                 parts.replace(b"\x00\x00\x00\x01", bytes([0, 0, 0, number])),
                 frame(Frame.CONTINUATION, END_HEADERS, number, b""),
             )
-            assert events == [RequestReceived(played.connection.streams[number], request())]
+            assert events == [RequestReceived(harness.connection.streams[number], request())]
 
-    def test_fields_over_the_limit_are_left_out_so_that_the_call_can_be_told(self, played):
-        held = [played.open()]
+    def test_fields_over_the_limit_are_left_out_so_that_the_call_can_be_told(self, harness):
+        held = [harness.open()]
         for number, size in enumerate(
             (1000, 3000, 5000, HEADER_READ_FACTOR * LIMITS.max_headers // 2)
         ):
             block = encode((*HEADERS, ("x", "v" * size)))
-            (opened,) = played.receive(*parts(3 + 2 * number, block))
+            (opened,) = harness.receive(*parts(3 + 2 * number, block))
             assert opened.request.headers == HEADERS
             assert opened.request.size > size
             held.append(opened.stream)
-            played.connection.send_trailers(opened.stream, TRAILERS)
-        assert not played.connection.closing
+            harness.connection.send_trailers(opened.stream, TRAILERS)
+        assert not harness.connection.closing
         assert not held[0].closed
 
-    def test_far_beyond_it_the_connection_ends(self, played):
+    def test_far_beyond_it_the_connection_ends(self, harness):
         block = encode((*HEADERS, ("x", "v" * (HEADER_READ_FACTOR * LIMITS.max_headers - 100))))
-        played.receive(*parts(1, block))
-        assert played.failed() is Error.ENHANCE_YOUR_CALM
+        harness.receive(*parts(1, block))
+        assert harness.failed() is Error.ENHANCE_YOUR_CALM
 
-    def test_a_block_that_cannot_be_read_ends_the_connection(self, played):
-        played.receive(opening(1, 0, b"\0\x05a"))
-        assert played.failed() is Error.COMPRESSION_ERROR
+    def test_a_block_that_cannot_be_read_ends_the_connection(self, harness):
+        harness.receive(opening(1, 0, b"\0\x05a"))
+        assert harness.failed() is Error.COMPRESSION_ERROR
 
     @pytest.mark.parametrize("padding", [0, 1, 255])
-    def test_padding_and_priority_count_for_nothing(self, played, padding):
+    def test_padding_and_priority_count_for_nothing(self, harness, padding):
         before, after = bytes([padding]), bytes(padding)
         flags = END_HEADERS | PADDED
-        (opened, received) = played.receive(
+        (opened, received) = harness.receive(
             frame(Frame.HEADERS, flags | PRIORITY, 1, before + bytes(5) + encode(HEADERS) + after),
             data(1, before + b"body" + after, PADDED),
         )
         assert opened.request.headers == HEADERS
         assert received.data == b"body"
-        assert played.receive(data(1, before + after, PADDED)) == []
+        assert harness.receive(data(1, before + after, PADDED)) == []
 
     @pytest.mark.parametrize("payload", [b"", b"\x01", b"\x05abcd", b"\xff" + bytes(200)])
     @pytest.mark.parametrize("kind", [Frame.DATA, Frame.HEADERS])
-    def test_padding_is_not_more_than_there_is(self, played, kind, payload):
-        played.open(flags=0)
-        assert played.receive(frame(kind, PADDED | END_HEADERS, 1, payload)) == []
-        assert played.failed(1) is Error.PROTOCOL_ERROR
+    def test_padding_is_not_more_than_there_is(self, harness, kind, payload):
+        harness.open(flags=0)
+        assert harness.receive(frame(kind, PADDED | END_HEADERS, 1, payload)) == []
+        assert harness.failed(1) is Error.PROTOCOL_ERROR
 
-    def test_a_priority_is_whole(self, played):
-        played.receive(frame(Frame.HEADERS, PRIORITY | END_HEADERS, 1, bytes(4)))
-        assert played.failed() is Error.FRAME_SIZE_ERROR
+    def test_a_priority_is_whole(self, harness):
+        harness.receive(frame(Frame.HEADERS, PRIORITY | END_HEADERS, 1, bytes(4)))
+        assert harness.failed() is Error.FRAME_SIZE_ERROR
 
 
 class TestNumbersOfStreams:
-    def test_a_client_opens_odd_streams(self, played):
-        played.receive(opening(2))
-        assert played.failed() is Error.PROTOCOL_ERROR
+    def test_a_client_opens_odd_streams(self, harness):
+        harness.receive(opening(2))
+        assert harness.failed() is Error.PROTOCOL_ERROR
 
-    def test_a_request_that_has_ended_has_no_trailers(self, played):
-        stream = played.open(5)
-        assert played.receive(opening(5)) == [StreamReset(stream)]
-        assert played.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.STREAM_CLOSED))]
-        assert played.connection.counters == ConnectionCounters(malformed=1)
+    def test_a_request_that_has_ended_has_no_trailers(self, harness):
+        stream = harness.open(5)
+        assert harness.receive(opening(5)) == [StreamReset(stream)]
+        assert harness.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.STREAM_CLOSED))]
+        assert harness.connection.counters == ConnectionCounters(malformed=1)
 
-    def test_nor_has_one_that_was_answered(self, played):
-        stream = played.open(5)
-        played.answer(stream, b"x")
-        played.receive(opening(5))
-        assert played.failed(5) is Error.STREAM_CLOSED
+    def test_nor_has_one_that_was_answered(self, harness):
+        stream = harness.open(5)
+        harness.answer(stream, b"x")
+        harness.receive(opening(5))
+        assert harness.failed(5) is Error.STREAM_CLOSED
 
     @pytest.mark.parametrize("number", [1, 3])
-    def test_their_numbers_rise(self, played, number):
-        played.open(5)
-        played.receive(opening(number))
-        assert played.failed(5) is Error.PROTOCOL_ERROR
+    def test_their_numbers_rise(self, harness, number):
+        harness.open(5)
+        harness.receive(opening(number))
+        assert harness.failed(5) is Error.PROTOCOL_ERROR
 
     @pytest.mark.parametrize("number", [3, 2])
     def test_a_stream_is_opened_by_headers_alone(self, number):
-        for piece in (data(number, b"x"), reset(number), widen(number, 1)):
-            played = Played()
-            played.open(1)
-            assert played.receive(piece) == []
-            assert played.failed(1) is Error.PROTOCOL_ERROR
+        for piece in (data(number, b"x"), reset(number), window_update(number, 1)):
+            harness = Harness()
+            harness.open(1)
+            assert harness.receive(piece) == []
+            assert harness.failed(1) is Error.PROTOCOL_ERROR
 
-    def test_a_request_that_has_ended_does_not_go_on(self, played):
-        stream = played.open(1)
-        assert played.receive(data(1, b"x"), data(1, b"y")) == [StreamReset(stream)]
-        assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.STREAM_CLOSED))]
-        assert not played.connection.closing
+    def test_a_request_that_has_ended_does_not_go_on(self, harness):
+        stream = harness.open(1)
+        assert harness.receive(data(1, b"x"), data(1, b"y")) == [StreamReset(stream)]
+        assert harness.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.STREAM_CLOSED))]
+        assert not harness.connection.closing
 
-    def test_nor_does_one_that_was_answered_or_reset(self, played):
+    def test_nor_does_one_that_was_answered_or_reset(self, harness):
         for number, end in ((1, END_STREAM), (3, 0)):
-            stream = played.open(number, end)
+            stream = harness.open(number, end)
             if end:
-                played.answer(stream, b"x")
+                harness.answer(stream, b"x")
             else:
-                played.receive(reset(number))
-            played.connection.release(stream)
-            played.written()
-            assert played.receive(data(number, b"x"), data(number, b"y")) == []
-            assert played.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.STREAM_CLOSED))]
-        assert played.connection.counters == ConnectionCounters(resets_received=1, malformed=2)
+                harness.receive(reset(number))
+            harness.connection.release(stream)
+            harness.written()
+            assert harness.receive(data(number, b"x"), data(number, b"y")) == []
+            assert harness.written() == [
+                (Frame.RST_STREAM, 0, number, numbers(Error.STREAM_CLOSED))
+            ]
+        assert harness.connection.counters == ConnectionCounters(resets_received=1, malformed=2)
 
-    def test_data_on_its_way_to_a_stream_that_the_server_ended_counts_for_nothing(self, played):
+    def test_data_on_its_way_to_a_stream_that_the_server_ended_counts_for_nothing(self, harness):
         for number in range(1, 2000, 2):
-            stream = played.open(number, 0)
-            played.connection.send_trailers(stream, TRAILERS)
-            played.connection.release(stream)
-        played.written()
+            stream = harness.open(number, 0)
+            harness.connection.send_trailers(stream, TRAILERS)
+            harness.connection.release(stream)
+        harness.written()
         for number in range(1, 2000, 2):
-            assert played.receive(data(number, b"x", END_STREAM)) == []
-        assert played.written() == []
+            assert harness.receive(data(number, b"x", END_STREAM)) == []
+        assert harness.written() == []
 
-    def test_more_than_may_be_open_are_refused(self, played):
-        opened = [played.open(number) for number in (1, 3, 5, 7)]
-        assert played.receive(opening(9), data(9, b"x")) == []
-        assert played.written() == [(Frame.RST_STREAM, 0, 9, numbers(Error.REFUSED_STREAM))]
+    def test_more_than_may_be_open_are_refused(self, harness):
+        opened = [harness.open(number) for number in (1, 3, 5, 7)]
+        assert harness.receive(opening(9), data(9, b"x")) == []
+        assert harness.written() == [(Frame.RST_STREAM, 0, 9, numbers(Error.REFUSED_STREAM))]
 
-        played.answer(opened[1], b"x")
-        assert [type(event) for event in played.receive(opening(11))] == [RequestReceived]
-        assert played.receive(opening(13)) == []
-        assert played.connection.counters == ConnectionCounters(refused=2)
+        harness.answer(opened[1], b"x")
+        assert [type(event) for event in harness.receive(opening(11))] == [RequestReceived]
+        assert harness.receive(opening(13)) == []
+        assert harness.connection.counters == ConnectionCounters(refused=2)
 
-    def test_the_fields_of_a_refused_stream_enter_the_table(self, played):
+    def test_the_fields_of_a_refused_stream_enter_the_table(self, harness):
         encoder = Encoder()
         for number in (1, 3, 5, 7):
-            played.open(number)
-        assert played.receive(opening(9, 0, encoder.encode([("a", "b")]))) == []
-        played.connection.reset(played.connection.streams[1], Error.CANCEL)
+            harness.open(number)
+        assert harness.receive(opening(9, 0, encoder.encode([("a", "b")]))) == []
+        harness.connection.reset(harness.connection.streams[1], Error.CANCEL)
         block = encoder.encode([*HEADERS, ("c", "d"), ("a", "b")])
-        (opened,) = played.receive(opening(11, 0, block))
+        (opened,) = harness.receive(opening(11, 0, block))
         assert opened.request.headers == (*HEADERS, ("c", "d"), ("a", "b"))
 
-    def test_a_stream_that_is_reset_frees_its_place_at_once(self, played):
+    def test_a_stream_that_is_reset_frees_its_place_at_once(self, harness):
         for first in (1, 9):
             for number in range(first, first + 8, 2):
-                stream = played.open(number)
+                stream = harness.open(number)
             assert stream.id == first + 6
             for number in range(first, first + 8, 2):
-                assert len(played.receive(reset(number))) == 1
-        assert played.written() == []
+                assert len(harness.receive(reset(number))) == 1
+        assert harness.written() == []
 
-    def test_but_those_that_are_worked_on_are_bounded(self, played):
+    def test_but_those_that_are_worked_on_are_bounded(self, harness):
         streams = []
         for number in range(1, 2 * UNFINISHED_FACTOR * LIMITS.max_streams, 2):
-            streams.append(played.open(number))
-            played.receive(reset(number))
-        assert played.receive(opening(99)) == []
-        assert played.written() == [(Frame.RST_STREAM, 0, 99, numbers(Error.REFUSED_STREAM))]
-        played.connection.release(streams[3])
-        assert [type(event) for event in played.receive(opening(101))] == [RequestReceived]
+            streams.append(harness.open(number))
+            harness.receive(reset(number))
+        assert harness.receive(opening(99)) == []
+        assert harness.written() == [(Frame.RST_STREAM, 0, 99, numbers(Error.REFUSED_STREAM))]
+        harness.connection.release(streams[3])
+        assert [type(event) for event in harness.receive(opening(101))] == [RequestReceived]

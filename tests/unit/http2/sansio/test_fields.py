@@ -130,34 +130,34 @@ def test_a_field_that_keeps_the_rules(field):
 
 
 @pytest.mark.parametrize("field", UNSOUND_FIELDS.values(), ids=UNSOUND_FIELDS)
-def test_a_field_that_breaks_them_ends_its_stream_alone(played, field):
+def test_a_field_that_breaks_them_ends_its_stream_alone(harness, field):
     assert not is_valid_field(*field)
-    other = played.open(1, 0)
+    other = harness.open(1, 0)
     regular = not field[0].startswith(b":") and field[0]
     fields = encode(HEADERS) + block(*field) if regular else block(*field) + encode(HEADERS)
     for number in (3, 5):  # the second from what is remembered
-        assert played.receive(opening(number, 0, fields)) == []
-        assert played.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.PROTOCOL_ERROR))]
-    assert played.receive(data(3, b"on its way"), data(1, b"x")) == [DataReceived(other, b"x")]
-    assert played.written() == []
-    assert played.connection.counters == ConnectionCounters(malformed=2)
+        assert harness.receive(opening(number, 0, fields)) == []
+        assert harness.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.PROTOCOL_ERROR))]
+    assert harness.receive(data(3, b"on its way"), data(1, b"x")) == [DataReceived(other, b"x")]
+    assert harness.written() == []
+    assert harness.connection.counters == ConnectionCounters(malformed=2)
 
 
 @pytest.mark.parametrize("headers", SOUND_REQUESTS.values(), ids=SOUND_REQUESTS)
-def test_a_request_that_keeps_the_rules(played, headers):
-    (opened, ended) = played.receive(opening(1, END_STREAM, encode(headers)))
+def test_a_request_that_keeps_the_rules(harness, headers):
+    (opened, ended) = harness.receive(opening(1, END_STREAM, encode(headers)))
     assert (type(opened), type(ended)) == (RequestReceived, StreamEnded)
     assert opened.request.headers == headers
 
 
 @pytest.mark.parametrize("headers", MALFORMED_REQUESTS.values(), ids=MALFORMED_REQUESTS)
-def test_a_request_that_breaks_them_ends_its_stream_alone(played, headers):
-    other = played.open(1, 0)
+def test_a_request_that_breaks_them_ends_its_stream_alone(harness, headers):
+    other = harness.open(1, 0)
     for number in (3, 5):
-        assert played.receive(opening(number, 0, encode(headers))) == []
-        assert played.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.PROTOCOL_ERROR))]
-    assert played.receive(data(1, b"x")) == [DataReceived(other, b"x")]
-    assert played.connection.open_streams == 1
+        assert harness.receive(opening(number, 0, encode(headers))) == []
+        assert harness.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.PROTOCOL_ERROR))]
+    assert harness.receive(data(1, b"x")) == [DataReceived(other, b"x")]
+    assert harness.connection.open_streams == 1
 
 
 @pytest.mark.parametrize("headers", MALFORMED_REQUESTS.values(), ids=MALFORMED_REQUESTS)
@@ -177,11 +177,11 @@ def test_the_reason_repeats_nothing_of_it(headers):
         pytest.param((("x", "a\nb"),), id="a line"),
     ],
 )
-def test_trailers_that_break_the_rules_end_their_stream_alone(played, fields):
-    other, stream = played.open(1, 0), played.open(3, 0)
-    assert played.receive(opening(3, END_STREAM, encode(fields))) == [StreamReset(stream)]
-    assert played.written() == [(Frame.RST_STREAM, 0, 3, numbers(Error.PROTOCOL_ERROR))]
-    assert played.receive(opening(1, END_STREAM, TRAILERS)) == [StreamEnded(other)]
+def test_trailers_that_break_the_rules_end_their_stream_alone(harness, fields):
+    other, stream = harness.open(1, 0), harness.open(3, 0)
+    assert harness.receive(opening(3, END_STREAM, encode(fields))) == [StreamReset(stream)]
+    assert harness.written() == [(Frame.RST_STREAM, 0, 3, numbers(Error.PROTOCOL_ERROR))]
+    assert harness.receive(opening(1, END_STREAM, TRAILERS)) == [StreamEnded(other)]
 
 
 def test_trailers_may_say_anything_else():
@@ -193,21 +193,21 @@ def test_a_request_over_the_limit_is_not_judged_by_what_was_left_out():
 
 
 class TestContentLength:
-    def sent(self, played, length, *pieces):
+    def sent(self, harness, length, *pieces):
         headers = encode((*GRPC, ("content-length", str(length))))
-        return played.receive(opening(1, 0, headers), *pieces)
+        return harness.receive(opening(1, 0, headers), *pieces)
 
     @pytest.mark.parametrize("sizes", [[5], [2, 3], [0, 5, 0], [5, 0]])
-    def test_a_body_of_that_length(self, played, sizes):
+    def test_a_body_of_that_length(self, harness, sizes):
         *first, last = sizes
         pieces = [*(data(1, bytes(size)) for size in first), data(1, bytes(last), END_STREAM)]
-        assert type(self.sent(played, 5, *pieces)[-1]) is StreamEnded
-        assert played.written() == []
+        assert type(self.sent(harness, 5, *pieces)[-1]) is StreamEnded
+        assert harness.written() == []
 
     @pytest.mark.parametrize("end", [data(1, b"", END_STREAM), opening(1, END_STREAM, TRAILERS)])
     @pytest.mark.parametrize("length", [0, 4])
-    def test_a_body_that_ends_with_a_frame_of_its_own(self, played, end, length):
-        assert type(self.sent(played, length, data(1, bytes(length)), end)[-1]) is StreamEnded
+    def test_a_body_that_ends_with_a_frame_of_its_own(self, harness, end, length):
+        assert type(self.sent(harness, length, data(1, bytes(length)), end)[-1]) is StreamEnded
 
     @pytest.mark.parametrize(
         "pieces",
@@ -219,21 +219,21 @@ class TestContentLength:
             pytest.param([data(1, b"1"), opening(1, END_STREAM, TRAILERS)], id="with trailers"),
         ],
     )
-    def test_another_body_ends_the_stream(self, played, pieces):
-        events = self.sent(played, 5, *pieces)
+    def test_another_body_ends_the_stream(self, harness, pieces):
+        events = self.sent(harness, 5, *pieces)
         assert type(events[-1]) is StreamReset
         assert not any(type(event) is StreamEnded for event in events)
-        assert played.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
-        assert not played.connection.closing
+        assert harness.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
+        assert not harness.connection.closing
 
-    def test_no_body_at_all(self, played):
+    def test_no_body_at_all(self, harness):
         headers = encode((*GRPC, ("content-length", "5")))
-        events = played.receive(opening(1, END_STREAM, headers))
+        events = harness.receive(opening(1, END_STREAM, headers))
         assert [type(event) for event in events] == [RequestReceived, StreamReset]
         headers = encode((*GRPC, ("content-length", "0")))
-        events = played.receive(opening(3, END_STREAM, headers))
+        events = harness.receive(opening(3, END_STREAM, headers))
         assert [type(event) for event in events] == [RequestReceived, StreamEnded]
 
-    def test_padding_is_no_part_of_it(self, played):
+    def test_padding_is_no_part_of_it(self, harness):
         padded = bytes([0, 0, 8, 0, 0x9, 0, 0, 0, 1, 2]) + b"12345" + bytes(2)
-        assert type(self.sent(played, 5, padded)[-1]) is StreamEnded
+        assert type(self.sent(harness, 5, padded)[-1]) is StreamEnded

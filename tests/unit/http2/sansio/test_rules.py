@@ -1,7 +1,7 @@
 """The rules of HTTP/2 and HPACK: each of `rule_cases`, whole and in pieces."""
 
 import pytest
-from raw_http2 import RESPONSE_HEADERS, TRAILERS, Played, numbers, settings
+from raw_http2 import RESPONSE_HEADERS, TRAILERS, Harness, numbers, settings
 from rule_cases import BODY, CASES, LIMITS, NOTHING, Connections, Streams, request
 
 from batcher.http2.sansio.connection import Connection
@@ -9,7 +9,7 @@ from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, PREFACE, Error,
 from batcher.http2.sansio.streams import StreamEnded
 
 
-class Answering(Played):
+class Answering(Harness):
     """Answers each request once what was sent at once is read."""
 
     def receive(self, *pieces):
@@ -25,23 +25,23 @@ class Answering(Played):
 
 def play(sent):
     """The connection, and what it writes."""
-    played = Answering(limits=LIMITS)
+    harness = Answering(limits=LIMITS)
     written, together = [], []
     for piece in [*sent, NOTHING]:
         if piece != NOTHING:
             together.append(piece)
         else:
-            played.receive(*together)
-            written += played.written()
+            harness.receive(*together)
+            written += harness.written()
             together = []
-    return played, written
+    return harness, written
 
 
 @pytest.mark.parametrize(("sent", "expected"), CASES)
 def test_a_case(sent, expected):
-    played, written = play(sent)
+    harness, written = play(sent)
     if isinstance(expected, Connections):
-        assert played.connection.error in expected.errors
+        assert harness.connection.error in expected.errors
         assert written[-1][0] is Frame.GOAWAY
         return
     if isinstance(expected, Streams):
@@ -50,11 +50,11 @@ def test_a_case(sent, expected):
         for each in expected.frames:
             assert each in {found[: len(each)] for found in written}
     if Frame.GOAWAY not in {each[0] for each in written}:
-        played.receive(settings((Setting.INITIAL_WINDOW_SIZE, 65_535)), request(99))
+        harness.receive(settings((Setting.INITIAL_WINDOW_SIZE, 65_535)), request(99))
         ended = (Frame.HEADERS, END_HEADERS | END_STREAM, 99)
         refused = (Frame.RST_STREAM, 0, 99)
-        assert {ended, refused} & {found[:3] for found in played.written()}
-        assert not played.connection.closing
+        assert {ended, refused} & {found[:3] for found in harness.written()}
+        assert not harness.connection.closing
 
 
 @pytest.mark.parametrize("split", [1, 10])
@@ -62,7 +62,7 @@ def test_a_case(sent, expected):
 def test_frames_may_come_in_pieces(sent, expected, split):
     """However the bytes are cut, the same comes of them."""
     sent = b"".join(sent)
-    whole, pieces = Played(limits=LIMITS), Played(limits=LIMITS)
+    whole, pieces = Harness(limits=LIMITS), Harness(limits=LIMITS)
     events = whole.receive(sent)
     found = []
     for start in range(0, len(sent), split):
