@@ -107,10 +107,10 @@ def test_the_pace_is_learned_anew_where_there_was_no_target(scheduler):
 
 
 def test_what_is_owed_to_the_aged_and_the_wait_that_is_on_are_kept(served):
-    served.model.policy._owed = 0.5
-    served.model.policy._waits_from = 7
+    served.model.policy._promoted_credit = 0.5
+    served.model.policy._waiting.began_ns = 7
     served.configure(target=40)
-    assert (served.model.policy._owed, served.model.policy._waits_from) == (0.5, 7)
+    assert (served.model.policy._promoted_credit, served.model.policy._waiting.began_ns) == (0.5, 7)
 
 
 def test_service_times_of_large_batches_survive_a_smaller_maximum(served):

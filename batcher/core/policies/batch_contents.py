@@ -1,0 +1,101 @@
+"""Which requests go into a batch, and how large it may be: steps that need no plan."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from batcher.core.policies.interface import Choose, PolicyInput
+from batcher.core.queueing.batch_groups import BatchGroup, PriorityClass
+from batcher.core.queueing.ranks import latest_finish_ns
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.times import NEVER_NS, TOLERANCE_NS
+
+
+def all_within_deadlines(group: BatchGroup, given: PolicyInput, max_rows: int) -> Choose:
+    """All that fits one batch, in order; for where there is no target that could be met.
+
+    A request whose deadline comes before it could be answered, even alone, is given up.
+    """
+    curve = given.times.curve
+    p95, expected = given.times.p95, given.times.expected
+    take: list[LiveRequest] = []
+    drop: list[LiveRequest] = []
+    rows = 0
+    last_ns = NEVER_NS
+    most = largest_beside_others(given, max_rows)
+    for request in group:
+        grown = rows + request.rows
+        if grown > max_rows or (take and grown > most):
+            break
+        deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
+        if curve and given.now_ns + expected[request.rows] > deadline_ns:
+            drop.append(request)
+            continue
+        last_ns = min(last_ns, deadline_ns)
+        if take and curve and given.now_ns + p95[grown] > last_ns:
+            break
+        take.append(request)
+        rows = grown
+    return Choose(tuple(take), tuple(drop))
+
+
+def fill(
+    requests: Sequence[LiveRequest], most: int, take: list[LiveRequest], given: PolicyInput
+) -> None:
+    """Add requests to `take`, up to `most` rows, as long as all of the batch are in time."""
+    times = given.times
+    rows = sum(request.rows for request in take)
+    last_ns = min((latest_finish_ns(request) for request in take), default=NEVER_NS)
+    for request in requests:
+        grown = rows + request.rows
+        if grown > most:
+            break
+        must_ns = min(last_ns, latest_finish_ns(request))
+        # The first of a batch may run where it is late by the safety margin alone.
+        takes_ns = (times.p95 if take else times.expected)[grown]
+        done_ns = given.now_ns + takes_ns
+        if done_ns > must_ns + TOLERANCE_NS:
+            if must_ns == last_ns:
+                break
+            continue
+        take.append(request)
+        rows, last_ns = grown, must_ns
+
+
+def first_in_time(priority_class: PriorityClass, given: PolicyInput) -> int | None:
+    """The place of the first request that would be in time alone and without the safety margin."""
+    for place, request in enumerate(priority_class.requests):
+        slack_ns = priority_class.finish_by[place] - given.free_ns[0] + TOLERANCE_NS
+        if given.times.expected[request.rows] <= slack_ns:
+            return place
+    return None
+
+
+def largest_within(spare_ns: float, given: PolicyInput) -> int:
+    """The most rows of a batch that takes no longer than `spare_ns`."""
+    return bisect_right(given.times.p95, spare_ns) - 1
+
+
+def largest_beside_others(given: PolicyInput, max_rows: int) -> int:
+    """The most rows of a batch that the models which share the device leave time for; at least 1."""
+    if given.longest_ns is None:
+        return max_rows
+    return max(1, bisect_right(given.times.curve, given.longest_ns) - 1)
+
+
+def largest_for_arrivals(rate: float, target_ns: int, given: PolicyInput) -> int:
+    """The most rows of a batch after which all that arrives while it runs can be in time.
+
+    `rate`: rows a nanosecond that arrive for each instance. Two standard deviations of a Poisson
+    process more than the mean are allowed for.
+    """
+    curve, p95 = given.times.curve, given.times.p95
+    most = len(curve) - 1
+    while most > 1:
+        coming = rate * curve[most]
+        rows = min(len(curve) - 1, int(coming + 2.0 * coming**0.5) + 1)
+        if curve[most] + p95[rows] <= target_ns:
+            break
+        most -= 1
+    return most
