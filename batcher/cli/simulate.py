@@ -164,13 +164,13 @@ def simulate(
             help="How long after the one before each answer of a batch leaves, such as `40us`.",
         ),
     ] = None,
-    handover: Annotated[
+    batch_gap: Annotated[
         str | None,
         typer.Option(
             rich_help_panel=_TIMES,
             metavar="TIME",
-            help="What a batch takes beyond its execution on an idle instance, such as `400us`; an"
-            " instance then has its next batch in hand where a backlog waits.",
+            help="What a batch takes beyond its execution on an idle instance, such as `400us`;"
+            " under a backlog batches are then prefetched.",
         ),
     ] = None,
     slow_spell: Annotated[
@@ -268,7 +268,7 @@ def simulate(
             requests=requests,
             duration_ns=read_duration("--duration", duration),
             conditions=read_conditions(
-                slow_spell or [], lateness, deadline, reply, handover, cold=cold
+                slow_spell or [], lateness, deadline, reply, batch_gap, cold=cold
             ),
         )
         _run(experiment, arrivals, optimum=optimum, json=json, plot=plot)

@@ -105,7 +105,7 @@ def read_conditions(
     lateness: str | None,
     deadline: str | None,
     reply: str | None,
-    handover: str | None,
+    batch_gap: str | None,
     *,
     cold: bool,
 ) -> Conditions:
@@ -119,7 +119,7 @@ def read_conditions(
         deadline_ns=read_duration("--deadline", deadline),
         cold=cold,
         reply_ns=read_duration("--reply", reply) or 0,
-        handover_ns=read_duration("--handover", handover) or 0,
+        batch_gap_ns=read_duration("--batch-gap", batch_gap) or 0,
     )
 
 

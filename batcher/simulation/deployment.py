@@ -87,7 +87,7 @@ class Deployment:
     def events(self, devices: Devices | None = None, gap_ns: int = 0) -> Iterator[Event]:
         """What brings it up. With `devices`, instances report what their warm-up measured.
 
-        With a gap, which that includes, they may have a batch in hand.
+        With a gap, which that includes, they may have a prefetched batch.
         """
         for device, limit in self.device_limits.items():
             yield DeviceConfigured(device, limit)

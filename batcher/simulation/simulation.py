@@ -28,8 +28,8 @@ from batcher.core.events import CancelCause, Event, RequestArrived, RequestCance
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.deployment import Deployment
 from batcher.simulation.driver import Driver
-from batcher.simulation.handover import HandoverDriver
 from batcher.simulation.policies import NamedPolicy
+from batcher.simulation.prefetch import PrefetchDriver
 from batcher.simulation.service_time import Devices, DeviceUse, Lateness, SlowSpell
 from batcher.simulation.workload import Progress, Workload
 
@@ -62,8 +62,8 @@ class Conditions:
     """Whether instances come up without having measured anything."""
     reply_ns: int = 0
     """How long after the one before each answer of a batch leaves."""
-    handover_ns: int = 0
-    """What a batch takes beyond its execution on an instance that is idle: see `handover`."""
+    batch_gap_ns: int = 0
+    """What a batch takes beyond its execution on an instance that is idle: see `prefetch`."""
     pauses: tuple[tuple[int, int], ...] = ()
     """When the server stands still, in order of time: it takes in at the end what happened meanwhile."""
 
@@ -213,10 +213,10 @@ def simulate(
     callers: _Callers | None = None
     if isinstance(load, ClosedLoop):
         callers = _Callers(load, recorder, conditions, progress)
-    observe, gap_ns = callers or recorder, conditions.handover_ns
+    observe, gap_ns = callers or recorder, conditions.batch_gap_ns
     driver: Driver
     if gap_ns:
-        driver = HandoverDriver(
+        driver = PrefetchDriver(
             scheduler,
             devices.run,
             gap_ns,

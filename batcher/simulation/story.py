@@ -42,14 +42,14 @@ MOST_REQUESTS: Final = 2_000_000
 
 @dataclass(slots=True)
 class _Running:
-    """A batch that was dispatched in the log. One that its instance had in hand begins later."""
+    """A batch that was dispatched in the log. A prefetched one begins later."""
 
     dispatch: Dispatch
     at_ns: int
     rows: int
     device: str
     beside: int
-    in_hand: bool
+    prefetched: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,11 +303,11 @@ class _Teller:
         rows = sum([part.stop - part.start for part in dispatch.parts])
         running = [b for b in self._running.values() if b.dispatch.instance == up.instance]
         first = [name for name in self._first_running.values() if name == up.instance]
-        in_hand = len(running) + len(first) >= up.max_in_flight
+        prefetched = len(running) + len(first) >= up.max_in_flight
         beside = self._on_device[up.device]
         self._on_device[up.device] = beside + 1
         self._running[dispatch.batch_id] = _Running(
-            dispatch, now_ns, rows, up.device, beside - (in_hand and bool(running)), in_hand
+            dispatch, now_ns, rows, up.device, beside - (prefetched and bool(running)), prefetched
         )
 
     def _progress(self, now_ns: int, event: BatchProgress) -> None:
@@ -340,10 +340,10 @@ class _Teller:
             in_a_row.append(_Failed(whom, cause, sample, kinds))
 
     def _begin_next(self, instance: str, now_ns: int) -> None:
-        """A batch is over, and the instance begins with the one that it has in hand."""
+        """A batch is over, and the instance begins with its prefetched one."""
         for other in self._running.values():
-            if other.in_hand and other.dispatch.instance == instance:
-                other.at_ns, other.in_hand = now_ns, False
+            if other.prefetched and other.dispatch.instance == instance:
+                other.at_ns, other.prefetched = now_ns, False
 
     def _convict(self, step: Step) -> None:
         """Find suspects that failed in a step in which no batch did: it must be their fault."""

@@ -257,7 +257,7 @@ def _curve(learned: Learned, model: str, max_rows: int) -> Curve:
 def _one_by_one(state: State) -> State:
     """The state, with instances that get a batch when the last is over.
 
-    What is saved where they have it in hand before is in what batches took, as it was recorded.
+    What prefetching saves is in what batches took, as it was recorded.
     """
     instances = [replace(each, up=replace(each.up, queues=False)) for each in state.instances]
     return replace(state, instances=tuple(instances))

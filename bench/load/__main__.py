@@ -12,11 +12,11 @@ sys.path.append(str(BENCH))
 
 import agreement  # noqa: E402
 import attack  # noqa: E402
-import handover  # noqa: E402
 import lengths  # noqa: E402
 import machine  # noqa: E402
 import overhead  # noqa: E402
 import poisson  # noqa: E402
+import prefetch  # noqa: E402
 import quiet  # noqa: E402
 import soak  # noqa: E402
 import transports  # noqa: E402
@@ -33,7 +33,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   poisson    open loop at a rate: latency from the moment a request was due to be sent, and
              the share that was answered in time
   agreement  the same open loop at several rates, beside `batcher simulate` on the same arrivals
-  handover   more than the device can serve, with batches in hand beforehand and without: what it
+  prefetch   more than the device can serve, with prefetched batches and without: what it
              waits for between two batches
   transports the same requests by either transport in turns: processor time for each
   tuning     open loop below capacity while settings change, by file and by admin call, beside
@@ -49,7 +49,7 @@ EXAMPLES = """examples:
   python bench/load overhead --rounds 2 --seconds 2 --streams 8
   python bench/load poisson --rate 1350 --target 50ms
   python bench/load agreement --seeds 5
-  python bench/load handover --rounds 5
+  python bench/load prefetch --rounds 5
   python bench/load transports --rate 600
   python bench/load tuning --rounds 3
   python bench/load attack --only credit --rounds 1
@@ -167,7 +167,7 @@ def parser() -> argparse.ArgumentParser:
     own = transports.option()
     modules: tuple[tuple[ModuleType, str, list[argparse.ArgumentParser]], ...] = (
         (agreement, "the server and the simulator on the same arrivals", [shared, own]),
-        (handover, "what the device waits for between two batches", [own]),
+        (prefetch, "what the device waits for between two batches", [own]),
         (transports, "processor time of a request with either transport", []),
         (attack, "what hostile callers take from others, and from the process", [own]),
         (soak, "memory, descriptors and latency under mixed load", [own]),

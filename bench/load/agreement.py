@@ -146,7 +146,7 @@ class Simulator:
         sizes = json.loads(profile.read_text())["models"][0]["sizes"]
         self._config = load_config(file)
         self._idle_ms = {int(rows): size["p50"] for rows, size in sizes.items()}
-        self.overhead_ms = self.handover_ms = self.reply_ms = 0.0
+        self.overhead_ms = self.batch_gap_ms = self.reply_ms = 0.0
 
     def learn(self, single: Grown, half: Grown, full: Warmup) -> None:
         """Take from a server's metrics under three loads what the profile does not show.
@@ -168,7 +168,7 @@ class Simulator:
         least_ms, most_ms = OVERHEADS_MS
         for _ in range(FITTINGS):
             self.overhead_ms = (least_ms + most_ms) / 2
-            self.handover_ms = max(0.0, way_ms - contained_ms - self.overhead_ms)
+            self.batch_gap_ms = max(0.0, way_ms - contained_ms - self.overhead_ms)
             run = self.replay(full.due_ns, full.stalls)
             inside = (full.from_ns <= run.settled_ns) & (run.settled_ns < full.until_ns)
             ended = run.batch_rows[inside & (run.outcome == OUTCOMES.index(Outcome.OK))]
@@ -186,7 +186,7 @@ class Simulator:
         """What `learn` found, in milliseconds."""
         return {
             "overhead_ms": self.overhead_ms,
-            "handover_ms": self.handover_ms,
+            "batch_gap_ms": self.batch_gap_ms,
             "reply_ms": self.reply_ms,
         }
 
@@ -209,7 +209,7 @@ class Simulator:
         conditions = Conditions(
             lateness=parse_lateness(LATENESS),
             reply_ns=round(self.reply_ms * MILLISECOND),
-            handover_ns=round(self.handover_ms * MILLISECOND),
+            batch_gap_ns=round(self.batch_gap_ms * MILLISECOND),
             pauses=tuple(stalls["server"]),
         )
         comes_ns = np.array(due_ns)
@@ -351,7 +351,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             learned.append(simulator.learned)
             print(
                 f"seed {seed}, a batch takes {simulator.overhead_ms:.3f} ms more than in the profile,"
-                f" on an idle instance another {simulator.handover_ms:.3f} ms,"
+                f" on an idle instance another {simulator.batch_gap_ms:.3f} ms,"
                 f" an answer {simulator.reply_ms:.4f} ms on its way out"
             )
             for rate in rates:

@@ -26,7 +26,7 @@ from batcher.core.commands import Command, Dispatch, Outcome, Settle
 from batcher.core.events import BatchProgress, Event, Failure, FailureCause, Timings
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.driver import Driver, succeed
-from batcher.simulation.handover import HandoverDriver
+from batcher.simulation.prefetch import PrefetchDriver
 
 KEPT: Final = Path(__file__).resolve().parents[1] / "results" / "outcomes.json"
 
@@ -142,7 +142,7 @@ class Played:
         if scene.late_ns:
             common["lateness"] = lambda: self._draw.randrange(scene.late_ns)
         if scene.gap_ns:
-            return HandoverDriver(self._scheduler, self._run, scene.gap_ns, **common)
+            return PrefetchDriver(self._scheduler, self._run, scene.gap_ns, **common)
         return Driver(self._scheduler, self._takes_ns, **common)
 
     def _takes_ns(self, dispatch: Dispatch) -> int:

@@ -156,7 +156,7 @@ def test_disturbances_reach_the_simulation(simulated):
         ("--slow-spell", "3x@0-1s"),
         ("--policy", "fixed:5ms"),
         ("--policy", "fixed:5ms", "--lateness", "5ms"),
-        ("--policy", "greedy", "--handover", "3ms"),
+        ("--policy", "greedy", "--batch-gap", "3ms"),
     ):
         disturbed = simulated("--arrivals", "poisson:200", *options)[0]
         assert disturbed["p95_ms"] != calm["p95_ms"]
@@ -190,7 +190,7 @@ def test_callers_can_give_up(simulated):
         (("--rate", "1", "--load", "1"), "got --rate 1 and --load 1; allowed: one of them"),
         (("--noise", "2"), "--noise: got '2'"),
         (("--lateness", "2"), "--lateness: got '2'"),
-        (("--handover", "2"), "--handover: got '2'; allowed: a number with a unit"),
+        (("--batch-gap", "2"), "--batch-gap: got '2'; allowed: a number with a unit"),
         (("--slow-spell", "2"), "--slow-spell: got '2'"),
         (("--slow-spell", "2x@1s-2s@gpu"), "--slow-spell: got the device 'gpu'; allowed: cpu"),
         (("--service-times", "none.json"), "none.json: cannot be read"),

@@ -70,7 +70,7 @@ def test_what_happens_while_the_server_stands_still_is_taken_in_afterwards(deplo
         6 * MILLISECOND + 5,
         26 * MILLISECOND,
     ]
-    far = Conditions(handover_ns=2 * MILLISECOND, pauses=pauses.pauses)
+    far = Conditions(batch_gap_ns=2 * MILLISECOND, pauses=pauses.pauses)
     assert ms(simulate(deployment, GREEDY, at(0), far)) == [9]
     assert ms(simulate(deployment, GREEDY, at(9), far)) == [17]
 
@@ -82,16 +82,16 @@ def test_answers_leave_one_after_the_other(deployment):
     assert run.busy_ns == {"device": 19 * MILLISECOND}
 
 
-def test_an_idle_instance_is_a_handover_away(deployment):
-    far = Conditions(handover_ns=2 * MILLISECOND)
+def test_an_idle_instance_is_a_gap_away(deployment):
+    far = Conditions(batch_gap_ns=2 * MILLISECOND)
     run = simulate(deployment, GREEDY, at(0, 1, 2, 20), far)
     assert ms(run) == [8, 17, 17, 28]
     assert run.busy_ns == {"device": 19 * MILLISECOND}
-    replying = Conditions(handover_ns=2 * MILLISECOND, reply_ns=MILLISECOND)
+    replying = Conditions(batch_gap_ns=2 * MILLISECOND, reply_ns=MILLISECOND)
     assert ms(simulate(deployment, GREEDY, at(0, 1, 2), replying)) == [9, 18, 19]
 
 
-def test_the_next_batch_is_in_hand_where_a_backlog_waits(model):
+def test_the_next_batch_is_prefetched_where_a_backlog_waits(model):
     """So that the device waits for none of its batches, but for the first and where it has run dry."""
     settings = replace(model().settings, policy=Adaptive(), target_ns=200 * MILLISECOND)
     deployment = Deployment((replace(model(), settings=settings),), {})
@@ -99,7 +99,7 @@ def test_the_next_batch_is_in_hand_where_a_backlog_waits(model):
     ends = {
         gap_ms: simulate(
             *(deployment, parse_policy("configured"), flood),
-            Conditions(handover_ns=gap_ms * MILLISECOND),
+            Conditions(batch_gap_ns=gap_ms * MILLISECOND),
         )
         for gap_ms in (0, 2)
     }
@@ -110,9 +110,9 @@ def test_the_next_batch_is_in_hand_where_a_backlog_waits(model):
     assert ends[2].batches.mean() > 7.5
 
 
-def test_an_instance_that_runs_several_batches_has_none_in_hand(model):
+def test_an_instance_that_runs_several_batches_has_none_prefetched(model):
     deployment = Deployment((model(max_in_flight=2),), {})
-    run = simulate(deployment, GREEDY, at(0, 1), Conditions(handover_ns=2 * MILLISECOND))
+    run = simulate(deployment, GREEDY, at(0, 1), Conditions(batch_gap_ns=2 * MILLISECOND))
     assert ms(run) == [8, 9]
 
 

@@ -32,7 +32,7 @@ from batcher.simulation.report import summarize
 from batcher.simulation.story import Lessons, stories
 from batcher.simulation.variants import merged, variants
 from batcher.simulation.whatif import MOST_KINDS, REPLAYED, Variant, WhatIf
-from batcher.testing.handover import SlowHandover
+from batcher.testing.prefetch import PrefetchingShell
 from batcher.testing.recording import RecordedScheduler
 
 ADAPTIVE = ModelSettings(32, Adaptive(), target_ns=50 * MILLISECOND)
@@ -118,15 +118,15 @@ def test_without_noise_the_replayed_run_is_as_the_recorded_one(record):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [1400, 1800])
-def test_what_an_instance_had_in_hand_began_when_the_batch_before_it_was_over(record, rate):
+def test_what_was_prefetched_began_when_the_batch_before_it_was_over(record, rate):
     played = []
 
     def driver(scheduler):
-        played.append(SlowHandover(scheduler, cost, MILLISECOND, lambda now, commands: None))
+        played.append(PrefetchingShell(scheduler, cost, MILLISECOND, lambda now, commands: None))
         return played[0]
 
     recorded, replayed = of(record(arrivals(rate, 5, queues=True), driver=driver))
-    assert played[0].in_hand > 20
+    assert played[0].prefetched > 20
     # A little less than one batch after the other: what gaps are left belong to their batches.
     assert recorded.busy_fraction <= 1.0
     assert replayed.busy_fraction == pytest.approx(recorded.busy_fraction, rel=0.03)
@@ -248,9 +248,9 @@ def test_a_gap_makes_two_stretches(record):
     assert pooled.rate == pytest.approx(800, rel=0.1)
 
 
-def test_what_is_in_hand_behind_a_batch_from_before_the_log_begins_after_it(record):
+def test_what_is_prefetched_behind_a_batch_from_before_the_log_begins_after_it(record):
     def driver(scheduler):
-        return SlowHandover(scheduler, cost, MILLISECOND, lambda now, commands: None)
+        return PrefetchingShell(scheduler, cost, MILLISECOND, lambda now, commands: None)
 
     log = record(arrivals(1800, 2, queues=True), driver=driver)
     for segment in log.segments[1:]:

@@ -1,4 +1,4 @@
-"""An instance gets its next batch in hand before it is free, where a full one waits."""
+"""An instance gets its next batch before it is free, where a full one waits."""
 
 import random
 from itertools import pairwise
@@ -16,7 +16,7 @@ from batcher.core.events import (
 )
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
-from batcher.testing.handover import SlowHandover
+from batcher.testing.prefetch import PrefetchingShell
 
 GAP_NS = MILLISECOND
 """What a batch that an idle instance gets takes beyond its execution."""
@@ -26,7 +26,7 @@ def executes_ns(rows):
     return 5 * MILLISECOND + rows * MILLISECOND // 2
 
 
-class Shell(SlowHandover):
+class Shell(PrefetchingShell):
     """Models and an instance of each, and what becomes of requests."""
 
     def __init__(self, queues=True, models=("m",), target=50, **limits):
@@ -64,7 +64,7 @@ def poisson(rate, seconds, seed=1, model="m", first_id=0):
 
 
 def both(arrivals):
-    """What becomes of them where batches are in hand beforehand, and where not."""
+    """What becomes of them where batches are prefetched, and where not."""
     shells = Shell(), Shell(queues=False)
     for shell in shells:
         shell.run(arrivals)
@@ -81,9 +81,9 @@ def in_time(shell, arrivals, target=50):
 def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
     arrivals = poisson(2000, 4)
     shell, before = both(arrivals)
-    assert before.in_hand == 0
+    assert before.prefetched == 0
     assert before.idle_ns() == pytest.approx(GAP_NS, rel=0.01)
-    assert shell.in_hand > 0.9 * len(shell.executed)
+    assert shell.prefetched > 0.9 * len(shell.executed)
     assert shell.idle_ns() < 0.05 * GAP_NS
     served, served_before = in_time(shell, arrivals), in_time(before, arrivals)
     # 21 ms of execution for 32 rows, and no more the gap of 1 ms.
@@ -91,7 +91,7 @@ def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
     shell.scheduler.validate()
 
 
-def test_what_is_in_hand_counts_as_done_so_much_sooner():
+def test_what_is_prefetched_counts_as_done_so_much_sooner():
     """Who would be late after the gap, and is not without it, is served; nobody begins sooner."""
     shell, slack_ns, begins = Shell(), [], []
 
@@ -106,7 +106,7 @@ def test_what_is_in_hand_counts_as_done_so_much_sooner():
             assert ends_ns - GAP_NS <= due_ns + 1000
             slack_ns.append(due_ns - ends_ns)
         begins.append(batch.dispatched_ns)
-        SlowHandover.start(shell, dispatch, now_ns)
+        PrefetchingShell.start(shell, dispatch, now_ns)
 
     shell.start = start
     arrivals = poisson(1800, 4)
@@ -119,7 +119,7 @@ def test_nothing_is_late_that_was_not_before():
     """Near what can be served, batches are full in one moment and not in the next."""
     arrivals = poisson(1300, 10)
     shell, before = both(arrivals)
-    assert 0.05 < shell.in_hand / len(shell.executed) < 0.95
+    assert 0.05 < shell.prefetched / len(shell.executed) < 0.95
     assert in_time(shell, arrivals) >= in_time(before, arrivals)
     answered = [event.id for _, event in arrivals if shell.outcomes[event.id][0] is Outcome.OK]
     late = [i for i in answered if shell.outcomes[i][2] - arrivals[i][0] > 50 * MILLISECOND]
@@ -129,7 +129,7 @@ def test_nothing_is_late_that_was_not_before():
 def test_where_batches_are_not_full_they_form_when_the_instance_is_free():
     arrivals = poisson(400, 4)
     shell, before = both(arrivals)
-    assert shell.in_hand == 0
+    assert shell.prefetched == 0
     assert shell.executed == before.executed
 
 
@@ -144,24 +144,24 @@ def test_a_device_that_another_model_may_need_more_is_not_given_away_beforehand(
     shell = Shell(models=("m", "n"))
     few = [(at, event) for at, event in poisson(20, 3, 2, "n", 100_000)]
     shell.run(sorted([*poisson(2000, 3), *few], key=lambda each: each[0]))
-    assert shell.in_hand == 0
+    assert shell.prefetched == 0
     assert len(shell.executed) > 100
 
 
-def test_without_a_target_a_full_batch_is_in_hand_too():
+def test_without_a_target_a_full_batch_is_prefetched_too():
     shell = Shell(target=None, max_requests=200)
     shell.run(poisson(2000, 3))
-    assert shell.in_hand > 0.9 * len(shell.executed)
+    assert shell.prefetched > 0.9 * len(shell.executed)
 
 
-def test_when_an_instance_is_lost_so_is_what_it_has_in_hand():
+def test_when_an_instance_is_lost_so_is_what_it_has_prefetched():
     shell = Shell()
     arrivals = poisson(2000, 1)
     lost = []
 
     def start(dispatch, now_ns):
         Shell.start(shell, dispatch, now_ns)
-        if shell.in_hand == 3 and not lost:
+        if shell.prefetched == 3 and not lost:
             batches = shell.scheduler.fleet.batches.values()
             lost.extend(sorted(i for batch in batches for i in batch.unreported))
             shell.post(now_ns, InstanceDown("m#0", 1))

@@ -1,4 +1,4 @@
-"""Who must not be hurt because an instance has its next batch in hand."""
+"""What must not be hurt because an instance has a prefetched batch."""
 
 import random
 
@@ -14,7 +14,7 @@ from batcher.core.events import (
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits
 from batcher.simulation.driver import succeed
-from batcher.testing.handover import SlowHandover
+from batcher.testing.prefetch import PrefetchingShell
 
 SHAPE, OTHER = ((8,),), ((16,),)
 
@@ -31,7 +31,7 @@ PROFILE = tuple((rows, executes_ns(rows) + MILLISECOND) for rows in (1, 8, 32))
 """32 rows take 22 ms, 1 ms of which is no execution: an instance opens 3 ms before it is free."""
 
 
-class Shell(SlowHandover):
+class Shell(PrefetchingShell):
     """A model and its instances; a first batch at 0 ms shows what is no execution."""
 
     def __init__(
@@ -96,13 +96,13 @@ def test_the_instance_that_is_free_first_gets_the_batch():
     short, *_ = shell.add(114, 1)
     waiting = shell.add(115, 40)
     shell.play()
-    assert shell.in_hand >= 1
+    assert shell.prefetched >= 1
     assert shell.began[waiting[0]][1] == shell.began[short][1]
     # As if it had been waited for.
     assert shell.outcomes[waiting[0]][1] <= ms(114 + 6.5 + 22)
 
 
-def test_while_nothing_is_known_of_a_batch_none_is_in_hand_behind_it():
+def test_while_nothing_is_known_of_a_batch_none_is_prefetched_behind_it():
     shell = Shell(FixedWindow(0), known=(SHAPE,))
     first, *rest = shell.add(100, 96, OTHER)
     shell.play()
@@ -118,7 +118,7 @@ def test_who_expires_before_a_batch_begins_is_not_in_it():
     assert {shell.outcomes[i] for i in expires} == {(Outcome.EXPIRED, ms(120.5))}
 
 
-def test_while_requests_make_their_batches_fail_none_is_in_hand():
+def test_while_requests_make_their_batches_fail_none_is_prefetched():
     def outcome(dispatch, timings):
         if all(part.id % 50 for part in dispatch.parts):
             return succeed(dispatch, timings)
@@ -131,22 +131,22 @@ def test_while_requests_make_their_batches_fail_none_is_in_hand():
     bounded = []
 
     def start(dispatch, now_ns):
-        in_hand = shell.in_hand
+        prefetched = shell.prefetched
         Shell.start(shell, dispatch, now_ns)
         if bisections.open or bisections.batch_cap.bounds(32):
-            bounded.append(shell.in_hand - in_hand)
+            bounded.append(shell.prefetched - prefetched)
 
     shell.start = start
     for place in range(1500):
         shell.add(10 + place * 0.5, 1)
     shell.play()
-    assert shell.in_hand > 0
+    assert shell.prefetched > 0
     assert len(bounded) > 10
     assert not any(bounded)
 
 
 def test_when_the_gap_grows_predictions_follow_and_come_back():
-    """Nearly all batches are in hand, and only they can show it."""
+    """Nearly all batches are prefetched, and only they can show it."""
 
     def played(queues):
         shell = Shell(Adaptive(), target=50, queues=queues)
@@ -171,7 +171,7 @@ def test_when_the_gap_grows_predictions_follow_and_come_back():
 
     shell, in_time, late = played(queues=True)
     _, in_time_before, _ = played(queues=False)
-    assert shell.in_hand > 0.9 * len(shell.executed)
+    assert shell.prefetched > 0.9 * len(shell.executed)
     assert late <= 0.001 * len(shell.arrivals)
     assert in_time > 1.04 * in_time_before
     model = shell.scheduler.models["m"]
@@ -180,7 +180,7 @@ def test_when_the_gap_grows_predictions_follow_and_come_back():
 
 
 def test_stalls_of_the_loop_do_not_count_as_a_longer_gap():
-    """Where all batches are in hand nothing would show that the gap is short again."""
+    """Where all batches are prefetched nothing would show that the gap is short again."""
     shell = Shell(Adaptive(), target=50)
     post = shell.post
 
@@ -192,5 +192,5 @@ def test_stalls_of_the_loop_do_not_count_as_a_longer_gap():
     for place in range(10_000):
         shell.add(1 + place * 0.5, 1)
     shell.play()
-    assert shell.in_hand > 0.9 * len(shell.executed)
+    assert shell.prefetched > 0.9 * len(shell.executed)
     assert shell.scheduler.models["m"].prefetch.gap_ns <= 1.5 * MILLISECOND

@@ -8,10 +8,10 @@ from batcher.core.commands import Dispatch
 from batcher.core.events import BatchProgress, Timings
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.driver import Observer, succeed
-from batcher.simulation.handover import HandoverDriver
+from batcher.simulation.prefetch import PrefetchDriver
 
 
-class SlowHandover(HandoverDriver):
+class PrefetchingShell(PrefetchDriver):
     """Keeps what was executed; `executes_ns(rows)` is what a batch takes alone.
 
     Devices are not shared.

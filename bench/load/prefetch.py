@@ -1,7 +1,7 @@
 """What the device waits for between two batches under a backlog, and what becomes of that.
 
-Two servers in turns on one core, with the same arrivals: one whose instances get the next full batch in
-hand before they are free, and one whose instances get it when they are. Requests have several rows, so
+Two servers in turns on one core, with the same arrivals: one whose instances get the next full batch
+before they are free, and one whose instances get it when they are. Requests have several rows, so
 that it is not the server's processor time that counts.
 """
 
@@ -22,7 +22,7 @@ from poisson import arrivals_ns
 from batcher.testing.server import ServerProcess
 
 PROGRAMS: dict[str, Sequence[str]] = {
-    "in hand": (sys.executable, "-m", "batcher"),
+    "prefetch": (sys.executable, "-m", "batcher"),
     "one by one": (sys.executable, str(Path(__file__).with_name("one_by_one.py"))),
 }
 LOAD = 1.15
@@ -37,7 +37,7 @@ GAP_BAR = 0.5
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What this benchmark can be told."""
     parser.add_argument("--rows", type=int, default=4, help="rows in a request")
-    turns.add_options(parser, "handover", rounds=3, seconds=6.0)
+    turns.add_options(parser, "prefetch", rounds=3, seconds=6.0)
 
 
 async def measure(
@@ -77,9 +77,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     }
     rounds = await turns.play(servers, measure, options, _line)
     found = turns.medians(rounds, FIGURES, _line)
-    in_hand, alone = found["in hand"], found["one by one"]
-    left = in_hand["gap_ms"] / alone["gap_ms"]
-    more = in_hand["in_time_per_second"] / alone["in_time_per_second"]
+    prefetched, alone = found["prefetch"], found["one by one"]
+    left = prefetched["gap_ms"] / alone["gap_ms"]
+    more = prefetched["in_time_per_second"] / alone["in_time_per_second"]
     print(f"of the wait {left:.2f} is left; in time {more:.3f} x as many")
     checks = {f"at most {GAP_BAR} of the wait is left": left <= GAP_BAR}
     bars.show(checks)

@@ -14,12 +14,12 @@ Run: TypeAlias = Callable[[Dispatch, int], tuple[int, int]]
 """When a batch that its instance could begin at that moment begins, and when it ends."""
 
 
-class HandoverDriver(Driver):
+class PrefetchDriver(Driver):
     """A driver whose instances begin a batch half of `gap_ns` after they got it, or after the last.
 
     The scheduler hears of its end the other half later. An instance that runs one batch at a time
-    may have the next in hand, and begins it when the last one ends, as a thread of the runtime
-    does: its device waits for nobody then.
+    may have the next one prefetched, and begins it when the last one ends, as a thread of the
+    runtime does: its device does not wait then.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class HandoverDriver(Driver):
             pauses=pauses,
         )
         self.gap_ns = gap_ns
-        self.in_hand = 0
+        self.prefetched = 0
         """How many batches an instance got while it ran another."""
         self._run = run
         self._free_ns: dict[str, int] = {}
@@ -54,7 +54,7 @@ class HandoverDriver(Driver):
         from_ns = now_ns + self.gap_ns // 2
         if self.scheduler.fleet.instances[dispatch.instance].up.max_in_flight == 1:
             free_ns = self._free_ns.get(dispatch.instance, 0)
-            self.in_hand += free_ns > now_ns
+            self.prefetched += free_ns > now_ns
             from_ns = max(from_ns, free_ns)
         begins_ns, ends_ns = self._run(dispatch, from_ns)
         self._free_ns[dispatch.instance] = ends_ns
