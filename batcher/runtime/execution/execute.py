@@ -1,4 +1,7 @@
-"""Executes one batch and checks what the executor returned."""
+"""Executes one batch and checks the executor's result against its contract.
+
+Nothing here raises what an executor raises: a failure is an `ExecutedBatch` without a result.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ExecutedBatch:
-    """How a batch ended: a result, or a failure with its cause. Stamps in monotonic nanoseconds.
+    """How a batch ended: with a result, or with a failure and its cause.
 
-    Whoever has it last owes one call of `release`.
+    Times are monotonic nanoseconds. Its last user must call `release` once.
     """
 
     started_ns: int
@@ -46,7 +49,7 @@ class ExecutedBatch:
     failure: str = ""
 
     def release(self) -> None:
-        """Give the executor its buffers back: the arrays of the result are not read any more."""
+        """Give the executor its buffers back. The arrays of the result must not be read after this."""
         if self.result is not None:
             release(self.result)
 
@@ -61,9 +64,9 @@ def execute(
     clock: Clock,
     begun: Callable[[], None],
 ) -> ExecutedBatch:
-    """Gather and run one batch, on the instance's thread. Never raises: a failure is a result.
+    """Gather and execute one batch; call it on the instance's thread. Never raises.
 
-    `begun` is called when the executor gets the batch, unless it cannot be gathered.
+    `begun` is called just before the executor is called, and not if gathering fails.
     """
     executed = ExecutedBatch(clock())
     try:
@@ -84,7 +87,7 @@ def execute(
 async def execute_async(
     executor: AsyncExecutor, slices: Sequence[Slice], layout: Layout, clock: Clock
 ) -> ExecutedBatch:
-    """The same for a coroutine executor, on the event loop; a cancelled call has failed, too."""
+    """Gather and execute one batch on the event loop. Never raises; a cancelled call has failed."""
     executed = ExecutedBatch(clock())
     try:
         if _nbytes(slices) > LARGE_BATCH:
@@ -105,7 +108,10 @@ def _nbytes(slices: Sequence[Slice]) -> int:
 
 
 def _copied(result: BatchResult, names: Iterable[str]) -> BatchResult:
-    """The result; a large one that the executor wants back is copied here, and not on the loop."""
+    """The result, copied if it is large and the executor reuses its buffers.
+
+    The copy is made here, on the instance's thread, rather than on the event loop.
+    """
     if result.release is nothing_to_release:
         return result
     found = {name: result.outputs[name] for name in names}
@@ -119,7 +125,7 @@ def _copied(result: BatchResult, names: Iterable[str]) -> BatchResult:
 
 
 def set_failure(executed: ExecutedBatch, error: BaseException, clock: Clock) -> None:
-    """Note why a batch failed, in one line and without a traceback, and when."""
+    """Record why and when a batch failed. The traceback goes to the debug log only."""
     executed.execute_end_ns = executed.execute_end_ns or clock()
     log.debug("a batch failed", exc_info=error)
     if isinstance(error, ExecutionError):
@@ -127,12 +133,12 @@ def set_failure(executed: ExecutedBatch, error: BaseException, clock: Clock) -> 
         executed.failure = on_one_line(str(error))
     else:
         executed.failure = describe(error)
-    # It knows the frames that know the batch, and an executor may keep its error.
+    # The traceback refers to frames that refer to the batch, and an executor may keep its error.
     error.__traceback__ = None
 
 
 def call_failed(error: BaseException, clock: Clock) -> ExecutedBatch:
-    """How a batch ended whose call raised what no call of ours should."""
+    """A failed `ExecutedBatch` for a call that raised where it must not."""
     executed = ExecutedBatch(clock())
     set_failure(executed, error, clock)
     return executed
@@ -141,10 +147,10 @@ def call_failed(error: BaseException, clock: Clock) -> ExecutedBatch:
 def check_result(
     result: object, batch: Batch, layout: Layout, padded: Padded | None = None
 ) -> BatchResult:
-    """Hold an executor to its contract: what it returned, if every output is as it should be.
+    """Return an executor's result if every requested output has the right type, dtype and shape.
 
-    An output that will be cut back with an input must be as long as that input was padded to.
-    Raises `ExecutionError` naming the fault otherwise; the result is released then.
+    An output that is trimmed like a padded input must have that input's padded length. Otherwise
+    the result is released, and `ExecutionError` names the output and what is wrong with it.
     """
     if not isinstance(result, BatchResult):
         kind = type(result).__name__
@@ -178,7 +184,7 @@ def _first_fault(
 
 
 def _fault(array: object, dtype: np.dtype[Any], rows: int | None) -> str | None:
-    """What is wrong with an output; `rows` is None where it has no row axis."""
+    """What is wrong with an output, None if nothing; `rows` is None without a batch axis."""
     if array is None:
         return "it is missing"
     if not isinstance(array, np.ndarray):
@@ -186,7 +192,7 @@ def _fault(array: object, dtype: np.dtype[Any], rows: int | None) -> str | None:
     if array.dtype != dtype:
         return f"its dtype is {array.dtype}, not {dtype}"
     if rows is not None and (array.ndim == 0 or array.shape[0] != rows):
-        return f"its shape is {list(array.shape)} for {rows} rows"
+        return f"its shape is {list(array.shape)}, and axis 0 should be {rows} long, the rows of the batch"
     return None
 
 
@@ -201,8 +207,8 @@ def _length_fault(array: Array, lengths: Sequence[tuple[int, int]]) -> str | Non
 
 
 def release(result: BatchResult) -> None:
-    """Give the executor its buffers back. What it raises is logged: the batch has ended."""
+    """Call the result's `release`. An exception is logged, because the batch has ended."""
     try:
         result.release()
     except BaseException:  # a plugin may raise anything
-        log.exception("an executor raised when a result was released")
+        log.exception("an executor's release() raised; the batch is not affected")

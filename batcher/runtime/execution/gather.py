@@ -18,14 +18,14 @@ from batcher.runtime.interface.padding import Padded
 from batcher.runtime.request import InferenceRequest
 
 LARGE_BATCH: Final = 1024 * 1024
-"""Bytes of a batch from which on it is not copied on the event loop."""
+"""Bytes: a larger batch is copied on another thread, so as not to block the event loop."""
 
 
 @record
 class Slice:
-    """Rows `start` to `stop` (exclusive) of one request, and the shape of the batch they go into.
+    """Rows `start` to `stop` (exclusive) of one request in a batch.
 
-    `padded` is the same for all slices of a batch, None for a model without padding.
+    `padded` are the batch's padded shapes: the same for all its slices, None without padding.
     """
 
     request: InferenceRequest
@@ -35,14 +35,13 @@ class Slice:
 
 
 def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
-    """One array per input, rows in the order of the slices.
+    """The batch for the executor: one array per input, rows in the order of the slices.
 
-    All requests have the same inputs and parameters, and shared inputs that are equal: the
-    scheduler saw to that. A batch of one whole request is passed on as it came, without a copy,
-    where its memory is what runtimes insist on: aligned and contiguous. A view of a message may
-    start anywhere. An input that is shorter than the batch's bucket is filled up; where all have
-    its length, nothing is. An executor that takes full batches only gets such, the answers to rows
-    that fill them up being nobody's.
+    All requests must have the same inputs and parameters, and equal inputs without a batch axis;
+    the scheduler's batch groups guarantee that. A batch of one whole request is not copied if its
+    arrays are aligned and contiguous, as runtimes require (a view of a gRPC message may start at
+    any byte). Inputs shorter than the batch's bucket are padded. For an executor that takes full
+    batches only, the batch is filled with copies of its last row, whose outputs are dropped.
     """
     first, padded = slices[0].request, slices[0].padded
     rows = sum(s.stop - s.start for s in slices)
@@ -55,7 +54,7 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
         if padded is None or _fit(pieces, padded.shapes[name]):
             array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         else:
-            array = _filled_up(pieces, rows, padded.shapes[name], padded.values[name])
+            array = _padded(pieces, rows, padded.shapes[name], padded.values[name])
         inputs[name] = _aligned(array) if rows >= layout.full else _full(array, layout.full)
     given = first.parameters or {}
     parameters = {name: given[name] for name in layout.parameters if name in given}
@@ -63,7 +62,7 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
 
 
 def _full(array: Array, rows: int) -> Array:
-    """So many rows, the missing ones copies of the last."""
+    """The array with `rows` rows; the missing ones are copies of the last."""
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
@@ -80,8 +79,8 @@ def _fit(pieces: Sequence[Array], shape: tuple[int, ...]) -> bool:
     return all(piece.shape[1:] == shape for piece in pieces)
 
 
-def _filled_up(pieces: Sequence[Array], rows: int, shape: tuple[int, ...], value: Any) -> Array:
-    """The pieces below each other in an array of that shape, the rest of it `value`."""
+def _padded(pieces: Sequence[Array], rows: int, shape: tuple[int, ...], value: Any) -> Array:
+    """The pieces below each other in an array of rows of that shape, padded with `value`."""
     array = np.full((rows, *shape), value, pieces[0].dtype)
     start = 0
     for piece in pieces:
@@ -92,7 +91,7 @@ def _filled_up(pieces: Sequence[Array], rows: int, shape: tuple[int, ...], value
 
 
 def count_elements(slices: Sequence[Slice]) -> tuple[int, int]:
-    """Elements of the padded inputs of a batch: the requests' own, and those that fill up."""
+    """(elements of the requests, elements of padding) in the padded inputs of a batch."""
     padded = slices[0].padded
     if padded is None:
         return 0, 0
@@ -110,7 +109,7 @@ def count_elements(slices: Sequence[Slice]) -> tuple[int, int]:
 
 
 def _wanted(slices: Sequence[Slice]) -> frozenset[str] | None:
-    """The union of what the requests asked for; None when one of them asked for everything."""
+    """The outputs that at least one request asked for; None (all) if one asked for all."""
     wanted: set[str] = set()
     for s in slices:
         if s.request.outputs is None:

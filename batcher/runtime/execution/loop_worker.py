@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class LoopWorker:
-    """A coroutine executor on the event loop."""
+    """An async executor on the event loop."""
 
     queues = False
 
@@ -48,16 +48,16 @@ class LoopWorker:
         self._last: asyncio.Task[None] | None = None
         self._full = 0
         self._free = asyncio.Event()
-        """Not set while a batch runs that has to run alone."""
+        """Clear while a batch runs alone."""
         self._free.set()
         self._executing = 0
         self._quiet = asyncio.Event()
-        """Set when the last of the batches that execute has ended."""
+        """Set when no batch executes."""
         self.asks = reports_health(executor)
-        self.asked_ns = 0  # a question that takes too long is cancelled
+        self.asked_ns = 0  # a call that takes too long is cancelled, so none blocks
 
     async def load(self, context: LoadContext) -> ModelMetadata:
-        """Load on the loop."""
+        """Load on the event loop."""
         if not self._executor.capabilities.dynamic_rows:
             self._full = context.max_batch_size
         try:
@@ -65,7 +65,7 @@ class LoopWorker:
         except Exception:
             raise
         except BaseException as error:
-            if _given_up():
+            if _is_cancelled():
                 raise
             raise ModelLoadError(
                 f"model {context.model!r}: the executor could not load: {describe(error)}"
@@ -74,12 +74,12 @@ class LoopWorker:
         return metadata
 
     async def healthy(self, timeout_s: float) -> str:
-        """Ask on the loop."""
+        """Call `healthy` on the event loop."""
         try:
             async with asyncio.timeout(timeout_s) as bound:
                 return health_reason(await self._executor.healthy())  # type: ignore[attr-defined] # see reports_health
         except BaseException as error:
-            if _given_up():
+            if _is_cancelled():
                 raise
             return no_answer(timeout_s) if bound.expired() else health_reason(error)
 
@@ -94,7 +94,7 @@ class LoopWorker:
         def ended(task: asyncio.Task[ExecutedBatch]) -> None:
             self._tasks.discard(task)
             if task.cancelled():
-                return  # before it began; a call that has begun ends with a result
+                return  # before it began; a call that has begun returns an ExecutedBatch
             error = task.exception()
             executed = task.result() if error is None else call_failed(error, self._clock)
             if self._last is None:
@@ -140,7 +140,7 @@ class LoopWorker:
         return executed
 
     async def close(self, timeout_s: float) -> None:
-        """Wait for what runs, then close."""
+        """Wait for the running batches, then close."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._end()
@@ -149,7 +149,7 @@ class LoopWorker:
             raise TimeoutError(f"{self._name} did not close within {timeout_s:g} s") from None
 
     def abandon(self) -> None:
-        """Cancel what runs, and close behind everybody's back."""
+        """Cancel the running batches, and close when they end."""
         if self._last is not None:
             return
         for task in self._tasks:
@@ -165,16 +165,18 @@ class LoopWorker:
         try:
             await self._executor.close()
         except BaseException:
-            if _given_up():
+            if _is_cancelled():
                 raise
-            log.exception("%s: the executor raised when it was closed", self._name)
+            log.exception(
+                "%s: the executor's close() raised; the instance is gone all the same", self._name
+            )
 
 
-def _given_up() -> bool:
-    """Whether somebody cancels the task that runs.
+def _is_cancelled() -> bool:
+    """Whether the running task itself is being cancelled.
 
-    What a plugin awaits is cancelled for other reasons, and then it has merely failed; and its
-    `SystemExit` would end the event loop.
+    A `CancelledError` may also come from something that the plugin awaits, which is a failure; and
+    a plugin's `SystemExit` must not end the event loop.
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -1,4 +1,4 @@
-"""Rows whose answer is not a number, for models that are told to treat that as a failure."""
+"""Fails rows whose outputs contain NaN, for models with `on_nan: fail`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _BF16_MAGNITUDE: Final = 0x7FFF
 
 
 def fail_nan_rows(executed: ExecutedBatch, layout: Layout, slices: Sequence[Slice]) -> None:
-    """Give every row of a result that holds NaN an error of its own, unless it has one.
+    """Add a row error for each row whose outputs contain NaN, unless the row has an error.
 
-    Only outputs count that the row's own request asked for: what others of its batch want changes
-    nobody's answer. A result without NaN costs one pass over its values.
+    Only the outputs that the row's own request asked for count. A result without NaN costs one pass
+    over its values.
     """
     result = executed.result
     if result is None:
@@ -38,13 +38,13 @@ def fail_nan_rows(executed: ExecutedBatch, layout: Layout, slices: Sequence[Slic
         found = _nan_rows(array if layout.batched else array[np.newaxis], datatype)
         for row in np.flatnonzero(found).tolist():
             if row in asked:
-                errors.setdefault(row, f"output {name!r} holds NaN")
+                errors.setdefault(row, f"output {name!r} contains NaN")
     if errors:
         executed.result = replace(result, row_errors={**errors, **result.row_errors})
 
 
 def _asked(name: str, slices: Sequence[Slice]) -> set[int]:
-    """The rows whose requests asked for an output."""
+    """The rows whose requests asked for this output."""
     rows: set[int] = set()
     start = 0
     for each in slices:
@@ -60,14 +60,14 @@ def _has_nan(array: Array, datatype: str) -> bool:
     if not array.size:
         return False
     if datatype in _FLOATS:
-        # A minimum is NaN where any value is, and needs no array of its own.
+        # The minimum is NaN if any value is, and allocates no array.
         with np.errstate(invalid="ignore"):
             return bool(np.isnan(array.min()))
     return datatype == "BF16" and bool(_bf16_nan(array).any())
 
 
 def _nan_rows(array: Array, datatype: str) -> NDArray[np.bool_]:
-    """Which rows hold NaN."""
+    """Which rows contain NaN."""
     found: NDArray[np.bool_] = _bf16_nan(array) if datatype == "BF16" else np.isnan(array)
     rows: NDArray[np.bool_] = np.logical_or.reduce(found.reshape(len(array), -1), axis=1)
     return rows
@@ -80,7 +80,7 @@ def _bf16_nan(array: NDArray[np.uint16]) -> NDArray[np.bool_]:
 def check_nan(
     executed: ExecutedBatch, layout: Layout, slices: Sequence[Slice], clock: Clock
 ) -> None:
-    """Note rows that hold NaN; a result in which they cannot be looked for has failed."""
+    """Call `fail_nan_rows`; if it raises, the batch has failed."""
     try:
         fail_nan_rows(executed, layout, slices)
     except Exception as error:  # noqa: BLE001 - arrays are a plugin's own

@@ -24,9 +24,9 @@ def scatter(
     layout: Layout,
     cuts: Mapping[str, tuple[slice, ...]] | None = None,
 ) -> dict[str, Tensor]:
-    """One request's rows of every output it asked for, without what `cuts` leaves out of each.
+    """Rows `start` to `stop` of the outputs in `wanted` (None: all), trimmed by `cuts`.
 
-    Views of the batch's arrays, or copies where the executor will use its buffers again.
+    Views of the batch's arrays, or copies if the executor reuses its buffers (`release`).
     """
     reused = result.release is not nothing_to_release
     outputs: dict[str, Tensor] = {}
@@ -41,9 +41,9 @@ def scatter(
 
 
 def joinable(pieces: Mapping[int, Mapping[str, Tensor]]) -> tuple[Mapping[str, Tensor], ...]:
-    """The outputs of a request's pieces, each under its first row, in the order of their rows.
+    """The outputs of the parts of a split request (by first row), in the order of their rows.
 
-    Raises `ExecutionError` where the executor gave them different shapes beside their rows.
+    Raises `ExecutionError` if the parts have different shapes apart from their rows.
     """
     ordered = tuple(pieces[start] for start in sorted(pieces))
     for name in ordered[0]:
@@ -58,7 +58,7 @@ def joinable(pieces: Mapping[int, Mapping[str, Tensor]]) -> tuple[Mapping[str, T
 
 
 def join(pieces: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """One request's outputs out of those of its pieces, which are `joinable`."""
+    """The outputs of a split request, from those of its parts (`joinable`). Copies them all."""
     return {
         name: Tensor(tensor.datatype, np.concatenate([piece[name].array for piece in pieces]))
         for name, tensor in pieces[0].items()
@@ -66,7 +66,7 @@ def join(pieces: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def own_copy(array: Array) -> Array:
-    """A copy that holds nothing of the executor's, views of its buffers as elements included."""
+    """A copy that refers to no buffer of the executor, not even by elements that are views."""
     copied = array.copy()
     if copied.dtype.hasobject:
         elements = copied.reshape(-1)

@@ -24,16 +24,16 @@ from batcher.runtime.execution.nan import check_nan
 from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health
 from batcher.runtime.interface.layout import Layout
 
-HANDOVER_S = 0.002
-"""How long the loop waits for an idle thread to begin with a batch. It takes a twentieth of that."""
+START_TIMEOUT_S = 0.002
+"""Seconds that the event loop waits for an idle thread to call the executor; it takes 0.1 ms."""
 
 
 class ThreadWorker:
     """A blocking executor on its own thread.
 
-    After handing a batch to an idle thread the loop stands still until the executor has it. Else it
-    would go on holding the interpreter, and on one core the processor: it has the last batch's
-    answers to send, and the device would wait for that (1 ms for 32 answers).
+    After it gives a batch to an idle thread, the event loop waits until the executor has it.
+    Otherwise the loop would keep the interpreter (and on one core the processor) to send the
+    previous batch's replies, while the device waits: 1 ms for 32 replies.
     """
 
     queues = True
@@ -52,11 +52,9 @@ class ThreadWorker:
         self._thread = ThreadedExecutor(executor, name, loop)
         self._any_rows = executor.capabilities.dynamic_rows
         self._full = 0
-        self._ended: deque[ExecutedBatch] = (
-            deque()
-        )  # on the thread, and not handed on by the loop yet
+        self._ended: deque[ExecutedBatch] = deque()  # executed, and not yet passed to `done`
         self._abandoned = False
-        self._in_hand = 0
+        self._submitted = 0
         self.asks = reports_health(executor)
         self.asked_ns = 0
         self._asked: asyncio.Future[object] | None = None
@@ -67,7 +65,7 @@ class ThreadWorker:
         return await self._thread.load(context)
 
     async def healthy(self, timeout_s: float) -> str:
-        """Ask on the thread; a call that has not ended is not made a second time."""
+        """Call `healthy` on the thread; a call that has not returned is not repeated."""
         asked = self._asked
         if asked is None:
             asked = self._asked = asyncio.get_running_loop().create_future()
@@ -92,29 +90,29 @@ class ThreadWorker:
         layout: Layout,
         done: Done,
         *,
-        alone: bool = False,  # noqa: ARG002 - on one thread it always is
+        alone: bool = False,  # noqa: ARG002 - a thread runs one batch at a time
     ) -> None:
         """Execute on the thread."""
         begun = threading.Lock()
         begun.acquire()
 
         def ended(outcome: BaseException | None) -> None:
-            self._in_hand -= 1
+            self._submitted -= 1
             done(self._ended.popleft() if outcome is None else call_failed(outcome, self._clock))
 
         self._thread.submit(partial(self._execute, slices, layout, begun.release), ended)
-        self._in_hand += 1
-        if self._in_hand == 1:
-            begun.acquire(timeout=HANDOVER_S)
+        self._submitted += 1
+        if self._submitted == 1:
+            begun.acquire(timeout=START_TIMEOUT_S)
 
     async def close(self, timeout_s: float) -> None:
         """Close on the thread and join it."""
         await self._thread.close(timeout_s)
 
     def abandon(self) -> None:
-        """Leave the thread to its call."""
-        # The thread sees the mark when its call returns, so one of the two releases each result,
-        # and before the executor is closed.
+        """Give up the thread that hangs."""
+        # The thread checks this flag when its call returns, so each result is released once, here or
+        # there, and before the executor is closed.
         self._abandoned = True
         self._release_ended()
         self._thread.abandon()

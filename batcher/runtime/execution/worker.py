@@ -1,4 +1,4 @@
-"""What every worker offers, and the choice between thread and event loop."""
+"""The interface of a worker, and the choice of the one that an executor needs."""
 
 from __future__ import annotations
 
@@ -17,50 +17,48 @@ from batcher.runtime.interface.layout import Layout
 
 
 class Worker(Protocol):
-    """An executor that can be loaded, run and closed; every method is called on the loop.
-
-    `queues` says whether a batch that it gets while it executes waits until that is over.
-    """
+    """An executor that can be loaded, run and closed. Call every method on the event loop."""
 
     queues: bool
+    """Whether batches run one after the other (True), or at the same time."""
 
     async def load(self, context: LoadContext) -> ModelMetadata:
-        """Load the model, once. Raises `ModelLoadError`, or what a coroutine executor raises."""
+        """Load the model, once. Raises `ModelLoadError`, or what an async executor raises."""
         ...
 
     asks: bool
-    """Whether its executor says by itself how it is."""
+    """Whether its executor implements `ReportsHealth`."""
 
     asked_ns: int
-    """Since when it has been asked without an answer, on a thread that does nothing else meanwhile; 0 where
-    it has answered."""
+    """When the `healthy` call began that blocks its thread (nanoseconds); 0 if none does."""
 
     async def healthy(self, timeout_s: float) -> str:
-        """Ask the executor; returns why it is not well, empty where it is. Only while no batch runs."""
+        """Call the executor's `healthy`; returns why it is unhealthy, empty if healthy.
+
+        Call it only while no batch runs.
+        """
         ...
 
     def run(
         self, slices: Sequence[Slice], layout: Layout, done: Done, *, alone: bool = False
     ) -> None:
-        """Execute one batch. `done` is called on the loop, once, however the batch ends.
+        """Start one batch. `done` is called once on the event loop, however the batch ends.
 
-        With `alone` it runs beside no other, whatever the executor can take at once.
-
-        The exception: once the worker is abandoned, `done` is never called, and a result that
-        comes late is released here.
+        With `alone`, it runs at the same time as no other batch. Once the worker is abandoned,
+        `done` is not called, and a result that still arrives is released here.
         """
         ...
 
     async def close(self, timeout_s: float) -> None:
-        """Let the running batches end, close the executor, free everything.
+        """Let the running batches end, then close the executor.
 
-        Raises TimeoutError when that takes longer than `timeout_s` seconds; the worker is then
-        abandoned. What the executor's `close` raises is logged.
+        Raises `TimeoutError` if that takes longer than `timeout_s` seconds; the worker is then
+        abandoned. An exception of the executor's `close` is logged.
         """
         ...
 
     def abandon(self) -> None:
-        """Wait for nothing any more: a call hangs. The executor is closed if ever that ends."""
+        """Give up a worker whose call hangs. The executor is closed if that call ever returns."""
         ...
 
 
@@ -72,9 +70,9 @@ def make_worker(
     *,
     fail_nan: bool = False,
 ) -> Worker:
-    """The worker for an executor, by the kind of its `execute`.
+    """A `LoopWorker` if the executor's `execute` is a coroutine function, else a `ThreadWorker`.
 
-    With `fail_nan`, rows of an answer that hold NaN count as failed.
+    With `fail_nan`, rows whose outputs contain NaN count as failed.
     """
     if inspect.iscoroutinefunction(executor.execute):
         return LoopWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # Protocols differ in async only

@@ -1,4 +1,4 @@
-"""Measures what batches take on an executor: loaded and warmed up as for service, then timed."""
+"""Measures the service times of an executor, loaded and warmed up as in the server."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ async def measure(
     sizes: Sequence[int],
     repeats: int,
     clock: Clock,
-    told: Callable[[], None],
+    on_batch: Callable[[], None],
 ) -> dict[int, list[int]]:
-    """Execute `repeats` batches of every size on an instance of its own, one at a time.
+    """Return rows -> the times of `repeats` batches of that size, in nanoseconds.
 
-    Returns nanoseconds by rows, from the moment a batch is handed over until its result is back on
-    the event loop: what the scheduler sees. Sizes take turns, so that a device that drifts does so
-    for all of them. `told` is called after each batch. Raises `ModelLoadError`.
+    Loads an instance of its own and executes one batch at a time. A time is from the start of the
+    batch until its result is back on the event loop, as the scheduler measures it. Sizes alternate,
+    so that a drift of the device affects all of them. `on_batch` is called after each batch. Raises
+    `ModelLoadError`.
     """
     loop = asyncio.get_running_loop()
     worker = make_worker(plan.make_executor(), plan.name, loop, clock)
     try:
-        measured = await _measure(worker, plan, sizes, repeats, clock, told)
+        measured = await _measure(worker, plan, sizes, repeats, clock, on_batch)
     except ModelLoadError:
         worker.abandon()
         raise
     except Exception as error:
         worker.abandon()
         raise ModelLoadError(
-            f"{plan.context.model}: could not be loaded: {describe(error)}"
+            f"{plan.context.model}: the executor could not load it: {describe(error)}"
         ) from error
     await worker.close(plan.execute_timeout_ns / SECOND)
     return measured
@@ -52,7 +53,7 @@ async def _measure(
     sizes: Sequence[int],
     repeats: int,
     clock: Clock,
-    told: Callable[[], None],
+    on_batch: Callable[[], None],
 ) -> dict[int, list[int]]:
     model = plan.context.model
     metadata = with_row_axes(await worker.load(plan.context), plan.context)
@@ -71,5 +72,5 @@ async def _measure(
             executed.release()
             if executed.result is None:
                 raise ModelLoadError(f"{model}: a batch of {rows} rows failed: {executed.failure}")
-            told()
+            on_batch()
     return measured

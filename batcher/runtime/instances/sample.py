@@ -19,28 +19,28 @@ from batcher.runtime.request import InferenceRequest
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
 
 DEFAULT_LENGTH = 16
-"""The length of variable axes where `warmup.length` does not say another."""
+"""The default of `warmup.length`: the length of variable axes in warm-up requests."""
 
 
 WarmupValue: TypeAlias = PadValue | tuple[PadValue, ...]
-"""What an input is warmed up with: one value for all elements, or the values of a row."""
+"""The content of a warm-up input: one value for all elements, or the values of a row."""
 
 
 @record
 class WarmupPlan:
-    """Rows of each warm-up batch, and the length to give to variable axes that are not padded."""
+    """The batch sizes of a warm-up, and the length of variable axes that are not padded."""
 
     batch_sizes: tuple[int, ...]
     length: int
     inputs: Mapping[str, WarmupValue] = field(default_factory=dict)
-    """Input -> its values; the others get zeros or empty texts, and optional ones are absent."""
+    """Input -> its values. Others are zeros or empty texts; optional ones are absent."""
 
 
 class Sample:
-    """Requests that a model is warmed up or measured with.
+    """Makes requests to warm up or measure a model.
 
-    An input has the value that `values` gives it, else zeros or empty texts; an optional input that
-    `values` does not name is absent. Raises `ModelLoadError` naming every value that does not fit.
+    An input has its value in `values`, else zeros or empty texts; an optional input that `values`
+    does not name is absent. Raises `ModelLoadError`, which names every unsuitable value.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Sample:
             raise ModelLoadError(f"model {model!r}: {'; '.join(problems)}")
 
     def request(self, rows: int, shapes: Shapes) -> InferenceRequest:
-        """A request of that many equal rows, its inputs of those shapes."""
+        """A request of `rows` equal rows; `shapes` are the axes of each input after the batch axis."""
         inputs = {
             spec.name: Tensor(spec.datatype, self._array(spec, rows, shape))
             for spec, shape in zip(self._specs, shapes, strict=True)
@@ -77,10 +77,10 @@ class Sample:
     def check_rows(
         self, rows: int, result: BatchResult, inner: dict[str, tuple[int, tuple[int, ...]]]
     ) -> None:
-        """Hold the shape of a row's answer against that in batches of other sizes, all rows equal.
+        """Raise `ModelLoadError` if the shape of a row's output depends on the size of its batch.
 
-        `inner` is what they were. Raises `ModelLoadError` where it depends on how many rows there
-        are: then a row's answer tells of others in its batch, which are a stranger's.
+        Then a row's output would depend on other callers' rows. `inner` has the shapes in the
+        batches before: output -> (rows, shape of a row).
         """
         for name, array in result.outputs.items():
             before, shape = inner.setdefault(name, (rows, array.shape[1:]))
@@ -92,14 +92,14 @@ class Sample:
                 )
 
     def failed(self, rows: int, why: str, cause: FailureCause = FailureCause.UNKNOWN) -> str:
-        """What to say of a warm-up batch that failed, and what helps where its values are at fault."""
+        """The message for a failed warm-up batch, with what helps if its values caused that."""
         said = f"{self._model}: the warm-up batch of {rows} rows failed: {why}"
         if cause is FailureCause.DEVICE:
             return said
         of = "the values in warmup.inputs" if self._given else "zeros and empty texts"
         return (
-            f"{said} (it held {of}; where these do not suit the model, give values in"
-            " warmup.inputs, or skip the warm-up with warmup.batch_sizes: [])"
+            f"{said} (it contained {of}; if these do not suit the model, set warmup.inputs,"
+            " or skip the warm-up with warmup.batch_sizes: [])"
         )
 
     def _array(self, spec: TensorSpec, rows: int, shape: tuple[int, ...]) -> Array:
@@ -110,12 +110,12 @@ class Sample:
 
 
 def plain_shapes(specs: Sequence[TensorSpec], length: int) -> Shapes:
-    """The shapes of a request whose every variable axis has this length."""
+    """The shapes of a request whose variable axes all have this length."""
     return tuple(tuple(length if size < 0 else size for size in spec.inner) for spec in specs)
 
 
 def _elements(spec: TensorSpec, value: WarmupValue) -> Array:
-    """The values that fill a row, again and again. Raises ValueError that says what is allowed."""
+    """The values to repeat within a row. Raises `ValueError` with what is allowed."""
     listed = value if isinstance(value, tuple) else (value,)
     row = spec.inner
     if min(row, default=0) >= 0 and len(listed) > max(1, prod(row)):

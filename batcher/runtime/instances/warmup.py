@@ -1,4 +1,4 @@
-"""The first batches of an instance: they warm it up and give its first service times."""
+"""Executes the first batches of an instance, which warm it up and give its first service times."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = logging.getLogger(__name__)
 
 
 TIMED_BATCHES = 3
-"""How often a batch of each size is timed, after one that is not."""
+"""Timed batches of each size, after one that is not timed."""
 
 
 TIMED_NS = 1_000_000_000
-"""A size that has taken so long already is not timed again."""
+"""Nanoseconds: after this much, a size is not timed again."""
 
 
 BUCKETS_NS = 10_000_000_000
-"""The warm-up of a padded model begins with no further bucket after this; what is left out is
-estimated from the others."""
+"""Nanoseconds after which the warm-up of a padded model starts no further bucket; the rest are
+estimated from those measured."""
 
 
 async def warm_up(
@@ -43,11 +43,11 @@ async def warm_up(
     layout: Layout,
     plan: WarmupPlan,
 ) -> Profile:
-    """Execute batches of every size: the first warms up, the others are timed.
+    """Return the service time of each batch size, after a warm-up batch of that size.
 
-    The time of a size is the median, from handing the batch over until its result is back, as the
-    scheduler will see it. Raises `ModelLoadError` when a batch fails, or when `plan.inputs` do not
-    fit the model.
+    It is the median, from the start of the batch until its result is back on the event loop, as the
+    scheduler measures it. Raises `ModelLoadError` if a batch fails or if `plan.inputs` do not suit
+    the model.
     """
     _check_length(model, metadata.inputs, plan, frozenset())
     sample = Sample(model, metadata.inputs, plan.inputs)
@@ -63,9 +63,9 @@ async def warm_up_buckets(
     plan: WarmupPlan,
     padding: Padding,
 ) -> tuple[tuple[Shapes, Profile], ...]:
-    """The same for the buckets of a padded model, within `BUCKETS_NS` and one bucket more.
+    """Return the service times of the buckets of a padded model, until `BUCKETS_NS` are over.
 
-    The largest and the smallest come first: what lies between them can be estimated best.
+    The largest and the smallest bucket are measured first, so that the others can be estimated.
     """
     padded = frozenset((rule.input, rule.axis) for rule in padding.rules.axes)
     _check_length(model, metadata.inputs, plan, padded)
@@ -118,7 +118,7 @@ async def _warm_up(
 async def run_batch(
     worker: Worker, slices: Sequence[Slice], layout: Layout, *, alone: bool = False
 ) -> ExecutedBatch:
-    """Execute one batch and wait for its end; whoever gets the result owes its release."""
+    """Execute one batch. The caller must release the result."""
     future: asyncio.Future[ExecutedBatch] = asyncio.get_running_loop().create_future()
 
     def done(executed: ExecutedBatch) -> None:
@@ -134,7 +134,7 @@ async def run_batch(
 async def run_canary(
     worker: Worker, metadata: ModelMetadata, plan: WarmupPlan, model: str, padding: Padding | None
 ) -> str:
-    """Execute the smallest batch of the warm-up beside no other; returns why it failed, or nothing."""
+    """Execute the smallest warm-up batch, alone; returns why it failed, empty if it did not."""
     sample = Sample(model, metadata.inputs, plan.inputs)
     if padding is None:
         shapes = plain_shapes(metadata.inputs, plan.length)
@@ -150,7 +150,7 @@ async def run_canary(
 def _check_length(
     model: str, specs: Sequence[TensorSpec], plan: WarmupPlan, padded: frozenset[Axis]
 ) -> None:
-    """Raise `ModelLoadError` where a length is asked for and no axis of the warm-up takes one."""
+    """Raise `ModelLoadError` if `warmup.length` is set and no axis needs it."""
     takes = any(
         size < 0 and (spec.name, axis) not in padded
         for spec in specs
@@ -159,6 +159,6 @@ def _check_length(
     )
     if plan.batch_sizes and plan.length != DEFAULT_LENGTH and not takes:
         raise ModelLoadError(
-            f"model {model!r}: warmup.length: got {plan.length}; allowed: where an axis of an input"
-            " varies that is not padded; here none does, so leave it out"
+            f"model {model!r}: warmup.length: got {plan.length}; allowed: a length only where an"
+            " input has a variable axis that is not padded; this model has none, so leave it out"
         )

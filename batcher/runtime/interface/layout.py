@@ -1,4 +1,4 @@
-"""Which of a model's arrays are shared out by rows, and which are handed on whole."""
+"""Which inputs and outputs of a model have a batch axis."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from batcher.executor import ModelMetadata
 
 @record
 class Layout:
-    """What gathering and scattering need to know of a model."""
+    """What gathering and scattering need to know about a model."""
 
     outputs: Mapping[str, str] = field(default_factory=dict)
     """Output name -> protocol datatype, in the model's order."""
     shared: frozenset[str] = frozenset()
-    """Inputs without a row axis: all requests of a batch have equal ones, and the executor gets one
-    of them as it came."""
+    """Inputs without a batch axis: equal in all requests of a batch; the executor gets one of them."""
     batched: bool = True
-    """Whether outputs have a row axis. A model without one is given a single request at a time, and
-    its answers are that request's, whole."""
+    """Whether the outputs have a batch axis. Without one, a batch is a single request."""
     parameters: tuple[str, ...] = ()
-    """Request parameters that the executor reads."""
+    """The request parameters that the executor reads."""
     full: int = 0
-    """Rows that every batch is filled up to, for an executor that takes no fewer; 0 fills nothing."""
+    """Rows to fill every batch up to, for an executor with fixed rows; 0: do not fill."""
 
 
 def layout_of(metadata: ModelMetadata) -> Layout:
-    """The layout of a model that is served as `metadata` says."""
+    """The layout of a model with this metadata."""
     return Layout(
         {spec.name: spec.datatype for spec in metadata.outputs},
         frozenset(spec.name for spec in metadata.inputs if not spec.batched),

@@ -15,15 +15,15 @@ from batcher.runtime.interface.padding_rules import PaddingRules
 from batcher.tensors import TensorSpec
 
 MAX_WARMUP_BUCKETS: Final = 16
-"""Buckets that an instance is warmed up with, where axes that vary apart make more of them."""
+"""The most buckets that a warm-up measures, of the combinations of several padded axes."""
 
 
 @record
 class Padded:
-    """One bucket in the terms of the executor.
+    """The arrays of one bucket: what inputs are padded to, and how long outputs must then be.
 
-    `shapes` are the axes of each input beside the rows and `values` what fills them up; `outputs`
-    are the (axis, length) pairs that an output must have then.
+    `shapes`: input -> its axes after the batch axis. `values`: input -> its pad value. `outputs`:
+    output -> its (axis, length) pairs.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -32,7 +32,7 @@ class Padded:
 
 
 class Padding:
-    """How one model is padded. Made by `resolve_padding`."""
+    """The padding of one model. Made by `resolve_padding`."""
 
     def __init__(
         self,
@@ -53,21 +53,21 @@ class Padding:
             PaddedAxis(self._names.index(rule.input), rule.axis, rule.buckets)
             for rule in rules.axes
         )
-        """As the scheduler takes them."""
+        """The padded axes, as scheduler settings."""
 
     def check(self, shapes: Shapes) -> None:
-        """Raise `InvalidRequest` for a request that no bucket holds."""
+        """Raise `InvalidRequest` for a request that is longer than the largest bucket."""
         for axis in self.axes:
             shape = shapes[axis.input]
             if shape and shape[axis.axis - 1] > axis.buckets[-1]:
                 raise InvalidRequest(
                     f"{self._model}: input {self._names[axis.input]!r} has length"
-                    f" {shape[axis.axis - 1]} on axis {axis.axis},"
-                    f" at most {axis.buckets[-1]} (padding, the largest bucket) can be served"
+                    f" {shape[axis.axis - 1]} on axis {axis.axis};"
+                    f" allowed: at most {axis.buckets[-1]}, the largest bucket (padding)"
                 )
 
     def of(self, bucket: Shapes) -> Padded:
-        """What a batch of this bucket looks like."""
+        """The arrays of a batch of this bucket."""
         return Padded(
             dict(zip(self._names, bucket, strict=True)),
             self._values,
@@ -78,7 +78,7 @@ class Padding:
         )
 
     def cuts(self, shapes: Shapes) -> dict[str, tuple[slice, ...]]:
-        """Output -> what of a padded answer's rows is the request's own, `shapes` being its own."""
+        """Output -> the slices that trim it to the length of a request with these shapes."""
         cuts: dict[str, tuple[slice, ...]] = {}
         for output, axes in self._follows.items():
             cut = [slice(None)] * (1 + max(axis for axis, _, _ in axes))
@@ -89,17 +89,17 @@ class Padding:
         return cuts
 
     def elements(self, shapes: Shapes) -> int:
-        """Elements of one row of the inputs that are padded."""
+        """The elements in one row of the padded inputs."""
         return volume([s for s, counts in zip(shapes, self._padded, strict=True) if counts])
 
     def warm_buckets(self, length: int, given: Container[str] = ()) -> list[Shapes]:
-        """Buckets to warm up with, the smallest first; other variable axes have `length`.
+        """The buckets to warm up with, smallest first; variable axes without buckets have `length`.
 
-        Axes with equal buckets are taken to vary together. Optional inputs are absent but for those
-        in `given`.
+        Axes with equal buckets are assumed to vary together. Optional inputs are absent, except
+        those in `given`.
         """
         lists = list(dict.fromkeys(axis.buckets for axis in self.axes))
-        # Millions, where many axes vary apart: those in between are never made.
+        # There may be millions, so only those that are used are made.
         count = prod(map(len, lists))
         steps = min(count, MAX_WARMUP_BUCKETS) - 1
         places = [step * (count - 1) // steps for step in range(steps + 1)] if steps else [0]
@@ -123,7 +123,7 @@ class Padding:
 
 
 def _combination(lists: Sequence[tuple[int, ...]], place: int) -> dict[tuple[int, ...], int]:
-    """List -> one of its elements: the combination at that place of `itertools.product`."""
+    """List -> one of its elements: the combination number `place` of `itertools.product`."""
     chosen: dict[tuple[int, ...], int] = {}
     for each in reversed(lists):
         place, at = divmod(place, len(each))

@@ -14,12 +14,12 @@ PadValue: TypeAlias = bool | int | float | str | None
 
 
 Axis: TypeAlias = tuple[str, int]
-"""An input or output and one of its axes; 0 is the rows."""
+"""An input or output, and one of its axes; 0 is the batch axis."""
 
 
 @record
 class AxisRule:
-    """An input's axis, what fills it up (None: zero, false, or empty text), and its buckets."""
+    """A padded input axis: its pad value (None: zero, false or empty text) and its buckets."""
 
     input: str
     axis: int
@@ -29,9 +29,9 @@ class AxisRule:
 
 @record
 class OutputRule:
-    """Which input axis an output's axis is as long as; `like` is None where its length is its own.
+    """The input axis whose length an output's axis has; `like` is None if it has its own length.
 
-    `batched` says that its first axis is the rows; `axis` is None where only that is said.
+    `batched` says that its axis 0 is the batch axis; `axis` is None if the rule says only that.
     """
 
     output: str
@@ -42,7 +42,7 @@ class OutputRule:
 
 @record
 class PaddingRules:
-    """What the configuration says of one model; `path` is where it stands, such as `models[0].`."""
+    """The configuration of one model; `path` is where it stands in the file, such as `models[0].`."""
 
     axes: tuple[AxisRule, ...]
     outputs: tuple[OutputRule, ...]
@@ -53,7 +53,7 @@ NOTHING_PADDED: Final = PaddingRules((), (), "")
 
 
 def read_padding_rules(config: ModelConfig, path: str) -> PaddingRules:
-    """What the configuration says of a model's variable axes; `path` is where it says so."""
+    """The padding rules of a model's configuration, which stands at `path` in the file."""
     return PaddingRules(
         tuple(AxisRule(p.input, p.axis, p.value, p.buckets) for p in config.padding),
         tuple(
@@ -70,7 +70,7 @@ def read_padding_rules(config: ModelConfig, path: str) -> PaddingRules:
 
 
 def fill_value(value: PadValue, datatype: str) -> Any:
-    """The value as an element of that datatype. Raises ValueError that says what is allowed."""
+    """The value as an element of that datatype. Raises `ValueError` with what is allowed."""
     if datatype == "BYTES":
         if value is None or isinstance(value, str):
             return (value or "").encode()

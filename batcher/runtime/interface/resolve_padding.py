@@ -14,10 +14,10 @@ from batcher.tensors import TensorSpec
 
 
 def resolve_padding(model: str, rules: PaddingRules, metadata: ModelMetadata) -> Padding | None:
-    """Hold the rules against the model; None where nothing is padded.
+    """Return the padding of a model; None if nothing is padded.
 
-    Raises `ModelLoadError` that names the path of every rule at fault, and what is allowed, and
-    every output whose first axis is not the rows, unless a rule says that it is.
+    Raises `ModelLoadError`, which names the path of every rule that does not suit the model, with
+    what is allowed, and every output whose axis 0 is not the batch axis.
     """
     batched = [rule.output for rule in rules.outputs if rule.batched]
     problems = [
@@ -38,7 +38,7 @@ def resolve_padding(model: str, rules: PaddingRules, metadata: ModelMetadata) ->
                 f"{rules.path}padding[{place}].value: got {rule.value!r}; allowed: {error}"
             )
     problems += _output_problems(rules, metadata)
-    # Where nothing is padded, nothing is cut back.
+    # Without padding there is nothing to trim.
     follows = _follows(rules, metadata, problems) if rules.axes and not problems else {}
     if problems:
         raise ModelLoadError(f"model {model!r}: {'; '.join(problems)}")
@@ -46,7 +46,7 @@ def resolve_padding(model: str, rules: PaddingRules, metadata: ModelMetadata) ->
 
 
 def _axis_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[str]:
-    """Inputs and axes that the model does not have, or that do not vary."""
+    """Rules for inputs or axes that the model does not have or that have a fixed length."""
     specs = {spec.name: spec for spec in metadata.inputs}
     for place, rule in enumerate(rules.axes):
         path = f"{rules.path}padding[{place}]"
@@ -69,7 +69,7 @@ def _variable(path: str, axis: int, spec: TensorSpec, what: str) -> Iterator[str
 
 
 def _together_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[str]:
-    """Axes that the model says are equally long, and that would not be so any more."""
+    """Axes that are equally long in the model and would not be with these buckets."""
     buckets = {(rule.input, rule.axis): rule.buckets for rule in rules.axes}
     named: dict[str, list[Axis]] = {}
     for spec in metadata.inputs:
@@ -86,7 +86,7 @@ def _together_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator
 
 
 def _output_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[str]:
-    """Outputs and axes that the model does not have, or that do not vary."""
+    """Rules for outputs or axes that the model does not have or that have a fixed length."""
     outputs = {spec.name: spec for spec in metadata.outputs}
     inputs = {spec.name: spec for spec in metadata.inputs}
     for place, rule in enumerate(rules.outputs):
@@ -109,11 +109,11 @@ def _output_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[s
 def _follows(
     rules: PaddingRules, metadata: ModelMetadata, problems: list[str]
 ) -> dict[str, tuple[tuple[int, int, int], ...]]:
-    """Output -> (its axis, the place of the input, the input's axis) of all that is cut back.
+    """Output -> (its axis, the index of the input, the input's axis) for each axis to trim.
 
-    An output's axis that varies is as long as the input axis that the configuration names, else as
-    the one that has its name in the model. Guessing would cut answers wrongly, so anything else is
-    a problem.
+    A variable output axis has the length of the input axis that the configuration names, else of
+    the input axis with the same name in the model. Anything else is a problem, because guessing
+    would trim replies wrongly.
     """
     places = {spec.name: place for place, spec in enumerate(metadata.inputs)}
     told = {(rule.output, rule.axis): rule.like for rule in rules.outputs if rule.axis is not None}

@@ -1,9 +1,9 @@
-"""Which axes are the rows: what the model says of its axes, held against batching by rows.
+"""Checks, when a model loads, that axis 0 of its inputs and outputs is the batch axis.
 
-Rows of strangers share a batch, and an answer is cut out of it by its rows. So an array that has
-another axis first must not be taken for rows: what the names of the axes give away is refused when
-the model loads, with what helps. What they do not is left to the check of every answer, which must
-have as many rows as its batch, and to the warm-up, which makes that check for several sizes.
+Rows of different callers share a batch, and each reply is cut out by its rows. If axis 0 were
+another axis, callers would get each other's data. So where the names of the axes show that axis 0
+is not the batch axis, the model is refused, with the setting that helps. What names do not show is
+caught later: every result must have as many rows as its batch, and the warm-up tries several sizes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ NO_BATCH_AXIS = "batching.max_batch_size: 0 where the model has no batch axis"
 
 
 def with_row_axes(metadata: ModelMetadata, context: LoadContext) -> ModelMetadata:
-    """What the executor says of its model, with what the configuration says of its inputs.
+    """The executor's metadata, with `batched` as the configuration's `inputs` say.
 
-    Raises `ModelLoadError` naming every input whose first axis cannot be the rows, and what an
-    executor must not say.
+    Raises `ModelLoadError`, which names every input whose axis 0 cannot be the batch axis, every
+    contradiction within the metadata, and what is allowed.
     """
     problems = [*_spec_problems(metadata), *_unknown(metadata.inputs, context.batched)]
     if not context.max_batch_size:
@@ -50,13 +50,13 @@ def with_row_axes(metadata: ModelMetadata, context: LoadContext) -> ModelMetadat
 
 
 def row_names(metadata: ModelMetadata) -> set[str]:
-    """The names of the row axis in the model, if it has any."""
+    """The model's names for the batch axis."""
     firsts = [spec.dims[0] for spec in metadata.inputs if spec.batched and spec.dims]
     return {name for name in firsts if name is not None}
 
 
 def output_problems(metadata: ModelMetadata, declared: Collection[str], path: str) -> Iterator[str]:
-    """Outputs whose first axis is not the rows, unless they are `declared` to have them."""
+    """Outputs whose axis 0 is not the batch axis, except those `declared` to be batched."""
     rows = row_names(metadata)
     for spec in metadata.outputs:
         first = spec.dims[0] if spec.dims else None
@@ -78,12 +78,12 @@ def output_problems(metadata: ModelMetadata, declared: Collection[str], path: st
 
 
 def _spec_problems(metadata: ModelMetadata) -> Iterator[str]:
-    """Names, datatypes and axes that a request could not be held against."""
+    """Names, datatypes and axes against which no request could be validated."""
     for what, specs in (("input", metadata.inputs), ("output", metadata.outputs)):
         names = [spec.name for spec in specs]
         for place, spec in enumerate(specs):
             if spec.name in names[:place]:
-                yield f"two {what}s are called {spec.name!r}"
+                yield f"two {what}s have the name {spec.name!r}"
             if spec.datatype not in DTYPES:
                 known = ", ".join(DTYPES)
                 yield f"{what} {spec.name!r} is {spec.datatype!r}; allowed: {known}"
@@ -104,7 +104,7 @@ def _unknown(specs: Sequence[TensorSpec], batched: Mapping[str, bool]) -> Iterat
 def _input_problems(
     told: Sequence[TensorSpec], inputs: Sequence[TensorSpec], declared: Mapping[str, bool]
 ) -> Iterator[str]:
-    """`told` is what the executor says, `inputs` what is made of it."""
+    """`told` are the executor's specs, `inputs` the same with the configuration applied."""
     for spec in told:
         if not spec.batched and declared.get(spec.name):
             yield f"inputs: input {spec.name!r} has no row axis; allowed: batched: false"

@@ -1,8 +1,8 @@
-"""What a model accepts, ready to be checked in constant time.
+"""Validates requests against a loaded model, in time that does not depend on their size.
 
-A request that passes `validate` can be executed: its inputs are the model's, of the right datatype,
-rank and fixed dimensions, and agree on their number of rows. What the scheduler needs to know of it
-comes back as a `RequestSummary`; the tensors stay here.
+A request that passes `Signature.validate` can be executed: it has the model's inputs with the right
+datatype, rank and fixed dimensions, and equally many rows in each. The scheduler gets a
+`RequestSummary` of it and never sees a tensor.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor, TensorSpec
 
 BYTES_ELEMENT_OVERHEAD = 4
-"""What each element of a BYTES tensor takes on the wire beside its own bytes."""
+"""Bytes of the length prefix of each element of a BYTES tensor on the wire."""
 
 MAX_SHARED_INPUT_BYTES: Final = 1024 * 1024
-"""Shared inputs of one request, together. All of them is read, on the event loop, to tell which
-requests have equal ones: about a millisecond for this much."""
+"""Bytes of all inputs without a batch axis in one request. They are hashed on the event loop, to
+find the requests that may share a batch; this much takes about a millisecond."""
 
 
 @record
 class RequestSummary:
-    """A valid request in the scheduler's terms."""
+    """What the scheduler needs to know about a valid request."""
 
     rows: int
     nbytes: int
@@ -41,7 +41,7 @@ class RequestSummary:
 
 
 class Signature:
-    """One loaded model's inputs and outputs, and what its variable axes are padded to."""
+    """The inputs, outputs and padding of one loaded model."""
 
     def __init__(
         self, model: str, metadata: ModelMetadata, max_rows: int, padding: Padding | None = None
@@ -56,13 +56,16 @@ class Signature:
         self._optional = any(spec.optional for spec in metadata.inputs)
         self._parameters = metadata.parameters
         whole = [spec.name for spec in metadata.inputs if not spec.batched]
-        # Without a batch axis no two requests share a batch, whatever they hold.
+        # Without a batch axis no two requests share a batch, so nothing has to be hashed.
         self._shared = whole if all(spec.batched for spec in metadata.outputs) else []
         self._keyed = bool(self._parameters or self._optional or self._shared)
         self._equally_long = _equally_long(metadata.inputs)
 
     def validate(self, request: InferenceRequest) -> RequestSummary:
-        """Check a request; raises `InvalidRequest` naming the input, what was expected and got."""
+        """Return the summary of a valid request.
+
+        Raises `InvalidRequest`, which names the input, what it is and what was expected.
+        """
         inputs = request.inputs
         rows = -1
         nbytes = 0
@@ -85,7 +88,7 @@ class Signature:
             if inner != spec.shape[1:] or len(shape) != len(spec.shape) or not spec.batched:
                 inner = self._inner(spec, shape)
             if spec.batched and shape[0] != rows:
-                rows = self._agree(spec, shape[0], rows)
+                rows = self._check_rows(spec, shape[0], rows)
             if self._varies:
                 shapes.append(inner)
             nbytes += array.nbytes if spec.datatype != "BYTES" else _bytes_size(tensor)
@@ -97,7 +100,7 @@ class Signature:
             self._check_lengths(own)
         if self._padding is not None:
             self._padding.check(own)
-        # Where no input has rows, or none of those that have is there, the request is one row.
+        # A request whose inputs all lack a batch axis is one row.
         key = self._batch_key(request) if self._keyed else ""
         return RequestSummary(rows if rows > 0 else 1, nbytes, own, key)
 
@@ -108,7 +111,7 @@ class Signature:
         )
 
     def _inner(self, spec: TensorSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The axes beside the rows, if they are the model's."""
+        """The axes after the batch axis. Raises `InvalidRequest` if they are not the model's."""
         fits = len(shape) == len(spec.shape) and all(
             want in {-1, got} for want, got in zip(spec.shape, shape, strict=True)
         )
@@ -122,21 +125,21 @@ class Signature:
             )
         return shape[1:] if spec.batched else shape
 
-    def _agree(self, spec: TensorSpec, got: int, rows: int) -> int:
+    def _check_rows(self, spec: TensorSpec, got: int, rows: int) -> int:
         if rows >= 0:
             raise InvalidRequest(
-                f"{self.model}: inputs disagree on the number of rows:"
-                f" {spec.name!r} has {got}, the ones before it have {rows}",
+                f"{self.model}: inputs have different numbers of rows:"
+                f" {spec.name!r} has {got}, the inputs before it have {rows}",
                 triton=triton.rows_disagree(self.model, spec.name),
             )
         if got == 0:
             raise InvalidRequest(
-                f"{self.model}: input {spec.name!r} has zero rows; a request needs at least one"
+                f"{self.model}: input {spec.name!r} has zero rows; allowed: at least one"
             )
         if got > self.max_rows:
             raise InvalidRequest(
-                f"{self.model}: {got} rows in one request, at most {self.max_rows}"
-                " (max_batch_size x queue.max_batches_per_request, or queue.max_rows) can be served",
+                f"{self.model}: the request has {got} rows; allowed: at most {self.max_rows}"
+                " (max_batch_size x queue.max_batches_per_request, or queue.max_rows)",
                 triton=triton.too_many_rows(self.model, self.max_rows),
             )
         return got
@@ -145,7 +148,7 @@ class Signature:
         return InvalidRequest(
             f"{self.model}: input {spec.name!r} is missing;"
             f" expected {spec.datatype} of shape {list(spec.shape)}",
-            triton=self._triton_says(inputs),
+            triton=self._triton_text(inputs),
         )
 
     def _unknown_input(self, inputs: dict[str, Tensor]) -> InvalidRequest:
@@ -153,11 +156,11 @@ class Signature:
         known = ", ".join(self.inputs) or "none"
         return InvalidRequest(
             f"{self.model}: unknown input {shown(name)}; the inputs are {known}",
-            triton=self._triton_says(inputs),
+            triton=self._triton_text(inputs),
         )
 
-    def _triton_says(self, inputs: dict[str, Tensor]) -> str:
-        """Of inputs that are not the model's: it counts them first, and then looks at their names."""
+    def _triton_text(self, inputs: dict[str, Tensor]) -> str:
+        """Triton's text for wrong inputs; Triton compares their number first, then their names."""
         required = [spec.name for spec in self._specs if not spec.optional]
         if len(required) <= len(inputs) <= len(self._specs):
             name = next(name for name in inputs if name not in self.inputs)
@@ -165,7 +168,7 @@ class Signature:
         return triton.wrong_inputs(self.model, list(inputs), required, len(self._specs))
 
     def _check_lengths(self, shapes: Shapes) -> None:
-        """Axes of one name must be equally long: else a mask would not belong to its tokens."""
+        """Check that axes of one name are equally long, such as those of tokens and their mask."""
         for name, axes in self._equally_long:
             length = -1
             for place, axis in axes:
@@ -173,17 +176,17 @@ class Signature:
                 if not shape:
                     continue
                 if length >= 0 and shape[axis] != length:
-                    raise self._of_different_lengths(name, axes, shapes)
+                    raise self._different_lengths(name, axes, shapes)
                 length = shape[axis]
 
-    def _of_different_lengths(
+    def _different_lengths(
         self, name: str, axes: Sequence[tuple[int, int]], shapes: Shapes
     ) -> InvalidRequest:
         told = ", ".join(
             self._length_of(place, axis, shapes) for place, axis in axes if shapes[place]
         )
         return InvalidRequest(
-            f"{self.model}: inputs disagree on the length of {name!r}, an axis that they share:"
+            f"{self.model}: inputs have different lengths on the axis {name!r}, which they share:"
             f" {told}"
         )
 
@@ -201,10 +204,10 @@ class Signature:
                 )
 
     def _batch_key(self, request: InferenceRequest) -> str:
-        """Equal for requests that one call of the executor can serve; empty for the usual one.
+        """A key that is equal for requests which one batch can hold; usually empty.
 
-        The text of a tuple of tuples: no two that differ have the same, whatever their names and
-        values are.
+        It covers absent optional inputs, parameters, and inputs without a batch axis. The `repr` of
+        a tuple is unambiguous, whatever the names and values contain.
         """
         given = request.parameters
         read = tuple([(name, given[name]) for name in self._parameters if given and name in given])
@@ -214,13 +217,13 @@ class Signature:
         return repr((absent, read, self._digests(request.inputs) if self._shared else ()))
 
     def _digests(self, inputs: dict[str, Tensor]) -> tuple[str, ...]:
-        """What tells the shared inputs of a request from any others, in the model's order."""
+        """A digest of each input without a batch axis, in the model's order."""
         there = [inputs[name] for name in self._shared if name in inputs]
         size = sum(_wire_size(tensor) for tensor in there)
         if size > MAX_SHARED_INPUT_BYTES:
             raise InvalidRequest(
-                f"{self.model}: {', '.join(self._shared)} have {size} bytes, at most"
-                f" {MAX_SHARED_INPUT_BYTES} of inputs that requests share (batched: false) can be served"
+                f"{self.model}: {', '.join(self._shared)} (inputs with batched: false) have {size}"
+                f" bytes; allowed: at most {MAX_SHARED_INPUT_BYTES} together"
             )
         return tuple([_digest(tensor) for tensor in there])
 
@@ -228,7 +231,7 @@ class Signature:
 def _equally_long(
     specs: Sequence[TensorSpec],
 ) -> tuple[tuple[str, tuple[tuple[int, int], ...]], ...]:
-    """Names of axes that stand at more than one place, with the places: (input, axis in a row)."""
+    """Names that several variable axes share -> their places: (input, axis within a row)."""
     axes: dict[str, list[tuple[int, int]]] = {}
     for place, spec in enumerate(specs):
         for axis, name in enumerate(spec.dims[1:] if spec.batched else spec.dims):
@@ -238,9 +241,9 @@ def _equally_long(
 
 
 def _digest(tensor: Tensor) -> str:
-    """Equal for tensors of one datatype, one shape and the same bytes, and for no others.
+    """Equal for tensors of equal datatype, shape and bytes only.
 
-    A cryptographic hash: a collision would put a stranger's values among a caller's rows.
+    A cryptographic hash, because a collision would mix one caller's values into another's batch.
     """
     array = tensor.array
     found = blake2b(repr((tensor.datatype, array.shape)).encode(), digest_size=32)

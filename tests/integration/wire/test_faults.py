@@ -69,7 +69,7 @@ async def test_a_request_with_nan_fails_alone_and_nothing_is_run_again(together,
 
     _, ends = await together(values, nan_on(POISON), on_nan="fail")
 
-    check(values, ends, "row 0: output 'Y' holds NaN", grpc.StatusCode.INVALID_ARGUMENT)
+    check(values, ends, "row 0: output 'Y' contains NaN", grpc.StatusCode.INVALID_ARGUMENT)
     assert fakes[0].batch_sizes == [1, 4]
 
 
@@ -171,5 +171,5 @@ class TestSplitting:
         with pytest.raises(aio.AioRpcError) as caught:
             await stub.ModelInfer(thirteen)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert "13 rows in one request, at most 12" in caught.value.details()
+        assert "the request has 13 rows; allowed: at most 12" in caught.value.details()
         assert "queue.max_batches_per_request" in caught.value.details()

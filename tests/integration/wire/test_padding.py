@@ -83,7 +83,10 @@ async def test_a_longer_request_is_refused_and_says_how_long_it_may_be(start, di
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ModelInfer(request(9)[1])
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "length 9 on axis 1, at most 8 (padding, the largest bucket)" in caught.value.details()
+    assert (
+        "length 9 on axis 1; allowed: at most 8, the largest bucket (padding)"
+        in caught.value.details()
+    )
 
 
 async def test_padding_shows_in_the_metrics(start, dial, document, scrape):

@@ -52,7 +52,7 @@ def test_an_executor_that_takes_full_batches_only_gets_such():
     assert batch.inputs["X"].tolist() == [[1], [11], [11], [11]]
     result = check_result(BatchResult({"Y": batch.inputs["X"]}, {3: "no"}), batch, layout)
     assert scatter(result, 0, 2, None, layout)["Y"].array.tolist() == [[1], [11]]
-    with pytest.raises(ExecutionError, match=r"\[2, 1\] for 4 rows"):
+    with pytest.raises(ExecutionError, match=r"\[2, 1\], and axis 0 should be 4 long"):
         check_result(BatchResult({"Y": np.zeros((2, 1), np.float32)}), batch, layout)
 
 
@@ -110,7 +110,7 @@ def refused(result, rows=2, layout=LAYOUT):
 def test_an_output_of_other_rows_is_refused_and_released(shape):
     released = []
     result = BatchResult({"Y": np.zeros(shape, np.float32)}, release=lambda: released.append(1))
-    assert f"its shape is {list(shape)} for 2 rows" in refused(result)
+    assert f"its shape is {list(shape)}, and axis 0 should be 2 long" in refused(result)
     assert released == [1]
 
 

@@ -25,7 +25,7 @@ def test_the_rows_that_hold_it_and_no_others(datatype, dtype):
     array = np.ones((4, 2, 3), dtype)
     array[0] = np.inf
     array[1, 1, 2] = array[3, 0, 0] = np.nan
-    message = "output 'Y' holds NaN"
+    message = "output 'Y' contains NaN"
     assert errors(array, datatype) == {1: message, 3: message}
     assert errors(array[[0, 2]], datatype) == {}
 
@@ -38,7 +38,7 @@ def test_bf16_is_read_by_its_bits():
 
 def test_an_error_of_the_executors_own_stays():
     array = np.full((2, 1), np.nan, np.float32)
-    assert errors(array, "FP32", {0: "mine"}) == {0: "mine", 1: "output 'Y' holds NaN"}
+    assert errors(array, "FP32", {0: "mine"}) == {0: "mine", 1: "output 'Y' contains NaN"}
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (2,)])
@@ -66,4 +66,4 @@ def test_the_answer_of_a_model_without_a_batch_axis_fails_as_a_whole(array):
     executed = ExecutedBatch(0, result=BatchResult({"Y": np.asarray(array, np.float32)}))
     slices = [Slice(InferenceRequest("m", {}, 0), 0, 1)]
     fail_nan_rows(executed, Layout({"Y": "FP32"}, batched=False), slices)
-    assert executed.result.row_errors == {0: "output 'Y' holds NaN"}
+    assert executed.result.row_errors == {0: "output 'Y' contains NaN"}

@@ -144,8 +144,8 @@ def refused():
 async def test_a_warm_up_that_fails_names_the_remedy(refused):
     told = await refused(ZeroDivisionError("division by zero"))
     assert told == (
-        "m: the warm-up batch of 1 rows failed: ZeroDivisionError: division by zero (it held zeros"
-        " and empty texts; where these do not suit the model, give values in warmup.inputs, or skip"
+        "m: the warm-up batch of 1 rows failed: ZeroDivisionError: division by zero (it contained zeros"
+        " and empty texts; if these do not suit the model, set warmup.inputs, or skip"
         " the warm-up with warmup.batch_sizes: [])"
     )
     assert "the values in warmup.inputs" in await refused(ValueError("x"), {"X": 1})
@@ -156,7 +156,7 @@ async def test_a_length_that_nothing_takes_is_refused(refused):
     assert WarmupConfig().length == DEFAULT_LENGTH, "a default is no wish"
     told = await refused(ValueError("never"), length=8)
     assert told.startswith(
-        "model 'm': warmup.length: got 8; allowed: where an axis of an input varies"
+        "model 'm': warmup.length: got 8; allowed: a length only where an input has a variable axis"
     )
 
 
@@ -180,7 +180,7 @@ async def test_rows_that_fail_by_themselves_are_told(caplog):
     await worker.close(5.0)
     (told,) = [record.getMessage() for record in caplog.records]
     assert told.startswith(
-        "m: the warm-up batch of 1 rows failed: input 'X' must be a number (it held"
+        "m: the warm-up batch of 1 rows failed: input 'X' must be a number (it contained"
     )
 
 

@@ -16,7 +16,9 @@ def test_each_line_is_a_name(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ModelLoadError, match=f"model 'm': labels: {tmp_path}/no: No such file"):
+    with pytest.raises(
+        ModelLoadError, match=f"model 'm': labels: {tmp_path}/no cannot be read: No such file"
+    ):
         read_labels("m", tmp_path / "no")
 
 
@@ -31,5 +33,5 @@ def test_a_file_must_not_be_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(labels, "MAX_LABELS_BYTES", 3)
     (tmp_path / "labels").write_text("abcd")
 
-    with pytest.raises(ModelLoadError, match="labels has more than 3 bytes"):
+    with pytest.raises(ModelLoadError, match="labels is too large; allowed: at most 3 bytes"):
         read_labels("m", tmp_path / "labels")

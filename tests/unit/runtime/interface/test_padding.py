@@ -209,8 +209,7 @@ def test_a_request_longer_than_the_last_bucket_is_refused():
     with pytest.raises(InvalidRequest) as caught:
         signature.validate(sentence(9))
     assert str(caught.value) == (
-        "m: input 'ids' has length 9 on axis 1, at most 8 (padding, the largest bucket) can be"
-        " served"
+        "m: input 'ids' has length 9 on axis 1; allowed: at most 8, the largest bucket (padding)"
     )
 
 

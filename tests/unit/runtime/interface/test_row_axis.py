@@ -87,7 +87,7 @@ def test_an_executor_that_gives_no_row_axis_is_told():
         ([spec("Y", "n", batched=False)], "output 'Y' of shape [-1] has no rows first"),
         ([TensorSpec("Y", "FP32", (1, 2))], "output 'Y' of shape [1, 2] has no rows first"),
         ([TensorSpec("Y", "FP32", ())], "output 'Y' of shape [] has no rows first"),
-        ([spec("Y", "n"), spec("Y", "n")], "two outputs are called 'Y'"),
+        ([spec("Y", "n"), spec("Y", "n")], "two outputs have the name 'Y'"),
         ([TensorSpec("Y", "FLOAT", (-1,))], "output 'Y' is 'FLOAT'; allowed: BOOL, "),
         ([TensorSpec("Y", "FP32", (-1, 2), dims=("n",))], "'Y' has 1 names for the 2 axes of"),
     ],

@@ -49,7 +49,7 @@ def test_axes_of_one_name_agree_padded_or_not(padding):
     model = signature(IDS, MASK, padding=padding)
     assert model.validate(request(ids=np.ones((2, 3), int), mask=np.ones((2, 3), int))).rows == 2
     assert refusal(model, request(ids=np.ones((2, 3), int), mask=np.ones((2, 2), int))) == (
-        "m: inputs disagree on the length of 'seq', an axis that they share: 'ids' has 3 on axis 1,"
+        "m: inputs have different lengths on the axis 'seq', which they share: 'ids' has 3 on axis 1,"
         " 'mask' has 2 on axis 1"
     )
 
@@ -157,7 +157,7 @@ def test_shared_inputs_are_bounded(monkeypatch):
     assert key(spec, np.zeros(most, np.float32))
     told = refusal(signature(X, spec), request(X=ROW, b=np.zeros(most + 1, np.float32)))
     assert told.startswith(
-        f"m: b have {MAX_SHARED_INPUT_BYTES + 4} bytes, at most {MAX_SHARED_INPUT_BYTES}"
+        f"m: b (inputs with batched: false) have {MAX_SHARED_INPUT_BYTES + 4} bytes"
     )
     monkeypatch.setattr(module, "MAX_SHARED_INPUT_BYTES", 9)
     texts = TensorSpec("b", "BYTES", (-1,), batched=False)
@@ -183,7 +183,7 @@ def test_without_a_batch_axis_shapes_are_as_they_are():
     }
     measure = model.validate(request(**arrays))
     assert (measure.rows, measure.shapes, measure.batch_key) == (1, ((3, 2), (3,), ()), "")
-    assert "of 'n'" in refusal(model, request(**arrays | {"b": np.ones(2, np.float32)}))
+    assert "axis 'n'" in refusal(model, request(**arrays | {"b": np.ones(2, np.float32)}))
     assert "shape []" in refusal(model, request(**arrays | {"c": np.ones(1, np.float32)}))
 
 
