@@ -295,6 +295,6 @@ async def test_inputs_that_disagree_on_the_rows_are_invalid(start, hello, fakes,
         await stub.ModelInfer(inputs(X=np.ones((2, 4), np.float32), Z=np.ones((3, 4), np.float32)))
 
     assert caught.value.code() is INVALID
-    assert "disagree on the number of rows: 'Z' has 3" in caught.value.details()
+    assert "have different numbers of rows: 'Z' has 3" in caught.value.details()
     reply = await stub.ModelInfer(inputs(X=ROW, Z=ROW))
     assert np.array_equal(output_arrays(reply)["Y"], 2 * ROW)
