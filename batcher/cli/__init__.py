@@ -1,5 +1,6 @@
-"""The command line: one file a command, each a thin layer that parses, calls and reports.
+"""The command line: a file for each command, which parses options, calls another package and prints.
 
-`exits` is the one place where errors become exit codes, `configuration` the one way from a path to
-a checked `Config`. Heavy imports happen inside the commands, so that `--help` answers at once.
+`exits` turns errors into exit codes, `configuration` a path into a checked `Config`. Imports that take
+long happen inside the commands, so that `--help` answers at once. Nothing here decides anything: what
+a command computes belongs to the package that it calls.
 """

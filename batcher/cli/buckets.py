@@ -1,4 +1,4 @@
-"""`batcher buckets`: which lengths to pad to, from lengths that were seen."""
+"""`batcher buckets`: propose padding buckets from observed lengths."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ if TYPE_CHECKING:
 
     from batcher.simulation.buckets import Buckets
 
-_OF_A_LOG = "Which axis of an event log"
+_OF_A_LOG = "For an event log: which axis"
 
 EPILOG = """
-LENGTHS holds a length a line, or a length and how often it was seen (`17,320`); `-` reads standard
-input. The lengths of what? Of one variable axis of your requests, for example the tokens of every
-sentence of a day.
+LENGTHS is a text file with one length a line, or a length and its count (`17,320`); `-` reads standard
+input. A length is that of one variable axis of one request, for example the number of tokens in a
+sentence.
 
-Or LENGTHS is an event log, as `batcher replay` takes it: the folder of a journal, one of its files,
-or a flight record. Then a length counts once for each row. Requests that were too long to be served
-are not in it.
+LENGTHS may also be an event log: the folder of a journal, one of its files, or a flight record. Then
+each row counts once. Requests that were refused as too long are not in it.
 
-What is padding: a batch's requests are filled up to the length of their bucket, and the device
-computes what fills them up as well. More buckets pad less, but fewer requests share each of them:
-take the smallest number behind which the padding hardly shrinks any more.
+Each request is padded to the length of its bucket, and the device computes the padding as well. More
+buckets mean less padding, but fewer requests in each bucket and so smaller batches: take the smallest
+number after which the padding hardly shrinks.
 
-Exit codes: 0 when it found some, 2 when the file or an option is wrong.
+Exit codes: 0 when buckets were found; 2 when the file or an option is wrong.
 
 Examples:
 
-- `batcher buckets lengths.txt`: the best 1 to 8 buckets, and evenly spaced ones to compare with.
+- `batcher buckets lengths.txt`: the best 1 to 8 buckets, next to evenly spaced ones.
 
-- `batcher buckets lengths.txt --count 5 --longest 512 --multiple 8`: five, of which the last takes
-  requests of up to 512, all of them multiples of 8.
+- `batcher buckets lengths.txt --count 5 --longest 512 --multiple 8`: five buckets that are multiples of
+  8; the last is 512.
 
-- `batcher buckets lengths.txt --count 5 --json`: for a program.
+- `batcher buckets lengths.txt --count 5 --json`: the same as JSON.
 
-- `batcher buckets /var/lib/batcher/journal --model minilm`: from what a server was asked.
+- `batcher buckets /var/lib/batcher/journal --model minilm`: from recorded requests.
 """
 
 
@@ -49,7 +48,7 @@ def buckets(
     lengths: Annotated[
         Path,
         typer.Argument(
-            metavar="LENGTHS", help="The file of lengths, -, or an event log.", allow_dash=True
+            metavar="LENGTHS", help="A file of lengths, `-`, or an event log.", allow_dash=True
         ),
     ],
     *,
@@ -59,7 +58,7 @@ def buckets(
     multiple: Annotated[
         int,
         typer.Option(
-            metavar="N", min=1, max=65536, help="Propose only multiples of this, such as 8."
+            metavar="N", min=1, max=65536, help="Propose only multiples of this length, such as 8."
         ),
     ] = 1,
     longest: Annotated[
@@ -68,14 +67,16 @@ def buckets(
             metavar="N",
             min=1,
             max=1_000_000_000,
-            help="The longest request to be served: longer ones would be refused, and do not count."
-            " [default: the longest of the file]",
+            help="The longest request to serve: longer ones would be refused, and do not count."
+            " [default: the longest in the file]",
             show_default=False,
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", rich_help_panel=_OF_A_LOG, help="Requests of this model."),
+        typer.Option(
+            metavar="NAME", rich_help_panel=_OF_A_LOG, help="The model whose requests count."
+        ),
     ] = None,
     place: Annotated[
         int | None,
@@ -84,22 +85,25 @@ def buckets(
             metavar="N",
             min=0,
             rich_help_panel=_OF_A_LOG,
-            help="This input, by its place in the model, from 0.",
+            help="The input, by its position in the model, from 0.",
         ),
     ] = None,
     axis: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, rich_help_panel=_OF_A_LOG, help="This axis; 1 follows the rows."
+            metavar="N",
+            min=1,
+            rich_help_panel=_OF_A_LOG,
+            help="The axis of that input; 0 is the rows, so the first other one is 1.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Propose the buckets with the least padding for lengths that were observed.
+    """Propose the padding buckets that waste least for lengths that were observed.
 
-    No other buckets of that number pad those lengths less; of more than 8,192 different lengths,
-    neighbours are put together first, and the proposal is close to that. Write it under `padding`
-    in the configuration.
+    No other buckets of the same number pad these lengths less. With more than 8,192 different lengths,
+    neighboring ones are merged first, and the proposal is close to the best. The last line of the
+    output goes under `padding` in the configuration file.
     """
     with reported():
         from batcher.simulation.buckets import evenly_spaced, propose, served
@@ -120,14 +124,16 @@ def buckets(
 def _observed(
     path: Path, model: str | None, place: int | None, axis: int | None
 ) -> tuple[Counter[int], str]:
-    """Length -> how often, and of what. The options are for event logs alone."""
+    """Length -> count, and what was counted. The options are for event logs alone."""
     from batcher.errors import InputError
     from batcher.journal import is_log
 
     if is_log(path):
         return _logged(path, model, place, axis), "rows"
     if (model, place, axis) != (None, None, None):
-        raise InputError(f"--model, --input and --axis: {path} is no event log; allowed: with one")
+        raise InputError(
+            f"--model, --input and --axis: {path} is not an event log; allowed: only with an event log"
+        )
     return _read(path), "requests"
 
 
@@ -201,7 +207,7 @@ def _print(
     typer.echo(f"{total:,} {what}, lengths {min(counts)} to {max(counts)}, {mean:.1f} on average")
     refused = observed.total() - total
     if refused:
-        typer.echo(f"{refused:,} longer ones would be refused and do not count")
+        typer.echo(f"{refused:,} longer ones would be refused, and do not count")
     rows = table("buckets", "padding", "evenly spaced", "proposed", texts=0)
     for best, other in zip(found, even, strict=True):
         rows.add_row(

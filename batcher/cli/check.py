@@ -1,4 +1,4 @@
-"""`batcher check`: say what is wrong with a configuration, or sum up what it would do."""
+"""`batcher check`: validate a configuration and summarize it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from batcher.config.files import Problem
 
 EPILOG = """
-Exit codes: 0 when all is well, 2 when something is wrong: each problem names the path, the line,
-what was got and what is allowed.
+Exit codes: 0 when the configuration is valid; 2 when it is not. Each problem names the key, its line,
+the value and what is allowed.
 
 Examples:
 
-- `batcher check config.yaml` looks at the file and at what it names: TLS files and whether they fit,
-  executors and their options, model files, folders of sockets and logs.
+- `batcher check config.yaml` checks the file and what it names: TLS files and whether certificate and
+  key belong together, executors and their options, model files, the folders of sockets and logs.
 
-- `batcher check --load config.yaml` also loads every model and warms it up, as `batcher serve` would:
-  on the machine and with the devices that it will run with.
+- `batcher check --load config.yaml` also loads and warms up every model, as `batcher serve` does. Run it
+  on the machine and with the devices that will serve.
 
-- `MODEL_DIR=/models batcher check config.yaml` when the file reads `${MODEL_DIR}`.
+- `MODEL_DIR=/models batcher check config.yaml` for a file that reads `${MODEL_DIR}`.
 """
 
 _COLUMNS = (
@@ -55,14 +55,14 @@ def check(
         bool,
         typer.Option(
             "--load",
-            help="Also load every model and warm it up, which finds what only its runtime knows.",
+            help="Also load and warm up every model. Finds what only the model's runtime can tell.",
         ),
     ] = False,
 ) -> None:
-    """Say what is wrong with a configuration without serving it, and sum up what it would do.
+    """Validate a configuration without serving it, and summarize it.
 
-    Nothing listens and nothing is written. What only loading can tell, whether a model file is good,
-    fits its device and takes the batches and the padding that are configured, `--load` finds.
+    Opens no port and writes no file. With `--load` it also finds a damaged model file, a device that
+    is missing or too small, and batch sizes or padding that the model does not take.
     """
     with reported():
         from rich.console import Console
@@ -84,7 +84,7 @@ def check(
 
 
 def _load(config: Config, path: Path) -> None:
-    """Load the models and say what each is. Raises `ConfigError` with what each says is wrong."""
+    """Load the models and print inputs and outputs of each. Raises `ConfigError` with every failed load."""
     import asyncio
 
     from batcher.cli.loading import load_models

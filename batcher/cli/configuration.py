@@ -1,4 +1,4 @@
-"""The one way from the path on the command line to a configuration that could be served."""
+"""From a path on the command line to a configuration that can be served."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ConfigPath = Annotated[
 
 
 def checked_config(path: Path) -> Config:
-    """The configuration, with what it names looked up: TLS files, executors, their options.
+    """The configuration, after TLS files, executors and their options were checked.
 
-    Nothing is loaded and nothing listens. Raises ConfigError with every problem found.
+    Nothing is loaded and no port is opened. Raises ConfigError with every problem found.
     """
     from batcher.config import load_config
 
@@ -41,10 +41,10 @@ def refuse(config: Config, path: Path, problems: Sequence[Problem]) -> None:
 
 
 def problems_before_loading(config: Config, *, thorough: bool) -> list[Problem]:
-    """All that is wrong with what the configuration names, as far as that shows without loading.
+    """Every problem with what the configuration names that can be found without loading a model.
 
-    `thorough` also looks for what may still come about before a server needs it: folders, the files
-    of models, executors that can be imported.
+    `thorough` also checks what may still be created before the server starts: folders, model files,
+    plugins that have to be importable.
     """
     from batcher.config import file_problems, folder_problems
 

@@ -1,4 +1,4 @@
-"""As many open files as the configuration may need: each connection is one."""
+"""Raise the limit of open files to what the configuration may need: each connection takes one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BESIDE: Final = 512
-"""Files beside the connections of gRPC: those of HTTP, logs, models and their libraries."""
+"""Open files other than gRPC connections: HTTP connections, logs, models and their libraries."""
 
 
 def allow_files(config: Config) -> None:
     """Raise the soft limit of this process to what the configuration may need.
 
-    At a limit that is too low, connections that sit idle would keep probes and scrapers out. Where
-    the hard limit is lower than that, the log says what to do.
+    With a limit that is too low, idle connections would keep health probes and scrapes out. Where the
+    hard limit is lower than needed, a warning says what to do.
     """
     server = config.server
     each = server.max_connections + PROBE_CONNECTIONS
@@ -32,8 +32,8 @@ def allow_files(config: Config) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     if most < needed:
         log.warning(
-            "%d connections may need %d open files, and this process may have %d (ulimit -Hn): with"
-            " all of them taken, probes would fail; lower server.max_connections or raise the limit",
+            "%d gRPC connections may need %d open files, and this process may open %d (ulimit -Hn): once"
+            " they are used up, health probes fail; lower server.max_connections or raise the limit",
             needed - BESIDE,
             needed,
             most,

@@ -1,4 +1,4 @@
-"""Loads models as `batcher serve` would, without serving them."""
+"""Load models as `batcher serve` does, without serving them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 async def load_models(
     config: Config, begins: Callable[[int], None]
 ) -> AsyncIterator[tuple[int, str | StartupError]]:
-    """Load and warm up every model once, in their order; all stay loaded until the last one is.
+    """Load and warm up every model once, in order; all stay loaded until the last one is loaded.
 
-    For each its place in the configuration, and what it is or why it could not be loaded; `begins`
-    is told the place before.
+    Yields for each its place in the configuration, and a description or why it could not be loaded.
+    `begins` is called with the place before each load.
     """
     once = tuple(model.model_copy(update={"load_retry_timeout": 0}) for model in config.models)
     application = Application(config.model_copy(update={"models": once}))

@@ -1,4 +1,4 @@
-"""The `batcher` command: what is common to all commands, and the list of them."""
+"""The command `batcher`: its own options, and the list of its subcommands."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from batcher.cli import buckets, check, profile, replay, schema, serve, simulate
 EXAMPLES = """
 Examples:
 
-- `batcher check config.yaml` says what is wrong with a configuration, or sums it up.
+- `batcher check config.yaml` validates a configuration and summarizes it.
 
-- `batcher serve config.yaml` serves it until SIGTERM or Ctrl-C.
+- `batcher serve config.yaml` serves its models until SIGTERM or Ctrl-C.
 
-- `batcher simulate config.yaml --arrivals poisson --load 0.8` says what it would do.
+- `batcher simulate config.yaml --arrivals poisson --load 0.8` predicts latency and goodput at 80 % of
+  the capacity, without loading a model.
 
-- `batcher replay LOG --set batching.target_p99=40ms` says what it would have done.
+- `batcher replay LOG --set batching.target_p99=40ms` shows what another target would have done with
+  recorded traffic.
+
+- `batcher COMMAND --help` shows the options of a command, with examples.
 """
 
 app = typer.Typer(
@@ -47,7 +51,10 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Batches gRPC inference requests inside windows that a latency target bounds."""
+    """Batch gRPC inference requests within a latency target.
+
+    One YAML file describes the server: `batcher schema` prints what it may contain.
+    """
 
 
 app.command(epilog=serve.EPILOG)(serve.serve)

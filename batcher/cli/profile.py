@@ -1,4 +1,4 @@
-"""`batcher profile`: what batches really take, for `batcher simulate`."""
+"""`batcher profile`: measure service times, for `batcher simulate`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from batcher.simulation.profile import ModelProfile
 
 EPILOG = """
-Exit codes: 0 when all is measured, 2 when the configuration or an option is wrong, 1 when a model
-could not be loaded or a batch failed.
+Exit codes: 0 when everything was measured; 1 when a model could not be loaded or a batch failed; 2
+when the configuration or an option is wrong.
 
 Examples:
 
@@ -32,32 +32,36 @@ def profile(
     *,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="Where to write the profile (JSON)."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the profile here, as JSON with times in milliseconds.",
+        ),
     ],
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Measure this model alone. [default: all]", show_default=False
+            metavar="NAME", help="Measure only this model. [default: all]", show_default=False
         ),
     ] = None,
     sizes: Annotated[
         str | None,
         typer.Option(
             metavar="ROWS",
-            help="Batch sizes, such as `1,8,32`. [default: 1, 2, 4, ... and max_batch_size]",
+            help="Batch sizes in rows, such as `1,8,32`. [default: 1, 2, 4, ... and max_batch_size]",
             show_default=False,
         ),
     ] = None,
     repeats: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Batches that are timed of each size.")
+        int, typer.Option(metavar="N", min=1, help="Batches to time of each size.")
     ] = 20,
 ) -> None:
-    """Load the models and measure what a batch of every size takes.
+    """Load the models and measure how long a batch of each size takes.
 
-    Each model is loaded and warmed up as for service, one instance of each and one model after the
-    other, and gets batches like those of its warm-up: zeros, or what `warmup.inputs` says, and
-    variable axes have the length `warmup.length`. Run it where the model will be served, with
-    nothing else on the device.
+    One instance of each model is loaded and warmed up, one model after the other. Batches have the
+    contents of warm-up batches: zeros, or what `warmup.inputs` says, with the length `warmup.length` on
+    variable axes. Run it on the machine that will serve, with nothing else on the device.
     """
     with reported():
         import asyncio
@@ -94,7 +98,7 @@ def _models(config: Config, wanted: str | None) -> dict[str, ModelConfig]:
 
 
 def _sizes(model: ModelConfig, text: str | None) -> tuple[int, ...]:
-    """The sizes to measure, ascending. Without any, what warm-up does by default."""
+    """The sizes to measure, ascending; by default those that a warm-up measures."""
     from batcher.errors import InputError
 
     most = model.batching.most_rows

@@ -1,4 +1,4 @@
-"""The bar of commands that take a while."""
+"""The progress bar of commands that take a while."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar on standard error while the block runs, where somebody looks at it.
+    """A progress bar on standard error while the block runs, if that is a terminal.
 
-    The block gets a function to tell what is at work, and by how many steps of `total` it is on.
+    The block gets a function that takes a description and the number of steps (of `total`) done since
+    the last call.
     """
     from rich.console import Console
     from rich.progress import (

@@ -1,4 +1,4 @@
-"""`batcher replay`: what was recorded, played again, and what other settings would have made of it."""
+"""`batcher replay`: play a recorded event log again, as it was or with other settings."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from batcher.simulation.whatif import Variant
 
 EPILOG = """
-Exit codes: 0 when the replay was identical, 1 when the scheduler did something else than was
-recorded, 2 when an option is wrong or nothing in the log can be read. What cannot be read of a log
-is told on standard error, and the rest is replayed.
+Exit codes: 0 when the scheduler decided exactly as recorded; 1 when it did not; 2 when an option is
+wrong or nothing in the log can be read. Parts that cannot be read are reported on standard error, and
+the rest is replayed.
 
 Examples:
 
-- `batcher replay /var/lib/batcher/journal`: what is in it, and whether it replays.
+- `batcher replay /var/lib/batcher/journal`: what the log contains, and whether it replays.
 
-- `batcher replay incident.batcherlog --set batching.target_p99=40ms`: what another target would
-  have made of the last minutes.
+- `batcher replay incident.batcherlog --set batching.target_p99=40ms`: what another target would have
+  done in the last minutes before an incident.
 
-- `batcher replay journal --from 30s --to 90s --policy fixed:2ms --policy greedy --plot out.png`:
-  other policies, on a part of it.
+- `batcher replay journal --from 30s --to 90s --policy fixed:2ms --policy greedy --plot out.png`: other
+  policies, on one minute of the log.
 """
 
-_PART = "Which part of the log"
-_CHANGES = "What to change"
+_PART = "Part of the log"
+_CHANGES = "Changes to try"
 
 
 def replay(
@@ -51,7 +51,7 @@ def replay(
         typer.Option(
             metavar="NAME",
             rich_help_panel=_CHANGES,
-            help="A policy to try, repeatable, as `batcher simulate` has them.",
+            help="A policy to try, as `batcher simulate --policy` takes it. Repeatable.",
         ),
     ] = None,
     assignments: Annotated[
@@ -60,7 +60,8 @@ def replay(
             "--set",
             metavar="PATH=VALUE",
             rich_help_panel=_CHANGES,
-            help="A setting to try, repeatable, with the keys of `batching` and `queue`.",
+            help="A setting to try, such as `batching.target_p99=40ms` or `queue.max_requests=64`."
+            " Repeatable.",
         ),
     ] = None,
     model: Annotated[
@@ -68,7 +69,7 @@ def replay(
         typer.Option(
             metavar="NAME",
             rich_help_panel=_CHANGES,
-            help="Change and report on this model alone.",
+            help="Change and report only this model.",
         ),
     ] = None,
     segment: Annotated[
@@ -77,7 +78,7 @@ def replay(
             metavar="N",
             rich_help_panel=_PART,
             min=0,
-            help="This segment, by its number; repeatable.",
+            help="Only the segment with this number. Repeatable.",
         ),
     ] = None,
     from_: Annotated[
@@ -86,33 +87,42 @@ def replay(
             "--from",
             metavar="TIME",
             rich_help_panel=_PART,
-            help="Begin with the segment of this moment, counted from the log's beginning.",
+            help="Begin with the segment at this time after the beginning of the log, such as `30s`.",
         ),
     ] = None,
     to: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", rich_help_panel=_PART, help="End at this moment, counted the same."
+            metavar="TIME",
+            rich_help_panel=_PART,
+            help="End at this time after the beginning of the log.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Equal seeds give equal runs.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Random seed: equal seeds, equal runs.")
+    ] = 0,
     seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Pool runs of so many seeds, from `--seed` on.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Pool the results of this many runs, from `--seed` on."
+        ),
     ] = 1,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw latency: `out.png`. Needs the extra `plot`."),
+        typer.Option(
+            metavar="FILE", help="Plot latency to this file, such as `out.png`. Needs matplotlib."
+        ),
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON objects, one a line, instead of tables.")
     ] = False,
 ) -> None:
-    """Play a recorded event log through the scheduler again.
+    """Replay a recorded event log, and try other settings on the recorded requests.
 
-    Says what is in the log, plays every segment from its own snapshot, and compares each command
-    with the recorded one. With `--set` or `--policy`, the recorded requests then meet the scheduler
-    under those settings in virtual time, with batches that take what recorded ones took, beside what
-    was recorded and what the recorded settings come to in the same way.
+    Prints what the log contains, replays every segment from its own snapshot, and compares each
+    decision of the scheduler with the recorded one. With `--set` or `--policy` it also simulates the
+    recorded requests under those settings, with service times as recorded, and prints the result next
+    to what was recorded.
     """
     with reported():
         from batcher.errors import InputError
@@ -125,8 +135,8 @@ def replay(
         what_if = _variants(part, policy or [], assignments or [], model)
         if picture is not None and what_if is None:
             raise InputError(
-                f"--plot: got {plot}, and nothing to draw; allowed: with --set or --policy,"
-                " as --policy configured"
+                f"--plot: got {plot}, but nothing to plot; allowed: together with --set or --policy,"
+                " such as --policy configured"
             )
         played = _replay(found, part, json=json)
         if what_if:
@@ -138,7 +148,7 @@ def replay(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The segments that were asked for, up to a moment, and the models of which to report."""
+    """The segments that were asked for, and the time at which to end."""
 
     segments: list[Segment]
     until_ns: int
@@ -147,7 +157,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What is to be tried, on which models, and the largest batch that any of it allows."""
+    """The variants to try, the models that they change, and the largest batch of any of them."""
 
     variants: list[Variant]
     models: frozenset[str]
@@ -184,8 +194,8 @@ def _part(log: Log, numbers: list[int], from_: str | None, to: str | None) -> _P
         length_ns = max(each.since(each.last_ns) for each in log.segments)
         length = format_duration(round(length_ns / SECOND) * SECOND)
         raise InputError(
-            f"--from {from_ or '0s'} --to {to or 'the end'}: nothing of the log is there; it is"
-            f" {length} long"
+            f"--from {from_ or '0s'} --to {to or 'the end'}: the log, which is {length} long, has nothing"
+            " there; allowed: a part of it"
         )
     return _Part(chosen, until_ns, first.path)
 
@@ -193,7 +203,7 @@ def _part(log: Log, numbers: list[int], from_: str | None, to: str | None) -> _P
 def _variants(
     part: _Part, policies: list[str], assignments: list[str], model: str | None
 ) -> _Asked | None:
-    """What is to be tried; None where nothing is. Everything wrong with it is told before a run."""
+    """The variants to try, or None. Raises `InputError` for a wrong one before anything runs."""
     from batcher.config import changed_model
     from batcher.errors import InputError
     from batcher.journal import plain
@@ -223,7 +233,7 @@ def _variants(
 
 
 def _replay(log: Log, part: _Part, *, json: bool) -> Replayed:
-    """Play it as it was, and say how that went."""
+    """Replay it as recorded, and print the result."""
     from batcher.cli.progress import progress
     from batcher.cli.replayed import print_contents, print_faults, print_replayed
     from batcher.clock import monotonic_ns
@@ -248,7 +258,7 @@ def _compare(
     *,
     json: bool,
 ) -> None:
-    """Play it as it might have been."""
+    """Simulate the variants, and print them next to what was recorded."""
     from batcher.cli.progress import progress
     from batcher.cli.replayed import print_comparison
     from batcher.cli.results import print_json
@@ -260,12 +270,14 @@ def _compare(
     from batcher.simulation.whatif import REPLAYED, Variant, WhatIf
 
     lessons = Lessons(asked.max_rows)
-    told_of = list(stories(part.segments, part.until_ns, lessons))
+    found = list(stories(part.segments, part.until_ns, lessons))
     learned = lessons.learned(late_ns)
-    every = [WhatIf(story, learned, asked.models) for story in told_of]
+    every = [WhatIf(story, learned, asked.models) for story in found]
     played = [each for each in every if each.requests]
     if not played:
-        raise InputError("no request came to an end in this part of the log; allowed: more of it")
+        raise InputError(
+            "no request ended in this part of the log; allowed: a longer part (--from, --to, --segment)"
+        )
     cells = [Cell(None, tuple(each.recorded() for each in played))]
     variants = [Variant(REPLAYED), *asked.variants]
     with progress(len(variants) * len(seeds) * len(played)) as told:

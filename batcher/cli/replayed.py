@@ -1,4 +1,4 @@
-"""What `batcher replay` prints: the log's contents, how its replay went, and what might have been."""
+"""What `batcher replay` prints: contents of the log, result of the replay, comparison of variants."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from batcher.simulation.report import Summary
 
 _MOST_CHANGES = 20
-"""Values that changed while it was recorded; `--json` has all."""
+"""Changes of settings during the recording that are printed; `--json` has all."""
 
 _MOST_SHOWN = 2_000
-"""Characters of a difference's two sides."""
+"""Characters of each side of a difference that are printed."""
 
 
 def print_contents(log: Log, segments: Sequence[Segment], *, json: bool) -> None:
-    """What is in the log, or in the part of it that was asked for."""
+    """The contents of the log, or of the part of it that was asked for."""
     if json:
         _print_contents_json(log, segments)
         return
@@ -44,19 +44,19 @@ def print_contents(log: Log, segments: Sequence[Segment], *, json: bool) -> None
         detail = f": {incident.detail}" if incident.detail else ""
         typer.echo(f"incident at {_moment(incident.wall_ns)}: {incident.reason}{detail}")
         for change in incident.changes:
-            typer.echo(f"changed by a call, not in its configuration file: {change}")
+            typer.echo(f"changed by an admin call, not in the configuration file: {change}")
     for warning in _warnings(segments):
         typer.echo(f"warning: {warning}", err=True)
 
 
 def print_faults(faults: Sequence[str]) -> None:
-    """What could not be read or played, on standard error."""
+    """What could not be read or replayed, on standard error."""
     for fault in faults:
         typer.echo(f"fault: {fault}", err=True)
 
 
 def print_replayed(played: Replayed, took_ns: int, *, json: bool) -> None:
-    """How the replay went."""
+    """The result of the replay."""
     difference = played.first
     changes = [
         (changed.at_ns / 1e9, changed.model, *values)
@@ -108,7 +108,7 @@ def print_comparison(summaries: Sequence[Summary], stretches: int, seeds: int) -
     counts = summaries[0].counts
     notes = [f"{_count(counts.requests, 'request')} at {summaries[0].rate:,.1f}/s"]
     if stretches > 1:
-        notes.append(f"{stretches} stretches without a gap")
+        notes.append(f"{stretches} parts without a gap")
     if seeds > 1:
         notes.append(f"{seeds} seeds")
     typer.echo(f"\n{', '.join(notes)}")
@@ -187,19 +187,19 @@ def _warnings(segments: Sequence[Segment]) -> list[str]:
 
     mine = scheduler_fingerprint()
     found = [
-        f"the scheduler of batcher {version} ({scheduler}) is not this one ({__version__}, {mine}):"
-        " it may decide otherwise"
+        f"recorded by another scheduler (batcher {version}, {scheduler}) than this one"
+        f" (batcher {__version__}, {mine}), which may decide differently"
         for version, scheduler in _writers(segments)
         if scheduler != mine
     ]
     lacking = dict.fromkeys(name for each in segments for name in each.decoder.lacking)
     if lacking:
-        found.append(f"the log lacks {', '.join(lacking)}, which get their defaults")
+        found.append(f"the log does not have {', '.join(lacking)}; their defaults are used")
     return found
 
 
 def _settings(sections: object) -> str:
-    """The settings of a model that are not the default, in the words of the file."""
+    """Policy, target and batch size of a model, as text."""
     from batcher.config import changed_model
     from batcher.errors import ConfigError
     from batcher.journal import plain
@@ -207,7 +207,7 @@ def _settings(sections: object) -> str:
     try:
         model = changed_model(plain(sections), ())
     except ConfigError:
-        return "settings that this version does not know"
+        return "settings that this version cannot read"
     batching, target = model.batching, None
     texts = [batching.policy]
     target = batching.model_dump(mode="json")["target_p99"]
@@ -231,7 +231,7 @@ def _changed_values(changed: Changed) -> Iterator[tuple[str, object, object]]:
 
 
 def _padding(settings: ModelSettings) -> list[dict[str, object]]:
-    """As the file has it, but for the inputs: they have their places among the model's."""
+    """As in the configuration file, but with the position of each input instead of its name."""
     return [
         {"input": each.input, "axis": each.axis, "buckets": list(each.buckets)}
         for each in settings.padding

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from batcher.simulation.report import Counts, Summary
 
 PIPE_WIDTH = 160
-"""Columns of a table where there is no terminal to fit into."""
+"""Columns of a table that is not printed to a terminal."""
 
 
 def wide_console() -> Console:
-    """Standard output, wide enough for a table where it is no terminal."""
+    """Standard output, wide enough for a table if it is not a terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -37,15 +37,15 @@ def print_json(summaries: Sequence[Summary]) -> None:
 
 
 def warn_of_targets(deployment: Deployment) -> None:
-    """Say on standard error which targets cannot be met, whatever the policy."""
+    """Warn on standard error of targets that no policy can meet."""
     from batcher.clock import MILLISECOND
 
     for model in deployment.models:
         if not model.reachable:
             typer.echo(
                 f"warning: {model.name} cannot meet its target of"
-                f" {(model.settings.target_ns or 0) / MILLISECOND:.3g} ms: one row alone takes"
-                f" {model.curve[1] / MILLISECOND:.3g} ms, so nothing is on time",
+                f" {(model.settings.target_ns or 0) / MILLISECOND:.3g} ms: a batch of one row takes"
+                f" {model.curve[1] / MILLISECOND:.3g} ms, so no request is on time",
                 err=True,
             )
 
@@ -53,9 +53,9 @@ def warn_of_targets(deployment: Deployment) -> None:
 def print_table(
     experiment: Experiment, arrivals: str, summaries: Sequence[Summary], missing: str | None
 ) -> None:
-    """A table for each rate, and for each kind of request where there are several.
+    """Print a table for each rate, and for each kind of request where there are several.
 
-    `missing` is why there is no optimum.
+    `missing` says why there is no optimum.
     """
     from batcher.clock import MILLISECOND
 
@@ -91,13 +91,13 @@ def _offered(experiment: Experiment, cell: Summary) -> str:
 
 
 def print_remarks(summary: Summary) -> None:
-    """What was dropped and why, batches that nobody spoilt, and policies that failed."""
+    """Print why requests were dropped, batches that failed as a whole, and policies that failed."""
     if summary.dropped_by:
         reasons = ", ".join(f"{why} {count:,}" for why, count in summary.dropped_by.items())
         typer.echo(f"{summary.policy} dropped: {reasons}")
     if summary.failed_batches:
         typer.echo(
-            f"{summary.policy} batches that failed, with no request known to be at fault:"
+            f"{summary.policy} batches that failed without a failing request being found:"
             f" {summary.failed_batches:,}"
         )
     for error in dict.fromkeys(summary.errors):

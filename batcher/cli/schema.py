@@ -9,13 +9,14 @@ from batcher.cli.exits import reported
 EPILOG = """
 Example:
 
-- `batcher schema > batcher.schema.json`, and as the first line of the configuration
-  `# yaml-language-server: $schema=batcher.schema.json`.
+- `batcher schema > batcher.schema.json`, and this first line in the configuration file:
+  `# yaml-language-server: $schema=batcher.schema.json`. Editors with a YAML language server then complete
+  keys, show what they mean and mark mistakes.
 """
 
 
 def schema() -> None:
-    """Print the JSON Schema of the configuration file, for editors that complete and check."""
+    """Print the JSON Schema of the configuration file: every key, its type, default and meaning."""
     with reported():
         import json
 

@@ -1,4 +1,4 @@
-"""`batcher serve`: run until told to stop."""
+"""`batcher serve`: serve the models of a configuration file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,18 @@ from batcher.cli.configuration import ConfigPath, checked_config
 from batcher.cli.exits import reported
 
 EPILOG = """
-Exit codes: 0 after a clean drain, 2 when the configuration is wrong, 1 when it could not start or
-not drain in time.
+Exit codes: 0 after a shutdown in which every accepted request was answered; 1 when the server could
+not start, or could not answer them within `server.drain_timeout`; 2 when the configuration is wrong.
+
+Signals:
+
+- SIGTERM, SIGINT (Ctrl-C): drain and stop, as above. SIGTERM waits for `server.drain_delay` first, so
+  that a load balancer can take the server out; SIGINT does not.
+
+- SIGHUP: read the configuration file again. Settings that can change while the server runs are applied;
+  others are refused, and the log says which.
+
+- SIGUSR2: write a flight record, where `flight_recorder` is configured.
 
 Examples:
 
@@ -22,17 +32,12 @@ Examples:
 
 - `batcher serve config.yaml --log-format json --log-level warning`
 
-- `kill -HUP PID` has the file read again; so does a change of it. What cannot change while the
-  server runs is refused, and says so in the log.
-
-- A crash in native code (a driver, a runtime) leaves where each thread was on standard error.
-
-- `batcher check config.yaml` first says what is wrong without starting anything.
+- `batcher check config.yaml && batcher serve config.yaml`
 """
 
 
 class LogLevel(StrEnum):
-    """From which level on logs are written."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -41,15 +46,15 @@ class LogLevel(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How a log line looks."""
+    """The format of log lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
-def _leave_a_trace() -> None:
-    """Have a crash in native code write where every thread was, on standard error."""
-    # There is none to write to where the caller gave us something else in its place.
+def _dump_stacks_on_a_crash() -> None:
+    """Have a crash in native code (a driver, a runtime) write the stack of each thread to standard error."""
+    # Where standard error is no file, as under some test runners, there is nothing to write to.
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         faulthandler.enable()
 
@@ -58,19 +63,21 @@ def serve(
     config: ConfigPath,
     log_level: Annotated[
         LogLevel,
-        typer.Option(help="What to log on standard error; `debug` adds tracebacks to errors."),
+        typer.Option(
+            help="The lowest level that is logged, on standard error. `debug` adds tracebacks to errors."
+        ),
     ] = LogLevel.INFO,
     log_format: Annotated[
-        LogFormat, typer.Option(help="`text` for people, `json` for one object a line.")
+        LogFormat, typer.Option(help="`text` for people; `json` for one object a line.")
     ] = LogFormat.TEXT,
 ) -> None:
     """Serve the models of a configuration until SIGTERM or Ctrl-C.
 
-    Prints one line on standard output when it is ready. The first signal drains: readiness says no,
-    new requests are refused (after SIGTERM not before `server.drain_delay`), and accepted ones are
-    answered, for at most `server.drain_timeout`. A second one ends at once.
+    Prints one line on standard output when every model is loaded and warmed up. The first signal
+    drains: the server reports that it is not ready, refuses new requests, answers the accepted ones
+    for at most `server.drain_timeout`, and ends. A second signal ends it at once.
     """
-    _leave_a_trace()
+    _dump_stacks_on_a_crash()
     with reported(with_traceback=log_level is LogLevel.DEBUG):
         from batcher.telemetry.logs import configure_logging
 

@@ -1,4 +1,4 @@
-"""`batcher simulate`: what a configuration would do with some arrivals, in virtual time."""
+"""`batcher simulate`: predict what a configuration does with some arrivals, in virtual time."""
 
 from __future__ import annotations
 
@@ -23,29 +23,46 @@ if TYPE_CHECKING:
     from batcher.simulation.experiment import Cell, Experiment
 
 EPILOG = """
-Arrivals: `poisson:RATE`, `gamma:RATE:CV`, `mmpp:RATE:RATIO:SHARE:CYCLE`,
-`closed:CALLERS:THINK`, or a file: seconds one a line, or a CSV with a timestamp column.
+Arrivals, with RATE in requests a second (what follows the first colon may be left out):
 
-Exit codes: 0 when it ran, 2 when the configuration, an option or a file is wrong.
+- `poisson:RATE`: independent requests.
+
+- `gamma:RATE:CV`: bursts; the standard deviation of the gaps between requests is CV times their mean.
+
+- `mmpp:RATE:RATIO:SHARE:CYCLE`: bursts of RATIO times the calm rate, in SHARE of the time; a calm and a
+  burst together last CYCLE on average.
+
+- `closed:CALLERS:THINK`: so many callers; each waits for its answer, then for THINK, and asks again.
+
+- a file: arrival times in seconds, one a line, or a CSV with a timestamp column.
+
+Policies: `configured`, those of the configuration file (`adaptive`, `fixed`, `fixed:2ms`, `none`),
+`greedy` (a batch of all that waits, whenever an instance is free), and the baselines `lazy-drop`,
+`nexus`, `nexus:8`, `defer`, `full-clear`, `roll-out` and `bento`, which docs/simulator.md explains.
+
+TIME is a number with a unit: `50us`, `1.5ms`, `2s`. MIX is one value, or values with shares:
+`--rows 1=8,4=2` makes one request in five 4 rows long.
+
+Exit codes: 0 when it ran; 2 when the configuration, an option or a file is wrong.
 
 Examples:
 
-- `batcher simulate config.yaml --arrivals poisson --load 0.8`: what the configured policy does
-  with 80 % of what the device could serve.
+- `batcher simulate config.yaml --arrivals poisson --load 0.8`: the configured policy at 80 % of the
+  capacity of the device.
 
 - `batcher simulate config.yaml --arrivals gamma:900:3 --policy none --policy fixed:2ms
-  --policy greedy --seeds 5`: policies side by side, five runs each.
+  --policy greedy --seeds 5`: three policies side by side, five runs each.
 
 - `batcher simulate config.yaml --arrivals trace.csv --load 0.5,0.8,1.0 --plot out.png`: a recorded
-  trace at three rates, with a picture.
+  trace at three rates, with a plot.
 
 - `batcher profile config.yaml -o profile.json`, then `batcher simulate config.yaml --profile
   profile.json --arrivals poisson:200`: with service times measured on the real executor.
 """
 
-_ARRIVALS = "What arrives"
-_TIMES = "What a batch takes"
-_LOADS = "Scale the arrivals to this share of capacity; several as `0.5,0.8,1.0`."
+_ARRIVALS = "Arrivals"
+_TIMES = "Service times and other times"
+_LOADS = "Scale the arrivals to this share of the capacity; several as `0.5,0.8,1.0`."
 
 
 def simulate(
@@ -56,7 +73,7 @@ def simulate(
         typer.Option(
             rich_help_panel=_ARRIVALS,
             metavar="PROCESS|FILE",
-            help="When requests arrive; see below.",
+            help="An arrival process or a file of arrival times: see below.",
         ),
     ],
     requests: Annotated[
@@ -65,7 +82,7 @@ def simulate(
             metavar="N",
             rich_help_panel=_ARRIVALS,
             min=1,
-            help="Requests of one run. [default: 30000, or all of a trace]",
+            help="Number of requests in a run. [default: 30000, or the whole trace]",
             show_default=False,
         ),
     ] = None,
@@ -74,7 +91,7 @@ def simulate(
         typer.Option(
             rich_help_panel=_ARRIVALS,
             metavar="TIME",
-            help="End arrivals after this, such as `60s`.",
+            help="No arrivals after this time, such as `60s`.",
         ),
     ] = None,
     rate: Annotated[
@@ -82,7 +99,7 @@ def simulate(
         typer.Option(
             metavar="RATES",
             rich_help_panel=_ARRIVALS,
-            help="Scale the arrivals to so many requests a second; several as `800,1200`.",
+            help="Scale the arrivals to this many requests a second; several as `800,1200`.",
         ),
     ] = None,
     load: Annotated[
@@ -91,7 +108,10 @@ def simulate(
     seed: Annotated[
         int,
         typer.Option(
-            metavar="N", rich_help_panel=_ARRIVALS, min=0, help="Equal seeds give equal runs."
+            metavar="N",
+            rich_help_panel=_ARRIVALS,
+            min=0,
+            help="Random seed: equal seeds, equal runs.",
         ),
     ] = 0,
     seeds: Annotated[
@@ -100,27 +120,29 @@ def simulate(
             metavar="N",
             rich_help_panel=_ARRIVALS,
             min=1,
-            help="Pool runs of so many seeds, from `--seed` on.",
+            help="Pool the results of this many runs, with seeds from `--seed` on.",
         ),
     ] = 1,
     policy: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="A policy to compare, repeatable: `configured`, a policy of the configuration"
-            " file, or a baseline (see the documentation). [default: configured]",
+            help="A policy to compare: see below. Repeatable. [default: configured]",
             show_default=False,
         ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Replace `target_p99`, such as `50ms`.")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Use this latency target in place of `target_p99`, such as `50ms`."
+        ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             rich_help_panel=_ARRIVALS,
             metavar="MIX",
-            help="The model that gets the requests, or shares as `a=1,b=4`. [default: all alike]",
+            help="The model that gets the requests, or shares as `a=1,b=4`. [default: equal shares]",
             show_default=False,
         ),
     ] = None,
@@ -129,15 +151,17 @@ def simulate(
         typer.Option(
             rich_help_panel=_TIMES,
             metavar="[MODEL=]FILE",
-            help='What batches take, in milliseconds by rows: `{"1": 5.5, "8": 9}`. [default: the'
-            " options of the executor `emulated`]",
+            help="A JSON file with the milliseconds that a batch takes, by rows:"
+            ' `{"1": 5.5, "8": 9}`. [default: the options of the executor `emulated`]',
             show_default=False,
         ),
     ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(
-            rich_help_panel=_TIMES, metavar="FILE", help="The same, as `batcher profile` wrote it."
+            rich_help_panel=_TIMES,
+            metavar="FILE",
+            help="Service times measured by `batcher profile`.",
         ),
     ] = None,
     noise: Annotated[
@@ -145,23 +169,24 @@ def simulate(
         typer.Option(
             rich_help_panel=_TIMES,
             metavar="SPREAD",
-            help="Random service times: `0.1`, `uniform:0.1`, `lognormal:0.1`.",
+            help="Random service times: `0.1` or `uniform:0.1` within 10 % around the mean, or `lognormal:0.1`.",
         ),
     ] = None,
-    lateness: Annotated[
+    timer_delay: Annotated[
         str | None,
         typer.Option(
             rich_help_panel=_TIMES,
             metavar="TIME",
-            help="How late timers fire: mean `50us`, or always `constant:50us`.",
+            help="How late timers fire: `50us` on average (exponential), or always `constant:50us`.",
         ),
     ] = None,
-    reply: Annotated[
+    reply_time: Annotated[
         str | None,
         typer.Option(
             rich_help_panel=_TIMES,
             metavar="TIME",
-            help="How long after the one before each answer of a batch leaves, such as `40us`.",
+            help="Time that the server needs to send one answer, such as `40us`: the answers of a batch"
+            " leave one after the other.",
         ),
     ] = None,
     batch_gap: Annotated[
@@ -169,16 +194,17 @@ def simulate(
         typer.Option(
             rich_help_panel=_TIMES,
             metavar="TIME",
-            help="What a batch takes beyond its execution on an idle instance, such as `400us`;"
-            " under a backlog batches are then prefetched.",
+            help="Extra time of a batch on an idle instance, such as `400us`: half before it executes,"
+            " half after. Under a backlog the next batch is prefetched, which saves it.",
         ),
     ] = None,
-    slow_spell: Annotated[
+    slowdown: Annotated[
         list[str] | None,
         typer.Option(
             rich_help_panel=_TIMES,
-            metavar="SPELL",
-            help="A slow device, repeatable: `12x@5s-7s`, or `12x@5s-7s@DEVICE`.",
+            metavar="FACTORx@FROM-TO",
+            help="Batches that start in this period take FACTOR times as long: `12x@5s-7s`, or on one"
+            " device `12x@5s-7s@gpu0`. Repeatable.",
         ),
     ] = None,
     deadline: Annotated[
@@ -186,7 +212,8 @@ def simulate(
         typer.Option(
             rich_help_panel=_ARRIVALS,
             metavar="TIME",
-            help="Callers give up after this; without it, never.",
+            help="How long callers wait for an answer, such as `200ms`. [default: forever]",
+            show_default=False,
         ),
     ] = None,
     cold: Annotated[
@@ -194,7 +221,7 @@ def simulate(
         typer.Option(
             "--cold",
             rich_help_panel=_TIMES,
-            help="Start without the service times that warm-up measures.",
+            help="Start without the service times that a warm-up would have measured.",
         ),
     ] = False,
     rows: Annotated[
@@ -202,13 +229,15 @@ def simulate(
         typer.Option(
             rich_help_panel=_ARRIVALS,
             metavar="MIX",
-            help="Rows of a request: `1`, or shares as `1=8,4=2`. More than fit a batch are split.",
+            help="Rows of a request; a request with more rows than a batch is split.",
         ),
     ] = "1",
     tenants: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_ARRIVALS, metavar="MIX", help="Who asks: shares as `gold=1,default=4`."
+            rich_help_panel=_ARRIVALS,
+            metavar="MIX",
+            help="Tenants of the requests, such as `gold=1,default=4`.",
         ),
     ] = None,
     priorities: Annotated[
@@ -216,31 +245,33 @@ def simulate(
         typer.Option(
             rich_help_panel=_ARRIVALS,
             metavar="MIX",
-            help="How urgent: shares as `1=1,3=9`; 0: unsaid.",
+            help="Priorities of the requests, such as `1=1,3=9`; 0 means none given.",
         ),
     ] = "0",
     optimum: Annotated[
         bool,
-        typer.Option(help="Also find out what a scheduler that knows the future would serve."),
+        typer.Option(
+            help="Also compute how many requests a scheduler that knows the future would answer in time."
+        ),
     ] = True,
     plot: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Draw latency, and over several rates goodput and busy time: `out.png`. Needs the"
-            " extra `plot`.",
+            help="Plot latency, and for several rates goodput and busy time, to this file, such as"
+            " `out.png`. Needs matplotlib: `pip install matplotlib`.",
         ),
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line for each policy and rate.")
+        bool, typer.Option("--json", help="Print one JSON object a line, for each policy and rate.")
     ] = False,
 ) -> None:
-    """Run the production scheduler on a configuration in virtual time.
+    """Predict what a configuration does, by running the server's scheduler in virtual time.
 
-    Nothing is loaded and nobody waits: what a batch takes is a function. Policies get the same
-    requests, and next to them stands the optimum: the most requests that any schedule could answer
-    on time, had it known all arrivals. One model on one device that runs one batch at a time has
-    one, if it has a target and requests have one row.
+    No model is loaded and no time passes: how long a batch takes comes from a formula or a measured
+    table. All policies get the same requests. The optimum is the most requests that any schedule could
+    answer on time if it knew all arrivals in advance; it exists for one model with a target, on a device
+    that runs one batch at a time, with requests of one row.
     """
     with reported():
         from batcher.config import load_config
@@ -268,7 +299,12 @@ def simulate(
             requests=requests,
             duration_ns=read_duration("--duration", duration),
             conditions=read_conditions(
-                slow_spell or [], lateness, deadline, reply, batch_gap, cold=cold
+                slowdown or [],
+                timer_delay,
+                deadline,
+                reply_time,
+                batch_gap,
+                cold=cold,
             ),
         )
         _run(experiment, arrivals, optimum=optimum, json=json, plot=plot)

@@ -1,6 +1,6 @@
-"""The options of `batcher simulate`, from text to what the simulation takes.
+"""The options of `batcher simulate`: from text to what the simulation takes.
 
-Whatever is wrong is an `InputError` that names the option, the value and what is allowed.
+Every error is an `InputError` that names the option, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Parsed = TypeVar("Parsed")
 
 
 def read(option: str, text: str, parse: Callable[[str], Parsed]) -> Parsed:
-    """An option's value; what is wrong with it is told with the option's name."""
+    """The value of an option, parsed. An `InputError` gets the name of the option."""
     from batcher.errors import InputError
 
     try:
@@ -46,7 +46,7 @@ def read_duration(option: str, text: str | None, *, or_zero: bool = False) -> in
 
 
 def read_arrivals(text: str) -> Process | Closed:
-    """A process, or the trace in a file."""
+    """An arrival process, or the trace in a file."""
     from batcher.simulation.arrivals import is_process, parse_process
     from batcher.simulation.traces import read_trace
 
@@ -59,7 +59,7 @@ def read_arrivals(text: str) -> Process | Closed:
 def read_traffic(
     config: Config, models: str | None, rows: str, tenants: str | None, priorities: str
 ) -> Traffic:
-    """What requests are like."""
+    """Models, rows, tenants and priorities of the requests."""
     from batcher.errors import InputError
     from batcher.simulation.scenario import model_names, models_of
     from batcher.simulation.workload import Mix, Traffic, parse_mix, parse_whole_mix
@@ -74,17 +74,17 @@ def read_traffic(
                 f"--rows: got {rows!r}; allowed: at most {most}"
                 f" (max_batch_size x queue.max_batches_per_request of {name})"
             )
-    nobody = Mix(("",), (1.0,))
+    unnamed = Mix(("",), (1.0,))
     return Traffic(
         wanted,
         sizes,
-        nobody if tenants is None else read("--tenants", tenants, parse_mix),
+        unnamed if tenants is None else read("--tenants", tenants, parse_mix),
         read("--priorities", priorities, lambda text: parse_whole_mix(text, least=0)),
     )
 
 
 def read_costs(tables: list[str], profile: Path | None, noise: str | None) -> Costs:
-    """What batches take."""
+    """Service times of batches."""
     from batcher.simulation.profile import read_object, read_profile
     from batcher.simulation.scenario import Costs
     from batcher.simulation.service_time import parse_noise, table_of
@@ -101,30 +101,32 @@ def read_costs(tables: list[str], profile: Path | None, noise: str | None) -> Co
 
 
 def read_conditions(
-    spells: list[str],
-    lateness: str | None,
+    slowdowns: list[str],
+    timer_delay: str | None,
     deadline: str | None,
-    reply: str | None,
+    reply_time: str | None,
     batch_gap: str | None,
     *,
     cold: bool,
 ) -> Conditions:
-    """What else happens."""
+    """Delays, slowdowns and the patience of callers."""
     from batcher.simulation.service_time import parse_lateness, parse_slow_spell
     from batcher.simulation.simulation import Conditions
 
     return Conditions(
-        spells=tuple(read("--slow-spell", text, parse_slow_spell) for text in spells),
-        lateness=None if lateness is None else read("--lateness", lateness, parse_lateness),
+        spells=tuple(read("--slowdown", text, parse_slow_spell) for text in slowdowns),
+        lateness=None
+        if timer_delay is None
+        else read("--timer-delay", timer_delay, parse_lateness),
         deadline_ns=read_duration("--deadline", deadline),
         cold=cold,
-        reply_ns=read_duration("--reply", reply) or 0,
+        reply_ns=read_duration("--reply-time", reply_time) or 0,
         batch_gap_ns=read_duration("--batch-gap", batch_gap) or 0,
     )
 
 
 def read_rates(rate: str | None, load: str | None, capacity: float) -> tuple[float | None, ...]:
-    """Requests a second; None is the rate that the arrivals have of themselves."""
+    """Requests a second; None keeps the rate of the arrivals."""
     from batcher.errors import InputError
 
     if rate is not None and load is not None:

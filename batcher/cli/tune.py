@@ -1,4 +1,4 @@
-"""`batcher tune`: show or change the settings of a running server."""
+"""`batcher tune`: show or change settings of a running server."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     import grpc
 
 EPILOG = """
-Exit codes: 0 when it was done, 2 when the change or an option is wrong (nothing has changed then), 1
-when the server could not be asked or could not apply the change.
+Exit codes: 0 when it was done; 1 when the server could not be reached or could not apply the change; 2
+when the change or an option is wrong (nothing has changed then).
 
 Examples:
 
-- `batcher tune unix:/run/batcher/admin.sock` shows what is in force.
+- `batcher tune unix:/run/batcher/admin.sock` shows the settings in force.
 
 - `batcher tune localhost:8003 --model minilm --set batching.target_p99=40ms --set
-  queue.max_requests=512`: both or none.
+  queue.max_requests=512` changes both, or none.
 
 - `batcher tune localhost:8003 --model minilm --set 'batching={policy: fixed, max_queue_delay: 2ms}'`
   replaces a whole section.
 
-- `batcher tune localhost:8003 --reload` has the configuration file read again.
+- `batcher tune localhost:8003 --reload` makes the server read its configuration file again.
 """
 
 _TLS = "TLS"
@@ -44,10 +44,18 @@ def tune(
         ),
     ],
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="The model to change, or to show.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The model to show or change. [default: show all]",
+            show_default=False,
+        ),
     ] = "",
     version: Annotated[
-        str, typer.Option(metavar="N", help="Its version, where it has several.")
+        str,
+        typer.Option(
+            metavar="N", help="The version of that model, where it has several.", show_default=False
+        ),
     ] = "",
     changes: Annotated[
         list[str] | None,
@@ -55,44 +63,52 @@ def tune(
             "--set",
             metavar="PATH=VALUE",
             show_default=False,
-            help="A value to change, repeatable, as the file would have it:"
-            " `batching.target_p99=40ms`.",
+            help="A key below the model and its new value, as in the configuration file, such as"
+            " `batching.target_p99=40ms`. Repeatable.",
         ),
     ] = None,
     *,
     validate_only: Annotated[
-        bool, typer.Option("--validate-only", help="Say what would change, and change nothing.")
+        bool, typer.Option("--validate-only", help="Show what would change, without changing it.")
     ] = False,
     reload: Annotated[
         bool,
-        typer.Option("--reload", help="Have the configuration file read again, and taken whole."),
+        typer.Option(
+            "--reload",
+            help="Make the server read its configuration file again and apply it as a whole.",
+        ),
     ] = False,
     timeout: Annotated[
-        str, typer.Option(metavar="TIME", help="How long to wait for the server.")
+        str, typer.Option(metavar="TIME", help="How long to wait for an answer, such as `10s`.")
     ] = "10s",
     ca: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             rich_help_panel=_TLS,
-            help="Certificates of the authorities that sign the server's; turns TLS on.",
+            help="Certificates of the authorities that signed the server's certificate (PEM). Turns TLS on.",
         ),
     ] = None,
     cert: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", rich_help_panel=_TLS, help="A certificate to show, for mutual TLS."
+            metavar="FILE",
+            rich_help_panel=_TLS,
+            help="The client certificate, for mutual TLS (PEM).",
         ),
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(metavar="FILE", rich_help_panel=_TLS, help="Its private key.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=_TLS, help="The private key of `--cert` (PEM)."
+        ),
     ] = None,
 ) -> None:
-    """Show or change the settings of a running server, without a restart.
+    """Show or change settings of a running server, without a restart.
 
-    Whatever stands under `batching`, `queue`, `padding` and `outputs` can change. All values of one
-    call change together, between two batches, or none does. What is changed here lasts until the
-    configuration file changes or the server ends.
+    Keys under `batching`, `queue`, `padding` and `outputs` of a model can change. All values of one call
+    take effect together, between two batches, or none does. They last until the configuration file
+    changes or the server ends.
     """
     with reported():
         import grpc
@@ -104,9 +120,11 @@ def tune(
 
         wanted = _read_changes(changes or [])
         if reload and (wanted or validate_only or model or version):
-            raise InputError("--reload takes the whole file; allowed: no other option about models")
+            raise InputError(
+                "--reload applies the whole file; allowed: without --model, --version, --set and --validate-only"
+            )
         if wanted and not model:
-            raise InputError("--set needs --model; allowed: the name of a model")
+            raise InputError("--set needs --model; allowed: --model NAME --set PATH=VALUE")
         if validate_only and not wanted:
             raise InputError("--validate-only needs --set; allowed: --set PATH=VALUE")
         timeout_s = (read_duration("--timeout", timeout) or 0) / SECOND
@@ -153,7 +171,9 @@ def _channel(address: str, ca: Path | None, cert: Path | None, key: Path | None)
     if (cert is None) != (key is None):
         raise InputError("--cert and --key go together; allowed: both or neither")
     if cert is not None and ca is None:
-        raise InputError("--cert needs --ca; allowed: the authorities' certificates")
+        raise InputError(
+            "--cert needs --ca; allowed: --ca FILE with the certificates of the authorities"
+        )
     if ca is None:
         return grpc.insecure_channel(address)
     return grpc.secure_channel(
@@ -205,7 +225,7 @@ def _update(
     )
     _print_changes(answer.changes)
     if validate_only:
-        typer.echo(f"valid; generation {answer.generation} stays in force")
+        typer.echo(f"valid; nothing was changed, generation {answer.generation} stays in force")
     else:
         typer.echo(f"generation {answer.generation}")
 
@@ -220,7 +240,7 @@ def _reload(stub: Any, timeout_s: float) -> None:
 
 def _print_changes(changes: Iterable[Any]) -> None:
     lines = [f"{c.model}/{c.version} {c.path}: {c.old} -> {c.new}" for c in changes]
-    typer.echo("\n".join(lines or ["nothing to change"]))
+    typer.echo("\n".join(lines or ["no value differs: nothing to change"]))
 
 
 def _explained(error: Any, address: str) -> Exception:
@@ -232,5 +252,7 @@ def _explained(error: Any, address: str) -> Exception:
     if code in {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}:
         return InputError(f"refused, nothing has changed: {text}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return BatcherError(f"{address} is no admin listener of batcher; see server.admin")
+        return BatcherError(
+            f"{address} is not an admin listener of batcher; give an address of server.admin"
+        )
     return BatcherError(f"{address}: {code.name}: {text}")

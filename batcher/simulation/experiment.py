@@ -72,9 +72,7 @@ class Experiment:
         for spell in self.conditions.spells:
             if spell.device is not None and spell.device not in devices:
                 allowed = ", ".join(devices)
-                raise InputError(
-                    f"--slow-spell: got the device {spell.device!r}; allowed: {allowed}"
-                )
+                raise InputError(f"--slowdown: got the device {spell.device!r}; allowed: {allowed}")
 
     def expected(self) -> int:
         """Requests of all runs together, about."""

@@ -117,7 +117,9 @@ async def still_serves(stub):
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_a_bad_request_is_told_what_is_wrong_and_the_next_is_served(stub, application, case):
+async def test_a_bad_request_is_reported_what_is_wrong_and_the_next_is_served(
+    stub, application, case
+):
     request, code, *words = BAD[case]
 
     with pytest.raises(aio.AioRpcError) as caught:

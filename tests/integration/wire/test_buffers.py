@@ -46,7 +46,7 @@ async def test_requests_beyond_it_are_refused_with_pushback(held, request_of, ev
     await eventually(lambda: value(application, "batcher_buffered_bytes") == 0)
 
 
-async def test_on_a_stream_they_are_told_too(held, request_of, eventually, transport):
+async def test_on_a_stream_they_are_reported_too(held, request_of, eventually, transport):
     application, stub, hang = held
     call = stub.ModelStreamInfer()
     for number in range(2):

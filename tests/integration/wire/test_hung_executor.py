@@ -116,7 +116,7 @@ async def test_a_replacement_that_cannot_load_is_tried_again(served, fakes, requ
     hang.release()
 
 
-async def test_timings_are_told_to_those_who_ask(served, request_of):
+async def test_timings_are_reported_to_those_who_ask(served, request_of):
     _, stub = await served()
     call = stub.ModelInfer(request_of(rows=3), metadata=[("x-batcher-timings", "1")])
     await call

@@ -36,7 +36,7 @@ async def refusal(call):
 
 
 @pytest.mark.slow
-async def test_who_can_only_be_late_is_told_at_once_and_when_to_retry(
+async def test_who_can_only_be_late_is_reported_at_once_and_when_to_retry(
     served, request_of, eventually
 ):
     application, stub = await served("450ms")
@@ -77,7 +77,7 @@ async def test_a_callers_deadline_counts_on_arrival_whatever_the_target(
 
 
 @pytest.mark.slow
-async def test_a_target_that_one_row_cannot_meet_is_told_and_shuts_nobody_out(
+async def test_a_target_that_one_row_cannot_meet_is_reported_and_shuts_nobody_out(
     served, request_of, caplog
 ):
     caplog.set_level(logging.WARNING, "batcher")

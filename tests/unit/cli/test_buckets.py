@@ -38,7 +38,7 @@ def test_what_is_longer_than_the_longest_does_not_count(run, tmp_path):
     path.write_text("3,10\n50,10\n51\n100\n")
     result = run("buckets", path, "--count", "2", "--longest", "50")
     assert "20 requests, lengths 3 to 50, 26.5 on average" in result.stdout
-    assert "2 longer ones would be refused and do not count" in result.stdout
+    assert "2 longer ones would be refused, and do not count" in result.stdout
     assert result.stdout.splitlines()[-1] == "buckets: [3, 50]"
     # The last bucket holds 56.
     result = run("buckets", path, "--json", "--longest", "50", "--multiple", "8")
@@ -56,7 +56,7 @@ def test_lengths_from_standard_input(run, monkeypatch):
     assert json.loads(result.stdout)["proposed"] == {"buckets": [7], "waste": 0.0}
 
 
-def test_what_is_wrong_ends_with_2(run, tmp_path):
+def test_wrong_input_ends_with_2(run, tmp_path):
     path = tmp_path / "lengths.txt"
     path.write_text("3\nx\n")
     result = run("buckets", path)
@@ -120,7 +120,7 @@ def test_which_axis_of_a_log_is_asked_for_where_there_are_several(run, journal, 
     assert message in result.stderr
 
 
-def test_what_of_a_log_cannot_be_read_is_told_and_the_rest_counts(run, journal):
+def test_parts_of_a_log_that_cannot_be_read_are_reported_and_the_rest_counts(run, journal):
     second = sorted(journal.iterdir())[1]
     second.write_bytes(second.read_bytes()[:-40])
     result = run("buckets", journal, "--model", "text", "--count", "2")
@@ -143,4 +143,4 @@ def test_options_about_axes_are_for_logs(run, tmp_path):
     result = run("buckets", path, "--axis", "1")
     assert result.exit_code == 2
     assert "--model, --input and --axis: " in result.stderr
-    assert "lengths.txt is no event log; allowed: with one" in result.stderr
+    assert "lengths.txt is not an event log; allowed: only with an event log" in result.stderr

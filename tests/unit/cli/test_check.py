@@ -72,7 +72,7 @@ def test_http_that_is_off_is_not_listed(run, write):
 
 
 @pytest.mark.parametrize(("more", "told"), [("", "(TLS)"), (", client_ca: a.pem", "(mutual TLS)")])
-def test_tls_is_told(run, write, certificate, more, told):
+def test_tls_is_reported(run, write, certificate, more, told):
     certificate("a")
     path = write(f"server: {{tls: {{cert: a.pem, key: a.key{more}}}}}\n{MODELS}")
     assert f"grpc:  127.0.0.1:8001 {told}\n" in run("check", path).stdout
@@ -94,7 +94,7 @@ def test_a_file_that_is_not_there(run, tmp_path):
     assert "cannot be read: No such file or directory" in result.stderr
 
 
-def test_an_unknown_executor_and_missing_tls_files_are_told_together(run, write):
+def test_an_unknown_executor_and_missing_tls_files_are_reported_together(run, write):
     path = write("""
 server: {tls: {cert: c.pem, key: k.pem}}
 models: [{name: m, executor: emulate}]
@@ -108,7 +108,7 @@ models: [{name: m, executor: emulate}]
     assert "(did you mean emulated?)" in result.stderr
 
 
-def test_a_key_of_another_certificate_is_told(run, write, certificate):
+def test_a_key_of_another_certificate_is_reported(run, write, certificate):
     certificate("a")
     certificate("b")
     result = run("check", write("server: {tls: {cert: a.pem, key: b.key}}\n" + MODELS))
@@ -196,7 +196,7 @@ models:
     assert problems_before_loading(load_config(path), thorough=False) == []
 
 
-def test_an_executor_that_cannot_be_imported_is_told(run, write, monkeypatch):
+def test_an_executor_that_cannot_be_imported_is_reported(run, write, monkeypatch):
     def broken(_):
         raise PluginError("executor 'm' could not be imported: no such thing")
 

@@ -46,6 +46,6 @@ def test_the_soft_limit_is_raised_to_what_is_needed(config, limits, caplog, befo
     assert bool(told) is warned
     if warned:
         assert (
-            f"{NEEDED - BESIDE} connections may need {NEEDED} open files, and this process may have 1100"
+            f"{NEEDED - BESIDE} gRPC connections may need {NEEDED} open files, and this process may open 1100"
             in told[0]
         )

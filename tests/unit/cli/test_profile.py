@@ -58,7 +58,7 @@ def test_one_model_and_some_sizes(run, write, tmp_path):
         (("-o", "/none/of/these.json"), "allowed: a file in a folder that exists"),
     ],
 )
-def test_what_is_wrong_ends_with_2(run, write, tmp_path, options, told):
+def test_a_wrong_configuration_ends_with_2(run, write, tmp_path, options, told):
     result = run("profile", write(TWO), "-o", tmp_path / "p.json", *options)
     assert result.exit_code == 2
     assert told in result.stderr

@@ -61,7 +61,7 @@ def replayed(run, folder):
     return call
 
 
-def test_the_contents_come_first_and_then_the_verdict(run, folder):
+def test_the_contents_come_first_and_then_the_result(run, folder):
     result = run("replay", folder)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
@@ -84,7 +84,7 @@ def test_as_json(replayed):
     assert verdict["replay"]["difference"] is None
 
 
-def test_other_settings_stand_beside_what_was(replayed):
+def test_other_settings_are_shown_next_to_what_was_recorded(replayed):
     options = ("--set", "batching.target_p99=40ms", "--policy", "configured", "--policy", "none")
     *_, recorded, replay, changed, none = replayed(*options)
     assert [each["policy"] for each in (recorded, replay, changed, none)] == [
@@ -97,7 +97,7 @@ def test_other_settings_stand_beside_what_was(replayed):
     assert none["mean_batch"] == 1
 
 
-def test_settings_that_changed_meanwhile_are_told(run, tmp_path):
+def test_settings_that_changed_during_the_recording_are_shown(run, tmp_path):
     path = tmp_path / "changed"
     path.mkdir()
     tuned = ModelSettings(4, Adaptive(), target_ns=20 * MILLISECOND)
@@ -124,7 +124,7 @@ def test_settings_that_changed_meanwhile_are_told(run, tmp_path):
     }
 
 
-def test_padding_that_changed_meanwhile_is_told(run, tmp_path):
+def test_padding_that_changed_during_the_recording_is_shown(run, tmp_path):
     path = tmp_path / "changed"
     path.mkdir()
     padding = (PaddedAxis(0, 1, (64, 128)),)
@@ -151,7 +151,7 @@ def test_what_a_model_is_loaded_with_is_no_change(run, restarted):
     assert replayed["changes"] == []
 
 
-def test_batches_that_nobody_spoilt_are_told(run, tmp_path):
+def test_batches_that_failed_without_a_failing_request_are_shown(run, tmp_path):
     path = tmp_path / "failed"
     path.mkdir()
 
@@ -164,7 +164,7 @@ def test_batches_that_nobody_spoilt_are_told(run, tmp_path):
         took = 4 * MILLISECOND
         Driver(scheduler, lambda _: took, observe=lambda n, c: None, outcome=outcome).run(story())
     text = run("replay", path, "--policy", "none").stdout
-    told = "batches that failed, with no request known to be at fault: "
+    told = "batches that failed without a failing request being found: "
     counts = [int(line.rpartition(told)[2]) for line in text.splitlines() if told in line]
     assert len(counts) == 3
     assert min(counts) > 50
@@ -230,7 +230,7 @@ def test_each_log_of_a_folder_is_on_a_clock_of_its_own(run, restarted, clocks):
     both = run("replay", path, "--policy", "none", "--to", "3601s")
     assert "799 requests at 2" in both.stdout  # the last one had not ended by then
     assert (
-        "nothing of the log is there; it is 3602s long"
+        "the log, which is 3602s long, has nothing there"
         in run("replay", path, "--from", "2h").stderr
     )
 
@@ -267,8 +267,8 @@ def test_a_part_of_the_log(replayed):
     ("options", "message"),
     [
         (("--segment", "7"), "--segment: got 7; allowed: 0 to 3"),
-        (("--from", "10m"), "nothing of the log is there; it is 3s long"),
-        (("--from", "2s", "--to", "1s"), "nothing of the log is there"),
+        (("--from", "10m"), "the log, which is 3s long, has nothing there"),
+        (("--from", "2s", "--to", "1s"), "has nothing there"),
         (("--from", "soon"), "--from: got 'soon'; allowed: a number with a unit"),
         (("--model", "hallo", "--policy", "none"), "--model: got 'hallo'; allowed: hello/1"),
         (("--policy", "gredy"), "--policy: got 'gredy'; allowed: configured"),
@@ -283,10 +283,13 @@ def test_a_part_of_the_log(replayed):
         (("--set", "queue.max_request=4"), "queue.max_request: unknown key; did you mean"),
         (("--set", "instances=4"), 'got "instances=4"; allowed: batching.KEY=VALUE'),
         (("--plot", "x.nope"), "--plot: got x.nope"),
-        (("--plot", "x.png"), "--plot: got x.png, and nothing to draw; allowed: with --set or"),
+        (
+            ("--plot", "x.png"),
+            "--plot: got x.png, but nothing to plot; allowed: together with --set or",
+        ),
     ],
 )
-def test_a_wrong_option_is_told_before_anything_is_played(run, folder, options, message):
+def test_a_wrong_option_is_reported_before_anything_is_replayed(run, folder, options, message):
     result = run("replay", folder, *options)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -301,13 +304,13 @@ def test_a_model_goes_by_its_name_or_its_key(replayed):
         )
 
 
-def test_what_is_no_log_is_wrong_input(run, tmp_path):
+def test_a_file_that_is_not_a_log_is_wrong_input(run, tmp_path):
     result = run("replay", tmp_path / "nothing")
     assert result.exit_code == 2
     assert "there is no such file or folder" in result.stderr
 
 
-def test_a_corrupt_segment_is_told_and_the_rest_replays(run, folder):
+def test_a_corrupt_segment_is_reported_and_the_rest_replays(run, folder):
     second = sorted(folder.iterdir())[1]
     data = bytearray(second.read_bytes())
     data[len(data) // 2] ^= 1
@@ -316,7 +319,7 @@ def test_a_corrupt_segment_is_told_and_the_rest_replays(run, folder):
     assert result.exit_code == 0
     assert f"fault: segment 1 ({second.name}): it is corrupt at byte" in result.stderr
     assert "replay: identical" in result.stdout
-    assert "2 stretches without a gap" in result.stdout
+    assert "2 parts without a gap" in result.stdout
 
 
 def test_a_difference_is_shown_and_ends_with_1(run, folder, monkeypatch):
@@ -343,12 +346,12 @@ def test_a_log_of_another_scheduler_is_warned_of(run, folder, monkeypatch):
     monkeypatch.setattr("batcher.journal.scheduler_fingerprint", lambda: "another")
     result = run("replay", folder)
     assert result.exit_code == 0
-    assert "is not this one" in result.stderr
-    assert "it may decide otherwise" in result.stderr
+    assert "recorded by another scheduler" in result.stderr
+    assert "which may decide differently" in result.stderr
 
 
 @pytest.mark.slow
-def test_a_picture(run, folder, tmp_path):
+def test_a_plot(run, folder, tmp_path):
     picture = tmp_path / "out.png"
     assert run("replay", folder, "--policy", "none", "--plot", picture).exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")

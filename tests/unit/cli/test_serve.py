@@ -77,7 +77,7 @@ def test_a_wrong_configuration_ends_with_2_before_anything_starts(run, write, se
         (ListenError("cannot listen on h:1: in use"), 1, "error: cannot listen on h:1: in use\n"),
         (PluginError("broken"), 1, "error: broken\n"),
         (ConfigError(["x"]), 2, "error: 1 problem in the configuration\n  x\n"),
-        (RuntimeError("a bug"), 1, "unexpected error: RuntimeError: a bug\n"),
+        (RuntimeError("a bug"), 1, "unexpected error (a defect of batcher): RuntimeError: a bug\n"),
         (KeyboardInterrupt(), 1, "interrupted\n"),
     ],
 )

@@ -129,11 +129,11 @@ def test_requests_of_more_rows_than_a_batch_are_split(simulated, policy):
     assert found["batches"] > 700
 
 
-def test_a_target_that_one_row_cannot_meet_is_told(run, write):
+def test_a_target_that_one_row_cannot_meet_is_reported(run, write):
     arguments = ("simulate", write(HELLO), "--arrivals", "poisson:9", "--requests", "9")
     warning = (
-        "warning: hello cannot meet its target of 1 ms: one row alone takes 5.5 ms,"
-        " so nothing is on time\n"
+        "warning: hello cannot meet its target of 1 ms: a batch of one row takes 5.5 ms,"
+        " so no request is on time\n"
     )
     for options in ((), ("--json",)):
         assert run(*arguments, *options, "--target", "1ms").stderr == warning
@@ -149,13 +149,13 @@ def test_groups_are_in_the_table(run, write):
     assert ["configured", "hello", "y", "-"] in rows
 
 
-def test_disturbances_reach_the_simulation(simulated):
+def test_delays_and_slowdowns_reach_the_simulation(simulated):
     calm = simulated("--arrivals", "poisson:200")[0]
     for options in (
         ("--noise", "0.5"),
-        ("--slow-spell", "3x@0-1s"),
+        ("--slowdown", "3x@0-1s"),
         ("--policy", "fixed:5ms"),
-        ("--policy", "fixed:5ms", "--lateness", "5ms"),
+        ("--policy", "fixed:5ms", "--timer-delay", "5ms"),
         ("--policy", "greedy", "--batch-gap", "3ms"),
     ):
         disturbed = simulated("--arrivals", "poisson:200", *options)[0]
@@ -189,15 +189,18 @@ def test_callers_can_give_up(simulated):
         (("--rate", "1,-1"), "--rate: got '1,-1'; allowed: requests a second above 0"),
         (("--rate", "1", "--load", "1"), "got --rate 1 and --load 1; allowed: one of them"),
         (("--noise", "2"), "--noise: got '2'"),
-        (("--lateness", "2"), "--lateness: got '2'"),
-        (("--batch-gap", "2"), "--batch-gap: got '2'; allowed: a number with a unit"),
-        (("--slow-spell", "2"), "--slow-spell: got '2'"),
-        (("--slow-spell", "2x@1s-2s@gpu"), "--slow-spell: got the device 'gpu'; allowed: cpu"),
+        (("--timer-delay", "2"), "--timer-delay: got '2'"),
+        (
+            ("--batch-gap", "2"),
+            "--batch-gap: got '2'; allowed: a number with a unit",
+        ),
+        (("--slowdown", "2"), "--slowdown: got '2'"),
+        (("--slowdown", "2x@1s-2s@gpu"), "--slowdown: got the device 'gpu'; allowed: cpu"),
         (("--service-times", "none.json"), "none.json: cannot be read"),
         (("--profile", "none.json"), "none.json: cannot be read"),
     ],
 )
-def test_what_is_wrong_ends_with_2_and_says_what_is_allowed(run, write, options, told):
+def test_a_wrong_option_ends_with_2_and_says_what_is_allowed(run, write, options, told):
     result = run("simulate", write(HELLO), "--arrivals", "poisson:9", *options)
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -212,13 +215,13 @@ def test_a_wrong_configuration(run, write):
 
 
 @pytest.mark.slow
-def test_a_picture(simulated, tmp_path):
+def test_a_plot(simulated, tmp_path):
     path = tmp_path / "out.png"
     simulated("--arrivals", "poisson", "--load", "0.2,0.4", "--plot", path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_that_cannot_be_written_is_told_at_once(run, write):
+def test_a_plot_that_cannot_be_written_is_reported_at_once(run, write):
     result = run("simulate", write(HELLO), "--arrivals", "poisson:9", "--plot", "out.csv")
     assert result.exit_code == 2
     assert "--plot: got out.csv; allowed: a file that ends in" in result.stderr

@@ -56,7 +56,7 @@ def address(service):
     server.stop(None).wait()
 
 
-def test_it_shows_what_is_in_force(run, address, service):
+def test_it_shows_the_settings_in_force(run, address, service):
     result = run("tune", address)
     assert result.exit_code == 0
     assert result.stdout == ("# generation 3\n# m version 1\nbatching:\n  max_batch_size: 32\n")
@@ -76,13 +76,16 @@ def test_it_changes_values(run, address, service):
 
 def test_it_validates(run, address, service):
     result = run("tune", address, "--model", "m", "--set", "queue.max_rows=3", "--validate-only")
-    assert result.stdout.endswith("valid; generation 4 stays in force\n")
+    assert result.stdout.endswith("valid; nothing was changed, generation 4 stays in force\n")
     assert service.asked[0].validate_only
 
 
-def test_it_has_the_file_read(run, address, service):
+def test_it_makes_the_server_read_its_file_again(run, address, service):
     result = run("tune", address, "--reload")
-    assert (result.exit_code, result.stdout) == (0, "nothing to change\ngeneration 5\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "no value differs: nothing to change\ngeneration 5\n",
+    )
     assert service.asked == [admin.ReloadRequest()]
 
 
@@ -92,7 +95,11 @@ def test_it_has_the_file_read(run, address, service):
         (grpc.StatusCode.INVALID_ARGUMENT, 2, "error: refused, nothing has changed: why"),
         (grpc.StatusCode.NOT_FOUND, 2, "error: refused, nothing has changed: why"),
         (grpc.StatusCode.INTERNAL, 1, ": INTERNAL: why"),
-        (grpc.StatusCode.UNIMPLEMENTED, 1, "is no admin listener of batcher; see server.admin"),
+        (
+            grpc.StatusCode.UNIMPLEMENTED,
+            1,
+            "is not an admin listener of batcher; give an address of server.admin",
+        ),
     ],
 )
 def test_a_refusal_is_an_exit_code(run, address, service, code, exit_code, text):
@@ -102,7 +109,7 @@ def test_a_refusal_is_an_exit_code(run, address, service, code, exit_code, text)
     assert text in result.stderr
 
 
-def test_a_server_that_is_not_there_is_told(run, tmp_path):
+def test_a_server_that_cannot_be_reached_is_reported(run, tmp_path):
     result = run("tune", f"unix:{tmp_path}/none.sock", "--timeout", "2s")
     assert result.exit_code == 1
     assert "UNAVAILABLE" in result.stderr
@@ -116,20 +123,22 @@ def test_a_server_that_is_not_there_is_told(run, tmp_path):
         (["--model", "m", "--set", "=3"], "allowed: PATH=VALUE"),
         (["--model", "m", "--set", "a=1", "--set", "a=2"], "got a a second time"),
         (["--validate-only"], "--validate-only needs --set"),
-        (["--reload", "--model", "m"], "--reload takes the whole file"),
+        (["--reload", "--model", "m"], "--reload applies the whole file"),
         (["--timeout", "5"], "--timeout: got '5'; allowed: a number with a unit"),
         (["--cert", "x"], "--cert and --key go together"),
         (["--cert", "x", "--key", "y"], "--cert needs --ca"),
         (["--ca", "/none.pem"], "--ca: /none.pem: No such file or directory"),
     ],
 )
-def test_a_wrong_option_is_told_before_anybody_is_asked(run, address, service, options, text):
+def test_a_wrong_option_is_an_error_before_the_server_is_called(
+    run, address, service, options, text
+):
     result = run("tune", address, *options)
     assert (result.exit_code, text in result.stderr) == (2, True), result.stderr
     assert service.asked == []
 
 
-def test_a_wrong_address_is_told(run):
+def test_a_wrong_address_is_reported(run):
     result = run("tune", "nowhere")
     assert result.exit_code == 2
     assert "ADDRESS: got 'nowhere'; allowed: host:port" in result.stderr

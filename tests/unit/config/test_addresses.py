@@ -37,7 +37,7 @@ def test_the_parts_of_an_address(text, expected):
         "[x y]:1",
     ],
 )
-def test_what_is_no_address_is_told_the_three_forms(text):
+def test_what_is_no_address_is_reported_the_three_forms(text):
     with pytest.raises(ValueError, match="host:port"):
         parse_address(text)
 

@@ -53,7 +53,7 @@ class TestDifference:
     def test_spelling_and_comments_make_none(self, differences):
         assert differences(("50ms", "0.05s"), ("server:", "# as ever\nserver:")) == ([], [])
 
-    def test_a_changed_value_is_told_with_its_path_and_both_values(self, differences):
+    def test_a_changed_value_is_reported_with_its_path_and_both_values(self, differences):
         assert differences(("50ms", "40ms")) == (["m/1 batching.target_p99: 50ms -> 40ms"], [])
 
     def test_names_that_come_and_go_are_absent_before_or_after(self, differences):
@@ -85,7 +85,7 @@ class TestDifference:
         changes, restart = differences((old, new))
         assert (changes, restart) == ([], [path])
 
-    def test_no_value_of_an_option_is_told(self, differences):
+    def test_no_value_of_an_option_is_reported(self, differences):
         assert "louder" not in str(differences(("hush", "louder")))
 
     def test_models_come_and_go_with_a_restart_only(self, differences):
@@ -147,13 +147,13 @@ class TestWithChanges:
             ("batching", "5", "batching: got 5; allowed: a mapping with the keys policy"),
         ],
     )
-    def test_what_is_wrong_is_told_with_its_path(self, m, path, value, problem):
+    def test_what_is_wrong_is_reported_with_its_path(self, m, path, value, problem):
         with pytest.raises(ConfigError) as caught:
             with_changes(m, {path: value})
         assert len(caught.value.problems) == 1
         assert problem in caught.value.problems[0]
 
-    def test_all_that_is_wrong_is_told_at_once(self, m):
+    def test_all_that_is_wrong_is_reported_at_once(self, m):
         with pytest.raises(ConfigError) as caught:
             with_changes(m, {"instances": "2", "batching.target_p99": "40", "queue.max": "1"})
         assert [problem.split(":")[0] for problem in caught.value.problems] == [

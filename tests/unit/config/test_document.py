@@ -113,7 +113,7 @@ def test_broken_yaml_names_its_line(wrong):
     assert document.line(()) == 3
 
 
-def test_a_reference_in_a_flow_list_is_told_to_use_quotes(wrong):
+def test_a_reference_in_a_flow_list_is_reported_to_use_quotes(wrong):
     ((_, message),) = wrong("a: [${A}]")
     assert 'write "${NAME}" in quotes' in message
 
@@ -179,7 +179,7 @@ def test_an_unset_variable_is_named(wrong):
 
 
 @pytest.mark.parametrize("text", ["${1A}", "${A-b}", "${", "${}", "x ${A"])
-def test_a_malformed_reference_is_told_the_forms(wrong, text):
+def test_a_malformed_reference_is_reported_the_forms(wrong, text):
     ((path, message),) = wrong(f"a: '{text}'", A="1")
     assert path == ("a",)
     assert "allowed: ${NAME}, ${NAME:-default}, or $${" in message

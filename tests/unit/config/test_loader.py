@@ -62,7 +62,7 @@ def test_a_file_that_cannot_be_read(tmp_path, write):
         load_config(write(b"a: \xff"))
 
 
-def test_every_problem_is_told_at_once_in_the_order_of_the_lines(problems):
+def test_every_problem_is_reported_at_once_in_the_order_of_the_lines(problems):
     assert problems("""
         models:
           - name: m

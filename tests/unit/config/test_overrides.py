@@ -52,13 +52,13 @@ def test_values_are_read_as_the_file_has_them():
         ("queue.timeout=${HOME}", "HOME is not set in the environment"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_path(assignment, message):
+def test_what_is_wrong_is_reported_with_its_path(assignment, message):
     with pytest.raises(ConfigError) as told:
         changed_model(SECTIONS, [assignment])
     assert message in str(told.value)
 
 
-def test_every_problem_is_told_at_once():
+def test_every_problem_is_reported_at_once():
     with pytest.raises(ConfigError) as told:
         changed_model(SECTIONS, ["queue.max_requests=0", "queue.max_rows=0"])
     assert len(told.value.problems) == 2

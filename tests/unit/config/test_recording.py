@@ -47,7 +47,7 @@ def test_a_folder_is_enough(parse):
         ),
     ],
 )
-def test_what_is_wrong_is_told(problems, section, problem):
+def test_what_is_wrong_is_reported(problems, section, problem):
     (found,) = problems(f"""
         models: [{{name: m, executor: e}}]
         {section}

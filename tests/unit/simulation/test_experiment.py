@@ -85,7 +85,7 @@ def test_a_closed_loop_has_callers_and_an_end(experiment):
         ({"requests": 10**9}, "--requests: got 1000000000; allowed: at most 100000000"),
         (
             {"conditions": Conditions(spells=(SlowSpell(0, 5, 2.0, "gpu"),))},
-            "--slow-spell: got the device 'gpu'; allowed: device",
+            "--slowdown: got the device 'gpu'; allowed: device",
         ),
     ],
 )

@@ -79,7 +79,7 @@ def test_the_widest_row_is_classified():
     assert classes("FP32", array, 2) == [[b"1.000000:7", f"1.000000:{MAX_WIDTH - 1}".encode()]]
 
 
-def test_a_class_that_has_a_name_is_told_by_it():
+def test_a_class_that_has_a_name_is_reported_by_it():
     array = np.array([[3, 2, 1]], np.int32)
 
     assert classes("INT32", array, 3, labels=[b"cat", "ängstlich".encode()]) == [
