@@ -10,7 +10,7 @@ from batcher.core.events import ModelConfigured
 from batcher.core.faults.bisection import Bisection, SuspectGroup
 from batcher.core.handlers.models import configure
 from batcher.core.queueing.request import LiveRequest, Split, queued
-from batcher.core.state import ModelState, RequestState, State, SuspectGroupState
+from batcher.core.state import SavedModel, SavedRequest, SavedSuspectGroup, State
 
 
 def restore(contents: Contents, state: State) -> None:
@@ -46,7 +46,7 @@ def restore(contents: Contents, state: State) -> None:
     )
 
 
-def _restore_request(contents: Contents, state: RequestState) -> None:
+def _restore_request(contents: Contents, state: SavedRequest) -> None:
     request = LiveRequest(state.arrived, state.due_ns, state.expires_ns)
     request.batch_id = state.batch_id
     model = contents.models.get(state.arrived.model)
@@ -64,7 +64,7 @@ def _restore_request(contents: Contents, state: RequestState) -> None:
 
 
 def _restore_suspects(
-    state: SuspectGroupState, bisections: Mapping[int, Bisection]
+    state: SavedSuspectGroup, bisections: Mapping[int, Bisection]
 ) -> SuspectGroup:
     return SuspectGroup(
         bisections[state.bisection],
@@ -80,7 +80,7 @@ def _restore_suspects(
 
 
 def _restore_model(
-    contents: Contents, state: ModelState, bisections: Mapping[int, Bisection]
+    contents: Contents, state: SavedModel, bisections: Mapping[int, Bisection]
 ) -> None:
     model = contents.models[state.model]
     if state.policy_failed:

@@ -37,6 +37,7 @@ from batcher.core.handlers.instances import (
 )
 from batcher.core.handlers.models import configure, remove
 from batcher.core.handlers.requests import arrive, cancel, expire
+from batcher.core.history import KEPT_EVENTS, History, InvalidTransition
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
@@ -53,6 +54,8 @@ class Scheduler:
     def __init__(self, policies: PolicyFactory = make_policy) -> None:
         self.contents = contents = Contents(policies)
         self.models, self.fleet, self.live = contents.models, contents.fleet, contents.live
+        self._history = History()
+        self._remember = self._history.add
 
     @property
     def now_ns(self) -> int:
@@ -60,27 +63,47 @@ class Scheduler:
         return self.contents.now_ns
 
     def handle(self, events: Sequence[Event], now_ns: int) -> list[Command]:
-        """Take in all `events`, then decide once. Returns the commands, in order."""
+        """Take in all `events`, then decide once. Returns the commands, in order.
+
+        `now_ns` is the caller's monotonic clock. The list of events must not change afterwards.
+        Raises `InvalidTransition` where an event cannot happen to a request in the state that it is
+        in; then the scheduler must not be used any more.
+        """
         contents = self.contents
         if now_ns < contents.now_ns:  # noqa: PLR1730 - for each request
             now_ns = contents.now_ns
         contents.now_ns = now_ns
-        # First of all, so that nothing is refused for the sake of a request that is over.
-        if contents.expiry.heap:
-            expire(contents, now_ns)
-        for event in events:
-            if type(event) is RequestArrived:
-                arrive(contents, event)
-            else:
-                _take_in(contents, event)
-        again_ns = contents.ask_again_ns
-        due = again_ns is not None and again_ns <= now_ns
-        if contents.undecided or due or contents.policy_errors:
-            decide(contents, now_ns)
-        while contents.next_promotion_at_ns <= now_ns:
-            # A request may be best-effort only since then, and have waited for long enough before.
-            decide(contents, now_ns)
-        return contents.ledger.take_commands()
+        try:
+            # First of all, so that nothing is refused for the sake of a request that is over.
+            if contents.expiry.heap:
+                expire(contents, now_ns)
+            for event in events:
+                if type(event) is RequestArrived:
+                    arrive(contents, event)
+                else:
+                    _take_in(contents, event)
+            again_ns = contents.ask_again_ns
+            due = again_ns is not None and again_ns <= now_ns
+            if contents.undecided or due or contents.policy_errors:
+                decide(contents, now_ns)
+            while contents.next_promotion_at_ns <= now_ns:
+                # A request may be best-effort only since then, and have waited for long enough before.
+                decide(contents, now_ns)
+        except InvalidTransition as error:
+            self._history.add((now_ns, events, contents.ledger.take_commands()))
+            error.add_history(self._history.of(error.request_id))
+            raise
+        if len(events) > KEPT_EVENTS:
+            events = events[-KEPT_EVENTS:]
+        ledger = contents.ledger
+        commands = ledger.commands
+        if commands:
+            ledger.commands = []
+            self._remember((now_ns, events, commands))
+            return commands
+        if events:
+            self._remember((now_ns, events, ()))
+        return []
 
     def next_wakeup_ns(self) -> int | None:
         """When `handle` must be called again at the latest; None while only events matter."""

@@ -8,13 +8,13 @@ from batcher.core.faults.bisection import SuspectGroup
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.state import (
-    BatchState,
-    BisectionState,
-    InstanceState,
-    ModelState,
-    RequestState,
+    SavedBatch,
+    SavedBisection,
+    SavedInstance,
+    SavedModel,
+    SavedRequest,
+    SavedSuspectGroup,
     State,
-    SuspectGroupState,
 )
 
 
@@ -32,15 +32,15 @@ def capture(contents: Contents) -> State:
         devices=tuple(fleet.device_limits.items()),
         bisections=_bisections(contents),
         instances=tuple(
-            InstanceState(i.up, i.draining, i.last_used) for i in fleet.instances.values()
+            SavedInstance(i.up, i.draining, i.last_used) for i in fleet.instances.values()
         ),
         batches=tuple(_batch(batch) for batch in fleet.batches.values()),
     )
 
 
-def _request(request: LiveRequest) -> RequestState:
+def _request(request: LiveRequest) -> SavedRequest:
     split = request.split
-    return RequestState(
+    return SavedRequest(
         request.arrived,
         request.due_ns,
         request.expires_ns,
@@ -57,8 +57,8 @@ def _request(request: LiveRequest) -> RequestState:
     )
 
 
-def _batch(batch: RunningBatch) -> BatchState:
-    return BatchState(
+def _batch(batch: RunningBatch) -> SavedBatch:
+    return SavedBatch(
         batch.batch_id,
         batch.model,
         batch.instance,
@@ -77,8 +77,8 @@ def _batch(batch: RunningBatch) -> BatchState:
     )
 
 
-def _model(model: Model) -> ModelState:
-    return ModelState(
+def _model(model: Model) -> SavedModel:
+    return SavedModel(
         model.name,
         model.settings,
         model.policy_failed,
@@ -98,8 +98,8 @@ def _model(model: Model) -> ModelState:
     )
 
 
-def _suspects(suspects: SuspectGroup) -> SuspectGroupState:
-    return SuspectGroupState(
+def _suspects(suspects: SuspectGroup) -> SavedSuspectGroup:
+    return SavedSuspectGroup(
         suspects.bisection.batch_id,
         suspects.number,
         suspects.parts,
@@ -112,14 +112,14 @@ def _suspects(suspects: SuspectGroup) -> SuspectGroupState:
     )
 
 
-def _bisections(contents: Contents) -> tuple[BisectionState, ...]:
+def _bisections(contents: Contents) -> tuple[SavedBisection, ...]:
     groups = [
         each for model in contents.models.values() for each in model.bisections.suspect_groups
     ]
     groups += [b.suspects for b in contents.fleet.batches.values() if b.suspects is not None]
     found = {each.bisection.batch_id: each.bisection for each in groups}
     return tuple(
-        BisectionState(
+        SavedBisection(
             b.batch_id,
             b.executions_left,
             b.give_up_after,

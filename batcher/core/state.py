@@ -10,7 +10,7 @@ from batcher.core.times import NEVER_NS
 
 
 @record
-class RequestState:
+class SavedRequest:
     """A live request; `batch_id` is None while it waits."""
 
     arrived: RequestArrived
@@ -30,7 +30,7 @@ class RequestState:
 
 
 @record
-class SuspectGroupState:
+class SavedSuspectGroup:
     """What of a failed batch runs again together; `bisection` is the batch."""
 
     bisection: int
@@ -45,7 +45,7 @@ class SuspectGroupState:
 
 
 @record
-class BisectionState:
+class SavedBisection:
     """A failed batch that is being bisected."""
 
     batch_id: int
@@ -59,7 +59,7 @@ class BisectionState:
 
 
 @record
-class ModelState:
+class SavedModel:
     """A model and the ids of what waits for it, lane by lane, each in order.
 
     `policy`, `times` and `shares` are what was learned, each as its owner captured it.
@@ -77,14 +77,14 @@ class ModelState:
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
     shares: tuple[tuple[str, float, float | None, int, int], ...]
     bisections: tuple[object, ...]
-    suspect_groups: tuple[SuspectGroupState, ...]
+    suspect_groups: tuple[SavedSuspectGroup, ...]
     prefetch: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
     prefetch_at_ns: int = NEVER_NS
     dispatch_count: int = 0
 
 
 @record
-class InstanceState:
+class SavedInstance:
     """An incarnation and when it was last used (a count of dispatches)."""
 
     up: InstanceUp
@@ -93,7 +93,7 @@ class InstanceState:
 
 
 @record
-class BatchState:
+class SavedBatch:
     """A running batch and the requests it has not reported."""
 
     batch_id: int
@@ -107,7 +107,7 @@ class BatchState:
     shapes: Shapes
     parts: tuple[Part, ...]
     split: bool
-    suspects: SuspectGroupState | None
+    suspects: SavedSuspectGroup | None
     filled: int | None
     prefetched: bool = False
     prefetch_at_ns: int = NEVER_NS
@@ -122,9 +122,9 @@ class State:
     dispatches: int
     wakeup_ns: int | None
     next_promotion_at_ns: int
-    models: tuple[ModelState, ...]
-    requests: tuple[RequestState, ...]
+    models: tuple[SavedModel, ...]
+    requests: tuple[SavedRequest, ...]
     devices: tuple[tuple[str, int], ...]
-    bisections: tuple[BisectionState, ...]
-    instances: tuple[InstanceState, ...]
-    batches: tuple[BatchState, ...]
+    bisections: tuple[SavedBisection, ...]
+    instances: tuple[SavedInstance, ...]
+    batches: tuple[SavedBatch, ...]

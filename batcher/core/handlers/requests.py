@@ -5,6 +5,7 @@ from __future__ import annotations
 from batcher.core.commands import Outcome, Reason
 from batcher.core.contents import Contents
 from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
+from batcher.core.history import InvalidTransition
 from batcher.core.queueing.ranks import BEST_EFFORT
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.admission import admit
@@ -15,7 +16,8 @@ from batcher.core.times import NEVER_NS
 
 def arrive(contents: Contents, event: RequestArrived) -> None:
     """Enqueue a request or refuse it, in one step; others may have to make room for it."""
-    assert event.id not in contents.live, f"request {event.id} arrived twice"
+    if event.id in contents.live:
+        raise InvalidTransition(event.id, f"arrived, but is live: {contents.live[event.id]}")
     model = contents.models.get(event.model)
     if model is None:
         contents.ledger.turn_away(event.id, UNKNOWN_MODEL)

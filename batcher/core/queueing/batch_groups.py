@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
+from batcher.core.history import InvalidTransition
 from batcher.core.queueing.request import GroupKey, LiveRequest
 from batcher.core.times import NEVER_NS
 
@@ -44,8 +45,11 @@ class PriorityClass:
         """Take out, from anywhere."""
         place = bisect_left(self.finish_by, request.finish_by_ns)
         requests = self.requests
-        while requests[place] is not request:
-            place += 1
+        try:
+            while requests[place] is not request:
+                place += 1
+        except IndexError:
+            raise InvalidTransition(request.id, f"does not wait in its class: {request}") from None
         del requests[place]
         del self.finish_by[place]
         self.rows -= request.rows
@@ -121,6 +125,8 @@ class BatchGroup:
                 if not priority_class.requests:
                     self.classes.remove(priority_class)
                 break
+        else:
+            raise InvalidTransition(request.id, f"has no class of its rank: {request}")
         self.rows -= request.rows
 
     def pop_front(self, count: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from batcher.core.history import InvalidTransition
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.request import GroupKey, LiveRequest
 
@@ -71,7 +72,9 @@ class ModelQueue:
     def discard(self, request: LiveRequest) -> None:
         """Take a waiting request out; its lane goes with the last one."""
         key = request.group_key
-        group = self.groups[key]
+        group = self.groups.get(key)
+        if group is None:
+            raise InvalidTransition(request.id, f"waits in no group: {request}")
         group.discard(request)
         if not group.classes:
             del self.groups[key]

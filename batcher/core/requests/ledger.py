@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from batcher.core.commands import FAILURE_REASONS, Command, Outcome, Reason, Settle
 from batcher.core.devices.fleet import Fleet
 from batcher.core.events import FailureCause
+from batcher.core.history import InvalidTransition
 from batcher.core.model import Model
 from batcher.core.queueing.expiry import ExpiryHeap
 from batcher.core.queueing.request import LiveRequest, queued
@@ -53,30 +54,37 @@ class Ledger:
 
     def done(self, ids: tuple[int, ...]) -> None:
         """End requests of which all rows were executed."""
+        live = self.live
         for request_id in ids:
-            del self.live[request_id]
+            if live.pop(request_id, None) is None:
+                raise InvalidTransition(request_id, "is done, but is not live")
         self.settle(ids, Outcome.OK)
 
     def refuse(
         self, waiting: Iterable[LiveRequest], reason: Reason, *, retry_ns: int | None = None
     ) -> None:
         """End requests that were admitted and can no longer be served."""
-        refused = tuple([request.id for request in waiting])
-        for request_id in refused:
-            self.forget(self.live[request_id])
+        requests = list(waiting)
+        for request in requests:
+            self.forget(request)
+        refused = tuple([request.id for request in requests])
         self.settle(refused, Outcome.REJECTED, reason, retry_ns=retry_ns)
 
     def fail(self, ids: Iterable[int], cause: FailureCause) -> None:
         """End requests with a failure, and whatever of them still waits or runs elsewhere."""
         failed = tuple(sorted(ids))
         for request_id in failed:
-            self.forget(self.live[request_id])
+            request = self.live.get(request_id)
+            if request is None:
+                raise InvalidTransition(request_id, f"has failed ({cause}), but is not live")
+            self.forget(request)
         retry_ns = UNAVAILABLE_RETRY_NS if cause is FailureCause.DEVICE else None
         self.settle(failed, Outcome.FAILED, FAILURE_REASONS[cause], retry_ns=retry_ns)
 
     def forget(self, request: LiveRequest) -> None:
         """Drop a live request; a batch that runs it goes on, and its result is dropped."""
-        del self.live[request.id]
+        if self.live.pop(request.id, None) is not request:
+            raise InvalidTransition(request.id, f"is given up, but is not live: {request}")
         if request.batch_id is None:
             model = self.models[request.arrived.model]
             if queued(request):

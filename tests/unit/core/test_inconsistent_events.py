@@ -19,6 +19,7 @@ from batcher.core.events import (
     RequestCancelled,
     Timings,
 )
+from batcher.core.history import InvalidTransition
 
 UNKNOWN, INPUT = FailureCause.UNKNOWN, FailureCause.INPUT
 
@@ -105,8 +106,8 @@ def test_a_device_without_any_place_runs_nothing_until_it_has_one(busy):
     assert busy.batches(busy.feed(DeviceConfigured("d", 1))) == [[3]]
 
 
-def test_a_request_that_arrives_twice_is_refused_before_anything_has_changed(busy):
+def test_a_request_that_arrives_twice_is_an_invalid_transition_and_changes_nothing(busy):
     before = busy.scheduler.snapshot()
-    with pytest.raises(AssertionError, match="request 3 arrived twice"):
+    with pytest.raises(InvalidTransition, match="request 3 arrived, but is live"):
         busy.arrive(3)
     assert busy.scheduler.snapshot() == before

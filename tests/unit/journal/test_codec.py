@@ -19,13 +19,13 @@ from batcher.core.events import (
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, NoBatching, QueueLimits, WhenLate
 from batcher.core.state import (
-    BatchState,
-    BisectionState,
-    InstanceState,
-    ModelState,
-    RequestState,
+    SavedBatch,
+    SavedBisection,
+    SavedInstance,
+    SavedModel,
+    SavedRequest,
+    SavedSuspectGroup,
     State,
-    SuspectGroupState,
 )
 from batcher.journal.codec import CodecError, Decoder, Encoder, schema, unpack
 from batcher.simulation import Driver
@@ -149,12 +149,12 @@ def test_a_log_without_a_field_that_has_no_default_is_refused():
 
 STATE = (
     State,
-    ModelState,
-    RequestState,
-    SuspectGroupState,
-    BisectionState,
-    InstanceState,
-    BatchState,
+    SavedModel,
+    SavedRequest,
+    SavedSuspectGroup,
+    SavedBisection,
+    SavedInstance,
+    SavedBatch,
 )
 
 

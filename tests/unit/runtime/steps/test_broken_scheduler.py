@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from batcher.core.events import ModelConfigured
+from batcher.core.events import ModelConfigured, RequestArrived
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.errors import (
     ChangeFailed,
@@ -49,3 +49,17 @@ async def test_idle_returns_when_the_scheduler_is_broken(world, faults):
     world.submit("a", 1)
     world.turn()
     await world.runner.idle()
+
+
+def test_the_history_of_a_request_that_broke_the_scheduler_is_logged(world, caplog):
+    world.submit("first", 1)
+    world.turn()
+    first = world.pendings["first"]
+    again = RequestArrived(first.id, MODEL, 1, 0, (), "", 0)
+    with caplog.at_level(logging.CRITICAL):
+        world.runner.feed(again)
+    assert world.broken == 1
+    assert f"request {first.id} arrived, but is live" in world.runner.broken
+    assert "\n" not in world.runner.broken
+    assert "what touched it lately:\n" in caplog.text
+    assert f" ns: RequestArrived(id={first.id}" in caplog.text
