@@ -101,7 +101,7 @@ def device_limits(config: Config) -> dict[str, int]:
     """How many batches may run at once on each device that a model names.
 
     The bound in `devices`, else the largest `instances` times `max_in_flight` of any one model on
-    the device: a model alone gets what it asked for, and neighbours take turns.
+    the device: a model alone gets what it asked for, and neighbors take turns.
     """
     limits: dict[str, int] = {}
     for model in config.models:

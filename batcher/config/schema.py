@@ -16,7 +16,7 @@ def json_schema() -> dict[str, Any]:
     It is looser where a schema cannot follow: checks between keys are missing, and a value that
     reads the environment passes unseen.
     """
-    # Serialisation mode writes defaults the way the file has them: "30s", not 30000000000.
+    # Serialization mode writes defaults the way the file has them: "30s", not 30000000000.
     schema: dict[str, Any] = _for_editors(Config.model_json_schema(mode="serialization"))
     schema["$defs"]["EnvironmentReference"] = {
         "type": "string",

@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 class Section(BaseModel):
     """A mapping of the configuration file: frozen, and every key of it is known.
 
-    Attributes are named as the keys. Durations are int nanoseconds and sizes int bytes; serialised,
+    Attributes are named as the keys. Durations are int nanoseconds and sizes int bytes; serialized,
     they are text with units again, so a dumped section validates to an equal one.
     """
 

@@ -84,7 +84,7 @@ def propose(
 ) -> list[Buckets]:
     """The best 1, 2, ... `most` buckets, all multiples of `multiple`.
 
-    Of more than `MOST_LENGTHS` lengths, neighbours are put together, and they are close to the best. The last one holds `longest` (or the longest observed). Fewer come back where there are fewer
+    Of more than `MOST_LENGTHS` lengths, neighbors are put together, and they are close to the best. The last one holds `longest` (or the longest observed). Fewer come back where there are fewer
     lengths to tell apart.
     """
     top = max(longest or 0, *counts)

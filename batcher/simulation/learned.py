@@ -27,7 +27,7 @@ NEAREST: Final = 32
 """A draw is one of so many samples, those nearest in time."""
 
 POOLED: Final = 8
-"""Neighbouring sizes share a median until it is one of so many samples."""
+"""Neighboring sizes share a median until it is one of so many samples."""
 
 _DRAWS_AT_ONCE: Final = 4096
 

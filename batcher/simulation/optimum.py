@@ -106,7 +106,7 @@ class _Band:
         through += service
         through[through > due] = _NEVER_NS
         row = through.min(axis=0)
-        # One drop more than the row before, for the columns that have a neighbour on the left.
+        # One drop more than the row before, for the columns that have a neighbor on the left.
         np.minimum(row[1:], latest[-1, :-1], out=row[1:])
         self._at = (self._at + 1) % self._rows
         for copy in (self._at, self._at + self._rows):

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_POINTS: Final = 1000
-_COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-"""Colours that people with any colour vision tell apart (Okabe and Ito, 2008)."""
+_COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+"""Colors that people with any color vision tell apart (Okabe and Ito, 2008)."""
 _MARKERS: Final = "osv^DPX"
 
 
@@ -84,8 +84,8 @@ def draw(cells: Sequence[Plotted], target_ms: float | None, title: str, path: Pa
     loads = {cell.summary.load for cell in cells}
     several = len(cells) > len(policies) and len(loads) > 1
     styles = {
-        policy: {"color": colour, "marker": marker}
-        for policy, colour, marker in zip(policies, cycle(_COLOURS), cycle(_MARKERS), strict=False)
+        policy: {"color": color, "marker": marker}
+        for policy, color, marker in zip(policies, cycle(_COLORS), cycle(_MARKERS), strict=False)
     }
     figure: Figure = Figure(figsize=(15 if several else 7, 4.6), layout="constrained", dpi=120)
     panels = figure.subplots(1, 3 if several else 1, squeeze=False)[0]
@@ -125,7 +125,7 @@ def _latency(
             answered[picked], shares[picked], where="post", label=cell.summary.policy, **style
         )
     if target_ms is not None:
-        panel.axvline(target_ms, color="grey", linestyle="--", linewidth=1, label="target")
+        panel.axvline(target_ms, color="gray", linestyle="--", linewidth=1, label="target")
     panel.set_xscale("log")
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter("{x:g}")
@@ -150,7 +150,7 @@ def _goodput(panel: Axes, cells: Sequence[Plotted], styles: dict[str, dict[str, 
         if s.optimum_goodput is not None
     ]
     if best:
-        panel.plot(*zip(*best, strict=True), color="grey", linestyle=":", label="optimum")
+        panel.plot(*zip(*best, strict=True), color="gray", linestyle=":", label="optimum")
     panel.set_ylim(bottom=0)
     panel.set_xlabel("load, % of capacity")
     panel.set_ylabel("answered on time, requests/s")

@@ -18,7 +18,7 @@ LogFormat = Literal["text", "json"]
 _STANDARD = frozenset(
     (*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName")
 )
-"""Attributes that every record has (and uvicorn's coloured copy): all others are fields."""
+"""Attributes that every record has (and uvicorn's colored copy): all others are fields."""
 
 
 def configure_logging(level: str, fmt: LogFormat, stream: TextIO | None = None) -> None:

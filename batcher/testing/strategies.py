@@ -99,7 +99,7 @@ TENANTS = ("", "gold", "x")
 def any_model_settings(draw: st.DrawFn) -> ModelSettings:
     """Settings of a model under any policy: each value is one of few, so that failures shrink."""
     requests, rows, nbytes = draw(st.sampled_from(_BOUNDS))
-    levels, default, ageing_ms = draw(st.sampled_from(_LEVELS))
+    levels, default, promote_after_ms = draw(st.sampled_from(_LEVELS))
     limits = QueueLimits(
         max_requests=requests,
         max_groups=draw(st.sampled_from((256, 256, 2))),
@@ -109,7 +109,7 @@ def any_model_settings(draw: st.DrawFn) -> ModelSettings:
         timeout_ns=draw(st.sampled_from((None, None, 6 * MILLISECOND, 100 * MILLISECOND))),
         priority_levels=levels,
         default_priority=default,
-        promote_after_ns=ageing_ms * MILLISECOND,
+        promote_after_ns=promote_after_ms * MILLISECOND,
         tenants=draw(st.sampled_from(((), (("default", 1.0), ("gold", 4.0))))),
     )
     return ModelSettings(

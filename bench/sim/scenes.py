@@ -16,7 +16,7 @@ import faults
 import grid
 import groups
 import lengths
-import neighbours
+import neighbors
 import numpy as np
 import unknowable
 import world
@@ -258,7 +258,7 @@ SCENES = {
     each.__name__: each
     for each in (
         *(overload, closed, utilization, instances, traces, speed),
-        neighbours.neighbours,
+        neighbors.neighbors,
         groups.groups,
         lengths.lengths,
         unknowable.unknowable,

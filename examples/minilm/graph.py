@@ -1,4 +1,4 @@
-"""The network as an ONNX graph: a BERT encoder, mean pooling and L2 normalisation.
+"""The network as an ONNX graph: a BERT encoder, mean pooling and L2 normalization.
 
 Inputs `input_ids` and `attention_mask`, INT64 `[batch, seq]`; output `embedding`, FP32
 `[batch, hidden]`, each row of length 1. Both axes are dynamic, up to the encoder's 512 positions.

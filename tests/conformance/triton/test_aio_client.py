@@ -59,8 +59,8 @@ def test_client_timeout(seen):
     assert seen["client_timeout"]["status"] == "StatusCode.DEADLINE_EXCEEDED"
 
 
-def test_a_cancelled_request_leaves_its_neighbour_alone(seen):
-    assert seen["cancelled_neighbour"] == [1, 1]
+def test_a_cancelled_request_leaves_its_neighbor_alone(seen):
+    assert seen["cancelled_neighbor"] == [1, 1]
 
 
 @pytest.mark.parametrize(

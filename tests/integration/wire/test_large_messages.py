@@ -223,7 +223,7 @@ async def test_the_largest_of_every_kind_holds_nobody_up(serve, hello, dial, scr
     columns = 1024
     options = {"columns": columns, "base": "0ms"}
     server = serve(hello(options=options, batching={"max_batch_size": 32_768}))
-    neighbour = await dial(server.grpc)
+    neighbor = await dial(server.grpc)
     answered = 0
 
     small = infer_request("hello", {"X": np.ones((1, columns), np.float32)})
@@ -231,10 +231,10 @@ async def test_the_largest_of_every_kind_holds_nobody_up(serve, hello, dial, scr
     async def ask():
         nonlocal answered
         while True:
-            await neighbour.ModelInfer(small)
+            await neighbor.ModelInfer(small)
             answered += 1
 
-    neighbours = asyncio.create_task(ask())
+    neighbors = asyncio.create_task(ask())
     path = protocol.methods(protocol.INFERENCE)["ModelInfer"].path
     async with aio.insecure_channel(server.grpc, options=ANY_SIZE) as channel:
         call = channel.unary_unary(path)
@@ -250,6 +250,6 @@ async def test_the_largest_of_every_kind_holds_nobody_up(serve, hello, dial, scr
                 kind
             )
             assert answered > before or len(message) < MAX_MESSAGE // 2, kind
-    neighbours.cancel()
+    neighbors.cancel()
 
     assert (await scrape(server.http)).sum("batcher_event_loop_stalls_total") <= GENEROUS

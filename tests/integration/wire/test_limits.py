@@ -50,8 +50,8 @@ class TestMessages:
 
     async def test_a_larger_one_ends_its_stream_alone(self, address, dial, request_of):
         stub = await dial(address, options=ANY_SIZE)
-        neighbour, greedy = stub.ModelStreamInfer(), stub.ModelStreamInfer()
-        for call in (neighbour, greedy):
+        neighbor, greedy = stub.ModelStreamInfer(), stub.ModelStreamInfer()
+        for call in (neighbor, greedy):
             await call.write(request_of(id="small"))
             assert (await call.read()).infer_response.id == "small"
 
@@ -59,9 +59,9 @@ class TestMessages:
         assert await greedy.code() is EXHAUSTED
         assert "larger than max" in await greedy.details()
 
-        await neighbour.write(request_of(id="after"))
-        assert (await neighbour.read()).infer_response.id == "after"
-        neighbour.cancel()
+        await neighbor.write(request_of(id="after"))
+        assert (await neighbor.read()).infer_response.id == "after"
+        neighbor.cancel()
 
     async def test_a_larger_answer_is_refused_with_both_sizes(self, address, dial, request_of):
         """A request just below the limit, whose answer is just above it."""

@@ -25,7 +25,7 @@ def test_nearest_lines_come_first_and_never_the_query_itself(shown):
     assert found == ["north", "  0.70  north-east", "  0.00  [b]east[/b]", "  0.00  west"]
 
 
-def test_a_file_of_one_line_has_no_neighbours(shown):
+def test_a_file_of_one_line_has_no_neighbors(shown):
     at = np.ones((1, 1), dtype=np.float32)
     assert shown(report.nearest(["only"], at, ["only"], at)) == ["only", "  (no other line)"]
 

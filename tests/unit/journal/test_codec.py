@@ -137,8 +137,8 @@ def test_fields_are_found_by_name():
 
 
 def test_a_log_with_a_field_that_is_not_known_is_refused():
-    fields = (*dict(schema())["InstanceUp"], "colour")
-    with pytest.raises(CodecError, match=r"it has InstanceUp\.colour, which this version does not"):
+    fields = (*dict(schema())["InstanceUp"], "color")
+    with pytest.raises(CodecError, match=r"it has InstanceUp\.color, which this version does not"):
         Decoder(changed("InstanceUp", fields))
 
 

@@ -35,14 +35,14 @@ def test_a_better_level_comes_first_in_another_lane_too(shared, arrivals, in_tim
     assert in_time(urgent) >= 0.85
 
 
-def test_a_request_of_many_rows_is_served_beside_a_neighbour_in_a_hurry(shared, arrivals, in_time):
+def test_a_request_of_many_rows_is_served_beside_a_neighbor_in_a_hurry(shared, arrivals, in_time):
     large, _ = shared(m=200, hurry=20).play(
         arrivals(5, 4, 3, rows=24), arrivals(50, 4, 13, model="hurry")
     )
     assert in_time(large, 200) >= 0.9
 
 
-def test_a_neighbour_that_fell_silent_is_not_waited_for(shared, arrivals, in_time):
+def test_a_neighbor_that_fell_silent_is_not_waited_for(shared, arrivals, in_time):
     later = [(at_ns + 3 * SECOND, what) for at_ns, what in arrivals(600, 3, 4)]
     many, _ = shared(m=50, hurry=20).play(later, arrivals(100, 1, 14, model="hurry"))
     assert in_time(many) >= 0.99

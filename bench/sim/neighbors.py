@@ -21,13 +21,13 @@ PARTS = (0.15, 0.3, 0.4)
 """What the urgent model asks of the device, in batches of full size."""
 
 
-def neighbours(options: argparse.Namespace) -> dict[str, Any]:
+def neighbors(options: argparse.Namespace) -> dict[str, Any]:
     """Tenants, priorities, and models that share a device."""
     profile = world.PROFILES["linear50"]
     return {
         **_tenants(options, profile),
         **_levels(options, profile),
-        **_ageing(options, profile),
+        **_promotion(options, profile),
         **_models(options, profile),
         **_without_target(options, profile),
     }
@@ -80,8 +80,8 @@ def _two_levels(profile: world.Profile, part: float, seed: int) -> list[world.St
     ]
 
 
-def _ageing(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
-    """Whoever may be late is still served, or told, within the bound of ageing.
+def _promotion(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
+    """What may be late is still answered or refused within the bound of `promote_after`.
 
     Where late ones are served, somebody of the lowest level must have been answered after the time
     that its levels last: being told is an end, too, and alone would be no way out.
@@ -162,7 +162,7 @@ def _without_target(options: argparse.Namespace, profile: world.Profile) -> dict
     """A model without a target, beside one with a target that asks for too much.
 
     It may be slow, but not starve: whatever the moment, somebody of it is answered within the bound
-    of ageing.
+    of `promote_after`.
     """
     limits = QueueLimits()
     bound_s = _bound_ns(limits) / SECOND
@@ -179,7 +179,7 @@ def _without_target(options: argparse.Namespace, profile: world.Profile) -> dict
         played = world.play(streams, models, device_limit=1)
         done = np.sort(played.answered[0][played.answered[0] >= 0])
         asked = played.arrived[0]
-        # Only while the neighbour asks: later everybody is served.
+        # Only while the neighbor asks: later all requests are served.
         moments = [asked[0], *done[done < asked[-1]], asked[-1]]
         longest_s = max(longest_s, float(np.diff(moments).max()) / SECOND)
         answered.append(float((played.answered[0] >= 0).mean()))
