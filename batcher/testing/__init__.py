@@ -1,7 +1,10 @@
-"""For tests of `batcher` and of plugins: the executor contract, fakes, a hand-turned clock.
+"""Helpers for tests of `batcher` and of plugins.
 
-`ExecutorContract` is the suite that a plugin's tests subclass; it alone needs pytest, which is
-imported when the name is first used. The rest imports nothing beyond `batcher`.
+For the author of a plugin: `ExecutorContract`, the test suite to subclass (it needs pytest, which is
+imported when the name is first used), and `ServerProcess` in `batcher.testing.server`, a real server.
+
+For tests of `batcher` itself: `FakeExecutor`, `ManualClock`, and in the other modules Hypothesis
+strategies, schedulers that record or prefetch, and inference messages.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ def __getattr__(name: str) -> Any:
     import pytest  # noqa: PLC0415 - see the module's docstring
 
     # Before the import: failed assertions of the suite then show their values, as in a test file.
-    pytest.register_assert_rewrite("batcher.testing.contract")
+    pytest.register_assert_rewrite("batcher.testing.contract", "batcher.testing.contract_driver")
     from batcher.testing.contract import ExecutorContract  # noqa: PLC0415 - as above
 
     return ExecutorContract

@@ -1,4 +1,4 @@
-"""A clock whose hands are turned by the test."""
+"""A clock that the test advances."""
 
 from __future__ import annotations
 

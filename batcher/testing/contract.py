@@ -1,25 +1,23 @@
-"""The suite that every executor passes: subclass `ExecutorContract` in the plugin's tests.
+"""The test suite that every executor passes: subclass `ExecutorContract` in the plugin's tests.
 
 A subclass says how to make the executor, which options make it load a small model, and what inputs
-that model takes; every `test_...` method is then collected under the subclass's name. What an
-executor declares in its `capabilities` decides what is asked of it, never what it is called.
+that model takes; pytest then collects every `test_...` method under the name of the subclass. Tests
+that an executor need not pass are skipped by what it declares in its `capabilities`.
 
-As in production, every call to one executor is made on one thread, which is not the main one; an
-`AsyncExecutor` is driven by an event loop on that thread. Input arrays are read-only, because in
-production they may be views of a message.
+As in the server, every call to one executor is made on one thread, which is not the main one; an
+`AsyncExecutor` runs on an event loop on that thread. Input arrays are read-only, because in the server
+they may be views of a message.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,21 +27,15 @@ from batcher.executor import (
     DTYPES,
     Array,
     AsyncExecutor,
-    Batch,
-    BatchResult,
     Capabilities,
     ExecutionError,
     Executor,
     LoadContext,
-    ModelMetadata,
     ReportsHealth,
     nothing_to_release,
 )
 from batcher.plugins import is_async
-from batcher.runtime.interface.row_axis import with_row_axes
-from batcher.tensors import TensorSpec
-
-T = TypeVar("T")
+from batcher.testing.contract_driver import ContractDriver, check_array
 
 _UNKNOWN_OPTION = "no_such_option"
 
@@ -51,88 +43,8 @@ _HEALTHY_S = 1.0
 """How long `healthy` may take: the default of `models[].health.timeout`."""
 
 
-class Driver:
-    """One executor on its own thread, its calls made plain whether it is blocking or not."""
-
-    def __init__(self, executor: Executor | AsyncExecutor, context: LoadContext) -> None:
-        self.executor = executor
-        self.context = context
-        self.metadata: ModelMetadata | None = None
-        self._async = is_async(type(executor))
-        self._runner = asyncio.Runner()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="executor-contract")
-
-    def call(self, function: Callable[[], T | Coroutine[Any, Any, T]]) -> T:
-        """Run on the executor's thread, to the end."""
-
-        def run() -> T:
-            if self._async:
-                return self._runner.run(cast("Coroutine[Any, Any, T]", function()))
-            return cast("T", function())
-
-        return self._thread.submit(run).result()
-
-    def load(self) -> ModelMetadata:
-        """Load with the context: what the executor says of its model, as it would be served."""
-        told = self.call(lambda: self.executor.load(self.context))
-        self.metadata = told
-        self.metadata = with_row_axes(told, self.context)
-        return self.metadata
-
-    @property
-    def with_rows(self) -> frozenset[str]:
-        """The inputs that have a row axis."""
-        assert self.metadata is not None
-        return frozenset(spec.name for spec in self.metadata.inputs if spec.batched)
-
-    def rows(self, inputs: Mapping[str, Array]) -> int:
-        """How many rows these inputs have; 1 where none of them has any."""
-        return next((len(array) for name, array in inputs.items() if name in self.with_rows), 1)
-
-    def some_rows(self, inputs: Mapping[str, Array], which: slice) -> dict[str, Array]:
-        """These rows of every input that has rows; the others as they are."""
-        return {
-            name: array[which].copy() if name in self.with_rows else array
-            for name, array in inputs.items()
-        }
-
-    def execute(
-        self, inputs: Mapping[str, Array], outputs: frozenset[str] | None = None
-    ) -> BatchResult:
-        """Run one batch of these inputs."""
-        arrays = {name: _read_only(array) for name, array in inputs.items()}
-        batch = Batch(arrays, self.rows(inputs), outputs=outputs)
-        return self.call(lambda: self.executor.execute(batch))
-
-    def answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Copies of all outputs for these inputs; the result is released."""
-        result = self.execute(inputs)
-        assert not result.row_errors, f"rows failed: {dict(result.row_errors)}"
-        copies = {name: array.copy() for name, array in result.outputs.items()}
-        result.release()
-        return copies
-
-    def answer_together(self, batches: list[dict[str, Array]]) -> list[BatchResult]:
-        """Results of batches that an `AsyncExecutor` has in flight at once."""
-        executor = cast("AsyncExecutor", self.executor)
-
-        async def together() -> list[BatchResult]:
-            calls = [executor.execute(Batch(each, self.rows(each))) for each in batches]
-            return await asyncio.gather(*calls)
-
-        return self.call(together)
-
-    def stop(self) -> None:
-        """Close the executor, if it loaded, and end the thread."""
-        if self.metadata is not None:
-            self.metadata = None
-            self.call(self.executor.close)
-        self._thread.submit(self._runner.close).result()
-        self._thread.shutdown()
-
-
 class ExecutorContract:
-    """Subclass this, name the subclass `Test...`, and override what is marked as yours."""
+    """Subclass this, name the subclass `Test...`, and override what its docstring marks as yours."""
 
     max_batch_size = 8
     """Yours: the largest batch that is tried; at least 2 unless the model takes one row only, and 0
@@ -182,7 +94,7 @@ class ExecutorContract:
         return self._context(options, base_dir)
 
     @pytest.fixture
-    def driver(self, context: LoadContext) -> Iterator[Driver]:
+    def driver(self, context: LoadContext) -> Iterator[ContractDriver]:
         """A loaded executor on its own thread, closed at the end."""
         with self._loaded(context) as driver:
             yield driver
@@ -202,7 +114,7 @@ class ExecutorContract:
             "only an AsyncExecutor can have more than one batch in flight"
         )
 
-    def test_metadata(self, driver: Driver) -> None:
+    def test_metadata(self, driver: ContractDriver) -> None:
         """Names are unique, datatypes known, shapes start with the row axis."""
         metadata = driver.metadata
         assert metadata is not None
@@ -231,9 +143,9 @@ class ExecutorContract:
         )
 
     def test_example_inputs_match_the_metadata(
-        self, driver: Driver, rng: np.random.Generator
+        self, driver: ContractDriver, rng: np.random.Generator
     ) -> None:
-        """The subclass's own inputs are what the model says that it takes."""
+        """The inputs of `make_inputs` are what the metadata says that the model takes."""
         assert driver.metadata is not None
         rows = self._sizes(driver)[-1]
         inputs = self.make_inputs(rows, rng)
@@ -241,33 +153,37 @@ class ExecutorContract:
         required = {spec.name for spec in specs.values() if not spec.optional}
         assert required <= set(inputs) <= set(specs)
         for name, array in inputs.items():
-            _check_array(array, specs[name], rows)
+            check_array(array, specs[name], rows)
 
-    def test_outputs_match_the_metadata(self, driver: Driver, rng: np.random.Generator) -> None:
+    def test_outputs_match_the_metadata(
+        self, driver: ContractDriver, rng: np.random.Generator
+    ) -> None:
         """For every batch size, each output has its dtype, its shape and one row for each row."""
         assert driver.metadata is not None
         for rows in self._sizes(driver):
             outputs = driver.answer(self.make_inputs(rows, rng))
             assert set(outputs) == {spec.name for spec in driver.metadata.outputs}
             for spec in driver.metadata.outputs:
-                _check_array(outputs[spec.name], spec, rows)
+                check_array(outputs[spec.name], spec, rows)
 
-    def test_rows_keep_their_order_and_do_not_touch_each_other(
-        self, driver: Driver, rng: np.random.Generator
+    def test_rows_keep_their_order_and_do_not_affect_each_other(
+        self, driver: ContractDriver, rng: np.random.Generator
     ) -> None:
-        """A row's answer is the same alone, in a batch, and in the same batch turned around.
+        """The answer of a row is the same alone, in a batch, and in the same batch in reverse order.
 
         Outputs that depend on the batch on purpose are named in `batch_dependent`.
         """
         if not driver.with_rows:
-            pytest.skip("nothing has rows")
+            pytest.skip("no input has rows")
         sizes = self._sizes(driver)
         rows = sizes[-1]
         inputs = self.make_inputs(rows, rng)
         whole = driver.answer(inputs)
-        turned = driver.answer(driver.some_rows(inputs, slice(None, None, -1)))
+        reversed_ = driver.answer(driver.some_rows(inputs, slice(None, None, -1)))
         for name in whole.keys() - self.batch_dependent():
-            self._assert_close(turned[name][::-1], whole[name], f"{name}, batch turned around")
+            self._assert_close(
+                reversed_[name][::-1], whole[name], f"{name}, batch in reverse order"
+            )
         if sizes[0] != 1:
             return
         for row in range(rows):
@@ -280,7 +196,7 @@ class ExecutorContract:
         return set()
 
     def test_only_requested_outputs_are_needed(
-        self, driver: Driver, rng: np.random.Generator
+        self, driver: ContractDriver, rng: np.random.Generator
     ) -> None:
         """A batch that asks for one output gets it, with the value it has among all."""
         assert driver.metadata is not None
@@ -292,8 +208,8 @@ class ExecutorContract:
             self._assert_close(result.outputs[spec.name], everything[spec.name], spec.name)
             result.release()
 
-    def test_results_stand_until_they_are_released(
-        self, driver: Driver, rng: np.random.Generator
+    def test_results_stay_valid_until_they_are_released(
+        self, driver: ContractDriver, rng: np.random.Generator
     ) -> None:
         """A later batch does not write into a result that has not been released."""
         rows = self._sizes(driver)[-1]
@@ -308,13 +224,13 @@ class ExecutorContract:
             driver.answer(self.make_inputs(rows, rng))
         if first.release is nothing_to_release:
             for name, array in first.outputs.items():
-                message = f"{name} was used again, and the result has no release"
+                message = f"{name} was overwritten by a later batch, but the result has no release"
                 np.testing.assert_array_equal(array, before[name], err_msg=message)
 
-    def test_two_instances_do_not_disturb_each_other(
-        self, context: LoadContext, driver: Driver, rng: np.random.Generator
+    def test_two_instances_are_independent(
+        self, context: LoadContext, driver: ContractDriver, rng: np.random.Generator
     ) -> None:
-        """A second instance gives the same answers, and goes without harm to the first."""
+        """A second instance gives the same answers, and closing it does not affect the first."""
         inputs = self.make_inputs(self._sizes(driver)[-1], rng)
         first = driver.answer(inputs)
         with self._loaded(context) as other:
@@ -327,7 +243,7 @@ class ExecutorContract:
     def test_loads_again_after_it_was_closed(
         self, context: LoadContext, rng: np.random.Generator
     ) -> None:
-        """What one executor held is free for the next one, time and again."""
+        """Executors release what they hold when they are closed: loading works again and again."""
         threads = threading.active_count()
         for _ in range(3):
             with self._loaded(context) as driver:
@@ -340,7 +256,7 @@ class ExecutorContract:
         """Each wrong option stops the load with a `ModelLoadError` on one line that names it."""
         assert bad_options
         for name, options in bad_options.items():
-            driver = Driver(self.make_executor(), self._context(options, base_dir))
+            driver = ContractDriver(self.make_executor(), self._context(options, base_dir))
             try:
                 with pytest.raises(ModelLoadError) as caught:
                     driver.load()
@@ -348,15 +264,15 @@ class ExecutorContract:
                 driver.stop()
             message = str(caught.value)
             assert name in message, f"option {name} is not named in: {message}"
-            assert "\n" not in message, f"one line, please: {message}"
+            assert "\n" not in message, f"the message must be one line: {message}"
 
-    def test_a_batch_that_fails_says_why_and_harms_no_other(
-        self, driver: Driver, rng: np.random.Generator
+    def test_a_batch_that_fails_says_why_and_the_next_one_succeeds(
+        self, driver: ContractDriver, rng: np.random.Generator
     ) -> None:
-        """Bad values give an `ExecutionError` or row errors on one line; the next batch is fine."""
+        """Bad values give an `ExecutionError` or row errors on one line; the next batch succeeds."""
         bad = self.bad_inputs()
         if bad is None:
-            pytest.skip("no inputs are bad")
+            pytest.skip("the subclass has no bad_inputs")
         messages = []
         try:
             result = driver.execute(bad)
@@ -369,20 +285,26 @@ class ExecutorContract:
         assert all(message and "\n" not in message for message in messages), messages
         driver.answer(self.make_inputs(self._sizes(driver)[-1], rng))
 
-    def test_a_loaded_executor_is_well(self, driver: Driver, rng: np.random.Generator) -> None:
-        """One that tells its health says that it is well, before a batch and after it, quickly."""
+    def test_a_loaded_executor_is_healthy(
+        self, driver: ContractDriver, rng: np.random.Generator
+    ) -> None:
+        """An executor with `healthy` returns None, before a batch and after it, within a second."""
         if not isinstance(driver.executor, ReportsHealth):
-            pytest.skip("tells nothing of its health")
+            pytest.skip("has no method healthy")
         for _ in range(2):
             began = time.monotonic()
             said = driver.call(driver.executor.healthy)
             took_s = time.monotonic() - began
             assert said is None, f"healthy() of a loaded executor says {said!r}"
-            assert took_s < _HEALTHY_S, f"healthy() took {took_s:.2f} s; batches wait for it"
+            assert took_s < _HEALTHY_S, (
+                f"healthy() took {took_s:.2f} s, and batches wait for it; allowed: {_HEALTHY_S:g} s"
+            )
             driver.answer(self.make_inputs(self._sizes(driver)[-1], rng))
 
-    def test_batches_in_flight_together(self, driver: Driver, rng: np.random.Generator) -> None:
-        """As many batches as it says it can take at once are answered as they are alone."""
+    def test_batches_in_flight_together(
+        self, driver: ContractDriver, rng: np.random.Generator
+    ) -> None:
+        """`capabilities.max_in_flight` batches at once are answered as each alone."""
         count = driver.executor.capabilities.max_in_flight
         if count == 1:
             pytest.skip("takes one batch at a time")
@@ -398,14 +320,14 @@ class ExecutorContract:
         return LoadContext("contract", "1", 0, "cpu", most, options, base_dir, self.batched)
 
     @contextmanager
-    def _loaded(self, context: LoadContext) -> Iterator[Driver]:
+    def _loaded(self, context: LoadContext) -> Iterator[ContractDriver]:
         with ExitStack() as stack:
-            driver = Driver(self.make_executor(), context)
+            driver = ContractDriver(self.make_executor(), context)
             stack.callback(driver.stop)
             driver.load()
             yield driver
 
-    def _sizes(self, driver: Driver) -> range:
+    def _sizes(self, driver: ContractDriver) -> range:
         """Every batch size that the executor must take."""
         most = max(1, self.max_batch_size)
         return range(1 if driver.executor.capabilities.dynamic_rows else most, most + 1)
@@ -418,22 +340,3 @@ class ExecutorContract:
             )
         else:
             np.testing.assert_array_equal(got, expected, err_msg=what)
-
-
-def _read_only(array: Array) -> Array:
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-def _check_array(array: Array, spec: TensorSpec, rows: int) -> None:
-    name, shape = spec.name, spec.shape
-    assert isinstance(array, np.ndarray), f"{name} must be a numpy array"
-    assert array.dtype == DTYPES[spec.datatype], f"{name}: {array.dtype} is not {spec.datatype}"
-    assert array.ndim == len(shape), f"{name}: shape {array.shape} does not fit {shape}"
-    if spec.batched:
-        assert len(array) == rows, f"{name}: {len(array)} rows instead of {rows}"
-    fits = all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
-    assert fits, f"{name}: shape {array.shape} does not fit {shape}"
-    if spec.datatype == "BYTES":
-        assert all(isinstance(value, bytes) for value in array.flat), f"{name}: not all are bytes"

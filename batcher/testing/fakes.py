@@ -1,4 +1,4 @@
-"""An executor that does as the test says."""
+"""An executor whose answers, failures and delays a test scripts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Hang:
         self._released.set()
 
     def block(self, timeout_s: float = 60.0) -> None:
-        """What the executor calls: say that it is inside, and wait for the release."""
+        """Called by the executor: report that it is inside, and wait for the release."""
         self._entered.set()
         if not self._released.wait(timeout_s):
             raise TimeoutError("the test never released the executor")
@@ -132,7 +132,7 @@ class FakeExecutor:
         self._answer = answer
 
     def load(self, context: LoadContext) -> ModelMetadata:
-        """Take the context down; raise `load_error` if there is one."""
+        """Keep the context; raise `load_error` if there is one."""
         self._note("load")
         self.context = context
         if self.load_error is not None:
@@ -152,7 +152,7 @@ class FakeExecutor:
         return BatchResult(result.outputs, result.row_errors, release)
 
     def close(self) -> None:
-        """Take it down."""
+        """Only recorded in `calls`."""
         self._note("close")
 
     def _note(self, method: str, batch: Batch | None = None) -> None:
@@ -160,26 +160,26 @@ class FakeExecutor:
 
 
 def raise_on(value: float, answer: Answer | None = None) -> Answer:
-    """An answer that raises when some value of `X` is `value`: such a row poisons its batch."""
+    """An answer that raises when some value of `X` is `value`: such a row makes its batch fail."""
 
-    def poisoned(batch: Batch) -> BatchResult:
+    def failing(batch: Batch) -> BatchResult:
         if (batch.inputs["X"] == value).any():
             raise ValueError("poison")
         return (answer or double)(batch)
 
-    return poisoned
+    return failing
 
 
 def nan_on(value: float, answer: Answer | None = None) -> Answer:
     """An answer with NaN in `Y` for every row of `X` that holds `value`."""
 
-    def poisoned(batch: Batch) -> BatchResult:
+    def with_nan(batch: Batch) -> BatchResult:
         result = (answer or double)(batch)
         outputs = {name: array.copy() for name, array in result.outputs.items()}
         outputs["Y"][(batch.inputs["X"] == value).any(axis=1)] = np.nan
         return BatchResult(outputs, result.row_errors, result.release)
 
-    return poisoned
+    return with_nan
 
 
 def double(batch: Batch) -> BatchResult:

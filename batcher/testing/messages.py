@@ -1,4 +1,4 @@
-"""Inference messages to and from arrays, for tests that speak to a server over its wire."""
+"""Inference messages to and from arrays, for tests that call a server over gRPC."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items() if name not in {"BYTES",
 def infer_request(
     model: str, inputs: Mapping[str, Array], **fields: Any
 ) -> inference.ModelInferRequest:
-    """A request with these inputs in raw form, their datatypes those of the arrays.
+    """A request with these inputs in raw_input_contents; datatypes follow from the arrays.
 
     `fields` are other fields of the message, such as `id` or `model_version`.
     """

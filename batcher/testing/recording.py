@@ -1,4 +1,4 @@
-"""A scheduler that writes down what it does, for logs that are made under virtual time."""
+"""A scheduler that records an event log under virtual time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _NO_BOUND: Final = 1 << 40
 class RecordedScheduler(Scheduler):
     """The production scheduler with the production recorder behind it, as a context manager.
 
-    The log goes to `folder`; leaving the block writes what is left. Virtual time runs faster than
-    the recorder's thread, so this one is waited for now and then, and nothing is lost. The log
-    begins at `begins_ns` of the virtual clock, and at `wall_ns` of the one on the wall: now, without.
+    The log goes to `folder`; leaving the block writes what is left. Virtual time runs faster than the
+    thread of the recorder, which is waited for every so often, so that nothing is lost. The log begins
+    at `begins_ns` of the virtual clock, which is `wall_ns` of Unix time (default: now).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RecordedScheduler(Scheduler):
         self._steps = 0
 
     def handle(self, events: Sequence[Event], now_ns: int) -> list[Command]:
-        """As the scheduler does, and recorded."""
+        """Handle the events as the scheduler does, and record them."""
         commands = super().handle(events, now_ns)
         self.recorder.record(self.now_ns, events, commands)
         self._steps += 1

@@ -26,7 +26,7 @@ class ServerFailedError(RuntimeError):
 
 
 def free_address() -> str:
-    """`127.0.0.1:port` with a port that nobody listens on at the moment."""
+    """`127.0.0.1:port` with a port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
@@ -35,14 +35,14 @@ def free_address() -> str:
 class ServerProcess:
     """`python -m batcher serve` on a configuration, as a context manager.
 
-    `config` is the document that a configuration file would hold. Listeners that it does not name
-    are put on free loopback ports: `server.grpc` and `server.http`; `server.drain_delay` is 0. The file is written into
+    `config` is the document of a configuration file. Where it does not set them, `server.grpc` and
+    `server.http` are free loopback ports and `server.drain_delay` is 0. The file is written into
     `folder`, where relative paths of the configuration start; without one, into a temporary folder.
-    `prefix` is a command to run the server under, such as `("taskset", "-c", "0")`, and `program` what
-    is run.
+    `prefix` is a command to run the server under, such as `("taskset", "-c", "0")`, and `program` the
+    server's own command.
 
-    Entering returns when the server has said that it is ready, and raises `ServerFailedError` when
-    it ends first or takes more than a minute. Leaving sends SIGTERM and waits.
+    Entering returns when the server is ready, and raises `ServerFailedError` if it ends before that or
+    takes more than a minute. Leaving sends SIGTERM and waits for the end.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class ServerProcess:
             self.process.kill()
             self.process.wait()
             raise ServerFailedError(
-                f"no end {_STOP_TIMEOUT_S} s after {signum.name}\n{self.log()}"
+                f"still running {_STOP_TIMEOUT_S} s after {signum.name}\n{self.log()}"
             ) from None
 
     def log(self) -> str:

@@ -1,8 +1,8 @@
-"""Hypothesis strategies for what a scheduler can be told (needs `hypothesis`).
+"""Hypothesis strategies for the events of a scheduler (needs `hypothesis`).
 
-`timelines` makes whole stories: play one with `batcher.simulation.Driver`, which completes the
+`timelines` makes whole sequences of events: run one with `batcher.simulation.Driver`, which completes the
 batches. All sizes are small and all times a few milliseconds, so that bounds are hit, windows close
-and deadlines pass in a story of a few dozen events.
+and deadlines pass within a few dozen events.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _POLICIES: tuple[PolicySettings, ...] = (
     Adaptive(1.0, WhenLate.SERVE),
 )
 _LEVELS = ((3, 2, 100), (1, 1, 1000), (3, 1, 5))
-"""Levels, the default one, and milliseconds until one is gained."""
+"""Priority levels, the default one, and `promote_after` in milliseconds."""
 
 _BOUNDS = ((100, None, None), (100, None, None), (3, None, None), (100, 12, None), (100, None, 12))
 """Requests, rows and bytes that may wait."""
@@ -92,7 +92,7 @@ _TARGETS = (None, *(ms * MILLISECOND for ms in (20, 50, 20, 3, 1000)))
 _PADDING = ((), (PaddedAxis(0, 1, (8,)),), (PaddedAxis(0, 1, (4, 8)),))
 
 TENANTS = ("", "gold", "x")
-"""Nobody in particular, one who is named in some settings, and one who is in none."""
+"""No tenant, one that some settings name, and one that no settings name."""
 
 
 @st.composite
@@ -136,20 +136,20 @@ profiles: st.SearchStrategy[Profile] = st.sampled_from(
         ),
     ]
 )
-"""Service times: none, straight, of one size, of a bend upwards and downwards, and very slow."""
+"""Service times by rows: none, linear, of one size, convex, concave, and very slow."""
 
 shapes: st.SearchStrategy[Shapes] = st.sampled_from([(), ((4,),), ((5,),)])
-"""Variable axes: few, so that requests share lanes."""
+"""Variable axes: few, so that requests share batch groups."""
 
 batch_keys: st.SearchStrategy[str] = st.sampled_from(["", "k"])
-"""Batch keys: few, so that requests share lanes."""
+"""Batch keys: few, so that requests share batch groups."""
 
 
 @st.composite
 def requests(
     draw: st.DrawFn, request_id: int, now_ns: int, models: Sequence[str] = MODELS
 ) -> RequestArrived:
-    """A request that arrives at `now_ns`; it may be too large, or over already."""
+    """A request that arrives at `now_ns`; it may be too large, or expired already."""
     return RequestArrived(
         request_id,
         draw(st.sampled_from(models)),
@@ -166,11 +166,11 @@ def requests(
 @st.composite
 def timelines(draw: st.DrawFn, max_events: int = 40) -> Timeline:
     """Two models on shared devices, then requests, cancels, and instances that come and go."""
-    story: Timeline = [(0, ModelConfigured(model, draw(model_settings()))) for model in MODELS]
-    story.append((0, DeviceConfigured(DEVICES[0], draw(st.none() | st.integers(1, 2)))))
+    timeline: Timeline = [(0, ModelConfigured(model, draw(model_settings()))) for model in MODELS]
+    timeline.append((0, DeviceConfigured(DEVICES[0], draw(st.none() | st.integers(1, 2)))))
     incarnations = dict.fromkeys(INSTANCES, 0)
     for instance in INSTANCES:
-        story.append((0, draw(_up(instance, incarnations))))
+        timeline.append((0, draw(_up(instance, incarnations))))
     now_ns = request_id = 0
     for _ in range(draw(st.integers(1, max_events))):
         now_ns += draw(milliseconds(0, 3))
@@ -186,8 +186,8 @@ def timelines(draw: st.DrawFn, max_events: int = 40) -> Timeline:
             event = draw(_change(draw(st.sampled_from(INSTANCES)), incarnations))
         else:
             event = ModelConfigured(draw(st.sampled_from(MODELS)), draw(model_settings()))
-        story.append((now_ns, event))
-    return story
+        timeline.append((now_ns, event))
+    return timeline
 
 
 @st.composite

@@ -55,19 +55,19 @@ class Remote:
         self.inner.close()
 
 
-class Well(Honest):
+class Healthy(Honest):
     """One that tells its health."""
 
     def healthy(self):
         return None
 
 
-class WellRemote(Remote):
+class HealthyRemote(Remote):
     async def healthy(self):
         return None
 
 
-class Unwell(Honest):
+class Unhealthy(Honest):
     def healthy(self):
         return "no"
 
@@ -96,14 +96,14 @@ class TestRemote(Contract):
         return Remote()
 
 
-class TestWell(Contract):
+class TestHealthy(Contract):
     def make_executor(self):
-        return Well()
+        return Healthy()
 
 
-class TestWellRemote(Contract):
+class TestHealthyRemote(Contract):
     def make_executor(self):
-        return WellRemote()
+        return HealthyRemote()
 
 
 class Breaker(Honest):
@@ -172,15 +172,15 @@ class Subset(Contract):
 @pytest.mark.parametrize(
     ("broken", "test"),
     [
-        (ReversesRows, "test_rows_keep_their_order_and_do_not_touch_each_other"),
-        (MixesRows, "test_rows_keep_their_order_and_do_not_touch_each_other"),
+        (ReversesRows, "test_rows_keep_their_order_and_do_not_affect_each_other"),
+        (MixesRows, "test_rows_keep_their_order_and_do_not_affect_each_other"),
         (WrongDtype, "test_outputs_match_the_metadata"),
         (DropsRow, "test_outputs_match_the_metadata"),
-        (ReusesBuffer, "test_results_stand_until_they_are_released"),
-        (TakesTurnsWithBuffers, "test_results_stand_until_they_are_released"),
+        (ReusesBuffer, "test_results_stay_valid_until_they_are_released"),
+        (TakesTurnsWithBuffers, "test_results_stay_valid_until_they_are_released"),
         (WritesInputs, "test_outputs_match_the_metadata"),
         (ForgetsOutput, "test_only_requested_outputs_are_needed"),
-        (Unwell, "test_a_loaded_executor_is_well"),
+        (Unhealthy, "test_a_loaded_executor_is_healthy"),
     ],
 )
 def test_broken_execution_is_caught(broken, test, tmp_path):
@@ -237,7 +237,7 @@ def test_bad_input_that_passes_is_caught(tmp_path):
     suite = Subset()
     suite.broken = FakeExecutor
     with suite._loaded(suite._context({}, tmp_path)) as driver:
-        check = suite.test_a_batch_that_fails_says_why_and_harms_no_other
+        check = suite.test_a_batch_that_fails_says_why_and_the_next_one_succeeds
         with pytest.raises(AssertionError, match="nothing failed"):
             check(driver, np.random.default_rng(1))
 

@@ -1,0 +1,130 @@
+"""Runs one executor as the server does: on a thread of its own, loaded before it is called.
+
+Used by `ExecutorContract`. Input arrays are read-only, because in the server they may be views of a
+message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from batcher.executor import (
+    DTYPES,
+    Array,
+    AsyncExecutor,
+    Batch,
+    BatchResult,
+    Executor,
+    LoadContext,
+    ModelMetadata,
+)
+from batcher.plugins import is_async
+from batcher.runtime.interface.row_axis import with_row_axes
+from batcher.tensors import TensorSpec
+
+T = TypeVar("T")
+
+
+class ContractDriver:
+    """One executor on its own thread; the caller waits for each call, of an `AsyncExecutor` too."""
+
+    def __init__(self, executor: Executor | AsyncExecutor, context: LoadContext) -> None:
+        self.executor = executor
+        self.context = context
+        self.metadata: ModelMetadata | None = None
+        self._async = is_async(type(executor))
+        self._runner = asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="executor-contract")
+
+    def call(self, function: Callable[[], T | Coroutine[Any, Any, T]]) -> T:
+        """The result of a call on the executor's thread."""
+
+        def run() -> T:
+            if self._async:
+                return self._runner.run(cast("Coroutine[Any, Any, T]", function()))
+            return cast("T", function())
+
+        return self._thread.submit(run).result()
+
+    def load(self) -> ModelMetadata:
+        """Load the model; returns its metadata as the server would serve it."""
+        loaded = self.call(lambda: self.executor.load(self.context))
+        self.metadata = loaded
+        self.metadata = with_row_axes(loaded, self.context)
+        return self.metadata
+
+    @property
+    def with_rows(self) -> frozenset[str]:
+        """The inputs that have a row axis."""
+        assert self.metadata is not None
+        return frozenset(spec.name for spec in self.metadata.inputs if spec.batched)
+
+    def rows(self, inputs: Mapping[str, Array]) -> int:
+        """The rows of these inputs; 1 if none of them has a row axis."""
+        return next((len(array) for name, array in inputs.items() if name in self.with_rows), 1)
+
+    def some_rows(self, inputs: Mapping[str, Array], which: slice) -> dict[str, Array]:
+        """These rows of every input that has a row axis; the other inputs unchanged."""
+        return {
+            name: array[which].copy() if name in self.with_rows else array
+            for name, array in inputs.items()
+        }
+
+    def execute(
+        self, inputs: Mapping[str, Array], outputs: frozenset[str] | None = None
+    ) -> BatchResult:
+        """Run one batch of these inputs."""
+        arrays = {name: _read_only(array) for name, array in inputs.items()}
+        batch = Batch(arrays, self.rows(inputs), outputs=outputs)
+        return self.call(lambda: self.executor.execute(batch))
+
+    def answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Copies of all outputs for these inputs. The result is released."""
+        result = self.execute(inputs)
+        assert not result.row_errors, f"rows failed: {dict(result.row_errors)}"
+        copies = {name: array.copy() for name, array in result.outputs.items()}
+        result.release()
+        return copies
+
+    def answer_together(self, batches: list[dict[str, Array]]) -> list[BatchResult]:
+        """Results of batches that an `AsyncExecutor` has in flight at once."""
+        executor = cast("AsyncExecutor", self.executor)
+
+        async def together() -> list[BatchResult]:
+            calls = [executor.execute(Batch(each, self.rows(each))) for each in batches]
+            return await asyncio.gather(*calls)
+
+        return self.call(together)
+
+    def stop(self) -> None:
+        """Close the executor, if it loaded, and end the thread."""
+        if self.metadata is not None:
+            self.metadata = None
+            self.call(self.executor.close)
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def check_array(array: Array, spec: TensorSpec, rows: int) -> None:
+    """Assert that the array has the datatype, the shape and the rows that the spec says."""
+    name, shape = spec.name, spec.shape
+    assert isinstance(array, np.ndarray), f"{name} must be a numpy array"
+    assert array.dtype == DTYPES[spec.datatype], f"{name}: {array.dtype} is not {spec.datatype}"
+    assert array.ndim == len(shape), f"{name}: shape {array.shape} does not fit {shape}"
+    if spec.batched:
+        assert len(array) == rows, f"{name}: {len(array)} rows instead of {rows}"
+    fits = all(want in (-1, have) for want, have in zip(shape, array.shape, strict=True))
+    assert fits, f"{name}: shape {array.shape} does not fit {shape}"
+    if spec.datatype == "BYTES":
+        assert all(isinstance(value, bytes) for value in array.flat), f"{name}: not all are bytes"
