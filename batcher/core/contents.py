@@ -56,7 +56,7 @@ class Contents:
     def reset_device_shares(self) -> None:
         """Forget which part of a device each model has: other models share it now."""
         for model in self.models.values():
-            model.part = 1.0
+            model.device_use.share = 1.0
 
     def ask_at_prefetch(self, model: Model) -> None:
         """Decide again when a batch may be prefetched for the model, if a full one waits."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from batcher.core.bucket_times import BucketTimes
-from batcher.core.devices.fleet import RunningBatch
+from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.prefetch import Prefetch
+from batcher.core.devices.sharing import DeviceUse
 from batcher.core.events import Shapes, Timings
 from batcher.core.faults.bisection import Bisections
 from batcher.core.policies import BatchPolicy, PolicyFactory, greedy_policy
@@ -14,9 +15,6 @@ from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, default_rank, ran
 from batcher.core.queueing.tenants import TenantShares
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
-
-USED_NS = 1_000_000_000.0
-"""How much time on a device is remembered, where models compete for it."""
 
 
 class Model:
@@ -29,11 +27,11 @@ class Model:
         "blocked",
         "buckets",
         "default_rank",
+        "device_use",
         "dispatch_count",
         "max_request_bytes",
         "max_request_rows",
         "name",
-        "part",
         "policy",
         "policy_failed",
         "prefetch",
@@ -47,7 +45,6 @@ class Model:
         "target_ns",
         "timeout_ns",
         "times",
-        "used_ns",
     )
 
     def __init__(
@@ -76,11 +73,7 @@ class Model:
         self.running = 0
         self.dispatch_count = 0
         """Batches dispatched, modulo `DUE_FIRST_ONE_IN` (`batching/selection.py`)."""
-        self.used_ns = 0.0
-        """Work done on its devices lately, halved now and then: what the rows of its batches take in
-        the batches that serve most."""
-        self.part = 1.0
-        """Its part of the device that it shares, as far as it goes by what was used lately."""
+        self.device_use = DeviceUse()
         self.blocked = False
         """Nothing can be decided until an instance is free, or something else than an arrival
         happens."""
@@ -109,7 +102,7 @@ class Model:
         what comes next. While requests at fault keep batches small, none is as large as may be.
         """
         queue, bisections, most = self.queue, self.bisections, self.settings.max_batch_size
-        if queue.rows < most or queue.splits or bisections.open:
+        if queue.rows < most or queue.splits or bisections.open_batches:
             return False
         return not bisections.batch_cap.bounds(most)
 

@@ -63,5 +63,5 @@ def _model(
         late_buckets=sum(not times.reachable for times in model.times.values()),
         bisected_batches=bisections.bisected,
         bisect_executions=bisections.reruns,
-        storm=bisections.storm_ns is not None,
+        storm=bisections.storm.until_ns is not None,
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from batcher.core.contents import Contents
-from batcher.core.devices.fleet import RunningBatch
+from batcher.core.devices.instances import RunningBatch
+from batcher.core.devices.sharing import DeviceUse
 from batcher.core.events import ModelConfigured
-from batcher.core.faults.bisection import Bisection, SuspectGroup
+from batcher.core.faults.suspects import Bisection, SuspectGroup
 from batcher.core.handlers.models import configure
 from batcher.core.queueing.request import LiveRequest, Split, queued
 from batcher.core.state import SavedModel, SavedRequest, SavedSuspectGroup, State
@@ -28,9 +29,9 @@ def restore(contents: Contents, state: State) -> None:
             b.give_up_after,
             b.may_return,
             b.failures,
-            b.saved,
-            b.suspect_groups,
-            b.open,
+            b.some_succeeded,
+            b.group_count,
+            b.open_groups,
         )
         for b in state.bisections
     }
@@ -103,7 +104,7 @@ def _restore_model(
     model.running = sum(batch.model == state.model for batch in contents.fleet.batches.values())
     model.blocked = state.blocked
     model.reachable = state.reachable
-    model.used_ns, model.part = state.used_ns, state.part
+    model.device_use = DeviceUse(*state.device_use)
     model.policy.restore(state.policy)
     model.times.restore(state.times)
     model.shares.restore(state.shares)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from batcher.core.contents import Contents
-from batcher.core.devices.fleet import RunningBatch
-from batcher.core.faults.bisection import SuspectGroup
+from batcher.core.devices.instances import RunningBatch
+from batcher.core.faults.suspects import SuspectGroup
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.state import (
@@ -85,8 +85,7 @@ def _model(model: Model) -> SavedModel:
         tuple(tuple(r.id for r in group) for group in model.queue.groups.values()),
         model.blocked,
         model.reachable,
-        model.used_ns,
-        model.part,
+        (model.device_use.used_ns, model.device_use.share),
         model.policy.capture(),
         tuple((shapes, times.capture()) for shapes, times in model.times.items()),
         model.shares.capture(),
@@ -124,10 +123,10 @@ def _bisections(contents: Contents) -> tuple[SavedBisection, ...]:
             b.executions_left,
             b.give_up_after,
             b.failures,
-            b.saved,
+            b.some_succeeded,
             b.may_return,
-            b.suspect_groups,
-            b.open,
+            b.group_count,
+            b.open_groups,
         )
         for _, b in sorted(found.items())
     )

@@ -52,10 +52,10 @@ class SavedBisection:
     executions_left: int
     give_up_after: int
     failures: int
-    saved: bool
+    some_succeeded: bool
     may_return: bool
-    suspect_groups: int
-    open: int
+    group_count: int
+    open_groups: int
 
 
 @record
@@ -71,8 +71,7 @@ class SavedModel:
     groups: tuple[tuple[int, ...], ...]
     blocked: bool
     reachable: bool
-    used_ns: float
-    part: float
+    device_use: tuple[float, float]
     policy: tuple[object, ...]
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
     shares: tuple[tuple[str, float, float | None, int, int], ...]

@@ -64,7 +64,7 @@ def _validate_groups(model: Model, fleet: Fleet) -> None:
         if batch.model == model.name and batch.suspects is not None
     ]
     open_ = Counter(id(group.bisection) for group in groups)
-    assert bisections.open == len(open_)
-    assert all(group.bisection.open == open_[id(group.bisection)] for group in groups)
+    assert bisections.open_batches == len(open_)
+    assert all(group.bisection.open_groups == open_[id(group.bisection)] for group in groups)
     assert all(group.parts for group in bisections.suspect_groups)
-    assert not bisections.storm_unreported
+    assert not bisections.storm.unreported

@@ -1,68 +1,21 @@
-"""Instances, the devices they share, and the batches they run.
+"""All instances, by model and device, and the batches that run on them.
 
-An instance is one loaded copy of a model on a device. It may be lost and come back as a new
-incarnation; what the old one still reports is ignored, because its batches are gone from here.
+An instance that fails comes back as a new incarnation. What the old one still reports is ignored: its
+batches are no longer here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from batcher.core.commands import Part
-from batcher.core.events import InstanceUp, Shapes
-from batcher.core.faults.bisection import SuspectGroup
+from batcher.core.devices.instances import Instance, RunningBatch
+from batcher.core.devices.slots import busy_until_ns, slot_ends
+from batcher.core.events import InstanceUp
 from batcher.core.times import NEVER_NS
 
 
-@dataclass(slots=True)
-class RunningBatch:
-    """A dispatched batch and the requests in it that have not been reported yet.
-
-    `expected_end_ns` is when it should be done, `dispatched_ns` where nothing is known of what it takes.
-    One that its instance got `prefetched` while it ran another counts from when it should begin, or did.
-    From `prefetch_at_ns` on its instance may get the next in hand. `group` is what of a failed batch it runs again, and `split` says whether some request in it has
-    further rows elsewhere; the rows of `filled` only took room that was left.
-    """
-
-    batch_id: int
-    model: str
-    instance: str
-    dispatched_ns: int
-    unreported: set[int]
-    rows: int = 0
-    expected_end_ns: float = 0.0
-    canary: bool = False
-    shapes: Shapes = ()
-    parts: tuple[Part, ...] = ()
-    split: bool = False
-    suspects: SuspectGroup | None = None
-    filled: int | None = None
-    prefetched: bool = False
-    prefetch_at_ns: int = NEVER_NS
-
-
-@dataclass(slots=True)
-class Instance:
-    """One incarnation of an instance. `last_used` orders the idle ones, least recent first.
-
-    `batches` run; `next` is the one in hand, that begins when one of them is done.
-    """
-
-    up: InstanceUp
-    draining: bool = False
-    last_used: int = 0
-    batches: set[int] = field(default_factory=set)
-    next: int | None = None
-
-    @property
-    def free(self) -> bool:
-        """Whether it takes another batch, its device permitting."""
-        return not self.draining and len(self.batches) < self.up.max_in_flight
-
-
 class Fleet:
-    """All instances, devices and running batches."""
+    """All instances, devices and running batches. A slot is a place for one batch in flight."""
 
     __slots__ = (
         "_by_model",
@@ -86,12 +39,12 @@ class Fleet:
         self._serving: dict[str, bool] = {}
 
     def changed(self) -> None:
-        """Instances came, went or began to drain."""
+        """Note that instances were added, removed or began to drain."""
         self._ends.clear()
         self._serving.clear()
 
     def limit_device(self, device: str, max_in_flight: int | None) -> None:
-        """Bound how many batches run on a device at once; None lifts the bound."""
+        """Limit how many batches run on a device at once; None removes the limit."""
         if max_in_flight is None:
             self.device_limits.pop(device, None)
         else:
@@ -99,7 +52,7 @@ class Fleet:
         self.changed()
 
     def up(self, event: InstanceUp) -> None:
-        """Add an incarnation; the one before it must be gone."""
+        """Add an incarnation; the one before it must have been removed."""
         assert event.instance not in self.instances
         instance = Instance(event)
         self.instances[event.instance] = instance
@@ -108,7 +61,7 @@ class Fleet:
         self.changed()
 
     def remove(self, instance: Instance) -> list[RunningBatch]:
-        """Forget an incarnation; returns the batches it had, oldest first."""
+        """Remove an incarnation; returns the batches it had, oldest first."""
         held = {*instance.batches} if instance.next is None else {*instance.batches, instance.next}
         lost = [self.finish(batch_id, 0) for batch_id in sorted(held, reverse=True)][::-1]
         del self.instances[instance.up.instance]
@@ -120,7 +73,7 @@ class Fleet:
         return lost
 
     def incarnation(self, name: str, incarnation: int) -> Instance | None:
-        """That very incarnation, or None when it is unknown or another one has its place."""
+        """Returns this very incarnation, or None where it is unknown or was replaced."""
         instance = self.instances.get(name)
         return instance if instance and instance.up.incarnation == incarnation else None
 
@@ -133,13 +86,13 @@ class Fleet:
         return serving
 
     def free_ns(self, model: str, now_ns: int) -> Sequence[float]:
-        """When each slot of the model's instances can take a batch, the soonest first.
+        """Returns when each of the model's slots can take a batch, the soonest first.
 
-        A batch that should have ended is taken to need as long again as it is late.
+        A batch that is late by some time is expected to need as much time again.
         """
         ends = self._ends.get(model)
         if ends is None:
-            ends = self._ends[model] = self._sorted_ends(model)
+            ends = self._slot_ends(model)
         if ends[-1] <= 0.0:
             return [now_ns] * len(ends)
         return sorted(
@@ -147,56 +100,31 @@ class Fleet:
         )
 
     def soonest_ns(self, model: str, now_ns: int) -> float:
-        """When the model's instances take the next batch; `free_ns` says the others."""
+        """Returns the first of `free_ns`, which is cheaper than all."""
         ends = self._ends.get(model)
         if ends is None:
-            ends = self._ends[model] = self._sorted_ends(model)
+            ends = self._slot_ends(model)
         end = ends[0]
         if end >= now_ns:
             return end
         return now_ns if end <= 0.0 else 2 * now_ns - end
 
     def slots(self, model: str) -> int:
-        """How many batches the model's instances take at once."""
+        """Returns how many batches the model's instances run at once; at least 1."""
         return len(self.free_ns(model, 0))
 
-    def _sorted_ends(self, model: str) -> Sequence[float]:
-        """The expected ends of what keeps each place busy, 0 for a free one; never empty."""
-        ends: list[float] = []
-        by_device: dict[str, int] = {}
-        for instance in self._by_model.get(model, ()):
-            if instance.draining:
-                continue
-            device, slots = instance.up.device, instance.up.max_in_flight
-            limit = self.device_limits.get(device)
-            if limit is None:
-                busy = self._busy_until_ns(instance)
-                ends += busy + [0.0] * (slots - len(busy))
-            else:
-                by_device[device] = min(by_device.get(device, 0) + slots, limit)
-        for device, slots in by_device.items():
-            on_device = sorted(
-                end
-                for instance in self.instances.values()
-                if instance.up.device == device
-                for end in self._busy_until_ns(instance)
-            )
-            free = self.device_limits[device] - len(on_device)
-            ends += ([0.0] * free + on_device)[:slots]
-        return sorted(ends) or [0.0]
-
-    def _busy_until_ns(self, instance: Instance) -> list[float]:
-        """The expected ends of an instance's batches; the one in hand stands for the one before."""
-        if instance.next is not None:
-            return [self.batches[instance.next].expected_end_ns]
-        return [self.batches[i].expected_end_ns for i in instance.batches]
+    def _slot_ends(self, model: str) -> Sequence[float]:
+        own = self._by_model.get(model, ())
+        ends = slot_ends(own, self.instances.values(), self.batches, self.device_limits)
+        self._ends[model] = ends
+        return ends
 
     def on_device(self, model: str, device: str) -> bool:
         """Whether an instance of the model is on the device."""
         return any(i.up.device == device for i in self._by_model.get(model, ()))
 
     def shares(self, model: str) -> bool:
-        """Whether another model's batches keep those of this one out."""
+        """Whether the model's batches wait for those of another one, on a device with a limit."""
         return any(
             self.sharing(i.up.device) and self._others_on(i.up.device, model)
             for i in self._by_model.get(model, ())
@@ -206,11 +134,11 @@ class Fleet:
         return any(self.on_device(other, device) for other in self._by_model if other != model)
 
     def sharing(self, device: str) -> bool:
-        """Whether batches on the device keep each other out."""
+        """Whether the batches of a device wait for each other: it has a limit."""
         return device in self.device_limits
 
     def free_instance(self, model: str) -> Instance | None:
-        """The idle instance to use next: least busy, then least recently used."""
+        """Returns the instance to use next: the least busy one, then the least recently used."""
         best: Instance | None = None
         for instance in self._by_model.get(model, ()):
             if not instance.free or not self._device_free(instance.up.device):
@@ -223,22 +151,22 @@ class Fleet:
         return best
 
     def next_to_prefetch(self, model: str, now_ns: int) -> Instance | None:
-        """The busy instance that is free soonest, if it may get a batch in hand before it is.
+        """Returns the busy instance that is free soonest, if it may get a prefetched batch.
 
-        None where it may not, where another place is free sooner, or where another model might need
-        the device more urgently then.
+        None where it may not, where another slot is free sooner, or where another model might need
+        the device more urgently by then.
         """
         soonest_ns = self.free_ns(model, now_ns)[0]
         for instance in self._by_model.get(model, ()):
             if self.prefetch_at_ns(instance) == NEVER_NS:
                 continue
-            [end_ns] = self._busy_until_ns(instance)
+            [end_ns] = busy_until_ns(instance, self.batches)
             if (end_ns if end_ns >= now_ns else 2 * now_ns - end_ns) <= soonest_ns:
                 return None if self.shares(model) else instance
         return None
 
     def prefetch_at_ns(self, instance: Instance) -> int:
-        """When an instance may get its next batch in hand; `NEVER_NS` if it may not."""
+        """Returns when an instance may get a prefetched batch; `NEVER_NS` if it may not."""
         queues = instance.up.queues and instance.up.max_in_flight == 1 and not instance.draining
         if not queues or instance.next is not None or not instance.batches:
             return NEVER_NS
@@ -249,7 +177,7 @@ class Fleet:
         return limit is None or self.device_load[device] < limit
 
     def start(self, batch: RunningBatch) -> None:
-        """Put a batch on its instance, or in its hand while it runs as many as it can."""
+        """Have an instance run a batch, or keep a prefetched one while it has no free slot."""
         instance = self.instances[batch.instance]
         self.dispatches += 1
         instance.last_used = self.dispatches
@@ -265,7 +193,7 @@ class Fleet:
         self.device_load[instance.up.device] += 1
 
     def finish(self, batch_id: int, now_ns: int) -> RunningBatch:
-        """Take a batch off its instance, which begins with the one that it has in hand."""
+        """Take a batch off its instance, which begins the prefetched one, if any."""
         batch = self.batches.pop(batch_id)
         instance = self.instances[batch.instance]
         self._ends.clear()
@@ -286,7 +214,7 @@ class Fleet:
         return batch
 
     def validate(self) -> None:
-        """Loads and limits agree with the batches that run."""
+        """Raise `AssertionError` where loads or limits disagree with the batches that run."""
         load = dict.fromkeys(self.device_load, 0)
         prefetched = 0
         for name, instance in self.instances.items():

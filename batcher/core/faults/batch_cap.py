@@ -1,7 +1,7 @@
-"""How large batches may be while requests at fault come one by one.
+"""Limits the batch size while single requests make their batches fail.
 
-Every batch is kept small then, so that few fail and the searches for the fault are short; but not
-so small that the model does not keep up with what comes.
+Small batches fail less often, and their bisections are short. They are not made so small that the
+model no longer keeps up with the arrivals.
 """
 
 from __future__ import annotations
@@ -10,66 +10,66 @@ from collections.abc import Sequence
 
 from batcher.core.decay import DecayingSum
 
-FAULT_CHANCE = 0.02
-"""While requests at fault come one by one, none is waited for, and batches are kept so small that
-this part of them fails; or larger, where a model would not keep up with that."""
+FAILED_SHARE = 0.02
+"""Batches are kept so small that this share of them fails; or larger, where the model would not keep
+up with that."""
 
 BUSY_SHARE = 0.9
-"""It keeps up while what comes takes no more of its instances than this, searches for faults
-included."""
+"""The model keeps up while its arrivals, and the bisections they cause, take no more than this share of
+its instances."""
 
-PACE_NS = 500_000_000.0
-"""The rows that come are averaged over about so long."""
+ARRIVAL_WINDOW_NS = 500_000_000.0
+"""Nanoseconds over which arrivals are averaged."""
 
-FAULT_ROWS = 4096.0
-"""How many rows back requests at fault are remembered."""
+FAULT_WINDOW_ROWS = 4096.0
+"""Rows after which rows and failing requests are halved: about so many are remembered."""
 
 
 class FaultAwareCap:
-    """Of one model: the `faults` that were found among so many `rows`, and the rows that come."""
+    """One model's failing requests (`faults`) among its last `rows`, and its arrivals."""
 
-    __slots__ = ("_pace", "faults", "rows")
+    __slots__ = ("_arrivals", "faults", "rows")
 
     def __init__(self) -> None:
-        self.rows = FAULT_ROWS / 2.0
+        self.rows = FAULT_WINDOW_ROWS / 2.0
         self.faults = 0.0
-        self._pace = DecayingSum(PACE_NS)
+        self._arrivals = DecayingSum(ARRIVAL_WINDOW_NS)
 
     def arrived(self, rows: int, now_ns: int) -> None:
-        """Note a request; asked only while there are `faults`."""
-        self._pace.add(rows, now_ns)
+        """Note a request. Called only while there are `faults`."""
+        self._arrivals.add(rows, now_ns)
 
     def count(self, rows: int) -> None:
-        """Note a batch's first execution."""
+        """Note the first execution of a batch."""
         self.rows += rows
-        if self.rows > FAULT_ROWS:
+        if self.rows > FAULT_WINDOW_ROWS:
             self.rows /= 2.0
             self.faults /= 2.0
 
     def bounds(self, max_rows: int) -> bool:
-        """Whether batches of so many rows are larger than is worth their risk."""
+        """Whether batches of so many rows are too likely to fail."""
         return self.faults > 0.0 and self.worth_rows() < max_rows
 
     def worth_rows(self) -> int:
-        """The largest batch that is worth its risk; asked only while there are `faults`."""
-        return max(1, int(FAULT_CHANCE * self.rows / self.faults))
+        """Returns the largest batch that is worth its risk. Called only while there are `faults`."""
+        return max(1, int(FAILED_SHARE * self.rows / self.faults))
 
     def most_rows(self, curve: Sequence[float], slots: int, waiting: int, now_ns: int) -> int:
-        """The largest batch that is worth its risk; if it takes a larger one to keep up, that.
+        """Returns the largest batch that is worth its risk, or a larger one that is needed to keep up.
 
-        `curve` says what a batch takes, by its rows, and `waiting` how many rows wait: they are to
-        be served beside those that come. The larger a batch, the likelier it runs in vain, and the
-        longer is the search for the fault. So where nothing keeps up, it is the size with which most
-        rows are answered at once.
+        `curve` is the time of a batch by its rows; `waiting` rows are served beside the arrivals. A
+        larger batch is likelier to fail, and its bisection takes longer. So where no size keeps up,
+        it is the one with which most rows per second are answered at the first attempt.
         """
         worth, fault = self.worth_rows(), min(1.0, self.faults / self.rows)
-        arrivals = (self._pace.at(now_ns) + waiting) / PACE_NS / slots / BUSY_SHARE
+        arrivals = (self._arrivals.at(now_ns) + waiting) / ARRIVAL_WINDOW_NS / slots / BUSY_SHARE
         found, most_at_once, passes = worth, 0.0, 1.0
         search_ns = [0.0, 0.0]
         for rows in range(1, len(curve)):
             if rows > 1:
                 half = rows // 2
-                # It fails as often as not; then the other half is cleared, and runs among others.
+                # The first half fails with even odds. Then the second is cleared, and runs in other
+                # batches.
                 cleared_ns = 0.5 * half * curve[rows] / rows
                 search_ns.append(curve[half] + search_ns[rows - half] + cleared_ns)
             passes *= 1.0 - fault
@@ -84,9 +84,9 @@ class FaultAwareCap:
 
     def capture(self) -> tuple[float, float, tuple[float, int]]:
         """The state as a plain value, for `restore`."""
-        return self.rows, self.faults, self._pace.capture()
+        return self.rows, self.faults, self._arrivals.capture()
 
     def restore(self, state: tuple[float, float, tuple[float, int]]) -> None:
-        """Go on where the one that was captured stood."""
+        """Continue from what `capture` returned."""
         self.rows, self.faults, arrivals = state
-        self._pace.restore(arrivals)
+        self._arrivals.restore(arrivals)

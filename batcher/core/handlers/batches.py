@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batcher.core.contents import Contents
-from batcher.core.devices.fleet import RunningBatch
+from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import BatchProgress, RepliesTook, Timings
 from batcher.core.requests.failed_batches import last_report, tell_storm
 from batcher.core.requests.splitting import next_turn, part_done
@@ -78,7 +78,7 @@ def _finish(
         queues = contents.fleet.instances[batch.instance].up.queues
         model.observe(batch, timings if queues else None, now_ns)
         model.judge_target(now_ns)
-        if model.bisections.storm_ns is not None:
+        if model.bisections.storm.until_ns is not None:
             tell_storm(model, contents.ledger, now_ns, succeeded=True)
     try:
         model.policy.on_batch_done(batch.rows, now_ns)

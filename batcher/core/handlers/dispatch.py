@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from batcher.core.batching.batch_former import block
-from batcher.core.batching.selection import DUE_FIRST_ONE_IN, Proposal, charge
+from batcher.core.batching.prefetching import block
+from batcher.core.batching.proposal import Proposal
+from batcher.core.batching.selection import DUE_FIRST_ONE_IN
 from batcher.core.commands import Dispatch, Part
 from batcher.core.contents import Contents
-from batcher.core.devices.fleet import RunningBatch
-from batcher.core.faults.bisection import SuspectGroup
+from batcher.core.devices.instances import RunningBatch
+from batcher.core.devices.sharing import charge
+from batcher.core.faults.suspects import SuspectGroup
 from batcher.core.requests.failed_batches import tell_storm
 from batcher.core.requests.splitting import next_turn, piece_rows, runs
 
@@ -25,7 +27,7 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     if times is not None:
         times.canaries.batch_started(proposal.rows, now_ns)
     if len(contents.models) > 1 and contents.fleet.sharing(proposal.instance.up.device):
-        charge(proposal, contents.models.values(), contents.fleet)
+        _charge(contents, proposal)
     batch = RunningBatch(
         batch_id,
         model.name,
@@ -42,7 +44,7 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
         None if proposal.filled is None else proposal.filled[0].id,
         not proposal.instance.free,
     )
-    model.prefetch.foresee(batch, 1.0 if times is None else times.margin)
+    model.prefetch.schedule(batch, 1.0 if times is None else times.margin)
     contents.fleet.start(batch)
     model.blocked = False
     if contents.fleet.free_instance(model.name) is None:
@@ -50,6 +52,19 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     attempt = 1 if proposal.suspects is None else proposal.suspects.attempt
     contents.ledger.commands.append(
         Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
+    )
+
+
+def _charge(contents: Contents, proposal: Proposal) -> None:
+    """Add a batch to what its model has used of the device that it shares."""
+    model, fleet = proposal.model, contents.fleet
+    device = proposal.instance.up.device
+    models = contents.models.values()
+    charge(
+        model.device_use,
+        model.times.cost_ns(proposal.shapes, proposal.rows),
+        [each.device_use for each in models],
+        [each.device_use for each in models if fleet.on_device(each.name, device)],
     )
 
 

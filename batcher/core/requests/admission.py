@@ -142,7 +142,7 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
     """The request's line: its priority level, and whether its tenant is over its share."""
     over_share = False
     if model.shares.several:
-        capacity = model.times.best_rate() * fleet.slots(model.name) * model.part
+        capacity = model.times.best_rate() * fleet.slots(model.name) * model.device_use.share
         over_share = model.shares.over(
             request.arrived.tenant, request.arrived.rows, capacity, now_ns
         )

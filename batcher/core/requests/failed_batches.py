@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batcher.core.commands import FailureStorm, Outcome, Part
-from batcher.core.devices.fleet import RunningBatch
+from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import BatchProgress, FailureCause
-from batcher.core.faults.bisection import MAX_RETURNS, SuspectGroup
+from batcher.core.faults.bisection import MAX_RETURNS
+from batcher.core.faults.suspects import SuspectGroup
 from batcher.core.model import Model
 from batcher.core.requests.ledger import Ledger
 from batcher.core.requests.promotion import come_back
@@ -64,10 +65,10 @@ def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> Non
 def tell_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = False) -> None:
     """Say that a storm has begun, or that it is over because a batch succeeded."""
     bisections = model.bisections
-    if succeeded and bisections.end_storm(now_ns):
+    if succeeded and bisections.storm.end(now_ns):
         ledger.commands.append(FailureStorm(model.name, over=True))
-    elif bisections.storm_unreported:
-        bisections.storm_unreported = False
+    elif bisections.storm.unreported:
+        bisections.storm.unreported = False
         ledger.commands.append(FailureStorm(model.name))
 
 

@@ -31,7 +31,7 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.faults.bisection import executions
+from batcher.core.faults.suspects import executions
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
 from batcher.core.settings import Adaptive, NoBatching
 from batcher.core.times import TOLERANCE_NS
@@ -324,7 +324,7 @@ class Accounts:
         others = [i for i in self.instances.values() if i.device == up.device]
         assert self.limits.get(up.device) is None or all(i.model == up.model for i in others)
         assert command.attempt == 1
-        assert not model.bisections.open
+        assert not model.bisections.open_batches
         begins_ns = scheduler.fleet.batches[command.batch_id].dispatched_ns
         ends = [self.live[part.id].expires_ns for part in command.parts]
         assert all(expires_ns is None or expires_ns > begins_ns for expires_ns in ends)

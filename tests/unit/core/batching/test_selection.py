@@ -1,4 +1,4 @@
-"""Batch groups that one caller can multiply: what they may cost the decision and the others."""
+"""Many batch groups of one caller: what they may cost the decision and other callers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import replace
 import pytest
 
 from batcher.clock import MILLISECOND
-from batcher.core.batching.selection import FEW, MOST_ASKED, OLDEST_FIRST_ONE_IN, asked
+from batcher.core.batching.selection import (
+    MAX_GROUPS_ASKED,
+    MAX_KINDS,
+    OLDEST_FIRST_ONE_IN,
+    groups_to_ask,
+)
 from batcher.core.commands import Dispatch, Outcome, Reason, Settle
 from batcher.core.events import InstanceUp, ModelConfigured
 from batcher.core.policies.fixed import FixedWindowPolicy
@@ -27,7 +32,7 @@ def keys(commands):
     return [c.parts[0].id for c in commands if isinstance(c, Dispatch)]
 
 
-class TestWhoIsAsked:
+class TestGroupsToAsk:
     @pytest.fixture
     def queue(self, play):
         def filled(groups):
@@ -45,23 +50,23 @@ class TestWhoIsAsked:
     def names(self, groups):
         return sorted(int(group.key[0]) for group in groups)
 
-    def test_everybody_while_they_are_few(self, queue):
-        groups, crowded = asked(queue([1] * MOST_ASKED))
-        assert self.names(groups) == list(range(MOST_ASKED))
-        assert not crowded
+    def test_all_while_they_are_few(self, queue):
+        groups, more = groups_to_ask(queue([1] * MAX_GROUPS_ASKED))
+        assert self.names(groups) == list(range(MAX_GROUPS_ASKED))
+        assert not more
 
     def test_the_most_urgent_where_none_is_larger(self, queue):
-        groups, crowded = asked(queue([1] * (3 * MOST_ASKED)))
-        assert self.names(groups) == list(range(MOST_ASKED))
-        assert crowded
+        groups, more = groups_to_ask(queue([1] * (3 * MAX_GROUPS_ASKED)))
+        assert self.names(groups) == list(range(MAX_GROUPS_ASKED))
+        assert more
 
     def test_half_are_the_most_urgent_and_half_the_largest(self, queue):
-        half = MOST_ASKED // 2
-        groups, _ = asked(queue([1] * 100 + [3] * half + [2] * 100))
+        half = MAX_GROUPS_ASKED // 2
+        groups, _ = groups_to_ask(queue([1] * 100 + [3] * half + [2] * 100))
         assert self.names(groups) == [*range(half), *range(100, 100 + half)]
 
 
-def test_a_decision_asks_no_more_however_many_groups_there_are(play_with):
+def test_a_decision_asks_about_a_bounded_number_of_groups(play_with):
     class Counting(FixedWindowPolicy):
         asked = 0
 
@@ -78,44 +83,46 @@ def test_a_decision_asks_no_more_however_many_groups_there_are(play_with):
     policy.asked = 0
     play.done(1, 0)
 
-    assert policy.asked == MOST_ASKED
+    assert policy.asked == MAX_GROUPS_ASKED
 
 
 def test_no_window_is_open_while_so_many_groups_wait(play):
     play.fixed(delay=10)
     play.up()
-    waiting = play.feed(*apart(play, range(1, MOST_ASKED + 1)))
+    waiting = play.feed(*apart(play, range(1, MAX_GROUPS_ASKED + 1)))
     assert keys(waiting) == []
 
     assert keys(play.arrive(100)) == [1]
 
 
-class TestTurns:
+class TestOrderOfGroups:
     @pytest.fixture
     def busy(self, play):
-        """More groups of one than are few wait, then a group of four; request 0 runs."""
+        """More groups of one than count as kinds wait, then a group of four; request 0 runs."""
         play.fixed()
         profile = tuple((rows, (5 + rows) * MILLISECOND) for rows in range(1, 9))
         play.feed(InstanceUp("i", 1, "m", "d", profile=profile))
         play.arrive(0)
-        play.feed(*apart(play, range(1, FEW + 1)))
+        play.feed(*apart(play, range(1, MAX_KINDS + 1)))
         play.arrive(11, 12, 13, 14, at=1)
         return play
 
-    def test_what_makes_more_of_its_time_and_what_waited_longest_take_turns(self, busy):
-        order = [keys(busy.done(batch_id, at=10 * batch_id)) for batch_id in range(1, FEW + 2)]
+    def test_the_most_efficient_batch_and_the_oldest_alternate(self, busy):
+        order = [
+            keys(busy.done(batch_id, at=10 * batch_id)) for batch_id in range(1, MAX_KINDS + 2)
+        ]
         assert OLDEST_FIRST_ONE_IN == 2
         assert order[:2] == [[11], [1]]
-        assert [first for batch in order for first in batch] == [11, *range(1, FEW + 1)]
+        assert [first for batch in order for first in batch] == [11, *range(1, MAX_KINDS + 1)]
 
-    def test_few_groups_are_kinds_of_requests_and_go_as_they_came(self, busy):
-        busy.cancel(FEW)
+    def test_few_groups_count_as_kinds_and_run_in_order_of_arrival(self, busy):
+        busy.cancel(MAX_KINDS)
         assert keys(busy.done(1, at=10)) == [1]
 
-    def test_buckets_of_a_padded_model_go_as_they_came_however_many_they_are(self, play):
+    def test_many_buckets_of_a_padded_model_run_in_order_of_arrival(self, play):
         play.fixed()
         settings = play.scheduler.models["m"].settings
-        lengths = tuple(range(1, 2 * FEW + 1))
+        lengths = tuple(range(1, 2 * MAX_KINDS + 1))
         padding = (PaddedAxis(0, 1, lengths),)
         play.feed(ModelConfigured("m", replace(settings, padding=padding)))
         play.up()
@@ -126,17 +133,17 @@ class TestTurns:
         assert keys(play.done(1, 0)) == [10]
         assert keys(play.done(2, 10)) == [20]
 
-    def test_a_better_level_goes_first_all_the_same(self, busy):
+    def test_a_better_priority_level_goes_first(self, busy):
         busy.feed(replace(busy.request(20, key="x"), priority=1))
         assert keys(busy.done(1, at=10)) == [20]
 
-    def test_groups_that_have_gained_levels_are_not_all_served_before_the_others(self, busy):
+    def test_promoted_groups_are_not_all_served_before_the_others(self, busy):
         busy.arrive(*range(30, 34), at=1100)
         commands = busy.done(1, at=1100)
         assert keys(commands) == [11]
         assert keys(busy.done(2, at=1120)) == [1]
 
-    def test_a_scheduler_that_is_restored_goes_on_with_the_same_turn(self, busy):
+    def test_a_restored_scheduler_continues_with_the_same_count(self, busy):
         busy.done(1, at=10)
         scheduler = busy.scheduler
         twin = type(scheduler).restore(scheduler.snapshot())
@@ -144,10 +151,10 @@ class TestTurns:
         assert twin.snapshot() == scheduler.snapshot()
 
 
-class TestTheBound:
+class TestMaxGroups:
     @pytest.fixture
     def full(self, play):
-        """Three groups wait, which is the bound; request 0 runs."""
+        """Three groups wait, as many as may; request 0 runs."""
         play.fixed(max_groups=3)
         play.up()
         play.arrive(0)
@@ -156,27 +163,27 @@ class TestTheBound:
 
     REFUSED = (Outcome.REJECTED, Reason.QUEUE_GROUPS)
 
-    def test_one_more_takes_the_place_of_the_one_that_waits_longest(self, full):
+    def test_one_more_replaces_the_oldest_group_of_one(self, full):
         commands = full.arrive(4)
         assert commands == [Settle((1,), *self.REFUSED, QUEUE_FULL_RETRY_NS)]
 
-    def test_what_belongs_to_a_group_that_waits_enters(self, full):
+    def test_requests_of_a_waiting_group_are_admitted(self, full):
         assert full.arrive(4, key="own 2") == []
 
-    def test_groups_of_several_keep_their_place(self, full):
+    def test_groups_of_several_requests_are_not_replaced(self, full):
         full.arrive(4, key="own 1")
         assert full.ended(full.arrive(5)) == {2: self.REFUSED}
 
-    def test_so_does_what_is_worth_more(self, full):
+    def test_groups_of_a_better_priority_level_are_not_replaced(self, full):
         newcomer = replace(full.request(4), priority=3)
         assert full.ended(full.feed(newcomer)) == {4: self.REFUSED}
 
-    def test_a_level_gained_by_waiting_is_none_here(self, full):
+    def test_promotion_does_not_protect_a_group(self, full):
         full.now = 1500
         full.arrive(9, key="own 3")
         assert full.ended(full.arrive(4)) == {1: self.REFUSED}
 
-    def test_what_waits_is_not_refused_for_a_bound_that_was_lowered(self, full):
+    def test_a_lower_bound_refuses_nothing_that_waits(self, full):
         full.fixed(max_groups=2)
         assert full.ended(full.arrive(4)) == {4: self.REFUSED}
 

@@ -1,4 +1,4 @@
-"""How large batches are while requests make theirs fail."""
+"""The limit on batch size while single requests make their batches fail."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from batcher.core.faults.batch_cap import FaultAwareCap
 from batcher.simulation.driver import succeed
 
 
-def test_batches_are_no_larger_than_is_worth_the_risk_unless_that_would_not_keep_up():
+def test_batches_are_small_unless_the_model_would_not_keep_up():
     curve = [0.0, *((5 + rows) * MILLISECOND for rows in range(1, 33))]
 
     def most_rows(rate, *, slots=1, waiting=0, later_ns=0, faults=10.0):
-        caution = FaultAwareCap()
+        cap = FaultAwareCap()
         for k in range(1, 5 * rate + 1):
-            caution.arrived(1, k * SECOND // rate)
-        caution.rows, caution.faults = 2000.0, faults
-        return caution.most_rows(curve, slots, waiting, 5 * SECOND + later_ns)
+            cap.arrived(1, k * SECOND // rate)
+        cap.rows, cap.faults = 2000.0, faults
+        return cap.most_rows(curve, slots, waiting, 5 * SECOND + later_ns)
 
-    # At most one in fifty fails with one request in 200 at fault: 4 rows, 428 a second.
+    # One request in 200 fails, so of batches of 4 rows one in fifty does; they serve 428 rows a second.
     assert most_rows(300) == 4
     assert most_rows(500) == 8
     assert most_rows(500, slots=2) == 4
     assert most_rows(500, later_ns=SECOND) == 4
     assert most_rows(300, waiting=100) == most_rows(500)
-    # Where nothing keeps up, more rows to a batch are worth less the more of them are at fault.
+    # Where no size keeps up, the more requests fail, the less large batches are worth.
     overload = [most_rows(2000, faults=faults) for faults in (2.0, 10.0, 40.0, 200.0, 2000.0)]
     assert overload[0] == 32
     assert overload == sorted(overload, reverse=True)
@@ -34,8 +34,8 @@ def test_batches_are_no_larger_than_is_worth_the_risk_unless_that_would_not_keep
     assert overload[-1] == 1
 
 
-def test_a_model_that_is_asked_for_more_keeps_up_at_once(stage, arrivals):
-    """Batches are small for those that are at fault, and after a pause nothing is known of the pace."""
+def test_a_model_keeps_up_with_a_higher_rate_at_once(stage, arrivals):
+    """Failing requests keep batches small, and after a pause the arrival rate is unknown."""
     stage.model(target=100)
     stage.up()
     stage.outcome = lambda dispatch, timings: (
@@ -49,7 +49,7 @@ def test_a_model_that_is_asked_for_more_keeps_up_at_once(stage, arrivals):
     assert sum(in_time) > 0.8 * len(later)
 
 
-def test_while_requests_are_at_fault_bursts_run_in_small_batches(stage):
+def test_while_requests_fail_bursts_run_in_small_batches(stage):
     sizes = []
 
     def outcome(dispatch, timings):
@@ -68,27 +68,27 @@ def test_while_requests_are_at_fault_bursts_run_in_small_batches(stage):
     assert all((e.outcome is Outcome.OK) == (k % 40 != 17) for k, e in enumerate(ends))
 
 
-def test_what_was_added_long_ago_fades():
-    fading = DecayingSum(1e9)
-    assert fading.at(5 * SECOND) == 0.0
-    fading.add(8.0, SECOND)
-    fading.add(1.0, SECOND)
-    assert fading.at(SECOND) == 9.0
-    assert 3.3 < fading.at(2 * SECOND) < 3.32
+def test_a_decaying_sum_forgets():
+    total = DecayingSum(1e9)
+    assert total.at(5 * SECOND) == 0.0
+    total.add(8.0, SECOND)
+    total.add(1.0, SECOND)
+    assert total.at(SECOND) == 9.0
+    assert 3.3 < total.at(2 * SECOND) < 3.32
     twin = DecayingSum(1e9)
-    twin.restore(fading.capture())
-    assert twin.at(2 * SECOND) == fading.at(2 * SECOND)
+    twin.restore(total.capture())
+    assert twin.at(2 * SECOND) == total.at(2 * SECOND)
 
 
-def test_what_was_captured_goes_on_the_same():
+def test_a_restored_cap_continues_the_same():
     curve = [0.0, *((5 + rows) * MILLISECOND for rows in range(1, 33))]
-    caution, twin = FaultAwareCap(), FaultAwareCap()
+    cap, twin = FaultAwareCap(), FaultAwareCap()
     for k in range(1, 501):
-        caution.arrived(1, k * SECOND // 500)
-    caution.rows, caution.faults = 2000.0, 10.0
-    twin.restore(caution.capture())
-    for each in (caution, twin):
+        cap.arrived(1, k * SECOND // 500)
+    cap.rows, cap.faults = 2000.0, 10.0
+    twin.restore(cap.capture())
+    for each in (cap, twin):
         each.count(7)
-    assert twin.capture() == caution.capture()
-    found = [each.most_rows(curve, 1, 0, SECOND) for each in (caution, twin)]
-    assert found[0] == found[1] > caution.worth_rows()
+    assert twin.capture() == cap.capture()
+    found = [each.most_rows(curve, 1, 0, SECOND) for each in (cap, twin)]
+    assert found[0] == found[1] > cap.worth_rows()

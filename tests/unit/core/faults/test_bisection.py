@@ -1,4 +1,4 @@
-"""Batches that fail as a whole, and the search for the requests at fault."""
+"""Batches that fail as a whole, and the search for the requests that make them fail."""
 
 from __future__ import annotations
 
@@ -23,13 +23,10 @@ from batcher.core.faults.bisection import (
     MAX_BISECTED,
     MAX_FAILURES_IN_A_ROW,
     MAX_RETURNS,
-    STORM_BATCHES,
-    STORM_NS,
-    STORM_SHARE,
-    WINDOW_NS,
     Bisections,
-    executions,
 )
+from batcher.core.faults.storm import STORM_BATCHES, STORM_NS, STORM_SHARE, STORM_WINDOW_NS
+from batcher.core.faults.suspects import executions
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, WhenLate
 from batcher.simulation import Driver
@@ -87,7 +84,7 @@ class World:
     def extra(self):
         return sum(d.attempt > 1 for d in self.dispatches)
 
-    def assert_searches_are_bounded(self):
+    def assert_bisections_are_bounded(self):
         """No batch had more further executions than it gets."""
         batch_of, sizes, searches = {}, {}, Counter()
         for batch in self.dispatches:
@@ -106,12 +103,12 @@ class World:
 
 
 @pytest.mark.parametrize("fault", range(1, 9))
-def test_an_input_at_fault_has_one_reason_wherever_in_the_batch_it_stood(fault):
+def test_a_failing_input_has_one_reason_at_every_place_of_its_batch(fault):
     world = World({fault}, cause=FailureCause.INPUT)
     assert world.burst(1, 8) == {n: INPUT if n == fault else OK for n in range(1, 9)}
 
 
-def test_nobody_is_blamed_for_an_input_that_was_not_told_from_the_others():
+def test_input_failure_is_the_reason_only_of_requests_that_failed_alone():
     world = World(set(range(1, 9)), cause=FailureCause.INPUT)
     ended = world.burst(1, 8)
     alone = {d.parts[0].id for d in world.dispatches if len(d.parts) == 1}
@@ -120,7 +117,7 @@ def test_nobody_is_blamed_for_an_input_that_was_not_told_from_the_others():
 
 
 @given(st.integers(2, 64), st.data())
-def test_the_poison_fails_alone_within_the_bound(count, data):
+def test_one_failing_request_is_found_within_the_bound(count, data):
     at_fault = data.draw(st.integers(0, count - 1))
     world = World({at_fault})
 
@@ -128,11 +125,11 @@ def test_the_poison_fails_alone_within_the_bound(count, data):
 
     assert ends == {i: UNKNOWN if i == at_fault else OK for i in range(count)}
     assert world.extra < 2 * math.log2(count) + 1
-    world.assert_searches_are_bounded()
+    world.assert_bisections_are_bounded()
 
 
 @given(st.integers(2, 64), st.data())
-def test_a_few_at_fault_are_all_found(count, data):
+def test_a_few_failing_requests_are_all_found(count, data):
     poison = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=3))
     world = World(poison)
 
@@ -140,13 +137,13 @@ def test_a_few_at_fault_are_all_found(count, data):
 
     assert all(ends[i] == UNKNOWN for i in poison)
     assert world.extra < (2 * math.log2(count) + 1) * len(poison)
-    world.assert_searches_are_bounded()
+    world.assert_bisections_are_bounded()
     innocents = {i: ends[i] for i in range(count) if i not in poison}
     assert innocents == dict.fromkeys(innocents, OK)
 
 
 @given(st.integers(2, 64), st.data())
-def test_whatever_is_at_fault_the_work_is_bounded_and_all_end(count, data):
+def test_executions_are_bounded_and_all_requests_end_whichever_fail(count, data):
     poison = data.draw(st.sets(st.integers(0, count - 1)))
     world = World(poison)
 
@@ -155,17 +152,17 @@ def test_whatever_is_at_fault_the_work_is_bounded_and_all_end(count, data):
     assert set(ends) == set(range(count))
     assert all(ends[i] == UNKNOWN for i in poison)
     assert world.extra < max(1, (2 * math.log2(count) + 1) * len(poison))
-    world.assert_searches_are_bounded()
+    world.assert_bisections_are_bounded()
 
 
-def test_a_failure_that_does_not_come_again_harms_nobody(together):
+def test_after_a_failure_that_does_not_recur_all_succeed(together):
     assert together.batches(together.error(2)) == [[1, 2]]
     assert together.batches(together.done(3, 1, 2)) == [[3]]
     assert together.batches(together.done(4, 3)) == [[4]]
     assert together.ended(together.done(5, 4)) == {4: OK}
 
 
-def test_suspects_run_as_they_are_and_the_cleared_with_newcomers(failed):
+def test_suspects_run_among_themselves_and_cleared_requests_with_new_ones(failed):
     failed.arrive(5)
     assert failed.batches(failed.error(3)) == [[1]]  # 3 and 4 are cleared
     commands = failed.error(4)  # and 2 is, too
@@ -174,7 +171,7 @@ def test_suspects_run_as_they_are_and_the_cleared_with_newcomers(failed):
     assert (sorted(p.id for p in together.parts), together.attempt) == ([2, 3, 4, 5], 1)
 
 
-def test_while_nothing_succeeds_the_cleared_are_put_by(play):
+def test_while_no_batch_succeeds_the_other_half_is_deferred(play):
     play.fixed(max_rows=8)
     play.up()
     for alone in range(MAX_FAILURES_IN_A_ROW):
@@ -190,7 +187,7 @@ def test_while_nothing_succeeds_the_cleared_are_put_by(play):
     assert play.batches(play.done(7, 3, 4, 2)) == [[5]]
 
 
-def test_who_came_back_often_is_put_by(together):
+def test_a_half_with_a_request_that_returned_often_is_deferred(together):
     together.scheduler.live[3].returns = MAX_RETURNS
     together.error(2)
     together.arrive(5)
@@ -200,7 +197,7 @@ def test_who_came_back_often_is_put_by(together):
     assert together.batches(together.done(5, 3, 4, 2)) == [[5]]
 
 
-def test_who_is_cleared_is_served_late_rather_than_refused(play):
+def test_cleared_requests_are_served_late_rather_than_refused(play):
     play.model("m", Adaptive(when_late=WhenLate.REFUSE), 8, target=20)
     profile = tuple((rows, 5 * MILLISECOND) for rows in (1, 2, 4, 8))
     play.feed(InstanceUp("i", 1, "m", "d", 1, profile))
@@ -219,7 +216,7 @@ def test_who_is_cleared_is_served_late_rather_than_refused(play):
     assert sorted(served) == [2, 3, 4]
 
 
-def test_bounds_hold_for_newcomers_and_not_for_who_comes_back(play):
+def test_queue_bounds_hold_for_new_requests_and_not_for_cleared_ones(play):
     play.fixed(max_rows=8, max_requests=4)
     play.up()
     play.arrive(0)
@@ -232,7 +229,7 @@ def test_bounds_hold_for_newcomers_and_not_for_who_comes_back(play):
     assert play.ended(play.arrive(8)) == {8: (Outcome.REJECTED, Reason.QUEUE_REQUESTS)}
 
 
-def test_the_state_in_the_middle_of_a_search_is_whole(together):
+def test_a_snapshot_during_a_bisection_is_complete(together):
     together.error(2)
     together.error(3)
     state = together.scheduler.snapshot()
@@ -266,14 +263,14 @@ def failed(play):
     return play
 
 
-def test_a_request_alone_is_not_run_again(play):
+def test_a_batch_of_one_request_is_not_run_again(play):
     play.fixed(max_rows=8)
     play.up()
     play.arrive(1, rows=8)
     assert play.ended(play.error(1, FailureCause.INPUT)) == {1: INPUT}
 
 
-def test_a_device_at_fault_is_not_bisected(play):
+def test_a_device_failure_is_not_bisected(play):
     play.fixed(max_rows=2)
     play.up()
     play.arrive(0)
@@ -284,7 +281,7 @@ def test_a_device_at_fault_is_not_bisected(play):
     ]
 
 
-def test_a_device_that_fails_in_the_search_fails_what_it_ran(failed):
+def test_a_device_failure_during_a_bisection_fails_what_ran(failed):
     commands = failed.error(3, FailureCause.DEVICE)
     assert failed.ended(commands) == {1: DEVICE, 2: DEVICE}
     assert failed.batches(commands) == [[3, 4]]
@@ -295,10 +292,10 @@ def test_what_waits_to_run_again_expires_and_can_be_cancelled(failed):
     assert failed.ended(failed.feed(at=9)) == {4: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
     assert failed.ended(failed.cancel(3)) == {3: (Outcome.CANCELLED, Reason.CALLER_CANCELLED)}
     assert failed.ended(failed.done(3, 1, 2)) == {1: OK, 2: OK}
-    assert failed.scheduler.models["m"].bisections.open == 0
+    assert failed.scheduler.models["m"].bisections.open_batches == 0
 
 
-def test_nobody_whose_deadline_has_passed_is_run_again(failed):
+def test_a_request_past_its_deadline_is_not_run_again(failed):
     failed.done(3, 1, 2)
     failed.done(4, 3)
     assert failed.ended(failed.error(5, at=12)) == {4: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
@@ -311,7 +308,7 @@ def test_an_instance_that_goes_down_fails_what_it_ran(failed):
     assert failed.ended(failed.done(4, 3, 4)) == {3: OK, 4: OK}
 
 
-def test_without_an_instance_that_could_run_it_again_a_batch_fails(failed):
+def test_a_batch_fails_where_no_instance_could_run_it_again(failed):
     failed.draining()
     assert failed.ended(failed.error(3)) == {1: UNKNOWN, 2: UNKNOWN}
 
@@ -380,8 +377,8 @@ def test_pieces_of_a_split_request_are_units_too(play):
     assert play.ended(play.done(4, 1)) == {1: OK}
 
 
-def test_a_group_gives_way_to_newcomers_no_longer_than_a_level_takes(stage, arrivals):
-    """Newcomers that cannot wait go before a group that is late already, but not for ever."""
+def test_suspects_wait_for_new_requests_no_longer_than_for_a_promotion(stage, arrivals):
+    """New requests that cannot wait go before suspects that are late already, but not for ever."""
     stage.model(target=20, promote_after_ns=300 * MILLISECOND)
     stage.up()
     stage.outcome = lambda dispatch, timings: (
@@ -390,38 +387,42 @@ def test_a_group_gives_way_to_newcomers_no_longer_than_a_level_takes(stage, arri
         else succeed(dispatch, timings)
     )
     first = [(0, {}), (0, {}), (0, {}), (0, {})]
-    mates, _ = stage.play(first, arrivals(1500, 3, 1))
-    assert [end.outcome for end in mates] == [Outcome.FAILED] + 3 * [Outcome.OK]
-    assert max(end.took_ns for end in mates) <= 4 * 300 * MILLISECOND
+    batch_mates, _ = stage.play(first, arrivals(1500, 3, 1))
+    assert [end.outcome for end in batch_mates] == [Outcome.FAILED] + 3 * [Outcome.OK]
+    assert max(end.took_ns for end in batch_mates) <= 4 * 300 * MILLISECOND
 
 
 class TestStorm:
     @pytest.mark.parametrize(("slots", "storms"), [(1, True), (2, False)])
-    def test_searches_that_take_half_of_the_instances_are_one(self, slots, storms):
+    def test_bisections_that_take_half_of_the_instances_are_one(self, slots, storms):
         bisections = Bisections()
         parts = (Part(1, 0, 1), Part(2, 0, 1))
         assert bisections.begin(1, parts, (), FailureCause.UNKNOWN, 0)
-        bisections.start(bisections.suspect_groups[0], 1.01 * STORM_SHARE * WINDOW_NS, slots, 0)
-        assert (bisections.storm_ns is not None) == storms
+        bisections.start(
+            bisections.suspect_groups[0], 1.01 * STORM_SHARE * STORM_WINDOW_NS, slots, 0
+        )
+        assert (bisections.storm.until_ns is not None) == storms
 
-    def test_what_searches_took_long_ago_counts_no_more(self):
+    def test_bisections_of_long_ago_do_not_count(self):
         bisections = Bisections()
         for batch in range(6):
             parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
-            now_ns = int(3 * WINDOW_NS * batch)
+            now_ns = int(3 * STORM_WINDOW_NS * batch)
             assert bisections.begin(batch, parts, (), FailureCause.UNKNOWN, now_ns)
-            bisections.start(bisections.suspect_groups[0], 0.9 * STORM_SHARE * WINDOW_NS, 1, now_ns)
-        assert bisections.storm_ns is None
+            bisections.start(
+                bisections.suspect_groups[0], 0.9 * STORM_SHARE * STORM_WINDOW_NS, 1, now_ns
+            )
+        assert bisections.storm.until_ns is None
 
-    def test_more_batches_at_once_are_one(self):
+    def test_too_many_bisected_batches_at_once_are_one(self):
         bisections = Bisections()
         for batch in range(MAX_BISECTED + 1):
             parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
             begun = bisections.begin(batch, parts, (), FailureCause.UNKNOWN, 0)
             assert begun == (batch < MAX_BISECTED)
-        assert bisections.storm_ns == STORM_NS
+        assert bisections.storm.until_ns == STORM_NS
 
-    def test_a_device_that_fails_all_is_not_bisected_to_death(self):
+    def test_bisections_stop_on_a_device_that_fails_every_batch(self):
         world = World(set(range(10_000)), max_rows=32)
         at_ns = MILLISECOND
         for burst in range(40):

@@ -1,0 +1,130 @@
+"""Asks a model's policy about a batch group, and checks its answer.
+
+A policy is code that may come from elsewhere. Where it raises, or answers what is not possible, its
+model falls back to greedy batches, and the group is asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import index
+from typing import assert_never
+
+from batcher.core.batching.proposal import Proposal
+from batcher.core.devices.instances import Instance
+from batcher.core.model import Model
+from batcher.core.policies import Choose, PolicyInput, Take, Wait
+from batcher.core.queueing.batch_groups import BatchGroup
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.splitting import fill
+from batcher.core.times import NEVER_NS
+
+MIN_WAIT_NS = 1_000_000
+"""A policy that waits for a moment in the past is asked again after this: else it would spin."""
+
+NO_REQUESTS: tuple[LiveRequest, ...] = ()
+
+
+@dataclass(slots=True)
+class Answers:
+    """What policies gave up, by model, and when one wants to be asked again."""
+
+    ask_again_ns: int | None = None
+    given_up: list[tuple[Model, Sequence[LiveRequest]]] = field(default_factory=list)
+
+
+def ask(
+    model: Model, instance: Instance, group: BatchGroup, given: PolicyInput, answers: Answers
+) -> Proposal | None:
+    """Returns the batch of a group that its policy wants now, if any; adds the rest to `answers`."""
+    try:
+        take, rows, drop, until_ns = _decide(model, group, given)
+    except Exception as exc:  # noqa: BLE001 - whatever a policy does, no request may hang
+        model.policy_raised(exc)
+        take, rows, drop, until_ns = _decide(model, group, given)
+    if drop:
+        answers.given_up.append((model, drop))
+    if until_ns is not None and until_ns < NEVER_NS:
+        until_ns = until_ns if until_ns > given.now_ns else given.now_ns + MIN_WAIT_NS
+        again_ns = answers.ask_again_ns
+        answers.ask_again_ns = until_ns if again_ns is None else min(again_ns, until_ns)
+    if not take:
+        return None
+    filled = None
+    if model.queue.splits and rows < model.settings.max_batch_size:
+        filled = fill(group, take, drop, rows, model, given)
+        if filled is not None:
+            rows += filled[1]
+    curve = given.times.curve
+    return Proposal(
+        model,
+        instance,
+        group,
+        group.key[1],
+        take,
+        rows,
+        curve[rows] if curve else 0.0,
+        given.now_ns,
+        filled,
+        longest_ns=given.longest_ns,
+    )
+
+
+def expected_rate(model: Model, now_ns: int) -> float:
+    """Returns the rows per nanosecond that a model's policy expects; 0.0 where the policy fails."""
+    try:
+        return model.policy.expected_rate(now_ns)
+    except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
+        model.policy_raised(exc)
+        return 0.0
+
+
+def _decide(
+    model: Model, group: BatchGroup, given: PolicyInput
+) -> tuple[Sequence[LiveRequest], int, Sequence[LiveRequest], int | None]:
+    """Returns what the policy takes, its rows, what it gives up, and when to ask again.
+
+    Raises what the policy raises, and `ValueError` or `TypeError` for an answer that is not possible.
+    """
+    decision = model.policy.decide(group, given)
+    if isinstance(decision, Take):
+        count, drop = index(decision.count), index(decision.drop)
+        if count < 1 or drop < 0 or drop + count > len(group):
+            raise ValueError(f"took {count} behind {drop} of {len(group)} waiting requests")
+        chosen = _first_of(group, drop + count)
+        take = chosen[drop:] if drop else chosen
+        return take, _rows(take, model), chosen[:drop], None
+    if isinstance(decision, Wait):
+        if not 0 <= decision.drop <= len(group):
+            raise ValueError(f"gave up {decision.drop} of {len(group)} waiting requests")
+        return NO_REQUESTS, 0, _first_of(group, decision.drop), index(decision.until_ns)
+    if isinstance(decision, Choose):
+        _check_choice(group, decision)
+        return decision.take, _rows(decision.take, model), decision.drop, decision.until_ns
+    assert_never(decision)
+
+
+def _rows(take: Sequence[LiveRequest], model: Model) -> int:
+    rows = sum([request.rows for request in take])
+    most = model.settings.max_batch_size
+    if rows > most:
+        raise ValueError(f"took {rows} rows for a batch of at most {most}")
+    return rows
+
+
+def _first_of(group: BatchGroup, count: int) -> Sequence[LiveRequest]:
+    first = group.classes[0].requests
+    return first[:count] if len(first) >= count else list(islice(group, count))
+
+
+def _check_choice(group: BatchGroup, choice: Choose) -> None:
+    named = {request.id for request in choice.take} | {request.id for request in choice.drop}
+    if len(named) != len(choice.take) + len(choice.drop):
+        raise ValueError("named a request twice")
+    waiting = {request.id for request in group}
+    if not named <= waiting:
+        raise ValueError("named a request that does not wait in this group")
+    if not choice.take and choice.until_ns is None and len(choice.drop) < len(waiting):
+        raise ValueError("took nothing, and did not say when to ask again")
