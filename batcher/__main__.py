@@ -1,4 +1,4 @@
-"""`python -m batcher`, and what the `batcher` command runs."""
+"""The entry point of the `batcher` command and of `python -m batcher`."""
 
 from batcher.cli.main import app
 

@@ -1,8 +1,8 @@
-"""The one clock: monotonic nanoseconds.
+"""The clock: monotonic nanoseconds.
 
-Rooms that need time take a `Clock` (or a `now_ns` argument), so that tests and the simulator can
-turn the hands themselves. `time.monotonic_ns` is the production clock: the event loop's own time
-moves in steps of a millisecond under uvloop.
+Code that needs the time takes a `Clock` or a `now_ns` argument, so that tests and the simulator
+control it. In production it is `time.monotonic_ns`, because the event loop's own time advances in
+steps of a millisecond under uvloop.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 Clock = Callable[[], int]
-"""Returns the current monotonic time in nanoseconds; never goes back."""
+"""Returns the monotonic time in nanoseconds, which never goes back."""
 
 monotonic_ns: Clock = time.monotonic_ns
 

@@ -1,26 +1,26 @@
-"""Every error that `batcher` raises or answers.
+"""All errors that batcher raises on purpose.
 
-Two families. `RequestError` is how one request can end badly: `server/status.py` maps each of its
-subclasses to a gRPC status, and a test walks them all. `StartupError` is why a server, a model or a
-listener could not start: the command line turns it into an exit code.
+A `RequestError` ends one request; `server/status.py` maps each subclass to a gRPC status. A
+`StartupError` says why the server, a model or a listener could not start; the command line maps it
+to an exit code.
 
-A message names the model, says what was expected and what arrived, and never carries a traceback
-or a tensor.
+A message names the model, what was got and what is allowed, and what to do next. It never contains
+a traceback or the values of a tensor.
 """
 
 from __future__ import annotations
 
 
 class BatcherError(Exception):
-    """The root of all errors raised on purpose."""
+    """The base class of all errors that batcher raises on purpose."""
 
 
 class RequestError(BatcherError):
-    """A request that ends without an answer.
+    """Why a request ends without a reply.
 
-    `retry_after_ns` is how long the caller should wait before it tries again (nanoseconds), or
-    None where trying again will not help. `triton` is the text that callers written against Triton
-    look for (`batcher.triton`), or None where the message will do.
+    `retry_after_ns` is how long the caller should wait before a retry (nanoseconds), None if a retry
+    does not help. `triton` is Triton's message for this error (`batcher.triton`), None if clients
+    do not depend on it.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class RequestError(BatcherError):
 
 
 class InvalidRequest(RequestError):
-    """The request can never be served as it is: wrong shape, dtype, name, parameter or size."""
+    """The request is wrong: its shape, datatype, names, parameters or size. A retry does not help."""
 
 
 class UnknownModel(RequestError):
@@ -44,11 +44,11 @@ class ModelUnavailable(RequestError):
 
 
 class Draining(RequestError):
-    """The server is shutting down and takes no new work."""
+    """The server is shutting down and refuses new requests."""
 
 
 class Overloaded(RequestError):
-    """Admission refused the request: a queue bound, a share, or a predicted miss."""
+    """Admission refused the request: a full queue, a tenant's share, or a predicted late reply."""
 
 
 class DeadlineExpired(RequestError):
@@ -56,47 +56,47 @@ class DeadlineExpired(RequestError):
 
 
 class RequestCancelled(RequestError):
-    """The caller went away."""
+    """The caller cancelled the request."""
 
 
 class InputRefused(RequestError):
-    """The executor says that values of this request are at fault."""
+    """The executor refused values of this request."""
 
 
 class ExecutionFailed(RequestError):
-    """The executor failed on this request or on the batch it was in."""
+    """The executor failed on this request or on its batch."""
 
 
 class AnswerTooLarge(RequestError):
-    """The answer is ready and larger than any message that this server sends."""
+    """The reply is ready, and larger than the largest message that the server sends."""
 
 
 class BufferFull(Overloaded):
-    """A request, or an answer that is ready, finds no room among those that are held already."""
+    """The buffers for requests and replies are full, so this request or its reply is dropped."""
 
 
 class InternalError(RequestError):
-    """A mistake of this server, or of an executor's answer that only showed when it was taken apart."""
+    """An error in batcher itself, or in an executor's result that only showed in making the reply."""
 
 
 class DeviceLost(RequestError):
-    """The instance that was running the request went down, or none is up."""
+    """The instance that ran the request went down, or no instance is up."""
 
 
 class NotPermitted(RequestError):
-    """The call changes what is served, and this listener does not allow that."""
+    """The call would change the server, which this listener does not allow."""
 
 
 class ChangeFailed(RequestError):
-    """A change of settings was valid and could not be applied; the old ones are in force."""
+    """A valid change of settings could not be applied; the previous settings stay in force."""
 
 
 class NotSupported(RequestError):
-    """The protocol has this feature; this server does not offer it."""
+    """The protocol has this feature, and this server does not."""
 
 
 class RateLimited(RequestError):
-    """The call does something that is limited in frequency, and the last time is not long ago."""
+    """The call is limited in frequency, and the last one was too recent."""
 
 
 class FlightRecordFailed(RequestError):
@@ -104,11 +104,11 @@ class FlightRecordFailed(RequestError):
 
 
 class StartupError(BatcherError):
-    """Something could not be started. The message is for the person who reads the terminal."""
+    """Something could not be started. The message is for the person at the terminal."""
 
 
 class ConfigError(StartupError):
-    """The configuration is wrong. Each problem names its path, the value and what is allowed."""
+    """The configuration is wrong. Each problem names a path, its value and what is allowed."""
 
     def __init__(self, problems: list[str], *, source: str | None = None) -> None:
         self.problems = problems
@@ -121,18 +121,18 @@ class ConfigError(StartupError):
 
 
 class InputError(StartupError):
-    """What the command line was given cannot be used: an option's value, a trace, a profile.
+    """An argument of the command line is wrong: an option, a trace file, a profile, an event log.
 
-    The message names the option or the file and line, what was got and what is allowed.
+    The message names the option, or the file and line, what was got and what is allowed.
     """
 
 
 class ListenError(StartupError):
-    """An address could not be listened on."""
+    """The server could not listen on an address."""
 
 
 class PluginError(StartupError):
-    """An executor plugin is unknown, broken or could not be imported."""
+    """An executor plugin is unknown, cannot be imported, or is not an executor class."""
 
 
 class ModelLoadError(StartupError):
@@ -140,20 +140,21 @@ class ModelLoadError(StartupError):
 
 
 class UnloadedWhileLoading(ModelLoadError):
-    """A load was ended by an unload, so the model is not wanted any more."""
+    """The model was unloaded while it was loading."""
 
 
 class BackendUnavailable(ModelLoadError):
-    """What a model needs is not up yet: another try may help, and is made (`models[].load_retry_timeout`)."""
+    """Something that the model needs is not up yet; the load is repeated (`load_retry_timeout`)."""
 
 
-LONGEST_DESCRIPTION = 400
+MAX_DESCRIPTION = 400
+"""Characters of a foreign message within one of ours."""
 
 
 def describe(error: BaseException) -> str:
-    """A foreign exception on one line, for a message of ours: its type and text, shortened.
+    """An exception of foreign code as one line for a message of ours: its type and its message.
 
-    Of one whose text cannot be had the type alone.
+    Shortened; only the type if the exception's own `__str__` raises.
     """
     try:
         text = on_one_line(str(error))
@@ -163,21 +164,22 @@ def describe(error: BaseException) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """A foreign text, shortened, for a message of ours."""
+    """A foreign text as one line for a message of ours, shortened."""
     text = encodable(" ".join(text.split()))
-    if len(text) > LONGEST_DESCRIPTION:
-        text = f"{text[: LONGEST_DESCRIPTION - 3]}..."
+    if len(text) > MAX_DESCRIPTION:
+        text = f"{text[: MAX_DESCRIPTION - 3]}..."
     return text
 
 
 def encodable(text: str) -> str:
-    """A text as it can be sent: halves of characters, as names of files may have, are marks."""
+    """A text that UTF-8 can encode: lone surrogates, as in file names, become question marks."""
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-LONGEST_NAME = 100
+MAX_NAME = 100
+"""Characters of a name in a message; the rest is cut off, so that what follows stays visible."""
 
 
 def shown(name: str) -> str:
-    """A name that a caller chose, in quotes and shortened: what is said after it must be read."""
-    return repr(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}...")
+    """A name that a caller chose, in quotes and shortened, for a message."""
+    return repr(name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}...")

@@ -1,12 +1,31 @@
-"""The plugin contract: what a runtime must do to execute batches.
+"""The contract between batcher and a runtime that executes models. Import it from here only.
 
-An executor is plain blocking code. The runtime creates one `Executor` per instance and calls
-`load`, then `execute` any number of times, then `close`, all on that instance's own thread, so that
-device contexts and session objects stay where they were made. `AsyncExecutor` is the same contract
-with coroutines, called on the main event loop, for runtimes that live behind a network.
+An executor is a class with three methods. batcher makes one object per model instance and calls
+`load` once, `execute` for each batch, and `close` once at the end.
 
-A distribution announces its executor as an entry point of the group `batcher.executors`; the
-configuration names it. `batcher.testing.ExecutorContract` is the test suite to subclass.
+- `Executor` is blocking code. All calls of one object run on one thread of its own, so that device
+  contexts and sessions stay on the thread that made them. Different objects run concurrently.
+- `AsyncExecutor` has the same methods as coroutines. They run on the server's event loop, for
+  runtimes that are reached over a network, and must never block it.
+
+A smallest executor:
+
+    class Doubler:
+        capabilities = Capabilities()
+
+        def load(self, context: LoadContext) -> ModelMetadata:
+            x, y = TensorSpec("X", "FP32", (-1, 4)), TensorSpec("Y", "FP32", (-1, 4))
+            return ModelMetadata("doubler", inputs=(x,), outputs=(y,))
+
+        def execute(self, batch: Batch) -> BatchResult:
+            return BatchResult({"Y": 2 * batch.inputs["X"]})
+
+        def close(self) -> None: ...
+
+A distribution announces its class as an entry point of the group `batcher.executors`, and a model's
+configuration names it (`models[].executor`). Subclass `batcher.testing.ExecutorContract` to test it.
+A call of `execute` that takes longer than `models[].execute_timeout` is given up: its requests fail,
+and a new object is loaded. The guide is docs/writing-an-executor.md.
 """
 
 from __future__ import annotations
@@ -55,16 +74,26 @@ __all__ = [
 ]
 
 Problem = tuple[KeyPath, str]
-"""A path below `options`, and what is wrong there."""
+"""The path of a wrong option below `options`, and what is wrong with it."""
 
 ParameterValue = bool | int | float | str
+"""A value of a request parameter."""
 
 
 class ExecutionError(Exception):
-    """Raise from `execute` to say why a batch failed.
+    """Raise this from `execute` to say why the whole batch failed.
 
-    `cause` is `"device"` when the device itself is at fault (the batch could succeed elsewhere),
-    `"input"` when some row is, `"unknown"` otherwise. Any other exception counts as unknown.
+    `message` goes to the callers, on one line and shortened. `cause` decides what happens next:
+
+    - `"input"`: some row of the batch is wrong. Parts of the batch are executed again to find the
+      request that has it (bisection). That request ends with INVALID_ARGUMENT, the others are
+      answered.
+    - `"device"`: the device or the runtime is broken. Nothing is executed again; the requests end
+      with UNAVAILABLE, so that callers retry.
+    - `"unknown"` (the default, and what every other exception counts as): as `"input"`, but the
+      request ends with INTERNAL.
+
+    If you know which rows are wrong, return `BatchResult.row_errors` instead: that costs no retry.
     """
 
     def __init__(self, message: str, *, cause: str = "unknown") -> None:
@@ -76,47 +105,51 @@ class ExecutionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an executor class can do; the contract tests skip by these, never by name."""
+    """What an executor class can do. A class attribute of the executor: `capabilities`."""
 
     dynamic_rows: bool = True
-    """Accepts any number of rows from 1 to `max_batch_size`. If not, every batch has exactly
-    `max_batch_size`: shorter ones are filled up with copies of their last row, whose answers
-    are dropped."""
+    """Whether `execute` takes any number of rows from 1 to `max_batch_size`. If False, every batch
+    has exactly `max_batch_size` rows: smaller ones are filled with copies of their last row, and
+    the outputs of those copies are dropped."""
     dynamic_axes: bool = False
-    """Accepts models whose inputs have variable axes beside the row axis."""
+    """Whether it can load models whose inputs have variable axes after the batch axis."""
     max_in_flight: int = 1
-    """Batches one instance can take at once (more than 1 needs `AsyncExecutor`)."""
+    """The most batches that one object can execute at the same time. Only an `AsyncExecutor` can have
+    more than 1. The configuration (`models[].max_in_flight`) chooses a number up to this."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadContext:
-    """All an executor is told when it loads: one model, one instance, one device."""
+    """The argument of `load`: the model, the instance and the device."""
 
     model: str
+    """The model's name, for messages."""
     version: str
+    """The model's version, for messages."""
     instance: int
+    """Number of this instance among the model's instances, from 0."""
     device: str
+    """The device to load on, as the configuration names it: `cpu`, `cuda:0` or your own words."""
     max_batch_size: int
-    """The most rows of a batch; 0 for a model without a batch axis, whose batches are one request
-    each, its arrays as they came."""
+    """The most rows of a batch. 0 for a model without a batch axis: then each batch is one request,
+    whose arrays arrive as they were sent."""
     options: Mapping[str, Any]
-    """The model's `options` from the configuration, as parsed YAML. The executor validates them:
-    see `read_options`."""
+    """`models[].options` of the configuration, as parsed YAML. Validate them with `read_options`."""
     base_dir: Path = Path()
-    """Where relative paths in `options` start: the folder of the configuration file."""
+    """The folder of the configuration file, where relative paths in `options` start."""
     batched: Mapping[str, bool] = field(default_factory=dict)
-    """Input -> whether its first axis is the rows, where the configuration says so (`inputs`)."""
+    """Input -> whether axis 0 is the batch axis, for inputs that the configuration (`inputs`) names."""
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def read_options(context: LoadContext, model: type[OptionsT]) -> OptionsT:
-    """The context's `options` as an object of `model`, a subclass of `Options` (a pydantic model).
+    """Return `context.options` as an object of `model`, your subclass of `Options` (pydantic).
 
-    A field of type `FilePath` comes back against `base_dir`, a `Duration` in nanoseconds, a `Size`
-    in bytes. Raises `ModelLoadError`, which names the model and, for every wrong option, its name,
-    the value and what is allowed; an unknown option is an error with the nearest known name.
+    A field of type `FilePath` is returned relative to `base_dir`, a `Duration` in nanoseconds, a
+    `Size` in bytes. Raises `ModelLoadError`, which names the model and, for every wrong or unknown
+    option, its name, its value and what is allowed.
     """
     try:
         return model.model_validate(dict(context.options), context={"base_dir": context.base_dir})
@@ -126,9 +159,9 @@ def read_options(context: LoadContext, model: type[OptionsT]) -> OptionsT:
 
 
 def options_model(executor: type) -> type[Options] | None:
-    """What the executor's `options` are read into: its class attribute `options`, if it has one.
+    """Return the executor's class attribute `options` if it is a subclass of `Options`, else None.
 
-    With it, `batcher check` knows wrong options without loading anything.
+    With that attribute, `batcher check` finds wrong options without loading the model.
     """
     model = getattr(executor, "options", None)
     return model if isinstance(model, type) and issubclass(model, Options) else None
@@ -137,7 +170,7 @@ def options_model(executor: type) -> type[Options] | None:
 def option_problems(
     model: type[Options], options: Mapping[str, Any], base_dir: Path, *, files: bool
 ) -> list[Problem]:
-    """What `read_options` would refuse; with `files` also every `FilePath` that cannot be read."""
+    """Return what `read_options` would refuse; with `files`, also each `FilePath` that is unreadable."""
     try:
         found = model.model_validate(dict(options), context={"base_dir": base_dir})
     except ValidationError as error:
@@ -168,114 +201,125 @@ def _where(path: KeyPath) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What a loaded model takes and gives.
+    """What `load` returns: the inputs and outputs of the model.
 
-    Every shape starts with the row axis, -1, but for inputs that are not `batched`, and for all of
-    a model without a batch axis (`max_batch_size` is 0 in its `LoadContext`).
+    Every shape starts with the batch axis, -1: `(-1, 384)` is `[batch, 384]`. Exceptions: inputs
+    with `batched=False`, and models without a batch axis (`LoadContext.max_batch_size` is 0).
     """
 
     platform: str
+    """The runtime's name, which clients see in the model's metadata, such as `onnxruntime`."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     properties: Mapping[str, str] = field(default_factory=dict)
-    """Facts for people and logs, for example the execution provider in use."""
+    """Facts for logs and people, such as the execution provider in use."""
     parameters: tuple[str, ...] = ()
-    """Request parameters that the executor reads: only requests with equal values share a batch.
-    It is not told others, and they separate no batches."""
+    """Names of the request parameters that `execute` reads. Only requests with equal values of
+    these share a batch. `Batch.parameters` has no others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one or more requests, gathered: one array per input, rows first.
+    """The argument of `execute`: the rows of one or more requests, gathered.
 
-    `inputs` holds each input the requests gave (an optional input may be absent), of equal row
-    count `rows`; one that is not `batched` is there as it came, the same for all rows. The arrays
-    are C-contiguous and belong to the requests: they may be read-only, and an executor never writes
-    into them. `parameters` holds those that the metadata declares and the requests have. `outputs`
-    is what the requests asked for; None means all.
+    The arrays are C-contiguous and aligned. They may be views of the requests' messages, so they
+    may be read-only, and an executor must not write to them or keep them after `execute` returns.
     """
 
     inputs: Mapping[str, Array]
+    """Input -> array `[rows, ...]` of the dtype in `DTYPES`. An optional input that the requests
+    lack is absent. An input with `batched=False` has its own shape and belongs to all rows."""
     rows: int
+    """The number of rows, from 1 to `max_batch_size`."""
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    """The request parameters that `ModelMetadata.parameters` declares and the requests have."""
     outputs: frozenset[str] | None = None
+    """The outputs that at least one request wants; None for all. Others may be left out."""
 
 
 def nothing_to_release() -> None:
-    """The default `release`: the arrays belong to nobody else."""
+    """The default of `BatchResult.release`, for arrays that the executor does not reuse."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """The answer to a `Batch`: every output with axis 0 of length `rows`, in the batch's order.
-
-    `row_errors` maps a row number to the reason that row alone failed. `release` is called once,
-    when the arrays have been copied out; until then they must not be reused.
-    """
+    """What `execute` returns."""
 
     outputs: Mapping[str, Array]
+    """Output -> array `[rows, ...]` in the order of the batch's rows, of the dtype in `DTYPES` for
+    its datatype. Every output in `Batch.outputs` must be there."""
     row_errors: Mapping[int, str] = field(default_factory=dict)
+    """Row -> why this row failed (from 0). Its request is refused with that message; the others of
+    the batch are answered. The outputs need some value in that row."""
     release: Callable[[], None] = nothing_to_release
+    """Called once, when the arrays are no longer needed. Set it if you reuse the arrays' memory for
+    other batches: until it is called they must not change. It may run on another thread."""
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """A blocking runtime; one object per instance, every call on the same thread."""
+    """A blocking runtime: one object per instance, every call on that object's own thread."""
 
     capabilities: Capabilities
 
     def load(self, context: LoadContext) -> ModelMetadata:
-        """Make the model ready to execute. Raises `ModelLoadError` with the reason.
+        """Load the model and return its inputs and outputs. May take minutes.
 
-        Raise its subclass `BackendUnavailable` where another try may help, because something that
-        the model needs is not up yet.
+        Raise `ModelLoadError` with the reason if it cannot be loaded, or its subclass
+        `BackendUnavailable` if something that the model needs is not up yet: then the load is
+        repeated with increasing pauses. After an exception, `close` is not called.
         """
         ...
 
     def execute(self, batch: Batch) -> BatchResult:
-        """Run one batch. Raises `ExecutionError` (or anything) when the whole batch failed."""
+        """Execute one batch and return when its outputs are complete.
+
+        Raise `ExecutionError` (any exception will do) if the whole batch failed; return
+        `row_errors` if single rows did. After a failure, parts of the batch may be executed again.
+        """
         ...
 
     def close(self) -> None:
-        """Free everything. Called once after a successful `load`, never during `execute`."""
+        """Free everything. Called once after a successful `load`, on the same thread.
+
+        It is never called during `execute`, and so not at all if a call of `execute` never returns.
+        """
         ...
 
 
 @runtime_checkable
 class AsyncExecutor(Protocol):
-    """The same contract with coroutines, called on the main event loop.
+    """The same contract with coroutines, which run on the server's event loop and must not block it.
 
-    `execute` may be called again before an earlier call ended, up to `max_in_flight` times.
+    Up to `max_in_flight` calls of `execute` run at the same time. A call is cancelled when it takes
+    longer than `models[].execute_timeout`.
     """
 
     capabilities: Capabilities
 
     async def load(self, context: LoadContext) -> ModelMetadata:
-        """Make the model ready to execute. Raises `ModelLoadError` with the reason.
-
-        Raise its subclass `BackendUnavailable` where another try may help, because something that
-        the model needs is not up yet.
-        """
+        """Load the model and return its inputs and outputs; see `Executor.load`."""
         ...
 
     async def execute(self, batch: Batch) -> BatchResult:
-        """Run one batch. Raises `ExecutionError` (or anything) when the whole batch failed."""
+        """Execute one batch; see `Executor.execute`."""
         ...
 
     async def close(self) -> None:
-        """Free everything. Called once after a successful `load`."""
+        """Free everything. Called once after a successful `load`, when no `execute` runs."""
         ...
 
 
 @runtime_checkable
 class ReportsHealth(Protocol):
-    """An executor that says by itself whether it could execute; the method is optional.
+    """An executor with the optional method `healthy`, for runtimes that know when they are broken.
 
-    It is called at an interval while no batch runs, where `execute` is: on the instance's thread, or
-    on the event loop, where it is a coroutine. So it has to be quick: a batch that arrives meanwhile
-    waits. One that takes longer than `models[].health.timeout` counts as not well.
+    It is called every `models[].health.interval` while no batch runs, where `execute` is called: on
+    the object's thread, or as a coroutine on the event loop. Return quickly, because a batch that
+    arrives meanwhile waits. A call that takes longer than `models[].health.timeout` counts as
+    unhealthy.
     """
 
     def healthy(self) -> str | None:
-        """Return None while all is well, else why not, for a person. What it raises says so, too."""
+        """Return None if healthy, else the reason, for people. An exception counts as a reason."""
         ...

@@ -1,7 +1,7 @@
-"""Finds executors: entry points of the group `batcher.executors`, by name.
+"""Finds executor classes by name, among the entry points of the group `batcher.executors`.
 
-A plugin is imported only when a model asks for it, so that one broken distribution cannot stop a
-server that does not use it.
+A plugin is imported only when a model uses it, so that a broken distribution cannot stop a server
+that does not need it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from batcher.executor import AsyncExecutor, Capabilities, Executor
 __all__ = ["GROUP", "executor_names", "find_executor", "is_async", "plugin_of"]
 
 GROUP: Final = "batcher.executors"
-"""The entry point group in which a distribution announces its executors."""
+"""The entry point group of executor plugins."""
 
-_COME_WITH: Final = {"onnxruntime": "plugins/onnxruntime[cpu]"}
-"""Executors of this project that are installed on their own: what to install in a checkout."""
+_OWN_PLUGINS: Final = {"onnxruntime": "plugins/onnxruntime[cpu]"}
+"""Executors of this project that are plugins -> what to `pip install` in a checkout."""
 
 _METHODS: Final = ("load", "execute", "close")
 
 
 def executor_names() -> list[str]:
-    """The names that installed distributions claim, sorted; nothing is imported."""
+    """The names of the installed executors, sorted. Imports nothing."""
     return sorted(entry_points(group=GROUP).names)
 
 
 def find_executor(name: str) -> type[Executor] | type[AsyncExecutor]:
-    """The executor class that is announced as `name`, imported.
+    """Import and return the executor class with the entry point `name`.
 
-    Raises `PluginError`: no distribution claims the name (with the nearest known one), two claim it
-    for different objects, the import fails, or what it imports is not an executor class.
+    Raises `PluginError` if the name is unknown (the message has the nearest known one), if two
+    distributions claim it, if the import fails, or if it is not an executor class.
     """
     claims = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if not claims:
@@ -57,15 +57,15 @@ def find_executor(name: str) -> type[Executor] | type[AsyncExecutor]:
 
 
 def is_async(executor: type) -> bool:
-    """Whether this executor class is an `AsyncExecutor`: its methods are coroutine functions."""
+    """Whether an executor class is an `AsyncExecutor` (its methods are coroutine functions)."""
     return inspect.iscoroutinefunction(getattr(executor, "execute", None))
 
 
 def plugin_of(name: str) -> str:
-    """How to come by an executor that is not installed, as the end of a sentence."""
-    if name in _COME_WITH:
-        return f"{name} is a plugin of its own: pip install '{_COME_WITH[name]}' in a checkout"
-    return "others come with their plugin"
+    """How to install the executor `name`, as the end of a sentence."""
+    if name in _OWN_PLUGINS:
+        return f"to install it: pip install '{_OWN_PLUGINS[name]}' in a checkout"
+    return "install the plugin that has it"
 
 
 def _unknown(name: str) -> str:
@@ -82,7 +82,7 @@ def _claim(point: EntryPoint) -> str:
 
 
 def _not_an_executor(found: object) -> str | None:
-    """What stops `found` from being an executor class; None when nothing does."""
+    """Why `found` is not an executor class; None if it is one."""
     if not inspect.isclass(found):
         return f"expected a class, got {type(found).__name__}"
     missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
@@ -92,5 +92,6 @@ def _not_an_executor(found: object) -> str | None:
         return f"{found.__name__}.capabilities must be a class attribute of type Capabilities"
     coroutines = [m for m in _METHODS if inspect.iscoroutinefunction(getattr(found, m))]
     if coroutines and len(coroutines) < len(_METHODS):
-        return f"{found.__name__} mixes blocking methods and coroutines ({', '.join(coroutines)})"
+        mixed = f"{found.__name__} mixes blocking methods and coroutines ({', '.join(coroutines)})"
+        return f"{mixed}; make all of {', '.join(_METHODS)} coroutines, or none"
     return None

@@ -1,8 +1,7 @@
-"""Tensors as the wire names them and as numpy holds them.
+"""Tensors: a datatype of the inference protocol with a numpy array.
 
-A `Tensor` is a protocol datatype and a numpy array of the matching dtype. Two datatypes have no
-numpy dtype of their own: BYTES is an object array whose elements are `bytes`, and BF16 is its raw
-bits in a `uint16` array. The datatype beside the array says which is meant.
+Two datatypes have no numpy dtype of their own: BYTES is an object array of `bytes`, and BF16 is a
+`uint16` array of raw bits. So a `Tensor` keeps the datatype beside the array.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(np.uint16),
     "BYTES": np.dtype(np.object_),
 }
-"""Protocol datatype -> the numpy dtype of its array (little-endian on the wire)."""
+"""Protocol datatype -> numpy dtype of its arrays. On the wire, all are little-endian."""
 
 
 @dataclass(slots=True)
 class Tensor:
-    """One named input or output of one request; axis 0 is the row axis."""
+    """One input or output of one request. Axis 0 is the batch axis, if the model has one."""
 
     datatype: str
     array: Array
@@ -44,23 +43,23 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a model says of one input or output.
-
-    `shape` includes the row axis first; -1 marks an axis whose length varies. `optional` inputs may
-    be left out of a request. `dims` are the names of the axes, as many as in `shape`, where the
-    model has any: variable axes of one name are equally long in every request and its answer. An
-    input that is not `batched` has no row axis: its whole array belongs to every row of a batch, and
-    only requests whose arrays are equal share one.
-    """
+    """The declaration of one input or output of a model."""
 
     name: str
     datatype: str
+    """A key of `DTYPES`, such as `FP32`."""
     shape: tuple[int, ...]
+    """The axes, the batch axis first; -1 is an axis whose length varies."""
     optional: bool = False
+    """Whether a request may leave this input out."""
     dims: tuple[str | None, ...] = ()
+    """The names of the axes, one for each in `shape`, or empty. Variable axes with the same name are
+    equally long within a request and its reply."""
     batched: bool = True
+    """Whether axis 0 is the batch axis. An input without one belongs to every row of a batch, and
+    only requests whose arrays are equal share a batch."""
 
     @property
     def inner(self) -> tuple[int, ...]:
-        """The axes beside the rows: those of one row, or all where there are none."""
+        """The axes of one row: all but the batch axis."""
         return self.shape[1:] if self.batched else self.shape

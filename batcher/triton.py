@@ -1,7 +1,7 @@
-"""The texts of Triton's refusals that programs written against it compare with or search for.
+"""Triton's error messages, which programs written for Triton compare with or search for.
 
-With `server.status_codes: triton` they are what a caller gets. Where Triton puts the request's id in
-front, the text begins with `REQUEST_ID`; the edge, which knows the id, fills it in.
+Callers get them with `server.status_codes: triton`. Where Triton's message begins with the id of the
+request, the text begins with `REQUEST_ID`, and the server fills the id in.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ _BATCH_NOTE: Final = (
 
 
 def unknown_model(model: str, version: str = "") -> str:
-    """No model of that name, or no such version of it."""
+    """For an unknown model, or an unknown version of it."""
     which = f" version {version}" if version else ""
     return f"Request for unknown model: '{model}'{which} is not found"
 
 
 def model_unavailable(model: str, version: str) -> str:
-    """A model that is loading, or failed to, or was unloaded."""
+    """For a version that is loading, failed to load or was unloaded."""
     return f"Request for unknown model: '{model}' version {version} is not at ready state"
 
 
 def no_versions(model: str) -> str:
-    """The same for a caller who named no version."""
+    """The same for a request without a version."""
     return f"Request for unknown model: '{model}' has no available versions"
 
 
 def unexpected_input(model: str, name: str) -> str:
-    """An input that the model does not have."""
+    """For an input that the model does not have."""
     return f"unexpected inference input '{name}' for model '{model}'"
 
 
 def unexpected_output(model: str, name: str) -> str:
-    """A requested output that the model does not have."""
+    """For a requested output that the model does not have."""
     return f"unexpected inference output '{name}' for model '{model}'"
 
 
 def wrong_inputs(model: str, got: Sequence[str], required: Sequence[str], all_: int) -> str:
-    """Too few inputs or too many: the model requires these, of so many in all."""
+    """For a wrong number of inputs: the model has `all_`, of which it requires `required`."""
     missing = [name for name in required if name not in got]
     expected = (
         f"{all_} inputs"
@@ -63,7 +63,7 @@ def wrong_inputs(model: str, got: Sequence[str], required: Sequence[str], all_: 
 
 
 def wrong_datatype(model: str, name: str, expected: str, got: str) -> str:
-    """An input of another datatype."""
+    """For an input with a wrong datatype."""
     return (
         f"{REQUEST_ID}inference input '{name}' data-type is '{got}', but model '{model}' expects"
         f" '{expected}'"
@@ -73,7 +73,7 @@ def wrong_datatype(model: str, name: str, expected: str, got: str) -> str:
 def wrong_shape(
     model: str, name: str, expected: Sequence[int], got: Sequence[int], *, batched: bool
 ) -> str:
-    """An input of another rank or with other axes."""
+    """For an input with a wrong shape."""
     return (
         f"{REQUEST_ID}unexpected shape for input '{name}' for model '{model}'. Expected"
         f" {_dims(expected)}, got {_dims(got)}. {_BATCH_NOTE if batched else ''}"
@@ -81,17 +81,17 @@ def wrong_shape(
 
 
 def rows_disagree(model: str, name: str) -> str:
-    """An input with another number of rows than those before it."""
+    """For inputs with different numbers of rows."""
     return f"{REQUEST_ID}input '{name}' batch size does not match other inputs for '{model}'"
 
 
 def too_many_rows(model: str, most: int) -> str:
-    """More rows than one request may have."""
+    """For a request with more rows than `most`."""
     return f"{REQUEST_ID}inference request batch-size must be <= {most} for '{model}'"
 
 
 def wrong_size(model: str, name: str, expected: int, got: int) -> str:
-    """Raw contents that are too short or too long."""
+    """For raw contents of a wrong size."""
     return (
         f"{REQUEST_ID}input byte size mismatch for input '{name}' for model '{model}'. Expected"
         f" {expected}, got {got}"
@@ -99,7 +99,7 @@ def wrong_size(model: str, name: str, expected: int, got: int) -> str:
 
 
 def contents_twice(model: str, name: str) -> str:
-    """An input with typed contents beside raw ones."""
+    """For an input with typed and raw contents."""
     return (
         "contents field must not be specified when using raw_input_contents for"
         f" '{name}' for model '{model}'"
@@ -107,12 +107,12 @@ def contents_twice(model: str, name: str) -> str:
 
 
 def no_contents(model: str, name: str) -> str:
-    """An input without any."""
+    """For an input without contents."""
     return f"unable to find data for input tensor '{name}' for model '{model}' in request."
 
 
 def reserved_parameter(allowed: Sequence[str]) -> str:
-    """A parameter whose name Triton keeps for itself."""
+    """For a parameter with a reserved name."""
     return (
         "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following"
         f" keys starting with 'triton_' are allowed: {' '.join(allowed)}"
@@ -120,7 +120,7 @@ def reserved_parameter(allowed: Sequence[str]) -> str:
 
 
 def not_classifiable(datatype: str) -> str:
-    """An output without an order of size."""
+    """For classification of an output whose datatype has no order."""
     return f"class result not available for output due to unsupported type '{datatype}'"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from batcher.errors import LONGEST_DESCRIPTION, describe, on_one_line
+from batcher.errors import MAX_DESCRIPTION, describe, on_one_line
 
 
 class Mute(Exception):
@@ -24,4 +24,4 @@ def test_a_description_is_one_line_that_can_be_sent(error, said):
 
 
 def test_it_is_shortened():
-    assert len(on_one_line("ä" * 1000)) == LONGEST_DESCRIPTION
+    assert len(on_one_line("ä" * 1000)) == MAX_DESCRIPTION

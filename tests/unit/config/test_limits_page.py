@@ -22,7 +22,7 @@ from batcher.config.padding import MOST_BUCKETS
 from batcher.config.units import LARGEST_BYTES, LONGEST_NS
 from batcher.core.bucket_times import MOST_SHAPES
 from batcher.core.queueing.padding import MOST_KNOWN
-from batcher.errors import LONGEST_DESCRIPTION, LONGEST_NAME
+from batcher.errors import MAX_DESCRIPTION, MAX_NAME
 from batcher.http2.connection_lifetime import EVICT_IDLE_NS, EVICT_SILENT_NS, PROBE_CONNECTION_NS
 from batcher.http2.decompression import MAX_MEMBERS
 from batcher.http2.listener import PROBE_CONNECTIONS
@@ -164,8 +164,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["last batches as the server stops"] == f"{CLOSE_TIMEOUT_S:g}s"
     assert rows["last HTTP answers as the server stops"] == f"{STOP_TIMEOUT_S}s"
     name = rows["a name from a request in an error message"]
-    assert name == f"{LONGEST_NAME} characters"
-    assert rows["text of an executor's error"] == f"{LONGEST_DESCRIPTION} characters"
+    assert name == f"{MAX_NAME} characters"
+    assert rows["text of an executor's error"] == f"{MAX_DESCRIPTION} characters"
     assert rows["open files of the process"].endswith(f", and {BESIDE} beside")
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
     assert rows["scrapes that wait at once"] == str(MAX_WAITING_SCRAPES)
