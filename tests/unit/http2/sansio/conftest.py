@@ -1,4 +1,4 @@
-"""Makes `rule_cases` importable for the tests of this folder."""
+"""Makes `h2spec_cases` importable for the tests of this folder."""
 
 import sys
 from pathlib import Path

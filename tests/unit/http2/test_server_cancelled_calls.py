@@ -1,203 +1,13 @@
-"""Calls of a real server that cannot be answered, that are late, and whose callers leave."""
+"""Calls of a real server whose deadline passes, or whose callers cancel, disconnect or open too many."""
 
 import asyncio
 import contextlib
-import gzip
 
 import grpc
 import pytest
-from grpc import aio
-from raw_http2 import MAX_MESSAGE, WAIT_S, BlockedHandler, all_closed, echo, refusal, soon, unary
+from raw_http2 import WAIT_S, BlockedHandler, all_closed, echo, soon, unary
 
-from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, Error, Frame, Setting, frame
-from batcher.http2.sansio.hpack import encode
-
-
-class TestCallsThatCannotBeAnswered:
-    async def test_an_unknown_method(self, serve, dial):
-        _, address = await serve(Echo=unary(echo))
-        channel = await dial(address)
-        error = await refusal(channel.unary_unary("/s/Other")(bytes(100_000)))
-        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-        assert await channel.unary_unary("/s/Echo")(b"x") == b"x"
-
-    @pytest.mark.parametrize(
-        ("metadata", "expected"),
-        [
-            ((":method", "GET"), {":status": "405"}),
-            (("content-type", "text/html"), {":status": "415"}),
-            (("grpc-timeout", "soon"), {":status": "200", "grpc-status": "3"}),
-            (("grpc-encoding", "snappy"), {":status": "200", "grpc-status": "12"}),
-            (("x-bin", "?"), {":status": "200", "grpc-status": "3"}),
-            (("x", "v" * 17_000), {":status": "200", "grpc-status": "8"}),
-        ],
-    )
-    async def test_malformed_headers(self, serve, raw, metadata, expected):
-        _, address = await serve(Echo=unary(echo))
-        client = await raw(address)
-        fields = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": "/s/Echo",
-            "content-type": "application/grpc",
-            **dict([metadata]),
-        }
-        block = encode(fields.items())
-        client.write(frame(Frame.HEADERS, 0, 1, block[:16_000]))
-        client.write(frame(Frame.CONTINUATION, END_HEADERS, 1, block[16_000:]))
-        client.send(1, b"")
-        found, _ = await client.answer(1)
-        assert found.items() >= expected.items()
-        client.open(3, "Echo")
-        client.send(3, b"x")
-        assert (await client.answer(3))[1] == b"\0\0\0\0\1x"
-
-    async def test_binary_metadata_that_is_no_ascii(self, serve, raw):
-        _, address = await serve(Echo=unary(echo))
-        client = await raw(address)
-        client.open(1, "Echo", ("x-bin", "é"))
-        assert (await client.answer(1))[0]["grpc-status"] == "3"
-
-    async def test_a_block_that_cannot_be_read_ends_the_connection(self, serve, raw):
-        _, address = await serve(Echo=unary(echo))
-        client = await raw(address)
-        client.write(frame(Frame.HEADERS, END_HEADERS, 1, b"\xbe"))
-        (kind, _, _, payload) = (await client.ended())[-1]
-        assert kind is Frame.GOAWAY
-        assert payload[4:8] == Error.COMPRESSION_ERROR.to_bytes(4, "big")
-
-    @pytest.mark.parametrize(
-        ("messages", "status"), [((), "12"), ((b"a", b"b"), "12"), ((b"a",), "0")]
-    )
-    async def test_a_unary_call_has_one_message(self, serve, raw, messages, status):
-        _, address = await serve(Echo=unary(echo))
-        client = await raw(address)
-        client.open(1, "Echo")
-        client.send(1, *messages)
-        assert (await client.answer(1))[0]["grpc-status"] == status
-
-    @pytest.mark.parametrize("body", [b"\0", b"\0\0\0\0\5abcd", b"\0\0\0\0\1a\0"])
-    async def test_a_message_that_is_cut_short(self, serve, raw, body):
-        async def count(requests, context):
-            return str(len([each async for each in requests])).encode()
-
-        _, address = await serve(
-            Echo=unary(echo), Count=grpc.stream_unary_rpc_method_handler(count)
-        )
-        client = await raw(address)
-        for number, name in ((1, "Echo"), (3, "Count")):
-            client.open(number, name)
-            client.write(frame(Frame.DATA, END_STREAM, number, body))
-            assert (await client.answer(number))[0]["grpc-status"] == "13"
-
-    async def test_a_message_that_is_larger_than_allowed(self, serve, dial):
-        async def count(requests, context):
-            return str(len([each async for each in requests])).encode()
-
-        _, address = await serve(
-            Echo=unary(echo), Count=grpc.stream_unary_rpc_method_handler(count)
-        )
-        channel = await dial(address)
-        too_large = bytes(MAX_MESSAGE + 1)
-        for call in (
-            channel.unary_unary("/s/Echo")(too_large),
-            channel.stream_unary("/s/Count")(iter([b"x", too_large])),
-        ):
-            error = await refusal(call)
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert f"{MAX_MESSAGE + 1} vs. {MAX_MESSAGE}" in error.details()
-        assert await channel.unary_unary("/s/Echo")(b"x") == b"x"
-
-    async def test_an_answer_that_is_larger_than_allowed(self, serve, dial):
-        async def one(request, context):
-            return bytes(MAX_MESSAGE + 1)
-
-        async def some(request, context):
-            yield b"x"
-            yield bytes(MAX_MESSAGE + 1)
-
-        _, address = await serve(One=unary(one), Some=grpc.unary_stream_rpc_method_handler(some))
-        channel = await dial(address)
-        call = channel.unary_stream("/s/Some")(b"")
-        assert await call.read() == b"x"
-        for failed in (call.read(), channel.unary_unary("/s/One")(b"")):
-            error = await refusal(failed)
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "Sent message larger than max" in error.details()
-
-    async def test_a_second_message_of_a_unary_call_ends_it(self, serve, raw):
-        _, address = await serve(Echo=unary(echo))
-        client = await raw(address)
-        client.open(1, "Echo")
-        client.send(1, b"one", b"two", flags=0)
-        fields, _ = await client.answer(1)
-        assert fields["grpc-status"] == str(grpc.StatusCode.UNIMPLEMENTED.value[0])
-
-    async def test_a_message_that_cannot_be_read_ends_all_of_its_call(self, serve, raw):
-        """Whoever reads may be another task than the handler's."""
-        cancelled = asyncio.Event()
-
-        async def apart(_, context):
-            reader = asyncio.create_task(context.read())
-            try:
-                await asyncio.gather(reader, return_exceptions=True)
-                await asyncio.Event().wait()
-            finally:
-                cancelled.set()
-
-        _, address = await serve(Apart=grpc.stream_stream_rpc_method_handler(apart))
-        client = await raw(address)
-        client.open(1, "Apart", ("grpc-encoding", "gzip"))
-        client.write(frame(Frame.DATA, 0, 1, b"\1\0\0\0\3bad"))
-        fields, _ = await client.answer(1)
-        assert fields["grpc-status"] == str(grpc.StatusCode.INTERNAL.value[0])
-        await soon(cancelled)
-
-    async def test_nothing_is_written_to_a_call_that_has_ended(self, serve, raw):
-        told = asyncio.get_running_loop().create_future()
-
-        async def stubborn(_, context):
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                try:
-                    await context.write(b"too late")
-                except aio.UsageError as error:
-                    told.set_result(str(error))
-
-        _, address = await serve(Stay=grpc.unary_stream_rpc_method_handler(stubborn))
-        client = await raw(address)
-        client.open(1, "Stay")
-        client.send(1, b"")
-        await client.ping()
-        client.reset(1)
-        async with asyncio.timeout(WAIT_S):
-            assert await told == "the call has ended"
-
-    async def test_what_waits_to_be_read_is_not_inflated(self, serve, raw, monkeypatch):
-        inflated = []
-        monkeypatch.setattr(
-            "batcher.http2.call_messages.Decompressor", lambda *each: inflated.append(each)
-        )
-        blocked = BlockedHandler()
-        _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(blocked))
-        client = await raw(address)
-        client.open(1, "Hold", ("grpc-encoding", "gzip"))
-        small = gzip.compress(bytes(10_000), mtime=0)
-        messages = 3 * (b"\1" + len(small).to_bytes(4, "big") + small)
-        client.write(frame(Frame.DATA, END_STREAM, 1, messages))
-        await client.ping()
-        assert blocked.entered.is_set()
-        assert inflated == []
-
-    @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
-    async def test_compressed_messages(self, serve, dial, compression):
-        _, address = await serve(Size=unary(echo, response_serializer=lambda m: b"%d" % len(m)))
-        channel = await dial(address, compression=compression)
-        call = channel.unary_unary("/s/Size")
-        assert await call(bytes(MAX_MESSAGE)) == b"%d" % MAX_MESSAGE
-        error = await refusal(call(bytes(MAX_MESSAGE + 1)))
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+from batcher.http2.sansio.frames import Error, Frame, Setting, frame
 
 
 class TestDeadlines:
@@ -263,7 +73,7 @@ class TestDeadlines:
         ]
 
 
-class TestCallersWhoLeave:
+class TestCancelledCalls:
     async def test_the_handler_of_a_cancelled_call_is_cancelled(self, serve, dial):
         blocked = BlockedHandler()
         server, address = await serve(Hold=unary(blocked), Echo=unary(echo))

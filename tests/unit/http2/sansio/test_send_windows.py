@@ -1,25 +1,17 @@
-"""The server's half of a connection: what it sends, within the client's windows, to the end."""
+"""The sending half of a connection: data waits for the send windows of its stream and of the connection."""
 
 import pytest
-from hpack import Decoder
 from raw_http2 import (
-    HEADERS,
     RESPONSE_HEADERS,
     TRAILERS,
     Harness,
-    data,
-    goaway,
     numbers,
-    opening,
-    request,
     reset,
     settings,
     window_update,
 )
 
 from batcher.http2.sansio.frames import (
-    ACK,
-    DEFAULT_FRAME_SIZE,
     DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
@@ -30,108 +22,14 @@ from batcher.http2.sansio.frames import (
     Setting,
     frame,
 )
-from batcher.http2.sansio.hpack import encode
 from batcher.http2.sansio.sending import MAX_FRAMED_BYTES
 from batcher.http2.sansio.streams import (
-    ConnectionCounters,
-    DataReceived,
-    RequestReceived,
     StreamDrained,
     StreamReset,
 )
 
 
-class TestAnswers:
-    def test_a_whole_answer(self, harness):
-        stream = harness.open()
-        harness.connection.send_all(stream, RESPONSE_HEADERS, b"body", TRAILERS)
-        assert stream.closed
-        assert harness.written() == [
-            (Frame.HEADERS, END_HEADERS, 1, RESPONSE_HEADERS),
-            (Frame.DATA, 0, 1, b"body"),
-            (Frame.HEADERS, END_HEADERS | END_STREAM, 1, TRAILERS),
-        ]
-
-    def test_an_answer_in_parts_is_the_same(self, harness):
-        harness.connection.send_all(harness.open(1), RESPONSE_HEADERS, b"body", TRAILERS)
-        harness.answer(harness.open(3), b"body")
-        written = harness.written()
-        assert [(*each[:2], each[3]) for each in written[:3]] == [
-            (*each[:2], each[3]) for each in written[3:]
-        ]
-
-    def test_an_answer_before_the_request_has_ended_wants_no_more_of_it(self, harness):
-        for number in (1, 3):
-            stream = harness.open(number, flags=0)
-            if number == 1:
-                harness.connection.send_all(stream, RESPONSE_HEADERS, b"body", TRAILERS)
-            else:
-                harness.connection.send_trailers(stream, TRAILERS)
-            assert harness.written()[-2:] == [
-                (Frame.HEADERS, END_HEADERS | END_STREAM, number, TRAILERS),
-                (Frame.RST_STREAM, 0, number, numbers(Error.NO_ERROR)),
-            ]
-
-    def test_a_long_block_goes_on_in_other_frames(self, harness):
-        fields = [("x", "v" * 40_000)]
-        stream = harness.open()
-        harness.connection.send_headers(stream, RESPONSE_HEADERS)
-        harness.connection.send_trailers(stream, encode(fields))
-        written = harness.written()[1:]
-        assert [each[:3] for each in written] == [
-            (Frame.HEADERS, END_STREAM, 1),
-            (Frame.CONTINUATION, 0, 1),
-            (Frame.CONTINUATION, END_HEADERS, 1),
-        ]
-        assert max(len(each[3]) for each in written) == DEFAULT_FRAME_SIZE
-        assert Decoder().decode(b"".join(each[3] for each in written)) == fields
-
-    def test_long_trailers_of_a_whole_answer_go_on_in_other_frames(self, harness):
-        harness.connection.send_all(
-            harness.open(), RESPONSE_HEADERS, b"x", encode([("x", "v" * 40_000)])
-        )
-        assert max(len(each[3]) for each in harness.written()) == DEFAULT_FRAME_SIZE
-
-    def test_nothing_follows_an_answer(self, harness):
-        stream = harness.open()
-        harness.connection.send_all(stream, RESPONSE_HEADERS, b"body", TRAILERS)
-        harness.written()
-        harness.answer(stream, b"more")
-        harness.connection.send_all(stream, RESPONSE_HEADERS, b"more", TRAILERS)
-        harness.connection.reset(stream, Error.CANCEL)
-        harness.connection.release(stream)
-        assert harness.written() == []
-        assert harness.connection.streams == {}
-
-    def test_a_reset_ends_the_answer(self, harness):
-        stream = harness.open()
-        harness.connection.send_headers(stream, RESPONSE_HEADERS)
-        harness.connection.send_data(stream, bytes(DEFAULT_WINDOW + 1))
-        harness.written()
-        harness.connection.reset(stream, Error.CANCEL)
-        harness.connection.reset(stream, Error.CANCEL)
-        assert harness.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.CANCEL))]
-        assert harness.receive(window_update(0, 100), window_update(1, 100)) == []
-        assert harness.written() == []
-
-    def test_a_stream_that_is_released_without_an_answer_is_reset(self, harness):
-        harness.connection.release(harness.open())
-        assert harness.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.INTERNAL_ERROR))]
-        assert harness.connection.streams == {}
-
-    def test_the_client_resets_once(self, harness):
-        stream = harness.open(flags=0)
-        assert harness.receive(reset(1), reset(1)) == [StreamReset(stream)]
-        assert stream.closed
-        harness.answer(stream, b"x")
-        harness.connection.release(stream)
-        assert harness.written() == []
-        assert harness.connection.counters == ConnectionCounters(resets_received=1)
-        assert harness.receive(reset(1), window_update(1, 5)) == []
-        assert not harness.connection.closing
-
-
-class TestTheClientsWindows:
+class TestSendWindows:
     def test_data_larger_than_a_frame_goes_out_in_several(self, harness):
         body = bytes(range(256)) * 150
         harness.answer(harness.open(), body)
@@ -265,7 +163,7 @@ class TestTheClientsWindows:
         assert harness.failed(1) is Error.FRAME_SIZE_ERROR
 
 
-class TestFloods:
+class TestCostOfWaiting:
     """What a client may ask for in few bytes takes little of the server's time and memory."""
 
     def test_streams_that_are_reset_do_not_wait_for_a_window(self, harness):
@@ -311,124 +209,6 @@ class TestFloods:
             assert harness.receive(padded) == []
             granted += harness.granted(1)
         assert 256_000 - 100_000 <= granted <= 256_000
-
-
-class TestTheEnd:
-    def test_a_server_that_leaves_says_so_once_and_answers_what_is_open(self, harness):
-        stream = harness.open()
-        harness.connection.send_final_goaway()
-        harness.connection.send_final_goaway()
-        assert harness.written() == [goaway(1)]
-        assert not harness.connection.closing
-        assert harness.receive(opening(3)) == []
-        assert harness.written() == [(Frame.RST_STREAM, 0, 3, numbers(Error.REFUSED_STREAM))]
-        harness.answer(stream, b"x")
-        assert len(harness.written()) == 3
-
-    def test_a_server_that_will_leave_answers_what_is_opened_meanwhile(self, harness):
-        harness.open(1)
-        harness.connection.send_initial_goaway()
-        first, ping = harness.written()
-        assert first == goaway(MAX_WINDOW)
-        stream = harness.open(3)
-        harness.answer(stream, b"x")
-        assert len(harness.written()) == 3
-        assert ping[:2] == (Frame.PING, 0)
-        harness.receive(frame(Frame.PING, ACK, 0, b"another."))
-        assert harness.written() == []
-        harness.receive(frame(Frame.PING, ACK, 0, ping[3]))
-        assert harness.written() == [goaway(3)]
-        assert harness.receive(opening(5)) == []
-        assert harness.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.REFUSED_STREAM))]
-        assert harness.connection.counters == ConnectionCounters(refused=1, goaways_sent=2)
-
-    def test_a_connection_that_fails_says_why_once(self, harness):
-        harness.open(5)
-        harness.connection.close(Error.INTERNAL_ERROR, "a reason")
-        harness.connection.close(Error.NO_ERROR, "another")
-        assert harness.written() == [goaway(5, Error.INTERNAL_ERROR, "a reason")]
-        assert harness.connection.closing
-        assert harness.receive(opening(7)) == []
-
-    def test_the_last_stream_that_is_answered_never_rises(self, harness):
-        harness.open()
-        harness.connection.send_final_goaway()
-        harness.receive(opening(3))
-        harness.connection.close(Error.NO_ERROR, "")
-        written = harness.written()
-        assert [each for each in written if each[0] is Frame.GOAWAY] == [goaway(1), goaway(1)]
-
-
-class TestWhatIsLateOrOdd:
-    def test_trailers_that_were_on_their_way_when_the_stream_ended_count_for_nothing(self, harness):
-        first, second = harness.open(1, flags=0), harness.open(3, flags=0)
-        harness.connection.reset(first, Error.CANCEL)
-        harness.connection.release(first)
-        assert harness.receive(opening(1, END_STREAM, TRAILERS)) == []
-        assert not harness.connection.closing
-        assert harness.receive(data(3, b"x")) == [DataReceived(second, b"x")]
-
-    def test_trailers_of_a_refused_stream_count_for_nothing(self, harness):
-        for number in (1, 3, 5, 7):
-            harness.open(number)
-        harness.receive(opening(9), opening(9, END_STREAM, TRAILERS))
-        assert not harness.connection.closing
-
-    def test_an_empty_frame_may_end_a_block(self, harness):
-        events = harness.receive(
-            frame(Frame.HEADERS, 0, 1, encode(HEADERS)),
-            frame(Frame.CONTINUATION, END_HEADERS, 1, b""),
-        )
-        assert events == [RequestReceived(harness.connection.streams[1], request())]
-
-    def test_a_client_whose_table_shrinks_is_told_that_it_has(self):
-        harness = Harness((Setting.HEADER_TABLE_SIZE, 0))
-        decoder = Decoder()
-        decoder.max_allowed_table_size = 0
-        harness.answer(harness.open(), b"x")
-        blocks = [each[3] for each in harness.written() if each[0] is Frame.HEADERS]
-        assert decoder.decode(blocks[0]) == [(":status", "200")]
-        assert decoder.decode(blocks[1]) == [("grpc-status", "0")]
-
-    def test_credit_is_for_open_streams(self, harness):
-        stream = harness.open(flags=0)
-        harness.receive(data(1, bytes(10_000)) * 6)
-        harness.connection.reset(stream, Error.CANCEL)
-        harness.written()
-        harness.connection.consume(stream, 60_000)
-        assert harness.written() == []
-
-    def test_the_first_trailers_count(self):
-        harness = Harness((Setting.INITIAL_WINDOW_SIZE, 5))
-        stream = harness.open()
-        harness.connection.send_data(stream, b"0123456789")
-        harness.connection.send_trailers(stream, TRAILERS)
-        harness.connection.send_trailers(stream, encode([("grpc-status", "1")]))
-        harness.receive(window_update(1, 5))
-        assert harness.written()[-1][3] == TRAILERS
-
-    def test_no_data_follows_trailers(self):
-        harness = Harness((Setting.INITIAL_WINDOW_SIZE, 5))
-        stream = harness.open()
-        harness.answer(stream, b"0123456789")
-        harness.connection.send_data(stream, b"more")
-        harness.receive(window_update(1, 100))
-        assert [each[3] for each in harness.written()] == [
-            RESPONSE_HEADERS,
-            b"01234",
-            b"56789",
-            TRAILERS,
-        ]
-
-    def test_data_that_is_abandoned_does_not_leave(self):
-        harness = Harness((Setting.INITIAL_WINDOW_SIZE, 5))
-        stream = harness.open()
-        harness.answer(stream, b"0123456789")
-        harness.connection.discard_outbox(stream)
-        harness.connection.send_trailers(stream, TRAILERS)
-        assert [each[3] for each in harness.written()] == [RESPONSE_HEADERS, b"01234", TRAILERS]
-        assert harness.receive(window_update(1, 100)) == []
-        assert harness.written() == []
 
 
 class TestLargeAnswers:

@@ -1,13 +1,36 @@
-"""The rules of HTTP/2 and HPACK, case by case, in the order of h2spec's list.
+"""The cases of h2spec, in its order: what a client sends behind its preface, and what comes of it.
 
-Each case is what a client sends behind its preface, and what becomes of it: an answer, the end of
-one stream, or that of the connection. Frames are read together up to a piece that is empty.
+What comes of it is an answer, the end of one stream, or the end of the connection. Frames are read
+together up to a piece that is empty.
 """
 
-from dataclasses import dataclass
-
 import pytest
-from hpack import Encoder
+from h2spec_frames import (
+    BODY,
+    COMPRESSION,
+    FIELDS,
+    FLOW,
+    MORE,
+    NOTHING,
+    OVERSIZED,
+    PING,
+    PONG,
+    PROTOCOL,
+    REQUEST,
+    SIZE,
+    UNKNOWN,
+    Written,
+    answers,
+    ends,
+    fields,
+    huffman,
+    literal,
+    part,
+    priority,
+    request,
+    resets,
+    weighted,
+)
 from raw_http2 import data, numbers, opening, reset, settings, window_update
 
 from batcher.http2.sansio.frames import (
@@ -18,105 +41,12 @@ from batcher.http2.sansio.frames import (
     MAX_FRAME_SIZE,
     MAX_WINDOW,
     PADDED,
-    PRIORITY,
     Error,
     Frame,
     Setting,
     frame,
 )
 from batcher.http2.sansio.hpack import encode
-from batcher.http2.sansio.streams import Limits
-
-LIMITS = Limits(max_streams=10, max_headers=16_384, stream_window=2**17)
-FIELDS = ((":method", "POST"), (":scheme", "http"), (":path", "/s/M"), (":authority", "a:1"))
-REQUEST = encode(FIELDS)
-MORE = encode([("x-dummy0", "v" * 1000)])
-PING = frame(Frame.PING, 0, 0, b"h2-rules")
-BODY = b"answer"
-
-
-@dataclass
-class Connections:
-    """The connection ends with one of these errors."""
-
-    errors: tuple[Error, ...]
-
-
-@dataclass
-class Streams:
-    """A stream is reset."""
-
-    number: int
-    error: Error
-
-
-@dataclass
-class Written:
-    """Frames are among those that are written: type, flags, stream, and maybe payload."""
-
-    frames: tuple
-
-
-def ends(*errors):
-    return Connections(errors)
-
-
-def resets(number, error=Error.PROTOCOL_ERROR):
-    return Streams(number, error)
-
-
-def answers(*numbers_of):
-    return Written(
-        tuple((Frame.HEADERS, END_HEADERS | END_STREAM, number) for number in numbers_of)
-    )
-
-
-PONG = Written(((Frame.PING, ACK, 0, b"h2-rules"),))
-PROTOCOL = ends(Error.PROTOCOL_ERROR)
-COMPRESSION = ends(Error.COMPRESSION_ERROR)
-SIZE = ends(Error.FRAME_SIZE_ERROR)
-FLOW = ends(Error.FLOW_CONTROL_ERROR)
-
-
-def request(number=1, flags=END_STREAM, *, more=b"", block=REQUEST):
-    return opening(number, flags, block + more)
-
-
-def part(number, block, flags=0):
-    return frame(Frame.CONTINUATION, flags, number, block)
-
-
-def priority(number, depends=0, weight=255):
-    return frame(Frame.PRIORITY, 0, number, numbers(depends) + bytes([weight]))
-
-
-def weighted(number, depends):
-    payload = numbers(depends) + b"\xff" + REQUEST
-    return frame(Frame.HEADERS, END_HEADERS | END_STREAM | PRIORITY, number, payload)
-
-
-def fields(*changed):
-    """A request whose fields, given as (name, value), stand for those of that name, or are added."""
-    named = dict(changed)
-    first = [(name, named.pop(name, value)) for name, value in FIELDS]
-    kept = [each for each in first if each[1] is not None]
-    return request(block=encode([*kept, *named.items()]))
-
-
-def literal(first, name=b"", value=b"v"):
-    text = bytes([len(name)]) + name if name else b""
-    return first + text + bytes([len(value)]) + value
-
-
-def huffman(first, name=None, value="v"):
-    """A field in Huffman's code, which is named by the first byte or by itself."""
-    block = Encoder().encode([(name or "x", value, True)], huffman=True)
-    return first + block[1 if name else 3 :]
-
-
-UNKNOWN = frame(0xFF, 0xFF, 0, b"unknown!")
-OVERSIZED = bytes(DEFAULT_FRAME_SIZE + 1)
-NOTHING = b""
 
 GENERIC = {
     "1: the preface": ([PING], PONG),

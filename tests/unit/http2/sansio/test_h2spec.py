@@ -1,8 +1,9 @@
-"""The rules of HTTP/2 and HPACK: each of `rule_cases`, whole and in pieces."""
+"""The rules of HTTP/2 and HPACK: each of `h2spec_cases`, whole and in pieces."""
 
 import pytest
+from h2spec_cases import CASES
+from h2spec_frames import BODY, LIMITS, NOTHING, Connections, Streams, request
 from raw_http2 import RESPONSE_HEADERS, TRAILERS, Harness, numbers, settings
-from rule_cases import BODY, CASES, LIMITS, NOTHING, Connections, Streams, request
 
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, PREFACE, Error, Frame, Setting
@@ -10,7 +11,7 @@ from batcher.http2.sansio.streams import StreamEnded
 
 
 class Answering(Harness):
-    """Answers each request once what was sent at once is read."""
+    """Answers each request when all that was sent with it is read."""
 
     def receive(self, *pieces):
         for event in super().receive(*pieces):
@@ -60,7 +61,7 @@ def test_a_case(sent, expected):
 @pytest.mark.parametrize("split", [1, 10])
 @pytest.mark.parametrize(("sent", "expected"), CASES)
 def test_frames_may_come_in_pieces(sent, expected, split):
-    """However the bytes are cut, the same comes of them."""
+    """Events and frames do not depend on where the bytes are cut."""
     sent = b"".join(sent)
     whole, pieces = Harness(limits=LIMITS), Harness(limits=LIMITS)
     events = whole.receive(sent)
@@ -69,11 +70,11 @@ def test_frames_may_come_in_pieces(sent, expected, split):
         found += pieces.receive(sent[start : start + split])
         if pieces.connection.error is Error.NO_ERROR:
             return  # the client has left before it sent the rest
-    assert list(map(told, found)) == list(map(told, events))
+    assert list(map(summary, found)) == list(map(summary, events))
     assert pieces.written() == whole.written()
 
 
-def told(event):
+def summary(event):
     return type(event), event.stream.id, getattr(event, "request", getattr(event, "data", None))
 
 
