@@ -10,6 +10,7 @@ import pytest
 from grpc import aio
 
 from batcher.buffers import Buffers
+from batcher.clock import SECOND
 from batcher.http2.sansio.frames import PREFACE
 from batcher.http2.server import Server
 from batcher.http2.timeouts import Timeouts
@@ -17,7 +18,7 @@ from batcher.http2.timeouts import Timeouts
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("raw_http2")
 
-from raw_http2 import MAX_MESSAGE, Handlers, Harness, RawClient  # noqa: E402  # found by the path above
+from raw_http2 import LIMIT, MAX_MESSAGE, Handlers, Harness, RawClient, until  # noqa: E402  # found by the path above
 
 
 @pytest.fixture
@@ -68,6 +69,34 @@ async def serve(problems):
     yield start
     for each in servers:
         await each.stop(0)
+
+
+@pytest.fixture
+async def bounded(serve):
+    """Servers whose buffers have room for `limit` bytes: `server, address`."""
+
+    async def start(limit=LIMIT, **methods):
+        limits = {"buffers": Buffers(limit), "timeouts": Timeouts(receive_ns=20 * SECOND)}
+        return await serve(limits, **methods)
+
+    return start
+
+
+@pytest.fixture
+def empty():
+    """A function that returns when nothing is charged any more, with the most that was."""
+
+    async def empty(server):
+        await until(lambda: server.buffers.used == 0)
+        assert not server.buffers._waiting
+        for client in server.connections:
+            assert (client.account.granted, len(client.account.claims)) == (0, 0)
+            assert not client.receiving
+            assert not client.sending
+            assert client.http2.queued_bytes == 0
+        return server.buffers.peak
+
+    return empty
 
 
 @pytest.fixture

@@ -23,6 +23,9 @@ TRAILERS = encode((("grpc-status", "0"),))
 WAIT_S = 10
 """What takes this long has failed: so a mistake is no hanging test."""
 MAX_MESSAGE = 200_000
+LIMIT = 1_000_000
+"""Of `Buffers`, in tests of it: room for five large messages."""
+EXHAUSTED = str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
 
 
 def frames(data):
@@ -109,6 +112,11 @@ class Harness:
         assert self.receive(opening(99)) == []
         assert self.written() == []
         return Error(int.from_bytes(payload[4:8], "big"))
+
+
+def prefixed(body, compressed=b"\0"):
+    """A message behind its prefix."""
+    return compressed + len(body).to_bytes(4, "big") + body
 
 
 class Handlers(grpc.GenericRpcHandler):

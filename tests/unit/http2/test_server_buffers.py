@@ -6,51 +6,27 @@ import gzip
 import grpc
 import pytest
 from grpc import aio
-from raw_http2 import MAX_MESSAGE, BlockedHandler, all_closed, echo, refusal, soon, unary, until
+from raw_http2 import (
+    EXHAUSTED,
+    LIMIT,
+    MAX_MESSAGE,
+    BlockedHandler,
+    all_closed,
+    echo,
+    prefixed,
+    refusal,
+    soon,
+    unary,
+    until,
+)
 
-from batcher.buffers import Buffers
 from batcher.clock import SECOND
 from batcher.http2.call_messages import MESSAGE_BYTES
 from batcher.http2.sansio.frames import END_STREAM, PADDED, Frame, Setting, frame
 from batcher.http2.server_connection import CALL_BYTES
-from batcher.http2.timeouts import Timeouts
 
-LIMIT = 1_000_000
 LARGE = 190_000
 """More than a stream's first window holds."""
-EXHAUSTED = str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
-
-
-def prefixed(body, compressed=b"\0"):
-    return compressed + len(body).to_bytes(4, "big") + body
-
-
-@pytest.fixture
-async def bounded(serve):
-    """A server with room for five large messages: `server, address`."""
-
-    async def start(limit=LIMIT, **methods):
-        limits = {"buffers": Buffers(limit), "timeouts": Timeouts(receive_ns=20 * SECOND)}
-        return await serve(limits, **methods)
-
-    return start
-
-
-@pytest.fixture
-def empty():
-    """A function that returns once nothing is held, and says what was held at most."""
-
-    async def empty(server):
-        await until(lambda: server.buffers.used == 0)
-        assert not server.buffers._waiting
-        for client in server.connections:
-            assert (client.account.granted, len(client.account.claims)) == (0, 0)
-            assert not client.receiving
-            assert not client.sending
-            assert client.http2.queued_bytes == 0
-        return server.buffers.peak
-
-    return empty
 
 
 async def test_a_request_is_charged_until_it_is_answered(bounded, raw, empty):
@@ -332,76 +308,3 @@ async def test_a_window_that_is_spent_on_padding_is_no_way_to_stay(bounded, raw,
     fields, _ = await client.answer(1)
     assert fields["grpc-status"] == str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
     await empty(server)
-
-
-class TestGivingWay:
-    """One connection fills all the room, with calls of a kind; others want theirs."""
-
-    @pytest.fixture
-    async def full(self, serve, raw):
-        blocked = BlockedHandler()
-
-        async def large(request, context):
-            return bytes(30_000)
-
-        async def read(requests, context):
-            return await blocked(b"", context)
-
-        server, address = await serve(
-            {"buffers": Buffers(100_000), "max_streams": 200},
-            Echo=unary(echo),
-            Hold=unary(blocked),
-            Large=unary(large),
-            Read=grpc.stream_unary_rpc_method_handler(read),
-        )
-        greedy = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 0))
-
-        async def fill(path, body, flags=0):
-            number = 1
-            while server.buffers.refused == 0:
-                greedy.open(number, path)
-                greedy.write(frame(Frame.DATA, flags, number, body))
-                await greedy.ping()
-                number += 2
-            for _ in range(100_000 // CALL_BYTES):
-                greedy.open(number, path)
-                await greedy.ping()
-                number += 2
-            assert server.buffers.used > 100_000 - 2 * CALL_BYTES
-
-        return server, fill, greedy, await raw(address)
-
-    @pytest.mark.parametrize(
-        ("path", "body", "flags"),
-        [
-            ("Echo", prefixed(bytes(16_000))[:9000], 0),
-            ("Echo", b"", 0),
-            ("Read", prefixed(bytes(9000)), 0),
-            ("Read", b"", 0),
-            ("Hold", prefixed(bytes(9000)), END_STREAM),
-            ("Large", prefixed(b""), END_STREAM),
-        ],
-    )
-    async def test_others_find_room(self, full, empty, path, body, flags):
-        server, fill, greedy, other = full
-        await fill(path, body, flags)
-        for number in range(1, 21, 2):
-            other.open(number, "Echo")
-            other.send(number, bytes(1000))
-            fields, _ = await other.answer(number)
-            assert fields["grpc-status"] == "0"
-        greedy.writer.transport.abort()
-        await until(lambda: len(server.connections) == 1)
-        await empty(server)
-
-    async def test_who_has_a_small_part_gives_way_to_nobody(self, full):
-        server, fill, _, other = full
-        assert server.buffers.reserve(90_000)
-        await fill("Echo", b"")
-        calls = [call for client in server.connections for call in client.calls.values()]
-        other.open(1, "Echo")
-        other.send(1, bytes(1000))
-        fields, _ = await other.answer(1)
-        assert fields["grpc-status"] == EXHAUSTED
-        assert [call for client in server.connections for call in client.calls.values()] == calls
-        server.buffers.release(90_000)
