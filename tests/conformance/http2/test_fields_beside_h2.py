@@ -1,4 +1,4 @@
-"""`h2` and this server call the same requests malformed, but for rules that only one of them has."""
+"""`h2` and this server find the same requests malformed, but for rules that only one of them has."""
 
 import re
 
@@ -52,7 +52,7 @@ def only_we_refuse(headers):
 
 
 def only_they_refuse(headers):
-    """We need no authority, and compare it with `host` as names of hosts are compared."""
+    """This server needs no `:authority`, and compares it with `host` without case."""
     named = dict(headers)
     authority, host = named.get(b":authority"), named.get(b"host")
     if authority is None or host is None:
@@ -75,7 +75,7 @@ extra = st.tuples(names, values)
 
 @st.composite
 def requests(draw):
-    """A sound request, and some changes to it."""
+    """A valid request, and some changes to it."""
     listed = list(REQUEST)
     for _ in range(draw(st.integers(0, 3))):
         place = draw(st.integers(0, len(listed)))

@@ -1,4 +1,4 @@
-"""Whatever a client sends, `h2` and this server see the same requests in it."""
+"""`h2` and this server see the same requests in any frames of a client."""
 
 import pytest
 from hpack import Encoder
@@ -42,7 +42,7 @@ REQUEST = (
 
 
 class Both:
-    """The same bytes for both, and what each makes of them."""
+    """Passes the same bytes to both, and keeps the events of each."""
 
     def __init__(self):
         self.ours = Connection(LIMITS)

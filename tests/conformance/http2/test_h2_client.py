@@ -1,4 +1,4 @@
-"""Calls of a client that is built on `h2`, against the server's own transport."""
+"""Calls of the transport `builtin` by a client that is built on `h2`."""
 
 import asyncio
 import gzip
@@ -25,7 +25,7 @@ MAX_HEADERS = 16_384
 
 
 class Answer:
-    """What has come of a call so far."""
+    """What a call has received so far."""
 
     def __init__(self):
         self.headers = {}
@@ -44,7 +44,7 @@ class Answer:
 
 
 def frame_size(data):
-    """The bytes of the first frame, 0 where it is not whole."""
+    """The bytes of the first frame; 0 where it is incomplete."""
     size = 9 + int.from_bytes(data[:3], "big")
     return size if 9 <= size <= len(data) else 0
 
@@ -62,12 +62,12 @@ class Client:
         self.settled = asyncio.Event()
         self.pong = asyncio.Event()
         self.goodbyes = []
-        self.told = asyncio.Event()
+        self.goaway_received = asyncio.Event()
         self.rest = b""
-        """The beginning of a frame, or all behind a GOAWAY: `h2` reads and sends nothing then."""
+        """The beginning of a frame; after a GOAWAY all that comes, as `h2` reads and sends nothing then."""
         self.ended = asyncio.Event()
 
-    async def greet(self, **settings):
+    async def send_preface(self, **settings):
         self.http.local_settings = h2_settings.Settings(
             client=True,
             initial_values={h2_settings.SettingCodes[key]: each for key, each in settings.items()},
@@ -118,7 +118,7 @@ class Client:
                 self.pong.set()
             case events.ConnectionTerminated():
                 self.goodbyes.append((event.error_code, event.last_stream_id))
-                self.told.set()
+                self.goaway_received.set()
 
     def open(self, path, *metadata, end=False):
         number = self.http.get_next_available_stream_id()
@@ -221,7 +221,7 @@ async def dial():
     async def connect(**settings):
         client = Client(*await asyncio.open_connection("127.0.0.1", port))
         clients.append(client)
-        await client.greet(**settings)
+        await client.send_preface(**settings)
         return client
 
     connect.server = server
@@ -238,14 +238,14 @@ def is_ok(answer, *messages):
     return True
 
 
-async def test_calls_one_after_the_other(dial):
+async def test_consecutive_calls(dial):
     client = await dial()
     for number in range(200):
         message = b"%d" % number
         assert is_ok(await client.call("Echo", message, ("x-id", str(number))), message)
 
 
-async def test_calls_side_by_side(dial):
+async def test_concurrent_calls(dial):
     client = await dial()
     found = await asyncio.gather(*(client.call("Echo", b"%d" % each) for each in range(1000)))
     assert all(is_ok(answer, b"%d" % each) for each, answer in enumerate(found))
@@ -280,7 +280,7 @@ async def test_a_stream_of_messages(dial):
     assert is_ok(await client.answer(number), *(b"%d" % each for each in range(100)))
 
 
-async def test_padding_is_left_out(dial):
+async def test_padding_is_ignored(dial):
     client = await dial()
     assert is_ok(await client.call("Echo", bytes(300_000), pad=255), bytes(300_000))
 
@@ -321,7 +321,7 @@ async def test_a_deadline_passes(dial):
 
 
 @pytest.mark.parametrize("size", [MAX_HEADERS, 50_000, 100_000])
-async def test_metadata_over_the_limit_costs_one_call(dial, size):
+async def test_metadata_over_the_limit_ends_one_call(dial, size):
     client = await dial()
     other = client.open("Stream")
     refused = await client.call("Echo", b"x", ("x-large", "v" * size))
@@ -330,7 +330,7 @@ async def test_metadata_over_the_limit_costs_one_call(dial, size):
     assert is_ok(await client.answer(other), b"still here")
 
 
-async def test_a_malformed_call_costs_itself(dial):
+async def test_a_malformed_call_ends_alone(dial):
     client = await dial()
     client.http.config.validate_outbound_headers = False
     client.http.config.normalize_outbound_headers = False
@@ -346,14 +346,14 @@ async def test_pings_are_answered(dial):
     await client.ping()
 
 
-async def test_a_server_that_leaves_answers_what_is_open(dial):
+async def test_open_calls_are_answered_after_goaway(dial):
     client = await dial()
     number = client.open("Stream")
     await client.send(number, b"first", end=False)
     await client.ping()
     stopping = asyncio.ensure_future(dial.server.stop(WAIT_S))
     async with asyncio.timeout(WAIT_S):
-        await client.told.wait()
+        await client.goaway_received.wait()
         last = b"\0" + (4).to_bytes(4, "big") + b"last"
         client.writer.write(frame(Frame.DATA, END_STREAM, number, last))
         await client.ended.wait()
@@ -363,7 +363,7 @@ async def test_a_server_that_leaves_answers_what_is_open(dial):
     assert b"grpc-status" in client.rest
 
 
-async def test_a_client_that_leaves_is_let_go(dial):
+async def test_a_connection_closes_after_the_clients_goaway(dial):
     client = await dial()
     assert is_ok(await client.call("Echo", b"x"), b"x")
     client.http.close_connection()

@@ -52,7 +52,7 @@ def config(transport):
                 "executor": "emulated",
                 "options": options,
                 "device": name,
-                # It refuses nobody because of a deadline.
+                # So no request is refused because of a deadline.
                 "batching": {"policy": "fixed"},
                 "queue": {"max_requests": 4096},
                 "warmup": {"batch_sizes": []},
@@ -71,7 +71,7 @@ def program(name):
 
 
 def accepts(address):
-    """Whether somebody listens there."""
+    """Whether a process listens there."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=1).close()
@@ -128,7 +128,7 @@ def proxy(put_before, server, tmp_path_factory):
 
 @pytest.fixture
 def address(proxy, server):
-    """Where calls go. The logs are shown with the tests that failed."""
+    """The address that calls go to. The logs are shown where a test fails."""
     listen, log = proxy
     before = len(server.log())
     yield listen

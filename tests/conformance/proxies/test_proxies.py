@@ -51,7 +51,7 @@ def answer(reply):
 
 
 async def answers(stub, model="hello"):
-    """Whether a call after all that came before is answered."""
+    """Check that a call is still answered."""
     return answer(await stub.ModelInfer(ask(21, model=model), timeout=LONG_S)) == 42
 
 
@@ -69,7 +69,7 @@ async def total(server, name, **labels):
 
 
 async def until(condition):
-    """Return once that coroutine's answer is true."""
+    """Return when the coroutine returns true."""
     async with asyncio.timeout(LONG_S):
         while True:
             if await condition():
@@ -77,7 +77,7 @@ async def until(condition):
             await asyncio.sleep(0.02)
 
 
-async def test_unary_calls_one_after_the_other(stub):
+async def test_consecutive_unary_calls(stub):
     for number in range(200):
         reply = await stub.ModelInfer(ask(number, id=str(number)), timeout=LONG_S)
         assert (reply.id, answer(reply)) == (str(number), 2 * number)
@@ -102,9 +102,9 @@ async def test_a_stream_that_sends_ahead(stub):
 
 async def test_a_status_with_its_text(stub):
     with pytest.raises(aio.AioRpcError) as caught:
-        await stub.ModelInfer(ask(model="nobody"), timeout=LONG_S)
+        await stub.ModelInfer(ask(model="unknown"), timeout=LONG_S)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert "nobody" in caught.value.details()
+    assert "unknown" in caught.value.details()
     assert await answers(stub)
 
 

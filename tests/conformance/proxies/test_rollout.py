@@ -1,4 +1,4 @@
-"""One of two servers behind a proxy is told to end: no call is lost."""
+"""One of two servers behind a proxy gets SIGTERM: no call is lost."""
 
 import asyncio
 from contextlib import ExitStack, asynccontextmanager
@@ -44,7 +44,7 @@ def proxy(put_before, servers, tmp_path):
 
 @asynccontextmanager
 async def callers(address, count):
-    """So many call all the time, each on a connection of its own; what they got is a list."""
+    """That many callers at once, each with a connection of its own; yields the list of their results."""
     found, going = [], True
 
     async def call(number):
@@ -75,7 +75,7 @@ async def longer(found, than):
             await asyncio.sleep(0.01)
 
 
-async def test_a_server_that_ends_loses_no_call(proxy, servers):
+async def test_no_call_is_lost_when_a_server_stops(proxy, servers):
     async with callers(proxy, 8) as found:
         await longer(found, 50)
         assert await asyncio.to_thread(servers[0].stop, SIGTERM) == 0

@@ -1,4 +1,4 @@
-"""Connections, servers and clients. What the tests import themselves is in `raw_http2`, on the path."""
+"""Connections, servers and clients. Tests import helpers from `raw_http2`, which is put on the path here."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ def _short_waits(monkeypatch):
 
 @pytest.fixture
 async def problems():
-    """What went wrong where nobody waits for it."""
+    """Fails the test for errors that reach the event loop, as of tasks that nothing awaits."""
     found = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
     yield found

@@ -1,4 +1,4 @@
-"""Clients that write frames by hand, and what a server's methods do, for the tests of this folder."""
+"""Clients that write frames one by one, and handlers of servers, for the tests of this folder."""
 
 import asyncio
 import struct
@@ -21,7 +21,7 @@ RESPONSE_HEADERS = encode(((":status", "200"),))
 TRAILERS = encode((("grpc-status", "0"),))
 
 WAIT_S = 10
-"""What takes this long has failed: so a mistake is no hanging test."""
+"""Seconds after which a wait fails, so that no test hangs."""
 MAX_MESSAGE = 200_000
 LIMIT = 1_000_000
 """Of `Buffers`, in tests of it: room for five large messages."""
@@ -29,7 +29,7 @@ EXHAUSTED = str(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
 
 
 def frames(data):
-    """What was written, as `(type, flags, stream, payload)`."""
+    """The frames in bytes, as `(type, flags, stream, payload)`."""
     found = []
     while data:
         size = int.from_bytes(data[:3], "big")
@@ -69,12 +69,12 @@ def goaway(last, error=Error.NO_ERROR, text=""):
 
 
 def request(headers=HEADERS, length=None):
-    """What becomes of the block of these fields."""
+    """The request that a block of these fields opens."""
     return Request(headers, header_list_size(headers), length)
 
 
 class Harness:
-    """A connection that was greeted, and what comes of it."""
+    """A connection that has received the client's preface, with methods to play the client."""
 
     def __init__(self, *pairs, limits=LIMITS):
         self.connection = Connection(limits)
@@ -104,7 +104,7 @@ class Harness:
         )
 
     def failed(self, last=0):
-        """With which error the connection ended; nothing is read after it."""
+        """The error that the connection ended with; checks that nothing is read after it."""
         (kind, _, _, payload) = self.written()[-1]
         assert kind is Frame.GOAWAY
         assert payload[:4] == numbers(last)
@@ -130,7 +130,7 @@ class Handlers(grpc.GenericRpcHandler):
 
 
 class RawClient:
-    """One connection, frame by frame."""
+    """A client that writes and reads frames of one connection."""
 
     def __init__(self, reader, writer):
         self.reader, self.writer = reader, writer
@@ -177,14 +177,14 @@ class RawClient:
                 return None
 
     async def until(self, kind, number=None):
-        """The next frame of a kind, those before it left out."""
+        """The next frame of a kind; frames before it are skipped."""
         while found := await self.frame():
             if found[0] is kind and number in {None, found[2]}:
                 return found
         raise AssertionError(f"the connection ended before {kind!r}")
 
     async def answer(self, number):
-        """The fields and the body of a whole answer."""
+        """The fields and the body of a complete answer, or of what came before a reset."""
         fields, body = [], bytearray()
         while found := await self.frame():
             kind, flags, stream, payload = found
@@ -210,7 +210,7 @@ class RawClient:
         raise AssertionError("the connection ended before the ping's answer")
 
     async def ended(self):
-        """The last frames, when the server has closed the connection."""
+        """The remaining frames, when the server has closed the connection."""
         found = []
         while each := await self.frame():
             found.append(each)
@@ -233,7 +233,7 @@ async def echo(request, context):
 
 
 class BlockedHandler:
-    """A handler that waits until it is let go, or cancelled."""
+    """A handler that waits until it is released or cancelled."""
 
     def __init__(self):
         self.entered = asyncio.Event()
@@ -251,13 +251,13 @@ class BlockedHandler:
 
 
 class Flood:
-    """A handler that writes more than sockets hold."""
+    """A handler that writes more than sockets buffer."""
 
     COUNT = 300
 
     def __init__(self):
-        self.turns = 1
-        """Of the loop, between two messages."""
+        self.iterations = 1
+        """Iterations of the event loop between two messages."""
         self.written = 0
         self.left = asyncio.Event()
 
@@ -266,7 +266,7 @@ class Flood:
             for _ in range(self.COUNT):
                 await context.write(bytes(100_000))
                 self.written += 1
-                for _ in range(self.turns):
+                for _ in range(self.iterations):
                     await asyncio.sleep(0)
         finally:
             self.left.set()
@@ -278,12 +278,12 @@ async def soon(event):
 
 
 async def until(condition):
-    """Turns of the loop, until the condition holds."""
+    """Run the event loop until the condition is true."""
     async with asyncio.timeout(WAIT_S):
-        while not condition():  # noqa: ASYNC110  # nobody tells of it
+        while not condition():  # noqa: ASYNC110  # no event is set for it
             await asyncio.sleep(0)
 
 
 async def all_closed(server):
-    """Until no connection is left."""
+    """Wait until the server has no connection."""
     await until(lambda: not server.connections)

@@ -1,4 +1,4 @@
-"""Compressed messages, inflated in steps of any size."""
+"""Compressed messages, decompressed in steps of any size."""
 
 import contextlib
 import gzip
@@ -27,19 +27,19 @@ def raw_deflate(data):
     return compressor.compress(data) + compressor.flush()
 
 
-class TestInflate:
+class TestDecompressor:
     @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 50])
     @pytest.mark.parametrize(
         ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
     )
-    def test_what_was_compressed_is_read(self, encoding, compress, data):
+    def test_a_compressed_message_is_restored(self, encoding, compress, data):
         for step in (1, 1000, 2**20):
             assert inflate(compress(data), encoding, len(data), step) == data
 
     @pytest.mark.parametrize(
         ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
     )
-    def test_what_is_cut_short_is_refused(self, encoding, compress):
+    def test_a_truncated_message_is_refused(self, encoding, compress):
         whole = compress(bytes(range(256)))
         for end in range(len(whole)):
             with pytest.raises(MalformedCallError) as caught:
@@ -56,7 +56,7 @@ class TestInflate:
             ("gzip", gzip.compress(b"x", mtime=0)[:-8] + bytes(8)),
         ],
     )
-    def test_what_is_something_else_is_refused(self, encoding, data):
+    def test_a_message_that_is_not_compressed_is_refused(self, encoding, data):
         with pytest.raises(MalformedCallError, match=encoding) as caught:
             inflate(data, encoding, MOST)
         assert caught.value.code is grpc.StatusCode.INTERNAL
@@ -83,7 +83,7 @@ class TestInflate:
             with contextlib.suppress(MalformedCallError):
                 assert len(inflate(each, encoding, 50)) <= 50
 
-    def test_a_step_makes_no_more_than_it_should(self):
+    def test_a_step_makes_no_more_than_its_size(self):
         decompressor = Decompressor(gzip.compress(bytes(MOST)), "gzip", MOST)
         assert not decompressor.step(100)
         assert decompressor.size == 100
@@ -91,13 +91,13 @@ class TestInflate:
         assert decompressor.step(100)
         assert decompressor.message() == bytes(MOST)
 
-    def test_a_message_is_held_once(self):
+    def test_a_message_is_in_memory_once(self):
         decompressor = Decompressor(gzip.compress(bytes(3 * PIECE)), "gzip", 3 * PIECE)
         assert decompressor.step(3 * PIECE + 1)
         assert decompressor.message() is decompressor.message()
         assert decompressor.message() == bytes(3 * PIECE)
 
-    def test_what_does_not_compress_is_read_in_slices(self):
+    def test_incompressible_data_is_read_in_slices(self):
         data = bytes(i * i % 251 for i in range(3 * SLICE))
         stored = zlib.compress(data, 0)
         assert inflate(stored, "deflate", len(data), 2**16) == data
@@ -123,7 +123,7 @@ class TestInflate:
             ("deflate", zlib.compress(b"x") + zlib.compress(b"y")),
         ],
     )
-    def test_nothing_after_a_message_is_dropped_in_silence(self, encoding, whole):
+    def test_bytes_behind_a_message_are_refused(self, encoding, whole):
         for step in (1, 1000):
             with pytest.raises(MalformedCallError, match=encoding) as caught:
                 inflate(whole, encoding, MOST, step)

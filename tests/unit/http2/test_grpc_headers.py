@@ -1,4 +1,4 @@
-"""What a call's headers say, its messages, and how it ends."""
+"""Headers of calls, statuses and trailers."""
 
 import base64
 
@@ -48,8 +48,8 @@ def refused(*more, **instead):
     return caught.value
 
 
-class TestHead:
-    def test_a_call_without_anything_else(self):
+class TestCallHeaders:
+    def test_a_call_with_required_headers_only(self):
         found = head()
         assert (found.path, found.timeout_ns, found.encoding) == ("/s/M", None, "identity")
         assert found.metadata == ()
@@ -62,7 +62,7 @@ class TestHead:
         "name",
         ["te", "grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-server-up"],
     )
-    def test_what_is_grpcs_own_is_no_metadata(self, name):
+    def test_headers_of_grpc_itself_are_not_metadata(self, name):
         value = {"grpc-timeout": "1S", "grpc-encoding": "gzip"}.get(name, "x")
         assert head((name, value)).metadata == ()
 
@@ -107,7 +107,7 @@ class TestHead:
             ("x-bin", b"c"),
         )
 
-    def test_binary_metadata_of_grpcs_own_is_for_tracers(self):
+    def test_binary_headers_of_grpc_itself_are_kept_for_tracers(self):
         assert head(("grpc-trace-bin", "YQ")).metadata == (("grpc-trace-bin", b"a"),)
 
     @pytest.mark.parametrize("text", ["a", "YQ?", "Y Q", "YQ==YQ==", "=", "Y", "ab=c"])
@@ -126,7 +126,7 @@ class TestHead:
     @pytest.mark.parametrize(
         "content_type", ["application/grpc+proto", "application/grpc;charset=utf-8"]
     )
-    def test_a_content_type_may_say_more(self, content_type):
+    def test_a_content_type_may_have_a_suffix_or_parameters(self, content_type):
         assert head(("content-type", content_type)).path == "/s/M"
 
     @pytest.mark.parametrize("content_type", ["", "text/html", "application/json"])
@@ -159,7 +159,7 @@ class TestHead:
     def test_encodings_that_are_read(self, encoding):
         assert head(("grpc-encoding", encoding)).encoding == encoding
 
-    def test_another_encoding_is_refused_and_ours_are_named(self):
+    def test_another_encoding_is_refused_with_the_supported_ones(self):
         error = refused(("grpc-encoding", "snappy"))
         assert (error.code, error.http) == (grpc.StatusCode.UNIMPLEMENTED, 200)
         assert "identity,gzip,deflate" in str(error)
@@ -172,7 +172,7 @@ class TestHead:
         assert f"{MOST + 1} bytes; at most {MOST}" in str(error)
 
 
-def test_a_message_that_is_too_large_is_told_its_size_and_the_limit():
+def test_the_error_for_a_large_message_has_its_size_and_the_limit():
     error = too_large(11, 10)
     assert (error.code, error.http) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 200)
     assert str(error) == "Received message larger than max (11 vs. 10)"
@@ -193,11 +193,11 @@ class TestStatus:
             ("𝄞", "%F0%9D%84%9E"),
         ],
     )
-    def test_a_message_is_written_in_visible_ascii(self, message, written):
+    def test_a_message_is_percent_encoded(self, message, written):
         fields = status(grpc.StatusCode.UNAVAILABLE, message, ())
         assert fields == [("grpc-status", "14"), ("grpc-message", written)]
 
-    def test_a_message_may_name_a_file_that_is_no_text(self):
+    def test_a_message_may_hold_surrogates(self):
         undecodable = b"/tmp/\xff".decode(errors="surrogateescape")
         (_, (_, written)) = status(grpc.StatusCode.UNKNOWN, undecodable, ())
         assert written.startswith("/tmp/")
@@ -217,7 +217,7 @@ class TestStatus:
         field = status(grpc.StatusCode.OK, "", [("x-bin", value)])[-1]
         assert head(field).metadata == (("x-bin", value),)
 
-    def test_the_blocks_of_an_answer(self):
+    def test_the_header_blocks_of_an_answer(self):
         decoder = Decoder()
         assert decoder.decode(RESPONSE_HEADERS) == [
             (":status", "200"),
@@ -226,7 +226,7 @@ class TestStatus:
         ]
         assert decoder.decode(OK_TRAILERS) == [("grpc-status", "0")]
 
-    def test_a_call_may_end_with_its_first_block(self):
+    def test_a_call_may_end_with_trailers_only(self):
         fields = status(grpc.StatusCode.NOT_FOUND, "", ())
         assert Decoder().decode(trailers_only(fields)) == [
             *Decoder().decode(RESPONSE_HEADERS),
@@ -235,8 +235,8 @@ class TestStatus:
         assert Decoder().decode(trailers_only((), 415))[0] == (":status", "415")
 
 
-def test_refusals_are_kept_unless_they_are_long():
-    """A client has a say in the text of some: what is kept of them is bounded."""
+def test_refusals_are_cached_unless_they_are_long():
+    """A caller has influence on the text of some, so the cache is bounded in bytes."""
 
     def kept(text, metadata=()):
         before = grpc_headers._cached_refusal.cache_info().currsize

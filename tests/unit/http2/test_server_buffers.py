@@ -1,4 +1,4 @@
-"""What calls hold is charged once and released, however they end."""
+"""What calls keep in memory is charged once and released, however they end."""
 
 import asyncio
 import gzip
@@ -26,7 +26,7 @@ from batcher.http2.sansio.frames import END_STREAM, PADDED, Frame, Setting, fram
 from batcher.http2.server_connection import CALL_BYTES
 
 LARGE = 190_000
-"""More than a stream's first window holds."""
+"""Bytes: more than a stream's first window allows."""
 
 
 async def test_a_request_is_charged_until_it_is_answered(bounded, raw, empty):
@@ -69,7 +69,7 @@ async def test_windows_wait_for_room_and_small_requests_go_on(bounded, raw, empt
     assert len((await small.answer(1))[1]) == 50_005
     greedy[0].writer.transport.abort()
     await until(lambda: len(server.connections) == 5)
-    # Whoever waited first has its window now.
+    # The one that waited first has its window now.
     for client in greedy[1:4]:
         await client.until(Frame.WINDOW_UPDATE, 1)
     for client in greedy:
@@ -97,7 +97,7 @@ async def test_a_window_that_finds_no_room_in_time_is_refused(bounded, raw, empt
     await empty(server)
 
 
-async def test_large_messages_are_all_served_in_turns(bounded, dial, empty):
+async def test_large_messages_that_wait_for_room_are_all_served(bounded, dial, empty):
     server, address = await bounded(6 * LIMIT, Echo=unary(echo))  # the first windows fit
     channel = await dial(address)
     calls = [channel.unary_unary("/s/Echo")(bytes(LARGE)) for _ in range(30)]
@@ -127,7 +127,7 @@ async def test_small_requests_beyond_the_bound_are_refused(bounded, raw, empty):
     await empty(server)
 
 
-async def test_answers_that_nobody_reads_are_charged_and_bounded(bounded, raw, empty):
+async def test_answers_that_are_not_read_are_charged_and_bounded(bounded, raw, empty):
     async def large(request, context):
         return bytes(30_000)
 
@@ -157,8 +157,8 @@ async def test_large_answers_beyond_the_bound_are_refused(bounded, dial, empty):
     await empty(server)
 
 
-class TestInflation:
-    async def test_what_a_message_becomes_is_charged(self, bounded, raw, empty):
+class TestDecompression:
+    async def test_the_decompressed_message_is_charged(self, bounded, raw, empty):
         blocked = BlockedHandler()
         server, address = await bounded(Hold=unary(blocked))
         client = await raw(address)
@@ -174,7 +174,7 @@ class TestInflation:
         await empty(server)
 
     @pytest.mark.parametrize("kind", ["unary", "stream"])
-    async def test_what_finds_no_room_is_refused(self, bounded, raw, empty, kind):
+    async def test_a_result_without_room_is_refused(self, bounded, raw, empty, kind):
         async def count(requests, context):
             return str(len([each async for each in requests])).encode()
 
@@ -190,7 +190,7 @@ class TestInflation:
         assert "server.max_buffered" in fields["grpc-message"]
         await empty(server)
 
-    async def test_a_caller_who_leaves_meanwhile(self, bounded, raw, empty):
+    async def test_a_call_that_is_cancelled_meanwhile(self, bounded, raw, empty):
         server, address = await bounded(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo", ("grpc-encoding", "gzip"))
@@ -204,7 +204,7 @@ class TestInflation:
 class TestMessagesOfAStream:
     @pytest.fixture
     async def reader(self, bounded, raw):
-        """A server whose method reads one message, and a client: `server, client, its hold`."""
+        """A server whose method reads one message, and a client: `server, client, handler`."""
         blocked = BlockedHandler()
 
         async def read(requests, context):
@@ -229,7 +229,7 @@ class TestMessagesOfAStream:
         assert (await client.answer(1))[0]["grpc-status"] == "0"
         await empty(server)
 
-    async def test_those_that_find_no_room_end_the_call(self, reader, empty):
+    async def test_messages_without_room_end_the_call(self, reader, empty):
         server, client, _ = reader
         for _ in range(8):
             client.write(frame(Frame.DATA, 0, 1, prefixed(b"") * 1000))
@@ -239,7 +239,7 @@ class TestMessagesOfAStream:
         assert await empty(server) <= LIMIT
 
 
-async def test_a_lost_connection_leaves_nothing(bounded, raw, empty):
+async def test_a_lost_connection_releases_everything(bounded, raw, empty):
     blocked, reading = BlockedHandler(), BlockedHandler()
 
     async def read(requests, context):
@@ -264,7 +264,7 @@ async def test_a_lost_connection_leaves_nothing(bounded, raw, empty):
     await empty(server)
 
 
-async def test_what_came_while_its_window_waited_is_charged_once(bounded, raw, empty):
+async def test_bytes_that_came_while_the_window_waited_are_charged_once(bounded, raw, empty):
     blocked = BlockedHandler()
     server, address = await bounded(Hold=unary(blocked))
     room = LIMIT * 3 // 4
@@ -289,7 +289,9 @@ async def test_what_came_while_its_window_waited_is_charged_once(bounded, raw, e
 
 
 @pytest.mark.parametrize("missing", [20, 300])
-async def test_a_window_that_is_spent_on_padding_is_no_way_to_stay(bounded, raw, empty, missing):
+async def test_padding_that_uses_up_a_window_does_not_avoid_the_timeout(
+    bounded, raw, empty, missing
+):
     server, address = await bounded(Echo=unary(echo))
     client = await raw(address)
     client.open(1, "Echo")

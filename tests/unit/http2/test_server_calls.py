@@ -1,4 +1,4 @@
-"""Calls of a real server on loopback, with grpc's clients and with clients that misbehave by hand."""
+"""Calls of a real server on loopback, by grpc's client and by clients that write frames themselves."""
 
 import asyncio
 import random
@@ -93,7 +93,7 @@ class TestKindsOfCalls:
             answer = await channel.stream_unary(f"/s/{name}")(iter(messages), timeout=WAIT_S)
             assert answer == b"".join(messages)
 
-    async def test_streams_go_both_ways_in_turn(self, serve, dial):
+    async def test_streams_alternate_in_both_directions(self, serve, dial):
         async def iterate(requests, context):
             async for each in requests:
                 yield each * 2
@@ -129,7 +129,7 @@ class TestKindsOfCalls:
             await call.write(bytes(size))
             assert await call.read() == str(size).encode()
 
-    async def test_messages_that_nobody_reads_wait_at_the_client(self, serve, raw):
+    async def test_messages_that_are_not_read_wait_at_the_client(self, serve, raw):
         blocked = BlockedHandler()
 
         async def behave(requests, context):
@@ -174,8 +174,8 @@ class TestKindsOfCalls:
         assert first + rest == b"\0" + len(message).to_bytes(4, "big") + message
 
 
-class TestWhatAHandlerGets:
-    async def test_metadata_and_the_time_that_is_left(self, serve, dial):
+class TestHandlerContext:
+    async def test_metadata_and_time_remaining(self, serve, dial):
         found = []
 
         async def behave(request, context):
@@ -234,7 +234,7 @@ class TestWhatAHandlerGets:
         assert (error.code(), error.details()) == (grpc.StatusCode.DATA_LOSS, "no more")
 
     @pytest.mark.parametrize("answers", [0, 1])
-    async def test_an_exception_is_told_and_logged(self, serve, dial, caplog, answers):
+    async def test_an_exception_is_reported_and_logged(self, serve, dial, caplog, answers):
         async def one(request, context):
             raise ValueError("of the handler")
 
@@ -254,7 +254,7 @@ class TestWhatAHandlerGets:
             assert "of the handler" in error.details()
         assert len([each for each in caplog.records if each.exc_info]) == 2
 
-    async def test_an_exception_that_names_a_file_that_is_no_text(self, serve, dial):
+    async def test_an_exception_with_surrogates_in_its_text(self, serve, dial):
         async def behave(request, context):
             raise FileNotFoundError(2, "No such file", b"\xff".decode(errors="surrogateescape"))
 
@@ -326,7 +326,7 @@ async def test_a_message_of_more_than_a_megabyte(serve, dial, kind):
 
 
 @given(st.data())
-def test_a_large_message_is_put_together_from_what_comes(data):
+def test_a_large_message_is_assembled_from_its_pieces(data):
     size = data.draw(st.integers(1, 300_000))
     coming = random.Random(size).randbytes(size) + b"next"
     large, at = LargeMessage(0, size), 0

@@ -36,7 +36,7 @@ class TestDeadlines:
         client.send(1, b"")
         assert (await client.answer(1))[0]["grpc-status"] == "4"
 
-    async def test_a_deadline_beyond_all(self, serve, raw):
+    async def test_a_deadline_beyond_timers(self, serve, raw):
         _, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo", ("grpc-timeout", "99999999H"))
@@ -59,7 +59,9 @@ class TestDeadlines:
         assert fields.get("grpc-status", "4") == "4"
         assert reset is not Error.INTERNAL_ERROR
 
-    async def test_trailers_after_a_part_of_an_answer_are_trailers(self, serve, raw):
+    async def test_a_call_that_expires_after_part_of_its_answer_ends_with_trailers(
+        self, serve, raw
+    ):
         _, address = await serve(Echo=unary(echo))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
         client.open(1, "Echo", ("grpc-timeout", "20m"))
@@ -137,7 +139,7 @@ class TestCancelledCalls:
         await soon(left)
         assert server.counters.lost_answers == 1
 
-    async def test_a_unary_answer_whose_caller_leaves_is_lost(self, serve, raw):
+    async def test_a_unary_answer_that_is_cancelled_counts_as_lost(self, serve, raw):
         server, address = await serve(Echo=unary(echo))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
         client.open(1, "Echo")
@@ -172,7 +174,7 @@ class TestCancelledCalls:
         await all_closed(server)
 
     @pytest.mark.parametrize("streaming", [False, True])
-    async def test_a_handler_does_not_begin_for_a_caller_who_has_left(self, serve, raw, streaming):
+    async def test_a_handler_does_not_begin_for_a_cancelled_call(self, serve, raw, streaming):
         begun = []
 
         async def behave(request, context):
@@ -191,7 +193,7 @@ class TestCancelledCalls:
         assert [each.calls for each in server.connections] == [{}]
         assert [each.http2.streams for each in server.connections] == [{}]
 
-    async def test_a_caller_who_leaves_during_its_request(self, serve, raw):
+    async def test_a_call_that_is_cancelled_during_its_request(self, serve, raw):
         server, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")
@@ -202,7 +204,7 @@ class TestCancelledCalls:
         assert (await client.answer(3))[0]["grpc-status"] == "0"
         assert [each.http2.streams for each in server.connections] == [{}]
 
-    async def test_a_handler_that_does_not_want_to_end_is_not_answered_twice(self, serve, raw):
+    async def test_a_handler_that_ignores_cancellation_is_not_answered_twice(self, serve, raw):
         blocked = BlockedHandler()
 
         async def behave(request, context):
@@ -219,8 +221,8 @@ class TestCancelledCalls:
         client.write(frame(Frame.PING, 0, 0, bytes(8)))
         assert (await client.frame())[0] is Frame.PING
 
-    async def test_calls_that_are_reset_make_room_at_once(self, serve, raw):
-        """Though those of before have not stopped when the next ones come."""
+    async def test_calls_that_are_reset_free_their_places_at_once(self, serve, raw):
+        """Although their handlers have not stopped when the next ones come."""
         blocked = BlockedHandler()
         _, address = await serve({"max_streams": 5}, Hold=unary(blocked), Echo=unary(echo))
         client = await raw(address)

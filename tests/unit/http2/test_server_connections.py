@@ -29,7 +29,7 @@ from batcher.http2.socket_options import DEAD_PEER_S
 
 
 class TestConnections:
-    async def test_a_caller_over_the_maximum_is_refused_and_leaves(self, serve, raw):
+    async def test_a_call_beyond_max_connections_is_refused_with_goaway(self, serve, raw):
         server, address = await serve({"max_connections": 1}, Echo=unary(echo))
         first = await raw(address)
         await first.ping()
@@ -45,7 +45,7 @@ class TestConnections:
         await all_closed(server)
         await (await raw(address)).ping()
 
-    async def test_the_maximum_is_for_each_listener(self, serve, raw):
+    async def test_max_connections_is_for_each_listener(self, serve, raw):
         server, address = await serve({"max_connections": 1}, Echo=unary(echo))
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
@@ -55,7 +55,7 @@ class TestConnections:
             await (await raw(each)).ping()
 
     @pytest.mark.parametrize("sent", [b"", PREFACE[:10], PREFACE + bytes(3)])
-    async def test_a_client_that_never_greets_is_cut(self, serve, raw, monkeypatch, sent):
+    async def test_a_client_without_a_preface_is_disconnected(self, serve, raw, monkeypatch, sent):
         monkeypatch.setattr(connection_module, "PREFACE_TIMEOUT_S", 0.02)
         server, address = await serve()
         silent = await raw(address, preface=False)
@@ -63,7 +63,7 @@ class TestConnections:
         await silent.ended()
         await all_closed(server)
 
-    async def test_a_client_that_has_greeted_may_be_silent(self, serve, raw, monkeypatch):
+    async def test_a_client_may_be_silent_after_its_preface(self, serve, raw, monkeypatch):
         monkeypatch.setattr(connection_module, "PREFACE_TIMEOUT_S", 0.02)
         _, address = await serve()
         client = await raw(address)
@@ -72,7 +72,7 @@ class TestConnections:
         await client.ping()
 
     @pytest.mark.parametrize("bytes_", [1, 7, 100])
-    async def test_much_that_comes_at_once_is_read_in_turns(self, serve, raw, monkeypatch, bytes_):
+    async def test_many_bytes_at_once_are_read_in_pieces(self, serve, raw, monkeypatch, bytes_):
         for module in (connection_module, paced_reading):
             monkeypatch.setattr(module, "PIECE_BYTES", bytes_)
         monkeypatch.setattr(paced_reading, "MAX_READ_NS", -1)
@@ -84,7 +84,7 @@ class TestConnections:
         for number in range(1, 40, 2):
             assert (await client.answer(number))[1][5:] == b"%d" % number
 
-    async def test_a_client_may_leave_between_two_turns(self, serve, raw, monkeypatch):
+    async def test_a_client_may_disconnect_between_two_pieces(self, serve, raw, monkeypatch):
         for module in (connection_module, paced_reading):
             monkeypatch.setattr(module, "PIECE_BYTES", 1)
         monkeypatch.setattr(paced_reading, "MAX_READ_NS", -1)
@@ -95,7 +95,7 @@ class TestConnections:
         client.writer.close()
         await all_closed(server)
 
-    async def test_another_protocol_is_told_so(self, serve, raw):
+    async def test_a_client_of_another_protocol_gets_the_reason(self, serve, raw):
         server, address = await serve()
         client = await raw(address, preface=False)
         client.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -153,13 +153,13 @@ class TestConnections:
         assert len(body) == flood.COUNT * 100_005
         assert flood.written == flood.COUNT
 
-    async def test_what_a_slow_reader_has_not_read_is_bounded(self, flooded):
+    async def test_bytes_for_a_slow_reader_are_bounded(self, flooded):
         _, client, flood = flooded
-        flood.turns = 0
+        flood.iterations = 0
         await client.until(Frame.HEADERS, 1)
         assert flood.written < flood.COUNT
 
-    async def test_a_slow_reader_that_leaves(self, flooded):
+    async def test_a_slow_reader_may_disconnect(self, flooded):
         server, client, flood = flooded
         await client.until(Frame.HEADERS, 1)
         (server_side,) = server.connections
@@ -169,7 +169,7 @@ class TestConnections:
         await all_closed(server)
         assert flood.written < flood.COUNT
 
-    async def test_a_slow_reader_is_cut_as_well(self, flooded):
+    async def test_a_slow_reader_is_aborted_at_shutdown(self, flooded):
         server, client, flood = flooded
         await client.until(Frame.HEADERS, 1)
         (server_side,) = server.connections
@@ -178,7 +178,7 @@ class TestConnections:
         assert flood.left.is_set()
         assert flood.written < flood.COUNT
 
-    async def test_a_slow_reader_that_breaks_the_rules_is_gone(self, flooded, monkeypatch):
+    async def test_a_slow_reader_that_breaks_a_rule_is_aborted(self, flooded, monkeypatch):
         monkeypatch.setattr(connection_module, "LINGER_S", 0.02)
         server, client, _ = flooded
         await client.until(Frame.HEADERS, 1)
@@ -188,7 +188,9 @@ class TestConnections:
         server_side.flush()
         await all_closed(server)
 
-    async def test_who_breaks_the_rules_is_not_worked_for(self, serve, raw, monkeypatch):
+    async def test_calls_of_a_client_that_breaks_a_rule_are_cancelled(
+        self, serve, raw, monkeypatch
+    ):
         monkeypatch.setattr(connection_module, "LINGER_S", WAIT_S)
         blocked = BlockedHandler()
         _, address = await serve(Hold=unary(blocked))
@@ -199,7 +201,7 @@ class TestConnections:
         client.write(frame(Frame.PING, 0, 0, b"short"))
         await soon(blocked.cancelled)
 
-    async def test_a_flood_that_goes_on_is_cut(self, serve, raw, monkeypatch):
+    async def test_a_flood_that_goes_on_is_aborted(self, serve, raw, monkeypatch):
         monkeypatch.setattr(connection_module, "LINGER_S", WAIT_S)
         server, address = await serve()
         client = await raw(address)
@@ -208,7 +210,7 @@ class TestConnections:
         client.write(bytes(100 * MAX_DISCARDED_BYTES))
         await all_closed(server)
 
-    async def test_the_kernel_is_to_find_out_who_is_gone(self, serve, raw):
+    async def test_the_kernel_detects_dead_peers(self, serve, raw):
         server, address = await serve(Echo=unary(echo))
         await (await raw(address)).ping()
         (client,) = server.connections
@@ -217,8 +219,8 @@ class TestConnections:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * DEAD_PEER_S
 
 
-class TestAnswersOfOneTurn:
-    """Calls whose answers are ready together, as those of a batch."""
+class TestAnswersOfOneIteration:
+    """Calls whose answers are ready together, like those of a batch."""
 
     CALLS = 10
 
@@ -258,23 +260,21 @@ class TestAnswersOfOneTurn:
 
         return let_go
 
-    async def test_they_leave_in_one_write(self, written):
+    async def test_they_are_written_together(self, written):
         assert await written(60 * SECOND) == [self.CALLS]
 
-    async def test_the_first_do_not_wait_for_the_last(self, written):
+    async def test_the_first_are_written_before_the_last_are_ready(self, written):
         """Each but the first of a write finds that one has waited for long enough."""
         assert await written(0) == list(range(2, self.CALLS + 1, 2))
 
-    async def test_what_counts_is_how_long_the_first_of_a_write_has_waited(
-        self, written, monkeypatch
-    ):
+    async def test_the_wait_counts_from_the_first_answer_of_a_write(self, written, monkeypatch):
         moments = itertools.count(MILLISECOND, 150_000)
         monkeypatch.setattr(connection_module, "monotonic_ns", lambda: next(moments))
         assert await written(200_000) == [3, 6, 9, 10]
 
 
 class TestStop:
-    async def test_it_takes_no_more_connections(self, serve, raw):
+    async def test_it_accepts_no_more_connections(self, serve, raw):
         server, address = await serve()
         await (await raw(address)).ping()
         await server.stop(0)
@@ -303,7 +303,7 @@ class TestStop:
         await stopping
         assert not server.connections
 
-    async def test_within_the_grace_newcomers_are_refused_unseen(self, serve, raw):
+    async def test_within_the_grace_new_calls_are_refused(self, serve, raw):
         blocked = BlockedHandler()
         server, address = await serve(Hold=unary(blocked), Echo=unary(echo))
         client = await raw(address)
@@ -313,7 +313,7 @@ class TestStop:
         stopping = asyncio.ensure_future(server.stop(WAIT_S))
         await client.until(Frame.GOAWAY)
         (*_, ping) = await client.until(Frame.PING)
-        client.open(3, "Echo")  # on its way when it was asked to leave
+        client.open(3, "Echo")  # on its way when the GOAWAY was sent
         client.send(3, b"y")
         assert (await client.answer(3))[1] == b"\0\0\0\0\1y"
         client.write(frame(Frame.PING, ACK, 0, ping))
@@ -326,7 +326,7 @@ class TestStop:
         await stopping
 
     @pytest.mark.parametrize("grace_s", [0, 0.02])
-    async def test_after_the_grace_open_calls_are_cut(self, serve, dial, grace_s):
+    async def test_after_the_grace_open_calls_are_aborted(self, serve, dial, grace_s):
         blocked = BlockedHandler()
         server, address = await serve(Hold=unary(blocked), Echo=unary(echo))
         channel = await dial(address)
@@ -339,7 +339,7 @@ class TestStop:
         assert "shutting down" in error.details()
         await all_closed(server)
 
-    async def test_calls_whose_message_has_not_come_are_cut(self, serve, raw):
+    async def test_calls_whose_message_has_not_come_are_aborted(self, serve, raw):
         server, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo")
@@ -348,7 +348,7 @@ class TestStop:
         assert (await client.answer(1))[0]["grpc-status"] == "14"
         await all_closed(server)
 
-    async def test_a_client_that_has_not_greeted_is_closed(self, serve, raw):
+    async def test_a_connection_without_a_preface_is_closed(self, serve, raw):
         server, address = await serve()
         client = await raw(address, preface=False)
         await client.until(Frame.SETTINGS)

@@ -1,4 +1,4 @@
-"""However a call ends, nothing of it waits for the garbage collector."""
+"""However a call ends, no object of it waits for the garbage collector."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ def prefixed(body, compressed=b"\0"):
 
 
 def name_of(found):
-    """What an object of ours is, or None: an instance, a frame, a coroutine."""
+    """The kind of an object of this project (an instance, a frame, a coroutine), or None."""
     kind = type(found)
     if kind.__module__.startswith("batcher.http2"):
         return kind.__qualname__
@@ -32,13 +32,13 @@ def name_of(found):
 
 @pytest.fixture
 def garbage():
-    """A function to what the collector finds of ours since the last call, left by every play."""
+    """A function that returns what the collector finds of this project in every one of some plays."""
 
     def found():
         gc.collect()
         ours = Counter(filter(None, map(name_of, gc.garbage)))
         gc.garbage.clear()
-        # A single one is what is left of the test before.
+        # A single object may be left of the test before.
         return {name: count for name, count in ours.items() if count >= TIMES - 1}
 
     gc.collect()
@@ -243,7 +243,7 @@ async def served(serve):
 
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
-async def test_of_a_call_that_was(served, raw, garbage, end):
+async def test_a_call_leaves_no_garbage(served, raw, garbage, end):
     server, address = served
     client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 500))
     await client.ping()
@@ -262,7 +262,7 @@ async def test_of_a_call_that_was(served, raw, garbage, end):
 
 
 @pytest.mark.parametrize("end", [reset, reset_while_it_is_read, reset_in_its_message])
-async def test_of_a_connection_that_is_lost(served, raw, garbage, end):
+async def test_a_lost_connection_leaves_no_garbage(served, raw, garbage, end):
     server, address = served
 
     async def play():
@@ -278,7 +278,7 @@ async def test_of_a_connection_that_is_lost(served, raw, garbage, end):
     assert not garbage()
 
 
-async def test_of_a_stream_whose_reader_is_another_task(serve, dial, garbage):
+async def test_a_stream_with_a_reader_task_leaves_no_garbage(serve, dial, garbage):
     async def apart(_, context):
         reader = asyncio.create_task(context.read())
         try:

@@ -1,4 +1,4 @@
-"""What raises in a callback ends its connection alone; nothing hangs, and nothing stays charged."""
+"""An exception in a callback ends its connection alone; nothing hangs, and nothing stays charged."""
 
 import asyncio
 
@@ -74,7 +74,7 @@ async def serve(serve, problems):
 
 
 async def use(client, server):
-    """A bit of everything."""
+    """Make calls of every kind, with resets, timeouts, and small windows."""
     for number in (1, 3):
         client.open(number, "Hold")
         client.send(number, b"x")
@@ -133,7 +133,7 @@ async def test_one_connection_ends_and_others_go_on(serve, raw, monkeypatch, kin
         await until(lambda: server.buffers.used == 0)
 
 
-async def test_it_is_counted_and_logged(serve, raw, monkeypatch, caplog):
+async def test_an_internal_error_is_counted_and_logged(serve, raw, monkeypatch, caplog):
     server, address = await serve(Echo=unary(echo))
     raises = Raises(Connection.receive)
     monkeypatch.setattr(Connection, "receive", raises)
@@ -148,7 +148,7 @@ async def test_it_is_counted_and_logged(serve, raw, monkeypatch, caplog):
     await until(lambda: server.buffers.used == 0)
 
 
-async def test_its_calls_end_and_nothing_of_them_stays(serve, raw, monkeypatch):
+async def test_calls_of_a_failed_connection_end_and_release_everything(serve, raw, monkeypatch):
     blocked = BlockedHandler()
     server, address = await serve(Hold=unary(blocked), Echo=unary(echo))
     client = await raw(address)

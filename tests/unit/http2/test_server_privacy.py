@@ -1,4 +1,4 @@
-"""What callers' headers say is in no log, and is forgotten with their connection."""
+"""Values of headers are in no log, and in no memory after their connection has ended."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ from raw_http2 import all_closed, echo, unary
 
 from batcher.http2.sansio.frames import END_HEADERS, Error, Frame, frame
 
-SECRET = "a-secret-of-" + "the-caller"  # not one constant: it is searched for
+SECRET = "a-secret-of-" + "the-caller"  # not one constant, as memory is searched for it
 FIRST = (
     (":method", "POST"),
     (":scheme", "http"),

@@ -1,4 +1,4 @@
-"""Connections beyond `max_connections`: probes are answered there, and nobody stays."""
+"""Connections beyond `max_connections`: health probes are answered there, for a short time."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ def call(client, name, number=1):
     client.send(number, b"x")
 
 
-async def test_probes_are_answered_again_and_again(full, raw):
+async def test_several_probes_of_a_connection_are_answered(full, raw):
     _, address = full
     client = await raw(address)
     for number in (1, 3, 5):
@@ -59,7 +59,7 @@ async def test_a_probe_under_way_is_answered_though_another_call_is_refused(full
     assert server.counters.ended[EndReason.TOO_MANY] == 1
 
 
-async def test_nobody_stays(full, raw):
+async def test_a_probe_connection_is_closed_after_its_time(full, raw):
     server, address = full
     silent, watching = await raw(address), await raw(address)
     await silent.ping()
@@ -77,7 +77,7 @@ async def test_nobody_stays(full, raw):
     assert server.counters.ended[EndReason.TOO_MANY] == 2
 
 
-async def test_the_oldest_makes_room_for_the_next(full, raw):
+async def test_the_oldest_is_closed_for_the_next(full, raw):
     server, address = full
     probe_connections = [await raw(address) for _ in range(PROBE_CONNECTIONS)]
     for each in probe_connections:
@@ -91,7 +91,7 @@ async def test_the_oldest_makes_room_for_the_next(full, raw):
     await until(lambda: len(server.connections) == 1 + PROBE_CONNECTIONS)
 
 
-async def test_one_that_has_left_is_none_of_them(full, raw):
+async def test_closed_connections_do_not_count(full, raw):
     server, address = full
     for _ in range(PROBE_CONNECTIONS + 1):
         client = await raw(address)
@@ -102,7 +102,7 @@ async def test_one_that_has_left_is_none_of_them(full, raw):
     assert server.counters.ended[EndReason.TOO_MANY] == 0
 
 
-async def test_a_server_that_stops_has_none(full, raw):
+async def test_shutdown_closes_them(full, raw):
     server, address = full
     client = await raw(address)
     call(client, "Watch")
@@ -111,7 +111,7 @@ async def test_a_server_that_stops_has_none(full, raw):
     await all_closed(server)
 
 
-async def test_one_that_was_refused_makes_room_before_the_oldest(full, raw):
+async def test_one_whose_call_was_refused_is_closed_before_the_oldest(full, raw):
     server, address = full
     probe_connections = [await raw(address) for _ in range(PROBE_CONNECTIONS)]
     for each in probe_connections:

@@ -51,7 +51,7 @@ class TestRefusedCalls:
         client.send(3, b"x")
         assert (await client.answer(3))[1] == b"\0\0\0\0\1x"
 
-    async def test_binary_metadata_that_is_no_ascii(self, serve, raw):
+    async def test_binary_metadata_that_is_not_ascii(self, serve, raw):
         _, address = await serve(Echo=unary(echo))
         client = await raw(address)
         client.open(1, "Echo", ("x-bin", "é"))
@@ -76,7 +76,7 @@ class TestRefusedCalls:
         assert (await client.answer(1))[0]["grpc-status"] == status
 
     @pytest.mark.parametrize("body", [b"\0", b"\0\0\0\0\5abcd", b"\0\0\0\0\1a\0"])
-    async def test_a_message_that_is_cut_short(self, serve, raw, body):
+    async def test_a_truncated_message(self, serve, raw, body):
         async def count(requests, context):
             return str(len([each async for each in requests])).encode()
 
@@ -132,8 +132,8 @@ class TestRefusedCalls:
         fields, _ = await client.answer(1)
         assert fields["grpc-status"] == str(grpc.StatusCode.UNIMPLEMENTED.value[0])
 
-    async def test_a_message_that_cannot_be_read_ends_all_of_its_call(self, serve, raw):
-        """Whoever reads may be another task than the handler's."""
+    async def test_a_message_that_cannot_be_read_ends_its_call_and_its_handler(self, serve, raw):
+        """The task that reads may be another one than the handler's."""
         cancelled = asyncio.Event()
 
         async def apart(_, context):
@@ -153,7 +153,7 @@ class TestRefusedCalls:
         await soon(cancelled)
 
     async def test_nothing_is_written_to_a_call_that_has_ended(self, serve, raw):
-        told = asyncio.get_running_loop().create_future()
+        reported = asyncio.get_running_loop().create_future()
 
         async def stubborn(_, context):
             try:
@@ -162,7 +162,7 @@ class TestRefusedCalls:
                 try:
                     await context.write(b"too late")
                 except aio.UsageError as error:
-                    told.set_result(str(error))
+                    reported.set_result(str(error))
 
         _, address = await serve(Stay=grpc.unary_stream_rpc_method_handler(stubborn))
         client = await raw(address)
@@ -171,12 +171,14 @@ class TestRefusedCalls:
         await client.ping()
         client.reset(1)
         async with asyncio.timeout(WAIT_S):
-            assert await told == "the call has ended"
+            assert await reported == "the call has ended"
 
-    async def test_what_waits_to_be_read_is_not_inflated(self, serve, raw, monkeypatch):
-        inflated = []
+    async def test_messages_are_not_decompressed_before_they_are_read(
+        self, serve, raw, monkeypatch
+    ):
+        decompressed = []
         monkeypatch.setattr(
-            "batcher.http2.call_messages.Decompressor", lambda *each: inflated.append(each)
+            "batcher.http2.call_messages.Decompressor", lambda *each: decompressed.append(each)
         )
         blocked = BlockedHandler()
         _, address = await serve(Hold=grpc.stream_unary_rpc_method_handler(blocked))
@@ -187,7 +189,7 @@ class TestRefusedCalls:
         client.write(frame(Frame.DATA, END_STREAM, 1, messages))
         await client.ping()
         assert blocked.entered.is_set()
-        assert inflated == []
+        assert decompressed == []
 
     @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
     async def test_compressed_messages(self, serve, dial, compression):

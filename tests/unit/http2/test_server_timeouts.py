@@ -1,4 +1,4 @@
-"""What makes no progress ends; the clock is the sweep's."""
+"""Time limits: tests call `sweep` instead of waiting."""
 
 import asyncio
 
@@ -24,8 +24,8 @@ DEADLINE = str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])
 UNAVAILABLE = str(grpc.StatusCode.UNAVAILABLE.value[0])
 
 
-async def told_all_taken(client):
-    """It is one beyond `max_connections`, and no probe."""
+async def is_refused(client):
+    """Check that a call is refused on a connection beyond `max_connections`."""
     client.open(1, "Echo")
     client.send(1, b"x")
     fields, _ = await client.answer(1)
@@ -39,16 +39,16 @@ async def talk(requests, context):
         await context.write(each)
 
 
-class TestStall:
+class TestStallTimer:
     def test_without_progress_time_adds_up(self):
         stall = StallTimer()
         assert [stall.update(at, 2) for at in (0, 1, PROGRESS_BYTES - 1)] == [2, 4, 6]
 
-    def test_progress_starts_it_anew(self):
+    def test_progress_resets_it(self):
         stall = StallTimer()
         assert [stall.update(at, 2) for at in (0, PROGRESS_BYTES, PROGRESS_BYTES + 1)] == [2, 0, 2]
 
-    def test_what_begins_anew_is_progress(self):
+    def test_a_new_transfer_resets_it(self):
         stall = StallTimer(10)
         assert [stall.update(at, 2) for at in (10, 0)] == [2, 0]
 
@@ -70,7 +70,7 @@ def timed(serve):
 
 
 class TestConnections:
-    async def test_an_idle_one_is_asked_to_leave_and_then_closed(self, timed, raw):
+    async def test_an_idle_connection_gets_goaway_and_is_closed(self, timed, raw):
         server, address, wait = await timed(Echo=unary(echo))
         client = await raw(address)
         await client.ping()
@@ -78,14 +78,14 @@ class TestConnections:
         await client.ping()
         wait(1)
         await client.until(Frame.GOAWAY)
-        client.open(1, "Echo")  # it was on its way
+        client.open(1, "Echo")  # on its way when the GOAWAY was sent
         client.send(1, b"x")
         assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
         wait(3)
         assert {each[0] for each in await client.ended()} == {Frame.GOAWAY}
         await all_closed(server)
 
-    async def test_one_with_calls_is_not_idle(self, timed, raw):
+    async def test_a_connection_with_calls_is_not_idle(self, timed, raw):
         blocked = BlockedHandler()
         _, address, wait = await timed(Hold=unary(blocked), Echo=unary(echo))
         client = await raw(address)
@@ -102,7 +102,7 @@ class TestConnections:
         wait(59)
         await client.ping()
 
-    async def test_an_old_one_is_asked_to_leave_and_its_calls_are_cut_after_a_grace(
+    async def test_an_old_connection_gets_goaway_and_is_aborted_after_a_grace(
         self, timed, raw, monkeypatch
     ):
         monkeypatch.setattr("random.uniform", lambda least, most: most)
@@ -126,13 +126,13 @@ class TestConnections:
         await client.ended()
         await all_closed(server)
 
-    async def test_the_longest_idle_makes_room_for_a_new_one(self, timed, raw):
+    async def test_the_longest_idle_connection_is_closed_for_a_new_one(self, timed, raw):
         server, address, wait = await timed({"max_connections": 2}, Echo=unary(echo))
         first, second = await raw(address), await raw(address)
         for client in (first, second):
             await client.ping()
         wait(EVICT_IDLE_NS // SECOND - 1)
-        await told_all_taken(await raw(address))
+        await is_refused(await raw(address))
         wait(1)
         first.open(1, "Echo")
         first.send(1, b"x")
@@ -145,7 +145,7 @@ class TestConnections:
         assert (server.counters.evicted, server.counters.ended[EndReason.TOO_MANY]) == (1, 1)
         assert server.counters.accepted == 3
 
-    async def test_one_with_calls_makes_no_room(self, timed, raw):
+    async def test_a_connection_with_unary_calls_is_not_closed_for_a_new_one(self, timed, raw):
         blocked = BlockedHandler()
         _, address, wait = await timed({"max_connections": 1}, Hold=unary(blocked))
         client = await raw(address)
@@ -153,13 +153,13 @@ class TestConnections:
         client.send(1, b"x")
         await soon(blocked.entered)
         wait(100)
-        await told_all_taken(await raw(address))
+        await is_refused(await raw(address))
         blocked.release.set()
         await client.answer(1)
 
     @pytest.mark.parametrize("others", [False, True])
-    async def test_where_none_is_idle_the_longest_silent_makes_room(self, timed, raw, others):
-        """`others`: a call that is no stream waits for its answer on each."""
+    async def test_where_none_is_idle_the_longest_silent_is_closed(self, timed, raw, others):
+        """`others`: a unary call waits for its answer on each connection."""
         blocked = BlockedHandler()
         server, address, wait = await timed(
             {"max_connections": 2},
@@ -175,13 +175,13 @@ class TestConnections:
                 client.send(3, b"x")
             await client.ping()
         wait(EVICT_SILENT_NS // SECOND)
-        await told_all_taken(await raw(address))
+        await is_refused(await raw(address))
         first.send(1, b"x", flags=0)
         await first.until(Frame.DATA, 1)
         wait(1)
         third = await raw(address)
         if others:
-            await told_all_taken(third)
+            await is_refused(third)
             blocked.release.set()
             return
         third.open(1, "Echo")
@@ -196,8 +196,8 @@ class TestConnections:
 
 class TestRequests:
     @pytest.mark.parametrize("whole", [False, True])
-    async def test_headers_that_dribble_end_the_connection(self, timed, raw, whole):
-        """In frames of their own, or as a frame that is not completed."""
+    async def test_headers_that_trickle_in_end_the_connection(self, timed, raw, whole):
+        """In several frames, or as a frame that is not completed."""
         server, address, wait = await timed(Echo=unary(echo))
         client = await raw(address)
         block = encode((("x", "y" * 100),))
@@ -244,7 +244,7 @@ class TestRequests:
         await client.ping()
         assert server.counters.stalled_calls == 1
 
-    async def test_a_message_of_a_stream_has_a_time_once_it_has_begun(self, timed, raw):
+    async def test_a_message_of_a_stream_has_a_timeout_once_it_has_begun(self, timed, raw):
         async def count(requests, context):
             return str(len([each async for each in requests])).encode()
 
@@ -259,7 +259,7 @@ class TestRequests:
         wait(21)
         assert (await client.answer(1))[0]["grpc-status"] == DEADLINE
 
-    async def test_a_stream_that_is_not_read_from_is_not_the_clients_fault(self, timed, raw):
+    async def test_a_stream_that_the_server_does_not_read_has_no_timeout(self, timed, raw):
         blocked = BlockedHandler()
         server, address, wait = await timed(Hold=grpc.stream_unary_rpc_method_handler(blocked))
         client = await raw(address)
@@ -273,7 +273,7 @@ class TestRequests:
 
 
 class TestAnswers:
-    async def test_one_that_is_not_read_ends_its_call_alone(self, timed, raw):
+    async def test_an_answer_that_is_not_read_ends_its_call_alone(self, timed, raw):
         server, address, wait = await timed(Echo=unary(echo))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 10))
         client.open(1, "Echo")
@@ -290,7 +290,7 @@ class TestAnswers:
         assert (await client.answer(3))[1] == b"\0\0\0\0\1x"
         await until(lambda: server.buffers.used == 0)
 
-    async def test_a_connection_of_which_nothing_is_read_is_cut(self, timed, raw):
+    async def test_a_connection_of_which_nothing_is_read_is_aborted(self, timed, raw):
         flood = Flood()
         server, address, wait = await timed(Flood=grpc.unary_stream_rpc_method_handler(flood))
         client = await raw(address, (Setting.INITIAL_WINDOW_SIZE, 2**26), limit=2**16)

@@ -1,4 +1,4 @@
-"""TLS of a real server on loopback: handshakes are connections like any other."""
+"""TLS of a real server on loopback: connections in a handshake count and end like others."""
 
 import asyncio
 import datetime as dt
@@ -20,7 +20,7 @@ from batcher.http2.sansio.frames import PREFACE
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory):
-    """What a server shows, signed by itself."""
+    """The context of a server with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
@@ -93,7 +93,7 @@ async def test_a_client_that_speaks_h2_is_answered(encrypted, connect):
 
 
 @pytest.mark.parametrize("protocols", [(), ("http/1.1",)])
-async def test_one_that_does_not_offer_it_is_closed(encrypted, connect, protocols):
+async def test_a_client_that_does_not_offer_h2_is_disconnected(encrypted, connect, protocols):
     server, port = await encrypted(Echo=unary(echo))
     client = await connect(port, *protocols)
     client.write(PREFACE, client.settings())
@@ -102,7 +102,7 @@ async def test_one_that_does_not_offer_it_is_closed(encrypted, connect, protocol
     assert server.counters.ended[EndReason.HANDSHAKE] == 1
 
 
-async def test_a_mistake_at_its_beginning_costs_one_connection(
+async def test_an_error_at_its_beginning_ends_one_connection(
     encrypted, raw, connect, monkeypatch, caplog
 ):
     server, port = await encrypted(Echo=unary(echo))
@@ -141,7 +141,7 @@ async def test_handshakes_count_in_max_connections(encrypted, raw, connect):
     assert len(server.connections) == 2
 
 
-async def test_handshakes_make_room_when_they_have_been_silent(encrypted, raw, connect):
+async def test_silent_handshakes_are_closed_for_new_connections(encrypted, raw, connect):
     server, port = await encrypted({"max_connections": 1}, Echo=unary(echo))
     silent = await raw(f"127.0.0.1:{port}", preface=False)
     await until(lambda: server.connections)
@@ -154,7 +154,7 @@ async def test_handshakes_make_room_when_they_have_been_silent(encrypted, raw, c
 
 
 @pytest.mark.parametrize("sent", [b"", b"no handshake at all"])
-async def test_handshakes_that_fail_or_do_not_come(encrypted, raw, monkeypatch, sent):
+async def test_handshakes_that_fail_or_never_begin(encrypted, raw, monkeypatch, sent):
     monkeypatch.setattr(server_connection, "PREFACE_TIMEOUT_S", 0.05)
     server, port = await encrypted()
     silent = await raw(f"127.0.0.1:{port}", preface=False)
@@ -163,7 +163,7 @@ async def test_handshakes_that_fail_or_do_not_come(encrypted, raw, monkeypatch, 
     await all_closed(server)
 
 
-async def test_a_client_that_leaves_in_its_handshake(encrypted, raw):
+async def test_a_client_that_disconnects_in_its_handshake(encrypted, raw):
     server, port = await encrypted()
     client = await raw(f"127.0.0.1:{port}", preface=False)
     await until(lambda: server.connections)
@@ -181,7 +181,7 @@ async def test_handshakes_end_when_the_server_stops(encrypted, raw):
     await all_closed(server)
 
 
-async def test_probes_find_room_beyond_the_maximum(encrypted, connect):
+async def test_probes_are_answered_beyond_max_connections(encrypted, connect):
     server, port = await encrypted(
         {"max_connections": 1, "is_probe": lambda path: path == "/s/Check"},
         Check=unary(echo),

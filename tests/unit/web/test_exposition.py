@@ -63,12 +63,12 @@ async def test_an_empty_registry_is_a_valid_answer():
 
 async def test_the_event_loop_runs_while_it_renders(registry):
     rendering = asyncio.create_task(render(registry, ""))
-    turns = 0
+    iterations = 0
     while not rendering.done():
         await asyncio.sleep(0)
-        turns += 1
+        iterations += 1
     samples = sum(len(metric.samples) for metric in registry.collect())
-    assert turns > samples / SLICE_SAMPLES
+    assert iterations > samples / SLICE_SAMPLES
 
 
 class Counted:

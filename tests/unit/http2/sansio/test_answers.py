@@ -37,7 +37,7 @@ class TestAnswers:
             (Frame.HEADERS, END_HEADERS | END_STREAM, 1, TRAILERS),
         ]
 
-    def test_an_answer_in_parts_is_the_same(self, harness):
+    def test_an_answer_in_parts_has_the_same_frames(self, harness):
         harness.connection.send_all(harness.open(1), RESPONSE_HEADERS, b"body", TRAILERS)
         harness.answer(harness.open(3), b"body")
         written = harness.written()
@@ -45,7 +45,7 @@ class TestAnswers:
             (*each[:2], each[3]) for each in written[3:]
         ]
 
-    def test_an_answer_before_the_request_has_ended_wants_no_more_of_it(self, harness):
+    def test_an_answer_before_the_request_has_ended_resets_it_without_error(self, harness):
         for number in (1, 3):
             stream = harness.open(number, flags=0)
             if number == 1:
@@ -57,7 +57,7 @@ class TestAnswers:
                 (Frame.RST_STREAM, 0, number, numbers(Error.NO_ERROR)),
             ]
 
-    def test_a_long_block_goes_on_in_other_frames(self, harness):
+    def test_a_long_block_is_continued(self, harness):
         fields = [("x", "v" * 40_000)]
         stream = harness.open()
         harness.connection.send_headers(stream, RESPONSE_HEADERS)
@@ -71,7 +71,7 @@ class TestAnswers:
         assert max(len(each[3]) for each in written) == DEFAULT_FRAME_SIZE
         assert Decoder().decode(b"".join(each[3] for each in written)) == fields
 
-    def test_long_trailers_of_a_whole_answer_go_on_in_other_frames(self, harness):
+    def test_long_trailers_of_a_whole_answer_are_continued(self, harness):
         harness.connection.send_all(
             harness.open(), RESPONSE_HEADERS, b"x", encode([("x", "v" * 40_000)])
         )
@@ -115,7 +115,7 @@ class TestAnswers:
         assert harness.receive(reset(1), window_update(1, 5)) == []
         assert not harness.connection.closing
 
-    def test_a_client_whose_table_shrinks_is_told_that_it_has(self):
+    def test_a_smaller_table_of_the_client_is_acknowledged_in_the_next_block(self):
         harness = Harness((Setting.HEADER_TABLE_SIZE, 0))
         decoder = Decoder()
         decoder.max_allowed_table_size = 0
@@ -124,7 +124,7 @@ class TestAnswers:
         assert decoder.decode(blocks[0]) == [(":status", "200")]
         assert decoder.decode(blocks[1]) == [("grpc-status", "0")]
 
-    def test_the_first_trailers_count(self):
+    def test_second_trailers_are_ignored(self):
         harness = Harness((Setting.INITIAL_WINDOW_SIZE, 5))
         stream = harness.open()
         harness.connection.send_data(stream, b"0123456789")
@@ -146,7 +146,7 @@ class TestAnswers:
             TRAILERS,
         ]
 
-    def test_data_that_is_abandoned_does_not_leave(self):
+    def test_discarded_data_is_not_sent(self):
         harness = Harness((Setting.INITIAL_WINDOW_SIZE, 5))
         stream = harness.open()
         harness.answer(stream, b"0123456789")

@@ -1,4 +1,4 @@
-"""What a client may send beside its requests, and when the server has had enough of it."""
+"""The budget of frames that a client may send beside its requests."""
 
 import pytest
 from raw_http2 import (
@@ -70,14 +70,14 @@ def test_a_flood_ends_the_connection(opened, flood):
 
 
 @pytest.mark.parametrize("flood", FRAMES.values(), ids=FRAMES)
-def test_so_many_a_second_do_not(opened, flood):
+def test_frames_at_the_base_rate_do_not(opened, flood):
     for _ in range(200):
         opened.receive(flood * FRAMES_PER_SECOND)
         opened.connection.budget.refill()
     assert still_open(opened)
 
 
-def test_what_was_earned_is_kept_up_to_a_bound(harness):
+def test_earned_frames_are_kept_up_to_a_bound(harness):
     budget = harness.connection.budget
     for number in range(1, 4 * MAX_SAVED_FRAMES // FRAMES_PER_STREAM, 2):
         harness.connection.release(harness.open(number))
@@ -86,7 +86,7 @@ def test_what_was_earned_is_kept_up_to_a_bound(harness):
     assert budget.frames == MAX_SAVED_FRAMES
 
 
-def test_nothing_else_is_kept(harness):
+def test_unused_base_rates_are_not_kept(harness):
     budget = harness.connection.budget
     for _ in range(100):
         budget.refill()
@@ -94,13 +94,13 @@ def test_nothing_else_is_kept(harness):
     assert budget.half_resets == 2 * MIN_RESETS
 
 
-def test_what_waits_for_a_client_that_does_not_read_is_bounded(harness):
+def test_frames_for_a_client_that_does_not_read_are_bounded(harness):
     harness.receive(frame(Frame.PING, 0, 0, bytes(8)) * (10 * FRAMES_PER_SECOND))
     assert harness.connection.frames_to_send <= FRAMES_PER_SECOND + 1
 
 
-def test_streams_that_are_refused_bring_frames_of_their_own(harness):
-    """What was on its way behind them."""
+def test_refused_streams_earn_frames_too(harness):
+    """Frames that were on their way behind them are no flood."""
     for number in range(1, 2 * LIMITS.max_streams, 2):
         harness.open(number)
     for number in range(101, 101 + MIN_RESETS, 2):
@@ -108,7 +108,7 @@ def test_streams_that_are_refused_bring_frames_of_their_own(harness):
     assert still_open(harness)
 
 
-def test_settings_are_sent_now_and_then(harness):
+def test_settings_may_be_sent_at_their_rate(harness):
     for _ in range(SETTINGS_PER_SECOND - 1):  # the first came with the preface
         assert harness.receive(settings()) == []
     harness.connection.budget.refill()
@@ -119,8 +119,8 @@ def test_settings_are_sent_now_and_then(harness):
 
 
 class TestHonestClients:
-    def test_windows_are_widened_as_answers_are_read(self, harness):
-        """A naive client widens both windows with each frame, and pings as often."""
+    def test_window_updates_with_each_small_answer(self, harness):
+        """A naive client opens both windows with each frame, and pings as often."""
         stream = harness.open()
         for _ in range(50 * FRAMES_PER_SECOND):
             harness.connection.send_data(stream, b"x")
@@ -130,7 +130,7 @@ class TestHonestClients:
         assert still_open(harness)
         assert FRAMES_PER_DATA_FRAME > 3
 
-    def test_windows_are_widened_as_large_answers_are_read(self, harness):
+    def test_window_updates_with_each_part_of_a_large_answer(self, harness):
         stream = harness.open()
         harness.connection.send_data(stream, bytes(MIN_DATA_BYTES * 50 * FRAMES_PER_SECOND))
         while stream.outbox:
@@ -138,8 +138,8 @@ class TestHonestClients:
             harness.connection.data_to_send()
         assert still_open(harness)
 
-    def test_streams_come_with_frames_of_their_own(self, harness):
-        """Some clients widen the window of each stream, give it a priority, and reset it late."""
+    def test_streams_with_priorities_and_late_resets(self, harness):
+        """Some clients open the window of each stream, give it a priority, and reset it late."""
         for number in range(1, 100 * FRAMES_PER_SECOND, 2):
             stream = harness.open(number)
             harness.receive(window_update(number, 1), frame(Frame.PRIORITY, 0, number, bytes(5)))
@@ -175,7 +175,7 @@ class TestHonestClients:
         assert still_open(harness)
 
 
-def test_who_reads_byte_by_byte_has_had_enough():
+def test_a_window_that_is_opened_byte_by_byte_ends_the_connection():
     """Each byte costs a frame in and one out (CVE-2019-9511)."""
     harness = Harness((Setting.INITIAL_WINDOW_SIZE, 0))
     harness.connection.send_data(harness.open(), bytes(100_000))
@@ -188,7 +188,7 @@ def test_who_reads_byte_by_byte_has_had_enough():
 
 
 class TestStreamsThatEndEarly:
-    """Opening and resetting streams as fast as the wire carries (CVE-2023-44487), and relatives."""
+    """Rapid reset (CVE-2023-44487), and attacks like it."""
 
     def test_rapid_resets_end_the_connection(self, harness):
         for count in range(10 * MIN_RESETS):
@@ -220,7 +220,7 @@ class TestStreamsThatEndEarly:
         assert harness.connection.error is Error.ENHANCE_YOUR_CALM
 
 
-def test_a_reason_is_short_and_within_a_frame(harness):
+def test_a_reason_is_cut(harness):
     harness.connection.close(Error.INTERNAL_ERROR, "why" * 100_000)
     ((_, _, _, payload),) = harness.written()
     assert payload[:8] == numbers(0, Error.INTERNAL_ERROR)

@@ -36,7 +36,7 @@ from batcher.http2.sansio.streams import (
 
 
 class TestPreface:
-    def test_the_server_speaks_first(self, harness):
+    def test_the_server_sends_its_preface_first(self, harness):
         (first, second) = harness.server_preface
         assert first[:3] == (Frame.SETTINGS, 0, 0)
         assert dict(struct.iter_unpack(">HI", first[3])) == {
@@ -51,7 +51,7 @@ class TestPreface:
             numbers(MAX_WINDOW - DEFAULT_WINDOW),
         )
 
-    def test_the_client_is_greeted_with_its_first_frame(self):
+    def test_the_preface_is_received_with_the_first_frame(self):
         connection = Connection(LIMITS)
         whole = PREFACE + settings()
         for byte in whole[:-1]:
@@ -65,7 +65,7 @@ class TestPreface:
         "start",
         [b"GET / HTTP/1.1\r\n\r\n", b"X", PREFACE[:-1] + b"X", b"\x16\x03\x01"],
     )
-    def test_another_protocol_is_told_which_one_is_spoken(self, start):
+    def test_another_protocol_gets_the_reason(self, start):
         connection = Connection(LIMITS)
         connection.data_to_send()
         assert connection.receive(start) == []
@@ -105,12 +105,12 @@ class TestConnectionFrames:
         harness.receive(frame(Frame.SETTINGS, ACK, 0))
         assert harness.written() == []
 
-    def test_unknown_frames_count_for_nothing(self, harness):
+    def test_unknown_frames_are_ignored(self, harness):
         for stream in (0, 1, 2):
             assert harness.receive(frame(0xEE, 0xFF, stream, b"anything")) == []
         assert harness.written() == []
 
-    def test_a_client_that_leaves_waits_for_its_answers(self, harness):
+    def test_a_connection_closes_after_the_clients_goaway_when_all_is_answered(self, harness):
         stream = harness.open()
         assert harness.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 0))) == []
         harness.answer(stream, b"x")
@@ -121,13 +121,13 @@ class TestConnectionFrames:
         assert harness.connection.counters == ConnectionCounters(goaways_received=1, goaways_sent=1)
         assert harness.written()[3:] == [goaway(1)]
 
-    def test_a_client_that_leaves_with_nothing_open_is_let_go(self, harness):
+    def test_a_connection_without_streams_closes_at_the_clients_goaway(self, harness):
         ping = frame(Frame.PING, 0, 0, bytes(8))
         assert harness.receive(frame(Frame.GOAWAY, 0, 0, numbers(0, 99) + b"why"), ping) == []
         assert harness.connection.closing
         assert harness.written() == [(Frame.PING, ACK, 0, bytes(8)), goaway(0)]
 
-    def test_the_reserved_bit_of_a_stream_counts_for_nothing(self, harness):
+    def test_the_reserved_bit_of_a_stream_is_ignored(self, harness):
         (opened,) = harness.receive(opening(2**31 + 1))
         assert opened.stream.id == 1
 
@@ -165,18 +165,18 @@ class TestConnectionFrames:
         assert harness.failed() is error
 
     @pytest.mark.parametrize("kind", [Frame.DATA, Frame.SETTINGS, 0xEE])
-    def test_a_frame_may_be_as_large_as_the_least_that_peers_take(self, harness, kind):
+    def test_a_frame_may_have_the_default_maximum_size(self, harness, kind):
         head = struct.pack(">BHBBI", 0, DEFAULT_FRAME_SIZE + 1, kind, 0, 0)
         harness.receive(frame(0xEE, 0, 0, bytes(DEFAULT_FRAME_SIZE)))
         assert not harness.connection.closing
         harness.receive(head)
         assert harness.failed() is Error.FRAME_SIZE_ERROR
 
-    def test_what_came_before_the_fault_counts(self, harness):
+    def test_frames_before_a_broken_one_are_handled(self, harness):
         events = harness.receive(opening(1, END_STREAM), window_update(0, 0), opening(3))
         assert [type(event) for event in events] == [RequestReceived, StreamEnded]
         assert harness.failed(1) is Error.PROTOCOL_ERROR
 
-    def test_a_priority_counts_for_nothing(self, harness):
+    def test_a_priority_is_ignored(self, harness):
         assert harness.receive(frame(Frame.PRIORITY, 0, 7, bytes(5))) == []
         assert harness.written() == []

@@ -1,4 +1,4 @@
-"""The server's half of a connection: any bytes in any pieces, and answers through any windows."""
+"""Properties of a connection: any bytes in any pieces, and answers through any windows."""
 
 from itertools import pairwise
 
@@ -64,7 +64,7 @@ def joined(events):
 
 @pytest.mark.slow
 @given(client_bytes, st.lists(st.integers(0, 400), max_size=20))
-def test_the_same_bytes_in_any_pieces_say_the_same(sent, cuts):
+def test_events_do_not_depend_on_the_pieces(sent, cuts):
     whole = PREFACE + settings() + sent
     at_once, in_pieces = Connection(LIMITS), Connection(LIMITS)
     expected = joined(at_once.receive(whole))
@@ -81,7 +81,7 @@ def test_the_same_bytes_in_any_pieces_say_the_same(sent, cuts):
 
 @pytest.mark.slow
 @given(client_bytes, st.binary(max_size=100))
-def test_any_bytes_leave_a_connection_that_goes_on_or_closes(sent, rest):
+def test_after_any_bytes_a_connection_works_or_closes(sent, rest):
     harness = Harness()
     for stream in [e.stream for e in harness.receive(sent, rest) if isinstance(e, RequestReceived)]:
         harness.answer(stream, b"body")
@@ -109,7 +109,7 @@ class Reader:
         self.ended = set()
         self.waiting = set()
 
-    # What may happen
+    # what the client may do
 
     def widen_all(self, _, size):
         self.window += size
@@ -140,7 +140,7 @@ class Reader:
             self.harness.connection.send_trailers(self.streams[number], TRAILERS)
             self._follow(b"")
 
-    # What comes of it
+    # what it receives
 
     def _follow(self, sent):
         for event in self.harness.receive(sent):

@@ -1,4 +1,4 @@
-"""Which requests are malformed (RFC 9113, section 8), and that each costs its own stream alone."""
+"""Which requests are malformed (RFC 9113, section 8); each loses its own stream alone."""
 
 import pytest
 from hpack import Encoder
@@ -125,17 +125,17 @@ def block(name, value):
 
 
 @pytest.mark.parametrize("field", SOUND_FIELDS.values(), ids=SOUND_FIELDS)
-def test_a_field_that_keeps_the_rules(field):
+def test_a_valid_field(field):
     assert is_valid_field(*field)
 
 
 @pytest.mark.parametrize("field", UNSOUND_FIELDS.values(), ids=UNSOUND_FIELDS)
-def test_a_field_that_breaks_them_ends_its_stream_alone(harness, field):
+def test_an_invalid_field_ends_its_stream_alone(harness, field):
     assert not is_valid_field(*field)
     other = harness.open(1, 0)
     regular = not field[0].startswith(b":") and field[0]
     fields = encode(HEADERS) + block(*field) if regular else block(*field) + encode(HEADERS)
-    for number in (3, 5):  # the second from what is remembered
+    for number in (3, 5):  # the second comes from the cache
         assert harness.receive(opening(number, 0, fields)) == []
         assert harness.written() == [(Frame.RST_STREAM, 0, number, numbers(Error.PROTOCOL_ERROR))]
     assert harness.receive(data(3, b"on its way"), data(1, b"x")) == [DataReceived(other, b"x")]
@@ -144,14 +144,14 @@ def test_a_field_that_breaks_them_ends_its_stream_alone(harness, field):
 
 
 @pytest.mark.parametrize("headers", SOUND_REQUESTS.values(), ids=SOUND_REQUESTS)
-def test_a_request_that_keeps_the_rules(harness, headers):
+def test_a_valid_request(harness, headers):
     (opened, ended) = harness.receive(opening(1, END_STREAM, encode(headers)))
     assert (type(opened), type(ended)) == (RequestReceived, StreamEnded)
     assert opened.request.headers == headers
 
 
 @pytest.mark.parametrize("headers", MALFORMED_REQUESTS.values(), ids=MALFORMED_REQUESTS)
-def test_a_request_that_breaks_them_ends_its_stream_alone(harness, headers):
+def test_a_malformed_request_ends_its_stream_alone(harness, headers):
     other = harness.open(1, 0)
     for number in (3, 5):
         assert harness.receive(opening(number, 0, encode(headers))) == []
@@ -161,7 +161,7 @@ def test_a_request_that_breaks_them_ends_its_stream_alone(harness, headers):
 
 
 @pytest.mark.parametrize("headers", MALFORMED_REQUESTS.values(), ids=MALFORMED_REQUESTS)
-def test_the_reason_repeats_nothing_of_it(headers):
+def test_the_reason_repeats_no_value(headers):
     with pytest.raises(MalformedRequestError) as caught:
         read_request(Fields(headers, header_list_size(headers), valid=True), MOST)
     assert not any(value in str(caught.value) for _, value in headers if len(value) > 1)
@@ -177,18 +177,18 @@ def test_the_reason_repeats_nothing_of_it(headers):
         pytest.param((("x", "a\nb"),), id="a line"),
     ],
 )
-def test_trailers_that_break_the_rules_end_their_stream_alone(harness, fields):
+def test_invalid_trailers_end_their_stream_alone(harness, fields):
     other, stream = harness.open(1, 0), harness.open(3, 0)
     assert harness.receive(opening(3, END_STREAM, encode(fields))) == [StreamReset(stream)]
     assert harness.written() == [(Frame.RST_STREAM, 0, 3, numbers(Error.PROTOCOL_ERROR))]
     assert harness.receive(opening(1, END_STREAM, TRAILERS)) == [StreamEnded(other)]
 
 
-def test_trailers_may_say_anything_else():
+def test_trailers_may_have_any_other_field():
     check_trailers(Fields((("grpc-status", "0"), ("x", "")), 100, valid=True))
 
 
-def test_a_request_over_the_limit_is_not_judged_by_what_was_left_out():
+def test_a_request_over_the_limit_is_not_malformed_for_dropped_fields():
     assert read_request(Fields(BARE, MOST + 1, valid=True), MOST) == Request(BARE, MOST + 1)
 
 

@@ -19,7 +19,7 @@ from batcher.http2.sansio.streams import (
 
 
 class TestGoaway:
-    def test_a_server_that_leaves_says_so_once_and_answers_what_is_open(self, harness):
+    def test_the_final_goaway_is_sent_once_and_open_streams_are_answered(self, harness):
         stream = harness.open()
         harness.connection.send_final_goaway()
         harness.connection.send_final_goaway()
@@ -30,7 +30,7 @@ class TestGoaway:
         harness.answer(stream, b"x")
         assert len(harness.written()) == 3
 
-    def test_a_server_that_will_leave_answers_what_is_opened_meanwhile(self, harness):
+    def test_streams_between_the_two_goaways_are_answered(self, harness):
         harness.open(1)
         harness.connection.send_initial_goaway()
         first, ping = harness.written()
@@ -47,7 +47,7 @@ class TestGoaway:
         assert harness.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.REFUSED_STREAM))]
         assert harness.connection.counters == ConnectionCounters(refused=1, goaways_sent=2)
 
-    def test_a_connection_that_fails_says_why_once(self, harness):
+    def test_a_connection_that_is_closed_sends_one_reason(self, harness):
         harness.open(5)
         harness.connection.close(Error.INTERNAL_ERROR, "a reason")
         harness.connection.close(Error.NO_ERROR, "another")
@@ -55,7 +55,7 @@ class TestGoaway:
         assert harness.connection.closing
         assert harness.receive(opening(7)) == []
 
-    def test_the_last_stream_that_is_answered_never_rises(self, harness):
+    def test_the_last_stream_of_goaway_never_rises(self, harness):
         harness.open()
         harness.connection.send_final_goaway()
         harness.receive(opening(3))

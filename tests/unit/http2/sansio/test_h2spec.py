@@ -91,7 +91,7 @@ def test_another_preface_ends_the_connection():
     assert connection.closing
 
 
-def test_a_preface_and_nothing_else_is_waited_for():
+def test_a_preface_alone_is_not_an_error():
     connection = Connection(LIMITS)
     assert connection.receive(PREFACE) == []
     assert not connection.closing

@@ -1,4 +1,4 @@
-"""Header blocks, read against `hpack` and written for it."""
+"""Header blocks, compared with the library `hpack`."""
 
 import gc
 
@@ -54,7 +54,7 @@ def fails(blocks, block, error=Error.COMPRESSION_ERROR):
     return str(caught.value)
 
 
-class TestTheTable:
+class TestDynamicTable:
     @pytest.mark.parametrize("huffman", [False, True])
     def test_fields_enter_it_and_come_from_it(self, blocks, huffman):
         encoder = Encoder()
@@ -66,21 +66,21 @@ class TestTheTable:
         assert sizes[1] == sizes[2] == len(REQUEST)
 
     @pytest.mark.parametrize("huffman", [False, True])
-    def test_fields_that_are_never_indexed_leave_it_empty(self, blocks, huffman):
+    def test_never_indexed_fields_do_not_enter_it(self, blocks, huffman):
         for _ in range(2):
             block = Encoder().encode([(*each, True) for each in REQUEST], huffman=huffman)
             assert blocks.decode(block).headers == REQUEST
         fails(blocks, b"\xbe")
 
-    def test_an_entry_is_named_in_a_field_that_stays_out_of_it(self, blocks):
+    def test_a_literal_may_take_its_name_from_an_entry(self, blocks):
         blocks.decode(literal(b"x-trace", b"1", b"\x40"))
         assert blocks.decode(b"\x0f\x2f\x012").headers == (("x-trace", "2"),)
 
-    def test_an_entry_is_all_of_a_block(self, blocks):
+    def test_a_block_may_be_one_entry(self, blocks):
         blocks.decode(literal(b"x-trace", b"1", b"\x40"))
         assert blocks.decode(b"\xbe").headers == (("x-trace", "1"),)
 
-    def test_a_block_means_what_the_table_says_now(self, blocks):
+    def test_a_cached_block_is_dropped_when_the_table_changes(self, blocks):
         for value in (b"1", b"2", b"3"):
             blocks.decode(literal(b"x-trace", value, b"\x40"))
             for _ in range(2):
@@ -92,7 +92,7 @@ class TestTheTable:
         blocks.decode(b"\x40" + large[1:])
         fails(blocks, b"\xbe")
 
-    def test_the_oldest_fields_leave_it_for_new_ones(self, blocks):
+    def test_the_oldest_fields_are_evicted(self, blocks):
         room = TABLE_BYTES // 64
         for number in range(room + 1):
             blocks.decode(literal(b"x" * 30, b"%02d" % number, b"\x40"))
@@ -100,7 +100,7 @@ class TestTheTable:
         assert blocks.decode(bytes([0x80 | 61 + room])).headers == (("x" * 30, "01"),)
         fails(blocks, bytes([0x80 | 61 + room + 1]))
 
-    def test_it_may_be_resized_up_to_its_first_size(self, blocks):
+    def test_it_may_be_resized_up_to_its_default_size(self, blocks):
         encoder = Encoder()
         encoder.encode(REQUEST)
         for size in (0, 100, 4096):
@@ -112,46 +112,46 @@ class TestTheTable:
         assert blocks.decode(SHRUNK + literal(b"a", b"b")).headers == (("a", "b"),)
         fails(blocks, literal(b"a", b"b") + SHRUNK)
 
-    def test_it_is_resized_so_often_in_a_block(self, blocks):
+    def test_the_size_updates_of_a_block_are_bounded(self, blocks):
         assert blocks.decode(SHRUNK * 16 + literal(b"a", b"b")).headers == (("a", "b"),)
         fails(blocks, SHRUNK * 17)
 
-    def test_an_entry_of_before_it_shrank_is_gone(self, blocks):
+    def test_entries_are_evicted_when_it_shrinks(self, blocks):
         blocks.decode(literal(b"x-trace", b"1", b"\x40"))
         fails(blocks, SHRUNK + b"\xbe")
 
 
 class TestPeers:
-    """What widely used clients and proxies do with the table, whatever the server announces."""
+    """What common clients and proxies do with the table, whatever SETTINGS say."""
 
     FIRST = ((b":path", b"/s/M"), (b":authority", b"a:1"), (b"te", b"trailers"))
     READ = ((":path", "/s/M"), (":authority", "a:1"), ("te", "trailers"))
 
-    def test_one_enters_fields_and_never_refers_to_them(self, blocks):
-        """HAProxy 2.6 and nginx 1.22 as they pass calls on over a connection they keep."""
+    def test_fields_that_enter_and_are_never_referred_to(self, blocks):
+        """HAProxy 2.6 and nginx 1.22, over a connection to the server that they keep."""
         block = b"".join(literal(*each, b"\x40") for each in self.FIRST)
         for _ in range(300):
             assert blocks.decode(block).headers == self.READ
 
-    def test_one_keeps_its_table_without_a_word(self, blocks):
-        """Go 1.19's net/http, and grpcio: they refer to what they entered in earlier calls."""
+    def test_references_to_entries_of_earlier_calls(self, blocks):
+        """Go 1.19's net/http, and grpcio."""
         blocks.decode(b"".join(literal(*each, b"\x40") for each in self.FIRST))
         for number in range(300):
             assert blocks.decode(b"\xc0\xbf\xbe").headers == self.READ
             once = literal(b"x-request-id", b"%d" % number)
             assert blocks.decode(b"\xc0\xbf\xbe" + once).headers[:3] == self.READ
 
-    def test_one_has_no_table(self, blocks):
+    def test_a_client_without_a_table(self, blocks):
         block = SHRUNK + b"".join(literal(*each) for each in self.FIRST)
         for _ in range(3):
             assert blocks.decode(block).headers == self.READ
             block = block.removeprefix(SHRUNK)
 
 
-class TestWhatIsRemembered:
-    """Nothing of a header outlives its connection, and what is marked does not outlive its block."""
+class TestCaches:
+    """No header outlives its connection, and a never-indexed one does not outlive its block."""
 
-    SECRET = "Bearer kept-by-nobody"
+    SECRET = "Bearer not-to-be-kept"
 
     def kept(self, blocks):
         """All text that the decoder still refers to."""
@@ -165,7 +165,7 @@ class TestWhatIsRemembered:
         return [each for each in found if isinstance(each, (str, bytes))]
 
     @pytest.mark.parametrize("huffman", [False, True])
-    def test_a_field_that_is_never_indexed_is_not(self, blocks, huffman):
+    def test_a_never_indexed_field_is_not_cached(self, blocks, huffman):
         mine = NeverIndexedHeaderTuple("authorization", self.SECRET)
         encoder = Encoder()
         for _ in range(3):
@@ -176,12 +176,12 @@ class TestWhatIsRemembered:
             assert self.SECRET not in text
             assert block[-8:].decode("latin-1") not in text
 
-    def test_a_block_is_read_once(self, blocks):
+    def test_an_equal_block_comes_from_the_cache(self, blocks):
         block = encode([("x", "1")])
         assert blocks.decode(block) is blocks.decode(block)
         assert HeaderDecoder(MOST, HEADER_READ_FACTOR).decode(block) is not blocks.decode(block)
 
-    def test_it_is_bounded(self, blocks):
+    def test_the_caches_are_bounded(self, blocks):
         for number in range(10 * CACHED_FIELDS):
             blocks.decode(encode([(f"x-{number}", "v" * 80)]))
             blocks.decode(encode([(f"x-{number}", "v" * MAX_CACHED_BLOCK_BYTES)]))
@@ -193,7 +193,7 @@ class TestWhatIsRemembered:
 
 
 @pytest.mark.parametrize("length", [0, 1, 126, 127, 128, 254, 255, 256, 257, 383, 3000])
-def test_texts_of_any_length_are_read_and_written(blocks, length):
+def test_strings_of_any_length(blocks, length):
     fields = (("x-" + "n" * length, "v" * length), ("after", "it"))
     block = encode(fields)
     for _ in range(2):
@@ -201,11 +201,11 @@ def test_texts_of_any_length_are_read_and_written(blocks, length):
     assert Decoder().decode(block) == list(fields)
 
 
-def test_a_length_in_more_bytes_than_it_needs_is_read(blocks):
+def test_a_length_may_have_more_bytes_than_it_needs(blocks):
     assert blocks.decode(b"\0\x01a\x7f\x80\x80\x00" + b"v" * 127).headers == (("a", "v" * 127),)
 
 
-def test_a_static_name_beyond_the_prefix_is_read(blocks):
+def test_a_static_name_with_a_long_index(blocks):
     assert blocks.decode(b"\x0f\x10\x04gzip").headers == (("content-type", "gzip"),)
     assert blocks.decode(NEVER_INDEXED + b"\x01a\x01b").headers == (("a", "b"),)
 
@@ -217,7 +217,7 @@ def test_a_block_that_is_cut_short_cannot_be_read(first):
         fails(HeaderDecoder(MOST, HEADER_READ_FACTOR), block[:end])
 
 
-def test_what_is_not_utf8_is_read_as_far_as_it_is(blocks):
+def test_invalid_utf8_is_replaced(blocks):
     (field,) = blocks.decode(b"\x00\x01a\x02\xffb").headers
     assert field == ("a", "\N{REPLACEMENT CHARACTER}b")
 
@@ -244,7 +244,7 @@ def test_a_malformed_block_cannot_be_read(blocks, block):
 
 
 class TestLargeBlocks:
-    def test_fields_beyond_the_limit_are_counted_and_left_out(self, blocks):
+    def test_fields_beyond_the_limit_are_counted_and_dropped(self, blocks):
         field = ("x", "v" * (100 - 33))
         assert header_list_size([field]) == 100
         fields = (field,) * (MOST // 100)
@@ -253,7 +253,7 @@ class TestLargeBlocks:
         assert found.headers == fields
         assert found.size == MOST + 32 + 32 + len(literal(b"y", b"1"))
 
-    def test_but_they_enter_the_table(self, blocks):
+    def test_dropped_fields_enter_the_table(self, blocks):
         large = encode([("x", "v" * MOST)])
         found = blocks.decode(large + literal(b"a", b"1", b"\x40") + literal(b"b", b"2"))
         assert found.headers == ()
@@ -261,12 +261,12 @@ class TestLargeBlocks:
         assert blocks.decode(b"\xbe").headers == (("a", "1"),)
 
     @pytest.mark.parametrize("huffman", [False, True])
-    def test_up_to_a_bound(self, blocks, huffman):
+    def test_fields_far_beyond_the_limit_are_an_error(self, blocks, huffman):
         fields = [(f"x-{number}", "v" * 1000) for number in range(HEADER_READ_FACTOR // 1000 + 1)]
         assert blocks.decode(Encoder().encode(fields[: MOST // 1000], huffman)).size > MOST
         fails(blocks, Encoder().encode(fields, huffman), Error.ENHANCE_YOUR_CALM)
 
-    def test_few_bytes_that_stand_for_many_count_as_many(self, blocks):
+    def test_references_count_with_the_size_of_their_fields(self, blocks):
         """A bomb: an entry of 4 KB, and references of a byte each."""
         large = encode([("x", "v" * 4000)])
         blocks.decode(b"\x40" + large[1:])
@@ -274,7 +274,7 @@ class TestLargeBlocks:
         fails(blocks, b"\xbe" * 100_000, Error.ENHANCE_YOUR_CALM)
 
 
-def test_what_is_written_enters_no_table():
+def test_encoded_fields_enter_no_table():
     decoder = Decoder()
     assert decoder.decode(encode(REQUEST)) == list(REQUEST)
     assert not decoder.header_table.dynamic_entries
@@ -296,7 +296,7 @@ written = st.tuples(
 
 @pytest.mark.slow
 @given(st.lists(written, min_size=1, max_size=8))
-def test_a_connections_blocks_are_read_as_hpack_reads_them(story):
+def test_blocks_of_a_connection_are_decoded_as_hpack_does(story):
     encoder, reference, blocks = Encoder(), Decoder(), HeaderDecoder(10**6, 10**7)
     listed = []
     for next_listed, how, size in story:
@@ -330,7 +330,7 @@ pieces = st.binary(max_size=12) | st.sampled_from(
 
 @pytest.mark.slow
 @given(st.lists(st.lists(pieces, max_size=5).map(b"".join), max_size=8))
-def test_any_bytes_are_read_as_hpack_reads_them_or_not_at_all(story):
+def test_any_bytes_are_decoded_as_hpack_does_or_not_at_all(story):
     reference, blocks = Decoder(MOST), HeaderDecoder(MOST, HEADER_READ_FACTOR)
     for block in story:
         try:
@@ -348,7 +348,7 @@ def test_any_bytes_are_read_as_hpack_reads_them_or_not_at_all(story):
 
 @pytest.mark.slow
 @given(st.binary(max_size=40))
-def test_huffmans_code_is_read_as_hpack_reads_it(data):
+def test_huffman_strings_are_decoded_as_hpack_does(data):
     code = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(data)
     assert decode_huffman(code) == data
     try:

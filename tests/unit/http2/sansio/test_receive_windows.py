@@ -1,4 +1,4 @@
-"""The server's half of a connection: the windows of what a client sends."""
+"""The receiving half of a connection: receive windows."""
 
 from raw_http2 import (
     LIMITS,
@@ -15,7 +15,7 @@ from batcher.http2.sansio.frames import (
 from batcher.http2.sansio.streams import DataReceived
 
 
-class TestTheClientsData:
+class TestReceiveWindows:
     def test_a_stream_may_send_its_window_and_no_more(self, harness):
         stream = harness.open(flags=0)
         part = LIMITS.stream_window // 10
@@ -32,7 +32,7 @@ class TestTheClientsData:
         harness.receive(data(1, b"x"))
         assert harness.failed(1) is Error.FLOW_CONTROL_ERROR
 
-    def test_what_was_taken_is_granted_once_it_is_half_the_window(self, harness):
+    def test_consumed_bytes_open_the_window_by_half_of_it(self, harness):
         stream = harness.open(flags=0)
         harness.receive(data(1, bytes(10_000)) * 6)
         harness.connection.consume(stream, 49_999)
@@ -44,7 +44,7 @@ class TestTheClientsData:
         harness.receive(data(1, bytes(1)))
         assert harness.failed(1) is Error.FLOW_CONTROL_ERROR
 
-    def test_what_is_expected_may_come_whole(self, harness):
+    def test_a_window_may_be_opened_for_a_large_message(self, harness):
         stream = harness.open(flags=0)
         harness.receive(data(1, bytes(10_000)))
         harness.connection.allow(stream, 90_000)
@@ -69,21 +69,23 @@ class TestTheClientsData:
             window += harness.granted(1) - size - padding - 1
         assert window >= left
 
-    def test_a_window_that_ends_in_padding_is_told(self, harness):
+    def test_padding_that_uses_up_the_window_is_reported(self, harness):
         stream = harness.open(flags=0)
         harness.receive(data(1, bytes(9_999)) * 10)
         padding = data(1, b"\x04" + bytes(4), PADDED)
         assert harness.receive(padding) == []
         assert harness.receive(padding) == [DataReceived(stream, b"")]
 
-    def test_a_request_that_has_ended_gets_no_more_credit(self, harness):
+    def test_a_request_that_has_ended_gets_no_window_update(self, harness):
         stream = harness.open(flags=0)
         for flags in (0, 0, 0, 0, 0, 0, END_STREAM):
             harness.receive(data(1, bytes(10_000), flags))
         harness.connection.consume(stream, 70_000)
         assert harness.written() == []
 
-    def test_credit_of_the_connection_comes_back_before_it_is_used_up(self, harness, monkeypatch):
+    def test_the_window_of_the_connection_is_opened_before_it_is_used_up(
+        self, harness, monkeypatch
+    ):
         monkeypatch.setattr("batcher.http2.sansio.receiving._WINDOW_UPDATE_BYTES", 30_000)
         harness.open(flags=0)
         harness.connection.reset(harness.connection.streams[1], Error.CANCEL)
@@ -94,7 +96,7 @@ class TestTheClientsData:
         harness.receive(data(1, bytes(10_000)))
         assert harness.written() == [(Frame.WINDOW_UPDATE, 0, 0, numbers(40_000))]
 
-    def test_data_that_was_on_its_way_when_the_stream_ended_counts_for_nothing(self, harness):
+    def test_late_data_of_a_closed_stream_is_ignored(self, harness):
         stream = harness.open(flags=0)
         harness.connection.reset(stream, Error.CANCEL)
         assert harness.receive(data(1, bytes(10_000))) == []

@@ -41,7 +41,7 @@ from batcher.http2.sansio.streams import (
 
 
 def parts(number, block):
-    """A block in frames of the largest size."""
+    """The frames of a block, each of the largest size."""
     pieces = [
         block[at : at + DEFAULT_FRAME_SIZE] for at in range(0, len(block), DEFAULT_FRAME_SIZE)
     ]
@@ -79,7 +79,7 @@ class TestRequests:
         stream = harness.open(flags=0)
         assert harness.receive(data(1, b"", END_STREAM)) == [StreamEnded(stream)]
 
-    def test_requests_come_side_by_side(self, harness):
+    def test_requests_may_interleave(self, harness):
         events = harness.receive(opening(1), opening(7), data(7, b"7"), data(1, b"1"))
         assert [event.stream.id for event in events] == [1, 7, 7, 1]
 
@@ -87,12 +87,12 @@ class TestRequests:
         stream = harness.open(flags=0)
         assert harness.receive(opening(1, END_STREAM, TRAILERS)) == [StreamEnded(stream)]
 
-    def test_trailers_that_do_not_end_it_are_a_fault(self, harness):
+    def test_trailers_that_do_not_end_the_request_are_an_error(self, harness):
         stream = harness.open(flags=0)
         assert harness.receive(opening(1, 0, TRAILERS)) == [StreamReset(stream)]
         assert harness.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
 
-    def test_a_block_may_go_on_in_other_frames(self, harness):
+    def test_a_block_may_be_continued(self, harness):
         block = encode(HEADERS)
         events = harness.receive(
             frame(Frame.HEADERS, END_STREAM, 1, block[:3]),
@@ -115,11 +115,11 @@ class TestRequests:
             frame(Frame.CONTINUATION, END_HEADERS, 3, b"x"),
         ],
     )
-    def test_nothing_comes_between_its_frames(self, harness, other):
+    def test_no_other_frame_may_interrupt_a_block(self, harness, other):
         assert harness.receive(frame(Frame.HEADERS, 0, 1, b"\x82"), other) == []
         assert harness.failed() is Error.PROTOCOL_ERROR
 
-    def test_a_block_has_an_end(self, harness):
+    def test_the_bytes_of_a_block_are_bounded(self, harness):
         harness.receive(frame(Frame.HEADERS, 0, 1, b"\0"))
         part = frame(Frame.CONTINUATION, 0, 1, bytes(500))
         for _ in range(HEADER_READ_FACTOR * LIMITS.max_headers // 500 - 1):
@@ -128,14 +128,14 @@ class TestRequests:
         harness.receive(part)
         assert harness.failed() is Error.ENHANCE_YOUR_CALM
 
-    def test_a_block_has_so_many_frames(self, harness):
+    def test_the_frames_of_a_block_are_bounded(self, harness):
         empty = frame(Frame.CONTINUATION, 0, 1, b"")
         harness.receive(frame(Frame.HEADERS, 0, 1, REQUEST), empty * MAX_HEADER_FRAMES)
         assert not harness.connection.closing
         harness.receive(empty)
         assert harness.failed() is Error.ENHANCE_YOUR_CALM
 
-    def test_the_next_block_has_as_many_again(self, harness):
+    def test_each_block_has_a_bound_of_its_own(self, harness):
         parts = frame(Frame.CONTINUATION, 0, 1, b"") * (MAX_HEADER_FRAMES - 1)
         for number in (1, 3):
             events = harness.receive(
@@ -145,7 +145,7 @@ class TestRequests:
             )
             assert events == [RequestReceived(harness.connection.streams[number], request())]
 
-    def test_fields_over_the_limit_are_left_out_so_that_the_call_can_be_told(self, harness):
+    def test_fields_over_the_limit_are_dropped_and_the_call_is_opened(self, harness):
         held = [harness.open()]
         for number, size in enumerate(
             (1000, 3000, 5000, HEADER_READ_FACTOR * LIMITS.max_headers // 2)
@@ -159,7 +159,7 @@ class TestRequests:
         assert not harness.connection.closing
         assert not held[0].closed
 
-    def test_far_beyond_it_the_connection_ends(self, harness):
+    def test_fields_far_over_the_limit_end_the_connection(self, harness):
         block = encode((*HEADERS, ("x", "v" * (HEADER_READ_FACTOR * LIMITS.max_headers - 100))))
         harness.receive(*parts(1, block))
         assert harness.failed() is Error.ENHANCE_YOUR_CALM
@@ -169,7 +169,7 @@ class TestRequests:
         assert harness.failed() is Error.COMPRESSION_ERROR
 
     @pytest.mark.parametrize("padding", [0, 1, 255])
-    def test_padding_and_priority_count_for_nothing(self, harness, padding):
+    def test_padding_and_priority_are_ignored(self, harness, padding):
         before, after = bytes([padding]), bytes(padding)
         flags = END_HEADERS | PADDED
         (opened, received) = harness.receive(
@@ -182,12 +182,12 @@ class TestRequests:
 
     @pytest.mark.parametrize("payload", [b"", b"\x01", b"\x05abcd", b"\xff" + bytes(200)])
     @pytest.mark.parametrize("kind", [Frame.DATA, Frame.HEADERS])
-    def test_padding_is_not_more_than_there_is(self, harness, kind, payload):
+    def test_more_padding_than_payload_is_an_error(self, harness, kind, payload):
         harness.open(flags=0)
         assert harness.receive(frame(kind, PADDED | END_HEADERS, 1, payload)) == []
         assert harness.failed(1) is Error.PROTOCOL_ERROR
 
-    def test_a_priority_is_whole(self, harness):
+    def test_a_truncated_priority_is_an_error(self, harness):
         harness.receive(frame(Frame.HEADERS, PRIORITY | END_HEADERS, 1, bytes(4)))
         assert harness.failed() is Error.FRAME_SIZE_ERROR
 
@@ -203,14 +203,14 @@ class TestStreamNumbers:
         assert harness.written() == [(Frame.RST_STREAM, 0, 5, numbers(Error.STREAM_CLOSED))]
         assert harness.connection.counters == ConnectionCounters(malformed=1)
 
-    def test_nor_has_one_that_was_answered(self, harness):
+    def test_an_answered_request_has_no_trailers(self, harness):
         stream = harness.open(5)
         harness.answer(stream, b"x")
         harness.receive(opening(5))
         assert harness.failed(5) is Error.STREAM_CLOSED
 
     @pytest.mark.parametrize("number", [1, 3])
-    def test_their_numbers_rise(self, harness, number):
+    def test_stream_numbers_rise(self, harness, number):
         harness.open(5)
         harness.receive(opening(number))
         assert harness.failed(5) is Error.PROTOCOL_ERROR
@@ -223,13 +223,13 @@ class TestStreamNumbers:
             assert harness.receive(piece) == []
             assert harness.failed(1) is Error.PROTOCOL_ERROR
 
-    def test_a_request_that_has_ended_does_not_go_on(self, harness):
+    def test_data_after_the_end_of_a_request_is_an_error(self, harness):
         stream = harness.open(1)
         assert harness.receive(data(1, b"x"), data(1, b"y")) == [StreamReset(stream)]
         assert harness.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.STREAM_CLOSED))]
         assert not harness.connection.closing
 
-    def test_nor_does_one_that_was_answered_or_reset(self, harness):
+    def test_data_after_an_answer_or_a_reset_is_an_error(self, harness):
         for number, end in ((1, END_STREAM), (3, 0)):
             stream = harness.open(number, end)
             if end:
@@ -244,7 +244,7 @@ class TestStreamNumbers:
             ]
         assert harness.connection.counters == ConnectionCounters(resets_received=1, malformed=2)
 
-    def test_data_on_its_way_to_a_stream_that_the_server_ended_counts_for_nothing(self, harness):
+    def test_data_for_a_stream_that_the_server_closed_is_ignored(self, harness):
         for number in range(1, 2000, 2):
             stream = harness.open(number, 0)
             harness.connection.send_trailers(stream, TRAILERS)
@@ -254,7 +254,7 @@ class TestStreamNumbers:
             assert harness.receive(data(number, b"x", END_STREAM)) == []
         assert harness.written() == []
 
-    def test_more_than_may_be_open_are_refused(self, harness):
+    def test_streams_beyond_the_limit_are_refused(self, harness):
         opened = [harness.open(number) for number in (1, 3, 5, 7)]
         assert harness.receive(opening(9), data(9, b"x")) == []
         assert harness.written() == [(Frame.RST_STREAM, 0, 9, numbers(Error.REFUSED_STREAM))]
@@ -283,7 +283,7 @@ class TestStreamNumbers:
                 assert len(harness.receive(reset(number))) == 1
         assert harness.written() == []
 
-    def test_but_those_that_are_worked_on_are_bounded(self, harness):
+    def test_streams_with_unfinished_work_are_bounded(self, harness):
         streams = []
         for number in range(1, 2 * UNFINISHED_FACTOR * LIMITS.max_streams, 2):
             streams.append(harness.open(number))
@@ -295,7 +295,7 @@ class TestStreamNumbers:
 
 
 class TestLateFrames:
-    def test_trailers_that_were_on_their_way_when_the_stream_ended_count_for_nothing(self, harness):
+    def test_late_trailers_of_a_closed_stream_are_ignored(self, harness):
         first, second = harness.open(1, flags=0), harness.open(3, flags=0)
         harness.connection.reset(first, Error.CANCEL)
         harness.connection.release(first)
@@ -303,7 +303,7 @@ class TestLateFrames:
         assert not harness.connection.closing
         assert harness.receive(data(3, b"x")) == [DataReceived(second, b"x")]
 
-    def test_trailers_of_a_refused_stream_count_for_nothing(self, harness):
+    def test_late_trailers_of_a_refused_stream_are_ignored(self, harness):
         for number in (1, 3, 5, 7):
             harness.open(number)
         harness.receive(opening(9), opening(9, END_STREAM, TRAILERS))
@@ -316,7 +316,7 @@ class TestLateFrames:
         )
         assert events == [RequestReceived(harness.connection.streams[1], request())]
 
-    def test_credit_is_for_open_streams(self, harness):
+    def test_a_closed_stream_gets_no_window_update(self, harness):
         stream = harness.open(flags=0)
         harness.receive(data(1, bytes(10_000)) * 6)
         harness.connection.reset(stream, Error.CANCEL)

@@ -30,7 +30,7 @@ from batcher.http2.sansio.streams import (
 
 
 class TestSendWindows:
-    def test_data_larger_than_a_frame_goes_out_in_several(self, harness):
+    def test_data_larger_than_a_frame_is_sent_in_several(self, harness):
         body = bytes(range(256)) * 150
         harness.answer(harness.open(), body)
         written = harness.written()
@@ -86,7 +86,7 @@ class TestSendWindows:
         assert harness.receive(window_update(0, 5)) == [StreamDrained(third)]
         assert [each[2:] for each in harness.written()] == [(5, b"hird"), (5, TRAILERS)]
 
-    def test_a_stream_whose_own_window_is_full_holds_up_no_other(self):
+    def test_a_stream_whose_own_window_is_used_up_does_not_block_others(self):
         harness = Harness((Setting.INITIAL_WINDOW_SIZE, 5))
         first, second = harness.open(1), harness.open(3)
         harness.answer(first, b"too long")
@@ -94,7 +94,7 @@ class TestSendWindows:
         assert second.closed
         assert not first.closed
 
-    def test_empty_data_waits_its_turn(self):
+    def test_empty_data_waits_in_order(self):
         harness = Harness((Setting.INITIAL_WINDOW_SIZE, 3))
         stream = harness.open()
         harness.connection.send_data(stream, b"abcd")
@@ -103,7 +103,7 @@ class TestSendWindows:
         assert harness.receive(window_update(1, 10)) == [StreamDrained(stream)]
         assert b"".join(each[3] for each in harness.written()) == b"abcde"
 
-    def test_a_larger_first_window_lets_open_streams_go_on(self):
+    def test_a_larger_initial_window_lets_open_streams_continue(self):
         harness = Harness((Setting.INITIAL_WINDOW_SIZE, 5))
         stream = harness.open()
         harness.answer(stream, b"0123456789")
@@ -113,7 +113,7 @@ class TestSendWindows:
         ]
         assert [each[3] for each in harness.written()] == [b"", b"56789", TRAILERS]
 
-    def test_a_smaller_first_window_may_leave_less_than_nothing(self):
+    def test_a_smaller_initial_window_may_make_windows_negative(self):
         harness = Harness((Setting.INITIAL_WINDOW_SIZE, 10))
         stream = harness.open()
         harness.connection.send_data(stream, b"01234567")
@@ -126,7 +126,7 @@ class TestSendWindows:
         assert harness.receive(window_update(1, 9)) == [StreamDrained(stream)]
         assert [each[3] for each in harness.written()] == [b"8", b"9"]
 
-    def test_the_first_window_is_no_matter_of_the_connections(self):
+    def test_the_initial_window_does_not_change_the_connections(self):
         harness = Harness((Setting.INITIAL_WINDOW_SIZE, 200_000))
         harness.answer(harness.open(), bytes(100_000))
         sent = sum(len(each[3]) for each in harness.written() if each[0] is Frame.DATA)
@@ -146,25 +146,25 @@ class TestSendWindows:
         harness.receive(window_update(1, 1), settings((Setting.INITIAL_WINDOW_SIZE, MAX_WINDOW)))
         assert harness.failed(1) is Error.FLOW_CONTROL_ERROR
 
-    def test_a_streams_window_grows_by_something(self, harness):
+    def test_a_window_update_of_0_resets_the_stream(self, harness):
         stream = harness.open()
         assert harness.receive(window_update(1, 0)) == [StreamReset(stream)]
         assert harness.written() == [(Frame.RST_STREAM, 0, 1, numbers(Error.PROTOCOL_ERROR))]
         assert not harness.connection.closing
 
-    def test_by_how_much_it_grows_has_four_bytes(self, harness):
+    def test_a_window_update_has_four_bytes(self, harness):
         harness.open()
         harness.receive(frame(Frame.WINDOW_UPDATE, 0, 1, bytes(5)))
         assert harness.failed(1) is Error.FRAME_SIZE_ERROR
 
-    def test_a_reset_has_a_reason(self, harness):
+    def test_a_reset_has_four_bytes(self, harness):
         harness.open()
         harness.receive(frame(Frame.RST_STREAM, 0, 1, bytes(3)))
         assert harness.failed(1) is Error.FRAME_SIZE_ERROR
 
 
 class TestCostOfWaiting:
-    """What a client may ask for in few bytes takes little of the server's time and memory."""
+    """Requests of few bytes whose answers wait cost little time and memory."""
 
     def test_streams_that_are_reset_do_not_wait_for_a_window(self, harness):
         harness.connection.send_data(harness.open(1), bytes(DEFAULT_WINDOW))
@@ -184,7 +184,7 @@ class TestCostOfWaiting:
         assert harness.receive(window_update(0, 100)) == [StreamDrained(stream)]
         assert harness.connection.waiting_streams == 0
 
-    def test_who_waits_for_its_own_window_is_not_looked_at_when_another_grows(self):
+    def test_a_stream_that_waits_for_its_own_window_is_not_visited_for_others(self):
         harness = Harness((Setting.INITIAL_WINDOW_SIZE, 0))
         stream = harness.open()
         harness.connection.send_data(stream, b"more")
@@ -212,7 +212,7 @@ class TestCostOfWaiting:
 
 
 class TestLargeAnswers:
-    """Windows that hold all of an answer do not make it leave at once: framing copies it."""
+    """Windows that allow all of an answer do not make it framed at once, since framing copies it."""
 
     @pytest.fixture
     def harness(self):
@@ -220,7 +220,7 @@ class TestLargeAnswers:
         found.receive(window_update(0, MAX_WINDOW - DEFAULT_WINDOW))
         return found
 
-    def test_no_more_is_framed_before_it_is_taken(self, harness):
+    def test_a_bounded_part_is_framed_for_each_write(self, harness):
         first, second = harness.open(1), harness.open(3)
         body = bytes(5 * MAX_FRAMED_BYTES // 2)
         for stream in (first, second):
