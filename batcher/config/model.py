@@ -63,28 +63,30 @@ class BatchingConfig(Section):
     """How a model's requests become batches."""
 
     policy: PolicyName = "adaptive"
-    """`adaptive` derives its windows from `target_p99` and from what batches take; `fixed` waits
-    for a full or preferred batch, at most `max_queue_delay`; `none` executes every request alone."""
+    """`adaptive` plans batches from `target_p99` and measured service times; `fixed` waits for a
+    full or preferred batch, at most `max_queue_delay`, as Triton does; `none` executes every
+    request alone."""
     max_batch_size: BatchRows = 32
-    """The most rows in one batch, 65,536 at most. A request with more rows is split over several. 0
-    means that the model has no batch axis: it gets one request at a time, shapes as they are."""
+    """The most rows of a batch, up to 65,536. A request with more rows is split over several
+    batches. 0 means that the model has no batch axis: each request is executed alone, with its
+    shapes unchanged."""
     target_p99: Duration | None = None
-    """The latency goal, from arrival to reply. A goal, not a deadline: only `adaptive` plans by it,
-    and `when_late` says what becomes of a request that must miss it. null means that the model has
-    none: then a batch is whatever queued while the instance was busy."""
+    """The latency goal for 99 of 100 requests, from arrival to reply. Only `adaptive` plans by it,
+    and `when_late` says what happens to a request that will miss it. null means no goal: a batch is
+    what queued while the instance was busy."""
     utilization_target: Share = 0.8
-    """`adaptive` only: with time to spare, wait for the smallest batch that keeps the device no
-    busier than this, so that busy time follows the load. 1 waits least."""
+    """`adaptive` only: while the target leaves time, wait for a batch so large that the device is
+    busy for at most this share of the time. A lower value makes larger batches and more latency at
+    low load; 1 waits least."""
     when_late: WhenLateName = "refuse"
-    """`adaptive` only: a request that can no longer meet the target, but whose caller still waits,
-    is refused at once (`refuse`), or served when that delays no request that can be in time
-    (`serve`)."""
+    """`adaptive` only: a request that can no longer meet the target is refused at once (`refuse`),
+    or served when that delays no request that can still meet it (`serve`)."""
     max_queue_delay: DurationOrZero = 0
-    """`fixed` only: the longest that the oldest request waits for company while an instance is
-    free. 0 means never wait: a batch is whatever queued while the instance was busy."""
+    """`fixed` only: the longest that the oldest request waits for others to share its batch while
+    an instance is free. 0 never waits: a batch is what queued while the instance was busy."""
     preferred_batch_sizes: tuple[Count, ...] = ()
-    """`fixed` only: sizes (rows, ascending) that are executed at once, without waiting for
-    more."""
+    """`fixed` only: batch sizes in rows, ascending, that are executed as soon as they are
+    reached."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
@@ -137,35 +139,36 @@ class QueueConfig(Section):
     """How much may wait, and who goes first. Beyond a bound, what is worth least is refused."""
 
     max_requests: Count = 1024
-    """The most requests that wait."""
+    """The most requests that wait. Beyond it requests are refused, of the lowest priority first."""
     max_groups: Count = 256
-    """The most batch groups that wait: requests that may share a batch, by shape and by what else
-    separates them, are one. Beyond it the request that has waited longest in a group of its own is
-    refused."""
+    """The most batch groups that wait. Requests are in one batch group if they may share a batch:
+    of equal shape, parameters and unbatched inputs. Beyond it the oldest request that is alone in
+    its group is refused."""
     max_batches_per_request: Count = 32
-    """The most rows of one request, in batches of `max_batch_size` rows. A request that fits no
-    single batch is split, and others go between its batches. 1 means that none is split."""
+    """The most batches that one request may be split over: a request may have this many times
+    `max_batch_size` rows. Batches of other requests go in between. 1 means that no request is
+    split."""
     max_rows: Count | None = None
-    """The most rows that wait; null means no bound."""
+    """The most rows that wait; null means no limit."""
     max_bytes: Size | None = None
-    """The most input bytes that wait; null means no bound."""
+    """The most input bytes that wait; null means no limit."""
     timeout: Duration | None = None
-    """The longest a request waits before it is refused as expired; null means that the caller's
-    own deadline alone decides. What has begun by then is answered, however long that takes."""
+    """The longest that a request waits before it ends as expired; null means that only the caller's
+    deadline ends it. A request whose execution has begun is answered."""
     allow_timeout_override: StrictBool = True
-    """Whether a request may shorten its `timeout` with the request parameter `timeout`
-    (microseconds). Any caller can; false ignores the parameter."""
+    """Whether a request may shorten `timeout` with its parameter `timeout` (microseconds), as with
+    Triton. false ignores the parameter."""
     priority_levels: Levels = 3
-    """How many levels there are; 1 is the most urgent, and a request that names a higher number
-    has the last."""
+    """The number of priority levels. Level 1 is the most urgent; a request that names a higher
+    number than there are gets the last."""
     default_priority: Levels | None = None
-    """The level of a request that names none; null means the middle one."""
+    """The priority level of a request that names none; null means the middle one."""
     promote_after: Duration = 1_000_000_000
-    """A waiting request gains a priority level each time that it has waited this long, so that none
-    starves."""
+    """A waiting request moves up one priority level each time that it has waited this long, so that
+    no level starves."""
     tenants: dict[Name, Weight] = Field(default_factory=dict)
-    """Tenants and their weights. A tenant over its share is served from what the others leave.
-    `default` stands for all that are not named; with {} all requests are of one tenant."""
+    """Weights of tenants. While others wait, a tenant gets the device in proportion to its weight.
+    `default` stands for all tenants that are not named; with {} all requests are of one tenant."""
 
     @model_validator(mode="after")
     def _levels_go_together(self) -> Self:
@@ -197,15 +200,15 @@ class WarmupConfig(Section):
     """The batches that an instance executes before it is announced as ready."""
 
     batch_sizes: tuple[Count, ...] | None = None
-    """Rows of each warm-up batch, in this order; null means 1, 2, 4, ... and `max_batch_size`;
-    [] means no warm-up."""
+    """Rows of each warm-up batch, in this order. null means 1, 2, 4, ... and `max_batch_size`; []
+    means no warm-up."""
     length: Count = 16
-    """The length used for every variable axis that is not padded. Of a padded one each bucket is
-    warmed up."""
+    """The length of variable axes that are not padded. Padded axes are warmed up with every
+    bucket."""
     inputs: dict[TensorName, TensorValues] = Field(default_factory=dict)
-    """Values for inputs that zeros or empty texts do not suit: one for all elements, or a list with
-    those of a row, from the start again where the row is longer. Optional inputs named here are
-    warmed up as well."""
+    """Values for inputs that cannot be zeros or empty text: one value for all elements, or a list
+    for the elements of a row, repeated if the row is longer. Optional inputs are warmed up only if
+    they are named here."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
@@ -228,62 +231,62 @@ class HealthConfig(Section):
     """When a loaded model stops counting as ready, and how it does so again."""
 
     interval: Duration = 5_000_000_000
-    """How often `healthy()` of an executor is called, while no batch runs; and how often an
-    instance that is not well is tried again."""
+    """How often `healthy()` of an executor is called while no batch runs, and how often an
+    unhealthy instance is tested again."""
     timeout: Duration = 1_000_000_000
-    """How long `healthy()` may take. Beyond that the instance counts as not well."""
+    """How long `healthy()` may take before the instance counts as unhealthy."""
     failure_threshold: Count | None = 5
-    """Batches of an instance that fail in a row, for reasons that are not the caller's, and a canary
-    batch after them, before it counts as not well. null never counts them."""
+    """An instance counts as unhealthy after this many batches failed in a row, and a canary batch
+    as well. Failures that the caller caused do not count. null never counts."""
 
 
 class ModelConfig(Section):
     """One model: its executor, where it runs, how it is batched and queued."""
 
     name: Name
-    """What callers ask for."""
+    """The name in requests."""
     version: Version = "1"
-    """A positive integer, in quotes. (name, version) is unique."""
+    """A positive integer, in quotes. Name and version together are unique."""
     executor: Name
-    """Which executor runs it: an entry point of the group `batcher.executors`. `emulated` comes
-    with batcher, others come with their plugin."""
+    """The executor that runs the model: an entry point of the group `batcher.executors`. `emulated`
+    comes with batcher, others come with a plugin."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """The executor's own settings, checked by the executor when it loads. Relative paths start at
-    the folder of the configuration file."""
+    """Settings of the executor, which checks them. Relative paths start at the folder of the
+    configuration file."""
     instances: Count = 1
-    """How many copies of the model are loaded; each runs on its own thread."""
+    """Copies of the model that are loaded; each runs on a thread of its own."""
     device: DeviceName = "cpu"
-    """Models that name the same device share it: see `devices`. The name is also handed to the
-    executor."""
+    """The device that the model runs on, which is passed to the executor. Models with the same
+    device take turns on it: see `devices`."""
     isolation: Literal["thread"] = "thread"
-    """Where an instance runs: on its own thread of the server."""
+    """Where an instance runs: on a thread of the server."""
     max_in_flight: Count = 1
-    """Batches that one instance takes at once. More than 1 needs an executor that says
-    that it can (`Capabilities.max_in_flight`): else the model does not load."""
+    """Batches that one instance takes at once. More than 1 needs an executor that can take them
+    (`Capabilities.max_in_flight`); otherwise the model does not load."""
     execute_timeout: Duration = 30_000_000_000
-    """How long one batch may execute. Then its requests fail, and the instance is abandoned and
+    """How long one batch may execute. After it the requests of the batch fail, and the instance is
     replaced."""
     load_retry_timeout: DurationOrZero = 300_000_000_000
-    """How long a load is tried again while its executor says that a backend is not up yet. 0 tries
+    """How long loading is retried while the executor reports that a backend is not up yet. 0 tries
     once."""
     on_nan: Literal["serve", "fail"] = "serve"
-    """What becomes of a request with NaN in a floating-point output: it is answered like any other
-    (`serve`), or fails alone, as one with a wrong input (`fail`)."""
+    """A request with NaN in a floating-point output is answered like any other (`serve`), or fails
+    as one with a wrong input (`fail`)."""
     batching: BatchingConfig = BatchingConfig()
     """How requests become batches."""
     padding: tuple[PaddingConfig, ...] = ()
     """Variable axes that are padded, so that requests of different lengths share batches."""
     inputs: tuple[InputConfig, ...] = ()
-    """Which inputs have rows, where the model itself does not say so."""
+    """Which inputs have a row axis, if the model itself does not say so."""
     outputs: tuple[OutputConfig, ...] = ()
-    """Which outputs follow padded axes, and which have rows, where the model itself does not say
-    so."""
+    """Which output axes follow padded input axes, which outputs have a row axis, and the labels of
+    classes."""
     queue: QueueConfig = QueueConfig()
-    """How much may wait."""
+    """How much may wait, for how long, and in which order."""
     warmup: WarmupConfig = WarmupConfig()
-    """What runs before the model is announced as ready."""
+    """Batches that run before the model is ready."""
     health: HealthConfig = HealthConfig()
-    """When a loaded model stops counting as ready."""
+    """When a loaded model stops being ready."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:

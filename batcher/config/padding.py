@@ -86,52 +86,53 @@ class PaddingConfig(Section):
     """One variable axis of one input, and the lengths that it is padded to."""
 
     input: TensorName
-    """The input, as the model names it."""
+    """The name of the input."""
     axis: InnerAxis
-    """Which of its axes; 0 is the rows, which are never padded."""
+    """The axis of that input; 0 is the rows, which are never padded."""
     value: PadValue = None
-    """What fills it up, of the input's datatype; null means 0, false or empty text. A mask takes
-    0."""
+    """The padding value, of the input's datatype; null means 0, false or empty text. An attention
+    mask takes 0."""
     buckets: Buckets
-    """Lengths, ascending: a request is padded to the least one that holds it, and refused if it is
-    longer than the last."""
+    """Lengths, ascending. A request is padded to the smallest one that is long enough, and refused
+    if it is longer than the last."""
 
 
 class LikeConfig(Section):
     """An axis of an input."""
 
     input: TensorName
-    """The input, as the model names it."""
+    """The name of the input."""
     axis: InnerAxis
-    """Which of its axes."""
+    """The axis of that input."""
 
 
 class InputConfig(Section):
     """Whether the first axis of an input is the rows, where the model itself does not say so."""
 
     input: TensorName
-    """The input, as the model names it."""
+    """The name of the input."""
     batched: StrictBool
-    """false: it has no row axis, and all rows of a batch share it. It reaches the executor as it
-    came, and only requests whose values of it are equal share a batch. true: its first axis is the
-    rows, though the model gives it a name of its own."""
+    """true: the first axis is the rows, whatever its name in the model. false: the input has no row
+    axis; it reaches the executor unchanged, and only requests with equal values of it share a
+    batch."""
 
 
 class OutputConfig(Section):
     """What the model itself does not say of an output: which input an axis follows, or its rows."""
 
     output: TensorName
-    """The output, as the model names it."""
+    """The name of the output."""
     axis: InnerAxis | None = None
-    """Which of its axes `like` is about; 0 is the rows."""
+    """The output axis that `like` is about; 0 is the rows."""
     like: LikeConfig | None = None
-    """The input axis that it is as long as: answers are cut back to the request's own length there.
-    null means that its length is its own, and stays as the model gives it."""
+    """The input axis that has the same length. The padding is cut off there, so that each answer
+    has the length of its request. null: the length is independent of the inputs, and is left as it
+    is."""
     batched: Literal[True] | None = None
-    """true: its first axis is the rows, though the model gives it a name of its own."""
+    """true: the first axis is the rows, whatever its name in the model."""
     labels: FilePath | None = None
-    """A text file with the names of its classes, one a line: a caller who asks for a classification
-    is answered `value:index:label`. Needs a restart to change."""
+    """A text file with one class name a line: classifications are then answered as
+    `value:index:label`. A change needs a restart."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

@@ -19,15 +19,15 @@ class JournalConfig(Section):
     """The event log on disk, for `batcher replay`."""
 
     folder: FilePath
-    """A folder of its own for the log's files; it is made if it is not there. Files of earlier
-    servers in it count."""
+    """A folder for the files of the log alone; it is created if it does not exist. Files of earlier
+    runs count towards the limits."""
     segment_duration: Duration = 10_000_000_000
-    """How long a segment is: a replay can start at each, and a damaged one leaves the others
-    readable."""
+    """The length of a segment. A replay can start at each segment, and a damaged one leaves the
+    others readable."""
     max_segments: Count = 360
-    """Segments that are kept; the oldest are deleted."""
+    """Segments to keep; the oldest are deleted."""
     max_size: Size = 1024**3
-    """Bytes that the folder's segments may take; the oldest are deleted. At least 1MiB."""
+    """The most bytes of all segments together, at least 1MiB; the oldest are deleted."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
@@ -39,19 +39,19 @@ class FlightRecorderConfig(Section):
     """The last minutes in memory, written to a file when something goes wrong."""
 
     folder: FilePath
-    """Where the files of incidents go; it is made if it is not there."""
+    """The folder of flight records; it is created if it does not exist."""
     duration: Duration = 180_000_000_000
-    """How far back the memory reaches."""
+    """How much of the past is kept in memory."""
     max_memory: Size = 32 * 1024**2
-    """Memory that it may take; if that is not enough, it reaches less far back. At least 1MiB."""
+    """The most memory for it, at least 1MiB. Under high load it may hold less than `duration`."""
     min_on_time_ratio: Fraction | None = 0.9
-    """A file is written when, over 10 s, less than this share of a model's requests was answered
-    within the target; null turns that off."""
+    """A flight record is written when less than this share of a model's requests was answered
+    within the target, over 10 s; null turns that off."""
     max_files: Count = 10
-    """Files that are kept; the oldest are deleted."""
+    """Flight records to keep; the oldest are deleted."""
     min_interval: Duration = 60_000_000_000
-    """The shortest time between two files. An incident that comes sooner is written when it is
-    over; no longer than `duration`, so that it is remembered by then."""
+    """The shortest time between two flight records, at most `duration`. One for an incident that
+    comes sooner is written when the time is over."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:

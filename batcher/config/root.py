@@ -26,7 +26,7 @@ class DeviceConfig(Section):
     """A bound on what runs on one device at once."""
 
     max_in_flight: Count
-    """Batches that run on the device at once, over all models and instances on it."""
+    """Batches that run on the device at once, of all models and instances on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +40,17 @@ class Config(Section):
     """A configuration file: validated whole, never changed."""
 
     server: ServerConfig = ServerConfig()
-    """Where the server listens and how much it takes."""
+    """Listeners, limits and shutdown."""
     models: Annotated[tuple[ModelConfig, ...], *AT_LEAST_ONE]
-    """What is served; at least one model."""
+    """The models to serve; at least one."""
     devices: dict[DeviceName, DeviceConfig] = Field(default_factory=dict)
-    """Bounds by device name. A device without an entry takes as many batches at once as the model
+    """Limits by device name. A device without an entry runs as many batches at once as the model
     with the most `instances` times `max_in_flight` on it could run alone."""
     journal: JournalConfig | None = None
     """The event log on disk, for `batcher replay`; null writes none."""
     flight_recorder: FlightRecorderConfig | None = None
-    """The last minutes in memory, written to a file when something goes wrong; null keeps none."""
+    """The last minutes of the event log in memory, written to a file when something goes wrong;
+    null keeps none."""
 
     _source: _Source = PrivateAttr(default_factory=_Source)
     _base_dir: Path = PrivateAttr(default_factory=Path)

@@ -35,70 +35,76 @@ class TlsConfig(Section):
     """Certificates for the TCP listeners of gRPC, PEM files."""
 
     cert: FilePath
-    """The server's certificate chain."""
+    """The server's certificate chain (PEM)."""
     key: FilePath
-    """Its private key."""
+    """The private key of `cert` (PEM, not encrypted)."""
     client_ca: FilePath | None = None
-    """When given, clients must show a certificate that one of these authorities signed (mutual
-    TLS)."""
+    """Certificates of authorities (PEM). If given, clients must present a certificate that one of
+    them signed (mutual TLS)."""
 
 
 class ServerConfig(Section):
     """Where the server listens and how much it takes."""
 
     grpc: Annotated[tuple[Address, ...], *AT_LEAST_ONE] = ("127.0.0.1:8001",)
-    """Data listeners, for inference: `host:port` or `unix:/path`."""
+    """Listeners for inference: `host:port` or `unix:/path`."""
     http: Address | None = "127.0.0.1:8002"
-    """The listener of `/metrics` and `/healthz`; null turns it off."""
+    """The HTTP listener of `/metrics`, `/healthz` and `/readyz`; null turns it off."""
     admin: tuple[Address, ...] = ()
-    """Listeners of the RPCs that change what is served. Loading a model can mean running its code:
-    prefer a Unix socket, such as `unix:/run/batcher/admin.sock`."""
+    """Listeners for RPCs that load and unload models and change settings. Loading a model can mean
+    running its code: prefer a Unix socket, such as `unix:/run/batcher/admin.sock`."""
     tls: TlsConfig | None = None
     """TLS on the TCP listeners of `grpc` and `admin`; null means plain text. Unix sockets and
-    `http` stay plain. Files that were renewed are read again, as often as `config_poll_interval` says."""
+    `http` are never encrypted. Renewed files are read again, as often as `config_poll_interval`
+    says."""
     status_codes: Literal["standard", "triton"] = "standard"
-    """How refusals are named on the wire: gRPC's usual codes, or Triton's for callers written
-    against it."""
+    """The gRPC status codes of refusals: `standard` uses the codes of gRPC's documentation, with a
+    hint when to retry; `triton` uses Triton's codes and texts, for clients written against it."""
     transport: Literal["builtin", "grpcio"] = "builtin"
-    """What speaks HTTP/2 on the listeners of `grpc` and `admin`: this server itself, or the library
-    `grpcio`, which needs about twice the processor time for a small request."""
+    """The HTTP/2 implementation behind `grpc` and `admin`: the server's own (`builtin`), or that of
+    the library `grpcio`, which needs about twice the processor time for a small request."""
     max_message: Size = 64 * 1024**2
-    """The largest message taken or sent."""
+    """The largest gRPC message that is received or sent. Larger requests are refused."""
     max_buffered: Size | None = None
-    """Bytes of requests and answers that the process holds at once, of all callers together, at least
-    twice `max_message`; null means a quarter of the memory that the process may use."""
+    """The most bytes of requests and answers in memory, of all callers together; at least twice
+    `max_message`. Beyond it requests are refused with a hint when to retry. null means a quarter of
+    the memory that the process may use."""
     max_connections: Count = 1024
-    """Connections open at once on each gRPC listener, beside a few for probes alone (`builtin`).
-    Beyond it, the connection that was idle longest is closed for a new one, if it had no call for
-    ten seconds (`builtin`)."""
+    """The most open connections of each gRPC listener. A few more are kept for health probes
+    (`builtin`). At the limit, the connection that has been idle longest is closed for a new one, if
+    it had no call for ten seconds (`builtin`)."""
     max_connection_idle: DurationOrNull = 300_000_000_000
-    """After this long without a call a client is asked to connect anew; null means never."""
+    """A connection without a call for this long is closed with GOAWAY; clients connect again when
+    they need to. null means never."""
     max_connection_age: Duration | None = None
-    """After this long, plus or minus a tenth, a client is asked to connect anew, so that callers
-    spread over new servers; null means never."""
+    """A connection of this age, plus or minus 10 %, is closed with GOAWAY, so that clients connect
+    again and spread over new servers. null means never."""
     max_connection_age_grace: DurationOrZero = 30_000_000_000
-    """How long the calls of such a connection may still take, before they are cut."""
+    """How long calls that are open on such a connection may still take before they are aborted."""
     max_concurrent_streams: Count = 4096
-    """Calls open at once on one connection; a client holds further ones back by itself."""
+    """The most open calls on one connection; the client's gRPC library makes further calls wait."""
     max_in_flight_per_stream: Count = 1024
-    """Requests of one `ModelStreamInfer` call that are being served at once; reading from the
-    stream pauses there."""
+    """The most requests of one `ModelStreamInfer` call that are served at once. At the limit the
+    server stops reading from the stream."""
     receive_timeout: Duration = 20_000_000_000
-    """How long headers may take to be complete; a message to begin, to find room in `max_buffered`,
-    and to bring its next 1 MiB or its end (`builtin`)."""
+    """How long a client may take to send the headers of a call, to begin a message, and to send
+    each 1 MiB of it (`builtin`). A message that waits that long for space in `max_buffered` is
+    refused."""
     write_timeout: Duration = 30_000_000_000
-    """How long a caller may take to read the next 1 MiB of an answer, or its rest. Then the call
-    ends, or the connection, if nothing at all is read (`builtin`)."""
+    """How long a client may take to read each 1 MiB of an answer. Then the call ends, or the
+    connection if nothing at all is read (`builtin`)."""
     config_poll_interval: DurationOrZero = 1_000_000_000
-    """How often the configuration file is looked at, at least 100ms: when it has changed, so do the
-    settings that can change while the server runs. 0 never looks: only SIGHUP and an admin call
-    have the file read again."""
+    """How often the server checks whether the configuration file has changed, at least 100ms.
+    Settings that can change at run time are then applied. 0 turns that off: the file is read again
+    only after SIGHUP or an admin call."""
     drain_delay: DurationOrZero = 5_000_000_000
-    """After SIGTERM, how long new requests are still answered while readiness says no: set it to
-    what a supervisor needs to send traffic elsewhere. After SIGINT they are refused at once."""
+    """After SIGTERM: how long new requests are still served while the server already reports that
+    it is not ready. Set it to what a load balancer needs to send traffic elsewhere. After SIGINT
+    new requests are refused at once."""
     drain_timeout: DurationOrZero = 30_000_000_000
-    """After `drain_delay`, how long accepted requests may take to be answered. 0 ends at once. Keep
-    the sum of both below the termination grace period of the supervisor."""
+    """After `drain_delay`: how long accepted requests may take to be answered; 0 ends at once. The
+    sum of both must be below the termination grace period of the supervisor (Kubernetes: 30 s by
+    default)."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:

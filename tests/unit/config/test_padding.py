@@ -78,7 +78,7 @@ def test_values_of_every_kind(model, value):
             "padding: [{input: x, axis: 1, value: [1], buckets: [1]}]",
             "padding[0].value: got [1]; allowed: a number, true, false, a text, or null",
         ),
-        ("padding: [{axis: 1, buckets: [1]}]", "padding[0].input: missing; needed: The input, as"),
+        ("padding: [{axis: 1, buckets: [1]}]", "padding[0].input: missing; needed: The name of"),
         (
             "padding: [{input: x, axis: 1, buckets: [1]}, {input: x, axis: 1, buckets: [2]}]",
             "padding[1].axis: got 1; allowed: each axis of 'x' once",

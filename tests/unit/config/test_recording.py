@@ -24,7 +24,10 @@ def test_a_folder_is_enough(parse):
 @pytest.mark.parametrize(
     ("section", "problem"),
     [
-        ("journal: {}", "journal.folder (line 3): missing; needed: A folder of its own"),
+        (
+            "journal: {}",
+            "journal.folder (line 3): missing; needed: A folder for the files of the log alone",
+        ),
         (
             "journal: {folder: j, segment_duration: 0}",
             "journal.segment_duration (line 3): got 0; allowed: longer",

@@ -86,7 +86,7 @@ def test_port_0_may_be_asked_for_several_times(parse):
         ),
         ("{drain_timeout: 30}", "drain_timeout: got 30; allowed: a number with a unit"),
         ("{tls: true}", "tls: got true; allowed: a mapping with the keys cert, key, client_ca"),
-        ("{tls: {cert: a}}", "tls.key: missing; needed: Its private key"),
+        ("{tls: {cert: a}}", "tls.key: missing; needed: The private key of `cert`"),
         ("{tls: {cert: a, key: ''}}", 'tls.key: got ""; allowed: the path of a file'),
         ("{tls: {cert: a, key: 3}}", "tls.key: got 3; allowed: the path of a file"),
         ("{tls: {cert: a, key: b, ca: c}}", "tls.ca: unknown key;"),
