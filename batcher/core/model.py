@@ -1,4 +1,4 @@
-"""One model as the scheduler knows it: settings, queue, policy, and what its batches take."""
+"""One model as the scheduler knows it: its settings and what follows from them, queue, policy and times."""
 
 from __future__ import annotations
 
@@ -75,13 +75,12 @@ class Model:
         """Batches dispatched, modulo `DUE_FIRST_ONE_IN` (`batching/selection.py`)."""
         self.device_use = DeviceUse()
         self.blocked = False
-        """Nothing can be decided until an instance is free, or something else than an arrival
-        happens."""
+        """No instance is free: there is nothing to decide until something else than an arrival happens."""
         self.prefetch = Prefetch()
         self.prefetch_at_ns = NEVER_NS
-        """While it is blocked: when an instance may get its next batch in hand, if one is full."""
+        """While blocked: when the next batch may be prefetched, if a full one waits; else `NEVER_NS`."""
         self.reachable = True
-        """Whether one row alone can be done inside the target, in some bucket."""
+        """Whether a batch of one row can be done inside the target, in some bucket or as far as known."""
         self._make_policy = make_policy
         self._policy_errors = policy_errors
 
@@ -96,10 +95,10 @@ class Model:
 
     @property
     def fills_a_batch(self) -> bool:
-        """Whether what waits is enough for the largest batch, so that who comes later changes nothing.
+        """Whether what waits fills the largest batch, so that later arrivals would not change it.
 
-        While failed batches run again, or long requests piece by piece, the end of a batch decides
-        what comes next. While requests at fault keep batches small, none is as large as may be.
+        False while failed batches run again, or long requests in pieces: then the end of a batch
+        decides what comes next. False, too, while failing requests keep batches small.
         """
         queue, bisections, most = self.queue, self.bisections, self.settings.max_batch_size
         if queue.rows < most or queue.splits or bisections.open_batches:
@@ -109,9 +108,9 @@ class Model:
     best_rank = rank_of(1, over_share=False)
 
     def configure(self, settings: ModelSettings, now_ns: int) -> None:
-        """Take new settings and their policy, which goes on with what the last one learned.
+        """Take new settings and make their policy, which keeps what the previous one has learned.
 
-        Raises whatever the policy's factory raises; then nothing has changed.
+        Raises what the policy's factory raises; then nothing has changed.
         """
         made: object = self._make_policy(settings)
         if not isinstance(made, BatchPolicy):
@@ -132,7 +131,7 @@ class Model:
         self.fall_back()
 
     def _read(self, settings: ModelSettings) -> None:
-        """Derive from new settings all that is not the policy's."""
+        """Take over from new settings all that is not the policy's."""
         limits = settings.queue
         self.settings = settings
         self.blocked = False
@@ -149,8 +148,7 @@ class Model:
     def rank_now(self, rank: int) -> int:
         """What a rank from before the last change is under the settings of now.
 
-        A level that is gone is the last one that is left, and without tenants nobody is over a
-        share.
+        A level that is gone becomes the last one, and without tenants no request is over a share.
         """
         if not PROMOTED < rank < BEST_EFFORT:
             return rank
@@ -177,7 +175,7 @@ class Model:
         return self.buckets is not None and self.buckets.holds(bucket, other)
 
     def level(self, priority: int) -> int:
-        """The level of a request that names this priority; 0 and less name none."""
+        """The level of a request with this priority; 0 and less stand for the default."""
         limits = self.settings.queue
         return min(priority if priority > 0 else limits.default_priority, limits.priority_levels)
 

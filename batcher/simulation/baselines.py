@@ -1,16 +1,18 @@
-"""Policies of other systems and papers, to compare with. Production has none of them.
+"""Policies of other systems and papers, to compare with in simulations; a server has none of them.
 
-They are what is known to be good at one thing: each plans batches from the head of the lane, with
-the service times that the scheduler has learned, and differs in whom it gives up and when it waits.
-A backlog is a lane seen that way; `t` is a moment and `i` a place in it.
+Each plans batches from the front of a batch group, with the service times that the scheduler has
+learned. They differ in which requests they give up and when they wait:
 
-- `lazy-drop` gives up only what could not even start alone any more.
-- `nexus` (Shen et al., SOSP 2019, early drop) has one target batch, the largest of which two fit
-  into the latency target, and gives up heads until a batch of that size could finish in time.
-- `defer` (Clockwork-like) gives up as `lazy-drop` does and starts at the last moment that is safe.
-- `full-clear` gives up heads only where the backlog cannot be cleared with them.
-- `roll-out` rolls the backlog out for every batch size and takes the one that serves most.
-- `bento` (BentoML's cork) waits while waiting costs the queue less than a typical wait.
+| policy | gives up | then |
+|---|---|---|
+| `lazy-drop` | requests that would be late even alone | takes the largest batch that is in time for its first request |
+| `defer` (as Clockwork) | the same | starts at the last moment that is in time |
+| `nexus` (Shen et al., SOSP 2019, early drop) | first requests, until a batch of the target size is in time | takes that batch; the target size is the largest of which two fit into the latency target |
+| `full-clear` | first requests with which the backlog cannot be cleared in time | as `lazy-drop` |
+| `roll-out` | what the best roll-out gives up | plays the backlog out for each batch size and takes the one that serves most |
+| `bento` (BentoML's cork) | first requests that a batch of all would make late | waits while waiting costs less than requests usually wait |
+
+In what follows, `i` is a place in the backlog and `t` a moment.
 """
 
 from __future__ import annotations
@@ -34,16 +36,20 @@ from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
 
 _TICK_NS: Final = MILLISECOND
-"""How long `bento` sleeps before it looks again."""
+"""After so long, `bento` decides again."""
 
 _FIRST_WAIT_NS: Final = 10 * MILLISECOND
+"""The average wait that `bento` starts with."""
+
 _DECAY: Final = 0.95
+"""How much of the average wait `bento` may spend."""
+
 _WAIT_WEIGHT: Final = 0.05
-"""What the average wait of `bento` starts with, how much of it may be spent, and how fast it moves."""
+"""The weight of one batch in the average wait of `bento`."""
 
 
 class Backlog:
-    """What waits, in order, and what batches of it would take."""
+    """The requests of a group, in order, and what batches of them take."""
 
     __slots__ = ("arrivals_ns", "before", "due_ns", "max_rows", "now_ns", "size", "took_ns")
 
@@ -56,7 +62,7 @@ class Backlog:
         self.arrivals_ns = [r.arrived.arrival_ns for r in requests]
         self.before = [0, *accumulate(r.rows for r in requests)]
         times = given.times
-        # Before anything is known every batch seems free, so that the first ones are greedy.
+        # While nothing is known, batches take no time, so that the first ones are greedy.
         self.took_ns = (
             [time * times.margin for time in times.curve] if times else [0.0] * (max_rows + 1)
         )
@@ -74,20 +80,20 @@ class Backlog:
         return self.took_ns[self.before[i + count] - self.before[i]]
 
     def fitting(self, i: int, t: float) -> int:
-        """The largest batch from `i` on that ends by the due time of `i` if it starts at `t`."""
+        """How many requests from `i` on are done by the due time of `i` in a batch that starts at `t`."""
         rows = bisect_right(self.took_ns, self.due_ns[i] - t) - 1
         return self.most(i, rows) if rows > 0 else 0
 
     def startable(self) -> int:
-        """The first place whose request could end in time if it started alone, now."""
+        """The first place whose request would be in time alone and at once; `size` if there is none."""
         i = 0
         while i < self.size and self.now_ns + self.time_ns(i, 1) > self.due_ns[i]:
             i += 1
         return i
 
 
-def _verdict(backlog: Backlog, drop: int, count: int) -> Decision:
-    """Drop some heads and take the next `count`; where nothing is left, wait for arrivals."""
+def _decision(backlog: Backlog, drop: int, count: int) -> Decision:
+    """Give up the first `drop` and take the next `count`; with a count of 0, wait for arrivals."""
     if count:
         return Take(count, drop)
     return Wait(backlog.now_ns + SECOND, drop)
@@ -103,7 +109,7 @@ class _Planner(BatchPolicy):
         self._target_ns = NEVER_NS if settings.target_ns is None else settings.target_ns
 
     def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:
-        """Plan the lane as it is now."""
+        """Plan the group as it is now."""
         return self.plan(Backlog(group, given, self._max_rows))
 
     def plan(self, backlog: Backlog) -> Decision:
@@ -112,18 +118,18 @@ class _Planner(BatchPolicy):
 
 
 class LazyDrop(_Planner):
-    """Give up what cannot start any more; the largest batch that ends by its head's due time."""
+    """Give up what would be late even alone; then the largest batch that is in time for its first."""
 
     __slots__ = ()
 
     def plan(self, backlog: Backlog) -> Decision:
-        """Plan without a roll-out."""
+        """Look at the first batch alone."""
         i = backlog.startable()
-        return _verdict(backlog, i, backlog.fitting(i, backlog.now_ns) if i < backlog.size else 0)
+        return _decision(backlog, i, backlog.fitting(i, backlog.now_ns) if i < backlog.size else 0)
 
 
 class Defer(_Planner):
-    """As `LazyDrop`, but wait for company until the head's last safe start, if it has a due time."""
+    """As `LazyDrop`, but wait for more until the last start that is in time, if there is a due time."""
 
     __slots__ = ()
 
@@ -131,7 +137,7 @@ class Defer(_Planner):
         """Wait while the whole backlog could still start later."""
         i = backlog.startable()
         if i == backlog.size:
-            return _verdict(backlog, i, 0)
+            return _decision(backlog, i, 0)
         count, whole = backlog.fitting(i, backlog.now_ns), backlog.all_from(i)
         full = i + whole < backlog.size or backlog.before[-1] - backlog.before[i] >= self._max_rows
         latest_ns = int(backlog.due_ns[i] - backlog.time_ns(i, whole))
@@ -142,7 +148,7 @@ class Defer(_Planner):
 
 
 class Nexus(_Planner):
-    """Give up heads until a batch of the target size could end by its head's due time."""
+    """Give up first requests until a batch of the target size is in time."""
 
     __slots__ = ("_batch",)
 
@@ -151,34 +157,34 @@ class Nexus(_Planner):
         self._batch = None if batch is None else min(batch, self._max_rows)
 
     def plan(self, backlog: Backlog) -> Decision:
-        """Slide the window to the first place where it fits."""
+        """Find the first place from which a batch of the target size is in time."""
         batch = self._batch or self._target_batch(backlog)
         for i in range(backlog.size):
             count = max(1, backlog.most(i, batch))
             if backlog.now_ns + backlog.time_ns(i, count) <= backlog.due_ns[i]:
                 return Take(count, i)
-        return _verdict(backlog, backlog.size, 0)
+        return _decision(backlog, backlog.size, 0)
 
     def _target_batch(self, backlog: Backlog) -> int:
-        """The largest batch that a request can wait for, and then be in, within the target."""
+        """The largest batch of which two, one after the other, fit into the target."""
         return max(1, bisect_right(backlog.took_ns, self._target_ns / 2) - 1)
 
 
 class FullClear(_Planner):
-    """Give up heads that stand in the way of clearing the backlog, and no others."""
+    """Give up first requests with which the backlog cannot be cleared in time, and no others."""
 
     __slots__ = ()
 
     def plan(self, backlog: Backlog) -> Decision:
-        """Find the first place from which everything can be served in time."""
+        """Find the first place from which all can be served in time."""
         i = 0
         while i < backlog.size and not _clears(backlog, i):
             i += 1
-        return _verdict(backlog, i, backlog.fitting(i, backlog.now_ns) if i < backlog.size else 0)
+        return _decision(backlog, i, backlog.fitting(i, backlog.now_ns) if i < backlog.size else 0)
 
 
 def _clears(backlog: Backlog, i: int) -> bool:
-    """Whether batches that each end by their head's due time get through all from `i` on."""
+    """Whether batches that are in time for their first requests can serve all from `i` on."""
     t: float = backlog.now_ns
     while i < backlog.size:
         count = backlog.fitting(i, t)
@@ -195,17 +201,17 @@ class RollOut(_Planner):
     __slots__ = ()
 
     def plan(self, backlog: Backlog) -> Decision:
-        """Start the best roll-out: most served, then soonest through, then the largest batch."""
+        """Begin the best roll-out: most served, then soonest done, then the largest batch."""
         found = (self._roll(backlog, rows) for rows in self._sizes(backlog))
         _, _, drop, count = max(found, key=lambda rolled: (rolled[0], -rolled[1]))
-        return _verdict(backlog, drop, count)
+        return _decision(backlog, drop, count)
 
     def _sizes(self, backlog: Backlog) -> Iterator[int]:
         return iter(range(min(self._max_rows, backlog.before[-1]), 0, -1))
 
     @staticmethod
     def _roll(backlog: Backlog, rows: int) -> tuple[int, float, int, int]:
-        """Requests served, when that is done, and the heads to drop and batch to start with."""
+        """Requests served, when the last is done, how many to give up first, and the first batch."""
         t: float = backlog.now_ns
         served = i = drop = first = 0
         while i < backlog.size:
@@ -223,7 +229,7 @@ class RollOut(_Planner):
 
 
 class Bento(_Planner):
-    """Wait while the wait of all, for one more request, is below what one usually waits."""
+    """Wait for one more request while that costs less than what requests usually wait."""
 
     __slots__ = ("_wait_ns",)
 
@@ -232,10 +238,10 @@ class Bento(_Planner):
         self._wait_ns = float(_FIRST_WAIT_NS)
 
     def plan(self, backlog: Backlog) -> Decision:
-        """Drop heads that their batch would make late, then cork or take all that fits."""
-        i = self._late(backlog)
+        """Give up what a batch of all would make late, then wait or take all that fits."""
+        i = self._in_time_from(backlog)
         if i == backlog.size:
-            return _verdict(backlog, i, 0)
+            return _decision(backlog, i, 0)
         waiting, now_ns = backlog.size - i, backlog.now_ns
         full = backlog.before[-1] - backlog.before[i] >= self._max_rows
         slope = (backlog.took_ns[-1] - backlog.took_ns[1]) / max(1, self._max_rows - 1)
@@ -248,8 +254,8 @@ class Bento(_Planner):
         return Take(count, i)
 
     @staticmethod
-    def _late(backlog: Backlog) -> int:
-        """The first place from which a batch of all would be in time; the last one may be late."""
+    def _in_time_from(backlog: Backlog) -> int:
+        """The first place from which a batch of all is in time. The last request may be late."""
         i = 0
         while i < backlog.size - 1:
             if backlog.now_ns + backlog.time_ns(i, backlog.all_from(i)) <= backlog.due_ns[i]:
@@ -265,4 +271,4 @@ BASELINES: Final[dict[str, PolicyFactory]] = {
     "roll-out": RollOut,
     "bento": Bento,
 }
-"""By the names that `--policy` takes. `nexus` has a parameter, and is read apart."""
+"""By the names that `--policy` takes; `nexus`, which has a parameter, is read elsewhere."""

@@ -53,7 +53,8 @@ SHIFT = -0.05
 """How much later than the fluid limit it bends, in targets; below 0, earlier."""
 
 MOST_LOAD = 0.93
-"""The highest load that the price is computed for; above, it would bend before every plan."""
+"""The highest load, as a part of what can be served, that the price is computed for: with a higher one
+every plan would lie at the bend."""
 
 BEST_EFFORT_PART = 0.33
 """A batch of best-effort requests alone takes no longer than this, in targets."""

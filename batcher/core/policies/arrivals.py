@@ -1,11 +1,13 @@
-"""How requests arrive at one model, as far as waiting for them depends on it.
+"""How requests arrive at one model: what a decision to wait for more of them depends on.
 
-Two rates: of all arrivals, and of those that came while something was waiting or running. Callers
-that wait for their answers send nothing while nothing is answered, so the second rate tells them
-from an open stream, and no window is opened for them. Answers leave one after the other, so
-who follows close on the end of a batch is not counted in it, and neither is that time. The
-dispersion of counts tells bursts from a steady stream. And the gaps that were waited for are
-remembered: whether waiting a little longer for the next request has been worth it.
+- Two rates: of all arrivals, and of those while the model was active, that is, while a request of it
+  waited or ran. Callers that wait for their answers (a closed loop) send nothing while nothing is
+  answered, so the second rate tells them from an open stream, and no window is opened for them. What
+  arrives just after the end of a batch may be their next requests: neither it nor that time counts in
+  the second rate.
+- The dispersion of counts, which tells bursts from a steady stream.
+- The gain of short waits for the next request, by their length: what each would have saved or cost,
+  learned from the gaps that were seen while something waited.
 """
 
 from __future__ import annotations
@@ -15,32 +17,32 @@ from dataclasses import dataclass, field
 from math import exp
 
 RATE_TARGETS = 10.0
-"""The rate of all arrivals is an average over about so many targets."""
+"""Time constant of the rate of all arrivals, in targets."""
 
 FOLDS = 50
 """The averages are brought up to date at most this often in a target's time."""
 
 ACTIVE_TARGETS = 20.0
-"""The rate while active, over so many targets of activity."""
+"""Time constant of the rate while active, in targets of active time."""
 
 BURST_WEIGHT = 0.02
-"""The dispersion follows the counts of a window (one target long) with this weight."""
+"""Weight of one window (one target long) in the mean and variance of counts."""
 
 GAPS = (0.1, 0.2, 0.4, 0.8)
-"""Gaps that waiting is tried with, as parts of what merging two batches saves."""
+"""The lengths of waits that are compared, as parts of what merging two batches saves."""
 
-CALLED_BACK = 0.2
-"""Who follows so soon on the end of a batch, or on others who did, may come because of its answers;
-in what merging two batches saves."""
+REPLY_GAP = 0.2
+"""What arrives so soon after the end of a batch, or after another such arrival, may be the next request
+of a caller that was just answered; as a part of what merging two batches saves."""
 
 GAP_WEIGHT = 0.02
-"""How fast the gain of a gap follows what happened."""
+"""Weight of one gap in the gain of each wait."""
 
 RANKED_ROWS = 512.0
-"""Shares of ranks are those among about so many rows."""
+"""Shares of ranks are those among the last 256 to 512 rows: at so many, counts are halved."""
 
 MOST_WINDOWS = 200
-"""After a silence of more windows than this, all is forgotten but the averages."""
+"""After a silence of more windows, the window starts anew and the empty ones are not counted."""
 
 
 @dataclass(slots=True)
@@ -50,46 +52,50 @@ class ArrivalStats:
     target_ns: int
     rate: float = 0.0
     rows_each: float = 1.0
+    """Rows of a request, on average."""
     _folded_ns: int = 0
+    """When the averages were brought up to date; the next two are counts since then."""
     _rows: int = 0
     _requests: int = 0
     _active_rows: float = 0.0
+    """Rows that arrived in `_active_ns` of active time; both fade. The next two are new since the fold."""
     _active_ns: float = 0.0
     _new_active_rows: int = 0
     _new_active_ns: int = 0
     _last_ns: int = 0
-    _woken_ns: int = -1
-    _called_back: bool = False
-    """Since the last batch ended, requests have followed close on one another."""
+    _active_since_ns: int = -1
+    _after_replies: bool = False
+    """Whether all since the end of the last batch has followed within `REPLY_GAP`."""
     _window_ends_ns: int = 0
     _window_rows: int = 0
     _windows: int = 0
     _window_mean: float = 0.0
     _window_variance: float = 0.0
     ranks: dict[int, float] = field(default_factory=dict)
-    """Rows that came lately, by rank; empty while nobody names a priority and no tenants are told
-    apart."""
+    """Rows that arrived lately, by rank; empty while all have the default rank."""
     ended_rows: int = 0
     """Rows of the batch that ended last."""
     gap_since_ns: int | None = None
+    """When the wait for the next request began; None while there is none."""
     _gap_of_ns: int = -1
+    """When the last request before that wait arrived."""
     _gap_behind: int = 0
     _merge_ns: float = 0.0
     _gains: list[float] = field(default_factory=lambda: [0.0] * len(GAPS))
     _gains_behind: list[float] = field(default_factory=lambda: [0.0] * len(GAPS))
 
     def arrived(self, rows: int, now_ns: int, active: bool) -> None:
-        """Count a request. `active`: something was waiting or running when it came."""
+        """Count a request. `active`: another of the model's waited or ran when it arrived."""
         self._rows += rows
         self._requests += 1
         if not active:
-            self._woken_ns = now_ns
-        elif now_ns != self._woken_ns:
-            # Who comes in the moment that ends an idle spell was not waited with.
-            if not self._called_back:
+            self._active_since_ns = now_ns
+        elif now_ns != self._active_since_ns:
+            # What arrives at the moment that ends an idle spell arrived with it.
+            if not self._after_replies:
                 self._new_active_ns += now_ns - self._last_ns
                 self._new_active_rows += rows
-            elif self._pass(now_ns):
+            elif self._count_active(now_ns):
                 self._new_active_rows += rows
         self._last_ns = now_ns
         if now_ns >= self._window_ends_ns:
@@ -99,7 +105,7 @@ class ArrivalStats:
             self._gap_ended(now_ns - self.gap_since_ns)
 
     def count_rank(self, rank: int, rows: int) -> None:
-        """Note the rank of an arrival, where there is more than one."""
+        """Count the rows of a rank; for models whose arrivals have several ranks."""
         ranks = self.ranks
         ranks[rank] = ranks.get(rank, 0.0) + rows
         if sum(ranks.values()) > RANKED_ROWS:
@@ -114,23 +120,23 @@ class ArrivalStats:
         return counted / sum(self.ranks.values())
 
     def ended(self, rows: int, now_ns: int) -> None:
-        """A batch of so many rows has ended."""
-        self._pass(now_ns)
+        """Note that a batch of so many rows has ended."""
+        self._count_active(now_ns)
         self._last_ns = now_ns
-        self._called_back = True
+        self._after_replies = True
         self.ended_rows = rows
 
-    def _pass(self, now_ns: int) -> bool:
-        """Count the time since the last event, but for that in which callers come back.
+    def _count_active(self, now_ns: int) -> bool:
+        """Count the time since the last event as active, less `REPLY_GAP` where replies have just left.
 
-        Returns whether they no longer do.
+        Returns False where all of it is within that gap.
         """
         passed_ns = now_ns - self._last_ns
-        if self._called_back:
-            passed_ns -= int(CALLED_BACK * self._merge_ns)
+        if self._after_replies:
+            passed_ns -= int(REPLY_GAP * self._merge_ns)
             if passed_ns <= 0:
                 return False
-            self._called_back = False
+            self._after_replies = False
         self._new_active_ns += passed_ns
         return True
 
@@ -155,16 +161,16 @@ class ArrivalStats:
             self._next_window(now_ns)
 
     def retarget(self, target_ns: int) -> None:
-        """Go on with another target. Counts of windows, which are one target long, are converted.
+        """Go on with another target. The mean and variance of windows are converted to its length.
 
-        The window that is open is given up: it has neither length.
+        The window that is open is dropped: it would have neither length.
         """
         if target_ns == self.target_ns:
             return
         longer = target_ns / self.target_ns
         self.target_ns = target_ns
         self._window_mean *= longer
-        # As of a process whose dispersion does not depend on the length of the window.
+        # As for a process whose dispersion does not depend on the length of the window.
         self._window_variance *= longer
         self._window_ends_ns = 0
 
@@ -178,7 +184,7 @@ class ArrivalStats:
 
     @property
     def steady_rate(self) -> float:
-        """The lower of the two rates: what may be counted on while waiting."""
+        """Rows a nanosecond that may be expected during a wait: the lower of the two rates."""
         if self._active_ns <= 0.0:
             return 0.0
         seen = self._active_rows / max(self._active_ns, self.target_ns)
@@ -186,16 +192,16 @@ class ArrivalStats:
 
     @property
     def burstiness(self) -> float:
-        """How far counts are more dispersed than those of a steady stream; 0 for one."""
+        """Index of dispersion of the counts, less that of a Poisson process; 0.0 for a steady stream."""
         if self._window_mean <= 0.0:
             return 0.0
         return max(0.0, self._window_variance / self._window_mean / self.rows_each - 1.0)
 
     def gap(self, last_ns: int, now_ns: int, merge_ns: float, behind: int) -> float | None:
-        """When to stop waiting for the next request; None where such waits have not been worth it.
+        """When to stop waiting for the next request; None where no such wait has a gain.
 
-        `last_ns` is when the last one came, and `merge_ns` what serving two together saves.
-        `behind`: how many wait, if the first had to wait for an instance; else 0.
+        `last_ns` is when the last one arrived, and `merge_ns` what serving it together with the next
+        saves. `behind`: how many wait, if the first of them has waited for an instance; else 0.
         """
         if self._gap_of_ns != last_ns and self.gap_since_ns is None:
             self.gap_since_ns = now_ns
@@ -205,7 +211,7 @@ class ArrivalStats:
         return self._gap_ends(self._gains, 1)
 
     def gap_behind(self) -> float | None:
-        """The same where requests waited for an instance: each of them pays for the gap."""
+        """The same where requests have waited for an instance: the wait costs each of them."""
         return self._gap_ends(self._gains_behind, self._gap_behind) if self._gap_behind else None
 
     def _gap_ends(self, gains: list[float], paid_by: int) -> float | None:
@@ -215,14 +221,14 @@ class ArrivalStats:
         return self.gap_since_ns + GAPS[gains.index(gain)] * self._merge_ns / paid_by
 
     def _gap_ended(self, waited_ns: int) -> None:
-        """What each gap would have brought: a merge less the wait, or the wait in vain."""
+        """Learn what each length of wait would have gained: a merge less the wait, or less by the wait."""
         self._learn(self._gains, waited_ns)
         if self._gap_behind:
             self._learn(self._gains_behind, waited_ns * self._gap_behind)
         self.gap_since_ns = None
 
     def _learn(self, gains: list[float], cost_ns: int) -> None:
-        """`cost_ns` is what the wait cost those who pay for it."""
+        """Move the gain of each length. `cost_ns`: the wait that was seen, times the requests waiting."""
         merge_ns = self._merge_ns
         won_ns = merge_ns - cost_ns
         gains[:] = [

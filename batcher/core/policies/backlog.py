@@ -1,15 +1,15 @@
-"""Which requests to give up, and how many to take, so that most are in time.
+"""Which requests to give up and how many to take, so that most are in time.
 
-The backlog is laid out in the order in which it is due and cut into batches that follow each other
+The backlog is laid out in the order of its due times and cut into batches that follow each other, each
 on the instance that is free soonest. A batch must be done before its first request is due. For each
-number of requests given up, and each number of batches, it is enough to know how far one can get:
-whoever reaches further, reaches everything that the others do. So the best plan of all is found in
-(batches x given up) steps, most often a handful.
+number of requests given up and each number of batches, it is enough to know how far one can get: what
+reaches further has served all that the others have. So the best plan is found in (batches x requests
+given up) steps, most often a handful.
 
-Two plans that serve as many are told apart by the time they keep the instances busy, and a plan
-that serves one more may not be worth the time it costs those who have not arrived yet. `Price` says
-what time is worth: nothing while the instances have time to spare, and what arrives in it once they
-do not; the bend between the two lies where a backlog would grow past what a target can carry.
+Of two plans that serve as many requests, the one that keeps the instances busy for less time is better;
+and a plan that serves one more may cost too much time of requests that have not arrived yet. `Price` says
+what time costs: nothing while the instances have time to spare, and what arrives in it once they have
+not. The bend between the two lies where a backlog would outgrow the target.
 """
 
 from __future__ import annotations
@@ -23,28 +23,31 @@ from batcher.core.record import record
 from batcher.core.times import TOLERANCE_NS
 
 MOST_REQUESTS = 2048
-"""A longer backlog is planned by its first so many; the others are looked at in their turn."""
+"""Of a longer backlog, so many requests are planned; the others follow in a later decision."""
 
 MOST_EXACT = 128
-"""For several instances, a longer backlog is planned as for one that is so many times as fast."""
+"""With several instances, a longer backlog is planned as for one instance that is as many times as fast."""
 
 FINE = 128
-"""Of a long backlog requests are given up several at a time: a part in so many."""
+"""Of a long backlog, requests are given up several at a time: one in so many of it."""
 
 _FAR = 30.0
-"""Where a softplus is a straight line."""
+"""Beyond it, ln(1 + exp(z)) is z (and 0 below the negative) within 1e-13."""
 
 
 @record
 class Price:
-    """What keeping the instances busy costs, in requests. `rate` is requests a nanosecond."""
+    """What keeping the instances busy costs, in requests.
+
+    A softplus: 0 before `bend_ns`, then `rate` requests a nanosecond, bending over `softness_ns`.
+    """
 
     rate: float
     bend_ns: float
     softness_ns: float
 
     def __call__(self, busy_ns: float) -> float:
-        """Requests lost if the instances are busy for so long from now on, on average."""
+        """Requests lost if the instances are busy for `busy_ns` from now on, on average."""
         soft = self.softness_ns
         at, zero = (busy_ns - self.bend_ns) / soft, -self.bend_ns / soft
         return self.rate * soft * (_softplus(at) - _softplus(zero))
@@ -75,68 +78,68 @@ def plan(
     reply_ns: float = 0.0,
     replies_ns: float = 0.0,
 ) -> Plan:
-    """The best first step.
+    """The best first step: how many requests to give up, and how many to take then.
 
-    `finish_by` says when each request must be done; `rows_before[i]` is the rows of the first i
-    requests, None where every request has one row. `free_ns` is sorted, the soonest first. An
-    instance is busy with b rows for `curve[b]`, the largest batch being the last of the curve, and
-    the first of them is answered after `answered[b]`, each further row `reply_ns` later, but none
-    more than `replies_ns` after the first.
+    `finish_by` says when each request must be done, ascending; `rows_before[i]` is the rows of the
+    first i requests, None where every request has one row. `free_ns` says when each instance is free,
+    ascending. An instance is busy with b rows for `curve[b]`; the last of the curve is the largest
+    batch. The first request of a batch is answered after `p95[b]`, each further row `reply_ns` later,
+    but none more than `replies_ns` after the first. All times are nanoseconds.
     """
     count = min(len(finish_by), MOST_REQUESTS)
-    # What cannot even be done alone, at once, is given up first.
+    # What would be late even alone and at once is given up first.
     rows = 1
     if rows_before is not None:
         least = min([after - before for before, after in pairwise(rows_before)])
         rows = min(least, len(curve) - 1)
-    hopeless = bisect_left(finish_by, free_ns[0] + p95[rows] - TOLERANCE_NS, 0, count)
-    if hopeless == count:
+    late = bisect_left(finish_by, free_ns[0] + p95[rows] - TOLERANCE_NS, 0, count)
+    if late == count:
         return Plan(count, 0)
     if replies_ns > 0.0:
-        finish_by = _in_turn(finish_by, rows_before, count, reply_ns, replies_ns)
+        finish_by = _leading(finish_by, rows_before, count, reply_ns, replies_ns)
     if len(free_ns) == 1 and rows_before is None:
-        return _plan_one(finish_by, count, hopeless, free_ns[0], curve, p95, price, now_ns)
-    if rows_before is None and count - hopeless > MOST_EXACT:
+        return _plan_one(finish_by, count, late, free_ns[0], curve, p95, price, now_ns)
+    if rows_before is None and count - late > MOST_EXACT:
         instances = len(free_ns)
         faster = [time / instances for time in curve]
-        return _plan_one(finish_by, count, hopeless, free_ns[0], faster, p95, price, now_ns)
-    count = min(count, hopeless + 2 * MOST_EXACT)
-    return _plan_many(finish_by, rows_before, count, hopeless, free_ns, curve, p95, price, now_ns)
+        return _plan_one(finish_by, count, late, free_ns[0], faster, p95, price, now_ns)
+    count = min(count, late + 2 * MOST_EXACT)
+    return _plan_in_general(finish_by, rows_before, count, late, free_ns, curve, p95, price, now_ns)
 
 
-def _in_turn(
+def _leading(
     finish_by: Sequence[float],
     rows_before: Sequence[int] | None,
     count: int,
     reply_ns: float,
     replies_ns: float,
 ) -> Sequence[float]:
-    """For each request: when the batch that it leads must have answered it.
+    """When each request must be answered if it is the first of its batch; ascending.
 
-    So that those behind it in the batch, whose answers leave after it, are in time, too; ascending.
+    The answers of those behind it leave later, and must be in time, too.
     """
-    in_turn = [0.0] * count
+    leading = [0.0] * count
     behind_ns = float("inf")
     for place in range(count - 1, -1, -1):
         finish_by_ns = finish_by[place]
         rows = 1 if rows_before is None else rows_before[place + 1] - rows_before[place]
         behind_ns = min(finish_by_ns, behind_ns - rows * reply_ns)
-        # However many are due at once, not all of them are in its batch.
-        in_turn[place] = max(behind_ns, finish_by_ns - replies_ns)
-    return in_turn
+        # Of requests that are due at once, not all are in its batch.
+        leading[place] = max(behind_ns, finish_by_ns - replies_ns)
+    return leading
 
 
 def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double what a decision costs
     finish_by: Sequence[float],
     count: int,
-    hopeless: int,
+    late: int,
     start_ns: float,
     curve: Sequence[float],
     p95: Sequence[float],
     price: Price,
     now_ns: int,
 ) -> Plan:
-    """One instance, one row a request: the common case, in few steps each."""
+    """The plan for one instance and requests of one row: the common case, with few steps for each."""
     best = float("-inf")
     found = False
     drop, take = count, 0
@@ -147,10 +150,10 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
     reached: list[int] = []
     at_ns: list[float] = []
     firsts: list[tuple[int, int]] = []
-    # A step is small beside a batch, or it would miss plans that serve only few.
+    # A step is small beside a batch, or it would miss plans that serve only a few.
     fits = bisect_right(p95, finish_by[count - 1] - start_ns + TOLERANCE_NS, 0, ends) - 1
-    step = max(1, min((count - hopeless) // FINE, fits // 4))
-    for given_up in range(hopeless, count, step):
+    step = max(1, min((count - late) // FINE, fits // 4))
+    for given_up in range(late, count, step):
         left = count - given_up
         if found and left - price(offset_ns + left * row_ns) <= best + 1e-9:
             break
@@ -160,7 +163,7 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
         while True:
             place = -1
             if batches < known:
-                # Some more given up, behind what the same batches reached before.
+                # As far as the same number of batches reached before, with `step` more given up.
                 place = reached[batches] + step
                 then_ns = at_ns[batches]
                 via = firsts[batches]
@@ -199,18 +202,18 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
     return Plan(drop, take)
 
 
-def _plan_many(
+def _plan_in_general(
     finish_by: Sequence[float],
     rows_before: Sequence[int] | None,
     count: int,
-    hopeless: int,
+    late: int,
     free_ns: Sequence[float],
     curve: Sequence[float],
     p95: Sequence[float],
     price: Price,
     now_ns: int,
 ) -> Plan:
-    """The same with several instances, and with requests of several rows."""
+    """The plan for several instances, or for requests of several rows."""
     before = range(count + 1) if rows_before is None else rows_before
     instances = len(free_ns)
     largest = len(curve) - 1
@@ -218,9 +221,9 @@ def _plan_many(
     offset_ns = sum(free_ns) / instances - now_ns
     best = float("-inf")
     drop, take = count, 0
-    # For so many batches: requests reached, when each instance is free then, the first batch.
+    # By number of batches: requests reached, when each instance is free then, the first step.
     reached: list[tuple[int, tuple[float, ...], tuple[int, int]]] = []
-    for given_up in range(hopeless, count):
+    for given_up in range(late, count):
         left = count - given_up
         rows_left = before[count] - before[given_up]
         if left - price(offset_ns + rows_left * row_ns) <= best + 1e-9:

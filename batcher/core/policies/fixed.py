@@ -1,18 +1,18 @@
-"""The policy `fixed`: a delay, a maximum and preferred sizes.
+"""The policy `fixed`: a delay, a maximum and preferred sizes, with the rules that Triton users know.
 
-The rules are those that Triton users know:
+- Requests are taken in order, as long as their rows fit the maximum.
+- If some prefix of the group has exactly a preferred number of rows, the longest such prefix is a
+  batch at once. Where the rows jump over the largest preferred size without reaching it, the prefix
+  before the jump counts as preferred. Without preferred sizes, the maximum is the only one.
+- Otherwise the window stays open until the oldest request is `max_delay_ns` old, or until the batch
+  cannot grow; then all that fits goes. It closes earlier where a request would otherwise expire, or be
+  answered after its deadline; a deadline that could not be met at once closes nothing.
 
-- Requests are taken from the head, in order, as long as their rows fit the maximum.
-- If some prefix of the lane has exactly a preferred number of rows, the longest such prefix is a
-  batch at once. Where the lane jumps over the largest preferred size without hitting one, the
-  prefix before the jump counts as preferred.
-- Otherwise the window stays open until the oldest request is `max_delay_ns` old, or until the
-  batch cannot grow; then all that fits goes. It closes earlier where a request that could still be
-  answered would expire otherwise, or would be answered after its caller's deadline.
+Priority classes are served in order. Each batch group has a window of its own; requests of another group
+do not close it. One difference to Triton: a batch is formed when an instance is free, so while all are
+busy it grows up to the maximum.
 
-Priority classes are served in order, so the head is the most urgent request. Each lane has a window
-of its own: requests of another lane do not close it. Without preferred sizes the maximum is the only one. The one difference: a batch is formed when an
-instance is free, so while all are busy it goes on growing up to the maximum.
+With a delay of zero this is greedy formation: at once, the largest batch of what waits.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from batcher.core.settings import FixedWindow
 from batcher.core.times import NEVER_NS
 
 TIMER_NS = 1_000_000
-"""A batch that a deadline asks for begins so much earlier: the timer that wakes for it may be late."""
+"""A window closes so much (1 ms) before a deadline asks for it: the timer that closes it may be that late."""
 
 
 class FixedWindowPolicy(BatchPolicy):
-    """Stateless: everything it needs is in the lane and the settings."""
+    """Stateless: all it needs is in the group and the settings."""
 
     __slots__ = ("_delay_ns", "_largest", "_max_rows", "_preferred", "_smallest", "fill_sizes")
 
@@ -56,11 +56,11 @@ class FixedWindowPolicy(BatchPolicy):
         return Take(count)
 
     def _in_time(self, group: BatchGroup, given: PolicyInput, closes_ns: int) -> int:
-        """When a window must close at the latest for the deadlines of those that wait in it."""
+        """When a window must close at the latest for the deadlines of the requests in it."""
         times = given.times
         takes_ns = times.p95[min(group.rows, self._max_rows)] if times else 0.0
         spare_ns = takes_ns + TIMER_NS
-        # A bound first: all are looked at only where some deadline may matter.
+        # Cheap bounds first: most often no deadline matters.
         if group.expires_ns - spare_ns >= closes_ns:
             return closes_ns
         if group.first_expiry_ns() - spare_ns >= closes_ns:
@@ -72,13 +72,17 @@ class FixedWindowPolicy(BatchPolicy):
             start_ns = expires_ns - TIMER_NS
             if deadline_ns is not None:
                 if times and given.now_ns + times.expected[request.rows] > deadline_ns:
-                    continue  # Even alone it would be too late.
+                    continue  # It would be too late even alone.
                 start_ns = min(start_ns, int(deadline_ns - spare_ns))
             closes_ns = min(closes_ns, start_ns)
         return closes_ns
 
     def _prefix(self, group: BatchGroup) -> tuple[int, int, int, bool]:
-        """How many requests fit, their rows, how many make a preferred batch, and fullness."""
+        """How much of the group fits one batch.
+
+        Returns how many requests fit, their rows, how many of them make a preferred batch (0 if none),
+        and whether the next request does not fit.
+        """
         count = rows = preferred = 0
         for request in group:
             grown = rows + request.rows

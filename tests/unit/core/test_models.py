@@ -85,7 +85,7 @@ def test_a_model_may_come_back_while_its_old_batches_run(running):
     assert running.batches(commands) == [[8]]
 
 
-def test_removing_what_is_not_there_is_no_news(play):
+def test_removing_an_unknown_model_changes_nothing(play):
     assert play.feed(ModelRemoved("?")) == []
 
 

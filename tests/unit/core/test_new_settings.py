@@ -82,31 +82,31 @@ def busy(served):
 # What was learned
 
 
-def test_the_pace_of_arrivals_is_kept(served):
+def test_arrival_statistics_are_kept(served):
     for request_id in range(200):
         served.pass_ms(1)
         served.arrive(request_id)
-    pace = served.model.policy.arrivals
-    rate, burstiness, mean = pace.rate, pace.burstiness, pace._window_mean
+    stats = served.model.policy.arrivals
+    rate, burstiness, mean = stats.rate, stats.burstiness, stats._window_mean
     assert rate > 0.0
     assert mean > 0.0
 
     served.configure(target=25)
 
-    assert served.model.policy.arrivals is pace
-    assert pace.target_ns == 25 * MILLISECOND
-    assert pace.rate == rate
-    assert pace.burstiness == pytest.approx(burstiness)
-    assert pace._window_mean == pytest.approx(mean / 2)
+    assert served.model.policy.arrivals is stats
+    assert stats.target_ns == 25 * MILLISECOND
+    assert stats.rate == rate
+    assert stats.burstiness == pytest.approx(burstiness)
+    assert stats._window_mean == pytest.approx(mean / 2)
 
 
-def test_the_pace_is_learned_anew_where_there_was_no_target(scheduler):
+def test_arrival_statistics_begin_anew_where_there_was_no_target(scheduler):
     served = Served(scheduler, settings(target=None))
     served.configure(target=50)
     assert served.model.policy.arrivals.target_ns == 50 * MILLISECOND
 
 
-def test_what_is_owed_to_the_aged_and_the_wait_that_is_on_are_kept(served):
+def test_the_credit_of_promoted_requests_and_the_current_wait_are_kept(served):
     served.model.policy._promoted_credit = 0.5
     served.model.policy._waiting.began_ns = 7
     served.configure(target=40)
@@ -124,7 +124,7 @@ def test_service_times_of_large_batches_survive_a_smaller_maximum(served):
     assert list(times.curve) == curve
 
 
-def test_tenants_who_stay_are_known_as_before(scheduler):
+def test_tenants_that_stay_keep_their_usage(scheduler):
     served = Served(scheduler, settings(tenants=(("gold", 4.0), ("gone", 1.0))))
     served.arrive(1, tenant="gold")
     served.arrive(2, tenant="gone")
@@ -163,7 +163,7 @@ def test_what_waits_keeps_its_due_time(busy):
     assert busy.waiting(2).due_ns == busy.now_ns + 20 * MILLISECOND
 
 
-def test_who_has_no_due_time_is_due_a_target_after_the_change(scheduler):
+def test_a_request_without_a_due_time_is_due_a_target_after_the_change(scheduler):
     served = Served(scheduler, settings(target=None))
     served.busy()
     served.arrive(1)
@@ -195,7 +195,7 @@ def test_levels_that_are_gone_become_the_last_one(busy):
     assert busy.waiting(1).rank == rank_of(2, over_share=False)
 
 
-def test_a_shorter_ageing_holds_for_what_waits(busy):
+def test_a_shorter_promote_after_holds_for_what_waits(busy):
     busy.arrive(1, priority=3)
 
     busy.configure(promote_after_ns=10 * MILLISECOND)
@@ -203,7 +203,7 @@ def test_a_shorter_ageing_holds_for_what_waits(busy):
     assert busy.waiting(1).promote_at_ns == busy.now_ns + 10 * MILLISECOND
 
 
-def test_nobody_is_over_a_share_that_is_gone(scheduler):
+def test_no_request_is_over_a_share_that_is_gone(scheduler):
     served = Served(scheduler, settings(tenants=(("gold", 4.0),)))
     served.busy()
     served.arrive(1)
@@ -215,7 +215,7 @@ def test_nobody_is_over_a_share_that_is_gone(scheduler):
 
 
 @pytest.mark.parametrize("rank", [PROMOTED, BEST_EFFORT])
-def test_the_aged_and_the_late_stay_so(busy, rank):
+def test_promoted_and_best_effort_requests_stay_so(busy, rank):
     busy.arrive(1)
     busy.model.queue.rerank(busy.waiting(1), rank)
 
@@ -238,7 +238,7 @@ def test_another_policy_serves_each_level_in_the_order_of_arrival(busy, play_wit
     assert [request.id for request in group] == [2, 3, 1, 4]
 
 
-def test_what_was_late_has_its_level_where_nothing_is_planned(busy):
+def test_best_effort_requests_get_their_level_under_a_policy_without_due_times(busy):
     busy.arrive(1, priority=3)
     busy.model.queue.rerank(busy.waiting(1), BEST_EFFORT)
 
@@ -266,7 +266,7 @@ def test_adaptive_gives_what_waits_its_level(scheduler):
 # Bounds
 
 
-def test_nobody_who_waits_makes_room_where_a_bound_was_lowered(busy):
+def test_no_waiting_request_makes_room_where_a_bound_was_lowered(busy):
     busy.arrive(1, 2, 3, priority=3)
 
     assert busy.configure(max_requests=2) == []
@@ -319,7 +319,9 @@ def test_settings_whose_policy_cannot_be_made_change_nothing(make_scheduler):
     assert served.model.policy is policy
 
 
-def test_a_model_that_comes_back_and_cannot_be_made_runs_without_batching(make_scheduler):
+def test_a_model_that_comes_back_and_whose_policy_cannot_be_made_forms_greedy_batches(
+    make_scheduler,
+):
     served = Served(make_scheduler(failing([0])), settings(rows=8))
     assert served.model.policy_failed
     assert served.model.target_ns == 50 * MILLISECOND

@@ -21,7 +21,7 @@ SETTINGS = ModelSettings(8, FixedWindow(), target_ns=50 * MILLISECOND)
 
 
 class Times:
-    """What the scheduler has learned: exactly the line, unless nothing."""
+    """Service times as the scheduler has learned them: exactly 5 ms + 1 ms a row, or nothing."""
 
     margin = 1.0
 
@@ -33,7 +33,7 @@ class Times:
 
 
 def ask(policy, now_ms, *due_ms, rows=1, known=True):
-    """The verdict on requests that are due then and arrived 50 ms before."""
+    """The decision about requests that are due then and arrived 50 ms before."""
     group = []
     for request_id, due in enumerate(due_ms):
         due_ns = None if due is None else round(due * MILLISECOND)
@@ -66,7 +66,7 @@ def test_lazy_drop_keeps_all_that_could_start():
     policy = LazyDrop(SETTINGS)
     assert ask(policy, 94.1, 100, 101, 150) == Take(1, drop=1)
     assert ask(policy, 94, 100, 101, 150) == Take(1)
-    # The head allows two rows, although all would fit without it.
+    # The first request allows two rows, although all would fit without it.
     assert ask(policy, 93, 100, 150, 150) == Take(2)
 
 
@@ -77,7 +77,7 @@ def test_defer_starts_at_the_last_safe_moment():
     assert ask(policy, 96, 100, 150) == wait(144, drop=1)
     # Without a due time no moment is the last one.
     assert ask(policy, 60, None) == Take(1)
-    # A batch that its head does not leave time for goes at once.
+    # A batch that cannot be in time for its first request as a whole goes at once.
     assert ask(policy, 92, 100, 150, 150, 150) == Take(3)
 
 
@@ -103,12 +103,12 @@ def test_full_clear_gives_up_only_what_is_in_the_way():
 def test_roll_out_serves_most():
     policy = RollOut(SETTINGS)
     assert ask(policy, 94, 100, 106, 106) == Take(2, drop=1)
-    # Two batches of one serve no more than one of two would, and are through later.
+    # Two batches of one serve no more than one of two would, and are done later.
     assert ask(policy, 80, 100, 100) == Take(2)
     assert ask(policy, 90, 100, 150, 150) == Take(3)
 
 
-def test_bento_corks_while_the_wait_is_cheap():
+def test_bento_waits_while_that_is_cheap():
     # One request that has just come: the tick and the slope of a row, 2 ms, against 0.95 x 10 ms.
     assert ask(Bento(SETTINGS), 50, 100) == wait(51)
     assert ask(Bento(SETTINGS), 60, 100) == Take(1)
@@ -116,15 +116,15 @@ def test_bento_corks_while_the_wait_is_cheap():
     assert ask(Bento(SETTINGS), 50, *[100] * 5) == Take(5)
 
 
-def test_bento_learns_what_one_usually_waits():
+def test_bento_learns_what_requests_usually_wait():
     policy = Bento(SETTINGS)
     for _ in range(200):
         ask(policy, 50, *[100] * 8)
-    # Nobody ever waited, so nobody does.
+    # No request ever waited, so none does.
     assert ask(policy, 50, 100) == Take(1)
 
 
-def test_bento_gives_up_heads_for_the_batch_behind_them():
+def test_bento_gives_up_first_requests_for_the_batch_behind_them():
     assert ask(Bento(SETTINGS), 95, 100, 101, 120, 120) == Take(2, drop=2)
     # The last one goes although it will be late.
     assert ask(Bento(SETTINGS), 99, 100) == Take(1)

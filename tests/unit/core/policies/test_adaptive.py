@@ -1,4 +1,4 @@
-"""What a target alone brings: windows that keep busy time honest, and early refusals."""
+"""What a target alone brings: windows that follow the load, and early refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BEST_RATE = 32 / 0.037
 
 @pytest.fixture
 def busy(stage):
-    """A function from streams to their ends and the part of the first seconds that was busy."""
+    """Plays streams; returns their ends and the part of the first seconds that the device was busy."""
 
     def play(*streams, seconds=5):
         busy_ns = 0
@@ -40,7 +40,7 @@ def test_busy_time_follows_load(stage, arrivals, in_time, busy, load, most):
     assert in_time(ends, 100) >= 0.999
 
 
-def test_a_lower_set_point_waits_for_larger_batches(stage, arrivals, in_time, busy):
+def test_a_lower_utilization_target_waits_for_larger_batches(stage, arrivals, in_time, busy):
     stage.model(target=100, policy=Adaptive(utilization_target=0.5))
     stage.up()
     (ends,), part = busy(arrivals(0.3 * BEST_RATE, 5, 1))
@@ -48,19 +48,19 @@ def test_a_lower_set_point_waits_for_larger_batches(stage, arrivals, in_time, bu
     assert in_time(ends, 100) >= 0.999
 
 
-def test_it_does_not_collapse_beyond_capacity(stage, arrivals, in_time):
+def test_goodput_does_not_collapse_beyond_capacity(stage, arrivals, in_time):
     stage.model()
     stage.up()
     (ends,) = stage.play(arrivals(1.5 * BEST_RATE, 4, 1))
     assert in_time(ends) >= 0.95 / 1.5
-    # Those that are not served are told early, with a time to come back at.
+    # The others are refused early, with a time to retry after.
     refused = [end for end in ends if end.outcome is Outcome.REJECTED]
     assert all(end.retry_ns for end in refused)
     assert max(end.took_ns for end in refused) < 50 * MILLISECOND
 
 
 @pytest.mark.parametrize("when_late", list(WhenLate))
-def test_who_would_be_gone_before_the_answer_is_refused_on_arrival(stage, when_late):
+def test_a_request_whose_deadline_is_before_its_answer_is_refused_on_arrival(stage, when_late):
     stage.model(policy=Adaptive(when_late=when_late))
     stage.up()
     soon = {"expires_ns": 11 * MILLISECOND}
@@ -71,7 +71,7 @@ def test_who_would_be_gone_before_the_answer_is_refused_on_arrival(stage, when_l
     assert first[0].outcome is patient[0].outcome is Outcome.OK
 
 
-def test_a_target_that_one_row_cannot_meet_shuts_nobody_out(stage, arrivals):
+def test_with_a_target_that_one_row_cannot_meet_no_request_is_refused(stage, arrivals):
     stage.model(target=3)
     stage.up()
     (ends,) = stage.play(arrivals(200, 3, 1))
@@ -79,7 +79,7 @@ def test_a_target_that_one_row_cannot_meet_shuts_nobody_out(stage, arrivals):
     assert not stage.scheduler.observe(0).models[0].reachable
 
 
-def test_without_a_target_batches_form_late_and_nobody_is_refused(stage, arrivals):
+def test_without_a_target_batches_are_greedy_and_no_request_is_refused(stage, arrivals):
     for name, policy in (("m", Adaptive()), ("greedy", FixedWindow())):
         stage.model(name, target=None, policy=policy, max_requests=10_000)
         stage.up(name, name)
@@ -89,7 +89,7 @@ def test_without_a_target_batches_form_late_and_nobody_is_refused(stage, arrival
     assert [end.took_ns for end in ends] == [end.took_ns for end in greedy]
 
 
-def test_several_instances_are_worth_more_than_greedy_ones(stage, arrivals, in_time):
+def test_with_several_instances_more_are_in_time_than_with_greedy_batches(stage, arrivals, in_time):
     for name, policy in (("m", Adaptive()), ("greedy", FixedWindow())):
         stage.model(name, target=25, policy=policy, max_requests=10_000)
         for number in range(4):

@@ -1,78 +1,78 @@
-"""What is learned of arrivals: rates, and whether waiting for the next one is worth it."""
+"""What is learned of arrivals: rates, and how long to wait for the next one."""
 
 from __future__ import annotations
 
 import pytest
 
 from batcher.clock import MILLISECOND
-from batcher.core.policies.arrivals import CALLED_BACK, ArrivalStats
+from batcher.core.policies.arrivals import REPLY_GAP, ArrivalStats
 
 TARGET_NS = 50 * MILLISECOND
 MERGE_NS = 5 * MILLISECOND
-CLOSE_NS = int(CALLED_BACK * MERGE_NS) // 2
+CLOSE_NS = int(REPLY_GAP * MERGE_NS) // 2
 
 
 @pytest.fixture
-def pace():
-    pace = ArrivalStats(TARGET_NS)
-    pace.gap(-1, 0, MERGE_NS, 1)  # It knows what merging saves.
-    return pace
+def stats():
+    stats = ArrivalStats(TARGET_NS)
+    stats.gap(-1, 0, MERGE_NS, 1)  # Tells it what merging saves.
+    return stats
 
 
-def rounds(pace, *offsets_ns, every_ns=20 * MILLISECOND, count=200):
-    """Batches that end every so often, and who comes how long after each."""
+def rounds(stats, *offsets_ns, every_ns=20 * MILLISECOND, count=200):
+    """Batches that end every so often, and requests that arrive so long after each."""
     for number in range(1, count + 1):
         ended_ns = number * every_ns
-        pace.ended(len(offsets_ns), ended_ns)
+        stats.ended(len(offsets_ns), ended_ns)
         for offset_ns in offsets_ns:
-            pace.arrived(1, ended_ns + offset_ns, active=True)
-    pace.fold((count + 1) * every_ns)
+            stats.arrived(1, ended_ns + offset_ns, active=True)
+    stats.fold((count + 1) * every_ns)
 
 
-def test_callers_who_come_back_after_their_answers_are_no_stream(pace):
-    rounds(pace, *[place * CLOSE_NS for place in range(1, 9)])
-    assert pace.steady_rate == 0.0
-    assert pace.rate == pytest.approx(8 / (20 * MILLISECOND), rel=0.1)
+def test_requests_just_after_an_answer_are_no_open_stream(stats):
+    rounds(stats, *[place * CLOSE_NS for place in range(1, 9)])
+    assert stats.steady_rate == 0.0
+    assert stats.rate == pytest.approx(8 / (20 * MILLISECOND), rel=0.1)
 
 
-def test_so_are_those_of_whom_the_first_finds_nobody(pace):
+def test_nor_are_they_where_the_first_finds_the_model_idle(stats):
     for number in range(1, 200):
         ended_ns = number * 20 * MILLISECOND
-        pace.ended(2, ended_ns)
-        pace.arrived(1, ended_ns + 2 * MILLISECOND, active=False)
-        pace.arrived(1, ended_ns + 2 * MILLISECOND + CLOSE_NS, active=True)
-    pace.fold(200 * 20 * MILLISECOND)
-    assert pace.steady_rate == 0.0
+        stats.ended(2, ended_ns)
+        stats.arrived(1, ended_ns + 2 * MILLISECOND, active=False)
+        stats.arrived(1, ended_ns + 2 * MILLISECOND + CLOSE_NS, active=True)
+    stats.fold(200 * 20 * MILLISECOND)
+    assert stats.steady_rate == 0.0
 
 
-def test_who_comes_later_is_counted_and_all_after_it(pace):
+def test_a_later_request_is_counted_and_all_after_it(stats):
     late_ns = 10 * MILLISECOND
-    rounds(pace, CLOSE_NS, late_ns, late_ns, late_ns)
-    counted_ns = 20 * MILLISECOND - CLOSE_NS - CALLED_BACK * MERGE_NS
-    assert pace.steady_rate == pytest.approx(3 / counted_ns, rel=0.02)
+    rounds(stats, CLOSE_NS, late_ns, late_ns, late_ns)
+    counted_ns = 20 * MILLISECOND - CLOSE_NS - REPLY_GAP * MERGE_NS
+    assert stats.steady_rate == pytest.approx(3 / counted_ns, rel=0.02)
 
 
-def learn(pace, *, behind, waited_ns, count=50):
+def learn(stats, *, behind, waited_ns, count=50):
     for number in range(count):
         last_ns = number * 100 * MILLISECOND
-        pace.gap(last_ns, last_ns, MERGE_NS, behind)
-        pace.arrived(1, last_ns + waited_ns, active=True)
+        stats.gap(last_ns, last_ns, MERGE_NS, behind)
+        stats.arrived(1, last_ns + waited_ns, active=True)
 
 
-@pytest.mark.parametrize(("behind", "worth"), [(1, True), (2, True), (3, False)])
-def test_a_gap_is_paid_by_all_who_waited_for_the_instance(pace, behind, worth):
-    learn(pace, behind=behind, waited_ns=MILLISECOND * 3 // 2)
-    assert pace.gap(-2, 0, MERGE_NS, behind) == 2 * MILLISECOND
-    assert (pace.gap_behind() is not None) is worth
+@pytest.mark.parametrize(("behind", "gains"), [(1, True), (2, True), (3, False)])
+def test_a_wait_costs_each_request_that_has_waited_for_the_instance(stats, behind, gains):
+    learn(stats, behind=behind, waited_ns=MILLISECOND * 3 // 2)
+    assert stats.gap(-2, 0, MERGE_NS, behind) == 2 * MILLISECOND
+    assert (stats.gap_behind() is not None) is gains
 
 
-def test_a_gap_is_shorter_the_more_of_them_there_are(pace):
-    learn(pace, behind=1, waited_ns=MILLISECOND * 3 // 2)
-    pace.gap(-2, 0, MERGE_NS, 4)
-    assert pace.gap_behind() == MILLISECOND // 2
+def test_the_wait_is_shorter_the_more_of_them_there_are(stats):
+    learn(stats, behind=1, waited_ns=MILLISECOND * 3 // 2)
+    stats.gap(-2, 0, MERGE_NS, 4)
+    assert stats.gap_behind() == MILLISECOND // 2
 
 
-def test_who_came_to_a_free_instance_is_behind_nobody(pace):
-    learn(pace, behind=0, waited_ns=MILLISECOND)
-    assert pace.gap(-2, 0, MERGE_NS, 0) is not None
-    assert pace.gap_behind() is None
+def test_a_request_that_found_a_free_instance_has_waited_for_none(stats):
+    learn(stats, behind=0, waited_ns=MILLISECOND)
+    assert stats.gap(-2, 0, MERGE_NS, 0) is not None
+    assert stats.gap_behind() is None

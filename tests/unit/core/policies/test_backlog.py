@@ -1,4 +1,4 @@
-"""The plan of a backlog, against every plan there is."""
+"""The plan of a backlog, compared with the best of all plans."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def curve(base, each, largest):
     return [0.0] + [float((base + each * rows) * UNIT) for rows in range(1, largest + 1)]
 
 
-def most_in_time(orders, rows, free, times):
+def most_in_time(finish_by, rows, free, times):
     """The most requests that any choice of batches, in order, serves in time."""
 
     @cache
     def best(position, free_ns):
-        if position == len(orders):
+        if position == len(finish_by):
             return 0
         found = best(position + 1, free_ns)
         total = 0
-        for end in range(position, len(orders)):
+        for end in range(position, len(finish_by)):
             total += rows[end]
             if total >= len(times):
                 break
             done_ns = free_ns[0] + times[total]
-            if done_ns > orders[position] + TOLERANCE_NS:
+            if done_ns > finish_by[position] + TOLERANCE_NS:
                 break
             later = tuple(sorted((*free_ns[1:], done_ns)))
             found = max(found, end - position + 1 + best(end + 1, later))
@@ -41,47 +41,49 @@ def most_in_time(orders, rows, free, times):
     return best(0, tuple(sorted(free)))
 
 
-def served_by_following(orders, rows, free, times):
+def served_by_following(finish_by, rows, free, times):
     """How many are served by taking the plan's first step, again and again."""
-    orders, rows, free = list(orders), list(rows), list(free)
+    finish_by, rows, free = list(finish_by), list(rows), list(free)
     served = 0
-    while orders:
+    while finish_by:
         before = [0]
         for each in rows:
             before.append(before[-1] + each)
         ones = all(each == 1 for each in rows)
-        step = plan(orders, None if ones else before, sorted(free), times, times, FREE, 0)
+        step = plan(finish_by, None if ones else before, sorted(free), times, times, FREE, 0)
         end = step.drop + step.take
         if not step.take:
             return served
         free.sort()
         done_ns = free[0] + times[sum(rows[step.drop : end])]
-        assert done_ns <= orders[step.drop] + TOLERANCE_NS
+        assert done_ns <= finish_by[step.drop] + TOLERANCE_NS
         free[0] = done_ns
         served += step.take
-        orders, rows = orders[end:], rows[end:]
+        finish_by, rows = finish_by[end:], rows[end:]
     return served
 
 
 @pytest.mark.parametrize("seed", range(150))
 def test_one_instance_and_single_rows_are_planned_as_well_as_can_be(seed):
     draw = random.Random(seed)
-    orders = sorted(draw.randint(3, 40) * UNIT for _ in range(draw.randint(1, 9)))
+    finish_by = sorted(draw.randint(3, 40) * UNIT for _ in range(draw.randint(1, 9)))
     times = curve(draw.randint(1, 6), draw.randint(1, 3), draw.choice([3, 8]))
-    rows = [1] * len(orders)
+    rows = [1] * len(finish_by)
     free = [draw.choice([0, 4]) * UNIT]
-    assert served_by_following(orders, rows, free, times) == most_in_time(orders, rows, free, times)
+    assert served_by_following(finish_by, rows, free, times) == most_in_time(
+        finish_by, rows, free, times
+    )
 
 
 @pytest.mark.parametrize("seed", range(100))
 def test_several_rows_and_instances_are_planned_nearly_as_well(seed):
     draw = random.Random(seed)
-    orders = sorted(draw.randint(5, 40) * UNIT for _ in range(draw.randint(1, 7)))
-    rows = [draw.randint(1, 3) for _ in orders]
+    finish_by = sorted(draw.randint(5, 40) * UNIT for _ in range(draw.randint(1, 7)))
+    rows = [draw.randint(1, 3) for _ in finish_by]
     times = curve(draw.randint(1, 6), 1, 8)
     free = [draw.choice([0, 4]) * UNIT for _ in range(draw.choice([1, 2]))]
-    best = most_in_time(orders, rows, free, times)
-    served = served_by_following(orders, rows, free, times)
+    best = most_in_time(finish_by, rows, free, times)
+    served = served_by_following(finish_by, rows, free, times)
     assert best - 2 <= served <= best
 
 
@@ -99,9 +101,9 @@ def test_nothing_is_taken_when_nothing_can_be_in_time():
 
 def test_time_that_is_worth_more_than_a_request_is_not_spent_on_it():
     times = curve(1, 4, 8)
-    orders = [5 * UNIT, 30 * UNIT, 30 * UNIT]
-    cheap = plan(orders, None, [0], times, times, FREE, 0)
-    dear = plan(orders, None, [0], times, times, Price(0.5 / UNIT, 0.0, 0.1 * UNIT), 0)
+    finish_by = [5 * UNIT, 30 * UNIT, 30 * UNIT]
+    cheap = plan(finish_by, None, [0], times, times, FREE, 0)
+    dear = plan(finish_by, None, [0], times, times, Price(0.5 / UNIT, 0.0, 0.1 * UNIT), 0)
     assert cheap.drop == 0
     assert dear.drop > cheap.drop
 
@@ -115,82 +117,82 @@ def test_a_price_is_flat_before_its_bend_and_a_line_after_it():
 @pytest.mark.parametrize(("largest", "target", "most"), [(32, 10, 5), (4, 50, 20), (32, 50, 40)])
 @pytest.mark.parametrize("count", [1024, 2048])
 def test_a_long_backlog_is_planned_nearly_as_well(largest, target, most, count):
-    """All are due at once, and only a few of them can be in time."""
+    """All are due at once, and only a few can be in time."""
     times = curve(5, 1, largest)
-    orders = [target * UNIT] * count
-    assert served_by_following(orders, [1] * count, [0.0], times) >= 0.9 * most
+    finish_by = [target * UNIT] * count
+    assert served_by_following(finish_by, [1] * count, [0.0], times) >= 0.9 * most
 
 
-def test_a_large_request_that_cannot_be_in_time_hides_no_small_ones():
+def test_a_large_request_that_cannot_be_in_time_does_not_hide_small_ones():
     times = curve(5, 1, 32)
-    orders = [10 * UNIT] + [20 * UNIT] * 8
+    finish_by = [10 * UNIT] + [20 * UNIT] * 8
     rows_before = [0, *range(24, 33)]
-    assert plan(orders, rows_before, (0.0,), times, times, FREE, 0) == Plan(drop=1, take=8)
+    assert plan(finish_by, rows_before, (0.0,), times, times, FREE, 0) == Plan(drop=1, take=8)
 
 
-class Answers:
-    """Answers that leave one after the other: `reply_ns` apart, the first of a batch as the `group`th."""
+class Replies:
+    """A device whose replies leave `reply_ns` apart, the first of a batch when the `group`th does."""
 
     def __init__(self, times, reply_ns, group=1):
         self.times, self.reply_ns, self.group = times, reply_ns, group
         self.last = [time + reply_ns * rows for rows, time in enumerate(times)]
         self.first = [time + reply_ns * min(rows, group) for rows, time in enumerate(times)]
 
-    def plan(self, orders, before=None, free=(0.0,)):
+    def plan(self, finish_by, before=None, free=(0.0,)):
         spread_ns = self.last[-1] - self.first[-1]
         times, reply_ns = self.times, self.reply_ns
-        return plan(orders, before, free, times, self.first, FREE, 0, reply_ns, spread_ns)
+        return plan(finish_by, before, free, times, self.first, FREE, 0, reply_ns, spread_ns)
 
-    def plan_together(self, orders, before=None, free=(0.0,)):
-        """As if everybody had to wait for the last answer."""
-        return plan(orders, before, free, self.times, self.last, FREE, 0)
+    def plan_together(self, finish_by, before=None, free=(0.0,)):
+        """The plan if all requests of a batch were answered with the last."""
+        return plan(finish_by, before, free, self.times, self.last, FREE, 0)
 
-    def late_ns(self, orders, before, step, start_ns=0.0):
+    def late_ns(self, finish_by, before, step, start_ns=0.0):
         """How late each answer of a plan's first batch is."""
         end = step.drop + step.take
         first, rows = before[step.drop], before[end] - before[step.drop]
         return [
             start_ns
             + min(self.last[rows], self.first[rows] + self.reply_ns * (before[place] - first))
-            - orders[place]
+            - finish_by[place]
             for place in range(step.drop, end)
         ]
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_whoever_is_answered_after_others_is_in_time_too(seed):
+def test_a_request_that_is_answered_after_others_is_in_time_too(seed):
     draw = random.Random(seed)
-    answers = Answers(curve(4, draw.choice([0.01, 0.5]), 24), 0.4 * UNIT, draw.choice([1, 4]))
+    replies = Replies(curve(4, draw.choice([0.01, 0.5]), 24), 0.4 * UNIT, draw.choice([1, 4]))
     start_ns = draw.choice([0.0, 3.0 * UNIT])
     # Many are due at once, or nearly, and about when a batch may end.
-    orders = sorted(
+    finish_by = sorted(
         start_ns + draw.choice([12.0, 13.0, 16.0, 19.0]) * UNIT for _ in range(draw.randint(8, 24))
     )
-    rows = [draw.choice([1, 1, 3]) if seed % 2 else 1 for _ in orders]
+    rows = [draw.choice([1, 1, 3]) if seed % 2 else 1 for _ in finish_by]
     before = [0]
     for each in rows:
         before.append(before[-1] + each)
     free = [start_ns, 30.0 * UNIT] if seed % 3 == 0 else [start_ns]
-    step = answers.plan(orders, before if seed % 2 else None, free)
+    step = replies.plan(finish_by, before if seed % 2 else None, free)
     assert step.take
-    assert max(answers.late_ns(orders, before, step, start_ns)) <= TOLERANCE_NS
+    assert max(replies.late_ns(finish_by, before, step, start_ns)) <= TOLERANCE_NS
 
 
-def test_who_is_due_first_need_not_wait_for_the_answers_behind():
-    answers = Answers(curve(4, 1, 8), 0.5 * UNIT)
-    orders = [12.5 * UNIT + place * UNIT for place in range(8)]
-    assert answers.plan_together(orders).take < 8
-    assert answers.plan(orders) == Plan(0, 8)
+def test_a_request_that_is_due_first_is_not_planned_as_if_answered_last():
+    replies = Replies(curve(4, 1, 8), 0.5 * UNIT)
+    finish_by = [12.5 * UNIT + place * UNIT for place in range(8)]
+    assert replies.plan_together(finish_by).take < 8
+    assert replies.plan(finish_by) == Plan(0, 8)
 
 
-def test_where_the_first_answer_waits_for_all_others_nothing_is_gained_or_lost():
-    answers = Answers(curve(4, 1, 8), 0.5 * UNIT, group=8)
-    orders = [answers.last[8]] * 8
-    assert answers.plan(orders) == answers.plan_together(orders) == Plan(0, 8)
+def test_where_all_are_answered_together_nothing_is_gained_or_lost():
+    replies = Replies(curve(4, 1, 8), 0.5 * UNIT, group=8)
+    finish_by = [replies.last[8]] * 8
+    assert replies.plan(finish_by) == replies.plan_together(finish_by) == Plan(0, 8)
 
 
-def test_a_crowd_that_is_due_at_once_makes_nobody_hopeless():
-    """Rows cost next to nothing, and answers do: who waits behind is not in the same batch."""
-    answers = Answers(curve(4, 0.001, 8), 0.5 * UNIT)
-    orders = [100.0 * UNIT] * 200
-    assert answers.plan(orders).drop <= answers.plan_together(orders).drop + 8
+def test_many_requests_that_are_due_at_once_are_not_given_up_for_each_other():
+    """Rows cost next to nothing and replies do, but few of the requests are in one batch."""
+    replies = Replies(curve(4, 0.001, 8), 0.5 * UNIT)
+    finish_by = [100.0 * UNIT] * 200
+    assert replies.plan(finish_by).drop <= replies.plan_together(finish_by).drop + 8

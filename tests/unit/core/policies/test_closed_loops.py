@@ -1,4 +1,4 @@
-"""Callers that ask again when they have their answers, which leave one after the other."""
+"""Callers that send their next request when they have their answer; answers leave one by one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPLY_NS = 90_000
 def rate_and_p99(policy, callers, *, base=5.0, each=1.0, target=50, way=0.0):
     """Answers a millisecond and the 99th percentile in milliseconds, after a first quarter.
 
-    A batch takes `base` and `each` a row; between an answer and the next request lies `way`.
+    A batch takes `base` and `each` a row; the next request comes `way` after an answer.
     """
     settings = ModelSettings(32, Adaptive(), QueueLimits(), target * MILLISECOND)
     curve = linear(round(base * MILLISECOND), round(each * MILLISECOND), 32)
@@ -38,7 +38,7 @@ def rate_and_p99(policy, callers, *, base=5.0, each=1.0, target=50, way=0.0):
 
 
 def over_greedy(callers, **device):
-    """Throughput and 99th percentile over those of batches that are formed greedily."""
+    """Throughput and 99th percentile as ratios to those of greedy batches."""
     (rate, p99), (greedy_rate, greedy_p99) = (
         rate_and_p99(policy, callers, **device) for policy in ("adaptive", "greedy")
     )
@@ -46,42 +46,42 @@ def over_greedy(callers, **device):
 
 
 @pytest.mark.parametrize("callers", [2, 3, 5, 8, 12, 16])
-def test_they_come_back_into_one_batch(callers):
+def test_their_next_requests_share_one_batch(callers):
     rate, p99 = over_greedy(callers)
     assert rate > 1.1
     assert p99 < 0.9
 
 
 @pytest.mark.parametrize("target", [50, 100])
-def test_no_window_is_open_for_them_once_all_are_back(target):
+def test_no_window_is_open_once_all_of_them_wait(target):
     _, p99 = rate_and_p99("adaptive", 12, target=target)
     alone = 5 + 12 + 12 * REPLY_NS / MILLISECOND
     assert p99 < alone + 12 * REPLY_NS / MILLISECOND + 0.5
 
 
 @pytest.mark.parametrize(("callers", "target"), [(24, 50), (8, 25), (16, 25)])
-def test_nobody_waits_for_those_who_could_not_come_along_in_time(callers, target):
+def test_there_is_no_wait_for_requests_that_would_make_the_batch_late(callers, target):
     rate, p99 = over_greedy(callers, target=target)
     assert rate >= 0.97
     assert p99 <= 1.1
 
 
 @pytest.mark.parametrize("way", [0.3, 1.0])
-def test_the_way_there_and_back_makes_no_stream_of_them(way):
+def test_a_delay_between_answer_and_request_makes_no_open_stream_of_them(way):
     rate, p99 = over_greedy(8, way=way)
     assert rate > 1.1
     assert p99 < 0.9
 
 
 @pytest.mark.parametrize("callers", [1, 2, 4, 8, 16])
-def test_where_rows_cost_little(callers):
+def test_batches_are_no_worse_where_rows_cost_little(callers):
     rate, p99 = over_greedy(callers, each=0.1)
     assert rate >= 0.99
     assert p99 <= 1.0
 
 
 @pytest.mark.parametrize("callers", [2, 4, 6, 8])
-def test_on_a_fast_device(callers):
+def test_batches_are_better_on_a_fast_device(callers):
     rate, p99 = over_greedy(callers, base=1.0, each=0.1, target=20)
     assert rate > 1.05
     assert p99 < 0.97

@@ -1,4 +1,4 @@
-"""The policy `fixed`, a lane at a time: the rules that Triton users know."""
+"""The policy `fixed`, one batch group at a time: the rules that Triton users know."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class TestDeadlines:
         assert play.wakeup == 15 - 6 - 1
         assert play.batches(play.feed(at=8)) == [[1]]
 
-    def test_whosever_deadline_it_is(self, window):
+    def test_it_may_be_the_deadline_of_any_request(self, window):
         play = window()
         play.arrive(1)
         play.arrive(2, at=2, expires=14)
@@ -190,7 +190,7 @@ class TestDeadlines:
         play.arrive(1, expires=17)
         assert play.wakeup == 10
 
-    def test_without_a_word_of_what_a_batch_takes_it_begins_before_the_deadline(self, window):
+    def test_while_service_times_are_unknown_a_batch_begins_before_the_deadline(self, window):
         play = window(known=False)
         play.arrive(1, expires=5)
         assert play.wakeup == 4
@@ -202,7 +202,7 @@ class TestDeadlines:
         assert play.wakeup == 3
         assert play.batches(play.feed(at=3)) == [[1]]
 
-    def test_requests_that_nothing_can_save_leave_the_others_their_window(self, window):
+    def test_requests_that_cannot_be_in_time_leave_the_others_their_window(self, window):
         play = window()
         play.feed(play.request(1, expires=8), play.request(2, at=3), at=3)
         assert play.wakeup == 8
@@ -210,7 +210,7 @@ class TestDeadlines:
         assert play.wakeup == 13
         assert play.batches(play.feed(at=13)) == [[2]]
 
-    def test_the_deadline_of_one_that_is_gone_is_nobodys(self, window):
+    def test_the_deadline_of_a_request_that_is_gone_closes_nothing(self, window):
         play = window()
         play.arrive(1, expires=15)
         play.arrive(2, at=1)
@@ -244,13 +244,13 @@ class TestPriorities:
 
         assert self.order(busy) == [4, 6, 2, 3, 1, 5]
 
-    def test_so_it_is_between_shapes_and_keys(self, busy):
+    def test_the_same_holds_across_batch_groups(self, busy):
         for request_id, (priority, key) in enumerate([(3, "a"), (2, "b"), (1, "c"), (2, "")], 1):
             busy.feed(replace(busy.request(request_id, key=key), priority=priority))
 
         assert self.order(busy) == [3, 2, 4, 1]
 
-    def test_a_level_is_gained_by_waiting(self, busy):
+    def test_waiting_raises_the_priority_level(self, busy):
         busy.feed(replace(busy.request(1), priority=2), at=0)
         busy.feed(replace(busy.request(2), priority=1), at=19)
         busy.feed(replace(busy.request(3), priority=1), at=21)
@@ -258,7 +258,7 @@ class TestPriorities:
 
         assert self.order(busy) == [1, 2, 3]
 
-    def test_a_full_queue_makes_room_for_what_is_worth_more(self, busy):
+    def test_a_full_queue_makes_room_for_a_better_class(self, busy):
         busy.fixed(max_requests=2)
         busy.feed(replace(busy.request(1), priority=3))
         busy.arrive(2)

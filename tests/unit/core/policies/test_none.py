@@ -20,7 +20,7 @@ def test_a_request_of_several_rows_goes_whole(play):
     assert [(part.start, part.stop) for part in dispatch.parts] == [(0, 8)]
 
 
-def test_it_never_waits_for_company(play):
+def test_it_never_waits_for_more_requests(play):
     play.none()
     play.up()
     play.arrive(1)

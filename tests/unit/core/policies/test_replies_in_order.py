@@ -1,4 +1,4 @@
-"""Answers of a batch that leave one after the other, the first due first."""
+"""Plans that know in which order the requests of a batch are answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGET_NS = 50 * MILLISECOND
 
 @pytest.fixture
 def overloaded(monkeypatch):
-    """How many are answered, and how late the last of them, if a batch's first waits for so many."""
+    """How many are answered, and how late the latest of them, if the first waits for so many replies."""
 
     def play(group, levels=(0,)):
         monkeypatch.setattr("batcher.core.service_time.estimator.REPLY_GROUP", group)
@@ -41,15 +41,15 @@ def overloaded(monkeypatch):
     return play
 
 
-def test_plans_count_on_it(overloaded):
+def test_more_are_in_time_where_the_first_is_answered_first(overloaded):
     together, _ = overloaded(32)
     served, late_ns = overloaded(1)
     assert served > 1.005 * together
-    # The last few of some batches: a plan knows when a batch is to end, to 1 us.
+    # The last few of some batches: a plan knows only to 1 us when a batch ends.
     assert late_ns <= 2 * MICROSECOND
 
 
-def test_what_is_worth_more_but_due_later_does_not_make_others_late(overloaded):
+def test_a_better_class_that_is_due_later_does_not_make_others_late(overloaded):
     served, late_ns = overloaded(1, levels=(1, 3))
     assert served
     assert late_ns <= 2 * MICROSECOND
