@@ -140,7 +140,7 @@ class Call(CallMessages):
         """The client has sent its last message."""
         self._connection.receiving.pop(self, None)
         if self._received_bytes:
-            self.end(grpc.StatusCode.INTERNAL, "the last message is cut short")
+            self.end(grpc.StatusCode.INTERNAL, "the client ended the request within a message")
             self.cancel()
         elif self.task is not None:
             self._wake_reader()

@@ -338,7 +338,7 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
         if self._failed:
             return
         self._failed = True
-        log.error("internal error in a connection, which ends", exc_info=error)
+        log.error("internal error: a connection and its calls end", exc_info=error)
         self._count_end(EndReason.INTERNAL)
         self._flush_scheduled = False
         self._drop_calls()

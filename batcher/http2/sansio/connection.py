@@ -204,13 +204,11 @@ class Connection(Receiver):
         elif kind == Frame.RST_STREAM:
             self._receive_reset(stream, payload, events)
         elif kind == Frame.PRIORITY:
-            expect_size(payload, 5)
+            expect_size(Frame.PRIORITY, payload, 5)
             _check_priority(stream, payload)
             self.budget.spend_frame()
         elif kind in _CONNECTION_FRAMES:
-            raise ConnectionFailedError(
-                Error.PROTOCOL_ERROR, f"a frame of type {kind} may not have a stream"
-            )
+            raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"{Frame(kind).name} on a stream")
         else:
             self.budget.spend_frame()
 
@@ -220,7 +218,7 @@ class Connection(Receiver):
         if kind == Frame.SETTINGS:
             self._receive_settings(flags, payload, events)
         elif kind == Frame.PING:
-            expect_size(payload, 8)
+            expect_size(Frame.PING, payload, 8)
             self.budget.spend_frame()
             if not flags & ACK:
                 self._out.append(frame(Frame.PING, ACK, 0, payload))
@@ -236,14 +234,14 @@ class Connection(Receiver):
             self._goaway_received = True
         elif kind in _STREAM_FRAMES:
             raise ConnectionFailedError(
-                Error.PROTOCOL_ERROR, f"a frame of type {kind} needs a stream"
+                Error.PROTOCOL_ERROR, f"{Frame(kind).name} without a stream"
             )
         else:
             self.budget.spend_frame()
 
     def _receive_settings(self, flags: int, payload: bytes, events: list[Event]) -> None:
         if flags & ACK:
-            expect_size(payload, 0)
+            expect_size(Frame.SETTINGS, payload, 0)
             self.budget.spend_frame()
             return
         if len(payload) % SETTING.size:
@@ -261,7 +259,7 @@ class Connection(Receiver):
 
     def _widen_send_window(self, payload: bytes, events: list[Event]) -> None:
         """Open the send window of the connection."""
-        expect_size(payload, 4)
+        expect_size(Frame.WINDOW_UPDATE, payload, 4)
         self.budget.spend_frame()
         step = number(payload)
         if not step:
@@ -301,7 +299,7 @@ class Connection(Receiver):
         if len(block) > HEADER_READ_FACTOR * max_headers or self._block_frames > MAX_HEADER_FRAMES:
             raise ConnectionFailedError(
                 Error.ENHANCE_YOUR_CALM,
-                f"headers take at most {max_headers} bytes in {MAX_HEADER_FRAMES} frames",
+                f"headers may have {max_headers} bytes and {MAX_HEADER_FRAMES} frames at most",
             )
         if flags & END_HEADERS:
             self._block, self._block_frames = None, 0

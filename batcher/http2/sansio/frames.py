@@ -102,9 +102,9 @@ def unpadded(flags: int, payload: bytes) -> bytes:
     return payload[1 : len(payload) - payload[0]]
 
 
-def expect_size(payload: bytes, size: int) -> None:
-    """Raise `ConnectionFailedError` where the payload does not have that many bytes."""
+def expect_size(kind: Frame, payload: bytes, size: int) -> None:
+    """Raise `ConnectionFailedError` where a frame's payload does not have that many bytes."""
     if len(payload) != size:
         raise ConnectionFailedError(
-            Error.FRAME_SIZE_ERROR, f"a payload of {len(payload)} bytes, {size} expected"
+            Error.FRAME_SIZE_ERROR, f"{kind.name} of {len(payload)} bytes; {size} expected"
         )

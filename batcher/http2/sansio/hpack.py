@@ -70,10 +70,13 @@ class HeaderDecoder:
             return cached
         try:
             return self._decode(block)
-        except (IndexError, ValueError):
-            raise ConnectionFailedError(
-                Error.COMPRESSION_ERROR, "a header block is not valid HPACK"
-            ) from None
+        except IndexError:
+            reason = "it ends within a field, or refers to a field that is not there"
+        except ValueError as error:
+            reason = str(error)
+        raise ConnectionFailedError(
+            Error.COMPRESSION_ERROR, f"a header block is not valid HPACK: {reason}"
+        )
 
     def _decode(self, block: bytes) -> Fields:
         headers: list[Header] = []

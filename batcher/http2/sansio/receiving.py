@@ -180,7 +180,7 @@ class Receiver(Sender):
             self._end_request(stream, events)
 
     def _receive_reset(self, stream_id: int, payload: bytes, events: list[Event]) -> None:
-        expect_size(payload, 4)
+        expect_size(Frame.RST_STREAM, payload, 4)
         self._check_opened(stream_id)
         stream = self.streams.get(stream_id)
         if stream is None or stream.closed:
@@ -196,7 +196,7 @@ class Receiver(Sender):
     def _receive_window_update(self, stream_id: int, payload: bytes, events: list[Event]) -> None:
         """Open the send window of a stream."""
         self._check_opened(stream_id)
-        expect_size(payload, 4)
+        expect_size(Frame.WINDOW_UPDATE, payload, 4)
         self.budget.spend_frame()
         step = number(payload)
         stream = self.streams.get(stream_id)

@@ -240,7 +240,7 @@ def test_invalid_utf8_is_replaced(blocks):
     ],
 )
 def test_a_malformed_block_cannot_be_read(blocks, block):
-    assert fails(blocks, block) == "a header block is not valid HPACK"
+    assert fails(blocks, block).startswith("a header block is not valid HPACK: ")
 
 
 class TestLargeBlocks:
