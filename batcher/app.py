@@ -1,44 +1,35 @@
-"""The composition root: a `Config` becomes a running server. The only file that knows every room.
+"""The composition root: makes a running server of a `Config`.
 
-Start: executors are found, listeners bound (so that a probe gets an answer and a port in use is
-said at once), models loaded and warmed up, and then the server calls itself ready. Stop: readiness
-goes first, new requests are refused with a hint when to retry, accepted ones are answered, and what
-was started is closed in the opposite order.
+Start: find the executors, bind the listeners (probes get an answer, and a port in use is reported
+at once), load and warm up the models, become ready. Stop: stop being ready, refuse new requests with
+a retry hint, answer the accepted ones, close everything in the opposite order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
-import os
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from batcher import plugins
 from batcher.buffers import Buffers, default_limit
 from batcher.clock import SECOND, monotonic_ns
-from batcher.config import Config, ModelConfig, device_limits
+from batcher.config import Config, device_limits
 from batcher.core.commands import PolicyFailed
 from batcher.core.events import DeviceConfigured
 from batcher.core.scheduler import Scheduler
 from batcher.errors import BatcherError, NotSupported, RequestError, UnloadedWhileLoading
-from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.journal import Reason, Recording
 from batcher.live_settings import FileFollower, LiveSettings
+from batcher.model_builder import build_models, recorded_settings
 from batcher.runtime.health import Health, HealthReport, ModelState
-from batcher.runtime.instances.health_checks import HealthCheckPlan
-from batcher.runtime.instances.plan import InstancePlan, ProcessContext
-from batcher.runtime.instances.sample import WarmupPlan
-from batcher.runtime.interface.labels import read_labels
-from batcher.runtime.interface.padding_rules import read_padding_rules
-from batcher.runtime.models.model import ServedModel, model_key
+from batcher.runtime.instances.plan import ProcessContext
+from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.runner import Runner
 from batcher.runtime.timer import TimerFd
@@ -53,31 +44,26 @@ log = logging.getLogger(__name__)
 
 
 LAST_WRITES_S = 5.0
-"""How long answers that are ready may take to leave when the server stops."""
+"""Seconds that replies which are ready may take to be sent when the server stops."""
 
 CLOSE_TIMEOUT_S = 1.0
-"""How long an instance may take to end its batch and to close when the server stops."""
-
-
-GARBAGE = 20_000
-"""Objects that are made before the collector looks for garbage. What waits for its answer, or to be
-recorded, is none, and would be walked over many times a second."""
+"""Seconds that an instance may take to end its batch and to close when the server stops."""
 
 
 class DrainTimeoutError(BatcherError):
-    """Accepted requests were still unanswered when `drain_timeout` was over."""
+    """Accepted requests were unanswered after `drain_timeout`."""
 
 
 class Application:
-    """A server made from a configuration. `start`, `drain`, `close`, each once, in this order."""
+    """One server. Call `start`, `drain` and `close` once each, in this order."""
 
     def __init__(
         self, config: Config, path: Path | None = None, hangup: asyncio.Event | None = None
     ) -> None:
-        """Find every executor. Raises `PluginError` before anything is started.
+        """Build the server without starting anything. Raises `PluginError` and `ModelLoadError`.
 
-        `path` is the file that the configuration came from: its changes are followed, and it is
-        read again when `hangup` is set.
+        `path` is the configuration file: its changes are applied, and it is reloaded when `hangup`
+        is set.
         """
         self.config = config
         loop = asyncio.get_running_loop()
@@ -95,9 +81,7 @@ class Application:
         )
         self.telemetry.watch(self.runner.observe)
         process = ProcessContext(self.runner, loop, monotonic_ns, changed=self._health.changed)
-        self.models = ModelRegistry(
-            [self._served(model, f"models[{i}].", process) for i, model in enumerate(config.models)]
-        )
+        self.models = ModelRegistry(build_models(config, process, self.telemetry))
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns, self._health)
         self.telemetry.watch_health(self._health_points)
         self.live_settings = LiveSettings(config, list(self.models), self.telemetry.settings, path)
@@ -129,7 +113,7 @@ class Application:
         self._last_writes_s = LAST_WRITES_S
 
     async def start(self) -> None:
-        """Listen, load every model, be ready. Raises `StartupError`; call `close` all the same."""
+        """Listen, load every model, become ready. Raises `StartupError`; call `close` even then."""
         address = self.config.server.http
         if address is not None:
             http = HttpServer(address, build_app(self.registry, self.health))
@@ -156,13 +140,13 @@ class Application:
         self._health.started()
 
     async def drain(self, delay_ns: int = 0) -> None:
-        """Stop being ready; after the delay, refuse new requests and answer the accepted ones.
+        """Stop being ready; after `delay_ns`, refuse new requests and answer the accepted ones.
 
-        Raises `DrainTimeoutError` with their number when `drain_timeout` is over first.
+        Raises `DrainTimeoutError`, with the number of unanswered requests, after `drain_timeout`.
         """
         self.telemetry.draining = True
         self._health.drain()
-        # Until then those who were told of this server before go on sending.
+        # Load balancers go on sending until they have seen that the server is not ready.
         await asyncio.sleep(delay_ns / SECOND)
         loop = asyncio.get_running_loop()
         timeout_s = self.config.server.drain_timeout / SECOND
@@ -184,14 +168,14 @@ class Application:
         self._last_writes_s = min(LAST_WRITES_S, ends - loop.time())
 
     async def close(self) -> None:
-        """Close what was started, last things first. Whatever is still unanswered fails."""
+        """Close everything, in the opposite order of the start. Unanswered requests fail."""
         self._health.drain()
         await self.grpc.end_changes()
         if self._watchdog is not None:
             self._watchdog.close()
         for task in self._background:
             task.cancel()
-        # Before the listeners: callers of requests that are lost now are told so.
+        # Before the listeners, so that callers still get the error of a lost request.
         await asyncio.gather(*(model.unload(CLOSE_TIMEOUT_S) for model in self.models))
         await self.grpc.stop(self._last_writes_s)
         self.runner.close()
@@ -200,21 +184,21 @@ class Application:
             await self.http.stop()
 
     async def write_flight_record(self, reason: Reason, detail: str) -> Path:
-        """Write what the flight recorder has in memory.
+        """Write a flight record now and return its path.
 
-        Raises `NotSupported` where none is configured, and what `FlightRecorder.write` raises.
+        Raises `NotSupported` if none is configured, and what `FlightRecorder.write` raises.
         """
         flight = self.recording.flight
         if flight is None:
-            raise NotSupported("there is no flight recorder; configure flight_recorder")
+            raise NotSupported("no flight recorder is configured (flight_recorder.folder)")
         return await flight.write(reason, detail)
 
     def on_signal(self) -> None:
-        """Write a flight record because a signal asked for it; what is wrong is logged."""
-        self._run("flight-record", self._write_unasked(Reason.SIGNAL, "SIGUSR2"))
+        """Write a flight record in the background, because of a signal. Errors are logged."""
+        self._run("flight-record", self._write_and_log(Reason.SIGNAL, "SIGUSR2"))
 
     def health(self) -> HealthReport:
-        """Whether the server wants traffic, and which models can serve."""
+        """Whether the server is ready for traffic, and the state of each model."""
         return self._health.report()
 
     def _health_points(self) -> HealthPoints:
@@ -244,12 +228,16 @@ class Application:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._background.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("%s has ended, by a mistake of ours", task.get_name(), exc_info=error)
+            log.critical(
+                "internal error: the background task %s has ended; restart the server",
+                task.get_name(),
+                exc_info=error,
+            )
 
     async def _write_on_request(self, detail: str) -> Path:
         return await self.write_flight_record(Reason.REQUEST, detail)
 
-    async def _write_unasked(self, reason: Reason, detail: str) -> None:
+    async def _write_and_log(self, reason: Reason, detail: str) -> None:
         try:
             await self.write_flight_record(reason, detail)
         except RequestError as error:
@@ -258,7 +246,7 @@ class Application:
     def _scheduler_failed(self) -> None:
         self._health.broken(self.runner.broken)
         if self.recording.flight is not None:
-            self._run("flight-record", self._write_unasked(Reason.INTERNAL, self.runner.broken))
+            self._run("flight-record", self._write_and_log(Reason.INTERNAL, self.runner.broken))
 
     async def _exposition(self) -> bytes:
         return (await render(self.registry, ""))[0]
@@ -285,76 +273,13 @@ class Application:
         try:
             await model.load()
         except UnloadedWhileLoading:
-            # An admin call asked for that: the others are served.
+            # By an admin call; the other models are served.
             log.warning(
                 "%s version %s was unloaded while it was loading", model.name, model.version
             )
             return
         seconds = (monotonic_ns() - started_ns) / SECOND
         log.info("%s version %s is ready after %.2f s", model.name, model.version, seconds)
-
-    def _served(self, config: ModelConfig, path: str, process: ProcessContext) -> ServedModel:
-        executor = plugins.find_executor(config.executor)
-        key = model_key(config.name, config.version)
-        plans = [
-            instance_plan(config, index, executor, self.config.base_dir)
-            for index in range(config.instances)
-        ]
-        telemetry = self.telemetry.model(key, config.name, config.version)
-        settings = config.scheduler_settings()
-        return ServedModel(
-            config.name,
-            config.version,
-            config.executor,
-            settings,
-            plans,
-            process,
-            telemetry,
-            read_padding_rules(config, path),
-            {name: read_labels(config.name, file) for name, file in config.label_files().items()},
-        )
-
-
-def recorded_settings(config: Config) -> dict[str, dict[str, Any]]:
-    """What a recorded log says of each model's settings: what decides how it is scheduled."""
-    kept = {"batching", "queue"}
-    return {
-        model_key(model.name, model.version): model.model_dump(mode="json", include=kept)
-        for model in config.models
-    }
-
-
-def instance_plan(
-    config: ModelConfig,
-    index: int,
-    executor: Callable[[], Executor | AsyncExecutor],
-    base_dir: Path,
-) -> InstancePlan:
-    """How to make one instance of a model."""
-    key = model_key(config.name, config.version)
-    return InstancePlan(
-        name=f"{key}#{index}",
-        key=key,
-        context=LoadContext(
-            model=config.name,
-            version=config.version,
-            instance=index,
-            device=config.device,
-            max_batch_size=config.batching.max_batch_size,
-            options=config.options,
-            base_dir=base_dir,
-            batched={each.input: each.batched for each in config.inputs},
-        ),
-        make_executor=executor,
-        max_in_flight=config.max_in_flight,
-        execute_timeout_ns=config.execute_timeout,
-        warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length, config.warmup.inputs),
-        fail_nan=config.on_nan == "fail",
-        load_retry_ns=config.load_retry_timeout,
-        checks=HealthCheckPlan(
-            config.health.interval, config.health.timeout, config.health.failure_threshold
-        ),
-    )
 
 
 @contextlib.asynccontextmanager
@@ -370,57 +295,7 @@ async def running(
         await application.close()
 
 
-async def serve(config: Config, path: Path | None = None) -> None:
-    """Run until SIGTERM or SIGINT, then drain. A second signal ends the process at once.
-
-    After SIGTERM newcomers are answered for `drain_delay`: a supervisor tells others meanwhile.
-
-    SIGHUP has the file at `path`, where the configuration came from, read again. Raises
-    `StartupError` when it could not start and `DrainTimeoutError` when it could not drain.
-    """
-    hangup = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[int] = loop.create_future()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, _on_signal, signum, stop)
-    loop.add_signal_handler(signal.SIGHUP, hangup.set)
-    loop.add_signal_handler(signal.SIGUSR2, log.warning, "SIGUSR2: not ready yet")
-    await _run_until(config, path, stop, hangup)
-
-
-async def _run_until(
-    config: Config, path: Path | None, stop: asyncio.Future[int], hangup: asyncio.Event
-) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        entering = asyncio.ensure_future(stack.enter_async_context(running(config, path, hangup)))
-        await asyncio.wait((entering, stop), return_when=asyncio.FIRST_COMPLETED)
-        if not entering.done():
-            entering.cancel()
-            await asyncio.wait((entering,))
-            log.info("stopped before it was ready")
-            return
-        application = entering.result()
-        # What lives now lives for ever: keep the collector from walking over it again and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, application.on_signal)
-        print(application.describe(), flush=True)  # noqa: T201 - the line that supervisors wait for
-        delay_ns = config.server.drain_delay if await stop == signal.SIGTERM else 0
-        log.info("draining: %d requests unanswered", application.batcher.unanswered)
-        await application.drain(delay_ns)
-        log.info("drained")
-
-
 def _unfinished(unanswered: int) -> str:
     if not unanswered:
-        return "answers on open streams were not read"
+        return "replies on open streams were not read by their clients"
     return f"{unanswered} request{'s' if unanswered != 1 else ''} unanswered"
-
-
-def _on_signal(signum: int, stop: asyncio.Future[int]) -> None:
-    if stop.done():
-        log.warning("%s again: ending at once", signal.Signals(signum).name)
-        logging.shutdown()
-        os._exit(1)
-    stop.set_result(signum)

@@ -121,9 +121,9 @@ async def _measure(
     repeats: int,
 ) -> list[ModelProfile]:
     from batcher import plugins
-    from batcher.app import instance_plan
     from batcher.cli.progress import progress
     from batcher.clock import monotonic_ns
+    from batcher.model_builder import instance_plan
     from batcher.runtime.instances.profiling import measure
     from batcher.simulation.profile import ModelProfile, SizeProfile
 

@@ -86,8 +86,8 @@ def serve(
 
         import uvloop
 
-        from batcher.app import serve as serve_until_stopped
         from batcher.cli.files import allow_files
+        from batcher.process import serve as serve_until_stopped
 
         allow_files(settings)
         uvloop.run(serve_until_stopped(settings, config))

@@ -221,8 +221,8 @@ class TestSignals:
         code = await asyncio.to_thread(server.stop, signal.SIGTERM)
         assert code == 0
         assert output_arrays(await call)["Y"].max() == 6
-        assert "draining: 1 requests unanswered" in server.log()
-        assert server.log().rstrip().endswith("drained")
+        assert "draining: 1 requests are unanswered" in server.log()
+        assert server.log().rstrip().endswith("drained: every request has ended")
 
     async def test_too_slow_a_drain_ends_with_1(self, batch_under_way):
         server, call = await batch_under_way("60s", drain_timeout="200ms")
@@ -241,7 +241,7 @@ class TestSignals:
 
         code = await asyncio.to_thread(server.stop, signal.SIGINT)  # fails after 40 s
         assert code == 1
-        assert "SIGINT again: ending at once" in server.log()
+        assert "SIGINT again: the process ends at once" in server.log()
         assert (await refusal(call)).code() is UNAVAILABLE
 
     async def test_nothing_accepted_is_lost_under_load(

@@ -124,7 +124,7 @@ async def test_a_signal_writes_a_file_that_replays(
 async def test_a_signal_to_a_server_without_a_recorder_is_logged(serve, hello, eventually):
     server = serve(hello())
     server.process.send_signal(signal.SIGUSR2)
-    await eventually(lambda: "there is no flight recorder" in server.log())
+    await eventually(lambda: "no flight recorder is configured" in server.log())
 
 
 async def write(stub, detail=""):
@@ -238,7 +238,7 @@ async def test_a_server_without_a_recorder_says_what_to_configure(served, docume
     _, _, admin = await served(made)
     error = await refusal(write(admin))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "configure flight_recorder" in error.details()
+    assert "flight_recorder.folder" in error.details()
 
 
 async def test_a_file_that_cannot_be_written_is_an_error_with_a_reason(served, document, tmp_path):

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-import batcher.app
+import batcher.process
 from batcher.errors import ConfigError, ListenError, PluginError
 from batcher.telemetry.logs import JsonFormatter, TextFormatter
 
@@ -20,7 +20,7 @@ def _logging_as_it_was():
 
 @pytest.fixture
 def served(monkeypatch):
-    """What `batcher.app.serve` was called with; a fake that ends at once, or as it is told."""
+    """What `batcher.process.serve` was called with; a fake that ends at once, or as it is told."""
 
     class Served:
         config = None
@@ -40,7 +40,7 @@ def served(monkeypatch):
         if served.error is not None:
             raise served.error
 
-    monkeypatch.setattr(batcher.app, "serve", serve)
+    monkeypatch.setattr(batcher.process, "serve", serve)
     return served
 
 
