@@ -53,14 +53,11 @@ class Scheduler:
 
     def __init__(self, policies: PolicyFactory = make_policy) -> None:
         self.contents = contents = Contents(policies)
+        self.now_ns = 0
+        """The time of the last step. Kept here as well: drivers read it at each step."""
         self.models, self.fleet, self.live = contents.models, contents.fleet, contents.live
         self._history = History()
         self._remember = self._history.add
-
-    @property
-    def now_ns(self) -> int:
-        """The time of the last step."""
-        return self.contents.now_ns
 
     def handle(self, events: Sequence[Event], now_ns: int) -> list[Command]:
         """Take in all `events`, then decide once. Returns the commands, in order.
@@ -70,9 +67,9 @@ class Scheduler:
         in; then the scheduler must not be used any more.
         """
         contents = self.contents
-        if now_ns < contents.now_ns:  # noqa: PLR1730 - for each request
-            now_ns = contents.now_ns
-        contents.now_ns = now_ns
+        if now_ns < self.now_ns:  # noqa: PLR1730 - for each request
+            now_ns = self.now_ns
+        self.now_ns = contents.now_ns = now_ns
         try:
             # First of all, so that nothing is refused for the sake of a request that is over.
             if contents.expiry.heap:
@@ -129,6 +126,7 @@ class Scheduler:
         """A scheduler that will do exactly what the one that gave `state` would do."""
         scheduler = cls(policies)
         restore(scheduler.contents, state)
+        scheduler.now_ns = scheduler.contents.now_ns
         return scheduler
 
     def validate(self) -> None:

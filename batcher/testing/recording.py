@@ -37,7 +37,7 @@ class RecordedScheduler(Scheduler):
         wall_ns: int | None = None,
     ) -> None:
         super().__init__(policies)
-        self.contents.now_ns = begins_ns
+        self.now_ns = self.contents.now_ns = begins_ns
         self.recorder = Recorder(
             self.snapshot,
             [Files(folder, _NO_BOUND, _NO_BOUND)],
