@@ -82,7 +82,10 @@ def located(config: Config, problems: Iterable[Problem]) -> list[str]:
 
 def _socket_problems(path: KeyPath, socket: Path) -> Iterator[Problem]:
     if socket.exists() and not socket.is_socket():
-        yield path, f"got unix:{socket}, which is no socket; allowed: a path that is free"
+        yield (
+            path,
+            f"got unix:{socket}, which exists and is not a socket; allowed: a path that does not exist",
+        )
     elif not socket.parent.is_dir():
         yield path, f"got unix:{socket}; allowed: a path in a folder that exists"
     elif not os.access(socket.parent, os.W_OK | os.X_OK):
@@ -94,5 +97,5 @@ def _folder_problems(path: KeyPath, folder: Path) -> Iterator[Problem]:
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = "cannot be written to" if there.is_dir() else "is no folder"
+        why = "cannot be written to" if there.is_dir() else "is not a folder"
         yield path, f"got {folder}, and {there} {why}; allowed: a folder that can be written to"

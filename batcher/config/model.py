@@ -110,13 +110,13 @@ class BatchingConfig(Section):
                 problems.append(
                     (
                         (key,),
-                        f"the policy {self.policy} does not read it; allowed: policy {readers}",
+                        f"no effect under policy {self.policy}; allowed: under policy {readers}",
                     )
                 )
         for key in ("utilization_target", "when_late"):
             changed = getattr(self, key) != type(self).model_fields[key].default
             if changed and self.policy == "adaptive" and self.target_p99 is None:
-                without = "without target_p99 nothing reads it; allowed: together with target_p99"
+                without = "no effect without target_p99; allowed: together with it"
                 problems.append(((key,), without))
         CrossCheckError.raise_any(problems)
         return self
@@ -217,7 +217,7 @@ class WarmupConfig(Section):
                 [
                     (
                         (key,),
-                        "nothing is warmed up; allowed: together with batch_sizes other than []",
+                        "no effect, as batch_sizes is []; allowed: together with other batch_sizes",
                     )
                     for key in ("length", "inputs")
                     if getattr(self, key)

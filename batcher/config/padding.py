@@ -193,5 +193,10 @@ def padding_problems(
             problems.append((("outputs", place, "axis"), refusal(output.axis, allowed)))
         told.add((output.output, output.axis))
     if told and not padding:
-        problems.append((("outputs",), "nothing is padded; allowed: axis and like beside padding"))
+        problems.append(
+            (
+                ("outputs",),
+                "no effect without padding; allowed: axis and like together with padding",
+            )
+        )
     return problems

@@ -1,4 +1,4 @@
-"""The section `server`: listeners, limits and the way out."""
+"""The section `server`: listeners, limits and shutdown."""
 
 from __future__ import annotations
 
@@ -124,11 +124,11 @@ class ServerConfig(Section):
             problems.append((("max_buffered",), refusal(format_size(self.max_buffered), allowed)))
         grace = type(self).model_fields["max_connection_age_grace"].default
         if self.max_connection_age is None and self.max_connection_age_grace != grace:
-            unread = "without max_connection_age nothing reads it; allowed: together with it"
+            unread = "no effect without max_connection_age; allowed: together with it"
             problems.append((("max_connection_age_grace",), unread))
         if self.transport == "grpcio":
             problems += (
-                ((key,), "only transport: builtin has it; allowed: leave it out")
+                ((key,), "no effect with transport: grpcio; allowed: leave it out")
                 for key in ("receive_timeout", "write_timeout")
                 if getattr(self, key) != type(self).model_fields[key].default
             )
@@ -142,7 +142,7 @@ class ServerConfig(Section):
             )
         listeners = [*self.grpc, *self.admin]
         if self.tls and not any(isinstance(parse_address(a), TcpAddress) for a in listeners):
-            plain = "every listener is a Unix socket, and those stay plain"
+            plain = "no effect: every listener is a Unix socket, and those are not encrypted"
             problems.append((("tls",), f"{plain}; allowed: together with a host:port"))
         seen: dict[TcpAddress | UnixAddress, str] = {}
         for path, text in named:
@@ -154,7 +154,9 @@ class ServerConfig(Section):
                     (path, f"got {text} a second time; allowed: one listener an address")
                 )
             elif (other := _covers(seen, address)) is not None:
-                problems.append((path, f"got {text} beside {other}; allowed: another port"))
+                problems.append(
+                    (path, f"got {text}, which overlaps with {other}; allowed: another port")
+                )
             seen[address] = text
         CrossCheckError.raise_any(problems)
         return self

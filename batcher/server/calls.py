@@ -1,4 +1,4 @@
-"""How a call ends that could not be answered: by the one table of errors, or as a mistake of ours."""
+"""How a call ends that could not be answered: with the status of its error, or as an internal error."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from batcher.server.status import Style, to_status
 
 log = logging.getLogger(__name__)
 
-INTERNAL_ERROR = "internal error while answering a call"
-"""All that a caller learns of a mistake of ours; the log has the rest."""
+INTERNAL_ERROR = "internal error while answering a call; the log of the server has details"
+"""The message of a defect of batcher: the caller learns no more, the log has the traceback."""
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Answer = TypeVar("Answer")
 
 
 async def answered(answer: Awaitable[Answer], context: Context, style: Style) -> Answer:
-    """The answer; where making it raises, the call is aborted."""
+    """The answer. If making it raises, the call is aborted with the status of the error."""
     try:
         return await answer
     except RequestError as error:
@@ -43,6 +43,6 @@ async def abort(
     try:
         await context.abort(status.code, status.message, status.trailing_metadata)
     finally:
-        # The context of grpcio knows the error of its abort, which knows this frame.
+        # grpcio's context refers to the error of its abort, and that to this frame: a reference cycle.
         del context
     raise AssertionError("abort raises")

@@ -41,7 +41,7 @@ def top_classes(datatype: str, array: Array, asked: Classes, where: str) -> Arra
     """
     if datatype in _NOT_NUMBERS:
         raise InvalidRequest(
-            f"{where}: classification needs a tensor of numbers, not {datatype}",
+            f"{where}: classification needs a tensor of numbers, got {datatype}",
             triton=triton.not_classifiable(datatype),
         )
     rows = array.shape[0]
@@ -49,13 +49,14 @@ def top_classes(datatype: str, array: Array, asked: Classes, where: str) -> Arra
     count = min(asked.count, width)
     if width > MAX_WIDTH:
         raise InvalidRequest(
-            f"{where}: classification takes {MAX_WIDTH} elements a row, got {width}",
+            f"{where}: classification takes at most {MAX_WIDTH} elements a row, got {width}; request the"
+            " output without classification",
             triton=triton.TOO_WIDE_TO_CLASSIFY,
         )
     if rows * count > MAX_CLASSES:
         raise InvalidRequest(
-            f"{where}: classification gives {MAX_CLASSES} classes in one answer, got {rows} rows of"
-            f" {count}"
+            f"{where}: classification gives at most {MAX_CLASSES} classes in one answer, got {rows} rows"
+            f" of {count}; request fewer classes, or send fewer rows"
         )
     values = _as_numbers(datatype, array).reshape(rows, width)
     sortable = _sortable(values)

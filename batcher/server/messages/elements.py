@@ -71,7 +71,7 @@ def from_raw(
         )
     array: Array = np.ndarray(shape, dtype, data, offset)
     if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
-        raise MalformedTensorError("raw BOOL elements must be the byte 0 or 1")
+        raise MalformedTensorError("BOOL elements in raw_input_contents must be the byte 0 or 1")
     return array
 
 
@@ -98,8 +98,8 @@ def _bytes_from_raw(data: bytes, offset: int, length: int, elements: int) -> Arr
         position = start + _LENGTH.unpack_from(data, position)[0]
         if position > end:
             raise MalformedTensorError(
-                f"BYTES element {index} says it has {position - start} bytes, but only "
-                f"{end - start} of the raw contents are left"
+                f"BYTES element {index} has the length {position - start}, but only "
+                f"{end - start} bytes of the raw contents are left"
             )
         if position - start < _COPY_ALONE:
             array[index] = data[start:position]
@@ -126,7 +126,9 @@ def from_typed(
     """
     expected = _TYPED_FIELDS.get(datatype)
     if expected is None:
-        raise MalformedTensorError(f"{datatype} has no typed contents; send it as raw contents")
+        raise MalformedTensorError(
+            f"{datatype} has no typed contents; send it in raw_input_contents"
+        )
     for descriptor, _ in contents.ListFields():
         if descriptor.name != expected:
             raise MalformedTensorError(

@@ -62,13 +62,14 @@ def read_parameters(
         where = f"model {shown(model)}: parameter {shown(name)}"
         choice = parameter.WhichOneof("parameter_choice")
         if choice is None:
-            raise InvalidRequest(f"{where} has no value")
+            raise InvalidRequest(f"{where} has no value; send one, or leave the parameter out")
         value: ParameterValue = getattr(parameter, choice)
         allowed = _RESERVED.get(name)
         if allowed is None:
             if name.startswith(_RESERVED_PREFIX):
                 raise InvalidRequest(
-                    f"{where} is unknown; names that begin with {_RESERVED_PREFIX!r} are reserved",
+                    f"{where} is unknown, and names that begin with {_RESERVED_PREFIX!r} are reserved; use"
+                    " another name",
                     triton=triton.reserved_parameter([_EMPTY_FINAL_RESPONSE]),
                 )
             found.others[name] = value
@@ -85,8 +86,8 @@ def _take(found: RequestParameters, name: str, value: ParameterValue, where: str
         # The protocol's "no sequence" is the zero of either type.
         if value:
             raise InvalidRequest(
-                f"{where}: the model keeps nothing from one request to the next; expected a request"
-                " that is not part of a sequence"
+                f"{where}: sequences are not supported, as models keep no state between requests; leave"
+                " the parameter out"
             )
     elif name in {"priority", "timeout"}:
         number = int(value)

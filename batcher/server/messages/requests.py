@@ -149,7 +149,7 @@ def _wrong_count(wire: WireRequest) -> RequestError:
     for chunk in wire.inputs:
         _read_header(chunk, wire.model)
     return InvalidRequest(
-        f"model {shown(wire.model)}: expected raw contents for each of {len(wire.inputs)} inputs, "
+        f"model {shown(wire.model)}: expected raw_input_contents for each of {len(wire.inputs)} inputs, "
         f"got {len(wire.raw)}"
     )
 
@@ -157,7 +157,7 @@ def _wrong_count(wire: WireRequest) -> RequestError:
 def _raw_input(data: bytes, offset: int, length: int, header: _Header) -> Array:
     if header.contents is not None:
         raise MalformedTensorError(
-            "it has contents, and the request raw_input_contents; use only one"
+            "the input has contents and the request has raw_input_contents; send only one of them"
         )
     return from_raw(data, offset, length, header.datatype, header.shape, header.elements)
 
@@ -166,7 +166,9 @@ def _typed_input(header: _Header) -> Array:
     contents = header.contents
     if contents is None:
         if header.elements:
-            raise MalformedTensorError("it has no contents, and the request no raw_input_contents")
+            raise MalformedTensorError(
+                "the input has no contents and the request has no raw_input_contents; send one of them"
+            )
         contents = inference.InferTensorContents()
     return from_typed(contents, header.datatype, header.shape, header.elements)
 
@@ -210,7 +212,7 @@ def _check_shape(shape: tuple[int, ...], itemsize: int, where: str) -> None:
         raise InvalidRequest(f"{where}: expected a shape without negative axes, got {list(shape)}")
     # An axis of length 0 does not make the others harmless: numpy multiplies them all the same.
     if itemsize * math.prod(axis or 1 for axis in shape) > _MAX_TENSOR_BYTES:
-        raise InvalidRequest(f"{where}: the shape {list(shape)} is larger than any memory")
+        raise InvalidRequest(f"{where}: the shape {list(shape)} is too large for any memory")
 
 
 def _parameters(wire: WireRequest) -> RequestParameters:

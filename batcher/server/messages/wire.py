@@ -103,7 +103,7 @@ def parse(data: bytes) -> WireRequest:
     for texts, what in ((request.parameters, "parameters"), (request.outputs, "requested outputs")):
         if texts and (nbytes := sum(map(len, texts))) > MAX_PARAMETERS:
             raise InvalidRequest(
-                f"the {what} of one request may take {MAX_PARAMETERS} bytes, got {nbytes}"
+                f"the {what} of one request may take at most {MAX_PARAMETERS} bytes, got {nbytes}"
             )
     if len(data) > MAX_NESTED and (nbytes := sum(map(len, request.inputs))) > MAX_NESTED:
         raise _too_much_nested(nbytes)
@@ -124,7 +124,7 @@ def check_input(data: bytes) -> None:
             position = _skip(data, position, tag)
     except _UnusualError as error:
         raise InvalidRequest(f"an input ({len(data)} bytes) is not valid protobuf") from error
-    raise InvalidRequest(f"an input may have {MAX_FIELDS} fields and parameters, got more")
+    raise InvalidRequest(f"an input may have at most {MAX_FIELDS} fields and parameters, got more")
 
 
 def encode_length(value: int) -> bytes:
@@ -188,19 +188,19 @@ def _check_length(tag: int, length: int) -> None:
         raise _too_much_nested(length)
     what, most = _LONGEST.get(tag, ("", length))
     if length > most:
-        raise InvalidRequest(f"{what} may take {most} bytes, got {length}")
+        raise InvalidRequest(f"{what} may take at most {most} bytes, got {length}")
 
 
 def _too_much_nested(nbytes: int) -> InvalidRequest:
     return InvalidRequest(
-        f"the inputs of one request may take {MAX_NESTED} bytes beside raw_input_contents, got"
-        f" {nbytes}; send larger tensors in raw_input_contents"
+        f"the inputs of one request may take at most {MAX_NESTED} bytes besides raw_input_contents,"
+        f" got {nbytes}; send larger tensors in raw_input_contents"
     )
 
 
 def _too_many_fields() -> InvalidRequest:
     return InvalidRequest(
-        f"one request may have {MAX_FIELDS} inputs, outputs, raw contents and parameters together,"
+        f"one request may have at most {MAX_FIELDS} inputs, outputs, raw contents and parameters together,"
         " got more"
     )
 
@@ -262,7 +262,9 @@ def _skip(data: bytes, position: int, tag: int, depth: int = 0) -> int:
                 if inner == tag + 1:
                     return position
                 position = _skip(data, position, inner, depth + 1)
-            raise InvalidRequest(f"an unknown group of fields may take {MAX_TEXT} bytes, got more")
+            raise InvalidRequest(
+                f"an unknown group of fields may take at most {MAX_TEXT} bytes, got more"
+            )
         case 5:
             return _within(data, position + 4)
         case _:

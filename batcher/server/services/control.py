@@ -1,7 +1,6 @@
-"""The RPCs about the server and its models: health, metadata, configuration, statistics, index.
+"""RPCs about the server and its models: health, metadata, configuration, statistics, load, unload.
 
-Those that change what is served work on the admin listener only; the data listener names the way to
-allow them.
+Loading and unloading works on admin listeners only; a data listener refuses it and says so.
 """
 
 from __future__ import annotations
@@ -48,20 +47,22 @@ EXTENSIONS = (
     "schedule_policy",
     "statistics",
 )
-"""What works beyond the protocol's core, in the words that clients look for."""
+"""Extensions of the protocol that this server has, by the names that clients look for."""
 
 ADMIN_EXTENSIONS = (*EXTENSIONS, "model_repository")
 
-_VERBS = ("Status", "Register", "Unregister")
-_IN_THE_MESSAGE = "send tensors in the message"
+_SHARED_MEMORY_CALLS = ("Status", "Register", "Unregister")
+_IN_THE_MESSAGE = "send tensors in the request message"
 
-NOT_OFFERED = {
-    **dict.fromkeys((f"SystemSharedMemory{verb}" for verb in _VERBS), _IN_THE_MESSAGE),
-    **dict.fromkeys((f"CudaSharedMemory{verb}" for verb in _VERBS), _IN_THE_MESSAGE),
-    "TraceSetting": "requests are recorded where `journal` or `flight_recorder` is configured",
-    "LogSettings": "`batcher serve --log-level` says what is logged",
+NOT_SUPPORTED = {
+    **dict.fromkeys(
+        (f"SystemSharedMemory{verb}" for verb in _SHARED_MEMORY_CALLS), _IN_THE_MESSAGE
+    ),
+    **dict.fromkeys((f"CudaSharedMemory{verb}" for verb in _SHARED_MEMORY_CALLS), _IN_THE_MESSAGE),
+    "TraceSetting": "configure `journal` or `flight_recorder` to record requests",
+    "LogSettings": "restart with `batcher serve --log-level`",
 }
-"""RPCs of the protocol that are refused, and what to do instead."""
+"""RPCs of the protocol that are not supported, and what to do instead."""
 
 UNLOAD_TIMEOUT_S = 30.0
 """How long running batches may take to end when their model is unloaded."""
@@ -76,7 +77,7 @@ INDEX_STATES = {
 
 
 class ControlServicer:
-    """Answers everything but inference, for one kind of listener."""
+    """Answers all RPCs but inference, for one kind of listener."""
 
     def __init__(self, batcher: Batcher, style: Style, *, admin: bool) -> None:
         self._batcher = batcher
@@ -98,12 +99,12 @@ class ControlServicer:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
-        for name, why in NOT_OFFERED.items():
-            answers[name] = partial(_not_offered, name, why)
+        for name, why in NOT_SUPPORTED.items():
+            answers[name] = partial(_not_supported, name, why)
         return {name: self._guarded(name, method) for name, method in answers.items()}
 
     async def end_changes(self) -> None:
-        """Give up loads and unloads that are under way."""
+        """Cancel loads and unloads that are in progress."""
         for change in self._changes:
             change.cancel()
         await asyncio.gather(*self._changes, return_exceptions=True)
@@ -212,10 +213,10 @@ class ControlServicer:
         models = self._change(request.model_name)
         if request.parameters:
             raise NotSupported(
-                f"{request.model_name}: a model is loaded as the configuration file says; the"
-                f" parameters of this call are not supported: {_listed(request.parameters)}"
+                f"{request.model_name}: a model is loaded as the configuration file says; parameters of"
+                f" this call are not supported, leave them out: {_listed(request.parameters)}"
             )
-        await self._carried_out(_load_all(models))
+        await self._run_change(_load_all(models))
         return inference.RepositoryModelLoadResponse()
 
     async def _unload(
@@ -229,33 +230,33 @@ class ControlServicer:
                 f"{request.model_name}: parameters of an unload: got {_listed(unknown)};"
                 " allowed: unload_dependents"
             )
-        await self._carried_out(_unload_all(models))
+        await self._run_change(_unload_all(models))
         return inference.RepositoryModelUnloadResponse()
 
-    async def _carried_out(self, change: Coroutine[Any, Any, None]) -> None:
-        """Wait for a change that goes on when its caller leaves: half of one serves nobody."""
+    async def _run_change(self, change: Coroutine[Any, Any, None]) -> None:
+        """Wait for a change, which continues when its caller leaves, so that none is left half done."""
         task = asyncio.create_task(change)
         self._changes.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(self._change_ended)
         await asyncio.shield(task)
 
-    def _over(self, change: asyncio.Task[None]) -> None:
+    def _change_ended(self, change: asyncio.Task[None]) -> None:
         self._changes.discard(change)
         if not change.cancelled():
-            change.exception()  # who waited has it, and so has the log: nobody else will ask
+            change.exception()  # read, or asyncio logs it again: the caller and the log have it
 
     def _change(self, name: str) -> list[ServedModel]:
-        """Every version of a model that is about to be changed, if that is allowed here."""
+        """Every version of the model to change. Raises if that is not allowed here."""
         if not self._admin:
             raise NotPermitted(
-                "loading and unloading models is not permitted on a data listener;"
-                " configure server.admin and call it there"
+                "loading and unloading models is not permitted on this listener; call an address of"
+                " server.admin in the configuration file instead"
             )
         if self._batcher.draining:
-            raise Draining("the server is shutting down")
+            raise Draining("the server is shutting down; models cannot be changed any more")
         models = self._batcher.models
         if not name:
-            raise UnknownModel("the request names no model")
+            raise UnknownModel("the request names no model; set model_name")
         return [models.find(name, version) for version in models.versions(name)]
 
 
@@ -278,14 +279,14 @@ def _listed(names: Iterable[str]) -> str:
     return shortened(", ".join(sorted(names)))
 
 
-async def _not_offered(name: str, why: str, _: object) -> Message:
+async def _not_supported(name: str, why: str, _: object) -> Message:
     raise NotSupported(f"{name} is not supported: {why}")
 
 
 def _parse(request_type: type[Message], data: bytes) -> Message:
     if len(data) > MAX_CONTROL_BYTES:
         raise InvalidRequest(
-            f"a {request_type.__name__} may have {MAX_CONTROL_BYTES} bytes, got {len(data)}"
+            f"a {request_type.__name__} may have at most {MAX_CONTROL_BYTES} bytes, got {len(data)}"
         )
     try:
         return request_type.FromString(data)

@@ -1,7 +1,7 @@
-"""The servicer of `ModelInfer` and `ModelStreamInfer`: the first and the last step of a request.
+"""`ModelInfer` and `ModelStreamInfer`: the first and the last step of a request.
 
-Both take and return bytes: a message that does not parse gets a clear INVALID_ARGUMENT instead of
-whatever the library says, and an answer is serialized once, where its tensors are at hand.
+Both take and return bytes: a message that cannot be parsed gets an INVALID_ARGUMENT that says why,
+and an answer is serialized once, straight from its tensors.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ log = logging.getLogger(__name__)
 TENANT_KEYS = ("x-batcher-tenant", "x-llm-d-inference-fairness-id")
 PRIORITY_KEY = "x-batcher-priority"
 PRIORITY_DIGITS = 20
-"""As many as the largest priority has that a request parameter can hold."""
+"""Digits of the largest number that the request parameter `priority` can hold."""
 
 TIMINGS_KEY = "x-batcher-timings"
 STREAM_ORDER_KEY = "x-batcher-stream-order"
 
-INTERNAL_ERROR = "internal error while answering a request"
-"""All that a caller learns of a mistake of ours; the log has the rest."""
+INTERNAL_ERROR = "internal error while answering a request; the log of the server has details"
+"""The message of a defect of batcher: the caller learns no more, the log has the traceback."""
 
 Made = TypeVar("Made")
 
 
 class InferenceServicer:
-    """Answers inference calls of one listener."""
+    """Answers inference calls of all listeners."""
 
     def __init__(
         self, batcher: Batcher, clock: Clock, config: ServerConfig, buffers: Buffers
     ) -> None:
         self._batcher = batcher
         self._buffers = buffers
-        # Ours charges a call's request until its answer is made, and answers as it gets them.
+        # The builtin transport charges requests and answers to `buffers` by itself.
         self._charging = config.transport == "builtin"
         self._clock = clock
         self._style: Style = config.status_codes
@@ -63,12 +63,12 @@ class InferenceServicer:
         self._streams: set[StreamPump] = set()
         self._turns = Turns()
         self._no_streams = asyncio.Event()
-        # One: threads that run Python take turns with the event loop, and it waits for each.
+        # One thread: each thread that runs Python takes time from the event loop.
         self._large_messages = low_priority_pool(1, "large-messages")
 
     @property
     def unary(self) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes | memoryview]]:
-        """What answers `ModelInfer`: the same for each transport, once a request is charged."""
+        """The handler of `ModelInfer`; it charges requests if the transport does not."""
         return self.model_infer if self._charging else self._model_infer_charged
 
     async def _model_infer_charged(self, data: bytes, context: Context) -> bytes | memoryview:
@@ -120,7 +120,7 @@ class InferenceServicer:
             del context, requests  # as in `abort`; both know the call
 
     async def _pumped(self, context: Context) -> bool:
-        """Answer a stream's requests; returns whether `end_streams` cut it short."""
+        """Answer the requests of a stream; returns whether `end_streams` ended it."""
         deadline_ns = _deadline(context, self._clock())
         metadata = _metadata(context)
 
@@ -172,7 +172,7 @@ class InferenceServicer:
         self._large_messages.shutdown(wait=False, cancel_futures=True)
 
     async def _off_loop(self, work: Callable[[], Made]) -> Made:
-        """The result of work that would hold up the event loop, from a thread that does it."""
+        """The result of work that would block the event loop, from the thread for large messages."""
         return await asyncio.get_running_loop().run_in_executor(self._large_messages, work)
 
     async def _parse(self, data: bytes, arrival_ns: int) -> WireRequest:
@@ -225,7 +225,7 @@ class InferenceServicer:
     ) -> tuple[bytes | memoryview, Stamps]:
         """The serialized answer, for a stream or for a call of its own.
 
-        `freed` are the bytes that its request holds no more when the answer is charged.
+        `freed` are the bytes of its request that are released when the answer is charged.
         """
         asked = None if request.classifications is None else self._classes(reply, request)
         if not messages.takes_long(reply, asked):
@@ -234,11 +234,11 @@ class InferenceServicer:
             make = partial(messages.response_parts, reply, classifications=asked)
             parts = await self._off_loop(make)
         nbytes = sum(map(len, parts))
-        # gRPC would refuse it too, but by ending a stream with all that is still open on it.
+        # gRPC would refuse it too, but would end a whole stream for it.
         if nbytes > self._max_answer:
             raise AnswerTooLarge(
                 f"{request.model}: the answer has {nbytes} bytes, at most {self._max_answer}"
-                " (server.max_message) can be sent"
+                " (server.max_message) can be sent; send fewer rows or request fewer outputs"
             )
         if stream:
             parts = messages.stream_parts(parts, nbytes)
@@ -246,7 +246,7 @@ class InferenceServicer:
             answer: bytes | memoryview = b"".join(parts)
         else:
             answer = await self._off_loop(partial(messages.joined, parts))
-        # Last of all: nobody takes the room between here and what charges the answer.
+        # Checked last: nothing else is charged between this and the charge for the answer.
         size, buffers = len(answer), self._buffers
         full = stream and not buffers.has_room(size - freed)
         if self._charging and size > LARGE_ANSWER and not full:
@@ -272,7 +272,9 @@ def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:
 
 
 def _draining() -> Draining:
-    return Draining("the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
+    return Draining(
+        "the server is shutting down; retry on another server", retry_after_ns=RETRY_DRAINING_NS
+    )
 
 
 def _read(
@@ -288,7 +290,7 @@ def _read(
 
 
 def _deadline(context: Context, now_ns: int) -> int | None:
-    """When the caller stops waiting, if ever; what is further away than a year counts as a year."""
+    """The caller's deadline in monotonic nanoseconds, at most a year ahead; None without one."""
     remaining_s = context.time_remaining()
     if remaining_s is None:
         return None
@@ -296,7 +298,7 @@ def _deadline(context: Context, now_ns: int) -> int | None:
 
 
 def _metadata(context: Context) -> dict[str, str]:
-    """The caller's metadata that we read: text keys of ours and of gateways we know."""
+    """The caller's metadata that may matter here: keys that begin with `x-`, as text."""
     return {
         key: value
         for key, value in context.invocation_metadata() or ()
@@ -309,7 +311,7 @@ def _tenant(metadata: dict[str, str]) -> str:
         if key in metadata:
             if len(metadata[key]) > MAX_TENANT:
                 raise InvalidRequest(
-                    f"metadata {key} may have {MAX_TENANT} characters, got {len(metadata[key])}"
+                    f"metadata {key} may have at most {MAX_TENANT} characters, got {len(metadata[key])}"
                 )
             return metadata[key]
     return ""

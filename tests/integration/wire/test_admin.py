@@ -129,7 +129,7 @@ async def test_unknown_models_and_overrides_are_refused(served):
     request.parameters["config"].string_param = "{}"
     error = await refusal(admin.RepositoryModelLoad(request))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "not supported: config" in error.details()
+    assert "not supported, leave them out: config" in error.details()
 
     request = unload()
     request.parameters["force"].bool_param = True

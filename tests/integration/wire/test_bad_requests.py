@@ -86,9 +86,9 @@ BAD = {
     "no rows axis": (inputs(X=np.float32(1).reshape(())), INVALID, "'X'", "got []"),
     "raw too short": (raw_of(15), INVALID, "'X'", "expected 16 bytes", "got 15"),
     "raw too long": (raw_of(17), INVALID, "'X'", "expected 16 bytes", "got 17"),
-    "raw and typed": (mixed(), INVALID, "'X'", "use only one"),
+    "raw and typed": (mixed(), INVALID, "'X'", "send only one of them"),
     "typed too short": (typed(3), INVALID, "'X'", "expected 4 elements", "got 3"),
-    "malformed BYTES": (malformed_bytes(), INVALID, "'X'", "BYTES element 0", "255 bytes"),
+    "malformed BYTES": (malformed_bytes(), INVALID, "'X'", "BYTES element 0", "the length 255"),
     "zero rows": (inputs(X=np.ones((0, 4), np.float32)), INVALID, "'X' has zero rows"),
     "too many rows": (
         inputs(X=np.ones((1025, 4), np.float32)),
@@ -185,7 +185,7 @@ async def test_a_corrupt_message_is_invalid(application, stub, name):
 
 async def test_a_request_that_is_no_inference_is_small(application, stub):
     large = inference.ModelMetadataRequest(name="x" * protocol.MAX_CONTROL_BYTES)
-    text = f"a ModelMetadataRequest may have {protocol.MAX_CONTROL_BYTES} bytes, got"
+    text = f"a ModelMetadataRequest may have at most {protocol.MAX_CONTROL_BYTES} bytes, got"
     with pytest.raises(aio.AioRpcError, match=text) as caught:
         await stub.ModelMetadata(large)
 

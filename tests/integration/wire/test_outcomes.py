@@ -66,7 +66,10 @@ async def test_classes_that_cannot_be_given_are_the_callers_fault(served, reques
         await stub.ModelInfer(request)
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "classification gives 3 classes in one answer, got 1 rows of 4" in caught.value.details()
+    assert (
+        "classification gives at most 3 classes in one answer, got 1 rows of 4"
+        in caught.value.details()
+    )
     assert count("ok", "") == 0
     assert count("failed", "input") == 1
 

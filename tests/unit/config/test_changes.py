@@ -136,7 +136,7 @@ class TestWithChanges:
             (
                 "batching.max_queue_delay",
                 "2ms",
-                "batching.max_queue_delay: the policy adaptive does not read",
+                "batching.max_queue_delay: no effect under policy adaptive",
             ),
             ("batching.policy.x", "2", "batching.policy.x: batching.policy is a value"),
             ("batching.preferred_batch_sizes[0]", "1", "got 0; allowed: a place in a list of 0"),

@@ -98,7 +98,7 @@ flight_recorder: {{folder: file}}
             "server",
             "grpc",
             0,
-        ): f"got unix:{tmp_path}/file, which is no socket; allowed: a path that is free",
+        ): f"got unix:{tmp_path}/file, which exists and is not a socket; allowed: a path that does not exist",
         ("server", "http"): f"got unix:{tmp_path}/no/h; allowed: a path in a folder that exists",
         (
             "server",
@@ -108,11 +108,11 @@ flight_recorder: {{folder: file}}
         (
             "journal",
             "folder",
-        ): f"got {tmp_path}/file/journal, and {tmp_path}/file is no folder; {allowed}",
+        ): f"got {tmp_path}/file/journal, and {tmp_path}/file is not a folder; {allowed}",
         (
             "flight_recorder",
             "folder",
-        ): f"got {tmp_path}/file, and {tmp_path}/file is no folder; {allowed}",
+        ): f"got {tmp_path}/file, and {tmp_path}/file is not a folder; {allowed}",
     }
 
 

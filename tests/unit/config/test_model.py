@@ -122,17 +122,17 @@ def test_options_stay_as_they_are(model):
         ("warmup: {inputs: {X: null}}", "warmup.inputs.X: got null; allowed: a number, true, false, a text, or a list"),
         ("warmup: {inputs: {X: [[1]]}}", "warmup.inputs.X: got [[1]]; allowed: a number, true, false, a text, or a list"),
         ("warmup: {inputs: {X: []}}", "warmup.inputs.X: got []; allowed: a number"),
-        ("warmup: {batch_sizes: [], inputs: {X: 1}}", "warmup.inputs: nothing is warmed up; allowed: together"),
-        ("warmup: {batch_sizes: [], length: 8}", "warmup.length: nothing is warmed up; allowed: together"),
+        ("warmup: {batch_sizes: [], inputs: {X: 1}}", "warmup.inputs: no effect, as batch_sizes is []; allowed: together"),
+        ("warmup: {batch_sizes: [], length: 8}", "warmup.length: no effect, as batch_sizes is []; allowed: together"),
         ("warmup: {batch_sizes: 3}", "warmup.batch_sizes: got 3; allowed: a list"),
         ("warmup: {batch_sizes: [1, 64]}", "warmup.batch_sizes[1]: got 64; allowed: 1 to max_batch_size, which is 32"),
         ("batching: {target_p99: 50}", "batching.target_p99: got 50; allowed: a number with a unit"),
         ("batching: {max_queue_delay: -1ms}", 'batching.max_queue_delay: got "-1ms"; allowed: a number with a unit'),
         ("batching: {policy: fixd}", 'batching.policy: got "fixd"; allowed: adaptive, fixed, none (did you mean fixed?)'),
-        ("batching: {max_queue_delay: 2ms}", "batching.max_queue_delay: the policy adaptive does not read it; allowed: policy fixed"),
-        ("batching: {policy: fixed, when_late: serve}", "batching.when_late: the policy fixed does not read it; allowed: policy adaptive"),
-        ("batching: {utilization_target: 0.5}", "batching.utilization_target: without target_p99 nothing reads it; allowed: together with target_p99"),
-        ("batching: {when_late: serve}", "batching.when_late: without target_p99 nothing reads it"),
+        ("batching: {max_queue_delay: 2ms}", "batching.max_queue_delay: no effect under policy adaptive; allowed: under policy fixed"),
+        ("batching: {policy: fixed, when_late: serve}", "batching.when_late: no effect under policy fixed; allowed: under policy adaptive"),
+        ("batching: {utilization_target: 0.5}", "batching.utilization_target: no effect without target_p99; allowed: together with it"),
+        ("batching: {when_late: serve}", "batching.when_late: no effect without target_p99"),
         ("batching: {utilization_target: 0}", "batching.utilization_target: got 0; allowed: more than 0"),
         ("batching: {utilization_target: 1.2}", "batching.utilization_target: got 1.2; allowed: 1.0 or less"),
         ("batching: {when_late: drop}", 'batching.when_late: got "drop"; allowed: '),
@@ -146,10 +146,10 @@ def test_options_stay_as_they_are(model):
             "batching: {policy: fixed, max_batch_size: 8, preferred_batch_sizes: [4, 16]}",
             "batching.preferred_batch_sizes[1]: got 16; allowed: 1 to max_batch_size, which is 8",
         ),
-        ("batching: {policy: none, max_queue_delay: 2ms}", "batching.max_queue_delay: the policy none does not read it; allowed: policy fixed"),
+        ("batching: {policy: none, max_queue_delay: 2ms}", "batching.max_queue_delay: no effect under policy none; allowed: under policy fixed"),
         (
             "batching: {policy: none, preferred_batch_sizes: [4]}",
-            "batching.preferred_batch_sizes: the policy none does not read it; allowed: policy fixed",
+            "batching.preferred_batch_sizes: no effect under policy none; allowed: under policy fixed",
         ),
     ],
 )  # fmt: skip
@@ -193,5 +193,5 @@ def test_sections_can_be_made_in_code():
         name="m", executor="e", batching=BatchingConfig(policy="fixed", max_queue_delay="2ms")
     )
     assert made.batching.max_queue_delay == 2_000_000
-    with pytest.raises(ValidationError, match="the policy none does not read it"):
+    with pytest.raises(ValidationError, match="no effect under policy none"):
         BatchingConfig(policy="none", max_queue_delay="2ms")

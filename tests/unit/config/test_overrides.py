@@ -39,7 +39,7 @@ def test_values_are_read_as_the_file_has_them():
         ("batching.target_p99=40", "batching.target_p99: got 40; allowed: a number with a unit"),
         ("batching.traget_p99=40ms", "batching.traget_p99: unknown key; did you mean target_p99?"),
         ("queue.max_requests=0", "queue.max_requests: got 0; allowed: 1 or more"),
-        ("batching.utilization_target=0.5", "the policy fixed does not read it"),
+        ("batching.utilization_target=0.5", "no effect under policy fixed"),
         ("instances=2", 'got "instances=2"; allowed: batching.KEY=VALUE or queue.KEY=VALUE'),
         ("server.http=null", 'got "server.http=null"; allowed: batching.KEY=VALUE'),
         ("batching.target_p99", 'got "batching.target_p99"; allowed: batching.KEY=VALUE'),

@@ -99,7 +99,7 @@ def test_values_of_every_kind(model, value):
         ),
         (
             "outputs: [{output: y, axis: 1, like: null}]",
-            "outputs: nothing is padded; allowed: axis and like beside padding",
+            "outputs: no effect without padding; allowed: axis and like together with padding",
         ),
         ("outputs: [{output: y}]", "outputs[0].axis: missing"),
         (

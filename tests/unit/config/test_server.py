@@ -58,11 +58,11 @@ def test_port_0_may_be_asked_for_several_times(parse):
         ),
         (
             "{grpc: ['0.0.0.0:1'], http: 'h:1'}",
-            "http: got h:1 beside 0.0.0.0:1; allowed: another port",
+            "http: got h:1, which overlaps with 0.0.0.0:1; allowed: another port",
         ),
         (
             "{grpc: ['h:1'], admin: ['[::]:1']}",
-            "admin[0]: got [::]:1 beside h:1; allowed: another port",
+            "admin[0]: got [::]:1, which overlaps with h:1; allowed: another port",
         ),
         (
             "{grpc: ['unix:/a/b'], admin: ['unix:/a/./b']}",
@@ -73,11 +73,11 @@ def test_port_0_may_be_asked_for_several_times(parse):
         ("{max_message: 2GiB}", 'max_message: got "2GiB"; allowed: at most 2147483647B'),
         (
             "{max_connection_age_grace: 3s}",
-            "max_connection_age_grace: without max_connection_age nothing reads it; allowed: together",
+            "max_connection_age_grace: no effect without max_connection_age; allowed: together",
         ),
         (
             "{transport: grpcio, write_timeout: 3s}",
-            "write_timeout: only transport: builtin has it; allowed: leave it out",
+            "write_timeout: no effect with transport: grpcio; allowed: leave it out",
         ),
         ("{max_connections: 0}", "max_connections: got 0; allowed: 1 or more"),
         (
@@ -92,7 +92,7 @@ def test_port_0_may_be_asked_for_several_times(parse):
         ("{tls: {cert: a, key: b, ca: c}}", "tls.ca: unknown key;"),
         (
             "{grpc: ['unix:/a'], admin: ['unix:/b'], tls: {cert: a, key: b}}",
-            "tls: every listener is a Unix socket, and those stay plain; allowed: together with",
+            "tls: no effect: every listener is a Unix socket, and those are not encrypted; allowed: together with",
         ),
     ],
 )

@@ -47,7 +47,7 @@ def test_no_rows_have_no_classes():
 
 @pytest.mark.parametrize("datatype", ["BOOL", "BYTES"])
 def test_other_datatypes_have_no_order(datatype):
-    with pytest.raises(InvalidRequest, match=f"output 'Y': .* not {datatype}"):
+    with pytest.raises(InvalidRequest, match=f"output 'Y': .* got {datatype}"):
         top_classes(datatype, np.zeros((1, 1), np.bool_), Classes(1), "output 'Y'")
 
 
@@ -63,8 +63,12 @@ def test_some_of_many_are_the_first_of_all_sorted(count):
 @pytest.mark.parametrize(
     ("shape", "count", "text"),
     [
-        ((1, MAX_WIDTH + 1), 1, f"takes {MAX_WIDTH} elements a row, got {MAX_WIDTH + 1}"),
-        ((11, 10_000), 10_000, f"gives {MAX_CLASSES} classes in one answer, got 11 rows of 10000"),
+        ((1, MAX_WIDTH + 1), 1, f"takes at most {MAX_WIDTH} elements a row, got {MAX_WIDTH + 1}"),
+        (
+            (11, 10_000),
+            10_000,
+            f"gives at most {MAX_CLASSES} classes in one answer, got 11 rows of 10000",
+        ),
     ],
 )
 def test_what_would_take_long_is_refused(shape, count, text):

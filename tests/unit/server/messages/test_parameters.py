@@ -32,7 +32,7 @@ def test_parameters_of_ours_are_taken_out_and_others_passed_on():
 )
 def test_a_request_is_part_of_no_sequence(name, nothing, something):
     assert read(with_parameter(name, **nothing)).parameters is None
-    with pytest.raises(InvalidRequest, match=f"parameter '{name}': the model keeps nothing"):
+    with pytest.raises(InvalidRequest, match=f"parameter '{name}': sequences are not supported"):
         read(with_parameter(name, **something))
 
 

@@ -29,37 +29,43 @@ def large_input(parameters=(), **fields):
 
 
 BEYOND = {
-    "a long name": (with_text("model_name"), "the model's name may take 4096 bytes, got 4097"),
-    "a long version": (with_text("model_version"), "the model's version may take 4096"),
-    "a long id": (with_text("id"), "the id may take 4096 bytes, got 4097"),
-    "a long parameter": (with_parameters("x" * 65_536), "a parameter may take 65536 bytes, got"),
+    "a long name": (
+        with_text("model_name"),
+        "the model's name may take at most 4096 bytes, got 4097",
+    ),
+    "a long version": (with_text("model_version"), "the model's version may take at most 4096"),
+    "a long id": (with_text("id"), "the id may take at most 4096 bytes, got 4097"),
+    "a long parameter": (
+        with_parameters("x" * 65_536),
+        "a parameter may take at most 65536 bytes, got",
+    ),
     "long parameters": (
         with_parameters("x" * 1000, count=66),
-        "the parameters of one request may take 65536 bytes, got",
+        "the parameters of one request may take at most 65536 bytes, got",
     ),
     "many parameters": (
         message(*[wire_input()] * 4000, outputs=[{"name": "Y"}] * 97),
-        "may have 4096 inputs, outputs, raw contents and parameters together, got more",
+        "may have at most 4096 inputs, outputs, raw contents and parameters together, got more",
     ),
     "a long output": (
         message(outputs=[{"name": "Y" * 65_536}]),
-        "a requested output may take 65536 bytes, got",
+        "a requested output may take at most 65536 bytes, got",
     ),
     "long outputs": (
         message(outputs=[{"name": "Y" * 33_000}] * 2),
-        "the requested outputs of one request may take 65536 bytes, got 66",
+        "the requested outputs of one request may take at most 65536 bytes, got 66",
     ),
     "typed contents": (
         message(wire_input(datatype="INT8", shape=[2**22], int_contents=[1] * 2**22)),
-        "may take 4194304 bytes beside raw_input_contents, got 41943.*send larger",
+        "may take at most 4194304 bytes besides raw_input_contents, got 41943.*send larger",
     ),
     "typed contents together": (
         message(*[wire_input(f"{n}", "INT8", [2**20], int_contents=[1] * 2**20) for n in range(4)]),
-        "may take 4194304 bytes beside raw_input_contents, got 41943",
+        "may take at most 4194304 bytes besides raw_input_contents, got 41943",
     ),
     "an input of many fields": (
         message(large_input(map(str, range(4096)))),
-        "an input may have 4096 fields and parameters, got more",
+        "an input may have at most 4096 fields and parameters, got more",
     ),
 }
 

@@ -91,16 +91,16 @@ MALFORMED = {
     "raw too long": (message(wire_input(), raw=[bytes(9)]), "expected 8 bytes.*got 9"),
     "raw missing": (
         message(wire_input("A"), wire_input("X"), raw=[bytes(8)]),
-        "expected raw contents for each of 2 inputs, got 1",
+        "expected raw_input_contents for each of 2 inputs, got 1",
     ),
     "raw superfluous": (
         message(wire_input(), raw=[bytes(8), b""]),
-        "expected raw contents for each of 1 inputs, got 2",
+        "expected raw_input_contents for each of 1 inputs, got 2",
     ),
     "no contents at all": (message(wire_input()), "no contents"),
     "raw and typed mixed": (
         message(wire_input(fp32_contents=[1, 2]), raw=[bytes(8)]),
-        "has contents, and the request raw_input_contents",
+        "has contents and the request has raw_input_contents",
     ),
     "typed too short": (message(wire_input(fp32_contents=[1])), "expected 2 elements.*got 1"),
     "typed too long": (message(wire_input(fp32_contents=[1] * 3)), "expected 2 elements.*got 3"),
@@ -129,8 +129,11 @@ MALFORMED = {
         message(wire_input(shape=[1] * 33), raw=[bytes(4)]),
         "at most 32 axes, got 33",
     ),
-    "too many elements": (message(wire_input(shape=[2**62] * 2), raw=[b""]), "larger than any"),
-    "too many of nothing": (message(wire_input(shape=[0, 2**62, 2**62]), raw=[b""]), "larger than"),
+    "too many elements": (message(wire_input(shape=[2**62] * 2), raw=[b""]), "too large for any"),
+    "too many of nothing": (
+        message(wire_input(shape=[0, 2**62, 2**62]), raw=[b""]),
+        "too large for",
+    ),
     "many BYTES": (
         message(wire_input(datatype="BYTES", shape=[2**17]), raw=[bytes(8)]),
         "at least 524288 bytes.*got 8 bytes",
@@ -141,7 +144,7 @@ MALFORMED = {
     ),
     "BYTES longer than the rest": (
         message(wire_input(datatype="BYTES"), raw=[b"\x00\x00\x00\x00\x05\x00\x00\x00a"]),
-        "element 1 says it has 5 bytes, but only 1",
+        "element 1 has the length 5, but only 1",
     ),
     "BYTES left over": (
         message(wire_input(datatype="BYTES"), raw=[bytes(9)]),
@@ -167,7 +170,7 @@ def test_malformed_inputs_are_named(case):
         read(request)
 
     assert str(caught.value).startswith("model 'm': ")
-    assert "raw contents for each" in str(caught.value) or "input 'X'" in str(caught.value)
+    assert "raw_input_contents for each" in str(caught.value) or "input 'X'" in str(caught.value)
 
 
 @pytest.mark.parametrize(

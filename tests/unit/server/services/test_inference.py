@@ -38,5 +38,7 @@ def test_what_a_refusal_says_of_metadata_holds_none_of_its_values():
 
 def test_a_long_tenant_is_refused():
     assert len(_tenant({"x-batcher-tenant": "t" * MAX_TENANT})) == MAX_TENANT
-    with pytest.raises(InvalidRequest, match="x-batcher-tenant may have 256 characters, got 257"):
+    with pytest.raises(
+        InvalidRequest, match="x-batcher-tenant may have at most 256 characters, got 257"
+    ):
         _tenant({"x-batcher-tenant": "t" * (MAX_TENANT + 1)})
