@@ -58,7 +58,7 @@ class CallDetails(grpc.HandlerCallDetails):  # type: ignore[misc]  # grpc has no
 
 
 class Server:
-    """Answers calls on any number of listening sockets. `start` once, then `stop` once.
+    """Answers calls on any number of listening sockets: `listen` for each, then `stop` once.
 
     A sweep each second (`ServerConnection.sweep`) sends GOAWAY to idle connections and ends what makes no
     progress.

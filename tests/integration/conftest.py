@@ -31,7 +31,7 @@ def _end(server):
 
 @pytest.fixture
 def transport():
-    """Who speaks HTTP/2 in the servers of this test; tests of the wire ask for each."""
+    """`server.transport` of the servers of this test; tests in `wire` run with each."""
     return "builtin"
 
 

@@ -1,4 +1,4 @@
-"""How a server starts and ends does not depend on who speaks HTTP/2 in it."""
+"""Start, drain and stop are tested with both transports."""
 
 import pytest
 
