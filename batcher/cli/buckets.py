@@ -145,8 +145,8 @@ def _logged(path: Path, model: str | None, place: int | None, axis: int | None) 
     from batcher.simulation.lengths import logged_lengths, the_axis
 
     log = read_log(path)
-    with progress(sum(each.steps_count for each in log.segments)) as told:
-        found = logged_lengths(log, told)
+    with progress(sum(each.steps_count for each in log.segments)) as advance:
+        found = logged_lengths(log, advance)
     print_faults(log.faults)
     try:
         return the_axis(found, model, place, axis)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BESIDE: Final = 512
+OTHER_FILES: Final = 512
 """Open files other than gRPC connections: HTTP connections, logs, models and their libraries."""
 
 
@@ -25,7 +25,7 @@ def allow_files(config: Config) -> None:
     """
     server = config.server
     each = server.max_connections + PROBE_CONNECTIONS
-    needed = (len(server.grpc) + len(server.admin)) * each + BESIDE
+    needed = (len(server.grpc) + len(server.admin)) * each + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -34,7 +34,7 @@ def allow_files(config: Config) -> None:
         log.warning(
             "%d gRPC connections may need %d open files, and this process may open %d (ulimit -Hn): once"
             " they are used up, health probes fail; lower server.max_connections or raise the limit",
-            needed - BESIDE,
+            needed - OTHER_FILES,
             needed,
             most,
         )

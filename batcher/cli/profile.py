@@ -128,16 +128,16 @@ async def _measure(
     from batcher.simulation.profile import ModelProfile, SizeProfile
 
     measured = []
-    with progress(repeats * sum(len(s) for s in sizes.values())) as told:
+    with progress(repeats * sum(len(s) for s in sizes.values())) as advance:
         for name, model in models.items():
-            told(name, 0)
+            advance(name, 0)
             plan = instance_plan(model, 0, plugins.find_executor(model.executor), config.base_dir)
             took_ns = await measure(
                 plan,
                 sizes[name],
                 repeats,
                 monotonic_ns,
-                lambda name=name: told(name, 1),  # type: ignore[misc] # mypy infers no lambda with a default
+                lambda name=name: advance(name, 1),  # type: ignore[misc] # mypy infers no lambda with a default
             )
             profiles = {rows: SizeProfile.of(times) for rows, times in took_ns.items()}
             measured.append(

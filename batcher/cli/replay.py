@@ -242,8 +242,8 @@ def _replay(log: Log, part: _Part, *, json: bool) -> Replayed:
     print_contents(log, part.segments, json=json)
     print_faults(log.faults)
     began_ns = monotonic_ns()
-    with progress(sum(each.steps_count for each in part.segments)) as told:
-        played = play(part.segments, until_ns=part.until_ns, told=told)
+    with progress(sum(each.steps_count for each in part.segments)) as advance:
+        played = play(part.segments, until_ns=part.until_ns, told=advance)
     print_faults(played.faults)
     print_replayed(played, monotonic_ns() - began_ns, json=json)
     return played
@@ -280,13 +280,13 @@ def _compare(
         )
     cells = [Cell(None, tuple(each.recorded() for each in played))]
     variants = [Variant(REPLAYED), *asked.variants]
-    with progress(len(variants) * len(seeds) * len(played)) as told:
+    with progress(len(variants) * len(seeds) * len(played)) as advance:
         for variant in variants:
             runs = []
             for seed in seeds:
                 for each in played:
                     runs.append(each.play(variant, seed))
-                    told(variant.name, 1)
+                    advance(variant.name, 1)
             cells.append(Cell(None, tuple(runs)))
     capacity = played[0].capacity()
     summaries = [summarize(cell, capacity) for cell in cells]

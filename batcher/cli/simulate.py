@@ -323,8 +323,8 @@ def _run(
     picture = None if plot is None else image_path(plot)
     warn_of_targets(experiment.deployment)
     found: list[Cell] = []
-    with progress(experiment.expected()) as told:
-        found.extend(cells(experiment, told, optimum=optimum))
+    with progress(experiment.expected()) as advance:
+        found.extend(cells(experiment, advance, optimum=optimum))
     summaries = [summarize(cell, capacity) for cell in found]
     if json:
         print_json(summaries)

@@ -1,11 +1,13 @@
-"""Settings: one YAML file, validated as a whole before anything starts, then frozen.
+"""The configuration: one YAML file, validated as a whole before anything starts, then frozen.
 
-The way in: `document` reads the text (strictly, knowing lines and the environment), the sections
-(`root`, `server`, `model`) validate it, `explain` turns what they found into problems that name the
-path, the value and what is allowed, and `loader` raises them all at once. Units live in `units`:
-text in the file, integer nanoseconds and bytes as attributes. `policies` is the one table of
-batching policies. `files` looks at what the configuration names on disk. `changes` says how two
-configurations differ and what of that a running server takes.
+`document` parses the text (strictly, with lines and the environment), the sections (`root`, `server`,
+`model`, `padding`, `recording`) validate it, `explain` turns their errors into problems with the path,
+the value and what is allowed, and `loader` raises all of them at once. `units` parses durations and
+sizes, `policies` is the one table of batching policies, `files` checks files that the configuration
+names, and `changes` finds how two configurations differ and what of that needs a restart.
+
+Nothing here starts, opens or loads anything. A key is documented where it is defined; the JSON Schema
+and docs/configuration.md repeat that text.
 """
 
 from batcher.config.addresses import TcpAddress, UnixAddress, parse_address

@@ -47,7 +47,7 @@ class Difference:
 
 
 def difference(old: Config, new: Config) -> Difference:
-    """What turns `old` into `new`. Models are told apart by name and version, not by place."""
+    """What turns `old` into `new`. Models are matched by name and version, not by position."""
     changes: list[Change] = []
     restart: list[str] = []
     for key in Config.model_fields:
@@ -95,7 +95,7 @@ def tunable_settings(model: ModelConfig) -> dict[str, Any]:
 
 
 def _walk(path: KeyPath, old: object, new: object) -> Iterator[tuple[KeyPath, object, object]]:
-    """Every path at which two documents differ: of mappings their keys, of lists the whole."""
+    """Every path at which two documents differ: mappings key by key, lists as a whole."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old | new:
             yield from _walk((*path, key), old.get(key, _ABSENT), new.get(key, _ABSENT))

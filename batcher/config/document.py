@@ -1,4 +1,4 @@
-"""YAML text to plain values: stricter than YAML, and aware of lines and of the environment.
+"""YAML text -> plain values with their lines: stricter than YAML, with environment variables.
 
 Scalars follow YAML 1.2's core schema (`no`, `on` and `12:30` are text), a key given twice is an
 error, and there are no tags. `${NAME}` and `${NAME:-default}` inside a scalar are replaced after
@@ -21,8 +21,8 @@ _TAG: Final = "tag:yaml.org,2002:"
 MOST_VALUES: Final = 100_000
 
 MOST_DEPTH: Final = 64
-"""Brackets inside each other. The parser looks at all open ones with each word that it reads, so that
-a few thousand of them would take it seconds."""
+"""The most open brackets. The parser checks all of them at each token, so that a few thousand would
+take seconds."""
 
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{(?P<body>[^}]*)\}|\$\{")
 _BODY: Final = re.compile(
@@ -32,21 +32,21 @@ _BODY: Final = re.compile(
 
 @dataclass(slots=True)
 class Document:
-    """What a YAML text says: its value, the line of every path, and what was wrong with it."""
+    """A parsed YAML text: its value, the line of every path, and the problems found."""
 
     value: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[tuple[KeyPath, str]] = field(default_factory=list)
 
     def line(self, path: KeyPath) -> int | None:
-        """The line (from 1) of the path, or of the nearest thing around it that is written down."""
+        """The line (from 1) of the path, or of the innermost part of it that is in the file."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path)
 
 
 class _TooDeepError(Exception):
-    """More brackets are open than any value needs."""
+    """More than `MOST_DEPTH` brackets are open."""
 
 
 class _CoreSchemaLoader(yaml.SafeLoader):
@@ -78,7 +78,7 @@ for _name, _pattern, _first in (
 
 
 class _TooLargeError(Exception):
-    """Aliases multiplied the document beyond any use."""
+    """The document has more than `MOST_VALUES` values, those of aliases included."""
 
 
 def read_document(text: str, environ: Mapping[str, str]) -> Document:

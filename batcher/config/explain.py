@@ -1,4 +1,4 @@
-"""What pydantic found, in the words of someone who edits the file."""
+"""Validation errors of pydantic -> problems with a path, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ALLOWED = {
     "less_than": "less than {lt}",
     "less_than_equal": "{le} or less",
 }
-"""Kinds of pydantic error to what is allowed, with the error's own context filled in."""
+"""Kind of pydantic error -> what is allowed; `{...}` comes from the context of the error."""
 
 _RENAMED: Final = {
     "ageing": "promote_after",
@@ -101,7 +101,7 @@ def _is_repeated(section: type[Section], name: str) -> bool:
 
 
 def section_at(root: type[Section], path: KeyPath) -> type[Section] | None:
-    """The section that describes what stands at `path`, None when that is no section."""
+    """The section at `path`, or None if something else is there."""
     annotation: Any = root
     for step in path:
         if isinstance(annotation, type) and issubclass(annotation, Section):

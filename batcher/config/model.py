@@ -1,4 +1,4 @@
-"""The sections below `models`: what is served, on what, and how it is batched."""
+"""The section `models[]` and the sections in it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PolicyName = Annotated[
 
 
 MOST_BATCH_ROWS: Final = 65_536
-"""The largest `max_batch_size`: a time is kept for every size up to it."""
+"""The largest `max_batch_size`: the scheduler keeps a service time for every size up to it."""
 
 BatchRows = Annotated[int, Field(strict=True, ge=0, le=MOST_BATCH_ROWS)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
@@ -123,7 +123,7 @@ class BatchingConfig(Section):
 
     @property
     def most_rows(self) -> int:
-        """The most rows in one batch, as the scheduler counts: a request without rows is one."""
+        """The most rows of a batch as the scheduler counts them: a request without a row axis is one."""
         return max(1, self.max_batch_size)
 
     def policy_settings(self) -> PolicySettings:
@@ -131,12 +131,12 @@ class BatchingConfig(Section):
         return POLICIES[self.policy].settings(self)
 
     def window(self) -> str:
-        """How long a request may wait for company, in words for a person."""
+        """How long a request may wait for others to share its batch, as text."""
         return POLICIES[self.policy].window(self)
 
 
 class QueueConfig(Section):
-    """How much may wait, and who goes first. Beyond a bound, what is worth least is refused."""
+    """How much may wait, and in which order. Beyond a limit, the least urgent requests are refused."""
 
     max_requests: Count = 1024
     """The most requests that wait. Beyond it requests are refused, of the lowest priority first."""
@@ -180,7 +180,7 @@ class QueueConfig(Section):
         return self
 
     def limits(self) -> QueueLimits:
-        """The bounds as the scheduler takes them."""
+        """The limits as the scheduler takes them."""
         return QueueLimits(
             max_requests=self.max_requests,
             max_groups=self.max_groups,
@@ -228,7 +228,7 @@ class WarmupConfig(Section):
 
 
 class HealthConfig(Section):
-    """When a loaded model stops counting as ready, and how it does so again."""
+    """When a loaded model stops being ready, and when it is ready again."""
 
     interval: Duration = 5_000_000_000
     """How often `healthy()` of an executor is called while no batch runs, and how often an
@@ -318,7 +318,7 @@ class ModelConfig(Section):
         return {each.output: each.labels for each in self.outputs if each.labels is not None}
 
     def scheduler_settings(self) -> ModelSettings:
-        """What the scheduler reads of this model. Times in nanoseconds."""
+        """The settings that the scheduler reads. Times in nanoseconds."""
         queue = self.queue.limits()
         if not self.batching.max_batch_size:
             queue = replace(queue, max_batches_per_request=1)

@@ -1,4 +1,4 @@
-"""The sections that decide how a model is scheduled: of settings, and with some values changed.
+"""The sections `batching` and `queue` of a model: from settings, and with some values changed.
 
 A command line changes values as `batching.target_p99=40ms`.
 """
@@ -18,7 +18,7 @@ from batcher.core.settings import ModelSettings
 from batcher.errors import ConfigError
 
 SECTIONS: Final = ("batching", "queue")
-"""What decides how a model is scheduled, and can be changed."""
+"""The sections that can be changed."""
 
 _FORM: Final = re.compile(rf"\s*({'|'.join(SECTIONS)})\.[^=]+=.*", re.DOTALL)
 _ALLOWED: Final = " or ".join(f"{name}.KEY=VALUE" for name in SECTIONS)

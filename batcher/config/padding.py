@@ -1,4 +1,4 @@
-"""The sections that say which axes are rows, how variable ones are padded, and what follows them."""
+"""The sections `padding`, `inputs` and `outputs` of a model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TensorName = Annotated[str, Field(min_length=1, max_length=256)]
 """The name of an input or output, as the model has it."""
 
 InnerAxis = Annotated[int, Field(strict=True, ge=1, le=64)]
-"""An axis beside the rows."""
+"""An axis that is not the rows."""
 
 
 def _buckets(lengths: tuple[int, ...]) -> tuple[int, ...]:
@@ -151,7 +151,7 @@ def row_problems(
     outputs: Sequence[OutputConfig],
     max_batch_size: int,
 ) -> list[tuple[KeyPath, str]]:
-    """What is said of rows twice, or of a model that has none."""
+    """Problems of inputs given twice, and of sections about rows in a model without a batch axis."""
     if not max_batch_size:
         of_rows = [each for each in outputs if each.batched or each.axis is not None]
         told = {"inputs": inputs, "padding": padding, "outputs": of_rows}
@@ -171,7 +171,7 @@ def row_problems(
 def padding_problems(
     padding: Sequence[PaddingConfig], outputs: Sequence[OutputConfig]
 ) -> list[tuple[KeyPath, str]]:
-    """What is said twice, and differently: axes, and the values of one input."""
+    """Problems of axes that are given twice, and of inputs with several values."""
     problems: list[tuple[KeyPath, str]] = []
     axes: set[tuple[str, int]] = set()
     values: dict[str, object] = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PolicyEntry:
-    """One policy: the keys it alone may use, its scheduler settings, and its window in words."""
+    """One policy: the keys it alone may use, its scheduler settings, and its window as text."""
 
     keys: tuple[str, ...]
     settings: Callable[[BatchingConfig], PolicySettings]

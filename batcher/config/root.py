@@ -31,13 +31,13 @@ class DeviceConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a configuration came from; equal ones may come from different texts."""
+    """The text of a configuration. It does not count when configurations are compared."""
 
     text: str = field(default="", compare=False)
 
 
 class Config(Section):
-    """A configuration file: validated whole, never changed."""
+    """A configuration file: validated as a whole, then frozen."""
 
     server: ServerConfig = ServerConfig()
     """Listeners, limits and shutdown."""
@@ -62,7 +62,7 @@ class Config(Section):
 
     @property
     def text(self) -> str:
-        """The text of the file, its references to the environment as they stand there."""
+        """The text of the file, with its references to the environment unexpanded."""
         return self._source.text
 
     def model_post_init(self, context: Any, /) -> None:
@@ -102,7 +102,7 @@ def device_limits(config: Config) -> dict[str, int]:
     """How many batches may run at once on each device that a model names.
 
     The bound in `devices`, else the largest `instances` times `max_in_flight` of any one model on
-    the device: a model alone gets what it asked for, and neighbors take turns.
+    the device: a model alone gets what it asks for, and models that share a device take turns.
     """
     limits: dict[str, int] = {}
     for model in config.models:

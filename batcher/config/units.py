@@ -1,7 +1,6 @@
 """Durations and sizes with units: text in the file, integers inside.
 
-A bare number is refused, because `50` is a second too short or a thousand times too long as often
-as not; only `0` needs no unit. Durations become nanoseconds and sizes bytes, exactly: a value finer
+A bare number is refused, because `50` could mean seconds or milliseconds; only `0` needs no unit. Durations become nanoseconds and sizes bytes, exactly: a value finer
 than that is an error, never rounded.
 """
 

@@ -1,4 +1,4 @@
-"""The gRPC edge as one object: data listeners, admin listeners, health, reflection, drain."""
+"""Everything that speaks gRPC as one object: listeners, services, shutdown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GrpcFrontend:
     ) -> None:
         self._buffers = buffers
         self._health = HealthService()
-        batcher.health.watch(self._health.tell)
+        batcher.health.watch(self._health.update)
         self._inference = InferenceServicer(batcher, clock, config, buffers)
         self._settings = SettingsServicer(live_settings, config.status_codes)
         self._flight = flight

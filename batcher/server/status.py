@@ -1,8 +1,7 @@
-"""The one table from our errors to gRPC statuses.
+"""The one table from errors to gRPC status codes, in two styles (`server.status_codes`).
 
-Two styles. `standard` gives each situation the code that gRPC's own documentation gives it, and
-tells the caller when to try again. `triton` gives the codes and texts that programs written against
-Triton look for, so that such a program needs no change.
+`standard` has the codes of gRPC's documentation, with a hint when to retry. `triton` has the codes and
+texts of Triton, so that clients written against it need no change.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ PUSHBACK_KEY = "grpc-retry-pushback-ms"
 DETAILS_KEY = "grpc-status-details-bin"
 
 MAX_MESSAGE = 1024
-"""Characters of a message: it travels as a header, and clients limit the size of those."""
+"""The most characters of a message: it is sent as a header, and clients limit those."""
 
 _STANDARD = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -61,7 +60,7 @@ CODES: Mapping[Style, Mapping[type[errors.RequestError], grpc.StatusCode]] = {
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How a call ends: the arguments of `context.abort`, in order."""
+    """The status of a call: the arguments of `context.abort`, in order."""
 
     code: grpc.StatusCode
     message: str
@@ -73,8 +72,8 @@ def to_status(
 ) -> Status:
     """The status of a call that ended with this error. `request_id` is the caller's.
 
-    In the standard style an error that says when to try again gets the pushback metadata that
-    gRPC's retry policies obey, and a refusal for overload also a google.rpc.RetryInfo.
+    In the standard style, an error with a retry delay gets the pushback metadata that retry policies
+    of gRPC clients follow, and a refusal for overload also a `google.rpc.RetryInfo`.
     """
     code = CODES[style][type(error)]
     message = shortened(_triton_message(error, request_id) if style == "triton" else str(error))
@@ -89,7 +88,7 @@ def to_status(
 
 
 def _triton_message(error: errors.RequestError, request_id: str) -> str:
-    """The text that clients of Triton compare with or search for."""
+    """The text that clients written for Triton compare with or search for."""
     if isinstance(error, errors.DeadlineExpired):
         return "Request timeout expired"
     if isinstance(error, errors.Overloaded):
@@ -100,7 +99,7 @@ def _triton_message(error: errors.RequestError, request_id: str) -> str:
 
 
 def shortened(message: str) -> str:
-    """A message of at most `MAX_MESSAGE` characters, all of which can be sent."""
+    """The message, cut to `MAX_MESSAGE` characters and made valid UTF-8."""
     message = errors.encodable(message)
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 3]}..."
 
@@ -109,7 +108,7 @@ def shortened(message: str) -> str:
 def _retry_info(code: grpc.StatusCode, message: str, delay_ms: int) -> bytes:
     """A serialized google.rpc.Status with RetryInfo as its one detail.
 
-    Under overload the same few are sent again and again, when time is shortest.
+    Cached, because under overload the same few are sent again and again.
     """
     info = protocol.error_details.RetryInfo()
     info.retry_delay.seconds, info.retry_delay.nanos = divmod(delay_ms * MILLISECOND, SECOND)

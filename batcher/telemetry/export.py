@@ -1,4 +1,4 @@
-"""From recorded numbers to Prometheus metric families."""
+"""Counts and histograms -> Prometheus metric families with samples."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def single_values(family: Family, points: Iterable[Point]) -> Metric:
 class HistogramFamily(HistogramMetricFamily):
     """A histogram family whose samples are made when they are asked for, at once or in pieces.
 
-    With dozens of models a family has thousands of them; written a piece at a time, they do not hold
-    the event loop. Each histogram is whole in its piece.
+    With dozens of models a family has thousands of samples; written a piece at a time, they do not
+    block the event loop. Each piece is one whole histogram.
     """
 
     def __init__(self, family: Family, points: Iterable[tuple[Labels, Histogram]]) -> None:

@@ -164,7 +164,7 @@ def raise_on(value: float, answer: Answer | None = None) -> Answer:
 
     def failing(batch: Batch) -> BatchResult:
         if (batch.inputs["X"] == value).any():
-            raise ValueError("poison")
+            raise ValueError("a value that fails")
         return (answer or double)(batch)
 
     return failing

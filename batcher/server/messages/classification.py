@@ -1,4 +1,4 @@
-"""The classification extension: the highest values of each row, as text."""
+"""The classification extension: the highest values of each row, with their labels, as text."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NOT_NUMBERS = ("BOOL", "BYTES")
 
 @record
 class Classes:
-    """What a caller asked for of one output, and what is known of its classes."""
+    """The classification that a caller asked for of one output, and the labels of its classes."""
 
     count: int
-    """How many of the highest values of each row."""
+    """The number of highest values of each row."""
     labels: Sequence[bytes] = ()
-    """The names of the first classes; those beyond have none."""
+    """The names of the first classes; further classes have none."""
 
 
 def top_classes(datatype: str, array: Array, asked: Classes, where: str) -> Array:
@@ -87,7 +87,7 @@ def _highest(values: Array, count: int) -> Array:
 
 
 def _as_numbers(datatype: str, array: Array) -> Array:
-    """The array with values: BF16 is the upper half of an FP32."""
+    """The array as numbers that numpy can compare: BF16 is the upper half of an FP32."""
     if datatype == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array

@@ -1,4 +1,4 @@
-"""What a model is and what it has done, as the messages that say so."""
+"""Answers to `ModelMetadata`, `ModelConfig` and `ModelStatistics`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model_metadata_response(
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """What clients may know of how requests become batches."""
+    """How requests become batches, as `ModelConfig` shows it."""
 
     preferred_sizes: Sequence[int] = ()
     max_delay_ns: int = 0
@@ -93,7 +93,7 @@ def model_config_response(
 
 
 def _data_type(spec: TensorSpec) -> str:
-    """The name of the enum's value, which a message takes as well."""
+    """The name of the enum value, which the constructor of a message takes."""
     return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
 
 

@@ -4,9 +4,8 @@ Raw contents are little-endian elements in row-major order; BYTES puts a four-by
 each element. Arrays made from raw contents are read-only views of the message and may lie at any
 offset, so they are not always aligned (`array.flags.aligned`).
 
-What is wrong with a tensor is raised as MalformedTensorError; the caller knows the model and the
-tensor's name and says them (making that text for every good tensor would take longer than reading
-it).
+A tensor that is wrong raises MalformedTensorError, without the names of the model and the tensor: the
+caller adds them. Making that text for every tensor would take longer than reading it.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ _TYPED_FIELDS = {
 
 
 class MalformedTensorError(ValueError):
-    """The elements do not fit what the tensor's header says.
+    """The elements do not fit the datatype and shape of the tensor.
 
-    `sizes` are those of raw contents that are too short or too long: expected, and got.
+    `sizes` are the bytes of raw contents that are too short or too long: expected, and got.
     """
 
     def __init__(self, message: str, sizes: tuple[int, int] | None = None) -> None:
@@ -76,7 +75,7 @@ def from_raw(
 
 
 _COPY_ALONE = 1024 * 1024
-"""Bytes of an element from which on Python copies without holding up other threads."""
+"""Bytes of an element from which on it is copied without the GIL."""
 
 
 def _bytes_from_raw(data: bytes, offset: int, length: int, elements: int) -> Array:
@@ -103,7 +102,7 @@ def _bytes_from_raw(data: bytes, offset: int, length: int, elements: int) -> Arr
             )
         if position - start < _COPY_ALONE:
             array[index] = data[start:position]
-        else:  # a copy that lets others run meanwhile
+        else:  # joining releases the GIL
             array[index] = b"".join((view[start:position],))
     if position != end:
         raise MalformedTensorError(

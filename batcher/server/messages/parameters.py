@@ -1,4 +1,4 @@
-"""Request parameters: which are reserved, their types and ranges, and all others passed on."""
+"""Request parameters: reserved ones with their types and ranges; all others go to the executor."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from batcher.executor import ParameterValue
 from batcher.protocol import inference
 
 MAX_WAIT_NS = 365 * 24 * 3600 * SECOND
-"""A year: a timeout or a deadline that is further away counts as this. Moments stay within 64 bits,
-which is what records of them have."""
+"""A year: the longest timeout or deadline, so that times in nanoseconds fit 64 bits."""
 
 MAX_PRIORITY = 2**31 - 1
-"""A higher number counts as this; the last level is far below."""
+"""Higher numbers count as this, which is above every priority level."""
 
 MAX_TENANT = 256
-"""Characters of a tenant's name, as of one in the configuration."""
+"""The most characters of a tenant's name."""
 
 _INT64 = "int64_param"
 _EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
-"""Asks for a closing empty answer where answers come in parts; an answer in one part has none."""
+"""Asks for an empty last answer from decoupled models. There are none here, so it has no effect."""
 
 _RESERVED = {
     "sequence_id": ("int64_param", "string_param"),
@@ -33,7 +32,7 @@ _RESERVED = {
     "timeout": (_INT64,),
     _EMPTY_FINAL_RESPONSE: ("bool_param",),
 }
-"""Name -> the choices of InferParameter it may come as."""
+"""Name -> the fields of `InferParameter` that may hold its value."""
 
 _SEQUENCES = frozenset(("sequence_id", "sequence_start", "sequence_end"))
 _SHARED_MEMORY = "shared_memory_"
@@ -42,7 +41,7 @@ _RESERVED_PREFIX = "triton_"
 
 @dataclass(slots=True)
 class RequestParameters:
-    """What a request's parameters say. `others` is what goes on to the executor."""
+    """The parameters of a request. `others` go to the executor."""
 
     priority: int = 0
     timeout_ns: int | None = None
@@ -81,7 +80,7 @@ def read_parameters(
 
 
 def _take(found: RequestParameters, name: str, value: ParameterValue, where: str) -> None:
-    """Note one reserved parameter, whose type is right."""
+    """Keep one reserved parameter, whose type is right."""
     if name in _SEQUENCES:
         # The protocol's "no sequence" is the zero of either type.
         if value:

@@ -30,17 +30,17 @@ MAX_RANK = 32
 """Axes of one tensor; numpy 1 allows no more."""
 
 REMEMBERED_HEADERS = 4096
-"""Headers of inputs, and of requested outputs, remembered at most; then all are forgotten."""
+"""The most headers of inputs, and of requested outputs, that are remembered; then all are dropped."""
 
 REMEMBERED_HEADER_BYTES = 256
-"""A longer header is read anew each time, so the memory held is bounded."""
+"""A longer header is parsed each time, so that the memory is bounded."""
 
 LARGE_HEADER_BYTES = 64 * 1024
-"""The fields of a longer input are counted before protobuf reads it."""
+"""The fields of a longer input are counted before protobuf parses it."""
 
 MAX_BYTES_ELEMENTS = 131_072
-"""Elements of the BYTES inputs of one request, all together: each becomes an object of its own,
-which takes a quarter of a microsecond."""
+"""The most elements of all BYTES inputs of one request: each becomes a Python object, which takes a
+quarter of a microsecond."""
 
 _MAX_TENSOR_BYTES = 2**63 - 1
 
@@ -51,7 +51,7 @@ _NO_PARAMETERS = RequestParameters()
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """All that an input says beside its raw contents."""
+    """Everything in an `InferInputTensor` but raw contents."""
 
     name: str
     datatype: str
@@ -72,7 +72,7 @@ def to_request(
     tenant: str = "",
     priority: int = 0,
 ) -> InferenceRequest:
-    """What the request asks for. `priority` (from the metadata) gives way to a parameter.
+    """The request as the runtime takes it. The parameter `priority` overrides `priority` (of the metadata).
 
     Arrays made from raw contents are read-only views of the message, not always aligned. Whether
     the model takes such inputs is decided at admission. Raises InvalidRequest, naming the model and
@@ -109,7 +109,7 @@ def _inputs(wire: WireRequest) -> dict[str, Tensor]:
     if raw and len(raw) != len(wire.inputs):
         raise _wrong_count(wire)
     for index, chunk in enumerate(wire.inputs):
-        # Looking up a long one would take longer than reading it.
+        # Hashing a long header would take longer than parsing it.
         known = _headers.get(chunk) if len(chunk) <= REMEMBERED_HEADER_BYTES else None
         header = known or _read_header(chunk, wire.model)
         name = header.name
@@ -199,7 +199,7 @@ def _read_header(chunk: bytes, model: str) -> _Header:
         raise InvalidRequest(f"{where}: expected at most {MAX_RANK} axes, got {len(message.shape)}")
     shape = tuple(message.shape)
     _check_shape(shape, dtype.itemsize, where)
-    # Some clients send an empty one beside raw contents.
+    # Some clients send empty contents together with raw_input_contents.
     contents = message.contents if message.contents.ListFields() else None
     header = _Header(name, datatype, shape, math.prod(shape), contents)
     if contents is None:

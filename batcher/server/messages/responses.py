@@ -42,9 +42,9 @@ Part: TypeAlias = bytes | memoryview
 
 
 def joined(parts: list[Part]) -> bytes | memoryview:
-    """A large answer in one, for a thread beside the event loop.
+    """A large answer in one buffer; to be called on another thread than the event loop's.
 
-    A join lets other threads run only where all parts are `bytes`; numpy does so for arrays.
+    `bytes.join` releases the GIL only if all parts are `bytes`; otherwise numpy copies, which does.
     """
     if all(isinstance(part, bytes) for part in parts):
         return b"".join(parts)
@@ -97,12 +97,12 @@ def response_parts(
                 f"model {shown(reply.model)}: output {shown(name)}: {error}"
             ) from error
         raw += (_RAW_OUTPUT_CONTENTS_TAG, encode_length(nbytes), *strings)
-    # Protobuf merges what is concatenated, so a message can be written in parts.
+    # Concatenated protobuf messages are one merged message, so it can be written in parts.
     return parts + raw
 
 
 def takes_long(reply: InferenceReply, classifications: Mapping[str, Classes] | None) -> bool:
-    """Whether making the parts of this answer takes more than a few milliseconds."""
+    """Whether making this answer takes more than a few milliseconds."""
     if reply.pieces:
         return True
     for tensor in reply.outputs.values():
@@ -120,14 +120,14 @@ def takes_long(reply: InferenceReply, classifications: Mapping[str, Classes] | N
 def stream_parts(parts: list[Part], nbytes: int) -> list[Part]:
     """The `ModelStreamInferResponse` around a `ModelInferResponse` of so many bytes.
 
-    It says that this is the request's last answer, as clients of streams expect.
+    With the parameter that marks the last answer of its request, as clients of streams expect.
     """
     length = encode_length(nbytes + len(_FINAL_RESPONSE))
     return [_INFER_RESPONSE_TAG, length, *parts, _FINAL_RESPONSE]
 
 
 def stream_error(message: str, *, request_id: str = "") -> bytes:
-    """The serialized `ModelStreamInferResponse` that says what went wrong with which request."""
+    """The serialized `ModelStreamInferResponse` with an error and the id of its request."""
     response = inference.ModelStreamInferResponse(error_message=message)
     response.infer_response.id = request_id
     response.infer_response.parameters[FINAL_RESPONSE].bool_param = True
@@ -167,4 +167,4 @@ def _response_parameters(parameters: Mapping[str, ParameterValue]) -> bytes:
 _FINAL_RESPONSE = _response_parameters({FINAL_RESPONSE: True})
 
 STREAM_WRAPPING = 6 + len(_FINAL_RESPONSE)
-"""Bytes that a stream's message has around an answer, at most: a tag, the length, a parameter."""
+"""The most bytes that the message of a stream adds to an answer: a tag, the length, a parameter."""

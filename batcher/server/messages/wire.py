@@ -1,12 +1,12 @@
-"""The outermost layer of a `ModelInferRequest`, read without copying its tensors.
+"""The outermost fields of a `ModelInferRequest`, parsed without copying its tensors.
 
 Protobuf's Python runtime copies every bytes field when it parses a message and once more at each
-access; at 85 microseconds per MiB each, that would be most of the work on a large request. The
-outermost layer is only a row of length-delimited fields, so `parse` walks it here and notes where
-the raw tensors lie. All that is nested is left to protobuf, in `requests`.
+access; at 85 microseconds per MiB each, that would be most of the time of a large request. The
+outermost fields are all length-delimited, so `parse` walks them here and notes the positions of the raw
+tensors. Nested messages are left to protobuf, in `requests`.
 
-What a caller can make this and the next step cost is bounded: the number of fields, the bytes of
-each nested message, the length of each text.
+The time that a caller can make this and the next step take is bounded: by the number of fields, the
+bytes of nested messages, and the length of texts.
 """
 
 from __future__ import annotations
@@ -20,22 +20,19 @@ LARGE_MESSAGE: Final = 1024 * 1024
 """Bytes from which on a message is read, and an answer made, off the event loop."""
 
 MAX_FIELDS: Final = 4096
-"""Outermost fields of a request: inputs, outputs, raw contents and parameters together.
-
-Each takes half a microsecond here and up to four later; half as many would still be more than any
-model has."""
+"""The most outermost fields of a request: inputs, outputs, raw contents and parameters together. Each
+takes half a microsecond here and up to four later; no model needs half as many."""
 
 MAX_NESTED: Final = 4 * 1024**2
-"""Bytes of one input beside its raw contents, and of all of a request's together: names, shapes and
-typed contents. Protobuf reads that in one go, 1 to 4 ns a byte, while nothing else can run."""
+"""The most bytes of one input, and of all inputs of a request, without raw contents: names, shapes and
+typed contents. Protobuf parses them in one go, 1 to 4 ns a byte, while nothing else can run."""
 
 MAX_TEXT: Final = 4096
-"""Bytes of the model's name, its version and the request's id, each: they are repeated in
-answers."""
+"""The most bytes of the model's name, its version and the request's id, each: answers repeat them."""
 
 MAX_PARAMETERS: Final = 64 * 1024
-"""Bytes of a request's parameters together, and of its requested outputs: they travel with the
-request through the scheduler and into its log."""
+"""The most bytes of a request's parameters, and of its requested outputs: they are kept with the request
+in the scheduler and in the event log."""
 
 _MODEL_NAME = 0x0A
 _MODEL_VERSION = 0x12
@@ -79,7 +76,7 @@ class WireRequest:
 
 
 class _UnusualError(Exception):
-    """The message is not simply a row of the seven fields: it is read again, with care."""
+    """The message has unknown fields or unusual encodings: it is parsed again, slowly."""
 
 
 _NOT_PLAIN = (_UnusualError, UnicodeDecodeError, IndexError)
@@ -111,9 +108,9 @@ def parse(data: bytes) -> WireRequest:
 
 
 def check_input(data: bytes) -> None:
-    """Look at the fields of a large serialized input before protobuf reads them all in one go.
+    """Count the fields of a large serialized input before protobuf parses it in one go.
 
-    Raises InvalidRequest where they are more than `MAX_FIELDS` or cut short.
+    Raises InvalidRequest if there are more than `MAX_FIELDS`, or the input is truncated.
     """
     position = 0
     try:
@@ -220,9 +217,9 @@ def _long_length(data: bytes, position: int, first: int) -> tuple[int, int]:
 
 
 def _plain(data: bytes) -> bytes:
-    """The same request as `_walk` reads it: known fields alone, tags and lengths written short.
+    """The same request in the form that `_walk` takes: only known fields, tags and lengths minimal.
 
-    Raises `_UnusualError` for what is no message.
+    Raises `_UnusualError` if it is not a valid message.
     """
     kept: list[bytes | memoryview] = []
     view = memoryview(data)

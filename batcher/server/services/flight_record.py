@@ -11,14 +11,14 @@ from batcher.server.calls import Context, answered
 from batcher.server.status import Style
 
 MOST_DETAIL = 256
-"""Characters of a caller's reason that are kept."""
+"""The most characters of a caller's reason that are kept."""
 
 Write: TypeAlias = Callable[[str], Awaitable[Path]]
-"""Writes a flight record for this reason, or raises a `RequestError`."""
+"""Writes a flight record with this reason and returns its path. Raises `RequestError`."""
 
 
 class FlightRecordServicer:
-    """Answers the calls of one service, as messages."""
+    """Answers `WriteFlightRecord`."""
 
     def __init__(self, write: Write, style: Style) -> None:
         self._write = write

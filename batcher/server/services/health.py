@@ -1,4 +1,4 @@
-"""The standard gRPC health service: what probes ask, and what watchers are told."""
+"""The standard gRPC health service, `grpc.health.v1.Health`: Check, List and Watch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NOT_SERVING = health.HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN = health.HealthCheckResponse.SERVICE_UNKNOWN
 
 SERVER = ""
-"""The name that stands for the server as a whole."""
+"""The service name of the server as a whole."""
 
 
 class HealthService:
-    """Whether each service is serving. The server as a whole is not, until `set` says so.
+    """Whether each service is serving. The server as a whole is not, until `set` or `update` says so.
 
-    Everything is called on the event loop's thread.
+    Every method is called on the event loop's thread.
     """
 
     def __init__(self) -> None:
@@ -34,9 +34,9 @@ class HealthService:
         self._closed = False
 
     def set(self, service: str, serving: bool) -> None:
-        """Say whether a service is serving, and tell its watchers if that is a change.
+        """Set whether a service is serving, and notify its watchers of a change.
 
-        Without effect after `close`.
+        No effect after `close`.
         """
         status = _SERVING if serving else _NOT_SERVING
         if not self._closed and self._statuses.get(service) != status:
@@ -44,10 +44,10 @@ class HealthService:
             for wake in self._watchers.get(service, ()):
                 wake.set()
 
-    def tell(self, report: HealthReport) -> None:
-        """Say what the report says: of the server, of its inference service, and of each model.
+    def update(self, report: HealthReport) -> None:
+        """Set the status of the server, of its inference service, and of each model.
 
-        A model is asked for as `name` (one version of it is ready) or `name/version`.
+        The service name of a model is `name` (one version of it is ready) or `name/version`.
         """
         serving = {model.name: False for model in report.models}
         for model in report.models:
@@ -59,7 +59,7 @@ class HealthService:
             self.set(service, ready)
 
     def close(self) -> None:
-        """Say for good that nothing is serving; every watcher is told, and its call ends."""
+        """Set everything to not serving, for good; watchers are notified, and their calls end."""
         for service in self._statuses:
             self.set(service, False)
         self._closed = True
@@ -99,12 +99,12 @@ class HealthService:
         watchers = self._watchers.setdefault(request.service, set())
         watchers.add(wake)
         try:
-            told: _Status | None = None
+            sent: _Status | None = None
             while True:
                 wake.clear()
                 status = self._statuses.get(request.service, _SERVICE_UNKNOWN)
-                if status != told:
-                    told = status
+                if status != sent:
+                    sent = status
                     yield health.HealthCheckResponse(status=status)
                 elif self._closed:
                     return

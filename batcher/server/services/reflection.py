@@ -1,6 +1,6 @@
-"""Server reflection over our own descriptors, in both versions of its protocol.
+"""Server reflection in both versions of its protocol, v1 and v1alpha.
 
-gRPC's own reflection package looks in protobuf's default pool, where our messages are not.
+gRPC's own reflection package serves protobuf's default pool, which does not have these messages.
 """
 
 from __future__ import annotations
@@ -55,9 +55,13 @@ class _Reflection:
             try:
                 self._fill(response, request)
             except KeyError:
-                self._error(response, grpc.StatusCode.NOT_FOUND, "there is no such name")
-            # An answer is up to 500 times as large as what it takes to ask: one in each turn of the
-            # event loop, for all streams together.
+                self._error(
+                    response,
+                    grpc.StatusCode.NOT_FOUND,
+                    "no file, symbol or type of that name; list_services lists the services",
+                )
+            # An answer is up to 500 times as large as its request: one in each iteration of the event
+            # loop, for all streams together.
             async with self._turn:
                 await asyncio.sleep(0)
             yield response
@@ -81,7 +85,11 @@ class _Reflection:
         elif choice == "file_containing_extension":
             raise KeyError(choice)
         else:
-            self._error(response, grpc.StatusCode.INVALID_ARGUMENT, "the request asks for nothing")
+            self._error(
+                response,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "the request has no message_request; set one",
+            )
 
     @staticmethod
     def _files(response: Any, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The admin RPCs about settings: what is in force, a change by path, the file read again."""
+"""The admin RPCs about settings: GetSettings, UpdateSettings, Reload."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batcher.telemetry import ChangeSource
 
 
 class SettingsServicer:
-    """Answers `batcher.admin.v1.Admin` as far as it is about settings."""
+    """Answers the RPCs of `batcher.admin.v1.Admin` about settings."""
 
     def __init__(self, live_settings: LiveSettings, style: Style) -> None:
         self._live_settings = live_settings

@@ -1,4 +1,4 @@
-"""One `ModelStreamInfer` call: requests in, answers out, and what it holds meanwhile."""
+"""One `ModelStreamInfer` call: reads requests, writes answers, and charges both to `Buffers`."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ Made: TypeAlias = bytes | memoryview
 Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, Made]]
 
 RETRY_ROOM_NS = SECOND
-"""What a caller is told to wait for whose messages there is no room."""
+"""The retry hint for a caller whose message does not fit `max_buffered`."""
 
 REQUEST_BYTES = 1024
-"""What a request of a stream counts for in `max_buffered` beside its bytes, until its answer is
-written: a task and what it refers to."""
+"""Bytes that a request of a stream counts in `max_buffered` in addition to its own, until its answer
+is written: an asyncio task and what it refers to."""
 
 
 REQUESTS_A_TURN, REQUESTS_AT_ONCE = 256, 16
-"""Requests of all streams together that begin in one turn of the event loop: 20 ms. More than a batch
-takes, as what comes in one turn is batched together; 64 cost a tenth of the throughput. One stream gets
-so many at once."""
+"""Requests of all streams together that begin in one iteration of the event loop (which takes 20 ms), and
+requests that one stream begins at once. The first is larger than a batch, because requests of one
+iteration are batched together: 64 cost a tenth of the throughput."""
 
 
 class Turns:
-    """Lets so many requests begin in each turn of the event loop, and the others wait for the next."""
+    """Limits how many requests begin in an iteration of the event loop; others wait for the next one."""
 
     def __init__(self) -> None:
         self._left = self._most = REQUESTS_A_TURN // REQUESTS_AT_ONCE
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def taken(self) -> None:
-        """Returns when `REQUESTS_AT_ONCE` more may begin; whoever waits longest is the first."""
+        """Wait until `REQUESTS_AT_ONCE` more requests may begin, in order of arrival."""
         loop = asyncio.get_running_loop()
         if not self._left:
             waiter = loop.create_future()
@@ -55,7 +55,7 @@ class Turns:
         self._left -= 1
 
     def _begin(self) -> None:
-        """The next turn."""
+        """Let waiting streams begin, in the next iteration of the event loop."""
         self._left = self._most
         while self._left and self._waiting:
             waiter = self._waiting.popleft()
@@ -67,7 +67,7 @@ class Turns:
 
 
 def no_room(buffers: Buffers, size: int) -> BufferFull:
-    """What a request is answered for which, or for whose answer, there is no room; it is counted."""
+    """The error for a request, or its answer, that does not fit `max_buffered`. Counts the refusal."""
     buffers.refused += 1
     return BufferFull(
         f"no room for {size} bytes: requests and answers together may take {buffers.limit} bytes"
@@ -77,10 +77,10 @@ def no_room(buffers: Buffers, size: int) -> BufferFull:
 
 
 class StreamCharges:
-    """What the requests and answers of one stream hold in `Buffers`.
+    """Charges the requests and answers of one stream to `Buffers`.
 
-    A request is charged until it is answered, its answer until it is written: a transport that
-    charges by itself does so from then on.
+    A request is charged until it is answered, its answer until it is written, or until the transport
+    charges it by itself.
     """
 
     def __init__(self, buffers: Buffers, *, transport_charges: bool) -> None:
@@ -90,7 +90,7 @@ class StreamCharges:
         self._released = False
 
     def taken(self, data: bytes) -> bool:
-        """A request was read; returns whether there is room for it."""
+        """Charge a request that was read; returns False if it does not fit."""
         size = len(data) + REQUEST_BYTES
         if not self._buffers.reserve(size):
             return False
@@ -98,16 +98,16 @@ class StreamCharges:
         return True
 
     def refused(self, data: bytes) -> bytes:
-        """The answer to a request for which there is no room."""
+        """The error to send for a request that does not fit."""
         self._held += REQUEST_BYTES
         self._buffers.charge(REQUEST_BYTES)
         return self._error(no_room(self._buffers, len(data)), data)
 
     def answered(self, answer: Made, size: int) -> Made:
-        """A request of that size was answered; returns what is to be written."""
+        """Charge the answer instead of its request of that size; returns the answer, or an error to send."""
         if self._released:
             return answer
-        self._let_go(size)
+        self._release(size)
         if not self._buffers.has_room(len(answer)):
             answer = self._error(no_room(self._buffers, len(answer)), b"")
         self._held += len(answer)
@@ -115,20 +115,20 @@ class StreamCharges:
         return answer
 
     async def written(self, answer: Made, context: Context) -> None:
-        """Write an answer."""
+        """Write an answer, and release what was charged for it."""
         size = len(answer) + REQUEST_BYTES
         if self._transport_charges:
-            self._let_go(size)
+            self._release(size)
         await context.write(answer)
         if not self._transport_charges:
-            self._let_go(size)
+            self._release(size)
 
     def release(self) -> None:
-        """The stream has ended: nothing is held any more."""
+        """The stream has ended: release everything that it was charged."""
         self._released = True
-        self._let_go(self._held)
+        self._release(self._held)
 
-    def _let_go(self, size: int) -> None:
+    def _release(self, size: int) -> None:
         size = min(size, self._held)
         self._held -= size
         self._buffers.release(size)
@@ -145,8 +145,8 @@ class StreamCharges:
 class StreamPump:
     """Reads requests and writes answers of one stream at the same time.
 
-    `answer` never raises. At most `max_in_flight` requests are being answered; reading pauses
-    there, which the peer feels as flow control.
+    `answer` must not raise. At most `max_in_flight` requests are being answered; then reading pauses,
+    and HTTP/2 flow control makes the client wait.
     """
 
     def __init__(
@@ -172,13 +172,13 @@ class StreamPump:
         """Whether `end` cut the reading short."""
 
     def end(self) -> None:
-        """Take in no more requests; `run` returns when those taken in are answered."""
+        """Read no more requests; `run` returns when those that were read are answered."""
         self.ended = True
         if self._reader is not None:
             self._reader.cancel()
 
     async def run(self) -> None:
-        """Pump until the caller has half-closed and every request is answered."""
+        """Read and answer until the caller has half-closed and every request is answered."""
         self._reader = asyncio.create_task(self._read())
         self._reader.add_done_callback(self._all_read)
         task: asyncio.Task[Made] | None = None
@@ -193,10 +193,10 @@ class StreamPump:
             self._give_up()
 
     def _give_up(self) -> None:
-        """End the tasks, and know them no more.
+        """Cancel the tasks, and drop every reference to them.
 
-        What they raise knows the frames that it passed, and those know this pump: if it knew the
-        tasks too, messages and all would wait for the garbage collector.
+        Otherwise exceptions of tasks, which refer to their frames and so to this object, would make
+        reference cycles, and messages would stay in memory until the garbage collector runs.
         """
         if self._reader is not None:
             self._reader.cancel()

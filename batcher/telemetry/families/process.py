@@ -1,4 +1,4 @@
-"""What is told of the process: whether it wants traffic, its event loop, its settings."""
+"""The process: readiness, event loop, settings."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ EVENT_LOOP_LAG = Family(
     "histogram",
     "seconds",
     (),
-    "How much later than scheduled the event loop ran a timer. It tells a slow sidecar from a slow "
-    "model.",
+    "How much later than scheduled the event loop ran a timer: high values mean that the sidecar is slow, "
+    "not the model.",
     LATENCY,
 )
 EVENT_LOOP_STALLS = Family(

@@ -4,11 +4,11 @@ import resource
 
 import pytest
 
-from batcher.cli.files import BESIDE, allow_files
+from batcher.cli.files import OTHER_FILES, allow_files
 from batcher.config import parse_config
 from batcher.http2.listener import PROBE_CONNECTIONS
 
-NEEDED = 2 * (500 + PROBE_CONNECTIONS) + BESIDE
+NEEDED = 2 * (500 + PROBE_CONNECTIONS) + OTHER_FILES
 
 
 @pytest.fixture
@@ -46,6 +46,6 @@ def test_the_soft_limit_is_raised_to_what_is_needed(config, limits, caplog, befo
     assert bool(told) is warned
     if warned:
         assert (
-            f"{NEEDED - BESIDE} gRPC connections may need {NEEDED} open files, and this process may open 1100"
+            f"{NEEDED - OTHER_FILES} gRPC connections may need {NEEDED} open files, and this process may open 1100"
             in told[0]
         )

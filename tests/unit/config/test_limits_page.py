@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from batcher.app import CLOSE_TIMEOUT_S, LAST_WRITES_S
-from batcher.cli.files import BESIDE
+from batcher.cli.files import OTHER_FILES
 from batcher.clock import SECOND
 from batcher.config import (
     BatchingConfig,
@@ -166,7 +166,7 @@ def test_the_bounds_that_no_key_changes() -> None:
     name = rows["a name from a request in an error message"]
     assert name == f"{MAX_NAME} characters"
     assert rows["text of an executor's error"] == f"{MAX_DESCRIPTION} characters"
-    assert rows["open files of the process"].endswith(f", and {BESIDE} beside")
+    assert rows["open files of the process"].endswith(f", and {OTHER_FILES} beside")
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
     assert rows["scrapes that wait at once"] == str(MAX_WAITING_SCRAPES)
     patience = rows["time to send a whole HTTP request, and to read an answer"]
