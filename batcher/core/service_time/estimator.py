@@ -149,7 +149,8 @@ class ServiceTimes:
                     self._observe_outlier(rows, took_ns, ratio, now_ns, needed)
                 return
             drift.settle()
-            self._outliers.discard(rows)
+            if self._outliers.samples:
+                self._outliers.discard(rows)
             self.steady += 1
             if rows in curve.means:
                 self.margin = self._noise.add(ratio / before, now_ns)
@@ -223,11 +224,15 @@ class ServiceTimes:
             margin = max(1.0, min(margin, 1.0 + MARGIN_SHARE * (room - 1.0)))
         if reply_ns:
             self.expected = [time + reply_ns * b for b, time in enumerate(curve)]
-        if margin != 1.0 or reply_ns:
-            self.p95 = [margin * time + reply_ns * b for b, time in enumerate(curve)]
+            p95 = [margin * time + reply_ns * b for b, time in enumerate(curve)]
+            first_ns = reply_ns * REPLY_GROUP
+            self.p95 = p95
             self.first_p95 = [
-                margin * time + reply_ns * min(b, REPLY_GROUP) for b, time in enumerate(curve)
+                *p95[: REPLY_GROUP + 1],
+                *[margin * time + first_ns for time in curve[REPLY_GROUP + 1 :]],
             ]
+        elif margin != 1.0:
+            self.p95 = self.first_p95 = [margin * time for time in curve]
 
     def capture(self) -> tuple[object, ...]:
         """The state as a plain value, for `restored`."""
