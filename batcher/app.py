@@ -24,7 +24,7 @@ from batcher.core.commands import PolicyFailed
 from batcher.core.events import DeviceConfigured
 from batcher.core.scheduler import Scheduler
 from batcher.errors import BatcherError, NotSupported, RequestError, UnloadedWhileLoading
-from batcher.journal import Reason, Recording
+from batcher.journal import IncidentReason, Recording
 from batcher.live_settings import FileFollower, LiveSettings
 from batcher.model_builder import build_models, recorded_settings
 from batcher.runtime.health import Health, HealthReport, ModelState
@@ -183,7 +183,7 @@ class Application:
         if self.http is not None:
             await self.http.stop()
 
-    async def write_flight_record(self, reason: Reason, detail: str) -> Path:
+    async def write_flight_record(self, reason: IncidentReason, detail: str) -> Path:
         """Write a flight record now and return its path.
 
         Raises `NotSupported` if none is configured, and what `FlightRecorder.write` raises.
@@ -195,7 +195,7 @@ class Application:
 
     def on_signal(self) -> None:
         """Write a flight record in the background, because of a signal. Errors are logged."""
-        self._run("flight-record", self._write_and_log(Reason.SIGNAL, "SIGUSR2"))
+        self._run("flight-record", self._write_and_log(IncidentReason.SIGNAL, "SIGUSR2"))
 
     def health(self) -> HealthReport:
         """Whether the server is ready for traffic, and the state of each model."""
@@ -235,9 +235,9 @@ class Application:
             )
 
     async def _write_on_request(self, detail: str) -> Path:
-        return await self.write_flight_record(Reason.REQUEST, detail)
+        return await self.write_flight_record(IncidentReason.REQUEST, detail)
 
-    async def _write_and_log(self, reason: Reason, detail: str) -> None:
+    async def _write_and_log(self, reason: IncidentReason, detail: str) -> None:
         try:
             await self.write_flight_record(reason, detail)
         except RequestError as error:
@@ -246,7 +246,9 @@ class Application:
     def _scheduler_failed(self) -> None:
         self._health.broken(self.runner.broken)
         if self.recording.flight is not None:
-            self._run("flight-record", self._write_and_log(Reason.INTERNAL, self.runner.broken))
+            self._run(
+                "flight-record", self._write_and_log(IncidentReason.INTERNAL, self.runner.broken)
+            )
 
     async def _exposition(self) -> bytes:
         return (await render(self.registry, ""))[0]

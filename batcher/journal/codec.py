@@ -1,12 +1,11 @@
-"""Events, commands and states of the core as msgpack, and back, exactly.
+"""Encodes the core's events, commands and states as msgpack, and decodes them exactly.
 
-Nothing here names a field. What can be recorded is whatever the dataclasses of `batcher.core` that
-are reachable from `Event`, `Command` and `State` declare, so a new field needs no work. A record is
-an array: its code, then its fields in their order. The codes and the names of the fields are the
-`schema` that every segment carries, so a log of another version is read by name: a field that it
-lacks gets its default (`Decoder.lacking` says so), and one that this version does not know is
-refused. In the records of the state only what no older scheduler had has a default: what decides what a
-scheduler does next is not guessed.
+Nothing here names a field: every dataclass of `batcher.core` that is reachable from `Event`,
+`Command` and `State` can be recorded, so a new field needs no change here. A record is an array: its
+code, then its fields in order. Every segment has a `schema` with the codes and the field names, so
+that a log of another version is read by name. A field that the log lacks gets its default
+(`Decoder.lacking` lists it); a field that this version does not know is an error. In the records of
+the state only new concepts have defaults, because what a scheduler does next must not be guessed.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ from batcher.core.state import State
 from batcher.errors import BatcherError
 
 Schema: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
-"""The name and the fields of each record, by code."""
+"""The name and the field names of each record; its index is the record's code."""
 
-Read: TypeAlias = Callable[[Any], Any]
+Reader: TypeAlias = Callable[[Any], Any]
 
 _LEAST: Final = -(2**63)
 _MOST: Final = 2**64 - 1
-"""The whole numbers that msgpack can hold; what is beyond is recorded as the nearest of them."""
+"""The integers that msgpack can encode; others are recorded as the nearest of them."""
 
 _SCALARS: Final = (int, float, str, bool, type(None))
 
 
 class CodecError(BatcherError):
-    """A value that cannot be recorded, or bytes that are none of ours."""
+    """A value that cannot be encoded, or bytes that cannot be decoded."""
 
 
 def _parts(hint: Any) -> Iterator[Any]:
-    """The types that a hint is made of."""
+    """The types that a type hint consists of."""
     if get_origin(hint) is None:
         yield hint
     for part in get_args(hint):
@@ -56,7 +55,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 @cache
 def _records() -> tuple[type, ...]:
-    """Every record that can be in a log; its place is its code."""
+    """Every record class that can be in a log; its index is its code."""
     found: dict[type, None] = {}
     left = [part for root in (*get_args(Event), *get_args(Command), State) for part in _parts(root)]
     while left:
@@ -72,12 +71,12 @@ def _names(cls: Any) -> tuple[str, ...]:
 
 
 def schema() -> Schema:
-    """What this version writes."""
+    """The schema of this version."""
     return tuple((cls.__name__, _names(cls)) for cls in _records())
 
 
 class Encoder:
-    """Packs records and plain values. Not for two threads at once."""
+    """Encodes records and plain values. Not thread-safe."""
 
     def __init__(self) -> None:
         codes = {cls: code for code, cls in enumerate(_records())}
@@ -90,7 +89,7 @@ class Encoder:
         )
 
     def pack(self, value: object) -> bytes:
-        """The bytes of a value. Raises `CodecError` for what no record may hold."""
+        """Encode a value. Raises `CodecError` for a type that cannot be recorded."""
         try:
             packed: bytes = self._packer.pack(value)
         except KeyError as error:
@@ -103,18 +102,18 @@ class Encoder:
 
 
 def _within(value: int) -> int:
-    """The packer asks for this where a whole number is too large for it."""
+    """The nearest integer that msgpack can encode; called for those that it cannot."""
     return min(max(value, _LEAST), _MOST)
 
 
 def _flattener(cls: type, codes: dict[type, int]) -> Callable[[Any], tuple[object, ...]]:
-    """A function from a record to its code and fields, as fast as if it were written by hand."""
-    made: Callable[[Any], tuple[object, ...]] = eval(f"lambda v: {_flat(cls, codes)}")  # noqa: S307 - of our own names
+    """A function from a record to its code and fields, compiled for speed."""
+    made: Callable[[Any], tuple[object, ...]] = eval(f"lambda v: {_flat(cls, codes)}")  # noqa: S307 - the source has only names of our own classes
     return made
 
 
 def _flat(cls: type, codes: dict[type, int], value: str = "v") -> str:
-    """The tuple of a record, with the records of one class that a field has many of."""
+    """The source of that function's result, with the fields that are tuples of records inlined."""
     values = [str(codes[cls])]
     for name in _names(cls):
         parts = get_args(_hints(cls)[name])
@@ -126,7 +125,7 @@ def _flat(cls: type, codes: dict[type, int], value: str = "v") -> str:
 
 
 def unpack(data: bytes | memoryview) -> Any:
-    """Plain values, with tuples for arrays. Raises `CodecError`."""
+    """Decode plain values, with tuples for arrays. Raises `CodecError`."""
     try:
         return msgpack.unpackb(
             data, use_list=False, unicode_errors="surrogatepass", strict_map_key=False
@@ -136,19 +135,19 @@ def unpack(data: bytes | memoryview) -> Any:
 
 
 class Decoder:
-    """Makes records of plain values, as a log's own schema says.
+    """Decodes records by the schema of the log that they are in.
 
-    Raises `CodecError` where the log has fields that this version does not know, or lacks one that
-    has no default.
+    Raises `CodecError` if the log has a field that this version does not know, or lacks one that has
+    no default.
     """
 
     def __init__(self, recorded: Schema) -> None:
         self.lacking: tuple[str, ...]
-        """Fields of this version that the log does not have, as `Record.field`."""
+        """Fields of this version that the log lacks, as `Record.field`."""
         known = {cls.__name__: cls for cls in _records()}
         lacking: list[str] = []
-        self._readers: dict[type, Read] = {}
-        self._by_code: dict[int, Read] = {}
+        self._readers: dict[type, Reader] = {}
+        self._by_code: dict[int, Reader] = {}
         self._class_of: dict[int, type] = {}
         self._recorded_names = {code: name for code, (name, _) in enumerate(recorded)}
         for code, (name, _) in enumerate(recorded):
@@ -170,13 +169,13 @@ class Decoder:
         return [self._command(value) for value in values]
 
     def state(self, value: Any) -> State:
-        """The state that a segment opens with."""
+        """The snapshot that a segment begins with."""
         state: State = self._state(value)
         return state
 
     # Readers
 
-    def _record(self, cls: type, recorded: tuple[str, ...], lacking: list[str]) -> Read:
+    def _record(self, cls: type, recorded: tuple[str, ...], lacking: list[str]) -> Reader:
         mine = {field.name: field for field in fields(cls)}
         unknown = [name for name in recorded if name not in mine]
         if unknown:
@@ -206,8 +205,8 @@ class Decoder:
 
         return read
 
-    def _one_of(self, classes: tuple[Any, ...]) -> Read:
-        """A reader of records of these classes; they tell which one they are."""
+    def _one_of(self, classes: tuple[Any, ...]) -> Reader:
+        """A reader of records of these classes, chosen by the record's code."""
         allowed = {
             code: self._by_code.get(code) for code, cls in self._class_of.items() if cls in classes
         }
@@ -218,7 +217,7 @@ class Decoder:
                 raise self._misplaced(code)
             reader = allowed[code]
             if reader is None:
-                # Records that were not known yet when this reader was made.
+                # The reader of a record that was made after this one.
                 reader = allowed[code] = self._by_code[code]
             return reader(value)
 
@@ -232,7 +231,7 @@ class Decoder:
             return CodecError(f"a {name} has no place there")
         return CodecError(f"it has a {name}, which this version does not know")
 
-    def _reader(self, hint: Any) -> Read:
+    def _reader(self, hint: Any) -> Reader:
         origin = get_origin(hint)
         if origin is tuple:
             return self._tuple(get_args(hint))
@@ -248,7 +247,7 @@ class Decoder:
             return _scalar(_kinds(hint))
         raise TypeError(f"no codec for {hint}")
 
-    def _tuple(self, parts: tuple[Any, ...]) -> Read:
+    def _tuple(self, parts: tuple[Any, ...]) -> Reader:
         if len(parts) == 2 and parts[1] is Ellipsis:
             each = self._reader(parts[0])
 
@@ -267,7 +266,7 @@ class Decoder:
 
         return read
 
-    def _union(self, options: tuple[Any, ...]) -> Read:
+    def _union(self, options: tuple[Any, ...]) -> Reader:
         scalars = [option for option in options if option in _SCALARS]
         kinds: frozenset[type] = frozenset().union(*(_kinds(option) for option in scalars))
         others = [option for option in options if option not in _SCALARS]
@@ -287,11 +286,11 @@ class Decoder:
 
 
 def _kinds(hint: Any) -> frozenset[type]:
-    """The types of values that a scalar hint allows; a float may be a whole number."""
+    """The types of values that a scalar hint allows; for float also int."""
     return frozenset((int, float)) if hint is float else frozenset((hint,))
 
 
-def _scalar(kinds: frozenset[type]) -> Read:
+def _scalar(kinds: frozenset[type]) -> Reader:
     def read(value: Any) -> Any:
         if type(value) not in kinds:
             wanted = " or ".join(sorted(kind.__name__ for kind in kinds))
@@ -301,7 +300,7 @@ def _scalar(kinds: frozenset[type]) -> Read:
     return read
 
 
-def _enum(cls: type[Enum]) -> Read:
+def _enum(cls: type[Enum]) -> Reader:
     known = {member.value: member for member in cls}
 
     def read(value: Any) -> Any:
@@ -314,7 +313,7 @@ def _enum(cls: type[Enum]) -> Read:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, texts, truths, nothing, and tuples of them."""
+    """Check that a value is a scalar or a tuple of scalars, and return it."""
     if type(value) is tuple:
         for item in value:
             _plain(item)

@@ -1,4 +1,4 @@
-"""Which scheduler made a log: equal events give equal commands only under equal code."""
+"""Identifies the scheduler that recorded a log: only equal code gives equal commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 
 @cache
 def scheduler_fingerprint() -> str:
-    """A short hash of the sources of `batcher.core`; empty where there are none to read."""
+    """A hash of the source files of `batcher.core`, 16 hex digits; empty if they are unreadable."""
     found = hashlib.sha256()
     try:
         for name, text in sorted(_sources(files("batcher.core"), "")):

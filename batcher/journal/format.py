@@ -1,19 +1,19 @@
-"""The bytes of a log: segments made of frames.
+"""The bytes of an event log: segments that consist of frames.
 
-A segment is `MAGIC`, one byte with the version of this format, and frames; a log is one segment
-after the other, in one file or in several. A frame is its kind (one byte), the length of its
-payload and a CRC-32 of all three (four bytes each, big-endian), then the payload, which is msgpack.
+A segment is `MAGIC`, one byte with the version of this format, and frames; a log is a sequence of
+segments, in one file or several. A frame is its kind (one byte), the length of its payload and a
+CRC-32 of kind, length and payload (four bytes each, big-endian), then the payload in msgpack.
 
-| frame | holds |
+| frame | payload |
 |---|---|
-| `OPENING` | what the segment is: a mapping, see `Opening` |
+| `OPENING` | the head of the segment: a mapping, see `Opening` |
 | `STATE` | the scheduler's state before the first step |
-| `STEPS` | what is in it (`Counts`), then [[now_ns, [event, ...], [command, ...]], ...] |
-| `END` | [steps that the segment has, steps after it that were lost] |
-| `INCIDENT` | instead of the others, at the head of a flight record: see `Incident` |
+| `STEPS` | `Counts` of the block, then [[now_ns, [event, ...], [command, ...]], ...] |
+| `END` | [steps in the segment, steps after it that were dropped] |
+| `INCIDENT` | the only frame of the first segment of a flight record: see `Incident` |
 
-Each segment can be read alone. One that does not end with `END` was cut off; after a frame that is
-not what its CRC says, reading goes on at the next `MAGIC`.
+Each segment can be read alone. One without `END` was cut off. After a frame with a wrong CRC, reading
+goes on at the next `MAGIC`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ MAGIC: Final = b"\x89batcher-log\r\n\x1a\n"
 FORMAT: Final = 1
 
 MOST_FRAME: Final = 256 * 1024**2
-"""Bytes of a payload; a longer one is no frame of ours."""
+"""Bytes of the largest payload; a longer one is taken for a corrupt frame."""
 
 _HEAD: Final = struct.Struct(">BII")
 _COUNTS: Final = struct.Struct(">IIq")
 
 
 class FrameKind(IntEnum):
-    """What a frame holds."""
+    """What a frame's payload is."""
 
     OPENING = 1
     STATE = 2
@@ -51,33 +51,32 @@ class FrameKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a segment says of itself."""
+    """The head of a segment."""
 
     log: str
-    """Equal for all segments that one server wrote since its start."""
+    """An id, equal in all segments that one server writes between start and end."""
     number: int
-    """The segment's place in that log, from 0."""
+    """The number of the segment in that log, from 0."""
     now_ns: int
-    """The monotonic moment of its beginning."""
+    """When it begins, by the monotonic clock."""
     wall_ns: int
-    """The same in nanoseconds since 1970."""
+    """The same time, in nanoseconds since 1970."""
     version: str
-    """Of batcher."""
+    """The version of batcher that recorded it."""
     scheduler: str
-    """A fingerprint of the scheduler's own code: only an equal one must give equal commands."""
+    """`scheduler_fingerprint()` of the server that recorded it."""
     schema: Schema
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The sections `batching` and `queue` of each model by its name in events, as they are in force
-    when the segment begins."""
+    """Model (by its key in events) -> its sections `batching` and `queue` in force at the beginning."""
 
     @property
-    def by(self) -> str:
-        """Who recorded it, for people."""
+    def recorded_by(self) -> str:
+        """The version and scheduler that recorded it, for messages."""
         return f"batcher {self.version}, scheduler {self.scheduler or 'unknown'}"
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """Reads what `asdict` made. Raises `CodecError`."""
+        """Read what `asdict` has made. Raises `CodecError`."""
         try:
             opening = cls(**value)
             texts = (opening.log, opening.version, opening.scheduler)
@@ -87,15 +86,15 @@ class Opening:
                 (str(name), tuple(str(each) for each in names)) for name, names in opening.schema
             )
         except (TypeError, ValueError) as error:
-            raise CodecError(f"is no opening of a segment: {error}") from None
+            raise CodecError(f"the head of a segment is malformed: {error}") from None
         if not good or schema != opening.schema or not isinstance(opening.models, dict):
-            raise CodecError("is no opening of a segment")
+            raise CodecError("the head of a segment is malformed")
         return opening
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Why a flight record was written, and what there was."""
+    """The head of a flight record: why it was written, and the state of the process."""
 
     reason: str
     detail: str
@@ -105,24 +104,23 @@ class Incident:
     platform: str
     packages: Mapping[str, str]
     config: str
-    """The text of the configuration file that was applied last; references to the environment are
-    as they stand in it."""
+    """The text of the configuration file that was applied last, with `${NAME}` unresolved."""
     metrics: str
-    """What `/metrics` said."""
+    """The text of `/metrics`."""
     changes: tuple[str, ...] = ()
-    """What was in force in place of what that text says, because of admin calls."""
+    """Changes by admin calls since then, as `MODEL/VERSION PATH: VALUE`."""
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """Reads what `asdict` made. Raises `CodecError`."""
+        """Read what `asdict` has made. Raises `CodecError`."""
         try:
             return cls(**value)
         except TypeError as error:
-            raise CodecError(f"is no description of an incident: {error}") from None
+            raise CodecError(f"the description of the incident is malformed: {error}") from None
 
 
 class Counts(NamedTuple):
-    """What a block of steps holds, to be known without unpacking it."""
+    """The size of a block of steps, readable without unpacking it."""
 
     steps: int
     requests: int
@@ -130,28 +128,28 @@ class Counts(NamedTuple):
 
 
 def steps_frame(counts: Counts, steps: bytes) -> bytes:
-    """A block of packed steps."""
+    """A frame with a block of packed steps."""
     return frame(FrameKind.STEPS, _COUNTS.pack(*counts) + steps)
 
 
 def end_frame(steps: int, lost: int) -> bytes:
-    """How a segment ends."""
+    """The frame that ends a segment."""
     return frame(FrameKind.END, msgpack.packb((steps, lost)))
 
 
 def frame(kind: FrameKind, payload: bytes) -> bytes:
-    """The bytes of a frame."""
+    """A frame's bytes."""
     return _HEAD.pack(kind, len(payload), _crc(kind, payload)) + payload
 
 
 def opening_bytes(opening: Opening, state: bytes) -> bytes:
-    """How a segment begins; `state` is the packed state."""
+    """The beginning of a segment; `state` is the packed snapshot."""
     head = frame(FrameKind.OPENING, msgpack.packb(asdict(opening)))
     return b"".join((MAGIC, bytes((FORMAT,)), head, frame(FrameKind.STATE, state)))
 
 
 def incident_bytes(incident: Incident) -> bytes:
-    """How a flight record begins; segments follow."""
+    """The beginning of a flight record, which segments follow."""
     packed = msgpack.packb(asdict(incident), unicode_errors="surrogatepass")
     return b"".join((MAGIC, bytes((FORMAT,)), frame(FrameKind.INCIDENT, packed)))
 
@@ -162,7 +160,7 @@ def _crc(kind: int, payload: bytes | memoryview) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame whose CRC is right: where its payload is."""
+    """A frame with a correct CRC: where its payload is in the file."""
 
     kind: FrameKind
     start: int
@@ -171,7 +169,7 @@ class Frame:
 
 @dataclass(slots=True)
 class Piece:
-    """From one `MAGIC` to the next: frames, and what ended them if it was not their end."""
+    """The bytes from one `MAGIC` to the next: its frames, and what is wrong after the last of them."""
 
     start: int
     frames: list[Frame] = field(default_factory=list)
@@ -179,12 +177,12 @@ class Piece:
 
 
 def pieces(data: bytes | memoryview) -> Iterator[Piece]:
-    """The segments of a log, good and bad. Bytes that belong to none are a piece with a fault."""
+    """The pieces of a file, good and bad. Bytes outside of segments are a piece with a fault."""
     text = bytes(data)
     at = 0
     while at < len(text):
         if not text.startswith(MAGIC, at):
-            piece = Piece(at, fault="no segment begins here")
+            piece = Piece(at, fault="these bytes are no segment")
             at = _next(text, at)
             yield piece
             continue
@@ -199,11 +197,14 @@ def _next(text: bytes, at: int) -> int:
 
 
 def _frames(text: bytes, at: int, piece: Piece) -> int:
-    """Read the frames of a piece; returns where the next one begins."""
+    """Read the frames of a piece; returns where the next piece begins."""
     begins = at
     if text[at : at + 1] != bytes((FORMAT,)):
         version = text[at] if at < len(text) else "nothing"
-        piece.fault = f"it is of format {version}, and this version reads {FORMAT}"
+        piece.fault = (
+            f"it has format {version}, and this version of batcher reads format {FORMAT};"
+            " read it with the version that recorded it"
+        )
         return _next(text, begins)
     at += 1
     view = memoryview(text)
@@ -221,26 +222,26 @@ def _frames(text: bytes, at: int, piece: Piece) -> int:
                 piece.fault = f"it is cut off at byte {len(text)}, or corrupt at byte {at}"
             return following
         if _crc(kind, view[start:stop]) != crc:
-            piece.fault = f"it is corrupt at byte {at}: a frame is not what its checksum says"
+            piece.fault = f"it is corrupt at byte {at}: a frame has a wrong checksum"
             return _next(text, at)
         try:
             piece.frames.append(Frame(FrameKind(kind), start, stop))
         except ValueError:
-            piece.fault = f"it has a frame of kind {kind} at byte {at}, which no version wrote"
+            piece.fault = f"it has a frame of the unknown kind {kind} at byte {at}"
             return _next(text, at)
         at = stop
     return at
 
 
 def payload(data: bytes | memoryview, found: Frame, base: int = 0) -> Any:
-    """What a frame holds; `data` begins at byte `base` of the file. Raises `CodecError`."""
+    """A frame's payload; `data` begins at byte `base` of the file. Raises `CodecError`."""
     start = found.start + (_COUNTS.size if found.kind is FrameKind.STEPS else 0)
     return unpack(memoryview(data)[start - base : found.stop - base])
 
 
 def counts(data: bytes | memoryview, found: Frame) -> Counts:
-    """What a block of steps holds. Raises `CodecError`."""
+    """The counts of a block of steps. Raises `CodecError`."""
     try:
         return Counts(*_COUNTS.unpack_from(data, found.start))
     except struct.error as error:
-        raise CodecError(f"is no block of steps: {error}") from None
+        raise CodecError(f"a block of steps is malformed: {error}") from None

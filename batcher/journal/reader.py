@@ -1,7 +1,6 @@
-"""Reading a log: a file, or a folder of them, as segments that replay one by one.
+"""Reads an event log, a file or a folder of files, as segments that each replay alone.
 
-What cannot be read is told and left out: `Log.faults` names the file, the segment and the byte, and
-the rest of the log is as good as before.
+What cannot be read is left out and listed in `Log.faults`, with the file, the segment and the byte.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
+from batcher import __version__
 from batcher.core.commands import Command
 from batcher.core.events import Event
 from batcher.core.record import record
 from batcher.core.state import State
 from batcher.errors import InputError
 from batcher.journal.codec import CodecError, Decoder, Schema
+from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.journal.format import (
     MAGIC,
     Frame,
@@ -32,15 +33,15 @@ from batcher.journal.format import (
 )
 
 SUFFIX: Final = ".batcherlog"
-"""How the files of a log, and flight records, end."""
+"""The suffix of event logs and flight records."""
 
 JOURNAL: Final = "journal"
-"""How the files of a journal begin."""
+"""The prefix of a journal's files."""
 
 
 @record
 class Step:
-    """One call of `Scheduler.handle`: when, what went in, what came out."""
+    """One call of `Scheduler.handle`: its time, events and commands."""
 
     now_ns: int
     events: list[Event]
@@ -49,52 +50,59 @@ class Step:
 
 @dataclass(slots=True)
 class Segment:
-    """A stretch of the log that replays from its own beginning. `steps` reads it from the file."""
+    """A part of the log that replays from its own snapshot. `steps` reads it from the file."""
 
     path: Path
     start: int
-    """Its first byte in the file."""
+    """The offset of its first byte in the file."""
     opening: Opening
     decoder: Decoder
     _state: Frame
     _blocks: list[Frame]
     steps_count: int
     requests: int
-    """Requests that arrived in it."""
+    """How many requests arrived in it."""
     last_ns: int
-    """The moment of its last step."""
+    """The time of its last step."""
     ended: bool
-    """Whether its end was written: not in the last segment of a flight record or of a running
-    server."""
+    """Whether its `END` was written; the last segment of a flight record or of a running server has
+    none."""
     complete: bool
-    """Whether it ends where it should; else what follows it is another story."""
+    """Whether it has all its steps, so that the next segment continues it."""
     began_ns: int = 0
-    """What its clock said, or would have said, when the first of the logs that were read began."""
+    """The time, by its clock, at which the earliest of the logs began."""
 
     def since(self, now_ns: int) -> int:
-        """From that beginning to a moment of its clock. Such times compare between logs."""
+        """Nanoseconds from that beginning to `now_ns` of its clock; comparable between logs."""
         return now_ns - self.began_ns
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"segment {self.opening.number} ({self.path.name})"
 
     def state(self) -> State:
         """The scheduler's state before the first step. Raises `CodecError`."""
         found = self._state
-        return self.decoder.state(payload(self._read(found, found), found, found.start))
+        try:
+            return self.decoder.state(payload(self._read(found, found), found, found.start))
+        except CodecError as error:
+            raise _explained(error, self.opening) from None
 
     def steps(self) -> Iterator[Step]:
-        """Everything that happened, in order. Raises `CodecError`."""
+        """Its steps, in order. Raises `CodecError`."""
         blocks = self._blocks
         if not blocks:
             return
         data, base = self._read(blocks[0], blocks[-1]), blocks[0].start
         events, commands = self.decoder.events, self.decoder.commands
         for block in blocks:
-            for now_ns, told, answered in payload(data, block, base):
-                yield Step(now_ns, events(told), commands(answered))
+            for now_ns, given, returned in payload(data, block, base):
+                try:
+                    step = Step(now_ns, events(given), commands(returned))
+                except CodecError as error:
+                    raise _explained(error, self.opening) from None
+                yield step
 
     def _read(self, first: Frame, last: Frame) -> bytes:
         try:
@@ -102,27 +110,27 @@ class Segment:
                 file.seek(first.start)
                 return file.read(last.stop - first.start)
         except OSError as error:
-            raise CodecError(f"cannot be read any more: {error.strerror}") from None
+            raise CodecError(f"the file can no longer be read: {error.strerror}") from None
 
     def follows(self, before: Segment) -> bool:
-        """Whether it goes on where `before` ends."""
+        """Whether it continues where `before` ends."""
         mine, its = self.opening, before.opening
         return before.complete and mine.log == its.log and mine.number == its.number + 1
 
 
 @dataclass(slots=True)
 class Log:
-    """What is readable of a log, in order of time."""
+    """The readable segments of a log, in order of time."""
 
     segments: list[Segment] = field(default_factory=list)
     incident: Incident | None = None
-    """Why it was written, if it is a flight record."""
+    """The incident, if it is a flight record."""
     faults: list[str] = field(default_factory=list)
-    """What could not be read, or was never written."""
+    """What is missing or could not be read."""
 
 
 def is_log(path: Path) -> bool:
-    """Whether it is a folder, or a file that begins or is named as those of a log are."""
+    """Whether `path` is a folder, or a file with the suffix or the first bytes of a log."""
     if path.is_dir() or path.suffix == SUFFIX:
         return True
     try:
@@ -133,7 +141,7 @@ def is_log(path: Path) -> bool:
 
 
 def read_log(path: Path) -> Log:
-    """Index a log. Raises `InputError` where nothing in it can be replayed."""
+    """Index a log without reading its steps. Raises `InputError` if no segment can be replayed."""
     files = _files(path)
     log = Log()
     for file in files:
@@ -143,32 +151,32 @@ def read_log(path: Path) -> Log:
             log.faults.append(f"{file}: cannot be read: {error.strerror}")
             continue
         if not data:
-            log.faults.append(f"{file}: it is empty")
+            log.faults.append(f"{file}: the file is empty")
         for number, piece in enumerate(pieces(data)):
             _take(log, file, data, piece, f"{file.name}, piece {number} at byte {piece.start}")
     _put_in_order(log.segments)
-    _leave_copies_out(log)
+    _remove_copies(log)
     for before, after in zip_longest(log.segments, log.segments[1:]):
         if after is not None and before.opening.log == after.opening.log:
             missing = after.opening.number - before.opening.number - 1
             if missing:
-                log.faults.append(f"{before.name}: {missing} segments after it are missing")
+                log.faults.append(f"{before.name}: the {missing} segments after it are missing")
             if not before.ended:
-                log.faults.append(f"{before.name}: it has no end: the rest was not written")
+                log.faults.append(f"{before.name}: it has no end: the rest of it was not written")
         elif not before.ended and log.incident is None:
             log.faults.append(
-                f"{before.name}: it has no end: its server still runs, or the rest was not written"
+                f"{before.name}: it has no end: its server still runs, or the rest of it was not written"
             )
     if not log.segments:
         told = "".join(f"\n  {fault}" for fault in log.faults)
-        raise InputError(f"{path}: no segment of an event log can be read in it{told}")
+        raise InputError(f"{path}: it has no segment that can be replayed{told}")
     return log
 
 
 def _put_in_order(segments: list[Segment]) -> None:
-    """Logs by their beginning, segments by their number: clocks on the wall are set back at times.
+    """Sort logs by their beginning and segments by their number.
 
-    Each log has a monotonic clock of its own; the one on the wall says when each began.
+    Each log has its own monotonic clock; the wall clock, which may be set back, only orders logs.
     """
     firsts: dict[str, Opening] = {}
     for segment in segments:
@@ -191,8 +199,8 @@ def _put_in_order(segments: list[Segment]) -> None:
     )
 
 
-def _leave_copies_out(log: Log) -> None:
-    """Of segments that are there more than once, keep those with the most steps, which come first."""
+def _remove_copies(log: Log) -> None:
+    """Remove copies of a segment; keep the one with the most steps, which comes first."""
     kept: list[Segment] = []
     for segment in log.segments:
         opening = segment.opening
@@ -201,7 +209,7 @@ def _leave_copies_out(log: Log) -> None:
             kept[-1].opening.number,
         ):
             log.faults.append(
-                f"{segment.name}: it is left out: {kept[-1].path.name} has it as well"
+                f"{segment.name}: it is left out, because {kept[-1].path.name} has it, too"
             )
         else:
             kept.append(segment)
@@ -211,13 +219,13 @@ def _leave_copies_out(log: Log) -> None:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
-            raise InputError(f"{path}: there is no such file or folder")
+            raise InputError(f"{path}: no such file or folder")
         return [path]
     files = sorted(path.glob(f"{JOURNAL}-*{SUFFIX}"))
     if not files:
         raise InputError(
             f"{path}: the folder has no journal; allowed: a folder with files {JOURNAL}-*{SUFFIX},"
-            " or the file of a flight record"
+            " or one file, such as a flight record"
         )
     return files
 
@@ -232,9 +240,11 @@ def _take(log: Log, path: Path, data: bytes, piece: Piece, name: str) -> None:
             log.segments.append(segment)
             name = segment.name
             if lost:
-                log.faults.append(f"{name}: {lost} steps after it were not recorded")
+                log.faults.append(
+                    f"{name}: {lost} steps after it were dropped, because the recorder was behind"
+                )
         elif not piece.fault:
-            log.faults.append(f"{name}: no state to start from")
+            log.faults.append(f"{name}: it has no snapshot to start from")
     except CodecError as error:
         log.faults.append(f"{name}: {error}")
     if piece.fault:
@@ -244,12 +254,12 @@ def _take(log: Log, path: Path, data: bytes, piece: Piece, name: str) -> None:
 def _segment(
     path: Path, data: bytes, piece: Piece, frames: dict[FrameKind, Frame]
 ) -> tuple[Segment, int]:
-    """The segment, and how many steps after it were lost."""
+    """The segment, and how many steps after it were dropped."""
     opening = Opening.of(payload(data, frames[FrameKind.OPENING]))
     try:
         decoder = _decoder(opening.schema)
     except CodecError as error:
-        raise CodecError(f"it is from another version ({opening.by}): {error}") from None
+        raise _explained(error, opening) from None
     blocks = [each for each in piece.frames if each.kind is FrameKind.STEPS]
     steps = requests = lost = 0
     last_ns = opening.now_ns
@@ -278,13 +288,24 @@ def _segment(
     )
 
 
+def _explained(error: CodecError, opening: Opening) -> CodecError:
+    """The error for a log of another scheduler, with what to do about it."""
+    if opening.scheduler in {"", scheduler_fingerprint()}:
+        return error
+    return CodecError(
+        f"it was recorded by another version ({opening.recorded_by}) than this one (batcher"
+        f" {__version__}, scheduler {scheduler_fingerprint()}), which cannot read it: {error}; replay"
+        " it with the version that recorded it, or record again with this one"
+    )
+
+
 @lru_cache
 def _decoder(schema: Schema) -> Decoder:
     return Decoder(schema)
 
 
 def plain(value: Any) -> Any:
-    """A read value with lists for tuples, as JSON and configuration documents have them."""
+    """A decoded value with lists in place of tuples, for JSON and configuration documents."""
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, dict):

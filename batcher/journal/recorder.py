@@ -1,14 +1,13 @@
-"""Writing down what the scheduler is told and what it answers, off the hot path.
+"""Records the scheduler's steps, off the hot path.
 
-`record` keeps references to the events and commands of a step in a list and goes on: they are
-values that nobody changes. A thread of its own packs them in blocks and hands the bytes to the
-sinks: the memory of the flight recorder, the files of the journal. Segments end on the event loop,
-because that is where the scheduler's state between two steps can be taken; the thread asks for it
-when one has grown too large.
+`record` appends references to a step's events and commands to a list; these are immutable values. A
+thread packs them in blocks and gives the bytes to the sinks: the memory of the flight recorder, the
+files of the journal. Segments end on the event loop, because a snapshot of the scheduler can be
+taken only there, between two steps; the thread asks for the end of a segment that is too large.
 
-Nothing waits for the thread. When it is too far behind, steps are let go until it has caught up, and
-then a segment begins with a state of that moment: what was lost is a stretch of time, and all that
-follows replays.
+The event loop never waits for the thread. If the thread is too far behind, steps are dropped until
+it has caught up; then a segment begins with a new snapshot, so that everything after the gap
+replays.
 """
 
 from __future__ import annotations
@@ -35,63 +34,63 @@ from batcher.journal.format import Counts, Opening, end_frame, opening_bytes, st
 log = logging.getLogger(__name__)
 
 MOST_WAITING: Final = 8_192
-"""Steps that wait for the thread; beyond it they are lost."""
+"""Steps that may wait for the thread; beyond it, steps are dropped."""
 
 BLOCK: Final = 128
-"""Steps that are packed at once: the event loop waits for the interpreter for no longer than that."""
+"""Steps that are packed at once. Packing holds the interpreter, so it bounds what the loop waits."""
 
 GATHER_S: Final = 0.05
-"""How long the thread lets steps gather once there is one."""
+"""Seconds that the thread waits after the first step, so that it packs several at once."""
 
 _Step: TypeAlias = tuple[int, Sequence[Event], Sequence[Command]]
 
 
 class Sink(Protocol):
-    """Where the bytes of segments go. Called on the recorder's thread; must not raise or wait."""
+    """Takes the bytes of segments. Called on the recorder's thread; must not raise or block."""
 
     def begin(self, now_ns: int, opening: bytes) -> None:
-        """A segment begins."""
+        """Begin a segment."""
         ...
 
     def add(self, frame: bytes) -> None:
-        """A frame of it."""
+        """Add a frame to it."""
         ...
 
     def close(self) -> None:
-        """There is nothing more."""
+        """End: nothing follows."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A segment begins here, with this state."""
+    """The beginning of a segment, with its snapshot."""
 
     number: int
     now_ns: int
     wall_ns: int
     state: State
     lost: int
-    """Steps before it that were let go."""
+    """Steps before it that were dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Somebody waits until everything before this is with the sinks."""
+    """A future that is done when the sinks have everything before it."""
 
     reached: Future[None]
 
     def reach(self) -> None:
-        """Tell whoever waits, once."""
+        """Resolve the future, once."""
         if not self.reached.done():
             self.reached.set_result(None)
 
 
 class Recorder:
-    """The hot end, on the event loop's thread, and the thread behind it.
+    """Records steps into `sinks`. Owns the thread that packs them.
 
-    `snapshot` gives the scheduler's state between two steps. A segment is `segment_ns` long, or
-    `most_bytes` large. `models` are the sections of the models' settings at the start; the opening of each segment
-    has those that are in force when it begins.
+    `snapshot` returns the scheduler's state between two steps. A segment ends after `segment_ns` or
+    `most_bytes`. `models` are the models' settings at the start; the head of each segment has those
+    in force at its beginning.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class Recorder:
         wall: Clock = time.time_ns,
     ) -> None:
         self.lost_segments = 0
-        """Segments that miss steps: the thread was too far behind, or could not record them."""
+        """Segments that lack steps: the thread was too far behind, or could not pack them."""
         self._snapshot = snapshot
         self._sinks = sinks
         self._segment_ns = segment_ns
@@ -129,10 +128,10 @@ class Recorder:
     # On the event loop's thread
 
     def record(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
-        """Take note of a step that the scheduler has just made."""
+        """Record a step of the scheduler. Call it right after the step."""
         buffer = self._buffer
         if self._lost or len(buffer) > MOST_WAITING:
-            self._let_go(now_ns)
+            self._drop_step(now_ns)
             return
         buffer.append((now_ns, events, commands))
         if self._sleeping:
@@ -141,7 +140,7 @@ class Recorder:
             self._open(now_ns)
 
     def mark(self) -> Future[None]:
-        """Done when all that was recorded so far is with the sinks. Nobody can cancel it."""
+        """Return a future that is done when the sinks have all steps so far. It cannot be cancelled."""
         mark = _Mark(Future())
         mark.reached.set_running_or_notify_cancel()
         self._buffer.append(mark)
@@ -149,20 +148,23 @@ class Recorder:
         return mark.reached
 
     def close(self) -> None:
-        """Write what is left, and end the thread. Nothing may be recorded any more."""
+        """Write the remaining steps and end the thread. Do not call `record` after this."""
         self._closing.set()
         self._awake.set()
         self._thread.join()
         for sink in self._sinks:
             sink.close()
 
-    def _let_go(self, now_ns: int) -> None:
+    def _drop_step(self, now_ns: int) -> None:
         if not self._lost:
             self.lost_segments += 1
-            log.error("the recorder is behind: steps are not recorded until it has caught up")
+            log.error("the event log is behind: steps are dropped until its thread has caught up")
         self._lost += 1
         if len(self._buffer) <= MOST_WAITING // 2:
-            log.warning("the recorder has caught up: %d steps were lost", self._lost)
+            log.warning(
+                "the event log has caught up: %d steps were dropped, a new segment begins",
+                self._lost,
+            )
             self._open(now_ns)
 
     def _open(self, now_ns: int) -> None:
@@ -178,7 +180,7 @@ class Recorder:
         buffer, closing = self._buffer, self._closing
         while True:
             self._sleeping = True
-            # A step that came before this line is seen here, one after it wakes us.
+            # A step before this line is seen here; one after it sets the event.
             if not buffer and not closing.is_set():
                 self._awake.wait()
             self._sleeping = False
@@ -188,25 +190,27 @@ class Recorder:
             while buffer:
                 items = buffer[:BLOCK]
                 del buffer[: len(items)]
-                self._try_to_take(items)
+                self._process_safely(items)
                 time.sleep(0)  # the event loop goes first
             if closing.is_set() and not buffer:
                 self._end(0)
                 return
 
-    def _try_to_take(self, items: list[_Step | _Opened | _Mark]) -> None:
-        """Take them; whatever goes wrong costs the rest of the segment, not those after it."""
+    def _process_safely(self, items: list[_Step | _Opened | _Mark]) -> None:
+        """Process items; an exception loses the rest of this segment, not later ones."""
         try:
-            self._take(items)
+            self._process(items)
         except Exception:
-            log.exception("steps cannot be recorded: the rest of their segment is lost")
+            log.exception(
+                "internal error: steps cannot be recorded; the rest of this segment is lost"
+            )
             self._writing.broken = True
             self.lost_segments += 1
             for item in items:
                 if isinstance(item, _Mark):
                     item.reach()
 
-    def _take(self, items: list[_Step | _Opened | _Mark]) -> None:
+    def _process(self, items: list[_Step | _Opened | _Mark]) -> None:
         steps = [item for item in items if type(item) is tuple]
         if len(steps) == len(items):
             self._pack(steps)
@@ -233,11 +237,11 @@ class Recorder:
         try:
             packed = writing.encoder.pack(steps)
         except CodecError:
-            if len(steps) > 1:  # those before it can be
+            if len(steps) > 1:  # find the one that cannot
                 for step in steps:
                     self._pack([step])
                 return
-            log.exception("a step cannot be recorded: its segment ends there")
+            log.exception("internal error: a step cannot be recorded; its segment ends there")
             self._break()
             return
         requests = 0
@@ -266,7 +270,9 @@ class Recorder:
         try:
             begins = opening_bytes(opening, writing.encoder.pack(opened.state))
         except CodecError:
-            log.exception("the scheduler's state cannot be recorded")
+            log.exception(
+                "internal error: the scheduler's state cannot be recorded; this segment is lost"
+            )
             self._break()
             return
         writing.nbytes = len(begins)
@@ -297,7 +303,7 @@ class Recorder:
 
 
 class _Writing:
-    """The segment that the thread is at."""
+    """The segment that the thread is writing."""
 
     __slots__ = ("begun", "broken", "encoder", "nbytes", "steps")
 

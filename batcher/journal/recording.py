@@ -16,32 +16,37 @@ from batcher.core.events import Event
 from batcher.core.state import State
 from batcher.errors import StartupError
 from batcher.journal.crash import LiveLog, salvage
-from batcher.journal.files import SEGMENTS_IN_SIZE, Files
-from batcher.journal.incidents import FlightRecorder, InForce, Reason, describe
-from batcher.journal.memory import Memory
+from batcher.journal.flight_recorder import (
+    FlightRecorder,
+    IncidentReason,
+    InForce,
+    describe_incident,
+)
 from batcher.journal.recorder import Recorder, Sink
+from batcher.journal.segment_files import SEGMENTS_IN_SIZE, SegmentFiles
+from batcher.journal.segment_memory import SegmentMemory
 
 log = logging.getLogger(__name__)
 
 SEGMENT_NS: Final = 10_000_000_000
-"""How long a segment is where there is a flight recorder alone."""
+"""Nanoseconds of a segment when there is only a flight recorder."""
 
 Record = Callable[[int, Sequence[Event], Sequence[Command]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingStatistics:
-    """What `/metrics` says of it."""
+    """The counts of a recording for `/metrics`."""
 
     written_bytes: int = 0
     lost_segments: int = 0
     memory_bytes: int = 0
     incidents: Mapping[str, int] = field(default_factory=dict)
-    """Files written, by reason."""
+    """Flight records written, by reason."""
 
 
 class Recording:
-    """The journal and the flight recorder of one server; either, both or none."""
+    """The journal and the flight recorder of one server, as its configuration says."""
 
     def __init__(
         self,
@@ -52,21 +57,21 @@ class Recording:
         in_force: Callable[[], InForce],
     ) -> None:
         self.flight: FlightRecorder | None = None
-        """Once started, where one is configured."""
+        """Set by `start`, if one is configured."""
         self._config = config
         self._snapshot = snapshot
         self._models = models
         self._metrics = metrics
         self._in_force = in_force
-        self._files: Files | None = None
-        self._memory: Memory | None = None
+        self._files: SegmentFiles | None = None
+        self._memory: SegmentMemory | None = None
         self._recorder: Recorder | None = None
 
     async def start(self) -> Record | None:
-        """Begin with an empty log. Returns what to call after every step, None for nothing.
+        """Begin to record. Returns the function to call after every step; None if nothing records.
 
-        What servers left that crashed becomes flight records first. Raises `StartupError` where a
-        folder cannot be used.
+        First makes flight records of what crashed servers left. Raises `StartupError` if a folder
+        cannot be written to.
         """
         journal, flight = self._config.journal, self._config.flight_recorder
         crashed = 0
@@ -77,13 +82,13 @@ class Recording:
         sizes: list[int] = []
         if journal is not None:
             _make_folder(journal.folder, "journal.folder")
-            self._files = Files(journal.folder, journal.max_segments, journal.max_size)
+            self._files = SegmentFiles(journal.folder, journal.max_segments, journal.max_size)
             sinks.append(self._files)
             lengths.append(journal.segment_duration)
             sizes.append(journal.max_size // SEGMENTS_IN_SIZE)
         if flight is not None:
             _make_folder(flight.folder, "flight_recorder.folder")
-            self._memory = Memory(flight.duration, flight.max_memory)
+            self._memory = SegmentMemory(flight.duration, flight.max_memory)
             sinks.append(self._memory)
             lengths.append(min(SEGMENT_NS, max(1, flight.duration // SEGMENTS_IN_SIZE)))
             sizes.append(flight.max_memory // SEGMENTS_IN_SIZE)
@@ -103,39 +108,39 @@ class Recording:
             self.flight = FlightRecorder(
                 flight, self._memory, recorder.mark, self._metrics, self._in_force
             )
-            self.flight.written[Reason.CRASH] += crashed
+            self.flight.written[IncidentReason.CRASH] += crashed
         return recorder.record
 
     def _live_log(
         self, flight: FlightRecorderConfig, segment_ns: int, segment_bytes: int
     ) -> LiveLog | None:
-        """What a crash will leave behind; None where the folder cannot be locked."""
-        detail = f"the server with process id {os.getpid()} ended without closing"
-        head = describe(Reason.CRASH, detail, self._in_force(), "")
-        # As far back as the memory reaches, by time or by bytes.
+        """The log that survives a crash; None if its folder cannot be made or locked."""
+        detail = f"the server with process id {os.getpid()} crashed or was killed"
+        head = describe_incident(IncidentReason.CRASH, detail, self._in_force(), "")
+        # It reaches as far back as the memory does, by time or by bytes.
         most = max(flight.duration // segment_ns, flight.max_memory // segment_bytes) + 1
         try:
             return LiveLog(flight.folder, head, most, flight.max_memory)
         except OSError as error:
             log.warning(
-                "flight_recorder.folder: a crash will leave no flight record in %s: %s",
+                "flight_recorder.folder: %s: %s; a crash of this server will leave no flight record",
                 flight.folder,
                 error.strerror,
             )
             return None
 
     def close(self) -> None:
-        """Write what is left. Nothing may be recorded any more."""
+        """Write the remaining steps. Record nothing after this."""
         if self._recorder is not None:
             self._recorder.close()
 
     @property
     def active(self) -> bool:
-        """Whether anything is recorded."""
+        """Whether steps are recorded."""
         return self._recorder is not None
 
     def statistics(self) -> RecordingStatistics:
-        """Counts up to now."""
+        """The counts of this moment."""
         files, recorder = self._files, self._recorder
         return RecordingStatistics(
             written_bytes=files.written_bytes if files else 0,
@@ -149,9 +154,9 @@ class Recording:
 def _make_folder(folder: Path, key: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        test_file = folder / ".writable"
+        test_file.touch()
+        test_file.unlink()
     except OSError as error:
         raise StartupError(
             f"{key}: got {folder}, {error.strerror}; allowed: a folder that can be written to"

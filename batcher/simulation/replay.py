@@ -121,7 +121,10 @@ def _unplayable(segment: Segment) -> str:
     opening = segment.opening
     if opening.scheduler in {"", scheduler_fingerprint()}:
         return "this version cannot play it"
-    return f"it is from another version ({opening.by}), whose state this one cannot go on from"
+    return (
+        f"it was recorded by another version ({opening.recorded_by}), whose state this one cannot go"
+        " on from; replay it with the version that recorded it, or record again with this one"
+    )
 
 
 class _InForce:

@@ -14,8 +14,7 @@ from batcher import __version__
 from batcher.clock import SECOND, Clock, monotonic_ns
 from batcher.core.commands import Outcome
 from batcher.core.observation import ModelObservation, Observation
-from batcher.journal import Reason as IncidentReason
-from batcher.journal import RecordingStatistics, Tally
+from batcher.journal import IncidentReason, RecordingStatistics, Tally
 from batcher.telemetry.export import Labels, empty, histograms, single_values
 from batcher.telemetry.families import (
     FAMILIES,

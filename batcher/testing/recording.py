@@ -12,8 +12,8 @@ from batcher.core.commands import Command
 from batcher.core.events import Event
 from batcher.core.policies import PolicyFactory, make_policy
 from batcher.core.scheduler import Scheduler
-from batcher.journal.files import Files
 from batcher.journal.recorder import MOST_WAITING, Recorder
+from batcher.journal.segment_files import SegmentFiles
 
 _NO_BOUND: Final = 1 << 40
 
@@ -40,7 +40,7 @@ class RecordedScheduler(Scheduler):
         self.now_ns = self.contents.now_ns = begins_ns
         self.recorder = Recorder(
             self.snapshot,
-            [Files(folder, _NO_BOUND, _NO_BOUND)],
+            [SegmentFiles(folder, _NO_BOUND, _NO_BOUND)],
             segment_ns=segment_ns,
             most_bytes=_NO_BOUND,
             models=models,

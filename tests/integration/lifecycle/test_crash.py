@@ -58,7 +58,7 @@ async def test_the_next_start_makes_a_flight_record_of_a_crash(
     anew = serve(made)
     (path,) = folder.glob("*.batcherlog")
     assert path.name.endswith("-crash.batcherlog")
-    said = f"the server with process id {server.process.pid} ended without closing"
+    said = f"the server with process id {server.process.pid} crashed or was killed"
     assert f"{said}; its last minutes were written to {path}" in anew.log()
     metrics = await scrape(anew.http)
     assert metrics.sum("batcher_incidents_total", reason="crash") == 1

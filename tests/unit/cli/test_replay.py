@@ -307,7 +307,7 @@ def test_a_model_goes_by_its_name_or_its_key(replayed):
 def test_a_file_that_is_not_a_log_is_wrong_input(run, tmp_path):
     result = run("replay", tmp_path / "nothing")
     assert result.exit_code == 2
-    assert "there is no such file or folder" in result.stderr
+    assert "no such file or folder" in result.stderr
 
 
 def test_a_corrupt_segment_is_reported_and_the_rest_replays(run, folder):

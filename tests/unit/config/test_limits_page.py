@@ -39,7 +39,7 @@ from batcher.http2.sansio.streams import HEADER_READ_FACTOR, MAX_HEADER_FRAMES, 
 from batcher.http2.server import GOAWAY_ACK_S, STREAM_WINDOW
 from batcher.http2.server_connection import LINGER_S, MAX_DISCARDED_BYTES, PREFACE_TIMEOUT_S
 from batcher.http2.socket_options import DEAD_PEER_S
-from batcher.journal.files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
+from batcher.journal.segment_files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.live_settings.file_watch import MAX_READS
 from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES

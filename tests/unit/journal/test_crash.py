@@ -5,10 +5,10 @@ import stat
 
 import pytest
 
-from batcher.journal import InForce, Reason, read_log
+from batcher.journal import IncidentReason, InForce, read_log
 from batcher.journal.crash import HEAD, LiveLog, salvage
-from batcher.journal.files import Files
-from batcher.journal.incidents import describe
+from batcher.journal.flight_recorder import describe_incident
+from batcher.journal.segment_files import SegmentFiles
 from batcher.simulation.replay import replay
 
 
@@ -26,14 +26,14 @@ def begin(folder):
     running = []
 
     def begin(most_files=100, most_bytes=1 << 30):
-        head = describe(Reason.CRASH, "it crashed", InForce("key: 1"), "")
+        head = describe_incident(IncidentReason.CRASH, "it crashed", InForce("key: 1"), "")
         running.append(LiveLog(folder, head, most_files, most_bytes))
         return running[-1]
 
     def crash(live):
         """What the kernel does at the end of a process."""
         running.remove(live)
-        Files.close(live)
+        SegmentFiles.close(live)
         os.close(live._lock)
 
     def close(live):
@@ -150,14 +150,14 @@ def test_a_crash_before_any_request_is_said_and_pushes_nothing_out(crashed, fold
     crashed(keep=slice(0))
     assert salvage(folder, 10) == 0
     assert list(folder.iterdir()) == []
-    assert "ended without closing before it got any request" in caplog.text
+    assert "a server crashed before its first request" in caplog.text
 
 
 def test_what_has_no_readable_head_is_said_and_goes(crashed, folder, caplog):
     (crashed() / HEAD).write_bytes(b"")
     assert salvage(folder, 10) == 0
     assert list(folder.iterdir()) == []
-    assert "what a crash has left cannot be read: head holds no incident" in caplog.text
+    assert "a server crashed, and its log cannot be read: head has no incident" in caplog.text
 
 
 def test_a_record_that_cannot_be_written_is_tried_at_the_next_start(
@@ -169,7 +169,7 @@ def test_a_record_that_cannot_be_written_is_tried_at_the_next_start(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("batcher.journal.incidents.write_all", full)
+        patched.setattr("batcher.journal.flight_recorder.write_all", full)
         assert salvage(folder, 10) == 0
     assert list(folder.iterdir()) == [left]
     assert "No space left on device" in caplog.text

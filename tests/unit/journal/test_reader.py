@@ -43,7 +43,7 @@ def test_a_log_whose_state_lacks_a_field_is_from_another_version(recorded, monke
     monkeypatch.setattr("batcher.journal.recorder.scheduler_fingerprint", lambda: "0123456789")
     folder = recorded(20)
     wanted = (
-        r"it is from another version \(batcher 0\.0\.7, scheduler 0123456789\):"
+        r"it was recorded by another version \(batcher 0\.0\.7, scheduler 0123456789\) than this one .*:"
         r" it lacks SavedRequest\.returns, which has no default"
     )
     with pytest.raises(InputError, match=wanted):
@@ -62,16 +62,19 @@ def test_segments_in_one_file_are_the_same_log(recorded, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p / "nothing", "there is no such file or folder"),
+        (lambda p: p / "nothing", "no such file or folder"),
         (lambda p: p, "the folder has no journal; allowed: a folder with files journal-"),
-        (lambda p: write(p / "empty", b""), "no segment of an event log can be read"),
-        (lambda p: write(p / "text", b"hello " * 100), "no segment begins here"),
-        (lambda p: write(p / "magic", MAGIC), "it is of format nothing, and this version reads 1"),
+        (lambda p: write(p / "empty", b""), "it has no segment that can be replayed"),
+        (lambda p: write(p / "text", b"hello " * 100), "these bytes are no segment"),
+        (
+            lambda p: write(p / "magic", MAGIC),
+            "it has format nothing, and this version of batcher reads format 1",
+        ),
         (
             lambda p: write(p / "new", MAGIC + b"\x07"),
-            "it is of format 7, and this version reads 1",
+            "it has format 7, and this version of batcher reads format 1",
         ),
-        (lambda p: write(p / "head", MAGIC + bytes([FORMAT])), "no state to start from"),
+        (lambda p: write(p / "head", MAGIC + bytes([FORMAT])), "it has no snapshot to start from"),
     ],
 )
 def test_what_is_no_log_is_said_to_be_none(tmp_path, make, message):
@@ -164,7 +167,7 @@ def test_a_last_file_that_ends_between_two_frames_is_told(recorded):
     last.write_bytes(data[: piece.frames[-2].stop])
     (fault,) = read_log(folder).faults
     assert last.name in fault
-    assert "no end: its server still runs, or the rest was not written" in fault
+    assert "no end: its server still runs, or the rest of it was not written" in fault
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
@@ -172,7 +175,7 @@ def test_an_empty_file_is_told(recorded, place):
     folder = recorded()
     empty = sorted(folder.iterdir())[place]
     empty.write_bytes(b"")
-    assert f"{empty}: it is empty" in read_log(folder).faults
+    assert f"{empty}: the file is empty" in read_log(folder).faults
 
 
 def test_a_copy_of_a_segment_is_left_out(recorded):
@@ -186,7 +189,7 @@ def test_a_copy_of_a_segment_is_left_out(recorded):
     assert [s.opening.number for s in log.segments] == [s.opening.number for s in segments]
     assert log.segments[1].path.name == "journal-9.batcherlog"
     (fault,) = log.faults
-    assert f"({second.name}): it is left out: journal-9.batcherlog has it as well" in fault
+    assert f"({second.name}): it is left out, because journal-9.batcherlog has it, too" in fault
     assert replay(log.segments).first is None
 
 
@@ -206,7 +209,7 @@ def test_a_segment_that_goes_away_while_it_is_read_is_told(recorded):
     found = replay(log.segments)
     assert found.first is None
     (fault,) = found.faults
-    assert "cannot be read any more: No such file" in fault
+    assert "the file can no longer be read: No such file" in fault
 
 
 def test_two_logs_in_a_folder_are_put_one_after_the_other(recorded, tmp_path):

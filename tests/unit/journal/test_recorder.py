@@ -129,12 +129,12 @@ def test_a_recorder_that_is_behind_loses_a_stretch_and_what_follows_replays(
     recorder.close()
     log = read(sink, tmp_path)
     assert len(log.segments) == 2
-    assert any("steps after it were not recorded" in fault for fault in log.faults)
+    assert any("steps after it were dropped" in fault for fault in log.faults)
     assert not log.segments[0].complete
     assert not log.segments[1].follows(log.segments[0])
     assert replay(log.segments).first is None
     assert log.segments[1].requests == 9  # the first of them found that there was room again
-    assert sum("the recorder is behind" in r.message for r in caplog.records) == 1
+    assert sum("the event log is behind" in r.message for r in caplog.records) == 1
 
 
 def test_a_step_that_cannot_be_recorded_ends_its_segment(start, sink, tmp_path, caplog):

@@ -6,8 +6,8 @@ from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.journal import read_log
-from batcher.journal.files import Files
 from batcher.journal.recorder import Recorder
+from batcher.journal.segment_files import SegmentFiles
 from batcher.simulation import Driver
 from batcher.simulation.replay import replay
 from batcher.testing.recording import RecordedScheduler
@@ -66,7 +66,7 @@ def lied(path, at):
     scheduler = Liar(at)
     recorder = Recorder(
         scheduler.snapshot,
-        [Files(path, 100, 1 << 40)],
+        [SegmentFiles(path, 100, 1 << 40)],
         segment_ns=10_000,
         most_bytes=1 << 40,
         clock=lambda: 0,
@@ -96,7 +96,7 @@ def test_a_state_that_was_not_reached_is_a_difference(folder):
     states = iter([scheduler.snapshot()] * 2)
     recorder = Recorder(
         lambda: next(states),
-        [Files(path, 100, 1 << 40)],
+        [SegmentFiles(path, 100, 1 << 40)],
         segment_ns=2_500,
         most_bytes=1 << 40,
         clock=lambda: 0,
@@ -159,8 +159,8 @@ def test_a_log_of_another_scheduler_is_said_to_be_one_where_it_cannot_be_played(
 
     monkeypatch.setattr(Scheduler, "restore", broken)
     fault, *_ = replay(read_log(path).segments).faults
-    assert "from another version (batcher " in fault
-    assert "scheduler 0123456789abcdef), whose state this one cannot go on from: Value" in fault
+    assert "recorded by another version (batcher " in fault
+    assert "scheduler 0123456789abcdef), whose state this one cannot go on from; replay it" in fault
 
 
 def test_lateness_is_what_wakeups_were_late_by(folder):

@@ -1,10 +1,10 @@
-"""The flight recorder: what is in memory becomes a file when something goes wrong.
+"""The flight recorder: writes the segments in memory to a file when an incident happens.
 
-An incident is that too few requests were answered in time, that an executor failed, a signal, or a
-call of the admin service (for a crash, see `crash`). The first two are looked for once a second, in counts that telemetry has
-anyway, and are told once: again only after things have been well in between. Files are limited in
-number and in frequency; an incident that comes too soon after another is written when it may be, with
-what is in memory then.
+An incident is: too few requests answered in time, a failure of an executor, a signal, or a call of
+the admin service (for crashes see `crash`). The first two are detected once a second from counts of
+telemetry and reported once, until there was none for `WINDOW` seconds. Files are limited in number
+and frequency: an incident that follows too soon is written when the interval is over, with what is
+in memory then.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from batcher import __version__
 from batcher.clock import SECOND, Clock, monotonic_ns
 from batcher.config import FlightRecorderConfig
 from batcher.errors import FlightRecordFailed, RateLimited
-from batcher.journal.files import PRIVATE, make_room, write_all
 from batcher.journal.format import Incident, incident_bytes
-from batcher.journal.memory import Memory
 from batcher.journal.reader import SUFFIX
+from batcher.journal.segment_files import PRIVATE, delete_oldest, write_all
+from batcher.journal.segment_memory import SegmentMemory
 
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
-"""How often incidents are looked for."""
+"""Seconds between two checks for incidents."""
 
 PART: Final = ".part"
-"""How a file ends that is not written to its end."""
+"""The suffix of a file that is not yet complete."""
 
 WINDOW: Final = 10
 """The last so many ticks are what `min_on_time_ratio` is about; and so long must be well between incidents."""
 
 LEAST_REQUESTS: Final = 50
-"""Fewer requests in the window say nothing."""
+"""With fewer requests in the window, the ratio in time is not checked."""
 
 PACKAGES: Final = ("grpcio", "protobuf", "numpy", "uvloop", "msgpack", "onnxruntime")
-"""Whose versions an incident names."""
+"""The packages whose versions are in a flight record."""
 
 
-class Reason(StrEnum):
+class IncidentReason(StrEnum):
     """Why a flight record was written."""
 
     TARGET_MISSED = "target_missed"
@@ -65,14 +65,14 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Counts of one model since the server started."""
+    """Counts of one model's requests since the server started."""
 
     ended: int = 0
-    """Requests that ended, but for those whose own caller was to blame."""
+    """Requests that ended, except those that ended because of their caller."""
     on_time: int = 0
-    """Those that were answered in time."""
+    """Requests that were answered in time."""
     failures: int = 0
-    """Those that failed because an executor or its device did."""
+    """Requests that failed because of an executor or its device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +80,29 @@ class InForce:
     """The settings in force."""
 
     text: str
-    """Of the configuration file that was applied last."""
+    """The text of the configuration file that was applied last."""
     changes: tuple[str, ...] = ()
-    """What admin calls have changed since, as `MODEL/VERSION PATH: VALUE`."""
+    """Changes by admin calls since then, as `MODEL/VERSION PATH: VALUE`."""
 
 
 class FlightRecorder:
-    """Writes incidents. Every method runs on the event loop's thread.
+    """Detects incidents and writes flight records. Call every method on the event loop's thread.
 
-    `mark` gives a future that is done when all that has happened is in `memory`; `metrics` renders
-    the text of `/metrics`; `in_force` says what settings are in force.
+    `mark` returns a future that is done when all steps so far are in `memory`; `metrics` renders the
+    text of `/metrics`; `in_force` returns the settings in force.
     """
 
     def __init__(
         self,
         settings: FlightRecorderConfig,
-        memory: Memory,
+        memory: SegmentMemory,
         mark: Callable[[], Future[None]],
         metrics: Callable[[], Awaitable[bytes]],
         in_force: Callable[[], InForce],
         *,
         clock: Clock = monotonic_ns,
     ) -> None:
-        self.written: dict[str, int] = dict.fromkeys(Reason, 0)
+        self.written: dict[str, int] = dict.fromkeys(IncidentReason, 0)
         """Files written, by reason."""
         self.memory = memory
         self._settings = settings
@@ -114,15 +114,14 @@ class FlightRecorder:
         self._writing: set[asyncio.Task[Path]] = set()
         self._one_at_a_time = threading.Lock()
         self._past: deque[Mapping[str, Tally]] = deque([{}], maxlen=WINDOW + 1)
-        self._unwell: dict[tuple[Reason, str], int] = {}
-        self._noticed: list[tuple[Reason, str]] = []
+        self._last_seen: dict[tuple[IncidentReason, str], int] = {}
+        self._detected: list[tuple[IncidentReason, str]] = []
 
-    async def write(self, reason: Reason, detail: str = "") -> Path:
-        """Write a file now, and return its path.
+    async def write(self, reason: IncidentReason, detail: str = "") -> Path:
+        """Write a flight record now and return its path.
 
-        What was begun is written to its end, also where the caller is cancelled meanwhile. Raises
-        `RateLimited` when the last one is younger than `min_interval`, and `FlightRecordFailed` when the
-        file cannot be written.
+        It is completed even if the caller is cancelled. Raises `RateLimited` if the last one is
+        younger than `min_interval`, and `FlightRecordFailed` if the file cannot be written.
         """
         wait_ns = self._wait_ns()
         if wait_ns:
@@ -137,12 +136,12 @@ class FlightRecorder:
         writing.add_done_callback(self._writing.discard)
         return await asyncio.shield(writing)
 
-    async def _write(self, reason: Reason, detail: str, before_ns: int | None) -> Path:
-        """`before_ns` is when the last file was begun, should nothing come of this one."""
+    async def _write(self, reason: IncidentReason, detail: str, before_ns: int | None) -> Path:
+        """`before_ns` is the time of the last record, which is restored if this one fails."""
         try:
             in_force = self._in_force()
             metrics = (await self._metrics()).decode("utf-8", "replace")
-            incident = describe(reason, detail, in_force, metrics)
+            incident = describe_incident(reason, detail, in_force, metrics)
             await asyncio.wrap_future(self._mark())
             path = await asyncio.to_thread(self._write_file, incident)
         except OSError as error:
@@ -155,44 +154,48 @@ class FlightRecorder:
             self._last_ns = before_ns
             raise
         self.written[reason] += 1
-        log.warning("an incident (%s) was written to %s: %s", reason.value, path, detail)
+        log.warning("a flight record (%s) was written to %s: %s", reason.value, path, detail)
         return path
 
     async def watch(self, tallies: Callable[[], Mapping[str, Tally]]) -> None:
-        """Look for incidents for ever, and write them."""
+        """Detect and write incidents until cancelled."""
         while True:
             await asyncio.sleep(TICK_S)
             try:
-                self.look(tallies())
-                await self.write_noticed()
+                self.check(tallies())
+                await self.write_detected()
             except Exception:
-                log.exception("incidents could not be looked for; they are again in a second")
+                log.exception(
+                    "internal error: the check for incidents failed; it is repeated in a second"
+                )
 
-    def look(self, tallies: Mapping[str, Tally]) -> None:
-        """Notice what has happened since the last look; once a second."""
+    def check(self, tallies: Mapping[str, Tally]) -> None:
+        """Detect incidents since the last call; call it once a second."""
         self._past.append(dict(tallies))
-        for kind in list(self._unwell):
-            self._unwell[kind] += 1
-            if self._unwell[kind] > WINDOW:
-                del self._unwell[kind]
+        for kind in list(self._last_seen):
+            self._last_seen[kind] += 1
+            if self._last_seen[kind] > WINDOW:
+                del self._last_seen[kind]
         for model, now in tallies.items():
             last = self._past[-2].get(model, Tally())
             failures = now.failures - last.failures
             if failures > 0:
-                self._notice(Reason.EXECUTOR_FAILURE, model, f"{model}: {failures} requests failed")
-            self._look_at_times(model, self._past[0].get(model, Tally()), now)
+                self._detected_incident(
+                    IncidentReason.EXECUTOR_FAILURE, model, f"{model}: {failures} requests failed"
+                )
+            self._check_times(model, self._past[0].get(model, Tally()), now)
 
-    async def write_noticed(self) -> None:
-        """Write what was noticed, unless it is too soon: then it waits."""
-        if not self._noticed or self._wait_ns():
+    async def write_detected(self) -> None:
+        """Write the detected incidents, unless the last record is too recent."""
+        if not self._detected or self._wait_ns():
             return
-        noticed, self._noticed = self._noticed, []
+        detected, self._detected = self._detected, []
         try:
-            await self.write(noticed[0][0], "; ".join(detail for _, detail in noticed))
+            await self.write(detected[0][0], "; ".join(detail for _, detail in detected))
         except FlightRecordFailed as error:
             log.error("%s", error)  # noqa: TRY400 - one line says it
 
-    def _look_at_times(self, model: str, then: Tally, now: Tally) -> None:
+    def _check_times(self, model: str, then: Tally, now: Tally) -> None:
         threshold = self._settings.min_on_time_ratio
         ended = now.ended - then.ended
         if threshold is None or ended < LEAST_REQUESTS:
@@ -200,20 +203,20 @@ class FlightRecorder:
         fraction = (now.on_time - then.on_time) / ended
         if fraction < threshold:
             seconds = (len(self._past) - 1) * TICK_S
-            self._notice(
-                Reason.TARGET_MISSED,
+            self._detected_incident(
+                IncidentReason.TARGET_MISSED,
                 model,
                 f"{model}: {fraction:.1%} of {ended} requests in {seconds:g} s"
                 " were answered in time",
             )
 
-    def _notice(self, reason: Reason, model: str, detail: str) -> None:
-        if (reason, model) not in self._unwell:
-            self._noticed.append((reason, detail))
-        self._unwell[reason, model] = 0
+    def _detected_incident(self, reason: IncidentReason, model: str, detail: str) -> None:
+        if (reason, model) not in self._last_seen:
+            self._detected.append((reason, detail))
+        self._last_seen[reason, model] = 0
 
     def _wait_ns(self) -> int:
-        """How long until the next file may be written."""
+        """Nanoseconds until the next record may be written."""
         if self._last_ns is None:
             return 0
         return max(0, self._last_ns + self._settings.min_interval - self._clock())
@@ -224,8 +227,10 @@ class FlightRecorder:
             return write_record(settings.folder, settings.max_files, incident, self.memory.frames())
 
 
-def describe(reason: Reason, detail: str, in_force: InForce, metrics: str) -> Incident:
-    """An incident of this moment, in this process."""
+def describe_incident(
+    reason: IncidentReason, detail: str, in_force: InForce, metrics: str
+) -> Incident:
+    """An incident at this moment, in this process."""
     return Incident(
         reason=reason.value,
         detail=detail,
@@ -243,10 +248,10 @@ def describe(reason: Reason, detail: str, in_force: InForce, metrics: str) -> In
 def write_record(
     folder: Path, max_files: int, incident: Incident, segments: Iterable[bytes]
 ) -> Path:
-    """Write a flight record, in place of the oldest where there are too many. Raises `OSError`."""
-    # What a server left that ended while it wrote counts, too.
+    """Write a flight record; the oldest is deleted if there are too many. Raises `OSError`."""
+    # Incomplete records of earlier servers count, too.
     files = [*folder.glob(f"incident-*{SUFFIX}"), *folder.glob(f"incident-*{PART}")]
-    make_room(files, max_files)
+    delete_oldest(files, max_files)
     moment = datetime.fromtimestamp(incident.wall_ns / SECOND, UTC)
     name = f"incident-{moment:%Y%m%dT%H%M%S.%f}-{incident.reason}"
     part = folder / f"{name}{PART}"

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from batcher.journal import files as module
-from batcher.journal.files import MOST_QUEUED, Files, make_room
+from batcher.journal import segment_files as module
+from batcher.journal.segment_files import MOST_QUEUED, SegmentFiles, delete_oldest
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def start(tmp_path):
     started = []
 
     def start(most_files=100, most_bytes=1 << 30):
-        files = Files(tmp_path, most_files, most_bytes)
+        files = SegmentFiles(tmp_path, most_files, most_bytes)
         started.append(files)
         return files
 
@@ -94,7 +94,7 @@ def test_a_slow_disk_costs_segments_and_no_memory(start, tmp_path, slow_disk, ca
     one, three = sorted(tmp_path.iterdir())
     assert len(one.read_bytes()) == 5 + 15 * len(block)
     assert three.read_bytes() == b"thirdof the third"
-    assert sum("the journal's disk is behind" in r.message for r in caplog.records) == 1
+    assert sum("the journal: the disk is behind" in r.message for r in caplog.records) == 1
 
 
 def test_a_disk_that_fails_is_told_once_and_tried_again(start, tmp_path, monkeypatch, caplog):
@@ -118,7 +118,7 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(start, tmp_path, monkeyp
     assert max(tmp_path.iterdir()).read_bytes() == b"kept"
     assert files.lost_segments == 3
     assert [r.message for r in caplog.records] == [
-        f"{tmp_path}: the journal cannot be written: No space left on device"
+        f"{tmp_path}: the journal cannot be written: No space left on device; the next segment is tried again"
     ]
 
 
@@ -130,15 +130,15 @@ def test_a_disk_that_never_comes_back_does_not_hold_up_the_end(
     files.begin(0, b"first")
     assert slow_disk[1].wait(10)
     files.close()
-    assert "the disk is too slow: the journal's end is not written" in caplog.text
+    assert "the disk is too slow: the end of the journal is not written" in caplog.text
 
 
 def test_room_is_made_by_age(tmp_path):
     for name in "abc":
         (tmp_path / f"x-{name}").write_bytes(b"1234")
-    make_room(tmp_path.glob("x-*"), 10)
+    delete_oldest(tmp_path.glob("x-*"), 10)
     assert len(list(tmp_path.iterdir())) == 3
-    make_room(tmp_path.glob("x-*"), 10, 8)
+    delete_oldest(tmp_path.glob("x-*"), 10, 8)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["x-b", "x-c"]
-    make_room(tmp_path.glob("x-*"), 2)
+    delete_oldest(tmp_path.glob("x-*"), 2)
     assert [f.name for f in tmp_path.iterdir()] == ["x-c"]

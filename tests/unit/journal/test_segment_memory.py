@@ -1,11 +1,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.journal.memory import Memory
+from batcher.journal.segment_memory import SegmentMemory
 
 
 def test_segments_that_ended_before_the_time_that_is_kept_go():
-    memory = Memory(duration_ns=100, most_bytes=1000)
+    memory = SegmentMemory(duration_ns=100, most_bytes=1000)
     for begins_ns in range(0, 300, 50):
         memory.begin(begins_ns, b"%03d" % begins_ns)
         memory.add(b"x")
@@ -15,7 +15,7 @@ def test_segments_that_ended_before_the_time_that_is_kept_go():
 
 
 def test_the_oldest_segments_go_for_want_of_room():
-    memory = Memory(duration_ns=1000, most_bytes=10)
+    memory = SegmentMemory(duration_ns=1000, most_bytes=10)
     memory.begin(0, b"aaaa")
     memory.begin(1, b"bbbb")
     memory.add(b"cccc")
@@ -23,7 +23,7 @@ def test_the_oldest_segments_go_for_want_of_room():
 
 
 def test_a_segment_that_is_too_large_alone_goes_as_a_whole():
-    memory = Memory(duration_ns=1000, most_bytes=10)
+    memory = SegmentMemory(duration_ns=1000, most_bytes=10)
     memory.begin(0, b"aaaa")
     memory.add(b"b" * 7)
     memory.add(b"c")
@@ -35,7 +35,7 @@ def test_a_segment_that_is_too_large_alone_goes_as_a_whole():
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60), st.integers(1, 100))
 def test_the_bound_is_never_passed(parts, most_bytes):
-    memory = Memory(duration_ns=20, most_bytes=most_bytes)
+    memory = SegmentMemory(duration_ns=20, most_bytes=most_bytes)
     for now_ns, (begins, size) in enumerate(parts):
         if begins:
             memory.begin(now_ns, b"o" * size)

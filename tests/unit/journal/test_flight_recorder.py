@@ -8,9 +8,9 @@ import pytest
 from batcher.clock import SECOND
 from batcher.config import FlightRecorderConfig
 from batcher.errors import FlightRecordFailed, RateLimited
-from batcher.journal import FlightRecorder, InForce, Reason, Tally, read_log
-from batcher.journal.incidents import LEAST_REQUESTS, WINDOW
-from batcher.journal.memory import Memory
+from batcher.journal import FlightRecorder, IncidentReason, InForce, Tally, read_log
+from batcher.journal.flight_recorder import LEAST_REQUESTS, WINDOW
+from batcher.journal.segment_memory import SegmentMemory
 from batcher.testing import ManualClock
 
 
@@ -24,7 +24,7 @@ def make(tmp_path, recorded, clock):
     """A function that makes a flight recorder whose memory holds a recorded log."""
 
     def make(**options):
-        memory = Memory(1 << 60, 1 << 40)
+        memory = SegmentMemory(1 << 60, 1 << 40)
         for file in sorted(recorded(50).iterdir()):
             memory.begin(0, file.read_bytes())
         folder = tmp_path / "incidents"
@@ -57,7 +57,7 @@ def files(flight):
 
 async def test_a_flight_record_holds_all_that_there_was(make):
     flight = make()
-    path = await flight.write(Reason.REQUEST, "a look")
+    path = await flight.write(IncidentReason.REQUEST, "a look")
     assert files(flight) == [path]
     assert path.name.startswith("incident-")
     assert path.name.endswith("-request.batcherlog")
@@ -84,22 +84,24 @@ async def test_a_flight_record_holds_all_that_there_was(make):
 
 async def test_files_are_limited_in_frequency(make, clock):
     flight = make(min_interval="1m")
-    await flight.write(Reason.SIGNAL)
+    await flight.write(IncidentReason.SIGNAL)
     clock.advance(59 * SECOND)
     with pytest.raises(
         RateLimited, match=r"less than 60 s ago \(flight_recorder.min_interval"
     ) as told:
-        await flight.write(Reason.SIGNAL)
+        await flight.write(IncidentReason.SIGNAL)
     assert told.value.retry_after_ns == SECOND
     clock.advance(1 * SECOND)
-    await flight.write(Reason.SIGNAL)
+    await flight.write(IncidentReason.SIGNAL)
     assert len(files(flight)) == 2
 
 
 async def test_two_at_once_are_one_file(make):
     flight = make()
     done = await asyncio.gather(
-        flight.write(Reason.SIGNAL), flight.write(Reason.REQUEST), return_exceptions=True
+        flight.write(IncidentReason.SIGNAL),
+        flight.write(IncidentReason.REQUEST),
+        return_exceptions=True,
     )
     assert [type(each).__name__ for each in done[1:]] == ["RateLimited"]
     assert len(files(flight)) == 1
@@ -108,7 +110,7 @@ async def test_two_at_once_are_one_file(make):
 async def test_files_are_limited_in_number(make, clock):
     flight = make(max_files=3)
     for _ in range(5):
-        await flight.write(Reason.SIGNAL)
+        await flight.write(IncidentReason.SIGNAL)
         clock.advance(60 * SECOND)
     assert len(files(flight)) == 3
 
@@ -117,7 +119,7 @@ async def test_a_file_that_was_never_finished_counts(make, clock):
     flight = make(max_files=3)
     (flight.folder / "incident-20200101T000000.000000-signal.part").touch()
     for count in (2, 3, 3):
-        await flight.write(Reason.SIGNAL)
+        await flight.write(IncidentReason.SIGNAL)
         clock.advance(60 * SECOND)
         assert len(files(flight)) == count
     assert all(file.suffix == ".batcherlog" for file in files(flight))
@@ -148,27 +150,27 @@ def held(monkeypatch):
 async def test_a_file_is_written_and_counted_though_its_caller_leaves(make, held):
     flight = make()
     begun, go_on = held(flight)
-    caller = asyncio.create_task(flight.write(Reason.REQUEST))
+    caller = asyncio.create_task(flight.write(IncidentReason.REQUEST))
     await asyncio.to_thread(begun.wait, 10)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
     with pytest.raises(RateLimited):
-        await flight.write(Reason.REQUEST)
+        await flight.write(IncidentReason.REQUEST)
     (writing,) = asyncio.all_tasks() - {asyncio.current_task()}
     go_on.set()
     path = await writing
     assert files(flight) == [path]
-    assert flight.written[Reason.REQUEST] == 1
+    assert flight.written[IncidentReason.REQUEST] == 1
 
 
 async def test_files_are_written_one_after_the_other(make, held, clock):
     flight = make(max_files=1, min_interval="1s")
     begun, go_on = held(flight)
-    first = asyncio.create_task(flight.write(Reason.SIGNAL))
+    first = asyncio.create_task(flight.write(IncidentReason.SIGNAL))
     await asyncio.to_thread(begun.wait, 10)
     clock.advance(1 * SECOND)
-    second = asyncio.create_task(flight.write(Reason.REQUEST))
+    second = asyncio.create_task(flight.write(IncidentReason.REQUEST))
     for _ in range(8):
         await asyncio.sleep(0)
     assert len(flight.marks) == 2
@@ -182,9 +184,9 @@ async def test_a_folder_that_cannot_be_written_to_is_told_and_tried_again(make):
     flight.folder.rmdir()
     for _ in range(2):
         with pytest.raises(FlightRecordFailed, match="cannot be written: No such file"):
-            await flight.write(Reason.SIGNAL)
+            await flight.write(IncidentReason.SIGNAL)
     flight.folder.mkdir()
-    await flight.write(Reason.SIGNAL)
+    await flight.write(IncidentReason.SIGNAL)
 
 
 def seconds(*tallies):
@@ -201,8 +203,8 @@ async def live(flight, clock, story):
     for tallies in story:
         clock.advance(1 * SECOND)
         before = len(files(flight))
-        flight.look(tallies)
-        await flight.write_noticed()
+        flight.check(tallies)
+        await flight.write_detected()
         found.append(len(files(flight)) - before)
     return found
 
@@ -250,7 +252,7 @@ async def test_an_executor_that_fails_is_an_incident_once(make, clock):
 
 async def test_an_incident_that_comes_too_soon_is_written_later(make, clock):
     flight = make(min_interval="5s", duration="10s")
-    await flight.write(Reason.SIGNAL)
+    await flight.write(IncidentReason.SIGNAL)
     story = [(1, 1, 0), (1, 0, 1), *[(1, 1, 0)] * 5]
     found = await live(flight, clock, seconds(*story))
     assert found == [0, 0, 0, 0, 1, 0, 0]
@@ -259,6 +261,6 @@ async def test_an_incident_that_comes_too_soon_is_written_later(make, clock):
 async def test_an_incident_that_cannot_be_written_is_logged(make, clock, caplog):
     flight = make()
     flight.folder.rmdir()
-    flight.look({"m/1": Tally(failures=1)})
-    await flight.write_noticed()
+    flight.check({"m/1": Tally(failures=1)})
+    await flight.write_detected()
     assert "the flight record cannot be written" in caplog.text

@@ -1,7 +1,7 @@
-"""The journal's files: one a segment, written on a thread of their own, the oldest deleted.
+"""Writes segments to files, one file each, on a thread of its own; deletes the oldest.
 
-The disk may be as slow as it likes: bytes that wait for it are bounded, and beyond the bound the rest
-of the segment is let go. The next one begins with a state of its own.
+A slow disk delays nothing: the bytes that wait for it are bounded, and beyond that bound the rest of
+the segment is dropped. The next segment begins with a snapshot of its own.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from batcher.journal.reader import JOURNAL, SUFFIX
 log = logging.getLogger(__name__)
 
 MOST_QUEUED: Final = 16 * 1024**2
-"""Bytes that wait for the disk; beyond it the rest of a segment is lost."""
+"""Bytes that may wait for the disk; beyond it the rest of a segment is lost."""
 
 SEGMENTS_IN_SIZE: Final = 8
-"""A segment may take this part of the whole size; the oldest files go to leave room for two."""
+"""The size limit divided by this is the size of a segment. The oldest files are deleted so that two
+segments fit within the limit."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
-"""How long the last bytes may take to be written."""
+"""Seconds that the last bytes may take to be written when the server stops."""
 
 PRIVATE: Final = 0o600
-"""Tenants and settings are nobody else's business."""
+"""The mode of the files: only their owner may read tenants and settings."""
 
 _Job: TypeAlias = tuple[bool, bytes]
-"""Whether a segment begins, and bytes of it."""
+"""(whether a segment begins, bytes of it)."""
 
 
-class Files:
-    """A recorder's sink that writes each segment to a file in `folder`.
+class SegmentFiles:
+    """A sink of the recorder that writes each segment to a file in `folder`.
 
-    At most `most_files` files and `most_bytes` bytes are kept, those of earlier servers among them.
-    `what` the log calls them.
+    Keeps at most `most_files` files and `most_bytes` bytes, including files of earlier servers.
+    `what` is what log messages call the files.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Files:
     ) -> None:
         self.written_bytes = 0
         self.lost_segments = 0
-        """Segments that were not written to their end."""
+        """Segments that are missing or incomplete."""
         self._folder = folder
         self._what = what
         self._most_files = most_files
@@ -65,8 +66,8 @@ class Files:
 
     # On the recorder's thread
 
-    def begin(self, now_ns: int, opening: bytes) -> None:  # noqa: ARG002 - a sink's face
-        """A segment begins, if the disk has caught up."""
+    def begin(self, now_ns: int, opening: bytes) -> None:  # noqa: ARG002 - the protocol's signature
+        """Begin a segment, unless the disk is behind."""
         self._skipping = self._waiting > MOST_QUEUED // 2
         if self._skipping:
             self.lost_segments += 1
@@ -74,14 +75,14 @@ class Files:
             self._put(opening, begins=True)
 
     def add(self, frame: bytes) -> None:
-        """A frame of it, if the disk keeps up."""
+        """Add a frame to it, unless the disk is behind."""
         if self._skipping:
             return
         if self._waiting + len(frame) > MOST_QUEUED:
             self._skipping = True
             self.lost_segments += 1
             log.error(
-                "%s's disk is behind by %d bytes: the rest of the segment is not written",
+                "%s: the disk is behind by %d bytes; the rest of this segment is not written",
                 self._what,
                 self._waiting,
             )
@@ -89,11 +90,13 @@ class Files:
         self._put(frame, begins=False)
 
     def close(self) -> None:
-        """Write what waits, and end the thread; a disk that takes longer than a while is left."""
+        """Write the waiting bytes and end the thread, within `CLOSE_TIMEOUT_S`."""
         self._jobs.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
-            log.error("%s: the disk is too slow: %s's end is not written", self._folder, self._what)
+            log.error(
+                "%s: the disk is too slow: the end of %s is not written", self._folder, self._what
+            )
 
     @property
     def _waiting(self) -> int:
@@ -103,7 +106,7 @@ class Files:
         self._put_bytes += len(data)
         self._jobs.put((begins, data))
 
-    # On the thread of the files
+    # On the writing thread
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -122,7 +125,7 @@ class Files:
 
     def _next_file(self) -> None:
         self._close_file()
-        make_room(
+        delete_oldest(
             self._folder.glob(f"{JOURNAL}-*{SUFFIX}"),
             self._most_files,
             self._most_bytes - 2 * (self._most_bytes // SEGMENTS_IN_SIZE),
@@ -135,7 +138,12 @@ class Files:
         self.lost_segments += 1
         self._close_file()
         if not self._failing:
-            log.error("%s: %s cannot be written: %s", self._folder, self._what, error.strerror)
+            log.error(
+                "%s: %s cannot be written: %s; the next segment is tried again",
+                self._folder,
+                self._what,
+                error.strerror,
+            )
         self._failing = True
 
     def _close_file(self) -> None:
@@ -145,17 +153,14 @@ class Files:
 
 
 def write_all(file: int, data: bytes) -> None:
-    """All of it, in as many writes as the kernel makes of it. Raises `OSError`."""
+    """Write all bytes to a file descriptor. Raises `OSError`."""
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
 
 
-def make_room(found: Iterable[Path], most_files: int, most_bytes: int | None = None) -> None:
-    """Delete the oldest files, so that there is room for one more. Raises `OSError`.
-
-    Names say the age.
-    """
+def delete_oldest(found: Iterable[Path], most_files: int, most_bytes: int | None = None) -> None:
+    """Delete the oldest files, by name, until one more fits the limits. Raises `OSError`."""
     files = sorted(found)
     sizes = {file: file.stat().st_size for file in files}
     total = sum(sizes.values())
