@@ -59,8 +59,8 @@ def test_client_timeout(seen):
     assert seen["client_timeout"]["status"] == "StatusCode.DEADLINE_EXCEEDED"
 
 
-def test_a_cancelled_request_leaves_its_neighbor_alone(seen):
-    assert seen["cancelled_neighbor"] == [1, 1]
+def test_a_cancelled_request_does_not_affect_others(seen):
+    assert seen["cancelled_request"] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_stream_goes_on_after_an_error(seen):
     assert last is True
 
 
-def test_a_caller_may_go_away(seen):
+def test_a_caller_may_leave(seen):
     assert seen["stream_cancelled"] is True
     assert seen["async_infer_cancelled"]["status"] == "StatusCode.CANCELLED"
 

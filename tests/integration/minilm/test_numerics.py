@@ -54,7 +54,7 @@ def test_mixed_lengths_in_one_padded_batch(session, sentences, expected, assert_
     assert_close(found, expected)
 
 
-def test_what_lies_under_the_mask_does_not_matter(session):
+def test_masked_values_do_not_matter(session):
     ids = np.array([[101, 7592, 102, 0, 0]])
     mask = np.array([[1, 1, 1, 0, 0]])
     noise = np.array([[101, 7592, 102, 4242, 30521]])

@@ -65,7 +65,7 @@ def authority():
 
 @pytest.fixture(scope="session")
 def stranger():
-    """An authority that nobody trusts, and a client it has signed."""
+    """An authority that the server does not trust, and a client it has signed."""
     other = issue("stranger")
     return SimpleNamespace(ca=other, client=issue("client of a stranger", other))
 

@@ -1,4 +1,4 @@
-"""What is served changes through an admin listener only; the index says what that is."""
+"""Models are loaded and unloaded through an admin listener only; the index shows the result."""
 
 import asyncio
 
@@ -66,7 +66,7 @@ async def test_an_admin_listener_unloads_and_loads(served, fakes, request_of):
     assert await index(data, ready=True) == [("other", "READY", "")]
     ready = inference.ModelReadyRequest(name="hello")
     assert not (await data.ModelReady(ready)).ready
-    # Nobody waits for what was unloaded on purpose.
+    # A model that was unloaded on purpose does not make the server unready.
     assert (await data.ServerReady(inference.ServerReadyRequest())).ready
     error = await refusal(data.ModelInfer(request_of(), timeout=WAIT_S))
     assert error.code() is UNAVAILABLE

@@ -1,4 +1,4 @@
-"""Every way to ask wrongly, over a real socket: a clear status, and everyone else is served."""
+"""Bad requests over a real socket: each gets a clear status, and other requests are served."""
 
 import grpc
 import numpy as np
@@ -50,7 +50,7 @@ def typed(values):
 
 
 def malformed_bytes():
-    """A BYTES element that says it is longer than what follows."""
+    """A BYTES element whose length is larger than what follows."""
     request = inference.ModelInferRequest(model_name="hello")
     request.inputs.add(name="X", datatype="BYTES", shape=[1, 4])
     request.raw_input_contents.append(b"\xff\x00\x00\x00" * 4)
@@ -73,7 +73,7 @@ def output(name):
 ROW = np.ones((1, 4), np.float32)
 
 BAD = {
-    "unknown model": (changed(model_name="nobody"), NOT_FOUND, "nobody", "hello"),
+    "unknown model": (changed(model_name="unknown"), NOT_FOUND, "unknown", "hello"),
     "no model": (changed(model_name=""), INVALID, "names no model"),
     "unknown version": (changed(model_version="7"), NOT_FOUND, "hello", "'7'", "known versions: 1"),
     "unknown input": (inputs(X=ROW, Z=ROW), INVALID, "hello", "'Z'", "inputs are X"),
@@ -117,9 +117,7 @@ async def still_serves(stub):
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_a_bad_request_is_reported_what_is_wrong_and_the_next_is_served(
-    stub, application, case
-):
+async def test_a_bad_request_gets_a_clear_status_and_the_next_is_served(stub, application, case):
     request, code, *words = BAD[case]
 
     with pytest.raises(aio.AioRpcError) as caught:
@@ -183,7 +181,7 @@ async def test_a_corrupt_message_is_invalid(application, stub, name):
     await still_serves(stub)
 
 
-async def test_a_request_that_is_no_inference_is_small(application, stub):
+async def test_requests_other_than_inference_are_limited_in_size(application, stub):
     large = inference.ModelMetadataRequest(name="x" * protocol.MAX_CONTROL_BYTES)
     text = f"a ModelMetadataRequest may have at most {protocol.MAX_CONTROL_BYTES} bytes, got"
     with pytest.raises(aio.AioRpcError, match=text) as caught:
@@ -193,7 +191,7 @@ async def test_a_request_that_is_no_inference_is_small(application, stub):
     await still_serves(stub)
 
 
-async def test_nor_is_one_of_another_service_large(application, stub):
+async def test_requests_of_other_services_are_limited_in_size(application, stub):
     method = protocol.methods(protocol.HEALTH)["Check"]
     async with aio.insecure_channel(application.grpc.addresses[0]) as channel:
         large = protocol.health.HealthCheckRequest(service="x" * protocol.MAX_CONTROL_BYTES)
@@ -219,7 +217,7 @@ async def test_a_corrupt_message_on_a_stream_is_an_answer(application, stub):
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {*OFFERED, "ModelStreamInfer"}))
-async def test_a_method_that_is_not_offered_is_unimplemented(application, name):
+async def test_a_method_that_is_not_supported_is_unimplemented(application, name):
     method = protocol.methods(protocol.INFERENCE)[name]
     async with aio.insecure_channel(application.grpc.addresses[0]) as channel:
         with pytest.raises(aio.AioRpcError) as caught:
@@ -228,7 +226,7 @@ async def test_a_method_that_is_not_offered_is_unimplemented(application, name):
 
 
 @pytest.mark.parametrize("text", ["-1", "high", "1.5", "", "9" * 5000])
-async def test_a_priority_that_is_no_number_is_invalid(stub, text):
+async def test_a_priority_that_is_not_a_number_is_invalid(stub, text):
     with pytest.raises(aio.AioRpcError) as caught:
         await stub.ModelInfer(good(), metadata=[("x-batcher-priority", text)])
     assert caught.value.code() is INVALID
@@ -236,7 +234,7 @@ async def test_a_priority_that_is_no_number_is_invalid(stub, text):
     await still_serves(stub)
 
 
-async def test_a_mistake_of_ours_is_internal_and_tells_no_details(
+async def test_a_defect_of_the_server_is_internal_without_details(
     application, stub, monkeypatch, caplog
 ):
     async def broken(*_):
@@ -260,7 +258,7 @@ async def test_a_mistake_of_ours_is_internal_and_tells_no_details(
     await still_serves(stub)
 
 
-async def test_a_mistake_of_ours_in_a_control_call_is_internal(application, stub, monkeypatch):
+async def test_a_defect_of_the_server_in_a_control_call_is_internal(application, stub, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("a secret")
 
@@ -278,9 +276,9 @@ async def test_every_bad_request_is_counted_once(application, stub):
 
     total = application.registry.get_sample_value
     model = {"model": "hello", "version": "1", "outcome": "rejected", "reason": "invalid"}
-    nobody = {"model": "", "version": "", "outcome": "rejected", "reason": "unknown_model"}
-    assert total("batcher_requests_total", nobody) == 2  # an unknown model, an unknown version
-    nameless = nobody | {"reason": "invalid"}
+    unknown = {"model": "", "version": "", "outcome": "rejected", "reason": "unknown_model"}
+    assert total("batcher_requests_total", unknown) == 2  # an unknown model, an unknown version
+    nameless = unknown | {"reason": "invalid"}
     assert total("batcher_requests_total", nameless) == 1
     assert total("batcher_requests_total", model) == len(BAD) - 3
 

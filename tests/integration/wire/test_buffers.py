@@ -1,4 +1,4 @@
-"""The bound of what is held for callers, over both transports, and what metrics tell of it."""
+"""`server.max_buffered` over both transports, and the metrics of it."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ ROWS = 3500
 
 @pytest.fixture
 async def held(start, hello, fakes, dial):
-    """A server with room for two large requests, whose executor waits: `application, stub, hang`."""
+    """A server whose buffers fit two large requests, and whose executor waits: `application, stub, hang`."""
     server = {"max_message": "64KiB", "max_buffered": "128KiB", "http": "127.0.0.1:0"}
     batching = {"max_batch_size": 4096, "policy": "none"}
     document = hello(server=server, batching=batching, executor="fake", options={})
@@ -46,7 +46,7 @@ async def test_requests_beyond_it_are_refused_with_pushback(held, request_of, ev
     await eventually(lambda: value(application, "batcher_buffered_bytes") == 0)
 
 
-async def test_on_a_stream_they_are_reported_too(held, request_of, eventually, transport):
+async def test_on_a_stream_they_are_refused_as_well(held, request_of, eventually, transport):
     application, stub, hang = held
     call = stub.ModelStreamInfer()
     for number in range(2):
@@ -70,7 +70,7 @@ async def test_on_a_stream_they_are_reported_too(held, request_of, eventually, t
     await eventually(lambda: value(application, "batcher_buffered_bytes") == 0)
 
 
-async def test_a_stream_that_is_cancelled_holds_nothing(held, request_of, eventually):
+async def test_a_cancelled_stream_releases_its_buffers(held, request_of, eventually):
     application, stub, _ = held
     call = stub.ModelStreamInfer()
     await call.write(request_of(rows=ROWS))
@@ -79,7 +79,9 @@ async def test_a_stream_that_is_cancelled_holds_nothing(held, request_of, eventu
     await eventually(lambda: value(application, "batcher_buffered_bytes") == 0)
 
 
-async def test_connections_are_counted_where_the_transport_tells(held, request_of, transport, dial):
+async def test_connections_are_counted_under_the_builtin_transport(
+    held, request_of, transport, dial
+):
     application, _, hang = held
     hang.release()
     stub = await dial(application.grpc.addresses[0])

@@ -1,4 +1,4 @@
-"""What probes and generic clients find: health, and reflection that is enough to call by."""
+"""Health for probes, and reflection that is enough for a generic client to call the server."""
 
 import grpc
 import numpy as np

@@ -12,7 +12,7 @@ from batcher.testing import nan_on, raise_on
 from batcher.testing.fakes import double
 from batcher.testing.messages import infer_request, output_arrays
 
-POISON = 13.0
+BAD_VALUE = 13.0
 INTERNAL = grpc.StatusCode.INTERNAL
 
 
@@ -39,7 +39,7 @@ async def together(start, hello, fakes, dial, request_of, eventually):
 
 def check(values, ends, text, code=INTERNAL):
     for value, end in zip(values, ends, strict=True):
-        if value == POISON:
+        if value == BAD_VALUE:
             assert isinstance(end, aio.AioRpcError)
             assert end.code() is code
             assert text in end.details()
@@ -48,11 +48,11 @@ def check(values, ends, text, code=INTERNAL):
 
 
 async def test_a_request_that_makes_the_executor_raise_fails_alone(together, fakes):
-    values = [1.0, 2.0, 3.0, POISON, 5.0, 6.0, 7.0, 8.0]
+    values = [1.0, 2.0, 3.0, BAD_VALUE, 5.0, 6.0, 7.0, 8.0]
 
-    application, ends = await together(values, raise_on(POISON))
+    application, ends = await together(values, raise_on(BAD_VALUE))
 
-    check(values, ends, "ValueError: poison")
+    check(values, ends, "ValueError: a value that fails")
     assert fakes[0].batch_sizes[:2] == [1, 8]
     extra = len(fakes[0].batch_sizes) - 2
     assert extra < 2 * 3 + 1
@@ -65,16 +65,16 @@ async def test_a_request_that_makes_the_executor_raise_fails_alone(together, fak
 
 
 async def test_a_request_with_nan_fails_alone_and_nothing_is_run_again(together, fakes):
-    values = [1.0, POISON, 3.0, 4.0]
+    values = [1.0, BAD_VALUE, 3.0, 4.0]
 
-    _, ends = await together(values, nan_on(POISON), on_nan="fail")
+    _, ends = await together(values, nan_on(BAD_VALUE), on_nan="fail")
 
     check(values, ends, "row 0: output 'Y' contains NaN", grpc.StatusCode.INVALID_ARGUMENT)
     assert fakes[0].batch_sizes == [1, 4]
 
 
 def refuse(value):
-    """An answer that raises when some value of `X` is `value`, and says that it is at fault."""
+    """An answer that raises when some value of `X` is `value`, and blames the input."""
 
     def answer(batch):
         if (batch.inputs["X"] == value).any():
@@ -89,16 +89,16 @@ def refuse(value):
     [("standard", grpc.StatusCode.INVALID_ARGUMENT), ("triton", INTERNAL)],
 )
 @pytest.mark.parametrize("place", range(5))
-async def test_a_value_that_is_refused_has_one_reason_wherever_it_stands(
+async def test_a_value_that_is_refused_has_one_reason_wherever_in_the_batch(
     together, style, code, place
 ):
     values = [1.0, 2.0, 3.0, 4.0]
     if place == 4:
         values = []
-    values.insert(place, POISON)
+    values.insert(place, BAD_VALUE)
 
     server = {"status_codes": style}
-    application, ends = await together(values, refuse(POISON), server=server)
+    application, ends = await together(values, refuse(BAD_VALUE), server=server)
 
     check(values, ends, "executor refused the input: no such token", code)
     labels = {"model": "hello", "version": "1", "outcome": "failed"}
@@ -108,14 +108,14 @@ async def test_a_value_that_is_refused_has_one_reason_wherever_it_stands(
 
 
 async def test_nan_is_served_unless_it_is_a_failure(together):
-    _, (end,) = await together([POISON], nan_on(POISON))
+    _, (end,) = await together([BAD_VALUE], nan_on(BAD_VALUE))
     assert np.isnan(output_arrays(end)["Y"]).all()
 
 
-async def test_a_storm_is_logged_once_and_shows(together, caplog):
+async def test_a_failure_storm_is_logged_once_and_shows(together, caplog):
     batching = {"max_batch_size": 16}
 
-    application, ends = await together([POISON] * 64, raise_on(POISON), batching=batching)
+    application, ends = await together([BAD_VALUE] * 64, raise_on(BAD_VALUE), batching=batching)
 
     assert all(isinstance(end, aio.AioRpcError) for end in ends)
     assert "each failed batch fails as a whole until one succeeds" in caplog.text
@@ -160,7 +160,7 @@ class TestSplitting:
         assert "row 11: no luck" in caught.value.details()
         assert len(fakes[0].batch_sizes) == 2
 
-    async def test_max_request_batches_is_the_most(self, start, hello, dial):
+    async def test_max_batches_per_request_is_the_limit(self, start, hello, dial):
         document = hello(batching={"max_batch_size": 4}, queue={"max_batches_per_request": 3})
         stub = await dial((await start(document)).grpc.addresses[0])
 

@@ -1,4 +1,4 @@
-"""Every surface says the same of a model, whatever becomes of it."""
+"""HTTP, gRPC health, readiness RPCs, index and metrics agree on the state of a model."""
 
 import asyncio
 
@@ -57,7 +57,7 @@ class Surfaces:
 
 
 def dead(_):
-    raise ConnectionError("nobody answers")
+    raise ConnectionError("no answer from the backend")
 
 
 @pytest.fixture
@@ -108,10 +108,10 @@ async def test_a_load_that_failed_and_one_that_waits(served, fakes, eventually):
     assert "no such weights" in reason
     assert not await surfaces.server()
 
-    fakes.options["load_error"] = BackendUnavailable("hello: nobody listens")
+    fakes.options["load_error"] = BackendUnavailable("hello: connection refused")
     loading = asyncio.ensure_future(admin.RepositoryModelLoad(load))
     await eventually(lambda: "trying again" in surfaces.application.health().models[0].reason)
-    expected = ("loading", "LOADING", "hello: nobody listens; trying again")
+    expected = ("loading", "LOADING", "hello: connection refused; trying again")
     assert await surfaces.model() == expected
     assert not await surfaces.server()
     del fakes.options["load_error"]
@@ -136,7 +136,7 @@ async def test_a_lost_instance(served, fakes, request_of, eventually):
     hang.release()
 
 
-async def test_a_dead_backend_and_whoever_watches(served, fakes, request_of, eventually):
+async def test_a_dead_backend_as_watchers_see_it(served, fakes, request_of, eventually):
     surfaces, _ = served
     watched = {
         service: surfaces.checks.Watch(health.HealthCheckRequest(service=service))
@@ -147,13 +147,13 @@ async def test_a_dead_backend_and_whoever_watches(served, fakes, request_of, eve
     fake = next(fake for fake in fakes if fake.context.model == "hello")
     fake.default(dead)
     for _ in range(2):
-        with pytest.raises(Exception, match="nobody answers"):
+        with pytest.raises(Exception, match="no answer from the backend"):
             await surfaces.data.ModelInfer(request_of(), timeout=WAIT_S)
     assert (await watched["hello"].read()).status == NOT_SERVING
     assert (await watched[""].read()).status == NOT_SERVING
     state, index, reason = await surfaces.model()
     assert (state, index) == ("unready", "UNAVAILABLE")
-    assert "nobody answers" in reason
+    assert "no answer from the backend" in reason
     assert not await surfaces.server()
 
     # It gets no traffic, for it is not ready; a canary batch finds out.
@@ -168,7 +168,7 @@ async def test_a_dead_backend_and_whoever_watches(served, fakes, request_of, eve
 
 async def test_unknown_models(served):
     surfaces, _ = served
-    for fields in ({"name": "nobody"}, {"name": "hello", "version": "7"}):
+    for fields in ({"name": "unknown"}, {"name": "hello", "version": "7"}):
         asked = inference.ModelReadyRequest(**fields)
         assert not (await surfaces.data.ModelReady(asked)).ready
         for question in (

@@ -61,7 +61,9 @@ async def test_the_batch_fails_and_the_instance_is_replaced(served, fakes, reque
 
 
 @pytest.mark.slow
-async def test_waiting_for_the_batch_before_is_not_hanging(served, fakes, request_of, monkeypatch):
+async def test_waiting_for_the_previous_batch_is_not_hanging(
+    served, fakes, request_of, monkeypatch
+):
     """`execute_timeout` counts from when a batch can begin."""
     monkeypatch.setattr(FakeExecutor, "capabilities", Capabilities(max_in_flight=2))
     _, stub = await served(execute_timeout="1s", max_in_flight=2, batching={"policy": "none"})
@@ -75,7 +77,7 @@ async def test_waiting_for_the_batch_before_is_not_hanging(served, fakes, reques
 
 
 @pytest.mark.slow
-async def test_a_hung_instance_does_not_hold_up_another(served, fakes, request_of):
+async def test_a_hung_instance_does_not_delay_another(served, fakes, request_of):
     _, stub = await served(execute_timeout="1s", instances=2, batching={"policy": "none"})
     hangs = [fake.hang_next() for fake in fakes]
     calls = [
@@ -116,7 +118,7 @@ async def test_a_replacement_that_cannot_load_is_tried_again(served, fakes, requ
     hang.release()
 
 
-async def test_timings_are_reported_to_those_who_ask(served, request_of):
+async def test_timings_are_sent_to_callers_that_ask_for_them(served, request_of):
     _, stub = await served()
     call = stub.ModelInfer(request_of(rows=3), metadata=[("x-batcher-timings", "1")])
     await call

@@ -1,4 +1,4 @@
-"""What takes long is done beside the event loop, and what small requests need on it."""
+"""Large messages are read and made off the event loop, small ones on it."""
 
 import asyncio
 import struct
@@ -56,7 +56,7 @@ async def test_a_small_request_stays_on_the_loop(stub, threads):
     assert threads == [(step, "MainThread") for step in STEPS]
 
 
-async def test_a_large_one_is_read_and_answered_beside_it(stub, threads):
+async def test_a_large_one_is_read_and_answered_off_the_loop(stub, threads):
     rows = np.arange(280_000, dtype=np.float32).reshape(-1, 4)
 
     answer = await stub.ModelInfer(infer_request("hello", {"X": rows}))
@@ -75,7 +75,7 @@ async def test_so_is_one_of_a_stream(stub, threads):
     assert threads == [(step, "large-messages") for step in STEPS]
 
 
-async def test_many_classes_are_found_beside_it(stub, threads):
+async def test_many_classes_are_found_off_the_loop(stub, threads):
     request = rows_of(2000)
     request.outputs.add(name="Y").parameters["classification"].int64_param = 4
 
@@ -219,11 +219,11 @@ messages were bounded and taken off the loop, most of the kinds made one or more
 
 @pytest.mark.slow
 @pytest.mark.parametrize("transport", ["builtin"])  # grpcio copies each message on the loop
-async def test_the_largest_of_every_kind_holds_nobody_up(serve, hello, dial, scrape):
+async def test_the_largest_message_of_every_kind_delays_no_other_call(serve, hello, dial, scrape):
     columns = 1024
     options = {"columns": columns, "base": "0ms"}
     server = serve(hello(options=options, batching={"max_batch_size": 32_768}))
-    neighbor = await dial(server.grpc)
+    other = await dial(server.grpc)
     answered = 0
 
     small = infer_request("hello", {"X": np.ones((1, columns), np.float32)})
@@ -231,10 +231,10 @@ async def test_the_largest_of_every_kind_holds_nobody_up(serve, hello, dial, scr
     async def ask():
         nonlocal answered
         while True:
-            await neighbor.ModelInfer(small)
+            await other.ModelInfer(small)
             answered += 1
 
-    neighbors = asyncio.create_task(ask())
+    others = asyncio.create_task(ask())
     path = protocol.methods(protocol.INFERENCE)["ModelInfer"].path
     async with aio.insecure_channel(server.grpc, options=ANY_SIZE) as channel:
         call = channel.unary_unary(path)
@@ -250,6 +250,6 @@ async def test_the_largest_of_every_kind_holds_nobody_up(serve, hello, dial, scr
                 kind
             )
             assert answered > before or len(message) < MAX_MESSAGE // 2, kind
-    neighbors.cancel()
+    others.cancel()
 
     assert (await scrape(server.http)).sum("batcher_event_loop_stalls_total") <= GENEROUS

@@ -1,4 +1,4 @@
-"""Each limit of the wire, acting: what the caller over it sees, and that the others go on."""
+"""Each limit on what a caller may send: what the caller sees beyond it, and that others are served."""
 
 import asyncio
 import json
@@ -50,8 +50,8 @@ class TestMessages:
 
     async def test_a_larger_one_ends_its_stream_alone(self, address, dial, request_of):
         stub = await dial(address, options=ANY_SIZE)
-        neighbor, greedy = stub.ModelStreamInfer(), stub.ModelStreamInfer()
-        for call in (neighbor, greedy):
+        other, greedy = stub.ModelStreamInfer(), stub.ModelStreamInfer()
+        for call in (other, greedy):
             await call.write(request_of(id="small"))
             assert (await call.read()).infer_response.id == "small"
 
@@ -59,9 +59,9 @@ class TestMessages:
         assert await greedy.code() is EXHAUSTED
         assert "larger than max" in await greedy.details()
 
-        await neighbor.write(request_of(id="after"))
-        assert (await neighbor.read()).infer_response.id == "after"
-        neighbor.cancel()
+        await other.write(request_of(id="after"))
+        assert (await other.read()).infer_response.id == "after"
+        other.cancel()
 
     async def test_a_larger_answer_is_refused_with_both_sizes(self, address, dial, request_of):
         """A request just below the limit, whose answer is just above it."""
@@ -93,7 +93,7 @@ class TestMessages:
 
 
 class TestConnections:
-    async def test_each_listener_takes_so_many(self, start, hello, dial, request_of):
+    async def test_each_listener_takes_max_connections(self, start, hello, dial, request_of):
         server = {"max_connections": 2, "grpc": ["127.0.0.1:0", "127.0.0.1:0"]}
         application = await start(hello(server=server))
         first, second = application.grpc.addresses
@@ -109,7 +109,7 @@ class TestConnections:
         for stub in served:
             await stub.ModelInfer(request_of())
 
-    async def test_a_closed_one_makes_room_for_another(self, start, hello, dial, request_of):
+    async def test_a_closed_connection_can_be_replaced(self, start, hello, dial, request_of):
         application = await start(hello(server={"max_connections": 1}))
         address = application.grpc.addresses[0]
         async with aio.insecure_channel(
@@ -127,7 +127,9 @@ class TestConnections:
         call = waiting.ModelInfer(request_of(), wait_for_ready=True, timeout=20)
         assert (await call).model_name == "hello"
 
-    async def test_probes_have_room_of_their_own(self, start, hello, dial, request_of, transport):
+    async def test_probes_have_connections_of_their_own(
+        self, start, hello, dial, request_of, transport
+    ):
         application = await start(hello(server={"max_connections": 2}))
         address = application.grpc.addresses[0]
         open_streams = [(await dial(address)).ModelStreamInfer() for _ in range(2)]
@@ -153,7 +155,7 @@ class TestConnections:
             assert (await stream.read()).infer_response.id == "still open"
             stream.cancel()
 
-    async def test_connections_that_say_nothing_count_too(self, start, hello, dial, request_of):
+    async def test_silent_connections_count_too(self, start, hello, dial, request_of):
         application = await start(hello(server={"max_connections": 1}))
         host, _, port = application.grpc.addresses[0].partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -217,7 +219,7 @@ class TestStreams:
 
 
 class TestMetadata:
-    async def test_more_than_a_call_may_have_is_refused(self, start, hello, dial, request_of):
+    async def test_too_much_metadata_is_refused(self, start, hello, dial, request_of):
         application = await start(hello())
         stub = await dial(application.grpc.addresses[0])
         with pytest.raises(aio.AioRpcError) as caught:

@@ -1,4 +1,4 @@
-"""ONNX files whose arrays are not all rows: refused, or answered with each caller's own values."""
+"""ONNX files with arrays that have no row axis: refused, or each caller gets its own values."""
 
 import asyncio
 
@@ -55,12 +55,12 @@ def rows_of(value, rows, **others):
     return infer_request("hello", arrays | others)
 
 
-async def test_a_side_input_is_not_taken_for_rows(start, onnx):
+async def test_an_unbatched_input_is_not_taken_for_rows(start, onnx):
     with pytest.raises(ModelLoadError, match=r"\{input: b, batched: false\} in inputs"):
         await start(biased(onnx))
 
 
-async def test_strangers_share_a_batch_only_with_equal_side_inputs(start, dial, onnx, scrape):
+async def test_callers_share_a_batch_only_with_equal_unbatched_inputs(start, dial, onnx, scrape):
     document = biased(onnx, inputs=[{"input": "b", "batched": False}])
     document["server"] = {"http": "127.0.0.1:0"}
     application = await start(document)
@@ -77,7 +77,7 @@ async def test_strangers_share_a_batch_only_with_equal_side_inputs(start, dial, 
     assert after - before == 2
 
 
-async def test_a_split_request_keeps_a_side_input_whole(start, dial, onnx):
+async def test_a_split_request_keeps_an_unbatched_input_whole(start, dial, onnx):
     application = await start(biased(onnx, inputs=[{"input": "b", "batched": False}]))
     stub = await dial(application.grpc.addresses[0])
     b = np.arange(4, dtype=np.float32)
@@ -95,7 +95,7 @@ def compress(onnx, rows, kept, **model):
     )
 
 
-async def test_an_output_with_an_axis_of_its_own_is_not_shared_out(start, onnx):
+async def test_an_output_with_an_axis_of_its_own_is_not_split(start, onnx):
     for rows in ("rows", 4):
         document = compress(onnx, rows, "kept", batching=FIXED | {"max_batch_size": 4})
         with pytest.raises(ModelLoadError) as caught:
@@ -105,7 +105,9 @@ async def test_an_output_with_an_axis_of_its_own_is_not_shared_out(start, onnx):
         assert "batching.max_batch_size: 0" in str(caught.value)
 
 
-async def test_a_file_of_fixed_rows_that_drops_some_gives_nobody_anothers(start, dial, onnx):
+async def test_with_fixed_rows_of_which_some_are_dropped_each_caller_gets_its_own(
+    start, dial, onnx
+):
     document = compress(
         onnx,
         4,
@@ -124,7 +126,7 @@ async def test_a_file_of_fixed_rows_that_drops_some_gives_nobody_anothers(start,
     assert output_arrays(answer)["Y"].tolist() == [[1] * 4] * 3
 
 
-async def test_the_warm_up_tells_an_output_without_names_that_has_not_the_rows(start, onnx):
+async def test_the_warm_up_finds_an_unnamed_output_without_rows(start, onnx):
     with pytest.raises(ModelLoadError, match=r"its shape is \[0, 4\], and axis 0 should be 1 long"):
         await start(compress(onnx, "rows", None))
 
@@ -145,7 +147,7 @@ async def test_similarities_of_all_rows_are_not_batched(start, dial, onnx):
         np.testing.assert_allclose(output_arrays(answer)["Y"], each @ each.T, rtol=1e-5)
 
 
-async def test_the_warm_up_tells_answers_whose_shape_depends_on_the_batch(start, onnx):
+async def test_the_warm_up_finds_answers_whose_shape_depends_on_the_batch(start, onnx):
     nodes = [
         helper.make_node("Transpose", ["X"], ["T"]),
         helper.make_node("MatMul", ["X", "T"], ["Y"]),
@@ -205,7 +207,7 @@ async def test_a_model_without_a_batch_axis_as_a_triton_client_sees_it(start, di
     assert (statistics.inference_count, statistics.execution_count) == (6, 7), "one had NaN"
 
 
-async def test_a_value_that_an_operator_refuses_is_the_callers_wherever_it_stood(start, dial, onnx):
+async def test_a_value_that_an_operator_refuses_is_invalid_wherever_in_the_batch(start, dial, onnx):
     document = onnx(
         [
             helper.make_node("Constant", [], ["W"], value_floats=[0.0, 1.0, 2.0]),

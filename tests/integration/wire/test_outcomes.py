@@ -1,4 +1,4 @@
-"""What is counted of a request is what its caller saw."""
+"""A request is counted with the outcome that its caller saw."""
 
 import asyncio
 
@@ -56,7 +56,7 @@ async def test_an_answer_that_is_too_large_has_failed(served):
     stream.cancel()
 
 
-async def test_classes_that_cannot_be_given_are_the_callers_fault(served, request_of, monkeypatch):
+async def test_too_many_classes_are_invalid(served, request_of, monkeypatch):
     _, stub, count = served
     monkeypatch.setattr(classification, "MAX_CLASSES", 3)
     request = request_of()
@@ -101,7 +101,7 @@ async def test_an_answer_that_cannot_be_encoded_has_failed(served, request_of, m
     stream.cancel()
 
 
-async def test_what_is_refused_unread_is_counted(served, request_of, transport):
+async def test_requests_refused_before_they_are_read_are_counted(served, request_of, transport):
     application, stub, _ = served
 
     def count(reason):
@@ -115,7 +115,7 @@ async def test_what_is_refused_unread_is_counted(served, request_of, transport):
     for call in (
         stub.ModelInfer(large),
         stub.ModelInfer(request_of(), metadata=metadata),
-        stub.ModelInfer(request_of(model="nobody")),
+        stub.ModelInfer(request_of(model="unknown")),
     ):
         with pytest.raises(aio.AioRpcError):
             await call
@@ -124,7 +124,7 @@ async def test_what_is_refused_unread_is_counted(served, request_of, transport):
     assert await stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
     assert count("unknown_model") == 1
-    # The library refuses the others before anybody here sees them; docs/metrics.md says so.
+    # The library refuses the others before this server sees them; docs/metrics.md says so.
     seen = transport == "builtin"
     assert count("message_too_large") == 2 * seen
     assert count("metadata_too_large") == seen
@@ -141,7 +141,9 @@ async def test_a_message_that_cannot_be_read_is_not_one_for_an_unknown_model(ser
 
 
 @pytest.mark.parametrize("place", ["parse", "to_request", "validate"])
-async def test_a_mistake_of_ours_on_the_way_in_is_counted(served, request_of, monkeypatch, place):
+async def test_a_defect_of_the_server_before_admission_is_counted(
+    served, request_of, monkeypatch, place
+):
     application, stub, count = served
 
     def mistake(*_, **__):
@@ -162,8 +164,10 @@ async def test_a_mistake_of_ours_on_the_way_in_is_counted(served, request_of, mo
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_without_room_has_failed(start, hello, fakes, dial, transport, stream):
-    """The room is taken while the request is executed."""
+async def test_an_answer_that_does_not_fit_the_buffer_has_failed(
+    start, hello, fakes, dial, transport, stream
+):
+    """The buffer fills up while the request is executed."""
     server = {"max_message": "256KiB", "max_buffered": "512KiB"}
     document = hello(server=server, executor="fake", options={}, batching={"max_batch_size": 8192})
     application = await start(document)

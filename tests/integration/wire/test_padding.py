@@ -55,7 +55,7 @@ def request(length, *, rows=1, start=0):
     return ids, infer_request("hello", {"ids": ids, "mask": np.ones_like(ids), "scale": scale})
 
 
-async def test_everybody_gets_their_own_rows_in_their_own_shape(
+async def test_each_caller_gets_its_own_rows_in_its_own_shape(
     start, dial, fakes, document, eventually
 ):
     application = await start(document)
@@ -77,7 +77,7 @@ async def test_everybody_gets_their_own_rows_in_their_own_shape(
     assert len(fakes[0].batch_sizes) < 2 * 4 + 13, "the warm-up of two buckets, and few batches"
 
 
-async def test_a_longer_request_is_refused_and_says_how_long_it_may_be(start, dial, document):
+async def test_a_longer_request_is_refused_with_the_longest_length(start, dial, document):
     application = await start(document)
     stub = await dial(application.grpc.addresses[0])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -107,9 +107,7 @@ async def test_rules_that_do_not_fit_the_model_stop_the_start(start, document):
         await start(document)
 
 
-async def test_an_output_of_another_length_fails_the_batch_and_not_the_server(
-    start, dial, fakes, document
-):
+async def test_an_output_of_another_length_fails_only_the_batch(start, dial, fakes, document):
     application = await start(document)
     stub = await dial(application.grpc.addresses[0])
 
@@ -126,9 +124,7 @@ async def test_an_output_of_another_length_fails_the_batch_and_not_the_server(
     assert output_arrays(reply)["scaled"].shape == (1, 3)
 
 
-async def test_other_rules_hold_from_one_request_to_the_next(
-    start, dial, fakes, document, eventually
-):
+async def test_new_rules_apply_from_the_next_request(start, dial, fakes, document, eventually):
     application = await start(document)
     stub = await dial(application.grpc.addresses[0])
     (model,) = application.models

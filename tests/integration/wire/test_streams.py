@@ -114,7 +114,7 @@ async def test_an_error_is_an_answer_with_its_request_id(served, fakes, request_
 
 
 @pytest.mark.parametrize("how", ["raises", "row", "of_ours"])
-async def test_a_text_that_cannot_be_sent_costs_its_own_request_alone(
+async def test_a_text_that_cannot_be_sent_fails_only_its_own_request(
     served, fakes, request_of, how
 ):
     _, stub = served
@@ -160,7 +160,7 @@ async def test_a_stream_without_requests_ends_well(served, order):
     assert await call.code() is grpc.StatusCode.OK
 
 
-async def test_a_cancelled_stream_gives_up_its_requests_alone(
+async def test_a_cancelled_stream_cancels_only_its_own_requests(
     served, fakes, both_hang, request_of, eventually
 ):
     application, stub = served
@@ -190,7 +190,7 @@ async def test_a_cancelled_stream_gives_up_its_requests_alone(
     assert (await stub.ServerLive(inference.ServerLiveRequest())).live
 
 
-async def test_a_deadline_of_the_stream_is_each_requests_own(
+async def test_the_deadline_of_a_stream_is_that_of_each_request(
     served, both_hang, request_of, eventually
 ):
     application, stub = served

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS on the TCP listeners, plain text on Unix sockets beside them."""
+"""TLS and mutual TLS on the TCP listeners; Unix sockets are not encrypted."""
 
 import asyncio
 import shutil
@@ -66,21 +66,23 @@ async def test_mutual_tls_serves_only_clients_of_the_authority(
     application = await with_tls(mutual=True)
     address = application.grpc.addresses[0]
 
-    def credentials(who=None):
+    def credentials(client=None):
         return grpc.ssl_channel_credentials(
-            authority.cert, who.key if who else None, who.cert if who else None
+            authority.cert, client.key if client else None, client.cert if client else None
         )
 
     known = await dial(address, credentials=credentials(client))
-    nobody = await dial(address, credentials=credentials())
+    anonymous = await dial(address, credentials=credentials())
     strange = await dial(address, credentials=credentials(stranger.client))
 
-    await refusal(nobody, request_of())
+    await refusal(anonymous, request_of())
     await refusal(strange, request_of())
     assert (await known.ModelInfer(request_of())).model_name == "hello"
 
 
-async def test_unix_sockets_stay_plain_beside_tls(with_tls, dial, authority, request_of, tmp_path):
+async def test_unix_sockets_are_not_encrypted_with_tls_on_others(
+    with_tls, dial, authority, request_of, tmp_path
+):
     data, admin = f"unix:{tmp_path}/data.sock", f"unix:{tmp_path}/admin.sock"
     application = await with_tls(grpc=["127.0.0.1:0", data, "127.0.0.1:0"], admin=[admin])
     first, _, second = application.grpc.addresses
@@ -181,7 +183,7 @@ class TestRenewal:
             application.grpc.certificates.refresh()
         assert "are used from now on" in caplog.text
         assert await shown(application) == {renewed.cert.strip()}
-        await stub.ModelInfer(request_of())  # who is connected stays so
+        await stub.ModelInfer(request_of())  # open connections stay open
         other = await dial(application.grpc.addresses[1], credentials=credentials)
         assert (await other.ModelInfer(request_of())).model_name == "hello"
 
@@ -194,7 +196,7 @@ class TestRenewal:
             application.grpc.certificates.refresh()
         assert caplog.text.count("the old ones still are") == 1
 
-    async def test_they_are_looked_at_again_and_again(self, start, hello, tls_files, eventually):
+    async def test_they_are_polled(self, start, hello, tls_files, eventually):
         tls = {key: tls_files[key] for key in ("cert", "key")}
         application = await start(hello(server={"tls": tls, "config_poll_interval": "100ms"}))
         looks = []
@@ -203,7 +205,7 @@ class TestRenewal:
 
 
 @pytest.mark.parametrize("broken", ["cert", "key", "client_ca"])
-async def test_a_file_that_is_no_pem_stops_the_start(start, hello, tls_files, tmp_path, broken):
+async def test_a_file_that_is_not_pem_stops_the_start(start, hello, tls_files, tmp_path, broken):
     garbage = tmp_path / "garbage.pem"
     garbage.write_text("not a certificate")
     document = hello(server={"tls": tls_files | {broken: str(garbage)}})

@@ -1,4 +1,4 @@
-"""With `status_codes: triton`: what programs written against Triton compare with or search for."""
+"""With `status_codes: triton`: the texts that clients written for Triton compare with or search for."""
 
 import grpc
 import numpy as np
@@ -10,7 +10,7 @@ from batcher.testing.messages import infer_request
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 ROW = np.ones((1, 4), np.float32)
-NOBODY = "[request id: <id_unknown>] "
+NO_ID = "[request id: <id_unknown>] "
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def changed(change):
 
 REFUSED = {
     "unknown model": (
-        infer_request("nobody", {"X": ROW}),
-        "Request for unknown model: 'nobody' is not found",
+        infer_request("unknown", {"X": ROW}),
+        "Request for unknown model: 'unknown' is not found",
     ),
     "unknown version": (
         infer_request("hello", {"X": ROW}, model_version="9"),
@@ -49,25 +49,25 @@ REFUSED = {
     "no inputs": (
         inputs(),
         (
-            f"{NOBODY}expected 1 inputs but got 0 inputs for model 'hello'. Got input(s) [], but missing"
+            f"{NO_ID}expected 1 inputs but got 0 inputs for model 'hello'. Got input(s) [], but missing"
             " required input(s) ['X']. Please provide all required input(s)."
         ),
     ),
     "too many inputs": (
         inputs(X=ROW, Z=ROW),
         (
-            f"{NOBODY}expected 1 inputs but got 2 inputs for model 'hello'. Got input(s) ['X','Z'], but"
+            f"{NO_ID}expected 1 inputs but got 2 inputs for model 'hello'. Got input(s) ['X','Z'], but"
             " missing required input(s) []. Please provide all required input(s)."
         ),
     ),
     "datatype": (
         inputs(X=ROW.astype(np.int32)),
-        f"{NOBODY}inference input 'X' data-type is 'INT32', but model 'hello' expects 'FP32'",
+        f"{NO_ID}inference input 'X' data-type is 'INT32', but model 'hello' expects 'FP32'",
     ),
     "shape": (
         inputs(X=ROW[:, :3]),
         (
-            f"{NOBODY}unexpected shape for input 'X' for model 'hello'. Expected [-1,4], got [1,3]."
+            f"{NO_ID}unexpected shape for input 'X' for model 'hello'. Expected [-1,4], got [1,3]."
             " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension"
         ),
     ),
@@ -77,11 +77,11 @@ REFUSED = {
     ),
     "rows": (
         inputs(X=np.ones((9, 4), np.float32)),
-        f"{NOBODY}inference request batch-size must be <= 8 for 'hello'",
+        f"{NO_ID}inference request batch-size must be <= 8 for 'hello'",
     ),
     "size": (
         changed(lambda r: r.raw_input_contents.__setitem__(0, bytes(15))),
-        f"{NOBODY}input byte size mismatch for input 'X' for model 'hello'. Expected 16, got 15",
+        f"{NO_ID}input byte size mismatch for input 'X' for model 'hello'. Expected 16, got 15",
     ),
     "contents twice": (
         changed(lambda r: r.inputs[0].contents.fp32_contents.append(1)),
@@ -102,7 +102,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_a_refusal_reads_as_triton_writes_it(stub, case):
+async def test_a_refusal_has_tritons_text(stub, case):
     request, text = REFUSED[case]
 
     with pytest.raises(aio.AioRpcError) as caught:

@@ -32,8 +32,8 @@ def run(monkeypatch, capsys):
     def call(*arguments):
         with pytest.raises(SystemExit) as ended:
             app([str(part) for part in arguments], prog_name="batcher")
-        told = capsys.readouterr()
-        return Ended(ended.value.code, told.out, told.err)
+        text = capsys.readouterr()
+        return Ended(ended.value.code, text.out, text.err)
 
     return call
 

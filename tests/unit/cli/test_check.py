@@ -71,11 +71,11 @@ def test_http_that_is_off_is_not_listed(run, write):
     assert "http:" not in run("check", write("server: {http: null}\n" + MODELS)).stdout
 
 
-@pytest.mark.parametrize(("more", "told"), [("", "(TLS)"), (", client_ca: a.pem", "(mutual TLS)")])
-def test_tls_is_reported(run, write, certificate, more, told):
+@pytest.mark.parametrize(("more", "text"), [("", "(TLS)"), (", client_ca: a.pem", "(mutual TLS)")])
+def test_tls_is_reported(run, write, certificate, more, text):
     certificate("a")
     path = write(f"server: {{tls: {{cert: a.pem, key: a.key{more}}}}}\n{MODELS}")
-    assert f"grpc:  127.0.0.1:8001 {told}\n" in run("check", path).stdout
+    assert f"grpc:  127.0.0.1:8001 {text}\n" in run("check", path).stdout
 
 
 def test_problems_go_to_standard_error_with_2(run, write):
@@ -157,7 +157,7 @@ class Reading:
         if self.fault == "load":
             raise ModelLoadError("the file is damaged")
         if self.fault == "wait":
-            raise BackendUnavailable("nobody listens there")
+            raise BackendUnavailable("connection refused")
         x, y = TensorSpec("X", "FP32", (-1, 2)), TensorSpec("Y", "FP32", (-1, 2))
         return ModelMetadata("reading", (x,), (y,), {"device": "none"})
 
@@ -234,7 +234,7 @@ models:
     assert "loaded c:1: " in result.stdout
     assert not result.stdout.endswith(": ok\n")
     assert "4 problems" in result.stderr
-    assert "models[4] (line 7): nobody listens there" in result.stderr, "it is tried once"
+    assert "models[4] (line 7): connection refused" in result.stderr, "it is tried once"
     assert "models[0] (line 3): the file is damaged" in result.stderr
     assert (
         "models[1] (line 4): b: the warm-up batch of 1 rows failed: ZeroDivisionError"

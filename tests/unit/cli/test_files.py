@@ -19,7 +19,7 @@ def config():
 
 @pytest.fixture
 def limits(monkeypatch):
-    """The (soft, hard) limits of a process that is not this one; changed by who sets them."""
+    """The (soft, hard) limits of a process that is not this one; changed by `setrlimit`."""
     found = [1024, 4096]
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(found))
     monkeypatch.setattr(
@@ -42,10 +42,10 @@ def test_the_soft_limit_is_raised_to_what_is_needed(config, limits, caplog, befo
     limits[:] = before
     allow_files(config)
     assert limits == after
-    told = [record.getMessage() for record in caplog.records]
-    assert bool(told) is warned
+    text = [record.getMessage() for record in caplog.records]
+    assert bool(text) is warned
     if warned:
         assert (
             f"{NEEDED - OTHER_FILES} gRPC connections may need {NEEDED} open files, and this process may open 1100"
-            in told[0]
+            in text[0]
         )

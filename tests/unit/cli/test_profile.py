@@ -49,7 +49,7 @@ def test_one_model_and_some_sizes(run, write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "text"),
     [
         (("--model", "c"), "--model: got 'c'; allowed: a, b"),
         (("--sizes", "0"), "--sizes: got '0'; allowed: 1 to 6, the max_batch_size of a"),
@@ -58,10 +58,10 @@ def test_one_model_and_some_sizes(run, write, tmp_path):
         (("-o", "/none/of/these.json"), "allowed: a file in a folder that exists"),
     ],
 )
-def test_a_wrong_configuration_ends_with_2(run, write, tmp_path, options, told):
+def test_a_wrong_configuration_ends_with_2(run, write, tmp_path, options, text):
     result = run("profile", write(TWO), "-o", tmp_path / "p.json", *options)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert text in result.stderr
     assert not (tmp_path / "p.json").exists()
 
 

@@ -75,13 +75,13 @@ def test_the_contents_come_first_and_then_the_result(run, folder):
 
 
 def test_as_json(replayed):
-    contents, verdict = replayed()
+    contents, result = replayed()
     assert contents["log"]["requests"] == 600
     assert contents["log"]["segments"] == [0, 1, 2, 3]
     assert contents["log"]["models"]["hello/1"]["batching"]["target_p99"] == "50ms"
     assert contents["log"]["incident"] is None
-    assert verdict["replay"]["identical"] is True
-    assert verdict["replay"]["difference"] is None
+    assert result["replay"]["identical"] is True
+    assert result["replay"]["difference"] is None
 
 
 def test_other_settings_are_shown_next_to_what_was_recorded(replayed):
@@ -164,8 +164,8 @@ def test_batches_that_failed_without_a_failing_request_are_shown(run, tmp_path):
         took = 4 * MILLISECOND
         Driver(scheduler, lambda _: took, observe=lambda n, c: None, outcome=outcome).run(story())
     text = run("replay", path, "--policy", "none").stdout
-    told = "batches that failed without a failing request being found: "
-    counts = [int(line.rpartition(told)[2]) for line in text.splitlines() if told in line]
+    prefix = "batches that failed without a failing request being found: "
+    counts = [int(line.rpartition(prefix)[2]) for line in text.splitlines() if prefix in line]
     assert len(counts) == 3
     assert min(counts) > 50
     rows = run("replay", path, "--policy", "none", "--json").stdout.splitlines()[2:]
@@ -337,9 +337,9 @@ def test_a_difference_is_shown_and_ends_with_1(run, folder, monkeypatch):
     assert "at 1.500000 s, in its commands" in result.stdout
     assert "expected [Dispatch(" in result.stdout
     assert "got      []" in result.stdout
-    verdict = json.loads(run("replay", folder, "--json").stdout.splitlines()[1])["replay"]
-    assert verdict["identical"] is False
-    assert verdict["difference"]["what"] == "commands"
+    result = json.loads(run("replay", folder, "--json").stdout.splitlines()[1])["replay"]
+    assert result["identical"] is False
+    assert result["difference"]["what"] == "commands"
 
 
 def test_a_log_of_another_scheduler_is_warned_of(run, folder, monkeypatch):

@@ -20,7 +20,7 @@ def _logging_as_it_was():
 
 @pytest.fixture
 def served(monkeypatch):
-    """What `batcher.process.serve` was called with; a fake that ends at once, or as it is told."""
+    """What `batcher.process.serve` was called with; a fake that ends at once, or raises a scripted error."""
 
     class Served:
         config = None
@@ -72,7 +72,7 @@ def test_a_wrong_configuration_ends_with_2_before_anything_starts(run, write, se
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "text"),
     [
         (ListenError("cannot listen on h:1: in use"), 1, "error: cannot listen on h:1: in use\n"),
         (PluginError("broken"), 1, "error: broken\n"),
@@ -81,11 +81,11 @@ def test_a_wrong_configuration_ends_with_2_before_anything_starts(run, write, se
         (KeyboardInterrupt(), 1, "interrupted\n"),
     ],
 )
-def test_an_error_becomes_one_message_and_a_code(run, write, served, error, code, told):
+def test_an_error_becomes_one_message_and_a_code(run, write, served, error, code, text):
     served.error = error
     result = run("serve", write(MODELS))
     assert result.exit_code == code
-    assert result.stderr == told
+    assert result.stderr == text
 
 
 def test_debug_adds_the_traceback(run, write, served):

@@ -124,7 +124,7 @@ def test_requests_of_more_rows_than_a_batch_are_split(simulated, policy):
     (found,) = simulated(
         *("--arrivals", "poisson:1", "--rows", "40", "--target", "1s", "--policy", policy)
     )
-    # One batch of 32 rows and one of 8, by far the most often with nobody else about.
+    # One batch of 32 rows and one of 8, by far the most often with no other request waiting.
     assert (found["requests"], found["dropped"], found["p50_ms"]) == (400, 0, 21.0 + 9.0)
     assert found["batches"] > 700
 
@@ -172,7 +172,7 @@ def test_callers_can_give_up(simulated):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "text"),
     [
         (("--arrivals", "poison:3"), "--arrivals: got 'poison:3'; allowed: a file or poisson:RATE"),
         (("--arrivals", "none.csv"), "--arrivals: none.csv: cannot be read"),
@@ -200,11 +200,11 @@ def test_callers_can_give_up(simulated):
         (("--profile", "none.json"), "none.json: cannot be read"),
     ],
 )
-def test_a_wrong_option_ends_with_2_and_says_what_is_allowed(run, write, options, told):
+def test_a_wrong_option_ends_with_2_and_says_what_is_allowed(run, write, options, text):
     result = run("simulate", write(HELLO), "--arrivals", "poisson:9", *options)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert told in result.stderr
+    assert text in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -9,7 +9,7 @@ from batcher.protocol import ADMIN, admin, handlers
 
 
 class Admin:
-    """Answers as it is told, and remembers what it was asked."""
+    """Gives scripted answers, and records its requests."""
 
     def __init__(self):
         self.asked = []

@@ -44,7 +44,7 @@ SECTIONS = {
 }
 
 
-def told_by_the_page(section):
+def keys_of_the_page(section):
     """Key -> (default, meaning), from the table below the section's heading."""
     (body,) = re.findall(
         rf"^##+ `{re.escape(section)}`\n(.*?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL
@@ -53,7 +53,7 @@ def told_by_the_page(section):
     return {key: (default, meaning) for key, default, meaning in rows}
 
 
-def told_by_the_models(section):
+def keys_of_the_models(section):
     schema = SECTIONS[section].model_json_schema(mode="serialization")
     rows = {}
     for key, field in SECTIONS[section].model_fields.items():
@@ -72,8 +72,8 @@ def told_by_the_models(section):
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_page_tells_every_key_as_the_models_do(section):
-    assert told_by_the_page(section) == told_by_the_models(section)
+def test_the_page_describes_every_key_as_the_models_do(section):
+    assert keys_of_the_page(section) == keys_of_the_models(section)
 
 
 def test_the_examples_of_the_page_are_right():

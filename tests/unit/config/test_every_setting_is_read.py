@@ -23,7 +23,7 @@ SHOWS = {PACKAGE / "cli/check.py"}
 """What only prints settings."""
 
 ONE_VALUE = {"ModelConfig.isolation"}
-"""Keys that take a single value so far: there is nothing to tell apart."""
+"""Keys that take a single value so far."""
 
 
 def sections(model=Config, seen=None):
@@ -106,7 +106,7 @@ class Reads:
 
 
 def _beside(name):
-    """What a server gets beside its configuration: room for messages, and whom to tell of things."""
+    """The other arguments of a server: buffers, and functions to call on events."""
     return Buffers(1024**2) if name == "buffers" else lambda *_: None
 
 

@@ -99,7 +99,7 @@ async def test_the_server_is_called_what_it_says(stub):
     assert (await stub.ServerMetadata(inference.ServerMetadataRequest())).name == "triton"
 
 
-def test_the_codes_it_tells_are_the_ones_that_are_sent():
+def test_the_codes_of_the_page_are_the_ones_that_are_sent():
     errors_of = {
         "the queue is full": errors.Overloaded,
         "the time in the queue": errors.DeadlineExpired,

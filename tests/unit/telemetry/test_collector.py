@@ -79,7 +79,7 @@ def test_without_a_target_there_is_no_ratio(stalled, value):
     assert value("batcher_oldest_request_target_ratio") is None
 
 
-def test_a_model_whose_instances_are_gone_reads_zero(stalled, value):
+def test_a_model_without_instances_reads_zero(stalled, value):
     assert value("batcher_instances", state="up") == 1
     assert value("batcher_batches_in_flight") == 1
     stalled.instances = (InstanceObservation("m:1/0", 1, "m:1", "cpu", True, 2),)

@@ -56,7 +56,7 @@ class Remote:
 
 
 class Healthy(Honest):
-    """One that tells its health."""
+    """An executor with a method `healthy`."""
 
     def healthy(self):
         return None

@@ -58,12 +58,12 @@ def test_hang_lasts_until_it_is_released():
     assert len(outputs) == 1
 
 
-def test_hang_that_nobody_enters_is_noticed():
+def test_a_hang_that_is_never_entered_is_noticed():
     with pytest.raises(TimeoutError):
         FakeExecutor().hang_next().wait_entered(0.001)
 
 
-def test_manual_clock_moves_only_forwards_and_only_when_told():
+def test_manual_clock_moves_only_forwards_and_only_when_advanced():
     clock = ManualClock(5)
     assert clock() == clock() == 5
     assert clock.advance(3) == clock() == 8

@@ -116,7 +116,7 @@ async def client_timeout(client):
 
 
 @check
-async def cancelled_neighbor(client):
+async def cancelled_request(client):
     """Of two requests in one batch, one goes away; the other is answered."""
     gone = asyncio.create_task(client.infer("slow", [row(columns=1)]))
     stays = asyncio.create_task(client.infer("slow", [row(columns=1)]))

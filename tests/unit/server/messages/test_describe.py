@@ -64,7 +64,7 @@ def test_config_says_which_outputs_have_labels():
     assert [each.format for each in found.input] == [model_config.ModelInput.FORMAT_NONE] * 2
 
 
-def test_config_says_who_runs_the_model():
+def test_config_names_the_executor_of_the_model():
     found = config()
 
     assert (found.name, found.platform, found.backend) == ("m", "onnxruntime_onnx", "onnxruntime")

@@ -42,7 +42,7 @@ def written(answer, **context):
         ("FP32", np.zeros((5, 1000), np.float32), 1000, True),
     ],
 )
-def test_what_takes_long_to_write_is_known_beforehand(datatype, array, classes, long):
+def test_answers_that_take_long_to_serialize_are_recognized(datatype, array, classes, long):
     answer = reply({"Y": Tensor(datatype, array)})
 
     assert messages.takes_long(answer, {"Y": Classes(classes)} if classes else None) is long

@@ -64,7 +64,7 @@ async def test_list_names_every_service(serving):
     }
 
 
-async def test_watch_tells_the_status_now_and_each_change(serving):
+async def test_watch_sends_the_status_now_and_each_change(serving):
     service = HealthService()
     async with serving(service.handler()) as channel:
         call = Stub(channel, HEALTH).Watch(ask())
@@ -89,7 +89,7 @@ async def test_watch_of_a_service_that_appears_later(serving):
         call.cancel()
 
 
-async def test_close_tells_watchers_and_ends_their_calls(serving):
+async def test_close_notifies_watchers_and_ends_their_calls(serving):
     service = HealthService()
     service.set("", True)
     async with serving(service.handler()) as channel:

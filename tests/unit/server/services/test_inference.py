@@ -30,7 +30,7 @@ def test_a_huge_priority_is_the_last():
 
 
 def test_what_a_refusal_says_of_metadata_holds_none_of_its_values():
-    """Refusals are kept encoded for whoever gets the same one."""
+    """The encoding of a refusal is cached for requests that get the same one."""
     with pytest.raises(InvalidRequest, match="x-batcher-priority") as caught:
         _priority({"x-batcher-priority": "a secret"})
     assert "secret" not in str(caught.value)

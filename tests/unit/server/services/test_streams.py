@@ -83,7 +83,7 @@ class TestTurns:
         assert began == list(range(count))
         await asyncio.gather(*tasks)
 
-    async def test_who_gives_up_takes_nobodys_turn(self):
+    async def test_a_stream_that_gives_up_does_not_use_a_turn(self):
         turns = Turns()
         for _ in range(REQUESTS_A_TURN):
             await turns.taken()

@@ -1,4 +1,4 @@
-"""Every answer is of its own request alone: what is the same is shared, and nothing else."""
+"""Every answer depends on its own request alone."""
 
 import asyncio
 
@@ -101,7 +101,7 @@ WIDE = ModelMetadata(
 )
 
 
-async def test_pieces_of_different_widths_cannot_be_joined_and_nobody_hangs(held, request_of):
+async def test_parts_of_different_widths_cannot_be_joined_and_no_call_hangs(held, request_of):
     def answer(batch):
         width = int(batch.inputs["X"][0, 0])
         return BatchResult({"Y": np.ones((batch.rows, width), np.float32)})
@@ -117,7 +117,7 @@ async def test_pieces_of_different_widths_cannot_be_joined_and_nobody_hangs(held
     assert runs.application.batcher.unanswered == 0
 
 
-async def test_what_others_ask_for_does_not_decide_whether_nan_fails_a_request(held):
+async def test_the_outputs_of_others_do_not_decide_whether_nan_fails_a_request(held):
     names = ("Y", "Z")
     outputs = tuple(TensorSpec(name, "FP32", (-1, 4)) for name in names)
     metadata = ModelMetadata("fake", WIDE.inputs, outputs)

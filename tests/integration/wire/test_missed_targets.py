@@ -1,4 +1,4 @@
-"""Requests that can only be late, and targets that cannot be met, as a client and a scrape see them."""
+"""Requests that will miss the target, and targets that cannot be met, as a client and a scrape see them."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ async def refusal(call):
 
 
 @pytest.mark.slow
-async def test_who_can_only_be_late_is_reported_at_once_and_when_to_retry(
+async def test_a_request_that_will_miss_the_target_is_refused_at_once_with_a_retry_hint(
     served, request_of, eventually
 ):
     application, stub = await served("450ms")
@@ -61,7 +61,7 @@ async def test_who_can_only_be_late_is_reported_at_once_and_when_to_retry(
 
 
 @pytest.mark.slow
-async def test_a_callers_deadline_counts_on_arrival_whatever_the_target(
+async def test_the_deadline_of_a_caller_counts_on_arrival_whatever_the_target(
     served, request_of, eventually
 ):
     application, stub = await served("5s", when_late="serve")
@@ -77,7 +77,7 @@ async def test_a_callers_deadline_counts_on_arrival_whatever_the_target(
 
 
 @pytest.mark.slow
-async def test_a_target_that_one_row_cannot_meet_is_reported_and_shuts_nobody_out(
+async def test_with_a_target_that_one_row_cannot_meet_requests_are_served_and_a_warning_is_logged(
     served, request_of, caplog
 ):
     caplog.set_level(logging.WARNING, "batcher")

@@ -1,4 +1,4 @@
-"""Callers that leave (cancel, miss their deadline, lose their connection) harm nobody else.
+"""Callers that leave (cancel, miss their deadline, lose their connection) do not affect others.
 
 Over real sockets. The scheduler's part of the same promise is in `tests/property`.
 """
@@ -19,14 +19,14 @@ GONE = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.UNAVAILABLE,
-    # Nobody could have answered in time: said at once, before the deadline itself passes.
+    # No batch could have answered in time: the request ends at once, before the deadline.
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
 KINDS = ("stay", "cancel", "deadline", "close", "abort")
 
 
 class Relay:
-    """A TCP relay to a server, whose connections can be cut without a word."""
+    """A TCP relay to a server, whose connections can be closed without notice."""
 
     def __init__(self, target):
         self._host, _, self._port = target.rpartition(":")
@@ -122,7 +122,7 @@ class Crowd:
         self.answered += 1
 
     async def leave(self, calls):
-        """Everybody who does not stay leaves, one after the other."""
+        """All callers that do not stay leave, one after the other."""
         for kind, call, _ in self.random.sample(calls, len(calls)):
             if kind == "cancel":
                 call.cancel()
@@ -154,7 +154,7 @@ async def test_every_request_that_arrived_ends_once(serve, hello, request_of, sc
     async with Crowd(1, server.grpc, request_of) as crowd:
 
         async def arrived():
-            # What had ended and what is live a scrape later: nobody is counted twice.
+            # What had ended and what is live a scrape later: no request is counted twice.
             nonlocal before
             metrics = await scrape(server.http)
             known, before = before + live(metrics), ended(metrics)
@@ -221,7 +221,7 @@ async def test_leaving_at_any_moment(start, hello, request_of, eventually, seed,
         assert crowd.answered <= total() <= crowd.sent == 320
         assert value("batcher_queue_requests", labels) == 0
         assert value("batcher_executing_requests", labels) == 0
-        # The last batch may run on although nobody waits for it.
+        # The last batch may run on although no caller waits for it.
         await eventually(lambda: value("batcher_batches_in_flight", labels) == 0)
 
         calls = crowd.send(["stay"], 20, (0, 0))

@@ -1,4 +1,4 @@
-"""Whatever becomes of a request, nothing of it is left for the garbage collector.
+"""However a request ends, nothing of it is left for the garbage collector.
 
 Where requests end by the hundreds each second, their garbage would stop the event loop for
 milliseconds at a time, and so make the next ones late.
@@ -16,7 +16,7 @@ from grpc import aio
 from batcher.testing import raise_on
 
 REQUESTS = 20
-POISON = 13.0
+BAD_VALUE = 13.0
 OURS = re.compile(r"batcher\.(?!testing)")
 FILES = re.compile(r"/batcher/(?!testing/)")
 CODES = ("f_code", "cr_code", "ag_code")
@@ -85,7 +85,7 @@ async def served(start, dial):
     return make
 
 
-async def test_of_what_is_answered(served, hello, request_of, garbage, eventually):
+async def test_answered_requests(served, hello, request_of, garbage, eventually):
     codes, left = await played(
         await served(hello()), lambda stub: stub.ModelInfer(request_of(1.0)), garbage, eventually
     )
@@ -93,7 +93,7 @@ async def test_of_what_is_answered(served, hello, request_of, garbage, eventuall
     assert not left
 
 
-async def test_of_what_is_refused_as_late(served, hello, request_of, garbage, eventually):
+async def test_requests_refused_for_the_target(served, hello, request_of, garbage, eventually):
     batching = {"target_p99": "100ms", "max_batch_size": 2}
     document = hello(base="60ms", batching=batching, warmup={"batch_sizes": [1, 2]})
     codes, left = await played(
@@ -103,10 +103,10 @@ async def test_of_what_is_refused_as_late(served, hello, request_of, garbage, ev
     assert not left
 
 
-async def test_of_what_is_wrong(served, hello, request_of, garbage, eventually):
+async def test_invalid_requests(served, hello, request_of, garbage, eventually):
     codes, left = await played(
         await served(hello()),
-        lambda stub: stub.ModelInfer(request_of(1.0, model="nobody")),
+        lambda stub: stub.ModelInfer(request_of(1.0, model="unknown")),
         garbage,
         eventually,
     )
@@ -114,12 +114,12 @@ async def test_of_what_is_wrong(served, hello, request_of, garbage, eventually):
     assert not left
 
 
-async def test_of_what_fails(served, hello, fakes, request_of, garbage, eventually):
-    fakes.options["answer"] = raise_on(POISON)
+async def test_failed_requests(served, hello, fakes, request_of, garbage, eventually):
+    fakes.options["answer"] = raise_on(BAD_VALUE)
     document = hello(executor="fake", options={}, batching={"max_batch_size": 1})
     codes, left = await played(
         await served(document),
-        lambda stub: stub.ModelInfer(request_of(POISON)),
+        lambda stub: stub.ModelInfer(request_of(BAD_VALUE)),
         garbage,
         eventually,
     )
@@ -127,7 +127,7 @@ async def test_of_what_fails(served, hello, fakes, request_of, garbage, eventual
     assert not left
 
 
-async def test_of_callers_whose_deadline_passes(served, hello, request_of, garbage, eventually):
+async def test_requests_whose_deadline_passes(served, hello, request_of, garbage, eventually):
     document = hello(base="200ms", batching={"max_batch_size": 1, "policy": "none"})
     codes, left = await played(
         await served(document),
@@ -139,7 +139,7 @@ async def test_of_callers_whose_deadline_passes(served, hello, request_of, garba
     assert not left
 
 
-async def test_of_callers_who_leave(served, hello, request_of, garbage, eventually):
+async def test_requests_whose_caller_leaves(served, hello, request_of, garbage, eventually):
     async def gone(stub):
         call = stub.ModelInfer(request_of(1.0))
         await asyncio.sleep(0.02)
@@ -154,7 +154,7 @@ async def test_of_callers_who_leave(served, hello, request_of, garbage, eventual
 class TestStreams:
     """However a `ModelStreamInfer` ends."""
 
-    async def test_that_was_answered(self, served, hello, request_of, garbage, eventually):
+    async def test_answered_streams(self, served, hello, request_of, garbage, eventually):
         async def answered(stub):
             call = stub.ModelStreamInfer()
             for _ in range(3):
@@ -166,7 +166,7 @@ class TestStreams:
         assert not left
 
     @pytest.mark.parametrize("order", ["ordered", "any"])
-    async def test_that_was_cancelled(self, served, hello, request_of, garbage, eventually, order):
+    async def test_cancelled_streams(self, served, hello, request_of, garbage, eventually, order):
         async def cancelled(stub):
             call = stub.ModelStreamInfer(metadata=[("x-batcher-stream-order", order)])
             for _ in range(3):
@@ -178,7 +178,9 @@ class TestStreams:
         _, left = await played(await served(document), cancelled, garbage, eventually)
         assert not left
 
-    async def test_whose_deadline_passed(self, served, hello, request_of, garbage, eventually):
+    async def test_streams_whose_deadline_passes(
+        self, served, hello, request_of, garbage, eventually
+    ):
         async def expired(stub):
             call = stub.ModelStreamInfer(timeout=0.05)
             await call.write(request_of(1.0))
@@ -188,22 +190,24 @@ class TestStreams:
         _, left = await played(await served(document), expired, garbage, eventually)
         assert not left
 
-    async def test_with_requests_that_fail(
+    async def test_streams_with_failing_requests(
         self, served, hello, fakes, request_of, garbage, eventually
     ):
         async def failed(stub):
             call = stub.ModelStreamInfer()
-            await call.write(request_of(POISON))
-            await call.write(request_of(1.0, model="nobody"))
+            await call.write(request_of(BAD_VALUE))
+            await call.write(request_of(1.0, model="unknown"))
             await call.done_writing()
             assert all([answer.error_message async for answer in call])
 
-        fakes.options["answer"] = raise_on(POISON)
+        fakes.options["answer"] = raise_on(BAD_VALUE)
         document = hello(executor="fake", options={}, batching={"max_batch_size": 1})
         _, left = await played(await served(document), failed, garbage, eventually)
         assert not left
 
-    async def test_that_the_server_ended(self, served, hello, request_of, garbage, eventually):
+    async def test_streams_that_the_server_ends(
+        self, served, hello, request_of, garbage, eventually
+    ):
         application, stub = await served(hello())
 
         async def ended(stub):
