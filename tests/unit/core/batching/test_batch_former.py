@@ -1,4 +1,4 @@
-"""Which lane of which model goes first, and what may share a batch."""
+"""Which requests may share a batch, and which batch group of which model goes first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batcher.core.settings import FixedWindow, ModelSettings
 
 
 def shared(play, *models, **settings):
-    """Models whose instances share one device, which is busy with request 0 in batch 1."""
+    """Models with an instance each on one device, which is busy with request 0 in batch 1."""
     play.limit(max_in_flight=1)
     for model in models:
         play.fixed(model, **settings)
@@ -28,7 +28,7 @@ def shared(play, *models, **settings):
 
 
 def finish_all(play, *, first):
-    """Finishes one batch after another; returns the requests in the order they were dispatched."""
+    """Finish one batch after another; returns the requests in order of dispatch."""
     order = []
     commands = play.done(1, first)
     while play.batches(commands):
@@ -39,7 +39,7 @@ def finish_all(play, *, first):
     return order
 
 
-def test_only_equal_keys_and_shapes_share_a_batch(play):
+def test_only_requests_of_equal_keys_and_shapes_share_a_batch(play):
     shared(play, "m")
     play.feed(
         play.request(1, key="a", shapes=((4,),)),
@@ -70,7 +70,7 @@ def test_parts_are_whole_requests_in_order(play):
     assert dispatch.attempt == 1
 
 
-def test_the_lane_that_is_due_first_goes_first(play):
+def test_the_group_that_is_due_first_goes_first(play):
     shared(play, "m")
     play.feed(
         play.request(1, key="a", due=30),
@@ -81,21 +81,21 @@ def test_the_lane_that_is_due_first_goes_first(play):
     assert finish_all(play, first=0) == [[2], [3], [1]]
 
 
-def test_without_due_times_the_oldest_head_goes_first(play):
+def test_without_due_times_the_oldest_group_goes_first(play):
     shared(play, "m")
     play.feed(play.request(1, key="a", at=2), play.request(2, key="b", at=1), at=2)
 
     assert finish_all(play, first=0) == [[2], [1]]
 
 
-def test_what_has_a_due_time_goes_before_what_has_none(play):
+def test_requests_with_a_due_time_go_before_those_without(play):
     shared(play, "m")
     play.feed(play.request(1, key="a", at=0), play.request(2, key="b", at=5, due=1e9), at=5)
 
     assert finish_all(play, first=0) == [[2], [1]]
 
 
-def test_the_models_target_gives_a_due_time(play):
+def test_the_target_of_the_model_gives_a_due_time(play):
     play.limit(max_in_flight=1)
     play.fixed("slow", target=100)
     play.fixed("quick", target=10)
@@ -108,14 +108,14 @@ def test_the_models_target_gives_a_due_time(play):
     assert finish_all(play, first=0) == [[3], [2], [1]]
 
 
-def test_ties_go_to_the_lane_that_began_to_wait_first(play):
+def test_of_equal_groups_the_oldest_goes_first(play):
     shared(play, "m")
     play.feed(*[play.request(i, key=str(9 - i), due=10) for i in range(1, 5)])
 
     assert finish_all(play, first=0) == [[1], [2], [3], [4]]
 
 
-def test_a_model_whose_instances_are_busy_does_not_hold_up_another(play):
+def test_a_model_whose_instances_are_busy_does_not_block_another(play):
     play.none("a", target=1)
     play.none("b", target=100)
     play.up("i", model="a")
@@ -125,7 +125,7 @@ def test_a_model_whose_instances_are_busy_does_not_hold_up_another(play):
     assert play.batches(play.arrive(3, model="b")) == [[3]]
 
 
-def test_a_lane_whose_window_is_open_does_not_hold_up_one_that_is_ready(play):
+def test_a_group_with_an_open_window_does_not_block_one_that_is_ready(play):
     play.fixed(delay=10, max_rows=2, target=50)
     play.up()
 
@@ -147,7 +147,7 @@ def test_one_decision_may_fill_several_instances(play):
     assert play.batches(play.arrive(1, 2, 3, 4, 5)) == [[1, 2], [3, 4]]
 
 
-def test_batch_ids_are_never_used_again(play):
+def test_batch_ids_are_not_reused(play):
     play.none()
     play.up(max_in_flight=2)
     ids = [c.batch_id for c in play.arrive(1, 2)]
@@ -160,8 +160,8 @@ def test_batch_ids_are_never_used_again(play):
     assert ids == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("devices", "alone"), [("dd", False), ("de", True)])
-def test_a_policy_is_told_whether_others_may_take_its_device(devices, alone):
+@pytest.mark.parametrize(("devices", "exclusive"), [("dd", False), ("de", True)])
+def test_a_policy_is_told_whether_its_device_is_exclusive(devices, exclusive):
     told = []
 
     class Policy(BatchPolicy):
@@ -175,4 +175,4 @@ def test_a_policy_is_told_whether_others_may_take_its_device(devices, alone):
         events.append(ModelConfigured(model, ModelSettings(8, FixedWindow())))
         events.append(InstanceUp(f"{model}/0", 1, model, device))
     scheduler.handle([*events, RequestArrived(1, "a", 1, 0, (), "", 0)], MILLISECOND)
-    assert told == [alone]
+    assert told == [exclusive]

@@ -1,4 +1,4 @@
-"""Batches with requests of other buckets: where that saves time, and makes nobody late."""
+"""Batches filled with requests of other buckets: where that saves time, and makes none late."""
 
 import pytest
 
@@ -16,14 +16,14 @@ from batcher.core.settings import (
 
 BUCKETS = (4, 8, 16)
 DEAR_BATCHES = (10.0, 0.01)
-"""Milliseconds of a batch, and of an element: a device that is hardly busier with more rows."""
+"""Milliseconds per batch, and per element: more rows take hardly longer."""
 DEAR_ELEMENTS = (0.1, 1.0)
 GREEDY = FixedWindow()
 
 
 @pytest.fixture
 def padded(play):
-    """`padded(costs, ...)`: a model of one padded axis with one instance that is warmed up."""
+    """`padded(costs, ...)`: a model with one padded axis and an instance that is warmed up."""
 
     def call(costs=DEAR_BATCHES, *, policy=GREEDY, target=None, instances=1, measured=BUCKETS):
         base, each = costs
@@ -81,14 +81,14 @@ def test_a_smaller_bucket_fills_up_the_batch_of_a_larger_one(padded):
     assert sent(play.done(first, 99, at=10)) == [(8, [1, 3, 2, 4])]
 
 
-def test_those_that_pad_least_come_first(padded):
+def test_requests_that_need_least_padding_are_added_first(padded):
     play = padded()
     first = busy(play)
     arrivals(play, r1=16, r2=1, r3=1, r6=8, r7=8, r8=8, r9=8, r10=8)
     assert sent(play.done(first, 99, at=10)) == [(16, [1, 6, 7, 8, 9, 10, 2, 3])]
 
 
-def test_a_part_of_a_lane_that_saves_no_batch_stays_where_it_is(padded):
+def test_a_part_of_a_group_that_saves_no_batch_is_not_added(padded):
     play = padded()
     first = busy(play)
     arrivals(play, r1=16, r2=16, r3=16, r4=16, r5=16, r6=16, r7=16, r8=1, r9=1)
@@ -103,14 +103,14 @@ def test_the_most_urgent_is_padded_to_a_larger_bucket_where_that_saves_a_batch(p
 
 
 @pytest.mark.parametrize("lengths", [{"r1": 16, "r2": 4}, {"r1": 4, "r2": 16}])
-def test_where_elements_cost_nobody_is_padded_further(padded, lengths):
+def test_where_elements_cost_time_no_request_is_padded_further(padded, lengths):
     play = padded(DEAR_ELEMENTS)
     first = busy(play)
     arrivals(play, **lengths)
     assert sent(play.done(first, 99, at=10)) == [(lengths["r1"], [1])]
 
 
-def test_other_batch_keys_stay_apart(padded):
+def test_requests_of_another_batch_key_are_not_added(padded):
     play = padded()
     first = busy(play)
     play.feed(
@@ -122,7 +122,7 @@ def test_other_batch_keys_stay_apart(padded):
 
 
 @pytest.mark.parametrize(("rows", "ids"), [(5, [1, 2]), (6, [1])])
-def test_requests_of_several_rows_come_along_where_they_fit(padded, rows, ids):
+def test_requests_of_several_rows_are_added_where_they_fit(padded, rows, ids):
     play = padded()
     first = busy(play)
     play.feed(play.request(1, shapes=((8,),), rows=3), play.request(2, shapes=((4,),), rows=rows))
@@ -134,7 +134,7 @@ def test_an_idle_instance_takes_the_other_bucket_instead(padded):
     assert sent(arrivals(play, r1=8, r2=4)) == [(8, [1]), (4, [2])]
 
 
-def test_without_batching_nothing_is_filled_up(padded):
+def test_without_batching_nothing_is_filled(padded):
     play = padded(policy=NoBatching())
     first = busy(play)
     arrivals(play, r1=8, r2=4)
@@ -156,29 +156,29 @@ def test_a_batch_of_a_preferred_size_is_taken_as_it_is(padded):
 
 
 @pytest.mark.parametrize(("due", "ids"), [(20.6, [1]), (20.9, [1, 2])])
-def test_nobody_is_made_late(padded, due, ids):
+def test_no_request_is_made_late(padded, due, ids):
     play = padded((10.0, 0.05), policy=Adaptive(), target=100)
     first = busy(play)
-    # Alone the first takes 10.4 ms, with the other 10.8.
+    # The first takes 10.4 ms, with the second 10.8.
     play.feed(play.request(1, shapes=((8,),), due=due), play.request(2, shapes=((4,),), due=80.0))
     assert sent(play.done(first, 99, at=10)) == [(8, ids)]
 
 
 @pytest.mark.parametrize(("due", "batch"), [(20.6, (4, [2])), (20.9, (8, [2, 1]))])
-def test_nobody_is_made_late_by_a_larger_bucket(padded, due, batch):
+def test_no_request_is_made_late_by_a_larger_bucket(padded, due, batch):
     play = padded((10.0, 0.05), policy=Adaptive(), target=100)
     first = busy(play)
     play.feed(play.request(1, shapes=((8,),), due=40.0), play.request(2, shapes=((4,),), due=due))
     assert sent(play.done(first, 99, at=10)) == [batch]
 
 
-def test_nobody_elses_first_is_made_late(padded):
+def test_no_first_request_of_another_group_is_made_late(padded):
     play = padded((10.0, 0.05), policy=Adaptive(), target=100)
     first = busy(play)
     play.feed(
         play.request(1, shapes=((8,),), due=21.0),
         play.request(2, shapes=((4,),), due=80.0),
-        # Must start at 20.6: after the first alone, not after the first with another.
+        # Must start at 20.6: after the first, not after the first and the second.
         play.request(3, shapes=((16,),), due=31.4, key=""),
     )
     batches = sent(play.done(first, 99, at=10))
@@ -186,7 +186,7 @@ def test_nobody_elses_first_is_made_late(padded):
 
 
 @pytest.mark.parametrize(("expires", "ids"), [(20.05, [1]), (20.3, [1, 2])])
-def test_expiry_counts_where_there_is_no_target(padded, expires, ids):
+def test_without_a_target_no_request_is_made_to_expire(padded, expires, ids):
     play = padded()
     first = busy(play)
     play.feed(play.request(1, shapes=((8,),)), play.request(2, shapes=((4,),), expires=expires))
@@ -202,12 +202,12 @@ def test_a_bucket_that_was_never_measured_is_estimated(padded):
     assert model.times[((8,),)].curve[4] == pytest.approx(10.32 * MILLISECOND, rel=1e-3)
 
 
-def test_nothing_known_nothing_filled(padded):
+def test_without_measured_times_nothing_is_filled(padded):
     play = padded(measured=())
     assert sent(arrivals(play, r1=8, r2=4)) == [(8, [1])]
 
 
-def test_a_device_that_changes_changes_for_every_bucket(padded):
+def test_a_change_of_the_device_applies_to_every_bucket(padded):
     play = padded()
     model = play.scheduler.models["m"]
     before = model.times[((16,),)].curve[1]
@@ -218,7 +218,7 @@ def test_a_device_that_changes_changes_for_every_bucket(padded):
     assert model.times[((16,),)].curve[1] == pytest.approx(4 * before, rel=0.05)
 
 
-def test_other_buckets_move_what_waits(padded):
+def test_new_buckets_move_waiting_requests(padded):
     play = padded()
     first = busy(play)
     arrivals(play, r1=3, r2=5)
@@ -228,7 +228,7 @@ def test_other_buckets_move_what_waits(padded):
     assert sent(play.done(first, 99, at=10)) == [(6, [1, 2])]
 
 
-def test_what_no_bucket_holds_any_more_keeps_its_own_length(padded):
+def test_a_request_that_fits_no_new_bucket_keeps_its_length(padded):
     play = padded(DEAR_ELEMENTS)
     first = busy(play)
     arrivals(play, r1=16, r2=13)
@@ -239,7 +239,7 @@ def test_what_no_bucket_holds_any_more_keeps_its_own_length(padded):
     assert sent(play.done(2, 1, at=40)) == [(13, [2])]
 
 
-def test_the_work_that_waits_is_counted_bucket_by_bucket(padded):
+def test_the_backlog_is_the_sum_over_buckets(padded):
     play = padded((0.0, 1.0))
     busy(play)
     arrivals(play, r1=16, r2=4)

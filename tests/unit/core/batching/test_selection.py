@@ -23,7 +23,7 @@ from batcher.core.settings import Adaptive, FixedWindow, PaddedAxis
 
 
 def apart(play, ids, **what):
-    """Requests of which each is a group of its own."""
+    """Requests that are a group each."""
     return [play.request(i, key=f"own {i}", **what) for i in ids]
 
 
@@ -86,7 +86,7 @@ def test_a_decision_asks_about_a_bounded_number_of_groups(play_with):
     assert policy.asked == MAX_GROUPS_ASKED
 
 
-def test_no_window_is_open_while_so_many_groups_wait(play):
+def test_with_many_groups_no_window_is_open(play):
     play.fixed(delay=10)
     play.up()
     waiting = play.feed(*apart(play, range(1, MAX_GROUPS_ASKED + 1)))
@@ -189,7 +189,7 @@ class TestMaxGroups:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_groups_of_one_are_predicted_to_take_a_batch_each(play, padded):
+def test_the_backlog_counts_a_batch_for_each_group(play, padded):
     play.model("m", Adaptive(), 8)
     shapes = ((4,),) if padded else ()
     if padded:
@@ -214,7 +214,7 @@ def test_groups_of_one_are_predicted_to_take_a_batch_each(play, padded):
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", [Adaptive(), FixedWindow()])
 @pytest.mark.parametrize("target", [50, None])
-def test_one_caller_with_as_many_keys_as_requests_takes_nothing_from_the_others(
+def test_one_caller_with_a_key_per_request_takes_nothing_from_the_others(
     stage, arrivals, policy, target
 ):
     """A stream at a third of the device, beside nine times the device in groups of one."""

@@ -1,4 +1,4 @@
-"""Instances: which one is used, their incarnations, draining, loss, and shared devices."""
+"""Instances: which one is used, incarnations, draining, loss, and device limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def used(commands):
 # Which one
 
 
-def test_the_least_recently_used_idle_instance_goes_next(play):
+def test_the_least_recently_used_idle_instance_is_used_next(play):
     play.none()
     for name in "abc":
         play.up(name)
@@ -26,7 +26,7 @@ def test_the_least_recently_used_idle_instance_goes_next(play):
     assert used(play.arrive(4, 5)) == ["a", "b"]
 
 
-def test_the_least_busy_instance_goes_first(play):
+def test_the_least_busy_instance_is_used_first(play):
     play.none()
     play.up("a", max_in_flight=3)
     play.arrive(1, 2)
@@ -35,7 +35,7 @@ def test_the_least_busy_instance_goes_first(play):
     assert used(play.arrive(3, 4, 5, 6)) == ["b", "b", "a", "b"]
 
 
-def test_max_in_flight(play):
+def test_an_instance_runs_at_most_max_in_flight_batches(play):
     play.none()
     play.up(max_in_flight=2)
 
@@ -43,7 +43,7 @@ def test_max_in_flight(play):
     assert play.batches(play.done(2, 2)) == [[3]]
 
 
-def test_a_new_instance_takes_what_waits(play):
+def test_a_new_instance_runs_what_waits(play):
     play.none()
     play.up("a")
     play.arrive(1, 2)
@@ -54,7 +54,7 @@ def test_a_new_instance_takes_what_waits(play):
 # Draining
 
 
-def test_a_draining_instance_finishes_and_takes_no_more(play):
+def test_a_draining_instance_finishes_its_batch_and_gets_no_more(play):
     play.none()
     play.up("a")
     play.up("b")
@@ -70,7 +70,7 @@ def test_draining_names_an_incarnation(play):
     play.none()
     play.up(incarnation=2)
     play.draining(incarnation=1)
-    play.draining("nobody")
+    play.draining("unknown")
 
     assert play.batches(play.arrive(1)) == [[1]]
 
@@ -89,7 +89,7 @@ def test_the_loss_of_an_instance_fails_what_it_ran(play):
     ]
 
 
-def test_what_waits_is_not_lost_and_runs_on_the_next_incarnation(play):
+def test_waiting_requests_run_on_the_next_incarnation(play):
     play.none()
     play.up()
     play.arrive(1, 2)
@@ -98,7 +98,7 @@ def test_what_waits_is_not_lost_and_runs_on_the_next_incarnation(play):
     assert play.batches(play.up(incarnation=2)) == [[2]]
 
 
-def test_the_work_of_a_lost_instance_is_not_given_to_its_peers(play):
+def test_the_batch_of_a_lost_instance_is_not_run_elsewhere(play):
     play.none()
     play.up("a")
     play.up("b")
@@ -120,7 +120,7 @@ def test_reports_of_a_lost_incarnation_are_ignored(play):
     assert play.ended(play.done(2, 2)) == {2: (Outcome.OK, Reason.NONE)}
 
 
-def test_a_new_incarnation_takes_the_place_of_the_old_one(play):
+def test_a_new_incarnation_replaces_the_old_one(play):
     play.none()
     play.up()
     play.arrive(1, 2)
@@ -141,18 +141,18 @@ def test_an_older_or_equal_incarnation_changes_nothing(play):
     assert play.batches(play.arrive(2)) == []
 
 
-def test_the_loss_of_another_incarnation_is_no_news(play):
+def test_the_loss_of_another_incarnation_changes_nothing(play):
     play.none()
     play.up(incarnation=2)
     play.arrive(1)
 
     assert play.down(incarnation=1) == []
     assert play.down(incarnation=3) == []
-    assert play.down("nobody") == []
+    assert play.down("unknown") == []
     assert play.ended(play.done(1, 1)) == {1: (Outcome.OK, Reason.NONE)}
 
 
-def test_a_cancelled_request_is_not_lost_again(play):
+def test_a_cancelled_request_does_not_fail_with_its_instance(play):
     play.fixed()
     play.up()
     play.arrive(1, 2)
@@ -184,7 +184,7 @@ def test_a_device_without_a_limit_runs_all(play):
     assert used(play.arrive(1, 2)) == ["a", "b"]
 
 
-def test_another_device_is_not_held_up(play):
+def test_a_limit_does_not_block_another_device(play):
     play.limit("d", max_in_flight=1)
     play.none()
     play.up("a", device="d")
@@ -216,7 +216,7 @@ def test_a_limit_that_falls_interrupts_nothing(play):
     assert play.batches(play.done(3, 3)) == [[4]]
 
 
-def test_a_lost_instance_gives_its_place_on_the_device_back(play):
+def test_a_lost_instance_releases_its_slot_on_the_device(play):
     play.limit(max_in_flight=1)
     play.none()
     play.up("a")

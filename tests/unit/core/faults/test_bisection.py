@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.commands import Dispatch, FailureStorm, Outcome, Part, Reason, Settle
+from batcher.core.commands import Dispatch, Outcome, Reason, Settle
 from batcher.core.events import (
     BatchProgress,
     FailureCause,
     InstanceUp,
-    ModelConfigured,
     ModelRemoved,
-    RequestArrived,
 )
 from batcher.core.faults.bisection import (
-    MAX_BISECTED,
     MAX_FAILURES_IN_A_ROW,
     MAX_RETURNS,
-    Bisections,
 )
-from batcher.core.faults.storm import STORM_BATCHES, STORM_NS, STORM_SHARE, STORM_WINDOW_NS
-from batcher.core.faults.suspects import executions
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, WhenLate
-from batcher.simulation import Driver
+from batcher.core.settings import Adaptive, WhenLate
 from batcher.simulation.driver import succeed
 
 OK = (Outcome.OK, Reason.NONE)
@@ -38,78 +30,14 @@ UNKNOWN = (Outcome.FAILED, Reason.UNKNOWN_FAILURE)
 DEVICE = (Outcome.FAILED, Reason.DEVICE_FAILURE)
 
 
-class World:
-    """One instance and bursts of requests, some of which fail whatever batch they are in."""
-
-    def __init__(self, poison, *, rows=1, cause=FailureCause.UNKNOWN, max_rows=64):
-        self.poison = poison
-        self.rows = rows
-        self.cause = cause
-        self.dispatches = []
-        self.commands = []
-        self.scheduler = Scheduler()
-        self.driver = Driver(
-            self.scheduler,
-            lambda _: MILLISECOND,
-            observe=lambda _, commands: self.take(commands),
-            outcome=self.outcome,
-        )
-        settings = ModelSettings(max_rows, FixedWindow())
-        self.driver.step([ModelConfigured("m", settings), InstanceUp("i", 1, "m", "d")], 0)
-
-    def take(self, commands):
-        self.commands += commands
-        self.dispatches += [c for c in commands if isinstance(c, Dispatch)]
-
-    def outcome(self, dispatch, timings):
-        if self.poison.intersection(part.id for part in dispatch.parts):
-            return BatchProgress(dispatch.batch_id, (), error=self.cause)
-        return succeed(dispatch, timings)
-
-    def burst(self, first, count, at_ns=0):
-        """These requests arrive together, and everything runs to its end."""
-        ids = range(first, first + count)
-        self.driver.run([(at_ns, RequestArrived(i, "m", self.rows, 0, (), "", at_ns)) for i in ids])
-        self.scheduler.validate()
-        assert not self.scheduler.live
-        return {
-            i: (c.outcome, c.reason)
-            for c in self.commands
-            if isinstance(c, Settle)
-            for i in c.ids
-            if i in ids
-        }
-
-    @property
-    def extra(self):
-        return sum(d.attempt > 1 for d in self.dispatches)
-
-    def assert_bisections_are_bounded(self):
-        """No batch had more further executions than it gets."""
-        batch_of, sizes, searches = {}, {}, Counter()
-        for batch in self.dispatches:
-            if batch.attempt == 1:
-                batch_of |= dict.fromkeys([part.id for part in batch.parts], batch.batch_id)
-                sizes[batch.batch_id] = len(batch.parts)
-            else:
-                (searched,) = {batch_of[part.id] for part in batch.parts}
-                searches[searched] += 1
-        for batch_id, reruns in searches.items():
-            assert reruns <= executions(sizes[batch_id])
-
-    @property
-    def storms(self):
-        return [c.over for c in self.commands if isinstance(c, FailureStorm)]
-
-
 @pytest.mark.parametrize("fault", range(1, 9))
-def test_a_failing_input_has_one_reason_at_every_place_of_its_batch(fault):
-    world = World({fault}, cause=FailureCause.INPUT)
+def test_a_failing_input_has_one_reason_at_every_place_of_its_batch(bursts, fault):
+    world = bursts({fault}, cause=FailureCause.INPUT)
     assert world.burst(1, 8) == {n: INPUT if n == fault else OK for n in range(1, 9)}
 
 
-def test_input_failure_is_the_reason_only_of_requests_that_failed_alone():
-    world = World(set(range(1, 9)), cause=FailureCause.INPUT)
+def test_input_failure_is_the_reason_only_of_requests_that_failed_alone(bursts):
+    world = bursts(set(range(1, 9)), cause=FailureCause.INPUT)
     ended = world.burst(1, 8)
     alone = {d.parts[0].id for d in world.dispatches if len(d.parts) == 1}
     assert alone
@@ -117,9 +45,9 @@ def test_input_failure_is_the_reason_only_of_requests_that_failed_alone():
 
 
 @given(st.integers(2, 64), st.data())
-def test_one_failing_request_is_found_within_the_bound(count, data):
+def test_one_failing_request_is_found_within_the_bound(bursts, count, data):
     at_fault = data.draw(st.integers(0, count - 1))
-    world = World({at_fault})
+    world = bursts({at_fault})
 
     ends = world.burst(0, count)
 
@@ -129,29 +57,29 @@ def test_one_failing_request_is_found_within_the_bound(count, data):
 
 
 @given(st.integers(2, 64), st.data())
-def test_a_few_failing_requests_are_all_found(count, data):
-    poison = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=3))
-    world = World(poison)
+def test_a_few_failing_requests_are_all_found(bursts, count, data):
+    failing = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=3))
+    world = bursts(failing)
 
     ends = world.burst(0, count)
 
-    assert all(ends[i] == UNKNOWN for i in poison)
-    assert world.extra < (2 * math.log2(count) + 1) * len(poison)
+    assert all(ends[i] == UNKNOWN for i in failing)
+    assert world.extra < (2 * math.log2(count) + 1) * len(failing)
     world.assert_bisections_are_bounded()
-    innocents = {i: ends[i] for i in range(count) if i not in poison}
+    innocents = {i: ends[i] for i in range(count) if i not in failing}
     assert innocents == dict.fromkeys(innocents, OK)
 
 
 @given(st.integers(2, 64), st.data())
-def test_executions_are_bounded_and_all_requests_end_whichever_fail(count, data):
-    poison = data.draw(st.sets(st.integers(0, count - 1)))
-    world = World(poison)
+def test_executions_are_bounded_and_all_requests_end_whichever_fail(bursts, count, data):
+    failing = data.draw(st.sets(st.integers(0, count - 1)))
+    world = bursts(failing)
 
     ends = world.burst(0, count)
 
     assert set(ends) == set(range(count))
-    assert all(ends[i] == UNKNOWN for i in poison)
-    assert world.extra < max(1, (2 * math.log2(count) + 1) * len(poison))
+    assert all(ends[i] == UNKNOWN for i in failing)
+    assert world.extra < max(1, (2 * math.log2(count) + 1) * len(failing))
     world.assert_bisections_are_bounded()
 
 
@@ -390,61 +318,3 @@ def test_suspects_wait_for_new_requests_no_longer_than_for_a_promotion(stage, ar
     batch_mates, _ = stage.play(first, arrivals(1500, 3, 1))
     assert [end.outcome for end in batch_mates] == [Outcome.FAILED] + 3 * [Outcome.OK]
     assert max(end.took_ns for end in batch_mates) <= 4 * 300 * MILLISECOND
-
-
-class TestStorm:
-    @pytest.mark.parametrize(("slots", "storms"), [(1, True), (2, False)])
-    def test_bisections_that_take_half_of_the_instances_are_one(self, slots, storms):
-        bisections = Bisections()
-        parts = (Part(1, 0, 1), Part(2, 0, 1))
-        assert bisections.begin(1, parts, (), FailureCause.UNKNOWN, 0)
-        bisections.start(
-            bisections.suspect_groups[0], 1.01 * STORM_SHARE * STORM_WINDOW_NS, slots, 0
-        )
-        assert (bisections.storm.until_ns is not None) == storms
-
-    def test_bisections_of_long_ago_do_not_count(self):
-        bisections = Bisections()
-        for batch in range(6):
-            parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
-            now_ns = int(3 * STORM_WINDOW_NS * batch)
-            assert bisections.begin(batch, parts, (), FailureCause.UNKNOWN, now_ns)
-            bisections.start(
-                bisections.suspect_groups[0], 0.9 * STORM_SHARE * STORM_WINDOW_NS, 1, now_ns
-            )
-        assert bisections.storm.until_ns is None
-
-    def test_too_many_bisected_batches_at_once_are_one(self):
-        bisections = Bisections()
-        for batch in range(MAX_BISECTED + 1):
-            parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
-            begun = bisections.begin(batch, parts, (), FailureCause.UNKNOWN, 0)
-            assert begun == (batch < MAX_BISECTED)
-        assert bisections.storm.until_ns == STORM_NS
-
-    def test_bisections_stop_on_a_device_that_fails_every_batch(self):
-        world = World(set(range(10_000)), max_rows=32)
-        at_ns = MILLISECOND
-        for burst in range(40):
-            ends = world.burst(100 * burst, 32, at_ns)
-            assert set(ends.values()) == {UNKNOWN}
-            at_ns = world.scheduler.now_ns
-        assert world.storms == [False]
-        assert world.scheduler.observe(0).models[0].storm
-        assert world.extra <= (STORM_BATCHES + 1) * 12
-
-    def test_it_is_over_once_batches_succeed(self):
-        world = World(set(range(10_000)), max_rows=32)
-        for burst in range(STORM_BATCHES):
-            world.burst(100 * burst, 33, world.scheduler.now_ns)
-        assert world.storms == [False]
-        before = world.extra
-        world.poison = {10_001}
-
-        ends = world.burst(10_000, 32, world.scheduler.now_ns)
-        assert (ends[10_001], world.extra) == (UNKNOWN, before)
-        later_ns = world.scheduler.now_ns + STORM_NS
-        world.poison = {11_001}
-        ends = world.burst(11_000, 33, later_ns)
-        assert list(ends.values()).count(OK) == 32
-        assert world.storms == [False, True]

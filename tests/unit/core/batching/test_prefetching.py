@@ -1,4 +1,4 @@
-"""An instance gets its next batch before it is free, where a full one waits."""
+"""An instance gets its next batch before it is free, where a full batch waits."""
 
 import random
 from itertools import pairwise
@@ -19,7 +19,7 @@ from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.testing.prefetch import PrefetchingShell
 
 GAP_NS = MILLISECOND
-"""What a batch that an idle instance gets takes beyond its execution."""
+"""Time of a batch beyond its execution, on an idle instance."""
 
 
 def executes_ns(rows):
@@ -27,7 +27,7 @@ def executes_ns(rows):
 
 
 class Shell(PrefetchingShell):
-    """Models and an instance of each, and what becomes of requests."""
+    """Models with an instance each, and the outcomes of their requests."""
 
     def __init__(self, queues=True, models=("m",), target=50, **limits):
         super().__init__(Scheduler(), executes_ns, GAP_NS, self.note)
@@ -50,7 +50,7 @@ class Shell(PrefetchingShell):
                 self.outcomes.update(dict.fromkeys(command.ids, end))
 
     def idle_ns(self):
-        """What the device waited between batches, in the second half of them."""
+        """The mean time between batches on the device, over the second half of them."""
         late = self.executed[len(self.executed) // 2 :]
         gaps = [after[0] - before[1] for before, after in pairwise(late)]
         return sum(gaps) / len(gaps)
@@ -64,7 +64,7 @@ def poisson(rate, seconds, seed=1, model="m", first_id=0):
 
 
 def both(arrivals):
-    """What becomes of them where batches are prefetched, and where not."""
+    """The same arrivals with prefetching and without."""
     shells = Shell(), Shell(queues=False)
     for shell in shells:
         shell.run(arrivals)
@@ -86,13 +86,13 @@ def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
     assert shell.prefetched > 0.9 * len(shell.executed)
     assert shell.idle_ns() < 0.05 * GAP_NS
     served, served_before = in_time(shell, arrivals), in_time(before, arrivals)
-    # 21 ms of execution for 32 rows, and no more the gap of 1 ms.
+    # 32 rows execute for 21 ms; the gap of 1 ms is saved.
     assert served > 1.035 * served_before
     shell.scheduler.validate()
 
 
-def test_what_is_prefetched_counts_as_done_so_much_sooner():
-    """Who would be late after the gap, and is not without it, is served; nobody begins sooner."""
+def test_a_prefetched_batch_is_planned_to_end_earlier_by_what_is_saved():
+    """Requests that are late with the gap and in time without it are served. No batch begins sooner."""
     shell, slack_ns, begins = Shell(), [], []
 
     def start(dispatch, now_ns):
@@ -115,8 +115,8 @@ def test_what_is_prefetched_counts_as_done_so_much_sooner():
     assert in_time(shell, arrivals) > 0.82
 
 
-def test_nothing_is_late_that_was_not_before():
-    """Near what can be served, batches are full in one moment and not in the next."""
+def test_prefetching_makes_no_request_late():
+    """Near capacity, some batches are full and others are not."""
     arrivals = poisson(1300, 10)
     shell, before = both(arrivals)
     assert 0.05 < shell.prefetched / len(shell.executed) < 0.95
@@ -126,21 +126,21 @@ def test_nothing_is_late_that_was_not_before():
     assert len(late) <= 0.001 * len(arrivals)
 
 
-def test_where_batches_are_not_full_they_form_when_the_instance_is_free():
+def test_batches_that_are_not_full_are_formed_when_the_instance_is_free():
     arrivals = poisson(400, 4)
     shell, before = both(arrivals)
     assert shell.prefetched == 0
     assert shell.executed == before.executed
 
 
-def test_what_a_batch_takes_is_predicted_as_for_an_idle_instance():
+def test_predictions_are_those_of_an_idle_instance():
     shell = Shell()
     shell.run(poisson(2000, 4))
     [times] = shell.scheduler.models["m"].times.values()
     assert times.curve[32] == pytest.approx(executes_ns(32) + GAP_NS, rel=0.01)
 
 
-def test_a_device_that_another_model_may_need_more_is_not_given_away_beforehand():
+def test_nothing_is_prefetched_on_a_device_that_another_model_may_need():
     shell = Shell(models=("m", "n"))
     few = [(at, event) for at, event in poisson(20, 3, 2, "n", 100_000)]
     shell.run(sorted([*poisson(2000, 3), *few], key=lambda each: each[0]))
@@ -154,7 +154,7 @@ def test_without_a_target_a_full_batch_is_prefetched_too():
     assert shell.prefetched > 0.9 * len(shell.executed)
 
 
-def test_when_an_instance_is_lost_so_is_what_it_has_prefetched():
+def test_a_lost_instance_loses_its_prefetched_batch():
     shell = Shell()
     arrivals = poisson(2000, 1)
     lost = []

@@ -1,4 +1,4 @@
-"""What must not be hurt because an instance has a prefetched batch."""
+"""What a prefetched batch must not change for other requests."""
 
 import random
 
@@ -28,11 +28,11 @@ def executes_ns(rows):
 
 
 PROFILE = tuple((rows, executes_ns(rows) + MILLISECOND) for rows in (1, 8, 32))
-"""32 rows take 22 ms, 1 ms of which is no execution: an instance opens 3 ms before it is free."""
+"""32 rows take 22 ms, 1 ms of which is the gap: a batch may be prefetched 3 ms before the end."""
 
 
 class Shell(PrefetchingShell):
-    """A model and its instances; a first batch at 0 ms shows what is no execution."""
+    """A model and its instances; a first batch at 0 ms shows the gap."""
 
     def __init__(
         self, policy, target=None, instances=1, known=(SHAPE, OTHER), queues=True, **options
@@ -40,7 +40,7 @@ class Shell(PrefetchingShell):
         super().__init__(Scheduler(), executes_ns, MILLISECOND, self.note, **options)
         self.outcomes = {}
         self.began = {}
-        """Of each request: when its batch was handed to which instance."""
+        """By request: when its batch was dispatched, and to which instance."""
         self.arrivals = []
         settings = ModelSettings(32, policy, QueueLimits(), target and ms(target))
         buckets = tuple((shape, PROFILE) for shape in known)
@@ -90,7 +90,7 @@ def test_a_full_batch_does_not_overtake_a_more_urgent_one_of_another_shape():
 
 
 def test_the_instance_that_is_free_first_gets_the_batch():
-    """The other one opens sooner, because its batch is longer."""
+    """The other one may prefetch sooner, because its batch is longer."""
     shell = Shell(FixedWindow(0), instances=2)
     shell.add(100, 32)
     short, *_ = shell.add(114, 1)
@@ -98,18 +98,18 @@ def test_the_instance_that_is_free_first_gets_the_batch():
     shell.play()
     assert shell.prefetched >= 1
     assert shell.began[waiting[0]][1] == shell.began[short][1]
-    # As if it had been waited for.
+    # As without prefetching.
     assert shell.outcomes[waiting[0]][1] <= ms(114 + 6.5 + 22)
 
 
-def test_while_nothing_is_known_of_a_batch_none_is_prefetched_behind_it():
+def test_nothing_is_prefetched_behind_a_batch_without_a_prediction():
     shell = Shell(FixedWindow(0), known=(SHAPE,))
     first, *rest = shell.add(100, 96, OTHER)
     shell.play()
     assert shell.began[rest[31]][0] >= shell.outcomes[first][1]
 
 
-def test_who_expires_before_a_batch_begins_is_not_in_it():
+def test_a_request_that_expires_before_a_batch_begins_is_not_in_it():
     shell = Shell(FixedWindow(0))
     shell.add(100, 32)
     expires = shell.add(101, 4, expires=120.5)
@@ -118,7 +118,7 @@ def test_who_expires_before_a_batch_begins_is_not_in_it():
     assert {shell.outcomes[i] for i in expires} == {(Outcome.EXPIRED, ms(120.5))}
 
 
-def test_while_requests_make_their_batches_fail_none_is_prefetched():
+def test_nothing_is_prefetched_while_requests_make_their_batches_fail():
     def outcome(dispatch, timings):
         if all(part.id % 50 for part in dispatch.parts):
             return succeed(dispatch, timings)
@@ -145,8 +145,8 @@ def test_while_requests_make_their_batches_fail_none_is_prefetched():
     assert not any(bounded)
 
 
-def test_when_the_gap_grows_predictions_follow_and_come_back():
-    """Nearly all batches are prefetched, and only they can show it."""
+def test_predictions_follow_a_gap_that_grows_and_shrinks():
+    """Nearly all batches are prefetched, so only they can show it."""
 
     def played(queues):
         shell = Shell(Adaptive(), target=50, queues=queues)
@@ -179,8 +179,8 @@ def test_when_the_gap_grows_predictions_follow_and_come_back():
     assert model.times[SHAPE].curve[32] < executes_ns(32) + MILLISECOND // 2
 
 
-def test_stalls_of_the_loop_do_not_count_as_a_longer_gap():
-    """Where all batches are prefetched nothing would show that the gap is short again."""
+def test_stalls_of_the_event_loop_do_not_count_as_a_longer_gap():
+    """Where all batches are prefetched, none would show that the gap is short again."""
     shell = Shell(Adaptive(), target=50)
     post = shell.post
 

@@ -1,0 +1,61 @@
+"""The factor for a device that became slower or faster."""
+
+from __future__ import annotations
+
+import pytest
+
+from batcher.core.service_time.drift import DRIFT_SAMPLES, FOLLOWED, JUMP, JUMP_SAMPLES, Drift
+
+
+def test_samples_near_the_factor_move_it_a_little():
+    drift = Drift()
+    assert not drift.is_off(1.1)
+    drift.move_towards(1.1)
+    assert drift.factor == pytest.approx(1 + 0.1 / DRIFT_SAMPLES)
+
+
+@pytest.mark.parametrize("ratio", [JUMP, 1 / JUMP, 3.0, 0.1])
+def test_samples_beyond_the_threshold_are_off(ratio):
+    assert Drift().is_off(ratio)
+
+
+def test_the_factor_jumps_to_the_median_of_samples_in_a_row():
+    drift = Drift()
+    jumped = [drift.jump(ratio, 0, JUMP_SAMPLES) for ratio in (3.0, 2.0, 4.0)]
+    assert jumped == [False, False, True]
+    assert drift.factor == 3.0
+
+
+def test_samples_on_the_other_side_start_anew():
+    drift = Drift()
+    jumped = [drift.jump(ratio, 0, JUMP_SAMPLES) for ratio in (3.0, 3.0, 0.1, 0.2, 0.3)]
+    assert jumped == [False, False, False, False, True]
+    assert drift.factor == 0.2
+
+
+def test_a_sample_near_the_factor_interrupts_the_row():
+    drift = Drift()
+    drift.jump(3.0, 0, JUMP_SAMPLES)
+    drift.jump(3.0, 0, JUMP_SAMPLES)
+    drift.settle()
+    assert not drift.jump(3.0, 0, JUMP_SAMPLES)
+    assert drift.factor == 1.0
+
+
+def test_batches_that_ran_beside_one_that_was_off_overlap():
+    drift = Drift()
+    assert not drift.overlaps(0)
+    drift.jump(3.0, 10, JUMP_SAMPLES)
+    assert drift.overlaps(9)
+    assert not drift.overlaps(10)
+
+
+def test_changes_of_other_shapes_are_applied_once_they_add_up():
+    drift = Drift()
+    assert not drift.follow(1 + 0.6 * (FOLLOWED - 1))
+    assert drift.factor == 1.0
+    assert drift.follow(1 + 0.6 * (FOLLOWED - 1))
+    assert drift.factor > FOLLOWED
+    twin = Drift()
+    twin.restore(drift.capture())
+    assert twin.capture() == drift.capture()
