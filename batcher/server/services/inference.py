@@ -25,7 +25,7 @@ from batcher.server.calls import Context, abort
 from batcher.server.messages.classification import Classes
 from batcher.server.messages.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
 from batcher.server.messages.wire import WireRequest
-from batcher.server.services.streams import StreamCharges, StreamPump, Turns, no_room
+from batcher.server.services.streams import StreamCharges, StreamPacer, StreamPump, no_room
 from batcher.server.status import Style, to_status
 from batcher.service import RETRY_DRAINING_NS, Batcher
 from batcher.telemetry import AdmissionReason, ReplyReason, Stamps
@@ -61,7 +61,7 @@ class InferenceServicer:
         self._max_in_flight = config.max_in_flight_per_stream
         self._max_answer = config.max_message - messages.STREAM_WRAPPING
         self._streams: set[StreamPump] = set()
-        self._turns = Turns()
+        self._pacer = StreamPacer()
         self._no_streams = asyncio.Event()
         # One thread: each thread that runs Python takes time from the event loop.
         self._large_messages = low_priority_pool(1, "large-messages")
@@ -145,7 +145,7 @@ class InferenceServicer:
         ordered = metadata.get(STREAM_ORDER_KEY) != "any"
         charges = StreamCharges(self._buffers, transport_charges=self._charging)
         pump = StreamPump(
-            context, answer, charges, self._max_in_flight, self._turns, ordered=ordered
+            context, answer, charges, self._max_in_flight, self._pacer, ordered=ordered
         )
         self._streams.add(pump)
         try:

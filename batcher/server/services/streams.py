@@ -29,20 +29,20 @@ REQUEST_BYTES = 1024
 is written: an asyncio task and what it refers to."""
 
 
-REQUESTS_A_TURN, REQUESTS_AT_ONCE = 256, 16
+REQUESTS_PER_ITERATION, REQUESTS_AT_ONCE = 256, 16
 """Requests of all streams together that begin in one iteration of the event loop (which takes 20 ms), and
 requests that one stream begins at once. The first is larger than a batch, because requests of one
 iteration are batched together: 64 cost a tenth of the throughput."""
 
 
-class Turns:
+class StreamPacer:
     """Limits how many requests begin in an iteration of the event loop; others wait for the next one."""
 
     def __init__(self) -> None:
-        self._left = self._most = REQUESTS_A_TURN // REQUESTS_AT_ONCE
+        self._left = self._most = REQUESTS_PER_ITERATION // REQUESTS_AT_ONCE
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def taken(self) -> None:
+    async def may_begin(self) -> None:
         """Wait until `REQUESTS_AT_ONCE` more requests may begin, in order of arrival."""
         loop = asyncio.get_running_loop()
         if not self._left:
@@ -86,20 +86,20 @@ class StreamCharges:
     def __init__(self, buffers: Buffers, *, transport_charges: bool) -> None:
         self._buffers = buffers
         self._transport_charges = transport_charges
-        self._held = 0
+        self._charged = 0
         self._released = False
 
-    def taken(self, data: bytes) -> bool:
+    def charge_request(self, data: bytes) -> bool:
         """Charge a request that was read; returns False if it does not fit."""
         size = len(data) + REQUEST_BYTES
         if not self._buffers.reserve(size):
             return False
-        self._held += size
+        self._charged += size
         return True
 
     def refused(self, data: bytes) -> bytes:
         """The error to send for a request that does not fit."""
-        self._held += REQUEST_BYTES
+        self._charged += REQUEST_BYTES
         self._buffers.charge(REQUEST_BYTES)
         return self._error(no_room(self._buffers, len(data)), data)
 
@@ -110,7 +110,7 @@ class StreamCharges:
         self._release(size)
         if not self._buffers.has_room(len(answer)):
             answer = self._error(no_room(self._buffers, len(answer)), b"")
-        self._held += len(answer)
+        self._charged += len(answer)
         self._buffers.charge(len(answer))
         return answer
 
@@ -126,11 +126,11 @@ class StreamCharges:
     def release(self) -> None:
         """The stream has ended: release everything that it was charged."""
         self._released = True
-        self._release(self._held)
+        self._release(self._charged)
 
     def _release(self, size: int) -> None:
-        size = min(size, self._held)
-        self._held -= size
+        size = min(size, self._charged)
+        self._charged -= size
         self._buffers.release(size)
 
     @staticmethod
@@ -155,16 +155,16 @@ class StreamPump:
         answer: Answer,
         charges: StreamCharges,
         max_in_flight: int,
-        turns: Turns,
+        pacer: StreamPacer,
         *,
         ordered: bool,
     ) -> None:
-        self._turns = turns
+        self._pacer = pacer
         self._context = context
         self._answer = answer
         self._charges = charges
         self._ordered = ordered
-        self._room = asyncio.Semaphore(max_in_flight)
+        self._in_flight = asyncio.Semaphore(max_in_flight)
         self._answers: asyncio.Queue[asyncio.Task[Made] | None] = asyncio.Queue()
         self._open: set[asyncio.Task[Made]] = set()
         self._reader: asyncio.Task[None] | None = None
@@ -185,7 +185,7 @@ class StreamPump:
         try:
             while (task := await self._answers.get()) is not None:
                 await self._charges.written(await task, self._context)
-                self._room.release()
+                self._in_flight.release()
             if not self._reader.cancelled():
                 self._reader.result()
         finally:
@@ -209,9 +209,9 @@ class StreamPump:
 
     async def _read(self) -> None:
         for place in itertools.cycle(range(REQUESTS_AT_ONCE)):
-            await self._room.acquire()
+            await self._in_flight.acquire()
             if not place:
-                await self._turns.taken()
+                await self._pacer.may_begin()
             data = await self._context.read()
             if data is aio.EOF:
                 break
@@ -225,13 +225,13 @@ class StreamPump:
             last = asyncio.gather(*self._open, return_exceptions=True)
             last.add_done_callback(lambda _: self._answers.put_nowait(None))
 
-    async def _made(self, data: bytes, *, taken: bool) -> Made:
-        if not taken:
+    async def _made(self, data: bytes, *, charged: bool) -> Made:
+        if not charged:
             return self._charges.answered(self._charges.refused(data), 0)
         return self._charges.answered(await self._answer(data), len(data))
 
     def _begin(self, data: bytes) -> None:
-        task = asyncio.create_task(self._made(data, taken=self._charges.taken(data)))
+        task = asyncio.create_task(self._made(data, charged=self._charges.charge_request(data)))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         if self._ordered:

@@ -7,10 +7,10 @@ import pytest
 from batcher.buffers import Buffers
 from batcher.server.services.streams import (
     REQUEST_BYTES,
-    REQUESTS_A_TURN,
     REQUESTS_AT_ONCE,
+    REQUESTS_PER_ITERATION,
     StreamCharges,
-    Turns,
+    StreamPacer,
 )
 
 LIMIT = 10_000
@@ -34,7 +34,7 @@ async def test_a_small_request_counts_for_what_it_takes_until_its_answer_is_writ
 ):
     buffers = Buffers(LIMIT)
     charges, context = StreamCharges(buffers, transport_charges=transport_charges), Written(buffers)
-    assert charges.taken(REQUEST)
+    assert charges.charge_request(REQUEST)
     assert buffers.used == REQUEST_BYTES + len(REQUEST)
     assert charges.answered(ANSWER, len(REQUEST)) == ANSWER
     assert buffers.used == REQUEST_BYTES + len(ANSWER)
@@ -47,7 +47,7 @@ async def test_what_found_no_room_is_charged_and_released_as_well():
     buffers = Buffers(LIMIT)
     charges = StreamCharges(buffers, transport_charges=True)
     assert buffers.reserve(LIMIT - REQUEST_BYTES)
-    assert not charges.taken(REQUEST)
+    assert not charges.charge_request(REQUEST)
     answer = charges.answered(charges.refused(REQUEST), 0)
     assert b"server.max_buffered" in answer
     await charges.written(answer, Written(buffers))
@@ -58,22 +58,22 @@ async def test_what_found_no_room_is_charged_and_released_as_well():
 def test_the_end_of_a_stream_releases_all():
     buffers = Buffers(LIMIT)
     charges = StreamCharges(buffers, transport_charges=True)
-    assert charges.taken(REQUEST)
-    assert charges.taken(REQUEST)
+    assert charges.charge_request(REQUEST)
+    assert charges.charge_request(REQUEST)
     charges.answered(ANSWER, len(REQUEST))
     charges.release()
     assert buffers.used == 0
 
 
-class TestTurns:
-    async def test_so_many_requests_begin_in_one_turn_of_the_loop(self):
-        turns, began = Turns(), []
+class TestStreamPacer:
+    async def test_a_bounded_number_begins_in_one_iteration_of_the_event_loop(self):
+        pacer, began = StreamPacer(), []
 
         async def begin(number):
-            await turns.taken()
+            await pacer.may_begin()
             began.append(number)
 
-        most = REQUESTS_A_TURN // REQUESTS_AT_ONCE
+        most = REQUESTS_PER_ITERATION // REQUESTS_AT_ONCE
         count = 3 * most + 1
         tasks = [asyncio.create_task(begin(number)) for number in range(count)]
         while len(began) < count:
@@ -83,13 +83,13 @@ class TestTurns:
         assert began == list(range(count))
         await asyncio.gather(*tasks)
 
-    async def test_a_stream_that_gives_up_does_not_use_a_turn(self):
-        turns = Turns()
-        for _ in range(REQUESTS_A_TURN):
-            await turns.taken()
-        gone = [asyncio.create_task(turns.taken()) for _ in range(REQUESTS_A_TURN)]
-        last = asyncio.create_task(turns.taken())
+    async def test_a_cancelled_stream_does_not_use_a_place(self):
+        pacer = StreamPacer()
+        for _ in range(REQUESTS_PER_ITERATION):
+            await pacer.may_begin()
+        cancelled = [asyncio.create_task(pacer.may_begin()) for _ in range(REQUESTS_PER_ITERATION)]
+        last = asyncio.create_task(pacer.may_begin())
         await asyncio.sleep(0)
-        for task in gone:
+        for task in cancelled:
             task.cancel()
         await asyncio.wait_for(last, 10)
