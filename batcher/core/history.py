@@ -48,10 +48,10 @@ class InvalidTransition(Exception):
         super().__init__(f"request {request_id} {problem}")
         self.request_id = request_id
 
-    def add_history(self, lines: Sequence[str]) -> None:
-        """Put what touched the request into the text, one line for each event or command."""
-        story = lines or ["nothing that is remembered"]
-        self.args = ("\n  ".join([f"{self.args[0]}; what touched it lately:", *story]),)
+    def add_history(self, state: str, lines: Sequence[str]) -> None:
+        """Put the request's state and what touched it into the text, a line for each of `lines`."""
+        text = f"{self.args[0]}; its state is {state}; what touched it lately:"
+        self.args = ("\n  ".join([text, *(lines or ["nothing that is remembered"])]),)
 
 
 class History:

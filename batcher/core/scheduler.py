@@ -38,6 +38,7 @@ from batcher.core.handlers.instances import (
 from batcher.core.handlers.models import configure, remove
 from batcher.core.handlers.requests import arrive, cancel, expire
 from batcher.core.history import KEPT_EVENTS, History, InvalidTransition
+from batcher.core.lifecycle import request_state
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
@@ -88,7 +89,7 @@ class Scheduler:
                 decide(contents, now_ns)
         except InvalidTransition as error:
             self._history.add((now_ns, events, contents.ledger.take_commands()))
-            error.add_history(self._history.of(error.request_id))
+            error.add_history(self._state_of(error.request_id), self._history.of(error.request_id))
             raise
         if len(events) > KEPT_EVENTS:
             events = events[-KEPT_EVENTS:]
@@ -135,6 +136,13 @@ class Scheduler:
         self.contents.expiry.validate()
         validate_requests(self.models, self.live, self.fleet)
         assert not self.contents.ledger.commands
+
+    def _state_of(self, request_id: int) -> str:
+        """A request's state for a message, also where the contents are broken."""
+        try:
+            return request_state(self.live[request_id], self.fleet)
+        except KeyError:
+            return "unknown"
 
 
 def _take_in(contents: Contents, event: Event) -> None:

@@ -102,9 +102,9 @@ def test_a_request_that_is_given_up_but_not_live(busy):
 
 def test_nothing_is_remembered_of_a_request_from_long_ago():
     history, error = History(), InvalidTransition(1, "is broken")
-    error.add_history(history.of(1))
+    error.add_history("waiting", history.of(1))
     assert str(error) == (
-        "request 1 is broken; what touched it lately:\n  nothing that is remembered"
+        "request 1 is broken; its state is waiting; what touched it lately:\n  nothing that is remembered"
     )
 
 

@@ -8,6 +8,7 @@ names the seed and the steps, and `Story(make_machine(), seed).play()` plays tha
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -33,9 +34,17 @@ from batcher.core.settings import (
     WhenLate,
 )
 from batcher.testing.strategies import DEVICES, INSTANCES, MODELS, TENANTS
+from batcher.testing.transitions import read_transitions, recorded_transitions
 
 STORIES = 200
 """Played in all, from the seeds below it."""
+
+PAGE = Path(__file__).parents[5] / "docs" / "scheduler-states.md"
+TABLE_STORIES = 50
+"""Whose transitions are compared with the page's tables."""
+
+COMMON = 60
+"""Different transitions that these stories make at least; with fewer they would prove little."""
 
 PARTS = 4
 """Tests that share the stories."""
@@ -263,3 +272,23 @@ class Story:
 def test_nothing_is_lost_nor_late_nor_out_of_bounds_in_random_stories(make_machine, part):
     for seed in range(part, STORIES, PARTS):
         Story(make_machine(), seed).play()
+
+
+@pytest.mark.slow
+def test_random_stories_make_only_transitions_that_the_tables_have(make_machine):
+    allowed, seen = set(read_transitions(PAGE)), set()
+    for seed in range(STORIES, STORIES + TABLE_STORIES):
+        with recorded_transitions() as recorder:
+            Story(make_machine(), seed).play()
+        for key, transition in recorded_once(recorder):
+            assert transition in allowed, f"seed {seed}, {key}: {transition} is in no table"
+            seen.add(transition)
+    assert len(seen) >= COMMON, f"the stories make only {len(seen)} transitions"
+
+
+def recorded_once(recorder):
+    """Each different transition, with the thing that made it first."""
+    first = {}
+    for key, transition in recorder.seen:
+        first.setdefault(transition, key)
+    return [(key, transition) for transition, key in first.items()]
