@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import Final
 
 from batcher.core.commands import Outcome
-from batcher.core.devices.fleet import Fleet, Instance, RunningBatch
+from batcher.core.devices.fleet import Fleet
+from batcher.core.devices.instances import Instance, RunningBatch
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
 from batcher.core.queueing.request import LiveRequest, queued
 

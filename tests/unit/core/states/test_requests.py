@@ -166,6 +166,18 @@ def last_piece(world, _):
     world.play.done(1, 1)
 
 
+def last_piece_beside_a_suspect(world, _):
+    """Request 3 is urgent, and the last rows of 1 fill its batch."""
+    world.adaptive(target=50, max_rows=4)
+    world.up()
+    first = world.play.request(0, rows=2, due=900), world.play.request(1, rows=5, due=1000)
+    world.play.feed(*first, at=0)
+    world.play.error(1)
+    world.play.arrive(3, at=5, due=22)
+    yield
+    world.play.done(2, 0, at=10)
+
+
 def group_runs_again(world, _):
     world.suspect()
     yield
@@ -332,6 +344,7 @@ BY_STATE = {
     ("best-effort", "RequestArrived", "refused"): makes_room,
     ("promoted", "RequestArrived", "refused"): makes_room,
     ("partly run", "dispatch", "running"): last_piece,
+    ("partly run", "dispatch", "suspect"): last_piece_beside_a_suspect,
     ("suspect", "dispatch", "running"): group_runs_again,
     ("suspect", "ModelConfigured", "waiting"): outgrows,
 }
