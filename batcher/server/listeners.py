@@ -84,7 +84,7 @@ class BuiltinServer(_Listeners):
         buffers: Buffers,
         too_large: Callable[[str], None],
     ) -> None:
-        """`too_large` is told of every call that is refused for a size: `message` or `metadata`."""
+        """`too_large` is called for every call that is refused for a size: `message` or `metadata`."""
         super().__init__(addresses)
         self._certificates = certificates
         self.http2 = Server(

@@ -109,14 +109,14 @@ class Sender:
         elif not stream.closed:
             self._close_stream(stream)
             self._send_window -= size
-            number = stream.id
+            stream_id = stream.id
             self._out += (
-                FRAME_HEADER.pack(0, len(block), Frame.HEADERS, END_HEADERS, number),
+                FRAME_HEADER.pack(0, len(block), Frame.HEADERS, END_HEADERS, stream_id),
                 block,
-                FRAME_HEADER.pack(0, size, Frame.DATA, 0, number),
+                FRAME_HEADER.pack(0, size, Frame.DATA, 0, stream_id),
                 data,
                 FRAME_HEADER.pack(
-                    0, len(trailers), Frame.HEADERS, END_HEADERS | END_STREAM, number
+                    0, len(trailers), Frame.HEADERS, END_HEADERS | END_STREAM, stream_id
                 ),
                 trailers,
             )
@@ -196,17 +196,19 @@ class Sender:
         elif name == Setting.ENABLE_PUSH and value > 1:
             raise ConnectionFailedError(Error.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}; 0 or 1")
 
-    def _send_block(self, number: int, block: bytes, flags: int) -> None:
+    def _send_block(self, stream_id: int, block: bytes, flags: int) -> None:
         most = self._frame_size
         if self._table_size_update:
             block, self._table_size_update = self._table_size_update + block, b""
         if len(block) <= most:
-            self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, number, block))
+            self._out.append(frame(Frame.HEADERS, flags | END_HEADERS, stream_id, block))
             return
-        self._out.append(frame(Frame.HEADERS, flags, number, block[:most]))
+        self._out.append(frame(Frame.HEADERS, flags, stream_id, block[:most]))
         for start in range(most, len(block), most):
             last = END_HEADERS if start + most >= len(block) else 0
-            self._out.append(frame(Frame.CONTINUATION, last, number, block[start : start + most]))
+            self._out.append(
+                frame(Frame.CONTINUATION, last, stream_id, block[start : start + most])
+            )
 
     def _end_answer(self, stream: Stream, block: bytes) -> None:
         self._close_stream(stream)
@@ -272,17 +274,17 @@ class Sender:
         stream.closed = True
         self.open_streams -= 1
 
-    def _remember_closed_by_server(self, number: int) -> None:
+    def _remember_closed_by_server(self, stream_id: int) -> None:
         closed = self._closed_by_server
-        closed[number] = None
+        closed[stream_id] = None
         if len(closed) > _MAX_REMEMBERED:
             oldest = next(iter(closed))
             del closed[oldest]
             self._closed_by_server_below = max(self._closed_by_server_below, oldest)
 
-    def _was_closed_by_server(self, number: int) -> bool:
+    def _was_closed_by_server(self, stream_id: int) -> bool:
         """Whether the server closed that stream before the client ended it, or may have."""
-        return number <= self._closed_by_server_below or number in self._closed_by_server
+        return stream_id <= self._closed_by_server_below or stream_id in self._closed_by_server
 
 
 def reset_frame(stream: int, error: Error) -> bytes:
