@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import constants
 import faults
 import grid
 import groups
@@ -261,6 +262,7 @@ SCENES = {
         neighbors.neighbors,
         groups.groups,
         lengths.lengths,
+        constants.constants,
         unknowable.unknowable,
         *(faults.poison, faults.failing, faults.oversized),
     )
