@@ -28,6 +28,9 @@ CONSTANTS: Final[dict[ModuleType, tuple[str, ...]]] = {
     backlog: ("MOST_REQUESTS", "MOST_EXACT", "FINE"),
 }
 FACTORS: Final = (0.7, 1.3)
+LEAST: Final = 0.05
+"""Smaller differences are not told: points of a percentage, or milliseconds."""
+
 LINEAR: Final = world.PROFILES["linear50"]
 
 
@@ -110,9 +113,8 @@ def constants(options: argparse.Namespace) -> dict[str, Any]:
             for factor in FACTORS:
                 with _scaled(module, name, factor):
                     figures = _mean(options)
+                changes = {label: figures[label] - usual[label] for label in usual}
                 found[f"{name} x {factor}"] = {
-                    label: figures[label] - usual[label]
-                    for label in usual
-                    if abs(figures[label] - usual[label]) >= 0.05
-                }
+                    label: change for label, change in changes.items() if abs(change) >= LEAST
+                } or {"less than": LEAST}
     return found

@@ -47,14 +47,16 @@ from batcher.core.settings import Adaptive, WhenLate
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 SOFTNESS = 0.2
-"""How gently the price of time bends, in targets."""
+"""How gently the price of time bends, in targets. 30 % more costs 0.3 points of requests in time under
+overload; less changes nothing."""
 
 SHIFT = -0.05
 """How much later than the fluid limit it bends, in targets; below 0, earlier."""
 
 MOST_LOAD = 0.93
 """The highest load, as a part of what can be served, that the price is computed for: with a higher one
-every plan would lie at the bend."""
+every plan would lie at the bend. 30 % less costs up to 3.2 points of requests in time; more changes one
+instance by nothing, and with two under overload gains 1.1 points."""
 
 BEST_EFFORT_PART = 0.33
 """A batch of best-effort requests alone takes no longer than this, in targets."""
