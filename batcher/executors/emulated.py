@@ -1,14 +1,13 @@
-"""The executor `emulated`: takes the place of a GPU that is not there.
+"""The executor `emulated`: takes the time that a GPU would take, for tests and benchmarks.
 
-A batch costs `base + per_row * rows`, times a random factor when there is jitter, on one exclusive
-device: instances that name the same device take turns, as kernels that fill a GPU do. The answer is
-`Y = 2 * X` and, for every row, the size of the batch that it ran in.
+A batch takes `base + per_row * rows`, times a random factor if there is jitter, on an exclusive
+device: instances with the same device execute one at a time, like kernels that fill a GPU. The
+outputs are `Y = 2 * X` and, in every row, the size of the batch (`BATCH`).
 
-The wait is one `time.sleep`, with no spinning: spinning would hold the interpreter lock and starve
-the event loop of the server under test. The kernel wakes a sleeping thread late, so a batch takes a
-little longer than its cost; a device does not have the 0.05 ms that the kernel adds to save
-wake-ups, so the thread asks for none (`PR_SET_TIMERSLACK`). Cost 0 does not sleep at all: such a
-batch takes about 10 microseconds.
+The wait is one `time.sleep`. Spinning would be more precise, but would hold the interpreter lock and
+slow down the event loop of the server under test. The kernel wakes sleeping threads late, by up to
+0.05 ms to save wake-ups; the thread turns that off (`PR_SET_TIMERSLACK`). A batch that costs 0 does
+not sleep and takes about 10 microseconds.
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ _SHORTEST_SLACK_NS: Final = 1
 
 
 class EmulatedOptions(Options):
-    """What one batch costs, and how wide a row is."""
+    """How long a batch takes, and how wide a row is."""
 
     base: DurationOrZero = 0
-    """What every batch costs, whatever its size."""
+    """The time of every batch, whatever its size."""
     per_row: DurationOrZero = 0
-    """What each row adds."""
+    """The time that each row adds."""
     jitter: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] = 0.0
-    """The cost is multiplied by a random factor, uniform from 1 - jitter to 1 + jitter."""
+    """The time is multiplied by a random factor, uniform from 1 - jitter to 1 + jitter."""
     columns: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 16
     """Values in a row of X and of Y."""
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    """Where the random factors start; instance n of a model has its own sequence."""
+    """The seed of the random factors; every instance of a model has its own sequence."""
 
     def cost_ns(self, rows: int) -> int:
-        """What a batch of `rows` rows costs without jitter, in nanoseconds."""
+        """The time of a batch of `rows` rows without jitter, in nanoseconds."""
         return self.base + self.per_row * rows
 
 
@@ -77,16 +76,16 @@ _DEVICES: Final = _Devices()
 
 
 class EmulatedExecutor:
-    """`X` FP32 [-1, columns] -> `Y` = 2 * X, FP32 alike, and `BATCH` INT32 [-1, 1]."""
+    """Input `X` FP32 [-1, columns]; outputs `Y` = 2 * X, FP32 [-1, columns], and `BATCH` INT32 [-1, 1]."""
 
     capabilities = Capabilities()
     options = EmulatedOptions
 
     def load(self, context: LoadContext) -> ModelMetadata:
-        """Read the options. Raises `ModelLoadError` naming what is wrong with them."""
+        """Read the options. Raises `ModelLoadError`, which names every wrong one."""
         options = read_options(context, EmulatedOptions)
         self._options = options
-        _sleep_exactly()
+        _set_exact_sleep()
         self._exclusive = _DEVICES[context.device]
         self._random = random.Random(f"{options.seed}/{context.instance}")  # noqa: S311 - no secret
         return ModelMetadata(
@@ -100,7 +99,7 @@ class EmulatedExecutor:
         )
 
     def execute(self, batch: Batch) -> BatchResult:
-        """Answer after the batch's cost has passed on the device."""
+        """Return the outputs after the time of the batch has passed on the device."""
         cost_ns = self._cost_ns(batch.rows)
         if not cost_ns:
             return BatchResult(_answer(batch))
@@ -113,7 +112,7 @@ class EmulatedExecutor:
         return BatchResult(outputs)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to free."""
 
     def _cost_ns(self, rows: int) -> int:
         cost_ns = self._options.cost_ns(rows)
@@ -121,8 +120,8 @@ class EmulatedExecutor:
         return round(cost_ns * self._random.uniform(1 - jitter, 1 + jitter)) if jitter else cost_ns
 
 
-def _sleep_exactly() -> None:
-    """Have this thread's sleeps end on time, where the kernel knows how (Linux)."""
+def _set_exact_sleep() -> None:
+    """Make sleeps of this thread end on time (Linux)."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_TIMERSLACK, _SHORTEST_SLACK_NS, 0, 0, 0)

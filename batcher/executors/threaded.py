@@ -1,13 +1,12 @@
-"""One instance of a blocking executor, on a thread of its own.
+"""Runs a blocking executor on a thread of its own.
 
-The event loop hands jobs over through a `SimpleQueue` and gets each outcome back by
-`call_soon_threadsafe`: one wake-up in each direction for a batch, no locks and no polling. Calls
-run in the order they were submitted, one at a time, so device contexts and session objects stay on
-the thread that made them.
+The event loop passes jobs through a `SimpleQueue` and gets each outcome by `call_soon_threadsafe`:
+one wake-up in each direction per batch, no locks and no polling. Jobs run one at a time, in order,
+so device contexts and sessions stay on the thread that made them.
 
-A call may hang, and a thread cannot be killed. So an instance can be abandoned: from then on it
-reports nothing, and its thread (a daemon, which never holds up the end of the process) closes the
-executor and ends if the call ever returns.
+A call may hang, and a thread cannot be killed. So it can be abandoned: then it reports nothing any
+more, and if the call ever returns, the thread closes the executor and ends. It is a daemon thread,
+which does not delay the end of the process.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ _log = logging.getLogger(__name__)
 
 
 class ThreadedExecutor:
-    """One incarnation of an instance: load once, submit jobs, then close or abandon.
+    """One executor on its thread: load once, submit jobs, then close or abandon.
 
-    Every method is called on `loop`, and every `done` runs there. `name` names the thread, for
+    Call every method on `loop`; every `done` is called there. `name` names the thread, for
     logs and profilers.
     """
 
@@ -54,8 +53,8 @@ class ThreadedExecutor:
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Start the thread and load the executor on it.
 
-        Raises `ModelLoadError` (whatever the executor raised); the thread has then ended, and there
-        is nothing to close. When the caller is cancelled, the instance is abandoned.
+        Raises `ModelLoadError`, whatever the executor raised; the thread has then ended. If this
+        coroutine is cancelled, the thread is abandoned.
         """
         loaded: asyncio.Future[ModelMetadata | BaseException] = self._loop.create_future()
         self._thread.start()
@@ -77,11 +76,10 @@ class ThreadedExecutor:
     def submit(
         self, job: Callable[[Executor], T], done: Callable[[T | BaseException], None]
     ) -> None:
-        """Run `job(executor)` on the thread, after the jobs before it; then `done(outcome)` here.
+        """Run `job(executor)` on the thread after earlier jobs, then `done(outcome)` on the loop.
 
-        The outcome is what `job` returned or raised. `done` is called exactly once, unless the
-        instance is abandoned or the loop closed first: then never. Raises RuntimeError after
-        `close` or `abandon`.
+        The outcome is what `job` returned or raised. `done` is called exactly once, except after
+        `abandon` or when the loop is closed. Raises `RuntimeError` after `close` or `abandon`.
         """
         if self._closing:
             raise RuntimeError(f"{self!r} takes no more jobs")
@@ -90,9 +88,9 @@ class ThreadedExecutor:
     async def close(self, timeout_s: float | None) -> None:
         """Finish the submitted jobs, close the executor on its thread, and wait for the thread.
 
-        Raises TimeoutError when that takes longer than `timeout_s` seconds (None: no bound); the
-        instance is then abandoned. What the executor's `close` raises is logged. May be called
-        again; it returns at once before `load` and after `abandon`.
+        Raises `TimeoutError` if that takes longer than `timeout_s` seconds (None: no limit); the
+        thread is then abandoned. An exception of the executor's `close` is logged. It may be called
+        again, and does nothing before `load` and after `abandon`.
         """
         if not self._closing:
             self._closing = True
@@ -101,7 +99,7 @@ class ThreadedExecutor:
             return
         try:
             async with asyncio.timeout(timeout_s):
-                # Shielded, because two callers may wait for the one end.
+                # Shielded, because several callers may wait for it.
                 await asyncio.shield(self._ended)
         except TimeoutError:
             self.abandon()
@@ -110,7 +108,7 @@ class ThreadedExecutor:
             self._thread.join()
 
     def abandon(self) -> None:
-        """Give the instance up without waiting for anything; no `done` is called any more.
+        """Give the thread up without waiting; `done` is not called any more.
 
         Jobs that have not started are dropped. The thread closes the executor and ends as soon as
         the call that it is in returns.
@@ -133,23 +131,26 @@ class ThreadedExecutor:
             outcome: object
             try:
                 outcome = task.job(self._executor)
-            except BaseException as error:  # noqa: BLE001 - a plugin's SystemExit ends a batch, not a thread
+            except BaseException as error:  # noqa: BLE001 - a plugin's SystemExit fails a batch, and must not end the thread
                 outcome = error
             self._post(self._deliver, task.done, outcome)
-            # A batch's arrays must not live on in this frame until the next batch comes.
+            # Otherwise this frame would keep a batch's arrays until the next batch.
             del task, outcome
         if self._loaded:
             try:
                 self._executor.close()
-            except BaseException:  # noqa: BLE001 - logged whole; the thread must still report its end
-                _log.exception("%s: the executor raised when it was closed", self._name)
+            except BaseException:  # noqa: BLE001 - logged with its traceback; the thread must still report its end
+                _log.exception(
+                    "%s: the executor's close() raised; the instance is gone all the same",
+                    self._name,
+                )
         self._post(_set_ended, self._ended)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         try:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
-            # The loop is closed: nobody is left to tell.
+            # The loop is closed, so no callback can run.
             return
 
     def _deliver(self, done: Callable[[Any], None], outcome: object) -> None:
@@ -158,7 +159,7 @@ class ThreadedExecutor:
 
 
 class _Job(Generic[T]):
-    """What to run, and whom to tell."""
+    """What to run on the thread, and the callback for its outcome."""
 
     __slots__ = ("done", "job")
 
@@ -170,7 +171,7 @@ class _Job(Generic[T]):
 
 
 def _resolve(future: asyncio.Future[T | BaseException]) -> Callable[[T | BaseException], None]:
-    """A `done` that keeps an exception as a value, whatever its type: see `Future.set_exception`."""
+    """A `done` that sets exceptions as results: `Future.set_exception` refuses some types."""
 
     def done(outcome: T | BaseException) -> None:
         if not future.done():

@@ -56,7 +56,7 @@ def test_text_that_is_no_utf8_fails_its_own_row_only(models, load):
     executor, _ = load(models.identity(TensorProto.STRING))
     inputs = np.array([[b"a", b"b"], [b"c", b"\xff"], [b"e", b"f"]], np.object_)
     result = answer(executor, X=inputs)
-    assert result.row_errors == {1: "input 'X' must be UTF-8"}
+    assert result.row_errors == {1: "input 'X' is not UTF-8"}
     assert result.outputs["Y"][[0, 2]].tolist() == [[b"a", b"b"], [b"e", b"f"]]
 
 
@@ -81,7 +81,7 @@ def test_an_output_that_has_dropped_rows_is_not_cut(models, load, rows):
     inputs = {"X": np.arange(rows, dtype=np.float32).reshape(-1, 1), "KEEP": keep}
     error = failure(executor, **inputs)
     assert error.cause == "unknown"
-    assert "output 'Y' has shape [3, 1] for the 4 rows" in str(error)
+    assert "output 'Y' has shape [3, 1]; its axis 0 should be 4" in str(error)
     whole = answer(executor, **inputs | {"KEEP": np.ones(rows, np.bool_)}).outputs["Y"]
     assert whole.tolist() == inputs["X"].tolist()
 
@@ -123,7 +123,7 @@ def test_text_of_no_row_that_is_no_utf8_fails_as_a_whole(models, load):
     good = executor.execute(Batch({"X": np.array(b"a", np.object_)}, 1)).outputs["Y"]
     assert good.tolist() == b"a"
     error = failure(executor, X=np.array(b"\xff", np.object_))
-    assert (error.cause, str(error)) == ("input", "input 'X' must be UTF-8")
+    assert (error.cause, str(error)) == ("input", "input 'X' is not UTF-8")
 
 
 def test_only_what_is_asked_for_is_computed(models, load):

@@ -70,19 +70,19 @@ def test_truncated_file_is_told(models, refusal, share):
     path.write_bytes(whole[: int(len(whole) * share)])
     message = refusal(path)
     assert str(path) in message
-    assert "not a whole ONNX model: truncated" in message
+    assert "not a complete ONNX model: it is truncated" in message
 
 
 def test_file_of_another_format_is_told(tmp_path, refusal):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"<html>not found</html>" * 20)
-    assert "of another format" in refusal(path)
+    assert "in another format" in refusal(path)
 
 
 def test_operator_set_that_is_not_there_is_named_with_the_newest(models, refusal):
     message = refusal(models.matmul(opset=99))
     assert "needs operator set 99 of ai.onnx" in message
-    assert f"onnxruntime {ort.__version__} knows up to " in message
+    assert f"onnxruntime {ort.__version__} supports up to " in message
 
 
 def test_ir_version_that_is_not_there_is_named(models, refusal):
@@ -180,7 +180,7 @@ def test_output_whose_first_axis_is_not_the_rows_is_refused(models, refusal):
         {"X": (TensorProto.FLOAT, ["rows", 2])},
         {"Y": (TensorProto.FLOAT, [2, "rows"])},
     )
-    assert "output 'Y' has shape [2, -1]; its first axis must be the rows" in refusal(path)
+    assert "output 'Y' has shape [2, -1]; its first axis must be the batch axis" in refusal(path)
 
 
 def test_inputs_that_fix_different_rows_are_refused(models, refusal):

@@ -9,7 +9,12 @@ from batcher.executor import option_problems
 from batcher_onnxruntime.executor import OnnxRuntimeExecutor, _cause
 from batcher_onnxruntime.messages import one_line
 from batcher_onnxruntime.options import OnnxRuntimeOptions
-from batcher_onnxruntime.providers import ProviderError, Wanted, unused, wanted
+from batcher_onnxruntime.providers import (
+    ProviderError,
+    RequestedProvider,
+    requested_providers,
+    unused,
+)
 
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 
@@ -54,7 +59,7 @@ def test_allowed_fallback_is_told_in_the_metadata_and_the_log(models, load, capl
         _, metadata = load(models.matmul(), providers=["cuda"], allow_fallback=True)
     assert metadata.properties["fallback"].startswith("cuda is not in this onnxruntime")
     assert metadata.properties["providers"] == "cpu"
-    assert "falls back: cuda" in caplog.text
+    assert "(allow_fallback): cuda" in caplog.text
 
 
 @with_azure
@@ -83,7 +88,7 @@ def test_use_is_judged_by_what_is_registered_and_assigned(monkeypatch):
 
 
 def test_providers_keep_their_order_and_get_their_options():
-    asked = wanted(
+    asked = requested_providers(
         options(
             providers=["tensorrt", "CUDAExecutionProvider", "cpu", "cuda"],
             provider_options={"cuda": {"gpu_mem_limit": 1024, "do_copy_in_default_stream": True}},
@@ -91,9 +96,9 @@ def test_providers_keep_their_order_and_get_their_options():
         "gpu",
     )
     assert asked == [
-        Wanted(TENSORRT, {}),
-        Wanted(CUDA, {"gpu_mem_limit": "1024", "do_copy_in_default_stream": "1"}),
-        Wanted(CPU, {}),
+        RequestedProvider(TENSORRT, {}),
+        RequestedProvider(CUDA, {"gpu_mem_limit": "1024", "do_copy_in_default_stream": "1"}),
+        RequestedProvider(CPU, {}),
     ]
 
 
@@ -107,8 +112,10 @@ def test_providers_keep_their_order_and_get_their_options():
     ],
 )
 def test_numbered_device_is_that_gpu_unless_told_otherwise(device, given, expected):
-    asked = wanted(options(providers=["cuda", "cpu"], provider_options={"cuda": given}), device)
-    assert asked == [Wanted(CUDA, expected), Wanted(CPU, {})]
+    asked = requested_providers(
+        options(providers=["cuda", "cpu"], provider_options={"cuda": given}), device
+    )
+    assert asked == [RequestedProvider(CUDA, expected), RequestedProvider(CPU, {})]
 
 
 def test_unknown_provider_is_refused_with_the_nearest(models, load):
@@ -126,8 +133,8 @@ def test_unknown_provider_is_found_without_loading(models, tmp_path):
 
 
 def test_options_of_a_provider_that_is_not_asked_for_are_refused():
-    with pytest.raises(ProviderError, match="cuda is not one of the providers"):
-        wanted(options(provider_options={"cuda": {}}), "cpu")
+    with pytest.raises(ProviderError, match="got cuda; allowed: a name in option providers"):
+        requested_providers(options(provider_options={"cuda": {}}), "cpu")
 
 
 def test_failure_of_the_provider_is_the_devices_fault():

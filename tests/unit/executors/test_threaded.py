@@ -161,7 +161,7 @@ async def test_close_that_raises_is_logged(threaded, fake, monkeypatch, caplog):
     monkeypatch.setattr(fake, "close", fail)
     with caplog.at_level(logging.ERROR):
         await threaded.close(10)
-    assert "m/0: the executor raised when it was closed" in caplog.text
+    assert "m/0: the executor's close() raised" in caplog.text
     assert "stuck valve" in caplog.text
 
 

@@ -1,9 +1,10 @@
-"""The ONNX Runtime executor of batcher: reads a model file, runs batches of its rows.
+"""The ONNX Runtime executor of batcher: loads a model file and executes batches.
 
-`options` is what the configuration may say, `session` makes an ONNX Runtime session of it and turns
-its troubles into plain words, `signature` reads from the session what the model takes and gives,
-`executor` runs batches. onnxruntime itself comes with one of two extras, because both packages
-install the same module: `[cpu]` stands for `onnxruntime`, `[gpu]` for `onnxruntime-gpu`.
+`options` defines the options of the configuration, `session` makes an ONNX Runtime session of them,
+`providers` checks that it uses the execution providers that were asked for, `signature` reads the
+model's inputs and outputs from it, `executor` executes batches, and `messages` turns ONNX Runtime's
+errors into one plain line. onnxruntime itself is an extra, because two packages have the same
+module: `[cpu]` installs `onnxruntime`, `[gpu]` installs `onnxruntime-gpu`.
 """
 
 from __future__ import annotations

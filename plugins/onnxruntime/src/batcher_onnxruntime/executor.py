@@ -1,4 +1,4 @@
-"""The executor: one ONNX Runtime session, and batches through it."""
+"""Executes batches with an ONNX Runtime session."""
 
 from __future__ import annotations
 
@@ -24,28 +24,27 @@ from batcher_onnxruntime.options import OnnxRuntimeOptions
 from batcher_onnxruntime.session import QUIET, open_session
 from batcher_onnxruntime.signature import Signature, read_signature
 
-_DEVICE_TROUBLE: Final = ("CUDA failure", "CUDA error", "CUBLAS failure", "CUDNN failure")
-_NO_MEMORY: Final = ("Failed to allocate", "AllocateRaw", "bad_alloc", "out of memory")
-_BY_AN_OPERATOR: Final = "status code returned while running"
+_DEVICE_ERRORS: Final = ("CUDA failure", "CUDA error", "CUBLAS failure", "CUDNN failure")
+_MEMORY_ERRORS: Final = ("Failed to allocate", "AllocateRaw", "bad_alloc", "out of memory")
+_OPERATOR_ERROR: Final = "status code returned while running"
 
 
 class OnnxRuntimeExecutor:
-    """Runs a model file. Inputs, outputs and variable axes are read from the file.
+    """Executes an ONNX model, whose inputs, outputs and variable axes are read from its file.
 
-    A file that fixes its first axis to n takes up to n rows: shorter batches are filled up with
-    copies of their last row, and the answers to those are dropped. Inputs that all rows share are
-    handed over as they are, and so is everything where the model has no batch axis.
+    If the file fixes axis 0 to n, batches have up to n rows: smaller ones are filled with copies of
+    their last row, whose outputs are dropped. Inputs without a batch axis are passed on unchanged.
     """
 
     capabilities = Capabilities(dynamic_axes=True)
     options = OnnxRuntimeOptions
 
     def load(self, context: LoadContext) -> ModelMetadata:
-        """Open a session on the file. Raises `ModelLoadError` with the reason."""
+        """Load the model file. Raises `ModelLoadError`, which names the file or option and the reason."""
         options = read_options(context, OnnxRuntimeOptions)
         opened = open_session(context, options)
-        who = f"model {context.model!r} ({options.path})"
-        self._signature: Signature = read_signature(opened.session, who, context)
+        label = f"model {context.model!r} ({options.path})"
+        self._signature: Signature = read_signature(opened.session, label, context)
         self._outputs = [spec.name for spec in self._signature.outputs]
         self._rows = frozenset(spec.name for spec in self._signature.inputs if spec.batched)
         self._strings_in = _strings(self._signature.inputs)
@@ -61,10 +60,10 @@ class OnnxRuntimeExecutor:
         )
 
     def execute(self, batch: Batch) -> BatchResult:
-        """Run the batch. A text that is not UTF-8 fails its own row, not the batch.
+        """Execute the batch. A row with text that is not UTF-8 fails alone (`row_errors`).
 
-        Raises `ExecutionError`: cause `input` when ONNX Runtime blames the values, `device` when
-        the provider failed.
+        Raises `ExecutionError`, with cause `input` if ONNX Runtime refuses the values, `device` if
+        an execution provider failed.
         """
         feeds = dict(batch.inputs)
         row_errors: dict[int, str] = {}
@@ -73,7 +72,7 @@ class OnnxRuntimeExecutor:
         fixed = self._signature.fixed_rows
         if fixed is not None and fixed != batch.rows:
             for name in self._rows & feeds.keys():
-                feeds[name] = _filled_up(feeds[name], fixed)
+                feeds[name] = _with_filling(feeds[name], fixed)
         names = [n for n in self._outputs if batch.outputs is None or n in batch.outputs]
         try:
             answers = self._session.run(names, feeds, self._run_options)
@@ -102,19 +101,19 @@ def _cause(error: Exception) -> str:
     if isinstance(error, native.InvalidArgument):
         return "input"
     text = str(error)
-    if isinstance(error, native.EPFail) or any(sign in text for sign in _DEVICE_TROUBLE):
+    if isinstance(error, native.EPFail) or any(sign in text for sign in _DEVICE_ERRORS):
         return "device"
-    # An operator that refuses what it was given says so in either of two ways, by no rule: an index
-    # out of range is InvalidArgument to Gather, and Fail to GatherElements.
-    if _BY_AN_OPERATOR in text and not any(sign in text for sign in _NO_MEMORY):
+    # Operators report wrong values in either of two ways: an index out of range is InvalidArgument
+    # in Gather, and Fail in GatherElements.
+    if _OPERATOR_ERROR in text and not any(sign in text for sign in _MEMORY_ERRORS):
         return "input"
     return "unknown"
 
 
 def _decoded(name: str, array: Array, row_errors: dict[int, str] | None) -> Array:
-    """Text for bytes. Rows that are no UTF-8 are noted, and run as empty text.
+    """The elements as text. Rows that are not UTF-8 are added to `row_errors` and become empty text.
 
-    Where there are no rows to blame, it raises `ExecutionError`.
+    Raises `ExecutionError` instead if `row_errors` is None (an input without a batch axis).
     """
     texts = np.empty(array.shape, np.object_)
     width = max(1, array.size // len(array)) if row_errors is not None else 1
@@ -124,9 +123,9 @@ def _decoded(name: str, array: Array, row_errors: dict[int, str] | None) -> Arra
             flat[place] = value.decode()
         except UnicodeDecodeError:
             if row_errors is None:
-                raise ExecutionError(f"input {name!r} must be UTF-8", cause="input") from None
+                raise ExecutionError(f"input {name!r} is not UTF-8", cause="input") from None
             flat[place] = ""
-            row_errors[place // width] = f"input {name!r} must be UTF-8"
+            row_errors[place // width] = f"input {name!r} is not UTF-8"
     return texts
 
 
@@ -136,18 +135,15 @@ def _encoded(array: Array) -> Array:
     return encoded
 
 
-def _filled_up(array: Array, rows: int) -> Array:
+def _with_filling(array: Array, rows: int) -> Array:
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
 def _without_filling(name: str, array: Array, fixed: int, rows: int) -> Array:
-    """The answers to the rows of the batch, if there is one for each row that was executed.
-
-    An output that has dropped rows has no telling which are left.
-    """
+    """The outputs of the batch's own rows. Raises `ExecutionError` if not every row has one."""
     if array.shape[:1] != (fixed,):
         raise ExecutionError(
-            f"output {name!r} has shape {list(array.shape)} for the {fixed} rows that the model "
-            "file is fixed to, so its rows are not those of the batch"
+            f"output {name!r} has shape {list(array.shape)}; its axis 0 should be {fixed}, which "
+            "the model file fixes the batch axis to"
         )
     return array[:rows]

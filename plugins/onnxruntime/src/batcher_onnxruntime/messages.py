@@ -1,4 +1,4 @@
-"""ONNX Runtime's errors in one plain line."""
+"""Turns ONNX Runtime's errors into one plain line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 import onnxruntime as ort
 
-_LONGEST: Final = 300
+_MAX_LENGTH: Final = 300
 _HEAD: Final = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _LOADING: Final = re.compile(r"^Load model from .*? failed: ?")
 _SOURCE_PLACE: Final = re.compile(
@@ -19,14 +19,14 @@ _RULES: Final[list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]]] = [
     (
         re.compile(r"Opset (\d+) is under development.*?domain (\S+) is till opset (\d+)"),
         lambda m: (
-            f"needs operator set {m[1]} of {m[2]}, and onnxruntime {ort.__version__} knows up to "
+            f"needs operator set {m[1]} of {m[2]}, and onnxruntime {ort.__version__} supports up to "
             f"{m[3]}: use a newer onnxruntime, or export the model for operator set {m[3]}"
         ),
     ),
     (
         re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)"),
         lambda m: (
-            f"needs IR version {m[1]}, and onnxruntime {ort.__version__} knows up to {m[2]}: use a "
+            f"needs IR version {m[1]}, and onnxruntime {ort.__version__} supports up to {m[2]}: use a "
             f"newer onnxruntime, or save the model with IR version {m[2]}"
         ),
     ),
@@ -43,13 +43,13 @@ _RULES: Final[list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]]] = [
     ),
     (
         re.compile(r"Protobuf parsing failed|No graph was found in the protobuf"),
-        lambda _: "is not a whole ONNX model: truncated, damaged or of another format",
+        lambda _: "is not a complete ONNX model: it is truncated, damaged or in another format",
     ),
 ]
 
 
 def load_problem(error: Exception) -> str:
-    """What is wrong with a model file, as the end of a sentence that starts with its path."""
+    """What is wrong with a model file, as the end of a sentence that begins with its path."""
     text = " ".join(str(error).split())
     for pattern, say in _RULES:
         match = pattern.search(text)
@@ -59,7 +59,7 @@ def load_problem(error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """The error's own words on one line: no code, no place in the source, not too long."""
+    """The error's message on one line, without error code and source location, shortened."""
     text = _HEAD.sub("", " ".join(str(error).split()))
     text = _SOURCE_PLACE.sub("", _LOADING.sub("", text)).strip() or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return text if len(text) <= _MAX_LENGTH else f"{text[: _MAX_LENGTH - 3]}..."

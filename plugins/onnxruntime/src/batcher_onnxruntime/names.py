@@ -1,4 +1,4 @@
-"""Names of execution providers: the short ones of the configuration, and ONNX Runtime's own."""
+"""Names of execution providers: short ones in the configuration, full ones in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _SUFFIX: Final = "ExecutionProvider"
 
 
 def short(name: str) -> str:
-    """The name as the configuration has it: `cuda` for CUDAExecutionProvider."""
+    """The short name of a provider: `cuda` for CUDAExecutionProvider."""
     return name.removesuffix(_SUFFIX).lower()
 
 
 def full(name: str) -> str:
-    """ONNX Runtime's name of a provider that has either. Raises ValueError: what is allowed."""
+    """The full name of a provider, from either name. Raises `ValueError` with the known names."""
     known: dict[str, str] = {
         short(full): full for full in (*ort.get_all_providers(), *ort.get_available_providers())
     }
@@ -29,6 +29,6 @@ def full(name: str) -> str:
 
 
 def checked(name: str) -> str:
-    """The name as it is. Raises ValueError as `full` does."""
+    """Return the name unchanged. Raises `ValueError` as `full` does."""
     full(name)
     return name

@@ -1,4 +1,4 @@
-"""What the configuration may say below a model's `options`."""
+"""The options of a model, `models[].options` in the configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Threads: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=1024)]
 
 
 def _some(names: tuple[str, ...]) -> tuple[str, ...]:
-    # pydantic's own minimum counts the valid names only, and complains twice about the others.
+    # pydantic's own minimum length counts valid names only, and reports the others twice.
     if not names:
         raise ValueError("at least one")
     return names
@@ -26,7 +26,7 @@ class ThreadOptions(Options):
     intra_op: Threads = 0
     """Threads inside one operator; 0 means one for each physical core."""
     inter_op: Threads = 0
-    """Operators that run side by side, when more than 1; 0 means one after the other."""
+    """Operators that run at the same time, if more than 1; 0 means one after the other."""
 
 
 class OnnxRuntimeOptions(Options):
@@ -41,11 +41,11 @@ class OnnxRuntimeOptions(Options):
     """Provider -> its own options, as ONNX Runtime names them, such as
     `{cuda: {gpu_mem_limit: 4294967296}}`."""
     allow_fallback: StrictBool = False
-    """Serve even though a provider that was asked for is not in use; else that is an error."""
+    """Serve even if a provider that was asked for is not used; otherwise that is an error."""
     threads: ThreadOptions = ThreadOptions()
     """Sizes of the session's thread pools."""
     spinning: StrictBool = False
-    """Whether idle pool threads spin for a while before they sleep. Quicker where ONNX Runtime has
-    cores to itself; a sidecar shares them."""
+    """Whether idle pool threads spin before they sleep. Faster if ONNX Runtime has cores of its own;
+    a sidecar shares them."""
     graph_optimization: Literal["none", "basic", "extended", "all"] = "all"
     """How far ONNX Runtime rewrites the graph when it loads it."""

@@ -1,7 +1,7 @@
-"""Execution providers: from names in the configuration to those that a session really uses.
+"""Checks that a session uses the execution providers that the configuration asks for.
 
-ONNX Runtime goes on without a provider that it does not have, that cannot start, or that can run
-no part of the model, and says so at most in its log. Here each of the three is a finding.
+ONNX Runtime silently continues without a provider that it does not have, that cannot start, or that
+can run no part of the model. Here each of these is a problem.
 """
 
 from __future__ import annotations
@@ -23,45 +23,46 @@ _TAKES_DEVICE_ID: Final = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A provider as the configuration asks for it, by its full name."""
+class RequestedProvider:
+    """A provider that the configuration asks for, with its full name and its options."""
 
     name: str
     options: Mapping[str, str]
 
 
 class ProviderError(ValueError):
-    """Options of a provider that is not asked for. The message names the option."""
+    """Options for a provider that is not asked for. The message names the option."""
 
 
-def wanted(options: OnnxRuntimeOptions, device: str) -> list[Wanted]:
-    """The providers that the options ask for, in their order.
+def requested_providers(options: OnnxRuntimeOptions, device: str) -> list[RequestedProvider]:
+    """The providers that the options ask for, in order.
 
-    A device whose name ends in a number (`cuda:1`, `gpu0`) is that GPU, unless `provider_options`
-    sets `device_id`. Raises `ProviderError`.
+    A device name that ends in a number (`cuda:1`, `gpu0`) sets `device_id`, unless
+    `provider_options` does. Raises `ProviderError`.
     """
     names = [full(name) for name in options.providers]
     settings = {full(name): values for name, values in options.provider_options.items()}
     for name in settings.keys() - set(names):
-        raise ProviderError(f"option provider_options: {short(name)} is not one of the providers")
+        raise ProviderError(
+            f"option provider_options: got {short(name)}; allowed: a name in option providers"
+        )
     number = _NUMBERED_DEVICE.fullmatch(device)
     found = []
     for name in dict.fromkeys(names):
         given = {key: _text(value) for key, value in settings.get(name, {}).items()}
         if number and name in _TAKES_DEVICE_ID:
             given.setdefault("device_id", number[1])
-        found.append(Wanted(name, given))
+        found.append(RequestedProvider(name, given))
     return found
 
 
 def unused(
     asked: Sequence[str], registered: Sequence[str], assigned: Mapping[str, int] | None
 ) -> str:
-    """Why the session does not use what was asked for; empty when it does.
+    """Why the session does not use the providers that were asked for; empty if it does.
 
-    `registered` is what the session reports, `assigned` how many nodes each provider runs (None
-    where this onnxruntime does not tell). The first provider must run something; the others need
-    only be there.
+    `registered` are the session's providers, `assigned` the number of nodes that each runs (None if
+    this onnxruntime does not report it). The first provider must run at least one node.
     """
     available = ort.get_available_providers()
     for name in asked:
@@ -77,14 +78,14 @@ def unused(
 
 
 def off_device(asked: Sequence[str], device: str) -> str:
-    """Why the model would not run where its device's name says; empty when nothing speaks for it."""
+    """Why the model would not run on the device that it is configured for; empty if it would."""
     if not _GPU.fullmatch(device) or any(name != CPU for name in asked):
         return ""
-    return f"the device {device} is a GPU by its name, and cpu alone does not run there"
+    return f"the device {device} is a GPU by its name, and the only provider is cpu"
 
 
 def assigned_nodes(session: Any) -> dict[str, int] | None:
-    """Provider -> nodes of the graph that it runs; None where onnxruntime does not tell."""
+    """Provider -> number of graph nodes that it runs; None if onnxruntime does not report it."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     counts: dict[str, int] = {}
@@ -94,5 +95,5 @@ def assigned_nodes(session: Any) -> dict[str, int] | None:
 
 
 def _text(value: object) -> str:
-    """ONNX Runtime's provider options are text; its booleans are 1 and 0."""
+    """An option value as ONNX Runtime takes it: text, with 1 and 0 for booleans."""
     return str(int(value)) if isinstance(value, bool) else str(value)

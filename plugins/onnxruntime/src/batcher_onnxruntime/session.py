@@ -1,4 +1,4 @@
-"""From options to an ONNX Runtime session, or to a `ModelLoadError` in plain words."""
+"""Makes an ONNX Runtime session of the options, or a `ModelLoadError` that says why not."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ _OPTIMIZATION: Final = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 QUIET: Final = 4
-"""Severity "fatal": what goes wrong is reported here, once, and not on the terminal as well."""
+"""Log severity "fatal": errors are reported by this plugin, and not on the terminal as well."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A session and facts about it, for people."""
+class OpenedSession:
+    """A session, and facts about it for `ModelMetadata.properties`."""
 
     session: Any
     properties: dict[str, str]
 
 
-def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> Opened:
-    """Load the file. Raises `ModelLoadError` naming the model, and the file or the option."""
-    who = f"model {context.model!r}"
-    check_file(options.path, who)
+def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> OpenedSession:
+    """Load the file. Raises `ModelLoadError`, which names the model, and the file or the option."""
+    label = f"model {context.model!r}"
+    check_file(options.path, label)
     try:
-        asked = providers.wanted(options, context.device)
+        asked = providers.requested_providers(options, context.device)
     except providers.ProviderError as error:
-        raise ModelLoadError(f"{who}: {error}") from None
+        raise ModelLoadError(f"{label}: {error}") from None
     available = ort.get_available_providers()
     names = [provider.name for provider in asked]
     elsewhere = providers.off_device(names, context.device)
     missing = elsewhere or providers.unused(names, available, None)
     if missing and not options.allow_fallback:
-        raise ModelLoadError(_refusal(who, missing))
+        raise ModelLoadError(_refusal(label, missing))
     usable = [(w.name, dict(w.options)) for w in asked if w.name in available]
     try:
-        # enable_fallback is ONNX Runtime's own, which would hide why a provider failed.
+        # ONNX Runtime's own fallback would hide why a provider failed.
         session = ort.InferenceSession(
             os.fspath(options.path),
             _session_options(options),
@@ -61,12 +61,12 @@ def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> Opened:
             enable_fallback=0,
         )
     except Exception as error:
-        raise ModelLoadError(f"{who}: the file {options.path} {load_problem(error)}") from error
+        raise ModelLoadError(f"{label}: the file {options.path} {load_problem(error)}") from error
     registered = session.get_providers()
     assigned = providers.assigned_nodes(session)
     problem = elsewhere or providers.unused(names, registered, assigned)
     if problem and not options.allow_fallback:
-        raise ModelLoadError(_refusal(who, problem))
+        raise ModelLoadError(_refusal(label, problem))
     properties = {
         "runtime": f"onnxruntime {ort.__version__}",
         "providers": ", ".join(map(providers.short, registered)),
@@ -75,29 +75,29 @@ def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> Opened:
         counts = (f"{providers.short(name)} {count}" for name, count in assigned.items())
         properties["nodes"] = ", ".join(counts)
     if problem:
-        _log.warning("%s: falls back: %s", who, problem)
+        _log.warning("%s: served on other providers (allow_fallback): %s", label, problem)
         properties["fallback"] = problem
-    return Opened(session, properties)
+    return OpenedSession(session, properties)
 
 
-def check_file(path: Path, who: str) -> None:
-    """Raise `ModelLoadError` unless there is a file at `path` that can be read and holds anything.
+def check_file(path: Path, label: str) -> None:
+    """Raise `ModelLoadError` unless `path` is a readable file that is not empty.
 
-    Without this, ONNX Runtime would call a folder a damaged model, and wait for ever on a pipe.
+    ONNX Runtime itself would report a folder as a damaged model, and wait forever on a pipe.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ModelLoadError(f"{who}: option path: {path} is not a file")
+            raise ModelLoadError(f"{label}: option path: {path} is not a file")
         with path.open("rb"):
             pass
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise ModelLoadError(
-            f"{who}: option path: cannot read the model file {path}: {reason}"
+            f"{label}: option path: cannot read the model file {path}: {reason}"
         ) from None
     if status.st_size == 0:
-        raise ModelLoadError(f"{who}: option path: the model file {path} is empty")
+        raise ModelLoadError(f"{label}: option path: the model file {path} is empty")
 
 
 def _session_options(options: OnnxRuntimeOptions) -> Any:
@@ -115,7 +115,5 @@ def _session_options(options: OnnxRuntimeOptions) -> Any:
     return settings
 
 
-def _refusal(who: str, problem: str) -> str:
-    return (
-        f"{who}: option providers: {problem}; set option allow_fallback to true to serve without it"
-    )
+def _refusal(label: str, problem: str) -> str:
+    return f"{label}: option providers: {problem}; set option allow_fallback to true to serve without it"

@@ -1,4 +1,4 @@
-"""What a model takes and gives, read from its session."""
+"""Reads a model's inputs and outputs from its session."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _BFLOAT16: Final = "tensor(bfloat16)"
 
 
 _NO_NAMES: Final = ("", "?", "None")
-"""What exporters write for an axis that they know nothing of, at every such axis."""
+"""Names that exporters give to every unknown axis."""
 
-_NO_BATCH_AXIS: Final = "set batching.max_batch_size to 0 where the model has no batch axis"
+_NO_BATCH_AXIS: Final = "set batching.max_batch_size to 0 if the model has no batch axis"
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Inputs and outputs with the row axis first, if they have one.
+    """A model's inputs and outputs, with the batch axis first.
 
-    `fixed_rows` is the length that the model file fixes that axis to, None where it may vary.
+    `fixed_rows` is the length to which the model file fixes the batch axis, None if it may vary.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -45,26 +45,26 @@ class Signature:
     fixed_rows: int | None
 
 
-def read_signature(session: Any, who: str, context: LoadContext) -> Signature:
-    """The session's signature. Raises `ModelLoadError` naming the input or output at fault."""
+def read_signature(session: Any, label: str, context: LoadContext) -> Signature:
+    """The session's signature. Raises `ModelLoadError`, which names the input or output."""
     rows = context.max_batch_size > 0
     inputs = tuple(
-        _spec(node, f"{who}: input {node.name!r}", rows and context.batched.get(node.name, True))
+        _spec(node, f"{label}: input {node.name!r}", rows and context.batched.get(node.name, True))
         for node in session.get_inputs()
     )
     outputs = tuple(
-        _spec(node, f"{who}: output {node.name!r}", rows) for node in session.get_outputs()
+        _spec(node, f"{label}: output {node.name!r}", rows) for node in session.get_outputs()
     )
     if not rows:
         return Signature(inputs, outputs, None)
     if not inputs:
         raise ModelLoadError(
-            f"{who}: the model has no inputs, so there are no rows to batch: {_NO_BATCH_AXIS}"
+            f"{label}: the model has no inputs, so there is nothing to batch: {_NO_BATCH_AXIS}"
         )
-    fixed = _fixed_rows([spec for spec in inputs if spec.batched], who)
+    fixed = _fixed_rows([spec for spec in inputs if spec.batched], label)
     if fixed is not None and fixed < context.max_batch_size:
         raise ModelLoadError(
-            f"{who}: the model file fixes the first axis to {fixed}, so a batch can have at most "
+            f"{label}: the model file fixes the first axis to {fixed}, so a batch can have at most "
             f"{fixed} rows, and max_batch_size is {context.max_batch_size}: set "
             f"batching.max_batch_size to {fixed}, or export the model with a variable first axis; "
             f"{_NO_BATCH_AXIS}"
@@ -72,8 +72,8 @@ def read_signature(session: Any, who: str, context: LoadContext) -> Signature:
     for spec in outputs:
         if spec.shape[0] not in (-1, fixed):
             raise ModelLoadError(
-                f"{who}: output {spec.name!r} has shape {list(spec.shape)}; its first axis must be "
-                f"the rows, as in the inputs: {_NO_BATCH_AXIS}"
+                f"{label}: output {spec.name!r} has shape {list(spec.shape)}; its first axis must be "
+                f"the batch axis, as in the inputs: {_NO_BATCH_AXIS}"
             )
     return Signature(_with_row_axis(inputs), _with_row_axis(outputs), fixed)
 
@@ -82,30 +82,30 @@ def _spec(node: Any, what: str, batched: bool) -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
     if node.type == _BFLOAT16:
         raise ModelLoadError(
-            f"{what} is bfloat16, which onnxruntime's Python interface cannot hand over: add a Cast "
+            f"{what} is bfloat16, which onnxruntime's Python interface does not support: add a Cast "
             "to float or float16 to the model"
         )
     if datatype is None:
         raise ModelLoadError(
-            f"{what} is of type {node.type}, which no protocol datatype stands for; supported: "
+            f"{what} is of type {node.type}, which the inference protocol does not have; allowed: "
             f"{', '.join(_DATATYPES)}"
         )
     if batched and not node.shape:
         raise ModelLoadError(
-            f"{what} has no axes (or does not say which); the first must be the rows: declare an "
-            "input that all rows of a batch share, {input: ..., batched: false} in inputs, or "
+            f"{what} has no axes (or does not say which); the first must be the batch axis: declare an "
+            "input without one, {input: ..., batched: false} in inputs, or "
             f"{_NO_BATCH_AXIS}"
         )
     shape = tuple(length if isinstance(length, int) else -1 for length in node.shape)
-    # An axis without a name is None here, and a name is the same axis wherever it stands.
+    # An axis without a name is None; axes with the same name are equally long.
     names = tuple(
         name if isinstance(name, str) and name not in _NO_NAMES else None for name in node.shape
     )
     return TensorSpec(node.name, datatype, shape, dims=names if any(names) else (), batched=batched)
 
 
-def _fixed_rows(inputs: Sequence[TensorSpec], who: str) -> int | None:
-    """The rows that the file is fixed to, which must be the same in all inputs that have rows."""
+def _fixed_rows(inputs: Sequence[TensorSpec], label: str) -> int | None:
+    """The length of the batch axis in the file, which must be equal in all inputs."""
     lengths = {spec.name: spec.shape[0] for spec in inputs}
     if len(set(lengths.values())) > 1:
         told = ", ".join(
@@ -114,8 +114,8 @@ def _fixed_rows(inputs: Sequence[TensorSpec], who: str) -> int | None:
         )
         last = next(reversed([name for name, length in lengths.items() if length >= 0]))
         raise ModelLoadError(
-            f"{who}: the first axis of every input must be the rows, but that of {told}: declare an "
-            f"input that all rows of a batch share, {{input: {last}, batched: false}} in inputs, or "
+            f"{label}: the first axis of every input must be the batch axis, but that of {told}: "
+            f"declare an input without one, {{input: {last}, batched: false}} in inputs, or "
             f"{_NO_BATCH_AXIS}"
         )
     length = next(iter(lengths.values()), -1)
