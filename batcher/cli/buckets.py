@@ -13,7 +13,7 @@ from batcher.cli.exits import reported
 if TYPE_CHECKING:
     from collections import Counter
 
-    from batcher.simulation.buckets import Buckets
+    from batcher.simulation.traffic.buckets import Buckets
 
 _OF_A_LOG = "For an event log: which axis"
 
@@ -106,7 +106,7 @@ def buckets(
     output goes under `padding` in the configuration file.
     """
     with reported():
-        from batcher.simulation.buckets import evenly_spaced, propose, served
+        from batcher.simulation.traffic.buckets import evenly_spaced, propose, served
 
         observed, what = _observed(lengths, model, place, axis)
         counts = observed if longest is None else served(observed, longest, multiple)
@@ -142,7 +142,7 @@ def _logged(path: Path, model: str | None, place: int | None, axis: int | None) 
     from batcher.cli.replayed import print_faults
     from batcher.errors import InputError
     from batcher.journal import read_log
-    from batcher.simulation.lengths import logged_lengths, the_axis
+    from batcher.simulation.traffic.lengths import logged_lengths, the_axis
 
     log = read_log(path)
     with progress(sum(each.steps_count for each in log.segments)) as advance:
@@ -156,7 +156,7 @@ def _logged(path: Path, model: str | None, place: int | None, axis: int | None) 
 
 def _read(path: Path) -> Counter[int]:
     from batcher.errors import InputError
-    from batcher.simulation.buckets import read_lengths
+    from batcher.simulation.traffic.buckets import read_lengths
 
     try:
         piped = path == Path("-")

@@ -12,7 +12,7 @@ from batcher.cli.exits import reported
 
 if TYPE_CHECKING:
     from batcher.config import Config, ModelConfig
-    from batcher.simulation.profile import ModelProfile
+    from batcher.simulation.engine.profile import ModelProfile
 
 EPILOG = """
 Exit codes: 0 when everything was measured; 1 when a model could not be loaded or a batch failed; 2
@@ -68,7 +68,7 @@ def profile(
         import json
 
         from batcher.errors import InputError
-        from batcher.simulation.profile import profile_document
+        from batcher.simulation.engine.profile import profile_document
 
         settings = checked_config(config)
         models = _models(settings, model)
@@ -87,7 +87,7 @@ def profile(
 
 def _models(config: Config, wanted: str | None) -> dict[str, ModelConfig]:
     from batcher.errors import InputError
-    from batcher.simulation.scenario import model_names
+    from batcher.simulation.engine.scenario import model_names
 
     known = model_names(config)
     if wanted is None:
@@ -125,7 +125,7 @@ async def _measure(
     from batcher.clock import monotonic_ns
     from batcher.model_builder import instance_plan
     from batcher.runtime.instances.profiling import measure
-    from batcher.simulation.profile import ModelProfile, SizeProfile
+    from batcher.simulation.engine.profile import ModelProfile, SizeProfile
 
     measured = []
     with progress(repeats * sum(len(s) for s in sizes.values())) as advance:

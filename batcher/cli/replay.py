@@ -13,8 +13,8 @@ from batcher.cli.simulation_options import read, read_duration
 
 if TYPE_CHECKING:
     from batcher.journal import Log, Segment
-    from batcher.simulation.replay import Replayed
-    from batcher.simulation.whatif import Variant
+    from batcher.simulation.logs.replay import Replayed
+    from batcher.simulation.logs.whatif import Variant
 
 EPILOG = """
 Exit codes: 0 when the scheduler decided exactly as recorded; 1 when it did not; 2 when an option is
@@ -127,7 +127,7 @@ def replay(
     with reported():
         from batcher.errors import InputError
         from batcher.journal import read_log
-        from batcher.simulation.plot import image_path
+        from batcher.simulation.compare.plot import image_path
 
         picture = None if plot is None else image_path(plot)
         found = read_log(log)
@@ -207,8 +207,8 @@ def _variants(
     from batcher.config import changed_model
     from batcher.errors import InputError
     from batcher.journal import plain
-    from batcher.simulation.policies import CONFIGURED, parse_policy
-    from batcher.simulation.variants import variants
+    from batcher.simulation.logs.variants import variants
+    from batcher.simulation.policies.named import CONFIGURED, parse_policy
 
     sections = {
         name: plain(value)
@@ -237,7 +237,7 @@ def _replay(log: Log, part: _Part, *, json: bool) -> Replayed:
     from batcher.cli.progress import progress
     from batcher.cli.replayed import print_contents, print_faults, print_replayed
     from batcher.clock import monotonic_ns
-    from batcher.simulation.replay import replay as play
+    from batcher.simulation.logs.replay import replay as play
 
     print_contents(log, part.segments, json=json)
     print_faults(log.faults)
@@ -263,11 +263,11 @@ def _compare(
     from batcher.cli.replayed import print_comparison
     from batcher.cli.results import print_json
     from batcher.errors import InputError
-    from batcher.simulation.experiment import Cell
-    from batcher.simulation.plot import draw_cells
-    from batcher.simulation.report import summarize
-    from batcher.simulation.story import Lessons, stories
-    from batcher.simulation.whatif import REPLAYED, Variant, WhatIf
+    from batcher.simulation.compare.experiment import Cell
+    from batcher.simulation.compare.plot import draw_cells
+    from batcher.simulation.compare.report import summarize
+    from batcher.simulation.logs.story import Lessons, stories
+    from batcher.simulation.logs.whatif import REPLAYED, Variant, WhatIf
 
     lessons = Lessons(asked.max_rows)
     found = list(stories(part.segments, part.until_ns, lessons))

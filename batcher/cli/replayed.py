@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from batcher.core.settings import ModelSettings
     from batcher.journal import Log, Segment
-    from batcher.simulation.replay import Changed, Difference, Replayed
-    from batcher.simulation.report import Summary
+    from batcher.simulation.compare.report import Summary
+    from batcher.simulation.logs.replay import Changed, Difference, Replayed
 
 _MOST_CHANGES = 20
 """Changes of settings during the recording that are printed; `--json` has all."""

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from batcher.simulation.deployment import Deployment
-    from batcher.simulation.experiment import Experiment
-    from batcher.simulation.report import Counts, Summary
+    from batcher.simulation.compare.experiment import Experiment
+    from batcher.simulation.compare.report import Counts, Summary
+    from batcher.simulation.engine.deployment import Deployment
 
 PIPE_WIDTH = 160
 """Columns of a table that is not printed to a terminal."""
@@ -81,7 +81,7 @@ def print_table(
 
 
 def _offered(experiment: Experiment, cell: Summary) -> str:
-    from batcher.simulation.arrivals import Closed
+    from batcher.simulation.traffic.arrivals import Closed
 
     text = f"{cell.counts.requests:,} requests"
     # In a closed loop each policy has a rate of its own: its goodput.

@@ -20,7 +20,7 @@ from batcher.cli.simulation_options import (
 )
 
 if TYPE_CHECKING:
-    from batcher.simulation.experiment import Cell, Experiment
+    from batcher.simulation.compare.experiment import Cell, Experiment
 
 EPILOG = """
 Arrivals, with RATE in requests a second (what follows the first colon may be left out):
@@ -275,9 +275,9 @@ def simulate(
     """
     with reported():
         from batcher.config import load_config
-        from batcher.simulation.experiment import Experiment
-        from batcher.simulation.policies import parse_policy
-        from batcher.simulation.scenario import deployment_of
+        from batcher.simulation.compare.experiment import Experiment
+        from batcher.simulation.engine.scenario import deployment_of
+        from batcher.simulation.policies.named import parse_policy
 
         settings = load_config(config)
         traffic = read_traffic(settings, model, rows, tenants, priorities)
@@ -315,9 +315,9 @@ def _run(
 ) -> None:
     from batcher.cli.progress import progress
     from batcher.cli.results import print_json, print_table, warn_of_targets
-    from batcher.simulation.experiment import cells, optimum_missing
-    from batcher.simulation.plot import draw_cells, image_path
-    from batcher.simulation.report import summarize
+    from batcher.simulation.compare.experiment import cells, optimum_missing
+    from batcher.simulation.compare.plot import draw_cells, image_path
+    from batcher.simulation.compare.report import summarize
 
     capacity = experiment.deployment.capacity(experiment.traffic)
     picture = None if plot is None else image_path(plot)

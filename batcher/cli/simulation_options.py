@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from batcher.config import Config
-    from batcher.simulation.arrivals import Closed, Process
-    from batcher.simulation.scenario import Costs
-    from batcher.simulation.simulation import Conditions
-    from batcher.simulation.workload import Traffic
+    from batcher.simulation.engine.scenario import Costs
+    from batcher.simulation.engine.simulation import Conditions
+    from batcher.simulation.traffic.arrivals import Closed, Process
+    from batcher.simulation.traffic.workload import Traffic
 
 Parsed = TypeVar("Parsed")
 
@@ -47,8 +47,8 @@ def read_duration(option: str, text: str | None, *, or_zero: bool = False) -> in
 
 def read_arrivals(text: str) -> Process | Closed:
     """An arrival process, or the trace in a file."""
-    from batcher.simulation.arrivals import is_process, parse_process
-    from batcher.simulation.traces import read_trace
+    from batcher.simulation.traffic.arrivals import is_process, parse_process
+    from batcher.simulation.traffic.traces import read_trace
 
     path = Path(text)
     if is_process(text) or not (path.exists() or path.suffix or "/" in text):
@@ -61,8 +61,8 @@ def read_traffic(
 ) -> Traffic:
     """Models, rows, tenants and priorities of the requests."""
     from batcher.errors import InputError
-    from batcher.simulation.scenario import model_names, models_of
-    from batcher.simulation.workload import Mix, Traffic, parse_mix, parse_whole_mix
+    from batcher.simulation.engine.scenario import model_names, models_of
+    from batcher.simulation.traffic.workload import Mix, Traffic, parse_mix, parse_whole_mix
 
     wanted = models_of(config, None if models is None else read("--model", models, parse_mix))
     sizes = read("--rows", rows, lambda text: parse_whole_mix(text, least=1))
@@ -85,9 +85,9 @@ def read_traffic(
 
 def read_costs(tables: list[str], profile: Path | None, noise: str | None) -> Costs:
     """Service times of batches."""
-    from batcher.simulation.profile import read_object, read_profile
-    from batcher.simulation.scenario import Costs
-    from batcher.simulation.service_time import parse_noise, table_of
+    from batcher.simulation.engine.profile import read_object, read_profile
+    from batcher.simulation.engine.scenario import Costs
+    from batcher.simulation.engine.service_time import parse_noise, table_of
 
     found: dict[str, dict[int, int]] = {}
     for text in tables:
@@ -110,8 +110,8 @@ def read_conditions(
     cold: bool,
 ) -> Conditions:
     """Delays, slowdowns and the patience of callers."""
-    from batcher.simulation.service_time import parse_lateness, parse_slow_spell
-    from batcher.simulation.simulation import Conditions
+    from batcher.simulation.engine.service_time import parse_lateness, parse_slow_spell
+    from batcher.simulation.engine.simulation import Conditions
 
     return Conditions(
         spells=tuple(read("--slowdown", text, parse_slow_spell) for text in slowdowns),

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from batcher.core.commands import Dispatch
 from batcher.core.events import BatchProgress, Timings
 from batcher.core.scheduler import Scheduler
-from batcher.simulation.driver import Observer, succeed
-from batcher.simulation.prefetch import PrefetchDriver
+from batcher.simulation.engine.driver import Observer, succeed
+from batcher.simulation.engine.prefetch import PrefetchDriver
 
 
 class PrefetchingShell(PrefetchDriver):

@@ -43,11 +43,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from batcher.clock import MILLISECOND, SECOND
 from batcher.config import load_config
 from batcher.core.commands import Outcome
-from batcher.simulation.policies import parse_policy
-from batcher.simulation.scenario import Costs, deployment_of, models_of
-from batcher.simulation.service_time import parse_lateness
-from batcher.simulation.simulation import OUTCOMES, Conditions, Run, generator, simulate
-from batcher.simulation.workload import Traffic, Workload
+from batcher.simulation.engine.scenario import Costs, deployment_of, models_of
+from batcher.simulation.engine.service_time import parse_lateness
+from batcher.simulation.engine.simulation import OUTCOMES, Conditions, Run, generator, simulate
+from batcher.simulation.policies.named import parse_policy
+from batcher.simulation.traffic.workload import Traffic, Workload
 from batcher.testing.server import ServerProcess
 
 BASE_MS, ROW_MS, MOST_ROWS, TARGET_MS = 5.0, 0.5, 32, 50.0

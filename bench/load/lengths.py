@@ -32,7 +32,7 @@ from closed import connections
 from payload import UNARY
 
 from batcher.protocol import inference
-from batcher.simulation.buckets import evenly_spaced, propose
+from batcher.simulation.traffic.buckets import evenly_spaced, propose
 from batcher.testing.server import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -32,17 +32,17 @@ from batcher.clock import MILLISECOND, SECOND  # noqa: E402
 from batcher.core.queueing.request import NEVER_NS  # noqa: E402
 from batcher.core.settings import Adaptive, ModelSettings  # noqa: E402
 from batcher.journal import Segment, read_log  # noqa: E402
-from batcher.simulation.deployment import Deployment, SimulatedModel  # noqa: E402
-from batcher.simulation.driver import Driver  # noqa: E402
-from batcher.simulation.experiment import Cell  # noqa: E402
-from batcher.simulation.policies import parse_policy  # noqa: E402
-from batcher.simulation.replay import replay  # noqa: E402
-from batcher.simulation.report import summarize  # noqa: E402
-from batcher.simulation.service_time import Devices, linear  # noqa: E402
-from batcher.simulation.story import Lessons, stories  # noqa: E402
-from batcher.simulation.variants import variants  # noqa: E402
-from batcher.simulation.whatif import REPLAYED, Variant, WhatIf  # noqa: E402
-from batcher.simulation.workload import Mix, Traffic, Workload  # noqa: E402
+from batcher.simulation.compare.experiment import Cell  # noqa: E402
+from batcher.simulation.compare.report import summarize  # noqa: E402
+from batcher.simulation.engine.deployment import Deployment, SimulatedModel  # noqa: E402
+from batcher.simulation.engine.driver import Driver  # noqa: E402
+from batcher.simulation.engine.service_time import Devices, linear  # noqa: E402
+from batcher.simulation.logs.replay import replay  # noqa: E402
+from batcher.simulation.logs.story import Lessons, stories  # noqa: E402
+from batcher.simulation.logs.variants import variants  # noqa: E402
+from batcher.simulation.logs.whatif import REPLAYED, Variant, WhatIf  # noqa: E402
+from batcher.simulation.policies.named import parse_policy  # noqa: E402
+from batcher.simulation.traffic.workload import Mix, Traffic, Workload  # noqa: E402
 from batcher.testing.recording import RecordedScheduler  # noqa: E402
 from batcher.testing.server import ServerProcess  # noqa: E402
 

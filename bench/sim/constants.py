@@ -14,9 +14,9 @@ import world
 from batcher.clock import MILLISECOND
 from batcher.core.policies import adaptive, arrivals, backlog, waiting
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
-from batcher.simulation.deployment import Deployment, SimulatedModel
-from batcher.simulation.simulation import ClosedLoop, Conditions, simulate
-from batcher.simulation.workload import Mix, Traffic, Workload
+from batcher.simulation.engine.deployment import Deployment, SimulatedModel
+from batcher.simulation.engine.simulation import ClosedLoop, Conditions, simulate
+from batcher.simulation.traffic.workload import Mix, Traffic, Workload
 
 CONSTANTS: Final[dict[ModuleType, tuple[str, ...]]] = {
     adaptive: ("SOFTNESS", "SHIFT", "MOST_LOAD", "BEST_EFFORT_PART", "MOST_REPLIES_IN_ORDER"),

@@ -26,8 +26,8 @@ from batcher.core.events import (
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, PolicySettings, WhenLate
 from batcher.simulation import Driver
-from batcher.simulation.driver import succeed
-from batcher.simulation.service_time import linear
+from batcher.simulation.engine.driver import succeed
+from batcher.simulation.engine.service_time import linear
 
 POISON_SHARE = 0.01
 LOAD = 0.5

@@ -11,8 +11,8 @@ from typing import Any
 
 import world
 
-from batcher.simulation.optimum import drops_needed
-from batcher.simulation.policies import parse_policy
+from batcher.simulation.compare.optimum import drops_needed
+from batcher.simulation.policies.named import parse_policy
 
 ON_TIME = 0.99
 BASELINES = (

@@ -11,7 +11,7 @@ import numpy as np
 import world
 
 from batcher.clock import MILLISECOND
-from batcher.simulation.policies import parse_policy
+from batcher.simulation.policies.named import parse_policy
 
 SECONDS = 10
 

@@ -19,7 +19,7 @@ from batcher.core.events import Event, InstanceUp, ModelConfigured, RequestArriv
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, PaddedAxis
 from batcher.simulation import Driver
-from batcher.simulation.buckets import evenly_spaced, propose
+from batcher.simulation.traffic.buckets import evenly_spaced, propose
 
 LONGEST = 256
 MAX_ROWS = 32

@@ -23,7 +23,7 @@ from batcher.core.settings import (
     QueueLimits,
     WhenLate,
 )
-from batcher.simulation.service_time import linear
+from batcher.simulation.engine.service_time import linear
 
 Make: TypeAlias = Callable[[], Scene]
 Named: TypeAlias = Iterator[tuple[str, Make]]

@@ -25,8 +25,8 @@ from scripted import Fault, Request, Scene, arrival, cancellation
 from batcher.core.commands import Command, Dispatch, Outcome, Settle
 from batcher.core.events import BatchProgress, Event, Failure, FailureCause, Timings
 from batcher.core.scheduler import Scheduler
-from batcher.simulation.driver import Driver, succeed
-from batcher.simulation.prefetch import PrefetchDriver
+from batcher.simulation.engine.driver import Driver, succeed
+from batcher.simulation.engine.prefetch import PrefetchDriver
 
 KEPT: Final = Path(__file__).resolve().parents[1] / "results" / "outcomes.json"
 

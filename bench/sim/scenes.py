@@ -25,15 +25,15 @@ import world
 from batcher.clock import MILLISECOND, SECOND
 from batcher.config import BatchingConfig, parse_config
 from batcher.core.settings import QueueLimits
-from batcher.simulation.arrivals import Closed, Poisson
-from batcher.simulation.deployment import Deployment, SimulatedModel
-from batcher.simulation.experiment import Experiment, cells
-from batcher.simulation.optimum import on_time_optimum
-from batcher.simulation.policies import parse_policy
-from batcher.simulation.scenario import Costs, deployment_of
-from batcher.simulation.simulation import ClosedLoop, Conditions, simulate
-from batcher.simulation.traces import read_trace
-from batcher.simulation.workload import Mix, Traffic, Workload
+from batcher.simulation.compare.experiment import Experiment, cells
+from batcher.simulation.compare.optimum import on_time_optimum
+from batcher.simulation.engine.deployment import Deployment, SimulatedModel
+from batcher.simulation.engine.scenario import Costs, deployment_of
+from batcher.simulation.engine.simulation import ClosedLoop, Conditions, simulate
+from batcher.simulation.policies.named import parse_policy
+from batcher.simulation.traffic.arrivals import Closed, Poisson
+from batcher.simulation.traffic.traces import read_trace
+from batcher.simulation.traffic.workload import Mix, Traffic, Workload
 
 
 def _least(name: str, by_seed: Sequence[float], bar: float) -> dict[str, Any]:

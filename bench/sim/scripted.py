@@ -29,7 +29,7 @@ from batcher.core.events import (
     RequestCancelled,
 )
 from batcher.core.settings import ModelSettings, PaddedAxis, PolicySettings, QueueLimits
-from batcher.simulation.service_time import Curve
+from batcher.simulation.engine.service_time import Curve
 
 REQUESTS: Final = 1_000
 PROFILE: Final = world.PROFILES["linear50"]

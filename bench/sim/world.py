@@ -25,9 +25,9 @@ from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits, WhenLate
 from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.simulation import Driver
-from batcher.simulation.arrivals import Gamma, Mmpp, Poisson, Process, arrival_times
-from batcher.simulation.policies import NamedPolicy, parse_policy
-from batcher.simulation.service_time import Curve, best_rate, from_table, linear
+from batcher.simulation.engine.service_time import Curve, best_rate, from_table, linear
+from batcher.simulation.policies.named import NamedPolicy, parse_policy
+from batcher.simulation.traffic.arrivals import Gamma, Mmpp, Poisson, Process, arrival_times
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 

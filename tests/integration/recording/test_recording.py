@@ -19,7 +19,7 @@ from batcher.core.commands import Outcome, Settle
 from batcher.errors import StartupError
 from batcher.executor import ExecutionError
 from batcher.journal import read_log
-from batcher.simulation.replay import replay
+from batcher.simulation.logs.replay import replay
 
 WAIT_S = 20
 

@@ -15,7 +15,7 @@ from batcher.core.events import (
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, PaddedAxis
 from batcher.simulation import Driver
-from batcher.simulation.driver import succeed
+from batcher.simulation.engine.driver import succeed
 from batcher.testing.recording import RecordedScheduler
 
 MODELS = {

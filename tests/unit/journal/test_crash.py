@@ -9,7 +9,7 @@ from batcher.journal import IncidentReason, InForce, read_log
 from batcher.journal.crash import HEAD, LiveLog, salvage
 from batcher.journal.flight_recorder import describe_incident
 from batcher.journal.segment_files import SegmentFiles
-from batcher.simulation.replay import replay
+from batcher.simulation.logs.replay import replay
 
 
 @pytest.fixture

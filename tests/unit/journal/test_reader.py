@@ -8,7 +8,7 @@ from batcher.errors import InputError
 from batcher.journal import read_log
 from batcher.journal.codec import schema
 from batcher.journal.format import FORMAT, MAGIC, FrameKind, pieces
-from batcher.simulation.replay import replay
+from batcher.simulation.logs.replay import replay
 
 
 def joined(folder, path):

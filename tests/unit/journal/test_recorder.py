@@ -8,7 +8,7 @@ from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings, NoBatching
 from batcher.journal import read_log
 from batcher.journal.recorder import BLOCK, MOST_WAITING, Recorder
-from batcher.simulation.replay import replay
+from batcher.simulation.logs.replay import replay
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.core.settings import FixedWindow, ModelSettings, QueueLimits
-from batcher.simulation.arrivals import Poisson
-from batcher.simulation.deployment import Deployment, SimulatedModel
-from batcher.simulation.experiment import Experiment
-from batcher.simulation.policies import parse_policy
-from batcher.simulation.service_time import linear
-from batcher.simulation.workload import Mix, Traffic
+from batcher.simulation.compare.experiment import Experiment
+from batcher.simulation.engine.deployment import Deployment, SimulatedModel
+from batcher.simulation.engine.service_time import linear
+from batcher.simulation.policies.named import parse_policy
+from batcher.simulation.traffic.arrivals import Poisson
+from batcher.simulation.traffic.workload import Mix, Traffic
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from typer.main import get_command
 
 from batcher.cli.main import app
-from batcher.simulation.arrivals import is_process, parse_process
-from batcher.simulation.experiment import cells
-from batcher.simulation.report import summarize
+from batcher.simulation.compare.experiment import cells
+from batcher.simulation.compare.report import summarize
+from batcher.simulation.traffic.arrivals import is_process, parse_process
 
 PAGE = (Path(__file__).parents[3] / "docs/simulator.md").read_text(encoding="utf-8")
 

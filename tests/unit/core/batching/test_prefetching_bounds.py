@@ -13,7 +13,7 @@ from batcher.core.events import (
 )
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits
-from batcher.simulation.driver import succeed
+from batcher.simulation.engine.driver import succeed
 from batcher.testing.prefetch import PrefetchingShell
 
 SHAPE, OTHER = ((8,),), ((16,),)

@@ -19,7 +19,7 @@ from batcher.core.faults.suspects import executions
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.simulation import Driver
-from batcher.simulation.driver import succeed
+from batcher.simulation.engine.driver import succeed
 
 
 class FailingBursts:

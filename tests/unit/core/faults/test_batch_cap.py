@@ -7,7 +7,7 @@ from batcher.core.commands import Outcome
 from batcher.core.decay import DecayingSum
 from batcher.core.events import BatchProgress, FailureCause
 from batcher.core.faults.batch_cap import FaultAwareCap
-from batcher.simulation.driver import succeed
+from batcher.simulation.engine.driver import succeed
 
 
 def test_batches_are_small_unless_the_model_would_not_keep_up():

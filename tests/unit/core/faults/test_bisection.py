@@ -22,7 +22,7 @@ from batcher.core.faults.bisection import (
 )
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, WhenLate
-from batcher.simulation.driver import succeed
+from batcher.simulation.engine.driver import succeed
 
 OK = (Outcome.OK, Reason.NONE)
 INPUT = (Outcome.FAILED, Reason.INPUT_FAILURE)

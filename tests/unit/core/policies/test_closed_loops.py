@@ -7,11 +7,11 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
-from batcher.simulation.deployment import Deployment, SimulatedModel
-from batcher.simulation.policies import parse_policy
-from batcher.simulation.service_time import linear
-from batcher.simulation.simulation import ClosedLoop, Conditions, simulate
-from batcher.simulation.workload import Mix, Traffic, Workload
+from batcher.simulation.engine.deployment import Deployment, SimulatedModel
+from batcher.simulation.engine.service_time import linear
+from batcher.simulation.engine.simulation import ClosedLoop, Conditions, simulate
+from batcher.simulation.policies.named import parse_policy
+from batcher.simulation.traffic.workload import Mix, Traffic, Workload
 
 REQUESTS = 800
 REPLY_NS = 90_000

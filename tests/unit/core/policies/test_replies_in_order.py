@@ -8,11 +8,11 @@ import pytest
 from batcher.clock import MICROSECOND, MILLISECOND
 from batcher.core.commands import Outcome
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
-from batcher.simulation.deployment import Deployment, SimulatedModel
-from batcher.simulation.policies import parse_policy
-from batcher.simulation.service_time import linear
-from batcher.simulation.simulation import OUTCOMES, Conditions, simulate
-from batcher.simulation.workload import Mix, Traffic, Workload
+from batcher.simulation.engine.deployment import Deployment, SimulatedModel
+from batcher.simulation.engine.service_time import linear
+from batcher.simulation.engine.simulation import OUTCOMES, Conditions, simulate
+from batcher.simulation.policies.named import parse_policy
+from batcher.simulation.traffic.workload import Mix, Traffic, Workload
 
 TARGET_NS = 50 * MILLISECOND
 

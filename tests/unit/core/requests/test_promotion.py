@@ -5,12 +5,12 @@ import pytest
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits, WhenLate
-from batcher.simulation.arrivals import Poisson, arrival_times
-from batcher.simulation.deployment import Deployment, SimulatedModel
-from batcher.simulation.policies import parse_policy
-from batcher.simulation.service_time import linear
-from batcher.simulation.simulation import OUTCOMES, generator, simulate
-from batcher.simulation.workload import Traffic, Workload, parse_mix, parse_whole_mix
+from batcher.simulation.engine.deployment import Deployment, SimulatedModel
+from batcher.simulation.engine.service_time import linear
+from batcher.simulation.engine.simulation import OUTCOMES, generator, simulate
+from batcher.simulation.policies.named import parse_policy
+from batcher.simulation.traffic.arrivals import Poisson, arrival_times
+from batcher.simulation.traffic.workload import Traffic, Workload, parse_mix, parse_whole_mix
 
 LEVELS, AGEING_NS = 3, SECOND // 4
 

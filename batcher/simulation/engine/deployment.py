@@ -1,0 +1,116 @@
+"""What is simulated: models, their instances, the devices they run on, and what batches cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from batcher.core.events import DeviceConfigured, Event, InstanceUp, ModelConfigured
+from batcher.core.settings import ModelSettings
+from batcher.simulation.engine.service_time import QUIET, Curve, Devices, Noise
+from batcher.simulation.policies.named import NamedPolicy
+from batcher.simulation.traffic.workload import Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedModel:
+    """One model: its settings, what a batch takes, how many instances it has and where."""
+
+    name: str
+    settings: ModelSettings
+    curve: Curve
+    device: str = "device"
+    instances: int = 1
+    max_in_flight: int = 1
+    noise: Noise = QUIET
+    warmup_sizes: tuple[int, ...] = ()
+    """Batch sizes that its instances report service times of when they come up."""
+
+    @property
+    def slots(self) -> int:
+        """Batches that it could have in flight at once, its device permitting."""
+        return self.instances * self.max_in_flight
+
+    @property
+    def reachable(self) -> bool:
+        """Whether one row alone is done inside the target; without a target it is."""
+        return self.settings.target_ns is None or self.curve[1] <= self.settings.target_ns
+
+    @property
+    def row_cost_s(self) -> float:
+        """Seconds of one instance that a row takes in the batch size that serves most."""
+        return min(took_ns / rows for rows, took_ns in enumerate(self.curve) if rows) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Models that are served together."""
+
+    models: tuple[SimulatedModel, ...]
+    device_limits: Mapping[str, int]
+    exclusive: frozenset[str] = frozenset()
+    """Devices on which batches take turns, as kernels do that fill a GPU."""
+
+    def under(self, policy: NamedPolicy) -> Deployment:
+        """The same deployment with every model's policy replaced."""
+        models = tuple(replace(m, settings=policy.settings(m.settings)) for m in self.models)
+        return replace(self, models=models)
+
+    def device_slots(self) -> dict[str, int]:
+        """How many batches each device can run at once."""
+        wanted: dict[str, int] = {}
+        for model in self.models:
+            wanted[model.device] = wanted.get(model.device, 0) + model.slots
+        return {
+            device: 1
+            if device in self.exclusive
+            else min(slots, self.device_limits.get(device, slots))
+            for device, slots in wanted.items()
+        }
+
+    def capacity(self, traffic: Traffic) -> float:
+        """The most requests a second of this traffic that can be served, in batches that serve most.
+
+        A device or a model's own instances are the bottleneck, whichever is full first.
+        """
+        share = dict(zip(traffic.models.values, traffic.models.shares, strict=True))
+        slots = self.device_slots()
+        cost_s = dict.fromkeys(slots, 0.0)
+        fullest = 0.0
+        for model in self.models:
+            model_s = share.get(model.name, 0.0) * traffic.mean_rows * model.row_cost_s
+            cost_s[model.device] += model_s
+            fullest = max(fullest, model_s / model.slots)
+        fullest = max(fullest, *(cost_s[device] / slots[device] for device in slots))
+        return 1.0 / fullest
+
+    def events(self, devices: Devices | None = None, gap_ns: int = 0) -> Iterator[Event]:
+        """What brings it up. With `devices`, instances report what their warm-up measured.
+
+        With a gap, which that includes, they may have a prefetched batch.
+        """
+        for device, limit in self.device_limits.items():
+            yield DeviceConfigured(device, limit)
+        for model in self.models:
+            yield ModelConfigured(model.name, model.settings)
+            for name in self.instance_names(model):
+                profile: tuple[tuple[int, int], ...] = ()
+                if devices is not None:
+                    profile = tuple(
+                        (rows, devices.sample_ns(model.name, rows) + gap_ns)
+                        for rows in model.warmup_sizes
+                    )
+                yield InstanceUp(
+                    name,
+                    1,
+                    model.name,
+                    model.device,
+                    model.max_in_flight,
+                    profile,
+                    queues=gap_ns > 0,
+                )
+
+    @staticmethod
+    def instance_names(model: SimulatedModel) -> list[str]:
+        """The names of a model's instances."""
+        return [f"{model.name}#{place}" for place in range(model.instances)]

@@ -1,0 +1,1 @@
+"""Recorded logs in virtual time: replay, and what-if runs under other settings."""

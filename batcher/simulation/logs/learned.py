@@ -1,0 +1,171 @@
+"""What batches take, learned from a recorded log.
+
+A `Sampler` is a curve through the medians by size, and the ratio of every recorded time to it. A
+draw takes the ratio of a recorded batch of about the same size and from about the same moment, so
+that a spell in which a device was slow is slow again, and noise is the noise that there was. Times
+are kept apart by model, by shapes and by how many other batches ran on the device; where there are
+too few of a kind, those of the next wider kind serve.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import numpy as np
+
+from batcher.core.events import FailureCause, Shapes
+from batcher.simulation.engine.service_time import Curve, from_table
+
+LEAST: Final = 16
+"""Fewer samples are no kind of their own."""
+
+NEAREST: Final = 32
+"""A draw is one of so many samples, those nearest in time."""
+
+POOLED: Final = 8
+"""Neighboring sizes share a median until it is one of so many samples."""
+
+_DRAWS_AT_ONCE: Final = 4096
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One recorded batch: when it began, its rows, what it took, and why it failed if it did."""
+
+    at_ns: int
+    rows: int
+    took_ns: int
+    cause: FailureCause | None = None
+
+
+Uniform: TypeAlias = Callable[[], float]
+"""Draws from 0 to below 1."""
+
+
+def uniform(draw: np.random.Generator) -> Uniform:
+    """Draws one after the other, made many at once."""
+    stock: list[float] = []
+
+    def one() -> float:
+        if not stock:
+            stock.extend(draw.random(_DRAWS_AT_ONCE).tolist())
+        return stock.pop()
+
+    return one
+
+
+class Sampler:
+    """The times of one kind of batch; at least one sample."""
+
+    def __init__(self, samples: Iterable[Sample], max_rows: int) -> None:
+        ordered = sorted(samples, key=lambda sample: sample.at_ns)
+        self.curve: Curve = from_table(_medians(ordered), max_rows)
+        self._all = self._ratios(ordered)
+        by_size: dict[int, list[Sample]] = {}
+        for sample in ordered:
+            by_size.setdefault(sample.rows.bit_length(), []).append(sample)
+        self._by_size = {
+            size: self._ratios(mine) for size, mine in by_size.items() if len(mine) >= NEAREST
+        }
+
+    def draw(self, now_ns: int, rows: int, chance: Uniform) -> tuple[int, FailureCause | None]:
+        """What a batch that begins now takes, and why it fails if it does."""
+        moments, ratios, causes = self._by_size.get(rows.bit_length(), self._all)
+        last = max(0, len(moments) - NEAREST)
+        first = min(last, max(0, bisect_left(moments, now_ns) - NEAREST // 2))
+        place = first + int(chance() * min(NEAREST, len(moments)))
+        curve = self.curve
+        expected_ns = curve[rows] if rows < len(curve) else curve[-1] * rows / (len(curve) - 1)
+        return max(1, round(expected_ns * ratios[place])), causes[place]
+
+    def _ratios(
+        self, samples: list[Sample]
+    ) -> tuple[list[int], list[float], list[FailureCause | None]]:
+        curve = self.curve
+        return (
+            [sample.at_ns for sample in samples],
+            [sample.took_ns / curve[sample.rows] for sample in samples],
+            [sample.cause for sample in samples],
+        )
+
+
+def _medians(samples: list[Sample]) -> dict[int, int]:
+    """Rows to nanoseconds. What failed may have ended at once, and counts only if all did."""
+    well = [sample for sample in samples if sample.cause is None] or samples
+    table: dict[int, int] = {}
+    pool: list[Sample] = []
+    for sample in sorted(well, key=lambda each: each.rows):
+        if len(pool) >= POOLED and sample.rows != pool[-1].rows:
+            _add(table, pool)
+            pool = []
+        pool.append(sample)
+    _add(table, pool)
+    return table
+
+
+def _add(table: dict[int, int], pool: list[Sample]) -> None:
+    rows = max(1, round(median(sample.rows for sample in pool)))
+    table[rows] = max(1, round(median(sample.took_ns for sample in pool)))
+
+
+class Kinds(Generic[Kind]):
+    """Samplers by kind, from the narrowest to the widest."""
+
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        """The largest batch that is asked for; may grow before the first `find`."""
+        self._samples: dict[Kind, list[Sample]] = {}
+        self._made: dict[Kind, Sampler] = {}
+
+    def add(self, sample: Sample, *kinds: Kind) -> None:
+        """The sample is of these kinds."""
+        for kind in kinds:
+            self._samples.setdefault(kind, []).append(sample)
+
+    def __contains__(self, kind: Kind) -> bool:
+        """Whether there are any of this kind."""
+        return kind in self._samples
+
+    def find(self, *kinds: Kind) -> Sampler | None:
+        """The sampler of the first kind that has enough samples, else of the last that has any."""
+        found: Kind | None = None
+        for kind in kinds:
+            count = len(self._samples.get(kind, ()))
+            if count:
+                found = kind
+            if count >= LEAST:
+                break
+        if found is None:
+            return None
+        sampler = self._made.get(found)
+        if sampler is None:
+            sampler = self._made[found] = Sampler(self._samples[found], self.max_rows)
+        return sampler
+
+
+BatchKind: TypeAlias = tuple[str, Shapes | None, int | None]
+"""Model, shapes and other batches on the device; None is any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """All that a log says of times. `late_ns` is how late timers were."""
+
+    batches: Kinds[BatchKind]
+    replies: Kinds[str]
+    """From a batch's end until its answers had left, by model."""
+    profiles: Mapping[str, Mapping[int, int]]
+    """By model, rows to nanoseconds: what instances measured when they came up."""
+    late_ns: list[int]
+
+    def batch(self, model: str, shapes: Shapes, beside: int) -> Sampler | None:
+        """What such batches take; None where nothing is known of the model's."""
+        return self.batches.find(
+            (model, shapes, beside), (model, shapes, None), (model, None, None)
+        )

@@ -1,0 +1,106 @@
+import pytest
+
+from batcher.clock import MILLISECOND
+from batcher.config import parse_config
+from batcher.errors import InputError, ModelLoadError
+from batcher.simulation.engine.profile import ModelProfile, SizeProfile
+from batcher.simulation.engine.scenario import Costs, deployment_of, model_names, models_of
+from batcher.simulation.engine.service_time import QUIET, Noise, linear
+from batcher.simulation.traffic.workload import Mix, parse_mix
+
+TWO = """
+models:
+  - name: a
+    executor: emulated
+    options: {base: 5ms, per_row: 1ms, jitter: 0.2}
+    device: x
+    instances: 2
+    batching: {max_batch_size: 4, target_p99: 50ms}
+    warmup: {batch_sizes: [1, 4]}
+  - {name: b, executor: onnxruntime, device: y, max_in_flight: 3, batching: {max_batch_size: 2}}
+"""
+A = Mix.of(("a", 1.0))
+B = Mix.of(("b", 1.0))
+
+
+def test_everything_but_costs_is_the_configurations():
+    config = parse_config(TWO)
+    (model,) = deployment_of(config, A, Costs()).models
+    assert model.name == "a"
+    assert model.settings == config.models[0].scheduler_settings()
+    assert (model.device, model.instances, model.warmup_sizes) == ("x", 2, (1, 4))
+    assert model.curve == linear(5 * MILLISECOND, MILLISECOND, 4)
+    assert model.noise == Noise("uniform", 0.2)
+
+
+def test_the_emulated_device_is_exclusive_and_others_have_their_limit():
+    both = deployment_of(
+        parse_config(TWO), models_of(parse_config(TWO), None), Costs({"b": {1: 5}})
+    )
+    assert both.exclusive == {"x"}
+    assert both.device_limits == {"x": 2, "y": 3}
+    assert both.device_slots() == {"x": 1, "y": 3}
+
+
+def test_a_device_that_nothing_uses_is_left_out():
+    assert deployment_of(parse_config(TWO), A, Costs()).device_limits == {"x": 2}
+
+
+def test_where_costs_come_from():
+    config = parse_config(TWO)
+    profile = ModelProfile("b", "1", "onnxruntime", "y", {1: SizeProfile.of([7])})
+    measured = Costs(profiles={("b", "1"): profile})
+    assert deployment_of(config, B, measured).models[0].curve == (0, 7, 14)
+    table = Costs({"": {1: 3}}, {("b", "1"): profile}, Noise("lognormal", 0.5))
+    (model,) = deployment_of(config, B, table).models
+    assert model.curve == (0, 3, 6)
+    assert model.noise == Noise("lognormal", 0.5)
+    assert deployment_of(config, B, measured).models[0].noise == QUIET
+
+
+def test_the_target_can_be_replaced():
+    (model,) = deployment_of(parse_config(TWO), A, Costs(), 7).models
+    assert model.settings.target_ns == 7
+
+
+@pytest.mark.parametrize(
+    ("models", "costs", "told"),
+    [
+        (B, Costs(), "model 'b': what a batch takes on the executor 'onnxruntime' is not known"),
+        (A, Costs({"b": {1: 5}}), "--service-times: got the model 'b'; allowed: a"),
+        (
+            B,
+            Costs(profiles={("c", "1"): ModelProfile("c", "1", "e", "d", {})}),
+            "--profile: has c version 1; model 'b' is version 1",
+        ),
+    ],
+)
+def test_costs_that_are_not_known(models, costs, told):
+    with pytest.raises(InputError) as error:
+        deployment_of(parse_config(TWO), models, costs)
+    assert told in str(error.value)
+
+
+def test_an_emulated_model_that_costs_nothing():
+    config = parse_config("models: [{name: m, executor: emulated}]")
+    with pytest.raises(InputError, match=r"options\.base and options\.per_row are 0"):
+        deployment_of(config, parse_mix("m"), Costs())
+
+
+def test_wrong_options_of_the_emulated_executor():
+    config = parse_config("models: [{name: m, executor: emulated, options: {bas: 1ms}}]")
+    with pytest.raises(ModelLoadError, match="did you mean base"):
+        deployment_of(config, parse_mix("m"), Costs())
+
+
+def test_versions_of_one_name_are_told_apart():
+    config = parse_config("""
+models:
+  - {name: m, executor: emulated}
+  - {name: m, version: "2", executor: emulated}
+  - {name: n, executor: emulated}
+""")
+    assert list(model_names(config)) == ["m/1", "m/2", "n"]
+    assert models_of(config, None).shares == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    with pytest.raises(InputError, match="--model: got 'm'; allowed: m/1, m/2, n"):
+        models_of(config, parse_mix("m"))

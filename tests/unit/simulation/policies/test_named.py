@@ -1,0 +1,70 @@
+import pytest
+
+from batcher.clock import MILLISECOND
+from batcher.config.policies import POLICIES
+from batcher.core.settings import FixedWindow, ModelSettings, NoBatching
+from batcher.errors import InputError
+from batcher.simulation.policies.baselines import Nexus
+from batcher.simulation.policies.named import parse_policy, policy_spellings
+
+PREFERRED = ModelSettings(8, FixedWindow(7, (4,)), target_ns=50 * MILLISECOND)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        ("configured", FixedWindow(7, (4,))),
+        ("fixed", FixedWindow(7, (4,))),
+        ("fixed:2ms", FixedWindow(2 * MILLISECOND)),
+        ("greedy", FixedWindow()),
+        ("none", NoBatching()),
+    ],
+)
+def test_a_name_becomes_settings(name, policy):
+    named = parse_policy(name)
+    assert named.name == name
+    assert named.settings(PREFERRED).policy == policy
+    assert named.settings(PREFERRED).target_ns == PREFERRED.target_ns
+
+
+def test_fixed_without_a_window_of_the_models_own():
+    assert parse_policy("fixed").settings(ModelSettings(8, NoBatching())).policy == FixedWindow()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("eager", "got 'eager'; allowed: configured, adaptive, fixed[:DELAY], "),
+        ("greedy:1", "got 'greedy:1'"),
+        ("fixed:", "got 'fixed:'"),
+        ("fixed:2", "fixed[:DELAY], with a number with a unit"),
+        ("lazy-drop:1", "got 'lazy-drop:1'"),
+        ("nexus:0", "nexus[:BATCH], with BATCH being a whole number from 1 on"),
+    ],
+)
+def test_wrong_names_are_told_with_the_right_ones(name, told):
+    with pytest.raises(InputError) as error:
+        parse_policy(name)
+    assert told in str(error.value)
+
+
+def test_every_spelling_is_listed():
+    assert set(policy_spellings()) == {
+        "configured",
+        *(name for name in POLICIES if name != "fixed"),
+        "fixed[:DELAY]",
+        "greedy",
+        "lazy-drop",
+        "nexus[:BATCH]",
+        "defer",
+        "full-clear",
+        "roll-out",
+        "bento",
+    }
+
+
+@pytest.mark.parametrize("name", ["lazy-drop", "nexus", "nexus:4", "bento"])
+def test_a_baseline_is_all_there_is_of_a_policy(name):
+    named = parse_policy(name)
+    assert named.settings(PREFERRED).policy == FixedWindow()
+    assert isinstance(named.factory(PREFERRED), Nexus) == name.startswith("nexus")
