@@ -117,7 +117,7 @@ def _restore_fleet(contents: Contents, state: State, bisections: Mapping[int, Bi
     for device, limit in state.devices:
         fleet.limit_device(device, limit)
     for saved in state.instances:
-        fleet.up(saved.up)
+        fleet.add(saved.up)
     for batch in state.batches:
         fleet.start(
             RunningBatch(

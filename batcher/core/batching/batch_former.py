@@ -45,7 +45,7 @@ def form(
             ready += prefetch(model, fleet, formation, now_ns)
             continue
         longest_ns = None
-        exclusive_device = len(models) == 1 or not fleet.shares(model.name)
+        exclusive_device = len(models) == 1 or not fleet.shares_device(model.name)
         if not exclusive_device:
             longest_ns = _longest_ns(model, models.values(), fleet, instance.up.device, now_ns)
         free_ns = fleet.free_ns(model.name, now_ns)

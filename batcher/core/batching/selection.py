@@ -197,7 +197,7 @@ def first(ready: Sequence[Proposal], now_ns: int) -> Proposal:
             continue
         can_wait = now_ns + other.expected_ns <= must_ns
         if other.model is best.model:
-            comes_first = _worth(other) < _worth(best)
+            comes_first = _best_rank(other) < _best_rank(best)
         else:
             comes_first = _used_ns(other.model) < _used_ns(best.model)
         if can_wait or comes_first:
@@ -205,7 +205,7 @@ def first(ready: Sequence[Proposal], now_ns: int) -> Proposal:
     return best
 
 
-def _worth(proposal: Proposal) -> tuple[int, int]:
+def _best_rank(proposal: Proposal) -> tuple[int, int]:
     """Returns the best rank in a batch, and when the first request of that rank must finish."""
     return min([(request.rank, request.finish_by_ns) for request in proposal.requests])
 

@@ -51,7 +51,7 @@ class Fleet:
             self.device_limits[device] = max_in_flight
         self.changed()
 
-    def up(self, event: InstanceUp) -> None:
+    def add(self, event: InstanceUp) -> None:
         """Add an incarnation; the one before it must have been removed."""
         assert event.instance not in self.instances
         instance = Instance(event)
@@ -99,7 +99,7 @@ class Fleet:
             [now_ns if end <= 0.0 else end if end >= now_ns else 2 * now_ns - end for end in ends]
         )
 
-    def soonest_ns(self, model: str, now_ns: int) -> float:
+    def next_free_ns(self, model: str, now_ns: int) -> float:
         """Returns the first of `free_ns`, which is cheaper than all."""
         ends = self._ends.get(model)
         if ends is None:
@@ -123,17 +123,17 @@ class Fleet:
         """Whether an instance of the model is on the device."""
         return any(i.up.device == device for i in self._by_model.get(model, ()))
 
-    def shares(self, model: str) -> bool:
+    def shares_device(self, model: str) -> bool:
         """Whether the model's batches wait for those of another one, on a device with a limit."""
         return any(
-            self.sharing(i.up.device) and self._others_on(i.up.device, model)
+            self.has_limit(i.up.device) and self._others_on(i.up.device, model)
             for i in self._by_model.get(model, ())
         )
 
     def _others_on(self, device: str, model: str) -> bool:
         return any(self.on_device(other, device) for other in self._by_model if other != model)
 
-    def sharing(self, device: str) -> bool:
+    def has_limit(self, device: str) -> bool:
         """Whether the batches of a device wait for each other: it has a limit."""
         return device in self.device_limits
 
@@ -162,7 +162,7 @@ class Fleet:
                 continue
             [end_ns] = busy_until_ns(instance, self.batches)
             if (end_ns if end_ns >= now_ns else 2 * now_ns - end_ns) <= soonest_ns:
-                return None if self.shares(model) else instance
+                return None if self.shares_device(model) else instance
         return None
 
     def prefetch_at_ns(self, instance: Instance) -> int:

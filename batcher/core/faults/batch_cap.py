@@ -48,37 +48,37 @@ class FaultAwareCap:
 
     def bounds(self, max_rows: int) -> bool:
         """Whether batches of so many rows are too likely to fail."""
-        return self.faults > 0.0 and self.worth_rows() < max_rows
+        return self.faults > 0.0 and self.safe_rows() < max_rows
 
-    def worth_rows(self) -> int:
-        """Returns the largest batch that is worth its risk. Called only while there are `faults`."""
+    def safe_rows(self) -> int:
+        """Returns the largest batch of which at most `FAILED_SHARE` fail; only while there are `faults`."""
         return max(1, int(FAILED_SHARE * self.rows / self.faults))
 
     def most_rows(self, curve: Sequence[float], slots: int, waiting: int, now_ns: int) -> int:
-        """Returns the largest batch that is worth its risk, or a larger one that is needed to keep up.
+        """Returns `safe_rows`, or the larger batch that is needed to keep up.
 
         `curve` is the time of a batch by its rows; `waiting` rows are served beside the arrivals. A
         larger batch is likelier to fail, and its bisection takes longer. So where no size keeps up,
         it is the one with which most rows per second are answered at the first attempt.
         """
-        worth, fault = self.worth_rows(), min(1.0, self.faults / self.rows)
-        arrivals = (self._arrivals.at(now_ns) + waiting) / ARRIVAL_WINDOW_NS / slots / BUSY_SHARE
-        found, most_at_once, passes = worth, 0.0, 1.0
-        search_ns = [0.0, 0.0]
+        safe, fault = self.safe_rows(), min(1.0, self.faults / self.rows)
+        needed_rate = (self._arrivals.at(now_ns) + waiting) / ARRIVAL_WINDOW_NS / slots / BUSY_SHARE
+        found, best_rate, passes = safe, 0.0, 1.0
+        bisection_ns = [0.0, 0.0]
         for rows in range(1, len(curve)):
             if rows > 1:
                 half = rows // 2
                 # The first half fails with even odds. Then the second is cleared, and runs in other
                 # batches.
                 cleared_ns = 0.5 * half * curve[rows] / rows
-                search_ns.append(curve[half] + search_ns[rows - half] + cleared_ns)
+                bisection_ns.append(curve[half] + bisection_ns[rows - half] + cleared_ns)
             passes *= 1.0 - fault
-            expected_ns = curve[rows] + (1.0 - passes) * search_ns[rows]
-            at_once = passes * rows / expected_ns
-            if rows < worth or at_once <= most_at_once:
+            expected_ns = curve[rows] + (1.0 - passes) * bisection_ns[rows]
+            rate = passes * rows / expected_ns
+            if rows < safe or rate <= best_rate:
                 continue
-            found, most_at_once = rows, at_once
-            if rows >= arrivals * expected_ns:
+            found, best_rate = rows, rate
+            if rows >= needed_rate * expected_ns:
                 break
         return found
 

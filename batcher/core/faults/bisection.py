@@ -24,7 +24,7 @@ from batcher.core.commands import Part
 from batcher.core.events import FailureCause, Shapes
 from batcher.core.faults.batch_cap import FaultAwareCap
 from batcher.core.faults.storm import StormDetector
-from batcher.core.faults.suspects import Bisection, SuspectGroup, executions, halves, turn
+from batcher.core.faults.suspects import Bisection, SuspectGroup, executions, halves, run_order
 
 MAX_FUTILE_SEARCHES = 2
 """A batch is given up after so many searches, each down to one request, in which nothing succeeded."""
@@ -225,7 +225,7 @@ class Bisections:
         since_ns: int,
     ) -> None:
         self.suspect_groups += halves(bisection, parts, shapes, cause, attempt, since_ns)
-        self.suspect_groups.sort(key=turn)
+        self.suspect_groups.sort(key=run_order)
 
     def _take(self, position: int) -> SuspectGroup:
         suspects = self.suspect_groups.pop(position)
@@ -242,7 +242,7 @@ class Bisections:
         suspects.deferred = True
         suspects.bisection.open_groups += 1
         self.suspect_groups.append(suspects)
-        self.suspect_groups.sort(key=turn)
+        self.suspect_groups.sort(key=run_order)
 
     def _position(self, bisection: Bisection, number: int | None) -> int | None:
         for position, suspects in enumerate(self.suspect_groups):

@@ -52,7 +52,7 @@ class SuspectGroup:
         return sum(part.stop - part.start for part in self.parts)
 
 
-def turn(suspects: SuspectGroup) -> tuple[int, int, bool, int]:
+def run_order(suspects: SuspectGroup) -> tuple[int, int, bool, int]:
     """Sorts groups into the order in which they run: by failure, those that are deferred last."""
     return suspects.since_ns, suspects.bisection.batch_id, suspects.deferred, suspects.number
 

@@ -26,7 +26,7 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     times = model.times.get(proposal.shapes)
     if times is not None:
         times.canaries.batch_started(proposal.rows, now_ns)
-    if len(contents.models) > 1 and contents.fleet.sharing(proposal.instance.up.device):
+    if len(contents.models) > 1 and contents.fleet.has_limit(proposal.instance.up.device):
         _charge(contents, proposal)
     batch = RunningBatch(
         batch_id,

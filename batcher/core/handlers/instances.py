@@ -18,7 +18,7 @@ def instance_up(contents: Contents, event: InstanceUp) -> None:
         if known.up.incarnation >= event.incarnation:
             return
         instance_down(contents, InstanceDown(event.instance, known.up.incarnation))
-    contents.fleet.up(event)
+    contents.fleet.add(event)
     model = contents.models.get(event.model)
     if model is not None and (event.profile or event.buckets):
         if event.profile:

@@ -84,7 +84,7 @@ def _foresee(
     times = model.times.get(request.bucket)
     if times is None or not times.curve:
         return request
-    soonest_ns = fleet.soonest_ns(model.name, now_ns)
+    soonest_ns = fleet.next_free_ns(model.name, now_ns)
     done_ns = soonest_ns + times.expected[request.rows] - TOLERANCE_NS
     after_ns = 0.0
     if request.split is not None:
@@ -121,7 +121,7 @@ def _late(
     # It is not for others that it must be refused, but for a prediction, which may be wrong.
     canaries, costs_ns = times.canaries, times.curve[request.rows]
     no_other_traffic = _no_other_traffic(model, times, fleet, now_ns)
-    if not times.reachable and fleet.soonest_ns(model.name, now_ns) + takes_ns <= deadline_ns:
+    if not times.reachable and fleet.next_free_ns(model.name, now_ns) + takes_ns <= deadline_ns:
         from_ns = canaries.admit_unreachable(costs_ns, now_ns, no_other_traffic=no_other_traffic)
         if from_ns <= now_ns:
             make_best_effort(request, model)
@@ -151,7 +151,7 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
 
 def _no_other_traffic(model: Model, times: ServiceTimes, fleet: Fleet, now_ns: int) -> bool:
     """Whether nobody else was served lately who would have to wait for a batch that is long."""
-    return not fleet.shares(model.name) and all(
+    return not fleet.shares_device(model.name) and all(
         each.canaries.no_batch_since(now_ns - CANARY_INTERVAL_NS)
         for each in model.times.values()
         if each is not times or not times.canaries.last_was_canary

@@ -40,7 +40,7 @@ DEADLINE_TOO_SHORT: Final = Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT)
 def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
     """How long what waits and runs now keeps the model busy: when a retry makes sense."""
     waiting_ns = model.times.backlog_ns(model.queue, model.queue.all_rows) / fleet.slots(model.name)
-    return max(SHORTEST_RETRY_NS, int(fleet.soonest_ns(model.name, now_ns) - now_ns + waiting_ns))
+    return max(SHORTEST_RETRY_NS, int(fleet.next_free_ns(model.name, now_ns) - now_ns + waiting_ns))
 
 
 def expiry_reason(arrived: RequestArrived, expires_ns: int | None) -> Reason:

@@ -91,4 +91,4 @@ def test_a_restored_cap_continues_the_same():
         each.count(7)
     assert twin.capture() == cap.capture()
     found = [each.most_rows(curve, 1, 0, SECOND) for each in (cap, twin)]
-    assert found[0] == found[1] > cap.worth_rows()
+    assert found[0] == found[1] > cap.safe_rows()
