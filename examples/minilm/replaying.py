@@ -1,4 +1,4 @@
-"""What another setting would have made of the demo's own requests: its event log, replayed.
+"""Replays the demo's event log: what another setting would have made of its requests.
 
 The server writes its event log while the demo runs. The last requests of the demo arrive at random
 moments, whether or not answers come back, as those of many independent users do: a log of callers
@@ -14,31 +14,31 @@ import tempfile
 from pathlib import Path
 
 LOAD = 0.6
-"""The rate of those requests, as a share of the answers a second that the closed loop had."""
+"""The rate of those requests, as a share of the throughput of the closed loop."""
 SETTING = "batching.max_queue_delay=40ms"
-"""What is tried instead of the configured window."""
+"""The setting that is tried."""
 PICTURE = Path(__file__).parent / "build" / "replay.png"
 PATTERN = "*.batcherlog"
 REPLAY_TIMEOUT_S = 120.0
 
 
 class ReplayError(Exception):
-    """The log was not replayed. The message holds what was said instead."""
+    """The replay failed. The message is its output."""
 
 
 class Log:
-    """The event log that a server writes into `folder`, from a moment of the demo on."""
+    """The event log that a server writes into `folder`, from `begin` on."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._before: set[str] = set()
 
     def begin(self) -> None:
-        """What is written from the next segment on is what `replay` is about."""
+        """Note that `replay` covers the segments from the next one on."""
         self._before = {path.name for path in self._folder.glob(PATTERN)}
 
     def replay(self, model: str) -> str:
-        """Replay it as it was and under `SETTING`; draws `PICTURE`, returns what was said.
+        """Replay it as it was and with `SETTING`; draws `PICTURE` and returns the output.
 
         The server has ended. Raises `ReplayError` when nothing was written or it does not replay.
         """

@@ -1,4 +1,4 @@
-"""The sidecar as a child process that never outlives the demo."""
+"""Runs the sidecar as a child process that ends with the demo."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 class SidecarError(Exception):
-    """The sidecar did not become ready. The message holds what it wrote."""
+    """The sidecar did not become ready. The message has its output."""
 
 
 class Sidecar:
@@ -40,9 +40,9 @@ class Sidecar:
         self.grpc = free_address()
         """The gRPC target."""
         self.metrics = ""
-        """Where the live metrics are."""
+        """The URL of the live metrics."""
         self.log_folder = Path()
-        """Where the event log is written, while this runs."""
+        """The folder of the event log, while the server runs."""
         self._process: subprocess.Popen[str] | None = None
         self._stack = ExitStack()
         self._log: IO[str] | None = None
@@ -117,11 +117,11 @@ class Sidecar:
             )
 
     def stop(self) -> None:
-        """End the server; what it wrote stays until the context ends."""
+        """Stop the server; its files stay until the context ends."""
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(signal.SIGINT)  # nobody has to be told: no delay
+        process.send_signal(signal.SIGINT)  # stops at once; SIGTERM would wait for drain_delay
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -14,33 +14,33 @@ import weights
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-MOST_TOKENS = 128
-"""A longer sentence is cut there: the last of the server's buckets."""
+MAX_TOKENS = 128
+"""Longer sentences are cut off here, at the largest bucket of the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One sentence as the model takes it: `input_ids` and `attention_mask`, int64 `[1, length]`."""
+    """The model's inputs for one sentence: `input_ids` and `attention_mask`, int64 `[1, length]`."""
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
 
     @property
     def length(self) -> int:
-        """How many tokens."""
+        """The number of tokens."""
         return int(self.input_ids.shape[1])
 
 
 def encode(sentences: Iterable[str]) -> list[Encoded]:
-    """Each sentence as long as it is. Raises WeightsMissingError."""
+    """The inputs of each sentence, without padding. Raises `WeightsMissingError`."""
     encoded = [np.array([ids], np.int64) for ids in token_ids(sentences)]
     return [Encoded(ids, np.ones_like(ids)) for ids in encoded]
 
 
 def token_ids(sentences: Iterable[str]) -> list[list[int]]:
-    """Each sentence's tokens, at most `MOST_TOKENS`."""
+    """The token ids of each sentence, at most `MAX_TOKENS`."""
     tokenizer = Tokenizer.from_file(str(weights.folder() / "tokenizer.json"))
-    # The file asks for 128 tokens whatever the sentence, which would be mostly padding.
+    # The tokenizer file asks for 128 tokens per sentence, most of them padding.
     tokenizer.no_padding()
-    tokenizer.enable_truncation(MOST_TOKENS)
+    tokenizer.enable_truncation(MAX_TOKENS)
     return [encoding.ids for encoding in tokenizer.encode_batch(list(sentences))]

@@ -22,7 +22,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 class WeightsMissingError(Exception):
-    """The package with the weights is not installed, or not whole. The message says what to do."""
+    """The package with the weights is missing or incomplete. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
