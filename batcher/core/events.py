@@ -42,7 +42,7 @@ class RequestArrived:
     """A valid request for a served model. It is queued or refused, in one atomic step.
 
     `due_ns` is soft (the caller's own target; None means arrival plus the model's target) and
-    `expires_ns` is hard (the caller's deadline; None means none). `queue_until_ns` is how long the
+    `deadline_ns` is hard (the caller's deadline; None means none). `queue_until_ns` is how long the
     caller lets it wait: it ends then if it has not begun, and may be answered later if it has.
     """
 
@@ -54,7 +54,7 @@ class RequestArrived:
     batch_key: str
     arrival_ns: int
     due_ns: int | None = None
-    expires_ns: int | None = None
+    deadline_ns: int | None = None
     priority: int = 0
     tenant: str = ""
     sequence: int | str | None = None
@@ -127,7 +127,7 @@ class InstanceUp:
     max_in_flight: int = 1
     profile: Profile = ()
     buckets: tuple[tuple[Shapes, Profile], ...] = ()
-    queues: bool = False
+    prefetches: bool = False
 
 
 @record

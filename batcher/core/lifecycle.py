@@ -75,7 +75,7 @@ def request_state(request: LiveRequest, fleet: Fleet) -> RequestState:
         if request.rank == BEST_EFFORT:
             return RequestState.BEST_EFFORT
         return RequestState.PROMOTED if request.rank == PROMOTED else RequestState.WAITING
-    if request.retries:
+    if request.suspect_parts:
         return RequestState.SUSPECT
     ids = {request.batch_id} if request.split is None else request.split.batches
     batches = [fleet.batches[i] for i in ids if i is not None]

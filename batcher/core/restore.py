@@ -57,7 +57,7 @@ def _restore_request(contents: Contents, state: SavedRequest) -> None:
     request.promote_at_ns = state.promote_at_ns
     request.canary = state.canary
     request.start, request.rows = state.start, state.rows
-    request.retries, request.returns = state.retries, state.returns
+    request.suspect_parts, request.requeues = state.suspect_parts, state.requeues
     if state.split is not None:
         request.split = Split(state.split[0])
         request.split.batches.update(state.split[1])

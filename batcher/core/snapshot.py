@@ -51,8 +51,8 @@ def _request(request: LiveRequest) -> SavedRequest:
         request.canary,
         request.start,
         request.rows,
-        request.retries,
-        request.returns,
+        request.suspect_parts,
+        request.requeues,
         None if split is None else (split.left, tuple(sorted(split.batches))),
     )
 

@@ -23,8 +23,8 @@ class SavedRequest:
     canary: bool
     start: int
     rows: int
-    retries: int
-    returns: int
+    suspect_parts: int
+    requeues: int
     split: tuple[int, tuple[int, ...]] | None
     """Rows that are not done, and the batches that run some."""
 

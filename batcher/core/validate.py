@@ -41,7 +41,7 @@ def validate_requests(
             running.setdefault(request_id, set()).add(batch.batch_id)
             rows[request_id] += sizes[request_id]
     for request in live.values():
-        assert request.retries == retries[request.id]
+        assert request.suspect_parts == retries[request.id]
         batches = running.get(request.id, set())
         if request.split is None:
             assert batches == ({request.batch_id} - {None})

@@ -159,7 +159,7 @@ def requests(
         batch_key=draw(batch_keys),
         arrival_ns=now_ns,
         due_ns=draw(st.none() | milliseconds(0, 8).map(now_ns.__add__)),
-        expires_ns=draw(st.none() | milliseconds(0, 8).map(now_ns.__add__)),
+        deadline_ns=draw(st.none() | milliseconds(0, 8).map(now_ns.__add__)),
     )
 
 

@@ -61,7 +61,7 @@ def arrivals(load: Load, requests: int, seed: int) -> list[tuple[int, Event]]:
         events.append(
             (
                 at_ns,
-                RequestArrived(request_id, "m", 1, 64, (), "", at_ns, expires_ns=expires_ns),
+                RequestArrived(request_id, "m", 1, 64, (), "", at_ns, deadline_ns=expires_ns),
             )
         )
     return events

@@ -138,7 +138,7 @@ class Scene:
             max_in_flight=at_once,
             profile=() if cold or padded else profile,
             buckets=() if cold else buckets,
-            queues=self.gap_ns > 0,
+            prefetches=self.gap_ns > 0,
         )
         self.changes.append((at_ns, event))
 
@@ -180,7 +180,7 @@ def arrival(request_id: int, request: Request, at_ns: int) -> Event:
         batch_key=request.key,
         arrival_ns=at_ns,
         due_ns=moment_ns(request.target_after_ns),
-        expires_ns=moment_ns(request.deadline_after_ns),
+        deadline_ns=moment_ns(request.deadline_after_ns),
         priority=request.priority,
         tenant=request.tenant,
         queue_until_ns=moment_ns(request.queue_after_ns),

@@ -167,8 +167,10 @@ class Fleet:
 
     def prefetch_at_ns(self, instance: Instance) -> int:
         """Returns when an instance may get a prefetched batch; `NEVER_NS` if it may not."""
-        queues = instance.up.queues and instance.up.max_in_flight == 1 and not instance.draining
-        if not queues or instance.next is not None or not instance.batches:
+        prefetches = (
+            instance.up.prefetches and instance.up.max_in_flight == 1 and not instance.draining
+        )
+        if not prefetches or instance.next is not None or not instance.batches:
             return NEVER_NS
         return min(self.batches[i].prefetch_at_ns for i in instance.batches)
 

@@ -75,8 +75,8 @@ def _finish(
         return
     if not failed:
         model.bisections.failures_in_a_row = 0
-        queues = contents.fleet.instances[batch.instance].up.queues
-        model.observe(batch, timings if queues else None, now_ns)
+        prefetches = contents.fleet.instances[batch.instance].up.prefetches
+        model.observe(batch, timings if prefetches else None, now_ns)
         model.judge_target(now_ns)
         if model.bisections.storm.until_ns is not None:
             tell_storm(model, contents.ledger, now_ns, succeeded=True)

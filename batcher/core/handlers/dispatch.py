@@ -122,7 +122,7 @@ def _take_suspects(
     model.bisections.start(suspects, proposal.expected_ns, slots, contents.now_ns)
     tell_storm(model, contents.ledger, contents.now_ns)
     for request in proposal.requests:
-        request.retries -= 1
+        request.suspect_parts -= 1
         if runs(request, batch_id) and request.expires_ns is not None:
             contents.expiry.discard(request)
     return suspects.parts

@@ -1,6 +1,6 @@
 """Where requests wait: one queue per model, one batch group per batch key and bucket of shapes.
 
-Groups exist only while something waits in them, and a request that has gone leaves nothing behind.
+Groups exist only while something waits in them, and a request that has gone leaves nothing later_rows.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def _worth(request: LiveRequest) -> tuple[int, int]:
 class ModelQueue:
     """All that waits for one model: its lanes and their totals.
 
-    `rows` counts what may go into the next batches; `behind` counts the further rows of the
+    `rows` counts what may go into the next batches; `later_rows` counts the further rows of the
     `splits` requests that are split.
     """
 
-    __slots__ = ("behind", "groups", "nbytes", "requests", "rows", "splits")
+    __slots__ = ("groups", "later_rows", "nbytes", "requests", "rows", "splits")
 
     def __init__(self) -> None:
         self.groups: dict[GroupKey, BatchGroup] = {}
@@ -31,12 +31,12 @@ class ModelQueue:
         self.rows = 0
         self.nbytes = 0
         self.splits = 0
-        self.behind = 0
+        self.later_rows = 0
 
     @property
     def all_rows(self) -> int:
         """Every row that waits."""
-        return self.rows + self.behind
+        return self.rows + self.later_rows
 
     def add(self, request: LiveRequest) -> None:
         """Enqueue in the request's lane, where its rank and its due time put it."""
@@ -50,7 +50,7 @@ class ModelQueue:
             priority_class = group.classes[0]
             finish_by, finish_by_ns = priority_class.finish_by, request.finish_by_ns
             if priority_class.rank == request.rank and finish_by[-1] <= finish_by_ns:
-                # The common case, without a call: behind everybody of the first line.
+                # The common case, without a call: later_rows everybody of the first line.
                 finish_by.append(finish_by_ns)
                 priority_class.requests.append(request)
                 priority_class.rows += rows
@@ -67,7 +67,7 @@ class ModelQueue:
         if request.split is not None:
             request.split.queued = True
             self.splits += 1
-            self.behind += request.behind
+            self.later_rows += request.later_rows
 
     def discard(self, request: LiveRequest) -> None:
         """Take a waiting request out; its lane goes with the last one."""
@@ -87,7 +87,7 @@ class ModelQueue:
         if request.split is not None:
             request.split.queued = False
             self.splits -= 1
-            self.behind -= request.behind
+            self.later_rows -= request.later_rows
 
     def take(self, group: BatchGroup, requests: Sequence[LiveRequest]) -> None:
         """Take waiting requests of one lane out; quick where they are its first ones."""
@@ -168,7 +168,7 @@ class ModelQueue:
         assert self.rows == sum(group.rows for group in self.groups.values())
         assert self.nbytes == sum(r.nbytes for r in self)
         assert self.splits == sum(r.split is not None for r in self)
-        assert self.behind == sum(r.behind for r in self)
+        assert self.later_rows == sum(r.later_rows for r in self)
         assert all(r.split.queued for r in self if r.split is not None)
 
 

@@ -32,8 +32,8 @@ class LiveRequest:
     """A request between its arrival and its `Settle`: waiting, or executing in `batch_id`.
 
     `rows` and `start` are the rows that may go into one batch next: all of them, unless it is
-    `split`. `retries` counts the parts of it that wait to be executed again, because the batch they
-    were in failed; `returns` how often it came back to the queue from such a batch, whose failure
+    `split`. `suspect_parts` counts the parts of it that wait to be executed again, because the batch they
+    were in failed; `requeues` how often it came back to the queue from such a batch, whose failure
     was another's fault. While any of its rows waits, `batch_id` is None.
 
     `expires_ns` is when it ends if it has not begun, `deadline_ns` when its caller does not wait for the
@@ -56,11 +56,11 @@ class LiveRequest:
         "nbytes",
         "promote_at_ns",
         "rank",
-        "retries",
-        "returns",
+        "requeues",
         "rows",
         "split",
         "start",
+        "suspect_parts",
     )
 
     def __init__(self, arrived: RequestArrived, due_ns: int | None, expires_ns: int | None) -> None:
@@ -70,15 +70,15 @@ class LiveRequest:
         self.nbytes = arrived.nbytes
         self.due_ns = due_ns
         self.expires_ns = expires_ns
-        self.deadline_ns = arrived.expires_ns
+        self.deadline_ns = arrived.deadline_ns
         self.batch_id: int | None = None
         self.bucket = arrived.shapes
         self.rank = 0
         self.promote_at_ns = NEVER_NS
         self.canary = False
         self.start = 0
-        self.retries = 0
-        self.returns = 0
+        self.suspect_parts = 0
+        self.requeues = 0
         self.split: Split | None = None
         if due_ns is not None and self.deadline_ns is None:
             self.finish_by_ns = due_ns
@@ -100,10 +100,10 @@ class LiveRequest:
     @property
     def begun(self) -> bool:
         """Whether some of its rows have run, so that it is not given up for the sake of others."""
-        return self.start > 0 or self.returns > 0
+        return self.start > 0 or self.requeues > 0
 
     @property
-    def behind(self) -> int:
+    def later_rows(self) -> int:
         """Rows that wait behind those which may go into one batch next."""
         return 0 if self.split is None else self.arrived.rows - self.start - self.rows
 
@@ -121,4 +121,4 @@ def queued(request: LiveRequest) -> bool:
     """Whether some of a request's rows wait in the queue, and not only to be executed again."""
     if request.split is not None:
         return request.split.queued
-    return request.batch_id is None and not request.retries
+    return request.batch_id is None and not request.suspect_parts

@@ -34,7 +34,7 @@ def admit(
     """The request with its times and its line if it may wait, bounds aside; else why not."""
     if not fleet.serves(model.name):
         return NO_INSTANCE
-    due_ns, expires_ns = arrived.due_ns, arrived.expires_ns
+    due_ns, expires_ns = arrived.due_ns, arrived.deadline_ns
     if due_ns is None and model.target_ns is not None:
         due_ns = arrived.arrival_ns + model.target_ns
     if model.timeout_ns is not None:

@@ -55,7 +55,7 @@ def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> Non
     for part in model.bisections.refit(model.settings.max_batch_size):
         request = ledger.live[part.id]
         if request.split is None:
-            request.retries -= 1
+            request.suspect_parts -= 1
             come_back(request, model, now_ns)
         else:
             lost.add(part.id)
@@ -102,7 +102,7 @@ def _search(
     again = again and bool(left) and ledger.fleet.serves(model.name)
     if suspects is None:
         may_return = not batch.split and all(
-            ledger.live[part.id].returns < MAX_RETURNS for part in left
+            ledger.live[part.id].requeues < MAX_RETURNS for part in left
         )
         begun = again and bisections.begin(
             batch.batch_id, left, batch.shapes, cause, now_ns, may_return=may_return
@@ -112,7 +112,7 @@ def _search(
         lost, cleared = bisections.failed(suspects, left, cause, now_ns)
         for part in cleared:
             request = ledger.live[part.id]
-            request.retries -= 1
+            request.suspect_parts -= 1
             come_back(request, model, now_ns)
         return lost, None
     if event.error is None:
@@ -124,7 +124,7 @@ def _search(
 def _waits_again(request_id: int, batch: RunningBatch, ledger: Ledger) -> None:
     """A part of a request has been put into a group of its failed batch."""
     request = ledger.live[request_id]
-    request.retries += 1
+    request.suspect_parts += 1
     if request.split is not None:
         request.split.batches.discard(batch.batch_id)
     if request.batch_id is not None:

@@ -89,7 +89,7 @@ class Ledger:
             model = self.models[request.arrived.model]
             if queued(request):
                 model.queue.discard(request)
-            if request.retries:
+            if request.suspect_parts:
                 model.bisections.discard(request.id)
             self.expiry.discard(request)
         batches = (request.batch_id,) if request.split is None else request.split.batches

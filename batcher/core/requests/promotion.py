@@ -115,7 +115,7 @@ def come_back(request: LiveRequest, model: Model, now_ns: int) -> None:
 
     The settings may have changed meanwhile.
     """
-    request.returns += 1
+    request.requeues += 1
     _place(request, model, now_ns, was_deadline_aware=True)
     if request.rows > model.settings.max_batch_size:
         split(request, model)

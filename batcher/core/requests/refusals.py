@@ -45,4 +45,4 @@ def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
 
 def expiry_reason(arrived: RequestArrived, expires_ns: int | None) -> Reason:
     """Whose clock ran out: the caller's, or the queue's."""
-    return Reason.CALLER_DEADLINE if expires_ns == arrived.expires_ns else Reason.QUEUE_TIMEOUT
+    return Reason.CALLER_DEADLINE if expires_ns == arrived.deadline_ns else Reason.QUEUE_TIMEOUT

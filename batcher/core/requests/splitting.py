@@ -53,7 +53,7 @@ def split(request: LiveRequest, model: Model) -> None:
 def rest_ns(request: LiveRequest, model: Model, times: ServiceTimes, slots: int) -> float:
     """What the batches after the first one take, on all `slots` at once."""
     piece = request.rows
-    batches = 1 + -(-request.behind // piece)
+    batches = 1 + -(-request.later_rows // piece)
     rounds = -(-batches // slots) - 1
     return rounds * times.curve[min(piece, model.settings.max_batch_size)]
 
@@ -133,9 +133,9 @@ def runs(request: LiveRequest, batch_id: int) -> bool:
     split = request.split
     if split is not None:
         split.batches.add(batch_id)
-        if split.queued or request.retries:
+        if split.queued or request.suspect_parts:
             return False
-    if request.retries:
+    if request.suspect_parts:
         return False
     request.batch_id = batch_id
     return True

@@ -107,7 +107,7 @@ class Deployment:
                     model.device,
                     model.max_in_flight,
                     profile,
-                    queues=gap_ns > 0,
+                    prefetches=gap_ns > 0,
                 )
 
     @staticmethod

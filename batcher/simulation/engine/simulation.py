@@ -274,9 +274,9 @@ def _with_ends(
 
 def _post_end(arrived: RequestArrived, driver: Driver) -> None:
     """Have the caller leave at its deadline; an answer at that very moment still reaches it."""
-    if arrived.expires_ns is not None:
+    if arrived.deadline_ns is not None:
         left = RequestCancelled(arrived.id, CancelCause.DEADLINE)
-        driver.post(arrived.expires_ns + 1, left)
+        driver.post(arrived.deadline_ns + 1, left)
 
 
 class _Callers:
@@ -342,7 +342,7 @@ class _Callers:
             (),
             "",
             at_ns,
-            expires_ns=expires_ns,
+            deadline_ns=expires_ns,
             priority=kind.priority,
             tenant=kind.tenant,
         )

@@ -259,7 +259,7 @@ def _one_by_one(state: State) -> State:
 
     What prefetching saves is in what batches took, as it was recorded.
     """
-    instances = [replace(each, up=replace(each.up, queues=False)) for each in state.instances]
+    instances = [replace(each, up=replace(each.up, prefetches=False)) for each in state.instances]
     return replace(state, instances=tuple(instances))
 
 
@@ -279,7 +279,7 @@ def _causes(story: Story, variant: Variant) -> Iterator[tuple[int, Event]]:
             wanted = variant.settings(event.model, event.settings)
             yield at_ns, ModelConfigured(event.model, wanted)
         elif type(event) is InstanceUp:
-            yield at_ns, replace(event, queues=False)
+            yield at_ns, replace(event, prefetches=False)
         else:
             yield at_ns, event
 

@@ -90,7 +90,7 @@ class Ledger:
 
     @staticmethod
     def expiry(request):
-        by_caller = request.expires_ns == request.arrived.expires_ns
+        by_caller = request.expires_ns == request.arrived.deadline_ns
         return Outcome.EXPIRED, Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT
 
     def on_RequestArrived(self, event):  # noqa: N802 - named after the event
@@ -103,7 +103,7 @@ class Ledger:
         due = [event.due_ns] if event.due_ns is not None else []
         if not due and model.target_ns is not None:
             due = [event.arrival_ns + model.target_ns]
-        expires = [event.expires_ns] if event.expires_ns is not None else []
+        expires = [event.deadline_ns] if event.deadline_ns is not None else []
         if model.queue.timeout_ns is not None:
             expires.append(event.arrival_ns + model.queue.timeout_ns)
         request = Waiting(event, min(due, default=None), min(expires, default=None))
@@ -285,7 +285,7 @@ class Ledger:
             rows = min(sum(map(self.piece, group)), model.max_batch_size)
             takes_ns, typical = times.p95[rows], times.expected
         for request in group:
-            deadline_ns = request.arrived.expires_ns
+            deadline_ns = request.arrived.deadline_ns
             if deadline_ns is None:
                 if request.expires_ns is not None:
                     moments.append(request.expires_ns - TIMER_NS)

@@ -56,7 +56,7 @@ def arrivals(draw: st.DrawFn, request_id: int, now_ns: int) -> RequestArrived:
         batch_key=draw(st.sampled_from(["", "a"])),
         arrival_ns=draw(st.sampled_from([now_ns, now_ns, now_ns - MILLISECOND])),
         due_ns=draw(MOMENTS),
-        expires_ns=draw(MOMENTS),
+        deadline_ns=draw(MOMENTS),
         priority=draw(st.one_of(st.integers(-1, 4), NUMBERS)),
         tenant=draw(st.sampled_from(["", "gold"])),
         queue_until_ns=draw(MOMENTS),

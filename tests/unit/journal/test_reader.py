@@ -35,7 +35,7 @@ def test_a_log_says_what_is_in_it(recorded):
 
 def test_a_log_whose_state_lacks_a_field_is_from_another_version(recorded, monkeypatch):
     older = tuple(
-        (name, tuple(field for field in fields if (name, field) != ("SavedRequest", "returns")))
+        (name, tuple(field for field in fields if (name, field) != ("SavedRequest", "requeues")))
         for name, fields in schema()
     )
     monkeypatch.setattr("batcher.journal.recorder.schema", lambda: older)
@@ -44,7 +44,7 @@ def test_a_log_whose_state_lacks_a_field_is_from_another_version(recorded, monke
     folder = recorded(20)
     wanted = (
         r"it was recorded by another version \(batcher 0\.0\.7, scheduler 0123456789\) than this one .*:"
-        r" it lacks SavedRequest\.returns, which has no default"
+        r" it lacks SavedRequest\.requeues, which has no default"
     )
     with pytest.raises(InputError, match=wanted):
         read_log(folder)

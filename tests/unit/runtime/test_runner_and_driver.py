@@ -195,7 +195,7 @@ def test_equal_logs(policy: FixedWindow | NoBatching, seed: int) -> None:
     events: list[tuple[int, int, Event]] = []
     for number, (arrival_ns, rows, expires_ns, cancel_ns) in enumerate(requests):
         arrived = RequestArrived(
-            number + 1, MODEL, rows, 4 * rows, (), "", arrival_ns, expires_ns=expires_ns
+            number + 1, MODEL, rows, 4 * rows, (), "", arrival_ns, deadline_ns=expires_ns
         )
         events.append((arrival_ns, number, arrived))
         if cancel_ns is not None:

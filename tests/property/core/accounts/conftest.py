@@ -158,7 +158,7 @@ class Accounts:
     def end_if_expired(self, request_id, *, waits):
         request = self.live[request_id]
         if waits and request.expires_ns is not None and request.expires_ns <= self.now_ns:
-            by_caller = request.expires_ns == request.arrived.expires_ns
+            by_caller = request.expires_ns == request.arrived.deadline_ns
             reason = Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT
             self.end(request_id, Outcome.EXPIRED, reason)
 
@@ -168,7 +168,7 @@ class Accounts:
 
     def arrive(self, event):
         model = self.models.get(event.model)
-        expires = [event.expires_ns] if event.expires_ns is not None else []
+        expires = [event.deadline_ns] if event.deadline_ns is not None else []
         if model is not None and model.queue.timeout_ns is not None:
             expires.append(event.arrival_ns + model.queue.timeout_ns)
         expires_ns = min(expires, default=None)
@@ -274,7 +274,7 @@ class Accounts:
             assert reason in {Reason.INPUT_FAILURE, Reason.UNKNOWN_FAILURE}
         elif outcome is Outcome.EXPIRED:
             assert reason is Reason.DEADLINE_TOO_SHORT
-            assert request.arrived.expires_ns is not None
+            assert request.arrived.deadline_ns is not None
             assert not request.begun
         else:
             assert outcome is Outcome.REJECTED
@@ -286,7 +286,7 @@ class Accounts:
         assert up.model == command.model
         assert command.instance not in self.draining
         busy = [self.instances[b.command.instance] for b in self.running.values() if not b.next]
-        in_hand = up.queues and busy.count(up) == up.max_in_flight == 1
+        in_hand = up.prefetches and busy.count(up) == up.max_in_flight == 1
         limit = self.limits.get(up.device)
         if in_hand:
             assert not any(

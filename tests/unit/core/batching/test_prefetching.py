@@ -29,7 +29,7 @@ def executes_ns(rows):
 class Shell(PrefetchingShell):
     """Models with an instance each, and the outcomes of their requests."""
 
-    def __init__(self, queues=True, models=("m",), target=50, **limits):
+    def __init__(self, prefetches=True, models=("m",), target=50, **limits):
         super().__init__(Scheduler(), executes_ns, GAP_NS, self.note)
         self.outcomes = {}
         settings = ModelSettings(
@@ -39,7 +39,7 @@ class Shell(PrefetchingShell):
         for model in models:
             profile = tuple((rows, executes_ns(rows) + GAP_NS) for rows in (1, 8, 32))
             events.append(ModelConfigured(model, settings))
-            events.append(InstanceUp(f"{model}#0", 1, model, "d", 1, profile, (), queues))
+            events.append(InstanceUp(f"{model}#0", 1, model, "d", 1, profile, (), prefetches))
         self.step(events, 0)
 
     def note(self, now_ns, commands):
@@ -65,7 +65,7 @@ def poisson(rate, seconds, seed=1, model="m", first_id=0):
 
 def both(arrivals):
     """The same arrivals with prefetching and without."""
-    shells = Shell(), Shell(queues=False)
+    shells = Shell(), Shell(prefetches=False)
     for shell in shells:
         shell.run(arrivals)
     return shells
@@ -165,7 +165,7 @@ def test_a_lost_instance_loses_its_prefetched_batch():
             batches = shell.scheduler.fleet.batches.values()
             lost.extend(sorted(i for batch in batches for i in batch.unreported))
             shell.post(now_ns, InstanceDown("m#0", 1))
-            shell.post(now_ns + SECOND, InstanceUp("m#0", 2, "m", "d", 1, queues=True))
+            shell.post(now_ns + SECOND, InstanceUp("m#0", 2, "m", "d", 1, prefetches=True))
 
     shell.start = start
     shell.run(arrivals)

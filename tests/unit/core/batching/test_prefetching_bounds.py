@@ -35,7 +35,7 @@ class Shell(PrefetchingShell):
     """A model and its instances; a first batch at 0 ms shows the gap."""
 
     def __init__(
-        self, policy, target=None, instances=1, known=(SHAPE, OTHER), queues=True, **options
+        self, policy, target=None, instances=1, known=(SHAPE, OTHER), prefetches=True, **options
     ):
         super().__init__(Scheduler(), executes_ns, MILLISECOND, self.note, **options)
         self.outcomes = {}
@@ -45,7 +45,7 @@ class Shell(PrefetchingShell):
         settings = ModelSettings(32, policy, QueueLimits(), target and ms(target))
         buckets = tuple((shape, PROFILE) for shape in known)
         ups = [
-            InstanceUp(f"m#{place}", 1, "m", "d", 1, (), buckets, queues)
+            InstanceUp(f"m#{place}", 1, "m", "d", 1, (), buckets, prefetches)
             for place in range(instances)
         ]
         self.step([ModelConfigured("m", settings), *ups], 0)
@@ -57,7 +57,7 @@ class Shell(PrefetchingShell):
         due_ns, expires_ns = (None if moment is None else ms(moment) for moment in (due, expires))
         for place in range(first, first + count):
             arrived = RequestArrived(
-                place, "m", 1, 0, shape, "", ms(at), due_ns=due_ns, expires_ns=expires_ns
+                place, "m", 1, 0, shape, "", ms(at), due_ns=due_ns, deadline_ns=expires_ns
             )
             self.arrivals.append((ms(at), arrived))
         return range(first, first + count)
@@ -148,8 +148,8 @@ def test_nothing_is_prefetched_while_requests_make_their_batches_fail():
 def test_predictions_follow_a_gap_that_grows_and_shrinks():
     """Nearly all batches are prefetched, so only they can show it."""
 
-    def played(queues):
-        shell = Shell(Adaptive(), target=50, queues=queues)
+    def played(prefetches):
+        shell = Shell(Adaptive(), target=50, prefetches=prefetches)
         shell.gap_ns = MILLISECOND // 5
 
         def start(dispatch, now_ns):
@@ -169,8 +169,8 @@ def test_predictions_follow_a_gap_that_grows_and_shrinks():
         ]
         return shell, sum(ns <= ms(50) for ns in took), sum(ns > ms(50) for ns in took)
 
-    shell, in_time, late = played(queues=True)
-    _, in_time_before, _ = played(queues=False)
+    shell, in_time, late = played(prefetches=True)
+    _, in_time_before, _ = played(prefetches=False)
     assert shell.prefetched > 0.9 * len(shell.executed)
     assert late <= 0.001 * len(shell.arrivals)
     assert in_time > 1.04 * in_time_before

@@ -116,7 +116,7 @@ def test_while_no_batch_succeeds_the_other_half_is_deferred(play):
 
 
 def test_a_half_with_a_request_that_returned_often_is_deferred(together):
-    together.scheduler.live[3].returns = MAX_RETURNS
+    together.scheduler.live[3].requeues = MAX_RETURNS
     together.error(2)
     together.arrive(5)
     together.error(3)

@@ -63,7 +63,7 @@ def test_goodput_does_not_collapse_beyond_capacity(stage, arrivals, in_time):
 def test_a_request_whose_deadline_is_before_its_answer_is_refused_on_arrival(stage, when_late):
     stage.model(policy=Adaptive(when_late=when_late))
     stage.up()
-    soon = {"expires_ns": 11 * MILLISECOND}
+    soon = {"deadline_ns": 11 * MILLISECOND}
     (first, hasty, patient) = stage.play([(0, {})], [(MILLISECOND, soon)], [(2 * MILLISECOND, {})])
     # The device is free at 6 ms, and one row takes 6 ms.
     assert (hasty[0].outcome, hasty[0].took_ns) == (Outcome.REJECTED, 0)

@@ -247,7 +247,7 @@ class TestMargin:
         noisy.model(target=target, policy=Adaptive(when_late=when_late), max_rows=64)
         noisy.up()
         large = [
-            (at_ns, what | {"expires_ns": at_ns + 50 * MILLISECOND}) for at_ns, what in self.LARGE
+            (at_ns, what | {"deadline_ns": at_ns + 50 * MILLISECOND}) for at_ns, what in self.LARGE
         ]
         _, ends = noisy.play(arrivals(80, 10, 1), large)
         assert all(end.outcome is Outcome.OK for end in ends)
@@ -283,7 +283,7 @@ class TestUnreachableBucket:
 
     def test_probes_take_less_where_callers_would_not_wait_for_it(self, unlike, arrivals, in_time):
         long = [
-            (at_ns, what | {"expires_ns": at_ns + 100 * MILLISECOND})
+            (at_ns, what | {"deadline_ns": at_ns + 100 * MILLISECOND})
             for at_ns, what in arrivals(4, 30, 2, shapes=LONG)
         ]
         short, _ = unlike.play(arrivals(40, 30, 1, shapes=SHORT), long)

@@ -38,7 +38,9 @@ class World:
 
     def up(self, instance="i", incarnation=1, *, warm=True, prefetches=False):
         profile = tuple((rows, TAKES * MILLISECOND) for rows in (1, 2, 4, 8)) if warm else ()
-        self.play.feed(InstanceUp(instance, incarnation, "m", "d", 1, profile, queues=prefetches))
+        self.play.feed(
+            InstanceUp(instance, incarnation, "m", "d", 1, profile, prefetches=prefetches)
+        )
 
     def last_batch(self):
         return self.scheduler.contents.next_batch_id - 1

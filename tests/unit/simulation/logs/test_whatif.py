@@ -54,13 +54,13 @@ def device(noise=0.0, seed=0):
     return took
 
 
-def arrivals(rate, seconds, settings=ADAPTIVE, seed=0, queues=False, **fields):
+def arrivals(rate, seconds, settings=ADAPTIVE, seed=0, prefetches=False, **fields):
     draw = np.random.default_rng(seed)
     at = np.cumsum(draw.exponential(SECOND / rate, int(rate * seconds))).astype(int).tolist()
     yield 0, DeviceConfigured("d", 1)
     yield 0, ModelConfigured("m/1", settings)
     profile = tuple((rows, cost(rows)) for rows in (1, 8, 32))
-    yield 0, InstanceUp("m/1#0", 1, "m/1", "d", 1, profile, queues=queues)
+    yield 0, InstanceUp("m/1#0", 1, "m/1", "d", 1, profile, prefetches=prefetches)
     for number, at_ns in enumerate(at, 1):
         yield at_ns, RequestArrived(number, "m/1", 1, 16, (), "", at_ns, **fields)
 
@@ -125,7 +125,7 @@ def test_what_was_prefetched_began_when_the_batch_before_it_was_over(record, rat
         played.append(PrefetchingShell(scheduler, cost, MILLISECOND, lambda now, commands: None))
         return played[0]
 
-    recorded, replayed = of(record(arrivals(rate, 5, queues=True), driver=driver))
+    recorded, replayed = of(record(arrivals(rate, 5, prefetches=True), driver=driver))
     assert played[0].prefetched > 20
     # A little less than one batch after the other: what gaps are left belong to their batches.
     assert recorded.busy_fraction <= 1.0
@@ -252,7 +252,7 @@ def test_what_is_prefetched_behind_a_batch_from_before_the_log_begins_after_it(r
     def driver(scheduler):
         return PrefetchingShell(scheduler, cost, MILLISECOND, lambda now, commands: None)
 
-    log = record(arrivals(1800, 2, queues=True), driver=driver)
+    log = record(arrivals(1800, 2, prefetches=True), driver=driver)
     for segment in log.segments[1:]:
         assert segment.state().batches
         lessons = Lessons(32)

@@ -55,8 +55,8 @@ def test_events_are_the_arrivals_in_order():
     told = []
     events = list(load.events(deadline_ns=100, progress=told.append))
     assert events == [
-        (5, RequestArrived(0, "b", 1, 0, (), "", 5, expires_ns=105)),
-        (7, RequestArrived(1, "a", 3, 0, (), "", 7, expires_ns=107, priority=2, tenant="t")),
+        (5, RequestArrived(0, "b", 1, 0, (), "", 5, deadline_ns=105)),
+        (7, RequestArrived(1, "a", 3, 0, (), "", 7, deadline_ns=107, priority=2, tenant="t")),
     ]
     assert told == [0, 2]
 

@@ -113,12 +113,12 @@ class AccountsMachine(RuleBasedStateMachine):
 
     def up(self, instance, model, device, slots=1, profile=()):
         incarnation = self.incarnations[instance] = self.incarnations[instance] + 1
-        queues = slots == 1
+        prefetches = slots == 1
         if model != "b":
-            return InstanceUp(instance, incarnation, model, device, slots, profile, (), queues)
+            return InstanceUp(instance, incarnation, model, device, slots, profile, (), prefetches)
         # Of one bucket more is known than of the other.
         buckets = (((4,),), profile[:1]), (((8,),), profile)
-        return InstanceUp(instance, incarnation, model, device, slots, (), buckets, queues)
+        return InstanceUp(instance, incarnation, model, device, slots, (), buckets, prefetches)
 
     def burst(self, kind, count, *, poison=False):
         """Requests that are equal but for lengths and rows by turns; one may be at fault."""
