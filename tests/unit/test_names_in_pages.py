@@ -35,7 +35,13 @@ SECTIONS = {
     "flight_recorder": FlightRecorderConfig,
 }
 FAMILY_NAMES = {family.name for family in FAMILIES} | {family.exported_name for family in FAMILIES}
-FOLDERS = (ROOT, ROOT / "batcher", ROOT / "batcher" / "core", ROOT / "bench")
+FOLDERS = (
+    ROOT,
+    ROOT / "batcher",
+    ROOT / "batcher" / "core",
+    ROOT / "batcher" / "simulation",
+    ROOT / "bench",
+)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
