@@ -255,4 +255,9 @@ def _explained(error: Any, address: str) -> Exception:
         return BatcherError(
             f"{address} is not an admin listener of batcher; give an address of server.admin"
         )
-    return BatcherError(f"{address}: {code.name}: {text}")
+    hint = ""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        hint = "; is the server running, and does its server.admin list this address?"
+    elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        hint = "; a larger --timeout waits longer"
+    return BatcherError(f"{address}: {code.name}: {text}{hint}")

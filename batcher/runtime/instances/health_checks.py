@@ -1,7 +1,7 @@
 """Decides whether an incarnation that is up is healthy.
 
 It is unhealthy if its executor says so (`healthy()`, called at an interval while no batch runs), or
-if its last `failed_batches` batches all failed for a reason other than their input. In the second
+if its last `failure_threshold` batches all failed for a reason other than their input. In the second
 case a canary batch, the smallest one of the warm-up, must fail too, so that clients which send
 nothing but bad values cannot take a model out of service.
 
@@ -34,7 +34,7 @@ class HealthCheckPlan:
 
     interval_ns: int = 5 * SECOND
     timeout_ns: int = SECOND
-    failed_batches: int | None = 5
+    failure_threshold: int | None = 5
 
 
 class HealthChecks:
@@ -92,7 +92,7 @@ class HealthChecks:
 
     @property
     def _many_failed(self) -> bool:
-        most = self._plan.failed_batches
+        most = self._plan.failure_threshold
         return most is not None and self._failed >= most
 
     def _begin(self) -> None:
@@ -142,7 +142,7 @@ class HealthChecks:
             self._set_healthy()
         elif self.why:
             # On probation: only the next batch can tell.
-            self._failed = (self._plan.failed_batches or 1) - 1
+            self._failed = (self._plan.failure_threshold or 1) - 1
             self._set("")
         else:
             self._set(failed)

@@ -10,8 +10,8 @@ from batcher.executor import BatchResult
 from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.instances.health_checks import HealthCheckPlan, HealthChecks
 
-SOON = HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=3)
-NEVER = HealthCheckPlan(interval_ns=10**15, failed_batches=3)
+SOON = HealthCheckPlan(interval_ns=MILLISECOND, failure_threshold=3)
+NEVER = HealthCheckPlan(interval_ns=10**15, failure_threshold=3)
 
 
 def failed(cause=FailureCause.UNKNOWN, why="no luck"):
@@ -195,7 +195,7 @@ async def test_without_a_canary_healthy_decides(world):
 
 
 async def test_failed_batches_can_be_ignored(world):
-    checks = world.make(HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=None))
+    checks = world.make(HealthCheckPlan(interval_ns=MILLISECOND, failure_threshold=None))
     for _ in range(100):
         checks.batch_ended(failed())
     assert checks._task is None

@@ -249,7 +249,7 @@ class TestHealth:
         await until(lambda: first.calls[-1].method == "close")
 
     async def test_batches_that_fail_make_it_unready_if_a_canary_fails_too(self, make_middle):
-        checks = HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=2)
+        checks = HealthCheckPlan(interval_ns=MILLISECOND, failure_threshold=2)
         middle = make_middle(checks=checks)
         middle.model._instances[0].plan = models.replace(
             middle.model._instances[0].plan, warmup=WarmupPlan((1,), 16)
@@ -276,7 +276,7 @@ class TestHealth:
 
 
 async def test_a_canary_batch_that_hangs_costs_its_instance(make_middle):
-    middle = make_middle(checks=HealthCheckPlan(interval_ns=MILLISECOND, failed_batches=1))
+    middle = make_middle(checks=HealthCheckPlan(interval_ns=MILLISECOND, failure_threshold=1))
     (instance,) = middle.model._instances
     instance.plan = models.replace(
         instance.plan, warmup=WarmupPlan((1,), 16), execute_timeout_ns=20 * MILLISECOND
