@@ -24,7 +24,7 @@ A smallest executor:
 
 A distribution announces its class as an entry point of the group `batcher.executors`, and a model's
 configuration names it (`models[].executor`). Subclass `batcher.testing.ExecutorContract` to test it.
-A call of `execute` that takes longer than `models[].execute_timeout` is given up: its requests fail,
+A call of `execute` that takes longer than `models[].execute_timeout` is abandoned: its requests fail,
 and a new object is loaded. The guide is docs/writing-an-executor.md.
 """
 

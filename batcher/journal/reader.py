@@ -168,8 +168,8 @@ def read_log(path: Path) -> Log:
                 f"{before.name}: it has no end: its server still runs, or the rest of it was not written"
             )
     if not log.segments:
-        told = "".join(f"\n  {fault}" for fault in log.faults)
-        raise InputError(f"{path}: it has no segment that can be replayed{told}")
+        faults = "".join(f"\n  {fault}" for fault in log.faults)
+        raise InputError(f"{path}: it has no segment that can be replayed{faults}")
     return log
 
 

@@ -6,42 +6,48 @@ from batcher import errors
 from batcher.core.commands import Outcome, Reason, Settle
 
 _REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
-    Reason.UNKNOWN_MODEL: (errors.ModelUnavailable, "is no longer served"),
-    Reason.MODEL_REMOVED: (errors.ModelUnavailable, "was unloaded while the request waited"),
-    Reason.NO_INSTANCE: (errors.DeviceLost, "has no instance up; one is being started"),
-    Reason.TOO_MANY_ROWS: (errors.InvalidRequest, "takes fewer rows in one request"),
+    Reason.UNKNOWN_MODEL: (errors.ModelUnavailable, "the model is no longer served"),
+    Reason.MODEL_REMOVED: (
+        errors.ModelUnavailable,
+        "the model was unloaded while the request waited",
+    ),
+    Reason.NO_INSTANCE: (errors.DeviceLost, "no instance is up; one is being started"),
+    Reason.TOO_MANY_ROWS: (
+        errors.InvalidRequest,
+        "the request has more rows than the model takes now (max_batch_size x queue.max_batches_per_request, or queue.max_rows)",
+    ),
     Reason.TOO_MANY_BYTES: (
         errors.InvalidRequest,
-        "takes fewer input bytes in one request (queue.max_bytes)",
+        "the request has more bytes of input than the queue may hold (queue.max_bytes)",
     ),
-    Reason.QUEUE_REQUESTS: (errors.Overloaded, "queue is full (queue.max_requests)"),
+    Reason.QUEUE_REQUESTS: (errors.Overloaded, "the queue is full (queue.max_requests)"),
     Reason.QUEUE_GROUPS: (
         errors.Overloaded,
-        "queue is full of requests that cannot share a batch (queue.max_groups)",
+        "the queue is full of requests that cannot share a batch (queue.max_groups)",
     ),
-    Reason.QUEUE_ROWS: (errors.Overloaded, "queue is full (queue.max_rows)"),
-    Reason.QUEUE_BYTES: (errors.Overloaded, "queue is full (queue.max_bytes)"),
+    Reason.QUEUE_ROWS: (errors.Overloaded, "the queue is full (queue.max_rows)"),
+    Reason.QUEUE_BYTES: (errors.Overloaded, "the queue is full (queue.max_bytes)"),
     Reason.PREDICTED_LATE: (
         errors.Overloaded,
-        "cannot answer in time: the target or the caller's deadline would be missed",
+        "the reply would come too late for the target (target_p99) or the caller's deadline",
     ),
     Reason.CALLER_DEADLINE: (
         errors.DeadlineExpired,
-        "did not get to the request before the caller's deadline",
+        "the caller's deadline passed before the request was executed",
     ),
     Reason.DEADLINE_TOO_SHORT: (
         errors.DeadlineExpired,
-        "takes longer for one batch alone than the caller's deadline allows",
+        "the caller's deadline is shorter than the time of the fastest batch",
     ),
     Reason.QUEUE_TIMEOUT: (
         errors.DeadlineExpired,
-        "did not get to the request within queue.timeout, or its own timeout",
+        "the request waited longer than queue.timeout or its own timeout",
     ),
-    Reason.CALLER_CANCELLED: (errors.RequestCancelled, "request was cancelled by the caller"),
-    Reason.INSTANCE_DOWN: (errors.DeviceLost, "lost the instance that ran the request"),
-    Reason.DEVICE_FAILURE: (errors.DeviceLost, "device failed"),
-    Reason.INPUT_FAILURE: (errors.InputRefused, "executor refused the input"),
-    Reason.UNKNOWN_FAILURE: (errors.ExecutionFailed, "executor failed"),
+    Reason.CALLER_CANCELLED: (errors.RequestCancelled, "the caller cancelled the request"),
+    Reason.INSTANCE_DOWN: (errors.DeviceLost, "the instance that ran the request went down"),
+    Reason.DEVICE_FAILURE: (errors.DeviceLost, "the device failed"),
+    Reason.INPUT_FAILURE: (errors.InputRefused, "the executor refused the input"),
+    Reason.UNKNOWN_FAILURE: (errors.ExecutionFailed, "the executor failed"),
 }
 """Reason -> error class and message, for every `Reason` except `NONE` (answered)."""
 

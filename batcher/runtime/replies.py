@@ -48,6 +48,6 @@ def fail_request(
         pending.reply.fail(InternalError(f"{pending.target.name}: {why}"))
     except Exception:
         log.exception(
-            "%s: internal error: a request has failed, and its caller could not be told",
+            "%s: internal error: a request has failed, and the error could not be sent to its caller",
             pending.target.name,
         )

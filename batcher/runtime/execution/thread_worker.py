@@ -70,10 +70,10 @@ class ThreadWorker:
         if asked is None:
             asked = self._asked = asyncio.get_running_loop().create_future()
             self.asked_ns = self._clock()
-            told = asked
+            answered = asked
             self._thread.submit(
                 lambda executor: executor.healthy(),  # type: ignore[attr-defined] # see reports_health
-                lambda outcome: None if told.done() else told.set_result(outcome),
+                lambda outcome: None if answered.done() else answered.set_result(outcome),
             )
         try:
             async with asyncio.timeout(timeout_s):
@@ -110,7 +110,7 @@ class ThreadWorker:
         await self._thread.close(timeout_s)
 
     def abandon(self) -> None:
-        """Give up the thread that hangs."""
+        """Abandon the thread that hangs."""
         # The thread checks this flag when its call returns, so each result is released once, here or
         # there, and before the executor is closed.
         self._abandoned = True

@@ -105,7 +105,7 @@ class Instance:
             if isinstance(error, ModelLoadError):
                 raise
             raise ModelLoadError(
-                f"{self.plan.context.model}: the executor could not load it: {describe(error)}"
+                f"model {self.plan.context.model!r}: the executor could not load: {describe(error)}"
             ) from error
         self._telemetry.load_finished((self._process.clock() - started_ns) / SECOND)
         self._made = worker, metadata, measured
@@ -200,12 +200,12 @@ class Instance:
         try:
             metadata = with_row_axes(await worker.load(plan.context), plan.context)
             padding = self._padding = self._pad(metadata)
-            told = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
+            arguments = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
             if padding is None:
-                measured = _WarmupTimes(profile=await warm_up(*told))
+                measured = _WarmupTimes(profile=await warm_up(*arguments))
             else:
                 async with process.measuring.setdefault(plan.context.device, asyncio.Lock()):
-                    measured = _WarmupTimes(buckets=await warm_up_buckets(*told, padding))
+                    measured = _WarmupTimes(buckets=await warm_up_buckets(*arguments, padding))
         except BaseException:
             worker.abandon()
             raise

@@ -41,7 +41,7 @@ async def measure(
     except Exception as error:
         worker.abandon()
         raise ModelLoadError(
-            f"{plan.context.model}: the executor could not load it: {describe(error)}"
+            f"model {plan.context.model!r}: the executor could not load: {describe(error)}"
         ) from error
     await worker.close(plan.execute_timeout_ns / SECOND)
     return measured

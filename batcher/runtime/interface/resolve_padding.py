@@ -116,7 +116,9 @@ def _follows(
     would trim replies wrongly.
     """
     places = {spec.name: place for place, spec in enumerate(metadata.inputs)}
-    told = {(rule.output, rule.axis): rule.like for rule in rules.outputs if rule.axis is not None}
+    stated = {
+        (rule.output, rule.axis): rule.like for rule in rules.outputs if rule.axis is not None
+    }
     padded = {(rule.input, rule.axis) for rule in rules.axes}
     named: dict[str, Axis] = {}
     for spec in sorted(metadata.inputs, key=lambda spec: spec.optional):
@@ -130,8 +132,8 @@ def _follows(
             if not axis or size >= 0:
                 continue
             name = spec.dims[axis] if spec.dims else None
-            if (spec.name, axis) in told:
-                like = told[spec.name, axis]
+            if (spec.name, axis) in stated:
+                like = stated[spec.name, axis]
             elif name is not None and name in named:
                 like = named[name]
             else:

@@ -102,10 +102,10 @@ def _unknown(specs: Sequence[TensorSpec], batched: Mapping[str, bool]) -> Iterat
 
 
 def _input_problems(
-    told: Sequence[TensorSpec], inputs: Sequence[TensorSpec], declared: Mapping[str, bool]
+    specs: Sequence[TensorSpec], inputs: Sequence[TensorSpec], declared: Mapping[str, bool]
 ) -> Iterator[str]:
-    """`told` are the executor's specs, `inputs` the same with the configuration applied."""
-    for spec in told:
+    """`specs` are the executor's specs, `inputs` the same with the configuration applied."""
+    for spec in specs:
         if not spec.batched and declared.get(spec.name):
             yield f"inputs: input {spec.name!r} has no row axis; allowed: batched: false"
     with_rows = [spec for spec in inputs if spec.batched]

@@ -182,12 +182,12 @@ class Signature:
     def _different_lengths(
         self, name: str, axes: Sequence[tuple[int, int]], shapes: Shapes
     ) -> InvalidRequest:
-        told = ", ".join(
+        lengths = ", ".join(
             self._length_of(place, axis, shapes) for place, axis in axes if shapes[place]
         )
         return InvalidRequest(
             f"{self.model}: inputs have different lengths on the axis {name!r}, which they share:"
-            f" {told}"
+            f" {lengths}"
         )
 
     def _length_of(self, place: int, axis: int, shapes: Shapes) -> str:

@@ -124,7 +124,7 @@ async def test_a_lost_instance(served, fakes, request_of, eventually):
     surfaces, _ = served
     fakes.options["load_error"] = RuntimeError("the device is lost")
     hang = next(fake for fake in fakes if fake.context.model == "hello").hang_next()
-    with pytest.raises(Exception, match="lost the instance"):
+    with pytest.raises(Exception, match="the instance that ran the request went down"):
         await surfaces.data.ModelInfer(request_of(), timeout=WAIT_S)
     await eventually(lambda: "device is lost" in surfaces.application.health().models[0].reason)
     state, index, _ = await surfaces.model()

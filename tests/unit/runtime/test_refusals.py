@@ -19,8 +19,8 @@ def test_every_reason_has_an_error_that_names_the_model(reason):
 @pytest.mark.parametrize(
     ("reason", "kind", "setting"),
     [
-        (Reason.DEADLINE_TOO_SHORT, errors.DeadlineExpired, "one batch alone"),
-        (Reason.TOO_MANY_ROWS, errors.InvalidRequest, "fewer rows"),
+        (Reason.DEADLINE_TOO_SHORT, errors.DeadlineExpired, "fastest batch"),
+        (Reason.TOO_MANY_ROWS, errors.InvalidRequest, "more rows"),
         (Reason.TOO_MANY_BYTES, errors.InvalidRequest, "queue.max_bytes"),
         (Reason.QUEUE_GROUPS, errors.Overloaded, "queue.max_groups"),
     ],

@@ -108,13 +108,13 @@ def _fixed_rows(inputs: Sequence[TensorSpec], label: str) -> int | None:
     """The length of the batch axis in the file, which must be equal in all inputs."""
     lengths = {spec.name: spec.shape[0] for spec in inputs}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(
+        lengths_text = ", ".join(
             f"{name!r} " + ("varies" if length < 0 else f"is fixed to {length}")
             for name, length in lengths.items()
         )
         last = next(reversed([name for name, length in lengths.items() if length >= 0]))
         raise ModelLoadError(
-            f"{label}: the first axis of every input must be the batch axis, but that of {told}: "
+            f"{label}: the first axis of every input must be the batch axis, but that of {lengths_text}: "
             f"declare an input without one, {{input: {last}, batched: false}} in inputs, or "
             f"{_NO_BATCH_AXIS}"
         )
