@@ -109,7 +109,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def config(transport: str) -> dict[str, Any]:
-    """One model for those who behave, and one whose rows are large."""
+    """A model for callers that behave, and one whose rows are large."""
     models = {
         "hello": ({"base": "5ms", "per_row": "0.5ms", "columns": 16}, f"{TARGET_MS:g}ms"),
         "wide": ({"columns": COLUMNS}, "2s"),
@@ -333,7 +333,7 @@ def unfair(found: dict[str, Any]) -> str:
 
 
 def show(name: str, number: int, repeat: int, found: dict[str, Any]) -> None:
-    """For the person who watches."""
+    """What is printed of it."""
     again = f", repeat {repeat}" if repeat else ""
     print(
         f"{name}, round {number + 1}{again}: {found['seconds']:.1f} s,"

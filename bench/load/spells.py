@@ -1,7 +1,7 @@
-"""When the machine itself was slow, told by a probe that knows nothing of server and load.
+"""When the machine itself was slow, by a probe that knows nothing of server and load.
 
 On a shared machine a core may run everything five to twenty times slower for some 50 ms, a few
-times a second: whoever shares the physical core pushes everybody else out of its nearest caches.
+times a second: other guests of the physical core push its programs out of the nearest caches.
 The host takes no time away then, so that `machine.Steal` shows nothing.
 
 A process on each core reads 32 KiB that it has just read every few milliseconds, and notes the
@@ -145,7 +145,7 @@ def united(spells: Iterable[Spell], together_ns: int = TOGETHER_NS) -> list[Spel
 
 
 def probe(core: int) -> None:
-    """Read until told to end, then print the readings; also end when nobody is left to tell."""
+    """Read until told to end, then print the readings; also end when the other process is gone."""
     stopped = False
 
     def stop(*_signal_and_frame: Any) -> None:
@@ -163,7 +163,7 @@ def probe(core: int) -> None:
     print("ready", flush=True)
     while not stopped and os.getppid() == parent:
         time.sleep(INTERVAL_S)
-        values.take(order, out=into, mode="clip")  # It is in the cache, whoever ran before.
+        values.take(order, out=into, mode="clip")  # It is in the cache, whatever ran before.
         at_ns, began_ns = time.monotonic_ns(), time.thread_time_ns()
         values.take(order, out=into, mode="clip")
         values.take(order, out=into, mode="clip")

@@ -174,7 +174,7 @@ async def call(stub: Any, wanted: dict[str, str], path: str, told: Told) -> None
 
 
 def check_refused_files(log: str, told: Told) -> None:
-    """Every wrong file was refused by its path: that is in the log alone, nobody waits for it."""
+    """Every wrong file was refused by its path: that is in the log alone, and no call waits for it."""
     lines = [line for line in log.splitlines() if "was not taken" in line]
     for path, wanted in told.refused.items():
         named = sum(bool(re.search(rf"models\[0\]\.{re.escape(path)}[ :]", t)) for t in lines)
@@ -268,7 +268,7 @@ HEADER = (
 
 
 def describe(result: dict[str, Any]) -> str:
-    """One line for the person who watches."""
+    """What is printed of it."""
     whole, latency = result["of_all"], result["latency_ms"]
     refused, refused_of_all = (sum(each["refused"].values()) for each in (result, whole))
     quantiles = "".join(f"{latency.get(name, nan):9.2f}" for name in ("p50", "p99", LATEST, "max"))

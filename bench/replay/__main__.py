@@ -55,7 +55,7 @@ COST_BAR = 0.03
 """The most processor time that recording adds to a request's."""
 
 CALM = 25
-"""The percentile of a target's rounds that is what an answer costs when nobody disturbs it."""
+"""The percentile of a target's rounds that is what an answer costs undisturbed."""
 
 P99_BAR = 0.15
 """How far the p99 of a what-if may be from the real one, as a share of that."""
@@ -204,7 +204,7 @@ def _cpu_ns(pid: int) -> int:
 
 
 def _calm_us(target: overhead.Target) -> float:
-    """What an answer costs in calm rounds: a round that somebody disturbs costs more, not less."""
+    """What an answer costs in calm rounds: a disturbed round costs more, not less."""
     return float(np.percentile([each.cpu_us for each in target.rounds], CALM))
 
 

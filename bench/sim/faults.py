@@ -42,8 +42,8 @@ BEGINS_NS, ENDS_NS = 4 * SECOND, 6 * SECOND
 """When the device of a scene fails."""
 
 TOLD_BOUND = 3 * 4 * (2 * math.log2(32) + 1)
-"""Further executions until a storm is told: those of three searches that saved nobody, each at most
-what four requests at fault need in a batch of 32."""
+"""Further executions until a storm is reported: those of three bisections that saved no request, each at
+most what four failing requests need in a batch of 32."""
 
 Fault = Callable[[Dispatch, int], FailureCause | None]
 
@@ -200,11 +200,11 @@ def _poison_run(
 
 
 def failing(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything fails for two seconds: blamed on the device, or on nobody; and a third of it.
+    """Everything fails for two seconds, with the device to blame or no known cause; then a third of it.
 
-    Everybody must be settled. What the device is at fault for is not executed again; any other storm
-    is told within a bounded number of further executions, and is over. From a second after it on,
-    everybody is answered.
+    Every request must be settled. What the device caused is not executed again. Any other storm is
+    reported within a bounded number of further executions, and ends. From a second after it on,
+    every request is answered.
     """
     profile = world.PROFILES["linear50"]
     found: dict[str, Any] = {}
@@ -247,7 +247,7 @@ def failing(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def oversized(options: argparse.Namespace) -> dict[str, Any]:
-    """A request of ten batches among others: whether it is whole, and who waits for it how long."""
+    """A request of ten batches among others: whether it is whole, and how long others wait for it."""
     profile = world.PROFILES["linear50"]
     curve = profile.curve
     found: dict[str, Any] = {}
@@ -272,7 +272,7 @@ def oversized(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _behind(run: Watched, arrivals: list[tuple[int, int]], large: int) -> dict[str, float]:
-    """For everybody who came after the large request: its batches between arrival and dispatch."""
+    """For each request that came after the large one: the large one's batches between its arrival and dispatch."""
     began_ns, ended_ns = arrivals[large][0], run.ended_ns[large]
     alone_ns = [
         at_ns

@@ -1,4 +1,4 @@
-"""Tenants, priorities, and models that share a device: who asks for much must not cost the others."""
+"""Tenants, priorities, and models that share a device: one that asks for much must not cost the others."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def _two_levels(profile: world.Profile, part: float, seed: int) -> list[world.St
 def _promotion(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
     """What may be late is still answered or refused within the bound of `promote_after`.
 
-    Where late ones are served, somebody of the lowest level must have been answered after the time
-    that its levels last: being told is an end, too, and alone would be no way out.
+    Where late requests are served, some of the lowest level must have been answered once its levels
+    have passed: a refusal is an end, too, but refusals alone would be no service.
     """
     found: dict[str, Any] = {}
     limits = QueueLimits()
@@ -161,7 +161,7 @@ def _models(options: argparse.Namespace, profile: world.Profile) -> dict[str, An
 def _without_target(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
     """A model without a target, beside one with a target that asks for too much.
 
-    It may be slow, but not starve: whatever the moment, somebody of it is answered within the bound
+    It may be slow, but not starve: whatever the moment, some request of it is answered within the bound
     of `promote_after`.
     """
     limits = QueueLimits()

@@ -185,7 +185,7 @@ def instances(options: argparse.Namespace) -> dict[str, Any]:
                     played = world.play([stream], {"m": served})
                     return bool(played.in_time(0, profile.target_ns).mean() >= 0.99)
 
-                # As fine as half a percent: the range is wide, for whoever fails under bursts.
+                # As fine as half a percent: the range is wide, for policies that fail under bursts.
                 low, high = 0.04 * profile.rate, 4.4 * profile.rate
                 per_seed.append(world.highest(low, high, options.steps + 2, holds))
             rates[name] = statistics.fmean(per_seed)

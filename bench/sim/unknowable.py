@@ -160,7 +160,7 @@ FORESEEING = {"foreseeing": Foresight.lost, "foreseeing, told": Foresight.lost_i
 
 
 def cell(task: tuple[str, str, int, dict[str, Any]]) -> dict[str, Any]:
-    """One cell of the grid under one seed, and the shares of those who know every arrival."""
+    """One cell of the grid under one seed, and the shares of the schedulers that know every arrival."""
     name, process, seed, options = task
     found = grid.cell(task)
     profile = world.PROFILES[name]
@@ -211,6 +211,6 @@ def unknowable(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cost(shares: dict[str, float]) -> dict[str, float]:
-    """What noise takes from each, who knows every arrival having all of the optimum without it."""
+    """What noise takes from each: without it, one that knows every arrival has all of the optimum."""
     cost = {f"cost, {name}": 100 - shares[name] for name in FORESEEING}
     return {"cost, adaptive": shares[grid.EVEN] - shares["adaptive"]} | cost
