@@ -109,7 +109,7 @@ async def test_a_replacement_that_cannot_load_is_tried_again(served, fakes, requ
     with pytest.raises(aio.AioRpcError) as caught:
         await stub.ModelInfer(request_of(), timeout=WAIT_S)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "no instance up" in caught.value.details()
+    assert "no instance is up" in caught.value.details()
     assert not application.health().ready
 
     del fakes.options["load_error"]
