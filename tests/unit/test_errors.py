@@ -1,4 +1,4 @@
-"""What is said of foreign exceptions."""
+"""Messages of foreign exceptions within our own."""
 
 import pytest
 
@@ -23,5 +23,5 @@ def test_a_description_is_one_line_that_can_be_sent(error, said):
     assert describe(error) == said
 
 
-def test_it_is_shortened():
+def test_a_description_is_shortened():
     assert len(on_one_line("ä" * 1000)) == MAX_DESCRIPTION

@@ -60,7 +60,7 @@ def refusal(name):
     return message
 
 
-def test_own_executor_is_found_by_name():
+def test_the_emulated_executor_is_found_by_name():
     assert "emulated" in executor_names()
     assert find_executor("emulated") is EmulatedExecutor
 
@@ -73,14 +73,14 @@ def test_plugins_are_found_blocking_and_not(install):
     assert is_async(find_executor("remote"))
 
 
-def test_unknown_name_lists_what_is_there_and_the_nearest():
+def test_unknown_name_lists_the_installed_ones_and_the_nearest():
     message = refusal("emulatd")
     assert "no executor named 'emulatd' (did you mean 'emulated'?)" in message
     assert re.search(r"installed: .*emulated", message)
     assert "did you mean" not in refusal("zzz")
 
 
-def test_failed_import_says_who_and_why(install):
+def test_failed_import_names_the_distribution_and_the_reason(install):
     install("dist-broken", "plugin_broken", "import there_is_no_such_module", broken="Executor")
     message = refusal("broken")
     assert "plugin_broken:Executor of dist-broken 1.0" in message
@@ -98,12 +98,12 @@ def test_missing_attribute_is_a_failed_import(install):
     assert "has no attribute 'Goood'" in refusal("typo")
 
 
-def test_broken_plugin_does_not_hinder_others(install):
+def test_broken_plugin_does_not_affect_others(install):
     install("dist-broken", "plugin_broken_too", "1 / 0", broken="Executor")
     assert find_executor("emulated") is EmulatedExecutor
 
 
-def test_name_with_two_claimants_is_refused_with_both(install):
+def test_name_in_two_distributions_is_refused_with_both(install):
     install("dist-one", "plugin_one", BLOCKING, twice="Good")
     install("dist-two", "plugin_two", BLOCKING, twice="Good")
     message = refusal("twice")
@@ -119,7 +119,7 @@ def test_name_with_two_claimants_is_refused_with_both(install):
         ("Secretive", "Secretive.capabilities must be a class attribute"),
     ],
 )
-def test_what_is_no_executor_is_refused_with_the_reason(install, attribute, problem):
+def test_other_objects_are_refused_with_the_reason(install, attribute, problem):
     install("dist-odd", "plugin_odd", BLOCKING, odd=attribute)
     message = refusal("odd")
     assert "is not an executor" in message

@@ -86,7 +86,7 @@ def test_an_output_that_has_dropped_rows_is_not_cut(models, load, rows):
     assert whole.tolist() == inputs["X"].tolist()
 
 
-def test_an_input_that_all_rows_share_is_handed_over_as_it_is(models, load):
+def test_an_input_without_a_batch_axis_is_passed_on_unchanged(models, load):
     executor, _ = load(models.biased(), batched={"b": False})
     inputs = {"X": np.ones((2, 4), np.float32), "b": np.arange(4, dtype=np.float32)}
     assert answer(executor, **inputs).outputs["Y"].tolist() == [[1, 2, 3, 4]] * 2
@@ -141,7 +141,7 @@ def failure(executor, **inputs):
     return caught.value
 
 
-def test_values_that_cannot_be_computed_are_the_inputs_fault(models, load, capfd):
+def test_values_that_cannot_be_computed_are_input_errors(models, load, capfd):
     executor, _ = load(models.lookup())
     error = failure(executor, IDS=np.array([[77]]))
     assert error.cause == "input"
@@ -159,9 +159,7 @@ def test_values_that_cannot_be_computed_are_the_inputs_fault(models, load, capfd
         ("TopK", [[7]], "k argument"),
     ],
 )
-def test_values_that_an_operator_refuses_are_the_inputs_fault(
-    models, load, operator, given, error_of
-):
+def test_values_that_an_operator_refuses_are_input_errors(models, load, operator, given, error_of):
     """These say it by another kind of error than Gather."""
     shapes = {"GatherElements": ["n", 2], "Reshape": [1, 2], "TopK": [1, 1]}
     nodes = {

@@ -58,13 +58,13 @@ def test_pipe_is_not_a_file(tmp_path, refusal):
     assert "is not a file" in refusal(tmp_path / "pipe")
 
 
-def test_empty_file_is_told(tmp_path, refusal):
+def test_empty_file_is_refused(tmp_path, refusal):
     (tmp_path / "empty.onnx").touch()
     assert "is empty" in refusal(tmp_path / "empty.onnx")
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.95])
-def test_truncated_file_is_told(models, refusal, share):
+def test_truncated_file_is_refused(models, refusal, share):
     path = models.matmul()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
@@ -73,7 +73,7 @@ def test_truncated_file_is_told(models, refusal, share):
     assert "not a complete ONNX model: it is truncated" in message
 
 
-def test_file_of_another_format_is_told(tmp_path, refusal):
+def test_file_of_another_format_is_refused(tmp_path, refusal):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"<html>not found</html>" * 20)
     assert "in another format" in refusal(path)
@@ -103,7 +103,7 @@ def test_operator_that_is_not_there_is_named(models, refusal, domain):
     assert "Frobnicate" in message
 
 
-def test_other_troubles_keep_onnxruntimes_words_but_not_its_source_lines(models, refusal):
+def test_other_errors_keep_the_message_of_onnxruntime_without_source_lines(models, refusal):
     path = models.write(
         "unbound",
         [helper.make_node("Add", ["X", "NOWHERE"], ["Y"])],
@@ -208,7 +208,7 @@ def test_model_without_inputs_is_refused(models, refusal):
     assert "max_batch_size to 0" in refusal(path)
 
 
-def test_bfloat16_is_refused_with_the_way_out(models, refusal):
+def test_bfloat16_is_refused_with_the_remedy(models, refusal):
     message = refusal(models.identity(TensorProto.BFLOAT16))
     assert "input 'X' is bfloat16" in message
     assert "Cast" in message

@@ -54,7 +54,7 @@ def test_a_device_that_is_a_gpu_by_its_name_needs_a_provider_for_it(models, load
 
 
 @without_cuda
-def test_allowed_fallback_is_told_in_the_metadata_and_the_log(models, load, caplog):
+def test_allowed_fallback_is_in_the_metadata_and_the_log(models, load, caplog):
     with caplog.at_level(logging.WARNING):
         _, metadata = load(models.matmul(), providers=["cuda"], allow_fallback=True)
     assert metadata.properties["fallback"].startswith("cuda is not in this onnxruntime")
@@ -111,7 +111,7 @@ def test_providers_keep_their_order_and_get_their_options():
         ("cuda:1", {"device_id": 3}, {"device_id": "3"}),
     ],
 )
-def test_numbered_device_is_that_gpu_unless_told_otherwise(device, given, expected):
+def test_numbered_device_sets_the_device_id_unless_an_option_does(device, given, expected):
     asked = requested_providers(
         options(providers=["cuda", "cpu"], provider_options={"cuda": given}), device
     )
@@ -137,7 +137,7 @@ def test_options_of_a_provider_that_is_not_asked_for_are_refused():
         requested_providers(options(provider_options={"cuda": {}}), "cpu")
 
 
-def test_failure_of_the_provider_is_the_devices_fault():
+def test_failure_of_the_provider_is_a_device_error():
     assert _cause(EPFail("[ONNXRuntimeError] : 11 : EP_FAIL : gone")) == "device"
     assert _cause(RuntimeError("CUDA failure 700: an illegal memory access")) == "device"
     assert _cause(RuntimeError("odd")) == "unknown"

@@ -1,4 +1,4 @@
-"""A mistake in the scheduler itself: nobody waits for an answer that cannot come, and it is told."""
+"""A scheduler that raises: every request fails, none waits, and every surface reports it."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ async def application(start, hello, tmp_path):
     return await start(hello() | {"flight_recorder": flight})
 
 
-async def test_everybody_is_told_and_nobody_waits(
+async def test_every_request_fails_and_none_waits(
     application, dial, request_of, tmp_path, eventually, monkeypatch
 ):
     address = application.grpc.addresses[0]

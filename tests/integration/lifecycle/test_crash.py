@@ -1,4 +1,4 @@
-"""What a crash in native code leaves behind."""
+"""The traceback and the flight record of a crash in native code."""
 
 import asyncio
 import signal
@@ -22,7 +22,7 @@ def requests(path):
 
 
 @pytest.mark.slow
-async def test_a_crash_leaves_a_trace_and_the_log_up_to_it(
+async def test_a_crash_writes_a_traceback_and_the_log_up_to_it(
     serve, hello, dial, request_of, tmp_path, eventually
 ):
     journal = {"folder": str(tmp_path / "journal"), "segment_duration": "10s"}

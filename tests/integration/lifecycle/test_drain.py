@@ -1,4 +1,4 @@
-"""The way out: readiness goes first, newcomers are refused, accepted requests are answered."""
+"""Draining: not ready first, then new requests are refused and accepted ones answered."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ class TestWhileDraining:
         yield application, stub, accepted, hang
         hang.release()
 
-    async def test_first_it_says_that_it_is_not_ready_and_answers(
+    async def test_first_the_server_is_not_ready_and_still_answers(
         self, held, dial, fetch, request_of
     ):
         application, stub, accepted, hang = held
@@ -86,7 +86,9 @@ class TestWhileDraining:
             assert output_arrays(await each.ModelInfer(request_of(2.0)))["Y"].max() == 4
         draining.cancel()
 
-    async def test_then_newcomers_are_refused(self, held, dial, request_of, eventually, transport):
+    async def test_then_new_requests_are_refused(
+        self, held, dial, request_of, eventually, transport
+    ):
         application, stub, accepted, hang = held
         draining = asyncio.create_task(application.drain())
         await eventually(lambda: application.batcher.draining)
@@ -161,7 +163,7 @@ class TestWhileDraining:
         await accepted
 
     @pytest.mark.slow
-    async def test_streams_that_nobody_reads_run_into_the_timeout(
+    async def test_streams_that_clients_do_not_read_end_at_the_timeout(
         self, start, hello, dial, request_of, eventually
     ):
         document = hello(server={"drain_timeout": "300ms"}, batching={"max_batch_size": 4096})
@@ -203,7 +205,7 @@ class TestSignals:
     @pytest.mark.parametrize(
         ("signum", "delayed"), [(signal.SIGTERM, True), (signal.SIGINT, False)]
     )
-    async def test_newcomers_are_answered_for_a_while_after_sigterm_alone(
+    async def test_new_requests_are_answered_for_drain_delay_after_sigterm_alone(
         self, serve, hello, dial, request_of, eventually, signum, delayed
     ):
         server = serve(hello(server={"drain_delay": "60s"}))

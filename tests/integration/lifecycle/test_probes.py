@@ -1,4 +1,4 @@
-"""Probes and scrapers of a whole server get their answers whatever others do on the same listener."""
+"""Probes and scrapes are answered whatever other clients do on the same listener."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ import pytest
     [b"", b"GET /healthz HTTP/1.1\r\nhost:", 50 * b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"],
     ids=["silent", "half a request", "never reads"],
 )
-async def test_probes_are_answered_beside_strangers(start, hello, fetch, scrape, sent):
+async def test_probes_are_answered_while_other_clients_misbehave(start, hello, fetch, scrape, sent):
     application = await start(hello(server={"http": "127.0.0.1:0"}))
     address = application.http.address
     host, _, port = address.rpartition(":")

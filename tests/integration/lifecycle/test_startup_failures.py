@@ -1,4 +1,4 @@
-"""What cannot start says so in one line, ends with the right exit code and harms nobody else."""
+"""A failed start prints one line, exits with the right code and affects no other server."""
 
 import json
 import re
@@ -125,7 +125,7 @@ async def test_a_stale_unix_socket_is_taken_over(start, hello, tmp_path, listene
         caller.connect(str(path))
 
 
-async def test_a_refused_listener_takes_its_siblings_away_with_it(start, hello, tmp_path):
+async def test_a_refused_listener_closes_the_others(start, hello, tmp_path):
     """The first of two addresses was bound; after the failure nothing is left of it."""
     bound, refused = tmp_path / "bound.sock", tmp_path / "file"
     refused.write_text("precious")
@@ -136,7 +136,7 @@ async def test_a_refused_listener_takes_its_siblings_away_with_it(start, hello, 
 
 
 @pytest.mark.slow
-def test_a_server_that_was_killed_is_followed_on_its_socket(serve, hello, tmp_path):
+def test_a_new_server_takes_over_the_socket_of_a_killed_one(serve, hello, tmp_path):
     path = tmp_path / "grpc.sock"
     first = serve(hello(server={"grpc": [f"unix:{path}"]}))
     first.process.kill()

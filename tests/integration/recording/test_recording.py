@@ -1,4 +1,4 @@
-"""A real server writes its log down, and what it wrote replays."""
+"""A real server records its event log, and the log replays."""
 
 import asyncio
 import errno
@@ -177,7 +177,7 @@ CALLS = [
 ]
 
 
-async def test_what_callers_say_blinds_no_recorder(
+async def test_any_text_of_a_caller_can_be_recorded(
     served, document, fakes, request_of, tmp_path, eventually
 ):
     """Extreme values of all that callers choose, in requests that wait while segments begin."""
@@ -271,7 +271,7 @@ async def test_an_executor_that_fails_is_an_incident(
     assert log.incident.detail == "hello/1: 1 requests failed"
 
 
-async def test_a_folder_that_cannot_be_locked_costs_only_what_a_crash_would_leave(
+async def test_a_folder_that_cannot_be_locked_costs_only_the_crash_log(
     served, document, request_of, tmp_path, monkeypatch, caplog
 ):
     def unsupported(*_):

@@ -1,4 +1,4 @@
-"""Whatever lengths share a batch: everybody gets the answers to their own rows, in their own shape."""
+"""Requests of any lengths share a batch, and each gets its own rows in its own shape."""
 
 import numpy as np
 from hypothesis import given
@@ -66,7 +66,7 @@ def request(place, rows, h, w, t):
 
 
 @given(st.lists(sizes, min_size=1, max_size=6), buckets, buckets, buckets)
-def test_nobody_gets_anothers_rows_or_shape(requests, heights, widths, lengths):
+def test_every_request_gets_its_own_rows_in_its_own_shape(requests, heights, widths, lengths):
     rules = PaddingRules(
         (
             AxisRule("x", 1, PAD, heights),

@@ -19,7 +19,7 @@ def test_distinct_lines_with_something_to_read_in_their_order(written):
     assert document.read(path, 10).lines == ["second", "first", "7"]
 
 
-def test_what_is_beyond_the_most_is_counted(written):
+def test_lines_beyond_the_limit_are_counted(written):
     found = document.read(written("a\nb\nc\nd\n"), 3)
     assert (found.lines, found.left_out) == (["a", "b", "c"], 1)
 
@@ -59,11 +59,11 @@ def test_the_default_document_is_large_and_has_its_own_queries():
     assert found.queries() == list(document.DEFAULT_QUERIES)
 
 
-def test_another_document_is_asked_for_its_own_telling_lines(written):
+def test_queries_of_another_document_are_its_own_lines(written):
     lines = [f"this is sentence number {n}" for n in range(40)]
     found = document.read(written("\n".join(["short", *lines])), 100)
     assert found.queries() == [lines[5], lines[15], lines[25], lines[35]]
 
 
-def test_a_document_of_one_word_is_asked_for_that(written):
+def test_a_document_of_one_word_has_that_query(written):
     assert document.read(written("word"), 100).queries() == ["word"]

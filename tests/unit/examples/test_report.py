@@ -50,7 +50,7 @@ def test_a_measurement_is_counted_over_its_time():
     assert [measured.percentile(share) for share in (50, 95, 99)] == [51, 96, 100]
 
 
-def test_goes_add_up():
+def test_rounds_add_up():
     goes = [Measurement(8, 1.0, np.array([1.0])), Measurement(8, 3.0, np.array([5.0, 6.0, 7.0]))]
     both = Measurement.together(goes)
     assert (both.in_flight, both.seconds, both.throughput) == (8, 4.0, 1.0)

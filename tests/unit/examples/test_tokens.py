@@ -3,7 +3,7 @@
 import tokens
 
 
-def test_a_sentence_is_sent_as_long_as_it_is():
+def test_a_sentence_is_not_padded():
     (encoded,) = tokens.encode(["Hello world!"])
     assert encoded.input_ids.tolist() == [[101, 7592, 2088, 999, 102]]
     assert encoded.attention_mask.tolist() == [[1] * 5]

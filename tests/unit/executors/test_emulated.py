@@ -127,7 +127,7 @@ def test_instances_take_turns_on_one_device(monkeypatch):
     assert most == 1
 
 
-def test_devices_work_side_by_side(monkeypatch):
+def test_devices_execute_at_the_same_time(monkeypatch):
     both = threading.Barrier(2, timeout=10)
     passed = []
     monkeypatch.setattr(time, "sleep", lambda _: passed.append(both.wait()))
@@ -135,7 +135,7 @@ def test_devices_work_side_by_side(monkeypatch):
     assert sorted(passed) == [0, 1]
 
 
-def test_all_wrong_options_are_told_at_once():
+def test_all_wrong_options_are_reported_at_once():
     with pytest.raises(ModelLoadError) as caught:
         loaded(base=5, columnz=3)
     message = str(caught.value)

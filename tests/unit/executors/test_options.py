@@ -51,11 +51,11 @@ def test_values_come_back_in_plain_units_and_paths_against_the_base_dir():
     assert read(path="/abs.bin").path == Path("/abs.bin")
 
 
-def test_missing_option_says_what_it_is():
+def test_a_missing_option_is_named():
     assert "option path: missing; needed: The model file" in refusal()
 
 
-def test_unknown_option_says_the_nearest():
+def test_an_unknown_option_is_reported_with_the_nearest():
     assert "option wiat: unknown key; did you mean wait?" in refusal(path="x", wiat="1ms")
 
 
@@ -64,11 +64,11 @@ def test_nested_option_is_named_with_its_place():
     assert 'option pools[1].threads: got "many"' in message
 
 
-def test_options_that_do_not_go_together_are_told():
+def test_options_that_contradict_each_other_are_reported():
     assert "options: got" in refusal(path="x", limit="1MiB")
 
 
-def test_every_wrong_option_is_told():
+def test_every_wrong_option_is_reported():
     message = refusal(path=3, wait=5)
     assert "option path: got 3" in message
     assert "option wait: got 5" in message

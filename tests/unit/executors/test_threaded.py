@@ -44,7 +44,7 @@ async def ended(instance):
     return not thread.is_alive()
 
 
-async def test_every_call_is_on_one_thread_that_is_not_ours(threaded, fake):
+async def test_every_call_is_on_one_other_thread(threaded, fake):
     for _ in range(3):
         await outcome_of(threaded, lambda executor: executor.execute(EMPTY))
     await threaded.close(10)
@@ -236,7 +236,7 @@ def test_call_that_returns_after_the_loop_closed_ends_quietly(fake):
     assert methods(fake)[-1] == "close"
 
 
-async def test_idle_thread_holds_nothing_of_the_last_batch(threaded):
+async def test_an_idle_thread_keeps_nothing_of_the_last_batch(threaded):
     class Payload:
         pass
 

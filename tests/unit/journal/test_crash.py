@@ -65,7 +65,7 @@ def requests(log):
     return sum(segment.requests for segment in log.segments)
 
 
-def test_what_a_crash_leaves_becomes_a_flight_record(crashed, folder):
+def test_the_log_of_a_crash_becomes_a_flight_record(crashed, folder):
     left = crashed()
     last = max(left.glob("journal-*"))
     os.utime(last, ns=(0, 1_600_000_000_123_456_000))
@@ -109,7 +109,7 @@ def test_what_a_running_server_writes_is_its_own(begin, crashed, folder):
     assert [file.read_bytes() for file in live.folder.glob("journal-*")] == [b"xy"]
 
 
-def test_one_of_several_that_start_takes_it(crashed, folder):
+def test_only_one_of_several_starting_servers_makes_the_record(crashed, folder):
     left = crashed()
     with (left / HEAD).open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -146,14 +146,14 @@ def test_records_of_crashes_count_among_the_others(crashed, folder):
     assert names == ["crash.batcherlog", "signal.batcherlog"]
 
 
-def test_a_crash_before_any_request_is_said_and_pushes_nothing_out(crashed, folder, caplog):
+def test_a_crash_before_any_request_is_logged_and_replaces_no_record(crashed, folder, caplog):
     crashed(keep=slice(0))
     assert salvage(folder, 10) == 0
     assert list(folder.iterdir()) == []
     assert "a server crashed before its first request" in caplog.text
 
 
-def test_what_has_no_readable_head_is_said_and_goes(crashed, folder, caplog):
+def test_a_log_without_a_readable_head_is_logged_and_removed(crashed, folder, caplog):
     (crashed() / HEAD).write_bytes(b"")
     assert salvage(folder, 10) == 0
     assert list(folder.iterdir()) == []
@@ -176,7 +176,7 @@ def test_a_record_that_cannot_be_written_is_tried_at_the_next_start(
     assert salvage(folder, 10) == 1
 
 
-def test_a_folder_that_cannot_be_locked_is_left_as_it_was(begin, folder, monkeypatch):
+def test_a_folder_that_cannot_be_locked_is_unchanged(begin, folder, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

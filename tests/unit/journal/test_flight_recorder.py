@@ -55,7 +55,7 @@ def files(flight):
     return sorted(flight.folder.iterdir())
 
 
-async def test_a_flight_record_holds_all_that_there_was(make):
+async def test_a_flight_record_is_complete(make):
     flight = make()
     path = await flight.write(IncidentReason.REQUEST, "a look")
     assert files(flight) == [path]
@@ -96,7 +96,7 @@ async def test_files_are_limited_in_frequency(make, clock):
     assert len(files(flight)) == 2
 
 
-async def test_two_at_once_are_one_file(make):
+async def test_two_incidents_at_once_are_one_record(make):
     flight = make()
     done = await asyncio.gather(
         flight.write(IncidentReason.SIGNAL),
@@ -147,7 +147,7 @@ def held(monkeypatch):
     return hold
 
 
-async def test_a_file_is_written_and_counted_though_its_caller_leaves(make, held):
+async def test_a_record_is_written_and_counted_if_its_caller_is_cancelled(make, held):
     flight = make()
     begun, go_on = held(flight)
     caller = asyncio.create_task(flight.write(IncidentReason.REQUEST))
@@ -179,7 +179,7 @@ async def test_files_are_written_one_after_the_other(make, held, clock):
     assert files(flight) == [last]
 
 
-async def test_a_folder_that_cannot_be_written_to_is_told_and_tried_again(make):
+async def test_a_folder_that_cannot_be_written_to_is_logged_and_retried(make):
     flight = make()
     flight.folder.rmdir()
     for _ in range(2):
@@ -224,20 +224,20 @@ async def test_too_few_in_time_is_an_incident_once(make, clock):
     assert "were answered in time" in incident.detail
 
 
-async def test_after_it_has_been_well_the_next_one_counts(make, clock):
+async def test_after_a_quiet_window_the_next_incident_counts(make, clock):
     flight = make(min_on_time_ratio=0.9, min_interval="1s")
     well, ill = (100, 100, 0), (100, 0, 0)
     story = [well] * 3 + [ill] * 5 + [well] * (2 * WINDOW + 3) + [ill] * 5
     assert sum(await live(flight, clock, seconds(*story))) == 2
 
 
-async def test_few_requests_say_nothing(make, clock):
+async def test_few_requests_are_no_incident(make, clock):
     flight = make(min_on_time_ratio=0.9)
     each = (LEAST_REQUESTS - 1) // WINDOW
     assert not any(await live(flight, clock, seconds(*[(each, 0, 0)] * 20)))
 
 
-async def test_without_a_threshold_nobody_is_late(make, clock):
+async def test_without_a_threshold_lateness_is_no_incident(make, clock):
     flight = make(min_on_time_ratio=None)
     assert not any(await live(flight, clock, seconds(*[(1000, 0, 0)] * 20)))
 

@@ -17,7 +17,7 @@ def joined(folder, path):
     return path
 
 
-def test_a_log_says_what_is_in_it(recorded):
+def test_a_log_has_its_settings_and_counts(recorded):
     log = read_log(recorded())
     assert log.faults == []
     assert log.incident is None
@@ -77,7 +77,7 @@ def test_segments_in_one_file_are_the_same_log(recorded, tmp_path):
         (lambda p: write(p / "head", MAGIC + bytes([FORMAT])), "it has no snapshot to start from"),
     ],
 )
-def test_what_is_no_log_is_said_to_be_none(tmp_path, make, message):
+def test_a_file_that_is_no_log_is_refused(tmp_path, make, message):
     with pytest.raises(InputError, match=message):
         read_log(make(tmp_path))
 
@@ -118,7 +118,7 @@ def test_a_log_that_was_cut_off_replays_up_to_there(one_file, tmp_path, data):
 @pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(data=st.data())
-def test_a_bit_that_flips_costs_one_segment_and_is_told(one_file, tmp_path, data):
+def test_a_flipped_bit_costs_one_segment_and_is_reported(one_file, tmp_path, data):
     bit = data.draw(st.integers(0, 8 * len(one_file) - 1))
     broken = bytearray(one_file)
     broken[bit // 8] ^= 1 << bit % 8
@@ -147,7 +147,7 @@ def test_a_flipped_bit_in_each_kind_of_frame(one_file, tmp_path, kind):
         assert any("corrupt" in fault or "cut off" in fault for fault in faults), faults
 
 
-def test_a_truncated_file_of_a_journal_is_told_and_the_rest_replays(recorded):
+def test_a_truncated_file_is_reported_and_the_rest_replays(recorded):
     folder = recorded()
     second = sorted(folder.iterdir())[1]
     second.write_bytes(second.read_bytes()[:-30])
@@ -158,7 +158,7 @@ def test_a_truncated_file_of_a_journal_is_told_and_the_rest_replays(recorded):
     assert found.segments == 5
 
 
-def test_a_last_file_that_ends_between_two_frames_is_told(recorded):
+def test_a_last_file_that_ends_between_two_frames_is_reported(recorded):
     folder = recorded()
     last = max(folder.iterdir())
     data = last.read_bytes()
@@ -171,7 +171,7 @@ def test_a_last_file_that_ends_between_two_frames_is_told(recorded):
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
-def test_an_empty_file_is_told(recorded, place):
+def test_an_empty_file_is_reported(recorded, place):
     folder = recorded()
     empty = sorted(folder.iterdir())[place]
     empty.write_bytes(b"")
@@ -193,7 +193,7 @@ def test_a_copy_of_a_segment_is_left_out(recorded):
     assert replay(log.segments).first is None
 
 
-def test_a_missing_segment_is_told(recorded):
+def test_a_missing_segment_is_reported(recorded):
     folder = recorded()
     sorted(folder.iterdir())[2].unlink()
     log = read_log(folder)
@@ -202,7 +202,7 @@ def test_a_missing_segment_is_told(recorded):
     assert replay(log.segments).first is None
 
 
-def test_a_segment_that_goes_away_while_it_is_read_is_told(recorded):
+def test_a_segment_that_is_deleted_while_it_is_read_is_reported(recorded):
     folder = recorded()
     log = read_log(folder)
     sorted(folder.iterdir())[1].unlink()

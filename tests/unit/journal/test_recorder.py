@@ -152,7 +152,7 @@ def test_a_step_that_cannot_be_recorded_ends_its_segment(start, sink, tmp_path, 
     assert "its segment ends there" in caplog.text
 
 
-def test_who_waits_for_a_mark_may_leave(start, sink, tmp_path):
+def test_a_wait_for_a_mark_can_be_cancelled(start, sink, tmp_path):
     scheduler = Scheduler()
     recorder = start(scheduler)
 

@@ -97,7 +97,7 @@ def test_a_slow_disk_costs_segments_and_no_memory(start, tmp_path, slow_disk, ca
     assert sum("the journal: the disk is behind" in r.message for r in caplog.records) == 1
 
 
-def test_a_disk_that_fails_is_told_once_and_tried_again(start, tmp_path, monkeypatch, caplog):
+def test_a_disk_that_fails_is_logged_once_and_retried(start, tmp_path, monkeypatch, caplog):
     failing = True
 
     def write(file, data):
@@ -122,9 +122,7 @@ def test_a_disk_that_fails_is_told_once_and_tried_again(start, tmp_path, monkeyp
     ]
 
 
-def test_a_disk_that_never_comes_back_does_not_hold_up_the_end(
-    start, tmp_path, slow_disk, monkeypatch, caplog
-):
+def test_a_disk_that_hangs_does_not_delay_the_end(start, tmp_path, slow_disk, monkeypatch, caplog):
     monkeypatch.setattr(module, "CLOSE_TIMEOUT_S", 0.01)
     files = start()
     files.begin(0, b"first")
@@ -133,7 +131,7 @@ def test_a_disk_that_never_comes_back_does_not_hold_up_the_end(
     assert "the disk is too slow: the end of the journal is not written" in caplog.text
 
 
-def test_room_is_made_by_age(tmp_path):
+def test_the_oldest_files_are_deleted(tmp_path):
     for name in "abc":
         (tmp_path / f"x-{name}").write_bytes(b"1234")
     delete_oldest(tmp_path.glob("x-*"), 10)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from batcher.journal.segment_memory import SegmentMemory
 
 
-def test_segments_that_ended_before_the_time_that_is_kept_go():
+def test_segments_older_than_the_duration_are_dropped():
     memory = SegmentMemory(duration_ns=100, most_bytes=1000)
     for begins_ns in range(0, 300, 50):
         memory.begin(begins_ns, b"%03d" % begins_ns)
@@ -14,7 +14,7 @@ def test_segments_that_ended_before_the_time_that_is_kept_go():
     assert memory.nbytes == 12
 
 
-def test_the_oldest_segments_go_for_want_of_room():
+def test_the_oldest_segments_are_dropped_beyond_the_size():
     memory = SegmentMemory(duration_ns=1000, most_bytes=10)
     memory.begin(0, b"aaaa")
     memory.begin(1, b"bbbb")
@@ -22,7 +22,7 @@ def test_the_oldest_segments_go_for_want_of_room():
     assert memory.frames() == [b"bbbb", b"cccc"]
 
 
-def test_a_segment_that_is_too_large_alone_goes_as_a_whole():
+def test_a_segment_that_is_too_large_alone_is_dropped():
     memory = SegmentMemory(duration_ns=1000, most_bytes=10)
     memory.begin(0, b"aaaa")
     memory.add(b"b" * 7)
@@ -34,7 +34,7 @@ def test_a_segment_that_is_too_large_alone_goes_as_a_whole():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=60), st.integers(1, 100))
-def test_the_bound_is_never_passed(parts, most_bytes):
+def test_the_size_limit_is_never_exceeded(parts, most_bytes):
     memory = SegmentMemory(duration_ns=20, most_bytes=most_bytes)
     for now_ns, (begins, size) in enumerate(parts):
         if begins:

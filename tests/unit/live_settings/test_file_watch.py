@@ -64,19 +64,19 @@ class TestWatch:
         fresh.replace(path)
         assert noticed(watch)
 
-    def test_it_goes_and_comes_back(self, watch, path):
+    def test_a_file_that_is_removed_and_comes_back(self, watch, path):
         path.unlink()
         assert noticed(watch)
         path.write_text(TEXT)
         assert noticed(watch)
 
-    def test_it_is_being_written(self, watch, path):
+    def test_a_file_that_is_being_written(self, watch, path):
         for length in range(3):
             path.write_text("x" * length)
             assert watch.check() is FileState.CHANGING
         assert watch.check() is FileState.CHANGED
 
-    def test_it_was_not_there_at_first(self, tmp_path):
+    def test_a_file_that_was_missing_at_first(self, tmp_path):
         watch = FileWatch(tmp_path / "none")
         assert noticed(watch)
         assert not noticed(watch)
@@ -136,7 +136,7 @@ class TestReadSettled:
         assert read_stable(path, pauses.append).models[0].batching.max_batch_size == 32
         assert len(pauses) == 1
 
-    def test_what_is_wrong_with_it_is_raised_once_it_rests(self, path):
+    def test_errors_are_raised_once_the_file_is_stable(self, path):
         path.write_text("models: [")
         with pytest.raises(ConfigError, match="not valid YAML"):
             read_stable(path)
@@ -185,7 +185,7 @@ class TestFollower:
         rename_over(path, TEXT + "#")
         assert await reloads.get() == (ChangeSource.FILE, TEXT + "#")
 
-    async def test_a_signal_has_it_read_at_once(self, follow):
+    async def test_a_signal_reloads_at_once(self, follow):
         hangup = asyncio.Event()
         hangup.set()
         reloads = await follow(0, hangup)

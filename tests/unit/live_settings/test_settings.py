@@ -188,7 +188,7 @@ class TestUpdate:
         assert world.models[0].settings.queue.max_rows == 9
         assert world.counts == {("rpc", "applied"): 1, ("rpc", "rejected"): 1}
 
-    async def test_changes_are_read_beside_the_loop_and_applied_in_order(self, world, monkeypatch):
+    async def test_changes_are_parsed_on_a_thread_and_applied_in_order(self, world, monkeypatch):
         read, go_on = settings.with_changes, threading.Event()
 
         def slowly(model, changes):
@@ -248,7 +248,7 @@ class TestReload:
         assert world.counts == {("file", "failed"): 1}
         assert (await world.live_settings.reload(FILE)).generation == 2
 
-    async def test_an_old_setting_that_cannot_be_put_back_is_told(self, world, caplog):
+    async def test_a_previous_setting_that_cannot_be_restored_is_logged(self, world, caplog):
         world.rewrite("50ms", "40ms")
         world.write(world.path.read_text() + "    queue: {max_rows: 3}\n")
         taken = world.models[0].configure
@@ -327,7 +327,7 @@ class TestAfterAnAdminCall:
         await world.live_settings.update("a", "", {"batching.target_p99": "40ms"})
         return world
 
-    async def test_a_watched_file_that_says_the_same_undoes_nothing(self, called):
+    async def test_a_watched_file_with_equal_settings_undoes_nothing(self, called):
         called.write(TEXT + "# another comment\n")
         assert (await called.live_settings.reload(FILE)).changes == ()
         assert called.models[0].settings.target_ns == 40_000_000
@@ -340,7 +340,7 @@ class TestAfterAnAdminCall:
         ]
         assert f"40ms -> 50ms ({source}, undoes an admin call, generation 3)" in caplog.text
 
-    async def test_a_file_that_has_changed_wins_as_a_whole(self, called, caplog):
+    async def test_a_changed_file_replaces_all_changes_by_calls(self, called, caplog):
         called.write(TEXT + "    queue: {max_rows: 3}\n")
         assert len((await called.live_settings.reload(FILE)).changes) == 2
         assert called.models[0].settings.target_ns == 50_000_000

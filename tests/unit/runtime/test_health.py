@@ -1,4 +1,4 @@
-"""One notion of health: what makes a server ready, and who is reports."""
+"""What makes the server ready, and when its watchers are called."""
 
 from dataclasses import dataclass
 
@@ -30,28 +30,28 @@ def health(models):
     return health
 
 
-def test_it_is_not_ready_before_it_has_started(health):
+def test_the_server_is_not_ready_before_it_has_started(health):
     assert (health.report().ready, health.report().reason) == (False, "starting")
     health.started()
     assert (health.report().ready, health.report().reason) == (True, "")
 
 
 @pytest.mark.parametrize("state", [ModelState.LOADING, ModelState.UNREADY, ModelState.FAILED])
-def test_a_model_that_should_serve_and_cannot_makes_it_unready(health, models, state):
+def test_a_model_that_cannot_serve_makes_the_server_unready(health, models, state):
     health.started()
     models[1].state = state
     assert (health.report().ready, health.report().reason) == (False, "not ready: b")
     assert health.report().live
 
 
-def test_a_model_that_was_unloaded_on_purpose_is_not_missed(health, models):
+def test_an_unloaded_model_does_not_make_the_server_unready(health, models):
     health.started()
     models[1].state = ModelState.UNLOADED
     assert health.report().ready
     assert [model.ready for model in health.report().models] == [True, False]
 
 
-def test_draining_and_broken_are_for_good(health):
+def test_draining_and_broken_are_final(health):
     health.started()
     health.drain()
     assert (health.report().ready, health.report().reason) == (False, "draining")

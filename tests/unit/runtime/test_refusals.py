@@ -1,4 +1,4 @@
-"""What callers are told of requests that the scheduler ends."""
+"""The error for each reason with which the scheduler ends a request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_reason_has_an_error_that_names_the_model(reason):
         (Reason.QUEUE_GROUPS, errors.Overloaded, "queue.max_groups"),
     ],
 )
-def test_what_can_never_be_served_is_no_overload(reason, kind, setting):
+def test_a_refusal_has_its_error_class_and_setting(reason, kind, setting):
     error = error_for(Settle((1,), Outcome.REJECTED, reason), "m", None)
     assert type(error) is kind
     assert setting in str(error)

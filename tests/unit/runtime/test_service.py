@@ -1,4 +1,4 @@
-"""The middle: however a request ends, it is counted once, as it ended."""
+"""Admission and replies: each request is counted once, by how it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batcher.errors import AnswerTooLarge, BufferFull, ExecutionFailed
         (ValueError("no"), ("failed", "internal")),
     ],
 )
-async def test_an_answer_that_is_not_encoded_has_failed(middle, error, end):
+async def test_a_reply_that_cannot_be_encoded_counts_as_failed(middle, error, end):
     async def encode(_):
         raise error
 
@@ -29,7 +29,7 @@ async def test_an_answer_that_is_not_encoded_has_failed(middle, error, end):
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_caller_who_leaves_while_its_answer_is_encoded_has_left(middle, late):
+async def test_a_request_cancelled_while_its_reply_is_encoded_counts_as_cancelled(middle, late):
     reached = asyncio.Event()
 
     async def encode(_):
@@ -47,14 +47,14 @@ async def test_a_caller_who_leaves_while_its_answer_is_encoded_has_left(middle, 
     assert middle.counted() == {end: 1}
 
 
-async def test_what_counting_raises_keeps_no_answer_back(middle, monkeypatch):
+async def test_an_exception_in_the_metrics_does_not_fail_a_request(middle, monkeypatch):
     monkeypatch.setattr(middle.model.telemetry, "request_ended", boom)
     reply = await middle.batcher.infer(middle.request())
     assert reply.outputs["Y"].array.tolist() == [[2, 2]]
 
 
 @pytest.mark.parametrize("name", ["execution_ended", "batch_finished"])
-async def test_what_counting_a_batch_raises_keeps_no_answer_back(middle, monkeypatch, name):
+async def test_an_exception_in_the_metrics_does_not_fail_a_batch(middle, monkeypatch, name):
     with monkeypatch.context() as broken:
         broken.setattr(middle.model.telemetry, name, boom)
         assert await middle.batcher.infer(middle.request())
@@ -63,7 +63,7 @@ async def test_what_counting_a_batch_raises_keeps_no_answer_back(middle, monkeyp
     assert middle.fake.released == 2
 
 
-async def test_a_batch_that_cannot_begin_leaves_nothing_behind(middle, monkeypatch):
+async def test_a_batch_that_cannot_start_is_removed(middle, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(middle.model.telemetry, "execution_started", boom)
         with pytest.raises(Exception, match="boom"):

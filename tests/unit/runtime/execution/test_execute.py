@@ -1,4 +1,4 @@
-"""Rows put together for a batch and shared out after it."""
+"""Gathering rows into a batch, checking a result, and scattering it."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ def request(parameters=None, **arrays):
     return InferenceRequest("m", tensors, 0, parameters=parameters)
 
 
-def test_a_shared_input_reaches_the_executor_as_it_came():
+def test_an_input_without_a_batch_axis_is_passed_on_unchanged():
     layout = Layout({"Y": "FP32"}, frozenset({"b"}))
     first = request(X=[[1], [2], [3]], b=[9, 8])
     slices = [Slice(first, 1, 3), Slice(request(X=[[4]], b=[9, 8]), 0, 1)]
@@ -36,14 +36,14 @@ def test_a_shared_input_reaches_the_executor_as_it_came():
     assert batch.inputs["b"] is first.inputs["b"].array
 
 
-def test_the_executor_is_told_the_parameters_that_it_reads():
+def test_the_executor_gets_the_parameters_that_it_reads():
     layout = Layout({"Y": "FP32"}, parameters=("beam", "mode"))
     each = request({"trace_id": "7", "beam": 4}, X=[[1]])
     assert gather([Slice(each, 0, 1)], layout).parameters == {"beam": 4}
     assert gather([Slice(request(X=[[1]]), 0, 1)], layout).parameters == {}
 
 
-def test_an_executor_that_takes_full_batches_only_gets_such():
+def test_an_executor_with_fixed_rows_gets_full_batches():
     layout = Layout({"Y": "FP32"}, frozenset({"b"}), full=4)
     slices = [Slice(request(X=[[n], [n + 10]], b=[9]), 0, 2) for n in (1, 2)]
     assert gather(slices, layout).inputs["X"].tolist() == [[1], [11], [2], [12]]
@@ -57,7 +57,7 @@ def test_an_executor_that_takes_full_batches_only_gets_such():
 
 
 @pytest.mark.parametrize("coroutine", [False, True])
-async def test_a_worker_fills_batches_up_where_the_executor_says_so(coroutine):
+async def test_a_worker_fills_batches_for_an_executor_with_fixed_rows(coroutine):
     class Full(FakeExecutor):
         capabilities = Capabilities(dynamic_rows=False)
 
@@ -89,7 +89,7 @@ async def test_a_worker_fills_batches_up_where_the_executor_says_so(coroutine):
     await worker.close(5.0)
 
 
-def test_a_model_without_a_batch_axis_gets_and_gives_whole_arrays():
+def test_arrays_of_a_model_without_a_batch_axis_stay_whole():
     layout = Layout({"Y": "FP32"}, frozenset({"X"}), batched=False)
     each = request(X=[[1, 2, 3]])
     batch = gather([Slice(each, 0, 1)], layout)
@@ -107,7 +107,7 @@ def refused(result, rows=2, layout=LAYOUT):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 1), (0, 1), ()])
-def test_an_output_of_other_rows_is_refused_and_released(shape):
+def test_an_output_with_a_wrong_number_of_rows_is_refused_and_released(shape):
     released = []
     result = BatchResult({"Y": np.zeros(shape, np.float32)}, release=lambda: released.append(1))
     assert f"its shape is {list(shape)}, and axis 0 should be 2 long" in refused(result)
@@ -115,19 +115,19 @@ def test_an_output_of_other_rows_is_refused_and_released(shape):
 
 
 @pytest.mark.parametrize("row", [-1, 2, "0"])
-def test_an_error_for_a_row_that_is_not_there_is_refused(row):
+def test_an_error_for_a_row_beyond_the_batch_is_refused(row):
     result = BatchResult({"Y": np.zeros((2, 1), np.float32)}, {row: "no"})
     assert refused(result) == f"the executor returned an error for row {row!r} of a batch of 2 rows"
 
 
-def test_a_result_that_cannot_even_be_looked_at_is_released():
+def test_a_result_whose_check_raises_is_released():
     released = []
     with pytest.raises(AttributeError):
         check_result(BatchResult(None, release=lambda: released.append(1)), Batch({}, 1), LAYOUT)
     assert released == [1]
 
 
-def test_what_is_taken_out_of_buffers_that_are_used_again_holds_nothing_of_them():
+def test_outputs_from_reused_buffers_are_copies():
     buffer = bytearray(b"one")
     texts = np.array([[memoryview(buffer)], [buffer], [b"two"]], np.object_)
     result = BatchResult({"Y": texts}, release=buffer.clear)
@@ -144,7 +144,7 @@ def pieces(*arrays, datatype="FP32"):
     return dict(reversed(found.items()))
 
 
-def test_pieces_are_joined_in_the_order_of_their_rows():
+def test_parts_are_joined_in_the_order_of_their_rows():
     arrays = [np.full((n, 2), n, np.float32) for n in (3, 1, 2)]
     (joined,) = join(joinable(pieces(*arrays))).values()
     assert joined.array[:, 0].tolist() == [3, 3, 3, 1, 2, 2]
@@ -154,7 +154,7 @@ def test_pieces_are_joined_in_the_order_of_their_rows():
 
 
 @pytest.mark.parametrize("other", [(1, 4), (1,), (1, 3, 1), (1, 0)])
-def test_pieces_of_other_shapes_cannot_be_joined(other):
+def test_parts_of_different_shapes_cannot_be_joined(other):
     with pytest.raises(ExecutionError) as caught:
         joinable(pieces(np.zeros((2, 3), np.float32), np.zeros(other, np.float32)))
     told = str(caught.value)
@@ -167,7 +167,7 @@ ROWS = LARGE_BATCH // 1024
 """Rows of 1 KiB that are not yet a large batch."""
 
 
-def test_an_error_that_its_executor_keeps_keeps_no_batch():
+def test_a_kept_exception_does_not_keep_its_batch_in_memory():
     error = ValueError("no")
 
     class Keeping:
@@ -196,7 +196,7 @@ class Reusing:
 
 
 @pytest.mark.parametrize(("rows", "copied"), [(ROWS, False), (ROWS + 1, True)])
-def test_a_large_result_that_the_executor_wants_back_is_copied_at_once(rows, copied):
+def test_a_large_result_in_reused_buffers_is_copied_on_the_thread(rows, copied):
     executor = Reusing()
     each = Slice(request(X=np.ones((rows, 256))), 0, rows)
 
@@ -209,7 +209,7 @@ def test_a_large_result_that_the_executor_wants_back_is_copied_at_once(rows, cop
 
 
 @pytest.mark.parametrize(("rows", "beside"), [(ROWS, False), (ROWS + 1, True)])
-async def test_a_large_batch_of_a_coroutine_is_put_together_beside_the_loop(
+async def test_a_large_batch_of_an_async_executor_is_gathered_on_a_thread(
     monkeypatch, rows, beside
 ):
     threads = []

@@ -1,4 +1,4 @@
-"""Rows that hold NaN."""
+"""Rows whose outputs contain NaN."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def errors(array, datatype, row_errors=None):
 @pytest.mark.parametrize(
     ("datatype", "dtype"), [("FP16", np.float16), ("FP32", np.float32), ("FP64", np.float64)]
 )
-def test_the_rows_that_hold_it_and_no_others(datatype, dtype):
+def test_only_rows_with_nan_fail(datatype, dtype):
     array = np.ones((4, 2, 3), dtype)
     array[0] = np.inf
     array[1, 1, 2] = array[3, 0, 0] = np.nan
@@ -36,23 +36,23 @@ def test_bf16_is_read_by_its_bits():
     assert errors(array, "UINT16") == {}
 
 
-def test_an_error_of_the_executors_own_stays():
+def test_a_row_error_of_the_executor_is_kept():
     array = np.full((2, 1), np.nan, np.float32)
     assert errors(array, "FP32", {0: "mine"}) == {0: "mine", 1: "output 'Y' contains NaN"}
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (2,)])
-def test_any_shape(shape):
+def test_outputs_of_any_rank_are_checked(shape):
     assert errors(np.ones(shape, np.float32), "FP32") == {}
 
 
-def test_a_failed_batch_is_left_alone():
+def test_a_failed_batch_is_not_checked():
     executed = ExecutedBatch(0, failure="no")
     fail_nan_rows(executed, Layout({"Y": "FP32"}), [])
     assert executed.result is None
 
 
-def test_what_others_of_the_batch_asked_for_fails_nobody():
+def test_nan_in_an_output_that_a_row_did_not_ask_for_does_not_fail_it():
     outputs = {"Y": np.ones((3, 1), np.float32), "Z": np.full((3, 1), np.nan, np.float32)}
     executed = ExecutedBatch(0, result=BatchResult(outputs))
     asked = [("Y",), None, ("Z", "Y")]
@@ -62,7 +62,7 @@ def test_what_others_of_the_batch_asked_for_fails_nobody():
 
 
 @pytest.mark.parametrize("array", [np.float32("nan"), [1, np.nan], [[1], [np.nan]]])
-def test_the_answer_of_a_model_without_a_batch_axis_fails_as_a_whole(array):
+def test_nan_fails_the_whole_reply_of_a_model_without_a_batch_axis(array):
     executed = ExecutedBatch(0, result=BatchResult({"Y": np.asarray(array, np.float32)}))
     slices = [Slice(InferenceRequest("m", {}, 0), 0, 1)]
     fail_nan_rows(executed, Layout({"Y": "FP32"}, batched=False), slices)

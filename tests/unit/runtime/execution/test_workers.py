@@ -1,4 +1,4 @@
-"""Batches that run together, alone, and whose calls raise what none should."""
+"""Batches that run together or alone, and calls that raise where they must not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def slices(number):
     return [Slice(InferenceRequest("m", {"X": Tensor("FP32", rows)}, 0), 0, 1)]
 
 
-async def test_one_that_runs_alone_has_no_company_and_holds_nobody_up():
+async def test_a_batch_that_runs_alone_overlaps_with_no_other():
     executor = Remote()
     worker = LoopWorker(executor, "m#0", asyncio.get_running_loop(), monotonic_ns)
     ended = []
@@ -117,7 +117,7 @@ async def run_one(executor, fail_nan):
 
 
 @pytest.mark.parametrize("kind", [Blocking, Coroutines])
-async def test_a_result_in_which_nan_cannot_be_looked_for_has_failed(kind, monkeypatch):
+async def test_a_result_whose_nan_check_raises_has_failed(kind, monkeypatch):
     monkeypatch.setattr(nan, "fail_nan_rows", boom)
     executor = kind()
     executed = await run_one(executor, fail_nan=True)
@@ -127,7 +127,7 @@ async def test_a_result_in_which_nan_cannot_be_looked_for_has_failed(kind, monke
 
 
 @pytest.mark.parametrize("kind", [Blocking, Coroutines])
-async def test_a_batch_ends_whatever_raises_around_its_execution(kind, monkeypatch):
+async def test_a_batch_ends_even_if_the_worker_itself_raises(kind, monkeypatch):
     """`execute` never raises; if it did, nobody may wait for ever."""
     monkeypatch.setattr(thread_worker, "execute", boom)
     monkeypatch.setattr(loop_worker, "execute_async", boom)

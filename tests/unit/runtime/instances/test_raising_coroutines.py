@@ -1,4 +1,4 @@
-"""Coroutine executors that raise what is no `Exception`: it is theirs, and nobody else ends by it."""
+"""Async executors that raise a `BaseException`: their own call fails, and nothing else ends."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Remote:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_a_question_that_was_cancelled_is_asked_again(make_middle, error):
+async def test_a_cancelled_health_check_is_repeated(make_middle, error):
     middle = make_middle(checks=HealthCheckPlan(interval_ns=MILLISECOND))
     middle.make_executor = Remote
     await middle.model.load()
@@ -75,7 +75,7 @@ async def test_a_load_that_was_cancelled_has_failed(make_middle, error):
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_a_replacement_that_was_cancelled_is_tried_again(make_middle, monkeypatch, error):
+async def test_a_cancelled_reload_is_repeated(make_middle, monkeypatch, error):
     monkeypatch.setattr(instances, "FIRST_RESTART_DELAY_S", 0.001)
     middle = make_middle()
     middle.make_executor = Remote
@@ -89,7 +89,7 @@ async def test_a_replacement_that_was_cancelled_is_tried_again(make_middle, monk
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_an_end_that_was_cancelled_ends_nothing_else(make_middle, error):
+async def test_a_cancelled_close_ends_nothing_else(make_middle, error):
     middle = make_middle()
     middle.make_executor = lambda: Remote(close=error())
     await middle.model.load()

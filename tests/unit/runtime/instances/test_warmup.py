@@ -1,4 +1,4 @@
-"""The warm-up of a padded model: every bucket, the outermost first, and never for too long."""
+"""The warm-up: sizes, buckets from the outermost on, values, and its time limit."""
 
 import asyncio
 
@@ -57,11 +57,11 @@ async def test_every_bucket_the_largest_and_the_smallest_first(warm_up):
     assert shapes[: 2 * each] == [(1, 8, 3)] * each + [(4, 8, 3)] * each
 
 
-async def test_no_sizes_no_warm_up(warm_up):
+async def test_without_batch_sizes_there_is_no_warm_up(warm_up):
     assert await warm_up() == ((), [])
 
 
-async def test_after_so_long_no_further_bucket_is_begun(warm_up, monkeypatch):
+async def test_no_bucket_starts_after_the_time_limit(warm_up, monkeypatch):
     clock = iter(range(0, 10_000 * SECOND, SECOND))
     monkeypatch.setattr(warmup, "monotonic_ns", lambda: next(clock))
     monkeypatch.setattr(warmup, "BUCKETS_NS", 6 * SECOND)
@@ -79,7 +79,7 @@ SPECS = (
 )
 
 
-def test_a_sample_is_zeros_and_empty_texts_and_leaves_out_what_is_optional():
+def test_a_sample_is_zeros_and_empty_texts_without_optional_inputs():
     inputs = Sample("m", SPECS, {}).request(2, plain_shapes(SPECS, 4)).inputs
     assert set(inputs) == {"X", "words", "n"}
     assert np.array_equal(inputs["X"].array, np.zeros((2, 3), np.float32))
@@ -152,7 +152,7 @@ async def test_a_warm_up_that_fails_names_the_remedy(refused):
     assert "warmup.inputs" not in await refused(ExecutionError("out of memory", cause="device"))
 
 
-async def test_a_length_that_nothing_takes_is_refused(refused):
+async def test_a_length_without_variable_axes_is_refused(refused):
     assert WarmupConfig().length == DEFAULT_LENGTH, "a default is no wish"
     told = await refused(ValueError("never"), length=8)
     assert told.startswith(
@@ -171,7 +171,7 @@ async def test_a_length_beside_axes_that_are_all_padded_is_refused():
     await worker.close(5.0)
 
 
-async def test_rows_that_fail_by_themselves_are_told(caplog):
+async def test_row_errors_in_the_warm_up_are_logged(caplog):
     fake = FakeExecutor()
     fake.fail_rows_next({0: "input 'X' must be a number"})
     worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)

@@ -15,7 +15,7 @@ def test_each_line_is_a_name(tmp_path):
     )
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(
         ModelLoadError, match=f"model 'm': labels: {tmp_path}/no cannot be read: No such file"
     ):

@@ -1,4 +1,4 @@
-"""Rules held against a model; batches filled up, and answers cut back."""
+"""Padding rules against a model; padded batches and trimmed replies."""
 
 import numpy as np
 import pytest
@@ -54,13 +54,13 @@ def sentence(length, *, rows=1, value=1):
 # Rules
 
 
-def test_nothing_said_nothing_padded():
+def test_without_rules_nothing_is_padded():
     assert resolve_padding("m", rules(()), NAMED) is None
     own = TensorSpec("Y", "FP32", (-1, -1), dims=("batch", None))
     assert resolve_padding("m", rules(()), ModelMetadata("t", NAMED.inputs, (own,))) is None
 
 
-def test_the_axes_as_the_scheduler_takes_them():
+def test_the_padded_axes_as_scheduler_settings():
     padding = resolve_padding("m", rules(), NAMED)
     assert [(a.input, a.axis, a.buckets) for a in padding.axes] == [(0, 1, (4, 8)), (1, 1, (4, 8))]
 
@@ -107,7 +107,7 @@ def test_a_rule_that_does_not_fit_the_model_is_named(axes, told):
     assert told in problem(axes)
 
 
-def test_every_problem_is_told_at_once():
+def test_every_problem_is_reported_at_once():
     told = problem([AxisRule("a", 1, 0, (4,)), AxisRule("b", 1, 0, (4,))])
     assert told.startswith("model 'm': models[0].padding[0].input")
     assert "models[0].padding[1].input" in told
@@ -121,7 +121,7 @@ UNNAMED = ModelMetadata(
 X = AxisRule("x", 1, None, (4, 8))
 
 
-def test_an_output_of_unknown_length_is_no_guess():
+def test_the_length_of_an_output_is_never_guessed():
     assert problem([X], (), UNNAMED) == (
         "model 'm': models[0].outputs: output 'y' has the variable axis 1, and the model does not"
         " say which input axis it is as long as; allowed: {output: y, axis: 1, like: {input: ...,"
@@ -233,7 +233,7 @@ def test_an_optional_input_that_is_absent_keeps_its_place():
 # Batches
 
 
-def test_gathering_fills_up_what_is_shorter_and_leaves_fixed_inputs_alone():
+def test_gathering_pads_shorter_inputs_and_no_fixed_ones():
     padded = resolve_padding("m", rules(), NAMED).of(((4,), (4,), (2,)))
     slices = [
         Slice(sentence(2, value=5), 0, 1, padded),
@@ -266,7 +266,7 @@ def test_several_axes_of_one_input():
     assert array[..., 0].tolist() == [[[1, 1, 1], [9, 9, 9]], [[2, 9, 9], [2, 9, 9]]]
 
 
-def test_an_answer_is_cut_back_to_the_requests_own_length():
+def test_a_reply_is_trimmed_to_the_length_of_its_request():
     padding = resolve_padding("m", rules(), NAMED)
     hidden = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3)
     result = BatchResult({"hidden": hidden, "pooled": hidden[:, 0]})
@@ -307,7 +307,7 @@ def test_axes_that_vary_apart_are_warmed_up_up_to_a_bound():
     assert (found[0], found[-1]) == (((1, 2),), ((10, 11),))
 
 
-def test_those_of_many_axes_are_picked_from_millions_without_making_them():
+def test_warm_buckets_are_chosen_without_making_all_combinations():
     spec = TensorSpec("voxels", "UINT8", (-1,) * 6)
     metadata = ModelMetadata("t", (spec,), ())
     axes = [AxisRule("voxels", axis, 9, tuple(range(axis, axis + 32))) for axis in range(1, 6)]

@@ -1,4 +1,4 @@
-"""Which axes are the rows, and what cannot be batched by them."""
+"""Which axes are batch axes, and which models cannot be batched."""
 
 import pytest
 
@@ -76,7 +76,7 @@ def test_the_rows_axis_stands_first_and_once():
     assert "'b' has the rows' axis 'n' and is declared to have no rows" in told
 
 
-def test_an_executor_that_gives_no_row_axis_is_told():
+def test_an_executor_without_a_batch_axis_in_its_shapes_is_refused():
     told = refusal([TensorSpec("X", "FP32", (4, 2))])
     assert "the shape of input 'X', [4, 2], has no rows first" in told
 
@@ -92,13 +92,13 @@ def test_an_executor_that_gives_no_row_axis_is_told():
         ([TensorSpec("Y", "FP32", (-1, 2), dims=("n",))], "'Y' has 1 names for the 2 axes of"),
     ],
 )
-def test_what_an_executor_must_not_say(outputs, told):
+def test_contradictory_metadata_is_refused(outputs, told):
     with pytest.raises(ModelLoadError) as caught:
         fitted([X], outputs)
     assert told in str(caught.value)
 
 
-def test_every_problem_is_told_at_once():
+def test_every_problem_is_reported_at_once():
     told = refusal([X, B, spec("A", "n", "n")], c=False)
     assert "got 'c'" in told
     assert "different names" in told

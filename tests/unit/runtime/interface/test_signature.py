@@ -1,4 +1,4 @@
-"""What a request must look like, and which requests may share a batch."""
+"""Which requests are valid, and which of them may share a batch."""
 
 import itertools
 
@@ -83,13 +83,13 @@ X = TensorSpec("X", "FP32", (-1, 1))
 ROW = np.ones((1, 1), np.float32)
 
 
-def test_parameters_that_the_executor_does_not_read_separate_nobody():
+def test_parameters_that_the_executor_does_not_read_do_not_separate_requests():
     model = signature(X)
     keys = {model.validate(request({"trace_id": str(n)}, X=ROW)).batch_key for n in range(3)}
     assert keys == {""}
 
 
-def test_parameters_that_it_reads_do():
+def test_parameters_that_the_executor_reads_separate_requests():
     model = signature(X, parameters=("beam", "mode"))
     values = [True, 1, 1.0, "1", "True", 0.0, -0.0, float("nan"), "nan", "', ('mode', '", 2**63]
     each = [{"beam": value} for value in values]
@@ -195,7 +195,7 @@ def test_a_model_whose_inputs_are_all_optional_may_get_none():
     assert none.batch_key != some.batch_key
 
 
-def test_keys_of_absent_inputs_and_parameters_are_told_apart():
+def test_keys_of_absent_inputs_and_parameters_differ():
     specs = [TensorSpec(name, "FP32", (-1, 1), optional=True) for name in ("a", "b")]
     model = signature(*specs, parameters=("a", "b"))
     keys = []

@@ -55,7 +55,7 @@ class TestRetries:
         assert caplog.text.count("trying again in") == 3
         assert await middle.batcher.infer(middle.request())
 
-    async def test_meanwhile_callers_are_told_why(self, make_middle):
+    async def test_callers_get_the_reason_meanwhile(self, make_middle):
         middle = make_middle(load_retry_ns=HOUR_NS)
         middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
         loading = asyncio.create_task(middle.model.load())
@@ -69,7 +69,7 @@ class TestRetries:
         assert state(middle)[0] is ModelState.FAILED
 
     @pytest.mark.parametrize("retry_ns", [0, MILLISECOND])
-    async def test_it_is_given_up_when_the_time_is_over(self, make_middle, retry_ns):
+    async def test_the_load_fails_when_the_retry_time_is_over(self, make_middle, retry_ns):
         middle = make_middle(load_retry_ns=retry_ns)
         middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
         with pytest.raises(BackendUnavailable):
@@ -77,7 +77,7 @@ class TestRetries:
         assert state(middle) == (ModelState.FAILED, "m: not up")
         assert len(middle.fakes) == 1 or retry_ns
 
-    async def test_another_error_is_not_tried_again(self, make_middle):
+    async def test_other_errors_are_not_retried(self, make_middle):
         middle = make_middle(load_retry_ns=HOUR_NS)
         middle.make_executor = lambda: FakeExecutor(load_error=ModelLoadError("m: no such file"))
         with pytest.raises(ModelLoadError):
@@ -86,7 +86,7 @@ class TestRetries:
 
 
 class TestUnload:
-    async def test_it_ends_a_load_that_is_under_way(self, make_middle):
+    async def test_an_unload_ends_a_load_in_progress(self, make_middle):
         middle = make_middle(load_retry_ns=HOUR_NS)
         middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
         loads = [asyncio.create_task(middle.model.load()) for _ in range(2)]
@@ -114,7 +114,7 @@ class TestUnload:
 
 
 class TestReload:
-    async def test_a_new_executor_takes_over_and_nobody_waits(self, middle):
+    async def test_a_new_executor_takes_over_without_delay(self, middle):
         first = middle.fake
         hang = first.hang_next()
         running = asyncio.create_task(middle.batcher.infer(middle.request()))
@@ -132,7 +132,7 @@ class TestReload:
         assert first.calls[-1].method == "close"
         assert state(middle) == (ModelState.READY, "")
 
-    async def test_one_that_cannot_load_leaves_the_old_one_serving(self, middle):
+    async def test_a_failed_reload_keeps_the_old_executor(self, middle):
         middle.make_executor = lambda: FakeExecutor(load_error=ModelLoadError("m: broken"))
         with pytest.raises(ModelLoadError, match="broken"):
             await middle.model.load()
@@ -158,7 +158,7 @@ class TestReload:
         assert (await middle.batcher.infer(middle.request(columns=3))).outputs["Y"].array.size == 3
         assert middle.model.metadata.inputs[0].shape == (-1, 3)
 
-    async def test_one_that_is_given_up_while_it_takes_over_leaves_nothing(self, middle):
+    async def test_a_reload_cancelled_while_it_switches_leaves_no_instance(self, middle):
         hang = middle.fake.hang_next()
         running = asyncio.create_task(middle.batcher.infer(middle.request()))
         await asyncio.to_thread(hang.wait_entered)
@@ -176,7 +176,7 @@ class TestReload:
         await middle.model.load()
         assert await middle.batcher.infer(middle.request(columns=3))
 
-    async def test_a_reload_that_an_unload_ends_leaves_nothing(self, middle):
+    async def test_a_reload_that_an_unload_ends_leaves_no_instance(self, middle):
         middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
         middle.model._plans = tuple(
             models.replace(plan, load_retry_ns=HOUR_NS) for plan in middle.model._plans
@@ -202,7 +202,7 @@ class Telling(FakeExecutor):
 
 
 class TestHealth:
-    async def test_an_executor_that_says_that_it_is_not_well(self, make_middle):
+    async def test_an_executor_that_reports_itself_unhealthy(self, make_middle):
         middle = make_middle(checks=HealthCheckPlan(interval_ns=MILLISECOND))
         middle.make_executor = Telling
         await middle.model.load()
@@ -219,7 +219,7 @@ class TestHealth:
         await until(lambda: state(middle) == (ModelState.READY, ""))
         assert middle.problems == []
 
-    async def test_an_executor_that_does_not_say_how_it_is(self, make_middle):
+    async def test_an_executor_whose_healthy_call_hangs(self, make_middle):
         middle = make_middle(checks=HealthCheckPlan(MILLISECOND, 50 * MILLISECOND))
         middle.make_executor = Telling
         await middle.model.load()

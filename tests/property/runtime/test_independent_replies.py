@@ -1,8 +1,8 @@
-"""Each answer is a function of its own request alone, whatever shares its batches.
+"""Each reply depends on its own request alone, whatever shares its batches.
 
-Everything from `Batcher.infer` down to the executor is real: padding, shared and optional inputs,
-parameters, requests that are split and joined, requested outputs, rows at fault, and an executor
-that uses its buffers again.
+Everything from `Batcher.infer` down to the executor is real: padding, optional inputs and inputs
+without a batch axis, parameters, split requests, requested outputs, row errors, and an executor
+that reuses its buffers.
 """
 
 from __future__ import annotations
@@ -244,7 +244,9 @@ PLAIN = Asked(1, 2, (5,), None, None, None)
     st.none() | st.integers(0, 7),
 )
 @example([PLAIN] * 8, FixedWindow(), True, True, "batch", 3)
-def test_each_answer_is_of_its_own_request_alone(callers, policy, padded, reuses, fails, poisoned):
+def test_each_reply_depends_on_its_own_request_alone(
+    callers, policy, padded, reuses, fails, poisoned
+):
     callers = list(callers)
     if poisoned is not None and poisoned < len(callers):
         each = callers[poisoned]

@@ -1,10 +1,9 @@
-"""One caller that leaves never delays, fails or hangs another, whatever happens in between.
+"""A cancelled request never delays, fails or hangs another one.
 
-Some requests fit no batch, and batches fail as a whole and are bisected.
-
-Everything from `Batcher.infer` down to the instances is real and runs on an event loop. The clock,
-the timers and the executor are turned by hand: each story is a list of acts, with as many turns of
-the loop after each act as the story says, so that callers leave between any two steps.
+Some requests are invalid, and batches fail as a whole and are bisected. Everything from
+`Batcher.infer` down to the instances is real and runs on an event loop; clock, timers and executor
+are manual. Each example is a list of actions with a number of loop turns after each, so that
+requests are cancelled between any two steps.
 """
 
 from __future__ import annotations
@@ -359,5 +358,5 @@ async def play(house, story):
 @pytest.mark.slow
 @settings(max_examples=400)
 @given(st.integers(1, 2), st.sampled_from((0, 3 * MILLISECOND)), stories)
-def test_callers_who_leave_harm_nobody_else(instances, delay_ns, story):
+def test_cancelled_requests_do_not_affect_others(instances, delay_ns, story):
     asyncio.run(play(House(instances, delay_ns), story))
