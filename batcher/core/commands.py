@@ -1,4 +1,4 @@
-"""What the scheduler tells the shell to do. Each command is carried out exactly once."""
+"""Commands: what the scheduler tells the runtime to do. Each is carried out exactly once, in order."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class SettingsRefused:
 
 @record
 class FailureStorm:
-    """So many batches of a model fail that none is bisected any more; or, later, that is `over`."""
+    """Batches of a model fail so often that none is bisected any more; or that is `over`."""
 
     model: str
     over: bool = False

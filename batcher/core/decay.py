@@ -13,15 +13,15 @@ class DecayingSum:
     def __init__(self, over_ns: float) -> None:
         self._over_ns = over_ns
         self.value = 0.0
-        """What it was at `since_ns`, when something was added last."""
+        """The sum at `since_ns`, when an amount was added last."""
         self.since_ns = 0
 
     def at(self, now_ns: int) -> float:
-        """What it is now."""
+        """The sum at `now_ns`."""
         return self.value * exp((self.since_ns - now_ns) / self._over_ns)
 
     def add(self, amount: float, now_ns: int) -> None:
-        """Add something now."""
+        """Add an amount at `now_ns`."""
         self.value = self.at(now_ns) + amount
         self.since_ns = now_ns
 
@@ -30,5 +30,5 @@ class DecayingSum:
         return self.value, self.since_ns
 
     def restore(self, state: tuple[float, int]) -> None:
-        """Go on where the one that was captured stood."""
+        """Take over the state that `capture` returned."""
         self.value, self.since_ns = state

@@ -1,4 +1,4 @@
-"""What the scheduler is told.
+"""Events: what the scheduler is told.
 
 Events go in through `Scheduler.handle`, commands (`commands.py`) come out. Both are plain values:
 they can be logged, replayed and compared. Times are monotonic nanoseconds; a payload never appears
@@ -23,14 +23,14 @@ Profile: TypeAlias = tuple[tuple[int, int], ...]
 
 
 class CancelCause(StrEnum):
-    """Why a request was given up by its caller."""
+    """Why a caller does not wait for a request any more: it went away, or its deadline passed."""
 
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
 
 
 class FailureCause(StrEnum):
-    """What an execution failure is blamed on."""
+    """What an execution failed because of."""
 
     DEVICE = "device"
     INPUT = "input"
@@ -39,11 +39,14 @@ class FailureCause(StrEnum):
 
 @record
 class RequestArrived:
-    """A valid request for a served model. It is queued or refused, in one atomic step.
+    """A request that is valid for its model. It is queued or refused in the same step.
 
-    `due_ns` is soft (the caller's own target; None means arrival plus the model's target) and
-    `deadline_ns` is hard (the caller's deadline; None means none). `queue_until_ns` is how long the
-    caller lets it wait: it ends then if it has not begun, and may be answered later if it has.
+    `rows` and `nbytes` are the size of its inputs, `shapes` their axes beside the rows. Requests of
+    one model can share a batch if their `batch_key` and padded shapes are equal. `due_ns` is when it
+    should be done; None means `arrival_ns` plus the model's target. `deadline_ns` is when its caller
+    stops waiting; None means never. `queue_until_ns` is how long the caller lets it wait in the
+    queue: it ends then if it has not begun, and may be answered later if it has. `priority` 1 is the
+    most urgent; 0 names none.
     """
 
     id: int
@@ -63,7 +66,7 @@ class RequestArrived:
 
 @record
 class RequestCancelled:
-    """The last waiter of a request left. Unknown and already settled ids are ignored."""
+    """The caller of a request does not wait any more. Ids that have ended or are unknown are ignored."""
 
     id: int
     cause: CancelCause
@@ -90,9 +93,9 @@ class Timings:
 class BatchProgress:
     """An instance reports on a batch: requests done, requests failed, and whether that was all.
 
-    Of a request that is split, what is reported are its rows in this batch. `error` says that the
-    execution failed as a whole, so that nobody knows which rows were at fault; then it is the last
-    report, and all that is not reported yet has failed.
+    Of a request that is split, its rows in this batch are reported. `error` says that the execution
+    failed as a whole, so that it is not known which rows are at fault; then it is the last report,
+    and all requests that are not reported yet have failed.
     """
 
     batch_id: int
@@ -105,7 +108,7 @@ class BatchProgress:
 
 @record
 class RepliesTook:
-    """The answers of a batch of `rows` rows have left, `took_ns` after it was reported done."""
+    """The replies of a batch of `rows` rows were handed to the transport within `took_ns` of its report."""
 
     model: str
     rows: int
@@ -114,10 +117,11 @@ class RepliesTook:
 
 @record
 class InstanceUp:
-    """An incarnation of an instance is loaded, warm and ready for `max_in_flight` batches.
+    """An incarnation of an instance is loaded, warm and ready for `max_in_flight` batches at once.
 
-    `queues` says that it may get one more in hand, which it begins when it is done with the one that
-    it runs. `profile` holds service times measured at warm-up, `buckets` one for each bucket that was measured, where a model's axes are padded.
+    With `prefetches` it can be given one more batch, which it begins when the one that it runs ends.
+    `profile` holds service times that were measured at warm-up; `buckets` holds one profile for each
+    bucket of shapes that was measured, where a model's axes are padded.
     """
 
     instance: str
@@ -140,7 +144,7 @@ class InstanceDraining:
 
 @record
 class InstanceDown:
-    """The incarnation is gone: what it ran has failed, and its later reports are ignored."""
+    """The incarnation is gone: its batches have failed, and its later reports are ignored."""
 
     instance: str
     incarnation: int

@@ -7,14 +7,14 @@ from batcher.core.record import record
 
 @record
 class ModelObservation:
-    """One model's queue and executing work at the moment of `Observation.now_ns`.
+    """One model's queue and running batches at `Observation.now_ns`.
 
-    Ages are of the oldest unanswered request in that stage, None when there is none; a stalled
-    queue keeps ageing between events. `backlog_ns` is what serving the rows that wait would take, in
-    the batches that serve most, 0 while that is unknown; `reachable` says whether one row alone can
-    be done inside the target, `late_buckets` in how many buckets it cannot. `bisected_batches` and `bisect_executions` count, since the model was
-    configured, batches that failed as a whole and the executions that found the requests at fault;
-    in a `storm` batches fail as a whole.
+    Ages are those of the oldest unanswered request in that stage, None when there is none; they grow
+    between events, too. `backlog_ns` is how long serving the waiting rows takes, in batches of the
+    most efficient size; 0 while that is unknown. `reachable` says whether one row alone can meet the
+    target in some bucket, `late_buckets` in how many it cannot. `bisected_batches` and
+    `bisect_executions` count, since the model was configured, batches that failed as a whole and were
+    bisected, and the executions that this took. In a `storm` batches fail as a whole.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Reads a scheduler for a scrape, without changing it."""
+"""Reads the scheduler's contents for metrics and health, without changing them."""
 
 from __future__ import annotations
 

@@ -15,5 +15,5 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def record(cls: type[T]) -> type[T]:
-    """Make `cls` a slotted dataclass with value equality and hash; nobody may assign to its fields."""
+    """Make `cls` a slotted dataclass with value equality and hash; no code may assign to its fields."""
     return dataclass(slots=True, unsafe_hash=True)(cls)

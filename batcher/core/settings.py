@@ -9,7 +9,7 @@ from batcher.core.record import record
 
 
 class WhenLate(StrEnum):
-    """What becomes of a request that can only be late, but whose caller still waits."""
+    """What becomes of a request that can no longer meet its target, while its caller still waits."""
 
     REFUSE = "refuse"
     SERVE = "serve"
@@ -19,7 +19,7 @@ class WhenLate(StrEnum):
 class Adaptive:
     """The policy `adaptive`: windows that follow from the target and from what was measured.
 
-    While the device would be less busy than `utilization_target`, nothing waits for company.
+    While the device is less busy than `utilization_target`, no request waits for others.
     """
 
     utilization_target: float = 0.8
@@ -30,8 +30,8 @@ class Adaptive:
 class FixedWindow:
     """The policy `fixed`: a window of `max_delay_ns`, the semantics that Triton users know.
 
-    A batch is formed late, when an instance is free: at once if a preferred size (or the maximum)
-    can be filled, else when the oldest request has waited for `max_delay_ns`.
+    A batch is formed when an instance is free: at once if a preferred size (or the maximum) can be
+    filled, else when the oldest request has waited for `max_delay_ns`.
     """
 
     max_delay_ns: int = 0
@@ -48,15 +48,17 @@ PolicySettings: TypeAlias = Adaptive | FixedWindow | NoBatching
 
 @record
 class QueueLimits:
-    """How much may wait, and who goes first.
+    """How much may wait, and which requests are served first.
 
-    At most `max_groups` batch groups wait: requests that may share a batch are one.
-    One request has at most the rows of `max_batches_per_request` batches of the maximum size.
-    `timeout_ns` is the longest time in the queue; None means no limit. A caller may ask for less
-    where `allow_timeout_override` says so. Level 1 of
-    `priority_levels` is the most urgent; a request that names none has `default_priority`, and a
-    waiting one gains a level for every `promote_after_ns`, unless its tenant is over its share. `tenants` holds (name, weight) pairs; without
-    any, tenants are not told apart, and one that is not named shares the weight of `default`.
+    At most `max_groups` batch groups wait, `max_requests` requests, and `max_rows` and `max_bytes` of
+    them; None means no limit. A request has at most the rows of `max_batches_per_request` full
+    batches. `timeout_ns` is the longest time in the queue, None for no limit; a caller may ask for
+    less where `allow_timeout_override` says so.
+
+    Level 1 of `priority_levels` is the most urgent. A request that names none has `default_priority`.
+    A waiting request gains a level for every `promote_after_ns`, unless its tenant is over its share.
+    `tenants` holds (name, weight) pairs. Without any, tenants are not told apart; a tenant that is not
+    named shares the weight of `default`.
     """
 
     max_requests: int = 1024
@@ -99,7 +101,7 @@ class ModelSettings:
     def max_request_rows(self) -> int:
         """The most rows of one request; those beyond one batch are split over several.
 
-        What has more rows than may wait at all could never enter.
+        A request with more rows than may wait at all could never be admitted.
         """
         most = self.max_batch_size * self.queue.max_batches_per_request
         return most if self.queue.max_rows is None else min(most, self.queue.max_rows)

@@ -31,7 +31,7 @@ class SavedRequest:
 
 @record
 class SavedSuspectGroup:
-    """What of a failed batch runs again together; `bisection` is the batch."""
+    """Parts of a failed batch that run again together; `bisection` is the id of the batch."""
 
     bisection: int
     number: int
@@ -60,7 +60,7 @@ class SavedBisection:
 
 @record
 class SavedModel:
-    """A model and the ids of what waits for it, lane by lane, each in order.
+    """A model and the ids of its waiting requests, batch group by batch group, each in order.
 
     `policy`, `times` and `shares` are what was learned, each as its owner captured it.
     """

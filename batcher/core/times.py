@@ -1,4 +1,4 @@
-"""Moments that mean something, and how exact they are. All times are integers or floats in nanoseconds."""
+"""Times with a meaning of their own. All times are integers or floats, in nanoseconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold of every live request, checked after each step of a test."""
+"""Invariants of live requests, which tests check after each step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batcher.core.queueing.request import LiveRequest, queued
 def validate_requests(
     models: Mapping[str, Model], live: Mapping[int, LiveRequest], fleet: Fleet
 ) -> None:
-    """Each request is where it says it is, each row once. Raises `AssertionError`."""
+    """Raise `AssertionError` unless each request is where it says, and each row is in one place."""
     rows: Counter[int] = Counter()
     waiting: set[int] = set()
     retries: Counter[int] = Counter()
@@ -55,7 +55,7 @@ def validate_requests(
 
 
 def _validate_groups(model: Model, fleet: Fleet) -> None:
-    """A failed batch is open while some group of it waits or runs."""
+    """Raise `AssertionError` unless exactly the bisections are open of which a group waits or runs."""
     bisections = model.bisections
     groups = list(bisections.suspect_groups)
     groups += [

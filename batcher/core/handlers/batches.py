@@ -5,8 +5,8 @@ from __future__ import annotations
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import BatchProgress, RepliesTook, Timings
-from batcher.core.requests.failed_batches import last_report, tell_storm
-from batcher.core.requests.splitting import next_turn, part_done
+from batcher.core.requests.failed_batches import report_storm, settle_unreported
+from batcher.core.requests.splitting import next_turn, note_done
 
 
 def progress(contents: Contents, event: BatchProgress) -> None:
@@ -33,7 +33,7 @@ def progress(contents: Contents, event: BatchProgress) -> None:
         failed = bool(event.failed) or event.error is not None
         if batch.unreported or batch.suspects is not None:
             model = contents.models.get(batch.model)
-            last_report(batch, event, model, contents.ledger, now_ns=contents.now_ns)
+            settle_unreported(batch, event, model, contents.ledger, now_ns=contents.now_ns)
         _finish(contents, batch, event.timings, failed=failed)
 
 
@@ -52,7 +52,7 @@ def _all_done(contents: Contents, batch: RunningBatch, ids: tuple[int, ...]) -> 
     for request_id in ids:
         request = contents.live[request_id]
         split = request.split
-        if split is None or part_done(request, split, batch.batch_id, rows[request_id]):
+        if split is None or note_done(request, split, batch.batch_id, rows[request_id]):
             done.append(request_id)
         elif split.queued and request_id != batch.filled:
             # What came while these rows ran goes before the others.
@@ -79,7 +79,7 @@ def _finish(
         model.observe(batch, timings if prefetches else None, now_ns)
         model.judge_target(now_ns)
         if model.bisections.storm.until_ns is not None:
-            tell_storm(model, contents.ledger, now_ns, succeeded=True)
+            report_storm(model, contents.ledger, now_ns, succeeded=True)
     try:
         model.policy.on_batch_done(batch.rows, now_ns)
     except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it

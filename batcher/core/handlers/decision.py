@@ -12,7 +12,7 @@ from batcher.core.model import Model
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.promotion import make_best_effort, next_promotion_at_ns, promote, reorder
-from batcher.core.requests.refusals import until_clear_ns
+from batcher.core.requests.refusals import busy_ns
 from batcher.core.times import NEVER_NS
 
 
@@ -34,7 +34,7 @@ def _promote(contents: Contents, now_ns: int) -> None:
             if group.promote_at_ns <= now_ns:
                 over = promote(group, model, contents.fleet, now_ns)
                 if over:
-                    retry_ns = until_clear_ns(model, contents.fleet, now_ns)
+                    retry_ns = busy_ns(model, contents.fleet, now_ns)
                     contents.ledger.refuse(over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
 
 
@@ -83,5 +83,5 @@ def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) 
         else:
             refused.append(request)
     if refused:
-        retry_ns = until_clear_ns(model, contents.fleet, contents.now_ns)
+        retry_ns = busy_ns(model, contents.fleet, contents.now_ns)
         contents.ledger.refuse(refused, Reason.PREDICTED_LATE, retry_ns=retry_ns)

@@ -10,8 +10,8 @@ from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.sharing import charge
 from batcher.core.faults.suspects import SuspectGroup
-from batcher.core.requests.failed_batches import tell_storm
-from batcher.core.requests.splitting import next_turn, piece_rows, runs
+from batcher.core.requests.failed_batches import report_storm
+from batcher.core.requests.splitting import next_turn, note_dispatched, piece_rows
 
 
 def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
@@ -108,7 +108,7 @@ def _take_pieces(contents: Contents, proposal: Proposal, batch_id: int) -> tuple
             if turn:
                 next_turn(request, model, contents.now_ns)
             model.queue.add(request)
-        if runs(request, batch_id) and request.expires_ns is not None:
+        if note_dispatched(request, batch_id) and request.expires_ns is not None:
             contents.expiry.discard(request)
     return tuple(parts)
 
@@ -120,9 +120,9 @@ def _take_suspects(
     model = proposal.model
     slots = contents.fleet.slots(model.name)
     model.bisections.start(suspects, proposal.expected_ns, slots, contents.now_ns)
-    tell_storm(model, contents.ledger, contents.now_ns)
+    report_storm(model, contents.ledger, contents.now_ns)
     for request in proposal.requests:
         request.suspect_parts -= 1
-        if runs(request, batch_id) and request.expires_ns is not None:
+        if note_dispatched(request, batch_id) and request.expires_ns is not None:
             contents.expiry.discard(request)
     return suspects.parts

@@ -1,5 +1,5 @@
-"""Where requests wait, as plain data: the request's record, the queue and its batch groups, tenants, expiry.
+"""Where requests wait, as plain data: the request, the queue, its batch groups and ranks, tenants, expiry.
 
-Nothing here decides anything or knows a model, a policy or a device. What is in a queue is changed by
-`requests` (admission, promotion, splitting) and taken out by the scheduler.
+Nothing here decides anything or knows a model, a policy or a device. `requests` and `handlers`
+put requests in, move them and take them out.
 """

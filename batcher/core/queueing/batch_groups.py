@@ -15,7 +15,7 @@ from batcher.core.times import NEVER_NS
 
 
 class PriorityClass:
-    """Requests of one rank, in the order in which they are due: two lists that go together."""
+    """Requests of one rank in the order of `finish_by_ns`; `finish_by` holds these, place by place."""
 
     __slots__ = ("finish_by", "rank", "requests", "rows")
 
@@ -29,7 +29,7 @@ class PriorityClass:
         return len(self.requests)
 
     def add(self, request: LiveRequest) -> None:
-        """Insert behind everything that is due no later."""
+        """Insert by `finish_by_ns`, behind equal ones."""
         finish_by = self.finish_by
         finish_by_ns = request.finish_by_ns
         if not finish_by or finish_by[-1] <= finish_by_ns:
@@ -42,7 +42,7 @@ class PriorityClass:
         self.rows += request.rows
 
     def discard(self, request: LiveRequest) -> None:
-        """Take out, from anywhere."""
+        """Take a request out, from any place. Raises `InvalidTransition` if it is not here."""
         place = bisect_left(self.finish_by, request.finish_by_ns)
         requests = self.requests
         try:
@@ -56,7 +56,7 @@ class PriorityClass:
 
 
 class BatchGroup:
-    """Requests that may share a batch. Iterating yields them in the order of their worth.
+    """Requests that may share a batch. Iterating yields them in the order in which they are served.
 
     None of them expires before `expires_ns`; `first_expiry_ns` says when the first of them does.
     """
@@ -82,12 +82,12 @@ class BatchGroup:
 
     @property
     def head(self) -> LiveRequest:
-        """The request that is served first; a lane is never empty."""
+        """The request that is served first; a group is never empty."""
         return self.classes[0].requests[0]
 
     @property
     def oldest_arrival_ns(self) -> int:
-        """When the first of them came, where each line is in order of arrival."""
+        """When the oldest of them arrived, where each class is in order of arrival."""
         classes = self.classes
         if len(classes) == 1:
             return classes[0].requests[0].arrived.arrival_ns
@@ -100,7 +100,7 @@ class BatchGroup:
         return self.expires_ns
 
     def add(self, request: LiveRequest) -> None:
-        """Insert into the line of its rank."""
+        """Insert into the class of its rank."""
         rank = request.rank
         for priority_class in self.classes:
             if priority_class.rank == rank:
@@ -117,7 +117,7 @@ class BatchGroup:
             self.expires_ns = request.expires_ns
 
     def discard(self, request: LiveRequest) -> None:
-        """Take out, from anywhere."""
+        """Take a request out, from any place. Raises `InvalidTransition` if it is not here."""
         rank = request.rank
         for priority_class in self.classes:
             if priority_class.rank == rank:
@@ -130,7 +130,7 @@ class BatchGroup:
         self.rows -= request.rows
 
     def pop_front(self, count: int) -> int:
-        """Take out the first `count` requests, all from the first line. Returns their rows."""
+        """Take out the first `count` requests, all of the first class. Returns their rows."""
         priority_class = self.classes[0]
         if count == len(priority_class.requests):
             rows = priority_class.rows

@@ -1,8 +1,8 @@
 """Which waiting request expires next.
 
-A heap with lazy deletion: a request that is dispatched or cancelled stays in it until it surfaces
-or until the dead outnumber the living, when the heap is built again. So its size is bounded by
-twice the queue, whatever callers do.
+A heap with lazy deletion: a request that is dispatched or cancelled stays in it until it comes to the
+top, or until most entries are stale and the heap is built again. So its size is at most twice that of
+the queue.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from batcher.core.queueing.request import LiveRequest
 
 SLACK = 64
-"""Dead entries that are always tolerated, so that small queues are not rebuilt all the time."""
+"""Stale entries that are always allowed, so that small heaps are not rebuilt all the time. A few KiB; the value
+does not matter otherwise."""
 
 
 class ExpiryHeap:

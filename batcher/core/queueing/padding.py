@@ -1,7 +1,7 @@
 """Buckets: the shape that a request's batch is padded to.
 
 Each padded axis has ascending bucket lengths; a request belongs to the least one that holds it, on
-each axis by itself. Requests of one bucket wait in one lane and can share a batch. What no bucket
+each axis by itself. Requests of one bucket wait in one batch group and can share a batch. What no bucket
 holds keeps its own length (admission refuses it; settings can change while it waits), and so does an
 axis that is not padded.
 """

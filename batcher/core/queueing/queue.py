@@ -12,12 +12,12 @@ from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.request import GroupKey, LiveRequest
 
 
-def _worth(request: LiveRequest) -> tuple[int, int]:
+def _order(request: LiveRequest) -> tuple[int, int]:
     return request.rank, request.finish_by_ns
 
 
 class ModelQueue:
-    """All that waits for one model: its lanes and their totals.
+    """All requests that wait for one model: its batch groups and their totals.
 
     `rows` counts what may go into the next batches; `later_rows` counts the further rows of the
     `splits` requests that are split.
@@ -35,11 +35,11 @@ class ModelQueue:
 
     @property
     def all_rows(self) -> int:
-        """Every row that waits."""
+        """All rows that wait, also those beyond the next batches."""
         return self.rows + self.later_rows
 
     def add(self, request: LiveRequest) -> None:
-        """Enqueue in the request's lane, where its rank and its due time put it."""
+        """Enqueue in the request's batch group, by its rank and `finish_by_ns`."""
         key = request.arrived.batch_key, request.bucket
         rows = request.rows
         group = self.groups.get(key)
@@ -50,7 +50,7 @@ class ModelQueue:
             priority_class = group.classes[0]
             finish_by, finish_by_ns = priority_class.finish_by, request.finish_by_ns
             if priority_class.rank == request.rank and finish_by[-1] <= finish_by_ns:
-                # The common case, without a call: later_rows everybody of the first line.
+                # The common case, without a call: the last place of the first class.
                 finish_by.append(finish_by_ns)
                 priority_class.requests.append(request)
                 priority_class.rows += rows
@@ -70,7 +70,10 @@ class ModelQueue:
             self.later_rows += request.later_rows
 
     def discard(self, request: LiveRequest) -> None:
-        """Take a waiting request out; its lane goes with the last one."""
+        """Take a waiting request out; its group is dropped with the last one.
+
+        Raises `InvalidTransition` if it does not wait here.
+        """
         key = request.group_key
         group = self.groups.get(key)
         if group is None:
@@ -90,7 +93,7 @@ class ModelQueue:
             self.later_rows -= request.later_rows
 
     def take(self, group: BatchGroup, requests: Sequence[LiveRequest]) -> None:
-        """Take waiting requests of one lane out; quick where they are its first ones."""
+        """Take waiting requests of one group out; this is fast where they are its first ones."""
         count = len(requests)
         first = group.classes[0].requests
         if first[0] is requests[0] and first[:count] == list(requests):
@@ -107,7 +110,7 @@ class ModelQueue:
                 self.discard(request)
 
     def take_all(self) -> list[LiveRequest]:
-        """Take out everything that waits, lane by lane, the most valuable of each first."""
+        """Take out all waiting requests, group by group, each in the order in which it is served."""
         waiting = list(self)
         self.groups.clear()
         self.requests = self.rows = self.nbytes = 0
@@ -116,40 +119,40 @@ class ModelQueue:
         return waiting
 
     def rerank(self, request: LiveRequest, rank: int) -> None:
-        """Move a waiting request to another line."""
+        """Move a waiting request to another priority class."""
         self.discard(request)
         request.rank = rank
         self.add(request)
 
     @property
     def worst(self) -> tuple[int, int]:
-        """The rank and order of what is worth least; something must wait."""
+        """The rank and `finish_by_ns` of the request that is served last; the queue must not be empty."""
         classes = [group.classes[-1] for group in self.groups.values()]
         return max(
             [(priority_class.rank, priority_class.finish_by[-1]) for priority_class in classes]
         )
 
     def worst_first(self) -> Iterator[LiveRequest]:
-        """What waits, the least valuable first: by rank, then by when it is due."""
+        """All waiting requests, the one that is served last first."""
         classes = [
             priority_class for group in self.groups.values() for priority_class in group.classes
         ]
         if len(classes) == 1:
             return reversed(classes[0].requests)
-        return iter(sorted(self, key=_worth, reverse=True))
+        return iter(sorted(self, key=_order, reverse=True))
 
     def __iter__(self) -> Iterator[LiveRequest]:
         for group in self.groups.values():
             yield from group
 
     def oldest_arrival_ns(self) -> int | None:
-        """When the request that has waited longest arrived."""
+        """When the request that has waited longest arrived, in nanoseconds; None where none waits."""
         return min((r.arrived.arrival_ns for r in self), default=None)
 
     def validate(self) -> None:
-        """Totals equal what is there, nothing is empty, and lines are in order."""
+        """Raise `AssertionError` unless totals are right, nothing is empty, and classes are in order."""
         for key, group in self.groups.items():
-            assert group.classes, f"empty lane {key}"
+            assert group.classes, f"empty group {key}"
             assert group.key == key
             assert group.rows == sum(r.rows for r in group)
             assert all(r.batch_id is None and r.group_key == key for r in group)

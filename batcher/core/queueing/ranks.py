@@ -13,17 +13,18 @@ from batcher.core.settings import QueueLimits
 from batcher.core.times import NEVER_NS
 
 PROMOTED: Final = 0
-"""The rank of what has waited for too long, whatever it was before."""
+"""The rank of promoted requests: best-effort ones that have waited for too long."""
 
 PROMOTED_ONE_IN: Final = 32.0
-"""Of all rows, one in so many is for those, whatever else there is to do."""
+"""One row in so many is reserved for promoted requests, however many others wait. With 24 they would cost
+others 4 % of the capacity under overload; with 43 they would be refused more often."""
 
 BEST_EFFORT: Final = 1 << 20
-"""The rank of what can only be late."""
+"""The rank of requests that can no longer meet their targets, and are served all the same."""
 
 
 def rank_of(level: int, *, over_share: bool) -> int:
-    """The rank of a priority level (1 is the most urgent) and of a tenant's standing in it."""
+    """The rank of a priority level (1 is the most urgent), behind that of tenants within their share."""
     return 2 * level + over_share
 
 
@@ -33,10 +34,10 @@ def default_rank(limits: QueueLimits) -> int:
 
 
 def promotion_ns_of(request: LiveRequest, since_ns: int, limits: QueueLimits) -> int:
-    """When waiting has earned a request a better line; `NEVER_NS` if it never does.
+    """When a request that waits since `since_ns` gains a better rank; `NEVER_NS` if it never does.
 
-    What is over its tenant's share is served from what the others leave. It comes to the front only
-    where nothing else ends its wait, and when it has waited for longer than anybody should.
+    A request over its tenant's share is served from capacity that the others leave. It gains rank only
+    where no due time or deadline ends its wait, and only after the longest wait that is allowed.
     """
     rank = request.rank
     if not rank_of(1, over_share=False) < rank < BEST_EFFORT:
@@ -49,8 +50,11 @@ def promotion_ns_of(request: LiveRequest, since_ns: int, limits: QueueLimits) ->
 
 
 def latest_finish_ns(request: LiveRequest) -> int:
-    """When a request must be done: in time, or at least before its caller leaves."""
-    # From `NEVER_NS` on, an order is no moment, only a place among others.
+    """When a request must be done: at `finish_by_ns`, or at its deadline where it cannot meet its target.
+
+    `NEVER_NS` where neither is set.
+    """
+    # From `NEVER_NS` on, `finish_by_ns` is no time, only a place among others.
     if request.rank in (PROMOTED, BEST_EFFORT) or request.finish_by_ns >= NEVER_NS:
         return NEVER_NS if request.deadline_ns is None else request.deadline_ns
     return request.finish_by_ns

@@ -12,11 +12,11 @@ GroupKey: TypeAlias = tuple[str, Shapes]
 
 
 class Split:
-    """How far a request is whose rows fit no single batch.
+    """The progress of a request that has more rows than a batch holds.
 
     `left` counts its rows that are not done. `queued` says whether some of them wait in the queue:
-    those from the request's `start` on, `rows` of which may go into the next batch. `batches` are
-    the ones that run some of its rows.
+    those from the request's `start` on, of which `rows` may go into the next batch. `batches` are
+    the ids of the batches that run some of its rows.
     """
 
     __slots__ = ("batches", "left", "queued")
@@ -29,18 +29,17 @@ class Split:
 
 @final
 class LiveRequest:
-    """A request between its arrival and its `Settle`: waiting, or executing in `batch_id`.
+    """A request between its arrival and its `Settle`.
 
     `rows` and `start` are the rows that may go into one batch next: all of them, unless it is
-    `split`. `suspect_parts` counts the parts of it that wait to be executed again, because the batch they
-    were in failed; `requeues` how often it came back to the queue from such a batch, whose failure
-    was another's fault. While any of its rows waits, `batch_id` is None.
+    `split`. `batch_id` is a batch that runs it, and None while any of its rows waits. `suspect_parts`
+    counts its parts in suspect groups, `requeues` how often it came back to the queue from one.
 
-    `expires_ns` is when it ends if it has not begun, `deadline_ns` when its caller does not wait for the
-    answer any more. `finish_by_ns` is its place in a line: when it must be done at the latest (the earlier
-    of due and the caller's leaving), or, after every real time, its turn of arrival. `rank` is its line in the lane, the most
-    valuable one first, and `promote_at_ns` when waiting will have earned it a better one. `bucket` is
-    the shape that it is padded to, its own where nothing is padded.
+    `due_ns` is when it should be done. `expires_ns` is when it ends if it has not begun, and
+    `deadline_ns` when its caller does not wait for the answer any more. `finish_by_ns` is its place
+    in its priority class: the earlier of due time and deadline or, after every real time, its turn of
+    arrival. `rank` says which class that is (`ranks.py`), `promote_at_ns` when it gains a better one.
+    `bucket` is the shape that it is padded to: its own where nothing is padded.
     """
 
     __slots__ = (
@@ -86,7 +85,7 @@ class LiveRequest:
             self.set_finish_by()
 
     def set_finish_by(self) -> None:
-        """Have the request's own times say when its turn is, or its arrival if it has none."""
+        """Set `finish_by_ns` from the request's due time and deadline, or from its arrival without these."""
         due_ns, deadline_ns = self.due_ns, self.deadline_ns
         if due_ns is not None:
             self.finish_by_ns = (
@@ -99,17 +98,17 @@ class LiveRequest:
 
     @property
     def begun(self) -> bool:
-        """Whether some of its rows have run, so that it is not given up for the sake of others."""
+        """Whether some of its rows have run: then it does not make room for others."""
         return self.start > 0 or self.requeues > 0
 
     @property
     def later_rows(self) -> int:
-        """Rows that wait behind those which may go into one batch next."""
+        """Rows that wait behind those which may go into the next batch."""
         return 0 if self.split is None else self.arrived.rows - self.start - self.rows
 
     @property
     def group_key(self) -> GroupKey:
-        """The lane this request waits in."""
+        """The key of the batch group that it waits in."""
         return self.arrived.batch_key, self.bucket
 
     def __repr__(self) -> str:
@@ -118,7 +117,7 @@ class LiveRequest:
 
 
 def queued(request: LiveRequest) -> bool:
-    """Whether some of a request's rows wait in the queue, and not only to be executed again."""
+    """Whether some of a request's rows wait in the queue, and not only in suspect groups."""
     if request.split is not None:
         return request.split.queued
     return request.batch_id is None and not request.suspect_parts

@@ -1,7 +1,7 @@
 """Which tenants are within their share.
 
 A tenant's share is its part, by weight, of what the model can serve, among the tenants that were
-seen lately: a share that nobody uses is everybody's. Each tenant has a bucket that fills at its
+seen lately: an unused share is available to all. Each tenant has a bucket that fills at its
 share; while it asks for more than that, at what can be served in time beside the others. A request
 that finds its bucket empty is over the share: it is served from what is left, and is the first to
 go when something must.
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from math import exp
 
 DEFAULT = "default"
-"""The tenant of everybody who is not named in the settings."""
+"""The tenant of requests whose tenant is not named in the settings."""
 
 DEPTH_TARGETS = 4.0
 """What a bucket holds: this many targets of its tenant's share."""
@@ -32,7 +32,7 @@ IN_TIME = 0.72
 
 
 class TenantShares:
-    """One model's tenants. With fewer than two of them nobody can be over a share."""
+    """One model's tenants. With fewer than two of them, none can be over its share."""
 
     __slots__ = ("_depth_ns", "_rates", "_rows", "_seen_ns", "_since_ns", "several", "weights")
 
@@ -92,7 +92,7 @@ class TenantShares:
         return self._rates[tenant] * kept / known
 
     def _beside_the_others(self, rates: dict[str, float], share: float, capacity: float) -> float:
-        """What a weight of 1 among those who ask for too much gets, the others' wishes fulfilled."""
+        """Rows a nanosecond for a weight of 1 among tenants that ask for too much, after the others got theirs."""
         asked = weight = 0.0
         for each, rate in rates.items():
             if rate <= share * self.weights[each]:
@@ -102,7 +102,7 @@ class TenantShares:
         return max(0.0, IN_TIME * capacity - asked) / weight
 
     def among(self, tenants: Iterable[tuple[str, float]], target_ns: int | None) -> TenantShares:
-        """Shares among other tenants, or by other weights: who stays is known as before."""
+        """Shares among other tenants or by other weights; what is known of tenants that stay is kept."""
         shares = TenantShares(tenants, target_ns)
         shares.restore(known for known in self.capture() if known[0] in shares.weights)
         return shares

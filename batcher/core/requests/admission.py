@@ -1,7 +1,7 @@
 """Admission: which requests may enter a queue.
 
 Predictions decide here: a request that cannot meet its target, whatever happens, is refused at once,
-while a retry elsewhere still helps. The bounds of the queue come after it (`bounds.py`).
+while a retry elsewhere still helps. The bounds of the queue are checked after it (`bounds.py`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from batcher.core.requests.refusals import (
     TOO_MANY_BYTES,
     TOO_MANY_ROWS,
     Refusal,
+    busy_ns,
     expiry_reason,
-    until_clear_ns,
 )
-from batcher.core.requests.splitting import rest_ns, split, start_by
+from batcher.core.requests.splitting import later_pieces_ns, leave_time_for_rest, split
 from batcher.core.service_time.canary import CANARY_INTERVAL_NS
 from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
@@ -31,7 +31,10 @@ from batcher.core.times import NEVER_NS, TOLERANCE_NS
 def admit(
     arrived: RequestArrived, model: Model, fleet: Fleet, now_ns: int
 ) -> LiveRequest | Refusal:
-    """The request with its times and its line if it may wait, bounds aside; else why not."""
+    """Returns the request with its times and rank if it may wait, or why it is refused.
+
+    The bounds of the queue are not checked here.
+    """
     if not fleet.serves(model.name):
         return NO_INSTANCE
     due_ns, expires_ns = arrived.due_ns, arrived.deadline_ns
@@ -54,24 +57,24 @@ def admit(
     if arrived.rows > model.settings.max_batch_size:
         split(request, model)
     if not policy.deadline_aware or (due_ns is None and request.deadline_ns is None):
-        # In the order in which they came, which is not always that of their stamps.
+        # In the order of these calls, which is not always that of `arrival_ns`.
         request.finish_by_ns = NEVER_NS + now_ns
     if arrived.priority or model.shares.several:
         request.rank = _rank(request, model, fleet, now_ns)
         request.promote_at_ns = promotion_ns_of(request, arrived.arrival_ns, model.settings.queue)
     else:
-        # The same without a call, for each request.
+        # The same as `_rank`, but without a call: this is the path of most requests.
         request.rank = rank = model.default_rank
         if rank != model.best_rank:
             request.promote_at_ns = arrived.arrival_ns + model.promote_after_ns
     told = policy.deadline_aware or policy.learns_arrivals
-    return _foresee(request, model, fleet, now_ns) if told else request
+    return _tell_policy(request, model, fleet, now_ns) if told else request
 
 
-def _foresee(
+def _tell_policy(
     request: LiveRequest, model: Model, fleet: Fleet, now_ns: int
 ) -> LiveRequest | Refusal:
-    """Tell the policy of an arrival, and refuse it if it can only be late."""
+    """Tell the policy of an arrival; refuse it or make it best-effort if it cannot meet its target."""
     policy = model.policy
     if policy.learns_arrivals:
         active = model.running > 0 or model.queue.requests > 0
@@ -88,8 +91,8 @@ def _foresee(
     done_ns = soonest_ns + times.expected[request.rows] - TOLERANCE_NS
     after_ns = 0.0
     if request.split is not None:
-        after_ns = rest_ns(request, model, times, fleet.slots(model.name))
-        start_by(request, after_ns)
+        after_ns = later_pieces_ns(request, model, times, fleet.slots(model.name))
+        leave_time_for_rest(request, after_ns)
     if done_ns <= request.finish_by_ns:
         return request
     deadline_ns = (NEVER_NS if request.deadline_ns is None else request.deadline_ns) - after_ns
@@ -98,10 +101,10 @@ def _foresee(
     if model.policy.serves_late and done_ns <= deadline_ns:
         make_best_effort(request, model)
         return request
-    return _late(request, model, times, fleet, now_ns, deadline_ns)
+    return _refuse_or_canary(request, model, times, fleet, now_ns, deadline_ns)
 
 
-def _late(
+def _refuse_or_canary(
     request: LiveRequest,
     model: Model,
     times: ServiceTimes,
@@ -109,16 +112,16 @@ def _late(
     now_ns: int,
     deadline_ns: float,
 ) -> LiveRequest | Refusal:
-    """A request that can only be late, where such are refused: but for one now and then.
+    """Refuse a request that cannot meet its target, but admit a canary now and then.
 
-    `deadline_ns`: when its first batch must be done, or its caller has left.
+    `deadline_ns`: when its first batch must be done at the latest, else its caller has gone.
     """
-    retry_ns = until_clear_ns(model, fleet, now_ns)
+    retry_ns = busy_ns(model, fleet, now_ns)
     idle = not model.running and not model.queue.requests
     takes_ns = times.expected[request.rows] - TOLERANCE_NS
     if not idle and now_ns + takes_ns <= request.finish_by_ns:
         return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
-    # It is not for others that it must be refused, but for a prediction, which may be wrong.
+    # A prediction is what refuses it, not the load; and the prediction may be wrong.
     canaries, costs_ns = times.canaries, times.curve[request.rows]
     no_other_traffic = _no_other_traffic(model, times, fleet, now_ns)
     if not times.reachable and fleet.next_free_ns(model.name, now_ns) + takes_ns <= deadline_ns:
@@ -133,13 +136,13 @@ def _late(
             return request
         canaries.refused_rows = request.rows
     if now_ns + takes_ns > deadline_ns:
-        # Neither load nor a target is in its way: no retry with the same deadline helps.
+        # The deadline is shorter than the fastest batch: no retry with the same deadline helps.
         return DEADLINE_TOO_SHORT
     return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, max(retry_ns, from_ns - now_ns))
 
 
 def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
-    """The request's line: its priority level, and whether its tenant is over its share."""
+    """The request's rank: from its priority level, and whether its tenant is over its share."""
     over_share = False
     if model.shares.several:
         capacity = model.times.best_rate() * fleet.slots(model.name) * model.device_use.share
@@ -150,7 +153,7 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
 
 
 def _no_other_traffic(model: Model, times: ServiceTimes, fleet: Fleet, now_ns: int) -> bool:
-    """Whether nobody else was served lately who would have to wait for a batch that is long."""
+    """Whether no other requests were served lately, which a long batch would delay."""
     return not fleet.shares_device(model.name) and all(
         each.canaries.no_batch_since(now_ns - CANARY_INTERVAL_NS)
         for each in model.times.values()

@@ -1,7 +1,7 @@
-"""The bounds of a queue, and which waiting requests make room for one that is worth more.
+"""The bounds of a queue, and which waiting requests make room for one of a better rank.
 
-A full queue makes room for what is worth more than the least valuable request in it. A refusal
-happens in the same step as enqueueing would, so no bound can be overrun between a check and its use.
+In a full queue the request that would be served last makes room for one that is served before it. A
+check and what follows from it are one step of the scheduler, so that no bound can be exceeded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from batcher.core.settings import QueueLimits
 
 
 def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
-    """The bound that this request would break, or None when there is room for it."""
+    """The bound that this request would exceed, or None when there is room for it."""
     limits, queue = model.settings.queue, model.queue
     if queue.requests >= limits.max_requests:
         return Reason.QUEUE_REQUESTS
@@ -29,10 +29,10 @@ def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
 
 
 def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
-    """Waiting requests that are worth less than this one, and whose room it needs.
+    """Waiting requests that would be served after this one, and whose room it needs.
 
-    Empty when they would not make enough room; then the newcomer is the one to be refused. So it is
-    while more waits than a bound that was lowered allows: what waits is not refused for a change.
+    Empty when they would not make enough room: then the new request is refused. It is empty, too,
+    while more waits than a lowered bound allows: a change of settings refuses no waiting request.
     """
     limits, queue = model.settings.queue, model.queue
     if _over_a_bound(queue, limits):
@@ -61,10 +61,10 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
 
 
 def group_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
-    """The request whose group makes room for one more: the only one in it, that waits longest.
+    """The request whose batch group makes room for another: the oldest that is alone in its group.
 
-    What has a group of its own is what the bound is for, and a newcomer to a group that is served
-    again and again has none at times. Empty where all of that are worth more than the newcomer.
+    The bound is meant for groups of a single request. Empty where all such requests have a better
+    rank than the new one, or have begun to run.
     """
     if len(model.queue.groups) > model.settings.queue.max_groups:
         return []
@@ -77,7 +77,7 @@ def group_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
 
 
 def _over_a_bound(queue: ModelQueue, limits: QueueLimits) -> bool:
-    """Whether more waits than may: only a changed bound makes that so."""
+    """Whether more waits than is allowed: this happens only after a bound was lowered."""
     return (
         queue.requests > limits.max_requests
         or (limits.max_rows is not None and queue.all_rows > limits.max_rows)

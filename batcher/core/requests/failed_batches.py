@@ -1,4 +1,4 @@
-"""What becomes of the requests that a batch leaves without an answer."""
+"""Requests that a batch leaves unreported when it ends: they fail, or run again in suspect groups."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from batcher.core.faults.bisection import MAX_RETURNS
 from batcher.core.faults.suspects import SuspectGroup
 from batcher.core.model import Model
 from batcher.core.requests.ledger import Ledger
-from batcher.core.requests.promotion import come_back
+from batcher.core.requests.promotion import requeue
 from batcher.core.requests.refusals import expiry_reason
 
 
-def last_report(
+def settle_unreported(
     batch: RunningBatch, event: BatchProgress, model: Model | None, ledger: Ledger, *, now_ns: int
 ) -> None:
-    """What a batch leaves has failed; where it failed as a whole, it may be run again.
+    """Settle the requests that a batch has not reported, or have them run again in suspect groups.
 
-    `model` is None where it was removed meanwhile. Only a request that was told from its mates, or
-    had none, has an input that is at fault: for the others it is not known why they failed.
+    They run again where the batch failed as a whole and is bisected; else they have failed. `model`
+    is None where it was removed meanwhile. A request fails with the cause `input` only where it ran
+    alone: for requests that failed together it is not known which of them is at fault.
     """
     cause = event.error or FailureCause.UNKNOWN
     shared = FailureCause.UNKNOWN if cause is FailureCause.INPUT else cause
@@ -29,12 +30,12 @@ def last_report(
     lost: Sequence[Part] = left
     at_fault: SuspectGroup | None = None
     if model is not None:
-        lost, at_fault = _search(batch, event, left, model, ledger, now_ns)
-        tell_storm(model, ledger, now_ns)
+        lost, at_fault = _bisect(batch, event, left, model, ledger, now_ns)
+        report_storm(model, ledger, now_ns)
     gone = {part.id for part in lost}
     for part in left:
         if part.id not in gone:
-            _waits_again(part.id, batch, ledger)
+            _make_suspect(part.id, batch, ledger)
     alone = {part.id for part in batch.parts} if len(batch.parts) == 1 else set()
     ledger.fail(gone & alone, cause)
     ledger.fail(gone - alone, shared)
@@ -46,24 +47,24 @@ def last_report(
 
 
 def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> None:
-    """Have what waits to run again fit the largest batch of now.
+    """Make suspect groups fit `max_batch_size`, which may have become smaller.
 
-    A request that does not even do so alone goes back to the queue, to be split. Rows of one that
-    is split already cannot: it fails with the `cause`.
+    A request which does not fit even alone goes back to the queue, to be split. Of a request that is
+    split already, a piece cannot be split again: the request fails with the `cause`.
     """
     lost: set[int] = set()
     for part in model.bisections.refit(model.settings.max_batch_size):
         request = ledger.live[part.id]
         if request.split is None:
             request.suspect_parts -= 1
-            come_back(request, model, now_ns)
+            requeue(request, model, now_ns)
         else:
             lost.add(part.id)
     ledger.fail(lost, cause)
 
 
-def tell_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = False) -> None:
-    """Say that a storm has begun, or that it is over because a batch succeeded."""
+def report_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = False) -> None:
+    """Add a `FailureStorm` where a storm has begun, or is over because a batch `succeeded`."""
     bisections = model.bisections
     if succeeded and bisections.storm.end(now_ns):
         ledger.commands.append(FailureStorm(model.name, over=True))
@@ -73,7 +74,7 @@ def tell_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = F
 
 
 def _still_wanted(batch: RunningBatch, ledger: Ledger, now_ns: int) -> list[Part]:
-    """The parts that were not reported, less those whose callers have left meanwhile."""
+    """The parts that were not reported, without those which have expired meanwhile: these are settled."""
     for request_id in sorted(batch.unreported):
         request = ledger.live[request_id]
         if request.expires_ns is not None and request.expires_ns <= now_ns:
@@ -83,7 +84,7 @@ def _still_wanted(batch: RunningBatch, ledger: Ledger, now_ns: int) -> list[Part
     return [part for part in batch.parts if part.id in batch.unreported]
 
 
-def _search(
+def _bisect(
     batch: RunningBatch,
     event: BatchProgress,
     left: list[Part],
@@ -91,10 +92,10 @@ def _search(
     ledger: Ledger,
     now_ns: int,
 ) -> tuple[Sequence[Part], SuspectGroup | None]:
-    """Go on with the search that a batch belongs to, or begin one.
+    """Go on with the bisection that a batch belongs to, or begin one.
 
-    Returns what of it failed for good, and the request of another part of its search that must be
-    at fault by that.
+    Returns the parts of `left` that have failed for good, and a suspect group of one request which
+    must be at fault because all others of its batch have succeeded.
     """
     bisections, suspects = model.bisections, batch.suspects
     cause = event.error or FailureCause.UNKNOWN
@@ -113,7 +114,7 @@ def _search(
         for part in cleared:
             request = ledger.live[part.id]
             request.suspect_parts -= 1
-            come_back(request, model, now_ns)
+            requeue(request, model, now_ns)
         return lost, None
     if event.error is None:
         return left, bisections.succeeded(suspects, wholly=not event.failed and not left)
@@ -121,8 +122,8 @@ def _search(
     return left, None
 
 
-def _waits_again(request_id: int, batch: RunningBatch, ledger: Ledger) -> None:
-    """A part of a request has been put into a group of its failed batch."""
+def _make_suspect(request_id: int, batch: RunningBatch, ledger: Ledger) -> None:
+    """Note that a part of a request was put into a suspect group of its failed batch."""
     request = ledger.live[request_id]
     request.suspect_parts += 1
     if request.split is not None:

@@ -1,7 +1,7 @@
-"""The requests that are owed an end, and the commands that say what became of them.
+"""The ledger: all live requests, and the commands that say how they ended.
 
-A request is entered when it is admitted and leaves in the step that settles it, wherever it stands
-then: in the queue, in a group of a failed batch, or in batches that run.
+A request enters it when it is admitted, and leaves it in the step that settles it, wherever it is
+then: in the queue, in a suspect group, or in running batches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS, Refusal
 
 
 class Ledger:
-    """All live requests, when those that wait expire, and the commands of this step, in order."""
+    """Live requests, the expiry of those that wait, and the commands of this step, in order."""
 
     __slots__ = ("commands", "expiry", "fleet", "live", "models")
 
@@ -31,7 +31,7 @@ class Ledger:
         self.commands: list[Command] = []
 
     def take_commands(self) -> list[Command]:
-        """This step's commands; the next step begins with none."""
+        """Returns this step's commands and forgets them."""
         commands, self.commands = self.commands, []
         return commands
 
@@ -43,17 +43,17 @@ class Ledger:
         *,
         retry_ns: int | None = None,
     ) -> None:
-        """Say how requests ended that are live no more."""
+        """Add a `Settle` for requests that are not live any more; none where `ids` is empty."""
         if ids:
             self.commands.append(Settle(ids, outcome, reason, retry_ns))
 
     def turn_away(self, request_id: int, refusal: Refusal) -> None:
-        """End a request that did not enter."""
+        """End a request that was not admitted."""
         retry_ns = refusal.retry_ns
         self.settle((request_id,), refusal.outcome, refusal.reason, retry_ns=retry_ns)
 
     def done(self, ids: tuple[int, ...]) -> None:
-        """End requests of which all rows were executed."""
+        """End requests of which all rows were executed. Raises `InvalidTransition` if one is not live."""
         live = self.live
         for request_id in ids:
             if live.pop(request_id, None) is None:
@@ -63,7 +63,7 @@ class Ledger:
     def refuse(
         self, waiting: Iterable[LiveRequest], reason: Reason, *, retry_ns: int | None = None
     ) -> None:
-        """End requests that were admitted and can no longer be served."""
+        """End admitted requests that will not be served. Raises `InvalidTransition` if one is not live."""
         requests = list(waiting)
         for request in requests:
             self.forget(request)
@@ -71,7 +71,10 @@ class Ledger:
         self.settle(refused, Outcome.REJECTED, reason, retry_ns=retry_ns)
 
     def fail(self, ids: Iterable[int], cause: FailureCause) -> None:
-        """End requests with a failure, and whatever of them still waits or runs elsewhere."""
+        """End requests as failed, with all rows of theirs that still wait or run.
+
+        Raises `InvalidTransition` if one is not live.
+        """
         failed = tuple(sorted(ids))
         for request_id in failed:
             request = self.live.get(request_id)
@@ -82,7 +85,10 @@ class Ledger:
         self.settle(failed, Outcome.FAILED, FAILURE_REASONS[cause], retry_ns=retry_ns)
 
     def forget(self, request: LiveRequest) -> None:
-        """Drop a live request; a batch that runs it goes on, and its result is dropped."""
+        """Remove a live request from wherever it waits; a batch that runs it goes on without it.
+
+        The caller settles it. Raises `InvalidTransition` if it is not live.
+        """
         if self.live.pop(request.id, None) is not request:
             raise InvalidTransition(request.id, f"is given up, but is not live: {request}")
         if request.batch_id is None:

@@ -1,9 +1,10 @@
-"""How waiting changes a request's worth: levels gained, and the way out for what is late.
+"""The starvation guard: what a request gains by waiting, and when a best-effort request is promoted.
 
-What is late waits for time that nobody else needs. When it has waited for as long as its levels last
-it comes first, in the part of all rows that is kept for such requests. Those that would have to wait
-for that part for another level's time are over: their callers are told. So nobody waits for longer
-than `(priority_levels + 1) * ageing`.
+A waiting request gains one priority level for every `promote_after`. A best-effort request is served
+in time that no other request needs. When it has waited for `priority_levels * promote_after`, it is
+promoted: promoted requests come first, with one row in `PROMOTED_ONE_IN` reserved for them. Those
+which that part could not serve within another `promote_after` are refused. So no request waits for
+longer than `(priority_levels + 1) * promote_after`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from batcher.core.times import NEVER_NS
 
 
 def make_best_effort(request: LiveRequest, model: Model) -> None:
-    """Put a request among those that can only be late, until it has waited for too long."""
+    """Make a request best-effort, and set when it is promoted; the caller puts it into the queue."""
     limits = model.settings.queue
     request.rank = BEST_EFFORT
     request.promote_at_ns = (
@@ -35,31 +36,31 @@ def make_best_effort(request: LiveRequest, model: Model) -> None:
 
 
 def promote(group: BatchGroup, model: Model, fleet: Fleet, now_ns: int) -> list[LiveRequest]:
-    """Move what has waited for long enough a level up; what is late, to the front.
+    """Move requests of a group up whose `promote_at_ns` has come: a level, or from best-effort.
 
-    Returns the late ones for which there is no room at the front. They still wait.
+    Returns the best-effort requests for which too many are promoted already. They still wait.
     """
     limits = model.settings.queue
     group.promote_at_ns = NEVER_NS
     over: list[LiveRequest] = []
-    aged = sum(
+    promoted = sum(
         priority_class.rows for priority_class in group.classes if priority_class.rank == PROMOTED
     )
-    room = _aged_rows(model, fleet)
+    room = _promoted_rows(model, fleet)
     for request in list(group):
         if request.promote_at_ns > now_ns:
             group.promote_at_ns = min(group.promote_at_ns, request.promote_at_ns)
             continue
         if request.rank == BEST_EFFORT:
-            if aged + request.rows > room and aged and not request.begun:
+            if promoted + request.rows > room and promoted and not request.begun:
                 over.append(request)
                 continue
-            aged += request.rows
+            promoted += request.rows
         group.discard(request)
         if request.rank == BEST_EFFORT:
             request.rank, request.promote_at_ns = PROMOTED, NEVER_NS
         else:
-            # A level is two ranks; who was over its share gains all at once.
+            # A level is two ranks; a request over its tenant's share gains all levels at once.
             gained = 1 + (now_ns - request.promote_at_ns) // limits.promote_after_ns
             since_ns = request.promote_at_ns + (gained - 1) * limits.promote_after_ns
             better = 0 if request.rank % 2 else request.rank - 2 * gained
@@ -70,9 +71,9 @@ def promote(group: BatchGroup, model: Model, fleet: Fleet, now_ns: int) -> list[
 
 
 def next_promotion_at_ns(models: Iterable[Model]) -> int:
-    """When the first of those who are late has waited for long enough.
+    """When the first best-effort request is to be promoted; `NEVER_NS` if there is none.
 
-    Gaining a level needs no such moment: it tells only when the next batch is formed.
+    Gaining a level needs no wakeup: it matters only when the next batch is formed.
     """
     soonest_ns = NEVER_NS
     for model in models:
@@ -84,10 +85,10 @@ def next_promotion_at_ns(models: Iterable[Model]) -> int:
     return soonest_ns
 
 
-def _aged_rows(model: Model, fleet: Fleet) -> float:
-    """How many rows of what has waited too long are surely served within a level's time.
+def _promoted_rows(model: Model, fleet: Fleet) -> float:
+    """How many promoted rows are served within `promote_after`, in the part reserved for them.
 
-    Half of what could be, because batches are not always those that serve most.
+    Half of that, because batches are not always of the most efficient size.
     """
     rate = model.times.best_rate() * fleet.slots(model.name)
     return (
@@ -96,12 +97,12 @@ def _aged_rows(model: Model, fleet: Fleet) -> float:
 
 
 def reorder(model: Model, now_ns: int, *, was_deadline_aware: bool, resized: bool = False) -> None:
-    """Put what waits where the model's new settings want it.
+    """Put all waiting requests where the model's new settings want them.
 
-    Its own times stay as they were when it was admitted. Only who has no due time gets one where
-    the settings now have a target, counted from now: nobody is late because of the change. What fits
-    no batch any more is cut into pieces that do; where the largest batch was `resized`, what was cut
-    goes on in pieces of the new size.
+    Their own times stay as they were when they were admitted. A request without a due time gets one
+    where the settings now have a target, counted from now, so that no request misses its target
+    because of the change. A request that fits no batch any more is split; where the largest batch
+    was `resized`, requests that are split go on in pieces of the new size.
     """
     for request in model.queue.take_all():
         _place(request, model, now_ns, was_deadline_aware=was_deadline_aware)
@@ -110,8 +111,8 @@ def reorder(model: Model, now_ns: int, *, was_deadline_aware: bool, resized: boo
         model.queue.add(request)
 
 
-def come_back(request: LiveRequest, model: Model, now_ns: int) -> None:
-    """Have a request that has run in vain wait again, where it would stand had it never left.
+def requeue(request: LiveRequest, model: Model, now_ns: int) -> None:
+    """Put a request whose batch failed back into the queue, where it was before it was dispatched.
 
     The settings may have changed meanwhile.
     """
@@ -138,17 +139,16 @@ def _place(request: LiveRequest, model: Model, now_ns: int, *, was_deadline_awar
         _rank_anew(request, model, now_ns, was_ranked=was_deadline_aware)
         return
     if was_deadline_aware and (not request.start or request.finish_by_ns < NEVER_NS):
-        # In the order in which they came, or in which it is their turn again.
+        # In order of arrival, or of the turns of split requests.
         request.finish_by_ns = NEVER_NS + request.arrived.arrival_ns
-    # Nothing is late where nothing is planned.
+    # Without due times there are no best-effort requests.
     _rank_anew(request, model, now_ns, was_ranked=request.rank != BEST_EFFORT)
 
 
 def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_ranked: bool) -> None:
-    """A request's line under new settings; it waits for a better one no longer than they say.
+    """Give a request its rank under new settings, and wait no longer for a better one than they say.
 
-    What is late is served as the settings of then have promised. What was not ranked by these rules
-    enters its level.
+    A best-effort request stays one. A request that was not ranked by these rules enters its level.
     """
     if not was_ranked:
         enter_level(request, model)
@@ -162,7 +162,7 @@ def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_ranked: b
 
 
 def enter_level(request: LiveRequest, model: Model) -> None:
-    """Give a request the rank of its level, and the moment at which it has earned a better one."""
+    """Give a request the rank of its level, and the moment at which it gains a better one."""
     request.rank = rank_of(model.level(request.arrived.priority), over_share=False)
     came_ns = request.arrived.arrival_ns
     request.promote_at_ns = promotion_ns_of(request, came_ns, model.settings.queue)

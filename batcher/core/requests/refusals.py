@@ -11,19 +11,20 @@ from batcher.core.model import Model
 from batcher.core.record import record
 
 QUEUE_FULL_RETRY_NS = 100_000_000
-"""What a caller is told to wait when a queue is full: long against a window, short for a person."""
+"""What a client is told to wait when a queue is full: several batches later. The value decides only how
+often such clients come back."""
 
 UNAVAILABLE_RETRY_NS = 1_000_000_000
-"""What a caller is told to wait when no instance is up: about the time a small model loads in."""
+"""What a client is told to wait when no instance is up: about the time that a small model takes to load."""
 
 SHORTEST_RETRY_NS = 1_000_000
-"""Nobody is told to come back sooner."""
+"""No client is told to come back sooner than after this."""
 
 
 @final
 @record
 class Refusal:
-    """A request that does not enter, and why."""
+    """How a request that is not admitted ends, and why. `retry_ns` is None where a retry will not help."""
 
     outcome: Outcome
     reason: Reason
@@ -37,12 +38,12 @@ TOO_MANY_BYTES: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_BYTES)
 DEADLINE_TOO_SHORT: Final = Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT)
 
 
-def until_clear_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
-    """How long what waits and runs now keeps the model busy: when a retry makes sense."""
+def busy_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
+    """Nanoseconds for which the model is busy with what waits and runs: when a retry makes sense."""
     waiting_ns = model.times.backlog_ns(model.queue, model.queue.all_rows) / fleet.slots(model.name)
     return max(SHORTEST_RETRY_NS, int(fleet.next_free_ns(model.name, now_ns) - now_ns + waiting_ns))
 
 
 def expiry_reason(arrived: RequestArrived, expires_ns: int | None) -> Reason:
-    """Whose clock ran out: the caller's, or the queue's."""
+    """Whether it was the caller's deadline or the queue's timeout that a request missed."""
     return Reason.CALLER_DEADLINE if expires_ns == arrived.deadline_ns else Reason.QUEUE_TIMEOUT

@@ -1,9 +1,10 @@
-"""Requests with more rows than a batch holds: their pieces, and whose turn it is after each.
+"""Requests with more rows than a batch holds: their pieces, and the order after each piece.
 
-A split request has one place in its lane, with as many rows as may go into one batch. When these
-have run, the rest of it takes a new place, as if it had just arrived: so whoever came meanwhile
-goes first, whoever comes later waits for at most one batch of it, and it starves no more than
-anybody else. What room others' batches have is filled with its rows, where that makes nobody late.
+A split request has one place in its batch group, with as many rows as may go into one batch. When
+these have run, the rest of it takes a new place, as if it had just arrived. So requests that came
+meanwhile go first, those that come later wait for at most one batch of it, and it starves no more
+than others. Room that is left in other batches is filled with its rows, where that delays no request
+beyond its target.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 PIECE_PART = 0.5
-"""A piece takes no longer than this, in targets: whoever comes while it runs is still in time."""
+"""A piece takes at most this part of the target. A request that comes just after a piece began waits for half
+of its target, and has the other half to run in. Smaller pieces take more batches for the same rows; larger
+ones leave the others less time."""
 
 
 def piece_rows(model: Model, shapes: Shapes) -> int:
-    """The most rows of one piece: a whole batch, or what leaves others time to be in time."""
+    """The most rows of one piece: a whole batch, or fewer where others could not meet their targets."""
     most = model.settings.max_batch_size
     times = model.times.get(shapes)
     target_ns = model.target_ns if model.policy.deadline_aware else None
@@ -41,7 +44,7 @@ def piece_rows(model: Model, shapes: Shapes) -> int:
 
 
 def split(request: LiveRequest, model: Model) -> None:
-    """Cut the first piece off a request that waits, where it fits no batch as a whole."""
+    """Set how many rows of a waiting request go into its next batch, where they do not fit as a whole."""
     left = request.arrived.rows - request.start
     if request.split is None:
         if left <= model.settings.max_batch_size:
@@ -50,22 +53,22 @@ def split(request: LiveRequest, model: Model) -> None:
     request.rows = min(left, piece_rows(model, request.bucket))
 
 
-def rest_ns(request: LiveRequest, model: Model, times: ServiceTimes, slots: int) -> float:
-    """What the batches after the first one take, on all `slots` at once."""
+def later_pieces_ns(request: LiveRequest, model: Model, times: ServiceTimes, slots: int) -> float:
+    """Nanoseconds that the batches after a request's first one take, on all `slots` at once."""
     piece = request.rows
     batches = 1 + -(-request.later_rows // piece)
     rounds = -(-batches // slots) - 1
     return rounds * times.curve[min(piece, model.settings.max_batch_size)]
 
 
-def start_by(request: LiveRequest, after_ns: float) -> None:
-    """Have the first piece be done early enough for those that come after it."""
+def leave_time_for_rest(request: LiveRequest, after_ns: float) -> None:
+    """Move `finish_by_ns` of the first piece forward, to leave `after_ns` for the others."""
     if request.finish_by_ns < NEVER_NS:
         request.finish_by_ns -= int(after_ns)
 
 
 def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
-    """Give the rest of a request the place of one that arrives now."""
+    """Give the rest of a request the place of a request that arrives now; the caller enqueues it."""
     request.canary = False
     target_ns, deadline_ns = model.target_ns, request.deadline_ns
     deadline_aware = model.policy.deadline_aware
@@ -93,10 +96,11 @@ def fill(
     model: Model,
     given: PolicyInput,
 ) -> tuple[LiveRequest, int] | None:
-    """Whose rows fill the room that a batch has left, and how many of them.
+    """The split request whose rows fill the room that a batch has left, and how many of them.
 
-    `drop` is given up by the policy. None where a policy left others waiting, for whom the batch
-    would become longer.
+    `take` are the batch's requests, of `rows` rows; `drop` are those that the policy gives up. None
+    where nothing is split, or where the policy left other requests waiting: the batch would take
+    longer at their cost.
     """
     if not model.policy.fills_batches:
         return None
@@ -118,7 +122,7 @@ def fill(
     most = max(rows, piece_rows(model, group.key[1]))
     if given.times and model.policy.deadline_aware:
         curve, p95 = given.times.curve, given.times.p95
-        # The rest itself is only early: its order is its turn.
+        # Only the deadline of the split request counts: its rows run sooner than their turn.
         deadline_ns = NEVER_NS if rest.deadline_ns is None else rest.deadline_ns
         last_ns = min(deadline_ns, *map(latest_finish_ns, take))
         most = min(most, bisect_right(p95, last_ns - given.now_ns + TOLERANCE_NS) - 1)
@@ -128,8 +132,8 @@ def fill(
     return (rest, room) if room > 0 else None
 
 
-def runs(request: LiveRequest, batch_id: int) -> bool:
-    """Some rows of a request run in a batch; returns whether none of it waits any more."""
+def note_dispatched(request: LiveRequest, batch_id: int) -> bool:
+    """Note that rows of a request run in a batch; returns whether none of its rows waits any more."""
     split = request.split
     if split is not None:
         split.batches.add(batch_id)
@@ -141,8 +145,8 @@ def runs(request: LiveRequest, batch_id: int) -> bool:
     return True
 
 
-def part_done(request: LiveRequest, split: Split, batch_id: int, rows: int) -> bool:
-    """Some rows of a split request are done; returns whether all of them are."""
+def note_done(request: LiveRequest, split: Split, batch_id: int, rows: int) -> bool:
+    """Note that rows of a split request are done; returns whether all of them are."""
     split.left -= rows
     split.batches.discard(batch_id)
     if split.left and request.batch_id == batch_id:
