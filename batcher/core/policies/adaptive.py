@@ -70,31 +70,31 @@ class AdaptivePolicy(BatchPolicy):
     """One model's windows. Its state is the arrival statistics and the wait that is on."""
 
     __slots__ = (
-        "_default_rank",
         "_max_rows",
         "_promoted_credit",
         "_rates",
         "_target_ns",
         "_waiting",
         "arrivals",
+        "deadline_aware",
         "learns_arrivals",
+        "on_arrival",
         "serves_late",
     )
-
-    deadline_aware = True
 
     def __init__(
         self, settings: Adaptive, max_batch_size: int, target_ns: int | None, default_rank: int
     ) -> None:
+        # Attributes of the instance, because they are read for each request.
+        self.deadline_aware = True
         self.learns_arrivals = target_ns is not None
         self.serves_late = settings.when_late is WhenLate.SERVE
         # Without a target, none of what follows is used.
         self._target_ns = target_ns or 1
-        self.arrivals = ArrivalStats(self._target_ns)
+        self._count(ArrivalStats(self._target_ns, default_rank))
         self._rates = BatchRates(self._target_ns)
         self._waiting = Waiting(max_batch_size, self._target_ns, settings.utilization_target)
         self._max_rows = max_batch_size
-        self._default_rank = default_rank
         self._promoted_credit = 0.0
         """Rows of promoted requests that may go before all others."""
 
@@ -116,12 +116,10 @@ class AdaptivePolicy(BatchPolicy):
 
     # Arrivals
 
-    def on_arrival(self, rows: int, rank: int, now_ns: int, *, active: bool) -> None:
-        """Count an arrival, and its rank once ranks differ."""
-        arrivals = self.arrivals
-        arrivals.arrived(rows, now_ns, active)
-        if arrivals.ranks or rank != self._default_rank:
-            arrivals.count_rank(rank, rows)
+    def _count(self, arrivals: ArrivalStats) -> None:
+        """Count arrivals in these statistics; `on_arrival` is their method, for each request."""
+        self.arrivals = arrivals
+        self.on_arrival = arrivals.arrived  # type: ignore[method-assign]
 
     def on_batch_done(self, rows: int, now_ns: int) -> None:
         """Note the moment: what arrives soon after it may arrive because of its answers."""
@@ -386,9 +384,10 @@ class AdaptivePolicy(BatchPolicy):
         self._promoted_credit = previous._promoted_credit
         # Without a target nothing is learned of arrivals.
         if self.learns_arrivals and previous.learns_arrivals:
-            self.arrivals = previous.arrivals
+            default_rank = self.arrivals.default_rank
+            self._count(previous.arrivals)
             self.arrivals.retarget(self._target_ns)
-            self.arrivals.rank_anew(new_rank, self._default_rank)
+            self.arrivals.rank_anew(new_rank, default_rank)
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restore`."""

@@ -51,6 +51,8 @@ class ArrivalStats:
     """Counts of one model's arrivals. Times in nanoseconds, rates in rows a nanosecond."""
 
     target_ns: int
+    default_rank: int
+    """The rank of most requests: those without a priority, of tenants within their share."""
     rate: float = 0.0
     rows_each: float = 1.0
     """Rows of a request, on average."""
@@ -85,7 +87,7 @@ class ArrivalStats:
     _gains: list[float] = field(default_factory=lambda: [0.0] * len(GAPS))
     _gains_behind: list[float] = field(default_factory=lambda: [0.0] * len(GAPS))
 
-    def arrived(self, rows: int, now_ns: int, active: bool) -> None:
+    def arrived(self, rows: int, rank: int, now_ns: int, active: bool) -> None:
         """Count a request. `active`: another of the model's waited or ran when it arrived."""
         self._rows += rows
         self._requests += 1
@@ -104,8 +106,10 @@ class ArrivalStats:
         self._window_rows += rows
         if self.gap_since_ns is not None:
             self._gap_ended(now_ns - self.gap_since_ns)
+        if self.ranks or rank != self.default_rank:
+            self._count_rank(rank, rows)
 
-    def count_rank(self, rank: int, rows: int) -> None:
+    def _count_rank(self, rank: int, rows: int) -> None:
         """Count the rows of a rank; for models whose arrivals have several ranks."""
         ranks = self.ranks
         ranks[rank] = ranks.get(rank, 0.0) + rows
@@ -181,6 +185,7 @@ class ArrivalStats:
         for rank, rows in self.ranks.items():
             to = new_rank(rank)
             ranks[to] = ranks.get(to, 0.0) + rows
+        self.default_rank = default_rank
         self.ranks = {} if set(ranks) <= {default_rank} else ranks
 
     @property
@@ -232,10 +237,9 @@ class ArrivalStats:
         """Move the gain of each length. `cost_ns`: the wait that was seen, times the requests waiting."""
         merge_ns = self._merge_ns
         won_ns = merge_ns - cost_ns
-        gains[:] = [
-            gain + GAP_WEIGHT * ((won_ns if cost_ns < part * merge_ns else -part * merge_ns) - gain)
-            for gain, part in zip(gains, GAPS, strict=True)
-        ]
+        for place, part in enumerate(GAPS):
+            wait_ns, gain = part * merge_ns, gains[place]
+            gains[place] += GAP_WEIGHT * ((won_ns if cost_ns < wait_ns else -wait_ns) - gain)
 
     def _next_window(self, now_ns: int) -> None:
         width_ns = self.target_ns

@@ -115,7 +115,7 @@ class BatchPolicy(ABC):
     # What the core tells
 
     def on_arrival(  # noqa: B027 - by default, nothing is learned
-        self, rows: int, rank: int, now_ns: int, *, active: bool
+        self, rows: int, rank: int, now_ns: int, active: bool
     ) -> None:
         """A request has arrived. `active`: something of the model's waited or ran at that moment."""
 

@@ -79,7 +79,7 @@ def _tell_policy(
     if policy.learns_arrivals:
         active = model.running > 0 or model.queue.requests > 0
         try:
-            policy.on_arrival(request.arrived.rows, request.rank, now_ns, active=active)
+            policy.on_arrival(request.arrived.rows, request.rank, now_ns, active)
         except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
             model.policy_raised(exc)
     if not model.policy.deadline_aware:

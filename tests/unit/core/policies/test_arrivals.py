@@ -9,12 +9,13 @@ from batcher.core.policies.arrivals import REPLY_GAP, ArrivalStats
 
 TARGET_NS = 50 * MILLISECOND
 MERGE_NS = 5 * MILLISECOND
+RANK = 4
 CLOSE_NS = int(REPLY_GAP * MERGE_NS) // 2
 
 
 @pytest.fixture
 def stats():
-    stats = ArrivalStats(TARGET_NS)
+    stats = ArrivalStats(TARGET_NS, RANK)
     stats.gap(-1, 0, MERGE_NS, 1)  # Tells it what merging saves.
     return stats
 
@@ -25,7 +26,7 @@ def rounds(stats, *offsets_ns, every_ns=20 * MILLISECOND, count=200):
         ended_ns = number * every_ns
         stats.ended(len(offsets_ns), ended_ns)
         for offset_ns in offsets_ns:
-            stats.arrived(1, ended_ns + offset_ns, active=True)
+            stats.arrived(1, RANK, ended_ns + offset_ns, active=True)
     stats.fold((count + 1) * every_ns)
 
 
@@ -39,8 +40,8 @@ def test_nor_are_they_where_the_first_finds_the_model_idle(stats):
     for number in range(1, 200):
         ended_ns = number * 20 * MILLISECOND
         stats.ended(2, ended_ns)
-        stats.arrived(1, ended_ns + 2 * MILLISECOND, active=False)
-        stats.arrived(1, ended_ns + 2 * MILLISECOND + CLOSE_NS, active=True)
+        stats.arrived(1, RANK, ended_ns + 2 * MILLISECOND, active=False)
+        stats.arrived(1, RANK, ended_ns + 2 * MILLISECOND + CLOSE_NS, active=True)
     stats.fold(200 * 20 * MILLISECOND)
     assert stats.steady_rate == 0.0
 
@@ -56,7 +57,7 @@ def learn(stats, *, behind, waited_ns, count=50):
     for number in range(count):
         last_ns = number * 100 * MILLISECOND
         stats.gap(last_ns, last_ns, MERGE_NS, behind)
-        stats.arrived(1, last_ns + waited_ns, active=True)
+        stats.arrived(1, RANK, last_ns + waited_ns, active=True)
 
 
 @pytest.mark.parametrize(("behind", "gains"), [(1, True), (2, True), (3, False)])

@@ -24,7 +24,7 @@ class Told(BatchPolicy):
     def decide(self, group, given):
         return Take(1)
 
-    def on_arrival(self, rows, rank, now_ns, *, active):
+    def on_arrival(self, rows, rank, now_ns, active):
         self.told.append(("arrival", rows, rank, now_ns // MILLISECOND, active))
 
     def on_batch_done(self, rows, now_ns):
