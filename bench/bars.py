@@ -1,4 +1,4 @@
-"""What a benchmark is held to: a word beside each bar, and the exit code."""
+"""The bars of a benchmark: how each is marked, and the exit code."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ Held = bool | str
 """Whether a bar was held, or why that could not be judged."""
 
 
-def verdict(held: Held) -> str:
-    """What stands beside a bar."""
+def mark(held: Held) -> str:
+    """`ok` or `MISSED`, or why a bar could not be judged."""
     if isinstance(held, str):
         return held
     return "ok" if held else "MISSED"
 
 
 def show(checks: Mapping[str, Held]) -> None:
-    """A line for each bar."""
+    """Print a line for each bar."""
     for bar, held in checks.items():
-        print(f"{verdict(held):7} {bar}")
+        print(f"{mark(held):7} {bar}")
 
 
 def every(found: Any) -> Iterator[Held]:

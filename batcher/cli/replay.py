@@ -243,7 +243,7 @@ def _replay(log: Log, part: _Part, *, json: bool) -> Replayed:
     print_faults(log.faults)
     began_ns = monotonic_ns()
     with progress(sum(each.steps_count for each in part.segments)) as advance:
-        played = play(part.segments, until_ns=part.until_ns, told=advance)
+        played = play(part.segments, until_ns=part.until_ns, report=advance)
     print_faults(played.faults)
     print_replayed(played, monotonic_ns() - began_ns, json=json)
     return played
@@ -266,13 +266,13 @@ def _compare(
     from batcher.simulation.compare.experiment import Cell
     from batcher.simulation.compare.plot import draw_cells
     from batcher.simulation.compare.report import summarize
-    from batcher.simulation.logs.story import Lessons, stories
+    from batcher.simulation.logs.stretch import Samples, stretches
     from batcher.simulation.logs.whatif import REPLAYED, Variant, WhatIf
 
-    lessons = Lessons(asked.max_rows)
-    found = list(stories(part.segments, part.until_ns, lessons))
-    learned = lessons.learned(late_ns)
-    every = [WhatIf(story, learned, asked.models) for story in found]
+    samples = Samples(asked.max_rows)
+    found = list(stretches(part.segments, part.until_ns, samples))
+    learned = samples.learned(late_ns)
+    every = [WhatIf(stretch, learned, asked.models) for stretch in found]
     played = [each for each in every if each.requests]
     if not played:
         raise InputError(

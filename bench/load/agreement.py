@@ -34,7 +34,7 @@ import machine
 import numpy as np
 import quiet
 import spells
-from bars import verdict
+from bars import mark
 from clients import Calls, Record
 from payload import probe
 from poisson import Mask, arrivals_ns, drive, percentiles, summary
@@ -220,7 +220,7 @@ class Simulator:
         return simulate(deployment, parse_policy("configured"), arrivals, conditions)
 
 
-def told(run: Run, due_ns: list[int], among: Mask) -> dict[str, Any]:
+def simulated_figures(run: Run, due_ns: list[int], among: Mask) -> dict[str, Any]:
     """The simulated figures of some requests, named as those of a real run are."""
     answered = among & (run.outcome == OUTCOMES.index(Outcome.OK))
     latency_ms = (run.settled_ns - np.array(due_ns))[answered] / MILLISECOND
@@ -238,7 +238,7 @@ def _batcher(*arguments: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What this benchmark can be told."""
+    """The options of this benchmark."""
     parser.add_argument("--seeds", type=int, default=3, help="runs of each rate")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a run")
     parser.add_argument(
@@ -365,7 +365,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
                 print(f"seed {seed}, {rate:7.1f}/s: {_line(found[rate][-1])}", flush=True)
     result = {_name(rate): judged(rate, runs) for rate, runs in found.items()}
     for name, row in result.items():
-        print(f"{name:24} {_line(row)}  {verdict(row['ok'])}")
+        print(f"{name:24} {_line(row)}  {mark(row['ok'])}")
     asked = ("seeds", "seconds", "connections", "repeats", "transport")
     kept = {name: getattr(options, name) for name in asked}
     kept |= {"learned": learned}
@@ -376,11 +376,11 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def beside(real: dict[str, Any], run: Run, due_ns: list[int]) -> dict[str, Any]:
     """The figures of one run of both, and why it is not judged, if so."""
-    everyone = np.ones(len(due_ns), np.bool_)
+    everything = np.ones(len(due_ns), np.bool_)
     return {
         "offered": len(due_ns) * SECOND / due_ns[-1],
-        **compared(real, told(run, due_ns, real["calm"])),
-        "of_all": compared(real["of_all"], told(run, due_ns, everyone)),
+        **compared(real, simulated_figures(run, due_ns, real["calm"])),
+        "of_all": compared(real["of_all"], simulated_figures(run, due_ns, everything)),
         "calm_share": real["calm_share"],
         "slow": real["slow"],
         "steal": real["steal"],

@@ -94,7 +94,7 @@ class Phase:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What this benchmark can be told."""
+    """The options of this benchmark."""
     parser.add_argument(
         "--only", action="append", choices=tuple(attackers.ATTACKS), help="this attack; repeatable"
     )
@@ -333,7 +333,7 @@ def unfair(found: dict[str, Any]) -> str:
 
 
 def show(name: str, number: int, repeat: int, found: dict[str, Any]) -> None:
-    """What is printed of it."""
+    """For a person to read."""
     again = f", repeat {repeat}" if repeat else ""
     print(
         f"{name}, round {number + 1}{again}: {found['seconds']:.1f} s,"

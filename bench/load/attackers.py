@@ -135,11 +135,14 @@ async def _in_turn(
 
 
 async def idle(target: Target, until: float) -> Found:
-    """320 connections to gRPC that are silent, have greeted, or stop within a header block; 128 to HTTP, half of them silent, half with half a request."""
+    """320 connections to gRPC that are silent, sent the preface alone, or stop within a header block.
+
+    And 128 to HTTP, half of them silent, half with half a request.
+    """
     links = []
     for number in range(320):
         with suppress(OSError):
-            link = await connect(target.grpc, greet=number % 3 > 0)
+            link = await connect(target.grpc, preface=number % 3 > 0)
             if number % 3 == 2:
                 await link.changed(0.1)  # no acknowledgement is to come within the block
                 link.write(frame(Frame.HEADERS, 0, 1, b"\x83"))

@@ -49,7 +49,7 @@ class _Link(asyncio.Protocol):
         self._closed = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet the server."""
+        """Send the connection preface."""
         self._transport = cast("asyncio.Transport", transport)
         self._flush()
 
@@ -60,7 +60,7 @@ class _Link(asyncio.Protocol):
         if settled:
             self._settle(settled, now_ns)
         self._flush()
-        if self.connection.greeted and not self.ready.done():
+        if self.connection.settings_received and not self.ready.done():
             self.ready.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

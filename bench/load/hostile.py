@@ -35,7 +35,7 @@ _ERRORS = frozenset(Error)
 class Link(asyncio.Protocol):
     """One connection. `window` is what the server may send on a stream before it is granted more."""
 
-    def __init__(self, window: int = DEFAULT_WINDOW, *, greet: bool = True) -> None:
+    def __init__(self, window: int = DEFAULT_WINDOW, *, preface: bool = True) -> None:
         self.gone = False
         """Whether no further call may be made: the server has said GOAWAY, or the socket is closed."""
         self.outcomes: Counter[str] = Counter()
@@ -43,7 +43,7 @@ class Link(asyncio.Protocol):
         self.ended = 0
         """Calls that have ended."""
         self._window = window
-        self._greet = greet
+        self._preface = preface
         self._socket: asyncio.Transport | None = None
         self._changed = asyncio.Event()
         self._rest = b""
@@ -55,9 +55,9 @@ class Link(asyncio.Protocol):
     # --- of the transport ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet the server, if it is to be greeted."""
+        """Send the connection preface, if it is to be sent."""
         self._socket = cast("asyncio.Transport", transport)
-        if not self._greet:
+        if not self._preface:
             return
         settings = (
             (Setting.HEADER_TABLE_SIZE, 0),
@@ -158,7 +158,7 @@ class Link(asyncio.Protocol):
         timer.cancel()
 
     def close(self) -> None:
-        """Cut it."""
+        """Abort it."""
         self.gone = True
         if self._socket is not None:
             self._socket.abort()
@@ -199,18 +199,18 @@ class Link(asyncio.Protocol):
                 self._first_room = value
                 for stream in self._rooms:
                     self._rooms[stream] += more
-        if self._greet:
+        if self._preface:
             self.write(frame(Frame.SETTINGS, ACK, 0))
 
 
-async def connect(address: str, window: int = DEFAULT_WINDOW, *, greet: bool = True) -> Link:
-    """A new connection, once the server's settings have come (or at once, if it is not greeted).
+async def connect(address: str, window: int = DEFAULT_WINDOW, *, preface: bool = True) -> Link:
+    """A new connection, once the server's settings have come (or at once, without a preface).
 
     Raises OSError where the server takes none.
     """
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
-    _, link = await loop.create_connection(lambda: Link(window, greet=greet), host, int(port))
+    _, link = await loop.create_connection(lambda: Link(window, preface=preface), host, int(port))
     return link
 
 

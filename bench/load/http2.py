@@ -122,7 +122,7 @@ class Connection:
 
     def __init__(self, request: Request, reply_bytes: int) -> None:
         self.gone = ""
-        self.greeted = False
+        self.settings_received = False
         """Whether the server's settings have come."""
         self.stream_window = DEFAULT_WINDOW
         """The largest request, in bytes, that needs no permission to go on."""
@@ -240,7 +240,7 @@ class Connection:
             self._end(stream, f"RST_STREAM {error}", settled)
 
     def _settings(self, payload: bytes) -> None:
-        self.greeted = True
+        self.settings_received = True
         for name, value in SETTING.iter_unpack(payload):
             if name == Setting.MAX_CONCURRENT_STREAMS:
                 self._most = value

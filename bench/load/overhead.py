@@ -178,7 +178,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         for target in targets:
             await measure(target, payload, 1.0, options)  # both are warm from here on
         for turn in range(options.rounds):
-            # The order changes with each round, so that a drifting machine favors neither.
+            # The order changes with each round, so that a drifting machine favors no server.
             for target in targets if turn % 2 == 0 else reversed(targets):
                 done = await measure(target, payload, options.seconds, options)
                 target.rounds.append(done)

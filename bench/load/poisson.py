@@ -194,7 +194,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any], options: argparse.Namespace) -> None:
-    """What is printed of it."""
+    """For a person to read."""
     print(f"{result['requests']} requests at {options.rate:g} per second")
     print(f"on time   {result['on_time_fraction']:.4f} within {options.target / MILLISECOND:g} ms")
     for title, name in (("latency", "latency_ms"), ("sent late", "sent_late_ms")):

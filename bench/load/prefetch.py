@@ -35,7 +35,7 @@ GAP_BAR = 0.5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What this benchmark can be told."""
+    """The options of this benchmark."""
     parser.add_argument("--rows", type=int, default=4, help="rows in a request")
     turns.add_options(parser, "prefetch", rounds=3, seconds=6.0)
 

@@ -40,7 +40,7 @@ PARTS = 11
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What this benchmark can be told."""
+    """The options of this benchmark."""
     parser.add_argument("--seconds", type=float, default=120.0, help="length, without the warm-up")
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second of the caller")
     parser.add_argument("--seed", type=int, default=0, help="of the caller's arrivals")
@@ -109,7 +109,7 @@ def judged(
 
 
 def line(tenth: dict[str, Any]) -> str:
-    """What is printed of it."""
+    """For a person to read."""
     return (
         f"{tenth['rss_floor_mib']:7.1f} to {tenth['rss_mib']:7.1f} MiB, {tenth['descriptors']:3} descriptors,"
         f" probe {tenth['probe_ms']:6.1f} ms, p50 {tenth['p50_ms']:5.1f} p99 {tenth['p99_ms']:7.1f} ms,"

@@ -1,13 +1,12 @@
-"""When the machine itself was slow, by a probe that knows nothing of server and load.
+"""When the machine itself was slow, measured by a probe that is independent of server and load.
 
 On a shared machine a core may run everything five to twenty times slower for some 50 ms, a few
-times a second: other guests of the physical core push its programs out of the nearest caches.
+times a second: another process on the physical core evicts everything from its nearest caches.
 The host takes no time away then, so that `machine.Steal` shows nothing.
 
 A process on each core reads 32 KiB that it has just read every few milliseconds, and notes the
 processor time that takes; waiting for its turn on the core does not count. Its readings are the
-same whatever the server does, so that what is left out on their word says nothing for or against
-a server.
+same whatever the server does, so that leaving out requests because of them favors no server.
 """
 
 from __future__ import annotations
@@ -145,7 +144,7 @@ def united(spells: Iterable[Spell], together_ns: int = TOGETHER_NS) -> list[Spel
 
 
 def probe(core: int) -> None:
-    """Read until told to end, then print the readings; also end when the other process is gone."""
+    """Read until a signal comes, then print the readings; end as well when the parent has ended."""
     stopped = False
 
     def stop(*_signal_and_frame: Any) -> None:

@@ -35,7 +35,7 @@ def option() -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What this benchmark can be told."""
+    """The options of this benchmark."""
     parser.add_argument("--rate", type=float, default=1000.0, help="requests a second")
     turns.add_options(parser, "transports", rounds=10, seconds=2.0)
 

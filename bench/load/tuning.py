@@ -125,7 +125,7 @@ class ConfigMap:
 
 
 @dataclass(slots=True)
-class Told:
+class Asked:
     """How many changes were asked for, by source and what should become of them; surprises."""
 
     asked: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -139,7 +139,7 @@ class Told:
 
 
 async def change_settings(
-    server: ServerProcess, files: ConfigMap, changes: int, seconds: float, told: Told
+    server: ServerProcess, files: ConfigMap, changes: int, seconds: float, asked: Asked
 ) -> None:
     """Changes at even distances, by file and by call in turns, every third of them wrong."""
     assert server.admin is not None
@@ -151,15 +151,15 @@ async def change_settings(
             wrong = turn % 3 == 2
             wanted, path = INVALID[turn % len(INVALID)] if wrong else (VALID[turn % len(VALID)], "")
             if turn % 2 == 0:
-                told.ask("file", "rejected" if wrong else "applied")
-                told.refused.update([path] if wrong else [])
+                asked.ask("file", "rejected" if wrong else "applied")
+                asked.refused.update([path] if wrong else [])
                 files.write(wanted)
             else:
-                told.ask("rpc", "rejected" if wrong else "applied")
-                await call(stub, wanted, path, told)
+                asked.ask("rpc", "rejected" if wrong else "applied")
+                await call(stub, wanted, path, asked)
 
 
-async def call(stub: Any, wanted: dict[str, str], path: str, told: Told) -> None:
+async def call(stub: Any, wanted: dict[str, str], path: str, asked: Asked) -> None:
     """One change by call; `path` is what a refusal must name, empty where there must be none."""
     request = admin.UpdateSettingsRequest(model=MODEL, changes=wanted)
     try:
@@ -167,19 +167,19 @@ async def call(stub: Any, wanted: dict[str, str], path: str, told: Told) -> None
     except grpc.aio.AioRpcError as error:
         text = error.details() or ""
         if not path or path not in text or error.code() is not grpc.StatusCode.INVALID_ARGUMENT:
-            told.wrong.append(f"{wanted}: {error.code().name}: {text}")
+            asked.wrong.append(f"{wanted}: {error.code().name}: {text}")
     else:
         if path:
-            told.wrong.append(f"{wanted}: was taken")
+            asked.wrong.append(f"{wanted}: was taken")
 
 
-def check_refused_files(log: str, told: Told) -> None:
-    """Every wrong file was refused by its path: that is in the log alone, and no call waits for it."""
+def check_refused_files(log: str, asked: Asked) -> None:
+    """Every wrong file was refused by its path: that is only in the log, no call returns it."""
     lines = [line for line in log.splitlines() if "was not taken" in line]
-    for path, wanted in told.refused.items():
+    for path, wanted in asked.refused.items():
         named = sum(bool(re.search(rf"models\[0\]\.{re.escape(path)}[ :]", t)) for t in lines)
         if named != wanted:
-            told.wrong.append(f"file, {path}: named in {named} refusals of {wanted}")
+            asked.wrong.append(f"file, {path}: named in {named} refusals of {wanted}")
 
 
 async def counted(server: ServerProcess) -> dict[tuple[str, str], int]:
@@ -201,7 +201,7 @@ async def play(
     options: argparse.Namespace, due_ns: list[int], *, changing: bool, cores: dict[str, int]
 ) -> dict[str, Any]:
     """One run on a server of its own."""
-    record, told = Record(), Told()
+    record, asked = Record(), Asked()
     with ExitStack() as stack:
         with machine.children_on(cores["server"]):
             server = stack.enter_context(ServerProcess(document(free_address(), options.transport)))
@@ -214,7 +214,7 @@ async def play(
         tuning = None
         if changing:
             tuning = asyncio.create_task(
-                change_settings(server, files, options.changes, options.seconds, told)
+                change_settings(server, files, options.changes, options.seconds, asked)
             )
         with machine.Steal(cores) as steal, spells.Spells(cores) as slow:
             seconds = await drive(load, due_ns, record)
@@ -224,21 +224,21 @@ async def play(
             await asyncio.sleep(SETTLED_S)
         after = await counted(server)
         got = {key: after[key] - before.get(key, 0) for key in after}
-        for key, wanted in told.asked.items():
+        for key, wanted in asked.asked.items():
             if got[key] != wanted:
-                told.wrong.append(f"{key}: {got[key]} counted of {wanted}")
-        check_refused_files(server.log(), told)
+                asked.wrong.append(f"{key}: {got[key]} counted of {wanted}")
+        check_refused_files(server.log(), asked)
     calm = slow.calm(record.began_ns, due_ns, options.target)
-    everyone = np.ones(len(due_ns), np.bool_)
+    everything = np.ones(len(due_ns), np.bool_)
     return figures(record, calm, options) | {
         "changing": changing,
-        "of_all": figures(record, everyone, options),
+        "of_all": figures(record, everything, options),
         "calm_share": float(calm.mean()),
         "slow": slow.shares,
         "server_busy": round(busy, 3),
         "steal": steal.shares,
-        "changes": {f"{source} {result}": n for (source, result), n in sorted(told.asked.items())},
-        "wrong": told.wrong,
+        "changes": {f"{source} {result}": n for (source, result), n in sorted(asked.asked.items())},
+        "wrong": asked.wrong,
     }
 
 
@@ -268,7 +268,7 @@ HEADER = (
 
 
 def describe(result: dict[str, Any]) -> str:
-    """What is printed of it."""
+    """One line for a person to read."""
     whole, latency = result["of_all"], result["latency_ms"]
     refused, refused_of_all = (sum(each["refused"].values()) for each in (result, whole))
     quantiles = "".join(f"{latency.get(name, nan):9.2f}" for name in ("p50", "p99", LATEST, "max"))
@@ -290,13 +290,13 @@ def judged(
     Changes and losses are those of all runs, repeated ones too.
     """
     disturbed = [_not_judged(each) for each in rounds]
-    told = [each for each, why in zip(rounds, disturbed, strict=True) if not why]
+    judged = [each for each, why in zip(rounds, disturbed, strict=True) if not why]
 
     def more(what: str) -> bars.Held:
         """Whether every changing run is above its twin by a small part of its requests at most."""
-        if not told:
+        if not judged:
             return disturbed[0]
-        return all(_share(each[True], what) - _share(each[False], what) <= MORE for each in told)
+        return all(_share(each[True], what) - _share(each[False], what) <= MORE for each in judged)
 
     return {
         "every change is taken, or refused by its path, as it should be": (

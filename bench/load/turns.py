@@ -22,7 +22,7 @@ Measure: TypeAlias = Callable[
 
 
 def add_options(parser: argparse.ArgumentParser, name: str, rounds: int, seconds: float) -> None:
-    """What such a benchmark can be told; its figures go to the file of that name."""
+    """The options of such a benchmark; its figures go to the file of that name."""
     parser.add_argument("--rounds", type=int, default=rounds, help="rounds of both servers")
     parser.add_argument("--seconds", type=float, default=seconds, help="length of a run")
     parser.add_argument(
@@ -42,7 +42,7 @@ async def play(
     options: argparse.Namespace,
     line: Callable[[dict[str, Any]], str],
 ) -> Rounds:
-    """Every round of each server, in an order that changes; `line` tells of one."""
+    """Every round of each server, in an order that changes; `line` formats one."""
     server_core, load_core = machine.cores()
     cores = {"server": server_core, "load": load_core}
     machine.stay_on(load_core)
@@ -62,7 +62,7 @@ async def play(
 def medians(
     rounds: Rounds, figures: Sequence[str], line: Callable[[dict[str, Any]], str]
 ) -> dict[str, Any]:
-    """The middle of each figure, by server, told and returned."""
+    """The median of each figure by server, printed and returned."""
     found: dict[str, Any] = {
         name: {figure: median(each[figure] for each in runs) for figure in figures}
         for name, runs in rounds.items()

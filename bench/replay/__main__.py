@@ -38,7 +38,7 @@ from batcher.simulation.engine.deployment import Deployment, SimulatedModel  # n
 from batcher.simulation.engine.driver import Driver  # noqa: E402
 from batcher.simulation.engine.service_time import Devices, linear  # noqa: E402
 from batcher.simulation.logs.replay import replay  # noqa: E402
-from batcher.simulation.logs.story import Lessons, stories  # noqa: E402
+from batcher.simulation.logs.stretch import Samples, stretches  # noqa: E402
 from batcher.simulation.logs.variants import variants  # noqa: E402
 from batcher.simulation.logs.whatif import REPLAYED, Variant, WhatIf  # noqa: E402
 from batcher.simulation.policies.named import parse_policy  # noqa: E402
@@ -55,7 +55,7 @@ COST_BAR = 0.03
 """The most processor time that recording adds to a request's."""
 
 CALM = 25
-"""The percentile of a target's rounds that is what an answer costs undisturbed."""
+"""The percentile of a target's rounds that is what an answer costs when nothing disturbs it."""
 
 P99_BAR = 0.15
 """How far the p99 of a what-if may be from the real one, as a share of that."""
@@ -101,7 +101,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         for place in range(len(segments)):
             best = min(_replayed(segments[place:]) for _ in range(options.rounds))
             rows.append({"segment": place, "seconds": round(best, 3)})
-            held = bars.verdict(best < SPEED_BAR_S)
+            held = bars.mark(best < SPEED_BAR_S)
             print(f"from segment {place}: {best:.3f} s, identical  {held}")
         size = sum(file.stat().st_size for file in folder.iterdir())
         command = time.monotonic()
@@ -204,7 +204,7 @@ def _cpu_ns(pid: int) -> int:
 
 
 def _calm_us(target: overhead.Target) -> float:
-    """What an answer costs in calm rounds: a disturbed round costs more, not less."""
+    """What an answer costs in calm rounds: a round that something disturbs costs more, not less."""
     return float(np.percentile([each.cpu_us for each in target.rounds], CALM))
 
 
@@ -267,7 +267,7 @@ def _case(first: dict[str, Any], second: dict[str, Any], other: str, seed: int) 
     held = late or abs(off) <= P99_BAR
     print(
         f"p99 of the what-if against the real run: {off:+.1%}, where it moved by {moved:+.1%}"
-        f"  {bars.verdict(held)}"
+        f"  {bars.mark(held)}"
     )
     return {
         "ok": held,
@@ -311,12 +311,12 @@ async def _real(
 def _summaries(folder: Path, other: str | None, seed: int) -> list[Any]:
     """Recorded, replayed, and with another target."""
     segments = read_log(folder).segments
-    lessons = Lessons(32)
-    (story,) = stories(segments, NEVER_NS, lessons)
+    samples = Samples(32)
+    (stretch,) = stretches(segments, NEVER_NS, samples)
     found = replay(segments)
     if found.first is not None:
         sys.exit(f"not identical: {found.first}")
-    plot = WhatIf(story, lessons.learned(found.late_ns), None)
+    plot = WhatIf(stretch, samples.learned(found.late_ns), None)
     runs = [plot.recorded()]
     if other is not None:
         sections = segments[0].opening.models

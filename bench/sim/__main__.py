@@ -16,7 +16,7 @@ import grid  # noqa: E402
 import outcomes  # noqa: E402
 import scenes  # noqa: E402
 import world  # noqa: E402
-from bars import exit_code, verdict  # noqa: E402
+from bars import exit_code, mark  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 def shown(value: Any) -> str:
     """A figure for a person."""
     if isinstance(value, bool):
-        return verdict(value)
+        return mark(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

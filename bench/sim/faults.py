@@ -41,8 +41,8 @@ OVERSIZED = 10
 BEGINS_NS, ENDS_NS = 4 * SECOND, 6 * SECOND
 """When the device of a scene fails."""
 
-TOLD_BOUND = 3 * 4 * (2 * math.log2(32) + 1)
-"""Further executions until a storm is reported: those of three bisections that saved no request, each at
+STORM_BOUND = 3 * 4 * (2 * math.log2(32) + 1)
+"""Further executions until a storm is detected: those of three bisections that saved no request, each at
 most what four failing requests need in a batch of 32."""
 
 Fault = Callable[[Dispatch, int], FailureCause | None]
@@ -61,23 +61,23 @@ class Watched:
     extra_ns: int = 0
     storms: int = 0
     calms: int = 0
-    told_after: int | None = None
-    """The further executions until the first storm was told."""
+    storm_after: int | None = None
+    """The further executions until the first storm was detected."""
     batches: list[Dispatch] = field(default_factory=list)
     started_ns: list[int] = field(default_factory=list)
     root: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """By failed batch: the requests in it."""
 
     def observe(self, now_ns: int, commands: list[Command]) -> None:
-        """Take note of what the scheduler commands."""
+        """Record the scheduler's commands."""
         for command in commands:
             if isinstance(command, Settle):
                 for request_id in command.ids:
                     self.ended_ns[request_id] = now_ns
                     self.outcome[request_id] = command.outcome
             elif isinstance(command, FailureStorm):
-                if self.told_after is None:
-                    self.told_after = self.extra
+                if self.storm_after is None:
+                    self.storm_after = self.extra
                 self.storms += not command.over
                 self.calms += command.over
 
@@ -200,11 +200,11 @@ def _poison_run(
 
 
 def failing(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything fails for two seconds, with the device to blame or no known cause; then a third of it.
+    """Every batch fails for two seconds, with cause `device` or `unknown`; then only a third of them.
 
-    Every request must be settled. What the device caused is not executed again. Any other storm is
-    reported within a bounded number of further executions, and ends. From a second after it on,
-    every request is answered.
+    Every request must be settled. A batch that failed because of the device is not executed again;
+    any other storm is detected within a bounded number of further executions, and ends. From a second
+    after it on, every request is answered.
     """
     profile = world.PROFILES["linear50"]
     found: dict[str, Any] = {}
@@ -231,14 +231,14 @@ def failing(options: argparse.Namespace) -> dict[str, Any]:
         if cause is FailureCause.DEVICE:
             bounded = run.extra == 0
         else:
-            bounded = run.told_after is not None and run.told_after <= TOLD_BOUND
+            bounded = run.storm_after is not None and run.storm_after <= STORM_BOUND
         found[label] = {
             "unsettled": unsettled,
             "failed_batches": len(run.root),
             "extra_executions": run.extra,
             "storms": run.storms,
             "storms_over": run.calms,
-            "told_after": run.told_after,
+            "told_after": run.storm_after,
             "not_answered_later": len(late) / len(after),
             "failed": sum(o is Outcome.FAILED for o in run.outcome.values()),
             "ok": unsettled == 0 and bounded and run.storms == run.calms and not late,
@@ -247,7 +247,7 @@ def failing(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def oversized(options: argparse.Namespace) -> dict[str, Any]:
-    """A request of ten batches among others: whether it is whole, and how long others wait for it."""
+    """A request of ten batches among others: whether it succeeds, and how long others wait for it."""
     profile = world.PROFILES["linear50"]
     curve = profile.curve
     found: dict[str, Any] = {}
@@ -272,7 +272,7 @@ def oversized(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _behind(run: Watched, arrivals: list[tuple[int, int]], large: int) -> dict[str, float]:
-    """For each request that came after the large one: the large one's batches between its arrival and dispatch."""
+    """How many batches of the large request ran while a later request waited, at most."""
     began_ns, ended_ns = arrivals[large][0], run.ended_ns[large]
     alone_ns = [
         at_ns

@@ -1,4 +1,4 @@
-"""Tenants, priorities, and models that share a device: one that asks for much must not cost the others."""
+"""Tenants, priorities, and models that share a device: one that sends much must not cost the others."""
 
 from __future__ import annotations
 
@@ -83,15 +83,15 @@ def _two_levels(profile: world.Profile, part: float, seed: int) -> list[world.St
 def _promotion(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
     """What may be late is still answered or refused within the bound of `promote_after`.
 
-    Where late requests are served, some of the lowest level must have been answered once its levels
-    have passed: a refusal is an end, too, but refusals alone would be no service.
+    Where best-effort requests are served, some of the lowest level must have been answered after they
+    were promoted through all levels: refusing all of them would keep the bound as well.
     """
     found: dict[str, Any] = {}
     limits = QueueLimits()
     levels_ns = limits.priority_levels * limits.promote_after_ns
     bound_s = _bound_ns(limits) / SECOND
     for policy in (world.ADAPTIVE, world.SERVES_LATE):
-        on_time, longest_s, answered, aged = [], 0.0, [], 0
+        on_time, longest_s, answered, promoted = [], 0.0, [], 0
         for seed in range(options.seeds):
             streams = _two_levels(profile, 0.6, seed)
             played = world.play(streams, {"m": world.Served(profile, policy, limits)})
@@ -102,21 +102,21 @@ def _promotion(options: argparse.Namespace, profile: world.Profile) -> dict[str,
             longest_s = max(longest_s, float(waits.max()) / SECOND)
             lowest = played.answered[1]
             answered.append(float((lowest >= 0).mean()))
-            aged += int((lowest - played.arrived[1] >= levels_ns).sum())
+            promoted += int((lowest - played.arrived[1] >= levels_ns).sum())
         fraction = statistics.fmean(on_time)
         held = fraction >= 0.99 and longest_s <= bound_s
         found[f"{policy.name}: top level at 0.6, lowest at 1.5, bound {bound_s:g} s"] = {
             "on_time": fraction,
             "longest_wait_s": longest_s,
             "lowest_answered": statistics.fmean(answered),
-            "lowest_answered_after_all_levels": aged,
-            "ok": held and (policy is not world.SERVES_LATE or aged > 0),
+            "lowest_answered_after_all_levels": promoted,
+            "ok": held and (policy is not world.SERVES_LATE or promoted > 0),
         }
     return found
 
 
 def _bound_ns(limits: QueueLimits) -> int:
-    """Nobody waits for longer."""
+    """No request waits for longer."""
     return (limits.priority_levels + 1) * limits.promote_after_ns
 
 

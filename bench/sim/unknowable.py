@@ -1,7 +1,7 @@
 """What uneven service times cost a scheduler that knows every arrival, but no time before it is over.
 
-A batch of b rows takes f * l(b), with f uniform in 1 - e to 1 + e and drawn anew for each batch. Who
-knows all arrivals, and of f only how it is distributed, decides best by what can be expected:
+A batch of b rows takes f * l(b), with f uniform in 1 - e to 1 + e and drawn anew for each batch. A
+scheduler that knows all arrivals, and only the distribution of f, does best to maximize the mean:
 
     V[j](t) = max(V[j+1](t), max over b of E[in time of j+1..j+b at c + V[j+b](c)])
     c = max(t, a[j+b]) + f * l(b)
@@ -156,7 +156,7 @@ def _crossing(excess: Callable[[float], float], before: float, rate: float) -> f
 
 
 FORESEEING = {"foreseeing": Foresight.lost, "foreseeing, told": Foresight.lost_if_told}
-"""Who knows every arrival, and what is lost then."""
+"""Schedulers that know every arrival, and how many requests each loses."""
 
 
 def cell(task: tuple[str, str, int, dict[str, Any]]) -> dict[str, Any]:
@@ -211,6 +211,6 @@ def unknowable(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cost(shares: dict[str, float]) -> dict[str, float]:
-    """What noise takes from each: without it, one that knows every arrival has all of the optimum."""
+    """What noise costs each; without noise one that knows every arrival is the optimum."""
     cost = {f"cost, {name}": 100 - shares[name] for name in FORESEEING}
     return {"cost, adaptive": shares[grid.EVEN] - shares["adaptive"]} | cost

@@ -1,6 +1,6 @@
 """Policies side by side: the same arrivals, mixes and noise for each, over several seeds and rates.
 
-An `Experiment` is what is compared; `cells` runs it. A cell is one policy at one rate: the runs of
+An `Experiment` says what is compared; `cells` runs it. A cell is one policy at one rate: the runs of
 all its seeds, pooled.
 """
 
@@ -30,19 +30,19 @@ from batcher.simulation.traffic.arrivals import (
 from batcher.simulation.traffic.workload import Traffic, Workload
 
 DEFAULT_REQUESTS: Final = 30_000
-"""Of a process that neither a number of requests nor a duration ends."""
+"""Requests of a run for which neither a number nor a duration is given."""
 
 NO_CONDITIONS: Final = Conditions()
 
-Told: TypeAlias = Callable[[str, int], None]
-"""Told what runs, and how many requests of it are through since the last call."""
+RunProgress: TypeAlias = Callable[[str, int], None]
+"""Called with what runs, and how many of its requests have arrived since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """What is simulated, under which policies, at which rates.
 
-    `rates` holds requests a second; None is the rate that the arrivals have of themselves.
+    `rates` holds requests a second; None keeps the rate of the arrivals.
     """
 
     deployment: Deployment
@@ -106,7 +106,7 @@ class Experiment:
             count = self._checked(2 * count)
 
     def _most_requests(self, rate: float | None) -> int:
-        """How many requests to draw: all that are wanted, or what the duration should need."""
+        """How many requests to draw: as many as are asked for, or as the duration should need."""
         arrivals = self.arrivals
         if self.requests is not None:
             return self.requests
@@ -115,7 +115,7 @@ class Experiment:
         if self.duration_ns is None:
             return DEFAULT_REQUESTS
         if isinstance(arrivals, Closed):
-            # Nobody is answered more often than that; who is refused at once may ask more often.
+            # No caller is answered more often than that; one that is refused at once may ask more often.
             rate = 2 * self.deployment.capacity(self.traffic)
         elif rate is None:
             rate = arrivals.rate
@@ -141,17 +141,17 @@ class Cell:
     """Requests that the best schedule would serve on time, by seed."""
 
 
-def cells(experiment: Experiment, told: Told, *, optimum: bool = True) -> Iterator[Cell]:
-    """Run everything, rate by rate; each policy's cell comes when it is through."""
+def cells(experiment: Experiment, report: RunProgress, *, optimum: bool = True) -> Iterator[Cell]:
+    """Run everything, rate by rate; each policy's cell is yielded when its runs are over."""
     bounded = optimum and optimum_missing(experiment) is None
     for rate in experiment.rates:
         loads = [experiment.load(rate, seed) for seed in experiment.seeds]
         best: tuple[int, ...] | None = None
         if bounded:
-            told("optimum", 0)
+            report("optimum", 0)
             best = tuple(_optimum(experiment.deployment, load) for load in loads)
         for policy in experiment.policies:
-            runs = _runs(experiment, policy, loads, told)
+            runs = _runs(experiment, policy, loads, report)
             yield Cell(rate, tuple(runs), best)
 
 
@@ -159,14 +159,14 @@ def _runs(
     experiment: Experiment,
     policy: NamedPolicy,
     loads: Sequence[Workload | ClosedLoop],
-    told: Told,
+    report: RunProgress,
 ) -> Iterator[Run]:
     for seed, load in zip(experiment.seeds, loads, strict=True):
         through = 0
 
         def progress(arrived: int) -> None:
             nonlocal through
-            told(policy.name, arrived - through)
+            report(policy.name, arrived - through)
             through = arrived
 
         conditions = replace(experiment.conditions, seed=seed)
@@ -193,6 +193,6 @@ def optimum_missing(experiment: Experiment) -> str | None:
 def _optimum(deployment: Deployment, load: Workload | ClosedLoop) -> int:
     model = deployment.models[0]
     target_ns = model.settings.target_ns
-    assert isinstance(load, Workload)  # noqa: S101 - `optimum_missing` saw to both
+    assert isinstance(load, Workload)  # noqa: S101 - `optimum_missing` checked both
     assert target_ns is not None  # noqa: S101
     return on_time_optimum(load.at_ns, model.curve, target_ns)

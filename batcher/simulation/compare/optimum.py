@@ -1,15 +1,15 @@
 """The clairvoyant bound: how many requests a scheduler that knows the future serves on time.
 
 One instance, one model, one target, every request one row, service times exact. Batches that are
-contiguous in order of arrival lose nothing, because of two requests the later one is due later.
-With G[j][D] the least time by which the first j requests are through, at most D of them dropped:
+contiguous in order of arrival are enough, because of two requests the later one is due later.
+Let G[j][D] be the earliest time by which the first j requests can be done, with at most D dropped:
 
     G[j][D] = min(G[j-1][D-1], min over b of c = max(G[j-b][D], a_j) + l(b) if c <= due_{j-b+1})
 
 Only few D matter for each j. Below some D nothing is feasible, and that bound never sinks as j
-grows. From some D on the device is idle when request j comes, and yet more drops buy nothing. In
-between lie at most as many drops as requests can be served within one target. So the cost is of
-the order of n * B * (requests served in one target), whatever the load.
+grows. From some D on the device is idle when request j arrives, and more drops gain nothing. Between
+the two lie at most as many values of D as requests can be served within one target. So the cost is
+of the order of n * B * (requests served in one target), at any load.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Band:
         self._low = 0
         self._end = 1
         self._ring = np.full((2 * rows, _FIRST_WIDTH), _NEVER_NS)
-        # No requests yet: through, and idle, with any number of drops.
+        # No requests yet: all done, and the device idle, with any number of drops.
         self._ring[[0, rows]] = _LONG_AGO_NS
 
     @property

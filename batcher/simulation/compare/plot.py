@@ -1,4 +1,4 @@
-"""A picture of runs: how latency is distributed, and how goodput and busy time follow load.
+"""A plot of runs: how latency is distributed, and how goodput and busy time depend on load.
 
 Needs matplotlib, which comes with the extra `plot`.
 """
@@ -39,7 +39,7 @@ class Plotted:
 
 
 def image_path(path: Path) -> Path:
-    """`path`, where a picture can be written to. Raises `InputError`, before anything is run."""
+    """`path`, if a plot can be written there; otherwise raises `InputError`, before anything runs."""
     try:
         from matplotlib.backend_bases import FigureCanvasBase  # noqa: PLC0415 - an extra
     except ImportError:
@@ -62,7 +62,7 @@ def draw_cells(
     title: str,
     path: Path,
 ) -> None:
-    """Write the picture of cells and their summaries, with the target if all models have the same."""
+    """Write the plot of cells and their summaries, with the target if all models have the same."""
     targets = {model.settings.target_ns for model in deployment.models}
     target_ns = targets.pop() if len(targets) == 1 else None
     plotted = [
@@ -73,7 +73,7 @@ def draw_cells(
 
 
 def draw(cells: Sequence[Plotted], target_ms: float | None, title: str, path: Path) -> None:
-    """Write the picture.
+    """Write the plot.
 
     The distribution of latencies is that of the highest rate. With several rates, goodput and busy
     time follow next to it. Raises `InputError` when the file cannot be written.
@@ -90,7 +90,7 @@ def draw(cells: Sequence[Plotted], target_ms: float | None, title: str, path: Pa
     figure: Figure = Figure(figsize=(15 if several else 7, 4.6), layout="constrained", dpi=120)
     panels = figure.subplots(1, 3 if several else 1, squeeze=False)[0]
     figure.suptitle(title)
-    _latency(panels[0], cells[-len(policies) :], target_ms, styles, told=several)
+    _latency(panels[0], cells[-len(policies) :], target_ms, styles, with_load=several)
     if several:
         _goodput(panels[1], cells, styles)
         _busy(panels[2], cells, styles)
@@ -109,9 +109,9 @@ def _latency(
     target_ms: float | None,
     styles: dict[str, dict[str, Any]],
     *,
-    told: bool,
+    with_load: bool,
 ) -> None:
-    """The share of all requests that had an answer by then: what was dropped never comes."""
+    """The share of all requests answered within each latency; it stays below 1 by what was dropped."""
     from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - an extra
 
     for cell in cells:
@@ -133,7 +133,7 @@ def _latency(
     panel.set_ylim(0, 1.02)
     panel.set_xlabel("latency, ms")
     panel.set_ylabel("share of requests answered by then")
-    load = f" at {cells[0].summary.load:.0%} of capacity" if told else ""
+    load = f" at {cells[0].summary.load:.0%} of capacity" if with_load else ""
     panel.set_title(f"latency{load}", fontsize="medium")
 
 

@@ -1,9 +1,9 @@
-"""What runs say, in numbers: a `Summary` of each cell, and of each group of requests in it.
+"""Runs in numbers: a `Summary` of each cell, and of each kind of request in it.
 
-On time is what was answered by its due time; late what was answered after it; dropped all that was
-not answered: refused, expired or failed. Latencies are those of answered requests, from arrival to
-the end of their batch. Rates count from the first moment to the last arrival. A device's busy
-fraction counts until the last request has ended.
+A request is on time if it was answered by its due time, late if it was answered after it, and
+dropped if it was not answered: refused, expired or failed. Latencies are those of answered requests,
+from arrival to the end of their batch. Rates count from the start to the last arrival, the busy
+fraction of a device until the last request has ended.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Summary:
     mean_batch: float
     """Rows of the average batch; 0 when none ran."""
     failed_batches: int
-    """Those that failed as a whole though no request was at fault."""
+    """Batches that failed as a whole though none of their requests made them fail."""
     dropped_by: dict[str, int]
     """Dropped requests by outcome and reason, the most frequent first."""
     groups: dict[Kind, Counts]
@@ -156,7 +156,7 @@ def latencies_ms(runs: Sequence[Run]) -> NDArray[np.float64]:
 
 
 def due_ns(run: Run) -> NDArray[np.int64]:
-    """When each request should be answered; far away where nothing says so."""
+    """When each request should be answered: `NEVER_NS` where nothing says so."""
     if run.due_ns is not None:
         return run.due_ns
     targets = {model.name: model.settings.target_ns for model in run.deployment.models}

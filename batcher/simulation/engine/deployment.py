@@ -1,4 +1,4 @@
-"""What is simulated: models, their instances, the devices they run on, and what batches cost."""
+"""What is simulated: models, their instances, the devices they run on, and service times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batcher.simulation.traffic.workload import Traffic
 
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
-    """One model: its settings, what a batch takes, how many instances it has and where."""
+    """One model: its settings, its service times, how many instances it has and on which device."""
 
     name: str
     settings: ModelSettings
@@ -24,21 +24,21 @@ class SimulatedModel:
     max_in_flight: int = 1
     noise: Noise = QUIET
     warmup_sizes: tuple[int, ...] = ()
-    """Batch sizes that its instances report service times of when they come up."""
+    """Batch sizes whose service times its instances measure when they start."""
 
     @property
     def slots(self) -> int:
-        """Batches that it could have in flight at once, its device permitting."""
+        """Batches that it could have in flight at once, if its device allows that."""
         return self.instances * self.max_in_flight
 
     @property
     def reachable(self) -> bool:
-        """Whether one row alone is done inside the target; without a target it is."""
+        """Whether one row alone is done within the target, or there is no target."""
         return self.settings.target_ns is None or self.curve[1] <= self.settings.target_ns
 
     @property
     def row_cost_s(self) -> float:
-        """Seconds of one instance that a row takes in the batch size that serves most."""
+        """Seconds of one instance for a row, in the batch size with the highest throughput."""
         return min(took_ns / rows for rows, took_ns in enumerate(self.curve) if rows) / 1e9
 
 
@@ -49,7 +49,7 @@ class Deployment:
     models: tuple[SimulatedModel, ...]
     device_limits: Mapping[str, int]
     exclusive: frozenset[str] = frozenset()
-    """Devices on which batches take turns, as kernels do that fill a GPU."""
+    """Devices that run one batch at a time, as a GPU does with kernels that fill it."""
 
     def under(self, policy: NamedPolicy) -> Deployment:
         """The same deployment with every model's policy replaced."""
@@ -69,9 +69,9 @@ class Deployment:
         }
 
     def capacity(self, traffic: Traffic) -> float:
-        """The most requests a second of this traffic that can be served, in batches that serve most.
+        """The most requests a second of this traffic that can be served, in the best batch sizes.
 
-        A device or a model's own instances are the bottleneck, whichever is full first.
+        The bottleneck is a device or the instances of a model, whichever is fully used first.
         """
         share = dict(zip(traffic.models.values, traffic.models.shares, strict=True))
         slots = self.device_slots()
@@ -85,9 +85,9 @@ class Deployment:
         return 1.0 / fullest
 
     def events(self, devices: Devices | None = None, gap_ns: int = 0) -> Iterator[Event]:
-        """What brings it up. With `devices`, instances report what their warm-up measured.
+        """The events that start it. With `devices`, instances report what their warm-up measured.
 
-        With a gap, which that includes, they may have a prefetched batch.
+        With a gap, which a measured time includes, instances may have a prefetched batch.
         """
         for device, limit in self.device_limits.items():
             yield DeviceConfigured(device, limit)

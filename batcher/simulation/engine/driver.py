@@ -1,9 +1,8 @@
 """Runs a scheduler under virtual time.
 
-Time jumps from one moment at which something happens to the next: an event of the story, one that
-was posted (a completion, say), a wakeup the scheduler asked for. All that happens at one moment is
-taken in together, posted events before the story's, as the runtime does when both are ready in one
-turn of its loop.
+Time jumps from one event to the next: an event that `run` was given, one that was posted (such as a
+completion), or a wakeup that the scheduler asked for. All events of one moment go to the scheduler
+in one call, posted events first, as the runtime does when both are ready in one turn of its loop.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ Observer: TypeAlias = Callable[[int, list[Command]], None]
 
 @record
 class LoggedStep:
-    """One call of `Scheduler.handle`: when, and what came out."""
+    """One call of `Scheduler.handle`: when, and the commands that it returned."""
 
     now_ns: int
     commands: tuple[Command, ...]
 
 
 def succeed(dispatch: Dispatch, timings: Timings) -> BatchProgress:
-    """A batch whose requests are all done."""
+    """The report of a batch in which every request succeeded."""
     ids = tuple([part.id for part in dispatch.parts])
     return BatchProgress(dispatch.batch_id, ids, timings=timings)
 
@@ -40,13 +39,13 @@ class Driver:
     """Feeds timed events to a scheduler and completes its batches after their service time.
 
     `service_time` returns how many nanoseconds pass until a dispatched batch is done. `observe` is
-    told what the scheduler commands; without one, every step is kept in `log`. `lateness` draws how
-    many nanoseconds late the shell's timer fires; without it timers are exact. The answers of a batch
-    leave one after the other, each `reply_ns` after the one before, and the scheduler is told when
-    the last one has, as by the runtime. `outcome` says what a batch reports in the end; without it
-    every batch succeeds. `pauses` are when the shell stands still, as pairs in order of time, none
-    touching another: what happens in one is taken in at its end. Answers that are on their way by then
-    still leave.
+    called with the scheduler's commands; without it, every step is kept in `log`. `lateness` draws
+    how many nanoseconds late the shell's timer fires; without it timers are exact. The answers of a
+    batch are sent one after the other, each `reply_ns` after the one before, and the scheduler is told
+    when the last one is sent, as the runtime does. `outcome` returns what a batch reports at its end;
+    without it every batch succeeds. `pauses` are (start, end) pairs, ascending and apart, in which the
+    shell does nothing: what happens in a pause is handled at its end. Answers on their way are sent all
+    the same.
     """
 
     def __init__(
@@ -74,14 +73,14 @@ class Driver:
         self._fires_ns = NEVER_NS
 
     def post(self, at_ns: int, event: Event) -> None:
-        """Have an event happen at `at_ns`, beside those that `run` plays."""
+        """Let an event happen at `at_ns`, in addition to those that `run` plays."""
         self._posts += 1
         heapq.heappush(self._posted, (at_ns, self._posts, event))
 
     def run(self, events: Iterable[tuple[int, Event]]) -> list[LoggedStep]:
-        """Play `(at_ns, event)` pairs, in order of time, until nothing is left to happen.
+        """Play `(at_ns, event)` pairs, in order of time, until no event is left.
 
-        The pairs are taken one by one, when their time has come. Returns `log`.
+        The iterable is read as time advances. Returns `log`.
         """
         posted = self._posted
         pop = heapq.heappop
@@ -134,12 +133,12 @@ class Driver:
                 self.start(command, now_ns)
 
     def start(self, dispatch: Dispatch, now_ns: int) -> None:
-        """Post what will come of a batch that starts now."""
+        """Start a batch now: post the report of its end."""
         done_ns = now_ns + self._service_time(dispatch)
         self.report(dispatch, Timings(now_ns, now_ns, done_ns), done_ns)
 
     def report(self, dispatch: Dispatch, timings: Timings, at_ns: int) -> None:
-        """Have the scheduler hear then what became of a batch, and of its answers after that."""
+        """Post at `at_ns` how a batch ended, and after that when its answers were sent."""
         progress = self._outcome(dispatch, timings)
         self.post(at_ns, progress)
         if self._reply_ns and progress.done:
@@ -148,7 +147,7 @@ class Driver:
             self.post(at_ns + took_ns, RepliesTook(dispatch.model, rows, took_ns))
 
     def _wakeup_ns(self) -> int | None:
-        """When the shell's timer fires: as the scheduler asked, or late by a draw for each ask."""
+        """When the shell's timer fires: late by one draw for each moment that the scheduler asks for."""
         asked_ns = self.scheduler.next_wakeup_ns()
         if asked_ns is None or self._lateness is None:
             return asked_ns

@@ -1,4 +1,4 @@
-"""Instances that are a change of thread away from the scheduler, under virtual time."""
+"""Instances on a thread of their own, with prefetched batches, under virtual time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from batcher.core.scheduler import Scheduler
 from batcher.simulation.engine.driver import Driver, Observer, succeed
 
 Run: TypeAlias = Callable[[Dispatch, int], tuple[int, int]]
-"""When a batch that its instance could begin at that moment begins, and when it ends."""
+"""From a batch and the moment it could begin at the earliest, when it begins and when it ends."""
 
 
 class PrefetchDriver(Driver):
-    """A driver whose instances begin a batch half of `gap_ns` after they got it, or after the last.
+    """A driver whose batches take `gap_ns` to reach an instance and to be reported, half each way.
 
-    The scheduler hears of its end the other half later. An instance that runs one batch at a time
-    may have the next one prefetched, and begins it when the last one ends, as a thread of the
-    runtime does: its device does not wait then.
+    An instance that runs one batch at a time may have the next one prefetched. It begins that one when
+    the batch before it ends, as a thread of the runtime does, so that its device does not wait.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class PrefetchDriver(Driver):
         self._free_ns: dict[str, int] = {}
 
     def start(self, dispatch: Dispatch, now_ns: int) -> None:
-        """Post what will come of a batch that its instance gets now."""
+        """Give a batch to its instance now: post the report of its end."""
         from_ns = now_ns + self.gap_ns // 2
         if self.scheduler.fleet.instances[dispatch.instance].up.max_in_flight == 1:
             free_ns = self._free_ns.get(dispatch.instance, 0)

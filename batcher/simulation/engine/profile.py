@@ -26,7 +26,7 @@ QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True, slots=True)
 class SizeProfile:
-    """What batches of one size took, in milliseconds."""
+    """Service times of batches of one size, in milliseconds."""
 
     samples: int
     mean: float
@@ -35,7 +35,7 @@ class SizeProfile:
 
     @classmethod
     def of(cls, took_ns: Sequence[int]) -> Self:
-        """Sums up at least one measured time."""
+        """Summary of measured times, at least one."""
         ms = np.array(took_ns, np.float64) / MILLISECOND
         quantiles = {name: round(float(np.quantile(ms, q)), 6) for name, q in QUANTILES.items()}
         return cls(len(took_ns), round(float(ms.mean()), 6), quantiles)
@@ -52,7 +52,7 @@ class ModelProfile:
     sizes: Mapping[int, SizeProfile]
 
     def medians_ns(self) -> dict[int, int]:
-        """Batch size to nanoseconds: the median, which one slow batch does not move."""
+        """Batch size to nanoseconds: the median, because one slow batch does not change it."""
         return {
             rows: max(1, round(size.quantiles["p50"] * MILLISECOND))
             for rows, size in self.sizes.items()

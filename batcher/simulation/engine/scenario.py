@@ -1,8 +1,8 @@
-"""From a configuration to what is simulated of it.
+"""From a configuration to the deployment that is simulated.
 
-Settings, instances, devices and warm-up sizes are the configuration's own; only what batches take
-is not in it. That comes from a table or a profile, or from the options of the executor `emulated`,
-which are a cost model already.
+Settings, instances, devices and warm-up sizes come from the configuration. Service times are not in
+it: they come from a table, a profile, or the options of the executor `emulated`, which are a model
+of service times.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EMULATED: Final = "emulated"
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What batches take, as far as the configuration does not say it.
+    """Service times that the configuration does not have.
 
     A model's table comes before its profile, and both before the options of `emulated`.
     """
@@ -48,7 +48,7 @@ def model_names(config: Config) -> dict[str, ModelConfig]:
 
 
 def models_of(config: Config, wanted: Mix[str] | None) -> Mix[str]:
-    """The models that get requests, and their shares: those that are named, else all alike.
+    """The models that get requests, and their shares: those that are named, else all with equal shares.
 
     Raises `InputError` for a name that is not configured.
     """
@@ -66,7 +66,7 @@ def deployment_of(
 ) -> Deployment:
     """The models of `models` as configured, all with `target_ns` where that is given.
 
-    Raises `InputError` where it is not known what a model's batches take, and `ModelLoadError`
+    Raises `InputError` where the service times of a model are not known, and `ModelLoadError`
     where the options of `emulated` are wrong.
     """
     known = model_names(config)

@@ -1,9 +1,9 @@
 """How long a batch takes: curves by batch size, and what disturbs them.
 
-A `Curve` is a tuple of nanoseconds indexed by rows, 0 unused, that never sinks. It comes from a
-line, from a table of measured sizes, or from a profile (`profile.py`). `Devices` turns a dispatched
-batch into the time until it is done: the curve, times a random factor where there is noise, times
-the factor of a slow spell, after the batches ahead of it where a device takes turns.
+A `Curve` is a tuple of nanoseconds indexed by rows (index 0 is not used) that never decreases. It is
+a straight line, or comes from a table of measured sizes or a profile (`profile.py`). `Devices`
+turns a dispatched batch into the time until it is done: the curve, times a random factor (noise),
+times the factor of a slow spell, after the batches ahead of it where a device is exclusive.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def linear(base_ns: int, per_row_ns: int, max_rows: int) -> Curve:
 def from_table(table: Mapping[int, int], max_rows: int) -> Curve:
     """A curve through measured sizes: rows to nanoseconds, at least one entry.
 
-    Between two sizes it is a straight line. Below the smallest it is that size's time: a smaller
-    batch was not measured, and is not promised to be faster. Beyond the largest it goes on as
-    steeply as from half of the largest on, or in proportion where only one size is known. A larger
-    batch never takes less than a smaller one, because a dip is what noise in a measurement does.
+    Between two sizes it is a straight line. Below the smallest size it is that size's time, because
+    nothing shows that a smaller batch is faster. Beyond the largest it keeps the slope from half of the
+    largest on, or is proportional where only one size is known. A larger batch never takes less than a
+    smaller one: a dip is noise of the measurement.
     """
     sizes = sorted(table)
     times = list(accumulate((table[size] for size in sizes), max))
@@ -93,7 +93,7 @@ class Noise:
     spread: float = 0.0
 
     def factors(self, count: int, draw: np.random.Generator) -> list[float]:
-        """So many factors."""
+        """Draws `count` factors."""
         if self.kind == "uniform":
             factors = draw.uniform(1 - self.spread, 1 + self.spread, count)
         else:
@@ -129,7 +129,7 @@ class SlowSpell:
     end_ns: int
     factor: float
     device: str | None = None
-    """The device it happens to; None means all of them."""
+    """The device that is slow; None means all of them."""
 
 
 _SPELL: Final = re.compile(r"([^@x:]+)x@([^-]+)-([^@]+?)(?:@(.+))?", re.ASCII)
@@ -153,23 +153,23 @@ def parse_slow_spell(text: str) -> SlowSpell:
 
 @dataclass(slots=True)
 class DeviceUse:
-    """What a device has done. `busy_ns` adds up its batches' times."""
+    """What a device has done. `busy_ns` is the sum of its batches' times."""
 
     busy_ns: int = 0
     free_ns: int = 0
-    """When the batches that wait for an exclusive device are through."""
+    """When the batches on an exclusive device are done."""
 
 
 @dataclass(slots=True)
 class Devices:
-    """The `service_time` of a driver: what the devices would do with each dispatched batch."""
+    """The `service_time` of a driver: how long the devices take for each dispatched batch."""
 
     curves: Mapping[str, Curve]
     """By model."""
     device_of: Mapping[str, str]
     """By instance."""
     exclusive: frozenset[str]
-    """Devices that run one batch after the other, whatever is dispatched to them."""
+    """Devices that run one batch after the other, however many are dispatched to them."""
     noise: Mapping[str, Noise]
     """By model; one without an entry is quiet."""
     spells: tuple[SlowSpell, ...]
@@ -184,7 +184,7 @@ class Devices:
         return self.run(dispatch, now_ns)[1] - now_ns
 
     def run(self, dispatch: Dispatch, from_ns: int) -> tuple[int, int]:
-        """When a batch that its instance could begin at `from_ns` begins, and when it ends."""
+        """When a batch that could begin at `from_ns` begins, and when it ends."""
         rows = 0
         for part in dispatch.parts:
             rows += part.stop - part.start
@@ -204,7 +204,7 @@ class Devices:
         return begins_ns, use.free_ns
 
     def sample_ns(self, model: str, rows: int) -> int:
-        """One draw of what a batch of so many rows takes on a device that is its own."""
+        """One draw of the service time of a batch that has the device to itself."""
         took_ns = self.curves[model][rows]
         noise = self.noise.get(model)
         if noise is None or not noise.spread:
@@ -223,7 +223,7 @@ class Lateness:
     kind: Literal["exponential", "constant"] = "exponential"
 
     def draws(self, draw: np.random.Generator) -> Callable[[], int]:
-        """A function that gives one draw after the other."""
+        """A function that returns the next draw at each call."""
         if self.kind == "constant":
             return lambda: self.mean_ns
         stock: list[int] = []

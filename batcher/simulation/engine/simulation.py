@@ -1,4 +1,4 @@
-"""Runs requests through a deployment under one policy and keeps what became of each.
+"""Runs requests through a deployment under one policy and keeps the outcome of each.
 
 Arrivals, mixes, noise and lateness draw from generators of their own, seeded by one number, so that
 two policies meet the same requests and the same devices.
@@ -41,7 +41,7 @@ UNSETTLED: Final = -1
 _OUTCOME_CODES: Final = {outcome: code for code, outcome in enumerate(OUTCOMES)}
 _REASON_CODES: Final = {reason: code for code, reason in enumerate(REASONS)}
 _SHORTEST_RETRY_NS: Final = MILLISECOND
-"""A caller that is refused without being told how long to wait comes back after this."""
+"""After this a caller comes back that was refused without a time to wait."""
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
@@ -51,29 +51,29 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What else happens: slow devices, late timers, impatient callers, a cold start."""
+    """Circumstances of a run: slow devices, late timers, deadlines of callers, a cold start."""
 
     seed: int = 0
     spells: tuple[SlowSpell, ...] = ()
     lateness: Lateness | None = None
     deadline_ns: int | None = None
-    """How long a caller waits; then it leaves, whether or not its request runs."""
+    """How long a caller waits; then it cancels its request, whether or not that runs."""
     cold: bool = False
     """Whether instances come up without having measured anything."""
     reply_ns: int = 0
-    """How long after the one before each answer of a batch leaves."""
+    """Time between two answers of a batch."""
     batch_gap_ns: int = 0
     """What a batch takes beyond its execution on an instance that is idle: see `prefetch`."""
     pauses: tuple[tuple[int, int], ...] = ()
-    """When the server stands still, in order of time: it takes in at the end what happened meanwhile."""
+    """(start, end) pairs in order of time in which the server does nothing: see `driver`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoop:
-    """Callers that send a request, wait for its end, think, and send the next.
+    """Callers that send a request, wait for its end, pause for `think_ns`, and send the next.
 
     They send the requests of `workload` in order (its times are not read), until there are none
-    left or `until_ns` has come. A refused caller waits as long as it was told to.
+    left or `until_ns` has come. A refused caller also waits for the time in the refusal.
     """
 
     callers: int
@@ -84,34 +84,34 @@ class ClosedLoop:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What became of every request, a request a place, and what the devices did."""
+    """The outcome of every request, and what the devices did. Index n of each array is request n."""
 
     policy: str
     deployment: Deployment
     workload: Workload
     settled_ns: NDArray[np.int64]
     outcome: NDArray[np.int8]
-    """A place in `OUTCOMES`, or `UNSETTLED`."""
+    """An index of `OUTCOMES`, or `UNSETTLED`."""
     reason: NDArray[np.int8]
-    """A place in `REASONS`."""
+    """An index of `REASONS`."""
     batch_rows: NDArray[np.int64]
-    """Rows of the batch that the request ran in (of several the last), 0 when it never ran."""
+    """Rows of the last batch that the request ran in, 0 if it never ran."""
     batches: NDArray[np.int64]
     """Rows of every batch, in order of dispatch."""
     busy_ns: dict[str, int]
-    """By device: the time its batches took, added up."""
+    """By device, the sum of its batches' times."""
     ended_ns: int
-    """When the last thing happened."""
+    """When the last event happened."""
     errors: tuple[str, ...]
     """Policies that broke their contract."""
     failed_batches: int = 0
-    """Batches that failed as a whole though no request was at fault."""
+    """Batches that failed as a whole though none of their requests made them fail."""
     due_ns: NDArray[np.int64] | None = None
     """When each request should be answered; None: as its model's target says."""
 
 
 class Recorder:
-    """Keeps commands in flat arrays: next to nothing for each request while time runs."""
+    """Keeps commands in flat arrays, which costs next to nothing per request during a run."""
 
     def __init__(self, reply_ns: int = 0) -> None:
         self.errors: list[str] = []
@@ -122,7 +122,7 @@ class Recorder:
         self._dispatch_of = (array("q"), array("q"))
 
     def __call__(self, now_ns: int, commands: list[Command]) -> None:
-        """Take note of what the scheduler commands."""
+        """Record the scheduler's commands."""
         for command in commands:
             if type(command) is Settle:
                 ids = command.ids
@@ -151,9 +151,9 @@ class Recorder:
         known: NDArray[np.int64] | None = None,
         counted: NDArray[np.bool_] | None = None,
     ) -> Run:
-        """All that was noted, request by request.
+        """All that was recorded, request by request.
 
-        `known` holds the requests' ids, ascending; without it they are their places. `counted` says
+        `known` holds the requests' ids, ascending; without it request n has id n. `counted` says
         of each request whether a batch that it leads is one of the run's; without it all are.
         """
         requests = len(workload)
@@ -273,14 +273,14 @@ def _with_ends(
 
 
 def _post_end(arrived: RequestArrived, driver: Driver) -> None:
-    """Have the caller leave at its deadline; an answer at that very moment still reaches it."""
+    """Post that the caller leaves after its deadline; an answer at the deadline still reaches it."""
     if arrived.deadline_ns is not None:
         left = RequestCancelled(arrived.id, CancelCause.DEADLINE)
         driver.post(arrived.deadline_ns + 1, left)
 
 
 class _Callers:
-    """The closed loop: every end of a request is the cause of the next one's arrival."""
+    """The closed loop: each request that ends lets its caller send the next one."""
 
     def __init__(
         self,
@@ -313,7 +313,7 @@ class _Callers:
         return replace(given, at_ns=at_ns, rows=given.rows[:count], kind=given.kind[:count])
 
     def __call__(self, now_ns: int, commands: list[Command]) -> None:
-        """Take note, and let whoever got an answer go on."""
+        """Record the commands, and let each caller whose request ended send its next one."""
         self._record(now_ns, commands)
         for command in commands:
             if type(command) is Settle:

@@ -1,10 +1,10 @@
-"""What batches take, learned from a recorded log.
+"""Service times of batches, learned from a recorded log.
 
 A `Sampler` is a curve through the medians by size, and the ratio of every recorded time to it. A
-draw takes the ratio of a recorded batch of about the same size and from about the same moment, so
-that a spell in which a device was slow is slow again, and noise is the noise that there was. Times
-are kept apart by model, by shapes and by how many other batches ran on the device; where there are
-too few of a kind, those of the next wider kind serve.
+draw takes the ratio of a recorded batch of about the same size and moment, so that a device that was
+slow for a while is slow again, and noise has the recorded distribution. Times are kept by model,
+shapes and how many other batches ran on the device; where one of these kinds has too few samples, the
+next wider kind is used.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from batcher.core.events import FailureCause, Shapes
 from batcher.simulation.engine.service_time import Curve, from_table
 
 LEAST: Final = 16
-"""Fewer samples are no kind of their own."""
+"""A kind with fewer samples uses those of the next wider kind."""
 
 NEAREST: Final = 32
-"""A draw is one of so many samples, those nearest in time."""
+"""A draw is one of this many samples, those nearest in time."""
 
 POOLED: Final = 8
-"""Neighboring sizes share a median until it is one of so many samples."""
+"""Adjacent sizes share a median until it is that of this many samples."""
 
 _DRAWS_AT_ONCE: Final = 4096
 
@@ -36,7 +36,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One recorded batch: when it began, its rows, what it took, and why it failed if it did."""
+    """One recorded batch: when it began, its rows, its service time, and why it failed if it did."""
 
     at_ns: int
     rows: int
@@ -49,7 +49,7 @@ Uniform: TypeAlias = Callable[[], float]
 
 
 def uniform(draw: np.random.Generator) -> Uniform:
-    """Draws one after the other, made many at once."""
+    """A function that returns the next draw at each call."""
     stock: list[float] = []
 
     def one() -> float:
@@ -75,7 +75,7 @@ class Sampler:
         }
 
     def draw(self, now_ns: int, rows: int, chance: Uniform) -> tuple[int, FailureCause | None]:
-        """What a batch that begins now takes, and why it fails if it does."""
+        """The service time of a batch that begins now, and why it fails if it does."""
         moments, ratios, causes = self._by_size.get(rows.bit_length(), self._all)
         last = max(0, len(moments) - NEAREST)
         first = min(last, max(0, bisect_left(moments, now_ns) - NEAREST // 2))
@@ -96,7 +96,7 @@ class Sampler:
 
 
 def _medians(samples: list[Sample]) -> dict[int, int]:
-    """Rows to nanoseconds. What failed may have ended at once, and counts only if all did."""
+    """Rows to nanoseconds. Failed batches may have ended early, and count only if all failed."""
     well = [sample for sample in samples if sample.cause is None] or samples
     table: dict[int, int] = {}
     pool: list[Sample] = []
@@ -124,12 +124,12 @@ class Kinds(Generic[Kind]):
         self._made: dict[Kind, Sampler] = {}
 
     def add(self, sample: Sample, *kinds: Kind) -> None:
-        """The sample is of these kinds."""
+        """Add a sample to these kinds."""
         for kind in kinds:
             self._samples.setdefault(kind, []).append(sample)
 
     def __contains__(self, kind: Kind) -> bool:
-        """Whether there are any of this kind."""
+        """Whether there are samples of this kind."""
         return kind in self._samples
 
     def find(self, *kinds: Kind) -> Sampler | None:
@@ -155,17 +155,17 @@ BatchKind: TypeAlias = tuple[str, Shapes | None, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """All that a log says of times. `late_ns` is how late timers were."""
+    """All times that a log shows. `late_ns` is how late timers were."""
 
     batches: Kinds[BatchKind]
     replies: Kinds[str]
-    """From a batch's end until its answers had left, by model."""
+    """By model, the time from a batch's end until its answers were sent."""
     profiles: Mapping[str, Mapping[int, int]]
     """By model, rows to nanoseconds: what instances measured when they came up."""
     late_ns: list[int]
 
     def batch(self, model: str, shapes: Shapes, beside: int) -> Sampler | None:
-        """What such batches take; None where nothing is known of the model's."""
+        """The service times of such batches; None where none of the model is known."""
         return self.batches.find(
             (model, shapes, beside), (model, shapes, None), (model, None, None)
         )

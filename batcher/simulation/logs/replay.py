@@ -1,8 +1,8 @@
 """Plays a recorded log to the scheduler again: the same events must give the same commands.
 
-Each segment starts from its own snapshot, so that one which cannot be read, or which differs, spoils
-no other. Where one goes on from another, the state that the scheduler has come to must be the state
-that was recorded.
+Each segment starts from its own snapshot, so that one that cannot be read, or that differs, does not
+affect the others. Where a segment continues another, the scheduler's state must also be the recorded
+state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A model's settings became others. `at_ns` counts from the beginning of the logs."""
+    """A change of a model's settings. `at_ns` counts from the beginning of the logs."""
 
     at_ns: int
     model: str
@@ -47,7 +47,7 @@ class Changed:
 
 @dataclass(slots=True)
 class Replayed:
-    """What a replay came to."""
+    """The result of a replay."""
 
     segments: int = 0
     steps: int = 0
@@ -58,14 +58,14 @@ class Replayed:
     faults: list[str] = field(default_factory=list)
     """Segments that could not be played to their end, and why."""
     late_ns: list[int] = field(default_factory=list)
-    """How late each wakeup came that nothing else came with."""
+    """How late each wakeup was, of those without another event at the same moment."""
     changes: list[Changed] = field(default_factory=list)
-    """Of settings that were in force before."""
+    """Changes of settings that were in force."""
     settings: dict[str, ModelSettings] = field(default_factory=dict)
-    """What was in force in the end, by model."""
+    """By model, the settings in force at the end."""
 
     def configured(self, at_ns: int, model: str, settings: ModelSettings) -> None:
-        """Take note of a model's settings."""
+        """Record that a model's settings are in force."""
         before = self.settings.get(model, settings)
         if before != settings:
             self.changes.append(Changed(at_ns, model, before, settings))
@@ -76,9 +76,12 @@ def replay(
     segments: Iterable[Segment],
     *,
     until_ns: int = NEVER_NS,
-    told: Callable[[str, int], None] = lambda _what, _steps: None,
+    report: Callable[[str, int], None] = lambda _what, _steps: None,
 ) -> Replayed:
-    """Play the segments up to `until_ns` after the beginning of their logs. `told` hears of progress, in steps."""
+    """Play the segments up to `until_ns` after the beginning of their logs.
+
+    `report` is called with progress, in steps.
+    """
     found = Replayed()
     in_force = _InForce(found)
     before: Segment | None = None
@@ -112,7 +115,7 @@ def replay(
         before = segment if whole else None
         found.segments += 1
         found.requests += segment.requests
-        told("replay", segment.steps_count)
+        report("replay", segment.steps_count)
     return found
 
 
@@ -128,10 +131,10 @@ def _unplayable(segment: Segment) -> str:
 
 
 class _InForce:
-    """Tells `Replayed` what comes into force.
+    """Reports to `Replayed` which settings come into force.
 
-    Before the first instance of a model is up nothing is: which of its axes are padded is only known once
-    it is loaded.
+    Settings of a model are not in force before its first instance is up, because only then it is known
+    which of its axes are padded.
     """
 
     def __init__(self, found: Replayed) -> None:
@@ -141,7 +144,7 @@ class _InForce:
         self._waiting: dict[str, ModelSettings] = {}
 
     def begin(self, segment: Segment, state: State) -> None:
-        """A segment begins with this state."""
+        """Begin a segment with this state."""
         if segment.opening.log != self._log:
             self._log = segment.opening.log
             self._served = set()
@@ -151,7 +154,7 @@ class _InForce:
             self._configured(at_ns, model.model, model.settings)
 
     def take(self, at_ns: int, event: Event) -> None:
-        """One event."""
+        """Handle one event."""
         if type(event) is ModelConfigured:
             self._configured(at_ns, event.model, event.settings)
         elif type(event) is InstanceUp and event.model not in self._served:
@@ -169,7 +172,7 @@ class _InForce:
 def _play(
     scheduler: Scheduler, segment: Segment, until_ns: int, found: Replayed, in_force: _InForce
 ) -> bool:
-    """Play one segment; says whether that went well up to its end."""
+    """Play one segment; returns whether it was played to its end without a difference."""
     handle, wakeup_ns, late_ns = scheduler.handle, scheduler.next_wakeup_ns, found.late_ns
     for place, step in enumerate(segment.steps()):
         now_ns, events = step.now_ns, step.events

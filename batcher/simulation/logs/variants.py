@@ -1,4 +1,4 @@
-"""From what a command line asks for to the settings that a what-if tries."""
+"""From `--set` and `--policy` on the command line to the variants that a what-if plays."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def variants(
 ) -> list[Variant]:
     """One variant for each policy, all with the assignments, of `models` alone.
 
-    What an assignment names is what it says all the time, whatever the log changes; the rest follows
-    the log. `sections` says how each model was configured. Raises `ConfigError` for an assignment
-    that is wrong, and `InputError` for a model of which nothing is said. What a variant makes of
-    settings that the log changed to raises `ConfigError` where these do not go together with it.
+    A setting that is assigned keeps that value, whatever the log changes; the others follow the log.
+    `sections` holds the configuration of each model. Raises `ConfigError` for an assignment that is
+    wrong, and `InputError` for a model without a configuration. `Variant.settings` raises `ConfigError`
+    where settings of the log and an assignment contradict each other.
     """
     assign = _assigned(sections, models, assignments)
     made = []
@@ -46,7 +46,7 @@ def _changing(models: Collection[str], assign: Change, policy: NamedPolicy) -> C
 def _assigned(
     sections: Mapping[str, Mapping[str, Any]], models: Collection[str], assignments: Sequence[str]
 ) -> Change:
-    """What the assignments make of a model's settings, whatever these have become since."""
+    """A function that applies the assignments to a model's settings at any moment of the log."""
     if not assignments:
         return lambda _model, settings: settings
     for model in models:

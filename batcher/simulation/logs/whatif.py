@@ -1,9 +1,9 @@
 """What a recorded stretch would have been like under other settings.
 
-The production scheduler starts from the recorded state and meets the recorded causes again, under
-virtual time; what its batches take is drawn from what was learned. The same run under the recorded
-settings stands beside it: how far that is from what was recorded is how far the rest can be trusted.
-Callers are taken for an open stream: they send what they sent, whatever they are answered.
+The production scheduler starts from the recorded state and gets the recorded causes again, under
+virtual time; service times are drawn from those that were learned. A run under the recorded settings
+is reported as well: how far it is from the recording shows how far the other runs can be trusted.
+Arrivals are an open stream: callers send what they sent, whatever answers they get.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from batcher.simulation.engine.driver import Driver, Observer
 from batcher.simulation.engine.service_time import Curve, DeviceUse, from_table
 from batcher.simulation.engine.simulation import Recorder, Run, generator
 from batcher.simulation.logs.learned import Learned, Sample, uniform
-from batcher.simulation.logs.story import Story
+from batcher.simulation.logs.stretch import Stretch
 from batcher.simulation.traffic.workload import Kind, Mix, Traffic, Workload
 
 RECORDED: Final = "recorded"
@@ -48,12 +48,12 @@ REPLAYED: Final = "replayed"
 """The recorded settings under virtual time."""
 
 MOST_KINDS: Final = 32
-"""Kinds of requests that are told apart in a report; with more, only models are."""
+"""The most kinds of requests in a report; with more, they are reported by model alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Settings to try: what they make of a model's, by its name in events."""
+    """Settings to try: from a model's name in events and its settings to those it is to have."""
 
     name: str
     settings: Callable[[str, ModelSettings], ModelSettings] = lambda _model, settings: settings
@@ -61,46 +61,46 @@ class Variant:
 
 
 class WhatIf:
-    """Runs of one story. `models` are those whose requests are reported on; None is all."""
+    """Runs of one stretch. `models` are those whose requests are reported on; None is all."""
 
-    def __init__(self, story: Story, learned: Learned, models: frozenset[str] | None) -> None:
-        self._story = story
+    def __init__(self, stretch: Stretch, learned: Learned, models: frozenset[str] | None) -> None:
+        self._stretch = stretch
         self._learned = learned
         self._models = models
-        self._requests = _Requests(story, models)
+        self._requests = _Requests(stretch, models)
 
     @property
     def requests(self) -> int:
-        """How many requests are reported on. The rest needs one."""
+        """How many requests are reported on. `recorded` and `play` need at least one."""
         return len(self._requests.reported)
 
     def recorded(self) -> Run:
-        """What was recorded."""
-        story = self._story
-        run = story.commands.run(
+        """The run as it was recorded."""
+        stretch = self._stretch
+        run = stretch.commands.run(
             RECORDED,
-            self._deployment(story.settings),
+            self._deployment(stretch.settings),
             self._requests.workload,
-            story.use,
-            story.ended_ns - story.begins_ns,
+            stretch.use,
+            stretch.ended_ns - stretch.begins_ns,
             self._requests.ids,
             self._requests.of_models,
         )
-        run = replace(run, failed_batches=self._failed(story.failed_batches))
-        return self._requests.chosen(run, story.settings)
+        run = replace(run, failed_batches=self._failed(stretch.failed_batches))
+        return self._requests.chosen(run, stretch.settings)
 
     def play(self, variant: Variant, seed: int) -> Run:
-        """The same under these settings.
+        """Play the stretch under these settings.
 
-        Raises `InputError` where a time is not known, or the scheduler cannot begin from the story.
+        Raises `InputError` where a time is not known, or the scheduler cannot begin from the stretch.
         """
-        story = self._story
-        begins_ns = story.begins_ns
+        stretch = self._stretch
+        begins_ns = stretch.begins_ns
         settings = {
-            model: variant.settings(model, recorded) for model, recorded in story.settings.items()
+            model: variant.settings(model, recorded) for model, recorded in stretch.settings.items()
         }
-        scheduler = _restored(_one_by_one(story.state), variant.factory)
-        devices = _Devices(story, self._learned, generator(seed, "noise"))
+        scheduler = _restored(_one_by_one(stretch.state), variant.factory)
+        devices = _Devices(stretch, self._learned, generator(seed, "noise"))
         recorder = Recorder()
         driver = _Replaying(
             scheduler,
@@ -109,13 +109,13 @@ class WhatIf:
             _lateness(self._learned.late_ns, generator(seed, "late")),
         )
         changed: list[Event] = []
-        for state in story.state.models:
+        for state in stretch.state.models:
             wanted = variant.settings(state.model, state.settings)
             if wanted != state.settings or variant.factory is not make_policy:
                 changed.append(ModelConfigured(state.model, wanted))
         if changed:
             driver.step(changed, begins_ns)
-        driver.run(_causes(story, variant))
+        driver.run(_causes(stretch, variant))
         run = recorder.run(
             variant.name,
             self._deployment(settings),
@@ -129,7 +129,7 @@ class WhatIf:
         return self._requests.chosen(run, settings)
 
     def _failed(self, batches: Counter[str]) -> int:
-        """Those of the models that are reported on."""
+        """How many of these are of models that are reported on."""
         return sum(
             n for model, n in batches.items() if self._models is None or model in self._models
         )
@@ -147,15 +147,15 @@ class WhatIf:
 
     def capacity(self) -> float:
         """The most requests a second of this traffic, as `batcher simulate` counts it."""
-        return self._deployment(self._story.settings).capacity(self.traffic)
+        return self._deployment(self._stretch.settings).capacity(self.traffic)
 
     def _deployment(self, settings: dict[str, ModelSettings]) -> Deployment:
-        """What was served, as far as a report needs to know."""
-        story = self._story
+        """The deployment, as far as a report needs it."""
+        stretch = self._stretch
         asked = {request.model for request in self._requests.every}
         models = []
         for name in sorted(asked):
-            mine = [up for up in story.instances.values() if up.model == name]
+            mine = [up for up in stretch.instances.values() if up.model == name]
             if name in settings:
                 first = mine[0] if mine else None
                 models.append(
@@ -168,34 +168,34 @@ class WhatIf:
                         first.max_in_flight if first else 1,
                     )
                 )
-        limits = {name: limit for name, limit in story.devices.items() if limit is not None}
+        limits = {name: limit for name, limit in stretch.devices.items() if limit is not None}
         return Deployment(tuple(models), limits)
 
 
 class _Requests:
-    """All requests of a story in order of their ids, and those that are reported on.
+    """All requests of a stretch in order of their ids, and those that are reported on.
 
     Those whose end was not recorded are played but not reported.
     """
 
-    def __init__(self, story: Story, models: frozenset[str] | None) -> None:
-        self.every = sorted(story.requests, key=lambda request: request.id)
+    def __init__(self, stretch: Stretch, models: frozenset[str] | None) -> None:
+        self.every = sorted(stretch.requests, key=lambda request: request.id)
         self.ids = np.array([request.id for request in self.every], np.int64)
-        known = story.settings
+        known = stretch.settings
         self.of_models = np.array(
             [models is None or request.model in models for request in self.every], np.bool_
         )
-        """Which are of the models that are reported on."""
+        """Whether each request is of a model that is reported on."""
         self._mask = self.of_models & np.array(
-            [request.id in story.settled and request.model in known for request in self.every],
+            [request.id in stretch.settled and request.model in known for request in self.every],
             np.bool_,
         )
         self.reported = [
             request for request, mine in zip(self.every, self._mask, strict=True) if mine
         ]
-        self.workload = self._workload(story.begins_ns)
+        self.workload = self._workload(stretch.begins_ns)
         self._own_due_ns = np.array(
-            [NEVER_NS if r.due_ns is None else r.due_ns - story.begins_ns for r in self.every],
+            [NEVER_NS if r.due_ns is None else r.due_ns - stretch.begins_ns for r in self.every],
             np.int64,
         )
 
@@ -218,7 +218,7 @@ class _Requests:
         )
 
     def chosen(self, run: Run, settings: dict[str, ModelSettings]) -> Run:
-        """The run, of the reported requests alone, and when they were due under these settings."""
+        """The run with the reported requests alone, and when they are due under these settings."""
         mask, given = self._mask, run.workload
         reported = given.kind[mask]
         used = np.unique(reported)
@@ -255,9 +255,9 @@ def _curve(learned: Learned, model: str, max_rows: int) -> Curve:
 
 
 def _one_by_one(state: State) -> State:
-    """The state, with instances that get a batch when the last is over.
+    """The state, with instances that get a batch only when the one before it has ended.
 
-    What prefetching saves is in what batches took, as it was recorded.
+    The recorded service times already contain what prefetching saves.
     """
     instances = [replace(each, up=replace(each.up, prefetches=False)) for each in state.instances]
     return replace(state, instances=tuple(instances))
@@ -273,8 +273,8 @@ def _restored(state: State, factory: PolicyFactory) -> Scheduler:
         ) from error
 
 
-def _causes(story: Story, variant: Variant) -> Iterator[tuple[int, Event]]:
-    for at_ns, event in story.causes:
+def _causes(stretch: Stretch, variant: Variant) -> Iterator[tuple[int, Event]]:
+    for at_ns, event in stretch.causes:
         if type(event) is ModelConfigured:
             wanted = variant.settings(event.model, event.settings)
             yield at_ns, ModelConfigured(event.model, wanted)
@@ -292,23 +292,23 @@ def _lateness(late_ns: Sequence[int], draw: np.random.Generator) -> Callable[[],
 
 
 class _Devices:
-    """What becomes of each dispatched batch."""
+    """Draws the service time and the end of each dispatched batch."""
 
-    def __init__(self, story: Story, learned: Learned, draw: np.random.Generator) -> None:
+    def __init__(self, stretch: Stretch, learned: Learned, draw: np.random.Generator) -> None:
         self.use: dict[str, DeviceUse] = {}
         self.failed_batches: Counter[str] = Counter()
-        """By model, those that failed through no request's fault."""
+        """By model, batches that failed though none of their requests made them fail."""
         self._learned = learned
-        self._clock_ns = story.clock_ns
-        self._poison = story.poison
-        self._spoilers = story.spoilers
-        self._outages = story.outages
-        self._device_of = {name: up.device for name, up in story.instances.items()}
+        self._clock_ns = stretch.clock_ns
+        self._bad_inputs = stretch.bad_inputs
+        self._failing_requests = stretch.failing_requests
+        self._outages = stretch.outages
+        self._device_of = {name: up.device for name, up in stretch.instances.items()}
         self._ends_ns: dict[str, list[int]] = {}
         self._chance = uniform(draw)
 
     def outcome(self, dispatch: Dispatch, now_ns: int) -> tuple[int, BatchProgress, int | None]:
-        """When a batch is done, what is reported of it, and how long its answers take to leave."""
+        """When a batch ends, the report of its end, and how long it takes to send its answers."""
         rows = sum([part.stop - part.start for part in dispatch.parts])
         device = self._device_of[dispatch.instance]
         ends_ns = self._ends_ns.setdefault(device, [])
@@ -321,13 +321,15 @@ class _Devices:
         ids = tuple([part.id for part in dispatch.parts])
         if cause is not None:
             self.failed_batches[dispatch.model] += 1
-        elif not self._spoilers.keys().isdisjoint(ids):
-            cause = next(self._spoilers[each] for each in ids if each in self._spoilers)
+        elif not self._failing_requests.keys().isdisjoint(ids):
+            cause = next(
+                self._failing_requests[each] for each in ids if each in self._failing_requests
+            )
         failed: tuple[Failure, ...] = ()
         if cause is not None:
             ids = ()
-        elif not self._poison.isdisjoint(ids):
-            bad = self._poison.intersection(ids)
+        elif not self._bad_inputs.isdisjoint(ids):
+            bad = self._bad_inputs.intersection(ids)
             failed = tuple(Failure(each, FailureCause.INPUT) for each in ids if each in bad)
             ids = tuple([each for each in ids if each not in bad])
         timings = Timings(now_ns, now_ns, done_ns)
@@ -346,7 +348,7 @@ class _Devices:
         return sampler.draw(now_ns - self._clock_ns, rows, self._chance)
 
     def _outage(self, instance: str, at_ns: int) -> Sample | None:
-        """The batch of an outage at this moment of the log."""
+        """The sample of the outage at this moment of the log, if there is one."""
         outages = self._outages.get(instance, [])
         place = bisect_right(outages, at_ns, key=lambda each: each[0])
         return outages[place - 1][1] if place else None
@@ -361,7 +363,7 @@ class _Devices:
 
 
 class _Replaying(Driver):
-    """A driver whose batches may fail, and whose answers take time to leave."""
+    """A driver whose batches may fail, and whose answers take time to be sent."""
 
     def __init__(
         self,
@@ -374,7 +376,7 @@ class _Replaying(Driver):
         self._devices = devices
 
     def start(self, dispatch: Dispatch, now_ns: int) -> None:
-        """Post the batch's end, and that its answers have left."""
+        """Post the batch's end, and when its answers are sent."""
         done_ns, progress, replies_ns = self._devices.outcome(dispatch, now_ns)
         self.post(done_ns, progress)
         if replies_ns is not None:

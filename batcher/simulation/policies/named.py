@@ -1,8 +1,8 @@
 """Policies by the names that `--policy` takes.
 
-The policies of the configuration file go by their own names. Baselines to compare with are entries
-of the same table: a name, what it makes of a model's settings and, where the scheduler does not
-have it built in, the factory of the policy itself.
+A policy of the configuration file has the same name here. Baselines are entries of the same table:
+a name, the settings of a model under it and, where the scheduler does not have it built in, the
+factory of the policy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONFIGURED: Final = "configured"
 
 @dataclass(frozen=True, slots=True)
 class NamedPolicy:
-    """One policy to simulate: how it is called in reports, and how it is put to work."""
+    """One policy to simulate: its name in reports, the settings it needs, and how it is made."""
 
     name: str
     settings: Callable[[ModelSettings], ModelSettings]
@@ -32,7 +32,7 @@ class NamedPolicy:
 
 
 Reader: TypeAlias = Callable[[str, str], NamedPolicy]
-"""Makes a policy of its whole spelling and of what follows the colon; raises ValueError."""
+"""Makes a policy from its whole spelling and from what follows the colon; raises ValueError."""
 
 
 def _as_configured(spelling: str, _parameters: str) -> NamedPolicy:
@@ -72,7 +72,7 @@ def _built_in(name: str) -> Reader:
 
 
 def _baseline(name: str) -> Reader:
-    """A policy of the simulator's own. Nothing that a built-in policy asks for happens beside it."""
+    """A baseline. The model gets plain settings, so that nothing of a built-in policy is in effect."""
     return lambda spelling, _parameters: NamedPolicy(spelling, _plain, BASELINES[name])
 
 

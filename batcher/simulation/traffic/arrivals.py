@@ -1,7 +1,7 @@
 """When requests arrive: stochastic processes, closed-loop callers, and how both are written.
 
-`poisson:RATE`, `gamma:RATE:CV`, `mmpp:RATE:RATIO:SHARE:CYCLE` and `closed:CALLERS:THINK` are the
-spellings that `parse_process` reads. Everything is drawn from a numpy generator that the caller
+`poisson:RATE`, `gamma:RATE:CV`, `mmpp:RATE:RATIO:SHARE:CYCLE` and `closed:CALLERS:THINK` are what
+`parse_process` reads. Everything is drawn from a numpy generator that the caller
 seeds, so equal seeds give equal arrivals.
 """
 
@@ -21,7 +21,7 @@ Times: TypeAlias = NDArray[np.int64]
 Seconds: TypeAlias = NDArray[np.floating[Any]]
 
 MOST_REQUESTS = 100_000_000
-"""More arrivals than this in one run are refused before they take the memory."""
+"""More arrivals than this in one run are refused, before memory is allocated for them."""
 
 
 class Process(Protocol):
@@ -93,7 +93,7 @@ class Mmpp:
     def seconds(self, count: int, draw: np.random.Generator) -> Seconds:
         """The first `count` arrivals, in seconds."""
         calm = self.rate / (1.0 - self.share + self.share * self.ratio)
-        # Arrivals of a unit-rate process, bent by the inverse of the integrated rate.
+        # Arrivals of a unit-rate process, mapped by the inverse of the integrated rate.
         wanted = np.cumsum(draw.exponential(1.0, count))
         means = np.array([self.cycle_s * (1.0 - self.share), self.cycle_s * self.share])
         rates = np.array([calm, calm * self.ratio])
@@ -118,7 +118,7 @@ class Recorded:
     def of(cls, recorded_s: Seconds) -> Self:
         """A trace at the rate it was recorded at."""
         span_s = float(recorded_s[-1] - recorded_s[0])
-        # Of n arrivals there are n - 1 gaps; a trace without any length has no rate of its own.
+        # n arrivals have n - 1 gaps; a trace without any length has no rate.
         rate = (len(recorded_s) - 1) / span_s if span_s > 0 else 0.0
         return cls(recorded_s - recorded_s[0], rate)
 
@@ -135,7 +135,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Callers that wait for an answer, think, and ask again."""
+    """Callers that send a request, wait for its answer, pause for `think_ns`, and send the next."""
 
     callers: int
     think_ns: int = 0
@@ -168,8 +168,8 @@ def is_process(text: str) -> bool:
 def parse_process(text: str) -> Process | Closed:
     """Read `poisson:800`, `gamma:800:3`, `mmpp:800:5:0.2:1s` or `closed:16:0ms`.
 
-    What comes after the first parameter may be left out; an open loop's rate may be left out too
-    where something else gives it. Raises `InputError`.
+    Parameters after the first may be left out; so may the rate of an open loop where `--rate` or
+    `--load` gives it. Raises `InputError`.
     """
     name, *rest = text.split(":")
     if name not in _SPELLINGS:

@@ -20,7 +20,7 @@ import numpy as np
 from batcher.errors import InputError
 
 MOST_LENGTHS: Final = 8192
-"""Distinct lengths that are told apart; more are put together to multiples of two, four, ..."""
+"""The most distinct lengths; more are rounded up to multiples of two, four, ..."""
 
 LONGEST: Final = 1_000_000_000
 """The longest axis that a configuration can name."""
@@ -28,7 +28,7 @@ LONGEST: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """Some buckets, and the share of what they make of the observed lengths that is padding."""
+    """Some buckets, and the share of the padded volume of the observed lengths that is padding."""
 
     lengths: tuple[int, ...]
     waste: float
@@ -59,9 +59,9 @@ def read_lengths(text: str, source: str) -> Counter[int]:
 
 
 def served(counts: Mapping[int, int], longest: int, multiple: int = 1) -> Counter[int]:
-    """What of the lengths fits the last bucket, if that is to hold `longest`.
+    """The lengths that fit the last bucket, if that is to hold `longest`.
 
-    Raises `InputError` where nothing does.
+    Raises `InputError` where none does.
     """
     last = _up(longest, multiple)
     found = Counter({length: seen for length, seen in counts.items() if length <= last})
@@ -84,8 +84,8 @@ def propose(
 ) -> list[Buckets]:
     """The best 1, 2, ... `most` buckets, all multiples of `multiple`.
 
-    Of more than `MOST_LENGTHS` lengths, neighbors are put together, and they are close to the best. The last one holds `longest` (or the longest observed). Fewer come back where there are fewer
-    lengths to tell apart.
+    The last one holds `longest` (or the longest observed). There are fewer where there are fewer
+    lengths. With more than `MOST_LENGTHS` lengths the buckets are close to the best ones.
     """
     top = max(longest or 0, *counts)
     step = multiple
@@ -118,7 +118,7 @@ def propose(
 def evenly_spaced(
     counts: Mapping[int, int], count: int, *, multiple: int = 1, longest: int | None = None
 ) -> Buckets:
-    """As many buckets at equal distances up to the longest: what one would write without looking."""
+    """As many buckets at equal distances up to the longest: the choice without any observation."""
     top = max(longest or 0, *counts)
     ends = {_up(-(-top * place // count), multiple) for place in range(1, count + 1)}
     buckets = tuple(sorted(ends))

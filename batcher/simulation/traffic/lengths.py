@@ -24,12 +24,12 @@ class LoggedAxis:
 
 
 def logged_lengths(
-    log: Log, told: Callable[[str, int], None] = lambda _what, _steps: None
+    log: Log, report: Callable[[str, int], None] = lambda _what, _steps: None
 ) -> dict[LoggedAxis, Counter[int]]:
-    """Each axis beside the rows -> length -> how many rows had it, of all requests that arrived.
+    """By axis (other than the batch axis): length -> how many rows of all requests had it.
 
-    `told` hears of progress, in steps. A segment that cannot be read to its end is added to the
-    log's faults, and counts up to there.
+    `report` is called with progress, in steps. A segment that cannot be read to its end is added to
+    the log's faults, and counts up to there.
     """
     found: dict[LoggedAxis, Counter[int]] = {}
     for segment in log.segments:
@@ -40,7 +40,7 @@ def logged_lengths(
                         _count(event, found)
         except CodecError as error:
             log.faults.append(f"{segment.name}: {error}")
-        told("", segment.steps_count)
+        report("", segment.steps_count)
     return found
 
 
@@ -58,10 +58,10 @@ def the_axis(
     place: int | None = None,
     axis: int | None = None,
 ) -> Counter[int]:
-    """The lengths of the one axis that is asked for; what is left open, only one may fit.
+    """The lengths of the one axis that matches `model`, `place` and `axis`; None matches any.
 
-    Axes of one length alone are not meant where others vary, and inputs that vary together are one.
-    Raises `InputError` naming the axes that there are.
+    Axes with one length are left out where others vary, and axes with equal lengths count as one.
+    Raises `InputError` naming the axes that there are, if none or several match.
     """
     if not found:
         raise InputError("the log has no request of a model with variable axes")

@@ -1,8 +1,8 @@
-"""Recorded arrivals: seconds one a line, or a CSV with a timestamp column.
+"""Recorded arrivals: a file with one time in seconds per line, or a CSV with a timestamp column.
 
-Timestamps may be numbers (seconds; milliseconds, microseconds or nanoseconds since 1970 are told by
-their size) or dates with a time of day, with up to nine digits after the second and with or without
-a zone. A trace is put in order of time and starts at 0.
+A timestamp is a number (seconds; milliseconds, microseconds or nanoseconds since 1970 are recognized
+by their size) or a date and a time of day, with up to nine digits after the second, with or without
+a zone. A trace is sorted by time and starts at 0.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What arrives: when, of how many rows, for which model, from whom, how urgent.
+"""Requests of a run: when each arrives, its rows, model, tenant and priority level.
 
-A `Workload` is a handful of numpy arrays, a request a place, so that a million requests are cheap
-and the same ones can be given to every policy. Events are made from it one by one, when they are
-due.
+A `Workload` is a few numpy arrays with one entry per request, so that a million requests are cheap
+and every policy can get the same ones. Events are made from it one by one, when they are due.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from batcher.simulation.traffic.arrivals import Times
 Item = TypeVar("Item", int, str)
 
 Progress: TypeAlias = Callable[[int], None]
-"""Told how many requests have arrived so far."""
+"""Called with how many requests have arrived so far."""
 
 _CHUNK = 4096
 
@@ -41,7 +40,7 @@ class Mix(Generic[Item]):
         return cls(tuple(v for v, _ in weighted), tuple(weight / total for _, weight in weighted))
 
     def draws(self, count: int, draw: np.random.Generator) -> NDArray[np.int64]:
-        """So many places in `values`."""
+        """Draws `count` indices of `values`."""
         if len(self.values) == 1:
             return np.zeros(count, np.int64)
         return draw.choice(len(self.values), count, p=self.shares)
@@ -75,7 +74,7 @@ def parse_whole_mix(text: str, *, least: int) -> Mix[int]:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What requests have in common beside their rows."""
+    """What requests have in common apart from their rows."""
 
     model: str
     tenant: str
@@ -93,7 +92,7 @@ class Traffic:
 
     @property
     def mean_rows(self) -> float:
-        """Rows of the average request."""
+        """Rows of a request, on average."""
         return sum(v * share for v, share in zip(self.rows.values, self.rows.shares, strict=True))
 
     def kinds(self) -> tuple[Kind, ...]:
@@ -108,7 +107,7 @@ class Traffic:
     def draws(
         self, count: int, draw: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows and kinds (places in `kinds()`) of so many requests."""
+        """Draws rows and kinds (indices of `kinds()`) of `count` requests."""
         rows = np.array(self.rows.values, np.int64)[self.rows.draws(count, draw)]
         kinds = self.models.draws(count, draw)
         for mix in (self.tenants, self.priorities):
@@ -118,7 +117,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Requests in order of arrival; request n is the n-th place of every array."""
+    """Requests in order of arrival; request n is at index n of every array."""
 
     at_ns: Times
     rows: NDArray[np.int64]
@@ -137,7 +136,7 @@ class Workload:
     def events(
         self, *, deadline_ns: int | None = None, progress: Progress | None = None
     ) -> Iterator[tuple[int, Event]]:
-        """The arrivals, each made when it is asked for; `deadline_ns` is each caller's patience."""
+        """The arrivals, made one by one; each caller's deadline is `deadline_ns` after the arrival."""
         labels = [(kind.model, kind.tenant, kind.priority) for kind in self.kinds]
         for start in range(0, len(self), _CHUNK):
             stop = start + _CHUNK

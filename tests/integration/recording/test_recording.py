@@ -93,8 +93,8 @@ async def test_what_a_server_records_replays_from_every_segment(
     told = await asyncio.to_thread(
         subprocess.run, [*command, "--policy", "none"], capture_output=True, check=True
     )
-    *_, verdict, recorded, _, none = (json.loads(line) for line in told.stdout.splitlines())
-    assert verdict["replay"]["identical"]
+    *_, result, recorded, _, none = (json.loads(line) for line in told.stdout.splitlines())
+    assert result["replay"]["identical"]
     assert none["requests"] == recorded["requests"] == len(ends)
 
 

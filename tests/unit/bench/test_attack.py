@@ -1,4 +1,4 @@
-"""The verdicts on an attack, from what was seen in its rounds."""
+"""The bars of an attack, judged by its rounds."""
 
 from types import SimpleNamespace
 

@@ -57,14 +57,14 @@ def socket():
 
 @pytest.fixture
 async def link(socket):
-    """A connection that has greeted."""
+    """A connection that has sent its preface."""
     made = Link()
     made.connection_made(socket)
     socket.frames()
     return made
 
 
-async def test_it_greets_with_its_window(socket):
+async def test_its_settings_carry_its_window(socket):
     Link(0).connection_made(socket)
     (kind, _, _, payload), *more = socket.frames()
     assert kind == Frame.SETTINGS
@@ -73,7 +73,7 @@ async def test_it_greets_with_its_window(socket):
 
 
 async def test_a_silent_one_does_not(socket):
-    link = Link(greet=False)
+    link = Link(preface=False)
     link.connection_made(socket)
     link.data_received(frame(Frame.SETTINGS, 0, 0))
     assert not socket.written

@@ -81,11 +81,11 @@ def settled(found):
     return [(call.place, failure) for call, failure in found]
 
 
-def test_the_greeting_forbids_the_servers_table_and_opens_the_windows_wide():
+def test_the_first_settings_forbid_a_header_table_and_open_large_windows():
     connection = Connection(Request.encode("a:1", "/s/M", b""), 3)
-    greeting = connection.take()
-    assert greeting.startswith(PREFACE)
-    (first, second) = frames(greeting)
+    sent = connection.take()
+    assert sent.startswith(PREFACE)
+    (first, second) = frames(sent)
     assert (1, 0) in struct.iter_unpack(">HI", first[3])
     assert (4, MAX_WINDOW) in struct.iter_unpack(">HI", first[3])
     assert second == (Frame.WINDOW_UPDATE, 0, 0, (MAX_WINDOW - DEFAULT_WINDOW).to_bytes(4, "big"))
@@ -225,7 +225,7 @@ def test_settings_and_pings_are_answered_but_not_their_answers(connect):
         + frame(Frame.SETTINGS, ACK, 0)
         + frame(Frame.PING, ACK, 0, b"87654321")
     )
-    assert connection.greeted
+    assert connection.settings_received
     assert connection.stream_window == 70_000
     assert frames(connection.take()) == [
         (Frame.SETTINGS, ACK, 0, b""),

@@ -12,7 +12,7 @@ from batcher.simulation import Driver
 from batcher.simulation.compare.experiment import Cell
 from batcher.simulation.compare.report import summarize
 from batcher.simulation.logs.replay import replay
-from batcher.simulation.logs.story import Lessons, stories
+from batcher.simulation.logs.stretch import Samples, stretches
 from batcher.simulation.logs.variants import variants
 from batcher.simulation.logs.whatif import REPLAYED, Variant, WhatIf
 from batcher.simulation.policies.named import parse_policy
@@ -48,10 +48,10 @@ def _arrivals(rate, seconds, settings=ADAPTIVE, seed=0, prefetches=False, **fiel
 
 
 def _what_ifs(log, models=None, until_ns=NEVER_NS):
-    lessons = Lessons(64)
-    found = list(stories(log.segments, until_ns, lessons))
-    learned = lessons.learned(replay(log.segments, until_ns=until_ns).late_ns)
-    return [WhatIf(story, learned, models) for story in found]
+    samples = Samples(64)
+    found = list(stretches(log.segments, until_ns, samples))
+    learned = samples.learned(replay(log.segments, until_ns=until_ns).late_ns)
+    return [WhatIf(stretch, learned, models) for stretch in found]
 
 
 def _summary(what_if, run):

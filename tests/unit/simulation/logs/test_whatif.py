@@ -19,7 +19,7 @@ from batcher.core.times import NEVER_NS
 from batcher.errors import InputError
 from batcher.simulation.compare.experiment import Cell
 from batcher.simulation.compare.report import summarize
-from batcher.simulation.logs.story import Lessons, stories
+from batcher.simulation.logs.stretch import Samples, stretches
 from batcher.simulation.logs.variants import variants
 from batcher.simulation.logs.whatif import MOST_KINDS, REPLAYED, Variant, WhatIf
 from batcher.simulation.policies.named import parse_policy
@@ -193,20 +193,20 @@ def test_what_is_prefetched_behind_a_batch_from_before_the_log_begins_after_it(
     log = record(arrivals(1800, 2, prefetches=True), driver=driver)
     for segment in log.segments[1:]:
         assert segment.state().batches
-        lessons = Lessons(32)
-        list(stories([segment], NEVER_NS, lessons))
-        samples = lessons.batches._samples["m/1", None, None]
-        assert max(sample.took_ns for sample in samples) <= cost(32) + MILLISECOND
+        samples = Samples(32)
+        list(stretches([segment], NEVER_NS, samples))
+        took_ns = [each.took_ns for each in samples.batches._samples["m/1", None, None]]
+        assert max(took_ns) <= cost(32) + MILLISECOND
 
 
 def test_callers_who_leave_leave_again(record, arrivals, summaries):
-    def story():
+    def events():
         for at_ns, event in arrivals(500, 2):
             yield at_ns, event
             if type(event) is RequestArrived and event.id % 10 == 0:
                 yield at_ns, RequestCancelled(event.id, CancelCause.CANCELLED)
 
-    recorded, replayed = summaries(record(story()))
+    recorded, replayed = summaries(record(events()))
     assert recorded.dropped_by == replayed.dropped_by == {"cancelled:caller_cancelled": 100}
 
 
@@ -221,8 +221,7 @@ def test_deadlines_and_refusals_are_part_of_it(record, arrivals, summaries):
 
 
 def test_own_due_times_count_before_the_target(record, arrivals, what_ifs, summary):
-    story = arrivals(100, 1, due_ns=1)
-    (what_if,) = what_ifs(record(story))
+    (what_if,) = what_ifs(record(arrivals(100, 1, due_ns=1)))
     assert summary(what_if, what_if.recorded()).counts.on_time == 0
 
 
@@ -239,7 +238,7 @@ def test_what_was_not_seen_to_end_is_not_reported(record, arrivals, what_ifs):
 
 
 def test_one_model_of_two(record, arrivals, what_ifs, summary):
-    def story():
+    def events():
         for at_ns, event in arrivals(500, 1):
             yield at_ns, event
             if type(event) is ModelConfigured:
@@ -252,7 +251,7 @@ def test_one_model_of_two(record, arrivals, what_ifs, summary):
                     RequestArrived(event.id + 10_000, "n/1", 1, 0, (), "", at_ns, tenant="t"),
                 )
 
-    log = record(story())
+    log = record(events())
     (both,) = what_ifs(log)
     found = summary(both, both.recorded())
     assert {kind.model: counts.requests for kind, counts in found.groups.items()} == {
@@ -271,7 +270,7 @@ def test_one_model_of_two(record, arrivals, what_ifs, summary):
 
 
 def test_many_kinds_are_told_by_model_alone(record, arrivals, what_ifs):
-    def story():
+    def events():
         for at_ns, event in arrivals(500, 1):
             if type(event) is RequestArrived:
                 tenant = f"t{event.id % (MOST_KINDS + 1)}"
@@ -279,16 +278,16 @@ def test_many_kinds_are_told_by_model_alone(record, arrivals, what_ifs):
             else:
                 yield at_ns, event
 
-    (what_if,) = what_ifs(record(story()))
+    (what_if,) = what_ifs(record(events()))
     assert [kind.tenant for kind in what_if.recorded().workload.kinds] == [""]
 
 
 def test_a_model_that_never_ran_has_no_times(record, what_ifs):
-    def story():
+    def events():
         yield 0, ModelConfigured("m/1", ADAPTIVE)
         yield 5, RequestArrived(1, "m/1", 1, 0, (), "", 5)
 
-    (what_if,) = what_ifs(record(story()))
+    (what_if,) = what_ifs(record(events()))
     with pytest.raises(InputError, match="what its batches take is not known"):
         what_if.recorded()
 
@@ -297,15 +296,15 @@ def test_a_state_that_this_version_lays_out_otherwise_is_told(record, arrivals, 
     log = record(arrivals(100, 2))
     log.segments = log.segments[1:]
     (what_if,) = what_ifs(log)
-    (model,) = what_if._story.state.models
+    (model,) = what_if._stretch.state.models
     ((shapes, times),) = model.times
     older = replace(model, times=((shapes, times[:-1]),))
-    what_if._story.state = replace(what_if._story.state, models=(older,))
+    what_if._stretch.state = replace(what_if._stretch.state, models=(older,))
     with pytest.raises(InputError, match="cannot restore the scheduler's state in the log: Value"):
         what_if.play(Variant(REPLAYED), 0)
 
 
 def test_too_many_requests_are_refused(record, monkeypatch, arrivals, what_ifs):
-    monkeypatch.setattr("batcher.simulation.logs.story.MOST_REQUESTS", 50)
+    monkeypatch.setattr("batcher.simulation.logs.stretch.MOST_REQUESTS", 50)
     with pytest.raises(InputError, match="got more than 50 requests; allowed: a part of the log"):
         what_ifs(record(arrivals(500, 1)))

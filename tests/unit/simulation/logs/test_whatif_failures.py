@@ -12,7 +12,7 @@ from batcher.core.events import (
 from batcher.core.times import NEVER_NS
 from batcher.simulation import Driver
 from batcher.simulation.engine.driver import succeed
-from batcher.simulation.logs.story import Lessons, stories
+from batcher.simulation.logs.stretch import Samples, stretches
 from batcher.simulation.logs.whatif import REPLAYED, Variant
 
 
@@ -99,9 +99,9 @@ def test_failing_requests_are_known_even_if_they_never_ran_alone(failing_for):
         if type(command) is Dispatch and len(command.parts) == 1 and command.attempt > 1
     }
     assert 0 < len(bad & alone) < len(bad)
-    (story,) = stories(log.segments, NEVER_NS, Lessons(32))
-    assert story.spoilers == dict.fromkeys(bad, FailureCause.UNKNOWN)
-    assert story.poison == set()
+    (stretch,) = stretches(log.segments, NEVER_NS, Samples(32))
+    assert stretch.failing_requests == dict.fromkeys(bad, FailureCause.UNKNOWN)
+    assert stretch.bad_inputs == set()
 
 
 @pytest.mark.slow
@@ -116,8 +116,8 @@ def test_an_outage_happens_again_and_no_request_is_taken_for_its_cause(failing, 
     assert replayed.failed_batches == pytest.approx(recorded.failed_batches, rel=0.1)
     assert replayed.counts.p99_ms == pytest.approx(recorded.counts.p99_ms, rel=0.05)
     assert tried.failed_batches > 50
-    (story,) = stories(log.segments, NEVER_NS, Lessons(32))
-    assert story.spoilers == {}
+    (stretch,) = stretches(log.segments, NEVER_NS, Samples(32))
+    assert stretch.failing_requests == {}
 
 
 @pytest.mark.slow

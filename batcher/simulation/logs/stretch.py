@@ -1,8 +1,8 @@
-"""What happened in a recorded log, taken apart into causes and consequences.
+"""Reads stretches of recorded logs: what happens again in a what-if run, and what it can learn from.
 
-Causes happen again whatever the scheduler does: arrivals, callers who leave, instances and models
-that come and go. Consequences (batches, how long they took, the ends of requests) are what was
-recorded of the scheduler that was there; from them a what-if learns what batches take.
+Causes happen again whatever the scheduler does: arrivals, callers who cancel, instances and models
+that come and go. Consequences (batches, their service times, the ends of requests) depend on the
+scheduler that was recorded; a what-if run learns service times from them.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from batcher.simulation.engine.simulation import Recorder
 from batcher.simulation.logs.learned import BatchKind, Kinds, Learned, Sample
 
 LEAST_APART: Final = 3
-"""So many batches that failed in a row on an instance, none with requests of another, are an outage
-and no request's fault."""
+"""This many batches in a row that failed on an instance, with no request in common, are an outage: no
+request made them fail."""
 
 MOST_REQUESTS: Final = 2_000_000
-"""Of one what-if: a part of the log has to do for more."""
+"""The most requests of one what-if; with more, a part of the log has to be chosen."""
 
 
 @dataclass(slots=True)
 class _Running:
-    """A batch that was dispatched in the log. A prefetched one begins later."""
+    """A batch that was dispatched in the log and has not ended. A prefetched one begins later."""
 
     dispatch: Dispatch
     at_ns: int
@@ -54,56 +54,56 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """A batch that failed as a whole, maybe because of one of its requests."""
+    """A batch that failed as a whole, possibly because of one of its requests."""
 
-    whom: frozenset[int]
+    ids: frozenset[int]
     cause: FailureCause
     sample: Sample
     kinds: tuple[BatchKind, ...]
 
 
 @dataclass(slots=True)
-class Story:
+class Stretch:
     """A stretch of the log without a gap."""
 
     state: State
-    """Where it begins."""
+    """The scheduler's state at its beginning."""
     begins_ns: int
-    """The moment that it begins; a scheduler that was told nothing yet has no time of its own."""
+    """When it begins. (The state of a scheduler without any event yet has no time.)"""
     clock_ns: int = 0
-    """What its clock said when the logs began: samples of all logs are on one time base."""
+    """Its clock at the beginning of the logs, so that the samples of all logs share a time base."""
     causes: list[tuple[int, Event]] = field(default_factory=list)
-    """What happens again, in order of time."""
+    """Events that happen again, in order of time."""
     requests: list[RequestArrived] = field(default_factory=list)
     """Those that waited or ran at the beginning, then all that arrived."""
     settled: set[int] = field(default_factory=set)
     """Requests whose end was recorded."""
-    poison: set[int] = field(default_factory=set)
-    """Requests that failed because of what was in them, and spared their mates."""
-    spoilers: dict[int, FailureCause] = field(default_factory=dict)
-    """Requests that failed alone, or must be at fault because all their mates did not fail: every
-    batch fails that they are in. With the cause that was recorded."""
+    bad_inputs: set[int] = field(default_factory=set)
+    """Requests that failed because of their input while their batch-mates succeeded."""
+    failing_requests: dict[int, FailureCause] = field(default_factory=dict)
+    """Requests that make every batch fail that they are in, with the recorded cause: they failed
+    alone, or all their batch-mates succeeded in the end."""
     outages: dict[str, list[tuple[int, Sample | None]]] = field(default_factory=dict)
-    """By instance, in order of time: from when on every batch failed as this one did, or none did
-    for that reason. Moments as samples have them."""
+    """By instance, in order of time: from when on every batch failed as this sample did (None: the
+    outage is over). Moments are on the time base of samples."""
     failed_batches: Counter[str] = field(default_factory=Counter)
-    """By model, batches that failed as a whole though none of their requests is known to be at
-    fault."""
+    """By model, batches that failed as a whole though none of their requests is known to make them
+    fail."""
     settings: dict[str, ModelSettings] = field(default_factory=dict)
-    """Of every model: the last that was configured."""
+    """By model, the settings that were configured last."""
     instances: dict[str, InstanceUp] = field(default_factory=dict)
     """Every instance that was ever up."""
     devices: dict[str, int | None] = field(default_factory=dict)
-    """Bounds by device."""
+    """By device, how many batches it may run at once."""
     commands: Recorder = field(default_factory=Recorder)
-    """What the scheduler commanded."""
+    """The scheduler's commands."""
     use: dict[str, DeviceUse] = field(default_factory=dict)
     """What the devices did."""
     ended_ns: int = 0
 
 
-class Lessons:
-    """Samples of all stories, as they are told."""
+class Samples:
+    """Samples of all stretches, added while these are read."""
 
     def __init__(self, max_rows: int) -> None:
         self.batches: Kinds[BatchKind] = Kinds(max_rows)
@@ -112,40 +112,40 @@ class Lessons:
         self._in_outages: list[tuple[Sample, tuple[BatchKind, ...]]] = []
 
     def allowed(self, settings: ModelSettings) -> None:
-        """Batches of such a size were allowed."""
+        """Note the largest batch that these settings allow."""
         for kinds in (self.batches, self.replies):
             kinds.max_rows = max(kinds.max_rows, settings.max_batch_size)
 
     def failed(self, sample: Sample, kinds: tuple[BatchKind, ...]) -> None:
-        """A batch failed in an outage: it says nothing of others, unless there are none."""
+        """Add a batch that failed in an outage: it is used only where there are no other samples."""
         self._in_outages.append((sample, kinds))
 
     def learned(self, late_ns: list[int]) -> Learned:
-        """What they come to."""
+        """The service times that the samples show."""
         for sample, kinds in [each for each in self._in_outages if each[1][-1] not in self.batches]:
             self.batches.add(sample, *kinds)
         return Learned(self.batches, self.replies, self.profiles, late_ns)
 
 
-def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Iterator[Story]:
-    """The stretches of these segments, and what they teach added to `lessons`.
+def stretches(segments: Iterable[Segment], until_ns: int, samples: Samples) -> Iterator[Stretch]:
+    """The stretches of these segments without a gap; their samples are added to `samples`.
 
-    They end `until_ns` after the beginning of their logs. A segment that cannot be read to its end ends a stretch. Raises `InputError` where there are too
-    many requests.
+    They end `until_ns` after the beginning of their logs. A segment that cannot be read to its end
+    ends a stretch. Raises `InputError` where there are too many requests.
     """
-    teller: _Teller | None = None
+    reader: _Reader | None = None
     before: Segment | None = None
     requests = 0
     for segment in segments:
         if segment.since(segment.opening.now_ns) > until_ns:
             continue
-        if teller is None or before is None or not segment.follows(before):
-            if teller is not None:
-                yield teller.finish()
+        if reader is None or before is None or not segment.follows(before):
+            if reader is not None:
+                yield reader.finish()
             try:
-                teller = _Teller(segment, lessons)
+                reader = _Reader(segment, samples)
             except CodecError:
-                teller = before = None
+                reader = before = None
                 continue
         requests += segment.requests
         if requests > MOST_REQUESTS:
@@ -158,114 +158,114 @@ def stories(segments: Iterable[Segment], until_ns: int, lessons: Lessons) -> Ite
             for step in segment.steps():
                 if segment.since(step.now_ns) > until_ns:
                     break
-                teller.take(step)
+                reader.take(step)
         except CodecError:
             before = None
-    if teller is not None:
-        yield teller.finish()
+    if reader is not None:
+        yield reader.finish()
 
 
-class _Teller:
-    """Tells causes from consequences, step by step."""
+class _Reader:
+    """Reads one stretch step by step, and separates causes from consequences."""
 
-    def __init__(self, segment: Segment, lessons: Lessons) -> None:
+    def __init__(self, segment: Segment, samples: Samples) -> None:
         state = segment.state()
-        story = self.story = Story(state, segment.opening.now_ns, segment.began_ns)
-        self._lessons = lessons
+        stretch = self.stretch = Stretch(state, segment.opening.now_ns, segment.began_ns)
+        self._samples = samples
         self._running: dict[int, _Running] = {}
         self._on_device: dict[str, int] = {}
         self._suspects: dict[int, FailureCause] = {}
         """Requests of batches that failed as a whole."""
         self._in_a_row: dict[str, list[_Failed]] = {}
-        """By instance, batches that failed since one succeeded."""
+        """By instance, batches that failed since the last one that succeeded."""
         self._failed: list[_Failed] = []
-        """Those before, of which some request may be at fault."""
+        """Earlier failed batches; one of their requests may have made them fail."""
         self._first_batches = {batch.batch_id for batch in state.batches}
         self._first_running = {batch.batch_id: batch.instance for batch in state.batches}
         for request in state.requests:
-            story.requests.append(request.arrived)
+            stretch.requests.append(request.arrived)
         for model in state.models:
             self._configured(model.model, model.settings)
         for instance in state.instances:
             self._up(instance.up)
-        story.devices.update(dict(state.devices))
+        stretch.devices.update(dict(state.devices))
 
     def take(self, step: Step) -> None:
-        """One step."""
-        now_ns, story = step.now_ns, self.story
-        story.ended_ns = now_ns
+        """Read one step."""
+        now_ns, stretch = step.now_ns, self.stretch
+        stretch.ended_ns = now_ns
         for event in step.events:
             self._event(now_ns, event)
         if step.commands:
-            story.commands(now_ns - story.begins_ns, step.commands)
+            stretch.commands(now_ns - stretch.begins_ns, step.commands)
         if self._suspects:
-            self._convict(step)
+            self._find_failing_requests(step)
         for command in step.commands:
             if type(command) is Dispatch:
                 self._dispatched(now_ns, command)
             elif type(command) is Settle:
-                story.settled.update(command.ids)
+                stretch.settled.update(command.ids)
 
-    def finish(self) -> Story:
-        """The whole story. What failed through no request's fault did so because of its moment."""
+    def finish(self) -> Stretch:
+        """The whole stretch. Batches that failed without a failing request did so because of the moment."""
         for instance in list(self._in_a_row):
             self._end_row(instance)
-        for outages in self.story.outages.values():
+        for outages in self.stretch.outages.values():
             outages.sort(key=lambda each: each[0])
-        spoilers = self.story.spoilers
+        failing_requests = self.stretch.failing_requests
         for failed in self._failed:
-            if spoilers.keys().isdisjoint(failed.whom):
-                self._blame_nobody(failed.sample, failed.kinds)
+            if failing_requests.keys().isdisjoint(failed.ids):
+                self._add_failure(failed.sample, failed.kinds)
             else:
-                self._lessons.batches.add(replace(failed.sample, cause=None), *failed.kinds)
-        return self.story
+                self._samples.batches.add(replace(failed.sample, cause=None), *failed.kinds)
+        return self.stretch
 
     def _end_row(self, instance: str) -> None:
-        """No more batches fail in a row: it was an outage, or requests that failed alone did it."""
+        """A run of failed batches ends: decide whether it was an outage or had failing requests."""
         in_a_row = self._in_a_row.pop(instance, [])
         seen: set[int] = set()
         apart = 0
         for failed in in_a_row:
-            if seen.isdisjoint(failed.whom):
+            if seen.isdisjoint(failed.ids):
                 apart += 1
-                seen |= failed.whom
+                seen |= failed.ids
         if apart >= LEAST_APART:
             moments: list[tuple[int, Sample | None]]
             moments = [(failed.sample.at_ns, failed.sample) for failed in in_a_row]
             moments.append((max(at_ns for at_ns, _ in moments) + 1, None))
-            self.story.outages.setdefault(instance, []).extend(moments)
+            self.stretch.outages.setdefault(instance, []).extend(moments)
             for failed in in_a_row:
                 self._count(failed.kinds)
-                self._lessons.failed(failed.sample, failed.kinds)
+                self._samples.failed(failed.sample, failed.kinds)
             return
         self._failed += in_a_row
         for failed in in_a_row:
-            if len(failed.whom) == 1:
-                self.story.spoilers.update(dict.fromkeys(failed.whom, failed.cause))
+            if len(failed.ids) == 1:
+                self.stretch.failing_requests.update(dict.fromkeys(failed.ids, failed.cause))
 
-    def _blame_nobody(self, sample: Sample, kinds: tuple[BatchKind, ...]) -> None:
+    def _add_failure(self, sample: Sample, kinds: tuple[BatchKind, ...]) -> None:
         self._count(kinds)
-        self._lessons.batches.add(sample, *kinds)
+        self._samples.batches.add(sample, *kinds)
 
     def _count(self, kinds: tuple[BatchKind, ...]) -> None:
-        """One more that failed through no request's fault."""
+        """Count a batch that failed though none of its requests made it fail."""
         model, *_ = kinds[0]
-        self.story.failed_batches[model] += 1
+        self.stretch.failed_batches[model] += 1
 
     def _event(self, now_ns: int, event: Event) -> None:
-        story = self.story
+        stretch = self.stretch
         if type(event) is RequestArrived:
-            story.requests.append(event)
+            stretch.requests.append(event)
         elif type(event) is BatchProgress:
             if event.batch_id not in self._first_batches:
                 self._progress(now_ns, event)
                 return
-            # It ran when the story began, and ends when it ended.
+            # It ran when the stretch began, and ends at the recorded time.
             if event.last and event.batch_id in self._first_running:
                 self._begin_next(self._first_running.pop(event.batch_id), now_ns)
         elif type(event) is RepliesTook:
-            sample = Sample(now_ns - event.took_ns - story.clock_ns, event.rows, event.took_ns)
-            self._lessons.replies.add(sample, event.model)
+            sample = Sample(now_ns - event.took_ns - stretch.clock_ns, event.rows, event.took_ns)
+            self._samples.replies.add(sample, event.model)
             return
         elif type(event) is ModelConfigured:
             self._configured(event.model, event.settings)
@@ -274,18 +274,18 @@ class _Teller:
         elif type(event) is InstanceDown:
             self._down(event)
         elif type(event) is DeviceConfigured:
-            story.devices[event.device] = event.max_in_flight
-        story.causes.append((now_ns, event))
+            stretch.devices[event.device] = event.max_in_flight
+        stretch.causes.append((now_ns, event))
 
     def _configured(self, model: str, settings: ModelSettings) -> None:
-        self.story.settings[model] = settings
-        self._lessons.allowed(settings)
+        self.stretch.settings[model] = settings
+        self._samples.allowed(settings)
 
     def _up(self, up: InstanceUp) -> None:
-        self.story.instances[up.instance] = up
+        self.stretch.instances[up.instance] = up
         self._on_device.setdefault(up.device, 0)
         if up.profile:
-            self._lessons.profiles[up.model] = dict(up.profile)
+            self._samples.profiles[up.model] = dict(up.profile)
 
     def _down(self, down: InstanceDown) -> None:
         lost = [
@@ -299,7 +299,7 @@ class _Teller:
             self._on_device[self._running.pop(batch_id).device] -= 1
 
     def _dispatched(self, now_ns: int, dispatch: Dispatch) -> None:
-        up = self.story.instances[dispatch.instance]
+        up = self.stretch.instances[dispatch.instance]
         rows = sum([part.stop - part.start for part in dispatch.parts])
         running = [b for b in self._running.values() if b.dispatch.instance == up.instance]
         first = [name for name in self._first_running.values() if name == up.instance]
@@ -311,9 +311,9 @@ class _Teller:
         )
 
     def _progress(self, now_ns: int, event: BatchProgress) -> None:
-        story = self.story
+        stretch = self.stretch
         bad = [failure for failure in event.failed if failure.cause is FailureCause.INPUT]
-        story.poison.update([failure.id for failure in bad])
+        stretch.bad_inputs.update([failure.id for failure in bad])
         if not event.last:
             return
         running = self._running.pop(event.batch_id, None)
@@ -322,48 +322,48 @@ class _Teller:
         self._on_device[running.device] -= 1
         self._begin_next(running.dispatch.instance, now_ns)
         took_ns = now_ns - running.at_ns
-        use = story.use.setdefault(running.device, DeviceUse())
+        use = stretch.use.setdefault(running.device, DeviceUse())
         use.busy_ns += took_ns
-        cause = _blame(event)
+        cause = _batch_failure(event)
         model, shapes = running.dispatch.model, running.dispatch.bucket
         kinds = (model, shapes, running.beside), (model, shapes, None), (model, None, None)
-        sample = Sample(running.at_ns - story.clock_ns, running.rows, took_ns, cause)
+        sample = Sample(running.at_ns - stretch.clock_ns, running.rows, took_ns, cause)
         if cause is None:
             self._end_row(running.dispatch.instance)
-            self._lessons.batches.add(sample, *kinds)
+            self._samples.batches.add(sample, *kinds)
         elif cause is FailureCause.DEVICE:
-            self._blame_nobody(sample, kinds)
+            self._add_failure(sample, kinds)
         else:
-            whom = frozenset(part.id for part in running.dispatch.parts)
-            self._suspects.update(dict.fromkeys(whom, cause))
+            ids = frozenset(part.id for part in running.dispatch.parts)
+            self._suspects.update(dict.fromkeys(ids, cause))
             in_a_row = self._in_a_row.setdefault(running.dispatch.instance, [])
-            in_a_row.append(_Failed(whom, cause, sample, kinds))
+            in_a_row.append(_Failed(ids, cause, sample, kinds))
 
     def _begin_next(self, instance: str, now_ns: int) -> None:
-        """A batch is over, and the instance begins with its prefetched one."""
+        """A batch has ended, and the instance begins its prefetched one."""
         for other in self._running.values():
             if other.prefetched and other.dispatch.instance == instance:
                 other.at_ns, other.prefetched = now_ns, False
 
-    def _convict(self, step: Step) -> None:
-        """Find suspects that failed in a step in which no batch did: it must be their fault."""
+    def _find_failing_requests(self, step: Step) -> None:
+        """Find suspects that failed in a step in which no batch did: they made their batches fail."""
         reported: set[int] = set()
         for event in step.events:
             if type(event) is ModelConfigured:
                 return
             if type(event) is BatchProgress:
-                if _blame(event) is not None:
+                if _batch_failure(event) is not None:
                     return
                 reported.update([failure.id for failure in event.failed])
         for command in step.commands:
             if type(command) is Settle and command.reason is Reason.UNKNOWN_FAILURE:
                 for request_id in command.ids:
                     if request_id in self._suspects and request_id not in reported:
-                        self.story.spoilers[request_id] = self._suspects[request_id]
+                        self.stretch.failing_requests[request_id] = self._suspects[request_id]
 
 
-def _blame(event: BatchProgress) -> FailureCause | None:
-    """Why a batch failed as a whole, if it did."""
+def _batch_failure(event: BatchProgress) -> FailureCause | None:
+    """The cause if a batch failed as a whole, else None."""
     if event.error is not None or event.done:
         return event.error
     causes = {failure.cause for failure in event.failed} - {FailureCause.INPUT}
