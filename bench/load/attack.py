@@ -31,8 +31,8 @@ import machine
 import numpy as np
 import quiet
 import spells
-from agreement import Figures
 from clients import Calls, Record
+from emulated import Figures
 from payload import Payload, probe
 from poisson import Mask, arrivals_ns, drive
 from sending import COLUMNS, Target

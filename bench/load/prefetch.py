@@ -16,7 +16,8 @@ from typing import Any
 import bars
 import machine
 import turns
-from agreement import BASE_MS, CAPACITY, ROW_MS, Figures, config, serve
+from agreement import serve
+from emulated import BASE_MS, CAPACITY, ROW_MS, Figures, config
 from poisson import arrivals_ns
 
 from batcher.testing.server import ServerProcess

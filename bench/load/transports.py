@@ -14,7 +14,8 @@ from typing import Any
 import bars
 import machine
 import turns
-from agreement import config, serve
+from agreement import serve
+from emulated import config
 from poisson import arrivals_ns
 
 from batcher.testing.server import ServerProcess

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, advance: Any) -> dict[str, Any]:
         for result in pool.map(cell, tasks):
             results.append(result)
             advance(len(tasks))
-    summary = summarise(results, list(entries))
+    summary = summarize(results, list(entries))
     if uneven:
         if kept is not None:
             for label, shares in summary["cells"].items():
@@ -125,7 +125,7 @@ def _label(profile: str, process: str) -> str:
     return f"{profile} {process}"
 
 
-def summarise(results: list[dict[str, Any]], policies: list[str]) -> dict[str, Any]:
+def summarize(results: list[dict[str, Any]], policies: list[str]) -> dict[str, Any]:
     """Means over seeds by cell, then the comparison that is judged."""
     cells: dict[str, dict[str, float]] = {}
     spread: dict[str, float] = {}

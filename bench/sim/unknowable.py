@@ -194,10 +194,10 @@ def unknowable(options: argparse.Namespace) -> dict[str, Any]:
     tasks = [(*each, seed, common) for each in cells for seed in range(options.seeds)]
     with ProcessPoolExecutor(options.jobs) as pool:
         results = list(pool.map(cell, tasks))
-    found = grid.summarise(results, ["adaptive", grid.EVEN, *FORESEEING])
+    found = grid.summarize(results, ["adaptive", grid.EVEN, *FORESEEING])
     by_seed = [
         _cost(
-            grid.summarise([r for r in results if r["seed"] == seed], list(found["mean"]))["mean"]
+            grid.summarize([r for r in results if r["seed"] == seed], list(found["mean"]))["mean"]
         )
         for seed in range(options.seeds)
     ]

@@ -6,7 +6,7 @@ Where the mask is 0 the token has no effect, so a sentence has the same embeddin
 in any batch. Token types do not vary within one sentence: theirs is added to the positions here,
 once.
 
-Only operators of the standard set are used, in the forms that ONNX Runtime recognises and fuses.
+Only operators of the standard set are used, in the forms that ONNX Runtime recognizes and fuses.
 """
 
 from __future__ import annotations

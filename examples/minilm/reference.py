@@ -72,9 +72,9 @@ class Reference:
         return x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
 
     def _norm(self, x: Matrix, name: str) -> Matrix:
-        centred = x - x.mean(axis=1, keepdims=True)
-        variance = (centred**2).mean(axis=1, keepdims=True)
-        scaled = centred / np.sqrt(variance + self._shape.norm_epsilon)
+        centered = x - x.mean(axis=1, keepdims=True)
+        variance = (centered**2).mean(axis=1, keepdims=True)
+        scaled = centered / np.sqrt(variance + self._shape.norm_epsilon)
         moved: Matrix = scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
         return moved
 
