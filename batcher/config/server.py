@@ -58,8 +58,8 @@ class ServerConfig(Section):
     `http` are never encrypted. Renewed files are read again, as often as `config_poll_interval`
     says."""
     status_codes: Literal["standard", "triton"] = "standard"
-    """The gRPC status codes of refusals: `standard` uses the codes of gRPC's documentation, with a
-    hint when to retry; `triton` uses Triton's codes and texts, for clients written against it."""
+    """The gRPC status codes of refusals: `standard` uses the codes of gRPC's documentation; `triton`
+    uses Triton's codes and texts, for clients written against it."""
     transport: Literal["builtin", "grpcio"] = "builtin"
     """The HTTP/2 implementation behind `grpc` and `admin`: the server's own (`builtin`), or that of
     the library `grpcio`, which needs about twice the processor time for a small request."""

@@ -224,9 +224,9 @@ class Call(CallMessages):
         except asyncio.CancelledError:
             # Does nothing where the canceller has sent a status.
             self.end(grpc.StatusCode.CANCELLED, "the call was cancelled")
-        except Exception as error:
+        except Exception:
             log.exception("internal error in a call of %s", self._headers.path)
-            self.end(grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}")
+            self.end(grpc.StatusCode.INTERNAL, grpc_headers.INTERNAL_ERROR)
 
     async def _answer(self, request: Any) -> None:
         method = self._method
@@ -276,7 +276,9 @@ class Call(CallMessages):
         if size > self._connection.server.max_message:
             self.end(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"Sent message larger than max ({size} vs. {self._connection.server.max_message})",
+                f"Sent message larger than max ({size} vs. {self._connection.server.max_message})"
+                " (server.max_message); ask for fewer rows or outputs",
+                grpc_headers.NO_RETRY,
             )
             raise aio.AbortError
         prefix = b"\0" + size.to_bytes(4, "big")

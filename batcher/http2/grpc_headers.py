@@ -22,8 +22,13 @@ CONTENT_TYPE = ("content-type", "application/grpc")
 CACHED_REFUSALS, MAX_CACHED_CHARACTERS = 1024, 2048
 """Refusals that are kept encoded, and the most characters of text and metadata that one of them may have."""
 
-PUSHBACK = (("grpc-retry-pushback-ms", "1000"),)
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+PUSHBACK = ((PUSHBACK_KEY, "1000"),)
 """Trailing metadata by which gRPC's retry policies wait for a second before they try again."""
+NO_RETRY = ((PUSHBACK_KEY, "-1"),)
+"""Trailing metadata by which gRPC's retry policies do not try again."""
+INTERNAL_ERROR = "internal error while answering a call; the log of the server has details"
+"""The message of a defect of the server or a handler: the caller learns no more, the log has the traceback."""
 
 PREFIX_BYTES = 5
 """The prefix of each message: whether it is compressed (1 byte), and its length (4)."""
@@ -83,8 +88,9 @@ def parse_headers(request: Request, most: int) -> CallHeaders:
     if request.size > most:
         raise MalformedCallError(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
-            f"metadata size is {request.size} bytes; at most {most}",
+            f"metadata size is {request.size} bytes, at most {most} (fixed limit); send less metadata",
             limit="metadata",
+            metadata=NO_RETRY,
         )
     headers: CallHeaders | None = request.call_headers
     if headers is None:
@@ -145,11 +151,12 @@ def _binary(name: str, text: str) -> Iterable[bytes]:
 
 
 def too_large(size: int, most: int) -> MalformedCallError:
-    """The error for a message that is larger than allowed, in the words of grpcio."""
+    """The error for a message that is larger than allowed, beginning as grpcio's."""
     return MalformedCallError(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
-        f"Received message larger than max ({size} vs. {most})",
+        f"Received message larger than max ({size} vs. {most}) (server.max_message); send fewer rows",
         limit="message",
+        metadata=NO_RETRY,
     )
 
 

@@ -10,12 +10,10 @@ import grpc
 from grpc import aio
 
 from batcher.errors import RequestError
+from batcher.http2.grpc_headers import INTERNAL_ERROR
 from batcher.server.status import Style, to_status
 
 log = logging.getLogger(__name__)
-
-INTERNAL_ERROR = "internal error while answering a call; the log of the server has details"
-"""The message of a defect of batcher: the caller learns no more, the log has the traceback."""
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 Answer = TypeVar("Answer")

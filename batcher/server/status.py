@@ -1,7 +1,7 @@
 """The one table from errors to gRPC status codes, in two styles (`server.status_codes`).
 
-`standard` has the codes of gRPC's documentation, with a hint when to retry. `triton` has the codes and
-texts of Triton, so that clients written against it need no change.
+`standard` has the codes of gRPC's documentation. `triton` has the codes and texts of Triton, so that
+clients written against it need no change. Both tell retry policies when to retry, or not to.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import grpc
 
 from batcher import errors, protocol, triton
 from batcher.clock import MILLISECOND, SECOND
+from batcher.http2.grpc_headers import NO_RETRY, PUSHBACK_KEY
 
 Style: TypeAlias = Literal["standard", "triton"]
 
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
 DETAILS_KEY = "grpc-status-details-bin"
+
+RETRYABLE = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+"""Codes that callers list as `retryableStatusCodes`; where a retry is useless, these carry `NO_RETRY`."""
 
 MAX_MESSAGE = 1024
 """The most characters of a message: it is sent as a header, and clients limit those."""
@@ -72,17 +75,18 @@ def to_status(
 ) -> Status:
     """The status of a call that ended with this error. `request_id` is the caller's.
 
-    In the standard style, an error with a retry delay gets the pushback metadata that retry policies
-    of gRPC clients follow, and a refusal for overload also a `google.rpc.RetryInfo`.
+    An error with a retry delay gets the pushback metadata that retry policies of gRPC clients follow,
+    and in the standard style a refusal for overload also a `google.rpc.RetryInfo`. An error without
+    one gets a negative pushback, which means no retry, if its code is one that is retried.
     """
     code = CODES[style][type(error)]
     message = shortened(_triton_message(error, request_id) if style == "triton" else str(error))
     delay_ns = error.retry_after_ns
-    if style == "triton" or delay_ns is None:
-        return Status(code, message)
+    if delay_ns is None:
+        return Status(code, message, NO_RETRY if code in RETRYABLE else ())
     delay_ms = -(-delay_ns // MILLISECOND)
     metadata: list[tuple[str, str | bytes]] = [(PUSHBACK_KEY, str(delay_ms))]
-    if isinstance(error, errors.Overloaded):
+    if style == "standard" and isinstance(error, errors.Overloaded):
         metadata.append((DETAILS_KEY, _retry_info(code, message, delay_ms)))
     return Status(code, message, tuple(metadata))
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import grpc
+from grpc import aio
 
 from batcher.buffers import LARGE_ANSWER, Buffers
 from batcher.clock import SECOND, Clock
@@ -116,6 +117,11 @@ class InferenceServicer:
         try:
             if self._batcher.draining or await self._pumped(context):
                 await abort(context, _draining(), self._style)
+        except (aio.AbortError, aio.UsageError):
+            raise
+        except Exception:
+            log.exception(INTERNAL_ERROR)
+            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
         finally:
             del context, requests  # as in `abort`; both know the call
 

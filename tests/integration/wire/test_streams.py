@@ -206,3 +206,18 @@ async def test_the_deadline_of_a_stream_is_that_of_each_request(
         hang.release()
     for number, answer in enumerate(await asyncio.gather(*busy)):
         assert output_arrays(answer)["Y"].max() == 2 * number
+
+
+async def test_a_defect_ends_the_stream_with_internal_and_the_log_alone_has_it(
+    served, monkeypatch, caplog
+):
+    async def broken(_):
+        raise ValueError("secret")
+
+    _, stub = served
+    monkeypatch.setattr("batcher.server.services.streams.StreamPump.run", broken)
+    call = stub.ModelStreamInfer(timeout=WAIT_S)
+    assert await call.code() is grpc.StatusCode.INTERNAL
+    assert "the log of the server has details" in await call.details()
+    assert "secret" not in await call.details()
+    assert any(record.exc_info for record in caplog.records)

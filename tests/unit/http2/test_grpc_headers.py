@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from batcher.clock import MICROSECOND, MILLISECOND, SECOND
 from batcher.http2 import grpc_headers
 from batcher.http2.grpc_headers import (
+    NO_RETRY,
     OK_TRAILERS,
     RESPONSE_HEADERS,
     MalformedCallError,
@@ -169,13 +170,16 @@ class TestCallHeaders:
         assert head(("x", "v" * (room - 33))).metadata
         error = refused(("x", "v" * (room - 32)))
         assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert f"{MOST + 1} bytes; at most {MOST}" in str(error)
+        assert f"{MOST + 1} bytes, at most {MOST} (fixed limit)" in str(error)
+        assert error.metadata == NO_RETRY
 
 
 def test_the_error_for_a_large_message_has_its_size_and_the_limit():
     error = too_large(11, 10)
     assert (error.code, error.http) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 200)
-    assert str(error) == "Received message larger than max (11 vs. 10)"
+    assert str(error).startswith("Received message larger than max (11 vs. 10)")
+    assert str(error).endswith(" (server.max_message); send fewer rows")
+    assert error.metadata == NO_RETRY
 
 
 class TestStatus:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher import errors, protocol
-from batcher.server.status import CODES, DETAILS_KEY, MAX_MESSAGE, PUSHBACK_KEY, to_status
+from batcher.http2.grpc_headers import NO_RETRY, PUSHBACK_KEY
+from batcher.server.status import CODES, DETAILS_KEY, MAX_MESSAGE, RETRYABLE, to_status
 
 Code = grpc.StatusCode
 
@@ -59,7 +60,14 @@ def test_the_standard_message_is_the_errors_own(error):
     status = to_status(error("model 'm': why"), "standard")
 
     assert status.message == "model 'm': why"
-    assert status.trailing_metadata == ()
+
+
+@pytest.mark.parametrize("style", ["standard", "triton"])
+@pytest.mark.parametrize("error", sorted(ours(), key=lambda each: each.__name__))
+def test_without_a_delay_a_status_that_callers_retry_says_not_to(error, style):
+    status = to_status(error("why"), style)
+
+    assert status.trailing_metadata == (NO_RETRY if status.code in RETRYABLE else ())
 
 
 def test_the_texts_that_triton_clients_look_for():
@@ -77,10 +85,10 @@ def test_pushback_is_in_milliseconds_rounded_up(delay_ns, text):
     assert status.trailing_metadata == ((PUSHBACK_KEY, text),)
 
 
-def test_triton_sends_no_pushback():
+def test_triton_s_codes_carry_the_pushback_alone():
     error = errors.Overloaded("full", retry_after_ns=5)
 
-    assert to_status(error, "triton").trailing_metadata == ()
+    assert to_status(error, "triton").trailing_metadata == ((PUSHBACK_KEY, "1"),)
 
 
 def test_overload_carries_retry_info():
