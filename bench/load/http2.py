@@ -4,7 +4,7 @@ A call's frames are encoded once, and only the stream's number in them changes: 
 enters the server's table, and with SETTINGS_HEADER_TABLE_SIZE 0 none of the server's enters one
 here, so that every header block stands for itself and equal blocks mean the same. So it is with
 gRPC's own clients from the second call on, whose blocks are a few references to the table. Of an answer only
-the trailers are read, and its length is counted; credit for more is granted in large steps.
+the trailers are read, and its length is counted; the receive window is enlarged in large steps.
 """
 
 from __future__ import annotations

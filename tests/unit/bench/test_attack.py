@@ -13,7 +13,7 @@ from batcher.clock import MILLISECOND, SECOND
 
 @pytest.fixture
 def a_round():
-    """A function that makes a round in which all was well, but for the figures that are given."""
+    """A function that makes a round that holds every bar, with the given figures replaced."""
 
     def make(**changed):
         quiet = {
@@ -38,7 +38,7 @@ def missed(rounds):
     return [bar.removeprefix("name: ") for bar, held in checks.items() if held is not True]
 
 
-def test_all_is_well(a_round):
+def test_all_bars_hold(a_round):
     assert missed([a_round()]) == []
 
 
@@ -61,7 +61,7 @@ def test_a_server_that_died(a_round):
     assert missed([a_round(), a_round(alive=False)]) == ["the server lives"]
 
 
-def test_the_middle_of_the_rounds_counts(a_round):
+def test_the_median_of_the_rounds_counts(a_round):
     bad = a_round(during={"p99_ms": 900.0})
     assert missed([a_round(), bad, a_round()]) == []
     assert missed([bad, bad, a_round()])
@@ -85,7 +85,7 @@ def test_a_stall_in_most_rounds(a_round):
     assert missed([stalled, stalled, a_round()]) == ["no stall of 50 ms"]
 
 
-def test_what_is_seen_between_two_moments():
+def test_figures_between_two_moments():
     record = Record(began_ns=1000 * SECOND)
     due_ns = [place * 100 * MILLISECOND for place in range(100)]
     record.sent_late_ns = [MILLISECOND] * 100

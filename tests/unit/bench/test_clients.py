@@ -41,7 +41,7 @@ async def echo(request, context):
 
 
 async def offer(load, address, count):
-    """So many requests at once, over two connections; the record is the load's."""
+    """Sends `count` requests at once over two connections; returns the load's record."""
     await load.open(address, 2)
     for place in range(count):
         load.send(place, 0)
@@ -96,7 +96,7 @@ async def test_it_waits_where_the_server_takes_few_calls_at_once(serving):
     assert (len(record.latency_ns), record.failed) == (50, {})
 
 
-async def test_what_is_due_at_once_leaves_in_one_write(serving, monkeypatch):
+async def test_calls_of_one_moment_are_sent_in_one_write(serving, monkeypatch):
     record = Record()
     load = Calls(Payload(REQUEST, len(REPLY), 0), record, None)
     async with serving(echo) as address:
@@ -129,7 +129,7 @@ async def test_calls_without_an_answer_are_neither_answered_nor_failed(serving, 
     assert record == Record()
 
 
-async def test_calls_fail_where_the_server_leaves(serving):
+async def test_calls_fail_where_the_server_closes(serving):
     entered = asyncio.Event()
 
     async def never(_request, _context):

@@ -1,4 +1,4 @@
-"""The attackers' half of HTTP/2: it keeps to the windows it is granted, and counts what ends."""
+"""The attackers' side of HTTP/2: it keeps within the send windows, and counts what ends."""
 
 import pytest
 from attackers import ATTACKS, floods
@@ -72,14 +72,14 @@ async def test_its_settings_carry_its_window(socket):
     assert not more
 
 
-async def test_a_silent_one_does_not(socket):
+async def test_a_connection_without_a_preface_sends_nothing(socket):
     link = Link(preface=False)
     link.connection_made(socket)
     link.data_received(frame(Frame.SETTINGS, 0, 0))
     assert not socket.written
 
 
-async def test_data_takes_room_and_the_server_gives_more(link):
+async def test_data_uses_a_window_that_the_server_enlarges(link):
     stream = link.begin("/method")
     assert link.room(stream) == DEFAULT_WINDOW
     link.data(stream, bytes(DEFAULT_WINDOW), end=False)
@@ -90,7 +90,7 @@ async def test_data_takes_room_and_the_server_gives_more(link):
     assert link.room(stream) == 70
 
 
-async def test_settings_change_the_room_of_open_streams(link, socket):
+async def test_settings_change_the_send_windows_of_open_streams(link, socket):
     stream = link.begin("/method")
     socket.frames()
     link.data_received(
@@ -112,7 +112,7 @@ async def test_a_call_is_data_in_frames_of_the_least_size(link, socket):
     ]
 
 
-async def test_how_calls_and_the_connection_end(link):
+async def test_ends_of_calls_and_of_the_connection_are_counted(link):
     first, second, third = (link.begin("/method") for _ in range(3))
     trailers = Encoder().encode([(b"grpc-status", b"8")])
     link.data_received(frame(Frame.HEADERS, END_HEADERS | END_STREAM, first, trailers))
@@ -142,7 +142,7 @@ async def test_a_reset_call_is_not_counted_when_its_end_comes(link, socket):
     assert not link.outcomes
 
 
-async def test_a_cut_connection_takes_nothing_more(link, socket):
+async def test_an_aborted_connection_sends_nothing_more(link, socket):
     link.close()
     assert link.gone
     assert socket.aborted

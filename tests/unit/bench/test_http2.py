@@ -1,4 +1,4 @@
-"""The load generator's half of HTTP/2, frame by frame."""
+"""The load generator's side of HTTP/2, frame by frame."""
 
 import struct
 
@@ -67,7 +67,7 @@ def error(kind, stream, *numbers):
 
 @pytest.fixture
 def connect():
-    """A connection that has said hello, for requests of so many bytes and replies of three."""
+    """A connection after the exchange of settings, for requests of so many bytes and replies of three."""
 
     def make(size=10):
         made = Connection(Request.encode("a:1", "/s/M", bytes(size - 5)), 3)
@@ -173,7 +173,7 @@ def test_padding_and_priority_count_for_nothing(connect):
         (error(Frame.GOAWAY, 0, 0, 0), "GOAWAY NO_ERROR"),
     ],
 )
-def test_what_is_no_answer_fails_by_name(connect, data, failure):
+def test_a_call_without_an_answer_fails_by_name(connect, data, failure):
     connection = connect()
     connection.send(Call(0, 0))
     assert settled(connection.receive(data)) == [(0, failure)]
@@ -244,7 +244,7 @@ def test_a_call_waits_for_the_connections_window(connect):
     assert {stream for _, _, stream, _ in frames(connection.take())} == {3}
 
 
-def test_no_more_calls_are_open_than_the_server_takes(connect):
+def test_no_more_calls_are_open_than_the_server_allows(connect):
     connection = connect()
     connection.receive(settings((3, 1)))
     for place in range(2):
@@ -254,7 +254,7 @@ def test_no_more_calls_are_open_than_the_server_takes(connect):
     assert {stream for _, _, stream, _ in frames(connection.take())} == {3}
 
 
-def test_credit_comes_back_before_it_is_used_up(connect):
+def test_a_window_is_enlarged_before_it_is_used_up(connect):
     connection = connect()
     connection.send(Call(0, 0))
     connection.take()

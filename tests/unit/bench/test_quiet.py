@@ -17,7 +17,7 @@ LATE = "not judged: the load was sent late (p99 29.4 ms)"
 
 
 def sent(p99, **rest):
-    """What a run tells of when its load was sent, and more."""
+    """The figures of a run: when its load was sent, and more."""
     return {"sent_late_ms": {"p99": p99, "p99.9": 2 * p99}, **rest}
 
 
@@ -36,7 +36,7 @@ def script():
 
 
 async def played(runs, repeats, **options):
-    """What is played of these runs."""
+    """The runs that are played out of these."""
     left = iter(runs)
 
     async def play():
@@ -61,7 +61,7 @@ async def test_a_run_is_repeated_until_its_load_is_sent_in_time(capsys):
 
 
 @pytest.mark.parametrize("repeats", [0, 1, 3])
-async def test_it_is_repeated_so_often_at_most(repeats, capsys):
+async def test_a_run_is_repeated_a_limited_number_of_times(repeats, capsys):
     assert len(await played([sent(29.4)] * 9, repeats)) == 1 + repeats
     assert capsys.readouterr().out.splitlines()[-1].strip() == LATE
 
@@ -78,7 +78,7 @@ def test_a_bar_that_was_not_judged_is_no_bar_that_holds(capsys):
     assert bars.exit_code({"deep": {"deeper": {"checks": {"b": LATE, "c": True}}}}) == 1
 
 
-def test_a_bar_that_was_missed_is_said_beside_it_alone(capsys):
+def test_only_a_missed_bar_is_marked_as_missed(capsys):
     bars.show({"a": True, "b": False, "c": LATE})
     assert capsys.readouterr().out.splitlines() == ["ok      a", "MISSED  b", f"{LATE} c"]
     assert bars.exit_code({"a": {"ok": False}}) == 1
@@ -88,7 +88,7 @@ def test_a_bar_that_was_missed_is_said_beside_it_alone(capsys):
 
 
 def beside(late_ms, p99_ms=20.0, repeats=0, calm_share=1.0, of_all_p99_ms=20.0):
-    """One run of the server, beside a simulator that says 20 ms."""
+    """One run of the server, beside a simulated p99 of 20 ms."""
     real = {"requests": 100, "answered": 100, "on_time": 100, "latency_ms": {"p99": p99_ms}}
     calm = sent(late_ms, calm_share=calm_share, **real)
     simulated = real | {"latency_ms": {"p99": 20.0}}
@@ -104,7 +104,7 @@ def beside(late_ms, p99_ms=20.0, repeats=0, calm_share=1.0, of_all_p99_ms=20.0):
     }
 
 
-def test_a_row_is_judged_by_the_runs_that_say_something():
+def test_a_row_is_judged_by_the_runs_that_count():
     row = agreement.judged(800.0, [beside(1.0), beside(29.4, 90.0, 3), beside(29.4, 90.0, 3)])
     assert row["ok"] is True
     assert (row["p99_ms"], row["runs"], row["judged"], row["repeats"]) == (20.0, 3, 1, 6)
@@ -119,7 +119,7 @@ def test_a_row_without_such_a_run_is_not_judged(rate, p99_ms):
     assert (row["judged"], row["p99_ms"]) == (0, p99_ms)
 
 
-def test_requests_that_a_slow_core_touched_stand_beside_the_others():
+def test_requests_of_a_slow_core_are_reported_separately():
     row = agreement.judged(800.0, [beside(1.0, calm_share=0.5, of_all_p99_ms=90.0)])
     assert row["ok"] is True
     assert (row["p99_ms"], row["of_all"]["p99_ms"], row["calm_share"]) == (20.0, 90.0, 0.5)
@@ -171,7 +171,7 @@ def test_whether_a_what_if_moved_far_is_settled_by_those_that_were_judged(script
         ("replay", "whatif"),
     ],
 )
-def test_every_open_loop_repeats_three_times_at_most_unless_told(script, folder, line):
+def test_every_open_loop_repeats_three_times_at_most_by_default(script, folder, line):
     parser = script(folder).parser()
     assert parser.parse_args(line.split()).repeats == 3
     assert parser.parse_args([*line.split(), "--repeats", "0"]).repeats == 0

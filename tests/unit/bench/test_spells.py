@@ -76,7 +76,7 @@ def test_without_a_spell_every_request_is_calm():
     assert spells.Spells({}).calm(0, [1, 2], 50 * MS).all()
 
 
-def test_a_core_is_probed_while_it_lasts():
+def test_a_core_is_probed_until_the_end():
     core = min(os.sched_getaffinity(0))
     with spells.Spells({"server": core}) as slow:
         probes = [probe.pid for probe in slow._probes.values()]
@@ -92,7 +92,7 @@ def test_a_probe_that_does_not_start_is_an_error():
         raise AssertionError
 
 
-def test_no_probe_outlives_whoever_started_it():
+def test_no_probe_outlives_its_parent():
     command = [
         sys.executable,
         "-c",

@@ -23,11 +23,11 @@ def test_its_options_exist_and_every_option_is_on_it():
         for parameter in commands[name].params
         for option in parameter.opts
     }
-    told = set(re.findall(r"(--[a-z][a-z-]*)", PAGE))
-    assert told <= known
+    named = set(re.findall(r"(--[a-z][a-z-]*)", PAGE))
+    assert named <= known
     simulate = {option for parameter in commands["simulate"].params for option in parameter.opts}
     silent = {"--optimum", "config"}
-    assert simulate - told <= silent
+    assert simulate - named <= silent
 
 
 def test_its_processes_are_read():

@@ -38,11 +38,11 @@ def test_the_optimum_can_be_left_out(experiment):
 
 
 def test_progress_adds_up(experiment):
-    told = []
+    reports = []
     one = experiment("greedy", "none", seeds=(1, 2))
-    list(cells(one, lambda what, through: told.append((what, through))))
-    assert sum(through for _, through in told) == one.expected() == 2000
-    assert {what for what, _ in told} == {"optimum", "greedy", "none"}
+    list(cells(one, lambda what, through: reports.append((what, through))))
+    assert sum(through for _, through in reports) == one.expected() == 2000
+    assert {what for what, _ in reports} == {"optimum", "greedy", "none"}
 
 
 def test_requests_of_a_run(experiment):
@@ -78,7 +78,7 @@ def test_a_closed_loop_has_callers_and_an_end(experiment):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"arrivals": Poisson()}, "--arrivals: got no rate"),
         ({"arrivals": Closed(1), "rates": (5.0,)}, "callers in a closed loop set their own rate"),
@@ -89,10 +89,10 @@ def test_a_closed_loop_has_callers_and_an_end(experiment):
         ),
     ],
 )
-def test_what_cannot_be_run(experiment, given, told):
+def test_an_experiment_that_cannot_run_is_refused(experiment, given, message):
     with pytest.raises(InputError) as error:
         experiment(**given)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_trace_without_a_length_is_played_as_it_is(experiment):

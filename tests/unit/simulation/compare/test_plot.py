@@ -14,7 +14,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture
 def plotted(experiment):
-    """The cells of an experiment, ready to be drawn."""
+    """The cells of an experiment, ready to be plotted."""
 
     def call(*policies, **given):
         found = cells(experiment(*policies, requests=60, **given), lambda what, through: None)
@@ -24,7 +24,7 @@ def plotted(experiment):
 
 
 @pytest.mark.slow
-def test_a_picture_of_one_rate_is_narrower_than_one_of_several(plotted, tmp_path):
+def test_a_plot_of_one_rate_is_narrower_than_one_of_several(plotted, tmp_path):
     def size(path):
         assert path.read_bytes().startswith(PNG)
         return int.from_bytes(path.read_bytes()[16:20], "big")
@@ -36,7 +36,7 @@ def test_a_picture_of_one_rate_is_narrower_than_one_of_several(plotted, tmp_path
 
 
 @pytest.mark.slow
-def test_latencies_are_told_in_plain_numbers(plotted, tmp_path):
+def test_latencies_are_labeled_in_plain_numbers(plotted, tmp_path):
     path = tmp_path / "one.svg"
     draw(plotted("greedy"), 50.0, "one", path)
     labels = re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ def test_latencies_are_told_in_plain_numbers(plotted, tmp_path):
     assert not any("10^" in label for label in labels)
 
 
-def test_what_cannot_be_written_is_refused_before_anything_runs(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused_before_anything_runs(tmp_path):
     assert image_path(tmp_path / "a.svg") == tmp_path / "a.svg"
     with pytest.raises(
         InputError, match=r"--plot: got a\.csv; allowed: a file that ends in .*\.png"
@@ -55,7 +55,7 @@ def test_what_cannot_be_written_is_refused_before_anything_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_that_cannot_be_written(plotted, tmp_path):
+def test_a_plot_that_cannot_be_written_is_an_error(plotted, tmp_path):
     path = tmp_path / "a.png"
     path.mkdir()
     with pytest.raises(InputError, match="cannot be written: Is a directory"):

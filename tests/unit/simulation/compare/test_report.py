@@ -90,8 +90,8 @@ def test_nothing_was_answered(run_of):
 
 def test_the_json_has_the_keys_that_programs_read(run_of):
     run = run_of((0, 10, OK, 0), (5, 90, OK, 1))
-    told = summarize(Cell(None, (run,), (2,)), capacity=1000.0).as_json()
-    assert told == {
+    document = summarize(Cell(None, (run,), (2,)), capacity=1000.0).as_json()
+    assert document == {
         "policy": "p",
         "rate": 400.0,
         "load": 0.4,

@@ -31,7 +31,7 @@ def test_the_fullest_model_is_the_limit(model):
     assert shared.capacity(mixed) == pytest.approx(BEST)
 
 
-def test_what_brings_it_up(model):
+def test_the_events_that_start_it(model):
     two = Deployment((model(instances=2, max_in_flight=3, warmup_sizes=(1, 8)),), {"device": 4})
     assert list(two.events()) == [
         DeviceConfigured("device", 4),

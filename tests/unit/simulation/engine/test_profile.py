@@ -31,12 +31,12 @@ def write(tmp_path):
     return call
 
 
-def test_what_is_written_is_read(write):
+def test_a_written_profile_is_read(write):
     path = write(profile_document([MODEL]))
     assert read_profile(path) == {("m", "1"): MODEL}
 
 
-def test_the_median_counts():
+def test_the_median_is_used():
     assert MODEL.medians_ns() == {1: 2 * MILLISECOND, 8: 5 * MILLISECOND}
     assert SIZES[8].mean == 6.0
     assert SIZES[8].samples == 3
@@ -55,7 +55,7 @@ def broken(path, value):
 
 
 @pytest.mark.parametrize(
-    ("document", "told"),
+    ("document", "message"),
     [
         ("{", "is not JSON"),
         ("[]", "got a JSON list; allowed: an object"),
@@ -70,14 +70,14 @@ def broken(path, value):
         (broken(["models", 0, "sizes", "8", "samples"], 0), "sizes.8.samples: got 0"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(write, document, told):
+def test_an_error_names_its_place(write, document, message):
     path = write(document)
     with pytest.raises(InputError) as error:
         read_profile(path)
     assert str(path) in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_object(tmp_path / "none.json")

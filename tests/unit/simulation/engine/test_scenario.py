@@ -23,7 +23,7 @@ A = Mix.of(("a", 1.0))
 B = Mix.of(("b", 1.0))
 
 
-def test_everything_but_costs_is_the_configurations():
+def test_everything_but_service_times_comes_from_the_configuration():
     config = parse_config(TWO)
     (model,) = deployment_of(config, A, Costs()).models
     assert model.name == "a"
@@ -46,7 +46,7 @@ def test_a_device_that_nothing_uses_is_left_out():
     assert deployment_of(parse_config(TWO), A, Costs()).device_limits == {"x": 2}
 
 
-def test_where_costs_come_from():
+def test_where_service_times_come_from():
     config = parse_config(TWO)
     profile = ModelProfile("b", "1", "onnxruntime", "y", {1: SizeProfile.of([7])})
     measured = Costs(profiles={("b", "1"): profile})
@@ -64,7 +64,7 @@ def test_the_target_can_be_replaced():
 
 
 @pytest.mark.parametrize(
-    ("models", "costs", "told"),
+    ("models", "costs", "message"),
     [
         (B, Costs(), "model 'b': what a batch takes on the executor 'onnxruntime' is not known"),
         (A, Costs({"b": {1: 5}}), "--service-times: got the model 'b'; allowed: a"),
@@ -75,13 +75,13 @@ def test_the_target_can_be_replaced():
         ),
     ],
 )
-def test_costs_that_are_not_known(models, costs, told):
+def test_unknown_service_times_are_an_error(models, costs, message):
     with pytest.raises(InputError) as error:
         deployment_of(parse_config(TWO), models, costs)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-def test_an_emulated_model_that_costs_nothing():
+def test_an_emulated_model_whose_batches_take_no_time_is_an_error():
     config = parse_config("models: [{name: m, executor: emulated}]")
     with pytest.raises(InputError, match=r"options\.base and options\.per_row are 0"):
         deployment_of(config, parse_mix("m"), Costs())

@@ -31,12 +31,12 @@ def test_below_the_smallest_size_nothing_is_faster():
     assert from_table({2: 100, 4: 120}, 4) == (0, 100, 100, 110, 120)
 
 
-def test_beyond_the_largest_size_it_goes_on_as_steeply():
+def test_beyond_the_largest_size_the_slope_stays():
     assert from_table({1: 100, 2: 110, 4: 150}, 6) == (0, 100, 110, 130, 150, 170, 190)
     assert from_table({4: 100}, 8)[8] == 200
 
 
-def test_a_dip_is_levelled():
+def test_a_dip_is_leveled():
     assert from_table({1: 100, 2: 90, 3: 120}, 3) == (0, 100, 100, 120)
 
 
@@ -49,7 +49,7 @@ def test_a_table_is_milliseconds_by_rows():
 
 
 @pytest.mark.parametrize(
-    ("document", "told"),
+    ("document", "message"),
     [
         ({}, "f: holds no service times"),
         ({"0": 1}, "f: got the size '0'; allowed: whole numbers from 1 on"),
@@ -61,10 +61,10 @@ def test_a_table_is_milliseconds_by_rows():
         ({"1": float("nan")}, "got nan"),
     ],
 )
-def test_a_wrong_table(document, told):
+def test_a_wrong_table(document, message):
     with pytest.raises(InputError) as error:
         table_of(document, "f")
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "lognormal"])

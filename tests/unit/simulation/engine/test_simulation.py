@@ -49,7 +49,7 @@ def test_batches_form_late_and_take_what_the_curve_says(deployment):
     assert run.errors == ()
 
 
-def test_a_window_waits(deployment):
+def test_a_batch_waits_for_its_window(deployment):
     run = simulate(deployment, parse_policy("fixed:4ms"), at(0, 1))
     assert ms(run) == [11, 11]
 
@@ -59,7 +59,7 @@ def test_late_timers_make_the_window_longer(deployment):
     assert ms(simulate(deployment, parse_policy("fixed:4ms"), at(0), late)) == [11]
 
 
-def test_what_happens_while_the_server_stands_still_is_taken_in_afterwards(deployment):
+def test_events_of_a_pause_are_handled_at_its_end(deployment):
     pauses = Conditions(pauses=((0, MILLISECOND), (4 * MILLISECOND, 9 * MILLISECOND)))
     run = simulate(deployment, GREEDY, at(0, 5, 8, 30), pauses)
     # The first batch ends at 7 ms, which is noticed at 9.
@@ -75,14 +75,14 @@ def test_what_happens_while_the_server_stands_still_is_taken_in_afterwards(deplo
     assert ms(simulate(deployment, GREEDY, at(9), far)) == [17]
 
 
-def test_answers_leave_one_after_the_other(deployment):
+def test_answers_are_sent_one_after_the_other(deployment):
     slow = Conditions(reply_ns=2 * MILLISECOND)
     run = simulate(deployment, GREEDY, at(0, 1, 2, 20), slow)
     assert ms(run) == [8, 15, 17, 28]
     assert run.busy_ns == {"device": 19 * MILLISECOND}
 
 
-def test_an_idle_instance_is_a_gap_away(deployment):
+def test_a_batch_for_an_idle_instance_takes_longer_by_the_gap(deployment):
     far = Conditions(batch_gap_ns=2 * MILLISECOND)
     run = simulate(deployment, GREEDY, at(0, 1, 2, 20), far)
     assert ms(run) == [8, 17, 17, 28]
@@ -92,7 +92,7 @@ def test_an_idle_instance_is_a_gap_away(deployment):
 
 
 def test_the_next_batch_is_prefetched_where_a_backlog_waits(model):
-    """So that the device waits for none of its batches, but for the first and where it has run dry."""
+    """The device waits for no batch, except for the first and where there was no other request."""
     settings = replace(model().settings, policy=Adaptive(), target_ns=200 * MILLISECOND)
     deployment = Deployment((replace(model(), settings=settings),), {})
     flood = poisson(1.3 * deployment.capacity(ONE), 4000)
@@ -116,13 +116,13 @@ def test_an_instance_that_runs_several_batches_has_none_prefetched(model):
     assert ms(run) == [8, 9]
 
 
-def test_a_caller_asks_again_when_its_answer_has_left(deployment):
+def test_a_caller_sends_its_next_request_when_its_answer_is_sent(deployment):
     loop = ClosedLoop(2, at(*[0] * 4))
     run = simulate(deployment, GREEDY, loop, Conditions(reply_ns=MILLISECOND))
     assert (run.workload.at_ns // MILLISECOND).tolist() == [0, 0, 8, 9]
 
 
-def test_what_is_refused_and_what_expires_is_told_apart(model):
+def test_refused_and_expired_requests_are_counted_apart(model):
     full = Deployment((model(queue=QueueLimits(max_requests=1)),), {})
     run = simulate(full, GREEDY, at(0, 1, 2), Conditions(deadline_ns=4 * MILLISECOND))
     assert [OUTCOMES[code] for code in run.outcome] == [
@@ -139,7 +139,7 @@ def test_what_is_refused_and_what_expires_is_told_apart(model):
     assert run.batch_rows.tolist() == [1, 0, 0]
 
 
-def test_a_caller_leaves_at_its_deadline_whether_or_not_its_request_runs(deployment):
+def test_a_caller_cancels_at_its_deadline_whether_or_not_its_request_runs(deployment):
     # The second runs from 6 to 12 ms; an answer at the very moment still reaches the first.
     run = simulate(deployment, GREEDY, at(0, 5, 30), Conditions(deadline_ns=6 * MILLISECOND))
     assert [OUTCOMES[code] for code in run.outcome] == [Outcome.OK, Outcome.EXPIRED, Outcome.OK]
@@ -148,13 +148,13 @@ def test_a_caller_leaves_at_its_deadline_whether_or_not_its_request_runs(deploym
     assert run.busy_ns == {"device": 18 * MILLISECOND}
 
 
-def test_a_caller_that_left_asks_again(deployment):
+def test_a_caller_that_cancelled_sends_its_next_request(deployment):
     loop = ClosedLoop(1, at(0, 0))
     run = simulate(deployment, GREEDY, loop, Conditions(deadline_ns=4 * MILLISECOND))
     assert run.workload.at_ns.tolist() == [0, 5 * MILLISECOND + 1]
 
 
-def test_a_slow_spell_slows(deployment):
+def test_batches_of_a_slow_spell_take_longer(deployment):
     spell = Conditions(spells=(SlowSpell(0, 10 * MILLISECOND, 2.0),))
     assert ms(simulate(deployment, GREEDY, at(0, 20), spell)) == [12, 26]
 
@@ -190,10 +190,10 @@ def test_every_request_is_settled_once_under_overload(deployment):
     assert run.batches.sum() == (run.outcome == OUTCOMES.index(Outcome.OK)).sum()
 
 
-def test_progress_is_told_to_the_end(deployment):
-    told = []
-    simulate(deployment, GREEDY, poisson(300, 5000), progress=told.append)
-    assert told == [0, 4096, 5000]
+def test_progress_is_reported_to_the_end(deployment):
+    reports = []
+    simulate(deployment, GREEDY, poisson(300, 5000), progress=reports.append)
+    assert reports == [0, 4096, 5000]
 
 
 class TestClosedLoop:
@@ -216,12 +216,12 @@ class TestClosedLoop:
         assert sent_ms == [0, 0, 0, 100, 100]  # QUEUE_FULL_RETRY_NS later
 
     def test_progress(self, deployment):
-        told = []
-        simulate(deployment, GREEDY, ClosedLoop(4, at(*[0] * 2000)), progress=told.append)
-        assert told == [0, 1024, 2000]
+        reports = []
+        simulate(deployment, GREEDY, ClosedLoop(4, at(*[0] * 2000)), progress=reports.append)
+        assert reports == [0, 1024, 2000]
 
 
-def test_a_policy_that_breaks_its_contract_is_told(deployment):
+def test_a_policy_that_breaks_its_contract_is_reported(deployment):
     class Wrong(BatchPolicy):
         def decide(self, group, now_ns):
             return Take(99)

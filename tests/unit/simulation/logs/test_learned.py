@@ -33,7 +33,7 @@ def test_without_noise_a_draw_is_the_curve(chance):
     assert sampler.draw(0, 64, chance)[0] > cost(32)
 
 
-def test_noise_is_the_noise_that_there_was(chance):
+def test_draws_have_the_recorded_noise(chance):
     noise = np.random.default_rng(1).normal(1.0, 0.1, 2000)
     sampler = Sampler(samples(2000, lambda number: noise[number], sizes=(8,)), 32)
     drawn = [sampler.draw(n * SECOND // 100, 8, chance)[0] / cost(8) for n in range(2000)]
@@ -41,7 +41,7 @@ def test_noise_is_the_noise_that_there_was(chance):
     assert np.mean(drawn) == pytest.approx(np.mean(noise), rel=0.02)
 
 
-def test_a_slow_spell_stays_where_it_was(chance):
+def test_a_slow_spell_keeps_its_time(chance):
     slow = range(600, 800)
     sampler = Sampler(samples(2000, lambda number: 6.0 if number in slow else 1.0), 32)
     ratios = {
@@ -68,7 +68,7 @@ def test_batches_that_failed_fail_again_at_about_their_time(chance):
     assert sampler.draw(0, 4, chance) == (cost(4), None)
 
 
-def test_the_narrowest_kind_with_enough_samples_serves():
+def test_the_narrowest_kind_with_enough_samples_is_used():
     kinds = Kinds(32)
     assert kinds.find("narrow", "wide") is None
     for sample in samples(LEAST - 1, sizes=(4,)):

@@ -30,7 +30,7 @@ def folder(tmp_path):
 @pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(timelines())
-def test_whatever_happened_replays_from_every_segment(folder, story):
+def test_any_log_replays_from_every_segment(folder, story):
     path = folder()
     with RecordedScheduler(path, segment_ns=7 * MILLISECOND) as scheduler:
         Driver(scheduler, lambda dispatch: 2 * MILLISECOND).run(story)
@@ -44,7 +44,7 @@ def test_whatever_happened_replays_from_every_segment(folder, story):
 
 
 class Liar(Scheduler):
-    """Says that it did something else than it did, now and then."""
+    """Records other commands than its own, now and then."""
 
     def __init__(self, at):
         super().__init__()
@@ -113,7 +113,7 @@ def test_a_state_that_was_not_reached_is_a_difference(folder):
     assert found.first.got.models[0].model == "m"
 
 
-def test_a_replay_ends_where_it_should(folder):
+def test_a_replay_ends_at_the_given_time(folder):
     path = folder()
     with RecordedScheduler(path, segment_ns=10_000) as scheduler:
         Driver(scheduler, lambda dispatch: 1000).run(arrivals(40))
@@ -143,9 +143,7 @@ def test_a_state_that_this_version_cannot_use_is_a_fault(folder, monkeypatch):
     assert found.first is None
 
 
-def test_a_log_of_another_scheduler_is_said_to_be_one_where_it_cannot_be_played(
-    folder, monkeypatch
-):
+def test_an_unplayable_log_of_another_version_is_named_as_one(folder, monkeypatch):
     path = folder()
     monkeypatch.setattr(
         "batcher.journal.recorder.scheduler_fingerprint", lambda: "0123456789abcdef"
@@ -163,7 +161,7 @@ def test_a_log_of_another_scheduler_is_said_to_be_one_where_it_cannot_be_played(
     assert "scheduler 0123456789abcdef), whose state this one cannot go on from; replay it" in fault
 
 
-def test_lateness_is_what_wakeups_were_late_by(folder):
+def test_lateness_of_wakeups_is_measured(folder):
     path = folder()
     with RecordedScheduler(path, segment_ns=1 << 60) as scheduler:
         settings = ModelSettings(4, FixedWindow(max_delay_ns=5_000))

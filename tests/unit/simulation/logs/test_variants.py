@@ -24,11 +24,11 @@ def test_assignments_change_what_they_name_and_nothing_else(sections):
     assert variant.settings("other/1", tuned) == tuned
 
 
-def test_another_policy_replaces_the_whole():
+def test_another_policy_replaces_all_of_its_settings():
     assert merged(FixedWindow(5), Adaptive(), FixedWindow(3)) == FixedWindow(3)
     assert merged(FixedWindow(5, (2,)), FixedWindow(1), FixedWindow(3)) == FixedWindow(3, (2,))
 
 
-def test_a_model_of_which_nothing_is_said_cannot_be_changed(sections):
+def test_a_model_without_a_configuration_cannot_be_changed(sections):
     with pytest.raises(InputError, match="--set: the log does not say how n/1 was configured"):
         variants(sections, ["n/1"], ["queue.max_requests=9"], [parse_policy("configured")])

@@ -29,7 +29,7 @@ ADAPTIVE = ModelSettings(32, Adaptive(), target_ns=50 * MILLISECOND)
 
 
 @pytest.mark.slow
-def test_without_noise_the_replayed_run_is_as_the_recorded_one(record, arrivals, summaries):
+def test_without_noise_the_replayed_run_equals_the_recorded_one(record, arrivals, summaries):
     recorded, replayed = summaries(record(arrivals(900, 5)))
     assert recorded.counts.requests == 4500
     assert replayed.counts.on_time == recorded.counts.on_time
@@ -43,7 +43,7 @@ def test_without_noise_the_replayed_run_is_as_the_recorded_one(record, arrivals,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [1400, 1800])
-def test_what_was_prefetched_began_when_the_batch_before_it_was_over(
+def test_a_prefetched_batch_began_when_the_batch_before_it_ended(
     record, rate, cost, arrivals, summaries
 ):
     played = []
@@ -72,7 +72,7 @@ def test_what_was_prefetched_began_when_the_batch_before_it_was_over(
     ],
 )
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_a_what_if_is_what_the_settings_really_do(
+def test_a_what_if_is_close_to_a_real_run_with_the_settings(
     record, policy, assignments, really, noise, device, arrivals, summaries
 ):
     log = record(arrivals(800, 10), device(noise, seed=1))
@@ -150,9 +150,7 @@ def targets_in_force(what_ifs, sections):
     return call
 
 
-def test_what_is_set_holds_all_the_time_whatever_the_log_changed(
-    record, changing, targets_in_force
-):
+def test_an_assignment_holds_whatever_the_log_changes(record, changing, targets_in_force):
     log = record(changing(200, 3, 50, 20, 40))
     assert targets_in_force(log) == [50, 20, 40]
     for wanted in (50, 20, 45):  # that of the start among them
@@ -160,7 +158,7 @@ def test_what_is_set_holds_all_the_time_whatever_the_log_changed(
     assert targets_in_force(log, "queue.max_requests=9") == [50, 20, 40]
 
 
-def test_what_is_set_holds_from_the_middle_of_a_log_on(
+def test_an_assignment_holds_from_the_middle_of_a_log_on(
     record, targets_in_force, arrivals, summaries
 ):
     log = record(arrivals(200, 3))
@@ -184,9 +182,7 @@ def test_a_gap_makes_two_stretches(record, arrivals, what_ifs):
     assert pooled.rate == pytest.approx(800, rel=0.1)
 
 
-def test_what_is_prefetched_behind_a_batch_from_before_the_log_begins_after_it(
-    record, cost, arrivals
-):
+def test_a_batch_prefetched_behind_one_from_before_the_log_begins_after_it(record, cost, arrivals):
     def driver(scheduler):
         return PrefetchingShell(scheduler, cost, MILLISECOND, lambda now, commands: None)
 
@@ -199,7 +195,7 @@ def test_what_is_prefetched_behind_a_batch_from_before_the_log_begins_after_it(
         assert max(took_ns) <= cost(32) + MILLISECOND
 
 
-def test_callers_who_leave_leave_again(record, arrivals, summaries):
+def test_cancelled_requests_are_cancelled_again(record, arrivals, summaries):
     def events():
         for at_ns, event in arrivals(500, 2):
             yield at_ns, event
@@ -211,7 +207,7 @@ def test_callers_who_leave_leave_again(record, arrivals, summaries):
 
 
 @pytest.mark.slow
-def test_deadlines_and_refusals_are_part_of_it(record, arrivals, summaries):
+def test_refused_and_expired_requests_are_reproduced(record, arrivals, summaries):
     settings = ModelSettings(
         32, FixedWindow(), QueueLimits(max_requests=20, timeout_ns=10 * MILLISECOND)
     )
@@ -220,12 +216,12 @@ def test_deadlines_and_refusals_are_part_of_it(record, arrivals, summaries):
     assert replayed.dropped_by == pytest.approx(recorded.dropped_by, rel=0.05)
 
 
-def test_own_due_times_count_before_the_target(record, arrivals, what_ifs, summary):
+def test_due_times_of_requests_take_precedence_over_the_target(record, arrivals, what_ifs, summary):
     (what_if,) = what_ifs(record(arrivals(100, 1, due_ns=1)))
     assert summary(what_if, what_if.recorded()).counts.on_time == 0
 
 
-def test_what_was_not_seen_to_end_is_not_reported(record, arrivals, what_ifs):
+def test_requests_whose_end_was_not_recorded_are_not_reported(record, arrivals, what_ifs):
     log = record(arrivals(500, 2))
     cut_ns = SECOND // 2
     (what_if,) = what_ifs(log, until_ns=cut_ns)
@@ -269,7 +265,7 @@ def test_one_model_of_two(record, arrivals, what_ifs, summary):
         assert mine.mean_batch * mine.batches == pytest.approx(125)
 
 
-def test_many_kinds_are_told_by_model_alone(record, arrivals, what_ifs):
+def test_many_kinds_are_reported_by_model_alone(record, arrivals, what_ifs):
     def events():
         for at_ns, event in arrivals(500, 1):
             if type(event) is RequestArrived:
@@ -292,7 +288,7 @@ def test_a_model_that_never_ran_has_no_times(record, what_ifs):
         what_if.recorded()
 
 
-def test_a_state_that_this_version_lays_out_otherwise_is_told(record, arrivals, what_ifs):
+def test_a_state_of_another_version_is_an_error(record, arrivals, what_ifs):
     log = record(arrivals(100, 2))
     log.segments = log.segments[1:]
     (what_if,) = what_ifs(log)

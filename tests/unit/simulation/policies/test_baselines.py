@@ -21,7 +21,7 @@ SETTINGS = ModelSettings(8, FixedWindow(), target_ns=50 * MILLISECOND)
 
 
 class Times:
-    """Service times as the scheduler has learned them: exactly 5 ms + 1 ms a row, or nothing."""
+    """Learned service times: exactly 5 ms + 1 ms a row, or none."""
 
     margin = 1.0
 
@@ -49,7 +49,7 @@ def wait(until_ms, drop=0):
 
 
 @pytest.mark.parametrize("make", [*BASELINES.values(), Nexus])
-def test_what_all_have_in_common(make):
+def test_properties_of_every_baseline(make):
     # All is late: nothing to take. (Bento's last one may be late, but not past its due time.)
     gone = ask(make(SETTINGS), 100, 50, 60)
     assert gone == wait(1100, drop=2)
@@ -93,7 +93,7 @@ def test_nexus_slides_a_window_of_its_batch():
     assert ask(Nexus(hopeless), 40, *[90] * 9) == Take(1)
 
 
-def test_full_clear_gives_up_only_what_is_in_the_way():
+def test_full_clear_gives_up_only_requests_that_delay_the_rest():
     policy = FullClear(SETTINGS)
     # One row at 6 ms, then two more by 7 ms later.
     assert ask(policy, 94, 100, 107, 107) == Take(1)

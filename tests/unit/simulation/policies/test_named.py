@@ -32,7 +32,7 @@ def test_fixed_without_a_window_of_the_models_own():
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("eager", "got 'eager'; allowed: configured, adaptive, fixed[:DELAY], "),
         ("greedy:1", "got 'greedy:1'"),
@@ -42,10 +42,10 @@ def test_fixed_without_a_window_of_the_models_own():
         ("nexus:0", "nexus[:BATCH], with BATCH being a whole number from 1 on"),
     ],
 )
-def test_wrong_names_are_told_with_the_right_ones(name, told):
+def test_an_unknown_name_is_refused_with_the_known_ones(name, message):
     with pytest.raises(InputError) as error:
         parse_policy(name)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_every_spelling_is_listed():
@@ -64,7 +64,7 @@ def test_every_spelling_is_listed():
 
 
 @pytest.mark.parametrize("name", ["lazy-drop", "nexus", "nexus:4", "bento"])
-def test_a_baseline_is_all_there_is_of_a_policy(name):
+def test_under_a_baseline_no_setting_of_a_built_in_policy_is_in_effect(name):
     named = parse_policy(name)
     assert named.settings(PREFERRED).policy == FixedWindow()
     assert isinstance(named.factory(PREFERRED), Nexus) == name.startswith("nexus")

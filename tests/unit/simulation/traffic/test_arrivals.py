@@ -38,7 +38,7 @@ def test_spellings(text, process):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("poison:8", "poisson:RATE"),
         ("poisson:-1", "RATE being a number above 0"),
@@ -53,11 +53,11 @@ def test_spellings(text, process):
         ("closed:2.5", "whole"),
     ],
 )
-def test_what_is_wrong_is_told_with_what_is_allowed(text, told):
+def test_an_error_says_what_is_allowed(text, message):
     with pytest.raises(InputError) as error:
         parse_process(text)
     assert text in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(

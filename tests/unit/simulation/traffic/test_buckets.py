@@ -42,7 +42,7 @@ def test_proposals_hold_everything_and_are_multiples(counted, most, multiple, lo
     assert found[-1].waste <= even.waste + 1e-9 or len(even.lengths) < len(found[-1].lengths)
 
 
-def test_more_lengths_than_are_told_apart_are_put_together(monkeypatch):
+def test_too_many_lengths_are_rounded_up(monkeypatch):
     monkeypatch.setattr(buckets, "MOST_LENGTHS", 8)
     counted = dict.fromkeys(range(1, 101), 1)
     (_, two) = propose(counted, 2)

@@ -62,13 +62,13 @@ def test_timestamps(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", ".", "1:2", "nan", "2023-11-16", "2023-13-16 00:00:00"])
-def test_what_is_no_timestamp(text):
+def test_other_texts_are_not_timestamps(text):
     with pytest.raises(ValueError):
         timestamp_ns(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "holds no arrivals"),
         ("timestamp\n", "holds no arrivals"),
@@ -78,14 +78,14 @@ def test_what_is_no_timestamp(text):
         (b"\xff\xfe", "is not a text file"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(trace, text, told):
+def test_an_error_names_its_line(trace, text, message):
     with pytest.raises(InputError) as error:
         trace(text)
     assert "trace.csv" in str(error.value)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_trace(tmp_path / "none.csv")
 

@@ -25,9 +25,11 @@ def test_wrong_mixes(text):
         parse_mix(text)
 
 
-@pytest.mark.parametrize(("text", "told"), [("0=1", "from 1 on"), ("x", "whole"), ("1,01", "once")])
-def test_wrong_whole_mixes(text, told):
-    with pytest.raises(InputError, match=told):
+@pytest.mark.parametrize(
+    ("text", "message"), [("0=1", "from 1 on"), ("x", "whole"), ("1,01", "once")]
+)
+def test_wrong_whole_mixes(text, message):
+    with pytest.raises(InputError, match=message):
         parse_whole_mix(text, least=1)
 
 
@@ -52,13 +54,13 @@ def test_shares_are_kept_and_mixes_are_independent():
 def test_events_are_the_arrivals_in_order():
     kinds = (Kind("a", "t", 2), Kind("b", "", 0))
     load = Workload(np.array([5, 7]), np.array([1, 3]), np.array([1, 0]), kinds)
-    told = []
-    events = list(load.events(deadline_ns=100, progress=told.append))
+    reports = []
+    events = list(load.events(deadline_ns=100, progress=reports.append))
     assert events == [
         (5, RequestArrived(0, "b", 1, 0, (), "", 5, deadline_ns=105)),
         (7, RequestArrived(1, "a", 3, 0, (), "", 7, deadline_ns=107, priority=2, tenant="t")),
     ]
-    assert told == [0, 2]
+    assert reports == [0, 2]
 
 
 def test_more_than_a_chunk_of_events_keeps_its_numbers():
