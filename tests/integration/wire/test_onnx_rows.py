@@ -121,7 +121,7 @@ async def test_with_fixed_rows_of_which_some_are_dropped_each_caller_gets_its_ow
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ModelInfer(rows_of(1, 3, KEEP=keep))
     assert caught.value.code() is grpc.StatusCode.INTERNAL
-    assert "output 'Y' has shape [3, 4] for the 4 rows" in caught.value.details()
+    assert "output 'Y' has shape [3, 4]; its axis 0 should be 4" in caught.value.details()
     answer = await stub.ModelInfer(rows_of(1, 3, KEEP=np.ones(3, np.bool_)))
     assert output_arrays(answer)["Y"].tolist() == [[1] * 4] * 3
 

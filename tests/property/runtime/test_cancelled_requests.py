@@ -42,7 +42,7 @@ METADATA = ModelMetadata(
 
 
 class Loop:
-    """The running loop, but its timers go by a hand-turned clock."""
+    """The running loop, with timers that follow a manual clock."""
 
     def __init__(self, clock):
         self._loop = asyncio.get_running_loop()
@@ -74,7 +74,7 @@ class Handle:
 
 
 class Wakeup:
-    """The runner's one timer."""
+    """The timer of the runner."""
 
     def __init__(self, callback):
         self.callback = callback
@@ -94,7 +94,7 @@ class Wakeup:
 
 @dataclass(eq=False)
 class Run:
-    """A batch that an executor has in hand."""
+    """A batch that an executor is running."""
 
     rows: np.ndarray
     end: asyncio.Future
@@ -116,8 +116,8 @@ class Caller:
 
 
 @dataclass(eq=False)
-class House:
-    """A server without its edge, its callers, and what became of their rows."""
+class World:
+    """A server without its transport, its callers, and what happened to their rows."""
 
     instances: int
     delay_ns: int
@@ -126,6 +126,7 @@ class House:
     running: list = field(default_factory=list)
     answered: set = field(default_factory=set)
     failed: set = field(default_factory=set)
+    refused: set = field(default_factory=set)
     lost: set = field(default_factory=set)
     problems: list = field(default_factory=list)
     held: int = 0
@@ -163,7 +164,7 @@ class House:
             warmup=WarmupPlan((), 1),
         )
 
-    # Acts: the caller's side
+    # Actions of callers
 
     async def arrive(self, rows, patience_ms):
         now_ns = self.clock()
@@ -182,16 +183,16 @@ class House:
         return await self.batcher.infer(request)
 
     async def leave(self, which):
-        """Several at once are callers of one connection."""
+        """Cancel several requests at once, as when a connection closes."""
         waiting = self.open_callers()
         for caller in [waiting[n % len(waiting)] for n in which] if waiting else ():
             caller.left = True
             caller.task.cancel()
 
-    # Acts: time and the executors' side
+    # Time and executors
 
     async def passing(self, ms, edge):
-        """Time passes. The edge notices a missed deadline before the timer does, or after, or not."""
+        """Let time pass. The transport notices a missed deadline before the timer does, after it, or not."""
         self.clock.advance(ms * MILLISECOND)
         if edge == "first":
             self._miss()
@@ -207,16 +208,16 @@ class House:
                 caller.task.cancel()
 
     async def stall(self):
-        """Executors hang: what they run is lost, and they are replaced."""
+        """Let the executors hang: their batches are lost, and they are replaced."""
         await self.settle()
         await self.passing(EXECUTE_TIMEOUT_NS // MILLISECOND, "first")
         await self.settle()
 
     async def finish(self, which, how):
-        in_hand = [run for run in self.running if not run.end.done()]
-        if not in_hand:
+        unfinished = [run for run in self.running if not run.end.done()]
+        if not unfinished:
             return
-        run = in_hand[which % len(in_hand)]
+        run = unfinished[which % len(unfinished)]
         if how == "fail":
             self.failed |= run.values
             run.end.set_exception(RuntimeError("no luck"))
@@ -224,15 +225,16 @@ class House:
         row_errors = {}
         if how == "fail a row":
             row_errors = {which % len(run.rows): "no luck"}
-            self.failed.add(run.rows[which % len(run.rows), 0])
-        self.answered |= run.values - self.failed
+            self.refused.add(run.rows[which % len(run.rows), 0])
+        # A request of a batch that failed is executed again, and may be answered then.
+        self.answered |= run.values - self.refused
         self.held += 1
         run.end.set_result(BatchResult({"Y": 2 * run.rows}, row_errors, self._release))
 
     def _release(self):
         self.held -= 1
 
-    # What must hold
+    # Invariants
 
     def open_callers(self):
         return [caller for caller in self.callers if not caller.task.done()]
@@ -242,13 +244,13 @@ class House:
             await asyncio.sleep(0)
 
     def check(self):
-        """Once the loop has settled: who is open has a reason to be, and who has ended, too."""
+        """Check, once the loop has settled, that each request is open or has ended for a reason."""
         assert self.problems == []
         assert self.held == 0, "a result was not released"
-        in_hand = set().union(*(run.values for run in self.running))
+        unfinished = set().union(*(run.values for run in self.running))
         still_open = self.open_callers()
-        assert not any(caller.left for caller in still_open), "a caller could not leave"
-        waiting = [caller for caller in still_open if caller.value not in in_hand]
+        assert not any(caller.left for caller in still_open), "a cancelled request is still open"
+        waiting = [caller for caller in still_open if caller.value not in unfinished]
         (model,) = self.runner.observe().models
         # A request that is split may wait and run at once.
         assert model.waiting_requests >= len(waiting)
@@ -259,7 +261,7 @@ class House:
         if len(self.running) < self.instances and waiting:
             assert sum(caller.rows for caller in waiting) < MAX_ROWS, "a full batch waits"
             oldest_ns = min(caller.arrival_ns for caller in waiting)
-            assert self.clock() < oldest_ns + self.delay_ns, "somebody waits for nothing"
+            assert self.clock() < oldest_ns + self.delay_ns, "a request waits for nothing"
         for caller in self.callers:
             if caller.task.done():
                 self._check_end(caller)
@@ -267,17 +269,17 @@ class House:
 
     def _check_end(self, caller):
         if caller.task.cancelled():
-            assert caller.left, "a caller that stayed was cancelled"
+            assert caller.left, "a request was cancelled that its caller had not"
             return
         match caller.task.exception():
             case None:
                 rows = caller.task.result().outputs["Y"].array
                 assert rows.shape == (caller.rows, 2)
-                assert (rows[:, 0] == 2 * caller.value).all(), "somebody else's rows"
+                assert (rows[:, 0] == 2 * caller.value).all(), "rows of another request"
                 assert rows[:, 1].tolist() == [2 * n for n in range(caller.rows)], "out of order"
-                assert caller.value in self.answered
+                assert caller.value in self.answered - self.refused
             case ExecutionFailed() | InputRefused():
-                assert caller.value in self.failed
+                assert caller.value in self.failed | self.refused
             case DeviceLost():
                 assert caller.value in self.lost
             case DeadlineExpired():
@@ -287,7 +289,7 @@ class House:
                 raise AssertionError(f"ended with {error!r}")
 
     async def close(self):
-        """With executors that answer, everybody is answered, once."""
+        """Let the executors answer: every request is answered, once."""
         await self.settle()
         for _ in range(4 * len(self.callers) + 1):
             for run in range(len(self.running)):
@@ -305,26 +307,26 @@ class House:
 
 
 class ByHand:
-    """An executor whose batches end when the story says so."""
+    """An executor whose batches end when the example says so."""
 
     capabilities = Capabilities()
 
-    def __init__(self, house):
-        self._house = house
+    def __init__(self, world):
+        self._world = world
 
     async def load(self, context):
         return METADATA
 
     async def execute(self, batch):
         run = Run(batch.inputs["X"].copy(), asyncio.get_running_loop().create_future())
-        self._house.running.append(run)
+        self._world.running.append(run)
         try:
             return await run.end
         except asyncio.CancelledError:
-            self._house.lost |= run.values
+            self._world.lost |= run.values
             raise
         finally:
-            self._house.running.remove(run)
+            self._world.running.remove(run)
 
     async def close(self):
         pass
@@ -343,20 +345,20 @@ acts = st.one_of(
 stories = st.lists(st.tuples(acts, st.integers(0, 4)), min_size=5, max_size=40)
 
 
-async def play(house, story):
-    await house.open()
+async def play(world, story):
+    await world.open()
     for (act, *details), turns in story:
-        await getattr(house, act)(*details)
+        await getattr(world, act)(*details)
         for _ in range(turns):
             await asyncio.sleep(0)
         if turns == 4:
-            await house.settle()
-            house.check()
-    await house.close()
+            await world.settle()
+            world.check()
+    await world.close()
 
 
 @pytest.mark.slow
 @settings(max_examples=400)
 @given(st.integers(1, 2), st.sampled_from((0, 3 * MILLISECOND)), stories)
 def test_cancelled_requests_do_not_affect_others(instances, delay_ns, story):
-    asyncio.run(play(House(instances, delay_ns), story))
+    asyncio.run(play(World(instances, delay_ns), story))
