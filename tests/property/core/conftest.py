@@ -1,8 +1,8 @@
 """A naive ledger of what a scheduler must do, for the property tests.
 
 `Ledger` knows the rules and none of the data structures: it recomputes everything from lists, at
-any cost. From the events it says how every request must end, and it checks each dispatch: the lane,
-the instance, the size of the batch, and that nothing ready was left lying.
+any cost. From the events it says how every request must end, and it checks each dispatch: the batch
+group, the instance, the size of the batch, and that no batch that is ready was left out.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class Ledger:
         return min(request.left, self.models[request.arrived.model].max_batch_size)
 
     def filled(self, group, count, rows):
-        """What room a batch has is filled by one request that is split, if nobody else waits."""
+        """Room in a batch is filled with rows of one split request, if no other request waits."""
         model = self.models[group[0].arrived.model]
         room = model.max_batch_size - rows
         rest = group[count:]
@@ -259,7 +259,7 @@ class Ledger:
         return rest[0], min(room, rest[0].left)
 
     def ready(self, group):
-        """How many requests of a lane make a batch now; 0 while its window is open."""
+        """How many requests of a batch group make a batch now; 0 while its window is open."""
         model = self.models[group[0].arrived.model]
         if isinstance(model.policy, NoBatching):
             return 1
@@ -276,34 +276,34 @@ class Ledger:
         return fits if overdue or not can_grow else 0
 
     def closes_ns(self, group):
-        """When a window closes: after its delay, or for somebody's deadline that can be met."""
+        """When a window closes: after its delay, or for a deadline that can be met."""
         model = self.models[group[0].arrived.model]
         moments = [group[0].arrived.arrival_ns + model.policy.max_delay_ns]
         times = self.times(group[0].arrived)
-        takes_ns, typical = 0.0, [0.0] * (model.max_batch_size + 1)
+        takes_ns, expected = 0.0, [0.0] * (model.max_batch_size + 1)
         if times:
             rows = min(sum(map(self.piece, group)), model.max_batch_size)
-            takes_ns, typical = times.p95[rows], times.expected
+            takes_ns, expected = times.p95[rows], times.expected
         for request in group:
             deadline_ns = request.arrived.deadline_ns
             if deadline_ns is None:
                 if request.expires_ns is not None:
                     moments.append(request.expires_ns - TIMER_NS)
-            elif self.now_ns + typical[self.piece(request)] <= deadline_ns or not times:
+            elif self.now_ns + expected[self.piece(request)] <= deadline_ns or not times:
                 moments.append(request.expires_ns - TIMER_NS)
                 moments.append(int(deadline_ns - takes_ns - TIMER_NS))
         return min(moments)
 
     def is_due(self, group):
-        """Whether anybody in the lane's next batch is due at some time, or gives way no longer."""
-        hopeless = group[0].arrived.model in self.out_of_reach
+        """Whether a request of the group's next batch has a due time, or does not wait for others any more."""
+        unreachable = group[0].arrived.model in self.out_of_reach
         return any(
-            (r.due_ns is not None and not hopeless) or self.gave_way(r)
+            (r.due_ns is not None and not unreachable) or self.gave_way(r)
             for r in group[: self.ready(group)]
         )
 
     def gave_way(self, request):
-        """Whether a request has waited for as long as a level takes, or half of its patience."""
+        """Whether a request has waited for `promote_after`, or for half of the time until it expires."""
         came_ns = request.arrived.arrival_ns
         until_ns = came_ns + self.models[request.arrived.model].queue.promote_after_ns
         if request.expires_ns is not None:

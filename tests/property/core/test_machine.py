@@ -176,7 +176,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.twin.snapshot() == state
 
     def teardown(self):
-        """Whatever has happened: once instances are up and answer, everyone has been answered."""
+        """Whatever has happened: once instances are up and answer, every request has ended."""
         self.tell(self.pending, self.now_ns)
         self.tell([DeviceConfigured(device, None) for device in DEVICES], self.now_ns)
         for instance, model in zip(INSTANCES, MODELS, strict=False):

@@ -56,7 +56,7 @@ SHAPES = (
 
 
 class Story:
-    """A scheduler, devices with moods, and callers without patience; all from one seed."""
+    """A scheduler, devices of changing speed, and callers that cancel; all from one seed."""
 
     def __init__(self, seed):
         self.draw = random.Random(seed)
@@ -134,14 +134,14 @@ class Story:
         assert rows <= self.settings[command.model].max_batch_size
         ids = [part.id for part in command.parts]
         assert len(set(ids)) == len(ids)
-        in_hand = [p for batch in self.running.values() for p in batch[1]]
+        running_parts = [p for batch in self.running.values() for p in batch[1]]
         padded = {(a.input, a.axis - 1) for a in self.settings[command.model].padding}
         keys = set()
         for part in command.parts:
             wanted = set(range(part.start, part.stop))
             assert wanted <= self.undone[part.id], "rows that are done run again"
             assert not any(
-                p.id == part.id and wanted & set(range(p.start, p.stop)) for p in in_hand
+                p.id == part.id and wanted & set(range(p.start, p.stop)) for p in running_parts
             ), "rows run twice at once"
             request = self.live[part.id]
             assert request.expires_ns is None or request.expires_ns > self.now_ns
@@ -190,7 +190,7 @@ class Story:
             if request is None:
                 # The rest of a split request was given up in the same step.
                 continue
-            # Who was late already when the settings said so is served as those promised.
+            # Best-effort and promoted requests have no target to meet.
             promised = request.rank in {PROMOTED, BEST_EFFORT}
             if not (request.canary or promised or request.split is not None):
                 self.foretold += 1
@@ -335,7 +335,7 @@ class Restless(Story):
 
 
 class Bounds(Restless):
-    """Settings that differ in the bounds of the queue alone: nobody is refused for a change."""
+    """Settings that differ in the bounds of the queue alone: a change refuses no request."""
 
     def settings_of_a_model(self):
         fresh = super().settings_of_a_model()

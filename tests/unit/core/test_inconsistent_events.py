@@ -50,7 +50,7 @@ def busy(play):
 
 
 @pytest.mark.parametrize("event", NOTHING_KNOWN, ids=repr)
-def test_what_is_about_nothing_that_is_known_changes_nothing(busy, event):
+def test_an_event_about_something_unknown_changes_nothing(busy, event):
     before = busy.scheduler.snapshot()
 
     assert busy.feed(event) == []
@@ -76,7 +76,7 @@ def test_a_report_counts_once_and_for_its_own_batch(busy, event):
     busy.scheduler.validate()
 
 
-def test_what_is_told_twice_has_happened_once(busy):
+def test_an_event_that_comes_twice_counts_once(busy):
     twice = [BatchProgress(1, (1, 2)), BatchProgress(1, (1, 2))]
     assert set(busy.ended(busy.feed(*twice))) == {1, 2}
     cancel = RequestCancelled(3, CancelCause.CANCELLED)
@@ -86,21 +86,21 @@ def test_what_is_told_twice_has_happened_once(busy):
     busy.scheduler.validate()
 
 
-def test_a_report_of_a_batch_whose_instance_is_gone_is_not_believed(busy):
+def test_a_report_of_a_batch_whose_instance_is_gone_is_ignored(busy):
     assert set(busy.ended(busy.feed(InstanceDown("i", 1), BatchProgress(1, (1, 2))))) == {1, 2}
     busy.up(incarnation=2)
     assert busy.feed(BatchProgress(1, (3,))) == []
     assert 3 in busy.scheduler.live
 
 
-def test_time_that_goes_back_stands_still(busy):
+def test_a_time_that_goes_back_counts_as_the_latest_one(busy):
     busy.feed(at=10)
     assert busy.scheduler.handle([BatchProgress(1, (1, 2))], 3 * MILLISECOND)
     assert busy.scheduler.now_ns == 10 * MILLISECOND
     busy.scheduler.validate()
 
 
-def test_a_device_without_any_place_runs_nothing_until_it_has_one(busy):
+def test_a_device_with_a_limit_of_none_runs_nothing_until_it_is_raised(busy):
     busy.feed(DeviceConfigured("d", 0))
     assert busy.batches(busy.done(1, 1, 2)) == []
     assert busy.batches(busy.feed(DeviceConfigured("d", 1))) == [[3]]

@@ -20,7 +20,7 @@ def running(play):
     return play
 
 
-def test_new_settings_hold_for_what_waits(running):
+def test_new_settings_hold_for_waiting_requests(running):
     running.fixed(max_rows=2)
 
     assert running.batches(running.done(1, 1, 2, 3, 4)) == [[5, 6]]
@@ -34,20 +34,20 @@ def test_a_new_policy_is_asked_at_once(play):
     assert play.batches(play.none()) == [[1]]
 
 
-def test_what_runs_is_not_touched_by_smaller_limits(running):
+def test_smaller_limits_leave_running_batches_alone(running):
     running.fixed(max_rows=1)
 
     assert running.ended(running.done(1, 1, 2, 3, 4)) == dict.fromkeys([1, 2, 3, 4], OK)
 
 
-def test_smaller_queue_bounds_refuse_newcomers_only(running):
+def test_smaller_queue_bounds_refuse_new_requests_only(running):
     running.fixed(max_rows=4, max_requests=1)
 
     assert running.ended(running.arrive(8)) == {8: (Outcome.REJECTED, Reason.QUEUE_REQUESTS)}
     assert running.batches(running.done(1, 1, 2, 3, 4)) == [[5, 6, 7]]
 
 
-def test_a_removed_model_refuses_its_queue_and_finishes_what_runs(running):
+def test_a_removed_model_refuses_its_queue_and_finishes_its_batches(running):
     assert running.feed(ModelRemoved("m")) == [
         Settle((5, 6, 7), Outcome.REJECTED, Reason.MODEL_REMOVED, UNAVAILABLE_RETRY_NS)
     ]

@@ -152,7 +152,7 @@ def test_ranks_of_arrivals_follow_the_levels(served):
 # What waits
 
 
-def test_what_waits_keeps_its_due_time(busy):
+def test_waiting_requests_keep_their_due_times(busy):
     busy.arrive(1)
     due_ns = busy.waiting(1).due_ns
 
@@ -176,7 +176,7 @@ def test_a_request_without_a_due_time_is_due_a_target_after_the_change(scheduler
     assert served.waiting(1).finish_by_ns == served.waiting(1).due_ns
 
 
-def test_what_waits_keeps_its_expiry(scheduler):
+def test_waiting_requests_keep_their_expiry(scheduler):
     served = Served(scheduler, settings(timeout_ns=80 * MILLISECOND))
     served.busy()
     served.arrive(1)
@@ -195,7 +195,7 @@ def test_levels_that_are_gone_become_the_last_one(busy):
     assert busy.waiting(1).rank == rank_of(2, over_share=False)
 
 
-def test_a_shorter_promote_after_holds_for_what_waits(busy):
+def test_a_shorter_promote_after_holds_for_waiting_requests(busy):
     busy.arrive(1, priority=3)
 
     busy.configure(promote_after_ns=10 * MILLISECOND)
@@ -247,7 +247,7 @@ def test_best_effort_requests_get_their_level_under_a_policy_without_due_times(b
     assert busy.waiting(1).rank == rank_of(3, over_share=False)
 
 
-def test_adaptive_gives_what_waits_its_level(scheduler):
+def test_adaptive_gives_waiting_requests_their_level(scheduler):
     served = Served(scheduler, settings(FixedWindow(0)))
     served.busy()
     served.arrive(1)
@@ -280,7 +280,7 @@ def test_no_waiting_request_makes_room_where_a_bound_was_lowered(busy):
     ("limits", "reason"),
     [({"max_rows": 5}, Reason.QUEUE_ROWS), ({"max_requests": 2}, Reason.QUEUE_REQUESTS)],
 )
-def test_a_queue_that_is_full_and_not_too_full_makes_room_as_ever(busy, limits, reason):
+def test_a_queue_that_is_full_but_within_its_bounds_still_makes_room(busy, limits, reason):
     busy.arrive(1, rows=3, priority=3)
     busy.arrive(2, rows=2, priority=3)
     busy.configure(**limits)
@@ -330,7 +330,7 @@ def test_a_model_that_comes_back_and_whose_policy_cannot_be_made_forms_greedy_ba
     assert restored.snapshot() == served.scheduler.snapshot()
 
 
-def test_after_a_policy_failed_what_waits_goes_before_what_comes(make_scheduler):
+def test_after_a_policy_failed_waiting_requests_go_before_new_ones(make_scheduler):
     class Broken(BatchPolicy):
         def decide(self, group, given):
             raise RuntimeError
@@ -351,7 +351,7 @@ def test_after_a_policy_failed_what_waits_goes_before_what_comes(make_scheduler)
 # The target
 
 
-def test_a_target_out_of_reach_is_known_at_once(served):
+def test_a_target_that_cannot_be_met_is_known_at_once(served):
     served.configure(target=3)
     assert not served.model.reachable
     assert served.arrive(1)[0].parts
@@ -368,7 +368,7 @@ def test_settings_that_do_not_touch_the_target_leave_its_judgement(served):
     assert (served.model.reachable, times.reachable, times.unreachable_since_ns) == (True, True, 5)
 
 
-def test_what_is_admitted_under_no_batching_and_then_adaptive_is_answered(scheduler):
+def test_requests_admitted_without_batching_are_answered_under_adaptive(scheduler):
     served = Served(scheduler, settings(NoBatching(), target=None))
     served.busy()
     served.arrive(*range(1, 40))

@@ -24,7 +24,7 @@ def test_an_empty_model(play):
     assert seen.instances == ()
 
 
-def test_depths_and_ages_of_what_waits_and_what_runs(play):
+def test_depths_and_ages_of_waiting_and_running_requests(play):
     play.fixed(max_rows=2)
     play.up()
     play.arrive(1, 2, at=1)
@@ -39,7 +39,7 @@ def test_depths_and_ages_of_what_waits_and_what_runs(play):
     assert model.oldest_executing_ns == 9 * MILLISECOND
 
 
-def test_a_stalled_queue_goes_on_ageing(play):
+def test_ages_grow_while_nothing_happens(play):
     play.none()
     play.up()
     play.arrive(1, 2)
@@ -49,7 +49,7 @@ def test_a_stalled_queue_goes_on_ageing(play):
     assert ages == [MILLISECOND, 2 * MILLISECOND, 1_000 * MILLISECOND]
 
 
-def test_what_its_caller_left_is_no_longer_counted(play):
+def test_a_cancelled_request_is_no_longer_counted(play):
     play.fixed(max_rows=2)
     play.up()
     play.arrive(1, 2, 3)
@@ -76,7 +76,7 @@ def test_instances(play):
     )
 
 
-def test_what_a_removed_model_still_runs_is_not_shown_as_a_model(play):
+def test_batches_of_a_removed_model_are_not_shown_as_a_model(play):
     play.none()
     play.up()
     play.arrive(1)

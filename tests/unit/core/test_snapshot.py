@@ -9,7 +9,7 @@ def test_an_empty_scheduler(scheduler):
     assert Scheduler.restore(scheduler.snapshot()).snapshot() == scheduler.snapshot()
 
 
-def test_all_that_decides_is_in_it(play):
+def test_everything_that_decides_is_in_the_snapshot(play):
     play.limit(max_in_flight=3)
     play.fixed("a", delay=10, preferred=(2,), max_rows=4, target=50)
     play.none("b")

@@ -111,7 +111,7 @@ def test_time_does_not_go_back(play):
     assert play.batches(play.feed(at=25)) == [[1]]
 
 
-def test_what_expired_by_the_latest_time_has_expired_whatever_the_clock_says_next(play):
+def test_a_request_that_expired_by_the_latest_time_stays_expired_when_the_clock_goes_back(play):
     play.none()
     play.up()
     play.feed(at=20)
@@ -131,7 +131,7 @@ def test_asking_does_not_change_the_answer(play):
     assert play.scheduler.snapshot() == before
 
 
-def test_somebody_late_has_waited_for_long_enough(play):
+def test_the_promotion_of_a_best_effort_request(play):
     limits = {"priority_levels": 1, "promote_after_ns": 100 * MILLISECOND}
     play.model("m", Adaptive(when_late=WhenLate.SERVE), 8, target=20, **limits)
     play.feed(InstanceUp("i", 1, "m", "d", 1, ((1, 5 * MILLISECOND), (8, 5 * MILLISECOND))))

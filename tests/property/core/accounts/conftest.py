@@ -1,6 +1,6 @@
 """Accounts of a scheduler under any policy: they predict little, and let nothing be lost.
 
-`Accounts` says how a request must end where the events alone decide it, who may end otherwise, and
+`Accounts` says how a request must end where the events alone decide it, which may end otherwise, and
 what no dispatch may do. It knows the rows of each request and nothing of how the scheduler chooses.
 """
 
@@ -60,7 +60,7 @@ class Batch:
     dispatched_ns: int
     left: set[int]
     next: bool = False
-    """Whether it is in its instance's hand, and begins when the one before is over."""
+    """Whether it is prefetched, and begins when the one before is over."""
 
     @property
     def rows(self):
@@ -87,7 +87,7 @@ class Accounts:
 
     # Rows
 
-    def in_hand(self, request_id):
+    def running_rows(self, request_id):
         """The rows of a request that run now."""
         return {
             row
@@ -99,7 +99,7 @@ class Accounts:
         }
 
     def waiting(self, request_id):
-        return self.live[request_id].undone - self.in_hand(request_id)
+        return self.live[request_id].undone - self.running_rows(request_id)
 
     # What events must lead to
 
@@ -208,7 +208,7 @@ class Accounts:
             self.finish(event, batch)
 
     def finish(self, event, batch):
-        """A last report: what is not reported has failed, or may run again if nobody knows why."""
+        """A last report: what is not reported has failed, or may run again if the cause is unknown."""
         del self.running[event.batch_id]
         for other in self.running.values():
             if other.next and other.command.instance == batch.command.instance:
@@ -286,9 +286,9 @@ class Accounts:
         assert up.model == command.model
         assert command.instance not in self.draining
         busy = [self.instances[b.command.instance] for b in self.running.values() if not b.next]
-        in_hand = up.prefetches and busy.count(up) == up.max_in_flight == 1
+        prefetched = up.prefetches and busy.count(up) == up.max_in_flight == 1
         limit = self.limits.get(up.device)
-        if in_hand:
+        if prefetched:
             assert not any(
                 b.next and b.command.instance == up.instance for b in self.running.values()
             )
@@ -297,10 +297,10 @@ class Accounts:
             assert limit is None or sum(other.device == up.device for other in busy) < limit
         assert command.batch_id > self.last_batch
         self.last_batch = command.batch_id
-        batch = Batch(command, self.now_ns, {part.id for part in command.parts}, in_hand)
+        batch = Batch(command, self.now_ns, {part.id for part in command.parts}, prefetched)
         assert 1 <= batch.rows <= model.max_batch_size
-        if in_hand:
-            self.check_that_nobody_could_join(batch, up, scheduler)
+        if prefetched:
+            self.check_that_no_request_could_join(batch, up, scheduler)
         assert len(batch.left) == len(command.parts)
         assert len({self.live[part.id].arrived.batch_key for part in command.parts}) == 1
         for part in command.parts:
@@ -318,8 +318,8 @@ class Accounts:
             self.check_that_it_is_in_time(batch, scheduler)
         self.running[command.batch_id] = batch
 
-    def check_that_nobody_could_join(self, batch, up, scheduler):
-        """An instance gets a batch in hand only where who comes until it begins would wait anyway."""
+    def check_that_no_request_could_join(self, batch, up, scheduler):
+        """A batch is prefetched only where requests that come until it begins would wait anyway."""
         command, model = batch.command, scheduler.models[batch.command.model]
         others = [i for i in self.instances.values() if i.device == up.device]
         assert self.limits.get(up.device) is None or all(i.model == up.model for i in others)
@@ -329,8 +329,8 @@ class Accounts:
         ends = [self.live[part.id].expires_ns for part in command.parts]
         assert all(expires_ns is None or expires_ns > begins_ns for expires_ns in ends)
         key = self.live[command.parts[0].id].arrived.batch_key
-        mates = [r for r in model.queue if r.arrived.batch_key == key]
-        assert batch.rows == self.models[command.model].max_batch_size or mates
+        others = [r for r in model.queue if r.arrived.batch_key == key]
+        assert batch.rows == self.models[command.model].max_batch_size or others
 
     def check_padding(self, own, command):
         # What runs again is padded as it was, under whatever settings that was.
@@ -341,7 +341,7 @@ class Accounts:
                 assert length == most or (length < most and (again or (place, axis) in padded))
 
     def check_attempt(self, command, scheduler):
-        """Nobody joins what runs again, and it does not run again for ever."""
+        """No request joins a suspect group, and none runs again for ever."""
         batch = scheduler.fleet.batches[command.batch_id]
         first = self.failed[batch.suspects.bisection.batch_id]
         assert first.attempt == 1
@@ -351,10 +351,10 @@ class Accounts:
         assert self.reruns[first.batch_id] <= executions(len(first.parts))
 
     def check_that_it_is_in_time(self, batch, scheduler):
-        """Nothing runs that the estimator says will be late, or later than its caller waits.
+        """No request runs that the estimator says will miss its target, or its deadline.
 
-        But for a probe, for what has waited for too long, and for what has begun. What an instance
-        gets in hand ends sooner by what that saves. Answers leave in the order of the batch.
+        Exceptions are canaries, promoted requests, and requests that have begun. A prefetched batch
+        ends sooner by what that saves. Replies leave in the order of the batch.
         """
         model = scheduler.models[batch.command.model]
         times = model.times.get(batch.command.bucket)

@@ -1,4 +1,4 @@
-"""Hard expiry: who is settled when, and that the heap of expiries stays small."""
+"""Expiry of waiting requests: which end when, and that the heap stays small."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_earlier_of_deadline_and_timeout_counts(busy, deadline, at, ended):
     assert play.ended(play.feed(at=at)) == {1: ended}
 
 
-def test_what_has_expired_is_never_dispatched_even_if_an_instance_comes_free_just_then(busy):
+def test_an_expired_request_is_never_dispatched_even_if_an_instance_becomes_free_just_then(busy):
     play = busy()
     play.arrive(1, expires=10)
     play.arrive(2, expires=11)
@@ -76,7 +76,7 @@ def test_an_arrival_whose_deadline_has_passed_is_not_queued(play):
     assert play.batches(commands) == []
 
 
-def test_what_runs_does_not_expire(play):
+def test_a_running_request_does_not_expire(play):
     play.none()
     play.up()
     play.arrive(1, expires=10)
@@ -86,7 +86,7 @@ def test_what_runs_does_not_expire(play):
     assert play.ended(play.done(1, 1)) == {1: (Outcome.OK, Reason.NONE)}
 
 
-def test_a_callers_deadline_ends_what_runs_when_the_caller_says_so(play):
+def test_a_callers_deadline_ends_a_running_request_when_the_caller_says_so(play):
     play.none()
     play.up()
     play.arrive(1, expires=10)
@@ -102,7 +102,7 @@ def test_the_expired_are_settled_in_order_of_expiry(busy):
     assert list(play.ended(play.feed(at=30))) == [4, 3, 2, 1]
 
 
-def test_the_head_of_a_lane_expires_without_the_rest(busy):
+def test_the_first_of_a_batch_group_expires_without_the_rest(busy):
     play = busy()
     play.feed(play.request(1, expires=5), play.request(2), play.request(3))
     play.feed(at=5)

@@ -39,7 +39,7 @@ def test_the_bucket_is_the_least_that_holds(lengths, length):
     assert found == min((each for each in lengths if each >= length), default=length)
 
 
-def test_shapes_without_end_are_not_remembered():
+def test_the_number_of_remembered_shapes_is_bounded():
     buckets = Buckets([IDS])
     for length in range(2 * MOST_KNOWN):
         buckets.of(((length,),))

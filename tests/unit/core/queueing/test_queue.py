@@ -1,4 +1,4 @@
-"""Lanes and their totals."""
+"""A model's queue: batch groups and their totals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def queue():
     queue.validate()
 
 
-def test_a_lane_keeps_the_order_in_which_requests_came(queue):
+def test_a_batch_group_keeps_the_order_of_arrival(queue):
     requests = [request(i) for i in (3, 1, 2)]
     for each in requests:
         queue.add(each)
@@ -32,7 +32,7 @@ def test_a_lane_keeps_the_order_in_which_requests_came(queue):
     assert group.head is requests[0]
 
 
-def test_totals_follow_what_comes_and_goes(queue):
+def test_totals_follow_additions_and_removals(queue):
     first, second = request(1, rows=2, nbytes=10), request(2, rows=3, nbytes=20, key="other")
     queue.add(first)
     queue.add(second)
@@ -42,7 +42,7 @@ def test_totals_follow_what_comes_and_goes(queue):
     assert (queue.requests, queue.rows, queue.nbytes) == (1, 3, 20)
 
 
-def test_a_request_may_leave_from_anywhere(queue):
+def test_a_request_can_be_removed_from_any_place(queue):
     requests = [request(i) for i in range(5)]
     for each in requests:
         queue.add(each)
@@ -52,7 +52,7 @@ def test_a_request_may_leave_from_anywhere(queue):
     assert list(queue) == [requests[1], requests[3]]
 
 
-def test_a_lane_goes_with_its_last_request(queue):
+def test_a_batch_group_is_dropped_with_its_last_request(queue):
     only = request(1)
     queue.add(only)
     queue.discard(only)

@@ -29,7 +29,7 @@ def test_one_tenant_alone_has_everything(shares):
     assert over(shares, "default", 990) == 0.0
 
 
-def test_nobody_is_told_apart_without_weights():
+def test_without_weights_tenants_are_not_told_apart():
     assert not TenantShares([], None).several
     assert not TenantShares([("default", 2.0)], None).several
 
@@ -45,12 +45,12 @@ def test_a_tenant_that_floods_is_over_its_share_and_the_other_is_not(shares):
     assert flood / 5000 == pytest.approx(0.7, abs=0.05)
 
 
-def test_a_share_that_nobody_uses_any_more_is_everybodys(shares):
+def test_an_unused_share_is_available_to_all(shares):
     shares.over("gold", 1, CAPACITY, 0)
     assert over(shares, "default", 900, start_ns=2 * SEEN_NS) == 0.0
 
 
-def test_nobody_is_over_a_share_of_something_unknown(shares):
+def test_no_tenant_is_over_a_share_of_an_unknown_capacity(shares):
     assert not any(shares.over("default", 5, 0.0, n) for n in range(100))
 
 

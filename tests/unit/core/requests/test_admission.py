@@ -1,4 +1,4 @@
-"""Who may enter a queue: every bound, at its edge, with what the caller is told."""
+"""Which requests may enter a queue: every bound, at its edge, and the refusal that follows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_max_bytes(busy):
     assert play.arrive(3, nbytes=40) == []
 
 
-def test_max_request_batches(busy):
+def test_max_batches_per_request(busy):
     play = busy(max_batches_per_request=2)
 
     assert play.arrive(1, rows=8) == []
@@ -72,7 +72,7 @@ def test_more_bytes_than_may_wait_at_all_can_never_be_served(busy):
     assert play.arrive(2, nbytes=100) == []
 
 
-def test_what_runs_does_not_count(busy):
+def test_running_requests_do_not_count(busy):
     play = busy(max_requests=1)
 
     assert play.arrive(1) == []
@@ -91,7 +91,7 @@ def test_a_burst_is_admitted_up_to_the_bound_before_anything_is_dispatched(play)
     assert play.batches(commands) == [[1, 2, 3]]
 
 
-def test_room_comes_back_with_a_cancel(busy):
+def test_a_cancellation_frees_room(busy):
     play = busy(max_requests=1)
     play.arrive(1)
     play.cancel(1)
@@ -99,14 +99,14 @@ def test_room_comes_back_with_a_cancel(busy):
     assert play.arrive(2) == []
 
 
-def test_room_comes_back_with_an_expiry_even_when_the_timer_is_late(busy):
+def test_an_expiry_frees_room_even_when_the_timer_is_late(busy):
     play = busy(max_requests=1)
     play.arrive(1, expires=10)
 
     assert play.arrive(2, at=11) == [Settle((1,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)]
 
 
-def test_a_request_that_comes_too_late_takes_no_room(busy):
+def test_a_request_that_has_expired_on_arrival_takes_no_room(busy):
     play = busy(max_requests=1)
 
     commands = play.feed(play.request(1, expires=5), play.request(2), at=5)
@@ -175,13 +175,13 @@ class TestADeadlineThatOneBatchAloneCannotMeet:
         assert self.end(play, 2, at=20, expires=25) == [(*self.TOO_SHORT, None)]
         assert self.end(play, 3, at=20, expires=26) == []
 
-    def test_it_is_its_own_rows_that_count(self, measured):
+    def test_only_its_own_rows_count(self, measured):
         play = measured
         play.done(1, 0, at=13)
         assert self.end(play, 1, at=20, rows=2, expires=26) == [(*self.TOO_SHORT, None)]
         assert self.end(play, 2, at=20, rows=2, expires=27) == []
 
-    def test_a_deadline_that_only_what_runs_is_in_the_way_of_may_be_tried_again(self, measured):
+    def test_a_deadline_that_only_running_batches_prevent_is_worth_a_retry(self, measured):
         [(*how, retry_ns)] = self.end(measured, 1, at=2, expires=15)
         assert tuple(how) == self.LATE
         assert retry_ns is not None

@@ -32,13 +32,13 @@ def test_it_is_settled_at_once_and_once(running, request_id, cause, outcome, rea
     assert running.cancel(request_id, cause) == []
 
 
-def test_a_waiting_request_vanishes(running):
+def test_a_waiting_request_leaves_the_queue(running):
     running.cancel(3)
 
     assert running.batches(running.done(1, 1, 2)) == [[4]]
 
 
-def test_a_batch_goes_on_without_it_and_its_mates_are_answered(running):
+def test_a_batch_goes_on_without_it_and_the_others_are_answered(running):
     running.cancel(1)
 
     commands = running.done(1, 1, 2)
@@ -53,7 +53,7 @@ def test_its_failure_is_dropped_too(running):
     assert running.ended(running.done(1, 2, failed=[Failure(1, FailureCause.INPUT)])) == {2: OK}
 
 
-def test_a_batch_that_everyone_left_still_holds_its_instance(running):
+def test_a_batch_of_cancelled_requests_still_occupies_its_instance(running):
     running.cancel(1)
     running.cancel(2)
     assert running.batches(running.feed(at=100)) == []
@@ -61,7 +61,7 @@ def test_a_batch_that_everyone_left_still_holds_its_instance(running):
     assert running.batches(running.done(1, 1, 2)) == [[3, 4]]
 
 
-def test_it_may_leave_in_the_moment_it_comes(play):
+def test_it_may_be_cancelled_in_the_step_of_its_arrival(play):
     play.none()
     play.up()
 
@@ -71,11 +71,11 @@ def test_it_may_leave_in_the_moment_it_comes(play):
     assert play.batches(commands) == []
 
 
-def test_an_answer_that_comes_in_the_same_moment_but_first_wins(running):
+def test_an_answer_in_the_same_step_but_before_it_wins(running):
     commands = running.feed(BatchProgress(1, (1, 2)), RequestCancelled(1, CancelCause.CANCELLED))
 
     assert running.ended(commands) == {1: OK, 2: OK}
 
 
-def test_ids_nobody_knows_are_ignored(play):
+def test_unknown_ids_are_ignored(play):
     assert play.cancel(99) == []

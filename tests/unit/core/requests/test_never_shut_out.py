@@ -1,4 +1,4 @@
-"""Nobody is refused for ever because of a prediction, and no request for another's sake alone."""
+"""No request is refused for ever because of a prediction, nor only for the sake of others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_shape_that_is_refused_follows_slow_changes_that_others_show(stage, ar
     assert in_time(long, since=11) >= 0.8
 
 
-def test_a_bucket_whose_rows_cannot_be_in_time_is_served_late(stage, arrivals, in_time):
+def test_a_bucket_that_cannot_meet_the_target_is_served_best_effort(stage, arrivals, in_time):
     stage.model()
     stage.up(sizes=(), buckets=[(SHORT, ((1, 6 * MILLISECOND),)), (LONG, ((1, 65 * MILLISECOND),))])
     stage.takes_ns = lambda dispatch, *_: (65 if dispatch.bucket == LONG else 6) * MILLISECOND
@@ -61,8 +61,8 @@ def test_a_bucket_whose_rows_cannot_be_in_time_is_served_late(stage, arrivals, i
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_who_is_late_is_served_soon_after_a_short_stall(stage, arrivals, in_time, seed):
-    """The device has time to spare: who is late goes along in the batches of those who are not."""
+def test_best_effort_requests_are_served_soon_after_a_short_stall(stage, arrivals, in_time, seed):
+    """The device has time to spare: best-effort requests share the batches of those in time."""
     stage.model(target=100, policy=Adaptive(when_late=WhenLate.SERVE))
     stage.up()
     stage.takes_ns = lambda _, rows, now_ns: (
@@ -76,8 +76,8 @@ def test_who_is_late_is_served_soon_after_a_short_stall(stage, arrivals, in_time
     assert in_time(ends, since=4) >= 0.99
 
 
-def test_who_has_waited_for_too_long_is_in_a_batch_once(stage, arrivals):
-    """After an overload the aged, the late and those in time share batches."""
+def test_a_promoted_request_is_in_one_batch_only(stage, arrivals):
+    """After an overload promoted, best-effort and other requests share batches."""
     stage.model(policy=Adaptive(when_late=WhenLate.SERVE), promote_after_ns=SECOND // 4)
     stage.up()
 
@@ -91,7 +91,7 @@ def test_who_has_waited_for_too_long_is_in_a_batch_once(stage, arrivals):
 
 
 @pytest.mark.parametrize("stall_ms", [300, 1000])
-def test_one_slow_hand_over_of_replies_refuses_nobody(stage, arrivals, stall_ms):
+def test_one_slow_batch_of_replies_causes_no_refusal(stage, arrivals, stall_ms):
     stage.model()
     stage.up()
     stage.later = [(3 * SECOND, RepliesTook("m", 1, stall_ms * MILLISECOND))]
@@ -125,7 +125,9 @@ def test_a_stall_of_all_instances_at_once_is_one_stall(stage, arrivals, in_time)
     assert not refused_while_idle(ends)
 
 
-def test_a_margin_does_not_refuse_what_an_idle_device_may_well_do(stage, arrivals, in_time):
+def test_the_margin_refuses_no_request_that_an_idle_device_can_probably_serve(
+    stage, arrivals, in_time
+):
     """One row takes over half of the target, and every 20th batch twice as long."""
     stage.model()
     stage.up(sizes=())
@@ -137,7 +139,7 @@ def test_a_margin_does_not_refuse_what_an_idle_device_may_well_do(stage, arrival
     assert in_time(ends) >= 0.65
 
 
-def test_a_request_of_many_rows_and_little_worth_is_served_where_there_is_room(stage):
+def test_a_large_request_of_a_low_priority_is_served_where_there_is_room(stage):
     stage.model()
     stage.up()
     urgent = [(10 * MILLISECOND * each, {"priority": 1}) for each in range(300)]
@@ -149,7 +151,7 @@ def test_a_request_of_many_rows_and_little_worth_is_served_where_there_is_room(s
     assert all(end.outcome is Outcome.OK for end in urgent + large)
 
 
-def test_whoever_is_refused_for_a_prediction_is_told_when_it_is_tried_again(stage):
+def test_a_request_refused_for_a_prediction_is_told_when_the_next_canary_is_admitted(stage):
     stage.model(target=3)
     stage.model("n", target=50)
     stage.up("n")
@@ -178,7 +180,7 @@ class TestSharedDevice:
         assert max(end.took_ns for end in batch) <= 2 * QueueLimits().promote_after_ns
 
     @pytest.mark.parametrize("target", [None, 200, 3])
-    def test_the_urgent_keeps_its_target_beside_one_that_wants_all(
+    def test_an_urgent_model_keeps_its_target_beside_one_that_wants_everything(
         self, shared, arrivals, in_time, target
     ):
         shared.model()
@@ -188,7 +190,7 @@ class TestSharedDevice:
         urgent, _ = shared.play(arrivals(260, 8, 1), arrivals(1300, 8, 2, model="other"))
         assert in_time(urgent) >= 0.99
 
-    def test_tenants_keep_their_share_of_what_the_model_gets(self, shared, arrivals, in_time):
+    def test_tenants_keep_their_shares_of_the_models_part(self, shared, arrivals, in_time):
         limits = {"tenants": (("a", 1.0), ("flood", 1.0))}
         shared.model(**limits)
         shared.model("other")
@@ -202,7 +204,7 @@ class TestSharedDevice:
         assert in_time(a, since=2) >= 0.8
 
 
-def test_waiting_makes_nobody_who_floods_worth_more_than_the_others(stage, arrivals):
+def test_waiting_gives_a_flooding_tenant_no_advantage(stage, arrivals):
     stage.model(target=None, tenants=(("a", 1.0), ("flood", 1.0)))
     stage.up()
     a, _ = stage.play(arrivals(340, 9, 1, tenant="a"), arrivals(2000, 9, 2, tenant="flood"))
@@ -274,14 +276,18 @@ class TestUnreachableBucket:
         return stage
 
     @pytest.mark.parametrize("rate", [1, 4])
-    def test_it_takes_no_more_than_its_part_of_the_time(self, unlike, arrivals, in_time, rate):
+    def test_canaries_take_no_more_than_their_part_of_the_time(
+        self, unlike, arrivals, in_time, rate
+    ):
         short, long = unlike.play(
             arrivals(40, 30, 1, shapes=SHORT), arrivals(rate, 30, 2, shapes=LONG)
         )
         assert in_time(short, since=12) >= 0.8
         assert sum(e.outcome is Outcome.OK and e.at_ns >= 12 * SECOND for e in long) >= 3
 
-    def test_probes_take_less_where_callers_would_not_wait_for_it(self, unlike, arrivals, in_time):
+    def test_canaries_take_less_where_callers_would_not_wait_for_them(
+        self, unlike, arrivals, in_time
+    ):
         long = [
             (at_ns, what | {"deadline_ns": at_ns + 100 * MILLISECOND})
             for at_ns, what in arrivals(4, 30, 2, shapes=LONG)
@@ -312,7 +318,7 @@ def test_a_first_batch_that_was_slow_says_nothing_of_other_shapes(stage, arrival
     assert all(end.outcome is Outcome.OK for end in long if end.at_ns >= 6 * SECOND)
 
 
-def test_a_tenant_that_was_over_its_share_comes_to_the_front_at_last(stage, arrivals):
+def test_a_tenant_over_its_share_is_promoted_at_last(stage, arrivals):
     tenants = (("x", 1.0), ("y", 9.0))
     stage.model(target=None, max_requests=50_000, tenants=tenants, promote_after_ns=SECOND // 2)
     stage.up()
@@ -320,7 +326,7 @@ def test_a_tenant_that_was_over_its_share_comes_to_the_front_at_last(stage, arri
     assert max(end.took_ns for end in x) <= 2.5 * SECOND
 
 
-def test_a_trickle_of_small_requests_keeps_no_large_ones_out(stage):
+def test_few_small_requests_keep_no_large_ones_out(stage):
     stage.model()
     stage.up(sizes=())
     stage.takes_ns = lambda _, rows, __: (10 + 0.1 * rows) * MILLISECOND
@@ -332,8 +338,8 @@ def test_a_trickle_of_small_requests_keeps_no_large_ones_out(stage):
 
 @pytest.mark.parametrize("target", [None, 50])
 @pytest.mark.parametrize("own", [False, True])
-def test_who_may_not_wait_for_long_may_run_for_long(stage, arrivals, target, own):
-    """Batches take longer than anybody may wait: at a low load hardly anybody has to."""
+def test_requests_with_a_short_queue_timeout_may_run_for_long(stage, arrivals, target, own):
+    """Batches take longer than requests may wait: at a low load hardly any has to."""
     stage.model(target=target, **({} if own else {"timeout_ns": 5 * MILLISECOND}))
     stage.up()
     requests = arrivals(10, 20, 1)
@@ -346,7 +352,7 @@ def test_who_may_not_wait_for_long_may_run_for_long(stage, arrivals, target, own
     assert {end.outcome for end in ends} <= {Outcome.OK, Outcome.EXPIRED}
 
 
-def test_nobody_waits_for_company_for_longer_than_it_may_wait(stage, arrivals):
+def test_no_request_waits_for_others_for_longer_than_its_queue_timeout(stage, arrivals):
     """A window of up to 45 ms is worth it here, but for the timeout."""
     stage.model(target=100, timeout_ns=20 * MILLISECOND)
     stage.up()

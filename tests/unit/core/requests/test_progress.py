@@ -54,7 +54,7 @@ def test_a_failure_ends_its_own_request_with_its_cause(running, cause, reason, r
     ]
 
 
-def test_what_the_last_report_forgets_has_failed(running):
+def test_requests_missing_from_the_last_report_have_failed(running):
     assert running.ended(running.done(1, 2)) == {
         2: OK,
         1: (Outcome.FAILED, Reason.UNKNOWN_FAILURE),

@@ -1,4 +1,4 @@
-"""How long anybody waits under `when_late: serve`, with more to do than can be done."""
+"""How long requests wait under `when_late: serve` in an overload."""
 
 import numpy as np
 import pytest
@@ -33,16 +33,16 @@ def run():
 
 
 @pytest.mark.slow
-def test_nobody_waits_past_the_bound_of_ageing(run):
+def test_no_request_waits_for_longer_than_the_starvation_guard_allows(run):
     waited_ns = run.settled_ns - run.workload.at_ns
     assert waited_ns.max() <= (LEVELS + 1) * AGEING_NS
-    # Somebody did wait for it, and was answered.
+    # Some request did wait for so long, and was answered.
     answered = np.array([outcome == "ok" for outcome in OUTCOMES])[run.outcome]
     assert waited_ns[answered].max() > LEVELS * AGEING_NS
 
 
 @pytest.mark.slow
-def test_the_urgent_do_not_pay_for_the_late(run):
+def test_requests_in_time_do_not_suffer_from_best_effort_ones(run):
     urgent = np.array([kind.priority == 1 for kind in run.workload.kinds])[run.workload.kind]
     waited_ns = (run.settled_ns - run.workload.at_ns)[urgent]
     assert (waited_ns <= 50 * MILLISECOND).mean() >= 0.99

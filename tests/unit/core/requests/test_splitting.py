@@ -29,7 +29,7 @@ def test_it_is_executed_in_pieces_and_ends_with_the_last(four):
     assert four.scheduler.live == {}
 
 
-def test_whoever_comes_meanwhile_goes_between_its_batches(four):
+def test_requests_that_come_meanwhile_go_between_its_batches(four):
     four.arrive(1, rows=12)
     four.arrive(2, 3, rows=2)
 
@@ -43,7 +43,7 @@ def test_whoever_comes_meanwhile_goes_between_its_batches(four):
     assert four.parts(four.done(5, 5)) == [[(1, 8, 12)]]
 
 
-def test_its_rows_fill_the_room_that_others_leave(four):
+def test_its_rows_fill_room_in_batches_of_others(four):
     four.arrive(1, rows=10)
     four.arrive(2)
 
@@ -62,7 +62,7 @@ def test_instances_share_its_pieces(four):
 
 
 @pytest.mark.parametrize("how", ["row", "device", "down", "cancelled", "expired"])
-def test_its_end_ends_what_waits_and_drops_what_runs(four, how):
+def test_when_it_ends_its_waiting_rows_go_and_its_running_rows_are_ignored(four, how):
     four.up("j")
     four.arrive(1, rows=14, expires=9)
     match how:
@@ -109,7 +109,7 @@ def test_all_its_rows_count_against_the_bound_of_the_queue(play):
     assert play.ended(play.arrive(4, rows=8)) == {}
 
 
-def test_what_was_cut_goes_on_in_pieces_of_a_larger_maximum(play):
+def test_a_split_request_goes_on_in_pieces_of_a_larger_maximum(play):
     play.fixed(max_rows=2)
     play.up()
     play.arrive(0)
@@ -119,7 +119,7 @@ def test_what_was_cut_goes_on_in_pieces_of_a_larger_maximum(play):
     assert play.parts(play.done(2, 1)) == [[(1, 5, 9)]]
 
 
-def test_a_smaller_maximum_cuts_what_waits_anew(play):
+def test_a_smaller_maximum_splits_waiting_requests_anew(play):
     play.fixed(max_rows=8)
     play.up()
     play.arrive(1)
@@ -156,20 +156,20 @@ class TestWithATarget:
         play.model("m", Adaptive(), 8, target=12)
         assert play.parts(play.arrive(1, rows=9, due=40)) == [[(1, 0, 4)]]
 
-    def test_all_its_batches_are_foreseen(self, adaptive):
+    def test_the_time_of_all_its_batches_is_predicted(self, adaptive):
         play = adaptive()
         assert play.parts(play.arrive(1, rows=16)) == [[(1, 0, 8)]]
         late = Outcome.REJECTED, Reason.PREDICTED_LATE
         assert play.ended(play.arrive(2, rows=17)) == {2: late}
 
-    def test_it_is_served_late_where_the_settings_say_so(self, adaptive):
+    def test_it_is_best_effort_where_the_settings_say_so(self, adaptive):
         play = adaptive(WhenLate.SERVE)
         assert play.ended(play.arrive(1, rows=40)) == {}
         for batch in range(1, 6):
             commands = play.done(batch, 1, at=10.0 * batch)
         assert play.ended(commands) == {1: OK}
 
-    def test_what_has_begun_is_not_given_up_for_others(self, adaptive):
+    def test_a_request_that_has_begun_is_not_given_up_for_others(self, adaptive):
         play = adaptive()
         play.arrive(1, rows=16)
         # At 10 ms the second piece could not be done before 20 ms if 2 to 9 went first.
@@ -184,7 +184,7 @@ class TestWithATarget:
         assert ended[1] == OK
 
 
-def test_its_rows_make_nobody_late_who_has_a_time_of_their_own(play):
+def test_its_rows_delay_no_request_beyond_its_due_time(play):
     """l(b) = 2 + b milliseconds, and no target of the model's."""
     profile = tuple((rows, (2 + rows) * MILLISECOND) for rows in (1, 2, 4, 8))
     play.model("m", Adaptive(), 8)

@@ -48,7 +48,7 @@ GAP_NS = MILLISECOND
 """How long after it was given a batch an instance begins it."""
 
 MOST_STEPS = 5000
-"""Whatever has happened, nobody waits for longer than so many steps of the clock."""
+"""Whatever has happened, no request waits for longer than so many steps of the clock."""
 
 
 @st.composite
@@ -81,7 +81,7 @@ class AccountsMachine(RuleBasedStateMachine):
         self.pending = []
         self.next_id = 1
         self.poison = set()
-        self.in_hand = set()
+        self.prefetched = set()
         self.incarnations = dict.fromkeys(INSTANCES, 0)
 
     # What happens in one moment piles up in `pending`, until the scheduler is told.
@@ -157,8 +157,8 @@ class AccountsMachine(RuleBasedStateMachine):
         if batch.left & self.poison:
             return BatchProgress(batch_id, (), error=cause)
         began_ns = batch.dispatched_ns
-        # An instance begins a while after it was given a batch, but for one that it had in hand.
-        gap_ns = 0 if batch_id in self.in_hand else min(GAP_NS, (self.now_ns - began_ns) // 2)
+        # An instance begins a while after it was given a batch, unless it was prefetched.
+        gap_ns = 0 if batch_id in self.prefetched else min(GAP_NS, (self.now_ns - began_ns) // 2)
         timings = Timings(began_ns, began_ns + gap_ns, self.now_ns)
         return BatchProgress(batch_id, tuple(sorted(batch.left)), timings=timings)
 
@@ -170,7 +170,7 @@ class AccountsMachine(RuleBasedStateMachine):
             if row_ms is not None:
                 for batch_id, batch in self.accounts.running.items():
                     if batch.next:
-                        self.in_hand.add(batch_id)
+                        self.prefetched.add(batch_id)
                         continue
                     took_ms = 2 + row_ms * batch.rows
                     ends[batch_id] = max(self.now_ns, batch.dispatched_ns + took_ms * MILLISECOND)
@@ -321,7 +321,7 @@ class AccountsMachine(RuleBasedStateMachine):
         self.twin = self.restored()
 
     def teardown(self):
-        """Whatever has happened: once instances are up and answer, everyone has been answered."""
+        """Whatever has happened: once instances are up and answer, every request has ended."""
         if self.broken:
             return
         self.tell(self.now_ns, *[DeviceConfigured(device, None) for device in DEVICES])

@@ -269,7 +269,7 @@ class Story:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
-def test_nothing_is_lost_nor_late_nor_out_of_bounds_in_random_stories(make_machine, part):
+def test_no_request_is_lost_or_misses_its_promise_in_random_stories(make_machine, part):
     for seed in range(part, STORIES, PARTS):
         Story(make_machine(), seed).play()
 
