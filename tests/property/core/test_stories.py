@@ -144,7 +144,7 @@ class Story:
                 p.id == part.id and wanted & set(range(p.start, p.stop)) for p in running_parts
             ), "rows run twice at once"
             request = self.live[part.id]
-            assert request.expires_ns is None or request.expires_ns > self.now_ns
+            assert request.deadline_ns is None or request.deadline_ns > self.now_ns
             keys.add(request.batch_key)
             for place, (own, bucket) in enumerate(zip(request.shapes, command.bucket, strict=True)):
                 for axis, (length, most) in enumerate(zip(own, bucket, strict=True)):
