@@ -48,7 +48,7 @@ class Draining(RequestError):
 
 
 class Overloaded(RequestError):
-    """Admission refused the request: a full queue, a tenant's share, or a predicted late reply."""
+    """Admission refused the request: a full queue, or a reply that would come too late."""
 
 
 class DeadlineExpired(RequestError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from batcher.core.commands import Outcome, Reason
+from batcher.core.settings import ModelSettings
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
 from batcher.runtime.interface.layout import Layout
@@ -108,6 +109,11 @@ class TargetModel(Protocol):
     @property
     def version(self) -> str:
         """Its version in requests."""
+        ...
+
+    @property
+    def settings(self) -> ModelSettings:
+        """Its settings as the scheduler reads them."""
         ...
 
     @property

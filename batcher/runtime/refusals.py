@@ -2,59 +2,133 @@
 
 from __future__ import annotations
 
-from batcher import errors
-from batcher.core.commands import Outcome, Reason, Settle
+from collections.abc import Callable
+from typing import NamedTuple
 
-_REFUSALS: dict[Reason, tuple[type[errors.RequestError], str]] = {
-    Reason.UNKNOWN_MODEL: (errors.ModelUnavailable, "the model is no longer served"),
-    Reason.MODEL_REMOVED: (
-        errors.ModelUnavailable,
-        "the model was unloaded while the request waited",
+from batcher import errors
+from batcher.clock import MILLISECOND
+from batcher.core.commands import Outcome, Reason, Settle
+from batcher.core.settings import ModelSettings
+
+
+class _Refusal(NamedTuple):
+    """The class and the message of an error. `advice` follows the executor's message, if there is one."""
+
+    error: type[errors.RequestError]
+    what: str | Callable[[ModelSettings], str]
+    advice: str = ""
+
+
+def _too_many_rows(settings: ModelSettings) -> str:
+    most, batches = settings.max_request_rows, settings.queue.max_batches_per_request
+    key = "queue.max_rows"
+    if most == settings.max_batch_size * batches:
+        key = "max_batch_size x queue.max_batches_per_request"
+    return f"the request has more than {most} rows, the most of one request ({key})"
+
+
+def _predicted_late(settings: ModelSettings) -> str:
+    if settings.target_ns is None:
+        return "overloaded: the reply would come after the caller's deadline"
+    return (
+        f"overloaded: the reply would come after its target of {settings.target_ns / MILLISECOND:g} ms"
+        " (target_p99), or after the caller's deadline"
+    )
+
+
+def _queue_timeout(settings: ModelSettings) -> str:
+    timeout_ns = settings.queue.timeout_ns
+    if timeout_ns is None:
+        return "the request waited longer than its own timeout"
+    return (
+        f"the request waited longer than {timeout_ns / MILLISECOND:g} ms (queue.timeout), or than its"
+        " own timeout"
+    )
+
+
+_REFUSALS: dict[Reason, _Refusal] = {
+    Reason.UNKNOWN_MODEL: _Refusal(errors.ModelUnavailable, "the model is no longer served"),
+    Reason.MODEL_REMOVED: _Refusal(
+        errors.ModelUnavailable, "the model was unloaded while the request waited"
     ),
-    Reason.NO_INSTANCE: (errors.DeviceLost, "no instance is up; one is being started"),
-    Reason.TOO_MANY_ROWS: (
+    Reason.NO_INSTANCE: _Refusal(errors.DeviceLost, "no instance is up; one is being started"),
+    Reason.TOO_MANY_ROWS: _Refusal(
         errors.InvalidRequest,
-        "the request has more rows than the model takes now (max_batch_size x queue.max_batches_per_request, or queue.max_rows)",
+        _too_many_rows,
+        "send several requests",
     ),
-    Reason.TOO_MANY_BYTES: (
+    Reason.TOO_MANY_BYTES: _Refusal(
         errors.InvalidRequest,
-        "the request has more bytes of input than the queue may hold (queue.max_bytes)",
+        lambda settings: (
+            f"the request has more than the {settings.queue.max_bytes} bytes of input that may wait"
+            " (queue.max_bytes)"
+        ),
+        "send several requests",
     ),
-    Reason.QUEUE_REQUESTS: (errors.Overloaded, "the queue is full (queue.max_requests)"),
-    Reason.QUEUE_GROUPS: (
+    Reason.QUEUE_REQUESTS: _Refusal(
         errors.Overloaded,
-        "the queue is full of requests that cannot share a batch (queue.max_groups)",
+        lambda settings: (
+            f"the queue is full: at most {settings.queue.max_requests} requests may wait"
+            " (queue.max_requests)"
+        ),
     ),
-    Reason.QUEUE_ROWS: (errors.Overloaded, "the queue is full (queue.max_rows)"),
-    Reason.QUEUE_BYTES: (errors.Overloaded, "the queue is full (queue.max_bytes)"),
-    Reason.PREDICTED_LATE: (
+    Reason.QUEUE_GROUPS: _Refusal(
         errors.Overloaded,
-        "the reply would come too late for the target (target_p99) or the caller's deadline",
+        lambda settings: (
+            f"the queue is full: at most {settings.queue.max_groups} groups of requests that cannot"
+            " share a batch may wait (queue.max_groups)"
+        ),
     ),
-    Reason.CALLER_DEADLINE: (
-        errors.DeadlineExpired,
-        "the caller's deadline passed before the request was executed",
+    Reason.QUEUE_ROWS: _Refusal(
+        errors.Overloaded,
+        lambda settings: (
+            f"the queue is full: at most {settings.queue.max_rows} rows may wait (queue.max_rows)"
+        ),
     ),
-    Reason.DEADLINE_TOO_SHORT: (
+    Reason.QUEUE_BYTES: _Refusal(
+        errors.Overloaded,
+        lambda settings: (
+            f"the queue is full: at most {settings.queue.max_bytes} bytes may wait (queue.max_bytes)"
+        ),
+    ),
+    Reason.PREDICTED_LATE: _Refusal(errors.Overloaded, _predicted_late),
+    Reason.CALLER_DEADLINE: _Refusal(
+        errors.DeadlineExpired, "the caller's deadline passed before the request was executed"
+    ),
+    Reason.DEADLINE_TOO_SHORT: _Refusal(
         errors.DeadlineExpired,
         "the caller's deadline is shorter than the time of the fastest batch",
+        "allow more time",
     ),
-    Reason.QUEUE_TIMEOUT: (
-        errors.DeadlineExpired,
-        "the request waited longer than queue.timeout or its own timeout",
+    Reason.QUEUE_TIMEOUT: _Refusal(errors.DeadlineExpired, _queue_timeout),
+    Reason.CALLER_CANCELLED: _Refusal(errors.RequestCancelled, "the caller cancelled the request"),
+    Reason.INSTANCE_DOWN: _Refusal(
+        errors.DeviceLost,
+        "the instance that ran the request went down, and may have executed it",
     ),
-    Reason.CALLER_CANCELLED: (errors.RequestCancelled, "the caller cancelled the request"),
-    Reason.INSTANCE_DOWN: (errors.DeviceLost, "the instance that ran the request went down"),
-    Reason.DEVICE_FAILURE: (errors.DeviceLost, "the device failed"),
-    Reason.INPUT_FAILURE: (errors.InputRefused, "the executor refused the input"),
-    Reason.UNKNOWN_FAILURE: (errors.ExecutionFailed, "the executor failed"),
+    Reason.DEVICE_FAILURE: _Refusal(
+        errors.DeviceLost, "the device failed", "the server's log has details"
+    ),
+    Reason.INPUT_FAILURE: _Refusal(errors.InputRefused, "the executor refused the input"),
+    Reason.UNKNOWN_FAILURE: _Refusal(
+        errors.ExecutionFailed, "the executor failed", "the server's log has details"
+    ),
 }
 """Reason -> error class and message, for every `Reason` except `NONE` (answered)."""
 
 
-def error_for(settle: Settle, model: str, failure: str | None) -> errors.RequestError:
+def error_for(
+    settle: Settle, model: str, settings: ModelSettings, failure: str | None
+) -> errors.RequestError:
     """The error for one request of a `Settle`; `failure` is the executor's message, if any."""
     assert settle.outcome is not Outcome.OK  # noqa: S101 - an answered request has no error
-    kind, text = _REFUSALS[settle.reason]
-    message = f"{model}: {text}" if failure is None else f"{model}: {text}: {failure}"
+    kind, what, advice = _REFUSALS[settle.reason]
+    if not isinstance(what, str):
+        what = what(settings)
+    message = f"{model}: {what}" if failure is None else f"{model}: {what}: {failure}"
+    if advice:
+        message = f"{message}; {advice}"
+    if settle.retry_after_ns is not None:
+        delay_ms = -(-settle.retry_after_ns // MILLISECOND)
+        message = f"{message}; retry in {delay_ms} ms, or on another replica"
     return kind(message, retry_after_ns=settle.retry_after_ns)

@@ -29,7 +29,8 @@ def end_request(pending: PendingRequest, settle: Settle, clock: Clock) -> None:
             pending.reply.send(reply, last=True)
         else:
             pending.stamps.settled_ns = clock()
-            pending.reply.fail(error_for(settle, pending.target.name, pending.failure))
+            target = pending.target
+            pending.reply.fail(error_for(settle, target.name, target.settings, pending.failure))
     except Exception as error:
         log.exception("%s: the reply to a request could not be made; it fails", pending.target.name)
         internal = not isinstance(error, ExecutionError)

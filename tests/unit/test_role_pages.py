@@ -40,7 +40,7 @@ def test_every_reason_is_told_to_callers():
 
 @pytest.mark.parametrize("reason", [each for each in Reason if each is not Reason.NONE])
 def test_the_scheduler_s_reasons_have_the_status_that_is_sent(reason):
-    error, _ = refusals._REFUSALS[reason]
+    error = refusals._REFUSALS[reason].error
     assert CODES["standard"][error].name in told()[reason]
 
 

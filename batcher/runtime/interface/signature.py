@@ -139,7 +139,8 @@ class Signature:
         if got > self.max_rows:
             raise InvalidRequest(
                 f"{self.model}: the request has {got} rows; allowed: at most {self.max_rows}"
-                " (max_batch_size x queue.max_batches_per_request, or queue.max_rows)",
+                " (max_batch_size x queue.max_batches_per_request, or queue.max_rows); send several"
+                " requests",
                 triton=triton.too_many_rows(self.model, self.max_rows),
             )
         return got

@@ -58,6 +58,7 @@ class Target:
     name = "hello"
     version = "1"
     layout = Layout({"Y": "FP32"})
+    settings = ModelSettings(8, NoBatching(), QueueLimits(max_requests=40, timeout_ns=60 * MS))
     padding = None
 
 

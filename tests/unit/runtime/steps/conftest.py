@@ -62,6 +62,7 @@ class Target:
     name = "m"
     version = "1"
     layout = Layout({"Y": "FP32"})
+    settings = SETTINGS
     padding = None
 
 
