@@ -94,7 +94,7 @@ class BatchProgress:
     """An instance reports on a batch: requests done, requests failed, and whether that was all.
 
     Of a request that is split, its rows in this batch are reported. `error` says that the execution
-    failed as a whole, so that it is not known which rows are at fault; then it is the last report,
+    failed as a whole, so that it is not known which rows made it fail; then it is the last report,
     and all requests that are not reported yet have failed.
     """
 

@@ -269,7 +269,7 @@ class TestByFile:
         assert (error.code(), "not valid YAML" in error.details()) == (INVALID, True)
 
 
-async def test_under_load_nobody_is_lost_or_refused(served, tune, data, request_of):
+async def test_under_load_no_request_is_lost_or_refused(served, tune, data, request_of):
     """Requests all the time, while settings change by file and call, every third of them wrong."""
     going, answered = True, []
 

@@ -1,4 +1,4 @@
-"""Whatever the texts here tell somebody to install can be installed."""
+"""Every package that the documentation tells a reader to install can be installed."""
 
 import re
 from pathlib import Path

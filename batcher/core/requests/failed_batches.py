@@ -22,7 +22,7 @@ def settle_unreported(
 
     They run again where the batch failed as a whole and is bisected; else they have failed. `model`
     is None where it was removed meanwhile. A request fails with the cause `input` only where it ran
-    alone: for requests that failed together it is not known which of them is at fault.
+    alone: for requests that failed together it is not known which of them is invalid.
     """
     cause = event.error or FailureCause.UNKNOWN
     shared = FailureCause.UNKNOWN if cause is FailureCause.INPUT else cause
@@ -95,7 +95,7 @@ def _bisect(
     """Go on with the bisection that a batch belongs to, or begin one.
 
     Returns the parts of `left` that have failed for good, and a suspect group of one request which
-    must be at fault because all others of its batch have succeeded.
+    must be the failing one because all others of its batch have succeeded.
     """
     bisections, suspects = model.bisections, batch.suspects
     cause = event.error or FailureCause.UNKNOWN

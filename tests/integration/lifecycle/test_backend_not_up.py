@@ -24,7 +24,7 @@ def application(hello, fakes):
         document["models"].append(
             document["models"][0] | {"name": "remote", "executor": "fake", "options": {}} | remote
         )
-        fakes.options["load_error"] = BackendUnavailable("remote: nobody listens")
+        fakes.options["load_error"] = BackendUnavailable("remote: no server listens")
         return Application(parse_config(json.dumps(document), "test", {}))
 
     return make
@@ -39,7 +39,7 @@ async def test_others_are_served_meanwhile(
     await eventually(lambda: len(fakes) > 2)
     hello, remote = application.health().models
     assert (hello.ready, remote.ready, remote.state) == (True, False, "loading")
-    assert remote.reason == "remote: nobody listens; trying again"
+    assert remote.reason == "remote: no server listens; trying again"
     assert application.health().reason == "not ready: remote"
     assert not starting.done()
     stub = await dial(application.grpc.addresses[0])
@@ -55,7 +55,7 @@ async def test_others_are_served_meanwhile(
 
 async def test_the_start_fails_when_the_time_is_over(application, fakes):
     application = application(load_retry_timeout=0)
-    with pytest.raises(BackendUnavailable, match="nobody listens"):
+    with pytest.raises(BackendUnavailable, match="no server listens"):
         await application.start()
     assert len(fakes) == 1
     await application.close()

@@ -27,7 +27,7 @@ async def test_every_request_fails_and_none_waits(
     assert await stub.ModelInfer(request_of(), timeout=WAIT_S)
 
     def handle(events, now_ns):
-        raise KeyError("a lane that is not there")
+        raise KeyError("a batch group that does not exist")
 
     monkeypatch.setattr(application.runner._scheduler, "handle", handle)
     calls = [stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(5)]

@@ -190,7 +190,7 @@ async def test_every_request_that_arrived_ends_once(serve, hello, request_of, sc
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_leaving_at_any_moment(start, hello, request_of, eventually, seed, monkeypatch):
-    """Some leave before their request has arrived; the server's own door says which did."""
+    """Some leave before their request has arrived; the calls of `Batcher.answer` show which did."""
     application = await start(hello(base="3ms", batching={"max_batch_size": 16}))
     batcher, entered = application.batcher, 0
     answer = batcher.answer

@@ -41,7 +41,7 @@ def first_of(fakes, value):
         for call in fake.calls:
             if call.batch is not None and call.batch.inputs["X"].max() == value:
                 return number
-    raise AssertionError(f"nobody executed {value}")
+    raise AssertionError(f"no executor ran {value}")
 
 
 async def test_answers_keep_the_order_of_the_requests(served, fakes, both_hang, request_of):

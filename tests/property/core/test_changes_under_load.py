@@ -95,7 +95,7 @@ def test_the_same_settings_again_cost_nothing(seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_other_settings_lose_refuse_and_delay_nobody(seed):
+def test_other_settings_lose_refuse_and_delay_no_request(seed):
     draw = random.Random(seed)
     latencies, refused = served(seed, lambda _: some_settings(draw))
     assert refused == 0
@@ -103,7 +103,7 @@ def test_other_settings_lose_refuse_and_delay_nobody(seed):
 
 
 @pytest.mark.slow
-def test_a_target_that_comes_and_goes_refuses_and_delays_nobody():
+def test_a_target_that_comes_and_goes_refuses_and_delays_no_request():
     latencies, refused = served(
         0, lambda turn: FIRST if turn % 2 else replace(FIRST, target_ns=None)
     )

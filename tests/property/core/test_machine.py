@@ -53,13 +53,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.incarnations = dict.fromkeys(INSTANCES, 0)
 
     def tell(self, events, now_ns):
-        must_end = self.ledger.take_in(events, now_ns)
+        expected = self.ledger.take_in(events, now_ns)
         commands = self.scheduler.handle(events, now_ns)
         ended = [
             (i, (c.outcome, c.reason)) for c in commands if isinstance(c, Settle) for i in c.ids
         ]
-        assert len(ended) == len(must_end)
-        assert dict(ended) == must_end
+        assert len(ended) == len(expected)
+        assert dict(ended) == expected
         # What batches take, and so what targets are worth, is nothing that the ledger knows.
         models = self.scheduler.models.items()
         self.ledger.out_of_reach = {name for name, model in models if not model.reachable}

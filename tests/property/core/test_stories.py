@@ -411,7 +411,7 @@ def test_every_request_ends_once_however_often_settings_change(seed):
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(st.integers(0, 1 << 32))
-def test_a_changed_bound_refuses_nobody_who_waits(seed):
+def test_a_changed_bound_refuses_no_waiting_request(seed):
     Bounds(seed).play()
 
 

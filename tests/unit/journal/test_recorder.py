@@ -33,7 +33,7 @@ def step(recorder, scheduler, now_ns, *events):
 
 
 def arrival(number, now_ns):
-    return RequestArrived(number, "nobody", 1, 0, (), "", now_ns)
+    return RequestArrived(number, "missing", 1, 0, (), "", now_ns)
 
 
 def read(sink, tmp_path):

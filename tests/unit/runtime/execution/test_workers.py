@@ -128,7 +128,7 @@ async def test_a_result_whose_nan_check_raises_has_failed(kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", [Blocking, Coroutines])
 async def test_a_batch_ends_even_if_the_worker_itself_raises(kind, monkeypatch):
-    """`execute` never raises; if it did, nobody may wait for ever."""
+    """`execute` never raises; if it did, no request may wait for ever."""
     monkeypatch.setattr(thread_worker, "execute", boom)
     monkeypatch.setattr(loop_worker, "execute_async", boom)
     executed = await run_one(kind(), fail_nan=False)

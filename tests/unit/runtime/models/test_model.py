@@ -39,7 +39,7 @@ def state(middle):
 class TestRetries:
     async def test_a_load_waits_for_its_backend(self, make_middle, caplog):
         middle = make_middle(load_retry_ns=HOUR_NS)
-        errors = [BackendUnavailable("m: nobody listens")] * 3
+        errors = [BackendUnavailable("m: no server listens")] * 3
         seen = []
 
         def make():
@@ -49,7 +49,7 @@ class TestRetries:
         middle.make_executor = make
         await middle.model.load()
         assert state(middle) == (ModelState.READY, "")
-        again = (ModelState.LOADING, "m: nobody listens; trying again")
+        again = (ModelState.LOADING, "m: no server listens; trying again")
         assert seen == [(ModelState.LOADING, "loading"), again, again, again]
         assert middle.model.telemetry.load_failures == 3
         assert caplog.text.count("trying again in") == 3

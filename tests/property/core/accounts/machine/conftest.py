@@ -121,7 +121,7 @@ class AccountsMachine(RuleBasedStateMachine):
         return InstanceUp(instance, incarnation, model, device, slots, (), buckets, prefetches)
 
     def burst(self, kind, count, *, poison=False):
-        """Requests that are equal but for lengths and rows by turns; one may be at fault."""
+        """Requests that are equal but for lengths and rows by turns; one may make its batches fail."""
         model, lengths, key, rows, due_ms, expires_ms, priority, tenant = self.kinds[kind]
         due_ns, expires_ns = (
             None if ms is None else self.now_ns + ms * MILLISECOND for ms in (due_ms, expires_ms)
@@ -152,7 +152,7 @@ class AccountsMachine(RuleBasedStateMachine):
         self.pending.append(ModelConfigured(model, self.settings[model]))
 
     def answer(self, batch_id, cause=FailureCause.UNKNOWN):
-        """What an instance says of a batch in the end: it fails if some request is at fault."""
+        """What an instance says of a batch in the end: it fails if one of its requests is poison."""
         batch = self.accounts.running[batch_id]
         if batch.left & self.poison:
             return BatchProgress(batch_id, (), error=cause)
