@@ -74,7 +74,7 @@ class ModelQueue:
 
         Raises `InvalidTransition` if it does not wait here.
         """
-        key = request.group_key
+        key = request.arrived.batch_key, request.bucket
         group = self.groups.get(key)
         if group is None:
             raise InvalidTransition(request.id, f"waits in no group: {request}")
@@ -84,7 +84,8 @@ class ModelQueue:
         self.requests -= 1
         self.rows -= request.rows
         self.nbytes -= request.nbytes
-        self._dequeued(request)
+        if request.split is not None:
+            self._dequeued(request)
 
     def _dequeued(self, request: LiveRequest) -> None:
         if request.split is not None:

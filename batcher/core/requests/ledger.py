@@ -54,10 +54,12 @@ class Ledger:
 
     def done(self, ids: tuple[int, ...]) -> None:
         """End requests of which all rows were executed. Raises `InvalidTransition` if one is not live."""
-        live = self.live
-        for request_id in ids:
-            if live.pop(request_id, None) is None:
-                raise InvalidTransition(request_id, "is done, but is not live")
+        live, request_id = self.live, 0
+        try:
+            for request_id in ids:
+                del live[request_id]
+        except KeyError:
+            raise InvalidTransition(request_id, "is done, but is not live") from None
         self.settle(ids, Outcome.OK)
 
     def refuse(
