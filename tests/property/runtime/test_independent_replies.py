@@ -76,7 +76,7 @@ class Asked:
 
 @st.composite
 def callers_of_one_time(draw):
-    """Up to eight, who have much in common: else hardly any two would share a batch."""
+    """Up to eight callers with similar requests, because others would hardly share a batch."""
 
     def some(values):
         return st.sampled_from(

@@ -164,7 +164,7 @@ async def malformed(client, number, server):
 
 
 async def unknown(client, number, server):
-    client.open(number, "Nobody")
+    client.open(number, "Unknown")
     await client.answer(number)
 
 
