@@ -236,7 +236,7 @@ class HealthConfig(Section):
     timeout: Duration = 1_000_000_000
     """How long `healthy()` may take before the instance counts as unhealthy."""
     failure_threshold: Count | None = 5
-    """An instance counts as unhealthy after this many batches failed in a row, and a canary batch
+    """An instance counts as unhealthy after this many batches failed in a row, and a test batch
     as well. Failures that the caller caused do not count. null never counts."""
 
 

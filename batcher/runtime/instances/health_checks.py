@@ -2,13 +2,13 @@
 
 It is unhealthy if its executor says so (`healthy()`, called at an interval while no batch runs), or
 if its last `failure_threshold` batches all failed for a reason other than their input. In the second
-case a canary batch, the smallest one of the warm-up, must fail too, so that clients which send
+case a test batch, the smallest one of the warm-up, must fail too, so that clients which send
 nothing but bad values cannot take a model out of service.
 
 An unhealthy incarnation still executes the batches that it gets. It is healthy again after the
-first success, or when `healthy()` or a canary batch succeeds at the next check. Without either
+first success, or when `healthy()` or a test batch succeeds at the next check. Without either
 (an executor without `healthy`, a model without warm-up), it counts as healthy after one interval,
-on probation: one more failed batch makes it unhealthy again.
+on trial: one more failed batch makes it unhealthy again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class HealthCheckPlan:
 class HealthChecks:
     """Checks one incarnation from `start` to `stop`. Call every method on the event loop.
 
-    `ask` calls the executor's `healthy`, None if it has none; `canary` runs a canary batch, None
+    `ask` calls the executor's `healthy`, None if it has none; `test` runs a test batch, None
     without warm-up. `idle` says whether no batch runs. `changed` is called when `why` changes.
     """
 
@@ -50,7 +50,7 @@ class HealthChecks:
         plan: HealthCheckPlan,
         *,
         ask: Check | None,
-        canary: Check | None,
+        test: Check | None,
         idle: Callable[[], bool],
         changed: Callable[[], None],
     ) -> None:
@@ -59,7 +59,7 @@ class HealthChecks:
         self._name = name
         self._plan = plan
         self._ask = ask
-        self._canary = canary
+        self._test = test
         self._idle = idle
         self._changed = changed
         self._failed = 0
@@ -131,17 +131,17 @@ class HealthChecks:
     async def _check_failures(self, *, asked: bool) -> None:
         """Decide after too many failed batches in a row."""
         failed = f"its last {self._failed} batches failed, the last one with: {self._failure}"
-        if self._canary is not None:
+        if self._test is not None:
             failures = self._failed
-            why = await self._canary()
+            why = await self._test()
             if why:
-                self._set(f"{failed}; a canary batch failed too: {why}")
+                self._set(f"{failed}; a test batch failed too: {why}")
             elif self._failed == failures:
                 self._set_healthy()
         elif asked:
             self._set_healthy()
         elif self.why:
-            # On probation: only the next batch can tell.
+            # On trial: only the next batch can tell.
             self._failed = (self._plan.failure_threshold or 1) - 1
             self._set("")
         else:

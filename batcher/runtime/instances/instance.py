@@ -22,7 +22,7 @@ from batcher.runtime.execution.gather import Slice, count_elements
 from batcher.runtime.execution.worker import Worker, make_worker
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
-from batcher.runtime.instances.warmup import run_canary, warm_up, warm_up_buckets
+from batcher.runtime.instances.warmup import run_test_batch, warm_up, warm_up_buckets
 from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.row_axis import with_row_axes
@@ -235,30 +235,30 @@ class Instance:
     def _health_checks(self, worker: Worker, metadata: ModelMetadata) -> HealthChecks:
         plan, padding = self.plan, self._padding
 
-        # A canary waits for the running batch, which may take execute_timeout itself.
-        timeout_s = 2 * plan.execute_timeout_ns / SECOND
+        # A test batch waits for the running batch, which may take execute_timeout itself.
+        timeout_ns, limit = 2 * plan.execute_timeout_ns, "twice execute_timeout"
 
         async def ask() -> str:
             why = await worker.healthy(plan.checks.timeout_ns / SECOND)
-            if worker.asked_ns and self._process.clock() - worker.asked_ns > timeout_s * SECOND:
-                self._hung("healthy() did not return")
+            if worker.asked_ns and self._process.clock() - worker.asked_ns > timeout_ns:
+                self._hung("healthy() did not return", timeout_ns, limit)
             return why
 
-        async def canary() -> str:
+        async def test() -> str:
             try:
-                async with asyncio.timeout(timeout_s):
-                    return await run_canary(
+                async with asyncio.timeout(timeout_ns / SECOND):
+                    return await run_test_batch(
                         worker, metadata, plan.warmup, plan.context.model, padding
                     )
             except TimeoutError:
-                self._hung()
-                return f"it did not end within {timeout_s:g} s"
+                self._hung("a test batch did not end", timeout_ns, limit)
+                return f"it did not end within {timeout_ns / SECOND:g} s"
 
         return HealthChecks(
             plan.name,
             plan.checks,
             ask=ask if worker.asks else None,
-            canary=canary if plan.warmup.batch_sizes else None,
+            test=test if plan.warmup.batch_sizes else None,
             idle=self._idle.is_set,
             changed=self._process.changed,
         )
@@ -288,17 +288,24 @@ class Instance:
 
     def _watch(self) -> asyncio.TimerHandle:
         """Start the `execute_timeout` of the batch that begins now."""
-        return self._process.loop.call_later(self.plan.execute_timeout_ns / SECOND, self._hung)
+        timeout_ns = self.plan.execute_timeout_ns
+        return self._process.loop.call_later(
+            timeout_ns / SECOND, self._hung, "a batch did not end", timeout_ns, "execute_timeout"
+        )
 
-    def _hung(self, what: str = "a batch did not end") -> None:
-        """Abandon the incarnation, because a call that cannot be stopped took too long; reload."""
-        timeout_ms = self.plan.execute_timeout_ns // MILLISECOND
+    def _hung(self, what: str, timeout_ns: int, limit: str) -> None:
+        """Abandon the incarnation, because a call that cannot be stopped took too long; reload.
+
+        `limit` names the setting that `timeout_ns` follows from.
+        """
+        timeout_ms = timeout_ns // MILLISECOND
         self._down = f"{what} within {timeout_ms} ms; a replacement is being loaded"
         log.error(
-            "%s: %s within %d ms (execute_timeout); it is abandoned and a replacement is loaded",
+            "%s: %s within %d ms (%s); it is abandoned and a replacement is loaded",
             self.plan.name,
             what,
             timeout_ms,
+            limit,
         )
         try:
             self._abandon()

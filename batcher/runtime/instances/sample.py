@@ -1,4 +1,4 @@
-"""Made-up requests for warm-up, canary batches and profiling."""
+"""Made-up requests for warm-up, test batches and profiling."""
 
 from __future__ import annotations
 

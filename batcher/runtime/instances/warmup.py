@@ -131,7 +131,7 @@ async def run_batch(
     return await future
 
 
-async def run_canary(
+async def run_test_batch(
     worker: Worker, metadata: ModelMetadata, plan: WarmupPlan, model: str, padding: Padding | None
 ) -> str:
     """Execute the smallest warm-up batch, alone; returns why it failed, empty if it did not."""

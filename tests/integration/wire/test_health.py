@@ -156,7 +156,7 @@ async def test_a_dead_backend_as_watchers_see_it(served, fakes, request_of, even
     assert "no answer from the backend" in reason
     assert not await surfaces.server()
 
-    # It gets no traffic, for it is not ready; a canary batch finds out.
+    # It gets no traffic, for it is not ready; a test batch finds out.
     fake.default(double)
     assert (await watched["hello"].read()).status == SERVING
     assert (await watched[""].read()).status == SERVING

@@ -61,6 +61,24 @@ async def test_the_batch_fails_and_the_instance_is_replaced(served, fakes, reque
 
 
 @pytest.mark.slow
+async def test_a_test_batch_that_hangs_is_logged_with_the_limit_that_applied(
+    served, fakes, request_of, eventually, caplog
+):
+    _, stub = await served(
+        execute_timeout="200ms",
+        warmup={"batch_sizes": [1]},
+        health={"failure_threshold": 1, "interval": "1h"},
+    )
+    fakes[0].fail_next(RuntimeError("no luck"))
+    hang = fakes[0].hang_next()
+    with pytest.raises(aio.AioRpcError, match="no luck"):
+        await stub.ModelInfer(request_of(), timeout=WAIT_S)
+    await eventually(lambda: len(fakes) == 2)
+    assert "a test batch did not end within 400 ms (twice execute_timeout)" in caplog.text
+    hang.release()
+
+
+@pytest.mark.slow
 async def test_waiting_for_the_previous_batch_is_not_hanging(
     served, fakes, request_of, monkeypatch
 ):

@@ -26,7 +26,7 @@ class World:
     """What `healthy` and canaries answer, and the reasons that were set."""
 
     def __init__(self):
-        self.healthy_returns = self.canary = ""
+        self.healthy_returns = self.test_batch = ""
         self.canaries = self.asked = self.polls = 0
         self.busy = False
         self.reasons = []
@@ -38,16 +38,16 @@ class World:
             raise self.healthy_returns
         return self.healthy_returns
 
-    async def run_canary(self):
+    async def run_test_batch(self):
         self.canaries += 1
-        return self.canary
+        return self.test_batch
 
-    def make(self, plan=SOON, *, ask=False, canary=False):
+    def make(self, plan=SOON, *, ask=False, test=False):
         self.checks = HealthChecks(
             "m#0",
             plan,
             ask=self.ask if ask else None,
-            canary=self.run_canary if canary else None,
+            test=self.run_test_batch if test else None,
             idle=self._idle,
             changed=self._changed,
         )
@@ -124,8 +124,8 @@ async def test_a_check_that_raises_does_not_end_the_checks(world, caplog):
     assert await world.until_changed() == "down"
 
 
-async def test_the_canary_decides_when_many_batches_failed(world):
-    checks = world.make(NEVER, canary=True)
+async def test_a_test_batch_decides_when_many_batches_failed(world):
+    checks = world.make(NEVER, test=True)
     for _ in range(3):
         checks.batch_ended(failed())
     await world.until(lambda: world.canaries)
@@ -134,25 +134,25 @@ async def test_the_canary_decides_when_many_batches_failed(world):
     assert world.reasons == []
 
     # Three more before another one runs, and this time it fails as well.
-    world.canary = "dead"
+    world.test_batch = "dead"
     for _ in range(2):
         checks.batch_ended(failed())
     assert checks._task is None
     checks.batch_ended(failed())
     assert await world.until_changed() == (
-        "its last 3 batches failed, the last one with: no luck; a canary batch failed too: dead"
+        "its last 3 batches failed, the last one with: no luck; a test batch failed too: dead"
     )
     assert world.canaries == 2
 
 
 async def test_canaries_go_on_until_one_succeeds(world):
-    checks = world.make(canary=True)
-    world.canary = "dead"
+    checks = world.make(test=True)
+    world.test_batch = "dead"
     for _ in range(3):
         checks.batch_ended(failed())
     await world.until_changed()
     await world.until(lambda: world.canaries > 3)
-    world.canary = ""
+    world.test_batch = ""
     assert await world.until_changed() == ""
     await world.until(lambda: checks._task is None)
 
@@ -176,7 +176,7 @@ async def test_failures_caused_by_the_input_do_not_count(world):
     assert checks.why == ""
 
 
-async def test_without_a_canary_it_is_on_probation_after_an_interval(world):
+async def test_without_a_test_batch_it_is_on_trial_after_an_interval(world):
     checks = world.make()
     for _ in range(3):
         checks.batch_ended(failed())
@@ -186,7 +186,7 @@ async def test_without_a_canary_it_is_on_probation_after_an_interval(world):
     assert await world.until_changed() == "its last 3 batches failed, the last one with: again"
 
 
-async def test_without_a_canary_healthy_decides(world):
+async def test_without_a_test_batch_healthy_decides(world):
     checks = world.make(NEVER, ask=True)
     world.healthy_returns = "the backend is down"
     for _ in range(3):

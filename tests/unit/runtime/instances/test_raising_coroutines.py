@@ -82,7 +82,7 @@ async def test_a_cancelled_reload_is_repeated(make_middle, monkeypatch, error):
     await middle.model.load()
     errors = [error(), error()]
     middle.make_executor = lambda: Remote(load=errors.pop()) if errors else Remote()
-    middle.model._instances[0]._hung()
+    middle.model._instances[0]._hung("a batch did not end", 1, "execute_timeout")
     await until(lambda: middle.model.ready)
     assert len(middle.fakes) == 4
     assert await middle.batcher.infer(middle.request())
