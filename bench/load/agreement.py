@@ -1,15 +1,14 @@
 """The server beside the simulator: the same arrivals, over real gRPC and in virtual time.
 
-What batches take is measured first, with `batcher profile` on the server's core; the server's own
-part of a batch and of an answer is read from its metrics in three warm-ups: with single requests,
-at half load, and with more than it can serve, which the simulator is to take as long for. Then
-requests are sent at several rates, and what `batcher simulate` runs replays their moments; all of
-that once for each seed.
+Service times are measured first, with `batcher profile` on the server's core. The server's own part
+of a batch and of an answer comes from its metrics in three warm-ups: single requests, half load, and
+more than it can serve. Then requests are sent at several rates, and the simulator replays their
+arrivals. All of that is done once for each seed.
 
-A machine that others use has spells in which a core is many times slower. Requests that met none
-are told apart by a probe (`spells`), and held to the bars; the figures of all stand beside them.
-What a spell leaves behind, above all a backlog that a loaded device is long in working off, the
-others meet too. So the simulated server stands still while the core of the real one was slow.
+A shared machine has spells in which a core is many times slower. A probe (`spells`) shows which
+requests met none; these are held to the bars, and the figures of all requests are kept beside them.
+A spell also leaves a backlog that later requests meet. So the simulated server pauses while the core
+of the real one was slow.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from batcher.simulation.engine.simulation import Run
 from batcher.testing.server import ServerProcess
 
 P99_BAR, REFUSED_BAR = 0.15, 0.01
-"""How far the simulator may be off: a share of the p99, and a part of all requests."""
+"""How far the simulator may be off: in the p99 (relative), and in the share of refused requests."""
 
 ON_TIME_RATE, ON_TIME_BAR = 1350, 0.99
 OVERLOAD_RATE, GOODPUT_BAR = 1800, 1420
@@ -79,7 +78,7 @@ async def serve(
 async def watched(
     address: str, due_ns: list[int], options: argparse.Namespace, cores: dict[str, int]
 ) -> dict[str, Any]:
-    """The same of the requests that met no slow spell of a core; beside it, that of all."""
+    """The same for the requests that met no slow spell of a core, and for all as `of_all`."""
     with spells.Spells(cores) as slow:
         record, stolen = await _offered(address, due_ns, options, cores, rows=1)
     calm = slow.calm(record.began_ns, due_ns, COUNTED.target)
@@ -127,7 +126,7 @@ async def _under(
     options: argparse.Namespace,
     cores: dict[str, int],
 ) -> Warmup:
-    """Some time with so many requests a second, but for the first two seconds and the last."""
+    """Offer `rate` requests a second; figures leave out the first two seconds and the last."""
     assert server.http is not None
     due_ns = arrivals_ns(rate, seconds, 99)
     with spells.Spells(cores) as slow:
@@ -145,7 +144,7 @@ async def _under(
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Every rate, `--seeds` times, in turns; returns what is kept."""
+    """Run every rate `--seeds` times, in turns; returns the result to keep."""
     server_core, load_core = machine.cores()
     cores = {"server": server_core, "load": load_core}
     rates = [*(load * CAPACITY for load in LOADS), ON_TIME_RATE, OVERLOAD_RATE]

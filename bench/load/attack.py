@@ -1,4 +1,4 @@
-"""What one hostile caller takes from the others, and from the process.
+"""What one hostile caller costs the others and the process.
 
 For each attack a server is started on a core of its own. A caller that behaves asks a model with a target
 at a steady rate, all the time: before (calm), while the attackers are at work, and again from five seconds
@@ -46,10 +46,10 @@ BUFFERED_MIB = 256
 """`server.max_buffered` of the server under attack."""
 
 WORK_MIB = 128
-"""What it may take beside that: the largest message that is being read, and as large an answer."""
+"""Memory it may use beyond that: the largest message that is being read, and an answer of that size."""
 
 LEFT_MIB = 64
-"""What may be left of that five seconds later; an allocator keeps some."""
+"""Memory that may still be used five seconds later, because an allocator keeps some."""
 
 STALL_BAR_MS = 50.0
 STALLS = "batcher_event_loop_stalls_total"
@@ -61,10 +61,10 @@ P99_BAR = 2.0
 SETTLE_S, RECOVER_S = 1.5, 5.0
 MARGIN_NS = 250 * MILLISECOND
 FAILED_MS = 30_000.0
-"""What a request that got no answer counts for."""
+"""The latency that a request without an answer counts with."""
 
 LEAST_FAILED = 0.01
-"""Where more than that fail before the attack, the machine has no time for the server."""
+"""With more failures than this before the attack, the machine is too busy for the server."""
 
 PHASES = ("before", "during", "after")
 
@@ -90,7 +90,7 @@ class Phase:
     sent_late_ms: float
     """p99 of how late the load itself was, those left out that were sent too late to count."""
     calm_share: float
-    """Of the requests, what counts for the times: sent in time, and touched by no slow spell."""
+    """The share of requests that count for latencies: sent in time, and in no slow spell."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -333,7 +333,7 @@ def unfair(found: dict[str, Any]) -> str:
 
 
 def show(name: str, number: int, repeat: int, found: dict[str, Any]) -> None:
-    """For a person to read."""
+    """Print it for a person."""
     again = f", repeat {repeat}" if repeat else ""
     print(
         f"{name}, round {number + 1}{again}: {found['seconds']:.1f} s,"

@@ -1,4 +1,4 @@
-"""What sends an open loop's requests, and what became of them.
+"""Sends an open loop's requests, and records how each ended.
 
 `Calls` costs a fraction of what a gRPC client does, so that a core of its own keeps it in time;
 `GrpcCalls` is that client, and `Streams` is for requests that share streams.
@@ -27,7 +27,7 @@ PATIENCE_S = 30.0
 
 @dataclass(slots=True)
 class Record:
-    """What became of the requests, by their place in the order of arrival."""
+    """How the requests ended, by their place in the order of arrival."""
 
     latency_ns: dict[int, int] = field(default_factory=dict)
     sent_late_ns: list[int] = field(default_factory=list)
@@ -54,7 +54,7 @@ class _Link(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        """Hand on what has ended, as of now."""
+        """Report the calls that have ended, as of now."""
         now_ns = time.monotonic_ns()
         settled = self.connection.receive(data)
         if settled:
@@ -64,7 +64,7 @@ class _Link(asyncio.Protocol):
             self.ready.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whatever is still open has failed."""
+        """Every call that is still open has failed."""
         del exc
         self._transport = None
         self._settle(self.connection.leave("connection lost"), time.monotonic_ns())
@@ -80,7 +80,7 @@ class _Link(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.abort()
         await self._closed

@@ -1,7 +1,7 @@
 """The client's half of HTTP/2 for attackers: every frame is theirs to choose.
 
-`Link` keeps to the windows that the server grants, since what is sent beyond them ends the connection
-and nothing is learned; it counts how its calls and the connection end.
+`Link` stays within the windows that the server grants, because sending more would end the connection
+and show nothing; it counts how its calls and the connection end.
 """
 
 from __future__ import annotations
@@ -118,11 +118,11 @@ class Link(asyncio.Protocol):
         return stream
 
     def room(self, stream: int) -> int:
-        """How many bytes the server takes on the stream now."""
+        """The send window: bytes that the server accepts on the stream now."""
         return max(0, min(self._room, self._rooms.get(stream, 0)))
 
     def data(self, stream: int, data: bytes | memoryview, *, end: bool) -> None:
-        """Send bytes that there is room for; the last of the call, if it is the `end`."""
+        """Send bytes that fit the send window; the last of the call, if it is the `end`."""
         self._room -= len(data)
         self._rooms[stream] -= len(data)
         pieces = range(0, max(1, len(data)), DEFAULT_FRAME_SIZE)
@@ -132,7 +132,7 @@ class Link(asyncio.Protocol):
             self.write(frame(Frame.DATA, END_STREAM if last else 0, stream, bytes(piece)))
 
     def reset(self, stream: int, error: Error) -> None:
-        """Give up a call."""
+        """Reset a call."""
         self._rooms.pop(stream, None)
         self.write(frame(Frame.RST_STREAM, 0, stream, error.to_bytes(4, "big")))
 

@@ -277,7 +277,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(all_ids: list[list[int]], results: list[dict[str, Any]]) -> None:
-    """For a person to read."""
+    """Print it for a person."""
     lengths = [len(ids) for ids in all_ids]
     print(
         f"{len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens,"

@@ -1,4 +1,4 @@
-"""Mixed load for `soak`: calls of every kind, and every way in which callers give them up."""
+"""Mixed load for `soak`: calls of every kind, and every way in which callers cancel them."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Target:
 
 
 def config(options: argparse.Namespace) -> dict[str, Any]:
-    """A model that costs nothing."""
+    """A model whose batches take no time."""
     model = {
         "name": MODEL,
         "executor": "emulated",

@@ -194,7 +194,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def report(result: dict[str, Any], options: argparse.Namespace) -> None:
-    """For a person to read."""
+    """Print it for a person."""
     print(f"{result['requests']} requests at {options.rate:g} per second")
     print(f"on time   {result['on_time_fraction']:.4f} within {options.target / MILLISECOND:g} ms")
     for title, name in (("latency", "latency_ms"), ("sent late", "sent_late_ms")):

@@ -1,4 +1,4 @@
-"""What the device waits for between two batches under a backlog, and what becomes of that.
+"""How long a device waits between two batches under a backlog, with and without prefetching.
 
 Two servers in turns on one core, with the same arrivals: one whose instances get the next full batch
 before they are free, and one whose instances get it when they are. Requests have several rows, so

@@ -1,10 +1,9 @@
 """Whether the machine let a run be judged.
 
-A load that was sent late met another server than the one it was meant for: the moments are wrong at
-which the requests came, and latencies count from the right ones. And a core that is slow most of
-the time (`spells`) leaves too few requests that it has not touched. That is told by when requests
-were *sent* and by a probe, never by what came back, so that no server can be measured until it
-looks well.
+A load that was sent late is not the load that was planned: requests came at other moments, while
+latencies count from the planned ones. And with a core that is slow most of the time (`spells`), too
+few requests are undisturbed. Both are judged by when requests were *sent* and by a probe, never by
+the answers, so that no run is repeated because its result looks bad.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 LATE_MS = 5.0
-"""A load that was sent later than this, at the percentile that counts, says nothing."""
+"""A load that was sent later than this, at the percentile that counts, is not judged."""
 
 LEAST_CALM = 0.1
 """The least share of requests that no slow spell of a core has touched."""

@@ -27,14 +27,14 @@ LATENESS = "80us"
 """How late the server's timer fires."""
 
 OVERHEADS_MS, FITTINGS = (-1.0, 4.0), 10
-"""Where the server's own part of a batch is looked for, and in how many halvings."""
+"""The range in which the server's overhead of a batch is searched, and the number of bisections."""
 
 Stalls: TypeAlias = Mapping[str, list[spells.Spell]]
-"""When the `server`'s core is taken to have stood still, and when `any` core was."""
+"""When the `server`'s core, and when `any` core, is taken to have done nothing."""
 
 
 class Warmup:
-    """Requests, and by how much the server's figures have grown in the middle of them."""
+    """A warm-up's arrivals, and by how much the server's figures grew in its middle part."""
 
     def __init__(
         self, grown: Grown, due_ns: list[int], window_ns: tuple[int, int], stalls: Stalls
@@ -60,12 +60,12 @@ class Simulator:
     def learn(self, single: Grown, half: Grown, full: Warmup) -> None:
         """Take from a server's metrics under three loads what the profile does not show.
 
-        With more than it can serve its device is never idle: what a batch takes longer then than
-        the profile says is the server's, and the machine's in its spells. The simulated server has
-        the same spells; so the server's is what makes its batches as long. At half load batches go
-        to an instance that is idle, on the way there and back beside the requests of others. The
-        profile contains such a way, on a quiet server: single requests show which. And each answer
-        takes a little on its way out, one after the other.
+        Under overload the device is never idle. What a batch takes longer then than in the profile is
+        the server's overhead, and the machine's in its slow spells. The simulated server pauses in the
+        same spells, so the overhead is the value that makes its batches take as long. At half load a
+        batch goes to an idle instance and its end comes back, while the server handles other requests:
+        that is the gap. The profile contains a part of it, which single requests show. Answers are sent
+        one after the other, which takes a little for each.
         """
         batches = full.grown("batcher_batch_rows_count")
         rows = full.grown("batcher_batch_rows_sum") / batches
@@ -105,10 +105,10 @@ class Simulator:
         return batch_ms - float(np.interp(rows, sizes, [self._idle_ms[size] for size in sizes]))
 
     def replay(self, due_ns: list[int], stalls: Stalls) -> Run:
-        """What it makes of these arrivals, one of the places of the run each.
+        """Simulate these arrivals; request n of the run is the n-th of them.
 
-        `stalls` are when the core of the `server` was slow, and when `any` was: the server stands
-        still in the former, and what is due in the latter comes when it is over.
+        `stalls` are when the core of the `server` was slow, and when `any` was: the server pauses
+        in the former, and requests that are due in the latter arrive at its end.
         """
         models = models_of(self._config, None)
         took = {

@@ -109,7 +109,7 @@ def judged(
 
 
 def line(tenth: dict[str, Any]) -> str:
-    """For a person to read."""
+    """One line for a person to read."""
     return (
         f"{tenth['rss_floor_mib']:7.1f} to {tenth['rss_mib']:7.1f} MiB, {tenth['descriptors']:3} descriptors,"
         f" probe {tenth['probe_ms']:6.1f} ms, p50 {tenth['p50_ms']:5.1f} p99 {tenth['p99_ms']:7.1f} ms,"

@@ -47,12 +47,12 @@ NEXT_NS = 12 * MILLISECOND
 is taken to have been slow from one to the other, though a reading between was not."""
 
 STANDS_STILL = 0.8
-"""A core that is slow is taken to stand still for this part of each of the probe's intervals. What
-servers and load do is not slowed as much as the probe's readings, which are nothing but memory."""
+"""A slow core is taken to do nothing for this part of each of the probe's intervals. Servers and load are
+not slowed as much as the probe, which does nothing but read memory."""
 
 
 class Spells:
-    """What the cores were like inside; known once it is over."""
+    """Records when the cores are slow while it is entered; the results are there after its end."""
 
     def __init__(self, cores: Mapping[str, int]) -> None:
         self._cores = cores
@@ -103,7 +103,7 @@ class Spells:
         return calm
 
     def stalls(self, began_ns: int, *cores: str) -> list[Spell]:
-        """When any of these cores is taken to have stood still, in nanoseconds after a beginning.
+        """When any of these cores is taken to have done nothing, in nanoseconds after a beginning.
 
         Each stretch of slow readings counts from half an interval before the first to half an
         interval after the last.

@@ -48,8 +48,8 @@ SETTLED_S = 1.0
 MORE = 0.001
 """What part of a run's requests may be refused more than in its constant twin, and late more.
 
-Two runs of one server differ by some, without a change: whatever else the machine does makes a few
-late in either of them.
+Two runs of one server differ even without a change, because other work of the machine makes a few
+requests late in either of them.
 """
 
 LATEST = "p99.9"
@@ -134,7 +134,7 @@ class Asked:
     wrong: list[str] = field(default_factory=list)
 
     def ask(self, source: str, result: str) -> None:
-        """One more."""
+        """Count one more change."""
         self.asked[source, result] += 1
 
 

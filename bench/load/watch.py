@@ -1,4 +1,4 @@
-"""What can be seen of a server from outside while something is done to it."""
+"""Observes a server from outside during an attack or a load."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Watch:
 
 
 class Attackers:
-    """The process of the attackers, which waits until it is told to go."""
+    """The process of the attackers, which waits for `go`."""
 
     def __init__(self, name: str, target: Target) -> None:
         self._command = (sys.executable, attackers.__file__, name, json.dumps(asdict(target)))

@@ -61,7 +61,7 @@ P99_BAR = 0.15
 """How far the p99 of a what-if may be from the real one, as a share of that."""
 
 MOVED = 0.25
-"""By so much the p99 must move in one of the cases: what stays where it was is easily foretold."""
+"""The p99 must change by this in one of the cases, because predicting no change is too easy."""
 
 
 def record_minute(folder: Path, rate: float, seconds: float, seed: int) -> float:
@@ -243,7 +243,7 @@ async def _whatif(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _moved(cases: Sequence[dict[str, Any]]) -> bars.Held:
-    """Whether one moved, of those that can be judged, if that settles it."""
+    """Whether the p99 of a judged case moved; else why that cannot be judged."""
     late = [case["ok"] for case in cases if isinstance(case["ok"], str)]
     told = [abs(case["p99_moved"]) for case in cases if not isinstance(case["ok"], str)]
     held = max(told, default=0.0) >= MOVED
@@ -251,7 +251,7 @@ def _moved(cases: Sequence[dict[str, Any]]) -> bars.Held:
 
 
 def _case(first: dict[str, Any], second: dict[str, Any], other: str, seed: int) -> dict[str, Any]:
-    """What one run's log says of other settings, beside what a run under those did."""
+    """What a log predicts for other settings, beside a real run under them."""
     recorded = _summaries(first["log"], other, seed)
     (real,) = _summaries(second["log"], None, seed)
     for summary in (*recorded, real):

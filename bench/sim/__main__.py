@@ -24,11 +24,11 @@ REQUESTS = {"speed": 100_000, "unknowable": 4_000, "constants": 10_000}
 """Requests of each run, where they are not 30,000."""
 
 NOISE = {"grid": 0.0, "unknowable": 0.1}
-"""The scenes with service times that may scatter, and how far they do where nothing is asked for."""
+"""The scenes with random service times, and their spread if `--noise` is not given."""
 
 
 def _names(known: Collection[str]) -> Callable[[str], list[str]]:
-    """A reader of names with commas between them."""
+    """A parser of names separated by commas."""
 
     def read(text: str) -> list[str]:
         names = text.split(",")
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def shown(value: Any) -> str:
-    """A figure for a person."""
+    """A figure as text."""
     if isinstance(value, bool):
         return mark(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -29,7 +29,7 @@ CONSTANTS: Final[dict[ModuleType, tuple[str, ...]]] = {
 }
 FACTORS: Final = (0.7, 1.3)
 LEAST: Final = 0.05
-"""Smaller differences are not told: points of a percentage, or milliseconds."""
+"""Smaller differences are not reported: percentage points, or milliseconds."""
 
 LINEAR: Final = world.PROFILES["linear50"]
 

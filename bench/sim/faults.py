@@ -1,4 +1,4 @@
-"""What requests that fail, devices that fail and requests that fit no batch do to the others."""
+"""What failing requests, failing devices and requests larger than a batch cost the others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Fault = Callable[[Dispatch, int], FailureCause | None]
 
 @dataclass
 class Watched:
-    """What became of the requests of one run, and what was executed for it."""
+    """How the requests of one run ended, and what was executed for them."""
 
     came_ns: list[int]
     ended_ns: dict[int, int] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Watched:
                 self.calms += command.over
 
     def ages_ms(self, ids: Iterable[int]) -> np.ndarray[Any, Any]:
-        """What requests waited for their answers."""
+        """How long requests waited for their answers."""
         return np.array([(self.ended_ns[i] - self.came_ns[i]) / MILLISECOND for i in ids])
 
 

@@ -36,7 +36,7 @@ EVEN = "even"
 KEPT = world.RESULTS / "sim-grid.json"
 
 LOWEST, HIGHEST = 0.01, 1.2
-"""Where the optimum's rate is looked for, in parts of the rate of full speed."""
+"""The range in which the optimum's rate is searched, as shares of the profile's rate."""
 OPTIMUM_STEPS = 3
 """Steps that this search has more than the policies', because its range is wider."""
 

@@ -16,11 +16,11 @@ from batcher.simulation.policies.named import parse_policy
 SECONDS = 10
 
 APART = (0.5, 1.0, 2.0, 4.0, 9.0)
-"""What the other caller asks of the device, in batches of one row: from half of it on."""
+"""The load of the other caller as a share of the device, in batches of one row."""
 
 CROWD, MOST_REFUSED = 2.0, 0.03
-"""From so much on they are a crowd, and of a stream that has a third of the device to itself at most
-this part may be refused. With less, few of them wait at once, and each has a claim of its own."""
+"""From this load on, at most this share of a stream that uses a third of the device may be refused. At
+less load few requests of the other caller wait at once, and each has a claim of its own."""
 
 
 def groups(options: argparse.Namespace) -> dict[str, Any]:

@@ -18,7 +18,7 @@ URGENT = world.Profile(
     "urgent", world.linear(2 * MILLISECOND, MILLISECOND // 5, 32), 50 * MILLISECOND
 )
 PARTS = (0.15, 0.3, 0.4)
-"""What the urgent model asks of the device, in batches of full size."""
+"""The load of the urgent model as a share of the device, in full batches."""
 
 
 def neighbors(options: argparse.Namespace) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def neighbors(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _tenants(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
-    """Four within their share, beside one that asks for five times its own."""
+    """Four tenants within their share, beside one that sends five times its own."""
     share = profile.rate / 5
     found: dict[str, Any] = {}
     tenants = QueueLimits(tenants=(*((name, 1.0) for name in "abcd"), ("default", 1.0)))
@@ -81,7 +81,7 @@ def _two_levels(profile: world.Profile, part: float, seed: int) -> list[world.St
 
 
 def _promotion(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
-    """What may be late is still answered or refused within the bound of `promote_after`.
+    """Best-effort requests are answered or refused within the bound of `promote_after`.
 
     Where best-effort requests are served, some of the lowest level must have been answered after they
     were promoted through all levels: refusing all of them would keep the bound as well.
@@ -121,7 +121,7 @@ def _bound_ns(limits: QueueLimits) -> int:
 
 
 def _models(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
-    """An urgent model, beside one that asks for one and a half times the device."""
+    """An urgent model, beside one with a load of 1.5 times the device."""
     patient = world.Profile("patient", profile.curve, 200 * MILLISECOND)
     hopeless = world.Profile("hopeless", profile.curve, MILLISECOND)
     others = {
@@ -159,7 +159,7 @@ def _models(options: argparse.Namespace, profile: world.Profile) -> dict[str, An
 
 
 def _without_target(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
-    """A model without a target, beside one with a target that asks for too much.
+    """A model without a target, beside one with a target that is overloaded.
 
     It may be slow, but not starve: whatever the moment, some request of it is answered within the bound
     of `promote_after`.

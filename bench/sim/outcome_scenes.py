@@ -82,7 +82,7 @@ def bursty() -> Named:
 
 
 def uneven() -> Named:
-    """Service times that scatter, a slow spell, and starts without a warm-up."""
+    """Random service times, a slow spell, and starts without a warm-up."""
     slow = ((SECOND, 2 * SECOND, 6.0), (5 * SECOND, 6 * SECOND, 1.3))
     for (policy, settings), load, cold in product(FEW.items(), LOADS, (True, False)):
         name = f"{policy}, {load}, {'cold' if cold else 'warm'}"
@@ -114,7 +114,7 @@ def closed() -> Named:
 
 
 def shells() -> Named:
-    """Late timers, answers that take time to send, a server that stands still, reports in parts."""
+    """Late timers, answers that take time to send, a server that pauses, reports in parts."""
     kinds: dict[str, dict[str, Any]] = {
         "late timers": {"late_ns": _ms(1)},
         "slow answers": {"reply_ns": 40 * MICROSECOND},

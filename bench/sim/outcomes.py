@@ -1,8 +1,8 @@
-"""The end of every request in a fixed set of simulations: whether a change leaves behavior alone.
+"""The end of every request in a fixed set of simulations: shows whether a change keeps behavior the same.
 
 A scene's digest covers, for each request in order of arrival, how and when it ended, and when and
-beside how many rows it ran. It holds numbers alone, so that it survives every change of a name. Nothing in it
-depends on the machine.
+beside how many rows it ran. It holds numbers alone, so that renames do not change it, and nothing in
+it depends on the machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Figures: TypeAlias = dict[str, Any]
 
 
 class Played:
-    """Plays one scene when it is made, and keeps what became of its requests."""
+    """Plays one scene when it is made, and keeps how its requests ended."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene

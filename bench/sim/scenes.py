@@ -1,4 +1,4 @@
-"""What a serving team asks of a scheduler beside its capacity, one scene each."""
+"""What a serving team asks of a scheduler besides its capacity, one scene each."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _two_shapes(options: argparse.Namespace, profile: world.Profile) -> dict[str
 
 
 def closed(options: argparse.Namespace) -> dict[str, Any]:
-    """Callers that wait for their answers: windows must cost them nothing."""
+    """Callers that wait for their answers: windows must not slow them down."""
     profile = world.PROFILES["linear50"]
     found: dict[str, Any] = {}
     cases = [(callers, 0, 0) for callers in (1, 2, 4, 8, 16)]
@@ -270,5 +270,5 @@ SCENES = {
 
 
 def names() -> Sequence[str]:
-    """What can be asked for."""
+    """The names of the scenes."""
     return tuple(SCENES)

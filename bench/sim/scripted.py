@@ -90,7 +90,7 @@ class Scene:
     in_parts: bool = False
     """Whether half of a batch is reported before the rest."""
     gap_ns: int = 0
-    """How far an instance is from the scheduler; above 0 it may prefetch a batch."""
+    """The time for a batch to reach an instance and for its report to return; above 0 instances prefetch."""
     reply_ns: int = 0
     late_ns: int = 0
     """Timers are late by up to this."""
@@ -166,7 +166,7 @@ class Scene:
 
 
 def arrival(request_id: int, request: Request, at_ns: int) -> Event:
-    """The event that a request is."""
+    """The event of a request's arrival."""
 
     def moment_ns(after_ns: int | None) -> int | None:
         return None if after_ns is None else at_ns + after_ns

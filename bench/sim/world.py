@@ -1,4 +1,4 @@
-"""What the scheduling benchmarks share: profiles, arrivals, searches, a run of the production scheduler."""
+"""Shared by the scheduling benchmarks: profiles, arrivals, searches, a run of the production scheduler."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Served:
 
 @dataclass
 class Played:
-    """What became of the requests, by stream; times in nanoseconds."""
+    """How the requests ended, by stream; times in nanoseconds."""
 
     arrived: list[NDArray[np.int64]]
     answered: list[NDArray[np.int64]]
