@@ -54,7 +54,7 @@ def _axis_problems(rules: PaddingRules, metadata: ModelMetadata) -> Iterator[str
         if spec is None:
             yield f"{path}.input: got {rule.input!r}; allowed: {', '.join(specs)}"
         elif not spec.batched:
-            yield f"{path}.input: got {rule.input!r}; allowed: an input that has rows"
+            yield f"{path}.input: got {rule.input!r}; allowed: an input with a batch axis"
         else:
             yield from _variable(f"{path}.axis", rule.axis, spec, "input")
 

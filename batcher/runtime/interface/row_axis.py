@@ -40,7 +40,7 @@ def with_row_axes(metadata: ModelMetadata, context: LoadContext) -> ModelMetadat
         for spec in metadata.outputs:
             if not spec.batched or spec.shape[:1] != (-1,):
                 problems.append(
-                    f"output {spec.name!r} of shape {list(spec.shape)} has no rows first; allowed:"
+                    f"output {spec.name!r} of shape {list(spec.shape)} has no batch axis first; allowed:"
                     f" {NO_BATCH_AXIS}"
                 )
         metadata = replace(metadata, inputs=inputs)
@@ -65,13 +65,13 @@ def output_problems(metadata: ModelMetadata, declared: Collection[str], path: st
         if first is not None and first not in rows and spec.name not in declared:
             yield (
                 f"{path}outputs: the first axis of output {spec.name!r} is {first!r} in the model,"
-                f" and that of the inputs is {_listed(rows) or 'another'}, so it is not the rows;"
+                f" and that of the inputs is {_listed(rows) or 'another'}, so it is not the batch axis;"
                 f" allowed: {{output: {spec.name}, batched: true}} where it is nevertheless, or"
                 f" {NO_BATCH_AXIS}"
             )
         if rows.intersection(spec.dims[1:]):
             yield (
-                f"{path}outputs: output {spec.name!r} has the rows' axis {_listed(rows)} once more,"
+                f"{path}outputs: output {spec.name!r} has the batch axis {_listed(rows)} twice,"
                 " so that a row's answer depends on the other rows of its batch; allowed:"
                 f" {NO_BATCH_AXIS}"
             )
@@ -107,10 +107,10 @@ def _input_problems(
     """`specs` are the executor's specs, `inputs` the same with the configuration applied."""
     for spec in specs:
         if not spec.batched and declared.get(spec.name):
-            yield f"inputs: input {spec.name!r} has no row axis; allowed: batched: false"
+            yield f"inputs: input {spec.name!r} has no batch axis; allowed: batched: false"
     with_rows = [spec for spec in inputs if spec.batched]
     if inputs and not with_rows:
-        yield f"inputs: none has rows; allowed: an input that is batched, or {NO_BATCH_AXIS}"
+        yield f"inputs: none has a batch axis; allowed: an input that is batched, or {NO_BATCH_AXIS}"
     firsts = {
         spec.name: spec.dims[0]
         for spec in with_rows
@@ -121,20 +121,20 @@ def _input_problems(
         yield (
             "inputs: the first axes of the inputs have different names in the model"
             f" ({', '.join(f'{axis!r} in {name}' for name, axis in firsts.items())}), so they are"
-            f" not all the rows; allowed: {{input: {last}, batched: false}} for an input that all"
-            f" rows share, {{input: {last}, batched: true}} for one that has rows nevertheless, or"
+            f" not all the batch axis; allowed: {{input: {last}, batched: false}} for an input without a"
+            f" batch axis, {{input: {last}, batched: true}} for one that has it nevertheless, or"
             f" {NO_BATCH_AXIS}"
         )
     rows = {spec.dims[0] for spec in with_rows if spec.dims} - {None}
     for spec in inputs:
         if rows.intersection(spec.dims[1:] if spec.batched else spec.dims):
-            again = "once more" if spec.batched else "and is declared to have no rows"
+            again = "twice" if spec.batched else "and is declared to have no batch axis"
             yield (
-                f"inputs: input {spec.name!r} has the rows' axis {_listed(rows)} {again}, which"
+                f"inputs: input {spec.name!r} has the batch axis {_listed(rows)} {again}, which"
                 f" a batch of several requests cannot have; allowed: {NO_BATCH_AXIS}"
             )
         if spec.batched and spec.shape[:1] != (-1,):
-            yield f"inputs: the shape of input {spec.name!r}, {list(spec.shape)}, has no rows first"
+            yield f"inputs: the shape of input {spec.name!r}, {list(spec.shape)}, has no batch axis first"
 
 
 def _listed(names: Collection[str | None]) -> str:

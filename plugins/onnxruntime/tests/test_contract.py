@@ -75,7 +75,7 @@ class TestSeveralInputsAndOutputs(Contract):
 
 
 class TestSharedInput(Contract):
-    """An input that all rows of a batch share, beside rows."""
+    """An input without a batch axis, and one with it."""
 
     batched = {"b": False}  # noqa: RUF012 - a test's constant
 

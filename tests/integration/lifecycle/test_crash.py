@@ -46,7 +46,7 @@ async def test_the_next_start_makes_a_flight_record_of_a_crash(
 ):
     folder = tmp_path / "incidents"
     made = hello() | {"flight_recorder": {"folder": str(folder)}}
-    server, neighbor = serve(made), serve(made)
+    server, other = serve(made), serve(made)
     stub = await dial(server.grpc)
     await asyncio.gather(*(stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(20)))
 
@@ -69,10 +69,10 @@ async def test_the_next_start_makes_a_flight_record_of_a_crash(
     assert '"executor": "emulated"' in log.incident.config
     assert requests(path) == 20
     command = [sys.executable, "-m", "batcher", "replay", str(path)]
-    told = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)
-    assert b"replay: identical" in told.stdout
-    assert b": crash: the server with process id" in told.stdout
+    replayed = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)
+    assert b"replay: identical" in replayed.stdout
+    assert b": crash: the server with process id" in replayed.stdout
 
-    for each in (neighbor, anew):
+    for each in (other, anew):
         assert each.stop() == 0
     assert list(folder.iterdir()) == [path]

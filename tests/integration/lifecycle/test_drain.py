@@ -79,7 +79,7 @@ class TestWhileDraining:
         assert (await fetch(http, "/healthz"))[0] == 200
         assert application.registry.get_sample_value("batcher_draining") == 1
 
-        # Who has not heard of it yet is answered.
+        # A client that does not know of it yet is answered.
         hang.release()
         assert output_arrays(await accepted)["Y"].max() == 6
         for each in (stub, await dial(application.grpc.addresses[0])):
@@ -92,9 +92,9 @@ class TestWhileDraining:
         application, stub, accepted, hang = held
         draining = asyncio.create_task(application.drain())
         await eventually(lambda: application.batcher.draining)
-        stranger = await dial(application.grpc.addresses[0])
+        new_client = await dial(application.grpc.addresses[0])
 
-        for each in (stub, stranger):
+        for each in (stub, new_client):
             for call in (each.ModelInfer(request_of()), each.ModelStreamInfer().read()):
                 error = await refusal(call)
                 # With `builtin`, clients are asked to go elsewhere, and cannot connect any more.
@@ -172,7 +172,7 @@ class TestWhileDraining:
             application.grpc.addresses[0], options=[("grpc.http2.lookahead_bytes", 65536)]
         )
         call = stub.ModelStreamInfer(timeout=WAIT_S)
-        requests = 64  # far more than the two sides hold for a reader who does not read
+        requests = 64  # far more than the two sides buffer for a client that does not read
         for _ in range(requests):
             await call.write(request_of(rows=4096))
         telemetry = application.models.find("hello", "1").telemetry
@@ -233,7 +233,7 @@ class TestSignals:
         assert "1 request unanswered after 0.2 s (server.drain_timeout)" in server.log()
         error = await refusal(call)
         assert error.code() is UNAVAILABLE
-        assert "hello" in error.details()  # told, not cut off
+        assert "hello" in error.details()  # an error, not a closed connection
 
     async def test_a_second_signal_ends_at_once(self, batch_under_way, eventually):
         server, call = await batch_under_way("60s")

@@ -15,18 +15,18 @@ async def test_probes_are_answered_while_other_clients_misbehave(start, hello, f
     application = await start(hello(server={"http": "127.0.0.1:0"}))
     address = application.http.address
     host, _, port = address.rpartition(":")
-    strangers = []
+    other_clients = []
     try:
         for _ in range(3):
             for _ in range(70):
                 # A small limit: what is not read stays in the server's hands.
                 reader, writer = await asyncio.open_connection(host, int(port), limit=1)
                 writer.write(sent)
-                strangers.append((reader, writer))
+                other_clients.append((reader, writer))
             assert (await fetch(address, "/healthz"))[0] == 200
             assert (await fetch(address, "/readyz"))[0] == 200
         if b"metrics" not in sent:
             assert (await scrape(address)).sum("batcher_ready") == 1
     finally:
-        for _, writer in strangers:
+        for _, writer in other_clients:
             writer.close()

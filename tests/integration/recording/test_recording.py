@@ -90,10 +90,10 @@ async def test_what_a_server_records_replays_from_every_segment(
     assert len(ends) == sum(segment.requests for segment in log.segments)
     assert Outcome.OK in ends
     command = [sys.executable, "-m", "batcher", "replay", str(tmp_path / "journal"), "--json"]
-    told = await asyncio.to_thread(
+    replayed = await asyncio.to_thread(
         subprocess.run, [*command, "--policy", "none"], capture_output=True, check=True
     )
-    *_, result, recorded, _, none = (json.loads(line) for line in told.stdout.splitlines())
+    *_, result, recorded, _, none = (json.loads(line) for line in replayed.stdout.splitlines())
     assert result["replay"]["identical"]
     assert none["requests"] == recorded["requests"] == len(ends)
 

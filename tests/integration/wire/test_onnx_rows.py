@@ -137,7 +137,7 @@ async def test_similarities_of_all_rows_are_not_batched(start, dial, onnx):
         helper.make_node("MatMul", ["X", "T"], ["Y"]),
     ]
     shapes = {"X": (FLOAT, ["n", 2])}, {"Y": (FLOAT, ["n", "n"])}
-    with pytest.raises(ModelLoadError, match="'Y' has the rows' axis 'n' once more"):
+    with pytest.raises(ModelLoadError, match="'Y' has the batch axis 'n' twice"):
         await start(onnx(nodes, *shapes))
     application = await start(onnx(nodes, *shapes, batching={"max_batch_size": 0}))
     stub = await dial(application.grpc.addresses[0])

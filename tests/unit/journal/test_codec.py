@@ -70,10 +70,10 @@ def decoder():
 
 @pytest.mark.slow
 @given(st.lists(events), st.lists(commands))
-def test_events_and_commands_come_back_as_they_were(told, answered):
+def test_events_and_commands_come_back_as_they_were(events, answered):
     decoder = Decoder(schema())
-    read = unpack(Encoder().pack([told, answered]))
-    assert decoder.events(read[0]) == told
+    read = unpack(Encoder().pack([events, answered]))
+    assert decoder.events(read[0]) == events
     assert decoder.commands(read[1]) == answered
 
 

@@ -88,9 +88,9 @@ async def test_files_are_limited_in_frequency(make, clock):
     clock.advance(59 * SECOND)
     with pytest.raises(
         RateLimited, match=r"less than 60 s ago \(flight_recorder.min_interval"
-    ) as told:
+    ) as caught:
         await flight.write(IncidentReason.SIGNAL)
-    assert told.value.retry_after_ns == SECOND
+    assert caught.value.retry_after_ns == SECOND
     clock.advance(1 * SECOND)
     await flight.write(IncidentReason.SIGNAL)
     assert len(files(flight)) == 2

@@ -60,7 +60,7 @@ def test_the_files_stay_below_the_size(start, tmp_path):
 
 @pytest.fixture
 def slow_disk(monkeypatch):
-    """A disk that does not write until it is told to."""
+    """A disk that does not write until it may."""
     free, reached = threading.Event(), threading.Event()
 
     def write(file, data):

@@ -193,7 +193,7 @@ class TestFollower:
         hangup.set()
         assert await reloads.get() == (ChangeSource.SIGNAL, TEXT)
 
-    @pytest.mark.parametrize("error", [BatcherError("told elsewhere"), ZeroDivisionError()])
+    @pytest.mark.parametrize("error", [BatcherError("logged elsewhere"), ZeroDivisionError()])
     async def test_what_goes_wrong_does_not_end_it(self, follow, caplog, error):
         hangup = asyncio.Event()
         follow.errors.append(error)

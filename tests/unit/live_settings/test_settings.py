@@ -86,14 +86,14 @@ def world(tmp_path, caplog):
     return World(tmp_path / "config.yaml")
 
 
-def told(applied):
+def texts(applied):
     return [str(change) for change in applied.changes]
 
 
 class TestUpdate:
     async def test_a_change_is_applied_logged_and_counted(self, world, caplog):
         applied = await world.live_settings.update("a", "", {"batching.target_p99": "40ms"})
-        assert told(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
+        assert texts(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
         assert applied.generation == world.live_settings.generation == 2
         assert world.models[0].settings.target_ns == 40_000_000
         assert world.counts == {("rpc", "applied"): 1}
@@ -111,7 +111,7 @@ class TestUpdate:
         applied = await world.live_settings.update(
             "a", "", {"padding": rule, "outputs": "[{output: y, axis: 1, like: null}]"}
         )
-        assert [text.split(":")[0] for text in told(applied)] == ["a/1 padding", "a/1 outputs"]
+        assert [text.split(":")[0] for text in texts(applied)] == ["a/1 padding", "a/1 outputs"]
         (axis,) = world.models[0].rules.axes
         assert axis == AxisRule("x", 1, None, (4, 8))
         with pytest.raises(InvalidRequest, match=r"^.*padding\[0\]\.buckets: not on a Friday"):
@@ -123,14 +123,14 @@ class TestUpdate:
         applied = await world.live_settings.update(
             "a", "", {"queue.max_rows": "9"}, validate_only=True
         )
-        assert told(applied) == ["a/1 queue.max_rows: null -> 9"]
+        assert texts(applied) == ["a/1 queue.max_rows: null -> 9"]
         with pytest.raises(InvalidRequest):
             await world.live_settings.update("a", "", {"queue.max_rows": "0"}, validate_only=True)
         assert (world.settings, world.counts, world.live_settings.generation) == (before, {}, 1)
 
     async def test_the_values_of_now_are_no_change(self, world):
         applied = await world.live_settings.update("a", "", {"batching.target_p99": "0.05s"})
-        assert (told(applied), applied.generation) == ([], 1)
+        assert (texts(applied), applied.generation) == ([], 1)
         assert world.counts == {("rpc", "unchanged"): 1}
 
     @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ class TestUpdate:
                 world.live_settings.update("a", "", {"batching.target_p99": "30ms"})
             ),
         ]
-        # Who is read in a thread leaves the loop to others: the event is set by it.
+        # Parsing on a thread does not block the loop, which sets the event.
         asyncio.get_running_loop().call_soon(go_on.set)
-        assert [told(await each)[0].split(" ", 1)[1] for each in asked] == [
+        assert [texts(await each)[0].split(" ", 1)[1] for each in asked] == [
             "batching.target_p99: 50ms -> 40ms",
             "batching.target_p99: 40ms -> 45ms",
             "batching.target_p99: 45ms -> 30ms",
@@ -232,7 +232,7 @@ class TestReload:
     async def test_the_file_is_put_in_force(self, world, caplog):
         world.rewrite("50ms", "40ms")
         applied = await world.live_settings.reload(SIGNAL)
-        assert told(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
+        assert texts(applied) == ["a/1 batching.target_p99: 50ms -> 40ms"]
         assert world.models[0].settings.target_ns == 40_000_000
         assert world.counts == {("signal", "applied"): 1}
         assert "(signal, generation 2)" in caplog.text
@@ -335,7 +335,7 @@ class TestAfterAnAdminCall:
 
     @pytest.mark.parametrize("source", [SIGNAL, RPC])
     async def test_a_reload_that_was_asked_for_undoes_it(self, called, caplog, source):
-        assert told(await called.live_settings.reload(source)) == [
+        assert texts(await called.live_settings.reload(source)) == [
             "a/1 batching.target_p99: 40ms -> 50ms"
         ]
         assert f"40ms -> 50ms ({source}, undoes an admin call, generation 3)" in caplog.text

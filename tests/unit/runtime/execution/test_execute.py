@@ -157,10 +157,10 @@ def test_parts_are_joined_in_the_order_of_their_rows():
 def test_parts_of_different_shapes_cannot_be_joined(other):
     with pytest.raises(ExecutionError) as caught:
         joinable(pieces(np.zeros((2, 3), np.float32), np.zeros(other, np.float32)))
-    told = str(caught.value)
-    assert "in 2 batches, and output 'Y' has different shapes in them" in told
-    assert str([-1, *other[1:]]) in told
-    assert "[-1, 3]" in told
+    message = str(caught.value)
+    assert "in 2 batches, and output 'Y' has different shapes in them" in message
+    assert str([-1, *other[1:]]) in message
+    assert "[-1, 3]" in message
 
 
 ROWS = LARGE_BATCH // 1024

@@ -22,14 +22,14 @@ def plan(fake):
 
 
 async def test_every_size_is_warmed_up_and_then_timed_in_turns():
-    fake, told = FakeExecutor(), []
-    found = await measure(plan(fake), (1, 4), 3, Clock(), lambda: told.append(1))
+    fake, calls = FakeExecutor(), []
+    found = await measure(plan(fake), (1, 4), 3, Clock(), lambda: calls.append(1))
     assert list(found) == [1, 4]
     assert all(len(times) == 3 and min(times) > 0 for times in found.values())
     assert fake.batch_sizes == [1] * 4 + [4] * 4 + [1, 4, 1, 4, 1, 4]
     assert fake.released == 14
     assert fake.calls[-1].method == "close"
-    assert len(told) == 6
+    assert len(calls) == 6
 
 
 async def test_a_batch_that_fails_ends_it():
@@ -40,12 +40,12 @@ async def test_a_batch_that_fails_ends_it():
 
 
 async def test_a_later_batch_that_fails_ends_it():
-    fake, told = FakeExecutor(), []
+    fake, calls = FakeExecutor(), []
 
     def break_it():
-        told.append(1)
+        calls.append(1)
         fake.fail_next(ValueError("out of memory"))
 
     with pytest.raises(ModelLoadError, match="m: a batch of 4 rows failed: ValueError: out of mem"):
         await measure(plan(fake), (1, 4), 3, Clock(), break_it)
-    assert told == [1]
+    assert calls == [1]

@@ -26,7 +26,7 @@ async def until(condition):
 
 
 class Remote:
-    """Answers; each method raises what it is told to."""
+    """Answers; each method raises what a test has set."""
 
     capabilities = Capabilities(dynamic_axes=True, max_in_flight=8)
 

@@ -99,7 +99,7 @@ def test_a_sample_holds_the_values_that_are_given_in_every_row():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"Y": 1}, r"warmup.inputs: got 'Y'; allowed: X, words, n, scale"),
         ({"X": "a"}, r"warmup.inputs.X: got 'a'; allowed: a number, for FP32"),
@@ -109,8 +109,8 @@ def test_a_sample_holds_the_values_that_are_given_in_every_row():
         ({"n": (1, 2)}, r"allowed: at most 1 values, one row of shape \[\]"),
     ],
 )
-def test_values_that_do_not_fit_the_model_are_named(given, told):
-    with pytest.raises(ModelLoadError, match=told):
+def test_values_that_do_not_fit_the_model_are_named(given, message):
+    with pytest.raises(ModelLoadError, match=message):
         Sample("m", SPECS, given)
 
 
@@ -142,8 +142,8 @@ def refused():
 
 
 async def test_a_warm_up_that_fails_names_the_remedy(refused):
-    told = await refused(ZeroDivisionError("division by zero"))
-    assert told == (
+    message = await refused(ZeroDivisionError("division by zero"))
+    assert message == (
         "m: the warm-up batch of 1 rows failed: ZeroDivisionError: division by zero (it contained zeros"
         " and empty texts; if these do not suit the model, set warmup.inputs, or skip"
         " the warm-up with warmup.batch_sizes: [])"
@@ -154,8 +154,8 @@ async def test_a_warm_up_that_fails_names_the_remedy(refused):
 
 async def test_a_length_without_variable_axes_is_refused(refused):
     assert WarmupConfig().length == DEFAULT_LENGTH, "a default is no wish"
-    told = await refused(ValueError("never"), length=8)
-    assert told.startswith(
+    message = await refused(ValueError("never"), length=8)
+    assert message.startswith(
         "model 'm': warmup.length: got 8; allowed: a length only where an input has a variable axis"
     )
 
@@ -178,8 +178,8 @@ async def test_row_errors_in_the_warm_up_are_logged(caplog):
     metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
     await warmup.warm_up(worker, "m", metadata, layout_of(metadata), WarmupPlan((1,), 16))
     await worker.close(5.0)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith(
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(
         "m: the warm-up batch of 1 rows failed: input 'X' must be a number (it contained"
     )
 

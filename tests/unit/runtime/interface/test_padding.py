@@ -66,7 +66,7 @@ def test_the_padded_axes_as_scheduler_settings():
 
 
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("axes", "message"),
     [
         (
             [*BOTH, AxisRule("idz", 1, 0, (4,))],
@@ -103,14 +103,14 @@ def test_the_padded_axes_as_scheduler_settings():
         ([BOTH[0], AxisRule("mask", 1, 0, (4, 16))], "to the same buckets"),
     ],
 )
-def test_a_rule_that_does_not_fit_the_model_is_named(axes, told):
-    assert told in problem(axes)
+def test_a_rule_that_does_not_fit_the_model_is_named(axes, message):
+    assert message in problem(axes)
 
 
 def test_every_problem_is_reported_at_once():
-    told = problem([AxisRule("a", 1, 0, (4,)), AxisRule("b", 1, 0, (4,))])
-    assert told.startswith("model 'm': models[0].padding[0].input")
-    assert "models[0].padding[1].input" in told
+    message = problem([AxisRule("a", 1, 0, (4,)), AxisRule("b", 1, 0, (4,))])
+    assert message.startswith("model 'm': models[0].padding[0].input")
+    assert "models[0].padding[1].input" in message
 
 
 UNNAMED = ModelMetadata(
@@ -130,7 +130,7 @@ def test_the_length_of_an_output_is_never_guessed():
 
 
 @pytest.mark.parametrize(
-    ("output", "told"),
+    ("output", "message"),
     [
         (OutputRule("w", 1, None), "models[0].outputs[0].output: got 'w'; allowed: y, z"),
         (OutputRule("z", 1, None), "models[0].outputs[0].axis: got 1; allowed: an axis of output"),
@@ -138,13 +138,13 @@ def test_the_length_of_an_output_is_never_guessed():
         (OutputRule("y", 1, ("n", 1)), "models[0].outputs[0].like.axis: got 1; allowed: an axis"),
     ],
 )
-def test_a_wrong_output_rule_is_named(output, told):
-    assert told in problem([X], [output], UNNAMED)
+def test_a_wrong_output_rule_is_named(output, message):
+    assert message in problem([X], [output], UNNAMED)
 
 
 def test_an_output_is_cut_like_the_input_that_is_named():
-    told = OutputRule("y", 1, ("x", 1))
-    padding = resolve_padding("m", rules([X], [told]), UNNAMED)
+    message = OutputRule("y", 1, ("x", 1))
+    padding = resolve_padding("m", rules([X], [message]), UNNAMED)
     assert padding.of(((8,), (1,))).outputs == {"y": ((1, 8),)}
     assert padding.cuts(((3,), (1,))) == {"y": (slice(None), slice(3))}
     own = resolve_padding("m", rules([X], [OutputRule("y", 1, None)]), UNNAMED)
@@ -196,8 +196,8 @@ def test_the_value_is_of_the_inputs_datatype(datatype, value, element):
 )
 def test_a_value_of_another_datatype_is_refused(datatype, value, allowed):
     metadata = ModelMetadata("t", (TensorSpec("x", datatype, (-1, -1)),), ())
-    told = problem([AxisRule("x", 1, value, (4,))], (), metadata)
-    assert told == f"model 'm': models[0].padding[0].value: got {value!r}; allowed: {allowed}"
+    message = problem([AxisRule("x", 1, value, (4,))], (), metadata)
+    assert message == f"model 'm': models[0].padding[0].value: got {value!r}; allowed: {allowed}"
 
 
 # Admission

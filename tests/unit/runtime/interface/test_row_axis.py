@@ -47,11 +47,11 @@ def test_an_input_that_is_declared_to_be_shared():
 
 
 def test_inputs_whose_first_axes_have_different_names_are_refused():
-    told = refusal([X, B])
-    assert "('n' in X, 'k' in b), so they are not all the rows" in told
-    assert "{input: b, batched: false}" in told
-    assert "{input: b, batched: true}" in told
-    assert "batching.max_batch_size: 0" in told
+    message = refusal([X, B])
+    assert "('n' in X, 'k' in b), so they are not all the batch axis" in message
+    assert "{input: b, batched: false}" in message
+    assert "{input: b, batched: true}" in message
+    assert "batching.max_batch_size: 0" in message
     assert fitted([X, B], b=True).inputs[1].batched is True
     assert fitted([X, spec("c", None, None)]).inputs[1].batched is True, "an axis without a name"
 
@@ -62,47 +62,47 @@ def test_an_input_that_is_not_there_is_named(name):
 
 
 def test_an_input_that_has_no_rows_cannot_be_declared_to_have_them():
-    told = refusal([X, spec("b", None, batched=False)], b=True)
-    assert "input 'b' has no row axis; allowed: batched: false" in told
+    message = refusal([X, spec("b", None, batched=False)], b=True)
+    assert "input 'b' has no batch axis; allowed: batched: false" in message
 
 
 def test_some_input_has_rows():
-    assert "none has rows" in refusal([X], X=False)
+    assert "none has a batch axis" in refusal([X], X=False)
 
 
 def test_the_rows_axis_stands_first_and_once():
-    assert "'A' has the rows' axis 'n' once more" in refusal([spec("A", "n", "n")])
-    told = refusal([X, spec("b", None, "n")], b=False)
-    assert "'b' has the rows' axis 'n' and is declared to have no rows" in told
+    assert "'A' has the batch axis 'n' twice" in refusal([spec("A", "n", "n")])
+    message = refusal([X, spec("b", None, "n")], b=False)
+    assert "'b' has the batch axis 'n' and is declared to have no batch axis" in message
 
 
 def test_an_executor_without_a_batch_axis_in_its_shapes_is_refused():
-    told = refusal([TensorSpec("X", "FP32", (4, 2))])
-    assert "the shape of input 'X', [4, 2], has no rows first" in told
+    message = refusal([TensorSpec("X", "FP32", (4, 2))])
+    assert "the shape of input 'X', [4, 2], has no batch axis first" in message
 
 
 @pytest.mark.parametrize(
-    ("outputs", "told"),
+    ("outputs", "message"),
     [
-        ([spec("Y", "n", batched=False)], "output 'Y' of shape [-1] has no rows first"),
-        ([TensorSpec("Y", "FP32", (1, 2))], "output 'Y' of shape [1, 2] has no rows first"),
-        ([TensorSpec("Y", "FP32", ())], "output 'Y' of shape [] has no rows first"),
+        ([spec("Y", "n", batched=False)], "output 'Y' of shape [-1] has no batch axis first"),
+        ([TensorSpec("Y", "FP32", (1, 2))], "output 'Y' of shape [1, 2] has no batch axis first"),
+        ([TensorSpec("Y", "FP32", ())], "output 'Y' of shape [] has no batch axis first"),
         ([spec("Y", "n"), spec("Y", "n")], "two outputs have the name 'Y'"),
         ([TensorSpec("Y", "FLOAT", (-1,))], "output 'Y' is 'FLOAT'; allowed: BOOL, "),
         ([TensorSpec("Y", "FP32", (-1, 2), dims=("n",))], "'Y' has 1 names for the 2 axes of"),
     ],
 )
-def test_contradictory_metadata_is_refused(outputs, told):
+def test_contradictory_metadata_is_refused(outputs, message):
     with pytest.raises(ModelLoadError) as caught:
         fitted([X], outputs)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_every_problem_is_reported_at_once():
-    told = refusal([X, B, spec("A", "n", "n")], c=False)
-    assert "got 'c'" in told
-    assert "different names" in told
-    assert "once more" in told
+    message = refusal([X, B, spec("A", "n", "n")], c=False)
+    assert "got 'c'" in message
+    assert "different names" in message
+    assert "twice" in message
 
 
 def test_without_a_batch_axis_nothing_has_rows_and_all_names_are_fine():
@@ -115,10 +115,10 @@ def test_without_a_batch_axis_nothing_has_rows_and_all_names_are_fine():
 
 
 def test_an_output_whose_first_axis_has_another_name_is_refused_unless_declared():
-    told = output_refusal([X], [spec("boxes", "found", None)])
-    assert told == (
+    message = output_refusal([X], [spec("boxes", "found", None)])
+    assert message == (
         "model 'm': models[0].outputs: the first axis of output 'boxes' is 'found' in the model, and"
-        " that of the inputs is 'n', so it is not the rows; allowed: {output: boxes, batched: true}"
+        " that of the inputs is 'n', so it is not the batch axis; allowed: {output: boxes, batched: true}"
         " where it is nevertheless, or batching.max_batch_size: 0 where the model has no batch axis"
     )
     assert "is another" in output_refusal([spec("X", None, None)], [spec("Y", "found")])
@@ -129,8 +129,8 @@ def test_an_output_whose_first_axis_has_another_name_is_refused_unless_declared(
 def test_an_output_that_has_the_rows_twice_mixes_the_requests_of_a_batch():
     rule = OutputRule("alike", None, None, batched=True)
     for rules in [(), (rule,)]:
-        told = output_refusal([X], [spec("alike", "n", "n")], *rules)
-        assert "'alike' has the rows' axis 'n' once more" in told
+        message = output_refusal([X], [spec("alike", "n", "n")], *rules)
+        assert "'alike' has the batch axis 'n' twice" in message
 
 
 def test_names_that_agree_and_axes_without_names_are_fine():
@@ -139,11 +139,11 @@ def test_names_that_agree_and_axes_without_names_are_fine():
 
 
 def test_a_declared_output_that_is_not_there_is_named():
-    told = output_refusal([X], [spec("Y", "n")], OutputRule("Z", None, None, batched=True))
-    assert "models[0].outputs[0].output: got 'Z'; allowed: Y" in told
+    message = output_refusal([X], [spec("Y", "n")], OutputRule("Z", None, None, batched=True))
+    assert "models[0].outputs[0].output: got 'Z'; allowed: Y" in message
 
 
-# Padding beside shared inputs
+# Padding and inputs without a batch axis
 
 
 def test_a_shared_input_cannot_be_padded():

@@ -57,8 +57,8 @@ def test_axes_of_one_name_agree_padded_or_not(padding):
 def test_an_axis_name_twice_in_one_input():
     model = signature(TensorSpec("edges", "FP32", (-1, -1, -1), dims=("n", "node", "node")))
     model.validate(request(edges=np.ones((1, 3, 3), np.float32)))
-    told = refusal(model, request(edges=np.ones((1, 3, 4), np.float32)))
-    assert "'edges' has 3 on axis 1, 'edges' has 4 on axis 2" in told
+    message = refusal(model, request(edges=np.ones((1, 3, 4), np.float32)))
+    assert "'edges' has 3 on axis 1, 'edges' has 4 on axis 2" in message
 
 
 def test_an_optional_input_that_is_absent_agrees_with_all():
@@ -73,8 +73,8 @@ def test_a_shared_input_agrees_as_well():
     model = signature(IDS, bias)
     both = request(ids=np.ones((2, 3), int), bias=np.ones(3, np.float32))
     assert model.validate(both).shapes == ((3,), (3,))
-    told = refusal(model, request(ids=np.ones((2, 3), int), bias=np.ones(2, np.float32)))
-    assert "'ids' has 3 on axis 1, 'bias' has 2 on axis 0" in told
+    message = refusal(model, request(ids=np.ones((2, 3), int), bias=np.ones(2, np.float32)))
+    assert "'ids' has 3 on axis 1, 'bias' has 2 on axis 0" in message
 
 
 # Parameters
@@ -111,8 +111,8 @@ def test_a_shared_input_has_its_own_shape_and_no_rows():
     model = signature(X, B)
     rows = np.ones((3, 1), np.float32)
     assert model.validate(request(X=rows, b=np.zeros(4, np.float32))).rows == 3
-    told = refusal(model, request(X=rows, b=np.zeros(3, np.float32)))
-    assert told == "m: input 'b' must have shape [4] (-1 varies), got [3]"
+    message = refusal(model, request(X=rows, b=np.zeros(3, np.float32)))
+    assert message == "m: input 'b' must have shape [4] (-1 varies), got [3]"
 
 
 def key(spec, array):
@@ -155,8 +155,8 @@ def test_shared_inputs_are_bounded(monkeypatch):
     most = MAX_SHARED_INPUT_BYTES // 4
     spec = TensorSpec("b", "FP32", (-1,), batched=False)
     assert key(spec, np.zeros(most, np.float32))
-    told = refusal(signature(X, spec), request(X=ROW, b=np.zeros(most + 1, np.float32)))
-    assert told.startswith(
+    message = refusal(signature(X, spec), request(X=ROW, b=np.zeros(most + 1, np.float32)))
+    assert message.startswith(
         f"m: b (inputs with batched: false) have {MAX_SHARED_INPUT_BYTES + 4} bytes"
     )
     monkeypatch.setattr(module, "MAX_SHARED_INPUT_BYTES", 9)

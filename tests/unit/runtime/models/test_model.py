@@ -191,14 +191,14 @@ class TestReload:
 
 
 class Telling(FakeExecutor):
-    """An executor with a word of its own."""
+    """An executor with a `healthy` method."""
 
-    word = None
+    healthy_returns = None
 
     def healthy(self):
-        if isinstance(self.word, BaseException):
-            raise self.word
-        return self.word
+        if isinstance(self.healthy_returns, BaseException):
+            raise self.healthy_returns
+        return self.healthy_returns
 
 
 class TestHealth:
@@ -206,16 +206,16 @@ class TestHealth:
         middle = make_middle(checks=HealthCheckPlan(interval_ns=MILLISECOND))
         middle.make_executor = Telling
         await middle.model.load()
-        for word, why in (
+        for healthy_returns, why in (
             ("the backend is down", "the backend is down"),
             (ValueError("lost"), "ValueError: lost"),
             (False, "healthy() returned False, not a text or None"),
         ):
-            middle.fake.word = word
+            middle.fake.healthy_returns = healthy_returns
             await until(lambda why=why: state(middle) == (ModelState.UNREADY, why))
             # It is asked all the same.
             assert await middle.batcher.infer(middle.request())
-        middle.fake.word = None
+        middle.fake.healthy_returns = None
         await until(lambda: state(middle) == (ModelState.READY, ""))
         assert middle.problems == []
 
