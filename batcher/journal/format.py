@@ -32,7 +32,7 @@ from batcher.journal.codec import CodecError, Schema, unpack
 MAGIC: Final = b"\x89batcher-log\r\n\x1a\n"
 FORMAT: Final = 1
 
-MOST_FRAME: Final = 256 * 1024**2
+MAX_FRAME_BYTES: Final = 256 * 1024**2
 """Bytes of the largest payload; a longer one is taken for a corrupt frame."""
 
 _HEAD: Final = struct.Struct(">BII")
@@ -214,7 +214,7 @@ def _frames(text: bytes, at: int, piece: Piece) -> int:
             return len(text)
         kind, length, crc = _HEAD.unpack_from(text, at)
         start, stop = at + _HEAD.size, at + _HEAD.size + length
-        if length > MOST_FRAME or stop > len(text):
+        if length > MAX_FRAME_BYTES or stop > len(text):
             following = _next(text, at)
             if following < len(text):
                 piece.fault = f"it is cut off or corrupt at byte {at}"

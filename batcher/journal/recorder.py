@@ -33,7 +33,7 @@ from batcher.journal.format import Counts, Opening, end_frame, opening_bytes, st
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING: Final = 8_192
+MAX_WAITING_STEPS: Final = 8_192
 """Steps that may wait for the thread; beyond it, steps are dropped."""
 
 BLOCK: Final = 128
@@ -130,7 +130,7 @@ class Recorder:
     def record(self, now_ns: int, events: Sequence[Event], commands: Sequence[Command]) -> None:
         """Record a step of the scheduler. Call it right after the step."""
         buffer = self._buffer
-        if self._lost or len(buffer) > MOST_WAITING:
+        if self._lost or len(buffer) > MAX_WAITING_STEPS:
             self._drop_step(now_ns)
             return
         buffer.append((now_ns, events, commands))
@@ -160,7 +160,7 @@ class Recorder:
             self.lost_segments += 1
             log.error("the event log is behind: steps are dropped until its thread has caught up")
         self._lost += 1
-        if len(self._buffer) <= MOST_WAITING // 2:
+        if len(self._buffer) <= MAX_WAITING_STEPS // 2:
             log.warning(
                 "the event log has caught up: %d steps were dropped, a new segment begins",
                 self._lost,

@@ -19,7 +19,7 @@ from batcher.journal.reader import JOURNAL, SUFFIX
 
 log = logging.getLogger(__name__)
 
-MOST_QUEUED: Final = 16 * 1024**2
+MAX_QUEUED_BYTES: Final = 16 * 1024**2
 """Bytes that may wait for the disk; beyond it the rest of a segment is lost."""
 
 SEGMENTS_IN_SIZE: Final = 8
@@ -68,7 +68,7 @@ class SegmentFiles:
 
     def begin(self, now_ns: int, opening: bytes) -> None:  # noqa: ARG002 - the protocol's signature
         """Begin a segment, unless the disk is behind."""
-        self._skipping = self._waiting > MOST_QUEUED // 2
+        self._skipping = self._waiting > MAX_QUEUED_BYTES // 2
         if self._skipping:
             self.lost_segments += 1
         else:
@@ -78,7 +78,7 @@ class SegmentFiles:
         """Add a frame to it, unless the disk is behind."""
         if self._skipping:
             return
-        if self._waiting + len(frame) > MOST_QUEUED:
+        if self._waiting + len(frame) > MAX_QUEUED_BYTES:
             self._skipping = True
             self.lost_segments += 1
             log.error(

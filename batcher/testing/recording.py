@@ -12,7 +12,7 @@ from batcher.core.commands import Command
 from batcher.core.events import Event
 from batcher.core.policies import PolicyFactory, make_policy
 from batcher.core.scheduler import Scheduler
-from batcher.journal.recorder import MOST_WAITING, Recorder
+from batcher.journal.recorder import MAX_WAITING_STEPS, Recorder
 from batcher.journal.segment_files import SegmentFiles
 
 _NO_BOUND: Final = 1 << 40
@@ -54,7 +54,7 @@ class RecordedScheduler(Scheduler):
         commands = super().handle(events, now_ns)
         self.recorder.record(self.now_ns, events, commands)
         self._steps += 1
-        if self._steps % (MOST_WAITING // 2) == 0:
+        if self._steps % (MAX_WAITING_STEPS // 2) == 0:
             self.recorder.mark().result()
         return commands
 

@@ -7,7 +7,7 @@ from batcher.core.events import ModelConfigured, RequestArrived, RequestCancelle
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import ModelSettings, NoBatching
 from batcher.journal import read_log
-from batcher.journal.recorder import BLOCK, MOST_WAITING, Recorder
+from batcher.journal.recorder import BLOCK, MAX_WAITING_STEPS, Recorder
 from batcher.simulation.logs.replay import replay
 
 
@@ -118,9 +118,9 @@ def test_a_recorder_that_is_behind_loses_a_stretch_and_what_follows_replays(
     recorder = start(scheduler, sinks=[stuck], segment_ns=1 << 60)
     step(recorder, scheduler, 0, arrival(0, 0))
     assert stuck.reached.wait(10)
-    for number in range(1, MOST_WAITING + 500):
+    for number in range(1, MAX_WAITING_STEPS + 500):
         step(recorder, scheduler, number, arrival(number, number))
-    assert len(recorder._buffer) <= MOST_WAITING + 2
+    assert len(recorder._buffer) <= MAX_WAITING_STEPS + 2
     assert recorder.lost_segments == 1
     stuck.free.set()
     recorder.mark().result(30)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from batcher.journal import segment_files as module
-from batcher.journal.segment_files import MOST_QUEUED, SegmentFiles, delete_oldest
+from batcher.journal.segment_files import MAX_QUEUED_BYTES, SegmentFiles, delete_oldest
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_slow_disk_costs_segments_and_no_memory(start, tmp_path, slow_disk, ca
     block = b"x" * (1024 * 1024)
     for _ in range(40):
         files.add(block)
-        assert files._waiting <= MOST_QUEUED
+        assert files._waiting <= MAX_QUEUED_BYTES
     files.begin(1, b"second")  # the disk is still behind
     files.add(b"of the second")
     assert files.lost_segments == 2
