@@ -71,9 +71,11 @@ class BatchingConfig(Section):
     batches. 0 means that the model has no batch axis: each request is executed alone, with its
     shapes unchanged."""
     target_p99: Duration | None = None
-    """The latency goal for 99 of 100 requests, from arrival to reply. Only `adaptive` plans by it,
-    and `when_late` says what happens to a request that will miss it. null means no goal: a batch is
-    what queued while the instance was busy."""
+    """When each request is due: its arrival plus this. Batches are planned so that as many as possible
+    are answered by then, with the 95 % quantile of how far measured times stray as a margin. No
+    percentile is measured or promised: what tells is the share of requests that were refused or late.
+    Only `adaptive` plans by it, and `when_late` says what happens to a request that will miss it. null
+    means no target: a batch is what queued while the instance was busy."""
     utilization_target: Share = 0.8
     """`adaptive` only: while the target leaves time, wait for a batch so large that the device is
     busy for at most this share of the time. A lower value makes larger batches and more latency at
