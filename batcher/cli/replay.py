@@ -135,8 +135,8 @@ def replay(
         what_if = _variants(part, policy or [], assignments or [], model)
         if picture is not None and what_if is None:
             raise InputError(
-                f"--plot: got {plot}, but nothing to plot; allowed: together with --set or --policy,"
-                " such as --policy configured"
+                f"--plot: got {plot}, but nothing to plot; add --set or --policy, such as --policy"
+                " configured"
             )
         played = _replay(found, part, json=json)
         if what_if:
@@ -178,7 +178,7 @@ def _part(log: Log, numbers: list[int], from_: str | None, to: str | None) -> _P
         if several:
             raise InputError(
                 f"--segment: got {several[0]}, which several logs in {first.path.parent} have;"
-                " allowed: --from and --to, or the segment's own file in place of the folder"
+                " give --from and --to, or the segment's own file in place of the folder"
             )
         missing = set(numbers) - {each.opening.number for each in segments}
         if missing:
@@ -195,7 +195,7 @@ def _part(log: Log, numbers: list[int], from_: str | None, to: str | None) -> _P
         length = format_duration(round(length_ns / SECOND) * SECOND)
         raise InputError(
             f"--from {from_ or '0s'} --to {to or 'the end'}: the log, which is {length} long, has nothing"
-            " there; allowed: a part of it"
+            " there; choose a part of it"
         )
     return _Part(chosen, until_ns, first.path)
 
@@ -276,7 +276,7 @@ def _compare(
     played = [each for each in every if each.requests]
     if not played:
         raise InputError(
-            "no request ended in this part of the log; allowed: a longer part (--from, --to, --segment)"
+            "no request ended in this part of the log; choose a longer one (--from, --to, --segment)"
         )
     cells = [Cell(None, tuple(each.recorded() for each in played))]
     variants = [Variant(REPLAYED), *asked.variants]

@@ -74,8 +74,9 @@ def serve(
     """Serve the models of a configuration until SIGTERM or Ctrl-C.
 
     Prints one line on standard output when every model is loaded and warmed up. The first signal
-    drains: the server reports that it is not ready, refuses new requests, answers the accepted ones
-    for at most `server.drain_timeout`, and ends. A second signal ends it at once.
+    drains: the server reports that it is not ready; after SIGTERM it still serves new requests for
+    `server.drain_delay`. Then it refuses new requests, answers the accepted ones for at most
+    `server.drain_timeout`, and ends. A second signal ends it at once.
     """
     _dump_stacks_on_a_crash()
     with reported(with_traceback=log_level is LogLevel.DEBUG):

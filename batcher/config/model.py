@@ -260,8 +260,6 @@ class ModelConfig(Section):
     device: DeviceName = "cpu"
     """The device that the model runs on, which is passed to the executor. Models with the same
     device take turns on it: see `devices`."""
-    isolation: Literal["thread"] = "thread"
-    """Where an instance runs: on a thread of the server."""
     max_in_flight: Count = 1
     """Batches that one instance takes at once. More than 1 needs an executor that can take them
     (`Capabilities.max_in_flight`); otherwise the model does not load."""

@@ -19,7 +19,8 @@ class WhenLate(StrEnum):
 class Adaptive:
     """The policy `adaptive`: windows that follow from the target and from what was measured.
 
-    While the device is less busy than `utilization_target`, no request waits for others.
+    While the device is busier than `utilization_target`, requests wait for larger batches. While it is
+    less busy, they wait only for one that is so near that serving both together saves device time.
     """
 
     utilization_target: float = 0.8

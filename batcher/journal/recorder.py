@@ -158,7 +158,10 @@ class Recorder:
     def _drop_step(self, now_ns: int) -> None:
         if not self._lost:
             self.lost_segments += 1
-            log.error("the event log is behind: steps are dropped until its thread has caught up")
+            log.error(
+                "the event log is behind: steps are dropped until its thread has caught up. Give the"
+                " process more processor time, or turn off the event log (journal, flight_recorder)"
+            )
         self._lost += 1
         if len(self._buffer) <= MAX_WAITING_STEPS // 2:
             log.warning(

@@ -82,7 +82,8 @@ class SegmentFiles:
             self._skipping = True
             self.lost_segments += 1
             log.error(
-                "%s: the disk is behind by %d bytes; the rest of this segment is not written",
+                "%s: the disk is behind by %d bytes; the rest of this segment is not written. Use a faster"
+                " disk for its folder",
                 self._what,
                 self._waiting,
             )

@@ -30,7 +30,7 @@ def _warn(observation: Observation, key: str, took: str) -> None:
         if model.reachable and model.late_buckets:
             log.warning(
                 "%s cannot meet its target of %.3g ms in %d of its padding buckets, where a batch of"
-                " one row takes longer; these requests are served best-effort. Raise target_p99, or"
+                " one row takes longer; these requests are served late, not refused. Raise target_p99, or"
                 " use shorter buckets or a faster device",
                 key,
                 target_ms,
@@ -39,7 +39,7 @@ def _warn(observation: Observation, key: str, took: str) -> None:
         if not model.reachable:
             log.warning(
                 "%s cannot meet its target of %.3g ms: a batch of one row takes %s; its requests are"
-                " served best-effort. Raise target_p99, or use a faster device",
+                " served late, not refused. Raise target_p99, or use a faster device",
                 key,
                 target_ms,
                 took,
@@ -55,7 +55,7 @@ def log_failure_storm(storm: FailureStorm) -> None:
         )
     else:
         log.error(
-            "%s: failure storm: too many batches fail to bisect them; each failed batch fails as a"
+            "%s: failure storm: so many batches fail that they are no longer bisected; each failed batch fails as a"
             " whole until one succeeds. Look at the executor's errors above",
             storm.model,
         )

@@ -1,8 +1,7 @@
 """When the waiting requests of a batch group become a batch.
 
 `BatchPolicy` (interface.py) is the whole interface, and `make_policy` the only place that names the
-policies. `Scheduler(policies=...)` takes another factory, so that a policy of one's own needs no
-change here.
+policies that a server can use. Tests and simulations may pass another factory to `Scheduler`.
 
 A policy is asked (`decide`) only while an instance is free, so every batch is formed as late as
 possible, from all that has arrived by then; or shortly before, where a full batch waits, for the

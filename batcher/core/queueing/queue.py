@@ -1,6 +1,6 @@
 """Where requests wait: one queue per model, one batch group per batch key and bucket of shapes.
 
-Groups exist only while something waits in them, and a request that has gone leaves nothing later_rows.
+Groups exist only while something waits in them, and a request that has gone leaves nothing behind.
 """
 
 from __future__ import annotations

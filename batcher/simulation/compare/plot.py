@@ -44,8 +44,7 @@ def image_path(path: Path) -> Path:
         from matplotlib.backend_bases import FigureCanvasBase  # noqa: PLC0415 - an extra
     except ImportError:
         raise InputError(
-            "--plot needs matplotlib, which is not installed; allowed: without --plot, or after"
-            " pip install matplotlib"
+            "--plot needs matplotlib, which is not installed: pip install matplotlib, or leave out --plot"
         ) from None
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:

@@ -51,7 +51,10 @@ def _assigned(
         return lambda _model, settings: settings
     for model in models:
         if model not in sections:
-            raise InputError(f"--set: the log does not say how {model} was configured")
+            raise InputError(
+                f"--set: the log does not say how {model} was configured; choose other models"
+                " (--model), or leave out --set"
+            )
         changed_model(sections[model], assignments)
 
     def change(model: str, settings: ModelSettings) -> ModelSettings:

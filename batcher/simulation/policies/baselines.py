@@ -264,11 +264,12 @@ class Bento(_Planner):
         return i + (backlog.now_ns > backlog.due_ns[i])
 
 
-BASELINES: Final[dict[str, PolicyFactory]] = {
+BASELINES: dict[str, PolicyFactory] = {
     "lazy-drop": LazyDrop,
     "defer": Defer,
     "full-clear": FullClear,
     "roll-out": RollOut,
     "bento": Bento,
 }
-"""By the names that `--policy` takes; `nexus`, which has a parameter, is read elsewhere."""
+"""By the names that `--policy` takes. A script may add policies of its own before it runs a command.
+`nexus`, which has a parameter, is read elsewhere."""

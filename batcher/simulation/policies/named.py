@@ -80,7 +80,7 @@ def _nexus(spelling: str, parameters: str) -> NamedPolicy:
     if not parameters:
         return NamedPolicy(spelling, _plain, Nexus)
     if not (parameters.isascii() and parameters.isdecimal() and int(parameters)):
-        raise ValueError("BATCH being a whole number from 1 on")
+        raise ValueError("BATCH a whole number from 1 on")
     batch = int(parameters)
     return NamedPolicy(spelling, _plain, lambda settings: Nexus(settings, batch))
 

@@ -180,7 +180,7 @@ def parse_process(text: str) -> Process | Closed:
     try:
         return _process(name, given)
     except ValueError as error:
-        raise InputError(f"got {text!r}; allowed: {_SPELLINGS[name]}, {error}") from None
+        raise InputError(f"got {text!r}; allowed: {_SPELLINGS[name]}; {error}") from None
 
 
 def _process(name: str, given: dict[int, str]) -> Process | Closed:
@@ -196,7 +196,7 @@ def _process(name: str, given: dict[int, str]) -> Process | Closed:
     share = _number(given.get(2, "0.2"), "SHARE", above=0, below=1)
     cycle_ns = parse_duration(given.get(3, "1s"))
     if not cycle_ns:
-        raise ValueError("CYCLE being longer than 0")
+        raise ValueError("CYCLE must be longer than 0")
     return Mmpp(rate, ratio, share, cycle_ns / SECOND)
 
 
@@ -216,7 +216,7 @@ def _number(
         limits.append(f"at least {at_least:g}")
     if below is not None:
         limits.append(f"below {below:g}")
-    rule = f"{name} being a {'whole ' if whole else ''}number {' and '.join(limits)}"
+    rule = f"{name} must be a {'whole ' if whole else ''}number {' and '.join(limits)}"
     try:
         value = float(text)
     except ValueError:

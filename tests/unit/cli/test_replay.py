@@ -285,7 +285,7 @@ def test_a_part_of_the_log(replayed):
         (("--plot", "x.nope"), "--plot: got x.nope"),
         (
             ("--plot", "x.png"),
-            "--plot: got x.png, but nothing to plot; allowed: together with --set or",
+            "--plot: got x.png, but nothing to plot; add --set or",
         ),
     ],
 )

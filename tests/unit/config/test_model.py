@@ -14,12 +14,7 @@ from batcher.core.settings import (
 
 def test_the_defaults_of_a_model(model):
     found = model()
-    assert (found.version, found.instances, found.device, found.isolation) == (
-        "1",
-        1,
-        "cpu",
-        "thread",
-    )
+    assert (found.version, found.instances, found.device) == ("1", 1, "cpu")
     assert found.execute_timeout == 30_000_000_000
     assert found.options == {}
     assert found.scheduler_settings() == ModelSettings(
@@ -104,7 +99,6 @@ def test_options_stay_as_they_are(model):
         ("version: v1", 'version: got "v1"; allowed: a positive whole number in quotes, such as "1"'),
         ("version: '0'", 'version: got "0"; allowed: a positive whole number in quotes, such as "1"'),
         ("version: '01'", 'version: got "01"; allowed: a positive whole number in quotes, such as "1"'),
-        ("isolation: process", "isolation: got \"process\"; allowed: 'thread'"),
         ("execute_timeout: 30", "execute_timeout: got 30; allowed: a number with a unit"),
         ("execute_timeout: 0", "execute_timeout: got 0; allowed: longer than 0"),
         ("device: a b", 'device: got "a b"; allowed: letters, digits'),

@@ -39,7 +39,7 @@ def test_fixed_without_a_window_of_the_models_own():
         ("fixed:", "got 'fixed:'"),
         ("fixed:2", "fixed[:DELAY], with a number with a unit"),
         ("lazy-drop:1", "got 'lazy-drop:1'"),
-        ("nexus:0", "nexus[:BATCH], with BATCH being a whole number from 1 on"),
+        ("nexus:0", "nexus[:BATCH], with BATCH a whole number from 1 on"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(name, message):
