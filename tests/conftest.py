@@ -36,7 +36,7 @@ settings.load_profile("check")
 
 
 class Play:
-    """A scheduler under a hand-turned clock, its events and commands spelled short.
+    """A scheduler under a manual clock, with short names for its events and commands.
 
     Times are milliseconds. Each method feeds one event list at `now` and returns the commands;
     the builders (`request`) only make events.
@@ -47,7 +47,7 @@ class Play:
         self.now = 0.0
 
     def feed(self, *events, at=None):
-        """Hand events over at a moment (by default where the clock stands)."""
+        """Feed events at a moment (by default the time of the clock)."""
         if at is not None:
             self.now = at
         return self.scheduler.handle(events, int(self.now * MILLISECOND))
@@ -143,7 +143,7 @@ class Play:
 
     @staticmethod
     def ended(commands):
-        """What became of each settled request, as `(outcome, reason)`."""
+        """How each settled request ended, as `(outcome, reason)`."""
         return {
             request_id: (c.outcome, c.reason)
             for c in commands
@@ -179,7 +179,7 @@ def scheduler(make_scheduler):
 
 @pytest.fixture
 def play(scheduler):
-    """An empty scheduler under a hand-turned clock."""
+    """An empty scheduler under a manual clock."""
     return Play(scheduler)
 
 
