@@ -1,7 +1,8 @@
-"""The batching policies that a configuration can name: the one place to add another.
+"""The batching policies that a configuration can name.
 
-An entry says which keys of `batching` that policy reads and how they become what the scheduler
-takes. A key that some policy reads is an error under a policy that does not.
+An entry of `POLICIES` says which keys of `batching` that policy reads and how they become what the
+scheduler takes; `policy_section` turns that into the file's form again. A key that some policy reads
+is an error under a policy that does not. docs/extending.md lists what else a new policy needs.
 """
 
 from __future__ import annotations

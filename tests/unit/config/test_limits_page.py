@@ -79,6 +79,8 @@ SECTIONS = {
     "models[].batching": BatchingConfig,
     "models[].queue": QueueConfig,
 }
+DERIVED = {"server.max_buffered": "a quarter of memory"}
+"""What the page says of a key whose default `null` stands for a value that is worked out at the start."""
 
 
 def shown(default: object) -> set[str]:
@@ -93,7 +95,11 @@ def test_every_key_of_the_page_has_its_default() -> None:
     for name, default in ROWS:
         section, _, key = name.rpartition(".")
         if section in SECTIONS:
-            assert default in shown(SECTIONS[section].model_fields[key].default), name
+            expected = shown(SECTIONS[section].model_fields[key].default)
+            if name in DERIVED:
+                assert expected == {"none"}
+                expected = {DERIVED[name]}
+            assert default in expected, name
             checked += 1
     assert checked >= 12
 
