@@ -132,7 +132,7 @@ def _observed(
         return _logged(path, model, place, axis), "rows"
     if (model, place, axis) != (None, None, None):
         raise InputError(
-            f"--model, --input and --axis: {path} is not an event log; allowed: only with an event log"
+            f"--model, --input and --axis choose from an event log, and {path} is none; leave them out"
         )
     return _read(path), "requests"
 

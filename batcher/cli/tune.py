@@ -121,12 +121,12 @@ def tune(
         wanted = _read_changes(changes or [])
         if reload and (wanted or validate_only or model or version):
             raise InputError(
-                "--reload applies the whole file; allowed: without --model, --version, --set and --validate-only"
+                "--reload applies the whole file; leave out --model, --version, --set and --validate-only"
             )
         if wanted and not model:
-            raise InputError("--set needs --model; allowed: --model NAME --set PATH=VALUE")
+            raise InputError("--set needs --model NAME")
         if validate_only and not wanted:
-            raise InputError("--validate-only needs --set; allowed: --set PATH=VALUE")
+            raise InputError("--validate-only needs --set PATH=VALUE")
         timeout_s = (read_duration("--timeout", timeout) or 0) / SECOND
         with _channel(address, ca, cert, key) as channel:
             stub = Stub(channel, ADMIN)
@@ -169,11 +169,9 @@ def _channel(address: str, ca: Path | None, cert: Path | None, key: Path | None)
     except ValueError as error:
         raise InputError(f"ADDRESS: got {address!r}; allowed: {error}") from None
     if (cert is None) != (key is None):
-        raise InputError("--cert and --key go together; allowed: both or neither")
+        raise InputError("--cert and --key go together; give both or neither")
     if cert is not None and ca is None:
-        raise InputError(
-            "--cert needs --ca; allowed: --ca FILE with the certificates of the authorities"
-        )
+        raise InputError("--cert needs --ca FILE, with the certificates of the authorities")
     if ca is None:
         return grpc.insecure_channel(address)
     return grpc.secure_channel(

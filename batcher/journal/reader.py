@@ -224,7 +224,7 @@ def _files(path: Path) -> list[Path]:
     files = sorted(path.glob(f"{JOURNAL}-*{SUFFIX}"))
     if not files:
         raise InputError(
-            f"{path}: the folder has no journal; allowed: a folder with files {JOURNAL}-*{SUFFIX},"
+            f"{path}: the folder has no journal; give a folder with files {JOURNAL}-*{SUFFIX},"
             " or one file, such as a flight record"
         )
     return files

@@ -180,7 +180,7 @@ class LiveSettings:
     def _model(self, name: str, version: str) -> ModelConfig:
         if not name:
             raise InvalidRequest(
-                "model: the request names no model; allowed: the name of a served model"
+                "model: the request names no model; give the name of a served model"
             )
         versions = [
             model
@@ -191,12 +191,12 @@ class LiveSettings:
             raise self._unknown(name, version)
         if len(versions) > 1:
             several = ", ".join(model.version for model in versions)
-            raise InvalidRequest(f"version: {name} has several versions; allowed: one of {several}")
+            raise InvalidRequest(f"version: {name} has several versions; give one of {several}")
         return versions[0]
 
     async def _updated(self, model: ModelConfig, changes: Mapping[str, str]) -> Config:
         if not changes:
-            raise InvalidRequest("changes: got none; allowed: at least one path with a value")
+            raise InvalidRequest("changes: got none; give at least one path with a value")
         size = sum(len(path.encode()) + len(value.encode()) for path, value in changes.items())
         if size > MAX_CHANGE_BYTES:
             raise InvalidRequest(

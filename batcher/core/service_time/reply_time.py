@@ -1,4 +1,4 @@
-"""How long handing over the answers takes, per row: an upper quantile of recent batches.
+"""The reply time: how long handing answers to the transport takes, per row, as a quantile of recent batches.
 
 The instance does not wait for it, but callers do: answers are handed over one after another, in the
 order of the batch.

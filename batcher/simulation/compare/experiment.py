@@ -63,7 +63,7 @@ class Experiment:
                 raise InputError("--rate and --load: callers in a closed loop set their own rate")
         elif None in self.rates and not (arrivals.rate or isinstance(arrivals, Recorded)):
             raise InputError(
-                "--arrivals: got no rate; allowed: poisson:800 with 800 requests a second, or"
+                "--arrivals: got no rate; write poisson:800 for 800 requests a second, or give"
                 " --rate, or --load with a share of capacity"
             )
         if self.requests is not None and self.requests > MOST_REQUESTS:
@@ -89,7 +89,7 @@ class Experiment:
             return ClosedLoop(closed.callers, workload, closed.think_ns, self.duration_ns)
         at_ns = self._arrival_times(self.arrivals, rate, seed)
         if not len(at_ns):
-            raise InputError("no request arrives; allowed: a longer --duration")
+            raise InputError("no request arrives; choose a longer --duration")
         return Workload.of(at_ns, self.traffic, mixes)
 
     def _arrival_times(self, process: Process, rate: float | None, seed: int) -> Times:

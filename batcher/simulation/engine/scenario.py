@@ -116,13 +116,13 @@ def _curve(name: str, model: ModelConfig, costs: Costs, config: Config) -> Curve
     if model.executor != EMULATED:
         raise InputError(
             f"model {name!r}: what a batch takes on the executor {model.executor!r} is not known;"
-            " allowed: --profile with what `batcher profile` measured, or --service-times"
+            " give --profile with what `batcher profile` measured, or --service-times"
         )
     options = _options(model, config)
     if not options.cost_ns(1):
         raise InputError(
             f"model {name!r}: options.base and options.per_row are 0, so batches would take no time;"
-            " allowed: a cost above 0, --profile or --service-times"
+            " set a cost above 0, or give --profile or --service-times"
         )
     return linear(options.base, options.per_row, most)
 

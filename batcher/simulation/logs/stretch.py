@@ -150,7 +150,7 @@ def stretches(segments: Iterable[Segment], until_ns: int, samples: Samples) -> I
         requests += segment.requests
         if requests > MOST_REQUESTS:
             raise InputError(
-                f"got more than {MOST_REQUESTS:,} requests; allowed: a part of the log, with"
+                f"got more than {MOST_REQUESTS:,} requests; choose a part of the log, with"
                 " --segment, --from or --to"
             )
         before = segment

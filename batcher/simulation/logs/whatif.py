@@ -250,7 +250,7 @@ def _curve(learned: Learned, model: str, max_rows: int) -> Curve:
         return from_table(profile, max_rows)
     raise InputError(
         f"model {model!r}: what its batches take is not known, because none was recorded;"
-        " allowed: --model with another one, or another part of the log"
+        " choose another one (--model), or another part of the log"
     )
 
 
@@ -269,7 +269,7 @@ def _restored(state: State, factory: PolicyFactory) -> Scheduler:
     except Exception as error:
         raise InputError(
             f"this version cannot restore the scheduler's state in the log: {describe(error)};"
-            " allowed: a log of this version"
+            " replay it with the version that recorded it"
         ) from error
 
 

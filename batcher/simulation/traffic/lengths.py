@@ -73,11 +73,11 @@ def the_axis(
         and axis in {None, key.axis}
     }
     if not fitting:
-        raise InputError(f"the log has no such axis; allowed: {_named(found)}")
+        raise InputError(f"the log has no such axis; choose from {_named(found)}")
     varying = {key: counts for key, counts in fitting.items() if len(counts) > 1} or fitting
     first, *others = varying
     if any(key.model != first.model or varying[key] != varying[first] for key in others):
-        raise InputError(f"the log has several variable axes; allowed: one of {_named(varying)}")
+        raise InputError(f"the log has several variable axes; choose one of {_named(varying)}")
     return varying[first]
 
 

@@ -62,7 +62,7 @@ def _times(path: Path, lines: Iterator[str]) -> Iterator[int]:
             if len(row) > 1 and not _is_timestamp(row[0]):
                 known = ", ".join(COLUMNS)
                 raise InputError(
-                    f"{path}, line {rows.line_num}: no column is an arrival time; allowed: one of"
+                    f"{path}, line {rows.line_num}: no column is an arrival time; needed: one of"
                     f" {known} as a heading; got {', '.join(row)}"
                 )
             read = timestamp_ns

@@ -107,10 +107,13 @@ def test_the_lengths_of_an_event_log(run, journal):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "several variable axes; allowed: one of --model text/1 --input 0 --axis 1; --model"),
-        (("--model", "image"), "allowed: one of --model image/1 --input 0 --axis 1; --model image"),
-        (("--model", "audio"), "no such axis; allowed: --model text/1 --input 0 --axis 1; --model"),
-        (("--input", "3"), "no such axis; allowed: --model text/1 --input 0 --axis 1; --model"),
+        ((), "several variable axes; choose one of --model text/1 --input 0 --axis 1; --model"),
+        (("--model", "image"), "choose one of --model image/1 --input 0 --axis 1; --model image"),
+        (
+            ("--model", "audio"),
+            "no such axis; choose from --model text/1 --input 0 --axis 1; --model",
+        ),
+        (("--input", "3"), "no such axis; choose from --model text/1 --input 0 --axis 1; --model"),
     ],
 )
 def test_which_axis_of_a_log_is_asked_for_where_there_are_several(run, journal, options, message):
@@ -142,5 +145,5 @@ def test_options_about_axes_are_for_logs(run, tmp_path):
     path.write_text("3\n")
     result = run("buckets", path, "--axis", "1")
     assert result.exit_code == 2
-    assert "--model, --input and --axis: " in result.stderr
-    assert "lengths.txt is not an event log; allowed: only with an event log" in result.stderr
+    assert "--model, --input and --axis choose from an event log" in result.stderr
+    assert "lengths.txt is none; leave them out" in result.stderr

@@ -63,7 +63,7 @@ def test_segments_in_one_file_are_the_same_log(recorded, tmp_path):
     ("make", "message"),
     [
         (lambda p: p / "nothing", "no such file or folder"),
-        (lambda p: p, "the folder has no journal; allowed: a folder with files journal-"),
+        (lambda p: p, "the folder has no journal; give a folder with files journal-"),
         (lambda p: write(p / "empty", b""), "it has no segment that can be replayed"),
         (lambda p: write(p / "text", b"hello " * 100), "these bytes are no segment"),
         (

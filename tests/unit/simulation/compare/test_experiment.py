@@ -107,7 +107,7 @@ def test_a_trace_without_a_length_is_played_as_it_is(experiment):
 
 
 def test_a_duration_has_bounds_both_ways(experiment):
-    with pytest.raises(InputError, match="no request arrives; allowed: a longer --duration"):
+    with pytest.raises(InputError, match="no request arrives; choose a longer --duration"):
         experiment(duration_ns=1).load(None, 1)
     endless = experiment(arrivals=Poisson(1e9), requests=None, duration_ns=SECOND)
     with pytest.raises(InputError, match="requests would arrive; allowed: at most"):

@@ -302,5 +302,5 @@ def test_a_state_of_another_version_is_an_error(record, arrivals, what_ifs):
 
 def test_too_many_requests_are_refused(record, monkeypatch, arrivals, what_ifs):
     monkeypatch.setattr("batcher.simulation.logs.stretch.MOST_REQUESTS", 50)
-    with pytest.raises(InputError, match="got more than 50 requests; allowed: a part of the log"):
+    with pytest.raises(InputError, match="got more than 50 requests; choose a part of the log"):
         what_ifs(record(arrivals(500, 1)))

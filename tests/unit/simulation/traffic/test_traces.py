@@ -72,7 +72,7 @@ def test_other_texts_are_not_timestamps(text):
     [
         ("", "holds no arrivals"),
         ("timestamp\n", "holds no arrivals"),
-        ("a,b\n1,2\n", "line 1: no column is an arrival time; allowed: one of timestamp"),
+        ("a,b\n1,2\n", "line 1: no column is an arrival time; needed: one of timestamp"),
         ("1\nx\n", "line 2: got 'x'; allowed: seconds such as 12.25"),
         ("id,time\n1\n", "line 2: got 1 columns"),
         (b"\xff\xfe", "is not a text file"),
