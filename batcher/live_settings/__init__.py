@@ -1,7 +1,7 @@
 """Settings that change while the server runs.
 
 `LiveSettings` holds the configuration in force and changes it, from the file or by an admin call. A
-change is validated as a whole, then applied to every model it names in one turn of the event loop,
+change is validated as a whole, then applied to every model it names in one iteration of the event loop,
 or not at all. `file_watch` notices that the file has changed; reading and parsing happen on another
 thread.
 """

@@ -250,7 +250,7 @@ class LiveSettings:
     def _apply(
         self, config: Config, found: Difference, source: ChangeSource, *, whole_file: bool = False
     ) -> AppliedChange:
-        """Apply a validated configuration, in this turn of the event loop."""
+        """Apply a validated configuration, in this iteration of the event loop."""
         if not found.changes:
             self.config = config
             self._telemetry.count(source, ChangeResult.UNCHANGED)

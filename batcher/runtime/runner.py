@@ -1,6 +1,6 @@
 """Feeds the scheduler events and carries out its commands, on the event loop's thread.
 
-Requests that arrive in one turn of the event loop are fed together, so that the scheduler sees a
+Requests that arrive in one iteration of the event loop are fed together, so that the scheduler sees a
 burst as a burst; all other events are fed at once. When a batch ends, the commands are carried out
 in two passes: dispatches first, so that the instance is busy again, then the replies. One timer is
 armed for the scheduler's `next_wakeup_ns()`.
@@ -234,7 +234,7 @@ class Runner:
         self._timer.close()
 
     def _feed_soon(self, event: Event) -> None:
-        """Feed an event at the end of this turn of the event loop."""
+        """Feed an event at the end of this iteration of the event loop."""
         if not self._arrived:
             self._loop.call_soon(self._feed_arrivals)
         self._arrived.append(event)

@@ -37,7 +37,7 @@ class Record:
 
 
 class _Link(asyncio.Protocol):
-    """A connection on its socket. What is sent in one turn of the loop leaves in one write."""
+    """A connection on its socket. What is sent in one iteration of the loop leaves in one write."""
 
     def __init__(self, connection: Connection, settle: Callable[[Settled, int], None]) -> None:
         self.connection = connection

@@ -32,7 +32,7 @@ FILL = Buckets(tuple(tenth / 10 for tenth in range(1, 11)))
 
 
 class Stage(StrEnum):
-    """One hop of a request's latency budget; their boundaries are the `Stamps`."""
+    """One stage of a request's latency; their boundaries are the `Stamps`."""
 
     ADMISSION = "admission"
     QUEUE = "queue"

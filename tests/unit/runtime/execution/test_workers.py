@@ -25,7 +25,7 @@ LAYOUT = Layout({"Y": "FP32"})
 
 
 class Remote:
-    """Records which requests share a batch; a batch ends a few turns of the loop after it began."""
+    """Records which requests share a batch; a batch ends a few iterations of the loop after it began."""
 
     capabilities = Capabilities(max_in_flight=8)
 
