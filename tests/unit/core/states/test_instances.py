@@ -41,9 +41,15 @@ def test_an_instance_goes_from_state_to_state_as_the_table_says(world, row):
         SET_UP[row.before](world)
         instance = world.scheduler.fleet.instances.get("i")
         assert ((instance and instance_state(instance)) or "down") == row.before
-        recorder.seen.clear()
+        so_far = len(recorder.seen)
         INSTANCES[row.cause, row.after](world)
-    assert row in [seen for each, seen in recorder.seen if each == ("instance", "i", 1)]
+    assert row in [seen for each, seen in recorder.seen[so_far:] if each == ("instance", "i", 1)]
+    assert {seen for _, seen in recorder.seen} <= set(ROWS)
+
+
+def test_the_table_has_a_row_for_each_scenario():
+    rows = {(row.cause, row.after) for row in ROWS if row.kind == "instance"}
+    assert set(INSTANCES) <= rows
 
 
 def test_the_tables_name_every_state():
