@@ -51,7 +51,7 @@ def without_renames(page):
     text = page.read_text(encoding="utf-8")
     if page.name != "CHANGELOG.md":
         return text
-    return "\n".join(line for line in text.splitlines() if not re.search(r" is gone", line))
+    return "\n".join(line for line in text.splitlines() if not re.search(r" is (gone|now)\b", line))
 
 
 @every_page

@@ -6,13 +6,13 @@ import pytest
 
 INSTEAD = {
     "batch group": r"\b[Ll]anes?\b|lane_key\b",
-    "promote_after, promoted": r"\b[Aa]ge?ing_ns\b|`ageing`|queue\.ageing|\b(AGED|aged|ages_ns|promotes_ns)\b",
+    "promote_after, promoted": r"\b([Aa]ge?ing_ns|AGE?ING_NS)\b|`ageing`|queue\.ageing|\b(AGED|aged|ages_ns|promotes_ns)\b",
     "best-effort": r"\bmake_late\b|\b(Rank|Class)\.LATE\b",
     "deadline_ns, finish_by_ns, latest_finish_ns": r"\bmust_end(_ns)?\b|\bleaves_ns\b",
     "arrival statistics, ArrivalStats": r"\bPace\b|\.pace\b|\bpace_of\b",
     "PolicyInput, Decision": r"\bSituation\b|\bsituation\.|\b[Vv]erdicts?\b",
     "prefetch, prefetched": r"\b[Hh]andovers?\b|\bin[_ ]hand\b",
-    "fault-aware batch cap": r"\b[Cc]aution\b",
+    "fault-aware batch cap": r"\b([Cc]aution|CAUTION)\b",
     "bisection": r"\bBisecting\b(?! )|\b[Cc]ulprits?\b",
     "failing request": r"\b(is|are|be|was|were|not) at fault\b",
     "decaying": r"\bFading[A-Z]\w*|\bfading_",

@@ -21,7 +21,7 @@ Made: TypeAlias = bytes | memoryview
 """A serialized answer."""
 Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, Made]]
 
-RETRY_ROOM_NS = SECOND
+BUFFER_FULL_RETRY_NS = SECOND
 """The retry hint for a caller whose message does not fit `max_buffered`."""
 
 REQUEST_BYTES = 1024
@@ -72,7 +72,7 @@ def no_room(buffers: Buffers, size: int) -> BufferFull:
     return BufferFull(
         f"no room for {size} bytes: requests and answers together may take {buffers.limit} bytes"
         " (server.max_buffered); try again later",
-        retry_after_ns=RETRY_ROOM_NS,
+        retry_after_ns=BUFFER_FULL_RETRY_NS,
     )
 
 

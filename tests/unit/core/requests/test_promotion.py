@@ -12,7 +12,7 @@ from batcher.simulation.policies.named import parse_policy
 from batcher.simulation.traffic.arrivals import Poisson, arrival_times
 from batcher.simulation.traffic.workload import Traffic, Workload, parse_mix, parse_whole_mix
 
-LEVELS, AGEING_NS = 3, SECOND // 4
+LEVELS, PROMOTE_AFTER_NS = 3, SECOND // 4
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def run():
     settings = ModelSettings(
         16,
         Adaptive(when_late=WhenLate.SERVE),
-        QueueLimits(priority_levels=LEVELS, promote_after_ns=AGEING_NS),
+        QueueLimits(priority_levels=LEVELS, promote_after_ns=PROMOTE_AFTER_NS),
         target_ns=50 * MILLISECOND,
     )
     curve = linear(2 * MILLISECOND, MILLISECOND // 2, 16)
@@ -35,10 +35,10 @@ def run():
 @pytest.mark.slow
 def test_no_request_waits_for_longer_than_the_starvation_guard_allows(run):
     waited_ns = run.settled_ns - run.workload.at_ns
-    assert waited_ns.max() <= (LEVELS + 1) * AGEING_NS
+    assert waited_ns.max() <= (LEVELS + 1) * PROMOTE_AFTER_NS
     # Some request did wait for so long, and was answered.
     answered = np.array([outcome == "ok" for outcome in OUTCOMES])[run.outcome]
-    assert waited_ns[answered].max() > LEVELS * AGEING_NS
+    assert waited_ns[answered].max() > LEVELS * PROMOTE_AFTER_NS
 
 
 @pytest.mark.slow
