@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import index
+from typing import Final
+
 from batcher.core.bucket_times import BucketTimes
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.prefetch import Prefetch
@@ -16,6 +19,18 @@ from batcher.core.queueing.tenants import TenantShares
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
 
+MAX_DESCRIPTION: Final = 400
+"""Characters of a policy's error in a message."""
+
+
+def described(error: Exception) -> str:
+    """A policy's error for a message: its type and its text, shortened, on one line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - the error's own `__str__`
+        text = "its message cannot be read"
+    return f"{type(error).__name__}: {text}"[:MAX_DESCRIPTION]
+
 
 class Model:
     """Settings may change at any time; the queue and what was learned stay."""
@@ -26,9 +41,13 @@ class Model:
         "bisections",
         "blocked",
         "buckets",
+        "deadline_aware",
         "default_rank",
         "device_use",
         "dispatch_count",
+        "fill_sizes",
+        "fills_batches",
+        "learns_arrivals",
         "max_request_bytes",
         "max_request_rows",
         "name",
@@ -40,6 +59,7 @@ class Model:
         "queue",
         "reachable",
         "running",
+        "serves_late",
         "settings",
         "shares",
         "target_ns",
@@ -57,7 +77,8 @@ class Model:
         self.name = name
         self.settings = settings
         self.queue = ModelQueue()
-        self.policy: BatchPolicy = greedy_policy(settings.max_batch_size)
+        self.policy: BatchPolicy
+        self.fall_back()
         self.policy_failed = False
         self.target_ns: int | None = None
         self.timeout_ns: int | None = None
@@ -117,8 +138,9 @@ class Model:
             raise TypeError(f"the policy factory returned {made!r}, which is no BatchPolicy")
         previous, target_ns = self.policy, self.target_ns
         self._read(settings)
-        self.policy, self.policy_failed = made, False
+        self.policy_failed = False
         try:
+            self._use(made)
             made.take_over(previous, self.rank_now)
         except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
             self.policy_raised(exc)
@@ -158,13 +180,22 @@ class Model:
 
     def fall_back(self) -> None:
         """Take the largest batch of what waits, at once, until the model is configured anew."""
-        self.policy = greedy_policy(self.settings.max_batch_size)
+        self._use(greedy_policy(self.settings.max_batch_size))
         self.policy_failed = True
+
+    def _use(self, policy: BatchPolicy) -> None:
+        """Form batches by this policy from now on. Raises what reading its properties raises."""
+        deadline_aware, learns_arrivals = bool(policy.deadline_aware), bool(policy.learns_arrivals)
+        fills_batches, serves_late = bool(policy.fills_batches), bool(policy.serves_late)
+        self.fill_sizes = tuple([index(size) for size in policy.fill_sizes])
+        self.deadline_aware, self.learns_arrivals = deadline_aware, learns_arrivals
+        self.fills_batches, self.serves_late = fills_batches, serves_late
+        self.policy = policy
 
     def policy_raised(self, error: Exception) -> None:
         """Fall back to greedy formation, and have the scheduler report why."""
         self.fall_back()
-        self._policy_errors.append((self, f"{type(error).__name__}: {error}"))
+        self._policy_errors.append((self, described(error)))
 
     def bucket_of(self, shapes: Shapes) -> Shapes:
         """The shape that a request of these shapes is padded to."""

@@ -69,7 +69,7 @@ def fill_up(model: Model, planned: PlannedBatch) -> Filling | None:
     others = [
         each for each in model.queue.groups.values() if each.key[0] == key and each is not group
     ]
-    if not others or not model.policy.fills_batches or not model.times.of(own):
+    if not others or not model.fills_batches or not model.times.of(own):
         return None
     buckets = [own, *(other.key[1] for other in others if model.holds(other.key[1], own))]
     fillings = [_filled(model, planned, others, bucket, most) for bucket in buckets]
@@ -84,7 +84,7 @@ def _saves_ns(filling: Filling) -> float:
 def _most_rows(model: Model, rows: int) -> int:
     """Returns the rows to fill up to: where the policy names sizes, the next of them."""
     most = model.settings.max_batch_size
-    return min([size for size in model.policy.fill_sizes if size >= rows], default=most)
+    return min([size for size in model.fill_sizes if size >= rows], default=most)
 
 
 def _filled(

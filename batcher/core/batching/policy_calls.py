@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from operator import index
 from typing import assert_never
 
@@ -75,10 +76,14 @@ def ask(
 def expected_rate(model: Model, now_ns: int) -> float:
     """Returns the rows per nanosecond that a model's policy expects; 0.0 where the policy fails."""
     try:
-        return model.policy.expected_rate(now_ns)
+        rate = float(model.policy.expected_rate(now_ns))
     except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
         model.policy_raised(exc)
         return 0.0
+    if 0.0 <= rate < inf:
+        return rate
+    model.policy_raised(ValueError(f"expects {rate} rows a nanosecond"))
+    return 0.0
 
 
 def _decide(
@@ -101,8 +106,13 @@ def _decide(
             raise ValueError(f"gave up {decision.drop} of {len(group)} waiting requests")
         return NO_REQUESTS, 0, _first_of(group, decision.drop), index(decision.until_ns)
     if isinstance(decision, Choose):
-        _check_choice(group, decision)
-        return decision.take, _rows(decision.take, model), decision.drop, decision.until_ns
+        choice = Choose(
+            tuple(decision.take),
+            tuple(decision.drop),
+            None if decision.until_ns is None else index(decision.until_ns),
+        )
+        _check_choice(group, choice)
+        return choice.take, _rows(choice.take, model), choice.drop, choice.until_ns
     assert_never(decision)
 
 

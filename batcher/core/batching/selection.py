@@ -79,7 +79,7 @@ def candidates(
 
     Of up to `MAX_KINDS` kinds, all; without due times, those of the best rank. Of more, one.
     """
-    deadline_aware = model.policy.deadline_aware
+    deadline_aware = model.deadline_aware
     planned = deadline_aware and model.target_ns is not None and model.reachable
     kinds = len(ready)
     if model.buckets is not None and kinds > MAX_KINDS:

@@ -73,9 +73,7 @@ def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) 
     for request in requests:
         deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
         # What has begun to run is not given up for the sake of others.
-        waits = (
-            model.policy.serves_late or request.begun
-        ) and PROMOTED < request.rank < BEST_EFFORT
+        waits = (model.serves_late or request.begun) and PROMOTED < request.rank < BEST_EFFORT
         if waits and deadline_ns > request.finish_by_ns:
             model.queue.discard(request)
             make_best_effort(request, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from batcher.core.commands import PolicyFailed, Reason, SettingsRefused
 from batcher.core.contents import Contents
 from batcher.core.events import FailureCause, ModelConfigured, ModelRemoved
-from batcher.core.model import Model
+from batcher.core.model import Model, described
 from batcher.core.requests.failed_batches import refit
 from batcher.core.requests.promotion import reorder
 from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
@@ -21,12 +21,12 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
         running = contents.fleet.batches.values()
         model.running = sum(batch.model == event.model for batch in running)
         contents.models[event.model] = model
-    was_deadline_aware = model.policy.deadline_aware
+    was_deadline_aware = model.deadline_aware
     max_rows = model.settings.max_batch_size
     try:
         model.configure(event.settings, contents.now_ns)
     except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
-        error = f"{type(exc).__name__}: {exc}"
+        error = described(exc)
         if known:
             contents.ledger.commands.append(SettingsRefused(model.name, error))
             return

@@ -73,7 +73,10 @@ Decision: TypeAlias = Take | Wait | Choose
 
 
 class BatchPolicy(ABC):
-    """One model's batching policy: its settings and what it has learned."""
+    """One model's batching policy: its settings and what it has learned.
+
+    The properties are read once, when the policy is made.
+    """
 
     __slots__ = ()
 
@@ -131,7 +134,10 @@ class BatchPolicy(ABC):
         """
 
     def capture(self) -> tuple[object, ...]:
-        """All that was learned, as a plain value that `restore` takes; part of a snapshot."""
+        """All that was learned, as a plain value that `restore` takes; part of a snapshot.
+
+        Where it raises, the event log ends.
+        """
         return ()
 
     def restore(self, state: tuple[object, ...]) -> None:  # noqa: B027 - see `on_arrival`

@@ -50,13 +50,12 @@ def admit(
         return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
     if arrived.rows > model.max_request_rows or arrived.nbytes > model.max_request_bytes:
         return TOO_MANY_ROWS if arrived.rows > model.max_request_rows else TOO_MANY_BYTES
-    policy = model.policy
     request = LiveRequest(arrived, due_ns, expires_ns)
     if model.buckets is not None:
         request.bucket = model.buckets.of(arrived.shapes)
     if arrived.rows > model.settings.max_batch_size:
         split(request, model)
-    if not policy.deadline_aware or (due_ns is None and request.deadline_ns is None):
+    if not model.deadline_aware or (due_ns is None and request.deadline_ns is None):
         # In the order of these calls, which is not always that of `arrival_ns`.
         request.finish_by_ns = NEVER_NS + now_ns
     if arrived.priority or model.shares.several:
@@ -67,7 +66,7 @@ def admit(
         request.rank = rank = model.default_rank
         if rank != model.best_rank:
             request.promote_at_ns = arrived.arrival_ns + model.promote_after_ns
-    told = policy.deadline_aware or policy.learns_arrivals
+    told = model.deadline_aware or model.learns_arrivals
     return _tell_policy(request, model, fleet, now_ns) if told else request
 
 
@@ -75,14 +74,13 @@ def _tell_policy(
     request: LiveRequest, model: Model, fleet: Fleet, now_ns: int
 ) -> LiveRequest | Refusal:
     """Tell the policy of an arrival; refuse it or make it best-effort if it cannot meet its target."""
-    policy = model.policy
-    if policy.learns_arrivals:
+    if model.learns_arrivals:
         active = model.running > 0 or model.queue.requests > 0
         try:
-            policy.on_arrival(request.arrived.rows, request.rank, now_ns, active)
+            model.policy.on_arrival(request.arrived.rows, request.rank, now_ns, active)
         except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
             model.policy_raised(exc)
-    if not model.policy.deadline_aware:
+    if not model.deadline_aware:
         return request
     times = model.times.get(request.bucket)
     if times is None or not times.curve:
@@ -98,7 +96,7 @@ def _tell_policy(
     deadline_ns = (NEVER_NS if request.deadline_ns is None else request.deadline_ns) - after_ns
     if not model.reachable and done_ns <= deadline_ns:
         return request
-    if model.policy.serves_late and done_ns <= deadline_ns:
+    if model.serves_late and done_ns <= deadline_ns:
         make_best_effort(request, model)
         return request
     return _refuse_or_canary(request, model, times, fleet, now_ns, deadline_ns)

@@ -133,7 +133,7 @@ def _place(request: LiveRequest, model: Model, now_ns: int, *, was_deadline_awar
     due_ns = request.due_ns
     if due_ns is None and target_ns is not None:
         request.due_ns = now_ns + target_ns
-    if model.policy.deadline_aware:
+    if model.deadline_aware:
         if request.due_ns != due_ns or not was_deadline_aware:
             request.set_finish_by()
         _rank_anew(request, model, now_ns, was_ranked=was_deadline_aware)

@@ -37,7 +37,7 @@ def piece_rows(model: Model, shapes: Shapes) -> int:
     """The most rows of one piece: a whole batch, or fewer where others could not meet their targets."""
     most = model.settings.max_batch_size
     times = model.times.get(shapes)
-    target_ns = model.target_ns if model.policy.deadline_aware else None
+    target_ns = model.target_ns if model.deadline_aware else None
     if target_ns is None or not model.reachable or not times:
         return most
     return min(most, max(1, bisect_right(times.curve, PIECE_PART * target_ns) - 1))
@@ -71,7 +71,7 @@ def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
     """Give the rest of a request the place of a request that arrives now; the caller enqueues it."""
     request.canary = False
     target_ns, deadline_ns = model.target_ns, request.deadline_ns
-    deadline_aware = model.policy.deadline_aware
+    deadline_aware = model.deadline_aware
     request.finish_by_ns = (
         NEVER_NS + now_ns if target_ns is None or not deadline_aware else now_ns + target_ns
     )
@@ -102,7 +102,7 @@ def fill(
     where nothing is split, or where the policy left other requests waiting: the batch would take
     longer at their cost.
     """
-    if not model.policy.fills_batches:
+    if not model.fills_batches:
         return None
     rest: LiveRequest | None = None
     taken = {request.id for request in take}
@@ -120,7 +120,7 @@ def fill(
     if rest is None:
         return None
     most = max(rows, piece_rows(model, group.key[1]))
-    if given.times and model.policy.deadline_aware:
+    if given.times and model.deadline_aware:
         curve, p95 = given.times.curve, given.times.p95
         # Only the deadline of the split request counts: its rows run sooner than their turn.
         deadline_ns = NEVER_NS if rest.deadline_ns is None else rest.deadline_ns

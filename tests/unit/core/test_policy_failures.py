@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from batcher.core.commands import Outcome, PolicyFailed, Reason, Settle
@@ -36,6 +38,8 @@ NONSENSE = {
     "no whole number of requests": Take(1.5),
     "no moment": Wait(None),
     "no whole moment": Wait(1e9),
+    "no moment beside what is chosen": Choose((), (), "later"),
+    "no requests to choose": Choose(None),
     "takes nothing and does not say when to ask again": Choose(()),
     "neither take nor wait": "later",
     "silence": None,
@@ -143,6 +147,77 @@ def test_a_failure_of_an_expected_rate_is_one_of_its_own_policy(make_scheduler, 
     assert play.policy_failures(commands) == [PolicyFailed("bad", "RuntimeError: expected_rate")]
     assert play.batches(commands) == [[3]]
     assert play.batches(play.done(1, 3)) == [[1, 2]]
+
+
+@pytest.mark.parametrize("rate", [None, "many", math.nan, math.inf, -1.0])
+def test_an_expected_rate_that_is_no_rate_is_a_failure(play_with, rate):
+    waits = Fails(None)
+    waits.expected_rate = lambda now_ns: rate
+    play = play_with(waits)
+    play.none("bad", target=50)
+    play.scheduler.contents.make_policy = lambda settings: Answers(Take(1))
+    play.none("good", target=50)
+    play.feed(DeviceConfigured("d", 1))
+    play.up("i", model="bad")
+    play.up("j", model="good")
+    play.arrive(1, 2, model="bad")
+
+    commands = play.arrive(3, model="good")
+
+    assert [failure.model for failure in play.policy_failures(commands)] == ["bad"]
+    assert play.batches(commands) == [[3]]
+    assert play.batches(play.done(1, 3)) == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["deadline_aware", "learns_arrivals", "fills_batches", "fill_sizes", "serves_late"],
+)
+def test_a_property_that_cannot_be_read_is_a_failure(play_with, name):
+    play = play_with(Fails(name))
+
+    failures = play.policy_failures(play.none())
+    play.up()
+
+    assert failures == [PolicyFailed("m", f"RuntimeError: {name}")]
+    assert play.batches(play.arrive(1, 2)) == [[1, 2]]
+
+
+@pytest.mark.parametrize("sizes", [None, 8, ("many",), (1.5,)])
+def test_sizes_that_are_no_numbers_are_a_failure(play_with, sizes):
+    policy = Answers(Take(1))
+    policy.fill_sizes = sizes
+    play = play_with(policy)
+
+    assert [failure.model for failure in play.policy_failures(play.none())] == ["m"]
+
+
+def test_an_error_that_cannot_be_printed_is_a_failure_like_others(play_with):
+    class Unprintable(Exception):
+        def __str__(self):
+            raise ValueError
+
+    play = play_with(Answers(Unprintable()))
+    play.none()
+    play.up()
+
+    commands = play.arrive(1)
+
+    assert play.policy_failures(commands) == [
+        PolicyFailed("m", "Unprintable: its message cannot be read")
+    ]
+    assert play.batches(commands) == [[1]]
+
+
+def test_a_long_error_is_one_short_line(play_with):
+    play = play_with(Answers(RuntimeError("many\nlines " * 1000)))
+    play.none()
+    play.up()
+
+    (failure,) = play.policy_failures(play.arrive(1))
+
+    assert failure.error.startswith("RuntimeError: many lines many lines")
+    assert len(failure.error) == 400
 
 
 def test_a_factory_that_returns_no_policy_counts_as_failed(make_scheduler):
