@@ -140,8 +140,8 @@ def replay(
             )
         played = _replay(found, part, json=json)
         if what_if:
-            lateness = played.late_ns
-            _compare(part, what_if, lateness, range(seed, seed + seeds), picture, json=json)
+            timer_delay = played.late_ns
+            _compare(part, what_if, timer_delay, range(seed, seed + seeds), picture, json=json)
         if played.first is not None:
             raise typer.Exit(FAILED)
 

@@ -110,14 +110,14 @@ def read_conditions(
     cold: bool,
 ) -> Conditions:
     """Delays, slowdowns and the patience of callers."""
-    from batcher.simulation.engine.service_time import parse_lateness, parse_slow_spell
+    from batcher.simulation.engine.service_time import parse_slowdown, parse_timer_delay
     from batcher.simulation.engine.simulation import Conditions
 
     return Conditions(
-        spells=tuple(read("--slowdown", text, parse_slow_spell) for text in slowdowns),
-        lateness=None
+        slowdowns=tuple(read("--slowdown", text, parse_slowdown) for text in slowdowns),
+        timer_delay=None
         if timer_delay is None
-        else read("--timer-delay", timer_delay, parse_lateness),
+        else read("--timer-delay", timer_delay, parse_timer_delay),
         deadline_ns=read_duration("--deadline", deadline),
         cold=cold,
         reply_ns=read_duration("--reply-time", reply_time) or 0,

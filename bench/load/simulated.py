@@ -18,12 +18,12 @@ from batcher.clock import MILLISECOND
 from batcher.config import load_config
 from batcher.core.commands import Outcome
 from batcher.simulation.engine.scenario import Costs, deployment_of, models_of
-from batcher.simulation.engine.service_time import parse_lateness
+from batcher.simulation.engine.service_time import parse_timer_delay
 from batcher.simulation.engine.simulation import OUTCOMES, Conditions, Run, generator, simulate
 from batcher.simulation.policies.named import parse_policy
 from batcher.simulation.traffic.workload import Traffic, Workload
 
-LATENESS = "80us"
+TIMER_DELAY = "80us"
 """How late the server's timer fires."""
 
 OVERHEADS_MS, FITTINGS = (-1.0, 4.0), 10
@@ -116,7 +116,7 @@ class Simulator:
             for rows, took_ms in self._idle_ms.items()
         }
         conditions = Conditions(
-            lateness=parse_lateness(LATENESS),
+            timer_delay=parse_timer_delay(TIMER_DELAY),
             reply_ns=round(self.reply_ms * MILLISECOND),
             batch_gap_ns=round(self.batch_gap_ms * MILLISECOND),
             pauses=tuple(stalls["server"]),

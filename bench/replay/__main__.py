@@ -79,7 +79,7 @@ def record_minute(folder: Path, rate: float, seconds: float, seed: int) -> float
             device_of={f"{MODEL}#0": "device"},
             exclusive=frozenset(),
             noise={},
-            spells=(),
+            slowdowns=(),
             draw=draw,
             clock=lambda: scheduler.now_ns,
         )

@@ -140,7 +140,7 @@ class Played:
             "pauses": scene.pauses,
         }
         if scene.late_ns:
-            common["lateness"] = lambda: self._draw.randrange(scene.late_ns)
+            common["timer_delay"] = lambda: self._draw.randrange(scene.late_ns)
         if scene.gap_ns:
             return PrefetchDriver(self._scheduler, self._run, scene.gap_ns, **common)
         return Driver(self._scheduler, self._takes_ns, **common)

@@ -20,15 +20,15 @@ from batcher.core.service_time.estimator import ServiceTimes
 class PolicyInput:
     """What a policy knows when it decides about a batch group.
 
-    `free_ns` says when each place of the model's instances can take a batch, the soonest first; a
-    place that is free has `now_ns`. `times` predicts what a batch takes, and is false while nothing
+    `free_ns` says when each slot of the model's instances can take a batch, the soonest first; a
+    slot that is free has `now_ns`. `times` predicts what a batch takes, and is false while nothing
     has been measured. `reachable` is False where not even a batch of one row can be done inside the
     target. A batch that takes longer than `longest_ns` would make requests of another model on the
     same device late, or is too likely to fail. While `batch_capped`, failing requests keep batches
     small, and no batch is worth waiting for: it may well have to run again. Without an
     `exclusive_device` other models may take the device while this one waits. `many_groups`: more
-    groups wait than are asked in one decision; each is a batch of its own, so a free instance waits
-    for none of them.
+    groups wait than the policy is asked about in one decision; each is a batch of its own, so a free
+    instance should wait for none of them.
     """
 
     now_ns: int

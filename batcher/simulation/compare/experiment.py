@@ -69,10 +69,12 @@ class Experiment:
         if self.requests is not None and self.requests > MOST_REQUESTS:
             raise InputError(f"--requests: got {self.requests}; allowed: at most {MOST_REQUESTS}")
         devices = dict.fromkeys(model.device for model in self.deployment.models)
-        for spell in self.conditions.spells:
-            if spell.device is not None and spell.device not in devices:
+        for slowdown in self.conditions.slowdowns:
+            if slowdown.device is not None and slowdown.device not in devices:
                 allowed = ", ".join(devices)
-                raise InputError(f"--slowdown: got the device {spell.device!r}; allowed: {allowed}")
+                raise InputError(
+                    f"--slowdown: got the device {slowdown.device!r}; allowed: {allowed}"
+                )
 
     def expected(self) -> int:
         """Requests of all runs together, about."""

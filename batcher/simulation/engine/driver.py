@@ -39,7 +39,7 @@ class Driver:
     """Feeds timed events to a scheduler and completes its batches after their service time.
 
     `service_time` returns how many nanoseconds pass until a dispatched batch is done. `observe` is
-    called with the scheduler's commands; without it, every step is kept in `log`. `lateness` draws
+    called with the scheduler's commands; without it, every step is kept in `log`. `timer_delay` draws
     how many nanoseconds late the shell's timer fires; without it timers are exact. The answers of a
     batch are sent one after the other, each `reply_ns` after the one before, and the scheduler is told
     when the last one is sent, as the runtime does. `outcome` returns what a batch reports at its end;
@@ -54,7 +54,7 @@ class Driver:
         service_time: Callable[[Dispatch], int],
         *,
         observe: Observer | None = None,
-        lateness: Callable[[], int] | None = None,
+        timer_delay: Callable[[], int] | None = None,
         reply_ns: int = 0,
         outcome: Callable[[Dispatch, Timings], BatchProgress] = succeed,
         pauses: Sequence[tuple[int, int]] = (),
@@ -63,7 +63,7 @@ class Driver:
         self.log: list[LoggedStep] = []
         self._service_time = service_time
         self._observe = observe
-        self._lateness = lateness
+        self._timer_delay = timer_delay
         self._reply_ns = reply_ns
         self._outcome = outcome
         self._pauses = pauses
@@ -86,7 +86,7 @@ class Driver:
         pop = heapq.heappop
         scheduler = self.scheduler
         handle = scheduler.handle
-        wakeup = scheduler.next_wakeup_ns if self._lateness is None else self._wakeup_ns
+        wakeup = scheduler.next_wakeup_ns if self._timer_delay is None else self._wakeup_ns
         source = iter(events)
         end: tuple[int, Event | None] = (NEVER_NS, None)
         at_ns, event = next(source, end)
@@ -149,9 +149,9 @@ class Driver:
     def _wakeup_ns(self) -> int | None:
         """When the shell's timer fires: late by one draw for each moment that the scheduler asks for."""
         asked_ns = self.scheduler.next_wakeup_ns()
-        if asked_ns is None or self._lateness is None:
+        if asked_ns is None or self._timer_delay is None:
             return asked_ns
         if asked_ns != self._asked_ns:
             self._asked_ns = asked_ns
-            self._fires_ns = asked_ns + self._lateness()
+            self._fires_ns = asked_ns + self._timer_delay()
         return self._fires_ns

@@ -3,7 +3,7 @@
 A `Curve` is a tuple of nanoseconds indexed by rows (index 0 is not used) that never decreases. It is
 a straight line, or comes from a table of measured sizes or a profile (`profile.py`). `Devices`
 turns a dispatched batch into the time until it is done: the curve, times a random factor (noise),
-times the factor of a slow spell, after the batches ahead of it where a device is exclusive.
+times the factor of a slowdown, after the batches ahead of it where a device is exclusive.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def parse_noise(text: str) -> Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class SlowSpell:
+class Slowdown:
     """Batches that start from `start_ns` to before `end_ns` take `factor` times as long."""
 
     start_ns: int
@@ -132,20 +132,20 @@ class SlowSpell:
     """The device that is slow; None means all of them."""
 
 
-_SPELL: Final = re.compile(r"([^@x:]+)x@([^-]+)-([^@]+?)(?:@(.+))?", re.ASCII)
+_SLOWDOWN: Final = re.compile(r"([^@x:]+)x@([^-]+)-([^@]+?)(?:@(.+))?", re.ASCII)
 
 
-def parse_slow_spell(text: str) -> SlowSpell:
+def parse_slowdown(text: str) -> Slowdown:
     """Read `12x@5s-7s` or, of one device, `12x@5s-7s@gpu0`. Raises `InputError`."""
-    match = _SPELL.fullmatch(text)
+    match = _SLOWDOWN.fullmatch(text)
     try:
-        spell = match and SlowSpell(
+        slowdown = match and Slowdown(
             parse_duration(match[2]), parse_duration(match[3]), float(match[1]), match[4]
         )
     except ValueError:
-        spell = None
-    if spell and 0 < spell.factor < float("inf") and spell.start_ns < spell.end_ns:
-        return spell
+        slowdown = None
+    if slowdown and 0 < slowdown.factor < float("inf") and slowdown.start_ns < slowdown.end_ns:
+        return slowdown
     raise InputError(
         f"got {text!r}; allowed: FACTORx@FROM-TO such as 12x@5s-7s, or 12x@5s-7s@DEVICE"
     )
@@ -172,7 +172,7 @@ class Devices:
     """Devices that run one batch after the other, however many are dispatched to them."""
     noise: Mapping[str, Noise]
     """By model; one without an entry is quiet."""
-    spells: tuple[SlowSpell, ...]
+    slowdowns: tuple[Slowdown, ...]
     draw: np.random.Generator
     clock: Callable[[], int]
     use: dict[str, DeviceUse] = field(default_factory=dict)
@@ -190,9 +190,9 @@ class Devices:
             rows += part.stop - part.start
         device = self.device_of[dispatch.instance]
         took_ns = self.sample_ns(dispatch.model, rows)
-        for spell in self.spells:
-            if spell.device in (None, device) and spell.start_ns <= from_ns < spell.end_ns:
-                took_ns = round(took_ns * spell.factor)
+        for slowdown in self.slowdowns:
+            if slowdown.device in (None, device) and slowdown.start_ns <= from_ns < slowdown.end_ns:
+                took_ns = round(took_ns * slowdown.factor)
         use = self.use.get(device)
         if use is None:
             use = self.use[device] = DeviceUse()
@@ -216,7 +216,7 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
-class Lateness:
+class TimerDelay:
     """How late timers fire: exponential with this mean, or exactly this late each time."""
 
     mean_ns: int
@@ -238,15 +238,15 @@ class Lateness:
         return late_ns
 
 
-def parse_lateness(text: str) -> Lateness:
+def parse_timer_delay(text: str) -> TimerDelay:
     """Read `0.1ms`, `exponential:0.1ms` or `constant:0.1ms`. Raises `InputError`."""
     kind, _, mean = text.rpartition(":")
     try:
         mean_ns = parse_duration(mean)
         if kind in ("", "exponential"):
-            return Lateness(mean_ns)
+            return TimerDelay(mean_ns)
         if kind == "constant":
-            return Lateness(mean_ns, "constant")
+            return TimerDelay(mean_ns, "constant")
     except ValueError:
         pass
     raise InputError(

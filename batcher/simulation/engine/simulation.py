@@ -1,6 +1,6 @@
 """Runs requests through a deployment under one policy and keeps the outcome of each.
 
-Arrivals, mixes, noise and lateness draw from generators of their own, seeded by one number, so that
+Arrivals, mixes, noise and timer delays draw from generators of their own, seeded by one number, so that
 two policies meet the same requests and the same devices.
 """
 
@@ -29,7 +29,7 @@ from batcher.core.scheduler import Scheduler
 from batcher.simulation.engine.deployment import Deployment
 from batcher.simulation.engine.driver import Driver
 from batcher.simulation.engine.prefetch import PrefetchDriver
-from batcher.simulation.engine.service_time import Devices, DeviceUse, Lateness, SlowSpell
+from batcher.simulation.engine.service_time import Devices, DeviceUse, Slowdown, TimerDelay
 from batcher.simulation.policies.named import NamedPolicy
 from batcher.simulation.traffic.workload import Progress, Workload
 
@@ -54,8 +54,8 @@ class Conditions:
     """Circumstances of a run: slow devices, late timers, deadlines of callers, a cold start."""
 
     seed: int = 0
-    spells: tuple[SlowSpell, ...] = ()
-    lateness: Lateness | None = None
+    slowdowns: tuple[Slowdown, ...] = ()
+    timer_delay: TimerDelay | None = None
     deadline_ns: int | None = None
     """How long a caller waits; then it cancels its request, whether or not that runs."""
     cold: bool = False
@@ -206,8 +206,8 @@ def simulate(
     deployment = deployment.under(policy)
     scheduler = Scheduler(policy.factory)
     devices = _devices(deployment, conditions, lambda: scheduler.now_ns)
-    lateness = conditions.lateness
-    late_ns = None if lateness is None else lateness.draws(generator(conditions.seed, "late"))
+    timer_delay = conditions.timer_delay
+    late_ns = None if timer_delay is None else timer_delay.draws(generator(conditions.seed, "late"))
     reply_ns = conditions.reply_ns
     recorder = Recorder(reply_ns)
     callers: _Callers | None = None
@@ -221,7 +221,7 @@ def simulate(
             devices.run,
             gap_ns,
             observe=observe,
-            lateness=late_ns,
+            timer_delay=late_ns,
             reply_ns=reply_ns,
             pauses=conditions.pauses,
         )
@@ -230,7 +230,7 @@ def simulate(
             scheduler,
             devices,
             observe=observe,
-            lateness=late_ns,
+            timer_delay=late_ns,
             reply_ns=reply_ns,
             pauses=conditions.pauses,
         )
@@ -256,7 +256,7 @@ def _devices(deployment: Deployment, conditions: Conditions, clock: Callable[[],
         },
         exclusive=deployment.exclusive,
         noise={m.name: m.noise for m in deployment.models},
-        spells=conditions.spells,
+        slowdowns=conditions.slowdowns,
         draw=generator(conditions.seed, "noise"),
         clock=clock,
     )

@@ -106,7 +106,7 @@ class WhatIf:
             scheduler,
             devices,
             lambda now_ns, commands: recorder(now_ns - begins_ns, commands),
-            _lateness(self._learned.late_ns, generator(seed, "late")),
+            _timer_delay(self._learned.late_ns, generator(seed, "late")),
         )
         changed: list[Event] = []
         for state in stretch.state.models:
@@ -284,7 +284,7 @@ def _causes(stretch: Stretch, variant: Variant) -> Iterator[tuple[int, Event]]:
             yield at_ns, event
 
 
-def _lateness(late_ns: Sequence[int], draw: np.random.Generator) -> Callable[[], int] | None:
+def _timer_delay(late_ns: Sequence[int], draw: np.random.Generator) -> Callable[[], int] | None:
     if not late_ns:
         return None
     chance = uniform(draw)
@@ -370,9 +370,9 @@ class _Replaying(Driver):
         scheduler: Scheduler,
         devices: _Devices,
         observe: Observer,
-        lateness: Callable[[], int] | None,
+        timer_delay: Callable[[], int] | None,
     ) -> None:
-        super().__init__(scheduler, lambda _: 0, observe=observe, lateness=lateness)
+        super().__init__(scheduler, lambda _: 0, observe=observe, timer_delay=timer_delay)
         self._devices = devices
 
     def start(self, dispatch: Dispatch, now_ns: int) -> None:

@@ -6,7 +6,7 @@ from batcher.errors import InputError
 from batcher.simulation.compare.experiment import DEFAULT_REQUESTS, cells, optimum_missing
 from batcher.simulation.compare.report import summarize
 from batcher.simulation.engine.deployment import Deployment
-from batcher.simulation.engine.service_time import SlowSpell
+from batcher.simulation.engine.service_time import Slowdown
 from batcher.simulation.engine.simulation import ClosedLoop, Conditions
 from batcher.simulation.traffic.arrivals import Closed, Gamma, Poisson, Recorded
 from batcher.simulation.traffic.workload import Traffic, parse_mix, parse_whole_mix
@@ -84,7 +84,7 @@ def test_a_closed_loop_has_callers_and_an_end(experiment):
         ({"arrivals": Closed(1), "rates": (5.0,)}, "callers in a closed loop set their own rate"),
         ({"requests": 10**9}, "--requests: got 1000000000; allowed: at most 100000000"),
         (
-            {"conditions": Conditions(spells=(SlowSpell(0, 5, 2.0, "gpu"),))},
+            {"conditions": Conditions(slowdowns=(Slowdown(0, 5, 2.0, "gpu"),))},
             "--slowdown: got the device 'gpu'; allowed: device",
         ),
     ],

@@ -6,15 +6,15 @@ from batcher.core.commands import Dispatch, Part
 from batcher.errors import InputError
 from batcher.simulation.engine.service_time import (
     Devices,
-    Lateness,
     Noise,
-    SlowSpell,
+    Slowdown,
+    TimerDelay,
     best_rate,
     from_table,
     linear,
-    parse_lateness,
     parse_noise,
-    parse_slow_spell,
+    parse_slowdown,
+    parse_timer_delay,
     table_of,
 )
 
@@ -86,29 +86,29 @@ def test_wrong_noise(text):
         parse_noise(text)
 
 
-def test_spell_spellings():
-    assert parse_slow_spell("12x@5s-7s") == SlowSpell(5 * SECOND, 7 * SECOND, 12)
-    assert parse_slow_spell("0.5x@0-7ms@gpu-0").device == "gpu-0"
+def test_slowdown_spellings():
+    assert parse_slowdown("12x@5s-7s") == Slowdown(5 * SECOND, 7 * SECOND, 12)
+    assert parse_slowdown("0.5x@0-7ms@gpu-0").device == "gpu-0"
 
 
 @pytest.mark.parametrize("text", ["", "12x", "12x@5s", "12x@7s-5s", "0x@1s-2s", "12x@5-7"])
-def test_wrong_spells(text):
+def test_wrong_slowdowns(text):
     with pytest.raises(InputError, match="FACTORx@FROM-TO"):
-        parse_slow_spell(text)
+        parse_slowdown(text)
 
 
-def test_lateness_spellings():
-    assert parse_lateness("50us") == parse_lateness("exponential:50us") == Lateness(50_000)
-    assert parse_lateness("constant:50us") == Lateness(50_000, "constant")
+def test_timer_delay_spellings():
+    assert parse_timer_delay("50us") == parse_timer_delay("exponential:50us") == TimerDelay(50_000)
+    assert parse_timer_delay("constant:50us") == TimerDelay(50_000, "constant")
     with pytest.raises(InputError, match="got '50'; allowed: a duration"):
-        parse_lateness("50")
+        parse_timer_delay("50")
 
 
-def test_lateness_draws():
+def test_timer_delay_draws():
     draw = np.random.default_rng(1)
-    late = Lateness(1000).draws(draw)
+    late = TimerDelay(1000).draws(draw)
     assert np.mean([late() for _ in range(20_000)]) == pytest.approx(1000, rel=0.05)
-    assert Lateness(7, "constant").draws(draw)() == 7
+    assert TimerDelay(7, "constant").draws(draw)() == 7
 
 
 class Clock:
@@ -129,7 +129,7 @@ def devices():
             "device_of": {"m#0": "g", "m#1": "g"},
             "exclusive": frozenset(),
             "noise": {},
-            "spells": (),
+            "slowdowns": (),
             "draw": np.random.default_rng(1),
             "clock": clock,
         }
@@ -160,8 +160,8 @@ def test_on_an_exclusive_device_batches_take_turns(devices):
     assert timed.use["g"].busy_ns == 6 * MILLISECOND
 
 
-def test_a_spell_slows_what_starts_in_it(devices):
-    timed, clock = devices(spells=(SlowSpell(10, 20, 4.0), SlowSpell(0, 9, 9.0, "other")))
+def test_a_slowdown_slows_what_starts_in_it(devices):
+    timed, clock = devices(slowdowns=(Slowdown(10, 20, 4.0), Slowdown(0, 9, 9.0, "other")))
     assert timed(dispatch(1)) == MILLISECOND
     clock.now_ns = 10
     assert timed(dispatch(1)) == 4 * MILLISECOND

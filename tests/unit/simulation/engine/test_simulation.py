@@ -7,7 +7,7 @@ from batcher.core.commands import Outcome, Reason
 from batcher.core.policies import BatchPolicy, Take
 from batcher.core.settings import Adaptive, QueueLimits
 from batcher.simulation.engine.deployment import Deployment
-from batcher.simulation.engine.service_time import Lateness, Noise, SlowSpell
+from batcher.simulation.engine.service_time import Noise, Slowdown, TimerDelay
 from batcher.simulation.engine.simulation import (
     OUTCOMES,
     REASONS,
@@ -55,7 +55,7 @@ def test_a_batch_waits_for_its_window(deployment):
 
 
 def test_late_timers_make_the_window_longer(deployment):
-    late = Conditions(lateness=Lateness(MILLISECOND, "constant"))
+    late = Conditions(timer_delay=TimerDelay(MILLISECOND, "constant"))
     assert ms(simulate(deployment, parse_policy("fixed:4ms"), at(0), late)) == [11]
 
 
@@ -154,9 +154,9 @@ def test_a_caller_that_cancelled_sends_its_next_request(deployment):
     assert run.workload.at_ns.tolist() == [0, 5 * MILLISECOND + 1]
 
 
-def test_batches_of_a_slow_spell_take_longer(deployment):
-    spell = Conditions(spells=(SlowSpell(0, 10 * MILLISECOND, 2.0),))
-    assert ms(simulate(deployment, GREEDY, at(0, 20), spell)) == [12, 26]
+def test_batches_in_a_slowdown_take_longer(deployment):
+    slowdown = Conditions(slowdowns=(Slowdown(0, 10 * MILLISECOND, 2.0),))
+    assert ms(simulate(deployment, GREEDY, at(0, 20), slowdown)) == [12, 26]
 
 
 def test_equal_seeds_give_equal_runs_and_noise_is_in_them(model):

@@ -161,11 +161,11 @@ def test_an_unplayable_log_of_another_version_is_named_as_one(folder, monkeypatc
     assert "scheduler 0123456789abcdef), whose state this one cannot go on from; replay it" in fault
 
 
-def test_lateness_of_wakeups_is_measured(folder):
+def test_timer_delay_of_wakeups_is_measured(folder):
     path = folder()
     with RecordedScheduler(path, segment_ns=1 << 60) as scheduler:
         settings = ModelSettings(4, FixedWindow(max_delay_ns=5_000))
-        driver = Driver(scheduler, lambda dispatch: 1000, lateness=lambda: 70)
+        driver = Driver(scheduler, lambda dispatch: 1000, timer_delay=lambda: 70)
         driver.run(
             [
                 (0, ModelConfigured("m", settings)),
