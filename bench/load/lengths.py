@@ -167,6 +167,9 @@ def config(made: list[Variant], path: Path, options: argparse.Namespace) -> dict
                 {"input": name, "axis": 1, "buckets": variant.buckets}
                 for name in ("input_ids", "attention_mask")
             ]
+        else:
+            # The model's own batch axis has another name than that of `tokens`.
+            model["outputs"] = [{"output": "embedding", "batched": True}]
         models.append(model)
     return {"server": {"transport": options.transport}, "models": models}
 

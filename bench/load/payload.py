@@ -38,10 +38,16 @@ async def probe(address: str, model: str, floats: int, rows: int = 1) -> Payload
     request = make_request(model, floats, rows)
     async with grpc.aio.insecure_channel(address) as channel:
         reply = await channel.unary_unary(UNARY)(request)
+        stream = channel.stream_stream(STREAM)()
+        await stream.write(request)
+        streamed = await stream.read()
+        stream.cancel()
     answer = inference.ModelInferResponse.FromString(reply)
     place = next(i for i, output in enumerate(answer.outputs) if output.name == "Y")
     got = np.frombuffer(answer.raw_output_contents[place], "<f4")
     if not np.array_equal(got, 2 * np.arange(rows * floats, dtype="<f4")):
         raise SystemExit(f"{address}: the answer is wrong: {got}")
-    wrapped = inference.ModelStreamInferResponse(infer_response=answer)
-    return Payload(request, len(reply), wrapped.ByteSize())
+    on_stream = inference.ModelStreamInferResponse.FromString(streamed)
+    if on_stream.infer_response.raw_output_contents != answer.raw_output_contents:
+        raise SystemExit(f"{address}: the answer on a stream is wrong: {on_stream.error_message}")
+    return Payload(request, len(reply), len(streamed))

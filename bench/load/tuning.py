@@ -175,7 +175,7 @@ async def call(stub: Any, wanted: dict[str, str], path: str, asked: Asked) -> No
 
 def check_refused_files(log: str, asked: Asked) -> None:
     """Every wrong file was refused by its path: that is only in the log, no call returns it."""
-    lines = [line for line in log.splitlines() if "was not taken" in line]
+    lines = [line for line in log.splitlines() if "is not applied" in line]
     for path, wanted in asked.refused.items():
         named = sum(bool(re.search(rf"models\[0\]\.{re.escape(path)}[ :]", t)) for t in lines)
         if named != wanted:
