@@ -119,12 +119,6 @@ class ModelQueue:
             self._dequeued(request)
         return waiting
 
-    def rerank(self, request: LiveRequest, rank: int) -> None:
-        """Move a waiting request to another priority class."""
-        self.discard(request)
-        request.rank = rank
-        self.add(request)
-
     @property
     def worst(self) -> tuple[int, int]:
         """The rank and `finish_by_ns` of the request that is served last; the queue must not be empty."""

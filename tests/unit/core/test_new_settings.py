@@ -61,6 +61,13 @@ class Served:
         assert request.batch_id is None
         return request
 
+    def give_rank(self, request_id, rank):
+        """Move a waiting request to another priority class."""
+        request = self.waiting(request_id)
+        self.model.queue.discard(request)
+        request.rank = rank
+        self.model.queue.add(request)
+
     def busy(self):
         """Have the instance run request 0, so that what arrives waits."""
         self.arrive(0)
@@ -207,7 +214,7 @@ def test_no_request_is_over_a_share_that_is_gone(scheduler):
     served = Served(scheduler, settings(tenants=(("gold", 4.0),)))
     served.busy()
     served.arrive(1)
-    served.scheduler.models["m"].queue.rerank(served.waiting(1), rank_of(2, over_share=True))
+    served.give_rank(1, rank_of(2, over_share=True))
 
     served.configure()
 
@@ -217,7 +224,7 @@ def test_no_request_is_over_a_share_that_is_gone(scheduler):
 @pytest.mark.parametrize("rank", [PROMOTED, BEST_EFFORT])
 def test_promoted_and_best_effort_requests_stay_so(busy, rank):
     busy.arrive(1)
-    busy.model.queue.rerank(busy.waiting(1), rank)
+    busy.give_rank(1, rank)
 
     busy.configure(priority_levels=1, default_priority=1)
 
@@ -240,7 +247,7 @@ def test_another_policy_serves_each_level_in_the_order_of_arrival(busy, play_wit
 
 def test_best_effort_requests_get_their_level_under_a_policy_without_due_times(busy):
     busy.arrive(1, priority=3)
-    busy.model.queue.rerank(busy.waiting(1), BEST_EFFORT)
+    busy.give_rank(1, BEST_EFFORT)
 
     busy.configure(FixedWindow(0))
 
