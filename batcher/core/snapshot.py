@@ -121,7 +121,7 @@ def _bisections(contents: Contents) -> tuple[SavedBisection, ...]:
         SavedBisection(
             b.batch_id,
             b.executions_left,
-            b.give_up_after,
+            b.abandon_after,
             b.failures,
             b.some_succeeded,
             b.may_return,

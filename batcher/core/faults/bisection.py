@@ -7,12 +7,12 @@ half, which is halved without being run. So a batch of n requests with one that 
 log2(n) + 1 further executions.
 
 While it is in doubt whether a request causes the failures at all, the other half is not cleared but
-deferred: when no batch has succeeded since `MAX_FAILURES_IN_A_ROW` batches failed, when a request has
-come back `MAX_RETURNS` times, or where requests are split. Once a request has failed alone, all that
+deferred: when more than `MAX_FAILURES_IN_A_ROW` first executions have failed in a row, during a failure
+storm, when a request has come back `MAX_RETURNS` times, or where requests are split. Once a request has failed alone, all that
 was deferred runs together; if that fails, it is halved next.
 
 Three bounds keep a failing device from being bisected for ever. A batch gets the executions that
-`FAULTS_PER_BATCH` failing requests need. It is given up when `MAX_FUTILE_SEARCHES` searches found no
+`FAULTS_PER_BATCH` failing requests need. It is abandoned when `MAX_FUTILE_SEARCHES` searches found no
 request that succeeds. And a failure storm stops all bisections (`storm.py`).
 """
 
@@ -27,7 +27,7 @@ from batcher.core.faults.storm import StormDetector
 from batcher.core.faults.suspects import Bisection, SuspectGroup, executions, halves, run_order
 
 MAX_FUTILE_SEARCHES = 2
-"""A batch is given up after so many searches, each down to one request, in which nothing succeeded."""
+"""A bisection is abandoned after so many searches, each down to one request, in which nothing succeeded."""
 
 SURE_ATTEMPT = 3
 """A request that must be the failing one is not run alone if this would be its third attempt."""
@@ -36,7 +36,7 @@ MAX_BISECTED = 32
 """Batches of one model that are bisected at once; with more there is a storm."""
 
 MAX_FAILURES_IN_A_ROW = 2
-"""After more failed batches in a row, the device may be failing, and a half is deferred, not cleared."""
+"""After more failed first executions in a row, the device may be failing: a half is deferred, not cleared."""
 
 MAX_RETURNS = 3
 """A request is cleared so often, at most."""
@@ -67,7 +67,7 @@ class Bisections:
         self.storm = StormDetector()
         self.batch_cap = FaultAwareCap()
         self.failures_in_a_row = 0
-        """Batches that failed as a whole since the last one that succeeded."""
+        """First executions that failed as a whole since a batch succeeded, of whatever kind."""
 
     # What a batch's end means
 
@@ -96,8 +96,8 @@ class Bisections:
             return False
         self.open_batches += 1
         self.bisected += 1
-        give_up_after = MAX_FUTILE_SEARCHES * ((len(parts) - 1).bit_length() + 1)
-        bisection = Bisection(batch_id, executions(len(parts)), give_up_after, may_return)
+        abandon_after = MAX_FUTILE_SEARCHES * ((len(parts) - 1).bit_length() + 1)
+        bisection = Bisection(batch_id, executions(len(parts)), abandon_after, may_return)
         self._halve(bisection, parts, shapes, cause, 2, now_ns)
         return True
 
@@ -145,9 +145,9 @@ class Bisections:
                 cleared = other.parts
             else:
                 self._defer(other)
-        if not bisection.some_succeeded and bisection.failures >= bisection.give_up_after:
-            lost = (*parts, *self._give_up(bisection))
-            self.storm.on_given_up(now_ns)
+        if not bisection.some_succeeded and bisection.failures >= bisection.abandon_after:
+            lost = (*parts, *self._abandon(bisection))
+            self.storm.on_abandoned(now_ns)
         elif len(parts) == 1:
             self.batch_cap.faults += 1.0
             lost = tuple(parts)
@@ -250,7 +250,7 @@ class Bisections:
                 return position
         return None
 
-    def _give_up(self, bisection: Bisection) -> tuple[Part, ...]:
+    def _abandon(self, bisection: Bisection) -> tuple[Part, ...]:
         """Take out all groups of a batch that wait; returns their parts."""
         gone = [suspects for suspects in self.suspect_groups if suspects.bisection is bisection]
         self.suspect_groups = [

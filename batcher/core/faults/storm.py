@@ -1,7 +1,8 @@
 """Detects failure storms: failures so frequent that bisecting only costs time.
 
 During a storm batches fail as a whole. The first batch that fails after it is bisected again, to see
-whether the storm is over; a batch that succeeds ends it.
+whether the storm is over; a batch that succeeds after that time ends it, one that succeeds sooner does
+not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from batcher.core.decay import DecayingSum
 
 STORM_BATCHES = 3
-"""So many batches in a row whose bisection was given up are a storm."""
+"""So many bisections abandoned in a row are a storm."""
 
 STORM_SHARE = 0.5
 """Bisecting that takes more than this share of the model's instances is a storm."""
@@ -24,14 +25,14 @@ STORM_NS = 1_000_000_000
 class StormDetector:
     """One model's failure storm, if there is one."""
 
-    __slots__ = ("_given_up", "_spent_ns", "unreported", "until_ns")
+    __slots__ = ("_abandoned", "_spent_ns", "unreported", "until_ns")
 
     def __init__(self) -> None:
         self.until_ns: int | None = None
         """When the next batch may be bisected; None while there is no storm."""
         self.unreported = False
         """Whether a storm began that was not reported yet."""
-        self._given_up = 0
+        self._abandoned = 0
         self._spent_ns = DecayingSum(STORM_WINDOW_NS)
 
     def active(self, now_ns: int) -> bool:
@@ -43,15 +44,15 @@ class StormDetector:
         self.unreported = self.unreported or self.until_ns is None
         self.until_ns = now_ns + STORM_NS
 
-    def on_given_up(self, now_ns: int) -> None:
-        """Note a batch whose bisection was given up."""
-        self._given_up += 1
-        if self._given_up >= STORM_BATCHES:
+    def on_abandoned(self, now_ns: int) -> None:
+        """Note a batch whose bisection was abandoned."""
+        self._abandoned += 1
+        if self._abandoned >= STORM_BATCHES:
             self.begin(now_ns)
 
     def on_success(self) -> None:
         """Note that suspects were executed: bisecting is of use."""
-        self._given_up = 0
+        self._abandoned = 0
 
     def on_retry(self, expected_ns: float, now_ns: int) -> None:
         """Note that suspects run again, for so many nanoseconds of all instances."""
@@ -64,14 +65,14 @@ class StormDetector:
         if self.until_ns is None or now_ns < self.until_ns:
             return False
         self.until_ns = None
-        self._given_up = 0
+        self._abandoned = 0
         return True
 
     def capture(self) -> tuple[int | None, int, tuple[float, int]]:
         """The state as a plain value, for `restore`."""
-        return self.until_ns, self._given_up, self._spent_ns.capture()
+        return self.until_ns, self._abandoned, self._spent_ns.capture()
 
     def restore(self, state: tuple[int | None, int, tuple[float, int]]) -> None:
         """Continue from what `capture` returned."""
-        self.until_ns, self._given_up, spent_ns = state
+        self.until_ns, self._abandoned, spent_ns = state
         self._spent_ns.restore(spent_ns)

@@ -18,8 +18,8 @@ class Bisection:
 
     batch_id: int
     executions_left: int
-    give_up_after: int
-    """Failures after which it is given up, while none of its groups succeeded."""
+    abandon_after: int
+    """Failures after which it is abandoned, while none of its groups succeeded."""
     may_return: bool
     """Whether requests that are cleared may go back to the queue."""
     failures: int = 0

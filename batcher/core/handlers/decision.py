@@ -72,7 +72,7 @@ def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) 
     refused: list[LiveRequest] = []
     for request in requests:
         deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
-        # What has begun to run is not given up for the sake of others.
+        # What has begun to run is not refused for its target, only for its caller's deadline.
         waits = (model.serves_late or request.begun) and PROMOTED < request.rank < BEST_EFFORT
         if waits and deadline_ns > request.finish_by_ns:
             model.queue.discard(request)

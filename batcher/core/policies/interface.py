@@ -43,7 +43,11 @@ class PolicyInput:
 
 @record
 class Take:
-    """Refuse the first `drop` requests of the group, and form a batch of the next `count`, now."""
+    """Give up the first `drop` requests of the group, and form a batch of the next `count`, now.
+
+    What is given up is refused as late, or waits as best effort where the policy `serves_late` or the
+    request has begun to run.
+    """
 
     count: int
     drop: int = 0
@@ -51,7 +55,7 @@ class Take:
 
 @record
 class Wait:
-    """Refuse the first `drop` requests; ask again at `until_ns`, or when something has changed."""
+    """Give up the first `drop` requests; ask again at `until_ns`, or when something has changed."""
 
     until_ns: int
     drop: int = 0
@@ -59,7 +63,7 @@ class Wait:
 
 @record
 class Choose:
-    """Refuse `drop` and form a batch of `take`, both from anywhere in the group.
+    """Give up `drop` and form a batch of `take`, both from anywhere in the group.
 
     With nothing to take, the policy is asked again at `until_ns`.
     """

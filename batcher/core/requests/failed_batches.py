@@ -22,7 +22,8 @@ def settle_unreported(
 
     They run again where the batch failed as a whole and is bisected; else they have failed. `model`
     is None where it was removed meanwhile. A request fails with the cause `input` only where it ran
-    alone: for requests that failed together it is not known which of them is invalid.
+    alone, or is the only one left that can be the failing one: for requests that failed together it
+    is not known which of them is invalid.
     """
     cause = event.error or FailureCause.UNKNOWN
     shared = FailureCause.UNKNOWN if cause is FailureCause.INPUT else cause
@@ -95,7 +96,7 @@ def _bisect(
     """Go on with the bisection that a batch belongs to, or begin one.
 
     Returns the parts of `left` that have failed for good, and a suspect group of one request which
-    must be the failing one because all others of its batch have succeeded.
+    must be the failing one because the rest of its suspect group has succeeded.
     """
     bisections, suspects = model.bisections, batch.suspects
     cause = event.error or FailureCause.UNKNOWN

@@ -4,7 +4,8 @@ A waiting request gains one priority level for every `promote_after`. A best-eff
 in time that no other request needs. When it has waited for `priority_levels * promote_after`, it is
 promoted: promoted requests come first, with one row in `PROMOTED_ONE_IN` reserved for them. Those
 which that part could not serve within another `promote_after` are refused. So no request waits for
-longer than `(priority_levels + 1) * promote_after`.
+much longer than `(priority_levels + 1) * promote_after`: how much that part serves is predicted, and a
+request that has begun, or finds no other promoted one, is promoted in any case.
 """
 
 from __future__ import annotations
