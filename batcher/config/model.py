@@ -81,8 +81,9 @@ class BatchingConfig(Section):
     busy for at most this share of the time. A lower value makes larger batches and more latency at
     low load; 1 waits least."""
     when_late: WhenLateName = "refuse"
-    """`adaptive` only: a request that can no longer meet the target is refused at once (`refuse`),
-    or served when that delays no request that can still meet it (`serve`)."""
+    """`adaptive` only: a request that can no longer meet the target is refused, on arrival or as
+    soon as a plan gives it up (`refuse`), or served when that delays no request that can still meet
+    it (`serve`)."""
     max_queue_delay: DurationOrZero = 0
     """`fixed` only: the longest that the oldest request waits for others to share its batch while
     an instance is free. 0 never waits: a batch is what queued while the instance was busy."""

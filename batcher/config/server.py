@@ -68,7 +68,7 @@ class ServerConfig(Section):
     max_buffered: Size | None = None
     """The most bytes of requests and answers in memory, of all callers together; at least twice
     `max_message`. Beyond it requests are refused with a hint when to retry. null means a quarter of
-    the memory that the process may use."""
+    the memory that the process may use, or twice `max_message` if that is more."""
     max_connections: Count = 1024
     """The most open connections of each gRPC listener. A few more are kept for health probes
     (`builtin`). At the limit, the connection that has been idle longest is closed for a new one, if

@@ -47,7 +47,8 @@ LATENCY_TARGET_REACHABLE = Family(
     "",
     MODEL,
     "1 while a batch of one row fits the model's latency target, else 0: requests are then served "
-    "after the target instead of being refused; absent for a model without a target.",
+    "after the target instead of being refused; absent for a model without a target. A device that "
+    "becomes slow while it runs counts as reachable for 10 s more, and requests are refused meanwhile.",
 )
 EXECUTING_REQUESTS = Family(
     "batcher_executing_requests",

@@ -76,7 +76,7 @@ def test_requests_that_the_server_could_not_serve_in_time_raise_an_alert(
     promtool, outcome, reason, on
 ):
     series = [requests("ok", "", 980), requests(outcome, reason, 20)]
-    test = raised("BatcherRefuses", series, {"model": "hello"} if on else None)
+    test = raised("BatcherTurnsAway", series, {"model": "hello"} if on else None)
     promtool("test", {"rule_files": ["rules.yaml"], "tests": [test]})
 
 
