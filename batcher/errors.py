@@ -52,7 +52,7 @@ class Overloaded(RequestError):
 
 
 class DeadlineExpired(RequestError):
-    """The caller's deadline or the queue timeout passed before the request was executed."""
+    """The caller's deadline, or the time that the request may wait, passed before it was answered."""
 
 
 class RequestCancelled(RequestError):
@@ -79,8 +79,8 @@ class InternalError(RequestError):
     """An error in batcher itself, or in an executor's result that only showed in making the reply."""
 
 
-class DeviceLost(RequestError):
-    """The instance that ran the request went down, or no instance is up."""
+class InstanceUnavailable(RequestError):
+    """The instance that ran the request went down, its device failed, or no instance is up."""
 
 
 class NotPermitted(RequestError):

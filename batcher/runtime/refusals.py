@@ -12,11 +12,15 @@ from batcher.core.settings import ModelSettings
 
 
 class _Refusal(NamedTuple):
-    """The class and the message of an error. `advice` follows the executor's message, if there is one."""
+    """The class and the message of an error. `advice` follows the executor's message, if there is one.
+
+    `after_failure` is said instead of `what` where the last batch with rows of the request has failed.
+    """
 
     error: type[errors.RequestError]
     what: str | Callable[[ModelSettings], str]
     advice: str = ""
+    after_failure: str = ""
 
 
 def _too_many_rows(settings: ModelSettings) -> str:
@@ -51,7 +55,9 @@ _REFUSALS: dict[Reason, _Refusal] = {
     Reason.MODEL_REMOVED: _Refusal(
         errors.ModelUnavailable, "the model was unloaded while the request waited"
     ),
-    Reason.NO_INSTANCE: _Refusal(errors.DeviceLost, "no instance is up; one is being started"),
+    Reason.NO_INSTANCE: _Refusal(
+        errors.InstanceUnavailable, "no instance is up; one is being started"
+    ),
     Reason.TOO_MANY_ROWS: _Refusal(
         errors.InvalidRequest,
         _too_many_rows,
@@ -93,25 +99,35 @@ _REFUSALS: dict[Reason, _Refusal] = {
     ),
     Reason.PREDICTED_LATE: _Refusal(errors.Overloaded, _predicted_late),
     Reason.CALLER_DEADLINE: _Refusal(
-        errors.DeadlineExpired, "the caller's deadline passed before the request was executed"
+        errors.DeadlineExpired,
+        "the caller's deadline passed before the request was answered",
+        after_failure="its batch failed, and the caller's deadline has passed meanwhile",
     ),
     Reason.DEADLINE_TOO_SHORT: _Refusal(
         errors.DeadlineExpired,
         "the caller's deadline is shorter than the time of the fastest batch",
         "allow more time",
     ),
-    Reason.QUEUE_TIMEOUT: _Refusal(errors.DeadlineExpired, _queue_timeout),
+    Reason.QUEUE_TIMEOUT: _Refusal(
+        errors.DeadlineExpired,
+        _queue_timeout,
+        after_failure="its batch failed, and the time that it may wait has passed meanwhile"
+        " (queue.timeout, or its own timeout)",
+    ),
     Reason.CALLER_CANCELLED: _Refusal(errors.RequestCancelled, "the caller cancelled the request"),
     Reason.INSTANCE_DOWN: _Refusal(
-        errors.DeviceLost,
+        errors.InstanceUnavailable,
         "the instance that ran the request went down, and may have executed it",
     ),
     Reason.DEVICE_FAILURE: _Refusal(
-        errors.DeviceLost, "the device failed", "the server's log has details"
+        errors.InstanceUnavailable, "the device failed", "the server's log has details"
     ),
     Reason.INPUT_FAILURE: _Refusal(errors.InputRefused, "the executor refused the input"),
     Reason.UNKNOWN_FAILURE: _Refusal(
-        errors.ExecutionFailed, "the executor failed", "the server's log has details"
+        errors.ExecutionFailed,
+        "a batch with rows of this request failed, and they could not be executed again",
+        "try it once more; the server's log has details",
+        after_failure="the executor failed",
     ),
 }
 """Reason -> error class and message, for every `Reason` except `NONE` (answered)."""
@@ -122,7 +138,9 @@ def error_for(
 ) -> errors.RequestError:
     """The error for one request of a `Settle`; `failure` is the executor's message, if any."""
     assert settle.outcome is not Outcome.OK  # noqa: S101 - an answered request has no error
-    kind, what, advice = _REFUSALS[settle.reason]
+    kind, what, advice, after_failure = _REFUSALS[settle.reason]
+    if failure is not None and after_failure:
+        what = after_failure
     if not isinstance(what, str):
         what = what(settings)
     message = f"{model}: {what}" if failure is None else f"{model}: {what}: {failure}"

@@ -300,7 +300,8 @@ class Runner:
             log_failure_storm(command)
             return
         log.error(
-            "%s: its batching policy failed; batches are formed greedily until its settings change: %s",
+            "%s: its batching policy failed; batches are formed greedily until its settings change: %s;"
+            " `batcher tune` sets another batching.policy",
             command.model,
             command.error,
         )

@@ -40,7 +40,7 @@ _STANDARD = {
     errors.InternalError: grpc.StatusCode.INTERNAL,
     errors.BufferFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.AnswerTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.DeviceLost: grpc.StatusCode.UNAVAILABLE,
+    errors.InstanceUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     errors.ChangeFailed: grpc.StatusCode.INTERNAL,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,

@@ -66,7 +66,11 @@ class Certificates:
         try:
             configuration, context = self._read(), _context(self._tls)
         except (StartupError, OSError) as error:
-            log.warning("the changed certificates are not used, the old ones still are: %s", error)
+            log.warning(
+                "the changed certificates are not used, the old ones still are: %s; correct the files,"
+                " they are read again when they change",
+                error,
+            )
             return
         self.context, self._configuration = context, configuration
         for call in self._renewed:

@@ -211,4 +211,7 @@ def release(result: BatchResult) -> None:
     try:
         result.release()
     except BaseException:  # a plugin may raise anything
-        log.exception("an executor's release() raised; the batch is not affected")
+        log.exception(
+            "an executor's release() raised: a mistake of its plugin, which the traceback names; the"
+            " batch is not affected"
+        )

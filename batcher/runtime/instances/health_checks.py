@@ -157,6 +157,11 @@ class HealthChecks:
         if not why:
             log.info("%s: healthy again", self._name)
         elif not self.why:
-            log.error("%s: unhealthy: %s", self._name, why)
+            log.error(
+                "%s: unhealthy: %s; checked again in %g s, or when a batch succeeds",
+                self._name,
+                why,
+                self._plan.interval_ns / SECOND,
+            )
         self.why = why
         self._changed()

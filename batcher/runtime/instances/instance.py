@@ -364,7 +364,13 @@ class Instance:
             if self._checks is not None:
                 self._checks.batch_ended(executed)
             if executed.result is None:
-                log.warning("%s: a batch failed: %s", self.plan.name, executed.failure)
+                log.warning(
+                    "%s: a batch failed: %s (%s, %d requests); they run again in parts, or fail",
+                    self.plan.name,
+                    executed.failure,
+                    executed.cause,
+                    len(slices),
+                )
         finally:
             done(executed)
         own, filled = count_elements(slices)

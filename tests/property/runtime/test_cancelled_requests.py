@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
-from batcher.errors import DeadlineExpired, DeviceLost, ExecutionFailed, InputRefused
+from batcher.errors import DeadlineExpired, ExecutionFailed, InputRefused, InstanceUnavailable
 from batcher.executor import BatchResult, Capabilities, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.sample import WarmupPlan
@@ -280,7 +280,7 @@ class World:
                 assert caller.value in self.answered - self.refused
             case ExecutionFailed() | InputRefused():
                 assert caller.value in self.failed | self.refused
-            case DeviceLost():
+            case InstanceUnavailable():
                 assert caller.value in self.lost
             case DeadlineExpired():
                 assert caller.deadline_ns is not None

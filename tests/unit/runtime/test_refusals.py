@@ -84,3 +84,32 @@ def test_the_executor_s_message_comes_before_what_to_do():
 
 def test_what_was_begun_may_have_been_executed():
     assert "may have executed it" in str(error_of(Reason.INSTANCE_DOWN))
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome", "before", "after"),
+    [
+        (Reason.QUEUE_TIMEOUT, Outcome.EXPIRED, "waited longer", "its batch failed, and the time"),
+        (
+            Reason.CALLER_DEADLINE,
+            Outcome.EXPIRED,
+            "was answered",
+            "its batch failed, and the caller",
+        ),
+        (
+            Reason.UNKNOWN_FAILURE,
+            Outcome.FAILED,
+            "could not be executed again",
+            "the executor failed",
+        ),
+    ],
+)
+def test_a_message_says_where_the_batch_of_the_request_failed(reason, outcome, before, after):
+    settle = Settle((1,), outcome, reason)
+    told = str(error_for(settle, "m", SETTINGS, None))
+    assert before in told
+    assert after not in told
+    told = str(error_for(settle, "m", SETTINGS, "Boom: boom"))
+    assert f"m: {after}" in told
+    assert "Boom: boom" in told
+    assert before not in told

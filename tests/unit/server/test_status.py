@@ -44,7 +44,7 @@ def test_every_error_has_a_code(style):
         (errors.ExecutionFailed, Code.INTERNAL, Code.INTERNAL),
         (errors.InternalError, Code.INTERNAL, Code.INTERNAL),
         (errors.AnswerTooLarge, Code.RESOURCE_EXHAUSTED, Code.RESOURCE_EXHAUSTED),
-        (errors.DeviceLost, Code.UNAVAILABLE, Code.UNAVAILABLE),
+        (errors.InstanceUnavailable, Code.UNAVAILABLE, Code.UNAVAILABLE),
         (errors.NotPermitted, Code.PERMISSION_DENIED, Code.PERMISSION_DENIED),
         (errors.ChangeFailed, Code.INTERNAL, Code.INTERNAL),
         (errors.NotSupported, Code.UNIMPLEMENTED, Code.UNIMPLEMENTED),

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.errors import BackendUnavailable, DeviceLost, ModelLoadError, ModelUnavailable
+from batcher.errors import BackendUnavailable, InstanceUnavailable, ModelLoadError, ModelUnavailable
 from batcher.executor import BatchResult, Capabilities
 from batcher.runtime.health import ModelState
 from batcher.runtime.instances.health_checks import HealthCheckPlan
@@ -170,7 +170,7 @@ class TestReload:
             await reload
         assert state(middle) == (ModelState.FAILED, "its load was cancelled")
         await until(lambda: middle.fake.calls[-1].method == "close")  # on its own thread
-        with pytest.raises(DeviceLost):
+        with pytest.raises(InstanceUnavailable):
             await running
         hang.release()
         await middle.model.load()
