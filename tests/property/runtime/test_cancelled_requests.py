@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -52,8 +53,8 @@ class Loop:
     def __getattr__(self, name):
         return getattr(self._loop, name)
 
-    def call_later(self, delay_s, callback):
-        timer = [self._clock() + round(delay_s * SECOND), callback]
+    def call_later(self, delay_s, callback, *args):
+        timer = [self._clock() + round(delay_s * SECOND), partial(callback, *args)]
         self._timers.append(timer)
         return Handle(self._timers, timer)
 
