@@ -145,8 +145,8 @@ class QueueConfig(Section):
     """The most requests that wait. Beyond it requests are refused, of the lowest priority first."""
     max_groups: Count = 256
     """The most batch groups that wait. Requests are in one batch group if they may share a batch:
-    of equal shape, parameters and unbatched inputs. Beyond it the oldest request that is alone in
-    its group is refused."""
+    of equal shape, parameters and unbatched inputs. Beyond it the request of the oldest group
+    that holds just one is refused."""
     max_batches_per_request: Count = 32
     """The most batches that one request may be split over: a request may have this many times
     `max_batch_size` rows. Batches of other requests go in between. 1 means that no request is

@@ -61,7 +61,7 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
 
 
 def group_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
-    """The request whose batch group makes room for another: the oldest that is alone in its group.
+    """The request whose batch group makes room for another: that of the oldest group with one request.
 
     The bound is meant for groups of a single request. Empty where all such requests have a better
     rank than the new one, or have begun to run.
