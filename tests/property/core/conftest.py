@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from batcher.core.batching.selection import MAX_KINDS, OLDEST_FIRST_ONE_IN
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause, FailureCause, InstanceDown, RequestArrived
 from batcher.core.policies.fixed import TIMER_NS
@@ -64,6 +65,7 @@ class Ledger:
     total: dict = field(default_factory=dict)  # id -> rows
     ended: dict = field(default_factory=dict)  # id -> how, for ever
     last_batch: int = 0
+    dispatched: dict = field(default_factory=dict)  # model -> batches since it was added
     out_of_reach: set = field(default_factory=set)  # models whose target cannot be met
     times: object = None  # what batches of a request's shape take, as the scheduler has learned
 
@@ -195,12 +197,16 @@ class Ledger:
     def on_ModelConfigured(self, event):  # noqa: N802
         self.models[event.model] = event.settings
         for request_id, request in self.waiting.items():
-            mine = request.arrived.model == event.model
-            if mine and request.left > event.settings.max_batch_size:
+            if request.arrived.model != event.model:
+                continue
+            if request.left > event.settings.max_batch_size:
                 self.split.add(request_id)
+            if request.due_ns is None and event.settings.target_ns is not None:
+                request.due_ns = self.now_ns + event.settings.target_ns
 
     def on_ModelRemoved(self, event):  # noqa: N802
         self.models.pop(event.model, None)
+        self.dispatched.pop(event.model, None)
         for request_id, request in list(self.waiting.items()):
             if request.arrived.model == event.model:
                 self.end(request_id, Outcome.REJECTED, Reason.MODEL_REMOVED)
@@ -311,13 +317,57 @@ class Ledger:
         return until_ns <= self.now_ns
 
     def check_turn(self, group):
-        """What is due goes before what is not; among those it is a matter of what they take."""
+        """A batch that is due goes before those that are not; which due one depends on their times."""
         candidates = self.candidates()
         assert group in candidates
-        if any(map(self.is_due, candidates)):
+        rivals = []
+        for name in self.models:
+            own = [a for a in candidates if a[0].arrived.model == name]
+            if len(own) > MAX_KINDS:
+                # One of them stands for the model. Of equal ones it may be any.
+                best = self.best_of_many(name, own)
+                assert group in best or group not in own
+                own = [group if group in best else min(best, key=self.is_due)]
+            rivals += own
+        if any(map(self.is_due, rivals)):
             assert self.is_due(group)
         else:
-            assert group[0].arrived.arrival_ns == min(a[0].arrived.arrival_ns for a in candidates)
+            assert group[0].arrived.arrival_ns == min(a[0].arrived.arrival_ns for a in rivals)
+
+    def best_of_many(self, name, groups):
+        """The groups of a model that come first where they are many, whatever is due.
+
+        By turns these are the oldest ones, and those that use the time of a batch best.
+        """
+        oldest_first = self.dispatched.get(name, 0) % OLDEST_FIRST_ONE_IN == 0
+
+        def place(group):
+            worth = 0.0 if oldest_first else self.efficiency(group)
+            return -worth, group[0].arrived.arrival_ns
+
+        first = min(map(place, groups))
+        return [group for group in groups if place(group) == first]
+
+    def efficiency(self, group):
+        """What a batch's rows would take in batches of the best size / what it takes, in hundredths.
+
+        The best size is the one with the least time for each row, of those inside the target.
+        """
+        model = self.models[group[0].arrived.model]
+        taken = group[: self.ready(group)]
+        rows = sum(map(self.piece, taken))
+        filled = self.filled(group, len(taken), rows)
+        rows += filled[1] if filled else 0
+        times = self.times(group[0].arrived)
+        if not times or not times.curve[rows]:
+            return round(rows / model.max_batch_size, 2)
+        target_ns = model.target_ns
+        row_ns = [
+            took_ns / size
+            for size, took_ns in enumerate(times.curve)
+            if size == 1 or (size and (target_ns is None or took_ns <= target_ns))
+        ]
+        return round(rows * min(row_ns) / times.curve[rows], 2)
 
     def candidates(self):
         return [a for a in self.groups() if self.free(a[0].arrived.model) and self.ready(a)]
@@ -339,6 +389,7 @@ class Ledger:
         assert command.instance == up.instance
         assert command.batch_id > self.last_batch
         self.last_batch = command.batch_id
+        self.dispatched[command.model] = self.dispatched.get(command.model, 0) + 1
         key = (up.instance, up.incarnation)
         self.used = [each for each in self.used if each != key] + [key]
         for request, rows in parts:
