@@ -29,6 +29,9 @@ class Waiting:
     arrived: RequestArrived
     due_ns: int | None
     expires_ns: int | None
+    place_ns: int
+    """When it took its place in the queue: on arrival, or after its last turn."""
+
     start: int = 0
     """The first of the rows that wait; those before it run, or are done."""
 
@@ -108,7 +111,7 @@ class Ledger:
         expires = [event.deadline_ns] if event.deadline_ns is not None else []
         if model.queue.timeout_ns is not None:
             expires.append(event.arrival_ns + model.queue.timeout_ns)
-        request = Waiting(event, min(due, default=None), min(expires, default=None))
+        request = Waiting(event, min(due, default=None), min(expires, default=None), self.now_ns)
         if request.expires_ns is not None and request.expires_ns <= self.now_ns:
             return self.end(event.id, *self.expiry(request))
         reason = self.refusal(event, model)
@@ -153,7 +156,7 @@ class Ledger:
                 if rows == self.total[request_id]:
                     self.end(request_id, Outcome.OK)
                 elif request_id in self.waiting and request_id != batch.filled:
-                    self.waiting[request_id] = self.waiting.pop(request_id)  # the last place
+                    self.take_last_place(self.waiting.pop(request_id))
         for failure in event.failed:
             if failure.id in batch.left:
                 self.end(failure.id, Outcome.FAILED, FAILED[failure.cause])
@@ -395,14 +398,24 @@ class Ledger:
         for request, rows in parts:
             request.start += rows
             if request.left and (request, rows) == filled:
-                continue  # it keeps its place
+                self.keep_place(request)
+                continue
             del self.waiting[request.arrived.id]
             if request.left:
-                self.waiting[request.arrived.id] = request  # the last place
+                self.take_last_place(request)
         rows = {r.arrived.id: n for r, n in parts}
         self.running[command.batch_id] = Running(
             up.instance, ids, rows, filled[0].arrived.id if filled else None
         )
+
+    def take_last_place(self, request):
+        request.place_ns = self.now_ns
+        self.waiting[request.arrived.id] = request
+
+    def keep_place(self, request):
+        """A request whose rows filled a batch goes behind those that took their place when it did."""
+        places = {i: (r.place_ns, r is request) for i, r in self.waiting.items()}
+        self.waiting = {i: self.waiting[i] for i in sorted(self.waiting, key=places.get)}
 
     def wakeup_ns(self):
         """When something changes by itself: an expiry, or the end of a window that is open."""
