@@ -119,9 +119,19 @@ def requeue(request: LiveRequest, model: Model, now_ns: int) -> None:
     """
     request.requeues += 1
     _place(request, model, now_ns, was_deadline_aware=True)
+    if model.deadline_aware and request.finish_by_ns >= NEVER_NS:
+        _set_due_again(request, model)
     if request.rows > model.settings.max_batch_size:
         split(request, model)
     model.queue.add(request)
+
+
+def _set_due_again(request: LiveRequest, model: Model) -> None:
+    """Give a request its due time that was dispatched under a policy which knows none."""
+    has_one = request.due_ns is not None or request.deadline_ns is not None
+    # Without a target, the rest of a split request waits for its turn.
+    if has_one and (not request.start or model.target_ns is not None):
+        request.set_finish_by()
 
 
 def _place(request: LiveRequest, model: Model, now_ns: int, *, was_deadline_aware: bool) -> None:

@@ -381,3 +381,18 @@ def test_requests_admitted_without_batching_are_answered_under_adaptive(schedule
     served.arrive(*range(1, 40))
     served.configure()
     assert served.model.queue.requests == 39
+
+
+def test_a_request_that_comes_back_is_due_as_the_settings_of_now_say(play):
+    play.fixed(max_rows=2, target=50)
+    play.up()
+    play.arrive(1, 2)
+    play.model("m", Adaptive(), 2, target=50)
+    play.arrive(3, 4, at=1)
+    assert play.batches(play.error(1, at=2)) == [[1]]
+
+    commands = play.error(2, at=3)
+
+    assert play.ended(commands) == {1: (Outcome.FAILED, Reason.UNKNOWN_FAILURE)}
+    assert play.scheduler.live[2].finish_by_ns == 50 * MILLISECOND
+    assert play.batches(commands) == [[2, 3]]

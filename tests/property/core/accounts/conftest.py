@@ -15,6 +15,7 @@ from batcher.core.commands import (
     Dispatch,
     FailureStorm,
     Outcome,
+    PolicyFailed,
     Reason,
     Settle,
 )
@@ -80,6 +81,7 @@ class Accounts:
     failed: dict = field(default_factory=dict)  # batch id -> Dispatch, for ever
     reruns: dict = field(default_factory=dict)  # batch id -> how often something of it ran again
     stormy: set = field(default_factory=set)
+    failed_policies: list = field(default_factory=list)  # names of models, each time
     last_batch: int = 0
     must: dict = field(default_factory=dict)  # id -> how it ends in this step
     fresh: set = field(default_factory=set)  # ids that came in this step
@@ -250,6 +252,8 @@ class Accounts:
                 case FailureStorm():
                     assert (command.model in self.stormy) == command.over
                     self.stormy ^= {command.model}
+                case PolicyFailed():
+                    self.failed_policies.append(command.model)
                 case _:
                     raise AssertionError(command)
         assert set(self.must) <= self.ended
@@ -312,6 +316,8 @@ class Accounts:
             request.begun = True
         if command.attempt > 1:
             self.check_attempt(command, scheduler)
+        elif scheduler.models[command.model].policy_failed:
+            pass  # a greedy batch, under any settings
         elif isinstance(model.policy, NoBatching):
             assert len(command.parts) == 1
         elif isinstance(model.policy, Adaptive):

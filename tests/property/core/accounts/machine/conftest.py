@@ -30,6 +30,7 @@ from batcher.core.events import (
     RequestCancelled,
     Timings,
 )
+from batcher.core.policies import make_policy
 from batcher.core.scheduler import Scheduler
 from batcher.testing.strategies import (
     DEVICES,
@@ -68,9 +69,10 @@ def kinds(draw):
 
 
 class AccountsMachine(RuleBasedStateMachine):
-    def __init__(self, accounts):
+    def __init__(self, accounts, policies=make_policy):
         super().__init__()
-        self.scheduler = Scheduler()
+        self.policies = policies
+        self.scheduler = Scheduler(policies)
         self.fresh_twin = self.twin = None
         self.tells = 0
         self.broken = False
@@ -106,7 +108,7 @@ class AccountsMachine(RuleBasedStateMachine):
 
     def restored(self):
         state = self.scheduler.snapshot()
-        twin = Scheduler.restore(state)
+        twin = Scheduler.restore(state, self.policies)
         twin.validate()
         assert twin.snapshot() == state
         return twin
@@ -341,4 +343,4 @@ class AccountsMachine(RuleBasedStateMachine):
 @pytest.fixture
 def make_machine(make_accounts):
     """Machines to which nothing has happened yet, each with accounts of its own."""
-    return lambda: AccountsMachine(make_accounts())
+    return lambda **given: AccountsMachine(make_accounts(), **given)

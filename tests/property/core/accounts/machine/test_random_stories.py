@@ -24,6 +24,7 @@ from batcher.core.events import (
     ModelRemoved,
     RepliesTook,
 )
+from batcher.core.policies import make_policy
 from batcher.core.settings import (
     Adaptive,
     FixedWindow,
@@ -45,6 +46,9 @@ TABLE_STORIES = 50
 
 COMMON = 60
 """Different transitions that these stories make at least; with fewer they would prove little."""
+
+FAILING_STORIES = 80
+"""With policies that fail now and then."""
 
 PARTS = 4
 """Tests that share the stories."""
@@ -272,6 +276,48 @@ class Story:
 def test_no_request_is_lost_or_misses_its_promise_in_random_stories(make_machine, part):
     for seed in range(part, STORIES, PARTS):
         Story(make_machine(), seed).play()
+
+
+def now_and_then_failing(settings):
+    """A model's own policy, which raises at some moments; equal moments, equal failures."""
+    policy = make_policy(settings)
+
+    def fails(now_ns, every):
+        if now_ns // MILLISECOND % every == every // 2:
+            raise ArithmeticError(every)
+
+    class Failing(type(policy)):
+        __slots__ = ()
+
+        def decide(self, group, given):
+            if len(group) > 2:
+                fails(given.now_ns, 7)
+            return super().decide(group, given)
+
+        def expected_rate(self, now_ns):
+            fails(now_ns, 29)
+            return super().expected_rate(now_ns)
+
+        def on_arrival(self, rows, rank, now_ns, active):
+            fails(now_ns, 31)
+            super().on_arrival(rows, rank, now_ns, active)
+
+        def on_batch_done(self, rows, now_ns):
+            fails(now_ns, 23)
+            super().on_batch_done(rows, now_ns)
+
+    policy.__class__ = Failing
+    return policy
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_where_policies_fail(make_machine):
+    failures = 0
+    for seed in range(FAILING_STORIES):
+        machine = make_machine(policies=now_and_then_failing)
+        Story(machine, seed).play()
+        failures += len(machine.accounts.failed_policies)
+    assert failures >= FAILING_STORIES
 
 
 @pytest.mark.slow
