@@ -91,15 +91,19 @@ class Ledger:
 
         The caller settles it. Raises `InvalidTransition` if it is not live.
         """
-        if self.live.pop(request.id, None) is not request:
-            raise InvalidTransition(request.id, f"is given up, but is not live: {request}")
+        request_id = request.id
+        if self.live.get(request_id) is not request:
+            raise InvalidTransition(request_id, f"is given up, but is not live: {request}")
+        del self.live[request_id]
         if request.batch_id is None:
             model = self.models[request.arrived.model]
-            if queued(request):
+            # The first is what `queued` says, without a call for most requests.
+            if (request.split is None and not request.suspect_parts) or queued(request):
                 model.queue.discard(request)
             if request.suspect_parts:
-                model.bisections.discard(request.id)
-            self.expiry.discard(request)
+                model.bisections.discard(request_id)
+            if request.expires_ns is not None:
+                self.expiry.discard(request)
         batches = (request.batch_id,) if request.split is None else request.split.batches
         running = self.fleet.batches
         for batch_id in batches:
