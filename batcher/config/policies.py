@@ -9,13 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from batcher.config.units import format_duration
 from batcher.core.settings import Adaptive, FixedWindow, NoBatching, PolicySettings, WhenLate
 
-if TYPE_CHECKING:
-    from batcher.config.model import BatchingConfig
+
+class PolicyKeys(Protocol):
+    """The keys of `batching` that a policy is made from; `BatchingConfig` explains each."""
+
+    @property
+    def target_p99(self) -> int | None:
+        """Nanoseconds from a request's arrival to when it is due; None: no target."""
+
+    @property
+    def utilization_target(self) -> float:
+        """The share of the time that the device is to be busy at most."""
+
+    @property
+    def when_late(self) -> str:
+        """What happens to a request that will miss the target: `refuse` or `serve`."""
+
+    @property
+    def max_queue_delay(self) -> int:
+        """Nanoseconds that a request waits for others at most."""
+
+    @property
+    def preferred_batch_sizes(self) -> tuple[int, ...]:
+        """Rows of batches that do not wait for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,39 +44,39 @@ class PolicyEntry:
     """One policy: the keys it alone may use, its scheduler settings, and its window as text."""
 
     keys: tuple[str, ...]
-    settings: Callable[[BatchingConfig], PolicySettings]
-    window: Callable[[BatchingConfig], str]
+    settings: Callable[[PolicyKeys], PolicySettings]
+    window: Callable[[PolicyKeys], str]
 
 
-def _adaptive(batching: BatchingConfig) -> PolicySettings:
+def _adaptive(batching: PolicyKeys) -> PolicySettings:
     return Adaptive(
         utilization_target=batching.utilization_target, when_late=WhenLate(batching.when_late)
     )
 
 
-def _adaptive_window(batching: BatchingConfig) -> str:
+def _adaptive_window(batching: PolicyKeys) -> str:
     if batching.target_p99 is None:
         return "none: no target to wait for"
     return f"from the target, to {batching.utilization_target:.0%} busy"
 
 
-def _fixed(batching: BatchingConfig) -> PolicySettings:
+def _fixed(batching: PolicyKeys) -> PolicySettings:
     return FixedWindow(
         max_delay_ns=batching.max_queue_delay, preferred_sizes=batching.preferred_batch_sizes
     )
 
 
-def _fixed_window(batching: BatchingConfig) -> str:
+def _fixed_window(batching: PolicyKeys) -> str:
     preferred = ", ".join(str(size) for size in batching.preferred_batch_sizes)
     delay = format_duration(batching.max_queue_delay)
     return f"{delay}, prefers {preferred}" if preferred else delay
 
 
-def _none(_batching: BatchingConfig) -> PolicySettings:
+def _none(_batching: PolicyKeys) -> PolicySettings:
     return NoBatching()
 
 
-def _none_window(_batching: BatchingConfig) -> str:
+def _none_window(_batching: PolicyKeys) -> str:
     return "none"
 
 
