@@ -13,32 +13,32 @@ OUTSIDE = {"request": "new", "batch": "new", "instance": "down"}
 """What `[*]` is."""
 
 
-def diagram(heading):
-    """The lines of the diagram under a heading."""
+def diagrams(heading):
+    """The lines of each diagram under a heading."""
     section = PAGE.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return [line.strip() for line in section.split("```mermaid\n")[1].split("```")[0].splitlines()]
+    return [
+        [line.strip() for line in part.split("```")[0].splitlines()]
+        for part in section.split("```mermaid\n")[1:]
+    ]
 
 
 def read_arrows(heading):
     """Every arrow: the states that it may begin at, those that it may end at, and one cause."""
     kind, _ = TABLES[heading]
-    frames, names, arrows, frame = {}, {"[*]": OUTSIDE[kind]}, [], None
-    for line in diagram(heading):
-        if found := re.fullmatch(r"(?:state )(\"[^\"]+\" as )?(\w+) \{", line):
-            frame = frames.setdefault(found[2], [])
-        elif line == "}":
-            frame = None
+    return [arrow for lines in diagrams(heading) for arrow in arrows_of(lines, OUTSIDE[kind])]
+
+
+def arrows_of(lines, outside):
+    """The arrows of one diagram."""
+    boxes, arrows = {"[*]": {outside}}, []
+    for line in lines:
+        if found := re.fullmatch(r"state \"[^:]+: ([^\"]+)\" as (\w+)", line):
+            boxes[found[2]] = set(found[1].split(", "))
         elif found := re.fullmatch(r"(\S+) --> (\S+): (.+)", line):
             arrows += [(found[1], found[2], cause) for cause in found[3].split(", ")]
-        elif found := re.fullmatch(r"(\w+)(?:: (.+))?", line):
-            names[found[1]] = found[2] or names.get(found[1], found[1])
-            if frame is not None:
-                frame.append(found[1])
-
-    def states(name):
-        return {names.get(each, each) for each in frames.get(name, [name])}
-
-    return [(states(start), states(end), cause) for start, end, cause in arrows]
+        elif found := re.fullmatch(r"(\w+): (.+)", line):
+            boxes[found[1]] = {found[2]}
+    return [(boxes.get(a, {a}), boxes.get(b, {b}), cause) for a, b, cause in arrows]
 
 
 def shows(arrow, row):
