@@ -9,7 +9,7 @@ from google.protobuf.descriptor import Descriptor, ServiceDescriptor
 from google.protobuf.internal import enum_type_wrapper
 from google.protobuf.message import Message
 
-from batcher.protocol._generated.descriptors import FILES
+from batcher.protocol._generated_descriptors import FILES
 
 
 def _load() -> descriptor_pool.DescriptorPool:

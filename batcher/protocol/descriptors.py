@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batcher.protocol import _pool
-from batcher.protocol._generated.descriptors import FILES
+from batcher.protocol._generated_descriptors import FILES
 
 
 def file_containing(symbol: str) -> str:

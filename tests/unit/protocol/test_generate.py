@@ -25,19 +25,20 @@ def test_a_fresh_copy_is_up_to_date_until_it_is_changed(generator, tmp_path, cap
     assert generator.main([], target=tmp_path) == 0
     assert generator.main(["--check"], target=tmp_path) == 0
 
-    (tmp_path / "inference_service.py").write_text("changed\n", encoding="utf-8")
-    (tmp_path / "stale.py").write_text("old\n", encoding="utf-8")
+    (tmp_path / "_generated" / "inference_service.py").write_text("changed\n", encoding="utf-8")
+    (tmp_path / "_generated" / "stale.py").write_text("old\n", encoding="utf-8")
 
     assert generator.main(["--check"], target=tmp_path) == 1
     told = capsys.readouterr().err
     assert "-changed" in told
     assert "stale.py" in told
     assert generator.main([], target=tmp_path) == 0
-    assert not (tmp_path / "stale.py").exists()
+    assert not (tmp_path / "_generated" / "stale.py").exists()
 
 
 def test_nothing_generated_depends_on_a_version():
-    for path in (ROOT / "batcher" / "protocol" / "_generated").glob("*.py"):
+    protocol = ROOT / "batcher" / "protocol"
+    for path in (protocol / "_generated_descriptors.py", *protocol.glob("_generated/*.py")):
         text = path.read_text(encoding="utf-8")
         assert "runtime_version" not in text
         assert "GRPC_GENERATED_VERSION" not in text
