@@ -24,6 +24,10 @@ SEEN_NS = 1_000_000_000
 RATE_NS = 2_000_000_000.0
 """What a tenant asks for is averaged over about so long."""
 
+SHORTEST_RATE_NS = 100_000_000.0
+"""A tenant that has just come counts as if it had asked for so long, or its first request would be a
+rate without bound."""
+
 TOLERANCE = 1.15
 """By how much a tenant may seem to ask for more than its share, because arrivals scatter."""
 
@@ -88,7 +92,7 @@ class TenantShares:
         """Rows a nanosecond that the tenant asks for, since it came."""
         kept = exp((self._seen_ns[tenant] - now_ns) / RATE_NS)
         # An average of a short time counts for that time only.
-        known = 1.0 - exp((self._since_ns[tenant] - now_ns - RATE_NS / 20) / RATE_NS)
+        known = 1.0 - exp((self._since_ns[tenant] - now_ns - SHORTEST_RATE_NS) / RATE_NS)
         return self._rates[tenant] * kept / known
 
     def _beside_the_others(self, rates: dict[str, float], share: float, capacity: float) -> float:
