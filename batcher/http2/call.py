@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
@@ -14,12 +14,10 @@ from batcher.buffers import LARGE_ANSWER
 from batcher.clock import SECOND
 from batcher.http2 import grpc_headers
 from batcher.http2.call_messages import ONE_MESSAGE, CallMessages, Message, RequestIterator
+from batcher.http2.connection_lifetime import ConnectionLifetime
 from batcher.http2.grpc_headers import CallHeaders, MalformedCallError, Metadata
 from batcher.http2.sansio.hpack import encode
 from batcher.http2.sansio.streams import Stream
-
-if TYPE_CHECKING:
-    from batcher.http2.server_connection import ServerConnection
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ class Call(CallMessages):
 
     def __init__(
         self,
-        connection: ServerConnection,
+        connection: ConnectionLifetime,
         stream: Stream,
         headers: CallHeaders,
         method: grpc.RpcMethodHandler[Any, Any],
@@ -75,11 +73,6 @@ class Call(CallMessages):
             self._start(RequestIterator(self), None)
         else:
             connection.receiving[self] = None
-
-    @property
-    def is_streaming(self) -> bool:
-        """Whether requests or answers are streamed: then silence of the client is no fault."""
-        return bool(self._method.request_streaming or self._method.response_streaming)
 
     # --- the context of its handler ---
 
@@ -177,7 +170,7 @@ class Call(CallMessages):
             self.cancel()
         except Exception:
             log.exception("internal error while ending a call of %s", self._headers.path)
-            self._connection.calls.pop(self.stream, None)
+            self._connection.forget_call(self)
             if self.task is not None:
                 self.task.cancel()
             self._release_everything()
@@ -328,7 +321,7 @@ class Call(CallMessages):
         try:
             self._connection.call_ended(self)
         except Exception as error:  # noqa: BLE001  # `fail` logs it
-            self._connection.calls.pop(self.stream, None)
+            self._connection.forget_call(self)
             self._release_everything()
             self._connection.fail(error)
         else:

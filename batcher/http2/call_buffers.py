@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import grpc
 
 from batcher.clock import SECOND
 from batcher.http2 import grpc_headers
+from batcher.http2.connection_lifetime import ConnectionLifetime
 from batcher.http2.grpc_headers import MalformedCallError
 from batcher.http2.sansio.streams import Stream
 from batcher.http2.timeouts import StallTimer
-
-if TYPE_CHECKING:
-    from batcher.http2.server_connection import ServerConnection
 
 
 class CallBuffers:
@@ -22,7 +19,7 @@ class CallBuffers:
 
     __slots__ = ("_charged", "_connection", "_send_stall", "stream")
 
-    def __init__(self, connection: ServerConnection, stream: Stream, charged: int) -> None:
+    def __init__(self, connection: ConnectionLifetime, stream: Stream, charged: int) -> None:
         self.stream = stream
         self._connection = connection
         self._charged = charged

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 from grpc import aio
 
+from batcher.buffers import Claim
 from batcher.clock import SECOND
 from batcher.http2 import grpc_headers
 from batcher.http2.call_buffers import CallBuffers
+from batcher.http2.connection_lifetime import ConnectionLifetime
 from batcher.http2.decompression import FIRST_STEP, STEP, Decompressor
 from batcher.http2.grpc_headers import PREFIX_BYTES, MalformedCallError
 from batcher.http2.sansio.streams import Stream
 from batcher.http2.timeouts import StallTimer
-
-if TYPE_CHECKING:
-    from batcher.buffers import Claim
-    from batcher.http2.server_connection import ServerConnection
 
 Message: TypeAlias = tuple[int, bytes | list[bytes]]
 """Whether it is compressed (0 or 1), and its bytes as they came, a large message in pieces. It stays so
@@ -78,7 +76,7 @@ class CallMessages(CallBuffers):
 
     def __init__(
         self,
-        connection: ServerConnection,
+        connection: ConnectionLifetime,
         stream: Stream,
         encoding: str,
         charged: int,
@@ -108,6 +106,11 @@ class CallMessages(CallBuffers):
         """Bytes of the next message that have come, those of its prefix included."""
         large = self._large
         return len(self._buffer) if large is None else PREFIX_BYTES + large.size - large.left
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether requests or answers are streamed: then silence of the client is no fault."""
+        return bool(self._method.request_streaming or self._method.response_streaming)
 
     async def read(self) -> Any:
         """The next message, or `grpc.aio.EOF`."""

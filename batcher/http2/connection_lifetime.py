@@ -7,24 +7,22 @@ the final one refuses calls; the calls that are open are answered. `abort` ends 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
+from batcher.buffers import Account
 from batcher.clock import SECOND
 from batcher.http2 import grpc_headers
 from batcher.http2.counters import EndReason
 from batcher.http2.grpc_headers import MalformedCallError
+from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.frames import Error
+from batcher.http2.sansio.streams import Stream
 from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, IncompleteTimer, StallTimer
 
 if TYPE_CHECKING:
-    from batcher.buffers import Account
-    from batcher.http2.call import Call
-    from batcher.http2.call_buffers import CallBuffers
-    from batcher.http2.call_messages import CallMessages
-    from batcher.http2.sansio.connection import Connection
-    from batcher.http2.sansio.streams import Stream
     from batcher.http2.server import Server
 
 EVICT_IDLE_NS = 10 * SECOND
@@ -35,14 +33,43 @@ PROBE_CONNECTION_NS = 5 * SECOND
 """How long a connection beyond `max_connections` stays: a health probe takes less."""
 
 
+class OpenCall(Protocol):
+    """A call, as its connection ends it."""
+
+    stream: Stream
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether requests or answers are streamed: then silence of the client is no fault."""
+
+    def end(
+        self,
+        code: grpc.StatusCode,
+        details: str = "",
+        metadata: Sequence[tuple[str, str | bytes]] = (),
+    ) -> None:
+        """Send the status."""
+
+    def cancel(self) -> None:
+        """Stop the work on it: no answer is wanted any more."""
+
+    def sweep_receiving(self, elapsed_ns: int, limit_ns: int) -> None:
+        """End the call where its message has not begun, or made no progress, for `limit_ns`."""
+
+    def sweep_sending(self, elapsed_ns: int, limit_ns: int) -> None:
+        """End the call where its answer has made no progress for `limit_ns`."""
+
+
 class ConnectionLifetime:
-    """The part of a `ServerConnection` that ends it and its calls by time."""
+    """The part of a `ServerConnection` that ends it and its calls by time; its calls know it as this."""
 
     account: Account
-    calls: dict[Stream, Call]
+    calls: Mapping[Stream, OpenCall]
     http2: Connection
-    receiving: dict[CallMessages, None]
-    sending: dict[CallBuffers, None]
+    loop: asyncio.AbstractEventLoop
+    no_eviction_until_s: float
+    receiving: dict[OpenCall, None]
+    sending: dict[OpenCall, None]
     writable: asyncio.Event
 
     def __init__(self, server: Server) -> None:
@@ -78,6 +105,18 @@ class ConnectionLifetime:
 
     def flush_soon(self) -> None:
         """Flush before the next iteration of the event loop."""
+        raise NotImplementedError
+
+    def answer_ready(self) -> None:
+        """An answer is framed."""
+        raise NotImplementedError
+
+    def call_ended(self, call: OpenCall) -> None:
+        """Forget a call of which nothing goes on."""
+        raise NotImplementedError
+
+    def forget_call(self, call: OpenCall) -> None:
+        """Forget a call that could not end in order."""
         raise NotImplementedError
 
     def charge_unsent(self) -> bool:

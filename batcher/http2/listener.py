@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from batcher.http2.server_connection import ServerConnection
+from batcher.http2.connection_lifetime import ConnectionLifetime
 
 PROBE_CONNECTIONS = 64
 """Connections beyond `max_connections`, on which only health probes are answered. The next one replaces the
@@ -20,9 +18,9 @@ class Listener:
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self.tls = tls
         """For handshakes that begin from now on; None: plain text."""
-        self.connections: dict[ServerConnection, None] = {}
+        self.connections: dict[ConnectionLifetime, None] = {}
         """Those within `max_connections`, handshakes included, the oldest first."""
-        self.probe_connections: dict[ServerConnection, None] = {}
+        self.probe_connections: dict[ConnectionLifetime, None] = {}
         """Those beyond it, the oldest first."""
         self.accepting: asyncio.Task[None] | None = None
         """Accepts connections that begin with a handshake."""
@@ -30,7 +28,7 @@ class Listener:
     def evict(self) -> bool:
         """Close the longest idle connection, else the longest silent one; returns whether one may be."""
         # A dictionary is in order of arrival, so the oldest of those that are equally idle is taken.
-        found: ServerConnection | None
+        found: ConnectionLifetime | None
         found = idlest = max(self.connections, key=lambda each: each.idle_ns)
         if not idlest.evictable:
             silent = sorted(self.connections, key=lambda each: each.silent_ns, reverse=True)
@@ -41,7 +39,7 @@ class Listener:
         self.connections.pop(found, None)
         return True
 
-    def add_probe_connection(self, connection: ServerConnection) -> None:
+    def add_probe_connection(self, connection: ConnectionLifetime) -> None:
         """Add a connection for probes only, in place of one whose call was refused, or of the oldest."""
         if len(self.probe_connections) >= PROBE_CONNECTIONS:
             refused = (each for each in self.probe_connections if each.http2.final_goaway_sent)
@@ -51,7 +49,7 @@ class Listener:
         self.probe_connections[connection] = None
         connection.probe_only = True
 
-    def remove(self, connection: ServerConnection) -> None:
+    def remove(self, connection: ConnectionLifetime) -> None:
         """Forget a connection that has ended."""
         self.connections.pop(connection, None)
         self.probe_connections.pop(connection, None)

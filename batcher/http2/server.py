@@ -19,6 +19,7 @@ import grpc
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
+from batcher.http2.connection_lifetime import ConnectionLifetime
 from batcher.http2.counters import ServerCounters
 from batcher.http2.grpc_headers import CallHeaders, MalformedCallError, Metadata
 from batcher.http2.listener import Listener
@@ -220,7 +221,7 @@ class Server:
         self.connections.add(connection)
         return True
 
-    def make_room(self, connection: ServerConnection, size: int) -> bool:
+    def make_room(self, connection: ConnectionLifetime, size: int) -> bool:
         """Charge bytes for which there is no room, by evicting calls of another connection.
 
         That is the one whose calls take most, where it is more than `Buffers.max_per_connection`; its

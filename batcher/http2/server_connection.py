@@ -22,9 +22,10 @@ from batcher.buffers import Account
 from batcher.clock import MICROSECOND, monotonic_ns
 from batcher.http2 import grpc_headers
 from batcher.http2.call import Call
-from batcher.http2.connection_lifetime import ConnectionLifetime
+from batcher.http2.connection_lifetime import ConnectionLifetime, OpenCall
 from batcher.http2.counters import EndReason
 from batcher.http2.grpc_headers import MalformedCallError
+from batcher.http2.listener import Listener
 from batcher.http2.paced_reading import PIECE_BYTES, PacedReader
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.fields import Request
@@ -39,9 +40,6 @@ from batcher.http2.sansio.streams import (
 from batcher.http2.socket_options import enable_keepalive, format_address, unread_bytes
 
 if TYPE_CHECKING:
-    from batcher.http2.call_buffers import CallBuffers
-    from batcher.http2.call_messages import CallMessages
-    from batcher.http2.listener import Listener
     from batcher.http2.server import Server
 
 log = logging.getLogger(__name__)
@@ -68,9 +66,9 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
         super().__init__(server)
         self.listener = listener
         self.calls: dict[Stream, Call] = {}
-        self.receiving: dict[CallMessages, None] = {}
+        self.receiving: dict[OpenCall, None] = {}
         """Calls that wait for the rest of a message."""
-        self.sending: dict[CallBuffers, None] = {}
+        self.sending: dict[OpenCall, None] = {}
         """Calls that wait for send windows."""
         self.loop = asyncio.get_running_loop()
         self.writable = asyncio.Event()
@@ -271,13 +269,17 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
             self.server.buffers.release(size)
             raise
 
-    def call_ended(self, call: Call) -> None:
+    def call_ended(self, call: OpenCall) -> None:
         """Forget a call of which nothing goes on."""
         self.calls.pop(call.stream, None)
         self.http2.release(call.stream)
         self.flush_soon()
         if self.http2.final_goaway_sent and not self.calls:
             self.http2.close(Error.NO_ERROR, "")
+
+    def forget_call(self, call: OpenCall) -> None:
+        """Forget a call that could not end in order."""
+        self.calls.pop(call.stream, None)
 
     def _drop_calls(self) -> None:
         """End the calls; none can be answered any more."""
