@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import grpc
 
-from batcher.buffers import Account
+from batcher.buffers import Account, Buffers
 from batcher.clock import SECOND
 from batcher.http2 import grpc_headers
-from batcher.http2.counters import EndReason
+from batcher.http2.counters import EndReason, ServerCounters
 from batcher.http2.grpc_headers import MalformedCallError
 from batcher.http2.sansio.connection import Connection
 from batcher.http2.sansio.frames import Error
 from batcher.http2.sansio.streams import Stream
-from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, IncompleteTimer, StallTimer
-
-if TYPE_CHECKING:
-    from batcher.http2.server import Server
+from batcher.http2.timeouts import PROGRESS_BYTES, SWEEP_NS, IncompleteTimer, StallTimer, Timeouts
 
 EVICT_IDLE_NS = 10 * SECOND
 """A connection without calls for this long may be closed for a new one at `max_connections`."""
@@ -60,6 +58,26 @@ class OpenCall(Protocol):
         """End the call where its answer has made no progress for `limit_ns`."""
 
 
+class CallServer(Protocol):
+    """A server, as the calls of a connection and the limits of its time use it."""
+
+    buffers: Buffers
+    counters: ServerCounters
+    max_message: int
+    offload_pool: ThreadPoolExecutor
+    timeouts: Timeouts
+    too_many_connections: str
+
+    def is_probe(self, path: str, /) -> bool:
+        """Whether a call of that path is a health probe."""
+
+    def count_refused(self, error: MalformedCallError) -> None:
+        """Count a call that is refused for a size."""
+
+    def make_room(self, connection: ConnectionLifetime, size: int) -> bool:
+        """Charge bytes for which there is no room, where calls of another connection can be evicted."""
+
+
 class ConnectionLifetime:
     """The part of a `ServerConnection` that ends it and its calls by time; its calls know it as this."""
 
@@ -72,7 +90,7 @@ class ConnectionLifetime:
     sending: dict[OpenCall, None]
     writable: asyncio.Event
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: CallServer) -> None:
         self.server = server
         self.probe_only = False
         """Whether it is beyond `max_connections`: only health probes are answered."""

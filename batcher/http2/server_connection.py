@@ -16,15 +16,17 @@ import socket
 import ssl
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, cast
+
+import grpc
 
 from batcher.buffers import Account
 from batcher.clock import MICROSECOND, monotonic_ns
 from batcher.http2 import grpc_headers
 from batcher.http2.call import Call
-from batcher.http2.connection_lifetime import ConnectionLifetime, OpenCall
+from batcher.http2.connection_lifetime import CallServer, ConnectionLifetime, OpenCall
 from batcher.http2.counters import EndReason
-from batcher.http2.grpc_headers import MalformedCallError
+from batcher.http2.grpc_headers import CallHeaders, MalformedCallError
 from batcher.http2.listener import Listener
 from batcher.http2.paced_reading import PIECE_BYTES, PacedReader
 from batcher.http2.sansio.connection import Connection
@@ -32,15 +34,13 @@ from batcher.http2.sansio.fields import Request
 from batcher.http2.sansio.frames import Error
 from batcher.http2.sansio.streams import (
     DataReceived,
+    Limits,
     RequestReceived,
     Stream,
     StreamEnded,
     StreamReset,
 )
 from batcher.http2.socket_options import enable_keepalive, format_address, unread_bytes
-
-if TYPE_CHECKING:
-    from batcher.http2.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,30 @@ CALL_BYTES = 2048
 """Bytes charged for an open call, beside its headers."""
 
 
+class ConnectionServer(CallServer, Protocol):
+    """A server, as its connections use it."""
+
+    limits: Limits
+
+    def find_method(self, headers: CallHeaders) -> grpc.RpcMethodHandler[Any, Any]:
+        """The handler of a call. Raises `MalformedCallError` where its path has none."""
+
+    def admit(self, connection: ServerConnection) -> bool:
+        """Whether a connection that was accepted may stay."""
+
+    def count_end(self, connection: ServerConnection, reason: str, text: str = "") -> None:
+        """Count a connection that ends early, and log it."""
+
+    def remove_connection(self, connection: ServerConnection) -> None:
+        """Forget a connection that has ended."""
+
+
 class ServerConnection(ConnectionLifetime, asyncio.Protocol):
     """One connection and its calls: the `asyncio.Protocol` around a `sansio.Connection`."""
 
-    def __init__(self, server: Server, listener: Listener) -> None:
+    server: ConnectionServer
+
+    def __init__(self, server: ConnectionServer, listener: Listener) -> None:
         super().__init__(server)
         self.listener = listener
         self.calls: dict[Stream, Call] = {}
