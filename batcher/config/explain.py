@@ -49,6 +49,14 @@ _REMOVED: Final = {
 }
 """Keys before the first release that are no more -> what is so without them."""
 
+_REPLACED: Final = {
+    "when_late": {
+        "refuse": "write limit: target instead",
+        "serve": "leave it out: requests that miss the target are served, up to their limit",
+    },
+}
+"""Keys before the first release that are no more -> what to write instead, by their value."""
+
 
 def explain(error: ValidationError, root: type[Section]) -> Iterator[tuple[KeyPath, str]]:
     """Each problem with its path and what was got and is allowed."""
@@ -65,7 +73,11 @@ def explain(error: ValidationError, root: type[Section]) -> Iterator[tuple[KeyPa
 def _text(details: ErrorDetails, root: type[Section]) -> str:
     kind, path, context = details["type"], details["loc"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_key(str(path[-1]), section_at(root, path[:-1]))
+        key = str(path[-1])
+        instead = _REPLACED.get(key, {}).get(str(details["input"]))
+        return (
+            f"unknown key; {instead}" if instead else _unknown_key(key, section_at(root, path[:-1]))
+        )
     if kind == "missing":
         section = section_at(root, path[:-1])
         what = section.model_fields[str(path[-1])].description if section else None

@@ -30,7 +30,15 @@ from batcher.config.section import (
     one_of,
     refusal,
 )
-from batcher.config.units import Duration, DurationOrZero, Size
+from batcher.config.units import (
+    Duration,
+    DurationOrZero,
+    LimitName,
+    LimitValue,
+    Size,
+    format_duration,
+    format_limit,
+)
 from batcher.core.settings import ModelSettings, PolicySettings, QueueLimits
 
 PolicyName = Annotated[
@@ -47,7 +55,7 @@ BatchRows = Annotated[int, Field(strict=True, ge=0, le=MOST_BATCH_ROWS)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
 Levels = Annotated[int, Field(strict=True, ge=1, le=16)]
-WhenLateName = Literal["refuse", "serve"]
+LateShare = Annotated[float, Field(strict=True, ge=0, le=0.5, allow_inf_nan=False)]
 
 
 def _beyond(path: KeyPath, sizes: tuple[int, ...], most: int) -> list[tuple[KeyPath, str]]:
@@ -74,16 +82,21 @@ class BatchingConfig(Section):
     """When each request is due: its arrival plus this. Batches are planned so that as many as possible
     are answered by then, with the 95 % quantile of how far measured times stray as a margin. No
     percentile is measured or promised: what tells is the share of requests that were refused or late.
-    Only `adaptive` plans by it, and `when_late` says what happens to a request that will miss it. null
+    Only `adaptive` plans by it, and serves a request that will miss it late, up to its `limit`. null
     means no target: a batch is what queued while the instance was busy."""
     utilization_target: Share = 0.8
     """`adaptive` only: while the target leaves time, wait for a batch so large that the device is
     busy for at most this share of the time. A lower value makes larger batches and more latency at
     low load; 1 waits least."""
-    when_late: WhenLateName = "refuse"
-    """`adaptive` only: a request that can no longer meet the target is refused, on arrival or as
-    soon as a plan gives it up (`refuse`), or served when that delays no request that can still meet
-    it (`serve`)."""
+    limit: LimitValue = None
+    """`adaptive` only: how long after its arrival an answer to a request is of use, unless its caller's
+    deadline or `queue.timeout` is earlier. A request is refused only if it cannot be answered by then:
+    a duration, `deadline` (only the caller's deadline counts) or `target` (what cannot be in time is
+    refused). null means 10 times `target_p99`, and at least 1s; without a target, `deadline`."""
+    late_share: LateShare = 0.03
+    """`adaptive` only: the share of the device that late requests may take from those that can be in
+    time, while more is asked for than can be served; 0 to 0.5. Where there is room or idle time, they
+    get more."""
     max_queue_delay: DurationOrZero = 0
     """`fixed` only: the longest that the oldest request waits for others to share its batch while
     an instance is free. 0 never waits: a batch is what queued while the instance was busy."""
@@ -110,19 +123,29 @@ class BatchingConfig(Section):
         for key in sorted(keys_of_policies() - set(POLICIES[self.policy].keys)):
             if getattr(self, key) != type(self).model_fields[key].default:
                 readers = " or ".join(policies_reading(key))
-                problems.append(
-                    (
-                        (key,),
-                        f"no effect under policy {self.policy}; allowed: under policy {readers}",
-                    )
-                )
-        for key in ("utilization_target", "when_late"):
+                text = f"no effect under policy {self.policy}; allowed: under policy {readers}"
+                if key == "limit":
+                    text += " (here queue.timeout ends what has waited too long)"
+                problems.append(((key,), text))
+        for key in ("utilization_target", "late_share"):
             changed = getattr(self, key) != type(self).model_fields[key].default
             if changed and self.policy == "adaptive" and self.target_p99 is None:
                 without = "no effect without target_p99; allowed: together with it"
                 problems.append(((key,), without))
+        problems += self._limit_beside_target()
         CrossCheckError.raise_any(problems)
         return self
+
+    def _limit_beside_target(self) -> list[tuple[KeyPath, str]]:
+        limit, target_ns = self.limit, self.target_p99
+        if limit is LimitName.TARGET and target_ns is None:
+            return [
+                (("limit",), refusal(limit, "a duration or deadline, as there is no target_p99"))
+            ]
+        if isinstance(limit, int) and target_ns is not None and limit < target_ns:
+            allowed = f"target_p99, which is {format_duration(target_ns)}, or longer"
+            return [(("limit",), refusal(format_limit(limit), allowed))]
+        return []
 
     @property
     def most_rows(self) -> int:

@@ -46,7 +46,7 @@ def sections_of(settings: ModelSettings) -> dict[str, dict[str, Any]]:
         "batching": {
             "max_batch_size": settings.max_batch_size,
             "target_p99": _text(settings.target_ns, format_duration),
-            **policy_section(settings.policy),
+            **policy_section(settings.policy, settings.target_ns),
         },
         "queue": {
             "max_requests": queue.max_requests,

@@ -11,8 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from batcher.config.units import format_duration
-from batcher.core.settings import Adaptive, FixedWindow, NoBatching, PolicySettings, WhenLate
+from batcher.config.units import Limit, LimitName, format_duration, format_limit
+from batcher.core.settings import Adaptive, FixedWindow, NoBatching, PolicySettings
+
+LIMIT_IN_TARGETS: Final = 10
+SHORTEST_DEFAULT_LIMIT_NS: Final = 1_000_000_000
+"""The default limit: ten targets, and at least a second. A caller that names no deadline is taken to
+wait for about as long as a person does; a caller that does not should name one."""
 
 
 class PolicyKeys(Protocol):
@@ -27,8 +32,12 @@ class PolicyKeys(Protocol):
         """The share of the time that the device is to be busy at most."""
 
     @property
-    def when_late(self) -> str:
-        """What happens to a request that will miss the target: `refuse` or `serve`."""
+    def limit(self) -> Limit:
+        """Nanoseconds from a request's arrival until its answer is of no use, or a name for that."""
+
+    @property
+    def late_share(self) -> float:
+        """The share of the device that late requests may take from those in time."""
 
     @property
     def max_queue_delay(self) -> int:
@@ -48,9 +57,39 @@ class PolicyEntry:
     window: Callable[[PolicyKeys], str]
 
 
+def default_limit_ns(target_ns: int | None) -> int | None:
+    """How long after its arrival an answer is of use, where nothing is configured; None: no limit."""
+    if target_ns is None:
+        return None
+    return max(LIMIT_IN_TARGETS * target_ns, SHORTEST_DEFAULT_LIMIT_NS)
+
+
+def _limit_ns(limit: Limit, target_ns: int | None) -> int | None:
+    match limit:
+        case None:
+            return default_limit_ns(target_ns)
+        case LimitName.DEADLINE:
+            return None
+        case LimitName.TARGET:
+            return target_ns
+        case _:
+            return limit
+
+
+def _limit_of(limit_ns: int | None, target_ns: int | None) -> Limit:
+    """The value of `limit` that makes `limit_ns`, so that it follows the target where it may."""
+    if limit_ns == default_limit_ns(target_ns):
+        return None
+    if limit_ns is None:
+        return LimitName.DEADLINE
+    return LimitName.TARGET if limit_ns == target_ns else limit_ns
+
+
 def _adaptive(batching: PolicyKeys) -> PolicySettings:
     return Adaptive(
-        utilization_target=batching.utilization_target, when_late=WhenLate(batching.when_late)
+        utilization_target=batching.utilization_target,
+        limit_ns=_limit_ns(batching.limit, batching.target_p99),
+        late_share=batching.late_share,
     )
 
 
@@ -81,20 +120,23 @@ def _none_window(_batching: PolicyKeys) -> str:
 
 
 POLICIES: Final[dict[str, PolicyEntry]] = {
-    "adaptive": PolicyEntry(("utilization_target", "when_late"), _adaptive, _adaptive_window),
+    "adaptive": PolicyEntry(
+        ("utilization_target", "limit", "late_share"), _adaptive, _adaptive_window
+    ),
     "fixed": PolicyEntry(("max_queue_delay", "preferred_batch_sizes"), _fixed, _fixed_window),
     "none": PolicyEntry((), _none, _none_window),
 }
 
 
-def policy_section(policy: PolicySettings) -> dict[str, Any]:
-    """The keys of `batching` that make this policy, as the file has them."""
+def policy_section(policy: PolicySettings, target_ns: int | None) -> dict[str, Any]:
+    """The keys of `batching` that make this policy with this target, as the file has them."""
     match policy:
         case Adaptive():
             return {
                 "policy": "adaptive",
                 "utilization_target": policy.utilization_target,
-                "when_late": policy.when_late.value,
+                "limit": format_limit(_limit_of(policy.limit_ns, target_ns)),
+                "late_share": policy.late_share,
             }
         case FixedWindow():
             return {

@@ -7,8 +7,9 @@ than that is an error, never rounded.
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -32,6 +33,19 @@ _SIZE_UNITS: Final = {
 }
 LONGEST_NS: Final = 365 * 24 * _DURATION_UNITS["h"]
 LARGEST_BYTES: Final = 1 << 50
+
+
+class LimitName(StrEnum):
+    """Values of `limit` that are no durations."""
+
+    DEADLINE = "deadline"
+    """Only the caller's deadline counts."""
+    TARGET = "target"
+    """As long as the target."""
+
+
+Limit: TypeAlias = int | LimitName | None
+"""How long after its arrival an answer to a request is of use: nanoseconds, a name, or the default."""
 
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", re.ASCII)
 _DURATION_ALLOWED: Final = "a number with a unit (ns, us, ms, s, m or h), such as 50ms, 2s or 100us"
@@ -109,6 +123,28 @@ def _format_duration_or_null(duration_ns: int | None) -> str | None:
     return None if duration_ns is None else format_duration(duration_ns)
 
 
+def parse_limit(value: object) -> Limit:
+    """Nanoseconds of a duration above zero, or a name; null stays None.
+
+    Raises ValueError, its message being what is allowed.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and value in set(LimitName):
+        return LimitName(value)
+    try:
+        return _duration_above_zero(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or {' or '.join(LimitName)}") from None
+
+
+def format_limit(limit: Limit) -> str | None:
+    """The text that `parse_limit` reads back as `limit`; None for the default."""
+    if limit is None:
+        return None
+    return limit.value if isinstance(limit, LimitName) else format_duration(limit)
+
+
 def _size_above_zero(value: object) -> int:
     nbytes = parse_size(value)
     if nbytes == 0:
@@ -149,6 +185,22 @@ DurationOrZero = Annotated[
     WithJsonSchema(_schema(_DURATION_UNITS, "2ms", zero=True)),
 ]
 """A duration, 0 included: `2ms` or `0` in the file, int nanoseconds as the attribute."""
+
+LimitValue = Annotated[
+    Limit,
+    BeforeValidator(parse_limit),
+    PlainSerializer(format_limit, return_type=str | None),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _schema(_DURATION_UNITS, "2s", zero=False),
+                {"enum": [name.value for name in LimitName]},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""A duration above zero, `deadline`, `target`, or null."""
 
 Size = Annotated[
     int,

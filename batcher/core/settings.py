@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TypeAlias
 
 from batcher.core.record import record
-
-
-class WhenLate(StrEnum):
-    """What becomes of a request that can no longer meet its target, while its caller still waits."""
-
-    REFUSE = "refuse"
-    SERVE = "serve"
 
 
 @record
@@ -21,10 +13,15 @@ class Adaptive:
 
     While the device is busier than `utilization_target`, requests wait for larger batches. While it is
     less busy, they wait only for one that is so near that serving both together saves device time.
+
+    An answer is of use until `limit_ns` after a request's arrival, and not after its caller's deadline;
+    None: only the deadline counts. What cannot be answered by then is refused. What can, but not by the
+    target, is late: it may take `late_share` of the device from requests that are in time.
     """
 
     utilization_target: float = 0.8
-    when_late: WhenLate = WhenLate.REFUSE
+    limit_ns: int | None = None
+    late_share: float = 0.03
 
 
 @record

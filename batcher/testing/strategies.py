@@ -8,11 +8,12 @@ and deadlines pass within a few dozen events.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from hypothesis import strategies as st
 
-from batcher.clock import MILLISECOND
+from batcher.clock import MILLISECOND, SECOND
 from batcher.core.events import (
     CancelCause,
     DeviceConfigured,
@@ -34,7 +35,6 @@ from batcher.core.settings import (
     PaddedAxis,
     PolicySettings,
     QueueLimits,
-    WhenLate,
 )
 
 Timeline: TypeAlias = list[tuple[int, Event]]
@@ -78,9 +78,11 @@ _POLICIES: tuple[PolicySettings, ...] = (
     FixedWindow(2 * MILLISECOND),
     Adaptive(),
     Adaptive(0.3),
-    Adaptive(when_late=WhenLate.SERVE),
-    Adaptive(1.0, WhenLate.SERVE),
+    Adaptive(late_share=0.5),
+    Adaptive(1.0, late_share=0.0),
 )
+"""`limit_ns` is drawn beside the target."""
+
 _LEVELS = ((3, 2, 100), (1, 1, 1000), (3, 1, 5))
 """Priority levels, the default one, and `promote_after` in milliseconds."""
 
@@ -112,11 +114,14 @@ def any_model_settings(draw: st.DrawFn) -> ModelSettings:
         promote_after_ns=promote_after_ms * MILLISECOND,
         tenants=draw(st.sampled_from(((), (("default", 1.0), ("gold", 4.0))))),
     )
+    policy, target_ns = draw(st.sampled_from(_POLICIES)), draw(st.sampled_from(_TARGETS))
+    if isinstance(policy, Adaptive):
+        policy = replace(policy, limit_ns=draw(st.sampled_from((None, target_ns, SECOND))))
     return ModelSettings(
         draw(st.sampled_from((8, 8, 4, 1))),
-        draw(st.sampled_from(_POLICIES)),
+        policy,
         limits,
-        draw(st.sampled_from(_TARGETS)),
+        target_ns,
         draw(st.sampled_from(_PADDING)),
     )
 

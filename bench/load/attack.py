@@ -129,7 +129,7 @@ def config(transport: str) -> dict[str, Any]:
                 "device": name,
                 # What can only be late is served: a stall shows as latency, and is not made larger by
                 # refusals for what is predicted after it.
-                "batching": {"max_batch_size": 32, "target_p99": target, "when_late": "serve"},
+                "batching": {"max_batch_size": 32, "target_p99": target},
             }
             for name, (options, target) in models.items()
         ],

@@ -61,7 +61,7 @@ VALID: tuple[dict[str, str], ...] = (
     {"batching": "{target_p99: 50ms, max_batch_size: 28}"},
     {"queue.priority_levels": "1"},
     {"queue.tenants": "{gold: 4, default: 1}"},
-    {"batching": "{target_p99: 48ms, when_late: serve}"},
+    {"batching": "{target_p99: 48ms, limit: target}"},
     {"batching": "{target_p99: 50ms, policy: fixed, max_queue_delay: 2ms}"},
     {"queue.timeout": "2s", "queue.promote_after": "500ms"},
     {"batching": "{target_p99: 50ms, utilization_target: 0.85}"},

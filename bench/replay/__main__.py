@@ -68,7 +68,7 @@ def record_minute(folder: Path, rate: float, seconds: float, seed: int) -> float
     """A Poisson stream in virtual time, recorded in segments of 10 s; returns what it took."""
     draw = np.random.default_rng(seed)
     at_ns = np.cumsum(draw.exponential(SECOND / rate, int(rate * seconds))).astype(np.int64)
-    settings = ModelSettings(32, Adaptive(), target_ns=50 * MILLISECOND)
+    settings = ModelSettings(32, Adaptive(limit_ns=1_000_000_000), target_ns=50 * MILLISECOND)
     model = SimulatedModel(MODEL, settings, linear(5 * MILLISECOND, MILLISECOND // 2, 32))
     deployment = Deployment((model,), {"device": 1})
     workload = Workload.of(at_ns, Traffic(Mix((MODEL,), (1.0,))), draw)

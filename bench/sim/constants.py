@@ -12,6 +12,7 @@ import numpy as np
 import world
 
 from batcher.clock import MILLISECOND
+from batcher.config.policies import default_limit_ns
 from batcher.core.policies import adaptive, arrivals, backlog, waiting
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.simulation.engine.deployment import Deployment, SimulatedModel
@@ -77,7 +78,7 @@ def _played(seed: int, requests: int) -> dict[str, float]:
         )
         for at, load in ((1, 0.4), (3, 0.9))
     ]
-    played = world.play(streams, {"m": world.Served(LINEAR, world.SERVES_LATE)})
+    played = world.play(streams, {"m": world.Served(LINEAR, world.ADAPTIVE)})
     figures["in time % of the better class at 1.3"] = 100 * float(
         played.in_time(0, LINEAR.target_ns).mean()
     )
@@ -89,7 +90,8 @@ def _played(seed: int, requests: int) -> dict[str, float]:
 
 def _closed_loop(seed: int, requests: int) -> dict[str, float]:
     """Eight callers that send their next request when they have their answer, 90 us apart."""
-    settings = ModelSettings(32, Adaptive(), QueueLimits(), LINEAR.target_ns)
+    policy = Adaptive(limit_ns=default_limit_ns(LINEAR.target_ns))
+    settings = ModelSettings(32, policy, QueueLimits(), LINEAR.target_ns)
     model = SimulatedModel("m", settings, LINEAR.curve, warmup_sizes=world.WARMUP)
     draw = np.random.default_rng(seed)
     work = Workload.of(np.zeros(requests, np.int64), Traffic(Mix.of(("m", 1.0))), draw)

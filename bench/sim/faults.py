@@ -13,6 +13,7 @@ import numpy as np
 import world
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.config.policies import default_limit_ns
 from batcher.core.commands import Command, Dispatch, FailureStorm, Outcome, Settle
 from batcher.core.events import (
     BatchProgress,
@@ -24,7 +25,7 @@ from batcher.core.events import (
     Timings,
 )
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, PolicySettings, WhenLate
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, PolicySettings
 from batcher.simulation import Driver
 from batcher.simulation.engine.driver import succeed
 from batcher.simulation.engine.service_time import linear
@@ -147,9 +148,11 @@ def poison(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     profiles = [*(world.PROFILES[name] for name in ("linear50", "linear100", "vgg100")), FLAT]
     for profile in profiles:
-        for late, load in product(WhenLate, POISON_LOADS):
+        limits = {"limit: target": profile.target_ns, "serve": default_limit_ns(profile.target_ns)}
+        for late, load in product(limits, POISON_LOADS):
+            policy = Adaptive(limit_ns=limits[late])
             rows = [
-                _poison_run(profile, late, load, options.requests, seed)
+                _poison_run(profile, policy, load, options.requests, seed)
                 for seed in range(options.seeds)
             ]
             mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
@@ -163,7 +166,7 @@ def poison(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _poison_run(
-    profile: world.Profile, late: WhenLate, load: float, requests: int, seed: int
+    profile: world.Profile, policy: Adaptive, load: float, requests: int, seed: int
 ) -> dict[str, float]:
     arrivals = stream(profile, load, requests, seed)
     bad = _poisoned(POISON_SHARE, requests, seed)
@@ -172,9 +175,8 @@ def _poison_run(
         hit = any(part.id in bad for part in dispatch.parts)
         return FailureCause.UNKNOWN if hit else None
 
-    settings = Adaptive(when_late=late)
-    run = play(profile, settings, arrivals, fault, target_ns=profile.target_ns)
-    clean = play(profile, settings, arrivals, lambda *_: None, target_ns=profile.target_ns)
+    run = play(profile, policy, arrivals, fault, target_ns=profile.target_ns)
+    clean = play(profile, policy, arrivals, lambda *_: None, target_ns=profile.target_ns)
     innocents = [i for i in range(requests) if i not in bad]
     ok = [i for i in innocents if run.outcome[i] is Outcome.OK]
     bound = sum(
@@ -252,7 +254,7 @@ def oversized(options: argparse.Namespace) -> dict[str, Any]:
     curve = profile.curve
     found: dict[str, Any] = {}
     policies: dict[str, tuple[PolicySettings, int | None]] = {
-        "adaptive, serve": (Adaptive(when_late=WhenLate.SERVE), profile.target_ns),
+        "adaptive": (Adaptive(limit_ns=default_limit_ns(profile.target_ns)), profile.target_ns),
         "adaptive, no target": (Adaptive(), None),
         "fixed": (FixedWindow(), None),
     }

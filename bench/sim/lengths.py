@@ -13,6 +13,7 @@ import world
 from numpy.typing import NDArray
 
 from batcher.clock import MILLISECOND
+from batcher.config.policies import default_limit_ns
 from batcher.core.batching import batch_former
 from batcher.core.commands import Command, Dispatch, Outcome, Settle
 from batcher.core.events import Event, InstanceUp, ModelConfigured, RequestArrived
@@ -133,7 +134,7 @@ def lengths(options: argparse.Namespace) -> dict[str, Any]:
     even = [evenly_spaced(counts, count, longest=LONGEST).lengths for count in COUNTS]
     found: dict[str, Any] = {}
     for device in DEVICES:
-        for policy in (Adaptive(), FixedWindow(0)):
+        for policy in (Adaptive(limit_ns=default_limit_ns(TARGET_NS)), FixedWindow(0)):
             for name, choices, filled in (
                 ("one bucket", [(LONGEST,)], False),
                 ("evenly spaced, no fill", even, False),

@@ -8,20 +8,15 @@ from typing import Final, TypeAlias
 from scripted import Scene
 
 from batcher.clock import MILLISECOND
-from batcher.core.settings import (
-    Adaptive,
-    FixedWindow,
-    NoBatching,
-    PaddedAxis,
-    PolicySettings,
-    WhenLate,
-)
+from batcher.core.settings import Adaptive, FixedWindow, NoBatching, PaddedAxis, PolicySettings
 
 Make: TypeAlias = Callable[[], Scene]
 Named: TypeAlias = Iterator[tuple[str, Make]]
 
-REFUSING: Final = Adaptive()
-SERVING: Final = Adaptive(when_late=WhenLate.SERVE)
+REFUSING: Final = Adaptive(limit_ns=0)
+"""Refuses what can only be late: `Scene.configure` puts the target in place of this limit of 0."""
+
+SERVING: Final = Adaptive()
 POLICIES: Final[dict[str, PolicySettings]] = {
     "none": NoBatching(),
     "fixed 0 ms": FixedWindow(),

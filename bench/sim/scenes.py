@@ -58,7 +58,7 @@ def overload(options: argparse.Namespace) -> dict[str, Any]:
             found[f"{name} at {factor} x"] = _least("goodput_of_optimum", shares, 0.95)
     profile = world.PROFILES["linear50"]
     after_ns = 4 * SECOND + 2 * profile.target_ns
-    for policy in (world.ADAPTIVE, world.SERVES_LATE):
+    for policy in (world.ADAPTIVE, world.REFUSES_LATE):
         for factor in (1.5, 3.0):
             fractions = []
             for seed in range(options.seeds):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any, Final, TypeAlias
 
@@ -28,7 +28,7 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.settings import ModelSettings, PaddedAxis, PolicySettings, QueueLimits
+from batcher.core.settings import Adaptive, ModelSettings, PaddedAxis, PolicySettings, QueueLimits
 from batcher.simulation.engine.service_time import Curve
 
 REQUESTS: Final = 1_000
@@ -106,7 +106,10 @@ class Scene:
         return took_ns * (64 + length) // 320 if length else took_ns
 
     def configure(self, at_ns: int, settings: ModelSettings, model: str = "m") -> None:
-        """Give a model its settings, from a moment on."""
+        """Give a model its settings, from a moment on. A limit of 0 becomes the target."""
+        policy = settings.policy
+        if isinstance(policy, Adaptive) and policy.limit_ns == 0:
+            settings = replace(settings, policy=replace(policy, limit_ns=settings.target_ns))
         self.changes.append((at_ns, ModelConfigured(model, settings)))
 
     def up(

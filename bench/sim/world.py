@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.config.policies import default_limit_ns
 from batcher.core.commands import Command, Dispatch, Outcome, Settle
 from batcher.core.events import (
     DeviceConfigured,
@@ -22,7 +23,7 @@ from batcher.core.events import (
     Shapes,
 )
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, ModelSettings, QueueLimits, WhenLate
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.simulation import Driver
 from batcher.simulation.engine.service_time import Curve, best_rate, from_table, linear
@@ -169,10 +170,13 @@ class Played:
 
 
 ADAPTIVE = parse_policy("adaptive")
-SERVES_LATE = NamedPolicy(
-    "adaptive, serve",
-    lambda settings: replace(settings, policy=Adaptive(when_late=WhenLate.SERVE)),
+"""With the default limit: what is late is served up to it."""
+
+REFUSES_LATE = NamedPolicy(
+    "adaptive, limit: target",
+    lambda settings: replace(settings, policy=Adaptive(limit_ns=settings.target_ns)),
 )
+"""What can only be late is refused."""
 
 
 def play(
@@ -256,7 +260,8 @@ def _begin(models: dict[str, Served], device_limit: int | None) -> Iterable[Even
     for name, served in models.items():
         curve = served.profile.curve
         target_ns = served.profile.target_ns if served.aims else None
-        asked = ModelSettings(len(curve) - 1, Adaptive(), served.limits, target_ns)
+        policy = Adaptive(limit_ns=default_limit_ns(target_ns))
+        asked = ModelSettings(len(curve) - 1, policy, served.limits, target_ns)
         settings = served.policy.settings(asked)
         yield ModelConfigured(name, settings)
         profile = () if served.cold else tuple((rows, curve[rows]) for rows in WARMUP)

@@ -43,7 +43,7 @@ from batcher.core.queueing.batch_groups import BatchGroup, PriorityClass
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, PROMOTED_ONE_IN
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.service_time.estimator import ServiceTimes
-from batcher.core.settings import Adaptive, WhenLate
+from batcher.core.settings import Adaptive
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 SOFTNESS = 0.2
@@ -88,7 +88,7 @@ class AdaptivePolicy(BatchPolicy):
         # Attributes of the instance, because they are read for each request.
         self.deadline_aware = True
         self.learns_arrivals = target_ns is not None
-        self.serves_late = settings.when_late is WhenLate.SERVE
+        self.serves_late = target_ns is None or settings.limit_ns != target_ns
         # Without a target, none of what follows is used.
         self._target_ns = target_ns or 1
         self._count(ArrivalStats(self._target_ns, default_rank))

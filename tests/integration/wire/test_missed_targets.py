@@ -64,7 +64,7 @@ async def test_a_request_that_will_miss_the_target_is_refused_at_once_with_a_ret
 async def test_the_deadline_of_a_caller_counts_on_arrival_whatever_the_target(
     served, request_of, eventually
 ):
-    application, stub = await served("5s", when_late="serve")
+    application, stub = await served("5s")
     running = asyncio.ensure_future(stub.ModelInfer(request_of(1.0), timeout=WAIT_S))
     count = application.registry.get_sample_value
     await eventually(lambda: count("batcher_batches_in_flight", LABELS) == 1)

@@ -11,7 +11,7 @@ from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome, Settle
 from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits, WhenLate
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits
 from batcher.simulation import Driver
 
 ROWS = 32
@@ -34,8 +34,8 @@ def some_settings(draw):
     target_ns = draw.choice([46, 48, 50]) * MILLISECOND
     policy = draw.choice(
         [
-            Adaptive(),
-            Adaptive(draw.choice([0.7, 0.8, 0.9]), draw.choice(list(WhenLate))),
+            Adaptive(limit_ns=target_ns),
+            Adaptive(draw.choice([0.7, 0.8, 0.9]), draw.choice([target_ns, SECOND, None])),
             FixedWindow(draw.choice([0, 2]) * MILLISECOND),
         ]
     )

@@ -16,7 +16,6 @@ from batcher.core.settings import (
     ModelSettings,
     NoBatching,
     QueueLimits,
-    WhenLate,
 )
 
 NOW_NS = 10**15
@@ -37,7 +36,7 @@ MOMENTS = st.one_of(
 )
 POLICIES = (
     Adaptive(),
-    Adaptive(when_late=WhenLate.SERVE),
+    Adaptive(limit_ns=20 * MILLISECOND),
     FixedWindow(),
     FixedWindow(5 * MILLISECOND, (2,)),
     NoBatching(),

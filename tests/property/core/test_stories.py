@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batcher.clock import MILLISECOND
+from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Dispatch, FailureStorm, Outcome, Reason, Settle
 from batcher.core.events import (
     BatchProgress,
@@ -33,7 +33,6 @@ from batcher.core.settings import (
     NoBatching,
     PaddedAxis,
     QueueLimits,
-    WhenLate,
 )
 from batcher.core.times import TOLERANCE_NS
 
@@ -76,10 +75,12 @@ class Story:
 
     def settings_of_a_model(self):
         draw = self.draw
+        target = draw.choice([None, 3, 20, 50])
+        target_ns = None if target is None else target * MILLISECOND
         policy = draw.choice(
             [
-                Adaptive(draw.choice([0.3, 0.8, 1.0]), draw.choice(list(WhenLate))),
-                Adaptive(),
+                Adaptive(draw.choice([0.3, 0.8, 1.0]), draw.choice([target_ns, SECOND, None])),
+                Adaptive(limit_ns=target_ns),
                 FixedWindow(draw.choice([0, 2 * MILLISECOND])),
                 NoBatching(),
             ]
@@ -93,12 +94,11 @@ class Story:
             promote_after_ns=draw.choice([20, 1000]) * MILLISECOND,
             tenants=draw.choice([(), (("default", 1.0), ("gold", 4.0))]),
         )
-        target = draw.choice([None, 3, 20, 50])
         return ModelSettings(
             draw.choice([1, 4, 8, 32]),
             policy,
             limits,
-            None if target is None else target * MILLISECOND,
+            target_ns,
             draw.choice(PADDING),
         )
 
@@ -172,7 +172,7 @@ class Story:
         model = self.scheduler.models[command.model]
         times = model.times.get(command.bucket)
         policy = model.settings.policy
-        refuses = isinstance(policy, Adaptive) and policy.when_late is WhenLate.REFUSE
+        refuses = isinstance(policy, Adaptive) and policy.limit_ns == model.target_ns
         if not refuses or model.target_ns is None or not model.reachable or not times:
             return
         if command.attempt > 1:

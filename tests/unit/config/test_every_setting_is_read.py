@@ -80,7 +80,8 @@ def test_every_policy_reads_the_keys_that_it_may_have():
 
     other = {
         "utilization_target": 0.5,
-        "when_late": "serve",
+        "limit": "2s",
+        "late_share": 0.1,
         "max_queue_delay": "3ms",
         "preferred_batch_sizes": [4],
     }

@@ -2,14 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from batcher.config import BatchingConfig, Config, ModelConfig
-from batcher.core.settings import (
-    Adaptive,
-    FixedWindow,
-    ModelSettings,
-    NoBatching,
-    QueueLimits,
-    WhenLate,
-)
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
 
 
 def test_the_defaults_of_a_model(model):
@@ -55,10 +48,10 @@ def test_the_window_in_words(model):
 
 def test_the_policy_adaptive(model):
     found = model("""
-        batching: {target_p99: 50ms, utilization_target: 0.6, when_late: serve}
+        batching: {target_p99: 50ms, utilization_target: 0.6, limit: 2s, late_share: 0.1}
         queue: {priority_levels: 5, promote_after: 2s, tenants: {default: 1, gold: 4.5}}
     """).scheduler_settings()
-    assert found.policy == Adaptive(0.6, WhenLate.SERVE)
+    assert found.policy == Adaptive(0.6, 2_000_000_000, 0.1)
     assert found.queue == QueueLimits(
         priority_levels=5,
         default_priority=3,
@@ -124,12 +117,29 @@ def test_options_stay_as_they_are(model):
         ("batching: {max_queue_delay: -1ms}", 'batching.max_queue_delay: got "-1ms"; allowed: a number with a unit'),
         ("batching: {policy: fixd}", 'batching.policy: got "fixd"; allowed: adaptive, fixed, none (did you mean fixed?)'),
         ("batching: {max_queue_delay: 2ms}", "batching.max_queue_delay: no effect under policy adaptive; allowed: under policy fixed"),
-        ("batching: {policy: fixed, when_late: serve}", "batching.when_late: no effect under policy fixed; allowed: under policy adaptive"),
+        ("batching: {policy: fixed, late_share: 0.1}", "batching.late_share: no effect under policy fixed; allowed: under policy adaptive"),
+        (
+            "batching: {policy: fixed, limit: 2s}",
+            "batching.limit: no effect under policy fixed; allowed: under policy adaptive (here queue.timeout ends what",
+        ),
+        (
+            "batching: {policy: none, limit: deadline}",
+            "batching.limit: no effect under policy none; allowed: under policy adaptive (here queue.timeout ends what",
+        ),
         ("batching: {utilization_target: 0.5}", "batching.utilization_target: no effect without target_p99; allowed: together with it"),
-        ("batching: {when_late: serve}", "batching.when_late: no effect without target_p99"),
+        ("batching: {late_share: 0.1}", "batching.late_share: no effect without target_p99"),
+        ("batching: {limit: target}", 'batching.limit: got "target"; allowed: a duration or deadline, as there is no target_p99'),
+        ("batching: {target_p99: 50ms, limit: 20ms}", 'batching.limit: got "20ms"; allowed: target_p99, which is 50ms, or longer'),
+        ("batching: {limit: 0s}", 'batching.limit: got "0s"; allowed: longer than 0, such as 50ms or 2s; or deadline or target'),
+        ("batching: {limit: 5}", "batching.limit: got 5; allowed: a number with a unit"),
+        ("batching: {limit: none}", 'batching.limit: got "none"; allowed: a number with a unit'),
+        ("batching: {target_p99: 50ms, late_share: 0.6}", "batching.late_share: got 0.6; allowed: 0.5 or less"),
+        ("batching: {target_p99: 50ms, late_share: -0.1}", "batching.late_share: got -0.1; allowed: 0.0 or more"),
+        ("batching: {target_p99: 50ms, when_late: refuse}", "batching.when_late: unknown key; write limit: target instead"),
+        ("batching: {target_p99: 50ms, when_late: serve}", "batching.when_late: unknown key; leave it out: requests that miss the target are served"),
         ("batching: {utilization_target: 0}", "batching.utilization_target: got 0; allowed: more than 0"),
         ("batching: {utilization_target: 1.2}", "batching.utilization_target: got 1.2; allowed: 1.0 or less"),
-        ("batching: {when_late: drop}", 'batching.when_late: got "drop"; allowed: '),
+        ("batching: {when_late: drop}", "batching.when_late: unknown key; "),
         ("queue: {priority_levels: 17}", "queue.priority_levels: got 17; allowed: 16 or less"),
         ("queue: {priority_levels: 2, default_priority: 3}", "queue.default_priority: got 3; allowed: 1 to priority_levels, which is 2"),
         ("queue: {promote_after: 0s}", 'queue.promote_after: got "0s"; allowed: longer than 0'),

@@ -83,7 +83,12 @@ def test_names_of_tenants_may_have_dots_and_may_be_the_first():
             }
         },
         {
-            "batching": {"target_p99": "1.5s", "utilization_target": 0.5, "when_late": "serve"},
+            "batching": {
+                "target_p99": "1.5s",
+                "utilization_target": 0.5,
+                "limit": "20s",
+                "late_share": 0.1,
+            },
             "queue": {
                 "max_requests": 1,
                 "max_groups": 5,

@@ -47,7 +47,9 @@ class Stage:
         """A model with a target in milliseconds; None for no target."""
         target_ns = None if target is None else target * MILLISECOND
         limits = QueueLimits(**limits)
-        settings = ModelSettings(max_rows, policy or Adaptive(), limits, target_ns, padding)
+        settings = ModelSettings(
+            max_rows, policy or Adaptive(limit_ns=target_ns), limits, target_ns, padding
+        )
         self.begin.append(ModelConfigured(name, settings))
 
     def up(self, model="m", device="d", *, sizes=(1, 2, 4, 8, 16, 32), name=None, buckets=()):

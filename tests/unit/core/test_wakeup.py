@@ -6,7 +6,7 @@ from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import InstanceUp
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, WhenLate
+from batcher.core.settings import Adaptive
 
 
 def test_nothing_to_wait_for(play):
@@ -133,7 +133,7 @@ def test_asking_does_not_change_the_answer(play):
 
 def test_the_promotion_of_a_best_effort_request(play):
     limits = {"priority_levels": 1, "promote_after_ns": 100 * MILLISECOND}
-    play.model("m", Adaptive(when_late=WhenLate.SERVE), 8, target=20, **limits)
+    play.model("m", Adaptive(), 8, target=20, **limits)
     play.feed(InstanceUp("i", 1, "m", "d", 1, ((1, 5 * MILLISECOND), (8, 5 * MILLISECOND))))
     play.arrive(0)
     play.arrive(1, 2, 3, at=40)  # Late: the batch before them has not come back for so long.

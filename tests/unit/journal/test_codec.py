@@ -17,7 +17,7 @@ from batcher.core.events import (
     Timings,
 )
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, ModelSettings, NoBatching, QueueLimits, WhenLate
+from batcher.core.settings import Adaptive, ModelSettings, NoBatching, QueueLimits
 from batcher.core.state import (
     SavedBatch,
     SavedBisection,
@@ -91,9 +91,7 @@ def test_a_scheduler_restored_from_bytes_does_what_the_first_one_does(story):
 
 @pytest.mark.parametrize("number", [0.1, -0.0, 1e-320, math.inf, 1e308, 3, 3.0])
 def test_floats_are_exact(decoder, number):
-    settings = ModelSettings(
-        1, Adaptive(number, WhenLate.SERVE), QueueLimits(tenants=(("a", number),))
-    )
+    settings = ModelSettings(1, Adaptive(number, 2, number), QueueLimits(tenants=(("a", number),)))
     (back,) = decoder.events(unpack(Encoder().pack([ModelConfigured("m", settings)])))
     assert repr(back.settings.policy.utilization_target) == repr(number)
     assert repr(back.settings.queue.tenants[0][1]) == repr(number)

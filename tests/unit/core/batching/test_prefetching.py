@@ -33,7 +33,10 @@ class Shell(PrefetchingShell):
         super().__init__(Scheduler(), executes_ns, GAP_NS, self.note)
         self.outcomes = {}
         settings = ModelSettings(
-            32, Adaptive(), QueueLimits(**limits), target and target * MILLISECOND
+            32,
+            Adaptive(limit_ns=target and target * MILLISECOND),
+            QueueLimits(**limits),
+            target and target * MILLISECOND,
         )
         events = [DeviceConfigured("d", 1)]
         for model in models:

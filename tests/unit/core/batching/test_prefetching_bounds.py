@@ -149,7 +149,7 @@ def test_predictions_follow_a_gap_that_grows_and_shrinks():
     """Nearly all batches are prefetched, so only they can show it."""
 
     def played(prefetches):
-        shell = Shell(Adaptive(), target=50, prefetches=prefetches)
+        shell = Shell(Adaptive(limit_ns=ms(50)), target=50, prefetches=prefetches)
         shell.gap_ns = MILLISECOND // 5
 
         def start(dispatch, now_ns):

@@ -21,7 +21,7 @@ from batcher.core.faults.bisection import (
     MAX_RETURNS,
 )
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, WhenLate
+from batcher.core.settings import Adaptive
 from batcher.simulation.engine.driver import succeed
 
 OK = (Outcome.OK, Reason.NONE)
@@ -126,7 +126,7 @@ def test_a_half_with_a_request_that_returned_often_is_deferred(together):
 
 
 def test_cleared_requests_are_served_late_rather_than_refused(play):
-    play.model("m", Adaptive(when_late=WhenLate.REFUSE), 8, target=20)
+    play.model("m", Adaptive(limit_ns=20 * MILLISECOND), 8, target=20)
     profile = tuple((rows, 5 * MILLISECOND) for rows in (1, 2, 4, 8))
     play.feed(InstanceUp("i", 1, "m", "d", 1, profile))
     play.arrive(0)

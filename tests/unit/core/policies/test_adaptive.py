@@ -6,7 +6,7 @@ import pytest
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome
-from batcher.core.settings import Adaptive, FixedWindow, WhenLate
+from batcher.core.settings import Adaptive, FixedWindow
 
 BEST_RATE = 32 / 0.037
 """Rows a second in full batches."""
@@ -59,9 +59,9 @@ def test_goodput_does_not_collapse_beyond_capacity(stage, arrivals, in_time):
     assert max(end.took_ns for end in refused) < 50 * MILLISECOND
 
 
-@pytest.mark.parametrize("when_late", list(WhenLate))
-def test_a_request_whose_deadline_is_before_its_answer_is_refused_on_arrival(stage, when_late):
-    stage.model(policy=Adaptive(when_late=when_late))
+@pytest.mark.parametrize("limit_ns", [None, 50 * MILLISECOND])
+def test_a_request_whose_deadline_is_before_its_answer_is_refused_on_arrival(stage, limit_ns):
+    stage.model(policy=Adaptive(limit_ns=limit_ns))
     stage.up()
     soon = {"deadline_ns": 11 * MILLISECOND}
     (first, hasty, patient) = stage.play([(0, {})], [(MILLISECOND, soon)], [(2 * MILLISECOND, {})])

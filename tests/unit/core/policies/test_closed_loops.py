@@ -22,7 +22,8 @@ def rate_and_p99(policy, callers, *, base=5.0, each=1.0, target=50, way=0.0):
 
     A batch takes `base` and `each` a row; the next request comes `way` after an answer.
     """
-    settings = ModelSettings(32, Adaptive(), QueueLimits(), target * MILLISECOND)
+    target_ns = target * MILLISECOND
+    settings = ModelSettings(32, Adaptive(limit_ns=target_ns), QueueLimits(), target_ns)
     curve = linear(round(base * MILLISECOND), round(each * MILLISECOND), 32)
     model = SimulatedModel("m", settings, curve, warmup_sizes=(1, 2, 4, 8, 16, 32))
     work = Workload.of(

@@ -24,7 +24,7 @@ def overloaded(monkeypatch):
     def play(group, levels=(0,)):
         monkeypatch.setattr("batcher.core.service_time.estimator.REPLY_GROUP", group)
         limits = QueueLimits(priority_levels=3)
-        settings = ModelSettings(32, Adaptive(), limits, TARGET_NS)
+        settings = ModelSettings(32, Adaptive(limit_ns=TARGET_NS), limits, TARGET_NS)
         curve = linear(5 * MILLISECOND, MILLISECOND // 2, 32)
         model = SimulatedModel("m", settings, curve, warmup_sizes=(1, 2, 4, 8, 16, 32))
         draw = np.random.default_rng(0)

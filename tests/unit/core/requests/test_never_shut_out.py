@@ -10,7 +10,7 @@ from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome
 from batcher.core.events import DeviceConfigured, RepliesTook
 from batcher.core.service_time.canary import CANARY_INTERVAL_NS
-from batcher.core.settings import Adaptive, QueueLimits, WhenLate
+from batcher.core.settings import Adaptive, QueueLimits
 
 SHORT, LONG = ((10,),), ((20,),)
 
@@ -63,7 +63,7 @@ def test_a_bucket_that_cannot_meet_the_target_is_served_best_effort(stage, arriv
 @pytest.mark.parametrize("seed", range(3))
 def test_best_effort_requests_are_served_soon_after_a_short_stall(stage, arrivals, in_time, seed):
     """The device has time to spare: best-effort requests share the batches of those in time."""
-    stage.model(target=100, policy=Adaptive(when_late=WhenLate.SERVE))
+    stage.model(target=100, policy=Adaptive())
     stage.up()
     stage.takes_ns = lambda _, rows, now_ns: (
         stage.usual_ns(rows) * (4 if 3 * SECOND <= now_ns < 3.15 * SECOND else 1)
@@ -78,7 +78,7 @@ def test_best_effort_requests_are_served_soon_after_a_short_stall(stage, arrival
 
 def test_a_promoted_request_is_in_one_batch_only(stage, arrivals):
     """After an overload promoted, best-effort and other requests share batches."""
-    stage.model(policy=Adaptive(when_late=WhenLate.SERVE), promote_after_ns=SECOND // 4)
+    stage.model(policy=Adaptive(), promote_after_ns=SECOND // 4)
     stage.up()
 
     def takes_ns(dispatch, rows, _):
@@ -169,9 +169,9 @@ class TestSharedDevice:
         stage.begin.append(DeviceConfigured("d", 1))
         return stage
 
-    @pytest.mark.parametrize("when_late", WhenLate)
-    def test_a_model_without_a_target_is_not_starved(self, shared, arrivals, when_late):
-        shared.model(policy=Adaptive(when_late=when_late))
+    @pytest.mark.parametrize("limit_ns", [None, 50 * MILLISECOND])
+    def test_a_model_without_a_target_is_not_starved(self, shared, arrivals, limit_ns):
+        shared.model(policy=Adaptive(limit_ns=limit_ns))
         shared.model("batch", target=None)
         shared.up()
         shared.up("batch")
@@ -237,16 +237,16 @@ class TestMargin:
         return stage
 
     @pytest.mark.parametrize(
-        ("target", "when_late"),
+        ("target", "limit_ns"),
         [
-            (None, WhenLate.REFUSE),
-            (50, WhenLate.REFUSE),
-            (50, WhenLate.SERVE),
-            (20, WhenLate.SERVE),
+            (None, None),
+            (50, 50 * MILLISECOND),
+            (50, None),
+            (20, None),
         ],
     )
-    def test_callers_with_deadlines_are_served(self, noisy, arrivals, target, when_late):
-        noisy.model(target=target, policy=Adaptive(when_late=when_late), max_rows=64)
+    def test_callers_with_deadlines_are_served(self, noisy, arrivals, target, limit_ns):
+        noisy.model(target=target, policy=Adaptive(limit_ns=limit_ns), max_rows=64)
         noisy.up()
         large = [
             (at_ns, what | {"deadline_ns": at_ns + 50 * MILLISECOND}) for at_ns, what in self.LARGE

@@ -1,10 +1,10 @@
-"""How long requests wait under `when_late: serve` in an overload."""
+"""How long late requests wait in an overload."""
 
 import numpy as np
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.settings import Adaptive, ModelSettings, QueueLimits, WhenLate
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.simulation.engine.deployment import Deployment, SimulatedModel
 from batcher.simulation.engine.service_time import linear
 from batcher.simulation.engine.simulation import OUTCOMES, generator, simulate
@@ -20,7 +20,7 @@ def run():
     """A device that serves about 1,600 rows a second is asked for 2,400, a third of them urgent."""
     settings = ModelSettings(
         16,
-        Adaptive(when_late=WhenLate.SERVE),
+        Adaptive(),
         QueueLimits(priority_levels=LEVELS, promote_after_ns=PROMOTE_AFTER_NS),
         target_ns=50 * MILLISECOND,
     )

@@ -7,7 +7,7 @@ import pytest
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import Failure, FailureCause, InstanceUp, ModelConfigured, ModelRemoved
-from batcher.core.settings import Adaptive, ModelSettings, QueueLimits, WhenLate
+from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 
 OK = (Outcome.OK, Reason.NONE)
 
@@ -143,8 +143,8 @@ class TestWithATarget:
 
     @pytest.fixture
     def adaptive(self, play):
-        def begin(when_late=WhenLate.REFUSE):
-            settings = ModelSettings(8, Adaptive(when_late=when_late), target_ns=20 * MILLISECOND)
+        def begin(limit_ns=20 * MILLISECOND):
+            settings = ModelSettings(8, Adaptive(limit_ns=limit_ns), target_ns=20 * MILLISECOND)
             profile = tuple((rows, (2 + rows) * MILLISECOND) for rows in (1, 2, 4, 8))
             play.feed(ModelConfigured("m", settings), InstanceUp("i", 1, "m", "d", profile=profile))
             return play
@@ -163,7 +163,7 @@ class TestWithATarget:
         assert play.ended(play.arrive(2, rows=17)) == {2: late}
 
     def test_it_is_best_effort_where_the_settings_say_so(self, adaptive):
-        play = adaptive(WhenLate.SERVE)
+        play = adaptive(None)
         assert play.ended(play.arrive(1, rows=40)) == {}
         for batch in range(1, 6):
             commands = play.done(batch, 1, at=10.0 * batch)

@@ -8,10 +8,10 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.core.events import BatchProgress, InstanceUp, Timings
-from batcher.core.settings import Adaptive, WhenLate
+from batcher.core.settings import Adaptive
 
 PAGE = Path(__file__).parents[4] / "docs" / "scheduler-states.md"
-SERVE = Adaptive(when_late=WhenLate.SERVE)
+SERVE = Adaptive()
 TAKES = 10
 """Milliseconds of every batch, where the instance was warmed up."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from batcher.clock import MILLISECOND
 from batcher.core.events import (
     BatchProgress,
     CancelCause,
@@ -20,7 +21,7 @@ from batcher.testing.transitions import read_transitions, recorded_transitions
 
 PAGE = Path(__file__).parents[4] / "docs" / "scheduler-states.md"
 ROWS = read_transitions(PAGE)
-REFUSE = Adaptive()
+REFUSE = Adaptive(limit_ns=25 * MILLISECOND)
 
 
 class Broken:

@@ -32,7 +32,6 @@ from batcher.core.settings import (
     NoBatching,
     PaddedAxis,
     QueueLimits,
-    WhenLate,
 )
 from batcher.testing.strategies import DEVICES, INSTANCES, MODELS, TENANTS
 from batcher.testing.transitions import read_transitions, recorded_transitions
@@ -61,10 +60,10 @@ POLICIES = (
     FixedWindow(),
     FixedWindow(2 * MILLISECOND),
     Adaptive(),
-    Adaptive(0.3),
-    Adaptive(0.5),
-    Adaptive(when_late=WhenLate.SERVE),
-    Adaptive(1.0, WhenLate.SERVE),
+    Adaptive(0.3, 20 * MILLISECOND),
+    Adaptive(0.5, 50 * MILLISECOND, 0.0),
+    Adaptive(limit_ns=1000 * MILLISECOND, late_share=0.5),
+    Adaptive(1.0),
 )
 PADDING = ((), (PaddedAxis(0, 1, (8,)),), (PaddedAxis(0, 1, (4, 8)),), (PaddedAxis(0, 1, (4, 8)),))
 LENGTHS = ((4,), (4, 5), (5,), (4, 9))
