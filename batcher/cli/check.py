@@ -87,6 +87,7 @@ def _load(config: Config, path: Path) -> None:
     """Load the models and print inputs and outputs of each. Raises `ConfigError` with every failed load."""
     import asyncio
 
+    from batcher.cli.hints import lengths_apart
     from batcher.cli.loading import load_models
     from batcher.errors import StartupError
 
@@ -102,7 +103,10 @@ def _load(config: Config, path: Path) -> None:
             if isinstance(outcome, StartupError):
                 problems.append((("models", place), str(outcome)))
             else:
-                typer.echo(f"loaded {names[place]}: {outcome}")
+                typer.echo(f"loaded {names[place]}: {outcome.description}")
+                hint = lengths_apart(config.models[place], outcome.metadata)
+                if hint is not None:
+                    typer.echo(f"hint for {names[place]}: {hint}")
 
     try:
         asyncio.run(load_all())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,20 @@ if TYPE_CHECKING:
     from batcher.executor import ModelMetadata, TensorSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that was loaded: how long that took and what it is, as text; and its metadata."""
+
+    description: str
+    metadata: ModelMetadata
+
+
 async def load_models(
     config: Config, begins: Callable[[int], None]
-) -> AsyncIterator[tuple[int, str | StartupError]]:
+) -> AsyncIterator[tuple[int, Loaded | StartupError]]:
     """Load and warm up every model once, in order; all stay loaded until the last one is loaded.
 
-    Yields for each its place in the configuration, and a description or why it could not be loaded.
+    Yields for each its place in the configuration, and what it is or why it could not be loaded.
     `begins` is called with the place before each load.
     """
     once = tuple(model.model_copy(update={"load_retry_timeout": 0}) for model in config.models)
@@ -34,7 +43,8 @@ async def load_models(
             except StartupError as error:
                 yield place, error
             else:
-                yield place, f"{monotonic() - began_s:.2f} s, {_described(model.metadata)}"
+                said = f"{monotonic() - began_s:.2f} s, {_described(model.metadata)}"
+                yield place, Loaded(said, model.metadata)
     finally:
         await application.close()
 

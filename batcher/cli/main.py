@@ -8,6 +8,7 @@ import typer
 
 from batcher import __version__
 from batcher.cli import buckets, check, profile, replay, schema, serve, simulate, tune
+from batcher.cli.renamed import SimulateCommand
 
 EXAMPLES = """
 Examples:
@@ -59,7 +60,7 @@ def _root(
 
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=check.EPILOG)(check.check)
-app.command(epilog=simulate.EPILOG)(simulate.simulate)
+app.command(epilog=simulate.EPILOG, cls=SimulateCommand)(simulate.simulate)
 app.command(epilog=replay.EPILOG)(replay.replay)
 app.command(epilog=profile.EPILOG)(profile.profile)
 app.command(epilog=buckets.EPILOG)(buckets.buckets)

@@ -266,6 +266,7 @@ def _compare(
     from batcher.simulation.compare.experiment import Cell
     from batcher.simulation.compare.plot import draw_cells
     from batcher.simulation.compare.report import summarize
+    from batcher.simulation.logs.closed import is_closed_loop
     from batcher.simulation.logs.stretch import Samples, stretches
     from batcher.simulation.logs.whatif import REPLAYED, Variant, WhatIf
 
@@ -293,7 +294,8 @@ def _compare(
     if json:
         print_json(summaries)
     else:
-        print_comparison(summaries, len(played), len(seeds))
+        closed = any(is_closed_loop(run) for run in cells[0].runs)
+        print_comparison(summaries, len(played), len(seeds), closed_loop=closed)
     if picture is not None:
         deployment = cells[0].runs[0].deployment
         draw_cells(cells, summaries, deployment, part.log.name, picture)

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 _MOST_CHANGES = 20
 """Changes of settings during the recording that are printed; `--json` has all."""
 
+CLOSED_LOOP = (
+    "note: the recorded requests follow the answers, as those of callers do that wait for one before"
+    " they ask again (a closed loop). Under other settings these callers would have asked sooner or"
+    " later than they did, so trust the rows above less than for independent requests; batcher simulate"
+    " --arrivals closed:CALLERS:THINK lets callers wait"
+)
+"""Printed below a comparison on such traffic."""
+
 _MOST_SHOWN = 2_000
 """Characters of each side of a difference that are printed."""
 
@@ -100,7 +108,9 @@ def print_replayed(played: Replayed, took_ns: int, *, json: bool) -> None:
     )
 
 
-def print_comparison(summaries: Sequence[Summary], stretches: int, seeds: int) -> None:
+def print_comparison(
+    summaries: Sequence[Summary], stretches: int, seeds: int, *, closed_loop: bool
+) -> None:
     """Recorded, replayed and changed, side by side."""
     from batcher.cli.results import groups_table, policies_table, print_remarks, wide_console
 
@@ -117,6 +127,8 @@ def print_comparison(summaries: Sequence[Summary], stretches: int, seeds: int) -
         console.print(groups_table(summaries))
     for summary in summaries:
         print_remarks(summary)
+    if closed_loop:
+        typer.echo(CLOSED_LOOP)
 
 
 def _logs(segments: Sequence[Segment]) -> list[list[Segment]]:

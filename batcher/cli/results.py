@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from batcher.simulation.compare.report import Counts, Summary
     from batcher.simulation.engine.deployment import Deployment
 
+NOT_KNOWN = (
+    "not known here, so no real server reaches that: what the server itself, its callers and the"
+    " network take for a request (--reply-time and --batch-gap stand for the server's part)"
+)
+"""Printed next to every capacity of a simulation."""
+
 PIPE_WIDTH = 160
 """Columns of a table that is not printed to a terminal."""
 
@@ -66,7 +72,10 @@ def print_table(
         target_ns = model.settings.target_ns
         goal = "no target" if target_ns is None else f"target {target_ns / MILLISECOND:g} ms"
         models.append(f"{model.name} ({goal}, at most {model.settings.max_batch_size} rows)")
-    typer.echo(f"models: {', '.join(models)}; capacity: {capacity:,.0f} requests/s")
+    typer.echo(
+        f"models: {', '.join(models)}; capacity: {capacity:,.0f} requests/s of the devices alone"
+    )
+    typer.echo(NOT_KNOWN)
     policies = len(experiment.policies)
     for place in range(0, len(summaries), policies):
         cells = summaries[place : place + policies]
@@ -93,7 +102,7 @@ def _offered(experiment: Experiment, cell: Summary) -> str:
 def print_remarks(summary: Summary) -> None:
     """Print why requests were dropped, batches that failed as a whole, and policies that failed."""
     if summary.dropped_by:
-        reasons = ", ".join(f"{why} {count:,}" for why, count in summary.dropped_by.items())
+        reasons = ", ".join(_dropped(why, count) for why, count in summary.dropped_by.items())
         typer.echo(f"{summary.policy} dropped: {reasons}")
     if summary.failed_batches:
         typer.echo(
@@ -102,6 +111,13 @@ def print_remarks(summary: Summary) -> None:
         )
     for error in dict.fromkeys(summary.errors):
         typer.echo(f"{summary.policy} FAILED and went on with greedy batches: {error}")
+
+
+def _dropped(why: str, count: int) -> str:
+    """One reason with its count; in words where the scheduler's own word would mislead."""
+    if why == "rejected:model_removed":
+        return f"still waiting when the model was unloaded or the recording ended {count:,}"
+    return f"{why} {count:,}"
 
 
 def table(*headings: str, texts: int) -> Table:

@@ -228,6 +228,12 @@ def failing(options: argparse.Namespace) -> dict[str, Any]:
 
         run = play(profile, Adaptive(), arrivals, fault, target_ns=profile.target_ns)
         after = [i for i, (at_ns, _) in enumerate(arrivals) if at_ns > ENDS_NS + SECOND]
+        if not after:
+            least = math.ceil(requests * (ENDS_NS + SECOND) / arrivals[-1][0]) + 1
+            raise SystemExit(
+                f"--requests: got {options.requests}; allowed: about {least} or more, so that some"
+                " arrive a second after the failures are over"
+            )
         late = [i for i in after if run.outcome.get(i) is not Outcome.OK]
         unsettled = requests - len(run.outcome)
         if cause is FailureCause.DEVICE:

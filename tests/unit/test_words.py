@@ -41,6 +41,8 @@ WITHIN = {
 MEANT_OTHERWISE = {
     ("American spelling", "batcher/config/explain.py"): "tells what became of the old key",
     ("American spelling", "tests/unit/config/test_loader.py"): "reads the old key",
+    ("prefetch, prefetched", "batcher/cli/renamed.py"): "tells the new name of the old option",
+    ("prefetch, prefetched", "tests/unit/cli/test_simulate.py"): "gives the old option",
     ("admission", "examples/minilm/graph.py"): "the gate of an activation function",
 }
 """Files in which a pattern finds something else than the word that was replaced."""

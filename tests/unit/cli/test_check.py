@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
+import yaml
 from pydantic import Field
 
 import batcher.plugins
 from batcher.cli.configuration import problems_before_loading
-from batcher.config import load_config
+from batcher.cli.hints import lengths_apart
+from batcher.config import ModelConfig, load_config
 from batcher.errors import BackendUnavailable, ModelLoadError, PluginError
 from batcher.executor import (
     BatchResult,
@@ -14,6 +18,7 @@ from batcher.executor import (
     TensorSpec,
     read_options,
 )
+from batcher.executors.emulated import EmulatedExecutor
 
 MODELS = "models: [{name: m, executor: emulated}]\n"
 
@@ -254,3 +259,37 @@ def test_load_finds_labels_that_are_no_text(run, write, tmp_path):
     )
     assert result.exit_code == 2
     assert "models (line 1): model 'm': labels: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "hinted"),
+    [
+        ("", True),
+        ("padding: [{input: tokens, axis: 1, buckets: [8, 16]}]", False),
+        ("batching: {policy: none}", False),
+        ("batching: {max_batch_size: 1}", False),
+    ],
+)
+def test_variable_axes_without_padding_are_hinted_at(more, hinted):
+    section = {"name": "m", "executor": "emulated"} | (yaml.safe_load(more) or {})
+    model = ModelConfig.model_validate(section)
+    tokens = TensorSpec("tokens", "INT64", (-1, -1))
+    metadata = ModelMetadata("p", (tokens, TensorSpec("x", "FP32", (-1, 4))), ())
+    hint = lengths_apart(model, metadata)
+    assert (hint is not None) == hinted
+    if hint is not None:
+        assert hint.startswith("tokens axis 1 varies in length and is not padded")
+
+
+def test_load_prints_the_hint_of_a_model_that_needs_padding(run, write, monkeypatch):
+    tokens = TensorSpec("tokens", "FP32", (-1, -1))
+    load = EmulatedExecutor.load
+
+    def variable(self, context):
+        return replace(load(self, context), inputs=(tokens,))
+
+    monkeypatch.setattr(EmulatedExecutor, "load", variable)
+    config = write("models: [{name: m, executor: emulated, warmup: {batch_sizes: []}}]")
+    result = run("check", "--load", config)
+    assert result.exit_code == 0, result.stderr
+    assert "hint for m:1: tokens axis 1 varies in length and is not padded" in result.stdout

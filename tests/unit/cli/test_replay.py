@@ -4,12 +4,14 @@ from dataclasses import replace
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.core.commands import Settle
 from batcher.core.events import (
     BatchProgress,
     DeviceConfigured,
     FailureCause,
     InstanceUp,
     ModelConfigured,
+    ModelRemoved,
     RequestArrived,
 )
 from batcher.core.scheduler import Scheduler
@@ -249,7 +251,7 @@ def test_the_table(run, folder):
     result = run("replay", folder, "--policy", "greedy", "--seeds", "2")
     assert result.exit_code == 0
     rows = [line.split()[0] for line in result.stdout.splitlines()[5:] if line.strip()]
-    assert rows[-3:] == ["recorded", "replayed", "greedy"]
+    assert rows[-4:] == ["recorded", "replayed", "greedy", "note:"], "it ticks after each answer"
     assert "600 requests at 200.0/s, 2 seeds" in result.stdout
 
 
@@ -355,3 +357,44 @@ def test_a_plot(run, folder, tmp_path):
     picture = tmp_path / "out.png"
     assert run("replay", folder, "--policy", "none", "--plot", picture).exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_closed_loop_is_noted_and_an_open_stream_is_not(run, tmp_path):
+    note = "note: the recorded requests follow the answers"
+    path = tmp_path / "open"
+    path.mkdir()
+    with RecordedScheduler(path, segment_ns=SECOND, models=MODELS) as scheduler:
+        driver = Driver(scheduler, lambda dispatch: 7 * MILLISECOND, observe=lambda n, c: None)
+        driver.run(story())
+    assert note not in run("replay", path, "--policy", "none").stdout
+    path = tmp_path / "closed"
+    path.mkdir()
+    with RecordedScheduler(path, segment_ns=SECOND, models=MODELS) as scheduler:
+        asked = 10
+
+        def ask(now_ns, commands):
+            nonlocal asked
+            for command in commands:
+                for _ in command.ids if isinstance(command, Settle) and asked < 400 else ():
+                    asked += 1
+                    at_ns = now_ns + MILLISECOND // 4
+                    driver.post(at_ns, RequestArrived(asked, "hello/1", 1, 16, (), "", at_ns))
+
+        driver = Driver(scheduler, lambda dispatch: 4 * MILLISECOND, observe=ask)
+        driver.run(each for each in story() if each[0] <= 20 * MILLISECOND)
+    assert note in run("replay", path, "--policy", "none").stdout
+
+
+def test_what_waits_at_the_end_is_told_in_words(run, tmp_path):
+    path = tmp_path / "ended"
+    path.mkdir()
+
+    def ended():
+        yield from (each for each in story() if each[0] <= 500 * MILLISECOND)
+        yield 501 * MILLISECOND, ModelRemoved("hello/1")
+
+    with RecordedScheduler(path, segment_ns=SECOND, models=MODELS) as scheduler:
+        Driver(scheduler, lambda dispatch: 40 * MILLISECOND, observe=lambda n, c: None).run(ended())
+    said = run("replay", path, "--policy", "greedy").stdout
+    assert "still waiting when the model was unloaded or the recording ended" in said
+    assert "model_removed" not in said

@@ -52,7 +52,10 @@ def test_the_table_of_policies_and_rates(run, write):
     lines = cells(result.stdout)
     assert (
         result.stdout.splitlines()[0]
-        == "models: hello (target 50 ms, at most 32 rows); capacity: 1,524 requests/s"
+        == "models: hello (target 50 ms, at most 32 rows); capacity: 1,524 requests/s of the devices alone"
+    )
+    assert result.stdout.splitlines()[1].startswith(
+        "not known here, so no real server reaches that"
     )
     assert [line[0] for line in lines if line].count("greedy") == 2
     assert [line[0] for line in lines if line].count("(optimum)") == 2
@@ -225,3 +228,18 @@ def test_a_plot_that_cannot_be_written_is_reported_at_once(run, write):
     result = run("simulate", write(HELLO), "--arrivals", "poisson:9", "--plot", "out.csv")
     assert result.exit_code == 2
     assert "--plot: got out.csv; allowed: a file that ends in" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--handover", "--batch-gap"),
+        ("--lateness", "--timer-delay"),
+        ("--reply=40us", "--reply-time"),
+        ("--slow-spell", "--slowdown"),
+    ],
+)
+def test_an_old_option_is_answered_with_its_new_name(run, write, old, new):
+    result = run("simulate", write(HELLO), "--arrivals", "poisson:9", old, "40us")
+    assert result.exit_code == 2
+    assert f"It is now {new}." in " ".join(result.stderr.split())
