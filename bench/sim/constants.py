@@ -20,7 +20,7 @@ from batcher.simulation.engine.simulation import ClosedLoop, Conditions, simulat
 from batcher.simulation.traffic.workload import Mix, Traffic, Workload
 
 CONSTANTS: Final[dict[ModuleType, tuple[str, ...]]] = {
-    adaptive: ("SOFTNESS", "SHIFT", "MOST_LOAD", "BEST_EFFORT_PART", "MOST_REPLIES_IN_ORDER"),
+    adaptive: ("SOFTNESS", "SHIFT", "MOST_LOAD", "BEST_EFFORT_PART"),
     waiting: ("MERGE_AGE", "WINDOW_AGE", "BURSTINESS_WEIGHT", "PATIENCE"),
     arrivals: (
         *("RATE_TARGETS", "FOLDS", "ACTIVE_TARGETS", "BURST_WEIGHT"),

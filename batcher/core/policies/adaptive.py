@@ -61,10 +61,6 @@ instance by nothing, and with two under overload gains 1.1 points."""
 BEST_EFFORT_PART = 0.33
 """A batch of best-effort requests alone takes no longer than this, in targets."""
 
-MOST_REPLIES_IN_ORDER = 256
-"""With more requests, a plan assumes that all of a batch are answered when the last is: to consider
-when each answer leaves costs as much as the rest of the plan."""
-
 
 class AdaptivePolicy(BatchPolicy):
     """One model's windows. Its state is the arrival statistics and the wait that is on."""
@@ -172,14 +168,8 @@ class AdaptivePolicy(BatchPolicy):
         given: PolicyInput,
         after_ns: float = 0.0,
         most_rows: int | None = None,
-        *,
-        replies_in_order: bool = True,
     ) -> Plan:
-        """What to give up and what to take, if the instance were free `after_ns` later.
-
-        `replies_in_order`: the requests of a batch are answered in this order, so that the first must be
-        in time before the last is answered. Else all must be in time when the last is answered.
-        """
+        """What to give up and what to take, if the instance were free `after_ns` later."""
         times = given.times
         curve = times.curve
         free_ns = given.free_ns
@@ -194,12 +184,7 @@ class AdaptivePolicy(BatchPolicy):
         if rows != len(requests):
             before = [0, *accumulate([request.rows for request in requests])]
         price = self._price(len(free_ns), times)
-        p95, reply_ns, replies_ns = times.p95, times.reply_ns, 0.0
-        if replies_in_order and len(finish_by) <= MOST_REPLIES_IN_ORDER:
-            largest, p95 = len(curve) - 1, times.first_p95
-            replies_ns = times.p95[largest] - p95[largest]
-        now_ns = given.now_ns
-        return plan(finish_by, before, free_ns, curve, p95, price, now_ns, reply_ns, replies_ns)
+        return plan(finish_by, before, free_ns, curve, times.p95, price, given.now_ns)
 
     def _price(self, instances: int, times: ServiceTimes) -> Price:
         """What time costs: it bends where a backlog at the rate of now would outgrow the target."""
@@ -340,7 +325,7 @@ class AdaptivePolicy(BatchPolicy):
         if room < 1:
             return None
         after_ns, alone = _delay_ns(take, given), not take
-        chosen = self._plan(finish_by, merged, rows, given, after_ns, room, replies_in_order=alone)
+        chosen = self._plan(finish_by, merged, rows, given, after_ns, room)
         if not chosen.drop:
             if alone and chosen.take == len(merged):
                 until_ns = self._wait(merged, rows, given)
@@ -355,7 +340,6 @@ class AdaptivePolicy(BatchPolicy):
             if room < 1:
                 break
             requests = priority_class.requests
-            # A request of a lesser class may be due first, so the order of the replies is not theirs.
             chosen = self._plan(
                 priority_class.finish_by,
                 requests,
@@ -363,7 +347,6 @@ class AdaptivePolicy(BatchPolicy):
                 given,
                 _delay_ns(take, given),
                 room,
-                replies_in_order=False,
             )
             planned = chosen.drop + chosen.take
             drop.extend(requests[: chosen.drop])

@@ -75,16 +75,13 @@ def plan(
     p95: Sequence[float],
     price: Price,
     now_ns: int,
-    reply_ns: float = 0.0,
-    replies_ns: float = 0.0,
 ) -> Plan:
     """The best first step: how many requests to give up, and how many to take then.
 
     `finish_by` says when each request must be done, ascending; `rows_before[i]` is the rows of the
     first i requests, None where every request has one row. `free_ns` says when each instance is free,
     ascending. An instance is busy with b rows for `curve[b]`; the last of the curve is the largest
-    batch. The first request of a batch is answered after `p95[b]`, each further row `reply_ns` later,
-    but none more than `replies_ns` after the first. All times are nanoseconds.
+    batch. All requests of a batch are answered after `p95[b]`. All times are nanoseconds.
     """
     count = min(len(finish_by), MOST_REQUESTS)
     # What would be late even alone and at once is given up first.
@@ -95,8 +92,6 @@ def plan(
     late = bisect_left(finish_by, free_ns[0] + p95[rows] - TOLERANCE_NS, 0, count)
     if late == count:
         return Plan(count, 0)
-    if replies_ns > 0.0:
-        finish_by = _leading(finish_by, rows_before, count, reply_ns, replies_ns)
     if len(free_ns) == 1 and rows_before is None:
         return _plan_one(finish_by, count, late, free_ns[0], curve, p95, price, now_ns)
     if rows_before is None and count - late > MOST_EXACT:
@@ -105,28 +100,6 @@ def plan(
         return _plan_one(finish_by, count, late, free_ns[0], faster, p95, price, now_ns)
     count = min(count, late + 2 * MOST_EXACT)
     return _plan_in_general(finish_by, rows_before, count, late, free_ns, curve, p95, price, now_ns)
-
-
-def _leading(
-    finish_by: Sequence[float],
-    rows_before: Sequence[int] | None,
-    count: int,
-    reply_ns: float,
-    replies_ns: float,
-) -> Sequence[float]:
-    """When each request must be answered if it is the first of its batch; ascending.
-
-    The answers of those behind it leave later, and must be in time, too.
-    """
-    leading = [0.0] * count
-    behind_ns = float("inf")
-    for place in range(count - 1, -1, -1):
-        finish_by_ns = finish_by[place]
-        rows = 1 if rows_before is None else rows_before[place + 1] - rows_before[place]
-        behind_ns = min(finish_by_ns, behind_ns - rows * reply_ns)
-        # Of requests that are due at once, not all are in its batch.
-        leading[place] = max(behind_ns, finish_by_ns - replies_ns)
-    return leading
 
 
 def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double what a decision costs

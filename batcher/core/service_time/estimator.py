@@ -17,12 +17,6 @@ from batcher.core.service_time.reply_time import ReplyTimes
 MAX_NOISE = 2.0
 """A sample that took more than this factor too long counts as this in the margin."""
 
-REPLY_GROUP = 16
-"""The first answer of a batch is taken to leave after the reply time of so many rows: all are cut out
-of the result before, and it waits for others that leave in the same write. Measured on a server with
-32 rows to a batch and 0.05 ms to an answer, whose first answers left after 0.7 ms (docs/benchmarks.md):
-with 8 more requests were late."""
-
 MARGIN_SHARE = 0.5
 """The margin is bounded to this share of the time that one row alone leaves of the target, so that a
 noisy device does not make every request look late."""
@@ -34,13 +28,12 @@ UNREACHABLE_NS = 10_000_000_000
 class ServiceTimes:
     """Predicts batch times, in nanoseconds, by rows. `max_rows` is the largest batch.
 
-    All four sequences are indexed by rows, 0 to `max_rows`; they are empty until something was
+    All three sequences are indexed by rows, 0 to `max_rows`; they are empty until something was
     measured, and are replaced, never changed:
 
     - `curve`: time that an instance is busy with the batch.
     - `expected`: time until the last answer is handed over.
     - `p95`: the same with the margin, which is at least 1.
-    - `first_p95`: the same for the first answer. Each further row adds `reply_ns`, up to `p95`.
 
     `steady` counts batches that were as predicted. `reachable` is False where one row alone takes
     longer than the target, `unreachable_since_ns` when that began. `canaries` belongs to admission.
@@ -56,7 +49,6 @@ class ServiceTimes:
         "canaries",
         "curve",
         "expected",
-        "first_p95",
         "margin",
         "max_rows",
         "p95",
@@ -74,7 +66,6 @@ class ServiceTimes:
         self.unreachable_since_ns: int | None = None
         self.curve: Sequence[float] = ()
         self.p95: Sequence[float] = ()
-        self.first_p95: Sequence[float] = ()
         self.expected: Sequence[float] = ()
         self.margin = 1.0
         self.reply_ns = 0.0
@@ -218,21 +209,15 @@ class ServiceTimes:
         base, drift = self._curve.times, self._drift.factor
         margin, reply_ns = self.margin, self.reply_ns
         curve = base if drift == 1.0 else [drift * time for time in base]
-        self.curve = self.p95 = self.first_p95 = self.expected = curve
+        self.curve = self.p95 = self.expected = curve
         if margin != 1.0 and self._target_ns is not None:
             room = self._target_ns / curve[1] if len(curve) > 1 else 1.0
             margin = max(1.0, min(margin, 1.0 + MARGIN_SHARE * (room - 1.0)))
         if reply_ns:
             self.expected = [time + reply_ns * b for b, time in enumerate(curve)]
-            p95 = [margin * time + reply_ns * b for b, time in enumerate(curve)]
-            first_ns = reply_ns * REPLY_GROUP
-            self.p95 = p95
-            self.first_p95 = [
-                *p95[: REPLY_GROUP + 1],
-                *[margin * time + first_ns for time in curve[REPLY_GROUP + 1 :]],
-            ]
+            self.p95 = [margin * time + reply_ns * b for b, time in enumerate(curve)]
         elif margin != 1.0:
-            self.p95 = self.first_p95 = [margin * time for time in curve]
+            self.p95 = [margin * time for time in curve]
 
     def capture(self) -> tuple[object, ...]:
         """The state as a plain value, for `restored`."""

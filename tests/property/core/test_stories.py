@@ -179,13 +179,8 @@ class Story:
             return
         # A request alone may be let try where only the margin says no.
         alone = len(command.parts) == 1
-        last_ns = (times.expected if alone else times.p95)[rows]
-        before = 0
+        ends_ns = self.now_ns + (times.expected if alone else times.p95)[rows]
         for part in command.parts:
-            # Answers leave in the order of the batch.
-            takes_ns = min(last_ns, times.first_p95[rows] + before * times.reply_ns)
-            ends_ns = self.now_ns + takes_ns
-            before += part.stop - part.start
             request = self.scheduler.live.get(part.id)
             if request is None:
                 # The rest of a split request was given up in the same step.

@@ -360,7 +360,7 @@ class Accounts:
         """No request runs that the estimator says will miss its target, or its deadline.
 
         Exceptions are canaries, promoted requests, and requests that have begun. A prefetched batch
-        ends sooner by what that saves. Replies leave in the order of the batch.
+        ends sooner by what that saves.
         """
         model = scheduler.models[batch.command.model]
         times = model.times.get(batch.command.bucket)
@@ -369,17 +369,13 @@ class Accounts:
         # A request alone may be let try where only the margin says no.
         alone = len(batch.command.parts) == 1
         rows = batch.rows
-        last_ns = (times.expected if alone else times.p95)[rows]
         begins_ns = scheduler.fleet.batches[batch.command.batch_id].dispatched_ns
         assert begins_ns == self.now_ns or (batch.next and begins_ns > self.now_ns)
         starts_ns = begins_ns - TOLERANCE_NS
         if begins_ns > self.now_ns:
             starts_ns -= model.prefetch.saved_ns
-        before = 0
+        ends_ns = starts_ns + (times.expected if alone else times.p95)[rows]
         for part in batch.command.parts:
-            takes_ns = min(last_ns, times.first_p95[rows] + before * times.reply_ns)
-            ends_ns = starts_ns + takes_ns
-            before += part.stop - part.start
             # The rest of a split request may have been given up in the same step.
             request = scheduler.live.get(part.id)
             if request is None or request.split or request.canary or request.rank == PROMOTED:

@@ -8,9 +8,8 @@ import pytest
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.service_time.drift import JUMP_SAMPLES
-from batcher.core.service_time.estimator import REPLY_GROUP, ServiceTimes
+from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.service_time.noise import MARGIN_SAMPLES
-from batcher.core.service_time.reply_time import REPLY_SAMPLES
 
 PROFILE = tuple((rows, (5 + rows) * MILLISECOND) for rows in (1, 2, 4, 8, 16, 32))
 
@@ -122,28 +121,6 @@ def test_reply_time_delays_callers_and_not_the_instance(times):
         times.observe_replies(10, 2 * MILLISECOND, batch * MILLISECOND)
     assert times.curve[10] == line(10)
     assert times.p95[10] == pytest.approx(line(10) + 2 * MILLISECOND)
-
-
-def test_the_first_answers_of_a_large_batch_come_before_the_last(times):
-    assert times.first_p95 is times.curve
-    times.observe_replies(32, 32 * MILLISECOND // 10, 0)
-    assert times.reply_ns == MILLISECOND / 10
-    assert times.first_p95[4] == times.p95[4]
-    assert times.first_p95[32] == line(32) + REPLY_GROUP * times.reply_ns
-    assert times.p95[32] == line(32) + 32 * times.reply_ns
-
-
-def test_the_first_answer_has_the_same_margin_and_follows_the_curve(times):
-    for moment in range(64):
-        times.observe(16, int(line(16) * (1.0 + 0.02 * (moment % 5))), moment * MILLISECOND)
-    assert times.margin > 1.0
-    assert times.first_p95[16] == times.p95[16] > times.curve[16]
-    times.observe_replies(32, 32 * MILLISECOND // 10, 64 * MILLISECOND)
-    spread_ns = times.p95[32] - times.first_p95[32]
-    assert spread_ns == pytest.approx((32 - REPLY_GROUP) * times.reply_ns)
-    for moment in range(REPLY_SAMPLES + 1):
-        times.observe_replies(32, 0, (65 + moment) * MILLISECOND)
-    assert times.first_p95 == times.p95
 
 
 def test_invalid_samples_are_ignored(times):
