@@ -12,6 +12,7 @@ from typing import Any
 BENCH = Path(__file__).resolve().parents[1]
 sys.path.append(str(BENCH))
 
+import compare  # noqa: E402
 import grid  # noqa: E402
 import outcomes  # noqa: E402
 import scenes  # noqa: E402
@@ -20,7 +21,7 @@ from bars import exit_code, mark  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
-REQUESTS = {"speed": 100_000, "unknowable": 4_000, "constants": 10_000}
+REQUESTS = {"speed": 100_000, "unknowable": 4_000, "constants": 10_000, "compare": 6_000}
 """Requests of each run, where they are not 30,000."""
 
 NOISE = {"grid": 0.0, "unknowable": 0.1}
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--traces", default="traces", help="folder of recorded arrivals, CSV")
     top.add_argument("--output", type=Path, help="where the figures go")
     outcomes.add_options(top)
+    compare.add_options(top)
     return top
 
 

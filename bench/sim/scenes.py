@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import compare
 import constants
 import faults
 import grid
@@ -263,6 +264,7 @@ SCENES = {
         groups.groups,
         lengths.lengths,
         constants.constants,
+        compare.compare,
         unknowable.unknowable,
         *(faults.poison, faults.failing, faults.oversized),
     )
