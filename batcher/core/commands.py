@@ -50,6 +50,40 @@ FAILURE_REASONS: Final = {
 }
 
 
+class RefusalCause(StrEnum):
+    """What a refusal for a prediction is blamed on."""
+
+    QUEUE_AHEAD = "queue_ahead"
+    """What waits and runs before the request, or others that it would make late."""
+    MARGIN = "margin"
+    """Without the margin for batches that take longer than predicted, it would be in time."""
+    SERVICE_TIME = "service_time"
+    """One batch alone takes longer than the target or the limit."""
+    DEADLINE = "deadline"
+    """One batch alone takes longer than the caller's deadline."""
+
+
+class MissedTime(StrEnum):
+    """Which of its times a request that is refused would miss."""
+
+    TARGET = "target"
+    LIMIT = "limit"
+    DEADLINE = "deadline"
+    QUEUE_TIMEOUT = "queue_timeout"
+
+
+@record
+class Blame:
+    """Why a prediction refused a request, and by how much it would miss which time.
+
+    `late_by_ns` is 0 where it is refused because it would make others late.
+    """
+
+    cause: RefusalCause
+    missed: MissedTime
+    late_by_ns: int
+
+
 @record
 class Part:
     """Rows `start` to `stop` (exclusive) of a request, as one piece of a batch."""
@@ -73,12 +107,16 @@ class Dispatch:
 
 @record
 class Settle:
-    """These requests have ended. `retry_after_ns` is None where a retry will not help."""
+    """These requests have ended. `retry_after_ns` is None where a retry will not help.
+
+    `blame` is given where a prediction refused them.
+    """
 
     ids: tuple[int, ...]
     outcome: Outcome
     reason: Reason = Reason.NONE
     retry_after_ns: int | None = None
+    blame: Blame | None = None
 
 
 @record

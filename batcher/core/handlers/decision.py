@@ -11,6 +11,7 @@ from batcher.core.handlers.dispatch import dispatch
 from batcher.core.model import Model
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
 from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.blame import by_blame
 from batcher.core.requests.promotion import make_best_effort, next_promotion_at_ns, promote, reorder
 from batcher.core.requests.refusals import busy_ns
 from batcher.core.times import NEVER_NS
@@ -33,9 +34,7 @@ def _promote(contents: Contents, now_ns: int) -> None:
         for group in list(model.queue.groups.values()):
             if group.promote_at_ns <= now_ns:
                 over = promote(group, model, contents.fleet, now_ns)
-                if over:
-                    retry_ns = busy_ns(model, contents.fleet, now_ns)
-                    contents.ledger.refuse(over, Reason.PREDICTED_LATE, retry_ns=retry_ns)
+                _refuse(contents, model, over)
 
 
 def _dispatch_all(contents: Contents, now_ns: int) -> None:
@@ -80,6 +79,15 @@ def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) 
             model.queue.add(request)
         else:
             refused.append(request)
-    if refused:
-        retry_ns = busy_ns(model, contents.fleet, contents.now_ns)
-        contents.ledger.refuse(refused, Reason.PREDICTED_LATE, retry_ns=retry_ns)
+    _refuse(contents, model, refused)
+
+
+def _refuse(contents: Contents, model: Model, requests: Sequence[LiveRequest]) -> None:
+    """Refuse waiting requests for a prediction."""
+    if not requests:
+        return
+    fleet, ledger, now_ns = contents.fleet, contents.ledger, contents.now_ns
+    retry_ns = busy_ns(model, fleet, now_ns)
+    soonest_ns = fleet.next_free_ns(model.name, now_ns)
+    for blame, those in by_blame(requests, model.times, soonest_ns).items():
+        ledger.refuse(those, Reason.PREDICTED_LATE, retry_ns=retry_ns, blame=blame)

@@ -12,9 +12,9 @@ from batcher.core.events import RequestArrived
 from batcher.core.model import Model
 from batcher.core.queueing.ranks import promotion_ns_of, rank_of
 from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.blame import blame_of
 from batcher.core.requests.promotion import make_best_effort
 from batcher.core.requests.refusals import (
-    DEADLINE_TOO_SHORT,
     NO_INSTANCE,
     TOO_MANY_BYTES,
     TOO_MANY_ROWS,
@@ -99,7 +99,7 @@ def _tell_policy(
     if model.serves_late and done_ns <= deadline_ns:
         make_best_effort(request, model)
         return request
-    return _refuse_or_canary(request, model, times, fleet, now_ns, deadline_ns)
+    return _refuse_or_canary(request, model, times, fleet, now_ns, after_ns)
 
 
 def _refuse_or_canary(
@@ -108,21 +108,27 @@ def _refuse_or_canary(
     times: ServiceTimes,
     fleet: Fleet,
     now_ns: int,
-    deadline_ns: float,
+    after_ns: float,
 ) -> LiveRequest | Refusal:
     """Refuse a request that cannot meet its target, but admit a canary now and then.
 
-    `deadline_ns`: when its first batch must be done at the latest, else its caller has gone.
+    `after_ns`: what its later batches take, where it is split.
     """
     retry_ns = busy_ns(model, fleet, now_ns)
+    deadline_ns = (NEVER_NS if request.deadline_ns is None else request.deadline_ns) - after_ns
+    until_ns = request.finish_by_ns + int(after_ns)
+    if request.deadline_ns is not None and (model.serves_late or not model.reachable):
+        until_ns = request.deadline_ns
+    soonest_ns = fleet.next_free_ns(model.name, now_ns)
+    blame = blame_of(request, times, soonest_ns, until_ns, after_ns)
     idle = not model.running and not model.queue.requests
     takes_ns = times.expected[request.rows] - TOLERANCE_NS
     if not idle and now_ns + takes_ns <= request.finish_by_ns:
-        return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns)
+        return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns, blame)
     # A prediction is what refuses it, not the load; and the prediction may be wrong.
     canaries, costs_ns = times.canaries, times.curve[request.rows]
     no_other_traffic = _no_other_traffic(model, times, fleet, now_ns)
-    if not times.reachable and fleet.next_free_ns(model.name, now_ns) + takes_ns <= deadline_ns:
+    if not times.reachable and soonest_ns + takes_ns <= deadline_ns:
         from_ns = canaries.admit_unreachable(costs_ns, now_ns, no_other_traffic=no_other_traffic)
         if from_ns <= now_ns:
             make_best_effort(request, model)
@@ -135,8 +141,9 @@ def _refuse_or_canary(
         canaries.refused_rows = request.rows
     if now_ns + takes_ns > deadline_ns:
         # The deadline is shorter than the fastest batch: no retry with the same deadline helps.
-        return DEADLINE_TOO_SHORT
-    return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, max(retry_ns, from_ns - now_ns))
+        return Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT, None, blame)
+    retry_ns = max(retry_ns, from_ns - now_ns)
+    return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns, blame)
 
 
 def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from batcher.core.commands import FAILURE_REASONS, Command, Outcome, Reason, Settle
+from batcher.core.commands import FAILURE_REASONS, Blame, Command, Outcome, Reason, Settle
 from batcher.core.devices.fleet import Fleet
 from batcher.core.events import FailureCause
 from batcher.core.history import InvalidTransition
@@ -42,15 +42,21 @@ class Ledger:
         reason: Reason = Reason.NONE,
         *,
         retry_ns: int | None = None,
+        blame: Blame | None = None,
     ) -> None:
         """Add a `Settle` for requests that are not live any more; none where `ids` is empty."""
         if ids:
-            self.commands.append(Settle(ids, outcome, reason, retry_ns))
+            self.commands.append(Settle(ids, outcome, reason, retry_ns, blame))
 
     def turn_away(self, request_id: int, refusal: Refusal) -> None:
         """End a request that was not admitted."""
-        retry_ns = refusal.retry_ns
-        self.settle((request_id,), refusal.outcome, refusal.reason, retry_ns=retry_ns)
+        self.settle(
+            (request_id,),
+            refusal.outcome,
+            refusal.reason,
+            retry_ns=refusal.retry_ns,
+            blame=refusal.blame,
+        )
 
     def done(self, ids: tuple[int, ...]) -> None:
         """End requests of which all rows were executed. Raises `InvalidTransition` if one is not live."""
@@ -63,14 +69,19 @@ class Ledger:
         self.settle(ids, Outcome.OK)
 
     def refuse(
-        self, waiting: Iterable[LiveRequest], reason: Reason, *, retry_ns: int | None = None
+        self,
+        waiting: Iterable[LiveRequest],
+        reason: Reason,
+        *,
+        retry_ns: int | None = None,
+        blame: Blame | None = None,
     ) -> None:
         """End admitted requests that will not be served. Raises `InvalidTransition` if one is not live."""
         requests = list(waiting)
         for request in requests:
             self.forget(request)
         refused = tuple([request.id for request in requests])
-        self.settle(refused, Outcome.REJECTED, reason, retry_ns=retry_ns)
+        self.settle(refused, Outcome.REJECTED, reason, retry_ns=retry_ns, blame=blame)
 
     def fail(self, ids: Iterable[int], cause: FailureCause) -> None:
         """End requests as failed, with all rows of theirs that still wait or run.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from batcher.core.commands import Outcome, Reason
+from batcher.core.commands import Blame, Outcome, Reason
 from batcher.core.devices.fleet import Fleet
 from batcher.core.events import RequestArrived
 from batcher.core.model import Model
@@ -24,18 +24,21 @@ SHORTEST_RETRY_NS = 1_000_000
 @final
 @record
 class Refusal:
-    """How a request that is not admitted ends, and why. `retry_ns` is None where a retry will not help."""
+    """How a request that is not admitted ends, and why. `retry_ns` is None where a retry will not help.
+
+    `blame` is given where a prediction refuses it.
+    """
 
     outcome: Outcome
     reason: Reason
     retry_ns: int | None = None
+    blame: Blame | None = None
 
 
 UNKNOWN_MODEL: Final = Refusal(Outcome.REJECTED, Reason.UNKNOWN_MODEL)
 NO_INSTANCE: Final = Refusal(Outcome.REJECTED, Reason.NO_INSTANCE, UNAVAILABLE_RETRY_NS)
 TOO_MANY_ROWS: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_ROWS)
 TOO_MANY_BYTES: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_BYTES)
-DEADLINE_TOO_SHORT: Final = Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT)
 
 
 def busy_ns(model: Model, fleet: Fleet, now_ns: int) -> int:

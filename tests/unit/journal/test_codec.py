@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.core.commands import Dispatch, Outcome, Part, PolicyFailed, Reason, Settle
+from batcher.core.commands import (
+    Blame,
+    Dispatch,
+    MissedTime,
+    Outcome,
+    Part,
+    PolicyFailed,
+    Reason,
+    RefusalCause,
+    Settle,
+)
 from batcher.core.events import (
     BatchProgress,
     Failure,
@@ -34,6 +44,9 @@ from batcher.testing.strategies import timelines
 ints = st.integers(-(2**63), 2**64 - 1)
 texts = st.text()
 maybe = st.none() | ints
+blames = st.none() | st.builds(
+    Blame, st.sampled_from(RefusalCause), st.sampled_from(MissedTime), ints
+)
 ids = st.lists(ints, max_size=4).map(tuple)
 shapes = st.lists(st.lists(ints, max_size=3).map(tuple), max_size=3).map(tuple)
 failures = st.builds(Failure, ints, st.sampled_from(FailureCause))
@@ -58,7 +71,7 @@ commands = st.one_of(
         st.lists(st.builds(Part, ints, ints, ints), max_size=3).map(tuple),
         ints,
     ),
-    st.builds(Settle, ids, st.sampled_from(Outcome), st.sampled_from(Reason), maybe),
+    st.builds(Settle, ids, st.sampled_from(Outcome), st.sampled_from(Reason), maybe, blames),
     st.builds(PolicyFailed, texts, texts),
 )
 
@@ -228,7 +241,7 @@ def test_an_unknown_reason_and_a_missing_field_are_refused(decoder):
     (read,) = unpack(Encoder().pack([Settle((1,), Outcome.OK)]))
     with pytest.raises(CodecError, match="'bored' is no Outcome that this version knows"):
         decoder.commands([(read[0], read[1], "bored", *read[3:])])
-    with pytest.raises(CodecError, match="a Settle of 3 fields, not 4"):
+    with pytest.raises(CodecError, match="a Settle of 4 fields, not 5"):
         decoder.commands([read[:-1]])
 
 

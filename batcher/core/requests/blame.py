@@ -1,0 +1,59 @@
+"""What a refusal for a prediction is blamed on: the load, the margin, the batch itself or the deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from batcher.core.bucket_times import BucketTimes
+from batcher.core.commands import Blame, MissedTime, RefusalCause
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.service_time.estimator import ServiceTimes
+
+
+def blame_of(
+    request: LiveRequest,
+    times: ServiceTimes,
+    soonest_ns: float,
+    until_ns: float,
+    after_ns: float = 0.0,
+) -> Blame:
+    """Why a request is not answered by `until_ns`, which is one of its own times.
+
+    `soonest_ns`: when its batch can begin, behind what waits and runs before it. `after_ns`: what its
+    later batches take, where it is split. `late_by_ns` is 0 where it is in time, but would make others
+    late.
+    """
+    missed = _missed(request, until_ns)
+    rows = min(request.rows, times.max_rows)
+    takes_ns = times.expected[rows] + after_ns
+    late_ns = request.arrived.arrival_ns + takes_ns - until_ns
+    if late_ns > 0:
+        short = missed is MissedTime.DEADLINE
+        cause = RefusalCause.DEADLINE if short else RefusalCause.SERVICE_TIME
+    elif (late_ns := soonest_ns + takes_ns - until_ns) > 0:
+        cause = RefusalCause.QUEUE_AHEAD
+    else:
+        late_ns = soonest_ns + times.p95[rows] + after_ns - until_ns
+        cause = RefusalCause.MARGIN if late_ns > 0 else RefusalCause.QUEUE_AHEAD
+    return Blame(cause, missed, max(0, int(late_ns)))
+
+
+def by_blame(
+    requests: Iterable[LiveRequest], times: BucketTimes, soonest_ns: float
+) -> dict[Blame | None, list[LiveRequest]]:
+    """Waiting requests that are given up, by what that is blamed on; None while nothing was measured."""
+    found: dict[Blame | None, list[LiveRequest]] = {}
+    for request in requests:
+        known = times.get(request.bucket)
+        blame = blame_of(request, known, soonest_ns, request.finish_by_ns) if known else None
+        found.setdefault(blame, []).append(request)
+    return found
+
+
+def _missed(request: LiveRequest, until_ns: float) -> MissedTime:
+    if until_ns == request.deadline_ns:
+        return MissedTime.DEADLINE
+    if until_ns == request.expires_ns:
+        return MissedTime.QUEUE_TIMEOUT
+    due_ns = request.due_ns
+    return MissedTime.TARGET if due_ns is not None and until_ns <= due_ns else MissedTime.LIMIT
