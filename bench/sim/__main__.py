@@ -21,8 +21,18 @@ from bars import exit_code, mark  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
-REQUESTS = {"speed": 100_000, "unknowable": 4_000, "constants": 10_000, "compare": 6_000}
+REQUESTS = {
+    "speed": 100_000,
+    "unknowable": 4_000,
+    "constants": 10_000,
+    "compare": 6_000,
+    "stalls": 6_000,
+    "loops": 6_000,
+}
 """Requests of each run, where they are not 30,000."""
+
+TABLES = ("compare", "bursts", "loops", "stalls", "recovery")
+"""The scenes whose rows have the same figures."""
 
 NOISE = {"grid": 0.0, "unknowable": 0.1}
 """The scenes with random service times, and their spread if `--noise` is not given."""
@@ -76,6 +86,33 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def print_table(found: dict[str, dict[str, Any]]) -> None:
+    """Rows with the same figures, each figure a column."""
+    names = list(dict.fromkeys(name for row in found.values() for name in row))
+    lines = [["", *names]]
+    lines += [
+        [label, *(shown(row[name]) if name in row else "" for name in names)]
+        for label, row in found.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for label, *cells in lines:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join([label.ljust(widths[0]), *padded]))
+
+
+def print_rows(found: dict[str, Any], console: Console) -> None:
+    """Every figure with its name."""
+    for label, row in found.items():
+        parts = row.items() if isinstance(row, dict) else [("", row)]
+        text = "  ".join(
+            f"{key} {shown(value)}" for key, value in parts if not isinstance(value, dict)
+        )
+        if text:
+            console.print(f"[bold]{label}[/]  {text}", highlight=False)
+        else:
+            console.print_json(json.dumps(row))
+
+
 def main() -> int:
     """Measure, print, write."""
     command_line = parser()
@@ -99,15 +136,10 @@ def main() -> int:
             found = grid.run(options, lambda total: progress.update(task, total=total, advance=1))
     else:
         found = scenes.SCENES[options.scene](options)
-    for label, row in found.items():
-        parts = row.items() if isinstance(row, dict) else [("", row)]
-        text = "  ".join(
-            f"{key} {shown(value)}" for key, value in parts if not isinstance(value, dict)
-        )
-        if text:
-            console.print(f"[bold]{label}[/]  {text}", highlight=False)
-        else:
-            console.print_json(json.dumps(row))
+    if options.scene in TABLES:
+        print_table(found)
+    else:
+        print_rows(found, console)
     uneven = options.scene == "grid" and (options.noise or options.cold)
     name = f"sim-{options.scene}" + ("-noise" if uneven else "")
     output = options.output or world.RESULTS / f"{name}.json"

@@ -12,14 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import bursts
 import compare
 import constants
 import faults
 import grid
 import groups
 import lengths
+import loops
 import neighbors
 import numpy as np
+import recovery
+import stalls
 import unknowable
 import world
 
@@ -265,6 +269,7 @@ SCENES = {
         lengths.lengths,
         constants.constants,
         compare.compare,
+        *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery),
         unknowable.unknowable,
         *(faults.poison, faults.failing, faults.oversized),
     )

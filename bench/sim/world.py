@@ -15,11 +15,13 @@ from batcher.clock import MILLISECOND, SECOND
 from batcher.config.policies import default_limit_ns
 from batcher.core.commands import Command, Dispatch, Outcome, Settle
 from batcher.core.events import (
+    CancelCause,
     DeviceConfigured,
     Event,
     InstanceUp,
     ModelConfigured,
     RequestArrived,
+    RequestCancelled,
     Shapes,
 )
 from batcher.core.scheduler import Scheduler
@@ -27,6 +29,7 @@ from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.simulation import Driver
 from batcher.simulation.engine.service_time import Curve, best_rate, from_table, linear
+from batcher.simulation.engine.stalls import StalledDriver, Stalls
 from batcher.simulation.policies.named import NamedPolicy, parse_policy
 from batcher.simulation.traffic.arrivals import Gamma, Mmpp, Poisson, Process, arrival_times
 
@@ -34,6 +37,9 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 TOLERANCE_NS = 1_000
 """Answers this much later than their target still count: predictions are floats."""
+
+HANDOVER_NS = 300_000
+"""What a batch takes to reach an instance and to be reported, where stalls are played."""
 
 WARMUP = (1, 2, 4, 8, 16, 32)
 
@@ -134,6 +140,8 @@ class Stream:
     shapes: Shapes = ()
     apart: bool = False
     """Whether none of its requests shares a batch with another."""
+    deadline_ns: int | None = None
+    """How long its callers wait."""
 
 
 @dataclass
@@ -187,8 +195,12 @@ def play(
     slow: tuple[int, int, float] | None = None,
     device_limit: int | None = None,
     seed: int = 0,
+    stalls: Stalls | None = None,
 ) -> Played:
-    """Run the production scheduler through the streams, under virtual time."""
+    """Run the production scheduler through the streams, under virtual time.
+
+    With `stalls`, instances run on a thread of their own and may have a prefetched batch.
+    """
     factories = {name: served.policy.factory for name, served in models.items()}
     factory = next(iter(factories.values()))
     scheduler = Scheduler(factory)
@@ -222,29 +234,15 @@ def play(
                 if command.outcome is Outcome.OK:
                     answered_ns[ids] = now_ns
 
-    def arrivals() -> Iterable[tuple[int, Event]]:
-        for request_id, (at_ns, place, _) in enumerate(order):
-            stream = streams[place]
-            yield (
-                at_ns,
-                RequestArrived(
-                    request_id,
-                    stream.model,
-                    1,
-                    0,
-                    stream.shapes,
-                    str(request_id) if stream.apart else "",
-                    at_ns,
-                    None,
-                    None,
-                    stream.priority,
-                    stream.tenant,
-                ),
-            )
-
     driver = Driver(scheduler, takes_ns, observe=observe)
-    driver.step(list(_begin(models, device_limit)), 0)
-    driver.run(arrivals())
+    if stalls is not None:
+
+        def run(dispatch: Dispatch, from_ns: int) -> tuple[int, int]:
+            return from_ns, from_ns + takes_ns(dispatch)
+
+        driver = StalledDriver(scheduler, run, HANDOVER_NS, stalls, observe=observe)
+    driver.step(list(_begin(models, device_limit, prefetches=stalls is not None)), 0)
+    driver.run(_arrivals(streams, order, driver))
     places = np.array([place for _, place, _ in order])
     came_ns = np.array([at_ns for at_ns, _, _ in order])
     return Played(
@@ -256,7 +254,37 @@ def play(
     )
 
 
-def _begin(models: dict[str, Served], device_limit: int | None) -> Iterable[Event]:
+def _arrivals(
+    streams: Sequence[Stream], order: list[tuple[int, int, int]], driver: Driver
+) -> Iterable[tuple[int, Event]]:
+    """The requests, each with its caller's deadline posted: (moment, place of the stream, number)."""
+    for request_id, (at_ns, place, _) in enumerate(order):
+        stream = streams[place]
+        deadline_ns = None
+        if stream.deadline_ns is not None:
+            deadline_ns = at_ns + stream.deadline_ns
+            driver.post(deadline_ns + 1, RequestCancelled(request_id, CancelCause.DEADLINE))
+        yield (
+            at_ns,
+            RequestArrived(
+                request_id,
+                stream.model,
+                1,
+                0,
+                stream.shapes,
+                str(request_id) if stream.apart else "",
+                at_ns,
+                None,
+                deadline_ns,
+                stream.priority,
+                stream.tenant,
+            ),
+        )
+
+
+def _begin(
+    models: dict[str, Served], device_limit: int | None, *, prefetches: bool
+) -> Iterable[Event]:
     for name, served in models.items():
         curve = served.profile.curve
         target_ns = served.profile.target_ns if served.aims else None
@@ -269,4 +297,4 @@ def _begin(models: dict[str, Served], device_limit: int | None) -> Iterable[Even
             device = served.device or f"{name}{number}"
             if served.device and device_limit is not None:
                 yield DeviceConfigured(device, device_limit)
-            yield InstanceUp(f"{name}#{number}", 1, name, device, 1, profile)
+            yield InstanceUp(f"{name}#{number}", 1, name, device, 1, profile, prefetches=prefetches)
