@@ -204,7 +204,12 @@ class Batcher:
             stamps.replied_ns = now_ns
             assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
             model.telemetry.request_ended(
-                pending.outcome, pending.reason, pending.summary.rows, stamps, due_ns
+                pending.outcome,
+                pending.reason,
+                pending.summary.rows,
+                stamps,
+                due_ns,
+                pending.blame,
             )
         except Exception:
             log.exception(

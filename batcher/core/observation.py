@@ -14,7 +14,9 @@ class ModelObservation:
     most efficient size; 0 while that is unknown. `reachable` says whether one row alone can meet the
     target in some bucket, `late_buckets` in how many it cannot. `bisected_batches` and
     `bisect_executions` count, since the model was configured, batches that failed as a whole and were
-    bisected, and the executions that this took. In a `storm` batches fail as a whole.
+    bisected, and the executions that this took. In a `storm` batches fail as a whole. `margin` is how
+    many times longer than expected the bucket used last is planned to take, `drift` how many times
+    slower it is than it was measured first.
     """
 
     model: str
@@ -31,6 +33,8 @@ class ModelObservation:
     bisected_batches: int = 0
     bisect_executions: int = 0
     storm: bool = False
+    margin: float = 1.0
+    drift: float = 1.0
 
 
 @record

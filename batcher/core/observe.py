@@ -46,6 +46,7 @@ def _model(
     waiting_ns = queue.oldest_arrival_ns()
     if arrivals_ns:
         waiting_ns = min(arrivals_ns) if waiting_ns is None else min(waiting_ns, *arrivals_ns)
+    last = next(reversed(model.times.values()), None)
     executing_arrivals_ns = [live[i].arrived.arrival_ns for i in executing]
     return ModelObservation(
         model=model.name,
@@ -64,4 +65,6 @@ def _model(
         bisected_batches=bisections.bisected,
         bisect_executions=bisections.reruns,
         storm=bisections.storm.until_ns is not None,
+        margin=last.p95[1] / last.expected[1] if last else 1.0,
+        drift=last.drift if last else 1.0,
     )

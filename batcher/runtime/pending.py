@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from batcher.core.commands import Outcome, Reason
+from batcher.core.commands import Blame, Outcome, Reason
 from batcher.core.settings import ModelSettings
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
@@ -48,11 +48,13 @@ class PendingRequest:
 
     `padding` is that of its last batch, None if nothing is padded. `result`, `offset` (its first row
     in the batch) and `replies` are set when its batch has executed; `failure` is the executor's
-    message when that failed. For a request that is split over several batches, `pieces` holds the
+    message when that failed, `blame` says why a prediction
+    refused it. For a request that is split over several batches, `pieces` holds the
     outputs of the parts that are done, by their first row.
     """
 
     __slots__ = (
+        "blame",
         "failure",
         "id",
         "offset",
@@ -90,6 +92,7 @@ class PendingRequest:
         self.replies: BatchReplies | None = None
         self.failure: str | None = None
         self.outcome: Outcome | None = None
+        self.blame: Blame | None = None
         self.reason: Reason | ReplyReason = Reason.NONE
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from batcher import errors
 from batcher.clock import MILLISECOND
-from batcher.core.commands import Outcome, Reason, Settle
-from batcher.core.settings import ModelSettings
+from batcher.core.commands import Blame, MissedTime, Outcome, Reason, RefusalCause, Settle
+from batcher.core.settings import Adaptive, ModelSettings
 
 
 class _Refusal(NamedTuple):
@@ -38,6 +38,58 @@ def _predicted_late(settings: ModelSettings) -> str:
         f"overloaded: the reply would come after its target of {settings.target_ns / MILLISECOND:g} ms"
         " (target_p99), or after the caller's deadline"
     )
+
+
+def _blamed(blame: Blame, settings: ModelSettings) -> tuple[str, str]:
+    """What is said of a refusal for a prediction, and what would prevent it."""
+    time = _time_text(blame.missed, settings)
+    late = _milliseconds(blame.late_by_ns)
+    match blame.cause:
+        case RefusalCause.DEADLINE:
+            text = f"one batch alone takes {late} longer than the caller's deadline leaves"
+            return text, "allow more time: no retry with the same deadline helps"
+        case RefusalCause.SERVICE_TIME:
+            what = f"one batch alone takes {late} longer than {time} leaves"
+        case RefusalCause.MARGIN:
+            what = f"with the margin for slow batches the reply would come {late} after {time}"
+        case RefusalCause.QUEUE_AHEAD if blame.late_by_ns:
+            what = (
+                f"overloaded: behind what waits and runs the reply would come {late} after {time}"
+            )
+        case RefusalCause.QUEUE_AHEAD:
+            what = f"overloaded: a reply before {time} would make other requests late"
+    return what, _WHAT_TO_CHANGE[blame.missed]
+
+
+def _milliseconds(duration_ns: int) -> str:
+    """At least three digits: `0.25 ms`, `31.2 ms`, `1200 ms`."""
+    ms = duration_ns / MILLISECOND
+    return f"{ms:.0f} ms" if ms >= 100 else f"{ms:.3g} ms"
+
+
+_WHAT_TO_CHANGE: Final = {
+    MissedTime.TARGET: "another batching.limit than target would serve it late",
+    MissedTime.LIMIT: "a longer batching.limit, or more instances, would serve it",
+    MissedTime.DEADLINE: "allow more time",
+    MissedTime.QUEUE_TIMEOUT: "a longer queue.timeout, or more instances, would serve it",
+}
+
+
+def _time_text(missed: MissedTime, settings: ModelSettings) -> str:
+    """A time of a request as a message names it: with its length and its key."""
+    policy = settings.policy
+    limit_ns = policy.limit_ns if isinstance(policy, Adaptive) else None
+    name, key, length_ns = {
+        MissedTime.TARGET: ("its target", " (batching.target_p99)", settings.target_ns),
+        MissedTime.LIMIT: ("its limit", " (batching.limit)", limit_ns),
+        MissedTime.DEADLINE: ("the caller's deadline", "", None),
+        MissedTime.QUEUE_TIMEOUT: (
+            "its time to wait",
+            " (queue.timeout, or its own timeout)",
+            settings.queue.timeout_ns,
+        ),
+    }[missed]
+    return f"{name} of {length_ns / MILLISECOND:g} ms{key}" if length_ns else f"{name}{key}"
 
 
 def _queue_timeout(settings: ModelSettings) -> str:
@@ -141,7 +193,9 @@ def error_for(
     kind, what, advice, after_failure = _REFUSALS[settle.reason]
     if failure is not None and after_failure:
         what = after_failure
-    if not isinstance(what, str):
+    if settle.blame is not None:
+        what, advice = _blamed(settle.blame, settings)
+    elif not isinstance(what, str):
         what = what(settings)
     message = f"{model}: {what}" if failure is None else f"{model}: {what}: {failure}"
     if advice:

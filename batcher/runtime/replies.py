@@ -28,6 +28,7 @@ def end_request(pending: PendingRequest, settle: Settle, clock: Clock) -> None:
             reply.stamps.settled_ns = clock()
             pending.reply.send(reply, last=True)
         else:
+            pending.blame = settle.blame
             pending.stamps.settled_ns = clock()
             target = pending.target
             pending.reply.fail(error_for(settle, target.name, target.settings, pending.failure))

@@ -167,6 +167,8 @@ class Telemetry(Collector):
             queue.LATENCY_TARGET_REACHABLE,
             ((ls, int(m.reachable)) for ls, m in models if m.target_ns),
         )
+        yield single_values(queue.PREDICTION_MARGIN, ((ls, m.margin) for ls, m in models))
+        yield single_values(queue.PREDICTION_DRIFT, ((ls, m.drift) for ls, m in models))
         yield single_values(
             queue.EXECUTING_REQUESTS, ((ls, m.executing_requests) for ls, m in models)
         )
@@ -204,6 +206,10 @@ class Telemetry(Collector):
                 *((("", "", Outcome.REJECTED, key), count) for key, count in self._unread.items()),
                 *(((*m.labels, *key), count) for m in models for key, count in m.requests.items()),
             ],
+        )
+        yield single_values(
+            requests.PREDICTED_REFUSALS,
+            (((*m.labels, cause), n) for m in models for cause, n in m.refused.items()),
         )
         yield histograms(
             requests.REQUEST_DURATION,

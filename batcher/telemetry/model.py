@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from batcher.clock import Clock, monotonic_ns
-from batcher.core.commands import Outcome, Reason
+from batcher.core.commands import Blame, Outcome, Reason, RefusalCause
 from batcher.core.times import NEVER_NS
 from batcher.telemetry.busy import BusyClock
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
@@ -43,6 +43,8 @@ class ModelTelemetry:
         self.labels = (name, version)
         # The first of a kind must show as an increase, so its series exists from the start.
         self._requests: dict[End, int] = dict.fromkeys(ENDS, 0)
+        self.refused = dict.fromkeys(RefusalCause, 0)
+        """Requests that a prediction refused, by what that is blamed on."""
         self.durations = {outcome: Histogram(LATENCY) for outcome in Outcome}
         self.stages = {stage: Histogram(LATENCY) for stage in Stage}
         self._admission = self.stages[Stage.ADMISSION]
@@ -88,11 +90,13 @@ class ModelTelemetry:
         rows: int,
         stamps: Stamps,
         due_ns: int | None,
+        blame: Blame | None = None,
     ) -> None:
         """Record a request, once, when its reply has ended.
 
         `settled_ns` is set, and `replied_ns` if the caller was still there. For `Outcome.OK` every
         stamp is set. `due_ns` is arrival plus the latency target, None for a model without one.
+        `blame` is given where a prediction refused the request.
         """
         if outcome is _OK:
             self._answered.append((rows, stamps, NEVER_NS if due_ns is None else due_ns))
@@ -101,6 +105,8 @@ class ModelTelemetry:
             return
         key = (outcome, reason)
         self._requests[key] = self._requests.get(key, 0) + 1
+        if blame is not None:
+            self.refused[blame.cause] += 1
         duration_ns = (stamps.replied_ns or stamps.settled_ns) - stamps.arrival_ns
         self.durations[outcome].observe(duration_ns)
         if stamps.enqueued_ns:

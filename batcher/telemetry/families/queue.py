@@ -46,9 +46,25 @@ LATENCY_TARGET_REACHABLE = Family(
     "gauge",
     "",
     MODEL,
-    "1 while a batch of one row fits the model's latency target, else 0: requests are then served "
-    "after the target instead of being refused; absent for a model without a target. A device that "
-    "becomes slow while it runs counts as reachable for 10 s more, and requests are refused meanwhile.",
+    "1 while a batch of one row fits the model's latency target, else 0: all requests are late then, and "
+    "served in order of arrival up to batching.limit; absent for a model without a target. A device that "
+    "becomes slow while it runs counts as reachable for 10 s more.",
+)
+PREDICTION_MARGIN = Family(
+    "batcher_prediction_margin_ratio",
+    "gauge",
+    "ratio",
+    MODEL,
+    "How many times longer than expected a batch is planned to take: the margin for batches that take "
+    "longer than predicted; 1 is none. Of the padding bucket that was used last.",
+)
+PREDICTION_DRIFT = Family(
+    "batcher_prediction_drift_ratio",
+    "gauge",
+    "ratio",
+    MODEL,
+    "How many times slower the device is than when its batches were first measured; below 1, faster. Of "
+    "the padding bucket that was used last.",
 )
 EXECUTING_REQUESTS = Family(
     "batcher_executing_requests",
@@ -80,6 +96,8 @@ FAMILIES = (
     QUEUE_BYTES,
     QUEUE_BACKLOG,
     LATENCY_TARGET_REACHABLE,
+    PREDICTION_MARGIN,
+    PREDICTION_DRIFT,
     EXECUTING_REQUESTS,
     INSTANCES,
     BATCHES_IN_FLIGHT,

@@ -12,6 +12,16 @@ REQUESTS = Family(
     "Requests that ended, by outcome (ok, rejected, expired, cancelled, failed) and reason. Requests "
     "that were refused before their model was known have empty model and version.",
 )
+PREDICTED_REFUSALS = Family(
+    "batcher_predicted_refusals",
+    "counter",
+    "requests",
+    (*MODEL, "cause"),
+    "Requests that a prediction refused (reasons predicted_late and deadline_too_short), by what that "
+    "is blamed on: queue_ahead (what waits and runs before it), margin (without the margin for slow "
+    "batches it would be in time), service_time (one batch alone takes longer than the target or limit), "
+    "deadline (one batch alone takes longer than the caller's deadline).",
+)
 REQUEST_DURATION = Family(
     "batcher_request_duration_seconds",
     "histogram",
@@ -40,6 +50,7 @@ LATENCY_TARGET_MISSED = Family(
 
 FAMILIES = (
     REQUESTS,
+    PREDICTED_REFUSALS,
     REQUEST_DURATION,
     STAGE_DURATION,
     LATENCY_TARGET_MISSED,

@@ -94,7 +94,7 @@ async def test_answered_requests(served, hello, request_of, garbage, eventually)
 
 
 async def test_requests_refused_for_the_target(served, hello, request_of, garbage, eventually):
-    batching = {"target_p99": "100ms", "max_batch_size": 2}
+    batching = {"target_p99": "100ms", "limit": "target", "max_batch_size": 2}
     document = hello(base="60ms", batching=batching, warmup={"batch_sizes": [1, 2]})
     codes, left = await played(
         await served(document), lambda stub: stub.ModelInfer(request_of(1.0)), garbage, eventually

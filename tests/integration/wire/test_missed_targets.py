@@ -39,7 +39,7 @@ async def refusal(call):
 async def test_a_request_that_will_miss_the_target_is_refused_at_once_with_a_retry_hint(
     served, request_of, eventually
 ):
-    application, stub = await served("450ms")
+    application, stub = await served("450ms", limit="target")
     running = asyncio.ensure_future(stub.ModelInfer(request_of(1.0), timeout=WAIT_S))
     count = application.registry.get_sample_value
     await eventually(lambda: count("batcher_batches_in_flight", LABELS) == 1)

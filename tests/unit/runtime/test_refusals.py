@@ -8,7 +8,7 @@ import pytest
 
 from batcher import errors
 from batcher.clock import MILLISECOND
-from batcher.core.commands import Outcome, Reason, Settle
+from batcher.core.commands import Blame, MissedTime, Outcome, Reason, RefusalCause, Settle
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.runtime.refusals import error_for
 
@@ -62,6 +62,74 @@ def test_a_message_names_the_bound_and_its_key(reason, kind, setting):
     error = error_of(reason)
     assert type(error) is kind
     assert setting in str(error)
+
+
+@pytest.mark.parametrize(
+    ("cause", "missed", "late_ms", "text"),
+    [
+        (
+            RefusalCause.QUEUE_AHEAD,
+            MissedTime.LIMIT,
+            31.25,
+            (
+                "overloaded: behind what waits and runs the reply would come 31.2 ms after its limit of 1000 ms"
+                " (batching.limit); a longer batching.limit, or more instances, would serve it"
+            ),
+        ),
+        (
+            RefusalCause.QUEUE_AHEAD,
+            MissedTime.TARGET,
+            0,
+            (
+                "overloaded: a reply before its target of 50 ms (batching.target_p99) would make other requests"
+                " late; another batching.limit than target would serve it late"
+            ),
+        ),
+        (
+            RefusalCause.MARGIN,
+            MissedTime.QUEUE_TIMEOUT,
+            3,
+            (
+                "with the margin for slow batches the reply would come 3 ms after its time to wait of 1 ms"
+                " (queue.timeout, or its own timeout); a longer queue.timeout, or more instances, would serve it"
+            ),
+        ),
+        (
+            RefusalCause.SERVICE_TIME,
+            MissedTime.LIMIT,
+            1200,
+            (
+                "one batch alone takes 1200 ms longer than its limit of 1000 ms (batching.limit) leaves; a"
+                " longer batching.limit, or more instances, would serve it"
+            ),
+        ),
+        (
+            RefusalCause.QUEUE_AHEAD,
+            MissedTime.DEADLINE,
+            2,
+            (
+                "overloaded: behind what waits and runs the reply would come 2 ms after the caller's deadline;"
+                " allow more time"
+            ),
+        ),
+        (
+            RefusalCause.DEADLINE,
+            MissedTime.DEADLINE,
+            4,
+            (
+                "one batch alone takes 4 ms longer than the caller's deadline leaves; allow more time: no retry"
+                " with the same deadline helps"
+            ),
+        ),
+    ],
+)
+def test_a_refusal_for_a_prediction_names_the_time_by_how_much_and_what_to_change(
+    cause, missed, late_ms, text
+):
+    limited = replace(SETTINGS, policy=Adaptive(limit_ns=1000 * MILLISECOND))
+    blame = Blame(cause, missed, int(late_ms * MILLISECOND))
+    settle = Settle((1,), Outcome.REJECTED, Reason.PREDICTED_LATE, None, blame)
+    assert str(error_for(settle, "m", limited, None)) == f"m: {text}"
 
 
 def test_only_bounds_that_are_set_are_named():

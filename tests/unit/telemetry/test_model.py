@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from batcher.clock import MILLISECOND
-from batcher.core.commands import Outcome, Reason
+from batcher.core.commands import Blame, MissedTime, Outcome, Reason, RefusalCause
 from batcher.telemetry import AdmissionReason, BatchStatistics, Duration, ModelTelemetry
 from batcher.telemetry.reasons import ENDS
 
@@ -47,6 +47,20 @@ def test_a_request_that_expires_in_the_queue_counts_the_time_it_waited(
     model.request_ended(Outcome.EXPIRED, Reason.CALLER_DEADLINE, 1, ended, None)
     assert stage_sums() == {"admission": 1, "queue": 50, "reply": 1}
     assert value("batcher_requests_total", outcome="expired", reason="caller_deadline") == 1
+
+
+def test_refusals_for_predictions_are_counted_by_what_they_are_blamed_on(model, stamps, value):
+    for blame in (Blame(RefusalCause.MARGIN, MissedTime.LIMIT, 1), None):
+        ended = stamps(10, 11, 0, 0, 0, 12, 13)
+        model.request_ended(Outcome.REJECTED, Reason.PREDICTED_LATE, 1, ended, None, blame)
+    assert {
+        cause: value("batcher_predicted_refusals_total", cause=cause) for cause in RefusalCause
+    } == {
+        "queue_ahead": 0,
+        "margin": 1,
+        "service_time": 0,
+        "deadline": 0,
+    }
 
 
 def test_a_request_refused_by_admission_was_never_in_the_queue(model, stamps, stage_sums):
