@@ -12,6 +12,7 @@ from typing import Any
 BENCH = Path(__file__).resolve().parents[1]
 sys.path.append(str(BENCH))
 
+import ablation  # noqa: E402
 import compare  # noqa: E402
 import grid  # noqa: E402
 import outcomes  # noqa: E402
@@ -24,7 +25,6 @@ from rich.progress import Progress  # noqa: E402
 REQUESTS = {
     "speed": 100_000,
     "unknowable": 4_000,
-    "constants": 10_000,
     "compare": 6_000,
     "stalls": 6_000,
     "loops": 6_000,
@@ -56,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python bench/sim", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    top.add_argument("scene", choices=("grid", "outcomes", *scenes.names()), help="what to measure")
+    top.add_argument(
+        "scene", choices=("grid", "outcomes", "ablation", *scenes.names()), help="what to measure"
+    )
     top.add_argument("--seeds", type=int, default=5, help="arrivals to repeat it on (5)")
     few = ", ".join(f"{scene}: {number}" for scene, number in REQUESTS.items())
     top.add_argument("--requests", type=int, help=f"requests of each run (30000; {few})")
@@ -121,8 +123,12 @@ def main() -> int:
         command_line.error(f"--noise and --cold are for {' and '.join(NOISE)}")
     if options.scene == "outcomes":
         return outcomes.run(options)
-    if options.save or options.check or options.show or options.only:
-        command_line.error("--save, --check, --show and --only are for outcomes")
+    if options.save or options.check or options.show:
+        command_line.error("--save, --check and --show are for outcomes")
+    if options.scene == "ablation":
+        return ablation.run(options)
+    if options.only:
+        command_line.error("--only is for outcomes and ablation")
     options.noise = options.noise or NOISE.get(options.scene, 0.0)
     options.requests = options.requests or REQUESTS.get(options.scene, 30_000)
     options.profiles = options.profiles or list(world.PROFILES)

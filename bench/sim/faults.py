@@ -138,7 +138,8 @@ def stream(profile: world.Profile, load: float, requests: int, seed: int) -> lis
     return [(at_ns, 1) for at_ns in world.at_rate(unit, load * profile.rate)]
 
 
-def _poisoned(share: float, requests: int, seed: int) -> set[int]:
+def poisoned(share: float, requests: int, seed: int) -> set[int]:
+    """The requests that fail, drawn by chance."""
     draw = np.random.default_rng([seed, 99])
     return set(np.flatnonzero(draw.random(requests) < share).tolist())
 
@@ -169,7 +170,7 @@ def _poison_run(
     profile: world.Profile, policy: Adaptive, load: float, requests: int, seed: int
 ) -> dict[str, float]:
     arrivals = stream(profile, load, requests, seed)
-    bad = _poisoned(POISON_SHARE, requests, seed)
+    bad = poisoned(POISON_SHARE, requests, seed)
 
     def fault(dispatch: Dispatch, _: int) -> FailureCause | None:
         hit = any(part.id in bad for part in dispatch.parts)
@@ -218,7 +219,7 @@ def failing(options: argparse.Namespace) -> dict[str, Any]:
     for label, (cause, share) in causes.items():
         requests = min(options.requests, 10_000)
         arrivals = stream(profile, LOAD, requests, 0)
-        bad = _poisoned(share, requests, 1)
+        bad = poisoned(share, requests, 1)
 
         def fault(
             dispatch: Dispatch, now_ns: int, cause: FailureCause = cause, bad: set[int] = bad

@@ -14,7 +14,6 @@ from typing import Any
 
 import bursts
 import compare
-import constants
 import faults
 import grid
 import groups
@@ -267,7 +266,6 @@ SCENES = {
         neighbors.neighbors,
         groups.groups,
         lengths.lengths,
-        constants.constants,
         compare.compare,
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery),
         unknowable.unknowable,

@@ -18,8 +18,7 @@ What a policy may touch:
 - It knows nothing of instances, other models, other groups or commands. The core checks its answers,
   refuses what it gave up, and chooses among the batches of several groups.
 
-`bench/sim constants` plays each constant of `adaptive` 30 % smaller and larger. Where a constant's own
-text says nothing of it, no share of requests in time and no busy time moved by more than 0.2 points.
+`bench/sim ablation` switches each heuristic off, and plays each constant 30 % smaller and 40 % larger.
 
 A policy that raises, or whose answer is not possible, is not asked again: its model goes on with
 `greedy_policy` until it is configured anew.

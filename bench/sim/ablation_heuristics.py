@@ -1,0 +1,185 @@
+"""The heuristics of the core, and what stands in for each while it is off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from ablation_parts import Part, off
+
+from batcher.core.policies.arrivals import ArrivalStats
+from batcher.core.times import NEVER_NS
+
+ENDLESS: Final = 1 << 60
+
+
+def _gives(value: Any) -> Callable[..., Any]:
+    """A function of anything that returns this."""
+    return lambda *_given, **_named: value
+
+
+def _ended(arrivals: ArrivalStats, rows: int, _now_ns: int) -> None:
+    """In place of `ArrivalStats.ended`: what arrives after the end of a batch is like all else."""
+    arrivals.ended_rows = rows
+
+
+HEURISTICS: Final = (
+    # policies
+    Part("any wait", ("idle", "closed"), off("policies.waiting:Waiting.until_ns", _gives(None))),
+    Part(
+        "wait for the next",
+        ("idle", "closed"),
+        off("policies.arrivals:ArrivalStats.gap", _gives(None)),
+    ),
+    Part(
+        "wait for the next, behind others",
+        ("idle", "closed"),
+        off("policies.arrivals:ArrivalStats.gap_behind", _gives(None)),
+    ),
+    Part("four lengths of waits", ("idle", "closed"), off("policies.arrivals.GAPS", (0.8,))),
+    Part(
+        "wait for a larger batch",
+        ("idle", "closed"),
+        off("policies.arrivals:ArrivalStats.steady_rate", property(_gives(0.0))),
+    ),
+    Part(
+        "rate while active",
+        ("idle", "closed", "stream"),
+        off("policies.arrivals:ArrivalStats.steady_rate", property(lambda each: each.rate)),
+    ),
+    Part(
+        "arrivals after answers",
+        ("idle", "closed"),
+        off("policies.arrivals:ArrivalStats.ended", _ended),
+    ),
+    Part(
+        "burstiness",
+        ("idle", "stream"),
+        off("policies.arrivals:ArrivalStats.burstiness", property(_gives(0.0))),
+    ),
+    Part(
+        "price of time",
+        ("stream", "instances", "late"),
+        off("policies.backlog:Price.__call__", _gives(0.0)),
+    ),
+    Part("plan as one instance", ("instances",), off("policies.backlog.MOST_EXACT", ENDLESS)),
+    Part("give up several at once", ("stream",), off("policies.backlog.FINE", ENDLESS)),
+    Part(
+        "room for better ranks",
+        ("levels", "late"),
+        off("policies.arrivals:ArrivalStats.share_up_to", _gives(0.0)),
+    ),
+    # batching
+    Part("filling up", ("padded",), off("batching.batch_former.fill_up", _gives(None))),
+    Part(
+        "one candidate of many groups",
+        ("groups",),
+        off("batching.selection.candidates", lambda _model, ready, *_: ready),
+    ),
+    Part(
+        "turns of what is due first",
+        ("groups",),
+        off("batching.selection.DUE_FIRST_ONE_IN", ENDLESS),
+    ),
+    Part(
+        "turns of the oldest", ("groups",), off("batching.selection.OLDEST_FIRST_ONE_IN", ENDLESS)
+    ),
+    Part(
+        "efficient batches first",
+        ("groups",),
+        off("batching.selection._efficiency", lambda ready: [1.0] * len(ready)),
+    ),
+    Part("kinds", ("groups",), off("batching.selection.MAX_KINDS", 1)),
+    Part(
+        "retries wait for others",
+        ("poison", "failing"),
+        off("batching.batch_former.goes_before", _gives(True)),
+    ),
+    Part("prefetch", ("gaps",), off("devices.prefetch:Prefetch.schedule", _gives(None))),
+    Part(
+        "rows of splits fill room", ("oversized",), off("batching.policy_calls.fill", _gives(None))
+    ),
+    # devices
+    Part(
+        "batches short for other models",
+        ("models",),
+        off("batching.batch_former.longest_wait_ns", _gives(None)),
+    ),
+    Part(
+        "use of the device", ("models",), off("devices.sharing:DeviceUse.weighted_ns", _gives(0.0))
+    ),
+    # faults
+    Part(
+        "bisection", ("poison", "failing"), off("faults.bisection:Bisections.begin", _gives(False))
+    ),
+    Part(
+        "failure storm",
+        ("failing", "poison"),
+        off("faults.storm:StormDetector.begin", _gives(None)),
+    ),
+    Part(
+        "cap on batches",
+        ("poison", "failing"),
+        off("faults.batch_cap:FaultAwareCap.bounds", _gives(False)),
+    ),
+    Part(
+        "cap that keeps up",
+        ("poison", "failing"),
+        off("faults.batch_cap:FaultAwareCap.most_rows", lambda cap, *_: cap.safe_rows()),
+    ),
+    Part(
+        "deferring halves",
+        ("poison", "failing"),
+        off("faults.bisection.MAX_FAILURES_IN_A_ROW", ENDLESS),
+    ),
+    Part(
+        "clearing halves", ("poison", "failing"), off("faults.bisection.MAX_FAILURES_IN_A_ROW", -1)
+    ),
+    Part(
+        "sure without running", ("poison", "failing"), off("faults.bisection.SURE_ATTEMPT", ENDLESS)
+    ),
+    Part(
+        "futile searches end",
+        ("poison", "failing"),
+        off("faults.bisection.MAX_FUTILE_SEARCHES", ENDLESS),
+    ),
+    Part("bound of returns", ("poison", "failing"), off("faults.bisection.MAX_RETURNS", ENDLESS)),
+    Part(
+        "bound of executions",
+        ("poison", "failing"),
+        off("faults.suspects.FAULTS_PER_BATCH", ENDLESS),
+    ),
+    # queueing
+    Part(
+        "shares of tenants", ("tenants",), off("queueing.tenants:TenantShares.over", _gives(False))
+    ),
+    Part(
+        "what a flood may have beside others",
+        ("tenants",),
+        off(
+            "queueing.tenants:TenantShares._beside_the_others",
+            lambda _each, _rates, share, _all: share,
+        ),
+    ),
+    Part(
+        "levels gained by waiting",
+        ("levels", "late"),
+        off("queueing.ranks.promotion_ns_of", _gives(NEVER_NS)),
+    ),
+    # service times
+    Part("margin", ("noise",), off("service_time.noise:Noise.add", _gives(1.0))),
+    Part("outliers", ("noise",), off("service_time.drift:Drift.is_off", _gives(False))),
+    Part(
+        "drift follows other shapes",
+        ("noise", "padded"),
+        off("service_time.estimator:ServiceTimes.follow", _gives(None)),
+    ),
+    Part(
+        "canaries", ("noise",), off("service_time.canary:Canaries.admit_canary", _gives(NEVER_NS))
+    ),
+    Part(
+        "time of replies",
+        ("replies",),
+        off("service_time.estimator:ServiceTimes.observe_replies", _gives(None)),
+    ),
+)
