@@ -31,6 +31,7 @@ from batcher.runtime.health import Health, HealthReport, ModelState
 from batcher.runtime.instances.plan import ProcessContext
 from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
+from batcher.runtime.models.review import Reviewer
 from batcher.runtime.runner import Runner
 from batcher.runtime.timer import TimerFd
 from batcher.server.frontend import GrpcFrontend
@@ -127,6 +128,7 @@ class Application:
             self.runner.feed(DeviceConfigured(device, limit))
         await self._load_models()
         self._run("loop-lag", probe_loop_lag(self.telemetry.loop_lag))
+        self._run("review", Reviewer(list(self.models), self.runner.observe).run())
         self._watchdog = LoopWatchdog(self.telemetry.loop_stalled)
         self._watchdog.start()
         if self._follower is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batcher.core.events import Shapes
 from batcher.core.record import record
 
 
@@ -16,7 +17,8 @@ class ModelObservation:
     `bisect_executions` count, since the model was configured, batches that failed as a whole and were
     bisected, and the executions that this took. In a `storm` batches fail as a whole. `margin` is how
     many times longer than expected the bucket used last is planned to take, `drift` how many times
-    slower it is than it was measured first.
+    slower it is than it was measured first. `shapes` are the buckets with known batch times: without
+    padding, the shapes of requests lately.
     """
 
     model: str
@@ -35,6 +37,7 @@ class ModelObservation:
     storm: bool = False
     margin: float = 1.0
     drift: float = 1.0
+    shapes: tuple[Shapes, ...] = ()
 
 
 @record

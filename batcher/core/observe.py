@@ -67,4 +67,5 @@ def _model(
         storm=bisections.storm.until_ns is not None,
         margin=last.p95[1] / last.expected[1] if last else 1.0,
         drift=last.drift if last else 1.0,
+        shapes=tuple(model.times),
     )

@@ -166,6 +166,14 @@ _REFUSALS: dict[Reason, _Refusal] = {
         after_failure="its batch failed, and the time that it may wait has passed meanwhile"
         " (queue.timeout, or its own timeout)",
     ),
+    Reason.LIMIT: _Refusal(
+        errors.DeadlineExpired,
+        lambda settings: (
+            f"the request waited until {_time_text(MissedTime.LIMIT, settings)}: no answer is of use"
+            " any more"
+        ),
+        after_failure="its batch failed, and its limit (batching.limit) has passed meanwhile",
+    ),
     Reason.CALLER_CANCELLED: _Refusal(errors.RequestCancelled, "the caller cancelled the request"),
     Reason.INSTANCE_DOWN: _Refusal(
         errors.InstanceUnavailable,

@@ -30,8 +30,8 @@ def _warn(observation: Observation, key: str, took: str) -> None:
         if model.reachable and model.late_buckets:
             log.warning(
                 "%s cannot meet its target of %.3g ms in %d of its padding buckets, where a batch of"
-                " one row takes longer; these requests are served late, not refused. Raise target_p99, or"
-                " use shorter buckets or a faster device",
+                " one row takes longer; these requests are all late, and served in order of arrival up to"
+                " batching.limit. Raise target_p99, or use shorter buckets or a faster device",
                 key,
                 target_ms,
                 model.late_buckets,
@@ -39,7 +39,8 @@ def _warn(observation: Observation, key: str, took: str) -> None:
         if not model.reachable:
             log.warning(
                 "%s cannot meet its target of %.3g ms: a batch of one row takes %s; its requests are"
-                " served late, not refused. Raise target_p99, or use a faster device",
+                " all late, and served in order of arrival up to batching.limit. Raise target_p99, or use a"
+                " faster device",
                 key,
                 target_ms,
                 took,

@@ -91,3 +91,46 @@ def test_messages_that_found_no_room_raise_an_alert(promtool):
     series = [{"series": "batcher_buffer_refusals_total", "values": "0+6x20"}]
     test = raised("BatcherBufferFull", series, {})
     promtool("test", {"rule_files": ["rules.yaml"], "tests": [test]})
+
+
+def predicted(cause, each_minute):
+    labels = f'model="hello", version="1", cause="{cause}"'
+    return {
+        "series": f"batcher_predicted_refusals_total{{{labels}}}",
+        "values": f"0+{each_minute}x20",
+    }
+
+
+def busy(model, seconds_a_minute, device="gpu"):
+    labels = f'model="{model}", version="1", device="{device}"'
+    return {
+        "series": f"batcher_executor_busy_seconds_total{{{labels}}}",
+        "values": f"0+{seconds_a_minute}x20",
+    }
+
+
+@pytest.mark.parametrize(
+    ("cause", "refused", "own_s", "others_s", "on"),
+    [
+        ("margin", 20, 30, 10, True),
+        ("queue_ahead", 20, 30, 10, True),
+        ("margin", 5, 30, 10, False),
+        ("queue_ahead", 20, 57, 0, False),
+        ("queue_ahead", 20, 30, 27, False),
+        ("deadline", 20, 30, 10, False),
+    ],
+)
+def test_refusals_beside_a_device_with_time_raise_an_alert(
+    promtool, cause, refused, own_s, others_s, on
+):
+    series = [
+        requests("ok", "", 1000 - refused),
+        requests("rejected", "predicted_late", refused),
+        predicted(cause, refused),
+        busy("hello", own_s),
+        busy("other", others_s),
+        busy("hello", 0, "gpu2"),
+    ]
+    labels = {"model": "hello"} if on else None
+    test = raised("BatcherRefusesBesideIdleDevice", series, labels)
+    promtool("test", {"rule_files": ["rules.yaml"], "tests": [test]})

@@ -56,6 +56,7 @@ def test_every_reason_has_an_error_that_names_the_model_and_when_to_retry(reason
         (Reason.QUEUE_BYTES, errors.Overloaded, "at most 4096 bytes may wait (queue.max_bytes)"),
         (Reason.PREDICTED_LATE, errors.Overloaded, "after its target of 50 ms (target_p99)"),
         (Reason.QUEUE_TIMEOUT, errors.DeadlineExpired, "longer than 1 ms (queue.timeout)"),
+        (Reason.LIMIT, errors.DeadlineExpired, "until its limit (batching.limit)"),
     ],
 )
 def test_a_message_names_the_bound_and_its_key(reason, kind, setting):
