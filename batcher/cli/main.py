@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from batcher import __version__
-from batcher.cli import buckets, check, profile, replay, schema, serve, simulate, tune
+from batcher.cli import buckets, check, profile, replay, schema, serve, simulate, suggest, tune
 from batcher.cli.renamed import SimulateCommand
 
 EXAMPLES = """
@@ -19,6 +19,9 @@ Examples:
 
 - `batcher simulate config.yaml --arrivals poisson --load 0.8` predicts latency and goodput at 80 % of
   the capacity, without loading a model.
+
+- `batcher suggest config.yaml --rate 800` measures the model and suggests a target, a batch size and a
+  limit for 800 requests a second.
 
 - `batcher replay LOG --set batching.target_p99=40ms` shows what another target would have done with
   recorded traffic.
@@ -63,6 +66,7 @@ app.command(epilog=check.EPILOG)(check.check)
 app.command(epilog=simulate.EPILOG, cls=SimulateCommand)(simulate.simulate)
 app.command(epilog=replay.EPILOG)(replay.replay)
 app.command(epilog=profile.EPILOG)(profile.profile)
+app.command(epilog=suggest.EPILOG)(suggest.suggest)
 app.command(epilog=buckets.EPILOG)(buckets.buckets)
 app.command(epilog=tune.EPILOG)(tune.tune)
 app.command(epilog=schema.EPILOG)(schema.schema)

@@ -1,4 +1,4 @@
-"""`batcher profile`: measure service times, for `batcher simulate`."""
+"""`batcher profile`: measure what batches take on the configured executors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,29 @@ from batcher.cli.configuration import ConfigPath, checked_config
 from batcher.cli.exits import reported
 
 if TYPE_CHECKING:
-    from batcher.config import Config, ModelConfig
+    from collections.abc import Sequence
+
     from batcher.simulation.engine.profile import ModelProfile
 
 EPILOG = """
+The table has, for each batch size (and for each bucket of a padded model): the median and the 95 %
+quantile of what a batch takes, the rows a second of batches of that size one after the other, and the
+time for each row. Where rows/s stops growing, larger batches only add latency.
+
 Exit codes: 0 when everything was measured; 1 when a model could not be loaded or a batch failed; 2
 when the configuration or an option is wrong.
 
 Examples:
 
+- `batcher profile config.yaml` prints what batches of 1, 2, 4, ... rows take.
+
+- `batcher profile config.yaml --suggest` goes on with `batcher suggest`: which target, batch size and
+  limit suit these times.
+
 - `batcher profile config.yaml -o profile.json`, then
   `batcher simulate config.yaml --profile profile.json --arrivals poisson --load 0.8`
 
-- `batcher profile config.yaml -o profile.json --model minilm --sizes 1,8,32 --repeats 100`
+- `batcher profile config.yaml --model minilm --sizes 1,8,32 --repeats 100`
 """
 
 
@@ -31,14 +41,15 @@ def profile(
     config: ConfigPath,
     *,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write the profile here, as JSON with times in milliseconds.",
+            help="Also write the times to this file, as JSON in milliseconds, for `batcher simulate"
+            " --profile` and `batcher suggest --profile`.",
         ),
-    ],
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -56,108 +67,52 @@ def profile(
     repeats: Annotated[
         int, typer.Option(metavar="N", min=1, help="Batches to time of each size.")
     ] = 20,
+    suggest: Annotated[
+        bool,
+        typer.Option(
+            "--suggest",
+            help="Also suggest a target and a batch size, as `batcher suggest` does without a rate.",
+        ),
+    ] = False,
 ) -> None:
-    """Load the models and measure how long a batch of each size takes.
+    """Load the models, and measure and print how long a batch of each size takes.
 
-    One instance of each model is loaded and warmed up, one model after the other. Batches have the
-    contents of warm-up batches: zeros, or what `warmup.inputs` says, with the length `warmup.length` on
-    variable axes. Run it on the machine that will serve, with nothing else on the device.
+    One instance of each model is loaded and warmed up, one model after the other; no server is needed
+    and no port is opened. Batches have the contents of warm-up batches: zeros, or what `warmup.inputs`
+    says, with the length `warmup.length` on variable axes and that of each bucket on padded ones. Run it
+    on the machine that will serve, with nothing else on the device.
     """
     with reported():
         import asyncio
-        import json
 
+        from batcher.cli.measuring import chosen_models, measure_models, print_times, read_sizes
         from batcher.errors import InputError
-        from batcher.simulation.engine.profile import profile_document
 
         settings = checked_config(config)
-        models = _models(settings, model)
-        wanted = {name: _sizes(found, sizes) for name, found in models.items()}
-        if not output.absolute().parent.is_dir() or output.is_dir():
+        models = chosen_models(settings, model)
+        wanted = {name: read_sizes(found, sizes) for name, found in models.items()}
+        if output is not None and (not output.absolute().parent.is_dir() or output.is_dir()):
             raise InputError(f"--output: got {output}; allowed: a file in a folder that exists")
-        measured = asyncio.run(_measure(settings, models, wanted, repeats))
-        try:
-            document = json.dumps(profile_document(measured), indent=2)
-            output.write_text(f"{document}\n", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{output}: cannot be written: {error.strerror}") from None
-        _print(measured)
-        typer.echo(f"written: {output}")
+        measured = asyncio.run(measure_models(settings, models, wanted, repeats))
+        print_times(measured)
+        if output is not None:
+            _write(output, measured)
+        if suggest:
+            from batcher.cli.suggest import suggest_for
+
+            for each in measured:
+                suggest_for(settings, each)
 
 
-def _models(config: Config, wanted: str | None) -> dict[str, ModelConfig]:
+def _write(output: Path, measured: Sequence[ModelProfile]) -> None:
+    import json
+
     from batcher.errors import InputError
-    from batcher.simulation.engine.scenario import model_names
+    from batcher.simulation.engine.profile import profile_document
 
-    known = model_names(config)
-    if wanted is None:
-        return known
-    if wanted not in known:
-        raise InputError(f"--model: got {wanted!r}; allowed: {', '.join(known)}")
-    return {wanted: known[wanted]}
-
-
-def _sizes(model: ModelConfig, text: str | None) -> tuple[int, ...]:
-    """The sizes to measure, ascending; by default those that a warm-up measures."""
-    from batcher.errors import InputError
-
-    most = model.batching.most_rows
-    if text is None:
-        powers = (1 << exponent for exponent in range(most.bit_length()))
-        return tuple(sorted({*powers, most}))
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdecimal() and 1 <= int(part) <= most for part in parts):
-        raise InputError(
-            f"--sizes: got {text!r}; allowed: 1 to {most}, the max_batch_size of {model.name},"
-            " such as 1,8"
-        )
-    return tuple(sorted({int(part) for part in parts}))
-
-
-async def _measure(
-    config: Config,
-    models: dict[str, ModelConfig],
-    sizes: dict[str, tuple[int, ...]],
-    repeats: int,
-) -> list[ModelProfile]:
-    from batcher import plugins
-    from batcher.cli.progress import progress
-    from batcher.clock import monotonic_ns
-    from batcher.model_builder import instance_plan
-    from batcher.runtime.instances.profiling import measure
-    from batcher.simulation.engine.profile import ModelProfile, SizeProfile
-
-    measured = []
-    with progress(repeats * sum(len(s) for s in sizes.values())) as advance:
-        for name, model in models.items():
-            advance(name, 0)
-            plan = instance_plan(model, 0, plugins.find_executor(model.executor), config.base_dir)
-            took_ns = await measure(
-                plan,
-                sizes[name],
-                repeats,
-                monotonic_ns,
-                lambda name=name: advance(name, 1),  # type: ignore[misc] # mypy infers no lambda with a default
-            )
-            profiles = {rows: SizeProfile.of(times) for rows, times in took_ns.items()}
-            measured.append(
-                ModelProfile(model.name, model.version, model.executor, model.device, profiles)
-            )
-    return measured
-
-
-def _print(measured: list[ModelProfile]) -> None:
-    from batcher.cli.results import table, wide_console
-
-    found = table("model", "rows", "p50 ms", "p95 ms", "rows/s", texts=1)
-    for profile_ in measured:
-        for rows, size in profile_.sizes.items():
-            p50 = size.quantiles["p50"]
-            found.add_row(
-                profile_.model,
-                str(rows),
-                f"{p50:.3f}",
-                f"{size.quantiles['p95']:.3f}",
-                f"{1000 * rows / p50:,.0f}" if p50 else "-",
-            )
-    wide_console().print(found)
+    try:
+        document = json.dumps(profile_document(measured), indent=2)
+        output.write_text(f"{document}\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written: {error.strerror}") from None
+    typer.echo(f"written: {output}")

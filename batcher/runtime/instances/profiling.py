@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from batcher.clock import SECOND, Clock
+from batcher.core.events import Shapes
 from batcher.errors import ModelLoadError, describe
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.worker import Worker, make_worker
 from batcher.runtime.instances.plan import InstancePlan
 from batcher.runtime.instances.sample import Sample, plain_shapes
-from batcher.runtime.instances.warmup import run_batch, warm_up
+from batcher.runtime.instances.warmup import run_batch, warm_up, warm_up_buckets
 from batcher.runtime.interface.layout import layout_of
+from batcher.runtime.interface.padding_rules import NOTHING_PADDED, PaddingRules
+from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.row_axis import with_row_axes
 
 
@@ -23,18 +26,22 @@ async def measure(
     repeats: int,
     clock: Clock,
     on_batch: Callable[[], None],
-) -> dict[int, list[int]]:
-    """Return rows -> the times of `repeats` batches of that size, in nanoseconds.
+    rules: PaddingRules = NOTHING_PADDED,
+) -> dict[int | None, dict[int, list[int]]]:
+    """Return bucket -> rows -> the times of `repeats` batches of that size, in nanoseconds.
 
     Loads an instance of its own and executes one batch at a time. A time is from the start of the
     batch until its result is back on the event loop, as the scheduler measures it. Sizes alternate,
-    so that a drift of the device affects all of them. `on_batch` is called after each batch. Raises
-    `ModelLoadError`.
+    so that a drift of the device affects all of them. `on_batch` is called after each batch.
+
+    A bucket is named by the length of its longest padded axis; without padding there is one, None.
+    Of several padded axes with different buckets, no more combinations are measured than by a warm-up.
+    Raises `ModelLoadError`.
     """
     loop = asyncio.get_running_loop()
     worker = make_worker(plan.make_executor(), plan.name, loop, clock)
     try:
-        measured = await _measure(worker, plan, sizes, repeats, clock, on_batch)
+        measured = await _measure(worker, plan, sizes, repeats, clock, on_batch, rules)
     except ModelLoadError:
         worker.abandon()
         raise
@@ -54,21 +61,38 @@ async def _measure(
     repeats: int,
     clock: Clock,
     on_batch: Callable[[], None],
-) -> dict[int, list[int]]:
+    rules: PaddingRules,
+) -> dict[int | None, dict[int, list[int]]]:
     model = plan.context.model
     metadata = with_row_axes(await worker.load(plan.context), plan.context)
     layout = layout_of(metadata)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
-    await warm_up(worker, model, metadata, layout, warmup)
+    padding = resolve_padding(model, rules, metadata)
+    buckets: dict[int | None, Shapes]
+    if padding is None:
+        await warm_up(worker, model, metadata, layout, warmup)
+        buckets = {None: plain_shapes(metadata.inputs, warmup.length)}
+    else:
+        await warm_up_buckets(worker, model, metadata, layout, warmup, padding)
+        buckets = {
+            max(
+                shapes[each.input][each.axis - 1] for each in padding.axes if shapes[each.input]
+            ): shapes
+            for shapes in padding.warm_buckets(warmup.length, warmup.inputs)
+        }
     sample = Sample(model, metadata.inputs, warmup.inputs)
-    shapes = plain_shapes(metadata.inputs, warmup.length)
-    batches = {rows: [Slice(sample.request(rows, shapes), 0, rows)] for rows in sizes}
-    measured: dict[int, list[int]] = {rows: [] for rows in sizes}
+    batches = [
+        (bucket, rows, [Slice(sample.request(rows, shapes), 0, rows)])
+        for bucket, shapes in buckets.items()
+        for rows in sizes
+    ]
+    measured: dict[int | None, dict[int, list[int]]]
+    measured = {bucket: {rows: [] for rows in sizes} for bucket in buckets}
     for _ in range(repeats):
-        for rows, slices in batches.items():
+        for bucket, rows, slices in batches:
             began_ns = clock()
             executed = await run_batch(worker, slices, layout)
-            measured[rows].append(clock() - began_ns)
+            measured[bucket][rows].append(clock() - began_ns)
             executed.release()
             if executed.result is None:
                 raise ModelLoadError(f"{model}: a batch of {rows} rows failed: {executed.failure}")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _MOST_POINTS: Final = 1000
 _COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 """Colors that people with any color vision tell apart (Okabe and Ito, 2008)."""
+LEFT_OUT: Final = "without what the server itself, its callers and the network take for a request"
+"""Said on plots of rates: no real server reaches them."""
 _MARKERS: Final = "osv^DPX"
 
 
@@ -96,6 +98,64 @@ def draw(cells: Sequence[Plotted], target_ms: float | None, title: str, path: Pa
     for panel in panels:
         panel.grid(visible=True, alpha=0.25)
         panel.legend(fontsize="small", frameon=False)
+    _save(figure, path)
+
+
+def draw_rates(
+    summaries: Sequence[Summary],
+    target_ns: int,
+    rate: float,
+    headroom: float,
+    title: str,
+    path: Path,
+) -> None:
+    """Write the plot of one policy's latency and of what it answers in time, over the rate.
+
+    Marked are the target, the rate that was asked for, and that rate plus headroom. Raises `InputError`
+    when the file cannot be written.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415 - an extra
+
+    figure: Figure = Figure(figsize=(11, 4.8), layout="constrained", dpi=120)
+    latency, shares = figure.subplots(1, 2)
+    figure.suptitle(f"{title}\n{LEFT_OUT}", fontsize="medium")
+    rates = [each.rate for each in summaries]
+    for quantile, color, marker in (("p99", _COLORS[1], "o"), ("p50", _COLORS[0], "s")):
+        ms = [getattr(each.counts, f"{quantile}_ms") or np.nan for each in summaries]
+        latency.plot(rates, ms, label=quantile, color=color, marker=marker, ms=4)
+    target_ms = target_ns / MILLISECOND
+    latency.axhline(target_ms, color="gray", linestyle="--", linewidth=1, label="target")
+    latency.set_yscale("log")
+    latency.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    latency.yaxis.set_major_formatter("{x:g}")
+    latency.yaxis.set_minor_formatter(NullFormatter())
+    latency.set_ylabel("latency, ms")
+    latency.set_title("latency of what is answered", fontsize="medium")
+    for label, color, marker, count in (
+        ("in time", _COLORS[2], "o", "on_time"),
+        ("late", _COLORS[5], "s", "late"),
+        ("not answered", _COLORS[1], "v", "dropped"),
+    ):
+        part = [100 * getattr(each.counts, count) / each.counts.requests for each in summaries]
+        shares.plot(rates, part, label=label, color=color, marker=marker, ms=4)
+    shares.set_ylim(-2, 102)
+    shares.set_ylabel("share of requests, %")
+    shares.set_title("what becomes of requests", fontsize="medium")
+    for panel in (latency, shares):
+        panel.axvline(rate, color=_COLORS[6], linestyle=":", linewidth=1.2, label="rate")
+        if headroom:
+            more = rate * (1 + headroom)
+            label = f"rate plus {headroom:.0%}"
+            panel.axvline(more, color=_COLORS[3], linestyle=":", linewidth=1.2, label=label)
+        panel.set_xlim(left=0)
+        panel.set_xlabel("offered, requests/s")
+        panel.grid(visible=True, alpha=0.25)
+        panel.legend(fontsize="small", frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     try:
         figure.savefig(path)
     except OSError as error:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from batcher.core.events import DeviceConfigured, Event, InstanceUp, ModelConfigured
+from batcher.core.events import (
+    DeviceConfigured,
+    Event,
+    InstanceUp,
+    ModelConfigured,
+    Profile,
+    Shapes,
+)
 from batcher.core.settings import ModelSettings
 from batcher.simulation.engine.service_time import QUIET, Curve, Devices, Noise
 from batcher.simulation.policies.named import NamedPolicy
@@ -25,6 +32,9 @@ class SimulatedModel:
     noise: Noise = QUIET
     warmup_sizes: tuple[int, ...] = ()
     """Batch sizes whose service times its instances measure when they start."""
+    buckets: Mapping[int, Curve] = field(default_factory=dict)
+    """Of a padded model the service times by bucket, of which `curve` is the mean. Its settings pad
+    axis 1 of input 0 to these lengths, and requests have a length."""
 
     @property
     def slots(self) -> int:
@@ -94,12 +104,15 @@ class Deployment:
         for model in self.models:
             yield ModelConfigured(model.name, model.settings)
             for name in self.instance_names(model):
-                profile: tuple[tuple[int, int], ...] = ()
-                if devices is not None:
-                    profile = tuple(
-                        (rows, devices.sample_ns(model.name, rows) + gap_ns)
-                        for rows in model.warmup_sizes
+                profile: Profile = ()
+                buckets: tuple[tuple[Shapes, Profile], ...] = ()
+                if devices is not None and model.buckets:
+                    buckets = tuple(
+                        (((length,),), _warmed_up(model, devices, gap_ns, ((length,),)))
+                        for length in model.buckets
                     )
+                elif devices is not None:
+                    profile = _warmed_up(model, devices, gap_ns, ())
                 yield InstanceUp(
                     name,
                     1,
@@ -107,6 +120,7 @@ class Deployment:
                     model.device,
                     model.max_in_flight,
                     profile,
+                    buckets,
                     prefetches=gap_ns > 0,
                 )
 
@@ -114,3 +128,10 @@ class Deployment:
     def instance_names(model: SimulatedModel) -> list[str]:
         """The names of a model's instances."""
         return [f"{model.name}#{place}" for place in range(model.instances)]
+
+
+def _warmed_up(model: SimulatedModel, devices: Devices, gap_ns: int, bucket: Shapes) -> Profile:
+    """What a warm-up of this bucket would have measured."""
+    return tuple(
+        (rows, devices.sample_ns(model.name, rows, bucket) + gap_ns) for rows in model.warmup_sizes
+    )

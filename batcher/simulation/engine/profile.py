@@ -2,14 +2,15 @@
 
 One JSON object, `{"version": 1, "models": [...]}`; a model's entry names the model, its version,
 the executor and the device it was measured with, and, for every batch size, how many batches were
-timed and the quantiles of their times in milliseconds.
+timed and the quantiles of their times in milliseconds. The entry of a padded model has the same for
+every bucket, by its longest padded length, under `buckets`; its `sizes` are those of the last bucket.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -50,13 +51,20 @@ class ModelProfile:
     executor: str
     device: str
     sizes: Mapping[int, SizeProfile]
+    """Of a padded model those of its last bucket."""
+    buckets: Mapping[int, Mapping[int, SizeProfile]] = field(default_factory=dict)
+    """By the longest padded length of a bucket, ascending; empty where nothing is padded."""
 
     def medians_ns(self) -> dict[int, int]:
         """Batch size to nanoseconds: the median, because one slow batch does not change it."""
-        return {
-            rows: max(1, round(size.quantiles["p50"] * MILLISECOND))
-            for rows, size in self.sizes.items()
-        }
+        return medians_ns(self.sizes)
+
+
+def medians_ns(sizes: Mapping[int, SizeProfile]) -> dict[int, int]:
+    """Batch size to the median of its times, in nanoseconds."""
+    return {
+        rows: max(1, round(size.quantiles["p50"] * MILLISECOND)) for rows, size in sizes.items()
+    }
 
 
 def profile_document(models: Sequence[ModelProfile]) -> dict[str, object]:
@@ -69,13 +77,26 @@ def profile_document(models: Sequence[ModelProfile]) -> dict[str, object]:
                 "model_version": profile.model_version,
                 "executor": profile.executor,
                 "device": profile.device,
-                "sizes": {
-                    str(rows): {"samples": size.samples, "mean": size.mean, **size.quantiles}
-                    for rows, size in profile.sizes.items()
-                },
+                "sizes": _document(profile.sizes),
             }
+            | (
+                {
+                    "buckets": {
+                        str(length): _document(sizes) for length, sizes in profile.buckets.items()
+                    }
+                }
+                if profile.buckets
+                else {}
+            )
             for profile in models
         ],
+    }
+
+
+def _document(sizes: Mapping[int, SizeProfile]) -> dict[str, object]:
+    return {
+        str(rows): {"samples": size.samples, "mean": size.mean, **size.quantiles}
+        for rows, size in sizes.items()
     }
 
 
@@ -118,13 +139,23 @@ def _model(entry: Any, source: str) -> ModelProfile:
         if not isinstance(name, str):
             raise InputError(f"{source}.{key}: got {name!r}; allowed: a text")
         names[key] = name
-    sizes = entry.get("sizes")
+    buckets = entry.get("buckets", {})
+    good = isinstance(buckets, dict) and all(key.isascii() and key.isdecimal() for key in buckets)
+    if not good:
+        raise InputError(f"{source}.buckets: got {buckets!r}; allowed: an object by length")
+    return ModelProfile(
+        **names,
+        sizes=_sizes(entry.get("sizes"), f"{source}.sizes"),
+        buckets={
+            int(length): _sizes(buckets[length], f"{source}.buckets.{length}")
+            for length in sorted(buckets, key=int)
+        },
+    )
+
+
+def _sizes(sizes: Any, source: str) -> dict[int, SizeProfile]:
     if not isinstance(sizes, dict):
-        raise InputError(f"{source}.sizes: got {sizes!r}; allowed: an object by batch size")
-    return ModelProfile(**names, sizes=_sizes(sizes, f"{source}.sizes"))
-
-
-def _sizes(sizes: Mapping[str, Any], source: str) -> dict[int, SizeProfile]:
+        raise InputError(f"{source}: got {sizes!r}; allowed: an object by batch size")
     columns: dict[str, dict[int, int]] = {}
     for column in (*QUANTILES, "mean"):
         values = {

@@ -20,6 +20,7 @@ import numpy as np
 from batcher.clock import MILLISECOND
 from batcher.config import parse_duration
 from batcher.core.commands import Dispatch
+from batcher.core.events import Shapes
 from batcher.errors import InputError
 
 Curve: TypeAlias = tuple[int, ...]
@@ -175,6 +176,8 @@ class Devices:
     slowdowns: tuple[Slowdown, ...]
     draw: np.random.Generator
     clock: Callable[[], int]
+    buckets: Mapping[str, Mapping[int, Curve]] = field(default_factory=dict)
+    """By model, the curves of its padding buckets; one without an entry is not padded."""
     use: dict[str, DeviceUse] = field(default_factory=dict)
     _factors: dict[str, list[float]] = field(default_factory=dict)
 
@@ -189,7 +192,7 @@ class Devices:
         for part in dispatch.parts:
             rows += part.stop - part.start
         device = self.device_of[dispatch.instance]
-        took_ns = self.sample_ns(dispatch.model, rows)
+        took_ns = self.sample_ns(dispatch.model, rows, dispatch.bucket)
         for slowdown in self.slowdowns:
             if slowdown.device in (None, device) and slowdown.start_ns <= from_ns < slowdown.end_ns:
                 took_ns = round(took_ns * slowdown.factor)
@@ -203,9 +206,10 @@ class Devices:
         use.free_ns = begins_ns + took_ns
         return begins_ns, use.free_ns
 
-    def sample_ns(self, model: str, rows: int) -> int:
+    def sample_ns(self, model: str, rows: int, bucket: Shapes = ()) -> int:
         """One draw of the service time of a batch that has the device to itself."""
-        took_ns = self.curves[model][rows]
+        curve = self.buckets[model][bucket[0][0]] if bucket else self.curves[model]
+        took_ns = curve[rows]
         noise = self.noise.get(model)
         if noise is None or not noise.spread:
             return took_ns

@@ -259,6 +259,7 @@ def _devices(deployment: Deployment, conditions: Conditions, clock: Callable[[],
         slowdowns=conditions.slowdowns,
         draw=generator(conditions.seed, "noise"),
         clock=clock,
+        buckets={m.name: m.buckets for m in deployment.models if m.buckets},
     )
 
 

@@ -84,6 +84,10 @@ class Sampler:
         expected_ns = curve[rows] if rows < len(curve) else curve[-1] * rows / (len(curve) - 1)
         return max(1, round(expected_ns * ratios[place])), causes[place]
 
+    def quantile(self, share: float) -> float:
+        """How many times their median batches take, at this share of them."""
+        return float(np.quantile(self._all[1], share))
+
     def _ratios(
         self, samples: list[Sample]
     ) -> tuple[list[int], list[float], list[FailureCause | None]]:

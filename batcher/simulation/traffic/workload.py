@@ -14,7 +14,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from batcher.core.events import Event, RequestArrived
+from batcher.core.events import Event, RequestArrived, Shapes
 from batcher.errors import InputError
 from batcher.simulation.traffic.arrivals import Times
 
@@ -89,6 +89,8 @@ class Traffic:
     rows: Mix[int] = Mix((1,), (1.0,))
     tenants: Mix[str] = Mix(("",), (1.0,))
     priorities: Mix[int] = Mix((0,), (1.0,))
+    lengths: Mix[int] | None = None
+    """Lengths of the padded axis; None where nothing is padded."""
 
     @property
     def mean_rows(self) -> float:
@@ -123,12 +125,17 @@ class Workload:
     rows: NDArray[np.int64]
     kind: NDArray[np.int64]
     kinds: Sequence[Kind]
+    length: NDArray[np.int64] | None = None
+    """Of the padded axis; None where nothing is padded."""
 
     @classmethod
     def of(cls, at_ns: Times, traffic: Traffic, draw: np.random.Generator) -> Workload:
         """Requests of this traffic at these times."""
         rows, kind = traffic.draws(len(at_ns), draw)
-        return cls(at_ns, rows, kind, traffic.kinds())
+        lengths, length = traffic.lengths, None
+        if lengths is not None:
+            length = np.array(lengths.values, np.int64)[lengths.draws(len(at_ns), draw)]
+        return cls(at_ns, rows, kind, traffic.kinds(), length)
 
     def __len__(self) -> int:
         return len(self.at_ns)
@@ -142,11 +149,12 @@ class Workload:
             stop = start + _CHUNK
             if progress is not None:
                 progress(start)
-            for request_id, (at_ns, rows, kind) in enumerate(
+            for request_id, (at_ns, rows, kind, shapes) in enumerate(
                 zip(
                     self.at_ns[start:stop].tolist(),
                     self.rows[start:stop].tolist(),
                     self.kind[start:stop].tolist(),
+                    self._shapes(start, stop),
                     strict=True,
                 ),
                 start,
@@ -159,7 +167,7 @@ class Workload:
                         model,
                         rows,
                         0,
-                        (),
+                        shapes,
                         "",
                         at_ns,
                         None,
@@ -170,3 +178,9 @@ class Workload:
                 )
         if progress is not None:
             progress(len(self))
+
+    def _shapes(self, start: int, stop: int) -> list[Shapes]:
+        """The shapes of these requests: one input with one axis where a length is known."""
+        if self.length is None:
+            return [()] * (min(stop, len(self)) - start)
+        return [((length,),) for length in self.length[start:stop].tolist()]

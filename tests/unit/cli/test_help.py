@@ -9,7 +9,17 @@ from batcher import __version__
 from batcher.cli.main import app
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-COMMANDS = ["serve", "check", "simulate", "replay", "profile", "buckets", "tune", "schema"]
+COMMANDS = [
+    "serve",
+    "check",
+    "simulate",
+    "replay",
+    "profile",
+    "suggest",
+    "buckets",
+    "tune",
+    "schema",
+]
 
 
 def words(text):

@@ -1,9 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from batcher.errors import ModelLoadError
+from batcher.executor import TensorSpec
 from batcher.executors.emulated import EmulatedExecutor
+from batcher.simulation.engine.profile import read_profile
 
 TWO = """
 models:
@@ -16,7 +19,10 @@ def test_every_model_is_measured_and_the_simulator_reads_it(run, write, tmp_path
     config, output = write(TWO), tmp_path / "profile.json"
     result = run("profile", config, "-o", output, "--repeats", "2")
     assert result.exit_code == 0
-    assert result.stderr == ""
+    assert result.stderr.splitlines() == [
+        "measuring a with emulated on cpu: batches of 1, 2, 4, 6 rows, 2 of each",
+        "measuring b with emulated on cpu: batches of 1, 2 rows, 2 of each",
+    ]
     rows = [line.split()[:2] for line in result.stdout.splitlines()]
     for row in (["a", "1"], ["a", "4"], ["a", "6"], ["b", "1"], ["b", "2"]):
         assert row in rows
@@ -81,3 +87,47 @@ def test_wrong_options_end_with_2(run, write, tmp_path):
     result = run("profile", config, "-o", tmp_path / "p.json")
     assert result.exit_code == 2
     assert "did you mean base" in result.stderr
+
+
+def test_no_option_is_needed(run, write):
+    config = write("models: [{name: m, executor: emulated, batching: {max_batch_size: 2}}]")
+    result = run("profile", config)
+    assert result.exit_code == 0, result.stderr
+    heading, *rows = [line.split() for line in result.stdout.splitlines() if line.strip(" ─")]
+    assert heading == ["model", "rows", "p50", "ms", "p95", "ms", "rows/s", "ms/row"]
+    assert [row[:2] for row in rows] == [["m", "1"], ["m", "2"]]
+    assert "written" not in result.stdout
+
+
+def test_a_padded_model_is_measured_in_every_bucket(run, write, tmp_path, monkeypatch):
+    load = EmulatedExecutor.load
+
+    def variable(self, context):
+        return replace(load(self, context), inputs=(TensorSpec("X", "FP32", (-1, -1)),))
+
+    monkeypatch.setattr(EmulatedExecutor, "load", variable)
+    config = write("""
+models:
+  - name: m
+    executor: emulated
+    batching: {max_batch_size: 2}
+    padding: [{input: X, axis: 1, buckets: [4, 9]}]
+""")
+    output = tmp_path / "profile.json"
+    result = run("profile", config, "--repeats", "1", "-o", output)
+    assert result.exit_code == 0, result.stderr
+    assert "2 buckets" in result.stderr
+    rows = [line.split()[:3] for line in result.stdout.splitlines()]
+    for row in (["m", "4", "1"], ["m", "4", "2"], ["m", "9", "1"], ["m", "9", "2"]):
+        assert row in rows
+    (model,) = read_profile(output).values()
+    assert list(model.buckets) == [4, 9]
+    assert model.sizes == model.buckets[9], "those of the longest bucket"
+
+
+def test_it_goes_on_to_suggest(run, write):
+    config = write("models: [{name: m, executor: emulated, batching: {max_batch_size: 2}}]")
+    result = run("profile", config, "--suggest")
+    assert "no rate was given" in result.stdout
+    assert "batching: {policy: adaptive" in result.stdout
+    assert result.exit_code == 0

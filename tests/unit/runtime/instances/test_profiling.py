@@ -23,7 +23,9 @@ def plan(fake):
 
 async def test_every_size_is_warmed_up_and_then_timed_in_turns():
     fake, calls = FakeExecutor(), []
-    found = await measure(plan(fake), (1, 4), 3, Clock(), lambda: calls.append(1))
+    measured = await measure(plan(fake), (1, 4), 3, Clock(), lambda: calls.append(1))
+    assert list(measured) == [None]
+    found = measured[None]
     assert list(found) == [1, 4]
     assert all(len(times) == 3 and min(times) > 0 for times in found.values())
     assert fake.batch_sizes == [1] * 4 + [4] * 4 + [1, 4, 1, 4, 1, 4]
