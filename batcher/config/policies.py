@@ -64,7 +64,8 @@ def default_limit_ns(target_ns: int | None) -> int | None:
     return max(LIMIT_IN_TARGETS * target_ns, SHORTEST_DEFAULT_LIMIT_NS)
 
 
-def _limit_ns(limit: Limit, target_ns: int | None) -> int | None:
+def limit_ns_of(limit: Limit, target_ns: int | None) -> int | None:
+    """What a value of `limit` means beside a target; None: only the caller's deadline counts."""
     match limit:
         case None:
             return default_limit_ns(target_ns)
@@ -88,7 +89,7 @@ def _limit_of(limit_ns: int | None, target_ns: int | None) -> Limit:
 def _adaptive(batching: PolicyKeys) -> PolicySettings:
     return Adaptive(
         utilization_target=batching.utilization_target,
-        limit_ns=_limit_ns(batching.limit, batching.target_p99),
+        limit_ns=limit_ns_of(batching.limit, batching.target_p99),
         late_share=batching.late_share,
     )
 

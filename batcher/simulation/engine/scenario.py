@@ -8,10 +8,10 @@ of service times.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
-from batcher.config import Config, ModelConfig, device_limits
+from batcher.config import Config, ModelConfig, device_limits, format_duration
 from batcher.errors import InputError
 from batcher.executor import LoadContext, read_options
 from batcher.executors.emulated import EmulatedOptions
@@ -61,6 +61,23 @@ def models_of(config: Config, wanted: Mix[str] | None) -> Mix[str]:
     return wanted
 
 
+def _aimed(model: ModelConfig, target_ns: int | None) -> ModelConfig:
+    """The model with another target, which a limit that is no duration follows.
+
+    Raises `InputError` where its limit is shorter.
+    """
+    if target_ns is None:
+        return model
+    limit = model.batching.limit
+    if isinstance(limit, int) and limit < target_ns:
+        raise InputError(
+            f"--target: got {format_duration(target_ns)}; allowed: at most batching.limit of {model.name},"
+            f" which is {format_duration(limit)}"
+        )
+    batching = model.batching.model_copy(update={"target_p99": target_ns})
+    return model.model_copy(update={"batching": batching})
+
+
 def deployment_of(
     config: Config, models: Mix[str], costs: Costs, target_ns: int | None = None
 ) -> Deployment:
@@ -77,9 +94,7 @@ def deployment_of(
     simulated = []
     for name in models.values:
         model = known[name]
-        settings = model.scheduler_settings()
-        if target_ns is not None:
-            settings = replace(settings, target_ns=target_ns)
+        settings = _aimed(model, target_ns).scheduler_settings()
         simulated.append(
             SimulatedModel(
                 name=name,

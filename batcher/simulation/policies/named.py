@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from batcher.config import BatchingConfig, format_duration, parse_duration
-from batcher.config.policies import POLICIES
+from batcher.config.policies import POLICIES, limit_ns_of
+from batcher.config.units import parse_limit
 from batcher.core.policies import PolicyFactory, make_policy
-from batcher.core.settings import FixedWindow, ModelSettings
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings
 from batcher.errors import InputError
 from batcher.simulation.policies.baselines import BASELINES, Nexus
 
@@ -48,6 +49,25 @@ def _fixed(spelling: str, parameters: str) -> NamedPolicy:
         return _built_in("fixed")(spelling, "")
     window = FixedWindow(parse_duration(parameters))
     return NamedPolicy(spelling, lambda settings: replace(settings, policy=window))
+
+
+def _adaptive(spelling: str, parameters: str) -> NamedPolicy:
+    """With another limit, where the spelling names one; all else is the model's own."""
+    configured = _built_in("adaptive")(spelling, "")
+    if not parameters:
+        return configured
+    key, _, value = parameters.partition("=")
+    if key != "limit":
+        raise ValueError("limit=LIMIT")
+    limit = parse_limit(value)
+
+    def with_limit(settings: ModelSettings) -> ModelSettings:
+        found = configured.settings(settings)
+        assert isinstance(found.policy, Adaptive)  # noqa: S101 - by its name
+        limit_ns = limit_ns_of(limit, settings.target_ns)
+        return replace(found, policy=replace(found.policy, limit_ns=limit_ns))
+
+    return NamedPolicy(spelling, with_limit)
 
 
 def _built_in(name: str) -> Reader:
@@ -92,6 +112,7 @@ def _plain(settings: ModelSettings) -> ModelSettings:
 _READERS: Final[dict[str, tuple[str, Reader]]] = {
     CONFIGURED: (CONFIGURED, _as_configured),
     **{name: (name, _built_in(name)) for name in POLICIES},
+    "adaptive": ("adaptive[:limit=LIMIT]", _adaptive),
     "fixed": ("fixed[:DELAY]", _fixed),
     "greedy": ("greedy", _greedy),
     **{name: (name, _baseline(name)) for name in BASELINES},

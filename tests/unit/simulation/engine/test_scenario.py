@@ -64,6 +64,24 @@ def test_the_target_can_be_replaced():
 
 
 @pytest.mark.parametrize(
+    ("limit", "limit_ns"),
+    [("null", 2_000_000_000), ("target", 200_000_000), ("deadline", None), ("3s", 3_000_000_000)],
+)
+def test_the_limit_follows_a_replaced_target(limit, limit_ns):
+    text = TWO.replace("target_p99: 50ms", f"target_p99: 50ms, limit: {limit}")
+    (model,) = deployment_of(parse_config(text), A, Costs(), 200_000_000).models
+    assert model.settings.policy.limit_ns == limit_ns
+
+
+def test_a_target_beyond_the_limit_is_refused():
+    text = TWO.replace("target_p99: 50ms", "target_p99: 50ms, limit: 100ms")
+    with pytest.raises(
+        InputError, match=r"--target: got 200ms; allowed: at most batching\.limit of a"
+    ):
+        deployment_of(parse_config(text), A, Costs(), 200_000_000)
+
+
+@pytest.mark.parametrize(
     ("models", "costs", "message"),
     [
         (B, Costs(), "model 'b': what a batch takes on the executor 'onnxruntime' is not known"),

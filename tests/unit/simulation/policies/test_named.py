@@ -2,7 +2,7 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.config.policies import POLICIES
-from batcher.core.settings import FixedWindow, ModelSettings, NoBatching
+from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching
 from batcher.errors import InputError
 from batcher.simulation.policies.baselines import Nexus
 from batcher.simulation.policies.named import parse_policy, policy_spellings
@@ -18,6 +18,10 @@ PREFERRED = ModelSettings(8, FixedWindow(7, (4,)), target_ns=50 * MILLISECOND)
         ("fixed:2ms", FixedWindow(2 * MILLISECOND)),
         ("greedy", FixedWindow()),
         ("none", NoBatching()),
+        ("adaptive", Adaptive(limit_ns=1000 * MILLISECOND)),
+        ("adaptive:limit=target", Adaptive(limit_ns=50 * MILLISECOND)),
+        ("adaptive:limit=deadline", Adaptive()),
+        ("adaptive:limit=3s", Adaptive(limit_ns=3000 * MILLISECOND)),
     ],
 )
 def test_a_name_becomes_settings(name, policy):
@@ -34,7 +38,9 @@ def test_fixed_without_a_window_of_the_models_own():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("eager", "got 'eager'; allowed: configured, adaptive, fixed[:DELAY], "),
+        ("eager", "got 'eager'; allowed: configured, adaptive[:limit=LIMIT], fixed[:DELAY], "),
+        ("adaptive:2s", "adaptive[:limit=LIMIT], with limit=LIMIT"),
+        ("adaptive:limit=2", "adaptive[:limit=LIMIT], with a number with a unit"),
         ("greedy:1", "got 'greedy:1'"),
         ("fixed:", "got 'fixed:'"),
         ("fixed:2", "fixed[:DELAY], with a number with a unit"),
@@ -51,7 +57,8 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name, message):
 def test_every_spelling_is_listed():
     assert set(policy_spellings()) == {
         "configured",
-        *(name for name in POLICIES if name != "fixed"),
+        *(name for name in POLICIES if name not in {"adaptive", "fixed"}),
+        "adaptive[:limit=LIMIT]",
         "fixed[:DELAY]",
         "greedy",
         "lazy-drop",
@@ -61,6 +68,12 @@ def test_every_spelling_is_listed():
         "roll-out",
         "bento",
     }
+
+
+def test_another_limit_leaves_the_models_other_keys():
+    own = ModelSettings(8, Adaptive(0.6, None, 0.1), target_ns=50 * MILLISECOND)
+    named = parse_policy("adaptive:limit=target")
+    assert named.settings(own).policy == Adaptive(0.6, 50 * MILLISECOND, 0.1)
 
 
 @pytest.mark.parametrize("name", ["lazy-drop", "nexus", "nexus:4", "bento"])
