@@ -76,7 +76,7 @@ def test_the_limit_follows_a_replaced_target(limit, limit_ns):
 def test_a_target_beyond_the_limit_is_refused():
     text = TWO.replace("target_p99: 50ms", "target_p99: 50ms, limit: 100ms")
     with pytest.raises(
-        InputError, match=r"--target: got 200ms; allowed: at most batching\.limit of a"
+        InputError, match=r"--target: got 0\.2s; allowed: at most batching\.limit of a"
     ):
         deployment_of(parse_config(text), A, Costs(), 200_000_000)
 
