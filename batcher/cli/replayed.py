@@ -20,8 +20,8 @@ _MOST_CHANGES = 20
 CLOSED_LOOP = (
     "note: the recorded requests follow the answers, as those of callers do that wait for one before"
     " they ask again (a closed loop). Under other settings these callers would have asked sooner or"
-    " later than they did, so trust the rows above less than for independent requests; batcher simulate"
-    " --arrivals closed:CALLERS:THINK lets callers wait"
+    " later than they did, so trust what is simulated less than for independent requests; batcher"
+    " simulate --arrivals closed:CALLERS:THINK lets callers wait"
 )
 """Printed below a comparison on such traffic."""
 

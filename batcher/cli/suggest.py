@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batcher.simulation.engine.profile import ModelProfile
     from batcher.simulation.engine.service_time import Noise
     from batcher.simulation.engine.simulation import Conditions
+    from batcher.simulation.logs.load import LoggedLoad
 
 EPILOG = """
 How it chooses. Each step runs the server's scheduler in virtual time, with the settings that it prints:
@@ -216,7 +217,8 @@ def suggest(
 
             raise InputError(f"--rate: got {rate:g}; allowed: requests a second above 0, as 800")
         picture = None if plot is None else image_path(plot)
-        load, logged = _load(chosen, arrivals, rows, lengths, read_duration("--deadline", deadline))
+        waits_ns = read_duration("--deadline", deadline)
+        load, logged = _load(chosen, arrivals, rows, lengths, waits_ns)
         conditions = read_conditions([], None, None, reply_time, batch_gap, cold=False)
         times, source = _times(settings, name, chosen, profile, logged)
         suggest_for(
@@ -315,8 +317,9 @@ def _load(
     rows: str | None,
     lengths: Path | None,
     deadline_ns: int | None,
-) -> tuple[Load, ModelProfile | None]:
-    """The load, and the times of an event log if it is one."""
+) -> tuple[Load, LoggedLoad | None]:
+    """The load, and what an event log says if it is one."""
+    from batcher.cli.replayed import CLOSED_LOOP, print_faults
     from batcher.errors import InputError
     from batcher.journal import is_log, read_log
     from batcher.runtime.models.model import model_key
@@ -332,8 +335,11 @@ def _load(
     if is_log(Path(arrivals)):
         log = read_log(Path(arrivals))
         logged = logged_load(log.segments, model_key(model.name, model.version), model.device)
+        print_faults(log.faults)
+        if logged.closed:
+            typer.echo(CLOSED_LOOP)
         load = Load(logged.arrivals, mix or logged.rows, known or logged.lengths, deadline_ns)
-        return load, logged.profile
+        return load, logged
     process = read_arrivals(arrivals)
     if isinstance(process, Closed):
         raise InputError(
@@ -358,7 +364,7 @@ def _times(
     name: str,
     model: ModelConfig,
     profile: Path | None,
-    logged: ModelProfile | None,
+    logged: LoggedLoad | None,
 ) -> tuple[ModelProfile, str]:
     """The service times, and where they come from."""
     import asyncio
@@ -367,6 +373,7 @@ def _times(
     from batcher.errors import InputError
     from batcher.simulation.engine.profile import read_profile
 
+    largest = model.batching.most_rows
     if profile is not None:
         found = read_profile(profile)
         times = found.get((model.name, model.version))
@@ -377,7 +384,11 @@ def _times(
             )
         return times, f"from {profile.name}"
     if logged is not None:
-        return logged, "as recorded"
+        if logged.profile is None:
+            raise InputError("the log has no batch that ended; give --profile, or another log")
+        most = logged.largest
+        guessed = f", those of more than {most} rows guessed" if most < largest else ""
+        return logged.profile, f"as recorded{guessed}"
     sizes = {name: read_sizes(model, None)}
     (times,) = asyncio.run(measure_models(config, {name: model}, sizes, repeats=20))
     return times, "measured now"

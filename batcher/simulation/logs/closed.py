@@ -21,28 +21,21 @@ LEAST_ARRIVALS: Final = 100
 """With fewer arrivals the mean (standard error 0.29 / sqrt(n)) could lie below by chance."""
 
 
-def place_between_answers(run: Run) -> float | None:
-    """Where arrivals lie between the answer before and the next one, on average: from 0 to 1.
-
-    None where too few arrivals lie between two answers.
-    """
-    answered = run.outcome == OUTCOMES.index(Outcome.OK)
-    answers_ns = np.unique(run.settled_ns[answered])
-    at_ns = run.workload.at_ns
-    after = np.searchsorted(answers_ns, at_ns, side="right")
-    between = (after > 0) & (after < len(answers_ns))
-    if between.sum() < LEAST_ARRIVALS:
-        return None
-    after = after[between]
-    begins_ns, ends_ns = answers_ns[after - 1], answers_ns[after]
-    return float(((at_ns[between] - begins_ns) / (ends_ns - begins_ns)).mean())
-
-
 def is_closed_loop(run: Run) -> bool:
     """Whether callers waited for their answers, so that other answers would have changed arrivals.
 
-    Callers that pause longer than a batch takes are not told apart from independent ones, and a clock
-    that ticks just after each answer is taken for a caller.
+    Then arrivals follow the answers: soon, and at times that vary less than the gaps between arrivals.
+    (Those of a clock may come just after each answer, but their gaps are even.) Callers that pause longer
+    than a batch takes are not told apart from independent ones.
     """
-    place = place_between_answers(run)
-    return place is not None and place < CLOSED_BELOW
+    answered = run.outcome == OUTCOMES.index(Outcome.OK)
+    answers_ns = np.unique(run.settled_ns[answered])
+    at_ns = np.sort(run.workload.at_ns)
+    after = np.searchsorted(answers_ns, at_ns, side="right")
+    between = (after > 0) & (after < len(answers_ns))
+    if between.sum() < LEAST_ARRIVALS:
+        return False
+    at_ns, after = at_ns[between], after[between]
+    delays_ns = at_ns - answers_ns[after - 1]
+    place = (delays_ns / (answers_ns[after] - answers_ns[after - 1])).mean()
+    return bool(place < CLOSED_BELOW and delays_ns.std() < np.diff(at_ns).std())

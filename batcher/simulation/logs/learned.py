@@ -136,6 +136,10 @@ class Kinds(Generic[Kind]):
         """Whether there are samples of this kind."""
         return kind in self._samples
 
+    def largest(self, kind: Kind) -> int:
+        """Rows of the largest batch of this kind; 0 where there is none."""
+        return max((sample.rows for sample in self._samples.get(kind, ())), default=0)
+
     def find(self, *kinds: Kind) -> Sampler | None:
         """The sampler of the first kind that has enough samples, else of the last that has any."""
         found: Kind | None = None

@@ -16,8 +16,10 @@ from batcher.core.times import NEVER_NS
 from batcher.errors import InputError
 from batcher.journal import Segment
 from batcher.simulation.engine.profile import QUANTILES, ModelProfile, SizeProfile
+from batcher.simulation.logs.closed import is_closed_loop
 from batcher.simulation.logs.learned import Learned, Sampler
-from batcher.simulation.logs.stretch import Samples, stretches
+from batcher.simulation.logs.stretch import Samples, Stretch, stretches
+from batcher.simulation.logs.whatif import WhatIf
 from batcher.simulation.traffic.arrivals import Recorded
 from batcher.simulation.traffic.workload import Mix
 
@@ -33,6 +35,10 @@ class LoggedLoad:
     """The longest padded axis of each request; None where nothing is padded."""
     profile: ModelProfile | None
     """None where no batch was recorded."""
+    largest: int
+    """Rows of the largest batch that was recorded: times of larger ones are guessed from the slope."""
+    closed: bool
+    """Whether callers waited for their answers, as `is_closed_loop` says."""
 
 
 def logged_load(segments: Sequence[Segment], key: str, device: str = "cpu") -> LoggedLoad:
@@ -64,7 +70,14 @@ def logged_load(segments: Sequence[Segment], key: str, device: str = "cpu") -> L
         Mix.of(*((size, float(seen)) for size, seen in sorted(rows.items()))),
         Counter(_length(request.shapes, padding) for request in requests) if padding else None,
         _profile(learned, key, device, _buckets(requests, padding)),
+        learned.batches.largest((key, None, None)),
+        any(_closed(stretch, learned, key) for stretch in found),
     )
+
+
+def _closed(stretch: Stretch, learned: Learned, key: str) -> bool:
+    what_if = WhatIf(stretch, learned, frozenset((key,)))
+    return what_if.requests > 0 and is_closed_loop(what_if.recorded())
 
 
 def _length(shapes: Shapes, padding: Sequence[PaddedAxis]) -> int:

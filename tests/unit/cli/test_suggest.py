@@ -4,7 +4,12 @@ import json
 
 import pytest
 
+from batcher.clock import MILLISECOND, SECOND
 from batcher.config import load_config, parse_config
+from batcher.core.events import DeviceConfigured, InstanceUp, ModelConfigured, RequestArrived
+from batcher.core.settings import Adaptive, ModelSettings
+from batcher.simulation import Driver
+from batcher.testing.recording import RecordedScheduler
 
 HELLO = """
 models:
@@ -151,6 +156,33 @@ def test_a_rate_beyond_the_device_ends_with_1_and_says_why(run, write, profile):
     assert "no target holds: at 10,800 requests/s" in result.stdout
     assert "add instances or devices" in result.stdout
     assert "models:" not in result.stdout
+
+
+def test_recorded_requests_are_a_load_with_times(run, write, tmp_path):
+    log = tmp_path / "journal"
+    log.mkdir()
+
+    def story():
+        yield 0, DeviceConfigured("cpu", 1)
+        settings = ModelSettings(8, Adaptive(), target_ns=50 * MILLISECOND)
+        yield 0, ModelConfigured("hello/1", settings)
+        yield 0, InstanceUp("hello/1#0", 1, "hello/1", "cpu")
+        for number in range(1, 800):
+            at_ns = number * 7 * MILLISECOND
+            yield at_ns, RequestArrived(number, "hello/1", 1, 16, (), "", at_ns)
+
+    with RecordedScheduler(log, segment_ns=SECOND, models={}) as scheduler:
+        Driver(scheduler, lambda d: 9 * MILLISECOND, observe=lambda n, c: None).run(story())
+    result = run("suggest", write(HELLO), "--arrivals", log, "--requests", "400")
+    assert result.exit_code == 0, result.stderr
+    said = result.stdout
+    assert "service times as recorded, those of more than " in said
+    assert "targets at 171 requests/s: the rate, 143, plus 20%" in said
+    assert parse_config(piece(said)).models[0].batching.target_p99 is not None
+    other = write("models: [{name: other, executor: emulated}]")
+    result = run("suggest", other, "--arrivals", log)
+    assert result.exit_code == 2
+    assert "the log has no request of other/1; it has those of hello/1" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from batcher.clock import MILLISECOND
 from batcher.simulation.compare.experiment import cells
-from batcher.simulation.logs.closed import is_closed_loop, place_between_answers
-from batcher.simulation.traffic.arrivals import parse_process
+from batcher.simulation.engine.deployment import Deployment
+from batcher.simulation.engine.service_time import Noise
+from batcher.simulation.logs.closed import is_closed_loop
+from batcher.simulation.traffic.arrivals import Recorded, parse_process
 
 
-def played(experiment, arrivals, policy):
-    requested = experiment(policy, arrivals=parse_process(arrivals), requests=1500)
-    (cell,) = cells(requested, lambda _what, _steps: None, optimum=False)
-    return cell.runs[0]
+@pytest.fixture
+def played(experiment, model):
+    """`played(arrivals, policy)`: a run on a device that takes 5 ms and 1 ms a row, give or take 5 %."""
+    device = Deployment((model(noise=Noise("uniform", 0.05)),), {})
+
+    def call(arrivals, policy="greedy", count=1500):
+        process = parse_process(arrivals) if isinstance(arrivals, str) else arrivals
+        asked = experiment(policy, deployment=device, arrivals=process, requests=count)
+        (cell,) = cells(asked, lambda _what, _steps: None, optimum=False)
+        return cell.runs[0]
+
+    return call
 
 
 @pytest.mark.parametrize("policy", ["configured", "adaptive", "greedy", "none"])
@@ -21,41 +32,34 @@ def played(experiment, arrivals, policy):
     "arrivals",
     ["poisson:20", "poisson:150", "poisson:400", "poisson:900", "gamma:200:3", "mmpp:300"],
 )
-def test_open_streams_are_open(experiment, arrivals, policy):
-    assert not is_closed_loop(played(experiment, arrivals, policy))
+def test_open_streams_are_open(played, arrivals, policy):
+    assert not is_closed_loop(played(arrivals, policy))
+
+
+@pytest.mark.parametrize("gap_ms", [5, 7, 8, 20])
+def test_a_clock_is_open_even_where_it_ticks_just_after_each_answer(played, gap_ms):
+    ticks = np.arange(1500) * gap_ms / 1000
+    assert not is_closed_loop(played(Recorded.of(ticks)))
 
 
 @pytest.mark.parametrize("policy", ["configured", "adaptive", "greedy"])
 @pytest.mark.parametrize(
     "arrivals", ["closed:1:0ms", "closed:1:1ms", "closed:8:1ms", "closed:50:2ms"]
 )
-def test_callers_that_ask_again_are_closed(experiment, arrivals, policy):
-    assert is_closed_loop(played(experiment, arrivals, policy))
+def test_callers_that_ask_again_are_closed(played, arrivals, policy):
+    assert is_closed_loop(played(arrivals, policy))
 
 
-def test_few_requests_say_nothing(experiment):
-    run = played(experiment, "closed:4:0ms", "greedy")
-    workload = run.workload
-    few = replace(
+def test_few_requests_say_nothing(played):
+    assert not is_closed_loop(played("closed:4:0ms", count=50))
+
+
+def test_the_order_in_which_requests_are_listed_does_not_matter(played):
+    run = played("closed:8:1ms")
+    backwards = replace(
         run,
-        workload=replace(
-            workload, at_ns=workload.at_ns[:50], rows=workload.rows[:50], kind=workload.kind[:50]
-        ),
-        settled_ns=run.settled_ns[:50],
-        outcome=run.outcome[:50],
+        workload=replace(run.workload, at_ns=run.workload.at_ns[::-1] + MILLISECOND // 10),
+        settled_ns=run.settled_ns[::-1],
+        outcome=run.outcome[::-1],
     )
-    assert place_between_answers(few) is None
-    assert not is_closed_loop(few)
-
-
-def test_the_place_is_that_between_two_answers(experiment):
-    run = played(experiment, "poisson:100", "greedy")
-    count = len(run.workload)
-    at_ns = np.arange(count) * 1000
-    shifted = replace(
-        run,
-        workload=replace(run.workload, at_ns=at_ns),
-        settled_ns=at_ns - 250,
-        outcome=np.zeros_like(run.outcome),
-    )
-    assert place_between_answers(shifted) == pytest.approx(0.25)
+    assert is_closed_loop(backwards)
