@@ -110,6 +110,27 @@ class TestWithChanges:
             ("queue.tenants.gold", "3", lambda m: m.queue.tenants == {"gold": 3}),
             ("queue.tenants.a.b", "3", lambda m: m.queue.tenants == {"gold": 2, "a.b": 3}),
             ("queue", "{max_requests: 5}", lambda m: m.queue.tenants == {}),
+            (
+                "batching.limit",
+                "2s",
+                lambda m: m.batching.policy_settings().limit_ns == 2_000_000_000,
+            ),
+            (
+                "batching.limit",
+                "target",
+                lambda m: m.batching.policy_settings().limit_ns == 50_000_000,
+            ),
+            ("batching.limit", "deadline", lambda m: m.batching.policy_settings().limit_ns is None),
+            (
+                "batching.target_p99",
+                "200ms",
+                lambda m: m.batching.policy_settings().limit_ns == 2_000_000_000,
+            ),
+            (
+                "batching.late_share",
+                "0.2",
+                lambda m: m.batching.policy_settings().late_share == 0.2,
+            ),
             ("batching", '{"policy": "none"}', lambda m: m.batching.policy == "none"),
         ],
     )
@@ -138,6 +159,8 @@ class TestWithChanges:
                 "2ms",
                 "batching.max_queue_delay: no effect under policy adaptive",
             ),
+            ("batching.limit", "20ms", 'got "20ms"; allowed: target_p99, which is 50ms, or longer'),
+            ("batching.when_late", "serve", "batching.when_late: unknown key; leave it out"),
             ("batching.policy.x", "2", "batching.policy.x: batching.policy is a value"),
             ("batching.preferred_batch_sizes[0]", "1", "got 0; allowed: a place in a list of 0"),
             ("batching[", "1", "batching[: not a path; allowed: keys such as"),

@@ -61,6 +61,24 @@ def test_the_policy_adaptive(model):
 
 
 @pytest.mark.parametrize(
+    ("keys", "limit_ns"),
+    [
+        ("target_p99: 50ms", 1_000_000_000),
+        ("target_p99: 300ms", 3_000_000_000),
+        ("target_p99: 300ms, limit: null", 3_000_000_000),
+        ("target_p99: 300ms, limit: 300ms", 300_000_000),
+        ("target_p99: 300ms, limit: target", 300_000_000),
+        ("target_p99: 300ms, limit: deadline", None),
+        ("max_batch_size: 4", None),
+        ("limit: 2s", 2_000_000_000),
+        ("limit: deadline", None),
+    ],
+)
+def test_how_long_an_answer_is_of_use(model, keys, limit_ns):
+    assert model(f"batching: {{{keys}}}").scheduler_settings().policy.limit_ns == limit_ns
+
+
+@pytest.mark.parametrize(
     ("lines", "sizes"),
     [
         ("", (1, 2, 4, 8, 16, 32)),
