@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import Shapes
 from batcher.core.queueing.padding import estimate, volume
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.service_time.drift import JUMP_SAMPLES
 from batcher.core.service_time.estimator import ServiceTimes
+from batcher.core.service_time.handling import Handling
 from batcher.core.settings import ModelSettings
 
 MOST_SHAPES = 64
@@ -73,20 +75,29 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
             times.steady = JUMP_SAMPLES
 
     def observe(
-        self, bucket: Shapes, rows: int, took_ns: int, now_ns: int, began_ns: int, *, trust: bool
+        self, batch: RunningBatch, own_ns: int, beyond_ns: float, handling: Handling, now_ns: int
     ) -> None:
-        """Learn from a batch that began at `began_ns` and has ended now.
+        """Learn from a batch that has ended now: its own time, and the time around it.
 
         A device that has become slower or faster has for other buckets, too. Those that run show it
         themselves. A bucket that was not as predicted before says nothing of others.
         """
-        times = self.of(bucket)
+        times = self.of(batch.shapes)
         before, steady = times.drift, times.steady >= JUMP_SAMPLES
-        times.observe(rows, took_ns, now_ns, began_ns, trust=trust)
+        times.take_handling(handling)
+        times.observe(
+            batch.rows, own_ns, now_ns, batch.dispatched_ns, beyond_ns, trust=batch.canary
+        )
         if len(self) > 1 and times.drift != before and steady:
             for other in self.values():
                 if other is not times and other.canaries.no_batch_since(now_ns - STALE_NS):
                     other.follow(times.drift / before)
+
+    def refresh(self, handling: Handling, now_ns: int) -> None:
+        """Forget what is too old, in every bucket."""
+        for times in self.values():
+            times.take_handling(handling)
+            times.refresh(now_ns)
 
     def judge_target(self, now_ns: int, *, measured: bool) -> bool:
         """Whether a batch of one row can be done inside the target, in some bucket or as far as known.

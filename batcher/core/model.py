@@ -7,7 +7,6 @@ from typing import Final
 
 from batcher.core.bucket_times import BucketTimes
 from batcher.core.devices.instances import RunningBatch
-from batcher.core.devices.prefetch import Prefetch
 from batcher.core.devices.sharing import DeviceUse
 from batcher.core.events import Shapes, Timings
 from batcher.core.faults.bisection import Bisections
@@ -16,6 +15,7 @@ from batcher.core.queueing.padding import Buckets
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, default_rank, rank_of
 from batcher.core.queueing.tenants import TenantShares
+from batcher.core.service_time.handling import Handling
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
 
@@ -47,13 +47,13 @@ class Model:
         "dispatch_count",
         "fill_sizes",
         "fills_batches",
+        "handling",
         "learns_arrivals",
         "max_request_bytes",
         "max_request_rows",
         "name",
         "policy",
         "policy_failed",
-        "prefetch",
         "prefetch_at_ns",
         "promote_after_ns",
         "queue",
@@ -97,7 +97,7 @@ class Model:
         self.device_use = DeviceUse()
         self.blocked = False
         """No instance is free: there is nothing to decide until something else than an arrival happens."""
-        self.prefetch = Prefetch()
+        self.handling = Handling()
         self.prefetch_at_ns = NEVER_NS
         """While blocked: when the next batch may be prefetched, if a full one waits; else `NEVER_NS`."""
         self.reachable = True
@@ -211,12 +211,18 @@ class Model:
         return min(priority if priority > 0 else limits.default_priority, limits.priority_levels)
 
     def observe(self, batch: RunningBatch, timings: Timings | None, now_ns: int) -> None:
-        """Learn from a batch that has ended; `timings` where its instance prefetches batches."""
+        """Learn from a batch that has ended: its own time, and what lay around it."""
         took_ns = now_ns - batch.dispatched_ns
-        if timings is not None:
-            took_ns = self.prefetch.observe(took_ns, timings, prefetched=batch.prefetched)
-        began_ns, trust = batch.dispatched_ns, batch.canary
-        self.times.observe(batch.shapes, batch.rows, took_ns, now_ns, began_ns, trust=trust)
+        own_ns, beyond_ns = took_ns, 0.0
+        if timings is not None and timings.own_ns:
+            own_ns = timings.own_ns
+            beyond_ns = self.handling.observe(took_ns - own_ns, now_ns, prefetched=batch.prefetched)
+        self.times.observe(batch, own_ns, beyond_ns, self.handling, now_ns)
+
+    def refresh(self, now_ns: int) -> None:
+        """Forget what is too old to say anything of now. Called about once a second."""
+        self.handling.forget(now_ns)
+        self.times.refresh(self.handling, now_ns)
 
     def judge_target(self, now_ns: int, *, measured: bool = False) -> None:
         """Bring `reachable` up to date. `measured`: the times come from a warm-up, or the target is new."""

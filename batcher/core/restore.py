@@ -108,7 +108,7 @@ def _restore_model(
     model.policy.restore(state.policy)
     model.times.restore(state.times)
     model.shares.restore(state.shares)
-    model.prefetch.restore(state.prefetch)
+    model.handling.restore(state.handling)
     model.prefetch_at_ns, model.dispatch_count = state.prefetch_at_ns, state.dispatch_count
 
 

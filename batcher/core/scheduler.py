@@ -48,6 +48,10 @@ from batcher.core.state import State
 from batcher.core.times import NEVER_NS
 from batcher.core.validate import validate_requests
 
+REFRESH_NS = 1_000_000_000
+"""Nanoseconds between two looks at what predictions may forget, at most one in a step. What is forgotten
+is ten times as old (`service_time/recent.py`), so half or twice as often changes nothing."""
+
 
 class Scheduler:
     """All models' queues, all instances, one decision at a time. Equal input, equal output."""
@@ -60,7 +64,9 @@ class Scheduler:
         self._history = History()
         self._remember = self._history.add
 
-    def handle(self, events: Sequence[Event], now_ns: int) -> list[Command]:
+    def handle(  # noqa: C901, PLR0912 - further calls would cost more than what they do
+        self, events: Sequence[Event], now_ns: int
+    ) -> list[Command]:
         """Take in all `events`, then decide once. Returns the commands, in order.
 
         `now_ns` is the caller's monotonic clock. The list of events must not change afterwards.
@@ -70,6 +76,9 @@ class Scheduler:
         contents = self.contents
         if now_ns < self.now_ns:  # noqa: PLR1730 - for each request
             now_ns = self.now_ns
+        if now_ns // REFRESH_NS > self.now_ns // REFRESH_NS:
+            for model in self.models.values():
+                model.refresh(now_ns)
         self.now_ns = contents.now_ns = now_ns
         try:
             # First of all, so that nothing is refused for the sake of a request that is over.

@@ -91,7 +91,7 @@ def _model(model: Model) -> SavedModel:
         model.shares.capture(),
         model.bisections.capture(),
         tuple(_suspects(each) for each in model.bisections.suspect_groups),
-        model.prefetch.capture(),
+        model.handling.capture(),
         model.prefetch_at_ns,
         model.dispatch_count,
     )

@@ -77,7 +77,7 @@ class SavedModel:
     shares: tuple[tuple[str, float, float | None, int, int], ...]
     bisections: tuple[object, ...]
     suspect_groups: tuple[SavedSuspectGroup, ...]
-    prefetch: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
+    handling: tuple[tuple[tuple[int, float], ...], ...] = ((), (), ())
     prefetch_at_ns: int = NEVER_NS
     dispatch_count: int = 0
 

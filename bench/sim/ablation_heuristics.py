@@ -95,7 +95,7 @@ HEURISTICS: Final = (
         ("poison", "failing"),
         off("batching.batch_former.goes_before", _gives(True)),
     ),
-    Part("prefetch", ("gaps",), off("devices.prefetch:Prefetch.schedule", _gives(None))),
+    Part("prefetch", ("gaps",), off("devices.prefetch.schedule_prefetch", _gives(None))),
     Part(
         "rows of splits fill room", ("oversized",), off("batching.policy_calls.fill", _gives(None))
     ),
@@ -167,7 +167,7 @@ HEURISTICS: Final = (
         off("queueing.ranks.promotion_ns_of", _gives(NEVER_NS)),
     ),
     # service times
-    Part("margin", ("noise",), off("service_time.noise:Noise.add", _gives(1.0))),
+    Part("margin", ("noise",), off("service_time.estimator.MARGIN_SHARE", 0.0)),
     Part("outliers", ("noise",), off("service_time.drift:Drift.is_off", _gives(False))),
     Part(
         "drift follows other shapes",
@@ -180,6 +180,6 @@ HEURISTICS: Final = (
     Part(
         "time of replies",
         ("replies",),
-        off("service_time.estimator:ServiceTimes.observe_replies", _gives(None)),
+        off("service_time.handling:Handling.observe_replies", _gives(None)),
     ),
 )

@@ -45,16 +45,15 @@ SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
     "service_time/curve": ("noise",),
     "service_time/drift": ("noise",),
     "service_time/estimator": ("noise", "stream"),
-    "service_time/noise": ("noise",),
+    "service_time/handling": ("replies", "noise"),
     "service_time/outliers": ("noise",),
-    "service_time/reply_time": ("replies", "noise"),
+    "service_time/recent": ("replies", "noise"),
 }
 """By file of the core, without `.py`: the scenes that its constants were made for."""
 
 FIXED: Final[dict[str, str]] = {
     "batching/policy_calls.MIN_WAIT_NS": "the resolution of timers",
     "bucket_times.MOST_SHAPES": "a bound of memory",
-    "devices/prefetch.GAP_CAP_NS": "the resolution of timers",
     "history.KEPT_EVENTS": "a bound of memory",
     "history.KEPT_STEPS": "a bound of memory",
     "history.LONGEST_LINE": "a bound of memory",
@@ -70,6 +69,7 @@ FIXED: Final[dict[str, str]] = {
     "requests/refusals.QUEUE_FULL_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.SHORTEST_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.UNAVAILABLE_RETRY_NS": "protocol: what a refusal tells its caller",
+    "scheduler.REFRESH_NS": "how often is looked for what is forgotten after ten times as long",
     "times.NEVER_NS": "a name of a time",
     "times.TOLERANCE_NS": "the precision of floats",
 }

@@ -17,7 +17,7 @@ def block(model: Model, fleet: Fleet, now_ns: int) -> None:
     """Note that none of the model's batches can begin until one ends, and when one may be prefetched."""
     model.blocked = True
     model.prefetch_at_ns = NEVER_NS
-    if model.prefetch.gap_ns:
+    if model.handling.gap_ns:
         instance = fleet.next_to_prefetch(model.name, now_ns)
         if instance is not None:
             model.prefetch_at_ns = fleet.prefetch_at_ns(instance)
@@ -44,7 +44,7 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
         return ()
     free_ns = fleet.free_ns(model.name, now_ns)
     begins_ns = int(free_ns[0])
-    free_ns = [free_ns[0] - model.prefetch.saved_ns, *free_ns[1:]]
+    free_ns = [free_ns[0] - model.handling.saved_ns, *free_ns[1:]]
     found = Answers()
     ready: list[Proposal] = []
     groups, _ = groups_to_ask(model.queue)

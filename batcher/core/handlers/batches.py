@@ -41,8 +41,7 @@ def replies_took(contents: Contents, event: RepliesTook) -> None:
     """Learn how long a batch's answers took to leave."""
     model = contents.models.get(event.model)
     if model is not None:
-        for times in model.times.values():
-            times.observe_replies(event.rows, event.took_ns, contents.now_ns)
+        model.handling.observe_replies(event.rows, event.took_ns, contents.now_ns)
 
 
 def _all_done(contents: Contents, batch: RunningBatch, ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -75,8 +74,7 @@ def _finish(
         return
     if not failed:
         model.bisections.failures_in_a_row = 0
-        prefetches = contents.fleet.instances[batch.instance].up.prefetches
-        model.observe(batch, timings if prefetches else None, now_ns)
+        model.observe(batch, timings, now_ns)
         model.judge_target(now_ns)
         if model.bisections.storm.until_ns is not None:
             report_storm(model, contents.ledger, now_ns, succeeded=True)

@@ -8,6 +8,7 @@ from batcher.core.batching.selection import DUE_FIRST_ONE_IN
 from batcher.core.commands import Dispatch, Part
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
+from batcher.core.devices.prefetch import schedule_prefetch
 from batcher.core.devices.sharing import charge
 from batcher.core.faults.suspects import SuspectGroup
 from batcher.core.requests.failed_batches import report_storm
@@ -44,7 +45,7 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
         None if proposal.filled is None else proposal.filled[0].id,
         not proposal.instance.free,
     )
-    model.prefetch.schedule(batch, 1.0 if times is None else times.margin)
+    schedule_prefetch(batch, model.handling, 1.0 if times is None else times.margin)
     contents.fleet.start(batch)
     model.blocked = False
     if contents.fleet.free_instance(model.name) is None:

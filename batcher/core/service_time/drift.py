@@ -1,11 +1,15 @@
 """One factor on the whole curve, for a device that has become slower or faster.
 
 Every sample near the prediction moves the factor a little, so it follows a slow change. Samples far
-off are noise while they are rare; several in a row on the same side are a change, and then the factor
-jumps to their median.
+off are noise while they are rare. Several in a row on the same side that are alike are a change, and
+then the factor jumps to them: stalls are seldom alike. Where they are all the same, one batch that is
+as fast as before shows it, because no stall makes a batch faster.
 """
 
 from __future__ import annotations
+
+from bisect import insort
+from math import inf
 
 DRIFT_SAMPLES = 32
 """The factor moves by 1/32 of the difference to each new sample."""
@@ -14,7 +18,7 @@ JUMP = 1.3
 """A sample that is off by more than this factor, either way, may be a change of the device."""
 
 JUMP_SAMPLES = 3
-"""So many of them in a row are one: one stall must not look like a slow device."""
+"""So many of them in a row that are alike are one: one stall must not look like a slow device."""
 
 FOLLOWED = 1.05
 """A change that batches of other shapes have shown is applied once it adds up to this factor."""
@@ -26,12 +30,14 @@ class Drift:
     A sample is a ratio: what a batch took, divided by what the curve says without the factor.
     """
 
-    __slots__ = ("_jumps", "_jumps_ns", "_pending", "factor")
+    __slots__ = ("_before", "_jumps", "_jumps_ns", "_pending", "factor")
 
     def __init__(self) -> None:
         self.factor = 1.0
         self._jumps: list[float] = []
         self._jumps_ns = 0
+        self._before = 0.0
+        """The factor before the device seemed to become slower; 0 where it did not."""
         self._pending = 1.0
         """What other shapes have shown and is too small to be applied yet."""
 
@@ -44,17 +50,28 @@ class Drift:
         return bool(self._jumps) and began_ns < self._jumps_ns
 
     def jump(self, ratio: float, now_ns: int, needed: int) -> bool:
-        """Note a sample that is far off. Returns whether the device has changed, after `needed`."""
+        """Note a sample that is far off. Returns whether the device has changed.
+
+        It has after `needed` in a row that are alike, or one as before the device became slower.
+        """
         jumps = self._jumps
         if jumps and (jumps[0] > self.factor) != (ratio > self.factor):
             jumps.clear()
-        jumps.append(ratio)
+        insort(jumps, ratio)
         self._jumps_ns = now_ns
-        if len(jumps) < needed:
-            return False
-        self.factor = sorted(jumps)[len(jumps) // 2]
-        jumps.clear()
-        return True
+        if ratio < self.factor and 1 / JUMP < ratio / (self._before or inf) < JUMP:
+            self._jump_to(self._before)
+            return True
+        for least, most in zip(jumps, jumps[needed - 1 :], strict=False):
+            if most < JUMP * least:
+                self._jump_to((least + most) / 2)
+                return True
+        return False
+
+    def _jump_to(self, factor: float) -> None:
+        self._before = self.factor if factor > self.factor else 0.0
+        self.factor = factor
+        self._jumps.clear()
 
     def settle(self) -> None:
         """Note a sample that is near the factor: those before it were no change."""
@@ -70,15 +87,16 @@ class Drift:
         if 1 / FOLLOWED < self._pending < FOLLOWED:
             return False
         self.factor *= self._pending
+        self._before *= self._pending
         self._pending = 1.0
         self._jumps.clear()
         return True
 
-    def capture(self) -> tuple[float, tuple[float, ...], int, float]:
+    def capture(self) -> tuple[float, float, tuple[float, ...], int, float]:
         """The state as a plain value, for `restore`."""
-        return self.factor, tuple(self._jumps), self._jumps_ns, self._pending
+        return self.factor, self._before, tuple(self._jumps), self._jumps_ns, self._pending
 
-    def restore(self, state: tuple[float, tuple[float, ...], int, float]) -> None:
+    def restore(self, state: tuple[float, float, tuple[float, ...], int, float]) -> None:
         """Continue from what `capture` returned."""
-        self.factor, jumps, self._jumps_ns, self._pending = state
+        self.factor, self._before, jumps, self._jumps_ns, self._pending = state
         self._jumps = list(jumps)

@@ -9,17 +9,22 @@ from collections.abc import Iterable, Sequence
 
 from batcher.core.service_time.canary import Canaries
 from batcher.core.service_time.curve import Curve
-from batcher.core.service_time.drift import JUMP_SAMPLES, Drift
-from batcher.core.service_time.noise import MARGIN_SAMPLES, Noise
+from batcher.core.service_time.drift import JUMP, JUMP_SAMPLES, Drift
+from batcher.core.service_time.handling import Handling
 from batcher.core.service_time.outliers import Outliers
-from batcher.core.service_time.reply_time import ReplyTimes
+from batcher.core.service_time.recent import Recent
 
-MAX_NOISE = 2.0
-"""A sample that took more than this factor too long counts as this in the margin."""
+MARGIN_QUANTILE = 0.95
+"""The margin covers this share of recent batches: one in twenty may take longer than planned."""
 
 MARGIN_SHARE = 0.5
 """The margin is bounded to this share of the time that one row alone leaves of the target, so that a
 noisy device does not make every request look late."""
+
+FASTEST_NS = 10_000_000_000
+"""The fastest batch is that of the current and the previous period of so many nanoseconds."""
+
+_NEVER = float("inf")
 
 UNREACHABLE_NS = 10_000_000_000
 """Nanoseconds after which a target that is out of reach is given up, until it is in reach again."""
@@ -31,9 +36,9 @@ class ServiceTimes:
     All three sequences are indexed by rows, 0 to `max_rows`; they are empty until something was
     measured, and are replaced, never changed:
 
-    - `curve`: time that an instance is busy with the batch.
+    - `curve`: time that an instance is busy with the batch, its handling included.
     - `expected`: time until the last answer is handed over.
-    - `p95`: the same with the margin, which is at least 1.
+    - `p95`: the same with the `margin`, which is at least 1.
 
     `steady` counts batches that were as predicted. `reachable` is False where one row alone takes
     longer than the target, `unreachable_since_ns` when that began. `canaries` belongs to admission.
@@ -42,13 +47,16 @@ class ServiceTimes:
     __slots__ = (
         "_curve",
         "_drift",
+        "_fastest",
         "_noise",
         "_outliers",
-        "_replies",
+        "_period",
+        "_published",
         "_target_ns",
         "canaries",
         "curve",
         "expected",
+        "handling_ns",
         "margin",
         "max_rows",
         "p95",
@@ -68,13 +76,16 @@ class ServiceTimes:
         self.p95: Sequence[float] = ()
         self.expected: Sequence[float] = ()
         self.margin = 1.0
-        self.reply_ns = 0.0
+        self.handling_ns = self.reply_ns = 0.0
         self._target_ns = target_ns
         self._curve = Curve(max_rows)
         self._drift = Drift()
-        self._noise = Noise()
+        self._noise = Recent(MARGIN_QUANTILE, 1.0)
         self._outliers = Outliers()
-        self._replies = ReplyTimes()
+        self._fastest = (_NEVER, _NEVER)
+        """The shortest time of one row, in the previous period and in the current one."""
+        self._period = 0
+        self._published: object = None
 
     def __bool__(self) -> bool:
         return bool(self.curve)
@@ -85,6 +96,8 @@ class ServiceTimes:
             if 1 <= rows <= self.max_rows and took_ns > 0:
                 self._curve.learn(rows, took_ns / self._drift.factor)
         self._fit()
+        if self._curve.times:
+            self._note_fastest(self._drift.factor)
 
     def resize(self, max_rows: int) -> None:
         """Predict up to another largest batch. What was learned of larger ones is kept."""
@@ -112,66 +125,95 @@ class ServiceTimes:
         elif now_ns - self.unreachable_since_ns >= UNREACHABLE_NS:
             self.reachable = False
 
+    def take_handling(self, handling: Handling) -> None:
+        """Predict with these handling times, from the next `observe` or `refresh` on."""
+        self.handling_ns, self.reply_ns = handling.gap_ns, handling.reply_ns
+
+    def refresh(self, now_ns: int) -> None:
+        """Forget what is too old: noise that has an end, a fastest batch of long ago."""
+        self._noise.forget(now_ns)
+        period = now_ns // FASTEST_NS
+        if period != self._period:
+            self._fastest = (self._fastest[1] if period == self._period + 1 else _NEVER, _NEVER)
+            self._period = period
+        self._publish()
+
     def observe(
         self,
         rows: int,
-        took_ns: int,
+        own_ns: int,
         now_ns: int,
         began_ns: int | None = None,
+        beyond_ns: float = 0.0,
         *,
         trust: bool = False,
     ) -> None:
-        """Learn from a batch. `trust`: one sample is enough to believe that the device changed.
+        """Learn from a batch: its own time on the instance, and `beyond_ns` around it.
 
-        `began_ns` is when it began, where that is not `took_ns` ago.
+        `trust`: one sample is enough to believe that the device changed. `began_ns` is when it began,
+        where that is not `own_ns` ago.
         """
-        if not 1 <= rows <= self.max_rows or took_ns <= 0:
-            return
+        if 1 <= rows <= self.max_rows and own_ns > 0:
+            self._observe(rows, own_ns, now_ns, began_ns, beyond_ns, trust=trust)
+        self._publish()
+
+    def _observe(
+        self,
+        rows: int,
+        own_ns: int,
+        now_ns: int,
+        began_ns: int | None,
+        beyond_ns: float,
+        *,
+        trust: bool,
+    ) -> None:
         curve, drift = self._curve, self._drift
-        before, margin = drift.factor, self.margin
         # A size that was never seen says more about the curve than about the device.
-        if rows in curve.means or len(curve.means) > 1:
-            ratio = took_ns / curve.times[rows]
-            if drift.is_off(ratio):
-                if began_ns is None:
-                    began_ns = now_ns - took_ns
-                if trust or not drift.overlaps(began_ns):
-                    needed = 1 if trust else JUMP_SAMPLES
-                    self._observe_outlier(rows, took_ns, ratio, now_ns, needed)
+        first = rows not in curve.means and len(curve.means) <= 1
+        if not first:
+            ratio = own_ns / curve.times[rows]
+            self._note_fastest(ratio)
+            off = drift.is_off(ratio)
+            began_ns = now_ns - own_ns if began_ns is None else began_ns
+            if off and not trust and drift.overlaps(began_ns):
+                return
+            if rows in curve.means:
+                # What is further off is a change, or a stall that no margin can cover.
+                noise = (own_ns + beyond_ns) / self.curve[rows]
+                self._noise.add(min(noise, JUMP), now_ns)
+            if off:
+                if drift.jump(ratio, now_ns, 1 if trust else JUMP_SAMPLES):
+                    self._outliers.clear()
+                    self._noise.clear()
+                else:
+                    self._outliers.add(rows, own_ns / drift.factor, now_ns)
                 return
             drift.settle()
             if self._outliers.samples:
                 self._outliers.discard(rows)
             self.steady += 1
             if rows in curve.means:
-                self.margin = self._noise.add(ratio / before, now_ns)
                 drift.move_towards(ratio)
         # The device did not change, so sizes that were off are off the curve.
-        moved = self._learn(rows, took_ns / drift.factor, now_ns)
-        if moved or drift.factor != before or self.margin != margin:
-            self._publish()
+        self._learn(rows, own_ns / drift.factor, now_ns)
+        if first:
+            self._note_fastest(drift.factor)
 
-    def _observe_outlier(
-        self, rows: int, took_ns: int, ratio: float, now_ns: int, needed: int
-    ) -> None:
-        """Learn from a batch far off its prediction; after `needed` in a row the device changed."""
-        drift, margin = self._drift, self.margin
-        if drift.jump(ratio, now_ns, needed):
-            self._outliers.clear()
-            self._noise.clear()
-            self.margin = 1.0
-            self._publish()
-            return
-        self._outliers.add(rows, took_ns / drift.factor, now_ns)
-        # Noise, unless more follow. Where it is no longer rare it belongs to the margin, up to a
-        # bound: a few stalls must not have every request refused.
-        if rows in self._curve.means and len(self._noise) >= MARGIN_SAMPLES // 2:
-            self.margin = self._noise.add(min(ratio / drift.factor, MAX_NOISE), now_ns)
-            if self.margin != margin:
-                self._publish()
+    @property
+    def fastest_ns(self) -> float:
+        """The shortest time that one row alone took lately, or would have; 0.0 if nothing ran.
 
-    def _learn(self, rows: int, took_ns: float, now_ns: int) -> bool:
-        """Add a sample to the curve; returns whether the curve changed."""
+        Of a batch of more rows, so much counts as one row is of it by the curve.
+        """
+        least_ns = min(self._fastest)
+        return least_ns if least_ns < _NEVER else 0.0
+
+    def _note_fastest(self, ratio: float) -> None:
+        before_ns, least_ns = self._fastest
+        self._fastest = (before_ns, min(least_ns, ratio * self._curve.times[1]))
+
+    def _learn(self, rows: int, took_ns: float, now_ns: int) -> None:
+        """Add a sample to the curve."""
         curve, outliers = self._curve, self._outliers
         off_curve = outliers.take_learned(curve.means, now_ns) if outliers.samples else ()
         for size, least_ns in off_curve:
@@ -179,7 +221,6 @@ class ServiceTimes:
         moved = curve.learn(rows, took_ns)
         if off_curve or (moved and not curve.move_to(rows)):
             curve.fit()
-        return moved or bool(off_curve)
 
     @property
     def drift(self) -> float:
@@ -192,27 +233,28 @@ class ServiceTimes:
             self._outliers.clear()
             self._publish()
 
-    def observe_replies(self, rows: int, took_ns: int, now_ns: int) -> None:
-        """Learn from how long it took to hand over the answers of a batch."""
-        known_ns = self.reply_ns
-        self.reply_ns = self._replies.add(took_ns / rows, known_ns, now_ns)
-        if self.reply_ns != known_ns:
-            self._publish()
-
     def _fit(self) -> None:
         if self._curve.means:
             self._curve.fit()
             self._publish()
 
     def _publish(self) -> None:
-        """Compute the predictions from the estimates of now."""
-        base, drift = self._curve.times, self._drift.factor
-        margin, reply_ns = self.margin, self.reply_ns
-        curve = base if drift == 1.0 else [drift * time for time in base]
-        self.curve = self.p95 = self.expected = curve
-        if margin != 1.0 and self._target_ns is not None:
-            room = self._target_ns / curve[1] if len(curve) > 1 else 1.0
+        """Compute the predictions from the estimates of now, where those have changed."""
+        base, drift, noise = self._curve.times, self._drift.factor, self._noise.value
+        handling_ns, reply_ns = self.handling_ns, self.reply_ns
+        made_of = (base, drift, noise, handling_ns, reply_ns, self._target_ns)
+        if made_of == self._published or not base:
+            return
+        self._published = made_of
+        curve = base
+        if drift != 1.0 or handling_ns:
+            curve = [0.0, *[drift * time + handling_ns for time in base[1:]]]
+        margin = max(1.0, noise)
+        if margin > 1.0 and self._target_ns is not None:
+            room = self._target_ns / curve[1]
             margin = max(1.0, min(margin, 1.0 + MARGIN_SHARE * (room - 1.0)))
+        self.margin = margin
+        self.curve = self.p95 = self.expected = curve
         if reply_ns:
             self.expected = [time + reply_ns * b for b, time in enumerate(curve)]
             self.p95 = [margin * time + reply_ns * b for b, time in enumerate(curve)]
@@ -222,37 +264,37 @@ class ServiceTimes:
     def capture(self) -> tuple[object, ...]:
         """The state as a plain value, for `restored`."""
         return (
-            (self.max_rows, self._target_ns, self.margin, self.reply_ns),
+            (self.max_rows, self._target_ns, self.handling_ns, self.reply_ns),
             (self.reachable, self.unreachable_since_ns, self.steady),
+            (self._fastest, self._period),
             tuple(self._curve.capture()),
             self._drift.capture(),
             self._noise.capture(),
             self._outliers.capture(),
-            self._replies.capture(),
             self.canaries.capture(),
         )
 
     @classmethod
     def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
         """An estimator that predicts and learns as the captured one."""
-        sizes, target, curve, drift, noise, outliers, replies, canaries = state
+        sizes, target, fastest, curve, drift, noise, outliers, canaries = state
         assert isinstance(sizes, tuple)
         assert isinstance(target, tuple)
+        assert isinstance(fastest, tuple)
         assert isinstance(curve, tuple)
         assert isinstance(drift, tuple)
         assert isinstance(noise, tuple)
         assert isinstance(outliers, tuple)
-        assert isinstance(replies, tuple)
         assert isinstance(canaries, tuple)
-        max_rows, target_ns, margin, reply_ns = sizes
+        max_rows, target_ns, handling_ns, reply_ns = sizes
         times = cls(max_rows, target_ns)
-        times.margin, times.reply_ns = margin, reply_ns
+        times.handling_ns, times.reply_ns = handling_ns, reply_ns
         times.reachable, times.unreachable_since_ns, times.steady = target
+        times._fastest, times._period = fastest
         times._curve.restore(curve)
         times._drift.restore(drift)
         times._noise.restore(noise)
         times._outliers.restore(outliers)
-        times._replies.restore(replies)
         times.canaries = Canaries(*canaries)
         times._fit()
         return times

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 
 from batcher.core.service_time.drift import JUMP
-from batcher.core.service_time.noise import FORGET_NS
+from batcher.core.service_time.recent import FORGET_NS
 
 SAMPLES_OF_NEW_SIZE, SAMPLES_OF_KNOWN_SIZE = 2, 3
 """So many batches of one size in a row that are off alike show that the curve is wrong there, while

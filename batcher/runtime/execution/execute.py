@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 class ExecutedBatch:
     """How a batch ended: with a result, or with a failure and its cause.
 
-    Times are monotonic nanoseconds. Its last user must call `release` once.
+    Times are monotonic nanoseconds; `ended_ns` is when the instance was done with all of it. Its last
+    user must call `release` once.
     """
 
     started_ns: int
@@ -47,6 +48,7 @@ class ExecutedBatch:
     result: BatchResult | None = None
     cause: FailureCause = FailureCause.UNKNOWN
     failure: str = ""
+    ended_ns: int = 0
 
     def release(self) -> None:
         """Give the executor its buffers back. The arrays of the result must not be read after this."""

@@ -137,6 +137,7 @@ class LoopWorker:
                 await asyncio.to_thread(check_nan, executed, layout, slices, self._clock)
             else:
                 check_nan(executed, layout, slices, self._clock)
+        executed.ended_ns = self._clock()
         return executed
 
     async def close(self, timeout_s: float) -> None:

@@ -115,7 +115,12 @@ def report(
         tuple(done),
         tuple(failed),
         last=True,
-        timings=Timings(executed.started_ns, executed.execute_start_ns, executed.execute_end_ns),
+        timings=Timings(
+            executed.started_ns,
+            executed.execute_start_ns,
+            executed.execute_end_ns,
+            executed.ended_ns,
+        ),
         error=executed.cause if result is None else None,
     )
 

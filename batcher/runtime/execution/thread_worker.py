@@ -129,6 +129,7 @@ class ThreadWorker:
         executed = execute(executor, slices, layout, self._clock, begun)
         if self._fail_nan:
             check_nan(executed, layout, slices, self._clock)
+        executed.ended_ns = self._clock()
         self._ended.append(executed)
         if self._abandoned:
             self._release_ended()

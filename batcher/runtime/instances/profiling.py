@@ -31,7 +31,7 @@ async def measure(
     """Return bucket -> rows -> the times of `repeats` batches of that size, in nanoseconds.
 
     Loads an instance of its own and executes one batch at a time. A time is from the start of the
-    batch until its result is back on the event loop, as the scheduler measures it. Sizes alternate,
+    batch until its result is back on the event loop, as in an idle server. Sizes alternate,
     so that a drift of the device affects all of them. `on_batch` is called after each batch.
 
     A bucket is named by the length of its longest padded axis; without padding there is one, None.

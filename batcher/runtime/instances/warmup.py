@@ -45,8 +45,7 @@ async def warm_up(
 ) -> Profile:
     """Return the service time of each batch size, after a warm-up batch of that size.
 
-    It is the median, from the start of the batch until its result is back on the event loop, as the
-    scheduler measures it. Raises `ModelLoadError` if a batch fails or if `plan.inputs` do not suit
+    It is the median of the batch's own time on the instance, as the scheduler learns it. Raises `ModelLoadError` if a batch fails or if `plan.inputs` do not suit
     the model.
     """
     _check_length(model, metadata.inputs, plan, frozenset())
@@ -97,7 +96,6 @@ async def _warm_up(
         slices = [Slice(sample.request(rows, shapes), 0, rows)]
         took_ns: list[int] = []
         for repeat in range(1 + TIMED_BATCHES):
-            began_ns = monotonic_ns()
             executed = await run_batch(worker, slices, layout)
             executed.release()
             if executed.result is None:
@@ -108,7 +106,7 @@ async def _warm_up(
             if layout.batched and not repeat:
                 sample.check_rows(rows, executed.result, inner)
             if repeat:
-                took_ns.append(monotonic_ns() - began_ns)
+                took_ns.append(executed.ended_ns - executed.started_ns)
                 if sum(took_ns) >= timed_ns:
                     break
         profile.append((rows, int(median(took_ns))))

@@ -97,7 +97,7 @@ class Deployment:
     def events(self, devices: Devices | None = None, gap_ns: int = 0) -> Iterator[Event]:
         """The events that start it. With `devices`, instances report what their warm-up measured.
 
-        With a gap, which a measured time includes, instances may have a prefetched batch.
+        With a gap, instances may have a prefetched batch.
         """
         for device, limit in self.device_limits.items():
             yield DeviceConfigured(device, limit)
@@ -108,11 +108,11 @@ class Deployment:
                 buckets: tuple[tuple[Shapes, Profile], ...] = ()
                 if devices is not None and model.buckets:
                     buckets = tuple(
-                        (((length,),), _warmed_up(model, devices, gap_ns, ((length,),)))
+                        (((length,),), _warmed_up(model, devices, ((length,),)))
                         for length in model.buckets
                     )
                 elif devices is not None:
-                    profile = _warmed_up(model, devices, gap_ns, ())
+                    profile = _warmed_up(model, devices, ())
                 yield InstanceUp(
                     name,
                     1,
@@ -130,8 +130,6 @@ class Deployment:
         return [f"{model.name}#{place}" for place in range(model.instances)]
 
 
-def _warmed_up(model: SimulatedModel, devices: Devices, gap_ns: int, bucket: Shapes) -> Profile:
+def _warmed_up(model: SimulatedModel, devices: Devices, bucket: Shapes) -> Profile:
     """What a warm-up of this bucket would have measured."""
-    return tuple(
-        (rows, devices.sample_ns(model.name, rows, bucket) + gap_ns) for rows in model.warmup_sizes
-    )
+    return tuple((rows, devices.sample_ns(model.name, rows, bucket)) for rows in model.warmup_sizes)

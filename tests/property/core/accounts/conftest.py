@@ -373,7 +373,7 @@ class Accounts:
         assert begins_ns == self.now_ns or (batch.next and begins_ns > self.now_ns)
         starts_ns = begins_ns - TOLERANCE_NS
         if begins_ns > self.now_ns:
-            starts_ns -= model.prefetch.saved_ns
+            starts_ns -= model.handling.saved_ns
         ends_ns = starts_ns + (times.expected if alone else times.p95)[rows]
         for part in batch.command.parts:
             # The rest of a split request may have been given up in the same step.

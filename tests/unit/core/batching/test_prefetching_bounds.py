@@ -92,6 +92,8 @@ def test_a_full_batch_does_not_overtake_a_more_urgent_one_of_another_shape():
 def test_the_instance_that_is_free_first_gets_the_batch():
     """The other one may prefetch sooner, because its batch is longer."""
     shell = Shell(FixedWindow(0), instances=2)
+    for at in (10, 40):
+        shell.add(at, 1)
     shell.add(100, 32)
     short, *_ = shell.add(114, 1)
     waiting = shell.add(115, 40)
@@ -175,7 +177,7 @@ def test_predictions_follow_a_gap_that_grows_and_shrinks():
     assert late <= 0.001 * len(shell.arrivals)
     assert in_time > 1.04 * in_time_before
     model = shell.scheduler.models["m"]
-    assert model.prefetch.gap_ns < MILLISECOND // 2
+    assert model.handling.gap_ns < MILLISECOND // 2
     assert model.times[SHAPE].curve[32] < executes_ns(32) + MILLISECOND // 2
 
 
@@ -193,4 +195,4 @@ def test_stalls_of_the_event_loop_do_not_count_as_a_longer_gap():
         shell.add(1 + place * 0.5, 1)
     shell.play()
     assert shell.prefetched > 0.9 * len(shell.executed)
-    assert shell.scheduler.models["m"].prefetch.gap_ns <= 1.5 * MILLISECOND
+    assert shell.scheduler.models["m"].handling.gap_ns <= 1.5 * MILLISECOND

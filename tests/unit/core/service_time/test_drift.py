@@ -19,18 +19,50 @@ def test_samples_beyond_the_threshold_are_off(ratio):
     assert Drift().is_off(ratio)
 
 
-def test_the_factor_jumps_to_the_median_of_samples_in_a_row():
+def jumps(drift, *ratios):
+    return [drift.jump(ratio, 0, JUMP_SAMPLES) for ratio in ratios]
+
+
+def test_the_factor_jumps_to_the_middle_of_samples_in_a_row_that_are_alike():
     drift = Drift()
-    jumped = [drift.jump(ratio, 0, JUMP_SAMPLES) for ratio in (3.0, 2.0, 4.0)]
-    assert jumped == [False, False, True]
-    assert drift.factor == 3.0
+    assert jumps(drift, 3.0, 3.2, 2.8) == [False, False, True]
+    assert drift.factor == pytest.approx(3.0)
+
+
+def test_samples_that_are_not_alike_are_stalls():
+    drift = Drift()
+    assert not any(jumps(drift, 3.0, 2.0, 4.0, 10.0, 6.0))
+    assert drift.factor == 1.0
+    # Among them are three that are alike, in the end.
+    assert jumps(drift, 3.1, 20.0, 2.9) == [False, False, True]
+    assert drift.factor == pytest.approx(3.0)
 
 
 def test_samples_on_the_other_side_start_anew():
     drift = Drift()
-    jumped = [drift.jump(ratio, 0, JUMP_SAMPLES) for ratio in (3.0, 3.0, 0.1, 0.2, 0.3)]
-    assert jumped == [False, False, False, False, True]
-    assert drift.factor == 0.2
+    assert jumps(drift, 3.0, 3.0, 0.21, 0.2, 0.2) == [False, False, False, False, True]
+    assert drift.factor == pytest.approx(0.205)
+
+
+def test_one_batch_as_fast_as_before_shows_that_stalls_were_alike():
+    drift = Drift()
+    drift.move_towards(1.1)
+    before = drift.factor
+    assert jumps(drift, 4.0, 4.0, 4.0) == [False, False, True]
+    assert jumps(drift, 0.95) == [True]
+    assert drift.factor == before
+    # Faster than ever before takes several.
+    assert jumps(drift, 0.5, 0.5, 0.5) == [False, False, True]
+    # Once it is as before there is nothing to go back to.
+    assert jumps(drift, 1.0, 1.0) == [False, False]
+
+
+def test_what_it_goes_back_to_follows_other_shapes():
+    drift = Drift()
+    jumps(drift, 4.0, 4.0, 4.0)
+    assert drift.follow(1.5)
+    assert jumps(drift, 1.5) == [True]
+    assert drift.factor == pytest.approx(1.5)
 
 
 def test_a_sample_near_the_factor_interrupts_the_row():

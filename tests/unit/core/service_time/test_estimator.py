@@ -7,9 +7,10 @@ import random
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.service_time.drift import JUMP_SAMPLES
+from batcher.core.service_time.drift import JUMP, JUMP_SAMPLES
 from batcher.core.service_time.estimator import ServiceTimes
-from batcher.core.service_time.noise import MARGIN_SAMPLES
+from batcher.core.service_time.handling import Handling
+from batcher.core.service_time.recent import SAMPLES
 
 PROFILE = tuple((rows, (5 + rows) * MILLISECOND) for rows in (1, 2, 4, 8, 16, 32))
 
@@ -75,16 +76,6 @@ def test_the_margin_covers_nearly_all_of_the_noise(times):
     assert times.p95[16] == pytest.approx(times.curve[16] * times.margin)
 
 
-def test_old_noise_is_forgotten(times):
-    draw = random.Random(0)
-    for moment in range(MARGIN_SAMPLES):
-        times.observe(8, int(line(8) * draw.uniform(0.9, 1.1)), moment * MILLISECOND)
-    assert times.margin > 1.0
-    for moment in range(3):
-        times.observe(8, int(times.curve[8]), 60 * SECOND + moment)
-    assert times.margin == pytest.approx(1.0, abs=0.01)
-
-
 def test_a_device_is_slow_after_a_few_slow_batches_in_a_row(times):
     slow_ns = 12 * line(8)
     for batch in range(1, JUMP_SAMPLES):
@@ -114,13 +105,6 @@ def test_a_slow_drift_is_followed(times):
         rows = moment % 32 + 1
         times.observe(rows, int(line(rows) * (1 + moment / 2000)), moment)
     assert times.curve[16] == pytest.approx(1.2 * line(16), rel=0.06)
-
-
-def test_reply_time_delays_callers_and_not_the_instance(times):
-    for batch in range(200):
-        times.observe_replies(10, 2 * MILLISECOND, batch * MILLISECOND)
-    assert times.curve[10] == line(10)
-    assert times.p95[10] == pytest.approx(line(10) + 2 * MILLISECOND)
 
 
 def test_invalid_samples_are_ignored(times):
@@ -165,13 +149,89 @@ def test_a_restored_estimator_continues_the_same(times):
         assert list(twin.p95) == list(times.p95)
 
 
-def test_frequent_outliers_belong_to_the_margin(times):
+def test_noise_is_forgotten_when_it_is_old_although_nothing_runs(times):
+    draw = random.Random(0)
+    for moment in range(SAMPLES):
+        times.observe(8, int(line(8) * draw.uniform(0.9, 1.1)), moment * MILLISECOND)
+    curve = list(times.curve)
+    times.refresh(9 * SECOND)
+    assert times.margin > 1.05
+    times.refresh(11 * SECOND)
+    assert times.margin == 1.0
+    assert list(times.p95) == list(times.curve) == curve
+
+
+def test_handling_delays_the_instance_and_replies_delay_callers(times):
+    handling = Handling()
+    for moment in range(2):
+        handling.observe(MILLISECOND, moment, prefetched=False)
+        handling.observe_replies(10, 2 * MILLISECOND, moment)
+    times.take_handling(handling)
+    times.refresh(2)
+    assert times.curve[10] == line(10) + MILLISECOND
+    assert times.curve[0] == 0.0
+    assert times.expected[10] == times.p95[10] == pytest.approx(line(10) + 3 * MILLISECOND)
+
+
+def test_stalls_around_a_batch_change_the_margin_and_nothing_else(times):
+    """One batch in five is reported 100 ms late."""
+    for batch in range(200):
+        beyond_ns = 100 * MILLISECOND if batch % 5 == 0 else 0
+        times.observe(16, line(16), batch * SECOND // 20, beyond_ns=beyond_ns)
+    assert list(times.curve) == [0] + [line(rows) for rows in range(1, 33)]
+    assert times.margin == JUMP
+
+
+def test_frequent_stalls_of_the_device_widen_the_margin_up_to_its_bound(times):
     times.seed([(16, 10 * MILLISECOND)])
     for batch in range(200):
         slow = batch % 8 == 7
-        times.observe(16, (15 if slow else 10) * MILLISECOND, batch * 20 * MILLISECOND)
-    assert times.margin == pytest.approx(1.5, rel=0.05)
+        times.observe(16, (25 if slow else 10) * MILLISECOND, batch * 20 * MILLISECOND)
+    assert times.margin == JUMP
     assert times.curve[16] == pytest.approx(10 * MILLISECOND, rel=0.02)
+
+
+def test_the_margin_takes_at_most_half_of_what_one_row_leaves_of_the_target():
+    times = ServiceTimes(32, target_ns=50 * MILLISECOND)
+    times.seed([(1, 40 * MILLISECOND)])
+    for batch in range(200):
+        slow = batch % 8 == 7
+        times.observe(1, (80 if slow else 40) * MILLISECOND, batch * 60 * MILLISECOND)
+    assert times.p95[1] == pytest.approx(45 * MILLISECOND)
+    assert times.expected[1] == pytest.approx(40 * MILLISECOND)
+    times.aim(None)
+    assert times.p95[1] == pytest.approx(JUMP * 40 * MILLISECOND)
+
+
+def test_the_fastest_time_is_unknown_until_something_ran():
+    times = ServiceTimes(32)
+    assert times.fastest_ns == 0.0
+    times.observe(1, 7 * MILLISECOND, 0)
+    assert times.fastest_ns == 7 * MILLISECOND
+
+
+def test_the_fastest_time_is_that_of_the_fastest_batch_lately(times):
+    assert times.fastest_ns == line(1)
+    times.observe(1, int(0.9 * line(1)), SECOND)
+    for batch in range(2, 12):
+        times.observe(1, 3 * line(1), batch * SECOND)
+    assert times.fastest_ns == pytest.approx(0.9 * line(1), rel=0.03)
+    for second in range(12, 31):
+        times.refresh(second * SECOND)
+        times.observe(1, 3 * line(1), second * SECOND)
+    assert times.fastest_ns == pytest.approx(3 * line(1))
+    # It counts at once when the device is fast again, and not at all when nothing ran for long.
+    times.observe(1, line(1), 31 * SECOND)
+    assert times.fastest_ns == pytest.approx(line(1), rel=0.03)
+    times.refresh(60 * SECOND)
+    assert times.fastest_ns == 0.0
+
+
+def test_a_large_batch_tells_how_fast_one_row_would_have_been(times):
+    times.refresh(0)
+    times.refresh(30 * SECOND)
+    times.observe(32, int(1.2 * line(32)), 30 * SECOND)
+    assert times.fastest_ns == pytest.approx(1.2 * line(1), rel=0.01)
 
 
 def test_rare_stalls_do_not_belong_to_the_margin(times):
@@ -209,38 +269,11 @@ def test_a_new_size_is_not_learned_from_one_stall():
     assert list(times.curve) == before
 
 
-def test_the_margin_is_bounded_by_half_of_what_one_row_leaves_of_the_target():
-    times = ServiceTimes(32, target_ns=50 * MILLISECOND)
-    times.seed([(1, 30 * MILLISECOND)])
-    for batch in range(200):
-        slow = batch % 8 == 7
-        times.observe(1, (60 if slow else 30) * MILLISECOND, batch * 60 * MILLISECOND)
-    assert times.margin == pytest.approx(2.0)
-    assert times.p95[1] == pytest.approx(40 * MILLISECOND)
-    assert times.expected[1] == pytest.approx(30 * MILLISECOND)
-    times.aim(None)
-    assert times.p95[1] == pytest.approx(60 * MILLISECOND)
-
-
 def test_small_changes_of_other_shapes_add_up(times):
     for _ in range(10):
         times.follow(1.01)
     assert times.drift == pytest.approx(1.01**10, rel=0.05)
     assert times.drift > 1.0
-
-
-def test_one_long_reply_time_is_a_stall(times):
-    times.observe_replies(1, 300 * MILLISECOND, 0)
-    assert times.p95[1] < line(1) + MILLISECOND
-
-
-def test_slow_replies_are_forgotten_where_batches_are_rare(times):
-    for batch in range(100):
-        times.observe_replies(1, 300 * MILLISECOND, batch * MILLISECOND)
-    assert times.p95[1] > line(1) + 200 * MILLISECOND
-    for second in range(1, 9):
-        times.observe_replies(1, 0, second * SECOND)
-    assert times.p95[1] < line(1) + MILLISECOND
 
 
 def test_stalls_of_a_rare_size_do_not_change_the_curve_for_good():
@@ -270,35 +303,6 @@ def test_back_to_back_batches_are_separate_samples():
     for count in range(1, JUMP_SAMPLES + 1):
         times.observe(32, 61_000, count * 60_000, began_ns=(count - 1) * 60_000)
     assert times.curve[32] == pytest.approx(61_000)
-
-
-def test_stalls_do_not_become_the_reply_time():
-    times = ServiceTimes(32)
-    times.seed([(1, 6 * MILLISECOND), (32, 21 * MILLISECOND)])
-    seen = []
-    for batch in range(1, 400):
-        slow = batch % 30 == 0
-        times.observe_replies(20, 20 * MILLISECOND if slow else MILLISECOND, batch * SECOND // 50)
-        seen.append(times.p95[20] - times.curve[20])
-    assert seen[20:] == pytest.approx([MILLISECOND] * len(seen[20:]))
-    # A lasting change does, also in a restored estimator.
-    anew = ServiceTimes.restored(times.capture())
-    for batch in range(400, 410):
-        times.observe_replies(20, 3 * MILLISECOND, batch * SECOND // 50)
-        anew.observe_replies(20, 3 * MILLISECOND, batch * SECOND // 50)
-        assert list(anew.p95) == list(times.p95)
-    assert times.p95[20] - times.curve[20] == pytest.approx(3 * MILLISECOND)
-
-
-@pytest.mark.parametrize("per_second", [0.2, 1, 3, 8, 20])
-def test_one_stall_among_few_replies_does_not_either(per_second):
-    times = ServiceTimes(32)
-    times.seed([(1, 6 * MILLISECOND), (32, 21 * MILLISECOND)])
-    for batch in range(1, 60):
-        slow = batch == 30
-        at_ns = int(batch * SECOND / per_second)
-        times.observe_replies(20, 20 * MILLISECOND if slow else MILLISECOND, at_ns)
-        assert times.p95[20] - times.curve[20] == pytest.approx(MILLISECOND)
 
 
 def test_moving_the_curve_at_one_size_gives_the_curve_that_is_fitted_anew():

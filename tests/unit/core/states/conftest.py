@@ -46,10 +46,14 @@ class World:
         return self.scheduler.contents.next_batch_id - 1
 
     def learn_the_gap(self):
-        """A batch whose instance began it 1 ms after it got it."""
-        self.play.arrive(90, at=0, due=1000)
-        stamps = Timings(0, MILLISECOND, TAKES * MILLISECOND)
-        self.play.feed(BatchProgress(self.last_batch(), (90,), timings=stamps), at=TAKES)
+        """Two batches that their instance began 1 ms after it got them."""
+        for batch in range(2):
+            began, ended = batch * TAKES, (batch + 1) * TAKES
+            self.play.arrive(90 + batch, at=began, due=1000)
+            began_ns, ended_ns = began * MILLISECOND + MILLISECOND, ended * MILLISECOND
+            stamps = Timings(began_ns, began_ns, ended_ns)
+            report = BatchProgress(self.last_batch(), (90 + batch,), timings=stamps)
+            self.play.feed(report, at=ended)
 
     def until_prefetched(self, request_id=1):
         """Let time pass until the request is in a prefetched batch."""

@@ -161,7 +161,7 @@ class AccountsMachine(RuleBasedStateMachine):
         began_ns = batch.dispatched_ns
         # An instance begins a while after it was given a batch, unless it was prefetched.
         gap_ns = 0 if batch_id in self.prefetched else min(GAP_NS, (self.now_ns - began_ns) // 2)
-        timings = Timings(began_ns, began_ns + gap_ns, self.now_ns)
+        timings = Timings(began_ns + gap_ns, began_ns + gap_ns, self.now_ns)
         return BatchProgress(batch_id, tuple(sorted(batch.left)), timings=timings)
 
     def pass_time(self, delta_ms, row_ms=None):

@@ -1,0 +1,70 @@
+"""What lies around a batch's own time: giving it to its instance, hearing of its end, its answers.
+
+That is the machine's time, not the device's: the event loop, a change of threads, other processes. It
+is usually short and now and then long, so what is predicted is what is usual (a median), and a stall
+changes nothing of what is known about the device.
+"""
+
+from __future__ import annotations
+
+from batcher.core.service_time.recent import Recent
+
+USUAL = 0.5
+"""The quantile that is predicted: it holds as long as less than half of the batches meet a stall. A
+higher one takes stalls for usual: with 0.95, a stall for one batch in twenty delays every plan."""
+
+
+class Handling:
+    """Handling times of one model's batches, in nanoseconds.
+
+    `gap_ns` is the time of a batch beyond its own, on an instance that was idle; `saved_ns` is how much
+    less that is for a prefetched batch. Where all batches are prefetched, a longer gap shows only in
+    what is left of it, so it is at least that. `reply_ns` is what handing over the answers takes, per
+    row: an instance does not wait for it, but callers do.
+    """
+
+    __slots__ = ("_idle", "_prefetched", "_replies", "gap_ns", "reply_ns", "saved_ns")
+
+    def __init__(self) -> None:
+        self._idle, self._prefetched, self._replies = Recent(USUAL), Recent(USUAL), Recent(USUAL)
+        self.gap_ns = self.saved_ns = self.reply_ns = 0.0
+
+    def observe(self, beyond_ns: float, now_ns: int, *, prefetched: bool) -> float:
+        """Learn from a batch; returns what its handling would have been on an idle instance.
+
+        `beyond_ns` is the time beyond its own, counted from when the instance could begin: when it was
+        given the batch or, for a `prefetched` one, when the batch before it was reported.
+        """
+        # Where two batches are reported at once, the second seems to have taken no time.
+        beyond_ns = max(0.0, beyond_ns)
+        (self._prefetched if prefetched else self._idle).add(beyond_ns, now_ns)
+        self._combine()
+        return beyond_ns + self.saved_ns if prefetched else beyond_ns
+
+    def observe_replies(self, rows: int, took_ns: int, now_ns: int) -> None:
+        """Learn from how long it took to hand over the answers of a batch."""
+        self._replies.add(took_ns / rows, now_ns)
+        self.reply_ns = self._replies.value
+
+    def forget(self, now_ns: int) -> None:
+        """Drop samples that are too old."""
+        for samples in (self._idle, self._prefetched, self._replies):
+            samples.forget(now_ns)
+        self._combine()
+
+    def _combine(self) -> None:
+        self.gap_ns = max(self._idle.value, self._prefetched.value)
+        self.saved_ns = self.gap_ns - self._prefetched.value if self._prefetched else 0.0
+        self.reply_ns = self._replies.value
+
+    def capture(self) -> tuple[tuple[tuple[int, float], ...], ...]:
+        """The state as a plain value, for `restore`."""
+        return self._idle.capture(), self._prefetched.capture(), self._replies.capture()
+
+    def restore(self, state: tuple[tuple[tuple[int, float], ...], ...]) -> None:
+        """Continue from what `capture` returned."""
+        for samples, captured in zip(
+            (self._idle, self._prefetched, self._replies), state, strict=True
+        ):
+            samples.restore(captured)
+        self._combine()
