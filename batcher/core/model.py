@@ -108,7 +108,7 @@ class Model:
     @property
     def waits(self) -> bool:
         """Whether anything waits for an instance."""
-        return bool(self.queue.requests or self.bisections.suspect_groups)
+        return bool(self.queue.requests or self.bisections.open)
 
     def asleep(self, now_ns: int) -> bool:
         """Whether there is nothing to decide now."""
@@ -122,7 +122,7 @@ class Model:
         decides what comes next. False, too, while failing requests keep batches small.
         """
         queue, bisections, most = self.queue, self.bisections, self.settings.max_batch_size
-        if queue.rows < most or queue.splits or bisections.open_batches:
+        if queue.rows < most or queue.splits or bisections.open:
             return False
         return not bisections.batch_cap.bounds(most)
 

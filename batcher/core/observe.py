@@ -64,7 +64,7 @@ def _model(
         late_buckets=sum(not times.reachable for times in model.times.values()),
         bisected_batches=bisections.bisected,
         bisect_executions=bisections.reruns,
-        storm=bisections.storm.until_ns is not None,
+        storm=bisections.storm_until_ns is not None,
         margin=last.p95[1] / last.expected[1] if last else 1.0,
         drift=last.drift if last else 1.0,
         shapes=tuple(model.times),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import fields
 
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.sharing import DeviceUse
 from batcher.core.events import ModelConfigured
-from batcher.core.faults.suspects import Bisection, SuspectGroup
+from batcher.core.faults.bisection import Bisection
 from batcher.core.handlers.models import configure
 from batcher.core.queueing.request import LiveRequest, Split, queued
-from batcher.core.state import SavedModel, SavedRequest, SavedSuspectGroup, State
+from batcher.core.state import SavedModel, SavedRequest, State
 
 
 def restore(contents: Contents, state: State) -> None:
@@ -22,24 +22,16 @@ def restore(contents: Contents, state: State) -> None:
     # Which policies have failed is known already.
     contents.ledger.take_commands()
     contents.policy_errors.clear()
-    bisections = {
-        b.batch_id: Bisection(
-            b.batch_id,
-            b.executions_left,
-            b.give_up_after,
-            b.may_return,
-            b.failures,
-            b.some_succeeded,
-            b.group_count,
-            b.open_groups,
-        )
-        for b in state.bisections
-    }
-    _restore_fleet(contents, state, bisections)
+    for model_state in state.models:
+        contents.models[model_state.model].bisections.open = [
+            Bisection(*[getattr(saved, field.name) for field in fields(Bisection)])
+            for saved in model_state.open_bisections
+        ]
+    _restore_fleet(contents, state)
     for saved in state.requests:
         _restore_request(contents, saved)
     for model_state in state.models:
-        _restore_model(contents, model_state, bisections)
+        _restore_model(contents, model_state)
     contents.next_batch_id = state.next_batch_id
     contents.ask_again_ns, contents.next_promotion_at_ns = (
         state.wakeup_ns,
@@ -64,25 +56,7 @@ def _restore_request(contents: Contents, state: SavedRequest) -> None:
     contents.live[request.id] = request
 
 
-def _restore_suspects(
-    state: SavedSuspectGroup, bisections: Mapping[int, Bisection]
-) -> SuspectGroup:
-    return SuspectGroup(
-        bisections[state.bisection],
-        state.number,
-        state.parts,
-        state.shapes,
-        state.cause,
-        state.attempt,
-        state.since_ns,
-        state.other,
-        state.deferred,
-    )
-
-
-def _restore_model(
-    contents: Contents, state: SavedModel, bisections: Mapping[int, Bisection]
-) -> None:
+def _restore_model(contents: Contents, state: SavedModel) -> None:
     model = contents.models[state.model]
     if state.policy_failed:
         model.fall_back()
@@ -90,17 +64,17 @@ def _restore_model(
         for request_id in ids:
             model.queue.add(contents.live[request_id])
             contents.expiry.add(contents.live[request_id])
-    groups = [_restore_suspects(group, bisections) for group in state.suspect_groups]
-    for request_id in {part.id for group in groups for part in group.parts}:
+    bisections = model.bisections
+    for request_id in {part.id for part in bisections.waiting_parts()}:
         if not queued(contents.live[request_id]):
             contents.expiry.add(contents.live[request_id])
-    open_ = {group.bisection for group in state.suspect_groups}
-    open_ |= {
-        batch.suspects.bisection.batch_id
-        for batch in contents.fleet.batches.values()
-        if batch.model == state.model and batch.suspects is not None
-    }
-    model.bisections.restore(state.bisections, groups, len(open_))
+    (
+        bisections.bisected,
+        bisections.reruns,
+        bisections.failures_in_a_row,
+        bisections.storm_until_ns,
+    ) = state.bisections
+    bisections.batch_cap.restore(state.batch_cap)
     model.running = sum(batch.model == state.model for batch in contents.fleet.batches.values())
     model.blocked = state.blocked
     model.reachable = state.reachable
@@ -112,8 +86,11 @@ def _restore_model(
     model.prefetch_at_ns, model.dispatch_count = state.prefetch_at_ns, state.dispatch_count
 
 
-def _restore_fleet(contents: Contents, state: State, bisections: Mapping[int, Bisection]) -> None:
+def _restore_fleet(contents: Contents, state: State) -> None:
     fleet = contents.fleet
+    bisections = {
+        each.batch_id: each for model in contents.models.values() for each in model.bisections.open
+    }
     for device, limit in state.devices:
         fleet.limit_device(device, limit)
     for saved in state.instances:
@@ -132,7 +109,7 @@ def _restore_fleet(contents: Contents, state: State, bisections: Mapping[int, Bi
                 batch.shapes,
                 batch.parts,
                 batch.split,
-                None if batch.suspects is None else _restore_suspects(batch.suspects, bisections),
+                None if batch.suspects is None else bisections[batch.suspects],
                 batch.filled,
                 batch.prefetched,
                 batch.prefetch_at_ns,

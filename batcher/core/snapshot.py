@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
-from batcher.core.faults.suspects import SuspectGroup
+from batcher.core.faults.bisection import Bisection
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.state import (
@@ -13,7 +13,6 @@ from batcher.core.state import (
     SavedInstance,
     SavedModel,
     SavedRequest,
-    SavedSuspectGroup,
     State,
 )
 
@@ -30,7 +29,6 @@ def capture(contents: Contents) -> State:
         models=tuple(_model(model) for model in contents.models.values()),
         requests=tuple(_request(request) for request in contents.live.values()),
         devices=tuple(fleet.device_limits.items()),
-        bisections=_bisections(contents),
         instances=tuple(
             SavedInstance(i.up, i.draining, i.last_used) for i in fleet.instances.values()
         ),
@@ -70,7 +68,7 @@ def _batch(batch: RunningBatch) -> SavedBatch:
         batch.shapes,
         batch.parts,
         batch.split,
-        None if batch.suspects is None else _suspects(batch.suspects),
+        None if batch.suspects is None else batch.suspects.batch_id,
         batch.filled,
         batch.prefetched,
         batch.prefetch_at_ns,
@@ -89,44 +87,28 @@ def _model(model: Model) -> SavedModel:
         model.policy.capture(),
         tuple((shapes, times.capture()) for shapes, times in model.times.items()),
         model.shares.capture(),
-        model.bisections.capture(),
-        tuple(_suspects(each) for each in model.bisections.suspect_groups),
+        (
+            model.bisections.bisected,
+            model.bisections.reruns,
+            model.bisections.failures_in_a_row,
+            model.bisections.storm_until_ns,
+        ),
+        model.bisections.batch_cap.capture(),
+        tuple(_bisection(each) for each in model.bisections.open),
         model.handling.capture(),
         model.prefetch_at_ns,
         model.dispatch_count,
     )
 
 
-def _suspects(suspects: SuspectGroup) -> SavedSuspectGroup:
-    return SavedSuspectGroup(
-        suspects.bisection.batch_id,
-        suspects.number,
-        suspects.parts,
-        suspects.shapes,
-        suspects.cause,
-        suspects.attempt,
-        suspects.since_ns,
-        suspects.other,
-        suspects.deferred,
-    )
-
-
-def _bisections(contents: Contents) -> tuple[SavedBisection, ...]:
-    groups = [
-        each for model in contents.models.values() for each in model.bisections.suspect_groups
-    ]
-    groups += [b.suspects for b in contents.fleet.batches.values() if b.suspects is not None]
-    found = {each.bisection.batch_id: each.bisection for each in groups}
-    return tuple(
-        SavedBisection(
-            b.batch_id,
-            b.executions_left,
-            b.abandon_after,
-            b.failures,
-            b.some_succeeded,
-            b.may_return,
-            b.group_count,
-            b.open_groups,
-        )
-        for _, b in sorted(found.items())
+def _bisection(bisection: Bisection) -> SavedBisection:
+    return SavedBisection(
+        bisection.batch_id,
+        bisection.shapes,
+        bisection.cause,
+        bisection.since_ns,
+        bisection.doubted,
+        bisection.deferred,
+        bisection.failures,
+        bisection.running,
     )

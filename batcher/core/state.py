@@ -30,32 +30,17 @@ class SavedRequest:
 
 
 @record
-class SavedSuspectGroup:
-    """Parts of a failed batch that run again together; `bisection` is the id of the batch."""
-
-    bisection: int
-    number: int
-    parts: tuple[Part, ...]
-    shapes: Shapes
-    cause: FailureCause
-    attempt: int
-    since_ns: int
-    other: int | None
-    deferred: bool
-
-
-@record
 class SavedBisection:
     """A failed batch that is being bisected."""
 
     batch_id: int
-    executions_left: int
-    give_up_after: int
+    shapes: Shapes
+    cause: FailureCause
+    since_ns: int
+    doubted: tuple[Part, ...]
+    deferred: tuple[Part, ...]
     failures: int
-    some_succeeded: bool
-    may_return: bool
-    group_count: int
-    open_groups: int
+    running: bool
 
 
 @record
@@ -75,8 +60,9 @@ class SavedModel:
     policy: tuple[object, ...]
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
     shares: tuple[tuple[str, float, float | None, int, int], ...]
-    bisections: tuple[object, ...]
-    suspect_groups: tuple[SavedSuspectGroup, ...]
+    bisections: tuple[int, int, int, int | None]
+    batch_cap: tuple[float, float, tuple[float, int]]
+    open_bisections: tuple[SavedBisection, ...]
     handling: tuple[tuple[tuple[int, float], ...], ...] = ((), (), ())
     prefetch_at_ns: int = NEVER_NS
     dispatch_count: int = 0
@@ -106,7 +92,8 @@ class SavedBatch:
     shapes: Shapes
     parts: tuple[Part, ...]
     split: bool
-    suspects: SavedSuspectGroup | None
+    suspects: int | None
+    """The id of the failed batch of which it runs a group again."""
     filled: int | None
     prefetched: bool = False
     prefetch_at_ns: int = NEVER_NS
@@ -124,6 +111,5 @@ class State:
     models: tuple[SavedModel, ...]
     requests: tuple[SavedRequest, ...]
     devices: tuple[tuple[str, int], ...]
-    bisections: tuple[SavedBisection, ...]
     instances: tuple[SavedInstance, ...]
     batches: tuple[SavedBatch, ...]

@@ -55,16 +55,15 @@ def validate_requests(
 
 
 def _validate_groups(model: Model, fleet: Fleet) -> None:
-    """Raise `AssertionError` unless exactly the bisections are open of which a group waits or runs."""
+    """Raise `AssertionError` unless something of each open bisection waits or runs, as it says."""
     bisections = model.bisections
-    groups = list(bisections.suspect_groups)
-    groups += [
+    running = [
         batch.suspects
         for batch in fleet.batches.values()
         if batch.model == model.name and batch.suspects is not None
     ]
-    open_ = Counter(id(group.bisection) for group in groups)
-    assert bisections.open_batches == len(open_)
-    assert all(group.bisection.open_groups == open_[id(group.bisection)] for group in groups)
-    assert all(group.parts for group in bisections.suspect_groups)
-    assert not bisections.storm.unreported
+    assert all(each in bisections.open and each.running for each in running)
+    for each in bisections.open:
+        assert each.running == (running.count(each) == 1)
+        assert each.running or each.waiting
+    assert not bisections.storm_unreported

@@ -90,11 +90,6 @@ HEURISTICS: Final = (
         off("batching.selection._efficiency", lambda ready: [1.0] * len(ready)),
     ),
     Part("kinds", ("groups",), off("batching.selection.MAX_KINDS", 1)),
-    Part(
-        "retries wait for others",
-        ("poison", "failing"),
-        off("batching.batch_former.goes_before", _gives(True)),
-    ),
     Part("prefetch", ("gaps",), off("devices.prefetch.schedule_prefetch", _gives(None))),
     Part(
         "rows of splits fill room", ("oversized",), off("batching.policy_calls.fill", _gives(None))
@@ -115,7 +110,7 @@ HEURISTICS: Final = (
     Part(
         "failure storm",
         ("failing", "poison"),
-        off("faults.storm:StormDetector.begin", _gives(None)),
+        off("faults.bisection:Bisections._begin_storm", _gives(None)),
     ),
     Part(
         "cap on batches",
@@ -126,28 +121,6 @@ HEURISTICS: Final = (
         "cap that keeps up",
         ("poison", "failing"),
         off("faults.batch_cap:FaultAwareCap.most_rows", lambda cap, *_: cap.safe_rows()),
-    ),
-    Part(
-        "deferring halves",
-        ("poison", "failing"),
-        off("faults.bisection.MAX_FAILURES_IN_A_ROW", ENDLESS),
-    ),
-    Part(
-        "clearing halves", ("poison", "failing"), off("faults.bisection.MAX_FAILURES_IN_A_ROW", -1)
-    ),
-    Part(
-        "sure without running", ("poison", "failing"), off("faults.bisection.SURE_ATTEMPT", ENDLESS)
-    ),
-    Part(
-        "futile searches end",
-        ("poison", "failing"),
-        off("faults.bisection.MAX_FUTILE_SEARCHES", ENDLESS),
-    ),
-    Part("bound of returns", ("poison", "failing"), off("faults.bisection.MAX_RETURNS", ENDLESS)),
-    Part(
-        "bound of executions",
-        ("poison", "failing"),
-        off("faults.suspects.FAULTS_PER_BATCH", ENDLESS),
     ),
     # queueing
     Part(

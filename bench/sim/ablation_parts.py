@@ -30,8 +30,6 @@ SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
     "devices/sharing": ("models",),
     "faults/batch_cap": ("poison",),
     "faults/bisection": ("poison", "failing"),
-    "faults/storm": ("failing", "poison"),
-    "faults/suspects": ("poison", "failing"),
     "policies/adaptive": ("stream", "instances", "levels", "late", "replies"),
     "policies/arrivals": ("idle", "closed", "stream", "levels", "late"),
     "policies/backlog": ("stream", "instances"),

@@ -24,6 +24,7 @@ from batcher.core.events import (
     RequestArrived,
     Timings,
 )
+from batcher.core.faults.bisection import STORM_FAILURES
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, PolicySettings
 from batcher.simulation import Driver
@@ -42,9 +43,8 @@ OVERSIZED = 10
 BEGINS_NS, ENDS_NS = 4 * SECOND, 6 * SECOND
 """When the device of a scene fails."""
 
-STORM_BOUND = 3 * 4 * (2 * math.log2(32) + 1)
-"""Further executions until a storm is detected: those of three bisections that saved no request, each at
-most what four failing requests need in a batch of 32."""
+STORM_BOUND = STORM_FAILURES
+"""Further executions until a storm is detected, on a device that fails every batch."""
 
 Fault = Callable[[Dispatch, int], FailureCause | None]
 
@@ -206,7 +206,7 @@ def failing(options: argparse.Namespace) -> dict[str, Any]:
     """Every batch fails for two seconds, with cause `device` or `unknown`; then only a third of them.
 
     Every request must be settled. A batch that failed because of the device is not executed again;
-    any other storm is detected within a bounded number of further executions, and ends. From a second
+    where every batch fails, a storm is detected within a bounded number of further executions, and ends. From a second
     after it on, every request is answered.
     """
     profile = world.PROFILES["linear50"]
@@ -239,6 +239,8 @@ def failing(options: argparse.Namespace) -> dict[str, Any]:
         unsettled = requests - len(run.outcome)
         if cause is FailureCause.DEVICE:
             bounded = run.extra == 0
+        elif share < 1.0:
+            bounded = True
         else:
             bounded = run.storm_after is not None and run.storm_after <= STORM_BOUND
         found[label] = {

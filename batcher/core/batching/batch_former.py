@@ -9,7 +9,7 @@ from batcher.core.batching.filling import PlannedBatch, fill_up
 from batcher.core.batching.policy_calls import Answers, ask, expected_rate
 from batcher.core.batching.prefetching import prefetch
 from batcher.core.batching.proposal import Proposal
-from batcher.core.batching.retries import goes_before, retry_of
+from batcher.core.batching.retries import retry_of
 from batcher.core.batching.selection import candidates, first, groups_to_ask
 from batcher.core.devices.fleet import Fleet
 from batcher.core.devices.instances import Instance
@@ -38,7 +38,7 @@ def form(
     ready: list[Proposal] = []
     retries: list[Proposal] = []
     for model in models.values():
-        if not (model.queue.requests or model.bisections.suspect_groups):
+        if not (model.queue.requests or model.bisections.open):
             continue
         instance = None if model.blocked else fleet.free_instance(model.name)
         if instance is None:
@@ -59,13 +59,15 @@ def form(
             exclusive_device=exclusive_device,
         )
         ready += candidates(model, proposals, len(free_ns), now_ns)
-        if model.bisections.suspect_groups:
-            retries.append(retry_of(model, instance, live, now_ns))
+        suspects = model.bisections.next()
+        if suspects is not None:
+            retries.append(retry_of(model, suspects, instance, live, now_ns))
+    given_up = {request.id for _, requests in formation.given_up for request in requests}
+    # Without what was given up, a group that runs again is another one: ask again.
+    retries = [each for each in retries if not given_up.intersection(r.id for r in each.requests)]
+    ready = [*retries, *ready]
     if ready:
         formation.proposal = first(ready, now_ns)
-    for retry in retries:
-        if goes_before(retry, formation.proposal, formation.given_up, now_ns):
-            formation.proposal = retry
     _fill(formation, fleet, now_ns)
     return formation
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batcher.core.commands import Part
 from batcher.core.devices.instances import Instance
 from batcher.core.events import Shapes
-from batcher.core.faults.suspects import SuspectGroup
+from batcher.core.faults.bisection import Bisection
 from batcher.core.model import Model
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.ranks import BEST_EFFORT
@@ -32,7 +33,10 @@ class Proposal:
     """When it begins: now, or when its instance is done with the batch that it runs."""
     filled: tuple[LiveRequest, int] | None = None
     """A split request whose rows fill the room that is left, and how many of them."""
-    suspects: SuspectGroup | None = None
+    suspects: Bisection | None = None
+    """The failed batch of which it runs a group again."""
+    parts: tuple[Part, ...] = ()
+    """That group."""
     longest_ns: float | None = None
     """How long it may take beside the models that share the device."""
     extra: tuple[LiveRequest, ...] = ()

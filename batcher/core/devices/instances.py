@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from batcher.core.commands import Part
 from batcher.core.events import InstanceUp, Shapes
-from batcher.core.faults.suspects import SuspectGroup
+from batcher.core.faults.bisection import Bisection
 from batcher.core.times import NEVER_NS
 
 
@@ -29,8 +29,8 @@ class RunningBatch:
     parts: tuple[Part, ...] = ()
     split: bool = False
     """Whether one of its requests has further rows elsewhere."""
-    suspects: SuspectGroup | None = None
-    """The group of a failed batch that it runs again."""
+    suspects: Bisection | None = None
+    """The failed batch of which it runs a group again."""
     filled: int | None = None
     """The request whose rows only filled the room that was left."""
     prefetched: bool = False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from batcher.core.commands import FailureStorm
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import BatchProgress, RepliesTook, Timings
-from batcher.core.requests.failed_batches import report_storm, settle_unreported
+from batcher.core.requests.failed_batches import settle_unreported
 from batcher.core.requests.splitting import next_turn, note_done
 
 
@@ -73,11 +74,10 @@ def _finish(
     if model is None:
         return
     if not failed:
-        model.bisections.failures_in_a_row = 0
         model.observe(batch, timings, now_ns)
         model.judge_target(now_ns)
-        if model.bisections.storm.until_ns is not None:
-            report_storm(model, contents.ledger, now_ns, succeeded=True)
+        if model.bisections.note_success(now_ns):
+            contents.ledger.commands.append(FailureStorm(model.name, over=True))
     try:
         model.policy.on_batch_done(batch.rows, now_ns)
     except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it

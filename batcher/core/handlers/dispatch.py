@@ -10,8 +10,7 @@ from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.prefetch import schedule_prefetch
 from batcher.core.devices.sharing import charge
-from batcher.core.faults.suspects import SuspectGroup
-from batcher.core.requests.failed_batches import report_storm
+from batcher.core.faults.bisection import Bisection
 from batcher.core.requests.splitting import next_turn, note_dispatched, piece_rows
 
 
@@ -50,7 +49,7 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     model.blocked = False
     if contents.fleet.free_instance(model.name) is None:
         block(model, contents.fleet, now_ns)
-    attempt = 1 if proposal.suspects is None else proposal.suspects.attempt
+    attempt = 1 if proposal.suspects is None else proposal.suspects.failures + 1
     contents.ledger.commands.append(
         Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
     )
@@ -115,15 +114,12 @@ def _take_pieces(contents: Contents, proposal: Proposal, batch_id: int) -> tuple
 
 
 def _take_suspects(
-    contents: Contents, proposal: Proposal, suspects: SuspectGroup, batch_id: int
+    contents: Contents, proposal: Proposal, suspects: Bisection, batch_id: int
 ) -> tuple[Part, ...]:
     """Take a group of a failed batch out, which runs again."""
-    model = proposal.model
-    slots = contents.fleet.slots(model.name)
-    model.bisections.start(suspects, proposal.expected_ns, slots, contents.now_ns)
-    report_storm(model, contents.ledger, contents.now_ns)
+    proposal.model.bisections.start(suspects, proposal.parts)
     for request in proposal.requests:
         request.suspect_parts -= 1
         if note_dispatched(request, batch_id) and request.expires_ns is not None:
             contents.expiry.discard(request)
-    return suspects.parts
+    return proposal.parts

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from batcher.core.commands import FailureStorm, Outcome, Part
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import BatchProgress, FailureCause
-from batcher.core.faults.bisection import MAX_RETURNS
-from batcher.core.faults.suspects import SuspectGroup
 from batcher.core.model import Model
 from batcher.core.requests.ledger import Ledger
 from batcher.core.requests.promotion import requeue
@@ -22,17 +20,17 @@ def settle_unreported(
 
     They run again where the batch failed as a whole and is bisected; else they have failed. `model`
     is None where it was removed meanwhile. A request fails with the cause `input` only where it ran
-    alone, or is the only one left that can be the failing one: for requests that failed together it
-    is not known which of them is invalid.
+    alone: for requests that failed together it is not known which of them is invalid.
     """
     cause = event.error or FailureCause.UNKNOWN
     shared = FailureCause.UNKNOWN if cause is FailureCause.INPUT else cause
     left = _still_wanted(batch, ledger, now_ns)
     lost: Sequence[Part] = left
-    at_fault: SuspectGroup | None = None
     if model is not None:
-        lost, at_fault = _bisect(batch, event, left, model, ledger, now_ns)
-        report_storm(model, ledger, now_ns)
+        lost = _bisect(batch, event, left, model, ledger, now_ns)
+        if model.bisections.storm_unreported:
+            model.bisections.storm_unreported = False
+            ledger.commands.append(FailureStorm(model.name))
     gone = {part.id for part in lost}
     for part in left:
         if part.id not in gone:
@@ -40,15 +38,13 @@ def settle_unreported(
     alone = {part.id for part in batch.parts} if len(batch.parts) == 1 else set()
     ledger.fail(gone & alone, cause)
     ledger.fail(gone - alone, shared)
-    if at_fault is not None:
-        ledger.fail([part.id for part in at_fault.parts], at_fault.cause)
     if model is not None:
         # The largest batch may have become smaller than the one that failed.
         refit(model, ledger, shared, now_ns)
 
 
 def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> None:
-    """Make suspect groups fit `max_batch_size`, which may have become smaller.
+    """Make suspects fit `max_batch_size`, which may have become smaller.
 
     A request which does not fit even alone goes back to the queue, to be split. Of a request that is
     split already, a piece cannot be split again: the request fails with the `cause`.
@@ -62,16 +58,6 @@ def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> Non
         else:
             lost.add(part.id)
     ledger.fail(lost, cause)
-
-
-def report_storm(model: Model, ledger: Ledger, now_ns: int, *, succeeded: bool = False) -> None:
-    """Add a `FailureStorm` where a storm has begun, or is over because a batch `succeeded`."""
-    bisections = model.bisections
-    if succeeded and bisections.storm.end(now_ns):
-        ledger.commands.append(FailureStorm(model.name, over=True))
-    elif bisections.storm.unreported:
-        bisections.storm.unreported = False
-        ledger.commands.append(FailureStorm(model.name))
 
 
 def _still_wanted(batch: RunningBatch, ledger: Ledger, now_ns: int) -> list[Part]:
@@ -92,35 +78,32 @@ def _bisect(
     model: Model,
     ledger: Ledger,
     now_ns: int,
-) -> tuple[Sequence[Part], SuspectGroup | None]:
-    """Go on with the bisection that a batch belongs to, or begin one.
-
-    Returns the parts of `left` that have failed for good, and a suspect group of one request which
-    must be the failing one because the rest of its suspect group has succeeded.
-    """
+) -> Sequence[Part]:
+    """Go on with the bisection that a batch belongs to, or begin one; returns what failed for good."""
     bisections, suspects = model.bisections, batch.suspects
     cause = event.error or FailureCause.UNKNOWN
-    again = event.error not in (None, FailureCause.DEVICE)
-    again = again and bool(left) and ledger.fleet.serves(model.name)
+    again = event.error not in (None, FailureCause.DEVICE) and ledger.fleet.serves(model.name)
     if suspects is None:
-        may_return = not batch.split and all(
-            ledger.live[part.id].requeues < MAX_RETURNS for part in left
-        )
-        begun = again and bisections.begin(
-            batch.batch_id, left, batch.shapes, cause, now_ns, may_return=may_return
-        )
-        return (() if begun else left), None
+        again = again and bool(left)
+        begun = again and bisections.begin(batch.batch_id, left, batch.shapes, cause, now_ns)
+        return () if begun else left
     if again:
-        lost, cleared = bisections.failed(suspects, left, cause, now_ns)
+
+        def may_return(part: Part) -> bool:
+            request = ledger.live[part.id]
+            return request.split is None and not request.requeues
+
+        lost, cleared = bisections.failed(suspects, left, cause, now_ns, may_return)
         for part in cleared:
             request = ledger.live[part.id]
             request.suspect_parts -= 1
             requeue(request, model, now_ns)
-        return lost, None
+        return lost
     if event.error is None:
-        return left, bisections.succeeded(suspects, wholly=not event.failed and not left)
-    bisections.lost(suspects)
-    return left, None
+        bisections.succeeded(suspects, wholly=not event.failed and not left)
+    else:
+        bisections.lost(suspects)
+    return left
 
 
 def _make_suspect(request_id: int, batch: RunningBatch, ledger: Ledger) -> None:

@@ -127,7 +127,7 @@ class Story:
             if model.queue.requests and scheduler.fleet.free_instance(model.name):
                 assert wakeup_ns is not None, f"{model.name} waits for nothing"
             if scheduler.fleet.free_instance(model.name):
-                assert not model.bisections.suspect_groups
+                assert model.bisections.next() is None
 
     def start(self, command):
         rows = sum(part.stop - part.start for part in command.parts)

@@ -34,7 +34,6 @@ from batcher.core.state import (
     SavedInstance,
     SavedModel,
     SavedRequest,
-    SavedSuspectGroup,
     State,
 )
 from batcher.journal.codec import CodecError, Decoder, Encoder, schema, unpack
@@ -162,7 +161,6 @@ STATE = (
     State,
     SavedModel,
     SavedRequest,
-    SavedSuspectGroup,
     SavedBisection,
     SavedInstance,
     SavedBatch,

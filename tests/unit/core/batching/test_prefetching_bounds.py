@@ -135,7 +135,7 @@ def test_nothing_is_prefetched_while_requests_make_their_batches_fail():
     def start(dispatch, now_ns):
         prefetched = shell.prefetched
         Shell.start(shell, dispatch, now_ns)
-        if bisections.open_batches or bisections.batch_cap.bounds(32):
+        if bisections.open or bisections.batch_cap.bounds(32):
             bounded.append(shell.prefetched - prefetched)
 
     shell.start = start

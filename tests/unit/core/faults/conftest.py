@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -15,7 +16,6 @@ from batcher.core.events import (
     ModelConfigured,
     RequestArrived,
 )
-from batcher.core.faults.suspects import executions
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.simulation import Driver
@@ -69,17 +69,18 @@ class FailingBursts:
         return sum(d.attempt > 1 for d in self.dispatches)
 
     def assert_bisections_are_bounded(self):
-        """No batch had more further executions than it gets."""
-        batch_of, sizes, searches = {}, {}, Counter()
+        """No batch had more further executions than its failing requests cost."""
+        batch_of, sizes, searches, failing = {}, {}, Counter(), Counter()
         for batch in self.dispatches:
             if batch.attempt == 1:
                 batch_of |= dict.fromkeys([part.id for part in batch.parts], batch.batch_id)
                 sizes[batch.batch_id] = len(batch.parts)
+                failing[batch.batch_id] = len({part.id for part in batch.parts} & self.failing)
             else:
                 (searched,) = {batch_of[part.id] for part in batch.parts}
                 searches[searched] += 1
         for batch_id, reruns in searches.items():
-            assert reruns <= executions(sizes[batch_id])
+            assert reruns <= failing[batch_id] * (math.ceil(math.log2(sizes[batch_id])) + 2)
 
     @property
     def storms(self):

@@ -16,10 +16,6 @@ from batcher.core.events import (
     InstanceUp,
     ModelRemoved,
 )
-from batcher.core.faults.bisection import (
-    MAX_FAILURES_IN_A_ROW,
-    MAX_RETURNS,
-)
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive
 from batcher.simulation.engine.driver import succeed
@@ -99,30 +95,14 @@ def test_suspects_run_among_themselves_and_cleared_requests_with_new_ones(failed
     assert (sorted(p.id for p in together.parts), together.attempt) == ([2, 3, 4, 5], 1)
 
 
-def test_while_no_batch_succeeds_the_other_half_is_deferred(play):
-    play.fixed(max_rows=8)
-    play.up()
-    for alone in range(MAX_FAILURES_IN_A_ROW):
-        play.arrive(10 + alone)
-        play.error(1 + alone)
-    play.arrive(0)
-    play.arrive(1, 2, 3, 4)
-    play.error(3)  # 0 fails
-    play.arrive(5)
-    assert play.batches(play.error(4)) == [[1, 2]]
-    assert play.batches(play.error(5)) == [[1]]
-    assert play.batches(play.error(6)) == [[3, 4, 2]]
-    assert play.batches(play.done(7, 3, 4, 2)) == [[5]]
-
-
-def test_a_half_with_a_request_that_returned_often_is_deferred(together):
-    together.scheduler.live[3].requeues = MAX_RETURNS
+def test_a_request_that_has_been_cleared_before_is_deferred(together):
+    together.scheduler.live[3].requeues = 1
     together.error(2)
     together.arrive(5)
-    together.error(3)
+    together.error(3)  # 4 is cleared, and 2 is, too
     (deferred,) = (c for c in together.error(4) if isinstance(c, Dispatch))
-    assert ([p.id for p in deferred.parts], deferred.attempt) == ([3, 4, 2], 3)
-    assert together.batches(together.done(5, 3, 4, 2)) == [[5]]
+    assert ([p.id for p in deferred.parts], deferred.attempt) == ([3], 4)
+    assert sorted(together.batches(together.done(5, 3))[0]) == [2, 4, 5]
 
 
 def test_cleared_requests_are_served_late_rather_than_refused(play):
@@ -220,7 +200,7 @@ def test_what_waits_to_run_again_expires_and_can_be_cancelled(failed):
     assert failed.ended(failed.feed(at=9)) == {4: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
     assert failed.ended(failed.cancel(3)) == {3: (Outcome.CANCELLED, Reason.CALLER_CANCELLED)}
     assert failed.ended(failed.done(3, 1, 2)) == {1: OK, 2: OK}
-    assert failed.scheduler.models["m"].bisections.open_batches == 0
+    assert failed.scheduler.models["m"].bisections.open == []
 
 
 def test_a_request_past_its_deadline_is_not_run_again(failed):

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import pytest
-
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Part, Reason
 from batcher.core.events import FailureCause
-from batcher.core.faults.bisection import MAX_BISECTED, Bisections
-from batcher.core.faults.storm import STORM_BATCHES, STORM_NS, STORM_SHARE, STORM_WINDOW_NS
+from batcher.core.faults.bisection import MAX_BISECTED, STORM_FAILURES, STORM_NS, Bisections
 
 OK = (Outcome.OK, Reason.NONE)
 UNKNOWN = (Outcome.FAILED, Reason.UNKNOWN_FAILURE)
 
 
-@pytest.mark.parametrize(("slots", "storms"), [(1, True), (2, False)])
-def test_bisections_that_take_half_of_the_instances_are_a_storm(slots, storms):
-    bisections = Bisections()
-    parts = (Part(1, 0, 1), Part(2, 0, 1))
-    assert bisections.begin(1, parts, (), FailureCause.UNKNOWN, 0)
-    bisections.start(bisections.suspect_groups[0], 1.01 * STORM_SHARE * STORM_WINDOW_NS, slots, 0)
-    assert (bisections.storm.until_ns is not None) == storms
+def begin(bisections, batch):
+    parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
+    return bisections.begin(batch, parts, (), FailureCause.UNKNOWN, 0)
 
 
-def test_bisections_of_long_ago_do_not_count():
+def test_many_executions_that_fail_in_a_row_are_a_storm():
     bisections = Bisections()
-    for batch in range(6):
-        parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
-        now_ns = int(3 * STORM_WINDOW_NS * batch)
-        assert bisections.begin(batch, parts, (), FailureCause.UNKNOWN, now_ns)
-        bisections.start(
-            bisections.suspect_groups[0], 0.9 * STORM_SHARE * STORM_WINDOW_NS, 1, now_ns
-        )
-    assert bisections.storm.until_ns is None
+    for batch in range(STORM_FAILURES - 1):
+        assert begin(bisections, batch)
+    assert bisections.storm_until_ns is None
+    assert not begin(bisections, STORM_FAILURES)
+    assert bisections.storm_until_ns == STORM_NS
+
+
+def test_failures_between_which_a_batch_succeeds_are_none():
+    bisections = Bisections()
+    for batch in range(MAX_BISECTED):
+        assert begin(bisections, batch)
+        assert not bisections.note_success(0)
+    assert bisections.storm_until_ns is None
 
 
 def test_too_many_bisected_batches_at_once_are_a_storm():
     bisections = Bisections()
     for batch in range(MAX_BISECTED + 1):
-        parts = (Part(2 * batch, 0, 1), Part(2 * batch + 1, 0, 1))
-        begun = bisections.begin(batch, parts, (), FailureCause.UNKNOWN, 0)
-        assert begun == (batch < MAX_BISECTED)
-    assert bisections.storm.until_ns == STORM_NS
+        assert begin(bisections, batch) == (batch < MAX_BISECTED)
+        bisections.note_success(0)
+    assert bisections.storm_until_ns == STORM_NS
 
 
 def test_bisections_stop_on_a_device_that_fails_every_batch(bursts):
@@ -53,14 +50,13 @@ def test_bisections_stop_on_a_device_that_fails_every_batch(bursts):
         at_ns = world.scheduler.now_ns
     assert world.storms == [False]
     assert world.scheduler.observe(0).models[0].storm
-    assert world.extra <= (STORM_BATCHES + 1) * 12
+    assert world.extra < STORM_FAILURES
 
 
 def test_a_storm_is_over_once_batches_succeed(bursts):
     world = bursts(set(range(10_000)), max_rows=32)
-    for burst in range(STORM_BATCHES):
-        world.burst(100 * burst, 33, world.scheduler.now_ns)
-    assert world.storms == [False]
+    while not world.storms:
+        world.burst(100 * len(world.dispatches), 33, world.scheduler.now_ns)
     before = world.extra
     world.failing = {10_001}
 

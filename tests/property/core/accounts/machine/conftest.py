@@ -103,7 +103,7 @@ class AccountsMachine(RuleBasedStateMachine):
             assert twin.next_wakeup_ns() == wakeup_ns
         self.broken = False
         self.tells += 1
-        searching = any(model.bisections.open_batches for model in self.scheduler.models.values())
+        searching = any(model.bisections.open for model in self.scheduler.models.values())
         self.fresh_twin = self.restored() if searching or self.tells % 8 == 0 else None
 
     def restored(self):
@@ -337,7 +337,7 @@ class AccountsMachine(RuleBasedStateMachine):
         assert self.scheduler.live == {}
         assert self.scheduler.fleet.batches == {}
         assert self.scheduler.next_wakeup_ns() is None
-        assert not any(model.bisections.open_batches for model in self.scheduler.models.values())
+        assert not any(model.bisections.open for model in self.scheduler.models.values())
 
 
 @pytest.fixture
