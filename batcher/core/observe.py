@@ -65,7 +65,8 @@ def _model(
         bisected_batches=bisections.bisected,
         bisect_executions=bisections.reruns,
         storm=bisections.storm_until_ns is not None,
-        margin=last.p95[1] / last.expected[1] if last else 1.0,
+        margin=last.margin if last else 1.0,
         drift=last.drift if last else 1.0,
+        handling_ns=last.handling_ns if last else 0.0,
         shapes=tuple(model.times),
     )
