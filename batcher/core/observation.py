@@ -17,7 +17,7 @@ class ModelObservation:
     `bisect_executions` count, since the model was configured, batches that failed as a whole and were
     bisected, and the executions that this took. In a `storm` batches fail as a whole. `margin` is how
     many times longer than expected the bucket used last is planned to take, `drift` how many times
-    slower it is than it was measured first. `shapes` are the buckets with known batch times: without
+    slower it is than it was measured first, `handling_ns` what it takes beyond its own time. `shapes` are the buckets with known batch times: without
     padding, the shapes of requests lately.
     """
 
@@ -37,6 +37,7 @@ class ModelObservation:
     storm: bool = False
     margin: float = 1.0
     drift: float = 1.0
+    handling_ns: float = 0.0
     shapes: tuple[Shapes, ...] = ()
 
 

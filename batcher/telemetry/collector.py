@@ -170,6 +170,9 @@ class Telemetry(Collector):
         yield single_values(queue.PREDICTION_MARGIN, ((ls, m.margin) for ls, m in models))
         yield single_values(queue.PREDICTION_DRIFT, ((ls, m.drift) for ls, m in models))
         yield single_values(
+            queue.PREDICTION_HANDLING, ((ls, m.handling_ns / SECOND) for ls, m in models)
+        )
+        yield single_values(
             queue.EXECUTING_REQUESTS, ((ls, m.executing_requests) for ls, m in models)
         )
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol
 
-from batcher.clock import Clock, monotonic_ns
+from batcher.clock import MILLISECOND, Clock, monotonic_ns
 from batcher.core.commands import RefusalCause
 from batcher.core.events import Shapes
 from batcher.core.observation import ModelObservation, Observation
@@ -185,8 +185,8 @@ def _review_refusals(
     log.warning(
         "%s: %d of %d requests were refused for a prediction in the last minute, while its device was"
         " %.0f %% busy: %s. That should not be: load was not the reason. Batches are planned to take"
-        " %.2f times as long as expected, and the device is %.2f times as slow as when it was first"
-        " measured. Look at: %s; and at docs/running.md, Refused at low load",
+        " %.2f times as long as expected, the device is %.2f times as slow as when it was first measured,"
+        " and a batch takes %.2f ms beyond its own time. Look at: %s; and at docs/running.md, Refused at low load",
         observed.model,
         count,
         ended,
@@ -194,6 +194,7 @@ def _review_refusals(
         _by_cause(refused),
         observed.margin,
         observed.drift,
+        observed.handling_ns / MILLISECOND,
         "; ".join(_WHAT_TO_LOOK_AT[cause] for cause, _ in refused.most_common()),
     )
 

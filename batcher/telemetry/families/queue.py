@@ -66,6 +66,14 @@ PREDICTION_DRIFT = Family(
     "How many times slower the device is than when its batches were first measured; below 1, faster. Of "
     "the padding bucket that was used last.",
 )
+PREDICTION_HANDLING = Family(
+    "batcher_prediction_handling_seconds",
+    "gauge",
+    "seconds",
+    MODEL,
+    "Usual time of a batch beyond the device's own: handing it to its instance and hearing of its end. Of "
+    "the padding bucket that was used last.",
+)
 EXECUTING_REQUESTS = Family(
     "batcher_executing_requests",
     "gauge",
@@ -98,6 +106,7 @@ FAMILIES = (
     LATENCY_TARGET_REACHABLE,
     PREDICTION_MARGIN,
     PREDICTION_DRIFT,
+    PREDICTION_HANDLING,
     EXECUTING_REQUESTS,
     INSTANCES,
     BATCHES_IN_FLIGHT,
