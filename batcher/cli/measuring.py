@@ -65,9 +65,10 @@ async def measure_models(
     measured = []
     places = {id(model): place for place, model in enumerate(config.models)}
     total = sum(repeats * len(sizes[name]) * _buckets(model) for name, model in models.items())
+    for name, model in models.items():
+        typer.echo(_begins(name, model, sizes[name], repeats), err=True)
     with progress(total) as advance:
         for name, model in models.items():
-            typer.echo(_begins(name, model, sizes[name], repeats), err=True)
             advance(name, 0)
             plan = instance_plan(model, 0, plugins.find_executor(model.executor), config.base_dir)
             took_ns = await measure(
@@ -100,9 +101,10 @@ def _buckets(model: ModelConfig) -> int:
 
 def _begins(name: str, model: ModelConfig, sizes: Sequence[int], repeats: int) -> str:
     buckets = f", {_buckets(model)} buckets" if model.padding else ""
+    rows = "row" if tuple(sizes) == (1,) else "rows"
     return (
         f"measuring {name} with {model.executor} on {model.device}:"
-        f" batches of {', '.join(map(str, sizes))} rows{buckets}, {repeats} of each"
+        f" batches of {', '.join(map(str, sizes))} {rows}{buckets}, {repeats} of each"
     )
 
 

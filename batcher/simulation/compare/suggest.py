@@ -57,8 +57,9 @@ SWEEP: Final = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8)
 CURVE: Final = tuple(step / 10 for step in range(1, 14))
 """Rates of the curve of latency, as shares of capacity: from nearly idle to an overload of 30 %."""
 
-P95: Final = 1.645
-"""The 95 % quantile of the normal distribution, in standard deviations."""
+P90: Final = 1.2816
+"""The 90 % quantile of the normal distribution, in standard deviations. The quantile is low enough that
+one slow batch of the 20 that are measured does not decide it."""
 
 MOST_BUCKETS: Final = 8
 """The most buckets that are proposed, as by `batcher buckets`."""
@@ -337,10 +338,10 @@ def curve(asked: Asked, found: Found, target_ns: int) -> list[Tried]:
 
 
 def spread_of(profile: ModelProfile) -> Noise:
-    """Random service times that vary as the measured ones: by the median of p95 / p50 over all sizes."""
+    """Random service times that vary as the measured ones: by the median of p90 / p50 over all sizes."""
     every: Iterable[Mapping[int, SizeProfile]] = profile.buckets.values() or (profile.sizes,)
     sigmas = [
-        log(max(1.0, size.quantiles["p95"] / size.quantiles["p50"])) / P95
+        log(max(1.0, size.quantiles["p90"] / size.quantiles["p50"])) / P90
         for sizes in every
         for size in sizes.values()
     ]

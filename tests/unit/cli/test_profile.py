@@ -6,7 +6,7 @@ import pytest
 from batcher.errors import ModelLoadError
 from batcher.executor import TensorSpec
 from batcher.executors.emulated import EmulatedExecutor
-from batcher.simulation.engine.profile import read_profile
+from batcher.simulation.engine.profile import ModelProfile, SizeProfile, read_profile
 
 TWO = """
 models:
@@ -125,7 +125,14 @@ models:
     assert model.sizes == model.buckets[9], "those of the longest bucket"
 
 
-def test_it_goes_on_to_suggest(run, write):
+def test_it_goes_on_to_suggest(run, write, monkeypatch):
+    async def measured(*_):
+        sizes = {1: SizeProfile.of([5_000_000]), 2: SizeProfile.of([6_000_000])}
+        return [ModelProfile("m", "1", "emulated", "cpu", sizes)]
+
+    monkeypatch.setattr("batcher.cli.measuring.measure_models", measured)
+    for name, shares in (("SWEEP", (0.3,)), ("CURVE", (0.5,))):
+        monkeypatch.setattr(f"batcher.simulation.compare.suggest.{name}", shares)
     config = write("models: [{name: m, executor: emulated, batching: {max_batch_size: 2}}]")
     result = run("profile", config, "--suggest")
     assert "no rate was given" in result.stdout

@@ -96,7 +96,7 @@ def test_several_rates_where_none_is_given(run, write, profile):
 
 def test_a_model_is_measured_where_no_times_are_given(run, write):
     config = write(HELLO.replace("32", "2"))
-    result = run("suggest", config, "--rate", "50", "--requests", "200")
+    result = run("suggest", config, "--rate", "10", "--requests", "200")
     assert result.exit_code == 0, result.stderr
     assert "measuring hello with emulated on cpu: batches of 1, 2 rows, 20 of each" in result.stderr
     assert "service times measured now" in result.stdout
