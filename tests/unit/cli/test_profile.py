@@ -125,6 +125,7 @@ models:
     assert model.sizes == model.buckets[9], "those of the longest bucket"
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_suggest(run, write, monkeypatch):
     async def measured(*_):
         sizes = {1: SizeProfile.of([5_000_000]), 2: SizeProfile.of([6_000_000])}

@@ -58,6 +58,7 @@ def piece(stdout):
     return stdout[stdout.index("models:\n") :]
 
 
+@pytest.mark.slow
 def test_the_settings_load_and_hold_in_the_simulator(run, write, profile, tmp_path):
     times = profile("hello")
     result = run(
@@ -86,6 +87,7 @@ def test_the_settings_load_and_hold_in_the_simulator(run, write, profile, tmp_pa
     assert counts["on_time"] >= 0.99 * counts["requests"]
 
 
+@pytest.mark.slow
 def test_several_rates_where_none_is_given(run, write, profile):
     result = run("suggest", write(HELLO), "--profile", profile("hello"), "--requests", "300")
     assert result.exit_code == 0, result.stderr
@@ -94,6 +96,7 @@ def test_several_rates_where_none_is_given(run, write, profile):
     parse_config(piece(result.stdout))
 
 
+@pytest.mark.slow
 def test_a_model_is_measured_where_no_times_are_given(run, write):
     config = write(HELLO.replace("32", "2"))
     result = run("suggest", config, "--rate", "10", "--requests", "200")
@@ -102,6 +105,7 @@ def test_a_model_is_measured_where_no_times_are_given(run, write):
     assert "service times measured now" in result.stdout
 
 
+@pytest.mark.slow
 def test_buckets_are_suggested_for_lengths(run, write, profile, tmp_path):
     config = write("""
 models:
@@ -147,6 +151,7 @@ def test_the_plot_is_a_picture(run, write, profile, tmp_path):
     assert f"written: {picture}" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_rate_beyond_the_device_ends_with_1_and_says_why(run, write, profile):
     result = run(
         *("suggest", write(HELLO), "--profile", profile("hello"), "--rate", "9000"),
@@ -158,6 +163,7 @@ def test_a_rate_beyond_the_device_ends_with_1_and_says_why(run, write, profile):
     assert "models:" not in result.stdout
 
 
+@pytest.mark.slow
 def test_recorded_requests_are_a_load_with_times(run, write, tmp_path):
     log = tmp_path / "journal"
     log.mkdir()

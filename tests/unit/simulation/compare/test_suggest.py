@@ -109,6 +109,7 @@ def test_the_shortest_target_holds_and_the_one_before_it_does_not():
     assert all(each.summary.rate == pytest.approx(480, rel=0.1) for each in found.tried)
 
 
+@pytest.mark.slow
 def test_a_higher_rate_needs_a_longer_target_and_beyond_capacity_none_holds():
     question = asked(goal=Goal(headroom=0.0))
     capacity = question.capacity(32, ())
@@ -154,6 +155,7 @@ def test_lengths_weigh_what_a_batch_takes():
     assert long == pytest.approx(32_000 / 37)
 
 
+@pytest.mark.slow
 def test_buckets_are_chosen_by_the_target_they_allow():
     lengths = Counter({20: 90, 190: 10})
     question = asked("padded", load=Load(Poisson(), lengths=lengths), requests=1000)
