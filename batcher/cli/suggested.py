@@ -130,12 +130,14 @@ def _why_limit(answer: Answer) -> str:
 def _none_holds(answer: Answer) -> str:
     found = answer.found or answer.choices[0]
     asked = answer.asked
-    best = max((each.in_time for each in found.tried), default=0.0)
+    best = max(found.tried, key=lambda each: each.in_time)
     capacity = asked.capacity(found.size, found.buckets)
     offered = found.rate * (1 + asked.goal.headroom)
+    reasons = ", ".join(f"{why} {count:,}" for why, count in best.summary.dropped_by.items())
+    unanswered = f" (not answered: {reasons})" if reasons else ""
     return (
         f"no target holds: at {offered:,.0f} requests/s (the rate plus {asked.goal.headroom:.0%}) at most"
-        f" {best:.2%} are in time, {asked.goal.in_time:.2%} are wanted, and the device alone serves"
+        f" {best.in_time:.2%} are in time{unanswered}, {asked.goal.in_time:.2%} are wanted, and the device alone serves"
         f" {capacity:,.0f} *. Lower --rate, --headroom or --in-time, or add instances or devices\n{MISSING}"
     )
 
@@ -163,7 +165,7 @@ def _print_targets(answer: Answer, found: Found) -> None:
     headroom = answer.asked.goal.headroom
     typer.echo(
         f"targets at {found.rate * (1 + headroom):,.0f} requests/s: the rate, {found.rate:,.0f},"
-        f" plus {headroom:.0%}"
+        f" plus {headroom:.0%}; those that were drawn come at {found.tried[0].summary.rate:,.0f}/s"
     )
     rows = table("target_p99", "in time %", "p50 ms *", "p99 ms *", "not answered %", "", texts=0)
     for each in found.tried:
