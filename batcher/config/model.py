@@ -93,7 +93,7 @@ class BatchingConfig(Section):
     deadline or `queue.timeout` is earlier. A request is refused only if it cannot be answered by then:
     a duration, `deadline` (only the caller's deadline counts) or `target` (what cannot be in time is
     refused). null means 10 times `target_p99`, and at least 1s; without a target, `deadline`."""
-    late_share: LateShare = 0.03
+    late_share: LateShare = 0.02
     """`adaptive` only: the share of the device that late requests may take from those that can be in
     time, while more is asked for than can be served; 0 to 0.5. Where there is room or idle time, they
     get more."""

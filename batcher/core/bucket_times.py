@@ -20,9 +20,6 @@ from batcher.core.settings import ModelSettings
 MOST_SHAPES = 64
 """Buckets whose service times are remembered; the one used least recently is forgotten."""
 
-STALE_NS = 1_000_000_000
-"""A bucket without a batch for so long (one second) follows a change of speed seen in another."""
-
 
 class BucketTimes(dict[Shapes, ServiceTimes]):
     """A model's `ServiceTimes` by bucket, the one used last at the end."""
@@ -85,12 +82,10 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         times = self.of(batch.shapes)
         before, steady = times.drift, times.steady >= JUMP_SAMPLES
         times.take_handling(handling)
-        times.observe(
-            batch.rows, own_ns, now_ns, batch.dispatched_ns, beyond_ns, trust=batch.canary
-        )
+        times.observe(batch.rows, own_ns, now_ns, batch.dispatched_ns, beyond_ns)
         if len(self) > 1 and times.drift != before and steady:
             for other in self.values():
-                if other is not times and other.canaries.no_batch_since(now_ns - STALE_NS):
+                if other is not times and other.is_stale(now_ns):
                     other.follow(times.drift / before)
 
     def refresh(self, handling: Handling, now_ns: int) -> None:

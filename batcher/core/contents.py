@@ -24,7 +24,7 @@ class Contents:
         "make_policy",
         "models",
         "next_batch_id",
-        "next_promotion_at_ns",
+        "next_limit_ns",
         "now_ns",
         "policy_errors",
         "undecided",
@@ -45,8 +45,8 @@ class Contents:
         """Whether something has happened since the last decision that may lead to another."""
         self.ask_again_ns: int | None = None
         """When a policy wants to be asked again; None while it waits for events."""
-        self.next_promotion_at_ns = NEVER_NS
-        """When the first best-effort request is to be promoted."""
+        self.next_limit_ns = NEVER_NS
+        """No waiting request reaches its limit before this."""
 
     def unblock(self) -> None:
         """Ask every model's policy again: instances may have become free."""

@@ -13,7 +13,7 @@ from typing import Final
 from batcher.core.commands import Outcome
 from batcher.core.devices.fleet import Fleet
 from batcher.core.devices.instances import Instance, RunningBatch
-from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
+from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest, queued
 
 
@@ -22,8 +22,7 @@ class RequestState(StrEnum):
 
     NEW = "new"
     WAITING = "waiting"
-    BEST_EFFORT = "best-effort"
-    PROMOTED = "promoted"
+    LATE = "late"
     PARTLY_RUN = "partly run"
     PREFETCHED = "prefetched"
     RUNNING = "running"
@@ -72,9 +71,9 @@ def request_state(request: LiveRequest, fleet: Fleet) -> RequestState:
     if queued(request):
         if request.start:
             return RequestState.PARTLY_RUN
-        if request.rank == BEST_EFFORT:
-            return RequestState.BEST_EFFORT
-        return RequestState.PROMOTED if request.rank == PROMOTED else RequestState.WAITING
+        if request.rank == LATE:
+            return RequestState.LATE
+        return RequestState.WAITING
     if request.suspect_parts:
         return RequestState.SUSPECT
     ids = {request.batch_id} if request.split is None else request.split.batches

@@ -10,10 +10,11 @@ from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.sharing import DeviceUse
 from batcher.core.events import Shapes, Timings
 from batcher.core.faults.bisection import Bisections
+from batcher.core.late import LateTime
 from batcher.core.policies import BatchPolicy, PolicyFactory, greedy_policy
 from batcher.core.queueing.padding import Buckets
 from batcher.core.queueing.queue import ModelQueue
-from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, default_rank, rank_of
+from batcher.core.queueing.ranks import LATE, default_rank, rank_of
 from batcher.core.queueing.tenants import TenantShares
 from batcher.core.service_time.handling import Handling
 from batcher.core.settings import ModelSettings
@@ -48,7 +49,9 @@ class Model:
         "fill_sizes",
         "fills_batches",
         "handling",
+        "late",
         "learns_arrivals",
+        "limit_ns",
         "max_request_bytes",
         "max_request_rows",
         "name",
@@ -77,6 +80,9 @@ class Model:
         self.name = name
         self.settings = settings
         self.queue = ModelQueue()
+        self.limit_ns: int | None = None
+        """How long after its arrival the answer to a request is of use; None: until its deadline."""
+        self.late = LateTime()
         self.policy: BatchPolicy
         self.fall_back()
         self.policy_failed = False
@@ -172,7 +178,7 @@ class Model:
 
         A level that is gone becomes the last one, and without tenants no request is over a share.
         """
-        if not PROMOTED < rank < BEST_EFFORT:
+        if rank == LATE:
             return rank
         level, over_share = divmod(rank, 2)
         level = min(level, self.settings.queue.priority_levels)
@@ -190,6 +196,8 @@ class Model:
         self.fill_sizes = tuple([index(size) for size in policy.fill_sizes])
         self.deadline_aware, self.learns_arrivals = deadline_aware, learns_arrivals
         self.fills_batches, self.serves_late = fills_batches, serves_late
+        self.limit_ns = policy.limit_ns
+        self.late.configure(policy.late_share, self.settings.target_ns, policy.limit_ns)
         self.policy = policy
 
     def policy_raised(self, error: Exception) -> None:

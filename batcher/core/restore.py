@@ -33,21 +33,17 @@ def restore(contents: Contents, state: State) -> None:
     for model_state in state.models:
         _restore_model(contents, model_state)
     contents.next_batch_id = state.next_batch_id
-    contents.ask_again_ns, contents.next_promotion_at_ns = (
-        state.wakeup_ns,
-        state.next_promotion_at_ns,
-    )
+    contents.ask_again_ns, contents.next_limit_ns = state.wakeup_ns, state.next_limit_ns
 
 
 def _restore_request(contents: Contents, state: SavedRequest) -> None:
-    request = LiveRequest(state.arrived, state.due_ns, state.expires_ns)
+    request = LiveRequest(state.arrived, state.due_ns, state.expires_ns, state.limit_ns)
     request.batch_id = state.batch_id
     model = contents.models.get(state.arrived.model)
     if model is not None:
         request.bucket = model.bucket_of(state.arrived.shapes)
     request.finish_by_ns, request.rank = state.finish_by_ns, state.rank
     request.promote_at_ns = state.promote_at_ns
-    request.canary = state.canary
     request.start, request.rows = state.start, state.rows
     request.suspect_parts, request.requeues = state.suspect_parts, state.requeues
     if state.split is not None:
@@ -84,6 +80,7 @@ def _restore_model(contents: Contents, state: SavedModel) -> None:
     model.shares.restore(state.shares)
     model.handling.restore(state.handling)
     model.prefetch_at_ns, model.dispatch_count = state.prefetch_at_ns, state.dispatch_count
+    model.late.restore(state.late)
 
 
 def _restore_fleet(contents: Contents, state: State) -> None:
@@ -105,7 +102,6 @@ def _restore_fleet(contents: Contents, state: State) -> None:
                 set(batch.unreported),
                 batch.rows,
                 batch.expected_end_ns,
-                batch.canary,
                 batch.shapes,
                 batch.parts,
                 batch.split,

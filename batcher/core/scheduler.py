@@ -3,8 +3,7 @@
 `handle` ends what has expired, takes in all events and then decides once, so a burst that
 arrives together is batched together: batches are formed while instances are free and policies want
 to. A request that has expired takes no room in a queue and is never dispatched; one that cannot
-meet its target is refused at once, where the model's settings say so, but for a canary request now
-and then. Time is what the caller says it is, and never goes back. The caller must carry out every
+be answered within its limit is refused at once. Time is what the caller says it is, and never goes back. The caller must carry out every
 command once, and call `handle` again, with or without events, at `next_wakeup_ns()` at the latest.
 """
 
@@ -36,7 +35,7 @@ from batcher.core.handlers.instances import (
     instance_up,
 )
 from batcher.core.handlers.models import configure, remove
-from batcher.core.handlers.requests import arrive, cancel, expire
+from batcher.core.handlers.requests import arrive, cancel, end_at_limit, expire
 from batcher.core.history import KEPT_EVENTS, History, InvalidTransition
 from batcher.core.lifecycle import request_state
 from batcher.core.observation import Observation
@@ -84,6 +83,8 @@ class Scheduler:
             # First of all, so that nothing is refused for the sake of a request that is over.
             if contents.expiry.heap:
                 expire(contents, now_ns)
+            if contents.next_limit_ns <= now_ns:
+                end_at_limit(contents, now_ns)
             for event in events:
                 if type(event) is RequestArrived:
                     arrive(contents, event)
@@ -92,9 +93,6 @@ class Scheduler:
             again_ns = contents.ask_again_ns
             due = again_ns is not None and again_ns <= now_ns
             if contents.undecided or due or contents.policy_errors:
-                decide(contents, now_ns)
-            while contents.next_promotion_at_ns <= now_ns:
-                # A request may be best-effort only since then, and have waited for long enough before.
                 decide(contents, now_ns)
         except InvalidTransition as error:
             self._history.add((now_ns, events, contents.ledger.take_commands()))
@@ -116,7 +114,7 @@ class Scheduler:
         """When `handle` must be called again at the latest; None while only events matter."""
         contents = self.contents
         expires_ns = contents.expiry.next_ns() if contents.expiry.heap else None
-        wakeup_ns = contents.next_promotion_at_ns
+        wakeup_ns = contents.next_limit_ns
         if contents.ask_again_ns is not None and contents.ask_again_ns < wakeup_ns:
             wakeup_ns = contents.ask_again_ns
         if expires_ns is not None and expires_ns < wakeup_ns:

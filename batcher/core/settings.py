@@ -21,7 +21,7 @@ class Adaptive:
 
     utilization_target: float = 0.8
     limit_ns: int | None = None
-    late_share: float = 0.03
+    late_share: float = 0.02
 
 
 @record

@@ -25,7 +25,7 @@ def capture(contents: Contents) -> State:
         next_batch_id=contents.next_batch_id,
         dispatches=fleet.dispatches,
         wakeup_ns=contents.ask_again_ns,
-        next_promotion_at_ns=contents.next_promotion_at_ns,
+        next_limit_ns=contents.next_limit_ns,
         models=tuple(_model(model) for model in contents.models.values()),
         requests=tuple(_request(request) for request in contents.live.values()),
         devices=tuple(fleet.device_limits.items()),
@@ -46,7 +46,7 @@ def _request(request: LiveRequest) -> SavedRequest:
         request.finish_by_ns,
         request.rank,
         request.promote_at_ns,
-        request.canary,
+        request.limit_ns,
         request.start,
         request.rows,
         request.suspect_parts,
@@ -64,7 +64,6 @@ def _batch(batch: RunningBatch) -> SavedBatch:
         tuple(sorted(batch.unreported)),
         batch.rows,
         batch.expected_end_ns,
-        batch.canary,
         batch.shapes,
         batch.parts,
         batch.split,
@@ -98,6 +97,7 @@ def _model(model: Model) -> SavedModel:
         model.handling.capture(),
         model.prefetch_at_ns,
         model.dispatch_count,
+        model.late.capture(),
     )
 
 

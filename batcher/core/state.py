@@ -20,7 +20,7 @@ class SavedRequest:
     finish_by_ns: int
     rank: int
     promote_at_ns: int
-    canary: bool
+    limit_ns: int
     start: int
     rows: int
     suspect_parts: int
@@ -66,6 +66,7 @@ class SavedModel:
     handling: tuple[tuple[tuple[int, float], ...], ...] = ((), (), ())
     prefetch_at_ns: int = NEVER_NS
     dispatch_count: int = 0
+    late: tuple[object, ...] = ()
 
 
 @record
@@ -88,7 +89,6 @@ class SavedBatch:
     unreported: tuple[int, ...]
     rows: int
     expected_end_ns: float
-    canary: bool
     shapes: Shapes
     parts: tuple[Part, ...]
     split: bool
@@ -107,7 +107,7 @@ class State:
     next_batch_id: int
     dispatches: int
     wakeup_ns: int | None
-    next_promotion_at_ns: int
+    next_limit_ns: int
     models: tuple[SavedModel, ...]
     requests: tuple[SavedRequest, ...]
     devices: tuple[tuple[str, int], ...]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from batcher.core.batching.filling import PlannedBatch, fill_up
+from batcher.core.batching.late_entitlement import late_entitlement_ns
 from batcher.core.batching.policy_calls import Answers, ask, expected_rate
 from batcher.core.batching.prefetching import prefetch
 from batcher.core.batching.proposal import Proposal
@@ -87,6 +88,8 @@ def _ask_all(
     batch_capped = batch_cap.bounds(model.settings.max_batch_size)
     slots, waiting = len(free_ns), model.queue.rows
     proposals: list[Proposal] = []
+    late_ns = late_entitlement_ns(model, slots, now_ns)
+    coupling = model.late.coupling() if late_ns else 0.0
     groups, many_groups = groups_to_ask(model.queue)
     for group in groups:
         times = model.times.of(group.key[1])
@@ -102,6 +105,8 @@ def _ask_all(
             batch_capped,
             exclusive_device,
             many_groups,
+            late_ns,
+            coupling,
         )
         proposal = ask(model, instance, group, given, formation)
         if proposal is not None:

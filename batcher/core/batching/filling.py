@@ -61,7 +61,7 @@ def fill_up(model: Model, planned: PlannedBatch) -> Filling | None:
     group = planned.group
     most = _most_rows(model, planned.rows)
     left = [r for r in group if r.id not in planned.given_up] if planned.given_up else group
-    if planned.rows >= most or len(planned.take) < len(left) or planned.take[0].canary:
+    if planned.rows >= most or len(planned.take) < len(left):
         return None
     if any(request.split is not None for request in planned.take):
         return None
@@ -151,7 +151,7 @@ def _pick(
     """Returns the requests of a group that fit and make none late, and when the batch must finish."""
     picked: list[LiveRequest] = []
     for request in other:
-        if request.id in planned.given_up or request.canary or request.split is not None:
+        if request.id in planned.given_up or request.split is not None:
             continue
         grown = rows + request.rows
         if grown > most:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batcher.core.batching.late_entitlement import late_entitlement_ns
 from batcher.core.batching.policy_calls import Answers, ask
 from batcher.core.batching.proposal import Proposal
 from batcher.core.batching.selection import candidates, first, groups_to_ask
@@ -48,9 +49,10 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
     found = Answers()
     ready: list[Proposal] = []
     groups, _ = groups_to_ask(model.queue)
+    late_ns = late_entitlement_ns(model, len(free_ns), begins_ns)
     for group in groups:
         times = model.times.of(group.key[1])
-        given = PolicyInput(int(free_ns[0]), free_ns, times, model.reachable)
+        given = PolicyInput(int(free_ns[0]), free_ns, times, model.reachable, late_ns=late_ns)
         proposal = ask(model, instance, group, given, found)
         if proposal is not None:
             proposal.begins_ns = begins_ns
@@ -71,9 +73,7 @@ def _is_final(proposal: Proposal, found: Answers) -> bool:
     group, requests = proposal.group, proposal.requests
     assert group is not None
     begins_ns = proposal.begins_ns
-    if requests[0].canary or any(
-        r.expires_ns is not None and r.expires_ns <= begins_ns for r in requests
-    ):
+    if any(r.expires_ns is not None and r.expires_ns <= begins_ns for r in requests):
         return False
     left = group.rows
     for _, given_up in found.given_up:

@@ -11,7 +11,7 @@ from batcher.core.events import Shapes
 from batcher.core.faults.bisection import Bisection
 from batcher.core.model import Model
 from batcher.core.queueing.batch_groups import BatchGroup
-from batcher.core.queueing.ranks import BEST_EFFORT
+from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.times import NEVER_NS
 
@@ -43,21 +43,28 @@ class Proposal:
     """Requests of other groups that fill it up."""
 
 
+def is_late_turn(proposal: Proposal) -> bool:
+    """Whether a batch is of late requests whose share of the device is due."""
+    return proposal.requests[0].rank == LATE and proposal.model.late.due(proposal.expected_ns)
+
+
 def must_start_ns(proposal: Proposal, now_ns: int) -> float:
     """Returns when a batch must start for its most urgent request; `NEVER_NS` if it can wait.
 
-    Best-effort requests can wait. Requests without a due time, or whose due time no batch can meet,
-    can wait until they are promoted, or for half of the time until they expire.
+    Late requests can wait until their share of the device is due. Requests without a due time, or whose due time no batch can meet,
+    can wait until they gain a level, or for half of the time until they expire.
     """
     model, take = proposal.model, proposal.requests
+    if is_late_turn(proposal):
+        return 0.0
     must_ns: float = NEVER_NS
     if model.reachable:
-        due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != BEST_EFFORT]
+        due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != LATE]
         must_ns = min(due_ns) - proposal.expected_ns if due_ns else NEVER_NS
         if len(due_ns) == len(take):
             return must_ns
     for request in take:
-        if request.rank == BEST_EFFORT or (request.due_ns is not None and model.reachable):
+        if request.rank == LATE or (request.due_ns is not None and model.reachable):
             continue
         came_ns = request.arrived.arrival_ns
         until_ns = came_ns + model.settings.queue.promote_after_ns

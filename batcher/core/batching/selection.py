@@ -19,12 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from batcher.core.batching.proposal import Proposal, must_start_ns
+from batcher.core.batching.proposal import Proposal, is_late_turn, must_start_ns
 from batcher.core.events import Shapes
 from batcher.core.model import Model
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.queue import ModelQueue
-from batcher.core.queueing.ranks import PROMOTED
 from batcher.core.requests.promotion import rank_before_promotion
 from batcher.core.times import TOLERANCE_NS
 
@@ -93,7 +92,7 @@ def candidates(
     if not planned:
         return [_without_due_times(model, ready, now_ns)]
     for each in ready:
-        if each.requests[0].canary or each.requests[0].rank == PROMOTED:
+        if is_late_turn(each):
             return [each]
     return [_by_due_time(model, ready, slots, now_ns)]
 
@@ -189,6 +188,8 @@ def first(ready: Sequence[Proposal], now_ns: int) -> Proposal:
     )
     must_ns, _, place = by_start[0]
     best = ready[place]
+    if is_late_turn(best):
+        return best
     for other_must_ns, _, place in by_start[1:]:
         other = ready[place]
         if other.instance.up.device != best.instance.up.device:

@@ -24,7 +24,6 @@ class RunningBatch:
     rows: int = 0
     expected_end_ns: float = 0.0
     """When it should be done; `dispatched_ns` while nothing has been measured."""
-    canary: bool = False
     shapes: Shapes = ()
     parts: tuple[Part, ...] = ()
     split: bool = False

@@ -85,3 +85,4 @@ def _finish(
     if batch.suspects is None:
         model.bisections.batch_cap.count(batch.rows)
     model.running -= 1
+    model.late.ended(batch.rows)

@@ -9,10 +9,11 @@ from batcher.core.commands import PolicyFailed, Reason
 from batcher.core.contents import Contents
 from batcher.core.handlers.dispatch import dispatch
 from batcher.core.model import Model
-from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
+from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.blame import by_blame
-from batcher.core.requests.promotion import make_best_effort, next_promotion_at_ns, promote, reorder
+from batcher.core.requests.late import beyond_reach, make_late
+from batcher.core.requests.promotion import promote, reorder
 from batcher.core.requests.refusals import busy_ns
 from batcher.core.times import NEVER_NS
 
@@ -22,19 +23,19 @@ def decide(contents: Contents, now_ns: int) -> None:
     contents.undecided = False
     _promote(contents, now_ns)
     _dispatch_all(contents, now_ns)
-    contents.next_promotion_at_ns = next_promotion_at_ns(contents.models.values())
     for model in contents.models.values():
         if model.prefetch_at_ns < NEVER_NS:
             contents.ask_at_prefetch(model)
 
 
 def _promote(contents: Contents, now_ns: int) -> None:
-    """Move up what has waited for long enough; refuse what there is no room for at the front."""
+    """Move up what has waited for long enough; refuse late requests that are out of reach."""
     for model in contents.models.values():
         for group in list(model.queue.groups.values()):
             if group.promote_at_ns <= now_ns:
-                over = promote(group, model, contents.fleet, now_ns)
-                _refuse(contents, model, over)
+                promote(group, model, now_ns)
+        if model.late.waiting:
+            _refuse(contents, model, beyond_reach(model, contents.fleet, now_ns))
 
 
 def _dispatch_all(contents: Contents, now_ns: int) -> None:
@@ -67,15 +68,14 @@ def _report_failed_policies(contents: Contents) -> list[Model]:
 
 
 def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) -> None:
-    """Make requests best-effort that cannot be in time, or only at the cost of others; or refuse them."""
+    """Make requests late that cannot be in time, or only at the cost of others; or refuse them."""
     refused: list[LiveRequest] = []
     for request in requests:
-        deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
-        # What has begun to run is not refused for its target, only for its caller's deadline.
-        waits = (model.serves_late or request.begun) and PROMOTED < request.rank < BEST_EFFORT
-        if waits and deadline_ns > request.finish_by_ns:
+        # What has begun to run is not refused for its target, only for its limit.
+        waits = (model.serves_late or request.begun) and request.rank < LATE
+        if waits and request.limit_ns > request.finish_by_ns:
             model.queue.discard(request)
-            make_best_effort(request, model)
+            make_late(request, model)
             model.queue.add(request)
         else:
             refused.append(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from batcher.core.batching.prefetching import block
 from batcher.core.batching.proposal import Proposal
 from batcher.core.batching.selection import DUE_FIRST_ONE_IN
@@ -11,6 +13,8 @@ from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.prefetch import schedule_prefetch
 from batcher.core.devices.sharing import charge
 from batcher.core.faults.bisection import Bisection
+from batcher.core.model import Model
+from batcher.core.queueing.ranks import LATE
 from batcher.core.requests.splitting import next_turn, note_dispatched, piece_rows
 
 
@@ -25,7 +29,9 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     model.dispatch_count = (model.dispatch_count + 1) % DUE_FIRST_ONE_IN
     times = model.times.get(proposal.shapes)
     if times is not None:
-        times.canaries.batch_started(proposal.rows, now_ns)
+        times.last_batch_ns = now_ns
+        if model.late.waiting:
+            _charge_late(model, proposal, times.curve)
     if len(contents.models) > 1 and contents.fleet.has_limit(proposal.instance.up.device):
         _charge(contents, proposal)
     batch = RunningBatch(
@@ -36,7 +42,6 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
         {part.id for part in parts},
         proposal.rows,
         proposal.begins_ns + proposal.expected_ns,
-        proposal.requests[0].canary,
         proposal.shapes,
         parts,
         split,
@@ -53,6 +58,13 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     contents.ledger.commands.append(
         Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
     )
+
+
+def _charge_late(model: Model, proposal: Proposal, curve: Sequence[float]) -> None:
+    """Take from the time of late requests what their rows in a batch make it longer."""
+    late = sum([each.rows for each in (*proposal.requests, *proposal.extra) if each.rank == LATE])
+    if late and curve:
+        model.late.charge(curve[proposal.rows] - curve[proposal.rows - late])
 
 
 def _charge(contents: Contents, proposal: Proposal) -> None:

@@ -6,7 +6,6 @@ from batcher.core.commands import Outcome, Reason
 from batcher.core.contents import Contents
 from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
 from batcher.core.history import InvalidTransition
-from batcher.core.queueing.ranks import BEST_EFFORT
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.admission import admit
 from batcher.core.requests.bounds import broken_bound, group_for, room_for
@@ -40,15 +39,11 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
     model.queue.add(request)
     if request.expires_ns is not None:
         contents.expiry.add(request)
+    contents.next_limit_ns = min(contents.next_limit_ns, request.limit_ns)
     if not model.blocked:
         contents.undecided = True
-    else:
-        if request.rank == BEST_EFFORT:
-            contents.next_promotion_at_ns = min(
-                contents.next_promotion_at_ns, request.promote_at_ns
-            )
-        if model.prefetch_at_ns < NEVER_NS:
-            contents.ask_at_prefetch(model)
+    elif model.prefetch_at_ns < NEVER_NS:
+        contents.ask_at_prefetch(model)
 
 
 def cancel(contents: Contents, event: RequestCancelled) -> None:
@@ -57,6 +52,9 @@ def cancel(contents: Contents, event: RequestCancelled) -> None:
     if request is None:
         return
     contents.ledger.forget(request)
+    model = contents.models.get(request.arrived.model)
+    if model is not None and request.batch_id is None:
+        model.late.left(request.arrived.rows)
     if event.cause is CancelCause.DEADLINE:
         contents.ledger.settle((event.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
     else:
@@ -71,3 +69,21 @@ def expire(contents: Contents, now_ns: int) -> None:
         contents.ledger.settle(
             (request.id,), Outcome.EXPIRED, expiry_reason(request.arrived, request.expires_ns)
         )
+
+
+def end_at_limit(contents: Contents, now_ns: int) -> None:
+    """End all waiting requests whose limits have come by `now_ns`: no answer would be of use any more."""
+    next_ns = NEVER_NS
+    for model in contents.models.values():
+        ended: list[LiveRequest] = []
+        for request in model.queue:
+            if request.limit_ns > now_ns:
+                next_ns = min(next_ns, request.limit_ns)
+            else:
+                ended.append(request)
+        for request in ended:
+            contents.undecided = True
+            contents.ledger.forget(request)
+            reason = expiry_reason(request.arrived, request.limit_ns)
+            contents.ledger.settle((request.id,), Outcome.EXPIRED, reason)
+    contents.next_limit_ns = next_ns

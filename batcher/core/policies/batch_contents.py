@@ -28,7 +28,7 @@ def all_within_deadlines(group: BatchGroup, given: PolicyInput, max_rows: int) -
         grown = rows + request.rows
         if grown > max_rows or (take and grown > most):
             break
-        deadline_ns = NEVER_NS if request.deadline_ns is None else request.deadline_ns
+        deadline_ns = request.limit_ns
         if curve and given.now_ns + expected[request.rows] > deadline_ns:
             drop.append(request)
             continue

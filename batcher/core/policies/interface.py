@@ -28,7 +28,9 @@ class PolicyInput:
     small, and no batch is worth waiting for: it may well have to run again. Without an
     `exclusive_device` other models may take the device while this one waits. `many_groups`: more
     groups wait than the policy is asked about in one decision; each is a batch of its own, so a free
-    instance should wait for none of them.
+    instance should wait for none of them. `late_ns` is the time of the device that late requests may
+    take before others. `coupling` says how closely arrivals follow answers: 1.0 where all callers wait
+    for their answers before they send the next request (a closed loop), 0.0 in a Poisson stream.
     """
 
     now_ns: int
@@ -39,6 +41,8 @@ class PolicyInput:
     batch_capped: bool = False
     exclusive_device: bool = True
     many_groups: bool = False
+    late_ns: float = 0.0
+    coupling: float = 0.0
 
 
 @record
@@ -100,7 +104,13 @@ class BatchPolicy(ABC):
     sizes at most."""
 
     serves_late: bool = False
-    """Whether a request that can only be late waits as best effort; else it is refused."""
+    """Whether a request that can only be late is served by its limit; else it is refused."""
+
+    limit_ns: int | None = None
+    """How long after its arrival the answer to a request is of use; None: until its caller's deadline."""
+
+    late_share: float = 0.0
+    """The part of the device that late requests get in overload."""
 
     # What the core asks
 

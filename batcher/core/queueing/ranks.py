@@ -1,7 +1,7 @@
 """Ranks: which requests are served first, and until when a request must be done.
 
-Rank 0 is promoted requests; then come the priority levels, two ranks for each (tenants within their
-share before those over it); then best-effort requests. A lower rank is served first.
+First come the priority levels, two ranks for each (tenants within their share before those over it);
+then late requests. A lower rank is served first.
 """
 
 from __future__ import annotations
@@ -12,15 +12,8 @@ from batcher.core.queueing.request import LiveRequest
 from batcher.core.settings import QueueLimits
 from batcher.core.times import NEVER_NS
 
-PROMOTED: Final = 0
-"""The rank of promoted requests: best-effort ones that have waited for too long."""
-
-PROMOTED_ONE_IN: Final = 32.0
-"""One row in so many is reserved for promoted requests, however many others wait. With 24 they would cost
-others 4 % of the capacity under overload; with 43 they would be refused more often."""
-
-BEST_EFFORT: Final = 1 << 20
-"""The rank of requests that can no longer meet their targets, and are served all the same."""
+LATE: Final = 1 << 20
+"""The rank of requests that can no longer be answered by their due times, but within their limits."""
 
 
 def rank_of(level: int, *, over_share: bool) -> int:
@@ -40,7 +33,7 @@ def promotion_ns_of(request: LiveRequest, since_ns: int, limits: QueueLimits) ->
     where no due time or deadline ends its wait, and only after the longest wait that is allowed.
     """
     rank = request.rank
-    if not rank_of(1, over_share=False) < rank < BEST_EFFORT:
+    if not rank_of(1, over_share=False) < rank < LATE:
         return NEVER_NS
     if rank % 2 == 0:
         return since_ns + limits.promote_after_ns
@@ -50,11 +43,16 @@ def promotion_ns_of(request: LiveRequest, since_ns: int, limits: QueueLimits) ->
 
 
 def latest_finish_ns(request: LiveRequest) -> int:
-    """When a request must be done: at `finish_by_ns`, or at its deadline where it cannot meet its target.
-
-    `NEVER_NS` where neither is set.
-    """
+    """When a request must be done: at `finish_by_ns`, or at its limit where it is late. `NEVER_NS` if never."""
     # From `NEVER_NS` on, `finish_by_ns` is no time, only a place among others.
-    if request.rank in (PROMOTED, BEST_EFFORT) or request.finish_by_ns >= NEVER_NS:
-        return NEVER_NS if request.deadline_ns is None else request.deadline_ns
+    if request.rank == LATE or request.finish_by_ns >= NEVER_NS:
+        return request.limit_ns
     return request.finish_by_ns
+
+
+def late_turn_ns(rank: int, since_ns: int, limits: QueueLimits) -> int:
+    """The turn of a late request that was of this rank, and waits since `since_ns`.
+
+    A lesser level counts as having come `promote_after` later, a tenant over its share half of that.
+    """
+    return since_ns + (rank - rank_of(1, over_share=False)) * limits.promote_after_ns // 2

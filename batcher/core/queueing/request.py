@@ -36,9 +36,10 @@ class LiveRequest:
     counts its parts in suspect groups, `requeues` how often it came back to the queue from one.
 
     `due_ns` is when it should be done. `expires_ns` is when it ends if it has not begun, and
-    `deadline_ns` when its caller does not wait for the answer any more. `finish_by_ns` is its place
-    in its priority class: the earlier of due time and deadline or, after every real time, its turn of
-    arrival. `rank` says which class that is (`ranks.py`), `promote_at_ns` when it gains a better one.
+    `deadline_ns` when its caller does not wait for the answer any more. `limit_ns` is the last moment at
+    which an answer is of use: the deadline, or what the model's settings say. `finish_by_ns` is its place
+    in its priority class: the earlier of due time and limit or, after every real time, its turn of
+    arrival. For a late request it is its turn, too (`requests/late.py`). `rank` says which class that is (`ranks.py`), `promote_at_ns` when it gains a better one.
     `bucket` is the shape that it is padded to: its own where nothing is padded.
     """
 
@@ -46,12 +47,12 @@ class LiveRequest:
         "arrived",
         "batch_id",
         "bucket",
-        "canary",
         "deadline_ns",
         "due_ns",
         "expires_ns",
         "finish_by_ns",
         "id",
+        "limit_ns",
         "nbytes",
         "promote_at_ns",
         "rank",
@@ -62,7 +63,13 @@ class LiveRequest:
         "suspect_parts",
     )
 
-    def __init__(self, arrived: RequestArrived, due_ns: int | None, expires_ns: int | None) -> None:
+    def __init__(
+        self,
+        arrived: RequestArrived,
+        due_ns: int | None,
+        expires_ns: int | None,
+        limit_ns: int = NEVER_NS,
+    ) -> None:
         self.arrived = arrived
         self.id = arrived.id
         self.rows = arrived.rows
@@ -70,29 +77,27 @@ class LiveRequest:
         self.due_ns = due_ns
         self.expires_ns = expires_ns
         self.deadline_ns = arrived.deadline_ns
+        self.limit_ns = limit_ns
         self.batch_id: int | None = None
         self.bucket = arrived.shapes
         self.rank = 0
         self.promote_at_ns = NEVER_NS
-        self.canary = False
         self.start = 0
         self.suspect_parts = 0
         self.requeues = 0
         self.split: Split | None = None
-        if due_ns is not None and self.deadline_ns is None:
+        if due_ns is not None and due_ns <= limit_ns:
             self.finish_by_ns = due_ns
         else:
             self.set_finish_by()
 
     def set_finish_by(self) -> None:
-        """Set `finish_by_ns` from the request's due time and deadline, or from its arrival without these."""
-        due_ns, deadline_ns = self.due_ns, self.deadline_ns
-        if due_ns is not None:
-            self.finish_by_ns = (
-                due_ns if deadline_ns is None or due_ns < deadline_ns else deadline_ns
-            )
-        elif deadline_ns is not None:
-            self.finish_by_ns = deadline_ns
+        """Set `finish_by_ns` from the request's due time and limit, or from its arrival without these."""
+        due_ns, limit_ns = self.due_ns, self.limit_ns
+        if due_ns is not None and due_ns < limit_ns:
+            self.finish_by_ns = due_ns
+        elif limit_ns < NEVER_NS:
+            self.finish_by_ns = limit_ns
         else:
             self.finish_by_ns = NEVER_NS + self.arrived.arrival_ns
 

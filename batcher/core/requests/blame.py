@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from batcher.core.bucket_times import BucketTimes
 from batcher.core.commands import Blame, MissedTime, RefusalCause
+from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.service_time.estimator import ServiceTimes
 
@@ -45,7 +46,10 @@ def by_blame(
     found: dict[Blame | None, list[LiveRequest]] = {}
     for request in requests:
         known = times.get(request.bucket)
-        blame = blame_of(request, known, soonest_ns, request.finish_by_ns) if known else None
+        blame = None
+        if known:
+            until_ns = request.limit_ns if request.rank == LATE else request.finish_by_ns
+            blame = blame_of(request, known, soonest_ns, until_ns)
         found.setdefault(blame, []).append(request)
     return found
 

@@ -17,8 +17,8 @@ from batcher.core.model import Model
 from batcher.core.policies import PolicyInput
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.ranks import (
-    BEST_EFFORT,
-    PROMOTED,
+    LATE,
+    late_turn_ns,
     latest_finish_ns,
     promotion_ns_of,
     rank_of,
@@ -69,18 +69,16 @@ def leave_time_for_rest(request: LiveRequest, after_ns: float) -> None:
 
 def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
     """Give the rest of a request the place of a request that arrives now; the caller enqueues it."""
-    request.canary = False
-    target_ns, deadline_ns = model.target_ns, request.deadline_ns
+    target_ns, limit_ns = model.target_ns, request.limit_ns
     deadline_aware = model.deadline_aware
     request.finish_by_ns = (
         NEVER_NS + now_ns if target_ns is None or not deadline_aware else now_ns + target_ns
     )
-    if deadline_aware and deadline_ns is not None and deadline_ns < request.finish_by_ns:
-        request.finish_by_ns = deadline_ns
-    if deadline_aware and request.rank in (PROMOTED, BEST_EFFORT):
-        # One piece was served because it had waited for so long; the next has not.
-        request.rank = BEST_EFFORT
-        request.promote_at_ns = now_ns + model.settings.queue.promote_after_ns
+    if deadline_aware and limit_ns < request.finish_by_ns:
+        request.finish_by_ns = limit_ns
+    if deadline_aware and request.rank == LATE:
+        rank = rank_of(model.level(request.arrived.priority), over_share=False)
+        request.finish_by_ns = late_turn_ns(rank, now_ns, model.settings.queue)
         return
     # Levels that its first rows have gained by waiting are not the rest's.
     over_share = bool(request.rank % 2)
@@ -122,9 +120,8 @@ def fill(
     most = max(rows, piece_rows(model, group.key[1]))
     if given.times and model.deadline_aware:
         curve, p95 = given.times.curve, given.times.p95
-        # Only the deadline of the split request counts: its rows run sooner than their turn.
-        deadline_ns = NEVER_NS if rest.deadline_ns is None else rest.deadline_ns
-        last_ns = min(deadline_ns, *map(latest_finish_ns, take))
+        # Only the limit of the split request counts: its rows run sooner than their turn.
+        last_ns = min(rest.limit_ns, *map(latest_finish_ns, take))
         most = min(most, bisect_right(p95, last_ns - given.now_ns + TOLERANCE_NS) - 1)
         if given.longest_ns is not None:
             most = min(most, bisect_right(curve, given.longest_ns) - 1)

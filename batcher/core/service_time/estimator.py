@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from batcher.core.service_time.canary import Canaries
 from batcher.core.service_time.curve import Curve
 from batcher.core.service_time.drift import JUMP, JUMP_SAMPLES, Drift
 from batcher.core.service_time.handling import Handling
@@ -26,6 +25,10 @@ FASTEST_NS = 10_000_000_000
 
 _NEVER = float("inf")
 
+STALE_NS = 1_000_000_000
+"""A bucket without a batch for so long (one second) follows a change of speed seen in another one, and
+gets a request to be measured by."""
+
 UNREACHABLE_NS = 10_000_000_000
 """Nanoseconds after which a target that is out of reach is given up, until it is in reach again."""
 
@@ -41,7 +44,7 @@ class ServiceTimes:
     - `p95`: the same with the `margin`, which is at least 1.
 
     `steady` counts batches that were as predicted. `reachable` is False where one row alone takes
-    longer than the target, `unreachable_since_ns` when that began. `canaries` belongs to admission.
+    longer than the target, `unreachable_since_ns` when that began.
     """
 
     __slots__ = (
@@ -53,10 +56,10 @@ class ServiceTimes:
         "_period",
         "_published",
         "_target_ns",
-        "canaries",
         "curve",
         "expected",
         "handling_ns",
+        "last_batch_ns",
         "margin",
         "max_rows",
         "p95",
@@ -68,7 +71,8 @@ class ServiceTimes:
 
     def __init__(self, max_rows: int, target_ns: int | None = None) -> None:
         self.max_rows = max_rows
-        self.canaries = Canaries()
+        self.last_batch_ns: int | None = None
+        """When its last batch began."""
         self.steady = 0
         self.reachable = True
         self.unreachable_since_ns: int | None = None
@@ -89,6 +93,10 @@ class ServiceTimes:
 
     def __bool__(self) -> bool:
         return bool(self.curve)
+
+    def is_stale(self, now_ns: int) -> bool:
+        """Whether no batch has begun for so long that a prediction alone should refuse nothing."""
+        return self.last_batch_ns is None or now_ns - self.last_batch_ns >= STALE_NS
 
     def seed(self, profile: Iterable[tuple[int, int]]) -> None:
         """Learn from a warm-up: (rows, nanoseconds) pairs."""
@@ -145,16 +153,13 @@ class ServiceTimes:
         now_ns: int,
         began_ns: int | None = None,
         beyond_ns: float = 0.0,
-        *,
-        trust: bool = False,
     ) -> None:
         """Learn from a batch: its own time on the instance, and `beyond_ns` around it.
 
-        `trust`: one sample is enough to believe that the device changed. `began_ns` is when it began,
-        where that is not `own_ns` ago.
+        `began_ns` is when it began, where that is not `own_ns` ago.
         """
         if 1 <= rows <= self.max_rows and own_ns > 0:
-            self._observe(rows, own_ns, now_ns, began_ns, beyond_ns, trust=trust)
+            self._observe(rows, own_ns, now_ns, began_ns, beyond_ns)
         self._publish()
 
     def _observe(
@@ -164,8 +169,6 @@ class ServiceTimes:
         now_ns: int,
         began_ns: int | None,
         beyond_ns: float,
-        *,
-        trust: bool,
     ) -> None:
         curve, drift = self._curve, self._drift
         # A size that was never seen says more about the curve than about the device.
@@ -175,14 +178,14 @@ class ServiceTimes:
             self._note_fastest(ratio)
             off = drift.is_off(ratio)
             began_ns = now_ns - own_ns if began_ns is None else began_ns
-            if off and not trust and drift.overlaps(began_ns):
+            if off and drift.overlaps(began_ns):
                 return
             if rows in curve.means:
                 # What is further off is a change, or a stall that no margin can cover.
                 noise = (own_ns + beyond_ns) / self.curve[rows]
                 self._noise.add(min(noise, JUMP), now_ns)
             if off:
-                if drift.jump(ratio, now_ns, 1 if trust else JUMP_SAMPLES):
+                if drift.jump(ratio, now_ns, JUMP_SAMPLES):
                     self._outliers.clear()
                     self._noise.clear()
                 else:
@@ -271,13 +274,13 @@ class ServiceTimes:
             self._drift.capture(),
             self._noise.capture(),
             self._outliers.capture(),
-            self.canaries.capture(),
+            self.last_batch_ns,
         )
 
     @classmethod
     def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
         """An estimator that predicts and learns as the captured one."""
-        sizes, target, fastest, curve, drift, noise, outliers, canaries = state
+        sizes, target, fastest, curve, drift, noise, outliers, last_batch_ns = state
         assert isinstance(sizes, tuple)
         assert isinstance(target, tuple)
         assert isinstance(fastest, tuple)
@@ -285,7 +288,7 @@ class ServiceTimes:
         assert isinstance(drift, tuple)
         assert isinstance(noise, tuple)
         assert isinstance(outliers, tuple)
-        assert isinstance(canaries, tuple)
+        assert last_batch_ns is None or isinstance(last_batch_ns, int)
         max_rows, target_ns, handling_ns, reply_ns = sizes
         times = cls(max_rows, target_ns)
         times.handling_ns, times.reply_ns = handling_ns, reply_ns
@@ -295,6 +298,6 @@ class ServiceTimes:
         times._drift.restore(drift)
         times._noise.restore(noise)
         times._outliers.restore(outliers)
-        times.canaries = Canaries(*canaries)
+        times.last_batch_ns = last_batch_ns
         times._fit()
         return times

@@ -24,7 +24,7 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
+from batcher.core.queueing.ranks import LATE, PROMOTED
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import (
     Adaptive,
@@ -186,7 +186,7 @@ class Story:
                 # The rest of a split request was given up in the same step.
                 continue
             # Best-effort and promoted requests have no target to meet.
-            promised = request.rank in {PROMOTED, BEST_EFFORT}
+            promised = request.rank in {PROMOTED, LATE}
             if not (request.canary or promised or request.split is not None):
                 self.foretold += 1
                 assert ends_ns <= request.finish_by_ns + TOLERANCE_NS

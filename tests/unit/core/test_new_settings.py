@@ -8,7 +8,7 @@ from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch, Outcome, PolicyFailed, Reason, SettingsRefused
 from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.policies import BatchPolicy, make_policy
-from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED, rank_of
+from batcher.core.queueing.ranks import LATE, PROMOTED, rank_of
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
 
@@ -221,7 +221,7 @@ def test_no_request_is_over_a_share_that_is_gone(scheduler):
     assert served.waiting(1).rank == rank_of(2, over_share=False)
 
 
-@pytest.mark.parametrize("rank", [PROMOTED, BEST_EFFORT])
+@pytest.mark.parametrize("rank", [PROMOTED, LATE])
 def test_promoted_and_best_effort_requests_stay_so(busy, rank):
     busy.arrive(1)
     busy.give_rank(1, rank)
@@ -247,7 +247,7 @@ def test_another_policy_serves_each_level_in_the_order_of_arrival(busy, play_wit
 
 def test_best_effort_requests_get_their_level_under_a_policy_without_due_times(busy):
     busy.arrive(1, priority=3)
-    busy.give_rank(1, BEST_EFFORT)
+    busy.give_rank(1, LATE)
 
     busy.configure(FixedWindow(0))
 

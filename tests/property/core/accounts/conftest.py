@@ -32,7 +32,7 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.queueing.ranks import BEST_EFFORT, PROMOTED
+from batcher.core.queueing.ranks import LATE
 from batcher.core.settings import Adaptive, NoBatching
 from batcher.core.times import TOLERANCE_NS
 
@@ -379,10 +379,10 @@ class Accounts:
         for part in batch.command.parts:
             # The rest of a split request may have been given up in the same step.
             request = scheduler.live.get(part.id)
-            if request is None or request.split or request.canary or request.rank == PROMOTED:
+            if request is None or request.split:
                 continue
             assert request.deadline_ns is None or ends_ns <= request.deadline_ns
-            if model.target_ns is not None and model.reachable and request.rank != BEST_EFFORT:
+            if model.target_ns is not None and model.reachable and request.rank != LATE:
                 assert ends_ns <= request.finish_by_ns
 
     def check_queues(self, scheduler):

@@ -1,0 +1,173 @@
+"""Late requests: whether there is overload, and which part of the device late requests get.
+
+A late request is one that can no longer be answered by its due time, but within its limit. Those in time
+come first; late ones get the time in which the device would idle, the room that batches have, and:
+
+- where callers wait for their answers (a closed loop), the part of the device that they are of all that
+  waits, so that they wait about as long as first come, first served would make them;
+- what it takes to answer all of them by their limits;
+- in overload, instead of both, `late_share`.
+
+Overload is when more is offered than can be served for longer than a burst. It is measured in rows: those
+that arrived, whatever became of them, less those that were served. That is what would wait now if nothing
+had been refused. A window counts at most twice what can be served in it: one burst is no rate.
+"""
+
+from __future__ import annotations
+
+BURST_NS = 1_000_000_000
+"""What is offered counts as a burst while it could be served within the limit, and where that is shorter
+or not set, within one second."""
+
+WINDOWS = 10
+"""Windows in that time. Fewer see a burst as overload; in more, arrivals of every day are cut as bursts."""
+
+COUPLING_WEIGHT = 0.2
+"""Weight of one batch in how closely arrivals follow answers. From 0.1 to 0.3 nothing changes but the first
+half second of a closed loop."""
+
+
+class LateTime:
+    """One model's account of late requests. Times in nanoseconds."""
+
+    __slots__ = (
+        "_answered",
+        "_arrived",
+        "_at_ns",
+        "_ended",
+        "_entitled_ns",
+        "_mean",
+        "_since",
+        "_variance",
+        "backlog",
+        "burst_ns",
+        "share",
+        "waiting",
+        "window_ends_ns",
+    )
+
+    def __init__(self) -> None:
+        self.waiting = False
+        """Whether late requests may be waiting."""
+        self.share = 0.0
+        self.burst_ns = BURST_NS
+        self.backlog = 0.0
+        """Rows that would wait if nothing had been refused, with bursts cut."""
+        self._arrived = 0
+        self._ended = 0
+        self.window_ends_ns = 0
+        self._entitled_ns = 0.0
+        self._at_ns = 0
+        self._answered = 0
+        """Rows of the batch that ended last; `_since` is those that arrived after it."""
+        self._since = 0
+        self._mean = 0.0
+        self._variance = 0.0
+
+    def configure(self, share: float, target_ns: int | None, limit_ns: int | None) -> None:
+        """Take new settings; what was counted stays."""
+        self.share = share
+        self.burst_ns = max(BURST_NS, limit_ns or 10 * (target_ns or 0))
+
+    def arrived(self, rows: int) -> None:
+        """Count a request, also one that is refused; after `next_window`, once the window has ended."""
+        self._arrived += rows
+        self._since += rows
+
+    def ended(self, rows: int) -> None:
+        """Count the rows of a batch that has ended."""
+        self._ended += rows
+        if self._answered:
+            off = self._since - self._answered
+            if not self._mean:
+                # Taken for a closed loop until arrivals show otherwise.
+                self._mean = float(self._answered)
+            self._mean += COUPLING_WEIGHT * (self._answered - self._mean)
+            self._variance += COUPLING_WEIGHT * (off * off - self._variance)
+        self._answered, self._since = rows, 0
+
+    def left(self, rows: int) -> None:
+        """Count rows whose caller has gone before they were served."""
+        self._ended += rows
+
+    def idle(self) -> None:
+        """A request found an instance idle and nothing waiting: there is no overload."""
+        self.backlog = 0.0
+        self._arrived = self._ended = 0
+
+    def next_window(self, now_ns: int, best_rate: float) -> None:
+        """Take in the counts of a window. `best_rate`: rows a nanosecond that can be served."""
+        width_ns = self.burst_ns // WINDOWS
+        arrived: float = self._arrived
+        if best_rate:
+            arrived = min(arrived, 2.0 * best_rate * width_ns)
+        self.backlog = max(0.0, self.backlog + arrived - self._ended)
+        if best_rate:
+            self.backlog = min(self.backlog, best_rate * self.burst_ns)
+        self._arrived = self._ended = 0
+        self.window_ends_ns = now_ns + width_ns
+
+    def coupling(self) -> float:
+        """How closely arrivals follow answers: 1.0 in a closed loop, 0.0 in a Poisson stream."""
+        if not self._mean:
+            return 0.0
+        return max(0.0, 1.0 - 2.0 * self._variance / self._mean)
+
+    def overload(self, best_rate: float) -> float:
+        """0.0 without overload, up to 1.0 where more is offered than can be served within the limit."""
+        if not best_rate:
+            return 0.0
+        return min(1.0, 2.0 * self.backlog / (best_rate * self.burst_ns))
+
+    def wait_ns(self, backlog_ns: float, late_ns: float, best_rate: float) -> float:
+        """How long a late request waits behind so much work, and so much of it late.
+
+        Without overload, all that waits goes before it at most; in overload, what is late has its share.
+        """
+        over = self.overload(best_rate)
+        work_ns = (1.0 - over) * backlog_ns + over * late_ns
+        return work_ns / max(1.0 - over * (1.0 - self.share), 1e-9)
+
+    def entitled_ns(
+        self,
+        now_ns: int,
+        since_ns: int,
+        part: float,
+        needed: float,
+        most_ns: float,
+        best_rate: float,
+    ) -> float:
+        """How much time of the device late requests may take before others now.
+
+        Late requests have waited `since_ns` at most, are `part` of all rows that wait, and need at least
+        `needed` of the device to be answered by their limits. No more than `most_ns` is saved up.
+        """
+        over = self.overload(best_rate)
+        fair = self.coupling() * part
+        share = (1.0 - over) * min(1.0, max(fair, needed)) + over * self.share
+        passed_ns = now_ns - max(self._at_ns, since_ns)
+        if passed_ns > 0:
+            self._entitled_ns = min(most_ns, self._entitled_ns + share * passed_ns)
+        self._at_ns = now_ns
+        return self._entitled_ns
+
+    def due(self, takes_ns: float) -> bool:
+        """Whether late requests may take so much time before others, as of the last `entitled_ns`."""
+        return self.waiting and takes_ns <= self._entitled_ns
+
+    def charge(self, took_ns: float) -> None:
+        """Late requests take so much time of the device."""
+        self._entitled_ns = max(0.0, self._entitled_ns - took_ns)
+
+    def capture(self) -> tuple[object, ...]:
+        """The state as a plain value, for `restore`."""
+        return tuple(getattr(self, name) for name in _STATE)
+
+    def restore(self, state: tuple[object, ...]) -> None:
+        """Continue from what `capture` returned."""
+        for name, value in zip(_STATE, state, strict=True):
+            setattr(self, name, value)
+
+
+_STATE = tuple(name for name in LateTime.__slots__ if name not in ("burst_ns", "share"))
+"""What is not a setting."""
