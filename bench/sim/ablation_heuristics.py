@@ -53,11 +53,6 @@ HEURISTICS: Final = (
         off("policies.arrivals:ArrivalStats.ended", _ended),
     ),
     Part(
-        "burstiness",
-        ("idle", "stream"),
-        off("policies.arrivals:ArrivalStats.burstiness", property(_gives(0.0))),
-    ),
-    Part(
         "price of time",
         ("stream", "instances", "late"),
         off("policies.backlog:Price.__call__", _gives(0.0)),

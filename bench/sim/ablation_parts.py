@@ -56,7 +56,6 @@ FIXED: Final[dict[str, str]] = {
     "history.KEPT_STEPS": "a bound of memory",
     "history.LONGEST_LINE": "a bound of memory",
     "model.MAX_DESCRIPTION": "a bound of memory",
-    "policies/arrivals.MOST_WINDOWS": "a bound of time",
     "policies/backlog._FAR": "the precision of floats",
     "policies/fixed.TIMER_NS": "the resolution of timers",
     "policies/waiting.TIMER_NS": "the resolution of timers",

@@ -363,7 +363,7 @@ class AdaptivePolicy(BatchPolicy):
         if self.learns_arrivals and previous.learns_arrivals:
             default_rank = self.arrivals.default_rank
             self._count(previous.arrivals)
-            self.arrivals.retarget(self._target_ns)
+            self.arrivals.target_ns = self._target_ns
             self.arrivals.rank_anew(new_rank, default_rank)
 
     def capture(self) -> tuple[object, ...]:

@@ -5,7 +5,6 @@
   answered, so the second rate tells them from an open stream, and no window is opened for them. What
   arrives just after the end of a batch may be their next requests: neither it nor that time counts in
   the second rate.
-- The dispersion of counts, which tells bursts from a steady stream.
 - The gain of short waits for the next request, by their length: what each would have saved or cost,
   learned from the gaps that were seen while something waited.
 """
@@ -25,9 +24,6 @@ FOLDS = 50
 ACTIVE_TARGETS = 20.0
 """Time constant of the rate while active, in targets of active time."""
 
-BURST_WEIGHT = 0.02
-"""Weight of one window (one target long) in the mean and variance of counts."""
-
 GAPS = (0.1, 0.2, 0.4, 0.8)
 """The lengths of waits that are compared, as parts of what merging two batches saves. 30 % off moves
 the mean latency of eight callers in a closed loop, 14.2 ms, by 0.15 ms."""
@@ -41,9 +37,6 @@ GAP_WEIGHT = 0.02
 
 RANKED_ROWS = 512.0
 """Shares of ranks are those among the last 256 to 512 rows: at so many, counts are halved."""
-
-MOST_WINDOWS = 200
-"""After a silence of more windows, the window starts anew and the empty ones are not counted."""
 
 
 @dataclass(slots=True)
@@ -69,11 +62,6 @@ class ArrivalStats:
     _active_since_ns: int = -1
     _after_replies: bool = False
     """Whether all since the end of the last batch has followed within `REPLY_GAP`."""
-    _window_ends_ns: int = 0
-    _window_rows: int = 0
-    _windows: int = 0
-    _window_mean: float = 0.0
-    _window_variance: float = 0.0
     ranks: dict[int, float] = field(default_factory=dict)
     """Rows that arrived lately, by rank; empty while all have the default rank."""
     ended_rows: int = 0
@@ -101,9 +89,6 @@ class ArrivalStats:
             elif self._count_active(now_ns):
                 self._new_active_rows += rows
         self._last_ns = now_ns
-        if now_ns >= self._window_ends_ns:
-            self._next_window(now_ns)
-        self._window_rows += rows
         if self.gap_since_ns is not None:
             self._gap_ended(now_ns - self.gap_since_ns)
         if self.ranks or rank != self.default_rank:
@@ -162,22 +147,6 @@ class ArrivalStats:
             self._active_rows = self._active_rows * kept + self._new_active_rows
             self._active_ns = self._active_ns * kept + self._new_active_ns
             self._new_active_rows = self._new_active_ns = 0
-        if now_ns >= self._window_ends_ns:
-            self._next_window(now_ns)
-
-    def retarget(self, target_ns: int) -> None:
-        """Go on with another target. The mean and variance of windows are converted to its length.
-
-        The window that is open is dropped: it would have neither length.
-        """
-        if target_ns == self.target_ns:
-            return
-        longer = target_ns / self.target_ns
-        self.target_ns = target_ns
-        self._window_mean *= longer
-        # As for a process whose dispersion does not depend on the length of the window.
-        self._window_variance *= longer
-        self._window_ends_ns = 0
 
     def rank_anew(self, new_rank: Callable[[int], int], default_rank: int) -> None:
         """Move counts of ranks to what `new_rank` says each of them is now."""
@@ -195,13 +164,6 @@ class ArrivalStats:
             return 0.0
         seen = self._active_rows / max(self._active_ns, self.target_ns)
         return min(seen, self.rate)
-
-    @property
-    def burstiness(self) -> float:
-        """Index of dispersion of the counts, less that of a Poisson process; 0.0 for a steady stream."""
-        if self._window_mean <= 0.0:
-            return 0.0
-        return max(0.0, self._window_variance / self._window_mean / self.rows_each - 1.0)
 
     def gap(self, last_ns: int, now_ns: int, merge_ns: float, behind: int) -> float | None:
         """When to stop waiting for the next request; None where no such wait has a gain.
@@ -240,22 +202,3 @@ class ArrivalStats:
         for place, part in enumerate(GAPS):
             wait_ns, gain = part * merge_ns, gains[place]
             gains[place] += GAP_WEIGHT * ((won_ns if cost_ns < wait_ns else -wait_ns) - gain)
-
-    def _next_window(self, now_ns: int) -> None:
-        width_ns = self.target_ns
-        passed = (now_ns - self._window_ends_ns) // width_ns + 1
-        if self._window_ends_ns == 0 or passed > MOST_WINDOWS:
-            self._window_ends_ns = now_ns + width_ns
-            self._window_rows = 0
-            return
-        for _ in range(passed):
-            counted = self._window_rows
-            self._window_rows = 0
-            self._windows += 1
-            if self._windows == 1:
-                self._window_mean = self._window_variance = float(counted)
-            weight = max(BURST_WEIGHT, 1.0 / (self._windows + 1))
-            off = counted - self._window_mean
-            self._window_mean += weight * off
-            self._window_variance += weight * (off * off - self._window_variance)
-        self._window_ends_ns += passed * width_ns

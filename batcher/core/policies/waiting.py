@@ -23,9 +23,6 @@ MERGE_AGE = 0.8
 WINDOW_AGE = 0.45
 """The wait for a larger batch ends when the first request could just be done at this age, in targets."""
 
-BURSTINESS_WEIGHT = 0.2
-"""The wait for a larger batch is divided by 1 + this * burstiness."""
-
 PATIENCE = 2.0
 """How long the wait for a larger batch may last, as a multiple of what it is expected to take.
 At a load of 0.3, 30 % less costs 1.0 points of busy time, and more saves 0.4."""
@@ -84,8 +81,7 @@ class Waiting:
             wanted = rates.smallest_batch(rate / self._utilization)
             if rows < min(wanted, self._max_rows):
                 expected_ns = PATIENCE * (wanted - 1) / (rate * instances)
-                age = WINDOW_AGE / (1.0 + BURSTINESS_WEIGHT * arrivals.burstiness)
-                age_ns = since_ns + age * self._target_ns - grown_ns
+                age_ns = since_ns + WINDOW_AGE * self._target_ns - grown_ns
                 until_ns = max(until_ns, min(began_ns + expected_ns, age_ns))
         until_ns = min(until_ns, first.finish_by_ns - grown_ns - TOLERANCE_NS)
         if until_ns > now_ns + TOLERANCE_NS:
