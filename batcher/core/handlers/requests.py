@@ -84,6 +84,7 @@ def end_at_limit(contents: Contents, now_ns: int) -> None:
         for request in ended:
             contents.undecided = True
             contents.ledger.forget(request)
-            reason = expiry_reason(request.arrived, request.limit_ns)
+            callers = request.limit_ns == request.deadline_ns
+            reason = Reason.CALLER_DEADLINE if callers else Reason.LIMIT
             contents.ledger.settle((request.id,), Outcome.EXPIRED, reason)
     contents.next_limit_ns = next_ns
