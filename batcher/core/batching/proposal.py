@@ -56,7 +56,7 @@ def must_start_ns(proposal: Proposal, now_ns: int) -> float:
     """
     model, take = proposal.model, proposal.requests
     if is_late_turn(proposal):
-        return 0.0
+        return now_ns
     must_ns: float = NEVER_NS
     if model.reachable:
         due_ns = [r.due_ns for r in take if r.due_ns is not None and r.rank != LATE]

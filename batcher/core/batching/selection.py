@@ -100,7 +100,7 @@ def candidates(
 def _without_due_times(model: Model, ready: Sequence[Proposal], now_ns: int) -> Proposal:
     """Returns the most efficient batch of the best priority class, or in its turn the oldest.
 
-    A turn is for that class, too, and for requests that have waited long enough to be promoted.
+    A turn is for that class, too, and for requests that have waited long enough to gain a level.
     """
     ranks = [rank_before_promotion(each.requests[0], model) for each in ready]
     best = min(ranks)
@@ -188,8 +188,6 @@ def first(ready: Sequence[Proposal], now_ns: int) -> Proposal:
     )
     must_ns, _, place = by_start[0]
     best = ready[place]
-    if is_late_turn(best):
-        return best
     for other_must_ns, _, place in by_start[1:]:
         other = ready[place]
         if other.instance.up.device != best.instance.up.device:
@@ -207,7 +205,12 @@ def first(ready: Sequence[Proposal], now_ns: int) -> Proposal:
 
 
 def _best_rank(proposal: Proposal) -> tuple[int, int]:
-    """Returns the best rank in a batch, and when the first request of that rank must finish."""
+    """Returns the best rank in a batch, and when the first request of that rank must finish.
+
+    Late requests whose share of the device is due come before all others of their model.
+    """
+    if is_late_turn(proposal):
+        return -1, 0
     return min([(request.rank, request.finish_by_ns) for request in proposal.requests])
 
 

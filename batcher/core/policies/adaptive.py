@@ -6,10 +6,9 @@ a short queue the policy may wait for more requests (`waiting.py`), but never pa
 the first request would be late.
 
 Requests of one priority class are planned as one backlog (`_one_class`). Where there are several
-classes (priorities, tenants over their share, promoted and best-effort requests), all that are in time
-are planned together; only where not all can be, class by class, the most valuable first
-(`_several_classes`). Best-effort requests get the time that would be waited away, and the room that a
-batch has left. Promoted ones come first, for one row in `PROMOTED_ONE_IN`.
+classes (priorities, tenants over their share), all are planned together; only where not all can be in
+time, class by class, the most valuable first (`_several_classes`). Late requests get the time that would
+be waited away, the room that a batch has left, and first of all what they are entitled to (`core/late.py`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,7 @@ that change at different speeds:
 became slower or faster. Both learn from what was measured on the instance itself. What lies around it
 (`handling`: event loop, threads, replies) is the machine's and is told apart, so that its stalls do not
 look like a slow device. The margin is a quantile of how much longer batches took (`recent`).
-`outliers` holds samples back until it is known which of these they belong to. `canary` limits the
-requests that run although their prediction says they will be late.
+`outliers` holds samples back until it is known which of these they belong to.
 
 This package knows rows and nanoseconds. It does not know requests, queues, policies or devices.
 """
