@@ -14,7 +14,7 @@ from batcher.clock import MILLISECOND, SECOND
 from batcher.simulation.engine.stalls import Stalls
 from batcher.simulation.policies.named import parse_policy
 
-PARTS: Final = ("loop", "handover", "reply", "device")
+PARTS: Final = ("loop", "dispatch", "reply", "device")
 LENGTHS_MS: Final = (5, 20, 50, 200)
 LOADS: Final = (0.2, 0.5, 0.75, 0.9)
 TIMES: Final = 3
@@ -28,7 +28,7 @@ MOST_TAKEN: Final = 0.8
 
 
 def stalls(options: argparse.Namespace) -> dict[str, Any]:
-    """Stalls of the loop, the handover, the reply and the device, alone and together, by load.
+    """Stalls of the loop, the dispatch, the reply and the device, alone and together, by load.
 
     `refused`: without an answer by the limit. `first_come`: the same for first come, first served, which
     refuses none. `not_in_time`: refused, or answered after the target.

@@ -38,7 +38,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 TOLERANCE_NS = 1_000
 """Answers this much later than their target still count: predictions are floats."""
 
-HANDOVER_NS = 300_000
+DISPATCH_NS = 300_000
 """What a batch takes to reach an instance and to be reported, where stalls are played."""
 
 WARMUP = (1, 2, 4, 8, 16, 32)
@@ -240,7 +240,7 @@ def play(
         def run(dispatch: Dispatch, from_ns: int) -> tuple[int, int]:
             return from_ns, from_ns + takes_ns(dispatch)
 
-        driver = StalledDriver(scheduler, run, HANDOVER_NS, stalls, observe=observe)
+        driver = StalledDriver(scheduler, run, DISPATCH_NS, stalls, observe=observe)
     driver.step(list(_begin(models, device_limit, prefetches=stalls is not None)), 0)
     driver.run(_arrivals(streams, order, driver))
     places = np.array([place for _, place, _ in order])

@@ -21,12 +21,12 @@ Spells: TypeAlias = Sequence[tuple[int, int]]
 class Stalls:
     """When each part stands still.
 
-    `loop`: every event is handled late. `handover`: a batch begins late. `reply`: the end of a batch is
+    `loop`: every event is handled late. `dispatch`: a batch begins late. `reply`: the end of a batch is
     heard late. `device`: a running batch, or one that begins, makes no progress.
     """
 
     loop: Spells = ()
-    handover: Spells = ()
+    dispatch: Spells = ()
     reply: Spells = ()
     device: Spells = ()
 
@@ -48,7 +48,7 @@ class StalledDriver(PrefetchDriver):
 
     def start(self, dispatch: Dispatch, now_ns: int) -> None:
         """Give a batch to its instance now: post the report of its end."""
-        from_ns = after(now_ns, self._stalls.handover) + self.gap_ns // 2
+        from_ns = after(now_ns, self._stalls.dispatch) + self.gap_ns // 2
         if self.scheduler.fleet.instances[dispatch.instance].up.max_in_flight == 1:
             free_ns = self._free_ns.get(dispatch.instance, 0)
             self.prefetched += free_ns > now_ns

@@ -75,7 +75,7 @@ def test_50_callers_of_a_padded_model_are_answered_about_as_soon_as_with_a_windo
 
 @pytest.mark.parametrize("deadline_ns", [None, 250 * MILLISECOND, 2 * SECOND])
 @pytest.mark.parametrize("row_ms", [0.5, 1])
-def test_512_rows_get_the_same_verdict_each_time(play, device_of, model, row_ms, deadline_ns):
+def test_512_rows_end_alike_each_time(play, device_of, model, row_ms, deadline_ns):
     requests = [
         request(number, 2 * number * SECOND, rows=512, deadline_ns=deadline_ns)
         for number in range(6)
@@ -130,7 +130,7 @@ def test_a_busy_machine_has_nothing_refused(play, device_of, model, policy):
                 for third in range(int(3 * now_ns / SECOND))
             )
         ]
-        for part in ("loop", "handover", "reply")
+        for part in ("loop", "dispatch", "reply")
     }
     settings = model(queue=QueueLimits(max_requests=10_000))
     if policy == "fixed":

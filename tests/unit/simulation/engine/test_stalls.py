@@ -30,7 +30,7 @@ def test_work_makes_no_progress_in_a_spell(begins_ns, ends_ns):
     ("part", "settled_ms", "measured_ms"),
     [
         ("loop", [10, 20], 10),
-        ("handover", [10, 20], 10),
+        ("dispatch", [10, 20], 10),
         ("reply", [10, 20], 10),
         ("device", [15, 25], 15),
     ],
@@ -43,7 +43,7 @@ def test_a_stall_while_a_batch_runs(part, settled_ms, measured_ms):
     ("part", "settled_ms", "measured_ms"),
     [
         ("loop", [17, 27], 10),
-        ("handover", [17, 27], 10),
+        ("dispatch", [17, 27], 10),
         ("reply", [13, 23], 10),
         ("device", [17, 27], 14),
     ],
