@@ -16,21 +16,14 @@ from dataclasses import dataclass, field
 from math import exp
 
 RATE_TARGETS = 10.0
-"""Time constant of the rate of all arrivals, in targets."""
-
-FOLDS = 50
-"""The averages are brought up to date at most this often in a target's time."""
-
-ACTIVE_TARGETS = 20.0
-"""Time constant of the rate while active, in targets of active time."""
+"""Time constant of both rates, in targets; for the second, of active time. 40 % more costs 1.3 points of
+busy time at a load of 0.6, 30 % less saves 0.8."""
 
 GAPS = (0.1, 0.2, 0.4, 0.8)
 """The lengths of waits that are compared, as parts of what merging two batches saves. 30 % off moves
-the mean latency of eight callers in a closed loop, 14.2 ms, by 0.15 ms."""
-
-REPLY_GAP = 0.2
-"""What arrives so soon after the end of a batch, or after another such arrival, may be the next request
-of a caller that was just answered; as a part of what merging two batches saves."""
+the mean latency of eight callers in a closed loop, 14.2 ms, by 0.2 ms. What arrives within the second
+of them after the end of a batch, or after another such arrival, may be the next request of a caller
+that was just answered."""
 
 GAP_WEIGHT = 0.02
 """Weight of one gap in the gain of each wait."""
@@ -61,7 +54,7 @@ class ArrivalStats:
     _last_ns: int = 0
     _active_since_ns: int = -1
     _after_replies: bool = False
-    """Whether all since the end of the last batch has followed within `REPLY_GAP`."""
+    """Whether all since the end of the last batch has followed within `GAPS[1]`."""
     ranks: dict[int, float] = field(default_factory=dict)
     """Rows that arrived lately, by rank; empty while all have the default rank."""
     ended_rows: int = 0
@@ -117,13 +110,13 @@ class ArrivalStats:
         self.ended_rows = rows
 
     def _count_active(self, now_ns: int) -> bool:
-        """Count the time since the last event as active, less `REPLY_GAP` where replies have just left.
+        """Count the time since the last event as active, less `GAPS[1]` where replies have just left.
 
         Returns False where all of it is within that gap.
         """
         passed_ns = now_ns - self._last_ns
         if self._after_replies:
-            passed_ns -= int(REPLY_GAP * self._merge_ns)
+            passed_ns -= int(GAPS[1] * self._merge_ns)
             if passed_ns <= 0:
                 return False
             self._after_replies = False
@@ -133,8 +126,6 @@ class ArrivalStats:
     def fold(self, now_ns: int) -> None:
         """Bring the averages up to now, before they are read."""
         passed_ns = now_ns - self._folded_ns
-        if passed_ns * FOLDS < self.target_ns:
-            return
         if passed_ns > 0:
             kept = exp(-passed_ns / (RATE_TARGETS * self.target_ns))
             self.rate = self.rate * kept + self._rows / passed_ns * (1.0 - kept)
@@ -143,7 +134,7 @@ class ArrivalStats:
             self._rows = self._requests = 0
             self._folded_ns = now_ns
         if self._new_active_ns:
-            kept = exp(-self._new_active_ns / (ACTIVE_TARGETS * self.target_ns))
+            kept = exp(-self._new_active_ns / (RATE_TARGETS * self.target_ns))
             self._active_rows = self._active_rows * kept + self._new_active_rows
             self._active_ns = self._active_ns * kept + self._new_active_ns
             self._new_active_rows = self._new_active_ns = 0

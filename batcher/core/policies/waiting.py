@@ -23,10 +23,6 @@ MERGE_AGE = 0.8
 WINDOW_AGE = 0.45
 """The wait for a larger batch ends when the first request could just be done at this age, in targets."""
 
-PATIENCE = 2.0
-"""How long the wait for a larger batch may last, as a multiple of what it is expected to take.
-At a load of 0.3, 30 % less costs 1.0 points of busy time, and more saves 0.4."""
-
 TIMER_NS = 1_000_000
 """A wait ends so long (1 ms) before a request expires: the timer that ends it may be that late."""
 
@@ -80,9 +76,8 @@ class Waiting:
         if rate > 0.0:
             wanted = rates.smallest_batch(rate / self._utilization)
             if rows < min(wanted, self._max_rows):
-                expected_ns = PATIENCE * (wanted - 1) / (rate * instances)
                 age_ns = since_ns + WINDOW_AGE * self._target_ns - grown_ns
-                until_ns = max(until_ns, min(began_ns + expected_ns, age_ns))
+                until_ns = max(until_ns, age_ns)
         until_ns = min(until_ns, first.finish_by_ns - grown_ns - TOLERANCE_NS)
         if until_ns > now_ns + TOLERANCE_NS:
             for request in requests:

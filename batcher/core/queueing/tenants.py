@@ -19,10 +19,7 @@ DEPTH_TARGETS = 4.0
 """What a bucket holds: this many targets of its tenant's share."""
 
 SEEN_NS = 1_000_000_000
-"""A tenant that sent nothing for so long has no part."""
-
-RATE_NS = 2_000_000_000.0
-"""What a tenant asks for is averaged over about so long."""
+"""A tenant that sent nothing for so long has no part. What a tenant asks for is averaged over as long."""
 
 SHORTEST_RATE_NS = 100_000_000.0
 """A tenant that has just come counts as if it had asked for so long, or its first request would be a
@@ -64,8 +61,8 @@ class TenantShares:
             self._rates[name] = 0.0
             self._rows.pop(name, None)
         self._seen_ns[name] = now_ns
-        kept = exp((before_ns - now_ns) / RATE_NS)
-        self._rates[name] = self._rates[name] * kept + rows / RATE_NS
+        kept = exp((before_ns - now_ns) / SEEN_NS)
+        self._rates[name] = self._rates[name] * kept + rows / SEEN_NS
         if capacity <= 0.0:
             return False
         rates = {
@@ -90,9 +87,9 @@ class TenantShares:
 
     def _rate(self, tenant: str, now_ns: int) -> float:
         """Rows a nanosecond that the tenant asks for, since it came."""
-        kept = exp((self._seen_ns[tenant] - now_ns) / RATE_NS)
+        kept = exp((self._seen_ns[tenant] - now_ns) / SEEN_NS)
         # An average of a short time counts for that time only.
-        known = 1.0 - exp((self._since_ns[tenant] - now_ns - SHORTEST_RATE_NS) / RATE_NS)
+        known = 1.0 - exp((self._since_ns[tenant] - now_ns - SHORTEST_RATE_NS) / SEEN_NS)
         return self._rates[tenant] * kept / known
 
     def _beside_the_others(self, rates: dict[str, float], share: float, capacity: float) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from batcher.clock import MILLISECOND
-from batcher.core.policies.arrivals import REPLY_GAP, ArrivalStats
+from batcher.core.policies.arrivals import GAPS, ArrivalStats
 
 TARGET_NS = 50 * MILLISECOND
 MERGE_NS = 5 * MILLISECOND
 RANK = 4
-CLOSE_NS = int(REPLY_GAP * MERGE_NS) // 2
+CLOSE_NS = int(GAPS[1] * MERGE_NS) // 2
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_nor_are_they_where_the_first_finds_the_model_idle(stats):
 def test_a_later_request_is_counted_and_all_after_it(stats):
     late_ns = 10 * MILLISECOND
     rounds(stats, CLOSE_NS, late_ns, late_ns, late_ns)
-    counted_ns = 20 * MILLISECOND - CLOSE_NS - REPLY_GAP * MERGE_NS
+    counted_ns = 20 * MILLISECOND - CLOSE_NS - GAPS[1] * MERGE_NS
     assert stats.steady_rate == pytest.approx(3 / counted_ns, rel=0.02)
 
 
