@@ -143,9 +143,6 @@ HEURISTICS: Final = (
         off("service_time.estimator:ServiceTimes.follow", _gives(None)),
     ),
     Part(
-        "canaries", ("noise",), off("service_time.canary:Canaries.admit_canary", _gives(NEVER_NS))
-    ),
-    Part(
         "time of replies",
         ("replies",),
         off("service_time.handling:Handling.observe_replies", _gives(None)),

@@ -24,6 +24,9 @@ FACTORS: Final = (0.7, 1.4)
 
 SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
     "batching/filling": ("padded",),
+    "batching/late_entitlement": ("late", "levels"),
+    "late": ("late", "levels"),
+    "scheduler": ("noise",),
     "batching/selection": ("groups", "models"),
     "bucket_times": ("padded", "noise"),
     "devices/prefetch": ("gaps",),
@@ -39,7 +42,6 @@ SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
     "queueing/tenants": ("tenants",),
     "requests/promotion": ("levels", "late"),
     "requests/splitting": ("oversized",),
-    "service_time/canary": ("noise", "models"),
     "service_time/curve": ("noise",),
     "service_time/drift": ("noise",),
     "service_time/estimator": ("noise", "stream"),
