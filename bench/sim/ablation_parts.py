@@ -64,7 +64,6 @@ FIXED: Final[dict[str, str]] = {
     "queueing/expiry.SLACK": "a bound of memory",
     "queueing/padding.MOST_KNOWN": "a bound of memory",
     "queueing/ranks.LATE": "a name of a rank",
-    "queueing/ranks.PROMOTED": "a name of a rank",
     "requests/refusals.QUEUE_FULL_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.SHORTEST_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.UNAVAILABLE_RETRY_NS": "protocol: what a refusal tells its caller",
