@@ -12,6 +12,7 @@ sys.path.append(str(BENCH))
 
 import agreement  # noqa: E402
 import attack  # noqa: E402
+import busy  # noqa: E402
 import lengths  # noqa: E402
 import machine  # noqa: E402
 import overhead  # noqa: E402
@@ -39,6 +40,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
   attack     eight attacks: memory, stalls and the latency of other callers before, during, after
+  busy       processes that use the server's core: what is refused for that, beside a fixed window
   soak       mixed load for minutes, with cancels, resets and broken connections: what grows
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
              buckets and without
@@ -53,6 +55,7 @@ EXAMPLES = """examples:
   python bench/load transports --rate 600
   python bench/load tuning --rounds 3
   python bench/load attack --only credit --rounds 1
+  python bench/load busy --rounds 3
   python bench/load soak --seconds 600
   python bench/load lengths --count 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
@@ -170,6 +173,7 @@ def parser() -> argparse.ArgumentParser:
         (prefetch, "what the device waits for between two batches", [own]),
         (transports, "processor time of a request with either transport", []),
         (attack, "what hostile callers take from others, and from the process", [own]),
+        (busy, "what a server refuses whose core is busy with others", [own]),
         (soak, "memory, descriptors and latency under mixed load", [own]),
     )
     for module, what, parents in modules:
