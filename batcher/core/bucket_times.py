@@ -94,14 +94,10 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
             times.take_handling(handling)
             times.refresh(now_ns)
 
-    def judge_target(self, now_ns: int, *, measured: bool) -> bool:
-        """Whether a batch of one row can be done inside the target, in some bucket or as far as known.
-
-        Each bucket's `reachable` is brought up to date.
-        """
+    @property
+    def reachable(self) -> bool:
+        """Whether a batch of one row can be done inside the target, in some bucket or as far as known."""
         known = [times for times in self.values() if times]
-        for times in known:
-            times.judge_target(now_ns, measured=measured)
         return not known or any(times.reachable for times in known)
 
     def best_rate(self) -> float:

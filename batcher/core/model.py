@@ -134,7 +134,7 @@ class Model:
 
     best_rank = rank_of(1, over_share=False)
 
-    def configure(self, settings: ModelSettings, now_ns: int) -> None:
+    def configure(self, settings: ModelSettings) -> None:
         """Take new settings and make their policy, which keeps what the previous one has learned.
 
         Raises what the policy's factory raises; then nothing has changed.
@@ -151,7 +151,7 @@ class Model:
         except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
             self.policy_raised(exc)
         if self.target_ns != target_ns:
-            self.judge_target(now_ns, measured=True)
+            self.judge_target()
 
     def start_without_policy(self, settings: ModelSettings) -> None:
         """Take the first settings although their policy cannot be made."""
@@ -232,6 +232,6 @@ class Model:
         self.handling.forget(now_ns)
         self.times.refresh(self.handling, now_ns)
 
-    def judge_target(self, now_ns: int, *, measured: bool = False) -> None:
-        """Bring `reachable` up to date. `measured`: the times come from a warm-up, or the target is new."""
-        self.reachable = self.times.judge_target(now_ns, measured=measured)
+    def judge_target(self) -> None:
+        """Bring `reachable` up to date, for other times or another target."""
+        self.reachable = self.times.reachable

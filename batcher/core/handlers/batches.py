@@ -75,7 +75,7 @@ def _finish(
         return
     if not failed:
         model.observe(batch, timings, now_ns)
-        model.judge_target(now_ns)
+        model.judge_target()
         if model.bisections.note_success(now_ns):
             contents.ledger.commands.append(FailureStorm(model.name, over=True))
     try:

@@ -25,7 +25,7 @@ def instance_up(contents: Contents, event: InstanceUp) -> None:
             model.times.seed((), event.profile)
         for bucket, profile in event.buckets:
             model.times.seed(bucket, profile)
-        model.judge_target(contents.now_ns, measured=True)
+        model.judge_target()
 
 
 def instance_draining(contents: Contents, event: InstanceDraining) -> None:

@@ -24,7 +24,7 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
     was_deadline_aware = model.deadline_aware
     max_rows = model.settings.max_batch_size
     try:
-        model.configure(event.settings, contents.now_ns)
+        model.configure(event.settings)
     except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
         error = described(exc)
         if known:

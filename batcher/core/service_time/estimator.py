@@ -29,9 +29,6 @@ STALE_NS = 1_000_000_000
 """A bucket without a batch for so long (one second) follows a change of speed seen in another one, and
 gets a request to be measured by."""
 
-UNREACHABLE_NS = 10_000_000_000
-"""Nanoseconds after which a target that is out of reach is given up, until it is in reach again."""
-
 
 class ServiceTimes:
     """Predicts batch times, in nanoseconds, by rows. `max_rows` is the largest batch.
@@ -43,8 +40,7 @@ class ServiceTimes:
     - `expected`: time until the last answer is handed over.
     - `p95`: the same with the `margin`, which is at least 1.
 
-    `steady` counts batches that were as predicted. `reachable` is False where one row alone takes
-    longer than the target, `unreachable_since_ns` when that began.
+    `steady` counts batches that were as predicted.
     """
 
     __slots__ = (
@@ -63,10 +59,8 @@ class ServiceTimes:
         "margin",
         "max_rows",
         "p95",
-        "reachable",
         "reply_ns",
         "steady",
-        "unreachable_since_ns",
     )
 
     def __init__(self, max_rows: int, target_ns: int | None = None) -> None:
@@ -74,8 +68,6 @@ class ServiceTimes:
         self.last_batch_ns: int | None = None
         """When its last batch began."""
         self.steady = 0
-        self.reachable = True
-        self.unreachable_since_ns: int | None = None
         self.curve: Sequence[float] = ()
         self.p95: Sequence[float] = ()
         self.expected: Sequence[float] = ()
@@ -118,20 +110,10 @@ class ServiceTimes:
             self._target_ns = target_ns
             self._publish()
 
-    def judge_target(self, now_ns: int, *, measured: bool) -> None:
-        """Set `reachable`: whether one row alone can be served within the target.
-
-        After a warm-up and for a new target (`measured`) the answer is believed at once. Later, a
-        slow device may recover, so the target is given up only after `UNREACHABLE_NS`.
-        """
-        if self._target_ns is None or self.curve[1] <= self._target_ns:
-            self.reachable, self.unreachable_since_ns = True, None
-        elif measured:
-            self.reachable = False
-        elif self.unreachable_since_ns is None:
-            self.unreachable_since_ns = now_ns
-        elif now_ns - self.unreachable_since_ns >= UNREACHABLE_NS:
-            self.reachable = False
+    @property
+    def reachable(self) -> bool:
+        """Whether one row alone can be served within the target, as far as known."""
+        return self._target_ns is None or not self.curve or self.curve[1] <= self._target_ns
 
     def take_handling(self, handling: Handling) -> None:
         """Predict with these handling times, from the next `observe` or `refresh` on."""
@@ -268,7 +250,7 @@ class ServiceTimes:
         """The state as a plain value, for `restored`."""
         return (
             (self.max_rows, self._target_ns, self.handling_ns, self.reply_ns),
-            (self.reachable, self.unreachable_since_ns, self.steady),
+            self.steady,
             (self._fastest, self._period),
             tuple(self._curve.capture()),
             self._drift.capture(),
@@ -280,9 +262,9 @@ class ServiceTimes:
     @classmethod
     def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
         """An estimator that predicts and learns as the captured one."""
-        sizes, target, fastest, curve, drift, noise, outliers, last_batch_ns = state
+        sizes, steady, fastest, curve, drift, noise, outliers, last_batch_ns = state
         assert isinstance(sizes, tuple)
-        assert isinstance(target, tuple)
+        assert isinstance(steady, int)
         assert isinstance(fastest, tuple)
         assert isinstance(curve, tuple)
         assert isinstance(drift, tuple)
@@ -292,7 +274,7 @@ class ServiceTimes:
         max_rows, target_ns, handling_ns, reply_ns = sizes
         times = cls(max_rows, target_ns)
         times.handling_ns, times.reply_ns = handling_ns, reply_ns
-        times.reachable, times.unreachable_since_ns, times.steady = target
+        times.steady = steady
         times._fastest, times._period = fastest
         times._curve.restore(curve)
         times._drift.restore(drift)

@@ -47,8 +47,7 @@ LATENCY_TARGET_REACHABLE = Family(
     "",
     MODEL,
     "1 while a batch of one row fits the model's latency target, else 0: all requests are late then, and "
-    "served in order of arrival up to batching.limit; absent for a model without a target. A device that "
-    "becomes slow while it runs counts as reachable for 10 s more.",
+    "served in order of arrival up to batching.limit; absent for a model without a target.",
 )
 PREDICTION_MARGIN = Family(
     "batcher_prediction_margin_ratio",

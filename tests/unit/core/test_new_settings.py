@@ -364,14 +364,6 @@ def test_a_target_that_cannot_be_met_is_known_at_once(served):
     assert served.model.reachable
 
 
-def test_settings_that_do_not_touch_the_target_leave_its_judgement(served):
-    served.configure(target=3)
-    (times,) = served.model.times.values()
-    times.unreachable_since_ns, times.reachable, served.model.reachable = 5, True, True
-    served.configure(target=3, max_requests=7)
-    assert (served.model.reachable, times.reachable, times.unreachable_since_ns) == (True, True, 5)
-
-
 def test_requests_admitted_without_batching_are_answered_under_adaptive(scheduler):
     served = Served(scheduler, settings(NoBatching(), target=None))
     served.busy()

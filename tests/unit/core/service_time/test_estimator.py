@@ -86,6 +86,17 @@ def test_a_device_is_slow_after_a_few_slow_batches_in_a_row(times):
     assert times.curve[1] == 12 * line(1)
 
 
+def test_a_target_is_out_of_reach_for_as_long_as_the_device_is_slow(times):
+    assert times.reachable
+    times.aim(10 * MILLISECOND)
+    assert times.reachable
+    for began_ns, slower, reachable in ((SECOND, 4, False), (2 * SECOND, 1, True)):
+        for batch in range(JUMP_SAMPLES):
+            times.observe(8, slower * line(8), began_ns + batch * slower * line(8))
+        assert times.reachable is reachable
+    assert ServiceTimes(8, 1).reachable
+
+
 def test_a_single_outlier_changes_nothing(times):
     before = list(times.curve)
     times.observe(8, 20 * line(8), 0)
