@@ -7,7 +7,7 @@ is a rule that mypy enforces, and equality and slots are what remains at run tim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -17,3 +17,9 @@ T = TypeVar("T")
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a slotted dataclass with value equality and hash; no code may assign to its fields."""
     return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+def copied(cls: type[T], source: object, **instead: object) -> T:
+    """A new record whose fields are the attributes of `source` of these names, but for those in `instead`."""
+    names = [field.name for field in fields(cls) if field.name not in instead]  # type: ignore[arg-type]
+    return cls(**{name: getattr(source, name) for name in names}, **instead)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.sharing import DeviceUse
@@ -11,6 +9,7 @@ from batcher.core.events import ModelConfigured
 from batcher.core.faults.bisection import Bisection
 from batcher.core.handlers.models import configure
 from batcher.core.queueing.request import LiveRequest, Split, queued
+from batcher.core.record import copied
 from batcher.core.state import SavedModel, SavedRequest, State
 
 
@@ -24,8 +23,7 @@ def restore(contents: Contents, state: State) -> None:
     contents.policy_errors.clear()
     for model_state in state.models:
         contents.models[model_state.model].bisections.open = [
-            Bisection(*[getattr(saved, field.name) for field in fields(Bisection)])
-            for saved in model_state.open_bisections
+            copied(Bisection, saved) for saved in model_state.open_bisections
         ]
     _restore_fleet(contents, state)
     for saved in state.requests:
@@ -38,14 +36,11 @@ def restore(contents: Contents, state: State) -> None:
 
 def _restore_request(contents: Contents, state: SavedRequest) -> None:
     request = LiveRequest(state.arrived, state.due_ns, state.expires_ns, state.limit_ns)
-    request.batch_id = state.batch_id
+    for name in SavedRequest.__dataclass_fields__.keys() - {"split"}:
+        setattr(request, name, getattr(state, name))
     model = contents.models.get(state.arrived.model)
     if model is not None:
         request.bucket = model.bucket_of(state.arrived.shapes)
-    request.finish_by_ns, request.rank = state.finish_by_ns, state.rank
-    request.promote_at_ns = state.promote_at_ns
-    request.start, request.rows = state.start, state.rows
-    request.suspect_parts, request.requeues = state.suspect_parts, state.requeues
     if state.split is not None:
         request.split = Split(state.split[0])
         request.split.batches.update(state.split[1])
@@ -93,24 +88,9 @@ def _restore_fleet(contents: Contents, state: State) -> None:
     for saved in state.instances:
         fleet.add(saved.up)
     for batch in state.batches:
-        fleet.start(
-            RunningBatch(
-                batch.batch_id,
-                batch.model,
-                batch.instance,
-                batch.dispatched_ns,
-                set(batch.unreported),
-                batch.rows,
-                batch.expected_end_ns,
-                batch.shapes,
-                batch.parts,
-                batch.split,
-                None if batch.suspects is None else bisections[batch.suspects],
-                batch.filled,
-                batch.prefetched,
-                batch.prefetch_at_ns,
-            )
-        )
+        suspects = None if batch.suspects is None else bisections[batch.suspects]
+        unreported = set(batch.unreported)
+        fleet.start(copied(RunningBatch, batch, unreported=unreported, suspects=suspects))
     for saved in state.instances:
         instance = fleet.instances[saved.up.instance]
         instance.draining = saved.draining

@@ -7,9 +7,9 @@ from batcher.core.devices.instances import RunningBatch
 from batcher.core.faults.bisection import Bisection
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
+from batcher.core.record import copied
 from batcher.core.state import (
     SavedBatch,
-    SavedBisection,
     SavedInstance,
     SavedModel,
     SavedRequest,
@@ -38,40 +38,13 @@ def capture(contents: Contents) -> State:
 
 def _request(request: LiveRequest) -> SavedRequest:
     split = request.split
-    return SavedRequest(
-        request.arrived,
-        request.due_ns,
-        request.expires_ns,
-        request.batch_id,
-        request.finish_by_ns,
-        request.rank,
-        request.promote_at_ns,
-        request.limit_ns,
-        request.start,
-        request.rows,
-        request.suspect_parts,
-        request.requeues,
-        None if split is None else (split.left, tuple(sorted(split.batches))),
-    )
+    progress = None if split is None else (split.left, tuple(sorted(split.batches)))
+    return copied(SavedRequest, request, split=progress)
 
 
 def _batch(batch: RunningBatch) -> SavedBatch:
-    return SavedBatch(
-        batch.batch_id,
-        batch.model,
-        batch.instance,
-        batch.dispatched_ns,
-        tuple(sorted(batch.unreported)),
-        batch.rows,
-        batch.expected_end_ns,
-        batch.shapes,
-        batch.parts,
-        batch.split,
-        None if batch.suspects is None else batch.suspects.batch_id,
-        batch.filled,
-        batch.prefetched,
-        batch.prefetch_at_ns,
-    )
+    suspects = None if batch.suspects is None else batch.suspects.batch_id
+    return copied(SavedBatch, batch, unreported=tuple(sorted(batch.unreported)), suspects=suspects)
 
 
 def _model(model: Model) -> SavedModel:
@@ -93,22 +66,9 @@ def _model(model: Model) -> SavedModel:
             model.bisections.storm_until_ns,
         ),
         model.bisections.batch_cap.capture(),
-        tuple(_bisection(each) for each in model.bisections.open),
+        tuple(copied(Bisection, each) for each in model.bisections.open),
         model.handling.capture(),
         model.prefetch_at_ns,
         model.dispatch_count,
         model.late.capture(),
-    )
-
-
-def _bisection(bisection: Bisection) -> SavedBisection:
-    return SavedBisection(
-        bisection.batch_id,
-        bisection.shapes,
-        bisection.cause,
-        bisection.since_ns,
-        bisection.doubted,
-        bisection.deferred,
-        bisection.failures,
-        bisection.running,
     )

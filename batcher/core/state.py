@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from batcher.core.commands import Part
-from batcher.core.events import FailureCause, InstanceUp, RequestArrived, Shapes
+from batcher.core.events import InstanceUp, RequestArrived, Shapes
+from batcher.core.faults.bisection import Bisection
 from batcher.core.record import record
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
@@ -30,20 +31,6 @@ class SavedRequest:
 
 
 @record
-class SavedBisection:
-    """A failed batch that is being bisected."""
-
-    batch_id: int
-    shapes: Shapes
-    cause: FailureCause
-    since_ns: int
-    doubted: tuple[Part, ...]
-    deferred: tuple[Part, ...]
-    failures: int
-    running: bool
-
-
-@record
 class SavedModel:
     """A model and the ids of its waiting requests, batch group by batch group, each in order.
 
@@ -62,7 +49,7 @@ class SavedModel:
     shares: tuple[tuple[str, float, float | None, int, int], ...]
     bisections: tuple[int, int, int, int | None]
     batch_cap: tuple[float, float, tuple[float, int]]
-    open_bisections: tuple[SavedBisection, ...]
+    open_bisections: tuple[Bisection, ...]
     handling: tuple[tuple[tuple[int, float], ...], ...] = ((), (), ())
     prefetch_at_ns: int = NEVER_NS
     dispatch_count: int = 0

@@ -35,7 +35,7 @@ STORM_NS = 1_000_000_000
 """Nanoseconds for which batches fail as a whole, before one is bisected again."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, unsafe_hash=True)
 class Bisection:
     """One failed batch, and those of its parts that wait to run again: its suspects.
 

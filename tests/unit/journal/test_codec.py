@@ -29,8 +29,8 @@ from batcher.core.events import (
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, NoBatching, QueueLimits
 from batcher.core.state import (
+    Bisection,
     SavedBatch,
-    SavedBisection,
     SavedInstance,
     SavedModel,
     SavedRequest,
@@ -161,7 +161,7 @@ STATE = (
     State,
     SavedModel,
     SavedRequest,
-    SavedBisection,
+    Bisection,
     SavedInstance,
     SavedBatch,
 )
