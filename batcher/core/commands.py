@@ -36,7 +36,6 @@ class Reason(StrEnum):
     CALLER_DEADLINE = "caller_deadline"
     DEADLINE_TOO_SHORT = "deadline_too_short"
     QUEUE_TIMEOUT = "queue_timeout"
-    LIMIT = "limit"
     CALLER_CANCELLED = "caller_cancelled"
     INSTANCE_DOWN = "instance_down"
     DEVICE_FAILURE = "device"

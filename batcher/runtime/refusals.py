@@ -31,15 +31,6 @@ def _too_many_rows(settings: ModelSettings) -> str:
     return f"the request has more than {most} rows, the most of one request ({key})"
 
 
-def _predicted_late(settings: ModelSettings) -> str:
-    if settings.target_ns is None:
-        return "overloaded: the reply would come after the caller's deadline"
-    return (
-        f"overloaded: the reply would come after its target of {settings.target_ns / MILLISECOND:g} ms"
-        " (target_p99), or after the caller's deadline"
-    )
-
-
 def _blamed(blame: Blame, settings: ModelSettings) -> tuple[str, str]:
     """What is said of a refusal for a prediction, and what would prevent it."""
     time = _time_text(blame.missed, settings)
@@ -149,7 +140,9 @@ _REFUSALS: dict[Reason, _Refusal] = {
             f"the queue is full: at most {settings.queue.max_bytes} bytes may wait (queue.max_bytes)"
         ),
     ),
-    Reason.PREDICTED_LATE: _Refusal(errors.Overloaded, _predicted_late),
+    Reason.PREDICTED_LATE: _Refusal(
+        errors.Overloaded, "overloaded: the reply would come after the request's limit"
+    ),
     Reason.CALLER_DEADLINE: _Refusal(
         errors.DeadlineExpired,
         "the caller's deadline passed before the request was answered",
@@ -165,14 +158,6 @@ _REFUSALS: dict[Reason, _Refusal] = {
         _queue_timeout,
         after_failure="its batch failed, and the time that it may wait has passed meanwhile"
         " (queue.timeout, or its own timeout)",
-    ),
-    Reason.LIMIT: _Refusal(
-        errors.DeadlineExpired,
-        lambda settings: (
-            f"the request waited until {_time_text(MissedTime.LIMIT, settings)}: no answer is of use"
-            " any more"
-        ),
-        after_failure="its batch failed, and its limit (batching.limit) has passed meanwhile",
     ),
     Reason.CALLER_CANCELLED: _Refusal(errors.RequestCancelled, "the caller cancelled the request"),
     Reason.INSTANCE_DOWN: _Refusal(

@@ -54,7 +54,6 @@ ENDS: Final[tuple[End, ...]] = (
     (Outcome.EXPIRED, Reason.CALLER_DEADLINE),
     (Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT),
     (Outcome.EXPIRED, Reason.QUEUE_TIMEOUT),
-    (Outcome.EXPIRED, Reason.LIMIT),
     (Outcome.CANCELLED, Reason.CALLER_CANCELLED),
     (Outcome.FAILED, Reason.INSTANCE_DOWN),
     (Outcome.FAILED, Reason.DEVICE_FAILURE),

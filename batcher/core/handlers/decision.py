@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batcher.core.batching.batch_former import form
-from batcher.core.commands import PolicyFailed, Reason
+from batcher.core.commands import PolicyFailed
 from batcher.core.contents import Contents
 from batcher.core.handlers.dispatch import dispatch
 from batcher.core.model import Model
 from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest
-from batcher.core.requests.blame import by_blame
+from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.late import beyond_reach, make_late
 from batcher.core.requests.promotion import promote, reorder
-from batcher.core.requests.refusals import busy_ns
 from batcher.core.times import NEVER_NS
 
 
@@ -35,7 +34,8 @@ def _promote(contents: Contents, now_ns: int) -> None:
             if group.promote_at_ns <= now_ns:
                 promote(group, model, now_ns)
         if model.late.waiting:
-            _refuse(contents, model, beyond_reach(model, contents.fleet, now_ns))
+            out_of_reach = beyond_reach(model, contents.fleet, now_ns)
+            refuse_late(out_of_reach, model, contents.ledger, now_ns)
 
 
 def _dispatch_all(contents: Contents, now_ns: int) -> None:
@@ -79,15 +79,4 @@ def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) 
             model.queue.add(request)
         else:
             refused.append(request)
-    _refuse(contents, model, refused)
-
-
-def _refuse(contents: Contents, model: Model, requests: Sequence[LiveRequest]) -> None:
-    """Refuse waiting requests for a prediction."""
-    if not requests:
-        return
-    fleet, ledger, now_ns = contents.fleet, contents.ledger, contents.now_ns
-    retry_ns = busy_ns(model, fleet, now_ns)
-    soonest_ns = fleet.next_free_ns(model.name, now_ns)
-    for blame, those in by_blame(requests, model.times, soonest_ns).items():
-        ledger.refuse(those, Reason.PREDICTED_LATE, retry_ns=retry_ns, blame=blame)
+    refuse_late(refused, model, contents.ledger, contents.now_ns)

@@ -8,6 +8,7 @@ from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
 from batcher.core.history import InvalidTransition
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.admission import admit
+from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.bounds import broken_bound, group_for, room_for
 from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS, UNKNOWN_MODEL, expiry_reason
 from batcher.core.times import NEVER_NS
@@ -72,19 +73,25 @@ def expire(contents: Contents, now_ns: int) -> None:
 
 
 def end_at_limit(contents: Contents, now_ns: int) -> None:
-    """End all waiting requests whose limits have come by `now_ns`: no answer would be of use any more."""
+    """End all waiting requests whose limits have come by `now_ns`: no answer would be of use any more.
+
+    Where it is not its caller's deadline, a request is refused: a retry may find less load.
+    """
     next_ns = NEVER_NS
     for model in contents.models.values():
-        ended: list[LiveRequest] = []
+        expired: list[LiveRequest] = []
+        refused: list[LiveRequest] = []
         for request in model.queue:
             if request.limit_ns > now_ns:
                 next_ns = min(next_ns, request.limit_ns)
+            elif request.limit_ns == request.deadline_ns:
+                expired.append(request)
             else:
-                ended.append(request)
-        for request in ended:
+                refused.append(request)
+        if expired or refused:
             contents.undecided = True
+        for request in expired:
             contents.ledger.forget(request)
-            callers = request.limit_ns == request.deadline_ns
-            reason = Reason.CALLER_DEADLINE if callers else Reason.LIMIT
-            contents.ledger.settle((request.id,), Outcome.EXPIRED, reason)
+            contents.ledger.settle((request.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+        refuse_late(refused, model, contents.ledger, now_ns)
     contents.next_limit_ns = next_ns

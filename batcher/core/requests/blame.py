@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from batcher.core.bucket_times import BucketTimes
-from batcher.core.commands import Blame, MissedTime, RefusalCause
+from batcher.core.commands import Blame, MissedTime, Reason, RefusalCause
+from batcher.core.model import Model
 from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.ledger import Ledger
+from batcher.core.requests.refusals import busy_ns
 from batcher.core.service_time.estimator import ServiceTimes
 
 
@@ -39,19 +41,22 @@ def blame_of(
     return Blame(cause, missed, max(0, int(late_ns)))
 
 
-def by_blame(
-    requests: Iterable[LiveRequest], times: BucketTimes, soonest_ns: float
-) -> dict[Blame | None, list[LiveRequest]]:
-    """Waiting requests that are given up, by what that is blamed on; None while nothing was measured."""
-    found: dict[Blame | None, list[LiveRequest]] = {}
+def refuse_late(requests: Sequence[LiveRequest], model: Model, ledger: Ledger, now_ns: int) -> None:
+    """Refuse waiting requests that are not answered by their limits, or would make others late."""
+    if not requests:
+        return
+    fleet, found = ledger.fleet, dict[Blame | None, list[LiveRequest]]()
+    retry_ns = busy_ns(model, fleet, now_ns)
+    soonest_ns = fleet.next_free_ns(model.name, now_ns)
     for request in requests:
-        known = times.get(request.bucket)
-        blame = None
-        if known:
-            until_ns = request.limit_ns if request.rank == LATE else request.finish_by_ns
-            blame = blame_of(request, known, soonest_ns, until_ns)
+        blame, times = None, model.times.get(request.bucket)
+        if times:
+            given_up = request.rank < LATE and request.limit_ns > now_ns
+            until_ns = request.finish_by_ns if given_up else request.limit_ns
+            blame = blame_of(request, times, soonest_ns, until_ns)
         found.setdefault(blame, []).append(request)
-    return found
+    for blame, those in found.items():
+        ledger.refuse(those, Reason.PREDICTED_LATE, retry_ns=retry_ns, blame=blame)
 
 
 def _missed(request: LiveRequest, until_ns: float) -> MissedTime:

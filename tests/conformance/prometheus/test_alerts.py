@@ -65,7 +65,6 @@ def test_the_rules_are_valid(promtool):
         ("rejected", "queue_requests", True),
         ("rejected", "no_instance", True),
         ("expired", "queue_timeout", True),
-        ("expired", "limit", True),
         ("expired", "deadline_too_short", True),
         ("expired", "caller_deadline", True),
         ("rejected", "invalid", False),

@@ -54,9 +54,8 @@ def test_every_reason_has_an_error_that_names_the_model_and_when_to_retry(reason
         (Reason.QUEUE_GROUPS, errors.Overloaded, "(queue.max_groups)"),
         (Reason.QUEUE_ROWS, errors.Overloaded, "at most 900 rows may wait (queue.max_rows)"),
         (Reason.QUEUE_BYTES, errors.Overloaded, "at most 4096 bytes may wait (queue.max_bytes)"),
-        (Reason.PREDICTED_LATE, errors.Overloaded, "after its target of 50 ms (target_p99)"),
+        (Reason.PREDICTED_LATE, errors.Overloaded, "after the request's limit"),
         (Reason.QUEUE_TIMEOUT, errors.DeadlineExpired, "longer than 1 ms (queue.timeout)"),
-        (Reason.LIMIT, errors.DeadlineExpired, "until its limit (batching.limit)"),
     ],
 )
 def test_a_message_names_the_bound_and_its_key(reason, kind, setting):
@@ -139,7 +138,6 @@ def test_only_bounds_that_are_set_are_named():
         error_of(Reason.TOO_MANY_ROWS, settings=few_rows)
     )
     unset = ModelSettings(8, Adaptive())
-    assert "target" not in str(error_of(Reason.PREDICTED_LATE, settings=unset))
     assert "queue.timeout" not in str(error_of(Reason.QUEUE_TIMEOUT, settings=unset))
 
 

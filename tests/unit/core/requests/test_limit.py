@@ -3,7 +3,8 @@
 import pytest
 
 from batcher.clock import MILLISECOND
-from batcher.core.commands import Outcome, Reason, Settle
+from batcher.core.commands import Blame, MissedTime, Outcome, Reason, RefusalCause, Settle
+from batcher.core.events import InstanceUp
 from batcher.core.settings import Adaptive
 
 
@@ -16,11 +17,17 @@ def busy(play):
     return play
 
 
-def test_what_waits_until_its_limit_ends_there(busy):
+def test_what_waits_until_its_limit_is_refused_there(busy):
     busy.arrive(1, at=4)
     assert busy.feed(at=30) == []
     assert busy.scheduler.next_wakeup_ns() == 34 * MILLISECOND
-    assert busy.feed(at=34) == [Settle((1,), Outcome.EXPIRED, Reason.LIMIT)]
+    (settled,) = busy.feed(at=34)
+    assert (settled.ids, settled.outcome, settled.reason) == (
+        (1,),
+        Outcome.REJECTED,
+        Reason.PREDICTED_LATE,
+    )
+    assert settled.retry_after_ns
 
 
 def test_a_deadline_before_the_limit_is_the_caller_s(busy):
@@ -30,7 +37,18 @@ def test_a_deadline_before_the_limit_is_the_caller_s(busy):
 
 def test_a_limit_before_the_deadline_is_the_model_s(busy):
     busy.arrive(1, expires=45)
-    assert busy.feed(at=30) == [Settle((1,), Outcome.EXPIRED, Reason.LIMIT)]
+    (settled,) = busy.feed(at=30)
+    assert settled.reason is Reason.PREDICTED_LATE
+
+
+def test_where_times_are_known_it_says_what_would_be_missed(play):
+    play.model("m", Adaptive(limit_ns=30 * MILLISECOND), 1, target=30)
+    play.feed(InstanceUp("i", 1, "m", "d", 1, ((1, 14 * MILLISECOND),)))
+    play.arrive(0, 1)
+    (settled,) = play.feed(at=30)
+    # Batch 1 is not done yet: it is taken to need as long again as it is overdue.
+    blame = Blame(RefusalCause.QUEUE_AHEAD, MissedTime.TARGET, (16 + 14) * MILLISECOND)
+    assert (settled.ids, settled.blame) == ((1,), blame)
 
 
 def test_what_runs_at_its_limit_is_answered(busy):
