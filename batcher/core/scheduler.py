@@ -114,7 +114,11 @@ class Scheduler:
         """When `handle` must be called again at the latest; None while only events matter."""
         contents = self.contents
         expires_ns = contents.expiry.next_ns() if contents.expiry.heap else None
-        wakeup_ns = contents.next_limit_ns
+        wakeup_ns = NEVER_NS
+        for model in contents.models.values():
+            if model.queue.requests:
+                wakeup_ns = contents.next_limit_ns
+                break
         if contents.ask_again_ns is not None and contents.ask_again_ns < wakeup_ns:
             wakeup_ns = contents.ask_again_ns
         if expires_ns is not None and expires_ns < wakeup_ns:
