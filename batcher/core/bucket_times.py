@@ -45,7 +45,9 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
     def restore(self, state: Iterable[tuple[Shapes, tuple[object, ...]]]) -> None:
         """Replace all by what `ServiceTimes.capture` returned for each bucket."""
         self.clear()
-        self.update({bucket: ServiceTimes.restored(times) for bucket, times in state})
+        for bucket, times in state:
+            self[bucket] = ServiceTimes(self._max_rows, self._target_ns)
+            self[bucket].restore(times)
 
     def of(self, bucket: Shapes) -> ServiceTimes:
         """What batches of a bucket take. One never measured is estimated from the others."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from math import exp
 
+from batcher.core.captured import Captured
 
-class DecayingSum:
+
+class DecayingSum(Captured):
     """After each `over_ns` nanoseconds, what was added counts for 1/e of what it did."""
 
     __slots__ = ("_over_ns", "since_ns", "value")
+    STATE = ("value", "since_ns")
 
     def __init__(self, over_ns: float) -> None:
         self._over_ns = over_ns
@@ -24,11 +27,3 @@ class DecayingSum:
         """Add an amount at `now_ns`."""
         self.value = self.at(now_ns) + amount
         self.since_ns = now_ns
-
-    def capture(self) -> tuple[float, int]:
-        """The state as a plain value, for `restore`."""
-        return self.value, self.since_ns
-
-    def restore(self, state: tuple[float, int]) -> None:
-        """Take over the state that `capture` returned."""
-        self.value, self.since_ns = state

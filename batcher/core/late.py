@@ -15,6 +15,8 @@ had been refused. A window counts at most twice what can be served in it: one bu
 
 from __future__ import annotations
 
+from batcher.core.captured import Captured
+
 BURST_NS = 1_000_000_000
 """What is offered counts as a burst while it could be served within the limit, and where that is shorter
 or not set, within one second."""
@@ -27,7 +29,7 @@ COUPLING_WEIGHT = 0.2
 half second of a closed loop."""
 
 
-class LateTime:
+class LateTime(Captured):
     """One model's account of late requests. Times in nanoseconds."""
 
     __slots__ = (
@@ -45,6 +47,8 @@ class LateTime:
         "waiting",
         "window_ends_ns",
     )
+    STATE = tuple(name for name in __slots__ if name not in ("burst_ns", "share"))
+    """What is not a setting."""
 
     def __init__(self) -> None:
         self.waiting = False
@@ -158,16 +162,3 @@ class LateTime:
     def charge(self, took_ns: float) -> None:
         """Late requests take so much time of the device."""
         self._entitled_ns = max(0.0, self._entitled_ns - took_ns)
-
-    def capture(self) -> tuple[object, ...]:
-        """The state as a plain value, for `restore`."""
-        return tuple(getattr(self, name) for name in _STATE)
-
-    def restore(self, state: tuple[object, ...]) -> None:
-        """Continue from what `capture` returned."""
-        for name, value in zip(_STATE, state, strict=True):
-            setattr(self, name, value)
-
-
-_STATE = tuple(name for name in LateTime.__slots__ if name not in ("burst_ns", "share"))
-"""What is not a setting."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
-from batcher.core.devices.sharing import DeviceUse
 from batcher.core.events import ModelConfigured
 from batcher.core.faults.bisection import Bisection
 from batcher.core.handlers.models import configure
@@ -59,17 +58,11 @@ def _restore_model(contents: Contents, state: SavedModel) -> None:
     for request_id in {part.id for part in bisections.waiting_parts()}:
         if not queued(contents.live[request_id]):
             contents.expiry.add(contents.live[request_id])
-    (
-        bisections.bisected,
-        bisections.reruns,
-        bisections.failures_in_a_row,
-        bisections.storm_until_ns,
-    ) = state.bisections
-    bisections.batch_cap.restore(state.batch_cap)
+    bisections.restore(state.bisections)
     model.running = sum(batch.model == state.model for batch in contents.fleet.batches.values())
     model.blocked = state.blocked
     model.reachable = state.reachable
-    model.device_use = DeviceUse(*state.device_use)
+    model.device_use.restore(state.device_use)
     model.policy.restore(state.policy)
     model.times.restore(state.times)
     model.shares.restore(state.shares)

@@ -43,14 +43,13 @@ class SavedModel:
     groups: tuple[tuple[int, ...], ...]
     blocked: bool
     reachable: bool
-    device_use: tuple[float, float]
+    device_use: tuple[object, ...]
     policy: tuple[object, ...]
     times: tuple[tuple[Shapes, tuple[object, ...]], ...]
-    shares: tuple[tuple[str, float, float | None, int, int], ...]
-    bisections: tuple[int, int, int, int | None]
-    batch_cap: tuple[float, float, tuple[float, int]]
+    shares: tuple[object, ...]
+    bisections: tuple[object, ...]
     open_bisections: tuple[Bisection, ...]
-    handling: tuple[tuple[tuple[int, float], ...], ...] = ((), (), ())
+    handling: tuple[object, ...]
     prefetch_at_ns: int = NEVER_NS
     dispatch_count: int = 0
     late: tuple[object, ...] = ()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from batcher.core.captured import Captured
+
 USE_WINDOW_NS = 1_000_000_000.0
 """Nanoseconds of use after which everything used is halved: about so much is remembered."""
 
@@ -25,7 +27,7 @@ ARRIVAL_SIGMAS = 2.0
 one wait in about 40 sees more."""
 
 
-class DeviceUse:
+class DeviceUse(Captured):
     """What one model has used of its devices lately.
 
     `used_ns` counts what the rows of its batches take in the batch size that serves most, so batches

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batcher.core.captured import Captured
 from batcher.core.decay import DecayingSum
 
 FAILED_SHARE = 0.02
@@ -25,7 +26,7 @@ FAULT_WINDOW_ROWS = 4096.0
 """Rows after which rows and failing requests are halved: about so many are remembered."""
 
 
-class FaultAwareCap:
+class FaultAwareCap(Captured):
     """One model's failing requests (`faults`) among its last `rows`, and its arrivals."""
 
     __slots__ = ("_arrivals", "faults", "rows")
@@ -81,12 +82,3 @@ class FaultAwareCap:
             if rows >= needed_rate * expected_ns:
                 break
         return found
-
-    def capture(self) -> tuple[float, float, tuple[float, int]]:
-        """The state as a plain value, for `restore`."""
-        return self.rows, self.faults, self._arrivals.capture()
-
-    def restore(self, state: tuple[float, float, tuple[float, int]]) -> None:
-        """Continue from what `capture` returned."""
-        self.rows, self.faults, arrivals = state
-        self._arrivals.restore(arrivals)

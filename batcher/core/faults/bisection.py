@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from batcher.core.captured import Captured
 from batcher.core.commands import Part
 from batcher.core.events import FailureCause, Shapes
 from batcher.core.faults.batch_cap import FaultAwareCap
@@ -87,7 +88,7 @@ class Bisection:
         self.deferred = tuple(filter(wanted, self.deferred))
 
 
-class Bisections:
+class Bisections(Captured):
     """One model's failed batches that are bisected (`open`), oldest first, and its failure storm.
 
     `bisected` and `reruns` count failed batches and their further executions since the start.
@@ -102,6 +103,7 @@ class Bisections:
         "storm_unreported",
         "storm_until_ns",
     )
+    STATE = ("bisected", "reruns", "failures_in_a_row", "storm_until_ns", "batch_cap")
 
     def __init__(self) -> None:
         self.open: list[Bisection] = []

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from itertools import accumulate
 
 from batcher.core.policies.arrivals import ArrivalStats
@@ -367,19 +366,14 @@ class AdaptivePolicy(BatchPolicy):
 
     def capture(self) -> tuple[object, ...]:
         """The whole state as a plain value, for `restore`."""
-        values = [_plain(getattr(self.arrivals, f.name)) for f in fields(ArrivalStats)]
-        return (self._waiting.began_ns, *values)
+        return self._waiting.began_ns, *self.arrivals.capture()
 
     def restore(self, state: tuple[object, ...]) -> None:
         """Go on where the policy that was captured stood."""
         began_ns, *values = state
         assert began_ns is None or isinstance(began_ns, int)
         self._waiting.began_ns = began_ns
-        for f, value in zip(fields(ArrivalStats), values, strict=True):
-            if f.name == "ranks" and isinstance(value, tuple):
-                self.arrivals.ranks = dict(value)
-            else:
-                setattr(self.arrivals, f.name, list(value) if isinstance(value, tuple) else value)
+        self.arrivals.restore(tuple(values))
 
 
 def _delay_ns(take: Sequence[LiveRequest], given: PolicyInput) -> float:
@@ -403,12 +397,6 @@ def _try_one(
             take.append(priority_class.requests[place])
             drop.remove(priority_class.requests[place])
             return
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return tuple(value.items())
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _finish_by_ns(request: LiveRequest) -> int:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import exp
 
+from batcher.core.captured import Captured
+
 RATE_TARGETS = 10.0
 """Time constant of both rates, in targets; for the second, of active time. 40 % more costs 1.3 points of
 busy time at a load of 0.6, 30 % less saves 0.8."""
@@ -33,7 +35,7 @@ RANKED_ROWS = 512.0
 
 
 @dataclass(slots=True)
-class ArrivalStats:
+class ArrivalStats(Captured):
     """Counts of one model's arrivals. Times in nanoseconds, rates in rows a nanosecond."""
 
     target_ns: int

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import exp
 
+from batcher.core.captured import Captured
+
 DEFAULT = "default"
 """The tenant of requests whose tenant is not named in the settings."""
 
@@ -32,10 +34,11 @@ IN_TIME = 0.72
 """The part of what a model can serve at best that can be promised to be in time."""
 
 
-class TenantShares:
+class TenantShares(Captured):
     """One model's tenants. With fewer than two of them, none can be over its share."""
 
     __slots__ = ("_depth_ns", "_rates", "_rows", "_seen_ns", "_since_ns", "several", "weights")
+    STATE = ("_rates", "_rows", "_seen_ns", "_since_ns")
 
     def __init__(self, tenants: Iterable[tuple[str, float]], target_ns: int | None) -> None:
         self.weights = dict(tenants)
@@ -105,27 +108,7 @@ class TenantShares:
     def among(self, tenants: Iterable[tuple[str, float]], target_ns: int | None) -> TenantShares:
         """Shares among other tenants or by other weights; what is known of tenants that stay is kept."""
         shares = TenantShares(tenants, target_ns)
-        shares.restore(known for known in self.capture() if known[0] in shares.weights)
+        for name in self.STATE:
+            kept = {k: v for k, v in getattr(self, name).items() if k in shares.weights}
+            setattr(shares, name, kept)
         return shares
-
-    def capture(self) -> tuple[tuple[str, float, float | None, int, int], ...]:
-        """What is known of each tenant as a plain value, for `restore`."""
-        return tuple(
-            (
-                tenant,
-                self._rates[tenant],
-                self._rows.get(tenant),
-                seen_ns,
-                self._since_ns[tenant],
-            )
-            for tenant, seen_ns in self._seen_ns.items()
-        )
-
-    def restore(self, state: Iterable[tuple[str, float, float | None, int, int]]) -> None:
-        """Go on with what was captured."""
-        for tenant, rate, rows, seen_ns, since_ns in state:
-            self._rates[tenant] = rate
-            self._seen_ns[tenant] = seen_ns
-            self._since_ns[tenant] = since_ns
-            if rows is not None:
-                self._rows[tenant] = rows

@@ -6,15 +6,15 @@ Between sizes the curve is linear, beyond the largest it is a fitted line, and i
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
 
+from batcher.core.captured import Captured
 from batcher.core.service_time.fitting import curve_through, isotonic
 
 MEAN_SAMPLES = 32
 """A size's mean is that of its first 32 samples; from then on a new sample moves it by 1/32."""
 
 
-class Curve:
+class Curve(Captured):
     """Running means by size, and `times[b]`: the time of `b` rows (`times[0]` is 0).
 
     `times` is empty until something was learned. It is replaced, never changed. `sizes` are those that
@@ -22,6 +22,7 @@ class Curve:
     """
 
     __slots__ = ("_counts", "_pooled", "max_rows", "means", "sizes", "times")
+    STATE = ("means", "_counts")
 
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows
@@ -83,14 +84,3 @@ class Curve:
         times = isotonic(means, [self._counts[size] for size in sizes])
         self._pooled = times != means
         self.times = curve_through(sizes, times, self.max_rows)
-
-    def capture(self) -> Iterator[tuple[int, float, int]]:
-        """Yields (size, mean, samples), for `restore`."""
-        for size, mean in self.means.items():
-            yield size, mean, self._counts[size]
-
-    def restore(self, state: Iterable[tuple[int, float, int]]) -> None:
-        """Continue from what `capture` yielded. Call `fit` before `times` is read."""
-        for size, mean, count in state:
-            self.means[size] = mean
-            self._counts[size] = count

@@ -11,6 +11,8 @@ from __future__ import annotations
 from bisect import insort
 from math import inf
 
+from batcher.core.captured import Captured
+
 DRIFT_SAMPLES = 32
 """The factor moves by 1/32 of the difference to each new sample."""
 
@@ -24,7 +26,7 @@ FOLLOWED = 1.05
 """A change that batches of other shapes have shown is applied once it adds up to this factor."""
 
 
-class Drift:
+class Drift(Captured):
     """The `factor`, and the samples in a row that were far off it.
 
     A sample is a ratio: what a batch took, divided by what the curve says without the factor.
@@ -91,12 +93,3 @@ class Drift:
         self._pending = 1.0
         self._jumps.clear()
         return True
-
-    def capture(self) -> tuple[float, float, tuple[float, ...], int, float]:
-        """The state as a plain value, for `restore`."""
-        return self.factor, self._before, tuple(self._jumps), self._jumps_ns, self._pending
-
-    def restore(self, state: tuple[float, float, tuple[float, ...], int, float]) -> None:
-        """Continue from what `capture` returned."""
-        self.factor, self._before, jumps, self._jumps_ns, self._pending = state
-        self._jumps = list(jumps)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from batcher.core.captured import Captured
 from batcher.core.service_time.curve import Curve
 from batcher.core.service_time.drift import JUMP, JUMP_SAMPLES, Drift
 from batcher.core.service_time.handling import Handling
@@ -30,7 +31,7 @@ STALE_NS = 1_000_000_000
 gets a request to be measured by."""
 
 
-class ServiceTimes:
+class ServiceTimes(Captured):
     """Predicts batch times, in nanoseconds, by rows. `max_rows` is the largest batch.
 
     All three sequences are indexed by rows, 0 to `max_rows`; they are empty until something was
@@ -61,6 +62,10 @@ class ServiceTimes:
         "p95",
         "reply_ns",
         "steady",
+    )
+    STATE = (
+        *("max_rows", "_target_ns", "handling_ns", "reply_ns", "steady", "_fastest", "_period"),
+        *("_curve", "_drift", "_noise", "_outliers", "last_batch_ns"),
     )
 
     def __init__(self, max_rows: int, target_ns: int | None = None) -> None:
@@ -246,40 +251,6 @@ class ServiceTimes:
         elif margin != 1.0:
             self.p95 = [margin * time for time in curve]
 
-    def capture(self) -> tuple[object, ...]:
-        """The state as a plain value, for `restored`."""
-        return (
-            (self.max_rows, self._target_ns, self.handling_ns, self.reply_ns),
-            self.steady,
-            (self._fastest, self._period),
-            tuple(self._curve.capture()),
-            self._drift.capture(),
-            self._noise.capture(),
-            self._outliers.capture(),
-            self.last_batch_ns,
-        )
-
-    @classmethod
-    def restored(cls, state: tuple[object, ...]) -> ServiceTimes:
-        """An estimator that predicts and learns as the captured one."""
-        sizes, steady, fastest, curve, drift, noise, outliers, last_batch_ns = state
-        assert isinstance(sizes, tuple)
-        assert isinstance(steady, int)
-        assert isinstance(fastest, tuple)
-        assert isinstance(curve, tuple)
-        assert isinstance(drift, tuple)
-        assert isinstance(noise, tuple)
-        assert isinstance(outliers, tuple)
-        assert last_batch_ns is None or isinstance(last_batch_ns, int)
-        max_rows, target_ns, handling_ns, reply_ns = sizes
-        times = cls(max_rows, target_ns)
-        times.handling_ns, times.reply_ns = handling_ns, reply_ns
-        times.steady = steady
-        times._fastest, times._period = fastest
-        times._curve.restore(curve)
-        times._drift.restore(drift)
-        times._noise.restore(noise)
-        times._outliers.restore(outliers)
-        times.last_batch_ns = last_batch_ns
-        times._fit()
-        return times
+    def _derive(self) -> None:
+        self._curve.max_rows = self.max_rows
+        self._fit()

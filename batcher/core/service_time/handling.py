@@ -7,6 +7,7 @@ changes nothing of what is known about the device.
 
 from __future__ import annotations
 
+from batcher.core.captured import Captured
 from batcher.core.service_time.recent import Recent
 
 USUAL = 0.5
@@ -14,7 +15,7 @@ USUAL = 0.5
 higher one takes stalls for usual: with 0.95, a stall for one batch in twenty delays every plan."""
 
 
-class Handling:
+class Handling(Captured):
     """Handling times of one model's batches, in nanoseconds.
 
     `gap_ns` is the time of a batch beyond its own, on an instance that was idle; `saved_ns` is how much
@@ -24,6 +25,7 @@ class Handling:
     """
 
     __slots__ = ("_idle", "_prefetched", "_replies", "gap_ns", "reply_ns", "saved_ns")
+    STATE = ("_idle", "_prefetched", "_replies")
 
     def __init__(self) -> None:
         self._idle, self._prefetched, self._replies = Recent(USUAL), Recent(USUAL), Recent(USUAL)
@@ -38,7 +40,7 @@ class Handling:
         # Where two batches are reported at once, the second seems to have taken no time.
         beyond_ns = max(0.0, beyond_ns)
         (self._prefetched if prefetched else self._idle).add(beyond_ns, now_ns)
-        self._combine()
+        self._derive()
         return beyond_ns + self.saved_ns if prefetched else beyond_ns
 
     def observe_replies(self, rows: int, took_ns: int, now_ns: int) -> None:
@@ -50,21 +52,9 @@ class Handling:
         """Drop samples that are too old."""
         for samples in (self._idle, self._prefetched, self._replies):
             samples.forget(now_ns)
-        self._combine()
+        self._derive()
 
-    def _combine(self) -> None:
+    def _derive(self) -> None:
         self.gap_ns = max(self._idle.value, self._prefetched.value)
         self.saved_ns = self.gap_ns - self._prefetched.value if self._prefetched else 0.0
         self.reply_ns = self._replies.value
-
-    def capture(self) -> tuple[tuple[tuple[int, float], ...], ...]:
-        """The state as a plain value, for `restore`."""
-        return self._idle.capture(), self._prefetched.capture(), self._replies.capture()
-
-    def restore(self, state: tuple[tuple[tuple[int, float], ...], ...]) -> None:
-        """Continue from what `capture` returned."""
-        for samples, captured in zip(
-            (self._idle, self._prefetched, self._replies), state, strict=True
-        ):
-            samples.restore(captured)
-        self._combine()

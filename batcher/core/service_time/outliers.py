@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 
+from batcher.core.captured import Captured
 from batcher.core.service_time.drift import JUMP
 from batcher.core.service_time.recent import FORGET_NS
 
@@ -12,7 +13,7 @@ SAMPLES_OF_NEW_SIZE, SAMPLES_OF_KNOWN_SIZE = 2, 3
 other sizes are as predicted: of a size that was never seen, and of one that was."""
 
 
-class Outliers:
+class Outliers(Captured):
     """By size: (moment, nanoseconds) of its last batches, while they are off the curve."""
 
     __slots__ = ("samples",)
@@ -46,10 +47,5 @@ class Outliers:
             del self.samples[rows]
         return learned
 
-    def capture(self) -> tuple[tuple[int, tuple[tuple[int, float], ...]], ...]:
-        """The samples, for `restore`."""
-        return tuple((rows, tuple(samples)) for rows, samples in self.samples.items())
-
-    def restore(self, state: Iterable[tuple[int, Iterable[tuple[int, float]]]]) -> None:
-        """Continue from what `capture` returned."""
-        self.samples = {rows: list(samples) for rows, samples in state}
+    def _derive(self) -> None:
+        self.samples = {rows: list(samples) for rows, samples in self.samples.items()}

@@ -15,6 +15,13 @@ from batcher.core.service_time.recent import SAMPLES
 PROFILE = tuple((rows, (5 + rows) * MILLISECOND) for rows in (1, 2, 4, 8, 16, 32))
 
 
+def restored(times):
+    """An estimator that was made of the state of another."""
+    twin = ServiceTimes(1)
+    twin.restore(times.capture())
+    return twin
+
+
 def line(rows):
     return (5 + rows) * MILLISECOND
 
@@ -139,7 +146,7 @@ def test_an_estimator_restored_at_any_moment_predicts_the_same():
     # Pooled sizes, whose means stand still while their weights grow.
     for moment, (rows, took) in enumerate([(3, 5)] * 3 + [(2, 3)] * 5):
         times.observe(rows, took * MILLISECOND, moment * MILLISECOND)
-        assert ServiceTimes.restored(times.capture()).curve == times.curve
+        assert restored(times).curve == times.curve
 
 
 def test_a_restored_estimator_continues_the_same(times):
@@ -151,7 +158,7 @@ def test_a_restored_estimator_continues_the_same(times):
 
     for moment in range(200):
         times.observe(*sample(moment))
-    twin = ServiceTimes.restored(times.capture())
+    twin = restored(times)
     for moment in range(200, 400):
         observed = sample(moment)
         times.observe(*observed)
@@ -335,7 +342,7 @@ def test_moving_the_curve_at_one_size_gives_the_curve_that_is_fitted_anew():
                 took_ns = int(line(rows) * draw.uniform(1 - noise, 1 + noise))
                 before = times._curve.sizes
                 times.observe(rows, took_ns, batch * SECOND)
-                anew = ServiceTimes.restored(times.capture())
+                anew = restored(times)
                 assert list(times.curve) == list(anew.curve)
                 assert list(times.p95) == list(anew.p95)
                 moved += times._curve.sizes is before
