@@ -42,14 +42,11 @@ from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
 from batcher.core.restore import restore
+from batcher.core.service_time.estimator import STALE_NS
 from batcher.core.snapshot import capture
 from batcher.core.state import State
 from batcher.core.times import NEVER_NS
 from batcher.core.validate import validate_requests
-
-REFRESH_NS = 1_000_000_000
-"""Nanoseconds between two looks at what predictions may forget, at most one in a step. What is forgotten
-is ten times as old (`service_time/recent.py`), so half or twice as often changes nothing."""
 
 
 class Scheduler:
@@ -75,7 +72,8 @@ class Scheduler:
         contents = self.contents
         if now_ns < self.now_ns:  # noqa: PLR1730 - for each request
             now_ns = self.now_ns
-        if now_ns // REFRESH_NS > self.now_ns // REFRESH_NS:
+        if now_ns // STALE_NS > self.now_ns // STALE_NS:
+            # Predictions are as of now, to a second: they forget also while nothing runs.
             for model in self.models.values():
                 model.refresh(now_ns)
         self.now_ns = contents.now_ns = now_ns

@@ -67,7 +67,6 @@ FIXED: Final[dict[str, str]] = {
     "requests/refusals.QUEUE_FULL_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.SHORTEST_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.UNAVAILABLE_RETRY_NS": "protocol: what a refusal tells its caller",
-    "scheduler.REFRESH_NS": "how often is looked for what is forgotten after ten times as long",
     "times.NEVER_NS": "a name of a time",
     "times.TOLERANCE_NS": "the precision of floats",
 }

