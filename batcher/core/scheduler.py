@@ -114,7 +114,7 @@ class Scheduler:
         expires_ns = contents.expiry.next_ns() if contents.expiry.heap else None
         wakeup_ns = NEVER_NS
         for model in contents.models.values():
-            if model.queue.requests:
+            if model.waits:
                 wakeup_ns = contents.next_limit_ns
                 break
         if contents.ask_again_ns is not None and contents.ask_again_ns < wakeup_ns:

@@ -6,6 +6,8 @@ from batcher.core.commands import FailureStorm
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import BatchProgress, RepliesTook, Timings
+from batcher.core.queueing.request import LiveRequest
+from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.failed_batches import settle_unreported
 from batcher.core.requests.splitting import next_turn, note_done
 
@@ -32,10 +34,31 @@ def progress(contents: Contents, event: BatchProgress) -> None:
             contents.ledger.fail((failure.id,), failure.cause)
     if event.last or event.error is not None:
         failed = bool(event.failed) or event.error is not None
+        rows = batch.rows
         if batch.unreported or batch.suspects is not None:
-            model = contents.models.get(batch.model)
-            settle_unreported(batch, event, model, contents.ledger, now_ns=contents.now_ns)
-        _finish(contents, batch, event.timings, failed=failed)
+            rows -= _settle_unreported(contents, batch, event)
+        _finish(contents, batch, event.timings, rows, failed=failed)
+
+
+def _settle_unreported(contents: Contents, batch: RunningBatch, event: BatchProgress) -> int:
+    """End the requests that a batch leaves unreported, or have them run again; returns the rows of those."""
+    unreported = [part for part in batch.parts if part.id in batch.unreported]
+    model = contents.models.get(batch.model)
+    settle_unreported(batch, event, model, contents.ledger, now_ns=contents.now_ns)
+    over: list[LiveRequest] = []
+    rows, live = 0, contents.live
+    for part in unreported:
+        request = live.get(part.id)
+        if request is None:
+            continue
+        if request.limit_ns <= contents.now_ns:
+            over.append(request)
+            continue
+        contents.next_limit_ns = min(contents.next_limit_ns, request.limit_ns)
+        rows += part.stop - part.start
+    if over and model is not None:
+        refuse_late(over, model, contents.ledger, contents.now_ns)
+    return rows
 
 
 def replies_took(contents: Contents, event: RepliesTook) -> None:
@@ -64,9 +87,9 @@ def _all_done(contents: Contents, batch: RunningBatch, ids: tuple[int, ...]) -> 
 
 
 def _finish(
-    contents: Contents, batch: RunningBatch, timings: Timings | None, *, failed: bool
+    contents: Contents, batch: RunningBatch, timings: Timings | None, rows: int, *, failed: bool
 ) -> None:
-    """Take a batch off its instance, and learn from what it took."""
+    """Take a batch off its instance, and learn from what it took. `rows` of it do not run again."""
     now_ns = contents.now_ns
     contents.fleet.finish(batch.batch_id, now_ns)
     contents.unblock()
@@ -85,4 +108,4 @@ def _finish(
     if batch.suspects is None:
         model.bisections.batch_cap.count(batch.rows)
     model.running -= 1
-    model.late.ended(batch.rows)
+    model.late.ended(rows)

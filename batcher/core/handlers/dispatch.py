@@ -31,7 +31,7 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     if times is not None:
         times.last_batch_ns = now_ns
         if model.late.waiting:
-            _charge_late(model, proposal, times.curve)
+            _charge_late(contents, model, parts, times.curve)
     if len(contents.models) > 1 and contents.fleet.has_limit(proposal.instance.up.device):
         _charge(contents, proposal)
     batch = RunningBatch(
@@ -60,11 +60,17 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     )
 
 
-def _charge_late(model: Model, proposal: Proposal, curve: Sequence[float]) -> None:
+def _charge_late(
+    contents: Contents, model: Model, parts: Sequence[Part], curve: Sequence[float]
+) -> None:
     """Take from the time of late requests what their rows in a batch make it longer."""
-    late = sum([each.rows for each in (*proposal.requests, *proposal.extra) if each.rank == LATE])
+    rows = late = 0
+    for part in parts:
+        rows += part.stop - part.start
+        if contents.live[part.id].rank == LATE:
+            late += part.stop - part.start
     if late and curve:
-        model.late.charge(curve[proposal.rows] - curve[proposal.rows - late])
+        model.late.charge(curve[rows] - curve[rows - late])
 
 
 def _charge(contents: Contents, proposal: Proposal) -> None:

@@ -6,7 +6,7 @@ from batcher.core.commands import Outcome, Reason
 from batcher.core.contents import Contents
 from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
 from batcher.core.history import InvalidTransition
-from batcher.core.queueing.request import LiveRequest
+from batcher.core.queueing.request import LiveRequest, queued
 from batcher.core.requests.admission import admit
 from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.bounds import broken_bound, group_for, room_for
@@ -38,9 +38,11 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
         contents.ledger.refuse(victims, reason, retry_ns=QUEUE_FULL_RETRY_NS)
     contents.live[request.id] = request
     model.queue.add(request)
-    if request.expires_ns is not None:
+    expires_ns, limit_ns = request.expires_ns, request.limit_ns
+    if expires_ns is not None:
         contents.expiry.add(request)
-    contents.next_limit_ns = min(contents.next_limit_ns, request.limit_ns)
+    if limit_ns < contents.next_limit_ns and (expires_ns is None or limit_ns < expires_ns):
+        contents.next_limit_ns = limit_ns
     if not model.blocked:
         contents.undecided = True
     elif model.prefetch_at_ns < NEVER_NS:
@@ -55,7 +57,7 @@ def cancel(contents: Contents, event: RequestCancelled) -> None:
     contents.ledger.forget(request)
     model = contents.models.get(request.arrived.model)
     if model is not None and request.batch_id is None:
-        model.late.left(request.arrived.rows)
+        model.late.left(request.arrived.rows - request.start)
     if event.cause is CancelCause.DEADLINE:
         contents.ledger.settle((event.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
     else:
@@ -78,20 +80,24 @@ def end_at_limit(contents: Contents, now_ns: int) -> None:
     Where it is not its caller's deadline, a request is refused: a retry may find less load.
     """
     next_ns = NEVER_NS
-    for model in contents.models.values():
-        expired: list[LiveRequest] = []
-        refused: list[LiveRequest] = []
-        for request in model.queue:
-            if request.limit_ns > now_ns:
-                next_ns = min(next_ns, request.limit_ns)
-            elif request.limit_ns == request.deadline_ns:
-                expired.append(request)
-            else:
-                refused.append(request)
-        if expired or refused:
-            contents.undecided = True
-        for request in expired:
-            contents.ledger.forget(request)
-            contents.ledger.settle((request.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
-        refuse_late(refused, model, contents.ledger, now_ns)
+    expired: list[LiveRequest] = []
+    refused: dict[str, list[LiveRequest]] = {}
+    for request in contents.live.values():
+        limit_ns, expires_ns = request.limit_ns, request.expires_ns
+        if not (queued(request) or request.suspect_parts):
+            continue
+        if limit_ns > now_ns:
+            if expires_ns is None or limit_ns < expires_ns:
+                next_ns = min(next_ns, limit_ns)
+        elif limit_ns == request.deadline_ns:
+            expired.append(request)
+        else:
+            refused.setdefault(request.arrived.model, []).append(request)
+    if expired or refused:
+        contents.undecided = True
+    for request in expired:
+        contents.ledger.forget(request)
+        contents.ledger.settle((request.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+    for name, requests in refused.items():
+        refuse_late(requests, contents.models[name], contents.ledger, now_ns)
     contents.next_limit_ns = next_ns

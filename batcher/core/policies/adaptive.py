@@ -26,6 +26,7 @@ from batcher.core.policies.batch_contents import (
     largest_beside_others,
     largest_for_arrivals,
     largest_within,
+    may_be_in_time,
 )
 from batcher.core.policies.batch_rates import BatchRates
 from batcher.core.policies.interface import (
@@ -245,7 +246,7 @@ class AdaptivePolicy(BatchPolicy):
         if until_ns == NEVER_NS:
             # No prediction refuses a request beside an idle instance.
             for request in late:
-                if given.now_ns + given.times.fastest_ns <= request.limit_ns:
+                if may_be_in_time(request, given):
                     return Choose((request,), (*drop, *gone))
                 gone.append(request)
         return Choose((), (*drop, *gone), until_ns)
@@ -259,13 +260,13 @@ class AdaptivePolicy(BatchPolicy):
         given: PolicyInput,
     ) -> None:
         """Fill up a batch that has all requests in time with late ones."""
-        taken = [request for request in take if request.rank == LATE]
+        taken = {request.id for request in take if request.rank == LATE}
         in_time = sum(len(priority_class.requests) for priority_class in normal)
         if len(take) - len(taken) + len(drop) < in_time:
             return
         beside = largest_beside_others(given, self._max_rows)
         most = min(self._most_for_share(BURST_RATE, given), beside)
-        fill(late[len(taken) :], most, take, given)
+        fill([each for each in late if each.id not in taken], most, take, given)
 
     def _in_time(
         self,

@@ -37,7 +37,21 @@ def all_within_deadlines(group: BatchGroup, given: PolicyInput, max_rows: int) -
             break
         take.append(request)
         rows = grown
+    if not take and drop:
+        # The instance is free: one that the fastest batch lately would be in time for runs.
+        place = next((place for place, each in enumerate(drop) if may_be_in_time(each, given)), None)
+        if place is not None:
+            take.append(drop.pop(place))
     return Choose(tuple(take), tuple(drop))
+
+
+def may_be_in_time(request: LiveRequest, given: PolicyInput) -> bool:
+    """Whether a request may be answered within its limit beside an idle instance, whatever is predicted.
+
+    That is so unless its bucket was measured lately, and no batch was quick enough.
+    """
+    times, now_ns = given.times, given.now_ns
+    return now_ns + times.fastest_ns <= request.limit_ns or times.is_stale(now_ns)
 
 
 def fill(
@@ -64,10 +78,16 @@ def fill(
 
 
 def first_in_time(priority_class: PriorityClass, given: PolicyInput) -> int | None:
-    """The place of the first request that would be in time alone and without the safety margin."""
+    """The place of the first request that would be in time alone and without the safety margin.
+
+    Where there is none, of the first that would be refused, but may be in time nevertheless.
+    """
     for place, request in enumerate(priority_class.requests):
         slack_ns = priority_class.finish_by[place] - given.free_ns[0] + TOLERANCE_NS
         if given.times.expected[request.rows] <= slack_ns:
+            return place
+    for place, request in enumerate(priority_class.requests):
+        if request.limit_ns <= request.finish_by_ns and may_be_in_time(request, given):
             return place
     return None
 

@@ -145,12 +145,13 @@ def _admit_late(
         return Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT, None, blame)
     measured = not times.is_stale(now_ns) or request.group_key in model.queue.groups
     if measured and not idle:
-        begins_ns = soonest_ns
+        begins_ns, until_ns = soonest_ns, request.finish_by_ns + after_ns
         if model.serves_late:
+            until_ns = limit_ns
             wait_ns = late_wait_ns(model, fleet, request.arrived.rows)
             begins_ns = max(soonest_ns, soonest_ns + wait_ns - takes_ns)
-        if not model.serves_late or begins_ns + takes_ns + after_ns > limit_ns:
-            blame = blame_of(request, times, begins_ns, limit_ns, after_ns)
+        if begins_ns + takes_ns + after_ns > until_ns:
+            blame = blame_of(request, times, begins_ns, until_ns, after_ns)
             retry_ns = busy_ns(model, fleet, now_ns)
             return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns, blame)
     make_late(request, model)

@@ -96,7 +96,9 @@ def _rank_anew(request: LiveRequest, model: Model, now_ns: int, *, was_ranked: b
         enter_level(request, model)
         return
     request.rank = model.rank_now(request.rank)
-    if request.rank != LATE:
+    if request.rank == LATE:
+        model.late.waiting = True
+    else:
         moment_ns = promotion_ns_of(request, now_ns, model.settings.queue)
         request.promote_at_ns = min(request.promote_at_ns, moment_ns)
         if moment_ns == NEVER_NS:

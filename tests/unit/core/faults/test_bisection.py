@@ -124,6 +124,27 @@ def test_cleared_requests_are_served_late_rather_than_refused(play):
     assert sorted(served) == [2, 3, 4]
 
 
+def test_what_has_failed_with_others_ends_at_its_limit(play):
+    """Requests 1 and 2 run again; 2, and what was cleared, waits no longer than its limit."""
+    play.model("m", Adaptive(limit_ns=40 * MILLISECOND), 8, target=20)
+    play.up()
+    play.arrive(1, 2)
+    play.error(1, at=10)
+    assert play.wakeup == 40
+    assert play.scheduler.next_wakeup_ns() == 40 * MILLISECOND
+    assert play.ended(play.feed(at=40)) == {2: (Outcome.REJECTED, Reason.PREDICTED_LATE)}
+    assert play.ended(play.error(2, at=45)) == {1: (Outcome.REJECTED, Reason.PREDICTED_LATE)}
+
+
+def test_a_batch_that_fails_after_the_limits_of_its_requests_does_not_run_again(play):
+    play.model("m", Adaptive(limit_ns=40 * MILLISECOND), 8, target=20)
+    play.up()
+    play.arrive(1, 2)
+    late = Outcome.REJECTED, Reason.PREDICTED_LATE
+    assert play.ended(play.error(1, at=40)) == {1: late, 2: late}
+    assert not play.scheduler.live
+
+
 def test_queue_bounds_hold_for_new_requests_and_not_for_cleared_ones(play):
     play.fixed(max_rows=8, max_requests=4)
     play.up()

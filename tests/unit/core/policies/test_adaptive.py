@@ -72,7 +72,7 @@ def test_a_request_whose_deadline_is_before_its_answer_is_refused_on_arrival(sta
 
 
 def test_with_a_target_that_one_row_cannot_meet_no_request_is_refused(stage, arrivals):
-    stage.model(target=3)
+    stage.model(target=3, policy=Adaptive(limit_ns=SECOND))
     stage.up()
     (ends,) = stage.play(arrivals(200, 3, 1))
     assert {end.outcome for end in ends} == {Outcome.OK}
