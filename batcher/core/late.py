@@ -94,6 +94,10 @@ class LateTime(Captured):
         """Count rows whose caller has gone before they were served."""
         self._ended += rows
 
+    def again(self, rows: int) -> None:
+        """Count rows of a batch that has ended, but failed: they wait again."""
+        self._ended -= rows
+
     def idle(self) -> None:
         """A request found an instance idle and nothing waiting: there is no overload."""
         self.backlog = 0.0

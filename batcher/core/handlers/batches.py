@@ -34,31 +34,29 @@ def progress(contents: Contents, event: BatchProgress) -> None:
             contents.ledger.fail((failure.id,), failure.cause)
     if event.last or event.error is not None:
         failed = bool(event.failed) or event.error is not None
-        rows = batch.rows
         if batch.unreported or batch.suspects is not None:
-            rows -= _settle_unreported(contents, batch, event)
-        _finish(contents, batch, event.timings, rows, failed=failed)
+            _settle_unreported(contents, batch, event)
+        _finish(contents, batch, event.timings, failed=failed)
 
 
-def _settle_unreported(contents: Contents, batch: RunningBatch, event: BatchProgress) -> int:
-    """End the requests that a batch leaves unreported, or have them run again; returns the rows of those."""
+def _settle_unreported(contents: Contents, batch: RunningBatch, event: BatchProgress) -> None:
+    """End the requests that a batch leaves unreported, or have them run again."""
     unreported = [part for part in batch.parts if part.id in batch.unreported]
     model = contents.models.get(batch.model)
     settle_unreported(batch, event, model, contents.ledger, now_ns=contents.now_ns)
+    if model is None:
+        return
     over: list[LiveRequest] = []
-    rows, live = 0, contents.live
     for part in unreported:
-        request = live.get(part.id)
+        request = contents.live.get(part.id)
         if request is None:
             continue
         if request.limit_ns <= contents.now_ns:
             over.append(request)
-            continue
-        contents.next_limit_ns = min(contents.next_limit_ns, request.limit_ns)
-        rows += part.stop - part.start
-    if over and model is not None:
-        refuse_late(over, model, contents.ledger, contents.now_ns)
-    return rows
+        else:
+            contents.next_limit_ns = min(contents.next_limit_ns, request.limit_ns)
+            model.late.again(part.stop - part.start)
+    refuse_late(over, model, contents.ledger, contents.now_ns)
 
 
 def replies_took(contents: Contents, event: RepliesTook) -> None:
@@ -87,9 +85,9 @@ def _all_done(contents: Contents, batch: RunningBatch, ids: tuple[int, ...]) -> 
 
 
 def _finish(
-    contents: Contents, batch: RunningBatch, timings: Timings | None, rows: int, *, failed: bool
+    contents: Contents, batch: RunningBatch, timings: Timings | None, *, failed: bool
 ) -> None:
-    """Take a batch off its instance, and learn from what it took. `rows` of it do not run again."""
+    """Take a batch off its instance, and learn from what it took."""
     now_ns = contents.now_ns
     contents.fleet.finish(batch.batch_id, now_ns)
     contents.unblock()
@@ -108,4 +106,4 @@ def _finish(
     if batch.suspects is None:
         model.bisections.batch_cap.count(batch.rows)
     model.running -= 1
-    model.late.ended(rows)
+    model.late.ended(batch.rows)

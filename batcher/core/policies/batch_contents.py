@@ -39,7 +39,9 @@ def all_within_deadlines(group: BatchGroup, given: PolicyInput, max_rows: int) -
         rows = grown
     if not take and drop:
         # The instance is free: one that the fastest batch lately would be in time for runs.
-        place = next((place for place, each in enumerate(drop) if may_be_in_time(each, given)), None)
+        place = next(
+            (place for place, each in enumerate(drop) if may_be_in_time(each, given)), None
+        )
         if place is not None:
             take.append(drop.pop(place))
     return Choose(tuple(take), tuple(drop))

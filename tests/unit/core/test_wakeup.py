@@ -131,17 +131,30 @@ def test_asking_does_not_change_the_answer(play):
     assert play.scheduler.snapshot() == before
 
 
-def test_the_promotion_of_a_best_effort_request(play):
-    limits = {"priority_levels": 1, "promote_after_ns": 100 * MILLISECOND}
-    play.model("m", Adaptive(), 8, target=20, **limits)
+def test_the_next_limit_while_something_waits(play):
+    play.model("m", Adaptive(limit_ns=100 * MILLISECOND), 8, target=20)
     play.feed(InstanceUp("i", 1, "m", "d", 1, ((1, 5 * MILLISECOND), (8, 5 * MILLISECOND))))
     play.arrive(0)
-    play.arrive(1, 2, 3, at=40)  # Late: the batch before them has not come back for so long.
+    assert play.wakeup is None  # What runs is answered whenever it is done.
+    play.arrive(1, at=40)  # Late: the batch before it has not come back for so long.
+    play.arrive(2, at=45)
 
+    assert play.wakeup <= 140
+    assert play.feed(at=100) == []  # The limit of request 0, which runs.
     assert play.wakeup == 140
     twin = Scheduler.restore(play.scheduler.snapshot())
     assert twin.next_wakeup_ns() == play.scheduler.next_wakeup_ns()
-    # There is room for two at the front; the third is told.
-    assert play.ended(play.feed(at=140)) == {3: (Outcome.REJECTED, Reason.PREDICTED_LATE)}
+    assert play.feed(at=139.999) == []
+    assert play.ended(play.feed(at=140)) == {1: (Outcome.REJECTED, Reason.PREDICTED_LATE)}
+    assert play.wakeup == 145
+    assert play.batches(play.done(1, 0, at=141)) == [[2]]
     assert play.wakeup is None
-    assert play.batches(play.done(1, 0, at=200)) == [[1, 2]]
+
+
+def test_the_limit_of_what_runs_again(play):
+    play.model("m", Adaptive(limit_ns=100 * MILLISECOND), 8, target=20)
+    play.up()
+    play.arrive(1, 2)
+    assert play.wakeup is None
+    play.error(1, at=10)
+    assert play.wakeup == 100
