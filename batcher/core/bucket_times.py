@@ -55,7 +55,7 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         if times is None:
             times = ServiceTimes(self._max_rows, self._target_ns)
             if self._padded:
-                times.seed(self._estimated(bucket))
+                times.seed(self._estimated(bucket), measured=False)
             while len(self) >= MOST_SHAPES:
                 del self[next(iter(self))]
             self[bucket] = times

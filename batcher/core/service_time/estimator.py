@@ -94,13 +94,13 @@ class ServiceTimes(Captured):
         """Whether no batch has begun for so long that a prediction alone should refuse nothing."""
         return self.last_batch_ns is None or now_ns - self.last_batch_ns >= STALE_NS
 
-    def seed(self, profile: Iterable[tuple[int, int]]) -> None:
-        """Learn from a warm-up: (rows, nanoseconds) pairs."""
+    def seed(self, profile: Iterable[tuple[int, int]], *, measured: bool = True) -> None:
+        """Learn from a warm-up, or an estimate: (rows, nanoseconds) pairs."""
         for rows, took_ns in profile:
             if 1 <= rows <= self.max_rows and took_ns > 0:
                 self._curve.learn(rows, took_ns / self._drift.factor)
         self._fit()
-        if self._curve.times:
+        if measured and self._curve.times:
             self._note_fastest(self._drift.factor)
 
     def resize(self, max_rows: int) -> None:
