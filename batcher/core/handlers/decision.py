@@ -33,7 +33,7 @@ def _promote(contents: Contents, now_ns: int) -> None:
         for group in list(model.queue.groups.values()):
             if group.promote_at_ns <= now_ns:
                 promote(group, model, now_ns)
-        if model.late.waiting and contents.fleet.next_free_ns(model.name, now_ns) > now_ns:
+        if model.late.waiting:
             out_of_reach = beyond_reach(model, contents.fleet, now_ns)
             refuse_late(out_of_reach, model, contents.ledger, now_ns)
 

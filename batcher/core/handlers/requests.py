@@ -75,29 +75,21 @@ def expire(contents: Contents, now_ns: int) -> None:
 
 
 def end_at_limit(contents: Contents, now_ns: int) -> None:
-    """End all waiting requests whose limits have come by `now_ns`: no answer would be of use any more.
+    """Refuse all waiting requests whose limits have come by `now_ns`: no answer would be of use any more.
 
-    Where it is not its caller's deadline, a request is refused: a retry may find less load.
+    A retry may find less load. Those whose limits are their callers' deadlines have expired before.
     """
     next_ns = NEVER_NS
-    expired: list[LiveRequest] = []
     refused: dict[str, list[LiveRequest]] = {}
     for request in contents.live.values():
         limit_ns, expires_ns = request.limit_ns, request.expires_ns
-        if not (queued(request) or request.suspect_parts):
+        if limit_ns == NEVER_NS or not (queued(request) or request.suspect_parts):
             continue
-        if limit_ns > now_ns:
-            if expires_ns is None or limit_ns < expires_ns:
-                next_ns = min(next_ns, limit_ns)
-        elif limit_ns == request.deadline_ns:
-            expired.append(request)
-        else:
+        if limit_ns <= now_ns:
             refused.setdefault(request.arrived.model, []).append(request)
-    if expired or refused:
-        contents.undecided = True
-    for request in expired:
-        contents.ledger.forget(request)
-        contents.ledger.settle((request.id,), Outcome.EXPIRED, Reason.CALLER_DEADLINE)
+        elif expires_ns is None or limit_ns < expires_ns:
+            next_ns = min(next_ns, limit_ns)
+    contents.undecided |= bool(refused)
     for name, requests in refused.items():
         refuse_late(requests, contents.models[name], contents.ledger, now_ns)
     contents.next_limit_ns = next_ns

@@ -59,6 +59,9 @@ def beyond_reach(model: Model, fleet: Fleet, now_ns: int) -> list[LiveRequest]:
                 found.append(request)
                 late_rows -= request.rows
                 all_rows -= request.rows
+    if len(found) == queue.requests and soonest_ns <= now_ns:
+        # Beside an idle instance, no prediction refuses a request before which nothing goes.
+        found.pop()
     return found
 
 

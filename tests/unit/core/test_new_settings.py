@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.clock import MILLISECOND
+from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Dispatch, Outcome, PolicyFailed, Reason, SettingsRefused
 from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.policies import BatchPolicy, make_policy
-from batcher.core.queueing.ranks import LATE, PROMOTED, rank_of
+from batcher.core.queueing.ranks import LATE, late_turn_ns, rank_of
+from batcher.core.requests.late import make_late
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
+from batcher.core.times import NEVER_NS
 
 OK = (Outcome.OK, Reason.NONE)
 PROFILE = tuple(
@@ -68,6 +70,13 @@ class Served:
         request.rank = rank
         self.model.queue.add(request)
 
+    def make_late(self, request_id):
+        """Make a waiting request late, as a policy that gives it up does."""
+        request = self.waiting(request_id)
+        self.model.queue.discard(request)
+        make_late(request, self.model)
+        self.model.queue.add(request)
+
     def busy(self):
         """Have the instance run request 0, so that what arrives waits."""
         self.arrive(0)
@@ -110,11 +119,13 @@ def test_arrival_statistics_begin_anew_where_there_was_no_target(scheduler):
     assert served.model.policy.arrivals.target_ns == 50 * MILLISECOND
 
 
-def test_the_credit_of_promoted_requests_and_the_current_wait_are_kept(served):
-    served.model.policy._promoted_credit = 0.5
+def test_the_current_wait_and_the_account_of_late_requests_are_kept(served):
     served.model.policy._waiting.began_ns = 7
-    served.configure(target=40)
-    assert (served.model.policy._promoted_credit, served.model.policy._waiting.began_ns) == (0.5, 7)
+    served.model.late.backlog = 5.0
+    served.configure(Adaptive(limit_ns=2 * SECOND, late_share=0.1), target=40)
+    assert served.model.policy._waiting.began_ns == 7
+    late = served.model.late
+    assert (late.backlog, late.share, late.burst_ns) == (5.0, 0.1, 2 * SECOND)
 
 
 def test_service_times_of_large_batches_survive_a_smaller_maximum(served):
@@ -132,11 +143,11 @@ def test_tenants_that_stay_keep_their_usage(scheduler):
     served = Served(scheduler, settings(tenants=(("gold", 4.0), ("gone", 1.0))))
     served.arrive(1, tenant="gold")
     served.arrive(2, tenant="gone")
-    gold = served.model.shares.capture()[0]
+    kept = [[each for each in kind if each[0] == "gold"] for kind in served.model.shares.capture()]
 
     served.configure(tenants=(("gold", 2.0), ("new", 1.0)))
 
-    assert served.model.shares.capture() == (gold,)
+    assert [list(kind) for kind in served.model.shares.capture()] == kept
     assert served.model.shares.weights == {"gold": 2.0, "new": 1.0, "default": 1.0}
 
 
@@ -218,14 +229,36 @@ def test_no_request_is_over_a_share_that_is_gone(scheduler):
     assert served.waiting(1).rank == rank_of(2, over_share=False)
 
 
-@pytest.mark.parametrize("rank", [PROMOTED, LATE])
-def test_promoted_and_best_effort_requests_stay_so(busy, rank):
+def test_late_requests_stay_late_in_their_order(busy):
+    for request_id in (1, 2):
+        busy.arrive(request_id)
+        busy.make_late(request_id)
+        busy.pass_ms(1)
+    busy.model.late.waiting = False
+
+    busy.configure(priority_levels=1, default_priority=1, target=40)
+
+    (group,) = busy.model.queue.groups.values()
+    assert [(each.id, each.rank) for each in group] == [(1, LATE), (2, LATE)]
+    assert busy.model.late.waiting
+    busy.scheduler.validate()
+
+
+def test_the_limit_of_a_waiting_request_stays_as_it_was(busy):
+    busy.configure(Adaptive(limit_ns=300 * MILLISECOND))
     busy.arrive(1)
-    busy.give_rank(1, rank)
+    until_ns = busy.now_ns + 300 * MILLISECOND
+    busy.configure(Adaptive(limit_ns=None))
+    busy.arrive(2)
+    assert busy.waiting(1).limit_ns == until_ns
+    assert busy.waiting(2).limit_ns >= NEVER_NS
+    busy.configure(FixedWindow(0))
 
-    busy.configure(priority_levels=1, default_priority=1)
-
-    assert busy.waiting(1).rank == rank
+    busy.now_ns = until_ns - 1
+    assert not busy.tell()
+    busy.now_ns = until_ns
+    (settle,) = busy.tell()
+    assert (settle.ids, settle.reason) == ((1,), Reason.PREDICTED_LATE)
 
 
 def test_another_policy_serves_each_level_in_the_order_of_arrival(busy, play_with):
@@ -242,13 +275,32 @@ def test_another_policy_serves_each_level_in_the_order_of_arrival(busy, play_wit
     assert [request.id for request in group] == [2, 3, 1, 4]
 
 
-def test_best_effort_requests_get_their_level_under_a_policy_without_due_times(busy):
+def test_late_requests_get_their_level_under_a_policy_without_due_times(busy):
     busy.arrive(1, priority=3)
-    busy.give_rank(1, LATE)
+    busy.make_late(1)
 
     busy.configure(FixedWindow(0))
 
     assert busy.waiting(1).rank == rank_of(3, over_share=False)
+
+
+def test_a_request_may_become_late_twice(busy):
+    """Under `fixed` it is not, and afterwards it can still not be in time."""
+    busy.arrive(1)
+    arrival_ns = busy.now_ns
+    busy.make_late(1)
+    busy.configure(FixedWindow(0))
+    busy.configure()
+    assert busy.waiting(1).rank == rank_of(2, over_share=False)
+    assert busy.waiting(1).finish_by_ns == busy.waiting(1).due_ns
+
+    busy.make_late(1)
+    request = busy.waiting(1)
+    assert (request.rank, request.promote_at_ns) == (LATE, NEVER_NS)
+    assert request.finish_by_ns == late_turn_ns(
+        rank_of(2, over_share=False), arrival_ns, QueueLimits()
+    )
+    busy.scheduler.validate()
 
 
 def test_adaptive_gives_waiting_requests_their_level(scheduler):

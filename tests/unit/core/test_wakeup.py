@@ -137,7 +137,7 @@ def test_the_next_limit_while_something_waits(play):
     play.arrive(0)
     assert play.wakeup is None  # What runs is answered whenever it is done.
     play.arrive(1, at=40)  # Late: the batch before it has not come back for so long.
-    play.arrive(2, at=45)
+    play.arrive(2, at=60)
 
     assert play.wakeup <= 140
     assert play.feed(at=100) == []  # The limit of request 0, which runs.
@@ -146,7 +146,7 @@ def test_the_next_limit_while_something_waits(play):
     assert twin.next_wakeup_ns() == play.scheduler.next_wakeup_ns()
     assert play.feed(at=139.999) == []
     assert play.ended(play.feed(at=140)) == {1: (Outcome.REJECTED, Reason.PREDICTED_LATE)}
-    assert play.wakeup == 145
+    assert play.wakeup == 160
     assert play.batches(play.done(1, 0, at=141)) == [[2]]
     assert play.wakeup is None
 

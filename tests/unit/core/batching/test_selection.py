@@ -137,7 +137,7 @@ class TestOrderOfGroups:
         busy.feed(replace(busy.request(20, key="x"), priority=1))
         assert keys(busy.done(1, at=10)) == [20]
 
-    def test_promoted_groups_are_not_all_served_before_the_others(self, busy):
+    def test_groups_that_gained_a_level_are_not_all_served_before_the_others(self, busy):
         busy.arrive(*range(30, 34), at=1100)
         commands = busy.done(1, at=1100)
         assert keys(commands) == [11]

@@ -114,7 +114,7 @@ def test_where_it_is_deadline_aware_requests_wait_in_the_order_of_their_due_time
 
 
 @pytest.mark.parametrize("serves", [False, True])
-def test_what_it_gives_up_is_refused_or_waits_as_best_effort(make_scheduler, serves):
+def test_what_it_gives_up_is_refused_or_waits_late(make_scheduler, serves):
     class GivesUp(BatchPolicy):
         deadline_aware = True
         serves_late = serves
