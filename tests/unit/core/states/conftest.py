@@ -77,7 +77,7 @@ class World:
         self.play.arrive(0, rows=max_rows)
         self.play.arrive(1, rows=rows, expires=expires)
 
-    def best_effort(self, *, others=(), after=(), rows=1, expires=None, prefetches=False, **limits):
+    def late(self, *, others=(), after=(), rows=1, expires=None, prefetches=False, **limits):
         """Request 0 runs for 10 ms, and 1 would be done after 20 ms, but is due after 15."""
         limits.setdefault("target", 50)
         self.adaptive(**limits)
@@ -89,10 +89,6 @@ class World:
         self.play.arrive(
             *others, 1, *after, at=start + 1, rows=rows, expires=expires, due=start + 15
         )
-
-    def promoted(self, *, promote_after=5, at=6, **rest):
-        self.best_effort(promote_after=promote_after, **rest)
-        self.play.feed(at=self.play.now - 1 + at)
 
     def partly_run(self, *, rows=6, expires=None):
         self.play.fixed(max_rows=2)

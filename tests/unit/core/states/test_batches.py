@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from batcher.clock import MILLISECOND
 from batcher.core.events import FailureCause, ModelRemoved
 from batcher.core.lifecycle import batch_state
+from batcher.core.settings import Adaptive
 from batcher.testing.transitions import read_transitions, recorded_transitions
 
 PAGE = Path(__file__).parents[4] / "docs" / "scheduler-states.md"
@@ -81,6 +83,14 @@ def elsewhere(enter, act, batch_id=1):
     return scenario
 
 
+def rest_waits_until_its_limit(world, _):
+    world.adaptive(Adaptive(limit_ns=EXPIRES * MILLISECOND), target=50, max_rows=2)
+    world.up(warm=False)
+    world.play.arrive(1, rows=6)
+    yield 1
+    world.play.feed(at=EXPIRES)
+
+
 def rest_given_up(world, _):
     world.adaptive(target=50, max_rows=2)
     world.up("i")
@@ -108,6 +118,7 @@ BATCHES = {
         lambda world: world.partly_run(expires=EXPIRES),
         lambda world: world.play.feed(at=EXPIRES),
     ),
+    ("limit", "partly done"): rest_waits_until_its_limit,
     ("give up", "partly done"): rest_given_up,
     ("ModelConfigured", "partly done"): elsewhere(
         lambda world: world.suspect_in_two_batches(), lambda world: world.play.fixed(max_rows=1), 2

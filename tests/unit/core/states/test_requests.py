@@ -23,6 +23,8 @@ from batcher.testing.transitions import read_transitions, recorded_transitions
 PAGE = Path(__file__).parents[4] / "docs" / "scheduler-states.md"
 ROWS = read_transitions(PAGE)
 REFUSE = Adaptive(limit_ns=25 * MILLISECOND)
+EXPIRES, LIMIT = 100, 100
+LIMITED = Adaptive(limit_ns=LIMIT * MILLISECOND, late_share=0.0)
 
 
 class Broken:
@@ -65,7 +67,7 @@ def arrives(act, **model):
     return scenario
 
 
-def arrives_best_effort(world, _):
+def arrives_late(world, _):
     world.adaptive()
     world.up()
     world.play.arrive(0, at=0)
@@ -79,24 +81,40 @@ def arrives_unknown(world, _):
 
 
 def makes_room(world, before):
-    match before:
-        case "waiting":
-            world.waiting(max_requests=1)
-        case "best-effort":
-            world.best_effort(max_requests=1)
-        case _:
-            world.promoted(max_groups=1)
-    yield
-    if before == "promoted":
-        world.play.arrive(2, key="other", due=1000)
+    if before == "waiting":
+        world.waiting(max_requests=1)
     else:
-        world.play.feed(replace(world.play.request(2, due=1000), priority=1))
-
-
-def too_many_promoted(world, _):
-    world.best_effort(others=(5,), promote_after=5)
+        world.late(max_requests=1)
     yield
-    world.play.feed(at=6)
+    world.play.feed(replace(world.play.request(2, due=1000), priority=1))
+
+
+def waits_until_its_limit(world, before):
+    """Nothing has been measured, but where request 1 is late."""
+    if before == "late":
+        world.late(policy=LIMITED)
+    else:
+        world.adaptive(LIMITED, target=50, max_rows=1 if before == "waiting" else 2)
+        world.up(warm=False)
+        if before == "waiting":
+            world.play.arrive(0)
+            world.play.arrive(1)
+        elif before == "partly run":
+            world.play.arrive(1, rows=6)
+        else:
+            world.play.arrive(2, 1)
+            world.play.error(1)
+    yield
+    world.play.feed(at=LIMIT + 1)
+
+
+def out_of_reach(world, _):
+    """More is offered than can be served, and late requests have no share of their own."""
+    world.late(policy=LIMITED, max_rows=1)
+    world.play.arrive(2, at=2, due=1000)
+    yield
+    world.scheduler.models["m"].late.backlog = 1000.0
+    world.end_of_0(at=12)
 
 
 def given_up(world, before):
@@ -107,10 +125,8 @@ def given_up(world, before):
             world.up()
             world.play.arrive(0, at=0)
             world.play.arrive(1, at=1)
-        case "best-effort" | "promoted":
-            world.enter(before, expires=25)
-            # A target that no batch can meet: all is served that its deadline leaves time for.
-            world.adaptive(target=5)
+        case "late":
+            world.late(expires=25)
         case _:
             world.adaptive(target=50, max_rows=2)
             world.up()
@@ -132,7 +148,7 @@ def given_up_but_served(world, _):
 
 
 def policy_raises(world, _):
-    world.best_effort(others=(5,), max_rows=1)
+    world.late(others=(5,), max_rows=1)
     yield
     world.scheduler.models["m"].policy = Broken()
     world.end_of_0(at=12)
@@ -154,10 +170,8 @@ def dispatched_early(world, before):
         world.learn_the_gap()
         world.play.arrive(0)
         world.play.arrive(1)
-    elif before == "best-effort":
-        world.best_effort(max_rows=1, prefetches=True)
     else:
-        world.promoted(max_rows=1, prefetches=True)
+        world.late(max_rows=1, prefetches=True)
     yield
     world.until_prefetched()
 
@@ -219,15 +233,14 @@ def comes_back(how):
     """To the queue: cleared, or too large for a batch of the size that is set meanwhile."""
 
     def scenario(world, before):
-        rest = {"waiting": {}, "best-effort": {}, "promoted": {"promote_after": 1000, "at": 1001}}
         if before == "suspect":
             # Of four; the half that runs again fails, and so request 1 is cleared.
-            enter_batch(world, how, rest[how], others=(5, 6), after=(7,))
+            enter_batch(world, how, {}, others=(5, 6), after=(7,))
             world.play.error(world.last_batch())
             yield
             world.play.error(world.last_batch())
             return
-        rest = rest[how] | {"prefetches": True} if before == "prefetched" else rest[how]
+        rest = {"prefetches": True} if before == "prefetched" else {}
         enter_batch(world, how, rest, others=(2,), rows=2)
         configure = world.play.fixed if how == "waiting" else world.adaptive
         configure(max_rows=1)
@@ -280,13 +293,22 @@ def instance_goes(how):
 
 def another_policy(world, before):
     world.enter(before)
-    if before == "promoted":
-        world.play.fixed()
     yield
-    if before == "promoted":
-        world.adaptive()
+    world.play.fixed()
+
+
+def limit_passed_in_batch(world, before):
+    world.adaptive(LIMITED, target=50, max_rows=2)
+    world.up(prefetches=before == "prefetched")
+    if before == "prefetched":
+        world.learn_the_gap()
+        world.play.arrive(0, rows=2)
+        world.play.arrive(2, 1)
+        world.until_prefetched()
     else:
-        world.play.fixed()
+        world.play.arrive(2, 1)
+    yield
+    report(error=FailureCause.UNKNOWN, at=world.play.now + LIMIT)(world)
 
 
 def outgrows(world, _):
@@ -308,19 +330,17 @@ def remove(world):
     world.play.feed(ModelRemoved("m"))
 
 
-EXPIRES = 100
-
 REQUESTS = {
     ("RequestArrived", "waiting"): arrives(lambda world: world.play.arrive(1)),
-    ("RequestArrived", "best-effort"): arrives_best_effort,
+    ("RequestArrived", "late"): arrives_late,
     ("RequestArrived", "refused"): arrives_unknown,
     ("RequestArrived", "expired"): arrives(lambda world: world.play.arrive(1, expires=0)),
     ("RequestCancelled", "cancelled"): cancelled(CancelCause.CANCELLED),
     ("RequestCancelled", "expired"): cancelled(CancelCause.DEADLINE),
     ("expiry", "expired"): from_state(lambda world: world.play.feed(at=EXPIRES), expires=EXPIRES),
-    ("promotion", "promoted"): from_state(lambda world: world.play.feed(at=6), promote_after=5),
-    ("promotion", "refused"): too_many_promoted,
-    ("give up", "best-effort"): given_up_but_served,
+    ("limit", "refused"): waits_until_its_limit,
+    ("reach", "refused"): out_of_reach,
+    ("give up", "late"): given_up_but_served,
     ("give up", "refused"): given_up,
     ("policy failure", "waiting"): policy_raises,
     ("dispatch", "running"): after_first_ends(),
@@ -332,8 +352,8 @@ REQUESTS = {
     ("BatchProgress", "expired"): expired_in_batch,
     ("BatchProgress", "suspect"): bisected,
     ("BatchProgress", "waiting"): comes_back("waiting"),
-    ("BatchProgress", "best-effort"): comes_back("best-effort"),
-    ("BatchProgress", "promoted"): comes_back("promoted"),
+    ("BatchProgress", "late"): comes_back("late"),
+    ("BatchProgress", "refused"): limit_passed_in_batch,
     ("InstanceDown", "failed"): instance_goes("down"),
     ("InstanceUp", "failed"): instance_goes("up"),
     ("ModelConfigured", "waiting"): another_policy,
@@ -344,8 +364,7 @@ REQUESTS = {
 
 BY_STATE = {
     ("waiting", "RequestArrived", "refused"): makes_room,
-    ("best-effort", "RequestArrived", "refused"): makes_room,
-    ("promoted", "RequestArrived", "refused"): makes_room,
+    ("late", "RequestArrived", "refused"): makes_room,
     ("partly run", "dispatch", "running"): last_piece,
     ("partly run", "dispatch", "suspect"): last_piece_beside_a_suspect,
     ("suspect", "dispatch", "running"): group_runs_again,
