@@ -7,7 +7,7 @@ import pytest
 INSTEAD = {
     "batch group": r"\b[Ll]anes?\b|lane_key\b",
     "promote_after, promoted": r"\b([Aa]ge?ing_ns|AGE?ING_NS)\b|`ageing`|queue\.ageing|\b(AGED|aged|ages_ns|promotes_ns)\b",
-    "best-effort": r"\bmake_late\b|\b(Rank|Class)\.LATE\b",
+    "late": r"\bmake_best_effort\b|\bBEST_EFFORT\b",
     "deadline_ns, finish_by_ns, latest_finish_ns": r"\bmust_end(_ns)?\b|\bleaves_ns\b",
     "arrival statistics, ArrivalStats": r"\bPace\b|\.pace\b|\bpace_of\b",
     "PolicyInput, Decision": r"\bSituation\b|\bsituation\.|\b[Vv]erdicts?\b",
