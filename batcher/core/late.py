@@ -34,16 +34,16 @@ class LateTime(Captured):
 
     __slots__ = (
         "_answered",
-        "_arrived",
         "_at_ns",
         "_ended",
         "_entitled_ns",
         "_mean",
-        "_since",
         "_variance",
         "backlog",
         "burst_ns",
+        "offered",
         "share",
+        "since_answers",
         "waiting",
         "window_ends_ns",
     )
@@ -57,14 +57,16 @@ class LateTime(Captured):
         self.burst_ns = BURST_NS
         self.backlog = 0.0
         """Rows that would wait if nothing had been refused, with bursts cut."""
-        self._arrived = 0
+        self.offered = 0
+        """Rows that arrived in this window, also those that were refused."""
         self._ended = 0
         self.window_ends_ns = 0
         self._entitled_ns = 0.0
         self._at_ns = 0
         self._answered = 0
-        """Rows of the batch that ended last; `_since` is those that arrived after it."""
-        self._since = 0
+        """Rows of the batch that ended last."""
+        self.since_answers = 0
+        """Rows that arrived after it."""
         self._mean = 0.0
         self._variance = 0.0
 
@@ -73,22 +75,17 @@ class LateTime(Captured):
         self.share = share
         self.burst_ns = max(BURST_NS, limit_ns or 10 * (target_ns or 0))
 
-    def arrived(self, rows: int) -> None:
-        """Count a request, also one that is refused; after `next_window`, once the window has ended."""
-        self._arrived += rows
-        self._since += rows
-
     def ended(self, rows: int) -> None:
         """Count the rows of a batch that has ended."""
         self._ended += rows
         if self._answered:
-            off = self._since - self._answered
+            off = self.since_answers - self._answered
             if not self._mean:
                 # Taken for a closed loop until arrivals show otherwise.
                 self._mean = float(self._answered)
             self._mean += COUPLING_WEIGHT * (self._answered - self._mean)
             self._variance += COUPLING_WEIGHT * (off * off - self._variance)
-        self._answered, self._since = rows, 0
+        self._answered, self.since_answers = rows, 0
 
     def left(self, rows: int) -> None:
         """Count rows whose caller has gone before they were served."""
@@ -101,18 +98,18 @@ class LateTime(Captured):
     def idle(self) -> None:
         """A request found an instance idle and nothing waiting: there is no overload."""
         self.backlog = 0.0
-        self._arrived = self._ended = 0
+        self.offered = self._ended = 0
 
     def next_window(self, now_ns: int, best_rate: float) -> None:
         """Take in the counts of a window. `best_rate`: rows a nanosecond that can be served."""
         width_ns = self.burst_ns // WINDOWS
-        arrived: float = self._arrived
+        arrived: float = self.offered
         if best_rate:
             arrived = min(arrived, 2.0 * best_rate * width_ns)
         self.backlog = max(0.0, self.backlog + arrived - self._ended)
         if best_rate:
             self.backlog = min(self.backlog, best_rate * self.burst_ns)
-        self._arrived = self._ended = 0
+        self.offered = self._ended = 0
         self.window_ends_ns = now_ns + width_ns
 
     def coupling(self) -> float:

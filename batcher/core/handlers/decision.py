@@ -9,10 +9,9 @@ from batcher.core.commands import PolicyFailed
 from batcher.core.contents import Contents
 from batcher.core.handlers.dispatch import dispatch
 from batcher.core.model import Model
-from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.blame import refuse_late
-from batcher.core.requests.late import beyond_reach, make_late
+from batcher.core.requests.late import LateQueue
 from batcher.core.requests.promotion import promote, reorder
 from batcher.core.times import NEVER_NS
 
@@ -34,7 +33,7 @@ def _promote(contents: Contents, now_ns: int) -> None:
             if group.promote_at_ns <= now_ns:
                 promote(group, model, now_ns)
         if model.late.waiting:
-            out_of_reach = beyond_reach(model, contents.fleet, now_ns)
+            out_of_reach = LateQueue(model, contents.fleet, now_ns).beyond_reach()
             refuse_late(out_of_reach, model, contents.ledger, now_ns)
 
 
@@ -69,14 +68,6 @@ def _report_failed_policies(contents: Contents) -> list[Model]:
 
 def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) -> None:
     """Make requests late that cannot be in time, or only at the cost of others; or refuse them."""
-    refused: list[LiveRequest] = []
-    for request in requests:
-        # What has begun to run is not refused for its target, only for its limit.
-        waits = (model.serves_late or request.begun) and request.rank < LATE
-        if waits and request.limit_ns > request.finish_by_ns:
-            model.queue.discard(request)
-            make_late(request, model)
-            model.queue.add(request)
-        else:
-            refused.append(request)
+    late = LateQueue(model, contents.fleet, contents.now_ns)
+    refused = [request for request in requests if not late.give_up(request)]
     refuse_late(refused, model, contents.ledger, contents.now_ns)

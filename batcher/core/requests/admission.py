@@ -13,7 +13,7 @@ from batcher.core.model import Model
 from batcher.core.queueing.ranks import promotion_ns_of, rank_of
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.blame import blame_of
-from batcher.core.requests.late import late_wait_ns, make_late
+from batcher.core.requests.late import LateQueue, make_late
 from batcher.core.requests.refusals import (
     NO_INSTANCE,
     TOO_MANY_BYTES,
@@ -27,7 +27,7 @@ from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 
-def admit(
+def admit(  # noqa: C901, PLR0911, PLR0912 - calls would cost a tenth of what each request costs here
     arrived: RequestArrived, model: Model, fleet: Fleet, now_ns: int
 ) -> LiveRequest | Refusal:
     """Returns the request with its times and rank if it may wait, or why it is refused.
@@ -36,78 +36,68 @@ def admit(
     """
     if not fleet.serves(model.name):
         return NO_INSTANCE
-    request = _with_times(arrived, model, now_ns)
-    if type(request) is not LiveRequest:
-        return request
-    if arrived.priority or model.shares.several:
-        request.rank = _rank(request, model, fleet, now_ns)
-        request.promote_at_ns = promotion_ns_of(request, arrived.arrival_ns, model.settings.queue)
-    else:
-        # The same as `_rank`, but without a call: this is the path of most requests.
-        request.rank = rank = model.default_rank
-        if rank != model.best_rank:
-            request.promote_at_ns = arrived.arrival_ns + model.promote_after_ns
-    return _judge(request, model, fleet, now_ns)
-
-
-def _with_times(arrived: RequestArrived, model: Model, now_ns: int) -> LiveRequest | Refusal:
-    """Returns the request with its due time, expiry, limit and bucket; or why it can never run."""
-    due_ns, expires_ns = arrived.due_ns, arrived.deadline_ns
+    arrival_ns, rows, due_ns = arrived.arrival_ns, arrived.rows, arrived.due_ns
     if due_ns is None and model.target_ns is not None:
-        due_ns = arrived.arrival_ns + model.target_ns
-    if model.timeout_ns is not None:
-        timeout_ns = arrived.arrival_ns + model.timeout_ns
-        expires_ns = timeout_ns if expires_ns is None else min(expires_ns, timeout_ns)
-    if arrived.queue_until_ns is not None and model.settings.queue.allow_timeout_override:
-        until_ns = arrived.queue_until_ns
-        expires_ns = until_ns if expires_ns is None else min(expires_ns, until_ns)
+        due_ns = arrival_ns + model.target_ns
+    expires_ns = deadline_ns = arrived.deadline_ns
+    if model.timeout_ns is not None or arrived.queue_until_ns is not None:
+        expires_ns = _expires_ns(arrived, model)
     if expires_ns is not None and expires_ns <= now_ns:
         return Refusal(Outcome.EXPIRED, expiry_reason(arrived, expires_ns))
-    if arrived.rows > model.max_request_rows or arrived.nbytes > model.max_request_bytes:
-        return TOO_MANY_ROWS if arrived.rows > model.max_request_rows else TOO_MANY_BYTES
-    limit_ns = NEVER_NS if arrived.deadline_ns is None else arrived.deadline_ns
-    if model.limit_ns is not None:
-        limit_ns = min(limit_ns, arrived.arrival_ns + model.limit_ns)
+    if rows > model.max_request_rows or arrived.nbytes > model.max_request_bytes:
+        return TOO_MANY_ROWS if rows > model.max_request_rows else TOO_MANY_BYTES
+    limit_ns = NEVER_NS if model.limit_ns is None else arrival_ns + model.limit_ns
+    if deadline_ns is not None and deadline_ns < limit_ns:
+        limit_ns = deadline_ns
     request = LiveRequest(arrived, due_ns, expires_ns, limit_ns)
     if model.buckets is not None:
         request.bucket = model.buckets.of(arrived.shapes)
-    if arrived.rows > model.settings.max_batch_size:
+    if rows > model.settings.max_batch_size:
         split(request, model)
-    if not model.deadline_aware or (due_ns is None and limit_ns == NEVER_NS):
+    deadline_aware = model.deadline_aware
+    if not deadline_aware or (due_ns is None and limit_ns == NEVER_NS):
         # In the order of these calls, which is not always that of `arrival_ns`.
         request.finish_by_ns = NEVER_NS + now_ns
-    return request
-
-
-def _judge(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> LiveRequest | Refusal:
-    """Have the policy count an arrival; then let it wait in time or late, or refuse it."""
-    if not (model.deadline_aware or model.learns_arrivals):
+    if arrived.priority or model.shares.several:
+        request.rank = _rank(request, model, fleet, now_ns)
+        request.promote_at_ns = promotion_ns_of(request, arrival_ns, model.settings.queue)
+    else:
+        request.rank = rank = model.default_rank
+        if rank != model.best_rank:
+            request.promote_at_ns = arrival_ns + model.promote_after_ns
+    if not (deadline_aware or model.learns_arrivals):
         return request
     soonest_ns = fleet.next_free_ns(model.name, now_ns)
     idle = soonest_ns <= now_ns and not model.queue.requests
-    _tell_policy(request, model, fleet, now_ns, idle=idle)
-    if not model.deadline_aware:
-        return request
+    _count(request, model, fleet, now_ns, idle=idle)
     times = model.times.get(request.bucket)
-    if times is None or not times.curve:
+    if not deadline_aware or times is None or not times.curve:
         return request
     done_ns = soonest_ns + times.expected[request.rows] - TOLERANCE_NS
-    if request.split is None and done_ns <= request.finish_by_ns:
+    if done_ns <= request.finish_by_ns and request.split is None:
         return request
     return _admit_late(request, model, times, fleet, soonest_ns, now_ns, idle=idle)
 
 
-def _tell_policy(
-    request: LiveRequest, model: Model, fleet: Fleet, now_ns: int, *, idle: bool
-) -> None:
+def _expires_ns(arrived: RequestArrived, model: Model) -> int | None:
+    """When a request ends if it has not begun: at its deadline, or what limits its wait in the queue."""
+    ends_ns = [] if arrived.deadline_ns is None else [arrived.deadline_ns]
+    if model.timeout_ns is not None:
+        ends_ns.append(arrived.arrival_ns + model.timeout_ns)
+    if arrived.queue_until_ns is not None and model.settings.queue.allow_timeout_override:
+        ends_ns.append(arrived.queue_until_ns)
+    return min(ends_ns, default=None)
+
+
+def _count(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int, *, idle: bool) -> None:
     """Count an arrival, whatever becomes of it. `idle`: an instance is free and nothing waits."""
     rows, late = request.arrived.rows, model.late
     if idle:
         late.idle()
-    else:
-        if now_ns >= late.window_ends_ns:
-            late.next_window(now_ns, model.times.best_rate() * fleet.slots(model.name))
-        late.arrived(rows)
+    elif now_ns >= late.window_ends_ns:
+        late.next_window(now_ns, model.times.best_rate() * fleet.slots(model.name))
+    late.offered += rows
+    late.since_answers += rows
     if model.learns_arrivals:
         active = model.running > 0 or model.queue.requests > 0
         try:
@@ -148,7 +138,7 @@ def _admit_late(
         begins_ns, until_ns = soonest_ns, request.finish_by_ns + after_ns
         if model.serves_late:
             until_ns = limit_ns
-            wait_ns = late_wait_ns(model, fleet, request.arrived.rows)
+            wait_ns = LateQueue(model, fleet, now_ns).wait_ns(request.arrived.rows)
             begins_ns = max(soonest_ns, soonest_ns + wait_ns - takes_ns)
         if begins_ns + takes_ns + after_ns > until_ns:
             blame = blame_of(request, times, begins_ns, until_ns, after_ns)

@@ -12,6 +12,9 @@ from batcher.core.requests.ledger import Ledger
 from batcher.core.requests.refusals import busy_ns
 from batcher.core.service_time.estimator import ServiceTimes
 
+ROUNDED_NS = 1_000_000
+"""Requests that miss the same time by the same milliseconds are refused together."""
+
 
 def blame_of(
     request: LiveRequest,
@@ -38,7 +41,7 @@ def blame_of(
     else:
         late_ns = soonest_ns + times.p95[rows] + after_ns - until_ns
         cause = RefusalCause.MARGIN if late_ns > 0 else RefusalCause.QUEUE_AHEAD
-    return Blame(cause, missed, max(0, int(late_ns)))
+    return Blame(cause, missed, max(0, int(late_ns) // ROUNDED_NS * ROUNDED_NS))
 
 
 def refuse_late(requests: Sequence[LiveRequest], model: Model, ledger: Ledger, now_ns: int) -> None:

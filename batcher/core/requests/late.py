@@ -25,44 +25,73 @@ def make_late(request: LiveRequest, model: Model) -> None:
     model.late.waiting = True
 
 
-def late_wait_ns(model: Model, fleet: Fleet, rows: int) -> float:
-    """Nanoseconds until a late request of so many rows is served behind all that are late now."""
-    queue, slots = model.queue, fleet.slots(model.name)
-    all_ns = model.times.backlog_ns(queue, queue.all_rows + rows) / slots
-    late_rows = rows + _late_rows(queue)
-    late_ns = all_ns * late_rows / (queue.all_rows + rows)
-    return model.late.wait_ns(all_ns, late_ns, model.times.best_rate() * slots)
+class LateQueue:
+    """A model's late requests at one moment, and how long another one would wait behind them."""
 
+    __slots__ = (
+        "_all_rows",
+        "_best_rate",
+        "_each_ns",
+        "_late_rows",
+        "_model",
+        "_now_ns",
+        "soonest_ns",
+    )
 
-def beyond_reach(model: Model, fleet: Fleet, now_ns: int) -> list[LiveRequest]:
-    """Late requests that their share of the device would serve after their limits, the last ones first."""
-    queue, slots = model.queue, fleet.slots(model.name)
-    best_rate = model.times.best_rate() * slots
-    if not best_rate or not model.late.overload(best_rate):
-        return []
-    late_rows = _late_rows(queue)
-    all_rows = queue.all_rows
-    soonest_ns = fleet.next_free_ns(model.name, now_ns)
-    found: list[LiveRequest] = []
-    if not late_rows:
+    def __init__(self, model: Model, fleet: Fleet, now_ns: int) -> None:
+        queue, slots = model.queue, fleet.slots(model.name)
+        self._model, self._now_ns = model, now_ns
+        self._all_rows, self._late_rows = queue.all_rows, _late_rows(queue)
+        self._best_rate = model.times.best_rate() * slots
+        rows = max(1, queue.all_rows)
+        self._each_ns = model.times.backlog_ns(queue, rows) / slots / rows
+        self.soonest_ns = fleet.next_free_ns(model.name, now_ns)
+        """When an instance is free."""
+
+    def wait_ns(self, rows: int = 0) -> float:
+        """Nanoseconds from `soonest_ns` until so many more rows have been served as late ones."""
+        each_ns, late_rows = self._each_ns, self._late_rows + rows
+        all_ns = each_ns * (self._all_rows + rows)
+        return self._model.late.wait_ns(all_ns, each_ns * late_rows, self._best_rate)
+
+    def give_up(self, request: LiveRequest) -> bool:
+        """Make a waiting request late that a policy gave up; False, and nothing, where it is to be refused.
+
+        What has begun to run is not refused for its target, only for its limit.
+        """
+        model = self._model
+        if request.rank == LATE or request.limit_ns <= request.finish_by_ns:
+            return False
+        if not request.begun:
+            reached = self.soonest_ns + self.wait_ns(request.rows) <= request.limit_ns
+            if not (model.serves_late and reached):
+                return False
+        model.queue.discard(request)
+        make_late(request, model)
+        model.queue.add(request)
+        self._late_rows += request.rows
+        return True
+
+    def beyond_reach(self) -> list[LiveRequest]:
+        """Those that their share of the device would serve after their limits, the last ones first."""
+        found: list[LiveRequest] = []
+        if not self._late_rows or not self._model.late.overload(self._best_rate):
+            return found
+        for group in self._model.queue.groups.values():
+            last = group.classes[-1]
+            if last.rank != LATE:
+                continue
+            for request in reversed(last.requests):
+                if self.soonest_ns + self.wait_ns() <= request.limit_ns:
+                    break
+                if not request.begun:
+                    found.append(request)
+                    self._late_rows -= request.rows
+                    self._all_rows -= request.rows
+        if len(found) == self._model.queue.requests and self.soonest_ns <= self._now_ns:
+            # Beside an idle instance, no prediction refuses a request before which nothing goes.
+            found.pop()
         return found
-    each_ns = model.times.backlog_ns(queue, all_rows) / slots / all_rows
-    for group in queue.groups.values():
-        last = group.classes[-1]
-        if last.rank != LATE:
-            continue
-        for request in reversed(last.requests):
-            wait_ns = model.late.wait_ns(all_rows * each_ns, late_rows * each_ns, best_rate)
-            if soonest_ns + wait_ns <= request.limit_ns:
-                break
-            if not request.begun:
-                found.append(request)
-                late_rows -= request.rows
-                all_rows -= request.rows
-    if len(found) == queue.requests and soonest_ns <= now_ns:
-        # Beside an idle instance, no prediction refuses a request before which nothing goes.
-        found.pop()
-    return found
 
 
 def _late_rows(queue: ModelQueue) -> int:
