@@ -320,12 +320,13 @@ class AdaptivePolicy(BatchPolicy):
             return None
         after_ns, alone = _delay_ns(take, given), not take
         chosen = self._plan(finish_by, merged, rows, given, after_ns, room)
-        if not chosen.drop:
+        if not chosen.drop or len(normal) == 1:
             if alone and chosen.take == len(merged):
                 until_ns = self._wait(merged, rows, given)
                 if until_ns is not None:
                     return until_ns
-            take.extend(merged[: chosen.take])
+            drop.extend(merged[: chosen.drop])
+            take.extend(merged[chosen.drop : chosen.drop + chosen.take])
             return None
         first_most = self._most_rows(normal[:1], given)
         for priority_class in normal:
