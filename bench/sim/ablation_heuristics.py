@@ -95,9 +95,7 @@ HEURISTICS: Final = (
         ("models",),
         off("batching.batch_former.longest_wait_ns", _gives(None)),
     ),
-    Part(
-        "use of the device", ("models",), off("devices.sharing:DeviceUse.weighted_ns", _gives(0.0))
-    ),
+    Part("use of the device", ("models",), off("handlers.dispatch.charge", _gives(None))),
     # faults
     Part(
         "bisection", ("poison", "failing"), off("faults.bisection:Bisections.begin", _gives(False))

@@ -3,7 +3,7 @@
 A policy chooses requests of one bucket. Where it took its whole group and the batch has room, requests
 of other buckets with the same batch key may be added, padded to the same shape. The batch may also be
 padded to a larger bucket, to add requests of that one. Both are done only where the predictions say
-that they save device time, and make no request late that would be in time otherwise.
+that they save device time, and make no request of the batch late that would be in time otherwise.
 """
 
 from __future__ import annotations
@@ -122,8 +122,6 @@ def _filled(
     expected_ns = times.curve[rows]
     if not extra or now_ns + times.p95[rows] > must_ns:
         return nothing
-    if _delays_another(model, planned, others, {r.id for r in extra}, expected_ns):
-        return nothing
     return Filling(bucket, tuple(extra), rows, expected_ns, apart_ns)
 
 
@@ -170,35 +168,7 @@ def _pick(
 def _saved_ns(curve: Sequence[float], rows: int, added: int, usual: int) -> float:
     """Returns the time that a group of so many rows saves if some of them are added elsewhere.
 
-    The group may grow to a `usual` batch before its turn. Then a row saves no more than its share of
-    that batch.
+    That is their share of a batch of the group, which may grow to a `usual` one before its turn.
     """
-    saved_ns = _cleared_ns(curve, rows) - _cleared_ns(curve, rows - added)
     size = min(max(rows, usual), len(curve) - 1)
-    return min(saved_ns, added * curve[size] / size)
-
-
-def _cleared_ns(curve: Sequence[float], rows: int) -> float:
-    """Returns the time of so many rows, in the largest batches and a rest."""
-    largest = len(curve) - 1
-    return rows // largest * curve[largest] + curve[rows % largest]
-
-
-def _delays_another(
-    model: Model,
-    planned: PlannedBatch,
-    others: Sequence[BatchGroup],
-    taken: set[int],
-    expected_ns: float,
-) -> bool:
-    """Whether the first request of another group would be late because the batch takes longer."""
-    unfilled_ns = model.times.of(planned.group.key[1]).curve[planned.rows]
-    for other in others:
-        first = next((r for r in other if r.id not in taken and r.id not in planned.given_up), None)
-        times = model.times.of(other.key[1])
-        if first is None or not times:
-            continue
-        start_ns = latest_finish_ns(first) - times.p95[first.rows]
-        if planned.now_ns + unfilled_ns <= start_ns < planned.now_ns + expected_ns:
-            return True
-    return False
+    return added * curve[size] / size

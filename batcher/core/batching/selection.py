@@ -198,7 +198,7 @@ def first(ready: Sequence[Proposal], now_ns: int) -> Proposal:
         if other.model is best.model:
             comes_first = _best_rank(other) < _best_rank(best)
         else:
-            comes_first = _used_ns(other.model) < _used_ns(best.model)
+            comes_first = other.model.device_use.used_ns < best.model.device_use.used_ns
         if can_wait or comes_first:
             best, must_ns = other, other_must_ns
     return best
@@ -212,7 +212,3 @@ def _best_rank(proposal: Proposal) -> tuple[int, int]:
     if is_late_turn(proposal):
         return -1, 0
     return min([(request.rank, request.finish_by_ns) for request in proposal.requests])
-
-
-def _used_ns(model: Model) -> float:
-    return model.device_use.weighted_ns(patient=model.target_ns is None or not model.reachable)

@@ -15,16 +15,8 @@ from batcher.core.captured import Captured
 USE_WINDOW_NS = 1_000_000_000.0
 """Nanoseconds of use after which everything used is halved: about so much is remembered."""
 
-PATIENT_SHARE = 0.125
-"""A model that has no target, or none that can be met, gets this share of what one with a target gets,
-while neither can wait."""
-
 MIN_EXPECTED_ROWS = 0.01
 """A model that expects fewer rows than this within its target does not limit the others' batches."""
-
-ARRIVAL_SIGMAS = 2.0
-"""Of Poisson arrivals, the mean and so many standard deviations more must be served in time: with two,
-one wait in about 40 sees more."""
 
 
 class DeviceUse(Captured):
@@ -39,10 +31,6 @@ class DeviceUse(Captured):
     def __init__(self, used_ns: float = 0.0, share: float = 1.0) -> None:
         self.used_ns = used_ns
         self.share = share
-
-    def weighted_ns(self, *, patient: bool) -> float:
-        """What was used, for comparison; a model that is `patient` gets a small share."""
-        return self.used_ns / PATIENT_SHARE if patient else self.used_ns
 
 
 def charge(
@@ -72,7 +60,6 @@ def longest_wait_ns(rate: float, target_ns: int, p95: Sequence[float]) -> float 
         if done_ns >= target_ns:
             break
         wait_ns = target_ns - done_ns
-        arriving = rate * wait_ns
-        if arriving + ARRIVAL_SIGMAS * arriving**0.5 <= rows:
+        if rate * wait_ns <= rows:
             break
     return wait_ns if wait_ns > 0.0 else None

@@ -172,19 +172,6 @@ def test_no_request_is_made_late_by_a_larger_bucket(padded, due, batch):
     assert sent(play.done(first, 99, at=10)) == [batch]
 
 
-def test_no_first_request_of_another_group_is_made_late(padded):
-    play = padded((10.0, 0.05), policy=Adaptive(), target=100)
-    first = busy(play)
-    play.feed(
-        play.request(1, shapes=((8,),), due=21.0),
-        play.request(2, shapes=((4,),), due=80.0),
-        # Must start at 20.6: after the first, not after the first and the second.
-        play.request(3, shapes=((16,),), due=31.4, key=""),
-    )
-    batches = sent(play.done(first, 99, at=10))
-    assert batches == [(8, [1])]
-
-
 @pytest.mark.parametrize(("expires", "ids"), [(20.05, [1]), (20.3, [1, 2])])
 def test_without_a_target_no_request_is_made_to_expire(padded, expires, ids):
     play = padded()
