@@ -33,7 +33,8 @@ class Played:
     begun_ns: dict = field(default_factory=dict)
     ended: dict = field(default_factory=dict)
     beside_idle: list = field(default_factory=list)
-    """(request, moment) of every refusal before its limit, beside an idle instance, nothing waiting."""
+    """(request, moment) of every refusal beside an idle instance, nothing waiting, where the device has
+    shown that it can answer it by its limit."""
     busy_ns: int = 0
 
     def refused(self):
@@ -109,7 +110,18 @@ class Game:
         idle = self.scheduler.fleet.free_instance("m") is not None
         if command.reason in PREDICTED and idle and not self.scheduler.models["m"].queue.requests:
             given_up = [(played.arrived[i], now_ns) for i in command.ids]
-            played.beside_idle += [each for each in given_up if now_ns < self.until_ns(each[0])]
+            played.beside_idle += [
+                each
+                for each in given_up
+                if now_ns + self.least_ns(each[0]) < self.until_ns(each[0])
+            ]
+
+    def least_ns(self, request):
+        """What it takes alone where the device is as it was at the start, or faster."""
+        most = self.scheduler.models["m"].settings.max_batch_size
+        bucket = self.scheduler.models["m"].bucket_of(request.shapes)
+        full, rest = divmod(request.rows, most)
+        return full * self.device.takes_ns(most, bucket) + self.device.takes_ns(rest, bucket)
 
 
 def _play(

@@ -153,7 +153,7 @@ def test_what_is_answered_is_answered_by_its_limit(play, device_of, data, seed):
     limit_ns = min(asked.policy.limit_ns, deadline_ns or 1 << 62)
     assert max(played.waited_ns().values(), default=0) <= limit_ns + longest_ns
     reasons = {e.reason for e in played.ended.values()}
-    allowed = {Reason.NONE, Reason.PREDICTED_LATE, Reason.LIMIT}
+    allowed = {Reason.NONE, Reason.PREDICTED_LATE}
     of_callers = {Reason.CALLER_DEADLINE, Reason.DEADLINE_TOO_SHORT} if deadline_ns else set()
     assert reasons <= allowed | of_callers
 
