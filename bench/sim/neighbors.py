@@ -81,9 +81,9 @@ def _two_levels(profile: world.Profile, part: float, seed: int) -> list[world.St
 
 
 def _promotion(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
-    """Best-effort requests are answered or refused within the bound of `promote_after`.
+    """Late requests are answered or refused within the bound of `promote_after`.
 
-    Where best-effort requests are served, some of the lowest level must have been answered after they
+    Where late requests are served, some of the lowest level must have been answered after they
     were promoted through all levels: refusing all of them would keep the bound as well.
     """
     found: dict[str, Any] = {}

@@ -49,8 +49,8 @@ class PolicyInput:
 class Take:
     """Give up the first `drop` requests of the group, and form a batch of the next `count`, now.
 
-    What is given up is refused as late, or waits as best effort where the policy `serves_late` or the
-    request has begun to run.
+    What is given up is refused, or waits until its limit where the policy `serves_late` or the request
+    has begun to run.
     """
 
     count: int
@@ -89,8 +89,8 @@ class BatchPolicy(ABC):
     __slots__ = ()
 
     deadline_aware: bool = False
-    """Whether requests wait in the order of their due times, and are refused at admission, or wait
-    as best effort, where they can only be late. Else they wait in the order of their arrival."""
+    """Whether requests wait in the order of their due times, and are refused at admission, or late,
+    where they cannot be in time. Else they wait in the order of their arrival."""
 
     learns_arrivals: bool = False
     """Whether `on_arrival` is called."""

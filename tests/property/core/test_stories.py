@@ -24,8 +24,9 @@ from batcher.core.events import (
     RequestArrived,
     RequestCancelled,
 )
-from batcher.core.queueing.ranks import LATE, PROMOTED
+from batcher.core.queueing.ranks import LATE
 from batcher.core.scheduler import Scheduler
+from batcher.core.service_time.estimator import STALE_NS
 from batcher.core.settings import (
     Adaptive,
     FixedWindow,
@@ -72,6 +73,7 @@ class Story:
         self.incarnations = {}
         self.settings = {}
         self.foretold = 0
+        self.ran_ns = {}  # (model, bucket) -> when its last batch was dispatched
 
     def settings_of_a_model(self):
         draw = self.draw
@@ -153,7 +155,10 @@ class Story:
                     fits = length < most and (place, axis) in padded
                     assert again or fits or length == most
         assert len(keys) == 1
-        self.check_that_it_is_in_time(command, rows)
+        bucket = command.model, command.bucket
+        stale = self.now_ns - self.ran_ns.get(bucket, -STALE_NS) >= STALE_NS
+        self.ran_ns[bucket] = self.now_ns
+        self.check_that_it_is_in_time(command, rows, stale=stale)
         took_ms = (4 + self.draw.random() * rows) * self.draw.choice([1, 1, 1, 1, 10])
         ends_ns = self.now_ns + int(took_ms * MILLISECOND)
         self.running[command.batch_id] = (
@@ -164,7 +169,7 @@ class Story:
             rows,
         )
 
-    def check_that_it_is_in_time(self, command, rows):
+    def check_that_it_is_in_time(self, command, rows, *, stale):
         """Nothing runs that the estimator says will be late, where late means refused.
 
         But for what runs again, and for a request that is split, once it has begun.
@@ -175,19 +180,19 @@ class Story:
         refuses = isinstance(policy, Adaptive) and policy.limit_ns == model.target_ns
         if not refuses or model.target_ns is None or not model.reachable or not times:
             return
-        if command.attempt > 1:
-            return
-        # A request alone may be let try where only the margin says no.
         alone = len(command.parts) == 1
-        ends_ns = self.now_ns + (times.expected if alone else times.p95)[rows]
+        if command.attempt > 1 or (alone and stale):
+            return
+        # A request alone may be let try, unless its bucket was measured lately and was never so quick.
+        quickest_ns = min(times.fastest_ns, times.expected[rows])
+        ends_ns = self.now_ns + (quickest_ns if alone else times.p95[rows])
         for part in command.parts:
             request = self.scheduler.live.get(part.id)
             if request is None:
                 # The rest of a split request was given up in the same step.
                 continue
-            # Best-effort and promoted requests have no target to meet.
-            promised = request.rank in {PROMOTED, LATE}
-            if not (request.canary or promised or request.split is not None):
+            # Late requests have no target to meet.
+            if request.rank != LATE and request.split is None:
                 self.foretold += 1
                 assert ends_ns <= request.finish_by_ns + TOLERANCE_NS
 

@@ -12,7 +12,7 @@ import pytest
 from outcome_scenes import scenes
 
 NAMES = (
-    "faults: adaptive, refuse, unknown, 0.3, 0.7",
+    "faults: adaptive, serve, unknown, 0.3, 0.7",
     "deadlines: fixed 8 ms, 1.5, target, timeout 35",
 )
 

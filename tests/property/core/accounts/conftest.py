@@ -33,6 +33,7 @@ from batcher.core.events import (
     RequestCancelled,
 )
 from batcher.core.queueing.ranks import LATE
+from batcher.core.service_time.estimator import STALE_NS
 from batcher.core.settings import Adaptive, NoBatching
 from batcher.core.times import TOLERANCE_NS
 
@@ -79,6 +80,9 @@ class Accounts:
     running: dict = field(default_factory=dict)  # batch id -> Batch
     failed: dict = field(default_factory=dict)  # batch id -> Dispatch, for ever
     reruns: dict = field(default_factory=dict)  # batch id -> how often something of it ran again
+    ran_ns: dict = field(
+        default_factory=dict
+    )  # (model, bucket) -> when its last batch was dispatched
     stormy: set = field(default_factory=set)
     failed_policies: list = field(default_factory=list)  # names of models, each time
     last_batch: int = 0
@@ -360,22 +364,28 @@ class Accounts:
     def check_that_it_is_in_time(self, batch, scheduler):
         """No request runs that the estimator says will miss its target, or its deadline.
 
-        Exceptions are canaries, promoted requests, and requests that have begun. A prefetched batch
+        Exceptions are late requests, and requests that have begun. A prefetched batch
         ends sooner by what that saves.
         """
         model = scheduler.models[batch.command.model]
         times = model.times.get(batch.command.bucket)
         if not times:
             return
-        # A request alone may be let try where only the margin says no.
+        # A request alone may be let try, unless its bucket was measured lately and was never so quick.
         alone = len(batch.command.parts) == 1
         rows = batch.rows
+        bucket = batch.command.model, batch.command.bucket
+        stale = self.now_ns - self.ran_ns.get(bucket, -STALE_NS) >= STALE_NS
+        self.ran_ns[bucket] = self.now_ns
+        if alone and stale:
+            return
         begins_ns = scheduler.fleet.batches[batch.command.batch_id].dispatched_ns
         assert begins_ns == self.now_ns or (batch.next and begins_ns > self.now_ns)
         starts_ns = begins_ns - TOLERANCE_NS
         if begins_ns > self.now_ns:
             starts_ns -= model.handling.saved_ns
-        ends_ns = starts_ns + (times.expected if alone else times.p95)[rows]
+        quickest_ns = min(times.fastest_ns, times.expected[rows])
+        ends_ns = starts_ns + (quickest_ns if alone else times.p95[rows])
         for part in batch.command.parts:
             # The rest of a split request may have been given up in the same step.
             request = scheduler.live.get(part.id)
