@@ -64,6 +64,7 @@ FIXED: Final[dict[str, str]] = {
     "queueing/expiry.SLACK": "a bound of memory",
     "queueing/padding.MOST_KNOWN": "a bound of memory",
     "queueing/ranks.LATE": "a name of a rank",
+    "requests/blame.ROUNDED_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.QUEUE_FULL_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.SHORTEST_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.UNAVAILABLE_RETRY_NS": "protocol: what a refusal tells its caller",

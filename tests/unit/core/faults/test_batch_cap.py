@@ -22,16 +22,12 @@ def test_batches_are_small_unless_the_model_would_not_keep_up():
 
     # One request in 200 fails, so of batches of 4 rows one in fifty does; they serve 428 rows a second.
     assert most_rows(300) == 4
-    assert most_rows(500) == 8
+    # With 12 rows it would be busy for 0.71 of the time.
+    assert most_rows(500) == 13
     assert most_rows(500, slots=2) == 4
     assert most_rows(500, later_ns=SECOND) == 4
     assert most_rows(300, waiting=100) == most_rows(500)
-    # Where no size keeps up, the more requests fail, the less large batches are worth.
-    overload = [most_rows(2000, faults=faults) for faults in (2.0, 10.0, 40.0, 200.0, 2000.0)]
-    assert overload[0] == 32
-    assert overload == sorted(overload, reverse=True)
-    assert 4 < overload[2] < 16
-    assert overload[-1] == 1
+    assert most_rows(2000) == 32
 
 
 def test_a_model_keeps_up_with_a_higher_rate_at_once(stage, arrivals):
