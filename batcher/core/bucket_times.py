@@ -6,6 +6,7 @@ waits will take. Without padding, the bucket of a request is its shapes.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from batcher.core.devices.instances import RunningBatch
@@ -103,15 +104,17 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         return not known or any(times.reachable for times in known)
 
     def best_rate(self) -> float:
-        """Rows a nanosecond that one instance can serve inside the target; 0.0 while unknown."""
+        """Rows a nanosecond that one instance can serve inside the target; 0.0 while unknown.
+
+        Where no batch is inside the target, the rate of all sizes: then every request is late.
+        """
         curves = [times.curve for times in self.values()]
         if curves == self._rated:
             return self._best_rate
-        target_ns = self._target_ns
         best = 0.0
         for curve in curves:
-            for rows, took_ns in enumerate(curve):
-                if took_ns and (target_ns is None or rows == 1 or took_ns <= target_ns):
+            for rows, took_ns in enumerate(self._inside_target(curve)):
+                if took_ns:
                     best = max(best, rows / took_ns)
         self._rated, self._best_rate = curves, best
         return best
@@ -124,12 +127,18 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         times = self.get(bucket)
         if not times:
             return 0.0
-        target_ns = self._target_ns
         each_ns = times.curve[1]
-        for size, took_ns in enumerate(times.curve):
-            if size and (target_ns is None or took_ns <= target_ns):
+        for size, took_ns in enumerate(self._inside_target(times.curve)):
+            if size:
                 each_ns = min(each_ns, took_ns / size)
         return rows * each_ns
+
+    def _inside_target(self, curve: Sequence[float]) -> Sequence[float]:
+        """The part of a curve inside the target; all of it where not even one row is."""
+        target_ns = self._target_ns
+        if target_ns is None or not curve or curve[1] > target_ns:
+            return curve
+        return curve[: bisect_right(curve, target_ns)]
 
     def backlog_ns(self, queue: ModelQueue, rows: int) -> float:
         """What one instance needs for `rows` rows, in batches of the most efficient size.

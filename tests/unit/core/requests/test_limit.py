@@ -53,3 +53,12 @@ def test_where_times_are_known_it_says_what_would_be_missed(play):
 
 def test_what_runs_at_its_limit_is_answered(busy):
     assert busy.done(1, 0, at=31) == [Settle((0,), Outcome.OK)]
+
+
+def test_where_no_batch_is_inside_the_target_all_sizes_count(play):
+    """Three rows in one batch and one before it: all before the limit, though each is late."""
+    play.model("m", Adaptive(limit_ns=1000 * MILLISECOND), 32, target=100)
+    play.feed(InstanceUp("i", 1, "m", "d", 1, ((1, 300 * MILLISECOND),)))
+    commands = [*play.arrive(0), *play.arrive(1, 2, 3, at=1)]
+    assert not [command for command in commands if isinstance(command, Settle)]
+    assert play.scheduler.models["m"].times.best_rate() > 6 / (1000 * MILLISECOND)
