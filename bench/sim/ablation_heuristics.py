@@ -57,8 +57,11 @@ HEURISTICS: Final = (
         ("stream", "instances", "late"),
         off("policies.backlog:Price.__call__", _gives(0.0)),
     ),
-    Part("plan as one instance", ("instances",), off("policies.backlog.MOST_EXACT", ENDLESS)),
-    Part("give up several at once", ("stream",), off("policies.backlog.FINE", ENDLESS)),
+    Part(
+        "plan long backlogs coarsely",
+        ("stream", "instances"),
+        off("policies.backlog.LONG", ENDLESS),
+    ),
     Part(
         "room for better ranks",
         ("levels", "late"),

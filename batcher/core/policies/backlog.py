@@ -25,11 +25,9 @@ from batcher.core.times import TOLERANCE_NS
 MOST_REQUESTS = 2048
 """Of a longer backlog, so many requests are planned; the others follow in a later decision."""
 
-MOST_EXACT = 128
-"""With several instances, a longer backlog is planned as for one instance that is as many times as fast."""
-
-FINE = 128
-"""Of a long backlog, requests are given up several at a time: one in so many of it."""
+LONG = 128
+"""A backlog of more requests is planned more coarsely, with several instances as for one that is as many
+times as fast, and requests are given up several at a time: one in so many. Both save time only."""
 
 _FAR = 30.0
 """Beyond it, ln(1 + exp(z)) is z (and 0 below the negative) within 1e-13."""
@@ -94,11 +92,11 @@ def plan(
         return Plan(count, 0)
     if len(free_ns) == 1 and rows_before is None:
         return _plan_one(finish_by, count, late, free_ns[0], curve, p95, price, now_ns)
-    if rows_before is None and count - late > MOST_EXACT:
+    if rows_before is None and count - late > LONG:
         instances = len(free_ns)
         faster = [time / instances for time in curve]
         return _plan_one(finish_by, count, late, free_ns[0], faster, p95, price, now_ns)
-    count = min(count, late + 2 * MOST_EXACT)
+    count = min(count, late + 2 * LONG)
     return _plan_in_general(finish_by, rows_before, count, late, free_ns, curve, p95, price, now_ns)
 
 
@@ -125,7 +123,7 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
     firsts: list[tuple[int, int]] = []
     # A step is small beside a batch, or it would miss plans that serve only a few.
     fits = bisect_right(p95, finish_by[count - 1] - start_ns + TOLERANCE_NS, 0, ends) - 1
-    step = max(1, min((count - late) // FINE, fits // 4))
+    step = max(1, min((count - late) // LONG, fits // 4))
     for given_up in range(late, count, step):
         left = count - given_up
         if found and left - price(offset_ns + left * row_ns) <= best + 1e-9:
