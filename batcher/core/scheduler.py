@@ -57,6 +57,7 @@ class Scheduler:
         self.now_ns = 0
         """The time of the last step. Kept here as well: drivers read it at each step."""
         self.models, self.fleet, self.live = contents.models, contents.fleet, contents.live
+        self._refresh_ns = STALE_NS
         self._history = History()
         self._remember = self._history.add
 
@@ -72,8 +73,9 @@ class Scheduler:
         contents = self.contents
         if now_ns < self.now_ns:  # noqa: PLR1730 - for each request
             now_ns = self.now_ns
-        if now_ns // STALE_NS > self.now_ns // STALE_NS:
+        if now_ns >= self._refresh_ns:
             # Predictions are as of now, to a second: they forget also while nothing runs.
+            self._refresh_ns = (now_ns // STALE_NS + 1) * STALE_NS
             for model in self.models.values():
                 model.refresh(now_ns)
         self.now_ns = contents.now_ns = now_ns
@@ -112,11 +114,7 @@ class Scheduler:
         """When `handle` must be called again at the latest; None while only events matter."""
         contents = self.contents
         expires_ns = contents.expiry.next_ns() if contents.expiry.heap else None
-        wakeup_ns = NEVER_NS
-        for model in contents.models.values():
-            if model.waits:
-                wakeup_ns = contents.next_limit_ns
-                break
+        wakeup_ns = contents.next_limit_ns if contents.live else NEVER_NS
         if contents.ask_again_ns is not None and contents.ask_again_ns < wakeup_ns:
             wakeup_ns = contents.ask_again_ns
         if expires_ns is not None and expires_ns < wakeup_ns:
@@ -137,6 +135,7 @@ class Scheduler:
         scheduler = cls(policies)
         restore(scheduler.contents, state)
         scheduler.now_ns = scheduler.contents.now_ns
+        scheduler._refresh_ns = (scheduler.now_ns // STALE_NS + 1) * STALE_NS
         return scheduler
 
     def validate(self) -> None:

@@ -129,12 +129,11 @@ class BatchGroup:
             raise InvalidTransition(request.id, f"has no class of its rank: {request}")
         self.rows -= request.rows
 
-    def pop_front(self, count: int) -> int:
-        """Take out the first `count` requests, all of the first class. Returns their rows."""
-        priority_class = self.classes[0]
+    def pop_front(self, priority_class: PriorityClass, count: int) -> int:
+        """Take out the first `count` requests of a class. Returns their rows."""
         if count == len(priority_class.requests):
             rows = priority_class.rows
-            del self.classes[0]
+            self.classes.remove(priority_class)
         else:
             rows = sum([request.rows for request in priority_class.requests[:count]])
             del priority_class.requests[:count]

@@ -94,21 +94,24 @@ class ModelQueue:
             self.later_rows -= request.later_rows
 
     def take(self, group: BatchGroup, requests: Sequence[LiveRequest]) -> None:
-        """Take waiting requests of one group out; this is fast where they are its first ones."""
-        count = len(requests)
-        first = group.classes[0].requests
-        if first[0] is requests[0] and first[:count] == list(requests):
-            self.rows -= group.pop_front(count)
-            if not group.classes:
-                del self.groups[group.key]
+        """Take waiting requests of one group out; this is fast where they are the first of their classes."""
+        for priority_class in tuple(group.classes):
+            own = [request for request in requests if request.rank == priority_class.rank]
+            count = len(own)
+            if not own:
+                continue
+            if priority_class.requests[:count] != own:
+                for request in own:
+                    self.discard(request)
+                continue
+            self.rows -= group.pop_front(priority_class, count)
             self.requests -= count
-            self.nbytes -= sum([request.nbytes for request in requests])
+            self.nbytes -= sum([request.nbytes for request in own])
             if self.splits:
-                for request in requests:
+                for request in own:
                     self._dequeued(request)
-        else:
-            for request in requests:
-                self.discard(request)
+        if not group.classes:
+            self.groups.pop(group.key, None)
 
     def take_all(self) -> list[LiveRequest]:
         """Take out all waiting requests, group by group, each in the order in which it is served."""
