@@ -44,7 +44,7 @@ def _dispatch_all(contents: Contents, now_ns: int) -> None:
         failed = _report_failed_policies(contents) if contents.policy_errors else ()
         # What is given up stood before the batch: without it the batch is its class's front.
         for model, requests in formation.given_up:
-            _give_up(contents, model, requests)
+            _give_up(contents, model, requests, idle=formation.proposal is None)
         if formation.proposal is not None:
             dispatch(contents, formation.proposal, now_ns)
         for model in failed:
@@ -66,8 +66,14 @@ def _report_failed_policies(contents: Contents) -> list[Model]:
     return failed
 
 
-def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) -> None:
-    """Make requests late that cannot be in time, or only at the cost of others; or refuse them."""
+def _give_up(
+    contents: Contents, model: Model, requests: Sequence[LiveRequest], *, idle: bool
+) -> None:
+    """Make requests late that cannot be in time, or only at the cost of others; or refuse them.
+
+    `idle`: no batch begins now. Where nothing else waits, the first of them is next.
+    """
     late = LateQueue(model, contents.fleet, contents.now_ns)
-    refused = [request for request in requests if not late.give_up(request)]
+    next_up = requests[0] if idle and len(requests) == model.queue.requests else None
+    refused = [each for each in requests if not late.give_up(each, next_up=each is next_up)]
     refuse_late(refused, model, contents.ledger, contents.now_ns)

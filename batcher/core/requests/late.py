@@ -54,15 +54,17 @@ class LateQueue:
         all_ns = each_ns * (self._all_rows + rows)
         return self._model.late.wait_ns(all_ns, each_ns * late_rows, self._best_rate)
 
-    def give_up(self, request: LiveRequest) -> bool:
+    def give_up(self, request: LiveRequest, *, next_up: bool = False) -> bool:
         """Make a waiting request late that a policy gave up; False, and nothing, where it is to be refused.
 
-        What has begun to run is not refused for its target, only for its limit.
+        What has begun to run is not refused for its target, only for its limit. No prediction refuses
+        what is `next_up` beside an idle instance.
         """
         model = self._model
-        if request.rank == LATE or request.limit_ns <= request.finish_by_ns:
+        next_up = next_up and model.serves_late
+        if request.rank == LATE or (request.limit_ns <= request.finish_by_ns and not next_up):
             return False
-        if not request.begun:
+        if not (request.begun or next_up):
             reached = self.soonest_ns + self.wait_ns(request.rows) <= request.limit_ns
             if not (model.serves_late and reached):
                 return False

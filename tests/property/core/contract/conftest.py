@@ -95,6 +95,7 @@ class Game:
                     self.played.begun_ns.setdefault(part.id, now_ns)
             if isinstance(command, Settle):
                 self.end(command, now_ns)
+        self.count_beside_idle(commands, now_ns)
         if self.validate:
             self.scheduler.validate()
 
@@ -107,14 +108,20 @@ class Game:
             if self.again is not None and (sent := self.again(ended, now_ns)):
                 played.arrived[sent.id] = sent
                 self.driver.post(sent.arrival_ns, sent)
+
+    def count_beside_idle(self, commands, now_ns):
+        """Note what a step refused that leaves an instance idle and nothing waiting.
+
+        What a request of the same step stood before that has ended was not next.
+        """
+        ended = [c for c in commands if isinstance(c, Settle) and c.outcome is not Outcome.OK]
         idle = self.scheduler.fleet.free_instance("m") is not None
-        if command.reason in PREDICTED and idle and not self.scheduler.models["m"].queue.requests:
-            given_up = [(played.arrived[i], now_ns) for i in command.ids]
-            played.beside_idle += [
-                each
-                for each in given_up
-                if now_ns + self.least_ns(each[0]) < self.until_ns(each[0])
-            ]
+        if not idle or self.scheduler.models["m"].queue.requests:
+            return
+        given_up = [self.played.arrived[i] for c in ended for i in c.ids]
+        could = [r for r in given_up if now_ns + self.least_ns(r) < self.until_ns(r)]
+        if len(could) == len(given_up) and all(c.reason in PREDICTED for c in ended):
+            self.played.beside_idle += [(request, now_ns) for request in could]
 
     def least_ns(self, request):
         """What it takes alone where the device is as it was at the start, or faster."""

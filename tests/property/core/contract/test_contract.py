@@ -19,6 +19,7 @@ from batcher.core.settings import (
     PaddedAxis,
     QueueLimits,
 )
+from batcher.simulation.engine.stalls import Stalls
 
 PADDING = (PaddedAxis(0, 1, (4, 8)),)
 LONGEST = 8
@@ -165,6 +166,87 @@ def arrivals(draw, rate, count):
         now_ns += draw.expovariate(rate)
         found.append(round(now_ns))
     return found
+
+
+# (3) Nothing is refused for a prediction while an instance that could run it is idle and nothing
+# that is more urgent waits.
+
+
+@pytest.mark.slow
+@SLOW
+@given(data=st.data(), seed=st.integers(0, 1 << 32))
+def test_nothing_is_refused_for_a_prediction_beside_an_idle_instance(play, device_of, data, seed):
+    """Whatever was predicted: devices change their speed, and batches are handed over or heard late."""
+    draw = random.Random(seed)
+    asked, device = data.draw(models(limit_ms=(100, None))), data.draw(devices(device_of))
+    rate = draw.choice([0.2, 0.6, 1.5]) / device.takes_ns(1)
+    requests = requests_of(
+        draw, asked, arrivals(draw, rate, 300), deadline_ns=draw.choice([None, 30 * MILLISECOND])
+    )
+    change = [draw.choice([0.3, 1.0, 3.0, 20.0]) for _ in range(8)]
+    played = play(
+        asked,
+        requests,
+        device,
+        stalls=stalls_of(draw, requests[-1].arrival_ns),
+        slower=lambda now_ns: change[now_ns // (200 * MILLISECOND) % len(change)],
+    )
+    assert played.beside_idle == []
+
+
+def stalls_of(draw, until_ns):
+    """Stalls of each part, or of none, at random moments."""
+    spells = {}
+    for part in ("loop", "dispatch", "reply", "device"):
+        every_ns = draw.choice([0, 50, 300]) * MILLISECOND
+        found, now_ns = [], 0
+        while every_ns and now_ns < until_ns:
+            start_ns = now_ns + round(draw.expovariate(1 / every_ns)) + 1
+            now_ns = start_ns + draw.choice([1, 20, 200]) * MILLISECOND
+            found.append((start_ns, now_ns))
+        spells[part] = found
+    return Stalls(**spells)
+
+
+# (4) When more is offered than can be served, for longer than a burst, those that can be in time are
+# served in time, and what must be refused is refused at once, with the time after which a retry makes
+# sense; serving what is late costs those in time at most a stated share.
+
+
+@pytest.mark.slow
+@settings(SLOW, max_examples=12)
+@given(
+    seed=st.integers(0, 1 << 32),
+    load=st.sampled_from((1.5, 2.0, 4.0)),
+    shape=st.sampled_from(((5, 0.5, 50), (5, 1, 50), (5, 1, 100))),
+    share=st.sampled_from((0.02, 0.05)),
+)
+def test_what_is_late_costs_those_in_time_its_share(play, device_of, seed, load, shape, share):
+    base_ms, row_ms, target_ms = shape
+    device, draw = device_of(base_ms, row_ms), random.Random(seed)
+    target_ns, limit_ns = target_ms * MILLISECOND, SECOND
+    rate = load * 32 / device.takes_ns(32)
+    at_ns = arrivals(draw, rate, int(rate * 4 * SECOND))
+    requests = [RequestArrived(i, "m", 1, 0, (), "", t) for i, t in enumerate(at_ns)]
+
+    def played(policy):
+        asked = ModelSettings(32, policy, QueueLimits(**ROOM), target_ns)
+        return play(asked, requests, device, validate=False)
+
+    refusing = played(Adaptive(limit_ns=target_ns))
+    serving = played(Adaptive(limit_ns=limit_ns, late_share=share))
+    from_ns = 2 * limit_ns
+
+    def in_time(each):
+        due = {i: w for i, w in each.waited_ns().items() if each.arrived[i].arrival_ns >= from_ns}
+        return sum(waited_ns <= target_ns + 1000 for waited_ns in due.values())
+
+    assert in_time(serving) >= (1 - share - 0.03) * in_time(refusing)
+    refused = {i: e for i, e in serving.refused().items() if requests[i].arrival_ns >= from_ns}
+    assert refused
+    assert all(e.retry_ns is not None and e.retry_ns > 0 for e in refused.values())
+    waits_ns = sorted(e.at_ns - requests[i].arrival_ns for i, e in refused.items())
+    assert waits_ns[int(0.9 * len(waits_ns))] <= target_ns + device.takes_ns(32)
 
 
 # (5) What is late is served in order and soon: its longest wait is bounded by the limit and grows
