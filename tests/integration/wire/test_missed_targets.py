@@ -89,7 +89,7 @@ async def test_a_deadline_shorter_than_one_batch_alone_is_no_overload(
         running.append(asyncio.ensure_future(stub.ModelInfer(request_of(1.0), timeout=WAIT_S)))
         await eventually(lambda: count("batcher_batches_in_flight", LABELS) == 1)
 
-    error = await refusal(stub.ModelInfer(request_of(2.0), timeout=0.6 * BASE_MS / 1000))
+    error = await refusal(stub.ModelInfer(request_of(2.0), timeout=0.9 * BASE_MS / 1000))
 
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert "one batch alone takes" in error.details()
