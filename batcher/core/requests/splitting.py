@@ -74,7 +74,7 @@ def next_turn(request: LiveRequest, model: Model, now_ns: int) -> None:
     request.finish_by_ns = (
         NEVER_NS + now_ns if target_ns is None or not deadline_aware else now_ns + target_ns
     )
-    if deadline_aware and limit_ns < request.finish_by_ns:
+    if deadline_aware and limit_ns < min(NEVER_NS, request.finish_by_ns):
         request.finish_by_ns = limit_ns
     if deadline_aware and request.rank == LATE:
         rank = rank_of(model.level(request.arrived.priority), over_share=False)
