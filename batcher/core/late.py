@@ -44,6 +44,7 @@ class LateTime(Captured):
         "offered",
         "share",
         "since_answers",
+        "turn_ns",
         "waiting",
         "window_ends_ns",
     )
@@ -51,6 +52,8 @@ class LateTime(Captured):
     """What is not a setting."""
 
     def __init__(self) -> None:
+        self.turn_ns = 0
+        """The turn of the late request that is served next."""
         self.waiting = False
         """Whether late requests may be waiting."""
         self.share = 0.0

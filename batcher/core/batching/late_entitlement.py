@@ -20,28 +20,32 @@ def late_entitlement_ns(model: Model, slots: int, now_ns: int) -> float:
     late, queue = model.late, model.queue
     if not late.waiting:
         return 0.0
-    oldest_ns, needed, most_ns, late_rows = NEVER_NS, 0.0, 0.0, 0
+    oldest_ns = turn_ns = NEVER_NS
+    needed = most_ns = late_ns = all_ns = 0.0
     for group in queue.groups.values():
         last = group.classes[-1]
+        row_ns = model.times.cost_ns(group.key[1], 1) or 1.0
+        all_ns += row_ns * group.rows
         if last.rank != LATE:
             continue
         requests = last.requests
-        late_rows += last.rows
+        late_ns += row_ns * last.rows
         oldest_ns = min(oldest_ns, requests[0].arrived.arrival_ns)
+        turn_ns = min(turn_ns, requests[0].finish_by_ns)
         times = model.times.get(group.key[1])
         if times:
             most_ns = max(most_ns, times.curve[-1])
         # What must be served by each of their limits, in the order in which they are served.
-        each_ns = model.times.cost_ns(group.key[1], last.rows) / slots / len(requests)
+        each_ns = row_ns * last.rows / slots / len(requests)
         places = {*range(STEP - 1, len(requests), STEP), len(requests) - 1}
         needed += max(
             [(place + 1) * each_ns / max(1, requests[place].limit_ns - now_ns) for place in places]
         )
-    if not late_rows:
+    if not late_ns:
         late.waiting = False
         return 0.0
     if needed < LEAST_NEEDED:
         needed = 0.0
-    part = late_rows / queue.rows
+    late.turn_ns = turn_ns
     best_rate = model.times.best_rate() * slots
-    return late.entitled_ns(now_ns, oldest_ns, part, needed, most_ns, best_rate)
+    return late.entitled_ns(now_ns, oldest_ns, late_ns / all_ns, needed, most_ns, best_rate)

@@ -45,7 +45,9 @@ class Proposal:
 
 def is_late_turn(proposal: Proposal) -> bool:
     """Whether a batch is of late requests whose share of the device is due."""
-    return proposal.requests[0].rank == LATE and proposal.model.late.due(proposal.expected_ns)
+    first, late = proposal.requests[0], proposal.model.late
+    in_turn = first.rank == LATE and first.finish_by_ns <= late.turn_ns
+    return in_turn and late.due(proposal.expected_ns)
 
 
 def must_start_ns(proposal: Proposal, now_ns: int) -> float:
