@@ -33,8 +33,9 @@ def _promote(contents: Contents, now_ns: int) -> None:
             if group.promote_at_ns <= now_ns:
                 promote(group, model, now_ns)
         if model.late.waiting:
-            out_of_reach = LateQueue(model, contents.fleet, now_ns).beyond_reach()
-            refuse_late(out_of_reach, model, contents.ledger, now_ns)
+            late = LateQueue(model, contents.fleet, now_ns)
+            out_of_reach = late.beyond_reach()
+            refuse_late(out_of_reach, model, contents.ledger, now_ns, late.wait_ns())
 
 
 def _dispatch_all(contents: Contents, now_ns: int) -> None:
@@ -76,4 +77,4 @@ def _give_up(
     late = LateQueue(model, contents.fleet, contents.now_ns)
     next_up = requests[0] if idle and len(requests) == model.queue.requests else None
     refused = [each for each in requests if not late.give_up(each, next_up=each is next_up)]
-    refuse_late(refused, model, contents.ledger, contents.now_ns)
+    refuse_late(refused, model, contents.ledger, contents.now_ns, late.wait_ns())

@@ -140,8 +140,13 @@ def _admit_late(
             until_ns = limit_ns
             wait_ns = LateQueue(model, fleet, now_ns).wait_ns(request.arrived.rows)
             begins_ns = max(soonest_ns, soonest_ns + wait_ns - takes_ns)
+        missed_ns: float | None = None
         if begins_ns + takes_ns + after_ns > until_ns:
-            blame = blame_of(request, times, begins_ns, until_ns, after_ns)
+            missed_ns = until_ns
+        elif request.expires_ns is not None and begins_ns >= request.expires_ns:
+            missed_ns = request.expires_ns
+        if missed_ns is not None:
+            blame = blame_of(request, times, begins_ns, missed_ns, after_ns)
             retry_ns = busy_ns(model, fleet, now_ns)
             return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns, blame)
     make_late(request, model)

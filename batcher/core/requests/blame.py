@@ -44,8 +44,17 @@ def blame_of(
     return Blame(cause, missed, max(0, int(late_ns) // ROUNDED_NS * ROUNDED_NS))
 
 
-def refuse_late(requests: Sequence[LiveRequest], model: Model, ledger: Ledger, now_ns: int) -> None:
-    """Refuse waiting requests that are not answered by their limits, or would make others late."""
+def refuse_late(
+    requests: Sequence[LiveRequest],
+    model: Model,
+    ledger: Ledger,
+    now_ns: int,
+    wait_ns: float = 0.0,
+) -> None:
+    """Refuse waiting requests that are not answered by their limits, or would make others late.
+
+    `wait_ns`: what goes before them, from the moment on at which an instance is free.
+    """
     if not requests:
         return
     fleet, found = ledger.fleet, dict[Blame | None, list[LiveRequest]]()
@@ -54,9 +63,12 @@ def refuse_late(requests: Sequence[LiveRequest], model: Model, ledger: Ledger, n
     for request in requests:
         blame, times = None, model.times.get(request.bucket)
         if times:
-            given_up = request.rank < LATE and request.limit_ns > now_ns
-            until_ns = request.finish_by_ns if given_up else request.limit_ns
-            blame = blame_of(request, times, soonest_ns, until_ns)
+            until_ns = request.limit_ns
+            if not model.serves_late and request.rank < LATE and until_ns > now_ns:
+                until_ns = request.finish_by_ns
+            elif request.expires_ns is not None and request.expires_ns < until_ns:
+                until_ns = request.expires_ns
+            blame = blame_of(request, times, soonest_ns + wait_ns, until_ns)
         found.setdefault(blame, []).append(request)
     for blame, those in found.items():
         ledger.refuse(those, Reason.PREDICTED_LATE, retry_ns=retry_ns, blame=blame)

@@ -65,7 +65,9 @@ class LateQueue:
         if request.rank == LATE or (request.limit_ns <= request.finish_by_ns and not next_up):
             return False
         if not (request.begun or next_up):
-            reached = self.soonest_ns + self.wait_ns(request.rows) <= request.limit_ns
+            done_ns = self.soonest_ns + self.wait_ns(request.rows)
+            expires_ns = request.expires_ns
+            reached = done_ns <= request.limit_ns and (expires_ns is None or done_ns <= expires_ns)
             if not (model.serves_late and reached):
                 return False
         model.queue.discard(request)

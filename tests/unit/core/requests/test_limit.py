@@ -3,7 +3,7 @@
 import pytest
 
 from batcher.clock import MILLISECOND
-from batcher.core.commands import Blame, MissedTime, Outcome, Reason, RefusalCause, Settle
+from batcher.core.commands import Blame, Dispatch, MissedTime, Outcome, Reason, RefusalCause, Settle
 from batcher.core.events import InstanceUp
 from batcher.core.settings import Adaptive
 
@@ -62,3 +62,22 @@ def test_where_no_batch_is_inside_the_target_all_sizes_count(play):
     commands = [*play.arrive(0), *play.arrive(1, 2, 3, at=1)]
     assert not [command for command in commands if isinstance(command, Settle)]
     assert play.scheduler.models["m"].times.best_rate() > 6 / (1000 * MILLISECOND)
+
+
+def test_what_would_outwait_the_queue_s_timeout_is_refused_before(play):
+    """Ten requests of 10 ms each, one at a time: those that would begin after 55 ms."""
+    limits = {"timeout_ns": 55 * MILLISECOND}
+    play.model("m", Adaptive(limit_ns=1000 * MILLISECOND), 1, target=20, **limits)
+    play.feed(InstanceUp("i", 1, "m", "d", 1, ((1, 10 * MILLISECOND),)))
+    commands = play.arrive(*range(10))
+    for step in range(1, 5):
+        running = [each for each in commands if isinstance(each, Dispatch)][-1]
+        commands += play.done(running.batch_id, running.parts[0].id, at=10 * step)
+    refused = {
+        i: command.blame.missed
+        for command in commands
+        if isinstance(command, Settle) and command.outcome is Outcome.REJECTED
+        for i in command.ids
+    }
+    assert refused
+    assert set(refused.values()) == {MissedTime.QUEUE_TIMEOUT}
