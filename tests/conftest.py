@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch, PolicyFailed, Settle
@@ -32,6 +32,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.register_profile("explore", settings.get_profile("check"), derandomize=False)
+# `unshrunk` reports the first failure as it was drawn: to shrink one takes minutes.
+settings.register_profile("unshrunk", settings.get_profile("check"), phases=[Phase.generate])
 settings.load_profile("check")
 
 

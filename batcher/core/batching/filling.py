@@ -98,7 +98,7 @@ def _filled(
     if not times:
         return nothing
     # Requests that would be late anyway set no limit.
-    in_time_ns = now_ns + own.p95[rows]
+    in_time_ns = now_ns + own.expected[rows]
     must_ns = min(
         [at for at in map(latest_finish_ns, planned.take) if at >= in_time_ns], default=NEVER_NS
     )

@@ -49,6 +49,9 @@ def admit(  # noqa: C901, PLR0911, PLR0912 - calls would cost a tenth of what ea
     limit_ns = NEVER_NS if model.limit_ns is None else arrival_ns + model.limit_ns
     if deadline_ns is not None and deadline_ns < limit_ns:
         limit_ns = deadline_ns
+    if limit_ns <= now_ns:
+        # The model's own limit, that is: a deadline would have ended it above.
+        return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, busy_ns(model, fleet, now_ns))
     request = LiveRequest(arrived, due_ns, expires_ns, limit_ns)
     if model.buckets is not None:
         request.bucket = model.buckets.of(arrived.shapes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from batcher.core.batching.policy_calls import MIN_WAIT_NS
 from batcher.core.commands import (
     FAILURE_REASONS,
     Dispatch,
@@ -35,7 +36,7 @@ from batcher.core.events import (
 from batcher.core.queueing.ranks import LATE
 from batcher.core.service_time.estimator import STALE_NS
 from batcher.core.settings import Adaptive, NoBatching
-from batcher.core.times import TOLERANCE_NS
+from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 FULL = {
     Reason.QUEUE_REQUESTS,
@@ -49,6 +50,7 @@ FULL = {
 class Request:
     arrived: RequestArrived
     expires_ns: int | None
+    limit_ns: int
     undone: set[int]
     begun: bool = False
     suspect: bool = False
@@ -89,6 +91,8 @@ class Accounts:
     must: dict = field(default_factory=dict)  # id -> how it ends in this step
     fresh: set = field(default_factory=set)  # ids that came in this step
     unbound: set = field(default_factory=set)  # models whose queues this step may overfill
+    failing: set = field(default_factory=set)  # models without their own policies
+    alone: set = field(default_factory=set)  # ids that came in this step beside an idle instance
 
     # Rows
 
@@ -110,9 +114,11 @@ class Accounts:
 
     def take_in(self, events, now_ns):
         self.now_ns = max(self.now_ns, now_ns)
-        self.must, self.fresh, self.unbound = {}, set(), set()
+        self.must, self.fresh, self.unbound, self.alone = {}, set(), set(), set()
         for request_id in self.live:
-            self.end_if_expired(request_id, waits=bool(self.waiting(request_id)))
+            waits = bool(self.waiting(request_id))
+            self.end_if_expired(request_id, waits=waits)
+            self.end_at_limit(request_id, waits=waits)
         for event in events:
             match event:
                 case RequestArrived():
@@ -123,6 +129,7 @@ class Accounts:
                     self.progress(event)
                 case ModelConfigured():
                     self.models[event.model] = event.settings
+                    self.failing.discard(event.model)
                     self.unbound.add(event.model)
                 case ModelRemoved():
                     self.remove(event.model)
@@ -167,6 +174,10 @@ class Accounts:
             reason = Reason.CALLER_DEADLINE if by_caller else Reason.QUEUE_TIMEOUT
             self.end(request_id, Outcome.EXPIRED, reason)
 
+    def end_at_limit(self, request_id, *, waits):
+        if waits and self.live[request_id].limit_ns <= self.now_ns:
+            self.end(request_id, Outcome.REJECTED, Reason.PREDICTED_LATE)
+
     def serves(self, model):
         serving = [i for i in self.instances.values() if i.model == model]
         return any(i.instance not in self.draining for i in serving)
@@ -177,7 +188,10 @@ class Accounts:
         if model is not None and model.queue.timeout_ns is not None:
             expires.append(event.arrival_ns + model.queue.timeout_ns)
         expires_ns = min(expires, default=None)
-        self.live[event.id] = Request(event, expires_ns, set(range(event.rows)))
+        if self.is_idle(event.model):
+            self.alone.add(event.id)
+        limit_ns = self.limit_ns(event)
+        self.live[event.id] = Request(event, expires_ns, limit_ns, set(range(event.rows)))
         self.fresh.add(event.id)
         if model is None:
             self.end(event.id, Outcome.REJECTED, Reason.UNKNOWN_MODEL)
@@ -189,6 +203,37 @@ class Accounts:
                 self.end(event.id, Outcome.REJECTED, Reason.TOO_MANY_ROWS)
             elif model.queue.max_bytes is not None and event.nbytes > model.queue.max_bytes:
                 self.end(event.id, Outcome.REJECTED, Reason.TOO_MANY_BYTES)
+            self.end_at_limit(event.id, waits=True)
+
+    def limit_ns(self, event):
+        """The last moment at which an answer is of use."""
+        limits = [NEVER_NS]
+        if event.deadline_ns is not None:
+            limits.append(event.deadline_ns)
+        policy = getattr(self.models.get(event.model), "policy", None)
+        own_ns = policy.limit_ns if isinstance(policy, Adaptive) else None
+        if own_ns is not None and event.model not in self.failing:
+            limits.append(event.arrival_ns + own_ns)
+        return min(limits)
+
+    def is_idle(self, model):
+        """Whether an instance of a model is free, and nothing waits for the model."""
+        waits = any(r.arrived.model == model and self.waiting(i) for i, r in self.live.items())
+        return not waits and any(
+            up.model == model and up.instance not in self.draining and self.has_room(up)
+            for up in self.instances.values()
+        )
+
+    def is_stale(self, model, bucket):
+        """Whether no batch has begun for so long that a prediction alone refuses nothing."""
+        return self.now_ns - self.ran_ns.get((model, bucket), -STALE_NS) >= STALE_NS
+
+    def has_room(self, up):
+        busy = [self.instances[b.command.instance] for b in self.running.values() if not b.next]
+        limit = self.limits.get(up.device)
+        if busy.count(up) >= up.max_in_flight:
+            return False
+        return limit is None or sum(other.device == up.device for other in busy) < limit
 
     def cancel(self, event):
         if event.cause is CancelCause.DEADLINE:
@@ -232,6 +277,7 @@ class Accounts:
                 self.end(request_id, Outcome.FAILED, reason)
         for request_id in left:
             self.live[request_id].suspect = True
+            self.end_at_limit(request_id, waits=True)
 
     def down(self, instance):
         lost = [i for i, b in self.running.items() if b.command.instance == instance]
@@ -249,7 +295,7 @@ class Accounts:
             match command:
                 case Settle():
                     for request_id in command.ids:
-                        self.settle(request_id, (command.outcome, command.reason))
+                        self.settle(request_id, (command.outcome, command.reason), scheduler)
                 case Dispatch():
                     self.dispatch(command, scheduler)
                 case FailureStorm():
@@ -257,17 +303,25 @@ class Accounts:
                     self.stormy ^= {command.model}
                 case PolicyFailed():
                     self.failed_policies.append(command.model)
+                    self.failing.add(command.model)
                 case _:
                     raise AssertionError(command)
         assert set(self.must) <= self.ended
         assert set(self.live) == set(scheduler.live)
+        for request_id in self.fresh & set(self.live):
+            request, limit_ns = self.live[request_id], scheduler.live[request_id].limit_ns
+            # A policy may have failed before it came, or after.
+            assert request.limit_ns == limit_ns or request.arrived.model in self.failing
+            request.limit_ns = limit_ns
         self.stormy &= set(self.models)
         self.check_queues(scheduler)
 
-    def settle(self, request_id, how):
+    def settle(self, request_id, how, scheduler):
         assert request_id not in self.ended
         if self.must.get(request_id) != how:
             self.check_choice(request_id, *how)
+            if how[1] is Reason.PREDICTED_LATE:
+                self.check_prediction(request_id, scheduler)
         self.ended.add(request_id)
         del self.live[request_id]
         for batch in self.running.values():
@@ -287,6 +341,26 @@ class Accounts:
             assert outcome is Outcome.REJECTED
             assert reason is Reason.PREDICTED_LATE or (reason in FULL and not request.begun)
 
+    def check_prediction(self, request_id, scheduler):
+        """A prediction refuses only what has a limit, and nothing that came beside an idle instance.
+
+        But for what even the fastest batch cannot answer within its limit.
+        """
+        request = self.live[request_id]
+        name = request.arrived.model
+        if name not in self.models or name in self.unbound:
+            return  # Its settings have changed since, in this step.
+        model, settings_ = scheduler.models[name], self.models[name]
+        assert isinstance(settings_.policy, Adaptive)
+        assert request.limit_ns < NEVER_NS or settings_.target_ns is not None
+        bucket = model.bucket_of(request.arrived.shapes)
+        times = model.times.get(bucket)
+        assert times, "refused for what was never measured"
+        companions = [i for i in self.fresh if i != request_id]
+        if request_id in self.alone and not companions:
+            assert not self.is_stale(name, bucket)
+            assert self.now_ns + times.fastest_ns > request.limit_ns
+
     def dispatch(self, command, scheduler):
         model = self.models[command.model]
         up = self.instances[command.instance]
@@ -294,16 +368,16 @@ class Accounts:
         assert command.instance not in self.draining
         busy = [self.instances[b.command.instance] for b in self.running.values() if not b.next]
         prefetched = up.prefetches and busy.count(up) == up.max_in_flight == 1
-        limit = self.limits.get(up.device)
         if prefetched:
             assert not any(
                 b.next and b.command.instance == up.instance for b in self.running.values()
             )
         else:
-            assert busy.count(up) < up.max_in_flight
-            assert limit is None or sum(other.device == up.device for other in busy) < limit
+            assert self.has_room(up)
         assert command.batch_id > self.last_batch
         self.last_batch = command.batch_id
+        stale = self.is_stale(command.model, command.bucket)
+        self.ran_ns[command.model, command.bucket] = self.now_ns
         batch = Batch(command, self.now_ns, {part.id for part in command.parts}, prefetched)
         assert 1 <= batch.rows <= model.max_batch_size
         if prefetched:
@@ -315,6 +389,7 @@ class Accounts:
             assert request.arrived.model == command.model
             assert set(range(part.start, part.stop)) <= self.waiting(part.id)
             assert request.expires_ns is None or request.expires_ns > self.now_ns
+            assert request.limit_ns > self.now_ns
             self.check_padding(request.arrived.shapes, command)
             request.begun = True
         if command.attempt > 1:
@@ -324,7 +399,7 @@ class Accounts:
         elif isinstance(model.policy, NoBatching):
             assert len(command.parts) == 1
         elif isinstance(model.policy, Adaptive):
-            self.check_that_it_is_in_time(batch, scheduler)
+            self.check_that_it_is_in_time(batch, scheduler, stale=stale)
         self.running[command.batch_id] = batch
 
     def check_that_no_request_could_join(self, batch, up, scheduler):
@@ -361,7 +436,7 @@ class Accounts:
         searches = (len(first.parts) - 1).bit_length() + 2
         assert self.reruns[first.batch_id] <= len(first.parts) * searches
 
-    def check_that_it_is_in_time(self, batch, scheduler):
+    def check_that_it_is_in_time(self, batch, scheduler, *, stale):
         """No request runs that the estimator says will miss its target, or its deadline.
 
         Exceptions are late requests, and requests that have begun. A prefetched batch
@@ -374,9 +449,6 @@ class Accounts:
         # A request alone may be let try, unless its bucket was measured lately and was never so quick.
         alone = len(batch.command.parts) == 1
         rows = batch.rows
-        bucket = batch.command.model, batch.command.bucket
-        stale = self.now_ns - self.ran_ns.get(bucket, -STALE_NS) >= STALE_NS
-        self.ran_ns[bucket] = self.now_ns
         if alone and stale:
             return
         begins_ns = scheduler.fleet.batches[batch.command.batch_id].dispatched_ns
@@ -391,9 +463,20 @@ class Accounts:
             request = scheduler.live.get(part.id)
             if request is None or request.split:
                 continue
-            assert request.deadline_ns is None or ends_ns <= request.deadline_ns
+            assert ends_ns <= request.limit_ns
             if model.target_ns is not None and model.reachable and request.rank != LATE:
                 assert ends_ns <= request.finish_by_ns
+
+    def check_that_none_waits_in_vain(self, model, scheduler):
+        """Beside an idle instance, late requests wait only for others that are worth a wait."""
+        if not isinstance(self.models[model.name].policy, Adaptive) or not model.deadline_aware:
+            return
+        for group in model.queue.groups.values():
+            assert model.target_ns is not None
+            first = group.classes[0]
+            assert first.rank != LATE
+            must_ns = max(first.requests[0].finish_by_ns, self.now_ns + MIN_WAIT_NS)
+            assert scheduler.next_wakeup_ns() <= must_ns
 
     def check_queues(self, scheduler):
         """What is said of queues is what waits, and newcomers do not overfill them."""
@@ -418,6 +501,7 @@ class Accounts:
             if scheduler.fleet.free_instance(name) is not None:
                 assert model.bisections.next() is None
                 assert not queue.requests or scheduler.next_wakeup_ns() is not None
+                self.check_that_none_waits_in_vain(model, scheduler)
 
 
 @pytest.fixture
