@@ -40,6 +40,10 @@ the device that the stream leaves can work a burst off, so the bar is this work 
 BURST_NS: Final = SECOND
 """When the burst comes."""
 
+NEAR, COMPANY = 21, 4
+"""Late in company is a request where so many of those around it are late: a stream at 80 % load has a late
+request now and then without any burst."""
+
 QUEUE: Final = QueueLimits(max_requests=8192)
 """Room for every burst, so that no bound of the queue is what is measured."""
 
@@ -126,8 +130,7 @@ def _played(case: _Case, seed: int) -> dict[str, float]:
     came = ours.arrived[0]
     meanwhile = (came >= BURST_NS) & (came < BURST_NS + case.work_ns / (1 - case.load))
     late = ~ours.in_time(0, TARGET_NS)
-    after = np.flatnonzero(late & (came >= BURST_NS))
-    again_ns = int(came[after[-1]]) - BURST_NS if len(after) else 0
+    again_ns = _again_ns(came, late)
     late_first_come = ~theirs.in_time(0, TARGET_NS)[meanwhile]
     return {
         "refused": int((fits & ((waited < 0) | (waited > case.limit_ns))).sum()),
@@ -136,6 +139,15 @@ def _played(case: _Case, seed: int) -> dict[str, float]:
         "late": float(late[meanwhile].mean()) if meanwhile.any() else 0.0,
         "late_first_come": float(late_first_come.mean()) if meanwhile.any() else 0.0,
     }
+
+
+def _again_ns(came_ns: NDArray[np.int64], late: NDArray[np.bool_]) -> int:
+    """Nanoseconds from the burst until the last request of the stream that was late in company."""
+    if not late.any():
+        return 0
+    near = np.convolve(late, np.ones(NEAR, np.int64), "same")
+    last = np.flatnonzero(late & (near >= COMPANY) & (came_ns >= BURST_NS))
+    return int(came_ns[last[-1]]) - BURST_NS if len(last) else 0
 
 
 def _waited(played: world.Played) -> NDArray[np.int64]:

@@ -7,6 +7,8 @@ their share of the device (`core/late.py`) would serve them after their limits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from batcher.core.devices.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.queueing.queue import ModelQueue
@@ -54,6 +56,10 @@ class LateQueue:
         all_ns = each_ns * (self._all_rows + rows)
         return self._model.late.wait_ns(all_ns, each_ns * late_rows, self._best_rate)
 
+    def take_out(self, requests: Iterable[LiveRequest]) -> None:
+        """Count waiting requests, of which none is late, as behind each that is given up before them."""
+        self._all_rows -= sum([request.rows for request in requests if request.rank != LATE])
+
     def give_up(self, request: LiveRequest, *, next_up: bool = False) -> bool:
         """Make a waiting request late that a policy gave up; False, and nothing, where it is to be refused.
 
@@ -74,6 +80,7 @@ class LateQueue:
         make_late(request, model)
         model.queue.add(request)
         self._late_rows += request.rows
+        self._all_rows += request.rows
         return True
 
     def beyond_reach(self) -> list[LiveRequest]:
