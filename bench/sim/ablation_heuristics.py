@@ -36,7 +36,7 @@ HEURISTICS: Final = (
         ("idle", "closed"),
         off("policies.arrivals:ArrivalStats.gap_behind", _gives(None)),
     ),
-    Part("four lengths of waits", ("idle", "closed"), off("policies.arrivals.GAPS", (0.8,))),
+    Part("four lengths of waits", ("idle", "closed"), off("policies.arrivals.GAPS", (0.8, 0.8))),
     Part(
         "wait for a larger batch",
         ("idle", "closed"),
