@@ -38,6 +38,8 @@ from batcher.core.settings import (
 from batcher.core.times import TOLERANCE_NS
 
 STORIES = 300
+LONGEST_WINDOW_NS = 50 * MILLISECOND
+"""The longest target: no request waits longer for others than until it is due."""
 
 PADDING = (
     (),
@@ -123,6 +125,16 @@ class Story:
                 for request_id in command.ids:
                     del self.live[request_id]
                     assert command.outcome is not Outcome.OK or not self.undone[request_id]
+        self.check_that_nothing_stands_still()
+
+    def check_that_nothing_stands_still(self):
+        """Beside an instance that is free, whatever waits for it does so until a moment that is near."""
+        scheduler, wakeup_ns = self.scheduler, self.scheduler.next_wakeup_ns()
+        for name, model in scheduler.models.items():
+            waits = model.queue.requests or model.bisections.next() is not None
+            if waits and scheduler.fleet.free_instance(name) is not None:
+                assert wakeup_ns is not None
+                assert wakeup_ns <= self.now_ns + LONGEST_WINDOW_NS
         wakeup_ns = scheduler.next_wakeup_ns()
         assert wakeup_ns is None or wakeup_ns > scheduler.now_ns
         for model in scheduler.models.values():

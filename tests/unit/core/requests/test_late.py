@@ -185,6 +185,27 @@ class TestEntitlement:
         play.now = 2
         assert self.entitled_ms(play) == pytest.approx(160 / 200)
 
+    def test_one_whose_limit_is_too_near_does_not_stop_the_others(self, busy):
+        play = busy(max_rows=4)
+        play.arrive(1, at=1, due=15, expires=22)
+        play.arrive(2, at=2, due=15)
+        play.arrive(9, at=3, due=60)
+        model(play).late._entitled_ns = 10.0 * MILLISECOND
+        commands = play.done(1, 0, at=15)
+        assert play.policy_failures(commands) == []
+        assert sorted(*play.batches(commands)) == [2, 9]
+
+    def test_pieces_that_run_again_are_charged_by_their_rows(self, busy):
+        play = busy(max_rows=4)
+        play.arrive(2, at=1, due=15)
+        play.arrive(1, at=1, rows=9, due=15)
+        assert play.parts(play.done(1, 0, at=10)) == [[(2, 0, 1), (1, 0, 3)]]
+        assert play.parts(play.error(2, at=20)) == [[(2, 0, 1)]]
+        model(play).late._entitled_ns = 10.0 * MILLISECOND
+        assert play.parts(play.done(3, 2, at=30)) == [[(1, 0, 3)]]
+        # Its three rows are all of the batch, although the next piece has four.
+        assert model(play).late._entitled_ns == 0.0
+
     def test_it_is_spent_before_requests_in_time(self, busy):
         play = busy(limit=101)
         play.arrive(*range(1, 6), at=1, due=15)
