@@ -127,11 +127,8 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         times = self.get(bucket)
         if not times:
             return 0.0
-        each_ns = times.curve[1]
-        for size, took_ns in enumerate(self._inside_target(times.curve)):
-            if size:
-                each_ns = min(each_ns, took_ns / size)
-        return rows * each_ns
+        inside = self._inside_target(times.curve)
+        return rows * min([inside[size] / size for size in range(1, len(inside))])
 
     def _inside_target(self, curve: Sequence[float]) -> Sequence[float]:
         """The part of a curve inside the target; all of it where not even one row is."""

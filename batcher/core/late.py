@@ -127,14 +127,14 @@ class LateTime(Captured):
             return 0.0
         return min(1.0, 2.0 * self.backlog / (best_rate * self.burst_ns))
 
-    def wait_ns(self, backlog_ns: float, late_ns: float, best_rate: float) -> float:
-        """How long a late request waits behind so much work, and so much of it late.
+    def waits_behind(self, best_rate: float) -> tuple[float, float]:
+        """How long a late request waits for each nanosecond of work that waits, and for each of late work.
 
         Without overload, all that waits goes before it at most; in overload, what is late has its share.
         """
         over = self.overload(best_rate)
-        work_ns = (1.0 - over) * backlog_ns + over * late_ns
-        return work_ns / max(1.0 - over * (1.0 - self.share), 1e-9)
+        part = max(1.0 - over * (1.0 - self.share), 1e-9)
+        return (1.0 - over) / part, over / part
 
     def entitled_ns(
         self,

@@ -130,10 +130,10 @@ def _first_of(group: BatchGroup, count: int) -> Sequence[LiveRequest]:
 
 
 def _check_choice(group: BatchGroup, choice: Choose) -> None:
-    named = {request.id for request in choice.take} | {request.id for request in choice.drop}
+    named = {*choice.take, *choice.drop}
     if len(named) != len(choice.take) + len(choice.drop):
         raise ValueError("named a request twice")
-    waiting = {request.id for request in group}
+    waiting = set[LiveRequest]().union(*[each.requests for each in group.classes])
     if not named <= waiting:
         raise ValueError("named a request that does not wait in this group")
     if not choice.take and choice.until_ns is None and len(choice.drop) < len(waiting):

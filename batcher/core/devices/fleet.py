@@ -111,7 +111,8 @@ class Fleet:
 
     def slots(self, model: str) -> int:
         """Returns how many batches the model's instances run at once; at least 1."""
-        return len(self.free_ns(model, 0))
+        ends = self._ends.get(model)
+        return len(self._slot_ends(model) if ends is None else ends)
 
     def _slot_ends(self, model: str) -> Sequence[float]:
         own = self._by_model.get(model, ())

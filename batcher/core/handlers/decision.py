@@ -32,7 +32,7 @@ def _promote(contents: Contents, now_ns: int) -> None:
         for group in list(model.queue.groups.values()):
             if group.promote_at_ns <= now_ns:
                 promote(group, model, now_ns)
-        if model.late.waiting:
+        if model.late.waiting and model.late.backlog:
             late = LateQueue(model, contents.fleet, now_ns)
             out_of_reach = late.beyond_reach()
             refuse_late(out_of_reach, model, contents.ledger, now_ns, late.wait_ns())

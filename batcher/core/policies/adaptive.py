@@ -277,9 +277,7 @@ class AdaptivePolicy(BatchPolicy):
     ) -> int | None:
         """Choose among several classes. Returns when to ask again if waiting is better."""
         # A request with more rows than such a batch must still fit some batch.
-        largest = max(
-            [request.rows for priority_class in normal for request in priority_class.requests]
-        )
+        largest = max([priority_class.largest_rows for priority_class in normal])
         beside = largest_beside_others(given, self._max_rows)
         most = max(self._most_rows(normal, given), min(largest, beside))
         return self._add_in_time(normal, most, take, drop, given)
@@ -310,10 +308,12 @@ class AdaptivePolicy(BatchPolicy):
 
         Returns when to ask again if waiting is better.
         """
-        merged = sorted(
-            [r for priority_class in normal for r in priority_class.requests], key=_finish_by_ns
-        )
-        finish_by = [request.finish_by_ns for request in merged]
+        merged, finish_by = normal[0].requests, normal[0].finish_by
+        if len(normal) > 1:
+            merged = sorted(
+                [r for priority_class in normal for r in priority_class.requests], key=_finish_by_ns
+            )
+            finish_by = [request.finish_by_ns for request in merged]
         rows = sum(priority_class.rows for priority_class in normal)
         room = most - sum(request.rows for request in take)
         if room < 1:

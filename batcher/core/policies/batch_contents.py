@@ -113,11 +113,10 @@ def largest_for_arrivals(rate: float, target_ns: int, given: PolicyInput) -> int
     process more than the mean are allowed for.
     """
     curve, p95 = given.times.curve, given.times.p95
-    most = len(curve) - 1
-    while most > 1:
+    largest = len(curve) - 1
+
+    def all_done_ns(most: int) -> float:
         coming = rate * curve[most]
-        rows = min(len(curve) - 1, int(coming + 2.0 * coming**0.5) + 1)
-        if curve[most] + p95[rows] <= target_ns:
-            break
-        most -= 1
-    return most
+        return curve[most] + p95[min(largest, int(coming + 2.0 * coming**0.5) + 1)]
+
+    return bisect_right(range(largest + 1), float(target_ns), 2, key=all_done_ns) - 1

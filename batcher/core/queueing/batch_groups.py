@@ -28,6 +28,13 @@ class PriorityClass:
     def __len__(self) -> int:
         return len(self.requests)
 
+    @property
+    def largest_rows(self) -> int:
+        """The most rows that one of its requests may have in a batch."""
+        if self.rows == len(self.requests):
+            return 1
+        return max([request.rows for request in self.requests])
+
     def add(self, request: LiveRequest) -> None:
         """Insert by `finish_by_ns`, behind equal ones."""
         finish_by = self.finish_by

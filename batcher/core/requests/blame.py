@@ -29,6 +29,16 @@ def blame_of(
     later batches take, where it is split. `late_by_ns` is 0 where it is in time, but would make others
     late.
     """
+    return Blame(*_blamed(request, times, soonest_ns, until_ns, after_ns))
+
+
+def _blamed(
+    request: LiveRequest,
+    times: ServiceTimes,
+    soonest_ns: float,
+    until_ns: float,
+    after_ns: float,
+) -> tuple[RefusalCause, MissedTime, int]:
     missed = _missed(request, until_ns)
     rows = min(request.rows, times.max_rows)
     takes_ns = times.expected[rows] + after_ns
@@ -41,7 +51,7 @@ def blame_of(
     else:
         late_ns = soonest_ns + times.p95[rows] + after_ns - until_ns
         cause = RefusalCause.MARGIN if late_ns > 0 else RefusalCause.QUEUE_AHEAD
-    return Blame(cause, missed, max(0, int(late_ns) // ROUNDED_NS * ROUNDED_NS))
+    return cause, missed, max(0, int(late_ns) // ROUNDED_NS * ROUNDED_NS)
 
 
 def refuse_late(
@@ -57,20 +67,22 @@ def refuse_late(
     """
     if not requests:
         return
-    fleet, found = ledger.fleet, dict[Blame | None, list[LiveRequest]]()
+    fleet = ledger.fleet
+    found: dict[tuple[RefusalCause, MissedTime, int] | None, list[LiveRequest]] = {}
     retry_ns = busy_ns(model, fleet, now_ns)
-    soonest_ns = fleet.next_free_ns(model.name, now_ns)
+    begins_ns = fleet.next_free_ns(model.name, now_ns) + wait_ns
     for request in requests:
-        blame, times = None, model.times.get(request.bucket)
-        if times:
+        blamed, times = None, model.times.get(request.bucket)
+        if times is not None and times.curve:
             until_ns = request.limit_ns
             if not model.serves_late and request.rank < LATE and until_ns > now_ns:
                 until_ns = request.finish_by_ns
             elif request.expires_ns is not None and request.expires_ns < until_ns:
                 until_ns = request.expires_ns
-            blame = blame_of(request, times, soonest_ns + wait_ns, until_ns)
-        found.setdefault(blame, []).append(request)
-    for blame, those in found.items():
+            blamed = _blamed(request, times, begins_ns, until_ns, 0.0)
+        found.setdefault(blamed, []).append(request)
+    for blamed, those in found.items():
+        blame = None if blamed is None else Blame(*blamed)
         ledger.refuse(those, Reason.PREDICTED_LATE, retry_ns=retry_ns, blame=blame)
 
 

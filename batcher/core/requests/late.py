@@ -31,34 +31,35 @@ class LateQueue:
     """A model's late requests at one moment, and how long another one would wait behind them."""
 
     __slots__ = (
-        "_all_rows",
-        "_best_rate",
-        "_each_ns",
-        "_late_rows",
+        "_behind_all_ns",
+        "_behind_late_ns",
         "_model",
         "_now_ns",
+        "_overload",
+        "_wait_ns",
         "soonest_ns",
     )
 
     def __init__(self, model: Model, fleet: Fleet, now_ns: int) -> None:
         queue, slots = model.queue, fleet.slots(model.name)
-        self._model, self._now_ns = model, now_ns
-        self._all_rows, self._late_rows = queue.all_rows, _late_rows(queue)
-        self._best_rate = model.times.best_rate() * slots
-        rows = max(1, queue.all_rows)
-        self._each_ns = model.times.backlog_ns(queue, rows) / slots / rows
+        rows = queue.all_rows
+        each_ns = model.times.backlog_ns(queue, rows or 1) / slots / (rows or 1)
+        behind_all, behind_late = model.late.waits_behind(model.times.best_rate() * slots)
+        self._model, self._now_ns, self._overload = model, now_ns, behind_late > 0.0
+        # How much longer a late request waits for each row that waits, and for each late one of them.
+        self._behind_all_ns, self._behind_late_ns = each_ns * behind_all, each_ns * behind_late
+        self._wait_ns = rows * self._behind_all_ns + _late_rows(queue) * self._behind_late_ns
         self.soonest_ns = fleet.next_free_ns(model.name, now_ns)
         """When an instance is free."""
 
     def wait_ns(self, rows: int = 0) -> float:
         """Nanoseconds from `soonest_ns` until so many more rows have been served as late ones."""
-        each_ns, late_rows = self._each_ns, self._late_rows + rows
-        all_ns = each_ns * (self._all_rows + rows)
-        return self._model.late.wait_ns(all_ns, each_ns * late_rows, self._best_rate)
+        return self._wait_ns + rows * (self._behind_all_ns + self._behind_late_ns)
 
     def take_out(self, requests: Iterable[LiveRequest]) -> None:
         """Count waiting requests, of which none is late, as behind each that is given up before them."""
-        self._all_rows -= sum([request.rows for request in requests if request.rank != LATE])
+        rows = sum([request.rows for request in requests if request.rank != LATE])
+        self._wait_ns -= rows * self._behind_all_ns
 
     def give_up(self, request: LiveRequest, *, next_up: bool = False) -> bool:
         """Make a waiting request late that a policy gave up; False, and nothing, where it is to be refused.
@@ -66,40 +67,39 @@ class LateQueue:
         What has begun to run is not refused for its target, only for its limit. No prediction refuses
         what is `next_up` beside an idle instance.
         """
-        model = self._model
+        model, rows, limit_ns = self._model, request.rows, request.limit_ns
         next_up = next_up and model.serves_late
-        if request.rank == LATE or (request.limit_ns <= request.finish_by_ns and not next_up):
+        if request.rank == LATE or (limit_ns <= request.finish_by_ns and not next_up):
             return False
-        if not (request.begun or next_up):
-            done_ns = self.soonest_ns + self.wait_ns(request.rows)
-            expires_ns = request.expires_ns
-            reached = done_ns <= request.limit_ns and (expires_ns is None or done_ns <= expires_ns)
-            if not (model.serves_late and reached):
-                return False
+        each_ns = self._behind_all_ns + self._behind_late_ns
+        done_ns = self.soonest_ns + self._wait_ns + rows * each_ns
+        expires_ns = request.expires_ns
+        reached = done_ns <= limit_ns and (expires_ns is None or done_ns <= expires_ns)
+        if not ((reached and model.serves_late) or next_up or request.begun):
+            return False
         model.queue.discard(request)
         make_late(request, model)
         model.queue.add(request)
-        self._late_rows += request.rows
-        self._all_rows += request.rows
+        self._wait_ns += rows * each_ns
         return True
 
     def beyond_reach(self) -> list[LiveRequest]:
         """Those that their share of the device would serve after their limits, the last ones first."""
         found: list[LiveRequest] = []
-        if not self._late_rows or not self._model.late.overload(self._best_rate):
+        if not self._overload:
             return found
+        each_ns = self._behind_all_ns + self._behind_late_ns
         for group in self._model.queue.groups.values():
             last = group.classes[-1]
             if last.rank != LATE:
                 continue
             for request in reversed(last.requests):
-                if self.soonest_ns + self.wait_ns() <= request.limit_ns:
+                if self.soonest_ns + self._wait_ns <= request.limit_ns:
                     break
                 if not request.begun:
                     found.append(request)
-                    self._late_rows -= request.rows
-                    self._all_rows -= request.rows
-        if len(found) == self._model.queue.requests and self.soonest_ns <= self._now_ns:
+                    self._wait_ns -= request.rows * each_ns
+        if found and len(found) == self._model.queue.requests and self.soonest_ns <= self._now_ns:
             # Beside an idle instance, no prediction refuses a request before which nothing goes.
             found.pop()
         return found
