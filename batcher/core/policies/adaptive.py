@@ -326,11 +326,11 @@ class AdaptivePolicy(BatchPolicy):
                 if until_ns is not None:
                     return until_ns
             drop.extend(merged[: chosen.drop])
-            planned = merged[chosen.drop : chosen.drop + chosen.take]
+            requests = merged[chosen.drop : chosen.drop + chosen.take]
             if alone:
-                take.extend(planned)
+                take.extend(requests)
             else:
-                fill(planned, most, take, given)
+                fill(requests, most, take, given)
             return None
         first_most = self._most_rows(normal[:1], given)
         for priority_class in normal:

@@ -127,16 +127,16 @@ class TestCoupling:
 
 class TestWait:
     def test_without_overload_all_goes_before_a_late_request(self, late):
-        assert late.wait_ns(600.0, 60.0, RATE) == 600.0
+        assert late.waits_behind(RATE) == (1.0, 0.0)
 
     def test_in_overload_late_requests_have_their_share(self, late):
         late.backlog = RATE * SECOND
-        assert late.wait_ns(600.0, 60.0, RATE) == pytest.approx(60.0 / 0.1)
+        assert late.waits_behind(RATE) == (0.0, pytest.approx(1 / 0.1))
 
     def test_without_a_share_it_has_no_end(self, late):
         late.configure(0.0, 50 * MILLISECOND, SECOND)
         late.backlog = RATE * SECOND
-        assert late.wait_ns(600.0, 60.0, RATE) > 1e9
+        assert late.waits_behind(RATE)[1] > 1e7
 
 
 class TestTime:
