@@ -38,12 +38,7 @@ from batcher.core.service_time.estimator import STALE_NS
 from batcher.core.settings import Adaptive, NoBatching
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
-FULL = {
-    Reason.QUEUE_REQUESTS,
-    Reason.QUEUE_GROUPS,
-    Reason.QUEUE_ROWS,
-    Reason.QUEUE_BYTES,
-}
+FULL = {Reason.QUEUE_REQUESTS, Reason.QUEUE_GROUPS, Reason.QUEUE_ROWS, Reason.QUEUE_BYTES}
 
 
 @dataclass
@@ -53,8 +48,7 @@ class Request:
     limit_ns: int
     undone: set[int]
     begun: bool = False
-    suspect: bool = False
-    """Whether it was in a batch that failed as a whole."""
+    suspect: bool = False  # whether it was in a batch that failed as a whole
 
 
 @dataclass
@@ -62,8 +56,7 @@ class Batch:
     command: Dispatch
     dispatched_ns: int
     left: set[int]
-    next: bool = False
-    """Whether it is prefetched, and begins when the one before is over."""
+    next: bool = False  # whether it is prefetched, and begins when the one before is over
 
     @property
     def rows(self):
@@ -82,9 +75,7 @@ class Accounts:
     running: dict = field(default_factory=dict)  # batch id -> Batch
     failed: dict = field(default_factory=dict)  # batch id -> Dispatch, for ever
     reruns: dict = field(default_factory=dict)  # batch id -> how often something of it ran again
-    ran_ns: dict = field(
-        default_factory=dict
-    )  # (model, bucket) -> when its last batch was dispatched
+    ran_ns: dict = field(default_factory=dict)  # (model, bucket) -> when a batch was dispatched
     stormy: set = field(default_factory=set)
     failed_policies: list = field(default_factory=list)  # names of models, each time
     last_batch: int = 0
@@ -369,9 +360,8 @@ class Accounts:
         busy = [self.instances[b.command.instance] for b in self.running.values() if not b.next]
         prefetched = up.prefetches and busy.count(up) == up.max_in_flight == 1
         if prefetched:
-            assert not any(
-                b.next and b.command.instance == up.instance for b in self.running.values()
-            )
+            nexts = {b.command.instance for b in self.running.values() if b.next}
+            assert up.instance not in nexts
         else:
             assert self.has_room(up)
         assert command.batch_id > self.last_batch
@@ -475,8 +465,8 @@ class Accounts:
             assert model.target_ns is not None
             first = group.classes[0]
             assert first.rank != LATE
-            must_ns = max(first.requests[0].finish_by_ns, self.now_ns + MIN_WAIT_NS)
-            assert scheduler.next_wakeup_ns() <= must_ns
+            finish_by_ns = first.requests[0].finish_by_ns
+            assert scheduler.next_wakeup_ns() <= max(finish_by_ns, self.now_ns + MIN_WAIT_NS)
 
     def check_queues(self, scheduler):
         """What is said of queues is what waits, and newcomers do not overfill them."""
@@ -490,8 +480,7 @@ class Accounts:
             assert seen.waiting_requests == sum(waiting[i] > 0 for i in mine)
             assert seen.waiting_rows == sum(waiting[i] for i in mine)
             assert seen.executing_requests == len(mine & running)
-            batches = [b for b in self.running.values() if b.command.model == name]
-            assert model.running == len(batches)
+            assert model.running == sum(b.command.model == name for b in self.running.values())
             queue, limits = model.queue, settings_.queue
             overfull = queue.requests > limits.max_requests
             overfull |= limits.max_rows is not None and queue.all_rows > limits.max_rows
