@@ -100,8 +100,8 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
     @property
     def reachable(self) -> bool:
         """Whether a batch of one row can be done inside the target, in some bucket or as far as known."""
-        known = [times for times in self.values() if times]
-        return not known or any(times.reachable for times in known)
+        alone_ns = [times.curve[1] for times in self.values() if times.curve]
+        return not alone_ns or self._target_ns is None or min(alone_ns) <= self._target_ns
 
     def best_rate(self) -> float:
         """Rows a nanosecond that one instance can serve inside the target; 0.0 while unknown.

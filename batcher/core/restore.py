@@ -88,4 +88,5 @@ def _restore_fleet(contents: Contents, state: State) -> None:
         instance = fleet.instances[saved.up.instance]
         instance.draining = saved.draining
         instance.last_used = saved.last_used
+    fleet.changed()
     fleet.dispatches = state.dispatches

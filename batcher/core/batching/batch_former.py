@@ -60,13 +60,15 @@ def form(
             exclusive_device=exclusive_device,
         )
         ready += candidates(model, proposals, len(free_ns), now_ns)
-        suspects = model.bisections.next()
+        suspects = model.bisections.next() if model.bisections.open else None
         if suspects is not None:
             retries.append(retry_of(model, suspects, instance, live, now_ns))
-    given_up = {request.id for _, requests in formation.given_up for request in requests}
-    # Without what was given up, a group that runs again is another one: ask again.
-    retries = [each for each in retries if not given_up.intersection(r.id for r in each.requests)]
-    ready = [*retries, *ready]
+    if retries:
+        given_up = {request.id for _, requests in formation.given_up for request in requests}
+        # Without what was given up, a group that runs again is another one: ask again.
+        ready = [
+            r for r in retries if not given_up.intersection(each.id for each in r.requests)
+        ] + ready
     if ready:
         formation.proposal = first(ready, now_ns)
     _fill(formation, fleet, now_ns)

@@ -20,12 +20,12 @@ class Fleet:
     __slots__ = (
         "_by_model",
         "_ends",
-        "_serving",
         "batches",
         "device_limits",
         "device_load",
         "dispatches",
         "instances",
+        "serving",
     )
 
     def __init__(self) -> None:
@@ -36,12 +36,13 @@ class Fleet:
         self._by_model: dict[str, list[Instance]] = {}
         self.dispatches = 0
         self._ends: dict[str, Sequence[float]] = {}
-        self._serving: dict[str, bool] = {}
+        self.serving: set[str] = set()
+        """The models of which any instance is up and takes batches."""
 
     def changed(self) -> None:
         """Note that instances were added, removed or began to drain."""
         self._ends.clear()
-        self._serving.clear()
+        self.serving = {i.up.model for i in self.instances.values() if not i.draining}
 
     def limit_device(self, device: str, max_in_flight: int | None) -> None:
         """Limit how many batches run on a device at once; None removes the limit."""
@@ -76,14 +77,6 @@ class Fleet:
         """Returns this very incarnation, or None where it is unknown or was replaced."""
         instance = self.instances.get(name)
         return instance if instance and instance.up.incarnation == incarnation else None
-
-    def serves(self, model: str) -> bool:
-        """Whether any instance of the model is up and takes batches."""
-        serving = self._serving.get(model)
-        if serving is None:
-            serving = any(not i.draining for i in self._by_model.get(model, ()))
-            self._serving[model] = serving
-        return serving
 
     def free_ns(self, model: str, now_ns: int) -> Sequence[float]:
         """Returns when each of the model's slots can take a batch, the soonest first.

@@ -29,7 +29,7 @@ def decide(contents: Contents, now_ns: int) -> None:
 def _promote(contents: Contents, now_ns: int) -> None:
     """Move up what has waited for long enough; refuse late requests that are out of reach."""
     for model in contents.models.values():
-        for group in list(model.queue.groups.values()):
+        for group in model.queue.groups.values():
             if group.promote_at_ns <= now_ns:
                 promote(group, model, now_ns)
         if model.late.waiting and model.late.backlog:

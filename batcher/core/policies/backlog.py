@@ -33,22 +33,22 @@ _FAR = 30.0
 """Beyond it, ln(1 + exp(z)) is z (and 0 below the negative) within 1e-13."""
 
 
-@record
 class Price:
     """What keeping the instances busy costs, in requests.
 
     A softplus: 0 before `bend_ns`, then `rate` requests a nanosecond, bending over `softness_ns`.
     """
 
-    rate: float
-    bend_ns: float
-    softness_ns: float
+    __slots__ = ("_at_once", "_bend_ns", "_scale", "_softness_ns")
+
+    def __init__(self, rate: float, bend_ns: float, softness_ns: float) -> None:
+        self._bend_ns, self._softness_ns, self._scale = bend_ns, softness_ns, rate * softness_ns
+        self._at_once = _softplus(-bend_ns / softness_ns)
 
     def __call__(self, busy_ns: float) -> float:
         """Requests lost if the instances are busy for `busy_ns` from now on, on average."""
-        soft = self.softness_ns
-        at, zero = (busy_ns - self.bend_ns) / soft, -self.bend_ns / soft
-        return self.rate * soft * (_softplus(at) - _softplus(zero))
+        at = (busy_ns - self._bend_ns) / self._softness_ns
+        return self._scale * (_softplus(at) - self._at_once)
 
 
 def _softplus(z: float) -> float:

@@ -61,8 +61,8 @@ def fill(
 ) -> None:
     """Add requests to `take`, up to `most` rows, as long as all of the batch are in time."""
     times = given.times
-    rows = sum(request.rows for request in take)
-    last_ns = min((latest_finish_ns(request) for request in take), default=NEVER_NS)
+    rows = sum([request.rows for request in take])
+    last_ns = min(map(latest_finish_ns, take), default=NEVER_NS)
     for request in requests:
         grown = rows + request.rows
         if grown > most:

@@ -35,9 +35,8 @@ class LiveRequest:
     `split`. `batch_id` is a batch that runs it, and None while any of its rows waits. `suspect_parts`
     counts its parts in suspect groups, `requeues` how often it came back to the queue from one.
 
-    `due_ns` is when it should be done. `expires_ns` is when it ends if it has not begun, and
-    `deadline_ns` when its caller does not wait for the answer any more. `limit_ns` is the last moment at
-    which an answer is of use: the deadline, or what the model's settings say. `finish_by_ns` is its place
+    `due_ns` is when it should be done. `expires_ns` is when it ends if it has not begun. `limit_ns` is the
+    last moment at which an answer is of use: the deadline, or what the model's settings say. `finish_by_ns` is its place
     in its priority class: the earlier of due time and limit or, after every real time, its turn of
     arrival. For a late request it is its turn, too (`requests/late.py`). `rank` says which class that is (`ranks.py`), `promote_at_ns` when it gains a better one.
     `bucket` is the shape that it is padded to: its own where nothing is padded.
@@ -47,7 +46,6 @@ class LiveRequest:
         "arrived",
         "batch_id",
         "bucket",
-        "deadline_ns",
         "due_ns",
         "expires_ns",
         "finish_by_ns",
@@ -76,7 +74,6 @@ class LiveRequest:
         self.nbytes = arrived.nbytes
         self.due_ns = due_ns
         self.expires_ns = expires_ns
-        self.deadline_ns = arrived.deadline_ns
         self.limit_ns = limit_ns
         self.batch_id: int | None = None
         self.bucket = arrived.shapes
@@ -100,6 +97,11 @@ class LiveRequest:
             self.finish_by_ns = limit_ns
         else:
             self.finish_by_ns = NEVER_NS + self.arrived.arrival_ns
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When its caller does not wait for the answer any more."""
+        return self.arrived.deadline_ns
 
     @property
     def begun(self) -> bool:

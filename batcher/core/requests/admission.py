@@ -34,7 +34,7 @@ def admit(  # noqa: C901, PLR0911, PLR0912 - calls would cost a tenth of what ea
 
     The bounds of the queue are not checked here.
     """
-    if not fleet.serves(model.name):
+    if model.name not in fleet.serving:
         return NO_INSTANCE
     arrival_ns, rows, due_ns = arrived.arrival_ns, arrived.rows, arrived.due_ns
     if due_ns is None and model.target_ns is not None:

@@ -48,10 +48,11 @@ def _blamed(
         cause = RefusalCause.DEADLINE if short else RefusalCause.SERVICE_TIME
     elif (late_ns := soonest_ns + takes_ns - until_ns) > 0:
         cause = RefusalCause.QUEUE_AHEAD
+    elif (late_ns := soonest_ns + times.p95[rows] + after_ns - until_ns) > 0:
+        cause = RefusalCause.MARGIN
     else:
-        late_ns = soonest_ns + times.p95[rows] + after_ns - until_ns
-        cause = RefusalCause.MARGIN if late_ns > 0 else RefusalCause.QUEUE_AHEAD
-    return cause, missed, max(0, int(late_ns) // ROUNDED_NS * ROUNDED_NS)
+        return RefusalCause.QUEUE_AHEAD, missed, 0
+    return cause, missed, int(late_ns) // ROUNDED_NS * ROUNDED_NS
 
 
 def refuse_late(

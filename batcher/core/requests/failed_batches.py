@@ -82,7 +82,7 @@ def _bisect(
     """Go on with the bisection that a batch belongs to, or begin one; returns what failed for good."""
     bisections, suspects = model.bisections, batch.suspects
     cause = event.error or FailureCause.UNKNOWN
-    again = event.error not in (None, FailureCause.DEVICE) and ledger.fleet.serves(model.name)
+    again = event.error not in (None, FailureCause.DEVICE) and model.name in ledger.fleet.serving
     if suspects is None:
         again = again and bool(left)
         begun = again and bisections.begin(batch.batch_id, left, batch.shapes, cause, now_ns)

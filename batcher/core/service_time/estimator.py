@@ -198,8 +198,9 @@ class ServiceTimes(Captured):
         return least_ns if least_ns < _NEVER else 0.0
 
     def _note_fastest(self, ratio: float) -> None:
-        before_ns, least_ns = self._fastest
-        self._fastest = (before_ns, min(least_ns, ratio * self._curve.times[1]))
+        took_ns = ratio * self._curve.times[1]
+        if took_ns < self._fastest[1]:
+            self._fastest = self._fastest[0], took_ns
 
     def _learn(self, rows: int, took_ns: float, now_ns: int) -> None:
         """Add a sample to the curve."""

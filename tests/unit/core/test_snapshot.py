@@ -28,6 +28,11 @@ def test_everything_that_decides_is_in_the_snapshot(play):
     assert restored.snapshot() == play.scheduler.snapshot()
     assert restored.next_wakeup_ns() == play.scheduler.next_wakeup_ns()
     assert restored.observe(0) == play.scheduler.observe(0)
+    play.draining("j")
+    restored = Scheduler.restore(play.scheduler.snapshot())
+    refused = play.feed(play.request(7, model="b"))
+    assert refused
+    assert restored.handle([play.request(7, model="b")], play.scheduler.now_ns) == refused
 
 
 def test_the_snapshot_is_a_value(play):
