@@ -382,8 +382,10 @@ class Unmoved(Story):
         return replace(state, models=tuple(replace(m, blocked=False) for m in state.models))
 
     def tell(self, *events):
-        # Where something is decided anyway: a change has the policy asked once more.
-        decided = any(not isinstance(event, RequestArrived) for event in events)
+        # Where something is decided anyway: a change has the policy asked once more, and refuses what
+        # is out of reach by then.
+        undecided = RequestArrived, RequestCancelled, RepliesTook
+        decided = any(not isinstance(event, undecided) for event in events)
         again = [
             ModelConfigured(name, self.settings[name])
             for name in self.unmoved.models
