@@ -9,7 +9,7 @@ come first; late ones get the time in which the device would idle, the room that
 - in overload, instead of both, `late_share`.
 
 Overload is when more is offered than can be served for longer than a burst. It is measured in rows: those
-that arrived, whatever became of them, less those that were served. That is what would wait now if nothing
+that arrived, whatever became of them, less those that could be served in the time of the batches that began. That is what would wait now if nothing
 had been refused. A window counts at most twice what can be served in it: one burst is no rate.
 """
 
@@ -41,6 +41,7 @@ class LateTime(Captured):
         "_variance",
         "backlog",
         "burst_ns",
+        "claim",
         "offered",
         "share",
         "since_answers",
@@ -60,9 +61,11 @@ class LateTime(Captured):
         self.burst_ns = BURST_NS
         self.backlog = 0.0
         """Rows that would wait if nothing had been refused, with bursts cut."""
+        self.claim = 0.0
+        """The part of the device that those in time leave to late requests."""
         self.offered = 0
         """Rows that arrived in this window, also those that were refused."""
-        self._ended = 0
+        self._ended = 0.0
         self.window_ends_ns = 0
         self._entitled_ns = 0.0
         self._at_ns = 0
@@ -78,9 +81,12 @@ class LateTime(Captured):
         self.share = share
         self.burst_ns = max(BURST_NS, limit_ns or 10 * (target_ns or 0))
 
-    def ended(self, rows: int) -> None:
-        """Count the rows of a batch that has ended."""
+    def begun(self, rows: float) -> None:
+        """Count the rows that an instance could serve in the time of the batch that begins."""
         self._ended += rows
+
+    def ended(self, rows: int) -> None:
+        """Note the rows of a batch that has ended: callers get their answers now."""
         if self._answered:
             off = self.since_answers - self._answered
             if not self._mean:
@@ -101,7 +107,7 @@ class LateTime(Captured):
     def idle(self) -> None:
         """A request found an instance idle and nothing waiting: there is no overload."""
         self.backlog = 0.0
-        self.offered = self._ended = 0
+        self.offered, self._ended = 0, 0.0
 
     def next_window(self, now_ns: int, best_rate: float) -> None:
         """Take in the counts of a window. `best_rate`: rows a nanosecond that can be served."""
@@ -112,7 +118,7 @@ class LateTime(Captured):
         self.backlog = max(0.0, self.backlog + arrived - self._ended)
         if best_rate:
             self.backlog = min(self.backlog, best_rate * self.burst_ns)
-        self.offered = self._ended = 0
+        self.offered, self._ended = 0, 0.0
         self.window_ends_ns = now_ns + width_ns
 
     def coupling(self) -> float:
@@ -152,7 +158,9 @@ class LateTime(Captured):
         """
         over = self.overload(best_rate)
         fair = self.coupling() * part
-        share = (1.0 - over) * min(1.0, max(fair, needed)) + over * self.share
+        needed = (1.0 - over) * min(1.0, needed)
+        share = max((1.0 - over) * fair, needed) + over * self.share
+        self.claim = max(self.coupling(), needed)
         passed_ns = now_ns - max(self._at_ns, since_ns)
         if passed_ns > 0:
             self._entitled_ns = min(most_ns, self._entitled_ns + share * passed_ns)

@@ -91,7 +91,7 @@ def _ask_all(
     slots, waiting = len(free_ns), model.queue.rows
     proposals: list[Proposal] = []
     late_ns = late_entitlement_ns(model, slots, now_ns)
-    coupling = model.late.coupling() if late_ns else 0.0
+    coupling = model.late.claim if late_ns else 0.0
     groups, many_groups = groups_to_ask(model.queue)
     for group in groups:
         times = model.times.of(group.key[1])

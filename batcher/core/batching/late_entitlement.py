@@ -37,9 +37,9 @@ def late_entitlement_ns(model: Model, slots: int, now_ns: int) -> float:
             most_ns = max(most_ns, times.curve[-1])
         # What must be served by each of their limits, in the order in which they are served.
         each_ns = row_ns * last.rows / slots / len(requests)
-        places = {*range(STEP - 1, len(requests), STEP), len(requests) - 1}
+        places = {0, *range(STEP - 1, len(requests), STEP), len(requests) - 1}
         needed += max(
-            [(place + 1) * each_ns / max(1, requests[place].limit_ns - now_ns) for place in places]
+            [(place + 1) * each_ns / max(1, requests[place].limit_ns - now_ns - most_ns) for place in places]
         )
     if not late_ns:
         late.waiting = False

@@ -347,10 +347,10 @@ class AdaptivePolicy(BatchPolicy):
                 _delay_ns(take, given),
                 room,
             )
-            planned = chosen.drop + chosen.take
+            end = chosen.drop + chosen.take
             drop.extend(requests[: chosen.drop])
-            fill(requests[chosen.drop : planned], limit, take, given)
-            if planned < len(requests):
+            fill(requests[chosen.drop : end], limit, take, given)
+            if end < len(requests):
                 break
         return None
 

@@ -110,7 +110,8 @@ def largest_for_arrivals(rate: float, target_ns: int, given: PolicyInput) -> int
     """The most rows of a batch after which all that arrives while it runs can be in time.
 
     `rate`: rows a nanosecond that arrive for each instance. Two standard deviations of a Poisson
-    process more than the mean are allowed for.
+    process more than the mean are allowed for. Where not even one row leaves time for them, and late
+    requests have a claim to the device, it is the largest batch.
     """
     curve, p95 = given.times.curve, given.times.p95
     largest = len(curve) - 1
@@ -119,4 +120,7 @@ def largest_for_arrivals(rate: float, target_ns: int, given: PolicyInput) -> int
         coming = rate * curve[most]
         return curve[most] + p95[min(largest, int(coming + 2.0 * coming**0.5) + 1)]
 
+    if given.coupling and all_done_ns(1) > target_ns:
+        # Late after the shortest batch as well: the largest serves most.
+        return largest
     return bisect_right(range(largest + 1), float(target_ns), 2, key=all_done_ns) - 1
