@@ -39,7 +39,10 @@ def late_entitlement_ns(model: Model, slots: int, now_ns: int) -> float:
         each_ns = row_ns * last.rows / slots / len(requests)
         places = {0, *range(STEP - 1, len(requests), STEP), len(requests) - 1}
         needed += max(
-            [(place + 1) * each_ns / max(1, requests[place].limit_ns - now_ns - most_ns) for place in places]
+            [
+                (place + 1) * each_ns / max(1, requests[place].limit_ns - now_ns - most_ns)
+                for place in places
+            ]
         )
     if not late_ns:
         late.waiting = False

@@ -48,8 +48,8 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
     free_ns = [free_ns[0] - model.handling.saved_ns, *free_ns[1:]]
     found = Answers()
     ready: list[Proposal] = []
-    groups, _ = groups_to_ask(model.queue)
     late_ns = late_entitlement_ns(model, len(free_ns), begins_ns)
+    groups, _ = groups_to_ask(model)
     for group in groups:
         times = model.times.of(group.key[1])
         given = PolicyInput(int(free_ns[0]), free_ns, times, model.reachable, late_ns=late_ns)

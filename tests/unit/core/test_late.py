@@ -27,7 +27,7 @@ def windows(late, offered, served, count=1):
     """So many windows, each with rows that arrive and rows that are served."""
     for _ in range(count):
         late.offered += offered
-        late.ended(served)
+        late.begun(served)
         late.next_window(late.window_ends_ns, RATE)
 
 
@@ -76,13 +76,13 @@ class TestOverload:
     def test_what_its_caller_gave_up_is_not_offered_any_more(self, late):
         late.offered += 2 * FULL
         late.left(FULL)
-        late.ended(FULL)
+        late.begun(FULL)
         late.next_window(0, RATE)
         assert late.backlog == 0.0
 
     def test_what_runs_again_is_not_served_yet(self, late):
         late.offered += 32
-        late.ended(32)
+        late.begun(32)
         late.again(24)
         late.next_window(0, RATE)
         assert late.backlog == 24.0

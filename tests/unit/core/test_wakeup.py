@@ -145,10 +145,11 @@ def test_the_next_limit_while_something_waits(play):
     twin = Scheduler.restore(play.scheduler.snapshot())
     assert twin.next_wakeup_ns() == play.scheduler.next_wakeup_ns()
     assert play.feed(at=139.999) == []
-    # A batch that has run for 140 ms is not expected to be done within the 20 ms of request 2.
     refused = Outcome.REJECTED, Reason.PREDICTED_LATE
-    assert play.ended(play.feed(at=140)) == {1: refused, 2: refused}
-    assert play.batches(play.done(1, 0, at=141)) == []
+    assert play.ended(play.feed(at=140)) == {1: refused}
+    assert play.wakeup == 160
+    assert play.ended(play.feed(at=160)) == {2: refused}
+    assert play.batches(play.done(1, 0, at=161)) == []
     assert play.wakeup is None
 
 

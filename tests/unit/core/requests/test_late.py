@@ -173,8 +173,8 @@ class TestEntitlement:
         play = busy(limit=101)
         play.arrive(*range(1, 6), at=1, due=15)
         play.now = 2
-        # For 1 ms now, of 50 ms that must be served within 100.
-        assert self.entitled_ms(play) == pytest.approx(0.5)
+        # For 1 ms now, of 50 ms that must be served within 100, the last batch of 10 included.
+        assert self.entitled_ms(play) == pytest.approx(50 / 90)
 
     def test_the_nearest_limit_says_how_much(self, busy):
         """Each limit stands for all that is served before it."""
@@ -183,7 +183,7 @@ class TestEntitlement:
         play.arrive(16, at=1, due=15, expires=202)
         play.arrive(*range(17, 33), at=1, due=15)
         play.now = 2
-        assert self.entitled_ms(play) == pytest.approx(160 / 200)
+        assert self.entitled_ms(play) == pytest.approx(160 / 190)
 
     def test_one_whose_limit_is_too_near_does_not_stop_the_others(self, busy):
         play = busy(max_rows=4)
