@@ -92,7 +92,7 @@ def _ask_all(
     proposals: list[Proposal] = []
     late_ns = late_entitlement_ns(model, slots, now_ns)
     coupling = model.late.claim if late_ns else 0.0
-    groups, many_groups = groups_to_ask(model)
+    groups, many_groups = groups_to_ask(model.queue, model.late.turn_ns)
     for group in groups:
         times = model.times.of(group.key[1])
         most_rows = None

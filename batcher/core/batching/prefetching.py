@@ -49,7 +49,7 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
     found = Answers()
     ready: list[Proposal] = []
     late_ns = late_entitlement_ns(model, len(free_ns), begins_ns)
-    groups, _ = groups_to_ask(model)
+    groups, _ = groups_to_ask(model.queue, model.late.turn_ns)
     for group in groups:
         times = model.times.of(group.key[1])
         given = PolicyInput(int(free_ns[0]), free_ns, times, model.reachable, late_ns=late_ns)

@@ -23,6 +23,7 @@ from batcher.core.batching.proposal import Proposal, is_late_turn, must_start_ns
 from batcher.core.events import Shapes
 from batcher.core.model import Model
 from batcher.core.queueing.batch_groups import BatchGroup
+from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.ranks import LATE
 from batcher.core.requests.promotion import rank_before_promotion
 from batcher.core.times import TOLERANCE_NS
@@ -41,13 +42,13 @@ first is a multiple of the second. With 4 and 2, a stream at 70 % of the device 
 beside groups of one that ask for twice what the device can serve (`bench/sim groups`)."""
 
 
-def groups_to_ask(model: Model) -> tuple[Collection[BatchGroup], bool]:
+def groups_to_ask(queue: ModelQueue, late_turn_ns: int = 0) -> tuple[Collection[BatchGroup], bool]:
     """Returns the groups that a policy is asked about, and whether others wait beside them.
 
     Half of them are the most urgent, half are those of the best rank that have most requests. With
-    them goes the one whose late request is next.
+    them goes the one whose late request is next, whose turn is at `late_turn_ns`.
     """
-    groups = model.queue.groups.values()
+    groups = queue.groups.values()
     if len(groups) <= MAX_GROUPS_ASKED:
         return groups, False
     by_urgency = sorted(
@@ -71,7 +72,7 @@ def groups_to_ask(model: Model) -> tuple[Collection[BatchGroup], bool]:
         chosen[place] = group
     for place, group in enumerate(groups):
         last = group.classes[-1]
-        if last.rank == LATE and last.finish_by[0] <= model.late.turn_ns:
+        if last.rank == LATE and last.finish_by[0] <= late_turn_ns:
             chosen[place] = group
             break
     return chosen.values(), True

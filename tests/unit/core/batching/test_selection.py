@@ -17,6 +17,7 @@ from batcher.core.commands import Dispatch, Outcome, Reason, Settle
 from batcher.core.events import InstanceUp, ModelConfigured
 from batcher.core.policies.fixed import FixedWindowPolicy
 from batcher.core.queueing.queue import ModelQueue
+from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS
 from batcher.core.settings import Adaptive, FixedWindow, PaddedAxis
@@ -230,3 +231,15 @@ def test_one_caller_with_a_key_per_request_takes_nothing_from_the_others(
     assert refused <= 0.005 * len(stream)
     took_ns = sorted(end.took_ns for end in stream if end.outcome is Outcome.OK)
     assert took_ns[int(0.99 * len(took_ns))] < 45 * MILLISECOND
+
+
+def test_the_group_whose_late_request_is_next_is_asked_as_well(play):
+    queue = ModelQueue()
+    for number in range(3 * MAX_GROUPS_ASKED):
+        request = LiveRequest(play.request(number, key=str(number)), number, None)
+        if number == 40:
+            request.rank, request.finish_by_ns = LATE, 7
+        queue.add(request)
+    asked, more = groups_to_ask(queue, late_turn_ns=7)
+    assert "40" in {group.key[0] for group in asked}
+    assert more
