@@ -343,7 +343,8 @@ class Accounts:
             return  # Its settings have changed since, in this step.
         model, settings_ = scheduler.models[name], self.models[name]
         assert isinstance(settings_.policy, Adaptive)
-        assert request.limit_ns < NEVER_NS or settings_.target_ns is not None
+        bounded = request.limit_ns < NEVER_NS or request.expires_ns is not None
+        assert bounded or settings_.target_ns is not None
         bucket = model.bucket_of(request.arrived.shapes)
         times = model.times.get(bucket)
         assert times, "refused for what was never measured"
