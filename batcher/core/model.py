@@ -222,8 +222,8 @@ class Model:
         """Learn from a batch that has ended: its own time, and what lay around it."""
         took_ns = now_ns - batch.dispatched_ns
         own_ns, beyond_ns = took_ns, 0.0
-        if timings is not None and timings.own_ns:
-            own_ns = timings.own_ns
+        if timings is not None and (own := timings.own_ns):
+            own_ns = own
             beyond_ns = self.handling.observe(took_ns - own_ns, now_ns, prefetched=batch.prefetched)
         self.times.observe(batch, own_ns, beyond_ns, self.handling, now_ns)
 

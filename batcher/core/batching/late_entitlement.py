@@ -20,6 +20,8 @@ def late_entitlement_ns(model: Model, slots: int, now_ns: int) -> float:
     late, queue = model.late, model.queue
     if not late.waiting:
         return 0.0
+    best_rate = model.times.best_rate() * slots
+    overload = late.overload(best_rate)
     oldest_ns = turn_ns = NEVER_NS
     needed = most_ns = late_ns = all_ns = 0.0
     for group in queue.groups.values():
@@ -35,6 +37,9 @@ def late_entitlement_ns(model: Model, slots: int, now_ns: int) -> float:
         times = model.times.get(group.key[1])
         if times:
             most_ns = max(most_ns, times.curve[-1])
+        if overload == 1.0:
+            # They have their share, whatever they need.
+            continue
         # What must be served by each of their limits, in the order in which they are served.
         each_ns = row_ns * last.rows / slots / len(requests)
         places = {0, *range(STEP - 1, len(requests), STEP), len(requests) - 1}
@@ -50,5 +55,4 @@ def late_entitlement_ns(model: Model, slots: int, now_ns: int) -> float:
     if needed < LEAST_NEEDED:
         needed = 0.0
     late.turn_ns = turn_ns
-    best_rate = model.times.best_rate() * slots
     return late.entitled_ns(now_ns, oldest_ns, late_ns / all_ns, needed, most_ns, best_rate)

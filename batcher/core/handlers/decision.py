@@ -75,7 +75,6 @@ def _give_up(
     `idle`: no batch begins now. Where nothing else waits, the first of them is next.
     """
     late = LateQueue(model, contents.fleet, contents.now_ns)
-    late.take_out(requests)
-    next_up = requests[0] if idle and len(requests) == model.queue.requests else None
-    refused = [each for each in requests if not late.give_up(each, next_up=each is next_up)]
+    is_next = idle and model.serves_late and len(requests) == model.queue.requests
+    refused = late.give_up(requests, requests[0] if is_next else None)
     refuse_late(refused, model, contents.ledger, contents.now_ns, late.wait_ns())

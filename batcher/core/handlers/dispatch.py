@@ -75,12 +75,10 @@ def _charge_late(
     contents: Contents, model: Model, parts: Sequence[Part], curve: Sequence[float]
 ) -> None:
     """Take from the time of late requests what their rows in a batch make it longer."""
-    rows = late = 0
-    for part in parts:
-        rows += part.stop - part.start
-        if contents.live[part.id].rank == LATE:
-            late += part.stop - part.start
+    live = contents.live
+    late = sum([part.stop - part.start for part in parts if live[part.id].rank == LATE])
     if late and curve:
+        rows = sum([part.stop - part.start for part in parts])
         model.late.charge(curve[rows] - curve[rows - late])
 
 

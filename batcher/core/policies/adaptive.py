@@ -205,8 +205,8 @@ class AdaptivePolicy(BatchPolicy):
             self._rates.follow(given.times.curve)
             rows = int(given.late_ns * self._rates.best)
             fill(late, min(rows, self._most_rows(normal, given)), take, given)
-        ranked = len(normal) == 1 and self.arrivals.share_up_to(normal[0].rank - 1) > 0.0
-        if len(normal) == 1 and not ranked and not take:
+        alone = len(normal) == 1 and not take
+        if alone and not self.arrivals.share_up_to(normal[0].rank - 1):
             decision = self._one_class(normal[0], given)
             drop += normal[0].requests[: decision.drop]
             stop = decision.drop + decision.count if isinstance(decision, Take) else None
@@ -261,7 +261,7 @@ class AdaptivePolicy(BatchPolicy):
     ) -> None:
         """Fill up a batch that has all requests in time with late ones."""
         taken = {request.id for request in take if request.rank == LATE}
-        in_time = sum(len(priority_class.requests) for priority_class in normal)
+        in_time = sum([len(priority_class.requests) for priority_class in normal])
         if len(take) - len(taken) + len(drop) < in_time:
             return
         beside = largest_beside_others(given, self._max_rows)
@@ -314,8 +314,8 @@ class AdaptivePolicy(BatchPolicy):
                 [r for priority_class in normal for r in priority_class.requests], key=_finish_by_ns
             )
             finish_by = [request.finish_by_ns for request in merged]
-        rows = sum(priority_class.rows for priority_class in normal)
-        room = most - sum(request.rows for request in take)
+        rows = sum([priority_class.rows for priority_class in normal])
+        room = most - sum([request.rows for request in take])
         if room < 1:
             return None
         after_ns, alone = _delay_ns(take, given), not take
@@ -385,7 +385,7 @@ class AdaptivePolicy(BatchPolicy):
 def _delay_ns(take: Sequence[LiveRequest], given: PolicyInput) -> float:
     """How much longer a batch takes because of the requests that are in it already."""
     curve = given.times.curve
-    rows = sum(request.rows for request in take)
+    rows = sum([request.rows for request in take])
     return curve[min(rows + 1, len(curve) - 1)] - curve[1]
 
 

@@ -43,18 +43,15 @@ class Price:
 
     def __init__(self, rate: float, bend_ns: float, softness_ns: float) -> None:
         self._bend_ns, self._softness_ns, self._scale = bend_ns, softness_ns, rate * softness_ns
-        self._at_once = _softplus(-bend_ns / softness_ns)
+        self._at_once = 0.0
+        self._at_once = self(0.0)
 
     def __call__(self, busy_ns: float) -> float:
         """Requests lost if the instances are busy for `busy_ns` from now on, on average."""
-        at = (busy_ns - self._bend_ns) / self._softness_ns
-        return self._scale * (_softplus(at) - self._at_once)
-
-
-def _softplus(z: float) -> float:
-    if z > _FAR:
-        return z
-    return log1p(exp(z)) if z > -_FAR else 0.0
+        z = (busy_ns - self._bend_ns) / self._softness_ns
+        if -_FAR < z < _FAR:
+            z = log1p(exp(z))
+        return self._scale * max(0.0, z) - self._at_once
 
 
 @record

@@ -7,7 +7,7 @@ their share of the device (`core/late.py`) would serve them after their limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from batcher.core.devices.fleet import Fleet
 from batcher.core.model import Model
@@ -56,32 +56,34 @@ class LateQueue:
         """Nanoseconds from `soonest_ns` until so many more rows have been served as late ones."""
         return self._wait_ns + rows * (self._behind_all_ns + self._behind_late_ns)
 
-    def take_out(self, requests: Iterable[LiveRequest]) -> None:
-        """Count waiting requests, of which none is late, as behind each that is given up before them."""
-        rows = sum([request.rows for request in requests if request.rank != LATE])
-        self._wait_ns -= rows * self._behind_all_ns
+    def give_up(
+        self, requests: Sequence[LiveRequest], next_up: LiveRequest | None
+    ) -> list[LiveRequest]:
+        """Make waiting requests late that a policy gave up. Returns those that are to be refused instead.
 
-    def give_up(self, request: LiveRequest, *, next_up: bool = False) -> bool:
-        """Make a waiting request late that a policy gave up; False, and nothing, where it is to be refused.
-
-        What has begun to run is not refused for its target, only for its limit. No prediction refuses
-        what is `next_up` beside an idle instance.
+        Each is placed behind those given up before it, not behind the others. What has begun to run is not
+        refused for its target, only for its limit; no prediction refuses what is `next_up` beside an idle
+        instance.
         """
-        model, rows, limit_ns = self._model, request.rows, request.limit_ns
-        next_up = next_up and model.serves_late
-        if request.rank == LATE or (limit_ns <= request.finish_by_ns and not next_up):
-            return False
+        model, refused = self._model, []
         each_ns = self._behind_all_ns + self._behind_late_ns
-        done_ns = self.soonest_ns + self._wait_ns + rows * each_ns
-        expires_ns = request.expires_ns
-        reached = done_ns <= limit_ns and (expires_ns is None or done_ns <= expires_ns)
-        if not ((reached and model.serves_late) or next_up or request.begun):
-            return False
-        model.queue.discard(request)
-        make_late(request, model)
-        model.queue.add(request)
-        self._wait_ns += rows * each_ns
-        return True
+        in_time = [request.rows for request in requests if request.rank != LATE]
+        self._wait_ns -= sum(in_time) * self._behind_all_ns
+        served = model.serves_late
+        for request in requests:
+            limit_ns, expires_ns, may_wait = request.limit_ns, request.expires_ns, False
+            if request.rank != LATE and (request is next_up or limit_ns > request.finish_by_ns):
+                done_ns = self.soonest_ns + self._wait_ns + request.rows * each_ns
+                reached = done_ns <= limit_ns and (expires_ns is None or done_ns <= expires_ns)
+                may_wait = (served and reached) or request is next_up or request.begun
+            if not may_wait:
+                refused.append(request)
+                continue
+            model.queue.discard(request)
+            make_late(request, model)
+            model.queue.add(request)
+            self._wait_ns += request.rows * each_ns
+        return refused
 
     def beyond_reach(self) -> list[LiveRequest]:
         """Those that their share of the device would serve after their limits, the last ones first."""
