@@ -149,9 +149,12 @@ def poison(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     profiles = [*(world.PROFILES[name] for name in ("linear50", "linear100", "vgg100")), FLAT]
     for profile in profiles:
-        limits = {"limit: target": profile.target_ns, "serve": default_limit_ns(profile.target_ns)}
-        for late, load in product(limits, POISON_LOADS):
-            policy = Adaptive(limit_ns=limits[late])
+        limits = {
+            "limit: target": profile.target_ns,
+            "default limit": default_limit_ns(profile.target_ns),
+        }
+        for limit, load in product(limits, POISON_LOADS):
+            policy = Adaptive(limit_ns=limits[limit])
             rows = [
                 _poison_run(profile, policy, load, options.requests, seed)
                 for seed in range(options.seeds)
@@ -162,7 +165,7 @@ def poison(options: argparse.Namespace) -> dict[str, Any]:
                 and max(row["extra_over_bound"] for row in rows) <= 1.0
                 and max(row["innocents_p99_ms"] for row in rows) <= profile.target_ns / MILLISECOND
             )
-            found[f"{profile.name}, {late}, load {load}"] = mean
+            found[f"{profile.name}, {limit}, load {load}"] = mean
     return found
 
 
