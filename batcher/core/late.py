@@ -9,8 +9,9 @@ come first; late ones get the time in which the device would idle, the room that
 - in overload, instead of both, `late_share`.
 
 Overload is when more is offered than can be served for longer than a burst. It is measured in rows: those
-that arrived, whatever became of them, less those that could be served in the time of the batches that began. That is what would wait now if nothing
-had been refused. A window counts at most twice what can be served in it: one burst is no rate.
+that arrived, whatever became of them, less those that could be served in the time of the batches that
+began. That is what would wait now if nothing had been refused. A window counts at most twice what can be
+served in it: one burst is no rate.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from __future__ import annotations
 from batcher.core.captured import Captured
 
 BURST_NS = 1_000_000_000
-"""What is offered counts as a burst while it could be served within the limit, and where that is shorter
-or not set, within one second."""
+"""What is offered counts as a burst while it could be served within the limit or, where none is set, within
+ten targets; and where that is shorter, within one second."""
 
 WINDOWS = 10
 """Windows in that time. Fewer see a burst as overload; in more, arrivals of every day are cut as bursts."""
@@ -35,9 +36,9 @@ class LateTime(Captured):
     __slots__ = (
         "_answered",
         "_at_ns",
-        "_ended",
         "_entitled_ns",
         "_mean",
+        "_served",
         "_variance",
         "backlog",
         "burst_ns",
@@ -65,7 +66,8 @@ class LateTime(Captured):
         """The part of the device that those in time leave to late requests."""
         self.offered = 0
         """Rows that arrived in this window, also those that were refused."""
-        self._ended = 0.0
+        self._served = 0.0
+        """Rows that could be served in the time of the batches that began in it."""
         self.window_ends_ns = 0
         self._entitled_ns = 0.0
         self._at_ns = 0
@@ -83,7 +85,7 @@ class LateTime(Captured):
 
     def begun(self, rows: float) -> None:
         """Count the rows that an instance could serve in the time of the batch that begins."""
-        self._ended += rows
+        self._served += rows
 
     def ended(self, rows: int) -> None:
         """Note the rows of a batch that has ended: callers get their answers now."""
@@ -98,16 +100,16 @@ class LateTime(Captured):
 
     def left(self, rows: int) -> None:
         """Count rows whose caller has gone before they were served."""
-        self._ended += rows
+        self._served += rows
 
     def again(self, rows: int) -> None:
         """Count rows of a batch that has ended, but failed: they wait again."""
-        self._ended -= rows
+        self._served -= rows
 
     def idle(self) -> None:
         """A request found an instance idle and nothing waiting: there is no overload."""
         self.backlog = 0.0
-        self.offered, self._ended = 0, 0.0
+        self.offered, self._served = 0, 0.0
 
     def next_window(self, now_ns: int, best_rate: float) -> None:
         """Take in the counts of a window. `best_rate`: rows a nanosecond that can be served."""
@@ -115,10 +117,10 @@ class LateTime(Captured):
         arrived: float = self.offered
         if best_rate:
             arrived = min(arrived, 2.0 * best_rate * width_ns)
-        self.backlog = max(0.0, self.backlog + arrived - self._ended)
+        self.backlog = max(0.0, self.backlog + arrived - self._served)
         if best_rate:
             self.backlog = min(self.backlog, best_rate * self.burst_ns)
-        self.offered, self._ended = 0, 0.0
+        self.offered, self._served = 0, 0.0
         self.window_ends_ns = now_ns + width_ns
 
     def coupling(self) -> float:
@@ -164,7 +166,8 @@ class LateTime(Captured):
         passed_ns = now_ns - max(self._at_ns, since_ns)
         if passed_ns > 0:
             self._entitled_ns = min(most_ns, self._entitled_ns + share * passed_ns)
-        self._at_ns = now_ns
+        # The next batch may have been planned already, for a moment that is still to come.
+        self._at_ns = max(self._at_ns, now_ns)
         return self._entitled_ns
 
     def due(self, takes_ns: float) -> bool:

@@ -91,7 +91,7 @@ def _ask_all(
     slots, waiting = len(free_ns), model.queue.rows
     proposals: list[Proposal] = []
     late_ns = late_entitlement_ns(model, slots, now_ns)
-    coupling = model.late.claim if late_ns else 0.0
+    late_claim = model.late.claim if late_ns else 0.0
     groups, many_groups = groups_to_ask(model.queue, model.late.turn_ns)
     for group in groups:
         times = model.times.of(group.key[1])
@@ -108,7 +108,7 @@ def _ask_all(
             exclusive_device,
             many_groups,
             late_ns,
-            coupling,
+            late_claim,
         )
         proposal = ask(model, instance, group, given, formation)
         if proposal is not None:

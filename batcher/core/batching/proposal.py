@@ -53,8 +53,8 @@ def is_late_turn(proposal: Proposal) -> bool:
 def must_start_ns(proposal: Proposal, now_ns: int) -> float:
     """Returns when a batch must start for its most urgent request; `NEVER_NS` if it can wait.
 
-    Late requests can wait until their share of the device is due. Requests without a due time, or whose due time no batch can meet,
-    can wait until they gain a level, or for half of the time until they expire.
+    Late requests can wait until their share of the device is due. Requests without a due time, or whose
+    due time no batch can meet, can wait until they gain a level, or for half of the time until they expire.
     """
     model, take = proposal.model, proposal.requests
     if is_late_turn(proposal):

@@ -16,7 +16,7 @@ What a policy may touch:
 - It must not change the group, the requests or the service times, and knows no clock, random number,
   log or thread: time is `given.now_ns`, and equal input gives equal answers.
 - It knows nothing of instances, other models, other groups or commands. The core checks its answers,
-  refuses what it gave up, and chooses among the batches of several groups.
+  makes late or refuses what it gave up, and chooses among the batches of several groups.
 
 `bench/sim ablation` switches each heuristic off, and plays each constant 30 % smaller and 40 % larger.
 

@@ -290,7 +290,7 @@ class AdaptivePolicy(BatchPolicy):
 
     def _most_for_share(self, share: float, given: PolicyInput) -> int:
         """The largest batch that lets this share of what arrives meanwhile be in time."""
-        share *= 1.0 - given.coupling
+        share *= 1.0 - given.late_claim
         if share <= 0.0:
             return len(given.times.curve) - 1
         rate = self.arrivals.rate / len(given.free_ns) * share

@@ -120,7 +120,7 @@ def largest_for_arrivals(rate: float, target_ns: int, given: PolicyInput) -> int
         coming = rate * curve[most]
         return curve[most] + p95[min(largest, int(coming + 2.0 * coming**0.5) + 1)]
 
-    if given.coupling and all_done_ns(1) > target_ns:
+    if given.late_claim and all_done_ns(1) > target_ns:
         # Late after the shortest batch as well: the largest serves most.
         return largest
     return bisect_right(range(largest + 1), float(target_ns), 2, key=all_done_ns) - 1

@@ -29,8 +29,9 @@ class PolicyInput:
     `exclusive_device` other models may take the device while this one waits. `many_groups`: more
     groups wait than the policy is asked about in one decision; each is a batch of its own, so a free
     instance should wait for none of them. `late_ns` is the time of the device that late requests may
-    take before others. `coupling` says how closely arrivals follow answers: 1.0 where all callers wait
-    for their answers before they send the next request (a closed loop), 0.0 in a Poisson stream.
+    take before others. `late_claim` is the part of the device that they may take from what is expected to
+    arrive: 1.0 where all callers wait for their answers before they send the next request (a closed loop),
+    else what it takes to answer them by their limits.
     """
 
     now_ns: int
@@ -42,7 +43,7 @@ class PolicyInput:
     exclusive_device: bool = True
     many_groups: bool = False
     late_ns: float = 0.0
-    coupling: float = 0.0
+    late_claim: float = 0.0
 
 
 @record

@@ -36,10 +36,10 @@ class LiveRequest:
     counts its parts in suspect groups, `requeues` how often it came back to the queue from one.
 
     `due_ns` is when it should be done. `expires_ns` is when it ends if it has not begun. `limit_ns` is the
-    last moment at which an answer is of use: the deadline, or what the model's settings say. `finish_by_ns` is its place
-    in its priority class: the earlier of due time and limit or, after every real time, its turn of
-    arrival. For a late request it is its turn, too (`requests/late.py`). `rank` says which class that is (`ranks.py`), `promote_at_ns` when it gains a better one.
-    `bucket` is the shape that it is padded to: its own where nothing is padded.
+    last moment at which an answer is of use: the deadline, or what the model's settings say. `finish_by_ns`
+    is its place in its priority class: the earlier of due time and limit or, after every real time, its
+    turn of arrival. For a late request it is its turn, too (`late_turn_ns`). `rank` says which class that
+    is (`ranks.py`), `promote_at_ns` when it gains a better one. `bucket` is the shape that it is padded to: its own where nothing is padded.
     """
 
     __slots__ = (

@@ -1,7 +1,7 @@
 """Admission: which requests may enter a queue.
 
-Predictions decide here: a request that cannot meet its target, whatever happens, is refused at once,
-while a retry elsewhere still helps. The bounds of the queue are checked after it (`bounds.py`).
+Predictions decide here: a request that cannot be answered within its limit is refused at once, while a
+retry elsewhere still helps; one that can, but not by its due time, is late. The bounds of the queue are checked after it (`bounds.py`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def admit(  # noqa: C901, PLR0911, PLR0912 - calls would cost a tenth of what ea
     done_ns = soonest_ns + times.expected[request.rows] - TOLERANCE_NS
     if done_ns <= request.finish_by_ns and request.split is None:
         return request
-    return _admit_late(request, model, times, fleet, soonest_ns, now_ns, idle=idle)
+    return _admit_late(request, model, times, fleet, soonest_ns, now_ns)
 
 
 def _expires_ns(arrived: RequestArrived, model: Model) -> int | None:
@@ -116,8 +116,6 @@ def _admit_late(
     fleet: Fleet,
     soonest_ns: float,
     now_ns: int,
-    *,
-    idle: bool,
 ) -> LiveRequest | Refusal:
     """Make a request late that cannot be answered by its due time, or refuse it.
 
@@ -137,7 +135,9 @@ def _admit_late(
         blame = blame_of(request, times, soonest_ns, deadline_ns, after_ns)
         return Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT, None, blame)
     measured = not times.is_stale(now_ns) or request.group_key in model.queue.groups
-    if measured and not idle:
+    # Beside one idle instance for each request that waits, and one more.
+    idle = [at_ns <= now_ns for at_ns in fleet.free_ns(model.name, now_ns)]
+    if measured and sum(idle) <= model.queue.requests:
         begins_ns, until_ns = soonest_ns, request.finish_by_ns + after_ns
         if model.serves_late:
             until_ns = limit_ns

@@ -172,6 +172,11 @@ class TestTime:
             33
         )
 
+    def test_time_that_a_batch_was_planned_for_beforehand_counts_once(self, late):
+        self.entitled(late, needed=0.3)
+        self.entitled(late, needed=0.3, now_ns=self.NOW_NS - 20 * MILLISECOND)
+        assert self.entitled(late, needed=0.3) == pytest.approx(30)
+
     def test_what_they_take_is_charged(self, late):
         late.waiting = True
         self.entitled(late, needed=0.3)
