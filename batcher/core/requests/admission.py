@@ -141,8 +141,9 @@ def _admit_late(
         begins_ns, until_ns = soonest_ns, request.finish_by_ns + after_ns
         if model.serves_late:
             until_ns = limit_ns
-            wait_ns = LateQueue(model, fleet, now_ns).wait_ns(request.arrived.rows)
-            begins_ns = max(soonest_ns, soonest_ns + wait_ns - takes_ns)
+            own_ns = takes_ns + after_ns
+            wait_ns = LateQueue(model, fleet, now_ns).wait_ns(request.arrived.rows, own_ns)
+            begins_ns = max(soonest_ns, soonest_ns + wait_ns - own_ns)
         missed_ns: float | None = None
         if begins_ns + takes_ns + after_ns > until_ns:
             missed_ns = until_ns

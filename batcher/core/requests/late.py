@@ -33,9 +33,11 @@ class LateQueue:
     __slots__ = (
         "_behind_all_ns",
         "_behind_late_ns",
+        "_each_ns",
         "_model",
         "_now_ns",
         "_overload",
+        "_stretch",
         "_wait_ns",
         "soonest_ns",
     )
@@ -46,15 +48,20 @@ class LateQueue:
         each_ns = model.times.backlog_ns(queue, rows or 1) / slots / (rows or 1)
         behind_all, behind_late = model.late.waits_behind(model.times.best_rate() * slots)
         self._model, self._now_ns, self._overload = model, now_ns, behind_late > 0.0
+        self._each_ns, self._stretch = each_ns, behind_all + behind_late
         # How much longer a late request waits for each row that waits, and for each late one of them.
         self._behind_all_ns, self._behind_late_ns = each_ns * behind_all, each_ns * behind_late
         self._wait_ns = rows * self._behind_all_ns + _late_rows(queue) * self._behind_late_ns
         self.soonest_ns = fleet.next_free_ns(model.name, now_ns)
         """When an instance is free."""
 
-    def wait_ns(self, rows: int = 0) -> float:
-        """Nanoseconds from `soonest_ns` until so many more rows have been served as late ones."""
-        return self._wait_ns + rows * (self._behind_all_ns + self._behind_late_ns)
+    def wait_ns(self, rows: int = 0, alone_ns: float = 0.0) -> float:
+        """Nanoseconds from `soonest_ns` until a late request of so many rows is done, behind all others.
+
+        `alone_ns`: what it takes alone. In batches with others it takes no longer.
+        """
+        own_ns = min(rows * self._each_ns, alone_ns)
+        return self._wait_ns + own_ns * self._stretch
 
     def give_up(
         self, requests: Sequence[LiveRequest], next_up: LiveRequest | None

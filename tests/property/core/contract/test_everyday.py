@@ -88,6 +88,21 @@ def test_512_rows_end_alike_each_time(play, device_of, model, row_ms, deadline_n
         assert set(played.outcomes()) == {OK}
 
 
+@pytest.mark.parametrize("groups", [1, 3, 10])
+@pytest.mark.parametrize("rows", [512, 1024])
+def test_a_large_request_that_fits_its_limit_is_answered_behind_others(
+    play, device_of, model, rows, groups
+):
+    """Its own batches count once, and as large ones, whatever waits before it."""
+    ahead = [
+        RequestArrived(number, "m", 1, 0, (), str(number % groups), MILLISECOND)
+        for number in range(10)
+    ]
+    requests = [request(100, 0), *ahead, request(101, 2 * MILLISECOND, rows=rows)]
+    played = play(model(), requests, device_of(5, 0.5))
+    assert set(played.outcomes()) == {OK}
+
+
 @pytest.mark.slow
 def test_lengths_without_padding_are_not_refused_beside_an_idle_device(play, device_of, model):
     """Each length is a batch group of its own, so most batches hold one row."""
