@@ -40,9 +40,9 @@ class Curve(Captured):
         Call `move_to` or `fit` before `times` is read.
         """
         count = self._counts.get(rows, 0) + 1
-        self._counts[rows] = min(count, MEAN_SAMPLES)
+        weighed = self._counts[rows] = min(count, MEAN_SAMPLES)
         mean = self.means.get(rows, took_ns)
-        moved = mean + (took_ns - mean) / min(count, MEAN_SAMPLES)
+        moved = mean + (took_ns - mean) / weighed
         self.means[rows] = moved
         return count == 1 or moved != mean or (self._pooled and count <= MEAN_SAMPLES)
 

@@ -34,9 +34,12 @@ class Recent(Captured):
         """Add a sample; the oldest goes where there are enough."""
         samples, ordered = self._samples, self._ordered
         samples.append((now_ns, sample))
+        if len(samples) > SAMPLES:
+            oldest = samples.popleft()[1]
+            if oldest == sample:
+                return
+            del ordered[bisect_left(ordered, oldest)]
         insort(ordered, sample)
-        if len(ordered) > SAMPLES:
-            del ordered[bisect_left(ordered, samples.popleft()[1])]
         self._choose()
 
     def _choose(self) -> None:
