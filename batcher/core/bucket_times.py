@@ -127,6 +127,8 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         times = self.get(bucket)
         if not times:
             return 0.0
+        if len(self) == 1:
+            return rows / self.best_rate()
         inside = self.inside_target(times.curve)
         return rows * min([inside[size] / size for size in range(1, len(inside))])
 

@@ -207,10 +207,13 @@ class AdaptivePolicy(BatchPolicy):
             fill(late, min(rows, self._most_rows(normal, given)), take, given)
         alone = len(normal) == 1 and not take
         if alone and not self.arrivals.share_up_to(normal[0].rank - 1):
-            decision = self._one_class(normal[0], given)
-            drop += normal[0].requests[: decision.drop]
-            stop = decision.drop + decision.count if isinstance(decision, Take) else None
-            take += normal[0].requests[decision.drop : stop]
+            requests, decision = normal[0].requests, self._one_class(normal[0], given)
+            stop = decision.drop + decision.count if isinstance(decision, Take) else len(requests)
+            if stop < len(requests):
+                # Others in time wait: no late ones go along.
+                return decision
+            drop += requests[: decision.drop]
+            take += requests[decision.drop :]
             until_ns: int | None = None if isinstance(decision, Take) else decision.until_ns
         else:
             until_ns = self._in_time(normal, take, drop, given)

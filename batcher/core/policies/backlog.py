@@ -49,9 +49,8 @@ class Price:
     def __call__(self, busy_ns: float) -> float:
         """Requests lost if the instances are busy for `busy_ns` from now on, on average."""
         z = (busy_ns - self._bend_ns) / self._softness_ns
-        if -_FAR < z < _FAR:
-            z = log1p(exp(z))
-        return self._scale * max(0.0, z) - self._at_once
+        soft = log1p(exp(z)) if -_FAR < z < _FAR else max(0.0, z)
+        return self._scale * soft - self._at_once
 
 
 @record

@@ -15,6 +15,9 @@ from batcher.core.service_time.estimator import ServiceTimes
 ROUNDED_NS = 1_000_000
 """Requests that miss the same time by the same milliseconds are refused together."""
 
+# Looking up a member costs as much as the rest of what follows, and all that is given up comes here.
+_QUEUE_AHEAD, _TARGET, _LIMIT = RefusalCause.QUEUE_AHEAD, MissedTime.TARGET, MissedTime.LIMIT
+
 
 def blame_of(
     request: LiveRequest,
@@ -47,11 +50,11 @@ def _blamed(
         short = missed is MissedTime.DEADLINE
         cause = RefusalCause.DEADLINE if short else RefusalCause.SERVICE_TIME
     elif (late_ns := soonest_ns + takes_ns - until_ns) > 0:
-        cause = RefusalCause.QUEUE_AHEAD
+        cause = _QUEUE_AHEAD
     elif (late_ns := soonest_ns + times.p95[rows] + after_ns - until_ns) > 0:
         cause = RefusalCause.MARGIN
     else:
-        return RefusalCause.QUEUE_AHEAD, missed, 0
+        return _QUEUE_AHEAD, missed, 0
     return cause, missed, int(late_ns) // ROUNDED_NS * ROUNDED_NS
 
 
@@ -88,9 +91,9 @@ def refuse_late(
 
 
 def _missed(request: LiveRequest, until_ns: float) -> MissedTime:
-    if until_ns == request.deadline_ns:
+    if until_ns == request.arrived.deadline_ns:
         return MissedTime.DEADLINE
     if until_ns == request.expires_ns:
         return MissedTime.QUEUE_TIMEOUT
     due_ns = request.due_ns
-    return MissedTime.TARGET if due_ns is not None and until_ns <= due_ns else MissedTime.LIMIT
+    return _TARGET if due_ns is not None and until_ns <= due_ns else _LIMIT
