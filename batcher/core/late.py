@@ -5,8 +5,10 @@ come first; late ones get the time in which the device would idle, the room that
 
 - where callers wait for their answers (a closed loop), the part of the device that they are of all that
   waits, so that they wait about as long as first come, first served would make them;
+- the more of the requests became late lately, the more of that part: where most are late in any case,
+  little is won by serving others before them;
 - what it takes to answer all of them by their limits;
-- in overload, instead of both, `late_share`.
+- in overload, instead of these, `late_share`.
 
 Overload is when more is offered than can be served for longer than a burst. It is measured in rows: those
 that arrived, whatever became of them, less those that could be served in the time of the batches that
@@ -25,6 +27,9 @@ ten targets; and where that is shorter, within one second."""
 WINDOWS = 10
 """Windows in that time. Fewer see a burst as overload; in more, arrivals of every day are cut as bursts."""
 
+LATE_WEIGHT = 0.2
+"""Weight of one window in the part of the rows that became late: it is that of the last half second."""
+
 COUPLING_WEIGHT = 0.2
 """Weight of one batch in how closely arrivals follow answers. From 0.1 to 0.3 nothing changes but the first
 half second of a closed loop."""
@@ -41,8 +46,10 @@ class LateTime(Captured):
         "_served",
         "_variance",
         "backlog",
+        "became_late",
         "burst_ns",
         "claim",
+        "late_part",
         "offered",
         "share",
         "since_answers",
@@ -64,6 +71,10 @@ class LateTime(Captured):
         """Rows that would wait if nothing had been refused, with bursts cut."""
         self.claim = 0.0
         """The part of the device that those in time leave to late requests."""
+        self.became_late = 0
+        """Rows that became late in this window."""
+        self.late_part = 0.0
+        """The part of the rows that became late lately."""
         self.offered = 0
         """Rows that arrived in this window, also those that were refused."""
         self._served = 0.0
@@ -120,6 +131,10 @@ class LateTime(Captured):
         self.backlog = max(0.0, self.backlog + arrived - self._served)
         if best_rate:
             self.backlog = min(self.backlog, best_rate * self.burst_ns)
+        if self.offered:
+            part = min(1.0, self.became_late / self.offered)
+            self.late_part += LATE_WEIGHT * (part - self.late_part)
+        self.became_late = 0
         self.offered, self._served = 0, 0.0
         self.window_ends_ns = now_ns + width_ns
 
@@ -159,10 +174,11 @@ class LateTime(Captured):
         `needed` of the device to be answered by their limits. No more than `most_ns` is saved up.
         """
         over = self.overload(best_rate)
-        fair = self.coupling() * part
+        # The more requests are late in any case, the less is won by serving others before them.
+        fair = max(self.coupling(), (1.0 - over) * self.late_part)
         needed = (1.0 - over) * min(1.0, needed)
-        share = max((1.0 - over) * fair, needed) + over * self.share
-        self.claim = max(self.coupling(), needed)
+        share = max((1.0 - over) * fair * part, needed) + over * self.share
+        self.claim = max(fair, needed)
         passed_ns = now_ns - max(self._at_ns, since_ns)
         if passed_ns > 0:
             self._entitled_ns = min(most_ns, self._entitled_ns + share * passed_ns)

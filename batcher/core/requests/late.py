@@ -25,6 +25,7 @@ def make_late(request: LiveRequest, model: Model) -> None:
     request.rank = LATE
     request.promote_at_ns = NEVER_NS
     model.late.waiting = True
+    model.late.became_late += request.rows
 
 
 class LateQueue:

@@ -212,3 +212,24 @@ def test_a_restored_account_goes_on_alike(late):
             each.charge(time_ns / 2)
             found.append((time_ns, each.coupling(), each.overload(RATE), each.capture()))
         assert found[0] == found[1]
+
+
+class TestMostAreLate:
+    def test_the_more_requests_become_late_the_more_time_late_ones_get(self, late):
+        late.waiting = True
+        shares = []
+        for _ in range(20):
+            late.offered += FULL
+            late.became_late += FULL // 2
+            late.begun(FULL)
+            late.next_window(late.window_ends_ns, RATE)
+            late._entitled_ns, late._at_ns = 0.0, 0
+            shares.append(late.entitled_ns(1000, 0, 1.0, 0.0, 1e9, RATE) / 1000)
+        assert shares == sorted(shares)
+        assert shares[0] == pytest.approx(0.1)
+        assert shares[-1] == pytest.approx(0.5, abs=0.01)
+
+    def test_in_overload_that_does_not_count(self, late):
+        late.waiting, late.late_part = True, 1.0
+        late.backlog = 10 * FULL
+        assert late.entitled_ns(1000, 0, 1.0, 0.0, 1e9, RATE) == pytest.approx(0.1 * 1000)
