@@ -26,12 +26,9 @@ Step: TypeAlias = tuple[int, Sequence[Event], Sequence[Command]]
 """One call of `Scheduler.handle`: its time in nanoseconds, its events and its commands."""
 
 KEPT_STEPS: Final = 64
-"""Steps that are remembered: some tens of milliseconds under load. With fewer, the history of a request
+"""Steps that are remembered, and of one step its last events: some tens of milliseconds under load. With fewer, the history of a request
 that ran for long lacks its beginning. With more, every step costs more, because memory comes back to
 use later: 256 cost 2 % of the simulator's speed, 2048 cost 15 %."""
-
-KEPT_EVENTS: Final = 256
-"""Events of one step that are remembered, its last ones; some 200 bytes each."""
 
 LONGEST_LINE: Final = 400
 """Characters of one event or command in a history: a large batch names thousands of requests."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from operator import index
-from typing import Final
 
 from batcher.core.bucket_times import BucketTimes
 from batcher.core.devices.instances import RunningBatch
@@ -19,18 +18,7 @@ from batcher.core.queueing.tenants import TenantShares
 from batcher.core.service_time.handling import Handling
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
-
-MAX_DESCRIPTION: Final = 400
-"""Characters of a policy's error in a message."""
-
-
-def described(error: Exception) -> str:
-    """A policy's error for a message: its type and its text, shortened, on one line."""
-    try:
-        text = " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - the error's own `__str__`
-        text = "its message cannot be read"
-    return f"{type(error).__name__}: {text}"[:MAX_DESCRIPTION]
+from batcher.errors import describe
 
 
 class Model:
@@ -203,7 +191,7 @@ class Model:
     def policy_raised(self, error: Exception) -> None:
         """Fall back to greedy formation, and have the scheduler report why."""
         self.fall_back()
-        self._policy_errors.append((self, described(error)))
+        self._policy_errors.append((self, describe(error)))
 
     def bucket_of(self, shapes: Shapes) -> Shapes:
         """The shape that a request of these shapes is padded to."""

@@ -36,16 +36,15 @@ from batcher.core.handlers.instances import (
 )
 from batcher.core.handlers.models import configure, remove
 from batcher.core.handlers.requests import arrive, cancel, end_at_limit, expire
-from batcher.core.history import KEPT_EVENTS, History, InvalidTransition
+from batcher.core.history import KEPT_STEPS, History, InvalidTransition
 from batcher.core.lifecycle import request_state
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
 from batcher.core.restore import restore
-from batcher.core.service_time.estimator import STALE_NS
 from batcher.core.snapshot import capture
 from batcher.core.state import State
-from batcher.core.times import NEVER_NS
+from batcher.core.times import LATELY_NS, NEVER_NS
 from batcher.core.validate import validate_requests
 
 
@@ -57,7 +56,7 @@ class Scheduler:
         self.now_ns = 0
         """The time of the last step. Kept here as well: drivers read it at each step."""
         self.models, self.fleet, self.live = contents.models, contents.fleet, contents.live
-        self._refresh_ns = STALE_NS
+        self._refresh_ns = LATELY_NS
         self._history = History()
         self._remember = self._history.add
 
@@ -75,7 +74,7 @@ class Scheduler:
             now_ns = self.now_ns
         if now_ns >= self._refresh_ns:
             # Predictions are as of now, to a second: they forget also while nothing runs.
-            self._refresh_ns = (now_ns // STALE_NS + 1) * STALE_NS
+            self._refresh_ns = (now_ns // LATELY_NS + 1) * LATELY_NS
             for model in self.models.values():
                 model.refresh(now_ns)
         self.now_ns = contents.now_ns = now_ns
@@ -98,8 +97,8 @@ class Scheduler:
             self._history.add((now_ns, events, contents.ledger.take_commands()))
             error.add_history(self._state_of(error.request_id), self._history.of(error.request_id))
             raise
-        if len(events) > KEPT_EVENTS:
-            events = events[-KEPT_EVENTS:]
+        if len(events) > KEPT_STEPS:
+            events = events[-KEPT_STEPS:]
         ledger = contents.ledger
         commands = ledger.commands
         if commands:
@@ -135,7 +134,7 @@ class Scheduler:
         scheduler = cls(policies)
         restore(scheduler.contents, state)
         scheduler.now_ns = scheduler.contents.now_ns
-        scheduler._refresh_ns = (scheduler.now_ns // STALE_NS + 1) * STALE_NS
+        scheduler._refresh_ns = (scheduler.now_ns // LATELY_NS + 1) * LATELY_NS
         return scheduler
 
     def validate(self) -> None:

@@ -26,7 +26,6 @@ SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
     "batching/filling": ("padded",),
     "batching/late_entitlement": ("late", "levels"),
     "late": ("late", "levels"),
-    "scheduler": ("noise",),
     "batching/selection": ("groups", "models"),
     "bucket_times": ("padded", "noise"),
     "devices/prefetch": ("gaps",),
@@ -48,26 +47,19 @@ SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
     "service_time/handling": ("replies", "noise"),
     "service_time/outliers": ("noise",),
     "service_time/recent": ("replies", "noise"),
+    "times": ("models", "tenants", "noise", "failing"),
 }
 """By file of the core, without `.py`: the scenes that its constants were made for."""
 
 FIXED: Final[dict[str, str]] = {
-    "batching/policy_calls.MIN_WAIT_NS": "the resolution of timers",
     "bucket_times.MOST_SHAPES": "a bound of memory",
-    "history.KEPT_EVENTS": "a bound of memory",
     "history.KEPT_STEPS": "a bound of memory",
     "history.LONGEST_LINE": "a bound of memory",
-    "model.MAX_DESCRIPTION": "a bound of memory",
-    "policies/backlog._FAR": "the precision of floats",
-    "policies/fixed.TIMER_NS": "the resolution of timers",
-    "policies/waiting.TIMER_NS": "the resolution of timers",
-    "queueing/expiry.SLACK": "a bound of memory",
     "queueing/padding.MOST_KNOWN": "a bound of memory",
     "queueing/ranks.LATE": "a name of a rank",
-    "requests/blame.ROUNDED_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.QUEUE_FULL_RETRY_NS": "protocol: what a refusal tells its caller",
-    "requests/refusals.SHORTEST_RETRY_NS": "protocol: what a refusal tells its caller",
     "requests/refusals.UNAVAILABLE_RETRY_NS": "protocol: what a refusal tells its caller",
+    "times.TIMER_NS": "the resolution of timers",
     "times.NEVER_NS": "a name of a time",
     "times.TOLERANCE_NS": "the precision of floats",
 }

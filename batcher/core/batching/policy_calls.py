@@ -20,10 +20,7 @@ from batcher.core.policies import Choose, PolicyInput, Take, Wait
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.splitting import fill
-from batcher.core.times import NEVER_NS
-
-MIN_WAIT_NS = 1_000_000
-"""A policy that waits for a moment in the past is asked again after this: else it would spin."""
+from batcher.core.times import NEVER_NS, TIMER_NS
 
 NO_REQUESTS: tuple[LiveRequest, ...] = ()
 
@@ -48,7 +45,8 @@ def ask(
     if drop:
         answers.given_up.append((model, drop))
     if until_ns is not None and until_ns < NEVER_NS:
-        until_ns = until_ns if until_ns > given.now_ns else given.now_ns + MIN_WAIT_NS
+        # A moment in the past is asked for again a little later: else the policy would spin.
+        until_ns = until_ns if until_ns > given.now_ns else given.now_ns + TIMER_NS
         again_ns = answers.ask_again_ns
         answers.ask_again_ns = until_ns if again_ns is None else min(again_ns, until_ns)
     if not take:

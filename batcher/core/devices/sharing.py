@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from batcher.core.captured import Captured
-
-USE_WINDOW_NS = 1_000_000_000.0
-"""Nanoseconds of use after which everything used is halved: about so much is remembered."""
+from batcher.core.times import LATELY_NS
 
 MIN_EXPECTED_ROWS = 0.01
 """A model that expects fewer rows than this within its target does not limit the others' batches."""
@@ -43,7 +41,8 @@ def charge(
 ) -> None:
     """Add a batch to what its model has used. `every`: all models; `on_device`: those that share it."""
     use.used_ns += cost_ns
-    if use.used_ns > USE_WINDOW_NS:
+    if use.used_ns > LATELY_NS:
+        # Halved, so that about so much is remembered.
         for each in every:
             each.used_ns /= 2
     total_ns = sum([each.used_ns for each in on_device])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from batcher.core.captured import Captured
 from batcher.core.decay import DecayingSum
+from batcher.core.times import LATELY_NS
 
 FAILED_SHARE = 0.02
 """Batches are kept so small that this share of them fails; or larger, where the model would not keep
@@ -18,9 +19,6 @@ up with that."""
 BUSY_SHARE = 0.7
 """The model keeps up while its arrivals take no more than this share of its instances: bisections need the
 rest. With 0.55, up to 0.7 points fewer are in time while 1 % fail."""
-
-ARRIVAL_WINDOW_NS = 500_000_000.0
-"""Nanoseconds over which arrivals are averaged."""
 
 FAULT_WINDOW_ROWS = 4096.0
 """Rows after which rows and failing requests are halved: about so many are remembered."""
@@ -34,7 +32,7 @@ class FaultAwareCap(Captured):
     def __init__(self) -> None:
         self.rows = FAULT_WINDOW_ROWS / 2.0
         self.faults = 0.0
-        self._arrivals = DecayingSum(ARRIVAL_WINDOW_NS)
+        self._arrivals = DecayingSum(LATELY_NS)
 
     def arrived(self, rows: int, now_ns: int) -> None:
         """Note a request. Called only while there are `faults`."""
@@ -61,7 +59,7 @@ class FaultAwareCap(Captured):
         `curve` is the time of a batch by its rows; `waiting` rows are served beside the arrivals. Where no
         size keeps up, it is the largest.
         """
-        arriving = (self._arrivals.at(now_ns) + waiting) / ARRIVAL_WINDOW_NS
+        arriving = (self._arrivals.at(now_ns) + waiting) / LATELY_NS
         needed_rate = arriving / slots / BUSY_SHARE
         safe, largest = self.safe_rows(), len(curve) - 1
         for rows in range(safe, largest):

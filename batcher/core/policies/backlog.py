@@ -29,9 +29,6 @@ LONG = 128
 """A backlog of more requests is planned more coarsely, with several instances as for one that is as many
 times as fast, and requests are given up several at a time: one in so many. Both save time only."""
 
-_FAR = 30.0
-"""Beyond it, ln(1 + exp(z)) is z (and 0 below the negative) within 1e-13."""
-
 
 class Price:
     """What keeping the instances busy costs, in requests.
@@ -49,7 +46,7 @@ class Price:
     def __call__(self, busy_ns: float) -> float:
         """Requests lost if the instances are busy for `busy_ns` from now on, on average."""
         z = (busy_ns - self._bend_ns) / self._softness_ns
-        soft = log1p(exp(z)) if -_FAR < z < _FAR else max(0.0, z)
+        soft = log1p(exp(z)) if z < 0.0 else z + log1p(exp(-z))
         return self._scale * soft - self._at_once
 
 

@@ -20,10 +20,7 @@ from __future__ import annotations
 from batcher.core.policies.interface import BatchPolicy, Decision, PolicyInput, Take, Wait
 from batcher.core.queueing.batch_groups import BatchGroup
 from batcher.core.settings import FixedWindow
-from batcher.core.times import NEVER_NS
-
-TIMER_NS = 1_000_000
-"""A window closes so much (1 ms) before a deadline asks for it: the timer that closes it may be that late."""
+from batcher.core.times import NEVER_NS, TIMER_NS
 
 
 class FixedWindowPolicy(BatchPolicy):

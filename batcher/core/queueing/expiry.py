@@ -12,10 +12,6 @@ from collections.abc import Iterator, Mapping
 
 from batcher.core.queueing.request import LiveRequest
 
-SLACK = 64
-"""Stale entries that are always allowed, so that small heaps are not rebuilt all the time. A few KiB; the value
-does not matter otherwise."""
-
 
 class ExpiryHeap:
     """Waiting requests by hard expiry. `live` is the scheduler's own table of requests.
@@ -42,7 +38,7 @@ class ExpiryHeap:
         if request.expires_ns is None:
             return
         self._waiting -= 1
-        if len(self.heap) > 2 * self._waiting + SLACK:
+        if len(self.heap) > 2 * (self._waiting + 1):
             # A request that waits again after its batch failed may be in it twice.
             self.heap = list({entry for entry in self.heap if self._is_waiting(*entry)})
             heapq.heapify(self.heap)
@@ -73,4 +69,4 @@ class ExpiryHeap:
         }
         assert expected <= listed, f"not watched: {expected - listed}"
         assert self._waiting == len(expected)
-        assert len(self.heap) <= 2 * self._waiting + SLACK + 1
+        assert len(self.heap) <= 2 * (self._waiting + 1) + 1

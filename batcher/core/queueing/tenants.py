@@ -13,15 +13,13 @@ from collections.abc import Iterable
 from math import exp
 
 from batcher.core.captured import Captured
+from batcher.core.times import LATELY_NS
 
 DEFAULT = "default"
 """The tenant of requests whose tenant is not named in the settings."""
 
 DEPTH_TARGETS = 4.0
 """What a bucket holds: this many targets of its tenant's share."""
-
-SEEN_NS = 1_000_000_000
-"""A tenant that sent nothing for so long has no part. What a tenant asks for is averaged over as long."""
 
 SHORTEST_RATE_NS = 100_000_000.0
 """A tenant that has just come counts as if it had asked for so long, or its first request would be a
@@ -46,7 +44,7 @@ class TenantShares(Captured):
             self.weights.setdefault(DEFAULT, 1.0)
         self.several = len(self.weights) > 1
         """Whether tenants are told apart. An attribute, since it is asked for each request."""
-        self._depth_ns = DEPTH_TARGETS * (target_ns or SEEN_NS)
+        self._depth_ns = DEPTH_TARGETS * (target_ns or LATELY_NS)
         self._rates: dict[str, float] = {}
         self._rows: dict[str, float] = {}
         self._seen_ns: dict[str, int] = {}
@@ -59,19 +57,19 @@ class TenantShares(Captured):
         """
         name = tenant if tenant in self.weights else DEFAULT
         before_ns = self._seen_ns.get(name)
-        if before_ns is None or now_ns - before_ns > SEEN_NS:
+        if before_ns is None or now_ns - before_ns > LATELY_NS:
             self._since_ns[name] = before_ns = now_ns
             self._rates[name] = 0.0
             self._rows.pop(name, None)
         self._seen_ns[name] = now_ns
-        kept = exp((before_ns - now_ns) / SEEN_NS)
-        self._rates[name] = self._rates[name] * kept + rows / SEEN_NS
+        kept = exp((before_ns - now_ns) / LATELY_NS)
+        self._rates[name] = self._rates[name] * kept + rows / LATELY_NS
         if capacity <= 0.0:
             return False
         rates = {
             each: self._rate(each, now_ns)
             for each, seen_ns in self._seen_ns.items()
-            if now_ns - seen_ns <= SEEN_NS
+            if now_ns - seen_ns <= LATELY_NS
         }
         weights = self.weights
         share = TOLERANCE * capacity / sum([weights[each] for each in rates])
@@ -90,9 +88,9 @@ class TenantShares(Captured):
 
     def _rate(self, tenant: str, now_ns: int) -> float:
         """Rows a nanosecond that the tenant asks for, since it came."""
-        kept = exp((self._seen_ns[tenant] - now_ns) / SEEN_NS)
+        kept = exp((self._seen_ns[tenant] - now_ns) / LATELY_NS)
         # An average of a short time counts for that time only.
-        known = 1.0 - exp((self._since_ns[tenant] - now_ns - SHORTEST_RATE_NS) / SEEN_NS)
+        known = 1.0 - exp((self._since_ns[tenant] - now_ns - SHORTEST_RATE_NS) / LATELY_NS)
         return self._rates[tenant] * kept / known
 
     def _beside_the_others(self, rates: dict[str, float], share: float, capacity: float) -> float:

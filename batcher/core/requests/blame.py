@@ -11,9 +11,7 @@ from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.ledger import Ledger
 from batcher.core.requests.refusals import busy_ns
 from batcher.core.service_time.estimator import ServiceTimes
-
-ROUNDED_NS = 1_000_000
-"""Requests that miss the same time by the same milliseconds are refused together."""
+from batcher.core.times import TIMER_NS
 
 # Looking up a member costs as much as the rest of what follows, and all that is given up comes here.
 _QUEUE_AHEAD, _TARGET, _LIMIT = RefusalCause.QUEUE_AHEAD, MissedTime.TARGET, MissedTime.LIMIT
@@ -55,7 +53,8 @@ def _blamed(
         cause = RefusalCause.MARGIN
     else:
         return _QUEUE_AHEAD, missed, 0
-    return cause, missed, int(late_ns) // ROUNDED_NS * ROUNDED_NS
+    # Those that miss the same time by the same milliseconds are refused together.
+    return cause, missed, int(late_ns) // TIMER_NS * TIMER_NS
 
 
 def refuse_late(

@@ -9,6 +9,7 @@ from batcher.core.devices.fleet import Fleet
 from batcher.core.events import RequestArrived
 from batcher.core.model import Model
 from batcher.core.record import record
+from batcher.core.times import TIMER_NS
 
 QUEUE_FULL_RETRY_NS = 100_000_000
 """What a client is told to wait when a queue is full: several batches later. The value decides only how
@@ -16,9 +17,6 @@ often such clients come back."""
 
 UNAVAILABLE_RETRY_NS = 1_000_000_000
 """What a client is told to wait when no instance is up: about the time that a small model takes to load."""
-
-SHORTEST_RETRY_NS = 1_000_000
-"""No client is told to come back sooner than after this."""
 
 
 @final
@@ -44,7 +42,7 @@ TOO_MANY_BYTES: Final = Refusal(Outcome.REJECTED, Reason.TOO_MANY_BYTES)
 def busy_ns(model: Model, fleet: Fleet, now_ns: int) -> int:
     """Nanoseconds for which the model is busy with what waits and runs: when a retry makes sense."""
     waiting_ns = model.times.backlog_ns(model.queue, model.queue.all_rows) / fleet.slots(model.name)
-    return max(SHORTEST_RETRY_NS, int(fleet.next_free_ns(model.name, now_ns) - now_ns + waiting_ns))
+    return max(TIMER_NS, int(fleet.next_free_ns(model.name, now_ns) - now_ns + waiting_ns))
 
 
 def expiry_reason(arrived: RequestArrived, expires_ns: int | None) -> Reason:

@@ -27,11 +27,6 @@ from batcher.core.queueing.request import LiveRequest, Split
 from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
-PIECE_PART = 0.5
-"""A piece takes at most this part of the target. A request that comes just after a piece began waits for half
-of its target, and has the other half to run in. Smaller pieces take more batches for the same rows; larger
-ones leave the others less time."""
-
 
 def piece_rows(model: Model, shapes: Shapes) -> int:
     """The most rows of one piece: a whole batch, or fewer where others could not meet their targets."""
@@ -40,7 +35,8 @@ def piece_rows(model: Model, shapes: Shapes) -> int:
     target_ns = model.target_ns if model.deadline_aware else None
     if target_ns is None or not model.reachable or not times:
         return most
-    return min(most, max(1, bisect_right(times.curve, PIECE_PART * target_ns) - 1))
+    # Who comes just after a piece began waits for half of its target, and has the other half to run in.
+    return min(most, max(1, bisect_right(times.curve, target_ns / 2) - 1))
 
 
 def split(request: LiveRequest, model: Model) -> None:

@@ -13,6 +13,7 @@ from batcher.core.service_time.drift import JUMP, Drift
 from batcher.core.service_time.handling import Handling
 from batcher.core.service_time.outliers import Outliers
 from batcher.core.service_time.recent import FORGET_NS, Recent
+from batcher.core.times import LATELY_NS
 
 MARGIN_QUANTILE = 0.95
 """The margin covers this share of recent batches: one in twenty may take longer than planned. With 0.9 or
@@ -24,10 +25,6 @@ noisy device does not make every request look late. Half as much is the same wit
 a bound up to 3 points are lost where one row takes over half of the target."""
 
 _NEVER = float("inf")
-
-STALE_NS = 1_000_000_000
-"""A bucket without a batch for so long (one second) follows a change of speed seen in another one, and
-gets a request to be measured by."""
 
 
 class ServiceTimes(Captured):
@@ -92,7 +89,7 @@ class ServiceTimes(Captured):
 
     def is_stale(self, now_ns: int) -> bool:
         """Whether no batch has begun for so long that a prediction alone should refuse nothing."""
-        return self.last_batch_ns is None or now_ns - self.last_batch_ns >= STALE_NS
+        return self.last_batch_ns is None or now_ns - self.last_batch_ns >= LATELY_NS
 
     def seed(self, profile: Iterable[tuple[int, int]], *, measured: bool = True) -> None:
         """Learn from a warm-up, or an estimate: (rows, nanoseconds) pairs."""

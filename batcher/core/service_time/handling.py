@@ -1,18 +1,14 @@
 """What lies around a batch's own time: giving it to its instance, hearing of its end, its answers.
 
 That is the machine's time, not the device's: the event loop, a change of threads, other processes. It
-is usually short and now and then long, so what is predicted is what is usual (a median), and a stall
-changes nothing of what is known about the device.
+is usually short and now and then long, so what is predicted is what is usual: a median, which holds as long as less than
+half of the batches meet a stall. So a stall changes nothing of what is known about the device.
 """
 
 from __future__ import annotations
 
 from batcher.core.captured import Captured
 from batcher.core.service_time.recent import Recent
-
-USUAL = 0.5
-"""The quantile that is predicted: it holds as long as less than half of the batches meet a stall. A
-higher one takes stalls for usual: with 0.95, a stall for one batch in twenty delays every plan."""
 
 
 class Handling(Captured):
@@ -28,7 +24,7 @@ class Handling(Captured):
     STATE = ("_idle", "_prefetched", "_replies")
 
     def __init__(self) -> None:
-        self._idle, self._prefetched, self._replies = Recent(USUAL), Recent(USUAL), Recent(USUAL)
+        self._idle, self._prefetched, self._replies = Recent(), Recent(), Recent()
         self.gap_ns = self.saved_ns = self.reply_ns = 0.0
 
     def observe(self, beyond_ns: float, now_ns: int, *, prefetched: bool) -> float:

@@ -21,7 +21,7 @@ class Recent(Captured):
     __slots__ = ("_none", "_ordered", "_quantile", "_samples", "value")
     STATE = ("_samples",)
 
-    def __init__(self, quantile: float, none: float = 0.0) -> None:
+    def __init__(self, quantile: float = 0.5, none: float = 0.0) -> None:
         self._quantile, self._none = quantile, none
         self._samples: deque[tuple[int, float]] = deque()
         self._ordered: list[float] = []

@@ -14,8 +14,8 @@ import pytest
 from batcher.core.batching.selection import MAX_KINDS, OLDEST_FIRST_ONE_IN
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause, FailureCause, InstanceDown, RequestArrived
-from batcher.core.policies.fixed import TIMER_NS
 from batcher.core.settings import NoBatching
+from batcher.core.times import TIMER_NS
 
 FAILED = {
     FailureCause.DEVICE: Reason.DEVICE_FAILURE,

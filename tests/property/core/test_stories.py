@@ -26,7 +26,6 @@ from batcher.core.events import (
 )
 from batcher.core.queueing.ranks import LATE
 from batcher.core.scheduler import Scheduler
-from batcher.core.service_time.estimator import STALE_NS
 from batcher.core.settings import (
     Adaptive,
     FixedWindow,
@@ -35,7 +34,7 @@ from batcher.core.settings import (
     PaddedAxis,
     QueueLimits,
 )
-from batcher.core.times import TOLERANCE_NS
+from batcher.core.times import LATELY_NS, TOLERANCE_NS
 
 STORIES = 300
 LONGEST_WINDOW_NS = 50 * MILLISECOND
@@ -168,7 +167,7 @@ class Story:
                     assert again or fits or length == most
         assert len(keys) == 1
         bucket = command.model, command.bucket
-        stale = self.now_ns - self.ran_ns.get(bucket, -STALE_NS) >= STALE_NS
+        stale = self.now_ns - self.ran_ns.get(bucket, -LATELY_NS) >= LATELY_NS
         self.ran_ns[bucket] = self.now_ns
         self.check_that_it_is_in_time(command, rows, stale=stale)
         took_ms = (4 + self.draw.random() * rows) * self.draw.choice([1, 1, 1, 1, 10])

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from batcher.core.events import CancelCause, RequestCancelled
-from batcher.core.history import KEPT_EVENTS, KEPT_STEPS, LONGEST_LINE, History, InvalidTransition
+from batcher.core.history import KEPT_STEPS, LONGEST_LINE, History, InvalidTransition
 from batcher.core.scheduler import Scheduler
 
 
@@ -124,7 +124,7 @@ def test_steps_in_which_nothing_happened_are_not_remembered(busy):
 
 
 def test_the_first_events_of_a_large_step_are_forgotten(busy):
-    busy.feed(*[RequestCancelled(1000 + i, CancelCause.CANCELLED) for i in range(KEPT_EVENTS + 1)])
+    busy.feed(*[RequestCancelled(1000 + i, CancelCause.CANCELLED) for i in range(KEPT_STEPS + 1)])
     assert busy.scheduler._history.of(1000) == []
     assert len(busy.scheduler._history.of(1001)) == 1
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from batcher.core.batching.policy_calls import MIN_WAIT_NS
 from batcher.core.commands import (
     FAILURE_REASONS,
     Dispatch,
@@ -34,9 +33,8 @@ from batcher.core.events import (
     RequestCancelled,
 )
 from batcher.core.queueing.ranks import LATE
-from batcher.core.service_time.estimator import STALE_NS
 from batcher.core.settings import Adaptive, NoBatching
-from batcher.core.times import NEVER_NS, TOLERANCE_NS
+from batcher.core.times import LATELY_NS, NEVER_NS, TIMER_NS, TOLERANCE_NS
 
 FULL = {Reason.QUEUE_REQUESTS, Reason.QUEUE_GROUPS, Reason.QUEUE_ROWS, Reason.QUEUE_BYTES}
 
@@ -217,7 +215,7 @@ class Accounts:
 
     def is_stale(self, model, bucket):
         """Whether no batch has begun for so long that a prediction alone refuses nothing."""
-        return self.now_ns - self.ran_ns.get((model, bucket), -STALE_NS) >= STALE_NS
+        return self.now_ns - self.ran_ns.get((model, bucket), -LATELY_NS) >= LATELY_NS
 
     def has_room(self, up):
         busy = [self.instances[b.command.instance] for b in self.running.values() if not b.next]
@@ -467,7 +465,7 @@ class Accounts:
             first = group.classes[0]
             assert first.rank != LATE
             finish_by_ns = first.requests[0].finish_by_ns
-            assert scheduler.next_wakeup_ns() <= max(finish_by_ns, self.now_ns + MIN_WAIT_NS)
+            assert scheduler.next_wakeup_ns() <= max(finish_by_ns, self.now_ns + TIMER_NS)
 
     def check_queues(self, scheduler):
         """What is said of queues is what waits, and newcomers do not overfill them."""

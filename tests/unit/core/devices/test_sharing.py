@@ -4,12 +4,12 @@ import pytest
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.devices.sharing import (
-    USE_WINDOW_NS,
     DeviceUse,
     charge,
     longest_wait_ns,
 )
 from batcher.core.events import DeviceConfigured
+from batcher.core.times import LATELY_NS
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def test_a_batch_is_charged_to_its_model():
 
 
 def test_use_is_halved_for_all_once_it_fills_the_window():
-    uses = [DeviceUse(USE_WINDOW_NS), DeviceUse(100.0)]
+    uses = [DeviceUse(LATELY_NS), DeviceUse(100.0)]
     charge(uses[0], 100.0, uses, uses[:1])
-    assert [use.used_ns for use in uses] == [(USE_WINDOW_NS + 100.0) / 2, 50.0]
+    assert [use.used_ns for use in uses] == [(LATELY_NS + 100.0) / 2, 50.0]
     assert [use.share for use in uses] == [1.0, 1.0]
 
 

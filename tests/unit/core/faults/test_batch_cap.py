@@ -26,7 +26,7 @@ def test_batches_are_small_unless_the_model_would_not_keep_up():
     assert most_rows(500) == 13
     assert most_rows(500, slots=2) == 4
     assert most_rows(500, later_ns=SECOND) == 4
-    assert most_rows(300, waiting=100) == most_rows(500)
+    assert most_rows(300, waiting=200) == most_rows(500)
     assert most_rows(2000) == 32
 
 

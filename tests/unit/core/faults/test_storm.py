@@ -5,7 +5,8 @@ from __future__ import annotations
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Part, Reason
 from batcher.core.events import FailureCause
-from batcher.core.faults.bisection import MAX_BISECTED, STORM_FAILURES, STORM_NS, Bisections
+from batcher.core.faults.bisection import MAX_BISECTED, STORM_FAILURES, Bisections
+from batcher.core.times import LATELY_NS
 
 OK = (Outcome.OK, Reason.NONE)
 UNKNOWN = (Outcome.FAILED, Reason.UNKNOWN_FAILURE)
@@ -22,7 +23,7 @@ def test_many_executions_that_fail_in_a_row_are_a_storm():
         assert begin(bisections, batch)
     assert bisections.storm_until_ns is None
     assert not begin(bisections, STORM_FAILURES)
-    assert bisections.storm_until_ns == STORM_NS
+    assert bisections.storm_until_ns == LATELY_NS
 
 
 def test_failures_between_which_a_batch_succeeds_are_none():
@@ -38,7 +39,7 @@ def test_too_many_bisected_batches_at_once_are_a_storm():
     for batch in range(MAX_BISECTED + 1):
         assert begin(bisections, batch) == (batch < MAX_BISECTED)
         bisections.note_success(0)
-    assert bisections.storm_until_ns == STORM_NS
+    assert bisections.storm_until_ns == LATELY_NS
 
 
 def test_bisections_stop_on_a_device_that_fails_every_batch(bursts):
@@ -62,7 +63,7 @@ def test_a_storm_is_over_once_batches_succeed(bursts):
 
     ends = world.burst(10_000, 32, world.scheduler.now_ns)
     assert (ends[10_001], world.extra) == (UNKNOWN, before)
-    later_ns = world.scheduler.now_ns + STORM_NS
+    later_ns = world.scheduler.now_ns + LATELY_NS
     world.failing = {11_001}
     ends = world.burst(11_000, 33, later_ns)
     assert list(ends.values()).count(OK) == 32

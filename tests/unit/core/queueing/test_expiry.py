@@ -9,7 +9,6 @@ import pytest
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause
-from batcher.core.queueing.expiry import SLACK
 
 BY_CALLER = (Outcome.EXPIRED, Reason.CALLER_DEADLINE)
 BY_TIMEOUT = (Outcome.EXPIRED, Reason.QUEUE_TIMEOUT)
@@ -118,7 +117,7 @@ def test_the_heap_stays_bounded_while_callers_come_and_go(busy):
         play.cancel(request_id)
         sizes.append(len(play.scheduler.contents.expiry.heap))
 
-    assert max(sizes) <= SLACK + 2
+    assert max(sizes) <= 3
     assert play.wakeup is None
     assert play.scheduler.contents.expiry.heap == []
 
@@ -129,7 +128,7 @@ def test_the_heap_stays_bounded_while_one_with_an_early_expiry_stays(busy):
     for request_id in range(2, 2_000):
         play.arrive(request_id, expires=1e6)
         play.cancel(request_id)
-        assert len(play.scheduler.contents.expiry.heap) <= SLACK + 4
+        assert len(play.scheduler.contents.expiry.heap) <= 5
 
     assert play.wakeup == 10
 

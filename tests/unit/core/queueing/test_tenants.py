@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.queueing.tenants import SEEN_NS, TenantShares
+from batcher.core.queueing.tenants import TenantShares
+from batcher.core.times import LATELY_NS
 
 CAPACITY = 1000 / SECOND
 """Rows a nanosecond: a thousand a second."""
@@ -47,7 +48,7 @@ def test_a_tenant_that_floods_is_over_its_share_and_the_other_is_not(shares):
 
 def test_an_unused_share_is_available_to_all(shares):
     shares.over("gold", 1, CAPACITY, 0)
-    assert over(shares, "default", 900, start_ns=2 * SEEN_NS) == 0.0
+    assert over(shares, "default", 900, start_ns=2 * LATELY_NS) == 0.0
 
 
 def test_no_tenant_is_over_a_share_of_an_unknown_capacity(shares):
