@@ -13,7 +13,7 @@ be waited away, the room that a batch has left, and first of all what they are e
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -336,11 +336,13 @@ class AdaptivePolicy(BatchPolicy):
                 fill(requests, most, take, given)
             return None
         first_most = self._most_rows(normal[:1], given)
+        planned = 0
         for priority_class in normal:
             limit = first_most if priority_class is normal[0] else most
             room = limit - sum(request.rows for request in take)
             if room < 1:
                 break
+            planned += 1
             requests = priority_class.requests
             chosen = self._plan(
                 priority_class.finish_by,
@@ -355,6 +357,11 @@ class AdaptivePolicy(BatchPolicy):
             fill(requests[chosen.drop : end], limit, take, given)
             if end < len(requests):
                 break
+        # What cannot be in time any more would wait in vain in the classes that were not planned.
+        soonest_ns = given.free_ns[0] + given.times.expected[1] - TOLERANCE_NS
+        for priority_class in normal[planned:]:
+            gone = bisect_left(priority_class.finish_by, soonest_ns)
+            drop.extend(priority_class.requests[:gone])
         return None
 
     # State

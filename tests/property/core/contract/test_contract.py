@@ -220,17 +220,24 @@ def stalls_of(draw, until_ns):
     load=st.sampled_from((1.5, 2.0, 4.0)),
     shape=st.sampled_from(((5, 0.5, 50), (5, 1, 50), (5, 1, 100))),
     share=st.sampled_from((0.02, 0.05)),
+    levels=st.sampled_from((1, 3)),
 )
-def test_what_is_late_costs_those_in_time_its_share(play, device_of, seed, load, shape, share):
+def test_what_is_late_costs_those_in_time_its_share(
+    play, device_of, seed, load, shape, share, levels
+):
     base_ms, row_ms, target_ms = shape
     device, draw = device_of(base_ms, row_ms), random.Random(seed)
     target_ns, limit_ns = target_ms * MILLISECOND, SECOND
     rate = load * 32 / device.takes_ns(32)
     at_ns = arrivals(draw, rate, int(rate * 4 * SECOND))
-    requests = [RequestArrived(i, "m", 1, 0, (), "", t) for i, t in enumerate(at_ns)]
+    requests = [
+        RequestArrived(i, "m", 1, 0, (), "", t, priority=draw.randint(1, levels))
+        for i, t in enumerate(at_ns)
+    ]
 
     def played(policy):
-        asked = ModelSettings(32, policy, QueueLimits(**ROOM), target_ns)
+        limits = QueueLimits(**ROOM, priority_levels=levels, default_priority=1)
+        asked = ModelSettings(32, policy, limits, target_ns)
         return play(asked, requests, device, validate=False)
 
     refusing = played(Adaptive(limit_ns=target_ns))
