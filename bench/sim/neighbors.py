@@ -84,11 +84,11 @@ def _two_levels(profile: world.Profile, part: float, seed: int) -> list[world.St
 def _limits(options: argparse.Namespace, profile: world.Profile) -> dict[str, Any]:
     """Beside the most urgent level, late requests are answered or refused by their limit."""
     found: dict[str, Any] = {}
-    bounds_ns = {
-        world.ADAPTIVE: default_limit_ns(profile.target_ns),
-        world.REFUSES_LATE: profile.target_ns,
-    }
-    for policy, limit_ns in bounds_ns.items():
+    default_ns = default_limit_ns(profile.target_ns) or 0
+    for policy, limit_ns in (
+        (world.ADAPTIVE, default_ns),
+        (world.REFUSES_LATE, profile.target_ns),
+    ):
         on_time, longest_ns, answered = [], 0, []
         for seed in range(options.seeds):
             streams = _two_levels(profile, 0.6, seed)
