@@ -95,8 +95,11 @@ class ModelQueue:
 
     def take(self, group: BatchGroup, requests: Sequence[LiveRequest]) -> None:
         """Take waiting requests of one group out; this is fast where they are the first of their classes."""
-        for priority_class in tuple(group.classes):
-            own = [request for request in requests if request.rank == priority_class.rank]
+        classes = tuple(group.classes)
+        for priority_class in classes:
+            own = list(requests)
+            if len(classes) > 1:
+                own = [request for request in requests if request.rank == priority_class.rank]
             count = len(own)
             if not own:
                 continue

@@ -71,10 +71,21 @@ def admit(  # noqa: C901, PLR0911, PLR0912 - calls would cost a tenth of what ea
     if not (deadline_aware or model.learns_arrivals):
         return request
     soonest_ns = fleet.next_free_ns(model.name, now_ns)
-    idle = soonest_ns <= now_ns and not model.queue.requests
-    _count(request, model, fleet, now_ns, idle=idle)
+    # The arrival counts, whatever becomes of it.
+    late, waiting = model.late, model.queue.requests
+    if soonest_ns <= now_ns and not waiting:
+        late.idle()
+    elif now_ns >= late.window_ends_ns:
+        late.next_window(now_ns, model.times.best_rate() * fleet.slots(model.name))
+    late.offered += rows
+    late.since_answers += rows
+    if model.learns_arrivals:
+        try:
+            model.policy.on_arrival(rows, request.rank, now_ns, waiting > 0 or model.running > 0)
+        except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
+            model.policy_raised(exc)
     times = model.times.get(request.bucket)
-    if not deadline_aware or times is None or not times.curve:
+    if not model.deadline_aware or times is None or not times.curve:
         return request
     done_ns = soonest_ns + times.expected[request.rows] - TOLERANCE_NS
     if done_ns <= request.finish_by_ns and request.split is None:
@@ -90,23 +101,6 @@ def _expires_ns(arrived: RequestArrived, model: Model) -> int | None:
     if arrived.queue_until_ns is not None and model.settings.queue.allow_timeout_override:
         ends_ns.append(arrived.queue_until_ns)
     return min(ends_ns, default=None)
-
-
-def _count(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int, *, idle: bool) -> None:
-    """Count an arrival, whatever becomes of it. `idle`: an instance is free and nothing waits."""
-    rows, late = request.arrived.rows, model.late
-    if idle:
-        late.idle()
-    elif now_ns >= late.window_ends_ns:
-        late.next_window(now_ns, model.times.best_rate() * fleet.slots(model.name))
-    late.offered += rows
-    late.since_answers += rows
-    if model.learns_arrivals:
-        active = model.running > 0 or model.queue.requests > 0
-        try:
-            model.policy.on_arrival(rows, request.rank, now_ns, active)
-        except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
-            model.policy_raised(exc)
 
 
 def _admit_late(
