@@ -22,6 +22,7 @@ from batcher.core.events import (
 from batcher.core.policies import make_policy
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
+from batcher.testing.invariants import validate
 
 # The same examples whenever the same files are collected (docs/changing.md, Tests);
 # `--hypothesis-profile=explore` looks for new ones.
@@ -170,7 +171,7 @@ def make_scheduler():
 
     yield make
     for scheduler in made:
-        scheduler.validate()
+        validate(scheduler)
 
 
 @pytest.fixture

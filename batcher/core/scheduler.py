@@ -45,7 +45,6 @@ from batcher.core.restore import restore
 from batcher.core.snapshot import capture
 from batcher.core.state import State
 from batcher.core.times import LATELY_NS, NEVER_NS
-from batcher.core.validate import validate_requests
 
 
 class Scheduler:
@@ -136,13 +135,6 @@ class Scheduler:
         scheduler.now_ns = scheduler.contents.now_ns
         scheduler._refresh_ns = (scheduler.now_ns // LATELY_NS + 1) * LATELY_NS
         return scheduler
-
-    def validate(self) -> None:
-        """Raise `AssertionError` where an invariant does not hold; for tests."""
-        self.fleet.validate()
-        self.contents.expiry.validate()
-        validate_requests(self.models, self.live, self.fleet)
-        assert not self.contents.ledger.commands
 
     def _state_of(self, request_id: int) -> str:
         """A request's state for a message, also where the contents are broken."""

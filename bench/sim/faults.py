@@ -30,6 +30,7 @@ from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, PolicySe
 from batcher.simulation import Driver
 from batcher.simulation.engine.driver import succeed
 from batcher.simulation.engine.service_time import linear
+from batcher.testing.invariants import validate
 
 POISON_SHARE = 0.01
 LOAD = 0.5
@@ -128,7 +129,7 @@ def play(
     settings = ModelSettings(len(curve) - 1, policy, target_ns=target_ns)
     driver.step([ModelConfigured("m", settings), InstanceUp("m#0", 1, "m", "d", 1, warm)], 0)
     driver.run(arrivals())
-    scheduler.validate()
+    validate(scheduler)
     return watched
 
 

@@ -27,6 +27,7 @@ from batcher.core.events import BatchProgress, Event, Failure, FailureCause, Tim
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.engine.driver import Driver, succeed
 from batcher.simulation.engine.prefetch import PrefetchDriver
+from batcher.testing.invariants import validate
 
 KEPT: Final = Path(__file__).resolve().parents[1] / "results" / "outcomes.json"
 
@@ -73,7 +74,7 @@ class Played:
         self._scheduler = Scheduler()
         self._driver = self._shell()
         self._play()
-        self._scheduler.validate()
+        validate(self._scheduler)
 
     def lines(self) -> Iterator[str]:
         """A line for each request, in order of arrival, and one for the rest."""

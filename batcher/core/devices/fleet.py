@@ -18,9 +18,9 @@ class Fleet:
     """All instances, devices and running batches. A slot is a place for one batch in flight."""
 
     __slots__ = (
-        "_by_model",
         "_ends",
         "batches",
+        "by_model",
         "device_limits",
         "device_load",
         "dispatches",
@@ -33,7 +33,7 @@ class Fleet:
         self.batches: dict[int, RunningBatch] = {}
         self.device_limits: dict[str, int] = {}
         self.device_load: dict[str, int] = {}
-        self._by_model: dict[str, list[Instance]] = {}
+        self.by_model: dict[str, list[Instance]] = {}
         self.dispatches = 0
         self._ends: dict[str, Sequence[float]] = {}
         self.serving: set[str] = set()
@@ -57,7 +57,7 @@ class Fleet:
         assert event.instance not in self.instances
         instance = Instance(event)
         self.instances[event.instance] = instance
-        self._by_model.setdefault(event.model, []).append(instance)
+        self.by_model.setdefault(event.model, []).append(instance)
         self.device_load.setdefault(event.device, 0)
         self.changed()
 
@@ -66,10 +66,10 @@ class Fleet:
         held = {*instance.batches} if instance.next is None else {*instance.batches, instance.next}
         lost = [self.finish(batch_id, 0) for batch_id in sorted(held, reverse=True)][::-1]
         del self.instances[instance.up.instance]
-        peers = self._by_model[instance.up.model]
+        peers = self.by_model[instance.up.model]
         peers.remove(instance)
         if not peers:
-            del self._by_model[instance.up.model]
+            del self.by_model[instance.up.model]
         self.changed()
         return lost
 
@@ -108,24 +108,24 @@ class Fleet:
         return len(self._slot_ends(model) if ends is None else ends)
 
     def _slot_ends(self, model: str) -> Sequence[float]:
-        own = self._by_model.get(model, ())
+        own = self.by_model.get(model, ())
         ends = slot_ends(own, self.instances.values(), self.batches, self.device_limits)
         self._ends[model] = ends
         return ends
 
     def on_device(self, model: str, device: str) -> bool:
         """Whether an instance of the model is on the device."""
-        return any(i.up.device == device for i in self._by_model.get(model, ()))
+        return any(i.up.device == device for i in self.by_model.get(model, ()))
 
     def shares_device(self, model: str) -> bool:
         """Whether the model's batches wait for those of another one, on a device with a limit."""
         return any(
             self.has_limit(i.up.device) and self._others_on(i.up.device, model)
-            for i in self._by_model.get(model, ())
+            for i in self.by_model.get(model, ())
         )
 
     def _others_on(self, device: str, model: str) -> bool:
-        return any(self.on_device(other, device) for other in self._by_model if other != model)
+        return any(self.on_device(other, device) for other in self.by_model if other != model)
 
     def has_limit(self, device: str) -> bool:
         """Whether the batches of a device wait for each other: it has a limit."""
@@ -134,7 +134,7 @@ class Fleet:
     def free_instance(self, model: str) -> Instance | None:
         """Returns the instance to use next: the least busy one, then the least recently used."""
         best: Instance | None = None
-        for instance in self._by_model.get(model, ()):
+        for instance in self.by_model.get(model, ()):
             if not instance.free or not self._device_free(instance.up.device):
                 continue
             if best is None or (len(instance.batches), instance.last_used) < (
@@ -151,7 +151,7 @@ class Fleet:
         the device more urgently by then.
         """
         soonest_ns = self.free_ns(model, now_ns)[0]
-        for instance in self._by_model.get(model, ()):
+        for instance in self.by_model.get(model, ()):
             if self.prefetch_at_ns(instance) == NEVER_NS:
                 continue
             [end_ns] = busy_until_ns(instance, self.batches)
@@ -208,23 +208,3 @@ class Fleet:
             if begins.prefetch_at_ns < NEVER_NS:
                 begins.prefetch_at_ns += later_ns
         return batch
-
-    def validate(self) -> None:
-        """Raise `AssertionError` where loads or limits disagree with the batches that run."""
-        load = dict.fromkeys(self.device_load, 0)
-        prefetched = 0
-        for name, instance in self.instances.items():
-            assert instance.up.instance == name
-            assert len(instance.batches) <= instance.up.max_in_flight
-            assert instance in self._by_model[instance.up.model]
-            if instance.next is not None:
-                assert len(instance.batches) == instance.up.max_in_flight
-                assert instance.next not in instance.batches
-                assert self.batches[instance.next].instance == name
-                assert self.batches[instance.next].prefetched
-                prefetched += 1
-            load[instance.up.device] += len(instance.batches)
-            for batch_id in instance.batches:
-                assert self.batches[batch_id].instance == name
-        assert load == self.device_load
-        assert sum(load.values()) + prefetched == len(self.batches)

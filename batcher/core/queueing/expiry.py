@@ -19,26 +19,26 @@ class ExpiryHeap:
     While `heap` is empty there is nothing to expire.
     """
 
-    __slots__ = ("_live", "_waiting", "heap")
+    __slots__ = ("_live", "heap", "waiting")
 
     def __init__(self, live: Mapping[int, LiveRequest]) -> None:
         self._live = live
         self.heap: list[tuple[int, int]] = []
-        self._waiting = 0
+        self.waiting = 0
 
     def add(self, request: LiveRequest) -> None:
         """Watch a request that has begun to wait."""
         if request.expires_ns is None:
             return
-        self._waiting += 1
+        self.waiting += 1
         heapq.heappush(self.heap, (request.expires_ns, request.id))
 
     def discard(self, request: LiveRequest) -> None:
         """Forget a request that no longer waits (already so in the scheduler's table)."""
         if request.expires_ns is None:
             return
-        self._waiting -= 1
-        if len(self.heap) > 2 * (self._waiting + 1):
+        self.waiting -= 1
+        if len(self.heap) > 2 * (self.waiting + 1):
             # A request that waits again after its batch failed may be in it twice.
             self.heap = list({entry for entry in self.heap if self._is_waiting(*entry)})
             heapq.heapify(self.heap)
@@ -60,13 +60,3 @@ class ExpiryHeap:
     def _is_waiting(self, expires_ns: int, request_id: int) -> bool:
         request = self._live.get(request_id)
         return request is not None and request.batch_id is None and request.expires_ns == expires_ns
-
-    def validate(self) -> None:
-        """Every waiting request with an expiry is in the heap, and the heap is bounded."""
-        listed = {request_id for _, request_id in self.heap}
-        expected = {
-            r.id for r in self._live.values() if r.batch_id is None and r.expires_ns is not None
-        }
-        assert expected <= listed, f"not watched: {expected - listed}"
-        assert self._waiting == len(expected)
-        assert len(self.heap) <= 2 * (self._waiting + 1) + 1

@@ -5,7 +5,7 @@ Groups exist only while something waits in them, and a request that has gone lea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from batcher.core.history import InvalidTransition
 from batcher.core.queueing.batch_groups import BatchGroup
@@ -149,32 +149,3 @@ class ModelQueue:
     def oldest_arrival_ns(self) -> int | None:
         """When the request that has waited longest arrived, in nanoseconds; None where none waits."""
         return min((r.arrived.arrival_ns for r in self), default=None)
-
-    def validate(self) -> None:
-        """Raise `AssertionError` unless totals are right, nothing is empty, and classes are in order."""
-        for key, group in self.groups.items():
-            assert group.classes, f"empty group {key}"
-            assert group.key == key
-            assert group.rows == sum(r.rows for r in group)
-            assert all(r.batch_id is None and r.group_key == key for r in group)
-            ranks = [priority_class.rank for priority_class in group.classes]
-            assert ranks == sorted(set(ranks))
-            for priority_class in group.classes:
-                assert priority_class.requests
-                assert (
-                    priority_class.finish_by
-                    == [r.finish_by_ns for r in priority_class.requests]
-                    == sorted(priority_class.finish_by)
-                )
-                assert all(r.rank == priority_class.rank for r in priority_class.requests)
-                assert priority_class.rows == _rows(priority_class.requests)
-        assert self.requests == sum(len(group) for group in self.groups.values())
-        assert self.rows == sum(group.rows for group in self.groups.values())
-        assert self.nbytes == sum(r.nbytes for r in self)
-        assert self.splits == sum(r.split is not None for r in self)
-        assert self.later_rows == sum(r.later_rows for r in self)
-        assert all(r.split.queued for r in self if r.split is not None)
-
-
-def _rows(requests: Iterable[LiveRequest]) -> int:
-    return sum(request.rows for request in requests)

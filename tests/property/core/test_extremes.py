@@ -17,6 +17,7 @@ from batcher.core.settings import (
     NoBatching,
     QueueLimits,
 )
+from batcher.testing.invariants import validate
 
 NOW_NS = 10**15
 
@@ -93,7 +94,7 @@ def test_every_request_ends_and_the_state_holds(data):
                 ended.update(dict.fromkeys(command.ids, command))
         wakeup_ns = scheduler.next_wakeup_ns()
         assert wakeup_ns is None or wakeup_ns < 2**62
-        scheduler.validate()
+        validate(scheduler)
         scheduler.observe(now_ns)
         assert Scheduler.restore(scheduler.snapshot()).snapshot() == scheduler.snapshot()
 

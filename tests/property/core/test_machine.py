@@ -28,6 +28,7 @@ from batcher.core.events import (
     RequestCancelled,
 )
 from batcher.core.scheduler import Scheduler
+from batcher.testing.invariants import validate
 from batcher.testing.strategies import (
     DEVICES,
     INSTANCES,
@@ -70,7 +71,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert isinstance(command, Settle)
         assert self.ledger.candidates() == []
         assert self.scheduler.next_wakeup_ns() == self.ledger.wakeup_ns()
-        self.scheduler.validate()
+        validate(self.scheduler)
         if self.twin is not None:
             assert self.twin.handle(events, now_ns) == commands
             assert self.twin.snapshot() == self.scheduler.snapshot()
@@ -172,7 +173,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def snapshot(self):
         state = self.scheduler.snapshot()
         self.twin = Scheduler.restore(state)
-        self.twin.validate()
+        validate(self.twin)
         assert self.twin.snapshot() == state
 
     def teardown(self):

@@ -35,6 +35,7 @@ from batcher.core.settings import (
     QueueLimits,
 )
 from batcher.core.times import LATELY_NS, TOLERANCE_NS
+from batcher.testing.invariants import validate
 
 STORIES = 300
 LONGEST_WINDOW_NS = 50 * MILLISECOND
@@ -112,7 +113,7 @@ class Story:
             assert self.twin.handle(events, self.now_ns) == commands
             assert self.twin.snapshot() == scheduler.snapshot()
             assert self.twin.next_wakeup_ns() == scheduler.next_wakeup_ns()
-        scheduler.validate()
+        validate(scheduler)
         for command in commands:
             if isinstance(command, Dispatch):
                 self.start(command)
@@ -392,7 +393,7 @@ class Unmoved(Story):
         ]
         commands = self.unmoved.handle([*events, *again], self.now_ns)
         assert self.scheduler.handle(events, self.now_ns) == commands
-        self.unmoved.validate()
+        validate(self.unmoved)
         assert self.state(self.unmoved) == self.state(self.scheduler)
         handle = self.scheduler.handle
         self.scheduler.handle = lambda *_: commands

@@ -33,6 +33,7 @@ from batcher.service import Batcher
 from batcher.telemetry import Telemetry
 from batcher.tensors import Tensor
 from batcher.testing import ManualClock
+from batcher.testing.invariants import validate
 
 MAX_ROWS = 6
 EXECUTE_TIMEOUT_NS = 30 * MILLISECOND
@@ -266,7 +267,7 @@ class World:
         for caller in self.callers:
             if caller.task.done():
                 self._check_end(caller)
-        self.scheduler.validate()
+        validate(self.scheduler)
 
     def _check_end(self, caller):
         if caller.task.cancelled():

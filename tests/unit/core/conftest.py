@@ -13,6 +13,7 @@ from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.simulation import Driver
+from batcher.testing.invariants import validate
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Stage:
             what |= streams[place][number][1]
             events.append((at_ns, RequestArrived(request_id, arrival_ns=at_ns, **what)))
         driver.run(sorted(events, key=lambda timed: timed[0]))
-        scheduler.validate()
+        validate(scheduler)
         assert not scheduler.live
         ends = [[] for _ in streams]
         for request_id, (at_ns, place, _) in enumerate(order):

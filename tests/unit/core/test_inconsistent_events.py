@@ -20,6 +20,7 @@ from batcher.core.events import (
     Timings,
 )
 from batcher.core.history import InvalidTransition
+from batcher.testing.invariants import validate
 
 UNKNOWN, INPUT = FailureCause.UNKNOWN, FailureCause.INPUT
 
@@ -55,7 +56,7 @@ def test_an_event_about_something_unknown_changes_nothing(busy, event):
 
     assert busy.feed(event) == []
     assert busy.scheduler.snapshot() == before
-    busy.scheduler.validate()
+    validate(busy.scheduler)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_report_counts_once_and_for_its_own_batch(busy, event):
 
     assert set(ended) == {1, 2}
     assert 3 in busy.scheduler.live
-    busy.scheduler.validate()
+    validate(busy.scheduler)
 
 
 def test_an_event_that_comes_twice_counts_once(busy):
@@ -83,7 +84,7 @@ def test_an_event_that_comes_twice_counts_once(busy):
     assert set(busy.ended(busy.feed(cancel, cancel))) == {3}
     down = InstanceDown("i", 1)
     busy.feed(down, down, BatchProgress(2, (3,)))
-    busy.scheduler.validate()
+    validate(busy.scheduler)
 
 
 def test_a_report_of_a_batch_whose_instance_is_gone_is_ignored(busy):
@@ -97,7 +98,7 @@ def test_a_time_that_goes_back_counts_as_the_latest_one(busy):
     busy.feed(at=10)
     assert busy.scheduler.handle([BatchProgress(1, (1, 2))], 3 * MILLISECOND)
     assert busy.scheduler.now_ns == 10 * MILLISECOND
-    busy.scheduler.validate()
+    validate(busy.scheduler)
 
 
 def test_a_device_with_a_limit_of_none_runs_nothing_until_it_is_raised(busy):

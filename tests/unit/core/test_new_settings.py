@@ -13,6 +13,7 @@ from batcher.core.requests.late import make_late
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
 from batcher.core.times import NEVER_NS
+from batcher.testing.invariants import validate
 
 OK = (Outcome.OK, Reason.NONE)
 PROFILE = tuple(
@@ -241,7 +242,7 @@ def test_late_requests_stay_late_in_their_order(busy):
     (group,) = busy.model.queue.groups.values()
     assert [(each.id, each.rank) for each in group] == [(1, LATE), (2, LATE)]
     assert busy.model.late.waiting
-    busy.scheduler.validate()
+    validate(busy.scheduler)
 
 
 def test_the_limit_of_a_waiting_request_stays_as_it_was(busy):
@@ -300,7 +301,7 @@ def test_a_request_may_become_late_twice(busy):
     assert request.finish_by_ns == late_turn_ns(
         rank_of(2, over_share=False), arrival_ns, QueueLimits()
     )
-    busy.scheduler.validate()
+    validate(busy.scheduler)
 
 
 def test_adaptive_gives_waiting_requests_their_level(scheduler):

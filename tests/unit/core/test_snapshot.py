@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batcher.core.scheduler import Scheduler
+from batcher.testing.invariants import validate
 
 
 def test_an_empty_scheduler(scheduler):
@@ -23,7 +24,7 @@ def test_everything_that_decides_is_in_the_snapshot(play):
     play.draining("k")
 
     restored = Scheduler.restore(play.scheduler.snapshot())
-    restored.validate()
+    validate(restored)
 
     assert restored.snapshot() == play.scheduler.snapshot()
     assert restored.next_wakeup_ns() == play.scheduler.next_wakeup_ns()
@@ -61,4 +62,4 @@ def test_instances_are_used_in_the_same_turn(play):
     events = [play.request(i) for i in (3, 4, 5)]
 
     assert restored.handle(events, 0) == play.feed(*events)
-    restored.validate()
+    validate(restored)

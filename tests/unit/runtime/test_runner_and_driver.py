@@ -31,6 +31,7 @@ from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.simulation import Driver
 from batcher.tensors import Tensor
+from batcher.testing.invariants import validate
 
 MS = 1_000_000
 MODEL = "hello/1"
@@ -206,8 +207,8 @@ def test_equal_logs(policy: FixedWindow | NoBatching, seed: int) -> None:
 
     assert world.scheduler.log == scheduler.log
     assert sum(isinstance(c, Dispatch) for _, commands in scheduler.log for c in commands) > 50
-    scheduler.validate()
-    world.scheduler.validate()
+    validate(scheduler)
+    validate(world.scheduler)
     assert world.runner.unanswered == 0
     for number, port in enumerate(ports):
         (end,) = port.ends

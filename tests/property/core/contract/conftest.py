@@ -12,6 +12,7 @@ from batcher.core.commands import Dispatch, Outcome, Reason, Settle
 from batcher.core.events import InstanceUp, ModelConfigured
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.engine.stalls import StalledDriver, Stalls
+from batcher.testing.invariants import validate
 
 PREDICTED = (Reason.PREDICTED_LATE,)
 """What a request is refused for that a prediction alone turns away."""
@@ -97,7 +98,7 @@ class Game:
                 self.end(command, now_ns)
         self.count_beside_idle(commands, now_ns)
         if self.validate:
-            self.scheduler.validate()
+            validate(self.scheduler)
 
     def end(self, command, now_ns):
         played = self.played

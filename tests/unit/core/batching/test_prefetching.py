@@ -16,6 +16,7 @@ from batcher.core.events import (
 )
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
+from batcher.testing.invariants import validate
 from batcher.testing.prefetch import PrefetchingShell
 
 GAP_NS = MILLISECOND
@@ -91,7 +92,7 @@ def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
     served, served_before = in_time(shell, arrivals), in_time(before, arrivals)
     # 32 rows execute for 21 ms; the gap of 1 ms is saved.
     assert served > 1.035 * served_before
-    shell.scheduler.validate()
+    validate(shell.scheduler)
 
 
 def test_a_prefetched_batch_is_planned_to_end_earlier_by_what_is_saved():
@@ -178,4 +179,4 @@ def test_a_lost_instance_loses_its_prefetched_batch():
     assert {shell.outcomes[i][1] for i in failed} == {Reason.INSTANCE_DOWN}
     assert len(shell.outcomes) == len(arrivals)
     assert shell.scheduler.live == {}
-    shell.scheduler.validate()
+    validate(shell.scheduler)

@@ -14,6 +14,7 @@ from batcher.core.events import (
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, QueueLimits
 from batcher.simulation.engine.driver import succeed
+from batcher.testing.invariants import validate
 from batcher.testing.prefetch import PrefetchingShell
 
 SHAPE, OTHER = ((8,),), ((16,),)
@@ -64,7 +65,7 @@ class Shell(PrefetchingShell):
 
     def play(self):
         self.run(sorted(self.arrivals, key=lambda each: each[0]))
-        self.scheduler.validate()
+        validate(self.scheduler)
         assert len(self.outcomes) == len(self.arrivals)
 
     def note(self, now_ns, commands):

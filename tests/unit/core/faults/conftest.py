@@ -20,6 +20,7 @@ from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.simulation import Driver
 from batcher.simulation.engine.driver import succeed
+from batcher.testing.invariants import validate
 
 
 class FailingBursts:
@@ -54,7 +55,7 @@ class FailingBursts:
         """These requests arrive together, and everything runs to its end."""
         ids = range(first, first + count)
         self.driver.run([(at_ns, RequestArrived(i, "m", self.rows, 0, (), "", at_ns)) for i in ids])
-        self.scheduler.validate()
+        validate(self.scheduler)
         assert not self.scheduler.live
         return {
             i: (c.outcome, c.reason)

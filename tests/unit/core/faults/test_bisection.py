@@ -19,6 +19,7 @@ from batcher.core.events import (
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive
 from batcher.simulation.engine.driver import succeed
+from batcher.testing.invariants import validate
 
 OK = (Outcome.OK, Reason.NONE)
 INPUT = (Outcome.FAILED, Reason.INPUT_FAILURE)
@@ -162,7 +163,7 @@ def test_a_snapshot_during_a_bisection_is_complete(together):
     together.error(3)
     state = together.scheduler.snapshot()
     twin = Scheduler.restore(state)
-    twin.validate()
+    validate(twin)
     assert twin.snapshot() == state
     event = BatchProgress(4, (), error=FailureCause.UNKNOWN)
     assert twin.handle([event], 0) == together.feed(event)
@@ -262,7 +263,7 @@ def test_a_request_that_fits_no_batch_any_more_is_split(play):
     play.done(1, 0)
     play.error(2)
     assert not play.ended(play.fixed(max_rows=4))
-    play.scheduler.validate()
+    validate(play.scheduler)
     commands, rows = play.done(3, 1, 2), {3: 0, 4: 0}
     while play.scheduler.live:
         ((batch,),) = (play.parts(commands),)
@@ -282,7 +283,7 @@ def test_a_batch_that_fails_after_the_largest_became_smaller_is_split(play):
     play.done(1, 0)
     play.fixed(max_rows=4)
     assert not play.ended(play.error(2))
-    play.scheduler.validate()
+    validate(play.scheduler)
     assert set(play.scheduler.live) == {1, 2}
 
 

@@ -7,6 +7,7 @@ import pytest
 from batcher.core.events import RequestArrived
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.request import LiveRequest
+from batcher.testing.invariants import validate_queue
 
 
 def request(request_id, *, key="", rows=1, nbytes=0, arrival_ns=0):
@@ -19,7 +20,7 @@ def request(request_id, *, key="", rows=1, nbytes=0, arrival_ns=0):
 def queue():
     queue = ModelQueue()
     yield queue
-    queue.validate()
+    validate_queue(queue)
 
 
 def test_a_batch_group_keeps_the_order_of_arrival(queue):

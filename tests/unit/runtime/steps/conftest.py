@@ -19,6 +19,7 @@ from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import REARM_S, Runner
 from batcher.tensors import Tensor
+from batcher.testing.invariants import validate
 
 MODEL = "m/1"
 SETTINGS = ModelSettings(2, FixedWindow(0))
@@ -224,7 +225,7 @@ class World:
         self.finish_all()
         assert isinstance(self.sinks["afterwards"].ends[0], InferenceReply)
         assert self.runner._running == {}
-        self.scheduler.validate()
+        validate(self.scheduler)
 
 
 @pytest.fixture

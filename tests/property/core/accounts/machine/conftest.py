@@ -32,6 +32,7 @@ from batcher.core.events import (
 )
 from batcher.core.policies import make_policy
 from batcher.core.scheduler import Scheduler
+from batcher.testing.invariants import validate
 from batcher.testing.strategies import (
     DEVICES,
     INSTANCES,
@@ -93,7 +94,7 @@ class AccountsMachine(RuleBasedStateMachine):
         self.broken = True
         self.accounts.take_in(events, now_ns)
         commands = self.scheduler.handle(events, now_ns)
-        self.scheduler.validate()
+        validate(self.scheduler)
         self.accounts.check(commands, self.scheduler)
         wakeup_ns = self.scheduler.next_wakeup_ns()
         assert wakeup_ns is None or wakeup_ns > self.scheduler.now_ns
@@ -109,7 +110,7 @@ class AccountsMachine(RuleBasedStateMachine):
     def restored(self):
         state = self.scheduler.snapshot()
         twin = Scheduler.restore(state, self.policies)
-        twin.validate()
+        validate(twin)
         assert twin.snapshot() == state
         return twin
 
