@@ -3,7 +3,8 @@
 A policy chooses requests of one bucket. Where it took its whole group and the batch has room, requests
 of other buckets with the same batch key may be added, padded to the same shape. The batch may also be
 padded to a larger bucket, to add requests of that one. Both are done only where the predictions say
-that they save device time, and make no request of the batch late that would be in time otherwise.
+that they save device time, and make no request of the batch late that would be in time otherwise, nor
+one miss its limit: what is only let try beside an idle instance goes alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from batcher.core.queueing.ranks import latest_finish_ns
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.record import record
 from batcher.core.service_time.estimator import ServiceTimes
-from batcher.core.times import NEVER_NS
 
 MIN_GAIN = 0.25
 """A filling must save this share of the time that its requests would take in batches of their own.
@@ -97,10 +97,13 @@ def _filled(
     nothing = Filling(planned.group.key[1], (), rows, unfilled_ns, unfilled_ns)
     if not times:
         return nothing
-    # Requests that would be late anyway set no limit.
+    # Requests that would miss their due times anyway are held to their limits alone.
     in_time_ns = now_ns + own.expected[rows]
     must_ns = min(
-        [at for at in map(latest_finish_ns, planned.take) if at >= in_time_ns], default=NEVER_NS
+        [
+            last_ns if (last_ns := latest_finish_ns(each)) >= in_time_ns else each.limit_ns
+            for each in planned.take
+        ]
     )
     if planned.longest_ns is not None:
         most = min(most, bisect_right(times.curve, planned.longest_ns) - 1)

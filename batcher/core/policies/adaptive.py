@@ -139,7 +139,7 @@ class AdaptivePolicy(BatchPolicy):
         chosen = self._plan(priority_class.finish_by, requests, priority_class.rows, given)
         if not chosen.take:
             # The instance is free: one request that may be in time runs.
-            place = first_in_time(priority_class, given)
+            place = first_in_time(priority_class, given, serves_late=self.serves_late)
             chosen = Plan(len(requests), 0) if place is None else Plan(place, 1)
         drop, take = chosen.drop, chosen.take
         until_ns = None
@@ -218,7 +218,7 @@ class AdaptivePolicy(BatchPolicy):
         else:
             until_ns = self._in_time(normal, take, drop, given)
             if drop and not take and until_ns is None:
-                _try_one(normal, take, drop, given)
+                self._try_one(normal, take, drop, given)
         if until_ns is None and take:
             if late:
                 self._take_along(late, normal, take, drop, given)
@@ -249,7 +249,7 @@ class AdaptivePolicy(BatchPolicy):
         if until_ns == NEVER_NS:
             # No prediction refuses a request beside an idle instance.
             for request in late:
-                if may_be_in_time(request, given):
+                if may_be_in_time(request.limit_ns, given):
                     return Choose((request,), (*drop, *gone))
                 gone.append(request)
         return Choose((), (*drop, *gone), until_ns)
@@ -364,6 +364,22 @@ class AdaptivePolicy(BatchPolicy):
             drop.extend(priority_class.requests[:gone])
         return None
 
+    def _try_one(
+        self,
+        normal: Sequence[PriorityClass],
+        take: list[LiveRequest],
+        drop: list[LiveRequest],
+        given: PolicyInput,
+    ) -> None:
+        """Take one of the requests that were given up, the most valuable that may be in time."""
+        given_up = {request.id for request in drop}
+        for priority_class in normal:
+            place = first_in_time(priority_class, given, serves_late=self.serves_late)
+            if place is not None and priority_class.requests[place].id in given_up:
+                take.append(priority_class.requests[place])
+                drop.remove(priority_class.requests[place])
+                return
+
     # State
 
     def take_over(self, previous: BatchPolicy, new_rank: Callable[[int], int]) -> None:
@@ -397,22 +413,6 @@ def _delay_ns(take: Sequence[LiveRequest], given: PolicyInput) -> float:
     curve = given.times.curve
     rows = sum([request.rows for request in take])
     return curve[min(rows + 1, len(curve) - 1)] - curve[1]
-
-
-def _try_one(
-    normal: Sequence[PriorityClass],
-    take: list[LiveRequest],
-    drop: list[LiveRequest],
-    given: PolicyInput,
-) -> None:
-    """Take one of the requests that were given up, the most valuable that may be in time."""
-    given_up = {request.id for request in drop}
-    for priority_class in normal:
-        place = first_in_time(priority_class, given)
-        if place is not None and priority_class.requests[place].id in given_up:
-            take.append(priority_class.requests[place])
-            drop.remove(priority_class.requests[place])
-            return
 
 
 def _finish_by_ns(request: LiveRequest) -> int:

@@ -40,20 +40,20 @@ def all_within_deadlines(group: BatchGroup, given: PolicyInput, max_rows: int) -
     if not take and drop:
         # The instance is free: one that the fastest batch lately would be in time for runs.
         place = next(
-            (place for place, each in enumerate(drop) if may_be_in_time(each, given)), None
+            (at for at, each in enumerate(drop) if may_be_in_time(each.limit_ns, given)), None
         )
         if place is not None:
             take.append(drop.pop(place))
     return Choose(tuple(take), tuple(drop))
 
 
-def may_be_in_time(request: LiveRequest, given: PolicyInput) -> bool:
-    """Whether a request may be answered within its limit beside an idle instance, whatever is predicted.
+def may_be_in_time(until_ns: int, given: PolicyInput) -> bool:
+    """Whether a request may be answered by `until_ns` beside an idle instance, whatever is predicted.
 
     That is so unless its bucket was measured lately, and no batch was quick enough.
     """
     times, now_ns = given.times, given.now_ns
-    return now_ns + times.fastest_ns <= request.limit_ns or times.is_stale(now_ns)
+    return now_ns + times.fastest_ns <= until_ns or times.is_stale(now_ns)
 
 
 def fill(
@@ -81,17 +81,21 @@ def fill(
         rows, last_ns = grown, must_ns
 
 
-def first_in_time(priority_class: PriorityClass, given: PolicyInput) -> int | None:
+def first_in_time(
+    priority_class: PriorityClass, given: PolicyInput, *, serves_late: bool
+) -> int | None:
     """The place of the first request that would be in time alone and without the safety margin.
 
     Where there is none, of the first that would be refused, but may be in time nevertheless.
+    `serves_late`: what has time until its limit is not refused, but becomes late.
     """
     for place, request in enumerate(priority_class.requests):
         slack_ns = priority_class.finish_by[place] - given.free_ns[0] + TOLERANCE_NS
         if given.times.expected[request.rows] <= slack_ns:
             return place
     for place, request in enumerate(priority_class.requests):
-        if request.limit_ns <= request.finish_by_ns and may_be_in_time(request, given):
+        becomes_late = serves_late and request.limit_ns > request.finish_by_ns
+        if not becomes_late and may_be_in_time(request.finish_by_ns, given):
             return place
     return None
 

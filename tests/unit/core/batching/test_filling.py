@@ -172,6 +172,17 @@ def test_no_request_is_made_late_by_a_larger_bucket(padded, due, batch):
     assert sent(play.done(first, 99, at=10)) == [batch]
 
 
+@pytest.mark.parametrize(("expires", "ids"), [(21.3, [1]), (21.9, [1, 2])])
+def test_what_is_only_let_try_goes_alone(padded, expires, ids):
+    """It takes 10.4 ms, with another one 10.8; but such batches have taken less."""
+    play = padded((10.0, 0.05), policy=Adaptive(), target=100)
+    first = busy(play)
+    play.scheduler.models["m"].times[((8,),)]._fastest = 9.0 * MILLISECOND, 9.0 * MILLISECOND
+    play.feed(play.request(1, shapes=((8,),), due=expires, expires=expires))
+    play.feed(play.request(2, shapes=((4,),), due=80.0))
+    assert sent(play.done(first, 99, at=11)) == [(8, ids)]
+
+
 @pytest.mark.parametrize(("expires", "ids"), [(20.05, [1]), (20.3, [1, 2])])
 def test_without_a_target_no_request_is_made_to_expire(padded, expires, ids):
     play = padded()

@@ -9,11 +9,11 @@ import pytest
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.batching.late_entitlement import LEAST_NEEDED, late_entitlement_ns
 from batcher.core.commands import Outcome, Reason
-from batcher.core.events import BatchProgress, FailureCause, InstanceUp
+from batcher.core.events import BatchProgress, FailureCause, InstanceUp, ModelConfigured
 from batcher.core.queueing.ranks import LATE, late_turn_ns, rank_of
 from batcher.core.requests.late import LateQueue
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, QueueLimits
+from batcher.core.settings import Adaptive, ModelSettings, PaddedAxis, QueueLimits
 
 TAKES = 10
 """Milliseconds of every batch, whatever its rows."""
@@ -286,6 +286,15 @@ class TestLimit:
         play.done(1, 0, at=20)
         play.feed(InstanceUp("j", 1, "m", "d2", 1))
         assert play.batches(play.arrive(1, 2, at=21)) == [[1], [2]]
+
+    def test_nor_where_times_are_estimated_of_another_bucket(self, play):
+        """Rows of that one take 30 ms, and the request is due within 4 ms of a target of 20 ms."""
+        target_ns = 20 * MILLISECOND
+        padding = (PaddedAxis(0, 1, (4, 8)),)
+        settings = ModelSettings(1, Adaptive(limit_ns=target_ns), QueueLimits(), target_ns, padding)
+        took = ((((4,),), ((1, 30 * MILLISECOND),)),)
+        play.feed(ModelConfigured("m", settings), InstanceUp("i", 1, "m", "d", 1, (), took))
+        assert play.batches(play.arrive(1, shapes=((8,),), due=4)) == [[1]]
 
 
 def test_a_small_batch_counts_as_what_a_large_one_could_have_served(busy):
