@@ -124,7 +124,7 @@ def _admit_late(
     if soonest_ns + takes_ns <= request.finish_by_ns:
         return request
     limit_ns, deadline_ns = request.limit_ns, request.deadline_ns
-    if deadline_ns is not None and now_ns + times.fastest_ns > deadline_ns:
+    if deadline_ns is not None and now_ns + times.least_ns(now_ns) > deadline_ns:
         # No retry with the same deadline helps, whatever the load.
         blame = blame_of(request, times, soonest_ns, deadline_ns, after_ns)
         return Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT, None, blame)

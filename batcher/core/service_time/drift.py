@@ -33,13 +33,13 @@ class Drift(Captured):
     A sample is a ratio: what a batch took, divided by what the curve says without the factor.
     """
 
-    __slots__ = ("_before", "_jumps", "_jumps_ns", "_pending", "factor")
+    __slots__ = ("_jumps", "_jumps_ns", "_pending", "before", "factor")
 
     def __init__(self) -> None:
         self.factor = 1.0
         self._jumps: list[float] = []
         self._jumps_ns = 0
-        self._before = 0.0
+        self.before = 0.0
         """The factor before the device seemed to become slower; 0 where it did not."""
         self._pending = 1.0
         """What other shapes have shown and is too small to be applied yet."""
@@ -62,8 +62,8 @@ class Drift(Captured):
             jumps.clear()
         insort(jumps, ratio)
         self._jumps_ns = now_ns
-        if ratio < self.factor and 1 / JUMP < ratio / (self._before or inf) < JUMP:
-            self._jump_to(self._before)
+        if ratio < self.factor and 1 / JUMP < ratio / (self.before or inf) < JUMP:
+            self._jump_to(self.before)
             return True
         for least, most in zip(jumps, jumps[JUMP_SAMPLES - 1 :], strict=False):
             if most < JUMP * least:
@@ -72,7 +72,7 @@ class Drift(Captured):
         return False
 
     def _jump_to(self, factor: float) -> None:
-        self._before = self.factor if factor > self.factor else 0.0
+        self.before = self.factor if factor > self.factor else 0.0
         self.factor = factor
         self._jumps.clear()
 
@@ -90,7 +90,7 @@ class Drift(Captured):
         if 1 / FOLLOWED < self._pending < FOLLOWED:
             return False
         self.factor *= self._pending
-        self._before *= self._pending
+        self.before *= self._pending
         self._pending = 1.0
         self._jumps.clear()
         return True

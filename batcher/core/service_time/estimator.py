@@ -194,6 +194,16 @@ class ServiceTimes(Captured):
         least_ns = min(self._fastest)
         return least_ns if least_ns < _NEVER else 0.0
 
+    def least_ns(self, now_ns: int) -> float:
+        """`fastest_ns` or, where nothing has run for long, what one row took before the device became slower.
+
+        Else no batch would show that it is as before, where all callers' deadlines were too short meanwhile.
+        """
+        before = self._drift.before
+        if before and self.last_batch_ns is not None and self.is_stale(now_ns):
+            return min(self.fastest_ns, before * self._curve.times[1])
+        return self.fastest_ns
+
     def _note_fastest(self, ratio: float) -> None:
         took_ns = ratio * self._curve.times[1]
         if took_ns < self._fastest[1]:

@@ -192,6 +192,22 @@ class TestBesideAnIdleInstance:
         _, (end,) = stage.play(first, hasty)
         assert end.outcome is Outcome.OK
 
+    def test_callers_whose_deadlines_were_too_short_soon_see_a_recovery(self, stage, arrivals):
+        """For 30 s a batch takes 30 ms, and all callers wait for 15 ms; then it takes 6 ms again."""
+        stage.model(policy=Adaptive(limit_ns=SECOND))
+        stage.up()
+        stage.takes_ns = lambda _, rows, now_ns: (
+            stage.usual_ns(rows) * (5 if now_ns // SECOND in self.SLOW else 1)
+        )
+        hasty = [
+            (at_ns, what | {"deadline_ns": at_ns + 15 * MILLISECOND})
+            for at_ns, what in arrivals(20, 45, 1)
+        ]
+        (ends,) = stage.play(hasty)
+        late = [end for end in ends if end.at_ns >= 37 * SECOND]
+        assert all(end.outcome is Outcome.OK for end in late)
+        assert sum(end.outcome is Outcome.EXPIRED for end in ends) >= 200
+
 
 @pytest.mark.parametrize("target", [3, 50])
 def test_a_burst_is_answered_as_fast_as_the_device_can(stage, target):
