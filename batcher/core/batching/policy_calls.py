@@ -131,8 +131,11 @@ def _check_choice(group: BatchGroup, choice: Choose) -> None:
     named = {*choice.take, *choice.drop}
     if len(named) != len(choice.take) + len(choice.drop):
         raise ValueError("named a request twice")
-    waiting = set[LiveRequest]().union(*[each.requests for each in group.classes])
-    if not named <= waiting:
+    for each in group.classes:
+        if not named:
+            break
+        named = named.difference(each.requests)
+    if named:
         raise ValueError("named a request that does not wait in this group")
-    if not choice.take and choice.until_ns is None and len(choice.drop) < len(waiting):
+    if not choice.take and choice.until_ns is None and len(choice.drop) < len(group):
         raise ValueError("took nothing, and did not say when to ask again")

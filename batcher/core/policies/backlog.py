@@ -145,7 +145,8 @@ def _plan_one(  # noqa: C901, PLR0912, PLR0915 - calls in this loop would double
                         via = first if batches else (given_up, fit)
             if place < 0:
                 break
-            place = min(place, count)
+            if place > count:  # noqa: PLR1730 - see above
+                place = count
             if batches < known:
                 reached[batches], at_ns[batches], firsts[batches] = place, then_ns, via
             else:

@@ -115,6 +115,8 @@ class Ledger:
                 model.bisections.discard(request_id)
             if request.expires_ns is not None:
                 self.expiry.discard(request)
+            if request.split is None:
+                return
         batches = (request.batch_id,) if request.split is None else request.split.batches
         running = self.fleet.batches
         for batch_id in batches:
