@@ -9,18 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
+from batcher.core import events as kinds
 from batcher.core.commands import Command, Dispatch, Settle
-from batcher.core.events import (
-    BatchProgress,
-    Event,
-    InstanceDown,
-    InstanceDraining,
-    InstanceUp,
-    ModelConfigured,
-    ModelRemoved,
-    RequestArrived,
-    RequestCancelled,
-)
+from batcher.core.events import Event, RequestArrived
 
 Step: TypeAlias = tuple[int, Sequence[Event], Sequence[Command]]
 """One call of `Scheduler.handle`: its time in nanoseconds, its events and its commands."""
@@ -96,15 +87,15 @@ def _runs(dispatch: Dispatch, request_id: int) -> bool:
 
 def _touches(each: Event | Command, request_id: int, batches: set[int], names: set[str]) -> bool:
     match each:
-        case RequestArrived() | RequestCancelled():
+        case RequestArrived() | kinds.RequestCancelled():
             return each.id == request_id
-        case BatchProgress() | Dispatch():
+        case kinds.BatchProgress() | Dispatch():
             return each.batch_id in batches
         case Settle():
             return request_id in each.ids
-        case InstanceUp() | InstanceDraining() | InstanceDown():
+        case kinds.InstanceUp() | kinds.InstanceDraining() | kinds.InstanceDown():
             return each.instance in names
-        case ModelConfigured() | ModelRemoved():
+        case kinds.ModelConfigured() | kinds.ModelRemoved():
             return each.model in names
         case _:
             return False

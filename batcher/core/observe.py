@@ -8,6 +8,7 @@ from batcher.core.devices.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.observation import InstanceObservation, ModelObservation, Observation
 from batcher.core.queueing.request import LiveRequest, queued
+from batcher.core.record import copied
 
 
 def observe(
@@ -21,15 +22,8 @@ def observe(
         now_ns,
         tuple(_model(m, executing.get(name, ()), live, now_ns) for name, m in models.items()),
         tuple(
-            InstanceObservation(
-                name,
-                instance.up.incarnation,
-                instance.up.model,
-                instance.up.device,
-                instance.draining,
-                len(instance.batches),
-            )
-            for name, instance in fleet.instances.items()
+            copied(InstanceObservation, i.up, draining=i.draining, in_flight=len(i.batches))
+            for i in fleet.instances.values()
         ),
     )
 

@@ -9,7 +9,7 @@ from batcher.core.faults.bisection import Bisection
 from batcher.core.handlers.models import configure
 from batcher.core.queueing.request import LiveRequest, Split, queued
 from batcher.core.record import copied
-from batcher.core.state import SavedModel, SavedRequest, State
+from batcher.core.state import CAPTURED, SavedModel, SavedRequest, State
 
 
 def restore(contents: Contents, state: State) -> None:
@@ -54,21 +54,15 @@ def _restore_model(contents: Contents, state: SavedModel) -> None:
         for request_id in ids:
             model.queue.add(contents.live[request_id])
             contents.expiry.add(contents.live[request_id])
-    bisections = model.bisections
-    for request_id in {part.id for part in bisections.waiting_parts()}:
+    for request_id in {part.id for part in model.bisections.waiting_parts()}:
         if not queued(contents.live[request_id]):
             contents.expiry.add(contents.live[request_id])
-    bisections.restore(state.bisections)
     model.running = sum(batch.model == state.model for batch in contents.fleet.batches.values())
-    model.blocked = state.blocked
-    model.reachable = state.reachable
-    model.device_use.restore(state.device_use)
-    model.policy.restore(state.policy)
+    for name in ("blocked", "reachable", "prefetch_at_ns", "dispatch_count"):
+        setattr(model, name, getattr(state, name))
+    for name in CAPTURED:
+        getattr(model, name).restore(getattr(state, name))
     model.times.restore(state.times)
-    model.shares.restore(state.shares)
-    model.handling.restore(state.handling)
-    model.prefetch_at_ns, model.dispatch_count = state.prefetch_at_ns, state.dispatch_count
-    model.late.restore(state.late)
 
 
 def _restore_fleet(contents: Contents, state: State) -> None:

@@ -9,32 +9,15 @@ command once, and call `handle` again, with or without events, at `next_wakeup_n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final, Never
 
+from batcher.core import events as kinds
 from batcher.core.commands import Command
 from batcher.core.contents import Contents
-from batcher.core.events import (
-    BatchProgress,
-    DeviceConfigured,
-    Event,
-    InstanceDown,
-    InstanceDraining,
-    InstanceUp,
-    ModelConfigured,
-    ModelRemoved,
-    RepliesTook,
-    RequestArrived,
-    RequestCancelled,
-)
-from batcher.core.handlers.batches import progress, replies_took
+from batcher.core.events import Event, RequestArrived
+from batcher.core.handlers import batches, instances, models
 from batcher.core.handlers.decision import decide
-from batcher.core.handlers.instances import (
-    device_configured,
-    instance_down,
-    instance_draining,
-    instance_up,
-)
-from batcher.core.handlers.models import configure, remove
 from batcher.core.handlers.requests import arrive, cancel, end_at_limit, expire
 from batcher.core.history import KEPT_STEPS, History, InvalidTransition
 from batcher.core.lifecycle import request_state
@@ -145,41 +128,24 @@ class Scheduler:
 
 
 def _take_in(contents: Contents, event: Event) -> None:
-    match event:
-        case RequestArrived():
-            arrive(contents, event)
-        case BatchProgress():
-            progress(contents, event)
-        case RequestCancelled():
-            cancel(contents, event)
-        case RepliesTook():
-            replies_took(contents, event)
-        case _:
-            contents.unblock()
-            _take_in_change(contents, event)
+    kind = type(event)
+    if kind not in _BLOCKED:
+        contents.unblock()
+    _HANDLERS[kind](contents, event)  # type: ignore[arg-type] - each takes its own kind
     contents.undecided = True
 
 
-def _take_in_change(
-    contents: Contents,
-    event: InstanceUp
-    | InstanceDraining
-    | InstanceDown
-    | ModelConfigured
-    | ModelRemoved
-    | DeviceConfigured,
-) -> None:
-    """Take in that instances, models or devices have changed."""
-    match event:
-        case InstanceUp():
-            instance_up(contents, event)
-        case InstanceDraining():
-            instance_draining(contents, event)
-        case InstanceDown():
-            instance_down(contents, event)
-        case ModelConfigured():
-            configure(contents, event)
-        case ModelRemoved():
-            remove(contents, event)
-        case DeviceConfigured():
-            device_configured(contents, event)
+_HANDLERS: Final[dict[type[Event], Callable[[Contents, Never], None]]] = {
+    kinds.BatchProgress: batches.progress,
+    kinds.RequestCancelled: cancel,
+    kinds.RepliesTook: batches.replies_took,
+    kinds.InstanceUp: instances.instance_up,
+    kinds.InstanceDraining: instances.instance_draining,
+    kinds.InstanceDown: instances.instance_down,
+    kinds.DeviceConfigured: instances.device_configured,
+    kinds.ModelConfigured: models.configure,
+    kinds.ModelRemoved: models.remove,
+}
+
+_BLOCKED: Final = {kinds.BatchProgress, kinds.RequestCancelled, kinds.RepliesTook}
+"""Events by which no instance becomes free, or which see to that themselves."""

@@ -8,13 +8,7 @@ from batcher.core.faults.bisection import Bisection
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.record import copied
-from batcher.core.state import (
-    SavedBatch,
-    SavedInstance,
-    SavedModel,
-    SavedRequest,
-    State,
-)
+from batcher.core.state import CAPTURED, SavedBatch, SavedInstance, SavedModel, SavedRequest, State
 
 
 def capture(contents: Contents) -> State:
@@ -48,21 +42,13 @@ def _batch(batch: RunningBatch) -> SavedBatch:
 
 
 def _model(model: Model) -> SavedModel:
-    return SavedModel(
-        model.name,
-        model.settings,
-        model.policy_failed,
-        tuple(tuple(r.id for r in group) for group in model.queue.groups.values()),
-        model.blocked,
-        model.reachable,
-        model.device_use.capture(),
-        model.policy.capture(),
-        tuple((shapes, times.capture()) for shapes, times in model.times.items()),
-        model.shares.capture(),
-        model.bisections.capture(),
-        tuple(copied(Bisection, each) for each in model.bisections.open),
-        model.handling.capture(),
-        model.prefetch_at_ns,
-        model.dispatch_count,
-        model.late.capture(),
+    learned = {name: getattr(model, name).capture() for name in CAPTURED}
+    return copied(
+        SavedModel,
+        model,
+        model=model.name,
+        groups=tuple(tuple(r.id for r in group) for group in model.queue.groups.values()),
+        times=tuple((shapes, times.capture()) for shapes, times in model.times.items()),
+        open_bisections=tuple(copied(Bisection, each) for each in model.bisections.open),
+        **learned,
     )

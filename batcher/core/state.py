@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from batcher.core.commands import Part
 from batcher.core.events import InstanceUp, RequestArrived, Shapes
 from batcher.core.faults.bisection import Bisection
@@ -30,11 +32,15 @@ class SavedRequest:
     """Rows that are not done, and the batches that run some."""
 
 
+CAPTURED: Final = ("device_use", "policy", "shares", "bisections", "handling", "late")
+"""What a model has learned beside its `times`, each as its owner captured it."""
+
+
 @record
 class SavedModel:
     """A model and the ids of its waiting requests, batch group by batch group, each in order.
 
-    `policy`, `times` and `shares` are what was learned, each as its owner captured it.
+    Its `times` and what is `CAPTURED` is what was learned.
     """
 
     model: str
