@@ -131,7 +131,7 @@ def _take_in(contents: Contents, event: Event) -> None:
     kind = type(event)
     if kind not in _BLOCKED:
         contents.unblock()
-    _HANDLERS[kind](contents, event)  # type: ignore[arg-type] - each takes its own kind
+    _HANDLERS[kind](contents, event)  # type: ignore[arg-type]  # its own kind
     contents.undecided = True
 
 
