@@ -18,16 +18,9 @@ from batcher.core.commands import Command, Dispatch, Settle
 from batcher.core.contents import Contents
 from batcher.core.events import BatchProgress
 from batcher.core.handlers import decision
-from batcher.core.lifecycle import (
-    ENDS,
-    BatchState,
-    InstanceState,
-    RequestState,
-    batch_state,
-    instance_state,
-    request_state,
-)
+from batcher.core.lifecycle import RequestState, request_state
 from batcher.core.policies import make_policy
+from batcher.testing.states import ENDS, BatchState, InstanceState, batch_state, instance_state
 
 TABLES: Final = {
     "Requests": ("request", RequestState),

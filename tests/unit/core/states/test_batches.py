@@ -8,8 +8,8 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.core.events import FailureCause, ModelRemoved
-from batcher.core.lifecycle import batch_state
 from batcher.core.settings import Adaptive
+from batcher.testing.states import batch_state
 from batcher.testing.transitions import read_transitions, recorded_transitions
 
 PAGE = Path(__file__).parents[4] / "docs" / "scheduler-states.md"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from batcher.core.lifecycle import BatchState, InstanceState, RequestState, instance_state
+from batcher.core.lifecycle import RequestState
+from batcher.testing.states import BatchState, InstanceState, instance_state
 from batcher.testing.transitions import read_transitions, recorded_transitions
 
 PAGE = Path(__file__).parents[4] / "docs" / "scheduler-states.md"
