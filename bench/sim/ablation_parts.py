@@ -58,7 +58,6 @@ FIXED: Final[dict[str, str]] = {
     "queueing/padding.MOST_KNOWN": "a bound of memory",
     "queueing/ranks.LATE": "a name of a rank",
     "requests/refusals.QUEUE_FULL_RETRY_NS": "protocol: what a refusal tells its caller",
-    "requests/refusals.UNAVAILABLE_RETRY_NS": "protocol: what a refusal tells its caller",
     "times.TIMER_NS": "the resolution of timers",
     "times.NEVER_NS": "a name of a time",
     "times.TOLERANCE_NS": "the precision of floats",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from math import exp
 
 from batcher.core.captured import Captured
+from batcher.core.policies.backlog import MOST_REQUESTS
 
 RATE_TARGETS = 10.0
 """Time constant of both rates, in targets; for the second, of active time. 40 % more costs 1.3 points of
@@ -29,9 +30,6 @@ that was just answered."""
 
 GAP_WEIGHT = 0.02
 """Weight of one gap in the gain of each wait."""
-
-RANKED_ROWS = 512.0
-"""Shares of ranks are those among the last 256 to 512 rows: at so many, counts are halved."""
 
 
 @dataclass(slots=True)
@@ -90,10 +88,10 @@ class ArrivalStats(Captured):
             self._count_rank(rank, rows)
 
     def _count_rank(self, rank: int, rows: int) -> None:
-        """Count the rows of a rank; for models whose arrivals have several ranks."""
+        """Count the rows of a rank, where there are several: what arrived lately is about as much as is planned."""
         ranks = self.ranks
         ranks[rank] = ranks.get(rank, 0.0) + rows
-        if sum(ranks.values()) > RANKED_ROWS:
+        if sum(ranks.values()) > MOST_REQUESTS:
             for each in ranks:
                 ranks[each] /= 2.0
 

@@ -9,13 +9,13 @@ from batcher.core.devices.fleet import Fleet
 from batcher.core.events import RequestArrived
 from batcher.core.model import Model
 from batcher.core.record import record
-from batcher.core.times import TIMER_NS
+from batcher.core.times import LATELY_NS, TIMER_NS
 
 QUEUE_FULL_RETRY_NS = 100_000_000
 """What a client is told to wait when a queue is full: several batches later. The value decides only how
 often such clients come back."""
 
-UNAVAILABLE_RETRY_NS = 1_000_000_000
+UNAVAILABLE_RETRY_NS: Final = LATELY_NS
 """What a client is told to wait when no instance is up: about the time that a small model takes to load."""
 
 
