@@ -31,13 +31,15 @@ def _too_many_rows(settings: ModelSettings) -> str:
     return f"the request has more than {most} rows, the most of one request ({key})"
 
 
-def _blamed(blame: Blame, settings: ModelSettings) -> tuple[str, str]:
-    """What is said of a refusal for a prediction, and what would prevent it."""
+def _blamed(blame: Blame, settings: ModelSettings, *, retry: bool) -> tuple[str, str]:
+    """What is said of a refusal for a prediction, and what would prevent it. `retry`: a retry might."""
     time = _time_text(blame.missed, settings)
     late = _milliseconds(blame.late_by_ns)
     match blame.cause:
         case RefusalCause.DEADLINE:
             text = f"one batch alone takes {late} longer than the caller's deadline leaves"
+            if retry:
+                return text, "allow more time"
             return text, "allow more time: no retry with the same deadline helps"
         case RefusalCause.SERVICE_TIME:
             what = f"one batch alone takes {late} longer than {time} leaves"
@@ -187,7 +189,7 @@ def error_for(
     if failure is not None and after_failure:
         what = after_failure
     if settle.blame is not None:
-        what, advice = _blamed(settle.blame, settings)
+        what, advice = _blamed(settle.blame, settings, retry=settle.retry_after_ns is not None)
     elif not isinstance(what, str):
         what = what(settings)
     message = f"{model}: {what}" if failure is None else f"{model}: {what}: {failure}"

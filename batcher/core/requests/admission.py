@@ -124,7 +124,10 @@ def _admit_late(
     if soonest_ns + takes_ns <= request.finish_by_ns:
         return request
     limit_ns, deadline_ns = request.limit_ns, request.deadline_ns
-    if deadline_ns is not None and now_ns + times.least_ns(now_ns) > deadline_ns:
+    if (
+        deadline_ns is not None
+        and now_ns + _shortest_ns(request, times, after_ns, now_ns) > deadline_ns
+    ):
         # No retry with the same deadline helps, whatever the load.
         blame = blame_of(request, times, soonest_ns, deadline_ns, after_ns)
         return Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT, None, blame)
@@ -149,6 +152,15 @@ def _admit_late(
             return Refusal(Outcome.REJECTED, Reason.PREDICTED_LATE, retry_ns, blame)
     make_late(request, model)
     return request
+
+
+def _shortest_ns(request: LiveRequest, times: ServiceTimes, after_ns: float, now_ns: int) -> float:
+    """The least that a batch took lately, or all batches of a split request would have."""
+    least_ns = times.least_ns(now_ns)
+    if request.split is None:
+        return least_ns
+    curve = times.curve
+    return least_ns * (curve[request.rows] + after_ns) / max(1.0, curve[1])
 
 
 def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:

@@ -47,12 +47,20 @@ class LateQueue:
         queue, slots = model.queue, fleet.slots(model.name)
         rows = queue.all_rows
         each_ns = model.times.backlog_ns(queue, rows or 1) / slots / (rows or 1)
-        behind_all, behind_late = model.late.waits_behind(model.times.best_rate() * slots)
+        behind_all, behind_late = 1.0, 0.0
+        if model.reachable:
+            # Else none can be in time: late requests have the whole device, and no share of it.
+            rate = model.times.best_rate() * slots
+            behind_all, behind_late = model.late.waits_behind(rate)
         self._model, self._now_ns, self._overload = model, now_ns, behind_late > 0.0
         self._each_ns, self._stretch = each_ns, behind_all + behind_late
         # How much longer a late request waits for each row that waits, and for each late one of them.
         self._behind_all_ns, self._behind_late_ns = each_ns * behind_all, each_ns * behind_late
         self._wait_ns = rows * self._behind_all_ns + _late_rows(queue) * self._behind_late_ns
+        most = model.settings.max_batch_size
+        if rows >= most and not model.reachable:
+            # A full batch runs with each: else those at their limits would make batches small.
+            self._wait_ns += most * each_ns * slots
         self.soonest_ns = fleet.next_free_ns(model.name, now_ns)
         """When an instance is free."""
 

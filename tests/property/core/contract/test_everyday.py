@@ -119,6 +119,21 @@ def test_lengths_without_padding_are_not_refused_beside_an_idle_device(play, dev
             assert set(played.outcomes()) == {OK}
 
 
+@pytest.mark.parametrize("load", [1.5, 5])
+def test_where_nothing_can_be_in_time_overload_is_answered_at_the_rate_of_the_device(
+    play, device_of, model, load
+):
+    """Late requests have the whole device then, in full batches, though the longest wait up to the limit."""
+    draw, device = random.Random(1), device_of(60, 0.5)
+    now_ns, requests = 0.0, []
+    while now_ns < 4 * SECOND:
+        now_ns += draw.expovariate(load * 32 / device.takes_ns(32))
+        requests.append(request(len(requests), round(now_ns)))
+    played = play(model(), requests, device, validate=False)
+    answered = played.outcomes()[OK]
+    assert answered >= 0.95 * now_ns * 32 / device.takes_ns(32)
+
+
 def test_a_deadline_shorter_than_any_batch_ends_as_expired_and_is_not_to_be_retried(
     play, device_of, model
 ):
@@ -126,6 +141,24 @@ def test_a_deadline_shorter_than_any_batch_ends_as_expired_and_is_not_to_be_retr
     played = play(model(), requests, device_of(5, 1))
     assert set(played.outcomes()) == {(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT)}
     assert {ended.retry_ns for ended in played.ended.values()} == {None}
+
+
+@pytest.mark.parametrize(("rows", "deadline_ms"), [(1, 5), (64, 25), (512, 200)])
+@pytest.mark.parametrize("apart_ms", [1, 1000])
+def test_no_load_is_to_blame_for_a_deadline_that_is_too_short_for_its_rows(
+    play, device_of, model, rows, deadline_ms, apart_ms
+):
+    """It ends alike beside an idle device and behind others, whatever the request's size."""
+    requests = [
+        request(n, n * apart_ms * MILLISECOND, rows=rows, deadline_ns=deadline_ms * MILLISECOND)
+        for n in range(1, 6)
+    ]
+    played = play(model(), [request(0, 0), *requests], device_of(5, 0.5))
+    ended = [played.ended[each.id] for each in requests]
+    assert {(each.outcome, each.reason) for each in ended} == {
+        (Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT)
+    }
+    assert {each.retry_ns for each in ended} == {None}
 
 
 @pytest.mark.slow
