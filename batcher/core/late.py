@@ -11,8 +11,7 @@ come first; late ones get the time in which the device would idle, the room that
 - in overload, instead of these, `late_share`.
 
 Overload is when more is offered than can be served for longer than a burst. It is measured in rows: those
-that arrived, whatever became of them, less those that could be served in the time of the batches that
-began. That is what would wait now if nothing had been refused. A window counts at most twice what can be
+that arrived, whatever became of them, less those of the batches that began. That is what would wait now if nothing had been refused. A window counts at most twice what can be
 served in it: one burst is no rate.
 """
 
@@ -78,7 +77,7 @@ class LateTime(Captured):
         self.offered = 0
         """Rows that arrived in this window, also those that were refused."""
         self._served = 0.0
-        """Rows that could be served in the time of the batches that began in it."""
+        """Rows of the batches that began in it."""
         self.window_ends_ns = 0
         self._entitled_ns = 0.0
         self._at_ns = 0
@@ -94,8 +93,8 @@ class LateTime(Captured):
         self.share = share
         self.burst_ns = max(BURST_NS, limit_ns or 10 * (target_ns or 0))
 
-    def begun(self, rows: float) -> None:
-        """Count the rows that an instance could serve in the time of the batch that begins."""
+    def begun(self, rows: int) -> None:
+        """Count the rows of a batch that begins."""
         self._served += rows
 
     def ended(self, rows: int) -> None:
@@ -175,7 +174,7 @@ class LateTime(Captured):
         """
         over = self.overload(best_rate)
         # The more requests are late in any case, the less is won by serving others before them.
-        fair = max(self.coupling(), (1.0 - over) * self.late_part)
+        fair = max(self.coupling(), (1.0 - over) * self.late_part**2)
         needed = (1.0 - over) * min(1.0, needed)
         share = max((1.0 - over) * fair * part, needed) + over * self.share
         self.claim = max(fair, needed)

@@ -24,9 +24,8 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     contents.next_batch_id += 1
     model = proposal.model
     name = proposal.instance.up.instance
-    could = _could_serve(proposal)
     parts, split = _take(contents, proposal, batch_id)
-    model.late.begun(could)
+    model.late.begun(proposal.rows)
     model.running += 1
     model.dispatch_count = (model.dispatch_count + 1) % DUE_FIRST_ONE_IN
     times = model.times.get(proposal.shapes)
@@ -60,15 +59,6 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     contents.ledger.commands.append(
         Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
     )
-
-
-def _could_serve(proposal: Proposal) -> float:
-    """The rows that waited and could be served in a batch's time, if the batch were as large as it may be."""
-    curve = proposal.model.times.of(proposal.shapes).curve
-    if proposal.group is None or not curve or proposal.group.rows <= proposal.rows:
-        return proposal.rows
-    could = min(proposal.group.rows, len(proposal.model.times.inside_target(curve)) - 1)
-    return max(proposal.rows, curve[proposal.rows] * could / curve[could])
 
 
 def _charge_late(

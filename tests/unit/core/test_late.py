@@ -226,8 +226,8 @@ class TestMostAreLate:
             late._entitled_ns, late._at_ns = 0.0, 0
             shares.append(late.entitled_ns(1000, 0, 1.0, 0.0, 1e9, RATE) / 1000)
         assert shares == sorted(shares)
-        assert shares[0] == pytest.approx(0.1)
-        assert shares[-1] == pytest.approx(0.5, abs=0.01)
+        assert shares[0] == pytest.approx(0.1**2)
+        assert shares[-1] == pytest.approx(0.5**2, abs=0.01)
 
     def test_in_overload_that_does_not_count(self, late):
         late.waiting, late.late_part = True, 1.0

@@ -297,21 +297,6 @@ class TestLimit:
         assert play.batches(play.arrive(1, shapes=((8,),), due=4)) == [[1]]
 
 
-def test_a_small_batch_counts_as_what_a_large_one_could_have_served(busy):
-    """The first must be done so soon that its batch holds one row of eight."""
-    play = busy(max_rows=8)
-    play.feed(
-        InstanceUp("i", 2, "m", "d", 1, tuple((b, (8 + 2 * b) * MILLISECOND) for b in range(1, 9)))
-    )
-    model(play).late.idle()
-    ids = range(1, 9)
-    commands = play.feed(*(play.request(i, due=11 if i == 1 else None) for i in ids), at=1)
-    assert play.batches(commands) == [[1]]
-    curve = model(play).times[()].curve
-    assert curve[8] < 2 * curve[1]
-    assert model(play).late._served == pytest.approx(8 * curve[1] / curve[8])
-
-
 def test_a_restored_scheduler_goes_on_alike_with_late_requests(busy):
     play = busy(max_rows=2, limit=60)
     for request_id in range(1, 12):
