@@ -211,7 +211,8 @@ class Model:
         took_ns = now_ns - batch.dispatched_ns
         own_ns, beyond_ns = took_ns, 0.0
         if timings is not None and (own := timings.own_ns):
-            own_ns = own
+            # An instance whose clock is wrong was busy for no longer than its batch was away.
+            own_ns = min(own, took_ns)
             beyond_ns = self.handling.observe(took_ns - own_ns, now_ns, prefetched=batch.prefetched)
         self.times.observe(batch, own_ns, beyond_ns, self.handling, now_ns)
 

@@ -143,7 +143,11 @@ _REFUSALS: dict[Reason, _Refusal] = {
         ),
     ),
     Reason.PREDICTED_LATE: _Refusal(
-        errors.Overloaded, "overloaded: the reply would come after the request's limit"
+        errors.Overloaded,
+        lambda settings: (
+            f"overloaded: not answered before {_time_text(MissedTime.LIMIT, settings)}"
+        ),
+        _WHAT_TO_CHANGE[MissedTime.LIMIT],
     ),
     Reason.CALLER_DEADLINE: _Refusal(
         errors.DeadlineExpired,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome, Reason, Settle
-from batcher.core.events import ModelRemoved
+from batcher.core.events import BatchProgress, InstanceUp, ModelRemoved, Timings
 from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
+from batcher.core.settings import Adaptive
 
 OK = (Outcome.OK, Reason.NONE)
 
@@ -94,3 +96,15 @@ def test_an_instance_may_be_up_before_its_model(play):
     play.none()
 
     assert play.batches(play.arrive(1)) == [[1]]
+
+
+def test_an_own_time_longer_than_the_batch_was_away_counts_as_that(play):
+    play.model("m", Adaptive(), 8, target=50)
+    play.feed(InstanceUp("i", 1, "m", "d", profile=((1, 10 * MILLISECOND),)))
+    for n in range(1, 6):
+        at = 20 * n
+        play.arrive(n, at=at)
+        wrong = Timings(at * MILLISECOND, at * MILLISECOND, (at + 5_000) * MILLISECOND)
+        play.feed(BatchProgress(n, (n,), timings=wrong), at=at + 10)
+
+    assert play.scheduler.models["m"].times[()].curve[1] == pytest.approx(10 * MILLISECOND)

@@ -54,7 +54,7 @@ def test_every_reason_has_an_error_that_names_the_model_and_when_to_retry(reason
         (Reason.QUEUE_GROUPS, errors.Overloaded, "(queue.max_groups)"),
         (Reason.QUEUE_ROWS, errors.Overloaded, "at most 900 rows may wait (queue.max_rows)"),
         (Reason.QUEUE_BYTES, errors.Overloaded, "at most 4096 bytes may wait (queue.max_bytes)"),
-        (Reason.PREDICTED_LATE, errors.Overloaded, "after the request's limit"),
+        (Reason.PREDICTED_LATE, errors.Overloaded, "not answered before its limit"),
         (Reason.QUEUE_TIMEOUT, errors.DeadlineExpired, "longer than 1 ms (queue.timeout)"),
     ],
 )
