@@ -45,7 +45,7 @@ def _dispatch_all(contents: Contents, now_ns: int) -> None:
         failed = _report_failed_policies(contents) if contents.policy_errors else ()
         # What is given up stood before the batch: without it the batch is its class's front.
         for model, requests in formation.given_up:
-            _give_up(contents, model, requests, idle=formation.proposal is None)
+            _give_up(contents, model, requests)
         if formation.proposal is not None:
             dispatch(contents, formation.proposal, now_ns)
         for model in failed:
@@ -67,14 +67,12 @@ def _report_failed_policies(contents: Contents) -> list[Model]:
     return failed
 
 
-def _give_up(
-    contents: Contents, model: Model, requests: Sequence[LiveRequest], *, idle: bool
-) -> None:
+def _give_up(contents: Contents, model: Model, requests: Sequence[LiveRequest]) -> None:
     """Make requests late that cannot be in time, or only at the cost of others; or refuse them.
 
-    `idle`: no batch begins now. Where nothing else waits, the first of them is next.
+    Beside idle instances, as many of them are next, less what else waits.
     """
     late = LateQueue(model, contents.fleet, contents.now_ns)
-    is_next = idle and model.serves_late and len(requests) == model.queue.requests
-    refused = late.give_up(requests, requests[0] if is_next else None)
+    spare = late.spare_instances(len(requests)) if model.serves_late else 0
+    refused = late.give_up(requests, requests[:spare])
     refuse_late(refused, model, contents.ledger, contents.now_ns, late.wait_ns())

@@ -35,6 +35,7 @@ class LateQueue:
         "_behind_all_ns",
         "_behind_late_ns",
         "_each_ns",
+        "_fleet",
         "_model",
         "_now_ns",
         "_overload",
@@ -52,7 +53,8 @@ class LateQueue:
             # Else none can be in time: late requests have the whole device, and no share of it.
             rate = model.times.best_rate() * slots
             behind_all, behind_late = model.late.waits_behind(rate)
-        self._model, self._now_ns, self._overload = model, now_ns, behind_late > 0.0
+        self._model, self._fleet, self._now_ns = model, fleet, now_ns
+        self._overload = behind_late > 0.0
         self._each_ns, self._stretch = each_ns, behind_all + behind_late
         # How much longer a late request waits for each row that waits, and for each late one of them.
         self._behind_all_ns, self._behind_late_ns = each_ns * behind_all, each_ns * behind_late
@@ -73,13 +75,13 @@ class LateQueue:
         return self._wait_ns + own_ns * self._stretch
 
     def give_up(
-        self, requests: Sequence[LiveRequest], next_up: LiveRequest | None
+        self, requests: Sequence[LiveRequest], next_up: Sequence[LiveRequest]
     ) -> list[LiveRequest]:
         """Make waiting requests late that a policy gave up. Returns those that are to be refused instead.
 
         Each is placed behind those given up before it, not behind the others. What has begun to run is not
-        refused for its target, only for its limit; no prediction refuses what is `next_up` beside an idle
-        instance.
+        refused for its target, only for its limit; no prediction refuses what is `next_up` beside idle
+        instances.
         """
         model, refused = self._model, []
         each_ns = self._behind_all_ns + self._behind_late_ns
@@ -88,10 +90,10 @@ class LateQueue:
         served = model.serves_late
         for request in requests:
             limit_ns, expires_ns, may_wait = request.limit_ns, request.expires_ns, False
-            if request.rank != LATE and (request is next_up or limit_ns > request.finish_by_ns):
+            if request.rank != LATE and (request in next_up or limit_ns > request.finish_by_ns):
                 done_ns = self.soonest_ns + self._wait_ns + request.rows * each_ns
                 reached = done_ns <= limit_ns and (expires_ns is None or done_ns <= expires_ns)
-                may_wait = (served and reached) or request is next_up or request.begun
+                may_wait = (served and reached) or request in next_up or request.begun
             if not may_wait:
                 refused.append(request)
                 continue
@@ -117,10 +119,19 @@ class LateQueue:
                 if not request.begun:
                     found.append(request)
                     self._wait_ns -= request.rows * each_ns
-        if found and len(found) == self._model.queue.requests and self.soonest_ns <= self._now_ns:
+        if found and (spare := self.spare_instances(len(found))):
             # Beside an idle instance, no prediction refuses a request before which nothing goes.
-            found.pop()
+            del found[-spare:]
         return found
+
+    def spare_instances(self, requests: int) -> int:
+        """Idle instances for so many of those that wait: beside one for each of the others."""
+        if self.soonest_ns > self._now_ns:
+            return 0
+        idle = [
+            at_ns <= self._now_ns for at_ns in self._fleet.free_ns(self._model.name, self._now_ns)
+        ]
+        return max(0, sum(idle) - (self._model.queue.requests - requests))
 
 
 def _late_rows(queue: ModelQueue) -> int:

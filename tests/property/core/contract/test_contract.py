@@ -188,6 +188,7 @@ def test_nothing_is_refused_for_a_prediction_beside_an_idle_instance(play, devic
         asked,
         requests,
         device,
+        instances=draw.choice([1, 2]),
         stalls=stalls_of(draw, requests[-1].arrival_ns),
         slower=lambda now_ns: change[now_ns // (200 * MILLISECOND) % len(change)],
     )

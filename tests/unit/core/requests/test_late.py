@@ -150,6 +150,14 @@ class TestReach:
         assert beyond_reach(play) == [1]
         assert play.batches(play.done(1, 0, at=10)) == [[1]]
 
+    def test_nor_the_next_ones_beside_several(self, busy):
+        play = busy(limit=100, share=0.0)
+        play.arrive(1, 2, 3, at=1, due=15)
+        overload(play)
+        assert beyond_reach(play) == [3, 2, 1]
+        up = InstanceUp("j", 1, "m", "d2", 1)
+        assert play.batches(play.feed(BatchProgress(1, (0,)), up, at=10)) == [[1], [2]]
+
 
 class TestEntitlement:
     def entitled_ms(self, play):
