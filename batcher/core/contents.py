@@ -8,6 +8,7 @@ from __future__ import annotations
 from batcher.core.devices.fleet import Fleet
 from batcher.core.model import Model
 from batcher.core.policies import PolicyFactory
+from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.ledger import Ledger
 from batcher.core.times import NEVER_NS
 
@@ -23,6 +24,8 @@ class Contents:
         "live",
         "make_policy",
         "models",
+        "near_limit",
+        "near_until_ns",
         "next_batch_id",
         "next_limit_ns",
         "now_ns",
@@ -47,6 +50,14 @@ class Contents:
         """When a policy wants to be asked again; None while it waits for events."""
         self.next_limit_ns = NEVER_NS
         """No waiting request reaches its limit before this."""
+        self.near_limit: list[LiveRequest] = []
+        """Those that reach it next: all whose limits come before `near_until_ns`."""
+        self.near_until_ns = NEVER_NS
+
+    def note_limit(self, limit_ns: int) -> None:
+        """Note that a request waits whose limit comes before `near_until_ns`."""
+        self.next_limit_ns = self.near_until_ns = min(self.next_limit_ns, limit_ns)
+        self.near_limit = []
 
     def unblock(self) -> None:
         """Ask every model's policy again: instances may have become free."""

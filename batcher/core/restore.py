@@ -30,7 +30,8 @@ def restore(contents: Contents, state: State) -> None:
     for model_state in state.models:
         _restore_model(contents, model_state)
     contents.next_batch_id = state.next_batch_id
-    contents.ask_again_ns, contents.next_limit_ns = state.wakeup_ns, state.next_limit_ns
+    contents.ask_again_ns = state.wakeup_ns
+    contents.note_limit(state.next_limit_ns)
 
 
 def _restore_request(contents: Contents, state: SavedRequest) -> None:

@@ -54,7 +54,7 @@ def _settle_unreported(contents: Contents, batch: RunningBatch, event: BatchProg
         if request.limit_ns <= contents.now_ns:
             over.append(request)
         else:
-            contents.next_limit_ns = min(contents.next_limit_ns, request.limit_ns)
+            contents.note_limit(request.limit_ns)
             model.late.again(part.stop - part.start)
     refuse_late(over, model, contents.ledger, contents.now_ns)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from batcher.core.commands import Outcome, Reason
 from batcher.core.contents import Contents
 from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
@@ -12,6 +14,10 @@ from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.bounds import broken_bound, group_for, room_for
 from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS, UNKNOWN_MODEL, expiry_reason
 from batcher.core.times import NEVER_NS
+
+NEAR_NS = 10_000_000
+"""Requests that reach their limits within so long after the next one are found together. Where thousands
+wait, to look for each alone takes all of a core."""
 
 
 def arrive(contents: Contents, event: RequestArrived) -> None:
@@ -41,8 +47,8 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
     expires_ns, limit_ns = request.expires_ns, request.limit_ns
     if expires_ns is not None:
         contents.expiry.add(request)
-    if limit_ns < contents.next_limit_ns and (expires_ns is None or limit_ns < expires_ns):
-        contents.next_limit_ns = limit_ns
+    if limit_ns < contents.near_until_ns and (expires_ns is None or limit_ns < expires_ns):
+        contents.note_limit(limit_ns)
     if not model.blocked:
         contents.undecided = True
     elif model.prefetch_at_ns < NEVER_NS:
@@ -79,17 +85,37 @@ def end_at_limit(contents: Contents, now_ns: int) -> None:
 
     A retry may find less load. Those whose limits are their callers' deadlines have expired before.
     """
-    next_ns = NEVER_NS
+    live = contents.live
+    waiting = [each for each in contents.near_limit if live.get(each.id) is each and _waits(each)]
+    next_ns = _next_limit_ns(waiting, now_ns)
+    if next_ns == NEVER_NS:
+        waiting = [each for each in live.values() if each.limit_ns < NEVER_NS and _waits(each)]
+        next_ns = _next_limit_ns(waiting, now_ns)
+        contents.near_until_ns = min(next_ns + NEAR_NS, NEVER_NS)
+    until_ns = contents.near_until_ns
+    contents.next_limit_ns = next_ns
+    contents.near_limit = [each for each in waiting if now_ns < each.limit_ns < until_ns]
     refused: dict[str, list[LiveRequest]] = {}
-    for request in contents.live.values():
-        limit_ns, expires_ns = request.limit_ns, request.expires_ns
-        if limit_ns == NEVER_NS or not (queued(request) or request.suspect_parts):
-            continue
-        if limit_ns <= now_ns:
+    for request in waiting:
+        if request.limit_ns <= now_ns:
             refused.setdefault(request.arrived.model, []).append(request)
-        elif expires_ns is None or limit_ns < expires_ns:
-            next_ns = min(next_ns, limit_ns)
     contents.undecided |= bool(refused)
     for name, requests in refused.items():
         refuse_late(requests, contents.models[name], contents.ledger, now_ns)
-    contents.next_limit_ns = next_ns
+
+
+def _waits(request: LiveRequest) -> bool:
+    return queued(request) or request.suspect_parts > 0
+
+
+def _next_limit_ns(requests: Sequence[LiveRequest], now_ns: int) -> int:
+    """The first limit after `now_ns` that comes before a request expires."""
+    return min(
+        [
+            limit_ns
+            for each in requests
+            if (limit_ns := each.limit_ns) > now_ns
+            and (each.expires_ns is None or limit_ns < each.expires_ns)
+        ],
+        default=NEVER_NS,
+    )
