@@ -153,6 +153,33 @@ def test_the_next_limit_while_something_waits(play):
     assert play.wakeup is None
 
 
+def test_limits_that_follow_each_other_closely(play):
+    """They are found together; some of them end or come meanwhile."""
+    play.model("m", Adaptive(limit_ns=100 * MILLISECOND), 1, target=20)
+    play.up()
+    play.arrive(0)
+    for request_id, at in ((1, 1), (2, 3), (3, 5), (4, 8), (5, 30)):
+        play.arrive(request_id, at=at)
+    play.feed(at=100)
+    assert play.wakeup == 101
+    play.cancel(3, at=102)
+    assert play.wakeup == 103
+    twin = Scheduler.restore(play.scheduler.snapshot())
+    play.feed(at=103)
+    twin.handle([], 103 * MILLISECOND)
+    assert play.wakeup == 108  # That of request 3 has gone.
+    assert twin.next_wakeup_ns() == play.scheduler.next_wakeup_ns()
+    play.arrive(6, at=104)
+    assert play.wakeup == 108
+    assert set(play.ended(play.feed(at=108))) == {4}
+    assert play.wakeup == 130
+    play.model("m", Adaptive(limit_ns=10 * MILLISECOND), 1, target=10)
+    play.arrive(7, at=115)
+    assert play.wakeup == 125
+    assert set(play.ended(play.feed(at=125))) == {7}
+    assert [set(play.ended(play.feed(at=at))) for at in (130, 204)] == [{5}, {6}]
+
+
 def test_the_limit_of_what_runs_again(play):
     play.model("m", Adaptive(limit_ns=100 * MILLISECOND), 8, target=20)
     play.up()
