@@ -53,7 +53,7 @@ def may_be_in_time(until_ns: int, given: PolicyInput) -> bool:
     That is so unless its bucket was measured lately, and no batch was quick enough.
     """
     times, now_ns = given.times, given.now_ns
-    return now_ns + times.fastest_ns <= until_ns or times.is_stale(now_ns)
+    return now_ns + times.least_ns(now_ns) <= until_ns or times.is_stale(now_ns)
 
 
 def fill(

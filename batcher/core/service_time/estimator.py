@@ -198,7 +198,10 @@ class ServiceTimes(Captured):
         """`fastest_ns` or, where nothing has run for long, what one row took before the device became slower.
 
         Else no batch would show that it is as before, where all callers' deadlines were too short meanwhile.
+        Without a warm-up it is 0.0 until a batch was as predicted: the first one may have been slow.
         """
+        if not self.steady:
+            return 0.0
         before = self._drift.before
         if before and self.last_batch_ns is not None and self.is_stale(now_ns):
             return min(self.fastest_ns, before * self._curve.times[1])

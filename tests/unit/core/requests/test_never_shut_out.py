@@ -416,3 +416,17 @@ def test_no_request_waits_for_others_for_longer_than_its_queue_timeout(stage, ar
     (ends,) = stage.play(arrivals(150, 20, 1))
     assert sum(end.outcome is Outcome.OK for end in ends) > 0.999 * len(ends)
     assert max(end.took_ns for end in ends) > 20 * MILLISECOND
+
+
+def test_a_first_batch_that_was_slow_shuts_out_no_caller_with_a_deadline(stage, arrivals):
+    """Nothing was warmed up: the first batch takes 600 ms, all others 6, and callers wait for 300."""
+    stage.model(policy=Adaptive(limit_ns=SECOND))
+    stage.up(sizes=())
+    batches = iter(range(1 << 30))
+    stage.takes_ns = lambda _, rows, __: stage.usual_ns(rows) * (1 if next(batches) else 100)
+    hasty = [
+        (at_ns, what | {"deadline_ns": at_ns + 300 * MILLISECOND})
+        for at_ns, what in arrivals(100, 4, 1)
+    ]
+    (ends,) = stage.play(hasty)
+    assert all(end.outcome is Outcome.OK for end in ends if end.at_ns >= SECOND)
