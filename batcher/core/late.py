@@ -11,8 +11,8 @@ come first; late ones get the time in which the device would idle, the room that
 - in overload, instead of these, `late_share`.
 
 Overload is when more is offered than can be served for longer than a burst. It is measured in rows: those
-that arrived, whatever became of them, less those of the batches that began. That is what would wait now if nothing had been refused. A window counts at most twice what can be
-served in it: one burst is no rate.
+that arrived, whatever became of them, less those of the batches that began. That is what would wait now
+if nothing had been refused. A window counts at most twice what can be served in it: one burst is no rate.
 """
 
 from __future__ import annotations
