@@ -221,6 +221,10 @@ class Model:
         self.handling.forget(now_ns)
         self.times.refresh(self.handling, now_ns)
 
+    def capacity(self, slots: int) -> float:
+        """Rows a nanosecond that `slots` can serve inside the target, of its part of a shared device."""
+        return self.times.best_rate() * slots * self.device_use.share
+
     def judge_target(self) -> None:
         """Bring `reachable` up to date, for other times or another target."""
         self.reachable = self.times.reachable

@@ -20,7 +20,7 @@ def late_entitlement_ns(model: Model, slots: int, now_ns: int) -> float:
     late, queue = model.late, model.queue
     if not late.waiting:
         return 0.0
-    best_rate = model.times.best_rate() * slots
+    best_rate = model.capacity(slots)
     overload = late.overload(best_rate)
     oldest_ns = turn_ns = NEVER_NS
     needed = most_ns = late_ns = all_ns = 0.0

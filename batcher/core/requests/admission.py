@@ -76,7 +76,7 @@ def admit(  # noqa: C901, PLR0911, PLR0912 - calls would cost a tenth of what ea
     if soonest_ns <= now_ns and not waiting:
         late.idle()
     elif now_ns >= late.window_ends_ns:
-        late.next_window(now_ns, model.times.best_rate() * fleet.slots(model.name))
+        late.next_window(now_ns, model.capacity(fleet.slots(model.name)))
     late.offered += rows
     late.since_answers += rows
     if model.learns_arrivals:
@@ -167,7 +167,7 @@ def _rank(request: LiveRequest, model: Model, fleet: Fleet, now_ns: int) -> int:
     """The request's rank: from its priority level, and whether its tenant is over its share."""
     over_share = False
     if model.shares.several:
-        capacity = model.times.best_rate() * fleet.slots(model.name) * model.device_use.share
+        capacity = model.capacity(fleet.slots(model.name))
         over_share = model.shares.over(
             request.arrived.tenant, request.arrived.rows, capacity, now_ns
         )

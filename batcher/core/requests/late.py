@@ -51,7 +51,7 @@ class LateQueue:
         behind_all, behind_late = 1.0, 0.0
         if model.reachable:
             # Else none can be in time: late requests have the whole device, and no share of it.
-            rate = model.times.best_rate() * slots
+            rate = model.capacity(slots)
             behind_all, behind_late = model.late.waits_behind(rate)
         self._model, self._fleet, self._now_ns = model, fleet, now_ns
         self._overload = behind_late > 0.0
