@@ -132,6 +132,8 @@ def _admit_late(
         blame = blame_of(request, times, soonest_ns, deadline_ns, after_ns)
         return Refusal(Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT, None, blame)
     measured = not times.is_stale(now_ns) or request.group_key in model.queue.groups
+    # Before any batch was as predicted, predictions are no reason to refuse.
+    measured = measured and times.steady > 0
     # Beside one idle instance for each request that waits, and one more.
     idle = [at_ns <= now_ns for at_ns in fleet.free_ns(model.name, now_ns)]
     if measured and sum(idle) <= model.queue.requests:

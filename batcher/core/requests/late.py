@@ -93,6 +93,8 @@ class LateQueue:
             if request.rank != LATE and (request in next_up or limit_ns > request.finish_by_ns):
                 done_ns = self.soonest_ns + self._wait_ns + request.rows * each_ns
                 reached = done_ns <= limit_ns and (expires_ns is None or done_ns <= expires_ns)
+                times = model.times.get(request.bucket)
+                reached = reached or times is None or not times.steady
                 may_wait = (served and reached) or request in next_up or request.begun
             if not may_wait:
                 refused.append(request)
