@@ -113,7 +113,7 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
             return self._best_rate
         best = 0.0
         for curve in curves:
-            for rows, took_ns in enumerate(self._inside_target(curve)):
+            for rows, took_ns in enumerate(self.inside_target(curve)):
                 if took_ns:
                     best = max(best, rows / took_ns)
         self._rated, self._best_rate = curves, best
@@ -129,10 +129,10 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
             return 0.0
         if len(self) == 1:
             return rows / self.best_rate()
-        inside = self._inside_target(times.curve)
+        inside = self.inside_target(times.curve)
         return rows * min([inside[size] / size for size in range(1, len(inside))])
 
-    def _inside_target(self, curve: Sequence[float]) -> Sequence[float]:
+    def inside_target(self, curve: Sequence[float]) -> Sequence[float]:
         """The part of a curve inside the target; all of it where not even one row is."""
         target_ns = self._target_ns
         if target_ns is None or not curve or curve[1] > target_ns:

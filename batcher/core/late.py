@@ -11,7 +11,7 @@ come first; late ones get the time in which the device would idle, the room that
 - in overload, instead of these, `late_share`.
 
 Overload is when more is offered than can be served for longer than a burst. It is measured in rows: those
-that arrived, whatever became of them, less those of the batches that began. That is what would wait now
+that arrived, whatever became of them, less those that the batches which began could easily have served. That is what would wait now
 if nothing had been refused. A window counts at most twice what can be served in it: one burst is no rate.
 """
 
@@ -77,7 +77,7 @@ class LateTime(Captured):
         self.offered = 0
         """Rows that arrived in this window, also those that were refused."""
         self._served = 0.0
-        """Rows of the batches that began in it."""
+        """Rows that could easily be served by the batches that began in it."""
         self.window_ends_ns = 0
         self._entitled_ns = 0.0
         self._at_ns = 0
@@ -93,8 +93,8 @@ class LateTime(Captured):
         self.share = share
         self.burst_ns = max(BURST_NS, limit_ns or 10 * (target_ns or 0))
 
-    def begun(self, rows: int) -> None:
-        """Count the rows of a batch that begins."""
+    def begun(self, rows: float) -> None:
+        """Count the rows that can easily be served in the time of a batch that begins."""
         self._served += rows
 
     def ended(self, rows: int) -> None:

@@ -26,6 +26,7 @@ SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
     "batching/filling": ("padded",),
     "batching/late_entitlement": ("late", "levels"),
     "late": ("late", "levels"),
+    "handlers/dispatch": ("late", "levels"),
     "batching/selection": ("groups", "models"),
     "bucket_times": ("padded", "noise"),
     "devices/prefetch": ("gaps",),

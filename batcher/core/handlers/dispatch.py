@@ -17,6 +17,11 @@ from batcher.core.model import Model
 from batcher.core.queueing.ranks import LATE
 from batcher.core.requests.splitting import next_turn, note_dispatched, piece_rows
 
+EASY_PART = 0.8
+"""More than this part of what full batches serve is not counted on: below it there is no overload, though small
+batches for the sake of due times serve less. With 0.9, 8 points fewer are in time at 0.95 of the device; with 0.0,
+5 % are refused at 0.8 of it where the target is four times what one row takes."""
+
 
 def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     """Take the batch's requests out of where they wait, and give it to its instance."""
@@ -24,8 +29,9 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     contents.next_batch_id += 1
     model = proposal.model
     name = proposal.instance.up.instance
+    could = _could_serve(proposal)
     parts, split = _take(contents, proposal, batch_id)
-    model.late.begun(proposal.rows)
+    model.late.begun(could)
     model.running += 1
     model.dispatch_count = (model.dispatch_count + 1) % DUE_FIRST_ONE_IN
     times = model.times.get(proposal.shapes)
@@ -59,6 +65,17 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
     contents.ledger.commands.append(
         Dispatch(batch_id, model.name, name, proposal.shapes, parts, attempt)
     )
+
+
+def _could_serve(proposal: Proposal) -> float:
+    """The rows of a batch, or those that waited and could easily be served in its time by a larger one."""
+    model, rows = proposal.model, proposal.rows
+    times = model.times.get(proposal.shapes)
+    waiting = 0 if proposal.group is None else proposal.group.rows
+    if times is None or not times.curve or waiting <= rows:
+        return rows
+    could = min(waiting, len(model.times.inside_target(times.curve)) - 1)
+    return max(rows, EASY_PART * times.curve[rows] * could / times.curve[could])
 
 
 def _charge_late(
