@@ -199,7 +199,7 @@ def instances(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def traces(options: argparse.Namespace) -> dict[str, Any]:
-    """Recorded arrivals at 80 % of capacity: every policy beside the optimum."""
+    """Recorded arrivals at 80 % of capacity: every policy beside the optimum, and how many are answered."""
     found: dict[str, Any] = {}
     names = ("adaptive", *grid.BASELINES)
     paths = sorted(Path(options.traces).glob("*.csv"))
@@ -216,6 +216,11 @@ def traces(options: argparse.Namespace) -> dict[str, Any]:
                 served = world.Served(profile, parse_policy(name))
                 played = world.play([world.Stream(unit_at)], {"m": served})
                 row[name] = 100 * played.in_time(0, profile.target_ns).mean()
+            for policy in (world.ADAPTIVE, world.REFUSES_LATE):
+                served = world.Served(profile, policy)
+                played = world.play([world.Stream(unit_at)], {"m": served})
+                row[policy.name] = 100 * played.in_time(0, profile.target_ns).mean()
+                row[f"answered, {policy.name}"] = 100 * (played.answered[0] >= 0).mean()
             best = on_time_optimum(unit_at, profile.curve, profile.target_ns)
             row["optimum"] = 100 * best / len(unit_at)
             row["ok"] = bool(row["adaptive"] >= max(row[name] for name in names) - 0.5)
