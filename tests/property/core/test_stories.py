@@ -196,7 +196,7 @@ class Story:
         if command.attempt > 1 or (alone and stale):
             return
         # A request alone may be let try, unless its bucket was measured lately and was never so quick.
-        quickest_ns = min(times.fastest_ns, times.expected[rows])
+        quickest_ns = min(times.least_ns(self.now_ns), times.expected[rows])
         ends_ns = self.now_ns + (quickest_ns if alone else times.p95[rows])
         for part in command.parts:
             request = self.scheduler.live.get(part.id)

@@ -349,7 +349,7 @@ class Accounts:
         companions = [i for i in self.fresh if i != request_id]
         if request_id in self.alone and not companions:
             assert not self.is_stale(name, bucket)
-            assert self.now_ns + times.fastest_ns > request.limit_ns
+            assert self.now_ns + times.least_ns(self.now_ns) > request.limit_ns
 
     def dispatch(self, command, scheduler):
         model = self.models[command.model]
@@ -445,7 +445,7 @@ class Accounts:
         starts_ns = begins_ns - TOLERANCE_NS
         if begins_ns > self.now_ns:
             starts_ns -= model.handling.saved_ns
-        quickest_ns = min(times.fastest_ns, times.expected[rows])
+        quickest_ns = min(times.least_ns(self.now_ns), times.expected[rows])
         ends_ns = starts_ns + (quickest_ns if alone else times.p95[rows])
         for part in batch.command.parts:
             # The rest of a split request may have been given up in the same step.
