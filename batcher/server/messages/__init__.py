@@ -4,7 +4,7 @@
     InferenceReply --response_parts--> parts of bytes
 
 `wire` reads the outermost fields without copying tensors, `requests` and `parameters` check what is
-nested, `elements` turns contents into arrays and back, `responses` and `classification` make answers,
+nested, `protocol.elements` turns contents into arrays and back, `responses` and `classification` make answers,
 `describe` the messages about models. Every limit on what a caller can make this cost is a constant
 here, and docs/limits.md lists them.
 """

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 from batcher import triton
 from batcher.errors import InvalidRequest, RequestError, shown
 from batcher.protocol import inference
+from batcher.protocol.elements import MalformedTensorError, from_raw, from_typed
 from batcher.runtime.request import InferenceRequest
-from batcher.server.messages.elements import MalformedTensorError, from_raw, from_typed
 from batcher.server.messages.parameters import (
     RequestParameters,
     classification,

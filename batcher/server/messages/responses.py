@@ -15,10 +15,10 @@ import numpy as np
 from batcher.errors import ExecutionFailed, shown
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
+from batcher.protocol.elements import MalformedTensorError, bytes_to_raw, to_raw
 from batcher.runtime.execution.scatter import join
 from batcher.runtime.request import InferenceReply
 from batcher.server.messages.classification import Classes, top_classes
-from batcher.server.messages.elements import MalformedTensorError, bytes_to_raw, to_raw
 from batcher.server.messages.wire import LARGE_MESSAGE, encode_length
 
 FINAL_RESPONSE = "triton_final_response"

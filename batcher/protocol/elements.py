@@ -14,7 +14,7 @@ import struct
 
 import numpy as np
 
-from batcher.protocol import inference
+from batcher.protocol._generated import inference_service as inference
 from batcher.tensors import DTYPES, Array
 
 _LENGTH = struct.Struct("<I")
