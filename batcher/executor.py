@@ -30,13 +30,14 @@ and a new object is loaded. The guide is docs/writing-an-executor.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ValidationError
 
+from batcher.clock import SECOND
 from batcher.config.explain import explain
 from batcher.config.files import unreadable
 from batcher.config.section import FilePath, KeyPath
@@ -47,6 +48,7 @@ from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
 
 __all__ = [
     "DTYPES",
+    "TRACE_METADATA",
     "Array",
     "AsyncExecutor",
     "BackendUnavailable",
@@ -59,6 +61,7 @@ __all__ = [
     "Executor",
     "FilePath",
     "LoadContext",
+    "MetadataValue",
     "ModelMetadata",
     "Options",
     "ParameterValue",
@@ -67,6 +70,7 @@ __all__ = [
     "Size",
     "Tensor",
     "TensorSpec",
+    "Watches",
     "nothing_to_release",
     "option_problems",
     "options_model",
@@ -79,6 +83,15 @@ Problem = tuple[KeyPath, str]
 ParameterValue = bool | int | float | str
 """A value of a request parameter."""
 
+MetadataValue = str | bytes
+"""A value of a caller's metadata: bytes where the name ends with `-bin`."""
+
+CAUSES: Final = ("device", "input", "overloaded", "unavailable", "unknown")
+"""The causes of an `ExecutionError`."""
+
+MAX_RETRY_AFTER_NS: Final = 3600 * SECOND
+"""Nanoseconds: the longest delay that a caller is told to wait for a backend; a longer one is cut."""
+
 
 class ExecutionError(Exception):
     """Raise this from `execute` to say why the whole batch failed.
@@ -90,17 +103,33 @@ class ExecutionError(Exception):
       answered.
     - `"device"`: the device or the runtime is broken. Nothing is executed again; the requests end
       with UNAVAILABLE, so that callers retry.
+    - `"overloaded"`: the backend has no room and has not executed the batch. Nothing is executed
+      again; the requests end with RESOURCE_EXHAUSTED.
+    - `"unavailable"`: the backend is not there, is draining, or the connection was lost. Nothing is
+      executed again; the requests end with UNAVAILABLE.
     - `"unknown"` (the default, and what every other exception counts as): as `"input"`, but the
       request ends with INTERNAL.
+
+    `"overloaded"` and `"unavailable"` say nothing of the model: nothing is learned of service times
+    or of failing requests, and the batch does not count towards `health.failure_threshold`
+    (`Watches` tells what is unhealthy). `retry_after_ns` is when the backend wants callers to come
+    back (nanoseconds, cut to `MAX_RETRY_AFTER_NS`); None leaves it to batcher. The other causes ignore it.
 
     If you know which rows are wrong, return `BatchResult.row_errors` instead: that costs no retry.
     """
 
-    def __init__(self, message: str, *, cause: str = "unknown") -> None:
-        if cause not in ("device", "input", "unknown"):
-            raise ValueError(f"cause must be 'device', 'input' or 'unknown', not {cause!r}")
+    def __init__(
+        self, message: str, *, cause: str = "unknown", retry_after_ns: int | None = None
+    ) -> None:
+        if cause not in CAUSES:
+            raise ValueError(f"cause must be one of {', '.join(CAUSES)}, not {cause!r}")
+        if retry_after_ns is not None and retry_after_ns < 0:
+            raise ValueError(f"retry_after_ns must not be negative, got {retry_after_ns}")
         super().__init__(message)
         self.cause = cause
+        self.retry_after_ns = (
+            None if retry_after_ns is None else min(int(retry_after_ns), MAX_RETRY_AFTER_NS)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +145,9 @@ class Capabilities:
     max_in_flight: int = 1
     """The most batches that one object can execute at the same time. Only an `AsyncExecutor` can have
     more than 1. The configuration (`models[].max_in_flight`) chooses a number up to this."""
+    raw: bool = False
+    """Whether `execute` takes the inputs as they are on the wire (`Batch.raw`), and no arrays: for a
+    runtime to which batches are sent on. Outputs are arrays all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +248,30 @@ class ModelMetadata:
     parameters: tuple[str, ...] = ()
     """Names of the request parameters that `execute` reads. Only requests with equal values of
     these share a batch. `Batch.parameters` has no others."""
+    metadata: tuple[str, ...] = ()
+    """Names of the caller's metadata (gRPC headers, in lower case) that `execute` sends on. Only
+    requests with equal values of these share a batch, except for the trace context
+    (`TRACE_METADATA`), of which a batch has its first request's. `Batch.metadata` has no others, and
+    no other metadata of a caller leaves the server."""
+    max_batch_size: int | None = None
+    """The most rows that the backend takes in one batch; None if it does not say. It is the model's
+    `batching.max_batch_size` where the configuration has none; a load fails where that has more."""
+    preferred_batch_sizes: tuple[int, ...] = ()
+    """The batch sizes that the backend executes best. They are the model's where its policy takes
+    preferred sizes and the configuration has none."""
+
+
+TRACE_METADATA: Final = frozenset({"traceparent", "tracestate", "baggage", "grpc-trace-bin"})
+"""Metadata of the trace context (W3C Trace Context, W3C Baggage, and gRPC's own). Requests that differ in
+these share batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The argument of `execute`: the rows of one or more requests, gathered.
+
+    A batch whose requests have all ended (cancelled, expired) is cancelled: the coroutine of
+    `execute` gets a `CancelledError` and should end at once. A thread cannot be cancelled.
 
     The arrays are C-contiguous and aligned. They may be views of the requests' messages, so they
     may be read-only, and an executor must not write to them or keep them after `execute` returns.
@@ -235,6 +286,17 @@ class Batch:
     """The request parameters that `ModelMetadata.parameters` declares and the requests have."""
     outputs: frozenset[str] | None = None
     """The outputs that at least one request wants; None for all. Others may be left out."""
+    deadline_ns: int | None = None
+    """When the last caller stops waiting (nanoseconds of `time.monotonic_ns`); None if one of the
+    requests has no deadline."""
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+    """The caller's metadata that `ModelMetadata.metadata` names and the requests have."""
+    raw: Mapping[str, Sequence[memoryview]] = field(default_factory=dict)
+    """With `Capabilities(raw=True)`, instead of `inputs` (which is empty then): input -> the pieces of
+    its contents, as bytes. Concatenated, they are the elements in row-major order, little-endian; each
+    element of BYTES comes after its length (four bytes). The same promises as for arrays."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """With `Capabilities(raw=True)`: input -> the shape of its contents, the rows first."""
 
 
 def nothing_to_release() -> None:
@@ -322,4 +384,20 @@ class ReportsHealth(Protocol):
 
     def healthy(self) -> str | None:
         """Return None if healthy, else the reason, for people. An exception counts as a reason."""
+        ...
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """An `AsyncExecutor` with the optional method `watch`, for backends that change by themselves.
+
+    It is called once after a successful `load` and runs until the instance goes down, when it is
+    cancelled. It calls `report("why")` when the backend cannot serve, and `report("")` when it can
+    again: readiness follows at once, while the instance executes what it gets. When it returns, the
+    backend has another model now: the instance finishes its batches, and a new object is loaded in its
+    place. What it raises counts as a report, and it is called again after a pause.
+    """
+
+    async def watch(self, report: Callable[[str], None]) -> None:
+        """Report changes of the backend's health; return when the model must be loaded again."""
         ...

@@ -41,13 +41,25 @@ class Reason(StrEnum):
     DEVICE_FAILURE = "device"
     INPUT_FAILURE = "input"
     UNKNOWN_FAILURE = "unknown"
+    BACKEND_OVERLOADED = "backend_overloaded"
+    BACKEND_UNAVAILABLE = "backend_unavailable"
 
 
 FAILURE_REASONS: Final = {
     FailureCause.DEVICE: Reason.DEVICE_FAILURE,
     FailureCause.INPUT: Reason.INPUT_FAILURE,
     FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
+    FailureCause.OVERLOADED: Reason.BACKEND_OVERLOADED,
+    FailureCause.UNAVAILABLE: Reason.BACKEND_UNAVAILABLE,
+    # No request waits for an abandoned batch; if one does, the shell was wrong.
+    FailureCause.ABANDONED: Reason.UNKNOWN_FAILURE,
 }
+"""Cause -> the reason with which the requests of a failed batch end."""
+
+
+def failure_outcome(cause: FailureCause) -> Outcome:
+    """How requests of a failed batch end: those of a batch that was not executed are refused."""
+    return Outcome.REJECTED if cause is FailureCause.OVERLOADED else Outcome.FAILED
 
 
 class RefusalCause(StrEnum):

@@ -8,7 +8,7 @@ here, only its measures.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from batcher.core.record import record
 from batcher.core.settings import ModelSettings
@@ -30,11 +30,26 @@ class CancelCause(StrEnum):
 
 
 class FailureCause(StrEnum):
-    """What an execution failed because of."""
+    """What an execution failed because of. Only `INPUT` and `UNKNOWN` are executed again, in parts."""
 
     DEVICE = "device"
     INPUT = "input"
     UNKNOWN = "unknown"
+    OVERLOADED = "overloaded"
+    """The backend behind the instance had no room, and did not execute the batch."""
+    UNAVAILABLE = "unavailable"
+    """The backend behind the instance is not there, is draining, or the connection was lost."""
+    ABANDONED = "abandoned"
+    """No request waited for the batch any more, so it was cancelled."""
+
+
+SEARCHED: Final = frozenset({FailureCause.INPUT, FailureCause.UNKNOWN})
+"""Causes for which the failing request is looked for: parts of the batch are executed again."""
+
+UNTOLD: Final = frozenset(
+    {FailureCause.OVERLOADED, FailureCause.UNAVAILABLE, FailureCause.ABANDONED}
+)
+"""Causes of which nothing is learned: they say nothing of the model and of its requests."""
 
 
 @record
@@ -106,7 +121,8 @@ class BatchProgress:
 
     Of a request that is split, its rows in this batch are reported. `error` says that the execution
     failed as a whole, so that it is not known which rows made it fail; then it is the last report,
-    and all requests that are not reported yet have failed.
+    and all requests that are not reported yet have failed. `retry_after_ns` is when a backend that is
+    overloaded or unavailable wants callers to come back, None if it does not say.
     """
 
     batch_id: int
@@ -115,6 +131,7 @@ class BatchProgress:
     last: bool = True
     timings: Timings | None = None
     error: FailureCause | None = None
+    retry_after_ns: int | None = None
 
 
 @record

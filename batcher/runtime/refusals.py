@@ -180,6 +180,14 @@ _REFUSALS: dict[Reason, _Refusal] = {
         "try it once more; the server's log has details",
         after_failure="the executor failed",
     ),
+    Reason.BACKEND_OVERLOADED: _Refusal(
+        errors.Overloaded,
+        "the backend that executes the model is overloaded, and has not executed the request",
+    ),
+    Reason.BACKEND_UNAVAILABLE: _Refusal(
+        errors.InstanceUnavailable,
+        "the backend that executes the model is unavailable; it may have executed the request",
+    ),
 }
 """Reason -> error class and message, for every `Reason` except `NONE` (answered)."""
 

@@ -55,6 +55,8 @@ ENDS: Final[tuple[End, ...]] = (
     (Outcome.EXPIRED, Reason.DEADLINE_TOO_SHORT),
     (Outcome.EXPIRED, Reason.QUEUE_TIMEOUT),
     (Outcome.CANCELLED, Reason.CALLER_CANCELLED),
+    (Outcome.REJECTED, Reason.BACKEND_OVERLOADED),
+    (Outcome.FAILED, Reason.BACKEND_UNAVAILABLE),
     (Outcome.FAILED, Reason.INSTANCE_DOWN),
     (Outcome.FAILED, Reason.DEVICE_FAILURE),
     (Outcome.FAILED, Reason.INPUT_FAILURE),

@@ -9,7 +9,12 @@ from batcher.journal import Tally
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.reasons import AdmissionReason
 
-_FAILURES: Final = (Reason.DEVICE_FAILURE, Reason.UNKNOWN_FAILURE, Reason.INSTANCE_DOWN)
+_FAILURES: Final = (
+    Reason.DEVICE_FAILURE,
+    Reason.UNKNOWN_FAILURE,
+    Reason.INSTANCE_DOWN,
+    Reason.BACKEND_UNAVAILABLE,
+)
 
 _CAUSED_BY_CALLERS: Final = frozenset(
     (

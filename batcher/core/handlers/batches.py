@@ -5,7 +5,7 @@ from __future__ import annotations
 from batcher.core.commands import FailureStorm
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
-from batcher.core.events import BatchProgress, RepliesTook, Timings
+from batcher.core.events import UNTOLD, BatchProgress, FailureCause, RepliesTook, Timings
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.failed_batches import settle_unreported
@@ -31,12 +31,12 @@ def progress(contents: Contents, event: BatchProgress) -> None:
     contents.ledger.done(done)
     for failure in event.failed:
         if failure.id in batch.unreported:
-            contents.ledger.fail((failure.id,), failure.cause)
+            contents.ledger.fail((failure.id,), failure.cause, event.retry_after_ns)
     if event.last or event.error is not None:
         failed = bool(event.failed) or event.error is not None
         if batch.unreported or batch.suspects is not None:
             _settle_unreported(contents, batch, event)
-        _finish(contents, batch, event.timings, failed=failed)
+        _finish(contents, batch, event.timings, failed=failed, cause=event.error)
 
 
 def _settle_unreported(contents: Contents, batch: RunningBatch, event: BatchProgress) -> None:
@@ -85,9 +85,14 @@ def _all_done(contents: Contents, batch: RunningBatch, ids: tuple[int, ...]) -> 
 
 
 def _finish(
-    contents: Contents, batch: RunningBatch, timings: Timings | None, *, failed: bool
+    contents: Contents,
+    batch: RunningBatch,
+    timings: Timings | None,
+    *,
+    failed: bool,
+    cause: FailureCause | None,
 ) -> None:
-    """Take a batch off its instance, and learn from what it took."""
+    """Take a batch off its instance, and learn from what it took, unless it tells nothing (`UNTOLD`)."""
     now_ns = contents.now_ns
     contents.fleet.finish(batch.batch_id, now_ns)
     contents.unblock()
@@ -103,7 +108,7 @@ def _finish(
         model.policy.on_batch_done(batch.rows, now_ns)
     except Exception as exc:  # noqa: BLE001 - a policy's own code; the model goes on without it
         model.policy_raised(exc)
-    if batch.suspects is None:
+    if batch.suspects is None and cause not in UNTOLD:
         model.bisections.batch_cap.count(batch.rows)
     model.running -= 1
     model.late.ended(batch.rows)

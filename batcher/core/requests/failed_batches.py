@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from batcher.core.commands import FailureStorm, Outcome, Part
 from batcher.core.devices.instances import RunningBatch
-from batcher.core.events import BatchProgress, FailureCause
+from batcher.core.events import SEARCHED, UNTOLD, BatchProgress, FailureCause
 from batcher.core.model import Model
 from batcher.core.requests.ledger import Ledger
 from batcher.core.requests.promotion import requeue
@@ -18,7 +18,8 @@ def settle_unreported(
 ) -> None:
     """Settle the requests that a batch has not reported, or have them run again in suspect groups.
 
-    They run again where the batch failed as a whole and is bisected; else they have failed. `model`
+    They run again where the batch failed as a whole and is bisected; else they have failed. Where its
+    backend was overloaded or unavailable, nothing of it is executed again. `model`
     is None where it was removed meanwhile. A request fails with the cause `input` only where it ran
     alone: for requests that failed together it is not known which of them is invalid.
     """
@@ -36,11 +37,12 @@ def settle_unreported(
         if part.id not in gone:
             _make_suspect(part.id, batch, ledger)
     alone = {part.id for part in batch.parts} if len(batch.parts) == 1 else set()
-    ledger.fail(gone & alone, cause)
-    ledger.fail(gone - alone, shared)
+    retry_ns = None if cause in SEARCHED else event.retry_after_ns
+    ledger.fail(gone & alone, cause, retry_ns)
+    ledger.fail(gone - alone, shared, retry_ns)
     if model is not None:
         # The largest batch may have become smaller than the one that failed.
-        refit(model, ledger, shared, now_ns)
+        refit(model, ledger, shared if cause not in UNTOLD else FailureCause.UNKNOWN, now_ns)
 
 
 def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> None:
@@ -82,7 +84,7 @@ def _bisect(
     """Go on with the bisection that a batch belongs to, or begin one; returns what failed for good."""
     bisections, suspects = model.bisections, batch.suspects
     cause = event.error or FailureCause.UNKNOWN
-    again = event.error not in (None, FailureCause.DEVICE) and model.name in ledger.fleet.serving
+    again = event.error in SEARCHED and model.name in ledger.fleet.serving
     if suspects is None:
         again = again and bool(left)
         begun = again and bisections.begin(batch.batch_id, left, batch.shapes, cause, now_ns)

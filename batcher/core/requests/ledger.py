@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from batcher.core.commands import FAILURE_REASONS, Blame, Command, Outcome, Reason, Settle
+from batcher.core.commands import (
+    FAILURE_REASONS,
+    Blame,
+    Command,
+    Outcome,
+    Reason,
+    Settle,
+    failure_outcome,
+)
 from batcher.core.devices.fleet import Fleet
 from batcher.core.events import FailureCause
 from batcher.core.history import InvalidTransition
 from batcher.core.model import Model
 from batcher.core.queueing.expiry import ExpiryHeap
 from batcher.core.queueing.request import LiveRequest, queued
-from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS, Refusal
+from batcher.core.requests.refusals import FAILURE_RETRY_NS, Refusal
 
 
 class Ledger:
@@ -83,10 +91,12 @@ class Ledger:
         refused = tuple([request.id for request in requests])
         self.settle(refused, Outcome.REJECTED, reason, retry_ns=retry_ns, blame=blame)
 
-    def fail(self, ids: Iterable[int], cause: FailureCause) -> None:
+    def fail(
+        self, ids: Iterable[int], cause: FailureCause, retry_after_ns: int | None = None
+    ) -> None:
         """End requests as failed, with all rows of theirs that still wait or run.
 
-        Raises `InvalidTransition` if one is not live.
+        `retry_after_ns` is what the backend says, if it does. Raises `InvalidTransition` if one is not live.
         """
         failed = tuple(sorted(ids))
         for request_id in failed:
@@ -94,8 +104,8 @@ class Ledger:
             if request is None:
                 raise InvalidTransition(request_id, f"has failed ({cause}), but is not live")
             self.forget(request)
-        retry_ns = UNAVAILABLE_RETRY_NS if cause is FailureCause.DEVICE else None
-        self.settle(failed, Outcome.FAILED, FAILURE_REASONS[cause], retry_ns=retry_ns)
+        retry_ns = FAILURE_RETRY_NS.get(cause) if retry_after_ns is None else retry_after_ns
+        self.settle(failed, failure_outcome(cause), FAILURE_REASONS[cause], retry_ns=retry_ns)
 
     def forget(self, request: LiveRequest) -> None:
         """Remove a live request from wherever it waits; a batch that runs it goes on without it.

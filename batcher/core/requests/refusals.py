@@ -6,7 +6,7 @@ from typing import Final, final
 
 from batcher.core.commands import Blame, Outcome, Reason
 from batcher.core.devices.fleet import Fleet
-from batcher.core.events import RequestArrived
+from batcher.core.events import FailureCause, RequestArrived
 from batcher.core.model import Model
 from batcher.core.record import record
 from batcher.core.times import LATELY_NS, TIMER_NS
@@ -17,6 +17,13 @@ often such clients come back."""
 
 UNAVAILABLE_RETRY_NS: Final = LATELY_NS
 """What a client is told to wait when no instance is up: about the time that a small model takes to load."""
+
+FAILURE_RETRY_NS: Final = {
+    FailureCause.DEVICE: UNAVAILABLE_RETRY_NS,
+    FailureCause.OVERLOADED: QUEUE_FULL_RETRY_NS,
+    FailureCause.UNAVAILABLE: UNAVAILABLE_RETRY_NS,
+}
+"""Cause -> what a client is told to wait where the backend does not say; a retry helps after no other."""
 
 
 @final

@@ -49,6 +49,8 @@ class ExecutedBatch:
     cause: FailureCause = FailureCause.UNKNOWN
     failure: str = ""
     ended_ns: int = 0
+    retry_after_ns: int | None = None
+    """When an overloaded or unavailable backend wants callers to come back, if it says."""
 
     def release(self) -> None:
         """Give the executor its buffers back. The arrays of the result must not be read after this."""
@@ -132,6 +134,7 @@ def set_failure(executed: ExecutedBatch, error: BaseException, clock: Clock) -> 
     log.debug("a batch failed", exc_info=error)
     if isinstance(error, ExecutionError):
         executed.cause = FailureCause(error.cause)
+        executed.retry_after_ns = error.retry_after_ns
         executed.failure = on_one_line(str(error))
     else:
         executed.failure = describe(error)

@@ -122,6 +122,7 @@ def report(
             executed.ended_ns,
         ),
         error=executed.cause if result is None else None,
+        retry_after_ns=executed.retry_after_ns if result is None else None,
     )
 
 

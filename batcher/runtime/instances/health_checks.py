@@ -1,7 +1,9 @@
 """Decides whether an incarnation that is up is healthy.
 
 It is unhealthy if its executor says so (`healthy()`, called at an interval while no batch runs), or
-if its last `failure_threshold` batches all failed for a reason other than their input. In the second
+if its last `failure_threshold` batches all failed for a reason other than their input. Batches that a
+backend refused because it is overloaded or unavailable do not count, nor do those that were cancelled:
+an executor that watches its backend says what is unhealthy. In the second
 case a test batch, the smallest one of the warm-up, must fail too, so that clients which send
 nothing but bad values cannot take a model out of service.
 
@@ -19,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from batcher.clock import SECOND
-from batcher.core.events import FailureCause
+from batcher.core.events import UNTOLD, FailureCause
 from batcher.runtime.execution.execute import ExecutedBatch
 
 log = logging.getLogger(__name__)
@@ -83,7 +85,7 @@ class HealthChecks:
         if executed.result is not None:
             if self._failed or self.why:
                 self._set_healthy()
-        elif executed.cause is not FailureCause.INPUT:
+        elif executed.cause is not FailureCause.INPUT and executed.cause not in UNTOLD:
             self._failed += 1
             self._failure = executed.failure
             if self._many_failed and not self.why:

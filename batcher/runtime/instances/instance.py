@@ -13,7 +13,16 @@ import logging
 from collections.abc import Callable, Sequence
 
 from batcher.clock import MILLISECOND, SECOND
-from batcher.core.events import InstanceDown, InstanceDraining, InstanceUp, Profile, Shapes
+from batcher.core.events import (
+    SEARCHED,
+    UNTOLD,
+    FailureCause,
+    InstanceDown,
+    InstanceDraining,
+    InstanceUp,
+    Profile,
+    Shapes,
+)
 from batcher.core.record import record
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import ModelMetadata
@@ -363,16 +372,21 @@ class Instance:
             self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
             if self._checks is not None:
                 self._checks.batch_ended(executed)
-            if executed.result is None:
+            if executed.result is None and executed.cause is not FailureCause.ABANDONED:
                 log.warning(
-                    "%s: a batch failed: %s (%s, %d requests); they run again in parts, or fail",
+                    "%s: a batch failed: %s (%s, %d requests); %s",
                     self.plan.name,
                     executed.failure,
                     executed.cause,
                     len(slices),
+                    "they run again in parts, or fail"
+                    if executed.cause in SEARCHED
+                    else "they fail",
                 )
         finally:
             done(executed)
+        if executed.result is None and executed.cause in UNTOLD:
+            return  # nothing was executed, or not for anyone
         own, filled = count_elements(slices)
         self._telemetry.batch_finished(
             rows=sum(s.stop - s.start for s in slices),

@@ -18,9 +18,12 @@ from batcher.core.settings import NoBatching
 from batcher.core.times import TIMER_NS
 
 FAILED = {
-    FailureCause.DEVICE: Reason.DEVICE_FAILURE,
-    FailureCause.INPUT: Reason.INPUT_FAILURE,
-    FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
+    FailureCause.DEVICE: (Outcome.FAILED, Reason.DEVICE_FAILURE),
+    FailureCause.INPUT: (Outcome.FAILED, Reason.INPUT_FAILURE),
+    FailureCause.UNKNOWN: (Outcome.FAILED, Reason.UNKNOWN_FAILURE),
+    FailureCause.OVERLOADED: (Outcome.REJECTED, Reason.BACKEND_OVERLOADED),
+    FailureCause.UNAVAILABLE: (Outcome.FAILED, Reason.BACKEND_UNAVAILABLE),
+    FailureCause.ABANDONED: (Outcome.FAILED, Reason.UNKNOWN_FAILURE),
 }
 
 
@@ -159,7 +162,7 @@ class Ledger:
                     self.take_last_place(self.waiting.pop(request_id))
         for failure in event.failed:
             if failure.id in batch.left:
-                self.end(failure.id, Outcome.FAILED, FAILED[failure.cause])
+                self.end(failure.id, *FAILED[failure.cause])
         if event.last or event.error is not None:
             for request_id in list(batch.left):
                 cause = event.error or FailureCause.UNKNOWN
@@ -171,7 +174,7 @@ class Ledger:
         request = self.known[request_id]
         if request.expires_ns is not None and request.expires_ns <= self.now_ns:
             return self.expiry(request)
-        return Outcome.FAILED, FAILED[cause]
+        return FAILED[cause]
 
     def on_InstanceUp(self, event):  # noqa: N802
         known = self.instances.get(event.instance)

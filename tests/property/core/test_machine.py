@@ -135,7 +135,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A batch fails as a whole, in which there is nothing to bisect."""
         if self.ledger.running:
             batch_id = data.draw(st.sampled_from(list(self.ledger.running)))
-            if len(self.ledger.running[batch_id].left) > 1:
+            if len(self.ledger.running[batch_id].left) > 1 and cause in {
+                FailureCause.INPUT,
+                FailureCause.UNKNOWN,
+            }:
                 cause = FailureCause.DEVICE
             self.pending.append(BatchProgress(batch_id, (), error=cause))
 

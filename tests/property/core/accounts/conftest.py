@@ -18,6 +18,7 @@ from batcher.core.commands import (
     PolicyFailed,
     Reason,
     Settle,
+    failure_outcome,
 )
 from batcher.core.events import (
     BatchProgress,
@@ -242,7 +243,8 @@ class Accounts:
                     self.end(part.id, Outcome.OK)
         for failure in event.failed:
             if failure.id in batch.left:
-                self.end(failure.id, Outcome.FAILED, FAILURE_REASONS[failure.cause])
+                how = failure_outcome(failure.cause), FAILURE_REASONS[failure.cause]
+                self.end(failure.id, *how)
         if event.last or event.error is not None:
             self.finish(event, batch)
 
@@ -259,11 +261,11 @@ class Accounts:
         if event.error is not None:
             self.failed[event.batch_id] = batch.command
             self.unbound.add(model)
-        known = event.error in {None, FailureCause.DEVICE} or len(left) == 1
+        known = event.error not in {FailureCause.INPUT, FailureCause.UNKNOWN} or len(left) == 1
         if known or model not in self.models or not self.serves(model):
             for request_id in left:
-                reason = FAILURE_REASONS[event.error or FailureCause.UNKNOWN]
-                self.end(request_id, Outcome.FAILED, reason)
+                cause = event.error or FailureCause.UNKNOWN
+                self.end(request_id, failure_outcome(cause), FAILURE_REASONS[cause])
         for request_id in left:
             self.live[request_id].suspect = True
             self.end_at_limit(request_id, waits=True)

@@ -6,7 +6,7 @@ import pytest
 
 from batcher.core.commands import Outcome, Reason, Settle
 from batcher.core.events import Failure, FailureCause
-from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
+from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS, UNAVAILABLE_RETRY_NS
 
 OK = (Outcome.OK, Reason.NONE)
 
@@ -38,19 +38,31 @@ def test_in_pieces_the_instance_is_busy_until_the_last(running):
 
 
 @pytest.mark.parametrize(
-    ("cause", "reason", "retry_ns"),
+    ("cause", "outcome", "reason", "retry_ns"),
     [
-        (FailureCause.DEVICE, Reason.DEVICE_FAILURE, UNAVAILABLE_RETRY_NS),
-        (FailureCause.INPUT, Reason.INPUT_FAILURE, None),
-        (FailureCause.UNKNOWN, Reason.UNKNOWN_FAILURE, None),
+        (FailureCause.DEVICE, Outcome.FAILED, Reason.DEVICE_FAILURE, UNAVAILABLE_RETRY_NS),
+        (FailureCause.INPUT, Outcome.FAILED, Reason.INPUT_FAILURE, None),
+        (FailureCause.UNKNOWN, Outcome.FAILED, Reason.UNKNOWN_FAILURE, None),
+        (
+            FailureCause.OVERLOADED,
+            Outcome.REJECTED,
+            Reason.BACKEND_OVERLOADED,
+            QUEUE_FULL_RETRY_NS,
+        ),
+        (
+            FailureCause.UNAVAILABLE,
+            Outcome.FAILED,
+            Reason.BACKEND_UNAVAILABLE,
+            UNAVAILABLE_RETRY_NS,
+        ),
     ],
 )
-def test_a_failure_ends_its_own_request_with_its_cause(running, cause, reason, retry_ns):
+def test_a_failure_ends_its_own_request_with_its_cause(running, cause, outcome, reason, retry_ns):
     commands = running.done(1, 1, 3, failed=[Failure(2, cause)])
 
     assert commands[:2] == [
         Settle((1, 3), Outcome.OK),
-        Settle((2,), Outcome.FAILED, reason, retry_ns),
+        Settle((2,), outcome, reason, retry_ns),
     ]
 
 

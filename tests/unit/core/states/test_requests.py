@@ -311,6 +311,17 @@ def limit_passed_in_batch(world, before):
     report(error=FailureCause.UNKNOWN, at=world.play.now + LIMIT)(world)
 
 
+def backend_overloaded(world, before):
+    if before == "suspect":
+        world.suspect_in_two_batches()
+    else:
+        world.enter(before)
+    yield
+    batches = world.scheduler.fleet.batches.values()
+    running = next(each.batch_id for each in batches if 1 in each.unreported)
+    report(error=FailureCause.OVERLOADED, batch=running)(world)
+
+
 def outgrows(world, _):
     world.suspect(rows=2, max_rows=4)
     yield
@@ -369,6 +380,8 @@ BY_STATE = {
     ("partly run", "dispatch", "suspect"): last_piece_beside_a_suspect,
     ("suspect", "dispatch", "running"): group_runs_again,
     ("suspect", "ModelConfigured", "waiting"): outgrows,
+    ("partly run", "BatchProgress", "refused"): backend_overloaded,
+    ("suspect", "BatchProgress", "refused"): backend_overloaded,
 }
 
 
