@@ -19,6 +19,7 @@ class RequestState(StrEnum):
     """The states of a request; the last five are its ends."""
 
     NEW = "new"
+    HELD = "held"
     WAITING = "waiting"
     LATE = "late"
     PARTLY_RUN = "partly run"
@@ -37,9 +38,9 @@ def request_state(request: LiveRequest, fleet: Fleet) -> RequestState:
     if queued(request):
         if request.start:
             return RequestState.PARTLY_RUN
-        if request.rank == LATE:
-            return RequestState.LATE
-        return RequestState.WAITING
+        return RequestState.LATE if request.rank == LATE else RequestState.WAITING
+    if request.held:
+        return RequestState.HELD
     if request.suspect_parts:
         return RequestState.SUSPECT
     ids = {request.batch_id} if request.split is None else request.split.batches

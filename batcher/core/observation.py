@@ -18,7 +18,8 @@ class ModelObservation:
     bisected, and the executions that this took. In a `storm` batches fail as a whole. `margin` is how
     many times longer than expected the bucket used last is planned to take, `drift` how many times
     slower it is than it was measured first, `handling_ns` what it takes beyond its own time. `shapes` are the buckets with known batch times: without
-    padding, the shapes of requests lately.
+    padding, the shapes of requests lately. `held_requests` are those of the waiting ones that are steps of
+    sequences and wait for the step before them.
     """
 
     model: str
@@ -39,6 +40,7 @@ class ModelObservation:
     drift: float = 1.0
     handling_ns: float = 0.0
     shapes: tuple[Shapes, ...] = ()
+    held_requests: int = 0
 
 
 @record

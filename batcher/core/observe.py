@@ -33,7 +33,7 @@ def _model(
 ) -> ModelObservation:
     queue, bisections = model.queue, model.bisections
     again = list(bisections.waiting_parts())
-    rows = queue.all_rows + sum(part.stop - part.start for part in again)
+    rows = queue.all_rows + queue.held_rows + sum(part.stop - part.start for part in again)
     # A split request may wait in the queue and to be run again.
     again_ids = {part.id for part in again if not queued(live[part.id])}
     arrivals_ns = [live[i].arrived.arrival_ns for i in again_ids]
@@ -44,9 +44,9 @@ def _model(
     executing_arrivals_ns = [live[i].arrived.arrival_ns for i in executing]
     return ModelObservation(
         model=model.name,
-        waiting_requests=queue.requests + len(again_ids),
+        waiting_requests=queue.requests + len(queue.held) + len(again_ids),
         waiting_rows=rows,
-        waiting_bytes=queue.nbytes + sum(live[i].nbytes for i in again_ids),
+        waiting_bytes=queue.nbytes + queue.held_bytes + sum(live[i].nbytes for i in again_ids),
         executing_requests=len(executing_arrivals_ns),
         oldest_waiting_ns=None if waiting_ns is None else max(0, now_ns - waiting_ns),
         oldest_executing_ns=(
@@ -63,4 +63,5 @@ def _model(
         drift=last.drift if last else 1.0,
         handling_ns=last.handling_ns if last else 0.0,
         shapes=tuple(model.times),
+        held_requests=len(queue.held),
     )

@@ -45,6 +45,11 @@ def _restore_request(contents: Contents, state: SavedRequest) -> None:
         request.split = Split(state.split[0])
         request.split.batches.update(state.split[1])
     contents.live[request.id] = request
+    if state.arrived.sequence is not None:
+        contents.ledger.sequences.add(request)
+    if state.held:
+        contents.models[state.arrived.model].queue.hold(request)
+        contents.expiry.add(request)
 
 
 def _restore_model(contents: Contents, state: SavedModel) -> None:

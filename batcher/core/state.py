@@ -14,7 +14,7 @@ from batcher.core.times import NEVER_NS
 
 @record
 class SavedRequest:
-    """A live request; `batch_id` is None while it waits."""
+    """A live request; `batch_id` is None while it waits. Steps of a sequence are in order of arrival."""
 
     arrived: RequestArrived
     due_ns: int | None
@@ -30,6 +30,8 @@ class SavedRequest:
     requeues: int
     split: tuple[int, tuple[int, ...]] | None
     """Rows that are not done, and the batches that run some."""
+    held: bool = False
+    """Whether it is a step of a sequence that waits for the step before it."""
 
 
 CAPTURED: Final = ("device_use", "policy", "shares", "bisections", "handling", "late")

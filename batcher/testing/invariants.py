@@ -101,6 +101,7 @@ def _validate_requests(contents: Contents) -> None:
             retries[part.id] += 1
             rows[part.id] += part.stop - part.start
     waiting |= set(retries)
+    waiting |= _validate_sequences(contents, rows)
     assert waiting == {r.id for r in live.values() if r.batch_id is None}
     running: dict[int, set[int]] = {}
     for batch in fleet.batches.values():
@@ -121,6 +122,33 @@ def _validate_requests(contents: Contents) -> None:
             assert rows[request.id] == request.split.left
             assert request.split.left > 0
     assert set(running) <= set(live)
+
+
+def _validate_sequences(contents: Contents, rows: Counter[int]) -> set[int]:
+    """Raise `AssertionError` unless of each sequence all steps but the first are held. Adds their rows.
+
+    Returns the ids of all held steps.
+    """
+    sequences, held = contents.ledger.sequences, set[int]()
+    assert not sequences.released
+    for key, steps in sequences.steps.items():
+        assert steps
+        assert all((r.arrived.model, r.arrived.sequence) == key for r in steps)
+        assert [r.held for r in steps] == [False, *[True] * (len(steps) - 1)]
+        assert all(contents.live[r.id] is r for r in steps)
+        held |= {r.id for r in steps[1:]}
+    stepping = sum(len(steps) for steps in sequences.steps.values())
+    assert stepping == sum(r.arrived.sequence is not None for r in contents.live.values())
+    kept = [r for model in contents.models.values() for r in model.queue.held.values()]
+    assert {r.id for r in kept} == held
+    for model in contents.models.values():
+        own = model.queue.held
+        assert all(r.id == i and r.arrived.model == model.name for i, r in own.items())
+        assert model.queue.held_rows == sum(r.arrived.rows for r in own.values())
+        assert model.queue.held_bytes == sum(r.nbytes for r in own.values())
+    for request in kept:
+        rows[request.id] += request.arrived.rows
+    return held
 
 
 def _validate_groups(model: Model, fleet: Fleet) -> None:

@@ -36,6 +36,7 @@ HANDLERS: Final = (
     (steps, "end_at_limit", "limit"),
     (decision, "_promote", "reach"),
     (decision, "_give_up", "give up"),
+    (decision, "release_steps", "release"),
     (decision, "dispatch", "dispatch"),
     (decision, "reorder", "policy failure"),
 )

@@ -8,6 +8,7 @@ from batcher.core.batching.batch_former import form
 from batcher.core.commands import PolicyFailed
 from batcher.core.contents import Contents
 from batcher.core.handlers.dispatch import dispatch
+from batcher.core.handlers.requests import release_steps
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.blame import refuse_late
@@ -39,7 +40,10 @@ def _promote(contents: Contents, now_ns: int) -> None:
 
 
 def _dispatch_all(contents: Contents, now_ns: int) -> None:
+    sequences = contents.ledger.sequences
     while True:
+        if sequences.released:
+            release_steps(contents)
         formation = form(contents.models, contents.fleet, contents.live, now_ns)
         contents.ask_again_ns = formation.ask_again_ns
         failed = _report_failed_policies(contents) if contents.policy_errors else ()
@@ -52,7 +56,8 @@ def _dispatch_all(contents: Contents, now_ns: int) -> None:
             reorder(model, now_ns, was_deadline_aware=True)
         if formation.proposal is None and not formation.given_up and not failed:
             return
-        if all(model.asleep(now_ns) for model in contents.models.values()):
+        asleep = all(model.asleep(now_ns) for model in contents.models.values())
+        if asleep and not sequences.released:
             contents.ask_again_ns = None
             return
 

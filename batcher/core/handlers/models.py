@@ -44,7 +44,9 @@ def remove(contents: Contents, event: ModelRemoved) -> None:
     if model is None:
         return
     again = {part.id: contents.live[part.id] for part in model.bisections.waiting_parts()}
-    waiting = list(({request.id: request for request in model.queue} | again).values())
+    waiting = list(
+        ({request.id: request for request in model.queue} | again | model.queue.held).values()
+    )
     contents.ledger.refuse(waiting, Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
     for batch in contents.fleet.batches.values():
         if batch.model == event.model:

@@ -8,11 +8,13 @@ from batcher.core.commands import Outcome, Reason
 from batcher.core.contents import Contents
 from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
 from batcher.core.history import InvalidTransition
+from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest, queued
 from batcher.core.requests.admission import admit
 from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.bounds import broken_bound, group_for, room_for
 from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS, UNKNOWN_MODEL, expiry_reason
+from batcher.core.requests.splitting import split
 from batcher.core.times import NEVER_NS
 
 NEAR_NS = 10_000_000
@@ -42,8 +44,12 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
             contents.ledger.settle((event.id,), Outcome.REJECTED, reason, retry_ns=retry_ns)
             return
         contents.ledger.refuse(victims, reason, retry_ns=QUEUE_FULL_RETRY_NS)
+        contents.undecided |= bool(contents.ledger.sequences.released)
     contents.live[request.id] = request
-    model.queue.add(request)
+    if event.sequence is not None and contents.ledger.sequences.add(request):
+        model.queue.hold(request)
+    else:
+        model.queue.add(request)
     expires_ns, limit_ns = request.expires_ns, request.limit_ns
     if expires_ns is not None:
         contents.expiry.add(request)
@@ -53,6 +59,18 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
         contents.undecided = True
     elif model.prefetch_at_ns < NEVER_NS:
         contents.ask_at_prefetch(model)
+
+
+def release_steps(contents: Contents) -> None:
+    """Queue the steps of sequences whose predecessors have ended."""
+    for request in contents.ledger.sequences.take_released():
+        model = contents.models[request.arrived.model]
+        model.queue.release(request)
+        if request.rank == LATE:
+            model.late.waiting = True
+        if request.rows > model.settings.max_batch_size:
+            split(request, model)
+        model.queue.add(request)
 
 
 def cancel(contents: Contents, event: RequestCancelled) -> None:
@@ -105,7 +123,7 @@ def end_at_limit(contents: Contents, now_ns: int) -> None:
 
 
 def _waits(request: LiveRequest) -> bool:
-    return queued(request) or request.suspect_parts > 0
+    return queued(request) or request.held or request.suspect_parts > 0
 
 
 def _next_limit_ns(requests: Sequence[LiveRequest], now_ns: int) -> int:

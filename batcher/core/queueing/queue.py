@@ -20,10 +20,21 @@ class ModelQueue:
     """All requests that wait for one model: its batch groups and their totals.
 
     `rows` counts what may go into the next batches; `later_rows` counts the further rows of the
-    `splits` requests that are split.
+    `splits` requests that are split. `held` are the steps of sequences that wait for the step before
+    them, by id in order of arrival, with `held_rows` and `held_bytes`; the other totals do not count them.
     """
 
-    __slots__ = ("groups", "later_rows", "nbytes", "requests", "rows", "splits")
+    __slots__ = (
+        "groups",
+        "held",
+        "held_bytes",
+        "held_rows",
+        "later_rows",
+        "nbytes",
+        "requests",
+        "rows",
+        "splits",
+    )
 
     def __init__(self) -> None:
         self.groups: dict[GroupKey, BatchGroup] = {}
@@ -32,6 +43,9 @@ class ModelQueue:
         self.nbytes = 0
         self.splits = 0
         self.later_rows = 0
+        self.held: dict[int, LiveRequest] = {}
+        self.held_rows = 0
+        self.held_bytes = 0
 
     @property
     def all_rows(self) -> int:
@@ -68,6 +82,20 @@ class ModelQueue:
             request.split.queued = True
             self.splits += 1
             self.later_rows += request.later_rows
+
+    def hold(self, request: LiveRequest) -> None:
+        """Keep a step that waits for the step before it."""
+        request.held = True
+        self.held[request.id] = request
+        self.held_rows += request.arrived.rows
+        self.held_bytes += request.nbytes
+
+    def release(self, request: LiveRequest) -> None:
+        """Take a held step out."""
+        request.held = False
+        del self.held[request.id]
+        self.held_rows -= request.arrived.rows
+        self.held_bytes -= request.nbytes
 
     def discard(self, request: LiveRequest) -> None:
         """Take a waiting request out; its group is dropped with the last one.
@@ -148,4 +176,5 @@ class ModelQueue:
 
     def oldest_arrival_ns(self) -> int | None:
         """When the request that has waited longest arrived, in nanoseconds; None where none waits."""
-        return min((r.arrived.arrival_ns for r in self), default=None)
+        arrivals_ns = [r.arrived.arrival_ns for r in (*self, *self.held.values())]
+        return min(arrivals_ns, default=None)

@@ -40,6 +40,7 @@ class LiveRequest:
     is its place in its priority class: the earlier of due time and limit or, after every real time, its
     turn of arrival. For a late request it is its turn, too (`late_turn_ns`). `rank` says which class that
     is (`ranks.py`), `promote_at_ns` when it gains a better one. `bucket` is the shape that it is padded to: its own where nothing is padded.
+    `held`: it is a step of a sequence and waits for the step before it to end, outside of the batch groups.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class LiveRequest:
         "due_ns",
         "expires_ns",
         "finish_by_ns",
+        "held",
         "id",
         "limit_ns",
         "nbytes",
@@ -77,6 +79,7 @@ class LiveRequest:
         self.limit_ns = limit_ns
         self.batch_id: int | None = None
         self.bucket = arrived.shapes
+        self.held = False
         self.rank = 0
         self.promote_at_ns = NEVER_NS
         self.start = 0
@@ -127,4 +130,4 @@ def queued(request: LiveRequest) -> bool:
     """Whether some of a request's rows wait in the queue, and not only in suspect groups."""
     if request.split is not None:
         return request.split.queued
-    return request.batch_id is None and not request.suspect_parts
+    return request.batch_id is None and not request.suspect_parts and not request.held

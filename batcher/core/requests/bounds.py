@@ -17,12 +17,16 @@ from batcher.core.settings import QueueLimits
 def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
     """The bound that this request would exceed, or None when there is room for it."""
     limits, queue = model.settings.queue, model.queue
-    if queue.requests >= limits.max_requests:
+    if queue.requests + len(queue.held) >= limits.max_requests:
         return Reason.QUEUE_REQUESTS
-    if limits.max_rows is not None and queue.all_rows + request.arrived.rows > limits.max_rows:
-        return Reason.QUEUE_ROWS
-    if limits.max_bytes is not None and queue.nbytes + request.nbytes > limits.max_bytes:
-        return Reason.QUEUE_BYTES
+    if limits.max_rows is not None:
+        rows = queue.all_rows + queue.held_rows + request.arrived.rows
+        if rows > limits.max_rows:
+            return Reason.QUEUE_ROWS
+    if limits.max_bytes is not None:
+        nbytes = queue.nbytes + queue.held_bytes + request.nbytes
+        if nbytes > limits.max_bytes:
+            return Reason.QUEUE_BYTES
     if len(queue.groups) >= limits.max_groups and request.group_key not in queue.groups:
         return Reason.QUEUE_GROUPS
     return None
@@ -33,15 +37,17 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
 
     Empty when they would not make enough room: then the new request is refused. It is empty, too,
     while more waits than a lowered bound allows: a change of settings refuses no waiting request.
+    Held steps of sequences make no room: each follows one that is queued or runs.
     """
     limits, queue = model.settings.queue, model.queue
-    if _over_a_bound(queue, limits):
+    if not queue.requests or _over_a_bound(queue, limits):
         return []
-    requests = queue.requests + 1 - limits.max_requests
-    rows = 0
+    requests = queue.requests + len(queue.held) + 1 - limits.max_requests
+    rows = nbytes = 0
     if limits.max_rows is not None:
-        rows = queue.all_rows + request.arrived.rows - limits.max_rows
-    nbytes = 0 if limits.max_bytes is None else queue.nbytes + request.nbytes - limits.max_bytes
+        rows = queue.all_rows + queue.held_rows + request.arrived.rows - limits.max_rows
+    if limits.max_bytes is not None:
+        nbytes = queue.nbytes + queue.held_bytes + request.nbytes - limits.max_bytes
     if queue.worst <= (request.rank, request.finish_by_ns):
         return []
     victims: list[LiveRequest] = []
@@ -79,7 +85,7 @@ def group_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
 def _over_a_bound(queue: ModelQueue, limits: QueueLimits) -> bool:
     """Whether more waits than is allowed: this happens only after a bound was lowered."""
     return (
-        queue.requests > limits.max_requests
-        or (limits.max_rows is not None and queue.all_rows > limits.max_rows)
-        or (limits.max_bytes is not None and queue.nbytes > limits.max_bytes)
+        queue.requests + len(queue.held) > limits.max_requests
+        or (limits.max_rows is not None and queue.all_rows + queue.held_rows > limits.max_rows)
+        or (limits.max_bytes is not None and queue.nbytes + queue.held_bytes > limits.max_bytes)
     )

@@ -23,19 +23,21 @@ from batcher.core.history import InvalidTransition
 from batcher.core.model import Model
 from batcher.core.queueing.expiry import ExpiryHeap
 from batcher.core.queueing.request import LiveRequest, queued
+from batcher.core.queueing.sequences import SequenceSteps
 from batcher.core.requests.refusals import FAILURE_RETRY_NS, Refusal
 
 
 class Ledger:
     """Live requests, the expiry of those that wait, and the commands of this step, in order."""
 
-    __slots__ = ("commands", "expiry", "fleet", "live", "models")
+    __slots__ = ("commands", "expiry", "fleet", "live", "models", "sequences")
 
     def __init__(self, models: Mapping[str, Model], fleet: Fleet) -> None:
         self.models = models
         self.fleet = fleet
         self.live: dict[int, LiveRequest] = {}
         self.expiry = ExpiryHeap(self.live)
+        self.sequences = SequenceSteps()
         self.commands: list[Command] = []
 
     def take_commands(self) -> list[Command]:
@@ -69,6 +71,10 @@ class Ledger:
     def done(self, ids: tuple[int, ...]) -> None:
         """End requests of which all rows were executed. Raises `InvalidTransition` if one is not live."""
         live, request_id = self.live, 0
+        if self.sequences.steps:
+            for request in [live[i] for i in ids if i in live]:
+                if request.arrived.sequence is not None:
+                    self.sequences.ended(request)
         try:
             for request_id in ids:
                 del live[request_id]
@@ -116,10 +122,14 @@ class Ledger:
         if self.live.get(request_id) is not request:
             raise InvalidTransition(request_id, f"is given up, but is not live: {request}")
         del self.live[request_id]
+        if request.arrived.sequence is not None:
+            self.sequences.ended(request)
         if request.batch_id is None:
             model = self.models[request.arrived.model]
+            if request.held:
+                model.queue.release(request)
             # The first is what `queued` says, without a call for most requests.
-            if (request.split is None and not request.suspect_parts) or queued(request):
+            elif (request.split is None and not request.suspect_parts) or queued(request):
                 model.queue.discard(request)
             if request.suspect_parts:
                 model.bisections.discard(request_id)

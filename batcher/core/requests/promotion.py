@@ -41,6 +41,8 @@ def reorder(model: Model, now_ns: int, *, was_deadline_aware: bool, resized: boo
         if resized or request.rows > model.settings.max_batch_size:
             split(request, model)
         model.queue.add(request)
+    for request in model.queue.held.values():
+        _place(request, model, now_ns, was_deadline_aware=was_deadline_aware)
 
 
 def requeue(request: LiveRequest, model: Model, now_ns: int) -> None:

@@ -246,6 +246,7 @@ class Story:
                 None if patience_ms is None else self.now_ns + patience_ms * MILLISECOND,
                 draw.choice([0, 0, 1, 2, 3, 9]),
                 draw.choice(["", "gold", "x"]),
+                self.sequence(),
             )
             self.live[request.id] = request
             self.undone[request.id] = set(range(request.rows))
@@ -253,6 +254,9 @@ class Story:
                 self.poison.add(request.id)
             events.append(request)
         self.tell(*events)
+
+    def sequence(self):
+        """None: this story has no sequences."""
 
     def leave(self):
         if self.live:
@@ -402,6 +406,31 @@ class Unmoved(Story):
             super().tell(*events)
         finally:
             self.scheduler.handle = handle
+
+
+class Sequential(Story):
+    """Most requests are steps of few sequences: no step begins before those that arrived earlier have ended."""
+
+    def sequence(self):
+        return self.draw.choice([None, 1, 2, 3, 1 << 63, "x"])
+
+    def start(self, command):
+        super().start(command)
+        for part in command.parts:
+            step = self.live[part.id]
+            ahead = [
+                each.id
+                for each in self.live.values()
+                if (each.model, each.sequence) == (step.model, step.sequence) and each.id < step.id
+            ]
+            assert step.sequence is None or not ahead, f"{part.id} begins before {ahead}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_steps_of_a_sequence_run_one_at_a_time_in_order_and_every_request_ends_once(part):
+    for seed in range(part, STORIES // 2, 4):
+        Sequential(seed).play()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,16 @@ class World:
         self.up(warm=False)
         self.play.arrive(0, rows=max_rows)
         self.play.arrive(1, rows=rows, expires=expires)
+
+    def held(self, *, expires=None, policy=None):
+        """Requests 0 and 1 are steps of one sequence, and 0 runs."""
+        if policy is None:
+            self.play.fixed(max_rows=4)
+        else:
+            self.adaptive(policy, target=50)
+        self.up(warm=False)
+        first, second = self.play.request(0), self.play.request(1, expires=expires)
+        self.play.feed(replace(first, sequence=7), replace(second, sequence=7))
 
     def late(self, *, others=(), after=(), rows=1, expires=None, prefetches=False, **limits):
         """Request 0 runs for 10 ms, and 1 would be done after 20 ms, but is due after 15."""

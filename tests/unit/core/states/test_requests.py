@@ -89,9 +89,35 @@ def makes_room(world, before):
     world.play.feed(replace(world.play.request(2, due=1000), priority=1))
 
 
+def arrives_second(world, _):
+    world.play.fixed(max_rows=4)
+    world.up(warm=False)
+    world.play.feed(replace(world.play.request(0), sequence="s"))
+    yield
+    world.play.feed(replace(world.play.request(1), sequence="s"))
+
+
+def released(world, before):
+    world.enter(before)
+    yield
+    world.end_of_0()
+
+
+def released_late(world, _):
+    """Request 1 is late from its arrival on: what runs leaves no time for it."""
+    world.late()
+    world.play.feed(replace(world.play.request(2, due=1000), sequence=7), at=2)
+    world.play.cancel(1, CancelCause.CANCELLED)
+    world.play.feed(replace(world.play.request(1, due=15), sequence=7), at=3)
+    yield
+    world.play.cancel(2, CancelCause.CANCELLED)
+
+
 def waits_until_its_limit(world, before):
     """Nothing has been measured, but where request 1 is late."""
-    if before == "late":
+    if before == "held":
+        world.held(policy=LIMITED)
+    elif before == "late":
         world.late(policy=LIMITED)
     else:
         world.adaptive(LIMITED, target=50, max_rows=1 if before == "waiting" else 2)
@@ -344,6 +370,9 @@ def remove(world):
 REQUESTS = {
     ("RequestArrived", "waiting"): arrives(lambda world: world.play.arrive(1)),
     ("RequestArrived", "late"): arrives_late,
+    ("RequestArrived", "held"): arrives_second,
+    ("release", "waiting"): released,
+    ("release", "late"): released_late,
     ("RequestArrived", "refused"): arrives_unknown,
     ("RequestArrived", "expired"): arrives(lambda world: world.play.arrive(1, expires=0)),
     ("RequestCancelled", "cancelled"): cancelled(CancelCause.CANCELLED),
