@@ -1,0 +1,9 @@
+"""What the executors that forward batches to another server share.
+
+`channel` makes gRPC channels that notice a server that is gone, and find one that is back. `headers`
+are the fixed headers of every call, whose values may come from files. `statuses` says which cause of
+an `ExecutionError` a gRPC status is, `watching` follows the health of the neighbor.
+
+The words: the *neighbor* is the server that executes the model. A *refusal* is an answer by which the
+neighbor says that it did not execute the batch; it is never a reason to execute parts of it again.
+"""

@@ -1,0 +1,147 @@
+"""The fixed headers of every call to a neighbor; values may come from files that change."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator
+
+from batcher.errors import ModelLoadError
+from batcher.executor import TRACE_METADATA, FilePath, Options
+
+log = logging.getLogger(__name__)
+
+MAX_FILE: Final = 64 * 1024
+"""The most bytes of a header's file; servers take far less."""
+
+_KEY = re.compile(r"[a-z0-9_.-]{1,128}")
+_VALUE = re.compile(r"[ -~]*")
+_RESERVED = (
+    "grpc-",
+    ":",
+    "content-",
+    "host",
+    "te",
+    "user-agent",
+    "connection",
+    "transfer-encoding",
+)
+
+
+def _checked_name(name: str) -> str:
+    if (
+        not _KEY.fullmatch(name)
+        or name.endswith("-bin")
+        or any(name == each or (each[-1] in "-:" and name.startswith(each)) for each in _RESERVED)
+    ):
+        raise ValueError(
+            "a header's name in lower case, such as authorization; not one that the protocol itself"
+            " sets, and none that ends in -bin"
+        )
+    return name
+
+
+def _checked_value(value: str) -> str:
+    if not _VALUE.fullmatch(value):
+        raise ValueError("text of printable ASCII characters")
+    return value
+
+
+def _checked_forwarded(name: str) -> str:
+    if name not in TRACE_METADATA:
+        _checked_name(name.removesuffix("-bin"))
+    return name
+
+
+HeaderName = Annotated[str, AfterValidator(_checked_name)]
+"""The name of a header that the protocol itself leaves free."""
+
+ForwardedName = Annotated[str, AfterValidator(_checked_forwarded)]
+"""The name of a caller's header that may be sent on; those that end in `-bin` hold bytes."""
+
+HeaderText = Annotated[str, AfterValidator(_checked_value)]
+
+
+class FileValue(Options):
+    """A header's value that is read from a file, and again when the file has changed."""
+
+    file: FilePath
+    """The file; white space around its text is left out."""
+    prefix: HeaderText = ""
+    """What stands before the file's text, such as `"Bearer "`."""
+
+
+HeaderOptions = Mapping[HeaderName, HeaderText | FileValue]
+"""The option `metadata`: name -> value, or where it is read from."""
+
+Stamp = tuple[int, int, int] | None
+
+
+def stamp(path: Path) -> Stamp:
+    """What changes when a file does: modification time, size and inode. None if it cannot be found."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class Headers:
+    """The fixed headers as they are now. Values are secrets: they are in no log and no message."""
+
+    def __init__(self, model: str, options: HeaderOptions) -> None:
+        """Raises `ModelLoadError` if a file cannot be used."""
+        self._model = model
+        self._options = options
+        self._stamps = self._look()
+        try:
+            self.current: tuple[tuple[str, str], ...] = tuple(self._read())
+        except ValueError as error:
+            raise ModelLoadError(f"model {model!r}: {error}") from error
+
+    def refresh(self) -> None:
+        """Read the files that have changed. A file that cannot be used is logged, and its value kept."""
+        stamps = self._look()
+        if stamps == self._stamps:
+            return
+        self._stamps = stamps
+        try:
+            self.current = tuple(self._read())
+        except ValueError as error:
+            log.warning(
+                "%s: %s; the values read before are still sent, and the file is read again when it changes",
+                self._model,
+                error,
+            )
+
+    def _look(self) -> tuple[Stamp, ...]:
+        values = self._options.values()
+        return tuple(stamp(value.file) for value in values if isinstance(value, FileValue))
+
+    def _read(self) -> Iterator[tuple[str, str]]:
+        for name, value in self._options.items():
+            yield name, value if isinstance(value, str) else _text(name, value)
+
+
+def _text(name: str, value: FileValue) -> str:
+    try:
+        with value.file.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ValueError(
+            f"options.metadata.{name}: cannot read {value.file}: {error.strerror}"
+        ) from None
+    try:
+        text = data.decode("ascii").strip()
+    except UnicodeDecodeError:
+        text = "\n"
+    if len(data) > MAX_FILE or not text or not _VALUE.fullmatch(text):
+        raise ValueError(
+            f"options.metadata.{name}: {value.file} must have one line of printable ASCII characters,"
+            f" at most {MAX_FILE} bytes"
+        )
+    return value.prefix + text
