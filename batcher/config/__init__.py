@@ -31,6 +31,7 @@ from batcher.config.model import (
 from batcher.config.overrides import changed_model, sections_in_force, sections_of
 from batcher.config.padding import InputConfig, LikeConfig, OutputConfig, PaddingConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
+from batcher.config.repository import ModelOverrides, ModelRepositoryConfig, override_problems
 from batcher.config.root import Config, DeviceConfig, device_limits
 from batcher.config.schema import json_schema
 from batcher.config.section import nearest
@@ -50,6 +51,8 @@ __all__ = [
     "JournalConfig",
     "LikeConfig",
     "ModelConfig",
+    "ModelOverrides",
+    "ModelRepositoryConfig",
     "OutputConfig",
     "PaddingConfig",
     "QueueConfig",
@@ -69,6 +72,7 @@ __all__ = [
     "load_config",
     "located",
     "nearest",
+    "override_problems",
     "parse_address",
     "parse_config",
     "parse_duration",

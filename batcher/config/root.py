@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
 from batcher.config.model import ModelConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
+from batcher.config.repository import ModelRepositoryConfig
 from batcher.config.section import (
-    AT_LEAST_ONE,
     Count,
     CrossCheckError,
     DeviceName,
@@ -36,13 +36,25 @@ class _Source:
     text: str = field(default="", compare=False)
 
 
+def _some_model(models: tuple[ModelConfig, ...], info: ValidationInfo) -> tuple[ModelConfig, ...]:
+    # A repository that is wrong itself is not among the data.
+    if not models and info.data.get("model_repository", models) is None:
+        missing = "missing; needed: at least one model, or a model_repository"
+        raise CrossCheckError([((), missing)])
+    return models
+
+
 class Config(Section):
     """A configuration file: validated as a whole, then frozen."""
 
     server: ServerConfig = ServerConfig()
     """Listeners, limits and shutdown."""
-    models: Annotated[tuple[ModelConfig, ...], *AT_LEAST_ONE]
-    """The models to serve; at least one."""
+    model_repository: ModelRepositoryConfig | None = None
+    """A directory of models in Triton's layout; null serves those of `models` alone."""
+    models: Annotated[tuple[ModelConfig, ...], AfterValidator(_some_model)] = Field(
+        default=(), validate_default=True
+    )
+    """The models to serve; at least one, unless there is a `model_repository`."""
     devices: dict[DeviceName, DeviceConfig] = Field(default_factory=dict)
     """Limits by device name. A device without an entry runs as many batches at once as the model
     with the most `instances` times `max_in_flight` on it could run alone."""
@@ -85,7 +97,8 @@ class Config(Section):
             seen.add(identity)
         used = sorted({model.device for model in self.models})
         for device in self.devices:
-            if device not in used:
+            # What is in a repository may name any device, and changes.
+            if device not in used and self.model_repository is None:
                 hint = nearest(device, used)
                 suffix = f" (did you mean {hint}?)" if hint else ""
                 problems.append(

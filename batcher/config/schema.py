@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from batcher.config.repository import OVERRIDES, ModelRepositoryConfig
 from batcher.config.root import Config
 
 _SCALAR_CHECKS = ("type", "pattern", "enum", "const", "minimum", "maximum")
@@ -17,7 +18,13 @@ def json_schema() -> dict[str, Any]:
     reads the environment passes unseen.
     """
     # Serialization mode writes defaults the way the file has them: "30s", not 30000000000.
-    schema: dict[str, Any] = _for_editors(Config.model_json_schema(mode="serialization"))
+    whole = Config.model_json_schema(mode="serialization")
+    overrides = OVERRIDES.model_json_schema(mode="serialization")
+    whole["$defs"] |= overrides.pop("$defs") | {OVERRIDES.__name__: overrides}
+    defaults = whole["$defs"][ModelRepositoryConfig.__name__]["properties"]["defaults"]
+    del defaults["type"]
+    defaults["$ref"] = f"#/$defs/{OVERRIDES.__name__}"
+    schema: dict[str, Any] = _for_editors(whole)
     schema["$defs"]["EnvironmentReference"] = {
         "type": "string",
         "pattern": r"\$\{.+\}",

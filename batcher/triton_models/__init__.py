@@ -1,10 +1,12 @@
 """Models as Triton describes them: its `config.pbtxt`, read and checked.
 
 `reading` makes a message of the text, or of the JSON of a load call, and knows the line of each field;
-`model` makes checked values of the message. Both only read: what becomes of the values is up to their
-callers (an executor in front of a Triton, a model repository).
+`model` makes checked values of the message, for an executor in front of a Triton or for `mapping`, which
+makes a section `models[]` of them: `backends` says which executor runs a model, and `unused` what has no
+effect here.
 """
 
+from batcher.triton_models.mapping import MappedModel, ModelFiles, mapped
 from batcher.triton_models.model import (
     TritonBatching,
     TritonControl,
@@ -20,6 +22,8 @@ from batcher.triton_models.model import (
 from batcher.triton_models.reading import TritonConfig, parse_json, parse_text, read_config
 
 __all__ = [
+    "MappedModel",
+    "ModelFiles",
     "TritonBatching",
     "TritonConfig",
     "TritonControl",
@@ -30,6 +34,7 @@ __all__ = [
     "TritonState",
     "TritonTensor",
     "VersionPolicy",
+    "mapped",
     "model_of",
     "parse_json",
     "parse_text",

@@ -146,6 +146,8 @@ class TritonModel:
     """The models that an ensemble consists of; empty for another model."""
     parameters: dict[str, str]
     decoupled: bool
+    batch_inputs: tuple[str, ...] = ()
+    """Inputs that a server would make of the whole batch."""
 
 
 PLATFORMS: Final = {
@@ -209,6 +211,7 @@ class _Reader:
             steps=tuple(step.model_name for step in message.ensemble_scheduling.step),
             parameters={key: value.string_value for key, value in message.parameters.items()},
             decoupled=message.model_transaction_policy.decoupled,
+            batch_inputs=tuple(name for each in message.batch_input for name in each.target_name),
         )
 
     def _inputs(self) -> tuple[TritonTensor, ...]:

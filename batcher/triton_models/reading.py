@@ -19,7 +19,7 @@ from google.protobuf.descriptor import Descriptor
 from batcher.config.section import KeyPath, dotted, nearest
 from batcher.errors import ConfigError, on_one_line
 from batcher.protocol import model_config
-from batcher.triton_models.text import fields_of
+from batcher.triton_models.text import Fields, fields_of
 
 MAX_CONFIG_BYTES: Final = 1024 * 1024
 """Bytes of a `config.pbtxt`, or of the JSON of a load call. Reading this much takes a second or two on a
@@ -40,7 +40,7 @@ class TritonConfig:
     source: str = "config.pbtxt"
     """What problems are reported for: the path of the file, or the name of the call's parameter."""
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
-    """Line (from 1) of each field; empty for JSON."""
+    """Line (from 1) of each field that is given; 0 for JSON."""
     unknown: tuple[KeyPath, ...] = ()
     """Fields that the schema does not have, in the order of the text."""
 
@@ -90,19 +90,19 @@ def parse_json(text: str, source: str = "parameter config") -> TritonConfig:
     """Read the JSON form of a `config.pbtxt`. Raises `ConfigError`."""
     _check_size(text, source)
     message = model_config.ModelConfig()
-    unknown: list[KeyPath] = []
+    found = Fields()
     try:
         document = json.loads(text)
         if not isinstance(document, dict):
             raise ConfigError(["got a value; allowed: an object with fields"], source=source)
-        json_format.ParseDict(_known(document, _SCHEMA, (), unknown), message)
+        json_format.ParseDict(_known(document, _SCHEMA, (), found), message)
     except json_format.ParseError as error:
         raise ConfigError([on_one_line(str(error))], source=source) from None
     except ValueError as error:
         raise ConfigError([f"not JSON: {on_one_line(str(error))}"], source=source) from None
     except RecursionError:
         raise ConfigError(["nested too deeply"], source=source) from None
-    return TritonConfig(message, source, unknown=tuple(unknown))
+    return TritonConfig(message, source, found.lines, tuple(found.unknown))
 
 
 def _check_size(text: str, source: str) -> None:
@@ -134,34 +134,33 @@ def _enum_names(name: str) -> list[str]:
     return list(enum.keys())
 
 
-def _known(value: Any, schema: Descriptor, path: KeyPath, unknown: list[KeyPath]) -> Any:
-    """The value without the keys that the schema does not have, which are added to `unknown`."""
+def _known(value: Any, schema: Descriptor, path: KeyPath, found: Fields) -> Any:
+    """The value without the keys that the schema does not have; what is given goes to `found`."""
     if not isinstance(value, dict):
         return value
     by_json_name = {known.json_name: known for known in schema.fields}
     result: dict[str, Any] = {}
     for key, child in value.items():
         known = schema.fields_by_name.get(key) or by_json_name.get(key)
-        here = (*path, key)
         if known is None:
-            unknown.append(here)
+            found.unknown.append((*path, key))
             continue
-        result[key] = _known_below(child, known.message_type, here, unknown)
+        here = (*path, known.name)
+        found.lines[here] = 0
+        result[key] = _known_below(child, known.message_type, here, found)
     return result
 
 
-def _known_below(
-    value: Any, schema: Descriptor | None, path: KeyPath, unknown: list[KeyPath]
-) -> Any:
+def _known_below(value: Any, schema: Descriptor | None, path: KeyPath, found: Fields) -> Any:
     """As `_known`, for the value of a field: of a message, several, a map of them, or something else."""
     if schema is None:
         return value
     if schema.GetOptions().map_entry and isinstance(value, dict):
         values = schema.fields_by_name["value"].message_type
-        return {k: _known_below(v, values, (*path, k), unknown) for k, v in value.items()}
+        return {k: _known_below(v, values, (*path, k), found) for k, v in value.items()}
     if isinstance(value, list):
-        return [_known(v, schema, (*path, place), unknown) for place, v in enumerate(value)]
-    return _known(value, schema, path, unknown)
+        return [_known(v, schema, (*path, place), found) for place, v in enumerate(value)]
+    return _known(value, schema, path, found)
 
 
 def _unknown(path: KeyPath) -> str:

@@ -26,11 +26,11 @@ def test_a_name_and_version_given_twice(problems):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "models: missing; needed: The models to serve"),
-        ("models: []", "models (line 1): got []; allowed: at least one"),
+        ("", "models: missing; needed: at least one model, or a model_repository"),
+        ("models: []", "models (line 1): missing; needed: at least one model, or a model_repository"),
         ("models: null", "models (line 1): got null; allowed: a list"),
         ("models: {a: 1}", 'models (line 1): got {"a": 1}; allowed: a list'),
-        ("[1]", "the document (line 1): got [1]; allowed: a mapping with the keys server, models, devices"),
+        ("[1]", "the document (line 1): got [1]; allowed: a mapping with the keys server, model_repository, models"),
         ("hello", 'the document (line 1): got "hello"; allowed: a mapping with the keys'),
         ("models: [3]", "models[0] (line 1): got 3; allowed: a mapping with the keys name, version"),
         ("models: [{name: m}]", "models[0].executor (line 1): missing; needed: The executor that runs the model"),
