@@ -158,6 +158,16 @@ class Batcher:
         """Count a request that the transport refused unread; `what` is `message` or `metadata`."""
         self._telemetry.refused_unread(UnreadReason(f"{what}_too_large"))
 
+    def takes_raw(self, name: str, version: str) -> bool:
+        """Whether the executor of this model takes inputs as they are on the wire; False if it is unknown.
+
+        Where that changes until the request is admitted, its inputs are converted.
+        """
+        try:
+            return self.models.find(name, version).takes_raw
+        except RequestError:
+            return False
+
     @property
     def unanswered(self) -> int:
         """How many admitted requests have not ended."""

@@ -40,6 +40,16 @@ class Tensor:
     datatype: str
     array: Array
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The axes."""
+        return self.array.shape
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its array; of BYTES, the size of the references alone."""
+        return self.array.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

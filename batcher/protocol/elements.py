@@ -64,14 +64,45 @@ def from_raw(
     dtype = DTYPES[datatype]
     expected = elements * dtype.itemsize
     if length != expected:
-        raise MalformedTensorError(
-            f"expected {expected} bytes of raw contents for {datatype} {list(shape)}, got {length}",
-            (expected, length),
-        )
+        raise _wrong_size(datatype, shape, expected, length)
     array: Array = np.ndarray(shape, dtype, data, offset)
     if datatype == "BOOL" and array.view(np.uint8).max(initial=0) > 1:
         raise MalformedTensorError("BOOL elements in raw_input_contents must be the byte 0 or 1")
     return array
+
+
+def check_raw(
+    data: bytes, offset: int, length: int, datatype: str, shape: tuple[int, ...], elements: int
+) -> None:
+    """Check raw contents as `from_raw` does, and raise what it raises; makes no elements of BYTES."""
+    if datatype == "BYTES":
+        _check_bytes(data, offset, length, elements)
+        return
+    expected = elements * DTYPES[datatype].itemsize
+    if length != expected:
+        raise _wrong_size(datatype, shape, expected, length)
+    if datatype == "BOOL":
+        from_raw(data, offset, length, datatype, shape, elements)
+
+
+def _wrong_size(
+    datatype: str, shape: tuple[int, ...], expected: int, got: int
+) -> MalformedTensorError:
+    return MalformedTensorError(
+        f"expected {expected} bytes of raw contents for {datatype} {list(shape)}, got {got}",
+        (expected, got),
+    )
+
+
+def row_starts(contents: memoryview, rows: int, elements: int) -> list[int]:
+    """Where each of the rows of valid BYTES contents begins, of `elements` elements each; and the end."""
+    read, position = _LENGTH.unpack_from, 0
+    starts = [0]
+    for _ in range(rows):
+        for _ in range(elements):
+            position += _LENGTH.size + read(contents, position)[0]
+        starts.append(position)
+    return starts
 
 
 _COPY_ALONE = 1024 * 1024
@@ -81,35 +112,66 @@ _COPY_ALONE = 1024 * 1024
 def _bytes_from_raw(data: bytes, offset: int, length: int, elements: int) -> Array:
     """The flat object array of the length-prefixed elements in `data[offset:offset + length]`."""
     if length < elements * _LENGTH.size:
-        raise MalformedTensorError(
-            f"expected {elements} BYTES elements, which take at least "
-            f"{elements * _LENGTH.size} bytes of raw contents, got {length} bytes"
-        )
+        raise _too_few_bytes(length, elements)
     array = np.empty(elements, np.object_)
     view = memoryview(data)
     position, end = offset, offset + length
     for index in range(elements):
         start = position + _LENGTH.size
         if start > end:
-            raise MalformedTensorError(
-                f"the raw contents ({length} bytes) end after {index} of {elements} BYTES elements"
-            )
+            raise _ends_early(length, elements, index)
         position = start + _LENGTH.unpack_from(data, position)[0]
         if position > end:
-            raise MalformedTensorError(
-                f"BYTES element {index} has the length {position - start}, but only "
-                f"{end - start} bytes of the raw contents are left"
-            )
+            raise _too_long(index, position - start, end - start)
         if position - start < _COPY_ALONE:
             array[index] = data[start:position]
         else:  # joining releases the GIL
             array[index] = b"".join((view[start:position],))
     if position != end:
-        raise MalformedTensorError(
-            f"{end - position} of {length} bytes of raw contents are left after "
-            f"{elements} BYTES elements"
-        )
+        raise _left_over(length, elements, end - position)
     return array
+
+
+def _check_bytes(data: bytes, offset: int, length: int, elements: int) -> None:
+    """Check the lengths of the BYTES elements in `data[offset:offset + length]`."""
+    if length < elements * _LENGTH.size:
+        raise _too_few_bytes(length, elements)
+    read, position, end = _LENGTH.unpack_from, offset, offset + length
+    for index in range(elements):
+        start = position + 4
+        if start > end:
+            raise _ends_early(length, elements, index)
+        position = start + read(data, position)[0]
+        if position > end:
+            raise _too_long(index, position - start, end - start)
+    if position != end:
+        raise _left_over(length, elements, end - position)
+
+
+def _too_few_bytes(length: int, elements: int) -> MalformedTensorError:
+    return MalformedTensorError(
+        f"expected {elements} BYTES elements, which take at least "
+        f"{elements * _LENGTH.size} bytes of raw contents, got {length} bytes"
+    )
+
+
+def _ends_early(length: int, elements: int, index: int) -> MalformedTensorError:
+    return MalformedTensorError(
+        f"the raw contents ({length} bytes) end after {index} of {elements} BYTES elements"
+    )
+
+
+def _too_long(index: int, length: int, left: int) -> MalformedTensorError:
+    return MalformedTensorError(
+        f"BYTES element {index} has the length {length}, but only "
+        f"{left} bytes of the raw contents are left"
+    )
+
+
+def _left_over(length: int, elements: int, left: int) -> MalformedTensorError:
+    return MalformedTensorError(
+        f"{left} of {length} bytes of raw contents are left after {elements} BYTES elements"
+    )
 
 
 def from_typed(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batcher.core.record import record
-from batcher.executor import ParameterValue
+from batcher.executor import MetadataValue, ParameterValue
 from batcher.telemetry.stamps import Stamps
 from batcher.tensors import Tensor
 
@@ -36,6 +36,8 @@ class InferenceRequest:
     deadline_ns: int | None = None
     """The gRPC deadline."""
     tenant: str = ""
+    metadata: Sequence[tuple[str, MetadataValue]] = ()
+    """The metadata of the call, as it came. What the model's executor does not name goes nowhere."""
     sequence: int | str | None = None
 
 

@@ -108,7 +108,7 @@ async def execute_async(
 
 
 def _nbytes(slices: Sequence[Slice]) -> int:
-    return sum(tensor.array.nbytes for s in slices for tensor in s.request.inputs.values())
+    return sum(tensor.nbytes for s in slices for tensor in s.request.inputs.values())
 
 
 def _copied(result: BatchResult, names: Iterable[str]) -> BatchResult:

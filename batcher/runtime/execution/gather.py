@@ -1,8 +1,8 @@
-"""Gathers the rows of a batch's requests into one array per input."""
+"""Gathers the rows of a batch's requests: into one array per input, or as they are on the wire."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, Final
 
@@ -13,9 +13,13 @@ from batcher.executor import (
     Array,
     Batch,
 )
+from batcher.protocol.raw_tensor import encoded, raw_contents, raw_rows
+from batcher.runtime.interface.forwarded import forwarded
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded
 from batcher.runtime.request import InferenceRequest
+
+_NONE: Final[Mapping[str, Any]] = {}
 
 LARGE_BATCH: Final = 1024 * 1024
 """Bytes: a larger batch is copied on another thread, so as not to block the event loop."""
@@ -35,7 +39,7 @@ class Slice:
 
 
 def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
-    """The batch for the executor: one array per input, rows in the order of the slices.
+    """The batch for the executor: one array per input (or its contents), rows in the order of the slices.
 
     All requests must have the same inputs and parameters, and equal inputs without a batch axis;
     the scheduler's batch groups guarantee that. A batch of one whole request is not copied if its
@@ -43,8 +47,32 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     any byte). Inputs shorter than the batch's bucket are padded. For an executor that takes full
     batches only, the batch is filled with copies of its last row, whose outputs are dropped.
     """
-    first, padded = slices[0].request, slices[0].padded
+    first = slices[0].request
     rows = sum(s.stop - s.start for s in slices)
+    given = first.parameters or {}
+    parameters = {name: given[name] for name in layout.parameters if name in given}
+    metadata = forwarded(layout.metadata, first.metadata) if layout.metadata else {}
+    inputs: Mapping[str, Array] = _NONE
+    raw: Mapping[str, Sequence[memoryview]] = _NONE
+    shapes: Mapping[str, tuple[int, ...]] = _NONE
+    if layout.raw:
+        raw, shapes = _contents(slices, rows, layout)
+    else:
+        inputs = _arrays(slices, rows, layout)
+    return Batch(
+        inputs,
+        max(rows, layout.full),
+        parameters,
+        _wanted(slices),
+        _deadline_ns(slices),
+        metadata,
+        raw,
+        shapes,
+    )
+
+
+def _arrays(slices: Sequence[Slice], rows: int, layout: Layout) -> dict[str, Array]:
+    first, padded = slices[0].request, slices[0].padded
     inputs: dict[str, Array] = {}
     for name, tensor in first.inputs.items():
         if name in layout.shared:
@@ -56,9 +84,41 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
         else:
             array = _padded(pieces, rows, padded.shapes[name], padded.values[name])
         inputs[name] = _aligned(array) if rows >= layout.full else _full(array, layout.full)
-    given = first.parameters or {}
-    parameters = {name: given[name] for name in layout.parameters if name in given}
-    return Batch(inputs, max(rows, layout.full), parameters, _wanted(slices))
+    return inputs
+
+
+def _contents(
+    slices: Sequence[Slice], rows: int, layout: Layout
+) -> tuple[dict[str, Sequence[memoryview]], dict[str, tuple[int, ...]]]:
+    """The contents of each input in pieces, and its shape: the encoding of what `_arrays` makes.
+
+    Nothing is copied but what is padded, or has an array alone.
+    """
+    padded, missing = slices[0].padded, max(0, layout.full - rows)
+    raw: dict[str, Sequence[memoryview]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in slices[0].request.inputs.items():
+        if name in layout.shared:
+            raw[name], shapes[name] = (raw_contents(tensor),), tensor.shape
+            continue
+        tensors = [s.request.inputs[name] for s in slices]
+        inner = tensor.shape[1:] if padded is None else padded.shapes[name]
+        if padded is None or all(each.shape[1:] == inner for each in tensors):
+            pieces = [
+                raw_rows(each, s.start, s.stop) for each, s in zip(tensors, slices, strict=True)
+            ]
+            stop = slices[-1].stop
+            pieces += [raw_rows(tensors[-1], stop - 1, stop)] * missing if missing else ()
+        else:
+            arrays = [
+                _rows_of(each.array, s.start, s.stop)
+                for each, s in zip(tensors, slices, strict=True)
+            ]
+            array = _padded(arrays, rows, inner, padded.values[name])
+            whole = encoded(tensor.datatype, array)
+            pieces = [whole.raw, *[whole.rows(rows - 1, rows)] * missing]
+        raw[name], shapes[name] = pieces, (rows + missing, *inner)
+    return raw, shapes
 
 
 def _full(array: Array, rows: int) -> Array:
@@ -102,10 +162,21 @@ def count_elements(slices: Sequence[Slice]) -> tuple[int, int]:
         size = prod(padded.shapes[name])
         for s in slices:
             rows = s.stop - s.start
-            row = prod(s.request.inputs[name].array.shape[1:])
+            row = prod(s.request.inputs[name].shape[1:])
             own += rows * row
             filled += rows * (size - row)
     return own, filled
+
+
+def _deadline_ns(slices: Sequence[Slice]) -> int | None:
+    """When the last of the callers stops waiting; None if one of them waits for ever."""
+    last_ns = 0
+    for s in slices:
+        deadline_ns = s.request.deadline_ns
+        if deadline_ns is None:
+            return None
+        last_ns = max(last_ns, deadline_ns)
+    return last_ns
 
 
 def _wanted(slices: Sequence[Slice]) -> frozenset[str] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from batcher.clock import Clock
 from batcher.errors import ModelLoadError, describe
@@ -19,7 +18,7 @@ from batcher.runtime.execution.execute import (
 from batcher.runtime.execution.gather import LARGE_BATCH, Slice
 from batcher.runtime.execution.nan import check_nan
 from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health
-from batcher.runtime.interface.layout import Layout
+from batcher.runtime.interface.layout import Layout, LayoutFor
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class LoopWorker:
         self._tasks: set[asyncio.Task[ExecutedBatch]] = set()
         self._to_close = False
         self._last: asyncio.Task[None] | None = None
-        self._full = 0
+        self._fitted = LayoutFor(executor.capabilities)
         self._free = asyncio.Event()
         """Clear while a batch runs alone."""
         self._free.set()
@@ -58,8 +57,7 @@ class LoopWorker:
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the event loop."""
-        if not self._executor.capabilities.dynamic_rows:
-            self._full = context.max_batch_size
+        self._fitted.loaded(context.max_batch_size)
         try:
             metadata = await self._executor.load(context)
         except Exception:
@@ -121,8 +119,7 @@ class LoopWorker:
         return await self._execute_now(slices, layout)
 
     async def _execute_now(self, slices: Sequence[Slice], layout: Layout) -> ExecutedBatch:
-        if self._full:
-            layout = replace(layout, full=self._full)
+        layout = self._fitted(layout)
         self._executing += 1
         try:
             executed = await execute_async(self._executor, slices, layout, self._clock)

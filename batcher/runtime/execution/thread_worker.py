@@ -7,7 +7,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from batcher.clock import Clock
@@ -22,7 +21,7 @@ from batcher.runtime.execution.execute import (
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.nan import check_nan
 from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health
-from batcher.runtime.interface.layout import Layout
+from batcher.runtime.interface.layout import Layout, LayoutFor
 
 START_TIMEOUT_S = 0.002
 """Seconds that the event loop waits for an idle thread to call the executor; it takes 0.1 ms."""
@@ -50,8 +49,7 @@ class ThreadWorker:
         self._clock = clock
         self._fail_nan = fail_nan
         self._thread = ThreadedExecutor(executor, name, loop)
-        self._any_rows = executor.capabilities.dynamic_rows
-        self._full = 0
+        self._fitted = LayoutFor(executor.capabilities)
         self._ended: deque[ExecutedBatch] = deque()  # executed, and not yet passed to `done`
         self._abandoned = False
         self._submitted = 0
@@ -61,7 +59,7 @@ class ThreadWorker:
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the thread."""
-        self._full = 0 if self._any_rows else context.max_batch_size
+        self._fitted.loaded(context.max_batch_size)
         return await self._thread.load(context)
 
     async def healthy(self, timeout_s: float) -> str:
@@ -124,8 +122,7 @@ class ThreadWorker:
         begun: Callable[[], None],
         executor: Executor,
     ) -> None:
-        if self._full:
-            layout = replace(layout, full=self._full)
+        layout = self._fitted(layout)
         executed = execute(executor, slices, layout, self._clock, begun)
         if self._fail_nan:
             check_nan(executed, layout, slices, self._clock)

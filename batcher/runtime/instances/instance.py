@@ -75,6 +75,7 @@ class Instance:
         self._process = process
         self._telemetry = telemetry
         self._incarnation = 0
+        self._takes_raw = False
         self._checks: HealthChecks | None = None
         self._made: tuple[Worker, ModelMetadata, _WarmupTimes] | None = None
         """The loaded incarnation that `announce` has not yet given to the scheduler."""
@@ -93,6 +94,11 @@ class Instance:
     def up(self) -> bool:
         """Whether an incarnation is loaded and can run batches."""
         return self._worker is not None
+
+    @property
+    def takes_raw(self) -> bool:
+        """Whether its executor takes inputs as they are on the wire; False before the first load."""
+        return self._takes_raw
 
     @property
     def why(self) -> str:
@@ -198,6 +204,7 @@ class Instance:
         plan, process = self.plan, self._process
         executor = plan.make_executor()
         most = executor.capabilities.max_in_flight
+        self._takes_raw = executor.capabilities.raw
         if plan.max_in_flight > most:
             raise ModelLoadError(
                 f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"

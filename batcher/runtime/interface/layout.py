@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 
 from batcher.core.record import record
-from batcher.executor import ModelMetadata
+from batcher.executor import Capabilities, ModelMetadata
 
 
 @record
@@ -23,6 +23,10 @@ class Layout:
     """The request parameters that the executor reads."""
     full: int = 0
     """Rows to fill every batch up to, for an executor with fixed rows; 0: do not fill."""
+    metadata: tuple[str, ...] = ()
+    """The names of the callers' metadata that the executor sends on."""
+    raw: bool = False
+    """Whether the executor takes raw contents instead of arrays."""
 
 
 def layout_of(metadata: ModelMetadata) -> Layout:
@@ -32,4 +36,32 @@ def layout_of(metadata: ModelMetadata) -> Layout:
         frozenset(spec.name for spec in metadata.inputs if not spec.batched),
         all(spec.batched for spec in metadata.outputs),
         metadata.parameters,
+        metadata=metadata.metadata,
     )
+
+
+class LayoutFor:
+    """Makes of a model's layout the one that an executor with these capabilities needs.
+
+    It is the same layout for each batch, so the last one is kept. Call `loaded` first.
+    """
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        self._capabilities = capabilities
+        self._plain = capabilities.dynamic_rows and not capabilities.raw
+        self._full = 0
+        self._last: tuple[Layout, Layout] | None = None
+
+    def loaded(self, max_batch_size: int) -> None:
+        """The executor is loaded with batches of at most so many rows."""
+        self._full = 0 if self._capabilities.dynamic_rows else max_batch_size
+        self._last = None
+
+    def __call__(self, layout: Layout) -> Layout:
+        """The layout for a batch of the executor."""
+        if self._plain:
+            return layout
+        if self._last is None or self._last[0] is not layout:
+            fitted = replace(layout, full=self._full, raw=self._capabilities.raw)
+            self._last = layout, fitted
+        return self._last[1]

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from batcher.errors import ModelLoadError
 from batcher.executor import LoadContext, ModelMetadata
+from batcher.runtime.interface.forwarded import wrong_names
 from batcher.tensors import DTYPES, TensorSpec
 
 NO_BATCH_AXIS = "batching.max_batch_size: 0 where the model has no batch axis"
@@ -24,7 +25,11 @@ def with_row_axes(metadata: ModelMetadata, context: LoadContext) -> ModelMetadat
     Raises `ModelLoadError`, which names every input whose axis 0 cannot be the batch axis, every
     contradiction within the metadata, and what is allowed.
     """
-    problems = [*_spec_problems(metadata), *_unknown(metadata.inputs, context.batched)]
+    problems = [
+        *_spec_problems(metadata),
+        *_unknown(metadata.inputs, context.batched),
+        *wrong_names(metadata.metadata),
+    ]
     if not context.max_batch_size:
         inputs, outputs = (
             tuple(replace(spec, batched=False) for spec in specs)

@@ -18,6 +18,8 @@ from batcher.core.events import Shapes
 from batcher.core.record import record
 from batcher.errors import InvalidRequest, shown
 from batcher.executor import ModelMetadata
+from batcher.protocol.raw_tensor import RawTensor
+from batcher.runtime.interface.forwarded import forwarded, forwarded_key
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor, TensorSpec
@@ -58,7 +60,8 @@ class Signature:
         whole = [spec.name for spec in metadata.inputs if not spec.batched]
         # Without a batch axis no two requests share a batch, so nothing has to be hashed.
         self._shared = whole if all(spec.batched for spec in metadata.outputs) else []
-        self._keyed = bool(self._parameters or self._optional or self._shared)
+        self._metadata = metadata.metadata
+        self._keyed = bool(self._parameters or self._optional or self._shared or self._metadata)
         self._equally_long = _equally_long(metadata.inputs)
 
     def validate(self, request: InferenceRequest) -> RequestSummary:
@@ -80,8 +83,9 @@ class Signature:
                     continue
                 raise self._missing(spec, inputs)
             present += 1
-            array = tensor.array
-            shape = array.shape
+            # A raw tensor has a shape and a size, and its array would have to be made.
+            sized = tensor if isinstance(tensor, RawTensor) else tensor.array
+            shape = sized.shape
             if tensor.datatype != spec.datatype:
                 raise self._wrong_datatype(spec, tensor.datatype)
             inner = shape[1:]
@@ -91,7 +95,7 @@ class Signature:
                 rows = self._check_rows(spec, shape[0], rows)
             if self._varies:
                 shapes.append(inner)
-            nbytes += array.nbytes if spec.datatype != "BYTES" else _bytes_size(tensor)
+            nbytes += sized.nbytes if spec.datatype != "BYTES" else _bytes_size(tensor)
         if present != len(inputs):
             raise self._unknown_input(inputs)
         self._check_outputs(request.outputs or ())
@@ -207,15 +211,20 @@ class Signature:
     def _batch_key(self, request: InferenceRequest) -> str:
         """A key that is equal for requests which one batch can hold; usually empty.
 
-        It covers absent optional inputs, parameters, and inputs without a batch axis. The `repr` of
+        It covers absent optional inputs, parameters, metadata that is sent on, and inputs without a
+        batch axis. Raises `InvalidRequest` for metadata that cannot be sent on. The `repr` of
         a tuple is unambiguous, whatever the names and values contain.
         """
         given = request.parameters
         read = tuple([(name, given[name]) for name in self._parameters if given and name in given])
-        if not (read or self._optional or self._shared):
+        sent = ""
+        if self._metadata and request.metadata:
+            sent = forwarded_key(forwarded(self._metadata, request.metadata, self.model))
+        if not (read or sent or self._optional or self._shared):
             return ""
         absent = tuple([name for name in self.inputs if name not in request.inputs])
-        return repr((absent, read, self._digests(request.inputs) if self._shared else ()))
+        shared = self._digests(request.inputs) if self._shared else ()
+        return repr((absent, read, shared, sent) if sent else (absent, read, shared))
 
     def _digests(self, inputs: dict[str, Tensor]) -> tuple[str, ...]:
         """A digest of each input without a batch axis, in the model's order."""
@@ -246,8 +255,11 @@ def _digest(tensor: Tensor) -> str:
 
     A cryptographic hash, because a collision would mix one caller's values into another's batch.
     """
+    found = blake2b(repr((tensor.datatype, tensor.shape)).encode(), digest_size=32)
+    if isinstance(tensor, RawTensor):
+        found.update(tensor.raw)
+        return f"raw {found.hexdigest()}"
     array = tensor.array
-    found = blake2b(repr((tensor.datatype, array.shape)).encode(), digest_size=32)
     if tensor.datatype == "BYTES":
         elements = array.ravel().tolist()
         found.update(np.fromiter(map(len, elements), np.int64, len(elements)).tobytes())
@@ -262,5 +274,7 @@ def _wire_size(tensor: Tensor) -> int:
 
 
 def _bytes_size(tensor: Tensor) -> int:
+    if isinstance(tensor, RawTensor):
+        return tensor.nbytes
     elements = tensor.array.ravel().tolist()
     return sum(map(len, elements)) + BYTES_ELEMENT_OVERHEAD * len(elements)

@@ -121,6 +121,11 @@ class ServedModel:
         return len(self._instances)
 
     @property
+    def takes_raw(self) -> bool:
+        """Whether its executor takes inputs as they are on the wire."""
+        return self._instances[0].takes_raw
+
+    @property
     def device(self) -> str:
         """The device its instances are on."""
         return self._instances[0].plan.context.device

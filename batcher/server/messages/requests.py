@@ -7,6 +7,7 @@ input or of a requested output says is remembered by its bytes, within limits.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from batcher import triton
 from batcher.errors import InvalidRequest, RequestError, shown
 from batcher.protocol import inference
 from batcher.protocol.elements import MalformedTensorError, from_raw, from_typed
+from batcher.protocol.raw_tensor import RawTensor, encoded, read_raw
 from batcher.runtime.request import InferenceRequest
 from batcher.server.messages.parameters import (
     RequestParameters,
@@ -71,8 +73,12 @@ def to_request(
     deadline_ns: int | None = None,
     tenant: str = "",
     priority: int = 0,
+    metadata: Sequence[tuple[str, str | bytes]] = (),
+    raw: bool = False,
 ) -> InferenceRequest:
     """The request as the runtime takes it. The parameter `priority` overrides `priority` (of the metadata).
+
+    With `raw`, inputs stay as they are on the wire: its model's executor sends them on.
 
     Arrays made from raw contents are read-only views of the message, not always aligned. Whether
     the model takes such inputs is decided at admission. Raises InvalidRequest, naming the model and
@@ -88,7 +94,7 @@ def to_request(
         outputs, classifications = _requested_outputs(wire)
     return InferenceRequest(
         model=model,
-        inputs=_inputs(wire),
+        inputs=_inputs(wire, keep_raw=raw),
         arrival_ns=arrival_ns,
         version=wire.version,
         id=wire.id,
@@ -99,10 +105,11 @@ def to_request(
         timeout_ns=parameters.timeout_ns,
         deadline_ns=deadline_ns,
         tenant=tenant,
+        metadata=metadata,
     )
 
 
-def _inputs(wire: WireRequest) -> dict[str, Tensor]:
+def _inputs(wire: WireRequest, *, keep_raw: bool) -> dict[str, Tensor]:
     raw = wire.raw
     inputs: dict[str, Tensor] = {}
     strings = 0
@@ -123,11 +130,23 @@ def _inputs(wire: WireRequest) -> dict[str, Tensor]:
                     f" BYTES elements in one request, got {strings}"
                 )
         try:
+            if keep_raw:
+                inputs[name] = _kept(wire, index, header)
+                continue
             array = _raw_input(wire.data, *raw[index], header) if raw else _typed_input(header)
         except MalformedTensorError as error:
             raise _malformed(error, wire, header) from error
         inputs[name] = Tensor(header.datatype, array)
     return inputs
+
+
+def _kept(wire: WireRequest, index: int, header: _Header) -> RawTensor:
+    """An input as it is on the wire; typed contents are encoded."""
+    if not wire.raw:
+        return encoded(header.datatype, _typed_input(header))
+    _check_one_kind(header)
+    offset, length = wire.raw[index]
+    return read_raw(wire.data, offset, length, header.datatype, header.shape, header.elements)
 
 
 def _malformed(error: MalformedTensorError, wire: WireRequest, header: _Header) -> InvalidRequest:
@@ -154,11 +173,15 @@ def _wrong_count(wire: WireRequest) -> RequestError:
     )
 
 
-def _raw_input(data: bytes, offset: int, length: int, header: _Header) -> Array:
+def _check_one_kind(header: _Header) -> None:
     if header.contents is not None:
         raise MalformedTensorError(
             "the input has contents and the request has raw_input_contents; send only one of them"
         )
+
+
+def _raw_input(data: bytes, offset: int, length: int, header: _Header) -> Array:
+    _check_one_kind(header)
     return from_raw(data, offset, length, header.datatype, header.shape, header.elements)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
@@ -43,6 +43,9 @@ STREAM_ORDER_KEY = "x-batcher-stream-order"
 
 INTERNAL_ERROR = "internal error while answering a request; the log of the server has details"
 """The message of a defect of batcher: the caller learns no more, the log has the traceback."""
+
+CallMetadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+"""All metadata of a call, as the transport gives it."""
 
 Made = TypeVar("Made")
 
@@ -88,19 +91,20 @@ class InferenceServicer:
         """One request, one answer, by way of `Batcher.infer`."""
         arrival_ns = self._clock()
         deadline_ns = _deadline(context, arrival_ns)
-        metadata = _metadata(context)
+        metadata = context.invocation_metadata() or ()
+        own = _own(metadata)
         request_id = ""
         try:
             wire = await self._parse(data, arrival_ns)
             request_id = wire.id
-            answer, stamps = await self._infer(wire, arrival_ns, deadline_ns, metadata)
+            answer, stamps = await self._infer(wire, arrival_ns, deadline_ns, own, metadata)
         except RequestError as error:
             await abort(context, error, self._style, request_id=request_id)
         except Exception:
             log.exception(INTERNAL_ERROR)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
         else:
-            if TIMINGS_KEY in metadata:
+            if TIMINGS_KEY in own:
                 context.set_trailing_metadata(timings(stamps))
             return answer
         finally:
@@ -128,7 +132,8 @@ class InferenceServicer:
     async def _pumped(self, context: Context) -> bool:
         """Answer the requests of a stream; returns whether `end_streams` ended it."""
         deadline_ns = _deadline(context, self._clock())
-        metadata = _metadata(context)
+        metadata = context.invocation_metadata() or ()
+        own = _own(metadata)
 
         async def answer(data: bytes) -> bytes | memoryview:
             arrival_ns = self._clock()
@@ -137,7 +142,7 @@ class InferenceServicer:
                 wire = await self._parse(data, arrival_ns)
                 request_id = wire.id
                 response, _ = await self._infer(
-                    wire, arrival_ns, deadline_ns, metadata, stream=True
+                    wire, arrival_ns, deadline_ns, own, metadata, stream=True
                 )
             except RequestError as error:
                 message = to_status(error, self._style, request_id=request_id).message
@@ -148,7 +153,7 @@ class InferenceServicer:
                 return response
             return messages.stream_error(message, request_id=request_id)
 
-        ordered = metadata.get(STREAM_ORDER_KEY) != "any"
+        ordered = own.get(STREAM_ORDER_KEY) != "any"
         charges = StreamCharges(self._buffers, transport_charges=self._charging)
         pump = StreamPump(
             context, answer, charges, self._max_in_flight, self._pacer, ordered=ordered
@@ -198,15 +203,18 @@ class InferenceServicer:
         wire: WireRequest,
         arrival_ns: int,
         deadline_ns: int | None,
-        metadata: dict[str, str],
+        own: dict[str, str],
+        metadata: CallMetadata,
         *,
         stream: bool = False,
     ) -> tuple[bytes | memoryview, Stamps]:
+        """`own` is the part of the `metadata` that is for this server."""
+        raw = self._batcher.takes_raw(wire.model, wire.version)
         try:
             if len(wire.data) <= messages.LARGE_MESSAGE:
-                request = _read(wire, arrival_ns, deadline_ns, metadata)
+                request = _read(wire, arrival_ns, deadline_ns, own, metadata, raw=raw)
             else:
-                read = partial(_read, wire, arrival_ns, deadline_ns, metadata)
+                read = partial(_read, wire, arrival_ns, deadline_ns, own, metadata, raw=raw)
                 request = await self._off_loop(read)
         except RequestError:
             self._batcher.refused(wire.model, wire.version, arrival_ns, AdmissionReason.INVALID)
@@ -284,14 +292,22 @@ def _draining() -> Draining:
 
 
 def _read(
-    wire: WireRequest, arrival_ns: int, deadline_ns: int | None, metadata: dict[str, str]
+    wire: WireRequest,
+    arrival_ns: int,
+    deadline_ns: int | None,
+    own: dict[str, str],
+    metadata: CallMetadata,
+    *,
+    raw: bool,
 ) -> InferenceRequest:
     return messages.to_request(
         wire,
         arrival_ns=arrival_ns,
         deadline_ns=deadline_ns,
-        tenant=_tenant(metadata),
-        priority=_priority(metadata),
+        tenant=_tenant(own),
+        priority=_priority(own),
+        metadata=metadata,
+        raw=raw,
     )
 
 
@@ -303,12 +319,10 @@ def _deadline(context: Context, now_ns: int) -> int | None:
     return now_ns + int(min(remaining_s, MAX_WAIT_NS / SECOND) * SECOND)
 
 
-def _metadata(context: Context) -> dict[str, str]:
+def _own(metadata: CallMetadata) -> dict[str, str]:
     """The caller's metadata that may matter here: keys that begin with `x-`, as text."""
     return {
-        key: value
-        for key, value in context.invocation_metadata() or ()
-        if key.startswith("x-") and isinstance(value, str)
+        key: value for key, value in metadata if key.startswith("x-") and isinstance(value, str)
     }
 
 

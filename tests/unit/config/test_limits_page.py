@@ -23,6 +23,7 @@ from batcher.config.units import LARGEST_BYTES, LONGEST_NS
 from batcher.core.bucket_times import MOST_SHAPES
 from batcher.core.queueing.padding import MOST_KNOWN
 from batcher.errors import MAX_DESCRIPTION, MAX_NAME
+from batcher.executor import MAX_RETRY_AFTER_NS
 from batcher.http2.connection_lifetime import EVICT_IDLE_NS, EVICT_SILENT_NS, PROBE_CONNECTION_NS
 from batcher.http2.decompression import MAX_MEMBERS
 from batcher.http2.listener import PROBE_CONNECTIONS
@@ -45,6 +46,7 @@ from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances.instance import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
 from batcher.runtime.instances.warmup import BUCKETS_NS
+from batcher.runtime.interface.forwarded import MAX_FORWARDED
 from batcher.runtime.interface.labels import MAX_LABELS_BYTES
 from batcher.runtime.interface.padding import MAX_WARMUP_BUCKETS
 from batcher.runtime.interface.signature import MAX_SHARED_INPUT_BYTES
@@ -184,6 +186,7 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["rows of a batch that can be configured"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
     assert rows["shared inputs of one request"] == f"{MAX_SHARED_INPUT_BYTES // 2**20} MiB"
+    assert rows["the time to come back that a backend names"] == format_duration(MAX_RETRY_AFTER_NS)
     assert rows["buckets that are warmed up"] == str(MAX_WARMUP_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)
 
@@ -201,6 +204,7 @@ def test_the_bounds_of_what_a_caller_says() -> None:
     assert texts == f"{MAX_TEXT:,} bytes each"
     assert rows["a request that is not inference"] == f"{MAX_CONTROL_BYTES >> 20} MiB"
     assert rows["a tenant's name"] == f"{MAX_TENANT} characters"
+    assert rows["metadata that is sent on"] == f"{MAX_FORWARDED >> 10} KiB"
     assert MAX_WAIT_NS == 365 * 24 * 3600 * SECOND, rows["a timeout or deadline of a caller"]
     assert rows["elements of a row that is classified"] == f"{MAX_WIDTH:,}"
     assert rows["classes of an answer"] == f"{MAX_CLASSES:,}, rows times classes"
