@@ -24,6 +24,7 @@ from batcher.executor import (
     ModelMetadata,
 )
 from batcher.plugins import is_async
+from batcher.protocol.elements import bytes_to_raw, to_raw
 from batcher.runtime.interface.row_axis import with_row_axes
 from batcher.tensors import TensorSpec
 
@@ -79,8 +80,7 @@ class ContractDriver:
         self, inputs: Mapping[str, Array], outputs: frozenset[str] | None = None
     ) -> BatchResult:
         """Run one batch of these inputs."""
-        arrays = {name: _read_only(array) for name, array in inputs.items()}
-        batch = Batch(arrays, self.rows(inputs), outputs=outputs)
+        batch = self._batch(inputs, outputs)
         return self.call(lambda: self.executor.execute(batch))
 
     def answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -96,10 +96,20 @@ class ContractDriver:
         executor = cast("AsyncExecutor", self.executor)
 
         async def together() -> list[BatchResult]:
-            calls = [executor.execute(Batch(each, self.rows(each))) for each in batches]
+            calls = [executor.execute(self._batch(each)) for each in batches]
             return await asyncio.gather(*calls)
 
         return self.call(together)
+
+    def _batch(self, inputs: Mapping[str, Array], outputs: frozenset[str] | None = None) -> Batch:
+        """A batch as the server makes it: of read-only arrays, or of their contents for a raw executor."""
+        rows = self.rows(inputs)
+        if not self.executor.capabilities.raw:
+            arrays = {name: _read_only(array) for name, array in inputs.items()}
+            return Batch(arrays, rows, outputs=outputs)
+        shapes = {name: array.shape for name, array in inputs.items()}
+        raw = {name: _contents(array) for name, array in inputs.items()}
+        return Batch({}, rows, outputs=outputs, raw=raw, shapes=shapes)
 
     def stop(self) -> None:
         """Close the executor, if it loaded, and end the thread."""
@@ -114,6 +124,13 @@ def _read_only(array: Array) -> Array:
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+def _contents(array: Array) -> list[memoryview]:
+    """The contents of an array in two pieces."""
+    data = b"".join(bytes_to_raw(array)[0]) if array.dtype.hasobject else bytes(to_raw(array))
+    view = memoryview(data)
+    return [view[: len(data) // 2], view[len(data) // 2 :]]
 
 
 def check_array(array: Array, spec: TensorSpec, rows: int) -> None:

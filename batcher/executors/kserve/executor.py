@@ -1,0 +1,184 @@
+"""The executor: one object, one connection to the neighbor, any number of batches in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from batcher.clock import SECOND
+from batcher.executor import (
+    Batch,
+    BatchResult,
+    Capabilities,
+    ExecutionError,
+    LoadContext,
+    ModelMetadata,
+    read_options,
+)
+from batcher.executors.kserve.answer import AnswerReader, WrongAnswerError
+from batcher.executors.kserve.discovery import Discovered, Neighbor, discover
+from batcher.executors.kserve.options import KserveOptions
+from batcher.executors.kserve.request import (
+    LARGE_MESSAGE,
+    RequestWriter,
+    joined,
+    joined_large,
+    message_bytes,
+)
+from batcher.executors.remote.channel import open_channel
+from batcher.executors.remote.headers import Headers, Stamp, stamp
+from batcher.executors.remote.statuses import failure
+from batcher.executors.remote.watching import NeighborWatch
+from batcher.protocol import INFERENCE, Stub, methods
+
+log = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT: Final = 64
+"""The most batches of one object at the neighbor at once: HTTP/2 servers take 100 streams and more."""
+
+DEADLINE_SLACK_S: Final = 0.02
+"""Seconds added to what is left of a deadline, so that the scheduler ends a request that expires, with
+the right status, before the call does. The neighbor may work that much longer for nothing."""
+
+
+class KserveExecutor:
+    """Sends each batch to the neighbor as one `ModelInfer`."""
+
+    capabilities = Capabilities(dynamic_axes=True, max_in_flight=MAX_IN_FLIGHT, raw=True)
+    options = KserveOptions
+
+    async def load(self, context: LoadContext) -> ModelMetadata:
+        """Connect and ask what the model is.
+
+        Raises `BackendUnavailable` while the neighbor or its model is not there, else `ModelLoadError`.
+        """
+        options = read_options(context, KserveOptions)
+        self._context, self._given = context, options
+        self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
+        self._tls_stamps = self._look_at_tls()
+        self._channel = open_channel(context.model, options.url, options.tls, options.max_message)
+        stub: Any = Stub(self._channel, INFERENCE)
+        self._neighbor = Neighbor(
+            stub,
+            options.url,
+            options.model or context.model,
+            options.version or "",
+            options.connect_timeout / SECOND,
+        )
+        self._infer = self._channel.unary_unary(methods(INFERENCE)["ModelInfer"].path)
+        try:
+            found = await self._discover()
+        except BaseException:
+            await self._channel.close()
+            raise
+        self._found = found
+        metadata = found.metadata
+        self._datatypes = {spec.name: spec.datatype for spec in metadata.inputs}
+        self._all = frozenset(spec.name for spec in metadata.outputs)
+        self._writer = RequestWriter(self._neighbor.model, self._neighbor.version)
+        self._reader = AnswerReader(
+            {spec.name: spec for spec in metadata.outputs}, batched=context.max_batch_size > 0
+        )
+        self._watch = NeighborWatch(self._ask, self._changed, options.health_interval / SECOND)
+        return metadata
+
+    async def execute(self, batch: Batch) -> BatchResult:
+        """Send the batch and read the answer. Cancelling it cancels the call."""
+        wanted = self._all if batch.outputs is None else batch.outputs
+        pieces = self._writer.pieces(self._inputs(batch), wanted, batch.parameters)
+        size = message_bytes(pieces)
+        if size > self._given.max_message:
+            raise ExecutionError(
+                f"a batch of {size} bytes for {self._neighbor}; options.max_message allows"
+                f" {self._given.max_message}",
+                cause="input",
+            )
+        large = size > LARGE_MESSAGE
+        data = await asyncio.to_thread(joined_large, pieces) if large else joined(pieces)
+        answer = await self._call(data, batch)
+        try:
+            if len(answer) > LARGE_MESSAGE:
+                outputs = await asyncio.to_thread(self._reader.read, answer, wanted, batch.rows)
+            else:
+                outputs = self._reader.read(answer, wanted, batch.rows)
+        except WrongAnswerError as error:
+            # Perhaps another model has taken the name; then it is loaded again.
+            self._watch.doubt()
+            raise ExecutionError(f"{self._neighbor} answered {error}") from None
+        return BatchResult(outputs)
+
+    async def watch(self, report: Callable[[str], None]) -> None:
+        """Report whether the neighbor's model is ready; return when it is another one."""
+        tracking = asyncio.get_running_loop().create_task(self._track())
+        try:
+            why = await self._watch.run(report)
+        finally:
+            tracking.cancel()
+            await asyncio.wait((tracking,))
+        log.info("%s: the model is loaded again: %s", self._context.model, why)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    def _inputs(self, batch: Batch) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
+        for name, contents in batch.raw.items():
+            yield name, self._datatypes[name], batch.shapes[name], contents
+
+    async def _call(self, data: bytes, batch: Batch) -> bytes:
+        timeout_s = None
+        if batch.deadline_ns is not None:
+            left_s = (batch.deadline_ns - time.monotonic_ns()) / SECOND
+            timeout_s = max(0.0, left_s) + DEADLINE_SLACK_S
+        metadata: tuple[tuple[str, str | bytes], ...] = self._headers.current
+        if batch.metadata:
+            metadata = (*metadata, *batch.metadata.items())
+        try:
+            answer: bytes = await self._infer(data, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise failure(str(self._neighbor), error) from None
+        return answer
+
+    # Watching
+
+    async def _discover(self) -> Discovered:
+        return await discover(self._neighbor, self._context, self._given, self._headers.current)
+
+    async def _ask(self) -> str:
+        if any(not isinstance(value, str) for value in self._given.metadata.values()):
+            await asyncio.to_thread(self._headers.refresh)
+        if self._look_at_tls() != self._tls_stamps:
+            self._watch.doubt()
+        try:
+            return await self._neighbor.ready(
+                self._headers.current, self._given.health_timeout / SECOND
+            )
+        except grpc.aio.AioRpcError as error:
+            return str(failure(str(self._neighbor), error))
+
+    async def _changed(self) -> str:
+        if self._look_at_tls() != self._tls_stamps:
+            return "the files of options.tls have changed"
+        found = await self._discover()
+        if found != self._found:
+            return f"{self._neighbor} serves another model {self._neighbor.shown} now"
+        return ""
+
+    async def _track(self) -> None:
+        """Have the neighbor asked whenever the connection is lost or made again."""
+        while True:
+            state = self._channel.get_state()
+            if state is grpc.ChannelConnectivity.SHUTDOWN:
+                return
+            await self._channel.wait_for_state_change(state)
+            self._watch.doubt()
+
+    def _look_at_tls(self) -> tuple[Stamp, ...]:
+        tls = self._given.tls
+        return () if tls is None else tuple(stamp(path) for path in tls.files())

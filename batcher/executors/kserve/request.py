@@ -1,0 +1,147 @@
+"""Writes the `ModelInferRequest` of a batch from the bytes of its requests, without reading a tensor.
+
+The message is a list of pieces, joined once: a head that is always the same, a header for each input
+that is the same for each shape, and the raw contents as they came from the callers.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from batcher.executor import ParameterValue
+from batcher.protocol import inference
+
+Piece: TypeAlias = bytes | memoryview
+
+LARGE_MESSAGE: Final = 1024 * 1024
+"""Bytes from which on a message is joined, and an answer read, off the event loop."""
+
+RAW_TAG: Final = b"\x3a"
+"""Field 7 of ModelInferRequest, raw_input_contents."""
+
+
+class RequestWriter:
+    """Writes the requests for one model of the neighbor."""
+
+    def __init__(self, model: str, version: str) -> None:
+        self._head = inference.ModelInferRequest(
+            model_name=model, model_version=version
+        ).SerializeToString()
+        self._parameters: tuple[tuple[tuple[str, ParameterValue], ...], bytes] = ((), b"")
+        self._outputs: dict[frozenset[str], bytes] = {}
+
+    def pieces(
+        self,
+        inputs: Iterable[tuple[str, str, tuple[int, ...], Sequence[Piece]]],
+        outputs: frozenset[str],
+        parameters: Mapping[str, ParameterValue],
+    ) -> list[Piece]:
+        """The pieces of the message.
+
+        `inputs` are (name, datatype, shape, contents in pieces). `outputs` are the names of those that
+        are asked for.
+        """
+        whole: list[Piece] = [self._head]
+        if parameters:
+            whole.append(self._written(parameters))
+        raw: list[Piece] = []
+        for name, datatype, shape, contents in inputs:
+            whole.append(input_header(name, datatype, shape))
+            raw.append(RAW_TAG)
+            raw.append(varint(sum(map(nbytes, contents))))
+            raw += contents
+        whole.append(self._requested(outputs))
+        whole += raw
+        return whole
+
+    def _written(self, parameters: Mapping[str, ParameterValue]) -> bytes:
+        key = tuple(parameters.items())
+        if key != self._parameters[0]:
+            self._parameters = key, parameters_of(parameters)
+        return self._parameters[1]
+
+    def _requested(self, outputs: frozenset[str]) -> bytes:
+        written = self._outputs.get(outputs)
+        if written is None:
+            request = inference.ModelInferRequest()
+            for name in sorted(outputs):
+                request.outputs.add(name=name)
+            written = request.SerializeToString()
+            if len(self._outputs) < 256:  # callers choose among the model's own outputs
+                self._outputs[outputs] = written
+        return written
+
+
+def nbytes(piece: Piece) -> int:
+    """The bytes of a piece, whatever a view's items are."""
+    return len(piece) if isinstance(piece, bytes) else piece.nbytes
+
+
+def message_bytes(pieces: Sequence[Piece]) -> int:
+    """The bytes of the message."""
+    return sum(map(nbytes, pieces))
+
+
+def joined(pieces: Sequence[Piece]) -> bytes:
+    """The message. For a large one call `joined_elsewhere` on another thread."""
+    return b"".join(pieces)
+
+
+def joined_large(pieces: Sequence[Piece]) -> bytes:
+    """The message, copied without the interpreter lock; to be called on another thread."""
+    size = message_bytes(pieces)
+    whole = io.BytesIO()
+    whole.truncate(0)
+    whole.seek(size - 1)
+    whole.write(b"\0")
+    with whole.getbuffer() as view:
+        target = np.frombuffer(view, np.uint8)
+        at = 0
+        for piece in pieces:
+            end = at + nbytes(piece)
+            target[at:end] = np.frombuffer(piece, np.uint8)
+            at = end
+        del target
+    return whole.getvalue()
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it: seven bits a byte, the low ones first."""
+    if value < 0x80:
+        return value.to_bytes(1, "little")
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+@lru_cache(maxsize=4096)
+def input_header(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """The field `inputs` for an input whose contents are raw."""
+    tensor = inference.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
+    return inference.ModelInferRequest(inputs=[tensor]).SerializeToString()
+
+
+def parameters_of(parameters: Mapping[str, ParameterValue]) -> bytes:
+    """The field `parameters` with these values."""
+    request = inference.ModelInferRequest()
+    for name, value in parameters.items():
+        parameter = request.parameters[name]
+        if isinstance(value, bool):
+            parameter.bool_param = value
+        elif isinstance(value, str):
+            parameter.string_param = value
+        elif isinstance(value, float):
+            parameter.double_param = value
+        elif value < 2**63:
+            parameter.int64_param = value
+        else:
+            parameter.uint64_param = value
+    return request.SerializeToString()
