@@ -94,10 +94,15 @@ class ModelRepository(Protocol):
     async def load(self, name: str, parameters: LoadParameters) -> Sequence[WantedModel]:
         """Every version of a model that is to be served from now on, because an admin call loads it.
 
-        The manager loads them, also those that are served already, and drains the other versions.
+        The manager loads them, also those that are served already, and tells `loaded` what became of
+        them. It leaves other versions as they are: the repository has them drained when it may.
         Raises `UnknownModel` if the repository does not have the model, `InvalidRequest` if the
         parameters or its files are wrong.
         """
+        ...
+
+    async def loaded(self, name: str, changes: Sequence[ModelChange]) -> None:
+        """Note what became of the versions that `load` returned. Called once after each `load`."""
         ...
 
     async def unload(self, name: str) -> None:

@@ -16,6 +16,7 @@ from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.reasons import AdmissionReason, ReplyReason, UnreadReason
+from batcher.telemetry.repository import RepositoryPoints
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import BatchStatistics, Duration, ModelStatisticsSnapshot
@@ -33,6 +34,7 @@ __all__ = [
     "ModelStatisticsSnapshot",
     "ModelTelemetry",
     "ReplyReason",
+    "RepositoryPoints",
     "SettingsTelemetry",
     "Stamps",
     "Telemetry",

@@ -24,12 +24,14 @@ from batcher.telemetry.families import (
     process,
     queue,
     recording,
+    repository,
     requests,
     transport,
 )
 from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.reasons import UnreadReason
+from batcher.telemetry.repository import RepositoryPoints
 from batcher.telemetry.settings import SettingsTelemetry
 from batcher.telemetry.tally import tally
 from batcher.telemetry.transport import TransportPoints
@@ -64,6 +66,7 @@ class Telemetry(Collector):
         self._health: Callable[[], HealthPoints] = HealthPoints
         self._recording: Callable[[], RecordingStatistics] = RecordingStatistics
         self._transport: Callable[[], TransportPoints] = TransportPoints
+        self._repository: Callable[[], RepositoryPoints | None] = lambda: None
         self._clock = clock
         registry.register(self)
 
@@ -82,6 +85,10 @@ class Telemetry(Collector):
     def watch_transport(self, points: Callable[[], TransportPoints]) -> None:
         """Ask `points` for the counts of connections, calls and buffers at every scrape."""
         self._transport = points
+
+    def watch_repository(self, points: Callable[[], RepositoryPoints]) -> None:
+        """Ask `points` for the state of the model repository at every scrape."""
+        self._repository = points
 
     def tallies(self) -> dict[str, Tally]:
         """Counts for the flight recorder, by the scheduler's name of each model."""
@@ -124,6 +131,7 @@ class Telemetry(Collector):
         yield from self._collect_failures(observation)
         yield from self._collect_recording()
         yield from self._collect_transport()
+        yield from self._collect_repository()
 
     def _collect_server(self) -> Iterator[Metric]:
         build = (__version__, platform.python_version())
@@ -292,6 +300,20 @@ class Telemetry(Collector):
         yield single_values(transport.BUFFERED_LIMIT, [((), points.buffered_limit)])
         yield single_values(transport.BUFFERED_PEAK, [((), points.buffered_peak)])
         yield single_values(transport.BUFFER_REFUSALS, [((), points.buffer_refusals)])
+
+    def _collect_repository(self) -> Iterator[Metric]:
+        points = self._repository()
+        there = [] if points is None else [points]
+        for family, values in (
+            (repository.REPOSITORY_READABLE, [int(each.readable) for each in there]),
+            (repository.REPOSITORY_MODELS, [each.models for each in there]),
+            (repository.REPOSITORY_BROKEN, [each.broken for each in there]),
+        ):
+            yield single_values(family, [((), value) for value in values])
+        looks = {} if points is None else points.looks
+        yield single_values(
+            repository.REPOSITORY_LOOKS, (((result,), count) for result, count in looks.items())
+        )
 
     def _histogram(self, family: Family, of: Callable[[ModelTelemetry], Histogram]) -> Metric:
         return histograms(family, ((m.labels, of(m)) for m in self._models.values()))

@@ -5,7 +5,15 @@ that both text formats add. No label ever holds anything of a single request. Ea
 families of one subject, and docs/metrics.md has the table of all of them.
 """
 
-from batcher.telemetry.families import batches, process, queue, recording, requests, transport
+from batcher.telemetry.families import (
+    batches,
+    process,
+    queue,
+    recording,
+    repository,
+    requests,
+    transport,
+)
 from batcher.telemetry.families.family import FILL, LATENCY, LOAD, ROWS, Family, Stage
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "process",
     "queue",
     "recording",
+    "repository",
     "requests",
     "transport",
 ]
@@ -31,5 +40,6 @@ FAMILIES: tuple[Family, ...] = (
     *batches.FAMILIES,
     *recording.FAMILIES,
     *transport.FAMILIES,
+    *repository.FAMILIES,
 )
 """All of them, in the order in which they are exported and documented."""

@@ -1,0 +1,108 @@
+"""What lies in a directory: names, stamps, and nothing of the contents. Blocks: call it on a thread."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+MAX_MODELS: Final = 10_000
+"""Folders of a model repository that are looked at; a look at this many takes about a second. Those
+beyond, in the order of their names, are not served."""
+
+MAX_FILES: Final = 10_000
+"""Files of one version. A version with more is not served, because each look costs a system call a file."""
+
+MAX_DEPTH: Final = 16
+"""Folders below each other in a version. Links can make a ring of folders, which ends here."""
+
+
+class FileStamp(NamedTuple):
+    """Equal while a file is the same; `changed_ns` is when its contents changed."""
+
+    path: str
+    """Below the folder that was looked at."""
+    device: int = 0
+    inode: int = 0
+    size: int = 0
+    changed_ns: int = 0
+
+    def below(self, folder: str) -> FileStamp:
+        """The same file as seen from above `folder`."""
+        return self._replace(path=f"{folder}/{self.path}")
+
+
+class TooManyFilesError(Exception):
+    """A version has more than `MAX_FILES` files, or folders more than `MAX_DEPTH` below each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """The direct children of a folder, links followed: plain files with their stamps, and folders."""
+
+    files: tuple[FileStamp, ...]
+    folders: tuple[str, ...]
+
+    def stamp(self, name: str) -> FileStamp | None:
+        """The stamp of the file with that name; None if there is none."""
+        return next((stamp for stamp in self.files if stamp.path == name), None)
+
+
+def list_folder(path: Path) -> Folder:
+    """List a folder, sorted by name. Hidden names and links that lead nowhere are left out.
+
+    Raises OSError if the folder cannot be read.
+    """
+    files: list[FileStamp] = []
+    folders: list[str] = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue  # removed meanwhile, or a link that leads nowhere
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(entry.name)
+            elif stat.S_ISREG(status.st_mode):
+                files.append(_stamp(entry.name, status))
+    return Folder(tuple(sorted(files)), tuple(sorted(folders)))
+
+
+def stamp_of(path: Path) -> FileStamp | None:
+    """The stamp of a file, links followed; None if there is none."""
+    try:
+        return _stamp(path.name, path.stat())
+    except OSError:
+        return None
+
+
+def stamps_below(path: Path) -> tuple[FileStamp, ...]:
+    """The stamps of all files below a folder, links followed.
+
+    Raises OSError if a folder cannot be read, and `TooManyFilesError`.
+    """
+    found: list[FileStamp] = []
+    for stamp in _walk(path, "", MAX_DEPTH):
+        if len(found) == MAX_FILES:
+            raise TooManyFilesError(f"more than {MAX_FILES} files")
+        found.append(stamp)
+    return tuple(found)
+
+
+def _walk(path: Path, prefix: str, depth: int) -> Iterator[FileStamp]:
+    if not depth:
+        raise TooManyFilesError(f"more than {MAX_DEPTH} folders below each other")
+    folder = list_folder(path)
+    for file in folder.files:
+        yield file.below(prefix) if prefix else file
+    for name in folder.folders:
+        yield from _walk(path / name, f"{prefix}/{name}" if prefix else name, depth - 1)
+
+
+def _stamp(name: str, status: os.stat_result) -> FileStamp:
+    return FileStamp(name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -1,0 +1,210 @@
+"""Which models of a repository are to be served, after what became of them so far. No I/O.
+
+A version whose files changed is loaded beside the one that serves, and a version that the policy does
+not choose any more serves on until those that take its place are loaded. A load that has failed is not
+tried again until the files change or a call asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from batcher.lifecycle.repository.described import ModelLook
+from batcher.lifecycle.wanted import ChangeResult, KnownModel, ModelChange, WantedModel
+
+Identity = tuple[str, str]
+
+TAKEN: Final = "the configuration file has a model of that name, too; rename one of them"
+UNLOADED: Final = "unloaded"
+SETTLING: Final = "its files have just changed; it is loaded when two looks in a row agree"
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What held before a load call brought another configuration along."""
+
+    overridden: ModelLook | None
+    unloaded: bool
+
+
+class Served:
+    """The models of one repository that are, or should be, served."""
+
+    def __init__(self, taken: Callable[[], Collection[str]], *, follows: bool = True) -> None:
+        """`taken` returns names that another source has. `follows`: models are served without a call."""
+        self._taken = taken
+        self._follows = follows
+        self._settled: dict[str, ModelLook] = {}
+        self._overridden: dict[str, ModelLook] = {}
+        self._before: dict[str, _Before] = {}
+        self._unloaded: set[str] = set()
+        self._good: dict[Identity, WantedModel] = {}
+        self._failed: dict[Identity, tuple[WantedModel, str]] = {}
+        self._pending: dict[Identity, WantedModel] = {}
+
+    def taken(self, name: str) -> bool:
+        """Whether another source has a model of that name."""
+        return name in self._taken()
+
+    def has(self, name: str) -> bool:
+        """Whether a model of that name is, or should be, served."""
+        return name in self._settled or name in self._overridden
+
+    # The directory
+
+    def settle(self, look: ModelLook) -> None:
+        """Serve a model as this look says."""
+        self._settled[look.name] = look
+
+    def forget_all_but(self, names: Collection[str]) -> None:
+        """Serve no model any more whose folder is gone. Those of calls stay."""
+        for name in self._settled.keys() - set(names):
+            del self._settled[name]
+            self._unloaded.discard(name)
+
+    # Admin calls
+
+    def load(self, look: ModelLook, *, overridden: bool) -> tuple[WantedModel, ...]:
+        """Serve a model as this look says, because a call wants it; returns its versions.
+
+        Call `loaded` with what became of them.
+        """
+        name = look.name
+        if overridden:
+            before = _Before(self._overridden.get(name), name in self._unloaded)
+            self._before.setdefault(name, before)
+            self._overridden[name] = look
+        else:
+            self._before.pop(name, None)
+            self._overridden.pop(name, None)
+            self._settled[name] = look
+        self._unloaded.discard(name)
+        for wanted in look.wanted:
+            self._pending[wanted.identity] = wanted
+        return look.wanted
+
+    def loaded(self, name: str, changes: Sequence[ModelChange]) -> None:
+        """Note what became of the versions that `load` returned. An override that failed is undone."""
+        before = self._before.pop(name, None)
+        for change in changes:
+            wanted = self._pending.pop((change.name, change.version), None)
+            if wanted is not None:
+                self._note(wanted, change)
+        if before is None or any(c.result is not ChangeResult.FAILED for c in changes):
+            return
+        self._overridden.pop(name, None)
+        if before.overridden is not None:
+            self._overridden[name] = before.overridden
+        if before.unloaded:
+            self._unloaded.add(name)
+
+    def unload(self, name: str) -> None:
+        """Do not serve a model until a call loads it."""
+        self._overridden.pop(name, None)
+        self._before.pop(name, None)
+        self._unloaded.add(name)
+        self._good = {key: value for key, value in self._good.items() if key[0] != name}
+        self._failed = {key: value for key, value in self._failed.items() if key[0] != name}
+        self._pending = {key: value for key, value in self._pending.items() if key[0] != name}
+
+    # The manager
+
+    def target(self) -> tuple[WantedModel, ...]:
+        """Every version that should be served now, those that stand in for others included."""
+        taken = self._taken()
+        return tuple(
+            wanted
+            for name in sorted(self._settled.keys() | self._overridden.keys())
+            if name not in self._unloaded and name not in taken
+            for wanted in self._of(name)
+        )
+
+    def _of(self, name: str) -> Iterator[WantedModel]:
+        override = self._overridden.get(name)
+        look = self._settled[name] if override is None else override
+        yield from look.wanted
+        whole = not look.problems and all(
+            self._good.get(wanted.identity) == wanted for wanted in look.wanted
+        )
+        if whole:
+            return
+        chosen = {wanted.identity for wanted in look.wanted}
+        for identity, wanted in self._good.items():
+            there = override is not None or identity[1] in look.present
+            if identity[0] == name and identity not in chosen and there:
+                yield wanted
+
+    def begin(self, target: Sequence[WantedModel]) -> tuple[WantedModel, ...]:
+        """The models of the target that the manager has to load for it; call `end` with them."""
+        begun = tuple(
+            wanted
+            for wanted in target
+            if self._good.get(wanted.identity) != wanted
+            and self._pending.get(wanted.identity) != wanted
+            and self._reason(wanted) is None
+        )
+        for wanted in begun:
+            self._pending[wanted.identity] = wanted
+        return begun
+
+    def end(self, begun: Sequence[WantedModel], changes: Sequence[ModelChange]) -> None:
+        """Note what became of models; one that was changed again meanwhile is another's matter."""
+        by_identity = {(change.name, change.version): change for change in changes}
+        for wanted in begun:
+            if self._pending.get(wanted.identity) == wanted:
+                del self._pending[wanted.identity]
+                change = by_identity.get(wanted.identity)
+                if change is not None:
+                    self._note(wanted, change)
+        kept = {wanted.identity for wanted in self.target()} | self._pending.keys()
+        self._good = {key: value for key, value in self._good.items() if key in kept}
+        self._failed = {key: value for key, value in self._failed.items() if key in kept}
+
+    def _note(self, wanted: WantedModel, change: ModelChange) -> None:
+        if change.result is ChangeResult.FAILED:
+            self._failed[wanted.identity] = wanted, change.reason
+        elif change.result is not ChangeResult.REMOVED:
+            self._good[wanted.identity] = wanted
+            self._failed.pop(wanted.identity, None)
+
+    def _reason(self, wanted: WantedModel) -> str | None:
+        """Why the load of exactly this failed; None if it did not."""
+        failed = self._failed.get(wanted.identity)
+        return failed[1] if failed is not None and failed[0] == wanted else None
+
+    # Reports
+
+    def in_use(self) -> Iterator[WantedModel]:
+        """What serves, or is being loaded."""
+        yield from self._good.values()
+        yield from self._pending.values()
+
+    def known(self, seen: Mapping[str, ModelLook]) -> Iterator[KnownModel]:
+        """What is not served, and why; `seen` is what the last look found."""
+        taken = self._taken()
+        for name in sorted(seen.keys() | self._settled.keys()):
+            look = self._overridden.get(name) or self._settled.get(name)
+            newest = seen.get(name)
+            if name in taken:
+                yield KnownModel(name, "", TAKEN)
+            elif name in self._unloaded:
+                found = look or newest
+                versions = [each.config.version for each in found.wanted] if found else []
+                yield from (KnownModel(name, version, UNLOADED) for version in versions or [""])
+            elif look is not None:
+                yield from (KnownModel(name, version, why) for version, why in look.problems)
+                if newest is not None and not newest.readable:
+                    yield from (KnownModel(name, version, why) for version, why in newest.problems)
+            elif newest is not None:
+                silent = SETTLING if self._follows else ""
+                problems = newest.problems or (("", silent),)
+                yield from (KnownModel(name, version, why) for version, why in problems)
+
+    def broken(self, seen: Mapping[str, ModelLook]) -> int:
+        """How many models are not served as their files say."""
+        names = {
+            each.name for each in self.known(seen) if each.reason not in {"", UNLOADED, SETTLING}
+        }
+        return len(names | {identity[0] for identity in self._failed})

@@ -1,0 +1,97 @@
+"""A model repository in a temporary folder, and a manager that loads nothing."""
+
+import asyncio
+
+import pytest
+
+from batcher.lifecycle import ChangeResult, ModelChange
+
+
+class Repository:
+    """Writes models in Triton's layout."""
+
+    def __init__(self, path):
+        self.path = path
+        path.mkdir()
+
+    def write(self, name, *versions, config='backend: "onnxruntime"\n', overrides=None):
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        if config is not None:
+            (folder / "config.pbtxt").write_text(config)
+        if overrides is not None:
+            (folder / "batcher.yaml").write_text(overrides)
+        for version in versions:
+            self.file(name, version)
+        return folder
+
+    def file(self, name, version, text="weights", file="model.onnx"):
+        folder = self.path / name / str(version)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text)
+
+
+class Manager:
+    """Loads what it is told; `fails` holds identities whose loads fail, with the reason.
+
+    A load waits for the event in `gates` of its identity, if there is one. Like the real one it answers
+    that a load in progress is unchanged, and what is loaded anew ends the load before.
+    """
+
+    def __init__(self):
+        self.calls = []
+        self.fails = {}
+        self.served = {}
+        self.failed = {}
+        self.gates = {}
+        self.loading = {}
+
+    async def serve(self, source, models):
+        self.calls.append([f"{m.config.name}/{m.config.version}" for m in models])
+        wanted = {model.identity for model in models}
+        gone = [each for each in self.served if each not in wanted]
+        for identity in gone:
+            del self.served[identity]
+        for identity in self.loading.keys() - wanted:
+            del self.loading[identity]
+        self.failed = {key: value for key, value in self.failed.items() if key in wanted}
+        changes = await asyncio.gather(*map(self._changed, models))
+        return (*changes, *(ModelChange(*each, ChangeResult.REMOVED) for each in gone))
+
+    async def _changed(self, wanted):
+        identity = wanted.identity
+        if wanted in (self.served.get(identity), self.loading.get(identity)):
+            return ModelChange(*identity, ChangeResult.UNCHANGED)
+        if self.failed.get(identity) == wanted:
+            return ModelChange(*identity, ChangeResult.FAILED)
+        return await self.load(wanted)
+
+    async def load(self, wanted):
+        identity = wanted.identity
+        self.loading[identity] = wanted
+        if identity in self.gates:
+            await self.gates[identity].wait()
+        if self.loading.get(identity) is not wanted:
+            return ModelChange(*identity, ChangeResult.FAILED, "changed again")
+        del self.loading[identity]
+        if identity in self.fails:
+            self.failed[identity] = wanted
+            return ModelChange(*identity, ChangeResult.FAILED, self.fails[identity])
+        self.failed.pop(identity, None)
+        result = ChangeResult.RELOADED if identity in self.served else ChangeResult.LOADED
+        self.served[identity] = wanted
+        return ModelChange(*identity, result)
+
+    @property
+    def names(self):
+        return sorted(f"{name}/{version}" for name, version in self.served)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return Repository(tmp_path / "models")
+
+
+@pytest.fixture
+def manager():
+    return Manager()
