@@ -16,12 +16,15 @@ from batcher.protocol._generated import grpc_reflection_v1_reflection as reflect
 from batcher.protocol._generated import grpc_reflection_v1alpha_reflection as reflection_v1alpha
 from batcher.protocol._generated import inference_model_config as model_config
 from batcher.protocol._generated import inference_service as inference
+from batcher.protocol._generated import torchserve_inference, torchserve_management
 from batcher.protocol.descriptors import file_and_imports, file_containing
 from batcher.protocol.services import (
     ADMIN,
     HEALTH,
     INFERENCE,
     MAX_CONTROL_BYTES,
+    TORCHSERVE_INFERENCE,
+    TORCHSERVE_MANAGEMENT,
     Method,
     Stub,
     handlers,
@@ -33,6 +36,8 @@ __all__ = [
     "HEALTH",
     "INFERENCE",
     "MAX_CONTROL_BYTES",
+    "TORCHSERVE_INFERENCE",
+    "TORCHSERVE_MANAGEMENT",
     "Method",
     "Stub",
     "admin",
@@ -47,4 +52,6 @@ __all__ = [
     "reflection",
     "reflection_v1alpha",
     "status",
+    "torchserve_inference",
+    "torchserve_management",
 ]

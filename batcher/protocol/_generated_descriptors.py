@@ -266,4 +266,56 @@ FILES: dict[str, bytes] = {
         b'\x12O\n\x0cTraceSetting\x12\x1e.inference.TraceSettingRequest\x1a\x1f.inference.TraceSettingResponse\x12L\n\x0bLogSettings\x12\x1d.inference.LogSettings'
         b'Request\x1a\x1e.inference.LogSettingsResponseb\x06proto3'
     ),
+    "google/protobuf/empty.proto": (
+        b'\n\x1bgoogle/protobuf/empty.proto\x12\x0fgoogle.protobuf"\x07'
+        b'\n\x05EmptyB}\n\x13com.google.protobufB\nEmptyProtoP\x01Z.go'
+        b'ogle.golang.org/protobuf/types/known/emptypb\xf8\x01\x01\xa2'
+        b'\x02\x03GPB\xaa\x02\x1eGoogle.Protobuf.WellKnownTypesb\x06proto3'
+    ),
+    "torchserve/inference.proto": (
+        b'\n\x1atorchserve/inference.proto\x12 org.pytorch.serve.'
+        b'grpc.inference\x1a\x1bgoogle/protobuf/empty.proto"2\n\x18T'
+        b'orchServeHealthResponse\x12\x16\n\x06health\x18\x01 \x01(\tR\x06health"'
+        b'\xe9\x01\n\x12PredictionsRequest\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmode'
+        b'lName\x12#\n\rmodel_version\x18\x02 \x01(\tR\x0cmodelVersion\x12U\n\x05in'
+        b'put\x18\x03 \x03(\x0b2?.org.pytorch.serve.grpc.inference.Pre'
+        b'dictionsRequest.InputEntryR\x05input\x1a8\n\nInputEntry\x12'
+        b'\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x0cR\x05value:\x028\x01"4\n\x12P'
+        b'redictionResponse\x12\x1e\n\nprediction\x18\x01 \x01(\x0cR\npredictio'
+        b'n2\xed\x01\n\x14InferenceAPIsService\x12Z\n\x04Ping\x12\x16.google.prot'
+        b'obuf.Empty\x1a:.org.pytorch.serve.grpc.inference.To'
+        b'rchServeHealthResponse\x12y\n\x0bPredictions\x124.org.pyto'
+        b'rch.serve.grpc.inference.PredictionsRequest\x1a4.or'
+        b'g.pytorch.serve.grpc.inference.PredictionRespons'
+        b'eb\x06proto3'
+    ),
+    "torchserve/management.proto": (
+        b'\n\x1btorchserve/management.proto\x12!org.pytorch.serve'
+        b'.grpc.management"&\n\x12ManagementResponse\x12\x10\n\x03msg\x18\x01 '
+        b'\x01(\tR\x03msg"z\n\x14DescribeModelRequest\x12\x1d\n\nmodel_name\x18\x01'
+        b' \x01(\tR\tmodelName\x12#\n\rmodel_version\x18\x02 \x01(\tR\x0cmodelVer'
+        b'sion\x12\x1e\n\ncustomized\x18\x03 \x01(\x08R\ncustomized"\xff\x02\n\x14Registe'
+        b'rModelRequest\x12\x1d\n\nbatch_size\x18\x01 \x01(\x05R\tbatchSize\x12\x18\n\x07'
+        b"handler\x18\x02 \x01(\tR\x07handler\x12'\n\x0finitial_workers\x18\x03 \x01(\x05R"
+        b'\x0einitialWorkers\x12&\n\x0fmax_batch_delay\x18\x04 \x01(\x05R\rmaxBat'
+        b'chDelay\x12\x1d\n\nmodel_name\x18\x05 \x01(\tR\tmodelName\x12)\n\x10respon'
+        b'se_timeout\x18\x06 \x01(\x05R\x0fresponseTimeout\x12\x18\n\x07runtime\x18\x07 \x01'
+        b'(\tR\x07runtime\x12 \n\x0bsynchronous\x18\x08 \x01(\x08R\x0bsynchronous\x12\x10\n'
+        b"\x03url\x18\t \x01(\tR\x03url\x12\x1c\n\ns3_sse_kms\x18\n \x01(\x08R\x08s3SseKms\x12'\n"
+        b'\x0fstartup_timeout\x18\x0b \x01(\x05R\x0estartupTimeout"\xf1\x01\n\x12Scale'
+        b'WorkerRequest\x12\x1d\n\nmodel_name\x18\x01 \x01(\tR\tmodelName\x12#\n\r'
+        b'model_version\x18\x02 \x01(\tR\x0cmodelVersion\x12\x1d\n\nmax_worker\x18'
+        b'\x03 \x01(\x05R\tmaxWorker\x12\x1d\n\nmin_worker\x18\x04 \x01(\x05R\tminWorker\x12'
+        b'\x1d\n\nnumber_gpu\x18\x05 \x01(\x05R\tnumberGpu\x12 \n\x0bsynchronous\x18\x06 '
+        b'\x01(\x08R\x0bsynchronous\x12\x18\n\x07timeout\x18\x07 \x01(\x05R\x07timeout2\x96\x03\n\x15M'
+        b'anagementAPIsService\x12\x7f\n\rDescribeModel\x127.org.pyto'
+        b'rch.serve.grpc.management.DescribeModelRequest\x1a5'
+        b'.org.pytorch.serve.grpc.management.ManagementRes'
+        b'ponse\x12\x7f\n\rRegisterModel\x127.org.pytorch.serve.grpc.'
+        b'management.RegisterModelRequest\x1a5.org.pytorch.se'
+        b'rve.grpc.management.ManagementResponse\x12{\n\x0bScaleW'
+        b'orker\x125.org.pytorch.serve.grpc.management.ScaleW'
+        b'orkerRequest\x1a5.org.pytorch.serve.grpc.management'
+        b'.ManagementResponseb\x06proto3'
+    ),
 }

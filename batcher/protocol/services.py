@@ -15,6 +15,8 @@ from batcher.protocol import _pool
 INFERENCE = "inference.GRPCInferenceService"
 ADMIN = "batcher.admin.v1.Admin"
 HEALTH = "grpc.health.v1.Health"
+TORCHSERVE_INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+TORCHSERVE_MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 
 MAX_CONTROL_BYTES: Final = 1024 * 1024
 """Bytes of a request that is not inference: protobuf parses it in one go, which holds the event loop."""
