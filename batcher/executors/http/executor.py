@@ -1,0 +1,216 @@
+"""The executor: one object, its pool of connections to the neighbor, any number of batches in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from batcher.clock import SECOND
+from batcher.errors import ModelLoadError
+from batcher.executor import (
+    Batch,
+    BatchResult,
+    Capabilities,
+    ExecutionError,
+    LoadContext,
+    MetadataValue,
+    ModelMetadata,
+    read_options,
+)
+from batcher.executors.http.discovery import Discovered, Neighbor
+from batcher.executors.http.options import HttpOptions, place_of
+from batcher.executors.http.response import Response
+from batcher.executors.http.statuses import failure
+from batcher.executors.http.v2 import JSON_LENGTH, Bodies
+from batcher.executors.remote.headers import Headers
+from batcher.executors.remote.instances import Instances
+from batcher.executors.remote.rows import SentRows, json_rows
+from batcher.executors.remote.watching import NeighborWatch
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+log = logging.getLogger(__name__)
+
+MAX_IN_FLIGHT: Final = 64
+"""The most batches of one object at the neighbor at once, and so connections of its pool."""
+
+DEADLINE_SLACK_S: Final = 0.02
+"""Seconds added to what is left of a deadline, so that the scheduler ends a request that expires, with the right
+status, before the HTTP request does."""
+
+LARGE: Final = 64 * 1024
+"""Bytes of tensors, or of an answer, from which a thread reads and writes them. As JSON that is some 16,000
+numbers, which take 5 ms; passing them to a thread takes 0.1 ms."""
+
+
+class HttpExecutor:
+    """Sends each batch to the neighbor as one HTTP request."""
+
+    capabilities = Capabilities(dynamic_axes=True, max_in_flight=MAX_IN_FLIGHT)
+    options = HttpOptions
+
+    async def load(self, context: LoadContext) -> ModelMetadata:
+        """Ask what the model is, and whether it is ready.
+
+        Raises `BackendUnavailable` while the neighbor or its model is not there, else `ModelLoadError`.
+        """
+        options = read_options(context, HttpOptions)
+        self._context, self._given = context, options
+        self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
+        client = await asyncio.to_thread(_client_module, context.model)
+        place = place_of(options.url)
+        tls = None
+        if place.tls:
+            tls = await asyncio.to_thread(client.tls_context, context.model, options.tls)
+        self._client = client.Client(
+            place,
+            tls,
+            server_name=None if options.tls is None else options.tls.server_name,
+            keep_alive_s=options.keep_alive / SECOND,
+            max_answer=options.max_answer,
+        )
+        self._neighbor = Neighbor(self._client, context, options)
+        try:
+            found = await self._discover()
+        except BaseException:
+            await self._client.close()
+            raise
+        self._found = found
+        self._set_codec(found)
+        self._watch = NeighborWatch(self._ask, self._changed, options.health_interval / SECOND)
+        return found.metadata
+
+    async def execute(self, batch: Batch) -> BatchResult:
+        """Send the batch and read the answer. Cancelling it closes its connection."""
+        nbytes = sum(array.nbytes for array in batch.inputs.values())
+        if nbytes > LARGE:
+            sent, body, headers = await asyncio.to_thread(self._written, batch)
+        else:
+            sent, body, headers = self._written(batch)
+        headers.update(self._headers.current)
+        for name, value in batch.metadata.items():
+            headers[name] = _header(name, value)
+        answer = await self._post(body, headers, batch.deadline_ns)
+        if answer.status != 200:
+            if answer.status not in {400, 413, 422}:
+                self._watch.doubt()
+            raise failure(
+                str(self._neighbor), answer.status, answer.headers, answer.body, time.time()
+            )
+        try:
+            if len(answer.body) > LARGE:
+                return await asyncio.to_thread(self._read, answer, sent, batch.outputs)
+            return self._read(answer, sent, batch.outputs)
+        except ExecutionError as error:
+            if error.cause == "unknown":
+                # Perhaps another model has taken the name; then it is loaded again.
+                self._watch.doubt()
+            raise ExecutionError(f"{self._neighbor}: {error}", cause=error.cause) from None
+
+    async def watch(self, report: Callable[[str], None]) -> None:
+        """Report whether the neighbor's model is ready; return when it is another one."""
+        why = await self._watch.run(report)
+        log.info("%s: the model is loaded again: %s", self._context.model, why)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def _set_codec(self, found: Discovered) -> None:
+        self._inputs = {spec.name: spec for spec in found.metadata.inputs}
+        outputs = {spec.name: spec for spec in found.metadata.outputs}
+        self._batched = self._context.max_batch_size > 0
+        self._v1: Instances | None = None
+        self._v2: Bodies | None = None
+        if self._given.protocol == "v1":
+            self._v1 = Instances(
+                self._inputs,
+                outputs,
+                batched=self._batched,
+                style=self._given.bytes,
+                form=self._given.instances,
+            )
+        else:
+            self._v2 = Bodies(self._inputs, outputs, batched=self._batched, binary=found.binary)
+
+    def _written(self, batch: Batch) -> tuple[SentRows, bytes, dict[str, str]]:
+        """The rows that are sent, the body, and its headers."""
+        headers = {"Content-Type": "application/json"}
+        if self._v2 is not None and self._v2.binary:
+            sent = SentRows(batch.inputs, batch.rows, batch.rows)
+        else:
+            sent = json_rows(
+                batch.inputs, batch.rows, self._inputs, self._given.bytes, batched=self._batched
+            )
+        if self._v1 is not None:
+            return sent, self._v1.body(sent.inputs, sent.rows), headers
+        assert self._v2 is not None  # noqa: S101 - one of them is set
+        body, json_bytes = self._v2.body(sent.inputs, batch.outputs, batch.parameters)
+        if self._v2.binary:
+            headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(json_bytes)}
+        return sent, body, headers
+
+    async def _post(
+        self, body: bytes, headers: dict[str, str], deadline_ns: int | None
+    ) -> Response:
+        timeout_s = None
+        if deadline_ns is not None:
+            timeout_s = max(0.0, (deadline_ns - time.monotonic_ns()) / SECOND) + DEADLINE_SLACK_S
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                return await self._neighbor.post(body, headers)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ExecutionError(
+                f"{self._neighbor} did not answer before the deadline", cause="unavailable"
+            ) from None
+        except ExecutionError:
+            self._watch.doubt()
+            raise
+
+    def _read(self, answer: Response, sent: SentRows, wanted: frozenset[str] | None) -> BatchResult:
+        if self._v1 is not None:
+            return sent.result(self._v1.answer(answer.body, sent.rows))
+        assert self._v2 is not None  # noqa: S101 - one of them is set
+        json_length = answer.headers.get(JSON_LENGTH)
+        return sent.result(self._v2.answer(answer.body, json_length, sent.rows, wanted))
+
+    async def _discover(self) -> Discovered:
+        return await self._neighbor.discover(self._headers.current)
+
+    async def _ask(self) -> str:
+        if any(not isinstance(value, str) for value in self._given.metadata.values()):
+            await asyncio.to_thread(self._headers.refresh)
+        return await self._neighbor.ready(self._headers.current)
+
+    async def _changed(self) -> str:
+        found = await self._discover()
+        if found != self._found:
+            return f"{self._neighbor} serves another model {self._neighbor.model!r} now"
+        return ""
+
+
+def _client_module(model: str) -> ModuleType:
+    """The module that imports aiohttp, which takes a while. Raises `ModelLoadError` without it."""
+    try:
+        return importlib.import_module("batcher.executors.http.client")
+    except ImportError as error:
+        raise ModelLoadError(
+            f"model {model!r}: the executor http needs the library aiohttp, which cannot be imported"
+            f" ({error}); install it: pip install 'batcher-serve[http]'"
+        ) from error
+
+
+def _header(name: str, value: MetadataValue) -> str:
+    if isinstance(value, bytes) or not (value.isascii() and value.isprintable()):
+        raise ExecutionError(
+            f"the header {name} cannot be sent on over HTTP: it is not printable ASCII",
+            cause="input",
+        )
+    return value
