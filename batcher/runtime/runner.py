@@ -25,6 +25,7 @@ from batcher.core.commands import (
     Command,
     Dispatch,
     FailureStorm,
+    Outcome,
     PolicyFailed,
     SettingsRefused,
     Settle,
@@ -74,6 +75,10 @@ class BatchRunner(Protocol):
         """Start a batch. `done` is called once, on the event loop, unless the instance goes down."""
         ...
 
+    def cancel(self, batch_id: int) -> None:
+        """Cancel a batch that no request waits for, if that is possible; `done` is called later."""
+        ...
+
 
 class Runner:
     """Owns the scheduler and every pending request. `timer` makes a timer that calls its argument.
@@ -106,6 +111,8 @@ class Runner:
         self._instances: dict[str, BatchRunner] = {}
         self._running: dict[int, RunningBatch] = {}
         self._arrived: list[Event] = []
+        self._left = False
+        """Whether requests have ended without an answer, so that batches may be of no use now."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -295,6 +302,20 @@ class Runner:
                         "internal error: a message of the scheduler could not be logged or counted"
                     )
 
+        if self._left:
+            self._left = False
+            self._cancel_batches()
+
+    def _cancel_batches(self) -> None:
+        """Cancel the running batches that no request waits for any more."""
+        for batch_id, batch in list(self._running.items()):
+            if any(pending.outcome is None for pending in batch.pendings):
+                continue
+            try:
+                self._instances[batch.instance].cancel(batch_id)
+            except Exception:
+                log.exception("%s: internal error: a batch could not be cancelled", batch.instance)
+
     def _report(self, command: PolicyFailed | FailureStorm) -> None:
         if isinstance(command, FailureStorm):
             log_failure_storm(command)
@@ -380,6 +401,8 @@ class Runner:
             executed.release()
 
     def _settle(self, settle: Settle) -> None:
+        if settle.outcome is not Outcome.OK:
+            self._left = True
         for request_id in settle.ids:
             pending = self._pending.pop(request_id, None)
             if pending is None:

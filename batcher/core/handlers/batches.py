@@ -111,4 +111,5 @@ def _finish(
     if batch.suspects is None and cause not in UNTOLD:
         model.bisections.batch_cap.count(batch.rows)
     model.running -= 1
-    model.late.ended(batch.rows)
+    if cause not in UNTOLD:
+        model.late.ended(batch.rows)

@@ -52,6 +52,13 @@ class ExecutedBatch:
     retry_after_ns: int | None = None
     """When an overloaded or unavailable backend wants callers to come back, if it says."""
 
+    def abandon(self) -> None:
+        """Drop what a cancelled batch has given all the same, and why it failed."""
+        self.release()
+        self.result = None
+        self.cause = FailureCause.ABANDONED
+        self.failure = "it was cancelled: no request waited for it any more"
+
     def release(self) -> None:
         """Give the executor its buffers back. The arrays of the result must not be read after this."""
         if self.result is not None:
@@ -59,6 +66,9 @@ class ExecutedBatch:
 
 
 Done = Callable[[ExecutedBatch], None]
+
+Cancel = Callable[[], bool]
+"""Cancels a batch that was started; returns False if it goes on all the same. Never raises."""
 
 
 def execute(
@@ -140,6 +150,12 @@ def set_failure(executed: ExecutedBatch, error: BaseException, clock: Clock) -> 
         executed.failure = describe(error)
     # The traceback refers to frames that refer to the batch, and an executor may keep its error.
     error.__traceback__ = None
+
+
+def cancelled(clock: Clock) -> ExecutedBatch:
+    """An `ExecutedBatch` for a batch that was cancelled before it began."""
+    now_ns = clock()
+    return ExecutedBatch(now_ns, 0, now_ns, None, FailureCause.ABANDONED, "it was cancelled")
 
 
 def call_failed(error: BaseException, clock: Clock) -> ExecutedBatch:

@@ -10,9 +10,11 @@ from batcher.clock import Clock
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import AsyncExecutor, LoadContext, ModelMetadata
 from batcher.runtime.execution.execute import (
+    Cancel,
     Done,
     ExecutedBatch,
     call_failed,
+    cancelled,
     execute_async,
 )
 from batcher.runtime.execution.gather import LARGE_BATCH, Slice
@@ -83,7 +85,7 @@ class LoopWorker:
 
     def run(
         self, slices: Sequence[Slice], layout: Layout, done: Done, *, alone: bool = False
-    ) -> None:
+    ) -> Cancel:
         """Execute as a task."""
         call = self._alone(slices, layout) if alone else self._execute(slices, layout)
         task = self._loop.create_task(call, name=self._name)
@@ -91,16 +93,18 @@ class LoopWorker:
 
         def ended(task: asyncio.Task[ExecutedBatch]) -> None:
             self._tasks.discard(task)
-            if task.cancelled():
-                return  # before it began; a call that has begun returns an ExecutedBatch
-            error = task.exception()
-            executed = task.result() if error is None else call_failed(error, self._clock)
+            if task.cancelled():  # before it began; a call that has begun returns an ExecutedBatch
+                executed = cancelled(self._clock)
+            else:
+                error = task.exception()
+                executed = task.result() if error is None else call_failed(error, self._clock)
             if self._last is None:
                 done(executed)
             else:
                 executed.release()
 
         task.add_done_callback(ended)
+        return task.cancel
 
     async def _alone(self, slices: Sequence[Slice], layout: Layout) -> ExecutedBatch:
         await self._free.wait()

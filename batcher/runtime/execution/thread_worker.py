@@ -13,9 +13,11 @@ from batcher.clock import Clock
 from batcher.executor import Executor, LoadContext, ModelMetadata
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.execution.execute import (
+    Cancel,
     Done,
     ExecutedBatch,
     call_failed,
+    cancelled,
     execute,
 )
 from batcher.runtime.execution.gather import Slice
@@ -25,6 +27,10 @@ from batcher.runtime.interface.layout import Layout, LayoutFor
 
 START_TIMEOUT_S = 0.002
 """Seconds that the event loop waits for an idle thread to call the executor; it takes 0.1 ms."""
+
+
+class _Skipped:
+    """The outcome of a batch that was cancelled before the thread came to it."""
 
 
 class ThreadWorker:
@@ -46,6 +52,7 @@ class ThreadWorker:
         *,
         fail_nan: bool = False,
     ) -> None:
+        self._loop = loop
         self._clock = clock
         self._fail_nan = fail_nan
         self._thread = ThreadedExecutor(executor, name, loop)
@@ -89,19 +96,34 @@ class ThreadWorker:
         done: Done,
         *,
         alone: bool = False,  # noqa: ARG002 - a thread runs one batch at a time
-    ) -> None:
+    ) -> Cancel:
         """Execute on the thread."""
         begun = threading.Lock()
         begun.acquire()
+        # What takes the one element decides: the thread executes the batch, or it is cancelled.
+        turn = [slices]
 
-        def ended(outcome: BaseException | None) -> None:
+        def ended(outcome: BaseException | _Skipped | None) -> None:
             self._submitted -= 1
-            done(self._ended.popleft() if outcome is None else call_failed(outcome, self._clock))
+            if outcome is None:
+                done(self._ended.popleft())
+            elif not isinstance(outcome, _Skipped):
+                done(call_failed(outcome, self._clock))
 
-        self._thread.submit(partial(self._execute, slices, layout, begun.release), ended)
+        self._thread.submit(partial(self._execute, turn, layout, begun.release), ended)
         self._submitted += 1
         if self._submitted == 1:
             begun.acquire(timeout=START_TIMEOUT_S)
+
+        def cancel() -> bool:
+            try:
+                turn.pop()
+            except IndexError:
+                return False
+            self._loop.call_soon(lambda: None if self._abandoned else done(cancelled(self._clock)))
+            return True
+
+        return cancel
 
     async def close(self, timeout_s: float) -> None:
         """Close on the thread and join it."""
@@ -117,11 +139,15 @@ class ThreadWorker:
 
     def _execute(
         self,
-        slices: Sequence[Slice],
+        turn: list[Sequence[Slice]],
         layout: Layout,
         begun: Callable[[], None],
         executor: Executor,
-    ) -> None:
+    ) -> _Skipped | None:
+        try:
+            slices = turn.pop()
+        except IndexError:
+            return _Skipped()
         layout = self._fitted(layout)
         executed = execute(executor, slices, layout, self._clock, begun)
         if self._fail_nan:
@@ -130,6 +156,7 @@ class ThreadWorker:
         self._ended.append(executed)
         if self._abandoned:
             self._release_ended()
+        return None
 
     def _release_ended(self) -> None:
         with contextlib.suppress(IndexError):

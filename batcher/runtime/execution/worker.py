@@ -9,7 +9,7 @@ from typing import Protocol
 
 from batcher.clock import Clock
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
-from batcher.runtime.execution.execute import Done
+from batcher.runtime.execution.execute import Cancel, Done
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.loop_worker import LoopWorker
 from batcher.runtime.execution.thread_worker import ThreadWorker
@@ -41,8 +41,11 @@ class Worker(Protocol):
 
     def run(
         self, slices: Sequence[Slice], layout: Layout, done: Done, *, alone: bool = False
-    ) -> None:
+    ) -> Cancel:
         """Start one batch. `done` is called once on the event loop, however the batch ends.
+
+        What it returns cancels the batch. A coroutine is cancelled, and `done` is called when it has
+        ended; a batch that waits for a thread never begins. What a thread executes goes on.
 
         With `alone`, it runs at the same time as no other batch. Once the worker is abandoned,
         `done` is not called, and a result that still arrives is released here.

@@ -26,7 +26,7 @@ from batcher.core.events import (
 from batcher.core.record import record
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import ModelMetadata
-from batcher.runtime.execution.execute import ExecutedBatch
+from batcher.runtime.execution.execute import Cancel, ExecutedBatch
 from batcher.runtime.execution.gather import Slice, count_elements
 from batcher.runtime.execution.worker import Worker, make_worker
 from batcher.runtime.instances.health_checks import HealthChecks
@@ -85,6 +85,9 @@ class Instance:
         self._padding: Padding | None = None
         self._in_flight: dict[int, asyncio.TimerHandle | None] = {}
         """Batch id -> its `execute_timeout`, oldest first; None while it waits for an earlier batch."""
+        self._cancels: dict[int, Cancel] = {}
+        """Batch id -> what cancels it. Those that were cancelled are in `_cancelled`."""
+        self._cancelled: set[int] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
@@ -150,7 +153,7 @@ class Instance:
         try:
             device, now_ns = self.plan.context.device, self._process.clock()
             self._telemetry.execution_started(batch_id, device, now_ns)
-            self._worker.run(
+            self._cancels[batch_id] = self._worker.run(
                 slices,
                 self._layout,
                 lambda executed: self._finished(batch_id, slices, executed, done, max_rows),
@@ -159,6 +162,15 @@ class Instance:
             self._forget(batch_id)
             self._telemetry.execution_ended(batch_id, self._process.clock())
             raise
+
+    def cancel(self, batch_id: int) -> None:
+        """Cancel a batch that no request waits for. What a thread executes goes on.
+
+        It is reported as abandoned, when it has ended.
+        """
+        cancel = self._cancels.get(batch_id)
+        if cancel is not None and batch_id not in self._cancelled and cancel():
+            self._cancelled.add(batch_id)
 
     async def stop(self, timeout_s: float) -> None:
         """Drain: refuse new batches, let running ones end within `timeout_s` seconds, close.
@@ -287,6 +299,8 @@ class Instance:
             self._checks = None
         assert worker is not None  # noqa: S101 - the caller has checked that it is up
         in_flight, self._in_flight = self._in_flight, {}
+        self._cancels.clear()
+        self._cancelled.clear()
         self._idle.set()
         self._process.runner.instance_down(InstanceDown(self.plan.name, self._incarnation))
         now_ns = self._process.clock()
@@ -356,6 +370,7 @@ class Instance:
     def _forget(self, batch_id: int) -> None:
         """Remove a batch from those in flight and start the timeout of the next one."""
         timer = self._in_flight.pop(batch_id, None)
+        self._cancels.pop(batch_id, None)
         if timer is not None:
             timer.cancel()
         if not self._in_flight:
@@ -376,6 +391,9 @@ class Instance:
         """Report a batch, whatever raises; the event loop logs the exception."""
         try:
             self._forget(batch_id)
+            if batch_id in self._cancelled:
+                self._cancelled.discard(batch_id)
+                executed.abandon()
             self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
             if self._checks is not None:
                 self._checks.batch_ended(executed)

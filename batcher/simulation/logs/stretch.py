@@ -14,6 +14,7 @@ from typing import Final
 
 from batcher.core.commands import Dispatch, Reason, Settle
 from batcher.core.events import (
+    SEARCHED,
     BatchProgress,
     DeviceConfigured,
     Event,
@@ -331,7 +332,9 @@ class _Reader:
         if cause is None:
             self._end_row(running.dispatch.instance)
             self._samples.batches.add(sample, *kinds)
-        elif cause is FailureCause.DEVICE:
+        elif cause is FailureCause.ABANDONED:
+            pass  # its requests had ended, so it says nothing of what a batch takes
+        elif cause not in SEARCHED:
             self._add_failure(sample, kinds)
         else:
             ids = frozenset(part.id for part in running.dispatch.parts)

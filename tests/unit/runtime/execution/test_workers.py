@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from batcher.clock import monotonic_ns
+from batcher.core.events import FailureCause
 from batcher.executor import BatchResult, Capabilities, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.execution import loop_worker, nan, thread_worker
 from batcher.runtime.execution.gather import Slice
@@ -17,6 +18,7 @@ from batcher.runtime.instances.warmup import run_batch
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.request import InferenceRequest
 from batcher.tensors import Tensor
+from batcher.testing import FakeExecutor
 
 METADATA = ModelMetadata(
     "fake", (TensorSpec("X", "FP32", (-1, 1)),), (TensorSpec("Y", "FP32", (-1, 1)),)
@@ -138,3 +140,103 @@ async def test_a_batch_ends_even_if_the_worker_itself_raises(kind, monkeypatch):
 
 def boom(*_, **__):
     raise RuntimeError("boom")
+
+
+class Held(Remote):
+    """Batches end when the test says so, or when they are cancelled."""
+
+    def __init__(self):
+        self.calls = []
+        self.cancelled = []
+        self.end = asyncio.Event()
+
+    async def execute(self, batch):
+        number = float(batch.inputs["X"][0, 0])
+        self.calls.append(number)
+        try:
+            await self.end.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(number)
+            raise
+        return BatchResult({"Y": batch.inputs["X"]})
+
+
+async def turns(count=5):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_cancelled_coroutine_ends_at_once_and_is_reported_once():
+    executor, ended = Held(), []
+    worker = LoopWorker(executor, "m#0", asyncio.get_running_loop(), monotonic_ns)
+    cancels = [worker.run(slices(number), LAYOUT, ended.append) for number in (1, 2)]
+    await turns()
+    unstarted = worker.run(slices(3), LAYOUT, ended.append)
+    assert cancels[0]()
+    assert unstarted()
+    await turns()
+    assert executor.calls == [1, 2]
+    assert executor.cancelled == [1]
+    assert [executed.result for executed in ended] == [None, None]
+    executor.end.set()
+    await turns()
+    assert ended[2].result is not None
+    assert not cancels[1]()
+    assert len(ended) == 3
+    await worker.close(10)
+
+
+async def test_a_batch_that_waits_for_one_that_runs_alone_can_be_cancelled():
+    executor, ended = Held(), []
+    worker = LoopWorker(executor, "m#0", asyncio.get_running_loop(), monotonic_ns)
+    worker.run(slices(1), LAYOUT, ended.append, alone=True)
+    cancel = worker.run(slices(2), LAYOUT, ended.append)
+    await turns()
+    assert cancel()
+    await turns()
+    assert executor.calls == [1]
+    assert len(ended) == 1
+    executor.end.set()
+    await turns()
+    assert len(ended) == 2
+    await worker.close(10)
+
+
+async def test_of_a_thread_only_what_waits_is_cancelled():
+    fake = FakeExecutor(columns=1)
+    worker = make_worker(fake, "m#0", asyncio.get_running_loop(), monotonic_ns)
+    await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
+    hang, ended = fake.hang_next(), []
+    running = worker.run(slices(1), LAYOUT, ended.append)
+    hang.wait_entered()
+    waiting = worker.run(slices(2), LAYOUT, ended.append)
+    assert not running()
+    assert waiting()
+    assert not waiting()
+    await turns()
+    assert [executed.cause for executed in ended] == [FailureCause.ABANDONED]
+    third = asyncio.get_running_loop().create_future()
+    worker.run(slices(3), LAYOUT, third.set_result)
+    hang.release()
+    executed = await third
+    assert executed.result.outputs["Y"].tolist() == [[6.0]]
+    assert len(ended) == 2
+    assert fake.batch_sizes == [1, 1]
+    await worker.close(10)
+    for each in (*ended, executed):
+        each.release()
+
+
+async def test_a_cancelled_batch_of_an_abandoned_worker_is_not_reported():
+    fake = FakeExecutor(columns=1)
+    worker = make_worker(fake, "m#0", asyncio.get_running_loop(), monotonic_ns)
+    await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
+    hang, ended = fake.hang_next(), []
+    worker.run(slices(1), LAYOUT, ended.append)
+    hang.wait_entered()
+    waiting = worker.run(slices(2), LAYOUT, ended.append)
+    assert waiting()
+    worker.abandon()
+    hang.release()
+    await turns()
+    assert ended == []

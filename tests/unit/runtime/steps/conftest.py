@@ -113,6 +113,7 @@ class World:
         self.later = []
         self.armed = None
         self.running = {}
+        self.cancelled = []
         self.released = {}
         self.policy_failures = []
         self.steps = []
@@ -158,6 +159,10 @@ class World:
     def run(self, batch_id, slices, done):
         self.faults.call("run")
         self.running[batch_id] = (slices, done)
+
+    def cancel(self, batch_id):
+        self.faults.call("cancel")
+        self.cancelled.append(batch_id)
 
     # Acts
 

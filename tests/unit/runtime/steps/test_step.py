@@ -84,6 +84,28 @@ def test_no_request_is_affected(world, faults, name, nth):
     world.check_idle()
 
 
+@pytest.mark.parametrize("raises", [0, 1])
+def test_a_batch_that_no_request_waits_for_is_cancelled(world, faults, raises):
+    faults.raises["cancel"] = raises
+    world.submit("a", 1)
+    world.submit("b", 1)
+    world.turn()
+    world.runner.cancel(world.pendings["a"], CancelCause.CANCELLED)
+    assert world.cancelled == []
+    world.runner.cancel(world.pendings["b"], CancelCause.DEADLINE)
+    assert world.cancelled == ([] if raises else [1])
+    world.finish_all()
+    world.check_idle()
+
+
+def test_a_batch_is_cancelled_when_the_last_of_its_requests_failed_elsewhere(world):
+    world.submit("split", 5)
+    world.turn()
+    assert world.runner.unanswered == 1
+    world.runner.cancel(world.pendings["split"], CancelCause.CANCELLED)
+    assert world.cancelled == list(world.running)
+
+
 def test_a_recorder_that_raised_is_not_called_again(world, faults):
     faults.raises["record"] = 2
     world.play()
