@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -13,6 +13,7 @@ import grpc.aio
 
 from batcher.clock import SECOND
 from batcher.executor import (
+    Array,
     Batch,
     BatchResult,
     Capabilities,
@@ -31,6 +32,7 @@ from batcher.executors.kserve.request import (
     joined_large,
     message_bytes,
 )
+from batcher.executors.kserve.shared_memory import Placed, SharedMemory
 from batcher.executors.remote.channel import open_channel
 from batcher.executors.remote.headers import Headers, Stamp, stamp
 from batcher.executors.remote.statuses import failure
@@ -73,12 +75,13 @@ class KserveExecutor:
         )
         self._infer = self._channel.unary_unary(methods(INFERENCE)["ModelInfer"].path)
         try:
-            found = await self._discover()
+            self._found = await self._discover()
+            metadata = self._found.metadata
+            self._shared = await self._share()
         except BaseException:
             await self._channel.close()
             raise
-        self._found = found
-        metadata = found.metadata
+        self._most_rows = context.max_batch_size
         self._datatypes = {spec.name: spec.datatype for spec in metadata.inputs}
         self._all = frozenset(spec.name for spec in metadata.outputs)
         self._writer = RequestWriter(self._neighbor.model, self._neighbor.version)
@@ -91,22 +94,17 @@ class KserveExecutor:
     async def execute(self, batch: Batch) -> BatchResult:
         """Send the batch and read the answer. Cancelling it cancels the call."""
         wanted = self._all if batch.outputs is None else batch.outputs
-        pieces = self._writer.pieces(self._inputs(batch), wanted, batch.parameters)
-        size = message_bytes(pieces)
-        if size > self._given.max_message:
-            raise ExecutionError(
-                f"a batch of {size} bytes for {self._neighbor}; options.max_message allows"
-                f" {self._given.max_message}",
-                cause="input",
-            )
-        large = size > LARGE_MESSAGE
-        data = await asyncio.to_thread(joined_large, pieces) if large else joined(pieces)
-        answer = await self._call(data, batch)
         try:
-            if len(answer) > LARGE_MESSAGE:
-                outputs = await asyncio.to_thread(self._reader.read, answer, wanted, batch.rows)
-            else:
-                outputs = self._reader.read(answer, wanted, batch.rows)
+            placed = None
+            if self._shared is not None:
+                placed = await self._shared.place(batch, wanted, self._most_rows)
+            outputs = None
+            if placed is not None:
+                outputs = await self._through_memory(batch, wanted, placed)
+            if outputs is None:
+                outputs = await self._through_messages(batch, wanted)
+        except grpc.aio.AioRpcError as error:
+            raise failure(str(self._neighbor), error) from None
         except WrongAnswerError as error:
             # Perhaps another model has taken the name; then it is loaded again.
             self._watch.doubt()
@@ -124,14 +122,76 @@ class KserveExecutor:
         log.info("%s: the model is loaded again: %s", self._context.model, why)
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._channel.close()
+        """Remove the shared memory and close the connection."""
+        try:
+            if self._shared is not None:
+                await self._shared.close()
+        finally:
+            await self._channel.close()
 
-    def _inputs(self, batch: Batch) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
-        for name, contents in batch.raw.items():
-            yield name, self._datatypes[name], batch.shapes[name], contents
+    async def _through_messages(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Array]:
+        pieces = self._writer.pieces(
+            (
+                (name, self._datatypes[name], batch.shapes[name], contents)
+                for name, contents in batch.raw.items()
+            ),
+            wanted,
+            batch.parameters,
+        )
+        size = message_bytes(pieces)
+        if size > self._given.max_message:
+            raise ExecutionError(
+                f"a batch of {size} bytes for {self._neighbor}; options.max_message allows"
+                f" {self._given.max_message}",
+                cause="input",
+            )
+        large = size > LARGE_MESSAGE
+        data = await asyncio.to_thread(joined_large, pieces) if large else joined(pieces)
+        answer = await self._call(data, batch)
+        if len(answer) > LARGE_MESSAGE:
+            return await asyncio.to_thread(self._reader.read, answer, wanted, batch.rows)
+        return self._reader.read(answer, wanted, batch.rows)
+
+    async def _through_memory(
+        self, batch: Batch, wanted: frozenset[str], placed: Placed
+    ) -> dict[str, Array] | None:
+        """The outputs; None if the neighbor does not know the memory any more, and did nothing."""
+        assert self._shared is not None  # noqa: S101 - the tensors are in it
+        try:
+            answer = await self._call(
+                self._writer.in_memory(
+                    ((name, self._datatypes[name], batch.shapes[name]) for name in batch.raw),
+                    wanted,
+                    batch.parameters,
+                    placed.region.name,
+                    (placed.inputs, placed.outputs),
+                ),
+                batch,
+            )
+        except grpc.aio.AioRpcError as error:
+            if self._shared.ended(placed.region, error):
+                return None
+            raise
+        except BaseException:
+            self._shared.set_aside(placed.region)
+            raise
+        try:
+            return await asyncio.to_thread(self._copied, answer, wanted, batch.rows, placed)
+        finally:
+            self._shared.ended(placed.region, None)
+
+    def _copied(
+        self, answer: bytes, wanted: frozenset[str], rows: int, placed: Placed
+    ) -> dict[str, Array]:
+        """The outputs of an answer, those in the region as copies."""
+        outputs = self._reader.read(answer, wanted, rows, placed.views())
+        return {
+            name: array.copy() if name in placed.outputs else array
+            for name, array in outputs.items()
+        }
 
     async def _call(self, data: bytes, batch: Batch) -> bytes:
+        """The answer to a message. Raises `AioRpcError`."""
         timeout_s = None
         if batch.deadline_ns is not None:
             left_s = (batch.deadline_ns - time.monotonic_ns()) / SECOND
@@ -139,11 +199,16 @@ class KserveExecutor:
         metadata: tuple[tuple[str, str | bytes], ...] = self._headers.current
         if batch.metadata:
             metadata = (*metadata, *batch.metadata.items())
-        try:
-            answer: bytes = await self._infer(data, timeout=timeout_s, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise failure(str(self._neighbor), error) from None
+        answer: bytes = await self._infer(data, timeout=timeout_s, metadata=metadata)
         return answer
+
+    async def _share(self) -> SharedMemory | None:
+        if self._given.shared_memory == "off":
+            return None
+        found = self._found
+        return await SharedMemory.start(
+            self._neighbor, found.extensions, found.metadata.outputs, self._headers.current
+        )
 
     # Watching
 
@@ -177,6 +242,8 @@ class KserveExecutor:
             if state is grpc.ChannelConnectivity.SHUTDOWN:
                 return
             await self._channel.wait_for_state_change(state)
+            if self._shared is not None:
+                self._shared.forget()
             self._watch.doubt()
 
     def _look_at_tls(self) -> tuple[Stamp, ...]:

@@ -7,7 +7,7 @@ that is the same for each shape, and the raw contents as they came from the call
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -23,6 +23,10 @@ LARGE_MESSAGE: Final = 1024 * 1024
 
 RAW_TAG: Final = b"\x3a"
 """Field 7 of ModelInferRequest, raw_input_contents."""
+
+
+Place: TypeAlias = tuple[int, int]
+"""Where a tensor is in a region of shared memory: offset and bytes."""
 
 
 class RequestWriter:
@@ -59,6 +63,31 @@ class RequestWriter:
         whole += raw
         return whole
 
+    def in_memory(
+        self,
+        inputs: Iterable[tuple[str, str, tuple[int, ...]]],
+        outputs: frozenset[str],
+        parameters: Mapping[str, ParameterValue],
+        region: str,
+        places: tuple[Mapping[str, Place], Mapping[str, Place]],
+    ) -> bytes:
+        """The message of a batch whose inputs, and some outputs, are in a region of shared memory.
+
+        `inputs` are (name, datatype, shape); `places` are where they and the outputs are.
+        """
+        request = inference.ModelInferRequest()
+        for name, datatype, shape in inputs:
+            tensor = request.inputs.add(name=name, datatype=datatype, shape=shape)
+            _refer(tensor.parameters, region, places[0][name])
+        for name in sorted(outputs):
+            output = request.outputs.add(name=name)
+            if name in places[1]:
+                _refer(output.parameters, region, places[1][name])
+        whole = [self._head, request.SerializeToString()]
+        if parameters:
+            whole.append(self._written(parameters))
+        return b"".join(whole)
+
     def _written(self, parameters: Mapping[str, ParameterValue]) -> bytes:
         key = tuple(parameters.items())
         if key != self._parameters[0]:
@@ -77,6 +106,14 @@ class RequestWriter:
         return written
 
 
+def _refer(
+    parameters: MutableMapping[str, inference.InferParameter], region: str, place: Place
+) -> None:
+    parameters["shared_memory_region"].string_param = region
+    parameters["shared_memory_offset"].int64_param = place[0]
+    parameters["shared_memory_byte_size"].int64_param = place[1]
+
+
 def nbytes(piece: Piece) -> int:
     """The bytes of a piece, whatever a view's items are."""
     return len(piece) if isinstance(piece, bytes) else piece.nbytes
@@ -88,7 +125,7 @@ def message_bytes(pieces: Sequence[Piece]) -> int:
 
 
 def joined(pieces: Sequence[Piece]) -> bytes:
-    """The message. For a large one call `joined_elsewhere` on another thread."""
+    """The message. For a large one call `joined_large` on another thread."""
     return b"".join(pieces)
 
 
@@ -96,7 +133,6 @@ def joined_large(pieces: Sequence[Piece]) -> bytes:
     """The message, copied without the interpreter lock; to be called on another thread."""
     size = message_bytes(pieces)
     whole = io.BytesIO()
-    whole.truncate(0)
     whole.seek(size - 1)
     whole.write(b"\0")
     with whole.getbuffer() as view:

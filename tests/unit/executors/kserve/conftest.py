@@ -35,6 +35,9 @@ class Call:
     ended: threading.Event
 
 
+SHARED_MEMORY = [f"SystemSharedMemory{what}" for what in ("Status", "Register", "Unregister")]
+
+
 class Refusal(Exception):
     """A status to end a call with."""
 
@@ -61,6 +64,8 @@ class FakeNeighbor:
         self.calls: queue.Queue[Call] = queue.Queue()
         self.asked: list[str] = []
         self.metadata: list[dict[str, str | bytes]] = []
+        self.regions = None
+        """Name -> key of the registered regions; None where there is no shared memory."""
         self.credentials = None
         self.options = []
         self.address = address
@@ -71,6 +76,7 @@ class FakeNeighbor:
             "ServerMetadata", "ServerReady", "ModelMetadata", "ModelInfer",
             *(["ModelReady"] if self.has_model_ready else []),
             *(["ModelConfig"] if self.config is not False else []),
+            *(SHARED_MEMORY if self.regions is not None else []),
         ]  # fmt: skip
         self._server = grpc.server(
             all_threads(16), options=[("grpc.so_reuseport", 0), *self.options]
@@ -113,7 +119,51 @@ class FakeNeighbor:
         return answer
 
     def _ServerMetadata(self, request, context):  # noqa: N802
-        return inference.ServerMetadataResponse(name="fake", version="1")
+        extensions = [] if self.regions is None else ["system_shared_memory"]
+        return inference.ServerMetadataResponse(name="fake", version="1", extensions=extensions)
+
+    def _SystemSharedMemoryStatus(self, request, context):  # noqa: N802
+        answer = inference.SystemSharedMemoryStatusResponse()
+        for name, key in self.regions.items():
+            answer.regions[name].name, answer.regions[name].key = name, key
+        return answer
+
+    def _SystemSharedMemoryRegister(self, request, context):  # noqa: N802
+        if request.name in self.regions:
+            raise Refusal(grpc.StatusCode.ALREADY_EXISTS, "shared memory region already there")
+        self.regions[request.name] = request.key
+        return inference.SystemSharedMemoryRegisterResponse()
+
+    def _SystemSharedMemoryUnregister(self, request, context):  # noqa: N802
+        self.regions.pop(request.name, None)
+        return inference.SystemSharedMemoryUnregisterResponse()
+
+    def memory(self, tensor):
+        """The memory that a tensor's parameters refer to, as writable bytes; None without any."""
+        if "shared_memory_region" not in tensor.parameters:
+            return None
+        name = tensor.parameters["shared_memory_region"].string_param
+        if name not in self.regions:
+            raise Refusal(
+                grpc.StatusCode.INVALID_ARGUMENT, f"Unable to find shared memory region: '{name}'"
+            )
+        start = tensor.parameters["shared_memory_offset"].int64_param
+        size = tensor.parameters["shared_memory_byte_size"].int64_param
+        whole = np.memmap(f"/dev/shm{self.regions[name]}", np.uint8, "r+")
+        return whole[start : start + size]
+
+    def double_in_memory(self, request, call):
+        """`Y` = 2 * X, each wherever it is."""
+        (tensor,) = request.inputs
+        memory = self.memory(tensor)
+        if memory is None:
+            return double(request)
+        answer = answer_of({"Y": 2 * memory.view("<f4").reshape(tuple(tensor.shape))})
+        target = self.memory(request.outputs[0])
+        if target is not None:
+            target[:] = np.frombuffer(answer.raw_output_contents[0], np.uint8)
+            answer.raw_output_contents[0] = b""
+        return answer
 
     def _ServerReady(self, request, context):  # noqa: N802
         return inference.ServerReadyResponse(ready=self.ready)
