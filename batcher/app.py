@@ -19,17 +19,16 @@ from prometheus_client import CollectorRegistry
 
 from batcher.buffers import Buffers, default_limit
 from batcher.clock import SECOND, monotonic_ns
-from batcher.config import Config, device_limits
+from batcher.config import Config
 from batcher.core.commands import PolicyFailed
-from batcher.core.events import DeviceConfigured
 from batcher.core.scheduler import Scheduler
-from batcher.errors import BatcherError, NotSupported, RequestError, UnloadedWhileLoading
+from batcher.errors import BatcherError, NotSupported, RequestError
 from batcher.journal import IncidentReason, Recording
+from batcher.lifecycle import ModelManager
 from batcher.live_settings import FileFollower, LiveSettings
-from batcher.model_builder import build_models, recorded_settings
+from batcher.model_builder import ModelBuilder
 from batcher.runtime.health import Health, HealthReport, ModelState
 from batcher.runtime.instances.plan import ProcessContext
-from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.models.review import Reviewer
 from batcher.runtime.runner import Runner
@@ -46,9 +45,6 @@ log = logging.getLogger(__name__)
 
 LAST_WRITES_S = 5.0
 """Seconds that replies which are ready may take to be sent when the server stops."""
-
-CLOSE_TIMEOUT_S = 1.0
-"""Seconds that an instance may take to end its batch and to close when the server stops."""
 
 
 class DrainTimeoutError(BatcherError):
@@ -82,10 +78,13 @@ class Application:
         )
         self.telemetry.watch(self.runner.observe)
         process = ProcessContext(self.runner, loop, monotonic_ns, changed=self._health.changed)
-        self.models = ModelRegistry(build_models(config, process, self.telemetry))
+        self.models = ModelRegistry()
+        self.manager = ModelManager(
+            config, ModelBuilder(process, self.telemetry), self.models, process, self.telemetry
+        )
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns, self._health)
         self.telemetry.watch_health(self._health_points)
-        self.live_settings = LiveSettings(config, list(self.models), self.telemetry.settings, path)
+        self.live_settings = LiveSettings(config, self.manager, self.telemetry.settings, path)
         self._follower = (
             None
             if path is None
@@ -96,7 +95,7 @@ class Application:
         self.recording = Recording(
             config,
             scheduler.snapshot,
-            recorded_settings(config),
+            self._recorded_settings,
             self._exposition,
             self.live_settings.in_force,
         )
@@ -105,7 +104,13 @@ class Application:
         server = config.server
         self.buffers = Buffers(server.max_buffered or default_limit(server.max_message))
         self.grpc = GrpcFrontend(
-            self.batcher, self.live_settings, flight, server, monotonic_ns, self.buffers
+            self.batcher,
+            self.manager,
+            self.live_settings,
+            flight,
+            server,
+            monotonic_ns,
+            self.buffers,
         )
         self.telemetry.watch_transport(self.grpc.statistics)
         self.http: HttpServer | None = None
@@ -124,11 +129,9 @@ class Application:
         record = await self.recording.start()
         if record is not None:
             self.runner.record_with(record)
-        for device, limit in device_limits(self.config).items():
-            self.runner.feed(DeviceConfigured(device, limit))
-        await self._load_models()
+        await self.manager.start()
         self._run("loop-lag", probe_loop_lag(self.telemetry.loop_lag))
-        self._run("review", Reviewer(list(self.models), self.runner.observe).run())
+        self._run("review", Reviewer(self.models, self.runner.observe).run())
         self._watchdog = LoopWatchdog(self.telemetry.loop_stalled)
         self._watchdog.start()
         if self._follower is not None:
@@ -139,6 +142,7 @@ class Application:
             self._run("certificates", watch)
         if self.recording.flight is not None:
             self._run("flight-recorder", self.recording.flight.watch(self.telemetry.tallies))
+        self.manager.started()
         self._health.started()
 
     async def drain(self, delay_ns: int = 0) -> None:
@@ -172,13 +176,12 @@ class Application:
     async def close(self) -> None:
         """Close everything, in the opposite order of the start. Unanswered requests fail."""
         self._health.drain()
-        await self.grpc.end_changes()
         if self._watchdog is not None:
             self._watchdog.close()
         for task in self._background:
             task.cancel()
         # Before the listeners, so that callers still get the error of a lost request.
-        await asyncio.gather(*(model.unload(CLOSE_TIMEOUT_S) for model in self.models))
+        await self.manager.close()
         await self.grpc.stop(self._last_writes_s)
         self.runner.close()
         await asyncio.to_thread(self.recording.close)
@@ -256,34 +259,17 @@ class Application:
         return (await render(self.registry, ""))[0]
 
     def _policy_failed(self, failure: PolicyFailed) -> None:
-        for model in self.models:
-            if model.key == failure.model:
-                model.telemetry.policy_failed()
+        counts = self.telemetry.of_generation(failure.model)
+        if counts is not None:
+            counts.policy_failed()
 
-    async def _load_models(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for model in self.models:
-                    group.create_task(self._load(model))
-        except BaseExceptionGroup as failures:
-            first: BaseException = failures
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            raise first from None
-
-    async def _load(self, model: ServedModel) -> None:
-        log.info("loading %s version %s with %s", model.name, model.version, model.executor)
-        started_ns = monotonic_ns()
-        try:
-            await model.load()
-        except UnloadedWhileLoading:
-            # By an admin call; the other models are served.
-            log.warning(
-                "%s version %s was unloaded while it was loading", model.name, model.version
-            )
-            return
-        seconds = (monotonic_ns() - started_ns) / SECOND
-        log.info("%s version %s is ready after %.2f s", model.name, model.version, seconds)
+    def _recorded_settings(self) -> dict[str, dict[str, Any]]:
+        """Model -> the settings that decide how it is scheduled, for the head of an event log."""
+        kept = {"batching", "queue"}
+        return {
+            key: model.model_dump(mode="json", include=kept)
+            for key, model in self.manager.generations().items()
+        }
 
 
 @contextlib.asynccontextmanager

@@ -139,6 +139,13 @@ class ModelLoadError(StartupError):
     """An executor could not load its model."""
 
 
+class OutOfMemory(ModelLoadError):
+    """The device has no room for the model, while it has other instances there.
+
+    A model that is served is then replaced one instance after the other (`models[].reload`).
+    """
+
+
 class UnloadedWhileLoading(ModelLoadError):
     """The model was unloaded while it was loading."""
 

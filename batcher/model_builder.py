@@ -1,74 +1,95 @@
-"""Makes the served models that a configuration describes; loads nothing."""
+"""Makes the served models that configurations describe; loads nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from batcher import plugins
-from batcher.config import Config, ModelConfig
+from batcher.config import ModelConfig
+from batcher.errors import ModelLoadError, StartupError
 from batcher.executor import AsyncExecutor, Executor, LoadContext
+from batcher.lifecycle import WantedModel
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.sample import WarmupPlan
-from batcher.runtime.interface.labels import read_labels
+from batcher.runtime.interface.labels import Labels, read_labels
 from batcher.runtime.interface.padding_rules import read_padding_rules
 from batcher.runtime.models.model import ServedModel, model_key
 from batcher.telemetry import Telemetry
 
-
-def build_models(
-    config: Config, process: ProcessContext, telemetry: Telemetry
-) -> list[ServedModel]:
-    """The models of a configuration, not yet loaded, in its order.
-
-    Raises `PluginError` if an executor is unknown or broken, and `ModelLoadError` if a `labels` file
-    cannot be read.
-    """
-    return [
-        _build(model, f"models[{place}].", config.base_dir, process, telemetry)
-        for place, model in enumerate(config.models)
-    ]
+MakeExecutor = Callable[[], Executor | AsyncExecutor]
 
 
-def _build(
-    config: ModelConfig, path: str, base_dir: Path, process: ProcessContext, telemetry: Telemetry
-) -> ServedModel:
-    """One model; `path` is where it stands in the configuration."""
-    executor = plugins.find_executor(config.executor)
-    plans = [instance_plan(config, index, executor, base_dir) for index in range(config.instances)]
-    key = model_key(config.name, config.version)
-    return ServedModel(
-        config.name,
-        config.version,
-        config.executor,
-        config.scheduler_settings(),
-        plans,
-        process,
-        telemetry.model(key, config.name, config.version),
-        read_padding_rules(config, path),
-        {name: read_labels(config.name, file) for name, file in config.label_files().items()},
-    )
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """What a model needs before it is built: everything that takes time to find."""
+
+    wanted: WantedModel
+    make_executor: MakeExecutor
+    labels: Mapping[str, Labels] = field(default_factory=dict)
 
 
-def recorded_settings(config: Config) -> dict[str, dict[str, Any]]:
-    """Model -> the settings that decide how it is scheduled, for the head of an event log."""
-    kept = {"batching", "queue"}
-    return {
-        model_key(model.name, model.version): model.model_dump(mode="json", include=kept)
-        for model in config.models
-    }
+class ModelBuilder:
+    """Builds generations of models."""
+
+    def __init__(self, process: ProcessContext, telemetry: Telemetry) -> None:
+        self._process = process
+        self._telemetry = telemetry
+
+    def prepare(self, wanted: WantedModel) -> PreparedModel:
+        """Import the executor and read the labels. Blocks; may be called on any thread.
+
+        Raises `PluginError` if the executor is unknown or broken, and `ModelLoadError` if a `labels`
+        file cannot be read.
+        """
+        config = wanted.config
+        # It may have been installed since the process began.
+        importlib.invalidate_caches()
+        executor = plugins.find_executor(config.executor)
+        labels = {
+            name: read_labels(config.name, file) for name, file in config.label_files().items()
+        }
+        return PreparedModel(wanted, executor, labels)
+
+    def unprepared(self, wanted: WantedModel, error: StartupError) -> PreparedModel:
+        """A model that could not be prepared: its load fails with this error."""
+
+        def fail() -> Executor:
+            raise ModelLoadError(str(error))
+
+        return PreparedModel(wanted, fail)
+
+    def build(self, prepared: PreparedModel, generation: int) -> ServedModel:
+        """A generation of a model, not yet loaded. Its padding rules were validated with its section."""
+        wanted = prepared.wanted
+        config = wanted.config
+        key = model_key(config.name, config.version, generation)
+        plans = [
+            instance_plan(config, index, prepared.make_executor, wanted.base_dir, key)
+            for index in range(config.instances)
+        ]
+        return ServedModel(
+            config.name,
+            config.version,
+            config.executor,
+            config.scheduler_settings(),
+            plans,
+            self._process,
+            self._telemetry.model(key, config.name, config.version),
+            read_padding_rules(config, wanted.where),
+            prepared.labels,
+            generation,
+        )
 
 
 def instance_plan(
-    config: ModelConfig,
-    index: int,
-    executor: Callable[[], Executor | AsyncExecutor],
-    base_dir: Path,
+    config: ModelConfig, index: int, executor: MakeExecutor, base_dir: Path, key: str = ""
 ) -> InstancePlan:
-    """How to load instance number `index` of a model."""
-    key = model_key(config.name, config.version)
+    """How to load instance number `index` of a model; `key` is that of its generation."""
+    key = key or model_key(config.name, config.version)
     return InstancePlan(
         name=f"{key}#{index}",
         key=key,

@@ -213,6 +213,9 @@ class Batcher:
             stamps = pending.stamps
             stamps.replied_ns = now_ns
             assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
+            if model.first_answer_due and pending.outcome is Outcome.OK:
+                model.first_answer_due = False
+                model.telemetry.first_answer.observe(now_ns - stamps.arrival_ns)
             model.telemetry.request_ended(
                 pending.outcome,
                 pending.reason,

@@ -37,6 +37,11 @@ def no_versions(model: str) -> str:
     return f"Request for unknown model: '{model}' has no available versions"
 
 
+def unknown_to_repository(model: str) -> str:
+    """For a load of a model that is nowhere to be found."""
+    return f"failed to load '{model}', failed to poll from model repository"
+
+
 def unexpected_input(model: str, name: str) -> str:
     """For an input that the model does not have."""
     return f"unexpected inference input '{name}' for model '{model}'"

@@ -16,6 +16,8 @@ from batcher.config.changes import (
     Change,
     Difference,
     difference,
+    loads_again,
+    model_changes,
     tunable_settings,
     with_changes,
 )
@@ -32,7 +34,7 @@ from batcher.config.overrides import changed_model, sections_in_force, sections_
 from batcher.config.padding import InputConfig, LikeConfig, OutputConfig, PaddingConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.repository import ModelOverrides, ModelRepositoryConfig, override_problems
-from batcher.config.root import Config, DeviceConfig, device_limits
+from batcher.config.root import Config, DeviceConfig, device_limits, limits_of
 from batcher.config.schema import json_schema
 from batcher.config.section import nearest
 from batcher.config.server import ServerConfig, TlsConfig
@@ -69,8 +71,11 @@ __all__ = [
     "format_duration",
     "format_size",
     "json_schema",
+    "limits_of",
     "load_config",
+    "loads_again",
     "located",
+    "model_changes",
     "nearest",
     "override_problems",
     "parse_address",

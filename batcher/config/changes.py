@@ -1,6 +1,7 @@
 """How two configurations differ, and a model's section with some of its values changed.
 
-`TUNABLE` says what may change while a server runs; everything else needs a restart.
+`TUNABLE` says which values of a model change in place. Other ones have the model loaded again, and
+what is outside of `models` and `devices` needs a restart.
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from batcher.config.section import KeyPath, dotted
 TUNABLE: Final = tuple(
     key for key in ("batching", "queue", "padding", "outputs") if key in ModelConfig.model_fields
 )
-"""Keys of a model whose values may change while it is served."""
+"""Keys of a model whose values change in place, while it is served."""
+
+_KEPT: Final = ("reload", "drain_timeout", "load_retry_timeout")
+"""Keys of a model that say how it is loaded and unloaded: a change of them loads nothing."""
 
 _ABSENT: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A value of one model that differs; `path` starts below the model. Values as the file has them."""
+    """A value of one model that differs; `path` starts below the model. Values as the file has them.
+
+    An empty path stands for the model itself, which is then `served` or `absent`.
+    """
 
     model: str
     version: str
@@ -35,15 +42,20 @@ class Change:
     new: str
 
     def __str__(self) -> str:
-        return f"{self.model}/{self.version} {dotted(self.path)}: {self.old} -> {self.new}"
+        path = f" {dotted(self.path)}" if self.path else ""
+        return f"{self.model}/{self.version}{path}: {self.old} -> {self.new}"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What makes one configuration of another: changes, and paths that only a restart changes."""
+    """What makes one configuration of another: changes of models, and paths that need a restart.
+
+    A model that is new or gone is one `Change` with an empty path; `devices` is no model's.
+    """
 
     changes: tuple[Change, ...] = ()
     restart: tuple[str, ...] = ()
+    devices: bool = False
 
 
 def difference(old: Config, new: Config) -> Difference:
@@ -51,23 +63,41 @@ def difference(old: Config, new: Config) -> Difference:
     changes: list[Change] = []
     restart: list[str] = []
     for key in Config.model_fields:
-        if key != "models" and getattr(old, key) != getattr(new, key):
+        if key not in {"models", "devices"} and getattr(old, key) != getattr(new, key):
             before, after = old.model_dump(mode="json")[key], new.model_dump(mode="json")[key]
             restart += [dotted(path) for path, _, _ in _walk((key,), before, after)]
     known = {(model.name, model.version): model for model in old.models}
-    for place, model in enumerate(new.models):
+    for model in new.models:
         before_it = known.pop((model.name, model.version), None)
         if before_it is None:
-            restart.append(f"models[{place}] ({model.name} version {model.version} is new)")
+            changes.append(Change(model.name, model.version, (), "absent", "served"))
         elif before_it != model:
-            for path, was, now in _walk((), before_it.document(), model.document()):
-                if path[0] in TUNABLE:
-                    found = Change(model.name, model.version, path, _shown(was), _shown(now))
-                    changes.append(found)
-                else:
-                    restart.append(dotted(("models", place, *path)))
-    restart += [f"models ({name} version {version} is gone)" for name, version in known]
-    return Difference(tuple(changes), tuple(restart))
+            changes += model_changes(before_it, model)
+    changes += [Change(name, version, (), "served", "absent") for name, version in known]
+    return Difference(tuple(changes), tuple(restart), old.devices != new.devices)
+
+
+def model_changes(old: ModelConfig, new: ModelConfig) -> list[Change]:
+    """The values of one model that differ."""
+    return [
+        Change(new.name, new.version, path, _shown(path, was), _shown(path, now))
+        for path, was, now in _walk((), old.document(), new.document())
+    ]
+
+
+def loads_again(old: ModelConfig, new: ModelConfig) -> bool:
+    """Whether a model that was loaded as `old` must be loaded again to be served as `new`.
+
+    A larger maximum batch size may need that, too, which depends on what was loaded.
+    """
+    return (
+        any(
+            getattr(old, key) != getattr(new, key)
+            for key in ModelConfig.model_fields
+            if key not in TUNABLE and key not in _KEPT
+        )
+        or old.label_files() != new.label_files()
+    )
 
 
 def with_changes(model: ModelConfig, changes: Mapping[str, str]) -> ModelConfig:
@@ -103,7 +133,10 @@ def _walk(path: KeyPath, old: object, new: object) -> Iterator[tuple[KeyPath, ob
         yield path, old, new
 
 
-def _shown(value: object) -> str:
+def _shown(path: KeyPath, value: object) -> str:
+    """A value for the log. Options may have secrets, so theirs are not shown."""
+    if path[0] == "options" and value is not _ABSENT:
+        return "hidden"
     if value is _ABSENT:
         return "absent"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -115,4 +148,7 @@ def _check_tunable(path: KeyPath) -> None:
     if not path:
         raise ValueError(f"an empty path; allowed: keys below {tunable}")
     if path[0] in ModelConfig.model_fields and path[0] not in TUNABLE:
-        raise ValueError(f"needs a restart; what can change while the server runs: {tunable}")
+        raise ValueError(
+            f"needs the model to be loaded again, for which the configuration file has to change; what"
+            f" a call can change: {tunable}"
+        )

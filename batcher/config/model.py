@@ -293,6 +293,14 @@ class ModelConfig(Section):
     load_retry_timeout: DurationOrZero = 300_000_000_000
     """How long loading is retried while the executor reports that a backend is not up yet. 0 tries
     once."""
+    reload: Literal["beside", "one_by_one"] = "beside"
+    """How a model that is served is loaded again. `beside`: the new instances are loaded beside the old
+    ones, which needs room for both on the device; where the executor reports that there is not enough,
+    it goes on with `one_by_one`. `one_by_one`: each instance is closed before its successor is loaded;
+    with a single one, requests are refused until that is done."""
+    drain_timeout: Duration = 30_000_000_000
+    """How long instances that are replaced or unloaded may take to answer what they have accepted. What
+    is unanswered then is refused."""
     on_nan: Literal["serve", "fail"] = "serve"
     """A request with NaN in a floating-point output is answered like any other (`serve`), or fails
     as one with a wrong input (`fail`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -117,8 +118,13 @@ def device_limits(config: Config) -> dict[str, int]:
     The bound in `devices`, else the largest `instances` times `max_in_flight` of any one model on
     the device: a model alone gets what it asks for, and models that share a device take turns.
     """
+    return limits_of(config.models, config.devices)
+
+
+def limits_of(models: Iterable[ModelConfig], devices: Mapping[str, DeviceConfig]) -> dict[str, int]:
+    """The same of any models, whichever file they are written in."""
     limits: dict[str, int] = {}
-    for model in config.models:
+    for model in models:
         alone = model.instances * model.max_in_flight
         limits[model.device] = max(limits.get(model.device, 0), alone)
-    return limits | {name: device.max_in_flight for name, device in config.devices.items()}
+    return limits | {name: device.max_in_flight for name, device in devices.items()}

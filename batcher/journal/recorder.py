@@ -71,6 +71,8 @@ class _Opened:
     state: State
     lost: int
     """Steps before it that were dropped."""
+    models: Mapping[str, Mapping[str, Any]]
+    """The settings of each model that it begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Recorder:
     """Records steps into `sinks`. Owns the thread that packs them.
 
     `snapshot` returns the scheduler's state between two steps. A segment ends after `segment_ns` or
-    `most_bytes`. `models` are the models' settings at the start; the head of each segment has those
+    `most_bytes`. `models` returns the models' settings, on the event loop; the head of each segment has those
     in force at its beginning.
     """
 
@@ -100,7 +102,7 @@ class Recorder:
         *,
         segment_ns: int,
         most_bytes: int,
-        models: Mapping[str, Mapping[str, Any]] | None = None,
+        models: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
         clock: Clock = monotonic_ns,
         wall: Clock = time.time_ns,
     ) -> None:
@@ -110,7 +112,7 @@ class Recorder:
         self._sinks = sinks
         self._segment_ns = segment_ns
         self._most_bytes = most_bytes
-        self._models = dict(models or {})
+        self._models = models
         self._wall = wall
         self._log = uuid.uuid4().hex
         self._buffer: list[_Step | _Opened | _Mark] = []
@@ -171,7 +173,9 @@ class Recorder:
             self._open(now_ns)
 
     def _open(self, now_ns: int) -> None:
-        opened = _Opened(self._number, now_ns, self._wall(), self._snapshot(), self._lost)
+        opened = _Opened(
+            self._number, now_ns, self._wall(), self._snapshot(), self._lost, self._models()
+        )
         self._buffer.append(opened)
         self._number += 1
         self._lost = 0
@@ -267,7 +271,7 @@ class Recorder:
             version=__version__,
             scheduler=scheduler_fingerprint(),
             schema=schema(),
-            models=self._in_force(opened.state),
+            models=_in_force(opened),
         )
         writing = self._writing = _Writing(self._writing.encoder, begun=True)
         try:
@@ -281,13 +285,6 @@ class Recorder:
         writing.nbytes = len(begins)
         for sink in self._sinks:
             sink.begin(opened.now_ns, begins)
-
-    def _in_force(self, state: State) -> Mapping[str, Mapping[str, Any]]:
-        now = {model.model: model.settings for model in state.models}
-        return {
-            name: sections_in_force(sections, now[name]) if name in now else sections
-            for name, sections in self._models.items()
-        }
 
     def _end(self, lost: int) -> None:
         writing = self._writing
@@ -303,6 +300,15 @@ class Recorder:
         self._writing.nbytes += len(frame)
         for sink in self._sinks:
             sink.add(frame)
+
+
+def _in_force(opened: _Opened) -> Mapping[str, Mapping[str, Any]]:
+    """The settings of each model as the scheduler has them."""
+    now = {model.model: model.settings for model in opened.state.models}
+    return {
+        name: sections_in_force(sections, now[name]) if name in now else sections
+        for name, sections in opened.models.items()
+    }
 
 
 class _Writing:

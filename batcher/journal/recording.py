@@ -52,7 +52,7 @@ class Recording:
         self,
         config: Config,
         snapshot: Callable[[], State],
-        models: Mapping[str, Mapping[str, Any]],
+        models: Callable[[], Mapping[str, Mapping[str, Any]]],
         metrics: Callable[[], Awaitable[bytes]],
         in_force: Callable[[], InForce],
     ) -> None:

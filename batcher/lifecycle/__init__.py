@@ -5,6 +5,7 @@ A *source* (the configuration file, a model repository, an admin call) says whic
 models at the same time. `wanted` has the types that sources and the manager exchange.
 """
 
+from batcher.lifecycle.manager import ModelManager
 from batcher.lifecycle.wanted import (
     ChangeResult,
     KnownModel,
@@ -21,6 +22,7 @@ __all__ = [
     "KnownModel",
     "LoadParameters",
     "ModelChange",
+    "ModelManager",
     "ModelRepository",
     "ServesModels",
     "Source",

@@ -30,7 +30,7 @@ class WantedModel:
     config: ModelConfig
     base_dir: Path = Path()
     """Where relative paths in `config.options` start."""
-    where: str = ""
+    where: str = field(default="", compare=False)
     """The beginning of a path in messages: `models[2].`, or the file with `: ` after it."""
     contents: str = ""
     """Stands for the contents of the model's files: another text loads the model again, although its

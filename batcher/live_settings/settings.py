@@ -15,6 +15,8 @@ from batcher.config import (
     Difference,
     ModelConfig,
     difference,
+    loads_again,
+    model_changes,
     tunable_settings,
     with_changes,
 )
@@ -44,10 +46,15 @@ second; it happens on another thread, but that thread and the event loop share t
 class ConfigurableModel(Protocol):
     """The part of a served model that a change of settings needs."""
 
-    name: str
-    version: str
-    settings: ModelSettings
-    rules: PaddingRules
+    @property
+    def settings(self) -> ModelSettings:
+        """Its settings as the scheduler reads them."""
+        ...
+
+    @property
+    def rules(self) -> PaddingRules:
+        """How its variable axes are padded."""
+        ...
 
     @property
     def largest_batch(self) -> int:
@@ -63,9 +70,39 @@ class ConfigurableModel(Protocol):
         ...
 
 
+class ModelsInForce(Protocol):
+    """The models that are served now, and as what. They come and go between two calls."""
+
+    def configurations(self) -> Sequence[ModelConfig]:
+        """The configuration in force of each model, of the file and of others, in order."""
+        ...
+
+    def of_file(self) -> Sequence[ModelConfig]:
+        """Those of them that the configuration file has."""
+        ...
+
+    def configurable(self, name: str, version: str) -> ConfigurableModel | None:
+        """The model to apply settings to; None if it is not known."""
+        ...
+
+    def configured(self, config: ModelConfig) -> None:
+        """Note that a model's settings are now those of `config`, which loads nothing again."""
+        ...
+
+    def follow(self, config: Config) -> None:
+        """Begin to serve what the file says: load, load again, drain. Returns at once.
+
+        What the file said before and could not be loaded is tried again.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AppliedChange:
-    """What a change did (or would do, when only validated), and the generation now in force."""
+    """What a change did (or would do, when only validated), and the generation now in force.
+
+    Models that it adds, removes or loads again are under way.
+    """
 
     changes: tuple[Change, ...]
     generation: int
@@ -82,17 +119,23 @@ class LiveSettings:
     def __init__(
         self,
         config: Config,
-        models: Sequence[ConfigurableModel],
+        models: ModelsInForce,
         telemetry: SettingsTelemetry,
         path: Path | None = None,
     ) -> None:
-        self.config = config
-        """The configuration in force."""
         self._from_file = config
-        self._models = {(model.name, model.version): model for model in models}
+        self._models = models
         self._telemetry = telemetry
         self._path = path
         self._changing = asyncio.Lock()
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force: the file that was applied last, with its models as they are served.
+
+        A model whose load has failed, or is not over yet, is in it as it was before.
+        """
+        return self._from_file.model_copy(update={"models": tuple(self._models.of_file())})
 
     @property
     def generation(self) -> int:
@@ -104,7 +147,10 @@ class LiveSettings:
         changes = difference(self._from_file, self.config).changes
         return InForce(
             self._from_file.text,
-            tuple(f"{c.model}/{c.version} {dotted(c.path)}: {c.new}" for c in changes),
+            tuple(
+                f"{c.model}/{c.version}{f' {dotted(c.path)}' if c.path else ''}: {c.new}"
+                for c in changes
+            ),
         )
 
     def values(self, name: str = "", version: str = "") -> list[tuple[str, str, dict[str, Any]]]:
@@ -114,7 +160,7 @@ class LiveSettings:
         """
         wanted = [
             model
-            for model in self.config.models
+            for model in self._models.configurations()
             if name in {"", model.name} and version in {"", model.version}
         ]
         if not wanted:
@@ -133,8 +179,11 @@ class LiveSettings:
         source = ChangeSource.RPC
         async with self._changing:
             try:
-                config = await self._updated(self._model(name, version), changes)
-                found = self._validated(config, in_file=False)
+                model = self._model(name, version)
+                changed = await self._updated(model, changes)
+                # It may have been loaded again, or removed, while the values were read.
+                model = self._model(model.name, model.version)
+                self._refuse(self._model_problems(changed, ""))
             except BatcherError as error:
                 if not validate_only:
                     self._telemetry.count(source, ChangeResult.REJECTED)
@@ -145,14 +194,17 @@ class LiveSettings:
                 if isinstance(error, ConfigError):
                     raise InvalidRequest(_on_one_line(error)) from error
                 raise
+            found = tuple(model_changes(model, changed))
             if validate_only:
-                return AppliedChange(found.changes, self.generation)
-            return self._apply(config, found, source)
+                return AppliedChange(found, self.generation)
+            return self._apply([(changed, "")], found, source)
 
     async def reload(self, source: ChangeSource) -> AppliedChange:
         """Read the file and apply it; changes by admin calls are undone.
 
-        A watched file (`ChangeSource.FILE`) whose settings are the same as before changes nothing.
+        Settings hold when this returns; models that are new, gone, or have to be loaded again are under
+        way then. A watched file (`ChangeSource.FILE`) whose settings are the same as before changes
+        nothing; otherwise what could not be loaded is tried again.
         Raises `ConfigError`, which names every path that is wrong or needs a restart, and
         `ChangeFailed`. Either is logged and counted, and the settings are as before.
         """
@@ -162,7 +214,9 @@ class LiveSettings:
                 if source is ChangeSource.FILE and config == self._from_file:
                     self._telemetry.count(source, ChangeResult.UNCHANGED)
                     return AppliedChange((), self.generation)
-                found = self._validated(config, in_file=True)
+                in_force = self.config
+                found = difference(in_force, config)
+                in_place = self._validated(config, in_force, found)
             except ConfigError as error:
                 self._telemetry.count(source, ChangeResult.REJECTED)
                 log.error(  # noqa: TRY400 - the message is for the author of the file
@@ -171,8 +225,10 @@ class LiveSettings:
                     _on_one_line(error),
                 )
                 raise
-            applied = self._apply(config, found, source, whole_file=True)
+            by_call = self._changed_by_calls()
+            applied = self._apply(in_place, found.changes, source, by_call, more=found.devices)
             self._from_file = config
+            self._models.follow(config)
             return applied
 
     # How a change is made
@@ -184,7 +240,7 @@ class LiveSettings:
             )
         versions = [
             model
-            for model in self.config.models
+            for model in self._models.configurations()
             if model.name == name and version in {"", model.version}
         ]
         if not versions:
@@ -194,7 +250,7 @@ class LiveSettings:
             raise InvalidRequest(f"version: {name} has several versions; give one of {several}")
         return versions[0]
 
-    async def _updated(self, model: ModelConfig, changes: Mapping[str, str]) -> Config:
+    async def _updated(self, model: ModelConfig, changes: Mapping[str, str]) -> ModelConfig:
         if not changes:
             raise InvalidRequest("changes: got none; give at least one path with a value")
         size = sum(len(path.encode()) + len(value.encode()) for path, value in changes.items())
@@ -204,68 +260,100 @@ class LiveSettings:
                 " put larger changes into the configuration file"
             )
         changed = await asyncio.to_thread(with_changes, model, changes)
-        models = tuple(changed if each is model else each for each in self.config.models)
-        return self.config.model_copy(update={"models": models})
+        if changed.label_files() != model.label_files():
+            problem = (
+                "outputs: a change of labels loads the model again, for which the configuration file has"
+                " to change"
+            )
+            raise ConfigError([problem])
+        return changed
 
     async def _read(self) -> Config:
         if self._path is None:
             raise ConfigError(["there is no file to read: the server was started without one"])
         return await asyncio.to_thread(read_stable, self._path)
 
-    def _validated(self, config: Config, *, in_file: bool) -> Difference:
-        """Return how a configuration differs from the one in force.
+    def _validated(
+        self, config: Config, in_force: Config, found: Difference
+    ) -> list[tuple[ModelConfig, str]]:
+        """The models of a file that change in place, each with the beginning of its paths.
 
-        Raises `ConfigError` if it cannot be applied. Its paths start at the top of the file
-        (`in_file`) or at the one model that is being changed.
+        Raises `ConfigError` if the file cannot be applied.
         """
-        found = difference(self.config, config)
         problems = [f"{path}: needs a restart" for path in found.restart]
-        labels = {(m.name, m.version): m.label_files() for m in self.config.models}
+        known = {(model.name, model.version): model for model in in_force.models}
+        in_place: list[tuple[ModelConfig, str]] = []
         for place, model in enumerate(config.models):
-            served = self._models.get((model.name, model.version))
-            rows = model.batching.max_batch_size
-            above = f"models[{place}]." if in_file else ""
-            if served is not None and bool(rows) is not bool(served.largest_batch):
-                problems.append(
-                    f"{above}batching.max_batch_size: a change from or to 0 (a model without a"
-                    " batch axis) needs a restart"
-                )
-            elif served is not None and rows > served.largest_batch:
-                problems.append(
-                    f"{above}batching.max_batch_size: got {rows}; allowed: at most"
-                    f" {served.largest_batch}, the size that its instances were loaded and warmed"
-                    " up with; a larger one needs a restart"
-                )
-            if labels.get((model.name, model.version), {}) != model.label_files():
-                problems.append(f"{above}outputs: a change of labels needs a restart")
-            if served is not None:
-                try:
-                    served.check_padding(read_padding_rules(model, above))
-                except ModelLoadError as error:
-                    problems.append(str(error))
+            before, above = known.get((model.name, model.version)), f"models[{place}]."
+            if before is None or before == model or self._loads_again(before, model):
+                continue
+            problems += self._model_problems(model, above)
+            in_place.append((model, above))
+        self._refuse(problems)
+        return in_place
+
+    def _loads_again(self, before: ModelConfig, model: ModelConfig) -> bool:
+        served = self._models.configurable(model.name, model.version)
+        rows = model.batching.max_batch_size
+        return (
+            served is None
+            or loads_again(before, model)
+            or bool(rows) is not bool(served.largest_batch)
+            or rows > served.largest_batch
+        )
+
+    def _model_problems(self, model: ModelConfig, above: str) -> list[str]:
+        """Why settings cannot be applied in place. Paths begin with `above`."""
+        served = self._models.configurable(model.name, model.version)
+        if served is None:
+            return []
+        rows, problems = model.batching.max_batch_size, []
+        if bool(rows) is not bool(served.largest_batch):
+            problems.append(
+                f"{above}batching.max_batch_size: a change from or to 0 (a model without a batch axis)"
+                " loads the model again, for which the configuration file has to change"
+            )
+        elif rows > served.largest_batch:
+            problems.append(
+                f"{above}batching.max_batch_size: got {rows}; allowed: at most {served.largest_batch},"
+                " the size that its instances were loaded and warmed up with; for a larger one the"
+                " configuration file has to change, which loads the model again"
+            )
+        try:
+            served.check_padding(read_padding_rules(model, above))
+        except ModelLoadError as error:
+            problems.append(str(error))
+        return problems
+
+    def _refuse(self, problems: list[str]) -> None:
         if problems:
             raise ConfigError(problems, source=None if self._path is None else str(self._path))
-        return found
 
     def _apply(
-        self, config: Config, found: Difference, source: ChangeSource, *, whole_file: bool = False
+        self,
+        in_place: Sequence[tuple[ModelConfig, str]],
+        changes: tuple[Change, ...],
+        source: ChangeSource,
+        by_call: frozenset[tuple[str, str, KeyPath]] = frozenset(),
+        *,
+        more: bool = False,
     ) -> AppliedChange:
-        """Apply a validated configuration, in this iteration of the event loop."""
-        if not found.changes:
-            self.config = config
+        """Configure models in place, all or none, in this iteration of the event loop.
+
+        `changes` are all that a change consists of; `more` says that there is something else.
+        """
+        if not changes and not more:
             self._telemetry.count(source, ChangeResult.UNCHANGED)
             log.info("settings: no difference, nothing changed (%s)", source.value)
             return AppliedChange((), self.generation)
-        by_call = self._changed_by_calls() if whole_file else set()
         try:
-            self._configure_all(config)
+            self._configure_all(in_place)
         except ChangeFailed as error:
             self._telemetry.count(source, ChangeResult.FAILED)
             log.error("settings: a change failed, the previous settings stay in force: %s", error)  # noqa: TRY400 - the reason is in the message
             raise
-        self.config = config
         self._telemetry.count(source, ChangeResult.APPLIED)
-        for change in found.changes:
+        for change in changes:
             undoes = (change.model, change.version, change.path) in by_call
             log.info(
                 "settings: %s (%s%s, generation %d)",
@@ -274,45 +362,49 @@ class LiveSettings:
                 ", undoes an admin call" if undoes else "",
                 self.generation,
             )
-        return AppliedChange(found.changes, self.generation)
+        return AppliedChange(changes, self.generation)
 
-    def _changed_by_calls(self) -> set[tuple[str, str, KeyPath]]:
+    def _changed_by_calls(self) -> frozenset[tuple[str, str, KeyPath]]:
         """The settings that differ from the file because an admin call changed them."""
         changes = difference(self._from_file, self.config).changes
-        return {(change.model, change.version, change.path) for change in changes}
+        return frozenset((change.model, change.version, change.path) for change in changes)
 
-    def _configure_all(self, config: Config) -> None:
+    def _configure_all(self, in_place: Sequence[tuple[ModelConfig, str]]) -> None:
         """Configure all models or none. Raises `ChangeFailed`."""
-        done: list[tuple[ConfigurableModel, ModelSettings, PaddingRules]] = []
-        for place, wanted in enumerate(config.models):
-            model = self._models[wanted.name, wanted.version]
+        done: list[tuple[ConfigurableModel, str, ModelSettings, PaddingRules]] = []
+        for wanted, above in in_place:
+            model = self._models.configurable(wanted.name, wanted.version)
+            if model is None:
+                continue
             settings, before = wanted.scheduler_settings(), model.settings
-            rules, padded = read_padding_rules(wanted, f"models[{place}]."), model.rules
+            rules, padded = read_padding_rules(wanted, above), model.rules
             if (settings, rules) == (before, padded):
                 continue
             try:
                 model.configure(settings, rules)
             except Exception as error:
-                for other, previous, rules_before in reversed(done):
-                    _restore(other, previous, rules_before)
+                for each in reversed(done):
+                    _restore(*each)
                 if isinstance(error, ChangeFailed):
                     raise
                 raise ChangeFailed(f"{wanted.name}: {describe(error)}") from error
-            done.append((model, before, padded))
+            done.append((model, wanted.name, before, padded))
+        for wanted, _ in in_place:
+            self._models.configured(wanted)
 
     def _unknown(self, name: str, version: str) -> UnknownModel:
-        known = ", ".join(f"{model.name} version {model.version}" for model in self.config.models)
+        known = ", ".join(f"{m.name} version {m.version}" for m in self._models.configurations())
         wanted = f"{name} version {version}" if version else name
         return UnknownModel(f"model: got {wanted}; allowed: {known}")
 
 
-def _restore(model: ConfigurableModel, settings: ModelSettings, rules: PaddingRules) -> None:
+def _restore(
+    model: ConfigurableModel, name: str, settings: ModelSettings, rules: PaddingRules
+) -> None:
     try:
         model.configure(settings, rules)
     except Exception:
-        log.exception(
-            "%s: its previous settings could not be restored; restart the server", model.name
-        )
+        log.exception("%s: its previous settings could not be restored; restart the server", name)
 
 
 def _on_one_line(error: BatcherError) -> str:

@@ -8,7 +8,7 @@ watchers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -28,13 +28,19 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelHealth:
-    """Whether one model can serve, and the reason if it cannot."""
+    """Whether one model can serve, and the reason if it cannot.
+
+    A model that is ready has a reason, too, while another generation of it is being loaded and after
+    that load has failed.
+    """
 
     name: str
     version: str
     ready: bool
     reason: str = ""
     state: ModelState = ModelState.READY
+    required: bool = True
+    """Whether the server is ready only while this model is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +71,15 @@ class Health:
     """The health of the server. Call every method on the event loop's thread."""
 
     def __init__(self) -> None:
-        self._models: Sequence[HasHealth] = ()
+        self._models: Iterable[HasHealth] = ()
         self._watchers: list[Callable[[HealthReport], None]] = []
         self._starting = True
         self._draining = False
         self._broken = ""
 
     def of(self, models: Iterable[HasHealth]) -> None:
-        """Include these models in the report from now on."""
-        self._models = tuple(models)
+        """Include the models of this collection in every report, as they are then."""
+        self._models = models
 
     def watch(self, watcher: Callable[[HealthReport], None]) -> None:
         """Call `watcher` with the report, now and whenever it may have changed."""
@@ -111,11 +117,16 @@ class Health:
     def report(self) -> HealthReport:
         """The report of this moment.
 
-        The server is ready when every model is, except for models that an admin call unloaded.
+        The server is ready when every model is that it was started with, except for models that an
+        admin call unloaded, or that could not be loaded after that.
         """
         models = tuple(model.health for model in self._models)
         reason = ""
-        unready = [m.name for m in models if not m.ready and m.state is not ModelState.UNLOADED]
+        unready = [
+            m.name
+            for m in models
+            if m.required and not m.ready and m.state is not ModelState.UNLOADED
+        ]
         if self._broken:
             reason = self._broken
         elif self._draining:

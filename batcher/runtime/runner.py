@@ -66,6 +66,23 @@ REARM_S = 0.01
 """Seconds until the next step when the timer could not be armed."""
 
 
+class _Drain:
+    """Counts the requests of one model that have not ended, while something waits for their end."""
+
+    __slots__ = ("ended", "left", "waiting")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.waiting = 0
+        self.ended = asyncio.Event()
+
+    def end(self, count: int = 1) -> None:
+        """`count` more requests have ended."""
+        self.left -= count
+        if not self.left:
+            self.ended.set()
+
+
 class BatchRunner(Protocol):
     """What the runner needs of an instance."""
 
@@ -115,6 +132,7 @@ class Runner:
         """Whether requests have ended without an answer, so that batches may be of no use now."""
         self._idle = asyncio.Event()
         self._idle.set()
+        self._draining: dict[str, _Drain] = {}
 
     # Requests
 
@@ -128,6 +146,8 @@ class Runner:
         """Feed a validated request to the scheduler; `reply` gets its reply or its error."""
         pending = PendingRequest(next(self._ids), request, target, summary, reply)
         self._pending[pending.id] = pending
+        if self._draining and (drain := self._draining.get(target.key)) is not None:
+            drain.left += 1
         queue_until_ns = None
         if request.timeout_ns is not None:
             queue_until_ns = request.arrival_ns + request.timeout_ns
@@ -171,6 +191,22 @@ class Runner:
         while self._pending:
             self._idle.clear()
             await self._idle.wait()
+
+    async def drained(self, model: str) -> None:
+        """Wait until every request for a model (`TargetModel.key`) has ended."""
+        drain = self._draining.get(model)
+        if drain is None:
+            left = sum(pending.target.key == model for pending in self._pending.values())
+            drain = self._draining[model] = _Drain(left)
+        drain.waiting += 1
+        try:
+            while drain.left:
+                drain.ended.clear()
+                await drain.ended.wait()
+        finally:
+            drain.waiting -= 1
+            if not drain.waiting:
+                self._draining.pop(model, None)
 
     @property
     def unanswered(self) -> int:
@@ -365,6 +401,8 @@ class Runner:
         pendings, self._pending = list(self._pending.values()), {}
         for pending in pendings:
             fail_request(pending, self.broken, ReplyReason.INTERNAL, self._clock)
+        for drain in self._draining.values():
+            drain.end(drain.left)
         self._idle.set()
 
     # Batches
@@ -409,5 +447,7 @@ class Runner:
                 log.error("internal error: request %d was settled twice; ignored", request_id)
                 continue
             end_request(pending, settle, self._clock)
+            if self._draining and (drain := self._draining.get(pending.target.key)) is not None:
+                drain.end()
         if not self._pending:
             self._idle.set()

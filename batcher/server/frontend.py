@@ -9,6 +9,7 @@ import grpc
 from batcher.buffers import Buffers
 from batcher.clock import Clock
 from batcher.config import ServerConfig
+from batcher.lifecycle import ModelManager
 from batcher.live_settings import LiveSettings
 from batcher.protocol import ADMIN, HEALTH, INFERENCE, handlers
 from batcher.server.listeners import BuiltinServer, GrpcioServer
@@ -30,6 +31,7 @@ class GrpcFrontend:
     def __init__(
         self,
         batcher: Batcher,
+        manager: ModelManager,
         live_settings: LiveSettings,
         flight: FlightRecordServicer,
         config: ServerConfig,
@@ -42,14 +44,13 @@ class GrpcFrontend:
         self._inference = InferenceServicer(batcher, clock, config, buffers)
         self._settings = SettingsServicer(live_settings, config.status_codes)
         self._flight = flight
-        self._controls: list[ControlServicer] = []
         kind = BuiltinServer if config.transport == "builtin" else GrpcioServer
         self.certificates = None if config.tls is None else Certificates(config.tls)
         """Call its `watch` to follow renewed files; None: no TLS."""
         self._servers = [
             kind(
                 addresses,
-                self._handlers(batcher, config, admin=admin),
+                self._handlers(batcher, manager, config, admin=admin),
                 config,
                 self.certificates,
                 buffers,
@@ -97,11 +98,6 @@ class GrpcFrontend:
         """Wait until every stream has written its last answer."""
         await self._inference.streams_ended()
 
-    async def end_changes(self) -> None:
-        """Give up the loads and unloads of admin calls that are under way."""
-        for control in self._controls:
-            await control.end_changes()
-
     async def stop(self, grace_s: float) -> None:
         """Stop listening, let answers leave for at most `grace_s` seconds, end every call."""
         self._health.close()
@@ -109,10 +105,9 @@ class GrpcFrontend:
         self._inference.close()
 
     def _handlers(
-        self, batcher: Batcher, config: ServerConfig, *, admin: bool
+        self, batcher: Batcher, manager: ModelManager, config: ServerConfig, *, admin: bool
     ) -> list[grpc.GenericRpcHandler]:
-        control = ControlServicer(batcher, config.status_codes, admin=admin)
-        self._controls.append(control)
+        control = ControlServicer(batcher, manager, config.status_codes, admin=admin)
         methods = {
             "ModelInfer": self._inference.unary,
             "ModelStreamInfer": self._inference.model_stream_infer,

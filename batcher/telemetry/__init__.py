@@ -15,7 +15,7 @@ from batcher.telemetry.collector import HealthPoints, Telemetry
 from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
 from batcher.telemetry.model import ModelTelemetry
-from batcher.telemetry.reasons import AdmissionReason, ReplyReason, UnreadReason
+from batcher.telemetry.reasons import AdmissionReason, ReloadResult, ReplyReason, UnreadReason
 from batcher.telemetry.repository import RepositoryPoints
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
 from batcher.telemetry.stamps import Stamps
@@ -33,6 +33,7 @@ __all__ = [
     "LoopWatchdog",
     "ModelStatisticsSnapshot",
     "ModelTelemetry",
+    "ReloadResult",
     "ReplyReason",
     "RepositoryPoints",
     "SettingsTelemetry",

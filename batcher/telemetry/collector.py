@@ -21,6 +21,7 @@ from batcher.telemetry.families import (
     LATENCY,
     Family,
     batches,
+    models,
     process,
     queue,
     recording,
@@ -28,6 +29,7 @@ from batcher.telemetry.families import (
     requests,
     transport,
 )
+from batcher.telemetry.generations import merged
 from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.reasons import UnreadReason
@@ -58,7 +60,9 @@ class Telemetry(Collector):
     def __init__(self, registry: CollectorRegistry, *, clock: Clock = monotonic_ns) -> None:
         self.draining = False
         self.settings = SettingsTelemetry()
-        self._models: dict[str, ModelTelemetry] = {}
+        self._models: dict[tuple[str, str], ModelTelemetry] = {}
+        self._keys: dict[str, ModelTelemetry] = {}
+        """What `Observation` calls a generation -> the counts of its model."""
         self._lag = Histogram(LATENCY)
         self._unread = dict.fromkeys(UnreadReason, 0)
         self._stalls = 0
@@ -92,17 +96,33 @@ class Telemetry(Collector):
 
     def tallies(self) -> dict[str, Tally]:
         """Counts for the flight recorder, by the scheduler's name of each model."""
-        return {key: tally(model) for key, model in self._models.items()}
+        return {f"{name}/{version}": tally(m) for (name, version), m in self._models.items()}
 
     def model(self, key: str, name: str, version: str) -> ModelTelemetry:
-        """The counts of one model, made on first use and kept for as long as the server runs.
+        """The counts of one model, which its generations share; made on first use.
 
-        `key` is what `Observation` calls the model; `name` and `version` become its labels.
+        `key` is what `Observation` calls this generation; `name` and `version` become labels. Call
+        `forget` when the generation is gone, and `remove` when the model is.
         """
-        model = self._models.get(key)
+        model = self._models.get((name, version))
         if model is None:
-            model = self._models[key] = ModelTelemetry(name, version, clock=self._clock)
+            model = ModelTelemetry(name, version, clock=self._clock)
+            model.serving = key
+            self._models[name, version] = model
+        self._keys[key] = model
         return model
+
+    def of_generation(self, key: str) -> ModelTelemetry | None:
+        """The counts of the model that a generation is of; None for one that is not known."""
+        return self._keys.get(key)
+
+    def forget(self, key: str) -> None:
+        """Note that a generation is gone. Its model keeps what was counted."""
+        self._keys.pop(key, None)
+
+    def remove(self, name: str, version: str) -> None:
+        """Export nothing of a model any more; should it come back, its counts begin at 0."""
+        self._models.pop((name, version), None)
 
     def refused_unread(self, reason: UnreadReason) -> None:
         """Count a request that belongs to no model; the name that it asked for never becomes a label."""
@@ -129,6 +149,7 @@ class Telemetry(Collector):
         yield from self._collect_requests()
         yield from self._collect_batches()
         yield from self._collect_failures(observation)
+        yield from self._collect_models()
         yield from self._collect_recording()
         yield from self._collect_transport()
         yield from self._collect_repository()
@@ -147,7 +168,7 @@ class Telemetry(Collector):
         yield single_values(process.SETTINGS_CHANGED_AT, [((), self.settings.changed_at_s)])
 
     def _collect_queues(self, observation: Observation) -> Iterator[Metric]:
-        models = [(self._labels(model.model), model) for model in observation.models]
+        models = self._observed(observation)
         yield single_values(
             queue.OLDEST_REQUEST_AGE,
             (
@@ -188,45 +209,44 @@ class Telemetry(Collector):
         # A model whose instances are all gone must read 0: a series that vanishes raises no alert.
         waiting = (model.model for model in observation.models)
         running = (instance.model for instance in observation.instances)
-        keys = dict.fromkeys((*self._models, *waiting, *running))
-        counts = {key: {"up": 0, "draining": 0} for key in keys}
-        in_flight = dict.fromkeys(keys, 0)
+        known: list[Labels] = [model.labels for model in self._models.values()]
+        models = dict.fromkeys((*known, *map(self._labels, (*waiting, *running))))
+        counts = {labels: {"up": 0, "draining": 0} for labels in models}
+        in_flight = dict.fromkeys(models, 0)
         for instance in observation.instances:
-            counts[instance.model]["draining" if instance.draining else "up"] += 1
-            in_flight[instance.model] += instance.in_flight
+            labels = self._labels(instance.model)
+            counts[labels]["draining" if instance.draining else "up"] += 1
+            in_flight[labels] += instance.in_flight
         yield single_values(
             queue.INSTANCES,
             (
-                ((*self._labels(key), state), count)
-                for key, states in counts.items()
+                ((*labels, state), count)
+                for labels, states in counts.items()
                 for state, count in states.items()
             ),
         )
-        yield single_values(
-            queue.BATCHES_IN_FLIGHT,
-            ((self._labels(key), count) for key, count in in_flight.items()),
-        )
+        yield single_values(queue.BATCHES_IN_FLIGHT, in_flight.items())
 
     def _collect_requests(self) -> Iterator[Metric]:
-        models = self._models.values()
-        for model in models:
+        counted = self._models.values()
+        for model in counted:
             model.fold()
         yield single_values(
             requests.REQUESTS,
             [
                 *((("", "", Outcome.REJECTED, key), count) for key, count in self._unread.items()),
-                *(((*m.labels, *key), count) for m in models for key, count in m.requests.items()),
+                *(((*m.labels, *key), count) for m in counted for key, count in m.requests.items()),
             ],
         )
         yield single_values(
             requests.PREDICTED_REFUSALS,
-            (((*m.labels, cause), n) for m in models for cause, n in m.refused.items()),
+            (((*m.labels, cause), n) for m in counted for cause, n in m.refused.items()),
         )
         yield histograms(
             requests.REQUEST_DURATION,
             (
                 ((*m.labels, outcome), histogram)
-                for m in models
+                for m in counted
                 for outcome, histogram in m.durations.items()
                 # Most models never see most outcomes, and each would cost thirty lines a scrape.
                 if outcome is Outcome.OK or histogram.total
@@ -234,46 +254,65 @@ class Telemetry(Collector):
         )
         yield histograms(
             requests.STAGE_DURATION,
-            (((*m.labels, key), value) for m in models for key, value in m.stages.items()),
+            (((*m.labels, key), value) for m in counted for key, value in m.stages.items()),
         )
         yield single_values(
-            requests.LATENCY_TARGET_MISSED, ((m.labels, m.target_missed) for m in models)
+            requests.LATENCY_TARGET_MISSED, ((m.labels, m.target_missed) for m in counted)
         )
 
     def _collect_batches(self) -> Iterator[Metric]:
-        models = self._models.values()
+        counted = self._models.values()
         yield self._histogram(batches.BATCH_ROWS, lambda m: m.batch_rows)
         yield self._histogram(batches.BATCH_REQUESTS, lambda m: m.batch_requests)
         yield self._histogram(batches.BATCH_FILL_RATIO, lambda m: m.batch_fill)
         yield single_values(
             batches.BATCH_ELEMENTS,
-            (((*m.labels, kind), n) for m in models for kind, n in m.elements.items()),
+            (((*m.labels, kind), n) for m in counted for kind, n in m.elements.items()),
         )
         now_ns = self._clock()
         yield single_values(
             batches.EXECUTOR_BUSY,
             (
                 ((*m.labels, device), busy_ns / SECOND)
-                for m in models
+                for m in counted
                 for device, busy_ns in m.busy_ns(now_ns).items()
             ),
         )
 
     def _collect_failures(self, observation: Observation) -> Iterator[Metric]:
-        models = self._models.values()
-        yield self._histogram(batches.MODEL_LOAD_DURATION, lambda m: m.load_duration)
+        counted = self._models.values()
         yield single_values(
-            batches.MODEL_LOAD_FAILURES, ((m.labels, m.load_failures) for m in models)
+            batches.POLICY_FAILURES, ((m.labels, m.policy_failures) for m in counted)
         )
+        observed = self._observed(observation)
+        bisected: dict[Labels, tuple[int, int]] = {
+            m.labels: (m.bisected_batches, m.bisect_executions) for m in counted
+        }
+        for labels, now in observed:
+            batches_before, executions_before = bisected.get(labels, (0, 0))
+            bisected[labels] = (
+                batches_before + now.bisected_batches,
+                executions_before + now.bisect_executions,
+            )
+        yield single_values(batches.BISECTIONS, ((ls, n) for ls, (n, _) in bisected.items()))
         yield single_values(
-            batches.POLICY_FAILURES, ((m.labels, m.policy_failures) for m in models)
-        )
-        observed = [(self._labels(model.model), model) for model in observation.models]
-        yield single_values(batches.BISECTIONS, ((ls, m.bisected_batches) for ls, m in observed))
-        yield single_values(
-            batches.BISECTION_EXECUTIONS, ((ls, m.bisect_executions) for ls, m in observed)
+            batches.BISECTION_EXECUTIONS, ((ls, n) for ls, (_, n) in bisected.items())
         )
         yield single_values(batches.FAILURE_STORM, ((ls, int(m.storm)) for ls, m in observed))
+
+    def _collect_models(self) -> Iterator[Metric]:
+        every = self._models.values()
+        yield self._histogram(models.MODEL_LOAD_DURATION, lambda m: m.load_duration)
+        yield self._histogram(models.MODEL_WARMUP_DURATION, lambda m: m.warmup_duration)
+        yield self._histogram(models.MODEL_FIRST_ANSWER_DURATION, lambda m: m.first_answer)
+        yield single_values(
+            models.MODEL_LOAD_FAILURES, ((m.labels, m.load_failures) for m in every)
+        )
+        yield single_values(
+            models.MODEL_RELOADS,
+            (((*m.labels, result), n) for m in every for result, n in m.reloads.items()),
+        )
+        yield single_values(models.MODEL_GENERATION, ((m.labels, m.generation) for m in every))
 
     def _collect_recording(self) -> Iterator[Metric]:
         recorded = self._recording()
@@ -320,8 +359,18 @@ class Telemetry(Collector):
 
     def _labels(self, key: str) -> Labels:
         """The labels of a model that the scheduler knows; it may know one that never recorded."""
-        model = self._models.get(key)
+        model = self._keys.get(key)
         return model.labels if model is not None else (key, "")
+
+    def _observed(self, observation: Observation) -> list[tuple[Labels, ModelObservation]]:
+        """The labels of each model, and what is observed of all its generations."""
+        generations: dict[Labels, list[ModelObservation]] = {}
+        for model in observation.models:
+            generations.setdefault(self._labels(model.model), []).append(model)
+        serving: dict[Labels, str] = {
+            model.labels: model.serving for model in self._models.values()
+        }
+        return [(ls, merged(found, serving.get(ls, ""))) for ls, found in generations.items()]
 
 
 def _oldest_ns(model: ModelObservation) -> int:

@@ -9,11 +9,12 @@ import numpy as np
 
 from batcher.clock import Clock, monotonic_ns
 from batcher.core.commands import Blame, Outcome, Reason, RefusalCause
+from batcher.core.observation import ModelObservation
 from batcher.core.times import NEVER_NS
 from batcher.telemetry.busy import BusyClock
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram
-from batcher.telemetry.reasons import ENDS, AdmissionReason, End, ReplyReason
+from batcher.telemetry.reasons import ENDS, AdmissionReason, End, ReloadResult, ReplyReason
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCounters
 
@@ -27,7 +28,7 @@ FOLD = 512
 
 
 class ModelTelemetry:
-    """Records one model's events; the collector reads the attributes at a scrape.
+    """Records the events of one model, all its generations; the collector reads the attributes.
 
     Every method is called on the event loop's thread.
     """
@@ -68,6 +69,17 @@ class ModelTelemetry:
         self.elements: dict[str, int] = {}
         """Input elements of executed batches, by kind; empty for a model without padding."""
         self.load_duration = Histogram(LOAD)
+        self.warmup_duration = Histogram(LOAD)
+        self.first_answer = Histogram(LATENCY)
+        """The first answers of generations."""
+        self.reloads = dict.fromkeys(ReloadResult, 0)
+        self.generation = 1
+        """The number of the generation that gets new requests."""
+        self.serving = ""
+        """What `Observation` calls that generation."""
+        self.bisected_batches = 0
+        self.bisect_executions = 0
+        """Counts of generations that are gone."""
         self.load_failures = 0
         self.policy_failures = 0
         self.target_missed = 0
@@ -232,9 +244,23 @@ class ModelTelemetry:
         """Device -> nanoseconds busy up to now."""
         return {device: busy.read(now_ns) for device, busy in self._busy.items()}
 
-    def load_finished(self, seconds: float) -> None:
-        """An instance was loaded and warmed up in this time."""
+    def load_finished(self, seconds: float, warmup_s: float = 0.0) -> None:
+        """An instance was loaded and warmed up in this time; the warm-up took `warmup_s` of it."""
         self.load_duration.observe(seconds)
+        self.warmup_duration.observe(warmup_s)
+
+    def serves(self, key: str, generation: int) -> None:
+        """A generation, which `Observation` calls `key`, gets new requests from now on."""
+        self.serving, self.generation = key, generation
+
+    def generation_ends(self, observed: ModelObservation) -> None:
+        """The scheduler is about to forget a generation, which it observes so for the last time."""
+        self.bisected_batches += observed.bisected_batches
+        self.bisect_executions += observed.bisect_executions
+
+    def reloaded(self, result: ReloadResult) -> None:
+        """A load while the model was served has ended."""
+        self.reloads[result] += 1
 
     def load_failed(self) -> None:
         """An instance could not be loaded."""

@@ -35,6 +35,14 @@ class ReplyReason(StrEnum):
     INTERNAL = "internal"
 
 
+class ReloadResult(StrEnum):
+    """How a load of a model that is served ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 EndReason: TypeAlias = Reason | AdmissionReason | ReplyReason
 End: TypeAlias = tuple[Outcome, EndReason]
 

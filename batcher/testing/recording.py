@@ -43,7 +43,7 @@ class RecordedScheduler(Scheduler):
             [SegmentFiles(folder, _NO_BOUND, _NO_BOUND)],
             segment_ns=segment_ns,
             most_bytes=_NO_BOUND,
-            models=models,
+            models=lambda: models or {},
             clock=lambda: self.now_ns,
             wall=time.time_ns if wall_ns is None else lambda: wall_ns + self.now_ns - begins_ns,
         )

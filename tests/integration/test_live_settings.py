@@ -55,7 +55,8 @@ class Served:
     @property
     def core(self):
         """What the scheduler itself goes by."""
-        return self.application.runner._scheduler.models["hello/1"].settings
+        key = self.application.models.find("hello").key
+        return self.application.runner._scheduler.models[key].settings
 
     def text(self, **batching):
         """The file with other values below `batching`."""
@@ -134,7 +135,7 @@ class TestByCall:
                 {"batching.max_batch_size": "64"},
                 "got 64; allowed: at most 32, the size that its instances",
             ),
-            ({"instances": "2"}, "instances: needs a restart; what can change"),
+            ({"instances": "2"}, "instances: needs the model to be loaded again"),
         ],
     )
     async def test_what_is_wrong_is_refused_by_its_path(self, served, tune, changes, text):
@@ -254,11 +255,14 @@ class TestByFile:
 
     async def test_what_needs_a_restart_holds_up_the_rest(self, served, eventually, caplog):
         before = served.settings
-        text = served.text(target_p99="40ms").replace('"executor"', '"instances": 2, "executor"')
+        text = served.text(target_p99="40ms").replace(
+            '"server": {', '"server": {"max_message": "9MiB", '
+        )
+        assert "9MiB" in text
         served.replace_file(text)
         await eventually(lambda: served.count("file", "rejected") == 1)
         assert served.settings is before
-        assert "models[0].instances: needs a restart" in caplog.text
+        assert "server.max_message: needs a restart" in caplog.text
 
     async def test_a_call_has_it_read(self, served, tune):
         served.replace_file(served.text(target_p99="40ms"))

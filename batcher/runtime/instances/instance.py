@@ -52,6 +52,8 @@ class _WarmupTimes:
 
     profile: Profile = ()
     buckets: tuple[tuple[Shapes, Profile], ...] = ()
+    began_ns: int = 0
+    """When it began."""
 
 
 class Instance:
@@ -77,8 +79,6 @@ class Instance:
         self._incarnation = 0
         self._takes_raw = False
         self._checks: HealthChecks | None = None
-        self._made: tuple[Worker, ModelMetadata, _WarmupTimes] | None = None
-        """The loaded incarnation that `announce` has not yet given to the scheduler."""
         self._down = "not loaded yet"
         self._worker: Worker | None = None
         self._layout = Layout()
@@ -108,11 +108,11 @@ class Instance:
         """Why it is down or unhealthy; empty if it is healthy."""
         return self._down if self._checks is None else self._checks.why
 
-    async def load(self, *, up: bool = True) -> ModelMetadata:
-        """Load and warm up an incarnation; with `up`, announce it to the scheduler as well.
+    async def load(self) -> ModelMetadata:
+        """Load and warm up an incarnation, and announce it to the scheduler.
 
         Raises `ModelLoadError` for every kind of failure. After a failure or a cancellation,
-        nothing stays loaded. Without `up`, call `announce` next.
+        nothing stays loaded.
         """
         started_ns = self._process.clock()
         try:
@@ -125,18 +125,12 @@ class Instance:
             raise ModelLoadError(
                 f"model {self.plan.context.model!r}: the executor could not load: {describe(error)}"
             ) from error
-        self._telemetry.load_finished((self._process.clock() - started_ns) / SECOND)
-        self._made = worker, metadata, measured
-        if up:
-            self.announce(self._pad)
+        ended_ns = self._process.clock()
+        self._telemetry.load_finished(
+            (ended_ns - started_ns) / SECOND, (ended_ns - measured.began_ns) / SECOND
+        )
+        self._come_up(worker, metadata, measured)
         return metadata
-
-    def announce(self, pad: Callable[[ModelMetadata], Padding | None]) -> None:
-        """Give the loaded incarnation to the scheduler; `pad` is used from the next one on."""
-        assert self._made is not None  # noqa: S101 - it was loaded
-        self._pad = pad
-        made, self._made = self._made, None
-        self._come_up(*made)
 
     def run(
         self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
@@ -181,9 +175,6 @@ class Instance:
         if restart is not None:
             restart.cancel()
             await asyncio.wait((restart,), timeout=timeout_s)
-        if self._made is not None:
-            self._made[0].abandon()
-            self._made = None
         if self._worker is None:
             return
         self._stopping = True
@@ -229,11 +220,13 @@ class Instance:
             metadata = with_row_axes(await worker.load(plan.context), plan.context)
             padding = self._padding = self._pad(metadata)
             arguments = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
+            began_ns = process.clock()
             if padding is None:
-                measured = _WarmupTimes(profile=await warm_up(*arguments))
+                measured = _WarmupTimes(profile=await warm_up(*arguments), began_ns=began_ns)
             else:
                 async with process.measuring.setdefault(plan.context.device, asyncio.Lock()):
-                    measured = _WarmupTimes(buckets=await warm_up_buckets(*arguments, padding))
+                    buckets = await warm_up_buckets(*arguments, padding)
+                measured = _WarmupTimes(buckets=buckets, began_ns=began_ns)
         except BaseException:
             worker.abandon()
             raise

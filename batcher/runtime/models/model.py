@@ -1,23 +1,22 @@
-"""One served model: its settings, its instances and what they say of it once loaded."""
+"""One generation of a served model: its settings, its instances and what they say of it once loaded.
+
+A generation is loaded once, serves, drains and is closed. A load of a model that is served makes another
+generation beside it (`batcher.lifecycle`); requests stay with the generation that they were validated
+against. For the scheduler each is a model of its own: `name/version`, then `name/version~2` and so on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from batcher import triton
 from batcher.clock import SECOND
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
-from batcher.errors import (
-    BackendUnavailable,
-    ModelLoadError,
-    ModelUnavailable,
-    UnloadedWhileLoading,
-)
+from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable
 from batcher.executor import ModelMetadata
 from batcher.runtime.health import ModelHealth, ModelState
 from batcher.runtime.instances.instance import Instance
@@ -38,7 +37,7 @@ RETRY_UNAVAILABLE_NS = 1_000_000_000
 
 
 CLOSE_TIMEOUT_S = 1.0
-"""Seconds that an instance may take to close after another one of its model failed to load."""
+"""Seconds that an instance may take to close when nothing is to be answered any more."""
 
 
 FIRST_RETRY_S = 1.0
@@ -48,19 +47,16 @@ LONGEST_RETRY_S = 15.0
 """Seconds before a load that found its backend unavailable is repeated: at first, and at most."""
 
 
-DRAIN_TIMEOUT_S = 30.0
-"""Seconds that batches may still run on instances which a reload replaced."""
-
-
-def model_key(name: str, version: str) -> str:
-    """The name of a model in events, commands and logs: `name/version`."""
-    return f"{name}/{version}"
+def model_key(name: str, version: str, generation: int = 1) -> str:
+    """The name of a generation in events, commands and logs: `name/version`, later `name/version~2`."""
+    return f"{name}/{version}" if generation == 1 else f"{name}/{version}~{generation}"
 
 
 class ServedModel:
-    """One model name and version: its settings, its instances, and its metadata once loaded.
+    """One generation of a model name and version: settings, instances, and metadata once loaded.
 
-    Call every method on the event loop's thread.
+    Call every method on the event loop's thread. After `load` has failed, and after `close`, nothing of
+    it is left but what it says of itself.
     """
 
     def __init__(
@@ -74,10 +70,12 @@ class ServedModel:
         telemetry: ModelTelemetry,
         padding: PaddingRules = NOTHING_PADDED,
         labels: Mapping[str, Labels] | None = None,
+        generation: int = 1,
     ) -> None:
         self.name = name
         self.version = version
-        self.key = model_key(name, version)
+        self.generation = generation
+        self.key = model_key(name, version, generation)
         self.executor = executor
         self.settings = settings
         self.labels = labels or {}
@@ -88,17 +86,26 @@ class ServedModel:
         self.state = ModelState.LOADING
         """Its lifecycle state; `health` also considers the state of its instances."""
         self.why = "not loaded yet"
+        self.note = ""
+        """What is to be said of it while it is ready: that a load beside it has failed, and why."""
+        self.beside: ServedModel | None = None
+        """The generation that is being loaded to replace it."""
+        self.required = True
+        """Whether the server is ready only while this model is."""
+        self.first_answer_due = True
+        """Whether no request has been answered yet."""
         self.layout = Layout()
         self.padding: Padding | None = None
         """How its variable axes are padded; None if they are not, or before the first load."""
         self.rules = padding
         self._process = process
-        self._plans = tuple(plans)
-        self._instances = [self._instance(plan, self._pad) for plan in plans]
-        self._generation = 1
+        self._instances = [
+            Instance(plan, process, telemetry, self._pad, lambda: self.settings.max_batch_size)
+            for plan in plans
+        ]
         self._loaded: tuple[ModelMetadata, Signature] | None = None
-        self._changing = asyncio.Lock()
-        self._loading: asyncio.Task[ModelMetadata] | None = None
+        self._known = False
+        """Whether the scheduler has it."""
 
     @property
     def health(self) -> ModelHealth:
@@ -108,12 +115,29 @@ class ServedModel:
             reasons = [instance.why for instance in self._instances]
             if all(reasons):
                 state, why = ModelState.UNREADY, reasons[0]
-        return ModelHealth(self.name, self.version, state is ModelState.READY, why, state)
+        ready = state is ModelState.READY
+        if self.beside is not None:
+            ready_why = f"generation {self.beside.generation} is being loaded: {self.beside.why}"
+        else:
+            ready_why = self.note
+        return ModelHealth(
+            self.name, self.version, ready, ready_why if ready else why, state, self.required
+        )
 
     @property
     def ready(self) -> bool:
         """Whether it is loaded and at least one instance is up and healthy."""
         return self.state is ModelState.READY and not all(i.why for i in self._instances)
+
+    @property
+    def some_up(self) -> bool:
+        """Whether an instance is up."""
+        return any(instance.up for instance in self._instances)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every instance is up."""
+        return all(instance.up for instance in self._instances)
 
     @property
     def instance_count(self) -> int:
@@ -174,7 +198,7 @@ class ServedModel:
             padding = resolve_padding(self.name, rules, loaded[0])
         self.padding = padding
         try:
-            if self.state in {ModelState.LOADING, ModelState.READY}:
+            if self._known:
                 self._process.runner.configure(self._configured(settings))
         except BaseException:
             self.padding = before
@@ -183,108 +207,90 @@ class ServedModel:
         if loaded is not None:
             self._loaded = loaded[0], self._signature(loaded[0])
 
+    # Its life
+
     async def load(self) -> None:
-        """Load every instance. Raises the first `ModelLoadError`, after closing the others.
+        """Load every instance, then serve. Raises the first `ModelLoadError`, after closing the others.
 
-        A load whose backend is unavailable is repeated for `load_retry_timeout`. A ready model is reloaded
-        (`_reload`). Loads and unloads run one at a time, but an unload ends a load in progress.
+        A load whose backend is unavailable is repeated for `load_retry_timeout`.
         """
-        async with self._changing:
-            if self.state is ModelState.READY:
-                await self._reload()
-                return
-            self._enter(ModelState.LOADING, "loading")
-            self._process.runner.feed(self._configured(self.settings))
-            try:
-                metadata = await self._loaded_by(self._load_instances(self._instances))
-            except (ModelLoadError, asyncio.CancelledError) as error:
-                await self._fail(str(error) or "its load was cancelled")
-                raise
-            self._serve(metadata)
+        self._begin()
+        try:
+            self._loaded = await self._load_instances()
+        except BaseException as error:
+            await self._fail(str(error) or "its load was cancelled")
+            raise
+        self.serve()
 
-    async def unload(self, timeout_s: float) -> None:
-        """Refuse waiting requests, let running batches end within `timeout_s` seconds, then close."""
-        if self._loading is not None:
-            self._loading.cancel()
-        async with self._changing:
-            if self.state is ModelState.UNLOADED:
-                return
-            self._enter(ModelState.UNLOADED, "unloaded")
-            self._process.runner.feed(ModelRemoved(self.key))
-            await self._stop_instances(timeout_s)
+    async def load_instance(self, place: int) -> None:
+        """Load one instance, which runs batches at once. Call `serve` when enough of them are up.
 
-    def _enter(self, state: ModelState, why: str) -> None:
+        Raises `ModelLoadError`; then close the model.
+        """
+        self._begin()
+        metadata = await self._load_instance(self._instances[place])
+        if self._loaded is None:
+            self._loaded = metadata, self._signature(metadata)
+        self._check_same(metadata, self._loaded[0])
+
+    async def stop_instance(self, place: int, timeout_s: float) -> None:
+        """Let what runs on one instance end within `timeout_s` seconds, then close it."""
+        await self._instances[place].stop(timeout_s)
+
+    def serve(self) -> None:
+        """Be ready: what is loaded is enough."""
+        self.layout = layout_of(self.metadata)
+        self.enter(ModelState.READY, "")
+
+    def enter(self, state: ModelState, why: str) -> None:
+        """Be in this state. In any but READY new requests are refused; accepted ones go on."""
         self.state, self.why = state, why
         self._process.changed()
 
-    def _serve(self, metadata: ModelMetadata) -> None:
-        self.layout = layout_of(metadata)
-        self._loaded = metadata, self._signature(metadata)
-        self._enter(ModelState.READY, "")
+    async def drained(self) -> None:
+        """Wait until everything that it has accepted has ended."""
+        await self._process.runner.drained(self.key)
 
-    async def _loaded_by(self, load: Coroutine[Any, Any, ModelMetadata]) -> ModelMetadata:
-        """Wait for a load. Raises `UnloadedWhileLoading` if `unload` ended it."""
-        task = self._loading = asyncio.ensure_future(load)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if task.cancelled() and not (current and current.cancelling()):
-                text = f"{self.name}: the model was unloaded while it was loading"
-                raise UnloadedWhileLoading(text) from None
-            task.cancel()
-            await asyncio.wait((task,))
-            raise
-        finally:
-            self._loading = None
+    async def drain(self, timeout_s: float) -> None:
+        """Answer what it has accepted, within `timeout_s` seconds, then close; what is left is refused.
 
-    async def _reload(self) -> None:
-        """Load a second set of instances, then switch over to it.
-
-        If that load fails, the first set goes on serving. If the inputs or outputs differ from
-        those before, waiting requests are refused and the first set stops before the second starts.
+        When this coroutine is cancelled, nothing is waited for.
         """
-        self._generation += 1
-        old, rules = self._instances, self.rules
-        fresh = [
-            self._instance(
-                replace(plan, name=f"{plan.name}.{self._generation}"),
-                lambda metadata: resolve_padding(self.name, rules, metadata),
-            )
-            for plan in self._plans
-        ]
+        ends_s = self._process.loop.time() + timeout_s
         try:
-            metadata = await self._loaded_by(self._load_instances(fresh, up=False))
-        except (ModelLoadError, asyncio.CancelledError):
-            await asyncio.gather(*(i.stop(CLOSE_TIMEOUT_S) for i in fresh))
-            raise
-        if self._loaded is None or metadata != self._loaded[0]:
-            try:
-                await self._stop_before_switch(metadata)
-            except (ModelLoadError, asyncio.CancelledError) as error:
-                await asyncio.gather(*(i.stop(CLOSE_TIMEOUT_S) for i in fresh))
-                await self._fail(str(error) or "its load was cancelled")
-                raise
-        self._instances = fresh
-        for instance in fresh:
-            instance.announce(self._pad)
-        self._serve(metadata)
-        await asyncio.gather(*(i.stop(DRAIN_TIMEOUT_S) for i in old))
+            async with asyncio.timeout(timeout_s):
+                await self.drained()
+        except TimeoutError:
+            log.warning(
+                "%s: requests are unanswered after %g s of draining (drain_timeout); they are refused",
+                self.key,
+                timeout_s,
+            )
+        await self.close(max(CLOSE_TIMEOUT_S, ends_s - self._process.loop.time()))
 
-    async def _stop_before_switch(self, metadata: ModelMetadata) -> None:
-        """Stop the serving instances, because those that replace them have another interface."""
-        self._enter(ModelState.LOADING, "it is being reloaded with other inputs or outputs")
-        self._process.runner.feed(ModelRemoved(self.key))
-        await self._stop_instances(DRAIN_TIMEOUT_S)
-        self.padding = resolve_padding(self.name, self.rules, metadata)
-        self._process.runner.feed(self._configured(self.settings))
+    async def close(self, timeout_s: float) -> None:
+        """Refuse what waits, let running batches end within `timeout_s` seconds, close all instances."""
+        if self._known:
+            self._known = False
+            self._keep_counts()
+            self._process.runner.feed(ModelRemoved(self.key))
+        await asyncio.gather(*(instance.stop(timeout_s) for instance in self._instances))
 
-    def _instance(
-        self, plan: InstancePlan, pad: Callable[[ModelMetadata], Padding | None]
-    ) -> Instance:
-        return Instance(
-            plan, self._process, self.telemetry, pad, lambda: self.settings.max_batch_size
-        )
+    def _begin(self) -> None:
+        if not self._known:
+            self.enter(ModelState.LOADING, "loading")
+            self._known = True
+            self._process.runner.feed(self._configured(self.settings))
+
+    async def _fail(self, why: str) -> None:
+        self.enter(ModelState.FAILED, why)
+        await self.close(CLOSE_TIMEOUT_S)
+
+    def _keep_counts(self) -> None:
+        """Keep what the scheduler has counted, before it forgets this generation."""
+        for observed in self._process.runner.observe().models:
+            if observed.model == self.key:
+                self.telemetry.generation_ends(observed)
 
     def _pad(self, metadata: ModelMetadata) -> Padding | None:
         """How a loading instance is padded. Tells the scheduler, before the instance's first batch.
@@ -299,7 +305,7 @@ class ServedModel:
         if self.padding is not None:
             self.telemetry.padded()
         after = self._configured(self.settings)
-        if after != before:
+        if after != before and self._known:
             self._process.runner.feed(after)
         return self.padding
 
@@ -312,15 +318,13 @@ class ServedModel:
     def _signature(self, metadata: ModelMetadata) -> Signature:
         return Signature(self.name, metadata, self.settings.max_request_rows, self.padding)
 
-    async def _load_instances(
-        self, instances: Sequence[Instance], *, up: bool = True
-    ) -> ModelMetadata:
-        tasks = [asyncio.create_task(self._load_instance(each, up=up)) for each in instances]
+    async def _load_instances(self) -> tuple[ModelMetadata, Signature]:
+        tasks = [asyncio.create_task(self._load_instance(each)) for each in self._instances]
         try:
             loaded = await asyncio.gather(*tasks)
             for metadata in loaded:
                 self._check_same(metadata, loaded[0])
-            return loaded[0]
+            return loaded[0], self._signature(loaded[0])
         finally:
             for task in tasks:
                 task.cancel()
@@ -335,29 +339,21 @@ class ServedModel:
                 " model's files may have changed: load the model again"
             )
 
-    async def _load_instance(self, instance: Instance, *, up: bool) -> ModelMetadata:
+    async def _load_instance(self, instance: Instance) -> ModelMetadata:
         loop, delay_s = self._process.loop, FIRST_RETRY_S
         ends_s = loop.time() + instance.plan.load_retry_ns / SECOND
         while True:
             try:
-                return await instance.load(up=up)
+                return await instance.load()
             except BackendUnavailable as error:
                 wait_s = min(delay_s, ends_s - loop.time())
                 if wait_s <= 0:
                     raise
                 log.warning("%s: %s; trying again in %.1f s", instance.plan.name, error, wait_s)
-                if up:
-                    self._enter(ModelState.LOADING, f"{error}; trying again")
+                if self.state is ModelState.LOADING:
+                    self.enter(ModelState.LOADING, f"{error}; trying again")
             await asyncio.sleep(wait_s)
             delay_s = min(2 * delay_s, LONGEST_RETRY_S)
-
-    async def _fail(self, why: str) -> None:
-        self._enter(ModelState.FAILED, why)
-        self._process.runner.feed(ModelRemoved(self.key))
-        await self._stop_instances(CLOSE_TIMEOUT_S)
-
-    async def _stop_instances(self, timeout_s: float) -> None:
-        await asyncio.gather(*(i.stop(timeout_s) for i in self._instances))
 
     def _require(self) -> tuple[ModelMetadata, Signature]:
         if self._loaded is None:

@@ -13,18 +13,30 @@ from batcher.runtime.models.model import ServedModel
 
 
 class ModelRegistry:
-    """The configured models, found by name and version. Iterates in the order of the configuration."""
+    """The generation of each model and version that gets new requests. Changes while the server runs.
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
-        self._models = {(m.name, m.version): m for m in models}
+    Iterates in the order in which the models came. Every change is whole before another event is
+    handled, so that no request falls between two generations. Call every method on the event loop.
+    """
+
+    def __init__(self, models: Sequence[ServedModel] = ()) -> None:
+        self._models: dict[tuple[str, str], ServedModel] = {}
         self._versions: dict[str, list[ServedModel]] = {}
         for model in models:
-            self._versions.setdefault(model.name, []).append(model)
-        for versions in self._versions.values():
-            versions.sort(key=lambda m: int(m.version), reverse=True)
+            self.put(model)
 
     def __iter__(self) -> Iterator[ServedModel]:
-        return iter(self._models.values())
+        return iter(tuple(self._models.values()))
+
+    def put(self, model: ServedModel) -> None:
+        """Send new requests to this generation, instead of another one of the same name and version."""
+        self._models[model.name, model.version] = model
+        self._sort(model.name)
+
+    def remove(self, name: str, version: str) -> None:
+        """Forget a name and version: new requests for it are refused as those for an unknown model."""
+        self._models.pop((name, version), None)
+        self._sort(name)
 
     def find(self, name: str, version: str = "") -> ServedModel:
         """The model of that name and version.
@@ -38,8 +50,9 @@ class ModelRegistry:
                 return model
         versions = self._versions.get(name)
         if versions is None:
+            known = ", ".join(self._versions) or "none"
             raise UnknownModel(
-                f"unknown model {shown(name)}; known models: {', '.join(self._versions)}",
+                f"unknown model {shown(name)}; known models: {known}",
                 triton=triton.unknown_model(name),
             )
         if version:
@@ -56,3 +69,11 @@ class ModelRegistry:
         """The versions of a model, newest first. Raises `UnknownModel`."""
         self.find(name)
         return [m.version for m in self._versions[name]]
+
+    def _sort(self, name: str) -> None:
+        versions = [model for model in self._models.values() if model.name == name]
+        versions.sort(key=lambda model: int(model.version), reverse=True)
+        if versions:
+            self._versions[name] = versions
+        else:
+            self._versions.pop(name, None)

@@ -92,14 +92,14 @@ class Reviewer:
 
     def __init__(
         self,
-        models: Sequence[ReviewedModel],
+        models: Iterable[ReviewedModel],
         observe: Callable[[], Observation],
         clock: Clock = monotonic_ns,
     ) -> None:
         self._models = models
         self._observe = observe
         self._clock = clock
-        self._before = {model.key: _Counts() for model in models}
+        self._before: dict[ModelTelemetry, _Counts] = {}
         self._busy_ns: Counter[str] = Counter()
         self._at_ns = clock()
         self._hinted: set[str] = set()
@@ -126,9 +126,10 @@ class Reviewer:
             busy_ns.update(model.telemetry.busy_ns(now_ns))
         spent_ns, self._busy_ns = busy_ns - self._busy_ns, busy_ns
         observed = {model.model: model for model in self._observe().models}
+        counted, self._before = self._before, {}
         for model in self._models:
-            now, before = _counts(model.telemetry), self._before[model.key]
-            self._before[model.key] = now
+            now, before = _counts(model.telemetry), counted.get(model.telemetry, _Counts())
+            self._before[model.telemetry] = now
             if model.key not in observed:
                 continue
             # Batches of several models on a device may overlap.

@@ -5,9 +5,7 @@ Loading and unloading works on admin listeners only; a data listener refuses it 
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -16,17 +14,15 @@ from google.protobuf.message import DecodeError, Message
 from batcher import __version__
 from batcher.core.settings import FixedWindow
 from batcher.errors import (
-    BatcherError,
     Draining,
     InvalidRequest,
-    ModelUnavailable,
     NotPermitted,
     NotSupported,
     UnknownModel,
 )
+from batcher.lifecycle import ModelManager
 from batcher.protocol import INFERENCE, MAX_CONTROL_BYTES, inference, methods
 from batcher.runtime.health import ModelState
-from batcher.runtime.models.model import ServedModel
 from batcher.server.calls import Context, answered
 from batcher.server.messages.describe import (
     Batching,
@@ -34,10 +30,9 @@ from batcher.server.messages.describe import (
     model_metadata_response,
     statistics_response,
 )
+from batcher.server.messages.repository import load_parameters
 from batcher.server.status import Style, shortened
 from batcher.service import Batcher
-
-log = logging.getLogger(__name__)
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -64,9 +59,6 @@ NOT_SUPPORTED = {
 }
 """RPCs of the protocol that are not supported, and what to do instead."""
 
-UNLOAD_TIMEOUT_S = 30.0
-"""How long running batches may take to end when their model is unloaded."""
-
 INDEX_STATES = {
     ModelState.READY: "READY",
     ModelState.LOADING: "LOADING",
@@ -79,11 +71,13 @@ INDEX_STATES = {
 class ControlServicer:
     """Answers all RPCs but inference, for one kind of listener."""
 
-    def __init__(self, batcher: Batcher, style: Style, *, admin: bool) -> None:
+    def __init__(
+        self, batcher: Batcher, manager: ModelManager, style: Style, *, admin: bool
+    ) -> None:
         self._batcher = batcher
+        self._manager = manager
         self._style = style
         self._admin = admin
-        self._changes: set[asyncio.Task[None]] = set()
 
     def methods(self) -> dict[str, Callable[[bytes, Context], Awaitable[bytes]]]:
         """Method name -> handler, which takes and returns serialized messages."""
@@ -102,12 +96,6 @@ class ControlServicer:
         for name, why in NOT_SUPPORTED.items():
             answers[name] = partial(_not_supported, name, why)
         return {name: self._guarded(name, method) for name, method in answers.items()}
-
-    async def end_changes(self) -> None:
-        """Cancel loads and unloads that are in progress."""
-        for change in self._changes:
-            change.cancel()
-        await asyncio.gather(*self._changes, return_exceptions=True)
 
     def _guarded(
         self, name: str, method: Callable[[Any], Awaitable[Message]]
@@ -205,48 +193,37 @@ class ControlServicer:
                     state=INDEX_STATES[model.state],
                     reason=shortened(model.reason),
                 )
+        for known in () if request.ready else self._manager.known():
+            response.models.add(
+                name=known.name,
+                version=known.version,
+                state="UNAVAILABLE",
+                reason=shortened(known.reason),
+            )
         return response
 
     async def _load(
         self, request: inference.RepositoryModelLoadRequest
     ) -> inference.RepositoryModelLoadResponse:
-        models = self._change(request.model_name)
-        if request.parameters:
-            raise NotSupported(
-                f"{request.model_name}: a model is loaded as the configuration file says; parameters of"
-                f" this call are not supported, leave them out: {_listed(request.parameters)}"
-            )
-        await self._run_change(_load_all(models))
+        self._check_allowed()
+        await self._manager.load(request.model_name, load_parameters(request))
         return inference.RepositoryModelLoadResponse()
 
     async def _unload(
         self, request: inference.RepositoryModelUnloadRequest
     ) -> inference.RepositoryModelUnloadResponse:
-        models = self._change(request.model_name)
+        self._check_allowed()
         # No model depends on another, so both values of this one mean the same.
         unknown = set(request.parameters) - {"unload_dependents"}
         if unknown:
             raise NotSupported(
-                f"{request.model_name}: parameters of an unload: got {_listed(unknown)};"
-                " allowed: unload_dependents"
+                f"{request.model_name}: parameters of an unload: got"
+                f" {shortened(', '.join(sorted(unknown)))}; allowed: unload_dependents"
             )
-        await self._run_change(_unload_all(models))
+        await self._manager.unload(request.model_name)
         return inference.RepositoryModelUnloadResponse()
 
-    async def _run_change(self, change: Coroutine[Any, Any, None]) -> None:
-        """Wait for a change, which continues when its caller leaves, so that none is left half done."""
-        task = asyncio.create_task(change)
-        self._changes.add(task)
-        task.add_done_callback(self._change_ended)
-        await asyncio.shield(task)
-
-    def _change_ended(self, change: asyncio.Task[None]) -> None:
-        self._changes.discard(change)
-        if not change.cancelled():
-            change.exception()  # read, or asyncio logs it again: the caller and the log have it
-
-    def _change(self, name: str) -> list[ServedModel]:
-        """Every version of the model to change. Raises if that is not allowed here."""
+    def _check_allowed(self) -> None:
         if not self._admin:
             raise NotPermitted(
                 "loading and unloading models is not permitted on this listener; call an address of"
@@ -254,29 +231,6 @@ class ControlServicer:
             )
         if self._batcher.draining:
             raise Draining("the server is shutting down; models cannot be changed any more")
-        models = self._batcher.models
-        if not name:
-            raise UnknownModel("the request names no model; set model_name")
-        return [models.find(name, version) for version in models.versions(name)]
-
-
-async def _load_all(models: Sequence[ServedModel]) -> None:
-    for model in models:
-        try:
-            await model.load()
-        except BatcherError as error:
-            log.warning("an admin call could not load %s: %s", model.name, error)
-            raise ModelUnavailable(str(error)) from error
-
-
-async def _unload_all(models: Sequence[ServedModel]) -> None:
-    for model in models:
-        await model.unload(UNLOAD_TIMEOUT_S)
-        log.info("%s version %s was unloaded by an admin call", model.name, model.version)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return shortened(", ".join(sorted(names)))
 
 
 async def _not_supported(name: str, why: str, _: object) -> Message:

@@ -7,6 +7,7 @@ families of one subject, and docs/metrics.md has the table of all of them.
 
 from batcher.telemetry.families import (
     batches,
+    models,
     process,
     queue,
     recording,
@@ -25,6 +26,7 @@ __all__ = [
     "Family",
     "Stage",
     "batches",
+    "models",
     "process",
     "queue",
     "recording",
@@ -38,6 +40,7 @@ FAMILIES: tuple[Family, ...] = (
     *queue.FAMILIES,
     *requests.FAMILIES,
     *batches.FAMILIES,
+    *models.FAMILIES,
     *recording.FAMILIES,
     *transport.FAMILIES,
     *repository.FAMILIES,

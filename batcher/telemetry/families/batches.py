@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import FILL, LOAD, MODEL, ROWS, Family
+from batcher.telemetry.families.family import FILL, MODEL, ROWS, Family
 
 BATCH_ROWS = Family(
     "batcher_batch_rows", "histogram", "rows", MODEL, "Rows of an executed batch.", ROWS
@@ -38,21 +38,6 @@ EXECUTOR_BUSY = Family(
     (*MODEL, "device"),
     "Time during which at least one batch of the model was running on the device. Batches that "
     "overlap count once, and a running batch counts up to the scrape: the rate is the duty cycle.",
-)
-MODEL_LOAD_DURATION = Family(
-    "batcher_model_load_duration_seconds",
-    "histogram",
-    "seconds",
-    MODEL,
-    "Time that an instance took to load and warm up.",
-    LOAD,
-)
-MODEL_LOAD_FAILURES = Family(
-    "batcher_model_load_failures",
-    "counter",
-    "loads",
-    MODEL,
-    "Attempts to load an instance that failed.",
 )
 POLICY_FAILURES = Family(
     "batcher_policy_failures",
@@ -91,8 +76,6 @@ FAMILIES = (
     BATCH_FILL_RATIO,
     BATCH_ELEMENTS,
     EXECUTOR_BUSY,
-    MODEL_LOAD_DURATION,
-    MODEL_LOAD_FAILURES,
     POLICY_FAILURES,
     BISECTIONS,
     BISECTION_EXECUTIONS,

@@ -82,7 +82,7 @@ async def test_an_admin_listener_unloads_and_loads(served, fakes, request_of):
     assert [call.method for call in fakes[0].calls] == ["load", "close"]
 
 
-async def test_an_unload_answers_what_runs_and_refuses_what_waits(
+async def test_an_unload_answers_what_was_accepted_and_refuses_what_comes(
     served, fakes, request_of, eventually
 ):
     application, data, admin = served
@@ -93,14 +93,39 @@ async def test_an_unload_answers_what_runs_and_refuses_what_waits(
     await eventually(lambda: application.batcher.unanswered == 2)
 
     unloading = asyncio.ensure_future(admin.RepositoryModelUnload(unload()))
-    error = await refusal(waiting)
+    await eventually(lambda: not application.models.find("hello").ready)
+    assert (await index(data))[0] == ("hello", "UNAVAILABLE", "unloading")
+    error = await refusal(data.ModelInfer(request_of(), timeout=WAIT_S))
     assert error.code() is UNAVAILABLE
-    assert "unloaded" in error.details()
+    assert "unloading" in error.details()
     assert not unloading.done()
 
     hang.release()
-    assert (await running).model_name == "hello"
+    assert [(await each).model_name for each in (running, waiting)] == ["hello", "hello"]
     await unloading
+    assert (await index(data))[0] == ("hello", "UNAVAILABLE", "unloaded")
+
+
+async def test_an_unload_refuses_what_it_cannot_answer_in_time(
+    start, hello, fakes, dial, request_of
+):
+    document = hello(
+        server={"admin": ["127.0.0.1:0"]}, executor="fake", options={}, drain_timeout="50ms"
+    )
+    application = await start(document)
+    data = await dial(application.grpc.addresses[0])
+    admin = await dial(application.grpc.admin_addresses[0])
+    hang = fakes[0].hang_next()
+    running = asyncio.ensure_future(data.ModelInfer(request_of(), timeout=WAIT_S))
+    await asyncio.to_thread(hang.wait_entered)
+    waiting = asyncio.ensure_future(data.ModelInfer(request_of(), timeout=WAIT_S))
+    unloading = asyncio.ensure_future(admin.RepositoryModelUnload(unload()))
+    for call in (waiting, running):
+        error = await refusal(call)
+        assert error.code() is UNAVAILABLE
+    await unloading
+    assert await index(data) == [("hello", "UNAVAILABLE", "unloaded")]
+    hang.release()
 
 
 async def test_a_model_that_cannot_load_says_why(served, fakes, request_of):
@@ -129,7 +154,7 @@ async def test_unknown_models_and_overrides_are_refused(served):
     request.parameters["config"].string_param = "{}"
     error = await refusal(admin.RepositoryModelLoad(request))
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "not supported, leave them out: config" in error.details()
+    assert "loaded as the configuration file says" in error.details()
 
     request = unload()
     request.parameters["force"].bool_param = True

@@ -119,7 +119,7 @@ async def test_a_refusal_has_tritons_text(stub, case):
 )
 async def test_a_model_that_was_unloaded_is_unknown(start, hello, dial, version, text):
     application = await start(hello(server={"status_codes": "triton"}))
-    await application.models.find("hello").unload(1)
+    await application.manager.unload("hello")
     stub = await dial(application.grpc.addresses[0])
 
     with pytest.raises(aio.AioRpcError) as caught:

@@ -345,7 +345,7 @@ class World:
         assert self.runner._running == {}
         counts = self.model.telemetry.requests
         assert sum(counts.values()) == sum(caller.entered for caller in self.callers)
-        await self.model.unload(1.0)
+        await self.model.close(1.0)
         self.runner.close()
 
 

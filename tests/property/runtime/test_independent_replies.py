@@ -216,7 +216,7 @@ async def answers(callers, policy, padding, executor):
     requests = [request_of(number, each) for number, each in enumerate(callers)]
     calls = [infer(batcher, request) for request in requests]
     ends = await asyncio.gather(*calls, return_exceptions=True)
-    await model.unload(1.0)
+    await model.close(1.0)
     return requests, ends
 
 

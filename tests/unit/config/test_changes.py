@@ -1,8 +1,15 @@
 """What may change while a server runs, and what two configurations differ in."""
 
 import pytest
+import yaml
 
-from batcher.config import difference, parse_config, tunable_settings, with_changes
+from batcher.config import (
+    difference,
+    loads_again,
+    parse_config,
+    tunable_settings,
+    with_changes,
+)
 from batcher.errors import ConfigError
 
 TEXT = """
@@ -72,26 +79,56 @@ class TestDifference:
         ("old", "new", "path"),
         [
             ("127.0.0.1:1", "127.0.0.1:2", "server.grpc"),
-            ("executor: emulated", "executor: other", "models[0].executor"),
-            ("secret: hush", "secret: louder", "models[0].options.secret"),
-            ("name: other", "{name: other, instances: 2}", "models[1].instances"),
-            ("max_in_flight: 1", "max_in_flight: 2", "devices.cpu.max_in_flight"),
-            ("name: other", "{name: other, warmup: {length: 5}}", "models[1].warmup.length"),
         ],
     )
-    def test_everything_else_needs_a_restart(self, differences, old, new, path):
+    def test_what_is_no_models_needs_a_restart(self, differences, old, new, path):
+        assert differences((old, new)) == ([], [path])
+
+    @pytest.mark.parametrize(
+        ("old", "new", "change"),
+        [
+            ("executor: emulated", "executor: fake", "m/1 executor: emulated -> fake"),
+            ("secret: hush", "secret: louder", "m/1 options.secret: hidden -> hidden"),
+            ("secret: hush", "other: hush", "m/1 options.secret: hidden -> absent"),
+            ("name: other", "{name: other, instances: 2}", "other/1 instances: 1 -> 2"),
+            (
+                "name: other",
+                "{name: other, warmup: {length: 5}}",
+                "other/1 warmup.length: 16 -> 5",
+            ),
+        ],
+    )
+    def test_everything_else_of_a_model_loads_it_again(self, config, differences, old, new, change):
         if new.startswith("{"):
             old, new = f"- {old}\n    executor: emulated", f"- {new[:-1]}, executor: emulated}}"
         changes, restart = differences((old, new))
-        assert (changes, restart) == ([], [path])
+        assert (changes[0], restart) == (change, [])
+        changed = parse_config(TEXT.replace(old, new, 1))
+        assert any(map(loads_again, config.models, changed.models))
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("reload", "one_by_one"), ("drain_timeout", "5s"), ("queue", "{max_rows: 1}")],
+    )
+    def test_how_a_model_is_loaded_and_what_changes_in_place_loads_nothing(self, m, key, value):
+        changed = type(m).model_validate(m.document() | {key: yaml.safe_load(value)})
+        assert changed != m
+        assert not loads_again(m, changed)
+
+    def test_limits_of_devices_are_a_change_of_their_own(self, config):
+        changed = difference(
+            config, parse_config(TEXT.replace("max_in_flight: 1", "max_in_flight: 2", 1))
+        )
+        assert (changed.changes, changed.restart, changed.devices) == ((), (), True)
+        assert not difference(config, config).devices
 
     def test_no_value_of_an_option_is_reported(self, differences):
         assert "louder" not in str(differences(("hush", "louder")))
 
-    def test_models_come_and_go_with_a_restart_only(self, differences):
+    def test_models_come_and_go(self, differences):
         assert differences(("name: other", "name: another")) == (
+            ["another/1: absent -> served", "other/1: served -> absent"],
             [],
-            ["models[1] (another version 1 is new)", "models (other version 1 is gone)"],
         )
 
     def test_the_order_of_models_does_not_matter(self, config):
@@ -150,9 +187,9 @@ class TestWithChanges:
             ("batching.target_p99", "40", "batching.target_p99: got 40; allowed: a number with a"),
             ("batching.target", "40ms", "batching.target: unknown key; did you mean target_p99?"),
             ("target_p99", "40ms", "target_p99: unknown key; write it under batching"),
-            ("instances", "2", "instances: needs a restart; what can change while the server runs"),
-            ("name", "x", "name: needs a restart"),
-            ("options.base", "1ms", "options.base: needs a restart"),
+            ("instances", "2", "instances: needs the model to be loaded again, for which the"),
+            ("name", "x", "name: needs the model to be loaded again"),
+            ("options.base", "1ms", "options.base: needs the model to be loaded again"),
             ("queue.default_priority", "4", "queue.default_priority: got 4; allowed: 1 to"),
             (
                 "batching.max_queue_delay",

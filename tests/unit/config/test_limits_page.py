@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from batcher.app import CLOSE_TIMEOUT_S, LAST_WRITES_S
+from batcher.app import LAST_WRITES_S
 from batcher.cli.files import OTHER_FILES
 from batcher.clock import SECOND
 from batcher.config import (
@@ -50,6 +50,7 @@ from batcher.runtime.interface.forwarded import MAX_FORWARDED
 from batcher.runtime.interface.labels import MAX_LABELS_BYTES
 from batcher.runtime.interface.padding import MAX_WARMUP_BUCKETS
 from batcher.runtime.interface.signature import MAX_SHARED_INPUT_BYTES
+from batcher.runtime.models.model import CLOSE_TIMEOUT_S
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.server.messages.classification import MAX_CLASSES, MAX_WIDTH
 from batcher.server.messages.parameters import MAX_TENANT, MAX_WAIT_NS
@@ -66,7 +67,6 @@ from batcher.server.messages.wire import (
     MAX_PARAMETERS,
     MAX_TEXT,
 )
-from batcher.server.services.control import UNLOAD_TIMEOUT_S
 from batcher.telemetry.watchdog import LOG_INTERVAL_NS, STALL_NS
 from batcher.web.app import MAX_WAITING_SCRAPES
 from batcher.web.connection import CLIENT_TIMEOUT_S, MAX_HEADER_BYTES, MAX_UNREAD_BYTES
@@ -159,8 +159,6 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["shapes whose bucket is cached"] == f"{MOST_KNOWN:,}"
     headers = f"{REMEMBERED_HEADERS:,}, of at most {REMEMBERED_HEADER_BYTES} bytes"
     assert rows["cached tensor headers"] == headers
-    unload = rows["time to end the batches of a model that is unloaded"]
-    assert unload == f"{UNLOAD_TIMEOUT_S:g}s"
     again = rows["time between two tries to replace an instance"]
     assert again == f"{FIRST_RESTART_DELAY_S:g}s, doubled up to {LONGEST_RESTART_DELAY_S:g}s"
     assert rows["values of a configuration, aliases counted"] == f"{MOST_VALUES:,}"
@@ -169,6 +167,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["a file of labels"] == f"{MAX_LABELS_BYTES >> 20} MiB"
     assert rows["shapes whose service times are kept"] == str(MOST_SHAPES)
     assert rows["last answers as the server stops"] == f"{LAST_WRITES_S:g}s"
+    close = rows["time to close an instance when nothing is left to answer"]
+    assert close == f"{CLOSE_TIMEOUT_S:g}s"
     assert rows["last batches as the server stops"] == f"{CLOSE_TIMEOUT_S:g}s"
     assert rows["last HTTP answers as the server stops"] == f"{STOP_TIMEOUT_S}s"
     name = rows["a name from a request in an error message"]

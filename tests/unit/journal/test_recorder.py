@@ -197,7 +197,7 @@ def test_an_unexpected_failure_costs_a_segment_and_not_the_recorder(
 
 def test_the_settings_of_models_and_the_scheduler_are_in_each_opening(start, sink, tmp_path):
     scheduler = Scheduler()
-    recorder = start(scheduler, models={"m/1": {"batching": {"policy": "none"}}})
+    recorder = start(scheduler, models=lambda: {"m/1": {"batching": {"policy": "none"}}})
     step(recorder, scheduler, 20_000)
     recorder.close()
     one, two = read(sink, tmp_path).segments
@@ -208,7 +208,7 @@ def test_the_settings_of_models_and_the_scheduler_are_in_each_opening(start, sin
 def test_each_opening_has_the_settings_that_are_in_force(start, sink, tmp_path):
     scheduler = Scheduler()
     began = {"batching": {"policy": "none", "max_batch_size": 4}, "queue": {}}
-    recorder = start(scheduler, models={"m/1": began})
+    recorder = start(scheduler, models=lambda: {"m/1": began})
     step(recorder, scheduler, 1, ModelConfigured("m/1", ModelSettings(4, NoBatching())))
     step(recorder, scheduler, 10_000)
     step(recorder, scheduler, 10_001, ModelConfigured("m/1", ModelSettings(2, NoBatching())))

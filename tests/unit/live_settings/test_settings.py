@@ -54,14 +54,40 @@ class Model:
         self.settings, self.rules = settings, rules
 
 
+class Models:
+    """What is served: the file's models, and what they were asked to follow."""
+
+    def __init__(self, config):
+        self.models = [Model(model) for model in config.models]
+        self.in_force = list(config.models)
+        self.followed = []
+
+    def configurations(self):
+        return self.in_force
+
+    of_file = configurations
+
+    def configurable(self, name, version):
+        found = (m for m in self.models if (m.name, m.version) == (name, version))
+        return next(found, None)
+
+    def configured(self, config):
+        place = [(m.name, m.version) for m in self.in_force].index((config.name, config.version))
+        self.in_force[place] = config
+
+    def follow(self, config):
+        self.followed.append(config)
+
+
 class World:
     def __init__(self, path):
         self.path = path
         self.write(TEXT)
         config = load_config(path)
-        self.models = [Model(model) for model in config.models]
+        self.served = Models(config)
+        self.models = self.served.models
         self.telemetry = SettingsTelemetry(epoch=lambda: 7.0)
-        self.live_settings = LiveSettings(config, self.models, self.telemetry, path)
+        self.live_settings = LiveSettings(config, self.served, self.telemetry, path)
 
     def write(self, text):
         self.path.write_text(text, encoding="utf-8")
@@ -149,7 +175,7 @@ class TestUpdate:
                 "",
                 {"batching.max_batch_size": "0"},
                 InvalidRequest,
-                "a change from or to 0 (a model without a batch axis) needs a restart",
+                "a change from or to 0 (a model without a batch axis) loads the model again",
             ),
             ("a", "", {}, InvalidRequest, "changes: got none"),
             ("", "", {"queue.max_rows": "1"}, InvalidRequest, "model: the request names no model"),
@@ -269,27 +295,7 @@ class TestReload:
         [
             ("50ms", "50", "models[0].batching.target_p99 (line 5): got 50"),
             ("executor: emulated", "{", "not valid YAML"),
-            (
-                "target_p99",
-                "max_batch_size: 64, target_p99",
-                "models[0].batching.max_batch_size: got 64",
-            ),
-            (
-                "executor: emulated",
-                "executor: emulated\n    instances: 2",
-                "models[0].instances: needs a",
-            ),
-            (
-                "executor: emulated",
-                "executor: emulated\n    inputs: [{input: X, batched: true}]",
-                "models[0].inputs: needs a",
-            ),
             ("models:", "server: {http: null}\nmodels:", "server.http: needs a restart"),
-            (
-                "executor: emulated",
-                "executor: emulated\n    outputs: [{output: Y, labels: l.txt}]",
-                "models[0].outputs: a change of labels needs a restart",
-            ),
         ],
     )
     async def test_a_file_that_is_wrong_changes_nothing(self, world, caplog, old, new, problem):
@@ -302,6 +308,45 @@ class TestReload:
         assert problem in caplog.text
         assert (world.settings, world.counts) == (before, {("file", "rejected"): 1})
 
+    @pytest.mark.parametrize(
+        ("old", "new", "changes"),
+        [
+            (
+                "target_p99",
+                "max_batch_size: 64, target_p99",
+                ["a/1 batching.max_batch_size: 32 -> 64"],
+            ),
+            (
+                "target_p99: 50ms",
+                "max_batch_size: 0",
+                [
+                    "a/1 batching.max_batch_size: 32 -> 0",
+                    "a/1 batching.target_p99: 50ms -> null",
+                ],
+            ),
+            ("emulated", "emulated\n    instances: 2", ["a/1 instances: 1 -> 2"]),
+            ("emulated", "fake", ["a/1 executor: emulated -> fake"]),
+            ('version: "2"', 'version: "3"', ["b/3: absent -> served", "b/2: served -> absent"]),
+        ],
+    )
+    async def test_what_is_loaded_again_is_left_to_what_serves_models(
+        self, world, old, new, changes
+    ):
+        before = world.settings
+        world.rewrite(old, new)
+        world.write(world.path.read_text() + "    queue: {max_rows: 3}\n")
+        applied = await world.live_settings.reload(FILE)
+        assert [text for text in texts(applied) if "max_rows" not in text] == changes
+        assert world.settings[:2] == before[:2]
+        (followed,) = world.served.followed
+        assert followed == load_config(world.path)
+        if '"3"' not in new:
+            assert world.settings[2].queue.max_rows == 3
+
+    async def test_labels_are_not_changed_by_a_call(self, world):
+        with pytest.raises(InvalidRequest, match="a change of labels loads the model again"):
+            await world.live_settings.update("a", "", {"outputs": "[{output: y, labels: l.txt}]"})
+
     async def test_a_file_that_is_gone_changes_nothing(self, world):
         world.path.unlink()
         with pytest.raises(ConfigError, match="No such file"):
@@ -309,7 +354,7 @@ class TestReload:
         assert world.counts == {("signal", "rejected"): 1}
 
     async def test_without_a_file_there_is_nothing_to_read(self, world):
-        without = LiveSettings(world.live_settings.config, world.models, world.telemetry)
+        without = LiveSettings(world.live_settings.config, world.served, world.telemetry)
         with pytest.raises(ConfigError, match="started without one"):
             await without.reload(RPC)
 

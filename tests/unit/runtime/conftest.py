@@ -98,7 +98,7 @@ async def make_middle():
 
     yield make
     for middle in made:
-        await middle.model.unload(1.0)
+        await middle.model.close(1.0)
         middle.runner.close()
 
 

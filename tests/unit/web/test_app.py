@@ -81,8 +81,22 @@ async def test_readiness_follows_the_report(app, ask, reports):
         "reason": "b is not ready",
         "live": True,
         "models": [
-            {"name": "a", "version": "1", "ready": True, "reason": "", "state": "ready"},
-            {"name": "b", "version": "2", "ready": False, "reason": "no file", "state": "failed"},
+            {
+                "name": "a",
+                "version": "1",
+                "ready": True,
+                "reason": "",
+                "state": "ready",
+                "required": True,
+            },
+            {
+                "name": "b",
+                "version": "2",
+                "ready": False,
+                "reason": "no file",
+                "state": "failed",
+                "required": True,
+            },
         ],
     }
 

@@ -93,5 +93,5 @@ async def test_a_cancelled_close_ends_nothing_else(make_middle, error):
     middle = make_middle()
     middle.make_executor = lambda: Remote(close=error())
     await middle.model.load()
-    await middle.model.unload(1.0)
-    assert middle.model.state is ModelState.UNLOADED
+    await middle.model.close(1.0)
+    assert not middle.model.some_up

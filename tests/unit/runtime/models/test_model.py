@@ -85,109 +85,59 @@ class TestRetries:
         assert len(middle.fakes) == 1
 
 
-class TestUnload:
-    async def test_an_unload_ends_a_load_in_progress(self, make_middle):
+class TestDrain:
+    async def test_what_was_accepted_is_answered_before_it_closes(self, middle):
+        hang = middle.fake.hang_next()
+        accepted = [asyncio.create_task(middle.batcher.infer(middle.request())) for _ in range(3)]
+        await asyncio.to_thread(hang.wait_entered)
+        draining = asyncio.create_task(middle.model.drain(60.0))
+        await asyncio.sleep(0)
+        assert not draining.done()
+        hang.release()
+        assert [(await each).outputs["Y"].array.sum() for each in accepted] == [4, 4, 4]
+        await draining
+        assert middle.fake.calls[-1].method == "close"
+        assert not middle.runner.observe().models
+        assert not middle.runner.observe().instances
+
+    async def test_what_is_left_at_the_timeout_is_refused(self, middle, monkeypatch, caplog):
+        monkeypatch.setattr(models, "CLOSE_TIMEOUT_S", 0.01)
+        hang = middle.fake.hang_next()
+        accepted = [asyncio.create_task(middle.batcher.infer(middle.request())) for _ in range(2)]
+        await asyncio.to_thread(hang.wait_entered)
+        await middle.model.drain(0.01)
+        ends = await asyncio.gather(*accepted, return_exceptions=True)
+        assert all(isinstance(end, InstanceUnavailable | ModelUnavailable) for end in ends)
+        assert "unanswered after 0.01 s of draining (drain_timeout)" in caplog.text
+        hang.release()
+
+    async def test_without_requests_it_closes_at_once(self, middle):
+        await middle.model.drain(60.0)
+        await middle.model.drain(60.0)
+        assert [call.method for call in middle.fake.calls] == ["load", "close"]
+
+    async def test_a_cancelled_load_leaves_nothing(self, make_middle):
         middle = make_middle(load_retry_ns=HOUR_NS)
         middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
-        loads = [asyncio.create_task(middle.model.load()) for _ in range(2)]
+        loading = asyncio.create_task(middle.model.load())
         await until(lambda: middle.fakes)
-        # The second load waits for its turn, and so does the unload.
-        unloads = [asyncio.create_task(middle.model.unload(1.0)) for _ in range(2)]
-        with pytest.raises(ModelLoadError, match="unloaded while it was loading"):
-            await loads[0]
-        loads[1].cancel()
-        await asyncio.wait([*loads, *unloads], timeout=10)
-        assert all(task.done() for task in (*loads, *unloads))
-        assert state(middle) == (ModelState.UNLOADED, "unloaded")
-
-    async def test_two_loads_at_once_both_end_well(self, make_middle):
-        middle = make_middle()
-        await asyncio.gather(middle.model.load(), middle.model.load())
-        assert state(middle) == (ModelState.READY, "")
-        assert await middle.batcher.infer(middle.request())
-
-    async def test_an_unloaded_model_can_be_loaded(self, middle):
-        await middle.model.unload(1.0)
-        assert state(middle) == (ModelState.UNLOADED, "unloaded")
-        await middle.model.load()
-        assert await middle.batcher.infer(middle.request())
-
-
-class TestReload:
-    async def test_a_new_executor_takes_over_without_delay(self, middle):
-        first = middle.fake
-        hang = first.hang_next()
-        running = asyncio.create_task(middle.batcher.infer(middle.request()))
-        await asyncio.to_thread(hang.wait_entered)
-
-        reload = asyncio.create_task(middle.model.load())
-        await until(lambda: len(middle.fakes) == 2)
-        assert (await middle.batcher.infer(middle.request())).outputs["Y"].array.sum() == 4
-        assert middle.fake is not first
-        assert middle.fake.batch_sizes == [1]
-        assert not reload.done()
-        hang.release()
-        assert await running
-        await reload
-        assert first.calls[-1].method == "close"
-        assert state(middle) == (ModelState.READY, "")
-
-    async def test_a_failed_reload_keeps_the_old_executor(self, middle):
-        middle.make_executor = lambda: FakeExecutor(load_error=ModelLoadError("m: broken"))
-        with pytest.raises(ModelLoadError, match="broken"):
-            await middle.model.load()
-        assert len(middle.fakes) == 2
-        assert state(middle) == (ModelState.READY, "")
-        assert await middle.batcher.infer(middle.request())
-        assert middle.fakes[0].batch_sizes == [1]
-
-    async def test_a_model_that_takes_something_else_refuses_what_waits(self, middle):
-        hang = middle.fake.hang_next()
-        running = asyncio.create_task(middle.batcher.infer(middle.request()))
-        await asyncio.to_thread(hang.wait_entered)
-        waiting = asyncio.create_task(middle.batcher.infer(middle.request()))
-
-        middle.make_executor = lambda: FakeExecutor(columns=3)
-        reload = asyncio.create_task(middle.model.load())
-        with pytest.raises(ModelUnavailable):
-            await waiting
-        hang.release()
-        assert (await running).outputs["Y"].array.shape == (1, 2)
-        await reload
-        assert state(middle) == (ModelState.READY, "")
-        assert (await middle.batcher.infer(middle.request(columns=3))).outputs["Y"].array.size == 3
-        assert middle.model.metadata.inputs[0].shape == (-1, 3)
-
-    async def test_a_reload_cancelled_while_it_switches_leaves_no_instance(self, middle):
-        hang = middle.fake.hang_next()
-        running = asyncio.create_task(middle.batcher.infer(middle.request()))
-        await asyncio.to_thread(hang.wait_entered)
-        middle.make_executor = lambda: FakeExecutor(columns=3)
-        reload = asyncio.create_task(middle.model.load())
-        await until(lambda: state(middle)[0] is ModelState.LOADING)
-        reload.cancel()
+        loading.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await reload
+            await loading
         assert state(middle) == (ModelState.FAILED, "its load was cancelled")
-        await until(lambda: middle.fake.calls[-1].method == "close")  # on its own thread
-        with pytest.raises(InstanceUnavailable):
-            await running
-        hang.release()
-        await middle.model.load()
-        assert await middle.batcher.infer(middle.request(columns=3))
+        assert not middle.runner.observe().models
 
-    async def test_a_reload_that_an_unload_ends_leaves_no_instance(self, middle):
-        middle.make_executor = lambda: FakeExecutor(load_error=BackendUnavailable("m: not up"))
-        middle.model._plans = tuple(
-            models.replace(plan, load_retry_ns=HOUR_NS) for plan in middle.model._plans
-        )
-        reload = asyncio.create_task(middle.model.load())
-        await until(lambda: len(middle.fakes) > 2)
-        assert state(middle) == (ModelState.READY, "")
-        await middle.model.unload(1.0)
-        with pytest.raises(ModelLoadError, match="unloaded"):
-            await reload
-        assert state(middle) == (ModelState.UNLOADED, "unloaded")
+    async def test_counts_of_the_scheduler_outlive_it(self, middle):
+        middle.fake.fail_next(ValueError("no"))
+        hang = middle.fake.hang_next()
+        calls = [asyncio.create_task(middle.batcher.infer(middle.request())) for _ in range(2)]
+        hang.release()
+        await asyncio.gather(*calls, return_exceptions=True)
+        before = middle.runner.observe().models[0]
+        await middle.model.drain(1.0)
+        counted = middle.model.telemetry
+        assert counted.bisected_batches == before.bisected_batches
+        assert counted.bisect_executions == before.bisect_executions
 
 
 class Telling(FakeExecutor):
@@ -300,7 +250,7 @@ async def test_metadata_of_a_model_that_never_loaded(make_middle):
     assert state(middle) == (ModelState.LOADING, "not loaded yet")
     with pytest.raises(ModelUnavailable):
         _ = middle.model.metadata
-    await middle.model.unload(1.0)
+    await middle.model.close(1.0)
 
 
 class TestInstancesThatDiffer:
@@ -313,11 +263,6 @@ class TestInstancesThatDiffer:
         middle.make_executor = FakeExecutor
         await instance.load()
         assert await middle.batcher.infer(middle.request())
-
-    async def test_loading_the_model_again_takes_them(self, middle):
-        middle.make_executor = lambda: FakeExecutor(columns=3)
-        await middle.model.load()
-        assert await middle.batcher.infer(middle.request(columns=3))
 
 
 @pytest.mark.parametrize(("most", "loads"), [(1, False), (2, True), (3, True)])

@@ -1,0 +1,41 @@
+"""What the scheduler observes of all generations of a model, as one observation.
+
+A generation is a model of its own for the scheduler, and none for people: while an old one drains beside a
+new one, their queues add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from batcher.core.observation import ModelObservation
+
+
+def merged(generations: Sequence[ModelObservation], serving: str) -> ModelObservation:
+    """The observations of one model's generations as one, with the name of the first.
+
+    What waits and runs adds up, and ages are those of the oldest request; what was learned is that of the
+    generation called `serving`, else of the newest.
+    """
+    if len(generations) == 1:
+        return generations[0]
+    newest = next((each for each in generations if each.model == serving), generations[-1])
+    return replace(
+        newest,
+        model=generations[0].model,
+        waiting_requests=sum(each.waiting_requests for each in generations),
+        waiting_rows=sum(each.waiting_rows for each in generations),
+        waiting_bytes=sum(each.waiting_bytes for each in generations),
+        executing_requests=sum(each.executing_requests for each in generations),
+        oldest_waiting_ns=_oldest(each.oldest_waiting_ns for each in generations),
+        oldest_executing_ns=_oldest(each.oldest_executing_ns for each in generations),
+        backlog_ns=sum(each.backlog_ns for each in generations),
+        bisected_batches=sum(each.bisected_batches for each in generations),
+        bisect_executions=sum(each.bisect_executions for each in generations),
+        storm=any(each.storm for each in generations),
+    )
+
+
+def _oldest(ages_ns: Iterable[int | None]) -> int | None:
+    return max((age_ns for age_ns in ages_ns if age_ns is not None), default=None)
