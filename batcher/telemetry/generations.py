@@ -37,5 +37,5 @@ def merged(generations: Sequence[ModelObservation], serving: str) -> ModelObserv
     )
 
 
-def _oldest(ages_ns: Iterable[int | None]) -> int | None:
-    return max((age_ns for age_ns in ages_ns if age_ns is not None), default=None)
+def _oldest(found_ns: Iterable[int | None]) -> int | None:
+    return max((age_ns for age_ns in found_ns if age_ns is not None), default=None)
