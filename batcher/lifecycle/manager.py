@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from batcher import triton
 from batcher.config import Config, DeviceConfig, ModelConfig, limits_of, loads_again
@@ -37,6 +37,8 @@ from batcher.runtime.models.registry import ModelRegistry
 from batcher.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class ModelManager:
@@ -198,16 +200,12 @@ class ModelManager:
             loads = [(m, m.failed_as or m.served_as) for m in of_file]
         elif self.repository is not None:
             wanted = await self.repository.load(name, parameters)
-            named = {each.identity for each in wanted}
-            for model in models:
-                if (model.name, model.version) not in named and not model.removed:
-                    model.forget()
-                    self._run(self._remove(model))
             loads = [(self._of_repository(each), each) for each in wanted]
         else:
             raise self._unknown(name)
         tasks = [self._run(self._load(model, wanted)) for model, wanted in loads]
-        changes = await asyncio.gather(*(asyncio.shield(task) for task in tasks))
+        loaded = self._run(self._loads_ended(name, tasks, tell=not of_file))
+        changes = await asyncio.shield(loaded)
         failed = [change.reason for change in changes if change.result is ChangeResult.FAILED]
         if failed:
             raise ModelUnavailable("; ".join(failed))
@@ -264,7 +262,7 @@ class ModelManager:
 
     # One change of one model
 
-    def _run(self, change: Coroutine[Any, Any, ModelChange]) -> asyncio.Task[ModelChange]:
+    def _run(self, change: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Make a change in a task of its own, so that none is left half done when its caller leaves."""
         task = asyncio.create_task(change)
         self._tasks.add(task)
@@ -280,6 +278,15 @@ class ModelManager:
             log.warning(
                 "%s version %s was unloaded while it was loading", model.name, model.version
             )
+
+    async def _loads_ended(
+        self, name: str, loads: Sequence[asyncio.Task[ModelChange]], *, tell: bool
+    ) -> Sequence[ModelChange]:
+        """Wait for the loads of an admin call, and tell the repository of them."""
+        changes = await asyncio.gather(*loads)
+        if tell and self.repository is not None:
+            await self.repository.loaded(name, changes)
+        return changes
 
     def _load(self, model: ManagedModel, wanted: WantedModel) -> Coroutine[Any, Any, ModelChange]:
         """Load a model, unless it is ended from now on."""
