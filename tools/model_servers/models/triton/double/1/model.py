@@ -1,6 +1,10 @@
-"""`Y` = 2 * X after `base + per_row * rows`; `BATCH` is the rows of the batch."""
+"""`Y` = 2 * X after `base + per_row * rows`; `BATCH` is the rows of the batch.
+
+The device is a locked file, so that all instances of the model share one.
+"""
 
 import ctypes
+import fcntl
 import os
 import time
 
@@ -14,11 +18,13 @@ class TritonPythonModel:
     def initialize(self, args):
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
         self._base_s, self._per_row_s = map(float, os.environ["MODEL_SERVER_TIMES"].split())
+        self._device = open(os.environ["MODEL_SERVER_DEVICE"], "w")  # noqa: SIM115  # kept open
 
     def execute(self, requests):
-        begun_s = time.monotonic()
         inputs = [triton.get_input_tensor_by_name(each, "X").as_numpy() for each in requests]
         rows = sum(map(len, inputs))
+        fcntl.flock(self._device, fcntl.LOCK_EX)
+        ends_s = time.monotonic() + self._base_s + self._per_row_s * rows + slow_s()
         responses = [
             triton.InferenceResponse(
                 [
@@ -28,8 +34,8 @@ class TritonPythonModel:
             )
             for each in inputs
         ]
-        ends_s = begun_s + self._base_s + self._per_row_s * rows + slow_s()
         time.sleep(max(0, ends_s - time.monotonic()))
+        fcntl.flock(self._device, fcntl.LOCK_UN)
         return responses
 
 
