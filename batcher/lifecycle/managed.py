@@ -260,6 +260,7 @@ class ManagedModel:
             else:
                 if self.served is not None:
                     await self.served.close(CLOSE_TIMEOUT_S)
+                    self._telemetry.forget(self.served.key)
                 fresh.required = False
                 self._put(fresh, wanted)
                 await self._load_alone(fresh)
