@@ -186,7 +186,9 @@ def until():
 
     async def until(condition):
         async with asyncio.timeout(10):
-            while not condition():
+            while True:
+                if condition():
+                    return
                 await asyncio.sleep(0.001)
 
     return until
