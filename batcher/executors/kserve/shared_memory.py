@@ -5,7 +5,7 @@ region is registered at the neighbor when it is first used, and again after each
 neighbor that was restarted knows none. It goes back into the pool when its call has ended.
 
 A call that was cancelled may still be executed: the neighbor reads the inputs and writes the outputs
-of that region, nobody knows until when. Such a region is never used again. It is set aside, and
+of that region, for an unknown time. Such a region is never used again. It is set aside, and
 unregistered and removed after `ASIDE_S`, or when the executor is closed.
 """
 

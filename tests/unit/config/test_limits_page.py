@@ -24,6 +24,11 @@ from batcher.core.bucket_times import MOST_SHAPES
 from batcher.core.queueing.padding import MOST_KNOWN
 from batcher.errors import MAX_DESCRIPTION, MAX_NAME
 from batcher.executor import MAX_RETRY_AFTER_NS
+from batcher.executors.kserve.answer import MAX_OUTPUTS
+from batcher.executors.kserve.executor import DEADLINE_SLACK_S, MAX_IN_FLIGHT
+from batcher.executors.kserve.shared_memory import ASIDE_S, MAX_ASIDE
+from batcher.executors.remote.channel import LARGEST_MESSAGE, RECONNECT_MS, UNACKNOWLEDGED_MS
+from batcher.executors.remote.headers import MAX_FILE
 from batcher.http2.connection_lifetime import EVICT_IDLE_NS, EVICT_SILENT_NS, PROBE_CONNECTION_NS
 from batcher.http2.decompression import MAX_MEMBERS
 from batcher.http2.listener import PROBE_CONNECTIONS
@@ -189,6 +194,20 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["the time to come back that a backend names"] == format_duration(MAX_RETRY_AFTER_NS)
     assert rows["buckets that are warmed up"] == str(MAX_WARMUP_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)
+
+
+def test_the_bounds_of_neighbors() -> None:
+    rows = dict(ROWS)
+    assert rows["batches at a neighbor at once"] == str(MAX_IN_FLIGHT)
+    assert rows["a message to or from a neighbor"].startswith(f"{(LARGEST_MESSAGE + 1) >> 30} GiB")
+    assert rows["fields of a neighbor's answer"] == f"{MAX_OUTPUTS:,}"
+    assert rows["the file of a header"] == f"{MAX_FILE >> 10} KiB"
+    slack = rows["time added to a deadline that travels along"]
+    assert slack == format_duration(round(DEADLINE_SLACK_S * SECOND))
+    assert rows["time between two tries to connect"] == f"{RECONNECT_MS / 1000:g}s"
+    assert rows["time without an acknowledgment"] == f"{UNACKNOWLEDGED_MS / 1000:g}s"
+    aside = rows["regions of shared memory that are set aside"]
+    assert aside == f"{MAX_ASIDE}, each for {ASIDE_S:g}s"
 
 
 def test_the_bounds_of_what_a_caller_says() -> None:
