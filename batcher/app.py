@@ -77,7 +77,13 @@ class Application:
             on_broken=self._scheduler_failed,
         )
         self.telemetry.watch(self.runner.observe)
-        process = ProcessContext(self.runner, loop, monotonic_ns, changed=self._health.changed)
+        process = ProcessContext(
+            self.runner,
+            loop,
+            monotonic_ns,
+            changed=self._health.changed,
+            load_again=self._load_again,
+        )
         self.models = ModelRegistry()
         self.manager = ModelManager(
             config, ModelBuilder(process, self.telemetry), self.models, process, self.telemetry
@@ -247,6 +253,9 @@ class Application:
             await self.write_flight_record(reason, detail)
         except RequestError as error:
             log.warning("%s: %s", detail, error)
+
+    def _load_again(self, key: str) -> None:
+        self.manager.load_again(key)
 
     def _scheduler_failed(self) -> None:
         self._health.broken(self.runner.broken)

@@ -146,6 +146,10 @@ class OutOfMemory(ModelLoadError):
     """
 
 
+class InterfaceChanged(ModelLoadError):
+    """An instance has other inputs or outputs than the model that it would belong to."""
+
+
 class UnloadedWhileLoading(ModelLoadError):
     """The model was unloaded while it was loading."""
 

@@ -224,6 +224,18 @@ class ModelManager:
         tasks = [self._run(self._unload(model)) for model in models]
         await asyncio.gather(*(asyncio.shield(task) for task in tasks))
 
+    def load_again(self, key: str) -> None:
+        """Load a model again, because its backend has another interface than the generation `key`.
+
+        Nothing is done where that generation does not serve, or a load is in progress.
+        """
+        for model in self._models.values():
+            served = model.served
+            if served is not None and served.key == key and model.serves and not self._closed:
+                if not model.removed and model.loading_as is None:
+                    self._run(self._load(model, model.served_as))
+                return
+
     def known(self) -> Sequence[KnownModel]:
         """The models that a repository has and that are not served."""
         found = () if self.repository is None else self.repository.known()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from batcher.clock import Clock
 from batcher.errors import ModelLoadError, describe
@@ -23,6 +25,9 @@ from batcher.runtime.execution.reports_health import health_reason, no_answer, r
 from batcher.runtime.interface.layout import Layout, LayoutFor
 
 log = logging.getLogger(__name__)
+
+WatchCall: TypeAlias = Callable[[Callable[[str], None]], Awaitable[object]]
+"""The `watch` of an executor (`batcher.executor.Watches`)."""
 
 
 class LoopWorker:
@@ -55,6 +60,8 @@ class LoopWorker:
         self._quiet = asyncio.Event()
         """Set when no batch executes."""
         self.asks = reports_health(executor)
+        watch = getattr(executor, "watch", None)
+        self.watch: WatchCall | None = watch if inspect.iscoroutinefunction(watch) else None
         self.asked_ns = 0  # a call that takes too long is cancelled, so none blocks
 
     async def load(self, context: LoadContext) -> ModelMetadata:

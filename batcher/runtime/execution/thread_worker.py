@@ -21,6 +21,7 @@ from batcher.runtime.execution.execute import (
     execute,
 )
 from batcher.runtime.execution.gather import Slice
+from batcher.runtime.execution.loop_worker import WatchCall
 from batcher.runtime.execution.nan import check_nan
 from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health
 from batcher.runtime.interface.layout import Layout, LayoutFor
@@ -61,6 +62,7 @@ class ThreadWorker:
         self._abandoned = False
         self._submitted = 0
         self.asks = reports_health(executor)
+        self.watch: WatchCall | None = None  # a coroutine, and this executor has no event loop
         self.asked_ns = 0
         self._asked: asyncio.Future[object] | None = None
 

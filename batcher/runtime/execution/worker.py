@@ -11,7 +11,7 @@ from batcher.clock import Clock
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.runtime.execution.execute import Cancel, Done
 from batcher.runtime.execution.gather import Slice
-from batcher.runtime.execution.loop_worker import LoopWorker
+from batcher.runtime.execution.loop_worker import LoopWorker, WatchCall
 from batcher.runtime.execution.thread_worker import ThreadWorker
 from batcher.runtime.interface.layout import Layout
 
@@ -28,6 +28,9 @@ class Worker(Protocol):
 
     asks: bool
     """Whether its executor implements `ReportsHealth`."""
+
+    watch: WatchCall | None
+    """Its executor's `watch`, a coroutine function; None if it has none."""
 
     asked_ns: int
     """When the `healthy` call began that blocks its thread (nanoseconds); 0 if none does."""

@@ -24,26 +24,22 @@ from batcher.core.events import (
     Shapes,
 )
 from batcher.core.record import record
-from batcher.errors import ModelLoadError, describe
+from batcher.errors import InterfaceChanged, ModelLoadError, describe
 from batcher.executor import ModelMetadata
 from batcher.runtime.execution.execute import Cancel, ExecutedBatch
 from batcher.runtime.execution.gather import Slice, count_elements
 from batcher.runtime.execution.worker import Worker, make_worker
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
+from batcher.runtime.instances.replacement import Replacement
 from batcher.runtime.instances.warmup import run_test_batch, warm_up, warm_up_buckets
+from batcher.runtime.instances.watching import Watching
 from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.row_axis import with_row_axes
 from batcher.telemetry import ModelTelemetry
 
 log = logging.getLogger(__name__)
-
-
-FIRST_RESTART_DELAY_S = 0.5
-
-
-LONGEST_RESTART_DELAY_S = 30.0
 
 
 @record
@@ -79,6 +75,7 @@ class Instance:
         self._incarnation = 0
         self._takes_raw = False
         self._checks: HealthChecks | None = None
+        self._watching: Watching | None = None
         self._down = "not loaded yet"
         self._worker: Worker | None = None
         self._layout = Layout()
@@ -91,7 +88,9 @@ class Instance:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
-        self._restart: asyncio.Task[None] | None = None
+        self._replacement = Replacement(
+            plan.name, process.loop, self._load, self._replaced, self._not_replaced
+        )
 
     @property
     def up(self) -> bool:
@@ -106,7 +105,9 @@ class Instance:
     @property
     def why(self) -> str:
         """Why it is down or unhealthy; empty if it is healthy."""
-        return self._down if self._checks is None else self._checks.why
+        if self._checks is None:
+            return self._down
+        return self._checks.why or ("" if self._watching is None else self._watching.why)
 
     async def load(self) -> ModelMetadata:
         """Load and warm up an incarnation, and announce it to the scheduler.
@@ -114,9 +115,15 @@ class Instance:
         Raises `ModelLoadError` for every kind of failure. After a failure or a cancellation,
         nothing stays loaded.
         """
+        made = await self._load()
+        self._come_up(*made)
+        return made[1]
+
+    async def _load(self) -> tuple[Worker, ModelMetadata, _WarmupTimes]:
+        """Load and warm up an incarnation; raises as `load`."""
         started_ns = self._process.clock()
         try:
-            worker, metadata, measured = await self._make_incarnation()
+            made = await self._make_incarnation()
         except Exception as error:
             log.debug("%s: the load failed", self.plan.name, exc_info=True)
             self._telemetry.load_failed()
@@ -127,10 +134,9 @@ class Instance:
             ) from error
         ended_ns = self._process.clock()
         self._telemetry.load_finished(
-            (ended_ns - started_ns) / SECOND, (ended_ns - measured.began_ns) / SECOND
+            (ended_ns - started_ns) / SECOND, (ended_ns - made[2].began_ns) / SECOND
         )
-        self._come_up(worker, metadata, measured)
-        return metadata
+        return made
 
     def run(
         self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
@@ -171,13 +177,13 @@ class Instance:
 
         Batches that still run then are abandoned; when this coroutine is cancelled, at once.
         """
-        restart, self._restart = self._restart, None
-        if restart is not None:
-            restart.cancel()
-            await asyncio.wait((restart,), timeout=timeout_s)
-        if self._worker is None:
-            return
         self._stopping = True
+        await self._replacement.stop(timeout_s)
+        if self._worker is not None:
+            self._stopping = True  # one may have come up
+            await self._drain(timeout_s)
+
+    async def _drain(self, timeout_s: float) -> None:
         self._process.runner.feed(InstanceDraining(self.plan.name, self._incarnation))
         loop = self._process.loop
         ends = loop.time() + timeout_s
@@ -251,6 +257,14 @@ class Instance:
         self._process.runner.instance_up(up, self)
         self._checks = self._health_checks(worker, metadata)
         self._checks.start()
+        if worker.watch is not None:
+            self._watching = Watching(
+                plan.name,
+                worker.watch,
+                changed=self._process.changed,
+                ended=lambda: self._process.load_again(plan.key),
+            )
+            self._watching.start()
         self._process.changed()
 
     def _health_checks(self, worker: Worker, metadata: ModelMetadata) -> HealthChecks:
@@ -290,6 +304,9 @@ class Instance:
         if self._checks is not None:
             self._checks.stop()
             self._checks = None
+        if self._watching is not None:
+            self._watching.stop()
+            self._watching = None
         assert worker is not None  # noqa: S101 - the caller has checked that it is up
         in_flight, self._in_flight = self._in_flight, {}
         self._cancels.clear()
@@ -334,29 +351,18 @@ class Instance:
             self._abandon()
         finally:
             if not self._stopping:
-                self._restart = self._process.loop.create_task(self._reload())
+                self._replacement.begin()
 
-    async def _reload(self) -> None:
-        delay_s = FIRST_RESTART_DELAY_S
-        while True:
-            try:
-                await self.load()
-            except Exception as error:  # noqa: BLE001 - logged; the next attempt may succeed
-                log.error(  # noqa: TRY400 - the message has the reason
-                    "%s: the replacement could not be loaded: %s; trying again in %.1f s",
-                    self.plan.name,
-                    error,
-                    delay_s,
-                )
-                self._down = f"its replacement could not be loaded: {error}"
-                self._process.changed()
-            else:
-                log.info(
-                    "%s: the replacement is up, incarnation %d", self.plan.name, self._incarnation
-                )
-                return
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, LONGEST_RESTART_DELAY_S)
+    def _not_replaced(self, error: Exception) -> None:
+        """Say why no replacement could be loaded."""
+        self._down = f"its replacement could not be loaded: {error}"
+        self._process.changed()
+        if isinstance(error, InterfaceChanged):
+            self._process.load_again(self.plan.key)
+
+    def _replaced(self, made: tuple[Worker, ModelMetadata, _WarmupTimes]) -> None:
+        self._come_up(*made)
+        log.info("%s: the replacement is up, incarnation %d", self.plan.name, self._incarnation)
 
     # The end of a batch
 

@@ -44,3 +44,6 @@ class ProcessContext:
     """By device: instances measure their buckets one at a time, so as not to measure each other."""
     changed: Callable[[], None] = lambda: None
     """Called when the health of an instance or a model has changed."""
+    load_again: Callable[[str], None] = lambda _key: None
+    """Called with the `key` of a model whose instance would be loaded again with another interface: only
+    the whole model can be."""

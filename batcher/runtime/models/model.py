@@ -16,7 +16,7 @@ from batcher import triton
 from batcher.clock import SECOND
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
-from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable
+from batcher.errors import BackendUnavailable, InterfaceChanged, ModelUnavailable
 from batcher.executor import ModelMetadata
 from batcher.runtime.health import ModelHealth, ModelState
 from batcher.runtime.instances.instance import Instance
@@ -334,7 +334,7 @@ class ServedModel:
         if replace(metadata, platform="", properties={}) != replace(
             served, platform="", properties={}
         ):
-            raise ModelLoadError(
+            raise InterfaceChanged(
                 f"{self.name}: an instance has other inputs or outputs than the first one had; the"
                 " model's files may have changed: load the model again"
             )

@@ -49,7 +49,7 @@ from batcher.journal.segment_files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.live_settings.file_watch import MAX_READS
 from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
-from batcher.runtime.instances.instance import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
+from batcher.runtime.instances.replacement import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
 from batcher.runtime.instances.warmup import BUCKETS_NS
 from batcher.runtime.interface.forwarded import MAX_FORWARDED
 from batcher.runtime.interface.labels import MAX_LABELS_BYTES

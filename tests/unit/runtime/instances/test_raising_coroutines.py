@@ -10,7 +10,7 @@ from batcher.clock import MILLISECOND
 from batcher.errors import ModelLoadError
 from batcher.executor import Capabilities
 from batcher.runtime.health import ModelState
-from batcher.runtime.instances import instance as instances
+from batcher.runtime.instances import replacement
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.testing import FakeExecutor
 
@@ -76,7 +76,7 @@ async def test_a_load_that_was_cancelled_has_failed(make_middle, error):
 
 @pytest.mark.parametrize("error", ERRORS)
 async def test_a_cancelled_reload_is_repeated(make_middle, monkeypatch, error):
-    monkeypatch.setattr(instances, "FIRST_RESTART_DELAY_S", 0.001)
+    monkeypatch.setattr(replacement, "FIRST_RESTART_DELAY_S", 0.001)
     middle = make_middle()
     middle.make_executor = Remote
     await middle.model.load()
