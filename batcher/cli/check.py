@@ -8,13 +8,15 @@ import typer
 
 from batcher.cli.configuration import ConfigPath, problems_before_loading, refuse
 from batcher.cli.exits import reported
+from batcher.cli.repository import checked_repository
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.table import Table
 
-    from batcher.config import Config, QueueConfig
+    from batcher.config import Config, ModelConfig, QueueConfig
     from batcher.config.files import Problem
 
 EPILOG = """
@@ -70,14 +72,19 @@ def check(
         from batcher.config import load_config
 
         settings = load_config(config)
-        refuse(settings, config, problems_before_loading(settings, thorough=True))
+        checked = checked_repository(settings)
+        problems = problems_before_loading(settings, thorough=True)
+        refuse(settings, config, [*problems, *checked.problems])
         console = Console(highlight=False)
         if not console.is_terminal:
             console = Console(highlight=False, width=_PIPE_WIDTH)
         for line in _listeners(settings):
             typer.echo(line)
-        console.print(_models(settings))
-        typer.echo(_devices(settings))
+        models = (*settings.models, *(each.config for each in checked.wanted))
+        console.print(_models(models))
+        typer.echo(_devices(models, settings))
+        for ignored in checked.ignored:
+            typer.echo(f"no effect: {ignored}")
         if load:
             _load(settings, config)
         typer.echo(f"{config}: ok")
@@ -132,7 +139,7 @@ def _listeners(config: Config) -> list[str]:
     return lines
 
 
-def _models(config: Config) -> Table:
+def _models(models: Sequence[ModelConfig]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -141,7 +148,7 @@ def _models(config: Config) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in _COLUMNS:
         table.add_column(heading, overflow="fold")
-    for model in config.models:
+    for model in models:
         batching = model.batching
         target = batching.target_p99
         table.add_row(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from batcher.config import Config, ModelConfig
     from batcher.config.files import Problem
+    from batcher.config.section import KeyPath
 
 ConfigPath = Annotated[
     Path,
@@ -52,7 +53,8 @@ def problems_before_loading(config: Config, *, thorough: bool) -> list[Problem]:
     if thorough:
         problems += folder_problems(config)
     for place, model in enumerate(config.models):
-        problems += _executor_problems(config, place, model, thorough=thorough)
+        at = ("models", place)
+        problems += executor_problems(at, config.base_dir, model, thorough=thorough)
     return problems
 
 
@@ -69,15 +71,18 @@ def _tls_problems(config: Config) -> list[Problem]:
     return []
 
 
-def _executor_problems(
-    config: Config, place: int, model: ModelConfig, *, thorough: bool
+def executor_problems(
+    at: KeyPath, base_dir: Path, model: ModelConfig, *, thorough: bool
 ) -> list[Problem]:
+    """What is wrong with the executor of a model, which stands `at` a path, and with its options.
+
+    Relative paths in options start at `base_dir`.
+    """
     from batcher.config import nearest
     from batcher.errors import PluginError
     from batcher.executor import option_problems, options_model
     from batcher.plugins import executor_names, find_executor, plugin_of
 
-    at = ("models", place)
     known = executor_names()
     if model.executor not in known:
         hint = nearest(model.executor, known)
@@ -90,5 +95,5 @@ def _executor_problems(
         return [((*at, "executor"), str(error))] if thorough else []
     if found is None:
         return []
-    problems = option_problems(found, model.options, config.base_dir, files=thorough)
+    problems = option_problems(found, model.options, base_dir, files=thorough)
     return [((*at, "options", *path), text) for path, text in problems]

@@ -1,0 +1,69 @@
+"""What `batcher check` says of a model repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from batcher.cli.configuration import executor_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from batcher.config import Config
+    from batcher.config.files import Problem
+    from batcher.lifecycle import WantedModel
+    from batcher.lifecycle.repository.described import ModelLook
+
+_AT = ("model_repository", "path")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRepository:
+    """The models of a repository that can be served, what is wrong with others, and what has no effect."""
+
+    wanted: tuple[WantedModel, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def checked_repository(config: Config) -> CheckedRepository:
+    """Look at every model of the repository, if there is one; load nothing."""
+    from batcher.lifecycle.repository.directory import Directory
+
+    section = config.model_repository
+    if section is None:
+        return CheckedRepository()
+    look = Directory(section.path, section.defaults).look()
+    if look.problem:
+        return CheckedRepository(problems=((_AT, look.problem),))
+    problems: list[Problem] = []
+    taken = {model.name for model in config.models}
+    for place, name in enumerate(section.load):
+        if name not in look.models:
+            known = ", ".join(look.models) or "none"
+            text = f"got {name}; allowed: a model of {section.path}, which has: {known}"
+            problems.append((("model_repository", "load", place), text))
+    for name, found in look.models.items():
+        if name in taken:
+            problems.append((_AT, f"{name}: a model of that name is in `models`, too; rename one"))
+        problems += [(_AT, text) for text in _problems(found)]
+    return CheckedRepository(
+        tuple(wanted for found in look.models.values() for wanted in found.wanted),
+        tuple(problems),
+        tuple(f"{name}: {text}" for name, found in look.models.items() for text in found.ignored),
+    )
+
+
+def _problems(found: ModelLook) -> Iterator[str]:
+    from batcher.config.section import dotted
+
+    for version, why in found.problems:
+        yield f"{found.name}{f' version {version}' if version else ''}: {why}"
+    for wanted in found.wanted:
+        model = wanted.config
+        labels = [path for path in model.label_files().values() if not path.is_file()]
+        at = f"{model.name} version {model.version}"
+        yield from (f"{at}: the labels {path} are not there" for path in labels)
+        for path, why in executor_problems((), wanted.base_dir, model, thorough=True):
+            yield f"{at}: {dotted(path)}: {why}"
