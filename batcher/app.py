@@ -25,6 +25,7 @@ from batcher.core.scheduler import Scheduler
 from batcher.errors import BatcherError, NotSupported, RequestError
 from batcher.journal import IncidentReason, Recording
 from batcher.lifecycle import ModelManager
+from batcher.lifecycle.repository import RepositorySource
 from batcher.live_settings import FileFollower, LiveSettings
 from batcher.model_builder import ModelBuilder
 from batcher.runtime.health import Health, HealthReport, ModelState
@@ -88,6 +89,14 @@ class Application:
         self.manager = ModelManager(
             config, ModelBuilder(process, self.telemetry), self.models, process, self.telemetry
         )
+        self.repository = (
+            None
+            if config.model_repository is None
+            else RepositorySource(config.model_repository, self.manager, self._names_in_file)
+        )
+        if self.repository is not None:
+            self.manager.repository = self.repository
+            self.telemetry.watch_repository(self.repository.points)
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns, self._health)
         self.telemetry.watch_health(self._health_points)
         self.live_settings = LiveSettings(config, self.manager, self.telemetry.settings, path)
@@ -149,6 +158,9 @@ class Application:
         if self.recording.flight is not None:
             self._run("flight-recorder", self.recording.flight.watch(self.telemetry.tallies))
         self.manager.started()
+        if self.repository is not None:
+            await self.repository.start()
+            self._run("model-repository", self.repository.run())
         self._health.started()
 
     async def drain(self, delay_ns: int = 0) -> None:
@@ -187,6 +199,8 @@ class Application:
         for task in self._background:
             task.cancel()
         # Before the listeners, so that callers still get the error of a lost request.
+        if self.repository is not None:
+            await self.repository.close()
         await self.manager.close()
         await self.grpc.stop(self._last_writes_s)
         self.runner.close()
@@ -263,6 +277,9 @@ class Application:
             self._run(
                 "flight-record", self._write_and_log(IncidentReason.INTERNAL, self.runner.broken)
             )
+
+    def _names_in_file(self) -> set[str]:
+        return {model.name for model in self.manager.of_file()}
 
     async def _exposition(self) -> bytes:
         return (await render(self.registry, ""))[0]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from batcher.config import Config, ModelConfig, QueueConfig
     from batcher.config.files import Problem
+    from batcher.config.section import KeyPath
+    from batcher.lifecycle import WantedModel
 
 EPILOG = """
 Exit codes: 0 when the configuration is valid; 2 when it is not. Each problem names the key, its line,
@@ -30,6 +32,9 @@ Examples:
 
 - `batcher check --load config.yaml` also loads and warms up every model, as `batcher serve` does. Run it
   on the machine and with the devices that will serve.
+
+- With a `model_repository` every model in its directory is checked, too, and what of a `config.pbtxt`
+  has no effect is named.
 
 - `MODEL_DIR=/models batcher check config.yaml` for a file that reads `${MODEL_DIR}`.
 """
@@ -86,11 +91,11 @@ def check(
         for ignored in checked.ignored:
             typer.echo(f"no effect: {ignored}")
         if load:
-            _load(settings, config)
+            _load(settings, config, checked.wanted)
         typer.echo(f"{config}: ok")
 
 
-def _load(config: Config, path: Path) -> None:
+def _load(config: Config, path: Path, repository: Sequence[WantedModel]) -> None:
     """Load the models and print inputs and outputs of each. Raises `ConfigError` with every failed load."""
     import asyncio
 
@@ -100,18 +105,21 @@ def _load(config: Config, path: Path) -> None:
 
     problems: list[Problem] = []
 
-    names = [f"{model.name}:{model.version}" for model in config.models]
+    models = (*config.models, *(each.config for each in repository))
+    names = [f"{model.name}:{model.version}" for model in models]
 
     def begins(place: int) -> None:
-        typer.echo(f"loading {names[place]} with {config.models[place].executor}", err=True)
+        typer.echo(f"loading {names[place]} with {models[place].executor}", err=True)
 
     async def load_all() -> None:
-        async for place, outcome in load_models(config, begins):
+        async for place, outcome in load_models(config, begins, repository):
             if isinstance(outcome, StartupError):
-                problems.append((("models", place), str(outcome)))
+                in_file = place < len(config.models)
+                at: KeyPath = ("models", place) if in_file else ("model_repository", "path")
+                problems.append((at, str(outcome)))
             else:
                 typer.echo(f"loaded {names[place]}: {outcome.description}")
-                hint = lengths_apart(config.models[place], outcome.metadata)
+                hint = lengths_apart(models[place], outcome.metadata)
                 if hint is not None:
                     typer.echo(f"hint for {names[place]}: {hint}")
 
@@ -178,8 +186,8 @@ def _queue(queue: QueueConfig) -> str:
     return ", ".join(bounds)
 
 
-def _devices(config: Config) -> str:
-    from batcher.config import device_limits
+def _devices(models: Sequence[ModelConfig], config: Config) -> str:
+    from batcher.config import limits_of
 
-    limits = device_limits(config)
+    limits = limits_of(models, config.devices)
     return "batches at once: " + ", ".join(f"{name} {limit}" for name, limit in limits.items())

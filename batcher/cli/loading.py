@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from batcher.app import Application
-from batcher.errors import StartupError
+from batcher.errors import ModelLoadError, StartupError
+from batcher.lifecycle import ChangeResult, Source
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from batcher.config import Config
+    from batcher.config import Config, ModelConfig
     from batcher.executor import ModelMetadata, TensorSpec
+    from batcher.lifecycle import WantedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +27,15 @@ class Loaded:
 
 
 async def load_models(
-    config: Config, begins: Callable[[int], None]
+    config: Config, begins: Callable[[int], None], repository: Sequence[WantedModel] = ()
 ) -> AsyncIterator[tuple[int, Loaded | StartupError]]:
     """Load and warm up every model once, in order; all stay loaded until the last one is loaded.
 
-    Yields for each its place in the configuration, and what it is or why it could not be loaded.
-    `begins` is called with the place before each load.
+    Yields for each its place, first those of the configuration and then those of its `repository`, and
+    what it is or why it could not be loaded. `begins` is called with the place before each load.
     """
-    once = tuple(model.model_copy(update={"load_retry_timeout": 0}) for model in config.models)
-    application = Application(config.model_copy(update={"models": once}))
+    once = tuple(_once(model) for model in config.models)
+    application = Application(config.model_copy(update={"models": once, "model_repository": None}))
     try:
         for place, model in enumerate(application.models):
             begins(place)
@@ -45,8 +47,25 @@ async def load_models(
             else:
                 said = f"{monotonic() - began_s:.2f} s, {_described(model.metadata)}"
                 yield place, Loaded(said, model.metadata)
+        wanted: list[WantedModel] = []
+        for place, each in enumerate(repository, len(config.models)):
+            begins(place)
+            began_s = monotonic()
+            wanted.append(replace(each, config=_once(each.config)))
+            changes = await application.manager.serve(Source.REPOSITORY, wanted)
+            if changes[-1].result is ChangeResult.FAILED:
+                yield place, ModelLoadError(changes[-1].reason)
+            else:
+                metadata = application.models.find(*each.identity).metadata
+                said = f"{monotonic() - began_s:.2f} s, {_described(metadata)}"
+                yield place, Loaded(said, metadata)
     finally:
         await application.close()
+
+
+def _once(model: ModelConfig) -> ModelConfig:
+    """The model, for which loading is tried once."""
+    return model.model_copy(update={"load_retry_timeout": 0})
 
 
 def _described(metadata: ModelMetadata) -> str:

