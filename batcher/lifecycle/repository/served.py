@@ -136,10 +136,13 @@ class Served:
         if whole:
             return
         chosen = {wanted.identity for wanted in look.wanted}
-        for identity, wanted in self._good.items():
-            there = override is not None or identity[1] in look.present
-            if identity[0] == name and identity not in chosen and there:
-                yield wanted
+        others = [w for i, w in self._good.items() if i[0] == name and i not in chosen]
+        there = [w for w in others if override is not None or w.config.version in look.present]
+        yield from there
+        serves = bool(there) or any(each in self._good for each in chosen)
+        if not serves and any(self._reason(wanted) is None for wanted in look.wanted):
+            # The folders of all that serve are gone, and those that take their place are being loaded.
+            yield from others
 
     def begin(self, target: Sequence[WantedModel]) -> tuple[WantedModel, ...]:
         """The models of the target that the manager has to load for it; call `end` with them."""

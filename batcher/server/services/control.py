@@ -5,6 +5,7 @@ Loading and unloading works on admin listeners only; a data listener refuses it 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -103,7 +104,12 @@ class ControlServicer:
         request_type = methods(INFERENCE)[name].request
 
         async def made(data: bytes) -> bytes:
-            response = await method(_parse(request_type, data))
+            if name == "RepositoryModelLoad" and self._admin and len(data) > MAX_CONTROL_BYTES:
+                # It may hold files; the transport bounds it (server.max_message).
+                request = await asyncio.to_thread(_parsed, request_type, data)
+            else:
+                request = _parse(request_type, data)
+            response = await method(request)
             return response.SerializeToString()
 
         async def answer(data: bytes, context: Context) -> bytes:
@@ -197,7 +203,8 @@ class ControlServicer:
             response.models.add(
                 name=known.name,
                 version=known.version,
-                state="UNAVAILABLE",
+                # Nothing is wrong with a model that no call has loaded yet.
+                state="UNAVAILABLE" if known.reason else "",
                 reason=shortened(known.reason),
             )
         return response
@@ -242,6 +249,10 @@ def _parse(request_type: type[Message], data: bytes) -> Message:
         raise InvalidRequest(
             f"a {request_type.__name__} may have at most {MAX_CONTROL_BYTES} bytes, got {len(data)}"
         )
+    return _parsed(request_type, data)
+
+
+def _parsed(request_type: type[Message], data: bytes) -> Message:
     try:
         return request_type.FromString(data)
     except DecodeError as error:

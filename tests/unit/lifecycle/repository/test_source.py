@@ -177,6 +177,29 @@ async def test_the_newest_version_removed_gives_way_to_the_one_before(repository
     assert manager.names == ["a/1"]
 
 
+async def test_a_removed_version_serves_until_the_one_before_is_loaded(repository, manager, make):
+    repository.write("a", 1, 2)
+    followed = make()
+    await followed.start()
+    gate = manager.gates["a", "1"] = asyncio.Event()
+    (repository.path / "a" / "2").rename(repository.path.with_name("old"))
+    await poll(followed, 2)
+    assert manager.names == ["a/2"]
+    gate.set()
+    await settle(followed)
+    assert manager.names == ["a/1"]
+
+
+async def test_a_removed_version_goes_also_if_the_one_before_is_broken(repository, manager, make):
+    repository.write("a", 1, 2)
+    followed = make()
+    await followed.start()
+    manager.fails["a", "1"] = "damaged"
+    (repository.path / "a" / "2").rename(repository.path.with_name("old"))
+    await poll(followed, 2)
+    assert manager.names == []
+
+
 async def test_a_directory_that_is_gone_leaves_everything(repository, manager, make):
     repository.write("a", 1)
     followed = make()
