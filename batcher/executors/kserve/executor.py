@@ -34,7 +34,7 @@ from batcher.executors.kserve.request import (
 )
 from batcher.executors.kserve.shared_memory import Placed, SharedMemory
 from batcher.executors.remote.channel import open_channel
-from batcher.executors.remote.headers import Headers, Stamp, stamp
+from batcher.executors.remote.headers import Headers, Stamp, sendable, stamp
 from batcher.executors.remote.statuses import failure
 from batcher.executors.remote.watching import NeighborWatch
 from batcher.protocol import INFERENCE, Stub, methods
@@ -118,7 +118,7 @@ class KserveExecutor:
             why = await self._watch.run(report)
         finally:
             tracking.cancel()
-            await asyncio.wait((tracking,))
+            await asyncio.gather(tracking, return_exceptions=True)
         log.info("%s: the model is loaded again: %s", self._context.model, why)
 
     async def close(self) -> None:
@@ -198,7 +198,7 @@ class KserveExecutor:
             timeout_s = max(0.0, left_s) + DEADLINE_SLACK_S
         metadata: tuple[tuple[str, str | bytes], ...] = self._headers.current
         if batch.metadata:
-            metadata = (*metadata, *batch.metadata.items())
+            metadata = (*metadata, *sendable(batch.metadata))
         answer: bytes = await self._infer(data, timeout=timeout_s, metadata=metadata)
         return answer
 

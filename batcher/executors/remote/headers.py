@@ -11,7 +11,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator
 
 from batcher.errors import ModelLoadError
-from batcher.executor import TRACE_METADATA, FilePath, Options
+from batcher.executor import TRACE_METADATA, ExecutionError, FilePath, MetadataValue, Options
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,23 @@ class FileValue(Options):
 
 HeaderOptions = Mapping[HeaderName, HeaderText | FileValue]
 """The option `metadata`: name -> value, or where it is read from."""
+
+
+def sendable(metadata: Mapping[str, MetadataValue]) -> Iterator[tuple[str, MetadataValue]]:
+    """The callers' headers that gRPC can send.
+
+    Raises `ExecutionError` for a value that it cannot, except in the trace context, where it is left
+    out: that is the first request's, and no reason to fail the others of its batch.
+    """
+    for name, value in metadata.items():
+        if isinstance(value, bytes) or _VALUE.fullmatch(value):
+            yield name, value
+        elif name not in TRACE_METADATA:
+            raise ExecutionError(
+                f"the value of the header {name} must be printable ASCII characters to be sent on",
+                cause="input",
+            )
+
 
 Stamp = tuple[int, int, int] | None
 

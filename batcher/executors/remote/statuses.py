@@ -4,7 +4,7 @@
 |---|---|---|
 | INVALID_ARGUMENT, OUT_OF_RANGE | `input` | some row is wrong: bisection finds it |
 | RESOURCE_EXHAUSTED | `overloaded` | no room; not executed |
-| RESOURCE_EXHAUSTED for a message's size | `input` | a smaller batch may fit |
+| RESOURCE_EXHAUSTED for the size of a message or of headers | `input` | a smaller batch, or other requests, may fit |
 | UNAVAILABLE with a text of Triton's queue | `overloaded` | Triton refuses so |
 | UNAVAILABLE, CANCELLED, ABORTED, NOT_FOUND | `unavailable` | not there, draining, or the connection was lost |
 | DEADLINE_EXCEEDED | `unavailable` | no answer in time; nothing says that a row is wrong |
@@ -45,8 +45,14 @@ _CAUSES: Final = {
     grpc.StatusCode.FAILED_PRECONDITION: "unavailable",
 }
 
-_TOO_LARGE: Final = ("larger than max", "message larger than", "max_message", "too large")
-"""Parts of the texts by which servers and gRPC itself refuse a message for its size."""
+_TOO_LARGE: Final = (
+    "larger than max",
+    "message larger than",
+    "max_message",
+    "too large",
+    "metadata size",
+)
+"""Parts of the texts by which servers and gRPC itself refuse a message or its headers for their size."""
 
 _QUEUE_FULL: Final = ("exceeds maximum queue size", "request timeout expired")
 """Parts of the texts by which Triton refuses for its queue, with the status UNAVAILABLE."""

@@ -82,6 +82,19 @@ async def test_fixed_headers_and_those_of_the_caller_are_sent(neighbor, load, tm
     assert sent["x-data-bin"] == b"\0\1"
 
 
+@pytest.mark.parametrize("value", ["a\nb", "\u00e9"])
+async def test_a_header_that_cannot_be_sent_is_the_fault_of_its_request(neighbor, load, kit, value):
+    neighbor.start()
+    executor, _ = await load()
+    with pytest.raises(ExecutionError, match="the header x-user must be printable") as raised:
+        await executor.execute(kit.batch_of(X, metadata={"x-user": value}))
+    assert raised.value.cause == "input"
+    await executor.execute(kit.batch_of(X, metadata={"traceparent": value, "baggage": "a"}))
+    sent = neighbor.call().metadata
+    assert sent["baggage"] == "a"
+    assert "traceparent" not in sent
+
+
 async def test_parameters_are_sent(neighbor, load, kit):
     neighbor.start()
     executor, metadata = await load(forward_parameters=["k"])

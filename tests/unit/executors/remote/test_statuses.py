@@ -16,6 +16,7 @@ CASES = [
     (C.RESOURCE_EXHAUSTED, "queue is full", "overloaded"),
     (C.RESOURCE_EXHAUSTED, "Received message larger than max (5 vs. 4)", "input"),
     (C.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (5 vs. 4)", "input"),
+    (C.RESOURCE_EXHAUSTED, "received metadata size exceeds hard limit", "input"),
     (C.UNAVAILABLE, "failed to connect to all addresses", "unavailable"),
     (C.UNAVAILABLE, "[request id: <id_unknown>] Exceeds maximum queue size", "overloaded"),
     (C.UNAVAILABLE, "Request timeout expired", "overloaded"),
