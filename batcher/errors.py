@@ -35,6 +35,10 @@ class InvalidRequest(RequestError):
     """The request is wrong: its shape, datatype, names, parameters or size. A retry does not help."""
 
 
+class SequenceError(InvalidRequest):
+    """The request is a step that its sequence cannot take: not started, ended, expired or lost."""
+
+
 class UnknownModel(RequestError):
     """No model of that name and version is configured."""
 

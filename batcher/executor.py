@@ -67,6 +67,7 @@ __all__ = [
     "ParameterValue",
     "Problem",
     "ReportsHealth",
+    "SequenceRow",
     "Size",
     "Tensor",
     "TensorSpec",
@@ -171,6 +172,8 @@ class LoadContext:
     """The folder of the configuration file, where relative paths in `options` start."""
     batched: Mapping[str, bool] = field(default_factory=dict)
     """Input -> whether axis 0 is the batch axis, for inputs that the configuration (`inputs`) names."""
+    sequence_slots: int = 0
+    """Under `sequence.strategy: slot`, how many sequences the object keeps state for at once; else 0."""
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -267,6 +270,21 @@ these share batches."""
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceRow:
+    """Which step of which sequence a row is. A batch has at most one row of a sequence."""
+
+    id: int | str
+    """The id that the client chose, unique only among the sequences of one caller."""
+    slot: int
+    """Under `sequence.strategy: slot`, where the executor keeps the sequence's state: from 0 to
+    `LoadContext.sequence_slots` - 1, the same for all its steps. -1 under the strategy `state`."""
+    start: bool
+    """Whether it is the first step: whatever the slot held before belongs to another sequence."""
+    end: bool
+    """Whether it is the last step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The argument of `execute`: the rows of one or more requests, gathered.
 
@@ -297,6 +315,9 @@ class Batch:
     element of BYTES comes after its length (four bytes). The same promises as for arrays."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """With `Capabilities(raw=True)`: input -> the shape of its contents, the rows first."""
+    sequences: Sequence[SequenceRow] = ()
+    """For a model with the section `sequence`: what each row is a step of, in the order of the rows.
+    Rows beyond these only fill the batch up (`Capabilities.dynamic_rows`)."""
 
 
 def nothing_to_release() -> None:

@@ -82,7 +82,14 @@ class ModelBuilder:
             read_padding_rules(config, wanted.where),
             prepared.labels,
             generation,
+            config.sequence,
         )
+
+
+def _slots(config: ModelConfig) -> int:
+    """How many sequences an instance keeps state for."""
+    sequence = config.sequence
+    return sequence.max_sequences if sequence and sequence.strategy == "slot" else 0
 
 
 def instance_plan(
@@ -102,6 +109,7 @@ def instance_plan(
             options=config.options,
             base_dir=base_dir,
             batched={each.input: each.batched for each in config.inputs},
+            sequence_slots=_slots(config),
         ),
         make_executor=executor,
         max_in_flight=config.max_in_flight,

@@ -23,7 +23,9 @@ from batcher.errors import (
     Draining,
     InvalidRequest,
     ModelUnavailable,
+    Overloaded,
     RequestError,
+    SequenceError,
 )
 from batcher.runtime.health import Health
 from batcher.runtime.interface.signature import RequestSummary
@@ -32,6 +34,7 @@ from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.pending import PendingRequest
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
+from batcher.runtime.sequences import Step
 from batcher.telemetry import AdmissionReason, ReplyReason, Telemetry, UnreadReason
 from batcher.telemetry.stamps import Stamps
 
@@ -100,12 +103,14 @@ class Batcher:
         Raises what `infer` raises. Where `encode` raises, so does this, and the request counts as
         failed.
         """
-        model, summary = self._admit(request)
+        model, summary, step = self._admit(request)
+        if step is not None:
+            request = step.asked(request)
         # The target at admission counts, even if a setting changes before the answer.
         target_ns = model.settings.target_ns
         due_ns = None if target_ns is None else request.arrival_ns + target_ns
         reply: asyncio.Future[InferenceReply] = self._loop.create_future()
-        pending = self._runner.submit(request, model, summary, SingleReply(reply))
+        pending = self._runner.submit(request, model, summary, SingleReply(reply), step)
         try:
             return await encode(await reply)
         except asyncio.CancelledError:
@@ -173,25 +178,50 @@ class Batcher:
         """How many admitted requests have not ended."""
         return self._runner.unanswered
 
-    def _admit(self, request: InferenceRequest) -> tuple[ServedModel, RequestSummary]:
-        """The model that the request is for and the request's size. Raises `RequestError`."""
+    def _admit(self, request: InferenceRequest) -> tuple[ServedModel, RequestSummary, Step | None]:
+        """The model that the request is for, its size, and which step of a sequence it is.
+
+        Raises `RequestError`.
+        """
         name, version = request.model, request.version
         if self.draining:
             self.refused(name, version, request.arrival_ns, AdmissionReason.DRAINING)
             raise Draining(f"{name}: the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
         reason: AdmissionReason | ReplyReason = AdmissionReason.UNAVAILABLE
         try:
+            if request.sequence is not None:
+                return self._admit_step(request)
             model = self.models.find(name, version)
-            return model, model.signature.validate(request)
+            if model.sequences is not None:
+                return self._admit_step(request)
+            return model, model.signature.validate(request), None
         except Exception as error:
             if isinstance(error, InvalidRequest):
                 reason = AdmissionReason.INVALID
+                if isinstance(error, SequenceError):
+                    reason = AdmissionReason.SEQUENCE
+            elif isinstance(error, Overloaded):
+                reason = AdmissionReason.SEQUENCE_LIMIT
             elif not isinstance(error, RequestError):
                 reason = ReplyReason.INTERNAL
             elif isinstance(error, ModelUnavailable) and not version:
                 error.triton = triton.no_versions(name)
             self.refused(name, version, request.arrival_ns, reason)
             raise
+
+    def _admit_step(
+        self, request: InferenceRequest
+    ) -> tuple[ServedModel, RequestSummary, Step | None]:
+        """The same for a request with parameters of sequences: it goes where its sequence is."""
+        sequences = self._runner.sequences
+        model = sequences.serving(request)
+        if isinstance(model, ServedModel):
+            signature = model.any_signature
+        else:
+            model = self.models.find(request.model, request.version)
+            signature = model.signature
+        summary = signature.validate(request)
+        return model, summary, sequences.admit(request, summary.rows, model)
 
     def _deadline_passed(self, pending: PendingRequest) -> bool:
         """Whether the caller's deadline has passed."""
@@ -212,6 +242,8 @@ class Batcher:
             self._runner.replied(pending, now_ns)
             stamps = pending.stamps
             stamps.replied_ns = now_ns
+            if pending.step is not None:
+                pending.step.replied(answered=pending.outcome is Outcome.OK)
             assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
             if model.first_answer_due and pending.outcome is Outcome.OK:
                 model.first_answer_due = False

@@ -124,6 +124,29 @@ def reserved_parameter(allowed: Sequence[str]) -> str:
     )
 
 
+def no_sequence_id(model: str) -> str:
+    """For a request without a sequence id to a model with sequences."""
+    return (
+        f"inference request to model '{model}' must specify a non-zero or non-empty correlation ID"
+    )
+
+
+def sequence_not_started(model: str, sequence_id: int | str) -> str:
+    """For a step of a sequence that is not open."""
+    return (
+        f"inference request for sequence {sequence_id} to model '{model}' must specify the START flag"
+        " on the first request of the sequence"
+    )
+
+
+def sequence_rows(model: str) -> str:
+    """For a step of a sequence with several rows."""
+    return (
+        f"inference request to model '{model}' must specify batch-size 1 due to requirements of sequence"
+        " batcher"
+    )
+
+
 def not_classifiable(datatype: str) -> str:
     """For classification of an output whose datatype has no order."""
     return f"class result not available for output due to unsupported type '{datatype}'"

@@ -37,6 +37,12 @@ from batcher.config.repository import ModelOverrides, ModelRepositoryConfig, ove
 from batcher.config.root import Config, DeviceConfig, device_limits, limits_of
 from batcher.config.schema import json_schema
 from batcher.config.section import nearest
+from batcher.config.sequence import (
+    ControlConfig,
+    ControlsConfig,
+    SequenceConfig,
+    StateConfig,
+)
 from batcher.config.server import ServerConfig, TlsConfig
 from batcher.config.units import format_duration, format_size, parse_duration, parse_size
 
@@ -45,6 +51,8 @@ __all__ = [
     "BatchingConfig",
     "Change",
     "Config",
+    "ControlConfig",
+    "ControlsConfig",
     "DeviceConfig",
     "Difference",
     "FlightRecorderConfig",
@@ -58,7 +66,9 @@ __all__ = [
     "OutputConfig",
     "PaddingConfig",
     "QueueConfig",
+    "SequenceConfig",
     "ServerConfig",
+    "StateConfig",
     "TcpAddress",
     "TlsConfig",
     "UnixAddress",

@@ -20,7 +20,7 @@ Problem = tuple[KeyPath, str]
 
 
 def file_problems(config: Config) -> Iterator[Problem]:
-    """Each file named by `server`, and each file of labels, that cannot be read."""
+    """Each file named by `server`, and each file of labels or of a state, that cannot be read."""
     tls = config.server.tls
     if tls is not None:
         for key, path in (("cert", tls.cert), ("key", tls.key), ("client_ca", tls.client_ca)):
@@ -34,6 +34,11 @@ def file_problems(config: Config) -> Iterator[Problem]:
                 problem = unreadable(output.labels, folder=False)
             if problem:
                 yield ("models", place, "outputs", which, "labels"), problem
+        for which, state in enumerate(model.sequence.state if model.sequence else ()):
+            if state.initial_file is not None:
+                problem = unreadable(state.initial_file, folder=False)
+                if problem:
+                    yield ("models", place, "sequence", "state", which, "initial_file"), problem
 
 
 def folder_problems(config: Config) -> Iterator[Problem]:

@@ -30,6 +30,7 @@ from batcher.config.section import (
     one_of,
     refusal,
 )
+from batcher.config.sequence import SequenceConfig, sequence_problems
 from batcher.config.units import (
     Duration,
     DurationOrZero,
@@ -313,6 +314,9 @@ class ModelConfig(Section):
     outputs: tuple[OutputConfig, ...] = ()
     """Which output axes follow padded input axes, which outputs have a row axis, and the labels of
     classes."""
+    sequence: SequenceConfig | None = None
+    """Requests are steps of sequences, whose state is kept between them; null means that each request
+    stands alone."""
     queue: QueueConfig = QueueConfig()
     """How much may wait, for how long, and in which order."""
     warmup: WarmupConfig = WarmupConfig()
@@ -326,6 +330,9 @@ class ModelConfig(Section):
         sizes = self.warmup.batch_sizes or ()
         problems = _beyond(("warmup", "batch_sizes"), sizes, self.batching.most_rows)
         problems += padding_problems(self.padding, self.outputs)
+        problems += sequence_problems(
+            self.sequence, self.instances, {each.input for each in self.padding}
+        )
         problems += row_problems(self.inputs, self.padding, self.outputs, most)
         if not most and self.queue.max_batches_per_request != QueueConfig().max_batches_per_request:
             allowed = f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size"

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     UNKNOWN_FAILURE = "unknown"
     BACKEND_OVERLOADED = "backend_overloaded"
     BACKEND_UNAVAILABLE = "backend_unavailable"
+    SEQUENCE_LOST = "sequence"
 
 
 FAILURE_REASONS: Final = {
@@ -51,6 +52,7 @@ FAILURE_REASONS: Final = {
     FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
     FailureCause.OVERLOADED: Reason.BACKEND_OVERLOADED,
     FailureCause.UNAVAILABLE: Reason.BACKEND_UNAVAILABLE,
+    FailureCause.SEQUENCE: Reason.SEQUENCE_LOST,
     # No request waits for an abandoned batch; if one does, the shell was wrong.
     FailureCause.ABANDONED: Reason.UNKNOWN_FAILURE,
 }
@@ -58,8 +60,9 @@ FAILURE_REASONS: Final = {
 
 
 def failure_outcome(cause: FailureCause) -> Outcome:
-    """How requests of a failed batch end: those of a batch that was not executed are refused."""
-    return Outcome.REJECTED if cause is FailureCause.OVERLOADED else Outcome.FAILED
+    """How requests of a failed batch end: those that were not executed are refused."""
+    refused = cause is FailureCause.OVERLOADED or cause is FailureCause.SEQUENCE
+    return Outcome.REJECTED if refused else Outcome.FAILED
 
 
 class RefusalCause(StrEnum):

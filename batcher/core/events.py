@@ -41,6 +41,8 @@ class FailureCause(StrEnum):
     """The backend behind the instance is not there, is draining, or the connection was lost."""
     ABANDONED = "abandoned"
     """No request waited for the batch any more, so it was cancelled."""
+    SEQUENCE = "sequence"
+    """The request was not executed: its sequence has lost its state before."""
 
 
 SEARCHED: Final = frozenset({FailureCause.INPUT, FailureCause.UNKNOWN})

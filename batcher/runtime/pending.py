@@ -12,6 +12,7 @@ from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.request import InferenceReply, InferenceRequest
+from batcher.runtime.sequences import Step
 from batcher.telemetry.reasons import ReplyReason
 from batcher.telemetry.stamps import Stamps
 from batcher.tensors import Tensor
@@ -67,6 +68,7 @@ class PendingRequest:
         "request",
         "result",
         "stamps",
+        "step",
         "summary",
         "target",
     )
@@ -78,12 +80,15 @@ class PendingRequest:
         target: TargetModel,
         summary: RequestSummary,
         reply: ReplySink,
+        step: Step | None = None,
     ) -> None:
         self.id = request_id
         self.request = request
         self.target = target
         self.summary = summary
         self.reply = reply
+        self.step = step
+        """Which step of a sequence it is; None for a request that stands alone."""
         self.stamps = Stamps(request.arrival_ns)
         self.result: BatchResult | None = None
         self.pieces: dict[int, dict[str, Tensor]] | None = None

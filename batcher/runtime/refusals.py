@@ -173,6 +173,11 @@ _REFUSALS: dict[Reason, _Refusal] = {
     Reason.DEVICE_FAILURE: _Refusal(
         errors.InstanceUnavailable, "the device failed", "the server's log has details"
     ),
+    Reason.SEQUENCE_LOST: _Refusal(
+        errors.SequenceError,
+        "the sequence was lost before this step",
+        "start it again, with sequence_start",
+    ),
     Reason.INPUT_FAILURE: _Refusal(errors.InputRefused, "the executor refused the input"),
     Reason.UNKNOWN_FAILURE: _Refusal(
         errors.ExecutionFailed,

@@ -12,6 +12,15 @@ from batcher.tensors import Tensor
 
 
 @record
+class SequenceParameters:
+    """The request parameters `sequence_id` (None if it is absent, 0 or empty), `sequence_start`, `sequence_end`."""
+
+    id: int | str | None
+    start: bool = False
+    end: bool = False
+
+
+@record
 class InferenceRequest:
     """One inference request, decoded and not yet validated (`Signature.validate`).
 
@@ -38,7 +47,8 @@ class InferenceRequest:
     tenant: str = ""
     metadata: Sequence[tuple[str, MetadataValue]] = ()
     """The metadata of the call, as it came. What the model's executor does not name goes nowhere."""
-    sequence: int | str | None = None
+    sequence: SequenceParameters | None = None
+    """None for a request without any of these parameters."""
 
 
 @dataclass(slots=True)

@@ -47,12 +47,14 @@ from batcher.core.scheduler import Scheduler
 from batcher.errors import ChangeFailed, describe
 from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
-from batcher.runtime.execution.results import RunningBatch, prepare_batch, report
+from batcher.runtime.execution.results import RunningBatch, nothing_executed, prepare_batch, report
+from batcher.runtime.execution.steps import settle_steps, stop_steps
 from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.pending import PendingRequest, ReplySink, TargetModel
 from batcher.runtime.replies import end_request, fail_request
 from batcher.runtime.request import InferenceRequest
 from batcher.runtime.scheduler_log import log_failure_storm, warn_unreachable_target
+from batcher.runtime.sequences import SequenceTable, Step
 from batcher.runtime.timer import Timer
 from batcher.telemetry.reasons import ReplyReason
 
@@ -85,6 +87,11 @@ class _Drain:
 
 class BatchRunner(Protocol):
     """What the runner needs of an instance."""
+
+    @property
+    def incarnation(self) -> int:
+        """Grows each time that it is loaded."""
+        ...
 
     def run(
         self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
@@ -130,6 +137,10 @@ class Runner:
         self._arrived: list[Event] = []
         self._left = False
         """Whether requests have ended without an answer, so that batches may be of no use now."""
+        self.sequences = SequenceTable(clock, loop)
+        """The open sequences of all models."""
+        self._steps = 0
+        """How many steps of sequences have not ended."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining: dict[str, _Drain] = {}
@@ -142,9 +153,15 @@ class Runner:
         target: TargetModel,
         summary: RequestSummary,
         reply: ReplySink,
+        step: Step | None = None,
     ) -> PendingRequest:
-        """Feed a validated request to the scheduler; `reply` gets its reply or its error."""
-        pending = PendingRequest(next(self._ids), request, target, summary, reply)
+        """Feed a validated request to the scheduler; `reply` gets its reply or its error.
+
+        `step` says which step of a sequence it is.
+        """
+        pending = PendingRequest(next(self._ids), request, target, summary, reply, step)
+        if step is not None:
+            self._steps += 1
         self._pending[pending.id] = pending
         if self._draining and (drain := self._draining.get(target.key)) is not None:
             drain.left += 1
@@ -164,7 +181,7 @@ class Runner:
                 request.deadline_ns,
                 request.priority,
                 request.tenant,
-                request.sequence,
+                None if step is None else step.sequence.number,
                 queue_until_ns,
             )
         )
@@ -228,7 +245,7 @@ class Runner:
         self._instances.pop(event.instance, None)
         lost = [i for i, batch in self._running.items() if batch.instance == event.instance]
         for batch_id in lost:
-            del self._running[batch_id]
+            stop_steps(self._running.pop(batch_id).pendings)
         self.feed(event)
 
     # Models
@@ -275,6 +292,7 @@ class Runner:
         if self._rearm is not None:
             self._rearm.cancel()
         self._timer.close()
+        self.sequences.close()
 
     def _feed_soon(self, event: Event) -> None:
         """Feed an event at the end of this iteration of the event loop."""
@@ -321,6 +339,11 @@ class Runner:
             self._record = None
 
     def _carry_out(self, commands: list[Command], now_ns: int) -> None:
+        if self._steps:
+            # Before the next steps begin, which need the state.
+            for command in commands:
+                if isinstance(command, Settle):
+                    self._steps -= settle_steps(command, self._pending)
         for command in commands:
             if isinstance(command, Dispatch):
                 try:
@@ -408,12 +431,14 @@ class Runner:
     # Batches
 
     def _dispatch(self, command: Dispatch, now_ns: int) -> None:
-        batch, slices = prepare_batch(command, self._pending, now_ns)
+        instance = self._instances[command.instance]
+        batch, slices = prepare_batch(command, self._pending, now_ns, lambda: instance.incarnation)
         batch_id = command.batch_id
+        if not slices:
+            self._feed_soon(nothing_executed(batch_id, batch))
+            return
         self._running[batch_id] = batch
-        self._instances[command.instance].run(
-            batch_id, slices, lambda executed: self._executed(batch_id, executed)
-        )
+        instance.run(batch_id, slices, lambda executed: self._executed(batch_id, executed))
 
     def _not_dispatched(self, command: Dispatch, error: Exception) -> None:
         """Report a batch that could not be started as failed, after the current step."""
@@ -427,6 +452,7 @@ class Runner:
             pending = self._pending.get(part.id)
             if pending is not None:
                 pending.failure = describe(error)
+                stop_steps((pending,))
         self._feed_soon(BatchProgress(command.batch_id, (), error=FailureCause.UNKNOWN))
 
     def _executed(self, batch_id: int, executed: ExecutedBatch) -> None:
@@ -434,7 +460,10 @@ class Runner:
         try:
             batch = self._running.pop(batch_id, None)
             if batch is not None:
-                self.feed(report(batch_id, batch, executed, self._clock))
+                progress = report(batch_id, batch, executed, self._clock)
+                if batch.pendings[0].step is not None:
+                    stop_steps(batch.pendings)
+                self.feed(progress)
         finally:
             executed.release()
 

@@ -37,6 +37,7 @@ _STANDARD = {
     errors.RequestCancelled: grpc.StatusCode.CANCELLED,
     errors.InputRefused: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ExecutionFailed: grpc.StatusCode.INTERNAL,
+    errors.SequenceError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.InternalError: grpc.StatusCode.INTERNAL,
     errors.BufferFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.AnswerTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -27,6 +27,7 @@ from batcher.telemetry.families import (
     recording,
     repository,
     requests,
+    sequences,
     transport,
 )
 from batcher.telemetry.generations import merged
@@ -150,6 +151,7 @@ class Telemetry(Collector):
         yield from self._collect_batches()
         yield from self._collect_failures(observation)
         yield from self._collect_models()
+        yield from self._collect_sequences(observation)
         yield from self._collect_recording()
         yield from self._collect_transport()
         yield from self._collect_repository()
@@ -313,6 +315,21 @@ class Telemetry(Collector):
             (((*m.labels, result), n) for m in every for result, n in m.reloads.items()),
         )
         yield single_values(models.MODEL_GENERATION, ((m.labels, m.generation) for m in every))
+
+    def _collect_sequences(self, observation: Observation) -> Iterator[Metric]:
+        counted = [
+            (m.labels, m.sequences) for m in self._models.values() if m.sequences is not None
+        ]
+        yield single_values(sequences.SEQUENCES_OPEN, ((ls, c.open) for ls, c in counted))
+        yield single_values(sequences.SEQUENCE_STATE, ((ls, c.state_bytes) for ls, c in counted))
+        yield single_values(sequences.SEQUENCES_STARTED, ((ls, c.started) for ls, c in counted))
+        yield single_values(
+            sequences.SEQUENCES_ENDED,
+            (((*ls, end), n) for ls, c in counted for end, n in c.ended.items()),
+        )
+        known = {labels for labels, _ in counted}
+        held = [(ls, m.held_requests) for ls, m in self._observed(observation) if ls in known]
+        yield single_values(sequences.SEQUENCE_STEPS_HELD, held)
 
     def _collect_recording(self) -> Iterator[Metric]:
         recorded = self._recording()

@@ -27,6 +27,7 @@ def merged(generations: Sequence[ModelObservation], serving: str) -> ModelObserv
         waiting_requests=sum(each.waiting_requests for each in generations),
         waiting_rows=sum(each.waiting_rows for each in generations),
         waiting_bytes=sum(each.waiting_bytes for each in generations),
+        held_requests=sum(each.held_requests for each in generations),
         executing_requests=sum(each.executing_requests for each in generations),
         oldest_waiting_ns=_oldest(each.oldest_waiting_ns for each in generations),
         oldest_executing_ns=_oldest(each.oldest_executing_ns for each in generations),

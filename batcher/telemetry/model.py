@@ -15,6 +15,7 @@ from batcher.telemetry.busy import BusyClock
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.reasons import ENDS, AdmissionReason, End, ReloadResult, ReplyReason
+from batcher.telemetry.sequences import SequenceCounts
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCounters
 
@@ -68,6 +69,8 @@ class ModelTelemetry:
         self.batch_fill = Histogram(FILL)
         self.elements: dict[str, int] = {}
         """Input elements of executed batches, by kind; empty for a model without padding."""
+        self.sequences: SequenceCounts | None = None
+        """None for a model without sequences."""
         self.load_duration = Histogram(LOAD)
         self.warmup_duration = Histogram(LOAD)
         self.first_answer = Histogram(LATENCY)
@@ -88,6 +91,12 @@ class ModelTelemetry:
         self._statistics = StatisticsCounters()
         self._clock = clock
         self._epoch_clock = epoch_clock
+
+    def has_sequences(self) -> SequenceCounts:
+        """Where its sequences are counted; from now on there are series for them."""
+        if self.sequences is None:
+            self.sequences = SequenceCounts()
+        return self.sequences
 
     @property
     def requests(self) -> Mapping[End, int]:

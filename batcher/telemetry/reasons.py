@@ -14,6 +14,10 @@ class AdmissionReason(StrEnum):
     INVALID = "invalid"
     UNAVAILABLE = "unavailable"
     DRAINING = "draining"
+    SEQUENCE = "sequence"
+    """A step that its sequence cannot take; the scheduler refuses some with the same reason."""
+    SEQUENCE_LIMIT = "sequence_limit"
+    """One sequence, or one waiting step of a sequence, too many."""
 
 
 class UnreadReason(StrEnum):

@@ -12,6 +12,7 @@ from batcher.core.record import record
 from batcher.executor import (
     Array,
     Batch,
+    SequenceRow,
 )
 from batcher.protocol.raw_tensor import encoded, raw_contents, raw_rows
 from batcher.runtime.interface.forwarded import forwarded
@@ -36,6 +37,8 @@ class Slice:
     start: int
     stop: int
     padded: Padded | None = None
+    row: SequenceRow | None = None
+    """Which step of which sequence it is, for a model with sequences."""
 
 
 def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
@@ -68,6 +71,7 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
         metadata,
         raw,
         shapes,
+        tuple([s.row for s in slices if s.row is not None]) if slices[0].row is not None else (),
     )
 
 

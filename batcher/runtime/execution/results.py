@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from batcher.clock import Clock
 from batcher.core.commands import Dispatch, Part
@@ -31,17 +31,25 @@ class RunningBatch:
     parts: tuple[Part, ...]
     rows: int
     padding: Padding | None
+    lost: tuple[int, ...] = ()
+    """Steps of lost sequences: they were to be in it, and are not executed."""
 
 
 def prepare_batch(
-    command: Dispatch, requests: Mapping[int, PendingRequest], now_ns: int
+    command: Dispatch,
+    requests: Mapping[int, PendingRequest],
+    now_ns: int,
+    incarnation: Callable[[], int] = lambda: 0,
 ) -> tuple[RunningBatch, list[Slice]]:
     """The batch that a `Dispatch` asks for, and the rows to execute, in order.
 
-    Sets what a request keeps of its batch: padding, time of dispatch, number of rows.
+    Sets what a request keeps of its batch: padding, time of dispatch, number of rows. Steps of sequences
+    get the state; those whose sequence is lost are left out of the rows, and `report` fails them.
+    `incarnation` is that of the instance.
     """
     batch: list[PendingRequest] = []
     slices: list[Slice] = []
+    lost: list[int] = []
     rows = 0
     first = requests[command.parts[0].id]
     # A retry keeps the padding of the batch that failed, because it keeps its bucket.
@@ -54,12 +62,22 @@ def prepare_batch(
             pending.stamps.dispatched_ns = now_ns
         pending.padding = padding
         pending.failure = None
+        request, row = pending.request, None
+        if (step := pending.step) is not None:
+            pending.failure = step.begin((command.instance, incarnation())) or None
+            if pending.failure is not None:
+                lost.append(pending.id)
+                continue
+            request, row = step.filled(request), step.row
         rows += part.stop - part.start
         batch.append(pending)
-        slices.append(Slice(pending.request, part.start, part.stop, padded))
+        slices.append(Slice(request, part.start, part.stop, padded, row))
     for pending in batch:
         pending.stamps.batch_rows = rows
-    return RunningBatch(command.instance, batch, command.parts, rows, padding), slices
+    parts = command.parts
+    if lost:
+        parts = tuple([part for part in parts if part.id not in lost])
+    return RunningBatch(command.instance, batch, parts, rows, padding, tuple(lost)), slices
 
 
 def report(
@@ -70,7 +88,7 @@ def report(
     If taking one request's rows raises, that request fails, and no other.
     """
     result = executed.result
-    failed: list[Failure] = []
+    cause, failed = _failures(batch, executed)
     done: list[int] = []
     whole: list[PendingRequest] = []
     offset = 0
@@ -82,7 +100,9 @@ def report(
         stop = offset + part.stop - part.start
         if result is None:
             pending.failure = executed.failure
-        elif stop - offset == pending.summary.rows and not result.row_errors:
+        elif (
+            stop - offset == pending.summary.rows and not result.row_errors and pending.step is None
+        ):
             # The usual case; nothing here can raise.
             pending.result, pending.offset, pending.padding = result, offset, batch.padding
             done.append(pending.id)
@@ -121,9 +141,34 @@ def report(
             executed.execute_end_ns,
             executed.ended_ns,
         ),
-        error=executed.cause if result is None else None,
+        error=cause,
         retry_after_ns=executed.retry_after_ns if result is None else None,
     )
+
+
+def _failures(
+    batch: RunningBatch, executed: ExecutedBatch
+) -> tuple[FailureCause | None, list[Failure]]:
+    """Why a batch failed as a whole, None if it did not; and requests that have failed each by itself."""
+    failed = [Failure(request_id, FailureCause.SEQUENCE) for request_id in batch.lost]
+    if executed.result is not None:
+        return None, failed
+    if _by_slot(batch):
+        # Their executor may have moved its state on, so that none of them can be executed again.
+        return None, failed + [Failure(pending.id, executed.cause) for pending in batch.pendings]
+    return executed.cause, failed
+
+
+def nothing_executed(batch_id: int, batch: RunningBatch) -> BatchProgress:
+    """The event for a batch in which all requests are steps of lost sequences."""
+    failed = [Failure(request_id, FailureCause.SEQUENCE) for request_id in batch.lost]
+    return BatchProgress(batch_id, (), tuple(failed))
+
+
+def _by_slot(batch: RunningBatch) -> bool:
+    """Whether the executor keeps the state of the batch's requests."""
+    step = batch.pendings[0].step
+    return step is not None and step.sequence.interface.config.strategy == "slot"
 
 
 def answer(pending: PendingRequest) -> InferenceReply:
@@ -177,6 +222,11 @@ def _taken(
         if error is not None:
             pending.failure = error
             return Failure(pending.id, FailureCause.INPUT)
+    if pending.step is not None and pending.outcome is None:
+        # The state is taken without the padding of other outputs: its axes are fixed.
+        interface, layout = pending.step.sequence.interface, pending.target.layout
+        kept = tuple(state.output for state in interface.states)
+        pending.step.take(scatter(result, offset, offset + 1, kept, layout))
     if part.stop - part.start == pending.summary.rows:
         pending.result, pending.offset = result, offset
         # The reply is trimmed by the padding of this batch.

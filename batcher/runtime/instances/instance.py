@@ -93,6 +93,11 @@ class Instance:
         )
 
     @property
+    def incarnation(self) -> int:
+        """Grows each time that it is loaded."""
+        return self._incarnation
+
+    @property
     def up(self) -> bool:
         """Whether an incarnation is loaded and can run batches."""
         return self._worker is not None

@@ -46,11 +46,18 @@ class Signature:
     """The inputs, outputs and padding of one loaded model."""
 
     def __init__(
-        self, model: str, metadata: ModelMetadata, max_rows: int, padding: Padding | None = None
+        self,
+        model: str,
+        metadata: ModelMetadata,
+        max_rows: int,
+        padding: Padding | None = None,
+        supplied: frozenset[str] = frozenset(),
     ) -> None:
         self.model = model
         self.max_rows = max_rows
-        self.inputs = {spec.name: spec for spec in metadata.inputs}
+        self._supplied = supplied
+        """Inputs that clients do not send, because the server fills them: the state of sequences."""
+        self.inputs = {spec.name: spec for spec in metadata.inputs if spec.name not in supplied}
         self.outputs = {spec.name: spec for spec in metadata.outputs}
         self._specs = metadata.inputs
         self._padding = padding
@@ -77,11 +84,8 @@ class Signature:
         for spec in self._specs:
             tensor = inputs.get(spec.name)
             if tensor is None:
-                if spec.optional:
-                    if self._varies:
-                        shapes.append(())
-                    continue
-                raise self._missing(spec, inputs)
+                shapes.append(self._absent(spec, inputs))
+                continue
             present += 1
             # A raw tensor has a shape and a size, and its array would have to be made.
             sized = tensor if isinstance(tensor, RawTensor) else tensor.array
@@ -96,10 +100,10 @@ class Signature:
             if self._varies:
                 shapes.append(inner)
             nbytes += sized.nbytes if spec.datatype != "BYTES" else _bytes_size(tensor)
-        if present != len(inputs):
+        if present != len(inputs) or not self._supplied.isdisjoint(inputs):
             raise self._unknown_input(inputs)
         self._check_outputs(request.outputs or ())
-        own = tuple(shapes)
+        own = tuple(shapes) if self._varies else ()
         if self._equally_long:
             self._check_lengths(own)
         if self._padding is not None:
@@ -107,6 +111,14 @@ class Signature:
         # A request whose inputs all lack a batch axis is one row.
         key = self._batch_key(request) if self._keyed else ""
         return RequestSummary(rows if rows > 0 else 1, nbytes, own, key)
+
+    def _absent(self, spec: TensorSpec, inputs: dict[str, Tensor]) -> tuple[int, ...]:
+        """The axes of an input that a request may lack. Raises `InvalidRequest` if it must not."""
+        if spec.name in self._supplied:
+            return spec.inner
+        if spec.optional:
+            return ()
+        raise self._missing(spec, inputs)
 
     def _wrong_datatype(self, spec: TensorSpec, got: str) -> InvalidRequest:
         return InvalidRequest(
@@ -166,11 +178,11 @@ class Signature:
 
     def _triton_text(self, inputs: dict[str, Tensor]) -> str:
         """Triton's text for wrong inputs; Triton compares their number first, then their names."""
-        required = [spec.name for spec in self._specs if not spec.optional]
-        if len(required) <= len(inputs) <= len(self._specs):
+        required = [spec.name for spec in self.inputs.values() if not spec.optional]
+        if len(required) <= len(inputs) <= len(self.inputs):
             name = next(name for name in inputs if name not in self.inputs)
             return triton.unexpected_input(self.model, name)
-        return triton.wrong_inputs(self.model, list(inputs), required, len(self._specs))
+        return triton.wrong_inputs(self.model, list(inputs), required, len(self.inputs))
 
     def _check_lengths(self, shapes: Shapes) -> None:
         """Check that axes of one name are equally long, such as those of tokens and their mask."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from batcher import triton
 from batcher.clock import SECOND
+from batcher.config import SequenceConfig
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
 from batcher.errors import BackendUnavailable, InterfaceChanged, ModelUnavailable
@@ -27,7 +28,9 @@ from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.padding_rules import NOTHING_PADDED, PaddingRules
 from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.signature import Signature
+from batcher.runtime.sequences import SequenceInterface, resolve_sequence
 from batcher.telemetry import ModelTelemetry
+from batcher.telemetry.sequences import SequenceCounts
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,7 @@ class ServedModel:
         padding: PaddingRules = NOTHING_PADDED,
         labels: Mapping[str, Labels] | None = None,
         generation: int = 1,
+        sequence: SequenceConfig | None = None,
     ) -> None:
         self.name = name
         self.version = version
@@ -98,6 +102,9 @@ class ServedModel:
         self.padding: Padding | None = None
         """How its variable axes are padded; None if they are not, or before the first load."""
         self.rules = padding
+        self.sequences: SequenceInterface | None = None
+        """Its state and controls; None if it has no section `sequence`, or before the first load."""
+        self._sequence = sequence
         self._process = process
         self._instances = [
             Instance(plan, process, telemetry, self._pad, lambda: self.settings.max_batch_size)
@@ -156,8 +163,12 @@ class ServedModel:
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the executor returned from `load`. Raises `ModelUnavailable` before the first load."""
-        return self._require()[0]
+        """The model as clients see it: what the executor returned from `load`, without state and controls.
+
+        Raises `ModelUnavailable` before the first load.
+        """
+        loaded = self._require()[0]
+        return loaded if self.sequences is None else self.sequences.clients
 
     @property
     def signature(self) -> Signature:
@@ -166,6 +177,16 @@ class ServedModel:
         if self.state is not ModelState.READY:
             raise self._unavailable()
         return loaded[1]
+
+    @property
+    def any_signature(self) -> Signature:
+        """Validates requests that go on while no others are accepted: the steps of open sequences."""
+        return self._require()[1]
+
+    @property
+    def sequence_counts(self) -> SequenceCounts:
+        """Where its sequences are counted."""
+        return self.telemetry.has_sequences()
 
     @property
     def max_batch_size(self) -> int:
@@ -239,7 +260,7 @@ class ServedModel:
 
     def serve(self) -> None:
         """Be ready: what is loaded is enough."""
-        self.layout = layout_of(self.metadata)
+        self.layout = layout_of(self._require()[0])
         self.enter(ModelState.READY, "")
 
     def enter(self, state: ModelState, why: str) -> None:
@@ -248,7 +269,8 @@ class ServedModel:
         self._process.changed()
 
     async def drained(self) -> None:
-        """Wait until everything that it has accepted has ended."""
+        """Wait until everything that it has accepted has ended: its sequences, and then its requests."""
+        await self._process.runner.sequences.closed(self.key)
         await self._process.runner.drained(self.key)
 
     async def drain(self, timeout_s: float) -> None:
@@ -262,7 +284,8 @@ class ServedModel:
                 await self.drained()
         except TimeoutError:
             log.warning(
-                "%s: requests are unanswered after %g s of draining (drain_timeout); they are refused",
+                "%s: requests are unanswered after %g s of draining (drain_timeout); they are refused, and"
+                " sequences that are open are lost",
                 self.key,
                 timeout_s,
             )
@@ -273,6 +296,7 @@ class ServedModel:
         if self._known:
             self._known = False
             self._keep_counts()
+            self._process.runner.sequences.drop(self.key, "its model was unloaded or loaded again")
             self._process.runner.feed(ModelRemoved(self.key))
         await asyncio.gather(*(instance.stop(timeout_s) for instance in self._instances))
 
@@ -300,6 +324,9 @@ class ServedModel:
         """
         if self.state is ModelState.READY and self._loaded is not None:
             self._check_same(metadata, self._loaded[0])
+        self.sequences = resolve_sequence(self.name, self._sequence, metadata)
+        if self.sequences is not None:
+            self.telemetry.has_sequences()
         before = self._configured(self.settings)
         self.padding = resolve_padding(self.name, self.rules, metadata)
         if self.padding is not None:
@@ -316,7 +343,9 @@ class ServedModel:
         return ModelConfigured(self.key, settings)
 
     def _signature(self, metadata: ModelMetadata) -> Signature:
-        return Signature(self.name, metadata, self.settings.max_request_rows, self.padding)
+        supplied = frozenset[str]() if self.sequences is None else self.sequences.supplied
+        most = self.settings.max_request_rows
+        return Signature(self.name, metadata, most, self.padding, supplied)
 
     async def _load_instances(self) -> tuple[ModelMetadata, Signature]:
         tasks = [asyncio.create_task(self._load_instance(each)) for each in self._instances]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from batcher.clock import MICROSECOND
 from batcher.executor import ModelMetadata
 from batcher.protocol import inference, model_config
+from batcher.runtime.sequences import SequenceInterface
 from batcher.telemetry.statistics import Duration, ModelStatisticsSnapshot
 from batcher.tensors import TensorSpec
 
@@ -52,6 +54,7 @@ def model_config_response(
     instances: int,
     device: str,
     labels: Mapping[str, str] | None = None,
+    sequences: SequenceInterface | None = None,
 ) -> inference.ModelConfigResponse:
     """The answer to `ModelConfig`; `dims` leave the row axis out.
 
@@ -87,7 +90,10 @@ def model_config_response(
         config.parameters[key].string_value = value
     config.model_transaction_policy.decoupled = False
     config.response_cache.enable = False
-    if batching is not None:
+    if sequences is not None:
+        # The protocol has either this or dynamic batching.
+        config.sequence_batching.CopyFrom(_sequence_batching(sequences))
+    elif batching is not None:
         config.dynamic_batching.CopyFrom(_dynamic_batching(batching))
     return inference.ModelConfigResponse(config=config)
 
@@ -120,6 +126,54 @@ def _dynamic_batching(batching: Batching) -> model_config.ModelDynamicBatching:
     policy.allow_timeout_override = batching.allow_timeout_override
     if batching.queue_timeout_ns is not None:
         policy.default_timeout_microseconds = batching.queue_timeout_ns // MICROSECOND
+    return message
+
+
+_KINDS: Final = {
+    "start": "CONTROL_SEQUENCE_START",
+    "end": "CONTROL_SEQUENCE_END",
+    "ready": "CONTROL_SEQUENCE_READY",
+}
+
+
+def _sequence_batching(sequences: SequenceInterface) -> model_config.ModelSequenceBatching:
+    """State and controls as Triton describes them; the strategy `slot` is its `direct`."""
+    settings = sequences.config
+    message = model_config.ModelSequenceBatching(
+        max_sequence_idle_microseconds=settings.idle_timeout // MICROSECOND
+    )
+    if settings.strategy == "slot":
+        message.direct.SetInParent()
+    else:
+        message.oldest.max_candidate_sequences = min(settings.max_sequences, 2**31 - 1)
+    for state in sequences.states:
+        described = message.state.add(
+            input_name=state.input.name,
+            output_name=state.output,
+            data_type=_data_type(state.input),
+            dims=state.input.inner,
+        )
+        if not state.initial.any():
+            described.initial_state.add(
+                name=state.input.name,
+                data_type=_data_type(state.input),
+                dims=state.input.inner,
+                zero_data=True,
+            )
+    for kind, (name, no, yes) in sequences.flags.items():
+        control = message.control_input.add(name=name).control.add(kind=_KINDS[kind])
+        values = [tensor.array.reshape(-1)[0].item() for tensor in (no, yes)]
+        if no.datatype == "BOOL":
+            control.bool_false_true.extend(values)
+        elif no.datatype == "INT32":
+            control.int32_false_true.extend(values)
+        else:
+            control.fp32_false_true.extend(values)
+    if sequences.id_input is not None:
+        name, datatype = sequences.id_input.name, _data_type(sequences.id_input)
+        message.control_input.add(name=name).control.add(
+            kind="CONTROL_SEQUENCE_CORRID", data_type=datatype
+        )
     return message
 
 

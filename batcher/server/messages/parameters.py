@@ -10,6 +10,7 @@ from batcher.clock import MICROSECOND, SECOND
 from batcher.errors import InvalidRequest, NotSupported, shown
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
+from batcher.runtime.request import SequenceParameters
 
 MAX_WAIT_NS = 365 * 24 * 3600 * SECOND
 """A year: the longest timeout or deadline, so that times in nanoseconds fit 64 bits."""
@@ -24,8 +25,11 @@ _INT64 = "int64_param"
 _EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 """Asks for an empty last answer from decoupled models. There are none here, so it has no effect."""
 
+MAX_SEQUENCE_ID_BYTES = 128
+"""The most bytes of a sequence id that is a text, in UTF-8; the same as Triton's limit."""
+
 _RESERVED = {
-    "sequence_id": ("int64_param", "string_param"),
+    "sequence_id": ("int64_param", "uint64_param", "string_param"),
     "sequence_start": ("bool_param",),
     "sequence_end": ("bool_param",),
     "priority": ("int64_param", "uint64_param"),
@@ -34,7 +38,7 @@ _RESERVED = {
 }
 """Name -> the fields of `InferParameter` that may hold its value."""
 
-_SEQUENCES = frozenset(("sequence_id", "sequence_start", "sequence_end"))
+_FLAGS = frozenset(("sequence_start", "sequence_end"))
 _SHARED_MEMORY = "shared_memory_"
 _RESERVED_PREFIX = "triton_"
 
@@ -45,7 +49,18 @@ class RequestParameters:
 
     priority: int = 0
     timeout_ns: int | None = None
+    sequence_id: int | str | None = None
+    flags: dict[str, bool] = field(default_factory=dict)
+    """`sequence_start` and `sequence_end`, where they are given and true."""
     others: dict[str, ParameterValue] = field(default_factory=dict)
+
+    @property
+    def sequence(self) -> SequenceParameters | None:
+        """What the parameters say of a sequence; None if that is nothing."""
+        if self.sequence_id is None and not self.flags:
+            return None
+        start, end = "sequence_start" in self.flags, "sequence_end" in self.flags
+        return SequenceParameters(self.sequence_id, start, end)
 
 
 def read_parameters(
@@ -81,13 +96,11 @@ def read_parameters(
 
 def _take(found: RequestParameters, name: str, value: ParameterValue, where: str) -> None:
     """Keep one reserved parameter, whose type is right."""
-    if name in _SEQUENCES:
-        # The protocol's "no sequence" is the zero of either type.
+    if name in _FLAGS:
         if value:
-            raise InvalidRequest(
-                f"{where}: sequences are not supported, as models keep no state between requests; leave"
-                " the parameter out"
-            )
+            found.flags[name] = True
+    elif name == "sequence_id":
+        found.sequence_id = _sequence_id(value, where)
     elif name in {"priority", "timeout"}:
         number = int(value)
         if number < 0:
@@ -96,6 +109,21 @@ def _take(found: RequestParameters, name: str, value: ParameterValue, where: str
             found.priority = min(number, MAX_PRIORITY)
         elif number:
             found.timeout_ns = min(number * MICROSECOND, MAX_WAIT_NS)
+
+
+def _sequence_id(value: ParameterValue, where: str) -> int | str | None:
+    """The id of a sequence; None for the zero of either type, which means that there is none."""
+    if not value:
+        return None
+    if isinstance(value, str):
+        size = len(value.encode())
+        if size > MAX_SEQUENCE_ID_BYTES:
+            raise InvalidRequest(
+                f"{where}: expected at most {MAX_SEQUENCE_ID_BYTES} bytes of text, got {size}"
+            )
+        return value
+    # Clients send unsigned numbers of 64 bits in a signed field.
+    return int(value) % 2**64
 
 
 def classification(parameters: Mapping[str, inference.InferParameter], where: str) -> int | None:

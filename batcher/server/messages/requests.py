@@ -106,6 +106,7 @@ def to_request(
         deadline_ns=deadline_ns,
         tenant=tenant,
         metadata=metadata,
+        sequence=parameters.sequence,
     )
 
 

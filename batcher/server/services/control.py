@@ -41,6 +41,7 @@ EXTENSIONS = (
     "model_configuration",
     "parameters",
     "schedule_policy",
+    "sequence",
     "statistics",
 )
 """Extensions of the protocol that this server has, by the names that clients look for."""
@@ -173,6 +174,7 @@ class ControlServicer:
             instances=model.instance_count,
             device=model.device,
             labels={name: labels.file for name, labels in model.labels.items()},
+            sequences=model.sequences,
         )
 
     async def _model_statistics(

@@ -26,7 +26,14 @@ from batcher.server.calls import Context, abort
 from batcher.server.messages.classification import Classes
 from batcher.server.messages.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
 from batcher.server.messages.wire import WireRequest
-from batcher.server.services.streams import StreamCharges, StreamPacer, StreamPump, no_room
+from batcher.server.services.streams import (
+    Link,
+    StreamCharges,
+    StreamPacer,
+    StreamPump,
+    StreamTurns,
+    no_room,
+)
 from batcher.server.status import Style, to_status
 from batcher.service import RETRY_DRAINING_NS, Batcher
 from batcher.telemetry import AdmissionReason, ReplyReason, Stamps
@@ -135,14 +142,17 @@ class InferenceServicer:
         metadata = context.invocation_metadata() or ()
         own = _own(metadata)
 
+        turns = StreamTurns()
+
         async def answer(data: bytes) -> bytes | memoryview:
             arrival_ns = self._clock()
             request_id = ""
+            link = turns.enter() if len(data) > messages.LARGE_MESSAGE else None
             try:
                 wire = await self._parse(data, arrival_ns)
                 request_id = wire.id
                 response, _ = await self._infer(
-                    wire, arrival_ns, deadline_ns, own, metadata, stream=True
+                    wire, arrival_ns, deadline_ns, own, metadata, turns=turns, link=link
                 )
             except RequestError as error:
                 message = to_status(error, self._style, request_id=request_id).message
@@ -151,6 +161,9 @@ class InferenceServicer:
                 message = INTERNAL_ERROR
             else:
                 return response
+            finally:
+                if link is not None:
+                    turns.leave(link)
             return messages.stream_error(message, request_id=request_id)
 
         ordered = own.get(STREAM_ORDER_KEY) != "any"
@@ -206,9 +219,10 @@ class InferenceServicer:
         own: dict[str, str],
         metadata: CallMetadata,
         *,
-        stream: bool = False,
+        turns: StreamTurns | None = None,
+        link: Link | None = None,
     ) -> tuple[bytes | memoryview, Stamps]:
-        """`own` is the part of the `metadata` that is for this server."""
+        """`own` is the part of the `metadata` that is for this server; `turns` are those of a stream."""
         raw = self._batcher.takes_raw(wire.model, wire.version)
         try:
             if len(wire.data) <= messages.LARGE_MESSAGE:
@@ -222,6 +236,12 @@ class InferenceServicer:
         except Exception:
             self._batcher.refused(wire.model, wire.version, arrival_ns, ReplyReason.INTERNAL)
             raise
+        if turns is not None:
+            if request.sequence is not None:
+                await turns.turn(link)
+            elif link is not None:
+                turns.leave(link)
+        stream = turns is not None
         freed = len(wire.data) if stream else 0
         encode = partial(self._encode, request=request, stream=stream, freed=freed)
         return await self._batcher.answer(request, encode)

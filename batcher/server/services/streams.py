@@ -66,6 +66,50 @@ class StreamPacer:
             asyncio.get_running_loop().call_soon(self._begin)
 
 
+Link: TypeAlias = tuple["asyncio.Future[None] | None", "asyncio.Future[None]"]
+"""What goes before a message, and what is done when it and all before it have had their turns."""
+
+
+class StreamTurns:
+    """Has the steps of sequences on one stream admitted in the order in which they were read.
+
+    Large messages are read on another thread, and would be overtaken by smaller ones behind them.
+    """
+
+    def __init__(self) -> None:
+        self._last: asyncio.Future[None] | None = None
+
+    def enter(self) -> Link:
+        """Note a message that is not admitted at once. `leave` must follow."""
+        before = self._last
+        self._last = own = asyncio.get_running_loop().create_future()
+        return before, own
+
+    async def turn(self, link: Link | None) -> None:
+        """Wait until everything that was read before has had its turn; admit the step before the next await."""
+        if link is None:
+            if self._last is None or self._last.done():
+                return
+            link = self.enter()
+        before, _ = link
+        try:
+            if before is not None and not before.done():
+                # Waiting for it in another way would cancel it when this stream's task is cancelled.
+                await asyncio.wait((before,))
+        finally:
+            self.leave(link)
+
+    @staticmethod
+    def leave(link: Link) -> None:
+        """A message has had its turn, or needs none."""
+        before, own = link
+        if before is None or before.done():
+            if not own.done():
+                own.set_result(None)
+        else:
+            before.add_done_callback(lambda _: None if own.done() else own.set_result(None))
+
+
 def no_room(buffers: Buffers, size: int) -> BufferFull:
     """The error for a request, or its answer, that does not fit `max_buffered`. Counts the refusal."""
     buffers.refused += 1

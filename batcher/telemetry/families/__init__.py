@@ -13,6 +13,7 @@ from batcher.telemetry.families import (
     recording,
     repository,
     requests,
+    sequences,
     transport,
 )
 from batcher.telemetry.families.family import FILL, LATENCY, LOAD, ROWS, Family, Stage
@@ -32,6 +33,7 @@ __all__ = [
     "recording",
     "repository",
     "requests",
+    "sequences",
     "transport",
 ]
 
@@ -41,6 +43,7 @@ FAMILIES: tuple[Family, ...] = (
     *requests.FAMILIES,
     *batches.FAMILIES,
     *models.FAMILIES,
+    *sequences.FAMILIES,
     *recording.FAMILIES,
     *transport.FAMILIES,
     *repository.FAMILIES,

@@ -12,6 +12,7 @@ from batcher.config import (
     BatchingConfig,
     ModelConfig,
     QueueConfig,
+    SequenceConfig,
     ServerConfig,
     format_duration,
     format_size,
@@ -56,9 +57,10 @@ from batcher.runtime.interface.labels import MAX_LABELS_BYTES
 from batcher.runtime.interface.padding import MAX_WARMUP_BUCKETS
 from batcher.runtime.interface.signature import MAX_SHARED_INPUT_BYTES
 from batcher.runtime.models.model import CLOSE_TIMEOUT_S
+from batcher.runtime.sequences.table import REMEMBERED_ENDS
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.server.messages.classification import MAX_CLASSES, MAX_WIDTH
-from batcher.server.messages.parameters import MAX_TENANT, MAX_WAIT_NS
+from batcher.server.messages.parameters import MAX_SEQUENCE_ID_BYTES, MAX_TENANT, MAX_WAIT_NS
 from batcher.server.messages.requests import (
     MAX_BYTES_ELEMENTS,
     MAX_RANK,
@@ -85,6 +87,7 @@ SECTIONS = {
     "models[]": ModelConfig,
     "models[].batching": BatchingConfig,
     "models[].queue": QueueConfig,
+    "models[].sequence": SequenceConfig,
 }
 DERIVED = {"server.max_buffered": "a quarter of memory"}
 """What the page says of a key whose default `null` stands for a value that is worked out at the start."""
@@ -120,6 +123,8 @@ def test_every_bound_of_the_configuration_is_on_the_page(section: str) -> None:
 
 def test_the_bounds_that_no_key_changes() -> None:
     rows = dict(ROWS)
+    assert rows["bytes of a sequence id that is a text"] == str(MAX_SEQUENCE_ID_BYTES)
+    assert rows["ended sequences that are remembered"] == str(REMEMBERED_ENDS)
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
     headers = f"{HEADER_READ_FACTOR * MAX_METADATA_BYTES // 1024} KiB, {MAX_HEADER_FRAMES} frames"
     assert rows["headers that are read (`builtin`)"] == headers

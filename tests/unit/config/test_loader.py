@@ -80,7 +80,7 @@ def test_every_problem_is_reported_at_once_in_the_order_of_the_lines(problems):
         (
             "models[0].bathcing (line 6): unknown key; did you mean batching? allowed: name, version, executor, "
             "options, instances, device, max_in_flight, execute_timeout, load_retry_timeout, reload, drain_timeout, on_nan, batching, padding, "
-            "inputs, outputs, queue, warmup, health"
+            "inputs, outputs, sequence, queue, warmup, health"
         ),
         "models[0].max_queue_delay (line 7): unknown key; write it under batching",
         "models[0].queue.max_requests (line 8): got 0; allowed: 1 or more",

@@ -33,6 +33,7 @@ def test_every_error_has_a_code(style):
     ("error", "standard", "triton"),
     [
         (errors.InvalidRequest, Code.INVALID_ARGUMENT, Code.INVALID_ARGUMENT),
+        (errors.SequenceError, Code.INVALID_ARGUMENT, Code.INVALID_ARGUMENT),
         (errors.UnknownModel, Code.NOT_FOUND, Code.NOT_FOUND),
         (errors.ModelUnavailable, Code.UNAVAILABLE, Code.UNAVAILABLE),
         (errors.Draining, Code.UNAVAILABLE, Code.UNAVAILABLE),

@@ -23,6 +23,7 @@ DOCUMENT = HERE.parents[2] / "docs" / "metrics.md"
 def populated(registry, telemetry, model):
     """A registry in which every family has a sample."""
     model.device_known("cpu")
+    model.has_sequences()
     model.batch_finished(
         rows=1,
         requests=1,

@@ -4,6 +4,7 @@ import pytest
 from infer_messages import one_raw_input, read, with_parameter
 
 from batcher.errors import InvalidRequest
+from batcher.runtime.request import SequenceParameters
 from batcher.server.messages.parameters import MAX_PRIORITY, MAX_WAIT_NS
 
 
@@ -30,10 +31,39 @@ def test_parameters_of_ours_are_taken_out_and_others_passed_on():
         ("sequence_end", {"bool_param": False}, {"bool_param": True}),
     ],
 )
-def test_a_request_is_part_of_no_sequence(name, nothing, something):
-    assert read(with_parameter(name, **nothing)).parameters is None
-    with pytest.raises(InvalidRequest, match=f"parameter '{name}': sequences are not supported"):
-        read(with_parameter(name, **something))
+def test_the_zero_of_a_parameter_of_sequences_says_nothing(name, nothing, something):
+    assert read(with_parameter(name, **nothing)).sequence is None
+    assert read(with_parameter(name, **something)).sequence is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "sequence_id"),
+    [
+        ({"int64_param": 7}, 7),
+        ({"int64_param": -1}, 2**64 - 1),
+        ({"uint64_param": 2**64 - 1}, 2**64 - 1),
+        ({"string_param": "7"}, "7"),
+        ({"string_param": "é" * 64}, "é" * 64),
+    ],
+)
+def test_the_parameters_of_a_sequence_are_taken_out(value, sequence_id):
+    request = with_parameter("sequence_id", **value)
+    request.parameters["sequence_start"].bool_param = True
+    parsed = read(request)
+    assert parsed.sequence == SequenceParameters(sequence_id, start=True, end=False)
+    assert parsed.parameters is None
+    request.parameters["sequence_end"].bool_param = True
+    assert read(request).sequence == SequenceParameters(sequence_id, start=True, end=True)
+
+
+def test_a_long_id_of_a_sequence_is_refused():
+    with pytest.raises(InvalidRequest, match="at most 128 bytes of text, got 129"):
+        read(with_parameter("sequence_id", string_param="x" + "é" * 64))
+
+
+def test_a_flag_without_an_id_is_kept():
+    parsed = read(with_parameter("sequence_end", bool_param=True))
+    assert parsed.sequence == SequenceParameters(None, start=False, end=True)
 
 
 @pytest.mark.parametrize("timeout", [2**63 - 1, 2**62, 10**13 * 4])
@@ -59,7 +89,11 @@ def test_a_timeout_of_zero_is_none():
         ("priority", {"string_param": "1"}, "expected int64_param or uint64_param, got string"),
         ("timeout", {"int64_param": -1}, "expected 0 or more, got -1"),
         ("timeout", {"double_param": 1.0}, "expected int64_param, got double_param"),
-        ("sequence_id", {"bool_param": True}, "expected int64_param or string_param, got bool"),
+        (
+            "sequence_id",
+            {"bool_param": True},
+            "expected int64_param or uint64_param or string_param",
+        ),
         ("sequence_start", {"int64_param": 1}, "expected bool_param, got int64_param"),
         ("triton_other", {"bool_param": True}, "unknown"),
     ],
