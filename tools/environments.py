@@ -42,6 +42,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "setuptools<81",
     ),
     "mlserver": ("mlserver==1.7.1",),
+    "kserve": ("kserve==0.21.0",),
     "ray-serve": ("ray[serve]==2.60.0", "numpy"),
     "bentoml": ("bentoml==1.4.40", "numpy"),
     "litserve": ("litserve==0.2.19", "numpy"),

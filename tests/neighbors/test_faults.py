@@ -3,7 +3,6 @@
 bench/neighbors plays ten times as many rounds.
 """
 
-import asyncio
 import functools
 from contextlib import ExitStack
 
@@ -11,15 +10,9 @@ import faults
 import model_servers
 import pytest
 from conftest import BATCH_S, running, served
+from played import play, rounds
 
 pytestmark = [pytest.mark.neighbors, pytest.mark.slow]
-
-
-def rounds(count, kinds=faults.KINDS):
-    """A test for each of so many faults."""
-    played = list(enumerate(faults.rounds(count, kinds)))
-    ids = [f"{number}-{fault}" for number, fault in played]
-    return pytest.mark.parametrize(("number", "fault"), played, ids=ids)
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +28,6 @@ def behind(start, tmp_path_factory):
             return neighbor, start(served("double", executor, options, max_in_flight=2))
 
         yield behind
-
-
-def play(neighbor, front, fault, number):
-    before = len(front.log())
-    played = asyncio.run(faults.play(front.grpc, neighbor, fault, first=1000 * number))
-    wrong = played.wrong()
-    assert not wrong, "\n".join(
-        [
-            f"{len(wrong)} things are wrong; {played.statuses}",
-            *wrong[:12],
-            front.log()[before:],
-            neighbor.log()[-2000:],
-        ]
-    )
 
 
 @rounds(20)

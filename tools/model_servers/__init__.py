@@ -10,9 +10,10 @@ batch at a time. While the file `ModelServer.slow` exists, each batch takes that
 """
 
 from model_servers.another import Batcher
+from model_servers.kserve import KServe
 from model_servers.mlserver import MLServer
 from model_servers.process import ModelServer, NotReadyError
 from model_servers.torchserve import TorchServe
 from model_servers.triton import Triton
 
-__all__ = ["Batcher", "MLServer", "ModelServer", "NotReadyError", "TorchServe", "Triton"]
+__all__ = ["Batcher", "KServe", "MLServer", "ModelServer", "NotReadyError", "TorchServe", "Triton"]

@@ -61,6 +61,7 @@ class HttpExecutor:
         """
         options = read_options(context, HttpOptions)
         self._context, self._given = context, options
+        self._sent = 0
         self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
         client = await asyncio.to_thread(_client_module, context.model)
         place = place_of(options.url)
@@ -87,11 +88,13 @@ class HttpExecutor:
 
     async def execute(self, batch: Batch) -> BatchResult:
         """Send the batch and read the answer. Cancelling it closes its connection."""
+        self._sent += 1
+        number = str(self._sent)
         nbytes = sum(array.nbytes for array in batch.inputs.values())
         if nbytes > LARGE:
-            sent, body, headers = await asyncio.to_thread(self._written, batch)
+            sent, body, headers = await asyncio.to_thread(self._written, batch, number)
         else:
-            sent, body, headers = self._written(batch)
+            sent, body, headers = self._written(batch, number)
         headers.update(self._headers.current)
         for name, value in batch.metadata.items():
             headers[name] = _header(name, value)
@@ -104,8 +107,8 @@ class HttpExecutor:
             )
         try:
             if len(answer.body) > LARGE:
-                return await asyncio.to_thread(self._read, answer, sent, batch.outputs)
-            return self._read(answer, sent, batch.outputs)
+                return await asyncio.to_thread(self._read, answer, sent, batch.outputs, number)
+            return self._read(answer, sent, batch.outputs, number)
         except ExecutionError as error:
             if error.cause == "unknown":
                 # Perhaps another model has taken the name; then it is loaded again.
@@ -138,7 +141,7 @@ class HttpExecutor:
         else:
             self._v2 = Bodies(self._inputs, outputs, batched=self._batched, binary=found.binary)
 
-    def _written(self, batch: Batch) -> tuple[SentRows, bytes, dict[str, str]]:
+    def _written(self, batch: Batch, number: str) -> tuple[SentRows, bytes, dict[str, str]]:
         """The rows that are sent, the body, and its headers."""
         headers = {"Content-Type": "application/json"}
         if self._v2 is not None and self._v2.binary:
@@ -150,7 +153,7 @@ class HttpExecutor:
         if self._v1 is not None:
             return sent, self._v1.body(sent.inputs, sent.rows), headers
         assert self._v2 is not None  # noqa: S101 - one of them is set
-        body, json_bytes = self._v2.body(sent.inputs, batch.outputs, batch.parameters)
+        body, json_bytes = self._v2.body(sent.inputs, batch.outputs, batch.parameters, number)
         if self._v2.binary:
             headers = {"Content-Type": "application/octet-stream", JSON_LENGTH: str(json_bytes)}
         return sent, body, headers
@@ -174,12 +177,14 @@ class HttpExecutor:
             self._watch.doubt()
             raise
 
-    def _read(self, answer: Response, sent: SentRows, wanted: frozenset[str] | None) -> BatchResult:
+    def _read(
+        self, answer: Response, sent: SentRows, wanted: frozenset[str] | None, number: str
+    ) -> BatchResult:
         if self._v1 is not None:
             return sent.result(self._v1.answer(answer.body, sent.rows))
         assert self._v2 is not None  # noqa: S101 - one of them is set
         json_length = answer.headers.get(JSON_LENGTH)
-        return sent.result(self._v2.answer(answer.body, json_length, sent.rows, wanted))
+        return sent.result(self._v2.answer(answer.body, json_length, sent.rows, wanted, number))
 
     async def _discover(self) -> Discovered:
         return await self._neighbor.discover(self._headers.current)

@@ -53,8 +53,9 @@ class Bodies:
         inputs: Mapping[str, Array],
         wanted: frozenset[str] | None,
         parameters: Mapping[str, ParameterValue],
+        number: str,
     ) -> tuple[bytes, int]:
-        """The body of a batch, and how many bytes of it are JSON.
+        """The body of a batch with the id `number`, and how many bytes of it are JSON.
 
         As JSON it must be of values that JSON can carry (`json_rows`).
         """
@@ -69,7 +70,7 @@ class Bodies:
             else:
                 tensors.append(b'%b,"data":[%b]}' % (dumps(head)[:-1], _elements(array, datatype)))
         names = [name for name in self._outputs if wanted is None or name in wanted]
-        parts = [b'{"inputs":[%b]' % b",".join(tensors)]
+        parts = [b'{"id":%b,"inputs":[%b]' % (dumps(number), b",".join(tensors))]
         if self.binary or len(names) < len(self._outputs):
             extra = {"parameters": {"binary_data": True}} if self.binary else {}
             parts.append(b',"outputs":%b' % dumps([{"name": name, **extra} for name in names]))
@@ -79,24 +80,27 @@ class Bodies:
         return b"".join((head_bytes, *contents)), len(head_bytes)
 
     def answer(
-        self, data: bytes, json_length: str | None, rows: int, wanted: frozenset[str] | None
+        self,
+        data: bytes,
+        json_length: str | None,
+        rows: int,
+        wanted: frozenset[str] | None,
+        number: str,
     ) -> Answer:
-        """The outputs in an answer; `json_length` is its header of that name. Raises `ExecutionError`."""
+        """The outputs in the answer to the batch `number`; `json_length` is its header of that name.
+
+        Raises `ExecutionError`.
+        """
         try:
             length = _json_bytes(json_length, len(data))
-            found = loads(data[:length])
-            if isinstance(found, dict) and isinstance(found.get("error"), str):
-                raise ExecutionError(f"the server answered an error: {found['error']}")
+            found = _answered(loads(data[:length]), number)
             return Answer(self._read(found, data, length, rows, wanted))
         except JsonError as error:
             raise ExecutionError(f"the server's answer is wrong: {error}") from None
 
     def _read(
-        self, found: Any, data: bytes, offset: int, rows: int, wanted: frozenset[str] | None
+        self, tensors: list[Any], data: bytes, offset: int, rows: int, wanted: frozenset[str] | None
     ) -> dict[str, Array]:
-        tensors = found.get("outputs") if isinstance(found, dict) else None
-        if not isinstance(tensors, list):
-            raise JsonError('it has no list "outputs"')
         outputs: dict[str, Array] = {}
         for tensor in tensors:
             if not isinstance(tensor, dict) or not isinstance(name := tensor.get("name"), str):
@@ -165,6 +169,20 @@ def read_specs(found: Any, kind: str) -> tuple[TensorSpec, ...]:
             raise JsonError(f"the shape of {shown(name)} is no list of whole numbers")
         specs.append(TensorSpec(name, datatype, tuple(max(axis, -1) for axis in shape)))
     return tuple(specs)
+
+
+def _answered(found: Any, number: str) -> list[Any]:
+    """The outputs of an answer. Raises `JsonError`; `ExecutionError` if it says that it is an error."""
+    if not isinstance(found, dict):
+        raise JsonError("it is no object")
+    if isinstance(found.get("error"), str):
+        raise ExecutionError(f"the server answered an error: {found['error']}")
+    if found.get("id") and found["id"] != number:
+        raise JsonError("it is the answer to another request (its id)")
+    tensors = found.get("outputs")
+    if not isinstance(tensors, list):
+        raise JsonError('it has no list "outputs"')
+    return tensors
 
 
 def _elements(array: Array, datatype: str) -> bytes:
