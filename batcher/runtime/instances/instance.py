@@ -52,6 +52,10 @@ class _WarmupTimes:
     """When it began."""
 
 
+REFUSALS_LOGGED_NS = 10 * SECOND
+"""Nanoseconds between two lines about batches that a backend refuses, or is not there for."""
+
+
 class Instance:
     """One instance of a model; implements the runner's `BatchRunner`.
 
@@ -88,6 +92,7 @@ class Instance:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
+        self._quiet_until_ns = 0
         self._replacement = Replacement(
             plan.name, process.loop, self._load, self._replaced, self._not_replaced
         )
@@ -371,6 +376,16 @@ class Instance:
 
     # The end of a batch
 
+    def _log_level(self, cause: FailureCause) -> int:
+        """The level of the line about a failed batch: a backend that refuses all says so now and then."""
+        if cause not in UNTOLD:
+            return logging.WARNING
+        now_ns = self._process.clock()
+        if now_ns < self._quiet_until_ns:
+            return logging.DEBUG
+        self._quiet_until_ns = now_ns + REFUSALS_LOGGED_NS
+        return logging.WARNING
+
     def _forget(self, batch_id: int) -> None:
         """Remove a batch from those in flight and start the timeout of the next one."""
         timer = self._in_flight.pop(batch_id, None)
@@ -402,7 +417,8 @@ class Instance:
             if self._checks is not None:
                 self._checks.batch_ended(executed)
             if executed.result is None and executed.cause is not FailureCause.ABANDONED:
-                log.warning(
+                log.log(
+                    self._log_level(executed.cause),
                     "%s: a batch failed: %s (%s, %d requests); %s",
                     self.plan.name,
                     executed.failure,

@@ -178,3 +178,22 @@ async def test_renewed_files_have_the_model_loaded_again(secured, authority, tmp
     async with asyncio.timeout(20):
         await watching
     await executor.close()
+
+
+async def test_a_neighbor_that_refuses_everything_does_not_fill_the_log(
+    start, front, fakes, dial, request_of, caplog
+):
+    def refuse(batch):
+        raise ExecutionError("not now", cause="unavailable")
+
+    fakes.options["answer"] = refuse
+    quick = {"warmup": {"batch_sizes": []}}
+    neighbor = await start({"models": [{"name": "hello", "executor": "fake"} | quick]})
+    address = neighbor.grpc.addresses[0]
+    application = await front(address, **quick)
+    stub = await dial(application.grpc.addresses[0])
+    for _ in range(3):
+        with pytest.raises(aio.AioRpcError, match="not now"):
+            await stub.ModelInfer(request_of())
+    lines = [each for each in caplog.messages if f"a batch failed: the neighbor {address}" in each]
+    assert len(lines) == 1
