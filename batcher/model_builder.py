@@ -10,7 +10,7 @@ from pathlib import Path
 from batcher import plugins
 from batcher.config import ModelConfig
 from batcher.errors import ModelLoadError, StartupError
-from batcher.executor import AsyncExecutor, Executor, LoadContext
+from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.lifecycle import WantedModel
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
@@ -83,6 +83,7 @@ class ModelBuilder:
             prepared.labels,
             generation,
             config.sequence,
+            config,
         )
 
 
@@ -90,6 +91,14 @@ def _slots(config: ModelConfig) -> int:
     """How many sequences an instance keeps state for."""
     sequence = config.sequence
     return sequence.max_sequences if sequence and sequence.strategy == "slot" else 0
+
+
+def _fitted(config: ModelConfig, metadata: ModelMetadata) -> ModelConfig:
+    """The configuration for the batches that the backend takes. Raises `ModelLoadError`."""
+    try:
+        return config.fitted(metadata.max_batch_size, metadata.preferred_batch_sizes)
+    except ValueError as error:
+        raise ModelLoadError(f"model {config.name!r}: {error}") from error
 
 
 def instance_plan(
@@ -119,5 +128,8 @@ def instance_plan(
         load_retry_ns=config.load_retry_timeout,
         checks=HealthCheckPlan(
             config.health.interval, config.health.timeout, config.health.failure_threshold
+        ),
+        fit=lambda metadata: instance_plan(
+            _fitted(config, metadata), index, executor, base_dir, key
         ),
     )

@@ -25,6 +25,9 @@ TUNABLE: Final = tuple(
 _KEPT: Final = ("reload", "drain_timeout", "load_retry_timeout")
 """Keys of a model that say how it is loaded and unloaded: a change of them loads nothing."""
 
+BACKEND_KEYS: Final = frozenset({"max_batch_size", "preferred_batch_sizes"})
+"""Keys of `batching` that the executor's backend decides where they are not set."""
+
 _ABSENT: Final = object()
 
 
@@ -109,6 +112,10 @@ def with_changes(model: ModelConfig, changes: Mapping[str, str]) -> ModelConfig:
     document = model.document()
     # Instances have been warmed up: a smaller maximum may be below those batches now.
     del document["warmup"]
+    for key in BACKEND_KEYS - model.batching.model_fields_set:
+        if not any(path.startswith(f"batching.{key}") for path in changes):
+            # Not set: what the backend says stays in force.
+            del document["batching"][key]
     in_order = sorted(changes.items(), key=lambda change: (len(change[0]), change[0]))
     source = f"{model.name} version {model.version}"
     changed = edited(document, in_order, _check_tunable, source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -76,7 +77,8 @@ class BatchingConfig(Section):
     full or preferred batch, at most `max_queue_delay`, as Triton does; `none` executes every
     request alone."""
     max_batch_size: BatchRows = 32
-    """The most rows of a batch, up to 65,536. A request with more rows is split over several
+    """The most rows of a batch, up to 65,536. Where it is not set and the executor's backend says what
+    it takes, it is that instead of the default; more than the backend takes is refused. A request with more rows is split over several
     batches. 0 means that the model has no batch axis: each request is executed alone, with its
     shapes unchanged."""
     target_p99: Duration | None = None
@@ -103,10 +105,15 @@ class BatchingConfig(Section):
     an instance is free. 0 never waits: a batch is what queued while the instance was busy."""
     preferred_batch_sizes: tuple[Count, ...] = ()
     """`fixed` only: batch sizes in rows, ascending, that are executed as soon as they are
-    reached."""
+    reached. Where it is not set, they are those that the executor's backend prefers, if it says."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise `CrossCheckError` where keys do not go together."""
         problems: list[tuple[KeyPath, str]] = []
         sizes = self.preferred_batch_sizes
         if list(sizes) != sorted(set(sizes)):
@@ -135,7 +142,6 @@ class BatchingConfig(Section):
                 problems.append(((key,), without))
         problems += self._limit_beside_target()
         CrossCheckError.raise_any(problems)
-        return self
 
     def _limit_beside_target(self) -> list[tuple[KeyPath, str]]:
         limit, target_ns = self.limit, self.target_p99
@@ -326,6 +332,11 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise `CrossCheckError` where keys do not go together."""
         most = self.batching.max_batch_size
         sizes = self.warmup.batch_sizes or ()
         problems = _beyond(("warmup", "batch_sizes"), sizes, self.batching.most_rows)
@@ -338,7 +349,36 @@ class ModelConfig(Section):
             allowed = f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size"
             problems.append((("queue", "max_batches_per_request"), allowed))
         CrossCheckError.raise_any(problems)
-        return self
+
+    def fitted(self, most: int | None, preferred: Collection[int]) -> Self:
+        """The section for a backend that takes `most` rows (None: it does not say) and prefers sizes.
+
+        What the section sets itself stays. Raises `ValueError` if that is more than the backend takes,
+        or where other keys do not go together with what it takes.
+        """
+        batching, changes = self.batching, dict[str, Any]()
+        if most is not None and "max_batch_size" not in batching.model_fields_set:
+            changes["max_batch_size"] = min(most, MOST_BATCH_ROWS)
+        rows = changes.get("max_batch_size", batching.max_batch_size)
+        if most is not None and rows > most:
+            allowed = f"at most {most}, the most rows that the executor's backend takes"
+            raise ValueError(f"batching.max_batch_size: {refusal(rows, allowed)}")
+        reads = "preferred_batch_sizes" in POLICIES[batching.policy].keys
+        if reads and "preferred_batch_sizes" not in batching.model_fields_set:
+            changes["preferred_batch_sizes"] = tuple(
+                sorted({size for size in preferred if 0 < size <= rows})
+            )
+        if all(getattr(batching, key) == value for key, value in changes.items()):
+            return self
+        fitted = self.model_copy(update={"batching": batching.model_copy(update=changes)})
+        try:
+            fitted.batching.check()
+            fitted.check()
+        except CrossCheckError as error:
+            raise ValueError(
+                f"the executor's backend takes batches of at most {rows} rows: {error}"
+            ) from error
+        return fitted
 
     def document(self) -> dict[str, Any]:
         """The section as the file would have it, every key written out."""

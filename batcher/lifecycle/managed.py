@@ -131,6 +131,8 @@ class ManagedModel:
         What is being loaded is configured so, too, unless it is to have other settings than that had.
         """
         before, self.served_as = self.served_as, replace(self.served_as, config=config)
+        if self.served is not None:
+            self.served.config = config
         loading, loading_as = self.loading, self.loading_as
         if loading is None or loading_as is None:
             return
@@ -138,7 +140,8 @@ class ManagedModel:
             tuned: dict[str, Any] = {key: getattr(config, key) for key in TUNABLE}
             self.loading_as = replace(loading_as, config=loading_as.config.model_copy(update=tuned))
             try:
-                loading.configure(*_settings(self.loading_as))
+                loading.configure(*_settings(self.loading_as, loading))
+                loading.config = self.loading_as.config
             except Exception:
                 log.exception(
                     "%s: settings that were changed while it is loaded could not be given to the next"
@@ -150,9 +153,10 @@ class ManagedModel:
         """Serve `wanted`, which needs nothing to be loaded, from now on."""
         self.wanted, self.failed_as = wanted, None
         if self.served is not None and self.served_as.config != wanted.config:
-            settings, rules = _settings(wanted)
+            settings, rules = _settings(wanted, self.served)
             if (settings, rules) != (self.served.settings, self.served.rules):
                 self.served.configure(settings, rules)
+            self.served.config = wanted.config
         changed = self.served_as != wanted
         self.served_as = wanted
         return ChangeResult.CONFIGURED if changed else ChangeResult.UNCHANGED
@@ -442,8 +446,12 @@ class ManagedModel:
             self._telemetry.forget(model.key)
 
 
-def _settings(wanted: WantedModel) -> tuple[Any, PaddingRules]:
-    config = wanted.config
+def _settings(wanted: WantedModel, model: ServedModel) -> tuple[Any, PaddingRules]:
+    """The settings of a model for the batches that its backend takes. Raises `ModelLoadError`."""
+    try:
+        config = model.fitted(wanted.config)
+    except ValueError as error:
+        raise ModelLoadError(f"{model.name}: {error}") from error
     return config.scheduler_settings(), read_padding_rules(config, wanted.where)
 
 

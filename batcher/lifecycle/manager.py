@@ -399,8 +399,13 @@ def _executor(model: ManagedModel) -> str:
 
 def _fits(model: ServedModel | None, config: ModelConfig) -> bool:
     """Whether the loaded instances can take batches of this size."""
-    rows = config.batching.max_batch_size
-    largest = 0 if model is None else model.largest_batch
+    if model is None:
+        return not config.batching.max_batch_size
+    try:
+        rows = model.fitted(config).batching.max_batch_size
+    except ValueError:
+        return False
+    largest = model.largest_batch
     return bool(rows) is bool(largest) and rows <= largest
 
 

@@ -61,6 +61,10 @@ class ConfigurableModel(Protocol):
         """The `max_batch_size` that its instances were loaded with."""
         ...
 
+    def fitted(self, config: ModelConfig) -> ModelConfig:
+        """The configuration for the batches that the model's backend takes. Raises `ValueError`."""
+        ...
+
     def check_padding(self, rules: PaddingRules) -> None:
         """Raise `ModelLoadError` if the rules do not suit the model."""
         ...
@@ -294,10 +298,11 @@ class LiveSettings:
 
     def _loads_again(self, before: ModelConfig, model: ModelConfig) -> bool:
         served = self._models.configurable(model.name, model.version)
-        rows = model.batching.max_batch_size
+        if served is None:
+            return True
+        rows = _rows(served, model)
         return (
-            served is None
-            or loads_again(before, model)
+            loads_again(before, model)
             or bool(rows) is not bool(served.largest_batch)
             or rows > served.largest_batch
         )
@@ -307,7 +312,7 @@ class LiveSettings:
         served = self._models.configurable(model.name, model.version)
         if served is None:
             return []
-        rows, problems = model.batching.max_batch_size, []
+        rows, problems = _rows(served, model), list[str]()
         if bool(rows) is not bool(served.largest_batch):
             problems.append(
                 f"{above}batching.max_batch_size: a change from or to 0 (a model without a batch axis)"
@@ -376,7 +381,7 @@ class LiveSettings:
             model = self._models.configurable(wanted.name, wanted.version)
             if model is None:
                 continue
-            settings, before = wanted.scheduler_settings(), model.settings
+            settings, before = model.fitted(wanted).scheduler_settings(), model.settings
             rules, padded = read_padding_rules(wanted, above), model.rules
             if (settings, rules) == (before, padded):
                 continue
@@ -396,6 +401,14 @@ class LiveSettings:
         known = ", ".join(f"{m.name} version {m.version}" for m in self._models.configurations())
         wanted = f"{name} version {version}" if version else name
         return UnknownModel(f"model: got {wanted}; allowed: {known}")
+
+
+def _rows(served: ConfigurableModel, config: ModelConfig) -> int:
+    """The `max_batch_size` that a configuration asks for."""
+    try:
+        return served.fitted(config).batching.max_batch_size
+    except ValueError:
+        return config.batching.max_batch_size
 
 
 def _restore(

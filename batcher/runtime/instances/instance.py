@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.events import (
@@ -220,20 +221,11 @@ class Instance:
     # Incarnations
 
     async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _WarmupTimes]:
-        plan, process = self.plan, self._process
-        executor = plan.make_executor()
-        most = executor.capabilities.max_in_flight
-        self._takes_raw = executor.capabilities.raw
-        if plan.max_in_flight > most:
-            raise ModelLoadError(
-                f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"
-                " the most batches that the executor can run at once"
-            )
-        worker = make_worker(
-            executor, plan.name, process.loop, process.clock, fail_nan=plan.fail_nan
-        )
+        process = self._process
+        worker, loaded = await self._loaded()
+        plan = self.plan
         try:
-            metadata = with_row_axes(await worker.load(plan.context), plan.context)
+            metadata = with_row_axes(loaded, plan.context)
             padding = self._padding = self._pad(metadata)
             arguments = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
             began_ns = process.clock()
@@ -247,6 +239,45 @@ class Instance:
             worker.abandon()
             raise
         return worker, metadata, measured
+
+    async def _loaded(self) -> tuple[Worker, ModelMetadata]:
+        """A worker with a loaded executor, whose context says what batches its backend takes.
+
+        That is known when it is loaded. Where it is something else than its context said, another
+        executor is loaded with that.
+        """
+        for last in (False, True):
+            worker = self._make_worker()
+            plan = self.plan
+            try:
+                metadata = await worker.load(plan.context)
+                fitted = plan if plan.fit is None else plan.fit(metadata)
+                sizes = plan.context.max_batch_size, fitted.context.max_batch_size
+                if sizes[0] == sizes[1]:
+                    return worker, metadata
+            except BaseException:
+                worker.abandon()
+                raise
+            await worker.close(plan.execute_timeout_ns / SECOND)
+            if last:
+                break
+            self.plan = replace(fitted, fit=plan.fit)
+        raise ModelLoadError(
+            f"{plan.context.model}: the executor's backend says another max_batch_size each time:"
+            f" {sizes[0]}, then {sizes[1]}"
+        )
+
+    def _make_worker(self) -> Worker:
+        plan, process = self.plan, self._process
+        executor = plan.make_executor()
+        most = executor.capabilities.max_in_flight
+        self._takes_raw = executor.capabilities.raw
+        if plan.max_in_flight > most:
+            raise ModelLoadError(
+                f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"
+                " the most batches that the executor can run at once"
+            )
+        return make_worker(executor, plan.name, process.loop, process.clock, fail_nan=plan.fail_nan)
 
     def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _WarmupTimes) -> None:
         plan = self.plan

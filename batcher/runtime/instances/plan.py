@@ -8,7 +8,7 @@ from dataclasses import field
 
 from batcher.clock import Clock
 from batcher.core.record import record
-from batcher.executor import AsyncExecutor, Executor, LoadContext
+from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.runner import Runner
@@ -31,6 +31,9 @@ class InstancePlan:
     load_retry_ns: int = 0
     """Nanoseconds for which a load that raises `BackendUnavailable` is repeated."""
     checks: HealthCheckPlan = HealthCheckPlan()
+    fit: Callable[[ModelMetadata], InstancePlan] | None = None
+    """How to load it for a backend that says what batches it takes (raises `ModelLoadError` where the
+    configuration asks for more); None where that does not matter."""
 
 
 @record

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from batcher import triton
 from batcher.clock import SECOND
-from batcher.config import SequenceConfig
+from batcher.config import ModelConfig, SequenceConfig
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
 from batcher.errors import BackendUnavailable, InterfaceChanged, ModelUnavailable
@@ -75,6 +75,7 @@ class ServedModel:
         labels: Mapping[str, Labels] | None = None,
         generation: int = 1,
         sequence: SequenceConfig | None = None,
+        config: ModelConfig | None = None,
     ) -> None:
         self.name = name
         self.version = version
@@ -82,6 +83,10 @@ class ServedModel:
         self.key = model_key(name, version, generation)
         self.executor = executor
         self.settings = settings
+        self.config = config
+        """What it was made from and tuned to since; None without a configuration."""
+        self._backend: tuple[int | None, tuple[int, ...]] = None, ()
+        """The most rows that its backend takes, and the sizes that it prefers."""
         self.labels = labels or {}
         """Output -> the names of its classes, for outputs that have a `labels` file."""
         self.telemetry = telemetry
@@ -200,6 +205,13 @@ class ServedModel:
         0 if the model was loaded without a batch axis.
         """
         return min(i.plan.context.max_batch_size for i in self._instances)
+
+    def fitted(self, config: ModelConfig) -> ModelConfig:
+        """The configuration for the batches that its backend takes, as far as that is known by now.
+
+        Raises `ValueError` if it asks for more.
+        """
+        return config.fitted(*self._backend)
 
     def check_padding(self, rules: PaddingRules) -> None:
         """Raise `ModelLoadError` if the rules do not suit the loaded model; its message lists why."""
@@ -328,6 +340,9 @@ class ServedModel:
         if self.sequences is not None:
             self.telemetry.has_sequences()
         before = self._configured(self.settings)
+        self._backend = metadata.max_batch_size, metadata.preferred_batch_sizes
+        if self.config is not None and self._loaded is None:
+            self.settings = self.fitted(self.config).scheduler_settings()
         self.padding = resolve_padding(self.name, self.rules, metadata)
         if self.padding is not None:
             self.telemetry.padded()
