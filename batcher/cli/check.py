@@ -89,7 +89,7 @@ def check(
         console.print(_models(models))
         typer.echo(_devices(models, settings))
         for ignored in checked.ignored:
-            typer.echo(f"no effect: {ignored}")
+            typer.echo(f"note: {ignored}")
         if load:
             _load(settings, config, checked.wanted)
         typer.echo(f"{config}: ok")

@@ -6,7 +6,14 @@ import copy
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, ValidationError, WithJsonSchema, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from batcher.config.explain import explain
 from batcher.config.model import ModelConfig
@@ -75,7 +82,7 @@ class ModelRepositoryConfig(Section):
     agree, so that files which are still being copied are not loaded."""
     load: tuple[Name, ...] = ()
     """`explicit` only: the models that are loaded at the start."""
-    defaults: Overrides = {}  # noqa: RUF012 - a default of a frozen section
+    defaults: Overrides = Field(default_factory=dict)
     """Keys of `models[]`, without `name` and `version`, that apply to every model of the directory
     unless its own files say otherwise. With `batching.target_p99`, `adaptive` batches take the place
     of Triton's settings; an `executor` here runs every model. Relative paths start at the folder of

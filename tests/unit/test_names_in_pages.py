@@ -11,6 +11,7 @@ from batcher.config import (
     HealthConfig,
     JournalConfig,
     ModelConfig,
+    ModelRepositoryConfig,
     QueueConfig,
     ServerConfig,
     WarmupConfig,
@@ -26,6 +27,7 @@ PAGES = [
 ]
 SECTIONS = {
     "server": ServerConfig,
+    "model_repository": ModelRepositoryConfig,
     "models[]": ModelConfig,
     "batching": BatchingConfig,
     "queue": QueueConfig,

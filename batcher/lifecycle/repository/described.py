@@ -135,7 +135,7 @@ def read_overrides(path: Path) -> ModelOverrides:
 
 
 def versions_in(folder: Folder) -> frozenset[str]:
-    """The folders whose names are versions; others belong to whoever put them there."""
+    """The folders whose names are versions."""
     return frozenset(each for each in folder.folders if _VERSION.fullmatch(each))
 
 

@@ -15,6 +15,7 @@ from batcher.config import (
     JournalConfig,
     LikeConfig,
     ModelConfig,
+    ModelRepositoryConfig,
     OutputConfig,
     PaddingConfig,
     QueueConfig,
@@ -33,6 +34,7 @@ PAGE = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 SECTIONS = {
     "server": ServerConfig,
     "server.tls": TlsConfig,
+    "model_repository": ModelRepositoryConfig,
     "models[]": ModelConfig,
     "models[].batching": BatchingConfig,
     "models[].sequence": SequenceConfig,

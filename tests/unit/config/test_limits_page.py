@@ -11,6 +11,7 @@ from batcher.clock import SECOND
 from batcher.config import (
     BatchingConfig,
     ModelConfig,
+    ModelRepositoryConfig,
     QueueConfig,
     SequenceConfig,
     ServerConfig,
@@ -47,6 +48,9 @@ from batcher.http2.server import GOAWAY_ACK_S, STREAM_WINDOW
 from batcher.http2.server_connection import LINGER_S, MAX_DISCARDED_BYTES, PREFACE_TIMEOUT_S
 from batcher.http2.socket_options import DEAD_PEER_S
 from batcher.journal.segment_files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
+from batcher.lifecycle.repository import files
+from batcher.lifecycle.repository.described import MAX_OVERRIDES_BYTES
+from batcher.lifecycle.repository.source import LOOK_TIMEOUT_S
 from batcher.live_settings.file_watch import MAX_READS
 from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
@@ -75,6 +79,7 @@ from batcher.server.messages.wire import (
     MAX_TEXT,
 )
 from batcher.telemetry.watchdog import LOG_INTERVAL_NS, STALL_NS
+from batcher.triton_models.reading import MAX_CONFIG_BYTES
 from batcher.web.app import MAX_WAITING_SCRAPES
 from batcher.web.connection import CLIENT_TIMEOUT_S, MAX_HEADER_BYTES, MAX_UNREAD_BYTES
 from batcher.web.exposition import IDLE_RATIO
@@ -84,6 +89,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text(encoding="ut
 ROWS = re.findall(r"^\| `?([^|`]+(?:\(`builtin`\))?)`? \| ([^|]+) \|", PAGE, re.MULTILINE)
 SECTIONS = {
     "server": ServerConfig,
+    "model_repository": ModelRepositoryConfig,
     "models[]": ModelConfig,
     "models[].batching": BatchingConfig,
     "models[].queue": QueueConfig,
@@ -199,6 +205,18 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["the time to come back that a backend names"] == format_duration(MAX_RETRY_AFTER_NS)
     assert rows["buckets that are warmed up"] == str(MAX_WARMUP_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)
+
+
+def test_the_bounds_of_a_model_repository() -> None:
+    rows = dict(ROWS)
+    assert rows["models of a directory"] == f"{files.MAX_MODELS:,}"
+    assert rows["files of one version"] == f"{files.MAX_FILES:,}"
+    assert rows["folders below each other in a version"] == str(files.MAX_DEPTH)
+    config = rows["a model's configuration, in its file or a load call"]
+    assert config == f"{MAX_CONFIG_BYTES >> 20} MiB"
+    overrides = rows["overrides in a model's folder"]
+    assert overrides == f"{MAX_OVERRIDES_BYTES >> 10} KiB"
+    assert rows["time of one look"] == f"{LOOK_TIMEOUT_S:g}s"
 
 
 def test_the_bounds_of_neighbors() -> None:

@@ -27,6 +27,9 @@ METADATA = ModelMetadata(
 )
 
 
+TOP = {"server", "devices", "model_repository"}
+
+
 def example(name):
     (found,) = re.findall(
         rf"<!-- example: {re.escape(name)} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL
@@ -128,7 +131,7 @@ def test_the_keys_it_names_exist():
                 .replace("[]", ".0")
                 .split(".")
             )
-            keys = steps if steps[0] in {"server", "devices"} else ["models", 0, *steps]
+            keys = steps if steps[0] in TOP else ["models", 0, *steps]
             section = section_at(Config, tuple(keys[:-1]))
             if steps[0] != "options" or len(steps) == 1:  # those are the executor's
                 assert section is not None, name

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from batcher.core.commands import Outcome, Reason
 from batcher.core.observation import ModelObservation, Observation
-from batcher.telemetry import AdmissionReason, HealthPoints, TransportPoints
+from batcher.telemetry import AdmissionReason, HealthPoints, RepositoryPoints, TransportPoints
 from batcher.telemetry.families import FAMILIES, Stage
 
 HERE = Path(__file__).parent
@@ -41,6 +41,7 @@ def populated(registry, telemetry, model):
     some = {"some": 1}
     points = TransportPoints(connections=1, events=some, errors=some, streams=some, goaways=some)
     telemetry.watch_transport(lambda: points)
+    telemetry.watch_repository(lambda: RepositoryPoints(models=1, looks=some))
     telemetry.watch_health(lambda: HealthPoints(True, [(("m", "1", "ready"), 1)]))
     return registry
 

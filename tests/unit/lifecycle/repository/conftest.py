@@ -4,7 +4,11 @@ import asyncio
 
 import pytest
 
-from batcher.lifecycle import ChangeResult, ModelChange
+from batcher.config import ModelRepositoryConfig
+from batcher.lifecycle import ChangeResult, LoadParameters, ModelChange
+from batcher.lifecycle.repository import RepositorySource, source
+
+NOTHING = LoadParameters()
 
 
 class Repository:
@@ -34,7 +38,7 @@ class Repository:
 class Manager:
     """Loads what it is told; `fails` holds identities whose loads fail, with the reason.
 
-    A load waits for the event in `gates` of its identity, if there is one. Like the real one it answers
+    A load waits for the event in `held` of its identity, if there is one. Like the real one it answers
     that a load in progress is unchanged, and what is loaded anew ends the load before.
     """
 
@@ -43,7 +47,7 @@ class Manager:
         self.fails = {}
         self.served = {}
         self.failed = {}
-        self.gates = {}
+        self.held = {}
         self.loading = {}
         self.unloaded = {}
 
@@ -78,8 +82,8 @@ class Manager:
         identity = wanted.identity
         self.loading[identity] = wanted
         self.unloaded.pop(identity, None)
-        if identity in self.gates:
-            await self.gates[identity].wait()
+        if identity in self.held:
+            await self.held[identity].wait()
         if self.loading.get(identity) is not wanted:
             return ModelChange(*identity, ChangeResult.FAILED, "changed again")
         del self.loading[identity]
@@ -104,3 +108,52 @@ def repository(tmp_path):
 @pytest.fixture
 def manager():
     return Manager()
+
+
+class Followed(RepositorySource):
+    """A source whose looks the test decides on."""
+
+    async def settle(self):
+        """Let what is under way go on, and end unless the manager holds a load."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        while self._tasks and not self._manager.loading:
+            await asyncio.wait(self._tasks)
+
+    async def poll(self, times=1):
+        """Look that many times, as `run` does."""
+        for _ in range(times):
+            self._take(await self._look())
+            self._say()
+            self._apply()
+            await self.settle()
+
+    async def call(self, name, parameters=NOTHING):
+        """A load call, as the manager carries it out."""
+        wanted = await self.load(name, parameters)
+        await self.loaded(name, [await self._manager.load(each) for each in wanted])
+        await self.settle()
+
+    def reasons(self):
+        return {(each.name, each.version): each.reason for each in self.known()}
+
+
+@pytest.fixture
+def taken():
+    return set()
+
+
+@pytest.fixture
+async def make(repository, manager, taken, monkeypatch):
+    """A function from keys of `model_repository` to a source."""
+    monkeypatch.setattr(source, "SETTLING_S", 0)
+    made = []
+
+    def call(**keys):
+        config = ModelRepositoryConfig.model_validate({"path": str(repository.path)} | keys)
+        made.append(Followed(config, manager, lambda: taken))
+        return made[-1]
+
+    yield call
+    for each in made:
+        await each.close()
