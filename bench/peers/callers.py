@@ -204,7 +204,11 @@ class _Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now_ns = time.monotonic_ns()
-        answer = self._reader.feed(data)
+        try:
+            answer = self._reader.feed(data)
+        except http1.BadAnswerError:
+            self.abort()  # what was asked has failed: a part of its answer is here
+            return
         if answer is None or self.asked is None:
             return
         (place, question), self.asked = self.asked, None

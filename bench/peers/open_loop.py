@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -47,6 +48,11 @@ class Round:
     seconds: float
     stopped: bool = False
     """Ended early: more than one in a hundred of all was late already."""
+
+    @classmethod
+    def lost(cls, rate: float, why: str) -> Round:
+        """One in which nothing was answered."""
+        return cls(rate, 1, 0, 0, Counter([why]), {}, {}, 0.0, 0.0, 0.0, stopped=True)
 
     @property
     def share(self) -> float:
@@ -137,10 +143,8 @@ async def play(
         stopped = len(sent_late) < len(due_ns)
         if record.left and not stopped:
             record.nothing_left.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(record.nothing_left.wait(), PATIENCE_S)
-            except TimeoutError:
-                pass
         took_s = (time.monotonic_ns() - record.start_ns) / SECOND
         used, load_used = server_cpu() - used, time.process_time() - load_used
     finally:

@@ -75,9 +75,7 @@ Protocol = Grpc | Http
 
 def open_inference(model: str) -> Grpc:
     """`ModelInfer` of the Open Inference Protocol, `X` raw."""
-    request = inference.ModelInferRequest(
-        model_name=model, raw_input_contents=[MARK.tobytes()]
-    )
+    request = inference.ModelInferRequest(model_name=model, raw_input_contents=[MARK.tobytes()])
     request.inputs.add(name="X", datatype="FP32", shape=[1, COLUMNS])
     request.outputs.add(name="Y")
     return Grpc("/inference.GRPCInferenceService/ModelInfer", request.SerializeToString())

@@ -225,7 +225,8 @@ def _ray(settings: Settings, python: Path, folder: Path) -> Started:
     given = {**settings, "rows": ROWS, "port": port, "folder": str(folder / "ray"), "replicas": 1}
     environ = {
         "PYTHONPATH": str(BACKENDS),
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": str(int(given.pop("throughput"))),
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": str(int(given["throughput"])),
+        "RAY_SERVE_ENABLE_HA_PROXY": str(int(given["throughput"])),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
     }

@@ -13,17 +13,16 @@ from typing import Self
 
 from callers import caller
 from open_loop import ON_TIME_NS, Round, play
-from processes import NotStartedError, Processes
+from processes import Processes
 from quiet import LATE_MS
 from servers import Server, Settings, Started
-
-from batcher.clock import SECOND
 
 START_S = 90.0
 """How long a server may take until its first right answer."""
 
-CALM_S = 8.0
-"""How long a server may take after a round until one request alone is in time again."""
+CALM_S = 4.0
+"""How long a server may take after a round until one request alone is in time again. One that takes
+longer is started again, and the result says how often."""
 
 
 @dataclass(slots=True)
@@ -32,8 +31,17 @@ class Pace:
 
     warm: float = 2.0
     sweep: float = 1.5
+    """A round while settings are tried."""
+    tune: float = 110.0
+    """No more settings are tried after this time."""
+    same: float = 5.0
+    """The round at the same rate for all."""
     final: float = 3.0
+    """A round of the search for the highest rate."""
+    tries: int = 3
+    """A rate holds if one of so many rounds holds it."""
     repeats: int = 3
+    """So often that search is done; the median counts."""
 
 
 class Trial:
@@ -45,7 +53,7 @@ class Trial:
         self._python = python
         self._core = core
         self._stack = AsyncExitStack()
-        self._seed = 0
+        self._asked = 0
         self.address = ("127.0.0.1", 0)
         self.start_s = 0.0
         """From its start to its first right answer."""
@@ -71,38 +79,36 @@ class Trial:
     ) -> None:
         await self._stack.aclose()
 
-    async def warm(self, seconds: float, rate: float) -> None:
-        """Let caches fill, code be compiled and times be learned."""
-        for share in (0.3, 1.0):
-            await self.round(rate * share, seconds / 2, stop_early=False)
+    async def warm(self, seconds: float) -> None:
+        """Let caches fill, code be compiled and times be learned, at rates that every server takes."""
+        for rate, share in ((50, 0.3), (150, 0.7)):
+            await self.round(rate, seconds * share, seed=rate, stop_early=False)
             await self.calm()
 
-    async def round(self, rate: float, seconds: float, *, stop_early: bool) -> Round:
+    async def round(self, rate: float, seconds: float, *, seed: int, stop_early: bool) -> Round:
         """Offer that rate; once more where the load was sent late."""
-        for _ in range(2):
-            self._seed += 1
+        for again in range(2):
             found = await play(
                 self.address,
                 self._server.protocol,
                 rate,
                 seconds,
-                seed=self._seed,
+                seed=2 * seed + again,
                 stop_early=stop_early,
                 server_cpu=self._processes.cpu_seconds,
             )
-            if found.sent_late_ms.get("p99", 0.0) <= LATE_MS or found.stopped:
+            if found.stopped or found.sent_late_ms.get("p99", 0.0) <= LATE_MS:
                 break
         return found
 
-    async def calm(self) -> None:
-        """Return once a request alone is in time. Raises `NotStartedError` where none is."""
+    async def calm(self) -> bool:
+        """Wait until a request alone is in time, for `CALM_S` at most; whether one was."""
         end = time.monotonic() + CALM_S
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self._processes.ended:
             if await self._one(timeout_s=1.0):
-                return
-            self._check()
+                return True
             await asyncio.sleep(0.1)
-        raise self._processes.failure(f"not in time with one request {CALM_S:g} s after a round")
+        return False
 
     def _start(self, folder: Path) -> Started:
         started = self._server.start(self._settings, self._python, folder)
@@ -135,25 +141,16 @@ class Trial:
                 ended.set_result((now_ns, failure))
 
         protocol = self._server.protocol
-        self._seed += 1
-        (question,) = protocol.questions(1, self._seed)
+        self._asked += 1
+        (question,) = protocol.questions(1, self._asked)
         load = caller(self.address, protocol, settle)
         try:
             await load.open()
             due_ns = time.monotonic_ns()
             load.send(0, due_ns, question)
-            now_ns, self.said = await asyncio.wait_for(ended, timeout_s)
-        except (OSError, TimeoutError) as error:
-            self.said = str(error) or "no answer"
+            now_ns, failure = await asyncio.wait_for(ended, timeout_s)
+        except (OSError, TimeoutError):
             return False
         finally:
             await load.close()
-        return not self.said and (not in_time or now_ns - due_ns <= ON_TIME_NS)
-
-
-def shown(settings: Settings, chosen: Settings) -> str:
-    """Settings as text, those of `settings` with what was chosen."""
-    return ", ".join(f"{name} {value}" for name, value in {**settings, **chosen}.items())
-
-
-__all__ = ["SECOND", "NotStartedError", "Pace", "Trial", "shown"]
+        return not failure and (not in_time or now_ns - due_ns <= ON_TIME_NS)

@@ -21,6 +21,4 @@ class Doubling(MLModel):
         """The device's wait is in a thread, so that the loop goes on."""
         x = NumpyCodec.decode_input(payload.inputs[0]).astype(np.float32, copy=False)
         y = await asyncio.to_thread(self.device.run, x)
-        return InferenceResponse(
-            model_name=self.name, outputs=[NumpyCodec.encode_output("Y", y)]
-        )
+        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("Y", y)])
