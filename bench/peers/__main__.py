@@ -42,7 +42,7 @@ Each is installed into an environment of its own (tools/environments.py), its se
 as its documentation advises, and the best are kept. A full run takes 20 to 25 minutes, and more
 the first time, when the others are downloaded."""
 
-QUICK = Pace(warm=1.0, sweep=0.8, tune=20.0, same=2.0, final=1.0, tries=2, repeats=1)
+QUICK = Pace(warm=1.0, sweep=0.8, tune=20.0, search=15.0, same=2.0, final=1.0, tries=2, repeats=1)
 
 
 def main() -> int:

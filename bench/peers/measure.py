@@ -14,7 +14,7 @@ from typing import Any, Self
 from emulated import CAPACITY
 from open_loop import Round
 from processes import NotStartedError
-from search_rate import best, highest
+from search_rate import STEP, best, highest
 from servers import Server, Settings
 from trial import Pace, Trial
 
@@ -79,12 +79,19 @@ class Session:
     async def holds(self, rate: float, seconds: float) -> bool:
         """Whether 99 % of that rate were in time, in one of `tries` rounds.
 
-        A core that stands still for 60 ms makes 2 % of a round of 3 s late at any rate.
+        A core that stands still for 60 ms makes 2 % of a round of 3 s late at any rate; what is
+        clearly lost is not tried again.
         """
         for _ in range(self.pace.tries):
-            if (await self.round(rate, seconds)).holds:
-                return True
-        return False
+            found = await self.round(rate, seconds)
+            if found.holds or found.stopped:
+                break
+        return found.holds
+
+    async def throughput(self) -> float:
+        """About how many requests a second it answers of as many as the device serves."""
+        found = await self.round(MOST_RATE, 1.0, stop_early=False)
+        return (found.on_time + found.late) / max(found.seconds, 1e-9)
 
     async def _start(self) -> None:
         trial = Trial(self.server, self.settings, self.python, self.core)
@@ -144,9 +151,10 @@ class Tuning:
                     if more > MOST_RATE or not await session.holds(more, seconds):
                         row["highest"] = f"not {more:.0f}"
                         return 0.0
+                guess = best_rate * BETTER * STEP if best_rate else await session.throughput()
                 rate = await highest(
                     lambda rate: session.holds(rate, seconds),
-                    guess=best_rate * BETTER * 1.15 or MOST_RATE / 2,
+                    guess=guess,
                     least=max(LEAST_RATE, best_rate * BETTER),
                     most=MOST_RATE,
                     tolerance=0.05,
@@ -193,7 +201,8 @@ async def measure(server: Server, python: Path, core: int, pace: Pace) -> dict[s
     async with Session(server, tuning.settings, python, core, pace) as session:
         same = await session.round(SAME_RATE, pace.same, stop_early=False)
         rates, guess = [], tuning.rate or SAME_RATE
-        for _ in range(pace.repeats):
+        end = time.monotonic() + pace.search
+        while len(rates) < pace.repeats and (not rates or time.monotonic() < end):
             rate = await highest(
                 lambda rate: session.holds(rate, pace.final),
                 guess=guess,

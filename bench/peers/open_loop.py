@@ -23,6 +23,10 @@ ON_TIME_NS = 50 * MILLISECOND
 SHARE = 0.99
 """So many must be in time for a rate to hold."""
 
+LOST = 0.05
+"""A round ends early once so many of its requests have missed: five times what it may miss, and more
+than a core makes late that stands still for 100 ms in a round of 3 s."""
+
 SETTLE_S = 0.4
 """The first requests of a round are not counted: queues start empty."""
 
@@ -47,7 +51,7 @@ class Round:
     """Processor time of all the server's processes for a request, in microseconds."""
     seconds: float
     stopped: bool = False
-    """Ended early: more than one in a hundred of all was late already."""
+    """Ended early: clearly lost already."""
 
     @classmethod
     def lost(cls, rate: float, why: str) -> Round:
@@ -93,16 +97,20 @@ class _Record:
     due_ns: list[int]
     counted_from: int
     allowed: int
-    """So many counted requests may miss before the round is lost."""
+    """So many counted requests may miss before the round is ended."""
     latency_ns: dict[int, int] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     left: int = 0
     missed: int = 0
     start_ns: int = 0
+    over: bool = False
+    """What ends from now on, because connections are closed, had no answer."""
     nothing_left: asyncio.Event = field(default_factory=asyncio.Event)
 
     def settle(self, place: int, now_ns: int, failure: str) -> None:
         """One request has ended."""
+        if self.over:
+            return
         latency_ns = now_ns - self.start_ns - self.due_ns[place]
         if failure:
             self.failed[place] = failure
@@ -127,12 +135,12 @@ async def play(
 ) -> Round:
     """Offer that rate for so long, on connections of its own.
 
-    With `stop_early` the round ends as soon as 99 % can no longer be in time. Raises OSError where
-    nothing listens.
+    With `stop_early` the round ends as soon as it is clearly lost. Raises OSError where nothing
+    listens.
     """
     due_ns = arrivals_ns(rate, SETTLE_S + seconds, seed)
     counted_from = sum(at < SETTLE_S * SECOND for at in due_ns)
-    allowed = int((len(due_ns) - counted_from) * (1 - SHARE))
+    allowed = int((len(due_ns) - counted_from) * LOST)
     record = _Record(due_ns, counted_from, allowed)
     load = caller(address, protocol, record.settle)
     questions = protocol.questions(len(due_ns), seed)
@@ -148,6 +156,7 @@ async def play(
         took_s = (time.monotonic_ns() - record.start_ns) / SECOND
         used, load_used = server_cpu() - used, time.process_time() - load_used
     finally:
+        record.over = True
         await load.close()
     return _round(record, sent_late, rate, took_s, used, load_used, stopped=stopped)
 

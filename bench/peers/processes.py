@@ -63,7 +63,8 @@ def descendants(root: int | None = None) -> list[int]:
 class Processes:
     """A server's program and whatever it starts, as a context manager.
 
-    Only one may be entered at a time: all that runs below this process is taken for the server's.
+    Only one may be entered at a time: all that is started below this process meanwhile is taken for
+    the server's.
     """
 
     def __init__(
@@ -76,8 +77,10 @@ class Processes:
         self._log = folder / "server.log"
         self._program: subprocess.Popen[bytes] | None = None
         self._seen: dict[int, float] = {}
+        self._others: set[int] = set()
 
     def __enter__(self) -> Self:
+        self._others = set(descendants())
         with self._log.open("wb") as log, children_on(self._core):
             self._program = subprocess.Popen(
                 self._command,
@@ -101,7 +104,7 @@ class Processes:
             self._program.terminate()
         self._await_end(STOP_S)
         for signum in (signal.SIGTERM, signal.SIGKILL):
-            for pid in descendants():
+            for pid in self.running():
                 try:
                     os.kill(pid, signum)
                 except ProcessLookupError:
@@ -113,9 +116,13 @@ class Processes:
         """Whether the program has ended by itself."""
         return self._program is not None and self._program.poll() is not None
 
+    def running(self) -> list[int]:
+        """Its processes."""
+        return [pid for pid in descendants() if pid not in self._others]
+
     def cpu_seconds(self) -> float:
         """Processor time of all its processes so far, ended ones included."""
-        for pid in descendants():
+        for pid in self.running():
             try:
                 self._seen[pid] = cpu_seconds(pid)
             except OSError:
@@ -137,12 +144,12 @@ class Processes:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self._program.poll()
-            for pid in descendants():
+            for pid in self.running():
                 if pid != self._program.pid:
                     try:
                         os.waitpid(pid, os.WNOHANG)
                     except ChildProcessError:
                         continue  # it is the child of another one below
-            if not descendants():
+            if not self.running():
                 return
             time.sleep(0.02)

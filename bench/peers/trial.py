@@ -32,7 +32,7 @@ class Pace:
     warm: float = 2.0
     sweep: float = 1.5
     """A round while settings are tried."""
-    tune: float = 110.0
+    tune: float = 75.0
     """No more settings are tried after this time."""
     same: float = 5.0
     """The round at the same rate for all."""
@@ -40,6 +40,8 @@ class Pace:
     """A round of the search for the highest rate."""
     tries: int = 3
     """A rate holds if one of so many rounds holds it."""
+    search: float = 70.0
+    """No further search is begun after this time."""
     repeats: int = 3
     """So often that search is done; the median counts."""
 
