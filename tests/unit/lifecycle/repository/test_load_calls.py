@@ -3,7 +3,7 @@
 import pytest
 
 from batcher.errors import InvalidRequest
-from batcher.lifecycle import LoadParameters
+from batcher.lifecycle import ChangeResult, LoadParameters, ModelChange
 
 
 async def test_a_configuration_in_the_call_is_used_until_the_next_call(repository, manager, make):
@@ -75,6 +75,7 @@ async def test_files_in_the_call_are_private_and_removed_after_the_unload(
     second = manager.served["new", "5"].base_dir
     await followed.unload("new")
     manager.unload("new")
+    await followed.settle()
     assert not second.parent.exists()
 
 
@@ -122,3 +123,32 @@ async def test_closing_removes_the_files_of_calls(repository, manager, make):
     folder = manager.served["m", "1"].base_dir
     await followed.close()
     assert not folder.exists()
+
+
+async def test_two_calls_for_one_model_each_count_for_what_they_brought(repository, manager, make):
+    followed = make()
+    await followed.start()
+    first = await followed.load("m", LoadParameters(files={"1/model.onnx": b"first"}))
+    second = await followed.load("m", LoadParameters(files={"1/model.onnx": b"second"}))
+    await followed.loaded("m", [await manager.load(first[0])])
+    manager.fails["m", "1"] = "damaged"
+    await followed.loaded("m", [await manager.load(second[0])])
+    manager.fails.clear()
+    await followed.settle()
+    assert manager.served["m", "1"] == first[0]
+    assert first[0].base_dir.exists()
+    assert not second[0].base_dir.exists()
+
+
+async def test_an_unload_while_a_call_loads(repository, manager, make):
+    repository.write("a", 1)
+    followed = make(control="explicit")
+    await followed.start()
+    wanted = await followed.load("a", LoadParameters())
+    await followed.unload("a")
+    failed = ModelChange("a", "1", ChangeResult.FAILED, "unloaded while it was loading")
+    await followed.loaded("a", [failed for _ in wanted])
+    await followed.settle()
+    assert followed.reasons() == {("a", "1"): "unloaded"}
+    await followed.call("a")
+    assert manager.names == ["a/1"]
