@@ -4,6 +4,9 @@ import pytest
 
 from batcher.errors import InvalidRequest
 from batcher.lifecycle import ChangeResult, LoadParameters, ModelChange
+from batcher.lifecycle.repository.directory import Directory
+from batcher.lifecycle.repository.served import Served
+from batcher.triton_models import parse_text
 
 
 async def test_a_configuration_in_the_call_is_used_until_the_next_call(repository, manager, make):
@@ -125,19 +128,20 @@ async def test_closing_removes_the_files_of_calls(repository, manager, make):
     assert not folder.exists()
 
 
-async def test_two_calls_for_one_model_each_count_for_what_they_brought(repository, manager, make):
-    followed = make()
-    await followed.start()
-    first = await followed.load("m", LoadParameters(files={"1/model.onnx": b"first"}))
-    second = await followed.load("m", LoadParameters(files={"1/model.onnx": b"second"}))
-    await followed.loaded("m", [await manager.load(first[0])])
-    manager.fails["m", "1"] = "damaged"
-    await followed.loaded("m", [await manager.load(second[0])])
-    manager.fails.clear()
-    await followed.settle()
-    assert manager.served["m", "1"] == first[0]
-    assert first[0].base_dir.exists()
-    assert not second[0].base_dir.exists()
+def test_two_calls_for_one_model_each_count_for_what_they_brought(repository):
+    repository.write("m", 1)
+    directory = Directory(repository.path, {})
+    served = Served(tuple)
+    looks = []
+    for rows in (3, 4):
+        text = f'backend: "onnxruntime" max_batch_size: {rows}'
+        looks.append(directory.overridden("m", parse_text(text), None))
+        served.load(looks[-1], overridden=True)
+    served.loaded("m", [ModelChange("m", "1", ChangeResult.LOADED)])
+    assert list(served.in_use()) == [*looks[0].wanted, *looks[1].wanted]
+    served.loaded("m", [ModelChange("m", "1", ChangeResult.FAILED, "damaged")])
+    assert served.target() == looks[0].wanted
+    assert tuple(served.in_use()) == looks[0].wanted
 
 
 async def test_an_unload_while_a_call_loads(repository, manager, make):
