@@ -37,6 +37,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "torchserve==0.12.0",
         "torch-model-archiver==0.12.0",
         "torch==2.13.0",
+        "safetensors==0.8.0",
         "numpy",
         "pyyaml",
         "setuptools<81",

@@ -70,9 +70,7 @@ async def measure_models(
     with progress(total) as advance:
         for name, model in models.items():
             advance(name, 0)
-            plan = instance_plan(
-                model, 0, plugins.find_executor(model.executor), config.base_dir_of(model)
-            )
+            plan = instance_plan(model, 0, plugins.find_executor(model.executor), config.base_dir)
             took_ns = await measure(
                 plan,
                 sizes[name],

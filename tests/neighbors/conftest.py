@@ -22,6 +22,15 @@ from batcher.testing.server import ServerProcess
 BATCH_S = {"base_s": 0.002, "per_row_s": 0.0002}
 """What a batch of a neighbor's model `double` takes."""
 
+TENSORS = {
+    "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 16]}],
+    "outputs": [
+        {"name": "Y", "datatype": "FP32", "shape": [-1, 16]},
+        {"name": "BATCH", "datatype": "INT32", "shape": [-1, 1]},
+    ],
+}
+"""Those of `double`, for servers that do not say what a model takes."""
+
 
 @contextmanager
 def running(make, folder, *, started=True, **settings):

@@ -1,4 +1,4 @@
-"""Servers that are asked over HTTP: KServe (both versions of its protocol), MLServer, TorchServe's REST."""
+"""Servers that are asked over HTTP: KServe (both versions of its protocol), MLServer, TorchServe's REST, Triton."""
 
 import functools
 from contextlib import ExitStack
@@ -7,24 +7,17 @@ import model_servers
 import numpy as np
 import pytest
 from calls import Client, RefusedError
-from conftest import BATCH_S, running, served
+from conftest import BATCH_S, TENSORS, running, served
 from played import play, rounds
 
 pytestmark = [pytest.mark.neighbors, pytest.mark.slow]
-
-TENSORS = {
-    "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 16]}],
-    "outputs": [
-        {"name": "Y", "datatype": "FP32", "shape": [-1, 16]},
-        {"name": "BATCH", "datatype": "INT32", "shape": [-1, 1]},
-    ],
-}
 
 FORMS = {
     "kserve-v1": (model_servers.KServe, {"protocol": "v1", **TENSORS}),
     "kserve-v2": (model_servers.KServe, {}),
     "kserve-v2-binary": (model_servers.KServe, {"binary": "on"}),
     "mlserver": (model_servers.MLServer, {}),
+    "triton": (model_servers.Triton, {}),
     "torchserve": (
         model_servers.TorchServe,
         {

@@ -15,8 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from batcher.errors import shown
-from batcher.executors.remote.contents import raw_contents
-from batcher.protocol.elements import from_raw
+from batcher.protocol.elements import from_raw, to_raw
 from batcher.tensors import Array
 
 __all__ = ["FormatError", "load", "save"]
@@ -51,7 +50,7 @@ def save(tensors: Mapping[str, tuple[str, Array]]) -> bytes:
     contents = []
     offset = 0
     for name, (datatype, array) in tensors.items():
-        raw = raw_contents(array)
+        raw = to_raw(array)
         end = offset + len(raw)
         header[name] = {
             "dtype": _DTYPES[datatype],

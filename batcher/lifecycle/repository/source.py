@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -131,9 +131,8 @@ class RepositorySource:
             look = await self._wanted_by_call(name, parameters)
             wanted = self._served.load(look, overridden=bool(parameters))
         finally:
-            # From here on nothing is waited for: the manager has to hear of what it is to load.
             self._calls -= 1
-            self._collect()
+            await self._collect()
         self._say()
         return wanted
 
@@ -141,14 +140,14 @@ class RepositorySource:
         """See `ModelRepository.loaded`."""
         self._served.loaded(name, changes)
         self._apply()
-        self._collect()
+        await self._collect()
 
     async def unload(self, name: str) -> None:
         """See `ModelRepository.unload`. Raises `UnknownModel`."""
         if not self._served.has(name) and name not in self._seen:
             raise self._unknown(name)
         self._served.unload(name)
-        self._collect()
+        await self._collect()
 
     def known(self) -> Sequence[KnownModel]:
         """See `ModelRepository.known`."""
@@ -272,10 +271,7 @@ class RepositorySource:
         if target == self._asked:
             return
         self._asked = target
-        self._run(self._serve(target, self._served.begin(target)))
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._serve(target, self._served.begin(target)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -289,9 +285,9 @@ class RepositorySource:
             self._served.end(begun, changes)
         # Those that stood in for what is loaded now are not needed any more.
         self._apply()
-        self._collect()
+        await self._collect()
 
-    def _collect(self) -> None:
+    async def _collect(self) -> None:
         """Remove the files of load calls whose models are not served any more."""
         if self._calls:  # their files are not known to be used yet
             return
@@ -301,4 +297,4 @@ class RepositorySource:
             return
         self._folders = [folder for folder in self._folders if folder not in unused]
         for folder in unused:
-            self._run(on_daemon_thread(partial(self._uploads.remove, folder)))
+            await on_daemon_thread(partial(self._uploads.remove, folder))
