@@ -19,6 +19,7 @@ import overhead  # noqa: E402
 import poisson  # noqa: E402
 import prefetch  # noqa: E402
 import quiet  # noqa: E402
+import reloads  # noqa: E402
 import soak  # noqa: E402
 import transports  # noqa: E402
 import tuning  # noqa: E402
@@ -39,6 +40,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   transports the same requests by either transport in turns: processor time for each
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
+  reloads    open loop below capacity while the model is loaded again, every second time in vain,
+             beside the same arrivals without loads
   attack     eight attacks: memory, stalls and the latency of other callers before, during, after
   busy       processes that use the server's core: what is refused for that, beside a fixed window
   soak       mixed load for minutes, with cancels, resets and broken connections: what grows
@@ -54,6 +57,7 @@ EXAMPLES = """examples:
   python bench/load prefetch --rounds 5
   python bench/load transports --rate 600
   python bench/load tuning --rounds 3
+  python bench/load reloads --rounds 1 --seconds 60 --reloads 30
   python bench/load attack --only credit --rounds 1
   python bench/load busy --rounds 3
   python bench/load soak --seconds 600
@@ -174,6 +178,7 @@ def parser() -> argparse.ArgumentParser:
         (transports, "processor time of a request with either transport", []),
         (attack, "what hostile callers take from others, and from the process", [own]),
         (busy, "what a server refuses whose core is busy with others", [own]),
+        (reloads, "lost and late requests while the model is loaded again", [own]),
         (soak, "memory, descriptors and latency under mixed load", [own]),
     )
     for module, what, parents in modules:

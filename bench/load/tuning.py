@@ -69,9 +69,9 @@ VALID: tuple[dict[str, str], ...] = (
 )
 INVALID: tuple[tuple[dict[str, str], str], ...] = (
     ({"batching.target_p99": "40"}, "batching.target_p99"),
-    ({"batching.max_batch_size": "64"}, "batching.max_batch_size"),
+    ({"batching.max_batch_size": "70000"}, "batching.max_batch_size"),
     ({"queue.max_request": "12"}, "queue.max_request"),
-    ({"instances": "2"}, "instances"),
+    ({"instances": "0"}, "instances"),
     ({"queue.default_priority": "9"}, "queue.default_priority"),
 )
 """What is wrong, and the path that the refusal must name."""
