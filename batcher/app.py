@@ -30,6 +30,7 @@ from batcher.live_settings import FileFollower, LiveSettings
 from batcher.model_builder import ModelBuilder
 from batcher.runtime.health import Health, HealthReport, ModelState
 from batcher.runtime.instances.plan import ProcessContext
+from batcher.runtime.instances.turns import DeviceTurns
 from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.models.review import Reviewer
 from batcher.runtime.runner import Runner
@@ -82,6 +83,7 @@ class Application:
             self.runner,
             loop,
             monotonic_ns,
+            turns=DeviceTurns(self.runner),
             changed=self._health.changed,
             load_again=self._load_again,
         )

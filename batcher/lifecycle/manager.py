@@ -379,8 +379,14 @@ class ModelManager:
         limits = limits_of(self.generations().values(), self._devices)
         for device in self._limits.keys() | limits.keys():
             if self._limits.get(device) != limits.get(device):
-                self._process.runner.feed(DeviceConfigured(device, limits.get(device)))
+                self._limit_device(device, limits.get(device))
         self._limits = limits
+
+    def _limit_device(self, device: str, most: int | None) -> None:
+        if self._process.turns is not None:
+            self._process.turns.limit(device, most)
+        else:
+            self._process.runner.feed(DeviceConfigured(device, most))
 
 
 _SOURCES: Final = {Source.FILE: "configuration file", Source.REPOSITORY: "model repository"}

@@ -144,6 +144,7 @@ class Runner:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining: dict[str, _Drain] = {}
+        self._batch_ended: asyncio.Event | None = None
 
     # Requests
 
@@ -247,6 +248,18 @@ class Runner:
         for batch_id in lost:
             stop_steps(self._running.pop(batch_id).pendings)
         self.feed(event)
+        self._tell_batch_ended()
+
+    async def batch_ended(self) -> None:
+        """Wait until the next batch has ended, or an instance has gone."""
+        if self._batch_ended is None:
+            self._batch_ended = asyncio.Event()
+        await self._batch_ended.wait()
+
+    def _tell_batch_ended(self) -> None:
+        if self._batch_ended is not None:
+            self._batch_ended.set()
+            self._batch_ended = None
 
     # Models
 
@@ -464,6 +477,7 @@ class Runner:
                 if batch.pendings[0].step is not None:
                     stop_steps(batch.pendings)
                 self.feed(progress)
+                self._tell_batch_ended()
         finally:
             executed.release()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 
 from batcher.clock import MILLISECOND, SECOND
@@ -228,12 +229,12 @@ class Instance:
             metadata = with_row_axes(loaded, plan.context)
             padding = self._padding = self._pad(metadata)
             arguments = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
-            began_ns = process.clock()
+            began_ns, turn = process.clock(), self._turn
             if padding is None:
-                measured = _WarmupTimes(profile=await warm_up(*arguments), began_ns=began_ns)
+                measured = _WarmupTimes(profile=await warm_up(*arguments, turn), began_ns=began_ns)
             else:
                 async with process.measuring.setdefault(plan.context.device, asyncio.Lock()):
-                    buckets = await warm_up_buckets(*arguments, padding)
+                    buckets = await warm_up_buckets(*arguments, padding, turn)
                 measured = _WarmupTimes(buckets=buckets, began_ns=began_ns)
         except BaseException:
             worker.abandon()
@@ -278,6 +279,11 @@ class Instance:
                 " the most batches that the executor can run at once"
             )
         return make_worker(executor, plan.name, process.loop, process.clock, fail_nan=plan.fail_nan)
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        """The context of one warm-up batch: it takes turns with what serves on the device."""
+        turns = self._process.turns
+        return nullcontext() if turns is None else turns.turn(self.plan.context.device)
 
     def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _WarmupTimes) -> None:
         plan = self.plan

@@ -11,6 +11,7 @@ from batcher.core.record import record
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.sample import WarmupPlan
+from batcher.runtime.instances.turns import DeviceTurns
 from batcher.runtime.runner import Runner
 
 
@@ -45,6 +46,8 @@ class ProcessContext:
     clock: Clock
     measuring: dict[str, asyncio.Lock] = field(default_factory=dict)
     """By device: instances measure their buckets one at a time, so as not to measure each other."""
+    turns: DeviceTurns | None = None
+    """How warm-ups take turns with what serves; None: they do not."""
     changed: Callable[[], None] = lambda: None
     """Called when the health of an instance or a model has changed."""
     load_again: Callable[[str], None] = lambda _key: None

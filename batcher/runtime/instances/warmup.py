@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from statistics import median
 from time import monotonic_ns
+from typing import TypeAlias
 
 from batcher.core.events import Profile, Shapes
 from batcher.errors import ModelLoadError
@@ -21,6 +23,9 @@ from batcher.runtime.interface.padding_rules import Axis
 from batcher.tensors import TensorSpec
 
 log = logging.getLogger(__name__)
+
+Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
+"""Makes the context in which a warm-up batch runs: it has the device then."""
 
 
 TIMED_BATCHES = 3
@@ -42,16 +47,17 @@ async def warm_up(
     metadata: ModelMetadata,
     layout: Layout,
     plan: WarmupPlan,
+    turn: Turn = nullcontext,
 ) -> Profile:
     """Return the service time of each batch size, after a warm-up batch of that size.
 
     It is the median of the batch's own time on the instance, as the scheduler learns it. Raises `ModelLoadError` if a batch fails or if `plan.inputs` do not suit
-    the model.
+    the model. Each batch runs within a context that `turn` makes.
     """
     _check_length(model, metadata.inputs, plan, frozenset())
     sample = Sample(model, metadata.inputs, plan.inputs)
     shapes = plain_shapes(metadata.inputs, plan.length)
-    return await _warm_up(worker, sample, layout, plan.batch_sizes, shapes, TIMED_NS)
+    return await _warm_up(worker, sample, layout, plan.batch_sizes, shapes, TIMED_NS, turn)
 
 
 async def warm_up_buckets(
@@ -61,6 +67,7 @@ async def warm_up_buckets(
     layout: Layout,
     plan: WarmupPlan,
     padding: Padding,
+    turn: Turn = nullcontext,
 ) -> tuple[tuple[Shapes, Profile], ...]:
     """Return the service times of the buckets of a padded model, until `BUCKETS_NS` are over.
 
@@ -77,7 +84,7 @@ async def warm_up_buckets(
     for bucket in order:
         if not plan.batch_sizes or monotonic_ns() - began_ns >= BUCKETS_NS:
             break
-        profile = await _warm_up(worker, sample, layout, plan.batch_sizes, bucket, timed_ns)
+        profile = await _warm_up(worker, sample, layout, plan.batch_sizes, bucket, timed_ns, turn)
         profiles.append((bucket, profile))
     return tuple(profiles)
 
@@ -89,6 +96,7 @@ async def _warm_up(
     batch_sizes: Sequence[int],
     shapes: Shapes,
     timed_ns: int,
+    turn: Turn,
 ) -> Profile:
     profile: list[tuple[int, int]] = []
     inner: dict[str, tuple[int, tuple[int, ...]]] = {}
@@ -96,8 +104,9 @@ async def _warm_up(
         slices = [Slice(sample.request(rows, shapes), 0, rows)]
         took_ns: list[int] = []
         for repeat in range(1 + TIMED_BATCHES):
-            executed = await run_batch(worker, slices, layout)
-            executed.release()
+            async with turn():
+                executed = await run_batch(worker, slices, layout)
+                executed.release()
             if executed.result is None:
                 raise ModelLoadError(sample.failed(rows, executed.failure, executed.cause))
             refused = executed.result.row_errors
