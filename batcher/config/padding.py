@@ -132,7 +132,7 @@ class OutputConfig(Section):
     """true: the first axis is the rows, whatever its name in the model."""
     labels: FilePath | None = None
     """A text file with one class name a line: classifications are then answered as
-    `value:index:label`. A change needs a restart."""
+    `value:index:label`. A change loads the model again."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

@@ -41,13 +41,13 @@ class HealthService:
         status = _SERVING if serving else _NOT_SERVING
         if not self._closed and self._statuses.get(service) != status:
             self._statuses[service] = status
-            for wake in self._watchers.get(service, ()):
-                wake.set()
+            self._wake(service)
 
     def update(self, report: HealthReport) -> None:
         """Set the status of the server, of its inference service, and of each model.
 
-        The service name of a model is `name` (one version of it is ready) or `name/version`.
+        The service name of a model is `name` (one version of it is ready) or `name/version`. Models that
+        are gone become unknown services.
         """
         serving = {model.name: False for model in report.models}
         for model in report.models:
@@ -57,6 +57,10 @@ class HealthService:
         serving |= {SERVER: report.ready, protocol.INFERENCE: report.ready}
         for service, ready in serving.items():
             self.set(service, ready)
+        if not self._closed:
+            for service in self._statuses.keys() - serving.keys():
+                del self._statuses[service]
+                self._wake(service)
 
     def close(self) -> None:
         """Set everything to not serving, for good; watchers are notified, and their calls end."""
@@ -66,6 +70,10 @@ class HealthService:
         for watchers in self._watchers.values():
             for wake in watchers:
                 wake.set()
+
+    def _wake(self, service: str) -> None:
+        for wake in self._watchers.get(service, ()):
+            wake.set()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The handler to add to a `grpc.aio` server."""
