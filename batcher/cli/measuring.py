@@ -70,7 +70,9 @@ async def measure_models(
     with progress(total) as advance:
         for name, model in models.items():
             advance(name, 0)
-            plan = instance_plan(model, 0, plugins.find_executor(model.executor), config.base_dir)
+            plan = instance_plan(
+                model, 0, plugins.find_executor(model.executor), config.base_dir_of(model)
+            )
             took_ns = await measure(
                 plan,
                 sizes[name],

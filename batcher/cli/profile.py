@@ -9,6 +9,7 @@ import typer
 
 from batcher.cli.configuration import ConfigPath, checked_config
 from batcher.cli.exits import reported
+from batcher.cli.repository import with_repository
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +89,7 @@ def profile(
         from batcher.cli.measuring import chosen_models, measure_models, print_times, read_sizes
         from batcher.errors import InputError
 
-        settings = checked_config(config)
+        settings = with_repository(checked_config(config), config)
         models = chosen_models(settings, model)
         wanted = {name: read_sizes(found, sizes) for name, found in models.items()}
         if output is not None and (not output.absolute().parent.is_dir() or output.is_dir()):

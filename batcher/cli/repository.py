@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batcher.cli.configuration import executor_problems
+from batcher.cli.configuration import executor_problems, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from batcher.config import Config
     from batcher.config.files import Problem
@@ -53,6 +54,22 @@ def checked_repository(config: Config) -> CheckedRepository:
         tuple(problems),
         tuple(f"{name}: {text}" for name, found in look.models.items() for text in found.ignored),
     )
+
+
+def with_repository(config: Config, path: Path) -> Config:
+    """The configuration with the models of its repository as models of its own, as far as they are right.
+
+    Raises `ConfigError` if there are none at all.
+    """
+    if config.model_repository is None:
+        return config
+    checked = checked_repository(config)
+    taken = {model.name for model in config.models}
+    models = [each for each in checked.wanted if each.config.name not in taken]
+    if not config.models and not models:
+        nothing = (_AT, "there is no model that can be served")
+        refuse(config, path, [nothing, *checked.problems])
+    return config.joined((each.config, each.base_dir) for each in models)
 
 
 def _problems(found: ModelLook) -> Iterator[str]:

@@ -9,6 +9,7 @@ import typer
 
 from batcher.cli.configuration import ConfigPath
 from batcher.cli.exits import reported
+from batcher.cli.repository import with_repository
 from batcher.cli.simulation_options import (
     read,
     read_arrivals,
@@ -279,7 +280,7 @@ def simulate(
         from batcher.simulation.engine.scenario import deployment_of
         from batcher.simulation.policies.named import parse_policy
 
-        settings = load_config(config)
+        settings = with_repository(load_config(config), config)
         traffic = read_traffic(settings, model, rows, tenants, priorities)
         deployment = deployment_of(
             settings,

@@ -9,6 +9,7 @@ import typer
 
 from batcher.cli.configuration import ConfigPath, checked_config
 from batcher.cli.exits import reported
+from batcher.cli.repository import with_repository
 from batcher.cli.simulation_options import read, read_arrivals, read_duration
 
 if TYPE_CHECKING:
@@ -210,7 +211,8 @@ def suggest(
         from batcher.simulation.engine.service_time import parse_noise
 
         measures = profile is None and not is_log(Path(arrivals))
-        settings = checked_config(config) if measures else load_config(config)
+        read_config = checked_config if measures else load_config
+        settings = with_repository(read_config(config), config)
         name, chosen = _only_model(settings, model)
         if rate is not None and not 0 < rate < float("inf"):
             from batcher.errors import InputError

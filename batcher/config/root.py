@@ -67,11 +67,26 @@ class Config(Section):
 
     _source: _Source = PrivateAttr(default_factory=_Source)
     _base_dir: Path = PrivateAttr(default_factory=Path)
+    _base_dirs: dict[tuple[str, str], Path] = PrivateAttr(default_factory=dict)
 
     @property
     def base_dir(self) -> Path:
         """The folder of the configuration file, where relative paths start; `.` without a file."""
         return self._base_dir
+
+    def base_dir_of(self, model: ModelConfig) -> Path:
+        """Where relative paths in the options of one of its models start."""
+        return self._base_dirs.get((model.name, model.version), self._base_dir)
+
+    def joined(self, models: Iterable[tuple[ModelConfig, Path]]) -> Config:
+        """The same with more models, each with its own `base_dir`, in place of a model repository."""
+        found = tuple(models)
+        all_models = (*self.models, *(model for model, _ in found))
+        joined = self.model_copy(update={"models": all_models, "model_repository": None})
+        joined._base_dirs = {  # noqa: SLF001 - of the same class
+            (model.name, model.version): path for model, path in found
+        }
+        return joined
 
     @property
     def text(self) -> str:

@@ -84,8 +84,6 @@ def _of_runtime(model: TritonModel) -> _Found:
     if model.decoupled:
         why = "a request has one answer here; decoupled models are not supported"
         problems.append((("model_transaction_policy", "decoupled"), why))
-    if model.sequences is not None:
-        problems.append((("sequence_batching",), "sequences are not supported"))
     if model.batch_inputs:
         why = "inputs that are made of the whole batch are not supported"
         problems.append((("batch_input",), why))

@@ -23,6 +23,7 @@ from batcher.errors import ConfigError
 from batcher.triton_models.backends import FILE_NAMES, Backend, backend_of
 from batcher.triton_models.model import TritonBatching, TritonModel
 from batcher.triton_models.reading import TritonConfig
+from batcher.triton_models.sequences import sequence_section
 from batcher.triton_models.unused import unused_fields
 
 _ADAPTIVE: Final = ("target_p99", *POLICIES["adaptive"].keys)
@@ -99,6 +100,7 @@ class _Mapping:
             self._instances(document, model)
             self._queue(document, model)
             self._labels(document, model)
+            self._sequences(document, model)
         document["batching"] = self._batching(model)
         _merge(document, {k: v for k, v in files.overrides.items() if k not in _SPECIAL})
         return document | {"name": files.name, "version": str(files.version)}
@@ -251,6 +253,18 @@ class _Mapping:
         ]
         if outputs:
             document["outputs"] = [*document.get("outputs", []), *outputs]
+
+    def _sequences(self, document: dict[str, Any], model: TritonModel) -> None:
+        if model.sequences is None:
+            return
+        for place, state in enumerate(model.sequences.states):
+            path = ("sequence_batching", "state", place, "initial_state", 0, "data_file")
+            self._check_inside(path, state.initial_file)
+        config = self.files.config
+        idle = ("sequence_batching", "max_sequence_idle_microseconds")
+        given = config is not None and idle in config.lines
+        section = sequence_section(model.sequences, self.files.folder, idle_given=given)
+        _merge(document, {"sequence": section})
 
     def _check_inside(self, path: KeyPath, name: str) -> None:
         if Path(name).is_absolute() or ".." in Path(name).parts:

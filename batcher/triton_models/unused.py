@@ -55,6 +55,12 @@ def unused_fields(
         for path, why in (_ALWAYS if forwarded else _ALWAYS | _RUNTIME).items()
         if path in config.lines
     ]
+    states = () if model.sequences is None else model.sequences.states
+    for place, _ in enumerate(states):
+        for key in ("use_same_buffer_for_input_output", "use_growable_memory"):
+            here: KeyPath = ("sequence_batching", "state", place, key)
+            if here in config.lines:
+                found.append((here, "state is kept by the server"))
     for place, _ in enumerate(model.instances):
         for key, why in _GROUP.items():
             if ("instance_group", place, key) in config.lines:

@@ -6,5 +6,6 @@ aiohttp, which only it imports (the extra `http`). `statuses` says what an HTTP 
 """
 
 from batcher.executors.http.executor import HttpExecutor
+from batcher.executors.http.options import HttpOptions
 
-__all__ = ["HttpExecutor"]
+__all__ = ["HttpExecutor", "HttpOptions"]

@@ -97,6 +97,12 @@ class Neighbor:
         if given.inputs:
             inputs = declared(context, "inputs", given.inputs)
             outputs = declared(context, "outputs", given.outputs)
+            for spec in inputs:
+                if given.protocol == "v1" and not spec.batched:
+                    raise ModelLoadError(
+                        f"model {context.model!r}: input {spec.name!r} belongs to all rows of a batch,"
+                        " and protocol v1 has no place for it"
+                    )
         else:
             found = await self._json(self._model_path, headers)
             try:

@@ -7,6 +7,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from batcher.clock import SECOND
@@ -17,7 +18,6 @@ from batcher.executor import (
     Capabilities,
     ExecutionError,
     LoadContext,
-    MetadataValue,
     ModelMetadata,
     read_options,
 )
@@ -26,7 +26,7 @@ from batcher.executors.http.options import HttpOptions, place_of
 from batcher.executors.http.response import Response
 from batcher.executors.http.statuses import failure
 from batcher.executors.http.v2 import JSON_LENGTH, Bodies
-from batcher.executors.remote.headers import Headers
+from batcher.executors.remote.headers import Headers, Stamp, sendable, stamp
 from batcher.executors.remote.instances import Instances
 from batcher.executors.remote.rows import SentRows, json_rows
 from batcher.executors.remote.watching import NeighborWatch
@@ -65,6 +65,7 @@ class HttpExecutor:
         self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
         client = await asyncio.to_thread(_client_module, context.model)
         place = place_of(options.url)
+        self._tls_stamps = self._look_at_tls()
         tls = None
         if place.tls:
             tls = await asyncio.to_thread(client.tls_context, context.model, options.tls)
@@ -96,8 +97,7 @@ class HttpExecutor:
         else:
             sent, body, headers = self._written(batch, number)
         headers.update(self._headers.current)
-        for name, value in batch.metadata.items():
-            headers[name] = _header(name, value)
+        headers.update((name, str(value)) for name, value in sendable(batch.metadata))
         answer = await self._post(body, headers, batch.deadline_ns)
         if answer.status != 200:
             if answer.status not in {400, 413, 422}:
@@ -125,7 +125,11 @@ class HttpExecutor:
         await self._client.close()
 
     def _set_codec(self, found: Discovered) -> None:
-        self._inputs = {spec.name: spec for spec in found.metadata.inputs}
+        of_rows = self._context.batched
+        self._inputs = {
+            spec.name: replace(spec, batched=of_rows.get(spec.name, spec.batched))
+            for spec in found.metadata.inputs
+        }
         outputs = {spec.name: spec for spec in found.metadata.outputs}
         self._batched = self._context.max_batch_size > 0
         self._v1: Instances | None = None
@@ -192,13 +196,21 @@ class HttpExecutor:
     async def _ask(self) -> str:
         if any(not isinstance(value, str) for value in self._given.metadata.values()):
             await asyncio.to_thread(self._headers.refresh)
+        if self._look_at_tls() != self._tls_stamps:
+            self._watch.doubt()
         return await self._neighbor.ready(self._headers.current)
 
     async def _changed(self) -> str:
+        if self._look_at_tls() != self._tls_stamps:
+            return "the files of options.tls have changed"
         found = await self._discover()
         if found != self._found:
             return f"{self._neighbor} serves another model {self._neighbor.model!r} now"
         return ""
+
+    def _look_at_tls(self) -> tuple[Stamp, ...]:
+        tls = self._given.tls
+        return () if tls is None else tuple(stamp(path) for path in tls.files())
 
 
 def _client_module(model: str) -> ModuleType:
@@ -210,12 +222,3 @@ def _client_module(model: str) -> ModuleType:
             f"model {model!r}: the executor http needs the library aiohttp, which cannot be imported"
             f" ({error}); install it: pip install 'batcher-serve[http]'"
         ) from error
-
-
-def _header(name: str, value: MetadataValue) -> str:
-    if isinstance(value, bytes) or not (value.isascii() and value.isprintable()):
-        raise ExecutionError(
-            f"the header {name} cannot be sent on over HTTP: it is not printable ASCII",
-            cause="input",
-        )
-    return value

@@ -21,6 +21,14 @@ __all__ = ["HttpOptions", "Place", "place_of"]
 
 _URL: Final = re.compile(r"(?P<scheme>https?)://(?P<address>[^/?#@\s]+)(?P<path>(?:/[!-~]*)?)")
 _ALLOWED: Final = "http://host:port, https://host:port (each with a path or without) or unix:/path"
+_OF_HTTP: Final = frozenset(
+    {
+        "accept-encoding", "expect", "inference-header-content-length", "keep-alive", "proxy-connection",
+        "trailer", "upgrade",
+    }
+)  # fmt: skip
+"""Headers that say how a body is sent, besides those that every protocol reserves."""
+
 _PATH: Final = re.compile(r"/[!-~]*")
 
 
@@ -141,9 +149,17 @@ class HttpOptions(Options):
         elif bool(self.inputs) != bool(self.outputs):
             problems.append((("inputs",), "and outputs are given both, or none of them"))
         problems += [
-            (("forward_metadata", place_), f"got {name}; allowed: ASCII headers not in metadata")
-            for place_, name in enumerate(self.forward_metadata)
-            if name in self.metadata or name.endswith("-bin")
+            (("metadata", name), "is a header of the protocol itself")
+            for name in self.metadata
+            if name in _OF_HTTP
         ]
-        CrossCheckError.raise_any([(path, text) for path, text in problems])
+        problems += [
+            (
+                ("forward_metadata", number),
+                f"got {name}; allowed: a text header that is not in metadata",
+            )
+            for number, name in enumerate(self.forward_metadata)
+            if name in self.metadata or name in _OF_HTTP or name.endswith("-bin")
+        ]
+        CrossCheckError.raise_any(problems)
         return self

@@ -14,9 +14,10 @@ import numpy as np
 
 from batcher.errors import shown
 from batcher.executor import ExecutionError, ParameterValue
+from batcher.executors.remote.contents import raw_contents
 from batcher.executors.remote.json_values import JsonError, dumps, from_json, loads, to_json
 from batcher.executors.remote.rows import Answer, fault_of
-from batcher.protocol.elements import MalformedTensorError, from_raw, to_raw
+from batcher.protocol.elements import MalformedTensorError, from_raw
 from batcher.tensors import DTYPES, Array, TensorSpec
 
 __all__ = ["JSON_LENGTH", "Bodies", "read_specs"]
@@ -64,7 +65,7 @@ class Bodies:
             datatype = self._inputs[name].datatype
             head = {"name": name, "shape": list(array.shape), "datatype": datatype}
             if self.binary:
-                raw = to_raw(array)
+                raw = raw_contents(array)
                 contents.append(raw)
                 tensors.append(dumps({**head, "parameters": {_SIZE: len(raw)}}))
             else:

@@ -128,8 +128,12 @@ def _floats(value: Any, datatype: str) -> Array:
         found = np.array(value)
         if found.dtype.kind not in "iuf":  # whole numbers of any size, or a fault
             found = _checked_numbers(np.array(value, object), datatype)
-    except (ValueError, OverflowError):
-        raise JsonError("its lists are not equally long, or a number is too large") from None
+    except JsonError:
+        raise
+    except ValueError:
+        raise JsonError("its lists are not equally long") from None
+    except OverflowError:
+        raise JsonError(f"it has a number that is too large for {datatype}") from None
     wide = found.astype(np.float64)
     if datatype == "FP64":
         return wide

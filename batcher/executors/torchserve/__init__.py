@@ -12,5 +12,6 @@ place until TorchServe has ended it (`executor.HOLD_S`), because until then the 
 """
 
 from batcher.executors.torchserve.executor import TorchserveExecutor
+from batcher.executors.torchserve.options import TorchserveOptions
 
-__all__ = ["TorchserveExecutor"]
+__all__ = ["TorchserveExecutor", "TorchserveOptions"]

@@ -18,11 +18,12 @@ import numpy as np
 
 from batcher.errors import on_one_line
 from batcher.executor import ExecutionError
+from batcher.executors.remote.contents import raw_contents
 from batcher.executors.remote.instances import Instances
 from batcher.executors.remote.json_values import BytesStyle, JsonError, dumps, loads, to_json
 from batcher.executors.remote.rows import Answer, fault_of
 from batcher.executors.torchserve import safetensors
-from batcher.protocol.elements import MalformedTensorError, from_raw, to_raw
+from batcher.protocol.elements import MalformedTensorError, from_raw
 from batcher.tensors import DTYPES, Array, TensorSpec
 
 __all__ = ["FIELD", "Calls", "JsonRows", "RawRows", "SafetensorsBatch", "WholeJson"]
@@ -109,7 +110,7 @@ class RawRows:
             if len(value) == 1:
                 element: bytes = value[0]
                 return element
-        return bytes(to_raw(np.ascontiguousarray(row)))
+        return bytes(raw_contents(np.ascontiguousarray(row)))
 
     def read(self, answers: list[bytes], rows: int, wanted: frozenset[str] | None) -> Answer:
         """The one output."""

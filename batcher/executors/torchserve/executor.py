@@ -25,7 +25,7 @@ from batcher.executor import (
     read_options,
 )
 from batcher.executors.remote.channel import open_channel
-from batcher.executors.remote.headers import Headers
+from batcher.executors.remote.headers import Headers, Stamp, stamp
 from batcher.executors.remote.instances import Instances
 from batcher.executors.remote.rows import SentRows, json_rows
 from batcher.executors.remote.tensor_options import declared
@@ -86,6 +86,7 @@ class TorchserveExecutor:
         if options.tokens is not None:
             self._tokens = await asyncio.to_thread(Tokens, context.model, options.tokens)
         self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
+        self._tls_stamps = self._look_at_tls()
         self._channel, self._management_channel = self._open(options.url), None
         self._predictions: Any = Stub(self._channel, TORCHSERVE_INFERENCE)
         self._management: Management | None = None
@@ -128,7 +129,7 @@ class TorchserveExecutor:
             why = await self._watch.run(report)
         finally:
             tracking.cancel()
-            await asyncio.wait((tracking,))
+            await asyncio.gather(tracking, return_exceptions=True)
         log.info("%s: the model is loaded again: %s", self._context.model, why)
 
     async def close(self) -> None:
@@ -327,6 +328,8 @@ class TorchserveExecutor:
             await asyncio.to_thread(self._tokens.refresh)
         if self._given.metadata:
             await asyncio.to_thread(self._headers.refresh)
+        if self._look_at_tls() != self._tls_stamps:
+            self._watch.doubt()
         if self._management is None:
             return await self._asked_ping()
         try:
@@ -360,6 +363,8 @@ class TorchserveExecutor:
         return "" if status == "Healthy" else f"{self} says that a model of it lacks workers"
 
     async def _changed(self) -> str:
+        if self._look_at_tls() != self._tls_stamps:
+            return "the files of options.tls have changed"
         if self._management is None or self._found is None:
             return ""
         found = await self._management.described(
@@ -374,6 +379,10 @@ class TorchserveExecutor:
         return (
             "" if then == now else f"{self} serves another version of {self._name!r}, or as others"
         )
+
+    def _look_at_tls(self) -> tuple[Stamp, ...]:
+        tls = self._given.tls
+        return () if tls is None else tuple(stamp(path) for path in tls.files())
 
     async def _track(self) -> None:
         """Have TorchServe asked whenever the connection is lost or made again."""

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from batcher.errors import shown
-from batcher.protocol.elements import from_raw, to_raw
+from batcher.executors.remote.contents import raw_contents
+from batcher.protocol.elements import from_raw
 from batcher.tensors import Array
 
 __all__ = ["FormatError", "load", "save"]
@@ -50,7 +51,7 @@ def save(tensors: Mapping[str, tuple[str, Array]]) -> bytes:
     contents = []
     offset = 0
     for name, (datatype, array) in tensors.items():
-        raw = to_raw(array)
+        raw = raw_contents(array)
         end = offset + len(raw)
         header[name] = {
             "dtype": _DTYPES[datatype],

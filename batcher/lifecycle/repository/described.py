@@ -36,6 +36,7 @@ from batcher.triton_models import (
     model_of,
     read_config,
 )
+from batcher.triton_models.sequences import INITIAL_STATE
 
 CONFIG_FILE: Final = "config.pbtxt"
 OVERRIDES_FILE: Final = "batcher.yaml"
@@ -134,6 +135,14 @@ def read_overrides(path: Path) -> ModelOverrides:
     return dict(value)
 
 
+def files_beside(path: Path, folder: Folder) -> tuple[FileStamp, ...]:
+    """The files of a model beside its versions: its own, and initial values of sequences."""
+    if INITIAL_STATE not in folder.folders:
+        return folder.files
+    initial = list_folder(path / INITIAL_STATE).files
+    return (*folder.files, *(file.below(INITIAL_STATE) for file in initial))
+
+
 def versions_in(folder: Folder) -> frozenset[str]:
     """The folders whose names are versions."""
     return frozenset(each for each in folder.folders if _VERSION.fullmatch(each))
@@ -203,9 +212,11 @@ def look_at_versions(
 
 
 def contents_of(files: Iterable[FileStamp], config: ModelConfig) -> str:
-    """A text that is another one when a file of the version, or a file of labels, has changed."""
-    labels = [(str(path), stamp_of(path)) for path in config.label_files().values()]
-    text = repr((tuple(files), sorted(labels)))
+    """A text that is another one when a file that the version is made of has changed."""
+    beside = {*config.label_files().values()}
+    if config.sequence is not None:
+        beside |= {each.initial_file for each in config.sequence.state if each.initial_file}
+    text = repr((tuple(files), sorted((str(path), stamp_of(path)) for path in beside)))
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 

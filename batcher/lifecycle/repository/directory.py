@@ -20,6 +20,7 @@ from batcher.lifecycle.repository.described import (
     ModelLook,
     describe_folder,
     described,
+    files_beside,
     look_at_versions,
     one_line,
     versions_in,
@@ -117,8 +118,8 @@ class Directory:
         except ConfigError as error:
             problems = (("", one_line(error)),)
             return ModelLook(name, folder.files, versions_in(folder), problems=problems)
-        known = self._looks.get(name)
-        return look_at_versions(name, path, found, self._defaults, folder.files, known)
+        beside, known = files_beside(path, folder), self._looks.get(name)
+        return look_at_versions(name, path, found, self._defaults, beside, known)
 
     def _read(self, name: str, path: Path, folder: Folder) -> Described:
         """What the model's files say, read again only if one of them has changed. Raises `ConfigError`."""

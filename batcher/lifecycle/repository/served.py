@@ -7,6 +7,7 @@ tried again until the files change or a call asks for it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,9 +23,11 @@ SETTLING: Final = "its files have just changed; it is loaded when two looks in a
 
 
 @dataclass(frozen=True, slots=True)
-class _Before:
-    """What held before a load call brought another configuration along."""
+class _Call:
+    """A load call that is under way: what it wants, and what held before it."""
 
+    wanted: tuple[WantedModel, ...]
+    overrides: bool
     overridden: ModelLook | None
     unloaded: tuple[WantedModel, ...] | None
 
@@ -41,7 +44,7 @@ class Served:
         self._follows = follows
         self._settled: dict[str, ModelLook] = {}
         self._overridden: dict[str, ModelLook] = {}
-        self._before: dict[str, _Before] = {}
+        self._calls: dict[str, deque[_Call]] = {}
         self._unloaded: dict[str, tuple[WantedModel, ...]] = {}
         self._good: dict[Identity, WantedModel] = {}
         self._failed: dict[Identity, tuple[WantedModel, str]] = {}
@@ -75,12 +78,11 @@ class Served:
         Call `loaded` with what became of them.
         """
         name = look.name
+        call = _Call(look.wanted, overridden, self._overridden.get(name), self._unloaded.get(name))
+        self._calls.setdefault(name, deque()).append(call)
         if overridden:
-            before = _Before(self._overridden.get(name), self._unloaded.get(name))
-            self._before.setdefault(name, before)
             self._overridden[name] = look
         else:
-            self._before.pop(name, None)
             self._overridden.pop(name, None)
             self._settled[name] = look
         self._unloaded.pop(name, None)
@@ -89,24 +91,33 @@ class Served:
         return look.wanted
 
     def loaded(self, name: str, changes: Sequence[ModelChange]) -> None:
-        """Note what became of the versions that `load` returned. An override that failed is undone."""
-        before = self._before.pop(name, None)
+        """Note what became of the versions that `load` returned. An override that failed is undone.
+
+        Several calls for one model end in the order in which they began.
+        """
+        calls = self._calls[name]
+        call = calls.popleft()
+        if not calls:
+            del self._calls[name]
+        by_identity = {wanted.identity: wanted for wanted in call.wanted}
         for change in changes:
-            wanted = self._pending.pop((change.name, change.version), None)
-            if wanted is not None:
-                self._note(wanted, change)
-        if before is None or any(c.result is not ChangeResult.FAILED for c in changes):
+            wanted = by_identity[change.name, change.version]
+            self._ended(wanted, change)
+            # It serves also where another call has begun since: that one is told of later.
+            if change.result is not ChangeResult.FAILED and name not in self._unloaded:
+                self._good[wanted.identity] = wanted
+        failed = all(change.result is ChangeResult.FAILED for change in changes)
+        if calls or not call.overrides or not failed or name not in self._overridden:
             return
-        self._overridden.pop(name, None)
-        if before.overridden is not None:
-            self._overridden[name] = before.overridden
-        if before.unloaded is not None:
-            self._unloaded[name] = before.unloaded
+        del self._overridden[name]
+        if call.overridden is not None:
+            self._overridden[name] = call.overridden
+        if call.unloaded is not None:
+            self._unloaded[name] = call.unloaded
 
     def unload(self, name: str) -> None:
         """Do not serve a model until a call loads it. Its versions stay known as unloaded ones."""
         own = self._overridden.pop(name, None) is None and name in self._settled
-        self._before.pop(name, None)
         known = [each for each in self._good.values() if each.config.name == name] if own else ()
         self._unloaded.setdefault(name, tuple(known))
         self._good = {key: value for key, value in self._good.items() if key[0] != name}
@@ -162,16 +173,18 @@ class Served:
         """Note what became of models; one that was changed again meanwhile is another's matter."""
         by_identity = {(change.name, change.version): change for change in changes}
         for wanted in begun:
-            if self._pending.get(wanted.identity) == wanted:
-                del self._pending[wanted.identity]
-                change = by_identity.get(wanted.identity)
-                if change is not None:
-                    self._note(wanted, change)
+            self._ended(wanted, by_identity.get(wanted.identity))
         kept = {wanted.identity for wanted in self.target()} | self._pending.keys()
         self._good = {key: value for key, value in self._good.items() if key in kept}
         self._failed = {key: value for key, value in self._failed.items() if key in kept}
 
-    def _note(self, wanted: WantedModel, change: ModelChange) -> None:
+    def _ended(self, wanted: WantedModel, change: ModelChange | None) -> None:
+        """Note what became of one model, unless something else is loading in its place by now."""
+        if self._pending.get(wanted.identity) != wanted:
+            return
+        del self._pending[wanted.identity]
+        if change is None:
+            return
         if change.result is ChangeResult.FAILED:
             self._failed[wanted.identity] = wanted, change.reason
         elif change.result is not ChangeResult.REMOVED:

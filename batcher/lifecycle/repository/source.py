@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -131,8 +131,9 @@ class RepositorySource:
             look = await self._wanted_by_call(name, parameters)
             wanted = self._served.load(look, overridden=bool(parameters))
         finally:
+            # From here on nothing is waited for: the manager has to hear of what it is to load.
             self._calls -= 1
-            await self._collect()
+            self._collect()
         self._say()
         return wanted
 
@@ -140,14 +141,14 @@ class RepositorySource:
         """See `ModelRepository.loaded`."""
         self._served.loaded(name, changes)
         self._apply()
-        await self._collect()
+        self._collect()
 
     async def unload(self, name: str) -> None:
         """See `ModelRepository.unload`. Raises `UnknownModel`."""
         if not self._served.has(name) and name not in self._seen:
             raise self._unknown(name)
         self._served.unload(name)
-        await self._collect()
+        self._collect()
 
     def known(self) -> Sequence[KnownModel]:
         """See `ModelRepository.known`."""
@@ -271,7 +272,10 @@ class RepositorySource:
         if target == self._asked:
             return
         self._asked = target
-        task = asyncio.create_task(self._serve(target, self._served.begin(target)))
+        self._run(self._serve(target, self._served.begin(target)))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -285,9 +289,9 @@ class RepositorySource:
             self._served.end(begun, changes)
         # Those that stood in for what is loaded now are not needed any more.
         self._apply()
-        await self._collect()
+        self._collect()
 
-    async def _collect(self) -> None:
+    def _collect(self) -> None:
         """Remove the files of load calls whose models are not served any more."""
         if self._calls:  # their files are not known to be used yet
             return
@@ -297,4 +301,4 @@ class RepositorySource:
             return
         self._folders = [folder for folder in self._folders if folder not in unused]
         for folder in unused:
-            await on_daemon_thread(partial(self._uploads.remove, folder))
+            self._run(on_daemon_thread(partial(self._uploads.remove, folder)))

@@ -158,6 +158,6 @@ def _options(model: ModelConfig, config: Config) -> EmulatedOptions:
         model.device,
         model.batching.max_batch_size,
         model.options,
-        config.base_dir,
+        config.base_dir_of(model),
     )
     return read_options(context, EmulatedOptions)

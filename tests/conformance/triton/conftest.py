@@ -83,6 +83,17 @@ def save_whole(path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
 
 
+def save_repository(path):
+    """`stored`, in Triton's layout: `Y` = -X, four columns."""
+    (path / "stored" / "1").mkdir(parents=True)
+    node = onnx.helper.make_node("Neg", ["X"], ["Y"])
+    columns = [("X", "FLOAT", 4)], [("Y", "FLOAT", 4)]
+    save_model(path / "stored" / "1" / "model.onnx", [node], *columns)
+    (path / "stored" / "config.pbtxt").write_text(
+        'platform: "onnxruntime_onnx"\nmax_batch_size: 8\ndynamic_batching { }\n'
+    )
+
+
 def config():
     """`hello` and `slow` are emulated, the others are ONNX files beside the document."""
     batching = {"policy": "fixed", "max_batch_size": 8, "max_queue_delay": "1ms"}
@@ -127,9 +138,12 @@ def triton_server(request, tmp_path_factory):
     save_types(folder / "types.onnx")
     save_sums(folder / "sums.onnx")
     save_whole(folder / "whole.onnx")
+    save_repository(folder / "repository")
     admin = f"unix:{folder}/admin.sock"
     section = {"admin": [admin], "transport": request.param}
-    with ServerProcess(config() | {"server": section}, folder=folder) as server:
+    models = {"path": "repository", "control": "explicit"}
+    document = config() | {"server": section, "model_repository": models}
+    with ServerProcess(document, folder=folder) as server:
         yield server
         assert server.stop() == 0
 
@@ -139,10 +153,10 @@ def client_report(triton_server, tritonclient_python):
     """A function from a client's name to what it printed: check -> result. Runs each once."""
     reports = {}
 
-    def report(name, address=triton_server.grpc):
+    def report(name, address=triton_server.grpc, *arguments):
         if name not in reports:
             done = subprocess.run(
-                [tritonclient_python, CLIENTS / f"{name}.py", address],
+                [tritonclient_python, CLIENTS / f"{name}.py", address, *arguments],
                 capture_output=True,
                 text=True,
                 timeout=120,

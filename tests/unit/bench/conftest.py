@@ -6,4 +6,4 @@ from pathlib import Path
 BENCH = Path(__file__).parents[3] / "bench"
 sys.path[:0] = [str(BENCH / "load"), str(BENCH)]
 # What both folders have by one name is the one of `load`.
-sys.path.append(str(BENCH / "sim"))
+sys.path += [str(BENCH / "sim"), str(BENCH / "peers")]

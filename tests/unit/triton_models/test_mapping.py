@@ -279,3 +279,56 @@ def test_a_model_without_a_batch_axis_has_no_window(map_it):
 def test_paths_in_options_are_left_to_the_executor(map_it):
     found = map_it(None, overrides={"executor": "emulated", "options": {"path": "weights"}}).config
     assert Path(found.options["path"]) == Path("weights")
+
+
+SEQUENCES = """backend: "onnxruntime"
+max_batch_size: 4
+sequence_batching {
+  max_sequence_idle_microseconds: 5000000
+  control_input [
+    { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] },
+    { name: "END" control [ { kind: CONTROL_SEQUENCE_END bool_false_true: [ false, true ] } ] },
+    { name: "READY" control [ { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 5, 6 ] } ] },
+    { name: "ID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } ] }
+  ]
+  state [
+    { input_name: "h" output_name: "h_out" data_type: TYPE_FP32 dims: [ 16 ]
+      initial_state: { data_type: TYPE_FP32 dims: [ 16 ] data_file: "h0" name: "first" } },
+    { input_name: "c" output_name: "c_out" data_type: TYPE_FP32 dims: [ 8 ] use_growable_memory: true }
+  ]
+  oldest { max_candidate_sequences: 100 max_queue_delay_microseconds: 50 preferred_batch_size: 2 }
+}
+"""
+
+
+def test_sequences_become_the_section_sequence(map_it, folder):
+    found = map_it(SEQUENCES)
+    sequence = found.config.sequence
+    assert (sequence.strategy, sequence.max_sequences) == ("state", 100)
+    assert sequence.idle_timeout == 5_000_000_000
+    assert [(each.input, each.output, each.initial_file) for each in sequence.state] == [
+        ("h", "h_out", folder / "initial_state" / "h0"),
+        ("c", "c_out", None),
+    ]
+    controls = sequence.controls
+    assert (controls.start.input, controls.start.values) == ("START", (0, 1))
+    assert (controls.end.input, controls.end.values) == ("END", (False, True))
+    assert (controls.ready.input, controls.ready.values) == ("READY", (5, 6))
+    assert controls.id == "ID"
+    batching = found.config.batching
+    assert (batching.policy, batching.max_queue_delay) == ("fixed", 50_000)
+    assert batching.preferred_batch_sizes == (2,)
+    assert [each.split(" (")[0] for each in found.ignored] == [
+        "sequence_batching.state[1].use_growable_memory"
+    ]
+
+
+def test_sequences_without_state_are_up_to_the_executor(map_it):
+    text = "max_batch_size: 4 sequence_batching { direct { } }"
+    sequence = map_it(text, overrides={"executor": "emulated"}).config.sequence
+    assert (sequence.strategy, sequence.idle_timeout) == ("slot", 60_000_000_000)
+
+
+def test_an_initial_value_is_a_file_of_the_model(problems):
+    text = SEQUENCES.replace('"h0"', '"../../../etc/passwd"')
+    assert "data_file (line 13): got" in problems(text)[0]

@@ -246,3 +246,15 @@ def test_ignored_and_unknown_fields_are_told_once(repository, directory):
         "future (line 3): unknown field; ignored",
         "response_cache.enable (line 4): ignored: there is no cache",
     )
+
+
+def test_another_initial_value_of_a_sequence_is_other_contents(repository, directory):
+    state = 'input_name: "h" output_name: "g" data_type: TYPE_FP32 dims: 1 initial_state { data_file: "h0" }'
+    text = f'backend: "onnxruntime" max_batch_size: 4 sequence_batching {{ state {{ {state} }} }}'
+    folder = repository.write("a", 1, config=text)
+    (folder / "initial_state").mkdir()
+    (folder / "initial_state" / "h0").write_bytes(b"1234")
+    before = directory.look_at("a").wanted[0]
+    assert before.config.sequence.state[0].initial_file == folder / "initial_state" / "h0"
+    (folder / "initial_state" / "h0").write_bytes(b"12345")
+    assert directory.look_at("a").wanted[0].contents != before.contents

@@ -3,7 +3,10 @@
 import pytest
 
 from batcher.errors import InvalidRequest
-from batcher.lifecycle import LoadParameters
+from batcher.lifecycle import ChangeResult, LoadParameters, ModelChange
+from batcher.lifecycle.repository.directory import Directory
+from batcher.lifecycle.repository.served import Served
+from batcher.triton_models import parse_text
 
 
 async def test_a_configuration_in_the_call_is_used_until_the_next_call(repository, manager, make):
@@ -75,6 +78,7 @@ async def test_files_in_the_call_are_private_and_removed_after_the_unload(
     second = manager.served["new", "5"].base_dir
     await followed.unload("new")
     manager.unload("new")
+    await followed.settle()
     assert not second.parent.exists()
 
 
@@ -122,3 +126,33 @@ async def test_closing_removes_the_files_of_calls(repository, manager, make):
     folder = manager.served["m", "1"].base_dir
     await followed.close()
     assert not folder.exists()
+
+
+def test_two_calls_for_one_model_each_count_for_what_they_brought(repository):
+    repository.write("m", 1)
+    directory = Directory(repository.path, {})
+    served = Served(tuple)
+    looks = []
+    for rows in (3, 4):
+        text = f'backend: "onnxruntime" max_batch_size: {rows}'
+        looks.append(directory.overridden("m", parse_text(text), None))
+        served.load(looks[-1], overridden=True)
+    served.loaded("m", [ModelChange("m", "1", ChangeResult.LOADED)])
+    assert list(served.in_use()) == [*looks[0].wanted, *looks[1].wanted]
+    served.loaded("m", [ModelChange("m", "1", ChangeResult.FAILED, "damaged")])
+    assert served.target() == looks[0].wanted
+    assert tuple(served.in_use()) == looks[0].wanted
+
+
+async def test_an_unload_while_a_call_loads(repository, manager, make):
+    repository.write("a", 1)
+    followed = make(control="explicit")
+    await followed.start()
+    wanted = await followed.load("a", LoadParameters())
+    await followed.unload("a")
+    failed = ModelChange("a", "1", ChangeResult.FAILED, "unloaded while it was loading")
+    await followed.loaded("a", [failed for _ in wanted])
+    await followed.settle()
+    assert followed.reasons() == {("a", "1"): "unloaded"}
+    await followed.call("a")
+    assert manager.names == ["a/1"]

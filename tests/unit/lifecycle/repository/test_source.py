@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from batcher.errors import InvalidRequest, ModelUnavailable, StartupError, UnknownModel
-from batcher.lifecycle import ChangeResult, KnownModel, ModelChange
+from batcher.lifecycle import KnownModel
 from batcher.lifecycle.repository import source
 
 
@@ -346,11 +346,3 @@ async def test_it_follows_until_cancelled_whatever_happens(repository, manager, 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-def test_a_change_of_another_model_is_nothing_to_a_load():
-    from batcher.lifecycle.repository.served import Served
-
-    served = Served(tuple)
-    served.loaded("a", [ModelChange("b", "1", ChangeResult.LOADED)])
-    assert served.target() == ()
