@@ -207,8 +207,14 @@ class Model:
         return min(priority if priority > 0 else limits.default_priority, limits.priority_levels)
 
     def observe(self, batch: RunningBatch, timings: Timings | None, now_ns: int) -> None:
-        """Learn from a batch that has ended: its own time, and what lay around it."""
+        """Learn from a batch that has ended: its own time, and what lay around it.
+
+        Of one that was prefetched, the time since the batch before it ended: where a backend executes one
+        batch at a time, that is its own, whatever it waited there.
+        """
         took_ns = now_ns - batch.dispatched_ns
+        if took_ns <= 0:
+            return  # it ended before the batch that it was to follow
         own_ns, beyond_ns = took_ns, 0.0
         if timings is not None and (own := timings.own_ns):
             # An instance whose clock is wrong was busy for no longer than its batch was away.

@@ -43,6 +43,7 @@ class ThreadWorker:
     """
 
     queues = True
+    prefetches = True
 
     def __init__(
         self,

@@ -22,6 +22,10 @@ class Worker(Protocol):
     queues: bool
     """Whether batches run one after the other (True), or at the same time."""
 
+    prefetches: bool
+    """Whether it takes one batch more than runs, and begins it when the one before has ended: a thread
+    does, and so does a backend of an executor that has several calls in flight."""
+
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load the model, once. Raises `ModelLoadError`, or what an async executor raises."""
         ...

@@ -299,7 +299,7 @@ class Instance:
             plan.max_in_flight,
             measured.profile,
             measured.buckets,
-            worker.queues,
+            worker.prefetches,
         )
         self._process.runner.instance_up(up, self)
         self._checks = self._health_checks(worker, metadata)

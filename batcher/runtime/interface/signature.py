@@ -88,7 +88,7 @@ class Signature:
                 continue
             present += 1
             # A raw tensor has a shape and a size, and its array would have to be made.
-            sized = tensor if isinstance(tensor, RawTensor) else tensor.array
+            sized = tensor.array if type(tensor) is Tensor else tensor
             shape = sized.shape
             if tensor.datatype != spec.datatype:
                 raise self._wrong_datatype(spec, tensor.datatype)

@@ -92,25 +92,26 @@ def to_request(
     classifications: dict[str, int] | None = None
     if wire.outputs:
         outputs, classifications = _requested_outputs(wire)
+    # In the order of its fields: their names would take a fifth of a microsecond.
     return InferenceRequest(
-        model=model,
-        inputs=_inputs(wire, keep_raw=raw),
-        arrival_ns=arrival_ns,
-        version=wire.version,
-        id=wire.id,
-        outputs=outputs,
-        classifications=classifications,
-        parameters=parameters.others or None,
-        priority=parameters.priority or priority,
-        timeout_ns=parameters.timeout_ns,
-        deadline_ns=deadline_ns,
-        tenant=tenant,
-        metadata=metadata,
-        sequence=parameters.sequence,
+        model,
+        _inputs(wire, raw),
+        arrival_ns,
+        wire.version,
+        wire.id,
+        outputs,
+        classifications,
+        parameters.others or None,
+        parameters.priority or priority,
+        parameters.timeout_ns,
+        deadline_ns,
+        tenant,
+        metadata,
+        parameters.sequence,
     )
 
 
-def _inputs(wire: WireRequest, *, keep_raw: bool) -> dict[str, Tensor]:
+def _inputs(wire: WireRequest, keep_raw: bool) -> dict[str, Tensor]:
     raw = wire.raw
     inputs: dict[str, Tensor] = {}
     strings = 0
@@ -145,7 +146,8 @@ def _kept(wire: WireRequest, index: int, header: _Header) -> RawTensor:
     """An input as it is on the wire; typed contents are encoded."""
     if not wire.raw:
         return encoded(header.datatype, _typed_input(header))
-    _check_one_kind(header)
+    if header.contents is not None:
+        raise _two_kinds()
     offset, length = wire.raw[index]
     return read_raw(wire.data, offset, length, header.datatype, header.shape, header.elements)
 
@@ -174,15 +176,15 @@ def _wrong_count(wire: WireRequest) -> RequestError:
     )
 
 
-def _check_one_kind(header: _Header) -> None:
-    if header.contents is not None:
-        raise MalformedTensorError(
-            "the input has contents and the request has raw_input_contents; send only one of them"
-        )
+def _two_kinds() -> MalformedTensorError:
+    return MalformedTensorError(
+        "the input has contents and the request has raw_input_contents; send only one of them"
+    )
 
 
 def _raw_input(data: bytes, offset: int, length: int, header: _Header) -> Array:
-    _check_one_kind(header)
+    if header.contents is not None:
+        raise _two_kinds()
     return from_raw(data, offset, length, header.datatype, header.shape, header.elements)
 
 
