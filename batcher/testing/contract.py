@@ -11,6 +11,7 @@ they may be views of a message.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from batcher.clock import SECOND
 from batcher.errors import ModelLoadError
 from batcher.executor import (
     DTYPES,
@@ -31,13 +33,19 @@ from batcher.executor import (
     ExecutionError,
     Executor,
     LoadContext,
+    MetadataValue,
     ReportsHealth,
+    Watches,
     nothing_to_release,
 )
 from batcher.plugins import is_async
+from batcher.runtime.interface.forwarded import wrong_names
 from batcher.testing.contract_driver import ContractDriver, check_array
 
 _UNKNOWN_OPTION = "no_such_option"
+
+_FAR_NS = 60 * SECOND
+"""A deadline that no batch misses, from now on."""
 
 _HEALTHY_S = 1.0
 """How long `healthy` may take: the default of `models[].health.timeout`."""
@@ -134,6 +142,10 @@ class ExecutorContract:
             assert isinstance(parameter, str), f"parameter {parameter!r} must be a name"
             assert parameter, "a parameter's name is empty"
         assert len(set(metadata.parameters)) == len(metadata.parameters), "a parameter twice"
+        problems = list(wrong_names(metadata.metadata))
+        assert not problems, problems
+        assert metadata.max_batch_size is None or metadata.max_batch_size >= 0
+        assert all(size > 0 for size in metadata.preferred_batch_sizes)
         for key, value in metadata.properties.items():
             assert isinstance(key, str)
             assert isinstance(value, str), f"property {key} must be text"
@@ -314,6 +326,49 @@ class ExecutorContract:
             result.release()
             for name, array in driver.answer(inputs).items():
                 self._assert_close(together[name], array, name)
+
+    def example_metadata(self, name: str) -> MetadataValue:
+        """Yours, if any value will not do: a value of the caller's metadata of this name."""
+        return b"\x00example" if name.endswith("-bin") else "example"
+
+    def test_a_deadline_and_metadata_change_no_answer(
+        self, driver: ContractDriver, rng: np.random.Generator
+    ) -> None:
+        """A batch with a deadline, and with all metadata that is sent on, is answered as without."""
+        assert driver.metadata is not None
+        inputs = self.make_inputs(self._sizes(driver)[-1], rng)
+        expected = driver.answer(inputs)
+        metadata = {name: self.example_metadata(name) for name in driver.metadata.metadata}
+        deadline_ns = time.monotonic_ns() + _FAR_NS
+        result = driver.run(driver.batch(inputs, metadata=metadata, deadline_ns=deadline_ns))
+        for name, array in expected.items():
+            self._assert_close(result.outputs[name], array, name)
+        result.release()
+
+    def test_a_cancelled_batch_ends_and_the_next_one_succeeds(
+        self, driver: ContractDriver, rng: np.random.Generator
+    ) -> None:
+        """A coroutine that is cancelled ends within a second; the executor is fit for another call."""
+        if not driver.is_async:
+            pytest.skip("a thread cannot be cancelled")
+        inputs = self.make_inputs(self._sizes(driver)[-1], rng)
+        assert driver.cancelled(driver.batch(inputs)), "execute() goes on although it was cancelled"
+        driver.answer(inputs)
+
+    def test_a_loaded_executor_watches_its_backend(
+        self, driver: ContractDriver, rng: np.random.Generator
+    ) -> None:
+        """`watch` of a loaded executor reports nothing but health, goes on, and can be cancelled."""
+        executor = driver.executor
+        if not driver.is_async or not isinstance(executor, Watches):
+            pytest.skip("has no method watch")
+        assert inspect.iscoroutinefunction(executor.watch), "watch() must be a coroutine function"
+        batch = driver.batch(self.make_inputs(self._sizes(driver)[-1], rng))
+        reports, ended = driver.watched(executor, batch)
+        assert ended, (
+            "watch() returned although nothing changed, or goes on although it was cancelled"
+        )
+        assert all(report == "" for report in reports), f"a loaded executor reports {reports}"
 
     def _context(self, options: Mapping[str, Any], base_dir: Path) -> LoadContext:
         most = self.max_batch_size

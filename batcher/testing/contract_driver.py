@@ -21,7 +21,9 @@ from batcher.executor import (
     BatchResult,
     Executor,
     LoadContext,
+    MetadataValue,
     ModelMetadata,
+    Watches,
 )
 from batcher.plugins import is_async
 from batcher.protocol.elements import bytes_to_raw, to_raw
@@ -29,6 +31,9 @@ from batcher.runtime.interface.row_axis import with_row_axes
 from batcher.tensors import TensorSpec
 
 T = TypeVar("T")
+
+CANCELLED_S = 1.0
+"""Seconds that a call may take to end once it is cancelled."""
 
 
 class ContractDriver:
@@ -80,7 +85,10 @@ class ContractDriver:
         self, inputs: Mapping[str, Array], outputs: frozenset[str] | None = None
     ) -> BatchResult:
         """Run one batch of these inputs."""
-        batch = self._batch(inputs, outputs)
+        return self.run(self.batch(inputs, outputs))
+
+    def run(self, batch: Batch) -> BatchResult:
+        """Run one batch."""
         return self.call(lambda: self.executor.execute(batch))
 
     def answer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -96,20 +104,67 @@ class ContractDriver:
         executor = cast("AsyncExecutor", self.executor)
 
         async def together() -> list[BatchResult]:
-            calls = [executor.execute(self._batch(each)) for each in batches]
+            calls = [executor.execute(self.batch(each)) for each in batches]
             return await asyncio.gather(*calls)
 
         return self.call(together)
 
-    def _batch(self, inputs: Mapping[str, Array], outputs: frozenset[str] | None = None) -> Batch:
+    def batch(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: frozenset[str] | None = None,
+        *,
+        metadata: Mapping[str, MetadataValue] | None = None,
+        deadline_ns: int | None = None,
+    ) -> Batch:
         """A batch as the server makes it: of read-only arrays, or of their contents for a raw executor."""
         rows = self.rows(inputs)
+        rest: Any = {"outputs": outputs, "metadata": metadata or {}, "deadline_ns": deadline_ns}
         if not self.executor.capabilities.raw:
             arrays = {name: _read_only(array) for name, array in inputs.items()}
-            return Batch(arrays, rows, outputs=outputs)
+            return Batch(arrays, rows, **rest)
         shapes = {name: array.shape for name, array in inputs.items()}
         raw = {name: _contents(array) for name, array in inputs.items()}
-        return Batch({}, rows, outputs=outputs, raw=raw, shapes=shapes)
+        return Batch({}, rows, **rest, raw=raw, shapes=shapes)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is an `AsyncExecutor`."""
+        return self._async
+
+    def cancelled(self, batch: Batch) -> bool:
+        """Begin a batch, cancel it, and return whether it ended within `CANCELLED_S` seconds."""
+        executor = cast("AsyncExecutor", self.executor)
+
+        async def cancelled() -> bool:
+            task = asyncio.ensure_future(executor.execute(batch))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            task.cancel()
+            ended, _ = await asyncio.wait((task,), timeout=CANCELLED_S)
+            if ended and not task.cancelled() and task.exception() is None:
+                task.result().release()
+            return bool(ended)
+
+        answer: bool = self.call(cancelled)
+        return answer
+
+    def watched(self, watches: Watches, batch: Batch) -> tuple[list[object], bool]:
+        """Run `watch` beside a batch, then cancel it: what it reported, and whether it ended by that."""
+        executor = cast("AsyncExecutor", self.executor)
+        reports: list[object] = []
+
+        async def watched() -> bool:
+            task = asyncio.ensure_future(watches.watch(reports.append))
+            (await executor.execute(batch)).release()
+            if task.done():
+                return False
+            task.cancel()
+            ended, _ = await asyncio.wait((task,), timeout=CANCELLED_S)
+            return bool(ended)
+
+        ended: bool = self.call(watched)
+        return reports, ended
 
     def stop(self) -> None:
         """Close the executor, if it loaded, and end the thread."""

@@ -1,7 +1,9 @@
 """The shipped suite catches executors that break the contract, and passes one that keeps it."""
 
+import asyncio
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from batcher.errors import ModelLoadError
 from batcher.executor import (
+    Batch,
     BatchResult,
     Capabilities,
     ExecutionError,
@@ -72,6 +75,52 @@ class Unhealthy(Honest):
         return "no"
 
 
+class Sending(Remote):
+    """Takes raw inputs, sends metadata on, watches its backend, and can be cancelled."""
+
+    capabilities = Capabilities(raw=True, max_in_flight=2)
+
+    async def load(self, context):
+        metadata = await super().load(context)
+        return replace(metadata, metadata=("authorization", "x-key-bin"), max_batch_size=64)
+
+    async def execute(self, batch):
+        assert batch.inputs == {}
+        rows = np.frombuffer(b"".join(batch.raw["X"]), np.float32).reshape(batch.shapes["X"])
+        await asyncio.sleep(0)
+        return self.inner.execute(Batch({"X": rows}, batch.rows))
+
+    async def watch(self, report):
+        report("")
+        await asyncio.Event().wait()
+
+
+class GoesOn(Sending):
+    async def execute(self, batch):
+        for _ in range(3):
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+        return await super().execute(batch)
+
+
+class StopsWatching(Sending):
+    async def watch(self, report):
+        report("")
+
+
+class Complains(Sending):
+    async def watch(self, report):
+        report("not ready")
+        await asyncio.Event().wait()
+
+
+class RefusesTokens(Sending):
+    async def execute(self, batch):
+        if batch.metadata:
+            raise ExecutionError("no", cause="input")
+        return await super().execute(batch)
+
+
 class Contract(ExecutorContract):
     max_batch_size = 4
 
@@ -99,6 +148,11 @@ class TestRemote(Contract):
 class TestHealthy(Contract):
     def make_executor(self):
         return Healthy()
+
+
+class TestSending(Contract):
+    def make_executor(self):
+        return Sending()
 
 
 class TestHealthyRemote(Contract):
@@ -181,14 +235,19 @@ class Subset(Contract):
         (WritesInputs, "test_outputs_match_the_metadata"),
         (ForgetsOutput, "test_only_requested_outputs_are_needed"),
         (Unhealthy, "test_a_loaded_executor_is_healthy"),
+        (GoesOn, "test_a_cancelled_batch_ends_and_the_next_one_succeeds"),
+        (StopsWatching, "test_a_loaded_executor_watches_its_backend"),
+        (Complains, "test_a_loaded_executor_watches_its_backend"),
+        (RefusesTokens, "test_a_deadline_and_metadata_change_no_answer"),
     ],
 )
-def test_broken_execution_is_caught(broken, test, tmp_path):
+def test_broken_execution_is_caught(broken, test, tmp_path, monkeypatch):
+    monkeypatch.setattr("batcher.testing.contract_driver.CANCELLED_S", 0.02)
     suite = Subset()
     suite.broken = broken
     with suite._loaded(suite._context({}, tmp_path)) as driver:
         check = getattr(suite, test)
-        with pytest.raises((AssertionError, ValueError)):
+        with pytest.raises((AssertionError, ValueError, ExecutionError)):
             check(driver, np.random.default_rng(1))
 
 
