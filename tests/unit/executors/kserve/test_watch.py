@@ -81,6 +81,27 @@ async def test_a_neighbor_that_does_not_answer_is_unhealthy(neighbor, load, watc
     neighbor._ModelReady = answer
 
 
+async def test_a_neighbor_that_answers_batches_is_there(neighbor, load, watch, kit):
+    """However late it says that it is ready."""
+    neighbor.start()
+    executor, _ = await load(health_interval="2ms", health_timeout="100ms")
+    held, answer = asyncio.Event(), neighbor._ModelReady
+    loop = asyncio.get_running_loop()
+
+    def slow(request, context):
+        asyncio.run_coroutine_threadsafe(held.wait(), loop).result(20)
+        return answer(request, context)
+
+    neighbor._ModelReady = slow
+    watching = watch(executor)
+    healthy = asyncio.ensure_future(watching.until(lambda why: not why))
+    while not healthy.done():
+        await executor.execute(kit.batch_of(X))
+    assert await healthy == ""
+    held.set()
+    neighbor._ModelReady = answer
+
+
 async def test_another_model_after_a_restart_ends_the_watch(neighbor, load, watch, kit):
     neighbor.start()
     executor, _ = await load(**FAST)
