@@ -37,7 +37,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         runner = web.ServerRunner(
-            web.Server(self._answer), handler_cancellation=True, shutdown_timeout=0.1
+            web.Server(self._answer, handler_cancellation=True), shutdown_timeout=0.1
         )
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
