@@ -41,7 +41,13 @@ from batcher.executors.torchserve.management import Described, Management
 from batcher.executors.torchserve.options import TorchserveOptions
 from batcher.executors.torchserve.statuses import NO_TOKEN, failure, said
 from batcher.executors.torchserve.tokens import Tokens
-from batcher.protocol import TORCHSERVE_INFERENCE, TORCHSERVE_MANAGEMENT, Stub, methods
+from batcher.protocol import (
+    MAX_CONTROL_BYTES,
+    TORCHSERVE_INFERENCE,
+    TORCHSERVE_MANAGEMENT,
+    Stub,
+    methods,
+)
 from batcher.protocol import torchserve_inference as messages
 
 __all__ = ["TorchserveExecutor"]
@@ -87,11 +93,12 @@ class TorchserveExecutor:
             self._tokens = await asyncio.to_thread(Tokens, context.model, options.tokens)
         self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
         self._tls_stamps = self._look_at_tls()
-        self._channel, self._management_channel = self._open(options.url), None
+        self._channel = self._open(options.url, options.max_message)
+        self._management_channel: grpc.aio.Channel | None = None
         self._predictions: Any = Stub(self._channel, TORCHSERVE_INFERENCE)
         self._management: Management | None = None
         if options.management_url is not None:
-            self._management_channel = self._open(options.management_url)
+            self._management_channel = self._open(options.management_url, MAX_CONTROL_BYTES)
             stub = Stub(self._management_channel, TORCHSERVE_MANAGEMENT)
             self._management = Management(stub, context.model, options)
         self._name = options.model or context.model
@@ -143,9 +150,8 @@ class TorchserveExecutor:
 
     # Loading
 
-    def _open(self, url: str) -> grpc.aio.Channel:
-        given = self._given
-        return open_channel(self._context.model, url, given.tls, given.max_message)
+    def _open(self, url: str, max_message: int) -> grpc.aio.Channel:
+        return open_channel(self._context.model, url, self._given.tls, max_message)
 
     def _codec(self, outputs: Mapping[str, TensorSpec]) -> Calls:
         given, batched = self._given, self._context.max_batch_size > 0
