@@ -21,7 +21,7 @@ from batcher.errors import ConfigError, on_one_line
 from batcher.protocol import model_config
 from batcher.triton_models.text import Fields, fields_of
 
-MAX_CONFIG_BYTES: Final = 1024 * 1024
+MAX_CONFIG_BYTES: Final = 256 * 1024
 """Bytes of a `config.pbtxt`, or of the JSON of a load call. Reading this much takes a second or two on a
 thread; files in use have a few kilobytes."""
 

@@ -152,16 +152,16 @@ def look_at_versions(
     name: str,
     path: Path,
     found: Described,
+    present: frozenset[str],
     defaults: ModelOverrides,
     settings: tuple[FileStamp, ...] = (),
     known: ModelLook | None = None,
 ) -> ModelLook:
-    """The versions below `path` that the policy chooses, and how each is served.
+    """The versions that the policy chooses of those `present` below `path`, and how each is served.
 
     `settings` are the stamps of the model's own files. `known` is returned if nothing has changed since.
     Raises OSError.
     """
-    present = versions_in(list_folder(path))
     chosen = found.versions.chosen(frozenset(map(int, present)))
     files: dict[int, tuple[FileStamp, ...]] = {}
     problems: list[tuple[str, str]] = []

@@ -108,7 +108,8 @@ class Directory:
         if found is None:
             overrides = self._read(name, own, folder).overrides if versions is None else {}
             found = described(name, config, overrides)
-        return look_at_versions(name, versions or own, found, self._defaults)
+        present = versions_in(folder if versions is None else list_folder(versions))
+        return look_at_versions(name, versions or own, found, present, self._defaults)
 
     def _look_at(self, name: str) -> ModelLook:
         path = self.path / name
@@ -119,7 +120,8 @@ class Directory:
             problems = (("", one_line(error)),)
             return ModelLook(name, folder.files, versions_in(folder), problems=problems)
         beside, known = files_beside(path, folder), self._looks.get(name)
-        return look_at_versions(name, path, found, self._defaults, beside, known)
+        present = versions_in(folder)
+        return look_at_versions(name, path, found, present, self._defaults, beside, known)
 
     def _read(self, name: str, path: Path, folder: Folder) -> Described:
         """What the model's files say, read again only if one of them has changed. Raises `ConfigError`."""

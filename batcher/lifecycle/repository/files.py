@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +63,15 @@ def list_folder(path: Path) -> Folder:
             if entry.name.startswith("."):
                 continue
             try:
-                status = entry.stat()
-            except FileNotFoundError:
-                continue  # removed meanwhile, or a link that leads nowhere
-            if stat.S_ISDIR(status.st_mode):
-                folders.append(entry.name)
-            elif stat.S_ISREG(status.st_mode):
-                files.append(_stamp(entry.name, status))
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.is_file():
+                    files.append(_stamp(entry.name, entry.stat()))
+            except OSError as error:
+                # Removed meanwhile, or a link that leads nowhere. What cannot be looked at may be a
+                # folder: listing it raises why, and it is not taken for missing.
+                if error.errno not in {errno.ENOENT, errno.ELOOP}:
+                    folders.append(entry.name)
     return Folder(tuple(sorted(files)), tuple(sorted(folders)))
 
 

@@ -213,7 +213,7 @@ def test_the_bounds_of_a_model_repository() -> None:
     assert rows["files of one version"] == f"{files.MAX_FILES:,}"
     assert rows["folders below each other in a version"] == str(files.MAX_DEPTH)
     config = rows["a model's configuration, in its file or a load call"]
-    assert config == f"{MAX_CONFIG_BYTES >> 20} MiB"
+    assert config == f"{MAX_CONFIG_BYTES >> 10} KiB"
     overrides = rows["overrides in a model's folder"]
     assert overrides == f"{MAX_OVERRIDES_BYTES >> 10} KiB"
     assert rows["time of one look"] == f"{LOOK_TIMEOUT_S:g}s"

@@ -105,7 +105,9 @@ def test_a_ring_of_links_ends(repository, directory):
     assert found.wanted == ()
     assert "folders below each other" in found.problems[0][1]
     (repository.path / "b").symlink_to("b")
-    assert "b" not in directory.look().models
+    repository.write("c", 1)
+    found = directory.look()
+    assert (found.problem, found.models.keys()) == ("", {"a", "c"})
 
 
 def test_a_version_with_too_many_files_is_not_served(repository, directory, monkeypatch):
@@ -221,6 +223,36 @@ def test_an_unreadable_folder_is_no_missing_one(repository, directory):
         folder.chmod(0o755)
     assert not found.readable
     assert "Permission denied" in found.problems[0][1]
+
+
+def test_an_entry_that_cannot_be_looked_at_is_not_missing(repository, directory, monkeypatch):
+    class Entry:
+        name = "a"
+
+        def is_dir(self):
+            raise OSError(116, "Stale file handle")
+
+    class Entries(list):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    scandir = os.scandir
+    repository.write("b", 1)
+
+    def scan(path):
+        if path == repository.path:
+            return Entries([Entry(), *scandir(path)])
+        if path == repository.path / "a":
+            raise OSError(116, "Stale file handle", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(files.os, "scandir", scan)
+    found = directory.look()
+    assert not found.models["a"].readable
+    assert wanted(found.models["b"]) == ["1"]
 
 
 def test_an_error_while_reading_is_no_missing_model(repository, directory, monkeypatch):
