@@ -75,6 +75,19 @@ def test_a_row_that_json_cannot_carry_harms_no_other(behind, form):
     assert all((answer["Y"] == 2).all() for answer in answers)
 
 
+def test_bytes_of_triton(behind, start):
+    triton, _ = behind("triton")
+    words = [b"", "größe".encode(), b"mixed Case"]
+    asked = [np.array([[first, second]], np.object_) for first in words for second in words]
+    model = served("words", "http", {"url": f"http://{triton.http}"})
+    model["batching"]["max_batch_size"] = 16  # REST does not say what Triton allows
+    front = start(model)
+    with Client(front.grpc) as client:
+        answers = client.infer_all("words", [{"TEXT": each} for each in asked])
+    for text, answer in zip(asked, answers, strict=True):
+        assert answer["UPPER"].tolist() == [[each.upper() for each in text[0]]]
+
+
 @rounds(5)
 def test_faults_of_kserve(behind, number, fault):
     play(*behind("kserve-v1"), fault, number)
