@@ -136,7 +136,7 @@ class ContractDriver:
         """Begin a batch, cancel it, and return whether it ended within `CANCELLED_S` seconds."""
         executor = cast("AsyncExecutor", self.executor)
 
-        async def cancelled() -> bool:
+        async def cancel() -> list[bool]:
             task = asyncio.ensure_future(executor.execute(batch))
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -144,27 +144,25 @@ class ContractDriver:
             ended, _ = await asyncio.wait((task,), timeout=CANCELLED_S)
             if ended and not task.cancelled() and task.exception() is None:
                 task.result().release()
-            return bool(ended)
+            return [bool(ended)]
 
-        answer: bool = self.call(cancelled)
-        return answer
+        return all(self.call(cancel))
 
     def watched(self, watches: Watches, batch: Batch) -> tuple[list[object], bool]:
         """Run `watch` beside a batch, then cancel it: what it reported, and whether it ended by that."""
         executor = cast("AsyncExecutor", self.executor)
         reports: list[object] = []
 
-        async def watched() -> bool:
+        async def watch() -> list[bool]:
             task = asyncio.ensure_future(watches.watch(reports.append))
             (await executor.execute(batch)).release()
             if task.done():
-                return False
+                return [False]
             task.cancel()
             ended, _ = await asyncio.wait((task,), timeout=CANCELLED_S)
-            return bool(ended)
+            return [bool(ended)]
 
-        ended: bool = self.call(watched)
-        return reports, ended
+        return reports, all(self.call(watch))
 
     def stop(self) -> None:
         """Close the executor, if it loaded, and end the thread."""

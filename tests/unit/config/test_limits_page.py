@@ -54,6 +54,7 @@ from batcher.lifecycle.repository.source import LOOK_TIMEOUT_S
 from batcher.live_settings.file_watch import MAX_READS
 from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
+from batcher.runtime.instances import watching
 from batcher.runtime.instances.replacement import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
 from batcher.runtime.instances.warmup import BUCKETS_NS
 from batcher.runtime.interface.forwarded import MAX_FORWARDED
@@ -203,6 +204,12 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
     assert rows["shared inputs of one request"] == f"{MAX_SHARED_INPUT_BYTES // 2**20} MiB"
     assert rows["the time to come back that a backend names"] == format_duration(MAX_RETRY_AFTER_NS)
+    served = rows["time that an instance serves before its watch has the model loaded again"]
+    assert served == f"{watching.SETTLED_S:g}s"
+    paused = rows[
+        "time between two calls of a watch that raises, and between two loads that it asks for"
+    ]
+    assert paused == f"{watching.FIRST_PAUSE_S:g}s, doubled up to {watching.LONGEST_PAUSE_S:g}s"
     assert rows["buckets that are warmed up"] == str(MAX_WARMUP_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)
 
