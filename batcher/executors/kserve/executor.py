@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -19,6 +19,7 @@ from batcher.executor import (
     Capabilities,
     ExecutionError,
     LoadContext,
+    MetadataValue,
     ModelMetadata,
     read_options,
 )
@@ -47,6 +48,10 @@ MAX_IN_FLIGHT: Final = 64
 DEADLINE_SLACK_S: Final = 0.02
 """Seconds added to what is left of a deadline, so that the scheduler ends a request that expires, with
 the right status, before the call does. The neighbor may work that much longer for nothing."""
+
+
+Sent: TypeAlias = tuple[tuple[str, MetadataValue], ...]
+"""The headers of a call."""
 
 
 class KserveExecutor:
@@ -83,6 +88,8 @@ class KserveExecutor:
             raise
         self._most_rows = context.max_batch_size
         self._answers = 0
+        self._fits = True
+        """Whether the neighbor's model has the inputs and outputs that it had at the load."""
         self._datatypes = {spec.name: spec.datatype for spec in metadata.inputs}
         self._all = frozenset(spec.name for spec in metadata.outputs)
         self._writer = RequestWriter(self._neighbor.model, self._neighbor.version)
@@ -95,15 +102,16 @@ class KserveExecutor:
     async def execute(self, batch: Batch) -> BatchResult:
         """Send the batch and read the answer. Cancelling it cancels the call."""
         wanted = self._all if batch.outputs is None else batch.outputs
+        headers = (*self._headers.current, *sendable(batch.metadata))
         try:
             placed = None
             if self._shared is not None:
                 placed = await self._shared.place(batch, wanted, self._most_rows)
             outputs = None
             if placed is not None:
-                outputs = await self._through_memory(batch, wanted, placed)
+                outputs = await self._through_memory(batch, wanted, headers, placed)
             if outputs is None:
-                outputs = await self._through_messages(batch, wanted)
+                outputs = await self._through_messages(batch, wanted, headers)
         except grpc.aio.AioRpcError as error:
             raise failure(str(self._neighbor), error) from None
         except WrongAnswerError as error:
@@ -120,6 +128,8 @@ class KserveExecutor:
         finally:
             tracking.cancel()
             await asyncio.gather(tracking, return_exceptions=True)
+        if not self._fits:
+            report(why)  # until another object takes this one's place
         log.info("%s: the model is loaded again: %s", self._context.model, why)
 
     async def close(self) -> None:
@@ -130,7 +140,9 @@ class KserveExecutor:
         finally:
             await self._channel.close()
 
-    async def _through_messages(self, batch: Batch, wanted: frozenset[str]) -> dict[str, Array]:
+    async def _through_messages(
+        self, batch: Batch, wanted: frozenset[str], headers: Sent
+    ) -> dict[str, Array]:
         pieces = self._writer.pieces(
             (
                 (name, self._datatypes[name], batch.shapes[name], contents)
@@ -148,13 +160,13 @@ class KserveExecutor:
             )
         large = size > LARGE_MESSAGE
         data = await asyncio.to_thread(joined_large, pieces) if large else joined(pieces)
-        answer = await self._call(data, batch)
+        answer = await self._call(data, batch.deadline_ns, headers)
         if len(answer) > LARGE_MESSAGE:
             return await asyncio.to_thread(self._reader.read, answer, wanted, batch.rows)
         return self._reader.read(answer, wanted, batch.rows)
 
     async def _through_memory(
-        self, batch: Batch, wanted: frozenset[str], placed: Placed
+        self, batch: Batch, wanted: frozenset[str], headers: Sent, placed: Placed
     ) -> dict[str, Array] | None:
         """The outputs; None if the neighbor does not know the memory any more, and did nothing."""
         assert self._shared is not None  # noqa: S101 - the tensors are in it
@@ -167,7 +179,8 @@ class KserveExecutor:
                     placed.region.name,
                     (placed.inputs, placed.outputs),
                 ),
-                batch,
+                batch.deadline_ns,
+                headers,
             )
         except grpc.aio.AioRpcError as error:
             if self._shared.ended(placed.region, error):
@@ -191,16 +204,13 @@ class KserveExecutor:
             for name, array in outputs.items()
         }
 
-    async def _call(self, data: bytes, batch: Batch) -> bytes:
+    async def _call(self, data: bytes, deadline_ns: int | None, headers: Sent) -> bytes:
         """The answer to a message. Raises `AioRpcError`."""
         timeout_s = None
-        if batch.deadline_ns is not None:
-            left_s = (batch.deadline_ns - time.monotonic_ns()) / SECOND
+        if deadline_ns is not None:
+            left_s = (deadline_ns - time.monotonic_ns()) / SECOND
             timeout_s = max(0.0, left_s) + DEADLINE_SLACK_S
-        metadata: tuple[tuple[str, str | bytes], ...] = self._headers.current
-        if batch.metadata:
-            metadata = (*metadata, *sendable(batch.metadata))
-        answer: bytes = await self._infer(data, timeout=timeout_s, metadata=metadata)
+        answer: bytes = await self._infer(data, timeout=timeout_s, metadata=headers)
         self._answers += 1
         return answer
 
@@ -209,7 +219,7 @@ class KserveExecutor:
             return None
         found = self._found
         return await SharedMemory.start(
-            self._neighbor, found.extensions, found.metadata.outputs, self._headers.current
+            self._neighbor, found.extensions, found.metadata.outputs, lambda: self._headers.current
         )
 
     # Watching
@@ -238,6 +248,8 @@ class KserveExecutor:
             return "the files of options.tls have changed"
         found = await self._discover()
         if found != self._found:
+            here, there = self._found.metadata, found.metadata
+            self._fits = (here.inputs, here.outputs) == (there.inputs, there.outputs)
             return f"{self._neighbor} serves another model {self._neighbor.shown} now"
         return ""
 

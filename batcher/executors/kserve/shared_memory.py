@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Final
@@ -81,7 +81,10 @@ class SharedMemory:
     """The regions of one executor. All calls are made on the event loop."""
 
     def __init__(
-        self, neighbor: Neighbor, outputs: Sequence[TensorSpec], headers: Sequence[tuple[str, str]]
+        self,
+        neighbor: Neighbor,
+        outputs: Sequence[TensorSpec],
+        headers: Callable[[], Sequence[tuple[str, str]]],
     ) -> None:
         self._neighbor = neighbor
         self._headers = headers
@@ -103,7 +106,7 @@ class SharedMemory:
         neighbor: Neighbor,
         extensions: frozenset[str],
         outputs: Sequence[TensorSpec],
-        headers: Sequence[tuple[str, str]],
+        headers: Callable[[], Sequence[tuple[str, str]]],
     ) -> SharedMemory | None:
         """Shared memory with that neighbor, or None where it is on another host or cannot.
 
@@ -272,7 +275,7 @@ class SharedMemory:
         self, method: str, request: object
     ) -> inference.SystemSharedMemoryStatusResponse:
         answer: inference.SystemSharedMemoryStatusResponse = await self._neighbor.ask(
-            method, request, self._headers, optional=False
+            method, request, self._headers(), optional=False
         )
         return answer
 

@@ -205,6 +205,24 @@ async def test_a_neighbor_that_refuses_regions_gets_messages(sharing, load, kit,
     assert not files()
 
 
+async def test_regions_are_registered_with_the_headers_of_now(sharing, load, kit, tmp_path):
+    (tmp_path / "token").write_text("one")
+    executor, _ = await load(base_dir=tmp_path, metadata={"a": {"file": "token"}})
+    (tmp_path / "token").write_text("two!")
+    executor._headers.refresh()
+    await executor.execute(kit.batch_of(X))
+    assert "SystemSharedMemoryRegister" in sharing.asked
+    assert sharing.metadata[-1]["a"] == sharing.metadata[-2]["a"] == "two!"
+
+
+async def test_a_header_that_cannot_be_sent_costs_no_region(sharing, load, kit):
+    executor, _ = await load()
+    with pytest.raises(ExecutionError, match="must be printable"):
+        await executor.execute(kit.batch_of(X, metadata={"x-user": "a\nb"}))
+    assert not files()
+    assert not executor._shared._aside
+
+
 async def test_without_room_for_a_region_tensors_travel_in_messages(
     sharing, load, kit, monkeypatch, caplog
 ):

@@ -113,6 +113,7 @@ async def test_another_model_after_a_restart_ends_the_watch(neighbor, load, watc
     neighbor.start()
     async with asyncio.timeout(20):
         assert await watching.task is None
+    assert "serves another model" in await watching.until(lambda why: "another" in why)
 
 
 async def test_another_version_in_place_ends_the_watch(neighbor, load, watch):
@@ -123,6 +124,8 @@ async def test_another_version_in_place_ends_the_watch(neighbor, load, watch):
     neighbor.versions = ["2"]
     async with asyncio.timeout(20):
         await watching.task
+    while not watching.reports.empty():  # it serves on until it is loaded again
+        assert not watching.reports.get_nowait()
 
 
 async def test_an_answer_that_does_not_fit_has_the_model_asked_for(neighbor, load, watch, kit):
