@@ -103,7 +103,7 @@ class Step:
     it, `settle` once, `replied` once.
     """
 
-    __slots__ = ("_after", "_before", "begun", "end", "kept", "sequence", "start")
+    __slots__ = ("_after", "_before", "_executed", "begun", "end", "kept", "sequence", "start")
 
     def __init__(self, sequence: Sequence, *, start: bool, end: bool) -> None:
         self.sequence = sequence
@@ -111,6 +111,8 @@ class Step:
         self.end = end
         self.begun = False
         """Whether it is in a batch that runs."""
+        self._executed = False
+        """Whether it was ever given to an instance."""
         self.kept = False
         """Whether its state is, or was, the sequence's."""
         self._after: Mapping[str, Array] | None = None
@@ -125,7 +127,7 @@ class Step:
             elif sequence.home != home and not sequence.lost:
                 sequence.table.lost(sequence, "the instance that kept its state was replaced")
         if not sequence.lost:
-            self.begun = True
+            self.begun = self._executed = True
             sequence.running += 1
             sequence.keeper = None
         return sequence.lost
@@ -208,6 +210,6 @@ class Step:
             sequence.ending = False
         if self.start:
             sequence.table.lost(sequence, f"its first step was not answered ({why})")
-        elif sequence.interface.config.strategy == "slot":
+        elif self._executed and sequence.interface.config.strategy == "slot":
             # The executor may have moved its state on.
-            sequence.table.lost(sequence, f"a step was not answered ({why})")
+            sequence.table.lost(sequence, f"a step that was executed was not answered ({why})")
