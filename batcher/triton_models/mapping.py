@@ -141,6 +141,9 @@ class _Mapping:
                 found, ignored = backend.options(self.files.model)
                 options = found | options
                 self.ignored += ignored
+        if executor == "kserve":
+            # Else the neighbor chooses, which may have another newest version at the moment.
+            options.setdefault("version", str(self.files.version))
         _merge(options, overrides.get("options") or {})
         return options
 

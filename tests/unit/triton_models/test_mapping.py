@@ -153,9 +153,9 @@ def test_later_sources_win_key_by_key(map_it, folder):
 
 
 def test_an_executor_of_the_defaults_runs_every_model_with_its_options(map_it):
-    defaults = {"executor": "kserve", "options": {"address": "127.0.0.1:9"}}
+    defaults = {"executor": "kserve", "options": {"url": "127.0.0.1:9"}}
     found = map_it('backend: "tensorrt" max_batch_size: 4', defaults).config
-    assert (found.executor, found.options) == ("kserve", {"address": "127.0.0.1:9"})
+    assert (found.executor, found.options) == ("kserve", {"url": "127.0.0.1:9", "version": "3"})
     ensemble = 'platform: "ensemble" ensemble_scheduling { step { model_name: "a" } }'
     assert map_it(ensemble, defaults).config.executor == "kserve"
     other = map_it(ONNX, defaults, {"executor": "emulated"}).config
