@@ -26,7 +26,7 @@ from emulated import CAPACITY, TARGET_MS  # noqa: E402
 from measure import SAME_RATE, installed, measure  # noqa: E402
 from processes import NotStartedError, adopt_orphans  # noqa: E402
 from servers import SERVERS, Server  # noqa: E402
-from trial import Pace  # noqa: E402
+from trial import Durations  # noqa: E402
 
 RESULTS = machine.RESULTS / "peers.json"
 PICTURE = ROOT / "docs" / "peers.png"
@@ -42,7 +42,9 @@ Each is installed into an environment of its own (tools/environments.py), its se
 as its documentation advises, and the best are kept. A full run takes 20 to 25 minutes, and more
 the first time, when the others are downloaded."""
 
-QUICK = Pace(warm=1.0, sweep=0.8, tune=20.0, search=15.0, same=2.0, final=1.0, tries=2, repeats=1)
+QUICK = Durations(
+    warm=1.0, sweep=0.8, tune=20.0, search=15.0, same=2.0, final=1.0, tries=2, repeats=1
+)
 
 
 def main() -> int:
@@ -74,7 +76,7 @@ def main() -> int:
     chosen = [server for server in SERVERS if server.name in (options.only or names)]
     output = options.output or (None if options.only or options.quick else RESULTS)
     try:
-        results = uvloop.run(run(chosen, QUICK if options.quick else Pace()))
+        results = uvloop.run(run(chosen, QUICK if options.quick else Durations()))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; so are the servers", file=sys.stderr)
         return 130
@@ -97,7 +99,7 @@ def show(results: dict[str, Any], *, pages: bool) -> int:
     return 0
 
 
-async def run(chosen: list[Server], pace: Pace) -> dict[str, Any]:
+async def run(chosen: list[Server], durations: Durations) -> dict[str, Any]:
     """Measure one server after the other."""
     task = asyncio.current_task()
     assert task is not None
@@ -114,7 +116,7 @@ async def run(chosen: list[Server], pace: Pace) -> dict[str, Any]:
         python = pythons[server.name]
         if isinstance(python, Path):
             row["version"] = version_of(server, python)
-            row |= await one(server, python, server_core, pace)
+            row |= await one(server, python, server_core, durations)
         else:
             row |= {"version": "", "why": python}
         found[server.name] = row
@@ -125,19 +127,19 @@ async def run(chosen: list[Server], pace: Pace) -> dict[str, Any]:
         "target_ms": TARGET_MS,
         "same_rate": SAME_RATE,
         "cores": {"server": server_core, "load": load_core},
-        "pace": {name: getattr(pace, name) for name in Pace.__slots__},
+        "durations": {name: getattr(durations, name) for name in Durations.__slots__},
         "minutes": round((time.monotonic() - began) / 60, 1),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
-async def one(server: Server, python: Path, core: int, pace: Pace) -> dict[str, Any]:
+async def one(server: Server, python: Path, core: int, durations: Durations) -> dict[str, Any]:
     """A server's figures, or `why` there are none."""
     gc.collect()
     gc.freeze()
     gc.disable()  # a collection in the middle would be measured as the server's latency
     try:
-        return await measure(server, python, core, pace)
+        return await measure(server, python, core, durations)
     except NotStartedError as error:
         return {"why": str(error)}
     finally:

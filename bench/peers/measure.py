@@ -16,7 +16,7 @@ from open_loop import Round
 from processes import NotStartedError
 from search_rate import STEP, best, highest
 from servers import Server, Settings
-from trial import Pace, Trial
+from trial import Durations, Trial
 
 LEAST_RATE, MOST_RATE = 10.0, CAPACITY
 """Requests a second: below the first a server is said to hold none; no server exceeds the device."""
@@ -40,7 +40,7 @@ class Session:
     settings: Settings
     python: Path
     core: int
-    pace: Pace
+    durations: Durations
     restarts: int = 0
     start_s: float = 0.0
     rounds: list[Round] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Session:
         A core that stands still for 60 ms makes 2 % of a round of 3 s late at any rate; what is
         clearly lost is not tried again.
         """
-        for _ in range(self.pace.tries):
+        for _ in range(self.durations.tries):
             found = await self.round(rate, seconds)
             if found.holds or found.stopped:
                 break
@@ -98,7 +98,7 @@ class Session:
         await trial.__aenter__()
         self._trial = trial
         self.start_s = trial.start_s
-        await trial.warm(self.pace.warm)
+        await trial.warm(self.durations.warm)
 
     async def _stop(self) -> None:
         if self._trial is not None:
@@ -109,9 +109,9 @@ class Session:
 class Tuning:
     """Tries the settings of a server, stage by stage, and keeps the best."""
 
-    def __init__(self, server: Server, python: Path, core: int, pace: Pace) -> None:
-        self._server, self._python, self._core, self._pace = server, python, core, pace
-        self._end = time.monotonic() + pace.tune
+    def __init__(self, server: Server, python: Path, core: int, durations: Durations) -> None:
+        self._server, self._python, self._core, self._pace = server, python, core, durations
+        self._end = time.monotonic() + durations.tune
         self.settings = dict(server.defaults)
         self.rate = 0.0
         self.tried: list[dict[str, Any]] = []
@@ -191,20 +191,20 @@ class Tuning:
         return Session(self._server, settings, self._python, self._core, self._pace)
 
 
-async def measure(server: Server, python: Path, core: int, pace: Pace) -> dict[str, Any]:
+async def measure(server: Server, python: Path, core: int, durations: Durations) -> dict[str, Any]:
     """Tune a server and measure it. Raises `NotStartedError` where it cannot be started."""
     began = time.monotonic()
-    tuning = Tuning(server, python, core, pace)
+    tuning = Tuning(server, python, core, durations)
     await tuning.run()
     tuned_s = time.monotonic() - began
     found: dict[str, Any] = {"settings": tuning.settings, "tried": tuning.tried}
-    async with Session(server, tuning.settings, python, core, pace) as session:
-        same = await session.round(SAME_RATE, pace.same, stop_early=False)
+    async with Session(server, tuning.settings, python, core, durations) as session:
+        same = await session.round(SAME_RATE, durations.same, stop_early=False)
         rates, guess = [], tuning.rate or SAME_RATE
-        end = time.monotonic() + pace.search
-        while len(rates) < pace.repeats and (not rates or time.monotonic() < end):
+        end = time.monotonic() + durations.search
+        while len(rates) < durations.repeats and (not rates or time.monotonic() < end):
             rate = await highest(
-                lambda rate: session.holds(rate, pace.final),
+                lambda rate: session.holds(rate, durations.final),
                 guess=guess,
                 least=LEAST_RATE,
                 most=MOST_RATE,
@@ -213,7 +213,7 @@ async def measure(server: Server, python: Path, core: int, pace: Pace) -> dict[s
             guess = statistics.median(rates) or guess
         top = statistics.median(rates)
         held = [each for each in session.rounds if each.holds and each.rate >= 0.9 * top]
-        over = await session.round((top or SAME_RATE) * OVERLOAD, pace.final, stop_early=False)
+        over = await session.round((top or SAME_RATE) * OVERLOAD, durations.final, stop_early=False)
     return found | {
         "start_s": round(session.start_s, 1),
         "highest": round(top, 1),

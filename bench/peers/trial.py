@@ -26,7 +26,7 @@ longer is started again, and the result says how often."""
 
 
 @dataclass(slots=True)
-class Pace:
+class Durations:
     """How long the rounds are, in seconds."""
 
     warm: float = 2.0

@@ -20,7 +20,7 @@ import table
 from callers import Asked, AskingConnection, caller
 from http2 import Request
 from measure import Session
-from trial import Pace
+from trial import Durations
 
 from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, Frame, frame
 from batcher.http2.sansio.hpack import encode
@@ -231,8 +231,8 @@ def core():
 @pytest.mark.slow
 async def test_this_server_is_measured(core):
     (ours, *_) = servers.SERVERS
-    pace = Pace(warm=0.2)
-    async with Session(ours, ours.defaults, Path(sys.executable), core, pace) as session:
+    durations = Durations(warm=0.2)
+    async with Session(ours, ours.defaults, Path(sys.executable), core, durations) as session:
         found = await session.round(50.0, 0.2, stop_early=False)
     assert not found.failed
     assert found.on_time + found.late == found.requests > 0
