@@ -76,7 +76,8 @@ def main() -> int:
     chosen = [server for server in SERVERS if server.name in (options.only or names)]
     output = options.output or (None if options.only or options.quick else RESULTS)
     try:
-        results = uvloop.run(run(chosen, QUICK if options.quick else Durations()))
+        pythons = {server.name: python_of(server) for server in chosen}  # before the clock starts
+        results = uvloop.run(run(chosen, pythons, QUICK if options.quick else Durations()))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; so are the servers", file=sys.stderr)
         return 130
@@ -99,14 +100,15 @@ def show(results: dict[str, Any], *, pages: bool) -> int:
     return 0
 
 
-async def run(chosen: list[Server], durations: Durations) -> dict[str, Any]:
-    """Measure one server after the other."""
+async def run(
+    chosen: list[Server], pythons: dict[str, Path | str], durations: Durations
+) -> dict[str, Any]:
+    """Measure one server after the other, each with its Python, or why it has none."""
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     adopt_orphans()
     server_core, load_core = machine.cores()
-    pythons = {server.name: python_of(server) for server in chosen}  # before the clock starts
     machine.stay_on(load_core)
     began = time.monotonic()
     found = {}
@@ -115,6 +117,7 @@ async def run(chosen: list[Server], durations: Durations) -> dict[str, Any]:
         row: dict[str, Any] = {"title": server.title, "transport": server.transport}
         python = pythons[server.name]
         if isinstance(python, Path):
+            row["package"] = f"{server.package} {installed(python, server.package)}"
             row["version"] = version_of(server, python)
             row |= await one(server, python, server_core, durations)
         else:
@@ -142,6 +145,8 @@ async def one(server: Server, python: Path, core: int, durations: Durations) -> 
         return await measure(server, python, core, durations)
     except NotStartedError as error:
         return {"why": str(error)}
+    except Exception as error:  # noqa: BLE001 - the figures of the others are not lost for it
+        return {"why": f"the benchmark failed: {error!r}"}
     finally:
         gc.enable()
         gc.unfreeze()

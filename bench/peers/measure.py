@@ -43,6 +43,8 @@ class Session:
     durations: Durations
     restarts: int = 0
     start_s: float = 0.0
+    reported_version: str = ""
+    """As the server says; empty where it says none."""
     rounds: list[Round] = field(default_factory=list)
     _trial: Trial | None = None
     _seed: int = 0
@@ -98,6 +100,7 @@ class Session:
         await trial.__aenter__()
         self._trial = trial
         self.start_s = trial.start_s
+        self.reported_version = trial.reported_version()
         await trial.warm(self.durations.warm)
 
     async def _stop(self) -> None:
@@ -110,7 +113,7 @@ class Tuning:
     """Tries the settings of a server, stage by stage, and keeps the best."""
 
     def __init__(self, server: Server, python: Path, core: int, durations: Durations) -> None:
-        self._server, self._python, self._core, self._pace = server, python, core, durations
+        self._server, self._python, self._core, self._durations = server, python, core, durations
         self._end = time.monotonic() + durations.tune
         self.settings = dict(server.defaults)
         self.rate = 0.0
@@ -143,7 +146,7 @@ class Tuning:
         if time.monotonic() > self._end and best_rate:
             row["failed"] = "not tried: no time was left"
             return 0.0
-        seconds = self._pace.sweep
+        seconds = self._durations.sweep
         try:
             async with self._session(settings) as session:
                 if best_rate:
@@ -177,7 +180,7 @@ class Tuning:
             try:
                 async with self._session(settings) as session:
                     found = await session.round(
-                        self.rate * OVERLOAD, self._pace.sweep, stop_early=False
+                        self.rate * OVERLOAD, self._durations.sweep, stop_early=False
                     )
                     row["in_time_under_overload"] = round(found.in_time_a_second)
                     good = found.in_time_a_second > most * BETTER
@@ -188,7 +191,15 @@ class Tuning:
         self.settings = kept
 
     def _session(self, settings: Settings) -> Session:
-        return Session(self._server, settings, self._python, self._core, self._pace)
+        return Session(self._server, settings, self._python, self._core, self._durations)
+
+
+def _calmest(found: Round) -> tuple[int, float]:
+    """The greater, the more are in time and the lower the p99.
+
+    One round comes before all compilers have done their work, the other after what overload leaves.
+    """
+    return found.on_time, -found.latency_ms.get("p99", float("inf"))
 
 
 async def measure(server: Server, python: Path, core: int, durations: Durations) -> dict[str, Any]:
@@ -199,7 +210,7 @@ async def measure(server: Server, python: Path, core: int, durations: Durations)
     tuned_s = time.monotonic() - began
     found: dict[str, Any] = {"settings": tuning.settings, "tried": tuning.tried}
     async with Session(server, tuning.settings, python, core, durations) as session:
-        same = await session.round(SAME_RATE, durations.same, stop_early=False)
+        same = [await session.round(SAME_RATE, durations.same, stop_early=False)]
         rates, guess = [], tuning.rate or SAME_RATE
         end = time.monotonic() + durations.search
         while len(rates) < durations.repeats and (not rates or time.monotonic() < end):
@@ -213,12 +224,15 @@ async def measure(server: Server, python: Path, core: int, durations: Durations)
             guess = statistics.median(rates) or guess
         top = statistics.median(rates)
         held = [each for each in session.rounds if each.holds and each.rate >= 0.9 * top]
+        same.append(await session.round(SAME_RATE, durations.same, stop_early=False))
         over = await session.round((top or SAME_RATE) * OVERLOAD, durations.final, stop_early=False)
+    if session.reported_version:
+        found["version"] = session.reported_version
     return found | {
         "start_s": round(session.start_s, 1),
         "highest": round(top, 1),
         "highest_each": [round(rate, 1) for rate in rates],
-        "at_same_rate": same.kept(),
+        "at_same_rate": max(same, key=_calmest).kept(),
         "at_highest": held[-1].kept() if held else None,
         "overload": over.kept(),
         "restarts": session.restarts,

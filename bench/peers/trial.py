@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -111,6 +112,11 @@ class Trial:
                 return True
             await asyncio.sleep(0.1)
         return False
+
+    def reported_version(self) -> str:
+        """What the server wrote of its own version; empty where nothing."""
+        found = re.search(r"server_version\s*\|\s*([0-9.]+)", self._processes.log())
+        return found[1] if found else ""
 
     def _start(self, folder: Path) -> Started:
         started = self._server.start(self._settings, self._python, folder)

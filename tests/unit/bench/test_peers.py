@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import http1
+import measure
 import numpy as np
 import open_loop
 import processes
@@ -19,7 +20,7 @@ import servers
 import table
 from callers import Asked, AskingConnection, caller
 from http2 import Request
-from measure import Session
+from measure import Session, Tuning
 from trial import Durations
 
 from batcher.http2.sansio.frames import END_HEADERS, END_STREAM, Frame, frame
@@ -220,6 +221,71 @@ async def test_nothing_that_listens_is_an_error():
     load = caller(("127.0.0.1", processes.free_port()), questions.Http("/", b"%s"), lambda *_: None)
     with pytest.raises(ConnectionRefusedError):
         await load.open()
+
+
+def played(rate, capacity, in_time=None):
+    """A round of a server that takes `capacity`, and answers so many in time when asked for more."""
+    held = rate <= capacity
+    on_time = 1000 if held else round(1000 * (capacity if in_time is None else in_time) / rate)
+    return open_loop.Round(
+        rate, 1000, on_time, 1000 - on_time, open_loop.Counter(), {}, {}, 0.1, 100.0, 1.0
+    )
+
+
+class FakeSession:
+    """Instead of a server: `delay` decides how much it takes, `queue` what is in time of too much."""
+
+    def __init__(self, server, settings, *_):
+        self._settings = settings
+        if settings["delay"] == 7:
+            raise measure.NotStartedError("no delay of 7")
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def throughput(self):
+        return 500.0
+
+    async def round(self, rate, seconds, **_):
+        capacity = {1: 300.0, 5: 700.0, 9: 690.0}[self._settings["delay"]]
+        return played(rate, capacity, {0: 0.0, 32: 650.0, 64: 400.0}[self._settings["queue"]])
+
+    async def holds(self, rate, seconds):
+        return (await self.round(rate, seconds)).holds
+
+
+async def test_settings_are_tried_stage_by_stage_and_the_best_kept(monkeypatch):
+    monkeypatch.setattr(measure, "Session", FakeSession)
+    server = servers.Server(
+        "x", "X", None, "x", "gRPC", questions.open_inference("x"), None,
+        {"delay": 5, "queue": 0},
+        [[{"delay": 1}, {"delay": 7}, {}], [{"delay": 9}]],
+        [{"queue": 32}, {"queue": 64}],
+        "",
+    )  # fmt: skip
+    tuning = Tuning(server, Path("python"), 0, Durations())
+    await tuning.run()
+    assert tuning.settings == {"delay": 5, "queue": 32}
+    assert tuning.rate == pytest.approx(700, rel=0.06)
+    tried = [
+        (row["settings"]["delay"], row.get("highest"), row.get("failed")) for row in tuning.tried
+    ]
+    assert tried[1] == (7, None, "no delay of 7")
+    assert tried[3][1].startswith("not ")
+    assert [row["in_time_under_overload"] for row in tuning.tried[4:]] == [0, 650, 400]
+
+
+async def test_a_server_that_never_starts_says_why(monkeypatch):
+    monkeypatch.setattr(measure, "Session", FakeSession)
+    server = servers.Server(
+        "x", "X", None, "x", "gRPC", questions.open_inference("x"), None,
+        {"delay": 7, "queue": 0}, [[{}]], [], "",
+    )  # fmt: skip
+    with pytest.raises(measure.NotStartedError, match="no delay of 7"):
+        await Tuning(server, Path("python"), 0, Durations()).run()
 
 
 @pytest.fixture
