@@ -28,6 +28,9 @@ serves, and the highest rate of which none of the servers was far from on the co
 OVERLOAD = 1.5
 """Times a server's own highest rate."""
 
+GRACE_S = 12.0
+"""So long a search that has begun in time goes on at most: the last of a server's three takes that."""
+
 BETTER = 1.03
 """A setting must hold this much more than the best so far to take its place: half of that is noise."""
 
@@ -161,6 +164,7 @@ class Tuning:
                     least=max(LEAST_RATE, best_rate * BETTER),
                     most=MOST_RATE,
                     tolerance=0.05,
+                    stop=lambda: time.monotonic() > self._end + GRACE_S,
                 )
                 rate = max(rate, best_rate * BETTER)
                 row["highest"] = round(rate)
@@ -219,6 +223,7 @@ async def measure(server: Server, python: Path, core: int, durations: Durations)
                 guess=guess,
                 least=LEAST_RATE,
                 most=MOST_RATE,
+                stop=lambda: time.monotonic() > end + GRACE_S,
             )
             rates.append(rate)
             guess = statistics.median(rates) or guess

@@ -15,17 +15,27 @@ STEP = 1.2
 more rounds to be 3 % wide, and a guess is rarely further off."""
 
 
+def _never() -> bool:
+    return False
+
+
 async def highest(
-    holds: Holds, *, guess: float, least: float, most: float, tolerance: float = 0.03
+    holds: Holds,
+    *,
+    guess: float,
+    least: float,
+    most: float,
+    tolerance: float = 0.03,
+    stop: Callable[[], bool] = _never,
 ) -> float:
     """The highest rate that held, to `tolerance`; 0 where none from `least` on did.
 
-    Rates are tried from `guess` on upwards while they hold, or downwards until one does, by a
+    Once `stop` says so, no further rate is tried: what held by then is returned. Rates are tried from `guess` on upwards while they hold, or downwards until one does, by a
     factor that grows, and then between the highest that held and the lowest that did not.
     """
     low, high = 0.0, most * (1 + tolerance)
     rate, step = min(max(guess, least), most), STEP
-    while True:
+    while not stop():
         if await holds(rate):
             low = rate
             if rate >= most:
@@ -39,7 +49,7 @@ async def highest(
         if low and high <= most:
             break
         step *= STEP
-    while high / low > 1 + tolerance:
+    while low and high / low > 1 + tolerance and not stop():
         middle = (low * high) ** 0.5
         if await holds(middle):
             low = middle

@@ -324,7 +324,7 @@ SERVERS = (
         Http("/", b'{"x": [%s]}'),
         _ray,
         {"wait_s": 0.005, "batches": 1, "ongoing": 128, "queued": -1, "throughput": True},
-        [[{"wait_s": 0.0}, {}, {"wait_s": 0.01}], [{"throughput": False}], [{"batches": 2}]],
+        [[{}, {"wait_s": 0.0}, {"wait_s": 0.01}], [{"batches": 2}], [{"throughput": False}]],
         [{"queued": 32}],
         '"Dynamic Request Batching", "Performance Tuning", "Configure Ray Serve deployments"',
     ),

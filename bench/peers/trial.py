@@ -33,7 +33,7 @@ class Durations:
     warm: float = 2.0
     sweep: float = 1.5
     """A round while settings are tried."""
-    tune: float = 75.0
+    tune: float = 65.0
     """No more settings are tried after this time."""
     same: float = 5.0
     """The round at the same rate for all."""
@@ -41,7 +41,7 @@ class Durations:
     """A round of the search for the highest rate."""
     tries: int = 3
     """A rate holds if one of so many rounds holds it."""
-    search: float = 70.0
+    search: float = 60.0
     """No further search is begun after this time."""
     repeats: int = 3
     """So often that search is done; the median counts."""

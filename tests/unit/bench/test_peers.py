@@ -60,6 +60,16 @@ async def test_search_ends_at_its_bounds(limit, found):
     assert await search_rate.highest(holds, guess=300.0, least=10.0, most=1500.0) == found
 
 
+@pytest.mark.parametrize("rounds", range(5))
+async def test_search_ends_when_it_is_told_to(rounds):
+    holds, asked = holding(433.0)
+    found = await search_rate.highest(
+        holds, guess=300.0, least=10.0, most=1500.0, stop=lambda: len(asked) >= rounds
+    )
+    assert len(asked) == rounds
+    assert found == max((rate for rate in asked if rate <= 433.0), default=0.0)
+
+
 async def test_best_setting_is_kept_and_the_others_know_what_to_beat():
     beaten = []
 
