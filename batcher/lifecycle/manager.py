@@ -11,6 +11,7 @@ from batcher import triton
 from batcher.config import Config, DeviceConfig, ModelConfig, limits_of, loads_again
 from batcher.core.events import DeviceConfigured
 from batcher.errors import (
+    BackendUnavailable,
     BatcherError,
     Draining,
     ModelUnavailable,
@@ -310,7 +311,8 @@ class ModelManager:
             result = await model.load(wanted, ended)
         except BatcherError as error:
             log.warning("%s version %s could not be loaded: %s", *wanted.identity, error)
-            return ModelChange(*wanted.identity, ChangeResult.FAILED, str(error))
+            unavailable = isinstance(error, BackendUnavailable)
+            return ModelChange(*wanted.identity, ChangeResult.FAILED, str(error), unavailable)
         except Exception as error:
             log.exception("internal error: %s version %s could not be loaded", *wanted.identity)
             return ModelChange(*wanted.identity, ChangeResult.FAILED, describe(error))

@@ -63,6 +63,8 @@ class ModelChange:
     version: str
     result: ChangeResult
     reason: str = ""
+    unavailable: bool = False
+    """Whether it failed because a backend that it needs is not up, so that another try may help."""
 
 
 @dataclass(frozen=True, slots=True)

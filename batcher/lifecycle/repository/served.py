@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from batcher.lifecycle.repository.described import ModelLook
@@ -20,6 +20,21 @@ Identity = tuple[str, str]
 TAKEN: Final = "the configuration file has a model of that name, too; rename one of them"
 UNLOADED: Final = "unloaded"
 SETTLING: Final = "its files have just changed; it is loaded when two looks in a row agree"
+
+
+RETRY_UNAVAILABLE_S: Final = 30.0
+"""Seconds until a load whose backend was not up for all of its `load_retry_timeout` is tried again. A third
+less costs a few more log lines while the backend is away; a third more, ten seconds once it is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A load that failed; `unavailable` because a backend was not up, and seen so at `since_s`."""
+
+    wanted: WantedModel
+    reason: str
+    unavailable: bool = False
+    since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +62,7 @@ class Served:
         self._calls: dict[str, deque[_Call]] = {}
         self._unloaded: dict[str, tuple[WantedModel, ...]] = {}
         self._good: dict[Identity, WantedModel] = {}
-        self._failed: dict[Identity, tuple[WantedModel, str]] = {}
+        self._failed: dict[Identity, _Failure] = {}
         self._pending: dict[Identity, WantedModel] = {}
 
     def taken(self, name: str) -> bool:
@@ -62,13 +77,30 @@ class Served:
 
     def settle(self, look: ModelLook) -> None:
         """Serve a model as this look says."""
-        self._settled[look.name] = look
+        known = self._settled.get(look.name)
+        if known is None or not look.same_files(known):
+            self._settled[look.name] = look
 
     def forget_all_but(self, names: Collection[str]) -> None:
         """Serve no model any more whose folder is gone. Those of calls stay."""
         for name in self._settled.keys() - set(names):
             del self._settled[name]
             self._unloaded.pop(name, None)
+
+    def retry(self, now_s: float) -> None:
+        """Try loads again whose backend was not up, `RETRY_UNAVAILABLE_S` after that was seen first."""
+        for identity, failure in tuple(self._failed.items()):
+            if not failure.unavailable:
+                continue
+            if failure.since_s is None:
+                self._failed[identity] = replace(failure, since_s=now_s)
+            elif now_s - failure.since_s >= RETRY_UNAVAILABLE_S:
+                del self._failed[identity]
+                for looks in (self._settled, self._overridden):
+                    look = looks.get(identity[0])
+                    if look is not None:
+                        wanted = tuple(_again(w) if w == failure.wanted else w for w in look.wanted)
+                        looks[look.name] = replace(look, wanted=wanted)
 
     # Admin calls
 
@@ -186,7 +218,7 @@ class Served:
         if change is None:
             return
         if change.result is ChangeResult.FAILED:
-            self._failed[wanted.identity] = wanted, change.reason
+            self._failed[wanted.identity] = _Failure(wanted, change.reason, change.unavailable)
         elif change.result is not ChangeResult.REMOVED:
             self._good[wanted.identity] = wanted
             self._failed.pop(wanted.identity, None)
@@ -194,7 +226,7 @@ class Served:
     def _reason(self, wanted: WantedModel) -> str | None:
         """Why the load of exactly this failed; None if it did not."""
         failed = self._failed.get(wanted.identity)
-        return failed[1] if failed is not None and failed[0] == wanted else None
+        return failed.reason if failed is not None and failed.wanted == wanted else None
 
     # Reports
 
@@ -230,3 +262,9 @@ class Served:
             each.name for each in self.known(seen) if each.reason not in {"", UNLOADED, SETTLING}
         }
         return len(names | {identity[0] for identity in self._failed})
+
+
+def _again(wanted: WantedModel) -> WantedModel:
+    """The same model as one that has not been tried: contents are equal only to their own."""
+    contents, _, tries = wanted.contents.partition("/")
+    return replace(wanted, contents=f"{contents}/{int(tries or 0) + 1}")

@@ -106,6 +106,7 @@ class RepositorySource:
             await asyncio.sleep(self._config.poll_interval / SECOND)
             try:
                 self._take(await self._look())
+                self._served.retry(asyncio.get_running_loop().time())
                 self._say()
                 self._apply()
             except Exception:

@@ -50,6 +50,7 @@ from batcher.http2.socket_options import DEAD_PEER_S
 from batcher.journal.segment_files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.lifecycle.repository import files
 from batcher.lifecycle.repository.described import MAX_OVERRIDES_BYTES
+from batcher.lifecycle.repository.served import RETRY_UNAVAILABLE_S
 from batcher.lifecycle.repository.source import LOOK_TIMEOUT_S
 from batcher.live_settings.file_watch import MAX_READS
 from batcher.live_settings.settings import MAX_CHANGE_BYTES
@@ -223,6 +224,10 @@ def test_the_bounds_of_a_model_repository() -> None:
     assert config == f"{MAX_CONFIG_BYTES >> 10} KiB"
     overrides = rows["overrides in a model's folder"]
     assert overrides == f"{MAX_OVERRIDES_BYTES >> 10} KiB"
+    again = (
+        "time until a model whose backend is not up is tried again, after its `load_retry_timeout`"
+    )
+    assert f"| {again} | {RETRY_UNAVAILABLE_S:g}s |" in PAGE
     assert rows["time of one look"] == f"{LOOK_TIMEOUT_S:g}s"
 
 

@@ -89,7 +89,8 @@ class Manager:
         del self.loading[identity]
         if identity in self.fails:
             self.failed[identity] = wanted
-            return ModelChange(*identity, ChangeResult.FAILED, self.fails[identity])
+            reason = self.fails[identity]
+            return ModelChange(*identity, ChangeResult.FAILED, reason, reason == "not up")
         self.failed.pop(identity, None)
         result = ChangeResult.RELOADED if identity in self.served else ChangeResult.LOADED
         self.served[identity] = wanted

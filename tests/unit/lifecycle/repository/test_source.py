@@ -7,6 +7,7 @@ import pytest
 from batcher.errors import InvalidRequest, ModelUnavailable, StartupError, UnknownModel
 from batcher.lifecycle import KnownModel
 from batcher.lifecycle.repository import source
+from batcher.lifecycle.repository.served import RETRY_UNAVAILABLE_S
 
 
 async def test_what_is_there_is_served_from_the_start(repository, manager, make):
@@ -71,6 +72,31 @@ async def test_a_broken_version_leaves_the_old_one_and_is_not_tried_again(
     await followed.poll(2)
     assert manager.names == ["a/2"]
     assert followed.points().broken == 0
+
+
+async def test_a_backend_that_is_not_up_is_tried_again(repository, manager, make):
+    repository.write("a", 1)
+    manager.fails["a", "1"] = "not up"
+    followed = make()
+    await followed.start()
+    followed._served.retry(1_000.0)
+    followed._served.retry(1_000.0 + RETRY_UNAVAILABLE_S - 1)
+    await followed.poll()
+    assert len(manager.calls) == 1
+    followed._served.retry(1_000.0 + RETRY_UNAVAILABLE_S)
+    await followed.poll()
+    assert len(manager.calls) == 2
+    manager.fails.clear()
+    followed._served.retry(2_000.0)
+    await followed.poll()
+    assert manager.names == []  # its time begins with the failure
+    followed._served.retry(3_000.0)
+    await followed.poll(3)
+    assert manager.names == ["a/1"]
+    assert len(manager.calls) == 3
+    repository.file("a", 1, "changed")
+    await followed.poll(2)
+    assert len(manager.calls) == 4
 
 
 async def test_changed_files_of_a_version_load_it_again(repository, manager, make):
