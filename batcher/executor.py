@@ -317,7 +317,8 @@ class Batch:
     """With `Capabilities(raw=True)`: input -> the shape of its contents, the rows first."""
     sequences: Sequence[SequenceRow] = ()
     """For a model with the section `sequence`: what each row is a step of, in the order of the rows.
-    Rows beyond these only fill the batch up (`Capabilities.dynamic_rows`)."""
+    Rows beyond these only fill the batch up (`Capabilities.dynamic_rows`); warm-up and test batches
+    have none."""
 
 
 def nothing_to_release() -> None:

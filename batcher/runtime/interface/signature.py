@@ -81,6 +81,8 @@ class Signature:
         nbytes = 0
         present = 0
         shapes: list[tuple[int, ...]] = []
+        if self._supplied and not self._supplied.isdisjoint(inputs):
+            raise self._unknown_input(inputs)
         for spec in self._specs:
             tensor = inputs.get(spec.name)
             if tensor is None:
@@ -100,7 +102,7 @@ class Signature:
             if self._varies:
                 shapes.append(inner)
             nbytes += sized.nbytes if spec.datatype != "BYTES" else _bytes_size(tensor)
-        if present != len(inputs) or not self._supplied.isdisjoint(inputs):
+        if present != len(inputs):
             raise self._unknown_input(inputs)
         self._check_outputs(request.outputs or ())
         own = tuple(shapes) if self._varies else ()

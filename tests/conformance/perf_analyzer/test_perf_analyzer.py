@@ -1,6 +1,7 @@
 """The unmodified `perf_analyzer` measures the server and prints what the server counted."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from batcher.testing.server import ServerProcess
 
 FETCH = Path(__file__).parents[3] / "tools" / "fetch_perf_analyzer.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "sequences" / "make_model.py"
 CONFIG = {
     "models": [
         {
@@ -72,3 +74,48 @@ def test_a_run_completes_with_server_side_statistics(perf_analyzer, server, mode
     )
     assert parts, said
     assert int(parts[2]) >= 1000, "an execution costs more than 1 ms"
+
+
+@pytest.fixture(scope="module", params=("grpcio", "builtin"))
+def sequences(request, tmp_path_factory):
+    """A server with the recurrent model of examples/sequences."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    build = runpy.run_path(str(EXAMPLE))["build_model"]
+    path = tmp_path_factory.mktemp("detector") / "detector.onnx"
+    path.write_bytes(build().SerializeToString())
+    model = {
+        "name": "detector",
+        "executor": "onnxruntime",
+        "options": {"path": str(path), "providers": ["cpu"]},
+        "batching": {"max_batch_size": 8},
+        "sequence": {"state": [{"input": "h_in", "output": "h_out"}]},
+    }
+    with ServerProcess({"models": [model], "server": {"transport": request.param}}) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ["--sync", "--concurrency-range", str(IN_FLIGHT)],
+        ["--async", "--concurrency-range", str(IN_FLIGHT)],
+        ["--streaming", "--concurrency-range", str(IN_FLIGHT)],
+        ["--request-rate-range", "200", "--num-of-sequences", str(IN_FLIGHT)],
+    ],
+    ids=["calls", "async", "streaming", "rate"],
+)
+def test_its_sequence_mode_runs(perf_analyzer, sequences, mode):
+    command = [perf_analyzer, "-m", "detector", "-u", sequences.grpc, "-i", "grpc", *SHORT, *mode]
+    done = subprocess.run(
+        [*command, "--sequence-length", "10"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    said = f"{done.stdout}\n{done.stderr}\n{sequences.log()}"
+    assert done.returncode == 0, said
+    counted = re.search(r"Sequence count: (\d+)", said)
+    assert counted, said
+    assert int(counted[1]) > 0
