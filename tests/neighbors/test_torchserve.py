@@ -1,5 +1,6 @@
 """TorchServe: a batch is one call, its workers are watched, and it goes on with what callers cancel."""
 
+import model_servers
 import numpy as np
 import pytest
 from calls import Client, RefusedError
@@ -45,6 +46,36 @@ def test_a_row_that_is_wrong_harms_no_other(client):
 
 
 @pytest.mark.parametrize("front", ["safetensors"], indirect=True)
+@pytest.fixture(scope="module")
+def with_tokens(tmp_path_factory):
+    """A TorchServe that asks for tokens and puts up to eight calls together."""
+    batching = {"batchSize": 8, "maxBatchDelay": 1}
+    folder = tmp_path_factory.mktemp("tokens")
+    settings = {"batching": batching, "tokens": True, **BATCH_S}
+    with running(model_servers.TorchServe, folder, **settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def front_of_rows(start, with_tokens):
+    given = options(with_tokens, send="rows", tokens=str(with_tokens.key_file))
+    return start(served("double", "torchserve", given))
+
+
+def test_rows_are_calls_that_it_puts_together(front_of_rows):
+    random = np.random.default_rng(7)
+    asked = [random.standard_normal((1 + place % 3, 16), dtype=np.float32) for place in range(100)]
+    with Client(front_of_rows.grpc) as client:
+        answers = client.infer_all("double", [{"X": each} for each in asked])
+    for x, answer in zip(asked, answers, strict=True):
+        assert np.array_equal(answer["Y"], 2 * x), "doubling a float is exact"
+    assert 1 < max(answer["BATCH"].max() for answer in answers) <= 8
+
+
+def test_a_restart_that_changes_the_tokens(with_tokens, front_of_rows):
+    play(with_tokens, front_of_rows, "kill", 0)
+
+
 @rounds(4, ("kill", "suspend", "slow", "restart"))
 def test_faults(torchserve, front, number, fault):
     play(torchserve, front, fault, number)

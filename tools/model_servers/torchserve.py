@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from environments import CannotMakeError, interpreter
 
@@ -20,8 +20,8 @@ HANDLER: Final = Path(__file__).parent / "models" / "torchserve" / "double.py"
 class TorchServe(ModelServer):
     """TorchServe with the model `double`, one worker, without batching of its own.
 
-    `batching` are keys of the model's own configuration: `batchSize`, `maxBatchDelay` (ms). Raises
-    `CannotMakeError` where it cannot run, as without Java.
+    `batching` are keys of the model's own configuration: `batchSize`, `maxBatchDelay` (ms). With `tokens`
+    it asks for those of `key_file`. Raises `CannotMakeError` where it cannot run, as without Java.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class TorchServe(ModelServer):
         base_s: float = 0.0,
         per_row_s: float = 0.0,
         batching: dict[str, Any] | None = None,
+        tokens: bool = False,
         ports: Sequence[int] | None = None,
     ) -> None:
         if shutil.which("java") is None:
@@ -43,6 +44,8 @@ class TorchServe(ModelServer):
         """Its gRPC listener for management."""
         self.management = f"{HOST}:{management}"
         """Its REST listener for management."""
+        self.key_file = folder / "key_file.json"
+        """Its tokens, if it has any."""
         store = folder / "store"
         store.mkdir(parents=True, exist_ok=True)
         for name in ("tmp", "logs"):
@@ -60,7 +63,7 @@ class TorchServe(ModelServer):
             "load_models": "double.mar",
             "model_store": store,
             "default_workers_per_model": 1,
-            "disable_token_authorization": "true",
+            "disable_token_authorization": "false" if tokens else "true",
             "disable_system_metrics": "true",
             "vmargs": "-Xmx256m",
         }
@@ -71,7 +74,7 @@ class TorchServe(ModelServer):
             [python.with_name("torchserve"), *words],
             folder,
             http=f"{HOST}:{rest}",
-            ready_paths=["/ping"],
+            ready_paths=[] if tokens else ["/ping"],
             environ={
                 "MODEL_SERVER_TIMES": f"{base_s} {per_row_s}",
                 # Its number and its workers' sockets are files there, which two servers would share.
@@ -86,7 +89,11 @@ class TorchServe(ModelServer):
         if not super().ready():
             return False
         try:
-            with urlopen(f"http://{self.management}/models/double", timeout=READY_TIMEOUT_S) as got:
+            url, headers = f"http://{self.management}/models/double", {}
+            if self.key_file.exists():
+                token = json.loads(self.key_file.read_text())["management"]["key"]
+                headers["Authorization"] = f"Bearer {token}"
+            with urlopen(Request(url, headers=headers), timeout=READY_TIMEOUT_S) as got:
                 workers = json.load(got)[0]["workers"]
         except (OSError, ValueError, LookupError):
             return False

@@ -278,6 +278,8 @@ class TorchserveExecutor:
         except asyncio.CancelledError:
             await self._held(tasks)
             raise
+        if any(task.cancelled() for task in tasks):
+            raise ExecutionError(f"{self}: the connection was closed", cause="unavailable")
         failures = [error for task in tasks if (error := task.exception()) is not None]
         if not failures:
             return [task.result() for task in tasks]

@@ -88,8 +88,7 @@ class Management:
         try:
             found = await self.described(headers, timeout_s)
             if found is None and self._given.archive is not None:
-                await self._register(headers, batch_size)
-                found = await self.described(headers, timeout_s)
+                found = await self._registered(headers, batch_size, timeout_s)
             if found is None:
                 raise BackendUnavailable(
                     f"model {self._model!r}: {self} has no model {self._shown}"
@@ -113,6 +112,19 @@ class Management:
     def _shown(self) -> str:
         version = self._given.version
         return f"{self.name!r}" + (f" version {version}" if version else "")
+
+    async def _registered(
+        self, headers: HeaderPairs, batch_size: int, timeout_s: float
+    ) -> Described | None:
+        try:
+            await self._register(headers, batch_size)
+        except grpc.aio.AioRpcError:
+            # Another instance may have registered it meanwhile, of which TorchServe says nothing.
+            found = await self.described(headers, timeout_s)
+            if found is None:
+                raise
+            return found
+        return await self.described(headers, timeout_s)
 
     async def _register(self, headers: HeaderPairs, batch_size: int) -> None:
         log.info("%s: registering model %s at %s", self._model, self._shown, self)

@@ -20,7 +20,8 @@ SPECS = {
 class Server:
     """`answers` maps a path to a function from the request and its body to an answer."""
 
-    def __init__(self):
+    def __init__(self, unix=None, tls=None):
+        self._unix, self._tls = unix, tls
         self.answers = {}
         self.seen = []
         self.peers = set()
@@ -40,9 +41,14 @@ class Server:
             web.Server(self._answer, handler_cancellation=True), shutdown_timeout=0.1
         )
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+        if self._unix is not None:
+            await web.UnixSite(runner, self._unix).start()
+            self.url = f"unix:{self._unix}"
+        else:
+            site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
+            await site.start()
+            port = site._server.sockets[0].getsockname()[1]
+            self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{port}"
         self._started.set()
         await self._stop.wait()
         await runner.cleanup()
@@ -127,14 +133,18 @@ def server():
     made.close()
 
 
-@pytest.fixture
-def v1(server):
+def serve_v1(server):
     """Options of a model of the server in protocol v1."""
     server.answers |= {
         "/v1/models/contract": lambda *_: {"name": "contract", "ready": True},
         "/v1/models/contract:predict": twice,
     }
     return {"url": server.url, "protocol": "v1", **SPECS}
+
+
+@pytest.fixture
+def v1(server):
+    return serve_v1(server)
 
 
 @pytest.fixture

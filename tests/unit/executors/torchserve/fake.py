@@ -39,6 +39,7 @@ class TorchServe:
         self.model = dict(DESCRIBED)
         self.health = '{"status": "Healthy"}'
         self.token = None
+        self.registered_meanwhile = False
         self.calls = []
         self.told = []
         self.ended = threading.Event()
@@ -100,8 +101,11 @@ class TorchServe:
         text = self.model if isinstance(self.model, str) else json.dumps([self.model])
         return management.ManagementResponse(msg=text)
 
-    def _register(self, request, _context):
+    def _register(self, request, context):
         self.told.append(request)
+        if self.registered_meanwhile:
+            self.model = dict(DESCRIBED)
+            context.abort(grpc.StatusCode.UNKNOWN, "")
         self.model = {
             **DESCRIBED,
             "batchSize": request.batch_size,

@@ -241,6 +241,12 @@ async def test_whole_batches_are_registered_with_a_batch_size_of_one(load, given
     assert server.told[0].batch_size == 1
 
 
+async def test_another_instance_may_have_registered_it_meanwhile(load, given, server):
+    server.model, server.registered_meanwhile = None, True
+    executor = await load({**given, "archive": "a.mar"})
+    await executor.execute(batch())
+
+
 async def test_workers_are_scaled(load, given, server):
     executor = await load({**given, "workers": 3})
     assert (server.told[0].min_worker, server.told[0].max_worker) == (3, 3)
