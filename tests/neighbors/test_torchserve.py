@@ -1,10 +1,13 @@
 """TorchServe: a batch is one call, its workers are watched, and it goes on with what callers cancel."""
 
+import time
+
 import model_servers
 import numpy as np
 import pytest
 from calls import Client, RefusedError
-from conftest import TENSORS, served
+from conftest import BATCH_S, TENSORS, running, served
+from faults import RESUMED_S
 from played import play, rounds
 
 pytestmark = [pytest.mark.neighbors, pytest.mark.slow]
@@ -45,7 +48,6 @@ def test_a_row_that_is_wrong_harms_no_other(client):
     assert all((answer["Y"] == 2).all() for answer in answers)
 
 
-@pytest.mark.parametrize("front", ["safetensors"], indirect=True)
 @pytest.fixture(scope="module")
 def with_tokens(tmp_path_factory):
     """A TorchServe that asks for tokens and puts up to eight calls together."""
@@ -58,7 +60,7 @@ def with_tokens(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def front_of_rows(start, with_tokens):
-    given = options(with_tokens, send="rows", tokens=str(with_tokens.key_file))
+    given = options(with_tokens, send="rows", encoding="json", tokens=str(with_tokens.key_file))
     return start(served("double", "torchserve", given))
 
 
@@ -73,9 +75,19 @@ def test_rows_are_calls_that_it_puts_together(front_of_rows):
 
 
 def test_a_restart_that_changes_the_tokens(with_tokens, front_of_rows):
-    play(with_tokens, front_of_rows, "kill", 0)
+    before = with_tokens.key_file.read_text()
+    with_tokens.kill()
+    with_tokens.start()
+    back_s = with_tokens.await_ready()
+    assert with_tokens.key_file.read_text() != before
+    x = np.ones((1, 16), np.float32)
+    with Client(front_of_rows.grpc) as client:
+        while isinstance(answer := client.infer_all("double", [{"X": x}])[0], RefusedError):
+            assert time.monotonic() < back_s + RESUMED_S, answer
+    assert (answer["Y"] == 2).all()
 
 
+@pytest.mark.parametrize("front", ["safetensors"], indirect=True)
 @rounds(4, ("kill", "suspend", "slow", "restart"))
 def test_faults(torchserve, front, number, fault):
     play(torchserve, front, fault, number)

@@ -123,5 +123,5 @@ def test_the_parts_of_a_url(url, base, unix):
     ],
 )
 def test_what_is_no_url(url):
-    with pytest.raises(ValueError, match="allowed|path|host|unix"):
+    with pytest.raises(ValueError, match=r"host|unix"):
         place_of(url)

@@ -1,7 +1,8 @@
 """`Y` = 2 * X after `base + per_row * rows`; `BATCH` is the rows of the batch.
 
 A call's `data` is JSON, `{"instances": [{"X": row}, ...]}`, or tensors in the format safetensors; so is
-its answer. A row with a value that is no number is an error of that row.
+its answer. A row with a value that is no number is an error of that row. A call without `data` has one row,
+`X`, as JSON.
 """
 
 import json
@@ -17,6 +18,8 @@ class Double:
         self._base_s, self._per_row_s = map(float, os.environ["MODEL_SERVER_TIMES"].split())
 
     def handle(self, calls, context):
+        if "X" in calls[0]:
+            return self._rows([json.loads(call["X"]) for call in calls])
         datas = [call.get("data") or call.get("body") for call in calls]
         inputs = [self._decoded(data) for data in datas]
         rows = sum(map(len, inputs))
@@ -25,6 +28,11 @@ class Double:
             self._encoded(2 * x, rows, binary=is_binary(data))
             for data, x in zip(datas, inputs, strict=True)
         ]
+
+    def _rows(self, rows):
+        time.sleep(self._base_s + self._per_row_s * len(rows) + slow_s())
+        y = 2 * torch.tensor(rows, dtype=torch.float32)
+        return [{"Y": row, "BATCH": [len(rows)]} for row in y.tolist()]
 
     def _decoded(self, data):
         if is_binary(data):
