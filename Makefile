@@ -42,10 +42,10 @@ test: $(VENV)/.test ## run the tests
 	$(BIN)/python -m pytest -m "not conformance and not neighbors"
 
 conformance: $(VENV)/.test ## run other clients, libraries and proxies against this one (.ci/packages installs the proxies)
-	$(BIN)/python -m pytest -m conformance
+	$(BIN)/python -m pytest -m conformance tests/conformance
 
 neighbors: $(VENV)/.test ## put this server in front of other model servers, each in an environment of its own
-	$(BIN)/python -m pytest -m neighbors
+	$(BIN)/python -m pytest -m neighbors tests/neighbors
 
 check: format lint types contracts drift test conformance neighbors lowest ## all that CI runs
 

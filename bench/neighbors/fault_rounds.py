@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import faults
 import machine
+import neighbor_faults as faults
 import numpy as np
 from bars import show
 from model_servers import Batcher, MLServer, ModelServer, Triton

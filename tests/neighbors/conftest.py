@@ -5,7 +5,7 @@ is killed by its number at the end, also when a test fails.
 """
 
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,49 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "neighbors"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-import environments
 import model_servers
+from pairs import BATCH_S, running
 
 from batcher.testing.server import ServerProcess
-
-BATCH_S = {"base_s": 0.002, "per_row_s": 0.0002}
-"""What a batch of a neighbor's model `double` takes."""
-
-TENSORS = {
-    "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 16]}],
-    "outputs": [
-        {"name": "Y", "datatype": "FP32", "shape": [-1, 16]},
-        {"name": "BATCH", "datatype": "INT32", "shape": [-1, 1]},
-    ],
-}
-"""Those of `double`, for servers that do not say what a model takes."""
-
-
-@contextmanager
-def running(make, folder, *, started=True, **settings):
-    """A neighbor that is ready, or that the test will start."""
-    try:
-        server = make(folder, **settings)
-    except environments.CannotMakeError as error:
-        pytest.skip(str(error))
-    try:
-        if started:
-            server.start()
-            server.await_ready()
-        yield server
-    finally:
-        server.kill()
-
-
-def served(name, executor, options, *, target="200ms", **rest):
-    """A model of the configuration that is executed by a neighbor."""
-    return {
-        "name": name,
-        "executor": executor,
-        "options": options,
-        "batching": {"target_p99": target},
-        **rest,
-    }
 
 
 @pytest.fixture(scope="module")

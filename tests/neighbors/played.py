@@ -2,7 +2,7 @@
 
 import asyncio
 
-import faults
+import neighbor_faults as faults
 import pytest
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from calls import Client, RefusedError
-from conftest import served
+from pairs import served
 
 from batcher.protocol import inference
 

@@ -1,4 +1,4 @@
-"""Neighbors are killed, suspended, restarted and slow under load. What must hold: `faults.py`.
+"""Neighbors are killed, suspended, restarted and slow under load. What must hold: `bench/neighbors/neighbor_faults.py`.
 
 bench/neighbors plays ten times as many rounds.
 """
@@ -6,10 +6,10 @@ bench/neighbors plays ten times as many rounds.
 import functools
 from contextlib import ExitStack
 
-import faults
 import model_servers
+import neighbor_faults as faults
 import pytest
-from conftest import BATCH_S, running, served
+from pairs import BATCH_S, running, served
 from played import play, rounds
 
 pytestmark = [pytest.mark.neighbors, pytest.mark.slow]

@@ -7,7 +7,7 @@ import model_servers
 import numpy as np
 import pytest
 from calls import Client, RefusedError
-from conftest import BATCH_S, TENSORS, running, served
+from pairs import BATCH_S, TENSORS, running, served
 from played import play, rounds
 
 pytestmark = [pytest.mark.neighbors, pytest.mark.slow]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from calls import Client, RefusedError
-from conftest import served
+from pairs import served
 
 pytestmark = [pytest.mark.neighbors, pytest.mark.slow]
 

@@ -6,8 +6,8 @@ import model_servers
 import numpy as np
 import pytest
 from calls import Client, RefusedError
-from conftest import BATCH_S, TENSORS, running, served
-from faults import RESUMED_S
+from neighbor_faults import RESUMED_S
+from pairs import BATCH_S, TENSORS, running, served
 from played import play, rounds
 
 pytestmark = [pytest.mark.neighbors, pytest.mark.slow]

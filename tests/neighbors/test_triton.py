@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 from calls import Client, RefusedError
-from conftest import running, served
 from model_servers import Triton
+from pairs import running, served
 
 from batcher.protocol import inference
 from batcher.testing.server import ServerFailedError, ServerProcess

@@ -20,8 +20,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from callers import ON_STREAM, Caller, Ended
 from model_servers import ModelServer
+from patient_callers import ON_STREAM, Caller, Ended
 
 RATE = 60.0
 """Requests a second: far below what any neighbor takes, so that only the fault costs answers."""
