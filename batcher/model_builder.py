@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ class ModelBuilder:
     def __init__(self, process: ProcessContext, telemetry: Telemetry) -> None:
         self._process = process
         self._telemetry = telemetry
+        self._importing = threading.Lock()
 
     def prepare(self, wanted: WantedModel) -> PreparedModel:
         """Import the executor and read the labels. Blocks; may be called on any thread.
@@ -46,9 +48,11 @@ class ModelBuilder:
         file cannot be read.
         """
         config = wanted.config
-        # It may have been installed since the process began.
-        importlib.invalidate_caches()
-        executor = plugins.find_executor(config.executor)
+        # Python's import system drops its caches on one thread at a time only.
+        with self._importing:
+            # The executor may have been installed since the process began.
+            importlib.invalidate_caches()
+            executor = plugins.find_executor(config.executor)
         labels = {
             name: read_labels(config.name, file) for name, file in config.label_files().items()
         }
