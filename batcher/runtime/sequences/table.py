@@ -30,6 +30,7 @@ _Key: TypeAlias = tuple[str, str, SequenceId]
 """A model's name, a tenant, and the id that the client chose."""
 
 START_AGAIN: Final = "start it again, with sequence_start"
+NOT_OPEN: Final = "is not open: its first step must have sequence_start"
 
 
 class SequenceTable:
@@ -193,13 +194,13 @@ class SequenceTable:
         sequence: Sequence | None,
     ) -> SequenceError:
         if sequence is not None:
-            why = "has ended: its last step (sequence_end) was sent before"
+            said: str | None = "has ended: its last step (sequence_end) was sent before"
         else:
             key = request.model, request.tenant, sequence_id
             said = self._ends.get((key, request.version or model.version))
-            why = said or "is not open: its first step must have sequence_start"
+        why = f"{said}; {START_AGAIN}" if said else NOT_OPEN
         return SequenceError(
-            f"{model.name}: sequence {_named(sequence_id)} {why}; {START_AGAIN}",
+            f"{model.name}: sequence {_named(sequence_id)} {why}",
             triton=triton.sequence_not_started(model.name, sequence_id),
         )
 
