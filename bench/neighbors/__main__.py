@@ -10,6 +10,7 @@ BENCH = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCH / "load"), str(BENCH), str(BENCH.parent / "tools")]
 
 import bar  # noqa: E402
+import cost  # noqa: E402
 import fault_rounds  # noqa: E402
 from bars import exit_code  # noqa: E402
 
@@ -18,6 +19,7 @@ DESCRIPTION = """Put batcher in front of other model servers, which tools/enviro
   rates   the highest rate with 99 % on time before a Triton and an MLServer whose own batching is
           off, beside theirs at its best
   faults  neighbors that are killed, suspended, restarted and slow under load
+  cost    processor time of sending batches on; messages beside shared memory
 """
 
 
@@ -31,6 +33,7 @@ def main() -> int:
     commands = parser.add_subparsers(required=True, metavar="NAME")
     bar.options(commands)
     fault_rounds.options(commands)
+    cost.options(commands)
     options = parser.parse_args()
     return exit_code(options.run(options))
 

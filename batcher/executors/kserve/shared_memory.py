@@ -38,8 +38,8 @@ EXTENSION: Final = "system_shared_memory"
 """What a server that can says in its ServerMetadata."""
 
 WORTH_BYTES: Final = 512 * 1024
-"""The inputs and outputs of a batch from which on shared memory is used. Through it a batch of 0.26 MB
-takes a quarter longer than in a message, one of 1 MB half as long, one of 19 MB a quarter as long."""
+"""The inputs and outputs of a batch from which on shared memory is used: 0.26 MB take longer through it
+than in a message, 1 MB a quarter less, 19 MB less than half (`bench/neighbors cost`)."""
 
 ASIDE_S: Final = 60.0
 """How long the region of a cancelled call stays registered. A neighbor that still executes the call
