@@ -69,6 +69,19 @@ async def test_only_the_wrong_request_of_a_batch_fails(start, front, fakes, dial
             assert (value_of(answer) == 2 * value).all()
 
 
+async def test_a_batch_that_is_too_large_for_the_neighbor_is_divided(
+    start, front, hello, dial, request_of
+):
+    neighbor = await start(hello(server={"max_message": "300B"}))
+    batching = {"policy": "fixed", "max_batch_size": 32, "max_queue_delay": "50ms"}
+    quick = {"warmup": {"batch_sizes": []}}
+    application = await front(neighbor.grpc.addresses[0], batching=batching, **quick)
+    stub = await dial(application.grpc.addresses[0])
+    answers = await asyncio.gather(*(stub.ModelInfer(request_of(i, rows=4)) for i in range(8)))
+    for place, answer in enumerate(answers):
+        assert (value_of(answer) == 2 * place).all()
+
+
 @pytest.mark.parametrize(
     ("cause", "code"),
     [("overloaded", CODE.RESOURCE_EXHAUSTED), ("unavailable", CODE.UNAVAILABLE)],
