@@ -80,7 +80,7 @@ async def test_versions_come_break_and_go_while_requests_flow(
     await eventually(unknown)
 
 
-async def test_a_directory_of_all_sorts(repository, serve_repository, client):
+async def test_a_directory_of_all_sorts(repository, serve_repository, client, fetch):
     """What a directory of Triton's has besides ONNX models: reasons for those, and the others served."""
     repository.write("scaled", 1, 4)
     repository.write("bare", 7, 5, config=None)
@@ -92,13 +92,17 @@ async def test_a_directory_of_all_sorts(repository, serve_repository, client):
     repository.write(
         "decoupled", 1, 1, config=repository.config + "model_transaction_policy { decoupled: true }"
     )
-    calls = await client(serve_repository())
+    repository.write("damaged", 1, contents=b"no model")
+    server = serve_repository()
+    calls = await client(server)
     assert (await calls.factor("scaled"), await calls.factor("bare", "7")) == (4, 5)
+    assert (await fetch(server.http, "/readyz"))[0] == 200
     index = await calls.index()
     for name, version, why in (
         ("python", "1", "Triton's Python backend is not there"),
         ("plan", "1", "TensorRT plans have no executor"),
         ("pipeline", "1", "an ensemble of other models"),
+        ("damaged", "1", "is not a complete ONNX model"),
         ("wrong", "", "config.pbtxt: line 1: Couldn't parse integer: many"),
         ("decoupled", "1", "decoupled models are not supported"),
     ):
