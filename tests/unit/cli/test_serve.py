@@ -67,7 +67,7 @@ def test_logs_are_as_asked_for(run, write, served, arguments, level, formatter):
 def test_a_wrong_configuration_ends_with_2_before_anything_starts(run, write, served):
     result = run("serve", write("models: []"))
     assert result.exit_code == 2
-    assert "allowed: at least one" in result.stderr
+    assert "needed: at least one model, or a model_repository" in result.stderr
     assert served.config is None
 
 
