@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 
 from batcher.errors import ModelLoadError, describe
 from batcher.executors.http.options import Place
@@ -23,6 +25,40 @@ __all__ = ["Client", "tls_context"]
 CONNECT_S: Final = 1.0
 """Seconds that making a connection may take. A host that comes back answers the next attempt; the kernel would
 ask it again after 1, 3, 7 s."""
+
+
+_ATTEMPTS: Final = 100
+"""Connections that are looked at for one request: more than a pool has. Only a neighbor that speaks before it is
+asked leads to the last."""
+
+
+class _Unasked(aiohttp.BaseConnector):
+    """A connector whose idle connections are not used again if something has arrived on them.
+
+    HTTP/1.1 has no numbers: what a neighbor sends unasked would be taken for the answer to the next request.
+    """
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - the library's
+    ) -> Connection:
+        """A connection on which nothing waits to be read."""
+        for _ in range(_ATTEMPTS):
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
+        raise aiohttp.ServerDisconnectedError("the server sends what it is not asked for")
+
+
+class _TcpConnector(_Unasked, aiohttp.TCPConnector):
+    """Over TCP."""
+
+
+class _UnixConnector(_Unasked, aiohttp.UnixConnector):
+    """Through a Unix socket."""
 
 
 class Client:
@@ -43,9 +79,9 @@ class Client:
         # As many connections as there are requests at once; `max_in_flight` bounds those.
         connector: aiohttp.BaseConnector
         if place.unix is not None:
-            connector = aiohttp.UnixConnector(place.unix, limit=0, keepalive_timeout=keep_alive_s)
+            connector = _UnixConnector(place.unix, limit=0, keepalive_timeout=keep_alive_s)
         else:
-            connector = aiohttp.TCPConnector(
+            connector = _TcpConnector(
                 limit=0,
                 keepalive_timeout=keep_alive_s,
                 ssl=context if context is not None else True,
@@ -119,6 +155,8 @@ class Client:
 def _said(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no connection within a second"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return f"no connection: {error.os_error.strerror}"
     return describe(error)
 
 

@@ -1,6 +1,8 @@
 """The executor and a server that refuses, lies, hangs or is gone."""
 
 import asyncio
+import contextlib
+import json
 import time
 
 import numpy as np
@@ -107,6 +109,58 @@ async def test_a_connection_that_breaks_off_is_unavailable(load, v1, server):
     assert (await failure_of(executor)).cause == "unavailable"
     server.answers["/v1/models/contract:predict"] = lambda request, _: request.transport.abort()
     assert (await failure_of(executor)).cause == "unavailable"
+
+
+def raw_answer(document):
+    body = json.dumps(document).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_what_was_not_asked_for_answers_no_other_batch(load, together):
+    strays = []
+
+    async def serve(reader, writer):
+        async with asyncio.TaskGroup():
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if head.startswith(b"GET"):
+                    writer.write(raw_answer({"ready": True}))
+                    continue
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                rows = json.loads(await reader.readexactly(length))["instances"]
+                writer.write(raw_answer({"predictions": [[2 * x for x in row] for row in rows]}))
+                stray = raw_answer({"predictions": [[666, 666]] * 2})
+                if together:
+                    writer.write(stray)
+                else:
+                    strays.append((writer, stray))
+
+    async def quietly(reader, writer):
+        with contextlib.suppress(BaseExceptionGroup, ConnectionError):
+            await serve(reader, writer)
+        writer.close()
+
+    listening = await asyncio.start_server(quietly, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    tensor = {"datatype": "FP32", "shape": [-1, 2]}
+    executor = await load(
+        {
+            "url": f"http://127.0.0.1:{port}",
+            "protocol": "v1",
+            "inputs": [{"name": "X", **tensor}],
+            "outputs": [{"name": "Y", **tensor}],
+        }
+    )
+    for number in range(3):
+        result = await executor.execute(Batch({"X": X + number}, 2))
+        np.testing.assert_array_equal(result.outputs["Y"], 2 * (X + number))
+        for writer, stray in strays:
+            writer.write(stray)
+            await writer.drain()
+        strays.clear()
+        for _ in range(10):  # turns of the loop, by which the executor's side has read it
+            await asyncio.sleep(0)
+    listening.close()
 
 
 async def test_a_server_that_is_gone_is_unavailable(load, v1, server):
