@@ -129,7 +129,7 @@ class ExecutionError(Exception):
         super().__init__(message)
         self.cause = cause
         self.retry_after_ns = (
-            None if retry_after_ns is None else min(int(retry_after_ns), MAX_RETRY_AFTER_NS)
+            None if retry_after_ns is None else int(min(retry_after_ns, MAX_RETRY_AFTER_NS))
         )
 
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from batcher.clock import Clock
 from batcher.core.events import FailureCause
 from batcher.errors import describe, on_one_line
 from batcher.executor import (
+    CAUSES,
     DTYPES,
+    MAX_RETRY_AFTER_NS,
     Array,
     AsyncExecutor,
     Batch,
@@ -32,6 +34,8 @@ from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded
 
 log = logging.getLogger(__name__)
+
+_CAUSES: Final = {cause: FailureCause(cause) for cause in CAUSES}
 
 
 @dataclass(slots=True)
@@ -143,13 +147,25 @@ def set_failure(executed: ExecutedBatch, error: BaseException, clock: Clock) -> 
     executed.execute_end_ns = executed.execute_end_ns or clock()
     log.debug("a batch failed", exc_info=error)
     if isinstance(error, ExecutionError):
-        executed.cause = FailureCause(error.cause)
-        executed.retry_after_ns = error.retry_after_ns
-        executed.failure = on_one_line(str(error))
+        _set_cause(executed, error)
     else:
         executed.failure = describe(error)
     # The traceback refers to frames that refer to the batch, and an executor may keep its error.
     error.__traceback__ = None
+
+
+def _set_cause(executed: ExecutedBatch, error: ExecutionError) -> None:
+    """Record what an `ExecutionError` says; a plugin's subclass may have none of its attributes."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, str):
+        executed.cause = _CAUSES.get(cause, FailureCause.UNKNOWN)
+    retry_after_ns = getattr(error, "retry_after_ns", None)
+    if isinstance(retry_after_ns, int):
+        executed.retry_after_ns = max(0, min(retry_after_ns, MAX_RETRY_AFTER_NS))
+    try:
+        executed.failure = on_one_line(str(error))
+    except Exception:  # noqa: BLE001 - a plugin's own `__str__`
+        executed.failure = describe(error)
 
 
 def cancelled(clock: Clock) -> ExecutedBatch:

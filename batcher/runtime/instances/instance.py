@@ -214,8 +214,11 @@ class Instance:
             raise
         if not self.up:
             return  # abandoned above, or because its last batch hung
+        watching, worker = self._watching, self._go_down()
         try:
-            await self._go_down().close(max(0.0, ends - loop.time()))
+            if watching is not None:
+                await watching.ended(max(0.0, ends - loop.time()))
+            await worker.close(max(0.0, ends - loop.time()))
         except TimeoutError as error:
             log.warning("%s; the instance is abandoned", error)
 

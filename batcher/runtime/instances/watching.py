@@ -50,7 +50,7 @@ class Watching:
         self._name = name
         self._watch = watch
         self._changed = changed
-        self._ended = ended
+        self._wants_load = ended
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
@@ -64,6 +64,11 @@ class Watching:
         self._stopped = True
         if self._task is not None:
             self._task.cancel()
+
+    async def ended(self, timeout_s: float) -> None:
+        """Wait until a watch that was stopped has ended, at most so many seconds."""
+        if self._task is not None:
+            await asyncio.wait((self._task,), timeout=timeout_s)
 
     async def _run(self) -> None:
         pause_s, failed = FIRST_PAUSE_S, False
@@ -104,7 +109,7 @@ class Watching:
         pause_s = FIRST_PAUSE_S
         while not self._stopped:
             try:
-                self._ended()
+                self._wants_load()
             except Exception:
                 log.exception("%s: internal error: no load could be asked for", self._name)
             await asyncio.sleep(pause_s)

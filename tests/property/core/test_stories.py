@@ -56,6 +56,11 @@ SHAPES = (
 )
 """Of fixed models, of one input or two; the last is longer than any bucket."""
 
+AT_ONCE = (FailureCause.DEVICE, FailureCause.OVERLOADED, FailureCause.UNAVAILABLE)
+"""Causes after which nothing runs again."""
+
+TURNED_AWAY = (FailureCause.OVERLOADED, FailureCause.UNAVAILABLE)
+
 
 class Story:
     """A scheduler, devices of changing speed, and callers that cancel; all from one seed."""
@@ -270,13 +275,16 @@ class Story:
 
     def pass_time(self, until_ns, *, failures=0.0):
         self.now_ns = max(self.now_ns, until_ns)
-        events = []
+        events, ended = [], set()
         for batch_id in [b for b, batch in self.running.items() if batch[0] <= self.now_ns]:
             _, parts, _, model, rows = self.running.pop(batch_id)
             ids = [part.id for part in parts]
             chance = self.draw.random()
             if self.poison.intersection(ids) or chance < failures:
-                cause = FailureCause.DEVICE if chance < 0.1 else FailureCause.UNKNOWN
+                cause = FailureCause.UNKNOWN
+                if chance < 0.1:
+                    cause = self.draw.choice(AT_ONCE)
+                    ended.update(ids)
                 events.append(BatchProgress(batch_id, (), error=cause))
                 continue
             failed = {i for i in ids if self.draw.random() < failures}
@@ -291,7 +299,27 @@ class Story:
                 )
             )
             events.append(RepliesTook(model, rows, self.draw.randrange(MILLISECOND)))
+        turned_away = events and all(
+            isinstance(event, BatchProgress) and event.error in TURNED_AWAY for event in events
+        )
+        if turned_away:
+            self.tell()  # what time alone changes
+            learned = self.learned()
         self.tell(*events)
+        assert not ended & self.live.keys(), "what was turned away may run again"
+        if turned_away:
+            assert self.learned() == learned, "learned from a batch that was turned away"
+
+    def learned(self):
+        """What batches have taught of service times and failures; estimates come and go."""
+        found = {}
+        for name, model in self.scheduler.models.items():
+            cap = model.bisections.batch_cap
+            found[name] = model.bisections.failures_in_a_row, cap.rows, cap.faults
+            for shapes, times in model.times.items():
+                if times.steady:
+                    found[name, shapes] = times.steady, times._drift.factor
+        return found
 
     def step(self):
         chance = self.draw.random()

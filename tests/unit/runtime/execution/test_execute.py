@@ -7,8 +7,22 @@ import time
 import numpy as np
 import pytest
 
-from batcher.executor import Batch, BatchResult, Capabilities, ExecutionError, LoadContext
-from batcher.runtime.execution.execute import check_result, execute, execute_async
+from batcher.core.events import FailureCause
+from batcher.executor import (
+    MAX_RETRY_AFTER_NS,
+    Batch,
+    BatchResult,
+    Capabilities,
+    ExecutionError,
+    LoadContext,
+)
+from batcher.runtime.execution.execute import (
+    ExecutedBatch,
+    check_result,
+    execute,
+    execute_async,
+    set_failure,
+)
 from batcher.runtime.execution.gather import LARGE_BATCH, Slice, gather
 from batcher.runtime.execution.scatter import join, joinable, scatter
 from batcher.runtime.execution.worker import make_worker
@@ -229,3 +243,60 @@ async def test_a_large_batch_of_an_async_executor_is_gathered_on_a_thread(
 
     assert executed.result.outputs["Y"].shape == (rows, 256)
     assert threads == [beside]
+
+
+class Bare(ExecutionError):
+    def __init__(self):  # without those of its base class
+        pass
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def told(**attributes):
+    error = ExecutionError("busy", cause="overloaded", retry_after_ns=5)
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "retry_after_ns", "failure"),
+    [
+        (told(), FailureCause.OVERLOADED, 5, "busy"),
+        (told(cause="abandoned"), FailureCause.UNKNOWN, 5, "busy"),
+        (told(cause=["?"]), FailureCause.UNKNOWN, 5, "busy"),
+        (told(retry_after_ns="soon"), FailureCause.OVERLOADED, None, "busy"),
+        (told(retry_after_ns=-1), FailureCause.OVERLOADED, 0, "busy"),
+        (told(retry_after_ns=2**80), FailureCause.OVERLOADED, MAX_RETRY_AFTER_NS, "busy"),
+        (Bare(), FailureCause.UNKNOWN, None, "Bare"),
+    ],
+)
+def test_what_an_error_says_is_not_trusted(error, cause, retry_after_ns, failure):
+    executed = ExecutedBatch(0)
+    set_failure(executed, error, lambda: 7)
+    found = executed.cause, executed.retry_after_ns, executed.failure
+    assert found == (cause, retry_after_ns, failure)
+
+
+def test_an_error_has_a_known_cause_and_a_bounded_delay():
+    assert ExecutionError("x", cause="unavailable", retry_after_ns=2**80).retry_after_ns == (
+        MAX_RETRY_AFTER_NS
+    )
+    with pytest.raises(ValueError, match="cause must be one of"):
+        ExecutionError("x", cause="abandoned")
+    with pytest.raises(ValueError, match="must not be negative"):
+        ExecutionError("x", cause="overloaded", retry_after_ns=-1)
+
+
+async def test_a_batch_knows_the_last_deadline_of_its_requests():
+    def batch(*deadlines):
+        requests = [
+            InferenceRequest("m", request(X=[[1]]).inputs, 0, deadline_ns=each)
+            for each in deadlines
+        ]
+        return gather([Slice(each, 0, 1) for each in requests], LAYOUT)
+
+    assert batch(5, 9, 7).deadline_ns == 9
+    assert batch(5, None).deadline_ns is None
+    assert batch(None).deadline_ns is None

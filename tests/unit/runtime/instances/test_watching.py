@@ -181,8 +181,15 @@ async def test_an_instance_that_hangs_and_comes_back_with_another_interface(midd
     await until(lambda: middle.model.ready)
 
 
-async def test_it_ends_with_its_instance(middle):
+async def test_it_ends_with_its_instance_and_before_the_executor_is_closed(middle):
+    seen, close = [], middle.fake.close
+
+    async def closed():
+        seen.append(middle.fake.cancelled)
+        await close()
+
+    middle.fake.close = closed
     await middle.model.close(1.0)
-    assert middle.fake.cancelled
+    assert seen == [True]
     assert middle.fake.closed
     assert len(middle.fakes) == 1
