@@ -168,10 +168,12 @@ class ServedModel:
 
     @property
     def metadata(self) -> ModelMetadata:
-        """The model as clients see it: what the executor returned from `load`, without state and controls.
+        """What the executor returned from `load`. Raises `ModelUnavailable` before the first load."""
+        return self._require()[0]
 
-        Raises `ModelUnavailable` before the first load.
-        """
+    @property
+    def client_metadata(self) -> ModelMetadata:
+        """The same as clients see it: without the state and controls of sequences."""
         loaded = self._require()[0]
         return loaded if self.sequences is None else self.sequences.clients
 
@@ -272,7 +274,7 @@ class ServedModel:
 
     def serve(self) -> None:
         """Be ready: what is loaded is enough."""
-        self.layout = layout_of(self._require()[0])
+        self.layout = layout_of(self.metadata)
         self.enter(ModelState.READY, "")
 
     def enter(self, state: ModelState, why: str) -> None:

@@ -15,6 +15,10 @@ from batcher.executor import ExecutionError, ModelMetadata
 from batcher.runtime.interface.padding_rules import fill_value
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
 
+MAX_STATE_BYTES: Final = 1024 * 1024
+"""Bytes of the state of one sequence. It is copied on the event loop after each step, which takes 0.1 ms for this
+much."""
+
 _ID_DATATYPES: Final = ("INT32", "INT64", "UINT32", "UINT64", "BYTES")
 _FLAG_DATATYPES: Final = frozenset(DTYPES) - {"BYTES", "BF16"}
 
@@ -151,6 +155,12 @@ def resolve_sequence(
             problems.append(
                 f"{where}: {id_input.name!r} is {id_input.datatype}; allowed: {allowed}"
             )
+    nbytes = sum(state.initial.nbytes for state in states)
+    if nbytes > MAX_STATE_BYTES:
+        problems.append(
+            f"sequence.state: got {nbytes} bytes for each sequence; allowed: up to {MAX_STATE_BYTES}; an executor"
+            " can keep larger state itself (strategy: slot)"
+        )
     if problems:
         raise ModelLoadError(f"model {model!r}: {'; '.join(problems)}")
     own = {state.input.name for state in states} | {name for name, _, _ in flags.values()}
@@ -167,7 +177,7 @@ def resolve_sequence(
         tuple(states),
         flags,
         id_input,
-        sum(state.initial.nbytes for state in states),
+        nbytes,
     )
 
 

@@ -146,7 +146,7 @@ class ControlServicer:
     ) -> inference.ModelMetadataResponse:
         model = self._batcher.models.find(request.name, request.version)
         versions = self._batcher.models.versions(model.name)
-        return model_metadata_response(model.name, versions, model.metadata)
+        return model_metadata_response(model.name, versions, model.client_metadata)
 
     async def _model_config(
         self, request: inference.ModelConfigRequest
@@ -167,7 +167,7 @@ class ControlServicer:
         return model_config_response(
             model.name,
             model.version,
-            model.metadata,
+            model.client_metadata,
             max_batch_size=model.max_batch_size,
             batching=batching if model.max_batch_size else None,
             executor=model.executor,

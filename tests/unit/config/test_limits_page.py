@@ -63,6 +63,7 @@ from batcher.runtime.interface.labels import MAX_LABELS_BYTES
 from batcher.runtime.interface.padding import MAX_WARMUP_BUCKETS
 from batcher.runtime.interface.signature import MAX_SHARED_INPUT_BYTES
 from batcher.runtime.models.model import CLOSE_TIMEOUT_S
+from batcher.runtime.sequences.interface import MAX_STATE_BYTES
 from batcher.runtime.sequences.table import REMEMBERED_ENDS
 from batcher.server.listeners import MAX_METADATA_BYTES
 from batcher.server.messages.classification import MAX_CLASSES, MAX_WIDTH
@@ -132,6 +133,7 @@ def test_every_bound_of_the_configuration_is_on_the_page(section: str) -> None:
 def test_the_bounds_that_no_key_changes() -> None:
     rows = dict(ROWS)
     assert rows["bytes of a sequence id that is a text"] == str(MAX_SEQUENCE_ID_BYTES)
+    assert rows["state of one sequence"] == f"{MAX_STATE_BYTES // 1024**2} MiB"
     assert rows["ended sequences that are remembered"] == str(REMEMBERED_ENDS)
     assert rows["metadata of a call"] == f"{MAX_METADATA_BYTES // 1024} KiB"
     headers = f"{HEADER_READ_FACTOR * MAX_METADATA_BYTES // 1024} KiB, {MAX_HEADER_FRAMES} frames"

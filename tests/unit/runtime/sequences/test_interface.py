@@ -88,6 +88,14 @@ REFUSED = {
         metadata(spec("h_in", "INT8"), outputs=(spec("y"), spec("h_out", "INT8"))),
         "a whole number from -128 to 127, for INT8",
     ),
+    "much state": (
+        state(),
+        metadata(
+            spec("h_in", shape=(-1, 300_000)),
+            outputs=(spec("y"), spec("h_out", shape=(-1, 300_000))),
+        ),
+        "sequence.state: got 1200000 bytes for each sequence; allowed: up to 1048576",
+    ),
     "a control": (
         state() | {"controls": {"end": {"input": "END", "values": [0, 300]}}},
         metadata(spec("h_in"), spec("END", "INT8", (-1, 1))),
