@@ -32,7 +32,7 @@ RESULTS = machine.RESULTS / "peers.json"
 PICTURE = ROOT / "docs" / "peers.png"
 PAGES = (
     (ROOT / "README.md", "peers", table.short),
-    (ROOT / "docs" / "benchmarks.md", "peers", table.short),
+    (ROOT / "docs" / "benchmarks.md", "peers", table.with_picture),
     (ROOT / "docs" / "benchmarks.md", "peers-settings", table.long),
 )
 
@@ -81,7 +81,7 @@ def main() -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; so are the servers", file=sys.stderr)
         return 130
-    print(f"\n{table.short(results)}\n\n{table.long(results)}\n")
+    print(f"\n{results['minutes']} minutes\n\n{table.short(results)}\n\n{table.long(results)}\n")
     if output:
         machine.save(output, results)
     return int(any("why" in found for found in results["servers"].values()))
@@ -124,6 +124,7 @@ async def run(
             row |= {"version": "", "why": python}
         found[server.name] = row
         print(f"  {summary(row)}", flush=True)
+    minutes = (time.monotonic() - began) / 60
     return {
         "servers": found,
         "device_limit": round(CAPACITY, 1),
@@ -131,7 +132,7 @@ async def run(
         "same_rate": SAME_RATE,
         "cores": {"server": server_core, "load": load_core},
         "durations": {name: getattr(durations, name) for name in Durations.__slots__},
-        "minutes": round((time.monotonic() - began) / 60, 1),
+        "minutes": round(minutes, 1),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -142,7 +143,10 @@ async def one(server: Server, python: Path, core: int, durations: Durations) -> 
     gc.freeze()
     gc.disable()  # a collection in the middle would be measured as the server's latency
     try:
-        return await measure(server, python, core, durations)
+        async with asyncio.timeout(durations.most):
+            return await measure(server, python, core, durations)
+    except TimeoutError:
+        return {"why": f"it took more than {durations.most:g} s"}
     except NotStartedError as error:
         return {"why": str(error)}
     except Exception as error:  # noqa: BLE001 - the figures of the others are not lost for it

@@ -44,6 +44,16 @@ def short(results: Results) -> str:
     return "\n".join(rows)
 
 
+def with_picture(results: Results) -> str:
+    """That table, what it was measured on, and the picture beside the page."""
+    machine = results["machine"]
+    return (
+        f"{short(results)}\n\n{machine['cores']} cores, {machine['processor']}, {machine['system']},"
+        f" {results['date']}.\n\n"
+        "![Highest rates, rates under overload, and latency of each server](peers.png)"
+    )
+
+
 def long(results: Results) -> str:
     """The settings that were kept, and more figures."""
     rows = [LONG_HEAD, "|---" * 6 + "|"]

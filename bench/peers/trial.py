@@ -43,6 +43,8 @@ class Durations:
     """A rate holds if one of so many rounds holds it."""
     search: float = 60.0
     """No further search is begun after this time."""
+    most: float = 240.0
+    """A server that takes longer in all is not measured, and the result says so."""
     repeats: int = 3
     """So often that search is done; the median counts."""
 

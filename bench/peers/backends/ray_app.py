@@ -48,7 +48,6 @@ def main():
     """Serve until SIGTERM."""
     settings = json.loads(sys.argv[1])
     ray.init(
-        _node_ip_address="127.0.0.1",
         num_cpus=1,
         include_dashboard=False,
         log_to_driver=False,

@@ -1,6 +1,7 @@
 """The benchmark beside other servers: its search, its connections, its tables, and itself on ours."""
 
 import asyncio
+import importlib.util
 import json
 import os
 import signal
@@ -421,6 +422,19 @@ def test_table_takes_its_place_in_a_page(tmp_path):
 def test_picture_is_drawn(tmp_path):
     table.picture(RESULTS, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pages_have_a_place_for_each_table(tmp_path):
+    path = Path(__file__).parents[3] / "bench" / "peers" / "__main__.py"
+    spec = importlib.util.spec_from_file_location("bench_peers", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    machine = {"cores": 2, "processor": "P", "system": "S"}
+    for page, name, text in script.PAGES:
+        copy = tmp_path / "page.md"
+        copy.write_text(page.read_text(encoding="utf-8"), encoding="utf-8")
+        table.into(copy, name, text(RESULTS | {"machine": machine, "date": "2026-01-01"}))
+        assert "Fast" in copy.read_text(encoding="utf-8")
 
 
 def test_every_other_server_has_an_environment_and_pages():
