@@ -214,6 +214,10 @@ class ManagedModel:
         """Close every generation at once; what is unanswered fails."""
         self._closed = True
         self.end_load("the server was shut down while the model was loading")
+        if self._load is not None:
+            await asyncio.wait((self._load,), timeout=CLOSE_TIMEOUT_S)
+        if self._load is not None:
+            self._load.cancel()
         for drain in (self._ending, None if self._draining is None else self._draining[2]):
             if drain is not None:
                 drain.cancel()

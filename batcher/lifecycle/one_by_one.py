@@ -37,7 +37,7 @@ async def replace_instances(
                 )
                 await _drained(old, timeout_s)
             stopped.append(place)
-            await old.stop_instance(place, timeout_s)
+            await _stopped(old, place, timeout_s)
             await fresh.load_instance(place)
     except ModelLoadError as error:
         await fresh.close(CLOSE_TIMEOUT_S)
@@ -45,7 +45,9 @@ async def replace_instances(
         raise
     except BaseException:
         await fresh.close(CLOSE_TIMEOUT_S)
-        if old.state is ModelState.LOADING:
+        if old.state is ModelState.LOADING and old.some_up:
+            old.serve()
+        elif old.state is ModelState.LOADING:
             old.enter(
                 ModelState.FAILED, "its only instance was closed, and no other one was loaded"
             )
@@ -55,6 +57,19 @@ async def replace_instances(
     await take_over()
     for place in range(enough, fresh.instance_count):
         await fresh.load_instance(place)
+
+
+async def _stopped(old: ServedModel, place: int, timeout_s: float) -> None:
+    """Close an instance, and that whole: cancelled once, this waits for its batches all the same."""
+    stop = asyncio.create_task(old.stop_instance(place, timeout_s))
+    try:
+        await asyncio.shield(stop)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait((stop,))
+        finally:
+            stop.cancel()
+        raise
 
 
 async def _drained(old: ServedModel, timeout_s: float) -> None:
