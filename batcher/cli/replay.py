@@ -207,11 +207,12 @@ def _variants(
     from batcher.config import changed_model
     from batcher.errors import InputError
     from batcher.journal import plain
+    from batcher.simulation.logs.generations import model_of
     from batcher.simulation.logs.variants import variants
     from batcher.simulation.policies.named import CONFIGURED, parse_policy
 
     sections = {
-        name: plain(value)
+        model_of(name): plain(value)
         for segment in part.segments
         for name, value in segment.opening.models.items()
     }

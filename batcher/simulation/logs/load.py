@@ -17,6 +17,7 @@ from batcher.errors import InputError
 from batcher.journal import Segment
 from batcher.simulation.engine.profile import QUANTILES, ModelProfile, SizeProfile
 from batcher.simulation.logs.closed import is_closed_loop
+from batcher.simulation.logs.generations import model_of
 from batcher.simulation.logs.learned import Learned, Sampler
 from batcher.simulation.logs.stretch import Samples, Stretch, stretches
 from batcher.simulation.logs.whatif import WhatIf
@@ -42,7 +43,10 @@ class LoggedLoad:
 
 
 def logged_load(segments: Sequence[Segment], key: str, device: str = "cpu") -> LoggedLoad:
-    """The load of the model that events call `key`. Raises `InputError` where there is none."""
+    """The load of the model `key`, `name/version`. Raises `InputError` where there is none.
+
+    The requests are those of all its generations, the times of batches those of the newest one.
+    """
     samples = Samples(1)
     found = list(stretches(segments, NEVER_NS, samples))
     learned = samples.learned([])
@@ -51,26 +55,30 @@ def logged_load(segments: Sequence[Segment], key: str, device: str = "cpu") -> L
     padding: tuple[PaddedAxis, ...] = ()
     for stretch in found:
         mine = sorted(
-            (request for request in stretch.requests if request.model == key),
+            (request for request in stretch.requests if model_of(request.model) == key),
             key=lambda request: request.arrival_ns,
         )
         if mine:
-            padding = stretch.settings[key].padding if key in stretch.settings else padding
+            newest = mine[-1].model
+            padding = stretch.settings[newest].padding if newest in stretch.settings else padding
             begins_ns = mine[0].arrival_ns - (times[-1] if times else 0)
             times += [request.arrival_ns - begins_ns for request in mine]
             requests += mine
     if not requests:
-        asked = {request.model for stretch in found for request in stretch.requests}
+        asked = {model_of(request.model) for stretch in found for request in stretch.requests}
         raise InputError(
             f"the log has no request of {key}; it has those of {', '.join(sorted(asked)) or 'none'}"
         )
     rows = Counter(request.rows for request in requests)
+    generations = list(dict.fromkeys(request.model for request in requests))
+    executed = [each for each in generations if learned.batches.find((each, None, None))]
+    newest = (executed or generations)[-1]
     return LoggedLoad(
         Recorded.of(np.array(times, np.float64) / SECOND),
         Mix.of(*((size, float(seen)) for size, seen in sorted(rows.items()))),
         Counter(_length(request.shapes, padding) for request in requests) if padding else None,
-        _profile(learned, key, device, _buckets(requests, padding)),
-        learned.batches.largest((key, None, None)),
+        _profile(learned, newest, device, _buckets(requests, padding)),
+        learned.batches.largest((newest, None, None)),
         any(_closed(stretch, learned, key) for stretch in found),
     )
 
@@ -102,7 +110,7 @@ def _profile(
     every = learned.batches.find((key, None, None))
     if every is None:
         return None
-    name, _, version = key.rpartition("/")
+    name, _, version = model_of(key).rpartition("/")
     by_length: dict[int, dict[int, SizeProfile]] = {}
     for shapes in buckets:
         sampler = learned.batch(key, shapes, 0)

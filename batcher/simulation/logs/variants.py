@@ -9,6 +9,7 @@ from typing import Any
 from batcher.config import changed_model, sections_in_force
 from batcher.core.settings import ModelSettings
 from batcher.errors import InputError
+from batcher.simulation.logs.generations import model_of
 from batcher.simulation.logs.whatif import Variant
 from batcher.simulation.policies.named import CONFIGURED, NamedPolicy
 
@@ -24,7 +25,7 @@ def variants(
     """One variant for each policy, all with the assignments, of `models` alone.
 
     A setting that is assigned keeps that value, whatever the log changes; the others follow the log.
-    `sections` holds the configuration of each model. Raises `ConfigError` for an assignment that is
+    `sections` holds the configuration of each model, whose generations are all meant. Raises `ConfigError` for an assignment that is
     wrong, and `InputError` for a model without a configuration. `Variant.settings` raises `ConfigError`
     where settings of the log and an assignment contradict each other.
     """
@@ -39,7 +40,7 @@ def variants(
 
 def _changing(models: Collection[str], assign: Change, policy: NamedPolicy) -> Change:
     return lambda model, settings: (
-        policy.settings(assign(model, settings)) if model in models else settings
+        policy.settings(assign(model, settings)) if model_of(model) in models else settings
     )
 
 
@@ -58,7 +59,7 @@ def _assigned(
         changed_model(sections[model], assignments)
 
     def change(model: str, settings: ModelSettings) -> ModelSettings:
-        now = sections_in_force(sections[model], settings)
+        now = sections_in_force(sections[model_of(model)], settings)
         before, after = changed_model(now, ()), changed_model(now, assignments)
         changed = merged(settings, before.scheduler_settings(), after.scheduler_settings())
         assert isinstance(changed, ModelSettings)  # noqa: S101 - it is of the type of `settings`

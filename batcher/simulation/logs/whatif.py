@@ -39,6 +39,7 @@ from batcher.simulation.engine.deployment import Deployment, SimulatedModel
 from batcher.simulation.engine.driver import Driver, Observer
 from batcher.simulation.engine.service_time import Curve, DeviceUse, from_table
 from batcher.simulation.engine.simulation import Recorder, Run, generator
+from batcher.simulation.logs.generations import model_of
 from batcher.simulation.logs.learned import Learned, Sample, uniform
 from batcher.simulation.logs.stretch import Stretch
 from batcher.simulation.traffic.workload import Kind, Mix, Traffic, Workload
@@ -61,7 +62,7 @@ class Variant:
 
 
 class WhatIf:
-    """Runs of one stretch. `models` are those whose requests are reported on; None is all."""
+    """Runs of one stretch. `models` are those whose requests are reported on, of all their generations; None is all."""
 
     def __init__(self, stretch: Stretch, learned: Learned, models: frozenset[str] | None) -> None:
         self._stretch = stretch
@@ -131,7 +132,9 @@ class WhatIf:
     def _failed(self, batches: Counter[str]) -> int:
         """How many of these are of models that are reported on."""
         return sum(
-            n for model, n in batches.items() if self._models is None or model in self._models
+            n
+            for model, n in batches.items()
+            if self._models is None or model_of(model) in self._models
         )
 
     @property
@@ -183,7 +186,8 @@ class _Requests:
         self.ids = np.array([request.id for request in self.every], np.int64)
         known = stretch.settings
         self.of_models = np.array(
-            [models is None or request.model in models for request in self.every], np.bool_
+            [models is None or model_of(request.model) in models for request in self.every],
+            np.bool_,
         )
         """Whether each request is of a model that is reported on."""
         self._mask = self.of_models & np.array(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from batcher.app import running
 from batcher.config import load_config
 from batcher.journal import read_log
 from batcher.lifecycle import LoadParameters
+from batcher.simulation.logs.load import logged_load
 
 WAIT_S = 30
 
@@ -47,4 +49,8 @@ async def test_a_log_with_reloads_replays_and_answers_what_if(hello, tmp_path, d
 
     assert "replay: identical" in await asyncio.to_thread(replay)
     for more in (["--policy", "fixed:5ms"], ["--model", "hello"], ["--model", "hello/1"]):
-        print(await asyncio.to_thread(replay, "--policy", "none", *more))
+        text = await asyncio.to_thread(replay, "--policy", "none", *more)
+        assert re.search(r"^120 requests at", text, re.MULTILINE), text
+    changed = await asyncio.to_thread(replay, "--set", "batching.target_p99=20ms")
+    assert re.search(r"^120 requests at", changed, re.MULTILINE), changed
+    assert logged_load(read_log(tmp_path / "journal").segments, "hello/1").rows.values == (1,)
