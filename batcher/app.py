@@ -163,6 +163,7 @@ class Application:
         if self.repository is not None:
             await self.repository.start()
             self._run("model-repository", self.repository.run())
+            await self.repository.first_loaded()
         self._health.started()
 
     async def drain(self, delay_ns: int = 0) -> None:

@@ -71,12 +71,13 @@ class RepositorySource:
         self._asked: tuple[WantedModel, ...] = ()
         self._looking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._first: set[asyncio.Task[None]] = set()
         self._said: dict[str, str] = {}
         self._problem = ""
         self._looks = {"ok": 0, "failed": 0}
 
     async def start(self) -> None:
-        """Look at the directory and have what it asks for served; returns when all that is over.
+        """Look at the directory and begin to have served what it asks for. Call `run` next.
 
         Raises `StartupError` if the directory cannot be read or has not what `load` names.
         """
@@ -97,8 +98,12 @@ class RepositorySource:
             self._served.settle(look.models[name])
         self._say()
         self._apply()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        self._first = set(self._tasks)
+
+    async def first_loaded(self) -> None:
+        """Wait until each model that was there at the start is loaded, or has failed to load."""
+        if self._first:
+            await asyncio.wait(self._first)
 
     async def run(self) -> NoReturn:
         """Follow the directory until cancelled. Never ends for what is in it."""

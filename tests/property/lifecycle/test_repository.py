@@ -75,6 +75,7 @@ class Histories(RuleBasedStateMachine):
         self.source = RepositorySource(config, self.manager, tuple)
         source.SETTLING_S = 0
         self.run(self.source.start())
+        self.run(self.source.first_loaded())
 
     def run(self, coroutine):
         return self.loop.run_until_complete(coroutine)

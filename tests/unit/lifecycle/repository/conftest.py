@@ -114,6 +114,11 @@ def manager():
 class Followed(RepositorySource):
     """A source whose looks the test decides on."""
 
+    async def start(self):
+        await super().start()
+        await self.first_loaded()
+        await self.settle()
+
     async def settle(self):
         """Let what is under way go on, and end unless the manager holds a load."""
         for _ in range(20):
