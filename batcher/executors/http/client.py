@@ -155,8 +155,9 @@ class Client:
 def _said(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no connection within a second"
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
-        return f"no connection: {error.os_error.strerror}"
+    cause = error.__cause__
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(cause, OSError):
+        return f"no connection: {cause.strerror or describe(cause)}"
     return describe(error)
 
 

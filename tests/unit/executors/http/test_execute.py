@@ -166,7 +166,10 @@ async def test_what_was_not_asked_for_answers_no_other_batch(load, together):
 async def test_a_server_that_is_gone_is_unavailable(load, v1, server):
     executor = await load(v1)
     server.close()
-    assert (await failure_of(executor)).cause == "unavailable"
+    assert (await failure_of(executor)).cause == "unavailable"  # on the connection that was kept
+    error = await failure_of(executor)
+    assert error.cause == "unavailable"
+    assert str(error).startswith(f"the neighbor {server.url}: no connection: ")
 
 
 async def hang(*_):
