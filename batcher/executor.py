@@ -43,7 +43,7 @@ from batcher.config.files import unreadable
 from batcher.config.section import FilePath, KeyPath
 from batcher.config.section import Section as Options
 from batcher.config.units import Duration, DurationOrZero, Size
-from batcher.errors import BackendUnavailable, ModelLoadError
+from batcher.errors import BackendUnavailable, ModelLoadError, OutOfMemory
 from batcher.tensors import DTYPES, Array, Tensor, TensorSpec
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "MetadataValue",
     "ModelMetadata",
     "Options",
+    "OutOfMemory",
     "ParameterValue",
     "Problem",
     "ReportsHealth",
@@ -350,6 +351,7 @@ class Executor(Protocol):
         """Load the model and return its inputs and outputs. May take minutes.
 
         Raise `ModelLoadError` with the reason if it cannot be loaded, or its subclass
+        `OutOfMemory` if the device has no room for it beside what is loaded there, or
         `BackendUnavailable` if something that the model needs is not up yet: then the load is
         repeated with increasing pauses. After an exception, `close` is not called.
         """

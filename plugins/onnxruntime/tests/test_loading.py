@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from batcher.errors import ModelLoadError
 from batcher.executor import TensorSpec
+from batcher_onnxruntime.messages import is_out_of_memory
 
 IDS = ("rows", "seq")
 
@@ -216,3 +217,23 @@ def test_bfloat16_is_refused_with_the_remedy(models, refusal):
 
 def test_type_without_a_datatype_is_refused(models, refusal):
     assert "tensor(complex64)" in refusal(models.identity(TensorProto.COMPLEX64))
+
+
+@pytest.mark.parametrize(
+    ("text", "room"),
+    [
+        (
+            "[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 9",
+            False,
+        ),
+        ("Available memory of 0 is smaller than requested bytes of 154140672", False),
+        ("CUDA failure 2: out of memory ; GPU=0", False),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", False),
+        ("std::bad_alloc", False),
+        ("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Protobuf parsing failed.", True),
+        ("the allocation of nodes to providers failed", True),
+    ],
+)
+def test_a_device_without_room_is_told_from_a_broken_model(text, room):
+    assert is_out_of_memory(RuntimeError(text)) is not room
+    assert is_out_of_memory(MemoryError())

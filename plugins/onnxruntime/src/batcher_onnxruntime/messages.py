@@ -48,6 +48,20 @@ _RULES: Final[list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]]] = [
 ]
 
 
+_OUT_OF_MEMORY: Final = re.compile(
+    r"Failed to allocate memory for requested buffer"
+    r"|Available memory of \d+ is smaller than requested bytes"
+    r"|\bout of memory\b|\bbad_alloc\b|\bbad allocation\b|_ALLOC_FAILED\b",
+    re.IGNORECASE,
+)
+"""What ONNX Runtime's arena, CUDA, cuBLAS and C++ say where there is no memory."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether there is no memory for a model."""
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+
+
 def load_problem(error: Exception) -> str:
     """What is wrong with a model file, as the end of a sentence that begins with its path."""
     text = " ".join(str(error).split())

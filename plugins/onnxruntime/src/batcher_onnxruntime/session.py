@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import onnxruntime as ort
 
-from batcher.errors import ModelLoadError
+from batcher.errors import ModelLoadError, OutOfMemory
 from batcher.executor import LoadContext
 from batcher_onnxruntime import providers
-from batcher_onnxruntime.messages import load_problem
+from batcher_onnxruntime.messages import is_out_of_memory, load_problem
 from batcher_onnxruntime.options import OnnxRuntimeOptions
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,10 @@ class OpenedSession:
 
 
 def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> OpenedSession:
-    """Load the file. Raises `ModelLoadError`, which names the model, and the file or the option."""
+    """Load the file. Raises `ModelLoadError`, which names the model, and the file or the option.
+
+    It is an `OutOfMemory` where the device has no room for the model.
+    """
     label = f"model {context.model!r}"
     check_file(options.path, label)
     try:
@@ -61,7 +64,8 @@ def open_session(context: LoadContext, options: OnnxRuntimeOptions) -> OpenedSes
             enable_fallback=0,
         )
     except Exception as error:
-        raise ModelLoadError(f"{label}: the file {options.path} {load_problem(error)}") from error
+        kind = OutOfMemory if is_out_of_memory(error) else ModelLoadError
+        raise kind(f"{label}: the file {options.path} {load_problem(error)}") from error
     registered = session.get_providers()
     assigned = providers.assigned_nodes(session)
     problem = elsewhere or providers.unused(names, registered, assigned)
