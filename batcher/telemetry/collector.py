@@ -284,6 +284,10 @@ class Telemetry(Collector):
     def _collect_failures(self, observation: Observation) -> Iterator[Metric]:
         counted = self._models.values()
         yield single_values(
+            batches.UNFINISHED_BATCHES,
+            (((*m.labels, cause), n) for m in counted for cause, n in m.unfinished.items()),
+        )
+        yield single_values(
             batches.POLICY_FAILURES, ((m.labels, m.policy_failures) for m in counted)
         )
         observed = self._observed(observation)

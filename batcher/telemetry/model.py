@@ -9,6 +9,7 @@ import numpy as np
 
 from batcher.clock import Clock, monotonic_ns
 from batcher.core.commands import Blame, Outcome, Reason, RefusalCause
+from batcher.core.events import UNTOLD, FailureCause
 from batcher.core.observation import ModelObservation
 from batcher.core.times import NEVER_NS
 from batcher.telemetry.busy import BusyClock
@@ -85,6 +86,8 @@ class ModelTelemetry:
         """Counts of generations that are gone."""
         self.load_failures = 0
         self.policy_failures = 0
+        self.unfinished = dict.fromkeys(sorted(UNTOLD), 0)
+        """Batches that ended without a result through no fault of the model, by cause."""
         self.target_missed = 0
         self._busy: dict[str, BusyClock] = {}
         self._running: dict[int, BusyClock] = {}
@@ -274,6 +277,10 @@ class ModelTelemetry:
     def load_failed(self) -> None:
         """An instance could not be loaded."""
         self.load_failures += 1
+
+    def batch_unfinished(self, cause: FailureCause) -> None:
+        """A batch ended without a result; `cause` is one of `UNTOLD`."""
+        self.unfinished[cause] += 1
 
     def policy_failed(self) -> None:
         """The model's batching policy raised an error or returned an invalid decision."""

@@ -471,6 +471,7 @@ class Instance:
         finally:
             done(executed)
         if executed.result is None and executed.cause in UNTOLD:
+            self._telemetry.batch_unfinished(executed.cause)
             return  # nothing was executed, or not for anyone
         own, filled = count_elements(slices)
         self._telemetry.batch_finished(

@@ -39,6 +39,14 @@ EXECUTOR_BUSY = Family(
     "Time during which at least one batch of the model was running on the device. Batches that "
     "overlap count once, and a running batch counts up to the scrape: the rate is the duty cycle.",
 )
+UNFINISHED_BATCHES = Family(
+    "batcher_unfinished_batches",
+    "counter",
+    "batches",
+    (*MODEL, "cause"),
+    "Batches that ended without a result through no fault of the model, by cause: the executor's backend had "
+    "no room (overloaded) or was not there (unavailable), or no request waited for them (abandoned).",
+)
 POLICY_FAILURES = Family(
     "batcher_policy_failures",
     "counter",
@@ -76,6 +84,7 @@ FAMILIES = (
     BATCH_FILL_RATIO,
     BATCH_ELEMENTS,
     EXECUTOR_BUSY,
+    UNFINISHED_BATCHES,
     POLICY_FAILURES,
     BISECTIONS,
     BISECTION_EXECUTIONS,

@@ -224,6 +224,7 @@ async def test_backends_that_turn_batches_away(
     (model,) = application.models
     counts = {reason: count for (_, reason), count in model.telemetry.requests.items() if count}
     assert counts == {f"backend_{cause}": 8}
+    assert model.telemetry.unfinished[cause] == len(neighbors[0].batches)
     neighbors[0].error = None
     assert await stub.ModelInfer(request_of(), timeout=WAIT_S)
 
