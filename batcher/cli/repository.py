@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batcher.config import Config
     from batcher.config.files import Problem
     from batcher.lifecycle import WantedModel
-    from batcher.lifecycle.repository.described import ModelLook
+    from batcher.lifecycle.repository.described import ModelScan
 
 _AT = ("model_repository", "path")
 
@@ -29,30 +29,30 @@ class CheckedRepository:
 
 
 def checked_repository(config: Config) -> CheckedRepository:
-    """Look at every model of the repository, if there is one; load nothing."""
+    """Scan every model of the repository, if there is one; load nothing."""
     from batcher.lifecycle.repository.directory import Directory
 
     section = config.model_repository
     if section is None:
         return CheckedRepository()
-    look = Directory(section.path, section.defaults).look()
-    if look.problem:
-        return CheckedRepository(problems=((_AT, look.problem),))
+    scan = Directory(section.path, section.defaults).scan()
+    if scan.problem:
+        return CheckedRepository(problems=((_AT, scan.problem),))
     problems: list[Problem] = []
     taken = {model.name for model in config.models}
     for place, name in enumerate(section.load):
-        if name not in look.models:
-            known = ", ".join(look.models) or "none"
+        if name not in scan.models:
+            known = ", ".join(scan.models) or "none"
             text = f"got {name}; allowed: a model of {section.path}, which has: {known}"
             problems.append((("model_repository", "load", place), text))
-    for name, found in look.models.items():
+    for name, found in scan.models.items():
         if name in taken:
             problems.append((_AT, f"{name}: a model of that name is in `models`, too; rename one"))
         problems += [(_AT, text) for text in _problems(found)]
     return CheckedRepository(
-        tuple(wanted for found in look.models.values() for wanted in found.wanted),
+        tuple(wanted for found in scan.models.values() for wanted in found.wanted),
         tuple(problems),
-        tuple(f"{name}: {text}" for name, found in look.models.items() for text in found.ignored),
+        tuple(f"{name}: {text}" for name, found in scan.models.items() for text in found.ignored),
     )
 
 
@@ -72,7 +72,7 @@ def with_repository(config: Config, path: Path) -> Config:
     return config.joined((each.config, each.base_dir) for each in models)
 
 
-def _problems(found: ModelLook) -> Iterator[str]:
+def _problems(found: ModelScan) -> Iterator[str]:
     from batcher.config.section import dotted
 
     for version, why in found.problems:

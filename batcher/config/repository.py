@@ -25,7 +25,7 @@ ModelOverrides: TypeAlias = dict[str, Any]
 
 
 SHORTEST_POLL_NS: Final = 100_000_000
-"""The shortest `poll_interval`, in nanoseconds: a look costs a few system calls a file."""
+"""The shortest `poll_interval`, in nanoseconds: a scan costs a few system calls a file."""
 
 
 def _overrides_section() -> type[Section]:
@@ -78,7 +78,7 @@ class ModelRepositoryConfig(Section):
     """`poll` serves what is there, as each model's version policy says, and follows changes;
     `explicit` serves what `load` names and what an admin call loads."""
     poll_interval: Duration = 5_000_000_000
-    """How often the directory is looked at, at least 100ms. A change is taken once two looks in a row
+    """How often the directory is scanned, at least 100ms. A change is taken once two scans in a row
     agree, so that files which are still being copied are not loaded."""
     load: tuple[Name, ...] = ()
     """`explicit` only: the models that are loaded at the start."""

@@ -370,9 +370,9 @@ class Telemetry(Collector):
             (repository.REPOSITORY_BROKEN, [each.broken for each in there]),
         ):
             yield single_values(family, [((), value) for value in values])
-        looks = {} if points is None else points.looks
+        scans = {} if points is None else points.scans
         yield single_values(
-            repository.REPOSITORY_LOOKS, (((result,), count) for result, count in looks.items())
+            repository.REPOSITORY_SCANS, (((result,), count) for result, count in scans.items())
         )
 
     def _histogram(self, family: Family, of: Callable[[ModelTelemetry], Histogram]) -> Metric:

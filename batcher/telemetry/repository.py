@@ -14,5 +14,5 @@ class RepositoryPoints:
     models: int = 0
     broken: int = 0
     """Models that are not served as their files say."""
-    looks: Mapping[str, int] = field(default_factory=dict)
-    """Looks at the directory by result: ok, failed."""
+    scans: Mapping[str, int] = field(default_factory=dict)
+    """Scans of the directory by result: ok, failed."""

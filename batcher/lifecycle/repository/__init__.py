@@ -1,7 +1,7 @@
 """Models from a directory in Triton's layout.
 
 `files` lists folders and takes stamps of files, `described` reads what the files of one model say, and
-`directory` looks at all of them, on a thread (`threads`). `served` decides, without I/O, which versions
+`directory` scans all of them, on a thread (`threads`). `served` decides, without I/O, which versions
 should be served after what became of them so far; `source` polls, and tells the manager. `uploads` keeps
 files that a load call brings along.
 """

@@ -48,8 +48,8 @@ _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class ModelLook:
-    """What one look found of one model."""
+class ModelScan:
+    """What one scan found of one model."""
 
     name: str
     stamps: tuple[FileStamp, ...] = ()
@@ -65,8 +65,8 @@ class ModelLook:
     readable: bool = True
     """False: nothing could be found out, so that what is served should stay."""
 
-    def same_files(self, other: ModelLook) -> bool:
-        """Whether no file has changed between the two looks, and no version came or went."""
+    def same_files(self, other: ModelScan) -> bool:
+        """Whether no file has changed between the two scans, and no version came or went."""
         return (self.readable, self.stamps, self.present) == (
             other.readable,
             other.stamps,
@@ -148,15 +148,15 @@ def versions_in(folder: Folder) -> frozenset[str]:
     return frozenset(each for each in folder.folders if _VERSION.fullmatch(each))
 
 
-def look_at_versions(
+def scan_versions(
     name: str,
     path: Path,
     found: Described,
     present: frozenset[str],
     defaults: ModelOverrides,
     settings: tuple[FileStamp, ...] = (),
-    known: ModelLook | None = None,
-) -> ModelLook:
+    known: ModelScan | None = None,
+) -> ModelScan:
     """The versions that the policy chooses of those `present` below `path`, and how each is served.
 
     `settings` are the stamps of the model's own files. `known` is returned if nothing has changed since.
@@ -206,7 +206,7 @@ def look_at_versions(
         )
     if not chosen:
         problems.append(("", _no_version(path, found, present)))
-    return ModelLook(
+    return ModelScan(
         name, tuple(stamps), present, tuple(wanted), tuple(problems), tuple(map(encodable, ignored))
     )
 

@@ -1,4 +1,4 @@
-"""One look at a model repository: what it holds and asks for. Blocks: call it on a thread."""
+"""One scan of a model repository: what it holds and asks for. Blocks: call it on a thread."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from batcher.lifecycle.repository.described import (
     CONFIG_FILE,
     OVERRIDES_FILE,
     Described,
-    ModelLook,
+    ModelScan,
     describe_folder,
     described,
     files_beside,
-    look_at_versions,
     one_line,
+    scan_versions,
     versions_in,
 )
 from batcher.lifecycle.repository.files import MAX_MODELS, Folder, list_folder
@@ -32,60 +32,60 @@ _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one look found. `problem` is not empty if the directory itself could not be read."""
+class Scan:
+    """What one scan found. `problem` is not empty if the directory itself could not be read."""
 
-    models: Mapping[str, ModelLook] = field(default_factory=dict)
+    models: Mapping[str, ModelScan] = field(default_factory=dict)
     problem: str = ""
 
 
 class Directory:
-    """Looks at a model repository. What has not changed since the last look is not read again."""
+    """Scans a model repository. What has not changed since the last scan is not read again."""
 
     def __init__(self, path: Path, defaults: ModelOverrides) -> None:
         self.path = path
         self._defaults = defaults
-        self._looks: dict[str, ModelLook] = {}
+        self._scans: dict[str, ModelScan] = {}
         self._described: dict[str, tuple[Any, Described]] = {}
         self._device: int | None = None
 
-    def look(self) -> Look:
-        """Look at every model. Never raises for what is there."""
+    def scan(self) -> Scan:
+        """Scan every model. Never raises for what is there."""
         try:
             device = os.stat(self.path).st_dev  # noqa: PTH116 - one call, no object
             names = list_folder(self.path).folders
         except OSError as error:
-            return Look(problem=f"{self.path} cannot be read: {error.strerror}")
-        if not names and self._looks and device != self._device:
+            return Scan(problem=f"{self.path} cannot be read: {error.strerror}")
+        if not names and self._scans and device != self._device:
             # What remains of a file system that is gone is the folder below it.
-            return Look(problem=f"{self.path} is empty, and on another file system than before")
+            return Scan(problem=f"{self.path} is empty, and on another file system than before")
         self._device = device
-        models = {encodable(name): self.look_at(name) for name in names[:MAX_MODELS]}
+        models = {encodable(name): self.scan_model(name) for name in names[:MAX_MODELS]}
         for name in map(encodable, names[MAX_MODELS:]):
             why = f"the directory has more than {MAX_MODELS} models"
-            models[name] = ModelLook(name, problems=(("", why),))
-        for name in self._looks.keys() - models.keys():
-            del self._looks[name]
+            models[name] = ModelScan(name, problems=(("", why),))
+        for name in self._scans.keys() - models.keys():
+            del self._scans[name]
             self._described.pop(name, None)
-        return Look(models)
+        return Scan(models)
 
-    def look_at(self, name: str) -> ModelLook:
-        """Look at one model. Never raises for what is there, nor if there is nothing."""
+    def scan_model(self, name: str) -> ModelScan:
+        """Scan one model. Never raises for what is there, nor if there is nothing."""
         try:
             _NAME.validate_python(name)
         except ValidationError as error:
             allowed = error.errors()[0]["ctx"]["error"]
-            return ModelLook(encodable(name), problems=(("", f"its name is not {allowed}"),))
+            return ModelScan(encodable(name), problems=(("", f"its name is not {allowed}"),))
         try:
-            look = self._look_at(name)
+            scan = self._scan_model(name)
         except OSError as error:
             why = f"{error.filename or self.path / name} cannot be read: {error.strerror}"
-            return ModelLook(name, problems=(("", encodable(why)),), readable=False)
+            return ModelScan(name, problems=(("", encodable(why)),), readable=False)
         except Exception as error:  # noqa: BLE001 - one model must not hide the others
             why = f"internal error: {describe(error)}"
-            return ModelLook(name, problems=(("", why),), readable=False)
-        self._looks[name] = look
-        return look
+            return ModelScan(name, problems=(("", why),), readable=False)
+        self._scans[name] = scan
+        return scan
 
     def has(self, name: str) -> bool:
         """Whether the model has a folder."""
@@ -97,8 +97,8 @@ class Directory:
 
     def overridden(
         self, name: str, config: TritonConfig | None, versions: Path | None
-    ) -> ModelLook:
-        """Look at a model with another configuration, or with versions that lie elsewhere.
+    ) -> ModelScan:
+        """Scan a model with another configuration, or with versions that lie elsewhere.
 
         None: its own. Raises `ConfigError` and OSError.
         """
@@ -109,19 +109,19 @@ class Directory:
             overrides = self._read(name, own, folder).overrides if versions is None else {}
             found = described(name, config, overrides)
         present = versions_in(folder if versions is None else list_folder(versions))
-        return look_at_versions(name, versions or own, found, present, self._defaults)
+        return scan_versions(name, versions or own, found, present, self._defaults)
 
-    def _look_at(self, name: str) -> ModelLook:
+    def _scan_model(self, name: str) -> ModelScan:
         path = self.path / name
         folder = list_folder(path)
         try:
             found = self._read(name, path, folder)
         except ConfigError as error:
             problems = (("", one_line(error)),)
-            return ModelLook(name, folder.files, versions_in(folder), problems=problems)
-        beside, known = files_beside(path, folder), self._looks.get(name)
+            return ModelScan(name, folder.files, versions_in(folder), problems=problems)
+        beside, known = files_beside(path, folder), self._scans.get(name)
         present = versions_in(folder)
-        return look_at_versions(name, path, found, present, self._defaults, beside, known)
+        return scan_versions(name, path, found, present, self._defaults, beside, known)
 
     def _read(self, name: str, path: Path, folder: Folder) -> Described:
         """What the model's files say, read again only if one of them has changed. Raises `ConfigError`."""

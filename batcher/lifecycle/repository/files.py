@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 MAX_MODELS: Final = 10_000
-"""Folders of a model repository that are looked at; a look at this many takes about a second. Those
+"""Folders of a model repository that are scanned; a scan of this many takes about a second. Those
 beyond, in the order of their names, are not served."""
 
 MAX_FILES: Final = 10_000
-"""Files of one version. A version with more is not served, because each look costs a system call a file."""
+"""Files of one version. A version with more is not served, because each scan costs a system call a file."""
 
 MAX_DEPTH: Final = 16
 """Folders below each other in a version. Links can make a ring of folders, which ends here."""
@@ -24,7 +24,7 @@ class FileStamp(NamedTuple):
     """Equal while a file is the same; `changed_ns` is when its contents changed."""
 
     path: str
-    """Below the folder that was looked at."""
+    """Below the folder that was scanned."""
     device: int = 0
     inode: int = 0
     size: int = 0
@@ -68,7 +68,7 @@ def list_folder(path: Path) -> Folder:
                 elif entry.is_file():
                     files.append(_stamp(entry.name, entry.stat()))
             except OSError as error:
-                # Removed meanwhile, or a link that leads nowhere. What cannot be looked at may be a
+                # Removed meanwhile, or a link that leads nowhere. What cannot be scanned may be a
                 # folder: listing it raises why, and it is not taken for missing.
                 if error.errno not in {errno.ENOENT, errno.ELOOP}:
                     folders.append(entry.name)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from batcher.lifecycle.repository.described import ModelLook
+from batcher.lifecycle.repository.described import ModelScan
 from batcher.lifecycle.wanted import ChangeResult, KnownModel, ModelChange, WantedModel
 
 Identity = tuple[str, str]
 
 TAKEN: Final = "the configuration file has a model of that name, too; rename one of them"
 UNLOADED: Final = "unloaded"
-SETTLING: Final = "its files have just changed; it is loaded when two looks in a row agree"
+SETTLING: Final = "its files have just changed; it is loaded when two scans in a row agree"
 
 
 RETRY_UNAVAILABLE_S: Final = 30.0
@@ -43,7 +43,7 @@ class _Call:
 
     wanted: tuple[WantedModel, ...]
     overrides: bool
-    overridden: ModelLook | None
+    overridden: ModelScan | None
     unloaded: tuple[WantedModel, ...] | None
 
 
@@ -57,8 +57,8 @@ class Served:
         """
         self._taken = taken
         self._follows = follows
-        self._settled: dict[str, ModelLook] = {}
-        self._overridden: dict[str, ModelLook] = {}
+        self._settled: dict[str, ModelScan] = {}
+        self._overridden: dict[str, ModelScan] = {}
         self._calls: dict[str, deque[_Call]] = {}
         self._unloaded: dict[str, tuple[WantedModel, ...]] = {}
         self._good: dict[Identity, WantedModel] = {}
@@ -75,11 +75,11 @@ class Served:
 
     # The directory
 
-    def settle(self, look: ModelLook) -> None:
-        """Serve a model as this look says."""
-        known = self._settled.get(look.name)
-        if known is None or not look.same_files(known):
-            self._settled[look.name] = look
+    def settle(self, scan: ModelScan) -> None:
+        """Serve a model as this scan says."""
+        known = self._settled.get(scan.name)
+        if known is None or not scan.same_files(known):
+            self._settled[scan.name] = scan
 
     def forget_all_but(self, names: Collection[str]) -> None:
         """Serve no model any more whose folder is gone. Those of calls stay."""
@@ -96,31 +96,31 @@ class Served:
                 self._failed[identity] = replace(failure, since_s=now_s)
             elif now_s - failure.since_s >= RETRY_UNAVAILABLE_S:
                 del self._failed[identity]
-                for looks in (self._settled, self._overridden):
-                    look = looks.get(identity[0])
-                    if look is not None:
-                        wanted = tuple(_again(w) if w == failure.wanted else w for w in look.wanted)
-                        looks[look.name] = replace(look, wanted=wanted)
+                for scans in (self._settled, self._overridden):
+                    scan = scans.get(identity[0])
+                    if scan is not None:
+                        wanted = tuple(_again(w) if w == failure.wanted else w for w in scan.wanted)
+                        scans[scan.name] = replace(scan, wanted=wanted)
 
     # Admin calls
 
-    def load(self, look: ModelLook, *, overridden: bool) -> tuple[WantedModel, ...]:
-        """Serve a model as this look says, because a call wants it; returns its versions.
+    def load(self, scan: ModelScan, *, overridden: bool) -> tuple[WantedModel, ...]:
+        """Serve a model as this scan says, because a call wants it; returns its versions.
 
         Call `loaded` with what became of them.
         """
-        name = look.name
-        call = _Call(look.wanted, overridden, self._overridden.get(name), self._unloaded.get(name))
+        name = scan.name
+        call = _Call(scan.wanted, overridden, self._overridden.get(name), self._unloaded.get(name))
         self._calls.setdefault(name, deque()).append(call)
         if overridden:
-            self._overridden[name] = look
+            self._overridden[name] = scan
         else:
             self._overridden.pop(name, None)
-            self._settled[name] = look
+            self._settled[name] = scan
         self._unloaded.pop(name, None)
-        for wanted in look.wanted:
+        for wanted in scan.wanted:
             self._pending[wanted.identity] = wanted
-        return look.wanted
+        return scan.wanted
 
     def loaded(self, name: str, changes: Sequence[ModelChange]) -> None:
         """Note what became of the versions that `load` returned. An override that failed is undone.
@@ -171,19 +171,19 @@ class Served:
 
     def _of(self, name: str) -> Iterator[WantedModel]:
         override = self._overridden.get(name)
-        look = self._settled[name] if override is None else override
-        yield from look.wanted
-        whole = not look.problems and all(
-            self._good.get(wanted.identity) == wanted for wanted in look.wanted
+        scan = self._settled[name] if override is None else override
+        yield from scan.wanted
+        whole = not scan.problems and all(
+            self._good.get(wanted.identity) == wanted for wanted in scan.wanted
         )
         if whole:
             return
-        chosen = {wanted.identity for wanted in look.wanted}
+        chosen = {wanted.identity for wanted in scan.wanted}
         others = [w for i, w in self._good.items() if i[0] == name and i not in chosen]
-        there = [w for w in others if override is not None or w.config.version in look.present]
+        there = [w for w in others if override is not None or w.config.version in scan.present]
         yield from there
         serves = bool(there) or any(each in self._good for each in chosen)
-        if not serves and any(self._reason(wanted) is None for wanted in look.wanted):
+        if not serves and any(self._reason(wanted) is None for wanted in scan.wanted):
             # The folders of all that serve are gone, and those that take their place are being loaded.
             yield from others
 
@@ -235,20 +235,20 @@ class Served:
         yield from self._good.values()
         yield from self._pending.values()
 
-    def known(self, seen: Mapping[str, ModelLook]) -> Iterator[KnownModel]:
-        """What is not served, and why; `seen` is what the last look found."""
+    def known(self, seen: Mapping[str, ModelScan]) -> Iterator[KnownModel]:
+        """What is not served, and why; `seen` is what the last scan found."""
         taken = self._taken()
         for name in sorted(seen.keys() | self._settled.keys()):
-            look = self._overridden.get(name) or self._settled.get(name)
+            scan = self._overridden.get(name) or self._settled.get(name)
             newest = seen.get(name)
             if name in taken:
                 yield KnownModel(name, "", TAKEN)
             elif name in self._unloaded:
-                found = look or newest
+                found = scan or newest
                 versions = [each.config.version for each in found.wanted] if found else []
                 yield from (KnownModel(name, version, UNLOADED) for version in versions or [""])
-            elif look is not None:
-                yield from (KnownModel(name, version, why) for version, why in look.problems)
+            elif scan is not None:
+                yield from (KnownModel(name, version, why) for version, why in scan.problems)
                 if newest is not None and not newest.readable:
                     yield from (KnownModel(name, version, why) for version, why in newest.problems)
             elif newest is not None:
@@ -256,7 +256,7 @@ class Served:
                 problems = newest.problems or (("", silent),)
                 yield from (KnownModel(name, version, why) for version, why in problems)
 
-    def broken(self, seen: Mapping[str, ModelLook]) -> int:
+    def broken(self, seen: Mapping[str, ModelScan]) -> int:
         """How many models are not served as their files say."""
         names = {
             each.name for each in self.known(seen) if each.reason not in {"", UNLOADED, SETTLING}

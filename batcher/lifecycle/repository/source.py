@@ -21,8 +21,8 @@ from batcher.errors import (
     describe,
     shown,
 )
-from batcher.lifecycle.repository.described import ModelLook, one_line
-from batcher.lifecycle.repository.directory import Directory, Look
+from batcher.lifecycle.repository.described import ModelScan, one_line
+from batcher.lifecycle.repository.directory import Directory, Scan
 from batcher.lifecycle.repository.served import TAKEN, Served
 from batcher.lifecycle.repository.threads import on_daemon_thread
 from batcher.lifecycle.repository.uploads import Uploads
@@ -42,11 +42,11 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 SETTLING_S: Final = 0.1
-"""Seconds between the two looks at the start that have to agree."""
+"""Seconds between the two scans at the start that have to agree."""
 
-LOOK_TIMEOUT_S: Final = 30.0
-"""Seconds after which a look counts as hanging (a network file system that does not answer). Models are
-served on, and no other look begins before it has ended."""
+SCAN_TIMEOUT_S: Final = 30.0
+"""Seconds after which a scan counts as hanging (a network file system that does not answer). Models are
+served on, and no other scan begins before it has ended."""
 
 
 class RepositorySource:
@@ -67,35 +67,35 @@ class RepositorySource:
         self._folders: list[Path] = []
         self._calls = 0
         self._served = Served(taken, follows=self._follows)
-        self._seen: dict[str, ModelLook] = {}
+        self._seen: dict[str, ModelScan] = {}
         self._asked: tuple[WantedModel, ...] = ()
-        self._looking = asyncio.Lock()
+        self._scanning = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._first: set[asyncio.Task[None]] = set()
         self._said: dict[str, str] = {}
         self._problem = ""
-        self._looks = {"ok": 0, "failed": 0}
+        self._scans = {"ok": 0, "failed": 0}
 
     async def start(self) -> None:
-        """Look at the directory and begin to have served what it asks for. Call `run` next.
+        """Scan the directory and begin to have served what it asks for. Call `run` next.
 
         Raises `StartupError` if the directory cannot be read or has not what `load` names.
         """
-        look = await self._look()
-        if look.problem:
-            raise StartupError(f"model_repository.path: {look.problem}")
-        self._take(look)
+        scan = await self._scan()
+        if scan.problem:
+            raise StartupError(f"model_repository.path: {scan.problem}")
+        self._take(scan)
         if self._follows:
             await asyncio.sleep(SETTLING_S)
-            self._take(await self._look())
+            self._take(await self._scan())
         for place, name in enumerate(self._config.load):
-            if name not in look.models:
-                known = ", ".join(look.models) or "none"
+            if name not in scan.models:
+                known = ", ".join(scan.models) or "none"
                 raise StartupError(
                     f"model_repository.load[{place}]: got {name}; allowed: a model of"
                     f" {self._config.path}, which has: {known}"
                 )
-            self._served.settle(look.models[name])
+            self._served.settle(scan.models[name])
         self._say()
         self._apply()
         self._first = set(self._tasks)
@@ -110,13 +110,13 @@ class RepositorySource:
         while True:
             await asyncio.sleep(self._config.poll_interval / SECOND)
             try:
-                self._take(await self._look())
+                self._take(await self._scan())
                 self._served.retry(asyncio.get_running_loop().time())
                 self._say()
                 self._apply()
             except Exception:
                 log.exception(
-                    "internal error: the model repository could not be followed; it is looked at on"
+                    "internal error: the model repository could not be followed; it goes on"
                 )
 
     async def close(self) -> None:
@@ -134,8 +134,8 @@ class RepositorySource:
             raise InvalidRequest(f"{name}: {TAKEN}")
         self._calls += 1
         try:
-            look = await self._wanted_by_call(name, parameters)
-            wanted = self._served.load(look, overridden=bool(parameters))
+            scan = await self._wanted_by_call(name, parameters)
+            wanted = self._served.load(scan, overridden=bool(parameters))
         finally:
             # From here on nothing is waited for: the manager has to hear of what it is to load.
             self._calls -= 1
@@ -166,18 +166,18 @@ class RepositorySource:
             readable=not self._problem,
             models=len(self._seen),
             broken=self._served.broken(self._seen),
-            looks=dict(self._looks),
+            scans=dict(self._scans),
         )
 
-    async def _wanted_by_call(self, name: str, parameters: LoadParameters) -> ModelLook:
+    async def _wanted_by_call(self, name: str, parameters: LoadParameters) -> ModelScan:
         """What a call wants: at least one version of the model. Raises what `load` raises."""
         text, files = parameters.config, parameters.files
 
-        def look() -> ModelLook:
+        def scan() -> ModelScan:
             if not files and not self._directory.has(name):
                 raise self._unknown(name)
             if not parameters:
-                return self._directory.look_at(name)
+                return self._directory.scan_model(name)
             config = None if text is None else parse_json(text, f"{name}: parameter config")
             folder = None
             if files:
@@ -186,7 +186,7 @@ class RepositorySource:
             return self._directory.overridden(name, config, folder)
 
         try:
-            found = await self._on_thread(look)
+            found = await self._on_thread(scan)
         except ConfigError as error:
             raise InvalidRequest(one_line(error)) from error
         except OSError as error:
@@ -202,53 +202,53 @@ class RepositorySource:
             triton=triton.unknown_model(name),
         )
 
-    # Looking at the directory
+    # Scanning the directory
 
-    async def _look(self) -> Look:
+    async def _scan(self) -> Scan:
         try:
-            look = await self._on_thread(self._directory.look)
+            scan = await self._on_thread(self._directory.scan)
         except ModelUnavailable as error:
-            look = Look(problem=str(error))
-        self._looks["failed" if look.problem else "ok"] += 1
-        return look
+            scan = Scan(problem=str(error))
+        self._scans["failed" if scan.problem else "ok"] += 1
+        return scan
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
-        """Run work that looks at the directory, one piece at a time.
+        """Run work that scans the directory, one piece at a time.
 
-        Raises `ModelUnavailable` if it takes longer than `LOOK_TIMEOUT_S`; what is late is not repeated
+        Raises `ModelUnavailable` if it takes longer than `SCAN_TIMEOUT_S`; what is late is not repeated
         before it has ended.
         """
         try:
-            async with asyncio.timeout(LOOK_TIMEOUT_S):
-                await self._looking.acquire()
+            async with asyncio.timeout(SCAN_TIMEOUT_S):
+                await self._scanning.acquire()
                 running = asyncio.ensure_future(on_daemon_thread(work))
-                running.add_done_callback(self._looked)
+                running.add_done_callback(self._scan_ended)
                 return await asyncio.shield(running)
         except TimeoutError:
             raise ModelUnavailable(
-                f"{self._config.path} does not answer within {LOOK_TIMEOUT_S:g} s"
+                f"{self._config.path} does not answer within {SCAN_TIMEOUT_S:g} s"
             ) from None
 
-    def _looked(self, running: asyncio.Future[Any]) -> None:
-        self._looking.release()
+    def _scan_ended(self, running: asyncio.Future[Any]) -> None:
+        self._scanning.release()
         if not running.cancelled():
             running.exception()  # read, or asyncio logs it again if nothing waits any more
 
-    def _take(self, look: Look) -> None:
-        """Take what two looks in a row agree on."""
-        if look.problem and not self._problem:
+    def _take(self, scan: Scan) -> None:
+        """Take what two scans in a row agree on."""
+        if scan.problem and not self._problem:
             log.error(
-                "model repository: %s; what is served stays until it can be read", look.problem
+                "model repository: %s; what is served stays until it can be read", scan.problem
             )
-        elif self._problem and not look.problem:
+        elif self._problem and not scan.problem:
             log.info("model repository: %s can be read again", self._config.path)
-        self._problem = look.problem
-        if look.problem:
+        self._problem = scan.problem
+        if scan.problem:
             return
-        before, self._seen = self._seen, dict(look.models)
+        before, self._seen = self._seen, dict(scan.models)
         if not self._follows:
             return
-        for name, found in look.models.items():
+        for name, found in scan.models.items():
             last = before.get(name)
             if found.readable and last is not None and found.same_files(last):
                 self._served.settle(found)
@@ -256,10 +256,10 @@ class RepositorySource:
 
     def _say(self) -> None:
         """Log what is wrong with each model, and what of it has no effect, when that changes."""
-        for name, look in self._seen.items():
-            texts = [f"version {each}: {why}" if each else why for each, why in look.problems]
+        for name, scan in self._seen.items():
+            texts = [f"version {each}: {why}" if each else why for each, why in scan.problems]
             text = "; ".join(texts)
-            ignored = "; ".join(look.ignored)
+            ignored = "; ".join(scan.ignored)
             if self._said.get(name) != f"{text}\n{ignored}":
                 self._said[name] = f"{text}\n{ignored}"
                 if text:

@@ -1,4 +1,4 @@
-"""Blocking work that may never end, such as looks at a network file system that is gone."""
+"""Blocking work that may never end, such as scans of a network file system that is gone."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ REPOSITORY_READABLE = Family(
     "gauge",
     "",
     (),
-    "1 if the last look at the directory of the model repository could read it, else 0: what was served "
+    "1 if the last scan of the directory of the model repository could read it, else 0: what was served "
     "before is served on. Absent without a model repository.",
 )
 REPOSITORY_MODELS = Family(
@@ -27,17 +27,17 @@ REPOSITORY_BROKEN = Family(
     "Models that are not served as their files say: a wrong configuration, a load that failed. The "
     "repository index and the log have the reason.",
 )
-REPOSITORY_LOOKS = Family(
-    "batcher_model_repository_looks",
+REPOSITORY_SCANS = Family(
+    "batcher_model_repository_scans",
     "counter",
-    "looks",
+    "scans",
     ("result",),
-    "Looks at the directory, by result: ok, or failed (it could not be read, or did not answer).",
+    "Scans of the directory, by result: ok, or failed (it could not be read, or did not answer).",
 )
 
 FAMILIES = (
     REPOSITORY_READABLE,
     REPOSITORY_MODELS,
     REPOSITORY_BROKEN,
-    REPOSITORY_LOOKS,
+    REPOSITORY_SCANS,
 )

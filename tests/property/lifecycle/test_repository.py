@@ -1,6 +1,6 @@
 """Any history of a directory is served as the version policies say.
 
-A reference keeps what should be served after every two looks: of each model the versions that its policy
+A reference keeps what should be served after every two scans: of each model the versions that its policy
 chooses, as far as they load, and while one of those does not, also what served before and is still there.
 """
 
@@ -141,9 +141,9 @@ class Histories(RuleBasedStateMachine):
         self.away = False
 
     @rule()
-    def look_twice(self):
+    def scan_twice(self):
         for _ in range(2):
-            self.run(self.look())
+            self.run(self.scan())
         if not self.away:
             self.expect()
         served = {}
@@ -154,8 +154,8 @@ class Histories(RuleBasedStateMachine):
             n: set(v) for n, v in self.expected.items() if v
         }
 
-    async def look(self):
-        self.source._take(await self.source._look())
+    async def scan(self):
+        self.source._take(await self.source._scan())
         self.source._say()
         self.source._apply()
         while self.source._tasks:

@@ -51,7 +51,7 @@ from batcher.journal.segment_files import CLOSE_TIMEOUT_S as LOG_CLOSE_S
 from batcher.lifecycle.repository import files
 from batcher.lifecycle.repository.described import MAX_OVERRIDES_BYTES
 from batcher.lifecycle.repository.served import RETRY_UNAVAILABLE_S
-from batcher.lifecycle.repository.source import LOOK_TIMEOUT_S
+from batcher.lifecycle.repository.source import SCAN_TIMEOUT_S
 from batcher.live_settings.file_watch import MAX_READS
 from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
@@ -230,7 +230,7 @@ def test_the_bounds_of_a_model_repository() -> None:
         "time until a model whose backend is not up is tried again, after its `load_retry_timeout`"
     )
     assert f"| {again} | {RETRY_UNAVAILABLE_S:g}s |" in PAGE
-    assert rows["time of one look"] == f"{LOOK_TIMEOUT_S:g}s"
+    assert rows["time of one scan"] == f"{SCAN_TIMEOUT_S:g}s"
 
 
 def test_the_bounds_of_neighbors() -> None:

@@ -41,7 +41,7 @@ def populated(registry, telemetry, model):
     some = {"some": 1}
     points = TransportPoints(connections=1, events=some, errors=some, streams=some, goaways=some)
     telemetry.watch_transport(lambda: points)
-    telemetry.watch_repository(lambda: RepositoryPoints(models=1, looks=some))
+    telemetry.watch_repository(lambda: RepositoryPoints(models=1, scans=some))
     telemetry.watch_health(lambda: HealthPoints(True, [(("m", "1", "ready"), 1)]))
     return registry
 

@@ -112,7 +112,7 @@ def manager():
 
 
 class Followed(RepositorySource):
-    """A source whose looks the test decides on."""
+    """A source whose scans the test decides on."""
 
     async def start(self):
         await super().start()
@@ -127,9 +127,9 @@ class Followed(RepositorySource):
             await asyncio.wait(self._tasks)
 
     async def poll(self, times=1):
-        """Look that many times, as `run` does."""
+        """Scan that many times, as `run` does."""
         for _ in range(times):
-            self._take(await self._look())
+            self._take(await self._scan())
             self._say()
             self._apply()
             await self.settle()

@@ -1,4 +1,4 @@
-"""One look at a directory."""
+"""One scan of a directory."""
 
 import os
 
@@ -13,8 +13,8 @@ def directory(repository):
     return Directory(repository.path, {})
 
 
-def wanted(look):
-    return [each.config.version for each in look.wanted]
+def wanted(scan):
+    return [each.config.version for each in scan.wanted]
 
 
 def test_what_a_directory_holds(repository, directory):
@@ -22,9 +22,9 @@ def test_what_a_directory_holds(repository, directory):
     repository.write("b", 7, config='backend: "onnxruntime" version_policy { all { } }')
     (repository.path / "README.md").touch()
     (repository.path / ".hidden").mkdir()
-    found = directory.look()
+    found = directory.scan()
     assert found.problem == ""
-    assert {name: wanted(look) for name, look in found.models.items()} == {"a": ["2"], "b": ["7"]}
+    assert {name: wanted(scan) for name, scan in found.models.items()} == {"a": ["2"], "b": ["7"]}
     (model,) = found.models["a"].wanted
     assert model.base_dir == repository.path / "a" / "2"
     assert found.models["a"].present == {"1", "2"}
@@ -33,15 +33,15 @@ def test_what_a_directory_holds(repository, directory):
 def test_folders_that_are_no_versions_are_left_alone(repository, directory):
     for name in ("3", "0", "01", "-1", "v4", "5.tmp", "initial_state", "9" * 19):
         (repository.write("a") / name).mkdir()
-    assert directory.look_at("a").present == {"3"}
+    assert directory.scan_model("a").present == {"3"}
 
 
 def test_nothing_is_read_again_while_nothing_changes(repository, directory, monkeypatch):
     repository.write("a", 1)
-    first = directory.look_at("a")
+    first = directory.scan_model("a")
     monkeypatch.setattr(described, "read_config", None)
     monkeypatch.setattr(described, "mapped", None)
-    assert directory.look_at("a") is first
+    assert directory.scan_model("a") is first
 
 
 @pytest.mark.parametrize(
@@ -55,18 +55,18 @@ def test_nothing_is_read_again_while_nothing_changes(repository, directory, monk
 )
 def test_a_changed_file_of_a_version_is_other_contents(repository, directory, change):
     repository.write("a", 1)
-    before = directory.look_at("a")
+    before = directory.scan_model("a")
     change(repository)
-    after = directory.look_at("a")
+    after = directory.scan_model("a")
     assert not after.same_files(before)
     assert after.wanted[0].contents != before.wanted[0].contents
 
 
 def test_another_configuration_of_the_same_files(repository, directory):
     repository.write("a", 1)
-    before = directory.look_at("a").wanted[0]
+    before = directory.scan_model("a").wanted[0]
     repository.write("a", config='backend: "onnxruntime" max_batch_size: 4')
-    after = directory.look_at("a").wanted[0]
+    after = directory.scan_model("a").wanted[0]
     assert after.contents == before.contents
     assert (before.config.batching.max_batch_size, after.config.batching.max_batch_size) == (32, 4)
 
@@ -77,9 +77,9 @@ def test_other_labels_are_other_contents(repository, directory):
     )
     folder = repository.write("a", 1, config=text)
     (folder / "l.txt").write_text("cat\n")
-    before = directory.look_at("a").wanted[0]
+    before = directory.scan_model("a").wanted[0]
     (folder / "l.txt").write_text("cat\ndog\n")
-    assert directory.look_at("a").wanted[0].contents != before.contents
+    assert directory.scan_model("a").wanted[0].contents != before.contents
     assert before.config.label_files() == {"y": folder / "l.txt"}
 
 
@@ -91,22 +91,22 @@ def test_links_are_followed_and_swaps_noticed(repository, directory, tmp_path):
     (repository.path / "a").mkdir()
     (repository.path / "a" / "..data").symlink_to(tmp_path / "one")
     (repository.path / "a" / "1").symlink_to("..data/1")
-    before = directory.look_at("a")
+    before = directory.scan_model("a")
     assert wanted(before) == ["1"]
     (repository.path / "a" / "..new").symlink_to(tmp_path / "two")
     (repository.path / "a" / "..new").rename(repository.path / "a" / "..data")
-    assert directory.look_at("a").wanted[0].contents != before.wanted[0].contents
+    assert directory.scan_model("a").wanted[0].contents != before.wanted[0].contents
 
 
 def test_a_ring_of_links_ends(repository, directory):
     repository.write("a", 1)
     (repository.path / "a" / "1" / "again").symlink_to("..")
-    found = directory.look_at("a")
+    found = directory.scan_model("a")
     assert found.wanted == ()
     assert "folders below each other" in found.problems[0][1]
     (repository.path / "b").symlink_to("b")
     repository.write("c", 1)
-    found = directory.look()
+    found = directory.scan()
     assert (found.problem, found.models.keys()) == ("", {"a", "c"})
 
 
@@ -115,16 +115,16 @@ def test_a_version_with_too_many_files_is_not_served(repository, directory, monk
     repository.write("a", 1)
     for place in range(3):
         repository.file("a", 1, file=f"part{place}")
-    found = directory.look_at("a")
+    found = directory.scan_model("a")
     assert (found.wanted, found.problems[0][0]) == ((), "1")
     assert "more than 3 files" in found.problems[0][1]
 
 
-def test_more_models_than_are_looked_at(repository, monkeypatch):
+def test_more_models_than_are_scanned(repository, monkeypatch):
     monkeypatch.setattr("batcher.lifecycle.repository.directory.MAX_MODELS", 2)
     for name in "abc":
         repository.write(name, 1)
-    found = Directory(repository.path, {}).look().models
+    found = Directory(repository.path, {}).scan().models
     assert [bool(found[name].wanted) for name in "abc"] == [True, True, False]
     assert "more than 2 models" in found["c"].problems[0][1]
 
@@ -156,7 +156,7 @@ def test_what_is_wrong_with_a_model_is_told_and_others_are_served(
 ):
     repository.write("a", 1, config=config, overrides=overrides)
     repository.write("good", 1)
-    found = directory.look()
+    found = directory.scan()
     assert found.models["a"].wanted == ()
     assert any(problem in why for _, why in found.models["a"].problems), found.models["a"].problems
     assert wanted(found.models["good"]) == ["1"]
@@ -164,53 +164,53 @@ def test_what_is_wrong_with_a_model_is_told_and_others_are_served(
 
 def test_a_model_without_versions_says_so(repository, directory):
     repository.write("a")
-    assert "has no folder of a version, such as 1" in directory.look_at("a").problems[0][1]
+    assert "has no folder of a version, such as 1" in directory.scan_model("a").problems[0][1]
 
 
 @pytest.mark.parametrize("name", ["my model", "ünicode", "x" * 200, "-a"])
 def test_a_folder_whose_name_no_request_can_have(repository, directory, name):
     (repository.path / name).mkdir()
-    (found,) = directory.look().models.values()
+    (found,) = directory.scan().models.values()
     assert "its name is not letters, digits" in found.problems[0][1]
 
 
 def test_a_name_that_is_not_utf_8(repository, directory):
     os.mkdir(os.fsencode(repository.path) + b"/\xff")  # noqa: PTH102 - a name of bytes
-    (found,) = directory.look().models.values()
+    (found,) = directory.scan().models.values()
     assert found.name == "?"
 
 
 def test_overrides_win_and_read_the_environment(repository, directory, monkeypatch):
     monkeypatch.setenv("ROWS", "3")
     repository.write("a", 1, overrides="batching: {max_batch_size: '${ROWS}'}\n")
-    assert 'got "3"' in directory.look_at("a").problems[0][1]  # quoted, it stays text
+    assert 'got "3"' in directory.scan_model("a").problems[0][1]  # quoted, it stays text
     repository.write("a", overrides="batching:\n  max_batch_size: ${ROWS}\n")
-    assert directory.look_at("a").wanted[0].config.batching.max_batch_size == 3
+    assert directory.scan_model("a").wanted[0].config.batching.max_batch_size == 3
 
 
 def test_defaults_are_for_every_model(repository):
     repository.write("a", 1)
-    found = Directory(repository.path, {"batching": {"target_p99": "20ms"}}).look()
+    found = Directory(repository.path, {"batching": {"target_p99": "20ms"}}).scan()
     assert found.models["a"].wanted[0].config.batching.policy == "adaptive"
 
 
 def test_a_directory_that_is_gone_says_so(repository, directory):
     repository.write("a", 1)
-    directory.look()
+    directory.scan()
     repository.path.rename(repository.path.with_name("elsewhere"))
-    assert "cannot be read: No such file or directory" in directory.look().problem
+    assert "cannot be read: No such file or directory" in directory.scan().problem
 
 
 def test_the_empty_folder_below_a_mount_that_is_gone_is_no_empty_repository(
     repository, directory, monkeypatch
 ):
     folder = repository.write("a", 1)
-    directory.look()
+    directory.scan()
     folder.rename(repository.path.with_name("elsewhere"))
     directory._device = -1
-    assert "is empty, and on another file system" in directory.look().problem
+    assert "is empty, and on another file system" in directory.scan().problem
     directory._device = repository.path.stat().st_dev
-    assert directory.look().problem == ""
+    assert directory.scan().problem == ""
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -218,14 +218,14 @@ def test_an_unreadable_folder_is_no_missing_one(repository, directory):
     folder = repository.write("a", 1)
     folder.chmod(0)
     try:
-        found = directory.look_at("a")
+        found = directory.scan_model("a")
     finally:
         folder.chmod(0o755)
     assert not found.readable
     assert "Permission denied" in found.problems[0][1]
 
 
-def test_an_entry_that_cannot_be_looked_at_is_not_missing(repository, directory, monkeypatch):
+def test_an_entry_that_cannot_be_scanned_is_not_missing(repository, directory, monkeypatch):
     class Entry:
         name = "a"
 
@@ -250,7 +250,7 @@ def test_an_entry_that_cannot_be_looked_at_is_not_missing(repository, directory,
         return scandir(path)
 
     monkeypatch.setattr(files.os, "scandir", scan)
-    found = directory.look()
+    found = directory.scan()
     assert not found.models["a"].readable
     assert wanted(found.models["b"]) == ["1"]
 
@@ -262,7 +262,7 @@ def test_an_error_while_reading_is_no_missing_model(repository, directory, monke
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr("batcher.lifecycle.repository.described.stamps_below", fails)
-    found = directory.look_at("a")
+    found = directory.scan_model("a")
     assert not found.readable
     assert "Input/output error" in found.problems[0][1]
 
@@ -274,7 +274,7 @@ def test_ignored_and_unknown_fields_are_told_once(repository, directory):
         2,
         config='backend: "onnxruntime"\nversion_policy { all { } }\nfuture: 1\nresponse_cache { enable: true }',
     )
-    assert directory.look_at("a").ignored == (
+    assert directory.scan_model("a").ignored == (
         "future (line 3): unknown field; ignored",
         "response_cache.enable (line 4): ignored: there is no cache",
     )
@@ -286,7 +286,7 @@ def test_another_initial_value_of_a_sequence_is_other_contents(repository, direc
     folder = repository.write("a", 1, config=text)
     (folder / "initial_state").mkdir()
     (folder / "initial_state" / "h0").write_bytes(b"1234")
-    before = directory.look_at("a").wanted[0]
+    before = directory.scan_model("a").wanted[0]
     assert before.config.sequence.state[0].initial_file == folder / "initial_state" / "h0"
     (folder / "initial_state" / "h0").write_bytes(b"12345")
-    assert directory.look_at("a").wanted[0].contents != before.contents
+    assert directory.scan_model("a").wanted[0].contents != before.contents

@@ -132,16 +132,16 @@ def test_two_calls_for_one_model_each_count_for_what_they_brought(repository):
     repository.write("m", 1)
     directory = Directory(repository.path, {})
     served = Served(tuple)
-    looks = []
+    scans = []
     for rows in (3, 4):
         text = f'backend: "onnxruntime" max_batch_size: {rows}'
-        looks.append(directory.overridden("m", parse_text(text), None))
-        served.load(looks[-1], overridden=True)
+        scans.append(directory.overridden("m", parse_text(text), None))
+        served.load(scans[-1], overridden=True)
     served.loaded("m", [ModelChange("m", "1", ChangeResult.LOADED)])
-    assert list(served.in_use()) == [*looks[0].wanted, *looks[1].wanted]
+    assert list(served.in_use()) == [*scans[0].wanted, *scans[1].wanted]
     served.loaded("m", [ModelChange("m", "1", ChangeResult.FAILED, "damaged")])
-    assert served.target() == looks[0].wanted
-    assert tuple(served.in_use()) == looks[0].wanted
+    assert served.target() == scans[0].wanted
+    assert tuple(served.in_use()) == scans[0].wanted
 
 
 async def test_an_unload_while_a_call_loads(repository, manager, make):

@@ -196,23 +196,23 @@ async def test_a_directory_that_hangs_leaves_everything_and_is_not_asked_again(
     repository.write("a", 1)
     followed = make()
     await followed.start()
-    released, looks = threading.Event(), []
-    look = followed._directory.look
+    released, scans = threading.Event(), []
+    scan = followed._directory.scan
 
     def hangs():
-        looks.append(1)
+        scans.append(1)
         released.wait(20)
-        return look()
+        return scan()
 
-    monkeypatch.setattr(followed._directory, "look", hangs)
-    monkeypatch.setattr(source, "LOOK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(followed._directory, "scan", hangs)
+    monkeypatch.setattr(source, "SCAN_TIMEOUT_S", 0.05)
     await followed.poll(2)
-    assert (manager.names, len(looks)) == (["a/1"], 1)
+    assert (manager.names, len(scans)) == (["a/1"], 1)
     assert not followed.points().readable
     with pytest.raises(ModelUnavailable, match="does not answer within"):
         await followed.call("a")
     released.set()
-    monkeypatch.setattr(source, "LOOK_TIMEOUT_S", 20)
+    monkeypatch.setattr(source, "SCAN_TIMEOUT_S", 20)
     await followed.poll()
     assert followed.points().readable
 
@@ -364,7 +364,7 @@ async def test_it_follows_until_cancelled_whatever_happens(repository, manager, 
         tried.set()
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(followed, "_look", raises)
+    monkeypatch.setattr(followed, "_scan", raises)
     task = asyncio.create_task(followed.run())
     await asyncio.wait_for(tried.wait(), 5)
     tried.clear()
