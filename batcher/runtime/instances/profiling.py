@@ -64,7 +64,14 @@ async def _measure(
     rules: PaddingRules,
 ) -> dict[int | None, dict[int, list[int]]]:
     model = plan.context.model
-    metadata = with_row_axes(await worker.load(plan.context), plan.context)
+    loaded = await worker.load(plan.context)
+    most = loaded.max_batch_size
+    if most is not None and max((plan.context.max_batch_size, *sizes)) > most:
+        raise ModelLoadError(
+            f"{model}: the executor's backend takes batches of at most {most} rows; allowed: sizes up to"
+            f" that, and batching.max_batch_size: {most} in the configuration"
+        )
+    metadata = with_row_axes(loaded, plan.context)
     layout = layout_of(metadata)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
     padding = resolve_padding(model, rules, metadata)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from batcher.core.events import FailureCause, Shapes
+from batcher.core.events import UNTOLD, FailureCause, Shapes
 from batcher.core.record import record
 from batcher.errors import ModelLoadError
 from batcher.executor import BatchResult
@@ -94,7 +94,7 @@ class Sample:
     def failed(self, rows: int, why: str, cause: FailureCause = FailureCause.UNKNOWN) -> str:
         """The message for a failed warm-up batch, with what helps if its values caused that."""
         said = f"{self._model}: the warm-up batch of {rows} rows failed: {why}"
-        if cause is FailureCause.DEVICE:
+        if cause is FailureCause.DEVICE or cause in UNTOLD:
             return said
         of = "the values in warmup.inputs" if self._given else "zeros and empty texts"
         return (

@@ -10,8 +10,8 @@ from statistics import median
 from time import monotonic_ns
 from typing import TypeAlias
 
-from batcher.core.events import Profile, Shapes
-from batcher.errors import ModelLoadError
+from batcher.core.events import UNTOLD, Profile, Shapes
+from batcher.errors import BackendUnavailable, ModelLoadError
 from batcher.executor import ModelMetadata
 from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
@@ -108,7 +108,9 @@ async def _warm_up(
                 executed = await run_batch(worker, slices, layout)
                 executed.release()
             if executed.result is None:
-                raise ModelLoadError(sample.failed(rows, executed.failure, executed.cause))
+                # A backend that turns a batch away may take it later: the load is repeated.
+                kind = BackendUnavailable if executed.cause in UNTOLD else ModelLoadError
+                raise kind(sample.failed(rows, executed.failure, executed.cause))
             refused = executed.result.row_errors
             if refused and not repeat:
                 log.warning("%s", sample.failed(rows, next(iter(refused.values()))))

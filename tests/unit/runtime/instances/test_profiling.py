@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from batcher.errors import ModelLoadError
@@ -51,3 +53,9 @@ async def test_a_later_batch_that_fails_ends_it():
     with pytest.raises(ModelLoadError, match="m: a batch of 4 rows failed: ValueError: out of mem"):
         await measure(plan(fake), (1, 4), 3, Clock(), break_it)
     assert calls == [1]
+
+
+async def test_sizes_that_the_backend_does_not_take_are_refused():
+    metadata = replace(FakeExecutor().metadata, max_batch_size=4)
+    with pytest.raises(ModelLoadError, match="takes batches of at most 4 rows"):
+        await measure(plan(FakeExecutor(metadata=metadata)), (1, 4), 3, Clock(), lambda: None)

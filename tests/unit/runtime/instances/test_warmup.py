@@ -7,7 +7,7 @@ import pytest
 
 from batcher.clock import SECOND, monotonic_ns
 from batcher.config import WarmupConfig
-from batcher.errors import ModelLoadError
+from batcher.errors import BackendUnavailable, ModelLoadError
 from batcher.executor import ExecutionError, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.execution.worker import make_worker
 from batcher.runtime.instances import warmup
@@ -211,3 +211,24 @@ def test_inputs_without_rows_are_warmed_up_in_their_own_shape():
     }
     assert request.inputs["b"].array.tolist() == [[1, 2]] * 3
     assert request.inputs["scale"].array == 7
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        ("overloaded", BackendUnavailable),
+        ("unavailable", BackendUnavailable),
+        ("device", ModelLoadError),
+        ("unknown", ModelLoadError),
+    ],
+)
+async def test_a_backend_that_turns_a_warm_up_batch_away_may_take_it_later(cause, kind):
+    fake = FakeExecutor()
+    fake.fail_next(ExecutionError("not now", cause=cause))
+    worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)
+    metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
+    with pytest.raises(ModelLoadError, match="warm-up batch of 1 rows failed: not now") as caught:
+        await warmup.warm_up(worker, "m", metadata, layout_of(metadata), WarmupPlan((1,), 16))
+    assert type(caught.value) is kind
+    assert ("warmup.inputs" in str(caught.value)) == (cause == "unknown")
+    await worker.close(5.0)
