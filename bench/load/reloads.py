@@ -45,8 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--load", type=float, default=0.7, help="share of capacity")
     parser.add_argument("--reloads", type=int, default=100, help="loads in each run")
-    parser.add_argument("--seconds", type=float, default=200.0, help="length of a run")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds of both")
+    parser.add_argument("--seconds", type=float, default=400.0, help="length of a run")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds of both")
     parser.add_argument("--target", type=int, default=50_000_000, help="nanoseconds")
     parser.add_argument("--connections", type=int, default=4, help="connections of the load")
     parser.add_argument("--seed", type=int, default=0, help="of the arrivals")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from batcher.clock import MILLISECOND, SECOND
@@ -34,7 +34,7 @@ from batcher.runtime.execution.worker import Worker, make_worker
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.replacement import Replacement
-from batcher.runtime.instances.warmup import run_test_batch, warm_up, warm_up_buckets
+from batcher.runtime.instances.warmup import at_once, run_test_batch, warm_up, warm_up_buckets
 from batcher.runtime.instances.watching import Watching
 from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
@@ -283,10 +283,10 @@ class Instance:
             )
         return make_worker(executor, plan.name, process.loop, process.clock, fail_nan=plan.fail_nan)
 
-    def _turn(self) -> AbstractAsyncContextManager[None]:
+    def _turn(self) -> AbstractAsyncContextManager[bool]:
         """The context of one warm-up batch: it takes turns with what serves on the device."""
         turns = self._process.turns
-        return nullcontext() if turns is None else turns.turn(self.plan.context.device)
+        return at_once() if turns is None else turns.turn(self.plan.context.device)
 
     def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _WarmupTimes) -> None:
         plan = self.plan

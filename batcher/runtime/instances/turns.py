@@ -55,15 +55,16 @@ class DeviceTurns:
         self._tell(device)
 
     @asynccontextmanager
-    async def turn(self, device: str) -> AsyncIterator[None]:
+    async def turn(self, device: str) -> AsyncIterator[bool]:
         """Have a slot of the device while a warm-up batch runs; then leave it to others for a while.
 
-        Without a limit of the device, or while nothing else is up there, this waits for nothing.
+        Yields whether others use the device. Without a limit of the device, or while nothing else is up
+        there, this waits for nothing and yields False.
         """
         loop = asyncio.get_running_loop()
         async with self._turns.setdefault(device, asyncio.Lock()):
             if device not in self._limits or not self._up(device):
-                yield
+                yield False
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
@@ -73,7 +74,7 @@ class DeviceTurns:
             try:
                 await self._free(device)
                 began_s = loop.time()
-                yield
+                yield True
                 took_s = loop.time() - began_s
             finally:
                 release.cancel()

@@ -24,8 +24,14 @@ from batcher.tensors import TensorSpec
 
 log = logging.getLogger(__name__)
 
-Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
-"""Makes the context in which a warm-up batch runs: it has the device then."""
+Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[bool]]
+"""Makes the context in which a warm-up batch runs, which has the device then. It gives whether others use
+that, too: then one timed batch of each size has to do."""
+
+
+def at_once() -> AbstractAsyncContextManager[bool]:
+    """The context where no other uses the device."""
+    return nullcontext(False)
 
 
 TIMED_BATCHES = 3
@@ -47,7 +53,7 @@ async def warm_up(
     metadata: ModelMetadata,
     layout: Layout,
     plan: WarmupPlan,
-    turn: Turn = nullcontext,
+    turn: Turn = at_once,
 ) -> Profile:
     """Return the service time of each batch size, after a warm-up batch of that size.
 
@@ -67,7 +73,7 @@ async def warm_up_buckets(
     layout: Layout,
     plan: WarmupPlan,
     padding: Padding,
-    turn: Turn = nullcontext,
+    turn: Turn = at_once,
 ) -> tuple[tuple[Shapes, Profile], ...]:
     """Return the service times of the buckets of a padded model, until `BUCKETS_NS` are over.
 
@@ -104,7 +110,7 @@ async def _warm_up(
         slices = [Slice(sample.request(rows, shapes), 0, rows)]
         took_ns: list[int] = []
         for repeat in range(1 + TIMED_BATCHES):
-            async with turn():
+            async with turn() as shared:
                 executed = await run_batch(worker, slices, layout)
                 executed.release()
             if executed.result is None:
@@ -118,7 +124,7 @@ async def _warm_up(
                 sample.check_rows(rows, executed.result, inner)
             if repeat:
                 took_ns.append(executed.ended_ns - executed.started_ns)
-                if sum(took_ns) >= timed_ns:
+                if sum(took_ns) >= timed_ns or shared:
                     break
         profile.append((rows, int(median(took_ns))))
     return tuple(profile)

@@ -40,7 +40,7 @@ class TestBeside:
         assert [(await each).sum() for each in accepted] == [4, 4, 4]
         assert sum(first.batch_sizes) == 3
         await until(lambda: world.observed() == (["m/1~2"], ["m/1~2#0"]))
-        assert first.calls[-1].method == "close"
+        await until(lambda: first.calls[-1].method == "close")
         assert world.metric("batcher_instances", state="up") == 1
         assert world.metric("batcher_model_generation") == 2
         assert world.metric(RELOADS, result="succeeded") == 1
