@@ -66,7 +66,7 @@ def read_config(path: Path) -> TritonConfig:
     except OSError as error:
         raise ConfigError([f"cannot be read: {error.strerror}"], source=source) from None
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError([f"not UTF-8 text, at byte {error.start}"], source=source) from None
     return parse_text(text, source)

@@ -177,7 +177,12 @@ def scan_versions(
     if known is not None and known.stamps == tuple(stamps) and known.present == present:
         return known
     wanted: list[WantedModel] = []
-    ignored: list[str] = [] if found.config is None else found.config.unknown_fields()
+    ignored: list[str] = []
+    if found.config is not None:
+        ignored += found.config.unknown_fields()
+        absent = [each for each in found.versions.specific if str(each) not in present]
+        path = ("version_policy", "specific", "versions")
+        ignored += [found.config.placed(path, f"version {each} is not there") for each in absent]
     for version, of_version in files.items():
         try:
             mapping = mapped(

@@ -133,7 +133,9 @@ class Served:
             del self._calls[name]
         by_identity = {wanted.identity: wanted for wanted in call.wanted}
         for change in changes:
-            wanted = by_identity[change.name, change.version]
+            wanted = by_identity.get((change.name, change.version))
+            if wanted is None:
+                continue
             self._ended(wanted, change)
             # It serves also where another call has begun since: that one is told of later.
             if change.result is not ChangeResult.FAILED and name not in self._unloaded:

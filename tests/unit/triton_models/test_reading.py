@@ -283,3 +283,10 @@ def test_a_file_is_read(tmp_path):
     config = read_config(tmp_path / "config.pbtxt")
     assert config.source == str(tmp_path / "config.pbtxt")
     assert isinstance(config.message, model_config.ModelConfig)
+
+
+def test_a_byte_order_mark_and_other_line_ends_are_no_fields(tmp_path):
+    (tmp_path / "config.pbtxt").write_bytes(b"\xef\xbb\xbfname: 'a'\r\nmax_batch_size: 4\r\n")
+    config = read_config(tmp_path / "config.pbtxt")
+    assert (config.message.name, config.message.max_batch_size) == ("a", 4)
+    assert config.lines["max_batch_size",] == 2

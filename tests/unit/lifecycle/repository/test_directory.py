@@ -290,3 +290,13 @@ def test_another_initial_value_of_a_sequence_is_other_contents(repository, direc
     assert before.config.sequence.state[0].initial_file == folder / "initial_state" / "h0"
     (folder / "initial_state" / "h0").write_bytes(b"12345")
     assert directory.scan_model("a").wanted[0].contents != before.contents
+
+
+def test_a_specific_version_that_is_not_there_is_noted(repository, directory):
+    policy = "version_policy { specific { versions: [ 1, 5 ] } }"
+    repository.write("a", 1, 2, config=f'backend: "onnxruntime"\n{policy}')
+    found = directory.scan_model("a")
+    assert wanted(found) == ["1"]
+    assert found.ignored == ("version_policy.specific.versions (line 2): version 5 is not there",)
+    repository.write("a", 5)
+    assert wanted(directory.scan_model("a")) == ["5", "1"]
