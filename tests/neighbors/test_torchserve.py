@@ -1,8 +1,14 @@
 """TorchServe: a batch is one call, its workers are watched, and it goes on with what callers cancel."""
 
+import asyncio
+import json
+import os
+import signal
 import time
+from urllib.request import urlopen
 
 import model_servers
+import neighbor_faults as faults
 import numpy as np
 import pytest
 from calls import Client, RefusedError
@@ -85,6 +91,24 @@ def test_a_restart_that_changes_the_tokens(with_tokens, front_of_rows):
         while isinstance(answer := client.infer_all("double", [{"X": x}])[0], RefusedError):
             assert time.monotonic() < back_s + RESUMED_S, answer
     assert (answer["Y"] == 2).all()
+
+
+def kill_worker(neighbor):
+    """Kill the process that executes the model; returns when TorchServe has noticed."""
+    with urlopen(f"http://{neighbor.management}/models/double") as answer:
+        (worker,) = json.load(answer)[0]["workers"]
+    os.kill(worker["pid"], signal.SIGKILL)
+    end_s = time.monotonic() + 10
+    while neighbor.ready():
+        assert time.monotonic() < end_s, "it goes on without its worker"
+
+
+@pytest.mark.parametrize("front", ["safetensors"], indirect=True)
+def test_a_worker_that_dies(torchserve, front, monkeypatch):
+    monkeypatch.setitem(
+        faults.FAULTS, "worker", lambda neighbor: asyncio.to_thread(kill_worker, neighbor)
+    )
+    play(torchserve, front, "worker", 9)
 
 
 @pytest.mark.parametrize("front", ["safetensors"], indirect=True)
