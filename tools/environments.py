@@ -42,7 +42,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "pyyaml",
         "setuptools<81",
     ),
-    "mlserver": ("mlserver==1.7.1",),
+    # uvloop: its processes for inference ask for a current event loop, which later ones do not make.
+    "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),
     "kserve": ("kserve==0.21.0",),
     "ray-serve": ("ray[serve]==2.60.0", "numpy"),
     "bentoml": ("bentoml==1.4.40", "numpy"),

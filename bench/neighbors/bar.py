@@ -18,7 +18,7 @@ from typing import Any
 import machine
 import uvloop
 from bars import Held, show
-from model_servers import MLServer, ModelServer, Triton
+from model_servers import MLServer, ModelServer, NotReadyError, Triton
 from rates import Highest, Played, facts, highest, play, probed
 
 from batcher.testing.server import ServerProcess
@@ -223,10 +223,13 @@ class Bench:
         first = side.settings[0]
         rate = self._search(side, first).rate or LOWEST
         for setting in side.settings[1:]:
-            run = self._with(setting, lambda address: self._screen(address, rate * 1.05))
+            run = self._screened(setting, rate * 1.05)
+            if run is None:
+                continue
             side.screened[setting.name] = run
             print(f"  {side.name}: {setting.name}: {run.on_time:.3f} on time at {run.rate:.0f}")
-        others = sorted(side.settings[1:], key=lambda each: -side.screened[each.name].on_time)
+        started = [each for each in side.settings if each.name in side.screened]
+        others = sorted(started, key=lambda each: -side.screened[each.name].on_time)
         for setting in others[: self._options.searched]:
             self._search(side, setting, near=rate)
         side.best = max(
@@ -260,6 +263,14 @@ class Bench:
     def _with(self, setting: Setting, do: Callable[[str], Any]) -> Any:
         with running(setting, self._core) as address:
             return uvloop.run(do(address))
+
+    def _screened(self, setting: Setting, rate: float) -> Played | None:
+        """How a setting does at a rate; None if the server does not start with it."""
+        try:
+            return self._with(setting, lambda address: self._screen(address, rate))
+        except NotReadyError as error:
+            print(f"  {setting.name}: it does not start: {str(error).strip().splitlines()[-1]}")
+            return None
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
