@@ -181,8 +181,8 @@ def scan_versions(
     if found.config is not None:
         ignored += found.config.unknown_fields()
         absent = [each for each in found.versions.specific if str(each) not in present]
-        path = ("version_policy", "specific", "versions")
-        ignored += [found.config.placed(path, f"version {each} is not there") for each in absent]
+        at = ("version_policy", "specific", "versions")
+        ignored += [found.config.placed(at, f"version {each} is not there") for each in absent]
     for version, of_version in files.items():
         try:
             mapping = mapped(

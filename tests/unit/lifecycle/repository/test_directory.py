@@ -298,5 +298,5 @@ def test_a_specific_version_that_is_not_there_is_noted(repository, directory):
     found = directory.scan_model("a")
     assert wanted(found) == ["1"]
     assert found.ignored == ("version_policy.specific.versions (line 2): version 5 is not there",)
-    repository.write("a", 5)
+    repository.file("a", 5)
     assert wanted(directory.scan_model("a")) == ["5", "1"]
