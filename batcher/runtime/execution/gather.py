@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,8 @@ from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded
 from batcher.runtime.request import InferenceRequest
 
-_NONE: Final[Mapping[str, Any]] = {}
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+"""Shared by all batches: no executor can write to it."""
 
 LARGE_BATCH: Final = 1024 * 1024
 """Bytes: a larger batch is copied on another thread, so as not to block the event loop."""
