@@ -152,7 +152,7 @@ class ManagedModel:
     def configure(self, wanted: WantedModel) -> ChangeResult:
         """Serve `wanted`, which needs nothing to be loaded, from now on."""
         self.wanted, self.failed_as = wanted, None
-        if self.served is not None and self.served_as.config != wanted.config:
+        if self.served is not None and self.serves and self.served_as.config != wanted.config:
             settings, rules = _settings(wanted, self.served)
             if (settings, rules) != (self.served.settings, self.served.rules):
                 self.served.configure(settings, rules)
@@ -403,6 +403,8 @@ class ManagedModel:
             ) from error
         finally:
             broken.beside = None
+            if self.served is not back:
+                self._telemetry.forget(back.key)
 
     def _take_over(self, fresh: ServedModel, wanted: WantedModel) -> None:
         """Send new requests to a generation that is loaded, and let the old one drain."""

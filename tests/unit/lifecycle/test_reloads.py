@@ -250,6 +250,28 @@ class TestOneByOne:
         assert "reload failed: m: the third is broken" in world.state()[1]
         assert [i.partition("#")[0] for i in world.observed()[1]] == ["m/1~3"] * 3
 
+    async def test_nothing_is_left_of_what_was_to_come_back_when_it_is_unloaded_meanwhile(
+        self, several, monkeypatch, until
+    ):
+        world = await several(3, reload="one_by_one")
+        errors = [None, None, ModelLoadError("m: broken"), BackendUnavailable("m: not up")]
+        made = []
+
+        def make():
+            made.append(world.find("fake")())
+            made[-1].load_error = errors[min(len(made), len(errors)) - 1]
+            return made[-1]
+
+        real = world.manager._builder.prepare
+        monkeypatch.setattr(
+            world.manager._builder, "prepare", lambda wanted: _with(real(wanted), make)
+        )
+        load = asyncio.create_task(world.manager.load("m", NONE))
+        await until(lambda: len(made) > 4)
+        await world.manager.unload("m")
+        with pytest.raises(ModelUnavailable, match="unloaded"):
+            await load
+
     async def test_nothing_is_left_when_both_fail(self, several):
         world = await several(1, reload="one_by_one")
         world.options = {"load_error": ModelLoadError("m: broken")}
@@ -428,6 +450,15 @@ class TestSources:
         assert world.state() == ("unloaded", "unloaded")
         await world.manager.load("m", NONE)
         assert len(world.observed()[1]) == 2
+
+    async def test_settings_of_what_is_unloaded_need_not_fit_what_it_was(self, world):
+        await world.manager.unload("m")
+        padded = {"name": "m", "padding": [{"input": "Z", "axis": 1, "buckets": [4]}]}
+        world.manager.follow(world.config([padded, {"name": "n"}]))
+        await asyncio.gather(*world.manager._tasks)
+        assert world.state("n") == ("ready", "")
+        with pytest.raises(ModelUnavailable, match="Z"):
+            await world.manager.load("m", NONE)
 
     async def test_one_broken_model_does_not_stop_the_others(self, world):
         world.manager.follow(
