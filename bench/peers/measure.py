@@ -94,8 +94,12 @@ class Session:
         return found.holds
 
     async def throughput(self) -> float:
-        """About how many requests a second it answers of as many as the device serves."""
+        """About how many requests a second it answers of as many as the device serves.
+
+        It is started again afterwards: some servers remember such a second for minutes.
+        """
         found = await self.round(MOST_RATE, 1.0, stop_early=False)
+        await self._stop()
         return (found.on_time + found.late) / max(found.seconds, 1e-9)
 
     async def _start(self) -> None:
