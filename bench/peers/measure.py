@@ -100,6 +100,7 @@ class Session:
         """
         found = await self.round(MOST_RATE, 1.0, stop_early=False)
         await self._stop()
+        await self._start()
         return (found.on_time + found.late) / max(found.seconds, 1e-9)
 
     async def _start(self) -> None:
@@ -150,12 +151,14 @@ class Tuning:
         """The highest rate of these settings; 0 where it is no more than the best so far."""
         row: dict[str, Any] = {"settings": settings}
         self.tried.append(row)
-        if time.monotonic() > self._end and best_rate:
+        began = time.monotonic()
+        if began > self._end and best_rate:
             row["failed"] = "not tried: no time was left"
             return 0.0
         seconds = self._durations.sweep
         try:
             async with self._session(settings) as session:
+                self._end += session.start_s  # what a start takes is no time for trying
                 if best_rate:
                     more = best_rate * BETTER
                     if more > MOST_RATE or not await session.holds(more, seconds):
@@ -176,6 +179,8 @@ class Tuning:
         except NotStartedError as error:
             row["failed"] = str(error)
             return 0.0
+        finally:
+            row["seconds"] = round(time.monotonic() - began, 1)
 
     async def _refusing(self) -> None:
         """Of what decides who is refused, keep what answers most in time under overload."""

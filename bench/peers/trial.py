@@ -34,7 +34,7 @@ class Durations:
     sweep: float = 1.5
     """A round while settings are tried."""
     tune: float = 65.0
-    """No more settings are tried after this time."""
+    """No more settings are tried after this time, starts not counted."""
     same: float = 5.0
     """The round at the same rate for all."""
     final: float = 3.0
@@ -43,7 +43,7 @@ class Durations:
     """A rate holds if one of so many rounds holds it."""
     search: float = 60.0
     """No further search is begun after this time."""
-    most: float = 240.0
+    most: float = 400.0
     """A server that takes longer in all is not measured, and the result says so."""
     repeats: int = 3
     """So often that search is done; the median counts."""

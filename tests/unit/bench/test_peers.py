@@ -248,6 +248,7 @@ class FakeSession:
 
     def __init__(self, server, settings, *_):
         self._settings = settings
+        self.start_s = 1.0
         if settings["delay"] == 7:
             raise measure.NotStartedError("no delay of 7")
 
