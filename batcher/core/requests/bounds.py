@@ -17,7 +17,10 @@ from batcher.core.settings import QueueLimits
 def broken_bound(request: LiveRequest, model: Model) -> Reason | None:
     """The bound that this request would exceed, or None when there is room for it."""
     limits, queue = model.settings.queue, model.queue
-    if queue.requests + len(queue.held) >= limits.max_requests:
+    requests = queue.requests
+    if queue.held:
+        requests += len(queue.held)
+    if requests >= limits.max_requests:
         return Reason.QUEUE_REQUESTS
     if limits.max_rows is not None:
         rows = queue.all_rows + queue.held_rows + request.arrived.rows
