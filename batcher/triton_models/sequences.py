@@ -34,8 +34,7 @@ def sequence_section(
         section["controls"] = {each.kind: _control(each) for each in sequences.controls}
     if idle_given:
         section["idle_timeout"] = format_duration(sequences.max_idle_ns)
-    if sequences.max_candidates:
-        section["max_sequences"] = sequences.max_candidates
+    # `max_candidate_sequences` bounds how many are batched at once: further ones wait, and are not refused.
     return section
 
 

@@ -304,7 +304,7 @@ sequence_batching {
 def test_sequences_become_the_section_sequence(map_it, folder):
     found = map_it(SEQUENCES)
     sequence = found.config.sequence
-    assert (sequence.strategy, sequence.max_sequences) == ("state", 100)
+    assert (sequence.strategy, sequence.max_sequences) == ("state", 1024)
     assert sequence.idle_timeout == 5_000_000_000
     assert [(each.input, each.output, each.initial_file) for each in sequence.state] == [
         ("h", "h_out", folder / "initial_state" / "h0"),
