@@ -91,24 +91,14 @@ class Application:
         self.manager = ModelManager(
             config, ModelBuilder(process, self.telemetry), self.models, process, self.telemetry
         )
-        self.repository = (
-            None
-            if config.model_repository is None
-            else RepositorySource(config.model_repository, self.manager, self._names_in_file)
-        )
-        if self.repository is not None:
-            self.manager.repository = self.repository
-            self.telemetry.watch_repository(self.repository.points)
+        self.repository = self._model_repository()
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns, self._health)
         self.telemetry.watch_health(self._health_points)
         self.live_settings = LiveSettings(config, self.manager, self.telemetry.settings, path)
-        self._follower = (
-            None
-            if path is None
-            else FileFollower(
-                path, config.server.config_poll_interval, self.live_settings.reload, hangup
-            )
-        )
+        self._follower: FileFollower | None = None
+        if path is not None:
+            interval_ns = config.server.config_poll_interval
+            self._follower = FileFollower(path, interval_ns, self.live_settings.reload, hangup)
         self.recording = Recording(
             config,
             scheduler.snapshot,
@@ -280,6 +270,16 @@ class Application:
             self._run(
                 "flight-record", self._write_and_log(IncidentReason.INTERNAL, self.runner.broken)
             )
+
+    def _model_repository(self) -> RepositorySource | None:
+        """The source of models that the configuration has besides `models`; None if it has none."""
+        section = self.config.model_repository
+        if section is None:
+            return None
+        source = RepositorySource(section, self.manager, self._names_in_file)
+        self.manager.repository = source
+        self.telemetry.watch_repository(source.points)
+        return source
 
     def _names_in_file(self) -> set[str]:
         return {model.name for model in self.manager.of_file()}
