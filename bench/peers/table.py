@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from open_loop import SHARE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Results = dict[str, Any]
 
@@ -125,22 +130,10 @@ def picture(results: Results, file: Path) -> None:
     rates.set_yticks(list(places), names)
     rates.set_xlim(0, results["device_limit"] * 1.12)
     rates.set_xlabel("requests a second (dashed: what the device can serve)")
-    for at, found in enumerate(measured):
-        ms = found["at_same_rate"]["latency_ms"]
-        if ms:
-            latency.plot([ms["p50"], ms["p99"]], [at, at], color="#1f6fb4", linewidth=2)
-            latency.plot(ms["p50"], at, "o", color="#1f6fb4", label="p50" if not at else None)
-            latency.plot(
-                ms["p99"],
-                at,
-                "|",
-                color="#1f6fb4",
-                markersize=14,
-                mew=2,
-                label="p99" if not at else None,
-            )
+    _latencies(measured, latency)
     latency.axvline(results["target_ms"], color="black", linewidth=1, linestyle="--")
     latency.set_xscale("log")
+    latency.xaxis.set_major_formatter(lambda ms, _: f"{ms:,.0f}")
     latency.set_xlabel(f"ms at {results['same_rate']:g} requests a second (dashed: in time)")
     figure.legend(loc="outside upper center", ncols=4, fontsize=9)
     for axes in (rates, latency):
@@ -149,13 +142,28 @@ def picture(results: Results, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+def _latencies(measured: list[Results], axes: Axes) -> None:
+    """A line from p50 to p99 for each server that answered at all."""
+    answered = [
+        (at, found["at_same_rate"]["latency_ms"])
+        for at, found in enumerate(measured)
+        if found["at_same_rate"]["latency_ms"]
+    ]
+    places = [at for at, _ in answered]
+    p50, p99 = ([ms[name] for _, ms in answered] for name in ("p50", "p99"))
+    color = "#1f6fb4"
+    axes.hlines(places, p50, p99, color=color, linewidth=2)
+    axes.plot(p50, places, "o", color=color, label="p50")
+    axes.plot(p99, places, "|", color=color, markersize=14, markeredgewidth=2, label="p99")
+
+
 def _latency(found: Results) -> str:
     ms = found["latency_ms"]
     if not ms:
         return "no answers"
-    if found["on_time_share"] < 0.5:
-        return f"{ms['p50']:,.0f}, {ms['p99']:,.0f} ms: more than it serves"
-    return f"{ms['p50']:.1f}, {ms['p99']:.1f} ms"
+    both = f"{ms['p50']:,.1f}, {ms['p99']:,.1f} ms"
+    share = found["on_time_share"]
+    return both if share >= SHARE else f"{both}, {share:.0%} in time"
 
 
 def _rate(value: float) -> str:

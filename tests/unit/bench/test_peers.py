@@ -409,6 +409,12 @@ def test_tables_name_every_server_the_best_first():
     assert {line.replace("\\|", "").count("|") for line in long} == {7}
 
 
+def test_latency_of_few_answers_says_how_few():
+    found = row("Slow", 100.0)
+    found["at_same_rate"]["on_time_share"] = 0.4
+    assert "| 10.0, 20.0 ms, 40% in time |" in table.short(RESULTS | {"servers": {"slow": found}})
+
+
 def test_table_takes_its_place_in_a_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("a\n\n<!-- peers -->\nold\n<!-- /peers -->\n\nb\n")
