@@ -162,7 +162,7 @@ class TestByCall:
         error = await refusal(tune.UpdateSettings(update({"batching.target_p99": "40ms"})))
         assert error.code() is grpc.StatusCode.INTERNAL
         assert "ZeroDivisionError: a mistake in a policy" in error.details()
-        assert served.settings is served.core is before
+        assert served.settings == served.core == before
         assert served.count("rpc", "failed") == 1
         model._make_policy = make_policy
         assert (await tune.UpdateSettings(update({"queue.max_rows": "9"}))).generation == 2
