@@ -69,6 +69,17 @@ def save_sums(path):
     )
 
 
+def save_totals(path):
+    """A recurrent model of one column: `TOTAL` = X + what it was in the step before."""
+    node = onnx.helper.make_node
+    save_model(
+        path,
+        [node("Add", ["X", "BEFORE"], ["AFTER"]), node("Identity", ["AFTER"], ["TOTAL"])],
+        [("X", "FLOAT", 1), ("BEFORE", "FLOAT", 1)],
+        [("TOTAL", "FLOAT", 1), ("AFTER", "FLOAT", 1)],
+    )
+
+
 def save_whole(path):
     """No batch axis: `Y` = X * SCALE, where X is [2, n] and SCALE a scalar, and its sum, a scalar."""
     node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
@@ -123,6 +134,12 @@ def config():
                 for name in ("types", "sums")
             ),
             {
+                "name": "totals",
+                "executor": "onnxruntime",
+                "options": {"path": "totals.onnx"},
+                "sequence": {"state": [{"input": "BEFORE", "output": "AFTER"}]},
+            },
+            {
                 "name": "whole",
                 "executor": "onnxruntime",
                 "options": {"path": "whole.onnx"},
@@ -137,6 +154,7 @@ def triton_server(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("triton")
     save_types(folder / "types.onnx")
     save_sums(folder / "sums.onnx")
+    save_totals(folder / "totals.onnx")
     save_whole(folder / "whole.onnx")
     save_repository(folder / "repository")
     admin = f"unix:{folder}/admin.sock"

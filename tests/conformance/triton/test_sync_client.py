@@ -49,12 +49,14 @@ def test_repository_index(seen):
     index = {
         model["name"]: (model["version"], model["state"]) for model in seen["repository_index"]
     }
-    assert index == dict.fromkeys(("hello", "slow", "types", "sums", "whole"), ("1", "READY"))
+    assert index == dict.fromkeys(
+        ("hello", "slow", "types", "sums", "totals", "whole"), ("1", "READY")
+    )
 
 
 def test_statistics(seen):
     statistics = seen["statistics"]
-    assert statistics["all"] == ["hello", "slow", "sums", "types", "whole"]
+    assert statistics["all"] == ["hello", "slow", "sums", "totals", "types", "whole"]
     assert statistics["inferences"] == 3
     assert statistics["executions"] == 3
     full = statistics["full"]
@@ -147,3 +149,14 @@ def test_a_caller_may_leave(seen):
 
 def test_client_timeout(seen):
     assert seen["client_timeout"]["status"] == "StatusCode.DEADLINE_EXCEEDED"
+
+
+@pytest.mark.parametrize("how", ["sequences", "sequences_on_a_stream"])
+def test_steps_of_sequences_keep_their_state(seen, how):
+    assert seen[how] == [1.0, 1.0, 3.0, 3.0, 6.0, 6.0, 10.0, 10.0]
+
+
+def test_a_sequence_must_be_started(seen):
+    refused = seen["sequence_without_a_start"]
+    assert refused["status"] == "StatusCode.INVALID_ARGUMENT"
+    assert "sequence 5 is not open" in refused["message"]

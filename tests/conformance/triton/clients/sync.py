@@ -237,6 +237,42 @@ def stream_goes_on_after_an_error(client):
     ]
 
 
+def of_sequences(send):
+    """Steps of two sequences, one with a number and one with a text as id, in turn."""
+    for place in range(4):
+        for sequence_id in (2**40, "recording"):
+            flags = {"sequence_start": place == 0, "sequence_end": place == 3}
+            send([row(place + 1, columns=1)], sequence_id=sequence_id, **flags)
+
+
+@check
+def sequences(client):
+    totals = []
+
+    def send(inputs, **given):
+        answer = client.infer("totals", inputs, **given)
+        totals.append(answer.as_numpy("TOTAL").item())
+
+    of_sequences(send)
+    return totals
+
+
+@check
+def sequences_on_a_stream(client):
+    def send():
+        of_sequences(lambda inputs, **given: client.async_stream_infer("totals", inputs, **given))
+
+    answers = collect(client, 8, send)
+    return [
+        failure(error) if error else result.as_numpy("TOTAL").item() for result, error in answers
+    ]
+
+
+@check
+def sequence_without_a_start(client):
+    client.infer("totals", [row(columns=1)], sequence_id=5)
+
+
 @check
 def stream_cancelled(client):
     client.start_stream(callback=lambda result, error: None)
