@@ -21,6 +21,11 @@ _ALWAYS: Final[dict[KeyPath, str]] = {
         "preserve_ordering",
     ): "answers of a stream are in order, other calls end as they are done",
     ("dynamic_batching", "priority_queue_policy"): "default_queue_policy holds for all levels",
+    (
+        "sequence_batching",
+        "oldest",
+        "max_candidate_sequences",
+    ): "all open sequences may share batches",
     ("sequence_batching", "oldest", "preserve_ordering"): "the steps of a sequence are in order",
     ("sequence_batching", "direct", "minimum_slot_utilization"): "a batch is what waits",
     ("sequence_batching", "iterative_sequence"): "a request has one answer",

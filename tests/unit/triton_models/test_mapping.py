@@ -319,7 +319,8 @@ def test_sequences_become_the_section_sequence(map_it, folder):
     assert (batching.policy, batching.max_queue_delay) == ("fixed", 50_000)
     assert batching.preferred_batch_sizes == (2,)
     assert [each.split(" (")[0] for each in found.ignored] == [
-        "sequence_batching.state[1].use_growable_memory"
+        "sequence_batching.oldest.max_candidate_sequences",
+        "sequence_batching.state[1].use_growable_memory",
     ]
 
 
