@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 from batcher.clock import MILLISECOND, Clock
@@ -145,6 +146,8 @@ class Runner:
         self._idle.set()
         self._draining: dict[str, _Drain] = {}
         self._batch_ended: asyncio.Event | None = None
+        self._began_ns: dict[str, int] = {}
+        """Instance -> when its last batch began."""
 
     # Requests
 
@@ -244,11 +247,19 @@ class Runner:
     def instance_down(self, event: InstanceDown) -> None:
         """Remove an incarnation; its running batches have failed and will not report."""
         self._instances.pop(event.instance, None)
+        self._began_ns.pop(event.instance, None)
         lost = [i for i, batch in self._running.items() if batch.instance == event.instance]
         for batch_id in lost:
             stop_steps(self._running.pop(batch_id).pendings)
         self.feed(event)
         self._tell_batch_ended()
+
+    def idle_ns(self, instances: Iterable[str]) -> float:
+        """For how long none of these instances has begun a batch; infinite where none ever has."""
+        began_ns = max(
+            (self._began_ns.get(each, -math.inf) for each in instances), default=-math.inf
+        )
+        return self._clock() - began_ns
 
     async def batch_ended(self) -> None:
         """Wait until the next batch has ended, or an instance has gone."""
@@ -451,6 +462,7 @@ class Runner:
             self._feed_soon(nothing_executed(batch_id, batch))
             return
         self._running[batch_id] = batch
+        self._began_ns[command.instance] = now_ns
         instance.run(batch_id, slices, lambda executed: self._executed(batch_id, executed))
 
     def _not_dispatched(self, command: Dispatch, error: Exception) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+from batcher.clock import SECOND
 from batcher.core.events import DeviceConfigured
 from batcher.runtime.runner import Runner
 
@@ -32,6 +33,11 @@ the device; what waits for the device then waits no longer than this."""
 
 LONGEST_PAUSE_S: Final = 2.0
 """Seconds between two warm-up batches, at most: one that compiled for minutes is not followed by an hour."""
+
+UNUSED_S: Final = 1.0
+"""Seconds without a batch of the instances that are up, after which a device counts as unused: warm-up batches
+follow each other then, as when several models are loaded at the start. What comes meanwhile waits for one of
+them. A shorter time saves less than that; a longer one makes loads longer after the last request."""
 
 
 _NO_LIMIT: Final = 1 << 31
@@ -58,8 +64,8 @@ class DeviceTurns:
     async def turn(self, device: str) -> AsyncIterator[bool]:
         """Have a slot of the device while a warm-up batch runs; then leave it to others for a while.
 
-        Yields whether others use the device. Without a limit of the device, or while nothing else is up
-        there, this waits for nothing and yields False.
+        Yields whether others use the device. Where they do not (`UNUSED_S`), it is left to nobody. Without a
+        limit of the device, or while nothing else is up there, this waits for nothing and yields False.
         """
         loop = asyncio.get_running_loop()
         async with self._turns.setdefault(device, asyncio.Lock()):
@@ -74,12 +80,14 @@ class DeviceTurns:
             try:
                 await self._free(device)
                 began_s = loop.time()
-                yield True
+                used = self._used(device)
+                yield used
                 took_s = loop.time() - began_s
             finally:
                 release.cancel()
                 self._reserve(device, 0)
-            await asyncio.sleep(min(LONGEST_PAUSE_S, took_s * (1 / SHARE - 1)))
+            if used:
+                await asyncio.sleep(min(LONGEST_PAUSE_S, took_s * (1 / SHARE - 1)))
 
     async def _free(self, device: str) -> None:
         """Wait until a slot of the device is free, or it may be had no longer."""
@@ -103,6 +111,13 @@ class DeviceTurns:
 
     def _up(self, device: str) -> bool:
         return any(i.device == device for i in self._runner.observe().instances)
+
+    def _used(self, device: str) -> bool:
+        """Whether an instance on the device executes a batch, or has begun one lately."""
+        there = [i for i in self._runner.observe().instances if i.device == device]
+        if any(i.in_flight for i in there):
+            return True
+        return self._runner.idle_ns(i.instance for i in there) < UNUSED_S * SECOND
 
     def _running(self, device: str) -> int:
         """Batches that run on the device."""

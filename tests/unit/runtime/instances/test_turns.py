@@ -7,11 +7,13 @@ from contextlib import nullcontext
 
 import pytest
 
+from batcher.clock import SECOND
 from batcher.runtime.instances import turns as module
 from batcher.runtime.instances.turns import DeviceTurns
 
 
 class Instance:
+    instance = "m/1#0"
     device = "gpu0"
     in_flight = 0
 
@@ -21,6 +23,7 @@ class Runner:
 
     def __init__(self):
         self.instances, self.told = [], []
+        self.idle_s = 0.0
         self.ended = asyncio.Event()
 
     def observe(self):
@@ -28,6 +31,10 @@ class Runner:
 
     def feed(self, event):
         self.told.append(event.max_in_flight)
+
+    def idle_ns(self, instances):
+        assert set(instances) <= {"m/1#0"}
+        return self.idle_s * SECOND
 
     async def batch_ended(self):
         self.ended.clear()
@@ -74,6 +81,27 @@ async def test_a_batch_has_the_device_and_gives_it_back(runner, turns):
     assert runner.told == [1, 0, 1, 2]
     turns.limit("gpu0", None)
     assert runner.told[-1] is None
+
+
+async def test_a_device_that_nobody_uses_is_left_to_nobody(runner, turns, monkeypatch):
+    monkeypatch.setattr(module, "SHARE", 1e-9)
+    runner.instances.append(Instance())
+    runner.idle_s = module.UNUSED_S
+    for _ in range(3):
+        async with turns.turn("gpu0") as shared:
+            assert not shared
+            assert runner.told[-1] == 0
+    assert runner.told[-1] == 1
+
+
+async def test_a_batch_that_takes_longer_is_a_use_of_the_device(runner, turns):
+    turns.limit("gpu0", 2)
+    instance = Instance()
+    instance.in_flight = 1
+    runner.instances.append(instance)
+    runner.idle_s = 60.0
+    async with turns.turn("gpu0") as shared:
+        assert shared
 
 
 async def test_it_waits_for_what_runs_and_nothing_new_starts_then(runner, turns):

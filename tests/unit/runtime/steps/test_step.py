@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from batcher.core.commands import Outcome
-from batcher.core.events import CancelCause, RepliesTook
+from batcher.core.events import CancelCause, InstanceDown, RepliesTook
 from batcher.errors import (
     DeadlineExpired,
     ExecutionFailed,
@@ -183,3 +185,15 @@ def test_the_time_of_a_batchs_replies_is_fed(world, faults, lost):
             world.runner.replied(world.pendings[name], 9)
             world.runner.replied(world.pendings[name], 9)  # counts once
     assert [(event.rows, event.took_ns) for event in fed] == [(2, 4)]
+
+
+def test_how_long_instances_have_begun_no_batch(world):
+    assert world.runner.idle_ns(("i", "another")) == math.inf
+    assert world.runner.idle_ns(()) == math.inf
+    world.submit("a", 1)
+    world.turn()
+    assert world.runner.idle_ns(("i", "another")) == 0
+    world.now_ns += 5
+    assert world.runner.idle_ns(("another", "i")) == 5
+    world.runner.instance_down(InstanceDown("i", 1))
+    assert world.runner.idle_ns(("i",)) == math.inf
