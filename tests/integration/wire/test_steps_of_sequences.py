@@ -454,3 +454,35 @@ async def test_a_reload_keeps_open_sequences_on_their_generation(start, dial, fa
     # Then nothing keeps the old generation.
     await asyncio.wait_for(application.runner.sequences.closed("counter/1"), 10)
     assert await ask(stub, 2, 1.0) == 3.0
+
+
+async def test_steps_of_different_lengths_share_padded_batches(start, dial, fakes, eventually):
+    varying = (TensorSpec("X", "FP32", (-1, -1)), *COUNTER.inputs[1:])
+    fakes.options = {"metadata": replace(COUNTER, inputs=varying), "answer": count}
+    application = await start(
+        {
+            "models": [
+                {
+                    "name": "counter",
+                    "executor": "fake",
+                    "sequence": {"state": STATE, "controls": CONTROLS},
+                    "padding": [{"input": "X", "axis": 1, "buckets": [8]}],
+                }
+            ]
+        }
+    )
+    stub = await dial(application.grpc.addresses[0])
+    hang = fakes[0].hang_next()
+    first = asyncio.ensure_future(ask(stub, 9, 1.0, start=True))
+    await asyncio.to_thread(hang.wait_entered)
+    calls = [
+        asyncio.ensure_future(ask(stub, n, float(n), start=True, columns=n)) for n in (1, 3, 7)
+    ]
+    await eventually(lambda: application.runner.observe().models[0].waiting_requests == 3)
+    hang.release()
+    await first
+    assert await asyncio.gather(*calls) == [2.0, 4.0, 8.0]
+    assert fakes[0].calls[-1].batch.inputs["X"].shape == (3, 8)
+    assert await ask(stub, 3, 1.0, columns=8) == 5.0
+    code, text = await refusal(stub, 3, columns=9)
+    assert (code, "9" in text) == (INVALID, True)

@@ -8,6 +8,9 @@ import pytest
 from batcher.config import SequenceConfig
 from batcher.errors import InvalidRequest, ModelLoadError
 from batcher.executor import ExecutionError, ModelMetadata, TensorSpec
+from batcher.runtime.execution.gather import Slice, gather
+from batcher.runtime.interface.layout import Layout
+from batcher.runtime.request import InferenceRequest
 from batcher.runtime.sequences import resolve_sequence
 from batcher.tensors import Tensor
 
@@ -186,6 +189,16 @@ def test_ids_must_fit_their_input():
     assert inputs["ID"].array.tolist() == [["é".encode()]]
     with pytest.raises(InvalidRequest, match="is a number; this model takes text"):
         texts.check_id(7)
+
+
+def test_an_executor_that_takes_raw_contents_gets_state_in_them():
+    found = resolve(state(initial=[1, 2]), metadata(spec("h_in")))
+    own = found.inputs(found.initial(), 7, start=True, end=False)
+    inputs = {"x": Tensor("FP32", np.ones((1, 2), np.float32)), **own}
+    requests = [InferenceRequest("m", inputs, 0) for _ in range(2)]
+    batch = gather([Slice(each, 0, 1) for each in requests], Layout({"y": "FP32"}, raw=True))
+    assert b"".join(batch.raw["h_in"]) == np.array([[1, 2], [1, 2]], "<f4").tobytes()
+    assert batch.shapes["h_in"] == (2, 2)
 
 
 @pytest.mark.parametrize(
