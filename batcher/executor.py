@@ -418,8 +418,8 @@ class Watches(Protocol):
     It is called once after a successful `load` and runs until the instance goes down, when it is
     cancelled. It calls `report("why")` when the backend cannot serve, and `report("")` when it can
     again: readiness follows at once, while the instance executes what it gets. When it returns, the
-    backend has another model now: the instance finishes its batches, and a new object is loaded in its
-    place. What it raises counts as a report, and it is called again after a pause.
+    backend has another model now: the model is loaded again, beside this object, which serves until
+    then. What it raises counts as a report, and it is called again after a pause.
     """
 
     async def watch(self, report: Callable[[str], None]) -> None:

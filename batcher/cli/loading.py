@@ -70,6 +70,8 @@ def _once(model: ModelConfig) -> ModelConfig:
 
 def _described(metadata: ModelMetadata) -> str:
     about = [metadata.platform, *(f"{key} {text}" for key, text in metadata.properties.items())]
+    if metadata.max_batch_size is not None:
+        about.append(f"at most {metadata.max_batch_size} rows a batch")
     return f"{_shapes(metadata.inputs)} -> {_shapes(metadata.outputs)} ({', '.join(about)})"
 
 

@@ -46,6 +46,7 @@ from batcher.core.events import (
 from batcher.core.observation import Observation
 from batcher.core.scheduler import Scheduler
 from batcher.errors import ChangeFailed, describe
+from batcher.runtime.drain import Drain
 from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.results import RunningBatch, nothing_executed, prepare_batch, report
@@ -67,23 +68,6 @@ Record: TypeAlias = Callable[[int, Sequence[Event], Sequence[Command]], None]
 
 REARM_S = 0.01
 """Seconds until the next step when the timer could not be armed."""
-
-
-class _Drain:
-    """Counts the requests of one model that have not ended, while something waits for their end."""
-
-    __slots__ = ("ended", "left", "waiting")
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-        self.waiting = 0
-        self.ended = asyncio.Event()
-
-    def end(self, count: int = 1) -> None:
-        """`count` more requests have ended."""
-        self.left -= count
-        if not self.left:
-            self.ended.set()
 
 
 class BatchRunner(Protocol):
@@ -144,7 +128,7 @@ class Runner:
         """How many steps of sequences have not ended."""
         self._idle = asyncio.Event()
         self._idle.set()
-        self._draining: dict[str, _Drain] = {}
+        self._draining: dict[str, Drain] = {}
         self._batch_ended: asyncio.Event | None = None
         self._began_ns: dict[str, int] = {}
         """Instance -> when its last batch began."""
@@ -218,7 +202,7 @@ class Runner:
         drain = self._draining.get(model)
         if drain is None:
             left = sum(pending.target.key == model for pending in self._pending.values())
-            drain = self._draining[model] = _Drain(left)
+            drain = self._draining[model] = Drain(left)
         drain.waiting += 1
         try:
             while drain.left:

@@ -104,6 +104,8 @@ class TorchserveOptions(Options):
                 for name in ("archive", "workers")
                 if getattr(self, name) is not None
             ]
+        if self.send == "batch" and "max_batch_delay" in self.model_fields_set:
+            problems.append((("max_batch_delay",), "does nothing without send: rows"))
         if self.max_batch_delay % MILLISECOND:
             problems.append((("max_batch_delay",), "allowed: whole milliseconds"))
         if self.max_message > LARGEST_MESSAGE:

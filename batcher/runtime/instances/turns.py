@@ -64,8 +64,8 @@ class DeviceTurns:
     async def turn(self, device: str) -> AsyncIterator[bool]:
         """Have a slot of the device while a warm-up batch runs; then leave it to others for a while.
 
-        Yields whether others use the device. Where they do not (`UNUSED_S`), it is left to nobody. Without a
-        limit of the device, or while nothing else is up there, this waits for nothing and yields False.
+        Yields whether others use the device. Where they do not (`UNUSED_S`), nothing is waited for after it.
+        Without a limit of the device, or while nothing else is up there, nothing is waited for at all.
         """
         loop = asyncio.get_running_loop()
         async with self._turns.setdefault(device, asyncio.Lock()):

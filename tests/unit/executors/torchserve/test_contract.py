@@ -37,7 +37,7 @@ class TestSafetensors(ExecutorContract):
             "bytes": {**options, "encoding": None, "bytes": "base64"},
             "archive": {**options, "management_url": None, "archive": "a.mar"},
             "workers": {**options, "workers": 0},
-            "max_batch_delay": {**options, "max_batch_delay": "1.5ms"},
+            "max_batch_delay": {**options, "max_batch_delay": "2ms"},
             "forward_parameters": {**options, "forward_parameters": ["data"]},
         }
 
@@ -63,6 +63,7 @@ class TestJsonRows(TestWholeJson):
         return {
             "forward_parameters": {**options, "forward_parameters": ["X"]},
             "encoding": {**options, "encoding": "safetensors"},
+            "max_batch_delay": {**options, "max_batch_delay": "1.5ms"},
         }
 
 

@@ -83,7 +83,7 @@ async def test_a_batch_has_the_device_and_gives_it_back(runner, turns):
     assert runner.told[-1] is None
 
 
-async def test_a_device_that_nobody_uses_is_left_to_nobody(runner, turns, monkeypatch):
+async def test_a_device_that_is_not_used_is_not_waited_for(runner, turns, monkeypatch):
     monkeypatch.setattr(module, "SHARE", 1e-9)
     runner.instances.append(Instance())
     runner.idle_s = module.UNUSED_S
