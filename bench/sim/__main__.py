@@ -31,7 +31,7 @@ REQUESTS = {
 }
 """Requests of each run, where they are not 30,000."""
 
-TABLES = ("compare", "bursts", "loops", "stalls", "recovery")
+TABLES = ("compare", "bursts", "loops", "stalls", "recovery", "reloads")
 """The scenes whose rows have the same figures."""
 
 NOISE = {"grid": 0.0, "unknowable": 0.1}

@@ -15,6 +15,7 @@ from typing import Any
 import bursts
 import compare
 import faults
+import generations
 import grid
 import groups
 import lengths
@@ -272,7 +273,7 @@ SCENES = {
         groups.groups,
         lengths.lengths,
         compare.compare,
-        *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery),
+        *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,
         *(faults.poison, faults.failing, faults.oversized),
     )

@@ -25,7 +25,7 @@ takes as many times longer than its warm-up batches as this is smaller."""
 PATIENCE_S: Final = 1.0
 """Seconds for which a warm-up batch waits until the device is idle by itself: then what waits has time to
 spare. After that nothing else is started there until its turn has come. (Without it p99 is 37.2 ms instead
-of 34.2, as above.)"""
+of 34.2, as above.) `bench/sim reloads` has the whole."""
 
 HELD_S: Final = 0.1
 """Seconds for which a warm-up batch keeps its slot. The first one of a size may compile for minutes, without
