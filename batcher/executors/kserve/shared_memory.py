@@ -99,6 +99,7 @@ class SharedMemory:
         self._aside: list[tuple[float, Region]] = []
         self._last: set[asyncio.Task[None]] = set()
         self._usable = True
+        self._closed = False
 
     @classmethod
     async def start(
@@ -171,7 +172,7 @@ class SharedMemory:
         if error is not None and error.code() in _UNRESOLVED:
             self.set_aside(region)
             return False
-        self._free.append(region)
+        self._put_back(region)
         if error is None or "shared memory region" not in (error.details() or "").lower():
             return False
         self.forget()
@@ -179,14 +180,18 @@ class SharedMemory:
 
     def set_aside(self, region: Region) -> None:
         """Its call was cancelled, and the neighbor may still use it."""
-        self._aside.append((time.monotonic() + ASIDE_S, region))
+        if self._closed:
+            region.close()
+        else:
+            self._aside.append((time.monotonic() + ASIDE_S, region))
 
     def forget(self) -> None:
         """The connection was lost: the neighbor may know no region any more."""
         self._registered.clear()
 
     async def close(self) -> None:
-        """Unregister and remove all regions."""
+        """Unregister and remove all regions; those of calls that have not ended yet are removed when they do."""
+        self._closed = True
         regions = [*self._free, *(region for _, region in self._aside)]
         self._free, self._aside = [], []
         if self._last:
@@ -203,7 +208,7 @@ class SharedMemory:
                 region = None
         if region is None:
             try:
-                region = await asyncio.to_thread(_new_region, needed, best)
+                region = await self._new(needed, best)
             except OSError as error:
                 log.warning(
                     "no room for a region of %d bytes in shared memory (%s): large tensors for %s"
@@ -226,7 +231,8 @@ class SharedMemory:
         except grpc.aio.AioRpcError as error:
             # A neighbor that was not restarted still knows it.
             if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
-                region.close()
+                # One that did not answer in time may have it by now, and would keep its memory.
+                self._spawn_removal(region)
                 if error.code() not in _GONE:
                     self._give_up(error)
                 return None
@@ -235,6 +241,25 @@ class SharedMemory:
             raise
         self._registered.add(region)
         return region
+
+    async def _new(self, needed: int, best: int) -> Region:
+        """A new region; where its caller leaves meanwhile, the next batch may have it. Raises OSError."""
+        making = asyncio.ensure_future(asyncio.to_thread(_new_region, needed, best))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._left)
+            raise
+
+    def _left(self, making: asyncio.Future[Region]) -> None:
+        if not making.cancelled() and making.exception() is None:
+            self._put_back(making.result())
+
+    def _put_back(self, region: Region) -> None:
+        if self._closed:
+            region.close()
+        else:
+            self._free.append(region)
 
     def _give_up(self, error: grpc.aio.AioRpcError) -> None:
         self._usable = False

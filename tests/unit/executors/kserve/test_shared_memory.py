@@ -5,6 +5,7 @@ import errno
 import fcntl
 import logging
 import os
+import threading
 
 import grpc
 import numpy as np
@@ -113,6 +114,66 @@ async def test_the_region_of_a_cancelled_call_is_not_used_again(sharing, load, k
     await executor.close()
     assert not files()
     assert not sharing.regions
+
+
+async def test_a_region_that_was_made_for_a_call_that_was_cancelled_is_the_next_ones(
+    sharing, load, kit, monkeypatch
+):
+    executor, _ = await load()
+    begun, go_on, made = threading.Event(), threading.Event(), asyncio.Event()
+    make, keep = shared_memory._new_region, executor._shared._put_back
+
+    def slow(needed, best):
+        begun.set()
+        go_on.wait(20)
+        return make(needed, best)
+
+    def kept(region):
+        keep(region)
+        made.set()
+
+    monkeypatch.setattr(executor._shared, "_put_back", kept)
+    monkeypatch.setattr(shared_memory, "_new_region", slow)
+    task = asyncio.ensure_future(executor.execute(kit.batch_of(X)))
+    await kit.soon(begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    await made.wait()
+    await executor.execute(kit.batch_of(X))
+    assert len(files()) == 1
+    await executor.close()
+    assert not files()
+
+
+async def test_what_ends_after_it_was_closed_leaves_nothing(sharing, load, kit, monkeypatch):
+    sharing.infer = lambda request, call: call.ended.wait(20) and kit.answer_of({})
+    executor, _ = await load()
+    task = asyncio.ensure_future(executor.execute(kit.batch_of(X)))
+    await kit.soon(sharing.call)
+    await executor._shared.close()
+    assert len(files()) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not files()
+
+
+async def test_a_region_whose_registration_got_no_answer_is_unregistered(sharing, load, kit):
+    executor, _ = await load()
+    register = sharing._SystemSharedMemoryRegister
+
+    def too_late(request, context):
+        register(request, context)
+        raise kit.Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "late")
+
+    sharing._SystemSharedMemoryRegister = too_late
+    result = await executor.execute(kit.batch_of(X))
+    np.testing.assert_array_equal(result.outputs["Y"], 2 * X)
+    await asyncio.gather(*executor._shared._last)
+    assert not sharing.regions
+    assert not files()
 
 
 async def test_a_region_that_was_set_aside_is_removed_after_a_while(
