@@ -77,6 +77,8 @@ class ManagedModel:
         self.ended = 0
         """How often loads were ended."""
         self._closed = False
+        self._gone = False
+        """Whether nothing of it is left."""
         self._why_ended = ""
         self._load: asyncio.Task[None] | None = None
         self._draining: tuple[ServedModel, WantedModel, asyncio.Task[None]] | None = None
@@ -202,13 +204,20 @@ class ManagedModel:
         self._registry.remove(self.name, self.version)
         self._changed()
 
-    async def remove(self) -> None:
-        """Answer what was accepted, close, and export nothing of it any more, unless it is wanted again."""
+    async def remove(self) -> bool:
+        """Answer what was accepted, close, and export nothing of it any more; returns whether that was done.
+
+        It is not where the model is wanted again, nor where another call of this has done it: then its
+        name may be another one's by now.
+        """
         if not self.removed:
-            return
+            return False
         await self._end()
-        if self.removed:
-            self._telemetry.remove(self.name, self.version)
+        if not self.removed or self._gone:
+            return False
+        self._gone = True
+        self._telemetry.remove(self.name, self.version)
+        return True
 
     async def close(self) -> None:
         """Close every generation at once; what is unanswered fails."""

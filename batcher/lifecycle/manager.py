@@ -324,10 +324,9 @@ class ModelManager:
         return ModelChange(model.name, model.version, ChangeResult.REMOVED)
 
     async def _remove(self, model: ManagedModel) -> ModelChange:
-        await model.remove()
-        if model.removed:
+        if await model.remove():
             log.info("%s version %s is not served any more", model.name, model.version)
-            self._models.pop((model.name, model.version), None)
+            del self._models[model.name, model.version]
             self._limit_devices()
         return ModelChange(model.name, model.version, ChangeResult.REMOVED)
 

@@ -433,6 +433,39 @@ class TestSources:
         await asyncio.gather(gone, back)
         assert (await world.infer("n")).sum() == 4
 
+    async def test_one_that_is_removed_twice_leaves_alone_what_has_its_name_by_then(
+        self, world, until
+    ):
+        await world.serve({"name": "n"})
+        hang = world.fakes[-1].hang_next()
+        accepted = world.begin("n")
+        await asyncio.to_thread(hang.wait_entered)
+        old = world.manager._models["n", "1"]
+        serve, wanted = world.manager.serve, world.wanted({"name": "n"})
+        changes = []
+        for each in ([], wanted, []):
+            changes.append(asyncio.create_task(serve(Source.REPOSITORY, each)))
+            await asyncio.sleep(0)
+        assert old.removed
+        made = []
+
+        def make_another(name, version, *, remove=world.telemetry.remove):
+            remove(name, version)
+            # As soon as nothing is left of the first one, and before its second removal goes on.
+            asyncio.get_running_loop().call_soon(
+                lambda: made.extend(world.manager._begin(Source.REPOSITORY, wanted, again=False))
+            )
+            world.telemetry.remove = remove
+
+        world.telemetry.remove = make_another
+        hang.release()
+        await accepted
+        await asyncio.gather(*changes)
+        assert (await made[0]).result == "loaded"
+        assert world.manager._models["n", "1"] is not old
+        assert (await world.infer("n")).sum() == 4
+        assert world.metric("batcher_model_generation", "n") == 1
+
     async def test_a_newer_wish_ends_the_load_of_an_older_one(self, world, until):
         world.options = {"load_error": BackendUnavailable("n: not up yet")}
         old = asyncio.create_task(world.serve({"name": "n"}))
