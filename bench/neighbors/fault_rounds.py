@@ -13,7 +13,7 @@ import machine
 import neighbor_faults as faults
 import numpy as np
 from bars import show
-from model_servers import Batcher, MLServer, ModelServer, Triton
+from model_servers import Batcher, KServe, MLServer, ModelServer, TorchServe, Triton
 
 from batcher.testing.server import ServerProcess
 
@@ -21,9 +21,32 @@ NEIGHBORS: dict[str, type[ModelServer]] = {
     "triton": Triton,
     "mlserver": MLServer,
     "batcher": Batcher,
+    "torchserve": TorchServe,
+    "http": KServe,
 }
-SHARES = {"triton": 0.6, "mlserver": 0.2, "batcher": 0.2}
+SHARES = {"triton": 0.5, "mlserver": 0.15, "batcher": 0.15, "torchserve": 0.1, "http": 0.1}
 """Of the rounds. The executor of another batcher's model knows no slow answers."""
+
+
+TENSORS = {
+    "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 16]}],
+    "outputs": [
+        {"name": "Y", "datatype": "FP32", "shape": [-1, 16]},
+        {"name": "BATCH", "datatype": "INT32", "shape": [-1, 1]},
+    ],
+}
+"""What the model `double` takes and gives, for servers that do not say so."""
+
+
+def executor(name: str, neighbor: Any) -> dict[str, Any]:
+    """The executor that sends to the neighbor, and its options."""
+    if name == "torchserve":
+        urls = {"url": neighbor.grpc, "management_url": neighbor.grpc_management}
+        return {"executor": "torchserve", "options": {**urls, **TENSORS}}
+    if name == "http":
+        url = f"http://{neighbor.http}"
+        return {"executor": "http", "options": {"url": url, "protocol": "v1", **TENSORS}}
+    return {"executor": "kserve", "options": {"url": neighbor.grpc}}
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -45,8 +68,7 @@ def _neighbor(name: str, count: int) -> dict[str, Any]:
         with make(Path(folder), base_s=0.002, per_row_s=0.0002) as neighbor:
             model = {
                 "name": "double",
-                "executor": "kserve",
-                "options": {"url": neighbor.grpc},
+                **executor(name, neighbor),
                 "max_in_flight": 2,
                 "batching": {"target_p99": "200ms"},
             }

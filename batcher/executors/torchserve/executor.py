@@ -103,6 +103,8 @@ class TorchserveExecutor:
             self._management = Management(stub, context.model, options)
         self._name = options.model or context.model
         self._ready: int | None = None
+        self._down = ""
+        """Why no worker can take a batch; empty if one may."""
         try:
             self._found = await self._discover()
         except BaseException:
@@ -116,6 +118,10 @@ class TorchserveExecutor:
 
         Cancelled, it ends when TorchServe has ended the batch, after `HOLD_S` at the latest.
         """
+        if self._down:
+            # It would wait in TorchServe's queue until workers have started, which takes seconds that
+            # callers would not get, and that the scheduler would take for the model's.
+            raise ExecutionError(self._down, cause="unavailable")
         if self._coded_json and sum(array.nbytes for array in batch.inputs.values()) > LARGE:
             sent, calls = await asyncio.to_thread(self._written, batch)
         else:
@@ -345,7 +351,10 @@ class TorchserveExecutor:
                 self._authorized(management=True), self._given.health_timeout / SECOND
             )
         except grpc.aio.AioRpcError as error:
-            return f"{self._management} answered {error.code().name}: {said(error)}"
+            why = f"{self._management} answered {error.code().name}: {said(error)}"
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self._down = why
+            return why
         except ValueError as error:
             return f"what {self._management} says of model {self._name!r} cannot be read: {error}"
         self._ready = 0 if found is None else found.ready
@@ -353,7 +362,9 @@ class TorchserveExecutor:
             # Loading registers it again if the options say so.
             self._watch.doubt()
             return "" if self._given.archive else f"{self._management} has no model {self._name!r}"
-        return "" if found.ready else f"no worker of {self} is ready for model {self._name!r}"
+        why = "" if found.ready else f"no worker of {self} is ready for model {self._name!r}"
+        self._down = why
+        return why
 
     async def _asked_ping(self) -> str:
         try:

@@ -376,16 +376,14 @@ async def test_workers_are_watched_and_another_version_is_loaded_again(load, giv
     server.model = {**server.model, "workers": []}
     assert "no worker" in await news.get()
 
-    def refuse(_fields):
-        raise RefusalError(grpc.StatusCode.INTERNAL, "has no worker to serve inference request.")
-
-    answer, server.answer = server.answer, refuse
-    assert (await failure_of(executor)).cause == "unavailable"
-    server.answer = answer
+    error = await failure_of(executor)
+    assert (error.cause, "no worker" in str(error)) == ("unavailable", True)
+    assert not server.calls, "it would have waited there"
     server.model = None
     assert "no model" in await news.get()
     server.model = dict(fake.DESCRIBED)
     assert not await news.get()
+    await executor.execute(batch())
     server.model = {**server.model, "modelVersion": "2.0"}
     await asyncio.wait_for(task, 10)
 
