@@ -57,6 +57,7 @@ from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances import watching
 from batcher.runtime.instances.replacement import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
+from batcher.runtime.instances.turns import HELD_S, LONGEST_PAUSE_S, SHARE
 from batcher.runtime.instances.warmup import BUCKETS_NS
 from batcher.runtime.interface.forwarded import MAX_FORWARDED
 from batcher.runtime.interface.labels import MAX_LABELS_BYTES
@@ -187,6 +188,10 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["a file of labels"] == f"{MAX_LABELS_BYTES >> 20} MiB"
     assert rows["shapes whose service times are kept"] == str(MOST_SHAPES)
     assert rows["last answers as the server stops"] == f"{LAST_WRITES_S:g}s"
+    held = rows["time for which a warm-up batch keeps its slot of the device"]
+    assert held == f"{HELD_S:g}s"
+    pause = rows["pause after a warm-up batch"]
+    assert pause == f"{1 / SHARE - 1:g} times what it took, {LONGEST_PAUSE_S:g}s at most"
     close = rows["time to close an instance when nothing is left to answer"]
     assert close == f"{CLOSE_TIMEOUT_S:g}s"
     assert rows["last batches as the server stops"] == f"{CLOSE_TIMEOUT_S:g}s"
