@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from batcher.testing.server import ServerProcess
+from batcher.testing.server import ServerProcess, free_address
 
 FETCH = Path(__file__).parents[3] / "tools" / "fetch_perf_analyzer.py"
 EXAMPLE = Path(__file__).parents[3] / "examples" / "sequences" / "make_model.py"
@@ -43,8 +43,21 @@ def perf_analyzer():
 
 @pytest.fixture(scope="module", params=("grpcio", "builtin"))
 def server(request):
-    with ServerProcess(CONFIG | {"server": {"transport": request.param}}) as running:
+    server = {"transport": request.param, "admin": [free_address()]}
+    with ServerProcess(CONFIG | {"server": server}) as running:
         yield running
+
+
+def test_it_runs_on_the_admin_listener(perf_analyzer, server):
+    """Models are loaded and unloaded by calls of other clients: it has none for a server over gRPC."""
+    done = subprocess.run(
+        [perf_analyzer, "-m", "hello", "-u", server.admin, "-i", "grpc", *SHORT],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{server.log()}"
 
 
 @pytest.mark.parametrize(
