@@ -213,7 +213,7 @@ class ManagedModel:
         if not self.removed:
             return False
         await self._end()
-        if not self.removed or self._gone:
+        if self._gone or not self.removed:
             return False
         self._gone = True
         self._telemetry.remove(self.name, self.version)
