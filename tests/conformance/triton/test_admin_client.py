@@ -45,3 +45,4 @@ def test_a_load_with_another_configuration(seen):
 def test_a_load_with_files(seen):
     assert seen["load_with_files"] == [-1, -1, -1, -1]
     assert seen["unload_what_had_files"] is False
+    assert seen["unload_what_is_stored"] is False

@@ -100,6 +100,12 @@ def unload_what_had_files(client):
     return client.is_model_ready("brought")
 
 
+@check
+def unload_what_is_stored(client):
+    client.unload_model("stored")
+    return client.is_model_ready("stored")
+
+
 if __name__ == "__main__":
     with triton.InferenceServerClient(sys.argv[1]) as connected:
         check.run(connected)
