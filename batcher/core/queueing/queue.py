@@ -155,17 +155,20 @@ class ModelQueue:
 
     @property
     def worst(self) -> tuple[int, int]:
-        """The rank and `finish_by_ns` of the request that is served last; the queue must not be empty."""
+        """The rank and `finish_by_ns` of the request that is served last; something must wait or be held."""
         classes = [group.classes[-1] for group in self.groups.values()]
-        return max(
-            [(priority_class.rank, priority_class.finish_by[-1]) for priority_class in classes]
-        )
+        places = [(priority_class.rank, priority_class.finish_by[-1]) for priority_class in classes]
+        return max([*places, *map(_order, self.held.values())])
 
     def worst_first(self) -> Iterator[LiveRequest]:
-        """All waiting requests, the one that is served last first."""
+        """All waiting and held requests, the one that is served last first."""
         classes = [
             priority_class for group in self.groups.values() for priority_class in group.classes
         ]
+        if self.held:
+            # Of equal ones, the last of a sequence first.
+            waiting = [*self, *self.held.values()][::-1]
+            return iter(sorted(waiting, key=_order, reverse=True))
         if len(classes) == 1:
             return reversed(classes[0].requests)
         return iter(sorted(self, key=_order, reverse=True))

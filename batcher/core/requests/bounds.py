@@ -40,10 +40,9 @@ def room_for(request: LiveRequest, model: Model) -> list[LiveRequest]:
 
     Empty when they would not make enough room: then the new request is refused. It is empty, too,
     while more waits than a lowered bound allows: a change of settings refuses no waiting request.
-    Held steps of sequences make no room: each follows one that is queued or runs.
     """
     limits, queue = model.settings.queue, model.queue
-    if not queue.requests or _over_a_bound(queue, limits):
+    if not (queue.requests or queue.held) or _over_a_bound(queue, limits):
         return []
     requests = queue.requests + len(queue.held) + 1 - limits.max_requests
     rows = nbytes = 0

@@ -78,10 +78,10 @@ class World:
         self.play.arrive(0, rows=max_rows)
         self.play.arrive(1, rows=rows, expires=expires)
 
-    def held(self, *, expires=None, policy=None):
+    def held(self, *, expires=None, policy=None, **limits):
         """Requests 0 and 1 are steps of one sequence, and 0 runs."""
         if policy is None:
-            self.play.fixed(max_rows=4)
+            self.play.fixed(max_rows=4, **limits)
         else:
             self.adaptive(policy, target=50)
         self.up(warm=False)

@@ -83,6 +83,9 @@ def arrives_unknown(world, _):
 def makes_room(world, before):
     if before == "waiting":
         world.waiting(max_requests=1)
+    elif before == "held":
+        world.held(max_requests=2)
+        world.play.arrive(3)
     else:
         world.late(max_requests=1)
     yield
@@ -403,6 +406,7 @@ REQUESTS = {
 """By cause and next state; where these do not say all, `BY_STATE` goes before."""
 
 BY_STATE = {
+    ("held", "RequestArrived", "refused"): makes_room,
     ("waiting", "RequestArrived", "refused"): makes_room,
     ("late", "RequestArrived", "refused"): makes_room,
     ("partly run", "dispatch", "running"): last_piece,
