@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
@@ -23,6 +25,11 @@ from batcher.core.policies import make_policy
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import FixedWindow, ModelSettings, NoBatching, QueueLimits
 from batcher.testing.invariants import validate
+
+# A shell lets what it runs in the background ignore SIGINT, and programs inherit that: those that
+# tests start and interrupt would not end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples whenever the same files are collected (docs/changing.md, Tests);
 # `--hypothesis-profile=explore` looks for new ones.

@@ -471,6 +471,10 @@ def test_an_interrupt_ends_the_servers_too(tmp_path):
             assert bench.poll() is None, bench.stderr.read()
         below = processes.descendants(bench.pid)
         bench.send_signal(signal.SIGINT)
-        _, said = bench.communicate(timeout=60)
+        try:
+            _, said = bench.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            bench.terminate()
+            raise
     assert bench.returncode == 130, said
     assert not any("batcher" in command_of(pid) for pid in below)
