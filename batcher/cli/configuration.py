@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from batcher.config import Config, ModelConfig
     from batcher.config.files import Problem
@@ -55,7 +55,30 @@ def problems_before_loading(config: Config, *, thorough: bool) -> list[Problem]:
     for place, model in enumerate(config.models):
         at = ("models", place)
         problems += executor_problems(at, config.base_dir, model, thorough=thorough)
+        problems += _own_addresses(config, (*at, "options"), model.options)
+    if config.model_repository is not None:
+        options = config.model_repository.defaults.get("options") or {}
+        problems += _own_addresses(config, ("model_repository", "defaults", "options"), options)
     return problems
+
+
+def _own_addresses(config: Config, at: KeyPath, options: Mapping[str, Any]) -> Iterator[Problem]:
+    """Options by which an executor would send batches to this server itself."""
+    from batcher.config.addresses import reaches
+
+    server = config.server
+    listeners = [("server.grpc", each) for each in server.grpc]
+    listeners += [("server.admin", each) for each in server.admin]
+    if server.http is not None:
+        listeners.append(("server.http", server.http))
+    for key in ("url", "management_url"):
+        url = options.get(key)
+        if not isinstance(url, str):
+            continue
+        for name, listener in listeners:
+            if reaches(listener, url):
+                text = f"got {url}, where this server itself listens ({name}); allowed: another address"
+                yield (*at, key), text
 
 
 def _tls_problems(config: Config) -> list[Problem]:

@@ -51,6 +51,28 @@ def parse_address(text: str) -> TcpAddress | UnixAddress:
     return TcpAddress((match["v6"] or match["host"]).lower(), port)
 
 
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not listened on
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def reaches(listener: str, url: str) -> bool:
+    """Whether a connection to `url` (an address, perhaps with a scheme and a path) ends at a listener here.
+
+    False where that is not certain, as for names of hosts.
+    """
+    try:
+        own = parse_address(listener)
+        asked = parse_address(url.split("://", 1)[-1].split("/", 1)[0] if "://" in url else url)
+    except ValueError:
+        return False
+    if not isinstance(own, TcpAddress) or not isinstance(asked, TcpAddress):
+        return own == asked
+    if own.port != asked.port or not own.port:
+        return False
+    local = asked.host in _LOOPBACK
+    return own.host == asked.host or (local and own.host in _LOOPBACK | _EVERYWHERE)
+
+
 def _unix(path: str) -> UnixAddress:
     if not path.startswith("/") or path.endswith("/") or "\0" in path:
         raise ValueError("unix: followed by an absolute path, such as unix:/run/batcher/grpc.sock")

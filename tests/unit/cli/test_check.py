@@ -293,3 +293,41 @@ def test_load_prints_the_hint_of_a_model_that_needs_padding(run, write, monkeypa
     result = run("check", "--load", config)
     assert result.exit_code == 0, result.stderr
     assert "hint for m:1: tokens axis 1 varies in length and is not padded" in result.stdout
+
+
+OWN = 'server: {grpc: ["0.0.0.0:8001", "unix:/run/a.sock"], http: "[::1]:8002", admin: ["10.0.0.7:8003"]}\n'
+
+
+@pytest.mark.parametrize(
+    ("executor", "key", "url", "listener"),
+    [
+        ("kserve", "url", "localhost:8001", "server.grpc"),
+        ("kserve", "url", "[::1]:8001", "server.grpc"),
+        ("kserve", "url", "unix:/run/a.sock", "server.grpc"),
+        ("kserve", "url", "10.0.0.7:8003", "server.admin"),
+        ("http", "url", "http://localhost:8002/v2", "server.http"),
+        ("torchserve", "management_url", "127.0.0.1:8001", "server.grpc"),
+        ("kserve", "url", "neighbor:8001", None),
+        ("kserve", "url", "localhost:8003", None),
+        ("kserve", "url", "unix:/run/b.sock", None),
+        ("kserve", "url", "localhost:9001", None),
+    ],
+)
+def test_a_neighbor_is_another_server(write, executor, key, url, listener):
+    found = problems_before_loading(
+        load_config(
+            write(
+                f"{OWN}models: [{{name: m, executor: {executor}, options: {{{key}: '{url}'}}}}]\n"
+            )
+        ),
+        thorough=False,
+    )
+    texts = [text for path, text in found if path == ("models", 0, "options", key)]
+    expected = f"got {url}, where this server itself listens ({listener}); allowed: another address"
+    assert texts == ([expected] if listener else [])
+
+
+def test_nor_is_that_of_a_model_repository_this_server(write, tmp_path):
+    text = f"{OWN}model_repository: {{path: '{tmp_path}', defaults: {{executor: kserve, options: {{url: 'localhost:8001'}}}}}}\n"
+    ((path, _),) = problems_before_loading(load_config(write(text)), thorough=False)
+    assert path == ("model_repository", "defaults", "options", "url")
