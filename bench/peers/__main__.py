@@ -106,7 +106,8 @@ async def run(
     """Measure one server after the other, each with its Python, or why it has none."""
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for signum in (signal.SIGINT, signal.SIGTERM):  # also where a shell lets it ignore the first
+        asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
     adopt_orphans()
     server_core, load_core = machine.cores()
     machine.stay_on(load_core)
