@@ -26,7 +26,9 @@ from batcher.executors.http.options import HttpOptions, place_of
 from batcher.executors.http.response import Response
 from batcher.executors.http.statuses import failure
 from batcher.executors.http.v2 import JSON_LENGTH, Bodies
-from batcher.executors.remote.headers import Headers, Stamp, sendable, stamp
+from batcher.executors.remote.channel import tls_stamps
+from batcher.executors.remote.deadlines import left_s
+from batcher.executors.remote.headers import Headers, sendable
 from batcher.executors.remote.instances import Instances
 from batcher.executors.remote.rows import SentRows, json_rows
 from batcher.executors.remote.watching import NeighborWatch
@@ -38,10 +40,6 @@ log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT: Final = 64
 """The most batches of one object at the neighbor at once, and so connections of its pool."""
-
-DEADLINE_SLACK_S: Final = 0.02
-"""Seconds added to what is left of a deadline, so that the scheduler ends a request that expires, with the right
-status, before the HTTP request does."""
 
 LARGE: Final = 64 * 1024
 """Bytes of tensors, or of an answer, from which a thread reads and writes them. As JSON that is some 16,000
@@ -65,7 +63,7 @@ class HttpExecutor:
         self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
         client = await asyncio.to_thread(_client_module, context.model)
         place = place_of(options.url)
-        self._tls_stamps = self._look_at_tls()
+        self._tls_stamps = tls_stamps(self._given.tls)
         tls = None
         if place.tls:
             tls = await asyncio.to_thread(client.tls_context, context.model, options.tls)
@@ -165,11 +163,8 @@ class HttpExecutor:
     async def _post(
         self, body: bytes, headers: dict[str, str], deadline_ns: int | None
     ) -> Response:
-        timeout_s = None
-        if deadline_ns is not None:
-            timeout_s = max(0.0, (deadline_ns - time.monotonic_ns()) / SECOND) + DEADLINE_SLACK_S
         try:
-            async with asyncio.timeout(timeout_s) as limit:
+            async with asyncio.timeout(left_s(deadline_ns)) as limit:
                 return await self._neighbor.post(body, headers)
         except TimeoutError:
             if not limit.expired():
@@ -194,23 +189,19 @@ class HttpExecutor:
         return await self._neighbor.discover(self._headers.current)
 
     async def _ask(self) -> str:
-        if any(not isinstance(value, str) for value in self._given.metadata.values()):
+        if self._headers.from_files:
             await asyncio.to_thread(self._headers.refresh)
-        if self._look_at_tls() != self._tls_stamps:
+        if tls_stamps(self._given.tls) != self._tls_stamps:
             self._watch.doubt()
         return await self._neighbor.ready(self._headers.current)
 
     async def _changed(self) -> str:
-        if self._look_at_tls() != self._tls_stamps:
+        if tls_stamps(self._given.tls) != self._tls_stamps:
             return "the files of options.tls have changed"
         found = await self._discover()
         if found != self._found:
             return f"{self._neighbor} serves another model {self._neighbor.model!r} now"
         return ""
-
-    def _look_at_tls(self) -> tuple[Stamp, ...]:
-        tls = self._given.tls
-        return () if tls is None else tuple(stamp(path) for path in tls.files())
 
 
 def _client_module(model: str) -> ModuleType:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -34,8 +33,9 @@ from batcher.executors.kserve.request import (
     message_bytes,
 )
 from batcher.executors.kserve.shared_memory import Placed, SharedMemory
-from batcher.executors.remote.channel import open_channel
-from batcher.executors.remote.headers import Headers, Stamp, sendable, stamp
+from batcher.executors.remote.channel import connection_changes, open_channel, tls_stamps
+from batcher.executors.remote.deadlines import left_s
+from batcher.executors.remote.headers import Headers, sendable
 from batcher.executors.remote.statuses import failure
 from batcher.executors.remote.watching import NeighborWatch
 from batcher.protocol import INFERENCE, Stub, methods
@@ -44,11 +44,6 @@ log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT: Final = 64
 """The most batches of one object at the neighbor at once: HTTP/2 servers take 100 streams and more."""
-
-DEADLINE_SLACK_S: Final = 0.02
-"""Seconds added to what is left of a deadline, so that the scheduler ends a request that expires, with
-the right status, before the call does. The neighbor may work that much longer for nothing."""
-
 
 Sent: TypeAlias = tuple[tuple[str, MetadataValue], ...]
 """The headers of a call."""
@@ -68,7 +63,7 @@ class KserveExecutor:
         options = read_options(context, KserveOptions)
         self._context, self._given = context, options
         self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
-        self._tls_stamps = self._look_at_tls()
+        self._tls_stamps = tls_stamps(self._given.tls)
         self._channel = open_channel(context.model, options.url, options.tls, options.max_message)
         stub: Any = Stub(self._channel, INFERENCE)
         self._neighbor = Neighbor(
@@ -122,7 +117,9 @@ class KserveExecutor:
 
     async def watch(self, report: Callable[[str], None]) -> None:
         """Report whether the neighbor's model is ready; return when it is another one."""
-        tracking = asyncio.get_running_loop().create_task(self._track())
+        tracking = asyncio.get_running_loop().create_task(
+            connection_changes(self._channel, self._connection_changed)
+        )
         try:
             why = await self._watch.run(report)
         finally:
@@ -206,11 +203,7 @@ class KserveExecutor:
 
     async def _call(self, data: bytes, deadline_ns: int | None, headers: Sent) -> bytes:
         """The answer to a message. Raises `AioRpcError`."""
-        timeout_s = None
-        if deadline_ns is not None:
-            left_s = (deadline_ns - time.monotonic_ns()) / SECOND
-            timeout_s = max(0.0, left_s) + DEADLINE_SLACK_S
-        answer: bytes = await self._infer(data, timeout=timeout_s, metadata=headers)
+        answer: bytes = await self._infer(data, timeout=left_s(deadline_ns), metadata=headers)
         self._answers += 1
         return answer
 
@@ -228,9 +221,9 @@ class KserveExecutor:
         return await discover(self._neighbor, self._context, self._given, self._headers.current)
 
     async def _ask(self) -> str:
-        if any(not isinstance(value, str) for value in self._given.metadata.values()):
+        if self._headers.from_files:
             await asyncio.to_thread(self._headers.refresh)
-        if self._look_at_tls() != self._tls_stamps:
+        if tls_stamps(self._given.tls) != self._tls_stamps:
             self._watch.doubt()
         before = self._answers
         try:
@@ -244,7 +237,7 @@ class KserveExecutor:
             return str(failure(str(self._neighbor), error))
 
     async def _changed(self) -> str:
-        if self._look_at_tls() != self._tls_stamps:
+        if tls_stamps(self._given.tls) != self._tls_stamps:
             return "the files of options.tls have changed"
         found = await self._discover()
         if found != self._found:
@@ -253,17 +246,7 @@ class KserveExecutor:
             return f"{self._neighbor} serves another model {self._neighbor.shown} now"
         return ""
 
-    async def _track(self) -> None:
-        """Have the neighbor asked whenever the connection is lost or made again."""
-        while True:
-            state = self._channel.get_state()
-            if state is grpc.ChannelConnectivity.SHUTDOWN:
-                return
-            await self._channel.wait_for_state_change(state)
-            if self._shared is not None:
-                self._shared.forget()
-            self._watch.doubt()
-
-    def _look_at_tls(self) -> tuple[Stamp, ...]:
-        tls = self._given.tls
-        return () if tls is None else tuple(stamp(path) for path in tls.files())
+    def _connection_changed(self) -> None:
+        if self._shared is not None:
+            self._shared.forget()
+        self._watch.doubt()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -14,6 +14,7 @@ from batcher.config.addresses import Address
 from batcher.config.section import CrossCheckError
 from batcher.errors import ModelLoadError
 from batcher.executor import FilePath, Options
+from batcher.executors.remote.headers import Stamp, stamp
 
 RECONNECT_MS: Final = 500
 """The longest pause between two attempts to connect: with the jitter of gRPC, which adds a fifth, and
@@ -58,6 +59,21 @@ class TlsOptions(Options):
     def files(self) -> Iterator[Path]:
         """The files that are set."""
         yield from (path for path in (self.ca, self.cert, self.key) if path is not None)
+
+
+def tls_stamps(tls: TlsOptions | None) -> tuple[Stamp, ...]:
+    """What changes when a file of TLS does; empty without TLS."""
+    return () if tls is None else tuple(stamp(path) for path in tls.files())
+
+
+async def connection_changes(channel: grpc.aio.Channel, changed: Callable[[], None]) -> None:
+    """Call `changed` whenever the connection is lost or made again, until the channel is closed."""
+    while True:
+        state = channel.get_state()
+        if state is grpc.ChannelConnectivity.SHUTDOWN:
+            return
+        await channel.wait_for_state_change(state)
+        changed()
 
 
 def open_channel(

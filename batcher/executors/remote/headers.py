@@ -120,6 +120,11 @@ class Headers:
         except ValueError as error:
             raise ModelLoadError(f"model {model!r}: {error}") from error
 
+    @property
+    def from_files(self) -> bool:
+        """Whether a value comes from a file, so that `refresh` has something to do."""
+        return bool(self._stamps)
+
     def refresh(self) -> None:
         """Read the files that have changed. A file that cannot be used is logged, and its value kept."""
         stamps = self._look()

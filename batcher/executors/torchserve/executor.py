@@ -24,8 +24,8 @@ from batcher.executor import (
     TensorSpec,
     read_options,
 )
-from batcher.executors.remote.channel import open_channel
-from batcher.executors.remote.headers import Headers, Stamp, stamp
+from batcher.executors.remote.channel import connection_changes, open_channel, tls_stamps
+from batcher.executors.remote.headers import Headers
 from batcher.executors.remote.instances import Instances
 from batcher.executors.remote.rows import SentRows, json_rows
 from batcher.executors.remote.tensor_options import declared
@@ -92,7 +92,7 @@ class TorchserveExecutor:
         if options.tokens is not None:
             self._tokens = await asyncio.to_thread(Tokens, context.model, options.tokens)
         self._headers = await asyncio.to_thread(Headers, context.model, options.metadata)
-        self._tls_stamps = self._look_at_tls()
+        self._tls_stamps = tls_stamps(self._given.tls)
         self._channel = self._open(options.url, options.max_message)
         self._management_channel: grpc.aio.Channel | None = None
         self._predictions: Any = Stub(self._channel, TORCHSERVE_INFERENCE)
@@ -137,7 +137,9 @@ class TorchserveExecutor:
 
     async def watch(self, report: Callable[[str], None]) -> None:
         """Report whether TorchServe can execute the model; return when it is another version."""
-        tracking = asyncio.get_running_loop().create_task(self._track())
+        tracking = asyncio.get_running_loop().create_task(
+            connection_changes(self._channel, self._watch.doubt)
+        )
         try:
             why = await self._watch.run(report)
         finally:
@@ -340,9 +342,9 @@ class TorchserveExecutor:
     async def _ask(self) -> str:
         if self._tokens is not None:
             await asyncio.to_thread(self._tokens.refresh)
-        if self._given.metadata:
+        if self._headers.from_files:
             await asyncio.to_thread(self._headers.refresh)
-        if self._look_at_tls() != self._tls_stamps:
+        if tls_stamps(self._given.tls) != self._tls_stamps:
             self._watch.doubt()
         if self._management is None:
             return await self._asked_ping()
@@ -382,7 +384,7 @@ class TorchserveExecutor:
         return "" if status == "Healthy" else f"{self} says that a model of it lacks workers"
 
     async def _changed(self) -> str:
-        if self._look_at_tls() != self._tls_stamps:
+        if tls_stamps(self._given.tls) != self._tls_stamps:
             return "the files of options.tls have changed"
         if self._management is None or self._found is None:
             return ""
@@ -398,19 +400,6 @@ class TorchserveExecutor:
         return (
             "" if then == now else f"{self} serves another version of {self._name!r}, or as others"
         )
-
-    def _look_at_tls(self) -> tuple[Stamp, ...]:
-        tls = self._given.tls
-        return () if tls is None else tuple(stamp(path) for path in tls.files())
-
-    async def _track(self) -> None:
-        """Have TorchServe asked whenever the connection is lost or made again."""
-        while True:
-            state = self._channel.get_state()
-            if state is grpc.ChannelConnectivity.SHUTDOWN:
-                return
-            await self._channel.wait_for_state_change(state)
-            self._watch.doubt()
 
 
 def _as_text(value: ParameterValue) -> bytes:

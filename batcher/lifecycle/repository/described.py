@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from batcher.config.document import read_document
 from batcher.config.section import dotted, refusal
 from batcher.errors import BatcherError, ConfigError, encodable, on_one_line
 from batcher.lifecycle.repository.files import (
+    VERSION,
     FileStamp,
     Folder,
     TooManyFilesError,
@@ -43,8 +43,6 @@ OVERRIDES_FILE: Final = "batcher.yaml"
 
 MAX_OVERRIDES_BYTES: Final = 256 * 1024
 """Bytes of a `batcher.yaml`: parsing this much takes seconds, and such files have a few lines."""
-
-_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,7 @@ def files_beside(path: Path, folder: Folder) -> tuple[FileStamp, ...]:
 
 def versions_in(folder: Folder) -> frozenset[str]:
     """The folders whose names are versions."""
-    return frozenset(each for each in folder.folders if _VERSION.fullmatch(each))
+    return frozenset(each for each in folder.folders if VERSION.fullmatch(each))
 
 
 def scan_versions(

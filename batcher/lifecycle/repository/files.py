@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ MAX_FILES: Final = 10_000
 
 MAX_DEPTH: Final = 16
 """Folders below each other in a version. Links can make a ring of folders, which ends here."""
+
+
+VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+"""The name of a folder that is a version."""
 
 
 class FileStamp(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -10,9 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from batcher.errors import InvalidRequest, encodable
-from batcher.lifecycle.repository.files import MAX_DEPTH, MAX_FILES
+from batcher.lifecycle.repository.files import MAX_DEPTH, MAX_FILES, VERSION
 
-_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _LONGEST_NAME: Final = 255
 """Bytes of a part of a path, on the file systems in use."""
 
@@ -65,7 +63,7 @@ def _checked(model: str, text: str) -> PurePosixPath:
     parts = text.split("/")
     good = (
         2 <= len(parts) <= MAX_DEPTH
-        and _VERSION.fullmatch(parts[0]) is not None
+        and VERSION.fullmatch(parts[0]) is not None
         and all(_is_name(part) for part in parts[1:])
     )
     if not good:

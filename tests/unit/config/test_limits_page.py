@@ -27,9 +27,10 @@ from batcher.core.queueing.padding import MOST_KNOWN
 from batcher.errors import MAX_DESCRIPTION, MAX_NAME
 from batcher.executor import MAX_RETRY_AFTER_NS
 from batcher.executors.kserve.answer import MAX_OUTPUTS
-from batcher.executors.kserve.executor import DEADLINE_SLACK_S, MAX_IN_FLIGHT
+from batcher.executors.kserve.executor import MAX_IN_FLIGHT
 from batcher.executors.kserve.shared_memory import ASIDE_S, MAX_ASIDE
 from batcher.executors.remote.channel import LARGEST_MESSAGE, RECONNECT_MS, UNACKNOWLEDGED_MS
+from batcher.executors.remote.deadlines import DEADLINE_SLACK_S
 from batcher.executors.remote.headers import MAX_FILE
 from batcher.http2.connection_lifetime import EVICT_IDLE_NS, EVICT_SILENT_NS, PROBE_CONNECTION_NS
 from batcher.http2.decompression import MAX_MEMBERS

@@ -7,7 +7,10 @@ from batcher.config import parse_config
 
 
 def problems(options):
-    document = {"models": [{"name": "m", "executor": "kserve", "options": options}]}
+    document = {
+        "server": {"grpc": ["127.0.0.1:9001"]},
+        "models": [{"name": "m", "executor": "kserve", "options": options}],
+    }
     config = parse_config(json.dumps(document), "test", {})
     found = problems_before_loading(config, thorough=True)
     return {".".join(map(str, path[3:])): text for path, text in found}
