@@ -44,13 +44,18 @@ async def test_a_service_that_is_not_there_is_unknown(address, dial):
 async def test_the_listeners_answer_while_models_load(start, hello, dial, monkeypatch):
     seen = []
 
-    async def load(application):
-        probe = await dial(application.grpc.addresses[0], protocol.HEALTH)
-        seen.append((await probe.Check(health.HealthCheckRequest())).status)
-        await real(application)
+    async def start_application(application):
+        async def load():
+            probe = await dial(application.grpc.addresses[0], protocol.HEALTH)
+            seen.append((await probe.Check(health.HealthCheckRequest())).status)
+            await real_load()
 
-    real = Application._load_models
-    monkeypatch.setattr(Application, "_load_models", load)
+        real_load = application.manager.start
+        monkeypatch.setattr(application.manager, "start", load)
+        await real_start(application)
+
+    real_start = Application.start
+    monkeypatch.setattr(Application, "start", start_application)
     await start(hello())
     assert seen == [Answer.NOT_SERVING]
 
