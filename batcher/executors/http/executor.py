@@ -28,7 +28,7 @@ from batcher.executors.http.statuses import failure
 from batcher.executors.http.v2 import JSON_LENGTH, Bodies
 from batcher.executors.remote.channel import tls_stamps
 from batcher.executors.remote.deadlines import left_s
-from batcher.executors.remote.headers import Headers, sendable
+from batcher.executors.remote.headers import Headers, hiding, sendable, without_secrets
 from batcher.executors.remote.instances import Instances
 from batcher.executors.remote.rows import SentRows, json_rows
 from batcher.executors.remote.watching import NeighborWatch
@@ -76,17 +76,28 @@ class HttpExecutor:
         )
         self._neighbor = Neighbor(self._client, context, options)
         try:
-            found = await self._discover()
+            with hiding(self._secrets):
+                found = await self._discover()
         except BaseException:
             await self._client.close()
             raise
         self._found = found
         self._set_codec(found)
-        self._watch = NeighborWatch(self._ask, self._changed, options.health_interval / SECOND)
+        self._watch = NeighborWatch(
+            self._ask, self._changed, options.health_interval / SECOND, hide=self._hidden
+        )
         return found.metadata
 
     async def execute(self, batch: Batch) -> BatchResult:
         """Send the batch and read the answer. Cancelling it closes its connection."""
+        with hiding(self._secrets):
+            result = await self._execute(batch)
+        if not result.row_errors:
+            return result
+        errors = {row: self._hidden(why) for row, why in result.row_errors.items()}
+        return replace(result, row_errors=errors)
+
+    async def _execute(self, batch: Batch) -> BatchResult:
         self._sent += 1
         number = str(self._sent)
         nbytes = sum(array.nbytes for array in batch.inputs.values())
@@ -112,6 +123,12 @@ class HttpExecutor:
                 # Perhaps another model has taken the name; then it is loaded again.
                 self._watch.doubt()
             raise ExecutionError(f"{self._neighbor}: {error}", cause=error.cause) from None
+
+    def _secrets(self) -> tuple[tuple[str, str], ...]:
+        return self._headers.current
+
+    def _hidden(self, text: str) -> str:
+        return without_secrets(text, self._secrets())
 
     async def watch(self, report: Callable[[str], None]) -> None:
         """Report whether the neighbor's model is ready; return when it is another one."""

@@ -27,6 +27,9 @@ JSON_LENGTH: Final = "Inference-Header-Content-Length"
 
 _SIZE: Final = "binary_data_size"
 
+_LONGEST_AXIS: Final = 2**40
+"""The longest axis of an output: far more than any answer has, and less than numpy refuses in its own way."""
+
 _CHUNK: Final = 16_384
 """Elements that the JSON encoder writes at once, which is one step for the interpreter: 2 ms. Between two of
 them other threads may run."""
@@ -215,6 +218,8 @@ def _binary_size(tensor: dict[str, Any], left: int) -> int | None:
 def _shape(found: Any) -> tuple[int, ...]:
     if not isinstance(found, list) or not all(type(axis) is int and axis >= 0 for axis in found):
         raise JsonError("its shape is no list of whole numbers")
+    if any(axis > _LONGEST_AXIS for axis in found):
+        raise JsonError("its shape has an axis that is too long")
     return tuple(found)
 
 

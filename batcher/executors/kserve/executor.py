@@ -35,7 +35,7 @@ from batcher.executors.kserve.request import (
 from batcher.executors.kserve.shared_memory import Placed, SharedMemory
 from batcher.executors.remote.channel import connection_changes, open_channel, tls_stamps
 from batcher.executors.remote.deadlines import left_s
-from batcher.executors.remote.headers import Headers, sendable
+from batcher.executors.remote.headers import Headers, hiding, sendable, without_secrets
 from batcher.executors.remote.statuses import failure
 from batcher.executors.remote.watching import NeighborWatch
 from batcher.protocol import INFERENCE, Stub, methods
@@ -75,7 +75,8 @@ class KserveExecutor:
         )
         self._infer = self._channel.unary_unary(methods(INFERENCE)["ModelInfer"].path)
         try:
-            self._found = await self._discover()
+            with hiding(self._secrets):
+                self._found = await self._discover()
             metadata = self._found.metadata
             self._shared = await self._share()
         except BaseException:
@@ -91,11 +92,17 @@ class KserveExecutor:
         self._reader = AnswerReader(
             {spec.name: spec for spec in metadata.outputs}, batched=context.max_batch_size > 0
         )
-        self._watch = NeighborWatch(self._ask, self._changed, options.health_interval / SECOND)
+        self._watch = NeighborWatch(
+            self._ask, self._changed, options.health_interval / SECOND, hide=self._hidden
+        )
         return metadata
 
     async def execute(self, batch: Batch) -> BatchResult:
         """Send the batch and read the answer. Cancelling it cancels the call."""
+        with hiding(self._secrets):
+            return await self._execute(batch)
+
+    async def _execute(self, batch: Batch) -> BatchResult:
         wanted = self._all if batch.outputs is None else batch.outputs
         headers = (*self._headers.current, *sendable(batch.metadata))
         try:
@@ -114,6 +121,12 @@ class KserveExecutor:
             self._watch.doubt()
             raise ExecutionError(f"{self._neighbor} answered {error}") from None
         return BatchResult(outputs)
+
+    def _secrets(self) -> tuple[tuple[str, str], ...]:
+        return self._headers.current
+
+    def _hidden(self, text: str) -> str:
+        return without_secrets(text, self._secrets())
 
     async def watch(self, report: Callable[[str], None]) -> None:
         """Report whether the neighbor's model is ready; return when it is another one."""

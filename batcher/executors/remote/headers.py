@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,6 +18,10 @@ log = logging.getLogger(__name__)
 
 MAX_FILE: Final = 64 * 1024
 """The most bytes of a header's file; servers take far less."""
+
+SHORTEST_SECRET: Final = 8
+"""Characters from which on a header's value is kept out of what a neighbor says. Shorter ones are words of
+its own as often, and are guessed in a day by who may ask a thousand times a second (26**7 / 1000 / 86400)."""
 
 _KEY = re.compile(r"[a-z0-9_.-]{1,128}")
 _VALUE = re.compile(r"[ -~]*")
@@ -93,6 +98,27 @@ def sendable(metadata: Mapping[str, MetadataValue]) -> Iterator[tuple[str, Metad
                 f"the value of the header {name} must be printable ASCII characters to be sent on",
                 cause="input",
             )
+
+
+def without_secrets(text: str, headers: Iterable[tuple[str, MetadataValue]]) -> str:
+    """The text without the values of these headers, which a neighbor may repeat in its errors."""
+    for _, value in headers:
+        if isinstance(value, str):
+            # Also without the scheme: of "Bearer abc", "abc".
+            for secret in (value, value.rpartition(" ")[2]):
+                if len(secret) >= SHORTEST_SECRET:
+                    text = text.replace(secret, "***")
+    return text
+
+
+@contextmanager
+def hiding(headers: Callable[[], Iterable[tuple[str, MetadataValue]]]) -> Iterator[None]:
+    """Keep the values of headers out of the errors that go to callers and into logs."""
+    try:
+        yield
+    except (ExecutionError, ModelLoadError) as error:
+        error.args = (without_secrets(str(error), headers()), *error.args[1:])
+        raise
 
 
 Stamp = tuple[int, int, int] | None

@@ -30,12 +30,17 @@ class NeighborWatch:
         changed: Callable[[], Awaitable[str]],
         interval_s: float,
         recheck: int = RECHECK,
+        hide: Callable[[str], str] = str,
     ) -> None:
-        """Ask every `interval_s` seconds; every `recheck` times, whether the model has changed, too."""
+        """Ask every `interval_s` seconds; every `recheck` times, whether the model has changed, too.
+
+        `hide` takes secrets out of what is reported.
+        """
         self._ask = ask
         self._changed = changed
         self._interval_s = interval_s
         self._recheck = recheck
+        self._hide = hide
         self._doubted = asyncio.Event()
 
     def doubt(self) -> None:
@@ -60,9 +65,9 @@ class NeighborWatch:
                     why = describe(error)
                 else:
                     if again:
-                        return again
+                        return self._hide(again)
             unsure = bool(why)
-            report(why)
+            report(self._hide(why))
             await self._pause()
 
     async def _pause(self) -> None:

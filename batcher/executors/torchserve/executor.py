@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -25,7 +26,7 @@ from batcher.executor import (
     read_options,
 )
 from batcher.executors.remote.channel import connection_changes, open_channel, tls_stamps
-from batcher.executors.remote.headers import Headers
+from batcher.executors.remote.headers import Headers, hiding, without_secrets
 from batcher.executors.remote.instances import Instances
 from batcher.executors.remote.rows import SentRows, json_rows
 from batcher.executors.remote.tensor_options import declared
@@ -106,11 +107,14 @@ class TorchserveExecutor:
         self._down = ""
         """Why no worker can take a batch; empty if one may."""
         try:
-            self._found = await self._discover()
+            with hiding(self._secrets):
+                self._found = await self._discover()
         except BaseException:
             await self.close()
             raise
-        self._watch = NeighborWatch(self._ask, self._changed, options.health_interval / SECOND)
+        self._watch = NeighborWatch(
+            self._ask, self._changed, options.health_interval / SECOND, hide=self._hidden
+        )
         return self._metadata(inputs, outputs)
 
     async def execute(self, batch: Batch) -> BatchResult:
@@ -118,6 +122,14 @@ class TorchserveExecutor:
 
         Cancelled, it ends when TorchServe has ended the batch, after `HOLD_S` at the latest.
         """
+        with hiding(self._secrets):
+            result = await self._execute(batch)
+        if not result.row_errors:
+            return result
+        errors = {row: self._hidden(why) for row, why in result.row_errors.items()}
+        return replace(result, row_errors=errors)
+
+    async def _execute(self, batch: Batch) -> BatchResult:
         if self._down:
             # It would wait in TorchServe's queue until workers have started, which takes seconds that
             # callers would not get, and that the scheduler would take for the model's.
@@ -134,6 +146,14 @@ class TorchserveExecutor:
         except ExecutionError as error:
             self._watch.doubt()
             raise ExecutionError(f"{self}: {error}", cause=error.cause) from None
+
+    def _secrets(self) -> tuple[tuple[str, str], ...]:
+        tokens = self._tokens
+        own = () if tokens is None else (*tokens.inference, *tokens.management)
+        return (*own, *self._headers.current)
+
+    def _hidden(self, text: str) -> str:
+        return without_secrets(text, self._secrets())
 
     async def watch(self, report: Callable[[str], None]) -> None:
         """Report whether TorchServe can execute the model; return when it is another version."""

@@ -225,6 +225,18 @@ async def test_headers_of_the_options_and_of_callers_are_sent_and_no_others(
     }  # fmt: skip
 
 
+async def test_a_server_that_repeats_its_headers_tells_no_caller_of_them(load, v1, server):
+    executor = await load({**v1, "metadata": {"authorization": "Bearer abcdefgh"}})
+    path = server.seen[-1][1].removesuffix("/ready") + ":predict"
+    server.answers[path] = lambda *_: web.json_response({"error": "what is abcdefgh?"}, status=401)
+    error = await failure_of(executor)
+    assert "what is ***?" in str(error)
+    assert error.cause == "unavailable"
+    rows = [{"error": "abcdefgh"}, {"Y": [1, 2], "N": [3]}]
+    server.answers[path] = lambda *_: web.json_response({"predictions": rows})
+    assert (await executor.execute(batch())).row_errors == {0: "***"}
+
+
 async def test_a_header_that_cannot_be_sent_fails_its_request(load, v1, server):
     executor = await load({**v1, "forward_metadata": ["x-user"]})
     server.seen.clear()

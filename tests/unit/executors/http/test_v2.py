@@ -138,3 +138,9 @@ def test_metadata_that_cannot_be_read(tensors, why):
 def test_metadata_that_says_nothing():
     assert read_specs([], "inputs") == ()
     assert read_specs({"inputs": []}, "inputs") == ()
+
+
+@pytest.mark.parametrize("shape", [[0, 2**70], [2**70, 0], [0, 2**41]])
+def test_a_shape_that_no_array_has_is_a_wrong_answer(shape):
+    with pytest.raises(ExecutionError, match="too long"):
+        answered(made(), {"outputs": [{**GOOD, "shape": shape, "data": []}]}, rows=0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.errors import ModelLoadError
 from batcher.executor import ExecutionError
 from batcher.protocol import inference
 
@@ -80,6 +81,31 @@ async def test_fixed_headers_and_those_of_the_caller_are_sent(neighbor, load, tm
     sent = neighbor.call().metadata
     assert (sent["authorization"], sent["x-user"]) == ("Bearer secret", "a")
     assert sent["x-data-bin"] == b"\0\1"
+
+
+async def test_a_neighbor_that_repeats_its_headers_tells_no_caller_of_them(neighbor, load, kit):
+    def refuse(request, call):
+        raise kit.Refusal(grpc.StatusCode.UNAUTHENTICATED, call.metadata["authorization"])
+
+    neighbor.infer = refuse
+    neighbor.start()
+    executor, _ = await load(metadata={"authorization": "Bearer abcdefgh"}, health_interval="1ms")
+    with pytest.raises(ExecutionError) as failed:
+        await executor.execute(kit.batch_of(X))
+    assert "UNAUTHENTICATED: ***" in str(failed.value)
+    assert failed.value.cause == "unavailable"
+    neighbor.refuse = kit.Refusal(grpc.StatusCode.UNAUTHENTICATED, "Bearer abcdefgh is wrong")
+    reported = asyncio.get_running_loop().create_future()
+
+    def report(why):
+        if why and not reported.done():
+            reported.set_result(why)
+
+    watch = asyncio.ensure_future(executor.watch(report))
+    assert "*** is wrong" in await reported
+    watch.cancel()
+    with pytest.raises(ModelLoadError, match=r"\*\*\* is wrong"):
+        await load(metadata={"authorization": "Bearer abcdefgh"})
 
 
 @pytest.mark.parametrize("value", ["a\nb", "\u00e9"])

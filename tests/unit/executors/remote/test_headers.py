@@ -5,7 +5,12 @@ from pydantic import Field
 
 from batcher.errors import ModelLoadError
 from batcher.executor import Options, option_problems
-from batcher.executors.remote.headers import ForwardedName, HeaderOptions, Headers
+from batcher.executors.remote.headers import (
+    ForwardedName,
+    HeaderOptions,
+    Headers,
+    without_secrets,
+)
 
 
 class Given(Options):
@@ -77,3 +82,17 @@ def test_a_value_with_control_characters_is_refused(tmp_path):
 )
 def test_names_that_may_be_sent_on(tmp_path, name):
     assert not option_problems(Given, {"forward": [name]}, tmp_path, files=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("no access for Bearer abcdefgh!", "no access for ***!"),
+        ("abcdefgh is no token, abcdefgh", "*** is no token, ***"),
+        ("a is the tenant", "a is the tenant"),
+        ("all is well", "all is well"),
+    ],
+)
+def test_values_are_left_out_of_what_a_neighbor_says(said, shown):
+    given = (("authorization", "Bearer abcdefgh"), ("x-tenant", "a"), ("x-data-bin", b"abc"))
+    assert without_secrets(said, given) == shown

@@ -90,6 +90,16 @@ async def test_what_statuses_mean(load, given, server, code, text, cause):
     assert server.url in str(error)
 
 
+async def test_a_server_that_repeats_its_headers_tells_no_caller_of_them(load, given, server):
+    executor = await load({**given, "metadata": {"authorization": "Bearer abcdefgh"}})
+
+    def refuse(_fields):
+        raise RefusalError(grpc.StatusCode.INTERNAL, "what is abcdefgh?")
+
+    server.answer = refuse
+    assert "what is ***?" in str(await failure_of(executor))
+
+
 async def test_a_server_that_is_gone_is_unavailable(load, given, server):
     executor = await load(given)
     server.stop()
