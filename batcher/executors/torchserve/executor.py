@@ -374,13 +374,15 @@ class TorchserveExecutor:
             )
         except grpc.aio.AioRpcError as error:
             why = f"{self._management} answered {error.code().name}: {said(error)}"
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._down = why
+            # What else it answers says nothing of the workers: batches are tried.
+            self._down = why if error.code() is grpc.StatusCode.UNAVAILABLE else ""
             return why
         except ValueError as error:
+            self._down = ""
             return f"what {self._management} says of model {self._name!r} cannot be read: {error}"
         self._ready = 0 if found is None else found.ready
         if found is None:
+            self._down = ""
             # Loading registers it again if the options say so.
             self._watch.doubt()
             return "" if self._given.archive else f"{self._management} has no model {self._name!r}"

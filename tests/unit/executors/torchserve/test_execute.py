@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from contextlib import suppress
 
 import grpc
 import numpy as np
@@ -391,6 +392,9 @@ async def test_workers_are_watched_and_another_version_is_loaded_again(load, giv
     assert not server.calls, "it would have waited there"
     server.model = None
     assert "no model" in await news.get()
+    with suppress(ExecutionError):
+        await executor.execute(batch())
+    assert server.calls, "that says nothing of workers, so it is tried"
     server.model = dict(fake.DESCRIBED)
     assert not await news.get()
     await executor.execute(batch())
