@@ -179,10 +179,15 @@ def describe(error: BaseException) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """A foreign text as one line for a message of ours, shortened."""
-    text = encodable(" ".join(text.split()))
+    """A foreign text as one line for a message of ours, shortened.
+
+    What cannot be printed becomes question marks: it could change what a terminal shows of a log.
+    """
+    text = " ".join(text.split())
     if len(text) > MAX_DESCRIPTION:
         text = f"{text[: MAX_DESCRIPTION - 3]}..."
+    if not text.isprintable():
+        text = "".join([each if each.isprintable() else "?" for each in text])
     return text
 
 

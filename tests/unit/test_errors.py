@@ -17,6 +17,7 @@ class Mute(Exception):
         (ValueError(), "ValueError"),
         (Mute(), "Mute"),
         (OSError("\udcff.onnx"), "OSError: ?.onnx"),
+        (OSError("red \x1b[31m, \0, \u202e"), "OSError: red ?[31m, ?, ?"),
     ],
 )
 def test_a_description_is_one_line_that_can_be_sent(error, said):

@@ -107,8 +107,19 @@ def without_secrets(text: str, headers: Iterable[tuple[str, MetadataValue]]) -> 
             # Also without the scheme: of "Bearer abc", "abc".
             for secret in (value, value.rpartition(" ")[2]):
                 if len(secret) >= SHORTEST_SECRET:
-                    text = text.replace(secret, "***")
+                    text = _without(text, secret)
     return text
+
+
+def _without(text: str, secret: str) -> str:
+    """The text without the secret, also where it was cut off in the middle of it."""
+    pieces: list[str] = []
+    while (at := text.find(secret[:SHORTEST_SECRET])) >= 0:
+        pieces += text[:at], "***"
+        text = text[at:]
+        same = next((i for i, (a, b) in enumerate(zip(text, secret, strict=False)) if a != b), None)
+        text = text[min(len(text), len(secret)) if same is None else same :]
+    return "".join((*pieces, text))
 
 
 @contextmanager

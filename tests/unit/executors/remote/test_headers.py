@@ -91,6 +91,7 @@ def test_names_that_may_be_sent_on(tmp_path, name):
         ("abcdefgh is no token, abcdefgh", "*** is no token, ***"),
         ("a is the tenant", "a is the tenant"),
         ("all is well", "all is well"),
+        ("a long answer, cut off: Bearer abcd...", "a long answer, cut off: ***..."),
     ],
 )
 def test_values_are_left_out_of_what_a_neighbor_says(said, shown):
