@@ -46,7 +46,7 @@ ASIDE_S: Final = 60.0
 after this, and that unmaps regions in use, would crash."""
 
 MAX_ASIDE: Final = 8
-"""The most regions set aside. While there are as many, tensors travel in messages."""
+"""Regions set aside from which on tensors travel in messages. Those of the calls in flight may come on top."""
 
 
 _GONE: Final = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
