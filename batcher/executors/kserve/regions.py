@@ -31,13 +31,17 @@ class Region:
         """Its name at the neighbor; its file has the same."""
         self.nbytes = nbytes
         self._path = FOLDER / self.name
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # Under another name until it is locked, or another process would take it for left behind.
+        unlocked = FOLDER / f".{self.name}"
+        self._fd = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            unlocked.rename(self._path)
             # Reserved now: a write to memory that is not there would end the process.
             os.posix_fallocate(self._fd, 0, nbytes)
             self._map = mmap.mmap(self._fd, nbytes)
         except BaseException:
+            unlocked.unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
             os.close(self._fd)
             raise

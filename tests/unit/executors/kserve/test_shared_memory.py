@@ -362,3 +362,19 @@ def test_a_region_without_room_leaves_no_file():
     with pytest.raises(OSError, match=r"."):
         Region(2**60)
     assert not files()
+
+
+def test_a_region_that_is_being_made_is_not_taken_for_one_that_was_left_behind(monkeypatch):
+    lock = fcntl.flock
+
+    def lock_late(fd, how):
+        monkeypatch.setattr(fcntl, "flock", lock)
+        assert not regions.remove_left_behind()
+        lock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    region = Region(64)
+    assert files() == [region.name]
+    region.close()
+    assert not files()
+    assert not list(regions.FOLDER.glob(f".{regions.PREFIX}*"))
