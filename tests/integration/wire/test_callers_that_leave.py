@@ -71,7 +71,7 @@ class Crowd:
 
     def __init__(self, seed, address, request_of):
         self.random = random.Random(seed)
-        self.sent = self.answered = self.gone = 0
+        self.sent = self.answered = self.gone = self.expired = 0
         self._address = address
         self._request_of = request_of
         self._stack = AsyncExitStack()
@@ -117,6 +117,7 @@ class Crowd:
             assert code in GONE
             assert kind == "deadline" or code is not grpc.StatusCode.RESOURCE_EXHAUSTED
             self.gone += 1
+            self.expired += code is grpc.StatusCode.DEADLINE_EXCEEDED
             return
         outputs = output_arrays(answer)["Y"]
         assert outputs.shape == (rows, 4)
@@ -149,7 +150,10 @@ def live(metrics):
 
 @pytest.mark.slow
 async def test_every_request_that_arrived_ends_once(serve, hello, request_of, scrape, eventually):
-    """Each wave leaves when all of it has arrived, so the server's counts are known exactly."""
+    """Each wave leaves when all of it has arrived, so the server's counts are known exactly.
+
+    Save for calls whose deadline passes: on a busy machine that may be before they are sent.
+    """
     batching = {"max_batch_size": 16}
     server = serve(hello(base="80ms", batching=batching))
 
@@ -160,7 +164,7 @@ async def test_every_request_that_arrived_ends_once(serve, hello, request_of, sc
             nonlocal before
             metrics = await scrape(server.http)
             known, before = before + live(metrics), ended(metrics)
-            return known == crowd.sent
+            return crowd.sent - crowd.expired <= known <= crowd.sent
 
         before = 0
         for _ in range(5):
@@ -177,7 +181,7 @@ async def test_every_request_that_arrived_ends_once(serve, hello, request_of, sc
         metrics = await scrape(server.http)
         assert crowd.sent == 400
         assert crowd.answered + crowd.gone == crowd.sent
-        assert ended(metrics) == crowd.sent
+        assert crowd.sent - crowd.expired <= ended(metrics) <= crowd.sent
         outcomes = {
             outcome: metrics.sum("batcher_requests_total", outcome=outcome)
             for outcome in metrics.values("batcher_requests_total", "outcome")
