@@ -22,6 +22,7 @@ FAILED = {
     FailureCause.INPUT: (Outcome.FAILED, Reason.INPUT_FAILURE),
     FailureCause.UNKNOWN: (Outcome.FAILED, Reason.UNKNOWN_FAILURE),
     FailureCause.OVERLOADED: (Outcome.REJECTED, Reason.BACKEND_OVERLOADED),
+    FailureCause.SEQUENCE: (Outcome.REJECTED, Reason.SEQUENCE_LOST),
     FailureCause.UNAVAILABLE: (Outcome.FAILED, Reason.BACKEND_UNAVAILABLE),
     FailureCause.ABANDONED: (Outcome.FAILED, Reason.UNKNOWN_FAILURE),
 }
