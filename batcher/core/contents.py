@@ -70,8 +70,8 @@ class Contents:
             model.device_use.share = 1.0
 
     def ask_at_prefetch(self, model: Model) -> None:
-        """Decide again when a batch may be prefetched for the model, if a full one waits."""
-        if model.blocked and model.fills_a_batch:
+        """Decide again when a batch may be prefetched for the model, if enough waits."""
+        if model.blocked and model.may_prefetch:
             again_ns, prefetch_at_ns = self.ask_again_ns, model.prefetch_at_ns
             self.ask_again_ns = (
                 prefetch_at_ns if again_ns is None else min(again_ns, prefetch_at_ns)

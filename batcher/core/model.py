@@ -93,7 +93,7 @@ class Model:
         """No instance is free: there is nothing to decide until something else than an arrival happens."""
         self.handling = Handling()
         self.prefetch_at_ns = NEVER_NS
-        """While blocked: when the next batch may be prefetched, if a full one waits; else `NEVER_NS`."""
+        """While blocked: when the next batch may be prefetched, if enough waits by then; else `NEVER_NS`."""
         self.reachable = True
         """Whether a batch of one row can be done inside the target, in some bucket or as far as known."""
         self._make_policy = make_policy
@@ -109,14 +109,16 @@ class Model:
         return not self.waits or (self.blocked and self.prefetch_at_ns > now_ns)
 
     @property
-    def fills_a_batch(self) -> bool:
-        """Whether what waits fills the largest batch, so that later arrivals would not change it.
+    def may_prefetch(self) -> bool:
+        """Whether enough waits for a batch ahead of its turn.
 
-        False while failed batches run again, or long requests in pieces: then the end of a batch
+        It fills the largest batch, so that later arrivals would not change it; or it is anything at all,
+        where waiting for them would cost a round trip to the backend. False while failed batches run again, or long requests in pieces: then the end of a batch
         decides what comes next. False, too, while failing requests keep batches small.
         """
         queue, bisections, most = self.queue, self.bisections, self.settings.max_batch_size
-        if queue.rows < most or queue.splits or bisections.open:
+        least = 1 if self.handling.round_trip_ns else most
+        if queue.rows < least or queue.splits or bisections.open:
             return False
         return not bisections.batch_cap.bounds(most)
 
@@ -206,11 +208,14 @@ class Model:
         limits = self.settings.queue
         return min(priority if priority > 0 else limits.default_priority, limits.priority_levels)
 
-    def observe(self, batch: RunningBatch, timings: Timings | None, now_ns: int) -> None:
+    def observe(
+        self, batch: RunningBatch, timings: Timings | None, now_ns: int, *, alone: bool
+    ) -> None:
         """Learn from a batch that has ended: its own time, and what lay around it.
 
         Of one that was prefetched, the time since the batch before it ended: where a backend executes one
-        batch at a time, that is its own, whatever it waited there.
+        batch at a time, that is its own, whatever it waited there. Where its instance is `alone`, so that
+        nothing else is known to keep the backend busy, that tells the round trip as well.
         """
         took_ns = now_ns - batch.dispatched_ns
         if took_ns <= 0:
@@ -220,7 +225,22 @@ class Model:
             # An instance whose clock is wrong was busy for no longer than its batch was away.
             own_ns = min(own, took_ns)
             beyond_ns = self.handling.observe(took_ns - own_ns, now_ns, prefetched=batch.prefetched)
+            early = alone and batch.prefetched and timings.started_ns < batch.after_ns
+            if early or not batch.prefetched:
+                self._observe_sending(batch, took_ns if early else own_ns, now_ns, early=early)
+            if early:
+                # What it would have taken in its turn: what is known of that remains.
+                own_ns = took_ns + int(self.handling.early_saves_ns)
+                beyond_ns = self.handling.gap_ns
         self.times.observe(batch, own_ns, beyond_ns, self.handling, now_ns)
+
+    def _observe_sending(
+        self, batch: RunningBatch, took_ns: int, now_ns: int, *, early: bool
+    ) -> None:
+        times = self.times.of(batch.shapes)
+        if times and batch.rows <= times.max_rows:
+            beyond_ns = took_ns + times.handling_ns - times.curve[batch.rows]
+            self.handling.observe_sending(beyond_ns, now_ns, early=early)
 
     def refresh(self, now_ns: int) -> None:
         """Forget what is too old to say anything of now. Called about once a second."""

@@ -91,6 +91,7 @@ class SavedBatch:
     filled: int | None
     prefetched: bool = False
     prefetch_at_ns: int = NEVER_NS
+    after_ns: int = 0
 
 
 @record

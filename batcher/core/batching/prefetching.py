@@ -1,4 +1,4 @@
-"""Forms a full batch shortly before its instance is free, so that the instance need not wait for it."""
+"""Forms a batch shortly before its instance is free, so that the instance need not wait for it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
     """Returns the batch to prefetch on the instance that is free soonest, if there is one.
 
     The policy is asked what it will decide when that instance is free. Where no later arrival could
-    change the batch, because it is full or leaves requests behind, it is formed now. The policy sees
-    an instance that is free earlier by as much as prefetching saves.
+    change the batch, because it is full or leaves requests behind, it is formed now; and so is any
+    batch where the round trip to a backend is known, which it would idle for. The policy sees an instance that is free earlier by as much as prefetching saves.
     """
     if not model.blocked:
         block(model, fleet, now_ns)
@@ -37,7 +37,7 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
         return ()
     prefetch_at_ns, model.prefetch_at_ns = model.prefetch_at_ns, NEVER_NS
     instance = fleet.next_to_prefetch(model.name, now_ns)
-    if instance is None or not model.fills_a_batch:
+    if instance is None or not model.may_prefetch:
         return ()
     if fleet.prefetch_at_ns(instance) > now_ns:
         # Another instance was to be free first, and takes longer than expected.
@@ -69,7 +69,11 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
 
 
 def _is_final(proposal: Proposal, found: Answers) -> bool:
-    """Whether a batch that begins later stays the same, whatever arrives or ends until then."""
+    """Whether a batch that begins later is formed now.
+
+    Nothing in it expires until then; and it stays the same whatever arrives or ends, or its backend
+    would idle for a round trip if it were sent in its turn.
+    """
     group, requests = proposal.group, proposal.requests
     assert group is not None
     begins_ns = proposal.begins_ns
@@ -78,4 +82,6 @@ def _is_final(proposal: Proposal, found: Answers) -> bool:
     left = group.rows
     for _, given_up in found.given_up:
         left -= sum([r.rows for r in given_up if r.group_key == group.key])
+    if proposal.model.handling.round_trip_ns:
+        return True
     return proposal.rows >= proposal.model.settings.max_batch_size or proposal.rows < left

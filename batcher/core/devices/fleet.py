@@ -124,6 +124,11 @@ class Fleet:
             for i in self.by_model.get(model, ())
         )
 
+    def alone(self, model: str) -> bool:
+        """Whether the model has one instance, and no other model has one on the same device."""
+        own = self.by_model.get(model, ())
+        return len(own) == 1 and not self._others_on(own[0].up.device, model)
+
     def _others_on(self, device: str, model: str) -> bool:
         return any(self.on_device(other, device) for other in self.by_model if other != model)
 
@@ -188,7 +193,7 @@ class Fleet:
         instance.batches.add(batch_id)
         self.device_load[instance.up.device] += 1
 
-    def finish(self, batch_id: int, now_ns: int) -> RunningBatch:
+    def finish(self, batch_id: int, now_ns: int, ended_ns: int = 0) -> RunningBatch:
         """Take a batch off its instance, which begins the prefetched one, if any."""
         batch = self.batches.pop(batch_id)
         instance = self.instances[batch.instance]
@@ -203,7 +208,7 @@ class Fleet:
             instance.next = None
             self._run(instance, begins.batch_id)
             later_ns = now_ns - begins.dispatched_ns
-            begins.dispatched_ns = now_ns
+            begins.dispatched_ns, begins.after_ns = now_ns, ended_ns
             begins.expected_end_ns += later_ns
             if begins.prefetch_at_ns < NEVER_NS:
                 begins.prefetch_at_ns += later_ns

@@ -36,6 +36,8 @@ class RunningBatch:
     """Whether its instance got it while it ran another batch."""
     prefetch_at_ns: int = NEVER_NS
     """From when on its instance may get the next batch."""
+    after_ns: int = 0
+    """Of one that was prefetched: when the batch before it ended, as its instance stamped it."""
 
 
 @dataclass(slots=True)

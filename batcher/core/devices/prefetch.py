@@ -2,7 +2,8 @@
 
 From the end of a batch to the beginning of the next there are two changes of thread, a decision and
 the gathering of inputs. Where enough waits to fill the next batch whatever else arrives, nothing is
-gained by deciding late: the instance gets its next batch a little before it is free.
+gained by deciding late: the instance gets its next batch a little before it is free. A backend at
+the end of a network would idle for a round trip as well: it gets its next batch earlier by that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ LEAD_GAPS = 2.0
 
 MAX_LEAD_SHARE = 0.2
 """But not earlier than this share of the time of the batch that runs. With all of it, 27 of 10,000 requests are
-late while gaps grow and shrink; the bound keeps it below 10."""
+late while gaps grow and shrink; the bound keeps it below 10. The round trip to a backend comes on top."""
 
 
 def schedule_prefetch(batch: RunningBatch, handling: Handling, margin: float) -> None:
@@ -29,5 +30,7 @@ def schedule_prefetch(batch: RunningBatch, handling: Handling, margin: float) ->
         return
     if batch.prefetched:
         batch.expected_end_ns -= handling.saved_ns
+    round_trip_ns = handling.round_trip_ns
     lead_ns = LEAD_GAPS * handling.gap_ns + (margin - 1.0) * expected_ns
-    batch.prefetch_at_ns = int(batch.expected_end_ns - min(lead_ns, MAX_LEAD_SHARE * expected_ns))
+    lead_ns = min(lead_ns, MAX_LEAD_SHARE * expected_ns) + round_trip_ns
+    batch.prefetch_at_ns = int(batch.expected_end_ns - lead_ns)

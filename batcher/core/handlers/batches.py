@@ -94,13 +94,15 @@ def _finish(
 ) -> None:
     """Take a batch off its instance, and learn from what it took, unless it tells nothing (`UNTOLD`)."""
     now_ns = contents.now_ns
-    contents.fleet.finish(batch.batch_id, now_ns)
+    ended_ns = 0 if timings is None else timings.ended_ns
+    contents.fleet.finish(batch.batch_id, now_ns, ended_ns)
     contents.unblock()
     model = contents.models.get(batch.model)
     if model is None:
         return
     if not failed:
-        model.observe(batch, timings, now_ns)
+        alone = batch.prefetched and contents.fleet.alone(batch.model)
+        model.observe(batch, timings, now_ns, alone=alone)
         model.judge_target()
         if model.bisections.note_success(now_ns):
             contents.ledger.commands.append(FailureStorm(model.name, over=True))

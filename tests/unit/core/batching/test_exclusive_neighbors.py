@@ -36,8 +36,11 @@ def executes_ns(rows):
 class Neighbor:
     """The scheduler, its instance, and the server behind it."""
 
-    def __init__(self, in_flight, *, prefetches, exclusive=True):
+    def __init__(self, in_flight, *, prefetches, exclusive=True, network_ns=NETWORK_NS, noise=0.0):
         self.scheduler = Scheduler()
+        self.network_ns, self.noise, self.draw = network_ns, noise, random.Random(7)
+        self.joinable = 0
+        """Prefetched batches that a later arrival could have joined."""
         self.exclusive = exclusive
         self.events, self.count, self.free_ns = [], 0, 0
         self.arrived, self.in_time, self.ended = {}, 0, 0
@@ -45,7 +48,7 @@ class Neighbor:
         settings = ModelSettings(
             ROWS, Adaptive(limit_ns=SECOND), QueueLimits(max_requests=4096), TARGET_NS
         )
-        profile = tuple((rows, executes_ns(rows) + 2 * NETWORK_NS) for rows in (1, 2, 4, 8, 16, 32))
+        profile = tuple((rows, executes_ns(rows) + 2 * network_ns) for rows in (1, 2, 4, 8, 16, 32))
         up = InstanceUp("i", 1, "m", "d", in_flight, profile, (), prefetches)
         self.step([ModelConfigured("m", settings), up], 0)
 
@@ -65,16 +68,19 @@ class Neighbor:
 
     def execute(self, command, now_ns):
         rows = sum(part.stop - part.start for part in command.parts)
-        begins_ns = now_ns + LOOP_NS + NETWORK_NS
+        begins_ns = now_ns + LOOP_NS + self.network_ns
         if self.exclusive:
             begins_ns = max(begins_ns, self.free_ns)
-        self.free_ns = begins_ns + executes_ns(rows)
-        ended_ns = self.free_ns + NETWORK_NS
+        self.free_ns = begins_ns + int(executes_ns(rows) * self.draw.gauss(1.0, self.noise))
+        ended_ns = self.free_ns + self.network_ns
         timings = Timings(now_ns + LOOP_NS, now_ns + LOOP_NS, ended_ns, ended_ns)
         ids = tuple(part.id for part in command.parts)
         report = BatchProgress(command.batch_id, ids, timings=timings)
         self.at(ended_ns + LOOP_NS, report)
         batch = self.scheduler.fleet.batches[command.batch_id]
+        self.joinable += (
+            batch.prefetched and rows < ROWS and not self.scheduler.models["m"].queue.rows
+        )
         took_ns = ended_ns + LOOP_NS - now_ns
         self.predicted.append(took_ns / (batch.expected_end_ns - now_ns))
 
@@ -121,6 +127,42 @@ def test_with_several_in_flight_the_wait_at_the_neighbor_is_part_of_what_is_lear
     low, middle, high = neighbor.errors()
     assert 0.85 < low <= middle <= high < 1.25
     assert middle == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("load", [0.85, 1.5])
+def test_the_round_trip_is_learned_and_does_not_drift(load):
+    neighbor = Neighbor(1, prefetches=True, network_ns=5 * MILLISECOND // 2, noise=0.05)
+    in_time = neighbor.serve(load, 20)
+    assert in_time > (0.99 if load < 1 else 0.6)
+    assert neighbor.joinable > 0
+    model = neighbor.scheduler.models["m"]
+    assert model.handling.round_trip_ns < 7 * MILLISECOND
+    assert model.times.get(()).curve[ROWS] < executes_ns(ROWS) + 8 * MILLISECOND
+    if load < 1:
+        assert model.handling.round_trip_ns > 4 * MILLISECOND
+
+
+def test_what_was_learned_of_the_round_trip_is_restored():
+    neighbor = Neighbor(1, prefetches=True, network_ns=5 * MILLISECOND // 2)
+    neighbor.serve(0.85, 3)
+    before = neighbor.scheduler
+    after = Scheduler.restore(before.snapshot())
+    handling = before.models["m"].handling
+    assert handling.round_trip_ns > 0
+    for name in ("round_trip_ns", "early_saves_ns", "saved_ns"):
+        assert getattr(after.models["m"].handling, name) == getattr(handling, name)
+    assert after.snapshot() == before.snapshot()
+
+
+def test_no_round_trip_is_learned_of_a_backend_that_is_busy_with_others():
+    neighbor = Neighbor(1, prefetches=True, network_ns=5 * MILLISECOND // 2)
+    settings = ModelSettings(ROWS, Adaptive(limit_ns=SECOND), QueueLimits(), TARGET_NS)
+    up = InstanceUp("other", 1, "other", "d", 1, ((1, MILLISECOND),), (), True)
+    neighbor.step([ModelConfigured("other", settings), up], 0)
+    neighbor.serve(0.85, 3)
+    assert neighbor.scheduler.models["m"].handling.round_trip_ns == 0.0
+    assert neighbor.joinable == 0
 
 
 def test_a_batch_that_ends_before_the_one_that_it_was_to_follow_teaches_nothing():

@@ -89,6 +89,9 @@ def test_under_a_backlog_the_device_does_not_wait_for_its_next_batch():
     assert before.idle_ns() == pytest.approx(GAP_NS, rel=0.01)
     assert shell.prefetched > 0.9 * len(shell.executed)
     assert shell.idle_ns() < 0.05 * GAP_NS
+    # A thread begins a batch after the one before it has ended: there is no round trip to learn.
+    assert shell.scheduler.fleet.alone("m")
+    assert shell.scheduler.models["m"].handling.round_trip_ns == 0.0
     served, served_before = in_time(shell, arrivals), in_time(before, arrivals)
     # 32 rows execute for 21 ms; the gap of 1 ms is saved.
     assert served > 1.035 * served_before

@@ -49,6 +49,36 @@ def test_a_longer_gap_shows_where_all_batches_are_prefetched():
     assert handling.saved_ns == 0.0
 
 
+def test_the_round_trip_is_what_batches_in_their_turn_take_more():
+    handling = Handling()
+    for batch in range(10):
+        # However far off the curve is.
+        handling.observe_sending(2 * MILLISECOND, batch, early=False)
+        assert handling.round_trip_ns == 0.0 or batch > 1
+        handling.observe_sending(-MILLISECOND, batch, early=True)
+    assert handling.round_trip_ns == 3 * MILLISECOND
+    assert handling.early_saves_ns == handling.saved_ns == MILLISECOND
+
+
+def test_batches_of_one_kind_alone_tell_no_round_trip():
+    for early in (False, True):
+        handling = Handling()
+        for batch in range(10):
+            handling.observe_sending(-MILLISECOND, batch, early=early)
+        assert handling.round_trip_ns == handling.early_saves_ns == 0.0
+
+
+def test_the_round_trip_is_forgotten_with_the_last_batches_in_their_turn():
+    handling = Handling()
+    for batch in range(10):
+        handling.observe_sending(MILLISECOND, batch, early=False)
+    for second in range(20):
+        handling.observe_sending(-MILLISECOND, second * SECOND, early=True)
+        handling.forget(second * SECOND)
+        assert (handling.round_trip_ns > 0) == (0 < second <= FORGET_NS // SECOND)
+    assert handling.saved_ns == 0.0
+
+
 def test_the_reply_time_is_that_of_a_row_and_no_stall_changes_it():
     handling = Handling()
     for batch in range(400):
