@@ -15,6 +15,7 @@ import numpy as np
 
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
+from batcher.protocol.wire_format import encode_length, set_parameters
 
 Piece: TypeAlias = bytes | memoryview
 
@@ -57,7 +58,7 @@ class RequestWriter:
         for name, datatype, shape, contents in inputs:
             whole.append(input_header(name, datatype, shape))
             raw.append(RAW_TAG)
-            raw.append(varint(sum(map(nbytes, contents))))
+            raw.append(encode_length(sum(map(nbytes, contents))))
             raw += contents
         whole.append(self._requested(outputs))
         whole += raw
@@ -146,18 +147,6 @@ def joined_large(pieces: Sequence[Piece]) -> bytes:
     return whole.getvalue()
 
 
-def varint(value: int) -> bytes:
-    """A number as protobuf writes it: seven bits a byte, the low ones first."""
-    if value < 0x80:
-        return value.to_bytes(1, "little")
-    parts = bytearray()
-    while value >= 0x80:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
-
-
 @lru_cache(maxsize=4096)
 def input_header(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     """The field `inputs` for an input whose contents are raw."""
@@ -168,16 +157,5 @@ def input_header(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 def parameters_of(parameters: Mapping[str, ParameterValue]) -> bytes:
     """The field `parameters` with these values."""
     request = inference.ModelInferRequest()
-    for name, value in parameters.items():
-        parameter = request.parameters[name]
-        if isinstance(value, bool):
-            parameter.bool_param = value
-        elif isinstance(value, str):
-            parameter.string_param = value
-        elif isinstance(value, float):
-            parameter.double_param = value
-        elif value < 2**63:
-            parameter.int64_param = value
-        else:
-            parameter.uint64_param = value
+    set_parameters(request.parameters, parameters)
     return request.SerializeToString()

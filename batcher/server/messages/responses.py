@@ -16,10 +16,11 @@ from batcher.errors import ExecutionFailed, shown
 from batcher.executor import ParameterValue
 from batcher.protocol import inference
 from batcher.protocol.elements import MalformedTensorError, bytes_to_raw, to_raw
+from batcher.protocol.wire_format import encode_length, set_parameters
 from batcher.runtime.execution.scatter import join
 from batcher.runtime.request import InferenceReply
 from batcher.server.messages.classification import Classes, top_classes
-from batcher.server.messages.wire import LARGE_MESSAGE, encode_length
+from batcher.server.messages.wire import LARGE_MESSAGE
 
 FINAL_RESPONSE = "triton_final_response"
 """The parameter of every answer on a stream: whether it is the last one of its request."""
@@ -149,18 +150,7 @@ def _output_header(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
 
 def _response_parameters(parameters: Mapping[str, ParameterValue]) -> bytes:
     response = inference.ModelInferResponse()
-    for name, value in parameters.items():
-        parameter = response.parameters[name]
-        if isinstance(value, bool):
-            parameter.bool_param = value
-        elif isinstance(value, str):
-            parameter.string_param = value
-        elif isinstance(value, float):
-            parameter.double_param = value
-        elif value < 2**63:
-            parameter.int64_param = value
-        else:
-            parameter.uint64_param = value
+    set_parameters(response.parameters, parameters)
     return response.SerializeToString()
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batcher.errors import InvalidRequest
+from batcher.protocol.wire_format import encode_length
 
 LARGE_MESSAGE: Final = 1024 * 1024
 """Bytes from which on a message is read, and an answer made, off the event loop."""
@@ -122,18 +123,6 @@ def check_input(data: bytes) -> None:
     except _UnusualError as error:
         raise InvalidRequest(f"an input ({len(data)} bytes) is not valid protobuf") from error
     raise InvalidRequest(f"an input may have at most {MAX_FIELDS} fields and parameters, got more")
-
-
-def encode_length(value: int) -> bytes:
-    """The length as protobuf writes it: seven bits a byte, the low ones first."""
-    if value < 0x80:
-        return value.to_bytes(1, "little")
-    parts = bytearray()
-    while value >= 0x80:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
 
 
 def _walk(data: bytes) -> WireRequest:  # noqa: C901, PLR0912 - on the path of every request

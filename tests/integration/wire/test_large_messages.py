@@ -11,10 +11,11 @@ from grpc import aio
 
 from batcher import protocol
 from batcher.protocol import inference
+from batcher.protocol.wire_format import encode_length
 from batcher.server import messages
 from batcher.server.messages.classification import MAX_CLASSES
 from batcher.server.messages.requests import MAX_BYTES_ELEMENTS
-from batcher.server.messages.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS, encode_length
+from batcher.server.messages.wire import MAX_FIELDS, MAX_NESTED, MAX_PARAMETERS
 from batcher.testing.messages import infer_request, output_arrays
 
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

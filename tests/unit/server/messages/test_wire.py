@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from batcher.errors import InvalidRequest
 from batcher.protocol import inference
-from batcher.server.messages.wire import encode_length, parse
+from batcher.protocol.wire_format import encode_length
+from batcher.server.messages.wire import parse
 
 LONG = "x" * 300
 
