@@ -22,6 +22,9 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "sequences"
 SEQUENCES, LONGEST = 500, 12
 PATIENCE_S = 60.0
 
+UNANSWERED = 45
+"""Steps that one of 20 streams sends ahead: together fewer than may wait in the queue."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -153,6 +156,7 @@ async def in_calls(stub, sequence, alone):
 async def on_a_stream(stub, sequences, make_alone, draw):
     """Several sequences on one stream, with steps sent before those before them were answered."""
     sent, right = {}, 0
+    room = asyncio.Semaphore(UNANSWERED)
     stream = stub.ModelStreamInfer(timeout=PATIENCE_S)
     plan = [s for s in sequences for _ in range(draw.randint(1, LONGEST))]
     draw.shuffle(plan)
@@ -168,6 +172,7 @@ async def on_a_stream(stub, sequences, make_alone, draw):
             if start:
                 frame, timeout_us = np.nan_to_num(frame), 0
             frames.append(frame)
+            await room.acquire()
             await stream.write(step(sequence, frame, start=start, end=end, timeout_us=timeout_us))
         await stream.done_writing()
 
@@ -178,6 +183,7 @@ async def on_a_stream(stub, sequences, make_alone, draw):
         sequence = int(answer.infer_response.id)
         frame = sent[sequence][place[sequence]]
         place[sequence] += 1
+        room.release()
         if answer.error_message:
             text = answer.error_message
             assert ("NaN" in text and np.isnan(frame).any()) or "own timeout" in text, text
