@@ -118,6 +118,11 @@ class ThreadedExecutor:
         self._jobs.put(None)
         _set_ended(self._ended)
 
+    @property
+    def hangs(self) -> bool:
+        """Whether it was abandoned, and its thread still runs: the call that it is in has not returned."""
+        return self._abandoned and self._thread.is_alive()
+
     def _load(self, executor: Executor, context: LoadContext) -> ModelMetadata:
         metadata: object = executor.load(context)
         self._loaded = True

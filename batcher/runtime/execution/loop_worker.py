@@ -34,6 +34,7 @@ class LoopWorker:
     """An async executor on the event loop."""
 
     queues = False
+    hangs = False  # no thread is lost with a coroutine that does not end
 
     def __init__(
         self,

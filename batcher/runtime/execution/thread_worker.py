@@ -67,6 +67,11 @@ class ThreadWorker:
         self.asked_ns = 0
         self._asked: asyncio.Future[object] | None = None
 
+    @property
+    def hangs(self) -> bool:
+        """Whether it was abandoned, and its thread is still in a call."""
+        return self._thread.hangs
+
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the thread."""
         self._fitted.loaded(context.max_batch_size)

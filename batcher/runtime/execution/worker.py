@@ -26,6 +26,11 @@ class Worker(Protocol):
     """Whether it takes one batch more than runs, and begins it when the one before has ended: a thread
     does, and so does a backend of an executor that has several calls in flight."""
 
+    @property
+    def hangs(self) -> bool:
+        """Whether it was abandoned, and a thread of this process is still in one of its calls."""
+        ...
+
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load the model, once. Raises `ModelLoadError`, or what an async executor raises."""
         ...

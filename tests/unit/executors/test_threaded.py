@@ -184,10 +184,13 @@ async def test_abandoned_instance_reports_nothing_and_cleans_up_behind_itself(th
     threaded.submit(lambda executor: executor.execute(EMPTY), outcomes.append)
     threaded.submit(lambda executor: executor.execute(EMPTY), outcomes.append)
     await asyncio.to_thread(hang.wait_entered)
+    assert not threaded.hangs
     threaded.abandon()
     await asyncio.wait_for(threaded.close(10), 1)
+    assert threaded.hangs
     hang.release()
     assert await ended(threaded)
+    assert not threaded.hangs
     await asyncio.sleep(0)
     assert outcomes == []
     assert methods(fake) == ["load", "execute", "close"]
