@@ -49,11 +49,13 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     All requests must have the same inputs and parameters, and equal inputs without a batch axis;
     the scheduler's batch groups guarantee that. A batch of one whole request is not copied if its
     arrays are aligned and contiguous, as runtimes require (a view of a gRPC message may start at
-    any byte). Inputs shorter than the batch's bucket are padded. For an executor that takes full
-    batches only, the batch is filled with copies of its last row, whose outputs are dropped.
+    any byte). Inputs shorter than the batch's bucket are padded. For an executor that runs certain
+    batch sizes only, the batch is filled up to the next with copies of its last row, whose outputs
+    are dropped.
     """
     first = slices[0].request
     rows = sum(s.stop - s.start for s in slices)
+    filled = layout.filled(rows) if layout.batch_sizes else rows
     given = first.parameters or {}
     parameters = {name: given[name] for name in layout.parameters if name in given}
     metadata = forwarded(layout.metadata, first.metadata) if layout.metadata else {}
@@ -61,12 +63,12 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     raw: Mapping[str, Sequence[memoryview]] = _NONE
     shapes: Mapping[str, tuple[int, ...]] = _NONE
     if layout.raw:
-        raw, shapes = _contents(slices, rows, layout)
+        raw, shapes = _contents(slices, rows, filled, layout)
     else:
-        inputs = _arrays(slices, rows, layout)
+        inputs = _arrays(slices, rows, filled, layout)
     return Batch(
         inputs,
-        max(rows, layout.full),
+        filled,
         parameters,
         _wanted(slices),
         _deadline_ns(slices),
@@ -77,7 +79,7 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     )
 
 
-def _arrays(slices: Sequence[Slice], rows: int, layout: Layout) -> dict[str, Array]:
+def _arrays(slices: Sequence[Slice], rows: int, filled: int, layout: Layout) -> dict[str, Array]:
     first, padded = slices[0].request, slices[0].padded
     inputs: dict[str, Array] = {}
     for name, tensor in first.inputs.items():
@@ -89,18 +91,18 @@ def _arrays(slices: Sequence[Slice], rows: int, layout: Layout) -> dict[str, Arr
             array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         else:
             array = _padded(pieces, rows, padded.shapes[name], padded.values[name])
-        inputs[name] = _aligned(array) if rows >= layout.full else _full(array, layout.full)
+        inputs[name] = _aligned(array) if rows == filled else _filled(array, filled)
     return inputs
 
 
 def _contents(
-    slices: Sequence[Slice], rows: int, layout: Layout
+    slices: Sequence[Slice], rows: int, filled: int, layout: Layout
 ) -> tuple[dict[str, Sequence[memoryview]], dict[str, tuple[int, ...]]]:
     """The contents of each input in pieces, and its shape: the encoding of what `_arrays` makes.
 
     Nothing is copied but what is padded, or has an array alone.
     """
-    padded, missing = slices[0].padded, max(0, layout.full - rows)
+    padded, missing = slices[0].padded, filled - rows
     raw: dict[str, Sequence[memoryview]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in slices[0].request.inputs.items():
@@ -127,7 +129,7 @@ def _contents(
     return raw, shapes
 
 
-def _full(array: Array, rows: int) -> Array:
+def _filled(array: Array, rows: int) -> Array:
     """The array with `rows` rows; the missing ones are copies of the last."""
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 

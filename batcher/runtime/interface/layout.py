@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import field, replace
 
@@ -21,12 +22,21 @@ class Layout:
     """Whether the outputs have a batch axis. Without one, a batch is a single request."""
     parameters: tuple[str, ...] = ()
     """The request parameters that the executor reads."""
-    full: int = 0
-    """Rows to fill every batch up to, for an executor with fixed rows; 0: do not fill."""
+    batch_sizes: tuple[int, ...] = ()
+    """The rows that a batch may have, ascending: it is filled up to the next. (): any."""
     metadata: tuple[str, ...] = ()
     """The names of the callers' metadata that the executor sends on."""
     raw: bool = False
     """Whether the executor takes raw contents instead of arrays."""
+
+    def filled(self, rows: int) -> int:
+        """The rows that a batch with `rows` rows of requests is executed with.
+
+        Beyond the largest size it is not filled.
+        """
+        sizes = self.batch_sizes
+        place = bisect_left(sizes, rows)
+        return sizes[place] if place < len(sizes) else rows
 
 
 def layout_of(metadata: ModelMetadata) -> Layout:
@@ -49,12 +59,13 @@ class LayoutFor:
     def __init__(self, capabilities: Capabilities) -> None:
         self._capabilities = capabilities
         self._plain = capabilities.dynamic_rows and not capabilities.raw
-        self._full = 0
+        self._sizes: tuple[int, ...] = ()
         self._last: tuple[Layout, Layout] | None = None
 
     def loaded(self, max_batch_size: int) -> None:
         """The executor is loaded with batches of at most so many rows."""
-        self._full = 0 if self._capabilities.dynamic_rows else max_batch_size
+        fixed = not self._capabilities.dynamic_rows and max_batch_size > 0
+        self._sizes = (max_batch_size,) if fixed else ()
         self._last = None
 
     def __call__(self, layout: Layout) -> Layout:
@@ -62,6 +73,7 @@ class LayoutFor:
         if self._plain:
             return layout
         if self._last is None or self._last[0] is not layout:
-            fitted = replace(layout, full=self._full, raw=self._capabilities.raw)
+            sizes = layout.batch_sizes or self._sizes
+            fitted = replace(layout, batch_sizes=sizes, raw=self._capabilities.raw)
             self._last = layout, fitted
         return self._last[1]

@@ -86,7 +86,7 @@ def batches(draw):
     if pads:
         values = {name: b"pad" if datatypes[name] == "BYTES" else 1 for name in INPUTS}
         padded = Padded(dict.fromkeys(INPUTS, bucket), values, {})
-    return requests, padded, draw(st.sampled_from([0, 5, 20]))
+    return requests, padded, draw(st.sampled_from([(), (5,), (20,), (1, 2, 4, 8), (3, 7)]))
 
 
 def slices_of(requests, padded, *, raw):
@@ -103,10 +103,14 @@ def slices_of(requests, padded, *, raw):
 
 @given(batches())
 def test_raw_contents_are_the_encoding_of_the_arrays(batch):
-    requests, padded, full = batch
-    layout = Layout({}, frozenset({SHARED}), full=full)
-    plain = gather(slices_of(requests, padded, raw=False), layout)
-    layout = Layout({}, frozenset({SHARED}), full=full, raw=True)
+    requests, padded, sizes = batch
+    layout = Layout({}, frozenset({SHARED}), batch_sizes=sizes)
+    slices = slices_of(requests, padded, raw=False)
+    plain = gather(slices, layout)
+    rows = sum(each.stop - each.start for each in slices)
+    assert plain.rows == min([size for size in sizes if size >= rows], default=rows)
+    assert {len(plain.inputs[name]) for name in INPUTS} == {plain.rows}
+    layout = Layout({}, frozenset({SHARED}), batch_sizes=sizes, raw=True)
     raw = gather(slices_of(requests, padded, raw=True), layout)
     assert raw.inputs == {}
     assert raw.rows == plain.rows
@@ -119,8 +123,8 @@ def test_raw_contents_are_the_encoding_of_the_arrays(batch):
 @given(batches())
 def test_inputs_that_were_read_raw_also_serve_an_executor_that_takes_arrays(batch):
     """The model may be reloaded with another executor between reading and gathering."""
-    requests, padded, full = batch
-    layout = Layout({}, frozenset({SHARED}), full=full)
+    requests, padded, sizes = batch
+    layout = Layout({}, frozenset({SHARED}), batch_sizes=sizes)
     plain = gather(slices_of(requests, padded, raw=False), layout)
     kept = gather(slices_of(requests, padded, raw=True), layout)
     for name, array in plain.inputs.items():

@@ -58,7 +58,7 @@ def test_the_executor_gets_the_parameters_that_it_reads():
 
 
 def test_an_executor_with_fixed_rows_gets_full_batches():
-    layout = Layout({"Y": "FP32"}, frozenset({"b"}), full=4)
+    layout = Layout({"Y": "FP32"}, frozenset({"b"}), batch_sizes=(4,))
     slices = [Slice(request(X=[[n], [n + 10]], b=[9]), 0, 2) for n in (1, 2)]
     assert gather(slices, layout).inputs["X"].tolist() == [[1], [11], [2], [12]]
     batch = gather(slices[:1], layout)
@@ -68,6 +68,15 @@ def test_an_executor_with_fixed_rows_gets_full_batches():
     assert scatter(result, 0, 2, None, layout)["Y"].array.tolist() == [[1], [11]]
     with pytest.raises(ExecutionError, match=r"\[2, 1\], and axis 0 should be 4 long"):
         check_result(BatchResult({"Y": np.zeros((2, 1), np.float32)}), batch, layout)
+
+
+@pytest.mark.parametrize(("rows", "filled"), [(1, 2), (2, 2), (3, 4), (4, 4), (5, 5)])
+def test_a_batch_is_filled_up_to_the_next_size(rows, filled):
+    layout = Layout({"Y": "FP32"}, batch_sizes=(2, 4))
+    batch = gather([Slice(request(X=[[n] for n in range(rows)]), 0, rows)], layout)
+    numbers = [*range(rows), *[rows - 1] * (filled - rows)]
+    assert batch.rows == filled
+    assert batch.inputs["X"].tolist() == [[n] for n in numbers]
 
 
 @pytest.mark.parametrize("coroutine", [False, True])
