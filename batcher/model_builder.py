@@ -97,6 +97,14 @@ def _slots(config: ModelConfig) -> int:
     return sequence.max_sequences if sequence and sequence.strategy == "slot" else 0
 
 
+def _buckets(config: ModelConfig) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Input -> axis -> the lengths that it is padded to."""
+    found: dict[str, dict[int, tuple[int, ...]]] = {}
+    for each in config.padding:
+        found.setdefault(each.input, {})[each.axis] = each.buckets
+    return found
+
+
 def _fitted(config: ModelConfig, metadata: ModelMetadata) -> ModelConfig:
     """The configuration for the batches that the backend takes. Raises `ModelLoadError`."""
     try:
@@ -123,12 +131,14 @@ def instance_plan(
             base_dir=base_dir,
             batched={each.input: each.batched for each in config.inputs},
             sequence_slots=_slots(config),
+            buckets=_buckets(config),
         ),
         make_executor=executor,
         max_in_flight=config.max_in_flight,
         execute_timeout_ns=config.execute_timeout,
         warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length, config.warmup.inputs),
         fail_nan=config.on_nan == "fail",
+        isolation=config.isolation,
         load_retry_ns=config.load_retry_timeout,
         checks=HealthCheckPlan(
             config.health.interval, config.health.timeout, config.health.failure_threshold

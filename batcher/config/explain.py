@@ -44,10 +44,6 @@ _RENAMED: Final = {
     "watch": "config_poll_interval",
 }
 """Names of keys before the first release -> their names now."""
-_REMOVED: Final = {
-    "isolation": "every instance runs on a thread of the server",
-}
-"""Keys before the first release that are no more -> what is so without them."""
 
 _REPLACED: Final = {
     "when_late": {
@@ -103,8 +99,6 @@ def _unknown_key(key: str, section: type[Section] | None) -> str:
     known = list(section.model_fields)
     if _RENAMED.get(key) in known:
         return f"unknown key; it is called {_RENAMED[key]} now"
-    if key in _REMOVED:
-        return f"unknown key; leave it out: {_REMOVED[key]}"
     for name in known:
         below = section_at(section, (name,))
         if below is not None and key in below.model_fields and not _is_repeated(section, name):

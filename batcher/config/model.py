@@ -295,6 +295,11 @@ class ModelConfig(Section):
     max_in_flight: Count = 1
     """Batches that one instance takes at once. More than 1 needs an executor that can take them
     (`Capabilities.max_in_flight`); otherwise the model does not load."""
+    isolation: Literal["inline", "thread", "process"] = "thread"
+    """Where a blocking executor runs. `thread`: on a thread of the server for each instance. `process`: in
+    a child process for each instance, so that a crash of the runtime costs only the batches in it.
+    `inline`: on the event loop, for code that takes microseconds; everything else waits meanwhile, and
+    `execute_timeout` cannot end it. Executors written as coroutines run on the event loop anyway."""
     execute_timeout: Duration = 30_000_000_000
     """How long one batch may execute. After it the requests of the batch fail, and the instance is
     replaced."""

@@ -35,7 +35,9 @@ from batcher.runtime.interface.padding import Padded
 
 log = logging.getLogger(__name__)
 
-_CAUSES: Final = {cause: FailureCause(cause) for cause in CAUSES}
+_CAUSES: Final = {
+    cause: FailureCause.DEVICE if cause == "memory" else FailureCause(cause) for cause in CAUSES
+}
 
 
 @dataclass(slots=True)

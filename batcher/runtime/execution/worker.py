@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from batcher.clock import Clock
+from batcher.errors import ModelLoadError
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.runtime.execution.execute import Cancel, Done
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.loop_worker import LoopWorker, WatchCall
 from batcher.runtime.execution.thread_worker import ThreadWorker
 from batcher.runtime.interface.layout import Layout
+
+Isolation: TypeAlias = Literal["inline", "thread", "process"]
+"""Where the calls of a blocking executor run: on the event loop, on a thread, in a child process."""
 
 
 class Worker(Protocol):
@@ -84,11 +88,14 @@ def make_worker(
     clock: Clock,
     *,
     fail_nan: bool = False,
+    isolation: Isolation = "thread",
 ) -> Worker:
     """A `LoopWorker` if the executor's `execute` is a coroutine function, else a `ThreadWorker`.
 
     With `fail_nan`, rows whose outputs contain NaN count as failed.
     """
+    if isolation != "thread":
+        raise ModelLoadError(f"{name}: isolation: got {isolation!r}; allowed: thread")
     if inspect.iscoroutinefunction(executor.execute):
         return LoopWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # Protocols differ in async only
     return ThreadWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # see above

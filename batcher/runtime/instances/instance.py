@@ -281,7 +281,14 @@ class Instance:
                 f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"
                 " the most batches that the executor can run at once"
             )
-        return make_worker(executor, plan.name, process.loop, process.clock, fail_nan=plan.fail_nan)
+        return make_worker(
+            executor,
+            plan.name,
+            process.loop,
+            process.clock,
+            fail_nan=plan.fail_nan,
+            isolation=plan.isolation,
+        )
 
     def _turn(self) -> AbstractAsyncContextManager[bool]:
         """The context of one warm-up batch: it takes turns with what serves on the device."""

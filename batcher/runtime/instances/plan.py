@@ -9,6 +9,7 @@ from dataclasses import field
 from batcher.clock import Clock
 from batcher.core.record import record
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
+from batcher.runtime.execution.worker import Isolation
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.instances.turns import DeviceTurns
@@ -32,6 +33,8 @@ class InstancePlan:
     load_retry_ns: int = 0
     """Nanoseconds for which a load that raises `BackendUnavailable` is repeated."""
     checks: HealthCheckPlan = HealthCheckPlan()
+    isolation: Isolation = "thread"
+    """Where the executor runs: `models[].isolation`."""
     fit: Callable[[ModelMetadata], InstancePlan] | None = None
     """How to load it for a backend that says what batches it takes (raises `ModelLoadError` where the
     configuration asks for more); None where that does not matter."""

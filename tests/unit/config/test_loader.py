@@ -79,7 +79,7 @@ def test_every_problem_is_reported_at_once_in_the_order_of_the_lines(problems):
         "models[0].options.path (line 5): NOPE is not set in the environment; set it or write ${NOPE:-default}",
         (
             "models[0].bathcing (line 6): unknown key; did you mean batching? allowed: name, version, executor, "
-            "options, instances, device, max_in_flight, execute_timeout, load_retry_timeout, reload, drain_timeout, on_nan, batching, padding, "
+            "options, instances, device, max_in_flight, isolation, execute_timeout, load_retry_timeout, reload, drain_timeout, on_nan, batching, padding, "
             "inputs, outputs, sequence, queue, warmup, health"
         ),
         "models[0].max_queue_delay (line 7): unknown key; write it under batching",
@@ -87,15 +87,6 @@ def test_every_problem_is_reported_at_once_in_the_order_of_the_lines(problems):
         "server.http (line 10): given twice, again on line 11; allowed: once",
         "color (line 12): unknown key; allowed: server, model_repository, models, devices, journal, flight_recorder",
     ]  # fmt: skip
-
-
-def test_a_removed_key_is_refused_with_what_is_so_without_it(problems):
-    document = {"models": [{"name": "m", "executor": "emulated", "isolation": "thread"}]}
-    (problem,) = problems(json.dumps(document))
-    assert problem == (
-        "models[0].isolation (line 1): unknown key; leave it out: every instance runs on a thread of"
-        " the server"
-    )
 
 
 @pytest.mark.parametrize(
