@@ -29,6 +29,7 @@ from batcher.executor import (
     nothing_to_release,
 )
 from batcher.runtime.execution.gather import LARGE_BATCH, Slice, gather
+from batcher.runtime.execution.input_buffers import BatchBuffers, InputBuffers
 from batcher.runtime.execution.scatter import own_copy
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded
@@ -83,24 +84,31 @@ def execute(
     layout: Layout,
     clock: Clock,
     begun: Callable[[], None],
+    buffers: InputBuffers | None = None,
 ) -> ExecutedBatch:
     """Gather and execute one batch; call it on the instance's thread. Never raises.
 
-    `begun` is called just before the executor is called, and not if gathering fails.
+    `begun` is called just before the executor is called, and not if gathering fails. `buffers` are
+    the executor's, if it allocates the memory of its inputs.
     """
     executed = ExecutedBatch(clock())
+    lent = None if buffers is None else buffers.lend()
     try:
-        batch = gather(slices, layout)
+        batch = gather(slices, layout, lent)
         executed.execute_start_ns = clock()
         begun()
         result = executor.execute(batch)
         executed.execute_end_ns = clock()
-        executed.result = _copied(
+        executed.result = copied_if_reused(
             check_result(result, batch, layout, slices[0].padded),
             layout.outputs if batch.outputs is None else batch.outputs,
+            lent,
         )
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         set_failure(executed, error, clock)
+    finally:
+        if lent is not None:
+            lent.give_back()
     return executed
 
 
@@ -127,21 +135,36 @@ def _nbytes(slices: Sequence[Slice]) -> int:
     return sum(tensor.nbytes for s in slices for tensor in s.request.inputs.values())
 
 
-def _copied(result: BatchResult, names: Iterable[str]) -> BatchResult:
-    """The result, copied if it is large and the executor reuses its buffers.
+def copied_if_reused(
+    result: BatchResult, names: Iterable[str], inputs: BatchBuffers | None = None
+) -> BatchResult:
+    """The result, with copies of the outputs that lie in memory which is used again.
 
-    The copy is made here, on the instance's thread, rather than on the event loop.
+    All are copied if the executor reuses its outputs and they are large: here, on the instance's
+    thread, rather than on the event loop. Else those are that may lie in the memory of `inputs`, to
+    which a batch has access no longer than it runs.
     """
     if result.release is nothing_to_release:
-        return result
+        return result if inputs is None else _own_outputs(result, names, inputs)
     found = {name: result.outputs[name] for name in names}
     if sum(array.nbytes for array in found.values()) <= LARGE_BATCH:
-        return result
+        return result if inputs is None else _own_outputs(result, found, inputs)
     try:
         outputs = {name: own_copy(array) for name, array in found.items()}
     finally:
         release(result)
     return BatchResult(outputs, result.row_errors)
+
+
+def _own_outputs(result: BatchResult, names: Iterable[str], inputs: BatchBuffers) -> BatchResult:
+    """The result without arrays that lie in the memory of inputs: their place have copies."""
+    found = {name: result.outputs[name] for name in names}
+    try:
+        copies = {name: own_copy(array) for name, array in found.items() if inputs.hold(array)}
+    except BaseException:
+        release(result)
+        raise
+    return BatchResult(found | copies, result.row_errors, result.release) if copies else result
 
 
 def set_failure(executed: ExecutedBatch, error: BaseException, clock: Clock) -> None:

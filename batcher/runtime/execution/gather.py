@@ -16,6 +16,7 @@ from batcher.executor import (
     SequenceRow,
 )
 from batcher.protocol.raw_tensor import encoded, raw_contents, raw_rows
+from batcher.runtime.execution.input_buffers import BatchBuffers
 from batcher.runtime.interface.forwarded import forwarded
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded
@@ -43,7 +44,7 @@ class Slice:
     """Which step of which sequence it is, for a model with sequences."""
 
 
-def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
+def gather(slices: Sequence[Slice], layout: Layout, buffers: BatchBuffers | None = None) -> Batch:
     """The batch for the executor: one array per input (or its contents), rows in the order of the slices.
 
     All requests must have the same inputs and parameters, and equal inputs without a batch axis;
@@ -52,6 +53,9 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     any byte). Inputs shorter than the batch's bucket are padded. For an executor that runs certain
     batch sizes only, the batch is filled up to the next with copies of its last row, whose outputs
     are dropped.
+
+    With `buffers`, inputs with rows are gathered into memory of the executor's, as far as there is
+    such. Raises `ExecutionError` if the executor's `allocate` is at fault.
     """
     first = slices[0].request
     rows = sum(s.stop - s.start for s in slices)
@@ -65,7 +69,7 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     if layout.raw:
         raw, shapes = _contents(slices, rows, filled, layout)
     else:
-        inputs = _arrays(slices, rows, filled, layout)
+        inputs = _arrays(slices, rows, filled, layout, buffers)
     return Batch(
         inputs,
         filled,
@@ -79,7 +83,13 @@ def gather(slices: Sequence[Slice], layout: Layout) -> Batch:
     )
 
 
-def _arrays(slices: Sequence[Slice], rows: int, filled: int, layout: Layout) -> dict[str, Array]:
+def _arrays(
+    slices: Sequence[Slice],
+    rows: int,
+    filled: int,
+    layout: Layout,
+    buffers: BatchBuffers | None,
+) -> dict[str, Array]:
     first, padded = slices[0].request, slices[0].padded
     inputs: dict[str, Array] = {}
     for name, tensor in first.inputs.items():
@@ -87,10 +97,22 @@ def _arrays(slices: Sequence[Slice], rows: int, filled: int, layout: Layout) -> 
             inputs[name] = _aligned(tensor.array)
             continue
         pieces = [_rows_of(s.request.inputs[name].array, s.start, s.stop) for s in slices]
-        if padded is None or _fit(pieces, padded.shapes[name]):
+        padding = None if padded is None or _fit(pieces, padded.shapes[name]) else padded
+        if buffers is not None:
+            inner = pieces[0].shape[1:] if padding is None else padding.shapes[name]
+            target = buffers.rows(name, filled, inner, pieces[0].dtype)
+            if target is not None:
+                if padding is None:
+                    np.concatenate(pieces, out=target[:rows])
+                else:
+                    _pad_into(target[:rows], pieces, padding.values[name])
+                target[rows:] = target[rows - 1]
+                inputs[name] = target
+                continue
+        if padding is None:
             array = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         else:
-            array = _padded(pieces, rows, padded.shapes[name], padded.values[name])
+            array = _padded(pieces, rows, padding.shapes[name], padding.values[name])
         inputs[name] = _aligned(array) if rows == filled else _filled(array, filled)
     return inputs
 
@@ -149,13 +171,18 @@ def _fit(pieces: Sequence[Array], shape: tuple[int, ...]) -> bool:
 
 def _padded(pieces: Sequence[Array], rows: int, shape: tuple[int, ...], value: Any) -> Array:
     """The pieces below each other in an array of rows of that shape, padded with `value`."""
-    array = np.full((rows, *shape), value, pieces[0].dtype)
+    array = np.empty((rows, *shape), pieces[0].dtype)
+    _pad_into(array, pieces, value)
+    return array
+
+
+def _pad_into(array: Array, pieces: Sequence[Array], value: Any) -> None:
+    array[...] = value
     start = 0
     for piece in pieces:
         stop = start + len(piece)
         array[(slice(start, stop), *map(slice, piece.shape[1:]))] = piece
         start = stop
-    return array
 
 
 def count_elements(slices: Sequence[Slice]) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from batcher.runtime.execution.execute import (
     execute,
 )
 from batcher.runtime.execution.gather import Slice
+from batcher.runtime.execution.input_buffers import InputBuffers, input_buffers
 from batcher.runtime.execution.loop_worker import WatchCall
 from batcher.runtime.execution.nan import check_nan
 from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health
@@ -59,6 +60,8 @@ class ThreadWorker:
         self._fail_nan = fail_nan
         self._thread = ThreadedExecutor(executor, name, loop)
         self._fitted = LayoutFor(executor.capabilities)
+        self._executor = executor
+        self._buffers: InputBuffers | None = None
         self._ended: deque[ExecutedBatch] = deque()  # executed, and not yet passed to `done`
         self._abandoned = False
         self._submitted = 0
@@ -75,7 +78,9 @@ class ThreadWorker:
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load on the thread."""
         self._fitted.loaded(context.max_batch_size)
-        return await self._thread.load(context)
+        metadata = await self._thread.load(context)
+        self._buffers = input_buffers(self._executor, context.max_batch_size)
+        return metadata
 
     async def healthy(self, timeout_s: float) -> str:
         """Call `healthy` on the thread; a call that has not returned is not repeated."""
@@ -157,7 +162,7 @@ class ThreadWorker:
         except IndexError:
             return _Skipped()
         layout = self._fitted(layout)
-        executed = execute(executor, slices, layout, self._clock, begun)
+        executed = execute(executor, slices, layout, self._clock, begun, self._buffers)
         if self._fail_nan:
             check_nan(executed, layout, slices, self._clock)
         executed.ended_ns = self._clock()
