@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
+from batcher.core.batch_sizes import BatchSizes
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import Shapes
 from batcher.core.queueing.padding import estimate, volume
@@ -25,36 +26,55 @@ MOST_SHAPES = 64
 class BucketTimes(dict[Shapes, ServiceTimes]):
     """A model's `ServiceTimes` by bucket, the one used last at the end."""
 
-    __slots__ = ("_best_rate", "_max_rows", "_padded", "_rated", "_target_ns")
+    __slots__ = (
+        "_batch_sizes",
+        "_best_rate",
+        "_given_sizes",
+        "_max_rows",
+        "_padded",
+        "_rated",
+        "_target_ns",
+    )
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self._best_rate = 0.0
         self._rated: list[Sequence[float]] | None = None
+        self._batch_sizes: BatchSizes | None = None
+        self._given_sizes: tuple[int, ...] = ()
+        self._max_rows = 0
         self.configure(settings)
 
     def configure(self, settings: ModelSettings) -> None:
-        """Take a model's settings: its largest batch, its target, and whether it is padded."""
-        self._max_rows, self._target_ns = settings.max_batch_size, settings.target_ns
+        """Take a model's settings: its batches, its target, and whether it is padded."""
+        sizes = settings.max_batch_size, settings.batch_sizes
+        resized = sizes != (self._max_rows, self._given_sizes)
+        self._max_rows, self._given_sizes = sizes
+        if resized:
+            self._batch_sizes = BatchSizes(sizes[1], sizes[0]) if sizes[1] else None
+        self._target_ns = settings.target_ns
         self._padded = bool(settings.padding)
         self._rated = None
         for times in self.values():
-            if times.max_rows != self._max_rows:
-                times.resize(self._max_rows)
+            if resized:
+                times.resize(self._max_rows, self._batch_sizes)
             times.aim(self._target_ns)
+
+    def _new(self) -> ServiceTimes:
+        return ServiceTimes(self._max_rows, self._target_ns, self._batch_sizes)
 
     def restore(self, state: Iterable[tuple[Shapes, tuple[object, ...]]]) -> None:
         """Replace all by what `ServiceTimes.capture` returned for each bucket."""
         self.clear()
         for bucket, times in state:
-            self[bucket] = ServiceTimes(self._max_rows, self._target_ns)
+            self[bucket] = self._new()
             self[bucket].restore(times)
 
     def of(self, bucket: Shapes) -> ServiceTimes:
         """What batches of a bucket take. One never measured is estimated from the others."""
         times = self.get(bucket)
         if times is None:
-            times = ServiceTimes(self._max_rows, self._target_ns)
+            times = self._new()
             if self._padded:
                 times.seed(self._estimated(bucket), measured=False)
             while len(self) >= MOST_SHAPES:
@@ -69,7 +89,7 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         """Take in (rows, nanoseconds) that a warm-up measured of a bucket."""
         times = self.get(bucket)
         if times is None and len(self) < MOST_SHAPES:
-            times = self[bucket] = ServiceTimes(self._max_rows, self._target_ns)
+            times = self[bucket] = self._new()
         if times is not None:
             times.seed(profile)
             times.steady = JUMP_SAMPLES
@@ -183,9 +203,9 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         known = [(volume(each), times.curve) for each, times in self.items() if times]
         if not known:
             return []
-        most = self._max_rows
+        most, sizes = self._max_rows, self._batch_sizes
         at = volume(bucket)
         return [
             (rows, int(estimate(at, [(each, curve[rows]) for each, curve in known])))
-            for rows in sorted({1, (most + 1) // 2, most})
+            for rows in (sizes.sizes if sizes else sorted({1, (most + 1) // 2, most}))
         ]

@@ -87,13 +87,17 @@ class PaddedAxis:
 
 @record
 class ModelSettings:
-    """What one model asks of the scheduler. `target_ns` is the soft latency target."""
+    """What one model asks of the scheduler. `target_ns` is the soft latency target.
+
+    A batch runs with the next of `batch_sizes` (ascending) that holds its rows; () is any size.
+    """
 
     max_batch_size: int
     policy: PolicySettings
     queue: QueueLimits = QueueLimits()
     target_ns: int | None = None
     padding: tuple[PaddedAxis, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
 
     @property
     def max_request_rows(self) -> int:

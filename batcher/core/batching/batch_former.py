@@ -110,7 +110,7 @@ def _ask_all(
             late_ns,
             late_claim,
         )
-        proposal = ask(model, instance, group, given, formation)
+        proposal = ask(model, instance, group, given, formation, most_rows)
         if proposal is not None:
             proposals.append(proposal)
     return proposals

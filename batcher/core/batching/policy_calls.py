@@ -13,6 +13,7 @@ from math import inf
 from operator import index
 from typing import assert_never
 
+from batcher.core.batching.cutting import cut, filling
 from batcher.core.batching.proposal import Proposal
 from batcher.core.devices.instances import Instance
 from batcher.core.model import Model
@@ -34,9 +35,17 @@ class Answers:
 
 
 def ask(
-    model: Model, instance: Instance, group: BatchGroup, given: PolicyInput, answers: Answers
+    model: Model,
+    instance: Instance,
+    group: BatchGroup,
+    given: PolicyInput,
+    answers: Answers,
+    most_rows: int | None = None,
 ) -> Proposal | None:
-    """Returns the batch of a group that its policy wants now, if any; adds the rest to `answers`."""
+    """Returns the batch of a group that its policy wants now, if any; adds the rest to `answers`.
+
+    `most_rows` are the most that it should have while requests fail.
+    """
     try:
         take, rows, drop, until_ns = _decide(model, group, given)
     except Exception as exc:  # noqa: BLE001 - whatever a policy does, no request may hang
@@ -52,8 +61,10 @@ def ask(
     if not take:
         return None
     filled = None
+    if given.times.batch_sizes is not None:
+        take, rows = cut(take, rows, given.times, most_rows)
     if model.queue.splits and rows < model.settings.max_batch_size:
-        filled = fill(group, take, drop, rows, model, given)
+        filled = _fill(model, group, take, drop, rows, given)
         if filled is not None:
             rows += filled[1]
     curve = given.times.curve
@@ -69,6 +80,22 @@ def ask(
         filled,
         longest_ns=given.longest_ns,
     )
+
+
+def _fill(
+    model: Model,
+    group: BatchGroup,
+    take: Sequence[LiveRequest],
+    drop: Sequence[LiveRequest],
+    rows: int,
+    given: PolicyInput,
+) -> tuple[LiveRequest, int] | None:
+    """Returns the split request whose rows fill the batch up, and how many of them."""
+    found = fill(group, take, drop, rows, model, given)
+    if found is None:
+        return None
+    room = filling(rows, found[1], given.times)
+    return (found[0], room) if room else None
 
 
 def expected_rate(model: Model, now_ns: int) -> float:

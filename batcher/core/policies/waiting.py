@@ -14,6 +14,7 @@ from batcher.core.policies.arrivals import GAPS, ArrivalStats
 from batcher.core.policies.batch_rates import BatchRates
 from batcher.core.policies.interface import PolicyInput
 from batcher.core.queueing.request import LiveRequest
+from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.times import TIMER_NS, TOLERANCE_NS
 
 WINDOW_AGE = 0.45
@@ -58,10 +59,12 @@ class Waiting:
         until_ns = 0.0
         since_ns = first.arrived.arrival_ns
         behind = len(requests) if since_ns < began_ns else 0
-        gap_ns = arrivals.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns, behind)
-        if gap_ns is not None:
-            until_ns = min(gap_ns, since_ns + GAPS[-1] * merge_ns)
-        if behind and given.exclusive_device:
+        merges = times.batch_sizes is None or _merges(rows, merge_ns, times)
+        if merges:
+            gap_ns = arrivals.gap(requests[-1].arrived.arrival_ns, now_ns, merge_ns, behind)
+            if gap_ns is not None:
+                until_ns = min(gap_ns, since_ns + GAPS[-1] * merge_ns)
+        if merges and behind and given.exclusive_device:
             gap_ns = arrivals.gap_behind()
             if gap_ns is not None and self._all_fit(requests, began_ns, given, arrivals):
                 until_ns = max(until_ns, min(gap_ns, began_ns + GAPS[-1] * merge_ns))
@@ -96,3 +99,15 @@ class Waiting:
             return False
         done_ns = since_ns + given.times.p95[rows]
         return done_ns <= requests[0].finish_by_ns + TOLERANCE_NS
+
+
+def _merges(rows: int, merge_ns: float, times: ServiceTimes) -> bool:
+    """Whether one more row would join the batch where only certain sizes can run.
+
+    It would not in a full one, or in one that is cut back to a size.
+    """
+    sizes = times.batch_sizes
+    if sizes is None or merge_ns <= 0.0:
+        return False
+    size = sizes.below(rows)
+    return not size or not sizes.apart(size, rows, times.curve)

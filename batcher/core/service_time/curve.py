@@ -1,12 +1,14 @@
 """The mean time of a batch by its rows: one running mean per size that was seen.
 
-Between sizes the curve is linear, beyond the largest it is a fitted line, and it never decreases.
+Between sizes the curve is linear, beyond the largest it is a fitted line, and it never decreases. Where
+only certain sizes can run, rows take what the next of them takes: then it is a step function.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
+from batcher.core.batch_sizes import BatchSizes
 from batcher.core.captured import Captured
 from batcher.core.service_time.fitting import curve_through, isotonic
 
@@ -18,21 +20,37 @@ the drift as well. With 22 or 45 samples, uneven times cost 0.3 to 0.5 points at
 class Curve(Captured):
     """Running means by size, and `times[b]`: the time of `b` rows (`times[0]` is 0).
 
-    `times` is empty until something was learned. It is replaced, never changed. `sizes` are those that
+    With `batch_sizes`, a size is the one that rows run with (`executed`). `times` is empty until something was learned. It is replaced, never changed. `sizes` are those that
     were seen when it was last fitted.
     """
 
-    __slots__ = ("_counts", "_pooled", "max_rows", "means", "sizes", "times")
+    __slots__ = (
+        "_counts",
+        "_linear",
+        "_pooled",
+        "batch_sizes",
+        "max_rows",
+        "means",
+        "sizes",
+        "times",
+    )
     STATE = ("means", "_counts")
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_rows: int, batch_sizes: BatchSizes | None = None) -> None:
         self.max_rows = max_rows
+        self.batch_sizes = batch_sizes
         self.times: list[float] = []
+        self._linear: list[float] = []
+        """The same without steps."""
         self.means: dict[int, float] = {}
         self.sizes: list[int] = []
         self._counts: dict[int, int] = {}
         self._pooled = False
         """Whether means decreased somewhere. Those sizes share a time, weighted by their samples."""
+
+    def executed(self, rows: int) -> int:
+        """The size that so many rows run with."""
+        return rows if self.batch_sizes is None else self.batch_sizes.executed[rows]
 
     def learn(self, rows: int, took_ns: float) -> bool:
         """Add a sample to a size's mean. Returns whether `fit` would change the curve.
@@ -61,21 +79,21 @@ class Curve(Captured):
         place = bisect_left(sizes, rows)
         if self._pooled or place == len(sizes) or sizes[place] != rows:
             return False
-        if sizes[0] > 1 or sizes[-1] < self.max_rows:
+        if sizes[0] > self.executed(1) or sizes[-1] < self.max_rows:
             return False
         time = means[rows]
         left = sizes[place - 1] if place else rows
         right = sizes[place + 1] if place + 1 < len(sizes) else rows
         if not means[left] <= time <= means[right]:
             return False
-        times = self.times.copy()
+        times = self._linear.copy()
         for first, last in ((left, rows), (rows, right)):
             low, high = means[first], means[last]
             for between in range(first + 1, min(last, self.max_rows + 1)):
                 share = (between - first) / (last - first)
                 times[between] = low + share * (high - low)
         times[rows] = time
-        self.times = times
+        self._publish(times)
         return True
 
     def fit(self) -> None:
@@ -84,4 +102,9 @@ class Curve(Captured):
         means = [self.means[size] for size in sizes]
         times = isotonic(means, [self._counts[size] for size in sizes])
         self._pooled = times != means
-        self.times = curve_through(sizes, times, self.max_rows)
+        self._publish(curve_through(sizes, times, self.max_rows))
+
+    def _publish(self, times: list[float]) -> None:
+        self._linear = times
+        sizes = self.batch_sizes
+        self.times = times if sizes is None else [times[size] for size in sizes.executed]

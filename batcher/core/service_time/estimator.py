@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from batcher.core.batch_sizes import BatchSizes
 from batcher.core.captured import Captured
 from batcher.core.service_time.curve import Curve
 from batcher.core.service_time.drift import JUMP, Drift
@@ -30,6 +31,8 @@ _NEVER = float("inf")
 class ServiceTimes(Captured):
     """Predicts batch times, in nanoseconds, by rows. `max_rows` is the largest batch.
 
+    Where only certain sizes can run, `batch_sizes` has them, and rows take what the next of them takes.
+
     All three sequences are indexed by rows, 0 to `max_rows`; they are empty until something was
     measured, and are replaced, never changed:
 
@@ -49,6 +52,7 @@ class ServiceTimes(Captured):
         "_period",
         "_published",
         "_target_ns",
+        "batch_sizes",
         "curve",
         "expected",
         "handling_ns",
@@ -64,8 +68,14 @@ class ServiceTimes(Captured):
         *("_curve", "_drift", "_noise", "_outliers", "last_batch_ns"),
     )
 
-    def __init__(self, max_rows: int, target_ns: int | None = None) -> None:
+    def __init__(
+        self,
+        max_rows: int,
+        target_ns: int | None = None,
+        batch_sizes: BatchSizes | None = None,
+    ) -> None:
         self.max_rows = max_rows
+        self.batch_sizes = batch_sizes
         self.last_batch_ns: int | None = None
         """When its last batch began."""
         self.steady = 0
@@ -75,7 +85,7 @@ class ServiceTimes(Captured):
         self.margin = 1.0
         self.handling_ns = self.reply_ns = 0.0
         self._target_ns = target_ns
-        self._curve = Curve(max_rows)
+        self._curve = Curve(max_rows, batch_sizes)
         self._drift = Drift()
         self._noise = Recent(MARGIN_QUANTILE, 1.0)
         self._outliers = Outliers()
@@ -95,14 +105,15 @@ class ServiceTimes(Captured):
         """Learn from a warm-up, or an estimate: (rows, nanoseconds) pairs."""
         for rows, took_ns in profile:
             if 1 <= rows <= self.max_rows and took_ns > 0:
-                self._curve.learn(rows, took_ns / self._drift.factor)
+                self._curve.learn(self._curve.executed(rows), took_ns / self._drift.factor)
         self._fit()
         if measured and self._curve.times:
             self._note_fastest(self._drift.factor)
 
-    def resize(self, max_rows: int) -> None:
+    def resize(self, max_rows: int, batch_sizes: BatchSizes | None = None) -> None:
         """Predict up to another largest batch. What was learned of larger ones is kept."""
         self.max_rows = self._curve.max_rows = max_rows
+        self.batch_sizes = self._curve.batch_sizes = batch_sizes
         self._fit()
 
     def aim(self, target_ns: int | None) -> None:
@@ -142,7 +153,7 @@ class ServiceTimes(Captured):
         `began_ns` is when it began, where that is not `own_ns` ago.
         """
         if 1 <= rows <= self.max_rows and own_ns > 0:
-            self._observe(rows, own_ns, now_ns, began_ns, beyond_ns)
+            self._observe(self._curve.executed(rows), own_ns, now_ns, began_ns, beyond_ns)
         self._publish()
 
     def _observe(

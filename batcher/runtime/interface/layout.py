@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import field, replace
 
+from batcher.core.batch_sizes import filled_rows
 from batcher.core.record import record
 from batcher.executor import Capabilities, ModelMetadata
 
@@ -34,9 +34,7 @@ class Layout:
 
         Beyond the largest size it is not filled.
         """
-        sizes = self.batch_sizes
-        place = bisect_left(sizes, rows)
-        return sizes[place] if place < len(sizes) else rows
+        return filled_rows(rows, self.batch_sizes)
 
 
 def layout_of(metadata: ModelMetadata) -> Layout:
