@@ -156,6 +156,8 @@ class Served:
     cold: bool = False
     aims: bool = True
     """Whether it has its profile's target, or none."""
+    batch_sizes: tuple[int, ...] = ()
+    """The sizes that its planner knows of."""
 
 
 @dataclass
@@ -289,7 +291,9 @@ def _begin(
         curve = served.profile.curve
         target_ns = served.profile.target_ns if served.aims else None
         policy = Adaptive(limit_ns=default_limit_ns(target_ns))
-        asked = ModelSettings(len(curve) - 1, policy, served.limits, target_ns)
+        asked = ModelSettings(
+            len(curve) - 1, policy, served.limits, target_ns, batch_sizes=served.batch_sizes
+        )
         settings = served.policy.settings(asked)
         yield ModelConfigured(name, settings)
         profile = () if served.cold else tuple((rows, curve[rows]) for rows in WARMUP)
