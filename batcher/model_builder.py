@@ -139,6 +139,7 @@ def instance_plan(
         warmup=WarmupPlan(config.warmup_sizes(), config.warmup.length, config.warmup.inputs),
         fail_nan=config.on_nan == "fail",
         isolation=config.isolation,
+        pipelining=config.pipelining,
         load_retry_ns=config.load_retry_timeout,
         checks=HealthCheckPlan(
             config.health.interval, config.health.timeout, config.health.failure_threshold

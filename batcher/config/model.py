@@ -300,6 +300,9 @@ class ModelConfig(Section):
     a child process for each instance, so that a crash of the runtime costs only the batches in it.
     `inline`: on the event loop, for code that takes microseconds; everything else waits meanwhile, and
     `execute_timeout` cannot end it. Executors written as coroutines run on the event loop anyway."""
+    pipelining: bool = True
+    """Whether one batch is copied to the device while the one before it computes, where the executor can
+    do that. It takes memory of the device for two batches."""
     execute_timeout: Duration = 30_000_000_000
     """How long one batch may execute. After it the requests of the batch fail, and the instance is
     replaced."""

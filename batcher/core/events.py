@@ -102,17 +102,22 @@ class Timings:
     """Stamps of one batch on its instance, the moments of `time.monotonic_ns`.
 
     Its own time is from `started_ns`, before its inputs are gathered, to `ended_ns`, when its results
-    are checked and copied (0 in older logs: then it is `execute_end_ns`).
+    are checked and copied (0 in older logs: then it is `execute_end_ns`). Where batches are pipelined,
+    `submitted_ns` is when its inputs were on the device (else 0), `execute_start_ns` when the device could
+    begin with it, and its own time is the device's: from there to `execute_end_ns`.
     """
 
     started_ns: int
     execute_start_ns: int
     execute_end_ns: int
     ended_ns: int = 0
+    submitted_ns: int = 0
 
     @property
     def own_ns(self) -> int:
         """How long the instance was busy with it; 0 where that is not known."""
+        if self.submitted_ns:
+            return max(0, self.execute_end_ns - self.execute_start_ns)
         end_ns = self.ended_ns or self.execute_end_ns
         return max(0, end_ns - self.started_ns) if end_ns > 0 and self.started_ns >= 0 else 0
 

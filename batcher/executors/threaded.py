@@ -32,13 +32,20 @@ class ThreadedExecutor:
     """One executor on its thread: load once, submit jobs, then close or abandon.
 
     Call every method on `loop`; every `done` is called there. `name` names the thread, for
-    logs and profilers.
+    logs and profilers. `at_end` is called on the thread before it closes the executor, loaded or not.
     """
 
-    def __init__(self, executor: Executor, name: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        name: str,
+        loop: asyncio.AbstractEventLoop,
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
         self._executor = executor
         self._name = name
         self._loop = loop
+        self._at_end = at_end
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._ended = loop.create_future()
         self._loaded = False
@@ -138,9 +145,10 @@ class ThreadedExecutor:
                 outcome = task.job(self._executor)
             except BaseException as error:  # noqa: BLE001 - a plugin's SystemExit fails a batch, and must not end the thread
                 outcome = error
-            self._post(self._deliver, task.done, outcome)
+            self.report(task.done, outcome)
             # Otherwise this frame would keep a batch's arrays until the next batch.
             del task, outcome
+        self._at_end()
         if self._loaded:
             try:
                 self._executor.close()
@@ -150,6 +158,10 @@ class ThreadedExecutor:
                     self._name,
                 )
         self._post(_set_ended, self._ended)
+
+    def report(self, done: Callable[[T], None], outcome: T) -> None:
+        """Call `done(outcome)` on the loop, unless this is abandoned by then. For any thread."""
+        self._post(self._deliver, done, outcome)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         try:

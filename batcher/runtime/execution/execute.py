@@ -56,6 +56,9 @@ class ExecutedBatch:
     cause: FailureCause = FailureCause.UNKNOWN
     failure: str = ""
     ended_ns: int = 0
+    submitted_ns: int = 0
+    """Where batches are pipelined: when it was on the device. Then `execute_start_ns` is when the device
+    could begin with it: when that was free, too."""
     retry_after_ns: int | None = None
     """When an overloaded or unavailable backend wants callers to come back, if it says."""
 

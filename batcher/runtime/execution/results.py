@@ -140,6 +140,7 @@ def report(
             executed.execute_start_ns,
             executed.execute_end_ns,
             executed.ended_ns,
+            executed.submitted_ns,
         ),
         error=cause,
         retry_after_ns=executed.retry_after_ns if result is None else None,

@@ -1,4 +1,4 @@
-"""Runs a blocking `Executor` on a thread of its own."""
+"""Runs a blocking `Executor` on a thread of its own, or on two where its batches are pipelined."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.input_buffers import InputBuffers, input_buffers
 from batcher.runtime.execution.loop_worker import WatchCall
 from batcher.runtime.execution.nan import check_nan
+from batcher.runtime.execution.pipelining import (
+    Collector,
+    Submitted,
+    collect,
+    pipelines,
+    submit,
+)
 from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health
 from batcher.runtime.interface.layout import Layout, LayoutFor
 
@@ -33,6 +40,10 @@ START_TIMEOUT_S = 0.002
 
 class _Skipped:
     """The outcome of a batch that was cancelled before the thread came to it."""
+
+
+class _Submitted:
+    """The outcome of the first half of a batch whose end the collector reports."""
 
 
 class ThreadWorker:
@@ -54,13 +65,18 @@ class ThreadWorker:
         clock: Clock,
         *,
         fail_nan: bool = False,
+        pipelining: bool = True,
     ) -> None:
         self._loop = loop
         self._clock = clock
         self._fail_nan = fail_nan
-        self._thread = ThreadedExecutor(executor, name, loop)
-        self._fitted = LayoutFor(executor.capabilities)
         self._executor = executor
+        self._pipelining = pipelining
+        self._collector = Collector(f"{name} collector", self._collect)
+        self._free_ns = 0
+        """When the batch that was collected last ended; the collector's own."""
+        self._thread = ThreadedExecutor(executor, name, loop, self._before_close)
+        self._fitted = LayoutFor(executor.capabilities)
         self._buffers: InputBuffers | None = None
         self._ended: deque[ExecutedBatch] = deque()  # executed, and not yet passed to `done`
         self._abandoned = False
@@ -80,6 +96,7 @@ class ThreadWorker:
         self._fitted.loaded(context.max_batch_size)
         metadata = await self._thread.load(context)
         self._buffers = input_buffers(self._executor, context.max_batch_size)
+        self._pipelining = self._pipelining and pipelines(self._executor)
         return metadata
 
     async def healthy(self, timeout_s: float) -> str:
@@ -116,14 +133,21 @@ class ThreadWorker:
         # What takes the one element decides: the thread executes the batch, or it is cancelled.
         turn = [slices]
 
-        def ended(outcome: BaseException | _Skipped | None) -> None:
+        def ended(outcome: BaseException | _Skipped | _Submitted | None) -> None:
+            if isinstance(outcome, _Submitted):
+                return
             self._submitted -= 1
             if outcome is None:
                 done(self._ended.popleft())
             elif not isinstance(outcome, _Skipped):
                 done(call_failed(outcome, self._clock))
 
-        self._thread.submit(partial(self._execute, turn, layout, begun.release), ended)
+        job: Callable[[Executor], _Skipped | _Submitted | None]
+        if self._pipelining:
+            job = partial(self._submit, turn, layout, begun.release, ended)
+        else:
+            job = partial(self._execute, turn, layout, begun.release)
+        self._thread.submit(job, ended)
         self._submitted += 1
         if self._submitted == 1:
             begun.acquire(timeout=START_TIMEOUT_S)
@@ -139,8 +163,12 @@ class ThreadWorker:
         return cancel
 
     async def close(self, timeout_s: float) -> None:
-        """Close on the thread and join it."""
-        await self._thread.close(timeout_s)
+        """Close on the thread and join it; the batches that were started end before."""
+        try:
+            await self._thread.close(timeout_s)
+        except TimeoutError:
+            self.abandon()
+            raise
 
     def abandon(self) -> None:
         """Abandon the thread that hangs."""
@@ -149,6 +177,7 @@ class ThreadWorker:
         self._abandoned = True
         self._release_ended()
         self._thread.abandon()
+        self._collector.abandon()
 
     def _execute(
         self,
@@ -163,13 +192,52 @@ class ThreadWorker:
             return _Skipped()
         layout = self._fitted(layout)
         executed = execute(executor, slices, layout, self._clock, begun, self._buffers)
+        self._end(executed, layout, slices)
+        return None
+
+    def _submit(
+        self,
+        turn: list[Sequence[Slice]],
+        layout: Layout,
+        begun: Callable[[], None],
+        ended: Callable[[BaseException | None], None],
+        executor: Executor,
+    ) -> _Skipped | _Submitted:
+        try:
+            slices = turn.pop()
+        except IndexError:
+            return _Skipped()
+        self._collector.start()
+        submitted = Submitted(ExecutedBatch(self._clock()), slices, self._fitted(layout), ended)
+        submit(executor, submitted, self._collector, self._clock, begun, self._buffers)  # type: ignore[arg-type] # see `pipelines`
+        # Also where it failed: batches end in the order in which they came.
+        self._collector.put(submitted)
+        return _Submitted()
+
+    def _collect(self, submitted: Submitted) -> None:
+        executed, outcome = submitted.executed, None
+        try:
+            collect(self._executor, submitted, self._collector, self._clock, self._free_ns)  # type: ignore[arg-type] # see `pipelines`
+            self._free_ns = executed.execute_end_ns
+            self._end(executed, submitted.layout, submitted.slices)
+        except BaseException as error:  # noqa: BLE001 - else the request would wait for ever
+            outcome = error
+        self._thread.report(submitted.ended, outcome)
+
+    def _end(self, executed: ExecutedBatch, layout: Layout, slices: Sequence[Slice]) -> None:
+        """Check a batch's values, and keep it for the event loop; on the thread that executed it."""
         if self._fail_nan:
             check_nan(executed, layout, slices, self._clock)
         executed.ended_ns = self._clock()
         self._ended.append(executed)
         if self._abandoned:
             self._release_ended()
-        return None
+
+    def _before_close(self) -> None:
+        """End all that was submitted: an executor is closed when neither thread is in a call."""
+        self._collector.end()
+        if self._buffers is not None:
+            self._buffers.clear()
 
     def _release_ended(self) -> None:
         with contextlib.suppress(IndexError):

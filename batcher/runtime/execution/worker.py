@@ -89,13 +89,15 @@ def make_worker(
     *,
     fail_nan: bool = False,
     isolation: Isolation = "thread",
+    pipelining: bool = True,
 ) -> Worker:
     """A `LoopWorker` if the executor's `execute` is a coroutine function, else a `ThreadWorker`.
 
-    With `fail_nan`, rows whose outputs contain NaN count as failed.
+    With `fail_nan`, rows whose outputs contain NaN count as failed. `pipelining`: whether the batches of
+    an executor that implements `Pipelines` overlap.
     """
     if isolation != "thread":
         raise ModelLoadError(f"{name}: isolation: got {isolation!r}; allowed: thread")
     if inspect.iscoroutinefunction(executor.execute):
         return LoopWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # Protocols differ in async only
-    return ThreadWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # see above
+    return ThreadWorker(executor, name, loop, clock, fail_nan=fail_nan, pipelining=pipelining)  # type: ignore[arg-type] # see above

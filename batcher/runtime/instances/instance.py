@@ -288,6 +288,7 @@ class Instance:
             process.clock,
             fail_nan=plan.fail_nan,
             isolation=plan.isolation,
+            pipelining=plan.pipelining,
         )
 
     def _turn(self) -> AbstractAsyncContextManager[bool]:

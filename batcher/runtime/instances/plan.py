@@ -35,6 +35,8 @@ class InstancePlan:
     checks: HealthCheckPlan = HealthCheckPlan()
     isolation: Isolation = "thread"
     """Where the executor runs: `models[].isolation`."""
+    pipelining: bool = True
+    """Whether batches are pipelined where the executor can: `models[].pipelining`."""
     fit: Callable[[ModelMetadata], InstancePlan] | None = None
     """How to load it for a backend that says what batches it takes (raises `ModelLoadError` where the
     configuration asks for more); None where that does not matter."""

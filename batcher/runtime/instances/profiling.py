@@ -39,7 +39,14 @@ async def measure(
     Raises `ModelLoadError`.
     """
     loop = asyncio.get_running_loop()
-    worker = make_worker(plan.make_executor(), plan.name, loop, clock, isolation=plan.isolation)
+    worker = make_worker(
+        plan.make_executor(),
+        plan.name,
+        loop,
+        clock,
+        isolation=plan.isolation,
+        pipelining=plan.pipelining,
+    )
     try:
         measured = await _measure(worker, plan, sizes, repeats, clock, on_batch, rules)
     except ModelLoadError:

@@ -1,5 +1,4 @@
 import statistics
-import threading
 import time
 
 import numpy as np
@@ -7,7 +6,7 @@ import pytest
 
 from batcher.clock import MILLISECOND
 from batcher.errors import ModelLoadError
-from batcher.executor import Batch, LoadContext
+from batcher.executor import Batch, LoadContext, Pipelines
 from batcher.executors.emulated import EmulatedExecutor, EmulatedOptions
 from batcher.testing import ExecutorContract
 
@@ -41,11 +40,19 @@ class TestContract(ExecutorContract):
         return {
             "base": {"base": 5},
             "per_row": {"per_row": "5 parsecs"},
+            "copy": {"copy": 5},
+            "copy_per_row": {"copy_per_row": "5 parsecs"},
             "jitter": {"jitter": 1.5},
             "columns": {"columns": 0},
             "seed": {"seed": "x"},
             "perrow": {"perrow": "5ms"},
         }
+
+
+class TestPipelinedContract(TestContract):
+    @pytest.fixture
+    def options(self):
+        return {"columns": 3, "copy": "0.1ms", "base": "0.1ms"}
 
 
 def test_answer_is_twice_the_input_and_the_batch_size():
@@ -66,24 +73,40 @@ def test_default_costs_nothing_and_never_sleeps(monkeypatch):
     assert executor.execute(batch(3)).outputs["Y"].shape == (3, 16)
 
 
-def slept(monkeypatch, executor, rows):
-    """What a batch costs: the time it slept for and the time it worked for."""
-    asked = []
-    monkeypatch.setattr(time, "sleep", asked.append)
-    monkeypatch.setattr(time, "monotonic_ns", lambda: 7)
+class Clock:
+    """A time that only sleeping moves. Devices outlive a test, so it goes on in the next one."""
+
+    now_ns = 1
+
+    def sleep(self, seconds):
+        Clock.now_ns += round(seconds * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: Clock.now_ns)
+    return clock
+
+
+def slept(executor, rows):
+    """What a batch costs."""
+    began_ns = Clock.now_ns
     executor.execute(batch(rows))
-    monkeypatch.undo()
-    return round(sum(asked) * 1e9)
+    return Clock.now_ns - began_ns
 
 
-def test_sleeps_for_its_cost(monkeypatch):
-    assert slept(monkeypatch, loaded(base="5ms", per_row="1ms"), 3) == 8 * MILLISECOND
+@pytest.mark.usefixtures("clock")
+def test_sleeps_for_its_cost():
+    assert slept(loaded(device="faked", base="5ms", per_row="1ms"), 3) == 8 * MILLISECOND
 
 
-def test_jitter_is_bounded_seeded_and_different_for_each_instance(monkeypatch):
+@pytest.mark.usefixtures("clock")
+def test_jitter_is_bounded_seeded_and_different_for_each_instance():
     def costs(**options):
-        executor = loaded(base="10ms", jitter=0.2, **options)
-        return [slept(monkeypatch, executor, 1) for _ in range(200)]
+        executor = loaded(device="faked", base="10ms", jitter=0.2, **options)
+        return [slept(executor, 1) for _ in range(200)]
 
     first = costs(seed=1)
     assert first == costs(seed=1)
@@ -101,38 +124,47 @@ def test_a_batch_is_never_early():
         assert time.monotonic_ns() - started_ns >= 2 * MILLISECOND
 
 
-def execute_together(executors):
-    threads = [threading.Thread(target=e.execute, args=(batch(1),)) for e in executors]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
+@pytest.mark.usefixtures("clock")
+def test_instances_take_turns_on_one_device():
+    first, second = (loaded(device="faked", base="2ms", copy="1ms") for _ in range(2))
+    began_ns = Clock.now_ns
+    handles = [each.submit(batch(1)) for each in (first, second)]
+    assert Clock.now_ns - began_ns == 2 * MILLISECOND
+    # In the order in which they asked, whichever is waited for first.
+    second.collect(handles[1])
+    assert Clock.now_ns - began_ns == 5 * MILLISECOND
+    first.collect(handles[0])
+    assert Clock.now_ns - began_ns == 5 * MILLISECOND
 
 
-def test_instances_take_turns_on_one_device(monkeypatch):
-    busy, most = 0, 0
-    never = threading.Event()
-
-    def sleep(_):
-        nonlocal busy, most
-        busy += 1
-        most = max(most, busy)
-        # Leaves the other instance time to come in, were it allowed to.
-        never.wait(0.02)
-        busy -= 1
-
-    monkeypatch.setattr(time, "sleep", sleep)
-    execute_together([loaded(device="gpu0", base="1ms") for _ in range(2)])
-    assert most == 1
+@pytest.mark.usefixtures("clock")
+def test_devices_execute_at_the_same_time():
+    executors = [loaded(device=device, base="3ms", copy="1ms") for device in ("faked", "other")]
+    began_ns = Clock.now_ns
+    handles = [each.submit(batch(1)) for each in executors]
+    for each, handle in zip(executors, handles, strict=True):
+        each.collect(handle)
+    assert Clock.now_ns - began_ns == 5 * MILLISECOND
 
 
-def test_devices_execute_at_the_same_time(monkeypatch):
-    both = threading.Barrier(2, timeout=10)
-    passed = []
-    monkeypatch.setattr(time, "sleep", lambda _: passed.append(both.wait()))
-    execute_together([loaded(device=device, base="1s") for device in ("gpu0", "gpu1")])
-    assert sorted(passed) == [0, 1]
+@pytest.mark.usefixtures("clock")
+def test_a_batch_is_copied_while_another_is_computed():
+    options = {"base": "3ms", "per_row": "0.5ms", "copy": "1ms", "copy_per_row": "0.25ms"}
+    executor = loaded(device="faked", **options)
+    assert slept(executor, 4) == 7 * MILLISECOND
+    began_ns = Clock.now_ns
+    first, second = executor.submit(batch(4)), executor.submit(batch(4))
+    assert Clock.now_ns - began_ns == 4 * MILLISECOND
+    assert executor.collect(first).outputs["BATCH"].tolist() == [[4]] * 4
+    assert Clock.now_ns - began_ns == 7 * MILLISECOND
+    executor.collect(second)
+    assert Clock.now_ns - began_ns == 12 * MILLISECOND
+
+
+def test_only_copies_are_worth_pipelining():
+    assert isinstance(loaded(copy="1ms"), Pipelines)
+    assert isinstance(loaded(copy_per_row="1ms"), Pipelines)
+    assert not isinstance(loaded(base="1ms"), Pipelines)
 
 
 def test_all_wrong_options_are_reported_at_once():
