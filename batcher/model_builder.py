@@ -44,15 +44,15 @@ class ModelBuilder:
     def prepare(self, wanted: WantedModel) -> PreparedModel:
         """Import the executor and read the labels. Blocks; may be called on any thread.
 
-        Raises `PluginError` if the executor is unknown or broken, and `ModelLoadError` if a `labels`
-        file cannot be read.
+        Raises `PluginError` if the executor is unknown or broken, and `ModelLoadError` if it cannot
+        say how it serves this model, or a `labels` file cannot be read.
         """
         config = wanted.config
         # Python's import system drops its caches on one thread at a time only.
         with self._importing:
             # The executor may have been installed since the process began.
             importlib.invalidate_caches()
-            executor = plugins.find_executor(config.executor)
+            executor = serving_executor(config, wanted.base_dir)
         labels = {
             name: read_labels(config.name, file) for name, file in config.label_files().items()
         }
@@ -89,6 +89,17 @@ class ModelBuilder:
             config.sequence,
             config,
         )
+
+
+def serving_executor(config: ModelConfig, base_dir: Path) -> type[Executor] | type[AsyncExecutor]:
+    """The class of the model's executor for this model; in a child of its own, that chooses it.
+
+    Raises `PluginError` or `ModelLoadError`.
+    """
+    executor = plugins.find_executor(config.executor)
+    if config.isolation == "process":
+        return executor
+    return plugins.for_model(executor, instance_plan(config, 0, executor, base_dir).context)
 
 
 def _slots(config: ModelConfig) -> int:

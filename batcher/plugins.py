@@ -11,10 +11,10 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from batcher.config.section import nearest
-from batcher.errors import PluginError, describe
-from batcher.executor import AsyncExecutor, Capabilities, Executor
+from batcher.errors import ModelLoadError, PluginError, describe
+from batcher.executor import AsyncExecutor, Capabilities, Executor, LoadContext
 
-__all__ = ["GROUP", "executor_names", "find_executor", "is_async", "plugin_of"]
+__all__ = ["GROUP", "executor_names", "find_executor", "for_model", "is_async", "plugin_of"]
 
 GROUP: Final = "batcher.executors"
 """The entry point group of executor plugins."""
@@ -54,6 +54,33 @@ def find_executor(name: str) -> type[Executor] | type[AsyncExecutor]:
         raise PluginError(f"executor {name!r} ({_claim(point)}) is not an executor: {problem}")
     executor: type[Executor] | type[AsyncExecutor] = found
     return executor
+
+
+def for_model(
+    executor: type[Executor] | type[AsyncExecutor], context: LoadContext
+) -> type[Executor] | type[AsyncExecutor]:
+    """The executor class for one model: `executor`, or what its class method `for_model` returns.
+
+    Raises `ModelLoadError`, whatever that raised.
+    """
+    choose = getattr(executor, "for_model", None)
+    if choose is None:
+        return executor
+    try:
+        chosen = choose(context)
+    except ModelLoadError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelLoadError(
+            f"model {context.model!r}: the executor could not load: {describe(error)}"
+        ) from error
+    problem = _not_an_executor(chosen)
+    if problem:
+        raise ModelLoadError(
+            f"model {context.model!r}: for_model() of {executor.__name__} returned no executor: {problem}"
+        )
+    found: type[Executor] | type[AsyncExecutor] = chosen
+    return found
 
 
 def is_async(executor: type) -> bool:

@@ -119,4 +119,18 @@ def executor_problems(
     if found is None:
         return []
     problems = option_problems(found, model.options, base_dir, files=thorough)
+    if thorough and not problems:
+        return _serving_problems(at, base_dir, model)
     return [((*at, "options", *path), text) for path, text in problems]
+
+
+def _serving_problems(at: KeyPath, base_dir: Path, model: ModelConfig) -> list[Problem]:
+    """Why the executor does not know how to serve the model: it imports what its options name."""
+    from batcher.errors import StartupError
+    from batcher.model_builder import serving_executor
+
+    try:
+        serving_executor(model, base_dir)
+    except StartupError as error:
+        return [((*at, "options"), str(error).removeprefix(f"model {model.name!r}: "))]
+    return []

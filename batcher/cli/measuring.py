@@ -54,10 +54,9 @@ async def measure_models(
 
     Raises `ModelLoadError`.
     """
-    from batcher import plugins
     from batcher.cli.progress import progress
     from batcher.clock import monotonic_ns
-    from batcher.model_builder import instance_plan
+    from batcher.model_builder import instance_plan, serving_executor
     from batcher.runtime.instances.profiling import measure
     from batcher.runtime.interface.padding_rules import read_padding_rules
     from batcher.simulation.engine.profile import ModelProfile, SizeProfile
@@ -70,9 +69,8 @@ async def measure_models(
     with progress(total) as advance:
         for name, model in models.items():
             advance(name, 0)
-            plan = instance_plan(
-                model, 0, plugins.find_executor(model.executor), config.base_dir_of(model)
-            )
+            base_dir = config.base_dir_of(model)
+            plan = instance_plan(model, 0, serving_executor(model, base_dir), base_dir)
             took_ns = await measure(
                 plan,
                 sizes[name],
