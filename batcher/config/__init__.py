@@ -11,6 +11,7 @@ and docs/configuration.md repeat that text.
 """
 
 from batcher.config.addresses import TcpAddress, UnixAddress, parse_address
+from batcher.config.batching import BatchingConfig
 from batcher.config.changes import (
     TUNABLE,
     Change,
@@ -24,7 +25,6 @@ from batcher.config.changes import (
 from batcher.config.files import file_problems, folder_problems, located
 from batcher.config.loader import load_config, parse_config
 from batcher.config.model import (
-    BatchingConfig,
     HealthConfig,
     ModelConfig,
     QueueConfig,

@@ -24,7 +24,7 @@ import numpy as np
 
 from batcher.clock import MICROSECOND, MILLISECOND, SECOND
 from batcher.config import Config, ModelConfig, format_duration
-from batcher.config.model import BatchingConfig
+from batcher.config.batching import BatchingConfig
 from batcher.config.policies import default_limit_ns
 from batcher.core.settings import PaddedAxis
 from batcher.simulation.compare.experiment import NO_CONDITIONS, Experiment, cells

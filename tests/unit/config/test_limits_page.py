@@ -18,8 +18,8 @@ from batcher.config import (
     format_duration,
     format_size,
 )
+from batcher.config.batching import MOST_BATCH_ROWS
 from batcher.config.document import MOST_DEPTH, MOST_VALUES
-from batcher.config.model import MOST_BATCH_ROWS
 from batcher.config.padding import MOST_BUCKETS
 from batcher.config.units import LARGEST_BYTES, LONGEST_NS
 from batcher.core.bucket_times import MOST_SHAPES
