@@ -120,22 +120,22 @@ def submit(
     the executor's, if it allocates the memory of its inputs.
     """
     executed = submitted.executed
-    if buffers is not None:
-        submitted.buffers = buffers.lend()
     try:
-        batch = gather(submitted.slices, submitted.layout, submitted.buffers)
         collector.take_place()
         try:
+            if buffers is not None:
+                submitted.buffers = buffers.lend()
+            batch = gather(submitted.slices, submitted.layout, submitted.buffers)
             executed.execute_start_ns = clock()
             begun()
             submitted.handle = executor.submit(batch)
             executed.submitted_ns = clock()
+            submitted.batch = batch
         except BaseException:
+            submitted.give_back()
             collector.leave_place()
             raise
-        submitted.batch = batch
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
-        submitted.give_back()
         set_failure(executed, error, clock)
 
 
@@ -151,12 +151,8 @@ def collect(
         return
     executed.execute_start_ns = max(executed.submitted_ns, free_ns)
     try:
-        try:
-            result = executor.collect(submitted.handle)
-        finally:
-            executed.execute_end_ns = clock()
-            submitted.handle = None
-            collector.leave_place()
+        result = executor.collect(submitted.handle)
+        executed.execute_end_ns = clock()
         executed.result = copied_if_reused(
             check_result(result, batch, layout, submitted.slices[0].padded),
             layout.outputs if batch.outputs is None else batch.outputs,
@@ -165,7 +161,9 @@ def collect(
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         set_failure(executed, error, clock)
     finally:
+        submitted.handle = None
         submitted.give_back()
+        collector.leave_place()
 
 
 def pipelines(executor: Executor) -> bool:
