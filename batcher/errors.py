@@ -165,6 +165,9 @@ class BackendUnavailable(ModelLoadError):
 MAX_DESCRIPTION = 400
 """Characters of a foreign message within one of ours."""
 
+_LOOKED_AT = 10 * MAX_DESCRIPTION
+"""Characters of a foreign message that are read at all: one may have as many as memory."""
+
 
 def describe(error: BaseException) -> str:
     """An exception of foreign code as one line for a message of ours: its type and its message.
@@ -183,8 +186,9 @@ def on_one_line(text: str) -> str:
 
     What cannot be printed becomes question marks: it could change what a terminal shows of a log.
     """
-    text = " ".join(text.split())
-    if len(text) > MAX_DESCRIPTION:
+    start = text[:_LOOKED_AT]
+    cut, text = len(text) > _LOOKED_AT, " ".join(start.split())
+    if cut or len(text) > MAX_DESCRIPTION:
         text = f"{text[: MAX_DESCRIPTION - 3]}..."
     if not text.isprintable():
         text = "".join([each if each.isprintable() else "?" for each in text])

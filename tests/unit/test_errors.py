@@ -26,3 +26,9 @@ def test_a_description_is_one_line_that_can_be_sent(error, said):
 
 def test_a_description_is_shortened():
     assert len(on_one_line("ä" * 1000)) == MAX_DESCRIPTION
+
+
+def test_a_message_of_any_length_becomes_a_line():
+    assert on_one_line("a\nb" * 10_000_000).endswith("...")
+    assert on_one_line("a" + " " * 10_000) == "a..."
+    assert on_one_line("a" + " " * 1_000) == "a"

@@ -2,9 +2,10 @@ import re
 
 import pytest
 
-from batcher.errors import PluginError
+from batcher.errors import ModelLoadError, PluginError
+from batcher.executor import LoadContext
 from batcher.executors.emulated import EmulatedExecutor
-from batcher.plugins import executor_names, find_executor, is_async
+from batcher.plugins import executor_names, find_executor, for_model, is_async
 
 BLOCKING = """
 from batcher.executor import Capabilities
@@ -124,3 +125,27 @@ def test_other_objects_are_refused_with_the_reason(install, attribute, problem):
     message = refusal("odd")
     assert "is not an executor" in message
     assert problem in message
+
+
+def test_an_executor_may_choose_its_class_for_a_model():
+    class Chosen(EmulatedExecutor):
+        @classmethod
+        def for_model(cls, context):
+            if context.options["raise"]:
+                raise context.options["raise"]
+            return context.options["class"]
+
+    def chosen(kind, error=None):
+        options = {"class": kind, "raise": error}
+        return for_model(Chosen, LoadContext("m", "1", 0, "cpu", 8, options))
+
+    assert for_model(EmulatedExecutor, LoadContext("m", "1", 0, "cpu", 8, {})) is EmulatedExecutor
+    assert chosen(EmulatedExecutor) is EmulatedExecutor
+    with pytest.raises(
+        ModelLoadError, match=r"for_model.* of Chosen returned no executor: expected"
+    ):
+        chosen(None)
+    with pytest.raises(ModelLoadError, match="the executor could not load: SystemExit: 3"):
+        chosen(None, SystemExit(3))
+    with pytest.raises(ModelLoadError, match="no file"):
+        chosen(None, ModelLoadError("no file"))

@@ -104,7 +104,7 @@ class Answers:
             raise ExecutionError(
                 f"{self._name} returned a wrong output {spec.name!r}: {wrong}"
             ) from None
-        shape = (rows, *spec.inner) if spec.batched and spec.shape[:1] == (-1,) else spec.shape
+        shape = (rows, *spec.inner) if spec.batched else spec.shape
         fits = len(array.shape) == len(shape) and all(
             want in (-1, have) for want, have in zip(shape, array.shape, strict=True)
         )
@@ -147,8 +147,6 @@ def _numbers(value: Any, dtype: np.dtype[Any]) -> Array:
 
 def _texts(value: Any) -> Array:
     """An array of bytes. Text is encoded as UTF-8."""
-    if isinstance(value, (str, bytes)):
-        value = [value]
     try:
         array = np.asarray(value) if hasattr(value, "__array__") else _objects(value)
     except Exception as error:  # noqa: BLE001 - of a foreign `__array__`, or no sequence

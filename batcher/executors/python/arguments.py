@@ -83,7 +83,7 @@ class Arguments:
         values = array.reshape(-1).tolist()
         if argument.value is str:
             values = list(self._texts(argument, values))
-        place[argument.name] = values if argument.spec.batched else values[0]
+        place[argument.name] = values if argument.spec.batched or argument.many else values[0]
 
     def _texts(self, argument: Argument, values: Sequence[bytes]) -> Iterator[str]:
         for row, value in enumerate(values):

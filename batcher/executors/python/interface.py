@@ -44,6 +44,8 @@ class Argument:
     spec: TensorSpec
     value: type | None = None
     """The type of its values, for a function that takes Python values; None for arrays."""
+    many: bool = False
+    """Whether values come as a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class _Reader:
 
     def _is_per_row(self) -> bool:
         """Whether the function takes one row; the annotations must agree, and the option with them."""
+        if not self._context.max_batch_size:
+            return False  # a batch is one request, and has no rows
         said = set(self._per_row.values())
         if len(said) > 1:
             one = next(name for name, row in self._per_row.items() if row)
@@ -164,6 +168,12 @@ class _Reader:
                 f"takes all rows in {next(iter(self._per_row))}, and option per_row is true; allowed: false"
             )
         return said == {True} or self._options.per_row
+
+    def _declared(self, kind: str, options: tuple[TensorOption, ...]) -> tuple[TensorSpec, ...]:
+        specs = declared(self._context, kind, options)
+        if self._context.max_batch_size:
+            return specs
+        return tuple(dataclasses.replace(spec, batched=False) for spec in specs)
 
     # Inputs
 
@@ -193,7 +203,7 @@ class _Reader:
         options = self._options.inputs
         if not options:
             return ()
-        specs = declared(self._context, "inputs", options)
+        specs = self._declared("inputs", options)
         for spec in specs:
             if spec.name not in found and not self._any_name:
                 raise _Problem(
@@ -234,14 +244,14 @@ class _Reader:
                 spec = dataclasses.replace(spec, shape=spec.shape[1:], dims=dims, batched=False)
             else:
                 self._per_row[f"argument {name!r}"] = _of_one_row(each)
-            yield Argument(name, dataclasses.replace(spec, optional=optional), value)
+            yield Argument(name, dataclasses.replace(spec, optional=optional), value, each.many)
 
     # Outputs
 
     def _outputs(self) -> tuple[tuple[TensorSpec, ...], tuple[str, ...]]:
         options = self._options.outputs
         if options:
-            specs = declared(self._context, "outputs", tuple(map(_not_optional, options)))
+            specs = self._declared("outputs", tuple(map(_not_optional, options)))
             return specs, tuple(spec.name for spec in specs)
         found: list[TensorSpec] = []
         fields = []
@@ -379,9 +389,11 @@ class _Reader:
                 )
         shape = tuple(-1 if isinstance(axis, str) else axis for axis in marker.axes)
         dims = tuple(axis if isinstance(axis, str) else None for axis in marker.axes)
-        if self._context.max_batch_size:
+        batched = self._context.max_batch_size > 0
+        if batched or isinstance(marker, Rows):
             shape, dims = (-1, *shape), (None, *dims)
-        return TensorSpec(name, marker.datatype, shape, dims=dims if any(dims) else ())
+        named = dims if any(dims) else ()
+        return TensorSpec(name, marker.datatype, shape, dims=named, batched=batched)
 
     def _takes(self) -> str:
         names = [n for n, each in self._arguments.items() if each.kind is not each.VAR_KEYWORD]
