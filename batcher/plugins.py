@@ -19,7 +19,10 @@ __all__ = ["GROUP", "executor_names", "find_executor", "for_model", "is_async", 
 GROUP: Final = "batcher.executors"
 """The entry point group of executor plugins."""
 
-_OWN_PLUGINS: Final = {"onnxruntime": "plugins/onnxruntime[cpu]"}
+_OWN_PLUGINS: Final = {
+    "onnxruntime": "plugins/onnxruntime[cpu]",
+    "torch": "plugins/torch[torch]",
+}
 """Executors of this project that are plugins -> what to `pip install` in a checkout."""
 
 _METHODS: Final = ("load", "execute", "close")

@@ -13,6 +13,7 @@ PUBLISHED = {
     "onnxruntime",
     "onnxruntime-gpu",
     "pytest",
+    "safetensors",
     "tritonclient",
 }
 """Distributions of others that are on PyPI. Those of this project are not: a folder stands for them."""
