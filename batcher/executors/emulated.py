@@ -111,7 +111,7 @@ class _Submitted(NamedTuple):
 class EmulatedExecutor:
     """Input `X` FP32 [-1, columns]; outputs `Y` = 2 * X, FP32 [-1, columns], and `BATCH` INT32 [-1, 1]."""
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(dynamic_axes=True)
     options = EmulatedOptions
     submit: Callable[[Batch], _Submitted]
     collect: Callable[[_Submitted], BatchResult]

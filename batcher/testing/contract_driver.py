@@ -61,7 +61,7 @@ class ContractDriver:
         """Load the model; returns its metadata as the server would serve it."""
         loaded = self.call(lambda: self.executor.load(self.context))
         self.metadata = loaded
-        self.metadata = with_row_axes(loaded, self.context)
+        self.metadata = with_row_axes(loaded, self.context, self.executor.capabilities)
         return self.metadata
 
     @property

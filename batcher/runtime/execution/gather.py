@@ -55,7 +55,7 @@ def gather(slices: Sequence[Slice], layout: Layout, buffers: BatchBuffers | None
     are dropped.
 
     With `buffers`, inputs with rows are gathered into memory of the executor's, as far as there is
-    such. Raises `ExecutionError` if the executor's `allocate` is at fault.
+    such. Raises `ExecutionError` where the executor's `allocate` does not keep its contract.
     """
     first = slices[0].request
     rows = sum(s.stop - s.start for s in slices)

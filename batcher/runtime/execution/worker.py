@@ -12,6 +12,7 @@ from batcher.errors import ModelLoadError
 from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
 from batcher.runtime.execution.execute import Cancel, Done
 from batcher.runtime.execution.gather import Slice
+from batcher.runtime.execution.inline_worker import InlineWorker
 from batcher.runtime.execution.loop_worker import LoopWorker, WatchCall
 from batcher.runtime.execution.thread_worker import ThreadWorker
 from batcher.runtime.interface.layout import Layout
@@ -91,13 +92,16 @@ def make_worker(
     isolation: Isolation = "thread",
     pipelining: bool = True,
 ) -> Worker:
-    """A `LoopWorker` if the executor's `execute` is a coroutine function, else a `ThreadWorker`.
+    """The worker for an executor that is to run where `isolation` says.
 
+    With coroutines it runs on the event loop (`LoopWorker`), and so it does as `inline`; else on a thread.
     With `fail_nan`, rows whose outputs contain NaN count as failed. `pipelining`: whether the batches of
-    an executor that implements `Pipelines` overlap.
+    an executor that implements `Pipelines` overlap, on a thread. Raises `ModelLoadError`.
     """
-    if isolation != "thread":
-        raise ModelLoadError(f"{name}: isolation: got {isolation!r}; allowed: thread")
+    if isolation == "process":
+        raise ModelLoadError(f"{name}: isolation: got {isolation!r}; allowed: inline or thread")
     if inspect.iscoroutinefunction(executor.execute):
         return LoopWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # Protocols differ in async only
+    if isolation == "inline":
+        return InlineWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # see above
     return ThreadWorker(executor, name, loop, clock, fail_nan=fail_nan, pipelining=pipelining)  # type: ignore[arg-type] # see above

@@ -27,7 +27,7 @@ from batcher.core.events import (
 )
 from batcher.core.record import record
 from batcher.errors import InterfaceChanged, ModelLoadError, describe
-from batcher.executor import ModelMetadata
+from batcher.executor import Capabilities, ModelMetadata
 from batcher.runtime.execution.execute import Cancel, ExecutedBatch
 from batcher.runtime.execution.gather import Slice, count_elements
 from batcher.runtime.execution.worker import Worker, make_worker
@@ -36,6 +36,7 @@ from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.replacement import Replacement
 from batcher.runtime.instances.warmup import at_once, run_test_batch, warm_up, warm_up_buckets
 from batcher.runtime.instances.watching import Watching
+from batcher.runtime.interface.declared import check_executor
 from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.row_axis import with_row_axes
@@ -79,7 +80,7 @@ class Instance:
         self._process = process
         self._telemetry = telemetry
         self._incarnation = 0
-        self._takes_raw = False
+        self._capabilities = Capabilities()
         self._checks: HealthChecks | None = None
         self._watching: Watching | None = None
         self._down = "not loaded yet"
@@ -112,7 +113,7 @@ class Instance:
     @property
     def takes_raw(self) -> bool:
         """Whether its executor takes inputs as they are on the wire; False before the first load."""
-        return self._takes_raw
+        return self._capabilities.raw
 
     @property
     def why(self) -> str:
@@ -229,7 +230,7 @@ class Instance:
         worker, loaded = await self._loaded()
         plan = self.plan
         try:
-            metadata = with_row_axes(loaded, plan.context)
+            metadata = with_row_axes(loaded, plan.context, self._capabilities)
             padding = self._padding = self._pad(metadata)
             arguments = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
             began_ns, turn = process.clock(), self._turn
@@ -274,13 +275,8 @@ class Instance:
     def _make_worker(self) -> Worker:
         plan, process = self.plan, self._process
         executor = plan.make_executor()
-        most = executor.capabilities.max_in_flight
-        self._takes_raw = executor.capabilities.raw
-        if plan.max_in_flight > most:
-            raise ModelLoadError(
-                f"{plan.context.model}: max_in_flight: got {plan.max_in_flight}; allowed: 1 to {most},"
-                " the most batches that the executor can run at once"
-            )
+        self._capabilities = executor.capabilities
+        check_executor(executor, plan.context.model, plan.isolation, plan.max_in_flight)
         return make_worker(
             executor,
             plan.name,

@@ -9,11 +9,13 @@ from dataclasses import replace
 from batcher.clock import SECOND, Clock
 from batcher.core.events import Shapes
 from batcher.errors import ModelLoadError, describe
+from batcher.executor import Capabilities
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.worker import Worker, make_worker
 from batcher.runtime.instances.plan import InstancePlan
 from batcher.runtime.instances.sample import Sample, plain_shapes
 from batcher.runtime.instances.warmup import run_batch, warm_up, warm_up_buckets
+from batcher.runtime.interface.declared import check_executor
 from batcher.runtime.interface.layout import layout_of
 from batcher.runtime.interface.padding_rules import NOTHING_PADDED, PaddingRules
 from batcher.runtime.interface.resolve_padding import resolve_padding
@@ -39,8 +41,10 @@ async def measure(
     Raises `ModelLoadError`.
     """
     loop = asyncio.get_running_loop()
+    executor = plan.make_executor()
+    check_executor(executor, plan.context.model, plan.isolation, plan.max_in_flight)
     worker = make_worker(
-        plan.make_executor(),
+        executor,
         plan.name,
         loop,
         clock,
@@ -48,7 +52,9 @@ async def measure(
         pipelining=plan.pipelining,
     )
     try:
-        measured = await _measure(worker, plan, sizes, repeats, clock, on_batch, rules)
+        measured = await _measure(
+            worker, executor.capabilities, plan, sizes, repeats, clock, on_batch, rules
+        )
     except ModelLoadError:
         worker.abandon()
         raise
@@ -63,6 +69,7 @@ async def measure(
 
 async def _measure(
     worker: Worker,
+    capabilities: Capabilities,
     plan: InstancePlan,
     sizes: Sequence[int],
     repeats: int,
@@ -78,7 +85,7 @@ async def _measure(
             f"{model}: the executor's backend takes batches of at most {most} rows; allowed: sizes up to"
             f" that, and batching.max_batch_size: {most} in the configuration"
         )
-    metadata = with_row_axes(loaded, plan.context)
+    metadata = with_row_axes(loaded, plan.context, capabilities)
     layout = layout_of(metadata)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
     padding = resolve_padding(model, rules, metadata)

@@ -12,23 +12,27 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from batcher.errors import ModelLoadError
-from batcher.executor import LoadContext, ModelMetadata
+from batcher.executor import Capabilities, LoadContext, ModelMetadata
+from batcher.runtime.interface.declared import declared_problems
 from batcher.runtime.interface.forwarded import wrong_names
 from batcher.tensors import DTYPES, TensorSpec
 
 NO_BATCH_AXIS = "batching.max_batch_size: 0 where the model has no batch axis"
 
 
-def with_row_axes(metadata: ModelMetadata, context: LoadContext) -> ModelMetadata:
+def with_row_axes(
+    metadata: ModelMetadata, context: LoadContext, capabilities: Capabilities
+) -> ModelMetadata:
     """The executor's metadata, with `batched` as the configuration's `inputs` say.
 
     Raises `ModelLoadError`, which names every input whose axis 0 cannot be the batch axis, every
-    contradiction within the metadata, and what is allowed.
+    contradiction within what the executor declares, and what is allowed.
     """
     problems = [
         *_spec_problems(metadata),
         *_unknown(metadata.inputs, context.batched),
         *wrong_names(metadata.metadata),
+        *declared_problems(metadata, context, capabilities),
     ]
     if not context.max_batch_size:
         inputs, outputs = (

@@ -45,8 +45,10 @@ async def test_a_fixed_first_axis_is_no_batch_axis(neighbor, load, kit):
     neighbor.start()
     _, metadata = await load()
     with pytest.raises(ModelLoadError, match=r"'X'.*has no batch axis first"):
-        with_row_axes(metadata, kit.context_of(neighbor.address))
-    assert with_row_axes(metadata, kit.context_of(neighbor.address, max_batch_size=0))
+        with_row_axes(metadata, kit.context_of(neighbor.address), KserveExecutor.capabilities)
+    assert with_row_axes(
+        metadata, kit.context_of(neighbor.address, max_batch_size=0), KserveExecutor.capabilities
+    )
 
 
 async def test_a_neighbor_that_does_not_batch_says_so(neighbor, load):

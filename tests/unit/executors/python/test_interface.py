@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from batcher.errors import ModelLoadError
-from batcher.executor import TensorSpec
+from batcher.executor import Capabilities, TensorSpec
 from batcher.runtime.interface.row_axis import with_row_axes
 
 X = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
@@ -111,7 +111,9 @@ def test_a_model_without_a_batch_axis_gets_what_was_sent(load, context):
     """
     for marker, shape in (("Row", (3,)), ("Rows", (3, 1))):
         loaded = load(source.format(marker), max_batch_size=0)
-        metadata = with_row_axes(loaded.metadata, context(max_batch_size=0))
+        metadata = with_row_axes(
+            loaded.metadata, context(max_batch_size=0), Capabilities(dynamic_axes=True)
+        )
         assert metadata.inputs == (TensorSpec("x", "FP32", (-1,) * len(shape), batched=False),)
         result = loaded.run({"x": np.arange(3, dtype=np.float32).reshape(shape)}, rows=1)
         assert result.outputs["output"].ravel().tolist() == [1, 2]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from batcher.errors import InvalidRequest, ModelLoadError
-from batcher.executor import LoadContext, ModelMetadata, TensorSpec
+from batcher.executor import Capabilities, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.execution.gather import Slice, gather
 from batcher.runtime.interface.forwarded import MAX_FORWARDED, forwarded, forwarded_key, wrong_names
 from batcher.runtime.interface.layout import layout_of
@@ -92,7 +92,7 @@ def test_trace_context_separates_no_requests():
 def test_names_that_cannot_be_sent_on_stop_the_load(name):
     wrong = ModelMetadata("test", METADATA.inputs, METADATA.outputs, metadata=(name,))
     with pytest.raises(ModelLoadError, match=r"metadata: got .*; allowed: names"):
-        with_row_axes(wrong, LoadContext("m", "1", 0, "cpu", 8, {}))
+        with_row_axes(wrong, LoadContext("m", "1", 0, "cpu", 8, {}), Capabilities())
 
 
 def test_names_are_a_tuple_of_different_ones():

@@ -3,7 +3,7 @@
 import pytest
 
 from batcher.errors import ModelLoadError
-from batcher.executor import LoadContext, ModelMetadata, TensorSpec
+from batcher.executor import Capabilities, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.interface.padding_rules import AxisRule, OutputRule, PaddingRules
 from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.row_axis import with_row_axes
@@ -21,7 +21,7 @@ def metadata(inputs, outputs=()):
 
 def fitted(inputs, outputs=(), *, max_batch_size=8, **batched):
     context = LoadContext("m", "1", 0, "cpu", max_batch_size, {}, batched=batched)
-    return with_row_axes(metadata(inputs, outputs), context)
+    return with_row_axes(metadata(inputs, outputs), context, Capabilities(dynamic_axes=True))
 
 
 def refusal(*args, **rest):

@@ -267,12 +267,24 @@ class TestInstancesThatDiffer:
 
 @pytest.mark.parametrize(("most", "loads"), [(1, False), (2, True), (3, True)])
 async def test_more_batches_at_once_than_the_executor_can_take_are_refused(
-    make_middle, monkeypatch, most, loads
+    make_middle, most, loads
 ):
-    monkeypatch.setattr(FakeExecutor, "capabilities", Capabilities(max_in_flight=most))
+    class Remote:
+        capabilities = Capabilities(max_in_flight=most)
+
+        async def load(self, context):
+            return FakeExecutor().metadata
+
+        async def execute(self, batch):
+            return FakeExecutor().execute(batch)
+
+        async def close(self):
+            pass
+
     middle = make_middle(max_in_flight=2)
+    middle.make_executor = Remote
     if loads:
         await middle.model.load()
     else:
-        with pytest.raises(ModelLoadError, match="m: max_in_flight: got 2; allowed: 1 to 1"):
+        with pytest.raises(ModelLoadError, match="'m': max_in_flight: got 2; allowed: 1 to 1"):
             await middle.model.load()
