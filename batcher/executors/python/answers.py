@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from batcher.errors import describe
-from batcher.executor import DTYPES, Array, ExecutionError, TensorSpec
+from batcher.executor import DTYPES, Array, Batch, ExecutionError, TensorSpec
 from batcher.executors.python.interface import Interface
 
 __all__ = ["Answers"]
@@ -24,6 +24,7 @@ class Answers:
 
     def __init__(self, interface: Interface, name: str) -> None:
         self._specs = interface.outputs
+        self._inputs = [each.spec for each in interface.inputs]
         self._fields = interface.fields
         self._name = name
 
@@ -38,6 +39,33 @@ class Answers:
             for spec, value in zip(self._specs, values, strict=True)
             if wanted is None or spec.name in wanted
         }
+
+    def of_none(self, batch: Batch) -> dict[str, Array]:
+        """Outputs of zeros and empty text, for a batch whose rows have all failed.
+
+        A variable axis is as long as that of its name in an input, else as the first that varies.
+        """
+        lengths: dict[str | None, int] = {}
+        for spec in self._inputs:
+            shape = batch.inputs[spec.name].shape if spec.name in batch.inputs else ()
+            names = spec.dims or (None,) * len(shape)
+            for axis, length in enumerate(shape):
+                if axis and spec.shape[axis] < 0:
+                    lengths.setdefault(names[axis], length)
+                    lengths.setdefault(None, length)
+        outputs = {}
+        for spec in self._specs:
+            if batch.outputs is not None and spec.name not in batch.outputs:
+                continue
+            names = spec.dims or (None,) * len(spec.shape)
+            sizes = [
+                lengths.get(name, lengths.get(None, 1)) if length < 0 else length
+                for length, name in zip(spec.shape, names, strict=True)
+            ]
+            if spec.batched:
+                sizes[0] = batch.rows
+            outputs[spec.name] = _zeros(sizes, DTYPES[spec.datatype])
+        return outputs
 
     def of_rows(
         self, results: Mapping[int, object], rows: int, wanted: Iterable[str] | None
@@ -54,9 +82,7 @@ class Answers:
             column = [values[row][place] for row in results]
             array = self._array(spec, column, len(column))
             if len(column) < rows:
-                whole = np.zeros((rows, *array.shape[1:]), array.dtype)
-                if whole.dtype.hasobject:
-                    whole.fill(b"")
+                whole = _zeros((rows, *array.shape[1:]), array.dtype)
                 whole[list(results)] = array
                 array = whole
             outputs[spec.name] = array
@@ -114,6 +140,11 @@ class Answers:
                 f" {list(array.shape)}; allowed: {list(shape)}"
             )
         return array
+
+
+def _zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """Zeros, or empty texts."""
+    return np.full(shape, b"" if dtype.hasobject else 0, dtype)
 
 
 class _Wrong(Exception):

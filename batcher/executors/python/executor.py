@@ -11,7 +11,6 @@ from batcher.executor import (
     Batch,
     BatchResult,
     Capabilities,
-    ExecutionError,
     LoadContext,
     ModelMetadata,
 )
@@ -56,7 +55,7 @@ class PythonExecutor:
         arguments = Arguments(model.interface, batch)
         errors = arguments.row_errors
         if len(errors) == batch.rows:
-            raise ExecutionError(errors[0], cause="input")
+            return model.none_result(errors, batch)
         with printing_as(model.context.model):
             if model.interface.per_row:
                 return self._execute_rows(arguments, batch)
@@ -120,7 +119,7 @@ class AsyncPythonExecutor:
             arguments = Arguments(model.interface, batch)
         errors = arguments.row_errors
         if len(errors) == batch.rows:
-            raise ExecutionError(errors[0], cause="input")
+            return model.none_result(errors, batch)
         finish: Callable[[], BatchResult]
         if model.interface.per_row:
             results = await self._call_rows(arguments)

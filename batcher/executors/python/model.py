@@ -129,9 +129,12 @@ class PythonModel:
     ) -> BatchResult:
         """The result of a batch whose rows were called one by one."""
         if not results:
-            # There is no telling how long the axes of its outputs would have been.
-            raise ExecutionError(next(iter(errors.values())), cause="input")
+            return self.none_result(errors, batch)
         return BatchResult(self.answers.of_rows(results, batch.rows, batch.outputs), errors)
+
+    def none_result(self, errors: dict[int, str], batch: Batch) -> BatchResult:
+        """The result of a batch whose rows have all failed."""
+        return BatchResult(self.answers.of_none(batch), errors)
 
     def batch_result(self, result: object, errors: dict[int, str], batch: Batch) -> BatchResult:
         """The result of a batch that was called as one."""

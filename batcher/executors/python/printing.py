@@ -1,7 +1,8 @@
 """What user code prints goes to the log, and not to the standard output of the server or a command.
 
-`sys.stdout` is replaced once by a stream that looks at a context variable: within `printing_as(name)`,
-in that thread or task, text becomes lines of the log, and everywhere else it is passed on.
+Where nothing is logged it goes to standard error. `sys.stdout` is replaced once by a stream that looks
+at a context variable: within `printing_as(name)`, in that thread or task, text becomes lines of the
+log, and everywhere else it is passed on.
 """
 
 from __future__ import annotations
@@ -47,8 +48,13 @@ class _Lines:
             self._pending = ""
 
     def _say(self, line: str) -> None:
-        if line.strip():
-            log.info("%s printed: %s", self._model, on_one_line(line[:MAX_PENDING]))
+        if not line.strip():
+            return
+        if log.hasHandlers():
+            log.info("%s printed: %s", self._model, on_one_line(line))
+        else:
+            # A command, or a child process, whose standard error the server logs.
+            print(line, file=sys.stderr)  # noqa: T201
 
 
 class _Stdout:

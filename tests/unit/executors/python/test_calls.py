@@ -57,8 +57,9 @@ def test_rows_fail_alone(load, coroutine):
     result = loaded.run({"x": np.array([-1.0, 2.0, 10.0])})
     assert result.row_errors == {0: "x is negative", 2: "10.0"}
     assert result.outputs["output"].tolist() == [[0, 0, 0], [2, 2, 2], [0, 0, 0]]
-    all_failed = failure(loaded, {"x": np.array([-1.0, 11.0])})
-    assert (str(all_failed), all_failed.cause) == ("x is negative", "input")
+    all_failed = loaded.run({"x": np.array([-1.0, 11.0])})
+    assert all_failed.row_errors == {0: "x is negative", 1: "11.0"}
+    assert all_failed.outputs["output"].tolist() == [[0], [0]]
 
 
 @pytest.mark.parametrize("coroutine", ["", "async "])
@@ -108,8 +109,9 @@ def test_a_batch_with_a_wrong_row_is_searched_for_it(load):
 def test_a_wrong_request_parameter_is_the_callers(load, parameters, said):
     for style in ("x: float, {}) -> float", "x: list[float], {}) -> list[float]"):
         source = f"def f({style.format('p: Annotated[int, Parameter()]')}: return x"
-        error = failure(load(source), {"x": np.zeros(2)}, parameters=parameters)
-        assert (str(error), error.cause) == (said, "input")
+        result = load(source).run({"x": np.zeros(2)}, parameters=parameters)
+        assert result.row_errors == {0: said, 1: said}
+        assert result.outputs["output"].tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +271,14 @@ def test_what_code_prints_goes_to_the_log_and_not_to_standard_output(load, caplo
     assert max(map(len, lines)) < 500
 
 
+def test_what_code_prints_goes_to_standard_error_where_nothing_is_logged(load, capsys, monkeypatch):
+    monkeypatch.setattr(
+        logging.getLogger("batcher.executors.python.printing"), "hasHandlers", lambda: False
+    )
+    load("print('importing')\ndef f(x: float) -> float: ...")
+    assert capsys.readouterr() == ("", "importing\n" * 1)
+
+
 def test_what_a_function_raises_is_logged_with_its_place_now_and_then(load, caplog):
     loaded = load("def f(x: float) -> float: return 1 / x")
     for _ in range(3):
@@ -276,3 +286,20 @@ def test_what_a_function_raises_is_logged_with_its_place_now_and_then(load, capl
     (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert record.getMessage() == "m: f raised"
     assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_outputs_of_a_batch_whose_rows_all_fail_are_as_long_as_the_inputs_they_follow(load):
+    loaded = load("""
+    class Out(TypedDict):
+        same: Annotated[np.ndarray, Row("FP32", "seq", 2)]
+        own: Annotated[np.ndarray, Row("BYTES", -1)]
+    def f(
+        a: Annotated[np.ndarray, Row("FP32", 3, "other")], b: Annotated[np.ndarray, Row("FP32", "seq")]
+    ) -> Out: raise RowError("no")
+    """)
+    given = {"a": np.zeros((2, 3, 4), np.float32), "b": np.zeros((2, 5), np.float32)}
+    result = loaded.run(given)
+    assert result.row_errors == {0: "no", 1: "no"}
+    assert result.outputs["same"].shape == (2, 5, 2)
+    assert result.outputs["own"].tolist() == [[b""] * 4] * 2
+    assert set(loaded.run(given, outputs=frozenset({"own"})).outputs) == {"own"}
