@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from batcher import plugins
-from batcher.config import ModelConfig
+from batcher.config import ExecutorBatches, ModelConfig
 from batcher.errors import ModelLoadError, StartupError
-from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
+from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.lifecycle import WantedModel
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
@@ -116,18 +116,27 @@ def _buckets(config: ModelConfig) -> dict[str, dict[int, tuple[int, ...]]]:
     return found
 
 
-def _fitted(config: ModelConfig, metadata: ModelMetadata) -> ModelConfig:
-    """The configuration for the batches that the backend takes. Raises `ModelLoadError`."""
+def _fitted(config: ModelConfig, batches: ExecutorBatches) -> ModelConfig:
+    """The configuration for the batches that the executor takes. Raises `ModelLoadError`."""
     try:
-        return config.fitted(metadata.max_batch_size, metadata.preferred_batch_sizes)
+        return config.fitted(batches)
     except ValueError as error:
         raise ModelLoadError(f"model {config.name!r}: {error}") from error
 
 
 def instance_plan(
-    config: ModelConfig, index: int, executor: MakeExecutor, base_dir: Path, key: str = ""
+    config: ModelConfig,
+    index: int,
+    executor: MakeExecutor,
+    base_dir: Path,
+    key: str = "",
+    asked: tuple[int, ...] | None = None,
 ) -> InstancePlan:
-    """How to load instance number `index` of a model; `key` is that of its generation."""
+    """How to load instance number `index` of a model; `key` is that of its generation.
+
+    `asked` are the batch sizes that the configuration itself names, where `config` was fitted to an
+    executor's.
+    """
     key = key or model_key(config.name, config.version)
     return InstancePlan(
         name=f"{key}#{index}",
@@ -142,6 +151,7 @@ def instance_plan(
             base_dir=base_dir,
             batched={each.input: each.batched for each in config.inputs},
             sequence_slots=_slots(config),
+            batch_sizes=config.batching.sizes if asked is None else asked,
             buckets=_buckets(config),
         ),
         make_executor=executor,
@@ -155,7 +165,8 @@ def instance_plan(
         checks=HealthCheckPlan(
             config.health.interval, config.health.timeout, config.health.failure_threshold
         ),
-        fit=lambda metadata: instance_plan(
-            _fitted(config, metadata), index, executor, base_dir, key
+        fit=lambda batches: instance_plan(
+            _fitted(config, batches), index, executor, base_dir, key, config.batching.sizes
         ),
+        batch_sizes=config.batching.sizes,
     )

@@ -165,7 +165,7 @@ def _models(models: Sequence[ModelConfig]) -> Table:
             str(model.instances),
             model.device,
             batching.policy,
-            str(batching.max_batch_size),
+            ", ".join(map(str, batching.sizes)) or str(batching.max_batch_size),
             batching.window(),
             "-" if target is None else format_duration(target),
             _queue(model.queue),

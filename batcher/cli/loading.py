@@ -72,6 +72,8 @@ def _described(metadata: ModelMetadata) -> str:
     about = [metadata.platform, *(f"{key} {text}" for key, text in metadata.properties.items())]
     if metadata.max_batch_size is not None:
         about.append(f"at most {metadata.max_batch_size} rows a batch")
+    if metadata.batch_sizes:
+        about.append(f"batches of {', '.join(map(str, metadata.batch_sizes))} rows only")
     return f"{_shapes(metadata.inputs)} -> {_shapes(metadata.outputs)} ({', '.join(about)})"
 
 

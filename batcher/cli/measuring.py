@@ -28,11 +28,13 @@ def chosen_models(config: Config, wanted: str | None) -> dict[str, ModelConfig]:
 
 
 def read_sizes(model: ModelConfig, text: str | None) -> tuple[int, ...]:
-    """The sizes to measure, ascending; by default powers of two and the largest."""
+    """The sizes to measure, ascending; by default `batch_sizes`, or powers of two and the largest."""
     from batcher.errors import InputError
 
     most = model.batching.most_rows
     if text is None:
+        if model.batching.sizes:
+            return model.batching.sizes
         powers = (1 << exponent for exponent in range(most.bit_length()))
         return tuple(sorted({*powers, most}))
     parts = [part.strip() for part in text.split(",")]

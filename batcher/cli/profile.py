@@ -61,7 +61,7 @@ def profile(
         str | None,
         typer.Option(
             metavar="ROWS",
-            help="Batch sizes in rows, such as `1,8,32`. [default: 1, 2, 4, ... and max_batch_size]",
+            help="Batch sizes in rows, such as `1,8,32`. [default: batch_sizes, or 1, 2, 4, ... and max_batch_size]",
             show_default=False,
         ),
     ] = None,

@@ -23,6 +23,7 @@ from batcher.config.changes import (
     with_changes,
 )
 from batcher.config.files import file_problems, folder_problems, located
+from batcher.config.fitting import ExecutorBatches
 from batcher.config.loader import load_config, parse_config
 from batcher.config.model import (
     HealthConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "ControlsConfig",
     "DeviceConfig",
     "Difference",
+    "ExecutorBatches",
     "FlightRecorderConfig",
     "HealthConfig",
     "InputConfig",

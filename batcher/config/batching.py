@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from batcher.config.padding import NO_BATCH_AXIS
 from batcher.config.policies import POLICIES, keys_of_policies, policies_reading
 from batcher.config.section import (
+    AT_LEAST_ONE,
     Count,
     CrossCheckError,
     KeyPath,
@@ -38,6 +39,7 @@ MOST_BATCH_ROWS: Final = 65_536
 
 BatchRows = Annotated[int, Field(strict=True, ge=0, le=MOST_BATCH_ROWS)]
 Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+BatchSize = Annotated[int, Field(strict=True, ge=1, le=MOST_BATCH_ROWS)]
 LateShare = Annotated[float, Field(strict=True, ge=0, le=0.5, allow_inf_nan=False)]
 
 
@@ -48,6 +50,11 @@ def beyond(path: KeyPath, sizes: tuple[int, ...], most: int) -> list[tuple[KeyPa
         for place, size in enumerate(sizes)
         if size > most
     ]
+
+
+def listed(sizes: tuple[int, ...]) -> str:
+    """Sizes as messages name them."""
+    return ", ".join(map(str, sizes))
 
 
 class BatchingConfig(Section):
@@ -61,7 +68,12 @@ class BatchingConfig(Section):
     """The most rows of a batch, up to 65,536. Where it is not set and the executor's backend says what
     it takes, it is that instead of the default; more than the backend takes is refused. A request with more rows is split over several
     batches. 0 means that the model has no batch axis: each request is executed alone, with its
-    shapes unchanged."""
+    shapes unchanged. With `batch_sizes` it is one of them, by default the largest."""
+    batch_sizes: Annotated[tuple[BatchSize, ...], *AT_LEAST_ONE] | None = None
+    """The only sizes that batches are executed with, in rows, ascending; up to 65,536. A batch is filled
+    up to the next of them with copies of its last row, whose answers are dropped, and the planner knows
+    that its rows cost what that size costs. null means any size, or those that the executor says; sizes
+    here must be among the executor's. A change loads the model again."""
     target_p99: Duration | None = None
     """When each request is due: its arrival plus this. Batches are planned so that as many as possible
     are answered by then, with the 95 % quantile of how far measured times stray as a margin. No
@@ -88,6 +100,22 @@ class BatchingConfig(Section):
     """`fixed` only: batch sizes in rows, ascending, that are executed as soon as they are
     reached. Where it is not set, they are those that the executor's backend prefers, if it says."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _largest_size(cls, document: Any) -> Any:
+        """Without `max_batch_size`, the largest of `batch_sizes` is that."""
+        if isinstance(document, dict) and "max_batch_size" not in document:
+            sizes = document.get("batch_sizes")
+            if (
+                isinstance(sizes, list | tuple)
+                and sizes
+                and all(type(each) is int for each in sizes)
+            ):
+                most = max(sizes)
+                if 1 <= most <= MOST_BATCH_ROWS:
+                    return document | {"max_batch_size": most}
+        return document
+
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:
         self.check()
@@ -101,6 +129,7 @@ class BatchingConfig(Section):
             problems.append(
                 (("preferred_batch_sizes",), refusal(sizes, "ascending sizes, each once"))
             )
+        problems += self._sizes_beside_most()
         if self.max_batch_size:
             problems += beyond(("preferred_batch_sizes",), sizes, self.max_batch_size)
         else:
@@ -124,6 +153,20 @@ class BatchingConfig(Section):
         problems += self._limit_beside_target()
         CrossCheckError.raise_any(problems)
 
+    def _sizes_beside_most(self) -> list[tuple[KeyPath, str]]:
+        batch_sizes, most = self.batch_sizes, self.max_batch_size
+        if batch_sizes is None:
+            return []
+        if list(batch_sizes) != sorted(set(batch_sizes)):
+            return [(("batch_sizes",), refusal(batch_sizes, "ascending sizes, each once"))]
+        if not most:
+            text = f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size"
+            return [(("batch_sizes",), text)]
+        if most not in batch_sizes:
+            allowed = f"one of batch_sizes, which are {listed(batch_sizes)}"
+            return [(("max_batch_size",), refusal(most, allowed))]
+        return []
+
     def _limit_beside_target(self) -> list[tuple[KeyPath, str]]:
         limit, target_ns = self.limit, self.target_p99
         if limit is LimitName.TARGET and target_ns is None:
@@ -134,6 +177,11 @@ class BatchingConfig(Section):
             allowed = f"target_p99, which is {format_duration(target_ns)}, or longer"
             return [(("limit",), refusal(format_limit(limit), allowed))]
         return []
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes that batches are executed with, up to `max_batch_size`; () for any."""
+        return tuple([size for size in self.batch_sizes or () if size <= self.max_batch_size])
 
     @property
     def most_rows(self) -> int:

@@ -25,7 +25,7 @@ TUNABLE: Final = tuple(
 _KEPT: Final = ("reload", "drain_timeout", "load_retry_timeout")
 """Keys of a model that say how it is loaded and unloaded: a change of them loads nothing."""
 
-BACKEND_KEYS: Final = frozenset({"max_batch_size", "preferred_batch_sizes"})
+BACKEND_KEYS: Final = frozenset({"max_batch_size", "preferred_batch_sizes", "batch_sizes"})
 """Keys of `batching` that the executor's backend decides where they are not set."""
 
 _ABSENT: Final = object()
@@ -100,6 +100,7 @@ def loads_again(old: ModelConfig, new: ModelConfig) -> bool:
             if key not in TUNABLE and key not in _KEPT
         )
         or old.label_files() != new.label_files()
+        or old.batching.batch_sizes != new.batching.batch_sizes
     )
 
 
@@ -127,6 +128,7 @@ def tunable_settings(model: ModelConfig) -> dict[str, Any]:
     document = model.document()
     unread = keys_of_policies() - set(POLICIES[model.batching.policy].keys)
     settings: dict[str, Any] = {key: document[key] for key in TUNABLE}
+    unread |= {"batch_sizes"}  # it loads the model again
     settings["batching"] = {k: v for k, v in document["batching"].items() if k not in unread}
     return settings
 

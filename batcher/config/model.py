@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictBool, model_validator
 
-from batcher.config.batching import MOST_BATCH_ROWS, BatchingConfig, beyond
+from batcher.config.batching import BatchingConfig, beyond
+from batcher.config.fitting import ExecutorBatches, fitting
 from batcher.config.padding import (
     NO_BATCH_AXIS,
     InputConfig,
@@ -20,7 +20,6 @@ from batcher.config.padding import (
     padding_problems,
     row_problems,
 )
-from batcher.config.policies import POLICIES
 from batcher.config.section import (
     Count,
     CrossCheckError,
@@ -107,8 +106,8 @@ class WarmupConfig(Section):
     """The batches that an instance executes before it is announced as ready."""
 
     batch_sizes: tuple[Count, ...] | None = None
-    """Rows of each warm-up batch, in this order. null means 1, 2, 4, ... and `max_batch_size`; []
-    means no warm-up."""
+    """Rows of each warm-up batch, in this order. null means `batching.batch_sizes` or, without them,
+    1, 2, 4, ... and `max_batch_size`; [] means no warm-up."""
     length: Count = 16
     """The length of variable axes that are not padded. Padded axes are warmed up with every
     bucket."""
@@ -233,24 +232,14 @@ class ModelConfig(Section):
             problems.append((("queue", "max_batches_per_request"), allowed))
         CrossCheckError.raise_any(problems)
 
-    def fitted(self, most: int | None, preferred: Collection[int]) -> Self:
-        """The section for a backend that takes `most` rows (None: it does not say) and prefers sizes.
+    def fitted(self, executor: ExecutorBatches) -> Self:
+        """The section for the batches that the loaded executor takes.
 
-        What the section sets itself stays. Raises `ValueError` if that is more than the backend takes,
+        What the section sets itself stays. Raises `ValueError` if that is more than the executor takes,
         or where other keys do not go together with what it takes.
         """
-        batching, changes = self.batching, dict[str, Any]()
-        if most is not None and "max_batch_size" not in batching.model_fields_set:
-            changes["max_batch_size"] = min(most, MOST_BATCH_ROWS)
-        rows = changes.get("max_batch_size", batching.max_batch_size)
-        if most is not None and rows > most:
-            allowed = f"at most {most}, the most rows that the executor's backend takes"
-            raise ValueError(f"batching.max_batch_size: {refusal(rows, allowed)}")
-        reads = "preferred_batch_sizes" in POLICIES[batching.policy].keys
-        if reads and "preferred_batch_sizes" not in batching.model_fields_set:
-            changes["preferred_batch_sizes"] = tuple(
-                sorted({size for size in preferred if 0 < size <= rows})
-            )
+        batching = self.batching
+        changes = fitting(batching, executor)
         if all(getattr(batching, key) == value for key, value in changes.items()):
             return self
         fitted = self.model_copy(update={"batching": batching.model_copy(update=changes)})
@@ -259,7 +248,8 @@ class ModelConfig(Section):
             fitted.check()
         except CrossCheckError as error:
             raise ValueError(
-                f"the executor's backend takes batches of at most {rows} rows: {error}"
+                "the executor's backend takes batches of at most"
+                f" {fitted.batching.max_batch_size} rows: {error}"
             ) from error
         return fitted
 
@@ -268,9 +258,11 @@ class ModelConfig(Section):
         return self.model_dump(mode="json", exclude={"options"}) | {"options": self.options}
 
     def warmup_sizes(self) -> tuple[int, ...]:
-        """Rows of each warm-up batch: as configured, else powers of two and `max_batch_size`."""
+        """Rows of each warm-up batch: as configured, else `batch_sizes`, else powers of two and `max_batch_size`."""
         if self.warmup.batch_sizes is not None:
             return self.warmup.batch_sizes
+        if self.batching.sizes:
+            return self.batching.sizes
         most = self.batching.most_rows
         powers = (1 << exponent for exponent in range(most.bit_length()))
         return tuple(sorted({*powers, most}))
@@ -289,4 +281,5 @@ class ModelConfig(Section):
             policy=self.batching.policy_settings(),
             queue=queue,
             target_ns=self.batching.target_p99,
+            batch_sizes=self.batching.sizes,
         )

@@ -45,6 +45,7 @@ def sections_of(settings: ModelSettings) -> dict[str, dict[str, Any]]:
     return {
         "batching": {
             "max_batch_size": settings.max_batch_size,
+            **({"batch_sizes": list(settings.batch_sizes)} if settings.batch_sizes else {}),
             "target_p99": _text(settings.target_ns, format_duration),
             **policy_section(settings.policy, settings.target_ns),
         },

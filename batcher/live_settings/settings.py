@@ -270,6 +270,12 @@ class LiveSettings:
                 " to change"
             )
             raise ConfigError([problem])
+        if changed.batching.batch_sizes != model.batching.batch_sizes:
+            problem = (
+                "batching.batch_sizes: a change loads the model again, for which the configuration file"
+                " has to change"
+            )
+            raise ConfigError([problem])
         return changed
 
     async def _read(self) -> Config:
@@ -303,6 +309,7 @@ class LiveSettings:
         rows = _rows(served, model)
         return (
             loads_again(before, model)
+            or bool(_unfit(served, model))
             or bool(rows) is not bool(served.largest_batch)
             or rows > served.largest_batch
         )
@@ -324,6 +331,8 @@ class LiveSettings:
                 " the size that its instances were loaded and warmed up with; for a larger one the"
                 " configuration file has to change, which loads the model again"
             )
+        elif why := _unfit(served, model):
+            problems.append(f"{above}{why}")
         try:
             served.check_padding(read_padding_rules(model, above))
         except ModelLoadError as error:
@@ -409,6 +418,15 @@ def _rows(served: ConfigurableModel, config: ModelConfig) -> int:
         return served.fitted(config).batching.max_batch_size
     except ValueError:
         return config.batching.max_batch_size
+
+
+def _unfit(served: ConfigurableModel, config: ModelConfig) -> str:
+    """Why the loaded executor cannot run the batches that a configuration asks for; empty if it can."""
+    try:
+        served.fitted(config)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _restore(

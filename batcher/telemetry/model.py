@@ -213,8 +213,8 @@ class ModelTelemetry:
         """Record a batch, once, when it has been executed and its outputs scattered.
 
         `started_ns` is when gathering began and `scattered_ns` when the last output was handed on.
-        A failed batch counts in the histograms of batches, not in the statistics. Of the padded
-        inputs, `elements` came from callers and `padding` were added to fill the bucket.
+        A failed batch counts in the histograms of batches, not in the statistics. `elements` came
+        from callers and `padding` were added, to fill a bucket or a batch size (`count_elements`).
         """
         self.batch_rows.observe(rows)
         self.batch_requests.observe(requests)
@@ -243,8 +243,8 @@ class ModelTelemetry:
         if busy is not None:
             busy.ended(now_ns)
 
-    def padded(self) -> None:
-        """Export counts of elements from now on, even before the first batch that is padded."""
+    def filled_up(self) -> None:
+        """Export counts of elements from now on, even before the first batch that is padded or filled up."""
         for kind in ("request", "padding"):
             self.elements.setdefault(kind, 0)
 

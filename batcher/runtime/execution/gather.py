@@ -185,22 +185,28 @@ def _pad_into(array: Array, pieces: Sequence[Array], value: Any) -> None:
         start = stop
 
 
-def count_elements(slices: Sequence[Slice]) -> tuple[int, int]:
-    """(elements of the requests, elements of padding) in the padded inputs of a batch."""
-    padded = slices[0].padded
-    if padded is None:
+def count_elements(slices: Sequence[Slice], layout: Layout) -> tuple[int, int]:
+    """(elements of the requests, elements of padding) in a batch.
+
+    Counted are the padded inputs and, where batches are filled up to certain sizes, all inputs with
+    rows: then padding includes the rows that the batch was filled up with.
+    """
+    padded, inputs = slices[0].padded, slices[0].request.inputs
+    shapes = {} if padded is None else padded.shapes
+    if layout.batch_sizes:
+        names = [name for name in inputs if name not in layout.shared]
+    elif padded is None:
         return 0, 0
-    own = filled = 0
-    for name in padded.values:
-        if name not in slices[0].request.inputs:
-            continue
-        size = prod(padded.shapes[name])
+    else:
+        names = [name for name in padded.values if name in inputs]
+    rows = sum(s.stop - s.start for s in slices)
+    executed = layout.filled(rows)
+    own = counted = 0
+    for name in names:
+        counted += executed * prod(shapes.get(name, inputs[name].shape[1:]))
         for s in slices:
-            rows = s.stop - s.start
-            row = prod(s.request.inputs[name].shape[1:])
-            own += rows * row
-            filled += rows * (size - row)
-    return own, filled
+            own += (s.stop - s.start) * prod(s.request.inputs[name].shape[1:])
+    return own, counted - own
 
 
 def _deadline_ns(slices: Sequence[Slice]) -> int | None:

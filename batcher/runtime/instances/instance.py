@@ -31,6 +31,7 @@ from batcher.executor import Capabilities, ModelMetadata
 from batcher.runtime.execution.execute import Cancel, ExecutedBatch
 from batcher.runtime.execution.gather import Slice, count_elements
 from batcher.runtime.execution.worker import Worker, make_worker
+from batcher.runtime.instances.fitted_load import load_fitted
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.replacement import Replacement
@@ -227,12 +228,13 @@ class Instance:
 
     async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _WarmupTimes]:
         process = self._process
-        worker, loaded = await self._loaded()
-        plan = self.plan
+        worker, loaded, plan = await load_fitted(self.plan, self._make_worker)
+        self.plan = plan
         try:
             metadata = with_row_axes(loaded, plan.context, self._capabilities)
             padding = self._padding = self._pad(metadata)
-            arguments = worker, plan.context.model, metadata, layout_of(metadata), plan.warmup
+            self._layout = replace(layout_of(metadata), batch_sizes=plan.batch_sizes)
+            arguments = worker, plan.context.model, metadata, self._layout, plan.warmup
             began_ns, turn = process.clock(), self._turn
             if padding is None:
                 measured = _WarmupTimes(profile=await warm_up(*arguments, turn), began_ns=began_ns)
@@ -245,39 +247,12 @@ class Instance:
             raise
         return worker, metadata, measured
 
-    async def _loaded(self) -> tuple[Worker, ModelMetadata]:
-        """A worker with a loaded executor, whose context says what batches its backend takes.
-
-        That is known when it is loaded. Where it is something else than its context said, another
-        executor is loaded with that.
-        """
-        for last in (False, True):
-            worker = self._make_worker()
-            plan = self.plan
-            try:
-                metadata = await worker.load(plan.context)
-                fitted = plan if plan.fit is None else plan.fit(metadata)
-                sizes = plan.context.max_batch_size, fitted.context.max_batch_size
-                if sizes[0] == sizes[1]:
-                    return worker, metadata
-            except BaseException:
-                worker.abandon()
-                raise
-            await worker.close(plan.execute_timeout_ns / SECOND)
-            if last:
-                break
-            self.plan = replace(fitted, fit=plan.fit)
-        raise ModelLoadError(
-            f"{plan.context.model}: the executor's backend says another max_batch_size each time:"
-            f" {sizes[0]}, then {sizes[1]}"
-        )
-
-    def _make_worker(self) -> Worker:
+    def _make_worker(self) -> tuple[Worker, Capabilities]:
         plan, process = self.plan, self._process
         executor = plan.make_executor()
         self._capabilities = executor.capabilities
         check_executor(executor, plan.context.model, plan.isolation, plan.max_in_flight)
-        return make_worker(
+        worker = make_worker(
             executor,
             plan.name,
             process.loop,
@@ -286,6 +261,7 @@ class Instance:
             isolation=plan.isolation,
             pipelining=plan.pipelining,
         )
+        return worker, executor.capabilities
 
     def _turn(self) -> AbstractAsyncContextManager[bool]:
         """The context of one warm-up batch: it takes turns with what serves on the device."""
@@ -295,7 +271,6 @@ class Instance:
     def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _WarmupTimes) -> None:
         plan = self.plan
         self._worker = worker
-        self._layout = layout_of(metadata)
         self._stopping = False
         self._incarnation += 1
         up = InstanceUp(
@@ -322,7 +297,7 @@ class Instance:
         self._process.changed()
 
     def _health_checks(self, worker: Worker, metadata: ModelMetadata) -> HealthChecks:
-        plan, padding = self.plan, self._padding
+        plan, padding, layout = self.plan, self._padding, self._layout
 
         # A test batch waits for the running batch, which may take execute_timeout itself.
         timeout_ns, limit = 2 * plan.execute_timeout_ns, "twice execute_timeout"
@@ -337,7 +312,7 @@ class Instance:
             try:
                 async with asyncio.timeout(timeout_ns / SECOND):
                     return await run_test_batch(
-                        worker, metadata, plan.warmup, plan.context.model, padding
+                        worker, metadata, layout, plan.warmup, plan.context.model, padding
                     )
             except TimeoutError:
                 self._hung("a test batch did not end", timeout_ns, limit)
@@ -477,7 +452,7 @@ class Instance:
         if executed.result is None and executed.cause in UNTOLD:
             self._telemetry.batch_unfinished(executed.cause)
             return  # nothing was executed, or not for anyone
-        own, filled = count_elements(slices)
+        own, filled = count_elements(slices, self._layout)
         self._telemetry.batch_finished(
             rows=sum(s.stop - s.start for s in slices),
             requests=len(slices),

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import field
 
 from batcher.clock import Clock
+from batcher.config import ExecutorBatches
 from batcher.core.record import record
-from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
+from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.runtime.execution.worker import Isolation
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.sample import WarmupPlan
@@ -37,9 +38,11 @@ class InstancePlan:
     """Where the executor runs: `models[].isolation`."""
     pipelining: bool = True
     """Whether batches are pipelined where the executor can: `models[].pipelining`."""
-    fit: Callable[[ModelMetadata], InstancePlan] | None = None
-    """How to load it for a backend that says what batches it takes (raises `ModelLoadError` where the
+    fit: Callable[[ExecutorBatches], InstancePlan] | None = None
+    """How to load it for an executor that says what batches it takes (raises `ModelLoadError` where the
     configuration asks for more); None where that does not matter."""
+    batch_sizes: tuple[int, ...] = ()
+    """The only sizes that batches are executed with, ascending; () for any."""
 
 
 @record

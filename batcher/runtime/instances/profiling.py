@@ -85,8 +85,15 @@ async def _measure(
             f"{model}: the executor's backend takes batches of at most {most} rows; allowed: sizes up to"
             f" that, and batching.max_batch_size: {most} in the configuration"
         )
+    batch_sizes = plan.batch_sizes or loaded.batch_sizes
+    if batch_sizes and max(sizes) > batch_sizes[-1]:
+        known = ", ".join(map(str, batch_sizes))
+        raise ModelLoadError(
+            f"{model}: batches are executed with {known} rows; allowed: sizes up to the largest, and"
+            f" batching.max_batch_size: {batch_sizes[-1]} in the configuration"
+        )
     metadata = with_row_axes(loaded, plan.context, capabilities)
-    layout = layout_of(metadata)
+    layout = replace(layout_of(metadata), batch_sizes=batch_sizes)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
     padding = resolve_padding(model, rules, metadata)
     buckets: dict[int | None, Shapes]

@@ -17,7 +17,7 @@ from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.worker import Worker
 from batcher.runtime.instances.sample import DEFAULT_LENGTH, Sample, WarmupPlan, plain_shapes
-from batcher.runtime.interface.layout import Layout, layout_of
+from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.padding_rules import Axis
 from batcher.tensors import TensorSpec
@@ -147,7 +147,12 @@ async def run_batch(
 
 
 async def run_test_batch(
-    worker: Worker, metadata: ModelMetadata, plan: WarmupPlan, model: str, padding: Padding | None
+    worker: Worker,
+    metadata: ModelMetadata,
+    layout: Layout,
+    plan: WarmupPlan,
+    model: str,
+    padding: Padding | None,
 ) -> str:
     """Execute the smallest warm-up batch, alone; returns why it failed, empty if it did not."""
     sample = Sample(model, metadata.inputs, plan.inputs)
@@ -157,7 +162,7 @@ async def run_test_batch(
         shapes = padding.warm_buckets(plan.length, plan.inputs)[0]
     rows = min(plan.batch_sizes)
     slices = [Slice(sample.request(rows, shapes), 0, rows)]
-    executed = await run_batch(worker, slices, layout_of(metadata), alone=True)
+    executed = await run_batch(worker, slices, layout, alone=True)
     executed.release()
     return "" if executed.result is not None else executed.failure
 

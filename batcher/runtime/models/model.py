@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from batcher import triton
 from batcher.clock import SECOND
-from batcher.config import ModelConfig, SequenceConfig
+from batcher.config import ExecutorBatches, ModelConfig, SequenceConfig
 from batcher.core.events import ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
 from batcher.errors import BackendUnavailable, InterfaceChanged, ModelUnavailable
@@ -85,7 +85,7 @@ class ServedModel:
         self.settings = settings
         self.config = config
         """What it was made from and tuned to since; None without a configuration."""
-        self._backend: tuple[int | None, tuple[int, ...]] = None, ()
+        self._backend = ExecutorBatches()
         """The most rows that its backend takes, and the sizes that it prefers."""
         self.labels = labels or {}
         """Output -> the names of its classes, for outputs that have a `labels` file."""
@@ -213,7 +213,7 @@ class ServedModel:
 
         Raises `ValueError` if it asks for more.
         """
-        return config.fitted(*self._backend)
+        return config.fitted(self._backend)
 
     def check_padding(self, rules: PaddingRules) -> None:
         """Raise `ModelLoadError` if the rules do not suit the loaded model; its message lists why."""
@@ -342,12 +342,14 @@ class ServedModel:
         if self.sequences is not None:
             self.telemetry.has_sequences()
         before = self._configured(self.settings)
-        self._backend = metadata.max_batch_size, metadata.preferred_batch_sizes
+        self._backend = ExecutorBatches(
+            metadata.max_batch_size, metadata.preferred_batch_sizes, metadata.batch_sizes
+        )
         if self.config is not None and self._loaded is None:
             self.settings = self.fitted(self.config).scheduler_settings()
         self.padding = resolve_padding(self.name, self.rules, metadata)
-        if self.padding is not None:
-            self.telemetry.padded()
+        if self.padding is not None or self.settings.batch_sizes:
+            self.telemetry.filled_up()
         after = self._configured(self.settings)
         if after != before and self._known:
             self._process.runner.feed(after)

@@ -55,11 +55,13 @@ def model_config_response(
     device: str,
     labels: Mapping[str, str] | None = None,
     sequences: SequenceInterface | None = None,
+    batch_sizes: Sequence[int] = (),
 ) -> inference.ModelConfigResponse:
     """The answer to `ModelConfig`; `dims` leave the row axis out.
 
     `labels` are the files with the names of an output's classes.
 
+    `batch_sizes`, the only ones, become a parameter: the protocol has no field for them.
     `batching` is None for a model whose requests are executed alone. A device named `cuda:1`,
     `gpu:1` or the like is a GPU with that number; every other device counts as a CPU.
     """
@@ -88,6 +90,8 @@ def model_config_response(
         )
     for key, value in metadata.properties.items():
         config.parameters[key].string_value = value
+    if batch_sizes:
+        config.parameters["batch_sizes"].string_value = ",".join(map(str, batch_sizes))
     config.model_transaction_policy.decoupled = False
     config.response_cache.enable = False
     if sequences is not None:

@@ -175,6 +175,7 @@ class ControlServicer:
             device=model.device,
             labels={name: labels.file for name, labels in model.labels.items()},
             sequences=model.sequences,
+            batch_sizes=settings.batch_sizes,
         )
 
     async def _model_statistics(

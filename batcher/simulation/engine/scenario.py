@@ -17,7 +17,7 @@ from batcher.executor import LoadContext, read_options
 from batcher.executors.emulated import EmulatedOptions
 from batcher.simulation.engine.deployment import Deployment, SimulatedModel
 from batcher.simulation.engine.profile import ModelProfile
-from batcher.simulation.engine.service_time import QUIET, Curve, Noise, from_table, linear
+from batcher.simulation.engine.service_time import QUIET, Curve, Noise, from_table, linear, stepped
 from batcher.simulation.traffic.workload import Mix
 
 EMULATED: Final = "emulated"
@@ -99,7 +99,7 @@ def deployment_of(
             SimulatedModel(
                 name=name,
                 settings=settings,
-                curve=_curve(name, model, costs, config),
+                curve=stepped(_curve(name, model, costs, config), model.batching.sizes),
                 device=model.device,
                 instances=model.instances,
                 max_in_flight=model.max_in_flight,

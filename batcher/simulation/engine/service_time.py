@@ -9,7 +9,7 @@ times the factor of a slowdown, after the batches ahead of it where a device is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import isfinite
@@ -19,6 +19,7 @@ import numpy as np
 
 from batcher.clock import MILLISECOND
 from batcher.config import parse_duration
+from batcher.core.batch_sizes import filled_rows
 from batcher.core.commands import Dispatch
 from batcher.core.events import Shapes
 from batcher.errors import InputError
@@ -55,6 +56,15 @@ def from_table(table: Mapping[int, int], max_rows: int) -> Curve:
     beyond = rows > largest
     curve[beyond] = longest + slope * (rows[beyond] - largest)
     return (0, *np.rint(curve).astype(np.int64).tolist())
+
+
+def stepped(curve: Curve, sizes: Sequence[int]) -> Curve:
+    """The curve where batches are filled up to the next of `sizes` (ascending; () for any)."""
+    if not sizes:
+        return curve
+    most = len(curve) - 1
+    filled = (min(filled_rows(rows, sizes), most) for rows in range(1, len(curve)))
+    return (0, *(curve[rows] for rows in filled))
 
 
 def table_of(document: Mapping[str, object], source: str) -> dict[int, int]:

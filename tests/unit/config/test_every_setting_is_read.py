@@ -55,7 +55,14 @@ def read():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if PACKAGE / "config" not in path.parents:
             found |= attributes(tree) if path not in SHOWS else set()
-        elif path.name in {"model.py", "server.py", "root.py", "padding.py", "recording.py"}:
+        elif path.name in {
+            "model.py",
+            "batching.py",
+            "server.py",
+            "root.py",
+            "padding.py",
+            "recording.py",
+        }:
             found |= {name for node in methods_of_sections(tree) for name in attributes(node)}
         elif path.name == "policies.py":
             found |= attributes(tree)

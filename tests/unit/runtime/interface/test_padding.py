@@ -227,7 +227,7 @@ def test_an_optional_input_that_is_absent_keeps_its_place():
     assert signature.validate(own).shapes == ((), (3,))
     batch = gather([Slice(own, 0, 1, padding.of(((), (4,))))], Layout())
     assert {name: array.shape for name, array in batch.inputs.items()} == {"b": (1, 4)}
-    assert count_elements([Slice(own, 0, 1, padding.of(((), (4,))))]) == (3, 1)
+    assert count_elements([Slice(own, 0, 1, padding.of(((), (4,))))], Layout()) == (3, 1)
 
 
 # Batches
@@ -245,7 +245,10 @@ def test_gathering_pads_shorter_inputs_and_no_fixed_ones():
     assert batch.inputs["mask"].tolist() == [[1, 1, 0, 0], [1] * 4, [1] * 4]
     assert batch.inputs["scale"].tolist() == [[1.0, 1.0]] * 3
     assert all(array.flags.c_contiguous for array in batch.inputs.values())
-    assert count_elements(slices) == (2 * (2 + 8), 2 * 2)
+    assert count_elements(slices, Layout()) == (2 * (2 + 8), 2 * 2)
+    # Filled up to 4 rows: all inputs count, and the fourth row is padding.
+    assert count_elements(slices, Layout(batch_sizes=(1, 4))) == (2 * 10 + 3 * 2, 2 * 2 + 2 * 4 + 2)
+    assert count_elements(slices, Layout(batch_sizes=(3,))) == (2 * 10 + 3 * 2, 2 * 2)
 
 
 def test_an_exact_fit_is_passed_on_without_a_copy():

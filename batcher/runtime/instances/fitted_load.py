@@ -1,0 +1,54 @@
+"""Loads an executor for the batches that it and the configuration agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from batcher.clock import SECOND
+from batcher.config import ExecutorBatches
+from batcher.errors import ModelLoadError
+from batcher.executor import Capabilities, ModelMetadata
+from batcher.runtime.execution.worker import Worker
+from batcher.runtime.instances.plan import InstancePlan
+
+
+async def load_fitted(
+    plan: InstancePlan, make: Callable[[], tuple[Worker, Capabilities]]
+) -> tuple[Worker, ModelMetadata, InstancePlan]:
+    """A worker with a loaded executor, what it returned, and the plan that fits its batches.
+
+    What batches it takes is known when it is loaded. Where its context said another `max_batch_size`,
+    another executor is loaded with that. Raises what the load raises, and `ModelLoadError` where the
+    configuration asks for batches that it cannot execute.
+    """
+    for last in (False, True):
+        worker, capabilities = make()
+        try:
+            metadata = await worker.load(plan.context)
+            fitted = plan
+            if plan.fit is not None:
+                fitted = plan.fit(_batches(metadata, full=not capabilities.dynamic_rows))
+            sizes = plan.context.max_batch_size, fitted.context.max_batch_size
+            if sizes[0] == sizes[1]:
+                if not capabilities.dynamic_rows and sizes[0] and not metadata.batch_sizes:
+                    metadata = replace(metadata, batch_sizes=(sizes[0],))
+                known = fitted.batch_sizes or metadata.batch_sizes
+                return worker, metadata, replace(fitted, fit=plan.fit, batch_sizes=known)
+        except BaseException:
+            worker.abandon()
+            raise
+        await worker.close(plan.execute_timeout_ns / SECOND)
+        if last:
+            break
+        plan = replace(fitted, fit=plan.fit)
+    raise ModelLoadError(
+        f"{plan.context.model}: the executor's backend says another max_batch_size each time:"
+        f" {sizes[0]}, then {sizes[1]}"
+    )
+
+
+def _batches(metadata: ModelMetadata, *, full: bool) -> ExecutorBatches:
+    return ExecutorBatches(
+        metadata.max_batch_size, metadata.preferred_batch_sizes, metadata.batch_sizes, full
+    )
