@@ -30,17 +30,17 @@ def summarized(numbers: Annotated[np.ndarray, Rows("FP64", "n")], words: list[st
     return {"total": numbers.sum(axis=1), "longest": [max(w.split(), key=len) for w in words]}
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     label: str
     score: Annotated[float, Row("FP32")]
 
 
-def judged(text: str, amount: float, limit: Annotated[float, Parameter()] = 100.0) -> Verdict:
+def judged(text: str, amount: float, limit: Annotated[float, Parameter()] = 100.0) -> Judgement:
     if not text:
         raise RowError("text is empty")
     if amount < 0:
         raise ValueError("amount is negative")
-    return Verdict("high" if amount > limit else "low", amount / limit)
+    return Judgement("high" if amount > limit else "low", amount / limit)
 
 
 @dataclass
