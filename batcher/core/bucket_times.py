@@ -76,6 +76,7 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         if times is None:
             times = self._new()
             if self._padded:
+                times.seed_copies(self._estimated(bucket, copies=True))
                 times.seed(self._estimated(bucket), measured=False)
             while len(self) >= MOST_SHAPES:
                 del self[next(iter(self))]
@@ -85,19 +86,37 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
             self[bucket] = times
         return times
 
-    def seed(self, bucket: Shapes, profile: Iterable[tuple[int, int]]) -> None:
-        """Take in (rows, nanoseconds) that a warm-up measured of a bucket."""
+    @property
+    def pipelined(self) -> bool:
+        """Whether batches are copied in while others compute, as far as known."""
+        last = next(reversed(self.values()), None)
+        return last is not None and bool(last.copies)
+
+    def seed(
+        self,
+        bucket: Shapes,
+        profile: Iterable[tuple[int, int]],
+        copies: Iterable[tuple[int, int]] = (),
+    ) -> None:
+        """Take in (rows, nanoseconds) that a warm-up measured of a bucket: of its batches, of copying them."""
         times = self.get(bucket)
         if times is None and len(self) < MOST_SHAPES:
             times = self[bucket] = self._new()
         if times is not None:
+            times.seed_copies(copies)
             times.seed(profile)
             times.steady = JUMP_SAMPLES
 
     def observe(
-        self, batch: RunningBatch, own_ns: int, beyond_ns: float, handling: Handling, now_ns: int
+        self,
+        batch: RunningBatch,
+        own_ns: int,
+        beyond_ns: float,
+        handling: Handling,
+        now_ns: int,
+        copy_ns: int = 0,
     ) -> None:
-        """Learn from a batch that has ended now: its own time, and the time around it.
+        """Learn from a batch that has ended now: its own time, the time around it, that of copying it.
 
         A device that has become slower or faster has for other buckets, too. Those that run show it
         themselves. A bucket that was not as predicted before says nothing of others.
@@ -105,7 +124,7 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         times = self.of(batch.shapes)
         before, steady = times.drift, times.steady >= JUMP_SAMPLES
         times.take_handling(handling)
-        times.observe(batch.rows, own_ns, now_ns, batch.dispatched_ns, beyond_ns)
+        times.observe(batch.rows, own_ns, now_ns, batch.dispatched_ns, beyond_ns, copy_ns)
         if len(self) > 1 and times.drift != before and steady:
             for other in self.values():
                 if other is not times and other.is_stale(now_ns):
@@ -120,7 +139,7 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
     @property
     def reachable(self) -> bool:
         """Whether a batch of one row can be done inside the target, in some bucket or as far as known."""
-        alone_ns = [times.curve[1] for times in self.values() if times.curve]
+        alone_ns = [times.alone[1] for times in self.values() if times.alone]
         return not alone_ns or self._target_ns is None or min(alone_ns) <= self._target_ns
 
     def best_rate(self) -> float:
@@ -128,15 +147,15 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
 
         Where no batch is inside the target, the rate of all sizes: then every request is late.
         """
-        curves = [times.curve for times in self.values()]
-        if curves == self._rated:
+        alone = [times.alone for times in self.values()]
+        if alone == self._rated:
             return self._best_rate
         best = 0.0
-        for curve in curves:
-            for rows, took_ns in enumerate(self.inside_target(curve)):
+        for times in self.values():
+            for rows, took_ns in enumerate(self.inside_target(times)):
                 if took_ns:
                     best = max(best, rows / took_ns)
-        self._rated, self._best_rate = curves, best
+        self._rated, self._best_rate = alone, best
         return best
 
     def cost_ns(self, bucket: Shapes, rows: int) -> float:
@@ -149,15 +168,15 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
             return 0.0
         if len(self) == 1:
             return rows / self.best_rate()
-        inside = self.inside_target(times.curve)
+        inside = self.inside_target(times)
         return rows * min([inside[size] / size for size in range(1, len(inside))])
 
-    def inside_target(self, curve: Sequence[float]) -> Sequence[float]:
-        """The part of a curve inside the target; all of it where not even one row is."""
-        target_ns = self._target_ns
-        if target_ns is None or not curve or curve[1] > target_ns:
+    def inside_target(self, times: ServiceTimes) -> Sequence[float]:
+        """The part of a curve with the batches inside the target; all of it where not even one row is."""
+        target_ns, curve, alone = self._target_ns, times.curve, times.alone
+        if target_ns is None or not curve or alone[1] > target_ns:
             return curve
-        return curve[: bisect_right(curve, target_ns)]
+        return curve[: bisect_right(alone, target_ns)]
 
     def backlog_ns(self, queue: ModelQueue, rows: int) -> float:
         """What one instance needs for `rows` rows, in batches of the most efficient size.
@@ -198,9 +217,13 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
             backlog_ns += (groups - 1) * max(0.0, alone_ns - 1.0 / rate)
         return backlog_ns
 
-    def _estimated(self, bucket: Shapes) -> list[tuple[int, int]]:
-        """(rows, nanoseconds) of a bucket, by its volume among those that were measured."""
-        known = [(volume(each), times.curve) for each, times in self.items() if times]
+    def _estimated(self, bucket: Shapes, *, copies: bool = False) -> list[tuple[int, int]]:
+        """(rows, nanoseconds) of a bucket, or of its copies, by its volume among those that were measured."""
+        known = [
+            (volume(each), times.copies if copies else times.curve)
+            for each, times in self.items()
+            if (times.copies if copies else times.curve)
+        ]
         if not known:
             return []
         most, sizes = self._max_rows, self._batch_sizes

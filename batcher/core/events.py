@@ -156,7 +156,9 @@ class InstanceUp:
 
     With `prefetches` it can be given one more batch, which it begins when the one that it runs ends.
     `profile` holds service times that were measured at warm-up; `buckets` holds one profile for each
-    bucket of shapes that was measured, where a model's axes are padded.
+    bucket of shapes that was measured, where a model's axes are padded. Where batches are pipelined, these
+    are the device's times, and `copies` holds those of gathering and copying, of each bucket (of `()` where
+    there are none).
     """
 
     instance: str
@@ -167,6 +169,7 @@ class InstanceUp:
     profile: Profile = ()
     buckets: tuple[tuple[Shapes, Profile], ...] = ()
     prefetches: bool = False
+    copies: tuple[tuple[Shapes, Profile], ...] = ()
 
 
 @record

@@ -113,11 +113,11 @@ class Model:
         """Whether enough waits for a batch ahead of its turn.
 
         It fills the largest batch, so that later arrivals would not change it; or it is anything at all,
-        where waiting for them would cost a round trip to the backend. False while failed batches run again, or long requests in pieces: then the end of a batch
+        where waiting for them would cost a round trip to the backend, or a copy to the device. False while failed batches run again, or long requests in pieces: then the end of a batch
         decides what comes next. False, too, while failing requests keep batches small.
         """
         queue, bisections, most = self.queue, self.bisections, self.settings.max_batch_size
-        least = 1 if self.handling.round_trip_ns else most
+        least = 1 if self.handling.round_trip_ns or self.times.pipelined else most
         if queue.rows < least or queue.splits or bisections.open:
             return False
         return not bisections.batch_cap.bounds(most)
@@ -221,6 +221,9 @@ class Model:
         if took_ns <= 0:
             return  # it ended before the batch that it was to follow
         own_ns, beyond_ns = took_ns, 0.0
+        if timings is not None and timings.submitted_ns:
+            self._observe_pipelined(batch, timings, now_ns)
+            return
         if timings is not None and (own := timings.own_ns):
             # An instance whose clock is wrong was busy for no longer than its batch was away.
             own_ns = min(own, took_ns)
@@ -233,6 +236,24 @@ class Model:
                 own_ns = took_ns + int(self.handling.early_saves_ns)
                 beyond_ns = self.handling.gap_ns
         self.times.observe(batch, own_ns, beyond_ns, self.handling, now_ns)
+
+    def _observe_pipelined(self, batch: RunningBatch, timings: Timings, now_ns: int) -> None:
+        """Learn from a batch that was copied in beside the one before: its copy, and the device's time.
+
+        What lies around it is the rest of its time, from when its instance could begin with it.
+        """
+        took_ns = now_ns - batch.dispatched_ns
+        began_ns = (
+            max(timings.started_ns, batch.after_ns) if batch.prefetched else timings.started_ns
+        )
+        own_ns = min(timings.own_ns, took_ns)
+        beyond_ns = self.handling.observe(
+            took_ns - max(own_ns, timings.execute_end_ns - began_ns),
+            now_ns,
+            prefetched=batch.prefetched,
+        )
+        copy_ns = max(0, timings.submitted_ns - timings.started_ns)
+        self.times.observe(batch, own_ns, beyond_ns, self.handling, now_ns, copy_ns)
 
     def _observe_sending(
         self, batch: RunningBatch, took_ns: int, now_ns: int, *, early: bool

@@ -29,7 +29,8 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
 
     The policy is asked what it will decide when that instance is free. Where no later arrival could
     change the batch, because it is full or leaves requests behind, it is formed now; and so is any
-    batch where the round trip to a backend is known, which it would idle for. The policy sees an instance that is free earlier by as much as prefetching saves.
+    batch where the round trip to a backend is known, which it would idle for, or the time of a copy. The
+    policy sees an instance that is free earlier by as much as prefetching saves.
     """
     if not model.blocked:
         block(model, fleet, now_ns)
@@ -45,14 +46,19 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
         return ()
     free_ns = fleet.free_ns(model.name, now_ns)
     begins_ns = int(free_ns[0])
-    free_ns = [free_ns[0] - model.handling.saved_ns, *free_ns[1:]]
     found = Answers()
     ready: list[Proposal] = []
     late_ns = late_entitlement_ns(model, len(free_ns), begins_ns)
     groups, _ = groups_to_ask(model.queue, model.late.turn_ns)
     for group in groups:
         times = model.times.of(group.key[1])
-        given = PolicyInput(int(free_ns[0]), free_ns, times, model.reachable, late_ns=late_ns)
+        first_ns = free_ns[0] - model.handling.saved_ns
+        if times.copies:
+            # It is copied until then, unless it is too late for that.
+            ahead_ns = times.ahead_ns(min(group.rows, times.max_rows)) - model.handling.gap_ns
+            first_ns = max(now_ns, first_ns - ahead_ns)
+        at_ns = sorted([first_ns, *free_ns[1:]])
+        given = PolicyInput(int(at_ns[0]), at_ns, times, model.reachable, late_ns=late_ns)
         proposal = ask(model, instance, group, given, found)
         if proposal is not None:
             proposal.begins_ns = begins_ns
@@ -71,8 +77,8 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
 def _is_final(proposal: Proposal, found: Answers) -> bool:
     """Whether a batch that begins later is formed now.
 
-    Nothing in it expires until then; and it stays the same whatever arrives or ends, or its backend
-    would idle for a round trip if it were sent in its turn.
+    Nothing in it expires until then; and it stays the same whatever arrives or ends, or its backend or its
+    device would idle for a round trip or a copy if it were sent in its turn.
     """
     group, requests = proposal.group, proposal.requests
     assert group is not None
@@ -82,6 +88,6 @@ def _is_final(proposal: Proposal, found: Answers) -> bool:
     left = group.rows
     for _, given_up in found.given_up:
         left -= sum([r.rows for r in given_up if r.group_key == group.key])
-    if proposal.model.handling.round_trip_ns:
+    if proposal.model.handling.round_trip_ns or proposal.model.times.pipelined:
         return True
     return proposal.rows >= proposal.model.settings.max_batch_size or proposal.rows < left

@@ -56,7 +56,7 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
         None if proposal.filled is None else proposal.filled[0].id,
         not proposal.instance.free,
     )
-    schedule_prefetch(batch, model.handling, 1.0 if times is None else times.margin)
+    schedule_prefetch(batch, model.handling, times, now_ns)
     contents.fleet.start(batch)
     model.blocked = False
     if contents.fleet.free_instance(model.name) is None:
@@ -74,7 +74,7 @@ def _could_serve(proposal: Proposal) -> float:
     waiting = 0 if proposal.group is None else proposal.group.rows
     if times is None or not times.curve or waiting <= rows:
         return rows
-    could = min(waiting, len(model.times.inside_target(times.curve)) - 1)
+    could = min(waiting, len(model.times.inside_target(times)) - 1)
     return max(rows, EASY_PART * times.curve[rows] * could / times.curve[could])
 
 

@@ -21,10 +21,11 @@ def instance_up(contents: Contents, event: InstanceUp) -> None:
     contents.fleet.add(event)
     model = contents.models.get(event.model)
     if model is not None and (event.profile or event.buckets):
+        copies = dict(event.copies)
         if event.profile:
-            model.times.seed((), event.profile)
+            model.times.seed((), event.profile, copies.get((), ()))
         for bucket, profile in event.buckets:
-            model.times.seed(bucket, profile)
+            model.times.seed(bucket, profile, copies.get(bucket, ()))
         model.judge_target()
 
 

@@ -187,7 +187,7 @@ class AdaptivePolicy(BatchPolicy):
         target_ns = self._target_ns
         rate = min(self.arrivals.rate / instances, MOST_LOAD * self._rates.best)
         size = min(self._rates.smallest_batch(rate), len(times.curve) - 1)
-        bend_ns = target_ns - times.curve[size] + SHIFT * target_ns
+        bend_ns = target_ns - times.alone[size] + SHIFT * target_ns
         return Price(rate * instances / self.arrivals.rows_each, bend_ns, SOFTNESS * target_ns)
 
     # Several priority classes, or late requests

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from batcher.core.batch_sizes import BatchSizes
 from batcher.core.captured import Captured
+from batcher.core.service_time.copies import Copies
 from batcher.core.service_time.curve import Curve
 from batcher.core.service_time.drift import JUMP, Drift
 from batcher.core.service_time.handling import Handling
@@ -33,10 +34,13 @@ class ServiceTimes(Captured):
 
     Where only certain sizes can run, `batch_sizes` has them, and rows take what the next of them takes.
 
-    All three sequences are indexed by rows, 0 to `max_rows`; they are empty until something was
+    All sequences are indexed by rows, 0 to `max_rows`; they are empty until something was
     measured, and are replaced, never changed:
 
-    - `curve`: time that an instance is busy with the batch, its handling included.
+    - `curve`: time that an instance is busy with the batch, its handling included. Where batches are
+      pipelined it is free again for the next one when its device is: the time of that, or of
+      copying, whichever is longer.
+    - `alone`: time until the batch ends on an instance that was idle.
     - `expected`: time until the last answer is handed over.
     - `p95`: the same with the `margin`, which is at least 1.
 
@@ -44,6 +48,7 @@ class ServiceTimes(Captured):
     """
 
     __slots__ = (
+        "_copies",
         "_curve",
         "_drift",
         "_fastest",
@@ -52,6 +57,7 @@ class ServiceTimes(Captured):
         "_period",
         "_published",
         "_target_ns",
+        "alone",
         "batch_sizes",
         "curve",
         "expected",
@@ -65,7 +71,7 @@ class ServiceTimes(Captured):
     )
     STATE = (
         *("max_rows", "_target_ns", "handling_ns", "reply_ns", "steady", "_fastest", "_period"),
-        *("_curve", "_drift", "_noise", "_outliers", "last_batch_ns"),
+        *("_curve", "_drift", "_noise", "_outliers", "_copies", "last_batch_ns"),
     )
 
     def __init__(
@@ -80,6 +86,7 @@ class ServiceTimes(Captured):
         """When its last batch began."""
         self.steady = 0
         self.curve: Sequence[float] = ()
+        self.alone: Sequence[float] = ()
         self.p95: Sequence[float] = ()
         self.expected: Sequence[float] = ()
         self.margin = 1.0
@@ -89,6 +96,7 @@ class ServiceTimes(Captured):
         self._drift = Drift()
         self._noise = Recent(MARGIN_QUANTILE, 1.0)
         self._outliers = Outliers()
+        self._copies = Copies(max_rows, batch_sizes)
         self._fastest = (_NEVER, _NEVER)
         """The shortest time of one row, in the previous `FORGET_NS` and in the current ones."""
         self._period = 0
@@ -100,6 +108,20 @@ class ServiceTimes(Captured):
     def is_stale(self, now_ns: int) -> bool:
         """Whether no batch has begun for so long that a prediction alone should refuse nothing."""
         return self.last_batch_ns is None or now_ns - self.last_batch_ns >= LATELY_NS
+
+    @property
+    def copies(self) -> Sequence[float]:
+        """Time until a batch's inputs are on the device, by rows; empty where nothing is pipelined."""
+        return self._copies.times
+
+    def ahead_ns(self, rows: int) -> float:
+        """How much longer a batch takes on an idle instance than it keeps that from the next one."""
+        return self.alone[rows] - self.curve[rows] if self.alone is not self.curve else 0.0
+
+    def seed_copies(self, profile: Iterable[tuple[int, int]]) -> None:
+        """Learn from a warm-up, or an estimate, how long batches are copied: (rows, nanoseconds) pairs."""
+        self._copies.seed(profile)
+        self._publish()
 
     def seed(self, profile: Iterable[tuple[int, int]], *, measured: bool = True) -> None:
         """Learn from a warm-up, or an estimate: (rows, nanoseconds) pairs."""
@@ -114,6 +136,7 @@ class ServiceTimes(Captured):
         """Predict up to another largest batch. What was learned of larger ones is kept."""
         self.max_rows = self._curve.max_rows = max_rows
         self.batch_sizes = self._curve.batch_sizes = batch_sizes
+        self._copies.resize(max_rows, batch_sizes)
         self._fit()
 
     def aim(self, target_ns: int | None) -> None:
@@ -125,7 +148,7 @@ class ServiceTimes(Captured):
     @property
     def reachable(self) -> bool:
         """Whether one row alone can be served within the target, as far as known."""
-        return self._target_ns is None or not self.curve or self.curve[1] <= self._target_ns
+        return self._target_ns is None or not self.alone or self.alone[1] <= self._target_ns
 
     def take_handling(self, handling: Handling) -> None:
         """Predict with these handling times, from the next `observe` or `refresh` on."""
@@ -147,11 +170,15 @@ class ServiceTimes(Captured):
         now_ns: int,
         began_ns: int | None = None,
         beyond_ns: float = 0.0,
+        copy_ns: int = 0,
     ) -> None:
         """Learn from a batch: its own time on the instance, and `beyond_ns` around it.
 
-        `began_ns` is when it began, where that is not `own_ns` ago.
+        `began_ns` is when it began, where that is not `own_ns` ago; `copy_ns` how long it was gathered
+        and copied before it, where batches are pipelined.
         """
+        if copy_ns:
+            self._copies.observe(rows, copy_ns)
         if 1 <= rows <= self.max_rows and own_ns > 0:
             self._observe(self._curve.executed(rows), own_ns, now_ns, began_ns, beyond_ns)
         self._publish()
@@ -176,7 +203,9 @@ class ServiceTimes(Captured):
                 return
             if rows in curve.means:
                 # What is further off is a change, or a stall that no margin can cover.
-                noise = (own_ns + beyond_ns) / self.curve[rows]
+                # Copying is no time of the device, and as long as before.
+                predicted_ns = self.alone[rows] - (self.copies[rows] if self.copies else 0.0)
+                noise = (own_ns + beyond_ns) / predicted_ns
                 self._noise.add(min(noise, JUMP), now_ns)
             if off:
                 if drift.jump(ratio, now_ns):
@@ -252,26 +281,35 @@ class ServiceTimes(Captured):
     def _publish(self) -> None:
         """Compute the predictions from the estimates of now, where those have changed."""
         base, drift, noise = self._curve.times, self._drift.factor, self._noise.value
-        handling_ns, reply_ns = self.handling_ns, self.reply_ns
-        made_of = (base, drift, noise, handling_ns, reply_ns, self._target_ns)
+        handling_ns, reply_ns, copies = self.handling_ns, self.reply_ns, self.copies
+        made_of = (base, drift, noise, handling_ns, reply_ns, copies, self._target_ns)
         if made_of == self._published or not base:
             return
         self._published = made_of
-        curve = base
+        curve = alone = base
         if drift != 1.0 or handling_ns:
-            curve = [0.0, *[drift * time + handling_ns for time in base[1:]]]
+            curve = alone = [0.0, *[drift * time + handling_ns for time in base[1:]]]
+        if copies:
+            alone = [time + copies[b] for b, time in enumerate(curve)]
+            # The next batch is handed over while this one computes, so that handling costs no time.
+            curve = [max(drift * time, copies[b]) for b, time in enumerate(base)]
         margin = max(1.0, noise)
         if margin > 1.0 and self._target_ns is not None:
-            room = self._target_ns / curve[1]
+            room = self._target_ns / alone[1]
             margin = max(1.0, min(margin, 1.0 + MARGIN_SHARE * (room - 1.0)))
         self.margin = margin
-        self.curve = self.p95 = self.expected = curve
+        self.curve = curve
+        self.alone = self.p95 = self.expected = alone
         if reply_ns:
-            self.expected = [time + reply_ns * b for b, time in enumerate(curve)]
-            self.p95 = [margin * time + reply_ns * b for b, time in enumerate(curve)]
+            self.expected = [time + reply_ns * b for b, time in enumerate(alone)]
+            self.p95 = [margin * time + reply_ns * b for b, time in enumerate(alone)]
         elif margin != 1.0:
-            self.p95 = [margin * time for time in curve]
+            self.p95 = [margin * time for time in alone]
+        if copies and margin != 1.0:
+            # What varies is the device.
+            self.p95 = [time - (margin - 1.0) * copies[b] for b, time in enumerate(self.p95)]
 
     def _derive(self) -> None:
         self._curve.max_rows = self.max_rows
+        self._copies.resize(self.max_rows, self.batch_sizes)
         self._fit()

@@ -62,6 +62,13 @@ class ExecutedBatch:
     retry_after_ns: int | None = None
     """When an overloaded or unavailable backend wants callers to come back, if it says."""
 
+    @property
+    def own_ns(self) -> int:
+        """How long the instance was busy with it; where batches are pipelined, how long its device was."""
+        if self.submitted_ns:
+            return self.execute_end_ns - self.execute_start_ns
+        return self.ended_ns - self.started_ns
+
     def abandon(self) -> None:
         """Drop what a cancelled batch has given all the same, and why it failed."""
         self.release()

@@ -25,7 +25,6 @@ from batcher.core.events import (
     Profile,
     Shapes,
 )
-from batcher.core.record import record
 from batcher.errors import InterfaceChanged, ModelLoadError, describe
 from batcher.executor import Capabilities, ModelMetadata
 from batcher.runtime.execution.execute import Cancel, ExecutedBatch
@@ -35,7 +34,14 @@ from batcher.runtime.instances.fitted_load import load_fitted
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.replacement import Replacement
-from batcher.runtime.instances.warmup import at_once, run_test_batch, warm_up, warm_up_buckets
+from batcher.runtime.instances.warmup import (
+    Copies,
+    WarmupTimes,
+    at_once,
+    run_test_batch,
+    warm_up,
+    warm_up_buckets,
+)
 from batcher.runtime.instances.watching import Watching
 from batcher.runtime.interface.declared import check_executor
 from batcher.runtime.interface.layout import Layout, layout_of
@@ -44,16 +50,6 @@ from batcher.runtime.interface.row_axis import with_row_axes
 from batcher.telemetry import ModelTelemetry
 
 log = logging.getLogger(__name__)
-
-
-@record
-class _WarmupTimes:
-    """Service times that the warm-up measured: of the model, or of each bucket if it is padded."""
-
-    profile: Profile = ()
-    buckets: tuple[tuple[Shapes, Profile], ...] = ()
-    began_ns: int = 0
-    """When it began."""
 
 
 REFUSALS_LOGGED_NS = 10 * SECOND
@@ -133,7 +129,7 @@ class Instance:
         self._come_up(*made)
         return made[1]
 
-    async def _load(self) -> tuple[Worker, ModelMetadata, _WarmupTimes]:
+    async def _load(self) -> tuple[Worker, ModelMetadata, WarmupTimes]:
         """Load and warm up an incarnation; raises as `load`."""
         started_ns = self._process.clock()
         try:
@@ -226,7 +222,7 @@ class Instance:
 
     # Incarnations
 
-    async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, _WarmupTimes]:
+    async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, WarmupTimes]:
         process = self._process
         worker, loaded, plan = await load_fitted(self.plan, self._make_worker)
         self.plan = plan
@@ -236,12 +232,15 @@ class Instance:
             self._layout = replace(layout_of(metadata), batch_sizes=plan.batch_sizes)
             arguments = worker, plan.context.model, metadata, self._layout, plan.warmup
             began_ns, turn = process.clock(), self._turn
+            copies: Copies = {}
+            profile: Profile = ()
+            buckets: tuple[tuple[Shapes, Profile], ...] = ()
             if padding is None:
-                measured = _WarmupTimes(profile=await warm_up(*arguments, turn), began_ns=began_ns)
+                profile = await warm_up(*arguments, turn, copies)
             else:
                 async with process.measuring.setdefault(plan.context.device, asyncio.Lock()):
-                    buckets = await warm_up_buckets(*arguments, padding, turn)
-                measured = _WarmupTimes(buckets=buckets, began_ns=began_ns)
+                    buckets = await warm_up_buckets(*arguments, padding, turn, copies)
+            measured = WarmupTimes(profile, buckets, tuple(copies.items()), began_ns)
         except BaseException:
             worker.abandon()
             raise
@@ -268,7 +267,7 @@ class Instance:
         turns = self._process.turns
         return at_once() if turns is None else turns.turn(self.plan.context.device)
 
-    def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: _WarmupTimes) -> None:
+    def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: WarmupTimes) -> None:
         plan = self.plan
         self._worker = worker
         self._stopping = False
@@ -282,6 +281,7 @@ class Instance:
             measured.profile,
             measured.buckets,
             worker.prefetches,
+            measured.copies,
         )
         self._process.runner.instance_up(up, self)
         self._checks = self._health_checks(worker, metadata)
@@ -389,7 +389,7 @@ class Instance:
         if isinstance(error, InterfaceChanged):
             self._process.load_again(self.plan.key)
 
-    def _replaced(self, made: tuple[Worker, ModelMetadata, _WarmupTimes]) -> None:
+    def _replaced(self, made: tuple[Worker, ModelMetadata, WarmupTimes]) -> None:
         self._come_up(*made)
         log.info("%s: the replacement is up, incarnation %d", self.plan.name, self._incarnation)
 

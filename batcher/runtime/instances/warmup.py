@@ -11,6 +11,7 @@ from time import monotonic_ns
 from typing import TypeAlias
 
 from batcher.core.events import UNTOLD, Profile, Shapes
+from batcher.core.record import record
 from batcher.errors import BackendUnavailable, ModelLoadError
 from batcher.executor import ModelMetadata
 from batcher.runtime.execution.execute import ExecutedBatch
@@ -23,6 +24,22 @@ from batcher.runtime.interface.padding_rules import Axis
 from batcher.tensors import TensorSpec
 
 log = logging.getLogger(__name__)
+
+Copies: TypeAlias = dict[Shapes, Profile]
+"""By bucket, or for `()`: (rows, nanoseconds) of gathering a batch and copying it to its device."""
+
+
+@record
+class WarmupTimes:
+    """Service times that the warm-up measured: of the model, or of each bucket if it is padded."""
+
+    profile: Profile = ()
+    buckets: tuple[tuple[Shapes, Profile], ...] = ()
+    copies: tuple[tuple[Shapes, Profile], ...] = ()
+    """Times of copying them, by bucket or for `()`, where batches are pipelined."""
+    began_ns: int = 0
+    """When it began."""
+
 
 Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[bool]]
 """Makes the context in which a warm-up batch runs, which has the device then. It gives whether others use
@@ -54,16 +71,23 @@ async def warm_up(
     layout: Layout,
     plan: WarmupPlan,
     turn: Turn = at_once,
+    copies: Copies | None = None,
 ) -> Profile:
     """Return the service time of each batch size, after a warm-up batch of that size.
 
-    It is the median of the batch's own time on the instance, as the scheduler learns it. Raises `ModelLoadError` if a batch fails or if `plan.inputs` do not suit
-    the model. Each batch runs within a context that `turn` makes.
+    It is the median of the batch's own time on the instance, as the scheduler learns it. Where batches are
+    pipelined, `copies` is filled with the times of gathering and copying them, under `()`. Raises
+    `ModelLoadError` if a batch fails or if `plan.inputs` do not suit the model. Each batch runs within a
+    context that `turn` makes.
     """
     _check_length(model, metadata.inputs, plan, frozenset())
     sample = Sample(model, metadata.inputs, plan.inputs)
     shapes = plain_shapes(metadata.inputs, plan.length)
-    return await _warm_up(worker, sample, layout, plan.batch_sizes, shapes, TIMED_NS, turn)
+    profile, copied = await _warm_up(
+        worker, sample, layout, plan.batch_sizes, shapes, TIMED_NS, turn
+    )
+    _note(copies, (), copied)
+    return profile
 
 
 async def warm_up_buckets(
@@ -74,10 +98,11 @@ async def warm_up_buckets(
     plan: WarmupPlan,
     padding: Padding,
     turn: Turn = at_once,
+    copies: Copies | None = None,
 ) -> tuple[tuple[Shapes, Profile], ...]:
     """Return the service times of the buckets of a padded model, until `BUCKETS_NS` are over.
 
-    The largest and the smallest bucket are measured first, so that the others can be estimated.
+    Where batches are pipelined, `copies` is filled with the times of gathering and copying them. The largest and the smallest bucket are measured first, so that the others can be estimated.
     """
     padded = frozenset((rule.input, rule.axis) for rule in padding.rules.axes)
     _check_length(model, metadata.inputs, plan, padded)
@@ -90,8 +115,11 @@ async def warm_up_buckets(
     for bucket in order:
         if not plan.batch_sizes or monotonic_ns() - began_ns >= BUCKETS_NS:
             break
-        profile = await _warm_up(worker, sample, layout, plan.batch_sizes, bucket, timed_ns, turn)
+        profile, copied = await _warm_up(
+            worker, sample, layout, plan.batch_sizes, bucket, timed_ns, turn
+        )
         profiles.append((bucket, profile))
+        _note(copies, bucket, copied)
     return tuple(profiles)
 
 
@@ -103,12 +131,15 @@ async def _warm_up(
     shapes: Shapes,
     timed_ns: int,
     turn: Turn,
-) -> Profile:
+) -> tuple[Profile, Profile]:
+    """The times of batches, and of copying them where they are pipelined."""
     profile: list[tuple[int, int]] = []
+    copies: list[tuple[int, int]] = []
     inner: dict[str, tuple[int, tuple[int, ...]]] = {}
     for rows in batch_sizes:
         slices = [Slice(sample.request(rows, shapes), 0, rows)]
         took_ns: list[int] = []
+        copied_ns: list[int] = []
         for repeat in range(1 + TIMED_BATCHES):
             async with turn() as shared:
                 executed = await run_batch(worker, slices, layout)
@@ -123,11 +154,20 @@ async def _warm_up(
             if layout.batched and not repeat:
                 sample.check_rows(rows, executed.result, inner)
             if repeat:
-                took_ns.append(executed.ended_ns - executed.started_ns)
-                if sum(took_ns) >= timed_ns or shared:
+                took_ns.append(executed.own_ns)
+                if executed.submitted_ns:
+                    copied_ns.append(executed.submitted_ns - executed.started_ns)
+                if sum(took_ns) + sum(copied_ns) >= timed_ns or shared:
                     break
         profile.append((rows, int(median(took_ns))))
-    return tuple(profile)
+        if copied_ns:
+            copies.append((rows, int(median(copied_ns))))
+    return tuple(profile), tuple(copies)
+
+
+def _note(copies: Copies | None, bucket: Shapes, measured: Profile) -> None:
+    if copies is not None and measured:
+        copies[bucket] = measured
 
 
 async def run_batch(
