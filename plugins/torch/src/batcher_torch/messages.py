@@ -29,11 +29,12 @@ _ADVICE: Final = re.compile(
 
 _STYLE: Final = re.compile(r"\x1b\[[0-9;]*m")
 _SCRIPT_FRAMES: Final = re.compile(
-    r"^The following operation failed in the TorchScript interpreter\..*?(?=\b\w*Error: )"
+    r"^The following operation failed in the TorchScript interpreter\..*\b\w*(?:Error|Exception): "
 )
 _GUARD: Final = "Guard failed: "
 _WRONG_VALUE: Final = (IndexError, ValueError, ZeroDivisionError)
-_WRONG_VALUE_IN_SCRIPT: Final = re.compile(r"\b(IndexError|ValueError): |index out of range")
+_OUT_OF_RANGE: Final = re.compile(r"\bindex\b.*\bout of (?:range|bounds)\b")
+"""What operators say of an index, and TorchScript of every error as a `RuntimeError`."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -56,7 +57,7 @@ def cause_of(error: BaseException) -> str:
         return "device"
     if isinstance(error, _WRONG_VALUE) or text.startswith(_GUARD):
         return "input"
-    if isinstance(error, torch.jit.Error) and _WRONG_VALUE_IN_SCRIPT.search(text):
+    if isinstance(error, RuntimeError) and _OUT_OF_RANGE.search(text.rstrip().rpartition("\n")[2]):
         return "input"
     return "unknown"
 
