@@ -16,8 +16,10 @@ from batcher.core.events import (
     FailureCause,
     InstanceDown,
     InstanceDraining,
+    InstancesFailed,
     InstanceUp,
     ModelConfigured,
+    ModelRemoved,
     RequestArrived,
     RequestCancelled,
 )
@@ -70,9 +72,10 @@ class Play:
     def none(self, model="m", *, max_rows=8, **rest):
         return self.model(model, NoBatching(), max_rows, **rest)
 
-    def model(self, model, policy, max_rows, *, target=None, **limits):
+    def model(self, model, policy, max_rows, *, target=None, idempotent=False, **limits):
         target_ns = None if target is None else int(target * MILLISECOND)
-        settings = ModelSettings(max_rows, policy, QueueLimits(**limits), target_ns)
+        limits = QueueLimits(**limits)
+        settings = ModelSettings(max_rows, policy, limits, target_ns, idempotent=idempotent)
         return self.feed(ModelConfigured(model, settings))
 
     def up(self, instance="i", incarnation=1, *, model="m", device="d", max_in_flight=1):
@@ -83,6 +86,12 @@ class Play:
 
     def down(self, instance="i", incarnation=1):
         return self.feed(InstanceDown(instance, incarnation))
+
+    def failed(self, model="m"):
+        return self.feed(InstancesFailed(model))
+
+    def remove(self, model="m"):
+        return self.feed(ModelRemoved(model))
 
     def limit(self, device="d", *, max_in_flight):
         return self.feed(DeviceConfigured(device, max_in_flight))

@@ -179,6 +179,10 @@ class ModelConfig(Section):
     execute_timeout: Duration = 30_000_000_000
     """How long one batch may execute. After it the requests of the batch fail, and the instance is
     replaced."""
+    idempotent: StrictBool = False
+    """Whether a request may be executed twice without harm. Then the requests of a batch whose instance is
+    lost (its process ended, or it hung) are executed once more, while their callers wait; false: they end
+    with UNAVAILABLE."""
     load_retry_timeout: DurationOrZero = 300_000_000_000
     """How long loading is retried while the executor reports that a backend is not up yet. 0 tries
     once."""
@@ -230,6 +234,11 @@ class ModelConfig(Section):
         if not most and self.queue.max_batches_per_request != QueueConfig().max_batches_per_request:
             allowed = f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size"
             problems.append((("queue", "max_batches_per_request"), allowed))
+        if self.idempotent and self.sequence is not None:
+            text = (
+                "no effect, as steps of sequences are not executed twice; allowed: without sequence"
+            )
+            problems.append((("idempotent",), text))
         CrossCheckError.raise_any(problems)
 
     def fitted(self, executor: ExecutorBatches) -> Self:
@@ -282,4 +291,5 @@ class ModelConfig(Section):
             queue=queue,
             target_ns=self.batching.target_p99,
             batch_sizes=self.batching.sizes,
+            idempotent=self.idempotent,
         )

@@ -189,6 +189,16 @@ class InstanceDown:
 
 
 @record
+class InstancesFailed:
+    """No instance of a model is up, and none will be by itself: what waits for the model is refused.
+
+    Ignored where one is up.
+    """
+
+    model: str
+
+
+@record
 class ModelConfigured:
     """A model appears, or its settings change.
 
@@ -224,6 +234,7 @@ Event: TypeAlias = (
     | InstanceUp
     | InstanceDraining
     | InstanceDown
+    | InstancesFailed
     | ModelConfigured
     | ModelRemoved
     | DeviceConfigured

@@ -95,7 +95,7 @@ def _touches(each: Event | Command, request_id: int, batches: set[int], names: s
             return request_id in each.ids
         case kinds.InstanceUp() | kinds.InstanceDraining() | kinds.InstanceDown():
             return each.instance in names
-        case kinds.ModelConfigured() | kinds.ModelRemoved():
+        case kinds.ModelConfigured() | kinds.ModelRemoved() | kinds.InstancesFailed():
             return each.model in names
         case _:
             return False

@@ -142,6 +142,7 @@ _HANDLERS: Final[dict[type[Event], Callable[[Contents, Never], None]]] = {
     kinds.InstanceUp: instances.instance_up,
     kinds.InstanceDraining: instances.instance_draining,
     kinds.InstanceDown: instances.instance_down,
+    kinds.InstancesFailed: models.instances_failed,
     kinds.DeviceConfigured: instances.device_configured,
     kinds.ModelConfigured: models.configure,
     kinds.ModelRemoved: models.remove,

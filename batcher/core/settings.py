@@ -90,6 +90,7 @@ class ModelSettings:
     """What one model asks of the scheduler. `target_ns` is the soft latency target.
 
     A batch runs with the next of `batch_sizes` (ascending) that holds its rows; () is any size.
+    With `idempotent`, a request whose instance goes down while it executes may be executed once more.
     """
 
     max_batch_size: int
@@ -98,6 +99,7 @@ class ModelSettings:
     target_ns: int | None = None
     padding: tuple[PaddedAxis, ...] = ()
     batch_sizes: tuple[int, ...] = ()
+    idempotent: bool = False
 
     @property
     def max_request_rows(self) -> int:

@@ -32,6 +32,8 @@ class SavedRequest:
     """Rows that are not done, and the batches that run some."""
     held: bool = False
     """Whether it is a step of a sequence that waits for the step before it."""
+    lost: bool = False
+    """Whether an instance went down with a batch of it."""
 
 
 CAPTURED: Final = ("device_use", "policy", "shares", "bisections", "handling", "late")

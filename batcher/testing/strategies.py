@@ -123,6 +123,7 @@ def any_model_settings(draw: st.DrawFn) -> ModelSettings:
         limits,
         target_ns,
         draw(st.sampled_from(_PADDING)),
+        idempotent=draw(st.booleans()),
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from batcher.core.commands import FailureStorm
+from collections.abc import Sequence
+
+from batcher.core.commands import FailureStorm, Part
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import UNTOLD, BatchProgress, FailureCause, RepliesTook, Timings
+from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.failed_batches import settle_unreported
@@ -46,17 +49,22 @@ def _settle_unreported(contents: Contents, batch: RunningBatch, event: BatchProg
     settle_unreported(batch, event, model, contents.ledger, now_ns=contents.now_ns)
     if model is None:
         return
-    over: list[LiveRequest] = []
-    for part in unreported:
+    note_again(contents, model, unreported)
+
+
+def note_again(contents: Contents, model: Model, parts: Sequence[Part]) -> None:
+    """Refuse those of requests that wait again whose limit has passed; count the rows of the others."""
+    over: dict[int, LiveRequest] = {}
+    for part in parts:
         request = contents.live.get(part.id)
         if request is None:
             continue
         if request.limit_ns <= contents.now_ns:
-            over.append(request)
+            over[request.id] = request
         else:
             contents.note_limit(request.limit_ns)
             model.late.again(part.stop - part.start)
-    refuse_late(over, model, contents.ledger, contents.now_ns)
+    refuse_late(list(over.values()), model, contents.ledger, contents.now_ns)
 
 
 def replies_took(contents: Contents, event: RepliesTook) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from batcher.core.commands import Outcome, Reason
 from batcher.core.contents import Contents
 from batcher.core.events import DeviceConfigured, InstanceDown, InstanceDraining, InstanceUp
-from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
+from batcher.core.handlers.batches import note_again
+from batcher.core.requests.lost_batches import settle_lost
 
 
 def instance_up(contents: Contents, event: InstanceUp) -> None:
@@ -38,23 +38,21 @@ def instance_draining(contents: Contents, event: InstanceDraining) -> None:
 
 
 def instance_down(contents: Contents, event: InstanceDown) -> None:
-    """Remove an incarnation; the requests in its batches fail."""
+    """Remove an incarnation; the requests in its batches fail, or run once more."""
     instance = contents.fleet.incarnation(event.instance, event.incarnation)
     if instance is None:
         return
-    for batch in contents.fleet.remove(instance):
-        model = contents.models.get(batch.model)
-        if model is not None:
+    begun = frozenset(instance.batches)
+    batches = contents.fleet.remove(instance)
+    model = contents.models.get(instance.up.model)
+    if model is not None:
+        for batch in batches:
             model.running -= 1
             if batch.suspects is not None:
                 model.bisections.lost(batch.suspects)
-        # Of a split request, what waits or runs elsewhere is given up, too.
-        lost = tuple(sorted(i for i in batch.unreported if i in contents.live))
-        for request_id in lost:
-            contents.ledger.forget(contents.live[request_id])
-        contents.ledger.settle(
-            lost, Outcome.FAILED, Reason.INSTANCE_DOWN, retry_ns=UNAVAILABLE_RETRY_NS
-        )
+    again = settle_lost(batches, begun, model, contents.ledger, contents.now_ns)
+    if model is not None and again:
+        note_again(contents, model, again)
 
 
 def device_configured(contents: Contents, event: DeviceConfigured) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batcher.core.commands import PolicyFailed, Reason, SettingsRefused
 from batcher.core.contents import Contents
-from batcher.core.events import FailureCause, ModelConfigured, ModelRemoved
+from batcher.core.events import FailureCause, InstancesFailed, ModelConfigured, ModelRemoved
 from batcher.core.model import Model
 from batcher.core.requests.failed_batches import refit
 from batcher.core.requests.promotion import reorder
@@ -38,16 +38,25 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
     refit(model, contents.ledger, FailureCause.UNKNOWN, contents.now_ns)
 
 
+def instances_failed(contents: Contents, event: InstancesFailed) -> None:
+    """Refuse what waits for a model that no instance serves or will serve."""
+    model = contents.models.get(event.model)
+    if model is not None and event.model not in contents.fleet.by_model:
+        _refuse_waiting(contents, model, Reason.NO_INSTANCE)
+
+
+def _refuse_waiting(contents: Contents, model: Model, reason: Reason) -> None:
+    again = {part.id: contents.live[part.id] for part in model.bisections.waiting_parts()}
+    waiting = {request.id: request for request in model.queue} | again | model.queue.held
+    contents.ledger.refuse(waiting.values(), reason, retry_ns=UNAVAILABLE_RETRY_NS)
+
+
 def remove(contents: Contents, event: ModelRemoved) -> None:
     """Remove a model and refuse what waits for it; its running batches may finish."""
     model = contents.models.get(event.model)
     if model is None:
         return
-    again = {part.id: contents.live[part.id] for part in model.bisections.waiting_parts()}
-    waiting = list(
-        ({request.id: request for request in model.queue} | again | model.queue.held).values()
-    )
-    contents.ledger.refuse(waiting, Reason.MODEL_REMOVED, retry_ns=UNAVAILABLE_RETRY_NS)
+    _refuse_waiting(contents, model, Reason.MODEL_REMOVED)
     for batch in contents.fleet.batches.values():
         if batch.model == event.model:
             batch.suspects = None

@@ -33,7 +33,8 @@ class LiveRequest:
 
     `rows` and `start` are the rows that may go into one batch next: all of them, unless it is
     `split`. `batch_id` is a batch that runs it, and None while any of its rows waits. `suspect_parts`
-    counts its parts in suspect groups, `requeues` how often it came back to the queue from one.
+    counts its parts in suspect groups, `requeues` how often it came back to the queue from a batch.
+    `lost`: an instance went down with a batch of it, and it runs once more.
 
     `due_ns` is when it should be done. `expires_ns` is when it ends if it has not begun. `limit_ns` is the
     last moment at which an answer is of use: the deadline, or what the model's settings say. `finish_by_ns`
@@ -53,6 +54,7 @@ class LiveRequest:
         "held",
         "id",
         "limit_ns",
+        "lost",
         "nbytes",
         "promote_at_ns",
         "rank",
@@ -85,6 +87,7 @@ class LiveRequest:
         self.start = 0
         self.suspect_parts = 0
         self.requeues = 0
+        self.lost = False
         self.split: Split | None = None
         if due_ns is not None and due_ns <= limit_ns:
             self.finish_by_ns = due_ns

@@ -8,6 +8,7 @@ from batcher.core.commands import FailureStorm, Outcome, Part
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import SEARCHED, UNTOLD, BatchProgress, FailureCause
 from batcher.core.model import Model
+from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.ledger import Ledger
 from batcher.core.requests.promotion import requeue
 from batcher.core.requests.refusals import expiry_reason
@@ -35,7 +36,7 @@ def settle_unreported(
     gone = {part.id for part in lost}
     for part in left:
         if part.id not in gone:
-            _make_suspect(part.id, batch, ledger)
+            make_suspect(ledger.live[part.id], batch.batch_id, ledger)
     alone = {part.id for part in batch.parts} if len(batch.parts) == 1 else set()
     retry_ns = None if cause in SEARCHED else event.retry_after_ns
     ledger.fail(gone & alone, cause, retry_ns)
@@ -108,12 +109,11 @@ def _bisect(
     return left
 
 
-def _make_suspect(request_id: int, batch: RunningBatch, ledger: Ledger) -> None:
+def make_suspect(request: LiveRequest, batch_id: int, ledger: Ledger) -> None:
     """Note that a part of a request was put into a suspect group of its failed batch."""
-    request = ledger.live[request_id]
     request.suspect_parts += 1
     if request.split is not None:
-        request.split.batches.discard(batch.batch_id)
+        request.split.batches.discard(batch_id)
     if request.batch_id is not None:
         request.batch_id = None
         if request.expires_ns is not None:

@@ -185,9 +185,9 @@ def test_settings_in_a_state_get_their_defaults():
     first.handle([ModelConfigured("m", ModelSettings(4, NoBatching()))], 0)
     state = first.snapshot()
     names = dict(schema())["ModelSettings"]
-    assert names[-1] == "padding"
+    assert names[-1] == "idempotent"
     decoder = Decoder(changed("ModelSettings", names[:-1]))
-    assert decoder.lacking == ("ModelSettings.padding",)
+    assert decoder.lacking == ("ModelSettings.idempotent",)
     code = [name for name, _ in schema()].index("ModelSettings")
 
     def older(value):

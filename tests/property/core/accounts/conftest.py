@@ -27,6 +27,7 @@ from batcher.core.events import (
     FailureCause,
     InstanceDown,
     InstanceDraining,
+    InstancesFailed,
     InstanceUp,
     ModelConfigured,
     ModelRemoved,
@@ -36,30 +37,9 @@ from batcher.core.events import (
 from batcher.core.queueing.ranks import LATE
 from batcher.core.settings import Adaptive, NoBatching
 from batcher.core.times import LATELY_NS, NEVER_NS, TIMER_NS, TOLERANCE_NS
+from batcher.testing.accounts import Batch, Request, Reruns
 
 FULL = {Reason.QUEUE_REQUESTS, Reason.QUEUE_GROUPS, Reason.QUEUE_ROWS, Reason.QUEUE_BYTES}
-
-
-@dataclass
-class Request:
-    arrived: RequestArrived
-    expires_ns: int | None
-    limit_ns: int
-    undone: set[int]
-    begun: bool = False
-    suspect: bool = False  # whether it was in a batch that failed as a whole
-
-
-@dataclass
-class Batch:
-    command: Dispatch
-    dispatched_ns: int
-    left: set[int]
-    next: bool = False  # whether it is prefetched, and begins when the one before is over
-
-    @property
-    def rows(self):
-        return sum(part.stop - part.start for part in self.command.parts)
 
 
 @dataclass
@@ -72,8 +52,7 @@ class Accounts:
     live: dict = field(default_factory=dict)  # id -> Request
     ended: set = field(default_factory=set)  # ids, for ever
     running: dict = field(default_factory=dict)  # batch id -> Batch
-    failed: dict = field(default_factory=dict)  # batch id -> Dispatch, for ever
-    reruns: dict = field(default_factory=dict)  # batch id -> how often something of it ran again
+    reruns: Reruns = field(default_factory=Reruns)
     ran_ns: dict = field(default_factory=dict)  # (model, bucket) -> when a batch was dispatched
     stormy: set = field(default_factory=set)
     failed_policies: list = field(default_factory=list)  # names of models, each time
@@ -83,6 +62,7 @@ class Accounts:
     unbound: set = field(default_factory=set)  # models whose queues this step may overfill
     failing: set = field(default_factory=set)  # models without their own policies
     alone: set = field(default_factory=set)  # ids that came in this step beside an idle instance
+    crowded: set = field(default_factory=set)  # ids lost in this step beside too many others
 
     # Rows
 
@@ -105,6 +85,7 @@ class Accounts:
     def take_in(self, events, now_ns):
         self.now_ns = max(self.now_ns, now_ns)
         self.must, self.fresh, self.unbound, self.alone = {}, set(), set(), set()
+        self.crowded = set()
         for request_id in self.live:
             waits = bool(self.waiting(request_id))
             self.end_if_expired(request_id, waits=waits)
@@ -139,12 +120,21 @@ class Accounts:
                 self.draining.add(event.instance)
             case InstanceDown() if self.is_up(event):
                 self.down(event.instance)
+            case InstancesFailed():
+                self.failed_for_good(event.model)
 
     def remove(self, model):
         self.models.pop(model, None)
         for request_id, request in self.live.items():
             if request.arrived.model == model and self.waiting(request_id):
                 self.end(request_id, Outcome.REJECTED, Reason.MODEL_REMOVED)
+
+    def failed_for_good(self, model):
+        if any(up.model == model for up in self.instances.values()) or model not in self.models:
+            return
+        for request_id, request in self.live.items():
+            if request.arrived.model == model and self.waiting(request_id):
+                self.end(request_id, Outcome.REJECTED, Reason.NO_INSTANCE)
 
     def is_up(self, event):
         known = self.instances.get(event.instance)
@@ -259,7 +249,7 @@ class Accounts:
             self.end_if_expired(request_id, waits=True)
         left = batch.left - set(self.must)
         if event.error is not None:
-            self.failed[event.batch_id] = batch.command
+            self.reruns.ended(batch.command)
             self.unbound.add(model)
         known = event.error not in {FailureCause.INPUT, FailureCause.UNKNOWN} or len(left) == 1
         if known or model not in self.models or not self.serves(model):
@@ -271,13 +261,31 @@ class Accounts:
             self.end_at_limit(request_id, waits=True)
 
     def down(self, instance):
-        lost = [i for i, b in self.running.items() if b.command.instance == instance]
-        for batch_id in lost:
-            for request_id in list(self.running[batch_id].left):
-                self.end(request_id, Outcome.FAILED, Reason.INSTANCE_DOWN)
+        lost = {i: b for i, b in self.running.items() if b.command.instance == instance}
+        own = {r for b in lost.values() for r in b.left}
+        again = {r for r in own if self.may_run_again(r)}
+        for request_id in own - again:
+            self.end(request_id, Outcome.FAILED, Reason.INSTANCE_DOWN)
+        for batch_id, batch in lost.items():
+            self.reruns.ended(batch.command)
             del self.running[batch_id]
+        for request_id in again:
+            request = self.live[request_id]
+            request.lost = request.suspect = True
+            self.unbound.add(request.arrived.model)
+            self.end_if_expired(request_id, waits=True)
+            self.end_at_limit(request_id, waits=True)
+            limits = self.models[request.arrived.model].queue
+            if sum(r.lost for r in self.live.values()) > limits.max_requests:
+                self.crowded.add(request_id)
         self.instances.pop(instance, None)
         self.draining.discard(instance)
+
+    def may_run_again(self, request_id):
+        """Whether it runs once more after its instance went down, if it can still be answered."""
+        request = self.live[request_id]
+        model = self.models.get(request.arrived.model)
+        return model is not None and model.idempotent and not request.lost
 
     # What commands may say
 
@@ -321,7 +329,9 @@ class Accounts:
     def check_choice(self, request_id, outcome, reason):
         """A request may end so, although it need not."""
         request = self.live[request_id]
-        if outcome is Outcome.FAILED:
+        if reason is Reason.INSTANCE_DOWN:
+            assert request_id in self.crowded
+        elif outcome is Outcome.FAILED:
             assert request.suspect
             assert reason in {Reason.INPUT_FAILURE, Reason.UNKNOWN_FAILURE}
         elif outcome is Outcome.EXPIRED:
@@ -384,7 +394,9 @@ class Accounts:
             self.check_padding(request.arrived.shapes, command)
             request.begun = True
         if command.attempt > 1:
-            self.check_attempt(command, scheduler)
+            suspects = scheduler.fleet.batches[command.batch_id].suspects
+            self.reruns.check(command, suspects)
+            assert not suspects.lost or all(self.live[i].lost for i in batch.left)
         elif scheduler.models[command.model].policy_failed:
             pass  # a greedy batch, under any settings
         elif isinstance(model.policy, NoBatching):
@@ -414,18 +426,6 @@ class Accounts:
         for place, (shape, bucket) in enumerate(zip(own, command.bucket, strict=True)):
             for axis, (length, most) in enumerate(zip(shape, bucket, strict=True)):
                 assert length == most or (length < most and (again or (place, axis) in padded))
-
-    def check_attempt(self, command, scheduler):
-        """No request joins a suspect group, and none runs again for ever."""
-        batch = scheduler.fleet.batches[command.batch_id]
-        first = self.failed[batch.suspects.batch_id]
-        assert first.attempt == 1
-        assert set(command.parts) <= set(first.parts)
-        assert command.bucket == first.bucket
-        self.reruns[first.batch_id] = self.reruns.get(first.batch_id, 0) + 1
-        # Each request is found to fail once at most.
-        searches = (len(first.parts) - 1).bit_length() + 2
-        assert self.reruns[first.batch_id] <= len(first.parts) * searches
 
     def check_that_it_is_in_time(self, batch, scheduler, *, stale):
         """No request runs that the estimator says will miss its target, or its deadline.

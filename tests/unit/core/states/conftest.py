@@ -56,6 +56,18 @@ class World:
             report = BatchProgress(self.last_batch(), (90 + batch,), timings=stamps)
             self.play.feed(report, at=ended)
 
+    def enter_batch(self, how, rest, **requests):
+        """Request 1 and others are in a batch of four rows, as it was in the state `how` before."""
+        if how == "waiting":
+            state = "prefetched" if rest.get("prefetches") else "running"
+            self.enter(state, max_rows=4, **requests)
+            return
+        self.enter(how, max_rows=4, **requests, **rest)
+        if rest.get("prefetches"):
+            self.until_prefetched()
+        else:
+            self.end_of_0()
+
     def until_prefetched(self, request_id=1):
         """Let time pass until the request is in a prefetched batch."""
         for _ in range(100):

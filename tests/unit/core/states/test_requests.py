@@ -13,6 +13,7 @@ from batcher.core.events import (
     CancelCause,
     Failure,
     FailureCause,
+    ModelConfigured,
     ModelRemoved,
 )
 from batcher.core.faults.bisection import STORM_FAILURES
@@ -264,32 +265,19 @@ def comes_back(how):
     def scenario(world, before):
         if before == "suspect":
             # Of four; the half that runs again fails, and so request 1 is cleared.
-            enter_batch(world, how, {}, others=(5, 6), after=(7,))
+            world.enter_batch(how, {}, others=(5, 6), after=(7,))
             world.play.error(world.last_batch())
             yield
             world.play.error(world.last_batch())
             return
         rest = {"prefetches": True} if before == "prefetched" else {}
-        enter_batch(world, how, rest, others=(2,), rows=2)
+        world.enter_batch(how, rest, others=(2,), rows=2)
         configure = world.play.fixed if how == "waiting" else world.adaptive
         configure(max_rows=1)
         yield
         report(error=FailureCause.UNKNOWN)(world)
 
     return scenario
-
-
-def enter_batch(world, how, rest, **requests):
-    """Request 1 and others are in a batch of four rows, as it was in the state `how` before."""
-    if how == "waiting":
-        state = "prefetched" if rest.get("prefetches") else "running"
-        world.enter(state, max_rows=4, **requests)
-        return
-    world.enter(how, max_rows=4, **requests, **rest)
-    if rest.get("prefetches"):
-        world.until_prefetched()
-    else:
-        world.end_of_0()
 
 
 def expired_in_batch(world, before):
@@ -320,13 +308,36 @@ def instance_goes(how):
     return scenario
 
 
-def another_policy(world, before):
-    world.enter(before)
-    yield
-    world.play.fixed()
+def may_run_again(cause, at=None, enter=None, **rest):
+    """The model is idempotent, so that what was on the instance may run once more."""
+
+    def scenario(world, before):
+        if enter is None:
+            world.enter(before, **rest)
+        else:
+            enter(world, before)
+        settings = world.scheduler.models["m"].settings
+        world.play.feed(ModelConfigured("m", replace(settings, idempotent=True)))
+        yield
+        world.play.now = world.play.now if at is None else at
+        _ = world.play.down() if cause == "InstanceDown" else world.up("i", 2, warm=False)
+
+    return scenario
 
 
-def limit_passed_in_batch(world, before):
+def late_in_batch(world, before):
+    """Alone it has more rows than a batch now, so that it goes back to the queue."""
+    rest = {"prefetches": True} if before == "prefetched" else {}
+    world.enter_batch("late", rest, others=(2,), rows=2)
+    world.adaptive(max_rows=1)
+
+
+def large_in_batch(world, before):
+    world.enter(before, max_rows=4, others=(2,), rows=2)
+    world.play.fixed(max_rows=1)
+
+
+def in_batch_with_a_limit(world, before):
     world.adaptive(LIMITED, target=50, max_rows=2)
     world.up(prefetches=before == "prefetched")
     if before == "prefetched":
@@ -336,6 +347,16 @@ def limit_passed_in_batch(world, before):
         world.until_prefetched()
     else:
         world.play.arrive(2, 1)
+
+
+def another_policy(world, before):
+    world.enter(before)
+    yield
+    world.play.fixed()
+
+
+def limit_passed_in_batch(world, before):
+    in_batch_with_a_limit(world, before)
     yield
     report(error=FailureCause.UNKNOWN, at=world.play.now + LIMIT)(world)
 
@@ -357,6 +378,13 @@ def outgrows(world, _):
     world.play.fixed(max_rows=1)
 
 
+def late_one_outgrows(world, _):
+    world.enter_batch("late", {}, others=(2,), rows=2)
+    world.play.error(world.last_batch())
+    yield
+    world.adaptive(max_rows=1)
+
+
 def piece_outgrows(world, before):
     if before == "suspect":
         world.suspect_in_two_batches()
@@ -368,6 +396,23 @@ def piece_outgrows(world, before):
 
 def remove(world):
     world.play.feed(ModelRemoved("m"))
+
+
+def instances_fail(world, before):
+    if before == "held":
+        world.waiting()
+        world.play.cancel(1)
+        for request_id in (7, 1):
+            world.play.feed(replace(world.play.request(request_id), sequence="s"))
+    else:
+        world.enter(before)
+    settings = world.scheduler.models["m"].settings
+    for name, instance in list(world.scheduler.fleet.instances.items()):
+        # What runs there runs once more, so that what is partly run is not failed.
+        world.play.feed(ModelConfigured("m", replace(settings, idempotent=True)))
+        world.play.down(name, instance.up.incarnation)
+    yield
+    world.play.failed()
 
 
 REQUESTS = {
@@ -402,8 +447,16 @@ REQUESTS = {
     ("ModelConfigured", "waiting"): another_policy,
     ("ModelConfigured", "failed"): piece_outgrows,
     ("ModelRemoved", "refused"): from_state(remove),
+    ("InstancesFailed", "refused"): instances_fail,
 }
 """By cause and next state; where these do not say all, `BY_STATE` goes before."""
+
+for each in ("InstanceDown", "InstanceUp"):
+    REQUESTS[each, "suspect"] = may_run_again(each)
+    REQUESTS[each, "waiting"] = may_run_again(each, enter=large_in_batch)
+    REQUESTS[each, "late"] = may_run_again(each, enter=late_in_batch)
+    REQUESTS[each, "expired"] = may_run_again(each, 60, expires=60)
+    REQUESTS[each, "refused"] = may_run_again(each, 2 * LIMIT, in_batch_with_a_limit)
 
 BY_STATE = {
     ("held", "RequestArrived", "refused"): makes_room,
@@ -413,6 +466,7 @@ BY_STATE = {
     ("partly run", "dispatch", "suspect"): last_piece_beside_a_suspect,
     ("suspect", "dispatch", "running"): group_runs_again,
     ("suspect", "ModelConfigured", "waiting"): outgrows,
+    ("suspect", "ModelConfigured", "late"): late_one_outgrows,
     ("partly run", "BatchProgress", "refused"): backend_overloaded,
     ("suspect", "BatchProgress", "refused"): backend_overloaded,
 }

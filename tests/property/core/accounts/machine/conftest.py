@@ -22,6 +22,7 @@ from batcher.core.events import (
     FailureCause,
     InstanceDown,
     InstanceDraining,
+    InstancesFailed,
     InstanceUp,
     ModelConfigured,
     ModelRemoved,
@@ -297,7 +298,7 @@ class AccountsMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        kind=st.sampled_from(("up", "up", "down", "drain", "device", "remove", "replies")),
+        kind=st.sampled_from(("up", "up", "down", "fail", "drain", "device", "remove", "replies")),
     )
     def change(self, data, kind):
         instance = data.draw(st.sampled_from(INSTANCES))
@@ -309,6 +310,8 @@ class AccountsMachine(RuleBasedStateMachine):
                 event = self.up(instance, model, device, slots, profile)
             case "down":
                 event = InstanceDown(instance, self.incarnations[instance])
+            case "fail":
+                event = InstancesFailed(model)
             case "drain":
                 event = InstanceDraining(instance, self.incarnations[instance])
             case "device":

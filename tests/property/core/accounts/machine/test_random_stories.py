@@ -21,6 +21,7 @@ from batcher.core.events import (
     FailureCause,
     InstanceDown,
     InstanceDraining,
+    InstancesFailed,
     ModelRemoved,
     RepliesTook,
 )
@@ -121,6 +122,7 @@ class Story:
             limits,
             self.milliseconds(None, 3, 12, 20, 20, 50, 1000),
             one_of(PADDING),
+            idempotent=one_of((False, True)),
         )
 
     def profile(self):
@@ -223,12 +225,16 @@ class Story:
         instance, model = self.one_of(INSTANCES), self.one_of(MODELS)
         device = self.one_of(DEVICES)
         incarnation = self.machine.incarnations[instance]
-        match self.one_of(("up", "up", "up", "down", "drain", "device", "remove", "replies")):
+        match self.one_of(
+            ("up", "up", "up", "down", "down", "fail", "drain", "device", "remove", "replies")
+        ):
             case "up":
                 slots = self.one_of((1, 2))
                 event = self.machine.up(instance, model, device, slots, self.profile())
             case "down":
                 event = InstanceDown(instance, incarnation)
+            case "fail":
+                event = InstancesFailed(model)
             case "drain":
                 event = InstanceDraining(instance, incarnation)
             case "device":

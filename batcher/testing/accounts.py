@@ -1,0 +1,67 @@
+"""Accounts of requests and batches that know nothing of how a scheduler chooses, for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+from batcher.core.commands import Dispatch
+from batcher.core.events import RequestArrived
+from batcher.core.faults.bisection import Bisection
+
+
+@dataclass
+class Request:
+    """A live request. `limit_ns` is the last moment at which an answer is of use."""
+
+    arrived: RequestArrived
+    expires_ns: int | None
+    limit_ns: int
+    undone: set[int]
+    """Its rows that are not done."""
+    begun: bool = False
+    suspect: bool = False
+    """Whether it was in a batch that failed as a whole."""
+    lost: bool = False
+    """Whether an instance went down with a batch of it."""
+
+
+@dataclass
+class Batch:
+    """A running batch; `left` are its requests that it has not reported."""
+
+    command: Dispatch
+    dispatched_ns: int
+    left: set[int]
+    next: bool = False
+    """Whether it is prefetched, and begins when the one before is over."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(part.stop - part.start for part in self.command.parts)
+
+
+class Reruns:
+    """Batches that failed or were lost with their instance, and how often something of each ran again."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, Dispatch] = {}
+        self._counts: dict[int, int] = {}
+
+    def ended(self, command: Dispatch) -> None:
+        """Note that a batch failed or was lost."""
+        self._first[command.batch_id] = command
+
+    def check(self, command: Dispatch, suspects: Bisection) -> None:
+        """Raise `AssertionError` if a request joins a suspect group, or one may run again for ever."""
+        first = self._first[suspects.batch_id]
+        assert first.attempt == 1 or suspects.lost
+        if suspects.lost:
+            assert len(command.parts) <= isqrt(len(first.parts))
+        assert set(command.parts) <= set(first.parts)
+        assert command.bucket == first.bucket
+        count = self._counts[first.batch_id] = self._counts.get(first.batch_id, 0) + 1
+        # Each request is found to fail once at most.
+        searches = (len(first.parts) - 1).bit_length() + 2
+        assert count <= len(first.parts) * searches
