@@ -3,7 +3,7 @@
 For the author of a plugin: `ExecutorContract`, the test suite to subclass (it needs pytest, which is
 imported when the name is first used), and `ServerProcess` in `batcher.testing.server`, a real server.
 
-For tests of `batcher` itself: `FakeExecutor`, `ManualClock`, and in the other modules Hypothesis
+For tests of `batcher` itself: `FakeExecutor`, `FakeDevice`, `ManualClock`, and in the other modules Hypothesis
 strategies, schedulers that record or prefetch, and inference messages.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batcher.testing.clock import ManualClock
+from batcher.testing.fake_device import FakeDevice
 from batcher.testing.fakes import Call, FakeExecutor, Hang, nan_on, raise_on
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "ExecutorContract",
+    "FakeDevice",
     "FakeExecutor",
     "Hang",
     "ManualClock",
@@ -34,7 +36,9 @@ def __getattr__(name: str) -> Any:
     import pytest  # noqa: PLC0415 - see the module's docstring
 
     # Before the import: failed assertions of the suite then show their values, as in a test file.
-    pytest.register_assert_rewrite("batcher.testing.contract", "batcher.testing.contract_driver")
+    pytest.register_assert_rewrite(
+        *(f"batcher.testing.contract{part}" for part in ("", "_driver", "_hooks", "_optional"))
+    )
     from batcher.testing.contract import ExecutorContract  # noqa: PLC0415 - as above
 
     return ExecutorContract

@@ -2,7 +2,7 @@
 
 A subclass says how to make the executor, which options make it load a small model, and what inputs
 that model takes; pytest then collects every `test_...` method under the name of the subclass. Tests
-that an executor need not pass are skipped by what it declares in its `capabilities`.
+that an executor need not pass are skipped by what it declares and which methods it has.
 
 As in the server, every call to one executor is made on one thread, which is not the main one; an
 `AsyncExecutor` runs on an event loop on that thread. Input arrays are read-only, because in the server
@@ -14,10 +14,8 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,22 +25,17 @@ from batcher.clock import SECOND
 from batcher.errors import ModelLoadError
 from batcher.executor import (
     DTYPES,
-    Array,
-    AsyncExecutor,
     Capabilities,
     ExecutionError,
-    Executor,
     LoadContext,
-    MetadataValue,
     ReportsHealth,
     Watches,
     nothing_to_release,
 )
-from batcher.plugins import is_async
+from batcher.runtime.interface.declared import check_executor
 from batcher.runtime.interface.forwarded import wrong_names
 from batcher.testing.contract_driver import ContractDriver, check_array
-
-_UNKNOWN_OPTION = "no_such_option"
+from batcher.testing.contract_optional import OptionalContract
 
 _FAR_NS = 60 * SECOND
 """A deadline that no batch misses, from now on."""
@@ -51,66 +44,8 @@ _HEALTHY_S = 1.0
 """How long `healthy` may take: the default of `models[].health.timeout`."""
 
 
-class ExecutorContract:
+class ExecutorContract(OptionalContract):
     """Subclass this, name the subclass `Test...`, and override what its docstring marks as yours."""
-
-    max_batch_size = 8
-    """Yours: the largest batch that is tried; at least 2 unless the model takes one row only, and 0
-    where it has no batch axis."""
-    batched: Mapping[str, bool] = MappingProxyType({})
-    """Yours, if there are any: input -> what the configuration would say of it under `inputs`."""
-    tolerance = 1e-5
-    """Yours: how far (absolute and relative) a row's floating-point answer may be from its answer
-    in another batch."""
-
-    def make_executor(self) -> Executor | AsyncExecutor:
-        """Yours: a new executor that has not been loaded."""
-        raise NotImplementedError
-
-    def make_inputs(self, rows: int, rng: np.random.Generator) -> dict[str, Array]:
-        """Yours: one valid batch of `rows` rows that differ from one another, one array an input.
-
-        An input that has no rows is the same whatever `rows` is.
-        """
-        raise NotImplementedError
-
-    def bad_inputs(self) -> dict[str, Array] | None:
-        """Yours, if there are any: inputs that fit the metadata but cannot be executed.
-
-        An index out of range, for example.
-        """
-        return None
-
-    @pytest.fixture
-    def options(self) -> Mapping[str, Any]:
-        """Yours: the options that load the model, as YAML would give them."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def bad_options(self, options: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-        """Yours to extend: the name of an option -> options that are wrong in that one."""
-        return {_UNKNOWN_OPTION: {**options, _UNKNOWN_OPTION: 1}}
-
-    @pytest.fixture
-    def base_dir(self, tmp_path: Path) -> Path:
-        """Where relative paths in the options start."""
-        return tmp_path
-
-    @pytest.fixture
-    def context(self, options: Mapping[str, Any], base_dir: Path) -> LoadContext:
-        """What the executor is loaded with."""
-        return self._context(options, base_dir)
-
-    @pytest.fixture
-    def driver(self, context: LoadContext) -> Iterator[ContractDriver]:
-        """A loaded executor on its own thread, closed at the end."""
-        with self._loaded(context) as driver:
-            yield driver
-
-    @pytest.fixture
-    def rng(self) -> np.random.Generator:
-        """A seeded source for the inputs."""
-        return np.random.default_rng(1)
 
     def test_class_is_an_executor(self) -> None:
         """The three methods are there, and the capabilities are known before anything is loaded."""
@@ -118,9 +53,7 @@ class ExecutorContract:
         assert isinstance(kind.capabilities, Capabilities)
         for method in ("load", "execute", "close"):
             assert callable(getattr(kind, method, None)), f"no method {method}"
-        assert kind.capabilities.max_in_flight == 1 or is_async(kind), (
-            "only an AsyncExecutor can have more than one batch in flight"
-        )
+        check_executor(self.make_executor(), "contract", "thread", 1)
 
     def test_metadata(self, driver: ContractDriver) -> None:
         """Names are unique, datatypes known, shapes start with the row axis."""
@@ -203,10 +136,6 @@ class ExecutorContract:
             for name in whole.keys() - self.batch_dependent():
                 same = whole[name][row : row + 1]
                 self._assert_close(alone[name], same, f"{name}, row {row} alone")
-
-    def batch_dependent(self) -> set[str]:
-        """Yours: outputs whose value says something about the batch, such as its size."""
-        return set()
 
     def test_only_requested_outputs_are_needed(
         self, driver: ContractDriver, rng: np.random.Generator
@@ -328,10 +257,6 @@ class ExecutorContract:
             for name, array in driver.answer(inputs).items():
                 self._assert_close(together[name], array, name)
 
-    def example_metadata(self, name: str) -> MetadataValue:
-        """Yours, if any value will not do: a value of the caller's metadata of this name."""
-        return b"\x00example" if name.endswith("-bin") else "example"
-
     def test_a_deadline_and_metadata_change_no_answer(
         self, driver: ContractDriver, rng: np.random.Generator
     ) -> None:
@@ -370,29 +295,3 @@ class ExecutorContract:
             "watch() returned although nothing changed, or goes on although it was cancelled"
         )
         assert all(report == "" for report in reports), f"a loaded executor reports {reports}"
-
-    def _context(self, options: Mapping[str, Any], base_dir: Path) -> LoadContext:
-        most = self.max_batch_size
-        return LoadContext("contract", "1", 0, "cpu", most, options, base_dir, self.batched)
-
-    @contextmanager
-    def _loaded(self, context: LoadContext) -> Iterator[ContractDriver]:
-        with ExitStack() as stack:
-            driver = ContractDriver(self.make_executor(), context)
-            stack.callback(driver.stop)
-            driver.load()
-            yield driver
-
-    def _sizes(self, driver: ContractDriver) -> range:
-        """Every batch size that the executor must take."""
-        most = max(1, self.max_batch_size)
-        return range(1 if driver.executor.capabilities.dynamic_rows else most, most + 1)
-
-    def _assert_close(self, got: Array, expected: Array, what: str) -> None:
-        assert got.shape == expected.shape, what
-        if got.dtype.kind == "f":
-            np.testing.assert_allclose(
-                got, expected, rtol=self.tolerance, atol=self.tolerance, err_msg=what
-            )
-        else:
-            np.testing.assert_array_equal(got, expected, err_msg=what)

@@ -7,14 +7,16 @@ message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from batcher.executor import (
     DTYPES,
+    Allocates,
     Array,
     AsyncExecutor,
     Batch,
@@ -23,6 +25,8 @@ from batcher.executor import (
     LoadContext,
     MetadataValue,
     ModelMetadata,
+    ParameterValue,
+    Pipelines,
     Watches,
 )
 from batcher.plugins import is_async
@@ -32,8 +36,18 @@ from batcher.tensors import TensorSpec
 
 T = TypeVar("T")
 
+MOST_SUBMITTED = 2
+"""Batches that are submitted and not collected, as in the server."""
+
 CANCELLED_S = 1.0
 """Seconds that a call may take to end once it is cancelled."""
+
+
+class _Raised:
+    """What stands for the handle of a batch whose `submit` raised."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class ContractDriver:
@@ -56,6 +70,10 @@ class ContractDriver:
             return cast("T", function())
 
         return self._thread.submit(run).result()
+
+    def call_plain(self, function: Callable[[], T]) -> T:
+        """The result of a blocking call on the executor's thread, of an `AsyncExecutor` too."""
+        return self._thread.submit(function).result()
 
     def load(self) -> ModelMetadata:
         """Load the model; returns its metadata as the server would serve it."""
@@ -116,16 +134,103 @@ class ContractDriver:
         *,
         metadata: Mapping[str, MetadataValue] | None = None,
         deadline_ns: int | None = None,
+        parameters: Mapping[str, ParameterValue] | None = None,
     ) -> Batch:
         """A batch as the server makes it: of read-only arrays, or of their contents for a raw executor."""
         rows = self.rows(inputs)
-        rest: Any = {"outputs": outputs, "metadata": metadata or {}, "deadline_ns": deadline_ns}
+        rest: Any = {
+            "parameters": parameters or {},
+            "outputs": outputs,
+            "deadline_ns": deadline_ns,
+            "metadata": metadata or {},
+        }
         if not self.executor.capabilities.raw:
             arrays = {name: _read_only(array) for name, array in inputs.items()}
             return Batch(arrays, rows, **rest)
         shapes = {name: array.shape for name, array in inputs.items()}
         raw = {name: _contents(array) for name, array in inputs.items()}
         return Batch({}, rows, **rest, raw=raw, shapes=shapes)
+
+    def allocated(self, executor: Allocates, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Memory of the executor for such inputs: those with rows that are no BYTES."""
+        return {
+            name: self.call(partial(executor.allocate, name, array.shape, array.dtype))
+            for name, array in inputs.items()
+            if name in self.with_rows and not array.dtype.hasobject
+        }
+
+    def batch_in(self, memory: Mapping[str, Array], inputs: Mapping[str, Array]) -> Batch:
+        """A batch whose inputs are in the first rows of allocated memory, as far as there is such."""
+        placed = dict(inputs)
+        for name, array in memory.items():
+            placed[name] = array[: len(inputs[name])]
+            placed[name][...] = inputs[name]
+        return Batch(placed, self.rows(inputs))
+
+    @staticmethod
+    def own(result: BatchResult, memory: Mapping[str, Array]) -> BatchResult:
+        """The result as the server keeps it when the memory of its inputs is used again."""
+        outputs = {
+            name: array.copy()
+            if array.dtype.hasobject or any(np.may_share_memory(array, m) for m in memory.values())
+            else array
+            for name, array in result.outputs.items()
+        }
+        return BatchResult(outputs, result.row_errors, result.release)
+
+    def pipelined(
+        self,
+        executor: Pipelines,
+        batches: Sequence[Batch | Callable[[], Batch]],
+        collected: Callable[[int, BatchResult | BaseException], None] = lambda _place, _result: (
+            None
+        ),
+    ) -> list[BatchResult | BaseException]:
+        """How batches end that are submitted on the thread and collected on another, two at a time.
+
+        A batch may be made when it is its turn. `collected` is called when one is.
+        """
+        results: list[BatchResult | BaseException] = []
+        waiting: list[tuple[int, object]] = []
+        collector = ThreadPoolExecutor(1, thread_name_prefix="executor-contract-collector")
+
+        def collect() -> None:
+            place, handle = waiting.pop(0)
+            outcome: BatchResult | BaseException
+            if isinstance(handle, _Raised):
+                outcome = handle.error
+            else:
+                collected_by = collector.submit(executor.collect, handle)
+                outcome = collected_by.exception() or collected_by.result()
+            results.append(outcome)
+            collected(place, outcome)
+
+        def submit(batch: Batch) -> object:
+            try:
+                return executor.submit(batch)
+            except Exception as error:  # noqa: BLE001 - it is how the batch ends
+                return _Raised(error)
+
+        with collector:
+            for place, each in enumerate(batches):
+                if len(waiting) == MOST_SUBMITTED:
+                    collect()
+                batch = each() if callable(each) else each
+                waiting.append((place, self.call_plain(partial(submit, batch))))
+            while waiting:
+                collect()
+        return results
+
+    def filled(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        """The first `rows` rows, and copies of the last of them in place of the others."""
+        return {
+            name: np.concatenate(
+                [array[:rows], np.repeat(array[rows - 1 : rows], len(array) - rows, axis=0)]
+            )
+            if name in self.with_rows
+            else array
+            for name, array in inputs.items()
+        }
 
     @property
     def is_async(self) -> bool:

@@ -135,4 +135,4 @@ class InlineWorker:
 
 
 def _nothing() -> None:
-    """For `begun`: nobody waits for a thread."""
+    """For `begun`: no thread is waited for."""

@@ -103,6 +103,9 @@ class TestRowFunction(PythonContract):
     def bad_inputs(self):
         return {"text": np.array([b"a", b"\xff"], object), "amount": np.array([-1.0, 1.0])}
 
+    def example_parameter(self, name):
+        return {"limit": 50.0}[name]
+
 
 class TestAsyncRowFunction(PythonContract):
     name = "tokens"
@@ -112,6 +115,9 @@ class TestAsyncRowFunction(PythonContract):
 
     def bad_inputs(self):
         return {"text": np.array([b"a", b"\0"], object)}
+
+    def example_parameter(self, name):
+        return {"short": True}[name]
 
 
 class TestBatchArgument(PythonContract):
