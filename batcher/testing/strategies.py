@@ -93,6 +93,9 @@ _TARGETS = (None, *(ms * MILLISECOND for ms in (20, 50, 20, 3, 1000)))
 
 _PADDING = ((), (PaddedAxis(0, 1, (8,)),), (PaddedAxis(0, 1, (4, 8)),))
 
+_BATCH_SIZES = ((), (), (1, 2, 4, 8), (3, 4), (8,))
+"""Mostly, any size; a size may be beyond the largest batch."""
+
 TENANTS = ("", "gold", "x")
 """No tenant, one that some settings name, and one that no settings name."""
 
@@ -124,6 +127,7 @@ def any_model_settings(draw: st.DrawFn) -> ModelSettings:
         target_ns,
         draw(st.sampled_from(_PADDING)),
         idempotent=draw(st.booleans()),
+        batch_sizes=draw(st.sampled_from(_BATCH_SIZES)),
     )
 
 
