@@ -108,14 +108,6 @@ def _slots(config: ModelConfig) -> int:
     return sequence.max_sequences if sequence and sequence.strategy == "slot" else 0
 
 
-def _buckets(config: ModelConfig) -> dict[str, dict[int, tuple[int, ...]]]:
-    """Input -> axis -> the lengths that it is padded to."""
-    found: dict[str, dict[int, tuple[int, ...]]] = {}
-    for each in config.padding:
-        found.setdefault(each.input, {})[each.axis] = each.buckets
-    return found
-
-
 def _fitted(config: ModelConfig, batches: ExecutorBatches) -> ModelConfig:
     """The configuration for the batches that the executor takes. Raises `ModelLoadError`."""
     try:
@@ -152,7 +144,7 @@ def instance_plan(
             batched={each.input: each.batched for each in config.inputs},
             sequence_slots=_slots(config),
             batch_sizes=config.batching.sizes if asked is None else asked,
-            buckets=_buckets(config),
+            buckets=read_padding_rules(config, "").buckets,
         ),
         make_executor=executor,
         max_in_flight=config.max_in_flight,

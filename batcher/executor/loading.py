@@ -90,6 +90,9 @@ class ModelMetadata:
     """The only sizes of batches that can be executed, ascending; () for any. A batch with other rows
     is filled up to the next size with copies of its last row, and the outputs of those copies are
     dropped. The largest is the most rows that a batch can have."""
+    fixed_buckets: bool = False
+    """Whether the lengths in `LoadContext.buckets` are all that can be executed. A change of `padding`
+    then loads the model again; else it changes buckets while the object is in use."""
 
 
 TRACE_METADATA: Final = frozenset({"traceparent", "tracestate", "baggage", "grpc-trace-bin"})

@@ -12,7 +12,6 @@ PUBLISHED = {
     "matplotlib",
     "onnxruntime",
     "onnxruntime-gpu",
-    "openvino",
     "pytest",
     "safetensors",
     "tritonclient",

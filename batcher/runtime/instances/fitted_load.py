@@ -29,6 +29,9 @@ async def load_fitted(
             fitted = plan
             if plan.fit is not None:
                 fitted = plan.fit(_batches(metadata, full=not capabilities.dynamic_rows))
+                # Buckets may have changed in place since the configuration was read.
+                context = replace(fitted.context, buckets=plan.context.buckets)
+                fitted = replace(fitted, context=context)
             sizes = plan.context.max_batch_size, fitted.context.max_batch_size
             if sizes[0] == sizes[1]:
                 if not capabilities.dynamic_rows and sizes[0] and not metadata.batch_sizes:

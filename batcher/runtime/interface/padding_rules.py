@@ -48,6 +48,14 @@ class PaddingRules:
     outputs: tuple[OutputRule, ...]
     path: str
 
+    @property
+    def buckets(self) -> dict[str, dict[int, tuple[int, ...]]]:
+        """Input -> axis -> its buckets."""
+        found: dict[str, dict[int, tuple[int, ...]]] = {}
+        for rule in self.axes:
+            found.setdefault(rule.input, {})[rule.axis] = rule.buckets
+        return found
+
 
 NOTHING_PADDED: Final = PaddingRules((), (), "")
 

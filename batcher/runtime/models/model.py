@@ -25,7 +25,11 @@ from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.interface.labels import Labels
 from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
-from batcher.runtime.interface.padding_rules import NOTHING_PADDED, PaddingRules
+from batcher.runtime.interface.padding_rules import (
+    NOTHING_PADDED,
+    PaddingRules,
+    read_padding_rules,
+)
 from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.signature import Signature
 from batcher.runtime.sequences import SequenceInterface, resolve_sequence
@@ -211,8 +215,16 @@ class ServedModel:
     def fitted(self, config: ModelConfig) -> ModelConfig:
         """The configuration for the batches that its backend takes, as far as that is known by now.
 
-        Raises `ValueError` if it asks for more.
+        Raises `ValueError` if it asks for more, or for other buckets where the executor has those alone
+        that it was loaded with.
         """
+        if self._loaded is not None and self._loaded[0].fixed_buckets:
+            loaded = self._instances[0].plan.context.buckets
+            if read_padding_rules(config, "").buckets != loaded:
+                raise ValueError(
+                    "padding: got other buckets than those that the model was loaded with; its executor can"
+                    f" execute these alone ({loaded}). A change of the configuration file loads it again"
+                )
         return config.fitted(self._backend)
 
     def check_padding(self, rules: PaddingRules) -> None:
@@ -239,6 +251,9 @@ class ServedModel:
             self.padding = before
             raise
         self.settings, self.rules = settings, rules
+        for instance in self._instances:
+            plan = instance.plan
+            instance.plan = replace(plan, context=replace(plan.context, buckets=rules.buckets))
         if loaded is not None:
             self._loaded = loaded[0], self._signature(loaded[0])
 
