@@ -21,6 +21,7 @@ GROUP: Final = "batcher.executors"
 
 _OWN_PLUGINS: Final = {
     "onnxruntime": "plugins/onnxruntime[cpu]",
+    "openvino": "plugins/openvino[openvino]",
     "torch": "plugins/torch[torch]",
 }
 """Executors of this project that are plugins -> what to `pip install` in a checkout."""

@@ -67,7 +67,12 @@ def test_keys_of_the_configuration_exist(page):
 @every_page
 def test_metrics_exist(page):
     for name in re.findall(r"\b(batcher_[a-z_]+[a-z])\b", without_renames(page)):
-        if name not in {"batcher_onnxruntime", "batcher_torch", "batcher_linear"}:
+        if name not in {
+            "batcher_onnxruntime",
+            "batcher_openvino",
+            "batcher_torch",
+            "batcher_linear",
+        }:
             family = re.sub(r"_(sum|count|bucket|total)$", "", name)
             assert {name, family} & FAMILY_NAMES, name
 

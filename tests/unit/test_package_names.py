@@ -12,6 +12,7 @@ PUBLISHED = {
     "matplotlib",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "pytest",
     "safetensors",
     "tritonclient",
