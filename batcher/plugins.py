@@ -11,8 +11,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from batcher.config.section import nearest
-from batcher.errors import ModelLoadError, PluginError, describe
-from batcher.executor import AsyncExecutor, Capabilities, Executor, LoadContext
+from batcher.errors import PluginError, describe
+from batcher.executor import AsyncExecutor, Executor
+from batcher.executor.classes import for_model, not_an_executor
 
 __all__ = ["GROUP", "executor_names", "find_executor", "for_model", "is_async", "plugin_of"]
 
@@ -25,8 +26,6 @@ _OWN_PLUGINS: Final = {
     "torch": "plugins/torch[torch]",
 }
 """Executors of this project that are plugins -> what to `pip install` in a checkout."""
-
-_METHODS: Final = ("load", "execute", "close")
 
 
 def executor_names() -> list[str]:
@@ -53,38 +52,11 @@ def find_executor(name: str) -> type[Executor] | type[AsyncExecutor]:
         raise PluginError(
             f"executor {name!r} ({_claim(point)}) could not be imported: {describe(error)}"
         ) from error
-    problem = _not_an_executor(found)
+    problem = not_an_executor(found)
     if problem:
         raise PluginError(f"executor {name!r} ({_claim(point)}) is not an executor: {problem}")
     executor: type[Executor] | type[AsyncExecutor] = found
     return executor
-
-
-def for_model(
-    executor: type[Executor] | type[AsyncExecutor], context: LoadContext
-) -> type[Executor] | type[AsyncExecutor]:
-    """The executor class for one model: `executor`, or what its class method `for_model` returns.
-
-    Raises `ModelLoadError`, whatever that raised.
-    """
-    choose = getattr(executor, "for_model", None)
-    if choose is None:
-        return executor
-    try:
-        chosen = choose(context)
-    except ModelLoadError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelLoadError(
-            f"model {context.model!r}: the executor could not load: {describe(error)}"
-        ) from error
-    problem = _not_an_executor(chosen)
-    if problem:
-        raise ModelLoadError(
-            f"model {context.model!r}: for_model() of {executor.__name__} returned no executor: {problem}"
-        )
-    found: type[Executor] | type[AsyncExecutor] = chosen
-    return found
 
 
 def is_async(executor: type) -> bool:
@@ -110,19 +82,3 @@ def _unknown(name: str) -> str:
 def _claim(point: EntryPoint) -> str:
     where = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
     return f"{point.value}{where}"
-
-
-def _not_an_executor(found: object) -> str | None:
-    """Why `found` is not an executor class; None if it is one."""
-    if not inspect.isclass(found):
-        return f"expected a class, got {type(found).__name__}"
-    missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
-    if missing:
-        return f"{found.__name__} has no method {', '.join(missing)}"
-    if not isinstance(getattr(found, "capabilities", None), Capabilities):
-        return f"{found.__name__}.capabilities must be a class attribute of type Capabilities"
-    coroutines = [m for m in _METHODS if inspect.iscoroutinefunction(getattr(found, m))]
-    if coroutines and len(coroutines) < len(_METHODS):
-        mixed = f"{found.__name__} mixes blocking methods and coroutines ({', '.join(coroutines)})"
-        return f"{mixed}; make all of {', '.join(_METHODS)} coroutines, or none"
-    return None

@@ -128,7 +128,7 @@ async def execute_async(
     """Gather and execute one batch on the event loop. Never raises; a cancelled call has failed."""
     executed = ExecutedBatch(clock())
     try:
-        if _nbytes(slices) > LARGE_BATCH:
+        if nbytes_of_slices(slices) > LARGE_BATCH:
             batch = await asyncio.to_thread(gather, slices, layout)
         else:
             batch = gather(slices, layout)
@@ -141,7 +141,8 @@ async def execute_async(
     return executed
 
 
-def _nbytes(slices: Sequence[Slice]) -> int:
+def nbytes_of_slices(slices: Sequence[Slice]) -> int:
+    """The bytes of all inputs of a batch's requests."""
     return sum(tensor.nbytes for s in slices for tensor in s.request.inputs.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from batcher.executor import (
     SequenceRow,
 )
 from batcher.protocol.raw_tensor import encoded, raw_contents, raw_rows
-from batcher.runtime.execution.input_buffers import BatchBuffers
 from batcher.runtime.interface.forwarded import forwarded
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded
@@ -44,7 +43,17 @@ class Slice:
     """Which step of which sequence it is, for a model with sequences."""
 
 
-def gather(slices: Sequence[Slice], layout: Layout, buffers: BatchBuffers | None = None) -> Batch:
+class RowArrays(Protocol):
+    """Has memory that a batch is gathered into."""
+
+    def rows(
+        self, name: str, rows: int, row_shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Array | None:
+        """An array of so many rows for an input; None if there is none for it."""
+        ...
+
+
+def gather(slices: Sequence[Slice], layout: Layout, buffers: RowArrays | None = None) -> Batch:
     """The batch for the executor: one array per input (or its contents), rows in the order of the slices.
 
     All requests must have the same inputs and parameters, and equal inputs without a batch axis;
@@ -88,7 +97,7 @@ def _arrays(
     rows: int,
     filled: int,
     layout: Layout,
-    buffers: BatchBuffers | None,
+    buffers: RowArrays | None,
 ) -> dict[str, Array]:
     first, padded = slices[0].request, slices[0].padded
     inputs: dict[str, Array] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from batcher.clock import SECOND, Clock
 from batcher.executor import Executor, LoadContext, ModelMetadata
@@ -48,6 +48,7 @@ class InlineWorker:
         self._none_waits.set()
         self._abandoned = False
         self.asks = reports_health(executor)
+        self.lost: Callable[[str], None] | None = None
         self.watch: WatchCall | None = None  # a coroutine, and this executor has none
         self.asked_ns = 0  # no call goes on after `healthy` has returned
 

@@ -62,6 +62,7 @@ class LoopWorker:
         self._quiet = asyncio.Event()
         """Set when no batch executes."""
         self.asks = reports_health(executor)
+        self.lost: Callable[[str], None] | None = None
         watch = getattr(executor, "watch", None)
         self.watch: WatchCall | None = watch if inspect.iscoroutinefunction(watch) else None
         self.asked_ns = 0  # a call that takes too long is cancelled, so none blocks

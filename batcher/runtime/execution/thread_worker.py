@@ -82,6 +82,7 @@ class ThreadWorker:
         self._abandoned = False
         self._submitted = 0
         self.asks = reports_health(executor)
+        self.lost: Callable[[str], None] | None = None
         self.watch: WatchCall | None = None  # a coroutine, and this executor has no event loop
         self.asked_ns = 0
         self._asked: asyncio.Future[object] | None = None

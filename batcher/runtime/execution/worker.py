@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from batcher.clock import Clock
@@ -14,6 +14,7 @@ from batcher.runtime.execution.execute import Cancel, Done
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.inline_worker import InlineWorker
 from batcher.runtime.execution.loop_worker import LoopWorker, WatchCall
+from batcher.runtime.execution.process_worker import ProcessWorker
 from batcher.runtime.execution.thread_worker import ThreadWorker
 from batcher.runtime.interface.layout import Layout
 
@@ -48,6 +49,10 @@ class Worker(Protocol):
 
     asked_ns: int
     """When the `healthy` call began that blocks its thread (nanoseconds); 0 if none does."""
+
+    lost: Callable[[str], None] | None
+    """Called once with the reason when a child process is gone that was not told to end; set it after `load`.
+    Its batches fail after that, unless the worker is abandoned in the call. A thread is never lost."""
 
     async def healthy(self, timeout_s: float) -> str:
         """Call the executor's `healthy`; returns why it is unhealthy, empty if healthy.
@@ -94,14 +99,27 @@ def make_worker(
 ) -> Worker:
     """The worker for an executor that is to run where `isolation` says.
 
-    With coroutines it runs on the event loop (`LoopWorker`), and so it does as `inline`; else on a thread.
+    As `process` a child makes an executor of the same class (`ProcessWorker`). Else, with coroutines it
+    runs on the event loop (`LoopWorker`), and so it does as `inline`, or it runs on a thread.
     With `fail_nan`, rows whose outputs contain NaN count as failed. `pipelining`: whether the batches of
     an executor that implements `Pipelines` overlap, on a thread. Raises `ModelLoadError`.
     """
     if isolation == "process":
-        raise ModelLoadError(f"{name}: isolation: got {isolation!r}; allowed: inline or thread")
+        path = _path_of(type(executor))
+        return ProcessWorker(path, name, loop, clock, fail_nan=fail_nan, pipelining=pipelining)
     if inspect.iscoroutinefunction(executor.execute):
         return LoopWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # Protocols differ in async only
     if isolation == "inline":
         return InlineWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # see above
     return ThreadWorker(executor, name, loop, clock, fail_nan=fail_nan, pipelining=pipelining)  # type: ignore[arg-type] # see above
+
+
+def _path_of(kind: type) -> str:
+    """Where another process finds a class: `module:Class`. Raises `ModelLoadError` for one that it cannot."""
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    if "<locals>" in path or kind.__module__ == "__main__":
+        raise ModelLoadError(
+            f"isolation: got 'process', and a child process cannot import the executor {path}; allowed: a"
+            " class of an installed module"
+        )
+    return path

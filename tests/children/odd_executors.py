@@ -1,0 +1,176 @@
+"""Executors that tests run in children, which import this module by its name."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from batcher.errors import BackendUnavailable, ModelLoadError, OutOfMemory
+from batcher.executor import (
+    DTYPES,
+    BatchResult,
+    Capabilities,
+    ExecutionError,
+    ModelMetadata,
+    TensorSpec,
+)
+
+
+def echo_metadata(platform="echo"):
+    """An optional input for each datatype, and an output that repeats it."""
+    inputs = [TensorSpec(f"I_{name}", name, (-1, -1), optional=True) for name in DTYPES]
+    outputs = [TensorSpec(f"O_{name}", name, (-1, -1)) for name in DTYPES]
+    shared = TensorSpec("SHARED", "FP32", (-1,), optional=True, batched=False)
+    return ModelMetadata(
+        platform, (*inputs, shared), tuple(outputs), parameters=("p",), metadata=("m-bin",)
+    )
+
+
+def echoed(batch):
+    return {f"O_{name[2:]}": array for name, array in batch.inputs.items() if name.startswith("I_")}
+
+
+class Echo:
+    """Repeats its inputs, of any datatype; outputs that have no input are empty."""
+
+    capabilities = Capabilities(dynamic_axes=True)
+
+    def load(self, context):
+        self.context = context
+        return echo_metadata()
+
+    def execute(self, batch):
+        return BatchResult(echoed(batch))
+
+    def close(self):
+        pass
+
+
+class Reports:
+    """Answers with what it was given beside the arrays, as texts."""
+
+    capabilities = Capabilities()
+
+    def load(self, context):
+        self.context = context
+        x, y = TensorSpec("X", "FP32", (-1, 1)), TensorSpec("Y", "BYTES", (-1, 1))
+        return ModelMetadata("reports", (x,), (y,), parameters=("p",), metadata=("m-bin", "m"))
+
+    def execute(self, batch):
+        said = repr(
+            (
+                sorted(batch.parameters.items()),
+                sorted(batch.metadata.items()),
+                batch.outputs and sorted(batch.outputs),
+                batch.deadline_ns,
+                list(batch.sequences),
+                batch.rows,
+                self.context,
+            )
+        ).encode()
+        return BatchResult({"Y": np.array([[said]] * batch.rows, object)})
+
+    def close(self):
+        pass
+
+
+def _in_c():
+    """Hang in C with the interpreter's lock held."""
+    ctypes.PyDLL(None).sleep(3600)
+
+
+def _segfault():
+    ctypes.string_at(1)
+
+
+def _close_everything():
+    os.closerange(0, 64)
+    time.sleep(3600)
+
+
+DEEDS = {
+    "exit": lambda: os._exit(7),
+    "segfault": _segfault,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "hang": lambda: time.sleep(3600),
+    "hang in C": _in_c,
+    "close": _close_everything,
+    "sys.exit": lambda: sys.exit("bye"),
+    "raise": lambda: (_ for _ in ()).throw(ValueError("no")),
+    "input": lambda: (_ for _ in ()).throw(ExecutionError("bad value", cause="input")),
+    "busy": lambda: (_ for _ in ()).throw(
+        ExecutionError("full", cause="overloaded", retry_after_ns=5)
+    ),
+}
+
+
+class Does:
+    """Does what the first element of its input says, and then answers with its process id."""
+
+    capabilities = Capabilities()
+
+    def load(self, context):
+        deed = context.options.get("load")
+        if deed in DEEDS:
+            DEEDS[deed]()
+        errors = {"memory": OutOfMemory, "backend": BackendUnavailable, "model": ModelLoadError}
+        if deed in errors:
+            raise errors[deed](f"because of {deed}")
+        if deed == "nothing":
+            return None
+        x = TensorSpec("X", "BYTES", (-1, 1))
+        return ModelMetadata("does", (x,), (TensorSpec("PID", "INT64", (-1, 1)),))
+
+    def execute(self, batch):
+        deed = batch.inputs["X"][0, 0].decode()
+        if deed.startswith("print "):
+            sys.stdout.write(f"{deed}\n")
+        elif deed:
+            DEEDS[deed]()
+        return BatchResult({"PID": np.full((batch.rows, 1), os.getpid(), np.int64)})
+
+    def healthy(self):
+        return None
+
+    def close(self):
+        pass
+
+
+class Awaits:
+    """Waits until as many batches run as `X` says, then answers with how many do."""
+
+    capabilities = Capabilities(max_in_flight=8)
+
+    async def load(self, context):
+        self.running = 0
+        self.most = asyncio.Condition()
+        x, y = TensorSpec("X", "FP32", (-1, 1)), TensorSpec("Y", "FP32", (-1, 1))
+        return ModelMetadata("awaits", (x,), (y,))
+
+    async def execute(self, batch):
+        self.running += 1
+        try:
+            async with self.most:
+                self.most.notify_all()
+                wanted = batch.inputs["X"][0, 0]
+                await self.most.wait_for(lambda: self.running >= wanted)
+            return BatchResult({"Y": np.full((batch.rows, 1), self.running, np.float32)})
+        finally:
+            self.running -= 1
+
+    async def healthy(self):
+        return "so so"
+
+    async def watch(self, report):
+        report("first")
+        report("")
+        await asyncio.sleep(0)
+        raise ValueError("watched enough")
+
+    async def close(self):
+        pass
