@@ -52,7 +52,7 @@ class Draining(RequestError):
 
 
 class Overloaded(RequestError):
-    """Admission refused the request: a full queue, or a reply that would come too late."""
+    """There is no room for the request: a full queue, a reply that would come too late, no memory."""
 
 
 class DeadlineExpired(RequestError):

@@ -7,7 +7,7 @@ waits will take. Without padding, the bucket of a request is its shapes.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from batcher.core.batch_sizes import BatchSizes
 from batcher.core.devices.instances import RunningBatch
@@ -31,13 +31,15 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         "_best_rate",
         "_given_sizes",
         "_max_rows",
+        "_most_rows",
         "_padded",
         "_rated",
         "_target_ns",
     )
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, most_rows: Callable[[Shapes], int]) -> None:
         super().__init__()
+        self._most_rows = most_rows
         self._best_rate = 0.0
         self._rated: list[Sequence[float]] | None = None
         self._batch_sizes: BatchSizes | None = None
@@ -48,33 +50,46 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
     def configure(self, settings: ModelSettings) -> None:
         """Take a model's settings: its batches, its target, and whether it is padded."""
         sizes = settings.max_batch_size, settings.batch_sizes
-        resized = sizes != (self._max_rows, self._given_sizes)
-        self._max_rows, self._given_sizes = sizes
-        if resized:
+        if sizes != (self._max_rows, self._given_sizes):
             self._batch_sizes = BatchSizes(sizes[1], sizes[0]) if sizes[1] else None
+        self._max_rows, self._given_sizes = sizes
         self._target_ns = settings.target_ns
         self._padded = bool(settings.padding)
-        self._rated = None
         for times in self.values():
-            if resized:
-                times.resize(self._max_rows, self._batch_sizes)
             times.aim(self._target_ns)
+        self.fit()
 
-    def _new(self) -> ServiceTimes:
-        return ServiceTimes(self._max_rows, self._target_ns, self._batch_sizes)
+    def fit(self) -> None:
+        """Predict up to the largest batch of each bucket, which may be another one now."""
+        self._rated = None
+        for bucket, times in self.items():
+            most = self._most_rows(bucket)
+            sizes = self._sizes_up_to(most)
+            if times.max_rows != most or times.batch_sizes is not sizes:
+                times.resize(most, sizes)
+
+    def _sizes_up_to(self, most: int) -> BatchSizes | None:
+        """The sizes of batches of at most so many rows."""
+        if most >= self._max_rows or not self._given_sizes:
+            return self._batch_sizes
+        return BatchSizes(self._given_sizes, most)
+
+    def _new(self, bucket: Shapes) -> ServiceTimes:
+        most = self._most_rows(bucket)
+        return ServiceTimes(most, self._target_ns, self._sizes_up_to(most))
 
     def restore(self, state: Iterable[tuple[Shapes, tuple[object, ...]]]) -> None:
         """Replace all by what `ServiceTimes.capture` returned for each bucket."""
         self.clear()
         for bucket, times in state:
-            self[bucket] = self._new()
+            self[bucket] = self._new(bucket)
             self[bucket].restore(times)
 
     def of(self, bucket: Shapes) -> ServiceTimes:
         """What batches of a bucket take. One never measured is estimated from the others."""
         times = self.get(bucket)
         if times is None:
-            times = self._new()
+            times = self._new(bucket)
             if self._padded:
                 times.seed_copies(self._estimated(bucket, copies=True))
                 times.seed(self._estimated(bucket), measured=False)
@@ -101,7 +116,7 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         """Take in (rows, nanoseconds) that a warm-up measured of a bucket: of its batches, of copying them."""
         times = self.get(bucket)
         if times is None and len(self) < MOST_SHAPES:
-            times = self[bucket] = self._new()
+            times = self[bucket] = self._new(bucket)
         if times is not None:
             times.seed_copies(copies)
             times.seed(profile)
@@ -226,7 +241,9 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
         ]
         if not known:
             return []
-        most, sizes = self._max_rows, self._batch_sizes
+        # Under a memory ceiling, other buckets may be known for smaller batches only.
+        most = min(self._most_rows(bucket), *[len(curve) - 1 for _, curve in known])
+        sizes = self._sizes_up_to(most)
         at = volume(bucket)
         return [
             (rows, int(estimate(at, [(each, curve[rows]) for each, curve in known])))

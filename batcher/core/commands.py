@@ -41,6 +41,7 @@ class Reason(StrEnum):
     DEVICE_FAILURE = "device"
     INPUT_FAILURE = "input"
     UNKNOWN_FAILURE = "unknown"
+    DEVICE_MEMORY = "memory"
     BACKEND_OVERLOADED = "backend_overloaded"
     BACKEND_UNAVAILABLE = "backend_unavailable"
     SEQUENCE_LOST = "sequence"
@@ -50,6 +51,7 @@ FAILURE_REASONS: Final = {
     FailureCause.DEVICE: Reason.DEVICE_FAILURE,
     FailureCause.INPUT: Reason.INPUT_FAILURE,
     FailureCause.UNKNOWN: Reason.UNKNOWN_FAILURE,
+    FailureCause.MEMORY: Reason.DEVICE_MEMORY,
     FailureCause.OVERLOADED: Reason.BACKEND_OVERLOADED,
     FailureCause.UNAVAILABLE: Reason.BACKEND_UNAVAILABLE,
     FailureCause.SEQUENCE: Reason.SEQUENCE_LOST,
@@ -158,4 +160,19 @@ class FailureStorm:
     over: bool = False
 
 
-Command: TypeAlias = Dispatch | Settle | PolicyFailed | SettingsRefused | FailureStorm
+@record
+class BatchCeiling:
+    """A model's device has no memory for a batch of `rows` rows; or that is `over`.
+
+    Its batches have at most `most_rows` of that bucket for a while, and fewer where that fails as well.
+    """
+
+    model: str
+    rows: int = 0
+    most_rows: int = 0
+    over: bool = False
+
+
+Command: TypeAlias = (
+    Dispatch | Settle | PolicyFailed | SettingsRefused | FailureStorm | BatchCeiling
+)

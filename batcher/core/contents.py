@@ -30,6 +30,7 @@ class Contents:
         "next_limit_ns",
         "now_ns",
         "policy_errors",
+        "raise_at_ns",
         "undecided",
     )
 
@@ -53,6 +54,8 @@ class Contents:
         self.near_limit: list[LiveRequest] = []
         """Those that reach it next: all whose limits come before `near_until_ns`."""
         self.near_until_ns = NEVER_NS
+        self.raise_at_ns = NEVER_NS
+        """When the next memory ceiling is raised (`faults.memory_ceiling`)."""
 
     def note_limit(self, limit_ns: int) -> None:
         """Note that a request waits whose limit comes before `near_until_ns`."""

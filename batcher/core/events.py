@@ -30,7 +30,10 @@ class CancelCause(StrEnum):
 
 
 class FailureCause(StrEnum):
-    """What an execution failed because of. Only `INPUT` and `UNKNOWN` are executed again, in parts."""
+    """What an execution failed because of.
+
+    After `INPUT`, `UNKNOWN` and `MEMORY` parts of the batch are executed again, after the others nothing.
+    """
 
     DEVICE = "device"
     INPUT = "input"
@@ -41,6 +44,8 @@ class FailureCause(StrEnum):
     """The backend behind the instance is not there, is draining, or the connection was lost."""
     ABANDONED = "abandoned"
     """No request waited for the batch any more, so it was cancelled."""
+    MEMORY = "memory"
+    """The device had no memory for a batch of this size. Its rows are executed again in smaller batches."""
     SEQUENCE = "sequence"
     """The request was not executed: its sequence has lost its state before."""
 
@@ -49,7 +54,12 @@ SEARCHED: Final = frozenset({FailureCause.INPUT, FailureCause.UNKNOWN})
 """Causes for which the failing request is looked for: parts of the batch are executed again."""
 
 UNTOLD: Final = frozenset(
-    {FailureCause.OVERLOADED, FailureCause.UNAVAILABLE, FailureCause.ABANDONED}
+    {
+        FailureCause.OVERLOADED,
+        FailureCause.UNAVAILABLE,
+        FailureCause.ABANDONED,
+        FailureCause.MEMORY,
+    }
 )
 """Causes of which nothing is learned: they say nothing of the model and of its requests."""
 

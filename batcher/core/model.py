@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from operator import index
 
+from batcher.core.batch_sizes import filled_rows, largest_up_to
 from batcher.core.bucket_times import BucketTimes
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.devices.sharing import DeviceUse
 from batcher.core.events import Shapes, Timings
 from batcher.core.faults.bisection import Bisections
+from batcher.core.faults.memory_ceiling import MemoryCeiling
 from batcher.core.late import LateTime
 from batcher.core.policies import BatchPolicy, PolicyFactory, greedy_policy
-from batcher.core.queueing.padding import Buckets
+from batcher.core.queueing.padding import Buckets, volume
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.ranks import LATE, default_rank, rank_of
 from batcher.core.queueing.tenants import TenantShares
@@ -42,6 +44,7 @@ class Model:
         "limit_ns",
         "max_request_bytes",
         "max_request_rows",
+        "memory",
         "name",
         "policy",
         "policy_failed",
@@ -83,7 +86,8 @@ class Model:
         self.shares = TenantShares((), None)
         self.buckets: Buckets | None = None
         """None where nothing is padded."""
-        self.times = BucketTimes(settings)
+        self.memory = MemoryCeiling()
+        self.times = BucketTimes(settings, self.most_rows)
         self.bisections = Bisections()
         self.running = 0
         self.dispatch_count = 0
@@ -117,7 +121,9 @@ class Model:
         decides what comes next. False, too, while failing requests keep batches small.
         """
         queue, bisections, most = self.queue, self.bisections, self.settings.max_batch_size
-        least = 1 if self.handling.round_trip_ns or self.times.pipelined else most
+        # Under a ceiling, `prefetching` sees what fills a batch of the group's bucket.
+        any_rows = self.handling.round_trip_ns or self.times.pipelined
+        least = 1 if any_rows or self.memory.elements is not None else most
         if queue.rows < least or queue.splits or bisections.open:
             return False
         return not bisections.batch_cap.bounds(most)
@@ -203,6 +209,32 @@ class Model:
         """Whether what belongs to the bucket `other` can be padded to `bucket` as well."""
         return self.buckets is not None and self.buckets.holds(bucket, other)
 
+    def most_rows(self, bucket: Shapes) -> int:
+        """The most rows that a batch of a bucket may have now: `max_batch_size`, or what memory there is for."""
+        most = self.settings.max_batch_size
+        if self.memory.elements is None:
+            return most
+        rows = self.memory.most_rows(row_elements(bucket), most)
+        return largest_up_to(rows, self.settings.batch_sizes)
+
+    def smaller_rows(self, rows: int) -> int:
+        """The most rows of a batch that is at most half of one of so many rows; 0 where none can be."""
+        sizes = self.settings.batch_sizes
+        half = filled_rows(rows, sizes) // 2
+        return 0 if sizes and half < sizes[0] else largest_up_to(half, sizes)
+
+    @property
+    def largest_rows(self) -> int:
+        """The most rows that a batch of any known bucket may have now."""
+        known = () if self.memory.elements is None else self.times.values()
+        return max([times.max_rows for times in known], default=self.settings.max_batch_size)
+
+    @property
+    def smallest_rows(self) -> int:
+        """The most rows of a batch of that known bucket which allows the fewest now."""
+        known = () if self.memory.elements is None else self.times.values()
+        return min([times.max_rows for times in known], default=self.settings.max_batch_size)
+
     def level(self, priority: int) -> int:
         """The level of a request with this priority; 0 and less stand for the default."""
         limits = self.settings.queue
@@ -275,3 +307,8 @@ class Model:
     def judge_target(self) -> None:
         """Bring `reachable` up to date, for other times or another target."""
         self.reachable = self.times.reachable
+
+
+def row_elements(bucket: Shapes) -> int:
+    """The elements of one row over all inputs whose shapes vary; 1 where none does."""
+    return max(1, volume(bucket))

@@ -19,7 +19,8 @@ class ModelObservation:
     many times longer than expected the bucket used last is planned to take, `drift` how many times
     slower it is than it was measured first, `handling_ns` what it takes beyond its own time. `shapes` are the buckets with known batch times: without
     padding, the shapes of requests lately. `held_requests` are those of the waiting ones that are steps of
-    sequences and wait for the step before them.
+    sequences and wait for the step before them. `ceiling_rows` is the most rows that a batch may have now,
+    in the known bucket of the largest rows.
     """
 
     model: str
@@ -41,6 +42,7 @@ class ModelObservation:
     handling_ns: float = 0.0
     shapes: tuple[Shapes, ...] = ()
     held_requests: int = 0
+    ceiling_rows: int = 0
 
 
 @record

@@ -64,4 +64,5 @@ def _model(
         handling_ns=last.handling_ns if last else 0.0,
         shapes=tuple(model.times),
         held_requests=len(queue.held),
+        ceiling_rows=model.smallest_rows,
     )

@@ -9,6 +9,7 @@ from batcher.core.faults.bisection import Bisection
 from batcher.core.handlers.models import configure
 from batcher.core.queueing.request import LiveRequest, Split, queued
 from batcher.core.record import copied
+from batcher.core.requests.out_of_memory import note_ceilings
 from batcher.core.state import CAPTURED, SavedModel, SavedRequest, State
 
 
@@ -32,6 +33,7 @@ def restore(contents: Contents, state: State) -> None:
     contents.next_batch_id = state.next_batch_id
     contents.ask_again_ns = state.wakeup_ns
     contents.note_limit(state.next_limit_ns)
+    note_ceilings(contents)
 
 
 def _restore_request(contents: Contents, state: SavedRequest) -> None:

@@ -24,6 +24,7 @@ from batcher.core.lifecycle import request_state
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
+from batcher.core.requests.out_of_memory import raise_ceilings
 from batcher.core.restore import restore
 from batcher.core.snapshot import capture
 from batcher.core.state import State
@@ -60,6 +61,8 @@ class Scheduler:
             for model in self.models.values():
                 model.refresh(now_ns)
         self.now_ns = contents.now_ns = now_ns
+        if contents.raise_at_ns <= now_ns:
+            raise_ceilings(contents)
         try:
             # First of all, so that nothing is refused for the sake of a request that is over.
             if contents.expiry.heap:
@@ -96,6 +99,8 @@ class Scheduler:
         contents = self.contents
         expires_ns = contents.expiry.next_ns() if contents.expiry.heap else None
         wakeup_ns = contents.next_limit_ns if contents.live else NEVER_NS
+        if contents.raise_at_ns < wakeup_ns:  # noqa: PLR1730 - for each request
+            wakeup_ns = contents.raise_at_ns
         if contents.ask_again_ns is not None and contents.ask_again_ns < wakeup_ns:
             wakeup_ns = contents.ask_again_ns
         if expires_ns is not None and expires_ns < wakeup_ns:

@@ -36,7 +36,7 @@ class SavedRequest:
     """Whether an instance went down with a batch of it."""
 
 
-CAPTURED: Final = ("device_use", "policy", "shares", "bisections", "handling", "late")
+CAPTURED: Final = ("device_use", "policy", "shares", "bisections", "handling", "late", "memory")
 """What a model has learned beside its `times`, each as its owner captured it."""
 
 
@@ -63,6 +63,7 @@ class SavedModel:
     prefetch_at_ns: int = NEVER_NS
     dispatch_count: int = 0
     late: tuple[object, ...] = ()
+    memory: tuple[object, ...] = ()
 
 
 @record

@@ -173,6 +173,10 @@ _REFUSALS: dict[Reason, _Refusal] = {
     Reason.DEVICE_FAILURE: _Refusal(
         errors.InstanceUnavailable, "the device failed", "the server's log has details"
     ),
+    Reason.DEVICE_MEMORY: _Refusal(
+        errors.Overloaded,
+        "the device has no memory for the request, not even in the smallest batch",
+    ),
     Reason.SEQUENCE_LOST: _Refusal(
         errors.SequenceError,
         "the sequence was lost before this step",

@@ -23,6 +23,7 @@ from typing import Protocol, TypeAlias
 
 from batcher.clock import MILLISECOND, Clock
 from batcher.core.commands import (
+    BatchCeiling,
     Command,
     Dispatch,
     FailureStorm,
@@ -55,7 +56,7 @@ from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.pending import PendingRequest, ReplySink, TargetModel
 from batcher.runtime.replies import end_request, fail_request
 from batcher.runtime.request import InferenceRequest
-from batcher.runtime.scheduler_log import log_failure_storm, warn_unreachable_target
+from batcher.runtime.scheduler_log import log_ceiling, log_failure_storm, warn_unreachable_target
 from batcher.runtime.sequences import SequenceTable, Step
 from batcher.runtime.timer import Timer
 from batcher.telemetry.reasons import ReplyReason
@@ -361,7 +362,7 @@ class Runner:
         for command in commands:
             if isinstance(command, Settle):
                 self._settle(command)
-            elif isinstance(command, PolicyFailed | FailureStorm):
+            elif isinstance(command, PolicyFailed | FailureStorm | BatchCeiling):
                 try:
                     self._report(command)
                 except Exception:
@@ -383,9 +384,12 @@ class Runner:
             except Exception:
                 log.exception("%s: internal error: a batch could not be cancelled", batch.instance)
 
-    def _report(self, command: PolicyFailed | FailureStorm) -> None:
+    def _report(self, command: PolicyFailed | FailureStorm | BatchCeiling) -> None:
         if isinstance(command, FailureStorm):
             log_failure_storm(command)
+            return
+        if isinstance(command, BatchCeiling):
+            log_ceiling(command)
             return
         log.error(
             "%s: its batching policy failed; batches are formed greedily until its settings change: %s;"

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from batcher.clock import MILLISECOND
-from batcher.core.commands import FailureStorm
+from batcher.core.commands import BatchCeiling, FailureStorm
 from batcher.core.observation import Observation
 
 log = logging.getLogger(__name__)
@@ -59,4 +59,19 @@ def log_failure_storm(storm: FailureStorm) -> None:
             "%s: failure storm: so many batches fail that they are no longer bisected; each failed batch fails as a"
             " whole until one succeeds. Look at the executor's errors above",
             storm.model,
+        )
+
+
+def log_ceiling(ceiling: BatchCeiling) -> None:
+    """Log that batches are kept small for want of memory, or are as large as before."""
+    if ceiling.over:
+        log.info("%s: the device has memory for batches as large as before", ceiling.model)
+    else:
+        log.warning(
+            "%s: the device has no memory for a batch of %d rows: batches have at most %d of that bucket for now,"
+            " fewer where that fails as well, and larger ones are tried again later. If it comes back, lower"
+            " batching.max_batch_size, or see what else uses the device",
+            ceiling.model,
+            ceiling.rows,
+            ceiling.most_rows,
         )

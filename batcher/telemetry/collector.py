@@ -305,6 +305,7 @@ class Telemetry(Collector):
             batches.BISECTION_EXECUTIONS, ((ls, n) for ls, (_, n) in bisected.items())
         )
         yield single_values(batches.FAILURE_STORM, ((ls, int(m.storm)) for ls, m in observed))
+        yield single_values(batches.BATCH_CEILING, ((ls, m.ceiling_rows) for ls, m in observed))
 
     def _collect_models(self) -> Iterator[Metric]:
         every = self._models.values()

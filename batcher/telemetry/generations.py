@@ -35,6 +35,7 @@ def merged(generations: Sequence[ModelObservation], serving: str) -> ModelObserv
         bisected_batches=sum(each.bisected_batches for each in generations),
         bisect_executions=sum(each.bisect_executions for each in generations),
         storm=any(each.storm for each in generations),
+        ceiling_rows=min(each.ceiling_rows for each in generations),
     )
 
 

@@ -71,6 +71,7 @@ ENDS: Final[tuple[End, ...]] = (
     (Outcome.FAILED, Reason.BACKEND_UNAVAILABLE),
     (Outcome.FAILED, Reason.INSTANCE_DOWN),
     (Outcome.FAILED, Reason.DEVICE_FAILURE),
+    (Outcome.FAILED, Reason.DEVICE_MEMORY),
     (Outcome.FAILED, Reason.INPUT_FAILURE),
     (Outcome.FAILED, Reason.UNKNOWN_FAILURE),
     *((Outcome.FAILED, reason) for reason in ReplyReason),

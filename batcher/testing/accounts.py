@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 
-from batcher.core.commands import Dispatch
+from batcher.core.commands import Dispatch, Part
 from batcher.core.events import RequestArrived
 from batcher.core.faults.bisection import Bisection
+from batcher.core.times import NEVER_NS
 
 
 @dataclass
@@ -24,6 +26,13 @@ class Request:
     """Whether it was in a batch that failed as a whole."""
     lost: bool = False
     """Whether an instance went down with a batch of it."""
+    most_rows: int = NEVER_NS
+    """The most rows of a batch in which it runs again, after one that the device had no memory for."""
+
+
+def rows_of(parts: Sequence[Part]) -> set[tuple[int, int]]:
+    """The rows of these parts, as (request, row)."""
+    return {(part.id, row) for part in parts for row in range(part.start, part.stop)}
 
 
 @dataclass
@@ -39,7 +48,7 @@ class Batch:
     @property
     def rows(self) -> int:
         """How many rows it has."""
-        return sum(part.stop - part.start for part in self.command.parts)
+        return len(rows_of(self.command.parts))
 
 
 class Reruns:
@@ -59,9 +68,9 @@ class Reruns:
         assert first.attempt == 1 or suspects.lost
         if suspects.lost:
             assert len(command.parts) <= isqrt(len(first.parts))
-        assert set(command.parts) <= set(first.parts)
+        rows = rows_of(first.parts)
+        assert rows_of(command.parts) <= rows
         assert command.bucket == first.bucket
         count = self._counts[first.batch_id] = self._counts.get(first.batch_id, 0) + 1
-        # Each request is found to fail once at most.
-        searches = (len(first.parts) - 1).bit_length() + 2
-        assert count <= len(first.parts) * searches
+        # Each request is found to fail once at most, and may have run in pieces.
+        assert count <= len(rows) * ((len(rows) - 1).bit_length() + 2)

@@ -95,7 +95,7 @@ def _filled(
     times, own = model.times.of(bucket), model.times.of(planned.group.key[1])
     unfilled_ns = own.curve[rows]
     nothing = Filling(planned.group.key[1], (), rows, unfilled_ns, unfilled_ns)
-    if not times:
+    if not times or rows > times.max_rows:
         return nothing
     # Requests that would miss their due times anyway are held to their limits alone.
     in_time_ns = now_ns + own.expected[rows]
@@ -105,6 +105,7 @@ def _filled(
             for each in planned.take
         ]
     )
+    most = min(most, times.max_rows)
     if planned.longest_ns is not None:
         most = min(most, bisect_right(times.curve, planned.longest_ns) - 1)
     extra: list[LiveRequest] = []

@@ -63,7 +63,7 @@ def ask(
     filled = None
     if given.times.batch_sizes is not None:
         take, rows = cut(take, rows, given.times, most_rows)
-    if model.queue.splits and rows < model.settings.max_batch_size:
+    if model.queue.splits and rows < given.times.max_rows:
         filled = _fill(model, group, take, drop, rows, given)
         if filled is not None:
             rows += filled[1]
@@ -125,7 +125,7 @@ def _decide(
             raise ValueError(f"took {count} behind {drop} of {len(group)} waiting requests")
         chosen = _first_of(group, drop + count)
         take = chosen[drop:] if drop else chosen
-        return take, _rows(take, model), chosen[:drop], None
+        return take, _rows(take, given), chosen[:drop], None
     if isinstance(decision, Wait):
         if not 0 <= decision.drop <= len(group):
             raise ValueError(f"gave up {decision.drop} of {len(group)} waiting requests")
@@ -137,13 +137,13 @@ def _decide(
             None if decision.until_ns is None else index(decision.until_ns),
         )
         _check_choice(group, choice)
-        return choice.take, _rows(choice.take, model), choice.drop, choice.until_ns
+        return choice.take, _rows(choice.take, given), choice.drop, choice.until_ns
     assert_never(decision)
 
 
-def _rows(take: Sequence[LiveRequest], model: Model) -> int:
+def _rows(take: Sequence[LiveRequest], given: PolicyInput) -> int:
     rows = sum([request.rows for request in take])
-    most = model.settings.max_batch_size
+    most = given.times.max_rows
     if rows > most:
         raise ValueError(f"took {rows} rows for a batch of at most {most}")
     return rows

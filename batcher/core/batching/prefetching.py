@@ -90,4 +90,4 @@ def _is_final(proposal: Proposal, found: Answers) -> bool:
         left -= sum([r.rows for r in given_up if r.group_key == group.key])
     if proposal.model.handling.round_trip_ns or proposal.model.times.pipelined:
         return True
-    return proposal.rows >= proposal.model.settings.max_batch_size or proposal.rows < left
+    return proposal.rows >= proposal.model.most_rows(group.key[1]) or proposal.rows < left

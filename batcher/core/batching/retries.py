@@ -19,11 +19,11 @@ def retry_of(
     now_ns: int,
 ) -> Proposal:
     """Returns the next group of a failed batch as a batch."""
-    parts = suspects.group(model.settings.max_batch_size)
+    parts = suspects.group(model.most_rows(suspects.shapes))
     requests = [live[part.id] for part in parts]
     rows = sum([part.stop - part.start for part in parts])
     times = model.times.get(suspects.shapes)
-    expected_ns = times.curve[rows] if times and times.curve else 0.0
+    expected_ns = times.curve[min(rows, times.max_rows)] if times and times.curve else 0.0
     return Proposal(
         model,
         instance,

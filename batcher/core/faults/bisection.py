@@ -32,7 +32,7 @@ from batcher.core.captured import Captured
 from batcher.core.commands import Part
 from batcher.core.events import FailureCause, Shapes
 from batcher.core.faults.batch_cap import FaultAwareCap
-from batcher.core.times import LATELY_NS
+from batcher.core.times import LATELY_NS, NEVER_NS
 
 MAX_BISECTED = 32
 """Batches of one model that are bisected at once; with more there is a storm. With 16, 1.2 points fewer are
@@ -62,11 +62,18 @@ class Bisection:
     running: bool = False
     together: int = 0
     """If its instance went down with the batch: how many of `deferred` run together. Else 0: all."""
+    most_rows: int = NEVER_NS
+    """The most rows of a group: half of the batch, where the device had no memory for it."""
 
     @property
     def lost(self) -> bool:
         """Whether its instance went down with the batch."""
         return self.together > 0
+
+    @property
+    def searched(self) -> bool:
+        """Whether some request of it is taken to have failed."""
+        return not self.lost and self.cause is not FailureCause.MEMORY
 
     @property
     def waiting(self) -> tuple[Part, ...]:
@@ -78,11 +85,14 @@ class Bisection:
         parts = self.doubted[: max(1, len(self.doubted) // 2)]
         if not parts:
             parts = self.deferred[: self.together] if self.together else self.deferred
-        rows = 0
+        most = min(max_rows, self.most_rows)
+        rows, ids = 0, set[int]()
         for place, part in enumerate(parts):
             rows += part.stop - part.start
-            if place and rows > max_rows:
+            # A batch has one piece of a request.
+            if place and (rows > most or part.id in ids):
                 return parts[:place]
+            ids.add(part.id)
         return parts
 
     def take(self, group: Sequence[Part]) -> None:
@@ -148,7 +158,7 @@ class Bisections(Captured):
     ) -> bool:
         """Bisect a batch that failed as a whole. Returns False where its requests fail instead."""
         self._note_failure(now_ns)
-        bisected = sum([not each.lost for each in self.open]) if self.open else 0
+        bisected = sum([each.searched for each in self.open]) if self.open else 0
         if len(parts) == 1 or self._storms(now_ns) or (self.storm_until_ns and bisected):
             return False
         if bisected >= MAX_BISECTED:
@@ -195,7 +205,7 @@ class Bisections(Captured):
         return lost, cleared
 
     def lost(self, bisection: Bisection) -> None:
-        """Note that a group was not executed: its instance or device failed, or all were cancelled."""
+        """Note that a group was not executed: its instance or device failed, or no caller waits."""
         bisection.defer()
         self._close(bisection)
 
@@ -210,6 +220,30 @@ class Bisections(Captured):
         """How many parts wait to run again because an instance went down with them."""
         return sum([len(each.waiting) for each in self.open if each.lost])
 
+    def run_smaller(
+        self,
+        batch_id: int,
+        bisection: Bisection | None,
+        pieces: Sequence[Part],
+        shapes: Shapes,
+        most_rows: int,
+        now_ns: int,
+    ) -> None:
+        """Have the parts of a batch that had no memory run again, in groups of at most `most_rows`.
+
+        `bisection` is what it ran a group of. Nothing failed by this, and nothing is known of the parts.
+        """
+        memory = FailureCause.MEMORY
+        if bisection is None:
+            bisection = Bisection(batch_id, shapes, memory, now_ns, (), most_rows=most_rows)
+            self.open.append(bisection)
+        else:
+            bisection.failures += 1
+            bisection.cause = memory
+            bisection.most_rows = min(bisection.most_rows, most_rows)
+        bisection.deferred, bisection.doubted = (*pieces, *bisection.waiting), ()
+        self._close(bisection)
+
     # What runs next
 
     def next(self) -> Bisection | None:
@@ -219,7 +253,7 @@ class Bisections(Captured):
     def start(self, bisection: Bisection, group: Sequence[Part]) -> None:
         """Take out a group that begins to run."""
         bisection.take(group)
-        self.reruns += 1
+        self.reruns += bisection.cause is not FailureCause.MEMORY
 
     def discard(self, request_id: int) -> None:
         """Take a request out of all that waits."""

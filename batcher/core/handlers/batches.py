@@ -12,6 +12,7 @@ from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.failed_batches import settle_unreported
+from batcher.core.requests.out_of_memory import lower_ceiling, note_room
 from batcher.core.requests.splitting import next_turn, note_done
 
 
@@ -35,6 +36,10 @@ def progress(contents: Contents, event: BatchProgress) -> None:
     for failure in event.failed:
         if failure.id in batch.unreported:
             contents.ledger.fail((failure.id,), failure.cause, event.retry_after_ns)
+    if FailureCause.MEMORY in {event.error, *[failure.cause for failure in event.failed]}:
+        model = contents.models.get(batch.model)
+        if model is not None:
+            lower_ceiling(contents, model, batch)
     if event.last or event.error is not None:
         failed = bool(event.failed) or event.error is not None
         if batch.unreported or batch.suspects is not None:
@@ -112,6 +117,8 @@ def _finish(
         alone = batch.prefetched and contents.fleet.alone(batch.model)
         model.observe(batch, timings, now_ns, alone=alone)
         model.judge_target()
+        if model.memory.elements is not None:
+            note_room(contents, model, batch)
         if model.bisections.note_success(now_ns):
             contents.ledger.commands.append(FailureStorm(model.name, over=True))
     try:

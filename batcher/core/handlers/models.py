@@ -7,6 +7,7 @@ from batcher.core.contents import Contents
 from batcher.core.events import FailureCause, InstancesFailed, ModelConfigured, ModelRemoved
 from batcher.core.model import Model
 from batcher.core.requests.failed_batches import refit
+from batcher.core.requests.out_of_memory import note_ceilings
 from batcher.core.requests.promotion import reorder
 from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
 from batcher.errors import describe
@@ -36,6 +37,7 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
     resized = max_rows != event.settings.max_batch_size
     reorder(model, contents.now_ns, was_deadline_aware=was_deadline_aware, resized=resized)
     refit(model, contents.ledger, FailureCause.UNKNOWN, contents.now_ns)
+    note_ceilings(contents)
 
 
 def instances_failed(contents: Contents, event: InstancesFailed) -> None:
@@ -61,4 +63,5 @@ def remove(contents: Contents, event: ModelRemoved) -> None:
         if batch.model == event.model:
             batch.suspects = None
     del contents.models[event.model]
+    note_ceilings(contents)
     contents.reset_device_shares()

@@ -68,7 +68,7 @@ def release_steps(contents: Contents) -> None:
         model.queue.release(request)
         if request.rank == LATE:
             model.late.waiting = True
-        if request.rows > model.settings.max_batch_size:
+        if request.rows > model.most_rows(request.bucket):
             split(request, model)
         model.queue.add(request)
 

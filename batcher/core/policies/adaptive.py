@@ -100,11 +100,15 @@ class AdaptivePolicy(BatchPolicy):
         """Plan the backlog; wait only where that saves time of the device."""
         priority_class = group.classes[0]
         if not self.learns_arrivals or not given.times:
-            return all_within_deadlines(group, given, self._max_rows)
+            return all_within_deadlines(group, given, self._largest(given))
         self.arrivals.fold(given.now_ns)
         if len(group.classes) == 1 and priority_class.rank < LATE and not self.arrivals.ranks:
             return self._one_class(priority_class, given)
         return self._several_classes(group, given)
+
+    def _largest(self, given: PolicyInput) -> int:
+        """The most rows of a batch: fewer than the settings allow while the device lacks memory."""
+        return min(self._max_rows, given.times.max_rows)
 
     # Arrivals
 
@@ -130,7 +134,7 @@ class AdaptivePolicy(BatchPolicy):
     def _one_class(self, priority_class: PriorityClass, given: PolicyInput) -> Take | Wait:
         times, requests = given.times, priority_class.requests
         slack_ns = priority_class.finish_by[0] - given.now_ns + TOLERANCE_NS
-        fits = priority_class.rows <= self._max_rows and given.longest_ns is None
+        fits = priority_class.rows <= self._largest(given) and given.longest_ns is None
         if fits and times.p95[priority_class.rows] <= slack_ns:
             # One batch, in time: nothing to plan.
             self._rates.follow(times.curve)
@@ -238,11 +242,11 @@ class AdaptivePolicy(BatchPolicy):
         elif given.reachable:
             most = self._most_for_share(1.0, given)
         else:
-            most = self._max_rows
+            most = self._largest(given)
         take: list[LiveRequest] = []
         if late and until_ns == NEVER_NS:
             most = max(most, late[0].rows)
-        fill(late, min(most, largest_beside_others(given, self._max_rows)), take, given)
+        fill(late, min(most, largest_beside_others(given, self._largest(given))), take, given)
         if take:
             return Choose(tuple(take), tuple(drop))
         gone: list[LiveRequest] = []
@@ -267,7 +271,7 @@ class AdaptivePolicy(BatchPolicy):
         in_time = sum([len(priority_class.requests) for priority_class in normal])
         if len(take) - len(taken) + len(drop) < in_time:
             return
-        beside = largest_beside_others(given, self._max_rows)
+        beside = largest_beside_others(given, self._largest(given))
         most = min(self._most_for_share(BURST_RATE, given), beside)
         fill([each for each in late if each.id not in taken], most, take, given)
 
@@ -281,7 +285,7 @@ class AdaptivePolicy(BatchPolicy):
         """Choose among several classes. Returns when to ask again if waiting is better."""
         # A request with more rows than such a batch must still fit some batch.
         largest = max([priority_class.largest_rows for priority_class in normal])
-        beside = largest_beside_others(given, self._max_rows)
+        beside = largest_beside_others(given, self._largest(given))
         most = max(self._most_rows(normal, given), min(largest, beside))
         return self._add_in_time(normal, most, take, drop, given)
 

@@ -43,9 +43,10 @@ class FixedWindowPolicy(BatchPolicy):
         if group.expires_ns < NEVER_NS and now_ns < closes_ns:
             closes_ns = self._in_time(group, given, closes_ns)
         open_ = now_ns < closes_ns and not given.many_groups
-        if open_ and group.rows < self._smallest:
+        most = min(self._max_rows, given.times.max_rows)
+        if open_ and group.rows < min(self._smallest, most):
             return Wait(closes_ns)
-        count, rows, preferred, full = self._prefix(group)
+        count, rows, preferred, full = self._prefix(group, most)
         if preferred and (open_ or not self._delay_ns):
             return Take(preferred)
         if open_ and not full and rows < self._largest:
@@ -55,7 +56,7 @@ class FixedWindowPolicy(BatchPolicy):
     def _in_time(self, group: BatchGroup, given: PolicyInput, closes_ns: int) -> int:
         """When a window must close at the latest for the deadlines of the requests in it."""
         times = given.times
-        takes_ns = times.p95[min(group.rows, self._max_rows)] if times else 0.0
+        takes_ns = times.p95[min(group.rows, self._max_rows, times.max_rows)] if times else 0.0
         spare_ns = takes_ns + TIMER_NS
         # Cheap bounds first: most often no deadline matters.
         if group.expires_ns - spare_ns >= closes_ns:
@@ -74,8 +75,8 @@ class FixedWindowPolicy(BatchPolicy):
             closes_ns = min(closes_ns, start_ns)
         return closes_ns
 
-    def _prefix(self, group: BatchGroup) -> tuple[int, int, int, bool]:
-        """How much of the group fits one batch.
+    def _prefix(self, group: BatchGroup, most: int) -> tuple[int, int, int, bool]:
+        """How much of the group fits one batch of at most `most` rows.
 
         Returns how many requests fit, their rows, how many of them make a preferred batch (0 if none),
         and whether the next request does not fit.
@@ -85,10 +86,10 @@ class FixedWindowPolicy(BatchPolicy):
             grown = rows + request.rows
             if count and not preferred and grown > self._largest:
                 preferred = count
-            if grown > self._max_rows:
+            if grown > most:
                 return count, rows, preferred, True
             rows = grown
             count += 1
             if rows in self._preferred:
                 preferred = count
-        return count, rows, preferred, False
+        return count, rows, preferred, rows == most < self._smallest

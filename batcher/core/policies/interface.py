@@ -22,7 +22,7 @@ class PolicyInput:
 
     `free_ns` says when each slot of the model's instances can take a batch, the soonest first; a
     slot that is free has `now_ns`. `times` predicts what a batch takes, and is false while nothing
-    has been measured. `reachable` is False where not even a batch of one row can be done inside the
+    has been measured; no batch may have more than `times.max_rows` rows. `reachable` is False where not even a batch of one row can be done inside the
     target. A batch that takes longer than `longest_ns` would make requests of another model on the
     same device late, or is too likely to fail. While `batch_capped`, failing requests keep batches
     small, and no batch is worth waiting for: it may well have to run again. Without an

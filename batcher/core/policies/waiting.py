@@ -45,7 +45,8 @@ class Waiting:
 
         `rows` are all the rows of `requests`, which is not empty; `rates` follow the curve in `given`.
         """
-        if rows >= self._max_rows or given.batch_capped or given.many_groups:
+        most = min(self._max_rows, given.times.max_rows)
+        if rows >= most or given.batch_capped or given.many_groups:
             self.began_ns = None
             return None
         now_ns = given.now_ns
@@ -71,7 +72,7 @@ class Waiting:
         rate = arrivals.steady_rate / instances
         if rate > 0.0:
             wanted = rates.smallest_batch(rate / self._utilization)
-            if rows < min(wanted, self._max_rows):
+            if rows < min(wanted, most):
                 age_ns = since_ns + WINDOW_AGE * self._target_ns - grown_ns
                 until_ns = max(until_ns, age_ns)
         until_ns = min(until_ns, first.finish_by_ns - grown_ns - TOLERANCE_NS)
@@ -95,7 +96,7 @@ class Waiting:
         """Whether all that waited at a moment, and as many rows as ended then, are done in time."""
         waited = [request.rows for request in requests if request.arrived.arrival_ns <= since_ns]
         rows = sum(waited) + arrivals.ended_rows
-        if rows > self._max_rows:
+        if rows > min(self._max_rows, given.times.max_rows):
             return False
         done_ns = since_ns + given.times.p95[rows]
         return done_ns <= requests[0].finish_by_ns + TOLERANCE_NS

@@ -55,7 +55,7 @@ def admit(  # noqa: C901, PLR0911, PLR0912 - calls would cost a tenth of what ea
     request = LiveRequest(arrived, due_ns, expires_ns, limit_ns)
     if model.buckets is not None:
         request.bucket = model.buckets.of(arrived.shapes)
-    if rows > model.settings.max_batch_size:
+    if rows > 1 and rows > model.most_rows(request.bucket):
         split(request, model)
     deadline_aware = model.deadline_aware
     if not deadline_aware or (due_ns is None and limit_ns == NEVER_NS):
@@ -118,7 +118,7 @@ def _admit_late(
     """
     after_ns = 0.0
     if request.split is not None:
-        after_ns = later_pieces_ns(request, model, times, fleet.slots(model.name))
+        after_ns = later_pieces_ns(request, times, fleet.slots(model.name))
         leave_time_for_rest(request, after_ns)
     takes_ns = times.expected[request.rows] - TOLERANCE_NS
     if soonest_ns + takes_ns <= request.finish_by_ns:

@@ -10,6 +10,7 @@ from batcher.core.events import SEARCHED, UNTOLD, BatchProgress, FailureCause
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.ledger import Ledger
+from batcher.core.requests.out_of_memory import run_smaller
 from batcher.core.requests.promotion import requeue
 from batcher.core.requests.refusals import expiry_reason
 
@@ -19,8 +20,8 @@ def settle_unreported(
 ) -> None:
     """Settle the requests that a batch has not reported, or have them run again in suspect groups.
 
-    They run again where the batch failed as a whole and is bisected; else they have failed. Where its
-    backend was overloaded or unavailable, nothing of it is executed again. `model`
+    They run again where the batch failed as a whole and is bisected, or where the device had no memory
+    for it; else they have failed. Where its backend was overloaded or unavailable, nothing of it is executed again. `model`
     is None where it was removed meanwhile. A request fails with the cause `input` only where it ran
     alone: for requests that failed together it is not known which of them is invalid.
     """
@@ -28,15 +29,18 @@ def settle_unreported(
     shared = FailureCause.UNKNOWN if cause is FailureCause.INPUT else cause
     left = _still_wanted(batch, ledger, now_ns)
     lost: Sequence[Part] = left
-    if model is not None:
+    again: Sequence[Part] = ()
+    if model is not None and event.error is FailureCause.MEMORY:
+        lost, again = run_smaller(batch, left, model, ledger, now_ns)
+    elif model is not None:
         lost = _bisect(batch, event, left, model, ledger, now_ns)
         if model.bisections.storm_unreported:
             model.bisections.storm_unreported = False
             ledger.commands.append(FailureStorm(model.name))
+        again = [part for part in left if part not in lost]
     gone = {part.id for part in lost}
-    for part in left:
-        if part.id not in gone:
-            make_suspect(ledger.live[part.id], batch.batch_id, ledger)
+    for part in again:
+        make_suspect(ledger.live[part.id], batch.batch_id, ledger)
     alone = {part.id for part in batch.parts} if len(batch.parts) == 1 else set()
     retry_ns = None if cause in SEARCHED else event.retry_after_ns
     ledger.fail(gone & alone, cause, retry_ns)

@@ -59,7 +59,7 @@ class LateQueue:
         # How much longer a late request waits for each row that waits, and for each late one of them.
         self._behind_all_ns, self._behind_late_ns = each_ns * behind_all, each_ns * behind_late
         self._wait_ns = rows * self._behind_all_ns + _late_rows(queue) * self._behind_late_ns
-        most = model.settings.max_batch_size
+        most = model.largest_rows
         if rows >= most and not model.reachable:
             # A full batch runs with each: else those at their limits would make batches small.
             self._wait_ns += most * each_ns * slots

@@ -38,7 +38,7 @@ def reorder(model: Model, now_ns: int, *, was_deadline_aware: bool, resized: boo
     """
     for request in model.queue.take_all():
         _place(request, model, now_ns, was_deadline_aware=was_deadline_aware)
-        if resized or request.rows > model.settings.max_batch_size:
+        if resized or request.rows > model.most_rows(request.bucket):
             split(request, model)
         model.queue.add(request)
     for request in model.queue.held.values():
@@ -54,7 +54,7 @@ def requeue(request: LiveRequest, model: Model, now_ns: int) -> None:
     _place(request, model, now_ns, was_deadline_aware=True)
     if model.deadline_aware and request.finish_by_ns >= NEVER_NS:
         _set_due_again(request, model)
-    if request.rows > model.settings.max_batch_size:
+    if request.rows > model.most_rows(request.bucket):
         split(request, model)
     model.queue.add(request)
 

@@ -30,7 +30,7 @@ from batcher.core.times import NEVER_NS, TOLERANCE_NS
 
 def piece_rows(model: Model, shapes: Shapes) -> int:
     """The most rows of one piece: a whole batch, or fewer where others could not meet their targets."""
-    most = model.settings.max_batch_size
+    most = model.most_rows(shapes)
     times = model.times.get(shapes)
     target_ns = model.target_ns if model.deadline_aware else None
     if target_ns is None or not model.reachable or not times:
@@ -43,18 +43,18 @@ def split(request: LiveRequest, model: Model) -> None:
     """Set how many rows of a waiting request go into its next batch, where they do not fit as a whole."""
     left = request.arrived.rows - request.start
     if request.split is None:
-        if left <= model.settings.max_batch_size:
+        if left <= model.most_rows(request.bucket):
             return
         request.split = Split(left)
     request.rows = min(left, piece_rows(model, request.bucket))
 
 
-def later_pieces_ns(request: LiveRequest, model: Model, times: ServiceTimes, slots: int) -> float:
+def later_pieces_ns(request: LiveRequest, times: ServiceTimes, slots: int) -> float:
     """Nanoseconds that the batches after a request's first one take, on all `slots` at once."""
     piece = request.rows
     batches = 1 + -(-request.later_rows // piece)
     rounds = -(-batches // slots) - 1
-    return rounds * times.curve[min(piece, model.settings.max_batch_size)]
+    return rounds * times.curve[min(piece, times.max_rows)]
 
 
 def leave_time_for_rest(request: LiveRequest, after_ns: float) -> None:

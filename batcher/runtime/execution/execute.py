@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from batcher.clock import Clock
-from batcher.core.events import FailureCause
+from batcher.core.events import SEARCHED, FailureCause
 from batcher.errors import describe, on_one_line
 from batcher.executor import (
     CAUSES,
@@ -26,6 +26,7 @@ from batcher.executor import (
     BatchResult,
     ExecutionError,
     Executor,
+    OutOfMemory,
     nothing_to_release,
 )
 from batcher.runtime.execution.gather import LARGE_BATCH, Slice, gather
@@ -36,9 +37,7 @@ from batcher.runtime.interface.padding import Padded
 
 log = logging.getLogger(__name__)
 
-_CAUSES: Final = {
-    cause: FailureCause.DEVICE if cause == "memory" else FailureCause(cause) for cause in CAUSES
-}
+_CAUSES: Final = {cause: FailureCause(cause) for cause in CAUSES}
 
 
 @dataclass(slots=True)
@@ -68,6 +67,13 @@ class ExecutedBatch:
         if self.submitted_ns:
             return self.execute_end_ns - self.execute_start_ns
         return self.ended_ns - self.started_ns
+
+    @property
+    def what_follows(self) -> str:
+        """What becomes of the requests of a batch that has failed, for the log."""
+        if self.cause is FailureCause.MEMORY:
+            return "they run again in smaller batches, or fail"
+        return "they run again in parts, or fail" if self.cause in SEARCHED else "they fail"
 
     def abandon(self) -> None:
         """Drop what a cancelled batch has given all the same, and why it failed."""
@@ -186,6 +192,8 @@ def set_failure(executed: ExecutedBatch, error: BaseException, clock: Clock) -> 
         _set_cause(executed, error)
     else:
         executed.failure = describe(error)
+        if isinstance(error, MemoryError | OutOfMemory):
+            executed.cause = FailureCause.MEMORY
     # The traceback refers to frames that refer to the batch, and an executor may keep its error.
     error.__traceback__ = None
 

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.events import (
-    SEARCHED,
     UNTOLD,
     FailureCause,
     InstanceDown,
@@ -443,9 +442,7 @@ class Instance:
                     executed.failure,
                     executed.cause,
                     len(slices),
-                    "they run again in parts, or fail"
-                    if executed.cause in SEARCHED
-                    else "they fail",
+                    executed.what_follows,
                 )
         finally:
             done(executed)

@@ -94,6 +94,8 @@ class Sample:
     def failed(self, rows: int, why: str, cause: FailureCause = FailureCause.UNKNOWN) -> str:
         """The message for a failed warm-up batch, with what helps if its values caused that."""
         said = f"{self._model}: the warm-up batch of {rows} rows failed: {why}"
+        if cause is FailureCause.MEMORY:
+            return f"{said} (the device has no memory for it: lower batching.max_batch_size)"
         if cause is FailureCause.DEVICE or cause in UNTOLD:
             return said
         of = "the values in warmup.inputs" if self._given else "zeros and empty texts"

@@ -10,9 +10,9 @@ from statistics import median
 from time import monotonic_ns
 from typing import TypeAlias
 
-from batcher.core.events import UNTOLD, Profile, Shapes
+from batcher.core.events import UNTOLD, FailureCause, Profile, Shapes
 from batcher.core.record import record
-from batcher.errors import BackendUnavailable, ModelLoadError
+from batcher.errors import BackendUnavailable, ModelLoadError, OutOfMemory
 from batcher.executor import ModelMetadata
 from batcher.runtime.execution.execute import ExecutedBatch
 from batcher.runtime.execution.gather import Slice
@@ -145,9 +145,9 @@ async def _warm_up(
                 executed = await run_batch(worker, slices, layout)
                 executed.release()
             if executed.result is None:
-                # A backend that turns a batch away may take it later: the load is repeated.
-                kind = BackendUnavailable if executed.cause in UNTOLD else ModelLoadError
-                raise kind(sample.failed(rows, executed.failure, executed.cause))
+                raise load_error(executed.cause)(
+                    sample.failed(rows, executed.failure, executed.cause)
+                )
             refused = executed.result.row_errors
             if refused and not repeat:
                 log.warning("%s", sample.failed(rows, next(iter(refused.values()))))
@@ -222,3 +222,11 @@ def _check_length(
             f"model {model!r}: warmup.length: got {plan.length}; allowed: a length only where an"
             " input has a variable axis that is not padded; this model has none, so leave it out"
         )
+
+
+def load_error(cause: FailureCause) -> type[ModelLoadError]:
+    """The error of a load whose warm-up failed for this cause."""
+    if cause is FailureCause.MEMORY:
+        return OutOfMemory
+    # A backend that turns a batch away may take it later: the load is repeated.
+    return BackendUnavailable if cause in UNTOLD else ModelLoadError

@@ -110,7 +110,7 @@ class _Planner(BatchPolicy):
 
     def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:
         """Plan the group as it is now."""
-        return self.plan(Backlog(group, given, self._max_rows))
+        return self.plan(Backlog(group, given, min(self._max_rows, given.times.max_rows)))
 
     def plan(self, backlog: Backlog) -> Decision:
         """What to do with this backlog."""

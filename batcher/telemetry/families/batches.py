@@ -45,7 +45,8 @@ UNFINISHED_BATCHES = Family(
     "batches",
     (*MODEL, "cause"),
     "Batches that ended without a result through no fault of the model, by cause: the executor's backend had "
-    "no room (overloaded) or was not there (unavailable), or no request waited for them (abandoned).",
+    "no room (overloaded) or was not there (unavailable), the device had no memory for a batch of this size "
+    "(memory), or no request waited for them (abandoned).",
 )
 POLICY_FAILURES = Family(
     "batcher_policy_failures",
@@ -77,6 +78,14 @@ FAILURE_STORM = Family(
     "1 while so many batches fail that no batch is bisected any more and all requests of a failed "
     "batch fail, else 0.",
 )
+BATCH_CEILING = Family(
+    "batcher_batch_ceiling_rows",
+    "gauge",
+    "rows",
+    MODEL,
+    "The most rows that a batch may have now, in the bucket with the largest rows: max_batch_size, or less for "
+    "a while after the device had no memory for a batch.",
+)
 
 FAMILIES = (
     BATCH_ROWS,
@@ -89,4 +98,5 @@ FAMILIES = (
     BISECTIONS,
     BISECTION_EXECUTIONS,
     FAILURE_STORM,
+    BATCH_CEILING,
 )

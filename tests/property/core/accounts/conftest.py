@@ -12,6 +12,7 @@ import pytest
 
 from batcher.core.commands import (
     FAILURE_REASONS,
+    BatchCeiling,
     Dispatch,
     FailureStorm,
     Outcome,
@@ -37,7 +38,7 @@ from batcher.core.events import (
 from batcher.core.queueing.ranks import LATE
 from batcher.core.settings import Adaptive, NoBatching
 from batcher.core.times import LATELY_NS, NEVER_NS, TIMER_NS, TOLERANCE_NS
-from batcher.testing.accounts import Batch, Request, Reruns
+from batcher.testing.accounts import Batch, Request, Reruns, rows_of
 
 FULL = {Reason.QUEUE_REQUESTS, Reason.QUEUE_GROUPS, Reason.QUEUE_ROWS, Reason.QUEUE_BYTES}
 
@@ -55,6 +56,7 @@ class Accounts:
     reruns: Reruns = field(default_factory=Reruns)
     ran_ns: dict = field(default_factory=dict)  # (model, bucket) -> when a batch was dispatched
     stormy: set = field(default_factory=set)
+    ceilings: set = field(default_factory=set)  # models whose devices lack memory
     failed_policies: list = field(default_factory=list)  # names of models, each time
     last_batch: int = 0
     must: dict = field(default_factory=dict)  # id -> how it ends in this step
@@ -68,14 +70,8 @@ class Accounts:
 
     def running_rows(self, request_id):
         """The rows of a request that run now."""
-        return {
-            row
-            for batch in self.running.values()
-            if request_id in batch.left
-            for part in batch.command.parts
-            if part.id == request_id
-            for row in range(part.start, part.stop)
-        }
+        batches = [batch for batch in self.running.values() if request_id in batch.left]
+        return {row for b in batches for i, row in rows_of(b.command.parts) if i == request_id}
 
     def waiting(self, request_id):
         return self.live[request_id].undone - self.running_rows(request_id)
@@ -147,6 +143,9 @@ class Accounts:
             for batch in self.running.values():
                 batch.left.discard(request_id)
 
+    def fail(self, request_id, cause):
+        self.end(request_id, failure_outcome(cause), FAILURE_REASONS[cause])
+
     def end_if_expired(self, request_id, *, waits):
         request = self.live[request_id]
         if waits and request.expires_ns is not None and request.expires_ns <= self.now_ns:
@@ -159,19 +158,18 @@ class Accounts:
             self.end(request_id, Outcome.REJECTED, Reason.PREDICTED_LATE)
 
     def serves(self, model):
-        serving = [i for i in self.instances.values() if i.model == model]
-        return any(i.instance not in self.draining for i in serving)
+        up = self.instances.values()
+        return any(i.model == model and i.instance not in self.draining for i in up)
 
     def arrive(self, event):
         model = self.models.get(event.model)
         expires = [event.deadline_ns] if event.deadline_ns is not None else []
         if model is not None and model.queue.timeout_ns is not None:
             expires.append(event.arrival_ns + model.queue.timeout_ns)
-        expires_ns = min(expires, default=None)
         if self.is_idle(event.model):
             self.alone.add(event.id)
-        limit_ns = self.limit_ns(event)
-        self.live[event.id] = Request(event, expires_ns, limit_ns, set(range(event.rows)))
+        times = min(expires, default=None), self.limit_ns(event)
+        self.live[event.id] = Request(event, *times, set(range(event.rows)))
         self.fresh.add(event.id)
         if model is None:
             self.end(event.id, Outcome.REJECTED, Reason.UNKNOWN_MODEL)
@@ -216,14 +214,12 @@ class Accounts:
         return limit is None or sum(other.device == up.device for other in busy) < limit
 
     def cancel(self, event):
-        if event.cause is CancelCause.DEADLINE:
-            self.end(event.id, Outcome.EXPIRED, Reason.CALLER_DEADLINE)
-        else:
-            self.end(event.id, Outcome.CANCELLED, Reason.CALLER_CANCELLED)
+        expired = event.cause is CancelCause.DEADLINE
+        ends = Outcome.EXPIRED, Reason.CALLER_DEADLINE
+        self.end(event.id, *(ends if expired else (Outcome.CANCELLED, Reason.CALLER_CANCELLED)))
 
     def progress(self, event):
-        batch = self.running.get(event.batch_id)
-        if batch is None:
+        if (batch := self.running.get(event.batch_id)) is None:
             return
         for part in batch.command.parts:
             if part.id in event.done and part.id in batch.left:
@@ -233,8 +229,7 @@ class Accounts:
                     self.end(part.id, Outcome.OK)
         for failure in event.failed:
             if failure.id in batch.left:
-                how = failure_outcome(failure.cause), FAILURE_REASONS[failure.cause]
-                self.end(failure.id, *how)
+                self.fail(failure.id, failure.cause)
         if event.last or event.error is not None:
             self.finish(event, batch)
 
@@ -252,10 +247,13 @@ class Accounts:
             self.reruns.ended(batch.command)
             self.unbound.add(model)
         known = event.error not in {FailureCause.INPUT, FailureCause.UNKNOWN} or len(left) == 1
+        if event.error is FailureCause.MEMORY:
+            known = batch.rows == 1
+            for request in [self.live[request_id] for request_id in left]:
+                request.most_rows = batch.rows // 2
         if known or model not in self.models or not self.serves(model):
             for request_id in left:
-                cause = event.error or FailureCause.UNKNOWN
-                self.end(request_id, failure_outcome(cause), FAILURE_REASONS[cause])
+                self.fail(request_id, event.error or FailureCause.UNKNOWN)
         for request_id in left:
             self.live[request_id].suspect = True
             self.end_at_limit(request_id, waits=True)
@@ -300,6 +298,10 @@ class Accounts:
                 case FailureStorm():
                     assert (command.model in self.stormy) == command.over
                     self.stormy ^= {command.model}
+                case BatchCeiling():
+                    assert (command.model in self.ceilings) == command.over
+                    assert command.over or 1 <= command.most_rows <= max(1, command.rows // 2)
+                    self.ceilings ^= {command.model}
                 case PolicyFailed():
                     self.failed_policies.append(command.model)
                     self.failing.add(command.model)
@@ -312,7 +314,7 @@ class Accounts:
             # A policy may have failed before it came, or after.
             assert request.limit_ns == limit_ns or request.arrived.model in self.failing
             request.limit_ns = limit_ns
-        self.stormy &= set(self.models)
+        self.stormy, self.ceilings = (set(self.models) & s for s in (self.stormy, self.ceilings))
         self.check_queues(scheduler)
 
     def settle(self, request_id, how, scheduler):
@@ -348,8 +350,7 @@ class Accounts:
         But for what even the fastest batch cannot answer within its limit.
         """
         request = self.live[request_id]
-        name = request.arrived.model
-        if name not in self.models or name in self.unbound:
+        if (name := request.arrived.model) not in self.models or name in self.unbound:
             return  # Its settings have changed since, in this step.
         model, settings_ = scheduler.models[name], self.models[name]
         assert isinstance(settings_.policy, Adaptive)
@@ -358,8 +359,7 @@ class Accounts:
         bucket = model.bucket_of(request.arrived.shapes)
         times = model.times.get(bucket)
         assert times, "refused for what was never measured"
-        companions = [i for i in self.fresh if i != request_id]
-        if request_id in self.alone and not companions:
+        if request_id in self.alone and self.fresh <= {request_id}:
             assert not self.is_stale(name, bucket)
             assert self.now_ns + times.least_ns(self.now_ns) > request.limit_ns
 
@@ -380,7 +380,7 @@ class Accounts:
         stale = self.is_stale(command.model, command.bucket)
         self.ran_ns[command.model, command.bucket] = self.now_ns
         batch = Batch(command, self.now_ns, {part.id for part in command.parts}, prefetched)
-        assert 1 <= batch.rows <= model.max_batch_size
+        assert 1 <= batch.rows <= scheduler.models[command.model].most_rows(command.bucket)
         if prefetched:
             self.check_that_no_request_could_join(batch, up, scheduler)
         assert len(batch.left) == len(command.parts)
@@ -396,6 +396,7 @@ class Accounts:
         if command.attempt > 1:
             suspects = scheduler.fleet.batches[command.batch_id].suspects
             self.reruns.check(command, suspects)
+            assert batch.rows <= min(self.live[part.id].most_rows for part in command.parts)
             assert not suspects.lost or all(self.live[i].lost for i in batch.left)
         elif scheduler.models[command.model].policy_failed:
             pass  # a greedy batch, under any settings
@@ -416,12 +417,11 @@ class Accounts:
         ends = [self.live[part.id].expires_ns for part in command.parts]
         assert all(expires_ns is None or expires_ns > begins_ns for expires_ns in ends)
         key = self.live[command.parts[0].id].arrived.batch_key
-        others = [r for r in model.queue if r.arrived.batch_key == key]
-        assert batch.rows == self.models[command.model].max_batch_size or others
+        others = any(r.arrived.batch_key == key for r in model.queue)
+        assert others or batch.rows == model.most_rows(command.bucket)
 
     def check_padding(self, own, command):
-        # What runs again is padded as it was, under whatever settings that was.
-        again = command.attempt > 1
+        again = command.attempt > 1  # padded as it was, under whatever settings that was
         padded = {(a.input, a.axis - 1) for a in self.models[command.model].padding}
         for place, (shape, bucket) in enumerate(zip(own, command.bucket, strict=True)):
             for axis, (length, most) in enumerate(zip(shape, bucket, strict=True)):
@@ -434,12 +434,10 @@ class Accounts:
         ends sooner by what that saves.
         """
         model = scheduler.models[batch.command.model]
-        times = model.times.get(batch.command.bucket)
-        if not times:
+        if not (times := model.times.get(batch.command.bucket)):
             return
         # A request alone may be let try, unless its bucket was measured lately and was never so quick.
         alone = len(batch.command.parts) == 1
-        rows = batch.rows
         if alone and stale:
             return
         begins_ns = scheduler.fleet.batches[batch.command.batch_id].dispatched_ns
@@ -447,12 +445,11 @@ class Accounts:
         starts_ns = begins_ns - TOLERANCE_NS
         if begins_ns > self.now_ns:
             starts_ns -= model.handling.saved_ns
-        quickest_ns = min(times.least_ns(self.now_ns), times.expected[rows])
-        ends_ns = starts_ns + (quickest_ns if alone else times.p95[rows])
+        quickest_ns = min(times.least_ns(self.now_ns), times.expected[batch.rows])
+        ends_ns = starts_ns + (quickest_ns if alone else times.p95[batch.rows])
         for part in batch.command.parts:
             # The rest of a split request may have been given up in the same step.
-            request = scheduler.live.get(part.id)
-            if request is None or request.split:
+            if (request := scheduler.live.get(part.id)) is None or request.split:
                 continue
             assert ends_ns <= request.limit_ns
             if model.target_ns is not None and model.reachable and request.rank != LATE:

@@ -340,9 +340,11 @@ class AccountsMachine(RuleBasedStateMachine):
         assert self.accounts.ended == set(range(1, self.next_id))
         assert self.scheduler.live == {}
         assert self.scheduler.fleet.batches == {}
-        # It may still ask for a step at the limit of a request that has been answered.
-        if (wakeup_ns := self.scheduler.next_wakeup_ns()) is not None:
-            self.tell(wakeup_ns)
+        # It may still ask for a step at the limit of a request that has been answered, and for those
+        # in which memory ceilings are raised: each doubles.
+        for _ in range(64):
+            if (wakeup_ns := self.scheduler.next_wakeup_ns()) is not None:
+                self.tell(wakeup_ns)
         assert self.scheduler.next_wakeup_ns() is None
         assert not any(model.bisections.open for model in self.scheduler.models.values())
 
