@@ -54,6 +54,7 @@ SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
 
 FIXED: Final[dict[str, str]] = {
     "bucket_times.MOST_SHAPES": "a bound of memory",
+    "faults/memory_ceiling.MOST_HOLD_NS": "a bound of the device's time for tries, by arithmetic",
     "handlers/requests.NEAR_NS": "a bound of processor time",
     "history.KEPT_STEPS": "a bound of memory",
     "history.LONGEST_LINE": "a bound of memory",

@@ -56,7 +56,6 @@ class Backlog:
     def __init__(self, group: BatchGroup, given: PolicyInput, max_rows: int) -> None:
         requests = list(group)
         self.now_ns = given.now_ns
-        self.max_rows = max_rows
         self.size = len(requests)
         self.due_ns = [NEVER_NS if r.due_ns is None else r.due_ns for r in requests]
         self.arrivals_ns = [r.arrived.arrival_ns for r in requests]
@@ -66,6 +65,7 @@ class Backlog:
         self.took_ns = (
             [time * times.margin for time in times.curve] if times else [0.0] * (max_rows + 1)
         )
+        self.max_rows = min(max_rows, len(self.took_ns) - 1)
 
     def most(self, i: int, rows: int) -> int:
         """How many requests from `i` on have at most `rows` rows together."""
@@ -110,7 +110,7 @@ class _Planner(BatchPolicy):
 
     def decide(self, group: BatchGroup, given: PolicyInput) -> Decision:
         """Plan the group as it is now."""
-        return self.plan(Backlog(group, given, min(self._max_rows, given.times.max_rows)))
+        return self.plan(Backlog(group, given, self._max_rows))
 
     def plan(self, backlog: Backlog) -> Decision:
         """What to do with this backlog."""

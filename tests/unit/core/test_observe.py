@@ -20,7 +20,8 @@ def test_an_empty_model(play):
     seen = observe(play, 3)
 
     assert seen.now_ns == 3 * MILLISECOND
-    assert seen.models == (ModelObservation("m", 0, 0, 0, 0, None, None, 50 * MILLISECOND),)
+    empty = ModelObservation("m", 0, 0, 0, 0, None, None, 50 * MILLISECOND, ceiling_rows=8)
+    assert seen.models == (empty,)
     assert seen.instances == ()
 
 
