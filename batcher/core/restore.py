@@ -6,10 +6,10 @@ from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import ModelConfigured
 from batcher.core.faults.bisection import Bisection
+from batcher.core.handlers.memory import note_ceilings
 from batcher.core.handlers.models import configure
 from batcher.core.queueing.request import LiveRequest, Split, queued
 from batcher.core.record import copied
-from batcher.core.requests.out_of_memory import note_ceilings
 from batcher.core.state import CAPTURED, SavedModel, SavedRequest, State
 
 

@@ -18,13 +18,13 @@ from batcher.core.contents import Contents
 from batcher.core.events import Event, RequestArrived
 from batcher.core.handlers import batches, instances, models
 from batcher.core.handlers.decision import decide
+from batcher.core.handlers.memory import raise_ceilings
 from batcher.core.handlers.requests import arrive, cancel, end_at_limit, expire
 from batcher.core.history import KEPT_STEPS, History, InvalidTransition
 from batcher.core.lifecycle import request_state
 from batcher.core.observation import Observation
 from batcher.core.observe import observe
 from batcher.core.policies import PolicyFactory, make_policy
-from batcher.core.requests.out_of_memory import raise_ceilings
 from batcher.core.restore import restore
 from batcher.core.snapshot import capture
 from batcher.core.state import State

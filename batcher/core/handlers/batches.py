@@ -8,11 +8,11 @@ from batcher.core.commands import FailureStorm, Part
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.events import UNTOLD, BatchProgress, FailureCause, RepliesTook, Timings
+from batcher.core.handlers.memory import lower_ceiling, note_room
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.failed_batches import settle_unreported
-from batcher.core.requests.out_of_memory import lower_ceiling, note_room
 from batcher.core.requests.splitting import next_turn, note_done
 
 

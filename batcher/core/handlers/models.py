@@ -5,9 +5,9 @@ from __future__ import annotations
 from batcher.core.commands import PolicyFailed, Reason, SettingsRefused
 from batcher.core.contents import Contents
 from batcher.core.events import FailureCause, InstancesFailed, ModelConfigured, ModelRemoved
+from batcher.core.handlers.memory import note_ceilings
 from batcher.core.model import Model
 from batcher.core.requests.failed_batches import refit
-from batcher.core.requests.out_of_memory import note_ceilings
 from batcher.core.requests.promotion import reorder
 from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
 from batcher.errors import describe

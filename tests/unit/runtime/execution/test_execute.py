@@ -15,6 +15,7 @@ from batcher.executor import (
     Capabilities,
     ExecutionError,
     LoadContext,
+    OutOfMemory,
 )
 from batcher.runtime.execution.execute import (
     ExecutedBatch,
@@ -286,6 +287,17 @@ def test_what_an_error_says_is_not_trusted(error, cause, retry_after_ns, failure
     set_failure(executed, error, lambda: 7)
     found = executed.cause, executed.retry_after_ns, executed.failure
     assert found == (cause, retry_after_ns, failure)
+
+
+@pytest.mark.parametrize(
+    "error", [ExecutionError("full", cause="memory"), MemoryError("full"), OutOfMemory("full")]
+)
+def test_a_batch_without_memory_is_told_from_others(error):
+    executed = ExecutedBatch(0)
+    set_failure(executed, error, lambda: 7)
+    assert executed.cause is FailureCause.MEMORY
+    assert "full" in executed.failure
+    assert executed.what_follows == "they run again in smaller batches, or fail"
 
 
 def test_an_error_has_a_known_cause_and_a_bounded_delay():

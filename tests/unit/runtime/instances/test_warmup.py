@@ -7,7 +7,7 @@ import pytest
 
 from batcher.clock import SECOND, monotonic_ns
 from batcher.config import WarmupConfig
-from batcher.errors import BackendUnavailable, ModelLoadError
+from batcher.errors import BackendUnavailable, ModelLoadError, OutOfMemory
 from batcher.executor import ExecutionError, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.execution.worker import make_worker
 from batcher.runtime.instances import warmup
@@ -128,13 +128,13 @@ def test_optional_inputs_that_are_given_get_their_bucket():
 def refused():
     """What is said of a warm-up whose every batch raises that error."""
 
-    async def call(error, inputs=None, *, length=DEFAULT_LENGTH):
+    async def call(error, inputs=None, *, length=DEFAULT_LENGTH, kind=ModelLoadError):
         fake = FakeExecutor()
         fake.fail_next(error)
         worker = make_worker(fake, "fake", asyncio.get_running_loop(), monotonic_ns)
         metadata = await worker.load(LoadContext("m", "1", 0, "cpu", 8, {}))
         plan = WarmupPlan((1,), length, inputs or {})
-        with pytest.raises(ModelLoadError) as caught:
+        with pytest.raises(kind) as caught:
             await warmup.warm_up(worker, "m", metadata, layout_of(metadata), plan)
         await worker.close(5.0)
         return str(caught.value)
@@ -151,6 +151,12 @@ async def test_a_warm_up_that_fails_names_the_remedy(refused):
     )
     assert "the values in warmup.inputs" in await refused(ValueError("x"), {"X": 1})
     assert "warmup.inputs" not in await refused(ExecutionError("out of memory", cause="device"))
+
+
+async def test_a_warm_up_without_memory_is_a_load_without_memory(refused):
+    message = await refused(MemoryError("9 GiB"), kind=OutOfMemory)
+    assert "of 1 rows failed: MemoryError: 9 GiB (the device has no memory for it" in message
+    assert "lower batching.max_batch_size" in message
 
 
 async def test_a_length_without_variable_axes_is_refused(refused):
