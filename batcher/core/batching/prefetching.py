@@ -18,7 +18,7 @@ def block(model: Model, fleet: Fleet, now_ns: int) -> None:
     """Note that none of the model's batches can begin until one ends, and when one may be prefetched."""
     model.blocked = True
     model.prefetch_at_ns = NEVER_NS
-    if model.handling.gap_ns:
+    if model.handling.gap_ns or model.times.pipelined:
         instance = fleet.next_to_prefetch(model.name, now_ns)
         if instance is not None:
             model.prefetch_at_ns = fleet.prefetch_at_ns(instance)

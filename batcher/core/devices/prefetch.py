@@ -36,7 +36,7 @@ def schedule_prefetch(
         _end_behind_its_copy(batch, handling, times, now_ns)
     elif batch.prefetched and handling.gap_ns and expected_ns > 0:
         batch.expected_end_ns -= handling.saved_ns
-    if not handling.gap_ns or expected_ns <= 0:
+    if not (handling.gap_ns or copy_ns) or expected_ns <= 0:
         return
     margin = 1.0 if times is None else times.margin
     lead_ns = LEAD_GAPS * handling.gap_ns + (margin - 1.0) * expected_ns

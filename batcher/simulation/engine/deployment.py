@@ -32,6 +32,8 @@ class SimulatedModel:
     noise: Noise = QUIET
     warmup_sizes: tuple[int, ...] = ()
     """Batch sizes whose service times its instances measure when they start."""
+    copies: Curve = ()
+    """How long a batch is copied to its device while another computes; empty where nothing is pipelined."""
     buckets: Mapping[int, Curve] = field(default_factory=dict)
     """Of a padded model the service times by bucket, of which `curve` is the mean. Its settings pad
     axis 1 of input 0 to these lengths, and requests have a length."""
@@ -44,12 +46,16 @@ class SimulatedModel:
     @property
     def reachable(self) -> bool:
         """Whether one row alone is done within the target, or there is no target."""
-        return self.settings.target_ns is None or self.curve[1] <= self.settings.target_ns
+        alone_ns = self.curve[1] + (self.copies[1] if self.copies else 0)
+        return self.settings.target_ns is None or alone_ns <= self.settings.target_ns
 
     @property
     def row_cost_s(self) -> float:
         """Seconds of one instance for a row, in the batch size with the highest throughput."""
-        return min(took_ns / rows for rows, took_ns in enumerate(self.curve) if rows) / 1e9
+        curve = self.curve
+        if self.copies:
+            curve = tuple(map(max, curve, self.copies))
+        return min(took_ns / rows for rows, took_ns in enumerate(curve) if rows) / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ class Deployment:
     def events(self, devices: Devices | None = None, gap_ns: int = 0) -> Iterator[Event]:
         """The events that start it. With `devices`, instances report what their warm-up measured.
 
-        With a gap, instances may have a prefetched batch.
+        With a gap, or a time to copy batches, instances may have a prefetched batch.
         """
         for device, limit in self.device_limits.items():
             yield DeviceConfigured(device, limit)
@@ -121,13 +127,24 @@ class Deployment:
                     model.max_in_flight,
                     profile,
                     buckets,
-                    prefetches=gap_ns > 0,
+                    prefetches=gap_ns > 0 or bool(model.copies),
+                    copies=_copies(model, devices),
                 )
 
     @staticmethod
     def instance_names(model: SimulatedModel) -> list[str]:
         """The names of a model's instances."""
         return [f"{model.name}#{place}" for place in range(model.instances)]
+
+
+def _copies(model: SimulatedModel, devices: Devices | None) -> tuple[tuple[Shapes, Profile], ...]:
+    """What a warm-up would have measured of copying batches."""
+    if devices is None or not model.copies:
+        return ()
+    measured = tuple((rows, model.copies[rows]) for rows in model.warmup_sizes)
+    if not model.buckets:
+        return (((), measured),)
+    return tuple((((length,),), measured) for length in model.buckets)
 
 
 def _warmed_up(model: SimulatedModel, devices: Devices, bucket: Shapes) -> Profile:

@@ -95,11 +95,13 @@ def deployment_of(
     for name in models.values:
         model = known[name]
         settings = _aimed(model, target_ns).scheduler_settings()
+        curve, copies = _curve(name, model, costs, config)
         simulated.append(
             SimulatedModel(
                 name=name,
                 settings=settings,
-                curve=stepped(_curve(name, model, costs, config), model.batching.sizes),
+                curve=stepped(curve, model.batching.sizes),
+                copies=stepped(copies, model.batching.sizes) if copies else (),
                 device=model.device,
                 instances=model.instances,
                 max_in_flight=model.max_in_flight,
@@ -117,14 +119,15 @@ def deployment_of(
     )
 
 
-def _curve(name: str, model: ModelConfig, costs: Costs, config: Config) -> Curve:
+def _curve(name: str, model: ModelConfig, costs: Costs, config: Config) -> tuple[Curve, Curve]:
+    """The times of the device, and those of copying beside it; the latter empty where none are known."""
     most = model.batching.most_rows
     table = costs.tables.get(name, costs.tables.get(""))
     if table is not None:
-        return from_table(table, most)
+        return from_table(table, most), ()
     profile = costs.profiles.get((model.name, model.version))
     if profile is not None:
-        return from_table(profile.medians_ns(), most)
+        return from_table(profile.medians_ns(), most), ()
     if costs.profiles:
         measured = ", ".join(f"{name} version {version}" for name, version in costs.profiles)
         raise InputError(f"--profile: has {measured}; model {name!r} is version {model.version}")
@@ -139,7 +142,11 @@ def _curve(name: str, model: ModelConfig, costs: Costs, config: Config) -> Curve
             f"model {name!r}: options.base and options.per_row are 0, so batches would take no time;"
             " set a cost above 0, or give --profile or --service-times"
         )
-    return linear(options.base, options.per_row, most)
+    base_ns, per_row_ns = options.copy_base, options.copy_per_row
+    if not model.pipelining:
+        return linear(options.base + base_ns, options.per_row + per_row_ns, most), ()
+    curve = linear(options.base, options.per_row, most)
+    return curve, linear(base_ns, per_row_ns, most) if options.copy_ns(1) else ()
 
 
 def _noise(model: ModelConfig, costs: Costs, config: Config) -> Noise:

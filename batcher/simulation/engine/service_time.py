@@ -188,6 +188,9 @@ class Devices:
     clock: Callable[[], int]
     buckets: Mapping[str, Mapping[int, Curve]] = field(default_factory=dict)
     """By model, the curves of its padding buckets; one without an entry is not padded."""
+    copies: Mapping[str, Curve] = field(default_factory=dict)
+    """By model, how long batches are copied to the device beside its computation; without an entry,
+    batches are not pipelined."""
     use: dict[str, DeviceUse] = field(default_factory=dict)
     _factors: dict[str, list[float]] = field(default_factory=dict)
 
@@ -215,6 +218,11 @@ class Devices:
         begins_ns = max(use.free_ns, from_ns)
         use.free_ns = begins_ns + took_ns
         return begins_ns, use.free_ns
+
+    def copy_ns(self, dispatch: Dispatch) -> int:
+        """How long a batch is copied to its device; 0 where batches are not pipelined."""
+        copies = self.copies.get(dispatch.model)
+        return copies[sum([part.stop - part.start for part in dispatch.parts])] if copies else 0
 
     def sample_ns(self, model: str, rows: int, bucket: Shapes = ()) -> int:
         """One draw of the service time of a batch that has the device to itself."""

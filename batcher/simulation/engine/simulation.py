@@ -215,7 +215,7 @@ def simulate(
         callers = _Callers(load, recorder, conditions, progress)
     observe, gap_ns = callers or recorder, conditions.batch_gap_ns
     driver: Driver
-    if gap_ns:
+    if gap_ns or devices.copies:
         driver = PrefetchDriver(
             scheduler,
             devices.run,
@@ -224,6 +224,7 @@ def simulate(
             timer_delay=late_ns,
             reply_ns=reply_ns,
             pauses=conditions.pauses,
+            copy_ns=devices.copy_ns,
         )
     else:
         driver = Driver(
@@ -260,6 +261,7 @@ def _devices(deployment: Deployment, conditions: Conditions, clock: Callable[[],
         draw=generator(conditions.seed, "noise"),
         clock=clock,
         buckets={m.name: m.buckets for m in deployment.models if m.buckets},
+        copies={m.name: m.copies for m in deployment.models if m.copies},
     )
 
 
