@@ -16,6 +16,7 @@ import busy  # noqa: E402
 import lengths  # noqa: E402
 import machine  # noqa: E402
 import overhead  # noqa: E402
+import pipelining  # noqa: E402
 import poisson  # noqa: E402
 import prefetch  # noqa: E402
 import quiet  # noqa: E402
@@ -37,6 +38,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   agreement  the same open loop at several rates, beside `batcher simulate` on the same arrivals
   prefetch   more than the device can serve, with prefetched batches and without: what it
              waits for between two batches
+  pipelining more than the device can serve, with batches that are copied in beside others, and
+             one after the other: the time of a batch
   transports the same requests by either transport in turns: processor time for each
   tuning     open loop below capacity while settings change, by file and by admin call, beside
              the same arrivals without changes
@@ -55,6 +58,7 @@ EXAMPLES = """examples:
   python bench/load poisson --rate 1350 --target 50ms
   python bench/load agreement --seeds 5
   python bench/load prefetch --rounds 5
+  python bench/load pipelining --rounds 5
   python bench/load transports --rate 600
   python bench/load tuning --rounds 3
   python bench/load reloads --rounds 1 --seconds 60 --reloads 30
@@ -175,6 +179,7 @@ def parser() -> argparse.ArgumentParser:
     modules: tuple[tuple[ModuleType, str, list[argparse.ArgumentParser]], ...] = (
         (agreement, "the server and the simulator on the same arrivals", [shared, own]),
         (prefetch, "what the device waits for between two batches", [own]),
+        (pipelining, "what a device serves that copies one batch and computes another", [own]),
         (transports, "processor time of a request with either transport", []),
         (attack, "what hostile callers take from others, and from the process", [own]),
         (busy, "what a server refuses whose core is busy with others", [own]),
