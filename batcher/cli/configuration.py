@@ -113,24 +113,29 @@ def executor_problems(
         allowed = f"{', '.join(known)}{guess}; {plugin_of(model.executor)}"
         return [((*at, "executor"), f'got "{model.executor}"; allowed: {allowed}')]
     try:
-        found = options_model(find_executor(model.executor))
+        executor = find_executor(model.executor)
     except PluginError as error:
         return [((*at, "executor"), str(error))] if thorough else []
-    if found is None:
-        return []
-    problems = option_problems(found, model.options, base_dir, files=thorough)
-    if thorough and not problems:
-        return _serving_problems(at, base_dir, model)
-    return [((*at, "options", *path), text) for path, text in problems]
+    found = options_model(executor)
+    if found is not None:
+        problems = option_problems(found, model.options, base_dir, files=thorough)
+        if problems:
+            return [((*at, "options", *path), text) for path, text in problems]
+    return _serving_problems(at, base_dir, model) if thorough else []
 
 
 def _serving_problems(at: KeyPath, base_dir: Path, model: ModelConfig) -> list[Problem]:
-    """Why the executor does not know how to serve the model: it imports what its options name."""
+    """Why the executor does not know how to serve the model: it imports what its options name.
+
+    Also what its class declares and the model's other keys contradict.
+    """
     from batcher.errors import StartupError
     from batcher.model_builder import serving_executor
+    from batcher.runtime.interface.declared import class_problems
 
     try:
-        serving_executor(model, base_dir)
+        kind = serving_executor(model, base_dir)
     except StartupError as error:
         return [((*at, "options"), str(error).removeprefix(f"model {model.name!r}: "))]
-    return []
+    found = class_problems(kind, kind.capabilities, model.isolation, model.max_in_flight)
+    return [((*at, key), text) for key, text in found]

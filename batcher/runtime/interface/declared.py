@@ -102,38 +102,39 @@ def check_executor(
 
     `isolation` and `max_in_flight` are those keys of the model. Call it before the executor is loaded.
     """
-    problems = list(_executor_problems(executor, isolation, max_in_flight))
+    found = class_problems(type(executor), executor.capabilities, isolation, max_in_flight)
+    problems = [f"{key}: {text}" for key, text in found]
     if problems:
         raise ModelLoadError(f"model {model!r}: {'; '.join(problems)}")
 
 
-def _executor_problems(
-    executor: Executor | AsyncExecutor, isolation: str, max_in_flight: int
-) -> Iterator[str]:
-    kind, capabilities = type(executor), executor.capabilities
+def class_problems(
+    kind: type, capabilities: Capabilities, isolation: str, max_in_flight: int
+) -> Iterator[tuple[str, str]]:
+    """What cannot be so of an executor's class, by the key of the model that it is about."""
     coroutines = is_async(kind)
     most: object = capabilities.max_in_flight
-    declares = f"its executor declares Capabilities(max_in_flight={most})"
+    declares = f"it declares Capabilities(max_in_flight={most})"
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        yield f"{declares}; allowed: a whole number from 1"
+        yield "executor", f"{declares}; allowed: a whole number from 1"
     elif most > 1 and not coroutines:
-        yield f"{declares}, and is blocking: all its calls are made by one thread; allowed: 1"
+        because = "and is blocking: all its calls are made by one thread"
+        yield "executor", f"{declares}, {because}; allowed: 1"
     elif max_in_flight > most:
-        yield (
-            f"max_in_flight: got {max_in_flight}; allowed: 1 to {most}, the most batches that the"
-            " executor can run at once"
-        )
+        allowed = f"1 to {most}, the most batches that the executor can run at once"
+        yield "max_in_flight", f"got {max_in_flight}; allowed: {allowed}"
     if isolation == "process" and capabilities.raw:
-        yield (
-            "isolation: got 'process'; allowed: thread, as its executor declares Capabilities(raw=True)"
-            " and sends batches on from the server"
+        because = (
+            "its executor declares Capabilities(raw=True) and sends batches on from the server"
         )
-    yield from _optional_methods(kind, raw=capabilities.raw, coroutines=coroutines)
+        yield "isolation", f"got 'process'; allowed: thread, as {because}"
+    for problem in _optional_methods(kind, raw=capabilities.raw, coroutines=coroutines):
+        yield "executor", problem
 
 
 def _optional_methods(kind: type, *, raw: bool, coroutines: bool) -> Iterator[str]:
     given = [name for name in _OPTIONAL if callable(getattr(kind, name, None))]
-    has = f"its executor has the method {' and '.join(given)}"
+    has = f"it has the method {' and '.join(given)}"
     if not given:
         return
     if coroutines:
@@ -145,4 +146,4 @@ def _optional_methods(kind: type, *, raw: bool, coroutines: bool) -> Iterator[st
         yield f"{has}, and declares Capabilities(raw=True): it gets no arrays; allowed: one of them"
     for name in given:
         if inspect.iscoroutinefunction(getattr(kind, name)):
-            yield f"the method {name} of its executor is a coroutine; allowed: a blocking method"
+            yield f"its method {name} is a coroutine; allowed: a blocking method"

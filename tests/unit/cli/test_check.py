@@ -331,3 +331,20 @@ def test_nor_is_that_of_a_model_repository_this_server(write, tmp_path):
     text = f"{OWN}model_repository: {{path: '{tmp_path}', defaults: {{executor: kserve, options: {{url: 'localhost:8001'}}}}}}\n"
     ((path, _),) = problems_before_loading(load_config(write(text)), thorough=False)
     assert path == ("model_repository", "defaults", "options", "url")
+
+
+def test_what_the_executor_declares_is_held_against_the_configuration_without_loading(run, write):
+    config = write("""
+        models:
+        - {name: a, executor: emulated, max_in_flight: 2}
+        - name: b
+          executor: kserve
+          isolation: process
+          max_in_flight: 100
+          options: {url: "127.0.0.1:1"}
+    """)
+    result = run("check", config)
+    assert result.exit_code == 2
+    assert "models[0].max_in_flight (line 3): got 2; allowed: 1 to 1, the most" in result.stderr
+    assert "models[1].max_in_flight (line 7): got 100; allowed: 1 to 64, the most" in result.stderr
+    assert "models[1].isolation (line 6): got 'process'; allowed: thread, as" in result.stderr

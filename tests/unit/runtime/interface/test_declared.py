@@ -111,7 +111,7 @@ def with_methods(kind, *names, **more):
 def test_a_blocking_executor_runs_one_batch_at_a_time():
     several = with_methods(FakeExecutor, capabilities=Capabilities(max_in_flight=3))
     assert class_refused(several) == (
-        "model 'm': its executor declares Capabilities(max_in_flight=3), and is blocking: all its calls"
+        "model 'm': executor: it declares Capabilities(max_in_flight=3), and is blocking: all its calls"
         " are made by one thread; allowed: 1"
     )
     said = class_refused(FakeExecutor(), max_in_flight=2)
@@ -147,7 +147,7 @@ def test_a_blocking_executor_runs_one_batch_at_a_time():
         ),
         (
             with_methods(FakeExecutor, allocate=Remote.execute),
-            "the method allocate of its executor is a coroutine",
+            "executor: its method allocate is a coroutine",
         ),
     ],
 )
