@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ pytest.importorskip("torch", reason="needs PyTorch: make runtimes runs it")
 import torch
 
 from batcher.errors import ModelLoadError, OutOfMemory
-from batcher.executor import TensorSpec
-from batcher_torch import devices, memory
+from batcher.executor import LoadContext, TensorSpec
+from batcher_torch import TorchExecutor, devices, memory
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
@@ -386,3 +387,15 @@ def test_the_pool_of_the_process_has_one_size(models, load, refusal, monkeypatch
     message = refusal(models.affine(threads={"inter_op": size + 1}))
     assert f"threads.inter_op: got {size + 1}, and this process has a pool of {size}" in message
     assert "isolation: process" in message
+
+
+def test_programs_that_load_at_the_same_time_do_not_disturb_each_other(models, tmp_path):
+    options = models.exported_affine()
+
+    def load(_):
+        executor = TorchExecutor()
+        executor.load(LoadContext("m", "1", 0, "cpu", 8, options, tmp_path))
+        executor.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(load, range(8)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ Arrange = Callable[[Mapping[str, torch.Tensor]], tuple[tuple[Any, ...], dict[str
 """Takes tensors by input and gives the positional and named arguments of the model."""
 
 _loading: Final = ContextVar("batcher_torch_loading", default=False)
+_one_at_a_time: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +260,11 @@ class _Quiet(logging.Filter):
 
 
 def _quietly(load: Callable[[], Any]) -> Any:
-    """The result of a loader, without what it logs."""
+    """The result of a loader, without what it logs. One loads at a time: PyTorch keeps it in a global."""
     token = _loading.set(True)
     try:
-        return load()
+        with _one_at_a_time:
+            return load()
     finally:
         _loading.reset(token)
 
