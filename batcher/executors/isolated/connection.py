@@ -46,6 +46,14 @@ class Connection:
         self._receive(socket.MSG_DONTWAIT)
         return any(each[0] == CANCEL and each[1] == batch_id for each in self._arrived)
 
+    def arrived_of(self, kind: int) -> list[list[Any]]:
+        """The messages of this kind that have arrived; others wait."""
+        self._receive(socket.MSG_DONTWAIT)
+        found = [each for each in self._arrived if each[0] == kind]
+        if found:
+            self._arrived = deque(each for each in self._arrived if each[0] != kind)
+        return found
+
     def arrived(self) -> list[list[Any]]:
         """The messages that have arrived: for a loop that is told when there are some."""
         self._receive(socket.MSG_DONTWAIT)

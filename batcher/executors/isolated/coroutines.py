@@ -11,7 +11,6 @@ from typing import Any
 from batcher.errors import describe, on_one_line
 from batcher.executor import AsyncExecutor, BatchResult, LoadContext, ModelMetadata
 from batcher.executors.isolated.arena import Mapped
-from batcher.executors.isolated.blocking import reason, released
 from batcher.executors.isolated.connection import Connection
 from batcher.executors.isolated.messages import (
     CANCEL,
@@ -37,6 +36,8 @@ from batcher.executors.isolated.outcomes import (
     log,
     not_loaded,
     outputs_of,
+    reason,
+    released,
 )
 from batcher.executors.isolated.tensors import Items, inline, placed
 
@@ -153,7 +154,7 @@ class _Coroutines:
 
     async def _execute(self, message: list[Any]) -> None:
         batch_id = message[1]
-        began_ns, start_ns = monotonic_ns(), 0
+        began_ns = start_ns = monotonic_ns()
         result = None
         self._executing += 1
         try:
@@ -161,14 +162,15 @@ class _Coroutines:
             start_ns = monotonic_ns()
             result = await self._executor.execute(batch)
             end_ns = monotonic_ns()
-            items, nbytes = outputs_of(result, batch, self._metadata)
+            made, items, nbytes = outputs_of(result, batch, self._metadata)
             tensors = await self._sent(batch_id, items, nbytes, message[9], message[10])
             times = [began_ns, 0, start_ns, end_ns, monotonic_ns()]
-            self._connection.send([RESULT, batch_id, times, tensors, errors_of_rows(result)])
+            self._connection.send([RESULT, batch_id, times, tensors, errors_of_rows(made)])
         except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
             if _is_cancelled():
                 raise asyncio.CancelledError from None
-            self._connection.send(failed(batch_id, began_ns, start_ns, error))
+            times = [began_ns, 0, start_ns, monotonic_ns()]
+            self._connection.send(failed(batch_id, times, error))
         finally:
             self._executing -= 1
             if not self._executing:

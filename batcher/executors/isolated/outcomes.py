@@ -50,8 +50,10 @@ def batch_of(message: list[Any], mapped: Mapped) -> Batch:
     )
 
 
-def outputs_of(result: object, batch: Batch, metadata: ModelMetadata) -> tuple[Items, int]:
-    """What is to be sent of a result, and its bytes in the arena (`prepared`).
+def outputs_of(
+    result: object, batch: Batch, metadata: ModelMetadata
+) -> tuple[BatchResult, Items, int]:
+    """A result, what is to be sent of it, and its bytes in the arena (`prepared`).
 
     Raises `ExecutionError` for what cannot be sent; whether it is right the server checks.
     """
@@ -72,7 +74,7 @@ def outputs_of(result: object, batch: Batch, metadata: ModelMetadata) -> tuple[I
         if array.dtype not in CODES:
             raise _wrong(name, f"its dtype is {array.dtype}, not {DTYPES[spec.datatype]}")
         found[name] = array
-    return prepared(found)
+    return (result, *prepared(found))
 
 
 def _wrong(name: str, fault: str) -> ExecutionError:
@@ -97,16 +99,21 @@ def errors_of_rows(result: BatchResult) -> dict[int, str]:
     return {int(row): str(text)[:most] for row, text in result.row_errors.items()}
 
 
-def failed(batch_id: int, began_ns: int, start_ns: int, error: BaseException) -> list[Any]:
-    """The message for a batch that raised."""
-    end_ns = monotonic_ns()
+def failed(batch_id: int, times: list[int], error: BaseException) -> list[Any]:
+    """The message for a batch that raised; `times` are those of a result, but for the last."""
     log.debug("a batch failed", exc_info=error)
     cause, text, retry_after_ns = "unknown", "", None
     if isinstance(error, ExecutionError):
         cause, text, retry_after_ns = _said(error)
     error.__traceback__ = None  # its frames refer to the batch, and an executor may keep its error
-    times = [began_ns, 0, start_ns or end_ns, end_ns, end_ns]
-    return [FAILED, batch_id, times, cause, text or describe(error), retry_after_ns]
+    return [
+        FAILED,
+        batch_id,
+        [*times, monotonic_ns()],
+        cause,
+        text or describe(error),
+        retry_after_ns,
+    ]
 
 
 def _said(error: ExecutionError) -> tuple[str, str, int | None]:
@@ -159,3 +166,20 @@ def not_loaded(context: LoadContext, error: BaseException) -> list[Any]:
 
 MAX_ERROR: Final = 60_000
 """Characters of an error of `load`: it may name every wrong option."""
+
+
+def reason(outcome: object) -> str:
+    """Why an executor is unhealthy, from what its `healthy` returned; empty if healthy."""
+    if outcome is None:
+        return ""
+    if isinstance(outcome, str):
+        return on_one_line(outcome)
+    return f"healthy() returned {on_one_line(repr(outcome))}, not a text or None"
+
+
+def released(result: BatchResult) -> None:
+    """Give the executor its memory back."""
+    try:
+        result.release()
+    except BaseException:
+        log.exception("an executor's release() raised: a mistake of its plugin")

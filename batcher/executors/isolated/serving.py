@@ -25,7 +25,7 @@ def serve(end: socket.socket, arena_fd: int) -> None:
     connection = Connection(end)
     mapped = Mapped(arena_fd)
     os.close(arena_fd)
-    _, path, sys.path[:], level, _, packed = connection.next()
+    _, path, sys.path[:], level, pipelining, packed = connection.next()
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
@@ -46,7 +46,7 @@ def serve(end: socket.socket, arena_fd: int) -> None:
     else:
         from batcher.executors.isolated.blocking import serve_blocking  # noqa: PLC0415 - as above
 
-        serve_blocking(executor, context, connection, mapped)
+        serve_blocking(executor, context, connection, mapped, pipelining=pipelining)
 
 
 def _make(path: str, context: LoadContext) -> Any:

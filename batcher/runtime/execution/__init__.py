@@ -4,5 +4,5 @@
 and checks what it returns, `scatter` cuts each request's rows out, and `results` makes of that the
 event for the scheduler and the replies. A `worker` decides where the executor runs: a blocking one
 on a thread of its own (`thread_worker`) or on the event loop (`inline_worker`), one with coroutines on
-the event loop (`loop_worker`). `input_buffers` keeps the memory that an executor gives for its inputs.
+the event loop (`loop_worker`), and any one in a child process (`process_worker`, `child_batches`).
 """

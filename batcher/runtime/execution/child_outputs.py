@@ -75,6 +75,6 @@ class ChildOutputs:
             self._arena.free(room[0])
 
     def take_back(self) -> None:
-        """Take back the rooms of which no array is left."""
+        """Take back the memory of which no array is left."""
         while self._returned:
             self._arena.free(self._returned.popleft())

@@ -29,8 +29,8 @@ from batcher.executor import (
     OutOfMemory,
     nothing_to_release,
 )
+from batcher.executors.input_buffers import BatchBuffers, InputBuffers
 from batcher.runtime.execution.gather import LARGE_BATCH, Slice, gather
-from batcher.runtime.execution.input_buffers import BatchBuffers, InputBuffers
 from batcher.runtime.execution.scatter import own_copy
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded

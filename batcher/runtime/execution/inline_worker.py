@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from batcher.clock import SECOND, Clock
 from batcher.executor import Executor, LoadContext, ModelMetadata
+from batcher.executors.input_buffers import InputBuffers, input_buffers
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.execution.execute import Cancel, Done, call_failed, cancelled, execute
 from batcher.runtime.execution.gather import Slice
-from batcher.runtime.execution.input_buffers import InputBuffers, input_buffers
 from batcher.runtime.execution.loop_worker import WatchCall
 from batcher.runtime.execution.nan import check_nan
 from batcher.runtime.execution.reports_health import health_reason, no_answer, reports_health

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from batcher.clock import Clock
 from batcher.executor import Batch, Executor, Pipelines
+from batcher.executors.input_buffers import BatchBuffers, InputBuffers
 from batcher.runtime.execution.execute import (
     ExecutedBatch,
     check_result,
@@ -27,7 +28,6 @@ from batcher.runtime.execution.execute import (
     set_failure,
 )
 from batcher.runtime.execution.gather import Slice, gather
-from batcher.runtime.execution.input_buffers import BatchBuffers, InputBuffers
 from batcher.runtime.interface.layout import Layout
 
 MOST_SUBMITTED: Final = 2

@@ -75,7 +75,7 @@ class ProcessWorker:
         self._fitted = LayoutFor(Capabilities())
         self._context: LoadContext | None = None
         self._loaded: asyncio.Future[ModelMetadata | ModelLoadError] | None = None
-        self._greeted = False
+        self._said_hello = False
         self._batches: ChildBatches | None = None
         self._asked: asyncio.Future[str] | None = None
         self._questions = 0
@@ -236,9 +236,9 @@ class ProcessWorker:
         self._child.kill(f"it sent {error}")
 
     def _on_hello(self, message: list[Any]) -> None:
-        if self._greeted or self._loaded is None or self._context is None:
-            raise LyingChildError("a second greeting")
-        self._greeted = True
+        if self._said_hello or self._loaded is None or self._context is None:
+            raise LyingChildError("a second HELLO")
+        self._said_hello = True
         hello = replies.hello(message)
         most = hello.capabilities.max_in_flight
         if self._max_in_flight > most and not self._loaded.done():
@@ -255,7 +255,7 @@ class ProcessWorker:
         self.watch = self._watch if hello.watches else None
 
     def _on_loaded(self, message: list[Any]) -> None:
-        if self._loaded is None or not self._greeted or self._batches is not None:
+        if self._loaded is None or not self._said_hello or self._batches is not None:
             raise LyingChildError("a model that was not asked for")
         metadata = replies.loaded(message)
         batches = self._batches = ChildBatches(

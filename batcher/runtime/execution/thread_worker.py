@@ -11,6 +11,7 @@ from functools import partial
 
 from batcher.clock import Clock
 from batcher.executor import Executor, LoadContext, ModelMetadata
+from batcher.executors.input_buffers import InputBuffers, input_buffers
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.execution.execute import (
     Cancel,
@@ -21,7 +22,6 @@ from batcher.runtime.execution.execute import (
     execute,
 )
 from batcher.runtime.execution.gather import Slice
-from batcher.runtime.execution.input_buffers import InputBuffers, input_buffers
 from batcher.runtime.execution.loop_worker import WatchCall
 from batcher.runtime.execution.nan import check_nan
 from batcher.runtime.execution.pipelining import (

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batcher.executors.input_buffers import InputBuffers
 from batcher.runtime.execution.gather import Slice, gather
-from batcher.runtime.execution.input_buffers import InputBuffers
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded
 from batcher.runtime.request import InferenceRequest

@@ -10,14 +10,14 @@ import pytest
 
 from batcher.core.events import FailureCause
 from batcher.executor import Batch, BatchResult, ExecutionError
-from batcher.runtime.execution.execute import execute
-from batcher.runtime.execution.gather import Slice, gather
-from batcher.runtime.execution.input_buffers import (
+from batcher.executors.input_buffers import (
     MOST_ARRAYS,
     MOST_BYTES,
     InputBuffers,
     input_buffers,
 )
+from batcher.runtime.execution.execute import execute
+from batcher.runtime.execution.gather import Slice, gather
 from batcher.runtime.execution.scatter import scatter
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padded
