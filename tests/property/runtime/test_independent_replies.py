@@ -2,13 +2,13 @@
 
 Everything from `Batcher.infer` down to the executor is real: padding, optional inputs and inputs
 without a batch axis, parameters, split requests, requested outputs, row errors, and an executor
-that reuses its buffers.
+that reuses its buffers, allocates the memory of its inputs, executes in two halves or certain sizes only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -101,23 +101,30 @@ class Executor:
 
     capabilities = Capabilities(dynamic_axes=True)
 
-    def __init__(self, fails: str, *, reuses: bool):
+    def __init__(self, fails: str, *, reuses: bool, sizes=()):
         self._fails = fails
+        self._metadata = replace(METADATA, batch_sizes=sizes)
+        self._sizes = sizes or range(1, MAX_ROWS + 1)
         self._reuses = reuses
-        self._buffer = np.empty((MAX_ROWS, 64), np.int64)
+        self._free = []
 
     async def load(self, _):
-        return METADATA
+        return self._metadata
 
     async def execute(self, batch):
         await asyncio.sleep(0)
+        return self.compute(batch)
+
+    def compute(self, batch):
         x, mask, b = (batch.inputs[name] for name in ("x", "mask", "b"))
-        assert 1 <= batch.rows == len(x) <= MAX_ROWS
+        assert batch.rows == len(x)
+        assert batch.rows in self._sizes
         assert not batch.parameters.keys() - {"beam"}
         bad = (x == POISON).any(axis=1)
         if bad.any() and self._fails == "batch":
             raise ExecutionError("poison", cause="input")
-        y = self._buffer[: len(x), : x.shape[1]] if self._reuses else np.empty_like(x)
+        buffer = self._free.pop() if self._free else np.empty((MAX_ROWS, 64), np.int64)
+        y = buffer[: len(x), : x.shape[1]] if self._reuses else np.empty_like(x)
         y[:] = x * mask + number_of(b, batch.parameters.get("beam"))
         total = y.sum(axis=1, keepdims=True, where=mask == 1)
         total += batch.inputs.get("o", -7)
@@ -129,12 +136,52 @@ class Executor:
             return BatchResult(outputs, errors)
 
         def release():
-            self._buffer[:] = 999_999
+            buffer[:] = 999_999
+            self._free.append(buffer)
 
         return BatchResult(outputs, errors, release)
 
     async def close(self):
         pass
+
+
+class Blocking(Executor):
+    """The same without coroutines."""
+
+    def load(self, _):
+        return self._metadata
+
+    def execute(self, batch):
+        return self.compute(batch)
+
+    def close(self):
+        pass
+
+
+class Allocating(Blocking):
+    """Its inputs are in memory of its own, which holds something else as soon as a batch has ended."""
+
+    def allocate(self, _name, shape, dtype):
+        return np.full(shape, 77_777, dtype)
+
+
+class Halves(Allocating):
+    """Computes in the second half, on another thread, from the memory of the first."""
+
+    def submit(self, batch):
+        return batch
+
+    def collect(self, handle):
+        return self.compute(handle)
+
+
+KINDS = {
+    "coroutines": (Executor, "thread"),
+    "thread": (Blocking, "thread"),
+    "inline": (Allocating, "inline"),
+    "allocates": (Allocating, "thread"),
+    "halves": (Halves, "thread"),
+}
 
 
 def number_of(b, beam):
@@ -188,7 +235,7 @@ class NoTimer:
         pass
 
 
-async def answers(callers, policy, padding, executor):
+async def answers(callers, policy, padding, executor, isolation):
     loop = asyncio.get_running_loop()
     runner = Runner(Scheduler(), loop, monotonic_ns, NoTimer)
     telemetry = Telemetry(CollectorRegistry())
@@ -200,6 +247,7 @@ async def answers(callers, policy, padding, executor):
         max_in_flight=1,
         execute_timeout_ns=10**12,
         warmup=WarmupPlan((), 1),
+        isolation=isolation,
     )
     model = ServedModel(
         "m",
@@ -242,10 +290,14 @@ PLAIN = Asked(1, 2, (5,), None, None, None)
     st.booleans(),
     st.sampled_from(["row", "batch"]),
     st.none() | st.integers(0, 7),
+    st.sampled_from(list(KINDS)),
+    st.sampled_from([(), (2, MAX_ROWS), (MAX_ROWS,)]),
 )
-@example([PLAIN] * 8, FixedWindow(), True, True, "batch", 3)
+@example([PLAIN] * 8, FixedWindow(), True, True, "batch", 3, "coroutines", ())
+@example([PLAIN] * 8, FixedWindow(), True, True, "row", 3, "halves", (2, MAX_ROWS))
+@example([PLAIN] * 8, FixedWindow(), True, True, "batch", 3, "inline", (MAX_ROWS,))
 def test_each_reply_depends_on_its_own_request_alone(
-    callers, policy, padded, reuses, fails, poisoned
+    callers, policy, padded, reuses, fails, poisoned, kind, sizes
 ):
     callers = list(callers)
     if poisoned is not None and poisoned < len(callers):
@@ -254,8 +306,9 @@ def test_each_reply_depends_on_its_own_request_alone(
             each.rows, each.seq, each.b, each.o, each.beam, each.outputs, poisoned=True
         )
     padding = PADDING if padded else PaddingRules((), (), "")
-    executor = Executor(fails, reuses=reuses)
-    requests, ends = asyncio.run(answers(callers, policy, padding, executor))
+    made, isolation = KINDS[kind]
+    executor = made(fails, reuses=reuses, sizes=sizes)
+    requests, ends = asyncio.run(answers(callers, policy, padding, executor, isolation))
     for each, request, end in zip(callers, requests, ends, strict=True):
         if each.poisoned:
             assert isinstance(end, InputRefused), end
