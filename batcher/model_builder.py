@@ -12,6 +12,7 @@ from batcher import plugins
 from batcher.config import ExecutorBatches, ModelConfig
 from batcher.errors import ModelLoadError, StartupError
 from batcher.executor import AsyncExecutor, Executor, LoadContext
+from batcher.executor.classes import ExecutorPath
 from batcher.lifecycle import WantedModel
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
@@ -21,7 +22,7 @@ from batcher.runtime.interface.padding_rules import read_padding_rules
 from batcher.runtime.models.model import ServedModel, model_key
 from batcher.telemetry import Telemetry
 
-MakeExecutor = Callable[[], Executor | AsyncExecutor]
+MakeExecutor = Callable[[], Executor | AsyncExecutor | ExecutorPath]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class ModelBuilder:
         self._importing = threading.Lock()
 
     def prepare(self, wanted: WantedModel) -> PreparedModel:
-        """Import the executor and read the labels. Blocks; may be called on any thread.
+        """Import or locate the executor, and read the labels. Blocks; may be called on any thread.
 
         Raises `PluginError` if the executor is unknown or broken, and `ModelLoadError` if it cannot
         say how it serves this model, or a `labels` file cannot be read.
@@ -52,11 +53,11 @@ class ModelBuilder:
         with self._importing:
             # The executor may have been installed since the process began.
             importlib.invalidate_caches()
-            executor = serving_executor(config, wanted.base_dir)
+            make_executor = executor_maker(config, wanted.base_dir)
         labels = {
             name: read_labels(config.name, file) for name, file in config.label_files().items()
         }
-        return PreparedModel(wanted, executor, labels)
+        return PreparedModel(wanted, make_executor, labels)
 
     def unprepared(self, wanted: WantedModel, error: StartupError) -> PreparedModel:
         """A model that could not be prepared: its load fails with this error."""
@@ -91,14 +92,20 @@ class ModelBuilder:
         )
 
 
-def serving_executor(config: ModelConfig, base_dir: Path) -> type[Executor] | type[AsyncExecutor]:
-    """The class of the model's executor for this model; in a child of its own, that chooses it.
+def executor_maker(config: ModelConfig, base_dir: Path) -> MakeExecutor:
+    """What makes the model's executors; with `isolation: process` only children import their class.
 
     Raises `PluginError` or `ModelLoadError`.
     """
-    executor = plugins.find_executor(config.executor)
     if config.isolation == "process":
-        return executor
+        path = plugins.locate_executor(config.executor)
+        return lambda: path
+    return serving_executor(config, base_dir)
+
+
+def serving_executor(config: ModelConfig, base_dir: Path) -> type[Executor] | type[AsyncExecutor]:
+    """The class of the model's executor for this model. Raises `PluginError` or `ModelLoadError`."""
+    executor = plugins.find_executor(config.executor)
     return plugins.for_model(executor, instance_plan(config, 0, executor, base_dir).context)
 
 

@@ -13,9 +13,17 @@ from typing import Final
 from batcher.config.section import nearest
 from batcher.errors import PluginError, describe
 from batcher.executor import AsyncExecutor, Executor
-from batcher.executor.classes import for_model, not_an_executor
+from batcher.executor.classes import ExecutorPath, for_model, not_an_executor
 
-__all__ = ["GROUP", "executor_names", "find_executor", "for_model", "is_async", "plugin_of"]
+__all__ = [
+    "GROUP",
+    "executor_names",
+    "find_executor",
+    "for_model",
+    "is_async",
+    "locate_executor",
+    "plugin_of",
+]
 
 GROUP: Final = "batcher.executors"
 """The entry point group of executor plugins."""
@@ -33,19 +41,21 @@ def executor_names() -> list[str]:
     return sorted(entry_points(group=GROUP).names)
 
 
+def locate_executor(name: str) -> ExecutorPath:
+    """Where the executor class with the entry point `name` is; imports nothing.
+
+    Raises `PluginError` if the name is unknown, or if two distributions claim it.
+    """
+    return ExecutorPath(_point(name).value)
+
+
 def find_executor(name: str) -> type[Executor] | type[AsyncExecutor]:
     """Import and return the executor class with the entry point `name`.
 
     Raises `PluginError` if the name is unknown (the message has the nearest known one), if two
     distributions claim it, if the import fails, or if it is not an executor class.
     """
-    claims = {point.value: point for point in entry_points(group=GROUP, name=name)}
-    if not claims:
-        raise PluginError(_unknown(name))
-    if len(claims) > 1:
-        claimants = " and ".join(sorted(_claim(point) for point in claims.values()))
-        raise PluginError(f"executor {name!r} is claimed by {claimants}; uninstall all but one")
-    (point,) = claims.values()
+    point = _point(name)
     try:
         found = point.load()
     except (Exception, SystemExit) as error:
@@ -69,6 +79,17 @@ def plugin_of(name: str) -> str:
     if name in _OWN_PLUGINS:
         return f"to install it: pip install '{_OWN_PLUGINS[name]}' in a checkout"
     return "install the plugin that has it"
+
+
+def _point(name: str) -> EntryPoint:
+    claims = {point.value: point for point in entry_points(group=GROUP, name=name)}
+    if not claims:
+        raise PluginError(_unknown(name))
+    if len(claims) > 1:
+        claimants = " and ".join(sorted(_claim(point) for point in claims.values()))
+        raise PluginError(f"executor {name!r} is claimed by {claimants}; uninstall all but one")
+    (point,) = claims.values()
+    return point
 
 
 def _unknown(name: str) -> str:

@@ -130,8 +130,8 @@ def _serving_problems(at: KeyPath, base_dir: Path, model: ModelConfig) -> list[P
     Also what its class declares and the model's other keys contradict.
     """
     from batcher.errors import StartupError
+    from batcher.executor.classes import class_problems
     from batcher.model_builder import serving_executor
-    from batcher.runtime.interface.declared import class_problems
 
     try:
         kind = serving_executor(model, base_dir)

@@ -58,7 +58,7 @@ async def measure_models(
     """
     from batcher.cli.progress import progress
     from batcher.clock import monotonic_ns
-    from batcher.model_builder import instance_plan, serving_executor
+    from batcher.model_builder import executor_maker, instance_plan
     from batcher.runtime.instances.profiling import measure
     from batcher.runtime.interface.padding_rules import read_padding_rules
     from batcher.simulation.engine.profile import ModelProfile, SizeProfile
@@ -72,7 +72,7 @@ async def measure_models(
         for name, model in models.items():
             advance(name, 0)
             base_dir = config.base_dir_of(model)
-            plan = instance_plan(model, 0, serving_executor(model, base_dir), base_dir)
+            plan = instance_plan(model, 0, executor_maker(model, base_dir), base_dir)
             took_ns = await measure(
                 plan,
                 sizes[name],

@@ -50,6 +50,7 @@ class HttpExecutor:
     """Sends each batch to the neighbor as one HTTP request."""
 
     capabilities = Capabilities(dynamic_axes=True, max_in_flight=MAX_IN_FLIGHT)
+    sends_on = True
     options = HttpOptions
 
     async def load(self, context: LoadContext) -> ModelMetadata:

@@ -12,7 +12,7 @@ from typing import Any
 
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import LoadContext
-from batcher.executor.classes import for_model, not_an_executor
+from batcher.executor.classes import class_problems, for_model, not_an_executor
 from batcher.executors.isolated.arena import Mapped
 from batcher.executors.isolated.connection import Connection
 from batcher.executors.isolated.messages import HELLO, VERSION
@@ -25,13 +25,13 @@ def serve(end: socket.socket, arena_fd: int) -> None:
     connection = Connection(end)
     mapped = Mapped(arena_fd)
     os.close(arena_fd)
-    _, path, sys.path[:], level, pipelining, packed = connection.next()
+    _, path, sys.path[:], level, most, pipelining, packed = connection.next()
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )
     context = unpacked_context(packed)
     try:
-        executor = _make(path, context)
+        executor = _make(path, context, most)
     except BaseException as error:  # noqa: BLE001 - whatever a plugin's import and its class raise
         connection.send(not_loaded(context, error))
         return
@@ -49,7 +49,7 @@ def serve(end: socket.socket, arena_fd: int) -> None:
         serve_blocking(executor, context, connection, mapped, pipelining=pipelining)
 
 
-def _make(path: str, context: LoadContext) -> Any:
+def _make(path: str, context: LoadContext, max_in_flight: int) -> Any:
     """Import the class `module:Class` and make an object of what serves the model."""
     module, _, names = path.partition(":")
     model = f"model {context.model!r}"
@@ -65,9 +65,8 @@ def _make(path: str, context: LoadContext) -> Any:
     if problem:
         raise ModelLoadError(f"{model}: {path} is not an executor: {problem}")
     chosen = for_model(found, context)
-    if chosen.capabilities.raw or getattr(chosen, "sends_on", False):
-        raise ModelLoadError(
-            f"{model}: isolation: got process, and its executor {path} sends batches on to another"
-            " server, so that there is nothing to isolate; allowed: thread"
-        )
+    problems = class_problems(chosen, chosen.capabilities, "process", max_in_flight)
+    wrong = [f"{key}: {text}" for key, text in problems]
+    if wrong:
+        raise ModelLoadError(f"{model}: {'; '.join(wrong)}")
     return chosen()

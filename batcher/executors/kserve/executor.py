@@ -53,6 +53,7 @@ class KserveExecutor:
     """Sends each batch to the neighbor as one `ModelInfer`."""
 
     capabilities = Capabilities(dynamic_axes=True, max_in_flight=MAX_IN_FLIGHT, raw=True)
+    sends_on = True
     options = KserveOptions
 
     async def load(self, context: LoadContext) -> ModelMetadata:

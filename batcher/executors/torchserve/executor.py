@@ -75,6 +75,7 @@ class TorchserveExecutor:
     """Sends each batch to TorchServe as one `Predictions`, or as one for each row."""
 
     capabilities = Capabilities(dynamic_axes=True, max_in_flight=MAX_IN_FLIGHT)
+    sends_on = True
     options = TorchserveOptions
 
     async def load(self, context: LoadContext) -> ModelMetadata:

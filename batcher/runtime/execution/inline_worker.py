@@ -47,6 +47,7 @@ class InlineWorker:
         self._none_waits = asyncio.Event()
         self._none_waits.set()
         self._abandoned = False
+        self.capabilities = executor.capabilities
         self.asks = reports_health(executor)
         self.lost: Callable[[str], None] | None = None
         self.watch: WatchCall | None = None  # a coroutine, and this executor has none

@@ -61,6 +61,7 @@ class LoopWorker:
         self._executing = 0
         self._quiet = asyncio.Event()
         """Set when no batch executes."""
+        self.capabilities = executor.capabilities
         self.asks = reports_health(executor)
         self.lost: Callable[[str], None] | None = None
         watch = getattr(executor, "watch", None)

@@ -72,7 +72,8 @@ class ProcessWorker:
         self._pipelining = pipelining
         self._model = name
         self._child = HostedChild(loop, self._received, self._ended, self._on_line)
-        self._fitted = LayoutFor(Capabilities())
+        self.capabilities = Capabilities()
+        self._fitted = LayoutFor(self.capabilities)
         self._context: LoadContext | None = None
         self._loaded: asyncio.Future[ModelMetadata | ModelLoadError] | None = None
         self._said_hello = False
@@ -123,7 +124,8 @@ class ProcessWorker:
         outcome: ModelMetadata | ModelLoadError
         try:
             await self._child.start(self._name)
-            self._child.send([messages.LOAD, self._path, sys.path, level, self._pipelining, packed])
+            how = [level, self._max_in_flight, self._pipelining]
+            self._child.send([messages.LOAD, self._path, sys.path, *how, packed])
             outcome = await loaded
         except OSError as error:
             outcome = ModelLoadError(f"{self._model}: {error}")
@@ -240,17 +242,11 @@ class ProcessWorker:
             raise LyingChildError("a second HELLO")
         self._said_hello = True
         hello = replies.hello(message)
-        most = hello.capabilities.max_in_flight
-        if self._max_in_flight > most and not self._loaded.done():
-            wrong = (
-                f"{self._model}: max_in_flight: got {self._max_in_flight}; allowed: 1 to {most}, the"
-                " most batches that the executor can run at once"
-            )
-            self._loaded.set_result(ModelLoadError(wrong))
+        self.capabilities = hello.capabilities
         self._fitted = LayoutFor(hello.capabilities)
         self._fitted.loaded(self._context.max_batch_size)
         self.queues = not hello.is_async
-        self.prefetches = self.queues or most > 1
+        self.prefetches = self.queues or self.capabilities.max_in_flight > 1
         self.asks = hello.asks
         self.watch = self._watch if hello.watches else None
 

@@ -81,6 +81,7 @@ class ThreadWorker:
         self._ended: deque[ExecutedBatch] = deque()  # executed, and not yet passed to `done`
         self._abandoned = False
         self._submitted = 0
+        self.capabilities = executor.capabilities
         self.asks = reports_health(executor)
         self.lost: Callable[[str], None] | None = None
         self.watch: WatchCall | None = None  # a coroutine, and this executor has no event loop

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 from batcher.clock import Clock
-from batcher.errors import ModelLoadError
-from batcher.executor import AsyncExecutor, Executor, LoadContext, ModelMetadata
+from batcher.executor import AsyncExecutor, Capabilities, Executor, LoadContext, ModelMetadata
+from batcher.executor.classes import ExecutorPath
 from batcher.runtime.execution.execute import Cancel, Done
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.inline_worker import InlineWorker
@@ -39,6 +39,11 @@ class Worker(Protocol):
 
     async def load(self, context: LoadContext) -> ModelMetadata:
         """Load the model, once. Raises `ModelLoadError`, or what an async executor raises."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its executor's class declares; of a child's, once it is loaded."""
         ...
 
     asks: bool
@@ -88,13 +93,14 @@ class Worker(Protocol):
 
 
 def make_worker(
-    executor: Executor | AsyncExecutor,
+    executor: Executor | AsyncExecutor | ExecutorPath,
     name: str,
     loop: asyncio.AbstractEventLoop,
     clock: Clock,
     *,
     fail_nan: bool = False,
     isolation: Isolation = "thread",
+    max_in_flight: int = 1,
     pipelining: bool = True,
 ) -> Worker:
     """The worker for an executor that is to run where `isolation` says.
@@ -102,24 +108,22 @@ def make_worker(
     As `process` a child makes an executor of the same class (`ProcessWorker`). Else, with coroutines it
     runs on the event loop (`LoopWorker`), and so it does as `inline`, or it runs on a thread.
     With `fail_nan`, rows whose outputs contain NaN count as failed. `pipelining`: whether the batches of
-    an executor that implements `Pipelines` overlap, on a thread. Raises `ModelLoadError`.
+    an executor that implements `Pipelines` overlap. `max_in_flight` is the model's: a child does not load
+    with more than its executor can run. Raises `ModelLoadError`.
     """
-    if isolation == "process":
-        path = _path_of(type(executor))
-        return ProcessWorker(path, name, loop, clock, fail_nan=fail_nan, pipelining=pipelining)
+    if isinstance(executor, ExecutorPath) or isolation == "process":
+        where = executor if isinstance(executor, ExecutorPath) else ExecutorPath.of(type(executor))
+        return ProcessWorker(
+            where.path,
+            name,
+            loop,
+            clock,
+            fail_nan=fail_nan,
+            max_in_flight=max_in_flight,
+            pipelining=pipelining,
+        )
     if inspect.iscoroutinefunction(executor.execute):
         return LoopWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # Protocols differ in async only
     if isolation == "inline":
         return InlineWorker(executor, name, loop, clock, fail_nan=fail_nan)  # type: ignore[arg-type] # see above
     return ThreadWorker(executor, name, loop, clock, fail_nan=fail_nan, pipelining=pipelining)  # type: ignore[arg-type] # see above
-
-
-def _path_of(kind: type) -> str:
-    """Where another process finds a class: `module:Class`. Raises `ModelLoadError` for one that it cannot."""
-    path = f"{kind.__module__}:{kind.__qualname__}"
-    if "<locals>" in path or kind.__module__ == "__main__":
-        raise ModelLoadError(
-            f"isolation: got 'process', and a child process cannot import the executor {path}; allowed: a"
-            " class of an installed module"
-        )
-    return path

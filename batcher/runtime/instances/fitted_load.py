@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
-from batcher.clock import SECOND
+from batcher.clock import SECOND, Clock
 from batcher.config import ExecutorBatches
 from batcher.errors import ModelLoadError
-from batcher.executor import Capabilities, ModelMetadata
-from batcher.runtime.execution.worker import Worker
+from batcher.executor import ModelMetadata
+from batcher.executor.classes import ExecutorPath
+from batcher.runtime.execution.worker import Worker, make_worker
 from batcher.runtime.instances.plan import InstancePlan
+from batcher.runtime.interface.declared import check_executor
+
+
+def worker_of(plan: InstancePlan, loop: asyncio.AbstractEventLoop, clock: Clock) -> Worker:
+    """A worker with a new executor, not yet loaded.
+
+    Raises `ModelLoadError` for an executor that cannot run as configured; a child says so when it loads.
+    """
+    executor = plan.make_executor()
+    if not isinstance(executor, ExecutorPath):
+        check_executor(executor, plan.context.model, plan.isolation, plan.max_in_flight)
+    return make_worker(
+        executor,
+        plan.name,
+        loop,
+        clock,
+        fail_nan=plan.fail_nan,
+        isolation=plan.isolation,
+        max_in_flight=plan.max_in_flight,
+        pipelining=plan.pipelining,
+    )
 
 
 async def load_fitted(
-    plan: InstancePlan, make: Callable[[], tuple[Worker, Capabilities]]
+    plan: InstancePlan, make: Callable[[], Worker]
 ) -> tuple[Worker, ModelMetadata, InstancePlan]:
     """A worker with a loaded executor, what it returned, and the plan that fits its batches.
 
@@ -23,9 +46,10 @@ async def load_fitted(
     configuration asks for batches that it cannot execute.
     """
     for last in (False, True):
-        worker, capabilities = make()
+        worker = make()
         try:
             metadata = await worker.load(plan.context)
+            capabilities = worker.capabilities
             fitted = plan
             if plan.fit is not None:
                 fitted = plan.fit(_batches(metadata, full=not capabilities.dynamic_rows))

@@ -28,8 +28,8 @@ from batcher.errors import InterfaceChanged, ModelLoadError, describe
 from batcher.executor import Capabilities, ModelMetadata
 from batcher.runtime.execution.execute import Cancel, ExecutedBatch
 from batcher.runtime.execution.gather import Slice, count_elements
-from batcher.runtime.execution.worker import Worker, make_worker
-from batcher.runtime.instances.fitted_load import load_fitted
+from batcher.runtime.execution.worker import Worker
+from batcher.runtime.instances.fitted_load import load_fitted, worker_of
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.replacement import Replacement
@@ -42,7 +42,6 @@ from batcher.runtime.instances.warmup import (
     warm_up_buckets,
 )
 from batcher.runtime.instances.watching import Watching
-from batcher.runtime.interface.declared import check_executor
 from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.row_axis import with_row_axes
@@ -225,6 +224,7 @@ class Instance:
         process = self._process
         worker, loaded, plan = await load_fitted(self.plan, self._make_worker)
         self.plan = plan
+        self._capabilities = worker.capabilities
         try:
             metadata = with_row_axes(loaded, plan.context, self._capabilities)
             padding = self._padding = self._pad(metadata)
@@ -245,21 +245,8 @@ class Instance:
             raise
         return worker, metadata, measured
 
-    def _make_worker(self) -> tuple[Worker, Capabilities]:
-        plan, process = self.plan, self._process
-        executor = plan.make_executor()
-        self._capabilities = executor.capabilities
-        check_executor(executor, plan.context.model, plan.isolation, plan.max_in_flight)
-        worker = make_worker(
-            executor,
-            plan.name,
-            process.loop,
-            process.clock,
-            fail_nan=plan.fail_nan,
-            isolation=plan.isolation,
-            pipelining=plan.pipelining,
-        )
-        return worker, executor.capabilities
+    def _make_worker(self) -> Worker:
+        return worker_of(self.plan, self._process.loop, self._process.clock)
 
     def _turn(self) -> AbstractAsyncContextManager[bool]:
         """The context of one warm-up batch: it takes turns with what serves on the device."""

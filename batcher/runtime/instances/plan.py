@@ -10,6 +10,7 @@ from batcher.clock import Clock
 from batcher.config import ExecutorBatches
 from batcher.core.record import record
 from batcher.executor import AsyncExecutor, Executor, LoadContext
+from batcher.executor.classes import ExecutorPath
 from batcher.runtime.execution.worker import Isolation
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.sample import WarmupPlan
@@ -25,7 +26,8 @@ class InstancePlan:
     key: str
     """The model in events and commands: `model_key`."""
     context: LoadContext
-    make_executor: Callable[[], Executor | AsyncExecutor]
+    make_executor: Callable[[], Executor | AsyncExecutor | ExecutorPath]
+    """Makes the executor; or says where a child process finds its class."""
     max_in_flight: int
     execute_timeout_ns: int
     warmup: WarmupPlan

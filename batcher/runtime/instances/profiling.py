@@ -9,13 +9,12 @@ from dataclasses import replace
 from batcher.clock import SECOND, Clock
 from batcher.core.events import Shapes
 from batcher.errors import ModelLoadError, describe
-from batcher.executor import Capabilities
 from batcher.runtime.execution.gather import Slice
-from batcher.runtime.execution.worker import Worker, make_worker
+from batcher.runtime.execution.worker import Worker
+from batcher.runtime.instances.fitted_load import worker_of
 from batcher.runtime.instances.plan import InstancePlan
 from batcher.runtime.instances.sample import Sample, plain_shapes
 from batcher.runtime.instances.warmup import run_batch, warm_up, warm_up_buckets
-from batcher.runtime.interface.declared import check_executor
 from batcher.runtime.interface.layout import layout_of
 from batcher.runtime.interface.padding_rules import NOTHING_PADDED, PaddingRules
 from batcher.runtime.interface.resolve_padding import resolve_padding
@@ -41,20 +40,9 @@ async def measure(
     Raises `ModelLoadError`.
     """
     loop = asyncio.get_running_loop()
-    executor = plan.make_executor()
-    check_executor(executor, plan.context.model, plan.isolation, plan.max_in_flight)
-    worker = make_worker(
-        executor,
-        plan.name,
-        loop,
-        clock,
-        isolation=plan.isolation,
-        pipelining=plan.pipelining,
-    )
+    worker = worker_of(replace(plan, fail_nan=False), loop, clock)
     try:
-        measured = await _measure(
-            worker, executor.capabilities, plan, sizes, repeats, clock, on_batch, rules
-        )
+        measured = await _measure(worker, plan, sizes, repeats, clock, on_batch, rules)
     except ModelLoadError:
         worker.abandon()
         raise
@@ -69,7 +57,6 @@ async def measure(
 
 async def _measure(
     worker: Worker,
-    capabilities: Capabilities,
     plan: InstancePlan,
     sizes: Sequence[int],
     repeats: int,
@@ -92,7 +79,7 @@ async def _measure(
             f"{model}: batches are executed with {known} rows; allowed: sizes up to the largest, and"
             f" batching.max_batch_size: {batch_sizes[-1]} in the configuration"
         )
-    metadata = with_row_axes(loaded, plan.context, capabilities)
+    metadata = with_row_axes(loaded, plan.context, worker.capabilities)
     layout = replace(layout_of(metadata), batch_sizes=batch_sizes)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
     padding = resolve_padding(model, rules, metadata)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Final
 
 from batcher.errors import ModelLoadError
 from batcher.executor import AsyncExecutor, Capabilities, Executor, LoadContext, ModelMetadata
-from batcher.plugins import is_async
+from batcher.executor.classes import class_problems
 
 RESERVED_PARAMETERS: Final = frozenset(
     {
@@ -21,9 +20,6 @@ RESERVED_PARAMETERS: Final = frozenset(
     }
 )
 """Request parameters that the protocol itself uses: they reach no executor."""
-
-_OPTIONAL: Final = ("allocate", "submit", "collect")
-"""Methods that a blocking executor may have (`Allocates`, `Pipelines`)."""
 
 RESERVED_PREFIX: Final = "triton_"
 """Other request parameters that begin with this are refused."""
@@ -106,44 +102,3 @@ def check_executor(
     problems = [f"{key}: {text}" for key, text in found]
     if problems:
         raise ModelLoadError(f"model {model!r}: {'; '.join(problems)}")
-
-
-def class_problems(
-    kind: type, capabilities: Capabilities, isolation: str, max_in_flight: int
-) -> Iterator[tuple[str, str]]:
-    """What cannot be so of an executor's class, by the key of the model that it is about."""
-    coroutines = is_async(kind)
-    most: object = capabilities.max_in_flight
-    declares = f"it declares Capabilities(max_in_flight={most})"
-    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-        yield "executor", f"{declares}; allowed: a whole number from 1"
-    elif most > 1 and not coroutines:
-        because = "and is blocking: all its calls are made by one thread"
-        yield "executor", f"{declares}, {because}; allowed: 1"
-    elif max_in_flight > most:
-        allowed = f"1 to {most}, the most batches that the executor can run at once"
-        yield "max_in_flight", f"got {max_in_flight}; allowed: {allowed}"
-    if isolation == "process" and capabilities.raw:
-        because = (
-            "its executor declares Capabilities(raw=True) and sends batches on from the server"
-        )
-        yield "isolation", f"got 'process'; allowed: thread, as {because}"
-    for problem in _optional_methods(kind, raw=capabilities.raw, coroutines=coroutines):
-        yield "executor", problem
-
-
-def _optional_methods(kind: type, *, raw: bool, coroutines: bool) -> Iterator[str]:
-    given = [name for name in _OPTIONAL if callable(getattr(kind, name, None))]
-    has = f"it has the method {' and '.join(given)}"
-    if not given:
-        return
-    if coroutines:
-        yield f"{has}, which only a blocking executor can have, and its execute is a coroutine"
-        return
-    if len({"submit", "collect"}.intersection(given)) == 1:
-        yield f"{has}; allowed: submit and collect together"
-    if raw and "allocate" in given:
-        yield f"{has}, and declares Capabilities(raw=True): it gets no arrays; allowed: one of them"
-    for name in given:
-        if inspect.iscoroutinefunction(getattr(kind, name)):
-            yield f"its method {name} is a coroutine; allowed: a blocking method"
