@@ -72,7 +72,7 @@ def test_guide_has_the_files_it_lists(plugin):
 def test_configuration_is_valid(plugin):
     linear, device = parse_config((plugin / "linear.yaml").read_text()).models
     assert linear.options == device.options == {"path": "linear.npz", "scale": 2.0}
-    assert (linear.isolation, device.isolation) == ("thread", "thread")
+    assert (linear.isolation, device.isolation) == ("thread", "process")
     assert device.batching.batch_sizes == (1, 4, 16)
 
 
@@ -113,7 +113,7 @@ def children(pid):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isolation", ["inline", "thread"])
+@pytest.mark.parametrize("isolation", ["inline", "thread", "process"])
 def test_it_is_served_with_every_isolation(plugin, site, isolation):
     config = yaml.safe_load((plugin / "linear.yaml").read_text())
     del config["server"]
