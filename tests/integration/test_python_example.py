@@ -39,7 +39,7 @@ def test_the_example_is_checked_without_being_loaded():
     assert "ok" in run("-m", "batcher", "check", EXAMPLES / "python.yaml")
 
 
-@pytest.mark.parametrize("isolation", ["inline", "thread"])
+@pytest.mark.parametrize("isolation", ["inline", "thread", "process"])
 def test_the_example_runs(serve, isolation, tmp_path):
     config = yaml.safe_load((EXAMPLES / "python.yaml").read_text(encoding="utf-8"))
     (tmp_path / "python").symlink_to(EXAMPLES / "python")

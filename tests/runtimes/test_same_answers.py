@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
 RUNTIMES = ("onnxruntime", "torch", "openvino", "python")
-ISOLATIONS = ("inline", "thread")
+ISOLATIONS = ("inline", "thread", "process")
 NAMES = ("mlp", "pooled")
 
 

@@ -75,6 +75,23 @@ def test_memory_that_it_allocates_is_used_as_it_is(load, models):
     assert request.get_input_tensor(0).data.ctypes.data == memory.ctypes.data
 
 
+@pytest.mark.parametrize("hint", ["latency", "throughput"])
+def test_a_copy_of_an_input_lives_as_long_as_its_batch(load, models, hint):
+    executor, _ = load(models.matmul(), performance_hint=hint)
+    rows = 100_000
+    given = np.ones((rows, 3), np.float32)
+    given.flags.writeable = False  # as a view of a message is: OpenVINO cannot share it
+    for value in range(3):
+        made = Batch({"X": given}, rows)
+        if hint == "latency":
+            result = executor.execute(made)
+        else:
+            running = executor.submit(made)
+            np.full((rows, 3), value, np.float32)  # would take the memory of an array that is gone
+            result = executor.collect(running)
+        assert (result.outputs["Y"] == [6, 9]).all()
+
+
 def test_only_outputs_that_are_wanted_are_copied(load, models):
     executor, _ = load(models.biased(), batched={"b": False})
     inputs = {"X": -np.ones((2, 4), np.float32), "b": np.arange(4, dtype=np.float32)}

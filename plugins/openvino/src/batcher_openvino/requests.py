@@ -22,6 +22,8 @@ class Running:
     requests: Requests
     request: Any
     batch: Batch
+    given: list[Array]
+    """The arrays on which it computes: OpenVINO keeps their address, and not them."""
 
 
 class Requests:
@@ -39,11 +41,14 @@ class Requests:
         """Execute a batch. Raises `ExecutionError`."""
         request = self._take()
         try:
-            self._give(request, batch.inputs)
+            given = self._give(request, batch.inputs)
             request.infer()
-            return self._result(request, batch)
+            result = self._result(request, batch)
+            given.clear()  # until here: OpenVINO keeps the address of its memory, and not the arrays
         except RuntimeError as error:
             raise _failure(error) from error
+        else:
+            return result
         finally:
             self._idle.append(request)
 
@@ -51,14 +56,14 @@ class Requests:
         """Start a batch. Raises `ExecutionError`."""
         request = self._take()
         try:
-            self._give(request, batch.inputs)
+            given = self._give(request, batch.inputs)
             request.start_async()
         except BaseException as error:
             self._idle.append(request)
             if isinstance(error, RuntimeError):
                 raise _failure(error) from error
             raise
-        return Running(self, request, batch)
+        return Running(self, request, batch, given)
 
     def finish(self, running: Running) -> BatchResult:
         """Wait for a batch. Raises `ExecutionError`."""
@@ -74,7 +79,9 @@ class Requests:
     def _take(self) -> Any:
         return self._idle.pop() if self._idle else self._compiled.create_infer_request()
 
-    def _give(self, request: Any, inputs: Mapping[str, Array]) -> None:
+    def _give(self, request: Any, inputs: Mapping[str, Array]) -> list[Array]:
+        """Point the request at the inputs. The arrays that it returns must live until it is done."""
+        given = []
         for place, spec in enumerate(self._signature.inputs):
             array = inputs[spec.name]
             if not array.flags.writeable:
@@ -84,6 +91,8 @@ class Requests:
             else:
                 tensor = ov.Tensor(array, shared_memory=True)
             request.set_input_tensor(place, tensor)
+            given.append(array)
+        return given
 
     def _result(self, request: Any, batch: Batch) -> BatchResult:
         """The outputs, copied: the request's memory is used for the next batch."""
