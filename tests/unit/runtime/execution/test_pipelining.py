@@ -31,7 +31,7 @@ LAYOUT = Layout({"Y": "FP32"})
 BOUND_S = 10
 
 
-class Gate:
+class Pause:
     """A call that says when it has begun, and ends when it may."""
 
     def __init__(self):
@@ -99,8 +99,8 @@ class Halves:
         self._note("close", None)
 
     def hold(self, half, number):
-        gate = self.held[half, number] = Gate()
-        return gate
+        pause = self.held[half, number] = Pause()
+        return pause
 
     def fail(self, half, number, error):
         self.fails[half, number] = error
@@ -165,8 +165,8 @@ async def running(executor):
     await running.worker.load(CONTEXT)
     yield running
     running.worker.abandon()
-    for gate in executor.held.values():
-        gate.released.set()
+    for pause in executor.held.values():
+        pause.released.set()
 
 
 async def thread_ended(worker):
@@ -256,20 +256,20 @@ async def test_the_time_of_a_batch_is_that_of_the_device(executor):
     now = [1_000]
     running = Running(executor, clock=lambda: now[0])
     await running.worker.load(CONTEXT)
-    gates = {
+    pauses = {
         (half, number): executor.hold(half, number)
         for half in ("submit", "collect")
         for number in (1, 2)
     }
 
     async def goes(half, number, at_ns):
-        await gates[half, number].begun()
+        await pauses[half, number].begun()
         now[0] = at_ns
-        gates[half, number].released.set()
+        pauses[half, number].released.set()
 
     running.start(1)
     await goes("submit", 1, 3_000)
-    await gates["collect", 1].begun()
+    await pauses["collect", 1].begun()
     running.start(2)
     await goes("submit", 2, 5_000)
     # Its `submit` has returned when another thread sees that the next call has begun.
@@ -344,12 +344,12 @@ async def test_an_abandoned_executor_is_closed_when_neither_half_runs(executor, 
 
 
 async def test_abandoning_frees_a_thread_that_waits_for_room(executor, running):
-    gate = executor.hold("collect", 1)
+    pause = executor.hold("collect", 1)
     for number in (1, 2, 3):
         running.start(number)
-    await gate.begun()
+    await pause.begun()
     running.worker.abandon()
-    gate.released.set()
+    pause.released.set()
     await thread_ended(running.worker)
     assert ("submit", 3) not in executor.calls
     assert executor.released in ([1], [1, 2])
@@ -357,14 +357,14 @@ async def test_abandoning_frees_a_thread_that_waits_for_room(executor, running):
 
 
 async def test_a_collect_that_never_returns_keeps_the_executor_open(executor, running):
-    gate = executor.hold("collect", 1)
+    pause = executor.hold("collect", 1)
     running.start(1)
-    await gate.begun()
+    await pause.begun()
     with pytest.raises(TimeoutError):
         await running.worker.close(0.01)
     assert running.worker.hangs
     assert "close" not in executor.calls
-    gate.released.set()
+    pause.released.set()
     await thread_ended(running.worker)
     assert executor.calls[-1] == "close"
     assert executor.released == [1]
