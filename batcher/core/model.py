@@ -272,18 +272,12 @@ class Model:
     def _observe_pipelined(self, batch: RunningBatch, timings: Timings, now_ns: int) -> None:
         """Learn from a batch that was copied in beside the one before: its copy, and the device's time.
 
-        What lies around it is the rest of its time, from when its instance could begin with it.
+        What lies around them is the way to its instance and back, whether that was idle or not.
         """
-        took_ns = now_ns - batch.dispatched_ns
-        began_ns = (
-            max(timings.started_ns, batch.after_ns) if batch.prefetched else timings.started_ns
-        )
-        own_ns = min(timings.own_ns, took_ns)
-        beyond_ns = self.handling.observe(
-            took_ns - max(own_ns, timings.execute_end_ns - began_ns),
-            now_ns,
-            prefetched=batch.prefetched,
-        )
+        own_ns = min(timings.own_ns, now_ns - batch.dispatched_ns)
+        there_ns = max(0, timings.started_ns - batch.given_ns)
+        back_ns = max(0, now_ns - timings.execute_end_ns)
+        beyond_ns = self.handling.observe(there_ns + back_ns, now_ns, prefetched=False)
         copy_ns = max(0, timings.submitted_ns - timings.started_ns)
         self.times.observe(batch, own_ns, beyond_ns, self.handling, now_ns, copy_ns)
 

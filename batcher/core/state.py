@@ -95,6 +95,7 @@ class SavedBatch:
     prefetched: bool = False
     prefetch_at_ns: int = NEVER_NS
     after_ns: int = 0
+    given_ns: int = 0
 
 
 @record

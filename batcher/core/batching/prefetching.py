@@ -55,8 +55,7 @@ def prefetch(model: Model, fleet: Fleet, answers: Answers, now_ns: int) -> Seque
         first_ns = free_ns[0] - model.handling.saved_ns
         if times.copies:
             # It is copied until then, unless it is too late for that.
-            ahead_ns = times.ahead_ns(min(group.rows, times.max_rows)) - model.handling.gap_ns
-            first_ns = max(now_ns, first_ns - ahead_ns)
+            first_ns = max(now_ns, free_ns[0] - times.ahead_ns(min(group.rows, times.max_rows)))
         at_ns = sorted([first_ns, *free_ns[1:]])
         given = PolicyInput(int(at_ns[0]), at_ns, times, model.reachable, late_ns=late_ns)
         proposal = ask(model, instance, group, given, found)

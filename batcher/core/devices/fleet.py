@@ -193,8 +193,13 @@ class Fleet:
         instance.batches.add(batch_id)
         self.device_load[instance.up.device] += 1
 
-    def finish(self, batch_id: int, now_ns: int, ended_ns: int = 0) -> RunningBatch:
-        """Take a batch off its instance, which begins the prefetched one, if any."""
+    def finish(
+        self, batch_id: int, now_ns: int, ended_ns: int = 0, submitted_ns: int = 0
+    ) -> RunningBatch:
+        """Take a batch off its instance, which begins the prefetched one, if any.
+
+        The batch ended at `ended_ns`, and was on its device at `submitted_ns`, by its instance's stamps.
+        """
         batch = self.batches.pop(batch_id)
         instance = self.instances[batch.instance]
         self._ends.clear()
@@ -209,6 +214,7 @@ class Fleet:
             self._run(instance, begins.batch_id)
             later_ns = now_ns - begins.dispatched_ns
             begins.dispatched_ns, begins.after_ns = now_ns, ended_ns
+            begins.given_ns = max(begins.given_ns, submitted_ns)
             begins.expected_end_ns += later_ns
             if begins.prefetch_at_ns < NEVER_NS:
                 begins.prefetch_at_ns += later_ns

@@ -38,6 +38,8 @@ class RunningBatch:
     """From when on its instance may get the next batch."""
     after_ns: int = 0
     """Of one that was prefetched: when the batch before it ended, as its instance stamped it."""
+    given_ns: int = 0
+    """When its instance got it, or where batches are pipelined could begin to copy it."""
 
 
 @dataclass(slots=True)

@@ -33,7 +33,7 @@ def schedule_prefetch(
     copy_ns = 0.0
     if times is not None and times.copies:
         copy_ns = times.copies[batch.rows]
-        _end_behind_its_copy(batch, handling, times, now_ns)
+        _end_behind_its_copy(batch, times, now_ns)
     elif batch.prefetched and handling.gap_ns and expected_ns > 0:
         batch.expected_end_ns -= handling.saved_ns
     if not (handling.gap_ns or copy_ns) or expected_ns <= 0:
@@ -44,14 +44,10 @@ def schedule_prefetch(
     batch.prefetch_at_ns = int(batch.expected_end_ns - lead_ns)
 
 
-def _end_behind_its_copy(
-    batch: RunningBatch, handling: Handling, times: ServiceTimes, now_ns: int
-) -> None:
-    """Expect a batch to end when it is copied and computed, or as soon as the device can."""
-    ahead_ns = times.ahead_ns(batch.rows)
-    if not batch.prefetched:
-        batch.expected_end_ns += ahead_ns
-        return
-    alone_ns = now_ns + times.alone[batch.rows]
-    behind_ns = batch.expected_end_ns + handling.gap_ns - handling.saved_ns
-    batch.expected_end_ns = max(alone_ns, behind_ns)
+def _end_behind_its_copy(batch: RunningBatch, times: ServiceTimes, now_ns: int) -> None:
+    """Expect a batch to end when it is copied and computed, or as soon after the one before as it can."""
+    if batch.prefetched:
+        alone_ns = now_ns + times.alone[batch.rows]
+        batch.expected_end_ns = max(alone_ns, batch.expected_end_ns)
+    else:
+        batch.expected_end_ns += times.ahead_ns(batch.rows)

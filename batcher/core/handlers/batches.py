@@ -108,7 +108,8 @@ def _finish(
     """Take a batch off its instance, and learn from what it took, unless it tells nothing (`UNTOLD`)."""
     now_ns = contents.now_ns
     ended_ns = 0 if timings is None else timings.ended_ns
-    contents.fleet.finish(batch.batch_id, now_ns, ended_ns)
+    submitted_ns = 0 if timings is None else timings.submitted_ns
+    contents.fleet.finish(batch.batch_id, now_ns, ended_ns, submitted_ns)
     contents.unblock()
     model = contents.models.get(batch.model)
     if model is None:

@@ -55,6 +55,7 @@ def dispatch(contents: Contents, proposal: Proposal, now_ns: int) -> None:
         proposal.suspects,
         None if proposal.filled is None else proposal.filled[0].id,
         not proposal.instance.free,
+        given_ns=now_ns,
     )
     schedule_prefetch(batch, model.handling, times, now_ns)
     contents.fleet.start(batch)
