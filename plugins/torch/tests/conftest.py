@@ -143,6 +143,12 @@ def models(tmp_path):
     return Models(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def models_in():
+    """Makes `models` for a folder of another scope."""
+    return Models
+
+
 @pytest.fixture
 def load(tmp_path):
     """Loads a model: `load(options, max_batch_size=8, ...)` -> executor, metadata."""
