@@ -32,6 +32,14 @@ class ContractHooks:
     where it has no batch axis."""
     batched: Mapping[str, bool] = MappingProxyType({})
     """Yours, if there are any: input -> what the configuration would say of it under `inputs`."""
+    device = "cpu"
+    """Yours, if it is another: the device to load on, as a configuration would name it."""
+    batch_sizes: tuple[int, ...] = ()
+    """Yours, if it needs some: what the configuration would say under `batching.batch_sizes`. Batches of
+    these sizes are tried then, and no others."""
+    buckets: Mapping[str, Mapping[int, tuple[int, ...]]] = MappingProxyType({})
+    """Yours, if it needs some: input -> axis -> lengths, as the configuration would say under `padding`.
+    `make_inputs` makes inputs of such lengths."""
     tolerance = 1e-5
     """Yours: how far (absolute and relative) a row's floating-point answer may be from its answer
     in another batch."""
@@ -104,8 +112,18 @@ class ContractHooks:
         return np.random.default_rng(1)
 
     def _context(self, options: Mapping[str, Any], base_dir: Path) -> LoadContext:
-        most = self.max_batch_size
-        return LoadContext("contract", "1", 0, "cpu", most, options, base_dir, self.batched)
+        return LoadContext(
+            "contract",
+            "1",
+            0,
+            self.device,
+            self.max_batch_size,
+            options,
+            base_dir,
+            self.batched,
+            batch_sizes=self.batch_sizes,
+            buckets=self.buckets,
+        )
 
     @contextmanager
     def _loaded(self, context: LoadContext) -> Iterator[ContractDriver]:
@@ -119,10 +137,14 @@ class ContractHooks:
         """Every batch size that the executor must take, ascending."""
         most = max(1, self.max_batch_size)
         assert driver.metadata is not None
-        if driver.metadata.batch_sizes:
-            sizes = [size for size in driver.metadata.batch_sizes if size <= most]
-            assert sizes, f"no batch size up to max_batch_size, which is {most}"
-            return sizes
+        known = driver.metadata.batch_sizes
+        if sizes := self.batch_sizes or known:
+            assert not known or set(sizes) <= set(known), (
+                f"batch_sizes {sizes} are not all in {known}"
+            )
+            usable = [size for size in sizes if size <= most]
+            assert usable, f"no batch size up to max_batch_size, which is {most}"
+            return usable
         return range(1 if driver.executor.capabilities.dynamic_rows else most, most + 1)
 
     def _assert_close(self, got: Array, expected: Array, what: str) -> None:

@@ -1,5 +1,8 @@
 """The suite catches executors whose optional methods break the contract, and passes one that keeps it."""
 
+from dataclasses import replace
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 
@@ -79,6 +82,27 @@ class TestWithOneSize(Contract):
 
     def bad_inputs(self):
         return None
+
+
+class TestWithConfiguredSizes(Contract):
+    """What the configuration would say reaches the executor, and batches are of these sizes alone."""
+
+    class Compiled(Device):
+        def load(self, context):
+            assert context.device == "gpu:1"
+            assert context.buckets == {"X": {1: (2,)}}
+            self.metadata = replace(self.metadata, batch_sizes=context.batch_sizes)
+            return super().load(context)
+
+    device = "gpu:1"
+    batch_sizes = (1, 3)
+    buckets = MappingProxyType({"X": {1: (2,)}})
+
+    def make_executor(self):
+        return self.Compiled()
+
+    def bad_inputs(self):
+        return {"X": -np.ones((3, 2), np.float32)}
 
 
 class SameMemory(Device):
