@@ -37,6 +37,13 @@ class TestMatMul(Contract):
             "spinning": wrong(spinning="yes"),
             "allow_fallback": wrong(allow_fallback=1),
             "graph_optimization": wrong(graph_optimization="most"),
+            "memory.limit": wrong(providers=["cuda"], memory={"limit": "much"}),
+            "memory.extend": wrong(memory={"extend": "slowly"}),
+            "memory.size": wrong(memory={"size": 1}),
+            "io_binding": wrong(io_binding="yes"),
+            "cuda_graphs": wrong(cuda_graphs=True),
+            "engine_cache": wrong(engine_cache="engines"),
+            "session_options.a": wrong(session_options={"a": [1]}),
         }
 
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from batcher.errors import ModelLoadError
-from batcher.executor import TensorSpec
+from batcher.executor import Batch, TensorSpec
 from batcher_onnxruntime.messages import is_out_of_memory
 
 IDS = ("rows", "seq")
@@ -118,14 +118,19 @@ def test_other_errors_keep_the_message_of_onnxruntime_without_source_lines(model
     assert "::" not in message
 
 
-def test_more_rows_than_the_file_takes_is_refused_with_both_numbers(models, refusal, load):
-    path = models.matmul(rows=1)
-    message = refusal(path, max_batch_size=8)
-    assert "fixes the first axis to 1" in message
-    assert "max_batch_size is 8" in message
-    _, metadata = load(path, max_batch_size=1)
+@pytest.mark.parametrize("max_batch_size", [4, 8])
+def test_rows_that_the_file_fixes_are_the_only_batch_size(models, load, max_batch_size):
+    _, metadata = load(models.matmul(rows=4), max_batch_size=max_batch_size)
+    assert metadata.batch_sizes == (4,)
     assert metadata.inputs[0].shape == (-1, 3)
     assert metadata.outputs[0].shape == (-1, 2)
+
+
+def test_a_batch_is_filled_up_here_where_the_configuration_wants_fewer_rows(models, load):
+    executor, metadata = load(models.matmul(rows=4), max_batch_size=3)
+    assert metadata.batch_sizes == ()
+    result = executor.execute(Batch({"X": np.eye(2, 3, dtype=np.float32)}, 2))
+    assert result.outputs["Y"].tolist() == [[0, 1], [2, 3]]
 
 
 def test_input_whose_first_axis_is_fixed_while_others_vary_is_refused(models, refusal):
@@ -209,10 +214,13 @@ def test_model_without_inputs_is_refused(models, refusal):
     assert "max_batch_size to 0" in refusal(path)
 
 
-def test_bfloat16_is_refused_with_the_remedy(models, refusal):
+def test_bfloat16_is_refused_with_the_remedy_where_onnxruntime_is_too_old(
+    models, refusal, monkeypatch
+):
+    monkeypatch.delattr(ort.OrtValue, "ortvalue_from_numpy_with_onnx_type", raising=False)
     message = refusal(models.identity(TensorProto.BFLOAT16))
     assert "input 'X' is bfloat16" in message
-    assert "Cast" in message
+    assert "use 1.21 or newer, or add a Cast" in message
 
 
 def test_type_without_a_datatype_is_refused(models, refusal):

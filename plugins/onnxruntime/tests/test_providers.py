@@ -2,7 +2,7 @@ import logging
 
 import onnxruntime as ort
 import pytest
-from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, InvalidArgument
 
 from batcher.errors import ModelLoadError
 from batcher.executor import option_problems
@@ -142,8 +142,11 @@ def test_failure_of_the_provider_is_a_device_error():
     assert _cause(RuntimeError("CUDA failure 700: an illegal memory access")) == "device"
     assert _cause(RuntimeError("odd")) == "unknown"
     node = "Non-zero status code returned while running MatMul node. Status Message: "
-    assert _cause(RuntimeError(f"{node}Failed to allocate memory for 9 bytes")) == "unknown"
-    assert _cause(RuntimeError(f"{node}CUDA failure 2: out of memory")) == "device"
+    assert _cause(RuntimeError(f"{node}Failed to allocate memory for 9 bytes")) == "memory"
+    assert _cause(RuntimeError(f"{node}CUDA failure 2: out of memory")) == "memory"
+    assert _cause(InvalidArgument(f"{node}std::bad_alloc")) == "memory"
+    assert _cause(MemoryError()) == "memory"
+    assert _cause(RuntimeError(f"{node}index 9 is out of bounds")) == "input"
 
 
 def test_long_and_many_lined_errors_become_one_short_line():

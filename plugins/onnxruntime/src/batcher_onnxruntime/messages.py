@@ -49,7 +49,8 @@ _RULES: Final[list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]]] = [
 
 
 _OUT_OF_MEMORY: Final = re.compile(
-    r"Failed to allocate memory for requested buffer"
+    r"Failed to allocate memory\b"
+    r"|\bAllocateRaw\w*\b.*\b(?:failed|memory)\b"
     r"|Available memory of \d+ is smaller than requested bytes"
     r"|\bout of memory\b|\bbad_alloc\b|\bbad allocation\b|_ALLOC_FAILED\b",
     re.IGNORECASE,

@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
 
+from batcher_onnxruntime.devices import CUDA, TENSORRT, gpu_options
 from batcher_onnxruntime.names import full, short
 from batcher_onnxruntime.options import OnnxRuntimeOptions
 
 CPU: Final = "CPUExecutionProvider"
 _NUMBERED_DEVICE: Final = re.compile(r".*?(\d+)")
 _GPU: Final = re.compile(r"(?:cuda|gpu)[:_-]?\d*", re.IGNORECASE)
-_TAKES_DEVICE_ID: Final = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+_TAKES_DEVICE_ID: Final = (CUDA, TENSORRT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,9 @@ class ProviderError(ValueError):
     """Options for a provider that is not asked for. The message names the option."""
 
 
-def requested_providers(options: OnnxRuntimeOptions, device: str) -> list[RequestedProvider]:
+def requested_providers(
+    options: OnnxRuntimeOptions, device: str, base_dir: Path = Path()
+) -> list[RequestedProvider]:
     """The providers that the options ask for, in order.
 
     A device name that ends in a number (`cuda:1`, `gpu0`) sets `device_id`, unless
@@ -47,13 +51,30 @@ def requested_providers(options: OnnxRuntimeOptions, device: str) -> list[Reques
             f"option provider_options: got {short(name)}; allowed: a name in option providers"
         )
     number = _NUMBERED_DEVICE.fullmatch(device)
+    _check_settings(options, names)
     found = []
     for name in dict.fromkeys(names):
-        given = {key: _text(value) for key, value in settings.get(name, {}).items()}
+        given = gpu_options(options, name, base_dir)
+        given |= {key: _text(value) for key, value in settings.get(name, {}).items()}
         if number and name in _TAKES_DEVICE_ID:
             given.setdefault("device_id", number[1])
         found.append(RequestedProvider(name, given))
     return found
+
+
+def _check_settings(options: OnnxRuntimeOptions, names: Sequence[str]) -> None:
+    """Raise `ProviderError` for a setting that none of the providers would read."""
+    if options.memory.limit is not None and CUDA not in names:
+        raise ProviderError(
+            f"option memory.limit: got {options.memory.limit} bytes without cuda in option providers, whose"
+            " arena it bounds"
+        )
+    if options.memory.extend != "double" and CUDA not in names:
+        raise ProviderError("option memory.extend: got exact without cuda in option providers")
+    if options.engine_cache is not None and TENSORRT not in names:
+        raise ProviderError(
+            "option engine_cache: got a folder without tensorrt in option providers"
+        )
 
 
 def unused(

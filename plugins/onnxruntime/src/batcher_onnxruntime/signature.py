@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import onnxruntime as ort
+
 from batcher.errors import ModelLoadError
 from batcher.executor import LoadContext, TensorSpec
 
@@ -22,11 +24,9 @@ _DATATYPES: Final = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
     "tensor(string)": "BYTES",
 }
-_BFLOAT16: Final = "tensor(bfloat16)"
-
-
 _NO_NAMES: Final = ("", "?", "None")
 """Names that exporters give to every unknown axis."""
 
@@ -62,13 +62,6 @@ def read_signature(session: Any, label: str, context: LoadContext) -> Signature:
             f"{label}: the model has no inputs, so there is nothing to batch: {_NO_BATCH_AXIS}"
         )
     fixed = _fixed_rows([spec for spec in inputs if spec.batched], label)
-    if fixed is not None and fixed < context.max_batch_size:
-        raise ModelLoadError(
-            f"{label}: the model file fixes the first axis to {fixed}, so a batch can have at most "
-            f"{fixed} rows, and max_batch_size is {context.max_batch_size}: set "
-            f"batching.max_batch_size to {fixed}, or export the model with a variable first axis; "
-            f"{_NO_BATCH_AXIS}"
-        )
     for spec in outputs:
         if spec.shape[0] not in (-1, fixed):
             raise ModelLoadError(
@@ -80,10 +73,10 @@ def read_signature(session: Any, label: str, context: LoadContext) -> Signature:
 
 def _spec(node: Any, what: str, batched: bool) -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
-    if node.type == _BFLOAT16:
+    if datatype == "BF16" and not hasattr(ort.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
         raise ModelLoadError(
-            f"{what} is bfloat16, which onnxruntime's Python interface does not support: add a Cast "
-            "to float or float16 to the model"
+            f"{what} is bfloat16, which the Python interface of onnxruntime {ort.__version__} does not take:"
+            " use 1.21 or newer, or add a Cast to float or float16 to the model"
         )
     if datatype is None:
         raise ModelLoadError(
