@@ -28,7 +28,7 @@ from batcher.lifecycle import ModelManager
 from batcher.lifecycle.repository import RepositorySource
 from batcher.live_settings import FileFollower, LiveSettings
 from batcher.model_builder import ModelBuilder
-from batcher.runtime.health import Health, HealthReport, ModelState
+from batcher.runtime.health import Health, HealthReport, InstanceState, ModelState
 from batcher.runtime.instances.plan import ProcessContext
 from batcher.runtime.instances.turns import DeviceTurns
 from batcher.runtime.models.registry import ModelRegistry
@@ -79,7 +79,7 @@ class Application:
             on_broken=self._scheduler_failed,
         )
         self.telemetry.watch(self.runner.observe)
-        process = ProcessContext(
+        self._process = process = ProcessContext(
             self.runner,
             loop,
             monotonic_ns,
@@ -226,7 +226,17 @@ class Application:
             for model in report.models
             for state in ModelState
         ]
-        return HealthPoints(ready=report.ready, states=states)
+        instances = [
+            ((model.name, model.version, str(each.number), state), int(each.state is state))
+            for model in report.models
+            for each in model.instances
+            for state in InstanceState
+        ]
+        abandoned = [
+            ((name, version), self._process.abandoned.count(name, version))
+            for name, version in dict.fromkeys((m.name, m.version) for m in report.models)
+        ]
+        return HealthPoints(report.ready, states, instances, abandoned)
 
     def describe(self) -> str:
         """The line that is printed when the server is ready."""

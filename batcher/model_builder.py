@@ -16,6 +16,7 @@ from batcher.executor.classes import ExecutorPath
 from batcher.lifecycle import WantedModel
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
+from batcher.runtime.instances.replacement import RestartPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.interface.labels import Labels, read_labels
 from batcher.runtime.interface.padding_rules import read_padding_rules
@@ -164,6 +165,13 @@ def instance_plan(
         checks=HealthCheckPlan(
             config.health.interval, config.health.timeout, config.health.failure_threshold
         ),
+        restart=RestartPlan(
+            config.restart.backoff,
+            config.restart.max_backoff,
+            config.restart.limit,
+            config.restart.window,
+        ),
+        max_abandoned_threads=config.max_abandoned_threads,
         fit=lambda batches: instance_plan(
             _fitted(config, batches), index, executor, base_dir, key, config.batching.sizes
         ),

@@ -29,6 +29,7 @@ from batcher.config.model import (
     HealthConfig,
     ModelConfig,
     QueueConfig,
+    RestartConfig,
     WarmupConfig,
 )
 from batcher.config.overrides import changed_model, sections_in_force, sections_of
@@ -68,6 +69,7 @@ __all__ = [
     "OutputConfig",
     "PaddingConfig",
     "QueueConfig",
+    "RestartConfig",
     "SequenceConfig",
     "ServerConfig",
     "StateConfig",

@@ -34,6 +34,7 @@ from batcher.config.units import (
     Duration,
     DurationOrZero,
     Size,
+    format_duration,
 )
 from batcher.core.settings import ModelSettings, QueueLimits
 
@@ -146,6 +147,30 @@ class HealthConfig(Section):
     as well. Failures that the caller caused do not count. null never counts."""
 
 
+class RestartConfig(Section):
+    """How an instance is loaded again that was lost: its process ended, or it hung."""
+
+    backoff: Duration = 500_000_000
+    """The first loss is followed by a load at once. After the next ones, and after loads that fail, comes
+    a pause of about this, which doubles each time. Half of each pause is drawn at random, so that
+    instances which were lost together are not loaded together."""
+    max_backoff: Duration = 30_000_000_000
+    """The longest pause. An instance that served for longer than this is loaded again at once."""
+    limit: Count | None = 10
+    """After this many loads within `window`, the instance stays down until its model is loaded again; null
+    means that there is no limit. A backend that is not up is waited for without a limit."""
+    window: Duration = 600_000_000_000
+    """The time in which loads count for `limit`."""
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> Self:
+        if self.max_backoff < self.backoff:
+            allowed = f"backoff, which is {format_duration(self.backoff)}, or longer"
+            problem = refusal(format_duration(self.max_backoff), allowed)
+            CrossCheckError.raise_any([(("max_backoff",), problem)])
+        return self
+
+
 class ModelConfig(Section):
     """One model: its executor, where it runs, how it is batched and queued."""
 
@@ -179,6 +204,9 @@ class ModelConfig(Section):
     execute_timeout: Duration = 30_000_000_000
     """How long one batch may execute. After it the requests of the batch fail, and the instance is
     replaced."""
+    max_abandoned_threads: Count = 3
+    """A thread that hangs cannot be ended, and keeps its memory: it is abandoned, and the instance is loaded
+    again on another one. While more than this many of the model's still hang, that is not done."""
     idempotent: StrictBool = False
     """Whether a request may be executed twice without harm. Then the requests of a batch whose instance is
     lost (its process ended, or it hung) are executed once more, while their callers wait; false: they end
@@ -215,6 +243,8 @@ class ModelConfig(Section):
     """Batches that run before the model is ready."""
     health: HealthConfig = HealthConfig()
     """When a loaded model stops being ready."""
+    restart: RestartConfig = RestartConfig()
+    """How instances are loaded again that were lost."""
 
     @model_validator(mode="after")
     def _keys_go_together(self) -> Self:

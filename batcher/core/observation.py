@@ -15,7 +15,8 @@ class ModelObservation:
     most efficient size; 0 while that is unknown. `reachable` says whether one row alone can meet the
     target in some bucket, `late_buckets` in how many it cannot. `bisected_batches` and
     `bisect_executions` count, since the model was configured, batches that failed as a whole and were
-    bisected, and the executions that this took. In a `storm` batches fail as a whole. `margin` is how
+    bisected, and the executions that this took; `saved_requests` those that run once more because their
+    instance went down. In a `storm` batches fail as a whole. `margin` is how
     many times longer than expected the bucket used last is planned to take, `drift` how many times
     slower it is than it was measured first, `handling_ns` what it takes beyond its own time. `shapes` are the buckets with known batch times: without
     padding, the shapes of requests lately. `held_requests` are those of the waiting ones that are steps of
@@ -43,6 +44,7 @@ class ModelObservation:
     shapes: tuple[Shapes, ...] = ()
     held_requests: int = 0
     ceiling_rows: int = 0
+    saved_requests: int = 0
 
 
 @record

@@ -65,4 +65,5 @@ def _model(
         shapes=tuple(model.times),
         held_requests=len(queue.held),
         ceiling_rows=model.smallest_rows,
+        saved_requests=bisections.saved,
     )

@@ -8,7 +8,7 @@ watchers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -26,6 +26,39 @@ class ModelState(StrEnum):
     UNLOADED = "unloaded"
 
 
+class InstanceState(StrEnum):
+    """The states of an instance."""
+
+    LOADING = "loading"
+    UP = "up"
+    UNHEALTHY = "unhealthy"
+    """It is loaded and runs batches, but is not well."""
+    RESTARTING = "restarting"
+    """It was lost, and a replacement is loaded, or will be after a pause."""
+    FAILED = "failed"
+    """It was lost, and stays down: no replacement is loaded."""
+    STOPPED = "stopped"
+    """It was closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceHealth:
+    """An instance's number, its state, and why it is not `UP` (empty if it is)."""
+
+    number: int
+    state: InstanceState
+    why: str = ""
+
+
+def why_unwell(instances: Sequence[InstanceHealth]) -> str:
+    """Why instances are not up, or not well; empty if all are. One of several is named by its number."""
+    if len(instances) == 1:
+        return instances[0].why
+    return "; ".join(
+        [f"instance {each.number} is {each.state}: {each.why}" for each in instances if each.why]
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ModelHealth:
     """Whether one model can serve, and the reason if it cannot.
@@ -41,6 +74,7 @@ class ModelHealth:
     state: ModelState = ModelState.READY
     required: bool = True
     """Whether the server is ready only while this model is."""
+    instances: tuple[InstanceHealth, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

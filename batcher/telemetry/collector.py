@@ -46,6 +46,10 @@ class HealthPoints:
 
     ready: bool = False
     states: Sequence[tuple[Labels, int]] = ()
+    instances: Sequence[tuple[Labels, int]] = ()
+    """The same of each instance."""
+    abandoned: Sequence[tuple[Labels, int]] = ()
+    """Abandoned threads of each model."""
 
 
 _NOTHING = Observation(now_ns=0, models=(), instances=())
@@ -150,7 +154,7 @@ class Telemetry(Collector):
         yield from self._collect_requests()
         yield from self._collect_batches()
         yield from self._collect_failures(observation)
-        yield from self._collect_models()
+        yield from self._collect_models(observation)
         yield from self._collect_sequences(observation)
         yield from self._collect_recording()
         yield from self._collect_transport()
@@ -307,7 +311,7 @@ class Telemetry(Collector):
         yield single_values(batches.FAILURE_STORM, ((ls, int(m.storm)) for ls, m in observed))
         yield single_values(batches.BATCH_CEILING, ((ls, m.ceiling_rows) for ls, m in observed))
 
-    def _collect_models(self) -> Iterator[Metric]:
+    def _collect_models(self, observation: Observation) -> Iterator[Metric]:
         every = self._models.values()
         yield self._histogram(models.MODEL_LOAD_DURATION, lambda m: m.load_duration)
         yield self._histogram(models.MODEL_WARMUP_DURATION, lambda m: m.warmup_duration)
@@ -320,6 +324,17 @@ class Telemetry(Collector):
             (((*m.labels, result), n) for m in every for result, n in m.reloads.items()),
         )
         yield single_values(models.MODEL_GENERATION, ((m.labels, m.generation) for m in every))
+        health = self._health()
+        yield single_values(models.INSTANCE_STATE, health.instances)
+        yield single_values(
+            models.INSTANCE_LOSSES,
+            (((*m.labels, reason), n) for m in every for reason, n in m.losses.items()),
+        )
+        yield single_values(models.ABANDONED_THREADS, health.abandoned)
+        repeated: dict[Labels, int] = {m.labels: m.saved_requests for m in every}
+        for labels, now in self._observed(observation):
+            repeated[labels] = repeated.get(labels, 0) + now.saved_requests
+        yield single_values(models.REPEATED_REQUESTS, repeated.items())
 
     def _collect_sequences(self, observation: Observation) -> Iterator[Metric]:
         counted = [

@@ -15,7 +15,14 @@ from batcher.core.times import NEVER_NS
 from batcher.telemetry.busy import BusyClock
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram
-from batcher.telemetry.reasons import ENDS, AdmissionReason, End, ReloadResult, ReplyReason
+from batcher.telemetry.reasons import (
+    ENDS,
+    AdmissionReason,
+    End,
+    LossReason,
+    ReloadResult,
+    ReplyReason,
+)
 from batcher.telemetry.sequences import SequenceCounts
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCounters
@@ -85,6 +92,10 @@ class ModelTelemetry:
         self.bisect_executions = 0
         """Counts of generations that are gone."""
         self.load_failures = 0
+        self.losses = dict.fromkeys(LossReason, 0)
+        """Instances that were lost, by why."""
+        self.saved_requests = 0
+        """Of generations that are gone: requests that ran once more because their instance was lost."""
         self.policy_failures = 0
         self.unfinished = dict.fromkeys(sorted(UNTOLD), 0)
         """Batches that ended without a result through no fault of the model, by cause."""
@@ -269,10 +280,15 @@ class ModelTelemetry:
         """The scheduler is about to forget a generation, which it observes so for the last time."""
         self.bisected_batches += observed.bisected_batches
         self.bisect_executions += observed.bisect_executions
+        self.saved_requests += observed.saved_requests
 
     def reloaded(self, result: ReloadResult) -> None:
         """A load while the model was served has ended."""
         self.reloads[result] += 1
+
+    def instance_lost(self, reason: LossReason) -> None:
+        """An instance was lost."""
+        self.losses[reason] += 1
 
     def load_failed(self) -> None:
         """An instance could not be loaded."""

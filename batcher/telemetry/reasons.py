@@ -47,6 +47,19 @@ class ReloadResult(StrEnum):
     CANCELLED = "cancelled"
 
 
+class LossReason(StrEnum):
+    """Why an instance was lost."""
+
+    KILLED = "killed"
+    """Its child process was ended by a signal: a crash, the kernel where memory has run out, or a person."""
+    EXITED = "exited"
+    """Its child process ended by itself."""
+    BROKEN = "broken"
+    """Its child process closed its connection, or said what cannot be; it was killed."""
+    HUNG = "hung"
+    """A batch or a health check did not end in time; it was killed or abandoned."""
+
+
 EndReason: TypeAlias = Reason | AdmissionReason | ReplyReason
 End: TypeAlias = tuple[Outcome, EndReason]
 

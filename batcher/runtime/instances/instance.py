@@ -1,9 +1,8 @@
 """One instance of a model: loads an executor, runs batches on it, replaces it when it hangs.
 
 An `Instance` lives as long as its model is served. Each executor that it loads, on its worker, is
-one incarnation. If `execute` does not return within `execute_timeout`, the incarnation is
-abandoned: the scheduler fails its batches, and another one is loaded, with increasing pauses until
-that succeeds.
+one incarnation. If `execute` does not return within `execute_timeout`, or its child process ends, the
+incarnation is lost: the scheduler ends its batches, and another one is loaded (`replacement`).
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.events import (
-    UNTOLD,
-    FailureCause,
     InstanceDown,
     InstanceDraining,
     InstanceUp,
@@ -27,17 +25,20 @@ from batcher.core.events import (
 from batcher.errors import InterfaceChanged, ModelLoadError, describe
 from batcher.executor import Capabilities, ModelMetadata
 from batcher.runtime.execution.execute import Cancel, ExecutedBatch
-from batcher.runtime.execution.gather import Slice, count_elements
+from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.worker import Worker
+from batcher.runtime.health import InstanceHealth, InstanceState
+from batcher.runtime.instances.batch_ends import BatchEnds
+from batcher.runtime.instances.children import ChildOutput, ChildWorker, loss_reason
 from batcher.runtime.instances.fitted_load import load_fitted, worker_of
 from batcher.runtime.instances.health_checks import HealthChecks
+from batcher.runtime.instances.instance_checks import instance_checks
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
-from batcher.runtime.instances.replacement import Replacement
+from batcher.runtime.instances.replacement import Replacement, StaysDownError
 from batcher.runtime.instances.warmup import (
     Copies,
     WarmupTimes,
     at_once,
-    run_test_batch,
     warm_up,
     warm_up_buckets,
 )
@@ -46,19 +47,17 @@ from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.row_axis import with_row_axes
 from batcher.telemetry import ModelTelemetry
+from batcher.telemetry.reasons import LossReason
 
 log = logging.getLogger(__name__)
-
-
-REFUSALS_LOGGED_NS = 10 * SECOND
-"""Nanoseconds between two lines about batches that a backend refuses, or is not there for."""
 
 
 class Instance:
     """One instance of a model; implements the runner's `BatchRunner`.
 
     `pad` is called with the executor's metadata before anything is executed and returns how the
-    model is padded. `max_rows` returns the maximum rows of a batch now.
+    model is padded. `max_rows` returns the maximum rows of a batch now. `stays_down` is called when it was
+    lost and no replacement is loaded any more.
     """
 
     def __init__(
@@ -68,8 +67,10 @@ class Instance:
         telemetry: ModelTelemetry,
         pad: Callable[[ModelMetadata], Padding | None],
         max_rows: Callable[[], int],
+        stays_down: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
+        self._stays_down = stays_down
         self._pad = pad
         self._max_rows = max_rows
         self._process = process
@@ -90,9 +91,22 @@ class Instance:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
-        self._quiet_until_ns = 0
+        self._ends = BatchEnds(plan.name, telemetry, process.clock)
+        self._output = ChildOutput(plan.name, process.clock)
+        self._came_up_s = 0.0
+        self._loss = ""
+        self._loading: Worker | None = None
+        """The worker that was made last."""
+        self._lost_early = ""
+        """Why that was lost before it came up."""
         self._replacement = Replacement(
-            plan.name, process.loop, self._load, self._replaced, self._not_replaced
+            plan.name,
+            process.loop,
+            plan.restart,
+            self._load,
+            self._replaced,
+            self._not_replaced,
+            held=self._held,
         )
 
     @property
@@ -117,6 +131,22 @@ class Instance:
             return self._down
         return self._checks.why or ("" if self._watching is None else self._watching.why)
 
+    @property
+    def state(self) -> InstanceState:
+        """What it is doing."""
+        if self.up:
+            return InstanceState.UNHEALTHY if self.why else InstanceState.UP
+        if self._stopping:
+            return InstanceState.STOPPED
+        if self._replacement.stays_down:
+            return InstanceState.FAILED
+        return InstanceState.RESTARTING if self._incarnation else InstanceState.LOADING
+
+    @property
+    def health(self) -> InstanceHealth:
+        """Its state, and why it is in that."""
+        return InstanceHealth(self.plan.context.instance, self.state, self.why)
+
     async def load(self) -> ModelMetadata:
         """Load and warm up an incarnation, and announce it to the scheduler.
 
@@ -135,6 +165,7 @@ class Instance:
         except Exception as error:
             log.debug("%s: the load failed", self.plan.name, exc_info=True)
             self._telemetry.load_failed()
+            self._note_abandoned(self._loading)
             if isinstance(error, ModelLoadError):
                 raise
             raise ModelLoadError(
@@ -246,7 +277,12 @@ class Instance:
         return worker, metadata, measured
 
     def _make_worker(self) -> Worker:
-        return worker_of(self.plan, self._process.loop, self._process.clock)
+        worker = worker_of(self.plan, self._process.loop, self._process.clock)
+        self._loading, self._lost_early = worker, ""
+        if isinstance(worker, ChildWorker):
+            worker.lost = partial(self._child_lost, worker)
+            worker.line = self._output.line
+        return worker
 
     def _turn(self) -> AbstractAsyncContextManager[bool]:
         """The context of one warm-up batch: it takes turns with what serves on the device."""
@@ -255,7 +291,10 @@ class Instance:
 
     def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: WarmupTimes) -> None:
         plan = self.plan
+        if self._lost_early:
+            self._go_without(worker)
         self._worker = worker
+        self._came_up_s = self._process.loop.time()
         self._stopping = False
         self._incarnation += 1
         up = InstanceUp(
@@ -270,7 +309,17 @@ class Instance:
             measured.copies,
         )
         self._process.runner.instance_up(up, self)
-        self._checks = self._health_checks(worker, metadata)
+        self._checks = instance_checks(
+            worker,
+            metadata,
+            self._layout,
+            self._padding,
+            plan,
+            self._process.clock,
+            idle=self._idle.is_set,
+            changed=self._process.changed,
+            hung=self._hung,
+        )
         self._checks.start()
         if worker.watch is not None:
             self._watching = Watching(
@@ -281,37 +330,6 @@ class Instance:
             )
             self._watching.start()
         self._process.changed()
-
-    def _health_checks(self, worker: Worker, metadata: ModelMetadata) -> HealthChecks:
-        plan, padding, layout = self.plan, self._padding, self._layout
-
-        # A test batch waits for the running batch, which may take execute_timeout itself.
-        timeout_ns, limit = 2 * plan.execute_timeout_ns, "twice execute_timeout"
-
-        async def ask() -> str:
-            why = await worker.healthy(plan.checks.timeout_ns / SECOND)
-            if worker.asked_ns and self._process.clock() - worker.asked_ns > timeout_ns:
-                self._hung("healthy() did not return", timeout_ns, limit)
-            return why
-
-        async def test() -> str:
-            try:
-                async with asyncio.timeout(timeout_ns / SECOND):
-                    return await run_test_batch(
-                        worker, metadata, layout, plan.warmup, plan.context.model, padding
-                    )
-            except TimeoutError:
-                self._hung("a test batch did not end", timeout_ns, limit)
-                return f"it did not end within {timeout_ns / SECOND:g} s"
-
-        return HealthChecks(
-            plan.name,
-            plan.checks,
-            ask=ask if worker.asks else None,
-            test=test if plan.warmup.batch_sizes else None,
-            idle=self._idle.is_set,
-            changed=self._process.changed,
-        )
 
     def _go_down(self) -> Worker:
         """End this incarnation. Returns its worker, which the caller closes or abandons."""
@@ -339,7 +357,14 @@ class Instance:
     def _abandon(self) -> None:
         """End this incarnation, if there is one, without waiting for its calls."""
         if self._worker is not None:
-            self._go_down().abandon()
+            worker = self._go_down()
+            worker.abandon()
+            self._note_abandoned(worker)
+
+    def _note_abandoned(self, worker: Worker | None) -> None:
+        if worker is not None:
+            context = self.plan.context
+            self._process.abandoned.add(context.model, context.version, worker)
 
     def _watch(self) -> asyncio.TimerHandle:
         """Start the `execute_timeout` of the batch that begins now."""
@@ -353,23 +378,53 @@ class Instance:
 
         `limit` names the setting that `timeout_ns` follows from.
         """
-        timeout_ms = timeout_ns // MILLISECOND
-        self._down = f"{what} within {timeout_ms} ms; a replacement is being loaded"
-        log.error(
-            "%s: %s within %d ms (%s); it is abandoned and a replacement is loaded",
-            self.plan.name,
-            what,
-            timeout_ms,
-            limit,
-        )
+        why = f"{what} within {timeout_ns // MILLISECOND} ms"
+        self._lost(LossReason.HUNG, why, f"{why} ({limit}); it is abandoned")
+
+    def _lost(self, reason: LossReason, why: str, line: str) -> None:
+        """End an incarnation that can run nothing any more; load a replacement."""
+        self._loss, self._down = why, f"{why}; a replacement is being loaded"
+        self._telemetry.instance_lost(reason)
+        log.error("%s: %s, and a replacement is loaded", self.plan.name, line)
+        served_s = self._process.loop.time() - self._came_up_s
+        self._output.tell_dropped()
         try:
             self._abandon()
         finally:
             if not self._stopping:
-                self._replacement.begin()
+                self._replacement.begin(served_s)
+
+    def _child_lost(self, worker: Worker, why: str) -> None:
+        """The child process of a worker is gone."""
+        if worker is self._worker:
+            # What it wrote is for the log, and not for those who ask for the state of a model.
+            self._lost(loss_reason(why), why.partition("; the end of its stderr")[0], why)
+        elif worker is self._loading:
+            self._lost_early = why
+
+    def _go_without(self, worker: Worker) -> None:
+        """Raise `ModelLoadError`: the child was lost after its warm-up."""
+        worker.abandon()
+        raise ModelLoadError(f"{self.plan.context.model}: {self._lost_early}")
+
+    def _held(self) -> str:
+        """Why no replacement may be loaded now: too many threads of the model hang."""
+        context, most = self.plan.context, self.plan.max_abandoned_threads
+        hanging = self._process.abandoned.count(context.model, context.version)
+        if hanging <= most:
+            return ""
+        return (
+            f"{hanging} threads that were abandoned are still in a call of the executor, and"
+            f" max_abandoned_threads is {most}"
+        )
 
     def _not_replaced(self, error: Exception) -> None:
         """Say why no replacement could be loaded."""
+        if isinstance(error, StaysDownError):
+            self._down = f"{self._loss}; {error}"
+            self._process.changed()
+            self._stays_down()
+            return
         self._down = f"its replacement could not be loaded: {error}"
         self._process.changed()
         if isinstance(error, InterfaceChanged):
@@ -380,16 +435,6 @@ class Instance:
         log.info("%s: the replacement is up, incarnation %d", self.plan.name, self._incarnation)
 
     # The end of a batch
-
-    def _log_level(self, cause: FailureCause) -> int:
-        """The level of the line about a failed batch: a backend that refuses all says so now and then."""
-        if cause not in UNTOLD:
-            return logging.WARNING
-        now_ns = self._process.clock()
-        if now_ns < self._quiet_until_ns:
-            return logging.DEBUG
-        self._quiet_until_ns = now_ns + REFUSALS_LOGGED_NS
-        return logging.WARNING
 
     def _forget(self, batch_id: int) -> None:
         """Remove a batch from those in flight and start the timeout of the next one."""
@@ -421,31 +466,7 @@ class Instance:
             self._telemetry.execution_ended(batch_id, executed.execute_end_ns)
             if self._checks is not None:
                 self._checks.batch_ended(executed)
-            if executed.result is None and executed.cause is not FailureCause.ABANDONED:
-                log.log(
-                    self._log_level(executed.cause),
-                    "%s: a batch failed: %s (%s, %d requests); %s",
-                    self.plan.name,
-                    executed.failure,
-                    executed.cause,
-                    len(slices),
-                    executed.what_follows,
-                )
+            self._ends.log(executed, len(slices))
         finally:
             done(executed)
-        if executed.result is None and executed.cause in UNTOLD:
-            self._telemetry.batch_unfinished(executed.cause)
-            return  # nothing was executed, or not for anyone
-        own, filled = count_elements(slices, self._layout)
-        self._telemetry.batch_finished(
-            rows=sum(s.stop - s.start for s in slices),
-            requests=len(slices),
-            max_batch_size=max_rows,
-            started_ns=executed.started_ns,
-            execute_start_ns=executed.execute_start_ns,
-            execute_end_ns=executed.execute_end_ns,
-            scattered_ns=self._process.clock(),
-            failed=executed.result is None,
-            elements=own,
-            padding=filled,
-        )
+        self._ends.count(executed, slices, self._layout, max_rows)

@@ -12,7 +12,9 @@ from batcher.core.record import record
 from batcher.executor import AsyncExecutor, Executor, LoadContext
 from batcher.executor.classes import ExecutorPath
 from batcher.runtime.execution.worker import Isolation
+from batcher.runtime.instances.abandoned import AbandonedThreads
 from batcher.runtime.instances.health_checks import HealthCheckPlan
+from batcher.runtime.instances.replacement import RestartPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.instances.turns import DeviceTurns
 from batcher.runtime.runner import Runner
@@ -40,6 +42,9 @@ class InstancePlan:
     """Where the executor runs: `models[].isolation`."""
     pipelining: bool = True
     """Whether batches are pipelined where the executor can: `models[].pipelining`."""
+    restart: RestartPlan = RestartPlan()
+    max_abandoned_threads: int = 3
+    """With more threads of the model that were abandoned and still run, it is not loaded again."""
     fit: Callable[[ExecutorBatches], InstancePlan] | None = None
     """How to load it for an executor that says what batches it takes (raises `ModelLoadError` where the
     configuration asks for more); None where that does not matter."""
@@ -56,6 +61,7 @@ class ProcessContext:
     clock: Clock
     measuring: dict[str, asyncio.Lock] = field(default_factory=dict)
     """By device: instances measure their buckets one at a time, so as not to measure each other."""
+    abandoned: AbandonedThreads = field(default_factory=AbandonedThreads)
     turns: DeviceTurns | None = None
     """How warm-ups take turns with what serves; None: they do not."""
     changed: Callable[[], None] = lambda: None

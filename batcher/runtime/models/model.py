@@ -15,11 +15,11 @@ from dataclasses import replace
 from batcher import triton
 from batcher.clock import SECOND
 from batcher.config import ExecutorBatches, ModelConfig, SequenceConfig
-from batcher.core.events import ModelConfigured, ModelRemoved
+from batcher.core.events import InstancesFailed, ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
 from batcher.errors import BackendUnavailable, InterfaceChanged, ModelUnavailable
 from batcher.executor import ModelMetadata
-from batcher.runtime.health import ModelHealth, ModelState
+from batcher.runtime.health import InstanceState, ModelHealth, ModelState, why_unwell
 from batcher.runtime.instances.instance import Instance
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.interface.labels import Labels
@@ -116,7 +116,14 @@ class ServedModel:
         self._sequence = sequence
         self._process = process
         self._instances = [
-            Instance(plan, process, telemetry, self._pad, lambda: self.settings.max_batch_size)
+            Instance(
+                plan,
+                process,
+                telemetry,
+                self._pad,
+                lambda: self.settings.max_batch_size,
+                self._instance_stays_down,
+            )
             for plan in plans
         ]
         self._loaded: tuple[ModelMetadata, Signature] | None = None
@@ -127,18 +134,18 @@ class ServedModel:
     def health(self) -> ModelHealth:
         """Its state now: ready while it is loaded and at least one instance is up and healthy."""
         state, why = self.state, self.why
-        if state is ModelState.READY:
-            reasons = [instance.why for instance in self._instances]
-            if all(reasons):
-                state, why = ModelState.UNREADY, reasons[0]
+        instances = tuple([instance.health for instance in self._instances])
+        unwell = why_unwell(instances)
+        if state is ModelState.READY and not self.ready:
+            state, why = ModelState.UNREADY, unwell
         ready = state is ModelState.READY
         if self.beside is not None:
             ready_why = f"generation {self.beside.generation} is being loaded: {self.beside.why}"
         else:
-            ready_why = self.note
-        return ModelHealth(
-            self.name, self.version, ready, ready_why if ready else why, state, self.required
-        )
+            ready_why = self.note or unwell
+        if ready:
+            why = ready_why
+        return ModelHealth(self.name, self.version, ready, why, state, self.required, instances)
 
     @property
     def ready(self) -> bool:
@@ -271,6 +278,11 @@ class ServedModel:
             await self._fail(str(error) or "its load was cancelled")
             raise
         self.serve()
+
+    def _instance_stays_down(self) -> None:
+        """An instance is loaded no more: what waits is refused once that holds for all."""
+        if all(each.state is InstanceState.FAILED for each in self._instances):
+            self._process.runner.feed(InstancesFailed(self.key))
 
     async def load_instance(self, place: int) -> None:
         """Load one instance, which runs batches at once. Call `serve` when enough of them are up.

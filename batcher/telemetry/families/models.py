@@ -52,6 +52,40 @@ MODEL_GENERATION = Family(
     "Number of the generation that gets new requests: 1 after the first load, higher after each further "
     "one. A load that fails takes a number, too.",
 )
+INSTANCE_STATE = Family(
+    "batcher_instance_state",
+    "gauge",
+    "",
+    (*MODEL, "instance", "state"),
+    "1 for the state that the instance with this number is in, 0 for the others: loading, up, unhealthy (it "
+    "runs batches, but is not well), restarting (it was lost, and a replacement is loaded, or will be after a "
+    "pause), failed (it was lost, and stays down), stopped.",
+)
+INSTANCE_LOSSES = Family(
+    "batcher_instance_losses",
+    "counter",
+    "instances",
+    (*MODEL, "reason"),
+    "Instances that were lost, each of which is loaded again unless it has used up its restarts, by reason: "
+    "killed (a signal ended the child process), exited (the child process ended by itself), broken (the child "
+    "process closed its connection, or sent what cannot be), hung (a batch or a health check did not end in "
+    "time).",
+)
+ABANDONED_THREADS = Family(
+    "batcher_abandoned_threads",
+    "gauge",
+    "threads",
+    MODEL,
+    "Threads of lost instances that are still in a call of the executor. Above max_abandoned_threads no "
+    "replacement is loaded.",
+)
+REPEATED_REQUESTS = Family(
+    "batcher_repeated_requests",
+    "counter",
+    "requests",
+    MODEL,
+    "Requests that are executed once more because their instance was lost; only with idempotent: true.",
+)
 
 FAMILIES = (
     MODEL_LOAD_DURATION,
@@ -60,4 +94,8 @@ FAMILIES = (
     MODEL_LOAD_FAILURES,
     MODEL_RELOADS,
     MODEL_GENERATION,
+    INSTANCE_STATE,
+    INSTANCE_LOSSES,
+    ABANDONED_THREADS,
+    REPEATED_REQUESTS,
 )

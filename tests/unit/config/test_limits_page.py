@@ -13,6 +13,7 @@ from batcher.config import (
     ModelConfig,
     ModelRepositoryConfig,
     QueueConfig,
+    RestartConfig,
     SequenceConfig,
     ServerConfig,
     format_duration,
@@ -57,7 +58,7 @@ from batcher.live_settings.file_watch import MAX_READS
 from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
 from batcher.runtime.instances import watching
-from batcher.runtime.instances.replacement import FIRST_RESTART_DELAY_S, LONGEST_RESTART_DELAY_S
+from batcher.runtime.instances.children import BURST_LINES, LINES_PER_SECOND
 from batcher.runtime.instances.turns import HELD_S, LONGEST_PAUSE_S, SHARE
 from batcher.runtime.instances.warmup import BUCKETS_NS
 from batcher.runtime.interface.forwarded import MAX_FORWARDED
@@ -99,6 +100,7 @@ SECTIONS = {
     "models[].batching": BatchingConfig,
     "models[].queue": QueueConfig,
     "models[].sequence": SequenceConfig,
+    "models[].restart": RestartConfig,
 }
 DERIVED = {"server.max_buffered": "a quarter of memory"}
 """What the page says of a key whose default `null` stands for a value that is worked out at the start."""
@@ -181,8 +183,8 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["shapes whose bucket is cached"] == f"{MOST_KNOWN:,}"
     headers = f"{REMEMBERED_HEADERS:,}, of at most {REMEMBERED_HEADER_BYTES} bytes"
     assert rows["cached tensor headers"] == headers
-    again = rows["time between two tries to replace an instance"]
-    assert again == f"{FIRST_RESTART_DELAY_S:g}s, doubled up to {LONGEST_RESTART_DELAY_S:g}s"
+    written = f"{BURST_LINES}, then {LINES_PER_SECOND} a second"
+    assert rows["lines of a child process in the log"] == written
     assert rows["values of a configuration, aliases counted"] == f"{MOST_VALUES:,}"
     days, size = LONGEST_NS / (24 * 3600 * SECOND), LARGEST_BYTES >> 50
     assert rows["a duration and a size of a configuration"] == f"{days:g} days, {size} PiB"

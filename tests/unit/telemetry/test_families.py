@@ -42,7 +42,9 @@ def populated(registry, telemetry, model):
     points = TransportPoints(connections=1, events=some, errors=some, streams=some, goaways=some)
     telemetry.watch_transport(lambda: points)
     telemetry.watch_repository(lambda: RepositoryPoints(models=1, scans=some))
-    telemetry.watch_health(lambda: HealthPoints(True, [(("m", "1", "ready"), 1)]))
+    instances, abandoned = [(("m", "1", "0", "up"), 1)], [(("m", "1"), 0)]
+    states = [(("m", "1", "ready"), 1)]
+    telemetry.watch_health(lambda: HealthPoints(True, states, instances, abandoned))
     return registry
 
 

@@ -88,6 +88,7 @@ async def test_readiness_follows_the_report(app, ask, reports):
                 "reason": "",
                 "state": "ready",
                 "required": True,
+                "instances": [],
             },
             {
                 "name": "b",
@@ -96,6 +97,7 @@ async def test_readiness_follows_the_report(app, ask, reports):
                 "reason": "no file",
                 "state": "failed",
                 "required": True,
+                "instances": [],
             },
         ],
     }

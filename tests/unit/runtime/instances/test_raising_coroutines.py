@@ -10,8 +10,8 @@ from batcher.clock import MILLISECOND
 from batcher.errors import ModelLoadError
 from batcher.executor import Capabilities
 from batcher.runtime.health import ModelState
-from batcher.runtime.instances import replacement
 from batcher.runtime.instances.health_checks import HealthCheckPlan
+from batcher.runtime.instances.replacement import RestartPlan
 from batcher.testing import FakeExecutor
 
 ERRORS = [asyncio.CancelledError, SystemExit, KeyboardInterrupt]
@@ -75,9 +75,8 @@ async def test_a_load_that_was_cancelled_has_failed(make_middle, error):
 
 
 @pytest.mark.parametrize("error", ERRORS)
-async def test_a_cancelled_reload_is_repeated(make_middle, monkeypatch, error):
-    monkeypatch.setattr(replacement, "FIRST_RESTART_DELAY_S", 0.001)
-    middle = make_middle()
+async def test_a_cancelled_reload_is_repeated(make_middle, error):
+    middle = make_middle(restart=RestartPlan(1_000_000, 1_000_000, None))
     middle.make_executor = Remote
     await middle.model.load()
     errors = [error(), error()]

@@ -8,7 +8,8 @@ import pytest
 
 from batcher.executor import Capabilities, ModelMetadata, TensorSpec, Watches
 from batcher.runtime.health import ModelState
-from batcher.runtime.instances import replacement, watching
+from batcher.runtime.instances import watching
+from batcher.runtime.instances.replacement import RestartPlan
 from batcher.testing import FakeExecutor
 
 OTHER = ModelMetadata(
@@ -67,8 +68,7 @@ async def until(condition):
 async def middle(make_middle, monkeypatch):
     monkeypatch.setattr(watching, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(watching, "SETTLED_S", 0.0)
-    monkeypatch.setattr(replacement, "FIRST_RESTART_DELAY_S", 0.001)
-    middle = make_middle()
+    middle = make_middle(restart=RestartPlan(1_000_000, 1_000_000, None))
     middle.make_executor = Watched
     await middle.model.load()
     await until(lambda: middle.fake.watches)
