@@ -147,6 +147,7 @@ def test_a_model_is_compiled_for_the_sizes_and_buckets_in_use(load, models):
     _, powers = load(models.matmul(), static_shapes=True, max_batch_size=6)
     assert powers.batch_sizes == (1, 2, 4, 6)
     assert powers.properties["static_shapes"] == "4"
+    assert powers.fixed_buckets
 
 
 def test_fixed_shapes_that_cannot_be_are_refused(load, models):

@@ -47,6 +47,7 @@ def test_a_model_is_compiled_for_exactly_the_sizes_in_use(models, load, compiled
     assert len(compiled) == 6
     assert metadata.batch_sizes == (1, 4, 8)
     assert metadata.properties["compiled_shapes"] == "6"
+    assert metadata.fixed_buckets
     for rows, length in [*expected, (3, 2), (4, 5)]:
         ids = np.full((rows, length), 3)
         found = executor.execute(Batch({"IDS": ids}, rows)).outputs["EMBEDDED"]

@@ -86,6 +86,7 @@ class OpenVinoExecutor:
                 **({"static_shapes": str(len(self._by_shape))} if self._by_shape else {}),
             },
             batch_sizes=sizes,
+            fixed_buckets=options.static_shapes,
         )
 
     def execute(self, batch: Batch) -> BatchResult:

@@ -86,6 +86,7 @@ class TorchExecutor:
             properties=_properties(model, options, device, len(shapes)),
             max_batch_size=model.signature.rows[1] or None,
             batch_sizes=sizes,
+            fixed_buckets=bool(shapes),
         )
 
     def execute(self, batch: Batch) -> BatchResult:
