@@ -28,10 +28,11 @@ REQUESTS = {
     "compare": 6_000,
     "stalls": 6_000,
     "loops": 6_000,
+    "pipelining": 10_000,
 }
 """Requests of each run, where they are not 30,000."""
 
-TABLES = ("compare", "bursts", "loops", "stalls", "recovery", "reloads")
+TABLES = ("compare", "pipelining", "bursts", "loops", "stalls", "recovery", "reloads")
 """The scenes whose rows have the same figures."""
 
 NOISE = {"grid": 0.0, "unknowable": 0.1}

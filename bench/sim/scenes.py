@@ -22,6 +22,7 @@ import lengths
 import loops
 import neighbors
 import numpy as np
+import pipelining
 import recovery
 import stalls
 import unknowable
@@ -272,6 +273,7 @@ SCENES = {
         neighbors.neighbors,
         groups.groups,
         lengths.lengths,
+        pipelining.pipelining,
         compare.compare,
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,
