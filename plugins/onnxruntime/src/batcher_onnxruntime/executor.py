@@ -21,7 +21,7 @@ from batcher.executor import (
     read_options,
 )
 from batcher_onnxruntime.binding import BoundSession, Copied
-from batcher_onnxruntime.devices import graph_problem
+from batcher_onnxruntime.devices import TENSORRT, graph_problem
 from batcher_onnxruntime.messages import is_out_of_memory, one_line
 from batcher_onnxruntime.options import OnnxRuntimeOptions
 from batcher_onnxruntime.pinned import cuda_runtime, pinned
@@ -65,6 +65,8 @@ class OnnxRuntimeExecutor:
             properties=opened.properties,
             # A file whose rows are more than the configuration wants is filled up here.
             batch_sizes=(fixed,) if fixed is not None and fixed <= context.max_batch_size else (),
+            # Profiles of TensorRT and CUDA graphs are made for the buckets in use.
+            fixed_buckets=options.cuda_graphs or TENSORRT in opened.session.get_providers(),
         )
 
     def _bind(
