@@ -105,6 +105,8 @@ def failed(batch_id: int, times: list[int], error: BaseException) -> list[Any]:
     cause, text, retry_after_ns = "unknown", "", None
     if isinstance(error, ExecutionError):
         cause, text, retry_after_ns = _said(error)
+    elif isinstance(error, MemoryError | OutOfMemory):
+        cause = "memory"
     error.__traceback__ = None  # its frames refer to the batch, and an executor may keep its error
     return [
         FAILED,

@@ -116,7 +116,8 @@ class PythonModel:
         if not self._logged_ns or now_ns - self._logged_ns > LOG_PAUSE_NS:
             self._logged_ns = now_ns
             log.warning("%s: %s raised", self.context.model, self.target.name, exc_info=error)
-        return ExecutionError(f"{self.target.name} raised {describe(error)}")
+        cause = "memory" if isinstance(error, MemoryError) else "unknown"
+        return ExecutionError(f"{self.target.name} raised {describe(error)}", cause=cause)
 
     def row_failed(self, error: BaseException) -> str:
         """What is wrong with the row whose call raised. Raises `ExecutionError` if it is not the row."""

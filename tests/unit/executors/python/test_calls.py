@@ -68,6 +68,7 @@ def test_rows_fail_alone(load, coroutine):
     [
         ("KeyError('a')", "f raised KeyError: 'a'", "unknown"),
         ("RuntimeError('x' * 10**7)", "f raised RuntimeError: xxx", "unknown"),
+        ("MemoryError('9 GiB')", "f raised MemoryError: 9 GiB", "memory"),
         ("SystemExit(3)", "f raised SystemExit: 3", "unknown"),
         ("KeyboardInterrupt()", "f raised KeyboardInterrupt", "unknown"),
         ("asyncio.CancelledError()", "f raised CancelledError", "unknown"),
