@@ -17,7 +17,7 @@ from batcher.clock import SECOND
 from batcher.config import ExecutorBatches, ModelConfig, SequenceConfig
 from batcher.core.events import InstancesFailed, ModelConfigured, ModelRemoved
 from batcher.core.settings import ModelSettings
-from batcher.errors import BackendUnavailable, InterfaceChanged, ModelUnavailable
+from batcher.errors import BackendUnavailable, InterfaceChanged, ModelLoadError, ModelUnavailable
 from batcher.executor import ModelMetadata
 from batcher.runtime.health import InstanceState, ModelHealth, ModelState, why_unwell
 from batcher.runtime.instances.instance import Instance
@@ -258,11 +258,9 @@ class ServedModel:
             self.padding = before
             raise
         self.settings, self.rules = settings, rules
-        for instance in self._instances:
-            plan = instance.plan
-            instance.plan = replace(plan, context=replace(plan.context, buckets=rules.buckets))
         if loaded is not None:
             self._loaded = loaded[0], self._signature(loaded[0])
+            self._tell_buckets(loaded[0])
 
     # Its life
 
@@ -274,6 +272,7 @@ class ServedModel:
         self._begin()
         try:
             self._loaded = await self._load_instances()
+            self._tell_buckets(self._loaded[0])
         except BaseException as error:
             await self._fail(str(error) or "its load was cancelled")
             raise
@@ -294,6 +293,24 @@ class ServedModel:
         if self._loaded is None:
             self._loaded = metadata, self._signature(metadata)
         self._check_same(metadata, self._loaded[0])
+        self._tell_buckets(metadata)
+
+    def _tell_buckets(self, metadata: ModelMetadata) -> None:
+        """Have replacements load with the buckets of now, which may be others than at the first load.
+
+        Raises `ModelLoadError` if they have changed meanwhile, and the executor executes no others.
+        """
+        buckets = self.rules.buckets
+        for instance in self._instances:
+            plan = instance.plan
+            if plan.context.buckets == buckets:
+                continue
+            if metadata.fixed_buckets and instance.up:
+                raise ModelLoadError(
+                    f"model {self.name!r}: padding was changed while it was loaded, and its executor executes"
+                    " only the buckets that it was loaded with; load it again"
+                )
+            instance.plan = replace(plan, context=replace(plan.context, buckets=buckets))
 
     async def stop_instance(self, place: int, timeout_s: float) -> None:
         """Let what runs on one instance end within `timeout_s` seconds, then close it."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.errors import BackendUnavailable, InstanceUnavailable, ModelLoadError, ModelUnavailable
-from batcher.executor import BatchResult, Capabilities
+from batcher.executor import BatchResult, Capabilities, ModelMetadata, TensorSpec
 from batcher.runtime.health import ModelState
 from batcher.runtime.instances.health_checks import HealthCheckPlan
 from batcher.runtime.instances.sample import WarmupPlan
+from batcher.runtime.interface.padding_rules import AxisRule, PaddingRules
 from batcher.runtime.models import model as models
 from batcher.testing import FakeExecutor
 from batcher.testing.fakes import Hang
@@ -288,3 +290,33 @@ async def test_more_batches_at_once_than_the_executor_can_take_are_refused(
     else:
         with pytest.raises(ModelLoadError, match="'m': max_in_flight: got 2; allowed: 1 to 1"):
             await middle.model.load()
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+async def test_buckets_that_change_while_it_is_loaded_are_not_mistaken(make_middle, fixed):
+    spec = {"datatype": "FP32", "shape": (-1, -1), "dims": (None, "length")}
+    inputs, outputs = TensorSpec("X", **spec), TensorSpec("Y", **spec)
+    metadata = ModelMetadata("fake", (inputs,), (outputs,), fixed_buckets=fixed)
+    begun, held = threading.Event(), threading.Event()
+
+    class Slow(FakeExecutor):
+        def load(self, context):
+            begun.set()
+            assert held.wait(10)
+            return super().load(context)
+
+    middle = make_middle()
+    middle.make_executor = lambda: Slow(metadata=metadata)
+    loading = asyncio.create_task(middle.model.load())
+    assert await asyncio.to_thread(begun.wait, 10)
+    rules = PaddingRules((AxisRule("X", 1, 0, (4, 8)),), (), "")
+    middle.model.configure(middle.model.settings, rules)
+    held.set()
+    if fixed:
+        with pytest.raises(ModelLoadError, match="padding was changed while it was loaded"):
+            await loading
+        return
+    await loading
+    (instance,) = middle.model._instances
+    assert instance.plan.context.buckets == {"X": {1: (4, 8)}}
+    assert middle.model.padding.axes[0].buckets == (4, 8)
