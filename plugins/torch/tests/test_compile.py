@@ -1,6 +1,7 @@
 """Models that are compiled when they load. Compiling needs a C++ compiler, which may be missing."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -55,16 +56,34 @@ def test_a_model_is_compiled_for_exactly_the_sizes_in_use(models, load, compiled
     assert len(compiled) == 6, "a batch waited for the compiler"
 
 
-def test_more_sizes_than_pytorch_compiles_by_itself(models, load, compiled):
+def test_more_sizes_than_pytorch_compiles_by_itself(models, load, compiled, tmp_path):
     sizes = tuple(range(1, 21))
-    load(models.affine(compile=True), max_batch_size=20, batch_sizes=sizes)
-    assert len(compiled) == 20
+    (tmp_path / "modules").mkdir()
+    # One module for both instances: PyTorch's limits are those of its code.
+    (tmp_path / "factories.py").rename(tmp_path / "modules" / "compiled_for_many.py")
+    options = models.affine(compile=True, python_path=["modules"])
+    options["factory"] = "compiled_for_many:Affine"
+    for instance in (1, 2):
+        loader = threading.Thread(
+            target=load, args=(options,), kwargs={"max_batch_size": 20, "batch_sizes": sizes}
+        )
+        loader.start()
+        loader.join()
+        assert len(compiled) == 20 * instance
 
 
 def test_a_model_without_sizes_is_compiled_for_powers_of_two(models, load, compiled):
     _, metadata = load(models.affine(compile=True), max_batch_size=6)
     assert metadata.batch_sizes == (1, 2, 4, 6)
     assert len(compiled) == 4
+
+
+def test_no_size_is_compiled_that_the_program_does_not_take(models, load, compiled):
+    rows = torch.export.Dim("rows", min=2, max=6)
+    options = models.export(models.Affine(), (torch.zeros(3, 3),), ({0: rows},), compile=True)
+    _, metadata = load(options, max_batch_size=32)
+    assert metadata.batch_sizes == (2, 4, 6)
+    assert metadata.max_batch_size == 6
 
 
 def test_a_model_without_a_batch_axis_has_one_shape(models, load, compiled):

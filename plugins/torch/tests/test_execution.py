@@ -271,6 +271,15 @@ def test_autocast_computes_in_the_precision_and_returns_what_is_declared(
     assert metadata.properties["precision"] == precision
 
 
+def test_autocast_holds_for_programs(models, load, floats):
+    executor, _ = load(models.exported_affine(precision="bf16"))
+    inputs = floats(4, 3)
+    found = answer(executor, X=inputs)["output"]
+    exact = inputs @ np.arange(6, dtype=np.float32).reshape(3, 2)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - exact).max() < 0.1
+
+
 def test_channels_last_changes_no_answer(models, load, floats):
     shapes = [("IMAGE", "FP32", [-1, 3, 5, 6])], [("MEAN", "FP32", [-1, 4])]
     images = floats(3, 3, 5, 6)

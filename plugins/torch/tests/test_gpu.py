@@ -312,6 +312,21 @@ def test_graphs_are_let_go_with_the_executor(models, here, gpu, load):
     assert gpu.done == ["finish", "free"]
 
 
+def test_a_device_that_failed_does_not_keep_an_executor_from_closing(models, gpu, here, caplog):
+    executor, _ = here(models.affine(cuda_graphs=True))
+    gpu.finish = lambda: (_ for _ in ()).throw(torch.AcceleratorError("CUDA error: gone"))
+    executor._runner.close()
+    assert executor._runner.graphs == 0
+    assert "the device gave no memory back: CUDA error: gone" in caplog.text
+
+
+def test_a_model_is_compiled_where_it_computes(models, here, gpu, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda run, **_: lambda *a, **k: gpu.done.append("run"))
+    _, metadata = here(models.affine(compile=True), batch_sizes=(2,))
+    assert gpu.done[:3] == ["on compute", "run", "finish"]
+    assert metadata.properties["compiled_shapes"] == "1"
+
+
 def test_the_stand_in_has_the_methods_of_the_device():
     public = {name for name in vars(Gpu) if not name.startswith("_")}
     assert public == {name for name in vars(HereGpu) if not name.startswith("_")}

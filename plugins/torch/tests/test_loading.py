@@ -1,6 +1,7 @@
 """What is loaded, what is refused, and with which words."""
 
 import pickle
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -103,6 +104,43 @@ def test_an_input_whose_first_axis_is_fixed_is_refused_unless_it_is_declared(mod
     assert metadata.inputs[1] == TensorSpec("b", "FP32", (4,), batched=False)
     _, metadata = load(options, max_batch_size=0)
     assert [spec.shape for spec in metadata.inputs] == [(-1, 4), (4,)]
+
+
+def test_an_input_that_all_rows_share_may_have_another_name(models, load):
+    shapes = ({0: torch.export.Dim("rows")}, None)
+    given = [
+        {"name": "A", "datatype": "FP32", "shape": [-1, 4]},
+        {"name": "shared", "datatype": "FP32", "shape": [4]},
+    ]
+    example = (torch.zeros(3, 4), torch.zeros(4))
+    options = models.export(models.Biased(), example, shapes, inputs=given)
+    _, metadata = load(options, batched={"shared": False})
+    assert metadata.inputs[1] == TensorSpec("shared", "FP32", (4,), batched=False)
+
+
+def test_what_did_not_fit_is_let_go(models, tmp_path):
+    text = (
+        "import torch, weakref\n"
+        "class Large(torch.nn.Module):\n"
+        "    made = []\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.made.append(weakref.ref(self))\n"
+        "    def _apply(self, *args, **kwargs):\n"
+        "        raise torch.OutOfMemoryError('CUDA out of memory.')\n"
+    )
+    (tmp_path / "code.py").write_text(text, encoding="utf-8")
+    options = {**models.affine(), "factory": "code.py:Large"}
+    executor = TorchExecutor()
+    with pytest.raises(OutOfMemory, match="CUDA out of memory") as caught:
+        executor.load(LoadContext("m", "1", 0, "cpu", 8, options, tmp_path))
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    code = [
+        module for name, module in sys.modules.items() if name.startswith("_batcher_torch_code")
+    ]
+    made = [module.Large.made for module in code if hasattr(module, "Large")]
+    assert [each() for found in made for each in found] == [None]
 
 
 def test_an_output_without_rows_is_refused(models, refusal):
@@ -374,7 +412,6 @@ def test_weights_that_are_larger_than_the_machine_are_refused(models, refusal, m
 def test_shared_weights_count_once():
     layer = torch.nn.Linear(2, 2, bias=False)
     assert memory.model_bytes(torch.nn.Sequential(layer, layer)) == 16
-    assert memory.model_bytes(len) == 0
 
 
 def test_the_pool_of_the_process_has_one_size(models, load, refusal, monkeypatch):

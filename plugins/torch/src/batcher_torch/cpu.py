@@ -12,6 +12,7 @@ from batcher_torch.computing import Computing
 from batcher_torch.datatypes import TORCH_DTYPES, as_array, as_tensor, changed
 from batcher_torch.memory import weights
 from batcher_torch.results import Results
+from batcher_torch.shapes import Shapes
 from batcher_torch.threads import IntraOp
 
 _log: Final = logging.getLogger(__name__)
@@ -37,6 +38,11 @@ class CpuRunner:
         self._kept: frozenset[int] = frozenset()
         if isinstance(run, torch.nn.Module):
             self._kept = frozenset(each.untyped_storage().data_ptr() for each in weights(run))
+
+    def compile_for(self, shapes: Shapes) -> None:
+        """Compile the model for batches of these shapes."""
+        self._threads.use()
+        self._computing.compile_for(shapes)
 
     def execute(self, batch: Batch) -> BatchResult:
         """Run the batch. Raises whatever the model raises."""

@@ -13,6 +13,7 @@ from batcher.executor import Array, Batch, BatchResult
 from batcher_torch.computing import Computing, Tensors
 from batcher_torch.datatypes import TORCH_DTYPES, as_array, as_tensor
 from batcher_torch.gpu import Gpu
+from batcher_torch.messages import one_line
 from batcher_torch.results import Results
 from batcher_torch.shapes import Shapes
 
@@ -61,6 +62,12 @@ class CudaRunner:
         """How many graphs are recorded."""
         return len(self._graphs)
 
+    def compile_for(self, shapes: Shapes) -> None:
+        """Compile the model for batches of these shapes, where it computes later."""
+        with self._gpu.on(self._gpu.compute):
+            self._computing.compile_for(shapes)
+        self._gpu.finish()
+
     def record(self, shapes: Shapes) -> None:
         """Record a graph for batches of these shapes."""
         gpu = self._gpu
@@ -77,7 +84,8 @@ class CudaRunner:
         try:
             return as_array(self._gpu.pinned(shape, torch.from_numpy(np.empty(0, dtype)).dtype))
         except RuntimeError as error:
-            _log.warning("%s: no pinned memory for inputs of %s: %s", self._label, shape, error)
+            what = one_line(error)
+            _log.warning("%s: no pinned memory for inputs of %s: %s", self._label, shape, what)
             return np.empty(shape, dtype)
 
     def submit(self, batch: Batch) -> Running:
@@ -99,10 +107,17 @@ class CudaRunner:
         self._gpu.free_unused()
 
     def close(self) -> None:
-        """Wait for what is on its way, and let graphs and memory go."""
-        self._gpu.finish()
-        self._graphs.clear()
-        self._gpu.free_unused()
+        """Wait for what is on its way, and let graphs and memory go.
+
+        A device that has failed refuses everything, and keeps its memory until the process ends.
+        """
+        try:
+            self._gpu.finish()
+            self._graphs.clear()
+            self._gpu.free_unused()
+        except RuntimeError as error:
+            self._graphs.clear()
+            _log.warning("%s: the device gave no memory back: %s", self._label, one_line(error))
 
     def _start(self, batch: Batch) -> Running:
         gpu = self._gpu

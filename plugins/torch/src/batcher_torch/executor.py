@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from batcher_torch.loading import LoadedModel, load_model
 from batcher_torch.messages import cause_of, is_out_of_memory, one_line
 from batcher_torch.options import TorchOptions
 from batcher_torch.results import Results
-from batcher_torch.shapes import MOST_SHAPES, Shapes, shapes_in_use, sizes_in_use
+from batcher_torch.shapes import Shapes, shapes_in_use, sizes_in_use
 from batcher_torch.threads import IntraOp, set_inter_op
 
 T = TypeVar("T")
@@ -51,6 +52,18 @@ class TorchExecutor:
         Raises `ModelLoadError`, which names the file or option and the reason; `OutOfMemory` where the
         device has no room.
         """
+        try:
+            return self._load(context)
+        except OutOfMemory as error:
+            what = str(error)
+        # Outside of the handler, where no traceback holds what was loaded: another load needs the room.
+        vars(self).clear()
+        cuda: Any = torch.cuda
+        if cuda.is_initialized():
+            cuda.empty_cache()
+        raise OutOfMemory(what)
+
+    def _load(self, context: LoadContext) -> ModelMetadata:
         label = f"model {context.model!r}"
         options = read_options(context, TorchOptions)
         device = find_device(context.device, label)
@@ -145,7 +158,7 @@ class TorchExecutor:
         for each in shapes:
             key = "cuda_graphs" if not options.compile else "compile"
             try:
-                self._computing.compile_for(each)
+                self._runner.compile_for(each)
                 if options.cuda_graphs and isinstance(self._runner, CudaRunner):
                     key = "cuda_graphs"
                     self._runner.record(each)
@@ -180,8 +193,9 @@ def _sizes(
     if most and fewest == most:
         return (most,)
     if options.compile or options.cuda_graphs:
-        return tuple(size for size in sizes_in_use(context) if size >= fewest)
-    return tuple(range(fewest, context.max_batch_size + 1)) if fewest > 1 else ()
+        return tuple(size for size in sizes_in_use(context, most) if size >= fewest)
+    largest = min(context.max_batch_size, most or context.max_batch_size)
+    return tuple(range(fewest, largest + 1)) if fewest > 1 else ()
 
 
 def _warm_up_shapes(
@@ -202,13 +216,13 @@ def _warm_up_shapes(
 
 
 def _allow_compiling() -> None:
-    """Let PyTorch keep a compiled model for as many shapes as are allowed, of each module of the process.
+    """Let PyTorch keep compiled code for any number of shapes: `MOST_SHAPES` bounds them here.
 
-    Above its limit, which is 8, it would silently run models that are not compiled.
+    Above its own limit, which is 8 for all modules of a class together, it would silently run models
+    that are not compiled.
     """
     config: Any = torch._dynamo.config  # noqa: SLF001 - where the setting is
-    config.recompile_limit = max(config.recompile_limit, MOST_SHAPES)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 16 * MOST_SHAPES)
+    config.recompile_limit = config.accumulated_recompile_limit = sys.maxsize
 
 
 def _properties(

@@ -24,6 +24,8 @@ class Gpu:
         make: Any = torch.cuda.Stream
         self.copy_in, self.compute, self.copy_out = make(device), make(device), make(device)
         self._pool: Any = None
+        # What loads a model uses this thread's stream: it is done before another one reads the weights.
+        torch.cuda.current_stream(device).synchronize()
 
     def on(self, stream: Any) -> Any:
         """A context in which this thread's work goes to that stream."""

@@ -106,9 +106,12 @@ def _exported(
             )
     program: Any = _quietly(lambda: torch.export.load(os.fspath(path)))
     if device.type == "cuda":
-        memory.check_fits(program.module(), device, label)
+        tensors = (*program.state_dict.values(), *program.constants.values())
+        size = memory.tensor_bytes(each for each in tensors if isinstance(each, torch.Tensor))
+        memory.check_room(size, device, label)
     program = move_to_device_pass(program, device)
-    arguments = exported_arguments(program, label, context)
+    names_given = [each.name for each in options.inputs]
+    arguments = exported_arguments(program, label, context, names_given)
     inputs = renamed(arguments.signature.inputs, options.inputs, "inputs", label)
     outputs = renamed(arguments.signature.outputs, options.outputs, "outputs", label)
     names = iter(inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -31,14 +31,14 @@ def device_memory(device: torch.device) -> tuple[int, int]:
     return free, total
 
 
-def model_bytes(model: Any) -> int:
-    """Bytes of the weights of a module; 0 for a callable that is none."""
-    if not isinstance(model, torch.nn.Module):
-        return 0
-    sizes = {
-        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
-        for each in weights(model)
-    }
+def model_bytes(model: torch.nn.Module) -> int:
+    """Bytes of the weights of a module."""
+    return tensor_bytes(weights(model))
+
+
+def tensor_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of tensors; memory that several share counts once."""
+    sizes = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
     return sum(sizes.values())
 
 
@@ -58,7 +58,7 @@ def check_file_fits(path: Path, label: str) -> None:
         )
 
 
-def check_fits(model: Any, device: torch.device, label: str) -> None:
+def check_fits(model: torch.nn.Module, device: torch.device, label: str) -> None:
     """Raise where the weights are larger than a GPU, or, as an `OutOfMemory`, than what is free there."""
     check_room(model_bytes(model), device, label)
 

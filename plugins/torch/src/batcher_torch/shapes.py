@@ -19,11 +19,14 @@ At one second each, which a small model takes to compile, they take more than fo
 """
 
 
-def sizes_in_use(context: LoadContext) -> tuple[int, ...]:
-    """The sizes of batches: what the configuration says, or else the powers of two up to the largest."""
+def sizes_in_use(context: LoadContext, limit: int) -> tuple[int, ...]:
+    """The sizes of batches: what the configuration says, or else the powers of two up to the largest.
+
+    `limit` is the most rows that the model takes, 0 if it does not say.
+    """
     if context.batch_sizes or not context.max_batch_size:
         return context.batch_sizes
-    most = context.max_batch_size
+    most = min(context.max_batch_size, limit or context.max_batch_size)
     powers = [1 << place for place in range(most.bit_length()) if 1 << place < most]
     return (*powers, most)
 

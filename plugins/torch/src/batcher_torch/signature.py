@@ -48,17 +48,24 @@ class ExportedArguments:
     signature: Signature
 
 
-def exported_arguments(program: Any, label: str, context: LoadContext) -> ExportedArguments:
-    """What an exported program takes and returns. Raises `ModelLoadError`, which names the input or output."""
+def exported_arguments(
+    program: Any, label: str, context: LoadContext, given: Sequence[str] = ()
+) -> ExportedArguments:
+    """What an exported program takes and returns; `given` are other names for its inputs.
+
+    Raises `ModelLoadError`, which names the input or output.
+    """
     nodes = {node.name: node.meta.get("val") for node in program.graph.nodes}
     described: ExportGraphSignature = program.graph_signature
     rows = context.max_batch_size > 0
     taken: list[Any] = []
     arguments = [e.arg for e in described.input_specs if e.kind is InputKind.USER_INPUT]
-    for name, argument in zip(_input_names(program, arguments), arguments, strict=True):
+    others = iter(given)
+    for known, argument in zip(_input_names(program, arguments), arguments, strict=True):
         if isinstance(argument, ConstantArgument):
             taken.append(argument.value)
             continue
+        name = next(others, known)
         if not isinstance(argument, TensorArgument):
             raise ModelLoadError(
                 f"{label}: input {name!r} of the program is a number; allowed: tensors"
