@@ -36,7 +36,7 @@ def progress(contents: Contents, event: BatchProgress) -> None:
     for failure in event.failed:
         if failure.id in batch.unreported:
             contents.ledger.fail((failure.id,), failure.cause, event.retry_after_ns)
-    if FailureCause.MEMORY in {event.error, *[failure.cause for failure in event.failed]}:
+    if (event.error is not None or event.failed) and _without_memory(event):
         model = contents.models.get(batch.model)
         if model is not None:
             lower_ceiling(contents, model, batch)
@@ -45,6 +45,12 @@ def progress(contents: Contents, event: BatchProgress) -> None:
         if batch.unreported or batch.suspects is not None:
             _settle_unreported(contents, batch, event)
         _finish(contents, batch, event.timings, failed=failed, cause=event.error)
+
+
+def _without_memory(event: BatchProgress) -> bool:
+    """Whether the device had no memory for a batch, or for some request of it."""
+    memory = FailureCause.MEMORY
+    return event.error is memory or any(failure.cause is memory for failure in event.failed)
 
 
 def _settle_unreported(contents: Contents, batch: RunningBatch, event: BatchProgress) -> None:

@@ -176,6 +176,22 @@ def test_memory_of_a_shape_is_used_again_and_that_of_old_ones_dropped(session, m
     assert len(makes) == 5
 
 
+@pytest.mark.parametrize("graphs", [False, True])
+def test_after_a_run_that_failed_its_memory_is_dropped_and_a_graph_kept(session, graphs):
+    bound = BoundSession(session, *SPECS, graphs=graphs)
+    copied = bound.copy_in({"X": rows_of(1)}, ["Y"])
+    run_options = copied.bound.run_options
+    run_options.terminate = True
+    with pytest.raises(Exception, match="terminate"):
+        bound.run(copied)
+    run_options.terminate = False
+    again = bound.copy_in({"X": rows_of(2)}, ["Y"])
+    assert (again.bound is copied.bound) is graphs
+    assert bound.run(again)["Y"].tolist() == rows_of(2).tolist()
+    bound.free_unused()
+    assert (bound.copy_in({"X": rows_of(2)}, ["Y"]).bound is again.bound) is graphs
+
+
 def test_each_memory_of_a_graph_has_an_id_of_its_own(session):
     bound = BoundSession(session, *SPECS, graphs=True)
     copied = [bound.copy_in({"X": rows_of(*range(n))}, ["Y"]) for n in (1, 1, 2)]

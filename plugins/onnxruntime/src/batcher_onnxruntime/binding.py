@@ -104,7 +104,13 @@ class BoundSession:
     def run(self, copied: Copied) -> dict[str, Array]:
         """Run the batch and return copies of its outputs, in memory of the host."""
         bound = copied.bound
-        self._session.run_with_iobinding(bound.binding, bound.run_options)
+        try:
+            self._session.run_with_iobinding(bound.binding, bound.run_options)
+        except BaseException:
+            if self._graphs is not None:
+                # Its graph stays with its memory; another one would take more.
+                self._give_back(copied)
+            raise
         if bound.outputs:
             found = {name: self._own_copy(value) for name, value in bound.outputs.items()}
         else:
@@ -118,8 +124,13 @@ class BoundSession:
         self._give_back(copied)
         return found
 
+    def free_unused(self) -> None:
+        """Drop the memory that no batch uses; not that of graphs, which are recorded with it."""
+        if self._graphs is None:
+            self._free.clear()
+
     def clear(self) -> None:
-        """Drop all memory that is kept."""
+        """Drop all memory that is kept, at the end."""
         self._free.clear()
 
     def _give_back(self, copied: Copied) -> None:

@@ -131,7 +131,7 @@ class OnnxRuntimeExecutor:
         try:
             answers = self._session.run(names, feeds, self._run_options)
         except Exception as error:
-            raise ExecutionError(one_line(error), cause=_cause(error)) from error
+            raise self._failed(error) from error
         outputs = {name: np.asarray(answer) for name, answer in zip(names, answers, strict=True)}
         outputs = self._cut(outputs, batch.rows)
         for name in self._strings_out & outputs.keys():
@@ -145,7 +145,7 @@ class OnnxRuntimeExecutor:
         try:
             copied = self._bound.copy_in(self._filled(dict(batch.inputs), batch), names)
         except Exception as error:
-            raise ExecutionError(one_line(error), cause=_cause(error)) from error
+            raise self._failed(error) from error
         return copied, batch.rows, names
 
     def _collect(self, handle: tuple[Copied, int, Sequence[str]]) -> BatchResult:
@@ -155,8 +155,15 @@ class OnnxRuntimeExecutor:
         try:
             found = self._bound.run(copied)
         except Exception as error:
-            raise ExecutionError(one_line(error), cause=_cause(error)) from error
+            raise self._failed(error) from error
         return BatchResult(self._cut({name: found[name] for name in names}, rows))
+
+    def _failed(self, error: Exception) -> ExecutionError:
+        """What a batch that failed is said to have failed of."""
+        cause = _cause(error)
+        if cause == "memory" and self._bound is not None:
+            self._bound.free_unused()
+        return ExecutionError(one_line(error), cause=cause)
 
     def _names(self, batch: Batch) -> list[str]:
         return [n for n in self._outputs if batch.outputs is None or n in batch.outputs]
