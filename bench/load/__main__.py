@@ -13,6 +13,7 @@ sys.path.append(str(BENCH))
 import agreement  # noqa: E402
 import attack  # noqa: E402
 import busy  # noqa: E402
+import kills  # noqa: E402
 import lengths  # noqa: E402
 import machine  # noqa: E402
 import overhead  # noqa: E402
@@ -47,6 +48,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
              beside the same arrivals without loads
   attack     eight attacks: memory, stalls and the latency of other callers before, during, after
   busy       processes that use the server's core: what is refused for that, beside a fixed window
+  kills      child processes are killed, stopped and crash under load: what ends how, what is left
   soak       mixed load for minutes, with cancels, resets and broken connections: what grows
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
              buckets and without
@@ -184,6 +186,7 @@ def parser() -> argparse.ArgumentParser:
         (attack, "what hostile callers take from others, and from the process", [own]),
         (busy, "what a server refuses whose core is busy with others", [own]),
         (reloads, "lost and late requests while the model is loaded again", [own]),
+        (kills, "what becomes of requests when child processes are killed", []),
         (soak, "memory, descriptors and latency under mixed load", [own]),
     )
     for module, what, parents in modules:

@@ -1,0 +1,7 @@
+"""The rounds are those of `bench/load kills`, whose folder goes on the path."""
+
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).parents[3] / "bench"
+sys.path[:0] = [str(BENCH / "load"), str(BENCH)]
