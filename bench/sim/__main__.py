@@ -29,10 +29,11 @@ REQUESTS = {
     "stalls": 6_000,
     "loops": 6_000,
     "pipelining": 10_000,
+    "sizes": 4_000,
 }
 """Requests of each run, where they are not 30,000."""
 
-TABLES = ("compare", "pipelining", "bursts", "loops", "stalls", "recovery", "reloads")
+TABLES = ("compare", "pipelining", "bursts", "loops", "sizes", "stalls", "recovery", "reloads")
 """The scenes whose rows have the same figures."""
 
 NOISE = {"grid": 0.0, "unknowable": 0.1}

@@ -24,6 +24,7 @@ import neighbors
 import numpy as np
 import pipelining
 import recovery
+import sizes
 import stalls
 import unknowable
 import world
@@ -272,8 +273,7 @@ SCENES = {
         *(overload, closed, utilization, instances, traces, speed),
         neighbors.neighbors,
         groups.groups,
-        lengths.lengths,
-        pipelining.pipelining,
+        *(lengths.lengths, sizes.sizes, pipelining.pipelining),
         compare.compare,
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,

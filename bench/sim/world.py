@@ -131,7 +131,7 @@ def highest(low: float, high: float, steps: int, holds: Callable[[float], bool])
 
 @dataclass
 class Stream:
-    """Requests of one kind, one row each, at ascending moments."""
+    """Requests of one kind, at ascending moments."""
 
     at_ns: Sequence[int]
     model: str = "m"
@@ -142,6 +142,8 @@ class Stream:
     """Whether none of its requests shares a batch with another."""
     deadline_ns: int | None = None
     """How long its callers wait."""
+    rows: int = 1
+    """Of each request."""
 
 
 @dataclass
@@ -209,10 +211,14 @@ def play(
     draw = np.random.default_rng([seed, 7])
     curves = {name: served.profile.curve for name, served in models.items()}
     busy_ns = 0
+    one_row = all(stream.rows == 1 for stream in streams)
 
     def takes_ns(dispatch: Dispatch) -> int:
         nonlocal busy_ns
-        took_ns = curves[dispatch.model][len(dispatch.parts)]
+        rows = len(dispatch.parts)
+        if not one_row:
+            rows = sum([part.stop - part.start for part in dispatch.parts])
+        took_ns = curves[dispatch.model][rows]
         if noise:
             took_ns = round(took_ns * draw.uniform(1 - noise, 1 + noise))
         if slow is not None and slow[0] <= scheduler.now_ns < slow[1]:
@@ -271,7 +277,7 @@ def _arrivals(
             RequestArrived(
                 request_id,
                 stream.model,
-                1,
+                stream.rows,
                 0,
                 stream.shapes,
                 str(request_id) if stream.apart else "",
