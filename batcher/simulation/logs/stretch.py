@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from batcher.core.batch_sizes import filled_rows
 from batcher.core.commands import Dispatch, Reason, Settle
 from batcher.core.events import (
     SEARCHED,
@@ -328,7 +329,9 @@ class _Reader:
         cause = _batch_failure(event)
         model, shapes = running.dispatch.model, running.dispatch.bucket
         kinds = (model, shapes, running.beside), (model, shapes, None), (model, None, None)
-        sample = Sample(running.at_ns - stretch.clock_ns, running.rows, took_ns, cause)
+        settings = stretch.settings.get(model)
+        rows = filled_rows(running.rows, () if settings is None else settings.batch_sizes)
+        sample = Sample(running.at_ns - stretch.clock_ns, rows, took_ns, cause)
         if cause is None:
             self._end_row(running.dispatch.instance)
             self._samples.batches.add(sample, *kinds)

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from batcher.core.batch_sizes import filled_rows
 from batcher.core.commands import Dispatch
 from batcher.core.events import (
     BatchProgress,
@@ -37,7 +38,7 @@ from batcher.core.times import NEVER_NS
 from batcher.errors import InputError, describe
 from batcher.simulation.engine.deployment import Deployment, SimulatedModel
 from batcher.simulation.engine.driver import Driver, Observer
-from batcher.simulation.engine.service_time import Curve, DeviceUse, from_table
+from batcher.simulation.engine.service_time import Curve, DeviceUse, from_table, stepped
 from batcher.simulation.engine.simulation import Recorder, Run, generator
 from batcher.simulation.logs.generations import model_of
 from batcher.simulation.logs.learned import Learned, Sample, uniform
@@ -101,7 +102,7 @@ class WhatIf:
             model: variant.settings(model, recorded) for model, recorded in stretch.settings.items()
         }
         scheduler = _restored(_one_by_one(stretch.state), variant.factory)
-        devices = _Devices(stretch, self._learned, generator(seed, "noise"))
+        devices = _Devices(stretch, self._learned, generator(seed, "noise"), scheduler)
         recorder = Recorder()
         driver = _Replaying(
             scheduler,
@@ -165,7 +166,10 @@ class WhatIf:
                     SimulatedModel(
                         name,
                         settings[name],
-                        _curve(self._learned, name, settings[name].max_batch_size),
+                        stepped(
+                            _curve(self._learned, name, settings[name].max_batch_size),
+                            settings[name].batch_sizes,
+                        ),
                         first.device if first else "none",
                         max(1, len(mine)),
                         first.max_in_flight if first else 1,
@@ -298,7 +302,14 @@ def _timer_delay(late_ns: Sequence[int], draw: np.random.Generator) -> Callable[
 class _Devices:
     """Draws the service time and the end of each dispatched batch."""
 
-    def __init__(self, stretch: Stretch, learned: Learned, draw: np.random.Generator) -> None:
+    def __init__(
+        self,
+        stretch: Stretch,
+        learned: Learned,
+        draw: np.random.Generator,
+        scheduler: Scheduler,
+    ) -> None:
+        self._models = scheduler.models
         self.use: dict[str, DeviceUse] = {}
         self.failed_batches: Counter[str] = Counter()
         """By model, batches that failed though none of their requests made them fail."""
@@ -346,6 +357,9 @@ class _Devices:
         failed = self._outage(dispatch.instance, now_ns - self._clock_ns)
         if failed is not None:
             return failed.took_ns, failed.cause
+        model = self._models.get(dispatch.model)
+        if model is not None:
+            rows = filled_rows(rows, model.settings.batch_sizes)
         sampler = self._learned.batch(dispatch.model, dispatch.bucket, beside)
         if sampler is None:
             return _curve(self._learned, dispatch.model, rows)[rows], None

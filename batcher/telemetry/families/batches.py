@@ -28,8 +28,9 @@ BATCH_ELEMENTS = Family(
     "counter",
     "elements",
     (*MODEL, "kind"),
-    "Elements of the padded inputs of executed batches, by kind: sent by callers (request) or added "
-    "to fill a bucket (padding); absent for a model without padding.",
+    "Elements of the padded inputs of executed batches, and of all inputs with rows where batches have "
+    "certain sizes, by kind: sent by callers (request), or added to fill a bucket or the next batch "
+    "size (padding); absent for a model without either.",
 )
 EXECUTOR_BUSY = Family(
     "batcher_executor_busy_seconds",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.core.batch_sizes import filled_rows
 from batcher.core.commands import Dispatch
 from batcher.core.events import (
     CancelCause,
@@ -85,6 +86,26 @@ def test_a_what_if_is_close_to_a_real_run_with_the_settings(
     assert guessed.counts.p50_ms == pytest.approx(real.counts.p50_ms, rel=0.1)
     assert guessed.mean_batch == pytest.approx(real.mean_batch, rel=0.05)
     assert guessed.counts.on_time / 8000 == pytest.approx(real.counts.on_time / 8000, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(1, 8, 32), (32,)])
+def test_a_what_if_with_batch_sizes_is_close_to_a_real_run(
+    record, sizes, cost, arrivals, summaries
+):
+    def filled(dispatch):
+        rows = sum(part.stop - part.start for part in dispatch.parts)
+        return cost(filled_rows(rows, sizes))
+
+    assigned = [f"batching.batch_sizes={list(sizes)}"]
+    log = record(arrivals(600, 8))
+    *_, guessed = summaries(log, "configured", assignments=assigned)
+    real_log = record(arrivals(600, 8, replace(ADAPTIVE, batch_sizes=sizes)), filled)
+    real, replayed = summaries(real_log)
+    for found in (guessed, replayed):
+        assert found.counts.p99_ms == pytest.approx(real.counts.p99_ms, rel=0.1)
+        assert found.mean_batch == pytest.approx(real.mean_batch, rel=0.05)
+        assert found.busy_fraction == pytest.approx(real.busy_fraction, rel=0.05)
 
 
 @pytest.mark.slow
