@@ -20,6 +20,7 @@ import grid
 import groups
 import lengths
 import loops
+import memory
 import neighbors
 import numpy as np
 import pipelining
@@ -277,7 +278,7 @@ SCENES = {
         compare.compare,
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,
-        *(faults.poison, faults.failing, faults.oversized),
+        *(faults.poison, faults.failing, faults.oversized, memory.memory),
     )
 }
 
