@@ -278,7 +278,9 @@ class Model:
         there_ns = max(0, timings.started_ns - batch.given_ns)
         back_ns = max(0, now_ns - timings.execute_end_ns)
         beyond_ns = self.handling.observe(there_ns + back_ns, now_ns, prefetched=False)
-        copy_ns = max(0, timings.submitted_ns - timings.started_ns)
+        # An instance whose clock is wrong had copied it before it was reported.
+        copied_ns = min(timings.submitted_ns, now_ns)
+        copy_ns = max(0, copied_ns - max(timings.started_ns, batch.given_ns))
         self.times.observe(batch, own_ns, beyond_ns, self.handling, now_ns, copy_ns)
 
     def _observe_sending(

@@ -28,7 +28,7 @@ def scenes() -> dict[str, Make]:
     families = (
         *(grid, bursty, uneven, closed, shells),
         *(incidents.faults, incidents.outages, incidents.instances),
-        *(priorities, tenants, large, padded, groups, shared_device, prefetch),
+        *(priorities, tenants, large, padded, groups, shared_device, prefetch, pipelined),
         *(incidents.settings, deadlines, limits, incidents.mixed),
     )
     return {f"{each.__name__}: {name}": make for each in families for name, make in each()}
@@ -250,6 +250,20 @@ def prefetch() -> Named:
         vary = partial(varied.faulty, 0.02, Fault.UNKNOWN)
         yield f"{name}, failing", partial(make, vary)
         yield f"{name}, cancelled", partial(make, varied.limited)
+
+
+def pipelined() -> Named:
+    """Instances whose batches are copied in while others compute."""
+    for (policy, settings), load, copy_ms, gap_us in product(
+        POLICIES.items(), (0.5, 1.5), (1, 30), (0, 400)
+    ):
+        name = f"{policy}, {load}, copy {copy_ms} ms, {gap_us} us"
+        shell = {"gap_ns": gap_us * MICROSECOND, "copy_ns": ms(copy_ms), "noise": 0.05}
+        make = partial(one_model, name, settings, load, target=True, **shell)
+        yield name, make
+        yield f"{name}, two lost", partial(incidents.lost, partial(make, instances=2), 2, 1)
+        vary = partial(varied.faulty, 0.02, Fault.UNKNOWN)
+        yield f"{name}, failing", partial(make, vary)
 
 
 def deadlines() -> Named:

@@ -142,7 +142,9 @@ class Played:
         }
         if scene.late_ns:
             common["timer_delay"] = lambda: self._draw.randrange(scene.late_ns)
-        if scene.gap_ns:
+        if scene.copy_ns:
+            common["copy_ns"] = lambda _: scene.copy_ns
+        if scene.gap_ns or scene.copy_ns:
             return PrefetchDriver(self._scheduler, self._run, scene.gap_ns, **common)
         return Driver(self._scheduler, self._takes_ns, **common)
 

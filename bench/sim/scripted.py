@@ -91,6 +91,8 @@ class Scene:
     """Whether half of a batch is reported before the rest."""
     gap_ns: int = 0
     """The time for a batch to reach an instance and for its report to return; above 0 instances prefetch."""
+    copy_ns: int = 0
+    """The time to copy a batch to its device; above 0 batches are pipelined, which has to be learned."""
     reply_ns: int = 0
     late_ns: int = 0
     """Timers are late by up to this."""
@@ -141,7 +143,7 @@ class Scene:
             max_in_flight=at_once,
             profile=() if cold or padded else profile,
             buckets=() if cold else buckets,
-            prefetches=self.gap_ns > 0,
+            prefetches=self.gap_ns > 0 or self.copy_ns > 0,
         )
         self.changes.append((at_ns, event))
 

@@ -75,6 +75,11 @@ class ExecutedBatch:
             return "they run again in smaller batches, or fail"
         return "they run again in parts, or fail" if self.cause in SEARCHED else "they fail"
 
+    @property
+    def input_ns(self) -> int:
+        """How long its inputs were gathered; where batches are pipelined, and copied to the device."""
+        return (self.submitted_ns or self.execute_start_ns) - self.started_ns
+
     def abandon(self) -> None:
         """Drop what a cancelled batch has given all the same, and why it failed."""
         self.release()

@@ -62,7 +62,8 @@ class BatchEnds:
             rows=sum(s.stop - s.start for s in slices),
             requests=len(slices),
             max_batch_size=max_rows,
-            started_ns=executed.started_ns,
+            # A pipelined batch has waited for its device between the two.
+            started_ns=executed.execute_start_ns - executed.input_ns,
             execute_start_ns=executed.execute_start_ns,
             execute_end_ns=executed.execute_end_ns,
             scattered_ns=self._clock(),
