@@ -151,6 +151,32 @@ async def test_the_next_batch_is_submitted_before_the_one_before_has_ended(
 
 
 @pytest.mark.slow
+async def test_waiting_behind_a_batch_that_computes_is_not_hanging(
+    served, made, request_of, eventually
+):
+    """`execute_timeout` counts from when a batch could begin on the device."""
+    _, stub = await served(
+        execute_timeout="2s", warmup={"batch_sizes": [1]}, batching={"max_batch_size": 1}
+    )
+    executor = made[0]
+    for n in range(10):
+        await ask(stub, request_of, n, 1)
+    first, second = Hang(), Hang()
+    executor.hangs["collect"] = first
+    calls = [asyncio.ensure_future(ask(stub, request_of, n, 1)) for n in range(4)]
+    await asyncio.to_thread(first.wait_entered)
+    await eventually(lambda: executor.submitted == 2)
+    executor.hangs["collect"] = second
+    # Each takes less than the timeout, and the second was submitted longer ago than that when it ends.
+    loop = asyncio.get_running_loop()
+    loop.call_later(1.2, first.release)
+    loop.call_later(2.4, second.release)
+    for number, answer in enumerate(await asyncio.gather(*calls)):
+        np.testing.assert_array_equal(answer, np.full((1, 4), 2.0 * number, np.float32))
+    assert len(made) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("half", ["submit", "collect"])
 async def test_a_half_that_hangs_costs_one_instance(served, made, request_of, eventually, half):
     application, stub = await served(

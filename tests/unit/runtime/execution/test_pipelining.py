@@ -283,6 +283,7 @@ async def test_the_time_of_a_batch_is_that_of_the_device(executor):
     assert second.started_ns == 3_000
     assert second.submitted_ns in {5_000, 8_000}
     assert (second.execute_start_ns, second.execute_end_ns) == (8_000, 12_000)
+    assert (first.input_ns, first.own_ns, second.own_ns) == (2_000, 5_000, 4_000)
     await running.worker.close(BOUND_S)
 
 
