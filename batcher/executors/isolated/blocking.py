@@ -217,8 +217,12 @@ class _Blocking:
         return replace(batch, inputs=inputs)
 
     def _health(self) -> str:
+        """Why it is unhealthy; that a child answers at all says something, too."""
+        healthy = getattr(self.executor, "healthy", None)
+        if healthy is None:
+            return ""
         try:
-            return reason(self.executor.healthy())  # type: ignore[attr-defined] # the server asks only where it is
+            return reason(healthy())
         except BaseException as error:  # noqa: BLE001 - an exception counts as a reason
             return describe(error)
 

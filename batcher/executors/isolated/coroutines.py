@@ -194,9 +194,10 @@ class _Coroutines:
         return placed(items, self._mapped, in_arena(offset, nbytes))
 
     async def _health(self, number: int, timeout_ns: int) -> None:
+        healthy = getattr(self._executor, "healthy", None)
         try:
             async with asyncio.timeout(timeout_ns / 1e9) as bound:
-                why = reason(await self._executor.healthy())  # type: ignore[attr-defined] # the server asks only where it is
+                why = "" if healthy is None else reason(await healthy())
         except BaseException as error:  # noqa: BLE001 - an exception counts as a reason
             why = describe(error)
             if bound.expired():

@@ -16,6 +16,10 @@ MAX_LINE: Final = 4096
 LAST_LINES: Final = 20
 """Lines that are kept to say why a child ended: a fault handler's message with its frames."""
 
+MAX_LINES: Final = 200
+"""Lines of one read that are looked at; of more, the first and the last. A pipe full of short lines would
+else hold up the event loop for 0.1 s, again and again."""
+
 _READ: Final = 64 * 1024
 """Bytes read in one iteration of the event loop: what fits a pipe."""
 
@@ -63,6 +67,10 @@ class OutputLines:
             self._close()
             return False
         *lines, rest = (self._rest + data).split(b"\n")
+        if len(lines) > MAX_LINES:
+            more = len(lines) - MAX_LINES
+            left_out = b"(%d lines left out)" % more
+            lines[MAX_LINES - LAST_LINES : -LAST_LINES] = [left_out]
         for each in lines:
             self._tell(each)
         if len(rest) > MAX_LINE:
@@ -74,7 +82,7 @@ class OutputLines:
 
     def _tell(self, line: bytes) -> None:
         for start in range(0, len(line), MAX_LINE):
-            text = line[start : start + MAX_LINE].decode(errors="replace").rstrip()
+            text = line[start : start + MAX_LINE].decode(errors="backslashreplace").rstrip()
             if text:
                 self.last.append(on_one_line(text))
                 self._line(text)
