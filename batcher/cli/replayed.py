@@ -225,6 +225,8 @@ def _settings(sections: object) -> str:
     target = batching.model_dump(mode="json")["target_p99"]
     texts.append("no target" if target is None else f"target {target}")
     texts.append(f"at most {batching.max_batch_size} rows")
+    if batching.sizes:
+        texts.append(f"run as {', '.join(map(str, batching.sizes))}")
     return ", ".join(texts)
 
 

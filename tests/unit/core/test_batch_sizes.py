@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from batcher.clock import MILLISECOND
 from batcher.core.batch_sizes import BatchSizes, filled_rows, largest_up_to
-from batcher.core.batching.cutting import filling
+from batcher.core.batching.cutting import cut, filling
 from batcher.core.commands import Dispatch
 from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
 from batcher.core.scheduler import Scheduler
@@ -124,6 +125,29 @@ def test_other_sizes_apply_to_what_is_known():
     assert [times.curve[rows] / MILLISECOND for rows in (1, 2, 3, 8)] == [7, 7, 13, 13]
     times.resize(8)
     assert times.curve[3] < times.curve[4] == 9 * MILLISECOND
+
+
+@dataclass
+class Waiting:
+    rows: int
+
+
+@pytest.mark.parametrize(
+    ("each", "most", "runs"),
+    [([1] * 5, 3, 2), ([1] * 7, 6, 4), ([1] * 5, None, 5), ([3, 1], 2, 3), ([1] * 3, 3, 2)],
+)
+def test_while_requests_fail_a_batch_has_no_more_than_it_should(each, most, runs):
+    """5 rows cost what 8 cost, but are less likely to fail."""
+    take = [Waiting(rows) for rows in each]
+    times = measured(line(20, 1)) if most is None else measured(line(0.1, 1))
+    fewer, rows = cut(take, sum(each), times, most)
+    assert rows == runs == sum(request.rows for request in fewer)
+    assert list(fewer) == take[: len(fewer)]
+
+
+def test_a_bound_between_sizes_holds_where_rows_cost_little():
+    fewer, rows = cut([Waiting(1)] * 8, 8, measured(line(20, 1)), 5)
+    assert rows == len(fewer) == 5
 
 
 # Which rows run together

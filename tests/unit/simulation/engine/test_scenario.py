@@ -33,6 +33,17 @@ def test_everything_but_service_times_comes_from_the_configuration():
     assert model.noise == Noise("uniform", 0.2)
 
 
+def test_rows_take_what_the_next_batch_size_takes():
+    sized = TWO.replace("max_batch_size: 4,", "batch_sizes: [1, 4],").replace(
+        "warmup: {batch_sizes: [1, 4]}", ""
+    )
+    (model,) = deployment_of(parse_config(sized), A, Costs()).models
+    assert model.curve == (0, *(MILLISECOND * took for took in (6, 9, 9, 9)))
+    assert (model.settings.batch_sizes, model.warmup_sizes) == ((1, 4), (1, 4))
+    (model,) = deployment_of(parse_config(sized), A, Costs({"a": {1: 3, 4: 8}})).models
+    assert model.curve == (0, 3, 8, 8, 8)
+
+
 def test_the_emulated_device_is_exclusive_and_others_have_their_limit():
     both = deployment_of(
         parse_config(TWO), models_of(parse_config(TWO), None), Costs({"b": {1: 5}})
