@@ -13,6 +13,7 @@ sys.path.append(str(BENCH))
 import agreement  # noqa: E402
 import attack  # noqa: E402
 import busy  # noqa: E402
+import isolation  # noqa: E402
 import kills  # noqa: E402
 import lengths  # noqa: E402
 import machine  # noqa: E402
@@ -46,6 +47,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
              the same arrivals without changes
   reloads    open loop below capacity while the model is loaded again, every second time in vain,
              beside the same arrivals without loads
+  isolation  the same model inline, on a thread and in a child process, in turns: latency of one
+             caller, throughput of large inputs
   attack     eight attacks: memory, stalls and the latency of other callers before, during, after
   busy       processes that use the server's core: what is refused for that, beside a fixed window
   kills      child processes are killed, stopped and crash under load: what ends how, what is left
@@ -64,6 +67,7 @@ EXAMPLES = """examples:
   python bench/load transports --rate 600
   python bench/load tuning --rounds 3
   python bench/load reloads --rounds 1 --seconds 60 --reloads 30
+  python bench/load isolation --rounds 5
   python bench/load attack --only credit --rounds 1
   python bench/load busy --rounds 3
   python bench/load soak --seconds 600
@@ -183,6 +187,7 @@ def parser() -> argparse.ArgumentParser:
         (prefetch, "what the device waits for between two batches", [own]),
         (pipelining, "what a device serves that copies one batch and computes another", [own]),
         (transports, "processor time of a request with either transport", []),
+        (isolation, "what a child process costs beside a thread", []),
         (attack, "what hostile callers take from others, and from the process", [own]),
         (busy, "what a server refuses whose core is busy with others", [own]),
         (reloads, "lost and late requests while the model is loaded again", [own]),
