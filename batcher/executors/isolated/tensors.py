@@ -88,14 +88,15 @@ def placed(items: Items, mapped: Mapped, offset: int) -> list[list[Any]]:
     return tensors
 
 
-def nbytes_of(tensors: Sequence[Any]) -> int:
-    """The bytes of tensors in a message, as far as they can be told. Never raises."""
-    sizes = [
-        each[4] if isinstance(each[4], int) else len(each[4])
-        for each in tensors
-        if isinstance(each, list) and len(each) == 5 and isinstance(each[4], (int, bytes))
-    ]
-    return sum(sizes)
+def nbytes_of(tensors: Sequence[Any], code: str | None = None) -> int:
+    """The bytes of tensors in a message (of this dtype), as far as they can be told. Never raises."""
+    nbytes = 0
+    for each in tensors:
+        if type(each) is list and len(each) == 5 and (code is None or each[1] == code):
+            contents = each[4]
+            nbytes += contents if type(contents) is int else 0
+            nbytes += len(contents) if type(contents) is bytes else 0
+    return nbytes
 
 
 def received(
@@ -127,11 +128,14 @@ def received(
         raise ValueError(
             f"a tensor of shape {axes} and dtype {code} with other than {nbytes} bytes"
         )
-    if offset == -1:
-        return name, np.ndarray(axes, dtype, contents)
-    if memory is None:
-        return name, mapped.array(offset, axes, dtype)
-    return name, np.ndarray(axes, dtype, memory.data, offset - room[0])
+    try:
+        if offset == -1:
+            return name, np.ndarray(axes, dtype, contents)
+        if memory is None:
+            return name, mapped.array(offset, axes, dtype)
+        return name, np.ndarray(axes, dtype, memory.data, offset - room[0])
+    except (TypeError, ValueError, OverflowError, MemoryError):
+        raise ValueError(f"a tensor of shape {axes}, which cannot be made") from None
 
 
 def _shape(shape: Any) -> tuple[int, ...]:

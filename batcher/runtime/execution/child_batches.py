@@ -17,7 +17,7 @@ from batcher.executors.isolated import replies
 from batcher.executors.isolated.arena import Arena, ArenaFullError
 from batcher.executors.isolated.messages import CANCEL, ROOM, RUN
 from batcher.executors.isolated.replies import LyingChildError, Times, parts
-from batcher.executors.isolated.tensors import nbytes_of
+from batcher.executors.isolated.tensors import OBJECTS, nbytes_of
 from batcher.runtime.execution.child_inputs import ChildInputs
 from batcher.runtime.execution.child_outputs import NO_ROOM, ChildOutputs, Room
 from batcher.runtime.execution.execute import (
@@ -231,9 +231,7 @@ class ChildBatches:
         times = replies.times(said, running.given_ns, self._clock())
         errors = replies.row_errors(errors, running.batch.rows)
         made = partial(self._executed, running, times, tensors, errors)
-        if nbytes_of(tensors) > LARGE_BATCH and (
-            self._fail_nan or "BYTES" in running.layout.outputs.values()
-        ):
+        if nbytes_of(tensors, OBJECTS if not self._fail_nan else None) > LARGE_BATCH:
             self._spawn(self._result_in_thread(running, made))
         else:
             self._end(running, made())
