@@ -186,7 +186,7 @@ class ModelConfig(Section):
     """Settings of the executor, which checks them. Relative paths start at the folder of the
     configuration file."""
     instances: Count = 1
-    """Copies of the model that are loaded; each runs on a thread of its own."""
+    """Copies of the model that are loaded; each runs on a thread or in a process of its own: `isolation`."""
     device: DeviceName = "cpu"
     """The device that the model runs on, which is passed to the executor. Models with the same
     device take turns on it: see `devices`."""
