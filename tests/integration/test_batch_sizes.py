@@ -158,10 +158,21 @@ async def test_full_batches_stay_full_when_settings_change(
     assert set(fakes[-1].batch_sizes) == {8}
 
 
-@pytest.mark.parametrize("policy", ["adaptive", "fixed", "none"])
-async def test_emulated_runs_the_sizes_of_the_configuration(start, hello, dial, request_of, policy):
+@pytest.mark.parametrize(
+    ("policy", "isolation"),
+    [
+        ("adaptive", "thread"),
+        ("fixed", "thread"),
+        ("none", "thread"),
+        ("adaptive", "inline"),
+        ("adaptive", "process"),
+    ],
+)
+async def test_emulated_runs_the_sizes_of_the_configuration(
+    start, hello, dial, request_of, policy, isolation
+):
     batching = {"policy": policy, "batch_sizes": [2, 4, 16]}
-    application = await start(hello(batching=batching, base="1ms"))
+    application = await start(hello(batching=batching, base="1ms", isolation=isolation))
     stub = await dial(application.grpc.addresses[0])
     requests = [request_of(float(n)) for n in range(40)]
     answers = await asyncio.gather(*[stub.ModelInfer(each, timeout=WAIT_S) for each in requests])
