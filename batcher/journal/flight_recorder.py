@@ -48,7 +48,16 @@ WINDOW: Final = 10
 LEAST_REQUESTS: Final = 50
 """With fewer requests in the window, the ratio in time is not checked."""
 
-PACKAGES: Final = ("grpcio", "protobuf", "numpy", "uvloop", "msgpack", "onnxruntime")
+PACKAGES: Final = (
+    "grpcio",
+    "protobuf",
+    "numpy",
+    "uvloop",
+    "msgpack",
+    "onnxruntime",
+    "openvino",
+    "torch",
+)
 """The packages whose versions are in a flight record."""
 
 

@@ -21,7 +21,8 @@ _WHY: Final = {
     "python": "Triton's Python backend is not there: write its model.py as an executor",
     "tensorrt": "TensorRT plans have no executor: serve the ONNX file that the plan was made of, with"
     " the provider tensorrt",
-    "pytorch": "TorchScript files have no executor: export the model as ONNX",
+    "pytorch": "models of PyTorch are not served by their config.pbtxt alone: name the executor torch"
+    " in the model's batcher.yaml, with path, inputs and outputs in its options",
     "tensorflow": "TensorFlow models have no executor: convert the model to ONNX",
 }
 """Backend -> why its models are not served, and what helps."""

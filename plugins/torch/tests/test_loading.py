@@ -82,7 +82,7 @@ def test_a_program_of_fixed_rows_takes_batches_of_that_size(models, load, refusa
     assert metadata.batch_sizes == (4,)
     message = refusal(options, batch_sizes=(2, 4))
     assert "batching.batch_sizes has 2" in message
-    assert "exported for batches of 4 to 4 rows" in message
+    assert "exported for batches of exactly 4 rows" in message
 
 
 def test_the_rows_that_a_program_was_exported_for_are_its_limits(models, load, refusal):

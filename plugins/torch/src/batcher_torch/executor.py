@@ -183,7 +183,8 @@ def _sizes(
     fewest, most = model.signature.rows
     wrong = [size for size in context.batch_sizes if size < fewest or (most and size > most)]
     if wrong:
-        allowed = f"{fewest} to {most}" if most else f"{fewest} or more"
+        allowed = f"{fewest} or more" if not most else f"{fewest} to {most}"
+        allowed = f"exactly {most}" if fewest == most else allowed
         raise ModelLoadError(
             f"{label}: batching.batch_sizes has {', '.join(map(str, wrong))}, and the program was exported "
             f"for batches of {allowed} rows"
