@@ -43,6 +43,8 @@ class Submitted:
     layout: Layout
     ended: Callable[[BaseException | None], None]
     """Reports its end on the event loop."""
+    places: int = 1
+    """Of `MOST_SUBMITTED`; all of them for a batch that runs beside no other."""
     batch: Batch | None = None
     handle: Any = None
     buffers: BatchBuffers | None = None
@@ -73,23 +75,24 @@ class Collector:
         if self._thread.ident is None:
             self._thread.start()
 
-    def take_place(self) -> None:
-        """Wait until fewer than `MOST_SUBMITTED` are submitted; raises `RuntimeError` once abandoned."""
-        self._room.acquire()
-        if self._abandoned:
-            self._room.release()
-            raise RuntimeError("the instance was abandoned")
+    def take_places(self, count: int) -> None:
+        """Wait until so many of `MOST_SUBMITTED` places are free; raises `RuntimeError` once abandoned."""
+        for taken in range(1, count + 1):
+            self._room.acquire()
+            if self._abandoned:
+                self._room.release(taken)
+                raise RuntimeError("the instance was abandoned")
 
-    def leave_place(self) -> None:
-        """Give a place back. Called once for each `take_place`, on either thread."""
-        self._room.release()
+    def leave_places(self, count: int) -> None:
+        """Give places back. Called once for each `take_places`, on either thread."""
+        self._room.release(count)
 
     def put(self, submitted: Submitted) -> None:
         """Have a batch collected, after those before it."""
         self._submitted.put(submitted)
 
     def abandon(self) -> None:
-        """Let a `take_place` return that waits for a call which hangs."""
+        """Let a `take_places` return that waits for a call which hangs."""
         self._abandoned = True
         self._room.release()
 
@@ -121,8 +124,9 @@ def submit(
     """
     executed = submitted.executed
     try:
-        collector.take_place()
+        collector.take_places(submitted.places)
         try:
+            executed.started_ns = clock()
             if buffers is not None:
                 submitted.buffers = buffers.lend()
             batch = gather(submitted.slices, submitted.layout, submitted.buffers)
@@ -133,7 +137,7 @@ def submit(
             submitted.batch = batch
         except BaseException:
             submitted.give_back()
-            collector.leave_place()
+            collector.leave_places(submitted.places)
             raise
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         set_failure(executed, error, clock)
@@ -163,7 +167,7 @@ def collect(
     finally:
         submitted.handle = None
         submitted.give_back()
-        collector.leave_place()
+        collector.leave_places(submitted.places)
 
 
 def pipelines(executor: Executor) -> bool:

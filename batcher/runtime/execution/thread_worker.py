@@ -25,6 +25,7 @@ from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.loop_worker import WatchCall
 from batcher.runtime.execution.nan import check_nan
 from batcher.runtime.execution.pipelining import (
+    MOST_SUBMITTED,
     Collector,
     Submitted,
     collect,
@@ -127,7 +128,7 @@ class ThreadWorker:
         layout: Layout,
         done: Done,
         *,
-        alone: bool = False,  # noqa: ARG002 - a thread runs one batch at a time
+        alone: bool = False,
     ) -> Cancel:
         """Execute on the thread."""
         begun = threading.Lock()
@@ -146,7 +147,8 @@ class ThreadWorker:
 
         job: Callable[[Executor], _Skipped | _Submitted | None]
         if self._pipelining:
-            job = partial(self._submit, turn, layout, begun.release, ended)
+            places = MOST_SUBMITTED if alone else 1
+            job = partial(self._submit, turn, layout, begun.release, ended, places)
         else:
             job = partial(self._execute, turn, layout, begun.release)
         self._thread.submit(job, ended)
@@ -203,6 +205,7 @@ class ThreadWorker:
         layout: Layout,
         begun: Callable[[], None],
         ended: Callable[[BaseException | None], None],
+        places: int,
         executor: Executor,
     ) -> _Skipped | _Submitted:
         try:
@@ -210,7 +213,8 @@ class ThreadWorker:
         except IndexError:
             return _Skipped()
         self._collector.start()
-        submitted = Submitted(ExecutedBatch(self._clock()), slices, self._fitted(layout), ended)
+        started = ExecutedBatch(self._clock())
+        submitted = Submitted(started, slices, self._fitted(layout), ended, places)
         submit(executor, submitted, self._collector, self._clock, begun, self._buffers)  # type: ignore[arg-type] # see `pipelines`
         # Also where it failed: batches end in the order in which they came.
         self._collector.put(submitted)

@@ -130,12 +130,12 @@ class Running:
         self.ended = []
         self._more = asyncio.Event()
 
-    def start(self, number, rows=1):
+    def start(self, number, rows=1, **options):
         def done(executed):
             self.ended.append((number, executed))
             self._more.set()
 
-        return self.worker.run(slices(number, rows), LAYOUT, done)
+        return self.worker.run(slices(number, rows), LAYOUT, done, **options)
 
     async def until(self, count):
         async with asyncio.timeout(BOUND_S):
@@ -208,6 +208,24 @@ async def test_at_most_two_are_submitted_and_all_end_in_order(executor, running)
     assert [call for call in executor.calls if call[0] == "collect"] == [
         ("collect", n) for n in range(1, 7)
     ]
+
+
+async def test_a_batch_that_runs_alone_overlaps_with_no_other(executor, running):
+    first, alone = executor.hold("collect", 1), executor.hold("collect", 3)
+    for number in (1, 2):
+        running.start(number)
+    running.start(3, alone=True)
+    for number in (4, 5):
+        running.start(number)
+    await first.begun()
+    first.released.set()
+    await alone.begun()
+    assert executor.outstanding == 1
+    assert ("submit", 4) not in executor.calls
+    alone.released.set()
+    await running.until(5)
+    assert running.answers() == [[2.0 * n] for n in range(1, 6)]
+    assert executor.calls.index(("collect", 2)) < executor.calls.index(("submit", 3))
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), StopIteration()])
