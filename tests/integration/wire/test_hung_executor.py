@@ -136,6 +136,80 @@ async def test_a_replacement_that_cannot_load_is_tried_again(served, fakes, requ
     hang.release()
 
 
+@pytest.mark.slow
+async def test_with_too_many_abandoned_threads_it_stays_down_until_one_returns(
+    served, fakes, request_of, eventually
+):
+    application, stub = await served(
+        execute_timeout="100ms",
+        max_abandoned_threads=1,
+        restart={"backoff": "1ms", "max_backoff": "10ms"},
+    )
+    hangs = []
+    for number in range(2):
+        hangs.append(fakes[number].hang_next())
+        with pytest.raises(aio.AioRpcError):
+            await stub.ModelInfer(request_of(), timeout=WAIT_S)
+        if not number:
+            await eventually(lambda: application.health().ready)
+
+    def health():
+        [model] = application.health().models
+        [instance] = model.instances
+        return instance
+
+    await eventually(lambda: health().state == "failed")
+    assert "2 threads that were abandoned are still in a call" in health().why
+    assert len(fakes) == 2
+    assert not application.health().ready
+    count = application.registry.get_sample_value
+    assert count("batcher_abandoned_threads", LABELS) == 2
+    assert count("batcher_instance_losses_total", LABELS | {"reason": "hung"}) == 2
+    hangs[0].release()
+    await eventually(lambda: application.health().ready)
+    assert len(fakes) == 3
+    hangs[1].release()
+    await eventually(lambda: count("batcher_abandoned_threads", LABELS) == 0)
+
+
+@pytest.mark.slow
+async def test_what_waits_is_refused_when_no_instance_will_come(
+    served, fakes, request_of, eventually
+):
+    _, stub = await served(execute_timeout="200ms", restart={"limit": 1, "backoff": "1ms"})
+    hang = fakes[0].hang_next()
+    fakes.options["load_error"] = RuntimeError("the device is lost")
+    running = asyncio.ensure_future(stub.ModelInfer(request_of()))
+    await asyncio.to_thread(hang.wait_entered)
+    waiting = asyncio.ensure_future(stub.ModelInfer(request_of(2.0)))
+    ends = await asyncio.wait_for(asyncio.gather(running, waiting, return_exceptions=True), WAIT_S)
+    assert [end.code() for end in ends] == [grpc.StatusCode.UNAVAILABLE] * 2
+    assert "no instance is up" in ends[1].details()
+    index = await stub.RepositoryIndex(inference.RepositoryIndexRequest())
+    [model] = index.models
+    assert model.state == "UNAVAILABLE"
+    assert "a batch did not end within 200 ms" in model.reason
+    assert "restart.limit" in model.reason
+    hang.release()
+
+
+@pytest.mark.slow
+async def test_one_instance_of_several_that_is_down_is_named(served, fakes, request_of, eventually):
+    application, stub = await served(execute_timeout="200ms", instances=2, idempotent=True)
+    hang = fakes[0].hang_next()
+    fakes.options["load_error"] = RuntimeError("the device is lost")
+    calls = [stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(4)]
+    answers = await asyncio.gather(*calls)
+    # Those that hung on one instance were executed once more on the other.
+    assert [output_arrays(answer)["Y"].max() for answer in answers] == [0, 2, 4, 6]
+    assert application.health().ready
+    [model] = application.health().models
+    assert model.reason.startswith(("instance 0 is restarting: ", "instance 1 is restarting: "))
+    count = application.registry.get_sample_value
+    assert count("batcher_repeated_requests_total", LABELS) >= 1
+    hang.release()
+
+
 async def test_timings_are_sent_to_callers_that_ask_for_them(served, request_of):
     _, stub = await served()
     call = stub.ModelInfer(request_of(rows=3), metadata=[("x-batcher-timings", "1")])
