@@ -54,6 +54,9 @@ RESUMED_S = 2.0
 QUICK_S = 0.5
 """An answer is quick within this; a batch takes 2 ms."""
 
+TICK_S = 0.05
+"""The callers notice that they did not run for longer than this."""
+
 READY_S = 60.0
 """All instances are up again within this, or something is wrong."""
 
@@ -108,11 +111,18 @@ class Ended:
     status: str
     text: str = ""
     right: bool = True
+    stalled_s: float = 0.0
+    """For how long the callers themselves did not run meanwhile, so that they saw its end later."""
 
     @property
     def lost(self) -> bool:
         """Whether its batch was lost."""
         return LOST in self.text
+
+    @property
+    def took_s(self) -> float:
+        """How long it took, without the callers' own stalls."""
+        return self.ended_s - self.sent_s - self.stalled_s
 
 
 @dataclass(slots=True)
@@ -134,7 +144,7 @@ class Round:
         slow = [
             each.sent_s - self.up_s
             for each in self.ended
-            if not each.asked and (each.status != "OK" or each.ended_s - each.sent_s > QUICK_S)
+            if not each.asked and (each.status != "OK" or each.took_s > QUICK_S)
         ]
         return max([0.0, *slow])
 
@@ -153,7 +163,7 @@ class Round:
         for each in self.ended:
             if not each.right:
                 yield f"a wrong answer: {each}"
-            if each.ended_s > each.sent_s + each.deadline_s + ALLOWANCE_S:
+            if each.took_s > each.deadline_s + ALLOWANCE_S:
                 yield f"it waited past its deadline: {each}"
             if each.status not in {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"} and not each.asked:
                 if self.kind in HARMLESS and each.status in {"INTERNAL", "UNKNOWN"}:
@@ -168,9 +178,21 @@ class Callers:
         self._channel = aio.insecure_channel(address)
         self._stub = protocol.Stub(self._channel, protocol.INFERENCE)
         self._numbers = itertools.count(1)
+        self._stalls: list[tuple[float, float]] = []
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        """Note when this process did not run: on a machine with more to do than it has cores."""
+        while True:
+            began_s = time.monotonic()
+            await asyncio.sleep(TICK_S)
+            late_s = time.monotonic() - began_s - TICK_S
+            if late_s > TICK_S:
+                self._stalls.append((began_s + TICK_S, late_s))
 
     async def close(self) -> None:
         """Close the connection."""
+        self._ticking.cancel()
         await self._channel.close()
 
     async def ask(self, asked: int = 0, model: str = "double", rows: int = 1) -> Ended:
@@ -189,8 +211,10 @@ class Callers:
             right = model != "double" or np.array_equal(output_arrays(answer)["Y"], 2 * values)
         except aio.AioRpcError as error:
             status, text = error.code().name, error.details() or ""
+        await asyncio.sleep(0)  # a stall that ends now is noted first
         ended_s = time.monotonic()
-        return Ended(number, asked, sent_s, ended_s, deadline_s, status, text, right)
+        stalled_s = sum(late_s for at_s, late_s in self._stalls[-200:] if at_s + late_s > sent_s)
+        return Ended(number, asked, sent_s, ended_s, deadline_s, status, text, right, stalled_s)
 
 
 def readiness(http: str) -> dict[str, Any]:
