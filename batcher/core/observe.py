@@ -62,6 +62,7 @@ def _model(
         margin=last.margin if last else 1.0,
         drift=last.drift if last else 1.0,
         handling_ns=last.handling_ns if last else 0.0,
+        copy_ns=last.copies[-1] if last is not None and last.copies else 0.0,
         shapes=tuple(model.times),
         held_requests=len(queue.held),
         ceiling_rows=model.smallest_rows,

@@ -207,6 +207,7 @@ class Telemetry(Collector):
         yield single_values(
             queue.PREDICTION_HANDLING, ((ls, m.handling_ns / SECOND) for ls, m in models)
         )
+        yield single_values(queue.PREDICTION_COPY, ((ls, m.copy_ns / SECOND) for ls, m in models))
         yield single_values(
             queue.EXECUTING_REQUESTS, ((ls, m.executing_requests) for ls, m in models)
         )

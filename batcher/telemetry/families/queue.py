@@ -73,6 +73,14 @@ PREDICTION_HANDLING = Family(
     "Usual time of a batch beyond the device's own: handing it to its instance and hearing of its end. Of "
     "the padding bucket that was used last.",
 )
+PREDICTION_COPY = Family(
+    "batcher_prediction_copy_seconds",
+    "gauge",
+    "seconds",
+    MODEL,
+    "Usual time to gather a full batch and copy it to its device, where batches are pipelined; else 0. Of "
+    "the padding bucket that was used last.",
+)
 EXECUTING_REQUESTS = Family(
     "batcher_executing_requests",
     "gauge",
@@ -106,6 +114,7 @@ FAMILIES = (
     PREDICTION_MARGIN,
     PREDICTION_DRIFT,
     PREDICTION_HANDLING,
+    PREDICTION_COPY,
     EXECUTING_REQUESTS,
     INSTANCES,
     BATCHES_IN_FLIGHT,

@@ -96,6 +96,9 @@ def test_the_time_of_the_device_is_learned_whether_a_batch_waited_for_its_copy_o
         assert times.alone[rows] == pytest.approx(computes_ns(rows) + COPY_NS + GAP_NS, rel=0.03)
         assert times.p95[rows] >= times.expected[rows] >= times.alone[rows]
     assert shell.model.handling.round_trip_ns == 0.0
+    [observed] = shell.scheduler.observe(shell.scheduler.now_ns).models
+    assert observed.copy_ns == pytest.approx(COPY_NS, rel=0.01)
+    assert observed.handling_ns == pytest.approx(GAP_NS, rel=0.01)
 
 
 def test_a_copy_that_takes_longer_than_the_computation_is_what_a_batch_costs():
