@@ -36,7 +36,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--tiny", action="store_true", help="tiny models, for a fraction of a second"
     )
-    parser.add_argument("--budget", type=float, default=450, help="seconds for everything (450)")
+    parser.add_argument("--budget", type=float, default=420, help="seconds for everything (420)")
     parser.add_argument("--seconds", type=float, help="seconds of a throughput (6, tiny 0.5)")
     parser.add_argument("--models", default="resnet,encoder", help="which, with a comma between")
     parser.add_argument("--load-processes", type=int, help="processes that send requests")

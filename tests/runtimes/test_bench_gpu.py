@@ -38,7 +38,7 @@ def run(*options):
 
 def test_options_have_defaults_that_fit_into_eight_minutes(bench):
     options = bench("run").arguments([])
-    assert (options.device, options.tiny, options.budget) == ("cuda:0", False, 450)
+    assert (options.device, options.tiny, options.budget) == ("cuda:0", False, 420)
     assert options.load_processes >= 1
     assert bench("run").arguments(["--tiny"]).seconds < options.seconds
 
@@ -134,6 +134,38 @@ def test_the_bar_is_a_share_of_the_loop(bench):
         measured._judge()
         assert list(measured.result["checks"].values()) == [held]
     assert "server / loop 0.900" in bench("steps").table(measured.result)
+
+
+def test_on_a_gpu_graphs_and_pipelining_are_measured_with_and_without(bench, monkeypatch):
+    steps = bench("steps")
+    done = []
+
+    def child(self, what, kind, executor, options, seconds, *, fixed=False):
+        done.append((what, options.get("cuda_graphs", False), fixed))
+        rates = {"plain": 50.0, "pinned": 90.0, "pipelined": 100.0}
+        size = {"p50_ms": 1.0, "p95_ms": 2.0}
+        return {"rows": 64, "rows_per_s": rates} if what == "loop" else {"sizes": {"1": size}}
+
+    def server(model, kind, **rest):
+        sizes = model["batching"].get("batch_sizes", [])
+        done.append(("server", model["options"].get("cuda_graphs", False), len(sizes)))
+        done[-1] += () if model.get("pipelining", True) else ("not pipelined",)
+        return {"rows_per_s": 95.0, "load_cores": 1.0}
+
+    monkeypatch.setattr(steps.Bench, "_child", child)
+    monkeypatch.setattr(steps, "server_throughput", server)
+    measured = steps.Bench(bench("run").arguments(["--models", "resnet"]))
+    measured.run()
+    assert done[:6] == [
+        ("profile", False, False),
+        ("loop", False, False),
+        ("server", False, 0),
+        ("profile", True, True),
+        ("server", True, 7),
+        ("server", False, 0, "not pipelined"),
+    ]
+    assert list(measured.result["checks"].values()) == [True]
+    assert bench("bars").exit_code(measured.result) == 0
 
 
 def test_a_step_that_fails_is_told_and_the_others_go_on(bench, monkeypatch, capsys):
