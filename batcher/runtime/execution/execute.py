@@ -261,6 +261,9 @@ def _first_fault(
         fault = _fault(array, DTYPES[layout.outputs[name]], rows)
         if fault is None and padded is not None and array is not None:
             fault = _length_fault(array, padded.outputs.get(name, ()))
+        inner = layout.inner.get(name)
+        if fault is None and inner is not None and array is not None and array.shape[1:] != inner:
+            fault = _shape_fault(array, inner)
         if fault is not None:
             return f"a wrong output {name!r}: {fault}"
     for row in result.row_errors:
@@ -280,6 +283,16 @@ def _fault(array: object, dtype: np.dtype[Any], rows: int | None) -> str | None:
     if rows is not None and (array.ndim == 0 or array.shape[0] != rows):
         return f"its shape is {list(array.shape)}, and axis 0 should be {rows} long, the rows of the batch"
     return None
+
+
+def _shape_fault(array: Array, inner: tuple[int, ...]) -> str | None:
+    shape = array.shape[1:]
+    if len(shape) == len(inner) and all(
+        want in (-1, have) for want, have in zip(inner, shape, strict=True)
+    ):
+        return None
+    rows = len(array)
+    return f"its shape is {list(array.shape)}, and the model's is {[rows, *inner]} for {rows} rows"
 
 
 def _length_fault(array: Array, lengths: Sequence[tuple[int, int]]) -> str | None:

@@ -28,6 +28,8 @@ class Layout:
     """The names of the callers' metadata that the executor sends on."""
     raw: bool = False
     """Whether the executor takes raw contents instead of arrays."""
+    inner: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Output name -> its axes after the batch axis, -1 for any length."""
 
     def filled(self, rows: int) -> int:
         """The rows that a batch with `rows` rows of requests is executed with.
@@ -45,6 +47,7 @@ def layout_of(metadata: ModelMetadata) -> Layout:
         all(spec.batched for spec in metadata.outputs),
         metadata.parameters,
         metadata=metadata.metadata,
+        inner={spec.name: spec.inner for spec in metadata.outputs if spec.batched},
     )
 
 

@@ -15,7 +15,9 @@ from batcher.executor import (
     Capabilities,
     ExecutionError,
     LoadContext,
+    ModelMetadata,
     OutOfMemory,
+    TensorSpec,
 )
 from batcher.runtime.execution.execute import (
     ExecutedBatch,
@@ -136,6 +138,37 @@ def test_an_output_with_a_wrong_number_of_rows_is_refused_and_released(shape):
     result = BatchResult({"Y": np.zeros(shape, np.float32)}, release=lambda: released.append(1))
     assert f"its shape is {list(shape)}, and axis 0 should be 2 long" in refused(result)
     assert released == [1]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ({}, "a wrong output 'Y': it is missing"),
+        ({"y": np.zeros((2, 1), np.float32)}, "a wrong output 'Y': it is missing"),
+        ({"Y": [[1.0], [2.0]]}, "it is of type list, not a numpy array"),
+        ({"Y": np.zeros((2, 1))}, "its dtype is float64, not float32"),
+        (
+            {"Y": np.zeros(2, np.float32)},
+            "its shape is [2], and the model's is [2, -1, 3] for 2 rows",
+        ),
+        ({"Y": np.zeros((2, 5, 4), np.float32)}, "its shape is [2, 5, 4], and the model's is"),
+        (
+            {"Y": np.zeros((2, 5, 3, 1), np.float32)},
+            "its shape is [2, 5, 3, 1], and the model's is",
+        ),
+    ],
+)
+def test_an_output_that_is_missing_or_of_another_kind_is_named(outputs, said):
+    layout = Layout({"Y": "FP32"}, inner={"Y": (-1, 3)})
+    assert said in refused(BatchResult(outputs), layout=layout)
+
+
+def test_an_output_may_be_as_long_as_it_likes_where_its_axis_varies():
+    spec = TensorSpec("Y", "FP32", (-1, -1, 3))
+    layout = layout_of(ModelMetadata("m", (TensorSpec("X", "FP32", (-1, 1)),), (spec,)))
+    for length in (0, 1, 7):
+        result = BatchResult({"Y": np.zeros((2, length, 3), np.float32)})
+        assert check_result(result, Batch({}, 2), layout) is result
 
 
 @pytest.mark.parametrize("row", [-1, 2, "0"])
