@@ -8,6 +8,10 @@ An executor is a class with three methods. batcher makes one object per model in
 - `AsyncExecutor` has the same methods as coroutines. They run on the server's event loop, for
   runtimes that are reached over a network, and must never block it.
 
+Where that thread or loop is, in the server or in a child process, is the operator's choice
+(`models[].isolation`). A blocking executor may have more methods: `allocate` (`Allocates`), `submit` and
+`collect` (`Pipelines`), `healthy` (`ReportsHealth`).
+
 A smallest executor:
 
     class Doubler:

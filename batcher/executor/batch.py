@@ -44,7 +44,7 @@ class Batch:
     """Input -> array `[rows, ...]` of the dtype in `DTYPES`. An optional input that the requests
     lack is absent. An input with `batched=False` has its own shape and belongs to all rows."""
     rows: int
-    """The number of rows, from 1 to `max_batch_size`."""
+    """The number of rows, from 1 to `max_batch_size`; with `ModelMetadata.batch_sizes` one of these."""
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     """The request parameters that `ModelMetadata.parameters` declares and the requests have."""
     outputs: frozenset[str] | None = None
@@ -62,7 +62,7 @@ class Batch:
     """With `Capabilities(raw=True)`: input -> the shape of its contents, the rows first."""
     sequences: Sequence[SequenceRow] = ()
     """For a model with the section `sequence`: what each row is a step of, in the order of the rows.
-    Rows beyond these only fill the batch up (`Capabilities.dynamic_rows`); warm-up and test batches
+    Rows beyond these only fill the batch up (`ModelMetadata.batch_sizes`); warm-up and test batches
     have none."""
 
 
