@@ -40,9 +40,6 @@ def _restore_request(contents: Contents, state: SavedRequest) -> None:
     request = LiveRequest(state.arrived, state.due_ns, state.expires_ns, state.limit_ns)
     for name in SavedRequest.__dataclass_fields__.keys() - {"split"}:
         setattr(request, name, getattr(state, name))
-    model = contents.models.get(state.arrived.model)
-    if model is not None:
-        request.bucket = model.bucket_of(state.arrived.shapes)
     if state.split is not None:
         request.split = Split(state.split[0])
         request.split.batches.update(state.split[1])

@@ -30,6 +30,8 @@ class SavedRequest:
     requeues: int
     split: tuple[int, tuple[int, ...]] | None
     """Rows that are not done, and the batches that run some."""
+    bucket: Shapes = ()
+    """The shape that it is padded to: what runs again keeps that of its first batch, under any settings."""
     held: bool = False
     """Whether it is a step of a sequence that waits for the step before it."""
     lost: bool = False

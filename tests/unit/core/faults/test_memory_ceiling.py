@@ -9,6 +9,7 @@ from batcher.core.commands import BatchCeiling, Dispatch, Outcome, Reason, Settl
 from batcher.core.events import (
     BatchProgress,
     FailureCause,
+    InstanceDraining,
     InstanceUp,
     ModelConfigured,
     RequestArrived,
@@ -244,3 +245,17 @@ def test_a_request_that_fails_by_itself_for_want_of_memory_lowers_the_ceiling_to
     assert (ceiling.elements, ceiling.failures) == (8, 2)
     assert ceiling.most_rows(4, 32) == 2
     assert ceiling.most_rows(100, 32) == 1
+
+
+def test_what_runs_again_keeps_its_bucket_in_a_snapshot_whatever_is_configured_meanwhile(device):
+    world = device(15, padding=(PaddedAxis(0, 1, (10, 100)),))
+    first = RequestArrived(9001, "m", 1, 0, ((7,),), "", 0)
+    second = RequestArrived(9002, "m", 1, 0, ((7,),), "", 0)
+    world.handle([first, second], 0)
+    (_, report) = world.running.pop()
+    settings = ModelSettings(64, FixedWindow(), padding=(PaddedAxis(0, 1, (8,)),))
+    world.handle([InstanceDraining("i0", 1), InstanceUp("i1", 1, "m", "d"), report], MILLISECOND)
+    world.handle([ModelConfigured("m", settings)], 2 * MILLISECOND)
+    again = Scheduler.restore(world.scheduler.snapshot())
+    assert {r.bucket for r in again.live.values()} == {((10,),)}
+    assert again.snapshot() == world.scheduler.snapshot()
