@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,11 @@ _FITTING: Final = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
 """The kind of a numpy dtype -> the kinds that values of Python may have for it."""
 
 
+MOST_KINDS: Final = 16
+"""Types of results that are remembered. A function returns one or two; one that made a class for each call
+would fill memory."""
+
+
 class Answers:
     """Makes outputs of what a function returns. `name` is the function's, for messages."""
 
@@ -27,6 +32,7 @@ class Answers:
         self._inputs = [each.spec for each in interface.inputs]
         self._fields = interface.fields
         self._name = name
+        self._readers: dict[type, Callable[[Any], Sequence[Any]]] = {}
 
     def of_batch(self, result: object, rows: int, wanted: Iterable[str] | None) -> dict[str, Array]:
         """The outputs of a function that took all rows.
@@ -90,32 +96,49 @@ class Answers:
 
     def _values(self, result: object) -> Sequence[Any]:
         """The value of each output."""
+        kind = type(result)
+        read = self._readers.get(kind)
+        if read is None:
+            read = self._reader(result)
+            if len(self._readers) < MOST_KINDS:
+                self._readers[kind] = read
+        return read(result)
+
+    def _reader(self, result: Any) -> Callable[[Any], Sequence[Any]]:
+        """What takes the values out of results of this kind. Raises `ExecutionError` if there is none."""
         if inspect.iscoroutine(result):
             result.close()
+        kind = "None" if result is None else type(result).__name__
         if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
-            kind = type(result).__name__
             raise ExecutionError(f"{self._name} returned a {kind}; allowed: {self._allowed()}")
-        if result is None:
-            raise ExecutionError(f"{self._name} returned None; allowed: {self._allowed()}")
         if isinstance(result, Mapping):
-            found = result
-        elif dataclasses.is_dataclass(result) or hasattr(result, "_fields"):
-            found = {each: getattr(result, each, None) for each in self._fields}
-        elif len(self._specs) == 1:
-            return (result,)
-        elif isinstance(result, (tuple, list)):
-            if len(result) != len(self._specs):
-                raise ExecutionError(
-                    f"{self._name} returned {len(result)} values; allowed: {self._allowed()}"
-                )
-            return result
-        else:
-            kind = type(result).__name__
-            raise ExecutionError(f"{self._name} returned {kind}; allowed: {self._allowed()}")
-        for field, spec in zip(self._fields, self._specs, strict=True):
-            if found.get(field) is None:
+            return self._by_key
+        if dataclasses.is_dataclass(result) or hasattr(result, "_fields"):
+            return self._by_attribute
+        if len(self._specs) == 1 and result is not None:
+            return lambda result: (result,)
+        if isinstance(result, (tuple, list)):
+            return self._by_place
+        raise ExecutionError(f"{self._name} returned {kind}; allowed: {self._allowed()}")
+
+    def _by_key(self, result: Mapping[str, Any]) -> Sequence[Any]:
+        return self._all_there([result.get(field) for field in self._fields])
+
+    def _by_attribute(self, result: object) -> Sequence[Any]:
+        return self._all_there([getattr(result, field, None) for field in self._fields])
+
+    def _by_place(self, result: Sequence[Any]) -> Sequence[Any]:
+        if len(result) != len(self._specs):
+            raise ExecutionError(
+                f"{self._name} returned {len(result)} values; allowed: {self._allowed()}"
+            )
+        return result
+
+    def _all_there(self, values: Sequence[Any]) -> Sequence[Any]:
+        for value, spec in zip(values, self._specs, strict=True):
+            if value is None:
                 raise ExecutionError(f"{self._name} returned no output {spec.name!r}")
-        return [found[field] for field in self._fields]
+        return values
 
     def _allowed(self) -> str:
         names = ", ".join(spec.name for spec in self._specs)

@@ -49,8 +49,11 @@ class Arguments:
 
     def each_row(self) -> Iterator[dict[str, Any]]:
         """For a function that takes one row: for each row, wrong ones too."""
-        for row in range(self._rows):
-            yield {**self._common, **{name: given[row] for name, given in self._by_row.items()}}
+        names = [*self._common, *self._by_row]
+        common = tuple(self._common.values())
+        each = zip(*self._by_row.values(), strict=True) if self._by_row else [()] * self._rows
+        for values in each:
+            yield dict(zip(names, common + values, strict=True))
 
     def _add_parameter(
         self, argument: ParameterArgument, given: Mapping[str, ParameterValue]

@@ -196,6 +196,14 @@ def test_an_input_that_is_absent_leaves_the_default(load):
     loaded = load("def f(x: float, y: float = 5.0) -> float: return x + y")
     assert loaded.run({"x": np.zeros(2)}).outputs["output"].tolist() == [5, 5]
     assert loaded.run({"x": np.zeros(2), "y": np.ones(2)}).outputs["output"].tolist() == [1, 1]
+    all_optional = load("def f(x: float = 3.0) -> float: return x")
+    assert all_optional.run({}, rows=2).outputs["output"].tolist() == [3, 3]
+
+
+def test_kinds_of_results_are_remembered_up_to_a_limit(load):
+    loaded = load("def f(x: float) -> float: return type('Own', (dict,), {})(output=x)")
+    assert loaded.run({"x": np.arange(40.0)}).outputs["output"].tolist() == list(range(40))
+    assert len(loaded.executor._model.answers._readers) == 16
 
 
 def test_a_function_can_have_the_batch_itself(load):
