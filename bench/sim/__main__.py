@@ -33,7 +33,17 @@ REQUESTS = {
 }
 """Requests of each run, where they are not 30,000."""
 
-TABLES = ("compare", "pipelining", "bursts", "loops", "sizes", "stalls", "recovery", "reloads")
+TABLES = (
+    "compare",
+    "pipelining",
+    "bursts",
+    "loops",
+    "sizes",
+    "stalls",
+    "recovery",
+    "reloads",
+    "lost",
+)
 """The scenes whose rows have the same figures."""
 
 NOISE = {"grid": 0.0, "unknowable": 0.1}

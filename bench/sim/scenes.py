@@ -20,6 +20,7 @@ import grid
 import groups
 import lengths
 import loops
+import lost
 import memory
 import neighbors
 import numpy as np
@@ -278,7 +279,7 @@ SCENES = {
         compare.compare,
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,
-        *(faults.poison, faults.failing, faults.oversized, memory.memory),
+        *(faults.poison, faults.failing, faults.oversized, memory.memory, lost.lost),
     )
 }
 
