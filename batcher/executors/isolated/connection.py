@@ -22,9 +22,12 @@ class Connection:
         self._frames = Frames()
         self._arrived: deque[list[Any]] = deque()
         self._guard = threading.Lock()
+        self._waited = False
+        """Whether the last message came to a child that had nothing to do."""
 
     def next(self) -> list[Any]:
         """Wait for the next message."""
+        self._waited = not self._arrived
         while not self._arrived:
             self._receive(0)
         return self._arrived.popleft()
@@ -43,7 +46,8 @@ class Connection:
 
     def cancelled(self, batch_id: int) -> bool:
         """Whether a message that has arrived cancels this batch."""
-        self._receive(socket.MSG_DONTWAIT)
+        if not self._waited:
+            self._receive(socket.MSG_DONTWAIT)
         return any(each[0] == CANCEL and each[1] == batch_id for each in self._arrived)
 
     def arrived_of(self, kind: int) -> list[list[Any]]:

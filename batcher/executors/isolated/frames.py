@@ -6,7 +6,6 @@ Never pickle: what a child sends must not be able to run anything here.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgpack
@@ -36,26 +35,28 @@ class Frames:
     def __init__(self) -> None:
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[list[Any]]:
-        """The messages that are complete now. Raises `FrameError` for one that is none."""
+    def feed(self, data: bytes) -> list[list[Any]]:
+        """The messages that are complete now. Raises `FrameError` where one of them is none."""
         if self._rest:
             self._rest += data
-            data = bytes(self._rest) if self._complete() else b""
-            if not data:
-                return
+            if not self._complete():
+                return []
+            data = bytes(self._rest)
             self._rest.clear()
-        start, end = 0, len(data)
+        messages: list[list[Any]] = []
+        view, start, end = memoryview(data), 0, len(data)
         while end - start >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(data, start)
+            length: int = LENGTH.unpack_from(data, start)[0]
             if length > MAX_MESSAGE:
                 raise FrameError(f"a message of {length} bytes; allowed: {MAX_MESSAGE}")
             stop = start + LENGTH.size + length
             if stop > end:
                 break
-            yield _unpacked(memoryview(data)[start + LENGTH.size : stop])
+            messages.append(_unpacked(view[start + LENGTH.size : stop]))
             start = stop
         if start < end:
-            self._rest += memoryview(data)[start:]
+            self._rest += view[start:]
+        return messages
 
     def _complete(self) -> bool:
         """Whether the first message is, or is too long to be one."""

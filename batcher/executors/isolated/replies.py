@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 from batcher.executor import CAUSES, Capabilities, ModelMetadata
@@ -111,10 +110,11 @@ def times(said: list[Any], given_ns: int, now_ns: int) -> Times:
     if len(said) != 5 or any(type(each) is not int for each in said):
         raise LyingChildError("times of another type")
     found = Times(*said)
-    submitted_ns = found.submitted_ns or found.began_ns
-    began = (given_ns, found.began_ns, submitted_ns, found.execute_start_ns)
-    order = (*began, found.execute_end_ns, found.ended_ns, now_ns)
-    if any(later < earlier for earlier, later in pairwise(order)):
+    ready_ns = found.submitted_ns or found.began_ns
+    if not (
+        given_ns <= found.began_ns <= ready_ns <= found.execute_start_ns
+        and found.execute_start_ns <= found.execute_end_ns <= found.ended_ns <= now_ns
+    ):
         raise LyingChildError("times that cannot be")
     return found
 
