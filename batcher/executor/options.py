@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from batcher.config.explain import explain
-from batcher.config.files import unreadable
 from batcher.config.section import KeyPath
 from batcher.config.section import Section as Options
 from batcher.errors import ModelLoadError
@@ -57,6 +56,8 @@ def option_problems(
 
 def _unreadable(value: object, path: KeyPath) -> Iterator[Problem]:
     if isinstance(value, Path):
+        from batcher.config.files import unreadable  # noqa: PLC0415 - it imports all of the configuration
+
         problem = unreadable(value)
         if problem:
             yield path, problem
