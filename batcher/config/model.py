@@ -139,7 +139,8 @@ class HealthConfig(Section):
 
     interval: Duration = 5_000_000_000
     """How often `healthy()` of an executor is called while no batch runs, and how often an
-    unhealthy instance is tested again."""
+    unhealthy instance is tested again. A child process (`isolation: process`) is asked in any case, and
+    replaced if it has not answered after this and `timeout` together."""
     timeout: Duration = 1_000_000_000
     """How long `healthy()` may take before the instance counts as unhealthy."""
     failure_threshold: Count | None = 5

@@ -72,8 +72,8 @@ MOST_MEMORY = 32 * 1024**2
 """Bytes that the server may hold more after all rounds."""
 
 
-def document(*, idempotent: bool, **restart: Any) -> dict[str, Any]:
-    """The configuration: the model that is killed, and a calm one beside it."""
+def document(*, idempotent: bool, **other: Any) -> dict[str, Any]:
+    """The configuration: the model that is killed, with `other` values, and a calm one beside it."""
     target = f"{Path(__file__).parent / 'kill_model.py'}:double"
     killed = {
         "name": "double",
@@ -85,9 +85,10 @@ def document(*, idempotent: bool, **restart: Any) -> dict[str, Any]:
         "idempotent": idempotent,
         "execute_timeout": f"{EXECUTE_TIMEOUT_S:g}s",
         "health": {"interval": "500ms", "timeout": "500ms"},
-        "restart": {"backoff": "10ms", "max_backoff": "50ms", "limit": None, **restart},
+        "restart": {"backoff": "10ms", "max_backoff": "50ms", "limit": None},
         "warmup": {"batch_sizes": [1]},
         "batching": {"policy": "fixed", "max_batch_size": 8},
+        **other,
     }
     calm = {
         "name": "calm",
@@ -472,9 +473,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if idempotent:
             few = len(result.lost) <= 0
             figures["checks"][f"{len(result.lost)} requests lost for good beside killers"] = few
-    with ServerProcess(
-        document(idempotent=False, backoff="500ms", max_backoff="5s", limit=None)
-    ) as server:
+    often = {"backoff": "500ms", "max_backoff": "5s", "limit": None}
+    with ServerProcess(document(idempotent=False, restart=often)) as server:
         found["crash_loop"] = asyncio.run(crash_loop(server.grpc, options.seconds))
     machine.save(options.output, found)
     return found
