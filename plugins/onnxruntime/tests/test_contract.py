@@ -6,11 +6,26 @@ from batcher.testing import ExecutorContract
 from batcher_onnxruntime import OnnxRuntimeExecutor
 
 
+class Full:
+    """A session whose next run finds no memory."""
+
+    def __init__(self, executor):
+        self.executor, self.session = executor, executor._session
+
+    def run(self, *_):
+        self.executor._session = self.session
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 1099511627776")
+
+
 class Contract(ExecutorContract):
     max_batch_size = 5
 
     def make_executor(self):
         return OnnxRuntimeExecutor()
+
+    def lack_memory(self, executor):
+        executor._session = Full(executor)
+        return True
 
 
 class TestMatMul(Contract):
