@@ -1,13 +1,10 @@
 """Two models, each for every runtime, with what they must answer; see `SameModels`."""
 
 import importlib.util
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from batcher.testing.server import ServerProcess
 
 COLUMNS, HIDDEN, CLASSES = 8, 16, 3
 
@@ -221,15 +218,3 @@ class SameModels:
 def same_models(tmp_path_factory):
     """The models, written once."""
     return SameModels(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def serve(same_models):
-    """A function from sections of models, by name, to a started server."""
-    with ExitStack() as stack:
-
-        def serve(sections):
-            models = [{"name": name, **section} for name, section in sections.items()]
-            return stack.enter_context(ServerProcess({"models": models}, folder=same_models.folder))
-
-        yield serve

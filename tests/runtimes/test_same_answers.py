@@ -20,31 +20,40 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.protocol import INFERENCE, Stub
 from batcher.testing.messages import infer_request, output_arrays
+from batcher.testing.server import ServerProcess
 
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
 RUNTIMES = ("onnxruntime", "torch", "openvino", "python")
-ISOLATIONS = ("inline", "thread", "process")
-NAMES = ("mlp", "pooled")
+SERVERS = {
+    "inline": ("inline", ("mlp", "pooled")),
+    "thread": ("thread", ("mlp", "pooled")),
+    # Each model has a child of its own, which imports its runtime: not too many at once.
+    "process-mlp": ("process", ("mlp",)),
+    "process-pooled": ("process", ("pooled",)),
+}
+"""Isolation, and models; each of them in every runtime."""
 
 
 def model_name(runtime, isolation, name):
     return f"{runtime}-{isolation}-{name}"
 
 
-@pytest.fixture(scope="module", params=ISOLATIONS)
-def server(request, serve, same_models):
-    """Every model in every runtime, in one server for each isolation."""
-    isolation = request.param
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, same_models):
+    """The isolation, the models, and a server that has them in every runtime."""
+    isolation, names = SERVERS[request.param]
     sections = {
         model_name(runtime, isolation, name): same_models.section(
             runtime, name, isolation=isolation
         )
         for runtime in RUNTIMES
-        for name in NAMES
+        for name in names
     }
-    return isolation, serve(sections)
+    models = [{"name": name, **section} for name, section in sections.items()]
+    with ServerProcess({"models": models}, folder=same_models.folder) as process:
+        yield isolation, names, process
 
 
 async def ask(target, model, requests):
@@ -67,11 +76,14 @@ def assert_same(same_models, name, inputs, outputs):
         )
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("runtime", RUNTIMES)
-async def test_alone_and_in_mixed_batches(server, same_models, runtime, name):
-    isolation, process = server
-    model = model_name(runtime, isolation, name)
+async def test_alone_and_in_mixed_batches(server, same_models, runtime):
+    isolation, names, process = server
+    for name in names:
+        await check(process, same_models, name, model_name(runtime, isolation, name))
+
+
+async def check(process, same_models, name, model):
     rng = np.random.default_rng(7)
     # Rows and lengths of several buckets; some fill a bucket, some are padded.
     requests = [
