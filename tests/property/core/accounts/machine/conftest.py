@@ -86,6 +86,7 @@ class AccountsMachine(RuleBasedStateMachine):
         self.next_id = 1
         self.poison = set()
         self.prefetched = set()
+        self.copy_ns = 0
         self.incarnations = dict.fromkeys(INSTANCES, 0)
 
     # What happens in one moment piles up in `pending`, until the scheduler is told.
@@ -118,11 +119,14 @@ class AccountsMachine(RuleBasedStateMachine):
     def up(self, instance, model, device, slots=1, profile=()):
         incarnation = self.incarnations[instance] = self.incarnations[instance] + 1
         prefetches = slots == 1
+        copied = tuple((rows, self.copy_ns) for rows, _ in profile) if self.copy_ns else ()
+        up = instance, incarnation, model, device, slots
         if model != "b":
-            return InstanceUp(instance, incarnation, model, device, slots, profile, (), prefetches)
+            return InstanceUp(*up, profile, (), prefetches, (((), copied),) if copied else ())
         # Of one bucket more is known than of the other.
         buckets = (((4,),), profile[:1]), (((8,),), profile)
-        return InstanceUp(instance, incarnation, model, device, slots, (), buckets, prefetches)
+        copies = ((((8,),), copied),) if copied else ()
+        return InstanceUp(*up, (), buckets, prefetches, copies)
 
     def burst(self, kind, count, *, poison=False):
         """Requests that are equal but for lengths and rows by turns; one may make its batches fail."""
@@ -164,6 +168,13 @@ class AccountsMachine(RuleBasedStateMachine):
         # An instance begins a while after it was given a batch, unless it was prefetched.
         gap_ns = 0 if batch_id in self.prefetched else min(GAP_NS, (self.now_ns - began_ns) // 2)
         timings = Timings(began_ns + gap_ns, began_ns + gap_ns, self.now_ns)
+        if self.copy_ns:
+            # One that was prefetched was copied before it began.
+            started_ns = (
+                began_ns - self.copy_ns if batch_id in self.prefetched else began_ns + gap_ns
+            )
+            copied_ns = min(self.now_ns, started_ns + self.copy_ns)
+            timings = Timings(started_ns, copied_ns, self.now_ns, self.now_ns, copied_ns)
         return BatchProgress(batch_id, tuple(sorted(batch.left)), timings=timings)
 
     def pass_time(self, delta_ms, row_ms=None):
@@ -193,9 +204,11 @@ class AccountsMachine(RuleBasedStateMachine):
         slots=st.integers(1, 2),
         profile=profiles,
         kinds=st.tuples(*[kinds() for _ in range(KINDS)]),
+        copy_ms=st.sampled_from((0, 0, 1, 9)),
     )
-    def begin(self, settings, limit, slots, profile, kinds):
+    def begin(self, settings, limit, slots, profile, kinds, copy_ms):
         self.kinds = kinds
+        self.copy_ns = copy_ms * MILLISECOND
         self.settings = dict(zip(MODELS, settings, strict=True))
         self.pending += [ModelConfigured(*each) for each in zip(MODELS, settings, strict=True)]
         self.pending.append(DeviceConfigured(DEVICES[0], limit))
