@@ -449,6 +449,10 @@ class Accounts:
         starts_ns = begins_ns - TOLERANCE_NS
         if begins_ns > self.now_ns:
             starts_ns -= model.handling.saved_ns
+            if times.copies:
+                # It is copied until then; the policy knows of how many rows at most.
+                ahead_ns = max(map(times.ahead_ns, range(batch.rows, times.max_rows + 1)))
+                starts_ns = max(self.now_ns, begins_ns - ahead_ns) - TOLERANCE_NS
         quickest_ns = min(times.least_ns(self.now_ns), times.expected[batch.rows])
         ends_ns = starts_ns + (quickest_ns if alone else times.p95[batch.rows])
         for part in batch.command.parts:
