@@ -162,6 +162,7 @@ class Story:
             slots=self.one_of((1, 1, 2)),
             profile=self.profile(),
             kinds=tuple(self.kind() for _ in range(KINDS)),
+            copy_ms=self.one_of((0, 0, 1, 9)),
         )
 
     def time_passes(self):
