@@ -177,3 +177,71 @@ class Awaits:
 
     async def close(self):
         pass
+
+
+class Overlaps:
+    """Pipelined: `SUBMITTED` is how many batches were submitted when this one was collected."""
+
+    capabilities = Capabilities()
+
+    def load(self, context):
+        self.fail = context.options.get("fail")
+        self.submitted = 0
+        self.collected = 0
+        columns = context.options.get("columns", 1)
+        x = TensorSpec("X", "FP32", (-1, columns))
+        outputs = TensorSpec("Y", "FP32", (-1, columns)), TensorSpec("SUBMITTED", "INT32", (-1, 1))
+        return ModelMetadata("overlaps", (x,), outputs)
+
+    def execute(self, batch):
+        return self.collect(self.submit(batch))
+
+    def submit(self, batch):
+        if self.fail == "submit":
+            raise ExecutionError("no submit", cause="device")
+        self.submitted += 1
+        assert self.submitted - self.collected <= 2
+        return self.submitted, batch
+
+    def collect(self, handle):
+        number, batch = handle
+        if self.fail == "collect":
+            self.collected += 1
+            raise ExecutionError("no collect", cause="input")
+        time.sleep(0.02)  # what the device takes
+        assert number == self.collected + 1
+        self.collected += 1
+        y = batch.inputs["X"] * 2
+        return BatchResult(
+            {"Y": y, "SUBMITTED": np.full((batch.rows, 1), self.submitted, np.int32)}
+        )
+
+    def close(self):
+        assert self.submitted == self.collected
+
+
+class Allocating:
+    """`Y` is 1 where the input lies in memory that this executor has allocated, else 0."""
+
+    capabilities = Capabilities()
+
+    def load(self, context):
+        self.arrays = []
+        x = TensorSpec("X", "FP32", (-1, 2))
+        return ModelMetadata("allocating", (x,), (TensorSpec("Y", "FP32", (-1, 1)), x_again()))
+
+    def allocate(self, name, shape, dtype):
+        self.arrays.append(np.empty(shape, dtype))
+        return self.arrays[-1]
+
+    def execute(self, batch):
+        x = batch.inputs["X"]
+        own = any(np.shares_memory(x, array) for array in self.arrays) and len(self.arrays) == 1
+        return BatchResult({"Y": np.full((batch.rows, 1), own, np.float32), "X": x})
+
+    def close(self):
+        pass
+
+
+def x_again():
+    return TensorSpec("X", "FP32", (-1, 2))
