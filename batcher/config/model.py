@@ -198,7 +198,8 @@ class ModelConfig(Section):
     """Where a blocking executor runs. `thread`: on a thread of the server for each instance. `process`: in
     a child process for each instance, so that a crash of the runtime costs only the batches in it.
     `inline`: on the event loop, for code that takes microseconds; everything else waits meanwhile, and
-    `execute_timeout` cannot end it. Executors written as coroutines run on the event loop anyway."""
+    `execute_timeout` cannot end it. Executors written as coroutines run on the event loop, of the server or
+    of the child."""
     pipelining: bool = True
     """Whether one batch is copied to the device while the one before it computes, where the executor can
     do that. It takes memory of the device for two batches."""

@@ -27,6 +27,10 @@ from batcher.core.bucket_times import MOST_SHAPES
 from batcher.core.queueing.padding import MOST_KNOWN
 from batcher.errors import MAX_DESCRIPTION, MAX_NAME
 from batcher.executor import MAX_RETRY_AFTER_NS
+from batcher.executors.isolated.frames import MAX_MESSAGE
+from batcher.executors.isolated.hosted import SHARED_MEMORY
+from batcher.executors.isolated.link import MAX_UNSENT
+from batcher.executors.isolated.messages import INLINE
 from batcher.executors.kserve.answer import MAX_OUTPUTS
 from batcher.executors.kserve.executor import MAX_IN_FLIGHT
 from batcher.executors.kserve.shared_memory import ASIDE_S, MAX_ASIDE
@@ -57,6 +61,7 @@ from batcher.lifecycle.repository.source import SCAN_TIMEOUT_S
 from batcher.live_settings.file_watch import MAX_READS
 from batcher.live_settings.settings import MAX_CHANGE_BYTES
 from batcher.protocol import MAX_CONTROL_BYTES
+from batcher.runtime.execution.child_batches import IDLE_S
 from batcher.runtime.instances import watching
 from batcher.runtime.instances.children import BURST_LINES, LINES_PER_SECOND
 from batcher.runtime.instances.turns import HELD_S, LONGEST_PAUSE_S, SHARE
@@ -183,6 +188,14 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["shapes whose bucket is cached"] == f"{MOST_KNOWN:,}"
     headers = f"{REMEMBERED_HEADERS:,}, of at most {REMEMBERED_HEADER_BYTES} bytes"
     assert rows["cached tensor headers"] == headers
+    assert (
+        rows["memory that a child process shares"] == f"{SHARED_MEMORY >> 30} GiB for each instance"
+    )
+    inline = f"{INLINE >> 10} KiB, a batch's inputs or outputs together"
+    assert rows["tensors in a message to or from a child process"] == inline
+    assert rows["a message to or from a child process"] == f"{MAX_MESSAGE >> 20} MiB"
+    assert rows["bytes that wait for a child process"] == f"{MAX_UNSENT >> 20} MiB"
+    assert rows["idle time of shared memory"] == f"{IDLE_S:g}s"
     written = f"{BURST_LINES}, then {LINES_PER_SECOND} a second"
     assert rows["lines of a child process in the log"] == written
     assert rows["values of a configuration, aliases counted"] == f"{MOST_VALUES:,}"
