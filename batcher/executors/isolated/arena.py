@@ -76,6 +76,8 @@ class Arena(Mapped):
             os.close(self.fd)
             raise
         self._guard = threading.Lock()
+        self._file = threading.Lock()
+        """Held while `fd` is used: once it is closed, another file may have its number."""
         self._used: dict[int, int] = {}
         self._free = [(0, nbytes)]
         self._taken = bytearray(-(-nbytes // CHUNK))
@@ -83,10 +85,11 @@ class Arena(Mapped):
 
     def close(self) -> None:
         """Close the file. The memory is free once no array of it and no child is left."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            del self.memory
+        with self._file:
+            if self.fd >= 0:
+                os.close(self.fd)
+                self.fd = -1
+                del self.memory
 
     @property
     def used(self) -> int:
@@ -134,7 +137,8 @@ class Arena(Mapped):
             return
         end = min(last * CHUNK, self.nbytes)
         try:
-            os.posix_fallocate(self.fd, first * CHUNK, end - first * CHUNK)
+            with self._file:
+                os.posix_fallocate(self.fd, first * CHUNK, end - first * CHUNK)
         except OSError as error:
             raise ArenaFullError(
                 f"the system has no memory for {nbytes} bytes of shared memory: {error.strerror}"

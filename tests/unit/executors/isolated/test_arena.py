@@ -111,3 +111,12 @@ def test_lent_memory_comes_back_when_no_array_is_left_even_after_the_end():
     del rows
     gc.collect()
     assert back == [offset]
+
+
+def test_an_arena_that_is_closed_takes_no_memory():
+    arena = Arena(16 * CHUNK)
+    offset = arena.allocate(100)
+    arena.close()
+    arena.close()
+    with pytest.raises(ArenaFullError, match="Bad file descriptor"):
+        arena.take_memory(offset, 100)
