@@ -261,7 +261,8 @@ class Accounts:
     def down(self, instance):
         lost = {i: b for i, b in self.running.items() if b.command.instance == instance}
         own = {r for b in lost.values() for r in b.left}
-        again = {r for r in own if self.may_run_again(r)}
+        model = self.models.get(self.instances[instance].model) if own else None
+        again = {r for r in own if model is not None and model.idempotent and not self.live[r].lost}
         for request_id in own - again:
             self.end(request_id, Outcome.FAILED, Reason.INSTANCE_DOWN)
         for batch_id, batch in lost.items():
@@ -273,17 +274,10 @@ class Accounts:
             self.unbound.add(request.arrived.model)
             self.end_if_expired(request_id, waits=True)
             self.end_at_limit(request_id, waits=True)
-            limits = self.models[request.arrived.model].queue
-            if sum(r.lost for r in self.live.values()) > limits.max_requests:
+            if sum(r.lost for r in self.live.values()) > model.queue.max_requests:
                 self.crowded.add(request_id)
         self.instances.pop(instance, None)
         self.draining.discard(instance)
-
-    def may_run_again(self, request_id):
-        """Whether it runs once more after its instance went down, if it can still be answered."""
-        request = self.live[request_id]
-        model = self.models.get(request.arrived.model)
-        return model is not None and model.idempotent and not request.lost
 
     # What commands may say
 
@@ -380,7 +374,8 @@ class Accounts:
         stale = self.is_stale(command.model, command.bucket)
         self.ran_ns[command.model, command.bucket] = self.now_ns
         batch = Batch(command, self.now_ns, {part.id for part in command.parts}, prefetched)
-        assert 1 <= batch.rows <= scheduler.models[command.model].most_rows(command.bucket)
+        lone = command.attempt > 1 and len(command.parts) == 1  # as it was, whatever the ceiling is
+        assert lone or 1 <= batch.rows <= scheduler.models[command.model].most_rows(command.bucket)
         if prefetched:
             self.check_that_no_request_could_join(batch, up, scheduler)
         assert len(batch.left) == len(command.parts)
