@@ -10,6 +10,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from time import monotonic_ns
@@ -279,11 +280,10 @@ class _Pipelined:
         poll.register(self._left, select.POLLIN)
         poll.register(self._connection.socket, select.POLLIN)
         while not self._places.acquire(blocking=False):
+            self._receive_rooms()  # also those that arrived with the message of this batch
             poll.poll()
-            try:
+            with suppress(BlockingIOError):
                 os.eventfd_read(self._left)
-            except BlockingIOError:
-                self._receive_rooms()
 
     def _receive_rooms(self) -> None:
         for message in self._connection.arrived_of(ROOM):
