@@ -162,15 +162,16 @@ class BucketTimes(dict[Shapes, ServiceTimes]):
 
         Where no batch is inside the target, the rate of all sizes: then every request is late.
         """
-        alone = [times.alone for times in self.values()]
-        if alone == self._rated:
+        # Pipelined batches may be free sooner and end when they did, and the other way round.
+        rated = [each for times in self.values() for each in (times.curve, times.alone)]
+        if rated == self._rated:
             return self._best_rate
         best = 0.0
         for times in self.values():
             for rows, took_ns in enumerate(self.inside_target(times)):
                 if took_ns:
                     best = max(best, rows / took_ns)
-        self._rated, self._best_rate = alone, best
+        self._rated, self._best_rate = rated, best
         return best
 
     def cost_ns(self, bucket: Shapes, rows: int) -> float:
