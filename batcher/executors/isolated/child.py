@@ -27,6 +27,7 @@ def main() -> NoReturn:
     for fd in (link_fd, arena_fd, lifeline_fd):
         os.set_inheritable(fd, False)
     _die_with(server_pid)
+    _leave_signals_to_the_server()
     _be_killed_first()
     faulthandler.enable(all_threads=False)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a text file here
@@ -43,6 +44,23 @@ def _die_with(server_pid: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != server_pid:  # it has ended before that
         os._exit(LOST)
+
+
+def _leave_signals_to_the_server() -> None:
+    """Ignore what asks a whole group of processes to end: the server drains, and then says CLOSE.
+
+    By a handler, which no program that this one starts inherits.
+    """
+    own_pid = os.getpid()
+
+    def ignore(signum: int, _: object) -> None:
+        if os.getpid() != own_pid:  # a fork of this process: it ends as others do
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, ignore)
+        signal.siginterrupt(signum, False)
 
 
 def _be_killed_first() -> None:

@@ -90,11 +90,11 @@ class _Coroutines:
         loop.add_reader(self._connection.socket.fileno(), self._read)
         self._read()
         await self._last.wait()
-        loop.remove_reader(self._connection.socket.fileno())
         if self._watch is not None:
             self._watch.cancel()
         if self._batches:
             await asyncio.wait(self._batches.values())
+        loop.remove_reader(self._connection.socket.fileno())
         why = ""
         try:
             await self._executor.close()

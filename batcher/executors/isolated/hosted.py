@@ -125,9 +125,8 @@ class HostedChild:
             undo.callback(os.close, memory)
             lifeline, self._lifeline = os.pipe()
             undo.pop_all()
-        command = [sys.executable, "-P", "-m", "batcher.executors.isolated"]
         inherited = (end, memory, lifeline)
-        command += [*map(str, inherited), str(os.getpid()), name]
+        command = [*interpreter(), *map(str, inherited), str(os.getpid()), name]
         return command, ChildFiles(writes[0], writes[1], inherited)
 
     def _broken(self, why: str) -> None:
@@ -166,6 +165,26 @@ class HostedChild:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
+
+
+def interpreter() -> list[str]:
+    """The command of a child without its arguments: it imports from where this process does.
+
+    The folder or archive that this process was started from, what it ignores of its environment (`-I`), and
+    where else it was told to look: a child must not find another batcher, or none.
+    """
+    flags = {
+        "-E": sys.flags.ignore_environment,
+        "-s": sys.flags.no_user_site,
+        "-S": sys.flags.no_site,
+    }
+    options = ["-I"] if sys.flags.isolated else [each for each, is_set in flags.items() if is_set]
+    paths = [path for path in sys.path if isinstance(path, str)]
+    program = (
+        f"import sys; sys.path[:] = {paths!a};"
+        " from batcher.executors.isolated.child import main; main()"
+    )
+    return [sys.executable, "-P", *options, "-c", program]
 
 
 def how_it_ended(code: int) -> str:

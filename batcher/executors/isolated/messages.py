@@ -16,8 +16,7 @@ LOST: Final = 3
 # From the server
 
 LOAD: Final = 1
-"""executor's path (`module:Class`), sys.path, log level, batches at once, whether to pipeline, packed
-`LoadContext`."""
+"""executor's path (`module:Class`), log level, batches at once, whether to pipeline, packed `LoadContext`."""
 RUN: Final = 2
 """batch id, rows, inputs (`tensors`), outputs or None, deadline or None, parameters, metadata,
 sequences, offset and bytes of the arena for outputs, whether it runs alone."""

@@ -10,7 +10,14 @@ from typing import Any, Final
 import msgpack
 import numpy as np
 
-from batcher.errors import BackendUnavailable, ModelLoadError, OutOfMemory, describe, on_one_line
+from batcher.errors import (
+    BackendUnavailable,
+    ModelLoadError,
+    OutOfMemory,
+    describe,
+    encodable,
+    on_one_line,
+)
 from batcher.executor import (
     CAUSES,
     DTYPES,
@@ -96,7 +103,7 @@ def errors_of_rows(result: BatchResult) -> dict[int, str]:
     if not result.row_errors:
         return {}
     most = max(1, _ROW_ERRORS // len(result.row_errors))
-    return {int(row): str(text)[:most] for row, text in result.row_errors.items()}
+    return {int(row): encodable(str(text)[:most]) for row, text in result.row_errors.items()}
 
 
 def failed(batch_id: int, times: list[int], error: BaseException) -> list[Any]:
@@ -161,7 +168,7 @@ def not_loaded(context: LoadContext, error: BaseException) -> list[Any]:
             "BackendUnavailable": BackendUnavailable,
         }
         name = next((n for n, kind in kinds.items() if isinstance(error, kind)), "ModelLoadError")
-        return [NOT_LOADED, name, str(error)[:MAX_ERROR]]
+        return [NOT_LOADED, name, encodable(str(error)[:MAX_ERROR])]
     text = f"model {context.model!r}: the executor could not load: {describe(error)}"
     return [NOT_LOADED, "ModelLoadError", text]
 

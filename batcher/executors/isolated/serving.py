@@ -25,7 +25,7 @@ def serve(end: socket.socket, arena_fd: int) -> None:
     connection = Connection(end)
     mapped = Mapped(arena_fd)
     os.close(arena_fd)
-    _, path, sys.path[:], level, most, pipelining, packed = connection.next()
+    _, path, level, most, pipelining, packed = connection.next()
     logging.basicConfig(
         level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -125,7 +124,7 @@ class ProcessWorker:
         try:
             await self._child.start(self._name)
             how = [level, self._max_in_flight, self._pipelining]
-            self._child.send([messages.LOAD, self._path, sys.path, *how, packed])
+            self._child.send([messages.LOAD, self._path, *how, packed])
             outcome = await loaded
         except OSError as error:
             outcome = ModelLoadError(f"{self._model}: {error}")

@@ -127,6 +127,26 @@ async def test_a_child_that_ends_by_itself_is_lost_with_the_reason(deed, reason)
         assert "stderr" not in later.failure  # callers see it
 
 
+async def test_a_child_leaves_signals_that_end_a_service_to_the_server():
+    async with Child("Does") as child:
+        executed = await child.run(text("terminate"))
+        assert executed.result.outputs["PID"].tolist() == [[child.worker.pid]]
+
+
+async def test_a_row_error_that_utf8_cannot_say_is_that_row_s():
+    async with Child("Does") as child:
+        executed = await child.run(text("wrong row"))
+        assert executed.result.row_errors == {0: "no file ?"}
+
+
+async def test_a_child_imports_from_where_the_server_does(monkeypatch, tmp_path):
+    (tmp_path / "batcher").mkdir()
+    (tmp_path / "batcher" / "__init__.py").write_text("raise SystemError('another batcher')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with Child("Does") as child:
+        assert (await child.run(text(""))).result is not None
+
+
 @pytest.mark.parametrize("deed", ["stop", "hang", "hang in C"])
 async def test_a_child_that_hangs_is_killed_when_it_is_abandoned(deed):
     async with Child("Does") as child:
@@ -161,6 +181,7 @@ async def until_it(deed, pid):
         ("backend", BackendUnavailable, "because of backend"),
         ("raise", ModelLoadError, "model 'm': the executor could not load: ValueError: no"),
         ("sys.exit", ModelLoadError, "model 'm': the executor could not load: SystemExit: bye"),
+        ("surrogate", ModelLoadError, r"no file \?"),
         ("nothing", ModelLoadError, "load must return ModelMetadata, not NoneType"),
         ("exit", ModelLoadError, "model 'm': its child process is gone: .* exit code 7"),
         ("segfault", ModelLoadError, "model 'm': .*SIGSEGV.*Segmentation fault"),
