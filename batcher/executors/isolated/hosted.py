@@ -9,14 +9,17 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from batcher.core.record import record
 from batcher.errors import MAX_DESCRIPTION
 from batcher.executors.isolated.arena import Arena
 from batcher.executors.isolated.link import Link
 from batcher.executors.isolated.output import OutputLines
 from batcher.executors.isolated.processes import ChildFiles, ChildProcess, start
+from batcher.telemetry.reasons import LossReason
 
 SHARED_MEMORY: Final = 1024 * 1024 * 1024
 """Bytes that a child shares with the server at most: for the inputs of the batch that runs and of the next,
@@ -31,18 +34,33 @@ Line = Callable[[str, str], None]
 """Called with `stdout` or `stderr`, and a line that the child has written there."""
 
 
+@record
+class ChildEnd:
+    """How a child ended that was not told to, or was killed because of what it did."""
+
+    reason: LossReason
+    why: str
+    last: str = ""
+    """The end of its stderr; empty if it wrote nothing."""
+
+    @property
+    def in_full(self) -> str:
+        """All of it, for the log: callers get no lines of its stderr."""
+        return f"{self.why}; the end of its stderr: {self.last}" if self.last else self.why
+
+
 class HostedChild:
     """One child process. Call every method on the loop.
 
-    `received` gets its messages. `ended` is called once when the process has ended, with the reason, and
-    with the end of its stderr, empty if it wrote nothing; not after `kill`. `gone` is set when nothing is left of it.
+    `received` gets its messages. `ended` is called once when the process has ended; not after `kill`
+    without a reason. `gone` is set when nothing is left of it.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         received: Callable[[list[Any]], None],
-        ended: Callable[[str, str], None],
+        ended: Callable[[ChildEnd], None],
         line: Line,
     ) -> None:
         self._loop = loop
@@ -145,13 +163,13 @@ class HostedChild:
         self._link.drain()
         for output in self._outputs.values():
             output.close()
-        why = self._why or how_it_ended(code)
-        last = end_of(list(self._outputs["stderr"].last))
+        ended = ChildEnd(LossReason.BROKEN, self._why) if self._why else how_it_ended(code)
+        ended = replace(ended, last=end_of(list(self._outputs["stderr"].last)))
         self._close()
         self.gone.set()
         if not self._killed:
             self._killed = True
-            self._ended(why, last)
+            self._ended(ended)
 
     def _close(self) -> None:
         if self._ends is not None:
@@ -187,16 +205,16 @@ def interpreter() -> list[str]:
     return [sys.executable, "-P", *options, "-c", program]
 
 
-def how_it_ended(code: int) -> str:
-    """An exit code, in words."""
+def how_it_ended(code: int) -> ChildEnd:
+    """What an exit code says."""
     if code >= 0:
-        return f"its process ended with exit code {code}"
+        return ChildEnd(LossReason.EXITED, f"its process ended with exit code {code}")
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
     by = " (by the kernel where memory has run out, or by hand)" if name == "SIGKILL" else ""
-    return f"its process was killed by {name}{by}"
+    return ChildEnd(LossReason.KILLED, f"its process was killed by {name}{by}")
 
 
 def end_of(lines: list[str]) -> str:

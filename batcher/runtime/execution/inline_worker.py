@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from batcher.clock import SECOND, Clock
 from batcher.executor import Executor, LoadContext, ModelMetadata
 from batcher.executors.input_buffers import InputBuffers, input_buffers
+from batcher.executors.isolated.hosted import ChildEnd
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.execution.execute import Cancel, Done, call_failed, cancelled, execute
 from batcher.runtime.execution.gather import Slice
@@ -49,7 +50,7 @@ class InlineWorker:
         self._abandoned = False
         self.capabilities = executor.capabilities
         self.asks = reports_health(executor)
-        self.lost: Callable[[str], None] | None = None
+        self.lost: Callable[[ChildEnd], None] | None = None
         self.watch: WatchCall | None = None  # a coroutine, and this executor has none
         self.asked_ns = 0  # no call goes on after `healthy` has returned
 

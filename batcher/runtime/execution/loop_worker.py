@@ -11,6 +11,7 @@ from typing import TypeAlias
 from batcher.clock import Clock
 from batcher.errors import ModelLoadError, describe
 from batcher.executor import AsyncExecutor, LoadContext, ModelMetadata
+from batcher.executors.isolated.hosted import ChildEnd
 from batcher.runtime.execution.execute import (
     Cancel,
     Done,
@@ -63,7 +64,7 @@ class LoopWorker:
         """Set when no batch executes."""
         self.capabilities = executor.capabilities
         self.asks = reports_health(executor)
-        self.lost: Callable[[str], None] | None = None
+        self.lost: Callable[[ChildEnd], None] | None = None
         watch = getattr(executor, "watch", None)
         self.watch: WatchCall | None = watch if inspect.iscoroutinefunction(watch) else None
         self.asked_ns = 0  # a call that takes too long is cancelled, so none blocks

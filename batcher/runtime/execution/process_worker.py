@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from batcher.clock import SECOND, Clock
 from batcher.errors import BackendUnavailable, ModelLoadError, OutOfMemory, on_one_line
 from batcher.executor import Capabilities, LoadContext, ModelMetadata
 from batcher.executors.isolated import messages, replies
-from batcher.executors.isolated.hosted import HostedChild, Line
+from batcher.executors.isolated.hosted import ChildEnd, HostedChild, Line
 from batcher.executors.isolated.replies import LyingChildError, parts
 from batcher.executors.isolated.values import packed_context
 from batcher.runtime.execution.child_batches import ChildBatches
@@ -57,8 +58,8 @@ class ProcessWorker:
         self.asks = False
         self.watch: WatchCall | None = None
         self.asked_ns = 0
-        self.lost: Callable[[str], None] | None = None
-        """Called once with the reason, when the child has ended by itself, or was killed because of what it
+        self.lost: Callable[[ChildEnd], None] | None = None
+        """Called once, when the child has ended by itself, or was killed because of what it
         sent. Its batches fail after that, unless the worker is abandoned in it."""
         self.line: Line = self._log_line
         """Called with each line that the child writes to its `stdout` or `stderr`."""
@@ -191,19 +192,19 @@ class ProcessWorker:
 
     # The end of the child
 
-    def _ended(self, why: str, last: str) -> None:
-        """It has ended, by itself or killed for what it sent; `last` is the end of its stderr."""
+    def _ended(self, end: ChildEnd) -> None:
+        """It has ended, by itself or killed for what it sent."""
         if self._abandoned:
             return
-        self._why = f"its child process is gone: {why}"
-        in_full = f"{self._why}; the end of its stderr: {last}" if last else self._why
+        self._why = f"its child process is gone: {end.why}"
+        end = replace(end, why=self._why)
         batches = self._batches
-        self._answer_all(in_full)
+        self._answer_all(end.in_full)
         if batches is None:
             return
         if self.lost is not None and (batches.running or not self._closing):
             try:
-                self.lost(in_full)
+                self.lost(end)
             except Exception:
                 log.exception("%s: internal error: a lost child was not reported", self._name)
         if not self._abandoned:

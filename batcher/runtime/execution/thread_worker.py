@@ -12,6 +12,7 @@ from functools import partial
 from batcher.clock import Clock
 from batcher.executor import Executor, LoadContext, ModelMetadata
 from batcher.executors.input_buffers import InputBuffers, input_buffers
+from batcher.executors.isolated.hosted import ChildEnd
 from batcher.executors.threaded import ThreadedExecutor
 from batcher.runtime.execution.execute import (
     Cancel,
@@ -84,7 +85,7 @@ class ThreadWorker:
         self._submitted = 0
         self.capabilities = executor.capabilities
         self.asks = reports_health(executor)
-        self.lost: Callable[[str], None] | None = None
+        self.lost: Callable[[ChildEnd], None] | None = None
         self.watch: WatchCall | None = None  # a coroutine, and this executor has no event loop
         self.asked_ns = 0
         self._asked: asyncio.Future[object] | None = None

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 from batcher.clock import Clock
 from batcher.executor import AsyncExecutor, Capabilities, Executor, LoadContext, ModelMetadata
 from batcher.executor.classes import ExecutorPath
+from batcher.executors.isolated.hosted import ChildEnd
 from batcher.runtime.execution.execute import Cancel, Done
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.inline_worker import InlineWorker
@@ -55,8 +56,8 @@ class Worker(Protocol):
     asked_ns: int
     """When the `healthy` call began that blocks its thread (nanoseconds); 0 if none does."""
 
-    lost: Callable[[str], None] | None
-    """Called once with the reason when a child process is gone that was not told to end; set it after `load`.
+    lost: Callable[[ChildEnd], None] | None
+    """Called once when a child process is gone that was not told to end; set it after `load`.
     Its batches fail after that, unless the worker is abandoned in the call. A thread is never lost."""
 
     async def healthy(self, timeout_s: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, runtime_checkable
 
 from batcher.clock import SECOND, Clock
-from batcher.telemetry.reasons import LossReason
+from batcher.executors.isolated.hosted import ChildEnd
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +25,10 @@ _WRITTEN_AS_IS: Final = frozenset({"\t"})
 class ChildWorker(Protocol):
     """A worker whose executor is in a child process."""
 
-    lost: Callable[[str], None] | None
-    """Called once when the child has ended by itself, with the reason."""
+    lost: Callable[[ChildEnd], None] | None
+    """Called once when the child has ended by itself."""
     line: Callable[[str, str], None]
     """Called with `stdout` or `stderr`, and a line that the child has written there."""
-
-
-def loss_reason(why: str) -> LossReason:
-    """The kind of a loss, from what the worker says of it."""
-    if "was killed by" in why:
-        return LossReason.KILLED
-    if "exit code" in why:
-        return LossReason.EXITED
-    return LossReason.BROKEN
 
 
 class ChildOutput:

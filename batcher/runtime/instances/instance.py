@@ -24,12 +24,13 @@ from batcher.core.events import (
 )
 from batcher.errors import InterfaceChanged, ModelLoadError, describe
 from batcher.executor import Capabilities, ModelMetadata
+from batcher.executors.isolated.hosted import ChildEnd
 from batcher.runtime.execution.execute import Cancel, ExecutedBatch
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.worker import Worker
 from batcher.runtime.health import InstanceHealth, InstanceState
 from batcher.runtime.instances.batch_ends import BatchEnds
-from batcher.runtime.instances.children import ChildOutput, ChildWorker, loss_reason
+from batcher.runtime.instances.children import ChildOutput, ChildWorker
 from batcher.runtime.instances.fitted_load import load_fitted, worker_of
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.instance_checks import instance_checks
@@ -394,13 +395,13 @@ class Instance:
             if not self._stopping:
                 self._replacement.begin(served_s)
 
-    def _child_lost(self, worker: Worker, why: str) -> None:
+    def _child_lost(self, worker: Worker, end: ChildEnd) -> None:
         """The child process of a worker is gone."""
         if worker is self._worker:
             # What it wrote is for the log, and not for those who ask for the state of a model.
-            self._lost(loss_reason(why), why.partition("; the end of its stderr")[0], why)
+            self._lost(end.reason, end.why, end.in_full)
         elif worker is self._loading:
-            self._lost_early = why
+            self._lost_early = end.in_full
 
     def _go_without(self, worker: Worker) -> None:
         """Raise `ModelLoadError`: the child was lost after its warm-up."""

@@ -16,6 +16,7 @@ from batcher.executor import Capabilities, LoadContext, ModelMetadata, TensorSpe
 from batcher.executors.isolated import messages
 from batcher.executors.isolated.arena import Arena
 from batcher.executors.isolated.frames import frame
+from batcher.executors.isolated.hosted import ChildEnd
 from batcher.executors.isolated.link import MAX_UNSENT, Link
 from batcher.executors.isolated.values import plain
 from batcher.runtime.execution import process_worker
@@ -23,6 +24,7 @@ from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.process_worker import ProcessWorker
 from batcher.runtime.interface.layout import layout_of
 from batcher.runtime.request import InferenceRequest
+from batcher.telemetry.reasons import LossReason
 from batcher.tensors import Tensor
 
 METADATA = ModelMetadata(
@@ -62,7 +64,7 @@ class FakeChild:
         if not self.gone.is_set():
             self.gone.set()
             if why:
-                asyncio.get_running_loop().call_soon(self.ended, why, "")
+                asyncio.get_running_loop().call_soon(self.ended, ChildEnd(LossReason.BROKEN, why))
 
 
 @pytest.fixture(autouse=True)
@@ -166,8 +168,9 @@ async def test_a_child_that_lies_is_lost_and_its_batches_fail(lie):
     assert not loaded.ended
     for _ in range(4):
         await asyncio.sleep(0)
-    (why,) = loaded.lost
-    assert loaded.child.killed[0] in why
+    (end,) = loaded.lost
+    assert end.reason is LossReason.BROKEN
+    assert loaded.child.killed[0] in end.why
     (executed,) = loaded.ended
     assert executed.result is None
     assert loaded.child.killed[0] in executed.failure

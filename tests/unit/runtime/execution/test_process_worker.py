@@ -28,6 +28,7 @@ from batcher.runtime.instances.warmup import run_batch
 from batcher.runtime.interface.layout import layout_of
 from batcher.runtime.interface.padding import Padded
 from batcher.runtime.request import InferenceRequest
+from batcher.telemetry.reasons import LossReason
 from batcher.tensors import Tensor
 
 pytestmark = pytest.mark.slow
@@ -107,23 +108,28 @@ async def test_a_child_answers_and_ends():
 
 
 @pytest.mark.parametrize(
-    ("deed", "reason"),
+    ("deed", "reason", "says"),
     [
-        ("exit", "ended with exit code 7"),
-        ("segfault", "killed by SIGSEGV.*Fatal Python error: Segmentation fault.*odd_executors"),
-        ("kill", "killed by SIGKILL"),
-        ("close", "closed its connection"),
+        ("exit", LossReason.EXITED, "ended with exit code 7"),
+        (
+            "segfault",
+            LossReason.KILLED,
+            "killed by SIGSEGV.*Fatal Python error: Segmentation fault.*odd_executors",
+        ),
+        ("kill", LossReason.KILLED, "killed by SIGKILL"),
+        ("close", LossReason.BROKEN, "closed its connection"),
     ],
 )
-async def test_a_child_that_ends_by_itself_is_lost_with_the_reason(deed, reason):
+async def test_a_child_that_ends_by_itself_is_lost_with_the_reason(deed, reason, says):
     async with Child("Does") as child:
         executed = await child.run(text(deed))
         assert executed.result is None
         assert executed.cause is FailureCause.DEVICE
-        why = await child.why
-        assert re.search(reason, why), why
+        end = await child.why
+        assert end.reason is reason
+        assert re.search(says, end.in_full), end
         later = await child.run(text(""))
-        assert why.startswith(later.failure)
+        assert later.failure == end.why
         assert "stderr" not in later.failure  # callers see it
 
 

@@ -11,9 +11,7 @@ from batcher.runtime.instances.children import (
     LINES_PER_SECOND,
     ChildOutput,
     escaped,
-    loss_reason,
 )
-from batcher.telemetry.reasons import LossReason
 from batcher.testing import ManualClock
 
 
@@ -49,18 +47,6 @@ def test_a_flood_is_cut_and_counted(clock, caplog):
     with caplog.at_level(logging.INFO):
         output.tell_dropped()
     assert f"{1000 - LINES_PER_SECOND} lines" in caplog.messages[-1]
-
-
-@pytest.mark.parametrize(
-    ("why", "reason"),
-    [
-        ("its process was killed by SIGSEGV", LossReason.KILLED),
-        ("its process ended with exit code 3", LossReason.EXITED),
-        ("it closed its connection to the server", LossReason.BROKEN),
-    ],
-)
-def test_losses_are_told_apart(why, reason):
-    assert loss_reason(why) is reason
 
 
 class Worker:
