@@ -197,7 +197,7 @@ def interpreter() -> list[str]:
         "-S": sys.flags.no_site,
     }
     options = ["-I"] if sys.flags.isolated else [each for each, is_set in flags.items() if is_set]
-    paths = [path for path in sys.path if isinstance(path, str)]
+    paths = [str(path) for path in sys.path]
     program = (
         f"import sys; sys.path[:] = {paths!a};"
         " from batcher.executors.isolated.child import main; main()"
