@@ -101,7 +101,7 @@ _REFUSALS: dict[Reason, _Refusal] = {
         errors.ModelUnavailable, "the model was unloaded while the request waited"
     ),
     Reason.NO_INSTANCE: _Refusal(
-        errors.InstanceUnavailable, "no instance is up; one is being started"
+        errors.InstanceUnavailable, "no instance is up", "RepositoryIndex says why"
     ),
     Reason.TOO_MANY_ROWS: _Refusal(
         errors.InvalidRequest,
