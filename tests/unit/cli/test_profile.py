@@ -103,7 +103,13 @@ def test_a_padded_model_is_measured_in_every_bucket(run, write, tmp_path, monkey
     load = EmulatedExecutor.load
 
     def variable(self, context):
-        return replace(load(self, context), inputs=(TensorSpec("X", "FP32", (-1, -1)),))
+        metadata = load(self, context)
+        y, batch = metadata.outputs
+        return replace(
+            metadata,
+            inputs=(TensorSpec("X", "FP32", (-1, -1)),),
+            outputs=(replace(y, shape=(-1, -1)), batch),
+        )
 
     monkeypatch.setattr(EmulatedExecutor, "load", variable)
     config = write("""
@@ -112,6 +118,7 @@ models:
     executor: emulated
     batching: {max_batch_size: 2}
     padding: [{input: X, axis: 1, buckets: [4, 9]}]
+    outputs: [{output: Y, axis: 1, like: {input: X, axis: 1}}]
 """)
     output = tmp_path / "profile.json"
     result = run("profile", config, "--repeats", "1", "-o", output)
