@@ -9,7 +9,7 @@ from batcher.core.model import Model
 from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.ledger import Ledger
-from batcher.core.requests.refusals import busy_ns
+from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS, busy_ns
 from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.times import TIMER_NS
 
@@ -66,11 +66,15 @@ def refuse_late(
 ) -> None:
     """Refuse waiting requests that are not answered by their limits, or would make others late.
 
+    While no instance is up, that is the reason, and no load.
     `wait_ns`: what goes before them, from the moment on at which an instance is free.
     """
     if not requests:
         return
     fleet = ledger.fleet
+    if model.name not in fleet.serving:
+        ledger.refuse(requests, Reason.NO_INSTANCE, retry_ns=UNAVAILABLE_RETRY_NS)
+        return
     found: dict[tuple[RefusalCause, MissedTime, int] | None, list[LiveRequest]] = {}
     retry_ns = busy_ns(model, fleet, now_ns)
     begins_ns = fleet.next_free_ns(model.name, now_ns) + wait_ns

@@ -1,6 +1,6 @@
 """Requests of batches that went down with their instance: they fail, or run once more.
 
-They run once more where the model is `idempotent`, if they can still be answered: each at most once in its
+They run once more where the model is `idempotent`, if their deadline and limit have not passed: each at most once in its
 life, and no step of a sequence, whose state may have gone with the instance. Which request brought the
 instance down, if any did, is not known. So those that ran become suspects that run in small groups, in the order
 in which they were in their batch, and before what came after them. What had not begun goes back to the queue.
@@ -41,7 +41,8 @@ def settle_lost(
                 ledger.forget(request)
                 reason = expiry_reason(request.arrived, request.expires_ns)
                 ledger.settle((request.id,), Outcome.EXPIRED, reason)
-        saved = _saved(_left(batches, ledger), model)
+        saved = _saved(_left(batches, ledger), model, now_ns)
+        model.bisections.saved += len(saved)
         for batch in batches:
             parts = [p for p in batch.parts if p.id in saved and p.id in batch.unreported]
             _run_again(batch, parts, model, ledger, now_ns, begun=batch.batch_id in begun)
@@ -64,10 +65,14 @@ def _left(batches: Sequence[RunningBatch], ledger: Ledger) -> Iterator[LiveReque
     return iter([ledger.live[request_id] for request_id in ids if request_id in ledger.live])
 
 
-def _saved(requests: Iterable[LiveRequest], model: Model) -> frozenset[int]:
+def _saved(requests: Iterable[LiveRequest], model: Model, now_ns: int) -> frozenset[int]:
     """Those that run once more, and are marked so: no more of them wait for that than may wait at all."""
     room = max(0, model.settings.queue.max_requests - model.bisections.waiting_lost)
-    may = [each for each in requests if not each.lost and each.arrived.sequence is None]
+    may = [
+        each
+        for each in requests
+        if not each.lost and each.arrived.sequence is None and each.limit_ns > now_ns
+    ]
     saved = list(islice(may, room))
     for request in saved:
         request.lost = True
@@ -93,6 +98,5 @@ def _run_again(
         else:
             request.suspect_parts -= 1
             requeue(request, model, now_ns)
-    model.bisections.saved += len(parts)
     if suspects:
         model.bisections.run_again(batch.batch_id, suspects, batch.shapes, now_ns)

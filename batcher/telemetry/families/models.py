@@ -84,7 +84,8 @@ REPEATED_REQUESTS = Family(
     "counter",
     "requests",
     MODEL,
-    "Requests that are executed once more because their instance was lost; only with idempotent: true.",
+    "Requests that wait to be executed once more because their instance was lost, each counted when that"
+    " happens; only with idempotent: true.",
 )
 
 FAMILIES = (

@@ -12,6 +12,7 @@ from batcher.core.commands import Outcome, Reason
 from batcher.core.events import BatchProgress, FailureCause, InstanceUp, ModelConfigured
 from batcher.core.queueing.ranks import LATE, late_turn_ns, rank_of
 from batcher.core.requests.late import LateQueue
+from batcher.core.requests.refusals import UNAVAILABLE_RETRY_NS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, PaddedAxis, QueueLimits
 
@@ -277,6 +278,15 @@ class TestLimit:
             ends |= dict.fromkeys(play.ended(play.feed()), play.now)
         assert ends == {1: 101, 2: 102, 3: 103}
         assert set(play.scheduler.live) == {0}
+
+    def test_while_no_instance_is_up_that_is_the_reason(self, busy):
+        play = busy(limit=100)
+        play.arrive(1, at=1, due=15)
+        play.down("i")
+        play.now = 101
+        [refused] = play.feed()
+        assert (refused.ids, refused.reason) == ((1,), Reason.NO_INSTANCE)
+        assert (refused.retry_after_ns, refused.blame) == (UNAVAILABLE_RETRY_NS, None)
 
     def test_where_the_target_is_the_limit_what_cannot_be_in_time_is_refused_at_once(self, busy):
         play = busy(limit=15, target=15)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch, Outcome, Reason, Settle
 from batcher.core.scheduler import Scheduler
+from batcher.core.settings import Adaptive
 from batcher.testing.invariants import validate
 
 
@@ -122,6 +124,23 @@ def test_one_that_has_expired_ends_so(play):
     play.arrive(3, expires=20)
     play.now = 30
     assert settled(play.down("j")) == {3: (Outcome.EXPIRED, Reason.CALLER_DEADLINE)}
+
+
+def test_one_whose_limit_has_passed_has_failed_with_its_instance(play):
+    play.model("m", Adaptive(limit_ns=100 * MILLISECOND), 1, target=50, idempotent=True)
+    play.up()
+    play.arrive(1)
+    play.now = 100
+    assert settled(play.down()) == {1: LOST}
+    assert play.scheduler.models["m"].bisections.saved == 0
+
+
+def test_a_split_request_counts_once_among_those_that_run_again(play):
+    play.fixed(idempotent=True, max_rows=2)
+    play.up(max_in_flight=2)
+    assert len(dispatched(play.arrive(1, rows=4))) == 2
+    play.down()
+    assert play.scheduler.models["m"].bisections.saved == 1
 
 
 def test_no_more_wait_to_run_again_than_may_wait_at_all(play):

@@ -456,7 +456,6 @@ for each in ("InstanceDown", "InstanceUp"):
     REQUESTS[each, "waiting"] = may_run_again(each, enter=large_in_batch)
     REQUESTS[each, "late"] = may_run_again(each, enter=late_in_batch)
     REQUESTS[each, "expired"] = may_run_again(each, 60, expires=60)
-    REQUESTS[each, "refused"] = may_run_again(each, 2 * LIMIT, in_batch_with_a_limit)
 
 BY_STATE = {
     ("held", "RequestArrived", "refused"): makes_room,
