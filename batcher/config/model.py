@@ -181,8 +181,8 @@ class ModelConfig(Section):
     """A positive integer, in quotes. Name and version together are unique."""
     executor: Name
     """The executor that runs the model: an entry point of the group `batcher.executors`. `emulated`
-    comes with batcher, and so do those that send batches on to another server; others come with a
-    plugin."""
+    and `python` come with batcher, and so do those that send batches on to another server; others come
+    with a plugin."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Settings of the executor, which checks them. Relative paths start at the folder of the
     configuration file."""

@@ -117,8 +117,9 @@ class Model:
         """Whether enough waits for a batch ahead of its turn.
 
         It fills the largest batch, so that later arrivals would not change it; or it is anything at all,
-        where waiting for them would cost a round trip to the backend, or a copy to the device. False while failed batches run again, or long requests in pieces: then the end of a batch
-        decides what comes next. False, too, while failing requests keep batches small.
+        where waiting for them would cost a round trip to the backend, or a copy to the device. False while
+        failed batches run again, or long requests in pieces: then the end of a batch decides what comes
+        next. False, too, while failing requests keep batches small.
         """
         queue, bisections, most = self.queue, self.bisections, self.settings.max_batch_size
         # Under a ceiling, `prefetching` sees what fills a batch of the group's bucket.

@@ -15,11 +15,11 @@ class ModelObservation:
     most efficient size; 0 while that is unknown. `reachable` says whether one row alone can meet the
     target in some bucket, `late_buckets` in how many it cannot. `bisected_batches` and
     `bisect_executions` count, since the model was configured, batches that failed as a whole and were
-    bisected, and the executions that this took; `saved_requests` those that run once more because their
-    instance went down. In a `storm` batches fail as a whole. `margin` is how
-    many times longer than expected the bucket used last is planned to take, `drift` how many times
-    slower it is than it was measured first, `handling_ns` what it takes beyond its own time, `copy_ns` what copying a full one to its device takes
-    where batches are pipelined. `shapes` are the buckets with known batch times: without
+    bisected, and the executions that this took; `saved_requests` counts requests that were to run once more
+    because their instance went down. In a `storm` batches fail as a whole. `margin` is how many times longer
+    than expected the bucket used last is planned to take, `drift` how many times slower it is than it was
+    measured first, `handling_ns` what it takes beyond its own time, `copy_ns` what copying a full one to its
+    device takes where batches are pipelined. `shapes` are the buckets with known batch times: without
     padding, the shapes of requests lately. `held_requests` are those of the waiting ones that are steps of
     sequences and wait for the step before them. `ceiling_rows` is the most rows that a batch may have now,
     in the known bucket of the largest rows.

@@ -20,8 +20,8 @@ the drift as well. With 22 or 45 samples, uneven times cost 0.3 to 0.5 points at
 class Curve(Captured):
     """Running means by size, and `times[b]`: the time of `b` rows (`times[0]` is 0).
 
-    With `batch_sizes`, a size is the one that rows run with (`executed`). `times` is empty until something was learned. It is replaced, never changed. `sizes` are those that
-    were seen when it was last fitted.
+    With `batch_sizes`, a size is the one that rows run with (`executed`). `times` is empty until something
+    was learned. It is replaced, never changed. `sizes` are those that were seen when it was last fitted.
     """
 
     __slots__ = (

@@ -102,7 +102,8 @@ async def warm_up_buckets(
 ) -> tuple[tuple[Shapes, Profile], ...]:
     """Return the service times of the buckets of a padded model, until `BUCKETS_NS` are over.
 
-    Where batches are pipelined, `copies` is filled with the times of gathering and copying them. The largest and the smallest bucket are measured first, so that the others can be estimated.
+    Where batches are pipelined, `copies` is filled with the times of gathering and copying them. The
+    largest and the smallest bucket are measured first, so that the others can be estimated.
     """
     padded = frozenset((rule.input, rule.axis) for rule in padding.rules.axes)
     _check_length(model, metadata.inputs, plan, padded)
