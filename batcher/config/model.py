@@ -271,6 +271,10 @@ class ModelConfig(Section):
                 "no effect, as steps of sequences are not executed twice; allowed: without sequence"
             )
             problems.append((("idempotent",), text))
+        usual = type(self).model_fields["max_abandoned_threads"].default
+        if self.isolation == "process" and self.max_abandoned_threads != usual:
+            text = "no effect, as a child process that hangs is killed; allowed: without isolation: process"
+            problems.append((("max_abandoned_threads",), text))
         CrossCheckError.raise_any(problems)
 
     def fitted(self, executor: ExecutorBatches) -> Self:

@@ -1,8 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from batcher.config import BatchingConfig, Config, ModelConfig
+from batcher.config import BatchingConfig, Config, ModelConfig, parse_config
 from batcher.core.settings import Adaptive, FixedWindow, ModelSettings, NoBatching, QueueLimits
+from batcher.errors import ConfigError
 
 
 def test_the_defaults_of_a_model(model):
@@ -217,3 +218,22 @@ def test_sections_can_be_made_in_code():
     assert made.batching.max_queue_delay == 2_000_000
     with pytest.raises(ValidationError, match="no effect under policy none"):
         BatchingConfig(policy="none", max_queue_delay="2ms")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            "isolation: process, max_abandoned_threads: 5",
+            "max_abandoned_threads (line 1): no effect, as a child process that hangs is killed",
+        ),
+        (
+            "idempotent: true, sequence: {strategy: slot}",
+            "idempotent (line 1): no effect, as steps of sequences are not executed twice",
+        ),
+    ],
+)
+def test_keys_without_effect_are_refused(keys, said):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f"models: [{{name: m, executor: emulated, {keys}}}]")
+    assert said in str(caught.value)
