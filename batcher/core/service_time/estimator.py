@@ -111,8 +111,11 @@ class ServiceTimes(Captured):
 
     @property
     def copies(self) -> Sequence[float]:
-        """Time until a batch's inputs are on the device, by rows; empty where nothing is pipelined."""
-        return self._copies.times
+        """Time until a batch's inputs are on the device, by rows.
+
+        Empty where nothing is pipelined, and while nothing is known of the device's own time.
+        """
+        return self._copies.times if self._curve.times else ()
 
     def ahead_ns(self, rows: int) -> float:
         """How much longer a batch takes on an idle instance than it keeps that from the next one."""

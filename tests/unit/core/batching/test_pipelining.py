@@ -8,7 +8,13 @@ import pytest
 from batcher.clock import MILLISECOND, SECOND
 from batcher.config import parse_config
 from batcher.core.commands import Dispatch, Outcome, Settle
-from batcher.core.events import InstanceUp, ModelConfigured, RequestArrived
+from batcher.core.events import (
+    BatchProgress,
+    InstanceUp,
+    ModelConfigured,
+    RequestArrived,
+    Timings,
+)
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 from batcher.simulation.engine.prefetch import PrefetchDriver
@@ -192,3 +198,21 @@ def test_more_requests_are_in_time_than_one_after_the_other(target):
         in_time[pipelining] = (run.settled_ns - at_ns <= target_ns).mean()
     assert in_time[True] > 0.97
     assert in_time[True] > in_time[False]
+
+
+def test_copies_count_from_when_the_time_of_the_device_is_known(play):
+    """A batch that took the device no time at all says how long copies take, and nothing else."""
+    play.model("m", Adaptive(), MOST)
+    play.up()
+    play.arrive(1, at=1)
+    copied_ns = 3 * MILLISECOND
+    stamps = Timings(MILLISECOND, copied_ns, copied_ns, copied_ns, copied_ns)
+    play.feed(BatchProgress(1, (1,), timings=stamps), at=4)
+    times = play.scheduler.models["m"].times.get(())
+    assert (list(times.curve), list(times.copies)) == ([], [])
+    assert play.batches(play.arrive(2, at=5)) == [[2]]
+    stamps = Timings(
+        5 * MILLISECOND, 7 * MILLISECOND, 9 * MILLISECOND, 9 * MILLISECOND, 7 * MILLISECOND
+    )
+    play.feed(BatchProgress(2, (2,), timings=stamps), at=9)
+    assert (times.curve[1], times.copies[1]) == (2.0 * MILLISECOND, 2.0 * MILLISECOND)
