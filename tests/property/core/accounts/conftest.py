@@ -154,8 +154,12 @@ class Accounts:
             self.end(request_id, Outcome.EXPIRED, reason)
 
     def end_at_limit(self, request_id, *, waits):
-        if waits and self.live[request_id].limit_ns <= self.now_ns:
-            self.end(request_id, Outcome.REJECTED, Reason.PREDICTED_LATE)
+        request = self.live[request_id]
+        if waits and request.limit_ns <= self.now_ns:
+            up = self.serves(request.arrived.model)
+            self.end(
+                request_id, Outcome.REJECTED, Reason.PREDICTED_LATE if up else Reason.NO_INSTANCE
+            )
 
     def serves(self, model):
         up = self.instances.values()
@@ -262,7 +266,12 @@ class Accounts:
         lost = {i: b for i, b in self.running.items() if b.command.instance == instance}
         own = {r for b in lost.values() for r in b.left}
         model = self.models.get(self.instances[instance].model) if own else None
-        again = {r for r in own if model is not None and model.idempotent and not self.live[r].lost}
+        again = set()
+        if model is not None and model.idempotent:
+            for request_id in own:
+                self.end_if_expired(request_id, waits=True)
+            requests = {i: self.live[i] for i in own - set(self.must)}
+            again = {i for i, r in requests.items() if not r.lost and r.limit_ns > self.now_ns}
         for request_id in own - again:
             self.end(request_id, Outcome.FAILED, Reason.INSTANCE_DOWN)
         for batch_id, batch in lost.items():
@@ -272,8 +281,6 @@ class Accounts:
             request = self.live[request_id]
             request.lost = request.suspect = True
             self.unbound.add(request.arrived.model)
-            self.end_if_expired(request_id, waits=True)
-            self.end_at_limit(request_id, waits=True)
             if sum(r.lost for r in self.live.values()) > model.queue.max_requests:
                 self.crowded.add(request_id)
         self.instances.pop(instance, None)
@@ -334,6 +341,9 @@ class Accounts:
             assert reason is Reason.DEADLINE_TOO_SHORT
             assert request.arrived.deadline_ns is not None
             assert not request.begun
+        elif reason is Reason.NO_INSTANCE:
+            assert outcome is Outcome.REJECTED
+            assert not self.serves(request.arrived.model)
         else:
             assert outcome is Outcome.REJECTED
             assert reason is Reason.PREDICTED_LATE or (reason in FULL and not request.begun)
