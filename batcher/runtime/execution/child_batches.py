@@ -262,7 +262,7 @@ class ChildBatches:
         running = self._running.get(batch_id)
         if running is None or not running.given_ns or running.answered:
             raise LyingChildError("outputs of a batch that does not run")
-        if nbytes <= running.room[1] or nbytes > self._arena.nbytes:
+        if nbytes <= running.room[1]:
             raise LyingChildError(f"outputs of {nbytes} bytes, after room for {running.room[1]}")
         self._outputs.free(running.room)
         running.room = NO_ROOM
