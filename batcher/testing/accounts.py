@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from math import isqrt
 
 from batcher.core.commands import Dispatch, Part
-from batcher.core.events import RequestArrived
+from batcher.core.events import RequestArrived, Shapes
 from batcher.core.faults.bisection import Bisection
+from batcher.core.settings import PaddedAxis
 from batcher.core.times import NEVER_NS
 
 
@@ -29,10 +30,23 @@ class Request:
     most_rows: int = NEVER_NS
     """The most rows of a batch in which it runs again, after one that the device had no memory for."""
 
+    def may_run_again(self, now_ns: int) -> bool:
+        """Whether it runs once more when an instance goes down with it now, if its model is idempotent."""
+        return not self.lost and self.limit_ns > now_ns
+
 
 def rows_of(parts: Sequence[Part]) -> set[tuple[int, int]]:
     """The rows of these parts, as (request, row)."""
     return {(part.id, row) for part in parts for row in range(part.start, part.stop)}
+
+
+def check_padding(own: Shapes, command: Dispatch, padding: Sequence[PaddedAxis]) -> None:
+    """Raise `AssertionError` if a batch's bucket cannot hold a request of these shapes."""
+    again = command.attempt > 1  # padded as it was, under whatever settings that was
+    padded = {(axis.input, axis.axis - 1) for axis in padding}
+    for place, (shape, bucket) in enumerate(zip(own, command.bucket, strict=True)):
+        for axis, (length, most) in enumerate(zip(shape, bucket, strict=True)):
+            assert length == most or (length < most and (again or (place, axis) in padded))
 
 
 @dataclass

@@ -38,7 +38,7 @@ from batcher.core.events import (
 from batcher.core.queueing.ranks import LATE
 from batcher.core.settings import Adaptive, NoBatching
 from batcher.core.times import LATELY_NS, NEVER_NS, TIMER_NS, TOLERANCE_NS
-from batcher.testing.accounts import Batch, Request, Reruns, rows_of
+from batcher.testing.accounts import Batch, Request, Reruns, check_padding, rows_of
 
 FULL = {Reason.QUEUE_REQUESTS, Reason.QUEUE_GROUPS, Reason.QUEUE_ROWS, Reason.QUEUE_BYTES}
 
@@ -157,9 +157,8 @@ class Accounts:
         request = self.live[request_id]
         if waits and request.limit_ns <= self.now_ns:
             up = self.serves(request.arrived.model)
-            self.end(
-                request_id, Outcome.REJECTED, Reason.PREDICTED_LATE if up else Reason.NO_INSTANCE
-            )
+            reason = Reason.PREDICTED_LATE if up else Reason.NO_INSTANCE
+            self.end(request_id, Outcome.REJECTED, reason)
 
     def serves(self, model):
         up = self.instances.values()
@@ -270,8 +269,7 @@ class Accounts:
         if model is not None and model.idempotent:
             for request_id in own:
                 self.end_if_expired(request_id, waits=True)
-            requests = {i: self.live[i] for i in own - set(self.must)}
-            again = {i for i, r in requests.items() if not r.lost and r.limit_ns > self.now_ns}
+            again = {i for i in own - set(self.must) if self.live[i].may_run_again(self.now_ns)}
         for request_id in own - again:
             self.end(request_id, Outcome.FAILED, Reason.INSTANCE_DOWN)
         for batch_id, batch in lost.items():
@@ -341,12 +339,11 @@ class Accounts:
             assert reason is Reason.DEADLINE_TOO_SHORT
             assert request.arrived.deadline_ns is not None
             assert not request.begun
-        elif reason is Reason.NO_INSTANCE:
-            assert outcome is Outcome.REJECTED
-            assert not self.serves(request.arrived.model)
         else:
             assert outcome is Outcome.REJECTED
-            assert reason is Reason.PREDICTED_LATE or (reason in FULL and not request.begun)
+            nowhere = reason is Reason.NO_INSTANCE and not self.serves(request.arrived.model)
+            full = reason in FULL and not request.begun
+            assert nowhere or full or reason is Reason.PREDICTED_LATE
 
     def check_prediction(self, request_id, scheduler):
         """A prediction refuses only what has a limit, and nothing that came beside an idle instance.
@@ -396,7 +393,7 @@ class Accounts:
             assert set(range(part.start, part.stop)) <= self.waiting(part.id)
             assert request.expires_ns is None or request.expires_ns > self.now_ns
             assert request.limit_ns > self.now_ns
-            self.check_padding(request.arrived.shapes, command)
+            check_padding(request.arrived.shapes, command, model.padding)
             request.begun = True
         if command.attempt > 1:
             suspects = scheduler.fleet.batches[command.batch_id].suspects
@@ -428,13 +425,6 @@ class Accounts:
         others = any(r.arrived.batch_key == key for r in model.queue)
         full = batch.rows == model.most_rows(command.bucket)
         assert others or full or model.times.pipelined
-
-    def check_padding(self, own, command):
-        again = command.attempt > 1  # padded as it was, under whatever settings that was
-        padded = {(a.input, a.axis - 1) for a in self.models[command.model].padding}
-        for place, (shape, bucket) in enumerate(zip(own, command.bucket, strict=True)):
-            for axis, (length, most) in enumerate(zip(shape, bucket, strict=True)):
-                assert length == most or (length < most and (again or (place, axis) in padded))
 
     def check_that_it_is_in_time(self, batch, scheduler, *, stale):
         """No request runs that the estimator says will miss its target, or its deadline.
