@@ -163,7 +163,10 @@ def instance_plan(
         pipelining=config.pipelining,
         load_retry_ns=config.load_retry_timeout,
         checks=HealthCheckPlan(
-            config.health.interval, config.health.timeout, config.health.failure_threshold
+            config.health.interval,
+            config.health.timeout,
+            config.health.failure_threshold,
+            config.health.restart_after if config.isolation == "process" else None,
         ),
         restart=RestartPlan(
             config.restart.backoff,

@@ -146,6 +146,10 @@ class HealthConfig(Section):
     failure_threshold: Count | None = 5
     """An instance counts as unhealthy after this many batches failed in a row, and a test batch
     as well. Failures that the caller caused do not count. null never counts."""
+    restart_after: Count | None = 3
+    """With `isolation: process`, an instance is replaced when it was unhealthy at this many checks in a row
+    and no batch succeeded meanwhile: a broken GPU context goes with its process alone. What runs may end
+    before that. Replacements count for `restart.limit`. null: it stays as it is, until it is well again."""
 
 
 class RestartConfig(Section):
@@ -266,6 +270,13 @@ class ModelConfig(Section):
         if not most and self.queue.max_batches_per_request != QueueConfig().max_batches_per_request:
             allowed = f"{NO_BATCH_AXIS}; allowed: together with another max_batch_size"
             problems.append((("queue", "max_batches_per_request"), allowed))
+        usual = (None, HealthConfig().restart_after)
+        if self.isolation != "process" and self.health.restart_after not in usual:
+            text = (
+                f"no effect with isolation: {self.isolation}, where no new process would begin;"
+                " allowed: with isolation: process"
+            )
+            problems.append((("health", "restart_after"), text))
         if self.idempotent and self.sequence is not None:
             text = (
                 "no effect, as steps of sequences are not executed twice; allowed: without sequence"

@@ -58,6 +58,8 @@ class LossReason(StrEnum):
     """Its child process closed its connection, or said what cannot be; it was killed."""
     HUNG = "hung"
     """A batch or a health check did not end in time; it was killed or abandoned."""
+    UNHEALTHY = "unhealthy"
+    """Its child process was unhealthy for `health.restart_after` checks in a row; it was killed."""
 
 
 EndReason: TypeAlias = Reason | AdmissionReason | ReplyReason

@@ -250,3 +250,32 @@ class Allocating:
 
 def x_again():
     return TensorSpec("X", "FP32", (-1, 2))
+
+
+class Breaks:
+    """Doubles its inputs; after a negative value every batch fails, as after an error of a device."""
+
+    capabilities = Capabilities()
+    broken = False
+
+    def load(self, context):
+        del context
+        return ModelMetadata(
+            "breaks", (TensorSpec("X", "FP32", (-1, 2)),), (TensorSpec("Y", "FP32", (-1, 2)),)
+        )
+
+    def execute(self, batch):
+        self.broken = self.broken or bool((batch.inputs["X"] < 0).any())
+        if self.broken:
+            raise ExecutionError("device-side assert triggered", cause="device")
+        return BatchResult({"Y": 2 * batch.inputs["X"]})
+
+    def close(self):
+        pass
+
+
+class BreaksAndSaysSo(Breaks):
+    """The same with `healthy`."""
+
+    def healthy(self):
+        return "its context is lost" if self.broken else None

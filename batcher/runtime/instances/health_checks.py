@@ -11,6 +11,10 @@ An unhealthy incarnation still executes the batches that it gets. It is healthy 
 first success, or when `healthy()` or a test batch succeeds at the next check. Without either
 (an executor without `healthy`, a model without warm-up), it counts as healthy after one interval,
 on trial: one more failed batch makes it unhealthy again.
+
+Where a new process can help, `restart` is called when `restart_after` checks in a row found it unhealthy, and
+no batch or check succeeded between them. A check that was not answered does not count: it waits behind a
+batch, or the incarnation hangs, which is found otherwise.
 """
 
 from __future__ import annotations
@@ -37,13 +41,17 @@ class HealthCheckPlan:
     interval_ns: int = 5 * SECOND
     timeout_ns: int = SECOND
     failure_threshold: int | None = 5
+    restart_after: int | None = None
+    """After how many checks in a row that found it unhealthy it is replaced; None: never."""
 
 
 class HealthChecks:
     """Checks one incarnation from `start` to `stop`. Call every method on the event loop.
 
-    `ask` calls the executor's `healthy`, None if it has none; `test` runs a test batch, None
-    without warm-up. `idle` says whether no batch runs. `changed` is called when `why` changes.
+    `ask` calls the executor's `healthy`, None if it has none; with `only_asked` there is nothing to call, and
+    an answer says no more than that the child lives. `answered` says whether what was asked last was answered.
+    `test` runs a test batch, None without warm-up. `idle` says whether no batch runs. `changed` is called when
+    `why` changes. `restart` is called with why it is to be replaced, and may return if it is not.
     """
 
     def __init__(
@@ -55,6 +63,9 @@ class HealthChecks:
         test: Check | None,
         idle: Callable[[], bool],
         changed: Callable[[], None],
+        only_asked: bool = False,
+        answered: Callable[[], bool] = lambda: True,
+        restart: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self.why = ""
         """Why it is unhealthy; empty while it is healthy."""
@@ -64,6 +75,11 @@ class HealthChecks:
         self._test = test
         self._idle = idle
         self._changed = changed
+        self._only_asked = only_asked
+        self._answered = answered
+        self._restart = restart
+        self._unhealthy = 0
+        """Checks in a row that found it so."""
         self._failed = 0
         self._failure = ""
         self._suspected = asyncio.Event()
@@ -83,7 +99,7 @@ class HealthChecks:
     def batch_ended(self, executed: ExecutedBatch) -> None:
         """Count the failures in a row, and check at once when there are too many."""
         if executed.result is not None:
-            if self._failed or self.why:
+            if self._failed or self.why or self._unhealthy:
                 self._set_healthy()
         elif executed.cause is not FailureCause.INPUT and executed.cause not in UNTOLD:
             self._failed += 1
@@ -112,6 +128,8 @@ class HealthChecks:
             self._suspected.clear()
             try:
                 await self._check()
+                if self.why and self._answered():
+                    await self._count_unhealthy()
             except Exception:
                 log.exception(
                     "%s: internal error: its health check failed; it is repeated after the interval",
@@ -126,9 +144,18 @@ class HealthChecks:
         if self._ask is not None and asked and (why := await self._ask()):
             self._set(why)
         elif self._many_failed:
-            await self._check_failures(asked=asked)
+            await self._check_failures(asked=asked and not self._only_asked)
         elif asked:
             self._set("")
+            if not self._only_asked:
+                self._unhealthy = 0
+
+    async def _count_unhealthy(self) -> None:
+        """Count a check that found it unhealthy; have it replaced after too many."""
+        self._unhealthy += 1
+        most = self._plan.restart_after
+        if self._restart is not None and most is not None and self._unhealthy >= most:
+            await self._restart(f"it was unhealthy at {most} checks in a row: {self.why}")
 
     async def _check_failures(self, *, asked: bool) -> None:
         """Decide after too many failed batches in a row."""
@@ -150,7 +177,7 @@ class HealthChecks:
             self._set(failed)
 
     def _set_healthy(self) -> None:
-        self._failed = 0
+        self._failed = self._unhealthy = 0
         self._set("")
 
     def _set(self, why: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -95,6 +95,8 @@ class Instance:
         self._ends = BatchEnds(plan.name, telemetry, process.clock)
         self._output = ChildOutput(plan.name, process.clock)
         self._came_up_s = 0.0
+        self._kept = 0
+        """The incarnation that stays unhealthy, because its restarts are used up."""
         self._loss = ""
         self._loading: Worker | None = None
         """The worker that was made last."""
@@ -320,6 +322,7 @@ class Instance:
             idle=self._idle.is_set,
             changed=self._process.changed,
             hung=self._hung,
+            restart=self._restart,
         )
         self._checks.start()
         if worker.watch is not None:
@@ -381,6 +384,22 @@ class Instance:
         """
         why = f"{what} within {timeout_ns // MILLISECOND} ms"
         self._lost(LossReason.HUNG, why, f"{why} ({limit}); it is abandoned")
+
+    async def _restart(self, why: str) -> None:
+        """Replace an unhealthy incarnation, once what it runs has ended; not if its restarts are used up."""
+        if self._stopping:
+            return
+        if self._replacement.used_up:
+            if self._kept != self._incarnation:
+                log.critical("%s: %s; its restarts are used up, and it stays", self.plan.name, why)
+            self._kept = self._incarnation
+            return
+        self._process.runner.feed(InstanceDraining(self.plan.name, self._incarnation))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.plan.execute_timeout_ns / SECOND):
+                await self._idle.wait()
+        if not self._stopping:
+            self._lost(LossReason.UNHEALTHY, why, f"{why}; it is killed")
 
     def _lost(self, reason: LossReason, why: str, line: str) -> None:
         """End an incarnation that can run nothing any more; load a replacement."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from batcher.clock import SECOND, Clock
 from batcher.executor import ModelMetadata
@@ -30,10 +30,11 @@ def instance_checks(
     idle: Callable[[], bool],
     changed: Callable[[], None],
     hung: Hung,
+    restart: Callable[[str], Awaitable[None]],
 ) -> HealthChecks:
-    """The checks, not yet started. `hung` is called when a call does not return.
+    """The checks, not yet started.
 
-    A child process is asked also if its executor does not tell its health: one that has stopped is found
+    `hung` is called when a call does not return, `restart` when it was unhealthy for too long. A child process is asked also if its executor does not tell its health: one that has stopped is found
     while it is idle, and not by the next batch.
     """
     # A test batch waits for the running batch, which may take execute_timeout itself.
@@ -68,4 +69,7 @@ def instance_checks(
         test=test if plan.warmup.batch_sizes else None,
         idle=idle,
         changed=changed,
+        only_asked=not worker.asks,
+        answered=lambda: not worker.asked_ns,
+        restart=restart,
     )

@@ -86,7 +86,7 @@ class Replacement(Generic[Made]):
 
     async def _run(self) -> None:
         while True:
-            if self._used_up():
+            if self.used_up:
                 self._give_up()
                 return
             await asyncio.sleep(self._pause_s())
@@ -112,7 +112,8 @@ class Replacement(Generic[Made]):
             else:
                 return
 
-    def _used_up(self) -> bool:
+    @property
+    def used_up(self) -> bool:
         """Whether the limit of restarts within the window is reached."""
         since_s = self._loop.time() - self._plan.window_ns / SECOND
         while self._tries_s and self._tries_s[0] <= since_s:

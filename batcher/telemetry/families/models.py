@@ -69,7 +69,7 @@ INSTANCE_LOSSES = Family(
     "Instances that were lost, each of which is loaded again unless it has used up its restarts, by reason: "
     "killed (a signal ended the child process), exited (the child process ended by itself), broken (the child "
     "process closed its connection, or sent what cannot be), hung (a batch or a health check did not end in "
-    "time).",
+    "time), unhealthy (it was so for health.restart_after checks in a row).",
 )
 ABANDONED_THREADS = Family(
     "batcher_abandoned_threads",

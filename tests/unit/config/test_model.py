@@ -128,6 +128,8 @@ def test_options_stay_as_they_are(model):
         ("warmup: {inputs: {X: null}}", "warmup.inputs.X: got null; allowed: a number, true, false, a text, or a list"),
         ("warmup: {inputs: {X: [[1]]}}", "warmup.inputs.X: got [[1]]; allowed: a number, true, false, a text, or a list"),
         ("warmup: {inputs: {X: []}}", "warmup.inputs.X: got []; allowed: a number"),
+        ("health: {restart_after: 5}", "health.restart_after: no effect with isolation: thread, where no new process would begin; allowed: with"),
+        ("isolation: inline\nhealth: {restart_after: 5}", "health.restart_after: no effect with isolation: inline"),
         ("warmup: {batch_sizes: [], inputs: {X: 1}}", "warmup.inputs: no effect, as batch_sizes is []; allowed: together"),
         ("warmup: {batch_sizes: [], length: 8}", "warmup.length: no effect, as batch_sizes is []; allowed: together"),
         ("warmup: {batch_sizes: 3}", "warmup.batch_sizes: got 3; allowed: a list"),

@@ -37,11 +37,11 @@ class NoTimer:
 class Middle:
     """A `Batcher` above one fake executor."""
 
-    def __init__(self, **plan):
+    def __init__(self, clock=None, **plan):
         loop = asyncio.get_running_loop()
         self.problems = []
         loop.set_exception_handler(lambda _, context: self.problems.append(context))
-        self.clock = ManualClock()
+        self.clock = ManualClock() if clock is None else clock
         self.runner = Runner(Scheduler(), loop, self.clock, NoTimer)
         telemetry = Telemetry(CollectorRegistry(), clock=self.clock)
         self.fakes = []
@@ -53,9 +53,12 @@ class Middle:
             key="m/1",
             context=LoadContext("m", "1", 0, "cpu", 8, {}),
             make_executor=self._made,
-            execute_timeout_ns=10**12,
-            warmup=WarmupPlan((), 1),
-            **{"max_in_flight": 1, **plan},
+            **{
+                "max_in_flight": 1,
+                "execute_timeout_ns": 10**12,
+                "warmup": WarmupPlan((), 1),
+                **plan,
+            },
         )
         self.model = ServedModel(
             "m",

@@ -30,6 +30,8 @@ class World:
         self.canaries = self.asked = self.polls = 0
         self.busy = False
         self.reasons = []
+        self.restarts = []
+        self.unanswered = False
         self.changed_event = asyncio.Event()
 
     async def ask(self):
@@ -42,7 +44,7 @@ class World:
         self.canaries += 1
         return self.test_batch
 
-    def make(self, plan=SOON, *, ask=False, test=False):
+    def make(self, plan=SOON, *, ask=False, test=False, only_asked=False):
         self.checks = HealthChecks(
             "m#0",
             plan,
@@ -50,6 +52,9 @@ class World:
             test=self.run_test_batch if test else None,
             idle=self._idle,
             changed=self._changed,
+            only_asked=only_asked,
+            answered=lambda: not self.unanswered,
+            restart=self._restart,
         )
         self.checks.start()
         return self.checks
@@ -57,6 +62,9 @@ class World:
     def _idle(self):
         self.polls += 1
         return not self.busy
+
+    async def _restart(self, why):
+        self.restarts.append(why)
 
     def _changed(self):
         self.reasons.append(self.checks.why)
@@ -199,3 +207,61 @@ async def test_failed_batches_can_be_ignored(world):
     for _ in range(100):
         checks.batch_ended(failed())
     assert checks._task is None
+
+
+RESTARTS = HealthCheckPlan(interval_ns=MILLISECOND, failure_threshold=2, restart_after=3)
+
+
+async def test_it_is_restarted_after_checks_in_a_row(world):
+    checks = world.make(RESTARTS, ask=True)
+    world.healthy_returns = "lost"
+    await world.until(lambda: world.restarts)
+    assert world.asked == 3
+    assert world.restarts == ["it was unhealthy at 3 checks in a row: lost"]
+    # Where it is not replaced, it is asked on.
+    await world.until(lambda: len(world.restarts) > 1)
+    world.healthy_returns = ""
+    await world.until(lambda: not checks.why)
+    assert checks._unhealthy == 0
+
+
+@pytest.mark.parametrize("by", ["a batch", "healthy"])
+async def test_a_success_between_the_checks_starts_the_count_anew(world, by):
+    checks = world.make(RESTARTS, ask=True)
+    for _ in range(4):
+        asked = world.asked
+        world.healthy_returns = "lost"
+        await world.until(lambda asked=asked: world.asked >= asked + 2)
+        if by == "a batch":
+            checks.batch_ended(succeeded())
+        else:
+            world.healthy_returns = ""
+            await world.until(lambda: not checks.why)
+    assert world.restarts == []
+
+
+async def test_a_check_that_was_not_answered_does_not_count(world):
+    world.make(RESTARTS, ask=True)
+    world.healthy_returns, world.unanswered = "no answer", True
+    await world.until(lambda: world.asked > 6)
+    assert world.restarts == []
+
+
+async def test_failures_on_trial_count_on(world):
+    """Nothing but batches tells that a child is broken whose executor has no `healthy`, without warm-up."""
+    checks = world.make(RESTARTS, ask=True, only_asked=True)
+    for _ in range(3):
+        assert world.restarts == []
+        while not checks.why:
+            checks.batch_ended(failed())
+            await asyncio.sleep(0)
+        if not world.restarts:
+            await world.until(lambda: not checks.why or world.restarts)
+    await world.until(lambda: world.restarts)
+
+
+async def test_without_restart_after_it_is_left_alone(world):
+    world.make(SOON, ask=True)
+    world.healthy_returns = "lost"
+    await world.until(lambda: world.asked > 6)
+    assert world.restarts == []

@@ -57,6 +57,7 @@ async def test_a_batch_that_runs_comes_before_the_answer_of_a_child(busy, now_s,
         idle=lambda: not busy,
         changed=told.set,
         hung=lambda *what: said.append(what[2]),
+        restart=said.append,
     )
     checks.why = "it said so before"  # such an instance is asked while it runs batches, too
     await checks._check()
