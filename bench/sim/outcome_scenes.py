@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import outcome_incidents as incidents
+import outcome_sizes
 import varied
 import world
 from outcome_parts import FEW, LOADS, PADDING, POLICIES, SERVING, Make, Named, ms
@@ -30,6 +31,7 @@ def scenes() -> dict[str, Make]:
         *(incidents.faults, incidents.outages, incidents.instances),
         *(priorities, tenants, large, padded, groups, shared_device, prefetch, pipelined),
         *(incidents.settings, deadlines, limits, incidents.mixed),
+        outcome_sizes.sizes,
     )
     return {f"{each.__name__}: {name}": make for each in families for name, make in each()}
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -175,6 +176,9 @@ class Played:
         """What the batch that was begun last reports in the end."""
         whole = succeed(dispatch, timings)
         ids = [part.id for part in dispatch.parts]
+        rows = sum(part.stop - part.start for part in dispatch.parts)
+        if self.scene.needs_rows(dispatch.model, rows) > (self.scene.room_rows or inf):
+            return replace(whole, done=(), error=FailureCause.MEMORY)
         for begins_ns, ends_ns, cause in self.scene.outages:
             if begins_ns <= self._ends_ns < ends_ns:
                 return replace(whole, done=(), error=CAUSES[cause])

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import world
 
 from batcher.clock import MICROSECOND
+from batcher.core.batch_sizes import filled_rows
 from batcher.core.events import (
     CancelCause,
     DeviceConfigured,
@@ -29,7 +30,7 @@ from batcher.core.events import (
     RequestCancelled,
 )
 from batcher.core.settings import Adaptive, ModelSettings, PaddedAxis, PolicySettings, QueueLimits
-from batcher.simulation.engine.service_time import Curve
+from batcher.simulation.engine.service_time import Curve, stepped
 
 REQUESTS: Final = 1_000
 PROFILE: Final = world.PROFILES["linear50"]
@@ -87,6 +88,8 @@ class Scene:
     """What each batch beside it on the device adds to a batch's time, as a share of that."""
     outages: tuple[tuple[int, int, Fault], ...] = ()
     """When batches fail that end then, and with what cause."""
+    room_rows: int = 0
+    """The most rows that the device has memory for; 0 for any."""
     in_parts: bool = False
     """Whether half of a batch is reported before the rest."""
     gap_ns: int = 0
@@ -106,6 +109,11 @@ class Scene:
         curve = self.curves[model]
         took_ns = curve[rows]
         return took_ns * (64 + length) // 320 if length else took_ns
+
+    def needs_rows(self, model: str, rows: int) -> int:
+        """The rows that a batch takes memory for: those of the size that it runs with."""
+        settings = self._settings(model)
+        return filled_rows(rows, settings.batch_sizes) if settings else rows
 
     def configure(self, at_ns: int, settings: ModelSettings, model: str = "m") -> None:
         """Give a model its settings, from a moment on. A limit of 0 becomes the target."""
@@ -128,8 +136,10 @@ class Scene:
         """An instance comes up, and says what batches took at its warm-up."""
         name = f"{model}#{number}"
         self.device_of[name] = device
-        sizes = [rows for rows in world.WARMUP if rows < len(self.curves[model])]
-        padded = self._padded(model)
+        settings = self._settings(model)
+        warmup = (settings and settings.batch_sizes) or world.WARMUP
+        sizes = [rows for rows in warmup if rows < len(self.curves[model])]
+        padded = settings.padding[0].buckets if settings and settings.padding else ()
         profile = tuple((rows, self.curves[model][rows]) for rows in sizes)
         buckets = tuple(
             (((length,),), tuple((rows, self.takes_ns(model, rows, length)) for rows in sizes))
@@ -147,11 +157,12 @@ class Scene:
         )
         self.changes.append((at_ns, event))
 
-    def _padded(self, model: str) -> tuple[int, ...]:
+    def _settings(self, model: str) -> ModelSettings | None:
+        """The first that the model has, if any."""
         for _, event in self.changes:
             if isinstance(event, ModelConfigured) and event.model == model:
-                return event.settings.padding[0].buckets if event.settings.padding else ()
-        return ()
+                return event.settings
+        return None
 
     def down(self, at_ns: int, number: int = 0, incarnation: int = 1, model: str = "m") -> None:
         """An instance is lost."""
@@ -232,6 +243,7 @@ def one_model(
     target: bool = True,
     limits: QueueLimits | None = None,
     padding: tuple[PaddedAxis, ...] = (),
+    sizes: tuple[int, ...] = (),
     arrivals: Callable[[random.Random, float, int], list[int]] = poisson,
     instances: int = 1,
     at_once: int = 1,
@@ -242,9 +254,10 @@ def one_model(
 ) -> Scene:
     """One model on one device for each instance, at a share of what it can serve.
 
-    `rows` is the mean that `vary` gives requests; `shell` are fields of `Scene`.
+    `rows` is the mean that `vary` gives requests, `sizes` are the only ones that batches run with, and
+    `shell` are fields of `Scene`.
     """
-    scene = Scene(name, curves={"m": profile.curve}, **shell)
+    scene = Scene(name, curves={"m": stepped(profile.curve, sizes)}, **shell)
     draw = random.Random(name)
     rate = load * profile.rate * instances * at_once / rows
     scene.requests = [Request(at_ns) for at_ns in arrivals(draw, rate, count)]
@@ -257,6 +270,7 @@ def one_model(
         limits or QueueLimits(),
         profile.target_ns if target else None,
         padding,
+        sizes,
     )
     scene.configure(0, settings)
     for number in range(instances):
