@@ -203,6 +203,7 @@ class ChildBatches:
         try:
             self._send_message([*running.message, *running.room, running.alone])
         except (TypeError, ValueError, OverflowError) as error:
+            self._outputs.free(running.room)
             running.failure = ExecutionError(
                 f"the batch cannot be sent to its child process: {describe(error)}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import replace
 
 import msgpack
 import numpy as np
@@ -15,7 +16,7 @@ from batcher.clock import monotonic_ns
 from batcher.executor import Capabilities, LoadContext, ModelMetadata, TensorSpec
 from batcher.executors.isolated import messages
 from batcher.executors.isolated.arena import Arena
-from batcher.executors.isolated.frames import frame
+from batcher.executors.isolated.frames import MAX_MESSAGE, frame
 from batcher.executors.isolated.hosted import ChildEnd
 from batcher.executors.isolated.link import MAX_UNSENT, Link
 from batcher.executors.isolated.values import plain
@@ -214,6 +215,26 @@ async def test_room_is_given_back_however_a_batch_ends():
     loaded.worker._batches._outputs.take_back()
     assert arena.used == 0
     assert not loaded.child.killed
+    await loaded.end()
+
+
+async def test_a_batch_that_cannot_be_sent_keeps_no_room():
+    loaded = await Loaded().start()
+    arena = loaded.child.arena
+    _, run = loaded.run(rows=8)
+    loaded.child.says(messages.NEEDS_ROOM, run[1], 20_000)
+    loaded.child.says(messages.FAILED, run[1], now(), "unknown", "no", None)
+    assert arena.used == 0
+    text = "x" * (MAX_MESSAGE + 1)
+    array = Tensor("FP32", np.zeros((8, 1), np.float32))
+    request = InferenceRequest("m", {"X": array}, 0, parameters={"p": text})
+    layout = replace(layout_of(METADATA), parameters=("p",))
+    loaded.ended.clear()
+    loaded.worker.run([Slice(request, 0, 8)], layout, loaded.ended.append)
+    await asyncio.sleep(0)
+    (executed,) = loaded.ended
+    assert "cannot be sent to its child process" in executed.failure
+    assert arena.used == 0
     await loaded.end()
 
 
